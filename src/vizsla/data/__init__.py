@@ -1,0 +1,1 @@
+"""Pictures on disk in, batches of uint8 pictures out."""

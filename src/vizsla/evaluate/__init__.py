@@ -1,0 +1,1 @@
+"""Predictions in, numbers and plots out; nothing here runs a model."""

@@ -1,0 +1,1 @@
+"""A trained classifier in, one safe model file out, and back."""

@@ -1,0 +1,1 @@
+"""A classifier and batches in, predictions or features out."""

@@ -1,0 +1,1 @@
+"""A name in, a network with a head for our classes out."""

@@ -1,0 +1,1 @@
+"""A finished run in, one offline HTML page out."""

@@ -1,0 +1,1 @@
+"""A classifier and loaders in, a trained classifier and its history out."""

@@ -1,0 +1,65 @@
+"""Fixtures that many tests share: small real picture files, made on the spot, whose classes differ by shape and colour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+def draw_picture(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> Image.Image:
+    """Return an RGB picture of ``size`` (height, width): a red disc or a blue cross, elsewhere noise; ``number`` varies it."""
+    height, width = size
+    noise = np.random.default_rng([number, sum(label.encode())])
+    pixels = noise.integers(90, 166, (height, width, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(picture)
+    x = int(noise.integers(width // 4, 3 * width // 4))
+    y = int(noise.integers(height // 4, 3 * height // 4))
+    radius = int(noise.integers(min(size) // 6, min(size) // 3))
+    if sum(label.encode()) % 2 == 1:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(210, 40, 40))
+    else:
+        draw.line((x - radius, y - radius, x + radius, y + radius), fill=(40, 60, 220), width=6)
+        draw.line((x - radius, y + radius, x + radius, y - radius), fill=(40, 60, 220), width=6)
+    return picture
+
+
+@pytest.fixture
+def make_picture(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes one picture below the test's folder and returns its path."""
+
+    def make(
+        name: str, *, label: str = "cross", number: int = 0, size: tuple[int, int] = (48, 64)
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_picture(label, number=number, size=size).save(path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """A folder ``pictures/{cross,disc}/`` with 12 small JPEGs in each."""
+    root = tmp_path / "pictures"
+    for label in ("cross", "disc"):
+        (root / label).mkdir(parents=True)
+        for number in range(12):
+            draw_picture(label, number=number).save(
+                root / label / f"{label}_{number}.jpg", quality=95
+            )
+    return root
