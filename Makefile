@@ -1,0 +1,29 @@
+# Everything that is done with a checkout. `make` alone lists it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench docs clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## make .venv and install everything (nothing to do when nothing changed); PYTHON=python3.12 chooses
+	@PYTHON="$(PYTHON)" scripts/setup
+
+demo: setup  ## train on 2,624 pictures of solar cells and write a report to runs/demo
+	@$(BIN)/vizsla demo
+
+test: setup  ## formatting, lint, types, spelling, then the tests
+	@scripts/check
+	@scripts/test
+
+bench: setup  ## run the benchmarks on this machine
+	@$(BIN)/python -m benchmarks
+
+docs: setup  ## build the documentation into site/
+	@scripts/docs
+
+clean:  ## remove what was built and cached; keeps .venv and runs/
+	@rm -rf build dist site .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	@find src tests scripts benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,399 @@
+"""Numbers that a person chooses come in, a validated description of the augmentation goes out; nothing is drawn here.
+
+The small classes (``Flip``, ``Rotate``, ...) say what may happen to a picture and how strongly; ``aug_transforms`` makes
+the usual list of them; ``merge_transforms`` sorts a list into one ``AugmentationPolicy``: everything geometric becomes
+one map and one resampling, everything in colour one step. Argument order follows the notebook API of fastai 2.
+
+Arguments that several of them share:
+    p: Probability, per picture, that the transform acts.
+    draw: Fixed values instead of random ones: one number, or one per picture of the batch in its order. ``None``: random.
+    size: Size of the pictures that come out, ``None``: unchanged. The first geometric transform of a list decides.
+    mode: How pixels are interpolated: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``; the first one of a list decides.
+    pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``; the first one decides.
+    align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
+    batch: Draw once for the whole batch (from its first row) instead of once per picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from vizsla.errors import ConfigError
+from vizsla.types import Size, as_size
+
+Mode = Literal["bilinear", "nearest", "bicubic"]
+PadMode = Literal["reflection", "border", "zeros"]
+Draw = float | Sequence[float] | None
+"""Fixed values: one number, one per picture of a batch, or ``None`` for random ones."""
+
+LARGEST_WARP = 0.7
+"""At 1/sqrt(2) the perspective of ``Warp`` folds the picture onto a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """Mirror left and right. ``draw``: 1 mirrors, 0 does not."""
+
+    p: float = 0.5
+    draw: Draw = None
+    size: int | Size | None = None
+    mode: Mode = "bilinear"
+    pad_mode: PadMode = "reflection"
+    align_corners: bool = True
+    batch: bool = False
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Dihedral:
+    """One of the 8 symmetries of the square.
+
+    ``draw``: 0 = as it is, 1 = mirrored left to right, 2 = upside down, 3, 4, 5 = turned anticlockwise by 90, 180, 270
+    degrees, 6 = transposed, 7 = transposed along the other diagonal.
+    """
+
+    p: float = 0.5
+    draw: Draw = None
+    size: int | Size | None = None
+    mode: Mode = "bilinear"
+    pad_mode: PadMode = "reflection"
+    align_corners: bool = True
+    batch: bool = False
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """Turn about the middle by up to ``max_deg`` degrees either way. ``draw``: degrees, positive turns clockwise."""
+
+    max_deg: float = 10
+    p: float = 0.5
+    draw: Draw = None
+    size: int | Size | None = None
+    mode: Mode = "bilinear"
+    pad_mode: PadMode = "reflection"
+    align_corners: bool = True
+    batch: bool = False
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        _check_range(self, "max_deg", self.max_deg, low=0, high=360)
+
+
+@dataclass(frozen=True, slots=True)
+class Zoom:
+    """Magnify (factor above 1) or shrink about a random point.
+
+    ``draw``: factor; ``draw_x``, ``draw_y``: the point that stays, 0 = left or top, 1 = right or bottom.
+    """
+
+    min_zoom: float = 1.0
+    max_zoom: float = 1.1
+    p: float = 0.5
+    draw: Draw = None
+    draw_x: Draw = None
+    draw_y: Draw = None
+    size: int | Size | None = None
+    mode: Mode = "bilinear"
+    pad_mode: PadMode = "reflection"
+    align_corners: bool = True
+    batch: bool = False
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        _check_range(self, "min_zoom", self.min_zoom, low=0.01, high=self.max_zoom)
+        _check_range(self, "max_zoom", self.max_zoom, low=self.min_zoom, high=100)
+
+
+@dataclass(frozen=True, slots=True)
+class Warp:
+    """Perspective, as if the camera stood elsewhere: corners move by up to ``magnitude`` half-widths (below 0.7)."""
+
+    magnitude: float = 0.2
+    p: float = 0.5
+    draw_x: Draw = None
+    draw_y: Draw = None
+    size: int | Size | None = None
+    mode: Mode = "bilinear"
+    pad_mode: PadMode = "reflection"
+    align_corners: bool = True
+    batch: bool = False
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        _check_range(self, "magnitude", self.magnitude, low=0, high=LARGEST_WARP)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomResizedCropGPU:
+    """Cut a window of random area and shape out of each picture and resize it to ``size``.
+
+    ``min_scale`` to ``max_scale`` is the window's share of the area, ``ratio`` the range of width / height.
+    Validation takes the middle: the largest window of an allowed ratio, its sides times ``valid_scale``.
+    Unlike its model, which cuts the same window out of all pictures of a batch, each picture has its own.
+    """
+
+    size: int | Size
+    min_scale: float = 0.08
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    mode: Mode = "bilinear"
+    valid_scale: float = 1.0
+    max_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "mode", self.mode, get_args(Mode))
+        object.__setattr__(self, "size", as_size(self.size))
+        object.__setattr__(self, "ratio", tuple(self.ratio))
+        low, high = self.ratio
+        _check_range(self, "min_scale", self.min_scale, low=1e-6, high=self.max_scale)
+        _check_range(self, "max_scale", self.max_scale, low=self.min_scale, high=1)
+        _check_range(self, "valid_scale", self.valid_scale, low=0.01, high=1)
+        _check_range(self, "ratio[0]", low, low=0.01, high=high)
+        _check_range(self, "ratio[1]", high, low=low, high=100)
+
+
+@dataclass(frozen=True, slots=True)
+class Brightness:
+    """Add to the logits of the pixels. ``draw``: 0-1, where mid-grey goes; 0.5 changes nothing."""
+
+    max_lighting: float = 0.2
+    p: float = 0.75
+    draw: Draw = None
+    batch: bool = False
+
+    def __post_init__(self) -> None:
+        _check_lighting(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Multiply the logits of the pixels. ``draw``: the factor; 1 changes nothing."""
+
+    max_lighting: float = 0.2
+    p: float = 0.75
+    draw: Draw = None
+    batch: bool = False
+
+    def __post_init__(self) -> None:
+        _check_lighting(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """Move the logits of the pixels away from their grey. ``draw``: the factor; 1 changes nothing, 0 leaves grey."""
+
+    max_lighting: float = 0.2
+    p: float = 0.75
+    draw: Draw = None
+    batch: bool = False
+
+    def __post_init__(self) -> None:
+        _check_lighting(self)
+
+
+MatrixTransform = Flip | Dihedral | Rotate | Zoom
+GeometricTransform = MatrixTransform | Warp
+ColourTransform = Brightness | Contrast | Saturation
+BatchTransform = GeometricTransform | RandomResizedCropGPU | ColourTransform
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentationPolicy:
+    """A list of transforms, sorted by what they become part of; made by ``merge_transforms``.
+
+    Attributes:
+        matrices: Their product, left to right, is the affine part A of the map.
+        warps: Perspectives P, applied after the affine part.
+        crop: The window that the map is restricted to, or ``None``.
+        colours: Applied in this order between one logit and one sigmoid.
+        size: Size of the pictures that come out, ``None``: unchanged.
+        mode: Interpolation.
+        pad_mode: What is seen outside the picture.
+        align_corners: Whether -1 and 1 are the centres of the corner pixels.
+    """
+
+    matrices: tuple[MatrixTransform, ...] = ()
+    warps: tuple[Warp, ...] = ()
+    crop: RandomResizedCropGPU | None = None
+    colours: tuple[ColourTransform, ...] = ()
+    size: Size | None = None
+    mode: Mode = "bilinear"
+    pad_mode: PadMode = "reflection"
+    align_corners: bool = True
+
+
+def merge_transforms(transforms: Sequence[BatchTransform]) -> AugmentationPolicy:
+    """Sort a list of transforms into one policy.
+
+    Args:
+        transforms: In the order in which they act; geometry and colour may be mixed.
+
+    Returns:
+        The policy. Size, mode and padding are those of the first geometric transform; a crop's size comes before that.
+
+    Raises:
+        ConfigError: Something else than a transform is in the list, or more than one crop.
+
+    Example:
+        >>> merge_transforms([Flip(p=1), Brightness()]).colours
+        (Brightness(max_lighting=0.2, p=0.75, draw=None, batch=False),)
+    """
+    geometric: list[GeometricTransform] = []
+    crops: list[RandomResizedCropGPU] = []
+    colours: list[ColourTransform] = []
+    for transform in transforms:
+        match transform:
+            case Flip() | Dihedral() | Rotate() | Zoom() | Warp():
+                geometric.append(transform)
+            case RandomResizedCropGPU():
+                crops.append(transform)
+            case Brightness() | Contrast() | Saturation():
+                colours.append(transform)
+            case _:
+                raise ConfigError(
+                    "A batch transform is a Flip, Dihedral, Rotate, Zoom, Warp, RandomResizedCropGPU, Brightness, "
+                    f"Contrast or Saturation object. Received: {transform!r}"
+                )
+    if len(crops) > 1:
+        raise ConfigError(f"Only one crop can be part of a policy; keep one. Received: {crops}")
+    crop = crops[0] if crops else None
+    first = geometric[0] if geometric else None
+    wanted = crop or first
+    return AugmentationPolicy(
+        matrices=tuple(t for t in geometric if not isinstance(t, Warp)),
+        warps=tuple(t for t in geometric if isinstance(t, Warp)),
+        crop=crop,
+        colours=tuple(colours),
+        size=None if wanted is None or wanted.size is None else as_size(wanted.size),
+        mode=(first or crop or Flip()).mode,
+        pad_mode=(first or Flip()).pad_mode,
+        align_corners=(first or Flip()).align_corners,
+    )
+
+
+def aug_transforms(
+    mult: float = 1.0,
+    do_flip: bool = True,
+    flip_vert: bool = False,
+    max_rotate: float = 10.0,
+    min_zoom: float = 1.0,
+    max_zoom: float = 1.1,
+    max_lighting: float = 0.2,
+    max_warp: float = 0.2,
+    p_affine: float = 0.75,
+    p_lighting: float = 0.75,
+    xtra_tfms: Sequence[BatchTransform] | None = None,
+    size: int | tuple[int, int] | None = None,
+    mode: Mode = "bilinear",
+    pad_mode: PadMode = "reflection",
+    align_corners: bool = True,
+    batch: bool = False,
+    min_scale: float = 1.0,
+) -> list[BatchTransform]:
+    """Return the usual augmentation for photographs: flip, warp, rotate, zoom, brightness, contrast.
+
+    Args:
+        mult: Multiplies ``max_rotate``, ``max_lighting`` and ``max_warp``.
+        do_flip: Mirror half of the pictures.
+        flip_vert: Use all 8 symmetries of the square instead of the mirror (aerial, microscope pictures).
+        max_rotate: Degrees; 0 switches it off.
+        min_zoom: Smallest factor.
+        max_zoom: Largest factor; at most 1, together with ``min_zoom`` at least 1, switches zoom off.
+        max_lighting: Strength of brightness and contrast, 0-1; 0 switches them off.
+        max_warp: Strength of the perspective; 0 switches it off.
+        p_affine: Probability of each of warp, rotate and zoom.
+        p_lighting: Probability of each of brightness and contrast.
+        xtra_tfms: More transforms, after these.
+        size: Size of the pictures that come out, one number or (height, width).
+        mode: Interpolation.
+        pad_mode: What is seen outside the picture.
+        align_corners: Whether -1 and 1 are the centres of the corner pixels.
+        batch: Draw once per batch instead of once per picture.
+        min_scale: Below 1, a random square window of at least this share of the area is cut out and resized to ``size``.
+
+    Returns:
+        Transforms for a ``BatchAugmentation``.
+
+    Raises:
+        ConfigError: A value cannot work, or ``min_scale`` is given without ``size``.
+
+    Example:
+        >>> augment = BatchAugmentation(aug_transforms(size=224, min_scale=0.75), seed=1)
+    """
+    if min_scale != 1.0 and size is None:
+        raise ConfigError(
+            "aug_transforms(min_scale=...) cuts windows of different sizes and needs size=, the size that all of them "
+            f"get. Received: min_scale={min_scale}, size=None"
+        )
+    max_rotate, max_lighting, max_warp = max_rotate * mult, max_lighting * mult, max_warp * mult
+    geometry_size = size if min_scale == 1.0 else None
+    shared = (geometry_size, mode, pad_mode, align_corners, batch)
+    chosen: list[BatchTransform] = []
+    if do_flip:
+        chosen.append(Dihedral(0.5, None, *shared) if flip_vert else Flip(0.5, None, *shared))
+    if max_warp:
+        chosen.append(Warp(max_warp, p_affine, None, None, *shared))
+    if max_rotate:
+        chosen.append(Rotate(max_rotate, p_affine, None, *shared))
+    if min_zoom < 1 or max_zoom > 1:
+        chosen.append(Zoom(min_zoom, max_zoom, p_affine, None, None, None, *shared))
+    if max_lighting:
+        chosen.append(Brightness(max_lighting, p_lighting, None, batch))
+        chosen.append(Contrast(max_lighting, p_lighting, None, batch))
+    if min_scale != 1.0 and size is not None:
+        chosen.append(RandomResizedCropGPU(size, min_scale, (1.0, 1.0), mode))
+    return chosen + list(xtra_tfms or ())
+
+
+def _check_common(transform: GeometricTransform) -> None:
+    """Validate what the geometric transforms share, and store sizes and draws as tuples."""
+    _check_range(transform, "p", transform.p, low=0, high=1)
+    _check_choice(transform, "mode", transform.mode, get_args(Mode))
+    _check_choice(transform, "pad_mode", transform.pad_mode, get_args(PadMode))
+    if transform.size is not None:
+        object.__setattr__(transform, "size", as_size(transform.size))
+    _freeze_draws(transform)
+
+
+def _check_lighting(transform: ColourTransform) -> None:
+    _check_range(transform, "p", transform.p, low=0, high=1)
+    _check_range(transform, "max_lighting", transform.max_lighting, low=0, high=0.99)
+    _freeze_draws(transform)
+
+
+def _check_choice(
+    transform: BatchTransform, name: str, value: str, choices: tuple[str, ...]
+) -> None:
+    if value not in choices:
+        raise ConfigError(
+            f"{type(transform).__name__}({name}=...) must be one of {', '.join(choices)}. Received: {value!r}"
+        )
+
+
+def _check_range(
+    transform: BatchTransform, name: str, value: float, *, low: float, high: float
+) -> None:
+    if not low <= value <= high:
+        raise ConfigError(
+            f"{type(transform).__name__}({name}=...) must be from {low:g} to {high:g}. Received: {value!r}"
+        )
+
+
+def _freeze_draws(transform: GeometricTransform | ColourTransform) -> None:
+    """Store lists of draws as tuples, so that the transform stays a value."""
+    for name in ("draw", "draw_x", "draw_y"):
+        value = cast("object", getattr(transform, name, None))
+        if isinstance(value, (list, tuple)):
+            numbers = tuple(float(number) for number in cast("Sequence[float]", value))
+            object.__setattr__(transform, name, numbers)
+        elif value is not None and not isinstance(value, (int, float)):
+            raise ConfigError(
+                f"{type(transform).__name__}({name}=...) is a number or a list with one number per picture. "
+                f"Received: {value!r}"
+            )

@@ -1,0 +1,394 @@
+"""A folder, list, CSV file or DataFrame in, ``DataLoaders`` out: the common cases in one call each."""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vizsla.data.assemble import assemble_table
+from vizsla.data.block import BatchTransforms, ItemTransforms, LoaderOptions
+from vizsla.data.labels import LabelledPictures, RegexLabeller, using_attr
+from vizsla.data.listings import (
+    listed_pictures,
+    paths_below,
+    pictures_of_table,
+    positions_of,
+    refuse_unsupported,
+)
+from vizsla.data.resolve import FOLDER_ADVICE, folder_labels
+from vizsla.data.sources import get_image_files, read_table, table_of_frame
+from vizsla.data.splits import RandomSplitter
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+    import torch
+
+    from vizsla.data.dataloaders import DataLoaders
+
+BY_FUNCTION = "Labels are what label_func returns."
+
+
+class ImageDataLoaders:
+    """Makes ``DataLoaders`` of pictures that belong to several classes.
+
+    Arguments that all methods share:
+        path: Folder that the pictures lie in, and that their paths are shown relative to.
+        valid_pct: Part of the pictures to hold out, drawn at random.
+        seed: Makes the split repeatable (``None``: another one each time); also that of shuffling and augmentation.
+        item_tfms: A ``Resize``, or a list with one.
+        batch_tfms: Augmentations, as ``aug_transforms`` gives them.
+        bs: Pictures in a training batch.
+        val_bs: Pictures in a validation batch; ``None`` is ``bs``.
+        shuffle: Training pictures are always shuffled; only ``True`` is accepted.
+        device: Where batches go; ``None`` is the best there is.
+        num_workers: Threads that read ahead; ``None`` is one for each core.
+
+    All raise ``DataError`` with everything that is wrong with the data, and ``ConfigError`` for an argument that cannot
+    work. ``label_delim`` and ``y_block`` stand for several labels and for numbers; only ``None`` is accepted so far.
+
+    Example:
+        >>> loaders = ImageDataLoaders.from_folder("dogscats", item_tfms=Resize(224))
+    """
+
+    @staticmethod
+    def from_folder(
+        path: Path | str,
+        train: str = "train",
+        valid: str = "valid",
+        valid_pct: float | None = None,
+        seed: int | None = None,
+        vocab: Sequence[str] | None = None,
+        item_tfms: ItemTransforms = None,
+        batch_tfms: BatchTransforms = None,
+        *,
+        bs: int = 64,
+        val_bs: int | None = None,
+        shuffle: bool = True,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+    ) -> DataLoaders:
+        """Take labels from the names of the folders that pictures lie in.
+
+        The sub-folders ``train`` and ``valid`` are the two sets; with ``valid_pct`` all pictures below ``path`` are split
+        at random instead. ``vocab`` gives the classes in their order; ``None`` takes those of the training pictures, sorted.
+        """
+        options = LoaderOptions(
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            device=device,
+            seed=seed or 0,
+        )
+        root = Path(path)
+        if valid_pct is None:
+            paths = get_image_files(root, folders=(train, valid))
+            inside = [file.is_relative_to(root / train) for file in paths]
+            train_rows = [row for row, in_train in enumerate(inside) if in_train]
+            valid_rows = [row for row, in_train in enumerate(inside) if not in_train]
+        else:
+            paths = get_image_files(root)
+            train_rows, valid_rows = RandomSplitter(valid_pct, seed)(paths)
+        loose = {root} if valid_pct is not None else {root / train, root / valid}
+        pictures = LabelledPictures(
+            root=root,
+            paths=tuple(paths),
+            labels=folder_labels(paths, loose=loose),
+            advice=FOLDER_ADVICE,
+        )
+        table = assemble_table(pictures, train=train_rows, valid=valid_rows, vocab=vocab)
+        return options.loaders_of(table)
+
+    @staticmethod
+    def from_path_func(
+        path: Path | str,
+        fnames: Sequence[Path | str],
+        label_func: Callable[[Any], Any],
+        valid_pct: float = 0.2,
+        seed: int | None = None,
+        item_tfms: ItemTransforms = None,
+        batch_tfms: BatchTransforms = None,
+        *,
+        bs: int = 64,
+        val_bs: int | None = None,
+        shuffle: bool = True,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+    ) -> DataLoaders:
+        """Take labels from a function of the path.
+
+        ``label_func`` is called with the ``Path`` of each of ``fnames``. Names that do not exist as given are looked for
+        below ``path``.
+        """
+        options = LoaderOptions(
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            device=device,
+            seed=seed or 0,
+        )
+        pictures = listed_pictures(path, fnames, label_func, advice=BY_FUNCTION)
+        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+
+    @staticmethod
+    def from_name_func(
+        path: Path | str,
+        fnames: Sequence[Path | str],
+        label_func: Callable[[Any], Any],
+        valid_pct: float = 0.2,
+        seed: int | None = None,
+        item_tfms: ItemTransforms = None,
+        batch_tfms: BatchTransforms = None,
+        *,
+        bs: int = 64,
+        val_bs: int | None = None,
+        shuffle: bool = True,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+    ) -> DataLoaders:
+        """Take labels from a function of the file name.
+
+        ``label_func`` is called with the name of each of ``fnames``, without its folder.
+        """
+        options = LoaderOptions(
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            device=device,
+            seed=seed or 0,
+        )
+        pictures = listed_pictures(path, fnames, using_attr(label_func, "name"), advice=BY_FUNCTION)
+        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+
+    @staticmethod
+    def from_path_re(
+        path: Path | str,
+        fnames: Sequence[Path | str],
+        pat: str | re.Pattern[str],
+        valid_pct: float = 0.2,
+        seed: int | None = None,
+        item_tfms: ItemTransforms = None,
+        batch_tfms: BatchTransforms = None,
+        *,
+        bs: int = 64,
+        val_bs: int | None = None,
+        shuffle: bool = True,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+    ) -> DataLoaders:
+        """Take labels from the path by a regular expression.
+
+        ``pat`` is searched in the whole path of each of ``fnames``, with ``/`` between folders; its first group is the label.
+        """
+        options = LoaderOptions(
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            device=device,
+            seed=seed or 0,
+        )
+        pictures = listed_pictures(
+            path, fnames, RegexLabeller(pat), advice=f"Labels are taken from the path by {pat!r}."
+        )
+        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+
+    @staticmethod
+    def from_name_re(
+        path: Path | str,
+        fnames: Sequence[Path | str],
+        pat: str | re.Pattern[str],
+        valid_pct: float = 0.2,
+        seed: int | None = None,
+        item_tfms: ItemTransforms = None,
+        batch_tfms: BatchTransforms = None,
+        *,
+        bs: int = 64,
+        val_bs: int | None = None,
+        shuffle: bool = True,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+    ) -> DataLoaders:
+        """Take labels from the file name by a regular expression.
+
+        ``pat`` is searched in the name of each of ``fnames``, without its folder; its first group is the label.
+        """
+        options = LoaderOptions(
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            device=device,
+            seed=seed or 0,
+        )
+        pictures = listed_pictures(
+            path,
+            fnames,
+            using_attr(RegexLabeller(pat), "name"),
+            advice=f"Labels are taken from the file name by {pat!r}.",
+        )
+        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+
+    @staticmethod
+    def from_lists(
+        path: Path | str,
+        fnames: Sequence[Path | str],
+        labels: Sequence[Any],
+        valid_pct: float = 0.2,
+        seed: int | None = None,
+        y_block: None = None,
+        item_tfms: ItemTransforms = None,
+        batch_tfms: BatchTransforms = None,
+        *,
+        bs: int = 64,
+        val_bs: int | None = None,
+        shuffle: bool = True,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+    ) -> DataLoaders:
+        """Take the labels of ``fnames`` from a list, ``labels``, in the same order."""
+        options = LoaderOptions(
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            device=device,
+            seed=seed or 0,
+        )
+        refuse_unsupported(y_block=y_block)
+        pictures = listed_pictures(path, fnames, labels, advice="Labels are given as a list.")
+        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+
+    @staticmethod
+    def from_df(
+        df: pd.DataFrame,
+        path: Path | str = ".",
+        valid_pct: float = 0.2,
+        seed: int | None = None,
+        fn_col: str | int = 0,
+        folder: Path | str | None = None,
+        suff: str = "",
+        label_col: str | int = 1,
+        label_delim: None = None,
+        y_block: None = None,
+        valid_col: str | int | None = None,
+        item_tfms: ItemTransforms = None,
+        batch_tfms: BatchTransforms = None,
+        *,
+        bs: int = 64,
+        val_bs: int | None = None,
+        shuffle: bool = True,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+    ) -> DataLoaders:
+        """Take pictures and labels from the columns of a DataFrame.
+
+        ``fn_col`` and ``label_col`` are the columns of the picture's path and label, by name or position. A picture's file is
+        ``path`` / ``folder`` / value + ``suff``. ``valid_col`` is true for validation and takes the place of ``valid_pct``.
+        """
+        options = LoaderOptions(
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            device=device,
+            seed=seed or 0,
+        )
+        refuse_unsupported(label_delim=label_delim, y_block=y_block)
+        pictures, splits = pictures_of_table(
+            table_of_frame(df),
+            folder=Path(path),
+            image=fn_col,
+            label=label_col,
+            split=valid_col,
+            locate=partial(paths_below, Path(path) / (folder or ""), suffix=suff),
+        )
+        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed, splits=splits)
+
+    @staticmethod
+    def from_csv(
+        path: Path | str,
+        csv_fname: Path | str = "labels.csv",
+        header: Literal["infer"] | int | None = "infer",
+        delimiter: str | None = None,
+        quoting: int = csv.QUOTE_MINIMAL,
+        valid_pct: float = 0.2,
+        seed: int | None = None,
+        fn_col: str | int = 0,
+        folder: Path | str | None = None,
+        suff: str = "",
+        label_col: str | int = 1,
+        label_delim: None = None,
+        y_block: None = None,
+        valid_col: str | int | None = None,
+        item_tfms: ItemTransforms = None,
+        batch_tfms: BatchTransforms = None,
+        *,
+        bs: int = 64,
+        val_bs: int | None = None,
+        shuffle: bool = True,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+    ) -> DataLoaders:
+        """Take pictures and labels from the columns of a CSV file.
+
+        The file ``csv_fname`` lies in ``path``; ``header``, ``delimiter`` and ``quoting`` are those of ``read_table``.
+        ``fn_col`` and ``label_col`` are the columns of the picture's path and label, by name or position. A picture's file is
+        ``path`` / ``folder`` / value + ``suff``. ``valid_col`` is true for validation and takes the place of ``valid_pct``.
+        """
+        options = LoaderOptions(
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+            bs=bs,
+            val_bs=val_bs,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            device=device,
+            seed=seed or 0,
+        )
+        refuse_unsupported(label_delim=label_delim, y_block=y_block)
+        pictures, splits = pictures_of_table(
+            read_table(Path(path) / csv_fname, header=header, delimiter=delimiter, quoting=quoting),
+            folder=Path(path),
+            image=fn_col,
+            label=label_col,
+            split=valid_col,
+            locate=partial(paths_below, Path(path) / (folder or ""), suffix=suff),
+        )
+        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed, splits=splits)
+
+
+def _loaders(
+    pictures: LabelledPictures,
+    options: LoaderOptions,
+    *,
+    valid_pct: float,
+    seed: int | None,
+    splits: Sequence[str] | None = None,
+) -> DataLoaders:
+    if splits is None:
+        train, valid = RandomSplitter(valid_pct, seed)(pictures.paths)
+    else:
+        train, valid = positions_of("train", splits), positions_of("valid", splits)
+    return options.loaders_of(assemble_table(pictures, train=train, valid=valid))

@@ -1,0 +1,148 @@
+"""A list of pictures, or a table with columns for path, label and split, in; ``LabelledPictures`` and what split it states out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vizsla.data.labels import LabelledPictures, is_missing, take_labels
+from vizsla.data.problems import Problem, counted, listed
+from vizsla.data.splits import split_of_value
+from vizsla.errors import ConfigError, TableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vizsla.data.sources import Table
+
+
+def listed_pictures(
+    path: Path | str,
+    names: Sequence[Path | str],
+    labels: Callable[[Any], Any] | Sequence[Any],
+    *,
+    advice: str,
+) -> LabelledPictures:
+    """Return the pictures of a list.
+
+    Args:
+        path: Folder that paths are shown relative to, and that names which do not exist as given are looked for in.
+        names: Paths of the pictures.
+        labels: A function of the path as given, or one label for each picture.
+        advice: Where the labels come from, for messages.
+
+    Raises:
+        ConfigError: There are no names, or not one label for each.
+    """
+    folder, given = Path(path), [Path(name) for name in names]
+    if not given:
+        raise ConfigError("fnames is empty. Check the folder that the pictures were listed from.")
+    if not callable(labels) and len(labels) != len(given):
+        raise ConfigError(
+            f"labels must have one label for each of fnames. Received: {len(given)} fnames, {len(labels)} labels"
+        )
+    return LabelledPictures(
+        root=folder,
+        paths=tuple(_existing(name, folder) for name in given),
+        labels=take_labels(given, labels) if callable(labels) else tuple(labels),
+        row_word="item",
+        row_numbers=tuple(range(len(given))),
+        advice=advice,
+    )
+
+
+def pictures_of_table(
+    table: Table,
+    *,
+    folder: Path,
+    image: str | int,
+    label: str | int,
+    split: str | int | None,
+    locate: Callable[[Sequence[Any]], Sequence[Path]],
+) -> tuple[LabelledPictures, tuple[str, ...] | None]:
+    """Return the pictures of a table, and for each the set that the table puts it in.
+
+    Args:
+        table: One row for each picture.
+        folder: Folder that paths are shown relative to.
+        image: Column of the picture's name, by name or position.
+        label: Column of its label.
+        split: Column that says which set it belongs to; ``None`` where no column does.
+        locate: Returns the paths of names.
+
+    Returns:
+        The pictures, and ``"train"``, ``"valid"`` or ``"test"`` for each, or ``None``. Rows without a name are left out
+        and stand in the problems.
+
+    Raises:
+        TableError: The table lacks a column.
+    """
+    names, labels = table.column(image), _clean_labels(table.column(label))
+    splits = None if split is None else [split_of_value(cell) for cell in table.column(split)]
+    rows = [row for row, name in enumerate(names) if not is_missing(name)]
+    problems: list[Problem] = []
+    if len(rows) < len(names):
+        absent = [row for row, name in enumerate(names) if is_missing(name)]
+        what = f"no picture in column {table.columns[table.position(image)]!r}"
+        problems.append(_faulty_rows(table, absent, what, "Fill it in, or delete the row."))
+    if split is not None and splits is not None and None in splits:
+        unclear = [row for row, name in enumerate(splits) if name is None]
+        what = f"no set in column {table.columns[table.position(split)]!r}"
+        cure = "Write train, valid or test, or True for validation and False for training."
+        problems.append(_faulty_rows(table, unclear, what, cure))
+    label_name = table.columns[table.position(label)]
+    pictures = LabelledPictures(
+        root=folder,
+        paths=tuple(locate([names[row] for row in rows])),
+        labels=tuple(labels[row] for row in rows),
+        row_word="row",
+        row_numbers=tuple(table.numbers[row] for row in rows),
+        advice=f"Labels are read from column {label_name!r} of {table.source}{table.counting}.",
+        problems=tuple(problems),
+    )
+    return pictures, None if splits is None else tuple(splits[row] or "" for row in rows)
+
+
+def paths_below(folder: Path, names: Sequence[Any], *, suffix: str) -> list[Path]:
+    """Return the files of names: ``folder`` / name + suffix."""
+    return [folder / f"{name}{suffix}" for name in names]
+
+
+def refuse_unsupported(**given: object) -> None:
+    """Raise an error for arguments that ask for several labels or for numbers instead of a class.
+
+    Raises:
+        ConfigError: One of the arguments is not ``None``.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} is not supported so far: a picture has one label, which is a class (no multi-label, no "
+                f"regression). Received: {name}={value!r}. Leave it out."
+            )
+
+
+def positions_of(split: str, splits: Sequence[str]) -> list[int]:
+    """Return the positions of the pictures that are in a set."""
+    return [position for position, name in enumerate(splits) if name == split]
+
+
+def _existing(name: Path, folder: Path) -> Path:
+    below = folder / name
+    return below if not name.exists() and below.exists() else name
+
+
+def _clean_labels(cells: Sequence[Any]) -> Sequence[Any]:
+    """Strip text, and read it as numbers if all cells are whole ones as Python writes them: 10 is sorted after 9."""
+    stripped = [cell.strip() if isinstance(cell, str) else cell for cell in cells]
+    if all(isinstance(cell, str) and re.fullmatch(r"-?[1-9]\d{0,17}|0", cell) for cell in stripped):
+        return [int(cell) for cell in stripped]
+    return stripped
+
+
+def _faulty_rows(table: Table, rows: Sequence[int], what: str, cure: str) -> Problem:
+    entries = [f"row {table.numbers[row]}: {table.rows[row]!r:.200}" for row in rows]
+    have = "has" if len(rows) == 1 else "have"
+    text = f"{counted(len(rows), 'row')} of {table.source}{table.counting} {have} {what}:"
+    return Problem(kind=TableError, text=f"{text}\n{listed(entries)}\n{cure}")

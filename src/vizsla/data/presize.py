@@ -1,0 +1,190 @@
+"""An RGB picture of any size in, one of the presize out: the middle of it, or a strip that a training crop slides along.
+
+Pillow counts (width, height) and x before y; everything public here is (height, width). H, W: sides of an array.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from vizsla.errors import ConfigError
+from vizsla.types import Size, as_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ResizeMethod = Literal["crop", "pad", "squish"]
+PadMode = Literal["reflection", "border", "zeros"]
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels of the picture; may lie outside of it."""
+
+MAX_STRIP_WINDOWS = 8
+"""A strip is at most so many windows long; of a longer picture its middle is kept, so that 20000 x 10 pixels stay affordable."""
+
+_MAX_BOX_PIXELS = 2**25
+_NUMPY_PAD: dict[str, Literal["reflect", "edge"]] = {"reflection": "reflect", "border": "edge"}
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Resize:
+    """Brings pictures of all sizes to one size; small ones are enlarged.
+
+    The boxes are those of fastai's ``Resize``, in integer arithmetic: no pixel is lost to rounding.
+
+    Args:
+        size: Pixels, one number for a square or ``(height, width)``.
+        method: ``"crop"`` takes the largest part of the right shape, ``"pad"`` adds to the short side, ``"squish"``
+            changes the shape.
+        pad_mode: What ``"pad"`` adds: the picture mirrored, its ``"border"`` pixels repeated, or ``"zeros"`` (black).
+
+    Raises:
+        ConfigError: One of the arguments is none of these.
+
+    Example:
+        >>> Resize(224)(Image.new("RGB", (500, 375))).size
+        (224, 224)
+    """
+
+    size: Size
+    method: ResizeMethod
+    pad_mode: PadMode
+
+    def __init__(
+        self,
+        size: int | Size,
+        method: ResizeMethod = "crop",
+        pad_mode: PadMode = "reflection",
+    ) -> None:
+        for name, value, known in (
+            ("method", method, get_args(ResizeMethod)),
+            ("pad_mode", pad_mode, get_args(PadMode)),
+        ):
+            if value not in known:
+                raise ConfigError(f"Resize has no {name}={value!r}. Use one of {', '.join(known)}.")
+        object.__setattr__(self, "size", as_size(size))
+        object.__setattr__(self, "method", str(method))
+        object.__setattr__(self, "pad_mode", str(pad_mode))
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """Return ``centred(picture)``."""
+        return self.centred(picture)
+
+    def centred(self, picture: Image.Image) -> Image.Image:
+        """Return the picture at ``size``, cut or padded alike on both sides; what validation and prediction see.
+
+        Args:
+            picture: RGB, any size.
+        """
+        return self.placed(picture, at_x=0.5, at_y=0.5)
+
+    def placed(self, picture: Image.Image, *, at_x: float, at_y: float) -> Image.Image:
+        """Return the picture at ``size``, with the box of ``box``.
+
+        Args:
+            picture: RGB, any size. Where the box would hold more than 33 million pixels, the picture is first shrunk
+                by a whole factor.
+            at_x: See ``box``.
+            at_y: See ``box``.
+        """
+        picture = self._shrunk_where_huge(picture)
+        whole = (0, 0, *picture.size)
+        box = self.box((picture.height, picture.width), at_x=at_x, at_y=at_y)
+        if box != whole:
+            picture = self._cut(picture, box)
+        return picture.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+
+    def strip(self, picture: Image.Image) -> Image.Image:
+        """Return the picture scaled so that a window of ``size`` spans it one way and slides the other way.
+
+        Args:
+            picture: RGB, any size.
+
+        Returns:
+            One side as in ``size``, the other at least as long and at most ``MAX_STRIP_WINDOWS`` times. Methods other
+            than ``"crop"`` show the whole picture anyway: then it is the same as ``centred``.
+        """
+        if self.method != "crop":
+            return self.centred(picture)
+        height, width = self.size
+        kept_height, kept_width = picture.height, picture.width
+        if kept_width * height >= kept_height * width:
+            longest = max(1, MAX_STRIP_WINDOWS * width * kept_height // height)
+            kept_width = min(longest, kept_width)
+            width = _between(width, _rounded(kept_width * height, kept_height))
+        else:
+            longest = max(1, MAX_STRIP_WINDOWS * height * kept_width // width)
+            kept_height = min(longest, kept_height)
+            height = _between(height, _rounded(kept_height * width, kept_width))
+        left, top = (picture.width - kept_width) // 2, (picture.height - kept_height) // 2
+        kept = (left, top, left + kept_width, top + kept_height)
+        return picture.resize((width, height), Image.Resampling.BILINEAR, box=kept)
+
+    def box(self, picture_size: Size, *, at_x: float = 0.5, at_y: float = 0.5) -> Box:
+        """Return the part of a picture that becomes the result, in pixels of the picture.
+
+        Args:
+            picture_size: ``(height, width)`` of the picture.
+            at_x: Where the box lies in the room that it has: 0 left, 1 right.
+            at_y: The same, 0 top, 1 bottom.
+
+        Returns:
+            (left, top, right, bottom); outside of the picture where ``"pad"`` adds to it.
+        """
+        height, width = picture_size
+        box_height, box_width = height, width
+        if self.method != "squish":
+            wide = width * self.size[0] >= height * self.size[1]
+            if wide == (self.method == "crop"):
+                box_width = max(1, height * self.size[1] // self.size[0])
+            else:
+                box_height = max(1, width * self.size[0] // self.size[1])
+        left = int(at_x * (width - box_width))
+        top = int(at_y * (height - box_height))
+        return left, top, left + box_width, top + box_height
+
+    def _shrunk_where_huge(self, picture: Image.Image) -> Image.Image:
+        left, top, right, bottom = self.box((picture.height, picture.width))
+        factor = math.ceil(math.sqrt((right - left) * (bottom - top) / _MAX_BOX_PIXELS))
+        return picture if factor <= 1 else picture.reduce(factor)
+
+    def _cut(self, picture: Image.Image, box: Box) -> Image.Image:
+        left, top, right, bottom = box
+        inside = left >= 0 and top >= 0 and right <= picture.width and bottom <= picture.height
+        if inside or self.pad_mode == "zeros":
+            return picture.crop(box)
+        margins = (
+            (max(0, -top), max(0, bottom - picture.height)),
+            (max(0, -left), max(0, right - picture.width)),
+            (0, 0),
+        )
+        return Image.fromarray(np.pad(np.asarray(picture), margins, mode=_NUMPY_PAD[self.pad_mode]))
+
+
+def window(strip_u8: NDArray[np.uint8], *, size: Size, position: float) -> NDArray[np.uint8]:
+    """Return the part of a strip that one training step sees, as a view.
+
+    Args:
+        strip_u8: uint8 ``(H, W, 3)``, both sides at least ``size``, as ``Resize.strip`` gives it.
+        size: ``(height, width)`` of the window.
+        position: In [0, 1), where along the long side; every whole pixel is equally likely if it is uniform.
+
+    Returns:
+        uint8 ``(height, width, 3)``.
+    """
+    height, width = size
+    top = int(position * (strip_u8.shape[0] - height + 1))
+    left = int(position * (strip_u8.shape[1] - width + 1))
+    return strip_u8[top : top + height, left : left + width]
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def _between(window_side: int, side: int) -> int:
+    return min(max(window_side, side), MAX_STRIP_WINDOWS * window_side)

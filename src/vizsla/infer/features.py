@@ -1,0 +1,101 @@
+"""A classifier and batches of float pictures in, the features that its head pools out; the classifier is left as it was.
+
+Shape legend: N pictures, V views of each, D features.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vizsla.errors import ConfigError
+from vizsla.infer.run import evaluation_mode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from vizsla.infer.run import Precision
+    from vizsla.models.classifier import Classifier
+    from vizsla.models.feature_head import FeatureHead
+    from vizsla.types import Batch
+
+VIEWS = ("plain", "mirrored")
+"""Fixed ways of looking at a picture; ``mirrored`` is flipped left to right."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """Pooled features of some pictures.
+
+    Attributes:
+        values: float32 ``(N, V, D)`` on the CPU.
+        targets: int64 ``(N,)``.
+        rows: int64 ``(N,)``, rows of the table.
+    """
+
+    values: Tensor
+    targets: Tensor
+    rows: Tensor
+
+
+def extract_features(
+    classifier: Classifier,
+    batches: Generator[Batch],
+    *,
+    head: FeatureHead,
+    views: Sequence[str] = ("plain",),
+    precision: Precision = "fp32",
+    on_batch: Callable[[int], None] | None = None,
+) -> Features:
+    """Run the body of a classifier over pictures once and keep what a head pools from its maps.
+
+    Args:
+        classifier: Its body is used in evaluation mode; every part is in its own mode again afterwards.
+        batches: Pictures as float32 0-1; closed at the end, whatever happens.
+        head: Its ``pool`` is used; it need not be fitted yet, nor be the classifier's own.
+        views: Some of ``VIEWS``.
+        precision: ``"fp32"`` or ``"bf16"`` autocast.
+        on_batch: Called after each batch with the number of pictures in it.
+
+    Returns:
+        The features, in the order of the batches.
+
+    Raises:
+        ConfigError: A view is not known.
+        PictureError: A picture cannot be read.
+    """
+    if not views or not set(views) <= set(VIEWS):
+        raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
+    values: list[Tensor] = []
+    targets: list[Tensor] = []
+    rows: list[Tensor] = []
+    with closing(batches), evaluation_mode(classifier), torch.inference_mode():
+        for batch in batches:
+            images = batch.images
+            device = images.device
+            autocast = (
+                torch.autocast(device.type, torch.bfloat16)
+                if precision == "bf16"
+                else nullcontext()
+            )
+            with autocast:
+                seen = [
+                    head.pool(
+                        classifier.stage_maps(images.flip(3) if view == "mirrored" else images)
+                    )
+                    for view in views
+                ]
+            values.append(torch.stack(seen, dim=1))
+            targets.append(batch.targets)
+            rows.append(batch.rows)
+            if on_batch is not None:
+                on_batch(len(batch.rows))
+    return Features(
+        values=torch.cat(values).cpu().clone(),
+        targets=torch.cat(targets).cpu().clone(),
+        rows=torch.cat(rows).cpu(),
+    )

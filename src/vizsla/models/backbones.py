@@ -1,0 +1,201 @@
+"""The name of an architecture in, a network without its classifier out, with its weights and what they expect.
+
+The order in which weights are looked for: a file that was given, the caches of this machine, the hub. The weights of
+``efficientnet_lite0`` come from an installed package instead, so that it works anywhere at once.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vizsla.errors import ConfigError
+from vizsla.models.bodies import (
+    IMAGENET_PREPROCESSING,
+    UNKNOWN_LICENCE,
+    Body,
+    packaged_body,
+    timm_body,
+    torchvision_body,
+)
+from vizsla.models.names import (
+    PACKAGED_NAME,
+    TORCHVISION_PREFIX,
+    Architecture,
+    resolve_architecture,
+)
+from vizsla.models.stages import MapExtractor, Stages, own_stages
+from vizsla.models.weights import Weights, load_weights, read_weights_file
+from vizsla.seeding import derive_seed
+from vizsla.types import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+_BUILDERS = {"timm": timm_body, "torchvision": torchvision_body}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneSpec:
+    """Which network, and where its weights come from.
+
+    Attributes:
+        source: The library that the architecture is from, or ``"module"`` for a network that somebody brought.
+        name: Of the architecture in that library, or of the class.
+        weights: Where the weights come from, for people; ``"random"`` if nowhere.
+        licence: Of the weights, as an SPDX name where known, else ``"unknown"``.
+    """
+
+    source: Literal["timm", "torchvision", "module"]
+    name: str
+    weights: str
+    licence: str
+
+    @property
+    def arch(self) -> str:
+        """The text that makes ``build_backbone`` build this architecture again."""
+        return TORCHVISION_PREFIX + self.name if self.source == "torchvision" else self.name
+
+
+class Backbone(nn.Module):
+    """A network without its classifier: normalised pictures in, the maps of its stages out.
+
+    Args:
+        network: The layers.
+        stages: How to get the maps out of them.
+        spec: Where all that comes from.
+        preprocessing: What the weights expect of pictures; ``Classifier`` applies it.
+
+    Attributes:
+        network: As given.
+        spec: As given.
+        preprocessing: As given.
+        fixed_size: The only size that the network takes, None if it takes any.
+        stage_channels: Channels of each map.
+        num_features: Channels of the last map.
+        early_end: Name of the layer of ``network`` with which the early half of the body ends.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        stages: Stages,
+        spec: BackboneSpec,
+        preprocessing: Preprocessing,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.preprocessing = preprocessing
+        self.fixed_size = stages.fixed_size
+        self.stage_channels = stages.channels
+        self.early_end = stages.early_end
+        self._maps: MapExtractor = stages.maps
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last map."""
+        return self.stage_channels[-1]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the map of each stage, the network's own final features last.
+
+        Args:
+            images: Normalised pictures ``(B, 3, H, W)``.
+
+        Returns:
+            Maps ``(B, C, h, w)`` with C as in ``stage_channels``; for efficientnet_lite0 at 224 x 224 from
+            ``(B, 16, 112, 112)`` to ``(B, 1280, 7, 7)``.
+
+        Raises:
+            ConfigError: The network takes pictures of one size only, and these have another.
+        """
+        if self.fixed_size is not None and tuple(images.shape[2:]) != self.fixed_size:
+            height, width = self.fixed_size
+            raise ConfigError(
+                f"The network {self.spec.name} takes pictures of {height} x {width} pixels only. "
+                f"Received: {images.shape[2]} x {images.shape[3]}. Set the size to {height}, or choose a network of "
+                "convolutions."
+            )
+        return self._maps(self.network, images)
+
+
+def build_backbone(
+    arch: Architecture,
+    *,
+    pretrained: bool = True,
+    weights_file: Path | str | None = None,
+    preprocessing: Preprocessing | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """Build a network without its classifier.
+
+    Args:
+        arch: A name (``names.py`` has the rule which library is meant), one of torchvision's functions such as
+            ``torchvision.models.resnet34``, or an ``nn.Module`` that returns one map ``(B, C, h, w)`` or several.
+        pretrained: Use pretrained weights. An ``nn.Module`` keeps the weights that it has.
+        weights_file: A file of weights (``read_weights_file``) to use instead of the published ones, whatever
+            ``pretrained`` says; None for the published ones.
+        preprocessing: What the weights expect of pictures; None for what is known of the weights, and for an
+            ``nn.Module`` its attribute ``preprocessing`` if it has one, else the numbers of ImageNet.
+        seed: Of random weights; the global random state is neither used nor changed.
+
+    Returns:
+        The backbone, in training mode, on the CPU unless a context says otherwise.
+
+    Raises:
+        ConfigError: There is no such architecture (the message has the three nearest names), or it gives no maps.
+        WeightsError: The weights cannot be found, read or matched.
+
+    Example:
+        >>> build_backbone("efficientnet_lite0").stage_channels
+        (16, 24, 40, 112, 320, 1280)
+    """
+    given = None if weights_file is None else _given_weights(Path(weights_file))
+    with _own_random_numbers(seed):
+        if isinstance(arch, nn.Module):
+            source, name = "module", type(arch).__name__
+            body = _own_body(arch, given=given)
+        else:
+            source, name = resolve_architecture(arch)
+            build = packaged_body if name == PACKAGED_NAME else _BUILDERS[source]
+            body = build(name, pretrained=pretrained, given=given)
+    return Backbone(
+        body.network,
+        stages=body.stages,
+        spec=BackboneSpec(source=source, name=name, weights=body.origin, licence=body.licence),
+        preprocessing=preprocessing or body.preprocessing,
+    )
+
+
+def _given_weights(file: Path) -> Weights:
+    # The name alone: the spec travels in model files, and folders of this machine are nobody's business.
+    return Weights(tensors=read_weights_file(file), origin=f"file {file.name}")
+
+
+def _own_body(network: nn.Module, *, given: Weights | None) -> Body:
+    """Return a network that somebody brought as a body."""
+    own = getattr(network, "preprocessing", None)
+    preprocessing = own if isinstance(own, Preprocessing) else IMAGENET_PREPROCESSING
+    if given is not None:
+        load_weights(network, given, what=f"the network {type(network).__name__}")
+    return Body(
+        network=network,
+        stages=own_stages(network, size=preprocessing.size),
+        preprocessing=preprocessing,
+        origin=given.origin if given is not None else "as given",
+        licence=UNKNOWN_LICENCE,
+    )
+
+
+@contextmanager
+def _own_random_numbers(seed: int) -> Generator[None]:
+    """Let random weights come from a seed, and leave the global random state as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "backbone"))
+        yield

@@ -1,0 +1,268 @@
+"""The name of an architecture of timm or torchvision in, its network without the classifier out, weights loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from vizsla.errors import WeightsError
+from vizsla.models.hub import PublishedFile, find_weights_file, hub_from_environment
+from vizsla.models.names import PACKAGED_NAME
+from vizsla.models.packaged import TIMM_NAME, lite0_names, packaged_weights
+from vizsla.models.stages import Stages, sequential_stages, timm_stages
+from vizsla.models.weights import (
+    UNKNOWN_LICENCE,
+    Weights,
+    load_weights,
+    read_weights_file,
+)
+from vizsla.types import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from timm.models import PretrainedCfg
+
+IMAGENET_PREPROCESSING = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet's pictures, what most weights expect."""
+
+_RANDOM = Weights(tensors={}, origin="random")
+"""Stands for the start of a network that was not pretrained."""
+
+_TORCHVISION_HEAD = ("avgpool", "classifier", "fc", "head", "heads")
+"""What torchvision calls the first part after the body."""
+
+_TORCHVISION_LICENCE = "BSD-3-Clause"
+
+# Networks of tokens are made for one size unless asked; not every one of them knows both words.
+_ANY_SIZE_OPTIONS: tuple[dict[str, bool], ...] = (
+    {"dynamic_img_size": True, "dynamic_img_pad": True},
+    {"dynamic_img_size": True},
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Body:
+    """A network without its classifier.
+
+    Attributes:
+        network: The layers.
+        stages: How to get maps out of them.
+        preprocessing: What the weights expect of pictures.
+        origin: Where the weights come from, for people; ``"random"`` if nowhere.
+        licence: Of the weights, as an SPDX name where known.
+    """
+
+    network: nn.Module
+    stages: Stages
+    preprocessing: Preprocessing
+    origin: str
+    licence: str
+
+
+def packaged_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
+    """Build EfficientNet-Lite0, whose weights an installed package carries.
+
+    Args:
+        name: What it is called here.
+        pretrained: Use the package's weights, unless some are given.
+        given: Weights to use instead, by the package's names or by timm's.
+
+    Raises:
+        WeightsError: The package is missing or damaged, or the given weights do not fit.
+    """
+    from timm.models import PretrainedCfg, get_pretrained_cfg
+
+    record = get_pretrained_cfg(TIMM_NAME) or PretrainedCfg()
+    weights = given or (packaged_weights() if pretrained else _RANDOM)
+    network = _timm_network(TIMM_NAME, record)
+    named = replace(weights, tensors=lite0_names(weights.tensors))
+    return _timm_as_body(network, named, record=record, name=name)
+
+
+def timm_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
+    """Build a network of timm.
+
+    Args:
+        name: As timm knows it.
+        pretrained: Use the published weights, unless some are given.
+        given: Weights to use instead.
+
+    Raises:
+        ConfigError: The network does not give maps.
+        WeightsError: There are no weights, or they do not fit.
+    """
+    from timm.models import PretrainedCfg, get_pretrained_cfg
+
+    record = get_pretrained_cfg(name) or PretrainedCfg()
+    if given is not None or not pretrained:
+        network = _timm_network(name, record)
+        return _timm_as_body(network, given or _RANDOM, record=record, name=name)
+    published = _published_timm_weights(name, record)
+    network = _timm_network(name, record, published=published)
+    body = _timm_as_body(network, _RANDOM, record=record, name=name)
+    return replace(body, origin=published.origin, licence=published.licence)
+
+
+def torchvision_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
+    """Build a network of torchvision.
+
+    Args:
+        name: As torchvision knows it.
+        pretrained: Use the published weights (torchvision's ``DEFAULT``), unless some are given.
+        given: Weights to use instead.
+
+    Raises:
+        ConfigError: The network is not a sequence of stages.
+        WeightsError: There are no weights, or they do not fit.
+    """
+    from torchvision import models
+
+    usual = cast("Any", models.get_model_weights(name)).DEFAULT
+    expected = usual.transforms()
+    side = int(expected.crop_size[0])
+    preprocessing = Preprocessing(
+        mean=_triple(expected.mean), std=_triple(expected.std), size=(side, side)
+    )
+    weights = given or _RANDOM
+    if given is None and pretrained:
+        weights = _published_weights(
+            PublishedFile(url=usual.url),
+            what=f"torchvision's {name}",
+            licence=str(usual.meta.get("license", _TORCHVISION_LICENCE)),
+        )
+    network = models.get_model(name, weights=None)
+    body_parts, head_parts = _body_and_head(network)
+    for part in head_parts:
+        delattr(network, part)
+    steps = tuple(step for part in body_parts for step in _steps(network, part))
+    stages = sequential_stages(network, steps=steps, size=preprocessing.size, name=name)
+    if weights is not _RANDOM:
+        load_weights(network, weights, ignored=head_parts, what=f"torchvision's {name}")
+    return Body(
+        network=network,
+        stages=stages,
+        preprocessing=preprocessing,
+        origin=weights.origin,
+        licence=weights.licence,
+    )
+
+
+def _timm_as_body(
+    network: nn.Module, weights: Weights, *, record: PretrainedCfg, name: str
+) -> Body:
+    """Load weights into a network of timm that has lost its classifier, and describe it."""
+    if weights.tensors:
+        load_weights(
+            network, weights, ignored=_names(record.classifier), what=f"the network {name}"
+        )
+    _, height, width = record.input_size
+    size = (height, width)
+    return Body(
+        network=network,
+        stages=timm_stages(network, size=size, name=name),
+        preprocessing=Preprocessing(mean=_triple(record.mean), std=_triple(record.std), size=size),
+        origin=weights.origin,
+        licence=weights.licence,
+    )
+
+
+def _timm_network(
+    name: str, record: PretrainedCfg, *, published: Weights | None = None
+) -> nn.Module:
+    """Return a network of timm without its classifier, for pictures of any size where the network allows that."""
+    for options in _ANY_SIZE_OPTIONS if record.fixed_input_size else ():
+        try:
+            return _create_timm_network(name, published=published, options=options)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+    return _create_timm_network(name, published=published, options={})
+
+
+def _create_timm_network(
+    name: str, *, published: Weights | None, options: Mapping[str, Any]
+) -> nn.Module:
+    """Return a network of timm without its classifier.
+
+    Published weights are loaded by timm, which knows how the files of each family differ from its networks. It gets
+    them for the whole network, classifier included: only then does it insist that everything fits.
+    """
+    import timm
+
+    if published is None:
+        return timm.create_model(name, num_classes=0, **options)
+    overlay = {"state_dict": dict(published.tensors)}
+    try:
+        network = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
+    except (RuntimeError, KeyError) as error:
+        raise WeightsError(
+            f"The weights from {published.origin} do not fit timm's {name}: {error}. "
+            "Update timm, or give weights of this architecture with weights_file."
+        ) from error
+    untyped = cast("Any", network)
+    untyped.pretrained_cfg.pop("state_dict", None)  # Else the network keeps a second copy of them.
+    untyped.reset_classifier(0)
+    return network
+
+
+def _published_timm_weights(name: str, record: PretrainedCfg) -> Weights:
+    usual = record.hf_hub_filename or "pytorch_model.bin"
+    # The same weights without a pickle around them, under the name that timm gives them there.
+    safe = usual.replace("pytorch_model", "model").removesuffix(".bin") + ".safetensors"
+    url = record.url if isinstance(record.url, str) else ""
+    needs_own_reader = url.endswith(".npz")
+    published = PublishedFile(
+        repository="" if str(record.custom_load) == "hf" else record.hf_hub_id or "",
+        names=(safe, usual) if usual.endswith(".bin") else (usual,),
+        url="" if needs_own_reader else url,
+    )
+    return _published_weights(
+        published, what=f"timm's {name}", licence=record.license or UNKNOWN_LICENCE
+    )
+
+
+def _published_weights(published: PublishedFile, *, what: str, licence: str) -> Weights:
+    """Read published weights from this machine or the network."""
+    try:
+        path = find_weights_file(published, hub=hub_from_environment())
+    except WeightsError as error:
+        raise WeightsError(
+            f"There are no pretrained weights for {what}: {error}. Three ways out: give a file of weights "
+            f"(weights_file), use the architecture {PACKAGED_NAME!r}, whose weights an installed package carries, or ask "
+            "for random weights (pretrained=False), which need far more pictures and epochs."
+        ) from error
+    return Weights(
+        tensors=read_weights_file(path),
+        origin=f"{published.repository or 'torchvision'} ({path.name})",
+        licence=licence,
+    )
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
+
+
+def _names(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _body_and_head(network: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of a network's parts, up to the first that belongs to its head, and from there."""
+    names = [name for name, _ in network.named_children()]
+    heads = [number for number, name in enumerate(names) if name in _TORCHVISION_HEAD]
+    cut = heads[0] if heads else len(names)
+    return tuple(names[:cut]), tuple(names[cut:])
+
+
+def _steps(network: nn.Module, part: str) -> tuple[str, ...]:
+    """Return the names of the layers in a container, or of the part itself if it is a layer."""
+    module = network.get_submodule(part)
+    if isinstance(module, nn.Sequential | nn.ModuleList):
+        return tuple(f"{part}.{name}" for name, _ in module.named_children())
+    return (part,)

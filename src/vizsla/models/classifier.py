@@ -1,0 +1,106 @@
+"""Pictures with values 0-1 in, logits out: normalise once, backbone, head.
+
+Shapes: B pictures, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from vizsla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vizsla.models.backbones import Backbone
+    from vizsla.types import Preprocessing
+
+
+class Classifier(nn.Module):
+    """A backbone, a head and the names of the classes.
+
+    The only place where pictures are normalised, with the numbers that belong to the backbone's weights.
+
+    Args:
+        backbone: Gives stage maps.
+        head: Called with the tuple of stage maps, returns logits ``(B, C)``.
+        vocab: Names of the C classes, in the order of the logits.
+
+    Attributes:
+        backbone: As given.
+        head: As given.
+        vocab: As given.
+
+    Raises:
+        ConfigError: ``vocab`` is empty or has a name twice.
+
+    Example:
+        >>> backbone = build_backbone("efficientnet_lite0")
+        >>> head = ConcatPoolHead(backbone.num_features, 2)
+        >>> classifier = Classifier(backbone, head, vocab=("cat", "dog"))
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, head: nn.Module, *, vocab: tuple[str, ...]) -> None:
+        super().__init__()
+        if not vocab or len(set(vocab)) != len(vocab):
+            raise ConfigError(
+                f"vocab needs at least one class name, and each only once. Received: {vocab!r}"
+            )
+        self.backbone = backbone
+        self.head = head
+        self.vocab = tuple(vocab)
+        # Not saved with the weights: they are in the backbone's preprocessing, and once is enough.
+        mean = torch.tensor(backbone.preprocessing.mean).view(1, 3, 1, 1)
+        std = torch.tensor(backbone.preprocessing.std).view(1, 3, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the weights expect of pictures."""
+        return self.backbone.preprocessing
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits.
+
+        Args:
+            images: Floating point ``(B, 3, H, W)`` with values 0-1, RGB.
+
+        Returns:
+            Logits ``(B, C)``.
+
+        Raises:
+            ConfigError: The pictures are whole numbers (0-255), or not of that shape.
+        """
+        return self.head(self.stage_maps(images))
+
+    def stage_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return what the head is given: the maps of all stages for the normalised pictures.
+
+        Args:
+            images: As for ``forward``.
+
+        Raises:
+            ConfigError: As for ``forward``.
+        """
+        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
+            raise ConfigError(
+                "A classifier takes floating point pictures (B, 3, H, W) with values 0-1. "
+                f"Received: {images.dtype} {tuple(images.shape)}. Pictures of bytes become floats in the augmentation."
+            )
+        return self.backbone((images - self.mean) / self.std)
+
+    def place(self, device: torch.device) -> Classifier:
+        """Move everything to a device, weights in channels-last order, which convolutions of such pictures run fastest in.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            The same classifier.
+        """
+        return self.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (stub lacks it)

@@ -1,0 +1,297 @@
+"""Stage maps of a backbone in, logits out: the standard head of transfer learning, and the registry of heads.
+
+Architecture and names of ``create_head``: fastai 2 (Howard and Gugger, "fastai: A Layered API for Deep Learning", 2020).
+Shapes: B pictures, C classes, maps ``(B, channels, h, w)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from vizsla.errors import ConfigError
+from vizsla.seeding import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_HIDDEN_WIDTHS = (512,)
+_NORM_BIAS = 1e-3  # fastai's start; a norm that starts at exactly 0 leaves half of the ReLUs before it undecided.
+
+
+class AdaptiveConcatPool2d(nn.Module):
+    """Maps ``(B, N, h, w)`` in, ``(B, 2N, 1, 1)`` out: the largest value of each channel, then the mean of each."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool maps of any size."""
+        # amax, not a pooling layer: on CUDA its gradient is deterministic.
+        largest = maps.amax(dim=(2, 3), keepdim=True)
+        return torch.cat([largest, maps.mean(dim=(2, 3), keepdim=True)], dim=1)
+
+
+class SigmoidRange(nn.Module):
+    """Squeeze numbers of any size between two bounds.
+
+    Args:
+        low: Lower bound.
+        high: Upper bound.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low = low
+        self.high = high
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return ``sigmoid(values)`` stretched to the range."""
+        return torch.sigmoid(values) * (self.high - self.low) + self.low
+
+
+def create_head(
+    nf: int,
+    n_out: int,
+    lin_ftrs: Sequence[int] | None = None,
+    ps: float | Sequence[float] = 0.5,
+    pool: bool = True,
+    concat_pool: bool = True,
+    first_bn: bool = True,
+    bn_final: bool = False,
+    lin_first: bool = False,
+    y_range: tuple[float, float] | None = None,
+    *,
+    seed: int = 0,
+) -> nn.Sequential:
+    """Make the layers from one map (or vector) to logits: pooling, then blocks of norm, dropout, linear and ReLU.
+
+    Names and order of the arguments are those of the notebooks. Linear weights start from a normal distribution with
+    standard deviation sqrt(2 / inputs) (He et al. 2015, arXiv 1502.01852), norm biases at 0.001.
+
+    Args:
+        nf: Channels of the map.
+        n_out: Outputs, one per class.
+        lin_ftrs: Widths of the hidden layers; None for one of 512.
+        ps: Dropout before each linear layer; one number p means p for the last and p/2 for the others. 0 leaves it out.
+        pool: Begin with pooling; without it the input is ``(B, nf)``.
+        concat_pool: Pool to maximum and mean of each channel instead of the mean alone.
+        first_bn: Begin the first block with a norm; without it the first linear layer has a bias.
+        bn_final: End with a norm of the outputs.
+        lin_first: Blocks are linear, ReLU, norm, dropout instead, and the last layer is linear with a bias.
+        y_range: Squeeze the outputs between these bounds.
+        seed: Of the random weights.
+
+    Returns:
+        The layers in order.
+
+    Raises:
+        ConfigError: The number of dropouts is neither one nor one per linear layer, one of them is not in [0, 1), or a
+            width is not positive.
+
+    Example:
+        >>> head = create_head(512, 37)
+        >>> [type(layer).__name__ for layer in head][:4]
+        ['AdaptiveConcatPool2d', 'Flatten', 'BatchNorm1d', 'Dropout']
+    """
+    hidden = _HIDDEN_WIDTHS if lin_ftrs is None else tuple(lin_ftrs)
+    num_inputs = nf * 2 if pool and concat_pool else nf
+    widths = (num_inputs, *hidden, n_out)
+    if min(widths) < 1:
+        raise ConfigError(
+            f"Widths of a head are positive. Received: nf={nf}, {hidden}, n_out={n_out}"
+        )
+    dropouts = _dropouts(ps, count=len(widths) - 1)
+    layers: list[nn.Module] = []
+    if pool:
+        layers += [AdaptiveConcatPool2d() if concat_pool else nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    blocks = _linear_first_blocks if lin_first else _norm_first_blocks
+    layers += blocks(widths, dropouts, first_bn=first_bn)
+    if bn_final:
+        layers.append(nn.BatchNorm1d(n_out, momentum=0.01))
+    if y_range is not None:
+        layers.append(SigmoidRange(*y_range))
+    _initialise_linears(layers, seed=seed)
+    return nn.Sequential(*layers)
+
+
+class ConcatPoolHead(nn.Module):
+    """``create_head`` over the last stage map.
+
+    Args:
+        num_features: Channels of the last map.
+        num_classes: Number of classes C.
+        lin_ftrs: This and the others as in ``create_head``.
+        ps: Dropouts.
+        concat_pool: Pool to maximum and mean.
+        first_bn: Begin with a norm.
+        bn_final: End with a norm.
+        lin_first: Linear layers before norms.
+        y_range: Bounds of the outputs.
+        seed: Of the random weights.
+
+    Raises:
+        ConfigError: As for ``create_head``.
+    """
+
+    kind = "concat_pool"
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        *,
+        lin_ftrs: Sequence[int] | None = None,
+        ps: float | Sequence[float] = 0.5,
+        concat_pool: bool = True,
+        first_bn: bool = True,
+        bn_final: bool = False,
+        lin_first: bool = False,
+        y_range: tuple[float, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.layers = create_head(
+            num_features,
+            num_classes,
+            lin_ftrs,
+            ps,
+            concat_pool=concat_pool,
+            first_bn=first_bn,
+            bn_final=bn_final,
+            lin_first=lin_first,
+            y_range=y_range,
+            seed=seed,
+        )
+        self._config: dict[str, object] = {
+            "kind": self.kind,
+            "lin_ftrs": None if lin_ftrs is None else list(lin_ftrs),
+            "ps": ps if isinstance(ps, int | float) else list(ps),
+            "concat_pool": concat_pool,
+            "first_bn": first_bn,
+            "bn_final": bn_final,
+            "lin_first": lin_first,
+            "y_range": None if y_range is None else list(y_range),
+        }
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Return logits ``(B, C)`` from the stage maps of a backbone."""
+        return self.layers(maps[-1])
+
+    def config(self) -> dict[str, object]:
+        """Return the settings as JSON values; ``build_head`` makes the head from them again."""
+        return dict(self._config)
+
+
+def build_head(
+    config: Mapping[str, object], *, stage_channels: tuple[int, ...], num_classes: int
+) -> nn.Module:
+    """Make a head from its settings, with random weights.
+
+    Args:
+        config: What a head's ``config()`` returned.
+        stage_channels: Channels of the backbone's maps.
+        num_classes: Number of classes.
+
+    Raises:
+        ConfigError: The kind of head is unknown, or a setting of it is.
+    """
+    kind = config.get("kind")
+    if kind == "features":
+        from vizsla.models.feature_head import FeatureHead
+
+        return FeatureHead.from_config(
+            config, stage_channels=stage_channels, num_classes=num_classes
+        )
+    if kind != ConcatPoolHead.kind:
+        raise ConfigError(
+            f'There is no head of kind {kind!r}; the kinds are "{ConcatPoolHead.kind}" and "features". '
+            "A newer vizsla may know it."
+        )
+    return _concat_pool_head(config, num_features=stage_channels[-1], num_classes=num_classes)
+
+
+def _concat_pool_head(
+    config: Mapping[str, object], *, num_features: int, num_classes: int
+) -> ConcatPoolHead:
+    defaults = ConcatPoolHead(1, 1).config()
+    unknown = sorted(set(config) - set(defaults))
+    if unknown:
+        raise ConfigError(
+            f"A head of kind {ConcatPoolHead.kind!r} has no setting {', '.join(unknown)}; "
+            f"it has {', '.join(defaults)}. A newer vizsla may know more."
+        )
+    settings = {**defaults, **config}
+    try:
+        return ConcatPoolHead(
+            num_features,
+            num_classes,
+            lin_ftrs=cast("list[int] | None", settings["lin_ftrs"]),
+            ps=cast("float | list[float]", settings["ps"]),
+            concat_pool=bool(settings["concat_pool"]),
+            first_bn=bool(settings["first_bn"]),
+            bn_final=bool(settings["bn_final"]),
+            lin_first=bool(settings["lin_first"]),
+            y_range=cast("tuple[float, float] | None", settings["y_range"]),
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"These settings make no head: {dict(config)!r}. {error}") from error
+
+
+def _dropouts(ps: float | Sequence[float], *, count: int) -> tuple[float, ...]:
+    """Return the dropout before each of ``count`` linear layers."""
+    given = (ps,) if isinstance(ps, int | float) else tuple(ps)
+    dropouts = (*(given[0] / 2,) * (count - 1), given[0]) if len(given) == 1 else given
+    if len(dropouts) != count or not all(0 <= dropout < 1 for dropout in dropouts):
+        raise ConfigError(
+            f"ps is one dropout from 0 to below 1, or one for each of the {count} linear layers. Received: {ps!r}"
+        )
+    return dropouts
+
+
+def _norm_first_blocks(
+    widths: tuple[int, ...], dropouts: tuple[float, ...], *, first_bn: bool
+) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    last = len(dropouts) - 1
+    for number, dropout in enumerate(dropouts):
+        has_norm = first_bn or number > 0
+        layers += [_norm(widths[number])] if has_norm else []
+        layers += [nn.Dropout(dropout)] if dropout > 0 else []
+        layers.append(_linear(widths[number], widths[number + 1], bias=not has_norm))
+        layers += [nn.ReLU(inplace=True)] if number < last else []
+    return layers
+
+
+def _linear_first_blocks(
+    widths: tuple[int, ...], dropouts: tuple[float, ...], *, first_bn: bool
+) -> list[nn.Module]:
+    layers: list[nn.Module] = [nn.Dropout(dropouts[0])] if dropouts[0] > 0 else []
+    for number, dropout in enumerate(dropouts[1:]):
+        has_norm = first_bn or number > 0
+        layers.append(_linear(widths[number], widths[number + 1], bias=not has_norm))
+        layers.append(nn.ReLU(inplace=True))
+        layers += [_norm(widths[number + 1])] if has_norm else []
+        layers += [nn.Dropout(dropout)] if dropout > 0 else []
+    layers.append(_linear(widths[-2], widths[-1], bias=True))
+    return layers
+
+
+def _norm(width: int) -> nn.BatchNorm1d:
+    norm = nn.BatchNorm1d(width)
+    nn.init.constant_(norm.bias, _NORM_BIAS)
+    return norm
+
+
+def _linear(num_inputs: int, num_outputs: int, *, bias: bool) -> nn.Linear:
+    # Without its own random start: that would draw from the global generator.
+    layer = cast("nn.Linear", nn.utils.skip_init(nn.Linear, num_inputs, num_outputs, bias=bias))
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _initialise_linears(layers: Sequence[nn.Module], *, seed: int) -> None:
+    random = generator(seed, "head")
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, generator=random)

@@ -1,0 +1,252 @@
+"""Numbers in, positions and tick texts of the page's two charts out; the templates draw them as inline SVG.
+
+Colours and fonts stay in the style sheet, so the charts follow light, dark and print like the rest of the page.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vizsla.report.texts import percent_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vizsla.evaluate.metrics import Metric
+    from vizsla.evaluate.predictions import HistoryPoint
+
+PANEL_WIDTH, PANEL_HEIGHT = 400.0, 232.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 390.0, 26.0, 204.0
+_LETTER_WIDTH = 6.6
+_STEPS = (1.0, 2.0, 2.5, 5.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """A mark on an axis: where it stands, and what it says."""
+
+    place: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """A published number beside this run's accuracy; ``place`` is in percent of the width of the scale."""
+
+    name: str
+    value: str
+    place: float
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccuracyScale:
+    """This run's interval and the references on one line; places are in percent of its width."""
+
+    place: float
+    low: float
+    high: float
+    references: tuple[Reference, ...]
+    ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One curve of a panel: connected points as SVG writes them, and where its dots are."""
+
+    name: str
+    pieces: tuple[str, ...]
+    dots: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One chart over the epochs; places are in the units of a 400 by 232 view box.
+
+    Attributes:
+        title: What is drawn.
+        lines: Its curves.
+        x_ticks: Epoch numbers, counted over the whole run.
+        y_ticks: Values.
+        stages: Where a stage begins and its name, empty where there is no room for it.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    stages: tuple[Tick, ...]
+
+
+def nice_step(span: float, *, count: int) -> float:
+    """Return the smallest of 1, 2, 2.5, 5 times a power of ten that divides ``span`` into at most ``count`` parts."""
+    power = 10.0 ** math.floor(math.log10(span / count))
+    enough = (1 - 1e-9) * span / count
+    return next((step * power for step in _STEPS if step * power >= enough), 10 * power)
+
+
+def nice_values(low: float, high: float, *, count: int) -> tuple[float, ...]:
+    """Return the round numbers from ``low`` to ``high`` (``low < high``), at most ``count + 1`` of them."""
+    step = nice_step(high - low, count=count)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(number * step for number in range(first, last + 1))
+
+
+def accuracy_scale(metric: Metric, *, references: Sequence[tuple[str, float]]) -> AccuracyScale:
+    """Lay an accuracy, its interval and published numbers out on one scale.
+
+    Args:
+        metric: Accuracy 0-1 with its interval.
+        references: (name, accuracy 0-1).
+    """
+    values = (metric.low, metric.high, *(value for _, value in references))
+    margin = max(0.01, 0.12 * (max(values) - min(values)))
+    start, end = max(0.0, min(values) - margin), min(1.0, max(values) + margin)
+
+    def place(value: float) -> float:
+        return round(100 * (value - start) / (end - start), 3)
+
+    ticks = nice_values(start, end, count=5)
+    decimals = _decimals(100 * nice_step(end - start, count=5))
+    return AccuracyScale(
+        place=place(metric.value),
+        low=place(metric.low),
+        high=place(metric.high),
+        references=tuple(
+            Reference(
+                name=name,
+                value=percent_text(value, decimals=2),
+                place=place(value),
+                verdict=_verdict(metric, value=value),
+            )
+            for name, value in references
+        ),
+        ticks=tuple(
+            Tick(place=place(value), text=f"{100 * value:.{decimals}f}\u202f%") for value in ticks
+        ),
+    )
+
+
+def learning_curves(history: Sequence[HistoryPoint]) -> tuple[Panel, ...]:
+    """Return a panel for the losses and one for the accuracy, leaving out what was not measured twice."""
+    panels = (
+        _panel(
+            history,
+            title="Loss",
+            series={
+                "train": [point.train_loss for point in history],
+                "valid": [point.valid_loss for point in history],
+            },
+            unit=1.0,
+            largest=math.inf,
+        ),
+        _panel(
+            history,
+            title="Validation accuracy, %",
+            series={"accuracy": [point.accuracy for point in history]},
+            unit=100.0,
+            largest=100.0,
+        ),
+    )
+    return tuple(panel for panel in panels if panel is not None)
+
+
+def _panel(
+    history: Sequence[HistoryPoint],
+    *,
+    title: str,
+    series: dict[str, list[float | None]],
+    unit: float,
+    largest: float,
+) -> Panel | None:
+    measured = {
+        name: [
+            (index, value * unit)
+            for index, value in enumerate(values)
+            if value is not None and math.isfinite(value)
+        ]
+        for name, values in series.items()
+    }
+    values = [value for points in measured.values() for _, value in points]
+    if max(len(points) for points in measured.values()) < 2:
+        return None
+    margin = 0.06 * (max(values) - min(values)) or max(0.05 * abs(values[0]), 0.01)
+    low, high = max(0.0, min(values) - margin), min(largest, max(values) + margin)
+
+    def x_place(index: int) -> float:
+        return round(_LEFT + 10 + (_RIGHT - _LEFT - 20) * index / max(len(history) - 1, 1), 2)
+
+    def y_place(value: float) -> float:
+        return round(_BOTTOM - (_BOTTOM - _TOP) * (value - low) / (high - low), 2)
+
+    epoch_step = max(1, math.ceil(nice_step(len(history), count=8)))
+    decimals = _decimals(nice_step(high - low, count=5))
+    return Panel(
+        title=title,
+        lines=tuple(
+            _line(name, [(index, x_place(index), y_place(value)) for index, value in points])
+            for name, points in measured.items()
+            if points
+        ),
+        x_ticks=tuple(
+            Tick(place=x_place(epoch - 1), text=str(epoch))
+            for epoch in range(epoch_step, len(history) + 1, epoch_step)
+        ),
+        y_ticks=tuple(
+            Tick(place=y_place(value), text=f"{value:.{decimals}f}")
+            for value in nice_values(low, high, count=5)
+        ),
+        stages=_stages([point.stage for point in history], x_places=x_place),
+    )
+
+
+def _line(name: str, points: Sequence[tuple[int, float, float]]) -> Line:
+    """Connect the points of neighbouring epochs; ``points`` are (epoch index, x, y)."""
+    pieces: list[list[tuple[float, float]]] = []
+    before = None
+    for index, x, y in points:
+        if before is None or index != before + 1:
+            pieces.append([])
+        pieces[-1].append((x, y))
+        before = index
+    dots = [(x, y) for _, x, y in points]
+    if len(dots) > 40:  # a dot for each would hide the line; only lonely points need one
+        dots = [piece[0] for piece in pieces if len(piece) == 1]
+    return Line(
+        name=name,
+        pieces=tuple(" ".join(f"{x},{y}" for x, y in piece) for piece in pieces if len(piece) > 1),
+        dots=tuple(dots),
+    )
+
+
+def _stages(names: Sequence[str], *, x_places: Callable[[int], float]) -> tuple[Tick, ...]:
+    """Return where each stage begins, half a step before its first epoch, with its name where that fits."""
+    starts = [
+        index for index in range(len(names)) if index == 0 or names[index] != names[index - 1]
+    ]
+    if len(starts) < 2:
+        return ()
+    places = [_LEFT, *(round((x_places(i - 1) + x_places(i)) / 2, 2) for i in starts[1:]), _RIGHT]
+    return tuple(
+        Tick(
+            place=place,
+            text=names[index] if len(names[index]) * _LETTER_WIDTH + 8 < end - place else "",
+        )
+        for index, place, end in zip(starts, places[:-1], places[1:], strict=True)
+    )
+
+
+def _verdict(metric: Metric, *, value: float) -> str:
+    if value < metric.low:
+        return "below this run's interval"
+    if value > metric.high:
+        return "above this run's interval"
+    return "inside the interval: too close to call"
+
+
+def _decimals(step: float) -> int:
+    """Return how many digits after the point a multiple of ``step`` needs, at most 6."""
+    exact = (digits for digits in range(6) if abs(round(step, digits) - step) < 1e-9 * step)
+    return next(exact, 6)

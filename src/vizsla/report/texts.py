@@ -1,0 +1,71 @@
+"""Numbers and strings in, the words that a reader sees out."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_ALLOWED_CONTROLS = "\n\t"
+# Characters that turn the reading direction of what follows; in a file name they can make it read as another one.
+_DIRECTION_MARKS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+THIN_SPACE = "\u202f"
+
+
+def percent_text(value: float, *, decimals: int = 1) -> str:
+    """Return a share 0-1 as a percentage that never claims 0 or 100 % unless it is.
+
+    Example:
+        >>> percent_text(0.98), percent_text(0.99996), percent_text(0.0002)
+        ('98.0\u202f%', '> 99.9\u202f%', '< 0.1\u202f%')
+    """
+    smallest = 10.0**-decimals
+    text = f"{100 * value:.{decimals}f}"
+    if value < 1 and float(text) >= 100:
+        text = f"> {100 - smallest:.{decimals}f}"
+    elif value > 0 and float(text) <= 0:
+        text = f"< {smallest:.{decimals}f}"
+    return f"{text}{THIN_SPACE}%"
+
+
+def percent_range(low: float, high: float) -> str:
+    """Return an interval of shares 0-1 as percentages, with an en dash."""
+    if 0 < high < 0.0005:
+        return percent_text(high)
+    return f"{100 * low:.1f}\u2013{100 * high:.1f}{THIN_SPACE}%"
+
+
+def number_text(value: float) -> str:
+    """Return a number with three digits after the point; one that would read as 0 and is not becomes ``< 0.001``."""
+    return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+
+
+def number_range(low: float, high: float) -> str:
+    """Return an interval with three digits after the point and an en dash."""
+    return number_text(high) if 0 < high < 0.0005 else f"{low:.3f}\u2013{high:.3f}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a time as people write it: ``0.4 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}{THIN_SPACE}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{THIN_SPACE}s"
+    if whole < 3600:
+        return f"{whole // 60}{THIN_SPACE}min {whole % 60:02d}{THIN_SPACE}s"
+    return f"{whole // 3600}{THIN_SPACE}h {whole % 3600 // 60:02d}{THIN_SPACE}min"
+
+
+def printable(text: str) -> str:
+    r"""Return a text with control characters, direction marks and broken Unicode written out as escapes.
+
+    Example:
+        >>> printable("cat\x00.jpg")
+        'cat\\x00.jpg'
+    """
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if character not in _ALLOWED_CONTROLS
+        and (unicodedata.category(character) in {"Cc", "Cs"} or character in _DIRECTION_MARKS)
+        else character
+        for character in text
+    )

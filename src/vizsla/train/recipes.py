@@ -1,0 +1,186 @@
+"""A table and a few choices in, a trained classifier with its predictions and history out: what ``vizsla train`` does.
+
+Features first: a frozen body sees every picture once, a head is fitted on what it says in seconds (``head_fit.py``), and that
+is already a good classifier and a verdict on the data. Then, where there is a GPU or epochs are asked for, everything is
+trained end to end from there at low rates, and the best state is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from vizsla.data.cache import PictureCache
+from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.presize import Resize
+from vizsla.errors import ConfigError
+from vizsla.seeding import derive_seed
+from vizsla.train.end_to_end import BestState, train_end_to_end
+from vizsla.train.features_first import fit_on_features
+from vizsla.train.precision import resolve_precision
+from vizsla.train.progress import Display
+from vizsla.types import as_size
+
+if TYPE_CHECKING:
+    from vizsla.evaluate.predictions import HistoryPoint, Predictions
+    from vizsla.models.classifier import Classifier
+    from vizsla.types import PictureTable
+
+EPOCHS_ON_GPU = 5
+EPOCH_COLUMNS = ("stage", "epoch", "train_loss", "valid_loss", "accuracy", "time")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The choices of a run; each default is a good first try on pictures of things.
+
+    Attributes:
+        arch: Name of the network. The default's weights are installed with vizsla, so no download is needed.
+        epochs: End-to-end epochs after the head was fitted; ``"auto"`` is 5 on CUDA and 0 elsewhere.
+        size: Side of the square that the network sees, in pixels; 224 is what most weights were trained for.
+        presize: Short side at which training pictures are kept for random crops; ``"auto"`` is 1.3 times ``size``, so that
+            rotation and crops do not run out of picture.
+        batch_size: Pictures in a step.
+        learning_rate: Peak rate of the head in the end-to-end epochs; earlier layers train up to 30 times slower.
+        seed: Everything random follows from it.
+        precision: ``"auto"``, ``"fp32"`` or ``"bf16"``.
+        num_workers: Threads that read pictures; -1 is one per core.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+
+    Raises:
+        ConfigError: A value cannot work.
+    """
+
+    arch: str = "efficientnet_lite0"
+    epochs: int | str = "auto"
+    size: int = 224
+    presize: int | str = "auto"
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    seed: int = 0
+    precision: str = "auto"
+    num_workers: int = -1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        as_size(self.size)
+        if self.epochs != "auto" and (not isinstance(self.epochs, int) or self.epochs < 0):
+            raise ConfigError(
+                f"epochs is 'auto' or a whole number from 0 on. Received: {self.epochs!r}"
+            )
+        if self.presize != "auto" and (
+            not isinstance(self.presize, int) or self.presize < self.size
+        ):
+            raise ConfigError(
+                f"presize is 'auto' or at least size ({self.size} pixels). Received: {self.presize!r}"
+            )
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is at least 1. Received: {self.batch_size}")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate is positive. Received: {self.learning_rate}")
+        if self.device not in ("auto", "cpu", "cuda", "mps"):
+            raise ConfigError(
+                f"device is 'auto', 'cpu', 'cuda' or 'mps'. Received: {self.device!r}"
+            )
+
+    @property
+    def kept_size(self) -> int:
+        """The presize in pixels."""
+        return round(1.3 * self.size) if isinstance(self.presize, str) else self.presize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedRun:
+    """What training leaves.
+
+    Attributes:
+        classifier: In eval mode, on the device it was trained on.
+        resize: How its pictures are prepared.
+        predictions: On the validation pictures.
+        history: One point per fit of the head and per epoch.
+        recipe: What was done, in words.
+        interrupted: Ctrl-C ended the end-to-end epochs early; this is the best state until then.
+    """
+
+    classifier: Classifier
+    resize: Resize
+    predictions: Predictions
+    history: tuple[HistoryPoint, ...]
+    recipe: str
+    interrupted: bool = False
+
+
+def train_classifier(
+    table: PictureTable, *, config: TrainConfig | None = None, display: Display | None = None
+) -> TrainedRun:
+    """Train a classifier on a table by the default recipe.
+
+    Args:
+        table: Labelled pictures with their split.
+        config: Choices; None is all defaults.
+        display: Where to show progress; None is the screen.
+
+    Returns:
+        The classifier with what it says of the validation pictures.
+
+    Raises:
+        ConfigError: There is no such network, or a choice cannot work.
+        WeightsError: Its weights cannot be found.
+        PictureError: A picture cannot be read.
+        TrainingError: The loss is not finite any more.
+
+    Example:
+        >>> run = train_classifier(resolve_data(Path("pets"), seed=0))
+        >>> run.predictions.correct.float().mean()
+    """
+    config = TrainConfig() if config is None else config
+    display = Display() if display is None else display
+    torch.manual_seed(derive_seed(config.seed, "dropout"))
+    loaders = DataLoaders(
+        table,
+        resize=Resize(config.size),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        num_workers=None if config.num_workers < 0 else config.num_workers,
+        device=None if config.device == "auto" else config.device,
+        cache=PictureCache(mode="off"),
+    )
+    precision = resolve_precision(config.precision, device=loaders.device)
+    display.header(EPOCH_COLUMNS)
+    first = fit_on_features(loaders, arch=config.arch, precision=precision, display=display)
+    best = BestState(
+        first.classifier, predictions=first.predictions, name="the head on frozen features"
+    )
+    history = list(first.history)
+    recipe = f"Features first: {first.fit.setting}; {first.fit.accuracy:.1%} leave-one-out on the training pictures."
+    epochs = config.epochs
+    if isinstance(epochs, str):
+        epochs = EPOCHS_ON_GPU if loaders.device.type == "cuda" else 0
+    interrupted = False
+    if epochs:
+        try:
+            for point in train_end_to_end(
+                loaders,
+                best=best,
+                epochs=epochs,
+                presize=config.kept_size,
+                learning_rate=config.learning_rate,
+                precision=precision,
+                display=display,
+            ):
+                history.append(point)
+        except KeyboardInterrupt:
+            interrupted = True
+            display.line("Stopped by Ctrl-C; the best state so far is kept.")
+        best.restore()
+        recipe += f" Then {epochs} end-to-end epoch{'s' * (epochs > 1)}; kept: {best.name}."
+    return TrainedRun(
+        classifier=first.classifier.eval(),
+        resize=Resize(config.size),
+        predictions=best.predictions,
+        history=tuple(history),
+        recipe=recipe,
+        interrupted=interrupted,
+    )

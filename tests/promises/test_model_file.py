@@ -1,0 +1,250 @@
+"""Promises about the model file: it opens anywhere, runs nothing, notices damage, and a failed export harms nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vizsla.data.presize import Resize
+from vizsla.errors import ModelFileError, OutputError
+from vizsla.evaluate.metrics import Metric
+from vizsla.export.bundle import load_bundle, read_manifest, save_bundle
+from vizsla.export.predictor import Predictor
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "model_file_v1.json"
+OPENERS: tuple[Callable[[Path], object], ...] = (read_manifest, load_bundle, Predictor.load)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    backbone = build_backbone("test_resnet", pretrained=False)
+    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[16])
+    return Classifier(backbone, head, vocab=("cross", "disc")).eval()
+
+
+@pytest.fixture(scope="module")
+def content(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a sound model file."""
+    path = tmp_path_factory.mktemp("promises") / "model.safetensors"
+    return save_bundle(path, classifier=classifier, resize=Resize(48), size=(32, 32)).read_bytes()
+
+
+@pytest.fixture
+def model_file(content: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    return path
+
+
+def logits_of(classifier: Classifier) -> Tensor:
+    with torch.no_grad():
+        return classifier(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+
+
+def weights_are_equal(one: Classifier, other: Classifier) -> bool:
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
+
+
+# --- opens anywhere, runs nothing ------------------------------------------------------------------------------------
+
+OPEN_AND_PREDICT = """
+import json, pickle, sys
+import torch
+
+class Refused:
+    def __init__(self, *args, **kwargs):
+        raise SystemExit("something was unpickled")
+
+pickle.Unpickler = pickle.load = pickle.loads = torch.load = Refused
+
+from vizsla.export.predictor import Predictor
+
+answer = Predictor.load(sys.argv[1], device="cpu").predict(sys.argv[2])
+print(json.dumps({"label": answer.label, "probabilities": answer.probabilities.tolist(),
+                  "modules": [name for name in sys.modules if name.startswith("vizsla")]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path, Path]:
+    """What a fresh interpreter says that opens a model file with all unpickling disabled; the file and the picture."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "model.safetensors").write_bytes(content)
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    command = [sys.executable, "-c", OPEN_AND_PREDICT, "model.safetensors", "picture.png"]
+    done = subprocess.run(
+        command, check=False, cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), folder / "model.safetensors", folder / "picture.png"
+
+
+def test_a_model_file_opens_and_predicts_with_all_unpickling_disabled(
+    elsewhere: tuple[dict[str, Any], Path, Path],
+):
+    found, model, picture = elsewhere
+    expected = Predictor.load(model, device="cpu").predict(picture)
+    assert found["label"] == expected.label
+    assert found["probabilities"] == pytest.approx(expected.probabilities.tolist(), abs=2e-6)
+
+
+def test_a_model_file_opens_without_the_training_parts(
+    elsewhere: tuple[dict[str, Any], Path, Path],
+):
+    modules = elsewhere[0]["modules"]
+    assert "vizsla.export.bundle" in modules
+    assert [name for name in modules if name.startswith(("vizsla.train", "vizsla.report"))] == []
+
+
+class Bomb:
+    """A pickle of it creates a file when it is opened."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("kind", ["pickle 0", "pickle 2", "pickle 5", "torch", "torch of old"])
+@pytest.mark.parametrize("opener", OPENERS, ids=lambda opener: opener.__qualname__)
+def test_a_crafted_pickle_is_refused_and_never_executed(
+    tmp_path: Path, kind: str, opener: Callable[[Path], object]
+):
+    path, marker = tmp_path / "model.safetensors", tmp_path / "executed"
+    if kind.startswith("pickle"):
+        path.write_bytes(pickle.dumps(Bomb(marker), protocol=int(kind[-1])))
+    else:
+        torch.save(Bomb(marker), path, _use_new_zipfile_serialization=kind == "torch")
+    with pytest.raises(ModelFileError, match="not opened, because opening a pickle can run any"):
+        opener(path)
+    assert not marker.exists()
+
+
+def test_the_crafted_pickle_of_these_tests_would_have_run(tmp_path: Path):
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "executed")))  # noqa: S301 (it shows that the bomb is a real one)
+    assert (tmp_path / "executed").exists()
+
+
+# --- old, newer and damaged files ------------------------------------------------------------------------------------
+
+
+def test_a_model_file_of_version_0_1_0_still_opens(tmp_path: Path):
+    golden = json.loads(GOLDEN.read_text())
+    tensors: dict[str, Tensor] = {}
+    for number, (name, (dtype, shape)) in enumerate(golden["tensors"].items()):
+        values = (torch.arange(int(np.prod(shape, dtype=int))) * 31 + number * 17) % 101 + 27
+        tensors[name] = (values / 1024 if dtype == "F32" else values).reshape(shape)
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path, metadata=golden["metadata"])
+    bundle = load_bundle(path)
+    for name, value in bundle.classifier.state_dict().items():
+        assert torch.equal(value, tensors[name]), name
+    manifest = bundle.manifest
+    metric = Metric(name="accuracy", value=0.75, low=0.5, high=0.875, num_pictures=8)
+    assert manifest.vocab == ("cross", "disc")
+    assert (manifest.backbone.name, manifest.backbone.weights) == ("test_resnet", "random")
+    assert (manifest.resize, manifest.size) == (Resize(48), (32, 32))
+    assert manifest.metrics == (metric,)
+    assert (manifest.data_fingerprint, manifest.notes) == ("0123abcd", "golden")
+
+
+def test_a_newer_format_is_refused_with_the_version_that_wrote_it(tmp_path: Path):
+    text = '{"format": "vizsla-model", "format_version": 7, "vizsla_version": "4.2.0"}'
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path = tmp_path / "model.safetensors"
+    header = {"vizsla.manifest": text, "vizsla.sha256": digest}
+    save_file({"a": torch.zeros(1)}, path, metadata=header)
+    for opener in OPENERS:
+        with pytest.raises(ModelFileError, match=r"model format 7, written by vizsla 4\.2\.0"):
+            opener(path)
+
+
+@pytest.mark.parametrize("num_kept", [0, 1, 7, 8, 9, 100, 20_000, -100_000, -1])
+def test_a_truncated_file_is_refused(model_file: Path, content: bytes, num_kept: int):
+    model_file.write_bytes(content[:num_kept])
+    with pytest.raises(ModelFileError, match=r"model\.safetensors is ") as caught:
+        load_bundle(model_file)
+    assert str(model_file) in str(caught.value)
+
+
+def test_bytes_after_the_end_are_noticed(model_file: Path, content: bytes):
+    model_file.write_bytes(content + b"more")
+    with pytest.raises(ModelFileError):
+        load_bundle(model_file)
+
+
+def test_300_damaged_files_are_refused_or_load_as_if_undamaged(
+    model_file: Path, content: bytes, classifier: Classifier
+):
+    draw = np.random.default_rng(0)
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    manifest = read_manifest(model_file)
+    start = time.monotonic()
+    num_refused = 0
+    for number in range(300):
+        damaged = np.frombuffer(content, dtype=np.uint8).copy()
+        # A third each: the length and what follows it, the header, anywhere.
+        end = (24, header_end, len(content))[number % 3]
+        for position in draw.integers(0, end, size=1 + number % 2):
+            damaged[position] ^= draw.integers(1, 256, dtype=np.uint8)
+        model_file.write_bytes(damaged.tobytes())
+        try:
+            bundle = load_bundle(model_file)
+        except ModelFileError:
+            num_refused += 1
+        else:
+            assert bundle.manifest == manifest
+            assert weights_are_equal(bundle.classifier, classifier)
+    assert num_refused > 290
+    assert time.monotonic() - start < 60
+
+
+# --- a failed export -------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_the_old_file_and_a_usable_classifier(
+    model_file: Path, content: bytes, classifier: Classifier
+):
+    resource = pytest.importorskip("resource", reason="limits of file size are of POSIX systems")
+    before = logits_of(classifier)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores SIGXFSZ, so a write beyond the limit fails as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, hard))
+    try:
+        with pytest.raises(OutputError) as caught:
+            save_bundle(model_file, classifier=classifier, resize=Resize(48))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(model_file) in str(caught.value)
+    assert "What was there before is untouched." in str(caught.value)
+    assert model_file.read_bytes() == content
+    assert list(model_file.parent.iterdir()) == [model_file]
+    assert torch.equal(logits_of(classifier), before)
+    save_bundle(model_file, classifier=classifier, resize=Resize(48))
+    assert weights_are_equal(load_bundle(model_file).classifier, classifier)

@@ -1,0 +1,41 @@
+"""Numbers recorded from the reference, and ways to run a policy on float pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Mapping[str, dict[str, Any]]:
+    """The recorded cases by the name of their result, with its pictures as ``"found"`` and the source as ``"images"``."""
+    record = json.loads((GOLDEN / "augment.json").read_text(encoding="utf-8"))
+    with np.load(GOLDEN / "augment.npz") as arrays:
+        pictures = {name: torch.from_numpy(arrays[name].astype(np.float32) / 65535) for name in arrays.files}  # fmt: skip
+    return {
+        case["out"]: case | {"images": pictures[case["input"]], "expected": pictures[case["out"]]}
+        for case in record["cases"]
+    }
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Tensor]:
+    """Return a function that makes uint8 noise (B, 3, H, W), channels-last as a loader yields it."""
+
+    def make(count: int = 4, size: tuple[int, int] = (20, 24), *, seed: int = 0) -> Tensor:
+        noise = torch.Generator().manual_seed(seed)
+        shape = (count, *size, 3)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=noise).permute(0, 3, 1, 2)
+
+    return make

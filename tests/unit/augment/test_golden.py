@@ -1,0 +1,177 @@
+"""Geometry and colour against pictures recorded from the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from vizsla.augment.apply import augment_pictures
+from vizsla.augment.compose import compose_colour, compose_map, crop_matrix, validation_map
+from vizsla.augment.kernels import warp_pictures
+from vizsla.augment.policy import (
+    BatchTransform,
+    Brightness,
+    Contrast,
+    Dihedral,
+    Flip,
+    RandomResizedCropGPU,
+    Rotate,
+    Saturation,
+    Warp,
+    Zoom,
+    merge_transforms,
+)
+from vizsla.augment.sample import Draws
+from vizsla.types import as_size
+
+Golden = Mapping[str, dict[str, Any]]
+
+GEOMETRY_TOLERANCE = 2e-4
+COLOUR_TOLERANCE = 1e-4
+
+BOOK = [
+    Rotate(p=1, draw=30),
+    Zoom(p=1, draw=1.2, draw_x=0.5, draw_y=0.5),
+    Warp(p=1, draw_x=-0.2, draw_y=0.2),
+]
+FLIP = [Flip(p=1, draw=[1, 0])]
+ROTATE = [Rotate(p=1, draw=[30, -15])]
+ZOOM = [Zoom(p=1, draw=[1.2, 1.5], draw_x=[0.3, 0.5], draw_y=[0.7, 0.5])]
+WARP = [Warp(p=1, draw_x=[-0.2, 0.1], draw_y=[0.2, 0.15])]
+STACK = [
+    Flip(p=1, draw=[1, 0]),
+    Warp(p=1, draw_x=[0.2, -0.1], draw_y=[-0.05, 0.2]),
+    Rotate(p=1, draw=[10, -7]),
+    Zoom(p=1, draw=[1.1, 1.05], draw_x=[0.25, 0.6], draw_y=[0.5, 0.9]),
+]
+GEOMETRY: dict[str, list[Any]] = {
+    "coord_x32_24": [],
+    "coord_x64_24": [],
+    "coord_x46_22": [],
+    "coord_x96_24": [],
+    "coord_x20x32_(24, 24)": [],
+    "coord_x64_(20, 28)": [],
+    "coord_x96_24_zoom2.5": [Zoom(p=1, draw=2.5, draw_x=0.5, draw_y=0.5)],
+    "coord_x96_24_zoom1.2": [Zoom(p=1, draw=1.2, draw_x=0.5, draw_y=0.5)],
+    "rotate30_zeros": [Rotate(p=1, draw=30, pad_mode="zeros")],
+    "rotate30_border": [Rotate(p=1, draw=30, pad_mode="border")],
+    "rotate30_reflection": [Rotate(p=1, draw=30)],
+    "flip_x32_24": FLIP,
+    "rotate_x32_24": ROTATE,
+    "rotate_x20x32_None": ROTATE,
+    "zoom_x32_24": ZOOM,
+    "zoom_x20x32_None": ZOOM,
+    "warp_x32_24": WARP,
+    "warp_x20x32_None": WARP,
+    "warp_x32_none_xonly": [Warp(p=1, draw_x=0.2, draw_y=0)],
+    "dihedral_0_7": [Dihedral(p=1, draw=list(range(8)))],
+    "book_single": BOOK,
+    "book_single_x64": BOOK,
+    "default_stack_x32_24": STACK,
+    "default_stack_x20x32_(24, 24)": STACK,
+    "default_stack_x64_24": STACK,
+}
+
+
+def training_map(transforms: Sequence[BatchTransform], case: dict[str, Any]) -> torch.Tensor:
+    draws = Draws(seed=0, epoch=0, rows=torch.arange(len(case["images"])))
+    source_size = case["images"].shape[-2:]
+    return compose_map(merge_transforms(transforms), draws=draws, source_size=source_size)
+
+
+def size_of(case: dict[str, Any]) -> tuple[int, int]:
+    height, width = case["expected"].shape[-2:]
+    return height, width
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_geometry_equals_the_reference(name: str, golden: Golden):
+    case, policy = golden[name], merge_transforms(GEOMETRY[name])
+    warp = training_map(GEOMETRY[name], case)
+    found = augment_pictures(
+        case["images"], warp=warp, size=size_of(case), pad_mode=policy.pad_mode
+    )
+    torch.testing.assert_close(found, case["expected"], atol=GEOMETRY_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in GEOMETRY if name.startswith("default_stack")])
+def test_the_composed_map_equals_the_reference(name: str, golden: Golden):
+    expected = torch.tensor(golden[name]["source_from_output_3x3"], dtype=torch.float64)
+    found = training_map(STACK, golden[name])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def fused_map(case: dict[str, Any]) -> torch.Tensor:
+    box = torch.tensor([[*case["tl_yx"], *case["crop_hw"]]])
+    crop = crop_matrix(box, source_size=case["images"].shape[-2:])
+    return training_map(STACK, case) @ crop
+
+
+def test_a_crop_folds_into_the_map(golden: Golden):
+    case = golden["presize_fused_reference"]
+    warp = fused_map(case)
+    expected = torch.tensor(case["source_from_output_3x3"], dtype=torch.float64)
+    torch.testing.assert_close(warp, expected, atol=1e-6, rtol=0)
+    found = warp_pictures(case["images"], warp=warp, size=size_of(case))
+    torch.testing.assert_close(found, case["expected"], atol=GEOMETRY_TOLERANCE, rtol=0)
+
+
+def test_one_interpolation_is_close_to_the_two_of_the_reference(golden: Golden):
+    case = golden["presize_fastai_two_interp"]
+    found = augment_pictures(case["images"], warp=fused_map(case), size=size_of(case))
+    difference = (found - case["expected"]).abs()
+    assert float(difference.mean()) < 0.0036
+    assert float(difference.max()) < 0.03
+
+
+@pytest.mark.parametrize("name", ["rrcgpu_x32_2_2_28x28_24", "rrcgpu_x32_8_8_12x12_24"])
+def test_a_window_is_cut_and_resized_as_in_the_reference(name: str, golden: Golden):
+    case = golden[name]
+    boxes = torch.tensor([[*case["tl_yx"], *case["crop_hw"]]] * len(case["images"]))
+    warp = crop_matrix(boxes, source_size=case["images"].shape[-2:])
+    found = augment_pictures(case["images"], warp=warp, size=size_of(case))
+    torch.testing.assert_close(found, case["expected"], atol=GEOMETRY_TOLERANCE, rtol=0)
+
+
+VALIDATION_CROPS = [
+    "rrcgpu_valid_x46_22_44",
+    "rrcgpu_valid_x20x32_24_45",
+    "rrcgpu_valid_x20x32_24_46",
+    "rrcgpu_valid_x20x32_(20, 26)_47",
+]
+
+
+@pytest.mark.parametrize("name", VALIDATION_CROPS)
+def test_validation_takes_the_middle_as_the_reference_does(name: str, golden: Golden):
+    case = golden[name]
+    crop = RandomResizedCropGPU(as_size(case["size"]), **case["kwargs"])
+    policy = merge_transforms([crop])
+    images = case["images"]
+    warp = validation_map(policy, count=len(images), source_size=images.shape[-2:])
+    assert policy.size == size_of(case)
+    found = augment_pictures(images, warp=warp, size=size_of(case))
+    torch.testing.assert_close(found, case["expected"], atol=GEOMETRY_TOLERANCE, rtol=0)
+
+
+COLOURS = {"brightness": Brightness, "contrast": Contrast, "saturation": Saturation}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["light_brightness", "light_contrast", "light_saturation", "light_bright_contrast", "light_contrast_bright", "light_all", "light_extreme"],
+)  # fmt: skip
+def test_colour_equals_the_reference(name: str, golden: Golden):
+    case = golden[name]
+    images = case["images"]
+    parts = [COLOURS[kind](p=1, draw=draw) for kind, draw in case["draws"].items()]
+    draws = Draws(seed=0, epoch=0, rows=torch.arange(len(images)))
+    found = augment_pictures(
+        images,
+        warp=torch.eye(3, dtype=torch.float64).repeat(len(images), 1, 1),
+        size=images.shape[-2:],
+        colour=compose_colour(merge_transforms(parts), draws=draws),
+    )
+    torch.testing.assert_close(found, case["expected"], atol=COLOUR_TOLERANCE, rtol=0)

@@ -1,0 +1,184 @@
+"""Which transforms are asked for, how a list of them becomes one policy, and what cannot work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from vizsla.augment.policy import (
+    AugmentationPolicy,
+    Brightness,
+    Contrast,
+    Dihedral,
+    Flip,
+    RandomResizedCropGPU,
+    Rotate,
+    Saturation,
+    Warp,
+    Zoom,
+    aug_transforms,
+    merge_transforms,
+)
+from vizsla.errors import ConfigError
+from vizsla.types import as_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "augment.json"
+STRUCTURES = json.loads(GOLDEN.read_text(encoding="utf-8"))["aug_transforms_structure"]
+
+REFERENCE_NAMES = {
+    "Flip": "flip_mat",
+    "Dihedral": "dihedral_mat",
+    "Rotate": "rotate_mat",
+    "Zoom": "zoom_mat",
+    "Warp": "warp",
+    "Brightness": "_BrightnessLogit",
+    "Contrast": "_ContrastLogit",
+}
+WRONG: Any = "linear"
+NOT_A_NUMBER: Any = len
+NOT_AN_OBJECT: Any = Flip
+COMPARED = ("p", "max_deg", "min_zoom", "max_zoom", "magnitude", "batch")
+
+
+def described(transform: Any) -> dict[str, Any]:
+    """Return a transform in the words of the reference."""
+    fields = {field.name: getattr(transform, field.name) for field in dataclasses.fields(transform)}
+    strength = {"max": fields["max_lighting"]} if "max_lighting" in fields else {}
+    name = REFERENCE_NAMES[type(transform).__name__]
+    return {"fn": name} | {key: fields[key] for key in COMPARED if key in fields} | strength
+
+
+def same(found: tuple[Any, ...], expected: list[dict[str, Any]]) -> bool:
+    described_found = [described(transform) for transform in found]
+    return len(described_found) == len(expected) and all(
+        mine[key] == pytest.approx(reference[key]) if key != "fn" else mine[key] == reference[key]
+        for mine, reference in zip(described_found, expected, strict=True)
+        for key in reference.keys() & mine.keys()
+    )
+
+
+def result_of_kind(case: dict[str, Any], key: str) -> dict[str, Any]:
+    return next((entry for entry in case["result"] if key in entry), {})
+
+
+@pytest.mark.parametrize("case", STRUCTURES, ids=lambda case: str(case["kwargs"]))
+def test_aug_transforms_asks_for_what_the_reference_does(case: dict[str, Any]):
+    policy = merge_transforms(aug_transforms(**case["kwargs"]))
+    geometry, crop = result_of_kind(case, "affine"), result_of_kind(case, "ratio")
+    assert same(policy.matrices, geometry.get("affine", []))
+    assert same(policy.warps, geometry.get("coord", []))
+    assert same(policy.colours, result_of_kind(case, "lighting").get("lighting", []))
+    expected_size = crop.get("size") or geometry.get("size")
+    assert policy.size == (None if expected_size is None else as_size(expected_size))
+    if crop:
+        assert policy.crop == RandomResizedCropGPU(as_size(crop["size"]), crop["min_scale"], (1, 1))
+    else:
+        assert policy.crop is None
+
+
+def test_extra_transforms_come_last():
+    extra = [Saturation(0.3), Rotate(90)]
+    assert aug_transforms(xtra_tfms=extra)[-2:] == extra
+
+
+def test_aug_transforms_passes_its_options_to_every_geometric_transform():
+    chosen = aug_transforms(
+        size=(20, 30), mode="nearest", pad_mode="zeros", align_corners=False, batch=True
+    )
+    geometric = [t for t in chosen if isinstance(t, (Flip, Rotate, Zoom, Warp))]
+    assert len(geometric) == 4
+    for transform in geometric:
+        assert transform.size == (20, 30)
+        assert transform.mode == "nearest"
+        assert transform.pad_mode == "zeros"
+        assert transform.align_corners is False
+    assert all(not isinstance(t, RandomResizedCropGPU) and t.batch for t in chosen)
+
+
+def test_positions_of_arguments_are_those_of_the_notebook_api():
+    assert Rotate(30, 1.0, 5.0, 224) == Rotate(max_deg=30, p=1.0, draw=5.0, size=224)
+    assert Zoom(0.9, 1.2, 1, 1.1, 0.3, 0.4, 24) == Zoom(
+        min_zoom=0.9, max_zoom=1.2, p=1, draw=1.1, draw_x=0.3, draw_y=0.4, size=24
+    )
+    assert Warp(0.1, 1, 0.05, -0.05) == Warp(magnitude=0.1, p=1, draw_x=0.05, draw_y=-0.05)
+    assert Brightness(0.3, 1, 0.6) == Brightness(max_lighting=0.3, p=1, draw=0.6)
+    crop = RandomResizedCropGPU(24, 0.5, (1, 2), "nearest", 0.9, 0.8)
+    assert (crop.valid_scale, crop.max_scale) == (0.9, 0.8)
+
+
+def test_the_first_geometric_transform_decides_size_mode_and_padding():
+    policy = merge_transforms(
+        [Brightness(), Zoom(size=40, mode="bicubic", pad_mode="border"), Flip(size=60)]
+    )
+    assert (policy.size, policy.mode, policy.pad_mode) == ((40, 40), "bicubic", "border")
+    assert merge_transforms([Zoom(), Flip(size=60)]).size is None
+
+
+def test_the_size_of_a_crop_comes_before_that_of_the_geometry():
+    assert merge_transforms([Flip(size=40), RandomResizedCropGPU((24, 28))]).size == (24, 28)
+
+
+def test_a_crop_alone_decides_the_mode():
+    assert merge_transforms([RandomResizedCropGPU(24, mode="nearest")]).mode == "nearest"
+
+
+def test_geometry_and_colour_keep_their_order():
+    chosen = [Contrast(), Zoom(), Warp(), Brightness(), Flip(), Warp(0.1)]
+    policy = merge_transforms(chosen)
+    assert policy.matrices == (Zoom(), Flip())
+    assert policy.warps == (Warp(), Warp(0.1))
+    assert policy.colours == (Contrast(), Brightness())
+
+
+def test_nothing_makes_an_empty_policy():
+    assert merge_transforms([]) == AugmentationPolicy()
+
+
+def test_transforms_are_values():
+    assert Flip(draw=[1, 0]) == Flip(draw=(1.0, 0.0))
+    assert hash(Flip(draw=[1, 0])) == hash(Flip(draw=(1.0, 0.0)))
+    assert Dihedral(size=[24, 30]).size == (24, 30)  # pyright: ignore[reportArgumentType] a list from JSON
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Flip().p = 0.1  # pyright: ignore[reportAttributeAccessIssue] that is the point
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Flip(p=1.5), ["Flip(p=...)", "from 0 to 1", "1.5"]),
+        (lambda: Brightness(p=-0.1), ["Brightness(p=...)", "-0.1"]),
+        (lambda: Rotate(max_deg=-3), ["Rotate(max_deg=...)", "-3"]),
+        (lambda: Zoom(1.2, 1.1), ["Zoom(min_zoom=...)", "1.2"]),
+        (lambda: Zoom(0, 1), ["Zoom(min_zoom=...)"]),
+        (lambda: Warp(0.8), ["Warp(magnitude=...)", "0.7", "0.8"]),
+        (lambda: Contrast(1.0), ["Contrast(max_lighting=...)", "0.99"]),
+        (lambda: Flip(mode=WRONG), ["Flip(mode=...)", "bilinear, nearest, bicubic", "'linear'"]),
+        (lambda: Flip(pad_mode=WRONG), ["Flip(pad_mode=...)", "reflection", "'linear'"]),
+        (lambda: RandomResizedCropGPU(24, mode=WRONG), ["RandomResizedCropGPU(mode=...)"]),
+        (lambda: RandomResizedCropGPU(24, 0), ["RandomResizedCropGPU(min_scale=...)"]),
+        (lambda: RandomResizedCropGPU(24, 0.9, max_scale=0.5), ["min_scale", "0.9"]),
+        (lambda: RandomResizedCropGPU(24, ratio=(2, 1)), ["ratio[0]", "2"]),
+        (lambda: RandomResizedCropGPU(0), ["positive whole number", "0"]),
+        (lambda: Rotate(draw=NOT_A_NUMBER), ["Rotate(draw=...)", "number"]),
+        (lambda: aug_transforms(min_scale=0.5), ["size=", "min_scale=0.5"]),
+        (lambda: merge_transforms([NOT_AN_OBJECT]), ["Flip, Dihedral", "object", "class"]),
+        (lambda: merge_transforms([RandomResizedCropGPU(9)] * 2), ["one crop"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_in_words(make: Callable[[], Any], words: list[str]):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_misspelt_argument_is_a_type_error():
+    with pytest.raises(TypeError):
+        aug_transforms(max_rotation=3)  # pyright: ignore[reportCallIssue] that is the point

@@ -1,0 +1,151 @@
+"""PictureCache: makes each picture once, keeps within its budget, notices changed files; and how much memory is free."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from vizsla.data.cache import PictureCache, PictureKey, free_memory_bytes
+from vizsla.errors import ConfigError, PictureError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def key_of(number: int) -> PictureKey:
+    return PictureKey(path=str(number), num_bytes=1, modified_ns=2, preparation="whole")
+
+
+class Maker:
+    """Makes pictures of 300 bytes and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> np.ndarray:
+        self.count += 1
+        return np.full((10, 10, 3), self.count, np.uint8)
+
+
+def test_a_picture_is_made_once():
+    cache, make = PictureCache(budget_bytes=1000), Maker()
+    first, second = cache.get(key_of(0), make), cache.get(key_of(0), make)
+    assert second is first
+    assert make.count == 1
+
+
+def test_it_stops_storing_at_its_budget_and_still_gives_pictures():
+    cache, make = PictureCache(budget_bytes=700), Maker()
+    for _ in range(2):
+        for number in range(3):
+            cache.get(key_of(number), make)
+    assert make.count == 4
+    assert cache.describe() == "cache auto: 2 pictures, 0.0 MB in memory of at most 0.0 MB"
+
+
+def test_off_stores_nothing():
+    cache, make = PictureCache(mode="off", budget_bytes=1000), Maker()
+    cache.get(key_of(0), make)
+    cache.get(key_of(0), make)
+    assert make.count == 2
+    assert cache.describe() == "cache off: every picture is decoded each time"
+
+
+def test_what_it_gives_cannot_be_written_to():
+    for cache in (PictureCache(), PictureCache(mode="off")):
+        picture = cache.get(key_of(0), Maker())
+        with pytest.raises(ValueError, match="read-only"):
+            picture[0, 0, 0] = 9
+
+
+def test_an_error_passes_through_and_nothing_is_kept():
+    cache, make = PictureCache(budget_bytes=1000), Maker()
+
+    def fail() -> np.ndarray:
+        raise PictureError("broken")
+
+    with pytest.raises(PictureError, match="broken"):
+        cache.get(key_of(0), fail)
+    cache.get(key_of(0), make)
+    assert make.count == 1
+
+
+def test_threads_that_ask_at_once_get_equal_pictures_and_the_bytes_are_counted_once():
+    cache = PictureCache(budget_bytes=650)
+    together = threading.Barrier(4)
+
+    def make() -> np.ndarray:
+        together.wait(timeout=10)
+        return np.zeros((10, 10, 3), np.uint8)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: cache.get(key_of(0), make), range(4)))
+    assert cache.get(key_of(1), Maker()) is cache.get(key_of(1), Maker())
+
+
+def test_a_changed_file_or_another_preparation_has_another_key(tmp_path: Path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"one")
+    before = PictureKey.of_file(path, preparation="centred 224")
+    assert PictureKey.of_file(path, preparation="centred 224") == before
+    assert PictureKey.of_file(path, preparation="strip 224") != before
+    os.utime(path, ns=(1, 1))
+    assert PictureKey.of_file(path, preparation="centred 224") != before
+
+
+def test_budgets_are_stated_shares_of_the_free_memory():
+    auto, memory = PictureCache().budget_bytes, PictureCache(mode="memory").budget_bytes
+    assert auto > 0
+    assert memory == pytest.approx(3 * auto, rel=0.2)
+    assert PictureCache(mode="off").budget_bytes == 0
+
+
+def test_unknown_modes_and_negative_budgets_are_refused():
+    with pytest.raises(ConfigError, match=r"'disc'\. Use one of auto, memory, off"):
+        PictureCache(mode="disc")  # pyright: ignore[reportArgumentType]  the mistake under test
+    with pytest.raises(ConfigError, match="at least 0"):
+        PictureCache(budget_bytes=-1)
+
+
+def write(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_free_memory_is_what_the_kernel_calls_available(tmp_path: Path):
+    write(tmp_path, proc__meminfo="MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+    assert free_memory_bytes(tmp_path) == 5000 * 1024
+
+
+def test_free_memory_of_a_container_is_what_its_limit_leaves(tmp_path: Path):
+    write(
+        tmp_path,
+        proc__meminfo="MemAvailable: 5000 kB\n",
+        sys__fs__cgroup__memory_dot_max="1000000\n",
+        sys__fs__cgroup__memory_dot_current="600000\n",
+        sys__fs__cgroup__memory_dot_stat="anon 5\ninactive_file 50000\n",
+    )
+    assert free_memory_bytes(tmp_path) == 450_000
+    write(tmp_path, sys__fs__cgroup__memory_dot_max="max\n")
+    assert free_memory_bytes(tmp_path) == 5000 * 1024
+    write(tmp_path, sys__fs__cgroup__memory_dot_max="nonsense\n")
+    assert free_memory_bytes(tmp_path) == 5000 * 1024
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="Windows does not tell it this way")
+@pytest.mark.parametrize("meminfo", [None, "MemTotal: 9000 kB\n", "MemAvailable:\n"])
+def test_free_memory_without_the_kernels_word_is_half_of_the_machine(
+    tmp_path: Path, meminfo: str | None
+):
+    if meminfo is not None:
+        write(tmp_path, proc__meminfo=meminfo)
+    expected = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    assert free_memory_bytes(tmp_path) == expected

@@ -1,0 +1,284 @@
+"""Every fault of labelled pictures is found, all of them are told in one message, and long lists are cut."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from vizsla.data.assemble import assemble_table
+from vizsla.data.check import (
+    ClassCount,
+    describe_data,
+    drop_unreadable,
+    lonely_classes,
+    settle_unreadable,
+)
+from vizsla.data.labels import LabelledPictures
+from vizsla.data.problems import Problem, counted, listed, quoted, raise_problems
+from vizsla.errors import ConfigError, DataError, LabelError, PictureError, TableError
+from vizsla.types import UNLABELLED, PictureTable
+
+
+def pictures_at(root: Path, **labels: object) -> LabelledPictures:
+    """Pictures ``{name}.jpg`` that exist, with these labels, as rows 2, 3, ... of a table."""
+    for name in labels:
+        (root / f"{name}.jpg").touch()
+    return LabelledPictures(
+        root=root,
+        paths=tuple(root / f"{name}.jpg" for name in labels),
+        labels=tuple(labels.values()),
+        row_word="row",
+        row_numbers=tuple(range(2, 2 + len(labels))),
+    )
+
+
+def assemble(pictures: LabelledPictures, **arguments: object) -> PictureTable:
+    """Put every second picture into validation."""
+    count = len(pictures.paths)
+    split = {"train": list(range(0, count, 2)), "valid": list(range(1, count, 2))}
+    return assemble_table(pictures, **{**split, **arguments})  # pyright: ignore[reportArgumentType]
+
+
+def test_good_pictures_become_a_table(tmp_path: Path):
+    table = assemble(pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog"))
+    assert table.vocab == ("cat", "dog")
+    assert table.targets.tolist() == [1, 0, 0, 1]
+    assert (table.train_rows.tolist(), table.valid_rows.tolist()) == ([0, 2], [1, 3])
+    assert [table.shown_path(row) for row in range(2)] == ["a.jpg", "b.jpg"]
+    assert table.skipped == ()
+
+
+def test_a_given_vocabulary_keeps_its_order(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
+    table = assemble(pictures, vocab=["dog", "cat", "fox"])
+    assert (table.vocab, table.targets.tolist()) == (("dog", "cat", "fox"), [0, 1, 1, 0])
+
+
+def test_classes_may_stay_in_order_of_appearance(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
+    assert assemble(pictures, sort=False).vocab == ("dog", "cat")
+
+
+def test_unknown_labels_can_have_a_class_of_their_own(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="dog")
+    table = assemble(pictures, add_na=True)
+    assert (table.vocab, table.targets.tolist()) == (("#na#", "cat", "dog"), [2, 0, 1, 2])
+
+
+def test_whole_numbers_are_sorted_as_numbers(tmp_path: Path):
+    table = assemble(pictures_at(tmp_path, a=10, b=10, c=9, d=9))
+    assert (table.vocab, table.targets.tolist()) == (("9", "10"), [1, 1, 0, 0])
+
+
+def test_pictures_in_neither_set_may_lack_a_label(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog", e="fox", f=None)
+    table = assemble(pictures, train=[0, 1], valid=[2, 3])
+    assert table.targets.tolist() == [1, 0, 0, 1, UNLABELLED, UNLABELLED]
+
+
+def test_a_class_only_in_validation_is_named_with_a_picture(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="dog", e="cat", f="fox")
+    message = r"1 class is in validation but not in training:\n  'fox': 2 pictures, the first row 3 \('.*b\.jpg'\)\n"
+    with pytest.raises(LabelError, match=message):
+        assemble(pictures)
+
+
+def test_a_training_label_outside_a_given_vocabulary_is_named(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
+    with pytest.raises(LabelError, match=r"in training but not in vocab:\n  'cat': 1 picture"):
+        assemble(pictures, vocab=["dog", "fox", "cow"], valid=[1])
+
+
+def test_a_single_class_is_refused(tmp_path: Path):
+    with pytest.raises(LabelError, match="only one class, 'dog', for all 2 pictures"):
+        assemble(pictures_at(tmp_path, a="dog", b="dog"))
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "side"), [([0, 1], [], "validation"), ([], [0, 1], "training")]
+)
+def test_an_empty_set_is_refused(tmp_path: Path, train: list[int], valid: list[int], side: str):
+    with pytest.raises(DataError, match=f"There are no {side} pictures; all 2 pictures are for"):
+        assemble(pictures_at(tmp_path, a="dog", b="cat"), train=train, valid=valid)
+
+
+def test_missing_files_are_listed_with_their_rows(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
+    pictures.paths[1].unlink()
+    with pytest.raises(
+        PictureError, match=r"1 of 4 picture files does not exist:\n  row 3 \('.*b\.jpg'\)"
+    ):
+        assemble(pictures)
+
+
+def test_a_name_that_no_file_system_takes_is_a_missing_file(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
+    odd = (tmp_path / "x\0y.jpg", tmp_path / ("n" * 5000))
+    with pytest.raises(
+        PictureError, match=r"2 of 4 picture files do not exist:\n  row 2 \('.*x\\x00y"
+    ):
+        assemble(replace(pictures, paths=(*odd, *pictures.paths[2:])))
+
+
+def test_empty_labels_are_listed_with_their_rows(tmp_path: Path):
+    pictures = pictures_at(
+        tmp_path, a="dog", b="dog", c="cat", d="cat", e=None, f=float("nan"), g=" "
+    )
+    message = r"3 pictures have an empty label:\n  row 6 \('.*e\.jpg'\)\n  row 7 .*\n  row 8 .*\nFill the label in"
+    with pytest.raises(LabelError, match=message):
+        assemble(pictures)
+
+
+def test_several_labels_and_decimal_numbers_are_refused_for_now(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e=["a", "b"], f=0.5)
+    with pytest.raises(LabelError, match=r"(?s)row 6 .*\(multi-label\).*row 7 .*\(regression\)"):
+        assemble(pictures)
+
+
+def test_repeated_pictures_are_listed_with_rows_and_labels(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e="cat", f="cat")
+    a, b, c, d = pictures.paths[:4]
+    message = (
+        r"2 pictures are listed more than once:\n"
+        r"  '.*a\.jpg': 2 times \(row 2, row 6\), with different labels: 'dog', 'cat'\n"
+        r"  '.*c\.jpg': 2 times \(row 4, row 7\), each labelled 'cat'\n"
+    )
+    with pytest.raises(DataError, match=message):
+        assemble(replace(pictures, paths=(a, b, c, d, a, c)))
+
+
+@pytest.mark.parametrize(("num_missed", "num_shown"), [(6, 3), (5, 5), (30, 5)])
+def test_misses_are_shown_by_three_or_five(tmp_path: Path, num_missed: int, num_shown: int):
+    labels: dict[str, object] = {f"m{n}": LabelError("no label") for n in range(num_missed)}
+    if num_shown == 5:
+        labels |= {"x": "dog", "y": "dog", "z": "cat", "w": "cat"}
+    pictures = replace(pictures_at(tmp_path, **labels), advice="Labels come from names.")
+    with pytest.raises(LabelError) as caught:
+        assemble(pictures)
+    message = str(caught.value)
+    assert message.count("no label\n") == num_shown
+    assert message.endswith("\nLabels come from names.")
+    head = f"None of {num_missed} pictures gives a label:" if num_shown == 3 else f"{num_missed} of"
+    assert head in message
+    assert ("and 25 more" in message) == (num_missed == 30)
+
+
+def test_all_kinds_of_problems_are_told_at_once(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="", e="cat", f="dog")
+    pictures.paths[4].unlink()
+    known = Problem(kind=TableError, text="The table is odd.")
+    with pytest.raises(DataError) as caught:
+        assemble(replace(pictures, problems=(known,)))
+    lines = str(caught.value).splitlines()
+    assert lines[:2] == ["The data has 4 problems.", "1. The table is odd."]
+    numbered = [line for line in lines if re.match(r"\d\. ", line)]
+    assert [line[:30] for line in numbered[1:]] == [
+        "2. 1 of 6 picture files does n",
+        "3. 1 picture has an empty labe",
+        "4. 1 class is in validation bu",
+    ]
+
+
+def test_classes_with_one_picture_are_named(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="fox")
+    (problem,) = lonely_classes(pictures, range(4))
+    assert re.match(
+        r"2 classes have a single picture.*:\n  'cat': row 4 .*\n  'fox': row 5 ", problem.text
+    )
+    assert lonely_classes(pictures, range(2)) == []
+
+
+def test_long_lists_are_cut_with_a_count_of_the_rest():
+    lines = listed([str(number) for number in range(33)]).splitlines()
+    assert lines == [f"  {number}" for number in range(20)] + ["  ... and 13 more"]
+    assert listed(["a", "b"]) == "  a\n  b"
+
+
+def test_words_agree_with_their_number():
+    assert [counted(1, "class", "classes"), counted(2, "class", "classes")] == [
+        "1 class",
+        "2 classes",
+    ]
+    assert [counted(0, "row"), counted(1, "row")] == ["0 rows", "1 row"]
+
+
+def test_shown_paths_stay_on_one_line():
+    assert quoted(Path("a b/new\nline é 犬.jpg")) == "'a b/new\\nline é 犬.jpg'"
+    assert quoted("caf\udce9") == "'caf\\udce9'"
+
+
+def test_problems_of_one_kind_keep_their_error_class():
+    raise_problems([])
+    with pytest.raises(TableError, match=r"^a$"):
+        raise_problems([Problem(kind=TableError, text="a")])
+    with pytest.raises(TableError, match="The data has 2 problems"):
+        raise_problems([Problem(kind=TableError, text="a"), Problem(kind=TableError, text="b")])
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> PictureTable:
+    labels = {"a": "cat", "b": "cat", "c": "dog", "d": "dog", "e": "cat", "f": "dog"}
+    return assemble_table(pictures_at(tmp_path, **labels), train=[3, 0, 2, 4], valid=[5, 1])
+
+
+def test_unreadable_pictures_are_refused_all_at_once(table: PictureTable):
+    with pytest.raises(PictureError) as caught:
+        settle_unreadable(table, [(0, "empty file"), (5, "is a text")])
+    assert str(caught.value).splitlines() == [
+        "2 of 6 pictures cannot be read:",
+        f"  {quoted(table.paths[0])}: empty file",
+        f"  {quoted(table.paths[5])}: is a text",
+        "Repair or remove the files, or train on the rest with --on-bad skip (on_bad='skip').",
+    ]
+
+
+def test_skipped_pictures_leave_the_table_and_stand_in_skipped(table: PictureTable):
+    after = settle_unreadable(table, [(0, "empty file"), (1, "is a text")], on_bad="skip")
+    assert after.paths == table.paths[2:]
+    assert after.targets.tolist() == [1, 1, 0, 1]
+    assert (after.train_rows.tolist(), after.valid_rows.tolist()) == ([1, 0, 2], [3])
+    assert after.vocab == table.vocab
+    assert after.skipped == ((table.paths[0], "empty file"), (table.paths[1], "is a text"))
+    assert len(table.paths) == 6
+    again = drop_unreadable(after, [(0, "truncated")])
+    assert again.skipped == (*after.skipped, (table.paths[2], "truncated"))
+
+
+def test_nothing_unreadable_changes_nothing(table: PictureTable):
+    assert settle_unreadable(table, []) is table
+
+
+def test_a_class_that_loses_all_its_pictures_is_an_error(table: PictureTable):
+    with pytest.raises(DataError, match=r"nothing to learn from:\n  'dog': 2 training pictures\n"):
+        drop_unreadable(table, [(3, "x"), (2, "x")])
+
+
+def test_a_set_that_loses_all_its_pictures_is_an_error(table: PictureTable):
+    with pytest.raises(DataError, match=r"None of the 2 validation pictures can be read"):
+        drop_unreadable(table, [(5, "x"), (1, "x")])
+    with pytest.raises(DataError, match="None of the 4 training pictures can be read"):
+        drop_unreadable(table, [(row, "x") for row in (0, 2, 3, 4)])
+
+
+def test_an_unknown_way_with_bad_pictures_is_refused(table: PictureTable):
+    with pytest.raises(ConfigError, match="Received: 'ignore'"):
+        settle_unreadable(table, [], on_bad="ignore")  # pyright: ignore[reportArgumentType]
+
+
+def test_data_is_counted_by_class_and_set(table: PictureTable):
+    targets = table.targets.clone()
+    targets[4] = UNLABELLED
+    other = replace(
+        table, targets=targets, train_rows=torch.tensor([3, 0, 2]), valid_rows=torch.tensor([1])
+    )
+    summary = describe_data(other)
+    assert summary.classes == (
+        ClassCount(label="cat", num_train=1, num_valid=1, num_other=0),
+        ClassCount(label="dog", num_train=2, num_valid=0, num_other=1),
+    )
+    assert (summary.num_train, summary.num_valid, summary.num_other) == (3, 1, 2)
+    assert (summary.num_unlabelled, summary.num_skipped) == (1, 0)

@@ -1,0 +1,184 @@
+"""DataLoader and DataLoaders: what training and validation see, sizes, one batch, other pictures."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vizsla.augment.policy import Brightness, Flip, aug_transforms
+from vizsla.data.cache import PictureCache
+from vizsla.data.dataloaders import DataLoaders, default_device
+from vizsla.data.presize import Resize
+from vizsla.errors import DataError, PictureError
+from vizsla.types import UNLABELLED, PictureTable
+
+
+@pytest.fixture
+def table(picture_folder: Path) -> PictureTable:
+    paths = tuple(sorted(picture_folder.glob("*/*.jpg")))
+    return PictureTable(
+        root=picture_folder,
+        paths=paths,
+        targets=torch.tensor([path.parent.name == "disc" for path in paths]).long(),
+        vocab=("cross", "disc"),
+        train_rows=torch.arange(0, 24, 2),
+        valid_rows=torch.arange(23, 0, -2),
+    )
+
+
+def loaders_of(table: PictureTable, **options: object) -> DataLoaders:
+    settings = dict(
+        resize=Resize(32), transforms=aug_transforms(size=24), batch_size=5, device="cpu"
+    )
+    return DataLoaders(table, **(settings | options))  # pyright: ignore[reportArgumentType]
+
+
+def test_validation_batches_are_the_centred_pictures_over_255_in_order(table: PictureTable):
+    loaders = loaders_of(table, transforms=[Flip(1.0), Brightness(0.5, 1.0)])
+    rows, pixels = [], []
+    for batch in loaders.valid.batches(epoch=3):
+        assert batch.images.dtype == torch.float32
+        assert torch.equal(batch.targets, table.targets[batch.rows])
+        rows += batch.rows.tolist()
+        pixels += list(batch.images)
+    assert rows == list(range(23, 0, -2))
+    for row, image in zip(rows, pixels, strict=True):
+        centred = loaders.reader.read(table.paths[row])
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), centred.astype(np.float32) / 255)
+
+
+def test_training_batches_are_augmented_and_their_last_short_one_is_left_out(table: PictureTable):
+    loaders = loaders_of(table)
+    batches = list(loaders.train.batches())
+    assert [tuple(batch.images.shape) for batch in batches] == [(5, 3, 24, 24)] * 2
+    assert len(loaders.train) == 2
+    for batch in batches:
+        assert 0 <= float(batch.images.min()) < float(batch.images.max()) <= 1
+        plain = next(loaders.loader_for(batch.rows).batches())
+        assert torch.equal(plain.targets, batch.targets)
+        assert not torch.equal(plain.images, batch.images)
+
+
+def test_few_training_pictures_still_make_a_batch(table: PictureTable):
+    loaders = loaders_of(table, batch_size=64)
+    assert len(loaders.train) == 1
+    assert len(loaders.one_batch()[0]) == 12
+
+
+def test_training_differs_by_epoch_and_repeats_by_seed(table: PictureTable):
+    def images(
+        *, seed: int, epoch: int, batch_size: int = 12, num_workers: int = 2
+    ) -> torch.Tensor:
+        loaders = loaders_of(table, seed=seed, batch_size=batch_size, num_workers=num_workers)
+        batches = list(loaders.train.batches(epoch=epoch))
+        order = torch.cat([batch.rows for batch in batches]).argsort()
+        return torch.cat([batch.images for batch in batches])[order]
+
+    first = images(seed=1, epoch=0)
+    assert torch.equal(images(seed=1, epoch=0, batch_size=4, num_workers=0), first)
+    assert not torch.equal(images(seed=1, epoch=1), first)
+    assert not torch.equal(images(seed=2, epoch=0), first)
+
+
+def test_predictions_on_training_rows_use_validation_transforms(table: PictureTable):
+    loaders = loaders_of(table)
+    first, second = (list(loaders.loader_for(table.train_rows).batches(epoch=e)) for e in (0, 1))
+    assert torch.cat([batch.rows for batch in first]).tolist() == table.train_rows.tolist()
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one.images, other.images)
+
+
+def test_loader_for_training_augments_and_keeps_every_row(table: PictureTable):
+    loader = loaders_of(table).loader_for(table.train_rows, training=True)
+    rows = torch.cat([batch.rows for batch in loader.batches(epoch=1)])
+    assert len(rows) == 12
+    assert rows.tolist() != table.train_rows.tolist()
+    assert sorted(rows.tolist()) == table.train_rows.tolist()
+
+
+def test_other_pictures_come_in_their_order_without_labels(table: PictureTable):
+    loaders = loaders_of(table)
+    items = [table.paths[9], str(table.paths[1]), table.paths[9]]
+    loader = loaders.test_dl(items)
+    (batch,) = loader.batches()
+    assert batch.targets.tolist() == [UNLABELLED] * 3
+    assert [loader.table.paths[row] for row in batch.rows.tolist()] == [
+        Path(item) for item in items
+    ]
+    expected = next(loaders.loader_for(torch.tensor([9, 1, 9])).batches())
+    assert torch.equal(batch.images, expected.images)
+    assert loader.table.vocab == loaders.vocab
+
+
+def test_iterating_gives_images_and_targets(table: PictureTable):
+    loaders = loaders_of(table)
+    for (images, targets), batch in zip(loaders.valid, loaders.valid.batches(), strict=True):
+        assert torch.equal(images, batch.images)
+        assert torch.equal(targets, batch.targets)
+
+
+def test_one_batch_is_the_first_one_and_reads_no_other(table: PictureTable):
+    loaders = loaders_of(table, cache=PictureCache(mode="memory"))
+    images, targets = loaders.one_batch()
+    assert loaders.cache.describe().startswith("cache memory: 5 pictures")
+    first = next(loaders_of(table).train.batches())
+    assert torch.equal(images, first.images)
+    assert torch.equal(targets, first.targets)
+    assert not torch.equal(loaders.one_batch(epoch=1)[0], images)
+
+
+def test_one_batch_of_nothing_says_so(table: PictureTable):
+    with pytest.raises(DataError, match="no pictures"):
+        loaders_of(table).loader_for(torch.arange(0)).one_batch()
+
+
+def test_attributes_describe_the_data(table: PictureTable):
+    loaders = loaders_of(table, valid_batch_size=9)
+    assert loaders.vocab == ("cross", "disc")
+    assert loaders.c == 2
+    assert loaders.path == table.root
+    assert loaders.table is table
+    assert loaders.bs == loaders.train.bs == 5
+    assert loaders.valid.bs == 9
+    assert (loaders.train.n, loaders.valid.n) == (12, 12)
+    assert torch.equal(loaders.valid.rows, table.valid_rows)
+    assert loaders.device == loaders.valid.device == torch.device("cpu")
+    assert list(loaders) == [loaders[0], loaders[1]] == [loaders.train, loaders.valid]
+    assert len(loaders) == 2
+    with pytest.raises(IndexError):
+        loaders[2]
+
+
+def test_the_final_size_follows_the_size_else_the_transforms_else_resize(table: PictureTable):
+    assert loaders_of(table, size=(16, 20)).final_size == (16, 20)
+    assert loaders_of(table).final_size == (24, 24)
+    assert loaders_of(table, transforms=()).final_size == (32, 32)
+    assert loaders_of(table, transforms=(), resize=None).final_size is None
+    assert loaders_of(table, size=(16, 20)).one_batch()[0].shape == (5, 3, 16, 20)
+
+
+def test_both_loaders_share_one_cache_that_is_on_by_default(table: PictureTable):
+    loaders = loaders_of(table)
+    list(loaders.valid.batches())
+    list(loaders.train.batches())
+    assert loaders.cache.describe().startswith("cache auto: 22 pictures")
+    for path in table.paths[1::2]:
+        path.unlink()
+    with pytest.raises(PictureError, match="there is no such file"):
+        list(loaders.valid.batches())
+
+
+def test_closing_early_ends_the_threads(table: PictureTable):
+    for batches in (loaders_of(table).valid.batches(), iter(loaders_of(table).train)):
+        next(batches)
+        batches.close()  # pyright: ignore[reportAttributeAccessIssue]  a generator
+    assert not [t for t in threading.enumerate() if t.name.startswith("vizsla-reader")]
+
+
+def test_the_default_device_exists(table: PictureTable):
+    assert DataLoaders(table, resize=Resize(8)).device == default_device()
+    assert torch.zeros(1, device=default_device()).item() == 0

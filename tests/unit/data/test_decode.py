@@ -1,0 +1,353 @@
+"""open_picture: every kind of file comes out as upright RGB, and what cannot be read is said in words."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vizsla.data.decode import cause_of, open_picture, to_rgb
+from vizsla.errors import PictureError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vizsla.types import Size
+
+RED, GREEN, BLUE = (220, 30, 30), (30, 200, 40), (30, 40, 210)
+
+
+def left_red_right_blue(width: int = 64, height: int = 32) -> Image.Image:
+    picture = Image.new("RGB", (width, height), RED)
+    picture.paste(BLUE, (width // 2, 0, width, height))
+    return picture
+
+
+def as_bytes(picture: Image.Image, **options: object) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, **options)  # pyright: ignore[reportArgumentType]  options of the format
+    return buffer.getvalue()
+
+
+def near(picture: Image.Image, xy: tuple[int, int], colour: tuple[int, int, int]) -> bool:
+    return bool(np.abs(np.asarray(picture)[xy[1], xy[0]].astype(int) - colour).max() <= 6)
+
+
+def cause(source: Path | bytes) -> str:
+    with pytest.raises(PictureError) as caught:
+        open_picture(source)
+    return cause_of(caught.value)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has a few bytes of data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9))
+
+
+# ── kinds of files ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_path_a_string_and_bytes_give_the_same(tmp_path: Path):
+    path = tmp_path / "a.png"
+    left_red_right_blue().save(path)
+    expected = left_red_right_blue().tobytes()
+    for source in (path, str(path), path.read_bytes()):
+        picture = open_picture(source)
+        assert picture.mode == "RGB"
+        assert picture.tobytes() == expected
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("cover", [None, (8, 10)])
+def test_every_exif_orientation_is_turned_upright(orientation: int, kind: str, cover: Size | None):
+    upright = Image.new("RGB", (64, 48), "white")
+    upright.paste(RED, (0, 0, 32, 24))
+    upright.paste(BLUE, (32, 0, 64, 24))
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright if orientation == 1 else upright.transpose(undo[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    picture = open_picture(as_bytes(stored, format=kind, exif=exif, **options), cover=cover)
+    width, height = picture.size
+    assert width * 48 == height * 64
+    assert near(picture, (width // 4, height // 4), RED)
+    assert near(picture, (3 * width // 4, height // 4), BLUE)
+    assert near(picture, (width // 4, 3 * height // 4), (255, 255, 255))
+    assert picture.getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [b"MM\0*\0\0\0\x08\xff\xff\x01", b"no TIFF header", b"MM"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_data_does_not_cost_the_picture(exif: bytes, kind: str):
+    data = as_bytes(left_red_right_blue(), format=kind, exif=b"Exif\0\0" + exif)
+    assert open_picture(data, cover=(32, 32)).size == (64, 32)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_and_not_clipped(kind: str):
+    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    picture = open_picture(as_bytes(Image.fromarray(values), format=kind))
+    expected = np.rint(values / 257).astype(np.uint8)
+    assert np.array_equal(np.asarray(picture), np.stack([expected] * 3, axis=-1))
+
+
+def test_wide_values_without_a_known_meaning_are_refused():
+    wide = as_bytes(Image.fromarray(np.full((4, 4), 70_000, np.int32)), format="TIFF")
+    assert cause(wide) == "its values go from 70000 to 70000, only 0 to 65535 have a known meaning"
+    floats = as_bytes(Image.fromarray(np.full((4, 4), -2.5, np.float32)), format="TIFF")
+    assert cause(floats) == "its values go from -2.5 to -2.5, only 0 to 1 have a known meaning"
+
+
+def test_float_pictures_from_0_to_1_are_scaled():
+    half = as_bytes(Image.fromarray(np.full((4, 4), 0.5, np.float32)), format="TIFF")
+    assert open_picture(half).getcolors() == [(16, (128, 128, 128))]
+
+
+def test_transparent_pixels_become_white_whatever_their_hidden_colour():
+    picture = Image.new("RGBA", (4, 1), (*RED, 0))
+    picture.putpixel((1, 0), (*RED, 255))
+    picture.putpixel((2, 0), (0, 0, 0, 51))
+    for kind in ("PNG", "TIFF"):
+        opened = open_picture(as_bytes(picture, format=kind))
+        found = [opened.getpixel((x, 0)) for x in range(4)]
+        assert found == [(255, 255, 255), RED, (204, 204, 204), (255, 255, 255)]
+
+
+def test_grey_with_alpha_is_laid_over_white():
+    picture = Image.new("LA", (2, 1), (7, 0))
+    picture.putpixel((1, 0), (7, 255))
+    opened = open_picture(as_bytes(picture, format="PNG"))
+    assert [opened.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (7, 7, 7)]
+
+
+@pytest.mark.parametrize("transparency", [1, b"\xff\x00\xff"])
+def test_palette_with_transparency_is_laid_over_white(transparency: int | bytes):
+    picture = Image.new("P", (3, 1))
+    picture.putpalette([*RED, *GREEN, *BLUE])
+    picture.putdata([0, 1, 2])
+    opened = open_picture(as_bytes(picture, format="PNG", transparency=transparency))
+    assert [opened.getpixel((x, 0)) for x in range(3)] == [RED, (255, 255, 255), BLUE]
+
+
+def test_a_transparent_colour_of_an_rgb_png_becomes_white():
+    data = as_bytes(left_red_right_blue(), format="PNG", transparency=BLUE)
+    opened = open_picture(data)
+    assert opened.getpixel((0, 0)) == RED
+    assert opened.getpixel((63, 0)) == (255, 255, 255)
+
+
+def test_cmyk_jpeg_becomes_rgb():
+    picture = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
+    opened = open_picture(as_bytes(picture, format="JPEG", quality=95), cover=(4, 4))
+    assert opened.mode == "RGB"
+    assert near(opened, (1, 1), (255, 0, 0))
+
+
+def test_grey_and_one_bit_pictures_become_rgb():
+    grey = open_picture(as_bytes(Image.new("L", (5, 4), 77), format="JPEG"))
+    assert grey.getcolors() == [(20, (77, 77, 77))]
+    bits = Image.new("1", (2, 1))
+    bits.putpixel((1, 0), 1)
+    opened = open_picture(as_bytes(bits, format="PNG"))
+    assert [opened.getpixel((x, 0)) for x in range(2)] == [(0, 0, 0), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_taken(kind: str):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    data = as_bytes(frames[0], format=kind, save_all=True, append_images=frames[1:], lossless=True)
+    assert near(open_picture(data), (4, 4), RED)
+
+
+def test_multi_picture_jpeg_of_a_phone_gives_its_first_picture():
+    data = as_bytes(
+        left_red_right_blue(400, 200),
+        format="MPO",
+        save_all=True,
+        append_images=[Image.new("RGB", (400, 200), GREEN)],
+    )
+    opened = open_picture(data, cover=(100, 100))
+    assert opened.size == (200, 100)
+    assert near(opened, (10, 10), RED)
+
+
+def test_the_format_is_told_by_the_content_not_by_the_name(tmp_path: Path):
+    path = tmp_path / "really_a_png.jpg"
+    left_red_right_blue().save(path, format="PNG")
+    assert open_picture(path).getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 10), (10, 2000)])
+def test_tiny_and_thin_pictures_keep_their_size(size: tuple[int, int]):
+    for kind in ("JPEG", "PNG"):
+        data = as_bytes(Image.new("RGB", size, GREEN), format=kind)
+        assert open_picture(data, cover=(224, 224)).size == size
+
+
+# ── the scale of JPEGs ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("cover", "expected"),
+    [
+        (None, (800, 600)),
+        ((600, 600), (800, 600)),
+        ((301, 301), (800, 600)),
+        ((300, 400), (400, 300)),
+        ((160, 160), (400, 300)),
+        ((150, 150), (200, 150)),
+        ((75, 100), (100, 75)),
+        ((10, 10), (100, 75)),
+        ((2000, 2000), (800, 600)),
+    ],
+)
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers(
+    cover: Size | None, expected: tuple[int, int]
+):
+    data = as_bytes(left_red_right_blue(800, 600), format="JPEG")
+    assert open_picture(data, cover=cover).size == expected
+
+
+def test_other_formats_are_decoded_whole():
+    data = as_bytes(left_red_right_blue(800, 600), format="PNG")
+    assert open_picture(data, cover=(10, 10)).size == (800, 600)
+
+
+# ── what cannot be read ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_message_names_the_file_the_cause_and_the_way_out(tmp_path: Path):
+    path = tmp_path / "nothing.jpg"
+    path.touch()
+    with pytest.raises(PictureError) as caught:
+        open_picture(path)
+    assert str(caught.value) == (
+        f"Cannot read the picture {path}: the file is empty (0 bytes). Replace the file or leave it out."
+    )
+    with pytest.raises(PictureError, match="given as 3 bytes: it is no picture but text"):
+        open_picture(b"abc")
+
+
+def test_missing_files_and_folders_are_told_apart(tmp_path: Path):
+    assert cause(tmp_path / "absent.jpg") == "there is no such file"
+    assert cause(tmp_path) == "it is a folder"
+
+
+def test_text_with_the_name_of_a_picture_is_recognised(tmp_path: Path):
+    path = tmp_path / "page.jpg"
+    path.write_text("<html>not found</html>")
+    assert cause(path) == "it is no picture but text that begins with '<html>not found</html>'"
+
+
+def test_unknown_bytes_and_heic_are_named():
+    assert cause(b"\0\1\2\3" * 9) == (
+        "it is no picture, or its header is damaged (it begins with b'\\x00\\x01\\x02\\x03\\x00\\x01\\x02\\x03')"
+    )
+    assert "HEIC" in cause(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+
+
+def test_formats_that_run_other_programs_are_not_opened():
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    assert cause(eps).startswith("it is no picture but text that begins with '%!PS-Adobe")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.98])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("cover", [None, (10, 10)])
+def test_truncated_files_are_refused(kind: str, kept: float, cover: Size | None):
+    noise = np.random.default_rng(1).integers(0, 256, (80, 90, 3), np.uint8)
+    data = as_bytes(Image.fromarray(noise), format=kind)
+    with pytest.raises(PictureError) as caught:
+        open_picture(data[: int(kept * len(data))], cover=cover)
+    if kind in ("JPEG", "PNG"):
+        assert cause_of(caught.value) == "the file is truncated, it ends before the picture does"
+
+
+def test_damaged_pixel_data_is_refused():
+    data = bytearray(as_bytes(left_red_right_blue(), format="PNG"))
+    place = data.index(b"IDAT") + 10
+    data[place : place + 8] = b"\xff" * 8
+    assert cause(bytes(data)).startswith("its data is damaged (")
+
+
+def test_pictures_above_the_pixel_limit_are_refused_before_any_memory_is_taken():
+    assert cause(png_header(20_000, 10_001)) == "it has 20000 x 10001 pixels, more than 200 million"
+
+
+def test_pictures_below_the_limit_are_not_turned_away_by_pillows_own(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert open_picture(as_bytes(left_red_right_blue(), format="PNG")).size == (64, 32)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_any_cut_or_flipped_byte_gives_a_picture_or_our_error():
+    sources = [
+        as_bytes(left_red_right_blue(), format=kind)
+        for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000")
+    ]
+    chance = np.random.default_rng(7)
+    for source in sources:
+        for _ in range(60):
+            damaged = bytearray(source)
+            for place in chance.integers(0, min(len(source), 400), 3):
+                damaged[place] = chance.integers(256)
+            try:
+                mode = open_picture(bytes(damaged), cover=(4, 4)).mode
+            except PictureError:
+                mode = "refused"
+            assert mode in ("RGB", "refused")
+
+
+def test_many_threads_may_open_pictures_at_once():
+    data = [as_bytes(Image.new("RGB", (9, 9), (i, i, i)), format="PNG") for i in range(40)]
+    limit = Image.MAX_IMAGE_PIXELS
+    with ThreadPoolExecutor(8) as pool:
+        found = [picture.getpixel((4, 4)) for picture in pool.map(open_picture, data)]
+    assert found == [(i, i, i) for i in range(40)]
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_plain_rgb_is_not_copied():
+    picture = left_red_right_blue()
+    assert to_rgb(picture) is picture
+
+
+def test_rare_modes_of_open_pictures_become_rgb():
+    picture = left_red_right_blue()
+    for rare in (
+        picture.convert("RGBA").convert("RGBa"),
+        picture.quantize(4).convert("PA"),
+        picture.convert("YCbCr"),
+        picture.convert("HSV"),
+    ):
+        assert near(to_rgb(rare), (0, 0), RED)
+
+
+def test_the_cause_of_another_error_is_its_message():
+    assert cause_of(PictureError("two files are bad")) == "two files are bad"

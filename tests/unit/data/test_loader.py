@@ -1,0 +1,443 @@
+"""PictureReader, PictureLoader, find_unreadable, read_ahead: order, randomness, errors, threads that end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vizsla.data.cache import PictureCache
+from vizsla.data.loader import (
+    PictureLoader,
+    PictureReader,
+    default_num_workers,
+    find_unreadable,
+    read_ahead,
+)
+from vizsla.data.presize import Resize
+from vizsla.errors import ConfigError, DataError, PictureError
+from vizsla.types import PictureTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert reader_threads() == []
+
+
+def reader_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("vizsla-reader")]
+
+
+@pytest.fixture
+def table(picture_folder: Path) -> PictureTable:
+    paths = tuple(sorted(picture_folder.glob("*/*.jpg")))
+    return PictureTable(
+        root=picture_folder,
+        paths=paths,
+        targets=torch.tensor([path.parent.name == "disc" for path in paths]).long(),
+        vocab=("cross", "disc"),
+        train_rows=torch.arange(len(paths)),
+        valid_rows=torch.arange(0),
+    )
+
+
+def reader_of(resize: Resize | None = None, mode: str = "off") -> PictureReader:
+    return PictureReader(resize=resize, cache=PictureCache(mode=mode))  # pyright: ignore[reportArgumentType]
+
+
+def loader_of(table: PictureTable, **options: object) -> PictureLoader:
+    settings = dict(reader=reader_of(Resize(24)), batch_size=5, training=False, num_workers=2)
+    return PictureLoader(table, table.train_rows, **(settings | options))  # pyright: ignore[reportArgumentType]
+
+
+def by_row(loader: PictureLoader, *, epoch: int = 0) -> dict[int, bytes]:
+    return {
+        row: image.numpy().tobytes()
+        for batch in loader.batches(epoch=epoch)
+        for row, image in zip(batch.rows.tolist(), batch.images, strict=True)
+    }
+
+
+# ── one picture ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_reading_a_file_its_bytes_and_the_open_picture_give_the_same(
+    make_picture: Callable[..., Path],
+):
+    path = make_picture("a.png")
+    reader = reader_of(Resize(24))
+    expected = np.asarray(Resize(24).centred(Image.open(path)))
+    assert np.array_equal(reader.read(path), expected)
+    assert np.array_equal(reader.read(str(path)), expected)
+    assert np.array_equal(reader.read(path.read_bytes()), expected)
+    assert np.array_equal(reader.prepare(Image.open(path)), expected)
+
+
+def test_training_reads_the_strip(make_picture: Callable[..., Path]):
+    path = make_picture("a.png", size=(48, 64))
+    reader = reader_of(Resize(24), mode="memory")
+    assert reader.read(path, training=True).shape == (24, 32, 3)
+    assert reader.read(path).shape == (24, 24, 3)
+    assert reader.read(path, training=True).shape == (24, 32, 3)
+
+
+def test_without_resize_the_whole_picture_is_read(make_picture: Callable[..., Path]):
+    assert reader_of().read(make_picture("a.jpg", size=(48, 64)), training=True).shape == (
+        48,
+        64,
+        3,
+    )
+
+
+def test_a_cached_file_that_changes_is_read_again(make_picture: Callable[..., Path]):
+    reader = reader_of(Resize(24), mode="memory")
+    before = reader.read(make_picture("a.png", number=1))
+    assert reader.read(make_picture("a.png", number=1).with_name("a.png")) is not None
+    after = reader.read(make_picture("a.png", number=2, size=(48, 70)))
+    assert not np.array_equal(before, after)
+
+
+def test_pixels_are_read_only_whether_cached_or_not(make_picture: Callable[..., Path]):
+    path = make_picture("a.png")
+    for source in (path, path.read_bytes()):
+        assert not reader_of(Resize(24)).read(source).flags.writeable
+
+
+# ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_validation_batches_are_the_centred_pictures_in_order(
+    table: PictureTable, num_workers: int
+):
+    batches = list(loader_of(table, num_workers=num_workers).batches())
+    assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(24))
+    assert [len(batch.images) for batch in batches] == [5, 5, 5, 5, 4]
+    for batch in batches:
+        assert batch.images.dtype == torch.uint8
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(batch.targets, table.targets[batch.rows])
+        for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+            expected = loader_of(table).reader.read(table.paths[row])
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_rows_may_be_any_selection_with_repeats(table: PictureTable):
+    rows = torch.tensor([7, 7, 3])
+    loader = PictureLoader(
+        table, rows, reader=reader_of(Resize(24)), batch_size=2, training=False, num_workers=1
+    )
+    assert [batch.rows.tolist() for batch in loader.batches()] == [[7, 7], [3]]
+    assert len(loader) == 2
+
+
+def test_training_shuffles_by_seed_and_epoch_alone(table: PictureTable):
+    def order(*, seed: int, epoch: int, batch_size: int = 5) -> list[int]:
+        loader = loader_of(table, training=True, seed=seed, batch_size=batch_size)
+        return torch.cat(loader.plan(epoch=epoch)).tolist()
+
+    assert order(seed=0, epoch=0) == order(seed=0, epoch=0, batch_size=7)
+    assert sorted(order(seed=0, epoch=0)) == list(range(24))
+    orders = [
+        order(seed=0, epoch=0),
+        order(seed=0, epoch=1),
+        order(seed=1, epoch=0),
+        list(range(24)),
+    ]
+    assert len({tuple(rows) for rows in orders}) == 4
+
+
+def test_training_pixels_depend_on_neither_batch_size_nor_workers_nor_cache(table: PictureTable):
+    first = by_row(loader_of(table, training=True, batch_size=24, num_workers=0), epoch=3)
+    reader = reader_of(Resize(24), mode="memory")
+    for num_workers in (1, 3, 3):
+        loader = loader_of(
+            table, training=True, batch_size=7, num_workers=num_workers, reader=reader
+        )
+        assert by_row(loader, epoch=3) == first
+
+
+def test_training_windows_move_between_epochs_and_lie_on_the_strip(table: PictureTable):
+    loader = loader_of(table, training=True)
+    starts = set()
+    for epoch in range(4):
+        for batch in loader.batches(epoch=epoch):
+            for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+                strip = loader.reader.read(table.paths[row], training=True)
+                crop = image.permute(1, 2, 0).numpy()
+                assert strip.shape == (24, 32, 3)
+                found = [x for x in range(9) if np.array_equal(strip[:, x : x + 24], crop)]
+                assert found
+                starts.update(found)
+    assert starts == set(range(9))
+
+
+def test_a_later_epoch_needs_no_earlier_one(table: PictureTable):
+    loader = loader_of(table, training=True)
+    list(loader.batches(epoch=0))
+    assert by_row(loader, epoch=5) == by_row(loader_of(table, training=True), epoch=5)
+
+
+def test_a_part_of_a_plan_gives_the_same_batches(table: PictureTable):
+    loader = loader_of(table, training=True)
+    whole = list(loader.batches(epoch=2))
+    rest = list(loader.read_plan(loader.plan(epoch=2)[3:], epoch=2))
+    assert len(rest) == 2
+    for expected, batch in zip(whole[3:], rest, strict=True):
+        assert torch.equal(batch.rows, expected.rows)
+        assert torch.equal(batch.images, expected.images)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "drop_last", "expected"),
+    [
+        (24, False, [5, 5, 5, 5, 4]),
+        (24, True, [5, 5, 5, 5]),
+        (20, True, [5, 5, 5, 5]),
+        (4, True, [4]),
+        (5, True, [5]),
+        (0, True, []),
+        (0, False, []),
+    ],
+)
+def test_drop_last_never_drops_the_only_batch(
+    table: PictureTable, num_rows: int, drop_last: bool, expected: list[int]
+):
+    loader = PictureLoader(
+        table,
+        torch.arange(num_rows),
+        reader=reader_of(Resize(24)),
+        batch_size=5,
+        training=True,
+        num_workers=1,
+        drop_last=drop_last,
+    )
+    assert [len(batch.rows) for batch in loader.batches()] == expected
+    assert len(loader) == len(expected)
+
+
+def test_pictures_of_one_size_need_no_resize(table: PictureTable):
+    batch = next(loader_of(table, reader=reader_of(), training=True).batches())
+    assert batch.images.shape == (5, 3, 48, 64)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_different_sizes_without_resize_are_shown_with_the_way_out(
+    table: PictureTable, num_workers: int
+):
+    Image.new("RGB", (30, 20)).save(table.paths[1])
+    with pytest.raises(DataError) as caught:
+        list(loader_of(table, reader=reader_of(), num_workers=num_workers).batches())
+    assert str(caught.value) == (
+        "The pictures of a batch must have one size, and these 5 have 2 different ones (height x width): "
+        "48 x 64 (cross/cross_0.jpg); 20 x 30 (cross/cross_1.jpg). add item_tfms=Resize(...)"
+    )
+
+
+def test_impossible_numbers_and_rows_are_refused(table: PictureTable):
+    with pytest.raises(ConfigError, match="batch_size=0"):
+        loader_of(table, batch_size=0)
+    with pytest.raises(ConfigError, match="num_workers=-1"):
+        loader_of(table, num_workers=-1)
+    with pytest.raises(DataError, match=r"Rows go from 0 to 23 .* rows from 2 to 24"):
+        PictureLoader(
+            table, torch.tensor([2, 24]), reader=reader_of(), batch_size=1, training=False
+        )
+    assert loader_of(table, num_workers=None).num_workers == default_num_workers() <= 16
+
+
+# ── errors and endings ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_first_unreadable_picture_in_the_order_is_named(table: PictureTable, num_workers: int):
+    table.paths[7].write_bytes(table.paths[7].read_bytes()[:500])
+    table.paths[11].unlink()
+    batches = loader_of(table, num_workers=num_workers).batches()
+    assert next(batches).rows.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(PictureError) as caught:
+        next(batches)
+    assert f"Cannot read the picture {table.paths[7]}: the file is truncated" in str(caught.value)
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def test_closing_early_ends_the_threads(table: PictureTable):
+    batches = loader_of(table, num_workers=3).batches()
+    next(batches)
+    assert len(reader_threads()) == 3
+    batches.close()
+    assert reader_threads() == []
+
+
+def test_leaving_a_loop_ends_the_threads(table: PictureTable):
+    for _ in loader_of(table).batches():
+        break
+    gc.collect()
+    assert reader_threads() == []
+
+
+def test_an_error_of_the_consumer_ends_the_threads(table: PictureTable):
+    def consume() -> None:
+        for _ in loader_of(table).batches():
+            raise RuntimeError("consumer")
+
+    with pytest.raises(RuntimeError, match="consumer"):
+        consume()
+    gc.collect()
+    assert reader_threads() == []
+
+
+def test_a_generator_that_is_never_started_has_no_threads(table: PictureTable):
+    loader_of(table).batches()
+    assert reader_threads() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot signal one thread")
+def test_ctrl_c_while_waiting_ends_the_threads():
+    release = threading.Event()
+    main = threading.main_thread().ident or 0
+
+    def work(job: int) -> int:
+        if job == 0:
+            time.sleep(0.2)
+            signal.pthread_kill(main, signal.SIGINT)
+        release.wait(timeout=0.3)
+        return job
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(read_ahead(work, range(1000), num_workers=2, max_waiting=100))
+    release.set()
+    assert time.monotonic() - started < 5
+    assert reader_threads() == []
+
+
+# ── reading ahead ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_results_come_in_the_order_of_the_jobs():
+    def work(job: int) -> int:
+        time.sleep(0.002 * (job % 3))
+        return job
+
+    assert list(read_ahead(work, range(40), num_workers=4, max_waiting=8)) == list(range(40))
+
+
+def test_threads_work_while_the_consumer_is_busy():
+    done: list[int] = []
+    results = read_ahead(done.append, range(20), num_workers=2, max_waiting=6)
+    next(results)
+    next(results)
+    deadline = time.monotonic() + 5
+    while len(done) < 7 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 7 <= len(done) <= 8
+    results.close()
+
+
+@pytest.mark.parametrize(("max_bytes", "expected"), [(1000, 10), (300, 3), (1, 2)])
+def test_waiting_results_are_bounded_in_number_and_in_bytes(max_bytes: int, expected: int):
+    lock, counts = threading.Lock(), Counter[str]()
+
+    def work(job: int) -> int:
+        with lock:
+            counts["started"] += 1
+        return 100
+
+    results = read_ahead(
+        work, range(50), num_workers=2, max_waiting=10, max_bytes=max_bytes, num_bytes=lambda n: n
+    )
+    for consumed, _ in enumerate(results):
+        time.sleep(0.002)
+        with lock:
+            counts["most ahead"] = max(counts["most ahead"], counts["started"] - consumed)
+    assert counts["started"] == 50
+    assert counts["most ahead"] <= expected
+
+
+def test_an_error_arrives_unchanged_at_its_place_and_cancels_the_rest():
+    started: list[int] = []
+
+    def work(job: int) -> int:
+        started.append(job)
+        time.sleep(0.001)
+        if job == 5:
+            raise LookupError("five")
+        return job
+
+    results = read_ahead(work, range(1000), num_workers=2, max_waiting=20)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(LookupError, match="five"):
+        next(results)
+    assert len(started) < 40
+
+
+def test_without_workers_everything_happens_when_asked_for():
+    done: list[int] = []
+    results = read_ahead(done.append, range(5), num_workers=0, max_waiting=3)
+    next(results)
+    assert done == [0]
+
+
+# ── the pass before training ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_unreadable_pictures_are_all_found_with_their_causes(table: PictureTable, num_workers: int):
+    table.paths[2].write_bytes(b"")
+    table.paths[9].write_text("not a picture")
+    table.paths[20].unlink()
+    progress: list[int] = []
+    found = find_unreadable(
+        table,
+        torch.tensor([20, 9, 3, 2]),
+        reader=reader_of(Resize(24)),
+        num_workers=num_workers,
+        training=False,
+        on_progress=progress.append,
+    )
+    assert found == (
+        (20, "there is no such file"),
+        (9, "it is no picture but text that begins with 'not a picture'"),
+        (2, "the file is empty (0 bytes)"),
+    )
+    assert progress == [1, 2, 3, 4]
+
+
+def test_the_pass_fills_the_cache(table: PictureTable):
+    reader = reader_of(Resize(24), mode="memory")
+    assert find_unreadable(table, table.train_rows, reader=reader, training=True) == ()
+    assert reader.cache.describe().startswith("cache memory: 24 pictures")
+    before = by_row(loader_of(table, training=True, reader=reader))
+    for path in table.paths:
+        facts = path.stat()
+        path.write_bytes(b"x" * facts.st_size)
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert by_row(loader_of(table, training=True, reader=reader)) == before
+
+
+def test_an_error_in_the_progress_callback_ends_the_threads(table: PictureTable):
+    def stop(done: int) -> None:
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        find_unreadable(
+            table, table.train_rows, reader=reader_of(Resize(24)), num_workers=2, on_progress=stop
+        )
+    assert reader_threads() == []

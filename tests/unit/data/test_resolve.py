@@ -1,0 +1,383 @@
+"""A folder or CSV file as people have them becomes the table that they mean, or one message with all that is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vizsla.data.resolve import resolve_data
+from vizsla.errors import ConfigError, DataError, LabelError, PictureError, TableError
+from vizsla.types import UNLABELLED, PictureTable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    """Return a function that makes empty files of these names: resolving opens no picture."""
+
+    def make_files(*names: str) -> Path:
+        for name in names:
+            file = tmp_path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return tmp_path
+
+    return make_files
+
+
+def several(pattern: str, count: int = 5) -> list[str]:
+    return [pattern.format(number) for number in range(count)]
+
+
+def shown(table: PictureTable, rows: object) -> list[str]:
+    return [table.shown_path(row) for row in rows.tolist()]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def labelled(table: PictureTable) -> dict[str, str]:
+    return {table.shown_path(row): table.label(row) for row in range(len(table.paths))}
+
+
+def test_class_folders_are_split_with_equal_parts(make):
+    root = make(*several("cat/{}.jpg", 10), *several("dog/{}.jpg", 20))
+    table = resolve_data(root, seed=0)
+    assert table.vocab == ("cat", "dog")
+    assert table.root == root
+    assert Counter(map(table.label, table.valid_rows.tolist())) == {"cat": 2, "dog": 4}
+    assert sorted(table.train_rows.tolist() + table.valid_rows.tolist()) == list(range(30))
+    assert shown(table, resolve_data(root, seed=0).valid_rows) == shown(table, table.valid_rows)
+    assert shown(table, resolve_data(root, seed=1).valid_rows) != shown(table, table.valid_rows)
+
+
+@pytest.mark.parametrize("valid", [0.5, "0.5"])
+def test_the_part_to_hold_out_can_be_given(make, valid: float | str):
+    root = make(*several("cat/{}.jpg", 4), *several("dog/{}.jpg", 6))
+    assert len(resolve_data(root, valid=valid, seed=0).valid_rows) == 5
+
+
+@pytest.mark.parametrize("valid", [0.0, 1, "none", -0.2])
+def test_an_impossible_part_is_refused(make, valid: float | str):
+    with pytest.raises(ConfigError, match=rf"or 'auto'. Received: {valid!r}"):
+        resolve_data(make("cat/1.jpg"), valid=valid, seed=0)
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "validation", "Val"])
+def test_split_folders_are_used_when_present(make, name: str):
+    root = make("train/cat/1.jpg", "train/dog/2.jpg", f"{name}/cat/3.jpg", "sample/train/cat/1.jpg")
+    table = resolve_data(root, seed=0)
+    assert shown(table, table.train_rows) == ["train/cat/1.jpg", "train/dog/2.jpg"]
+    assert shown(table, table.valid_rows) == [f"{name}/cat/3.jpg"]
+    assert len(table.paths) == 3
+
+
+def test_pictures_of_a_test_folder_are_in_neither_set(make):
+    root = make("train/a/1.jpg", "train/b/2.jpg", "valid/a/3.jpg", "test/b/4.jpg", "test/5.jpg")
+    table = resolve_data(root, seed=0)
+    assert labelled(table)["test/b/4.jpg"] == "b"
+    assert table.targets[shown(table, range_of(table)).index("test/5.jpg")] == UNLABELLED
+    used = shown(table, table.train_rows) + shown(table, table.valid_rows)
+    assert not any(path.startswith("test") for path in used)
+
+
+def range_of(table: PictureTable):
+    return table.targets.new_tensor(range(len(table.paths)))
+
+
+def test_train_and_test_without_valid_split_the_training_pictures(make):
+    root = make(*several("train/a/{}.jpg"), *several("train/b/{}.jpg"), *several("test/a/{}.jpg"))
+    table = resolve_data(root, seed=0)
+    assert (len(table.train_rows), len(table.valid_rows), len(table.paths)) == (8, 2, 15)
+    assert all(path.startswith("train/") for path in shown(table, table.valid_rows))
+
+
+def test_a_given_part_overrides_split_folders_but_not_the_test_folder(make):
+    root = make(*several("train/a/{}.jpg"), *several("train/b/{}.jpg"), *several("valid/a/{}.jpg"))
+    make(*several("test/b/{}.jpg"))
+    table = resolve_data(root, valid=0.2, seed=0)
+    assert (len(table.train_rows), len(table.valid_rows)) == (12, 3)
+
+
+def test_a_class_of_trains_is_no_training_set(make):
+    root = make(*several("train/{}.jpg"), *several("car/{}.jpg"))
+    assert resolve_data(root, seed=0).vocab == ("car", "train")
+
+
+def test_a_class_only_in_the_validation_folder_is_named(make):
+    root = make("train/a/1.jpg", "train/b/2.jpg", "valid/zebra/3.jpg", "valid/a/4.jpg")
+    with pytest.raises(
+        LabelError, match=r"validation but not in training:\n  'zebra': 1 picture, the first '"
+    ):
+        resolve_data(root, seed=0)
+
+
+def test_loose_pictures_are_named(make):
+    root = make(*several("cat/{}.jpg"), *several("dog/{}.jpg"), "loose.jpg")
+    with pytest.raises(
+        LabelError, match=r"1 of 11 pictures give no label:\n  '.*/loose\.jpg': it lies in no"
+    ):
+        resolve_data(root, seed=0)
+
+
+def test_a_flat_folder_is_told_how_to_give_labels(make):
+    root = make(*several("cat_{}.jpg"))
+    with pytest.raises(
+        LabelError, match=r"(?s)None of 5 pictures gives a label.*regex:PATTERN.*csv:FILE"
+    ):
+        resolve_data(root, seed=0)
+
+
+def test_one_class_is_refused_with_the_ways_out(make):
+    with pytest.raises(LabelError, match=r"only one class, 'images', for all 5 .*regex:PATTERN"):
+        resolve_data(make(*several("images/cat_{}.jpg")), seed=0)
+
+
+def test_a_class_with_one_picture_is_refused_where_it_must_be_split(make):
+    root = make(*several("cat/{}.jpg"), "dog/1.jpg")
+    with pytest.raises(
+        LabelError, match=r"1 class has a single picture.*:\n  'dog': '.*/dog/1\.jpg'"
+    ):
+        resolve_data(root, seed=0)
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path):
+    for labels in ("folder", "regex:(.)", "csv:x.csv"):
+        with pytest.raises(DataError, match=r"There is no folder '.*/gone'"):
+            resolve_data(tmp_path / "gone", labels=labels, seed=0)
+
+
+def test_labels_are_taken_from_file_names_only(make):
+    root = make(*several("pets_1/Maine_Coon_{}.jpg"), *several("pets_2/beagle_{}.jpg"))
+    table = resolve_data(root, labels=r"regex:(.+)_\d+\.jpg$", seed=0)
+    assert table.vocab == ("Maine_Coon", "beagle")
+
+
+def test_an_expression_that_matches_nothing_shows_three_names(make):
+    root = make(*several("beagle-{}.jpg", 7))
+    with pytest.raises(LabelError) as caught:
+        resolve_data(root, labels=r"regex:(.+)_\d+\.jpg$", seed=0)
+    message = str(caught.value)
+    assert message.startswith("None of 7 pictures gives a label:")
+    assert re.findall(r"in '(.*)'\n", message) == ["beagle-0.jpg", "beagle-1.jpg", "beagle-2.jpg"]
+
+
+def test_an_expression_without_group_is_refused(make):
+    with pytest.raises(ConfigError, match="has no group"):
+        resolve_data(make("a_1.jpg"), labels=r"regex:.+_\d+\.jpg$", seed=0)
+
+
+def test_unknown_kinds_of_labels_are_refused(make):
+    with pytest.raises(
+        ConfigError, match=r"'csv:FILE\[,image=COLUMN\]\[,label=COLUMN\]'. Received: 'names'"
+    ):
+        resolve_data(make("a_1.jpg"), labels="names", seed=0)
+
+
+@pytest.fixture
+def table_with(make, tmp_path: Path):
+    """Return a function that writes ``labels.csv`` beside pictures 0.jpg ... 9.jpg."""
+    make(*several("{}.jpg", 10))
+
+    def write(header: str, *rows: str, name: str = "labels.csv") -> Path:
+        file = tmp_path / name
+        file.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+        return file
+
+    return write
+
+
+def rows_of(pattern: str, count: int = 10) -> list[str]:
+    return [pattern.format(n=number, label="ab"[number % 2]) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("image,label", "{n}.jpg,{label}"),
+        ("Breed,extra,Filename", "{label},7,{n}.jpg"),
+        ("one,two,three", "{n}.jpg,{label},7"),
+        ("category,x", "{label},{n}.jpg"),
+        ("id,breed", "{n},{label}"),
+    ],
+)
+def test_the_usual_tables_are_understood(table_with, header: str, row: str):
+    table = resolve_data(table_with(header, *rows_of(row)), seed=0)
+    assert labelled(table) == {f"{n}.jpg": "ab"[n % 2] for n in range(10)}
+    assert len(table.valid_rows) == 2
+
+
+def test_columns_can_be_named(table_with, tmp_path: Path):
+    file = table_with("image,label,who,what", *rows_of("x,y,{label},{n}.jpg"))
+    for data, labels in (
+        (file, "csv:,image=what,label=who"),
+        (file, f"csv:{file},label=who,image=what"),
+        (tmp_path, "csv:labels.csv,image=what,label=who"),
+        (tmp_path, f"csv:{file},image=what,label=who"),
+    ):
+        assert resolve_data(data, labels=labels, seed=0).vocab == ("a", "b")
+
+
+def test_one_named_column_leaves_the_other_to_be_chosen(table_with):
+    file = table_with("label,image", *rows_of("{n}.jpg,{label}"))
+    assert resolve_data(file, labels="csv:,image=label", seed=0).vocab == ("a", "b")
+    assert resolve_data(file, labels="csv:,label=image", seed=0).vocab == ("a", "b")
+
+
+def test_a_file_name_with_commas_is_no_option(table_with, tmp_path: Path):
+    table_with("image,label", *rows_of("{n}.jpg,{label}"), name="a,b.csv")
+    assert resolve_data(tmp_path, labels="csv:a,b.csv", seed=0).vocab == ("a", "b")
+
+
+@pytest.mark.parametrize("labels", ["csv:l.csv,image=a,image=b", "csv:l.csv,label="])
+def test_odd_column_options_are_refused(make, labels: str):
+    with pytest.raises(ConfigError, match="Name each column once"):
+        resolve_data(make("a.jpg"), labels=labels, seed=0)
+
+
+@pytest.mark.parametrize("labels", ["regex:(.)", "csv:other.csv"])
+def test_a_table_as_data_takes_no_other_labels(table_with, labels: str):
+    with pytest.raises(
+        ConfigError, match="Labels come from the CSV file that is given as the data"
+    ):
+        resolve_data(table_with("image,label", "0.jpg,a"), labels=labels, seed=0)
+
+
+def test_a_picture_or_another_file_as_data_is_refused(make):
+    root = make("a.jpg", "b.zip")
+    with pytest.raises(DataError, match=r"a\.jpg' is a picture"):
+        resolve_data(root / "a.jpg", seed=0)
+    with pytest.raises(DataError, match=r"b\.zip' is neither a folder"):
+        resolve_data(root / "b.zip", seed=0)
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(table_with):
+    file = table_with("image,label", "0.jpg,a")
+    with pytest.raises(TableError, match=r"(?s)no column 'breed' in .*  0: 'image'\n  1: 'label'"):
+        resolve_data(file, labels="csv:,label=breed", seed=0)
+
+
+def test_a_table_with_one_column_is_refused(table_with):
+    with pytest.raises(TableError, match="has a single column, 'image'"):
+        resolve_data(table_with("image", "0.jpg"), seed=0)
+
+
+def test_pictures_are_found_below_the_folder_by_their_name(make, table_with):
+    make(*(f"images/deep/p{n}.jpg" for n in range(10)))
+    table = resolve_data(table_with("image,label", *rows_of("p{n}.jpg,{label}")), seed=0)
+    assert table.shown_path(0) == "images/deep/p0.jpg"
+
+
+def test_a_name_that_two_pictures_have_is_not_guessed(make, table_with):
+    make("x/p.jpg", "y/p.jpg")
+    file = table_with("image,label", *rows_of("{n}.jpg,{label}"), "p.jpg,a")
+    with pytest.raises(
+        PictureError, match=r"1 of 11 picture files does not exist:\n  row 12 \('.*/p\.jpg'\)"
+    ):
+        resolve_data(file, seed=0)
+
+
+def test_all_faults_of_a_table_are_told_at_once_with_rows(table_with):
+    file = table_with(
+        "image,label,split",
+        *rows_of("{n}.jpg,{label},train", 8),
+        "8.jpg,a,valid",
+        "9.jpg,b,perhaps",
+        "gone.jpg,a,train",
+        "0.jpg,b,train",
+        "1.jpg,b,train",
+        ",a,train",
+        "2.jpg,,train",
+    )
+    with pytest.raises(DataError) as caught:
+        resolve_data(file, seed=0)
+    message = str(caught.value)
+    assert message.startswith("The data has 5 problems.")
+    assert "no picture in column 'image':\n  row 15: ('', 'a', 'train')" in message
+    assert "no set in column 'split':\n  row 11: ('9.jpg', 'b', 'perhaps')" in message
+    assert re.search(r"do(es)? not exist:\n  row 12 \('.*gone\.jpg'\)", message)
+    assert "0.jpg': 2 times (row 2, row 13), with different labels: 'a', 'b'" in message
+    assert "1.jpg': 2 times (row 3, row 14), each labelled 'b'" in message
+    assert re.search(r"an empty label:\n  row 16 \('.*2\.jpg'\)", message)
+
+
+@pytest.mark.parametrize(
+    ("name", "held_out", "other"), [("is_valid", "True", "False"), ("Split", "val", "train")]
+)
+def test_a_split_column_is_honoured(table_with, name: str, held_out: str, other: str):
+    rows = [f"{n}.jpg,{'ab'[n % 2]},{held_out if n < 3 else other}" for n in range(10)]
+    table = resolve_data(table_with(f"image,label,{name}", *rows), seed=0)
+    assert shown(table, table.valid_rows) == ["0.jpg", "1.jpg", "2.jpg"]
+    assert (
+        len(resolve_data(table_with(f"image,label,{name}", *rows), valid=0.4, seed=0).valid_rows)
+        == 4
+    )
+
+
+def test_rows_of_a_test_set_are_in_neither_set(table_with):
+    rows = [f"{n}.jpg,{'ab'[n % 2]},{'test' if n < 4 else 'train'}" for n in range(10)]
+    table = resolve_data(table_with("image,label,split", *rows), seed=0)
+    assert min(table.train_rows.tolist() + table.valid_rows.tolist()) == 4
+    assert (len(table.valid_rows), len(table.paths)) == (2, 10)
+
+
+def test_a_table_of_split_folders_keeps_their_split(make, table_with):
+    root = make("train/1.jpg", "train/2.jpg", "valid/3.jpg", "valid/4.jpg")
+    table_with(
+        "f,l", "train/1.jpg,a", "train/2.jpg,b", "valid/3.jpg,a", "valid/4.jpg,b", name="s.csv"
+    )
+    table = resolve_data(root, labels="csv:s.csv", seed=0)
+    assert shown(table, table.valid_rows) == ["valid/3.jpg", "valid/4.jpg"]
+
+
+def test_whole_number_classes_are_sorted_as_numbers(table_with):
+    rows = [f"{n}.jpg,{9 + n % 2}" for n in range(10)]
+    assert resolve_data(table_with("image,label", *rows), seed=0).vocab == ("9", "10")
+    rows = [f"{n}.jpg,{('09', '10')[n % 2]}" for n in range(10)]
+    assert resolve_data(table_with("image,label", *rows), seed=0).vocab == ("09", "10")
+
+
+def test_a_class_called_na_is_a_class(table_with):
+    rows = [f"{n}.jpg, {('NA', 'null')[n % 2]} " for n in range(10)]
+    assert resolve_data(table_with("image,label", *rows), seed=0).vocab == ("NA", "null")
+
+
+def test_odd_names_in_a_table_are_found(make, table_with):
+    make("new\nline.jpg", 'quo"te.jpg', "a,b 犬.jpg", "é.jpg")
+    rows = ['"new\nline.jpg",a', '"quo""te.jpg",a', '"a,b 犬.jpg",b', "é.jpg,b"]
+    table = resolve_data(table_with("image,label", *rows), seed=0)
+    assert [path.name for path in table.paths] == [
+        "new\nline.jpg",
+        'quo"te.jpg',
+        "a,b 犬.jpg",
+        "é.jpg",
+    ]
+
+
+def test_an_accent_may_be_written_in_either_way(make, table_with):
+    make("e\u0301te\u0301.jpg")
+    rows = [*rows_of("{n}.jpg,{label}"), "\u00e9t\u00e9.jpg,a"]
+    table = resolve_data(table_with("image,label", *rows), seed=0)
+    assert table.shown_path(10) in ("e\u0301te\u0301.jpg", "\u00e9t\u00e9.jpg")
+
+
+def test_a_table_without_any_of_its_pictures_lists_twenty_of_them(tmp_path: Path):
+    file = tmp_path / "labels.csv"
+    file.write_text("\n".join(["image,label", *rows_of("{n}.jpg,{label}", 29), "n" * 5000 + ",a"]))
+    with pytest.raises(
+        PictureError, match=r"30 of 30 picture files do not exist(?s:.*)and 10 more"
+    ):
+        resolve_data(file, seed=0)
+
+
+def test_paths_may_be_relative(make, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(make("train/a/1.jpg", "train/b/2.jpg", "valid/a/3.jpg"))
+    table = resolve_data(".", seed=0)
+    assert [path.as_posix() for path in table.paths] == [
+        "train/a/1.jpg",
+        "train/b/2.jpg",
+        "valid/a/3.jpg",
+    ]
+    assert shown(table, table.valid_rows) == ["valid/a/3.jpg"]

@@ -1,0 +1,135 @@
+"""Predictions: what they derive from logits, what they refuse, how they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from vizsla.errors import ConfigError, OutputError
+from vizsla.evaluate.predictions import HistoryPoint, Predictions
+from vizsla.types import UNLABELLED
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())
+Maker = Callable[..., Predictions]
+
+
+def test_probabilities_losses_and_classes_agree_with_recorded_values(from_logits: Maker):
+    case = GOLDEN["cross_entropy"]
+    predictions = from_logits(case["acts"], case["targ"])
+    torch.testing.assert_close(predictions.probabilities, torch.tensor(case["softmax"]))
+    torch.testing.assert_close(predictions.losses, torch.tensor(case["ce_none"]))
+    assert predictions.losses.mean().item() == pytest.approx(case["ce_mean"], abs=1e-5)
+    assert predictions.predicted.tolist() == case["flat_decodes"]
+
+
+def test_confidence_is_the_probability_of_the_predicted_class(from_logits: Maker):
+    predictions = from_logits([[0.0, 0.0], [0.0, torch.log(torch.tensor(3.0)).item()]], [0, 0])
+    torch.testing.assert_close(predictions.confidence, torch.tensor([0.5, 0.75]))
+    assert predictions.correct.tolist() == [True, False]
+
+
+def test_a_picture_without_label_has_no_loss_and_is_not_correct(from_logits: Maker):
+    predictions = from_logits([[5.0, 0.0], [5.0, 0.0]], [UNLABELLED, 0])
+    assert predictions.losses.isnan().tolist() == [True, False]
+    assert predictions.correct.tolist() == [False, True]
+    assert [predictions.label(0), predictions.label(1)] == ["", "class 0"]
+
+
+def test_no_pictures_are_predictions_too(from_logits: Maker):
+    predictions = from_logits(torch.zeros(0, 3), [])
+    assert predictions.confidence.shape == (0,)
+    assert predictions.losses.shape == (0,)
+    assert len(predictions.to_frame()) == 0
+
+
+def test_fields_cannot_be_changed(from_logits: Maker):
+    predictions = from_logits([[1.0, 0.0]], [0])
+    with pytest.raises(FrozenInstanceError):
+        predictions.vocab = ("a", "b")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("rows", torch.arange(3), r"need rows as torch.int64 of shape \(2,\).*Received.*\(3,\)"),
+        ("logits", torch.zeros(2, 3), r"need logits as torch.float32 of shape \(2, 2\)"),
+        ("logits", torch.zeros(2, 2, dtype=torch.float64), r"Received: torch.float64"),
+        ("targets", torch.zeros(2), r"need targets as torch.int64"),
+        ("targets", torch.tensor([0, 2]), r"'b.jpg' must lie in 0..1.*Received: 2"),
+        ("targets", torch.tensor([-2, 0]), r"'a.jpg' must lie in 0..1.*Received: -2"),
+        ("vocab", ("cat", "cat"), r"must differ.*'cat', 'cat'"),
+        ("logits", torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]), r"1 of 2 pictures, first for 'b"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(field: str, value: object, said: str):
+    fields = {
+        "rows": torch.arange(2),
+        "paths": ("a.jpg", "b.jpg"),
+        "logits": torch.zeros(2, 2),
+        "targets": torch.zeros(2, dtype=torch.int64),
+        "vocab": ("cat", "dog"),
+    }
+    with pytest.raises(ConfigError, match=said):
+        Predictions(**{**fields, field: value})  # pyright: ignore[reportArgumentType]
+
+
+def test_the_frame_has_a_column_for_each_class(from_logits: Maker):
+    predictions = from_logits([[1.0, 3.0], [2.0, 0.0]], [0, UNLABELLED], vocab=("cat", "dog"))
+    frame = predictions.to_frame()
+    assert list(frame) == [
+        "path",
+        "label",
+        "prediction",
+        "probability",
+        "loss",
+        "prob_cat",
+        "prob_dog",
+    ]
+    assert frame["label"].tolist() == ["cat", ""]
+    assert frame["prediction"].tolist() == ["dog", "cat"]
+    assert frame["probability"].tolist() == predictions.confidence.tolist()
+    assert frame["prob_dog"].tolist() == predictions.probabilities[:, 1].tolist()
+    assert frame["loss"].isna().tolist() == [False, True]
+
+
+def test_the_csv_gives_back_names_and_probabilities(tmp_path: Path):
+    paths = ('a "quoted", name.jpg', "two\nlines.jpg", "\u732b.jpg")
+    predictions = Predictions(
+        rows=torch.arange(3),
+        paths=paths,
+        logits=torch.randn(3, 2, generator=torch.Generator().manual_seed(0)),
+        targets=torch.tensor([0, 1, 0]),
+        vocab=("cat", "dog"),
+    )
+    path = predictions.save_csv(tmp_path / "predictions.csv")
+    frame = pd.read_csv(path, encoding="utf-8", keep_default_na=False)
+    assert tuple(frame["path"]) == paths
+    read = torch.tensor(frame["prob_cat"].to_numpy(), dtype=torch.float32)
+    torch.testing.assert_close(read, predictions.probabilities[:, 0], rtol=1e-6, atol=0)
+
+
+def test_a_file_name_that_is_no_unicode_is_written_as_an_escape(tmp_path: Path):
+    predictions = Predictions(
+        rows=torch.arange(1),
+        paths=("bad\udcff.jpg",),
+        logits=torch.zeros(1, 2),
+        targets=torch.tensor([0]),
+        vocab=("cat", "dog"),
+    )
+    path = predictions.save_csv(tmp_path / "predictions.csv")
+    assert "bad\\udcff.jpg" in path.read_text(encoding="utf-8")
+
+
+def test_a_csv_in_a_missing_folder_is_an_output_error(tmp_path: Path, from_logits: Maker):
+    with pytest.raises(OutputError, match="missing"):
+        from_logits([[1.0, 0.0]], [0]).save_csv(tmp_path / "missing" / "predictions.csv")
+
+
+def test_a_history_point_may_lack_figures():
+    assert HistoryPoint(stage="features", epoch=0, seconds=3.0).train_loss is None

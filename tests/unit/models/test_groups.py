@@ -1,0 +1,280 @@
+"""Parameter groups, freezing and weight decay. Golden values: tests/golden."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from vizsla.errors import ConfigError
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.groups import (
+    Group,
+    decay_split,
+    freeze_to,
+    norm_parameters,
+    parameter_groups,
+    train_mode,
+    undecayed_parameters,
+)
+from vizsla.models.heads import ConcatPoolHead
+
+FOLDER = Path(__file__).resolve().parents[2] / "golden"
+GOLDEN = json.loads((FOLDER / "models_groups.json").read_text("utf-8"))
+FREEZING = json.loads((FOLDER / "models_freezing.json").read_text("utf-8"))
+BUILDERS = {name: getattr(torchvision.models, name) for name in GOLDEN["resnets"]}
+
+
+def make_classifier(arch: Any, *, pretrained: bool = False, num_classes: int = 37) -> Classifier:
+    backbone = build_backbone(arch, pretrained=pretrained)
+    vocab = tuple(str(number) for number in range(num_classes))
+    return Classifier(backbone, ConcatPoolHead(backbone.num_features, num_classes), vocab=vocab)
+
+
+def count(group: Group) -> int:
+    return sum(parameter.numel() for parameter in group)
+
+
+def toy() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def toy_groups(model: nn.Sequential) -> tuple[Group, ...]:
+    return tuple(tuple(layer.parameters()) for layer in model)
+
+
+def trains(model: nn.Module) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("name", GOLDEN["resnets"])
+def test_resnets_have_the_golden_groups(name):
+    with torch.device("meta"):
+        classifier = make_classifier(BUILDERS[name])
+    groups = parameter_groups(classifier)
+    golden = GOLDEN["resnets"][name]
+    assert [len(group) for group in groups] == [group["n_tensors"] for group in golden]
+    assert [count(group) for group in groups] == [group["n_params"] for group in golden]
+
+
+@pytest.mark.parametrize("name", GOLDEN["resnets"])
+def test_frozen_resnets_train_the_golden_parameters(name):
+    with torch.device("meta"):
+        classifier = make_classifier(BUILDERS[name])
+    groups = parameter_groups(classifier)
+    freeze_to(groups, -1, train_norms=norm_parameters(classifier))
+    for group, golden in zip(groups, GOLDEN["resnets"][name], strict=True):
+        trained = tuple(parameter for parameter in group if parameter.requires_grad)
+        assert len(trained) == golden["trainable_tensors_when_frozen"]
+        assert count(trained) == golden["trainable_params_when_frozen"]
+
+
+@pytest.mark.parametrize("name", GOLDEN["resnets"])
+def test_the_golden_parameters_of_resnets_take_no_weight_decay(name):
+    with torch.device("meta"):
+        classifier = make_classifier(BUILDERS[name])
+    for group, golden in zip(parameter_groups(classifier), GOLDEN["resnets"][name], strict=True):
+        decayed, undecayed = decay_split(group, module=classifier)
+        assert len(undecayed) == golden["n_tensors_without_wd"]
+        assert len(decayed) + len(undecayed) == len(group)
+
+
+def test_the_packaged_network_is_cut_after_its_third_stage():
+    sizes = GOLDEN["lite0_stage_sizes"]
+    early = ("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2")
+    late = tuple(name for name in sizes if name not in early)
+    classifier = make_classifier("efficientnet_lite0")
+    groups = parameter_groups(classifier)
+    for group, names in zip(groups, (early, late), strict=False):
+        assert len(group) == sum(sizes[name]["n_tensors"] for name in names)
+        assert count(group) == sum(sizes[name]["n_params"] for name in names)
+    assert count(groups[2]) == GOLDEN["lite0_head_params"]
+    body = undecayed_parameters(classifier.backbone)
+    assert len(body) == GOLDEN["lite0_body_without_decay"]
+
+
+def test_a_transformer_is_cut_after_half_of_its_blocks():
+    classifier = make_classifier("test_vit")
+    network = classifier.backbone.network
+    early, late, _ = parameter_groups(classifier)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert {names[id(p)].split(".")[0] for p in early} == {
+        "cls_token",
+        "pos_embed",
+        "patch_embed",
+        "blocks",
+    }
+    assert {names[id(p)].split(".")[1] for p in early if "blocks" in names[id(p)]} == set("012")
+    assert {names[id(p)].split(".")[0] for p in late} == {"blocks", "norm"}
+
+
+def test_a_parameter_that_two_layers_share_is_in_one_group():
+    first, last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+    last.weight = first.weight
+    classifier = make_classifier(nn.Sequential(first, last), num_classes=2)
+    early, late, _ = parameter_groups(classifier)
+    assert [id(parameter) for parameter in early] == [id(first.weight), id(first.bias)]
+    assert [id(parameter) for parameter in late] == [id(last.bias)]
+
+
+def test_a_body_without_parts_leaves_its_groups_empty():
+    groups = parameter_groups(make_classifier(nn.Identity(), num_classes=2))
+    assert [len(group) for group in groups] == [0, 0, 6]
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        (0, ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]),
+        (1, ["1.weight", "1.bias", "2.weight", "2.bias"]),
+        (-1, ["2.weight", "2.bias"]),
+        (-3, ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]),
+    ],
+)
+def test_groups_from_the_given_position_train(n, expected):
+    model = toy()
+    freeze_to(toy_groups(model), n)
+    assert trains(model) == expected
+
+
+def test_norms_in_frozen_groups_train_if_asked():
+    model = toy()
+    freeze_to(toy_groups(model), -1, train_norms=norm_parameters(model))
+    assert trains(model) == ["1.weight", "1.bias", "2.weight", "2.bias"]
+
+
+def test_unfreezing_lets_everything_train_again():
+    model = toy()
+    freeze_to(toy_groups(model), -1)
+    freeze_to(toy_groups(model), 0)
+    assert len(trains(model)) == 6
+
+
+def test_one_group_stays_trainable():
+    model = toy()
+    freeze_to((tuple(model.parameters()),), -1)
+    assert len(trains(model)) == 6
+
+
+def test_freezing_everything_warns():
+    model = toy()
+    with pytest.warns(UserWarning, match=r"freeze_to\(3\) freezes all 3 parameter groups"):
+        freeze_to(toy_groups(model), 3)
+    assert trains(model) == []
+
+
+def test_a_position_before_the_first_group_is_refused():
+    with pytest.raises(ConfigError, match=r"freeze_to\(-4\) counts beyond the first of 3"):
+        freeze_to(toy_groups(toy()), -4)
+
+
+def test_frozen_parameters_lose_their_gradients():
+    model = toy()
+    model(torch.randn(5, 3)).sum().backward()
+    freeze_to(toy_groups(model), -1)
+    assert [parameter.grad is None for parameter in model.parameters()] == [True] * 4 + [False] * 2
+
+
+def adam(model: nn.Module, groups: tuple[Group, ...], *, decay: float = 0.01) -> torch.optim.AdamW:
+    """Return the optimiser of the golden runs; all parameters are handed to it, frozen ones too."""
+    settings: list[dict[str, Any]] = []
+    for group in groups:
+        decayed, undecayed = decay_split(group, module=model)
+        settings += [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
+    return torch.optim.AdamW(settings, lr=0.1, betas=(0.9, 0.99), eps=1e-5, weight_decay=decay)
+
+
+def train(model: nn.Module, optimiser: torch.optim.Optimizer, *, steps: int) -> None:
+    images = torch.tensor(FREEZING["problem"]["x"])
+    targets = torch.tensor(FREEZING["problem"]["y"])
+    model.train()
+    for _ in range(steps):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(images), targets).backward()
+        optimiser.step()
+
+
+def golden_toy() -> nn.Sequential:
+    model = toy()
+    initial = FREEZING["problem"]["init"]
+    model.load_state_dict({name: torch.tensor(v) for name, v in initial.items()}, strict=False)
+    return model
+
+
+@pytest.mark.parametrize("case", FREEZING["cases"], ids=lambda case: case["name"])
+def test_training_while_frozen_gives_the_golden_parameters(case):
+    model = golden_toy()
+    layers = list(model)
+    cut = 1 if case["name"] == "frozen" else 2
+    early = tuple(p for layer in layers[:cut] for p in layer.parameters())
+    late = tuple(p for layer in layers[cut:] for p in layer.parameters())
+    norms = () if case["name"] == "frozen_bn_fixed" else norm_parameters(model)
+    freeze_to((early, late), -1, train_norms=norms)
+    train(model, adam(model, (early, late)), steps=5)
+    for name, expected in case["params_after_step"][-1].items():
+        parameter = model.get_parameter(name).detach().numpy()
+        np.testing.assert_allclose(parameter, expected, atol=3e-4, err_msg=name)
+
+
+def test_parameters_that_are_frozen_again_never_change():
+    model = golden_toy()
+    groups = toy_groups(model)
+    optimiser = adam(model, groups, decay=0.3)
+    train(model, optimiser, steps=1)
+    freeze_to(groups, -1)
+    frozen = [parameter.clone() for parameter in (*groups[0], *groups[1])]
+    # Without resetting gradients first, as the first step after freezing.
+    optimiser.step()
+    train(model, optimiser, steps=4)
+    assert all(torch.equal(p, q) for p, q in zip((*groups[0], *groups[1]), frozen, strict=True))
+
+
+def test_biases_and_norms_take_no_weight_decay():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.MultiheadAttention(4, 2)
+    )
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(parameter)] for parameter in undecayed_parameters(model)} == {
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "2.weight",
+        "2.bias",
+        "3.in_proj_bias",
+        "3.out_proj.bias",
+    }
+
+
+def test_norms_of_other_libraries_count_as_norms():
+    from timm.layers.norm import LayerNorm2d, RmsNorm
+    from timm.layers.norm_act import BatchNormAct2d
+
+    model = nn.Sequential(BatchNormAct2d(4), LayerNorm2d(4), RmsNorm(4), nn.Linear(4, 4))
+    assert len(norm_parameters(model)) == 5
+
+
+def test_training_mode_leaves_the_statistics_of_frozen_norms_alone():
+    model = golden_toy()
+    freeze_to(toy_groups(model), -1)
+    train_mode(model)
+    assert [part.training for part in model] == [True, False, True]
+
+
+def test_training_mode_lets_the_statistics_of_trained_norms_move():
+    model = golden_toy()
+    freeze_to(toy_groups(model), -1, train_norms=norm_parameters(model))
+    train_mode(model)
+    assert [part.training for part in model] == [True, True, True]
+
+
+def test_training_mode_trains_norms_without_parameters():
+    model = nn.Sequential(nn.BatchNorm1d(3, affine=False))
+    train_mode(model)
+    assert model[0].training

@@ -1,0 +1,298 @@
+"""The report page as text: complete, escaped, closed to the outside, written whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image
+
+from vizsla.errors import ConfigError, MissingExtraError, OutputError
+from vizsla.report.build import render_report, write_report
+from vizsla.types import UNLABELLED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vizsla.report.build import ReportContent
+
+    Maker = Callable[..., ReportContent]
+
+ADDRESS_ATTRIBUTES = {
+    "src",
+    "href",
+    "srcset",
+    "poster",
+    "data",
+    "action",
+    "formaction",
+    "xlink:href",
+}
+BLOCKS = {"td", "th", "dt", "dd", "p", "text", "li", "h1", "h2", "summary"}
+EMPTY_ELEMENTS = {"meta", "link", "img", "wbr"}
+
+
+class Page(HTMLParser):
+    """The elements, addresses and text of a page; checks that every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.style = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, values))
+        self.addresses += [value for name, value in values.items() if name in ADDRESS_ATTRIBUTES]
+        if tag not in EMPTY_ELEMENTS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag in BLOCKS:
+            self.words.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            self.style += data
+        else:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """The words of the page, one space between them, narrow ones included."""
+        return " ".join("".join(self.words).split())
+
+    def count(self, tag: str, **attributes: str) -> int:
+        return sum(
+            name == tag and all(values.get(key) == value for key, value in attributes.items())
+            for name, values in self.elements
+        )
+
+
+def page_of(content: ReportContent) -> Page:
+    return Page(render_report(content))
+
+
+def policy_of(page: Page) -> str:
+    (policy,) = [
+        values["content"]
+        for tag, values in page.elements
+        if tag == "meta" and values.get("http-equiv") == "Content-Security-Policy"
+    ]
+    return policy
+
+
+def test_the_page_shows_what_was_asked_for(content: ReportContent):
+    page = page_of(replace(content, notes=("Remember this.",)))
+    for words in (
+        "Crosses and discs",
+        "85.0 %",
+        "17 of 20",
+        "Network tiny",
+        "An older network",
+        "50.00 %",
+        "below this run's interval",
+        "Balanced accuracy",
+        "Calibration error",
+        "Remember this.",
+        "Always answering cross",
+        "All 3 mistakes",
+        "features",
+    ):
+        assert words in page.text
+    assert page.count("img") == 3 + 12
+    assert page.count("figure", **{"class": "panel"}) == 2
+
+
+def test_no_address_leads_out_of_the_page(content: ReportContent):
+    page = page_of(content)
+    assert page.addresses
+    targets = {values["id"] for _, values in page.elements if "id" in values}
+    for address in page.addresses:
+        if address.startswith("#"):
+            assert address[1:] in targets
+        else:
+            assert address.startswith(("data:image/jpeg;base64,", "data:,"))
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+    assert not any("style" in values for _, values in page.elements)
+
+
+def test_the_policy_forbids_everything_but_embedded_pictures_and_this_style(
+    content: ReportContent,
+):
+    page = page_of(content)
+    digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
+    assert policy_of(page) == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    assert page.count("script") == 0
+    # The policy counts only for what follows it.
+    names = [tag for tag, _ in page.elements]
+    assert names.index("meta") < names.index("style")
+    assert names.index("meta") < names.index("link")
+
+
+def test_hostile_names_are_shown_and_do_nothing(make_content: Maker, tmp_path: Path):
+    hostile = '<script>alert("1")<\\script> {{ 7*7 }} &amp; \' \u202egpj.jpg'
+    path = tmp_path / hostile
+    Image.new("RGB", (20, 20), "red").save(path)
+    page = page_of(
+        make_content(
+            torch.tensor([[0.0, 1.0, 0.0]]),
+            [0],
+            vocab=(f"{hostile}a", "</style><img src=x onerror=alert(1)>", '"><b>'),
+            paths=(path,),
+            title=hostile,
+            facts=((hostile, hostile),),
+            notes=(hostile,),
+            references=((hostile, 0.5),),
+            skipped=((tmp_path / hostile, hostile),),
+        )
+    )
+    shown = hostile.replace("\u202e", "\\u202e")
+    assert page.count("script") == page.count("b") == 0
+    assert page.count("img") == 2
+    assert not any(name.startswith("on") for _, values in page.elements for name in values)
+    assert page.text.count(shown) >= 8
+    assert "\u202e" not in page.text
+
+
+def test_a_name_that_is_no_unicode_is_shown_as_an_escape(make_content: Maker, tmp_path: Path):
+    content = make_content([[0.0, 1.0]], [0], facts=(("Data", "bad\udcff"),))
+    path = write_report(tmp_path / "report.html", content=content)
+    assert "bad\\udcff" in path.read_text(encoding="utf-8")
+
+
+def test_names_may_break_at_their_separators_only_for_the_eye(content: ReportContent):
+    assert "cross/<wbr>cross_<wbr>4.jpg" in render_report(content)
+
+
+def test_no_mistakes_are_reported_with_the_interval(make_content: Maker):
+    page = page_of(make_content(torch.eye(2).repeat(5, 1) * 4, [0, 1] * 5))
+    assert "None: all 10 validation pictures were classified correctly." in page.text
+    assert "72.2\u2013100.0 %, so mistakes on other pictures are to be expected" in page.text
+    assert page.count("img") == 10
+
+
+def test_a_single_validation_picture_is_enough(make_content: Maker):
+    page = page_of(make_content([[3.0, 0.0]], [0]))
+    assert "None: the only validation picture was classified correctly." in page.text
+    assert "20.7\u2013100.0 %" in page.text
+    assert "not known" in page.text
+
+
+def test_forty_classes_have_a_matrix_and_more_have_pairs(make_content: Maker):
+    def page(num_classes: int) -> Page:
+        targets = list(range(num_classes)) * 2
+        logits = torch.eye(num_classes)[targets] * 3
+        logits[0] = logits[1]
+        vocab = [f"class {index}" for index in range(num_classes)]
+        return page_of(make_content(logits, targets, vocab=vocab))
+
+    matrix = page(40)
+    assert matrix.count("table", **{"class": "matrix dense"}) == 1
+    assert matrix.count("td", **{"class": "right-8"}) == 39
+    pairs = page(41)
+    assert pairs.count("table", **{"class": "numbers pairs"}) == 1
+    assert not any("matrix" in values.get("class", "") for _, values in pairs.elements)
+    assert "class 0 class 1 1 50.0 %" in pairs.text
+
+
+def test_pictures_without_labels_give_a_page_that_says_so(make_content: Maker):
+    page = page_of(make_content([[0.0, 1.0]] * 3, [UNLABELLED] * 3))
+    assert "No validation picture has a label" in page.text
+    assert page.count("img") == 3
+    assert "not known" in page.text
+
+
+def test_no_pictures_history_facts_or_notes_give_a_short_page(make_content: Maker):
+    page = page_of(make_content(torch.zeros(0, 2), [], history=(), facts=()))
+    assert page.count("section") == 1
+
+
+def test_a_run_of_one_epoch_is_a_table_not_a_curve(make_content: Maker):
+    content = make_content([[1.0, 0.0]], [0])
+    page = page_of(replace(content, history=content.history[:1]))
+    assert page.count("figure") == 0
+    assert "features 0 \u2013 0.7000" in page.text
+
+
+def test_a_picture_that_is_gone_has_a_placeholder(content: ReportContent):
+    content.table.paths[8].unlink()
+    page = page_of(content)
+    assert "cannot be read any more" in page.text
+    assert page.count("img") < 15
+
+
+def test_files_that_were_left_out_are_listed_with_cause(make_content: Maker, tmp_path: Path):
+    skipped = tuple((tmp_path / f"{number}.jpg", "the file is empty") for number in range(120))
+    page = page_of(make_content([[1.0, 0.0]], [0], skipped=skipped))
+    assert "120 files could not be read and were not used; the first 100 are listed." in page.text
+    assert page.text.count("the file is empty") == 100
+
+
+def test_the_same_content_gives_the_same_page(content: ReportContent):
+    assert render_report(content) == render_report(content)
+
+
+def test_the_file_is_the_page(content: ReportContent, tmp_path: Path):
+    path = write_report(tmp_path / "report.html", content=content)
+    assert path == tmp_path / "report.html"
+    assert path.read_text(encoding="utf-8") == render_report(content)
+    assert [file.name for file in tmp_path.glob("*.html*")] == ["report.html"]
+
+
+def test_a_missing_folder_is_an_output_error(content: ReportContent, tmp_path: Path):
+    with pytest.raises(OutputError, match=re.escape(str(tmp_path / "missing" / "report.html"))):
+        write_report(tmp_path / "missing" / "report.html", content=content)
+
+
+def test_an_old_page_stays_when_the_new_one_cannot_be_written(
+    content: ReportContent, tmp_path: Path
+):
+    path = tmp_path / "report.html"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(OutputError):
+        write_report(path, content=content)
+    assert (path / "old").exists()
+
+
+def test_a_reference_that_is_no_share_is_refused(make_content: Maker):
+    with pytest.raises(ConfigError, match=r"'CNN' must be a share from 0 to 1. Received: 88.42"):
+        make_content([[1.0, 0.0]], [0], references=(("CNN", 88.42),))
+
+
+def test_predictions_of_another_table_are_refused(content: ReportContent):
+    few = replace(content.table, paths=content.table.paths[:5])
+    with pytest.raises(ConfigError, match=r"has rows 0\.\.4. Received: rows 0\.\.19"):
+        replace(content, table=few)
+
+
+def test_without_jinja_the_extra_is_named(
+    content: ReportContent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match=r"jinja2.*vizsla\[report\]"):
+        write_report(tmp_path / "report.html", content=content)
+    assert not (tmp_path / "report.html").exists()

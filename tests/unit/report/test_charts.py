@@ -1,0 +1,141 @@
+"""Charts: everything drawn lies inside, in the right order, and ticks are round numbers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vizsla.evaluate.metrics import Metric
+from vizsla.evaluate.predictions import HistoryPoint
+from vizsla.report.charts import (
+    PANEL_HEIGHT,
+    PANEL_WIDTH,
+    accuracy_scale,
+    learning_curves,
+    nice_values,
+)
+
+
+def accuracy_of(value: float, low: float, high: float) -> Metric:
+    return Metric(name="accuracy", value=value, low=low, high=high, num_pictures=100)
+
+
+def points(
+    *figures: tuple[float | None, float | None, float | None], stage: str = "head"
+) -> tuple[HistoryPoint, ...]:
+    return tuple(
+        HistoryPoint(stage=stage, epoch=epoch, train_loss=train, valid_loss=valid, accuracy=right)
+        for epoch, (train, valid, right) in enumerate(figures)
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "count", "values"),
+    [
+        (0.0, 1.0, 5, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        (0.82, 0.93, 5, (0.825, 0.85, 0.875, 0.9, 0.925)),
+        (3.0, 11.0, 4, (4.0, 6.0, 8.0, 10.0)),
+        (-30.0, 120.0, 3, (0.0, 50.0, 100.0)),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, count: int, values: tuple[float, ...]):
+    assert nice_values(low, high, count=count) == pytest.approx(values)
+
+
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), count=st.integers(1, 10))
+def test_ticks_lie_inside_and_are_never_too_many(low: float, span: float, count: int):
+    high = low + span
+    values = nice_values(low, high, count=count)
+    assert len(values) <= count + 1
+    assert all(low - 1e-6 * span <= value <= high + 1e-6 * span for value in values)
+
+
+@given(
+    st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)).map(sorted),
+    st.lists(st.floats(0, 1), max_size=4),
+)
+def test_the_scale_keeps_order_and_bounds(values: list[float], others: list[float]):
+    low, value, high = values
+    references = [(str(number), other) for number, other in enumerate(others)]
+    scale = accuracy_scale(accuracy_of(value, low, high), references=references)
+    assert 0 <= scale.low <= scale.place <= scale.high <= 100
+    assert all(0 <= reference.place <= 100 for reference in scale.references)
+    assert all(-0.001 <= tick.place <= 100.001 for tick in scale.ticks)
+    assert len(scale.ticks) >= 1
+
+
+def test_references_say_where_they_lie_to_the_interval():
+    references = (("SVM", 0.8244), ("CNN", 0.8842), ("human", 0.99))
+    scale = accuracy_scale(accuracy_of(0.874, 0.846, 0.898), references=references)
+    assert [reference.verdict for reference in scale.references] == [
+        "below this run's interval",
+        "inside the interval: too close to call",
+        "above this run's interval",
+    ]
+    assert [reference.value for reference in scale.references] == [
+        "82.44\u202f%",
+        "88.42\u202f%",
+        "99.00\u202f%",
+    ]
+    assert [tick.text for tick in scale.ticks] == [
+        "85\u202f%",
+        "90\u202f%",
+        "95\u202f%",
+        "100\u202f%",
+    ]
+
+
+def test_curves_go_down_when_the_loss_does():
+    loss, accuracy = learning_curves(points((2.0, 1.5, 0.5), (1.0, 1.0, 0.75), (0.5, 0.75, 1.0)))
+    assert (loss.title, accuracy.title) == ("Loss", "Validation accuracy, %")
+    assert [line.name for line in loss.lines] == ["train", "valid"]
+    heights = [y for _, y in loss.lines[0].dots]
+    assert heights == sorted(heights)  # SVG counts downwards
+    assert [tick.text for tick in accuracy.y_ticks] == ["60", "80", "100"]
+    assert [tick.text for tick in accuracy.x_ticks] == ["1", "2", "3"]
+
+
+def test_a_missing_or_infinite_figure_leaves_a_gap():
+    history = points(
+        (1.0, None, None), (float("nan"), None, None), (0.5, None, None), (0.4, None, None)
+    )
+    (loss,) = learning_curves(history)
+    (line,) = loss.lines
+    assert len(line.pieces) == 1
+    assert len(line.pieces[0].split()) == 2
+    assert len(line.dots) == 3
+
+
+@pytest.mark.parametrize("history", [(), points((1.0, 1.0, 0.5)), points((None, None, None)) * 3])
+def test_what_was_not_measured_twice_is_not_drawn(history: tuple[HistoryPoint, ...]):
+    assert learning_curves(history) == ()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_an_accuracy_that_never_changes_has_a_scale_that_stays_within_0_and_100(share: float):
+    (accuracy,) = learning_curves(points((None, None, share), (None, None, share)))
+    heights = {y for _, y in accuracy.lines[0].dots}
+    assert len(heights) == 1
+    assert 0 < heights.pop() < PANEL_HEIGHT
+    ticks = [float(tick.text) for tick in accuracy.y_ticks]
+    assert len(ticks) > 1
+    assert 0 <= min(ticks) <= 100 * share <= max(ticks) <= 100
+
+
+def test_stages_are_marked_and_named_where_there_is_room():
+    long = points(*[(1.0, 1.0, 0.5), (0.5, 0.6, 0.6)] * 5, stage="whole network")
+    (loss, _) = learning_curves((*points((None, 0.9, 0.4), stage="features"), *long))
+    assert [stage.text for stage in loss.stages] == ["", "whole network"]
+    assert loss.stages[0].place < loss.lines[1].dots[0][0] < loss.stages[1].place
+
+
+def test_a_long_history_has_lines_without_dots_and_few_ticks():
+    history = points(*[(1 / (epoch + 1), None, None) for epoch in range(300)])
+    (loss,) = learning_curves(history)
+    assert loss.lines[0].dots == ()
+    assert len(loss.x_ticks) <= 8
+    for place in loss.lines[0].pieces[0].split():
+        x, y = map(float, place.split(","))
+        assert 0 < x < PANEL_WIDTH
+        assert 0 < y < PANEL_HEIGHT

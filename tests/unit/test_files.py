@@ -1,0 +1,181 @@
+"""atomic_write: a file appears whole or not at all, under real limits of the system."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vizsla.errors import OutputError
+from vizsla.files import atomic_write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="uses limits or links of POSIX systems")
+
+
+def run_python(code: str, *arguments: object) -> str:
+    """Run code in a fresh interpreter, because limits and users cannot be changed back; return what it prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_the_file_appears_with_its_content_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "history.csv"
+    with atomic_write(path) as temporary:
+        temporary.write_text("epoch,loss")
+        assert not path.exists()
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".csv"
+    assert path.read_text() == "epoch,loss"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_old_file_is_replaced_only_at_the_end(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with atomic_write(str(path)) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), TimeoutError("mine")])
+def test_an_error_in_the_block_arrives_unchanged_and_leaves_the_old_file(
+    tmp_path: Path, error: BaseException
+):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail_half_way() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail_half_way()
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+
+
+def test_an_error_about_another_file_is_not_called_an_output_error(tmp_path: Path):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a.txt"):
+        (tmp_path / "input.csv").read_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_named_before_the_block_runs(tmp_path: Path):
+    path = tmp_path / "no" / "a.txt"
+    with pytest.raises(OutputError) as caught, atomic_write(path):
+        pytest.fail("the block must not run")
+    assert str(caught.value) == (
+        f"Cannot write {path}: No such file or directory. Nothing was left there. "
+        "Create the folder first, or choose another place."
+    )
+
+
+def test_a_folder_of_that_name_is_kept(tmp_path: Path):
+    (tmp_path / "a.txt").mkdir()
+    message = "there is a folder of that name"
+    with pytest.raises(OutputError, match=message), atomic_write(tmp_path / "a.txt"):
+        pytest.fail("the block must not run")
+
+
+def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "a.txt"
+    with pytest.raises(OutputError, match="file, not a folder"), atomic_write(path):
+        pytest.fail("the block must not run")
+
+
+@needs_posix
+def test_others_may_read_the_file_as_the_umask_says(tmp_path: Path):
+    before = os.umask(0o022)
+    try:
+        with atomic_write(tmp_path / "a.txt") as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
+
+
+@needs_posix
+def test_a_link_stays_a_link(tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    target = tmp_path / "other" / "real.txt"
+    target.write_text("old")
+    link = tmp_path / "link.txt"
+    link.symlink_to(target)
+    with atomic_write(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+@needs_posix
+def test_a_name_of_the_longest_allowed_length_can_be_written(tmp_path: Path):
+    path = tmp_path / ("n" * 251 + ".csv")
+    with atomic_write(path) as temporary:
+        temporary.write_text("x")
+    assert path.read_text() == "x"
+
+
+@needs_posix
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path):
+    code = """
+import resource, signal, sys
+from vizsla.errors import OutputError
+from vizsla.files import atomic_write
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with atomic_write(sys.argv[1]) as temporary:
+        temporary.write_bytes(bytes(5000))
+except OutputError as error:
+    print(error)
+"""
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    assert run_python(code, path).strip() == (
+        f"Cannot write {path}: File too large. What was there before is untouched. "
+        "Files of this size are not allowed there: choose another place or raise the limit."
+    )
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@needs_posix
+def test_a_folder_that_may_not_be_written_to_is_an_output_error(tmp_path: Path):
+    # The administrator may write anywhere, so the test becomes nobody first; it stays in the folder, whose parents
+    # nobody may not enter.
+    code = """
+import os, sys
+from vizsla.errors import OutputError
+from vizsla.files import atomic_write
+os.chdir(sys.argv[1])
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    with atomic_write("a.txt"):
+        print("the block must not run")
+except OutputError as error:
+    print(error)
+"""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    (folder / "a.txt").write_text("old")
+    folder.chmod(0o555)
+    try:
+        assert run_python(code, folder).strip() == (
+            "Cannot write a.txt: Permission denied. What was there before is untouched. "
+            "The folder may not be written to: change its permissions or choose another place."
+        )
+    finally:
+        folder.chmod(0o755)
+    assert (folder / "a.txt").read_text() == "old"
