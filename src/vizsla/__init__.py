@@ -51,10 +51,11 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from vizsla.evaluate.predictions import Predictions
-    from vizsla.export.predictor import Prediction, Predictor
-    from vizsla.train.learner import Learner, load_learner, vision_learner
+    from vizsla.export.predictor import Prediction, Predictor, load_learner
+    from vizsla.train.learner import Learner
     from vizsla.train.metrics import accuracy, error_rate
     from vizsla.train.recipes import TrainConfig, train_classifier
+    from vizsla.train.vision import vision_learner
 
 __version__ = "0.1.0"
 
@@ -152,11 +153,11 @@ _MODULE_OF = {
     "aug_transforms": "vizsla.augment.policy",
     "error_rate": "vizsla.train.metrics",
     "get_image_files": "vizsla.data.sources",
-    "load_learner": "vizsla.train.learner",
+    "load_learner": "vizsla.export.predictor",
     "parent_label": "vizsla.data.labels",
     "train_classifier": "vizsla.train.recipes",
     "using_attr": "vizsla.data.labels",
-    "vision_learner": "vizsla.train.learner",
+    "vision_learner": "vizsla.train.vision",
 }
 
 if not TYPE_CHECKING:  # a checker that saw this __getattr__ would accept every misspelt name

@@ -3,9 +3,10 @@
 This is the one place where pixels stop being uint8. Maps and colour steps are known on the CPU, so what a picture needs
 (nothing, a resampling, an area average before it) is decided there, without asking the device.
 
-On the CPU the work is done for as many pictures at a time as there are threads, from uint8 to the finished float picture:
-a 460 x 460 picture then stays in the cache between the steps. 64 of them to 224 x 224 with colour took 68 ms of one core
-that way, 192 ms as a whole batch. Channels-last input was sampled as fast as planar input and is cheaper to convert.
+On the CPU each picture goes alone from uint8 to its finished floats, on one of as many threads as torch uses: a 460 x 460
+picture then stays in the cache from step to step. 64 of them to 224 x 224, with colour, took 68 ms of one core that way and
+181 ms as a whole batch. Channels-last input is sampled as fast as planar input and is cheaper to convert (68 and 82 ms).
+On other devices all pictures that need the same go together.
 
 Shape legend: B pictures, C channels, H x W source, h x w output.
 """
@@ -14,21 +15,27 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vizsla.augment.compose import ColourStep, compose_colour, compose_map, validation_map
+from vizsla.augment.compose import (
+    ColourStep,
+    compose_colour,
+    compose_map,
+    validation_map,
+)
 from vizsla.augment.kernels import HORIZON, area_average, change_lighting, warp_pictures
-from vizsla.augment.policy import merge_transforms
+from vizsla.augment.merge import merge_transforms
 from vizsla.augment.sample import Draws
 from vizsla.errors import ConfigError
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from vizsla.augment.policy import BatchTransform, Mode, PadMode
     from vizsla.types import Size
@@ -83,12 +90,13 @@ class BatchAugmentation:
         source_size = images_u8.shape[-2], images_u8.shape[-1]
         policy = self.policy
         colour = None
-        if training:
-            draws = Draws(seed=self.seed, epoch=epoch, rows=rows)
-            warp = compose_map(policy, draws=draws, source_size=source_size)
-            colour = compose_colour(policy, draws=draws)
-        else:
-            warp = validation_map(policy, count=len(rows), source_size=source_size)
+        with _one_thread():
+            if training:
+                draws = Draws(seed=self.seed, epoch=epoch, rows=rows)
+                warp = compose_map(policy, draws=draws, source_size=source_size)
+                colour = compose_colour(policy, draws=draws)
+            else:
+                warp = validation_map(policy, count=len(rows), source_size=source_size)
         return augment_pictures(
             images_u8,
             warp=warp,
@@ -126,26 +134,27 @@ def augment_pictures(
     Returns:
         float32 ``(B, C, h, w)``, 0-1, channels-last. Each picture is independent of the others of its batch.
     """
+    device = images.device
     source_size = images.shape[-2], images.shape[-1]
     plans = _plans(warp, source_size=source_size, size=size, colour=colour, mode=mode)
-    out = torch.empty(
-        (*images.shape[:2], *size), device=images.device, memory_format=torch.channels_last
-    )
-    work = _Work(
-        images=images,
-        out=out,
-        plans=plans,
-        warp=warp,
-        colour=colour,
-        mode=mode,
-        pad_mode=pad_mode,
-        align_corners=align_corners,
-    )
-    if images.device.type == "cpu":
-        _in_threads(work, count=len(plans))
-    else:
-        work.do(range(len(plans)), at_a_time=len(plans))
-    return out
+    # Inference mode belongs to a thread: what it makes could not be written to by the threads below.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        # Copies to a device do not wait: otherwise the host would, for everything that the device still has to do.
+        work = _Work(
+            images=images,
+            out=_empty((*images.shape[:2], *size), device=device),
+            plans=plans,
+            warp=warp.float().to(device, non_blocking=True),
+            colour=None if colour is None else colour.on(device),
+            mode=mode,
+            pad_mode=pad_mode,
+            align_corners=align_corners,
+        )
+        if device.type == "cpu":
+            _in_threads(work, count=len(plans))
+        else:
+            work.do(range(len(plans)), at_a_time=len(plans))
+    return work.out
 
 
 def prefilter_sizes(warp: Tensor, *, source_size: Size, size: Size) -> list[Size | None]:
@@ -215,7 +224,7 @@ class _Work:
             if plan.resamples:
                 part = warp_pictures(
                     part,
-                    warp=self.warp[positions],
+                    warp=self.warp[chosen],
                     size=(self.out.shape[-2], self.out.shape[-1]),
                     mode=self.mode,
                     pad_mode=self.pad_mode,
@@ -223,9 +232,22 @@ class _Work:
                 )
             if self.images.dtype == torch.uint8:
                 part = part.div_(255)
+            if plan.resamples and self.mode == "bicubic":
+                part = part.clamp_(0, 1)  # a cubic overshoots at edges
             if plan.recolours and self.colour is not None:
-                part = change_lighting(part, colour=self.colour.of(positions))
+                part = change_lighting(part, colour=self.colour.of(chosen))
             self.out[chosen] = part
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Keep small operations on this thread: exp or sqrt of 640 numbers are not worth waiting for another (see below)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_threads(work: _Work, *, count: int) -> None:
@@ -235,10 +257,15 @@ def _in_threads(work: _Work, *, count: int) -> None:
     with other threads around (decoding) each of these waits was measured at up to 8 ms.
     """
     threads = torch.get_num_threads()
-    shares = [share for first in range(threads) if (share := range(first, count, threads))]
+    if threads == 1 or count == 0:
+        work.do(range(count), at_a_time=1)
+        return
+    shares = [range(first, count, threads) for first in range(min(threads, count))]
     try:
         # In a thread of ours the setting is that thread's alone; afterwards the default for new threads is put back.
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            len(shares), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             for done in [pool.submit(work.do, share, at_a_time=1) for share in shares]:
                 done.result()
     finally:
@@ -312,8 +339,8 @@ def _check_batch(images_u8: Tensor, rows: Tensor) -> None:
             "Augmentation takes uint8 pictures (batch, 3, height, width) with values 0-255. "
             f"Received: {images_u8.dtype} {tuple(images_u8.shape)}"
         )
-    if rows.shape != images_u8.shape[:1]:
+    if rows.shape != images_u8.shape[:1] or rows.device.type != "cpu":
         raise ConfigError(
-            f"Augmentation needs the table row of each of the {len(images_u8)} pictures. Received: rows of shape "
-            f"{tuple(rows.shape)}"
+            f"Augmentation needs the table row of each of the {len(images_u8)} pictures, on the CPU. "
+            f"Received: rows of shape {tuple(rows.shape)} on {rows.device}"
         )

@@ -9,7 +9,7 @@ Shape legend: B pictures; maps are float64 ``(B, 3, 3)``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from vizsla.augment.policy import (
-    AugmentationPolicy,
     Brightness,
     ColourTransform,
     Contrast,
@@ -39,6 +38,9 @@ from vizsla.augment.sample import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vizsla.augment.merge import AugmentationPolicy
     from vizsla.types import Size
 
 GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
@@ -58,27 +60,41 @@ _DIHEDRAL = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColourStep:
-    """z' = gain * z + grey_gain * grey(z) + offset on the logits z of the pixels; each float64 ``(B,)``.
+    """z' = gain * z + grey_gain * grey(z) + offset on the logits z of the pixels.
 
     Brightness, contrast and saturation are all of this form, and so is any sequence of them.
+
+    Attributes:
+        gain: float ``(B,)``.
+        grey_gain: float ``(B,)``; ``None``: 0 for all, no transform changes the saturation.
+        offset: float ``(B,)``.
     """
 
     gain: Tensor
-    grey_gain: Tensor
+    grey_gain: Tensor | None
     offset: Tensor
 
     @property
     def is_neutral(self) -> Tensor:
         """Bool ``(B,)``: pictures that the step leaves as they are."""
-        return (self.gain == 1) & (self.grey_gain == 0) & (self.offset == 0)
+        neutral = (self.gain == 1) & (self.offset == 0)
+        return neutral if self.grey_gain is None else neutral & (self.grey_gain == 0)
 
-    def of(self, positions: list[int]) -> ColourStep:
+    def scaled(self, factors: Tensor) -> ColourStep:
+        """Return the step followed by a multiplication, float ``(B,)``."""
+        return self._each(lambda part: part * factors)
+
+    def of(self, chosen: slice | Tensor) -> ColourStep:
         """Return the step of some of the pictures."""
-        return ColourStep(
-            gain=self.gain[positions],
-            grey_gain=self.grey_gain[positions],
-            offset=self.offset[positions],
-        )
+        return self._each(lambda part: part[chosen])
+
+    def on(self, device: torch.device) -> ColourStep:
+        """Return the step as float32 on a device, without waiting for it."""
+        return self._each(lambda part: part.float().to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ColourStep:
+        grey_gain = None if self.grey_gain is None else change(self.grey_gain)
+        return ColourStep(gain=change(self.gain), grey_gain=grey_gain, offset=change(self.offset))
 
 
 def affine_matrix(transform: MatrixTransform, *, values: Tensor) -> Tensor:
@@ -171,9 +187,8 @@ def compose_map(policy: AugmentationPolicy, *, draws: Draws, source_size: Size) 
     if policy.crop is not None:
         (stream,) = stream_names([policy.crop])
         boxes = sample_crop(policy.crop, draws=draws, stream=stream, source_size=source_size)
-        total = total @ crop_matrix(
-            boxes, source_size=source_size, align_corners=policy.align_corners
-        )
+        window = crop_matrix(boxes, source_size=source_size, align_corners=policy.align_corners)
+        total = total @ window
     return total
 
 
@@ -205,28 +220,30 @@ def colour_step(parts: list[tuple[ColourTransform, Tensor]]) -> ColourStep:
     Args:
         parts: At least one transform, each with its draws, float64 ``(B,)``, as ``sample.sample_colour`` makes them.
     """
-    neutral = torch.zeros_like(parts[0][1])
-    start = ColourStep(gain=neutral + 1, grey_gain=neutral, offset=neutral)
+    zero = torch.zeros_like(parts[0][1])
+    changes_saturation = any(isinstance(transform, Saturation) for transform, _ in parts)
+    start = ColourStep(gain=zero + 1, grey_gain=zero if changes_saturation else None, offset=zero)
     return reduce(_then, parts, start)
 
 
 def _then(step: ColourStep, part: tuple[ColourTransform, Tensor]) -> ColourStep:
     """Return the step followed by one more transform."""
     transform, draw = part
-    gain, grey_gain, offset = step.gain, step.grey_gain, step.offset
     match transform:
         case Brightness():
-            return ColourStep(gain=gain, grey_gain=grey_gain, offset=offset + draw.logit())
+            return replace(step, offset=step.offset + (draw / (1 - draw)).log())
         case Contrast():
-            return ColourStep(gain=gain * draw, grey_gain=grey_gain * draw, offset=offset * draw)
+            return step.scaled(draw)
         case Saturation():
             # grey(gain z + grey_gain grey(z) + offset), with the grey of a grey being itself times the weights' sum.
             weight = sum(GREY_WEIGHTS)
-            kept, greyed = draw, 1 - draw
+            before = 0 if step.grey_gain is None else step.grey_gain
+            after = step.scaled(draw)
+            kept = 0 if after.grey_gain is None else after.grey_gain
             return ColourStep(
-                gain=gain * kept,
-                grey_gain=grey_gain * kept + (gain + grey_gain * weight) * greyed,
-                offset=offset * kept + offset * weight * greyed,
+                gain=after.gain,
+                grey_gain=kept + (step.gain + before * weight) * (1 - draw),
+                offset=after.offset + step.offset * weight * (1 - draw),
             )
 
 

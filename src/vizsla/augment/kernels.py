@@ -37,7 +37,7 @@ def warp_pictures(
 
     Args:
         images: float ``(B, C, H, W)``; values keep their scale.
-        warp: ``(B, 3, 3)``, output coordinates to source coordinates (see ``compose``), on any device.
+        warp: float ``(B, 3, 3)``, output coordinates to source coordinates (see ``compose``).
         size: (height, width) of what comes out.
         mode: Interpolation.
         pad_mode: What is seen outside the picture.
@@ -46,9 +46,7 @@ def warp_pictures(
     Returns:
         float ``(B, C, h, w)``.
     """
-    # Without non_blocking a copy from ordinary memory makes the host wait for everything that the device has to do.
-    moved = warp.float().to(images.device, non_blocking=True)
-    grid = sampling_grid(moved, size=size, align_corners=align_corners)
+    grid = sampling_grid(warp.to(images), size=size, align_corners=align_corners)
     return F.grid_sample(
         images, grid, mode=mode, padding_mode=pad_mode, align_corners=align_corners
     )
@@ -65,17 +63,12 @@ def sampling_grid(warp: Tensor, *, size: Size, align_corners: bool = True) -> Te
     Returns:
         float32 ``(B, h, w, 2)``: x, y, -1 to 1 inside the picture.
     """
-    device = warp.device
-    ys, xs = (_positions(side, align_corners=align_corners, device=device) for side in size)
-    entry = warp[:, :, :, None, None]
-    x_B1w, y_Bh1 = xs[None, None, :], ys[None, :, None]
-    depth = entry[:, 2, 0] * x_B1w + (entry[:, 2, 1] * y_Bh1 + entry[:, 2, 2])
-    depth.clamp_min_(HORIZON)
-    grid = torch.empty((len(warp), *size, 2), device=device)
-    for axis in (0, 1):
-        along = entry[:, axis, 1] * y_Bh1 + entry[:, axis, 2]
-        grid[..., axis] = (entry[:, axis, 0] * x_B1w + along).div_(depth)
-    return grid
+    ys, xs = (_positions(side, align_corners=align_corners, device=warp.device) for side in size)
+    along_x = warp[:, :, 0, None] * xs  # B 3 w
+    along_y = warp[:, :, 1, None] * ys + warp[:, :, 2, None]  # B 3 h
+    points = along_y[..., None] + along_x[:, :, None]  # B 3 h w
+    depth = points[:, 2:].clamp_min_(HORIZON)
+    return points[:, :2].div_(depth).permute(0, 2, 3, 1)
 
 
 def area_average(images: Tensor, *, size: Size, spare: Tensor | None = None) -> Tensor:
@@ -105,22 +98,18 @@ def change_lighting(images: Tensor, *, colour: ColourStep) -> Tensor:
 
     Args:
         images: float ``(B, 3, H, W)``, RGB, 0-1.
-        colour: The step, on the CPU.
+        colour: The step, float32 on the device of the pictures.
 
     Returns:
         float ``(B, 3, H, W)``, above 0 and below 1.
     """
-    device = images.device
-    gain, grey_gain, offset = (
-        part.float().to(device, non_blocking=True)[:, None, None, None]
-        for part in (colour.gain, colour.grey_gain, colour.offset)
-    )
+    added = colour.offset[:, None, None, None]
     logits = torch.logit(images, eps=_LOGIT_LIMIT)
-    if bool((colour.grey_gain == 0).all()):
-        return logits.mul_(gain).add_(offset).sigmoid_()
-    red, green, blue = (weight * logits[:, at : at + 1] for at, weight in enumerate(GREY_WEIGHTS))
-    common = red.add_(green).add_(blue).mul_(grey_gain).add_(offset)
-    return logits.mul_(gain).add_(common).sigmoid_()
+    if colour.grey_gain is not None:
+        weights = logits.new_tensor(GREY_WEIGHTS)[:, None, None]
+        grey = (logits * weights).sum(dim=1, keepdim=True)
+        added = grey.mul_(colour.grey_gain[:, None, None, None]).add_(added)
+    return logits.mul_(colour.gain[:, None, None, None]).add_(added).sigmoid_()
 
 
 def _average_rows(table: Tensor, *, length: int) -> Tensor:

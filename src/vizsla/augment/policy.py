@@ -1,17 +1,8 @@
 """Numbers that a person chooses come in, a validated description of the augmentation goes out; nothing is drawn here.
 
 The small classes (``Flip``, ``Rotate``, ...) say what may happen to a picture and how strongly; ``aug_transforms`` makes
-the usual list of them; ``merge_transforms`` sorts a list into one ``AugmentationPolicy``: everything geometric becomes
-one map and one resampling, everything in colour one step. Argument order follows the notebook API of fastai 2.
-
-Arguments that several of them share:
-    p: Probability, per picture, that the transform acts.
-    draw: Fixed values instead of random ones: one number, or one per picture of the batch in its order. ``None``: random.
-    size: Size of the pictures that come out, ``None``: unchanged. The first geometric transform of a list decides.
-    mode: How pixels are interpolated: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``; the first one of a list decides.
-    pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``; the first one decides.
-    align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
-    batch: Draw once for the whole batch (from its first row) instead of once per picture.
+the usual list of them. Argument order follows the notebook API of fastai 2. Of a list, the first geometric transform
+decides the size, the interpolation and the padding of all (``merge.merge_transforms``).
 """
 
 from __future__ import annotations
@@ -34,7 +25,17 @@ LARGEST_WARP = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """Mirror left and right. ``draw``: 1 mirrors, 0 does not."""
+    """Mirror left and right.
+
+    Args:
+        p: Probability, per picture, that it acts.
+        draw: Fixed: 1 mirrors, 0 does not; or one per picture; ``None``: random.
+        size: (height, width) of what comes out, or one number; ``None``: unchanged.
+        mode: Interpolation: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
+        pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``.
+        align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
+        batch: Draw once for a whole batch (for its first row) instead of once per picture.
+    """
 
     p: float = 0.5
     draw: Draw = None
@@ -50,10 +51,17 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Dihedral:
-    """One of the 8 symmetries of the square.
+    """Apply one of the 8 symmetries of the square.
 
-    ``draw``: 0 = as it is, 1 = mirrored left to right, 2 = upside down, 3, 4, 5 = turned anticlockwise by 90, 180, 270
-    degrees, 6 = transposed, 7 = transposed along the other diagonal.
+    Args:
+        p: Probability, per picture, that it acts.
+        draw: Fixed: 0 as it is, 1 mirrored left to right, 2 upside down, 3 4 5 turned anticlockwise by 90 180 270 degrees,
+            6 transposed, 7 transposed along the other diagonal; or one per picture; ``None``: random.
+        size: (height, width) of what comes out, or one number; ``None``: unchanged.
+        mode: Interpolation: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
+        pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``.
+        align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
+        batch: Draw once for a whole batch (for its first row) instead of once per picture.
     """
 
     p: float = 0.5
@@ -70,7 +78,18 @@ class Dihedral:
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """Turn about the middle by up to ``max_deg`` degrees either way. ``draw``: degrees, positive turns clockwise."""
+    """Turn about the middle.
+
+    Args:
+        max_deg: Largest angle either way, degrees.
+        p: Probability, per picture, that it acts.
+        draw: Fixed degrees, positive is clockwise; or one per picture; ``None``: random.
+        size: (height, width) of what comes out, or one number; ``None``: unchanged.
+        mode: Interpolation: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
+        pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``.
+        align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
+        batch: Draw once for a whole batch (for its first row) instead of once per picture.
+    """
 
     max_deg: float = 10
     p: float = 0.5
@@ -90,7 +109,18 @@ class Rotate:
 class Zoom:
     """Magnify (factor above 1) or shrink about a random point.
 
-    ``draw``: factor; ``draw_x``, ``draw_y``: the point that stays, 0 = left or top, 1 = right or bottom.
+    Args:
+        min_zoom: Smallest factor.
+        max_zoom: Largest factor.
+        p: Probability, per picture, that it acts.
+        draw: Fixed factor; or one per picture; ``None``: random.
+        draw_x: Fixed place of the point that stays, 0 left to 1 right; or one per picture; ``None``: random.
+        draw_y: The same, 0 top to 1 bottom; or one per picture; ``None``: random.
+        size: (height, width) of what comes out, or one number; ``None``: unchanged.
+        mode: Interpolation: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
+        pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``.
+        align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
+        batch: Draw once for a whole batch (for its first row) instead of once per picture.
     """
 
     min_zoom: float = 1.0
@@ -113,7 +143,19 @@ class Zoom:
 
 @dataclass(frozen=True, slots=True)
 class Warp:
-    """Perspective, as if the camera stood elsewhere: corners move by up to ``magnitude`` half-widths (below 0.7)."""
+    """Change the perspective, as if the camera stood elsewhere.
+
+    Args:
+        magnitude: How far corners move at most, in half-widths; below 0.7.
+        p: Probability, per picture and direction, that it acts.
+        draw_x: Fixed move along x; or one per picture; ``None``: random.
+        draw_y: Fixed move along y; or one per picture; ``None``: random.
+        size: (height, width) of what comes out, or one number; ``None``: unchanged.
+        mode: Interpolation: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
+        pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``.
+        align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
+        batch: Draw once for a whole batch (for its first row) instead of once per picture.
+    """
 
     magnitude: float = 0.2
     p: float = 0.5
@@ -132,11 +174,17 @@ class Warp:
 
 @dataclass(frozen=True, slots=True)
 class RandomResizedCropGPU:
-    """Cut a window of random area and shape out of each picture and resize it to ``size``.
+    """Cut a window of random area and shape out of each picture and resize it.
 
-    ``min_scale`` to ``max_scale`` is the window's share of the area, ``ratio`` the range of width / height.
-    Validation takes the middle: the largest window of an allowed ratio, its sides times ``valid_scale``.
-    Unlike its model, which cuts the same window out of all pictures of a batch, each picture has its own.
+    Each picture has its own window. In validation it is the middle: the largest one of an allowed ratio.
+
+    Args:
+        size: (height, width) of what comes out, or one number.
+        min_scale: Smallest share of the area.
+        ratio: Smallest and largest width / height.
+        mode: Interpolation, unless geometric transforms decide it.
+        valid_scale: The sides of the window of validation are multiplied by it.
+        max_scale: Largest share of the area.
     """
 
     size: int | Size
@@ -160,7 +208,14 @@ class RandomResizedCropGPU:
 
 @dataclass(frozen=True, slots=True)
 class Brightness:
-    """Add to the logits of the pixels. ``draw``: 0-1, where mid-grey goes; 0.5 changes nothing."""
+    """Add to the logits of the pixels.
+
+    Args:
+        max_lighting: Strength, 0-1.
+        p: Probability, per picture, that it acts.
+        draw: Fixed: where mid-grey goes, 0-1, 0.5 changes nothing; or one per picture; ``None``: random.
+        batch: Draw once for a whole batch (for its first row) instead of once per picture.
+    """
 
     max_lighting: float = 0.2
     p: float = 0.75
@@ -173,7 +228,14 @@ class Brightness:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Multiply the logits of the pixels. ``draw``: the factor; 1 changes nothing."""
+    """Multiply the logits of the pixels.
+
+    Args:
+        max_lighting: Strength, 0-1.
+        p: Probability, per picture, that it acts.
+        draw: Fixed factor, 1 changes nothing; or one per picture; ``None``: random.
+        batch: Draw once for a whole batch (for its first row) instead of once per picture.
+    """
 
     max_lighting: float = 0.2
     p: float = 0.75
@@ -186,7 +248,14 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """Move the logits of the pixels away from their grey. ``draw``: the factor; 1 changes nothing, 0 leaves grey."""
+    """Move the logits of the pixels away from their grey.
+
+    Args:
+        max_lighting: Strength, 0-1.
+        p: Probability, per picture, that it acts.
+        draw: Fixed factor, 1 changes nothing, 0 leaves grey; or one per picture; ``None``: random.
+        batch: Draw once for a whole batch (for its first row) instead of once per picture.
+    """
 
     max_lighting: float = 0.2
     p: float = 0.75
@@ -201,80 +270,6 @@ MatrixTransform = Flip | Dihedral | Rotate | Zoom
 GeometricTransform = MatrixTransform | Warp
 ColourTransform = Brightness | Contrast | Saturation
 BatchTransform = GeometricTransform | RandomResizedCropGPU | ColourTransform
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentationPolicy:
-    """A list of transforms, sorted by what they become part of; made by ``merge_transforms``.
-
-    Attributes:
-        matrices: Their product, left to right, is the affine part A of the map.
-        warps: Perspectives P, applied after the affine part.
-        crop: The window that the map is restricted to, or ``None``.
-        colours: Applied in this order between one logit and one sigmoid.
-        size: Size of the pictures that come out, ``None``: unchanged.
-        mode: Interpolation.
-        pad_mode: What is seen outside the picture.
-        align_corners: Whether -1 and 1 are the centres of the corner pixels.
-    """
-
-    matrices: tuple[MatrixTransform, ...] = ()
-    warps: tuple[Warp, ...] = ()
-    crop: RandomResizedCropGPU | None = None
-    colours: tuple[ColourTransform, ...] = ()
-    size: Size | None = None
-    mode: Mode = "bilinear"
-    pad_mode: PadMode = "reflection"
-    align_corners: bool = True
-
-
-def merge_transforms(transforms: Sequence[BatchTransform]) -> AugmentationPolicy:
-    """Sort a list of transforms into one policy.
-
-    Args:
-        transforms: In the order in which they act; geometry and colour may be mixed.
-
-    Returns:
-        The policy. Size, mode and padding are those of the first geometric transform; a crop's size comes before that.
-
-    Raises:
-        ConfigError: Something else than a transform is in the list, or more than one crop.
-
-    Example:
-        >>> merge_transforms([Flip(p=1), Brightness()]).colours
-        (Brightness(max_lighting=0.2, p=0.75, draw=None, batch=False),)
-    """
-    geometric: list[GeometricTransform] = []
-    crops: list[RandomResizedCropGPU] = []
-    colours: list[ColourTransform] = []
-    for transform in transforms:
-        match transform:
-            case Flip() | Dihedral() | Rotate() | Zoom() | Warp():
-                geometric.append(transform)
-            case RandomResizedCropGPU():
-                crops.append(transform)
-            case Brightness() | Contrast() | Saturation():
-                colours.append(transform)
-            case _:
-                raise ConfigError(
-                    "A batch transform is a Flip, Dihedral, Rotate, Zoom, Warp, RandomResizedCropGPU, Brightness, "
-                    f"Contrast or Saturation object. Received: {transform!r}"
-                )
-    if len(crops) > 1:
-        raise ConfigError(f"Only one crop can be part of a policy; keep one. Received: {crops}")
-    crop = crops[0] if crops else None
-    first = geometric[0] if geometric else None
-    wanted = crop or first
-    return AugmentationPolicy(
-        matrices=tuple(t for t in geometric if not isinstance(t, Warp)),
-        warps=tuple(t for t in geometric if isinstance(t, Warp)),
-        crop=crop,
-        colours=tuple(colours),
-        size=None if wanted is None or wanted.size is None else as_size(wanted.size),
-        mode=(first or crop or Flip()).mode,
-        pad_mode=(first or Flip()).pad_mode,
-        align_corners=(first or Flip()).align_corners,
-    )
 
 
 def aug_transforms(

@@ -211,6 +211,23 @@ class Predictor:
         )
 
 
+def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
+    """Open an exported model under the name that notebooks know; what comes back predicts, and does not train on.
+
+    Args:
+        fname: A model file, as ``Learner.export`` or ``vizsla train`` wrote it.
+        cpu: Predict on the CPU; otherwise on the best device there is.
+
+    Raises:
+        ModelFileError: The file is missing, damaged, not one of ours, or newer than this version.
+
+    Example:
+        >>> load_learner("model.safetensors").predict("cat.jpg").label
+        'cat'
+    """
+    return Predictor.load(fname, device="cpu" if cpu else "auto")
+
+
 def _as_rgb(picture: NDArray[np.uint8] | Image.Image) -> Image.Image:
     """Return a picture from memory as upright RGB; what was given is not changed."""
     if not isinstance(picture, Image.Image):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vizsla.allocator import keep_freed_memory
 from vizsla.errors import ConfigError
 from vizsla.infer.run import evaluation_mode
 
@@ -70,10 +71,11 @@ def extract_features(
     """
     if not views or not set(views) <= set(VIEWS):
         raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
+    keep_freed_memory()
     values: list[Tensor] = []
     targets: list[Tensor] = []
     rows: list[Tensor] = []
-    with closing(batches), evaluation_mode(classifier), torch.inference_mode():
+    with closing(batches), evaluation_mode(classifier):
         for batch in batches:
             images = batch.images
             device = images.device
@@ -82,7 +84,7 @@ def extract_features(
                 if precision == "bf16"
                 else nullcontext()
             )
-            with autocast:
+            with autocast, torch.inference_mode():
                 seen = [
                     head.pool(
                         classifier.stage_maps(images.flip(3) if view == "mirrored" else images)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from vizsla.allocator import keep_freed_memory
 from vizsla.errors import ConfigError
 from vizsla.evaluate.predictions import Predictions
 
@@ -57,6 +58,7 @@ def compute_logits(
     """
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f'precision is "fp32" or "bf16". Received: {precision!r}')
+    keep_freed_memory()
     device = next(classifier.parameters()).device
     faster = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     with torch.inference_mode(), faster:

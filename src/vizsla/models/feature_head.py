@@ -8,7 +8,7 @@ Shape legend: B pictures, D pooled features, M landmarks, C classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,11 @@ class FeatureHead(nn.Module):
         self.register_buffer("offset", torch.zeros(num_features))
         self.register_buffer("scale", torch.ones(num_features))
         self.register_buffer("landmarks", torch.zeros(num_landmarks, num_features))
-        self.linear = nn.Linear(num_landmarks or num_features, num_classes)
+        # Zeros until it is fitted: a random start would draw from the global generator.
+        linear = nn.Linear(num_landmarks or num_features, num_classes, device="meta")
+        self.linear = linear.to_empty(device=self.offset.device)
+        for parameter in self.linear.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Return logits ``(B, C)`` for the feature maps of all stages."""
@@ -103,8 +107,12 @@ class FeatureHead(nn.Module):
         return pool_statistics(maps, stages=self.stages, statistics=self.statistics)
 
     def classify(self, features_BD: Tensor) -> Tensor:
-        """Return logits ``(B, C)`` for pooled features."""
-        return self.linear(self.expand((features_BD - self.offset) * self.scale))
+        """Return logits ``(B, C)`` for pooled features, in their own precision whatever autocast says.
+
+        A kernel is made of small differences between large squared norms: bfloat16 moves its logits by several percent.
+        """
+        with torch.autocast(features_BD.device.type, enabled=False):
+            return self.linear(self.expand((features_BD - self.offset) * self.scale))
 
     def expand(self, standardised_BD: Tensor) -> Tensor:
         """Return what the linear layer sees: the features themselves, or their similarity to each landmark."""
@@ -160,4 +168,4 @@ def rbf_kernel(left_BD: Tensor, right_MD: Tensor, *, bandwidth: float) -> Tensor
     left_norms = left_BD.square().sum(1, keepdim=True)
     right_norms = right_MD.square().sum(1)
     squared = torch.addmm(left_norms + right_norms, left_BD, right_MD.T, alpha=-2).clamp_min(0)
-    return cast("Tensor", torch.exp(squared * (-bandwidth / left_BD.shape[1])))
+    return torch.exp(squared * (-bandwidth / left_BD.shape[1]))

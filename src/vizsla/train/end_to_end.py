@@ -1,7 +1,7 @@
 """A classifier with a fitted head in, the same classifier trained end to end out; the best state is remembered on the way.
 
 Norms stay as they were pretrained: the head was fitted on features in evaluation mode, so training starts from exactly its
-accuracy. Rates are low, and rise from the earliest layers to the head.
+accuracy, at low rates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, t
 from vizsla.train.features_first import show_point
 from vizsla.train.loop import SmoothedLoss, StepContext, train_epoch
 from vizsla.train.optim import build_adamw
-from vizsla.train.schedules import one_cycle, rates_per_group
+from vizsla.train.schedules import one_cycle
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from vizsla.models.classifier import Classifier
     from vizsla.train.progress import Display
 
-RATE_RATIO = 30
-"""The head trains so many times faster than the earliest layers, which know most already."""
+RATE_SHARES = (0.2, 1.0, 0.1)
+"""Of the peak rate, for early body, late body and head. The early body knows most already. The head was fitted to the
+optimum of its features and is wide: one Adam step moves its logits by the rate times the number of features.
+"""
 
 
 class BestState:
@@ -80,7 +82,7 @@ def train_end_to_end(
         best: Holds the classifier, which is trained in place.
         epochs: Passes over the training pictures.
         presize: Short side, in pixels, at which training pictures are kept for random crops.
-        learning_rate: Peak rate of the head.
+        learning_rate: Peak rate of the late body; see ``RATE_SHARES``.
         precision: Of the forward pass.
         display: Shows bars and a row per epoch.
 
@@ -104,13 +106,11 @@ def train_end_to_end(
     groups = parameter_groups(classifier)
     freeze_to(groups, 0)
     for parameter in norm_parameters(classifier):
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)  # noqa: FBT003 (the only way to call it)
     train_mode(classifier)
     schedule = one_cycle(
         epochs * len(train),
-        peak_rates=rates_per_group(
-            slice(learning_rate / RATE_RATIO, learning_rate), num_groups=len(groups)
-        ),
+        peak_rates=tuple(share * learning_rate for share in RATE_SHARES),
     )
     optimiser = build_adamw(classifier, groups)
     smoothed = SmoothedLoss()

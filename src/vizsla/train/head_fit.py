@@ -34,6 +34,10 @@ MAX_ROWS = 50_000
 """Above this many rows a head is fitted on a random sample: its few thousand numbers no longer gain from more."""
 BANDWIDTHS = (0.5, 1.0)
 """For standardised features; at 1 two unrelated pictures have a similarity of about exp(-2)."""
+LEAST_SPREAD = 0.1
+"""Of the typical spread of a feature; steadier ones are not blown up to it. A fifth of EfficientNet-Lite0's last features are
+zero in all of 128 simple pictures, and one that wakes up in the next picture would outweigh all others.
+"""
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-6, 5))
 """Shares of the mean eigenvalue of the Gram matrix, so that they mean the same for any data."""
 
@@ -99,7 +103,7 @@ class HeadFit:
         setting: What it is.
         penalty: As a share of the mean eigenvalue.
         accuracy: Share of training pictures that are right when the head is fitted without them.
-        loss: Mean cross-entropy of the same leave-one-out predictions.
+        loss: Mean cross-entropy of the same leave-one-out predictions, with targets smoothed by 1 / (N + 2).
     """
 
     head: FeatureHead
@@ -208,7 +212,7 @@ def fit_feature_head(
         .values
     )
     rows_RD = features[sample].flatten(0, 1)[:, layout.columns(setting.stages, setting.statistics)]
-    offset, scale = rows_RD.mean(0), 1 / rows_RD.std(0).clamp_min(1e-6)
+    offset, scale = rows_RD.mean(0), _scale(rows_RD)
     rows_RD = (rows_RD - offset) * scale
     onehot_RC = F.one_hot(targets[sample], num_classes).double().repeat_interleave(num_views, 0)
     prior_C = onehot_RC.mean(0)
@@ -216,7 +220,11 @@ def fit_feature_head(
     landmarks_MD = rows_RD[chosen] if setting.bandwidth else rows_RD[:0]
 
     expanded_RP, to_weights = _expand(rows_RD, landmarks_MD, bandwidth=setting.bandwidth)
-    solution = _best_penalty(expanded_RP, onehot_RC - prior_C, prior_C, num_views=num_views)
+    centre_P = expanded_RP.mean(0)
+    solution = _best_penalty(
+        expanded_RP - centre_P, onehot_RC - prior_C, prior_C, num_views=num_views
+    )
+    bias_C = prior_C * solution.temperature - centre_P @ expanded_RP.T @ solution.dual_RC
     head = FeatureHead(
         stages=setting.stages,
         statistics=setting.statistics,
@@ -230,7 +238,7 @@ def fit_feature_head(
         head.scale.copy_(scale)
         head.landmarks.copy_(landmarks_MD)
         head.linear.weight.copy_((to_weights @ solution.dual_RC).T)
-        head.linear.bias.copy_(prior_C * solution.temperature)
+        head.linear.bias.copy_(bias_C)
     return HeadFit(
         head=head,
         setting=setting,
@@ -238,6 +246,13 @@ def fit_feature_head(
         accuracy=solution.accuracy,
         loss=solution.loss,
     )
+
+
+def _scale(rows_RD: Tensor) -> Tensor:
+    """Return ``(D,)``: what brings each column to a spread of one, or to less where it hardly varies."""
+    spread_D = rows_RD.std(0)
+    typical = spread_D.square().mean().sqrt()
+    return 1 / spread_D.clamp_min(max(LEAST_SPREAD * float(typical), 1e-6))
 
 
 def _expand(rows_RD: Tensor, landmarks_MD: Tensor, *, bandwidth: float) -> tuple[Tensor, Tensor]:
@@ -265,12 +280,17 @@ class _Solution:
 
 
 def _best_penalty(
-    expanded_RP: Tensor, centred_RC: Tensor, prior_C: Tensor, *, num_views: int
+    centred_RP: Tensor, centred_RC: Tensor, prior_C: Tensor, *, num_views: int
 ) -> _Solution:
-    """Return the penalty with the lowest leave-one-picture-out loss; one eigendecomposition serves all penalties."""
-    basis_RK, eigenvalues_K = _spectrum(expanded_RP)
+    """Return the penalty with the lowest leave-one-picture-out loss; one eigendecomposition serves all penalties.
+
+    Rows and targets are centred, which is the same as an intercept without penalty. It is left out with the picture too, by
+    the 1 / R in the leverage: a row that stays in the mean is minus the sum of all others, and they would give it away.
+    """
+    basis_RK, eigenvalues_K = _spectrum(centred_RP)
     in_basis_KC = basis_RK.T @ centred_RC
-    mean_eigenvalue = expanded_RP.square().sum() / len(expanded_RP)
+    # Rows that are all alike have no eigenvalue above zero; the floor lets them have a head that says the prior.
+    mean_eigenvalue = (centred_RP.square().sum() / len(centred_RP)).clamp_min(1e-12)
     blocks_NVK = basis_RK.unflatten(0, (-1, num_views))
     wanted_NVC = centred_RC.unflatten(0, (-1, num_views))
     targets_N = (wanted_NVC[:, 0] + prior_C).argmax(1)
@@ -281,7 +301,7 @@ def _best_penalty(
         penalised_K = eigenvalues_K + share * mean_eigenvalue
         shrink_K = eigenvalues_K / penalised_K
         fitted_NVC = (basis_RK @ (shrink_K[:, None] * in_basis_KC)).unflatten(0, (-1, num_views))
-        leverage_NVV = (blocks_NVK * shrink_K) @ blocks_NVK.mT
+        leverage_NVV = (blocks_NVK * shrink_K) @ blocks_NVK.mT + 1 / len(centred_RP)
         residual_NVC = torch.linalg.solve(identity - leverage_NVV, wanted_NVC - fitted_NVC)
         scores_NC = (wanted_NVC - residual_NVC).mean(1) + prior_C
         temperature, loss = _temperature(scores_NC, targets_N)
@@ -312,9 +332,16 @@ def _temperature(scores_NC: Tensor, targets_N: Tensor) -> tuple[float, float]:
     """Return the factor that makes ``factor * scores`` the best-calibrated logits, and their mean cross-entropy.
 
     Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017), on a grid from 1 to 100 in steps
-    of 5 %: finer than the loss can tell.
+    of 5 %: finer than the loss can tell. Targets are smoothed by 1 / (N + 2), as Platt did (1999): few pictures that are all
+    right do not prove that the next one is.
     """
+    smoothing = 1 / (len(targets_N) + 2)
     factors = torch.logspace(0, 2, 95, dtype=torch.float64)
-    losses = torch.stack([F.cross_entropy(scores_NC * factor, targets_N) for factor in factors])
+    losses = torch.stack(
+        [
+            F.cross_entropy(scores_NC * factor, targets_N, label_smoothing=2 * smoothing)
+            for factor in factors
+        ]
+    )
     best = int(losses.argmin())
     return float(factors[best]), float(losses[best])

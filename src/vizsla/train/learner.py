@@ -13,7 +13,8 @@ from vizsla.export.bundle import fingerprint, save_bundle
 from vizsla.export.predictor import AnyPicture, Prediction, Predictor
 from vizsla.infer.run import Precision, predict_batches
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
-from vizsla.train.loop import SmoothedLoss, StepContext, train_epoch
+from vizsla.seeding import derive_seed
+from vizsla.train.loop import SmoothedLoss, StepContext, own_random_numbers, train_epoch
 from vizsla.train.optim import WEIGHT_DECAY, build_adamw
 from vizsla.train.precision import resolve_precision
 from vizsla.train.progress import Display, format_seconds
@@ -268,8 +269,8 @@ class Learner:
         )
         self._fit(n_epoch, schedule=schedule, stage=stage)
 
-    def _num_steps(self, n_epoch: int) -> int:
-        if isinstance(n_epoch, bool) or n_epoch != int(n_epoch) or n_epoch < 1:
+    def _num_steps(self, n_epoch: object) -> int:
+        if not isinstance(n_epoch, int) or isinstance(n_epoch, bool) or n_epoch < 1:
             raise ConfigError(
                 f"Train for a whole number of epochs, at least 1. Received: {n_epoch!r}"
             )
@@ -338,9 +339,12 @@ class Learner:
             else:
                 train_mode(self.model)
             # Epochs are counted over all fits: no two see the same crops in the same order.
-            batches = self.dls.train.batches(epoch=len(self.recorder.history))
+            position = len(self.recorder.history)
+            batches = self.dls.train.batches(epoch=position)
             first_step = epoch * num_batches
-            self.recorder.losses += train_epoch(context, batches, first_step=first_step)
+            seed = derive_seed(self.dls.seed, f"dropout of epoch {position}")
+            with own_random_numbers(seed, device=self.dls.device):
+                self.recorder.losses += train_epoch(context, batches, first_step=first_step)
             done = schedule.learning_rates[first_step : first_step + num_batches]
             self.recorder.lrs += [rates[-1] for rates in done]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from vizsla.allocator import keep_freed_memory
 from vizsla.errors import TrainingError
 from vizsla.train.optim import set_hyperparameters
 
@@ -54,6 +55,14 @@ class SmoothedLoss:
         return self._sum / (1 - self._beta**self._steps) if self._steps else math.nan
 
 
+@contextmanager
+def own_random_numbers(seed: int, *, device: torch.device) -> Generator[None]:
+    """Let dropout draw from this seed while the block runs; the global random state is afterwards as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepContext:
     """What every step of a fit shares.
@@ -89,6 +98,7 @@ def train_epoch(context: StepContext, batches: Generator[Batch], *, first_step: 
     Raises:
         TrainingError: A loss is not finite.
     """
+    keep_freed_memory()
     unread: list[Tensor] = []
     losses: list[float] = []
     last_read = time.monotonic()

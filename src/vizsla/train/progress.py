@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
     from rich.console import Console
 
 MIN_COLUMN_WIDTH = 8
+
+
+class MoveBar(Protocol):
+    """Moves a bar to a number of steps done, with a note beside it."""
+
+    def __call__(self, done: int, note: str = "", /) -> None:
+        """Move it."""
+        ...
 
 
 class Display:
@@ -45,10 +53,8 @@ class Display:
         self.line("  ".join(padded).rstrip())
 
     @contextmanager
-    def bar(
-        self, label: str, *, total: int, unit: str = "pictures"
-    ) -> Generator[Callable[[int, str], None]]:
-        """Show a bar with rate and time left while the block runs; give a function (steps done so far, note) to move it.
+    def bar(self, label: str, *, total: int, unit: str = "pictures") -> Generator[MoveBar]:
+        """Show a bar with rate and time left while the block runs; give a function to move it.
 
         Outside of a terminal nothing is shown. Whatever ends the block, the terminal is left as it was.
         """
@@ -74,7 +80,7 @@ class Display:
         ) as progress:
             task = progress.add_task(label, total=total, note="")
 
-            def move(done: int, note: str = "") -> None:
+            def move(done: int, note: str = "", /) -> None:
                 progress.update(task, completed=done, note=note)
 
             yield move

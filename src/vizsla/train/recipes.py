@@ -43,7 +43,7 @@ class TrainConfig:
         presize: Short side at which training pictures are kept for random crops; ``"auto"`` is 1.3 times ``size``, so that
             rotation and crops do not run out of picture.
         batch_size: Pictures in a step.
-        learning_rate: Peak rate of the head in the end-to-end epochs; earlier layers train up to 30 times slower.
+        learning_rate: Peak rate of the late layers in the end-to-end epochs.
         seed: Everything random follows from it.
         precision: ``"auto"``, ``"fp32"`` or ``"bf16"``.
         num_workers: Threads that read pictures; -1 is one per core.
@@ -58,7 +58,7 @@ class TrainConfig:
     size: int = 224
     presize: int | str = "auto"
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     seed: int = 0
     precision: str = "auto"
     num_workers: int = -1
@@ -113,7 +113,11 @@ class TrainedRun:
 
 
 def train_classifier(
-    table: PictureTable, *, config: TrainConfig | None = None, display: Display | None = None
+    table: PictureTable,
+    *,
+    config: TrainConfig | None = None,
+    display: Display | None = None,
+    cache: PictureCache | None = None,
 ) -> TrainedRun:
     """Train a classifier on a table by the default recipe.
 
@@ -121,6 +125,7 @@ def train_classifier(
         table: Labelled pictures with their split.
         config: Choices; None is all defaults.
         display: Where to show progress; None is the screen.
+        cache: Pictures that were read already at the size of ``config``; None keeps none.
 
     Returns:
         The classifier with what it says of the validation pictures.
@@ -145,7 +150,7 @@ def train_classifier(
         seed=config.seed,
         num_workers=None if config.num_workers < 0 else config.num_workers,
         device=None if config.device == "auto" else config.device,
-        cache=PictureCache(mode="off"),
+        cache=PictureCache(mode="off") if cache is None else cache,
     )
     precision = resolve_precision(config.precision, device=loaders.device)
     display.header(EPOCH_COLUMNS)

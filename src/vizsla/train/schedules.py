@@ -50,12 +50,14 @@ def rates_per_group(rates: Rates, *, num_groups: int) -> tuple[float, ...]:
         ConfigError: The list has another length, a rate is not a positive finite number, or a slice has no end.
     """
     if isinstance(rates, slice):
-        start, stop = rates.start, rates.stop
+        start, stop = rates.start or 0, rates.stop
         if stop is None:
             raise ConfigError(
                 f"A slice of learning rates needs its end: slice(last) or slice(first, last). Received: {rates}"
             )
-        if not start:
+        if start < 0 or stop <= 0:  # A root of their ratio would not be a real number.
+            result = (start, stop)
+        elif not start:
             result = (*(stop / 10 for _ in range(num_groups - 1)), stop)
         elif num_groups == 1:
             result = (stop,)
@@ -103,12 +105,13 @@ def one_cycle(
         momenta: At the start, at the peak and at the end.
 
     Raises:
-        ConfigError: ``pct_start`` is outside of 0 to 1, or a divisor is not positive.
+        ConfigError: ``pct_start`` is outside of 0 to 1, a divisor is not positive, or a momentum outside of 0 to below 1.
     """
-    if not 0 <= pct_start <= 1 or div <= 0 or div_final <= 0:
+    usable_momenta = all(0 <= momentum < 1 for momentum in momenta)
+    if not (0 <= pct_start <= 1 and div > 0 and div_final > 0 and usable_momenta):
         raise ConfigError(
-            "pct_start lies between 0 and 1, div and div_final are positive. "
-            f"Received: pct_start={pct_start}, div={div}, div_final={div_final}"
+            "pct_start lies between 0 and 1, div and div_final are positive, momenta lie between 0 and below 1. "
+            f"Received: pct_start={pct_start}, div={div}, div_final={div_final}, momenta={momenta}"
         )
 
     def at(step: int, low: float, peak: float, end: float) -> float:

@@ -11,6 +11,7 @@ import torch
 from vizsla.augment.apply import augment_pictures
 from vizsla.augment.compose import compose_colour, compose_map, crop_matrix, validation_map
 from vizsla.augment.kernels import warp_pictures
+from vizsla.augment.merge import merge_transforms
 from vizsla.augment.policy import (
     BatchTransform,
     Brightness,
@@ -22,7 +23,6 @@ from vizsla.augment.policy import (
     Saturation,
     Warp,
     Zoom,
-    merge_transforms,
 )
 from vizsla.augment.sample import Draws
 from vizsla.types import as_size

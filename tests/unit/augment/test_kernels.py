@@ -88,22 +88,24 @@ def test_area_average_does_not_depend_on_spare_memory(room: int):
     assert torch.equal(found, area_average(images, size=(29, 13)))
 
 
-def step(gain: float, grey_gain: float, offset: float) -> ColourStep:
+def step(gain: float, grey_gain: float | None, offset: float) -> ColourStep:
     return ColourStep(
         gain=torch.tensor([gain]),
-        grey_gain=torch.tensor([grey_gain]),
+        grey_gain=None if grey_gain is None else torch.tensor([grey_gain]),
         offset=torch.tensor([offset]),
     )
 
 
-@pytest.mark.parametrize(("gain", "grey_gain", "offset"), [(1.2, 0.0, -0.4), (0.7, 0.3, 0.5)])
-def test_colour_is_linear_in_the_logits(gain: float, grey_gain: float, offset: float):
+@pytest.mark.parametrize(
+    ("gain", "grey_gain", "offset"), [(1.2, None, -0.4), (1.2, 0.0, -0.4), (0.7, 0.3, 0.5)]
+)
+def test_colour_is_linear_in_the_logits(gain: float, grey_gain: float | None, offset: float):
     images = noise(1, 3, 5, 6)
     logits = -(1 / images.double() - 1).log()
     grey = (torch.tensor([0.2989, 0.5870, 0.1140])[None, :, None, None] * logits).sum(
         1, keepdim=True
     )
-    expected = 1 / (1 + (-(gain * logits + grey_gain * grey + offset)).exp())
+    expected = 1 / (1 + (-(gain * logits + (grey_gain or 0) * grey + offset)).exp())
     found = change_lighting(images, colour=step(gain, grey_gain, offset))
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vizsla.augment.merge import AugmentationPolicy, merge_transforms
 from vizsla.augment.policy import (
-    AugmentationPolicy,
     Brightness,
     Contrast,
     Dihedral,
@@ -21,7 +21,6 @@ from vizsla.augment.policy import (
     Warp,
     Zoom,
     aug_transforms,
-    merge_transforms,
 )
 from vizsla.errors import ConfigError
 from vizsla.types import as_size

@@ -1,0 +1,326 @@
+"""Words typed in a terminal in, calls of the public functions out; results on standard output, errors on standard error.
+
+Exit codes: 0 done, 2 something was wrong with what was given (one message says what), 130 stopped by Ctrl-C.
+Heavy modules are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vizsla import __version__
+from vizsla.errors import ConfigError, VizslaError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from vizsla.runs import FinishedRun
+
+app = typer.Typer(
+    help="Labelled pictures in, a strong and honest image classifier out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class OnBad(StrEnum):
+    """What to do about pictures that cannot be read."""
+
+    error = "error"
+    skip = "skip"
+
+
+Seed = Annotated[
+    int, typer.Option(help="Split, crops and everything else that is random follow from it.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Write into the folder even if it exists.")]
+Epochs = Annotated[
+    str,
+    typer.Option(
+        help="End-to-end epochs after the head was fitted; auto: 5 on a CUDA device, else 0."
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:  # understood anywhere, not only before the command
+        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
+    app(arguments)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the whole traceback of an error.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Labelled pictures in, a strong and honest image classifier out."""
+    context.obj = debug
+    if version:
+        typer.echo(f"vizsla {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/demo"),
+    epochs: Epochs = "auto",
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Train on 2,624 pictures of solar cells: which are defective? (Needs the extra "demo".)."""
+    with reported_errors(context):
+        from vizsla.data.external import SOLAR_CELLS, solar_cells
+        from vizsla.runs import RunPlan, run_training
+        from vizsla.train.progress import Display
+        from vizsla.train.recipes import TrainConfig
+
+        display = Display()
+        display.line(f"Data: {SOLAR_CELLS.name}")
+        display.line(
+            f"Licence: {SOLAR_CELLS.licence}. {SOLAR_CELLS.terms} {SOLAR_CELLS.licence_url}"
+        )
+        references = tuple((result.method, result.accuracy) for result in SOLAR_CELLS.published)
+        plan = RunPlan(
+            title="Defects in solar cells",
+            data=SOLAR_CELLS.name,
+            config=TrainConfig(epochs=number_or_auto(epochs, option="--epochs"), seed=seed),
+            choices=(("data", "elpv-dataset"),),
+            references=references,
+            notes=(
+                f"The pictures are under {SOLAR_CELLS.licence} ({SOLAR_CELLS.licence_url}): {SOLAR_CELLS.terms}",
+                *SOLAR_CELLS.citation,
+            ),
+        )
+        run = run_training(solar_cells(seed=seed), plan=plan, out=out, force=force, display=display)
+        finish(run, references=references)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    data: Annotated[
+        Path, typer.Argument(help="A folder of pictures, or a CSV file that lists them.")
+    ],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]"
+        ),
+    ] = "folder",
+    valid: Annotated[
+        str,
+        typer.Option(
+            help="Share of each class to hold out; auto: valid/ as it is there, else 0.2."
+        ),
+    ] = "auto",
+    arch: Annotated[
+        str, typer.Option(help="Network, by its name in timm or torchvision.")
+    ] = "efficientnet_lite0",
+    epochs: Epochs = "auto",
+    size: Annotated[
+        int, typer.Option(help="Side of the square that the network sees, in pixels.")
+    ] = 224,
+    presize: Annotated[
+        str,
+        typer.Option(
+            help="Short side at which pictures are kept for random crops; auto: 1.3 x size."
+        ),
+    ] = "auto",
+    bs: Annotated[int, typer.Option("--bs", help="Pictures in a step.")] = 32,
+    lr: Annotated[
+        float, typer.Option("--lr", help="Peak learning rate of the end-to-end epochs.")
+    ] = 1e-4,
+    precision: Annotated[str, typer.Option(help="auto | fp32 | bf16")] = "auto",
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
+    workers: Annotated[
+        int, typer.Option(help="Threads that read pictures; -1: one per core.")
+    ] = -1,
+    on_bad: Annotated[
+        OnBad, typer.Option(help="Refuse pictures that cannot be read, or train on the rest.")
+    ] = OnBad.error,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; default: runs/NAME.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Train a classifier and write model, numbers and report into a run folder."""
+    with reported_errors(context):
+        from vizsla.data.resolve import resolve_data
+        from vizsla.runs import RunPlan, run_training
+        from vizsla.train.progress import Display
+        from vizsla.train.recipes import TrainConfig
+
+        config = TrainConfig(
+            arch=arch,
+            epochs=number_or_auto(epochs, option="--epochs"),
+            size=size,
+            presize=number_or_auto(presize, option="--presize"),
+            batch_size=bs,
+            learning_rate=lr,
+            seed=seed,
+            precision=precision,
+            num_workers=workers,
+            device=device,
+        )
+        check_arch(arch)
+        table = resolve_data(data, labels=labels, valid=valid, seed=seed)
+        display = Display()
+        display.line(
+            f"{len(table.train_rows):,} pictures to learn from, {len(table.valid_rows):,} to validate on, "
+            f"{len(table.vocab)} classes"
+        )
+        name = data.resolve().name if data.is_dir() else data.stem
+        plan = RunPlan(
+            title=name,
+            data=str(data),
+            config=config,
+            on_bad="skip" if on_bad is OnBad.skip else "error",
+            choices=(("data", str(data)), ("labels", labels), ("valid", valid)),
+        )
+        folder = Path("runs") / name if out is None else out
+        finish(run_training(table, plan=plan, out=folder, force=force, display=display))
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    data: Annotated[
+        Path, typer.Argument(help="A folder of pictures, or a CSV file that lists them.")
+    ],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]"
+        ),
+    ] = "folder",
+    valid: Annotated[str, typer.Option(help="Share of each class to hold out, or auto.")] = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Say what is in the data and what is wrong with it, before any training."""
+    with reported_errors(context):
+        from vizsla.data.cache import PictureCache
+        from vizsla.data.check import describe_data
+        from vizsla.data.resolve import resolve_data
+        from vizsla.runs import RunPlan, read_all
+        from vizsla.train.progress import Display
+        from vizsla.train.recipes import TrainConfig
+
+        table = resolve_data(data, labels=labels, valid=valid, seed=seed)
+        display = Display()
+        plan = RunPlan(title="", data=str(data), config=TrainConfig())
+        table = read_all(table, plan=plan, cache=PictureCache(mode="off"), display=display)
+        summary = describe_data(table)
+        width = max(len(one.label) for one in summary.classes)
+        display.line(f"{'class'.ljust(width)}  {'train':>7}  {'valid':>7}  {'other':>7}")
+        for one in summary.classes:
+            display.line(
+                f"{one.label.ljust(width)}  {one.num_train:>7,}  {one.num_valid:>7,}  {one.num_other:>7,}"
+            )
+        display.line(f"All {summary.num_train + summary.num_valid:,} pictures can be read.")
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="A model.safetensors.")],
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Comma-separated, with every class's probability.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
+    workers: Annotated[
+        int, typer.Option(help="Threads that read pictures; -1: one per core.")
+    ] = -1,
+) -> None:
+    """Say what is on pictures: the class, its probability and the three likeliest."""
+    with reported_errors(context):
+        from vizsla.predicting import Format, print_predictions
+
+        if csv and json:
+            raise ConfigError("Choose one of --csv and --json.")
+        form = Format.csv if csv else Format.json if json else Format.table
+        failed = print_predictions(
+            model, paths, form=form, device=device, num_workers=None if workers < 0 else workers
+        )
+        if failed:
+            typer.echo(f"vizsla: {failed} of the pictures could not be read.", err=True)
+            raise typer.Exit(2)
+
+
+@contextmanager
+def reported_errors(context: typer.Context) -> Generator[None]:
+    """Turn errors of ours into one message and exit code 2, and Ctrl-C into exit code 130."""
+    import warnings
+
+    # Pillow warns of oddities in files that it reads all the same; what it cannot read is reported by us.
+    warnings.filterwarnings("ignore", module="PIL")
+    try:
+        yield
+    except VizslaError as error:
+        if context.obj:
+            raise
+        typer.echo(f"vizsla: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        if context.obj:
+            raise
+        typer.echo(
+            "vizsla: stopped by Ctrl-C before there was a model to save; nothing was written.",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+
+
+def finish(run: FinishedRun, *, references: tuple[tuple[str, float], ...] = ()) -> None:
+    """Print the result of a run and where its files are."""
+    accuracy = next(metric for metric in run.metrics if metric.name == "accuracy")
+    typer.echo(
+        f"\nValidation accuracy {accuracy.value:.2%}, 95 % interval {accuracy.low:.2%} to {accuracy.high:.2%} "
+        f"({accuracy.num_pictures:,} pictures)"
+    )
+    for name, value in references:
+        typer.echo(f"Published: {value:.2%} {name}")
+    typer.echo(f"Results: {run.folder}{'/'}  (open {run.folder / 'report.html'})")
+    if run.interrupted:
+        raise typer.Exit(130)
+
+
+def number_or_auto(text: str, *, option: str) -> int | str:
+    """Return a whole number, or ``"auto"``.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{option} is 'auto' or a whole number. Received: {text!r}") from None
+
+
+def check_arch(arch: str) -> None:
+    """Find out before the pictures are read whether there is such a network.
+
+    Raises:
+        ConfigError: There is none; the message has the nearest names.
+    """
+    from vizsla.models.names import resolve_architecture
+
+    resolve_architecture(arch)

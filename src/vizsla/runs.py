@@ -1,0 +1,283 @@
+"""A resolved table and a configuration in; a run folder with the model, its numbers and its report out.
+
+A run folder holds ``model.safetensors history.csv metrics.json predictions.csv config.toml report.html``. Everything that can
+be refused is refused before training: the place to write to is tried and every picture is read first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Literal
+
+from vizsla import __version__
+from vizsla.data.cache import PictureCache
+from vizsla.data.check import settle_unreadable
+from vizsla.data.loader import PictureReader, find_unreadable
+from vizsla.data.presize import Resize
+from vizsla.errors import OutputError
+from vizsla.evaluate.metrics import Metric, summarise
+from vizsla.export.bundle import fingerprint, save_bundle
+from vizsla.files import atomic_write
+from vizsla.report.build import ReportContent, write_report
+from vizsla.train.progress import Display, format_seconds
+from vizsla.train.recipes import TrainConfig, TrainedRun, train_classifier
+from vizsla.train.recorder import save_history
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from vizsla.types import PictureTable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """What a run is about, for its report and its files.
+
+    Attributes:
+        title: Heading of the report.
+        data: Where the pictures come from, in words.
+        config: Choices of the training.
+        on_bad: Refuse unreadable pictures, or train on the rest.
+        choices: Further choices to keep in ``config.toml``, such as where labels came from.
+        references: (name, accuracy) of published results on the same data.
+        notes: Sentences for the end of the report, such as a licence.
+    """
+
+    title: str
+    data: str
+    config: TrainConfig
+    on_bad: Literal["error", "skip"] = "error"
+    choices: tuple[tuple[str, str], ...] = ()
+    references: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedRun:
+    """What a run left.
+
+    Attributes:
+        folder: Where its files are.
+        metrics: On the validation pictures, with intervals.
+        interrupted: Ctrl-C ended it early.
+    """
+
+    folder: Path
+    metrics: tuple[Metric, ...]
+    interrupted: bool
+
+
+def run_training(
+    table: PictureTable, *, plan: RunPlan, out: Path, force: bool = False, display: Display
+) -> FinishedRun:
+    """Check the pictures, train, and write everything into a run folder.
+
+    Args:
+        table: Labelled pictures with their split.
+        plan: What the run is about.
+        out: Folder to write; if it exists and ``force`` is off, ``out-2``, ``out-3`` ... is taken.
+        force: Write into ``out`` even if it exists, replacing the files of an earlier run.
+        display: Where to show progress.
+
+    Returns:
+        The folder and the metrics.
+
+    Raises:
+        OutputError: The folder cannot be written to. Found before training.
+        PictureError: Pictures cannot be read, and ``plan.on_bad`` is ``"error"``; all are named. Found before training.
+        VizslaError: As ``train_classifier`` raises.
+    """
+    started = time.monotonic()
+    folder = open_run_folder(out, force=force)
+    try:
+        cache = PictureCache()
+        table = read_all(table, plan=plan, cache=cache, display=display)
+        run = train_classifier(table, config=plan.config, display=display, cache=cache)
+    except BaseException:
+        with contextlib.suppress(OSError):  # It stays if an earlier run is in it.
+            folder.rmdir()
+        raise
+    metrics = summarise(run.predictions)
+    write_run(
+        folder, run=run, table=table, plan=plan, metrics=metrics, seconds=time.monotonic() - started
+    )
+    return FinishedRun(folder=folder, metrics=metrics, interrupted=run.interrupted)
+
+
+def open_run_folder(out: Path, *, force: bool) -> Path:
+    """Make the folder of a run, or the next free one, and make sure that files can be written there.
+
+    Args:
+        out: The wish.
+        force: Take it even if it exists.
+
+    Raises:
+        OutputError: It cannot be made or written to.
+    """
+    names = (out if number == 1 else out.with_name(f"{out.name}-{number}") for number in count(1))
+    for folder in names:
+        if folder.exists() and not force:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write results to the folder {folder}: {error.strerror}. Choose another --out."
+            ) from error
+    raise OutputError(f"There is no free name like {out}.")
+
+
+def read_all(
+    table: PictureTable, *, plan: RunPlan, cache: PictureCache, display: Display
+) -> PictureTable:
+    """Read every picture of both splits once, into the cache; return the table of the readable ones.
+
+    Raises:
+        PictureError: Some cannot be read, and ``plan.on_bad`` is ``"error"``; all are named.
+    """
+    import torch
+
+    rows = torch.cat([table.train_rows, table.valid_rows])
+    num_workers = None if plan.config.num_workers < 0 else plan.config.num_workers
+    reader = PictureReader(resize=Resize(plan.config.size), cache=cache)
+    with display.bar("reading pictures", total=len(rows)) as move:
+        unreadable = find_unreadable(
+            table, rows, reader=reader, num_workers=num_workers, on_progress=move
+        )
+    kept = settle_unreadable(table, unreadable, on_bad=plan.on_bad)
+    if unreadable:
+        display.line(f"Left out {len(unreadable)} unreadable pictures; the report lists them.")
+    return kept
+
+
+def write_run(
+    folder: Path,
+    *,
+    run: TrainedRun,
+    table: PictureTable,
+    plan: RunPlan,
+    metrics: tuple[Metric, ...],
+    seconds: float,
+) -> None:
+    """Write the files of a run, the model first.
+
+    Raises:
+        OutputError: A file cannot be written; one that was there before is untouched.
+    """
+    save_bundle(
+        folder / "model.safetensors",
+        classifier=run.classifier,
+        resize=run.resize,
+        metrics=metrics,
+        data_fingerprint=fingerprint(table),
+        notes=run.recipe,
+    )
+    save_history(folder / "history.csv", run.history)
+    run.predictions.save_csv(folder / "predictions.csv")
+    facts = run_facts(run, table=table, plan=plan, seconds=seconds)
+    _write_text(folder / "metrics.json", metrics_text(run, metrics=metrics, facts=facts, plan=plan))
+    _write_text(folder / "config.toml", config_text(plan))
+    content = ReportContent(
+        title=plan.title,
+        facts=facts,
+        history=run.history,
+        metrics=metrics,
+        references=plan.references,
+        predictions=run.predictions,
+        table=table,
+        notes=plan.notes,
+    )
+    write_report(folder / "report.html", content=content)
+
+
+def run_facts(
+    run: TrainedRun, *, table: PictureTable, plan: RunPlan, seconds: float
+) -> tuple[tuple[str, str], ...]:
+    """Return (name, value) of what was trained on what, for people."""
+    import torch
+
+    spec = run.classifier.backbone.spec
+    device = next(run.classifier.parameters()).device
+    return (
+        ("Data", plan.data),
+        (
+            "Pictures",
+            f"{len(table.train_rows):,} to learn from, {len(table.valid_rows):,} to validate on",
+        ),
+        ("Classes", f"{len(table.vocab)}: " + _shortened(table.vocab)),
+        ("Network", spec.name),
+        ("Weights", f"{spec.weights} ({spec.licence})" if spec.licence else spec.weights),
+        ("Recipe", run.recipe + (" Stopped early by Ctrl-C." if run.interrupted else "")),
+        ("Picture size", f"{plan.config.size} x {plan.config.size} pixels"),
+        ("Seed", str(plan.config.seed)),
+        ("Time", f"{format_seconds(seconds)} on {device_name(device)}"),
+        ("Peak memory", f"{peak_memory_bytes() / 2**30:.1f} GiB"),
+        (
+            "Versions",
+            f"vizsla {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        ),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device, for people."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device.type
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has had so far; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def metrics_text(
+    run: TrainedRun,
+    *,
+    metrics: tuple[Metric, ...],
+    facts: tuple[tuple[str, str], ...],
+    plan: RunPlan,
+) -> str:
+    """Return the numbers of a run as JSON."""
+    values: Mapping[str, object] = {
+        "metrics": {metric.name: asdict(metric) for metric in metrics},
+        "references": dict(plan.references),
+        "facts": dict(facts),
+        "interrupted": run.interrupted,
+    }
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def config_text(plan: RunPlan) -> str:
+    """Return the choices of a run as TOML."""
+    values: dict[str, object] = {**dict(plan.choices), "on_bad": plan.on_bad, **asdict(plan.config)}
+    # A JSON string or number is one of TOML too.
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _shortened(names: tuple[str, ...], *, limit: int = 12) -> str:
+    return ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
