@@ -5,20 +5,26 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from contextlib import closing
 from enum import StrEnum
 from itertools import chain
 from typing import TYPE_CHECKING, TextIO
 
 from vizsla.data.decode import cause_of
+from vizsla.data.problems import listed, quoted
 from vizsla.data.sources import get_image_files
 from vizsla.errors import DataError, PictureError
 from vizsla.export.predictor import Prediction, Predictor
+from vizsla.report.texts import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     WriteRow = Callable[[Path, Prediction | PictureError], None]
+
+# What printable() leaves and a terminal breaks lines or columns at.
+_BREAKS = str.maketrans({"\n": r"\n", "\t": r"\t", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 
 
 class Format(StrEnum):
@@ -57,22 +63,25 @@ def print_predictions(
         ModelFileError: The model cannot be opened.
     """
     where = sys.stdout if file is None else file
+    pictures = _pictures(paths)
     predictor = Predictor.load(model, device=device)
     write = {Format.table: _table_writer, Format.csv: _csv_writer, Format.json: _json_writer}[form]
     write_row = write(where, predictor.vocab)
     failed = 0
-    for path, result in predictor.predict_many(_pictures(paths), num_workers=num_workers):
-        write_row(path, result)
-        failed += isinstance(result, PictureError)
+    with closing(predictor.predict_many(pictures, num_workers=num_workers)) as results:
+        for path, result in results:
+            write_row(path, result)
+            where.flush()  # Whoever reads the lines on gets each at once, not when a buffer is full.
+            failed += isinstance(result, PictureError)
     return failed
 
 
 def _pictures(paths: Sequence[Path]) -> Iterable[Path]:
-    missing = [path for path in paths if not path.exists()]
+    missing = [quoted(path) for path in paths if not _exists(path)]
     if missing:
         raise DataError(
-            f"There is no such file or folder: {', '.join(str(path) for path in missing[:5])}. "
-            "Give pictures, or folders of them."
+            f"{'This is' if len(missing) == 1 else 'These are'} no file or folder:\n{listed(missing)}\n"
+            "Check the spelling; give pictures, or folders of them."
         )
     # Folders are listed before the first line is printed: an empty one is an error, not a short list.
     return chain.from_iterable(
@@ -80,13 +89,25 @@ def _pictures(paths: Sequence[Path]) -> Iterable[Path]:
     )
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # for example a name that is too long for the file system
+        return False
+
+
+def _on_one_line(text: str) -> str:
+    return printable(text).translate(_BREAKS)
+
+
 def _table_writer(file: TextIO, _vocab: tuple[str, ...]) -> WriteRow:
     def write_row(path: Path, result: Prediction | PictureError) -> None:
         if isinstance(result, PictureError):
-            file.write(f"{path}  cannot be read: {cause_of(result)}\n")
+            line = f"{path}  cannot be read: {cause_of(result)}"
         else:
             top = ", ".join(f"{label} {probability:.1%}" for label, probability in result.top)
-            file.write(f"{path}  {result.label}  {result.probability:.1%}  ({top})\n")
+            line = f"{path}  {result.label}  {result.probability:.1%}  ({top})"
+        file.write(f"{_on_one_line(line)}\n")
 
     return write_row
 
@@ -107,6 +128,9 @@ def _csv_writer(file: TextIO, vocab: tuple[str, ...]) -> WriteRow:
 
 
 def _json_writer(file: TextIO, vocab: tuple[str, ...]) -> WriteRow:
+    # Readable where the file can hold every character; escapes that JSON knows elsewhere.
+    only_ascii = (file.encoding or "utf-8").lower().replace("-", "") != "utf8"
+
     def write_row(path: Path, result: Prediction | PictureError) -> None:
         line: dict[str, object] = {"path": str(path)}
         if isinstance(result, PictureError):
@@ -116,6 +140,6 @@ def _json_writer(file: TextIO, vocab: tuple[str, ...]) -> WriteRow:
             line["probability"] = result.probability
             line["top"] = [{"label": label, "probability": value} for label, value in result.top]
             line["probabilities"] = dict(zip(vocab, result.probabilities.tolist(), strict=True))
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.write(json.dumps(line, ensure_ascii=only_ascii) + "\n")
 
     return write_row

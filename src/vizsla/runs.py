@@ -12,8 +12,10 @@ import platform
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vizsla import __version__
@@ -31,8 +33,7 @@ from vizsla.train.recipes import TrainConfig, TrainedRun, train_classifier
 from vizsla.train.recorder import save_history
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Generator, Mapping
 
     import torch
 
@@ -86,36 +87,35 @@ def run_training(
         table: Labelled pictures with their split.
         plan: What the run is about.
         out: Folder to write; if it exists and ``force`` is off, ``out-2``, ``out-3`` ... is taken.
-        force: Write into ``out`` even if it exists, replacing the files of an earlier run.
+        force: Write into ``out`` even if it exists, replacing the files of an earlier run once all new ones are written.
         display: Where to show progress.
 
     Returns:
         The folder and the metrics.
 
     Raises:
-        OutputError: The folder cannot be written to. Found before training.
+        OutputError: The folder cannot be written to, which is found before training; or a file cannot be written.
         PictureError: Pictures cannot be read, and ``plan.on_bad`` is ``"error"``; all are named. Found before training.
         VizslaError: As ``train_classifier`` raises.
     """
     started = time.monotonic()
-    folder = open_run_folder(out, force=force)
-    try:
-        cache = PictureCache()
-        table = read_all(table, plan=plan, cache=cache, display=display)
-        run = train_classifier(table, config=plan.config, display=display, cache=cache)
-    except BaseException:
-        with contextlib.suppress(OSError):  # It stays if an earlier run is in it.
-            folder.rmdir()
-        raise
-    metrics = summarise(run.predictions)
-    write_run(
-        folder, run=run, table=table, plan=plan, metrics=metrics, seconds=time.monotonic() - started
-    )
+    with run_folder(out, force=force) as folder:
+        with noted_on_stop("There was no model to save yet, and nothing was written."):
+            cache = PictureCache()
+            table = read_all(table, plan=plan, cache=cache, display=display)
+            run = train_classifier(table, config=plan.config, display=display, cache=cache)
+            metrics = summarise(run.predictions)
+        with place_to_write(folder) as place, noted_on_stop(f"The results in {place} lack files."):
+            seconds = time.monotonic() - started
+            write_run(place, run=run, table=table, plan=plan, metrics=metrics, seconds=seconds)
     return FinishedRun(folder=folder, metrics=metrics, interrupted=run.interrupted)
 
 
-def open_run_folder(out: Path, *, force: bool) -> Path:
+@contextmanager
+def run_folder(out: Path, *, force: bool) -> Generator[Path]:
     """Make the folder of a run, or the next free one, and make sure that files can be written there.
+
+    If the block fails before anything was written, a folder that was made is removed again.
 
     Args:
         out: The wish.
@@ -124,19 +124,84 @@ def open_run_folder(out: Path, *, force: bool) -> Path:
     Raises:
         OutputError: It cannot be made or written to.
     """
-    names = (out if number == 1 else out.with_name(f"{out.name}-{number}") for number in count(1))
-    for folder in names:
-        if folder.exists() and not force:
-            continue
+    folder = out
+    try:
+        existed = force and out.is_dir()
+        folder = out if existed else _new_folder(out, force=force)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _cannot_write_to(folder, error) from error
+    try:
+        yield folder
+    except BaseException:
+        if not existed:
+            with contextlib.suppress(OSError):  # It stays if a file was written.
+                folder.rmdir()
+        raise
+
+
+def _new_folder(out: Path, *, force: bool) -> Path:
+    for number in count(1):
+        if number > 1 and out.name in ("", ".."):
+            break
+        folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError as error:
-            raise OutputError(
-                f"Cannot write results to the folder {folder}: {error.strerror}. Choose another --out."
-            ) from error
-    raise OutputError(f"There is no free name like {out}.")
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if force:
+                raise
+        else:
+            return folder
+    raise OutputError(
+        f"Cannot write results to the folder {out}: it exists, and its name cannot get a number. "
+        "Choose another --out, or write into it with --force."
+    )
+
+
+@contextmanager
+def place_to_write(folder: Path) -> Generator[Path]:
+    """Give a folder to write the files of a run in: an empty one itself, so that what was written stays if a later file fails.
+
+    If something is in the folder, an earlier run for example, the place is a new folder ``unfinished-...`` in it. Its files
+    take the places of those with the same names when the block has succeeded, so that the files of two runs never mix.
+    """
+    try:
+        used = any(folder.iterdir())
+        place = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder)) if used else folder
+    except OSError as error:
+        raise _cannot_write_to(folder, error) from error
+    try:
+        yield place
+        if used:
+            _move_files(place, folder)
+    finally:
+        if used:
+            with contextlib.suppress(OSError):  # It stays if a file was written before another failed.
+                place.rmdir()
+
+
+def _move_files(source: Path, target: Path) -> None:
+    try:
+        for file in sorted(source.iterdir()):
+            file.replace(target / file.name)
+    except OSError as error:
+        raise _cannot_write_to(target, error) from error
+
+
+def _cannot_write_to(folder: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"Cannot write results to the folder {folder}: {error.strerror}. Choose another --out."
+    )
+
+
+@contextmanager
+def noted_on_stop(note: str) -> Generator[None]:
+    """Add a note to the Ctrl-C that ends the block, for the message about it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(note)
+        raise
 
 
 def read_all(
@@ -270,13 +335,20 @@ def metrics_text(
 def config_text(plan: RunPlan) -> str:
     """Return the choices of a run as TOML."""
     values: dict[str, object] = {**dict(plan.choices), "on_bad": plan.on_bad, **asdict(plan.config)}
-    # A JSON string or number is one of TOML too.
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+    return "".join(f"{name} = {_toml_value(value)}\n" for name, value in values.items())
+
+
+def _toml_value(value: object) -> str:
+    """Return a text or a number as TOML: as JSON writes it, but for escapes that TOML lacks or wants."""
+    if isinstance(value, str):  # A file name that is not valid Unicode holds lone surrogates.
+        value = value.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 
 def _write_text(path: Path, text: str) -> None:
+    # Lone surrogates become escapes, which JSON knows.
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _shortened(names: tuple[str, ...], *, limit: int = 12) -> str:

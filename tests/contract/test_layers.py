@@ -20,13 +20,14 @@ SOURCE = REPOSITORY / "src" / "vizsla"
 # Lowest first. A part may import the layers above its line in this table, never its own neighbours or what follows.
 LAYERS = (
     ("errors",),
-    ("types", "seeding", "files"),
+    ("types", "seeding", "files", "allocator"),
     ("augment", "models", "evaluate"),
     ("data",),
     ("infer",),
     ("export",),
     ("train",),
     ("report",),
+    ("runs", "predicting"),
     ("cli",),
     ("__main__",),
 )

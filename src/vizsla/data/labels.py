@@ -24,6 +24,9 @@ UNKNOWN_CLASS = "#na#"
 def parent_label(path: Path | str) -> str:
     """Return the name of the folder that a file lies in.
 
+    Args:
+        path: Of the file.
+
     Example:
         >>> parent_label("pets/beagle/12.jpg")
         'beagle'
@@ -33,6 +36,10 @@ def parent_label(path: Path | str) -> str:
 
 def using_attr(function: Callable[[Any], Any], attribute: str) -> Callable[[Any], Any]:
     """Return a function that applies ``function`` to one attribute of its argument.
+
+    Args:
+        function: Called with the attribute's value.
+        attribute: Name of the attribute, such as ``"name"`` of a path.
 
     Example:
         >>> using_attr(str.upper, "name")(Path("pets/beagle.jpg"))

@@ -171,7 +171,7 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryPoint:
-    """What was measured at the end of one epoch; a figure that the stage does not have is None.
+    """What was measured at the end of one epoch, or of one fit on part of the pictures; a missing figure is None.
 
     Attributes:
         stage: Name of the part of training, for example ``"head"``.
@@ -180,6 +180,7 @@ class HistoryPoint:
         valid_loss: Mean loss on the validation pictures.
         accuracy: Share of validation pictures predicted correctly, 0-1.
         seconds: Wall time of the epoch.
+        num_pictures: Training pictures that were fitted on, where that is what changes from point to point.
     """
 
     stage: str
@@ -188,3 +189,4 @@ class HistoryPoint:
     valid_loss: float | None = None
     accuracy: float | None = None
     seconds: float = 0.0
+    num_pictures: int | None = None

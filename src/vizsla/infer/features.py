@@ -50,7 +50,7 @@ def extract_features(
     head: FeatureHead,
     views: Sequence[str] = ("plain",),
     precision: Precision = "fp32",
-    on_batch: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Features:
     """Run the body of a classifier over pictures once and keep what a head pools from its maps.
 
@@ -60,7 +60,7 @@ def extract_features(
         head: Its ``pool`` is used; it need not be fitted yet, nor be the classifier's own.
         views: Some of ``VIEWS``.
         precision: ``"fp32"`` or ``"bf16"`` autocast.
-        on_batch: Called after each batch with the number of pictures in it.
+        on_progress: Called after each batch with the number of pictures done so far.
 
     Returns:
         The features, in the order of the batches.
@@ -94,8 +94,8 @@ def extract_features(
             values.append(torch.stack(seen, dim=1))
             targets.append(batch.targets)
             rows.append(batch.rows)
-            if on_batch is not None:
-                on_batch(len(batch.rows))
+            if on_progress is not None:
+                on_progress(sum(map(len, rows)))
     return Features(
         values=torch.cat(values).cpu().clone(),
         targets=torch.cat(targets).cpu().clone(),

@@ -72,7 +72,7 @@ def predict_batches(
     *,
     table: PictureTable,
     precision: Precision = "fp32",
-    on_batch: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Run a classifier over batches and return what it says of every picture, in the order of the batches.
 
@@ -84,7 +84,7 @@ def predict_batches(
         batches: Pictures as float32 0-1 (augmentation applied), as ``DataLoader.batches()`` yields them.
         table: The table that the rows of the batches point into; gives paths and class names.
         precision: See ``Precision``.
-        on_batch: Called after each batch with the number of pictures in it, for a progress bar.
+        on_progress: Called after each batch with the number of pictures done so far, for a progress bar.
 
     Returns:
         Predictions of N pictures; float32 logits ``(N, C)`` on the CPU.
@@ -103,8 +103,8 @@ def predict_batches(
             logits.append(compute_logits(classifier, batch.images, precision=precision))
             rows.append(batch.rows)
             targets.append(batch.targets)
-            if on_batch is not None:
-                on_batch(len(batch.rows))
+            if on_progress is not None:
+                on_progress(sum(map(len, rows)))
     all_rows = _joined(rows).cpu()
     return Predictions(
         rows=all_rows,

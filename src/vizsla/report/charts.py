@@ -70,6 +70,7 @@ class Panel:
         lines: Its curves.
         x_ticks: Epoch numbers, counted over the whole run.
         y_ticks: Values.
+        x_label: What the ticks below count.
         stages: Where a stage begins and its name, empty where there is no room for it.
     """
 
@@ -77,6 +78,7 @@ class Panel:
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    x_label: str
     stages: tuple[Tick, ...]
 
 
@@ -191,15 +193,24 @@ def _panel(
             if points
         ),
         x_ticks=tuple(
-            Tick(place=x_place(epoch - 1), text=str(epoch))
+            Tick(place=x_place(epoch - 1), text=_x_text(history, epoch))
             for epoch in range(epoch_step, len(history) + 1, epoch_step)
         ),
         y_ticks=tuple(
             Tick(place=y_place(value), text=f"{value:.{decimals}f}")
             for value in nice_values(low, high, count=5)
         ),
+        x_label="epoch" if history[0].num_pictures is None else "pictures",
         stages=_stages([point.stage for point in history], x_places=x_place),
     )
+
+
+def _x_text(history: Sequence[HistoryPoint], epoch: int) -> str:
+    """Return what stands below a point: the pictures fitted on, else the epoch, counted anew after such fits."""
+    point = history[epoch - 1]
+    if point.num_pictures is not None:
+        return f"{point.num_pictures:,}"
+    return str(epoch - sum(other.num_pictures is not None for other in history))
 
 
 def _line(name: str, points: Sequence[tuple[int, float, float]]) -> Line:

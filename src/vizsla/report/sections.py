@@ -140,6 +140,7 @@ class HistoryRow:
     """An epoch in words."""
 
     stage: str
+    num_pictures: str
     epoch: int
     train_loss: str
     valid_loss: str
@@ -287,6 +288,7 @@ def history_rows(history: Sequence[HistoryPoint]) -> tuple[HistoryRow, ...]:
     return tuple(
         HistoryRow(
             stage=point.stage,
+            num_pictures="" if point.num_pictures is None else f"{point.num_pictures:,}",
             epoch=point.epoch,
             train_loss=loss(point.train_loss),
             valid_loss=loss(point.valid_loss),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 STATISTICS = ("mean", "std")
 NUM_POOLED_STAGES = 4
 """Of the end of the body; the edges and colours before that say little about classes."""
-SHARES = (0.125, 0.25, 0.5)
-"""Parts of the training pictures that the head is also fitted on."""
+SHARES = (0.125, 0.25, 0.5, 1.0)
+"""Parts of the training pictures that the head is fitted on, one after the other."""
 TRAINING_VIEWS = ("plain", "mirrored")
 """Mirrored training pictures took solar cells from 88.7 to 89.7 % (mean of three splits)."""
 
@@ -75,41 +76,12 @@ def fit_on_features(
         WeightsError: Its weights cannot be found.
         PictureError: A picture cannot be read.
     """
-    table, seed = loaders.table, loaders.seed
-    backbone = build_backbone(arch, seed=derive_seed(seed, "model"))
-    channels = backbone.stage_channels
-    pooled = tuple(range(len(channels)))[-NUM_POOLED_STAGES:]
-    layout = FeatureLayout(stages=pooled, statistics=STATISTICS, channels=channels)
-    # Only pools; the head that is fitted takes its place.
-    pooling = FeatureHead(
-        stages=pooled,
-        statistics=STATISTICS,
-        num_features=len(layout.columns(pooled, STATISTICS)),
-        num_classes=len(table.vocab),
-    )
-    classifier = Classifier(backbone, pooling, vocab=table.vocab).place(loaders.device)
-
-    def features_of(loader: DataLoader, label: str, views: tuple[str, ...]) -> Features:
-        done = 0
-        with display.bar(label, total=loader.n) as move:
-
-            def on_batch(num_pictures: int) -> None:
-                nonlocal done
-                done += num_pictures
-                move(done, "")
-
-            return extract_features(
-                classifier,
-                loader.batches(),
-                head=pooling,
-                views=views,
-                precision=precision,
-                on_batch=on_batch,
-            )
-
+    table = loaders.table
     started = time.monotonic()
-    train = features_of(loaders.loader_for(table.train_rows), "features, training", TRAINING_VIEWS)
-    valid = features_of(loaders.valid, "features, validation", ("plain",))
+    classifier, pooling, layout = pooling_classifier(loaders, arch=arch)
+    extract = partial(_extract, classifier, pooling, precision=precision, display=display)
+    train = extract(loaders.loader_for(table.train_rows), "features, training", TRAINING_VIEWS)
+    valid = extract(loaders.valid, "features, validation", ("plain",))
     with display.bar("choosing a head", total=1, unit=""):
         setting = choose_setting(
             train.values,
@@ -117,48 +89,93 @@ def fit_on_features(
             layout=layout,
             num_classes=len(table.vocab),
             settings=candidate_settings(layout),
-            seed=seed,
+            seed=loaders.seed,
         )
-    order = torch.randperm(len(train.rows), generator=generator(seed, "shares"))
+    order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
+    fits: list[tuple[HeadFit, Predictions]] = []
     history: list[HistoryPoint] = []
-
-    def fit_on(num_pictures: int) -> tuple[HeadFit, Predictions]:
-        part = order[:num_pictures].sort().values
+    for share in SHARES:
+        part = order[: max(2, round(share * len(order)))].sort().values
         fit = fit_feature_head(
             train.values[part],
             train.targets[part],
             layout=layout,
             num_classes=len(table.vocab),
             setting=setting,
-            seed=seed,
+            seed=loaders.seed,
         )
-        predictions = _predictions(fit, valid, table=table, layout=layout)
-        point = HistoryPoint(
-            stage=f"head, {num_pictures} pictures",
-            epoch=len(history),
-            train_loss=fit.loss,
-            valid_loss=float(predictions.losses.mean()),
-            accuracy=float(predictions.correct.float().mean()),
-            seconds=time.monotonic() - started,
+        fits.append((fit, _predictions(fit, valid, table=table, layout=layout)))
+        history.append(
+            _point(*fits[-1], num_pictures=len(part), seconds=time.monotonic() - started)
         )
-        history.append(point)
-        show_point(point, display=display)
-        return fit, predictions
-
-    for share in SHARES:
-        fit_on(max(2, round(share * len(order))))
-    fit, predictions = fit_on(len(order))
+        show_point(history[-1], display=display)
+        started = time.monotonic()
+    fit, predictions = fits[-1]
     classifier.head = fit.head.to(loaders.device)
     return FeatureStage(
         classifier=classifier.eval(), fit=fit, predictions=predictions, history=tuple(history)
     )
 
 
+def pooling_classifier(
+    loaders: DataLoaders, *, arch: Architecture
+) -> tuple[Classifier, FeatureHead, FeatureLayout]:
+    """Return a classifier on the loaders' device whose head only pools yet, that head, and the layout of its features."""
+    backbone = build_backbone(arch, seed=derive_seed(loaders.seed, "model"))
+    channels = backbone.stage_channels
+    stages = tuple(range(len(channels)))[-NUM_POOLED_STAGES:]
+    layout = FeatureLayout(stages=stages, statistics=STATISTICS, channels=channels)
+    pooling = FeatureHead(
+        stages=stages,
+        statistics=STATISTICS,
+        num_features=len(layout.columns(stages, STATISTICS)),
+        num_classes=loaders.c,
+    )
+    return Classifier(backbone, pooling, vocab=loaders.vocab).place(loaders.device), pooling, layout
+
+
+def _extract(
+    classifier: Classifier,
+    head: FeatureHead,
+    loader: DataLoader,
+    label: str,
+    views: tuple[str, ...],
+    *,
+    precision: Precision,
+    display: Display,
+) -> Features:
+    """Extract features under a moving bar."""
+    with display.bar(label, total=loader.n) as move:
+        return extract_features(
+            classifier,
+            loader.batches(),
+            head=head,
+            views=views,
+            precision=precision,
+            on_progress=move,
+        )
+
+
 def show_point(point: HistoryPoint, *, display: Display) -> None:
     """Write a row of the epoch table; ``EPOCH_COLUMNS`` of ``recipes.py`` names the columns."""
     numbers = (point.train_loss, point.valid_loss, point.accuracy)
     cells = ("" if number is None else f"{number:.6f}" for number in numbers)
-    display.row([point.stage, str(point.epoch), *cells, format_seconds(point.seconds)])
+    pictures = "" if point.num_pictures is None else f"{point.num_pictures:,}"
+    display.row([point.stage, pictures, str(point.epoch), *cells, format_seconds(point.seconds)])
+
+
+def _point(
+    fit: HeadFit, predictions: Predictions, *, num_pictures: int, seconds: float
+) -> HistoryPoint:
+    return HistoryPoint(
+        stage="head",
+        epoch=0,
+        train_loss=fit.loss,
+        valid_loss=float(predictions.losses.mean()),
+        accuracy=float(predictions.correct.float().mean()),
+        seconds=seconds,
+        num_pictures=num_pictures,
+    )
 
 
 def _predictions(

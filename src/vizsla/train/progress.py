@@ -40,7 +40,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Write one line of text as it is: brackets and numbers are not decorated."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def header(self, columns: Sequence[str]) -> None:
         """Begin a table."""

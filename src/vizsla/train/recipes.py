@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vizsla.types import PictureTable
 
 EPOCHS_ON_GPU = 5
-EPOCH_COLUMNS = ("stage", "epoch", "train_loss", "valid_loss", "accuracy", "time")
+EPOCH_COLUMNS = ("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -100,13 +100,13 @@ def test_no_batches_give_no_predictions(classifier: Classifier, table: PictureTa
     assert found.rows.dtype == torch.int64
 
 
-def test_progress_gets_the_number_of_pictures_of_each_batch(
+def test_progress_gets_the_number_of_pictures_so_far(
     classifier: Classifier, table: PictureTable, images: Tensor
 ):
     seen: list[int] = []
     batches = batches_of(images, table, [[0, 1, 2], [3]])
-    predict_batches(classifier, batches, table=table, on_batch=seen.append)
-    assert seen == [3, 1]
+    predict_batches(classifier, batches, table=table, on_progress=seen.append)
+    assert seen == [3, 4]
 
 
 def test_bf16_gives_nearly_the_same_as_float32(

@@ -1,0 +1,183 @@
+"""extract_features against running the network by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vizsla.errors import ConfigError
+from vizsla.infer.features import extract_features
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.feature_head import FeatureHead
+from vizsla.models.heads import ConcatPoolHead
+from vizsla.types import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+
+class Body(nn.Sequential):
+    """A body with a norm, whose output differs between training and evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU())
+
+
+class Source:
+    """Gives pictures in batches as a loader does, and remembers whether it was closed."""
+
+    def __init__(self, images: Tensor, parts: Sequence[Sequence[int]]) -> None:
+        self.images = images
+        self.parts = parts
+        self.closed = False
+
+    def batches(self) -> Generator[Batch]:
+        try:
+            for part in self.parts:
+                rows = torch.tensor(part)
+                yield Batch(images=self.images[rows], targets=rows % 2, rows=rows)
+        finally:
+            self.closed = True
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    """In training mode, with norm statistics that differ from those of a new network."""
+    torch.manual_seed(0)
+    classifier = Classifier(build_backbone(Body()), ConcatPoolHead(4, 2), vocab=("a", "b")).train()
+    with torch.no_grad():
+        classifier(torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(2)))
+    return classifier
+
+
+@pytest.fixture
+def head() -> FeatureHead:
+    return FeatureHead(stages=(0,), statistics=("mean", "std"), num_features=8, num_classes=2)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(7, 3, 16, 12, generator=torch.Generator().manual_seed(1))
+
+
+def test_features_are_those_of_the_network_in_evaluation_mode_in_the_order_of_the_batches(
+    classifier: Classifier, head: FeatureHead, images: Tensor
+):
+    source = Source(images, [[6, 2], [0, 4], [5]])
+    found = extract_features(classifier, source.batches(), head=head)
+    order = [6, 2, 0, 4, 5]
+    classifier.eval()
+    normalised = (images[order] - classifier.mean) / classifier.std
+    with torch.no_grad():
+        (maps,) = classifier.backbone(normalised)
+    expected = torch.cat([maps.mean((2, 3)), maps.std((2, 3), correction=0)], 1)
+    torch.testing.assert_close(found.values, expected[:, None])
+    assert found.rows.tolist() == order
+    assert found.targets.tolist() == [row % 2 for row in order]
+    assert source.closed
+
+
+def test_a_mirrored_view_is_the_flipped_picture(
+    classifier: Classifier, head: FeatureHead, images: Tensor
+):
+    parts = [[0, 1, 2], [3, 4]]
+    both = extract_features(
+        classifier, Source(images, parts).batches(), head=head, views=("plain", "mirrored")
+    )
+    plain = extract_features(classifier, Source(images, parts).batches(), head=head)
+    flipped = extract_features(classifier, Source(images.flip(3), parts).batches(), head=head)
+    assert both.values.shape == (5, 2, 8)
+    assert torch.equal(both.values[:, 0], plain.values[:, 0])
+    assert torch.equal(both.values[:, 1], flipped.values[:, 0])
+    assert not torch.allclose(both.values[:, 0], both.values[:, 1])
+
+
+def test_views_come_in_the_order_asked_for(
+    classifier: Classifier, head: FeatureHead, images: Tensor
+):
+    one, other = (
+        extract_features(classifier, Source(images, [[0, 1]]).batches(), head=head, views=views)
+        for views in (("plain", "mirrored"), ("mirrored", "plain"))
+    )
+    assert torch.equal(one.values.flip(1), other.values)
+
+
+def test_features_are_plain_float32_tensors_that_can_be_trained_on(
+    classifier: Classifier, head: FeatureHead, images: Tensor
+):
+    found = extract_features(classifier, Source(images, [[0], [1]]).batches(), head=head)
+    for tensor in (found.values, found.targets, found.rows):
+        assert tensor.device.type == "cpu"
+        assert not tensor.is_inference()
+    assert found.values.dtype == torch.float32
+    assert not found.values.requires_grad
+    head.classify(found.values[:, 0]).sum().backward()
+
+
+def test_the_classifier_is_left_as_it_was(
+    classifier: Classifier, head: FeatureHead, images: Tensor
+):
+    frozen = classifier.backbone.network[1]  # pyright: ignore[reportIndexIssue] (a Sequential)
+    frozen.eval()
+    modes = [part.training for part in classifier.modules()]
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    extract_features(classifier, Source(images, [[0, 1], [2]]).batches(), head=head)
+    assert [part.training for part in classifier.modules()] == modes
+    assert torch.is_grad_enabled()
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_progress_gets_the_number_of_pictures_of_each_batch(
+    classifier: Classifier, head: FeatureHead, images: Tensor
+):
+    seen: list[int] = []
+    source = Source(images, [[0, 1, 2], [3]])
+    extract_features(
+        classifier,
+        source.batches(),
+        head=head,
+        views=("plain", "mirrored"),
+        on_batch=seen.append,
+    )
+    assert seen == [3, 1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_after_an_error_batches_are_closed_and_modes_are_as_before(
+    classifier: Classifier, head: FeatureHead, images: Tensor, error: type[BaseException]
+):
+    def fail(num_pictures: int) -> None:
+        raise error
+
+    source = Source(images, [[0], [1]])
+    modes = [part.training for part in classifier.modules()]
+    with pytest.raises(error):
+        extract_features(classifier, source.batches(), head=head, on_batch=fail)
+    assert source.closed
+    assert [part.training for part in classifier.modules()] == modes
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_bf16_gives_nearly_the_same_features_in_float32(
+    classifier: Classifier, head: FeatureHead, images: Tensor
+):
+    exact = extract_features(classifier, Source(images, [[0, 1]]).batches(), head=head)
+    rough = extract_features(
+        classifier, Source(images, [[0, 1]]).batches(), head=head, precision="bf16"
+    )
+    assert rough.values.dtype == torch.float32
+    assert not torch.equal(rough.values, exact.values)
+    torch.testing.assert_close(rough.values, exact.values, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("views", [(), ("upside down",), ("plain", "Mirrored")])
+def test_an_unknown_view_is_refused(
+    classifier: Classifier, head: FeatureHead, images: Tensor, views: tuple[str, ...]
+):
+    with pytest.raises(ConfigError, match=r"some of plain, mirrored. Received: \["):
+        extract_features(classifier, Source(images, [[0]]).batches(), head=head, views=views)

@@ -1,0 +1,238 @@
+"""The feature head: pooling, kernel and settings against numpy, scipy and JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from torch import Tensor, nn
+
+from vizsla.data.presize import Resize
+from vizsla.errors import ConfigError
+from vizsla.export.bundle import load_bundle, save_bundle
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.feature_head import STATISTICS, FeatureHead, pool_statistics, rbf_kernel
+from vizsla.models.heads import build_head
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHANNELS = (3, 4, 5)
+
+
+def make_maps(num_pictures: int = 6) -> tuple[Tensor, ...]:
+    random = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randn(num_pictures, channels, 8 >> stage, 6 >> stage, generator=random)
+        for stage, channels in enumerate(CHANNELS)
+    )
+
+
+def make_head(*, num_landmarks: int = 0, stages: tuple[int, ...] = (1, 2)) -> FeatureHead:
+    """Return a head with random numbers everywhere, as if it had been fitted."""
+    statistics = ("mean", "std")
+    head = FeatureHead(
+        stages=stages,
+        statistics=statistics,
+        num_features=2 * sum(CHANNELS[stage] for stage in stages),
+        num_classes=3,
+        num_landmarks=num_landmarks,
+        bandwidth=0.5,
+    )
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in head.state_dict().values():
+            value.normal_(generator=random)
+        head.scale.abs_()
+    return head
+
+
+def test_statistics_are_those_of_numpy_in_the_order_asked_for():
+    maps = make_maps()
+    arrays = [stage.numpy().reshape(len(stage), stage.shape[1], -1) for stage in maps]
+    expected = np.concatenate(
+        [
+            arrays[2].std(2),
+            arrays[2].mean(2),
+            arrays[2].max(2),
+            arrays[0].std(2),
+            arrays[0].mean(2),
+            arrays[0].max(2),
+        ],
+        axis=1,
+    )
+    found = pool_statistics(maps, stages=[2, 0], statistics=["std", "mean", "max"])
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_maps_of_one_position_have_no_spread():
+    maps = (torch.randn(2, 3, 1, 1, generator=torch.Generator().manual_seed(0)),)
+    found = pool_statistics(maps, stages=[0], statistics=STATISTICS)
+    expected = maps[0].flatten(1)
+    torch.testing.assert_close(found, torch.cat([expected, torch.zeros(2, 3), expected], 1))
+
+
+def test_maps_in_bfloat16_are_pooled_in_float32():
+    maps = tuple(stage.bfloat16() for stage in make_maps())
+    found = pool_statistics(maps, stages=[0], statistics=["mean"])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, maps[0].float().mean((2, 3)))
+
+
+def test_gradients_are_finite_where_a_map_is_the_same_everywhere():
+    maps = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    pool_statistics([maps], stages=[0], statistics=STATISTICS).sum().backward()
+    assert maps.grad is not None
+    assert maps.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("bandwidth", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_the_kernel_is_that_of_scipy(bandwidth: float, dtype: torch.dtype, tolerance: float):
+    random = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.randn(number, 40, generator=random, dtype=torch.float64) for number in (7, 9)
+    )
+    expected = np.exp(-bandwidth / 40 * cdist(left, right, "sqeuclidean"))
+    found = rbf_kernel(left.to(dtype), right.to(dtype), bandwidth=bandwidth)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=tolerance)
+
+
+def test_a_point_is_exactly_as_similar_to_itself_as_can_be():
+    points = 100 * torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    found = rbf_kernel(points, points, bandwidth=1.0)
+    assert found.max() <= 1
+    np.testing.assert_allclose(found.diagonal(), 1, atol=0.02)
+
+
+@pytest.mark.parametrize("num_landmarks", [0, 4])
+def test_forward_is_pooling_then_classifying(num_landmarks: int):
+    head, maps = make_head(num_landmarks=num_landmarks), make_maps()
+    with torch.no_grad():
+        logits = head(maps)
+        assert torch.equal(head.classify(head.pool(maps)), logits)
+    assert logits.shape == (6, 3)
+    assert torch.equal(head.pool(maps), pool_statistics(maps, stages=(1, 2), statistics=("mean", "std")))
+
+
+def test_logits_are_those_of_the_formula():
+    features = torch.randn(6, 18, generator=torch.Generator().manual_seed(2))
+    for num_landmarks in (0, 4):
+        head = make_head(num_landmarks=num_landmarks)
+        rows = (features.numpy() - head.offset.numpy()) * head.scale.numpy()
+        if num_landmarks:
+            rows = np.exp(-0.5 / 18 * cdist(rows, head.landmarks, "sqeuclidean"))
+        weight, bias = (value.detach().numpy() for value in head.linear.parameters())
+        with torch.no_grad():
+            found = head.classify(features)
+        np.testing.assert_allclose(found, rows @ weight.T + bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_landmarks", [0, 4])
+def test_settings_and_weights_survive_json_and_building_anew(num_landmarks: int):
+    head = make_head(num_landmarks=num_landmarks)
+    config = json.loads(json.dumps(head.config()))
+    again = build_head(config, stage_channels=CHANNELS, num_classes=3)
+    assert isinstance(again, FeatureHead)
+    assert again.config() == head.config()
+    again.load_state_dict(head.state_dict())
+    maps = make_maps()
+    with torch.no_grad():
+        assert torch.equal(again(maps), head(maps))
+
+
+@pytest.mark.parametrize("num_landmarks", [0, 4])
+def test_a_classifier_with_such_a_head_survives_a_model_file(num_landmarks: int, tmp_path: Path):
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    channels = backbone.stage_channels
+    head = FeatureHead(
+        stages=(2, 3),
+        statistics=("mean", "std"),
+        num_features=2 * (channels[2] + channels[3]),
+        num_classes=2,
+        num_landmarks=num_landmarks,
+    )
+    with torch.no_grad():
+        for value in head.state_dict().values():
+            value.normal_(generator=torch.Generator().manual_seed(1))
+    classifier = Classifier(backbone, head, vocab=("cross", "disc")).eval()
+    path = save_bundle(tmp_path / "model.safetensors", classifier=classifier, resize=Resize(32))
+    opened = load_bundle(path).classifier.eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(opened(images), classifier(images))
+
+
+@pytest.mark.parametrize("num_landmarks", [0, 4])
+def test_autocast_does_not_touch_the_logits(num_landmarks: int):
+    head = make_head(num_landmarks=num_landmarks)
+    features = torch.randn(6, 18, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        exact = head.classify(features)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = head.classify(features)
+    assert torch.equal(found, exact)
+
+
+def test_building_a_head_uses_no_global_random_numbers():
+    state = torch.get_rng_state()
+    head = FeatureHead(stages=(0,), statistics=("mean",), num_features=3, num_classes=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(head(make_maps()), torch.zeros(6, 2))
+
+
+def test_only_the_linear_layer_trains():
+    head = make_head(num_landmarks=4)
+    assert [name for name, _ in head.named_parameters()] == ["linear.weight", "linear.bias"]
+    head(make_maps()).sum().backward()
+    assert isinstance(head.linear, nn.Linear)
+    assert head.linear.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("stages", "statistics"),
+    [((), ("mean",)), ((0,), ()), ((0,), ("median",)), ((0,), ("mean", "Std"))],
+)
+def test_a_head_without_stages_or_with_unknown_statistics_is_refused(
+    stages: tuple[int, ...], statistics: tuple[str, ...]
+):
+    with pytest.raises(ConfigError, match="needs stages and some of mean, std, max") as error:
+        FeatureHead(stages=stages, statistics=statistics, num_features=3, num_classes=2)
+    assert f"stages={list(stages)}, statistics={list(statistics)}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stages": [7]},
+        {"stages": ["last"]},
+        {"stages": None},
+        {"stages": []},
+        {"stages": [-1]},
+        {"statistics": 3},
+        {"statistics": ["median"]},
+        {"num_landmarks": -1},
+        {"num_landmarks": "many"},
+        {"bandwidth": None},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_head_are_refused(change: dict[str, Any]):
+    config = make_head().config() | change
+    with pytest.raises(ConfigError, match="feature head"):
+        build_head(config, stage_channels=CHANNELS, num_classes=3)
+
+
+@pytest.mark.parametrize("field", ["stages", "statistics", "num_landmarks", "bandwidth"])
+def test_a_missing_setting_is_refused(field: str):
+    config = make_head().config()
+    del config[field]
+    with pytest.raises(ConfigError, match="not the description of a feature head"):
+        build_head(config, stage_channels=CHANNELS, num_classes=3)

@@ -1,0 +1,476 @@
+"""Fitted heads against heads that are really fitted again without each picture, and what choosing among them is worth.
+
+N pictures, V views of each, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from sklearn.linear_model import Ridge
+from torch import Tensor
+
+from vizsla.errors import TrainingError
+from vizsla.models.feature_head import pool_statistics
+from vizsla.train import head_fit
+from vizsla.train.head_fit import (
+    PENALTIES,
+    FeatureLayout,
+    HeadFit,
+    HeadSetting,
+    candidate_settings,
+    choose_setting,
+    fit_feature_head,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+JITTER = 1e-6
+SETTING = HeadSetting(stages=(0,), statistics=("mean",))
+KERNEL = replace(SETTING, bandwidth=1.0)
+
+
+def layout_of(num_features: int) -> FeatureLayout:
+    return FeatureLayout(stages=(0,), statistics=("mean",), channels=(num_features,))
+
+
+def fit(features: Tensor, targets: Tensor, *, bandwidth: float = 0.0, seed: int = 0) -> HeadFit:
+    return fit_feature_head(
+        features,
+        targets,
+        layout=layout_of(features.shape[2]),
+        num_classes=int(targets.max()) + 1,
+        setting=replace(SETTING, bandwidth=bandwidth),
+        seed=seed,
+    )
+
+
+def problem(
+    num_pictures: int, num_views: int, num_features: int, *, num_classes: int = 3, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return overlapping classes of unequal size; the views of a picture are alike, columns differ in offset and scale."""
+    random = torch.Generator().manual_seed(seed)
+    targets = (torch.rand(num_pictures, generator=random) ** 1.5 * num_classes).long()
+    centres = torch.randn(num_classes, num_features, generator=random)
+    pictures = centres[targets] + torch.randn(num_pictures, num_features, generator=random)
+    views = torch.randn(num_pictures, num_views, num_features, generator=random) * 0.4
+    scale = torch.linspace(0.5, 4, num_features)
+    return (pictures[:, None] + views) * scale + torch.linspace(-3, 3, num_features), targets
+
+
+def ring(num_pictures: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return points inside (0) and outside (1) of a gap: no line parts them."""
+    random = torch.Generator().manual_seed(seed)
+    targets = torch.arange(num_pictures) % 2
+    angle = torch.rand(num_pictures, generator=random) * 2 * torch.pi
+    radius = torch.rand(num_pictures, generator=random) * 0.5 + torch.where(targets == 1, 1.5, 0.0)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)[:, None], targets
+
+
+@dataclass
+class Reference:
+    """Leave-one-picture-out scores of a ridge regression that is solved anew for every picture and penalty."""
+
+    kernel_RR: Array
+    targets: NDArray[np.int64]
+    num_views: int
+
+    @property
+    def onehot_RC(self) -> Array:
+        return np.repeat(np.eye(self.targets.max() + 1)[self.targets], self.num_views, axis=0)
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        size = len(self.kernel_RR)
+        centring = np.eye(size) - 1 / size
+        return float(np.trace(centring @ self.kernel_RR @ centring)) / size
+
+    def solve(
+        self, kept: NDArray[np.bool_], penalty: float, *, at: NDArray[np.bool_] | slice
+    ) -> Array:
+        """Return scores at some rows of a ridge with an intercept without penalty, fitted on the kept rows."""
+        size = int(kept.sum())
+        system = np.ones((size + 1, size + 1))
+        system[:size, :size] = self.kernel_RR[np.ix_(kept, kept)] + penalty * np.eye(size)
+        system[size, size] = 0
+        wanted = np.vstack([self.onehot_RC[kept], np.zeros((1, self.onehot_RC.shape[1]))])
+        solution = np.linalg.solve(system, wanted)
+        return self.kernel_RR[at][:, kept] @ solution[:size] + solution[size]
+
+    def left_out(self, penalty: float) -> Array:
+        """Return ``(N, C)``: the mean score of a picture's views, by the ridge without any of them."""
+        picture_of_row = np.repeat(np.arange(len(self.targets)), self.num_views)
+        return np.stack(
+            [
+                self.solve(
+                    picture_of_row != picture, penalty, at=picture_of_row == picture
+                ).mean(0)
+                for picture in range(len(self.targets))
+            ]
+        )
+
+
+def standardised(head: HeadFit, features: Tensor) -> Array:
+    rows = features.flatten(0, 1)
+    return ((rows - head.head.offset) * head.head.scale).double().numpy()
+
+
+def reference_for(found: HeadFit, features: Tensor, targets: Tensor) -> Reference:
+    rows = standardised(found, features)
+    if found.setting.bandwidth:
+        distances = cdist(rows, rows, "sqeuclidean")
+        similarity = np.exp(-found.setting.bandwidth / rows.shape[1] * distances)
+        # Landmarks are all rows; their matrix is made positive definite by a hair.
+        kernel = similarity @ np.linalg.solve(similarity + JITTER * np.eye(len(rows)), similarity)
+    else:
+        kernel = rows @ rows.T
+    return Reference(kernel, targets.numpy(), features.shape[1])
+
+
+def smoothed_loss(logits: Array, targets: NDArray[np.int64]) -> float:
+    """Cross-entropy to targets that keep 1 - 2s for the class and spread 2s over all, s = 1 / (N + 2)."""
+    num_pictures, num_classes = logits.shape
+    spread = 2 / (num_pictures + 2)
+    wanted = np.eye(num_classes)[targets] * (1 - spread) + spread / num_classes
+    shifted = logits - logits.max(1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return float(-(wanted * log_probabilities).sum(1).mean())
+
+
+@pytest.mark.parametrize("num_views", [1, 2, 3])
+@pytest.mark.parametrize("num_features", [4, 60])
+@pytest.mark.parametrize("bandwidth", [0.0, 1.0])
+def test_a_head_is_chosen_by_what_heads_fitted_without_each_picture_say_of_it(
+    num_views: int, num_features: int, bandwidth: float
+):
+    features, targets = problem(17, num_views, num_features)
+    found = fit(features, targets, bandwidth=bandwidth)
+    reference = reference_for(found, features, targets)
+    results: list[tuple[float, float, float, float]] = []
+    for share in PENALTIES:
+        scores = reference.left_out(share * reference.mean_eigenvalue)
+        accuracy = float((scores.argmax(1) == targets.numpy()).mean())
+        for factor in np.logspace(0, 2, 95):
+            loss = smoothed_loss(scores * factor, targets.numpy())
+            results.append((loss, accuracy, share, float(factor)))
+    loss, accuracy, share, factor = min(results)
+    assert found.penalty == share
+    assert found.accuracy == pytest.approx(accuracy, abs=1e-12)
+    assert found.loss == pytest.approx(loss, rel=1e-6)
+
+    everything = np.ones(len(targets) * num_views, dtype=bool)
+    scores = reference.solve(everything, share * reference.mean_eigenvalue, at=slice(None))
+    with torch.no_grad():
+        logits = found.head.classify(features.flatten(0, 1)).numpy()
+    np.testing.assert_allclose(logits, scores * factor, atol=2e-3 * np.abs(scores * factor).max())
+
+
+def test_a_linear_head_is_a_ridge_regression_with_an_intercept():
+    features, targets = problem(30, 1, 5)
+    found = fit(features, targets)
+    rows = standardised(found, features)
+    ridge = Ridge(alpha=found.penalty * float((rows**2).sum()) / len(rows))
+    expected = ridge.fit(rows, np.eye(3)[targets.numpy()]).predict(rows)
+    with torch.no_grad():
+        logits = found.head.classify(features[:, 0]).double().numpy()
+    factor = float((logits * expected).sum() / (expected**2).sum())
+    np.testing.assert_allclose(logits, factor * expected, atol=1e-4 * factor)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, 1.0])
+@pytest.mark.parametrize("num_views", [1, 2])
+@pytest.mark.parametrize("num_features", [3, 100])
+def test_on_labels_drawn_by_lot_leave_one_out_is_no_better_than_guessing(
+    bandwidth: float, num_views: int, num_features: int
+):
+    # The rows of centred features sum to zero, so a row that stays in the mean is known from all others.
+    random = torch.Generator().manual_seed(1)
+    pictures = torch.randn(60, 1, num_features, generator=random)
+    features = pictures + 0.01 * torch.randn(60, num_views, num_features, generator=random)
+    targets = torch.arange(60)[torch.randperm(60, generator=random)] % 2
+    found = fit(features, targets, bandwidth=bandwidth)
+    assert found.accuracy < 0.7
+    assert found.loss > 0.62
+
+
+def test_a_head_predicts_new_pictures_as_well_as_leave_one_out_says():
+    features, targets = problem(160, 2, 200, seed=2)
+    for bandwidth in (0.0, 1.0):
+        found = fit(features[:80], targets[:80], bandwidth=bandwidth)
+        with torch.no_grad():
+            logits = found.head.classify(features[80:, 0])
+        loss = smoothed_loss(logits.double().numpy(), targets[80:].numpy())
+        accuracy = float((logits.argmax(1) == targets[80:]).float().mean())
+        assert accuracy == pytest.approx(found.accuracy, abs=0.12)
+        assert loss == pytest.approx(found.loss, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("stages", "statistics"),
+    [
+        ((1, 2, 4), ("mean", "std")),
+        ((4,), ("mean",)),
+        ((1, 2), ("std",)),
+        ((4, 1), ("std", "mean")),
+        ((2,), ("std", "mean")),
+    ],
+)
+def test_columns_are_those_that_pooling_alone_gives(
+    stages: tuple[int, ...], statistics: tuple[str, ...]
+):
+    random = torch.Generator().manual_seed(0)
+    channels = (2, 3, 5, 4, 7)
+    maps = [torch.rand(2, number, 3, 3, generator=random) for number in channels]
+    layout = FeatureLayout(stages=(1, 2, 4), statistics=("mean", "std"), channels=channels)
+    everything = pool_statistics(maps, stages=layout.stages, statistics=layout.statistics)
+    alone = pool_statistics(maps, stages=stages, statistics=statistics)
+    columns = layout.columns(stages, statistics)
+    assert columns.dtype == torch.int64
+    assert torch.equal(everything[:, columns], alone)
+
+
+def test_a_head_on_some_stages_sees_only_their_columns():
+    layout = FeatureLayout(stages=(0, 1), statistics=("mean", "std"), channels=(2, 3))
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 1, 10, generator=random)
+    columns = layout.columns((1,), ("std",))
+    targets = (features[:, 0, columns[0]] > 0).long()
+    setting = HeadSetting(stages=(1,), statistics=("std",))
+    part = fit_feature_head(features, targets, layout=layout, num_classes=2, setting=setting)
+    alone = fit(features[:, :, columns], targets)
+    assert part.head.config()["stages"] == [1]
+    assert part.head.config()["statistics"] == ["std"]
+    for name, value in part.head.state_dict().items():
+        assert torch.equal(value, alone.head.state_dict()[name]), name
+
+
+def test_a_kernel_head_beats_a_linear_one_on_a_ring_and_is_chosen():
+    features, targets = ring(160)
+    linear, kernel = fit(features, targets), fit(features, targets, bandwidth=1.0)
+    assert linear.accuracy < 0.65
+    assert kernel.accuracy > 0.97
+    new, new_targets = ring(100, seed=1)
+    with torch.no_grad():
+        found = kernel.head.classify(new[:, 0]).argmax(1)
+    assert (found == new_targets).float().mean() > 0.97
+    chosen = choose_setting(
+        features,
+        targets,
+        layout=layout_of(2),
+        num_classes=2,
+        settings=[SETTING, KERNEL, replace(KERNEL, bandwidth=1e-4)],
+    )
+    assert chosen == KERNEL
+
+
+def test_a_linear_head_is_chosen_where_a_line_parts_the_classes_best():
+    features, targets = problem(60, 2, 40, num_classes=2, seed=4)
+    chosen = choose_setting(
+        features, targets, layout=layout_of(40), num_classes=2, settings=[KERNEL, SETTING]
+    )
+    assert chosen == SETTING
+
+
+def test_the_same_seed_gives_the_same_head_to_the_last_bit():
+    features, targets = problem(40, 2, 6)
+    for bandwidth in (0.0, 0.5):
+        first, second = (fit(features, targets, bandwidth=bandwidth, seed=7) for _ in range(2))
+        assert (first.loss, first.accuracy, first.penalty) == (
+            second.loss,
+            second.accuracy,
+            second.penalty,
+        )
+        for name, value in first.head.state_dict().items():
+            assert torch.equal(value, second.head.state_dict()[name]), name
+
+
+def test_landmarks_are_training_rows_drawn_by_the_seed():
+    features, targets = problem(40, 2, 6)
+
+    def landmarks(seed: int) -> Tensor:
+        found = fit_feature_head(
+            features,
+            targets,
+            layout=layout_of(6),
+            num_classes=3,
+            setting=KERNEL,
+            num_landmarks=10,
+            seed=seed,
+        )
+        head = found.head
+        assert head.config()["num_landmarks"] == 10
+        rows = (features.flatten(0, 1) - head.offset) * head.scale
+        assert torch.cdist(head.landmarks, rows).amin(1).max() < 1e-4
+        return head.landmarks
+
+    assert torch.equal(landmarks(1), landmarks(1))
+    assert not torch.equal(landmarks(1), landmarks(2))
+
+
+def test_fitting_uses_no_global_random_numbers_and_changes_nothing_given():
+    features, targets = problem(20, 2, 4)
+    before, state = (features.clone(), targets.clone()), torch.get_rng_state()
+    fit(features, targets, bandwidth=1.0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(features, before[0])
+    assert torch.equal(targets, before[1])
+
+
+def test_a_head_is_ready_to_predict_and_to_be_trained_on():
+    found = fit(*problem(20, 1, 4), bandwidth=1.0)
+    assert not found.head.training
+    assert all(parameter.requires_grad for parameter in found.head.parameters())
+    assert all(value.dtype == torch.float32 for value in found.head.state_dict().values())
+    assert all(value.isfinite().all() for value in found.head.state_dict().values())
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, 1.0])
+@pytest.mark.parametrize("num_pictures", [4, 12, 100])
+def test_few_pictures_that_are_all_right_do_not_make_a_head_sure_of_itself(
+    bandwidth: float, num_pictures: int
+):
+    random = torch.Generator().manual_seed(0)
+    targets = torch.arange(num_pictures) % 2
+    side = (2 * targets - 1)[:, None, None]
+    features = 5.0 * side + 0.1 * torch.randn(num_pictures, 2, 3, generator=random)
+    found = fit(features, targets, bandwidth=bandwidth)
+    assert found.accuracy == 1.0
+    assert 0 < found.loss < 0.7
+    with torch.no_grad():
+        probabilities = found.head.classify(features[:, 0]).softmax(1)
+    confidence = float(probabilities.amax(1).mean())
+    # Platt's estimate for a picture like them is 1 - 1 / (N + 2).
+    assert confidence == pytest.approx(1 - 1 / (num_pictures + 2), abs=0.09)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, 1.0])
+def test_a_feature_that_slept_in_training_does_not_drown_the_others(bandwidth: float):
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 1, 6, generator=random)
+    targets = (features[:, 0, 0] > 0).long()
+    features[..., 4] = 0.0
+    features[..., 5] = 0.1
+    found = fit(features, targets, bandwidth=bandwidth)
+    awake = features[:, 0].clone()
+    awake[:, 4:] += 0.5
+    with torch.no_grad():
+        asleep, woken = found.head.classify(features[:, 0]), found.head.classify(awake)
+    assert (woken.argmax(1) == targets).float().mean() > 0.85
+    assert (asleep.argmax(1) == targets).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, 1.0])
+def test_pictures_that_are_all_alike_give_a_head_that_says_how_frequent_classes_are(
+    bandwidth: float,
+):
+    features = torch.full((8, 2, 5), 0.1)
+    targets = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
+    found = fit(features, targets, bandwidth=bandwidth)
+    with torch.no_grad():
+        logits = found.head.classify(features[:, 0])
+    assert np.isfinite(found.loss)
+    torch.testing.assert_close(logits, logits[:1].expand(8, 2))
+    assert (logits[:, 0] > logits[:, 1]).all()
+
+
+def test_two_pictures_are_enough():
+    found = fit(torch.tensor([[[0.0]], [[1.0]]]), torch.tensor([0, 1]))
+    assert np.isfinite(found.loss)
+    assert all(value.isfinite().all() for value in found.head.state_dict().values())
+
+
+def test_a_class_may_have_one_picture_or_none():
+    features, _ = problem(12, 2, 4)
+    targets = torch.tensor([0] * 11 + [2])
+    found = fit_feature_head(
+        features, targets, layout=layout_of(4), num_classes=4, setting=SETTING
+    )
+    with torch.no_grad():
+        logits = found.head.classify(features[:, 0])
+    assert logits.shape == (12, 4)
+    assert (logits[:11].argmax(1) == 0).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_features_that_are_not_finite_are_counted_and_refused(value: float):
+    features, targets = problem(10, 2, 4)
+    features[3, 1, 2] = value
+    features[4, 0, :2] = value
+    with pytest.raises(TrainingError, match="10 pictures, 3 values that are not finite"):
+        fit(features, targets)
+
+
+@pytest.mark.parametrize("num_pictures", [0, 1])
+def test_fewer_than_two_pictures_are_refused(num_pictures: int):
+    features, targets = problem(10, 2, 4)
+    with pytest.raises(TrainingError, match=f"at least two pictures. Received: {num_pictures} "):
+        fit_feature_head(
+            features[:num_pictures],
+            targets[:num_pictures],
+            layout=layout_of(4),
+            num_classes=3,
+            setting=SETTING,
+        )
+
+
+def test_choosing_from_nothing_is_refused():
+    features, targets = problem(10, 1, 4)
+    with pytest.raises(TrainingError, match="No setting"):
+        choose_setting(features, targets, layout=layout_of(4), num_classes=3, settings=[])
+
+
+def test_kernels_are_not_tried_on_more_rows_than_they_can_pay_for(monkeypatch: pytest.MonkeyPatch):
+    features, targets = ring(40)
+
+    def choose() -> HeadSetting:
+        return choose_setting(
+            features, targets, layout=layout_of(2), num_classes=2, settings=[SETTING, KERNEL]
+        )
+
+    monkeypatch.setattr(head_fit, "MAX_KERNEL_ROWS", 40)
+    assert choose() == KERNEL
+    monkeypatch.setattr(head_fit, "MAX_KERNEL_ROWS", 39)
+    assert choose() == SETTING
+
+
+def test_of_too_many_rows_a_sample_of_whole_pictures_is_used(monkeypatch: pytest.MonkeyPatch):
+    features, targets = problem(60, 2, 4)
+    everything = fit(features, targets)
+    monkeypatch.setattr(head_fit, "MAX_ROWS", 40)
+    sample = fit(features, targets)
+    assert not torch.equal(sample.head.offset, everything.head.offset)
+    # Twenty pictures: leave-one-out accuracy is a multiple of a twentieth.
+    assert sample.accuracy * 20 == pytest.approx(round(sample.accuracy * 20))
+    again = fit(features, targets)
+    assert torch.equal(sample.head.linear.weight, again.head.linear.weight)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        FeatureLayout(stages=(2, 3, 4, 5), statistics=("mean", "std"), channels=(1, 2, 3, 4, 5, 6)),
+        FeatureLayout(stages=(0,), statistics=("mean",), channels=(4,)),
+        FeatureLayout(stages=(0, 1), statistics=("max",), channels=(4, 4)),
+    ],
+    ids=["four stages", "one stage", "two stages"],
+)
+def test_candidates_differ_and_fit_the_layout(layout: FeatureLayout):
+    settings = candidate_settings(layout)
+    assert len(set(settings)) == len(settings)
+    assert {bool(setting.bandwidth) for setting in settings} == {True, False}
+    for setting in settings:
+        assert len(layout.columns(setting.stages, setting.statistics)) > 0
+
+
+def test_a_setting_says_in_words_what_it_is():
+    assert str(SETTING) == "linear head on mean of stage 0"
+    setting = HeadSetting(stages=(2, 3), statistics=("mean", "std"), bandwidth=0.5)
+    assert str(setting) == "kernel head (bandwidth 0.5) on mean and std of stages 2, 3"

@@ -1,0 +1,361 @@
+"""The training loop against a plain one written out here, and what it does when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vizsla.errors import TrainingError
+from vizsla.train import loop
+from vizsla.train.loop import (
+    SmoothedLoss,
+    StepContext,
+    own_random_numbers,
+    take_step,
+    train_epoch,
+)
+from vizsla.train.optim import build_adamw
+from vizsla.train.schedules import constant, one_cycle
+from vizsla.types import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+GOLDEN = json.loads(
+    (Path(__file__).resolve().parents[2] / "golden" / "training.json").read_text("utf-8")
+)
+NUM_BATCHES = 6
+PEAKS = (0.02, 0.05)
+
+
+def small_network() -> nn.Sequential:
+    random = torch.Generator().manual_seed(3)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3, generator=random)
+        network[5].bias.zero_()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue] (a Linear)
+    return network
+
+
+def batches(*, num_batches: int = NUM_BATCHES) -> list[Batch]:
+    random = torch.Generator().manual_seed(4)
+    return [
+        Batch(
+            images=torch.rand(5, 3, 8, 8, generator=random),
+            targets=torch.randint(3, (5,), generator=random),
+            rows=torch.arange(5) + 5 * position,
+        )
+        for position in range(num_batches)
+    ]
+
+
+class Source:
+    """Gives batches as a loader does, and remembers how many were taken and whether it was closed."""
+
+    def __init__(self, given: list[Batch]) -> None:
+        self.given = given
+        self.taken = 0
+        self.closed = False
+
+    def batches(self) -> Generator[Batch]:
+        try:
+            for batch in self.given:
+                self.taken += 1
+                yield batch
+        finally:
+            self.closed = True
+
+
+def context_for(
+    network: nn.Module,
+    *,
+    loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    on_read: Callable[[int, list[float]], None] | None = None,
+    num_steps: int = NUM_BATCHES,
+) -> StepContext:
+    groups = tuple(network[0].parameters()), tuple(network[1:].parameters())  # pyright: ignore[reportIndexIssue] (a Sequential)
+    return StepContext(
+        model=network,
+        loss_function=loss_function,
+        optimiser=build_adamw(network, groups),
+        schedule=one_cycle(num_steps, peak_rates=PEAKS),
+        on_read=on_read,
+    )
+
+
+def plain_loop(network: nn.Sequential) -> list[float]:
+    """The same training written out in bare torch."""
+    conv, norm, linear = network[0], network[1], network[5]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [conv.weight], "weight_decay": 0.01, "peak": 0.02},
+            {"params": [linear.weight], "weight_decay": 0.01, "peak": 0.05},
+            {"params": [norm.weight, norm.bias, linear.bias], "weight_decay": 0.0, "peak": 0.05},
+        ],
+        lr=1.0,
+        eps=1e-5,
+    )
+    network.train()
+    losses: list[float] = []
+    for step, batch in enumerate(batches()):
+        position = step / NUM_BATCHES
+        if position < 0.25:
+            rise = (1 - math.cos(math.pi * (position / 0.25))) / 2
+            factor, momentum = (1 / 25) + (1 - 1 / 25) * rise, 0.95 - 0.1 * rise
+        else:
+            fall = (1 - math.cos(math.pi * ((position - 0.25) / 0.75))) / 2
+            factor, momentum = 1 + (1e-5 - 1) * fall, 0.85 + 0.1 * fall
+        for group in optimiser.param_groups:
+            group["lr"], group["betas"] = group["peak"] * factor, (momentum, 0.99)
+        optimiser.zero_grad()
+        loss = F.cross_entropy(network(batch.images), batch.targets)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_losses_and_weights_are_those_of_a_plain_loop():
+    expected_network, network = small_network(), small_network()
+    expected = plain_loop(expected_network)
+    found = train_epoch(context_for(network), Source(batches()).batches(), first_step=0)
+    # The first steps to the last bit; later ones see rates that were added up in another order.
+    assert found[:1] == expected[:1]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, expected_network.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
+def test_losses_are_those_of_a_plain_loop_bit_for_bit_at_the_same_rates():
+    expected_network, network = small_network(), small_network()
+    context = context_for(network)
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [expected_network[0].weight], "weight_decay": 0.01},
+            {"params": [expected_network[5].weight], "weight_decay": 0.01},
+            {
+                "params": [*expected_network[1].parameters(), expected_network[5].bias],
+                "weight_decay": 0.0,
+            },
+        ],
+        eps=1e-5,
+    )
+    expected: list[float] = []
+    for batch, rates, momentum in zip(
+        batches(), context.schedule.learning_rates, context.schedule.momenta, strict=True
+    ):
+        for group, rate in zip(optimiser.param_groups, (rates[0], rates[1], rates[1]), strict=True):
+            group["lr"], group["betas"] = rate, (momentum, 0.99)
+        optimiser.zero_grad()
+        loss = F.cross_entropy(expected_network(batch.images), batch.targets)
+        loss.backward()
+        optimiser.step()
+        expected.append(loss.item())
+    assert train_epoch(context, Source(batches()).batches(), first_step=0) == expected
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, expected_network.state_dict()[name]), name
+
+
+def test_two_epochs_through_one_schedule_equal_one_long_epoch():
+    once, twice = small_network(), small_network()
+    given = batches()
+    whole = train_epoch(context_for(once), Source(given).batches(), first_step=0)
+    context = context_for(twice)
+    halves = train_epoch(context, Source(given[:3]).batches(), first_step=0)
+    halves += train_epoch(context, Source(given[3:]).batches(), first_step=3)
+    assert halves == whole
+
+
+def test_every_loss_is_reported_once_and_in_order():
+    seen: list[tuple[int, list[float]]] = []
+    context = context_for(
+        small_network(), on_read=lambda done, fresh: seen.append((done, list(fresh)))
+    )
+    losses = train_epoch(context, Source(batches()).batches(), first_step=0)
+    assert len(losses) == NUM_BATCHES
+    assert [loss for _, fresh in seen for loss in fresh] == losses
+    assert seen[-1][0] == NUM_BATCHES
+
+
+def test_no_gradient_is_left_behind():
+    network = small_network()
+    train_epoch(context_for(network), Source(batches()).batches(), first_step=0)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_no_batches_make_no_steps():
+    source = Source([])
+    assert train_epoch(context_for(small_network()), source.batches(), first_step=0) == []
+    assert source.closed
+
+
+def infinite_at(step: int, value: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss function whose result is ``value`` at one step."""
+    calls = iter(range(1000))
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        found = F.cross_entropy(logits, targets)
+        return found * value if next(calls) == step else found
+
+    return loss
+
+
+@pytest.mark.parametrize("step", range(NUM_BATCHES))
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_never_goes_unnoticed(step: int, value: float):
+    source = Source(batches())
+    context = context_for(small_network(), loss_function=infinite_at(step, value))
+    rates = ", ".join(f"{rate:.3g}" for rate in context.schedule.learning_rates[step])
+    with pytest.raises(TrainingError) as error:
+        train_epoch(context, source.batches(), first_step=0)
+    message = str(error.value)
+    assert message.startswith(
+        f"The loss became {value} at step {step} of {NUM_BATCHES}, at learning rates {rates} "
+    )
+    assert "ten times lower" in message
+    assert source.closed
+
+
+def test_the_step_that_is_named_counts_from_the_start_of_the_fit():
+    context = context_for(small_network(), loss_function=infinite_at(1, math.nan), num_steps=12)
+    with pytest.raises(TrainingError, match="at step 7 of 12"):
+        train_epoch(context, Source(batches()).batches(), first_step=6)
+
+
+def test_training_ends_at_the_first_look_after_a_bad_loss(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_READS", -1.0)  # look after every step
+    source = Source(batches())
+    context = context_for(small_network(), loss_function=infinite_at(2, math.nan))
+    with pytest.raises(TrainingError, match="at step 2"):
+        train_epoch(context, source.batches(), first_step=0)
+    assert source.taken == 3
+    assert source.closed
+
+
+def test_looking_after_every_step_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
+    seldom = train_epoch(context_for(small_network()), Source(batches()).batches(), first_step=0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_READS", -1.0)
+    seen: list[int] = []
+    context = context_for(small_network(), on_read=lambda done, fresh: seen.append(done))
+    assert train_epoch(context, Source(batches()).batches(), first_step=0) == seldom
+    assert seen == [1, 2, 3, 4, 5, 6, 6]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("out of memory")])
+def test_batches_are_closed_when_a_step_fails_and_the_error_arrives_unchanged(
+    error: BaseException | type[BaseException],
+):
+    def fail(logits: Tensor, targets: Tensor) -> Tensor:
+        raise error
+
+    source = Source(batches())
+    kind = error if isinstance(error, type) else type(error)
+    with pytest.raises(kind) as raised:
+        train_epoch(
+            context_for(small_network(), loss_function=fail), source.batches(), first_step=0
+        )
+    assert raised.value is error or isinstance(error, type)
+    assert source.closed
+    assert source.taken == 1
+
+
+def test_an_error_of_the_loader_arrives_unchanged():
+    cause = OSError("the disk is gone")
+
+    def broken() -> Generator[Batch]:
+        yield batches()[0]
+        raise cause
+
+    with pytest.raises(OSError, match="the disk is gone") as raised:
+        train_epoch(context_for(small_network()), broken(), first_step=0)
+    assert raised.value is cause
+
+
+def test_bf16_trains_nearly_as_float32_and_the_loss_stays_float32():
+    exact, rough = context_for(small_network()), context_for(small_network())
+    rough = StepContext(
+        model=rough.model,
+        loss_function=F.cross_entropy,
+        optimiser=rough.optimiser,
+        schedule=rough.schedule,
+        precision="bf16",
+    )
+    batch = batches()[0]
+    first, second = take_step(exact, batch), take_step(rough, batch)
+    assert second.dtype == torch.float32
+    assert not second.requires_grad
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(first, second, atol=0.02, rtol=0)
+    assert {parameter.dtype for parameter in rough.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("case", GOLDEN["smoothed_losses"], ids=lambda case: f"beta {case['beta']}")
+def test_losses_are_smoothed_as_recorded(case: dict[str, list[float]]):
+    one_by_one, at_once = SmoothedLoss(beta=case["beta"]), SmoothedLoss(beta=case["beta"])  # pyright: ignore[reportArgumentType] (a number)
+    found: list[float] = []
+    for loss in case["losses"]:
+        one_by_one.add([loss])
+        found.append(one_by_one.value)
+    at_once.add(case["losses"])
+    np.testing.assert_allclose(found, case["smoothed"], atol=1e-5)
+    assert at_once.value == found[-1]
+
+
+def test_the_smoothed_loss_is_unknown_before_the_first_step():
+    assert math.isnan(SmoothedLoss().value)
+
+
+def test_own_random_numbers_follow_from_the_seed_and_leave_the_global_state_alone():
+    cpu = torch.device("cpu")
+    before = torch.get_rng_state()
+    with own_random_numbers(5, device=cpu):
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(1)
+    with own_random_numbers(5, device=cpu):
+        assert torch.equal(torch.rand(3), first)
+    with own_random_numbers(6, device=cpu):
+        assert not torch.equal(torch.rand(3), first)
+
+
+def test_own_random_numbers_restore_the_global_state_after_an_error():
+    before = torch.get_rng_state()
+
+    def fail() -> None:
+        with own_random_numbers(5, device=torch.device("cpu")):
+            torch.rand(3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_constant_schedule_trains_too():
+    network = small_network()
+    groups = (tuple(network.parameters()),)
+    context = StepContext(
+        model=network,
+        loss_function=F.cross_entropy,
+        optimiser=build_adamw(network, groups),
+        schedule=constant(NUM_BATCHES, rates=(0.05,)),
+    )
+    first = train_epoch(context, Source(batches()).batches(), first_step=0)
+    assert all(map(math.isfinite, first))
