@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional as F
 
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.dataloaders import DataLoader, DataLoaders
 from vizsla.data.presize import Resize
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.infer.run import predict_batches
@@ -93,16 +93,8 @@ def train_end_to_end(
         TrainingError: The loss is not finite any more.
         PictureError: A picture cannot be read.
     """
-    classifier, size = best.classifier, loaders.final_size
-    train = DataLoaders(
-        loaders.table,
-        resize=Resize(presize),
-        transforms=aug_transforms(size=size, min_scale=0.75),
-        batch_size=loaders.bs,
-        seed=loaders.seed,
-        num_workers=loaders.num_workers,
-        device=loaders.device,
-    ).train
+    classifier = best.classifier
+    train = _training_loader(loaders, presize=presize)
     groups = parameter_groups(classifier)
     freeze_to(groups, 0)
     for parameter in norm_parameters(classifier):
@@ -145,6 +137,20 @@ def train_end_to_end(
         )
         show_point(point, display=display)
         yield point
+
+
+def _training_loader(loaders: DataLoaders, *, presize: int) -> DataLoader:
+    """Return a loader of the same training pictures that keeps them at the presize and augments them."""
+    size = loaders.final_size
+    return DataLoaders(
+        loaders.table,
+        resize=Resize(presize),
+        transforms=aug_transforms(size=size, min_scale=0.75),
+        batch_size=loaders.bs,
+        seed=loaders.seed,
+        num_workers=loaders.num_workers,
+        device=loaders.device,
+    ).train
 
 
 def _copied(classifier: Classifier) -> dict[str, torch.Tensor]:
