@@ -38,6 +38,17 @@ class OnBad(StrEnum):
     skip = "skip"
 
 
+class TruncatedFiles(StrEnum):
+    """What to do about JPEGs that end too early."""
+
+    strict = "strict"
+    ok = "ok"
+
+
+Truncated = Annotated[
+    TruncatedFiles,
+    typer.Option(help="JPEGs that end too early: strict: unreadable; ok: take what is there."),
+]
 Seed = Annotated[
     int, typer.Option(help="Split, crops and everything else that is random follow from it.")
 ]
@@ -152,6 +163,13 @@ def train(
     on_bad: Annotated[
         OnBad, typer.Option(help="Refuse pictures that cannot be read, or train on the rest.")
     ] = OnBad.error,
+    truncated: Truncated = TruncatedFiles.strict,
+    cache: Annotated[
+        str, typer.Option(help="Where prepared pictures are kept: auto|memory|disk|off|device")
+    ] = "auto",
+    cache_budget: Annotated[
+        str, typer.Option(help="What they may take, such as 4GB; auto: a share of what is free.")
+    ] = "auto",
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default: runs/NAME.")
@@ -176,6 +194,9 @@ def train(
             precision=precision,
             num_workers=workers,
             device=device,
+            truncated="ok" if truncated is TruncatedFiles.ok else "strict",
+            cache=cache,
+            cache_budget=cache_budget,
         )
         check_arch(arch)
         table = resolve_data(data, labels=labels, valid=valid, seed=seed)
@@ -209,6 +230,7 @@ def check(
         ),
     ] = "folder",
     valid: Annotated[str, typer.Option(help="Share of each class to hold out, or auto.")] = "auto",
+    truncated: Truncated = TruncatedFiles.strict,
     seed: Seed = 0,
 ) -> None:
     """Say what is in the data and what is wrong with it, before any training."""
@@ -216,13 +238,14 @@ def check(
         from vizsla.data.cache import PictureCache
         from vizsla.data.check import describe_data
         from vizsla.data.resolve import resolve_data
-        from vizsla.runs import RunPlan, read_all
+        from vizsla.runs import RunPlan, enlarged_pictures, read_all
         from vizsla.train.progress import Display
         from vizsla.train.recipes import TrainConfig
 
         table = resolve_data(data, labels=labels, valid=valid, seed=seed)
         display = Display()
-        plan = RunPlan(title="", data=str(data), config=TrainConfig())
+        config = TrainConfig(truncated="ok" if truncated is TruncatedFiles.ok else "strict")
+        plan = RunPlan(title="", data=str(data), config=config)
         table = read_all(table, plan=plan, cache=PictureCache(mode="off"), display=display)
         summary = describe_data(table)
         width = max(len(one.label) for one in summary.classes)
@@ -232,6 +255,9 @@ def check(
                 f"{one.label.ljust(width)}  {one.num_train:>7,}  {one.num_valid:>7,}  {one.num_other:>7,}"
             )
         display.line(f"All {summary.num_train + summary.num_valid:,} pictures can be read.")
+        enlarged = enlarged_pictures(table, plan=plan)
+        if enlarged:
+            display.line(enlarged)
 
 
 @app.command()
@@ -261,6 +287,32 @@ def predict(
         if failed:
             typer.echo(f"vizsla: {failed} of the pictures could not be read.", err=True)
             raise typer.Exit(2)
+
+
+@app.command("cache")
+def show_cache(
+    context: typer.Context,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all pictures from it.")] = False,
+) -> None:
+    """Show where prepared pictures are kept between runs, and how much; or remove them."""
+    with reported_errors(context):
+        from vizsla.data.disk_cache import cache_folder, clear_disk_cache, disk_use
+        from vizsla.data.room import shown_bytes
+
+        folder = cache_folder()
+        if clear:
+            before = clear_disk_cache(folder)
+            typer.echo(
+                f"Removed {before.num_pictures:,} pictures, {shown_bytes(before.num_bytes)}, from {folder}"
+            )
+            return
+        use = disk_use(folder)
+        typer.echo(f"place   {use.folder}")
+        typer.echo(f"size    {shown_bytes(use.num_bytes)}, {use.num_pictures:,} pictures")
+        typer.echo(
+            f"budget  {shown_bytes(use.budget_bytes)}, a quarter of the space that is free or taken by it; "
+            "train --cache-budget changes it for a run"
+        )
 
 
 @contextmanager

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
     import torch
 
+    from vizsla.data.dataloaders import DataLoader
     from vizsla.evaluate.predictions import Predictions
     from vizsla.infer.run import Precision
     from vizsla.models.classifier import Classifier
     from vizsla.train.progress import Display
+    from vizsla.types import Size
 
 RATE_SHARES = (0.2, 1.0, 0.1)
 """Of the peak rate, for early body, late body and head. The early body knows most already. The head was fitted to the
@@ -78,7 +80,7 @@ def train_end_to_end(
     """Train body and head together by one cycle, yield each epoch's results, and offer each state to ``best``.
 
     Args:
-        loaders: Their validation pictures are predicted after each epoch; their seed, workers and device are used.
+        loaders: Their validation pictures are predicted after each epoch; their seed, workers, device and cache are used.
         best: Holds the classifier, which is trained in place.
         epochs: Passes over the training pictures.
         presize: Short side, in pixels, at which training pictures are kept for random crops.
@@ -94,15 +96,7 @@ def train_end_to_end(
         PictureError: A picture cannot be read.
     """
     classifier, size = best.classifier, loaders.final_size
-    train = DataLoaders(
-        loaders.table,
-        resize=Resize(presize),
-        transforms=aug_transforms(size=size, min_scale=0.75),
-        batch_size=loaders.bs,
-        seed=loaders.seed,
-        num_workers=loaders.num_workers,
-        device=loaders.device,
-    ).train
+    train = _loader_of_crops(loaders, presize=presize, size=size)
     groups = parameter_groups(classifier)
     freeze_to(groups, 0)
     for parameter in norm_parameters(classifier):
@@ -145,6 +139,21 @@ def train_end_to_end(
         )
         show_point(point, display=display)
         yield point
+
+
+def _loader_of_crops(loaders: DataLoaders, *, presize: int, size: Size | None) -> DataLoader:
+    """Return a training loader of random crops from pictures kept at the presize; the cache is shared."""
+    return DataLoaders(
+        loaders.table,
+        resize=Resize(presize),
+        transforms=aug_transforms(size=size, min_scale=0.75),
+        batch_size=loaders.bs,
+        seed=loaders.seed,
+        num_workers=loaders.num_workers,
+        device=loaders.device,
+        cache=loaders.cache,
+        truncated=loaders.reader.truncated,
+    ).train
 
 
 def _copied(classifier: Classifier) -> dict[str, torch.Tensor]:
