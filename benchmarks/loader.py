@@ -32,6 +32,7 @@ LABELS = {
 MEASURES: tuple[tuple[str, Callable[[dict[str, Any]], float]], ...] = (
     ("first epoch, pictures/s", lambda run: run["rates"][0]),
     ("later epochs, pictures/s", lambda run: median(run["rates"][1:])),
+    ("first epoch, CPU ms/picture", lambda run: run["cpu_ms"][0]),
     ("later epochs, CPU ms/picture", lambda run: median(run["cpu_ms"][1:])),
     ("peak memory, MB", lambda run: run["peak_bytes"] / 1e6),
     ("memory after the last epoch / after the second", lambda run: run["flat"]),

@@ -1,7 +1,11 @@
-"""Fixtures that many tests share: small real picture files, made on the spot, whose classes differ by shape and colour."""
+"""Fixtures that many tests share: small real picture files whose classes differ by shape and colour, and the command line."""
 
 from __future__ import annotations
 
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,14 +13,17 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from vizsla.cli import main
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    # Small tensors gain nothing from more, and beside another busy process a second one waits for the first.
+    torch.set_num_threads(1)
 
 
 def draw_picture(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> Image.Image:
@@ -35,6 +42,12 @@ def draw_picture(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -
         draw.line((x - radius, y - radius, x + radius, y + radius), fill=(40, 60, 220), width=6)
         draw.line((x - radius, y + radius, x + radius, y - radius), fill=(40, 60, 220), width=6)
     return picture
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., Image.Image]:
+    """``draw_picture``, for fixtures that outlive a test."""
+    return draw_picture
 
 
 @pytest.fixture
@@ -63,3 +76,35 @@ def picture_folder(tmp_path: Path) -> Path:
                 root / label / f"{label}_{number}.jpg", quality=95
             )
     return root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a command left: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def vizsla() -> Callable[..., Done]:
+    """Return a function that runs the command line in this process with the given words."""
+
+    def run(*words: object) -> Done:
+        out, err = (
+            io.TextIOWrapper(io.BytesIO(), "utf-8", errors, newline="")
+            for errors in ("strict", "backslashreplace")  # as the interpreter opens them
+        )
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", ["vizsla", *map(str, words)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        texts: list[str] = []
+        for stream in (out, err):
+            stream.flush()
+            stream.seek(0)
+            texts.append(stream.read())
+        return Done(code=int(ended.value.code or 0), out=texts[0], err=texts[1])
+
+    return run

@@ -6,9 +6,12 @@ Heavy modules are imported inside the commands, so that ``--help`` answers at on
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from enum import StrEnum
+from errno import EDQUOT, EFBIG, EIO, ENOSPC
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,13 +67,15 @@ Epochs = Annotated[
 def main() -> None:
     """Run the command line."""
     arguments = sys.argv[1:]
-    if "--debug" in arguments:  # understood anywhere, not only before the command
-        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
-    app(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options, names = arguments[:end], arguments[end:]
+    if "--debug" in options:  # understood anywhere, not only before the command
+        options = ["--debug", *(option for option in options if option != "--debug")]
+    app([*options, *names], prog_name="vizsla")
 
 
 @app.callback(invoke_without_command=True)
-def options(
+def prepare(
     context: typer.Context,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the whole traceback of an error.")
@@ -79,9 +84,14 @@ def options(
 ) -> None:
     """Labelled pictures in, a strong and honest image classifier out."""
     context.obj = debug
+    # File and class names need not be valid Unicode, nor a terminal know their letters; escapes are shown instead.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if version:
         typer.echo(f"vizsla {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -92,7 +102,10 @@ def demo(
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Train on 2,624 pictures of solar cells: which are defective? (Needs the extra "demo".)."""
+    """Train on 2,624 pictures of solar cells: which are defective?
+
+    The pictures are in the package elpv-dataset; pip install "vizsla[demo]" brings it.
+    """
     with reported_errors(context):
         from vizsla.data.external import SOLAR_CELLS, solar_cells
         from vizsla.runs import RunPlan, run_training
@@ -124,7 +137,8 @@ def demo(
 def train(
     context: typer.Context,
     data: Annotated[
-        Path, typer.Argument(help="A folder of pictures, or a CSV file that lists them.")
+        Path,
+        typer.Argument(metavar="DATA", help="A folder of pictures, or a CSV file that lists them."),
     ],
     labels: Annotated[
         str,
@@ -135,7 +149,7 @@ def train(
     valid: Annotated[
         str,
         typer.Option(
-            help="Share of each class to hold out; auto: valid/ as it is there, else 0.2."
+            help="Share of each class to hold out; auto: the folder valid where there is one, else 0.2."
         ),
     ] = "auto",
     arch: Annotated[
@@ -176,7 +190,10 @@ def train(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Train a classifier and write model, numbers and report into a run folder."""
+    """Train a classifier; write model, numbers and report.
+
+    The results are in a folder of their own, by default runs/NAME; an earlier run is never written over without --force.
+    """
     with reported_errors(context):
         from vizsla.data.resolve import resolve_data
         from vizsla.runs import RunPlan, run_training
@@ -199,6 +216,7 @@ def train(
             cache_budget=cache_budget,
         )
         check_arch(arch)
+        check_device(device)
         table = resolve_data(data, labels=labels, valid=valid, seed=seed)
         display = Display()
         display.line(
@@ -221,7 +239,8 @@ def train(
 def check(
     context: typer.Context,
     data: Annotated[
-        Path, typer.Argument(help="A folder of pictures, or a CSV file that lists them.")
+        Path,
+        typer.Argument(metavar="DATA", help="A folder of pictures, or a CSV file that lists them."),
     ],
     labels: Annotated[
         str,
@@ -233,7 +252,7 @@ def check(
     truncated: Truncated = TruncatedFiles.strict,
     seed: Seed = 0,
 ) -> None:
-    """Say what is in the data and what is wrong with it, before any training."""
+    """Say what is in the data and what is wrong with it."""
     with reported_errors(context):
         from vizsla.data.cache import PictureCache
         from vizsla.data.check import describe_data
@@ -263,8 +282,10 @@ def check(
 @app.command()
 def predict(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="A model.safetensors.")],
-    paths: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Pictures, or folders of them.")
+    ],
     csv: Annotated[
         bool, typer.Option("--csv", help="Comma-separated, with every class's probability.")
     ] = False,
@@ -274,18 +295,20 @@ def predict(
         int, typer.Option(help="Threads that read pictures; -1: one per core.")
     ] = -1,
 ) -> None:
-    """Say what is on pictures: the class, its probability and the three likeliest."""
+    """Say what is on pictures: class, probability, likeliest three."""
     with reported_errors(context):
         from vizsla.predicting import Format, print_predictions
 
         if csv and json:
-            raise ConfigError("Choose one of --csv and --json.")
+            raise ConfigError("--csv and --json exclude each other. Choose one of them.")
+        check_device(device)
         form = Format.csv if csv else Format.json if json else Format.table
         failed = print_predictions(
             model, paths, form=form, device=device, num_workers=None if workers < 0 else workers
         )
         if failed:
-            typer.echo(f"vizsla: {failed} of the pictures could not be read.", err=True)
+            pictures = "1 picture" if failed == 1 else f"{failed:,} pictures"
+            typer.echo(f"vizsla: {pictures} could not be read; see the lines above.", err=True)
             raise typer.Exit(2)
 
 
@@ -317,26 +340,36 @@ def show_cache(
 
 @contextmanager
 def reported_errors(context: typer.Context) -> Generator[None]:
-    """Turn errors of ours into one message and exit code 2, and Ctrl-C into exit code 130."""
+    """Turn errors of ours into one message and exit code 2, and Ctrl-C into exit code 130.
+
+    With ``--debug`` the traceback takes the place of the message.
+    """
+    import traceback
     import warnings
+
+    def say(error: BaseException, message: str) -> None:
+        shown = "".join(traceback.format_exception(error)) if context.obj else f"vizsla: {message}"
+        typer.echo(shown, err=True)
 
     # Pillow warns of oddities in files that it reads all the same; what it cannot read is reported by us.
     warnings.filterwarnings("ignore", module="PIL")
     try:
         yield
     except VizslaError as error:
-        if context.obj:
-            raise
-        typer.echo(f"vizsla: {error}", err=True)
+        say(error, str(error))
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        if context.obj:
-            raise
-        typer.echo(
-            "vizsla: stopped by Ctrl-C before there was a model to save; nothing was written.",
-            err=True,
-        )
+    except KeyboardInterrupt as stop:
+        say(stop, " ".join(["Stopped by Ctrl-C.", *getattr(stop, "__notes__", ())]))
         raise typer.Exit(130) from None
+    except OSError as error:
+        # Without a file name it is standard output, which goes into a file on a full disk.
+        if error.filename is not None or error.errno not in (ENOSPC, EDQUOT, EFBIG, EIO):
+            raise
+        cure = "The output is not complete; free some space and run the command again."
+        say(error, f"Cannot write to standard output: {error.strerror}. {cure}")
+        # What is still in the buffer would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(2) from None
 
 
 def finish(run: FinishedRun, *, references: tuple[tuple[str, float], ...] = ()) -> None:
@@ -349,6 +382,9 @@ def finish(run: FinishedRun, *, references: tuple[tuple[str, float], ...] = ()) 
     for name, value in references:
         typer.echo(f"Published: {value:.2%} {name}")
     typer.echo(f"Results: {run.folder}{'/'}  (open {run.folder / 'report.html'})")
+    if run.problem:
+        typer.echo(f"vizsla: {run.problem}", err=True)
+        raise typer.Exit(2)
     if run.interrupted:
         raise typer.Exit(130)
 
@@ -368,7 +404,7 @@ def number_or_auto(text: str, *, option: str) -> int | str:
 
 
 def check_arch(arch: str) -> None:
-    """Find out before the pictures are read whether there is such a network.
+    """Find out before the pictures are looked at whether there is such a network.
 
     Raises:
         ConfigError: There is none; the message has the nearest names.
@@ -376,3 +412,25 @@ def check_arch(arch: str) -> None:
     from vizsla.models.names import resolve_architecture
 
     resolve_architecture(arch)
+
+
+def check_device(device: str) -> None:
+    """Find out before anything is read whether there is such a device.
+
+    Raises:
+        ConfigError: There is none, or it is not the name of one.
+    """
+    import torch
+
+    is_there = {
+        "auto": True,
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if device not in is_there:
+        raise ConfigError(f"--device is auto, cpu, cuda or mps. Received: {device!r}")
+    if not is_there[device]:
+        raise ConfigError(
+            f"There is no device {device!r} here that torch can use. Leave --device out to take the best one there is."
+        )

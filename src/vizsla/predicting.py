@@ -80,7 +80,7 @@ def _pictures(paths: Sequence[Path]) -> Iterable[Path]:
     missing = [quoted(path) for path in paths if not _exists(path)]
     if missing:
         raise DataError(
-            f"{'This is' if len(missing) == 1 else 'These are'} no file or folder:\n{listed(missing)}\n"
+            f"There is no such file or folder:\n{listed(missing)}\n"
             "Check the spelling; give pictures, or folders of them."
         )
     # Folders are listed before the first line is printed: an empty one is an error, not a short list.

@@ -14,6 +14,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from errno import EISDIR
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ from vizsla import __version__
 from vizsla.data.check import settle_unreadable
 from vizsla.data.loader import find_unreadable
 from vizsla.data.presize import Resize
+from vizsla.data.problems import counted
 from vizsla.data.reader import PictureReader
 from vizsla.data.small import count_smaller, enlarged_text
 from vizsla.errors import OutputError
@@ -74,11 +76,13 @@ class FinishedRun:
         folder: Where its files are.
         metrics: On the validation pictures, with intervals.
         interrupted: Ctrl-C ended it early.
+        problem: What ended it early otherwise, or empty.
     """
 
     folder: Path
     metrics: tuple[Metric, ...]
     interrupted: bool
+    problem: str = ""
 
 
 def run_training(
@@ -113,10 +117,13 @@ def run_training(
             display.line(cache.describe())
             run = train_classifier(table, config=plan.config, display=display, cache=cache)
             metrics = summarise(run.predictions)
-        with place_to_write(folder) as place, noted_on_stop(f"The results in {place} lack files."):
+        note = f"The results were being written to {folder}; not all files are there."
+        with noted_on_stop(note), place_to_write(folder) as place:
             seconds = time.monotonic() - started
             write_run(place, run=run, table=table, plan=plan, metrics=metrics, seconds=seconds)
-    return FinishedRun(folder=folder, metrics=metrics, interrupted=run.interrupted)
+    return FinishedRun(
+        folder=folder, metrics=metrics, interrupted=run.interrupted, problem=run.problem
+    )
 
 
 @contextmanager
@@ -155,8 +162,8 @@ def _new_folder(out: Path, *, force: bool) -> Path:
         folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
         try:
             folder.mkdir(parents=True)
-        except FileExistsError:
-            if force:
+        except FileExistsError as error:
+            if force or Path(error.filename) != folder:  # Else a part of the path is in the way.
                 raise
         else:
             return folder
@@ -178,21 +185,29 @@ def place_to_write(folder: Path) -> Generator[Path]:
         place = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder)) if used else folder
     except OSError as error:
         raise _cannot_write_to(folder, error) from error
+    if not used:
+        yield folder
+        return
     try:
         yield place
-        if used:
-            _move_files(place, folder)
+        _move_files(place, folder)
+    except OutputError as error:
+        kept = f" What was written of the new run is in {place}." if any(place.iterdir()) else ""
+        raise OutputError(f"{error} The earlier files in {folder} are untouched.{kept}") from error
     finally:
-        if used:
-            # It stays if a file was written before another failed.
-            with contextlib.suppress(OSError):
-                place.rmdir()
+        with contextlib.suppress(OSError):  # It stays if a file was written before another failed.
+            place.rmdir()
 
 
 def _move_files(source: Path, target: Path) -> None:
+    """Move the files of a folder into another one, all or none unless the system fails in between."""
     try:
-        for file in sorted(source.iterdir()):
-            file.replace(target / file.name)
+        names = sorted(file.name for file in source.iterdir())
+        for name in names:
+            if (target / name).is_dir():
+                raise IsADirectoryError(EISDIR, f"{name} is a folder there")
+        for name in names:
+            (source / name).replace(target / name)
     except OSError as error:
         raise _cannot_write_to(target, error) from error
 
@@ -234,7 +249,9 @@ def read_all(
         )
     kept = settle_unreadable(table, unreadable, on_bad=plan.on_bad)
     if unreadable:
-        display.line(f"Left out {len(unreadable)} unreadable pictures; the report lists them.")
+        display.line(
+            f"Left out {counted(len(unreadable), 'unreadable picture')}; the report lists what was wrong."
+        )
     return kept
 
 
@@ -304,8 +321,13 @@ def run_facts(
         ),
         ("Classes", f"{len(table.vocab)}: " + _shortened(table.vocab)),
         ("Network", spec.name),
-        ("Weights", f"{spec.weights} ({spec.licence})" if spec.licence else spec.weights),
-        ("Recipe", run.recipe + (" Stopped early by Ctrl-C." if run.interrupted else "")),
+        ("Weights", f"{spec.weights}; licence: {spec.licence}" if spec.licence else spec.weights),
+        (
+            "Recipe",
+            run.recipe
+            + (" Stopped early by Ctrl-C." if run.interrupted else "")
+            + f" {run.problem}".rstrip(),
+        ),
         ("Picture size", f"{plan.config.size} x {plan.config.size} pixels"),
         ("Seed", str(plan.config.seed)),
         ("Time", f"{format_seconds(seconds)} on {device_name(device)}"),

@@ -20,7 +20,8 @@ _ROUNDS = 10
 
 def derive_seed(seed: int, name: str) -> int:
     """Return a seed for the part called ``name``: 63 bits of SHA-256 over both, so parts never share a stream."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    # The name of a class may come from a file name that is not valid Unicode.
+    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="backslashreplace")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional as F
 
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.dataloaders import DataLoader, DataLoaders
 from vizsla.data.presize import Resize
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.infer.run import predict_batches
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from vizsla.infer.run import Precision
     from vizsla.models.classifier import Classifier
     from vizsla.train.progress import Display
-    from vizsla.types import Size
 
 RATE_SHARES = (0.2, 1.0, 0.1)
 """Of the peak rate, for early body, late body and head. The early body knows most already. The head was fitted to the
@@ -95,8 +94,8 @@ def train_end_to_end(
         TrainingError: The loss is not finite any more.
         PictureError: A picture cannot be read.
     """
-    classifier, size = best.classifier, loaders.final_size
-    train = _loader_of_crops(loaders, presize=presize, size=size)
+    classifier = best.classifier
+    train = _training_loader(loaders, presize=presize)
     groups = parameter_groups(classifier)
     freeze_to(groups, 0)
     for parameter in norm_parameters(classifier):
@@ -141,8 +140,9 @@ def train_end_to_end(
         yield point
 
 
-def _loader_of_crops(loaders: DataLoaders, *, presize: int, size: Size | None) -> DataLoader:
-    """Return a training loader of random crops from pictures kept at the presize; the cache is shared."""
+def _training_loader(loaders: DataLoaders, *, presize: int) -> DataLoader:
+    """Return a loader of the same training pictures that keeps them at the presize, in the same cache, and augments them."""
+    size = loaders.final_size
     return DataLoaders(
         loaders.table,
         resize=Resize(presize),

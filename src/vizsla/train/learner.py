@@ -156,7 +156,8 @@ class Learner:
             ConfigError: A number cannot work.
             TrainingError: The loss is not finite any more, or there is nothing to train on.
         """
-        self._one_cycle(n_epoch, lr_max, div, div_final, pct_start, moms, stage="one cycle")
+        schedule = self._cycle(n_epoch, lr_max, div, div_final, pct_start, moms)
+        self._fit(n_epoch, schedule=schedule, stage="one cycle")
 
     def fine_tune(
         self,
@@ -185,17 +186,27 @@ class Learner:
             ConfigError: A number cannot work.
             TrainingError: The loss is not finite any more, or there is nothing to train on.
         """
-        self._num_steps(epochs)
+        if not lr_mult > 0:
+            raise ConfigError(f"lr_mult is positive. Received: {lr_mult}")
+        # Both before the first step: a bad number of the second would otherwise be found after the first was trained.
+        frozen = self._cycle(freeze_epochs, slice(base_lr), 25.0, div_final, 0.99, moms)
+        rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
+        unfrozen = self._cycle(epochs, rates, div, div_final, pct_start, moms)
         self.freeze()
-        frozen = slice(base_lr)
-        self._one_cycle(freeze_epochs, frozen, 25.0, div_final, 0.99, moms, stage="frozen")
-        base_lr /= 2
+        self._fit(freeze_epochs, schedule=frozen, stage="frozen")
         self.unfreeze()
-        rates = slice(base_lr / lr_mult, base_lr)
-        self._one_cycle(epochs, rates, div, div_final, pct_start, moms, stage="unfrozen")
+        self._fit(epochs, schedule=unfrozen, stage="unfrozen")
 
     def predictions(self, ds_idx: int = 1) -> Predictions:
-        """Return what the model says of the training (0) or validation (1) pictures, prepared as in validation."""
+        """Return what the model says of the training (0) or validation (1) pictures, prepared as in validation.
+
+        Raises:
+            ConfigError: ``ds_idx`` is neither.
+        """
+        if ds_idx not in (0, 1):
+            raise ConfigError(
+                f"ds_idx is 0 for training or 1 for validation pictures. Received: {ds_idx!r}"
+            )
         return self._predict(
             self.dls.valid if ds_idx == 1 else self.dls.loader_for(self.dls.train.rows)
         )
@@ -246,7 +257,7 @@ class Learner:
             data_fingerprint=fingerprint(self.dls.table),
         )
 
-    def _one_cycle(
+    def _cycle(
         self,
         n_epoch: int,
         lr_max: Rates | None,
@@ -254,10 +265,8 @@ class Learner:
         div_final: float,
         pct_start: float,
         moms: tuple[float, float, float] | None,
-        *,
-        stage: str,
-    ) -> None:
-        schedule = one_cycle(
+    ) -> Schedule:
+        return one_cycle(
             self._num_steps(n_epoch),
             peak_rates=rates_per_group(
                 self.lr if lr_max is None else lr_max, num_groups=len(self.groups)
@@ -267,7 +276,6 @@ class Learner:
             pct_start=pct_start,
             momenta=self.moms if moms is None else moms,
         )
-        self._fit(n_epoch, schedule=schedule, stage=stage)
 
     def _num_steps(self, n_epoch: object) -> int:
         if not isinstance(n_epoch, int) or isinstance(n_epoch, bool) or n_epoch < 1:

@@ -7,6 +7,8 @@ trained end to end from there at low rates, and the best state is kept.
 
 from __future__ import annotations
 
+import math
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast, get_args
 
@@ -17,10 +19,11 @@ from vizsla.data.dataloaders import DataLoaders, default_device
 from vizsla.data.decode import Truncated
 from vizsla.data.presize import Resize
 from vizsla.data.room import parse_bytes
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, TrainingError
 from vizsla.seeding import derive_seed
 from vizsla.train.end_to_end import BestState, train_end_to_end
 from vizsla.train.features_first import fit_on_features
+from vizsla.train.loop import own_random_numbers
 from vizsla.train.precision import resolve_precision
 from vizsla.train.progress import Display
 from vizsla.types import as_size
@@ -87,9 +90,15 @@ class TrainConfig:
                 f"presize is 'auto' or at least size ({self.size} pixels). Received: {self.presize!r}"
             )
         if self.batch_size < 1:
-            raise ConfigError(f"batch_size is at least 1. Received: {self.batch_size}")
-        if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate is positive. Received: {self.learning_rate}")
+            raise ConfigError(f"batch_size (--bs) is at least 1. Received: {self.batch_size}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(
+                f"learning_rate (--lr) is a positive number. Received: {self.learning_rate}"
+            )
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(
+                f"precision is 'auto', 'fp32' or 'bf16'. Received: {self.precision!r}"
+            )
         if self.device not in ("auto", "cpu", "cuda", "mps"):
             raise ConfigError(
                 f"device is 'auto', 'cpu', 'cuda' or 'mps'. Received: {self.device!r}"
@@ -150,6 +159,7 @@ class TrainedRun:
         history: One point per fit of the head and per epoch.
         recipe: What was done, in words.
         interrupted: Ctrl-C ended the end-to-end epochs early; this is the best state until then.
+        problem: Why the end-to-end epochs could not go on, empty if they could; this is the best state until then.
     """
 
     classifier: Classifier
@@ -158,6 +168,7 @@ class TrainedRun:
     history: tuple[HistoryPoint, ...]
     recipe: str
     interrupted: bool = False
+    problem: str = ""
 
 
 def train_classifier(
@@ -182,7 +193,7 @@ def train_classifier(
         ConfigError: There is no such network, or a choice cannot work.
         WeightsError: Its weights cannot be found.
         PictureError: A picture cannot be read.
-        TrainingError: The loss is not finite any more.
+        TrainingError: A head cannot be fitted to the features.
 
     Example:
         >>> run = train_classifier(resolve_data(Path("pets"), seed=0))
@@ -190,7 +201,6 @@ def train_classifier(
     """
     config = TrainConfig() if config is None else config
     display = Display() if display is None else display
-    torch.manual_seed(derive_seed(config.seed, "dropout"))
     loaders = DataLoaders(
         table,
         resize=Resize(config.size),
@@ -210,24 +220,14 @@ def train_classifier(
     history = list(first.history)
     recipe = f"Features first: {first.fit.setting}; {first.fit.accuracy:.1%} leave-one-out on the training pictures."
     epochs = config.epochs_on(loaders.device)
-    interrupted = False
+    interrupted, problem = False, ""
     if epochs:
-        try:
-            for point in train_end_to_end(
-                loaders,
-                best=best,
-                epochs=epochs,
-                presize=config.kept_size,
-                learning_rate=config.learning_rate,
-                precision=precision,
-                display=display,
-            ):
-                history.append(point)
-        except KeyboardInterrupt:
-            interrupted = True
-            display.line("Stopped by Ctrl-C; the best state so far is kept.")
-        best.restore()
-        recipe += f" Then {epochs} end-to-end epoch{'s' * (epochs > 1)}; kept: {best.name}."
+        interrupted, problem = _end_to_end(
+            loaders, best=best, history=history, epochs=epochs, config=config, display=display
+        )
+        done = len(history) - len(first.history)
+        number = str(epochs) if done == epochs else f"{done} of {epochs}"
+        recipe += f" Then {number} end-to-end epoch{'s' * (epochs > 1)}; kept: {best.name}."
     return TrainedRun(
         classifier=first.classifier.eval(),
         resize=Resize(config.size),
@@ -235,4 +235,38 @@ def train_classifier(
         history=tuple(history),
         recipe=recipe,
         interrupted=interrupted,
+        problem=problem,
     )
+
+
+def _end_to_end(
+    loaders: DataLoaders,
+    *,
+    best: BestState,
+    history: list[HistoryPoint],
+    epochs: int,
+    config: TrainConfig,
+    display: Display,
+) -> tuple[bool, str]:
+    """Train end to end, leave the best state, and return whether Ctrl-C ended it and what else did."""
+    points = train_end_to_end(
+        loaders,
+        best=best,
+        epochs=epochs,
+        presize=config.kept_size,
+        learning_rate=config.learning_rate,
+        precision=resolve_precision(config.precision, device=loaders.device),
+        display=display,
+    )
+    seed = derive_seed(config.seed, "dropout")
+    try:
+        with own_random_numbers(seed, device=loaders.device), closing(points):
+            history.extend(points)
+    except KeyboardInterrupt:
+        display.line("Stopped by Ctrl-C; the best state so far is kept.")
+        return True, ""
+    except TrainingError as error:
+        return False, f"{error} The best state so far is kept."
+    finally:
+        best.restore()
+    return False, ""

@@ -41,7 +41,7 @@ def save_history(path: Path, history: Sequence[HistoryPoint]) -> Path:
     """
     names = [column.name for column in fields(HistoryPoint)]
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
         writer.writerows([getattr(point, name) for name in names] for point in history)
     return path

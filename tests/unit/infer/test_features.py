@@ -132,7 +132,7 @@ def test_the_classifier_is_left_as_it_was(
         assert torch.equal(value, before[name]), name
 
 
-def test_progress_gets_the_number_of_pictures_of_each_batch(
+def test_progress_gets_the_number_of_pictures_done_so_far(
     classifier: Classifier, head: FeatureHead, images: Tensor
 ):
     seen: list[int] = []
@@ -142,22 +142,22 @@ def test_progress_gets_the_number_of_pictures_of_each_batch(
         source.batches(),
         head=head,
         views=("plain", "mirrored"),
-        on_batch=seen.append,
+        on_progress=seen.append,
     )
-    assert seen == [3, 1]
+    assert seen == [3, 4]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_after_an_error_batches_are_closed_and_modes_are_as_before(
     classifier: Classifier, head: FeatureHead, images: Tensor, error: type[BaseException]
 ):
-    def fail(num_pictures: int) -> None:
+    def fail(done: int) -> None:
         raise error
 
     source = Source(images, [[0], [1]])
     modes = [part.training for part in classifier.modules()]
     with pytest.raises(error):
-        extract_features(classifier, source.batches(), head=head, on_batch=fail)
+        extract_features(classifier, source.batches(), head=head, on_progress=fail)
     assert source.closed
     assert [part.training for part in classifier.modules()] == modes
     assert not torch.is_inference_mode_enabled()

@@ -119,7 +119,9 @@ def test_forward_is_pooling_then_classifying(num_landmarks: int):
         logits = head(maps)
         assert torch.equal(head.classify(head.pool(maps)), logits)
     assert logits.shape == (6, 3)
-    assert torch.equal(head.pool(maps), pool_statistics(maps, stages=(1, 2), statistics=("mean", "std")))
+    assert torch.equal(
+        head.pool(maps), pool_statistics(maps, stages=(1, 2), statistics=("mean", "std"))
+    )
 
 
 def test_logits_are_those_of_the_formula():

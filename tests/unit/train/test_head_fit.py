@@ -110,9 +110,7 @@ class Reference:
         picture_of_row = np.repeat(np.arange(len(self.targets)), self.num_views)
         return np.stack(
             [
-                self.solve(
-                    picture_of_row != picture, penalty, at=picture_of_row == picture
-                ).mean(0)
+                self.solve(picture_of_row != picture, penalty, at=picture_of_row == picture).mean(0)
                 for picture in range(len(self.targets))
             ]
         )
@@ -164,7 +162,7 @@ def test_a_head_is_chosen_by_what_heads_fitted_without_each_picture_say_of_it(
     loss, accuracy, share, factor = min(results)
     assert found.penalty == share
     assert found.accuracy == pytest.approx(accuracy, abs=1e-12)
-    assert found.loss == pytest.approx(loss, rel=1e-6)
+    assert found.loss == pytest.approx(loss, rel=1e-5)
 
     everything = np.ones(len(targets) * num_views, dtype=bool)
     scores = reference.solve(everything, share * reference.mean_eigenvalue, at=slice(None))
@@ -271,12 +269,15 @@ def test_a_kernel_head_beats_a_linear_one_on_a_ring_and_is_chosen():
     assert chosen == KERNEL
 
 
-def test_a_linear_head_is_chosen_where_a_line_parts_the_classes_best():
-    features, targets = problem(60, 2, 40, num_classes=2, seed=4)
+def test_the_setting_with_the_lowest_leave_one_out_loss_is_chosen():
+    features, targets = problem(60, 2, 40, seed=4)
+    bandwidths = (4.0, 0.0, 0.5, 1.0)
+    settings = [replace(SETTING, bandwidth=bandwidth) for bandwidth in bandwidths]
+    losses = [fit(features, targets, bandwidth=bandwidth).loss for bandwidth in bandwidths]
     chosen = choose_setting(
-        features, targets, layout=layout_of(40), num_classes=2, settings=[KERNEL, SETTING]
+        features, targets, layout=layout_of(40), num_classes=3, settings=settings
     )
-    assert chosen == SETTING
+    assert chosen == settings[losses.index(min(losses))]
 
 
 def test_the_same_seed_gives_the_same_head_to_the_last_bit():
@@ -308,7 +309,8 @@ def test_landmarks_are_training_rows_drawn_by_the_seed():
         head = found.head
         assert head.config()["num_landmarks"] == 10
         rows = (features.flatten(0, 1) - head.offset) * head.scale
-        assert torch.cdist(head.landmarks, rows).amin(1).max() < 1e-4
+        same = (head.landmarks[:, None] == rows).all(2)
+        assert same.any(1).all()
         return head.landmarks
 
     assert torch.equal(landmarks(1), landmarks(1))
@@ -352,19 +354,21 @@ def test_few_pictures_that_are_all_right_do_not_make_a_head_sure_of_itself(
 
 
 @pytest.mark.parametrize("bandwidth", [0.0, 1.0])
-def test_a_feature_that_slept_in_training_does_not_drown_the_others(bandwidth: float):
+def test_features_that_slept_in_training_do_not_drown_the_others(bandwidth: float):
     random = torch.Generator().manual_seed(0)
-    features = torch.randn(60, 1, 6, generator=random)
-    targets = (features[:, 0, 0] > 0).long()
-    features[..., 4] = 0.0
-    features[..., 5] = 0.1
+    targets = torch.arange(80) % 2
+    features = torch.randn(80, 1, 100, generator=random) + (targets - 0.5)[:, None, None]
+    features[..., 96:98] = 0.0
+    features[..., 98:] = 0.1
+    features[3, 0, 96] = 1e-7  # almost asleep
     found = fit(features, targets, bandwidth=bandwidth)
     awake = features[:, 0].clone()
-    awake[:, 4:] += 0.5
+    awake[:, 96:] += 0.5
     with torch.no_grad():
         asleep, woken = found.head.classify(features[:, 0]), found.head.classify(awake)
-    assert (woken.argmax(1) == targets).float().mean() > 0.85
-    assert (asleep.argmax(1) == targets).float().mean() > 0.95
+    assert (asleep.argmax(1) == targets).all()
+    assert (woken.argmax(1) == targets).float().mean() > 0.95
+    assert (woken.softmax(1) - asleep.softmax(1)).abs().mean() < 0.2
 
 
 @pytest.mark.parametrize("bandwidth", [0.0, 1.0])
@@ -390,9 +394,7 @@ def test_two_pictures_are_enough():
 def test_a_class_may_have_one_picture_or_none():
     features, _ = problem(12, 2, 4)
     targets = torch.tensor([0] * 11 + [2])
-    found = fit_feature_head(
-        features, targets, layout=layout_of(4), num_classes=4, setting=SETTING
-    )
+    found = fit_feature_head(features, targets, layout=layout_of(4), num_classes=4, setting=SETTING)
     with torch.no_grad():
         logits = found.head.classify(features[:, 0])
     assert logits.shape == (12, 4)

@@ -92,7 +92,9 @@ def test_parameters_after_every_step_are_the_golden_ones(name: str):
     np.testing.assert_allclose(losses, case["losses"], atol=3e-4)
     for state, expected in zip(states, case["params_after_step"], strict=True):
         for parameter, value in expected.items():
-            np.testing.assert_allclose(state[parameter], value, atol=3e-4, err_msg=parameter)
+            # A bias before a norm has no gradient but rounding, which Adam scales up.
+            tolerance = 2e-3 if parameter == "0.bias" else 3e-4
+            np.testing.assert_allclose(state[parameter], value, atol=tolerance, err_msg=parameter)
 
 
 def test_running_statistics_after_the_steps_are_the_golden_ones():

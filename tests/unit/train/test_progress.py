@@ -129,9 +129,7 @@ def test_a_terminal_sees_the_bar_and_gets_its_cursor_back(terminal: Console):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
-def test_the_cursor_is_visible_again_after_an_error(
-    terminal: Console, error: type[BaseException]
-):
+def test_the_cursor_is_visible_again_after_an_error(terminal: Console, error: type[BaseException]):
     threads = threading.enumerate()
     standard = sys.stdout, sys.stderr
 

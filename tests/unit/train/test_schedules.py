@@ -43,9 +43,7 @@ def fit_phases(case: dict[str, Any]) -> list[Schedule]:
             arguments["momenta"] = tuple(arguments.pop("moms"))
         return [cycle(epochs, rates, **arguments)]
     base, final = arguments.get("base_lr", 2e-3), arguments.get("div_final", 1e5)
-    frozen = cycle(
-        arguments.get("freeze_epochs", 1), slice(base), pct_start=0.99, div_final=final
-    )
+    frozen = cycle(arguments.get("freeze_epochs", 1), slice(base), pct_start=0.99, div_final=final)
     unfrozen = cycle(
         arguments["epochs"],
         slice(base / 2 / arguments.get("lr_mult", 100), base / 2),
@@ -97,9 +95,7 @@ def test_every_step_of_a_fit_has_the_golden_rates_and_momentum(name: str):
         if case["method"] == "fit":
             assert schedule.momenta == ()
         else:
-            np.testing.assert_allclose(
-                schedule.momenta, expected["momenta"], rtol=1e-5, atol=1e-9
-            )
+            np.testing.assert_allclose(schedule.momenta, expected["momenta"], rtol=1e-5, atol=1e-9)
 
 
 def test_a_list_gives_each_group_its_own_rate():

@@ -1,0 +1,177 @@
+"""The default recipe learns two classes of small pictures, and what it returns is one network that says what was reported."""
+
+from __future__ import annotations
+
+import io
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from rich.console import Console
+
+from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.resolve import resolve_data
+from vizsla.export.bundle import save_bundle
+from vizsla.export.predictor import Predictor
+from vizsla.infer.run import predict_batches
+from vizsla.models.feature_head import FeatureHead
+from vizsla.train.progress import Display
+from vizsla.train.recipes import TrainConfig, TrainedRun, train_classifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from vizsla.evaluate.predictions import Predictions
+    from vizsla.train.progress import MoveBar
+    from vizsla.types import PictureTable
+
+CONFIG = TrainConfig(epochs=0, size=64, batch_size=8, device="cpu", num_workers=2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    # Two are hardly faster for such small pictures, and far slower where the cores are busy.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_table(make_picture: Callable[..., Path]) -> Callable[[int], PictureTable]:
+    """Return a function that writes so many pictures of each class and holds a quarter of them out."""
+
+    def make(per_class: int) -> PictureTable:
+        paths = [
+            make_picture(f"many/{label}/{number}.jpg", label=label, number=number)
+            for label in ("cross", "disc")
+            for number in range(per_class)
+        ]
+        return resolve_data(paths[0].parents[1], valid=0.25, seed=0)
+
+    return make
+
+
+@pytest.fixture
+def table(make_table: Callable[[int], PictureTable]) -> PictureTable:
+    return make_table(16)
+
+
+def train(table: PictureTable, config: TrainConfig = CONFIG) -> TrainedRun:
+    return train_classifier(table, config=config, display=Display(quiet=True))
+
+
+def predicted_anew(run: TrainedRun, table: PictureTable) -> Predictions:
+    loaders = DataLoaders(table, resize=run.resize, batch_size=7, num_workers=0, device="cpu")
+    return predict_batches(run.classifier, loaders.valid.batches(), table=table)
+
+
+def mean_loss(predictions: Predictions) -> float:
+    return float(predictions.losses.mean())
+
+
+def test_two_classes_of_small_pictures_are_told_apart_in_seconds(
+    make_table: Callable[[int], PictureTable],
+):
+    table = make_table(60)
+    started = time.process_time()
+    run = train(table)
+    assert time.process_time() - started < 20
+    assert len(run.predictions.rows) == 30
+    assert run.predictions.correct.float().mean() >= 0.95
+    assert [point.accuracy for point in run.history][-1] == run.predictions.correct.float().mean()
+    assert not run.interrupted
+    assert not any(part.training for part in run.classifier.modules())
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_what_is_returned_is_one_network_that_says_what_was_reported(
+    table: PictureTable, epochs: int, tmp_path: Path
+):
+    run = train(table, replace(CONFIG, epochs=epochs))
+    assert isinstance(run.classifier.head, FeatureHead)
+    again = predicted_anew(run, table)
+    assert torch.equal(again.rows, run.predictions.rows)
+    torch.testing.assert_close(again.logits, run.predictions.logits, atol=2e-3, rtol=1e-3)
+    assert torch.equal(again.predicted, run.predictions.predicted)
+    path = save_bundle(tmp_path / "model.safetensors", classifier=run.classifier, resize=run.resize)
+    predictor = Predictor.load(path, device="cpu")
+    for position in (0, len(again.rows) - 1):
+        picture = table.paths[int(again.rows[position])]
+        torch.testing.assert_close(
+            predictor.predict(picture).probabilities,
+            run.predictions.probabilities[position],
+            atol=1e-3,
+            rtol=1e-3,
+        )
+
+
+def test_training_end_to_end_never_ends_with_a_higher_validation_loss(table: PictureTable):
+    head_alone = train(table)
+    for learning_rate in (1e-4, 0.05):  # the latter ruins the network; the head alone is then kept
+        config = replace(CONFIG, epochs=1, learning_rate=learning_rate)
+        run = train(table, config)
+        assert mean_loss(run.predictions) <= mean_loss(head_alone.predictions)
+        assert len(run.history) == len(head_alone.history) + 1
+        if learning_rate == 0.05:
+            assert torch.equal(run.predictions.logits, head_alone.predictions.logits)
+            assert "kept: the head on frozen features" in run.recipe
+        losses = [head_alone.history[-1].valid_loss, run.history[-1].valid_loss]
+        assert mean_loss(run.predictions) == pytest.approx(
+            min(loss for loss in losses if loss is not None), rel=1e-6
+        )
+        assert mean_loss(predicted_anew(run, table)) == pytest.approx(
+            mean_loss(run.predictions), rel=1e-3, abs=1e-5
+        )
+
+
+def test_the_same_seed_gives_the_same_predictions_whatever_the_number_of_workers(
+    table: PictureTable,
+):
+    runs = [
+        train(table, replace(CONFIG, epochs=1, num_workers=num_workers)) for num_workers in (0, 2)
+    ]
+    assert torch.equal(runs[0].predictions.logits, runs[1].predictions.logits)
+
+
+class Interrupting(Display):
+    """Ctrl-C arrives when the bar of the second end-to-end epoch is shown."""
+
+    @contextmanager
+    def bar(self, label: str, *, total: int, unit: str = "pictures") -> Generator[MoveBar]:
+        if label.startswith("epoch 2"):
+            raise KeyboardInterrupt
+        with super().bar(label, total=total, unit=unit) as move:
+            yield move
+
+
+def test_ctrl_c_keeps_the_best_state_so_far(table: PictureTable):
+    console = Console(file=io.StringIO())
+    run = train_classifier(
+        table, config=replace(CONFIG, epochs=3), display=Interrupting(console=console)
+    )
+    assert run.interrupted
+    assert [point.stage for point in run.history].count("end to end") == 1
+    torch.testing.assert_close(
+        predicted_anew(run, table).logits, run.predictions.logits, atol=2e-3, rtol=1e-3
+    )
+    assert isinstance(console.file, io.StringIO)
+    assert "Ctrl-C" in console.file.getvalue()
+
+
+def test_a_loss_that_explodes_keeps_the_best_state_so_far(table: PictureTable):
+    run = train_classifier(
+        table,
+        config=replace(CONFIG, epochs=2, learning_rate=1e30),
+        display=Display(quiet=True),
+    )
+    assert "step" in run.problem
+    assert "kept" in run.problem
+    assert run.predictions.correct.float().mean() >= 0.75
+    torch.testing.assert_close(
+        predicted_anew(run, table).logits, run.predictions.logits, atol=2e-3, rtol=1e-3
+    )

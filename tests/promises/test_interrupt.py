@@ -1,0 +1,156 @@
+"""Promises about Ctrl-C, typed into a real terminal: the best so far is saved, or nothing is left, and the terminal is sane."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vizsla.export.predictor import Predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from PIL import Image
+
+termios = pytest.importorskip("termios", reason="terminals as POSIX systems have them")
+
+# The terminal becomes that of the process, so that its Ctrl-C reaches it as it does from a keyboard.
+COMMAND = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from vizsla.cli import main
+main()
+"""
+CTRL_C = b"\x03"
+SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
+SECONDS_AT_MOST = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a command ended: its exit code, all that it wrote, and whether the terminal's settings are those of before."""
+
+    code: int
+    screen: str
+    settings_kept: bool
+
+    @property
+    def last_words(self) -> str:
+        """What was written last, without what moves the cursor."""
+        return re.sub(r"\x1b\[[?\d;]*\w", "", self.screen).replace("\r", "").split("^C")[-1]
+
+
+def press_ctrl_c(*words: str, folder: Path, at: bytes) -> Ended:
+    """Run vizsla in a terminal and type Ctrl-C as soon as ``at`` is on the screen."""
+    ours, its = os.openpty()
+    settings = termios.tcgetattr(its)
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words],
+        cwd=folder,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"},
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+    )
+    screen = b""
+    deadline = time.monotonic() + SECONDS_AT_MOST
+    pressed = False
+    try:
+        while True:
+            if select.select([ours], [], [], 0.05)[0]:
+                screen += os.read(ours, 65536)
+            elif process.poll() is not None:
+                break
+            assert time.monotonic() < deadline, screen[-2000:]
+            if not pressed and at in screen:
+                os.write(ours, CTRL_C)
+                pressed = True
+        settings_kept = termios.tcgetattr(its) == settings
+    finally:
+        process.kill()
+        process.wait()
+        os.close(its)
+        os.close(ours)
+    assert pressed, screen[-2000:]
+    return Ended(
+        code=process.returncode,
+        screen=screen.decode(errors="replace"),
+        settings_kept=settings_kept,
+    )
+
+
+def assert_terminal_is_sane(ended: Ended) -> None:
+    assert ended.settings_kept
+    assert HIDE_CURSOR in ended.screen, "no bar was shown"
+    assert ended.screen.rfind(SHOW_CURSOR) > ended.screen.rfind(HIDE_CURSOR)
+    assert "Traceback" not in ended.screen
+
+
+def test_ctrl_c_while_features_are_computed_leaves_no_run_folder(
+    draw: Callable[..., Image.Image], tmp_path: Path
+):
+    # So many pictures, at this size, that the stage lasts for seconds.
+    for label in ("cross", "disc"):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for number in range(100):
+            draw(label, number=number).save(tmp_path / "pictures" / label / f"{number}.png")
+    ended = press_ctrl_c(
+        *("train", "pictures", "--size", "224", "--out", "run"),
+        folder=tmp_path,
+        at=b"features, training",
+    )
+    assert ended.code == 130
+    assert_terminal_is_sane(ended)
+    assert ended.last_words.endswith(
+        "vizsla: Stopped by Ctrl-C. There was no model to save yet, and nothing was written.\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_ctrl_c_in_an_end_to_end_epoch_saves_the_best_state(picture_folder: Path):
+    folder = picture_folder.parent
+    ended = press_ctrl_c(
+        *("train", "pictures", "--size", "32", "--bs", "4", "--epochs", "1000", "--out", "run"),
+        folder=folder,
+        at=b"epoch 3/1000",
+    )
+    assert ended.code == 130
+    assert_terminal_is_sane(ended)
+    assert "Stopped by Ctrl-C; the best state so far is kept." in ended.last_words
+    assert "Results: run/" in ended.last_words
+    metrics = json.loads((folder / "run" / "metrics.json").read_text("utf-8"))
+    assert metrics["interrupted"] is True
+    stopped = r"Then \d+ of 1000 end-to-end epochs; kept: [\w ]+\. Stopped early by Ctrl-C\."
+    assert re.search(stopped, (folder / "run" / "report.html").read_text("utf-8"))
+    assert_best_state_was_saved(folder)
+
+
+def assert_best_state_was_saved(folder: Path) -> None:
+    """The model is that of the lowest validation loss of the history, and the predictions are its own."""
+    with (folder / "run" / "history.csv").open(newline="") as file:
+        history = list(csv.DictReader(file))
+    with (folder / "run" / "predictions.csv").open(newline="") as file:
+        predictions = list(csv.DictReader(file))
+    assert [row["stage"] for row in history].count("end to end") >= 2
+    # The fits on a part of the pictures are not among the states to choose from.
+    first = max(position for position, row in enumerate(history) if row["stage"] == "head")
+    lowest = min(float(row["valid_loss"]) for row in history[first:])
+    losses = [float(row["loss"]) for row in predictions]
+    assert sum(losses) / len(losses) == pytest.approx(lowest, rel=1e-4)
+    predictor = Predictor.load(folder / "run" / "model.safetensors", device="cpu")
+    for row in predictions:
+        prediction = predictor.predict(folder / "pictures" / row["path"])
+        assert prediction.label == row["prediction"]
+        assert prediction.probability == pytest.approx(float(row["probability"]), abs=1e-4)
