@@ -28,6 +28,7 @@ LAYERS = (
     ("train",),
     ("report",),
     ("runs", "predicting", "notebook"),
+    ("terminal",),
     ("cli",),
     ("__main__",),
 )

@@ -19,7 +19,7 @@ from vizsla.data.dataloaders import DataLoaders, default_device
 from vizsla.data.decode import Truncated
 from vizsla.data.presize import Resize
 from vizsla.data.room import parse_bytes
-from vizsla.errors import ConfigError, TrainingError
+from vizsla.errors import ConfigError, PictureError, TrainingError
 from vizsla.seeding import derive_seed
 from vizsla.train.end_to_end import BestState, train_end_to_end
 from vizsla.train.features_first import fit_on_features
@@ -265,7 +265,7 @@ def _end_to_end(
     except KeyboardInterrupt:
         display.line("Stopped by Ctrl-C; the best state so far is kept.")
         return True, ""
-    except TrainingError as error:
+    except (TrainingError, PictureError) as error:
         return False, f"{error} The best state so far is kept."
     finally:
         best.restore()
