@@ -86,8 +86,9 @@ def test_train_prints_what_it_does_and_where_the_results_are(workplace: tuple[Pa
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == "19 pictures to learn from, 5 to validate on, 2 classes"
-    assert lines[1].startswith("cache auto: ")
-    assert lines[2].split() == [
+    assert lines[1] == "24 pictures are smaller than 64 x 64 pixels and will be enlarged."
+    assert lines[2].startswith("cache auto: 24 pictures")
+    assert lines[3].split() == [
         *("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time")
     ]
     assert lines[-2].startswith("Validation accuracy ")
