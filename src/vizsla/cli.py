@@ -6,24 +6,23 @@ Heavy modules are imported inside the commands, so that ``--help`` answers at on
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import contextmanager
 from enum import StrEnum
-from errno import EDQUOT, EFBIG, EIO, ENOSPC
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vizsla import __version__
-from vizsla.errors import ConfigError, VizslaError
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from vizsla.runs import FinishedRun
+from vizsla.errors import ConfigError
+from vizsla.terminal import (
+    check_arch,
+    check_device,
+    finish,
+    number_or_auto,
+    reported_errors,
+)
 
 app = typer.Typer(
     help="Labelled pictures in, a strong and honest image classifier out.",
@@ -41,6 +40,17 @@ class OnBad(StrEnum):
     skip = "skip"
 
 
+class TruncatedFiles(StrEnum):
+    """What to do about JPEGs that end too early."""
+
+    strict = "strict"
+    ok = "ok"
+
+
+Truncated = Annotated[
+    TruncatedFiles,
+    typer.Option(help="JPEGs that end too early: strict: unreadable; ok: take what is there."),
+]
 Seed = Annotated[
     int, typer.Option(help="Split, crops and everything else that is random follow from it.")
 ]
@@ -166,6 +176,13 @@ def train(
     on_bad: Annotated[
         OnBad, typer.Option(help="Refuse pictures that cannot be read, or train on the rest.")
     ] = OnBad.error,
+    truncated: Truncated = TruncatedFiles.strict,
+    cache: Annotated[
+        str, typer.Option(help="Where prepared pictures are kept: auto|memory|disk|off|device")
+    ] = "auto",
+    cache_budget: Annotated[
+        str, typer.Option(help="What they may take, such as 4GB; auto: a share of what is free.")
+    ] = "auto",
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default: runs/NAME.")
@@ -193,6 +210,9 @@ def train(
             precision=precision,
             num_workers=workers,
             device=device,
+            truncated="ok" if truncated is TruncatedFiles.ok else "strict",
+            cache=cache,
+            cache_budget=cache_budget,
         )
         check_arch(arch)
         check_device(device)
@@ -228,6 +248,7 @@ def check(
         ),
     ] = "folder",
     valid: Annotated[str, typer.Option(help="Share of each class to hold out, or auto.")] = "auto",
+    truncated: Truncated = TruncatedFiles.strict,
     seed: Seed = 0,
 ) -> None:
     """Say what is in the data and what is wrong with it."""
@@ -235,13 +256,14 @@ def check(
         from vizsla.data.cache import PictureCache
         from vizsla.data.check import describe_data
         from vizsla.data.resolve import resolve_data
-        from vizsla.runs import RunPlan, read_all
+        from vizsla.runs import RunPlan, enlarged_pictures, read_all
         from vizsla.train.progress import Display
         from vizsla.train.recipes import TrainConfig
 
         table = resolve_data(data, labels=labels, valid=valid, seed=seed)
         display = Display()
-        plan = RunPlan(title="", data=str(data), config=TrainConfig())
+        config = TrainConfig(truncated="ok" if truncated is TruncatedFiles.ok else "strict")
+        plan = RunPlan(title="", data=str(data), config=config)
         table = read_all(table, plan=plan, cache=PictureCache(mode="off"), display=display)
         summary = describe_data(table)
         width = max(len(one.label) for one in summary.classes)
@@ -251,6 +273,9 @@ def check(
                 f"{one.label.ljust(width)}  {one.num_train:>7,}  {one.num_valid:>7,}  {one.num_other:>7,}"
             )
         display.line(f"All {summary.num_train + summary.num_valid:,} pictures can be read.")
+        enlarged = enlarged_pictures(table, plan=plan)
+        if enlarged:
+            display.line(enlarged)
 
 
 @app.command()
@@ -286,99 +311,27 @@ def predict(
             raise typer.Exit(2)
 
 
-@contextmanager
-def reported_errors(context: typer.Context) -> Generator[None]:
-    """Turn errors of ours into one message and exit code 2, and Ctrl-C into exit code 130.
+@app.command("cache")
+def show_cache(
+    context: typer.Context,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all pictures from it.")] = False,
+) -> None:
+    """Show what is kept on disk between runs, or remove it."""
+    with reported_errors(context):
+        from vizsla.data.disk_cache import cache_folder, clear_disk_cache, disk_use
+        from vizsla.data.room import shown_bytes
 
-    With ``--debug`` the traceback takes the place of the message.
-    """
-    import traceback
-    import warnings
-
-    def say(error: BaseException, message: str) -> None:
-        shown = "".join(traceback.format_exception(error)) if context.obj else f"vizsla: {message}"
-        typer.echo(shown, err=True)
-
-    # Pillow warns of oddities in files that it reads all the same; what it cannot read is reported by us.
-    warnings.filterwarnings("ignore", module="PIL")
-    try:
-        yield
-    except VizslaError as error:
-        say(error, str(error))
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt as stop:
-        say(stop, " ".join(["Stopped by Ctrl-C.", *getattr(stop, "__notes__", ())]))
-        raise typer.Exit(130) from None
-    except OSError as error:
-        # Without a file name it is standard output, which goes into a file on a full disk.
-        if error.filename is not None or error.errno not in (ENOSPC, EDQUOT, EFBIG, EIO):
-            raise
-        cure = "The output is not complete; free some space and run the command again."
-        say(error, f"Cannot write to standard output: {error.strerror}. {cure}")
-        # What is still in the buffer would fail once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(2) from None
-
-
-def finish(run: FinishedRun, *, references: tuple[tuple[str, float], ...] = ()) -> None:
-    """Print the result of a run and where its files are."""
-    accuracy = next(metric for metric in run.metrics if metric.name == "accuracy")
-    typer.echo(
-        f"\nValidation accuracy {accuracy.value:.2%}, 95 % interval {accuracy.low:.2%} to {accuracy.high:.2%} "
-        f"({accuracy.num_pictures:,} pictures)"
-    )
-    for name, value in references:
-        typer.echo(f"Published: {value:.2%} {name}")
-    typer.echo(f"Results: {run.folder}{'/'}  (open {run.folder / 'report.html'})")
-    if run.problem:
-        typer.echo(f"vizsla: {run.problem}", err=True)
-        raise typer.Exit(2)
-    if run.interrupted:
-        raise typer.Exit(130)
-
-
-def number_or_auto(text: str, *, option: str) -> int | str:
-    """Return a whole number, or ``"auto"``.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"{option} is 'auto' or a whole number. Received: {text!r}") from None
-
-
-def check_arch(arch: str) -> None:
-    """Find out before the pictures are looked at whether there is such a network.
-
-    Raises:
-        ConfigError: There is none; the message has the nearest names.
-    """
-    from vizsla.models.names import resolve_architecture
-
-    resolve_architecture(arch)
-
-
-def check_device(device: str) -> None:
-    """Find out before anything is read whether there is such a device.
-
-    Raises:
-        ConfigError: There is none, or it is not the name of one.
-    """
-    import torch
-
-    is_there = {
-        "auto": True,
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if device not in is_there:
-        raise ConfigError(f"--device is auto, cpu, cuda or mps. Received: {device!r}")
-    if not is_there[device]:
-        raise ConfigError(
-            f"There is no device {device!r} here that torch can use. Leave --device out to take the best one there is."
+        folder = cache_folder()
+        if clear:
+            before = clear_disk_cache(folder)
+            typer.echo(
+                f"Removed {before.num_pictures:,} pictures, {shown_bytes(before.num_bytes)}, from {folder}"
+            )
+            return
+        use = disk_use(folder)
+        typer.echo(f"place   {use.folder}")
+        typer.echo(f"size    {shown_bytes(use.num_bytes)}, {use.num_pictures:,} pictures")
+        typer.echo(
+            f"budget  {shown_bytes(use.budget_bytes)}, a quarter of the space that is free or taken by it; "
+            "train --cache-budget changes it for a run"
         )

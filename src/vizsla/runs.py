@@ -13,32 +13,35 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from errno import EISDIR
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vizsla import __version__
-from vizsla.data.cache import PictureCache
 from vizsla.data.check import settle_unreadable
-from vizsla.data.loader import PictureReader, find_unreadable
+from vizsla.data.loader import find_unreadable
 from vizsla.data.presize import Resize
 from vizsla.data.problems import counted
+from vizsla.data.reader import PictureReader
+from vizsla.data.small import count_smaller, enlarged_text
 from vizsla.errors import OutputError
 from vizsla.evaluate.metrics import Metric, summarise
 from vizsla.export.bundle import fingerprint, save_bundle
 from vizsla.files import atomic_write
 from vizsla.report.build import ReportContent, write_report
 from vizsla.train.progress import Display, format_seconds
-from vizsla.train.recipes import TrainConfig, TrainedRun, train_classifier
+from vizsla.train.recipes import TrainConfig, TrainedRun, cache_for, train_classifier
 from vizsla.train.recorder import save_history
+from vizsla.types import as_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     import torch
 
+    from vizsla.data.cache import PictureCache
     from vizsla.types import PictureTable
 
 
@@ -105,8 +108,13 @@ def run_training(
     started = time.monotonic()
     with run_folder(out, force=force) as folder:
         with noted_on_stop("There was no model to save yet, and nothing was written."):
-            cache = PictureCache()
+            cache = cache_for(table, config=plan.config)
             table = read_all(table, plan=plan, cache=cache, display=display)
+            enlarged = enlarged_pictures(table, plan=plan)
+            if enlarged:
+                display.line(enlarged)
+                plan = replace(plan, notes=(*plan.notes, enlarged))
+            display.line(cache.describe())
             run = train_classifier(table, config=plan.config, display=display, cache=cache)
             metrics = summarise(run.predictions)
         note = f"The results were being written to {folder}; not all files are there."
@@ -232,7 +240,9 @@ def read_all(
 
     rows = torch.cat([table.train_rows, table.valid_rows])
     num_workers = None if plan.config.num_workers < 0 else plan.config.num_workers
-    reader = PictureReader(resize=Resize(plan.config.size), cache=cache)
+    reader = PictureReader(
+        resize=Resize(plan.config.size), cache=cache, truncated=plan.config.truncated
+    )
     with display.bar("reading pictures", total=len(rows)) as move:
         unreadable = find_unreadable(
             table, rows, reader=reader, num_workers=num_workers, on_progress=move
@@ -243,6 +253,16 @@ def read_all(
             f"Left out {counted(len(unreadable), 'unreadable picture')}; the report lists what was wrong."
         )
     return kept
+
+
+def enlarged_pictures(table: PictureTable, *, plan: RunPlan) -> str:
+    """Return a sentence about the pictures of both splits that are smaller than the size, empty if there are none."""
+    import torch
+
+    size = as_size(plan.config.size)
+    rows = torch.cat([table.train_rows, table.valid_rows])
+    num_workers = None if plan.config.num_workers < 0 else plan.config.num_workers
+    return enlarged_text(count_smaller(table, rows, size=size, num_workers=num_workers), size=size)
 
 
 def write_run(

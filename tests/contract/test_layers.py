@@ -27,7 +27,8 @@ LAYERS = (
     ("export",),
     ("train",),
     ("report",),
-    ("runs", "predicting"),
+    ("runs", "predicting", "notebook"),
+    ("terminal",),
     ("cli",),
     ("__main__",),
 )
@@ -193,13 +194,13 @@ def test_heavy_packages_are_imported_inside_functions():
     ] == []
 
 
-def test_only_plots_and_report_draw():
+def test_only_plots_report_and_notebook_draw():
     assert [
         f"{file.relative_to(SOURCE)}:{each.line}: {each.what}"
         for file, each in all_imports()
         if each.target.split(".")[0] == "matplotlib"
         and file != SOURCE / "evaluate" / "plots.py"
-        and part_of(module_name(file)) != "report"
+        and part_of(module_name(file)) not in {"report", "notebook"}
     ] == []
 
 

@@ -86,7 +86,9 @@ def test_train_prints_what_it_does_and_where_the_results_are(workplace: tuple[Pa
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == "19 pictures to learn from, 5 to validate on, 2 classes"
-    assert lines[1].split() == [
+    assert lines[1] == "24 pictures are smaller than 64 x 64 pixels and will be enlarged."
+    assert lines[2].startswith("cache auto: 24 pictures")
+    assert lines[3].split() == [
         *("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time")
     ]
     assert lines[-2].startswith("Validation accuracy ")
@@ -506,8 +508,8 @@ def test_help_names_every_command_in_whole_sentences(vizsla: RunVizsla, words: t
     done = vizsla(*words)
     assert (done.code, done.err) == (0, "")
     commands = done.out.split("Commands:\n")[1].splitlines()
-    assert [line.split()[0] for line in commands] == ["demo", "train", "check", "predict"]
-    assert [line[-1] for line in commands] == ["?", ".", ".", "."]
+    assert [line.split()[0] for line in commands] == ["demo", "train", "check", "predict", "cache"]
+    assert [line[-1] for line in commands] == ["?", ".", ".", ".", "."]
     assert "..." not in done.out.split("Commands:\n")[1]
 
 

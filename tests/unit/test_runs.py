@@ -371,6 +371,9 @@ def test_the_toml_has_every_choice_with_its_type():
         "precision": "auto",
         "num_workers": -1,
         "device": "auto",
+        "cache": "auto",
+        "cache_budget": "auto",
+        "truncated": "strict",
     }
 
 

@@ -13,7 +13,6 @@ Shape legend: B pictures, C channels, H x W source, h x w output.
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,22 +21,32 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vizsla.allocator import keep_freed_memory
 from vizsla.augment.compose import (
     ColourStep,
     compose_colour,
     compose_map,
     validation_map,
 )
-from vizsla.augment.kernels import HORIZON, area_average, change_lighting, warp_pictures
+from vizsla.augment.erasing import Erasing, erase_blocks, erasing_noise, sample_erasing
+from vizsla.augment.kernels import (
+    area_average,
+    change_lighting,
+    turn_hue,
+    warp_pictures,
+)
 from vizsla.augment.merge import merge_transforms
+from vizsla.augment.plan import Plan, groups_of, make_plans
 from vizsla.augment.sample import Draws
 from vizsla.errors import ConfigError
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
-    from vizsla.augment.policy import BatchTransform, Mode, PadMode
+    from vizsla.augment.merge import AugmentationPolicy
+    from vizsla.augment.options import Mode, PadMode
+    from vizsla.augment.policy import BatchTransform
     from vizsla.types import Size
 
 
@@ -87,25 +96,52 @@ class BatchAugmentation:
             ConfigError: The pictures are not an uint8 batch, or there is not one row for each.
         """
         _check_batch(images_u8, rows)
-        source_size = images_u8.shape[-2], images_u8.shape[-1]
-        policy = self.policy
-        colour = None
-        with _one_thread():
-            if training:
-                draws = Draws(seed=self.seed, epoch=epoch, rows=rows)
-                warp = compose_map(policy, draws=draws, source_size=source_size)
-                colour = compose_colour(policy, draws=draws)
-            else:
-                warp = validation_map(policy, count=len(rows), source_size=source_size)
-        return augment_pictures(
-            images_u8,
-            warp=warp,
-            colour=colour,
-            size=self.size or source_size,
-            mode=policy.mode,
-            pad_mode=policy.pad_mode,
-            align_corners=policy.align_corners,
+        draws = Draws(seed=self.seed, epoch=epoch, rows=rows, images=images_u8)
+        return apply_policy(
+            images_u8, policy=self.policy, draws=draws, size=self.size, training=training
         )
+
+
+def apply_policy(
+    images: Tensor,
+    *,
+    policy: AugmentationPolicy,
+    draws: Draws,
+    size: Size | None = None,
+    training: bool = True,
+) -> Tensor:
+    """Sample, compose and apply a policy.
+
+    Args:
+        images: ``(B, 3, H, W)``, uint8 0-255 or float 0-1.
+        policy: What may happen.
+        draws: Where the random numbers come from, one row per picture.
+        size: (height, width) of what comes out; ``None``: that of the policy, and if it has none, unchanged.
+        training: Whether to augment, or only to resize.
+
+    Returns:
+        float32 ``(B, 3, h, w)``, 0-1, channels-last.
+    """
+    source_size = images.shape[-2], images.shape[-1]
+    final_size = size or policy.size or source_size
+    colour = erasing = None
+    with _one_thread():
+        if training:
+            warp = compose_map(policy, draws=draws, source_size=source_size)
+            colour = compose_colour(policy, draws=draws)
+            erasing = _compose_erasing(policy, draws=draws, size=final_size)
+        else:
+            warp = validation_map(policy, count=len(draws.rows), source_size=source_size)
+    return augment_pictures(
+        images,
+        warp=warp,
+        colour=colour,
+        erasing=erasing,
+        size=final_size,
+        mode=policy.mode,
+        pad_mode=policy.pad_mode,
+        align_corners=policy.align_corners,
+    )
 
 
 def augment_pictures(
@@ -114,19 +150,21 @@ def augment_pictures(
     warp: Tensor,
     size: Size,
     colour: ColourStep | None = None,
+    erasing: Erasing | None = None,
     mode: Mode = "bilinear",
     pad_mode: PadMode = "reflection",
     align_corners: bool = True,
 ) -> Tensor:
     """Return pictures seen through their maps and recoloured; what the numbers say is not needed is not done.
 
-    A picture that shrinks by more than 2 is averaged over areas first, see ``prefilter_sizes``.
+    A picture that shrinks by more than 2 is averaged over areas first, see ``plan.prefilter_sizes``.
 
     Args:
         images: ``(B, C, H, W)``, uint8 0-255 or float 0-1.
         warp: ``(B, 3, 3)`` on the CPU, output coordinates to source coordinates.
         size: (height, width) of what comes out.
         colour: The colour step, on the CPU; ``None``: none.
+        erasing: The blocks to cover, on the CPU; ``None``: none.
         mode: Interpolation.
         pad_mode: What is seen outside the picture.
         align_corners: Whether -1 and 1 are the centres of the corner pixels.
@@ -136,7 +174,9 @@ def augment_pictures(
     """
     device = images.device
     source_size = images.shape[-2], images.shape[-1]
-    plans = _plans(warp, source_size=source_size, size=size, colour=colour, mode=mode)
+    plans = make_plans(
+        warp, source_size=source_size, size=size, colour=colour, erasing=erasing, mode=mode
+    )
     # Inference mode belongs to a thread: what it makes could not be written to by the threads below.
     with torch.inference_mode(mode=False), torch.no_grad():
         # Copies to a device do not wait: otherwise the host would, for everything that the device still has to do.
@@ -146,53 +186,17 @@ def augment_pictures(
             plans=plans,
             warp=warp.float().to(device, non_blocking=True),
             colour=None if colour is None else colour.on(device),
+            erasing=None if erasing is None else erasing.on(device),
             mode=mode,
             pad_mode=pad_mode,
             align_corners=align_corners,
         )
         if device.type == "cpu":
+            keep_freed_memory()  # Each batch takes the same blocks again: 1.0 ms of system time for a picture, 0.1 so.
             _in_threads(work, count=len(plans))
         else:
             work.do(range(len(plans)), at_a_time=len(plans))
     return work.out
-
-
-def prefilter_sizes(warp: Tensor, *, source_size: Size, size: Size) -> list[Size | None]:
-    """Return the size that each picture is averaged to before it is resampled; ``None`` where it is not.
-
-    Bilinear sampling looks at 2 pixels in a row, so a picture that shrinks by more than 2 loses pixels without a
-    filter. It is averaged to twice the output size (of the side that shrinks less), and to a size doubled as often as
-    the map magnifies by 2, so that a small crop of a large picture keeps its detail. Sizes depend on the maps, which
-    the CPU knows, and on nothing else: neither on the other pictures of the batch nor on a read from the device.
-
-    Args:
-        warp: float64 ``(B, 3, 3)`` on the CPU, output coordinates to source coordinates.
-        source_size: (height, width) that comes in.
-        size: (height, width) that comes out.
-    """
-    (height, width), (out_height, out_width) = source_size, size
-    shrinks_by = min(height / out_height, width / out_width)
-    if shrinks_by <= 2:
-        return [None] * len(warp)
-    sizes: list[Size | None] = []
-    for magnifies_by in map(float, _magnification(warp)):
-        doubled = 2 << max(0, math.floor(math.log2(magnifies_by)))
-        if shrinks_by <= max(doubled, 2 * magnifies_by):
-            sizes.append(None)
-        elif height * out_width <= width * out_height:
-            sizes.append((doubled * out_height, width * doubled * out_height // height))
-        else:
-            sizes.append((height * doubled * out_width // width, doubled * out_width))
-    return sizes
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Plan:
-    """What has to be done to a picture."""
-
-    resamples: bool
-    pooled_size: Size | None
-    recolours: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,9 +205,10 @@ class _Work:
 
     images: Tensor
     out: Tensor
-    plans: list[_Plan]
+    plans: list[Plan]
     warp: Tensor
     colour: ColourStep | None
+    erasing: Erasing | None
     mode: Mode
     pad_mode: PadMode
     align_corners: bool
@@ -216,7 +221,7 @@ class _Work:
         spare: Tensor | None = None
         if any(self.plans[at].pooled_size for at in share):
             spare = _empty(shape, device=self.images.device)
-        for plan, positions in _groups(self.plans, share, at_a_time=at_a_time):
+        for plan, positions in groups_of(self.plans, share, at_a_time=at_a_time):
             chosen = _selector(positions, device=self.images.device)
             part = floats[: len(positions)].copy_(self.images[chosen])
             if plan.pooled_size is not None:
@@ -236,6 +241,10 @@ class _Work:
                 part = part.clamp_(0, 1)  # a cubic overshoots at edges
             if plan.recolours and self.colour is not None:
                 part = change_lighting(part, colour=self.colour.of(chosen))
+            if plan.turns_hue and self.colour is not None and self.colour.hue is not None:
+                part = turn_hue(part, shift=self.colour.hue[chosen])
+            if plan.erases and self.erasing is not None:
+                part = erase_blocks(part, erasing=self.erasing.of(chosen))
             self.out[chosen] = part
 
 
@@ -276,37 +285,12 @@ def _empty(shape: tuple[int, ...], *, device: torch.device) -> Tensor:
     return torch.empty(shape, device=device, memory_format=torch.channels_last)
 
 
-def _plans(
-    warp: Tensor, *, source_size: Size, size: Size, colour: ColourStep | None, mode: Mode
-) -> list[_Plan]:
-    """Decide what each picture needs."""
-    count = len(warp)
-    identity = torch.eye(3, dtype=warp.dtype)
-    moved = _flags((warp != identity).flatten(1).any(dim=1))
-    pooled: list[Size | None] = [None] * count
-    if mode != "nearest":
-        pooled = prefilter_sizes(warp, source_size=source_size, size=size)
-    coloured = [False] * count if colour is None else _flags(~colour.is_neutral)
-    return [
-        _Plan(
-            resamples=moved[at] or source_size != size,
-            pooled_size=pooled[at],
-            recolours=coloured[at],
-        )
-        for at in range(count)
-    ]
-
-
-def _groups(
-    plans: list[_Plan], share: Sequence[int], *, at_a_time: int
-) -> Iterator[tuple[_Plan, list[int]]]:
-    """Yield positions of pictures with the same plan, a limited number at a time."""
-    by_plan: dict[_Plan, list[int]] = {}
-    for at in share:
-        by_plan.setdefault(plans[at], []).append(at)
-    for plan, positions in by_plan.items():
-        for start in range(0, len(positions), at_a_time):
-            yield plan, positions[start : start + at_a_time]
+def _compose_erasing(policy: AugmentationPolicy, *, draws: Draws, size: Size) -> Erasing | None:
+    if policy.erasing is None:
+        return None
+    boxes, offsets = sample_erasing(policy.erasing, draws=draws, size=size)
+    noise = erasing_noise(size, seed=draws.seed, normalize=policy.normalize)
+    return Erasing(boxes=boxes, offsets=offsets, noise=noise)
 
 
 def _selector(positions: list[int], *, device: torch.device) -> slice | Tensor:
@@ -314,23 +298,6 @@ def _selector(positions: list[int], *, device: torch.device) -> slice | Tensor:
     if positions[-1] - positions[0] == len(positions) - 1:
         return slice(positions[0], positions[-1] + 1)
     return torch.tensor(positions).to(device, non_blocking=True)
-
-
-def _flags(flags: Tensor) -> list[bool]:
-    return [bool(flag) for flag in flags]
-
-
-def _magnification(warp: Tensor) -> Tensor:
-    """Return by how much each map magnifies the source, float64 ``(B,)``: a length, from the area that the output shows.
-
-    An area does not change when a picture is turned; the extent of its corners, which fastai takes, does.
-    """
-    corners = warp.new_tensor([[-1, 1, 1, -1], [-1, -1, 1, 1], [1, 1, 1, 1]])
-    mapped_B34 = warp @ corners
-    seen_B24 = mapped_B34[:, :2] / mapped_B34[:, 2:].clamp_min(HORIZON)
-    x, y = seen_B24.unbind(1)
-    area = (x * y.roll(-1, 1) - y * x.roll(-1, 1)).sum(dim=1).abs() / 2
-    return (4 / area.clamp_min(HORIZON)).sqrt()
 
 
 def _check_batch(images_u8: Tensor, rows: Tensor) -> None:

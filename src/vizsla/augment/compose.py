@@ -16,17 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.augment.policy import (
-    Brightness,
-    ColourTransform,
-    Contrast,
-    Dihedral,
-    Flip,
-    MatrixTransform,
-    Rotate,
-    Saturation,
-    Zoom,
-)
+from vizsla.augment.pixels import Brightness, Contrast, Saturation
+from vizsla.augment.policy import ColourTransform, Dihedral, Flip, MatrixTransform, Rotate, Zoom
 from vizsla.augment.sample import (
     Draws,
     centre_crop_box,
@@ -60,29 +51,38 @@ _DIHEDRAL = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColourStep:
-    """z' = gain * z + grey_gain * grey(z) + offset on the logits z of the pixels.
+    """z' = gain * z + grey_gain * grey(z) + offset on the logits z of the pixels, then a turn of the colour circle.
 
-    Brightness, contrast and saturation are all of this form, and so is any sequence of them.
+    Brightness, contrast and saturation are all of the first form, and so is any sequence of them.
 
     Attributes:
         gain: float ``(B,)``.
         grey_gain: float ``(B,)``; ``None``: 0 for all, no transform changes the saturation.
         offset: float ``(B,)``.
+        hue: float ``(B,)``, the turn as a share of the circle; ``None``: 0 for all.
     """
 
     gain: Tensor
     grey_gain: Tensor | None
     offset: Tensor
+    hue: Tensor | None = None
 
     @property
     def is_neutral(self) -> Tensor:
-        """Bool ``(B,)``: pictures that the step leaves as they are."""
+        """Bool ``(B,)``: pictures whose logits the step leaves as they are, whatever happens to their hue."""
         neutral = (self.gain == 1) & (self.offset == 0)
         return neutral if self.grey_gain is None else neutral & (self.grey_gain == 0)
 
+    @property
+    def keeps_hue(self) -> Tensor:
+        """Bool ``(B,)``: pictures whose colour circle is not turned."""
+        return (
+            torch.ones_like(self.gain, dtype=torch.bool) if self.hue is None else self.hue % 1 == 0
+        )
+
     def scaled(self, factors: Tensor) -> ColourStep:
-        """Return the step followed by a multiplication, float ``(B,)``."""
-        return self._each(lambda part: part * factors)
+        """Return the step with its logits multiplied at the end, float ``(B,)``."""
+        return replace(self._each(lambda part: part * factors), hue=self.hue)
 
     def of(self, chosen: slice | Tensor) -> ColourStep:
         """Return the step of some of the pictures."""
@@ -94,7 +94,12 @@ class ColourStep:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> ColourStep:
         grey_gain = None if self.grey_gain is None else change(self.grey_gain)
-        return ColourStep(gain=change(self.gain), grey_gain=grey_gain, offset=change(self.offset))
+        return ColourStep(
+            gain=change(self.gain),
+            grey_gain=grey_gain,
+            offset=change(self.offset),
+            hue=None if self.hue is None else change(self.hue),
+        )
 
 
 def affine_matrix(transform: MatrixTransform, *, values: Tensor) -> Tensor:
@@ -204,23 +209,29 @@ def validation_map(policy: AugmentationPolicy, *, count: int, source_size: Size)
 
 def compose_colour(policy: AugmentationPolicy, *, draws: Draws) -> ColourStep | None:
     """Draw and compose the colour of training: one step per picture, ``None`` if the policy has none."""
-    if not policy.colours:
+    if not policy.colours and not policy.hues:
         return None
-    names = stream_names(policy.colours)
     values = [
         sample_colour(transform, draws=draws, stream=stream)
-        for transform, stream in zip(policy.colours, names, strict=True)
+        for transform, stream in zip(policy.colours, stream_names(policy.colours), strict=True)
     ]
-    return colour_step(list(zip(policy.colours, values, strict=True)))
+    shifts = [
+        sample_colour(transform, draws=draws, stream=stream)
+        for transform, stream in zip(policy.hues, stream_names(policy.hues), strict=True)
+    ]
+    parts = list(zip(policy.colours, values, strict=True))
+    step = colour_step(parts, count=len(draws.rows))
+    return replace(step, hue=torch.stack(shifts).sum(dim=0)) if shifts else step
 
 
-def colour_step(parts: list[tuple[ColourTransform, Tensor]]) -> ColourStep:
+def colour_step(parts: list[tuple[ColourTransform, Tensor]], *, count: int) -> ColourStep:
     """Return the one step that does what the parts do in turn.
 
     Args:
-        parts: At least one transform, each with its draws, float64 ``(B,)``, as ``sample.sample_colour`` makes them.
+        parts: Transforms, each with its draws, float64 ``(B,)``, as ``sample.sample_colour`` makes them.
+        count: B, how many pictures there are.
     """
-    zero = torch.zeros_like(parts[0][1])
+    zero = torch.zeros(count, dtype=torch.float64)
     changes_saturation = any(isinstance(transform, Saturation) for transform, _ in parts)
     start = ColourStep(gain=zero + 1, grey_gain=zero if changes_saturation else None, offset=zero)
     return reduce(_then, parts, start)
@@ -240,8 +251,8 @@ def _then(step: ColourStep, part: tuple[ColourTransform, Tensor]) -> ColourStep:
             before = 0 if step.grey_gain is None else step.grey_gain
             after = step.scaled(draw)
             kept = 0 if after.grey_gain is None else after.grey_gain
-            return ColourStep(
-                gain=after.gain,
+            return replace(
+                after,
                 grey_gain=kept + (step.gain + before * weight) * (1 - draw),
                 offset=after.offset + step.offset * weight * (1 - draw),
             )

@@ -14,7 +14,7 @@ from torch import Tensor
 from vizsla.augment.compose import GREY_WEIGHTS, ColourStep
 
 if TYPE_CHECKING:
-    from vizsla.augment.policy import Mode, PadMode
+    from vizsla.augment.options import Mode, PadMode
     from vizsla.types import Size
 
 _LOGIT_LIMIT = 1e-7
@@ -44,12 +44,14 @@ def warp_pictures(
         align_corners: Whether -1 and 1 are the centres of the corner pixels.
 
     Returns:
-        float ``(B, C, h, w)``.
+        ``(B, C, h, w)`` in the dtype of the pictures. Positions and sums are float32 at least: 8 bits of a bfloat16 could
+        not tell neighbouring pixels apart.
     """
-    grid = sampling_grid(warp.to(images), size=size, align_corners=align_corners)
+    exact = images.to(torch.promote_types(images.dtype, torch.float32))
+    grid = sampling_grid(warp.to(exact), size=size, align_corners=align_corners)
     return F.grid_sample(
-        images, grid, mode=mode, padding_mode=pad_mode, align_corners=align_corners
-    )
+        exact, grid, mode=mode, padding_mode=pad_mode, align_corners=align_corners
+    ).to(images.dtype)
 
 
 def sampling_grid(warp: Tensor, *, size: Size, align_corners: bool = True) -> Tensor:
@@ -101,15 +103,51 @@ def change_lighting(images: Tensor, *, colour: ColourStep) -> Tensor:
         colour: The step, float32 on the device of the pictures.
 
     Returns:
-        float ``(B, 3, H, W)``, above 0 and below 1.
+        ``(B, 3, H, W)`` in the dtype of the pictures, above 0 and below 1 as far as it can tell; the logits are float32 at
+        least. The hue of the step is not looked at, see ``turn_hue``.
     """
     added = colour.offset[:, None, None, None]
-    logits = torch.logit(images, eps=_LOGIT_LIMIT)
+    exact = images.to(torch.promote_types(images.dtype, torch.float32))
+    logits = torch.logit(exact, eps=_LOGIT_LIMIT)
     if colour.grey_gain is not None:
         weights = logits.new_tensor(GREY_WEIGHTS)[:, None, None]
         grey = (logits * weights).sum(dim=1, keepdim=True)
         added = grey.mul_(colour.grey_gain[:, None, None, None]).add_(added)
-    return logits.mul_(colour.gain[:, None, None, None]).add_(added).sigmoid_()
+    changed = logits.mul_(colour.gain[:, None, None, None]).add_(added).sigmoid_()
+    return changed.to(images.dtype)
+
+
+def turn_hue(images: Tensor, *, shift: Tensor) -> Tensor:
+    """Return pictures whose colour circle is turned: the hue of HSV moves, saturation and value stay.
+
+    With the hue h in sixths of the circle, a channel is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + h) mod 6 and
+    n = 5, 3, 1 for red, green, blue; so there is no case for each sixth.
+
+    Args:
+        images: float ``(B, 3, H, W)``, RGB, 0-1.
+        shift: float ``(B,)``, share of the circle; 1/3 makes red green.
+
+    Returns:
+        ``(B, 3, H, W)`` in the dtype of the pictures.
+    """
+    exact = images.to(torch.promote_types(images.dtype, torch.float32))
+    value, chroma, sixths = _hue_parts(exact)
+    sixths = sixths + 6 * shift.to(exact)[:, None, None, None]
+    places = torch.arange(5, 0, -2, device=exact.device)[
+        :, None, None
+    ]  # no copy to a device to wait for
+    k = (places + sixths).remainder_(6)
+    return value.addcmul(chroma, torch.minimum(k, 4 - k).clamp_(0, 1), value=-1).to(images.dtype)
+
+
+def _hue_parts(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return value, chroma and hue in sixths of the circle, each ``(B, 1, H, W)``; the hue of a grey is 0."""
+    red, green, blue = images.split(1, dim=1)
+    value, largest = images.max(dim=1, keepdim=True)
+    chroma = value - images.amin(dim=1, keepdim=True)
+    opposite = torch.cat([green - blue, blue - red, red - green], dim=1).gather(1, largest)
+    sixths = opposite / chroma.clamp_min(1e-12) + 2 * largest
+    return value, chroma, sixths
 
 
 def _average_rows(table: Tensor, *, length: int) -> Tensor:

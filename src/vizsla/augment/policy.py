@@ -7,17 +7,32 @@ decides the size, the interpolation and the padding of all (``merge.merge_transf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, get_args
 
+from vizsla.augment.options import (
+    Draw,
+    Mode,
+    PadMode,
+    check_choice,
+    check_geometry,
+    check_range,
+    store_size,
+)
+from vizsla.augment.pixels import (
+    Brightness,
+    Contrast,
+    Hue,
+    Normalize,
+    RandomErasing,
+    Saturation,
+)
 from vizsla.errors import ConfigError
-from vizsla.types import Size, as_size
 
-Mode = Literal["bilinear", "nearest", "bicubic"]
-PadMode = Literal["reflection", "border", "zeros"]
-Draw = float | Sequence[float] | None
-"""Fixed values: one number, one per picture of a batch, or ``None`` for random ones."""
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vizsla.types import Size
 
 LARGEST_WARP = 0.7
 """At 1/sqrt(2) the perspective of ``Warp`` folds the picture onto a line."""
@@ -46,7 +61,7 @@ class Flip:
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self)
+        check_geometry(self, p=self.p, mode=self.mode, pad_mode=self.pad_mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +88,7 @@ class Dihedral:
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self)
+        check_geometry(self, p=self.p, mode=self.mode, pad_mode=self.pad_mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +116,8 @@ class Rotate:
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self)
-        _check_range(self, "max_deg", self.max_deg, low=0, high=360)
+        check_geometry(self, p=self.p, mode=self.mode, pad_mode=self.pad_mode)
+        check_range(self, "max_deg", self.max_deg, low=0, high=360)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +151,9 @@ class Zoom:
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self)
-        _check_range(self, "min_zoom", self.min_zoom, low=0.01, high=self.max_zoom)
-        _check_range(self, "max_zoom", self.max_zoom, low=self.min_zoom, high=100)
+        check_geometry(self, p=self.p, mode=self.mode, pad_mode=self.pad_mode)
+        check_range(self, "min_zoom", self.min_zoom, low=0.01, high=self.max_zoom)
+        check_range(self, "max_zoom", self.max_zoom, low=self.min_zoom, high=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +183,8 @@ class Warp:
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_common(self)
-        _check_range(self, "magnitude", self.magnitude, low=0, high=LARGEST_WARP)
+        check_geometry(self, p=self.p, mode=self.mode, pad_mode=self.pad_mode)
+        check_range(self, "magnitude", self.magnitude, low=0, high=LARGEST_WARP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,81 +210,54 @@ class RandomResizedCropGPU:
     max_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_choice(self, "mode", self.mode, get_args(Mode))
-        object.__setattr__(self, "size", as_size(self.size))
+        check_choice(self, "mode", self.mode, get_args(Mode))
+        store_size(self)
         object.__setattr__(self, "ratio", tuple(self.ratio))
         low, high = self.ratio
-        _check_range(self, "min_scale", self.min_scale, low=1e-6, high=self.max_scale)
-        _check_range(self, "max_scale", self.max_scale, low=self.min_scale, high=1)
-        _check_range(self, "valid_scale", self.valid_scale, low=0.01, high=1)
-        _check_range(self, "ratio[0]", low, low=0.01, high=high)
-        _check_range(self, "ratio[1]", high, low=low, high=100)
-
-
-@dataclass(frozen=True, slots=True)
-class Brightness:
-    """Add to the logits of the pixels.
-
-    Args:
-        max_lighting: Strength, 0-1.
-        p: Probability, per picture, that it acts.
-        draw: Fixed: where mid-grey goes, 0-1, 0.5 changes nothing; or one per picture; ``None``: random.
-        batch: Draw once for a whole batch (for its first row) instead of once per picture.
-    """
-
-    max_lighting: float = 0.2
-    p: float = 0.75
-    draw: Draw = None
-    batch: bool = False
-
-    def __post_init__(self) -> None:
-        _check_lighting(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """Multiply the logits of the pixels.
-
-    Args:
-        max_lighting: Strength, 0-1.
-        p: Probability, per picture, that it acts.
-        draw: Fixed factor, 1 changes nothing; or one per picture; ``None``: random.
-        batch: Draw once for a whole batch (for its first row) instead of once per picture.
-    """
-
-    max_lighting: float = 0.2
-    p: float = 0.75
-    draw: Draw = None
-    batch: bool = False
-
-    def __post_init__(self) -> None:
-        _check_lighting(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Saturation:
-    """Move the logits of the pixels away from their grey.
-
-    Args:
-        max_lighting: Strength, 0-1.
-        p: Probability, per picture, that it acts.
-        draw: Fixed factor, 1 changes nothing, 0 leaves grey; or one per picture; ``None``: random.
-        batch: Draw once for a whole batch (for its first row) instead of once per picture.
-    """
-
-    max_lighting: float = 0.2
-    p: float = 0.75
-    draw: Draw = None
-    batch: bool = False
-
-    def __post_init__(self) -> None:
-        _check_lighting(self)
+        check_range(self, "min_scale", self.min_scale, low=1e-6, high=self.max_scale)
+        check_range(self, "max_scale", self.max_scale, low=self.min_scale, high=1)
+        check_range(self, "valid_scale", self.valid_scale, low=0.01, high=1)
+        check_range(self, "ratio[0]", low, low=0.01, high=high)
+        check_range(self, "ratio[1]", high, low=low, high=100)
 
 
 MatrixTransform = Flip | Dihedral | Rotate | Zoom
 GeometricTransform = MatrixTransform | Warp
 ColourTransform = Brightness | Contrast | Saturation
-BatchTransform = GeometricTransform | RandomResizedCropGPU | ColourTransform
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedGeometry:
+    """Geometric transforms that act as one map, with one interpolation; made by ``setup_aug_tfms``.
+
+    Args:
+        transforms: At least one, in the order in which they act. The first decides size, interpolation and padding.
+    """
+
+    transforms: tuple[GeometricTransform, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedColour:
+    """Colour transforms that act between one logit and one sigmoid; made by ``setup_aug_tfms``.
+
+    Args:
+        transforms: At least one, in the order in which they act.
+    """
+
+    transforms: tuple[ColourTransform, ...]
+
+
+BatchTransform = (
+    GeometricTransform
+    | RandomResizedCropGPU
+    | ColourTransform
+    | Hue
+    | RandomErasing
+    | Normalize
+    | ComposedGeometry
+    | ComposedColour
+)
 
 
 def aug_transforms(
@@ -346,49 +334,39 @@ def aug_transforms(
     return chosen + list(xtra_tfms or ())
 
 
-def _check_common(transform: GeometricTransform) -> None:
-    """Validate what the geometric transforms share, and store sizes and draws as tuples."""
-    _check_range(transform, "p", transform.p, low=0, high=1)
-    _check_choice(transform, "mode", transform.mode, get_args(Mode))
-    _check_choice(transform, "pad_mode", transform.pad_mode, get_args(PadMode))
-    if transform.size is not None:
-        object.__setattr__(transform, "size", as_size(transform.size))
-    _freeze_draws(transform)
+def setup_aug_tfms(tfms: Sequence[BatchTransform]) -> list[BatchTransform]:
+    """Return the same transforms with everything geometric made one, and everything in logit space made one.
 
+    A ``BatchAugmentation`` composes by itself, so it does the same with and without this; it shows what will be one step.
 
-def _check_lighting(transform: ColourTransform) -> None:
-    _check_range(transform, "p", transform.p, low=0, high=1)
-    _check_range(transform, "max_lighting", transform.max_lighting, low=0, high=0.99)
-    _freeze_draws(transform)
+    Args:
+        tfms: Transforms, for example ``aug_transforms()``.
 
+    Returns:
+        The composed geometry, the composed colour (each if there is any), then the others in their order.
 
-def _check_choice(
-    transform: BatchTransform, name: str, value: str, choices: tuple[str, ...]
-) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{type(transform).__name__}({name}=...) must be one of {', '.join(choices)}. Received: {value!r}"
-        )
-
-
-def _check_range(
-    transform: BatchTransform, name: str, value: float, *, low: float, high: float
-) -> None:
-    if not low <= value <= high:
-        raise ConfigError(
-            f"{type(transform).__name__}({name}=...) must be from {low:g} to {high:g}. Received: {value!r}"
-        )
-
-
-def _freeze_draws(transform: GeometricTransform | ColourTransform) -> None:
-    """Store lists of draws as tuples, so that the transform stays a value."""
-    for name in ("draw", "draw_x", "draw_y"):
-        value = cast("object", getattr(transform, name, None))
-        if isinstance(value, (list, tuple)):
-            numbers = tuple(float(number) for number in cast("Sequence[float]", value))
-            object.__setattr__(transform, name, numbers)
-        elif value is not None and not isinstance(value, (int, float)):
-            raise ConfigError(
-                f"{type(transform).__name__}({name}=...) is a number or a list with one number per picture. "
-                f"Received: {value!r}"
-            )
+    Example:
+        >>> setup_aug_tfms([Contrast(), Flip(), Hue(), Rotate()])[0].transforms == (Flip(), Rotate())
+        True
+    """
+    geometric: list[GeometricTransform] = []
+    colours: list[ColourTransform] = []
+    others: list[BatchTransform] = []
+    for transform in tfms:
+        match transform:
+            case ComposedGeometry():
+                geometric.extend(transform.transforms)
+            case ComposedColour():
+                colours.extend(transform.transforms)
+            case Flip() | Dihedral() | Rotate() | Zoom() | Warp():
+                geometric.append(transform)
+            case Brightness() | Contrast() | Saturation():
+                colours.append(transform)
+            case _:
+                others.append(transform)
+    composed: list[BatchTransform] = []
+    if geometric:
+        composed.append(ComposedGeometry(tuple(geometric)))
+    if colours:
+        composed.append(ComposedColour(tuple(colours)))
+    return composed + others

@@ -16,18 +16,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vizsla.augment.pixels import Brightness, Contrast, Hue, Saturation
 from vizsla.augment.policy import (
     BatchTransform,
-    Brightness,
     ColourTransform,
-    Contrast,
     Dihedral,
-    Draw,
     Flip,
     MatrixTransform,
     RandomResizedCropGPU,
     Rotate,
-    Saturation,
     Warp,
     Zoom,
 )
@@ -35,6 +32,7 @@ from vizsla.errors import ConfigError
 from vizsla.seeding import counter_uniform
 
 if TYPE_CHECKING:
+    from vizsla.augment.options import Draw
     from vizsla.types import Size
 
 _TRIES = 10
@@ -49,11 +47,13 @@ class Draws:
         seed: The run's seed.
         epoch: Epoch number, from 0.
         rows: int64 ``(B,)`` on the CPU.
+        images: The pictures as they come in, for transforms whose ``draw`` is a function of them.
     """
 
     seed: int
     epoch: int
     rows: Tensor
+    images: Tensor | None = None
 
     def uniform(self, stream: str, *, count: int, same_for_all: bool = False) -> Tensor:
         """Return float64 ``(B, count)`` in [0, 1); with ``same_for_all`` those of the first row for every picture."""
@@ -90,11 +90,11 @@ def sample_matrix(transform: MatrixTransform, *, draws: Draws, stream: str) -> T
             drawn, neutral = (fresh * 2 - 1) * transform.max_deg, 0.0
         case Zoom():
             drawn, neutral = _between(fresh, transform.min_zoom, transform.max_zoom), 1.0
-    values = _masked(_fixed(transform.draw, drawn), acts, neutral=neutral)
+    values = _masked(_fixed(transform.draw, drawn, draws=draws), acts, neutral=neutral)
     if not isinstance(transform, Zoom):
         return values[:, None]
-    x = _fixed(transform.draw_x, uniform[:, 2])
-    y = _fixed(transform.draw_y, uniform[:, 3])
+    x = _fixed(transform.draw_x, uniform[:, 2], draws=draws)
+    y = _fixed(transform.draw_y, uniform[:, 3], draws=draws)
     return torch.stack([values, x, y], dim=1)
 
 
@@ -106,43 +106,59 @@ def sample_warp(transform: Warp, *, draws: Draws, stream: str) -> Tensor:
     """
     uniform = draws.uniform(stream, count=4, same_for_all=transform.batch)
     fresh = (uniform[:, 2:] * 2 - 1) * transform.magnitude
-    x = _masked(_fixed(transform.draw_x, fresh[:, 0]), uniform[:, 0] < transform.p, neutral=0.0)
-    y = _masked(_fixed(transform.draw_y, fresh[:, 1]), uniform[:, 1] < transform.p, neutral=0.0)
+    fixed_x = _fixed(transform.draw_x, fresh[:, 0], draws=draws)
+    fixed_y = _fixed(transform.draw_y, fresh[:, 1], draws=draws)
+    x = _masked(fixed_x, uniform[:, 0] < transform.p, neutral=0.0)
+    y = _masked(fixed_y, uniform[:, 1] < transform.p, neutral=0.0)
     return torch.stack([x, y], dim=1)
 
 
-def sample_colour(transform: ColourTransform, *, draws: Draws, stream: str) -> Tensor:
+def sample_colour(transform: ColourTransform | Hue, *, draws: Draws, stream: str) -> Tensor:
     """Draw the strength of a colour transform for each picture.
 
     Returns:
-        float64 ``(B,)``. Brightness: 0-1, neutral 0.5. Contrast, Saturation: factor, neutral 1.
+        float64 ``(B,)``. Brightness: 0-1, neutral 0.5. Contrast, Saturation: factor, neutral 1. Hue: shift, neutral 0.
     """
     uniform = draws.uniform(stream, count=2, same_for_all=transform.batch)
-    strength = transform.max_lighting
     match transform:
         case Brightness():
-            fresh, neutral = (
-                _between(uniform[:, 1], 0.5 * (1 - strength), 0.5 * (1 + strength)),
-                0.5,
-            )
+            strength = transform.max_lighting
+            low, high = 0.5 * (1 - strength), 0.5 * (1 + strength)
+            fresh, neutral = _between(uniform[:, 1], low, high), 0.5
         case Contrast() | Saturation():
-            limit = -math.log1p(-strength)
-            fresh, neutral = _between(uniform[:, 1], -limit, limit).exp(), 1.0
-    return _masked(_fixed(transform.draw, fresh), uniform[:, 0] < transform.p, neutral=neutral)
+            fresh, neutral = _factor(uniform[:, 1], transform.max_lighting), 1.0
+        case Hue():
+            fresh, neutral = _factor(uniform[:, 1], transform.max_hue) - 1, 0.0
+    acts = uniform[:, 0] < transform.p
+    return _masked(_fixed(transform.draw, fresh, draws=draws), acts, neutral=neutral)
 
 
 def sample_crop(
     transform: RandomResizedCropGPU, *, draws: Draws, stream: str, source_size: Size
 ) -> Tensor:
-    """Draw a window for each picture: the first of ten tries that fits, else the middle.
+    """Draw a window for each picture.
+
+    Returns:
+        int64 ``(B, 4)``: top, left, height, width in pixels of the source.
+    """
+    uniform = draws.uniform(stream, count=2 * _TRIES + 2)
+    return crop_boxes(transform, uniform=uniform, source_size=source_size)
+
+
+def crop_boxes(transform: RandomResizedCropGPU, *, uniform: Tensor, source_size: Size) -> Tensor:
+    """Return windows from uniform numbers: the first of ten tries that fits, else the middle.
 
     A try has area U(min_scale, max_scale) of the picture, width / height exp(U(log ratio)), sides rounded to pixels.
+
+    Args:
+        transform: The limits.
+        uniform: float64 ``(B, 2T + 2)`` in [0, 1): area of each try, shape of each try, row, column.
+        source_size: (height, width) of the pictures.
 
     Returns:
         int64 ``(B, 4)``: top, left, height, width in pixels of the source.
     """
     height, width = source_size
-    uniform = draws.uniform(stream, count=2 * _TRIES + 2)
     area_BT = _between(uniform[:, :_TRIES], transform.min_scale, transform.max_scale)
     low, high = (math.log(ratio) for ratio in transform.ratio)
     ratio_BT = _between(uniform[:, _TRIES : 2 * _TRIES], low, high).exp()
@@ -191,14 +207,28 @@ def _between(uniform: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * uniform
 
 
+def _factor(uniform: Tensor, strength: float) -> Tensor:
+    """Return factors whose logarithm is uniform around 0: as often ten per cent more as ten per cent less."""
+    limit = -math.log1p(-strength)
+    return _between(uniform, -limit, limit).exp()
+
+
 def _masked(values: Tensor, acts: Tensor, *, neutral: float) -> Tensor:
     return torch.where(acts, values, torch.full_like(values, neutral))
 
 
-def _fixed(draw: Draw, fresh: Tensor) -> Tensor:
+def _fixed(draw: Draw, fresh: Tensor, *, draws: Draws) -> Tensor:
     """Return the values that the user fixed, or ``fresh`` ones."""
     if draw is None:
         return fresh
+    if not isinstance(draw, (float, int, Sequence)):
+        if draws.images is None:
+            raise ConfigError(
+                "A draw that is a function of the pictures needs them: give Draws(images=...). "
+                f"Received: {draw!r} and no pictures"
+            )
+        made = draw(draws.images)
+        draw = made.detach().cpu().double().tolist() if isinstance(made, Tensor) else made
     if isinstance(draw, Sequence):
         if len(draw) < len(fresh):
             raise ConfigError(

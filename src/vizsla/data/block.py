@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from vizsla.augment.policy import BatchTransform
 from vizsla.data.assemble import assemble_table
 from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.item_transforms import ItemTransforms, item_pipeline
 from vizsla.data.labels import ColReader, LabelledPictures, take_labels
-from vizsla.data.presize import Resize
 from vizsla.data.problems import quoted
 from vizsla.data.splits import RandomSplitter, Split, Splitter
 from vizsla.errors import ConfigError, DataError
@@ -47,7 +47,6 @@ class CategoryBlock:
 
 
 BlockOrClass = ImageBlock | CategoryBlock | type[ImageBlock] | type[CategoryBlock]
-ItemTransforms = Resize | Sequence[Resize] | None
 BatchTransforms = BatchTransform | Sequence[BatchTransform] | None
 
 
@@ -60,7 +59,9 @@ class DataBlock:
         dl_type: Not supported; loaders are always ours.
         getters: ``(get_x, get_y)`` in one list.
         n_inp: Number of inputs, 1.
-        item_tfms: A ``Resize``, or a list with one.
+        item_tfms: What is done to each picture: a ``Resize`` (or ``RandomResizedCrop``, ``RandomCrop``, ``CropPad``,
+            ``RatioResize``), or a list of one of these and functions of uint8 ``(H, W, 3)`` arrays. Functions before it
+            see the whole decoded picture, functions after it the resized one, in training and validation alike.
         batch_tfms: Augmentations, as ``aug_transforms`` gives them.
         get_items: Called with the source, returns the items; ``None`` says that the source is the items.
         splitter: Called with the items, returns the positions of the training and of the validation items; ``None`` is
@@ -113,7 +114,7 @@ class DataBlock:
             raise ConfigError(
                 f"get_x needs 1 function, for the one input. Received: {len(self.get_x)}"
             )
-        one_resize(self.item_tfms)
+        item_pipeline(self.item_tfms)
 
     def resolve(self, source: Any, path: Path | str = ".") -> PictureTable:
         """Return the table of a source: items listed, split and labelled, everything checked.
@@ -244,25 +245,12 @@ def category_block(blocks: Sequence[BlockOrClass]) -> CategoryBlock:
     )
 
 
-def one_resize(item_tfms: Any) -> Resize | None:
-    """Return the ``Resize`` of item transforms, or ``None`` if there is none.
-
-    Raises:
-        ConfigError: There is something else, or more than one.
-    """
-    transforms: list[Any] = list(item_tfms) if isinstance(item_tfms, list | tuple) else [item_tfms]
-    found = [transform for transform in transforms if transform is not None]
-    if len(found) > 1 or not all(isinstance(transform, Resize) for transform in found):
-        raise ConfigError(f"item_tfms is one Resize, as in Resize(460). Received: {item_tfms!r}")
-    return found[0] if found else None
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderOptions:
     """How loaders are made of a table.
 
     Attributes:
-        item_tfms: A ``Resize``, or a list with one.
+        item_tfms: See ``DataBlock``.
         batch_tfms: Augmentations.
         bs: Pictures in a training batch.
         val_bs: Pictures in a validation batch; ``None`` is ``bs``.
@@ -287,7 +275,7 @@ class LoaderOptions:
     cache: PictureCache | None = None
 
     def __post_init__(self) -> None:
-        one_resize(self.item_tfms)
+        item_pipeline(self.item_tfms)
         if self.shuffle is not True:
             raise ConfigError(
                 "Training pictures are always shuffled, in an order that follows from the seed. "
@@ -301,7 +289,7 @@ class LoaderOptions:
         )
         return DataLoaders(
             table,
-            resize=one_resize(self.item_tfms),
+            resize=self.item_tfms,
             transforms=[transform for transform in found if transform is not None],
             batch_size=self.bs,
             valid_batch_size=self.val_bs,

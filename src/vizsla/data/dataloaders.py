@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from vizsla.augment.apply import BatchAugmentation
-from vizsla.data.cache import PictureCache
-from vizsla.data.loader import PictureLoader, PictureReader
+from vizsla.data.cache import PictureCache, expected_bytes
+from vizsla.data.item_transforms import item_pipeline
+from vizsla.data.loader import PictureLoader
+from vizsla.data.reader import PictureReader
 from vizsla.errors import DataError
 from vizsla.types import UNLABELLED, Batch, PictureTable, Size
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from vizsla.augment.policy import BatchTransform
-    from vizsla.data.presize import Resize
+    from vizsla.data.decode import Truncated
+    from vizsla.data.item_transforms import ItemPipeline, ItemTransforms, Sizing
 
 
 def default_device() -> torch.device:
@@ -126,7 +129,8 @@ class DataLoaders:
 
     Args:
         table: Pictures, targets and who is in which split.
-        resize: Brings every picture to one size on the CPU; None needs pictures that have one size already.
+        resize: Brings every picture to one size on the CPU; None needs pictures that have one size already. Or a list of
+            item transforms, see ``DataBlock``.
         transforms: Augmentations, as ``aug_transforms`` returns them.
         size: ``(height, width)`` that the network sees; None follows the transforms, else ``resize``.
         batch_size: Pictures in a training batch.
@@ -134,7 +138,8 @@ class DataLoaders:
         seed: Order, crops and augmentation depend on it, on the epoch and the row alone.
         num_workers: Threads that read pictures; 0 for none, None for ``default_num_workers()``.
         device: Where batches go; None is ``default_device()``.
-        cache: Keeps pictures once read; None is ``PictureCache()``.
+        cache: Keeps pictures once read; None is one in mode ``"auto"``, which looks at what is free.
+        truncated: What to do about JPEGs that end too early, see ``open_picture``.
 
     Raises:
         ConfigError: A number is out of range.
@@ -145,7 +150,7 @@ class DataLoaders:
         self,
         table: PictureTable,
         *,
-        resize: Resize | None,
+        resize: ItemTransforms | ItemPipeline,
         transforms: Sequence[BatchTransform] = (),
         size: Size | None = None,
         batch_size: int = 64,
@@ -154,12 +159,19 @@ class DataLoaders:
         num_workers: int | None = None,
         device: torch.device | str | None = None,
         cache: PictureCache | None = None,
+        truncated: Truncated = "strict",
     ) -> None:
         self.table = table
-        self.resize = resize
         self.augmentation = BatchAugmentation(transforms, size=size, seed=seed)
-        self.reader = PictureReader(resize=resize, cache=PictureCache() if cache is None else cache)
         self.device = default_device() if device is None else torch.device(device)
+        if cache is None:
+            needed = expected_bytes(
+                item_pipeline(resize).sizing,
+                num_centred=len(table.valid_rows),
+                num_strips=len(table.train_rows),
+            )
+            cache = PictureCache(device=self.device, expected_bytes=needed)
+        self.reader = PictureReader(resize=resize, cache=cache, truncated=truncated)
         self.bs = batch_size
         self.valid_bs = batch_size if valid_batch_size is None else valid_batch_size
         self.seed = seed
@@ -178,6 +190,16 @@ class DataLoaders:
     def __len__(self) -> int:
         """Return the number of loaders, 2."""
         return 2
+
+    @property
+    def resize(self) -> Sizing | None:
+        """What brings every picture to one size on the CPU."""
+        return self.reader.resize
+
+    @property
+    def items(self) -> ItemPipeline:
+        """Everything that is done to a picture on the CPU, functions of the user's own included."""
+        return self.reader.items
 
     @property
     def cache(self) -> PictureCache:

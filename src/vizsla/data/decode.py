@@ -7,13 +7,13 @@ import struct
 import threading
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from vizsla.errors import PictureError
+from vizsla.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
     from vizsla.types import Size
@@ -23,6 +23,9 @@ DECODER_VERSION = f"1, Pillow {PIL.__version__}"
 
 MAX_PIXELS = 200_000_000
 """Larger pictures are refused: 200 million pixels, the largest phone cameras, take 600 MB; a crafted file claims far more."""
+
+Truncated = Literal["strict", "ok"]
+"""What to do about a JPEG that ends too early: refuse it, or take what is there."""
 
 # Raster formats that are recognised by their first bytes. Pillow's others either run a program (EPS), guess (TGA), or are no pictures.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
@@ -36,6 +39,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDES_SWAPPED_FROM = 5
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_TRUNCATED = "the file is truncated, it ends before the picture does"
 _HEADER_LOCK = threading.Lock()
 
 
@@ -43,16 +48,20 @@ class _UnreadableError(Exception):
     """Why a picture cannot be read, in words that continue "Cannot read the picture PATH: ..."."""
 
 
-def open_picture(source: Path | str | bytes, *, cover: Size | None = None) -> Image.Image:
+def open_picture(
+    source: Path | str | bytes, *, cover: Size | None = None, truncated: Truncated = "strict"
+) -> Image.Image:
     """Open, decode and turn upright one picture.
 
     The EXIF orientation is applied; 16-bit values are scaled to 8 bits; grey, 1-bit, palette and CMYK pictures become
-    RGB; what is transparent is laid over white; of an animation the first frame is taken. Truncated files are refused.
+    RGB; what is transparent is laid over white; of an animation the first frame is taken.
 
     Args:
         source: A file, or the bytes of one.
         cover: ``(height, width)``. A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 at which it still
-            covers this size; None decodes all pixels. A 12-megapixel one for 224 x 224 took 24 ms instead of 68.
+            covers this size; None decodes all pixels. See ``benchmarks/README.md`` for what that saves.
+        truncated: ``"ok"`` takes of a JPEG that ends too early what is there; the rest of it is grey. ``"strict"`` refuses
+            it, as other truncated files always are.
 
     Returns:
         A decoded picture of mode RGB.
@@ -60,15 +69,53 @@ def open_picture(source: Path | str | bytes, *, cover: Size | None = None) -> Im
     Raises:
         PictureError: The file is missing, empty, truncated, damaged, larger than ``MAX_PIXELS`` or no picture. The
             message names the file; ``cause_of`` gives the cause alone.
+        ConfigError: ``truncated`` is something else.
     """
+    if truncated not in get_args(Truncated):
+        raise ConfigError(f"truncated is 'strict' or 'ok'. Received: {truncated!r}")
     try:
         data = source if isinstance(source, bytes) else _read_bytes(Path(source))
-        return _decode(data, cover)
+        try:
+            return _decode(data, cover)
+        except _UnreadableError as failure:
+            if truncated == "strict" or str(failure) != _TRUNCATED or data[:2] != _JPEG_START:
+                raise
+            # With an end put to it libjpeg fills up the rest. Pillow's own switch for this is global, not for one file.
+            return _decode(data + _JPEG_END, cover)
     except _UnreadableError as failure:
-        name = f"given as {len(source)} bytes" if isinstance(source, bytes) else str(source)
         raise PictureError(
-            f"Cannot read the picture {name}: {failure}. Replace the file or leave it out."
+            f"Cannot read the picture {source_name(source)}: {failure}. Replace the file or leave it out."
         ) from failure
+
+
+def picture_size(source: Path | str) -> Size | None:
+    """Return the size of a picture from its header alone, upright, or None where it cannot be read.
+
+    Args:
+        source: A file.
+
+    Returns:
+        ``(height, width)``.
+    """
+    try:
+        picture = _open_header(_read_bytes(Path(source)))
+    except _UnreadableError:
+        return None
+    width, height = picture.size
+    swapped = _orientation(picture) >= _SIDES_SWAPPED_FROM
+    return (width, height) if swapped else (height, width)
+
+
+def source_name(source: Path | str | bytes) -> str:
+    """Return how messages name a picture: its path (quoted where it has line breaks or bytes that are no text), or its length.
+
+    Args:
+        source: A file, or the bytes of one.
+    """
+    if isinstance(source, bytes):
+        return f"given as {len(source)} bytes"
+    name = str(source)
+    return name if name.isprintable() else repr(name)
 
 
 def cause_of(error: PictureError) -> str:
@@ -203,7 +250,7 @@ def _orientation(picture: Image.Image) -> int:
 def _why_not_decoded(error: Exception) -> str:
     text = _one_line(error)
     if "truncated" in text.lower() or isinstance(error, EOFError):
-        return "the file is truncated, it ends before the picture does"
+        return _TRUNCATED
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
     if isinstance(error, ValueError) and text.startswith("its values"):

@@ -7,38 +7,31 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from vizsla.data.cache import PictureCache, PictureKey
-from vizsla.data.decode import cause_of, open_picture
-from vizsla.data.presize import Resize, window
+from vizsla.data.batching import PendingBatch, Shipping
+from vizsla.data.decode import cause_of, source_name
+from vizsla.data.read_ahead import read_ahead
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.seeding import counter_uniform, generator
-from vizsla.types import Batch, PictureTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from numpy.typing import NDArray
-    from PIL import Image
+    from torch import Tensor
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+    from vizsla.data.reader import PictureReader
+    from vizsla.types import Batch, PictureTable
 
 MAX_WORKERS = 16
 """More threads than this were not seen to decode faster: the interpreter lock is held between the pictures."""
 
-PREFETCH_BYTES = 512 * 2**20
-"""Pictures that wait for the consumer take at most this much memory (and never more than two batches wait)."""
+MAX_SECONDS = 300.0
+"""For one picture; a disk or network share that takes longer is given up, with an error that names the file."""
 
 
 def default_num_workers() -> int:
@@ -46,62 +39,6 @@ def default_num_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
     return min(MAX_WORKERS, os.cpu_count() or 1)
-
-
-class PictureReader:
-    """Turns one picture into the pixels that training or validation see; the same for a batch and for a single file.
-
-    Args:
-        resize: Brings all pictures to one size; None leaves each at its own.
-        cache: Keeps what was read from files.
-    """
-
-    def __init__(self, *, resize: Resize | None, cache: PictureCache) -> None:
-        self.resize = resize
-        self.cache = cache
-
-    def read(self, source: Path | str | bytes, *, training: bool = False) -> NDArray[np.uint8]:
-        """Return the pixels of one picture.
-
-        Args:
-            source: A file, or the bytes of one (which are not cached).
-            training: Give the strip that a random window slides along, not the centred picture.
-
-        Returns:
-            uint8 ``(H, W, 3)``, read-only.
-
-        Raises:
-            PictureError: The picture cannot be read; the message names it and says why.
-        """
-        make = partial(self._make, source, training=training)
-        if isinstance(source, bytes):
-            return make()
-        part = "strip" if training else "centred"
-        try:
-            key = PictureKey.of_file(Path(source), preparation=f"{part} {self.resize!r}")
-        except OSError:
-            return make()  # It says what is wrong with the file.
-        return self.cache.get(key, make)
-
-    def prepare(self, picture: Image.Image, *, training: bool = False) -> NDArray[np.uint8]:
-        """Return the pixels of a picture that is open already.
-
-        Args:
-            picture: Upright RGB, as ``open_picture`` and ``to_rgb`` give it.
-            training: As for ``read``.
-
-        Returns:
-            uint8 ``(H, W, 3)``, read-only.
-        """
-        if self.resize is not None:
-            picture = self.resize.strip(picture) if training else self.resize.centred(picture)
-        pixels = np.asarray(picture)
-        pixels.setflags(write=False)
-        return pixels
-
-    def _make(self, source: Path | str | bytes, *, training: bool) -> NDArray[np.uint8]:
-        cover = None if self.resize is None else self.resize.size
-        return self.prepare(open_picture(source, cover=cover), training=training)
 
 
 class PictureLoader:
@@ -199,54 +136,98 @@ class PictureLoader:
             Images uint8 ``(B, 3, H, W)``, channels-last, on the device.
         """
         plan = tuple(plan)
-        rows = torch.cat(plan) if plan else self.rows[:0]
-        positions = torch.zeros(len(rows))
-        if self.training:
-            positions = counter_uniform(self.seed, "crop", epoch=epoch, rows=rows, count=1)[:, 0]
-        pictures = read_ahead(
+        planned: deque[PendingBatch] = deque()
+        done = read_ahead(
             self._read,
-            zip(rows.numpy().tolist(), positions.numpy().tolist(), strict=True),
+            self._jobs(plan, epoch=epoch, planned=planned),
             num_workers=self.num_workers,
             max_waiting=2 * self.batch_size,
-            num_bytes=_num_bytes,
+            num_bytes=int,
+            max_seconds=MAX_SECONDS,
+            too_slow=self._too_slow,
         )
-        with closing(pictures):
-            for batch_rows in plan:
-                yield self._collate(list(islice(pictures, len(batch_rows))), rows=batch_rows)
+        num_ready = 0
+        with closing(done):
+            for _ in plan:
+                while not planned:  # Asking for a result plans batches.
+                    num_ready += next(done, None) is not None
+                batch = planned.popleft()
+                num_ready -= len(batch.missing)
+                while num_ready < 0:
+                    next(done)
+                    num_ready += 1
+                if batch.has_mixed_sizes:
+                    raise DataError(self._mixed_sizes(batch))
+                yield batch.finish()
 
-    def _read(self, job: tuple[int, float]) -> NDArray[np.uint8]:
-        row, position = job
-        pixels = self.reader.read(self.table.paths[row], training=self.training)
-        resize = self.reader.resize
-        if not self.training or resize is None or pixels.shape[:2] == resize.size:
-            return pixels
-        # A copy, so that a strip that is not in the cache can go.
-        return window(pixels, size=resize.size, position=position).copy()
+    def _jobs(
+        self, plan: tuple[Tensor, ...], *, epoch: int, planned: deque[PendingBatch]
+    ) -> Iterator[tuple[PendingBatch, int]]:
+        """Yield (batch, index) of the pictures that must be read; every batch is added to ``planned`` before its pictures."""
+        resize, store = self.reader.resize, self.reader.cache.device_store
+        shipping = Shipping(self.device)
+        if (
+            store is not None
+            and store.serves(self.device)
+            and resize is not None
+            and self.reader.windows_are_slices
+        ):
+            shipping = Shipping(self.device, store=store, size=resize.size)
+        for rows in plan:
+            batch = self._pending(rows, epoch=epoch, shipping=shipping)
+            planned.append(batch)
+            for index in batch.missing:
+                yield batch, index
 
-    def _collate(self, pictures: list[NDArray[np.uint8]], *, rows: Tensor) -> Batch:
-        shape = pictures[0].shape
-        if any(picture.shape != shape for picture in pictures):
-            raise DataError(self._mixed_sizes(pictures, rows=rows))
-        on_gpu = self.device.type == "cuda"
-        images_BHWC = torch.empty((len(pictures), *shape), dtype=torch.uint8, pin_memory=on_gpu)
-        np.stack(pictures, out=images_BHWC.numpy())
-        return Batch(
-            images=images_BHWC.permute(0, 3, 1, 2).to(self.device, non_blocking=True),
-            targets=self.table.targets[rows].to(self.device, non_blocking=True),
+    def _pending(self, rows: Tensor, *, epoch: int, shipping: Shipping) -> PendingBatch:
+        count = self.reader.num_draws if self.training else 0
+        draws = counter_uniform(self.seed, "crop", epoch=epoch, rows=rows, count=count)
+        batch = PendingBatch(
             rows=rows,
+            targets=self.table.targets[rows],
+            draws=draws.tolist(),
+            shipping=shipping,
         )
+        if shipping.store is not None:
+            paths = [self.table.paths[row] for row in rows.tolist()]
+            batch.place_known([self.reader.place(path, training=self.training) for path in paths])
+        return batch
 
-    def _mixed_sizes(self, pictures: list[NDArray[np.uint8]], *, rows: Tensor) -> str:
+    def _read(self, job: tuple[PendingBatch, int]) -> int:
+        """Put one picture of a batch into its place; return its bytes."""
+        batch, index = job
+        path = self.table.paths[int(batch.rows[index])]
+        if self.training:
+            pixels = self.reader.read_window(path, draws=batch.draws[index])
+        else:
+            pixels = self.reader.read(path)
+        # Where the device has it now, the batch takes it from there.
+        on_device = batch.shipping.store is not None
+        place = self.reader.place(path, training=self.training) if on_device else None
+        if place is None:
+            batch.put(index, pixels)
+        else:
+            batch.put_place(index, place)
+        return pixels.nbytes
+
+    def _mixed_sizes(self, batch: PendingBatch) -> str:
         first_of: dict[tuple[int, ...], int] = {}
-        for picture, row in zip(pictures, rows.numpy().tolist(), strict=True):
-            first_of.setdefault(picture.shape, row)
+        for shape, row in zip(batch.shapes, batch.rows.tolist(), strict=True):
+            first_of.setdefault(shape, row)
         shown = "; ".join(
             f"{shape[0]} x {shape[1]} ({self.table.shown_path(row)})"
             for shape, row in islice(first_of.items(), 4)
         )
         return (
-            f"The pictures of a batch must have one size, and these {len(pictures)} have {len(first_of)} different "
+            f"The pictures of a batch must have one size, and these {len(batch.rows)} have {len(first_of)} different "
             f"ones (height x width): {shown}{'; ...' if len(first_of) > 4 else ''}. add item_tfms=Resize(...)"
+        )
+
+    def _too_slow(self, job: tuple[PendingBatch, int]) -> PictureError:
+        batch, index = job
+        return PictureError(
+            f"Cannot read the picture {source_name(self.table.paths[int(batch.rows[index])])}: it took more than "
+            f"{MAX_SECONDS:g} seconds. The disk or network share that it lies on may hang; copy the pictures to a local disk."
         )
 
 
@@ -294,60 +275,6 @@ def find_unreadable(
             if on_progress is not None:
                 on_progress(done)
     return tuple(unreadable)
-
-
-def _nothing(_result: object) -> int:
-    return 0
-
-
-def _num_bytes(picture: NDArray[np.uint8]) -> int:
-    return picture.nbytes
-
-
-def read_ahead(
-    function: Callable[[Job], Result],
-    jobs: Iterable[Job],
-    *,
-    num_workers: int,
-    max_waiting: int,
-    max_bytes: int = PREFETCH_BYTES,
-    num_bytes: Callable[[Result], int] = _nothing,
-) -> Generator[Result]:
-    """Yield ``function(job)`` of every job, in order, worked out in threads ahead of the consumer.
-
-    The threads live as long as the generator runs: they end when it is used up, closed, dropped, or left by an error or
-    Ctrl-C. An error of the function arrives unchanged at its place in the order; jobs after it are cancelled.
-
-    Args:
-        function: Must be thread-safe.
-        jobs: Taken one by one, not all at once.
-        num_workers: Threads; 0 works in the consumer's thread.
-        max_waiting: At most so many results are worked on or wait (but always one per worker).
-        max_bytes: The same in bytes, reckoned with the largest result so far.
-        num_bytes: Size of a result.
-
-    Yields:
-        Results, in the order of the jobs.
-    """
-    if num_workers == 0:
-        yield from map(function, jobs)
-        return
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="vizsla-reader")
-    waiting: deque[Future[Result]] = deque()
-    num_allowed = num_workers  # Until the size of a result is known.
-    largest = 1
-    try:
-        for job in jobs:
-            while len(waiting) >= num_allowed:
-                result = waiting.popleft().result()
-                largest = max(largest, num_bytes(result))
-                num_allowed = max(num_workers, min(max_waiting, max_bytes // largest))
-                yield result
-            waiting.append(pool.submit(function, job))
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _checked_rows(table: PictureTable, rows: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from vizsla.errors import ConfigError
 from vizsla.types import Size, as_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 ResizeMethod = Literal["crop", "pad", "squish"]
@@ -70,6 +72,19 @@ class Resize:
         object.__setattr__(self, "method", str(method))
         object.__setattr__(self, "pad_mode", str(pad_mode))
 
+    @property
+    def num_draws(self) -> int:
+        """Random numbers that ``window`` takes."""
+        return 1
+
+    def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002 (others differ in training)
+        """Return the size that a decoder must cover, so that pixels are never made up.
+
+        Args:
+            training: Whether the picture is for ``strip`` or for ``centred``.
+        """
+        return self.size
+
     def __call__(self, picture: Image.Image) -> Image.Image:
         """Return ``centred(picture)``."""
         return self.centred(picture)
@@ -95,7 +110,7 @@ class Resize:
         whole = (0, 0, *picture.size)
         box = self.box((picture.height, picture.width), at_x=at_x, at_y=at_y)
         if box != whole:
-            picture = self._cut(picture, box)
+            picture = cut_or_padded(picture, box, pad_mode=self.pad_mode)
         return picture.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
 
     def strip(self, picture: Image.Image) -> Image.Image:
@@ -123,6 +138,20 @@ class Resize:
         left, top = (picture.width - kept_width) // 2, (picture.height - kept_height) // 2
         kept = (left, top, left + kept_width, top + kept_height)
         return picture.resize((width, height), Image.Resampling.BILINEAR, box=kept)
+
+    def window(self, strip_u8: NDArray[np.uint8], *, draws: Sequence[float]) -> NDArray[np.uint8]:
+        """Return what one training step sees of a strip: a window anywhere along its long side, as a view.
+
+        Args:
+            strip_u8: uint8 ``(H, W, 3)``, as ``strip`` gives it.
+            draws: One number in [0, 1).
+
+        Returns:
+            uint8 ``(height, width, 3)``.
+        """
+        if strip_u8.shape[:2] == self.size:
+            return strip_u8
+        return window(strip_u8, size=self.size, position=draws[0])
 
     def box(self, picture_size: Size, *, at_x: float = 0.5, at_y: float = 0.5) -> Box:
         """Return the part of a picture that becomes the result, in pixels of the picture.
@@ -152,17 +181,28 @@ class Resize:
         factor = math.ceil(math.sqrt((right - left) * (bottom - top) / _MAX_BOX_PIXELS))
         return picture if factor <= 1 else picture.reduce(factor)
 
-    def _cut(self, picture: Image.Image, box: Box) -> Image.Image:
-        left, top, right, bottom = box
-        inside = left >= 0 and top >= 0 and right <= picture.width and bottom <= picture.height
-        if inside or self.pad_mode == "zeros":
-            return picture.crop(box)
-        margins = (
-            (max(0, -top), max(0, bottom - picture.height)),
-            (max(0, -left), max(0, right - picture.width)),
-            (0, 0),
-        )
-        return Image.fromarray(np.pad(np.asarray(picture), margins, mode=_NUMPY_PAD[self.pad_mode]))
+
+def cut_or_padded(picture: Image.Image, box: Box, *, pad_mode: PadMode) -> Image.Image:
+    """Return the part of a picture inside of a box; where the box reaches beyond the picture, it is padded.
+
+    Args:
+        picture: RGB, any size.
+        box: See ``Box``; it overlaps the picture.
+        pad_mode: See ``Resize``. What is mirrored is the part inside of the box.
+    """
+    left, top, right, bottom = box
+    if pad_mode == "zeros":
+        return picture.crop(box)
+    inside = (max(0, left), max(0, top), min(picture.width, right), min(picture.height, bottom))
+    part = picture.crop(inside)
+    if inside == box:
+        return part
+    margins = (
+        (inside[1] - top, bottom - inside[3]),
+        (inside[0] - left, right - inside[2]),
+        (0, 0),
+    )
+    return Image.fromarray(np.pad(np.asarray(part), margins, mode=_NUMPY_PAD[pad_mode]))
 
 
 def window(strip_u8: NDArray[np.uint8], *, size: Size, position: float) -> NDArray[np.uint8]:

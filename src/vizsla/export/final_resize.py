@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vizsla.augment.apply import BatchAugmentation
 from vizsla.augment.policy import BatchTransform, Flip, Mode, PadMode, RandomResizedCropGPU
+from vizsla.data.crops import RandomResizedCrop
+from vizsla.data.item_transforms import ItemPipeline, function_name
+from vizsla.data.presize import Resize
+from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
     from vizsla.types import Size
@@ -65,3 +69,45 @@ class FinalResize:
                 RandomResizedCropGPU(self.size, ratio=self.crop_ratio, valid_scale=self.crop_scale)
             )
         return BatchAugmentation(transforms, size=self.size)
+
+
+def storable(
+    items: ItemPipeline, augmentation: BatchAugmentation
+) -> tuple[Resize | None, BatchAugmentation]:
+    """Return a resize and an augmentation that a model file can hold and that show validation pictures as these do.
+
+    Args:
+        items: What is done to each picture (``DataLoaders.items``).
+        augmentation: What batches go through after that (``DataLoaders.augmentation``).
+
+    Returns:
+        Those given, where a file can hold them. The middle that a ``RandomResizedCrop`` shows becomes a ``Resize`` to the
+        larger size and a window in the middle of it.
+
+    Raises:
+        ConfigError: There is a function of the user's own, or a transform that only cuts or keeps shapes.
+    """
+    sizing = items.sizing
+    if items.functions:
+        names = ", ".join(map(function_name, items.functions))
+        raise ConfigError(
+            f"A model file holds no code, so it cannot hold the item transforms {names}; predictions from it would "
+            "differ. Apply them to the picture files before training, or leave them out."
+        )
+    if sizing is None or isinstance(sizing, Resize):
+        return sizing, augmentation
+    final = FinalResize.of(augmentation)
+    if not isinstance(sizing, RandomResizedCrop) or final.crop_ratio is not None:
+        then = "" if final.crop_ratio is None else " followed by a random crop of batches"
+        raise ConfigError(
+            f"A model file cannot hold the item transform {sizing!r}{then}. "
+            "Use Resize, with aug_transforms(min_scale=...) for random crops."
+        )
+    (height, width), (outer_height, outer_width) = sizing.size, sizing.valid_size
+    # Half a pixel more, because the window's sides are rounded down.
+    scale = min(1.0, max((height + 0.5) / outer_height, (width + 0.5) / outer_width))
+    shape = width / height
+    shown = replace(
+        final, size=final.size or sizing.size, crop_ratio=(shape, shape), crop_scale=scale
+    )
+    return Resize(sizing.valid_size), shown.augmentation()

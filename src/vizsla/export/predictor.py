@@ -21,7 +21,9 @@ from vizsla.augment.apply import BatchAugmentation
 from vizsla.data.cache import PictureCache
 from vizsla.data.dataloaders import default_device
 from vizsla.data.decode import to_rgb
-from vizsla.data.loader import PictureReader, default_num_workers, read_ahead
+from vizsla.data.loader import default_num_workers
+from vizsla.data.read_ahead import read_ahead
+from vizsla.data.reader import PictureReader
 from vizsla.errors import ConfigError, PictureError
 from vizsla.export.bundle import load_bundle
 from vizsla.infer.run import compute_logits, evaluation_mode
@@ -29,7 +31,7 @@ from vizsla.infer.run import compute_logits, evaluation_mode
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
-    from vizsla.data.presize import Resize
+    from vizsla.data.item_transforms import ItemPipeline, ItemTransforms
     from vizsla.models.classifier import Classifier
 
 AnyPicture = Path | str | bytes | NDArray[np.uint8] | Image.Image
@@ -67,7 +69,8 @@ class Predictor:
 
     Args:
         classifier: Used in evaluation mode; each part of it is left in the mode that it was in.
-        resize: How a decoded picture becomes one of fixed size; None if pictures keep their own size.
+        resize: How a decoded picture becomes one of fixed size; None if pictures keep their own size. Or all that is done
+            to each picture, such as ``DataLoaders.items``.
         augmentation: What batches go through after that; used as in validation. None for nothing.
 
     Attributes:
@@ -83,7 +86,7 @@ class Predictor:
         self,
         classifier: Classifier,
         *,
-        resize: Resize | None,
+        resize: ItemTransforms | ItemPipeline,
         augmentation: BatchAugmentation | None = None,
     ) -> None:
         self.vocab = classifier.vocab

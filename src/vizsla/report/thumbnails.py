@@ -42,7 +42,7 @@ def make_thumbnail(path: Path) -> Thumbnail:
             pictures is not given up for one of them.
     """
     try:
-        picture = open_picture(path, cover=(LONGEST_SIDE, LONGEST_SIDE))
+        picture = open_picture(path, cover=(LONGEST_SIDE, LONGEST_SIDE), truncated="ok")
     except (PictureError, OSError):
         return Thumbnail(address="", width=LONGEST_SIDE, height=LONGEST_SIDE)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from vizsla.data.dataloaders import DataLoader
     from vizsla.evaluate.predictions import Predictions
     from vizsla.infer.run import Precision
     from vizsla.models.classifier import Classifier
@@ -78,7 +79,7 @@ def train_end_to_end(
     """Train body and head together by one cycle, yield each epoch's results, and offer each state to ``best``.
 
     Args:
-        loaders: Their validation pictures are predicted after each epoch; their seed, workers and device are used.
+        loaders: Their validation pictures are predicted after each epoch; their seed, workers, device and cache are used.
         best: Holds the classifier, which is trained in place.
         epochs: Passes over the training pictures.
         presize: Short side, in pixels, at which training pictures are kept for random crops.
@@ -140,7 +141,7 @@ def train_end_to_end(
 
 
 def _training_loader(loaders: DataLoaders, *, presize: int) -> DataLoader:
-    """Return a loader of the same training pictures that keeps them at the presize and augments them."""
+    """Return a loader of the same training pictures that keeps them at the presize, in the same cache, and augments them."""
     size = loaders.final_size
     return DataLoaders(
         loaders.table,
@@ -150,6 +151,8 @@ def _training_loader(loaders: DataLoaders, *, presize: int) -> DataLoader:
         seed=loaders.seed,
         num_workers=loaders.num_workers,
         device=loaders.device,
+        cache=loaders.cache,
+        truncated=loaders.reader.truncated,
     ).train
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.export.bundle import fingerprint, save_bundle
+from vizsla.export.final_resize import storable
 from vizsla.export.predictor import AnyPicture, Prediction, Predictor
 from vizsla.infer.run import Precision, predict_batches
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
@@ -228,9 +229,7 @@ class Learner:
         Raises:
             PictureError: The picture cannot be read.
         """
-        predictor = Predictor(
-            self.model, resize=self.dls.resize, augmentation=self.dls.augmentation
-        )
+        predictor = Predictor(self.model, resize=self.dls.items, augmentation=self.dls.augmentation)
         return predictor.predict(item)
 
     def export(self, fname: Path | str = "model.safetensors") -> Path:
@@ -244,15 +243,16 @@ class Learner:
 
         Raises:
             OutputError: The file cannot be written; an old one is untouched.
-            ConfigError: The network is a module of your own, which a file without code cannot hold.
+            ConfigError: The network, or an item transform, is of your own making: a file without code cannot hold it.
         """
         from vizsla.evaluate.metrics import summarise
 
+        resize, augmentation = storable(self.dls.items, self.dls.augmentation)
         return save_bundle(
             fname,
             classifier=self.model,
-            resize=self.dls.resize,
-            augmentation=self.dls.augmentation,
+            resize=resize,
+            augmentation=augmentation,
             metrics=summarise(self.predictions()),
             data_fingerprint=fingerprint(self.dls.table),
         )

@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
-from vizsla.data.cache import PictureCache
-from vizsla.data.dataloaders import DataLoaders
+import torch
+
+from vizsla.data.cache import CacheMode, PictureCache, expected_bytes
+from vizsla.data.dataloaders import DataLoaders, default_device
+from vizsla.data.decode import Truncated
 from vizsla.data.presize import Resize
-from vizsla.errors import ConfigError, TrainingError
+from vizsla.data.room import parse_bytes
+from vizsla.errors import ConfigError, PictureError, TrainingError
 from vizsla.seeding import derive_seed
 from vizsla.train.end_to_end import BestState, train_end_to_end
 from vizsla.train.features_first import fit_on_features
@@ -49,6 +53,11 @@ class TrainConfig:
         precision: ``"auto"``, ``"fp32"`` or ``"bf16"``.
         num_workers: Threads that read pictures; -1 is one per core.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        cache: Where prepared pictures are kept: ``"auto"``, ``"memory"``, ``"disk"``, ``"off"`` or ``"device"``, see
+            ``PictureCache``.
+        cache_budget: What they may take, such as ``"4GB"``; ``"auto"`` is a share of what is free.
+        truncated: What to do about JPEGs that end too early: ``"strict"`` says that they cannot be read, ``"ok"`` takes
+            what is there.
 
     Raises:
         ConfigError: A value cannot work.
@@ -64,6 +73,9 @@ class TrainConfig:
     precision: str = "auto"
     num_workers: int = -1
     device: str = "auto"
+    cache: str = "auto"
+    cache_budget: int | str = "auto"
+    truncated: Truncated = "strict"
 
     def __post_init__(self) -> None:
         as_size(self.size)
@@ -91,11 +103,49 @@ class TrainConfig:
             raise ConfigError(
                 f"device is 'auto', 'cpu', 'cuda' or 'mps'. Received: {self.device!r}"
             )
+        if self.truncated not in get_args(Truncated):
+            raise ConfigError(f"truncated is 'strict' or 'ok'. Received: {self.truncated!r}")
+        if self.cache not in get_args(CacheMode):
+            raise ConfigError(
+                f"cache is one of {', '.join(get_args(CacheMode))}. Received: {self.cache!r}"
+            )
+        if self.cache_budget != "auto":
+            parse_bytes(self.cache_budget, option="cache_budget")
 
     @property
     def kept_size(self) -> int:
         """The presize in pixels."""
         return round(1.3 * self.size) if isinstance(self.presize, str) else self.presize
+
+    def epochs_on(self, device: torch.device) -> int:
+        """Return the number of end-to-end epochs on a device."""
+        if isinstance(self.epochs, str):
+            return EPOCHS_ON_GPU if device.type == "cuda" else 0
+        return self.epochs
+
+
+def cache_for(table: PictureTable, *, config: TrainConfig) -> PictureCache:
+    """Return the cache for a run over a table: all its pictures centred, and strips of what the end-to-end epochs see.
+
+    Args:
+        table: The pictures.
+        config: Has mode, budget, device and sizes.
+
+    Raises:
+        OutputError: The disk was asked for and its folder cannot be written to.
+    """
+    device = default_device() if config.device == "auto" else torch.device(config.device)
+    num_train, num_valid = len(table.train_rows), len(table.valid_rows)
+    centred = expected_bytes(Resize(config.size), num_centred=num_train + num_valid, num_strips=0)
+    strips = expected_bytes(Resize(config.kept_size), num_centred=0, num_strips=num_train)
+    needed = (centred or 0) + (strips or 0) * (config.epochs_on(device) > 0)
+    budget = config.cache_budget
+    return PictureCache(
+        mode=cast("CacheMode", config.cache),
+        budget_bytes=None if budget == "auto" else parse_bytes(budget, option="cache_budget"),
+        device=device,
+        expected_bytes=needed,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +184,7 @@ def train_classifier(
         table: Labelled pictures with their split.
         config: Choices; None is all defaults.
         display: Where to show progress; None is the screen.
-        cache: Pictures that were read already at the size of ``config``; None keeps none.
+        cache: Pictures that were read already at the size of ``config``; None is a new ``cache_for(table, config=config)``.
 
     Returns:
         The classifier with what it says of the validation pictures.
@@ -158,7 +208,8 @@ def train_classifier(
         seed=config.seed,
         num_workers=None if config.num_workers < 0 else config.num_workers,
         device=None if config.device == "auto" else config.device,
-        cache=PictureCache(mode="off") if cache is None else cache,
+        cache=cache_for(table, config=config) if cache is None else cache,
+        truncated=config.truncated,
     )
     precision = resolve_precision(config.precision, device=loaders.device)
     display.header(EPOCH_COLUMNS)
@@ -168,9 +219,7 @@ def train_classifier(
     )
     history = list(first.history)
     recipe = f"Features first: {first.fit.setting}; {first.fit.accuracy:.1%} leave-one-out on the training pictures."
-    epochs = config.epochs
-    if isinstance(epochs, str):
-        epochs = EPOCHS_ON_GPU if loaders.device.type == "cuda" else 0
+    epochs = config.epochs_on(loaders.device)
     interrupted, problem = False, ""
     if epochs:
         interrupted, problem = _end_to_end(
@@ -216,7 +265,7 @@ def _end_to_end(
     except KeyboardInterrupt:
         display.line("Stopped by Ctrl-C; the best state so far is kept.")
         return True, ""
-    except TrainingError as error:
+    except (TrainingError, PictureError) as error:
         return False, f"{error} The best state so far is kept."
     finally:
         best.restore()

@@ -10,17 +10,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from vizsla.augment.apply import BatchAugmentation, augment_pictures, prefilter_sizes
+from vizsla.augment.apply import BatchAugmentation, augment_pictures
 from vizsla.augment.kernels import area_average, warp_pictures
-from vizsla.augment.policy import (
-    BatchTransform,
+from vizsla.augment.pixels import (
     Brightness,
     Contrast,
+    Hue,
+    RandomErasing,
+    Saturation,
+)
+from vizsla.augment.plan import prefilter_sizes
+from vizsla.augment.policy import (
+    BatchTransform,
     Dihedral,
     Flip,
     RandomResizedCropGPU,
     Rotate,
-    Saturation,
     Warp,
     Zoom,
     aug_transforms,
@@ -31,9 +36,9 @@ Maker = Callable[..., Tensor]
 WRONG: Any = "mirror"
 
 NEVER: list[BatchTransform] = [
-    Flip(0), Dihedral(0), Warp(p=0), Rotate(p=0), Zoom(p=0), Brightness(p=0), Contrast(p=0), Saturation(p=0),
+    Flip(0), Dihedral(0), Warp(p=0), Rotate(p=0), Zoom(p=0), Brightness(p=0), Contrast(p=0), Saturation(p=0), Hue(p=0), RandomErasing(p=0),
 ]  # fmt: skip
-EVERYTHING = aug_transforms(size=(9, 12), min_scale=0.3, max_rotate=40, p_affine=0.6, p_lighting=0.5, xtra_tfms=[Saturation(p=0.5), Dihedral()])  # fmt: skip
+EVERYTHING = aug_transforms(size=(9, 12), min_scale=0.3, max_rotate=40, p_affine=0.6, p_lighting=0.5, xtra_tfms=[Saturation(p=0.5), Dihedral(), Hue(p=0.5), RandomErasing(p=0.5)])  # fmt: skip
 
 
 def identity(count: int) -> Tensor:

@@ -197,7 +197,7 @@ def in_turn(parts: list[tuple[ColourTransform, Tensor]], logits: Tensor) -> Tens
 def test_a_colour_step_equals_its_parts_in_turn(order: tuple[int, ...]):
     kinds: list[tuple[ColourTransform, float]] = [(Brightness(), 0.6), (Contrast(), 1.25), (Saturation(), 0.7)]  # fmt: skip
     parts = [(kinds[at][0], torch.tensor([kinds[at][1]], dtype=torch.float64)) for at in order]
-    step = colour_step(parts)
+    step = colour_step(parts, count=len(parts[0][1]))
     logits = torch.linspace(-4, 5, 30, dtype=torch.float64).view(3, 10)
     grey = (torch.tensor(GREY_WEIGHTS, dtype=torch.float64)[:, None] * logits).sum(0)
     assert (step.grey_gain is None) == (2 not in order)

@@ -10,6 +10,14 @@ from torch import Tensor
 
 from vizsla.augment.apply import BatchAugmentation, augment_pictures
 from vizsla.augment.compose import affine_matrix, warp_matrix
+from vizsla.augment.pixels import (
+    Brightness,
+    Contrast,
+    Hue,
+    Normalize,
+    RandomErasing,
+    Saturation,
+)
 from vizsla.augment.policy import (
     BatchTransform,
     Dihedral,
@@ -113,7 +121,23 @@ geometric = st.sampled_from(
 )
 
 
-@given(images=batches(), transforms=st.lists(geometric, max_size=4, unique_by=type), seed=seeds)
+of_pixels = st.sampled_from(
+    [
+        Brightness(0.5, 0.7),
+        Contrast(0.5, 0.7),
+        Saturation(0.5, 0.7),
+        Hue(0.5, 0.7),
+        RandomErasing(0.7, max_count=2),
+        Normalize(),
+    ]
+)
+
+
+@given(
+    images=batches(),
+    transforms=st.lists(geometric | of_pixels, max_size=6, unique_by=type),
+    seed=seeds,
+)
 @settings(max_examples=60, deadline=None)
 def test_a_batch_equals_its_pictures_one_by_one(
     images: Tensor, transforms: list[BatchTransform], seed: int
@@ -134,6 +158,16 @@ def test_interpolation_invents_no_values(images: Tensor, transform: BatchTransfo
     for picture, source in zip(found, unit, strict=True):
         assert float(picture.min()) >= float(source.min()) - 1e-6
         assert float(picture.max()) <= float(source.max()) + 1e-6
+
+
+@given(images=batches(), transform=of_pixels, seed=seeds)
+@settings(max_examples=40, deadline=None)
+def test_what_happens_to_pixels_stays_within_0_and_1(
+    images: Tensor, transform: BatchTransform, seed: int
+):
+    found = through(transform, images, seed=seed)
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 @given(value=st.integers(0, 255), transform=geometric, seed=seeds)

@@ -10,17 +10,19 @@ import torch
 
 from vizsla.augment.apply import augment_pictures
 from vizsla.augment.compose import compose_colour, compose_map, crop_matrix, validation_map
-from vizsla.augment.kernels import warp_pictures
+from vizsla.augment.kernels import (
+    _hue_parts,
+    warp_pictures,
+)
 from vizsla.augment.merge import merge_transforms
+from vizsla.augment.pixels import Brightness, Contrast, Hue, Normalize, Saturation
+from vizsla.augment.plan import prefilter_sizes
 from vizsla.augment.policy import (
     BatchTransform,
-    Brightness,
-    Contrast,
     Dihedral,
     Flip,
     RandomResizedCropGPU,
     Rotate,
-    Saturation,
     Warp,
     Zoom,
 )
@@ -40,6 +42,7 @@ BOOK = [
 FLIP = [Flip(p=1, draw=[1, 0])]
 ROTATE = [Rotate(p=1, draw=[30, -15])]
 ZOOM = [Zoom(p=1, draw=[1.2, 1.5], draw_x=[0.3, 0.5], draw_y=[0.7, 0.5])]
+ZOOM_OUT = [Zoom(0.5, p=1, draw=[0.8, 0.9], draw_x=[0.5, 0.2], draw_y=[0.5, 0.9])]
 WARP = [Warp(p=1, draw_x=[-0.2, 0.1], draw_y=[0.2, 0.15])]
 STACK = [
     Flip(p=1, draw=[1, 0]),
@@ -49,6 +52,16 @@ STACK = [
 ]
 GEOMETRY: dict[str, list[Any]] = {
     "coord_x32_24": [],
+    "coord_x32_48": [],
+    "flip_x32_None": FLIP,
+    "rotate_x32_None": ROTATE,
+    "zoom_x32_None": ZOOM,
+    "zoomout_x32_None": ZOOM_OUT,
+    "zoomout_x32_24": ZOOM_OUT,
+    "zoomout_x20x32_None": ZOOM_OUT,
+    "warp_x32_None": WARP,
+    "flip_x20x32_None": FLIP,
+    "default_stack_x46_None": STACK,
     "coord_x64_24": [],
     "coord_x46_22": [],
     "coord_x96_24": [],
@@ -127,13 +140,39 @@ def test_one_interpolation_is_close_to_the_two_of_the_reference(golden: Golden):
     assert float(difference.max()) < 0.03
 
 
-@pytest.mark.parametrize("name", ["rrcgpu_x32_2_2_28x28_24", "rrcgpu_x32_8_8_12x12_24"])
+def window_map(case: dict[str, Any]) -> torch.Tensor:
+    boxes = torch.tensor([[*case["tl_yx"], *case["crop_hw"]]] * len(case["images"]))
+    return crop_matrix(boxes, source_size=case["images"].shape[-2:])
+
+
+@pytest.mark.parametrize(
+    "name", ["rrcgpu_x32_2_2_28x28_24", "rrcgpu_x32_8_8_12x12_24", "rrcgpu_x46_3_5_40x40_22"]
+)
 def test_a_window_is_cut_and_resized_as_in_the_reference(name: str, golden: Golden):
     case = golden[name]
-    boxes = torch.tensor([[*case["tl_yx"], *case["crop_hw"]]] * len(case["images"]))
-    warp = crop_matrix(boxes, source_size=case["images"].shape[-2:])
+    warp = window_map(case)
     found = augment_pictures(case["images"], warp=warp, size=size_of(case))
     torch.testing.assert_close(found, case["expected"], atol=GEOMETRY_TOLERANCE, rtol=0)
+
+
+def test_a_window_that_shrinks_by_less_than_2_is_not_filtered_on_purpose(golden: Golden):
+    # The reference compares the height that comes in with the width that goes out, 46 to 22, and filters a window whose
+    # width of 40 shrinks by less than 2.
+    case = golden["rrcgpu_x46_0_6_46x40_22"]
+    warp, images = window_map(case), case["images"]
+    found = augment_pictures(images, warp=warp, size=(22, 22))
+    torch.testing.assert_close(found, warp_pictures(images, warp=warp, size=(22, 22)))
+    assert 0.01 < float((found - case["expected"]).abs().mean()) < 0.02
+
+
+def test_a_window_is_filtered_with_its_surroundings_on_purpose(golden: Golden):
+    # The reference cuts the window first and averages 50 x 60 pixels to 48 x 57. Here the window is part of the map, so the
+    # whole picture is averaged, to twice the output: a little more filter, and no second resampling.
+    case = golden["rrcgpu_x64_10_4_50x60_24"]
+    warp = window_map(case)
+    assert prefilter_sizes(warp, source_size=(64, 64), size=(24, 24)) == [(48, 48)] * 2
+    found = augment_pictures(case["images"], warp=warp, size=(24, 24))
+    assert float((found - case["expected"]).abs().mean()) < 0.01
 
 
 VALIDATION_CROPS = [
@@ -156,12 +195,12 @@ def test_validation_takes_the_middle_as_the_reference_does(name: str, golden: Go
     torch.testing.assert_close(found, case["expected"], atol=GEOMETRY_TOLERANCE, rtol=0)
 
 
-COLOURS = {"brightness": Brightness, "contrast": Contrast, "saturation": Saturation}
+COLOURS = {"brightness": Brightness, "contrast": Contrast, "saturation": Saturation, "hue": Hue}
 
 
 @pytest.mark.parametrize(
     "name",
-    ["light_brightness", "light_contrast", "light_saturation", "light_bright_contrast", "light_contrast_bright", "light_all", "light_extreme"],
+    ["light_brightness", "light_contrast", "light_saturation", "light_hue", "light_bright_contrast", "light_contrast_bright", "light_all", "light_extreme"],
 )  # fmt: skip
 def test_colour_equals_the_reference(name: str, golden: Golden):
     case = golden[name]
@@ -175,3 +214,20 @@ def test_colour_equals_the_reference(name: str, golden: Golden):
         colour=compose_colour(merge_transforms(parts), draws=draws),
     )
     torch.testing.assert_close(found, case["expected"], atol=COLOUR_TOLERANCE, rtol=0)
+
+
+def test_hue_saturation_and_value_equal_the_reference(golden: Golden):
+    case = golden["hsv"]
+    value, chroma, sixths = _hue_parts(case["images"])
+    found = torch.cat([(sixths / 6) % 1, chroma / value, value], dim=1)
+    # The hue of a near-grey magnifies the rounding of the recorded input, 2**-17.
+    torch.testing.assert_close(found, case["expected"], atol=2 * COLOUR_TOLERANCE, rtol=0)
+
+
+def test_normalize_called_on_pictures_equals_the_reference(golden: Golden):
+    case = golden["normalize_imagenet"]
+    normalize = Normalize.from_stats([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    found = normalize(case["images"])
+    # Recorded as (value + 3) / 6 in steps of 1e-4.
+    torch.testing.assert_close(found, case["expected"] * 6 - 3, atol=2e-4, rtol=0)
+    torch.testing.assert_close(normalize.decode(found), case["images"])

@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vizsla.augment.merge import AugmentationPolicy, merge_transforms
-from vizsla.augment.policy import (
+from vizsla.augment.pixels import (
     Brightness,
     Contrast,
+    Hue,
+    Normalize,
+    RandomErasing,
+    Saturation,
+)
+from vizsla.augment.policy import (
+    ComposedColour,
+    ComposedGeometry,
     Dihedral,
     Flip,
     RandomResizedCropGPU,
     Rotate,
-    Saturation,
     Warp,
     Zoom,
     aug_transforms,
+    setup_aug_tfms,
 )
 from vizsla.errors import ConfigError
 from vizsla.types import as_size
@@ -29,7 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "augment.json"
-STRUCTURES = json.loads(GOLDEN.read_text(encoding="utf-8"))["aug_transforms_structure"]
+RECORD = json.loads(GOLDEN.read_text(encoding="utf-8"))
+STRUCTURES = RECORD["aug_transforms_structure"]
+EXTRA: dict[str, list[Any]] = {"Hue": [Saturation(), Hue()], "RandomErasing": [RandomErasing()]}
 
 REFERENCE_NAMES = {
     "Flip": "flip_mat",
@@ -39,9 +49,11 @@ REFERENCE_NAMES = {
     "Warp": "warp",
     "Brightness": "_BrightnessLogit",
     "Contrast": "_ContrastLogit",
+    "Saturation": "_SaturationLogit",
+    "Hue": "_Hue",
 }
 WRONG: Any = "linear"
-NOT_A_NUMBER: Any = len
+NOT_A_NUMBER: Any = "much"
 NOT_AN_OBJECT: Any = Flip
 COMPARED = ("p", "max_deg", "min_zoom", "max_zoom", "magnitude", "batch")
 
@@ -49,9 +61,9 @@ COMPARED = ("p", "max_deg", "min_zoom", "max_zoom", "magnitude", "batch")
 def described(transform: Any) -> dict[str, Any]:
     """Return a transform in the words of the reference."""
     fields = {field.name: getattr(transform, field.name) for field in dataclasses.fields(transform)}
-    strength = {"max": fields["max_lighting"]} if "max_lighting" in fields else {}
+    strength = [("max", fields[key]) for key in ("max_lighting", "max_hue") if key in fields]
     name = REFERENCE_NAMES[type(transform).__name__]
-    return {"fn": name} | {key: fields[key] for key in COMPARED if key in fields} | strength
+    return {"fn": name} | {key: fields[key] for key in COMPARED if key in fields} | dict(strength)
 
 
 def same(found: tuple[Any, ...], expected: list[dict[str, Any]]) -> bool:
@@ -82,6 +94,45 @@ def test_aug_transforms_asks_for_what_the_reference_does(case: dict[str, Any]):
         assert policy.crop is None
 
 
+def kinds(entry: dict[str, Any], composed: Any) -> None:
+    """Compare one object of the reference with one of ours."""
+    if "affine" in entry:
+        assert isinstance(composed, ComposedGeometry)
+        affine = tuple(t for t in composed.transforms if not isinstance(t, Warp))
+        assert same(affine, entry["affine"])
+        assert same(tuple(t for t in composed.transforms if isinstance(t, Warp)), entry["coord"])
+        first = composed.transforms[0]
+        assert type(first).__name__ == entry["cls"]
+        assert first.size == (None if entry["size"] is None else as_size(entry["size"]))
+    elif entry["cls"] == "Brightness":
+        assert isinstance(composed, ComposedColour)
+        assert same(composed.transforms, entry["lighting"])
+    else:
+        assert type(composed).__name__ == entry["cls"]
+
+
+@pytest.mark.parametrize("case", STRUCTURES, ids=lambda case: str(case["kwargs"]))
+def test_setup_aug_tfms_makes_the_objects_of_the_reference(case: dict[str, Any]):
+    found = setup_aug_tfms(aug_transforms(**case["kwargs"]))
+    for entry, composed in zip(case["result"], found, strict=True):
+        kinds(entry, composed)
+
+
+@pytest.mark.parametrize("kind", EXTRA)
+def test_extra_transforms_are_merged_or_follow_as_in_the_reference(kind: str):
+    (case,) = [c for c in RECORD["aug_transforms_structure_extra"] if kind in c["kwargs"]["xtra_tfms"]]  # fmt: skip
+    found = setup_aug_tfms(aug_transforms(size=128, xtra_tfms=EXTRA[kind]))
+    for entry, composed in zip(case["result"], found, strict=True):
+        kinds(entry, composed)
+
+
+def test_composed_transforms_are_the_same_policy_however_often_they_are_composed():
+    chosen = [Hue(), *aug_transforms(size=24, min_scale=0.5), Saturation(), RandomErasing()]
+    once = setup_aug_tfms(chosen)
+    assert setup_aug_tfms(once) == once
+    assert merge_transforms(once) == merge_transforms(chosen)
+
+
 def test_extra_transforms_come_last():
     extra = [Saturation(0.3), Rotate(90)]
     assert aug_transforms(xtra_tfms=extra)[-2:] == extra
@@ -98,7 +149,9 @@ def test_aug_transforms_passes_its_options_to_every_geometric_transform():
         assert transform.mode == "nearest"
         assert transform.pad_mode == "zeros"
         assert transform.align_corners is False
-    assert all(not isinstance(t, RandomResizedCropGPU) and t.batch for t in chosen)
+    assert all(
+        isinstance(t, (Flip, Rotate, Zoom, Warp, Brightness, Contrast)) and t.batch for t in chosen
+    )
 
 
 def test_positions_of_arguments_are_those_of_the_notebook_api():
@@ -169,6 +222,15 @@ def test_transforms_are_values():
         (lambda: aug_transforms(min_scale=0.5), ["size=", "min_scale=0.5"]),
         (lambda: merge_transforms([NOT_AN_OBJECT]), ["Flip, Dihedral", "object", "class"]),
         (lambda: merge_transforms([RandomResizedCropGPU(9)] * 2), ["one crop"]),
+        (lambda: merge_transforms([RandomErasing()] * 2), ["one RandomErasing"]),
+        (lambda: merge_transforms([Normalize(), Normalize((0,), (1,))]), ["one Normalize", "mean"]),
+        (lambda: Hue(1.5), ["Hue(max_hue=...)", "1.5"]),
+        (lambda: RandomErasing(sl=0.5), ["RandomErasing(sl=...)", "0.3"]),
+        (lambda: RandomErasing(min_aspect=0), ["RandomErasing(min_aspect=...)"]),
+        (lambda: RandomErasing(max_count=0), ["RandomErasing(max_count=...)"]),
+        (lambda: Normalize((0.5,)), ["mean and std", "(0.5,)"]),
+        (lambda: Normalize((0.5,), (0.0,)), ["above 0", "0.0"]),
+        (lambda: Normalize(axes=(0,)), ["axes", "(0,)"]),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_words(make: Callable[[], Any], words: list[str]):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from vizsla.data.cache import PictureCache, PictureKey, free_memory_bytes
+from vizsla.data.cache import CacheMode, PictureCache, expected_bytes
+from vizsla.data.picture_key import PictureKey
+from vizsla.data.presize import Resize
+from vizsla.data.room import free_memory_bytes
 from vizsla.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
@@ -106,7 +110,7 @@ def test_budgets_are_stated_shares_of_the_free_memory():
 
 
 def test_unknown_modes_and_negative_budgets_are_refused():
-    with pytest.raises(ConfigError, match=r"'disc'\. Use one of auto, memory, off"):
+    with pytest.raises(ConfigError, match=r"'disc'\. Use one of auto, memory, disk, off, device"):
         PictureCache(mode="disc")  # pyright: ignore[reportArgumentType]  the mistake under test
     with pytest.raises(ConfigError, match="at least 0"):
         PictureCache(budget_bytes=-1)
@@ -149,3 +153,72 @@ def test_free_memory_without_the_kernels_word_is_half_of_the_machine(
         write(tmp_path, proc__meminfo=meminfo)
     expected = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     assert free_memory_bytes(tmp_path) == expected
+
+
+# ── modes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_changed_file_takes_the_room_of_its_earlier_state():
+    cache, make = PictureCache(mode="memory", budget_bytes=300), Maker()
+    for modified_ns in (1, 2, 2):
+        cache.get(replace(key_of(0), modified_ns=modified_ns), make)
+    assert make.count == 2
+    assert cache.describe() == "cache memory: 1 pictures, 0.0 MB in memory of at most 0.0 MB"
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk", "device"])
+def test_every_mode_gives_the_same_read_only_pixels(mode: CacheMode, tmp_path: Path):
+    cache, make = PictureCache(mode=mode, budget_bytes=10**6, folder=tmp_path), Maker()
+    first = cache.get(key_of(0), make)
+    second = cache.get(key_of(0), make)
+    assert np.array_equal(first, second)
+    assert make.count == 1
+    assert not second.flags.writeable
+    assert cache.kind == mode
+    assert cache.describe().startswith(f"cache {mode}: 1 pictures, 0.0 MB ")
+
+
+def test_auto_takes_memory_if_everything_fits_there(tmp_path: Path):
+    cache = PictureCache(expected_bytes=10**6, budget_bytes=2 * 10**6, folder=tmp_path)
+    assert cache.kind == "memory"
+    assert cache.describe() == (
+        "cache auto: 0 pictures, 0.0 MB in memory of at most 2.0 MB (1.0 MB needed)"
+    )
+
+
+def test_auto_takes_the_disk_if_memory_is_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vizsla.data.cache.free_memory_bytes", lambda: 400_000)
+    assert PictureCache(expected_bytes=100_000, folder=tmp_path).kind == "memory"
+    cache = PictureCache(expected_bytes=100_001, folder=tmp_path)
+    assert cache.kind == "disk"
+    assert str(tmp_path) in cache.describe()
+
+
+def test_auto_keeps_in_memory_what_it_can_if_nothing_has_room_for_all(tmp_path: Path):
+    cache = PictureCache(expected_bytes=10**7, budget_bytes=10**6, folder=tmp_path)
+    assert (cache.kind, cache.budget_bytes) == ("memory", 10**6)
+
+
+def test_auto_is_off_where_nearly_nothing_fits_and_says_why(tmp_path: Path):
+    cache = PictureCache(expected_bytes=10**9, budget_bytes=10**6, folder=tmp_path)
+    assert cache.kind == "off"
+    assert cache.describe() == (
+        "cache auto, no room (1.0 GB needed): every picture is decoded each time"
+    )
+
+
+def test_auto_does_without_a_disk_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vizsla.data.cache.free_memory_bytes", lambda: 400_000)
+    (tmp_path / "file").write_text("")
+    cache = PictureCache(expected_bytes=200_000, folder=tmp_path / "file" / "x")
+    assert cache.kind == "memory"
+
+
+def test_what_pictures_will_take_is_reckoned():
+    assert expected_bytes(Resize(10), num_centred=2, num_strips=4) == 300 * (2 + 6)
+    assert expected_bytes(Resize(10, "squish"), num_centred=2, num_strips=4) == 300 * 6
+    assert expected_bytes(None, num_centred=2, num_strips=4) is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -10,14 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from vizsla.data.decode import cause_of, open_picture, to_rgb
-from vizsla.errors import PictureError
+from vizsla.data.decode import cause_of, open_picture, picture_size, source_name, to_rgb
+from vizsla.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vizsla.data.decode import Truncated
     from vizsla.types import Size
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 40), (30, 40, 210)
@@ -39,22 +42,27 @@ def near(picture: Image.Image, xy: tuple[int, int], colour: tuple[int, int, int]
     return bool(np.abs(np.asarray(picture)[xy[1], xy[0]].astype(int) - colour).max() <= 6)
 
 
+def noisy(height: int = 120, width: int = 100) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8))
+
+
 def cause(source: Path | bytes) -> str:
     with pytest.raises(PictureError) as caught:
         open_picture(source)
     return cause_of(caught.value)
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has a few bytes of data."""
+def png(width: int, height: int, data: bytes, *, bits: int = 0) -> bytes:
+    """A PNG of some grey ``bits`` (0: of 8-bit RGB) that claims a size and has some compressed data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9))
+    header = struct.pack(">IIBBBBB", width, height, bits or 8, 0 if bits else 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 # ── kinds of files ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -287,6 +295,44 @@ def test_truncated_files_are_refused(kind: str, kept: float, cover: Size | None)
         assert cause_of(caught.value) == "the file is truncated, it ends before the picture does"
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("cover", [None, (10, 10)])
+def test_of_a_truncated_jpeg_what_is_there_can_be_taken(progressive: bool, cover: Size | None):
+    whole = as_bytes(noisy(), format="JPEG", quality=90, progressive=progressive)
+    cut = whole[: int(0.6 * len(whole))]
+    part = np.asarray(open_picture(cut, cover=cover, truncated="ok")).astype(int)
+    full = np.asarray(open_picture(whole, cover=cover)).astype(int)
+    assert part.shape == full.shape
+    if not progressive:  # a progressive one is all there, but coarser
+        third = len(part) // 3
+        assert np.array_equal(part[:third], full[:third])
+        assert np.abs(part[-2:] - 128).max() <= 2  # what is missing is grey
+
+
+def test_a_whole_jpeg_is_the_same_whether_truncated_ones_are_taken_or_not():
+    data = as_bytes(noisy(), format="JPEG")
+    assert open_picture(data, truncated="ok").tobytes() == open_picture(data).tobytes()
+
+
+@pytest.mark.parametrize("kept", [3, 40, 200])
+def test_a_jpeg_without_a_single_pixel_is_refused_all_the_same(kept: int):
+    data = as_bytes(noisy(), format="JPEG")[:kept]
+    with pytest.raises(PictureError):
+        open_picture(data, truncated="ok")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "TIFF", "WEBP", "BMP"])
+def test_other_truncated_files_are_refused_all_the_same(kind: str):
+    data = as_bytes(noisy(), format=kind)
+    with pytest.raises(PictureError):
+        open_picture(data[: int(0.6 * len(data))], truncated="ok")
+
+
+def test_an_unknown_word_for_truncated_files_is_refused():
+    with pytest.raises(ConfigError, match=r"truncated is 'strict' or 'ok'\. Received: 'maybe'"):
+        open_picture(b"", truncated="maybe")  # pyright: ignore[reportArgumentType]  the mistake under test
+
+
 def test_damaged_pixel_data_is_refused():
     data = bytearray(as_bytes(left_red_right_blue(), format="PNG"))
     place = data.index(b"IDAT") + 10
@@ -295,7 +341,95 @@ def test_damaged_pixel_data_is_refused():
 
 
 def test_pictures_above_the_pixel_limit_are_refused_before_any_memory_is_taken():
-    assert cause(png_header(20_000, 10_001)) == "it has 20000 x 10001 pixels, more than 200 million"
+    assert (
+        cause(png(20_000, 10_001, zlib.compress(b"\0" * 9)))
+        == "it has 20000 x 10001 pixels, more than 200 million"
+    )
+
+
+@pytest.mark.parametrize("truncated", ["strict", "ok"])
+def test_a_decompression_bomb_is_refused_without_being_unpacked(
+    tmp_path: Path, truncated: Truncated
+):
+    # A whole, valid PNG of one bit a pixel: 28 kB that unpack to 225 million pixels, 675 MB as RGB.
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png(15_000, 15_000, zlib.compress(b"\0" * 1876 * 15_000, 9), bits=1))
+    assert path.stat().st_size < 30_000
+    with pytest.raises(PictureError) as caught:
+        open_picture(path, cover=(224, 224), truncated=truncated)
+    assert cause_of(caught.value) == "it has 15000 x 15000 pixels, more than 200 million"
+
+
+def test_a_file_made_like_the_bomb_but_smaller_is_a_picture():
+    data = png(1000, 1000, zlib.compress(b"\0" * 126 * 1000, 9), bits=1)
+    assert open_picture(data).getcolors() == [(1_000_000, (0, 0, 0))]
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read_where_pillow_can():
+    data = as_bytes(left_red_right_blue(), format="AVIF", quality=95)
+    opened = open_picture(data)
+    assert opened.size == (64, 32)
+    assert near(opened, (8, 8), RED)
+    assert near(opened, (56, 8), BLUE)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(20_000, 10), (10, 20_000), (1, 1)])
+def test_the_longest_thinnest_and_smallest_pictures_are_read(kind: str, size: tuple[int, int]):
+    data = as_bytes(Image.new("RGB", size, GREEN), format=kind, quality=95)
+    assert near(open_picture(data, cover=(224, 224)), (0, 0), GREEN)
+    assert open_picture(data, cover=(224, 224)).size == size
+
+
+@pytest.mark.parametrize("name", ["with space.png", "quo'te\".png", "new\nline.png", "été 犬.png"])
+def test_odd_names_are_read_and_named_on_one_line(tmp_path: Path, name: str):
+    path = tmp_path / name
+    left_red_right_blue().save(path)
+    assert open_picture(path).size == (64, 32)
+    path.write_bytes(b"\0")
+    with pytest.raises(PictureError) as caught:
+        open_picture(path)
+    assert source_name(path) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_text_is_read_and_its_message_can_be_printed(tmp_path: Path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    left_red_right_blue().save(path)
+    assert open_picture(path).size == (64, 32)
+    path.write_bytes(b"\0")
+    with pytest.raises(PictureError) as caught:
+        open_picture(path)
+    assert rb"caf\udce9.png" in str(caught.value).encode("utf-8")
+
+
+def test_a_link_that_points_to_itself_is_refused(tmp_path: Path):
+    loop = tmp_path / "loop.jpg"
+    loop.symlink_to(loop)
+    assert cause(loop).startswith("the system says ")
+
+
+# ── the size alone ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_size_is_told_upright_without_decoding(tmp_path: Path):
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    left_red_right_blue(64, 32).save(path, exif=exif)
+    assert picture_size(path) == (64, 32)
+    assert open_picture(path).size == (32, 64)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert picture_size(path) == (64, 32)
+
+
+def test_what_has_no_header_has_no_size(tmp_path: Path):
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    assert picture_size(tmp_path / "a.jpg") is None
+    assert picture_size(tmp_path / "absent.jpg") is None
+    assert picture_size(tmp_path) is None
 
 
 def test_pictures_below_the_limit_are_not_turned_away_by_pillows_own(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,12 +20,12 @@ from PIL import Image
 from vizsla.data.cache import PictureCache
 from vizsla.data.loader import (
     PictureLoader,
-    PictureReader,
     default_num_workers,
     find_unreadable,
-    read_ahead,
 )
 from vizsla.data.presize import Resize
+from vizsla.data.read_ahead import read_ahead
+from vizsla.data.reader import PictureReader
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.types import PictureTable
 
@@ -441,3 +442,247 @@ def test_an_error_in_the_progress_callback_ends_the_threads(table: PictureTable)
             table, table.train_rows, reader=reader_of(Resize(24)), num_workers=2, on_progress=stop
         )
     assert reader_threads() == []
+
+
+# ── caches ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def reader_with(mode: str, folder: Path, *, budget: int = 10**8) -> PictureReader:
+    cache = PictureCache(mode=mode, budget_bytes=budget, folder=folder)  # pyright: ignore[reportArgumentType]
+    return PictureReader(resize=Resize(24), cache=cache)
+
+
+@pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_the_same_whatever_the_cache(
+    table: PictureTable, tmp_path: Path, mode: str, training: bool, num_workers: int
+):
+    expected = by_row(loader_of(table, training=training), epoch=1)
+    loader = loader_of(
+        table,
+        training=training,
+        num_workers=num_workers,
+        reader=reader_with(mode, tmp_path / "cache"),
+    )
+    for _ in range(2):  # First read, then from the cache.
+        assert by_row(loader, epoch=1) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_on_cuda_are_those_of_the_cpu(
+    table: PictureTable, tmp_path: Path, mode: str, num_workers: int
+):
+    expected = by_row(loader_of(table, training=True), epoch=1)
+    cache = PictureCache(
+        mode=mode,  # pyright: ignore[reportArgumentType]
+        budget_bytes=24 * 32 * 3 * (9 if num_workers else 100),
+        device="cuda",
+        folder=tmp_path / "cache",
+    )
+    loader = loader_of(
+        table,
+        training=True,
+        device="cuda",
+        num_workers=num_workers,
+        reader=PictureReader(resize=Resize(24), cache=cache),
+    )
+    for _ in range(2):
+        found: dict[int, bytes] = {}
+        for batch in loader.batches(epoch=1):
+            assert batch.images.device.type == batch.targets.device.type == "cuda"
+            assert torch.equal(batch.targets.cpu(), table.targets[batch.rows])
+            images = batch.images.cpu()
+            found |= {
+                row: image.numpy().tobytes()
+                for row, image in zip(batch.rows.tolist(), images, strict=True)
+            }
+        assert found == expected
+
+
+def test_a_device_that_has_room_for_some_pictures_mixes_them_with_read_ones(
+    table: PictureTable, tmp_path: Path
+):
+    reader = reader_with("device", tmp_path, budget=24 * 32 * 3 * 9)
+    loader = loader_of(table, training=True, reader=reader)
+    for epoch in (0, 1, 2):
+        assert by_row(loader, epoch=epoch) == by_row(loader_of(table, training=True), epoch=epoch)
+    assert reader.cache.describe().startswith("cache device: 9 pictures")
+
+
+def test_once_the_device_has_all_pictures_none_is_read(table: PictureTable, tmp_path: Path):
+    loader = loader_of(table, reader=reader_with("device", tmp_path))
+    expected = by_row(loader)
+    for path in table.paths:  # The same size and time, other content: whoever decodes it fails.
+        facts = path.stat()
+        path.write_bytes(b"x" * facts.st_size)
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert by_row(loader) == expected
+
+
+@pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
+def test_a_file_that_changed_between_epochs_is_read_again(
+    table: PictureTable, tmp_path: Path, mode: str
+):
+    loader = loader_of(table, reader=reader_with(mode, tmp_path / "cache"))
+    before = by_row(loader)
+    Image.new("RGB", (30, 30), "red").save(table.paths[3])
+    after = by_row(loader)
+    assert [row for row in before if before[row] != after[row]] == [3]
+    assert after == by_row(loader_of(table))
+
+
+@pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_file_that_vanished_between_epochs_is_named(
+    table: PictureTable, tmp_path: Path, mode: str, num_workers: int
+):
+    loader = loader_of(table, num_workers=num_workers, reader=reader_with(mode, tmp_path / "cache"))
+    by_row(loader)
+    table.paths[13].unlink()
+    with pytest.raises(PictureError) as caught:
+        by_row(loader)
+    assert f"Cannot read the picture {table.paths[13]}: there is no such file" in str(caught.value)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user"
+)
+def test_a_file_that_lost_its_permission_is_named_or_comes_from_the_cache(
+    table: PictureTable, tmp_path: Path
+):
+    plain, cached = loader_of(table), loader_of(table, reader=reader_with("memory", tmp_path))
+    expected = by_row(cached)
+    table.paths[13].chmod(0)
+    with pytest.raises(PictureError, match=r"cross_\d+|disc_\d+"):
+        by_row(plain)
+    assert by_row(cached) == expected
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_not_kept(
+    make_picture: Callable[..., Path], tmp_path: Path
+):
+    path = make_picture("a.png", number=1)
+
+    class Meddler(PictureReader):
+        def _make(self, *args: object, **kwargs: object) -> np.ndarray:
+            pixels = super()._make(*args, **kwargs)  # pyright: ignore[reportArgumentType]
+            os.utime(path, ns=(5, self.cache.budget_bytes))
+            return pixels
+
+    cache = PictureCache(mode="memory", budget_bytes=10**6)
+    Meddler(resize=Resize(24), cache=cache).read(path)
+    assert cache.describe().startswith("cache memory: 0 pictures")
+
+
+# ── slow files ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def pipe_at_row_12(table: PictureTable) -> Iterator[Callable[[], None]]:
+    """Row 12 becomes a named pipe, which hangs whoever reads it; gives a function that lets go."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    path = table.paths[12]
+    content = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)
+    freed = False
+
+    def free() -> None:
+        nonlocal freed
+        if not freed:
+            path.write_bytes(content)
+        freed = True
+
+    yield free
+    if any(name.startswith("vizsla-reader") for name in reader_threads()):
+        free()
+    deadline = time.monotonic() + 5
+    while reader_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_hanging_file_stalls_its_own_batch_only(
+    table: PictureTable, pipe_at_row_12: Callable[[], None]
+):
+    batches = loader_of(table).batches()
+    started = time.monotonic()
+    assert [next(batches).rows[0].item() for _ in range(2)] == [0, 5]
+    assert time.monotonic() - started < 5
+    threading.Timer(0.3, pipe_at_row_12).start()
+    assert [batch.rows[0].item() for batch in batches] == [10, 15, 20]
+    assert time.monotonic() - started > 0.3
+
+
+def test_a_file_that_hangs_for_too_long_is_named_and_does_not_keep_the_program(
+    table: PictureTable, pipe_at_row_12: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vizsla.data.loader.MAX_SECONDS", 0.2)
+    monkeypatch.setattr("vizsla.data.read_ahead.CLOSE_SECONDS", 0.2)
+    with pytest.raises(PictureError) as caught:
+        list(loader_of(table).batches())
+    assert str(caught.value).startswith(
+        f"Cannot read the picture {table.paths[12]}: it took more than 0.2 seconds."
+    )
+    assert len(reader_threads()) == 1
+    pipe_at_row_12()
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TEN_EPOCHS = """
+import gc, os, sys
+from pathlib import Path
+import torch
+from vizsla.augment.policy import aug_transforms
+from vizsla.data.cache import PictureCache
+from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.presize import Resize
+from vizsla.types import PictureTable
+
+def resident():
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def epoch(loaders, number):
+    for loader in loaders:
+        for batch in loader.batches(epoch=number):
+            pass
+
+torch.set_num_threads(1)
+paths = tuple(sorted(Path(sys.argv[1]).rglob("*.jpg"))) * 2
+table = PictureTable(
+    root=Path(sys.argv[1]), paths=paths, targets=torch.zeros(len(paths), dtype=torch.int64), vocab=("a",),
+    train_rows=torch.arange(len(paths)), valid_rows=torch.arange(12),
+)
+for mode in ("off", "memory", "disk", "device"):
+    loaders = DataLoaders(
+        table, resize=Resize(48), transforms=aug_transforms(size=32), batch_size=8, num_workers=2, device="cpu",
+        cache=PictureCache(mode=mode, budget_bytes=10**7, folder=Path(sys.argv[2])),
+    )
+    for number in range(4):
+        epoch(loaders, number)
+    before = resident()
+    for number in range(4, 14):
+        epoch(loaders, number)
+    print(mode, resident() / before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_ten_epochs_leave_memory_flat(picture_folder: Path, tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", TEN_EPOCHS, str(picture_folder), str(tmp_path / "cache")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ratios = {mode: float(ratio) for mode, ratio in map(str.split, done.stdout.splitlines())}
+    assert ratios == {
+        mode: pytest.approx(1, abs=0.02) for mode in ("off", "memory", "disk", "device")
+    }

@@ -17,6 +17,7 @@ from vizsla.data.dataloaders import DataLoaders
 from vizsla.data.presize import Resize
 from vizsla.errors import ConfigError, PictureError
 from vizsla.export.bundle import save_bundle
+from vizsla.export.final_resize import storable
 from vizsla.export.predictor import AnyPicture, Prediction, Predictor
 from vizsla.infer.run import predict_batches
 from vizsla.models.backbones import build_backbone
@@ -104,11 +105,12 @@ def test_one_picture_a_stream_and_the_validation_loader_agree(
         table, resize=Resize((48, 40)), transforms=transforms, batch_size=3, device="cpu"
     )
     expected = predict_batches(classifier, loaders.valid.batches(), table=table).probabilities
+    resize, augmentation = storable(loaders.items, loaders.augmentation)
     path = save_bundle(
         tmp_path / "m.safetensors",
         classifier=classifier,
-        resize=loaders.resize,
-        augmentation=loaders.augmentation,
+        resize=resize,
+        augmentation=augmentation,
     )
     predictor = Predictor.load(path, device="cpu")
     one_by_one = [predictor.predict(path) for path in paths]

@@ -1,0 +1,197 @@
+"""A batch of pictures with targets comes in, a batch in which each picture holds part of another goes out, and its loss.
+
+``mix_up``: Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2017. ``cut_mix``: Yun et al., "CutMix", 2019. Both
+draw for each picture on its own. ``blend_pictures``, ``paste_boxes`` and ``paste_pictures`` are the arithmetic alone.
+
+Shape legend: B pictures, C channels, H x W pixels, N classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vizsla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vizsla.augment.sample import Draws
+    from vizsla.types import Size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MixedBatch:
+    """Pictures that each show two.
+
+    Attributes:
+        images: float ``(B, C, H, W)``.
+        targets: int64 ``(B,)`` of the pictures themselves.
+        partner_targets: int64 ``(B,)`` of what was mixed in.
+        shares: float ``(B,)``, 0-1: how much is left of the pictures themselves.
+    """
+
+    images: Tensor
+    targets: Tensor
+    partner_targets: Tensor
+    shares: Tensor
+
+
+def mix_up(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 0.4) -> MixedBatch:
+    """Blend each picture with another one of the batch.
+
+    Args:
+        images: float ``(B, C, H, W)``.
+        targets: int64 ``(B,)``, on the device of the pictures.
+        draws: Where the random numbers come from. The share of a picture depends on its row only, its partner on the rows of
+            the batch.
+        alpha: Shares are Beta(alpha, alpha), and the larger part stays; the default leaves most pictures almost as they are.
+
+    Returns:
+        The batch. A picture that is alone in its batch stays as it is.
+
+    Raises:
+        ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each picture.
+    """
+    _check(images, targets, draws=draws, alpha=alpha)
+    uniform = draws.uniform("augment/mixup", count=3)
+    shares = beta_shares(uniform[:, :2], alpha=alpha)
+    return blend_pictures(
+        images, targets, shares=torch.maximum(shares, 1 - shares), partners=uniform[:, 2].argsort()
+    )
+
+
+def cut_mix(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 1.0) -> MixedBatch:
+    """Paste a box of another picture of the batch into each picture.
+
+    Args:
+        images: float ``(B, C, H, W)``.
+        targets: int64 ``(B,)``, on the device of the pictures.
+        draws: Where the random numbers come from. The box of a picture depends on its row only, its partner on the rows of
+            the batch.
+        alpha: 1 minus the share of the area that the box has, before it is cut off at the edges, is Beta(alpha, alpha).
+
+    Returns:
+        The batch; shares are those of the pixels. A picture that is alone in its batch stays as it is.
+
+    Raises:
+        ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each picture.
+    """
+    _check(images, targets, draws=draws, alpha=alpha)
+    height, width = images.shape[-2:]
+    uniform = draws.uniform("augment/cutmix", count=5)
+    shares = beta_shares(uniform[:, :2], alpha=alpha)
+    centres = (uniform[:, 2:4] * torch.tensor([height, width])).floor().long()
+    boxes = paste_boxes(shares, centres=centres, size=(height, width))
+    return paste_pictures(images, targets, boxes=boxes, partners=uniform[:, 4].argsort())
+
+
+def beta_shares(uniform: Tensor, *, alpha: float) -> Tensor:
+    """Turn two uniform numbers into one that is Beta(alpha, alpha), exactly and without rejecting any.
+
+    By the polar method for Student's t (Bailey, Mathematics of Computation 62, 1994), of which a symmetric beta is a function.
+
+    Args:
+        uniform: float64 ``(B, 2)`` in [0, 1).
+        alpha: Above 0; 1 is uniform, smaller values lie near 0 and 1.
+
+    Returns:
+        float64 ``(B,)``, 0-1.
+    """
+    # 1 - u is above 0, so the logarithm is finite; expm1 keeps the difference where u is small.
+    spread = torch.expm1(-torch.log1p(-uniform[:, 0]) / alpha).clamp_max(1e300)
+    direction = (2 * math.pi * uniform[:, 1]).cos()
+    square = spread * direction**2
+    return 0.5 + 0.5 * direction.sign() * (square / (1 + square)).sqrt()
+
+
+def paste_boxes(shares: Tensor, *, centres: Tensor, size: Size) -> Tensor:
+    """Return the boxes that leave about these shares of the pictures.
+
+    Args:
+        shares: float ``(B,)``, 0-1.
+        centres: int64 ``(B, 2)``: y, x in pixels.
+        size: (height, width) of the pictures.
+
+    Returns:
+        int64 ``(B, 4)``: top, left, bottom, right in pixels, cut off at the edges; bottom and right are not included.
+    """
+    limits = torch.tensor(size)
+    sides = (limits * (1 - shares)[:, None].sqrt()).round().long()
+    low = (centres - sides // 2).clamp(min=0).minimum(limits)
+    high = (centres + sides // 2).clamp(min=0).minimum(limits)
+    return torch.cat([low, high], dim=1)
+
+
+def blend_pictures(
+    images: Tensor, targets: Tensor, *, shares: Tensor, partners: Tensor
+) -> MixedBatch:
+    """Return ``share * picture + (1 - share) * partner``.
+
+    Args:
+        images: float ``(B, C, H, W)``.
+        targets: int64 ``(B,)``, on the device of the pictures.
+        shares: float ``(B,)``, 0-1.
+        partners: int64 ``(B,)``, positions in the batch.
+    """
+    partners = partners.to(images.device)
+    shares = shares.to(images.device, images.dtype)
+    blended = torch.lerp(images[partners], images, shares[:, None, None, None])
+    return MixedBatch(
+        images=blended, targets=targets, partner_targets=targets[partners], shares=shares
+    )
+
+
+def paste_pictures(
+    images: Tensor, targets: Tensor, *, boxes: Tensor, partners: Tensor
+) -> MixedBatch:
+    """Return the pictures with a box from their partners at the same place.
+
+    Args:
+        images: float ``(B, C, H, W)``.
+        targets: int64 ``(B,)``, on the device of the pictures.
+        boxes: int64 ``(B, 4)``: top, left, bottom, right in pixels.
+        partners: int64 ``(B,)``, positions in the batch.
+    """
+    height, width = images.shape[-2:]
+    device = images.device
+    partners, boxes = partners.to(device), boxes.to(device)
+    top, left, bottom, right = boxes[..., None].unbind(1)  # each B 1
+    ys, xs = (torch.arange(side, device=device) for side in (height, width))
+    in_rows, in_columns = (ys >= top) & (ys < bottom), (xs >= left) & (xs < right)
+    inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    pasted_area = ((bottom - top) * (right - left)).squeeze(1)
+    return MixedBatch(
+        images=torch.where(inside, images[partners], images),
+        targets=targets,
+        partner_targets=targets[partners],
+        shares=(1 - pasted_area.double() / (height * width)).to(images.dtype),
+    )
+
+
+def mixed_loss(
+    logits: Tensor, batch: MixedBatch, *, loss: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return the mean loss, counting both targets of a picture as much as there is to see of them.
+
+    Args:
+        logits: float ``(B, N)``, of ``batch.images``.
+        batch: The batch that went through the network.
+        loss: Makes one loss per picture, ``(B,)``, of logits and targets: ``nn.CrossEntropyLoss(reduction="none")``.
+    """
+    own, partners = loss(logits, batch.targets), loss(logits, batch.partner_targets)
+    return torch.lerp(partners, own, batch.shares.to(own.dtype)).mean()
+
+
+def _check(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float) -> None:
+    if alpha <= 0:
+        raise ConfigError(f"The alpha of a mixture must be above 0. Received: {alpha!r}")
+    if not len(images) == len(targets) == len(draws.rows):
+        raise ConfigError(
+            "Mixing pictures needs a target and a row for each. "
+            f"Received: {len(images)} pictures, {len(targets)} targets, {len(draws.rows)} rows"
+        )

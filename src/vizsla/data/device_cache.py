@@ -1,0 +1,179 @@
+"""Keys and pixels in, batches cut from pictures that stay on a device out, without the host touching a pixel.
+
+Pictures lie one after the other in a few large buffers, uint8 HWC, each at its own size. The lines of a window are runs
+of bytes, so a whole batch of windows is one ``index_select`` per buffer over a view whose row i is the run that begins
+at byte i. B: pictures of a batch; H, W: sides of the windows.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vizsla.data.picture_key import PictureKey
+    from vizsla.types import Size
+
+_FIRST_BUFFER_BYTES = 64 * 2**20
+_LARGEST_STEP_BYTES = 2**30
+
+
+class Place(NamedTuple):
+    """Where a picture lies: which buffer, from which byte on, and its sides."""
+
+    buffer: int
+    start: int
+    height: int
+    width: int
+
+
+class DeviceStore:
+    """Pictures in the memory of a device, until the budget is used up. For any number of threads.
+
+    Args:
+        device: Whose memory; the CPU's works too.
+        budget_bytes: All buffers together take at most so much.
+        expected_bytes: What will probably be stored, so that one buffer holds it; None begins with 64 MiB.
+    """
+
+    def __init__(
+        self, device: torch.device, *, budget_bytes: int, expected_bytes: int | None = None
+    ) -> None:
+        self.device = _numbered(device)
+        self._stream = torch.cuda.Stream(self.device) if device.type == "cuda" else None
+        self.budget_bytes = budget_bytes
+        self._first_bytes = _FIRST_BUFFER_BYTES if expected_bytes is None else expected_bytes
+        self._buffers: list[Tensor] = []
+        self._filled = 0  # Bytes of the last buffer.
+        self._used_bytes = 0
+        self._full = False
+        self._places: dict[tuple[str, str], tuple[PictureKey, Place]] = {}
+        self._lock = threading.Lock()
+
+    def serves(self, device: torch.device) -> bool:
+        """Whether this is the store's device; ``cuda`` is the current CUDA device."""
+        same_type = device.type == self.device.type
+        return same_type and (device.type != "cuda" or _numbered(device) == self.device)
+
+    def locate(self, key: PictureKey) -> Place | None:
+        """Return where the picture of a key lies, or None."""
+        known = self._places.get(key.slot)
+        return known[1] if known is not None and known[0] == key else None
+
+    def find(self, key: PictureKey) -> NDArray[np.uint8] | None:
+        """Return the pixels of a key, copied to the host, or None."""
+        place = self.locate(key)
+        if place is None:
+            return None
+        pixels = self._view(place).cpu().clone().numpy()
+        pixels.setflags(write=False)
+        return pixels
+
+    def keep(self, key: PictureKey, picture: NDArray[np.uint8]) -> Place | None:
+        """Copy a picture to the device; return where it lies, or None if there is no room."""
+        place = self.locate(key)  # Another thread may have been quicker.
+        if place is not None:
+            return place
+        place = self._reserve(picture)
+        if place is None:
+            return None
+        # On a stream of its own: a copy waits for what its stream does before, and that would be the network's work. It
+        # ends when the pixels are there. Of a copy, because torch wants memory that it could write to.
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            self._view(place).copy_(torch.from_numpy(picture.copy()))
+        with self._lock:
+            self._places[key.slot] = (key, place)
+            self._used_bytes += picture.nbytes
+        return place
+
+    def gather(self, places: Sequence[Place], *, positions: Sequence[float], size: Size) -> Tensor:
+        """Return windows of some pictures as one tensor.
+
+        Args:
+            places: Of the pictures, ``B`` of them.
+            positions: In [0, 1), where each window lies along the long side; see ``presize.window``.
+            size: ``(H, W)``, at most that of each picture.
+
+        Returns:
+            uint8 ``(B, H, W, 3)`` on the device.
+        """
+        height, width = size
+        numbers = torch.tensor(
+            [
+                _window_start(place, position, size=size)
+                for place, position in zip(places, positions, strict=True)
+            ],
+            dtype=torch.int64,
+        ).to(self.device, non_blocking=True)
+        lines = torch.arange(height, device=self.device)
+        starts_BH = numbers[:, :1] + numbers[:, 1:] * lines
+        of_buffer: dict[int, list[int]] = {}
+        for index, place in enumerate(places):
+            of_buffer.setdefault(place.buffer, []).append(index)
+        if len(of_buffer) == 1:
+            return self._lines(places[0].buffer, starts_BH, width=width)
+        images = torch.empty((len(places), height, width, 3), dtype=torch.uint8, device=self.device)
+        for buffer, indices in of_buffer.items():
+            chosen = torch.tensor(indices).to(self.device, non_blocking=True)
+            images[chosen] = self._lines(buffer, starts_BH[chosen], width=width)
+        return images
+
+    def describe(self) -> str:
+        """Return what is kept where, for people."""
+        return f"{len(self._places)} pictures, {self._used_bytes / 1e6:.1f} MB on the device {self.device}"
+
+    def _lines(self, buffer: int, starts_BH: Tensor, *, width: int) -> Tensor:
+        pixels = self._buffers[buffer]
+        runs = pixels.as_strided((len(pixels) - 3 * width + 1, 3 * width), (1, 1))
+        return runs.index_select(0, starts_BH.flatten()).view(*starts_BH.shape, width, 3)
+
+    def _view(self, place: Place) -> Tensor:
+        num_bytes = place.height * place.width * 3
+        pixels = self._buffers[place.buffer][place.start : place.start + num_bytes]
+        return pixels.view(place.height, place.width, 3)
+
+    def _reserve(self, picture: NDArray[np.uint8]) -> Place | None:
+        with self._lock:
+            if self._full:
+                return None
+            if not self._buffers or self._filled + picture.nbytes > len(self._buffers[-1]):
+                self._full = not self._add_buffer(at_least=picture.nbytes)
+                if self._full:
+                    return None
+            start = self._filled
+            self._filled += picture.nbytes
+            height, width, _ = picture.shape
+            return Place(len(self._buffers) - 1, start, height, width)
+
+    def _add_buffer(self, *, at_least: int) -> bool:
+        taken = sum(map(len, self._buffers))
+        wanted = min(taken, _LARGEST_STEP_BYTES) if taken else self._first_bytes
+        num_bytes = min(max(wanted, at_least), self.budget_bytes - taken)
+        if num_bytes < at_least:
+            return False
+        try:
+            self._buffers.append(torch.empty(num_bytes, dtype=torch.uint8, device=self.device))
+        except torch.OutOfMemoryError:  # Others took it since the budget was set.
+            return False
+        self._filled = 0
+        return True
+
+
+def _numbered(device: torch.device) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
+
+
+def _window_start(place: Place, position: float, *, size: Size) -> tuple[int, int]:
+    """Return the first byte of a window, and the bytes from one of its lines to the next."""
+    top = int(position * (place.height - size[0] + 1))
+    left = int(position * (place.width - size[1] + 1))
+    return place.start + (top * place.width + left) * 3, place.width * 3

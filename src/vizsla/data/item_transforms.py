@@ -1,0 +1,193 @@
+"""Item transforms as a notebook lists them in, an ``ItemPipeline`` out: what happens to one picture between decoding and batch.
+
+A picture is decoded, the functions before the sizing work on it, the sizing (``Resize``, ``RandomResizedCrop`` ...) brings it
+to its size, the functions after it work on the result. A function takes and returns uint8 ``(H, W, 3)``, RGB; it runs in
+the reading threads. H, W: sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vizsla.data.crops import CropPad, RandomCrop, RandomResizedCrop, RatioResize
+from vizsla.data.presize import Resize
+from vizsla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vizsla.types import Size
+
+PictureFunction = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""A custom item transform: uint8 ``(H, W, 3)`` to uint8 ``(H, W, 3)``; it may write into what it is given."""
+
+Sizing = Resize | RandomResizedCrop | RandomCrop | CropPad | RatioResize
+"""What brings pictures to a size; there is at most one among the item transforms."""
+
+ItemTransform = Sizing | PictureFunction
+ItemTransforms = ItemTransform | Sequence[ItemTransform] | None
+
+_SIZINGS = (Resize, RandomResizedCrop, RandomCrop, CropPad, RatioResize)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemPipeline:
+    """What is done to each picture, in this order.
+
+    Attributes:
+        before: Functions that see the whole decoded picture. What they make is not cached: nobody can tell whether a
+            function still does tomorrow what it did today, or whether it is random.
+        sizing: Brings the picture to its size; None leaves it at its own.
+        after: Functions that see the picture at its size; they are called anew each time it is used.
+    """
+
+    before: tuple[PictureFunction, ...] = ()
+    sizing: Sizing | None = None
+    after: tuple[PictureFunction, ...] = ()
+
+    def cover(self, *, training: bool) -> Size | None:
+        """Return the size that a decoder must cover; None where every pixel is wanted.
+
+        Args:
+            training: As for ``kept``.
+        """
+        if self.sizing is None or self.before:
+            return None
+        return self.sizing.cover(training=training)
+
+    @property
+    def num_draws(self) -> int:
+        """Random numbers that a training view takes."""
+        return 0 if self.sizing is None else self.sizing.num_draws
+
+    @property
+    def functions(self) -> tuple[PictureFunction, ...]:
+        """All functions of the user's own."""
+        return (*self.before, *self.after)
+
+    def kept(self, picture: Image.Image, *, training: bool, name: str) -> NDArray[np.uint8]:
+        """Return what is worth keeping of a picture: as validation sees it, or what training takes its random views of.
+
+        Args:
+            picture: Upright RGB, any size.
+            training: Whether random views will be taken.
+            name: How messages name the picture.
+
+        Returns:
+            uint8 ``(H, W, 3)``, read-only.
+
+        Raises:
+            ConfigError: A function failed.
+        """
+        if self.before:
+            picture = Image.fromarray(_applied(self.before, np.array(picture), name=name))
+        if self.sizing is not None:
+            picture = self.sizing.strip(picture) if training else self.sizing.centred(picture)
+        pixels = np.asarray(picture)
+        pixels.setflags(write=False)
+        return pixels
+
+    def training_view(
+        self, kept: NDArray[np.uint8], *, draws: Sequence[float], name: str
+    ) -> NDArray[np.uint8]:
+        """Return what one training step sees of a picture.
+
+        Args:
+            kept: As ``kept`` with ``training`` returned it.
+            draws: ``num_draws`` numbers in [0, 1).
+            name: How messages name the picture.
+
+        Raises:
+            ConfigError: A function failed.
+        """
+        view = kept if self.sizing is None else self.sizing.window(kept, draws=draws)
+        return self.finished(view, name=name)
+
+    def finished(self, view: NDArray[np.uint8], *, name: str) -> NDArray[np.uint8]:
+        """Return a picture at its size after the functions that follow the sizing; without any, ``view`` itself.
+
+        Args:
+            view: uint8 ``(H, W, 3)``; it is not changed.
+            name: How messages name the picture.
+
+        Raises:
+            ConfigError: A function failed.
+        """
+        return _applied(self.after, view.copy(), name=name) if self.after else view
+
+
+def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
+    """Return item transforms as a pipeline.
+
+    Args:
+        item_tfms: None, one transform, or a list of them in the order in which they shall work.
+
+    Raises:
+        ConfigError: Something else, or more than one that brings pictures to a size.
+
+    Example:
+        >>> item_pipeline([np.fliplr, Resize(224)]).sizing.size
+        (224, 224)
+    """
+    if isinstance(item_tfms, ItemPipeline):
+        return item_tfms
+    listed: list[Any] = list(item_tfms) if isinstance(item_tfms, list | tuple) else [item_tfms]
+    transforms = [transform for transform in listed if transform is not None]
+    places = [place for place, one in enumerate(transforms) if isinstance(one, _SIZINGS)]
+    usable = all(callable(one) and not isinstance(one, type) for one in transforms)
+    if len(places) > 1 or not usable:
+        raise ConfigError(
+            "item_tfms is one Resize, as in Resize(460), or another of RandomResizedCrop, RandomCrop, CropPad and "
+            f"RatioResize, or a list with one of them and functions of uint8 arrays. Received: {item_tfms!r}"
+        )
+    place = places[0] if places else -1
+    return ItemPipeline(
+        before=tuple(transforms[:place]) if places else (),
+        sizing=transforms[place] if places else None,
+        after=tuple(transforms[place + 1 :]),
+    )
+
+
+def function_name(function: Callable[..., object]) -> str:
+    """Return how messages name a function: its module-free name, or how it prints."""
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def _applied(
+    functions: tuple[PictureFunction, ...], pixels: NDArray[np.uint8], *, name: str
+) -> NDArray[np.uint8]:
+    for function in functions:
+        try:
+            result: Any = function(pixels)
+        except Exception as error:
+            raise ConfigError(
+                f"The item transform {function_name(function)} failed on the picture {name}: "
+                f"{type(error).__name__}: {error}. It was given uint8 values of shape {pixels.shape}; correct it, or leave it out."
+            ) from error
+        pixels = _checked(result, function=function, name=name)
+    return pixels
+
+
+def _checked(result: Any, *, function: PictureFunction, name: str) -> NDArray[np.uint8]:
+    is_picture = (
+        isinstance(result, np.ndarray)
+        and result.dtype == np.uint8
+        and result.ndim == 3
+        and result.shape[2] == 3
+        and 0 not in result.shape
+    )
+    if not is_picture:
+        what = (
+            f"{result.dtype} of shape {result.shape}"
+            if isinstance(result, np.ndarray)
+            else type(result).__name__
+        )
+        raise ConfigError(
+            f"The item transform {function_name(function)} must return a numpy array of uint8 values and shape "
+            f"(height, width, 3). For the picture {name} it returned: {what}"
+        )
+    return np.ascontiguousarray(result)

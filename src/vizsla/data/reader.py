@@ -1,0 +1,158 @@
+"""A picture file in; the uint8 pixels that validation or one training step sees of it out, from the cache where it has them.
+
+Arrays are HWC as Pillow and the cache have them. H, W: sides.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vizsla.data.decode import Truncated, open_picture, source_name
+from vizsla.data.item_transforms import ItemPipeline, ItemTransforms, item_pipeline
+from vizsla.data.picture_key import PictureKey
+from vizsla.data.presize import Resize
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from vizsla.data.cache import PictureCache
+    from vizsla.data.device_cache import Place
+    from vizsla.data.item_transforms import Sizing
+
+
+class PictureReader:
+    """Turns one picture into the pixels that training or validation see; the same for a batch and for a single file.
+
+    Args:
+        resize: Brings all pictures to one size; None leaves each at its own. Or a list of item transforms.
+        cache: Keeps what was read from files.
+        truncated: What to do about JPEGs that end too early, see ``open_picture``.
+
+    Raises:
+        ConfigError: The item transforms cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        resize: ItemTransforms | ItemPipeline,
+        cache: PictureCache,
+        truncated: Truncated = "strict",
+    ) -> None:
+        self.items = item_pipeline(resize)
+        self.cache = cache
+        self.truncated: Truncated = truncated
+        lenient = "" if truncated == "strict" else ", truncated ones too"
+        spec = f"{self.items.sizing!r}{lenient}"
+        self._preparations = (f"centred {spec}", f"strip {spec}")
+
+    @property
+    def resize(self) -> Sizing | None:
+        """What brings pictures to one size; None leaves each at its own."""
+        return self.items.sizing
+
+    @property
+    def num_draws(self) -> int:
+        """Random numbers that ``read_window`` takes."""
+        return self.items.num_draws
+
+    @property
+    def windows_are_slices(self) -> bool:
+        """Whether a training view is a slice along the long side of the strip and nothing else, as ``Resize`` makes it."""
+        return isinstance(self.items.sizing, Resize) and not self.items.functions
+
+    def read(self, source: Path | str | bytes, *, training: bool = False) -> NDArray[np.uint8]:
+        """Return the pixels of one picture.
+
+        Args:
+            source: A file, or the bytes of one (which are not cached).
+            training: Give the strip that random windows are taken of, not the centred picture.
+
+        Returns:
+            uint8 ``(H, W, 3)``, read-only unless a function of the user's own made it.
+
+        Raises:
+            PictureError: The picture cannot be read; the message names it and says why.
+            ConfigError: An item transform failed; the message names it and the picture.
+        """
+        kept = self._kept(source, training=training)
+        return kept if training else self.items.finished(kept, name=source_name(source))
+
+    def read_window(
+        self, source: Path | str | bytes, *, draws: Sequence[float]
+    ) -> NDArray[np.uint8]:
+        """Return what one training step sees of a picture.
+
+        Args:
+            source: A file, or the bytes of one.
+            draws: ``num_draws`` random numbers in [0, 1).
+
+        Returns:
+            uint8 ``(H, W, 3)`` of the size; it may be a view of what the cache keeps, and read-only.
+
+        Raises:
+            PictureError: The picture cannot be read; the message names it and says why.
+            ConfigError: An item transform failed; the message names it and the picture.
+        """
+        kept = self._kept(source, training=True)
+        return self.items.training_view(kept, draws=draws, name=source_name(source))
+
+    def place(self, path: Path, *, training: bool) -> Place | None:
+        """Return where the picture of a file lies on the device, if the cache keeps it there and the file is unchanged.
+
+        Args:
+            path: The file.
+            training: As for ``read``.
+        """
+        store = self.cache.device_store
+        try:
+            return None if store is None else store.locate(self._key(path, training=training))
+        except OSError:
+            return None
+
+    def prepare(self, picture: Image.Image, *, training: bool = False) -> NDArray[np.uint8]:
+        """Return the pixels of a picture that is open already.
+
+        Args:
+            picture: Upright RGB, as ``open_picture`` and ``to_rgb`` give it.
+            training: As for ``read``.
+
+        Returns:
+            uint8 ``(H, W, 3)``.
+
+        Raises:
+            ConfigError: An item transform failed.
+        """
+        name = "given as a picture in memory"
+        kept = self.items.kept(picture, training=training, name=name)
+        return kept if training else self.items.finished(kept, name=name)
+
+    def _kept(self, source: Path | str | bytes, *, training: bool) -> NDArray[np.uint8]:
+        if isinstance(source, bytes) or self.items.before:
+            return self._make(source, training=training)
+        try:
+            key = self._key(source, training=training)
+        except OSError:
+            return self._make(source, training=training)  # It says what is wrong with the file.
+        known = self.cache.find(key)
+        if known is not None:
+            return known
+        pixels = self._make(source, training=training)
+        with suppress(OSError):
+            if self._key(source, training=training) == key:  # Not written to meanwhile.
+                self.cache.keep(key, pixels)
+        return pixels
+
+    def _key(self, path: Path | str, *, training: bool) -> PictureKey:
+        return PictureKey.of_file(path, preparation=self._preparations[training])
+
+    def _make(self, source: Path | str | bytes, *, training: bool) -> NDArray[np.uint8]:
+        cover = self.items.cover(training=training)
+        picture = open_picture(source, cover=cover, truncated=self.truncated)
+        return self.items.kept(picture, training=training, name=source_name(source))

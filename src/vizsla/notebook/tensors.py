@@ -1,0 +1,357 @@
+"""Pictures as tensors come in, tensors that print, show and transform themselves go out; for looking, not for training.
+
+Training works on plain tensors: a subclass costs time at every operation. Here each call acts at once and on its own,
+with one interpolation, so a chain of calls shows what several interpolations do to a picture; a ``Pipeline`` composes
+its transforms and interpolates once.
+
+Shape legend: B pictures, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vizsla.augment.apply import apply_policy, augment_pictures
+from vizsla.augment.merge import merge_transforms
+from vizsla.augment.policy import (
+    BatchTransform,
+    Brightness,
+    Contrast,
+    Dihedral,
+    Flip,
+    Rotate,
+    Warp,
+    Zoom,
+)
+from vizsla.augment.sample import Draws
+from vizsla.errors import ConfigError
+from vizsla.types import as_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+    from vizsla.augment.options import Draw, Mode, PadMode
+    from vizsla.types import Size
+
+    Step = BatchTransform | Callable[[Tensor], Tensor]
+
+_INCHES = 3.0
+"""Side of a picture that is shown on its own."""
+
+
+class TensorCategory(Tensor):
+    """A label, or the labels of a batch, as int64; prints as ``TensorCategory(1)``.
+
+    Args:
+        data: One whole number or several.
+    """
+
+    def __new__(cls, data: ArrayLike | Tensor) -> TensorCategory:
+        """Return the labels as int64."""
+        return torch.as_tensor(data, dtype=torch.int64).as_subclass(cls)
+
+
+class TensorImage(Tensor):
+    """One picture ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1; prints as ``TensorImage(...)``.
+
+    The methods below return new pictures: float, in the dtype that came in (float32 for uint8). Those that draw at
+    random do so per picture, from torch's default generator unless one is given.
+
+    Args:
+        data: A tensor, or anything that ``torch.as_tensor`` takes; memory is shared where possible.
+
+    Example:
+        >>> one_by_one = TensorImage(images).affine_coord(sz=224).rotate(draw=30, p=1).zoom(draw=1.2, p=1)
+    """
+
+    def __new__(cls, data: ArrayLike | Tensor) -> TensorImage:
+        """Return the pictures, sharing memory where possible."""
+        return torch.as_tensor(data).as_subclass(cls)
+
+    def affine_coord(
+        self,
+        *,
+        mat: Tensor | None = None,
+        sz: int | Size | None = None,
+        mode: Mode = "bilinear",
+        pad_mode: PadMode = "reflection",
+        align_corners: bool = True,
+    ) -> TensorImage:
+        """Return the pictures seen through a map, in another size.
+
+        Args:
+            mat: float ``(2, 3)``, ``(3, 3)``, ``(B, 2, 3)`` or ``(B, 3, 3)``: output coordinates (x, y, 1), -1 to 1, to
+                source coordinates; three rows for a perspective; ``None``: the whole picture.
+            sz: (height, width) of what comes out, or one number; ``None``: unchanged.
+            mode: Interpolation: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
+            pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``.
+            align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
+
+        Raises:
+            ConfigError: ``mat`` has another shape.
+        """
+        images = _as_batch(self)
+        found = augment_pictures(
+            images,
+            warp=_as_maps(mat, count=len(images)),
+            size=(images.shape[-2], images.shape[-1]) if sz is None else as_size(sz),
+            mode=mode,
+            pad_mode=pad_mode,
+            align_corners=align_corners,
+        )
+        return _like(self, found)
+
+    def flip_batch(
+        self,
+        *,
+        p: float = 0.5,
+        draw: Draw = None,
+        size: int | Size | None = None,
+        mode: Mode = "bilinear",
+        pad_mode: PadMode = "reflection",
+        align_corners: bool = True,
+        batch: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> TensorImage:
+        """Mirror left and right; the arguments are those of ``Flip``, and where random numbers come from."""
+        transform = Flip(p, draw, size, mode, pad_mode, align_corners, batch)
+        return Pipeline([transform], generator=generator)(self)
+
+    def dihedral_batch(
+        self,
+        *,
+        p: float = 0.5,
+        draw: Draw = None,
+        size: int | Size | None = None,
+        mode: Mode = "bilinear",
+        pad_mode: PadMode = "reflection",
+        align_corners: bool = True,
+        batch: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> TensorImage:
+        """Apply a symmetry of the square; the arguments are those of ``Dihedral``, and where random numbers come from."""
+        transform = Dihedral(p, draw, size, mode, pad_mode, align_corners, batch)
+        return Pipeline([transform], generator=generator)(self)
+
+    def rotate(
+        self,
+        *,
+        max_deg: float = 10,
+        p: float = 0.5,
+        draw: Draw = None,
+        size: int | Size | None = None,
+        mode: Mode = "bilinear",
+        pad_mode: PadMode = "reflection",
+        align_corners: bool = True,
+        batch: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> TensorImage:
+        """Turn about the middle; the arguments are those of ``Rotate``, and where random numbers come from."""
+        transform = Rotate(max_deg, p, draw, size, mode, pad_mode, align_corners, batch)
+        return Pipeline([transform], generator=generator)(self)
+
+    def zoom(
+        self,
+        *,
+        min_zoom: float = 1.0,
+        max_zoom: float = 1.1,
+        p: float = 0.5,
+        draw: Draw = None,
+        draw_x: Draw = None,
+        draw_y: Draw = None,
+        size: int | Size | None = None,
+        mode: Mode = "bilinear",
+        pad_mode: PadMode = "reflection",
+        align_corners: bool = True,
+        batch: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> TensorImage:
+        """Magnify about a point; the arguments are those of ``Zoom``, and where random numbers come from."""
+        points = draw, draw_x, draw_y
+        transform = Zoom(min_zoom, max_zoom, p, *points, size, mode, pad_mode, align_corners, batch)
+        return Pipeline([transform], generator=generator)(self)
+
+    def warp(
+        self,
+        *,
+        magnitude: float = 0.2,
+        p: float = 0.5,
+        draw_x: Draw = None,
+        draw_y: Draw = None,
+        size: int | Size | None = None,
+        mode: Mode = "bilinear",
+        pad_mode: PadMode = "reflection",
+        align_corners: bool = True,
+        batch: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> TensorImage:
+        """Change the perspective; the arguments are those of ``Warp``, and where random numbers come from."""
+        moves = draw_x, draw_y
+        transform = Warp(magnitude, p, *moves, size, mode, pad_mode, align_corners, batch)
+        return Pipeline([transform], generator=generator)(self)
+
+    def brightness(
+        self,
+        *,
+        max_lighting: float = 0.2,
+        p: float = 0.75,
+        draw: Draw = None,
+        batch: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> TensorImage:
+        """Make lighter or darker; the arguments are those of ``Brightness``, and where random numbers come from."""
+        transform = Brightness(max_lighting, p, draw, batch)
+        return Pipeline([transform], generator=generator)(self)
+
+    def contrast(
+        self,
+        *,
+        max_lighting: float = 0.2,
+        p: float = 0.75,
+        draw: Draw = None,
+        batch: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> TensorImage:
+        """Change the contrast; the arguments are those of ``Contrast``, and where random numbers come from."""
+        transform = Contrast(max_lighting, p, draw, batch)
+        return Pipeline([transform], generator=generator)(self)
+
+    def show(
+        self,
+        ctx: Axes | None = None,
+        *,
+        title: str | None = None,
+        figsize: tuple[float, float] | None = None,
+    ) -> Axes:
+        """Draw the picture.
+
+        Args:
+            ctx: matplotlib axes to draw on; ``None``: a new figure of pyplot.
+            title: Written above it.
+            figsize: (width, height) of a new figure in inches; ``None``: 3 by 3.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ConfigError: This is a batch, or has neither 1 nor 3 channels.
+        """
+        if self.ndim != 3 or self.shape[0] not in {1, 3}:
+            raise ConfigError(
+                "Only one picture (1 or 3, height, width) can be shown; take one of a batch with [0]. "
+                f"Received: shape {tuple(self.shape)}"
+            )
+        if ctx is None:
+            import matplotlib.pyplot as plt
+
+            ctx = plt.subplots(figsize=figsize or (_INCHES, _INCHES))[1]
+        plain = _plain(self).detach().cpu()
+        unit = plain / 255 if plain.dtype == torch.uint8 else plain.float().clamp(0, 1)
+        ctx.imshow(unit.expand(3, -1, -1).permute(1, 2, 0).numpy())
+        ctx.axis("off")
+        if title is not None:
+            ctx.set_title(title)
+        return ctx
+
+
+class Pipeline:
+    """Transforms that act on pictures when called, all of them, whatever they are for in training.
+
+    Neighbours that are batch transforms are composed as in training: one interpolation, one colour step. A
+    ``Normalize`` among them acts after the others. Any other function acts alone, at its place.
+
+    Args:
+        transforms: Batch transforms, and functions of a tensor that return a tensor.
+        generator: Where random draws come from; ``None``: torch's default generator (``torch.manual_seed``).
+
+    Example:
+        >>> composed = Pipeline(setup_aug_tfms([Rotate(draw=30, p=1, size=224), Zoom(draw=1.2, p=1)]))(images)
+    """
+
+    def __init__(
+        self, transforms: Sequence[Step], *, generator: torch.Generator | None = None
+    ) -> None:
+        self.transforms = tuple(transforms)
+        self.generator = generator
+
+    def __call__(self, images: Tensor) -> TensorImage:
+        """Return transformed pictures.
+
+        Args:
+            images: ``(C, H, W)`` or ``(B, C, H, W)``, uint8 0-255 or float 0-1.
+
+        Raises:
+            ConfigError: A transform cannot be composed with its neighbours (two crops, for example).
+        """
+        found = TensorImage(images)
+        for run in self._runs():
+            if callable(run):
+                found = TensorImage(run(found))
+            else:
+                found = self._composed(run, found)
+        return found
+
+    def __repr__(self) -> str:
+        names = (getattr(step, "__name__", type(step).__name__) for step in self.transforms)
+        return "Pipeline: " + " -> ".join(name for name in names if name != "noop")
+
+    def _runs(self) -> list[list[BatchTransform] | Callable[[Tensor], Tensor]]:
+        """Return the steps, neighbouring batch transforms together."""
+        runs: list[list[BatchTransform] | Callable[[Tensor], Tensor]] = []
+        for step in self.transforms:
+            if not isinstance(step, BatchTransform):
+                runs.append(step)
+            elif runs and isinstance(runs[-1], list):
+                runs[-1].append(step)
+            else:
+                runs.append([step])
+        return runs
+
+    def _composed(self, transforms: list[BatchTransform], pictures: TensorImage) -> TensorImage:
+        policy = merge_transforms(transforms)
+        images = _as_batch(pictures)
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        draws = Draws(seed=seed, epoch=0, rows=torch.arange(len(images)), images=images)
+        found = apply_policy(images, policy=policy, draws=draws)
+        return _like(pictures, found if policy.normalize is None else policy.normalize(found))
+
+
+def _plain(pictures: Tensor) -> Tensor:
+    return pictures.as_subclass(Tensor)
+
+
+def _as_batch(pictures: TensorImage) -> Tensor:
+    """Return plain pictures ``(B, C, H, W)``."""
+    if pictures.ndim not in {3, 4}:
+        raise ConfigError(
+            "A TensorImage that is transformed is one picture (channels, height, width) or a batch of them. "
+            f"Received: shape {tuple(pictures.shape)}"
+        )
+    images = _plain(pictures)
+    return images[None] if images.ndim == 3 else images
+
+
+def _as_maps(mat: Tensor | None, *, count: int) -> Tensor:
+    """Return maps ``(B, 3, 3)``."""
+    maps = torch.eye(3, dtype=torch.float64).repeat(count, 1, 1)
+    if mat is None:
+        return maps
+    shape = tuple(mat.shape)
+    if shape[-2:] not in {(2, 3), (3, 3)} or shape[:-2] not in {(), (1,), (count,)}:
+        raise ConfigError(
+            f"A map is (2, 3) or (3, 3), or {count} of them for {count} pictures. Received: shape {shape}"
+        )
+    maps[:, : mat.shape[-2]] = mat.detach().cpu().double()
+    return maps
+
+
+def _like(pictures: TensorImage, found: Tensor) -> TensorImage:
+    """Return float pictures in the form of those that came in."""
+    found = found.to(pictures.dtype) if pictures.dtype.is_floating_point else found
+    return TensorImage(found[0] if pictures.ndim == 3 else found)

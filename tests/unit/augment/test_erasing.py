@@ -1,0 +1,149 @@
+"""RandomErasing: the blocks of the reference, for each picture on its own, with noise that looks like a picture's numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vizsla.augment.apply import BatchAugmentation
+from vizsla.augment.erasing import erasing_boxes, erasing_noise, sample_erasing
+from vizsla.augment.pixels import Normalize, RandomErasing
+from vizsla.augment.policy import RandomResizedCropGPU, aug_transforms
+from vizsla.augment.sample import Draws, crop_boxes
+
+Maker = Callable[..., Tensor]
+RECORD = json.loads((Path(__file__).parents[2] / "golden" / "augment.json").read_text("utf-8"))
+
+
+def run(transform: RandomErasing, images: Tensor, *, rows: Tensor | None = None) -> Tensor:
+    rows = torch.arange(len(images)) if rows is None else rows
+    return BatchAugmentation([transform], seed=3)(images, rows=rows, epoch=1, training=True)
+
+
+def middle_of_step(position: int, steps: int) -> float:
+    """Return a uniform number that means this one of so many positions."""
+    return (position + 0.5) / steps
+
+
+@pytest.mark.parametrize("case", RECORD["random_erasing"], ids=lambda c: c["python_random_seed"])
+def test_blocks_have_the_sizes_of_the_reference(case: dict[str, Any]):
+    draw = random.Random(case["python_random_seed"])
+    draw.randint(1, 2)  # the number of blocks, recorded as "count"
+    height, width = case["img_hw"]
+    uniform: list[list[float]] = []
+    for top, bottom, left, right in case["areas"]:
+        shape = [draw.random(), draw.random()]
+        rows, columns = height - (bottom - top), width - (right - left)
+        assert (draw.randint(0, rows), draw.randint(0, columns)) == (top, left)
+        uniform.append([*shape, middle_of_step(top, rows + 1), middle_of_step(left, columns + 1)])
+    transform = RandomErasing(1, case["sl"], case["sh"], case["min_aspect"], case["count"])
+    counts = torch.tensor([float(case["count"])])
+    boxes = erasing_boxes(transform, uniform=torch.tensor([uniform]).double(), counts=counts, size=(height, width))  # fmt: skip
+    expected = [[top, left, bottom - top, right - left] for top, bottom, left, right in case["areas"]]  # fmt: skip
+    assert boxes[0].tolist() == expected
+
+
+@pytest.mark.parametrize("case", RECORD["rrcgpu_sampling"], ids=lambda c: f"{c['python_random_seed']} {c['hw']}")  # fmt: skip
+def test_windows_have_the_sizes_of_the_reference(case: dict[str, Any]):
+    draw = random.Random(case["python_random_seed"])
+    tries = [(draw.random(), draw.random()) for _ in range(10)]
+    limits = [side - cut + 1 for side, cut in zip(case["hw"], case["crop_hw"], strict=True)]
+    places = [middle_of_step(at, steps) for at, steps in zip(case["tl_yx"], limits, strict=True)]
+    uniform = [*(area for area, _ in tries), *(ratio for _, ratio in tries), *places]
+    crop = RandomResizedCropGPU(224, case["min_scale"], case["ratio"])
+    height, width = case["hw"]
+    (box,) = crop_boxes(crop, uniform=torch.tensor([uniform]).double(), source_size=(height, width))
+    assert box.tolist() == [*case["tl_yx"], *case["crop_hw"]]
+
+
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    sl=st.floats(0, 1), more=st.floats(0, 1), aspect=st.floats(0.01, 1), most=st.integers(1, 4), seed=st.integers(0, 2**40),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_blocks_lie_within_the_picture(
+    size: tuple[int, int], sl: float, more: float, aspect: float, most: int, seed: int
+):
+    transform = RandomErasing(1, sl, sl + more * (1 - sl), aspect, most)
+    draws = Draws(seed=seed, epoch=0, rows=torch.arange(20))
+    boxes, offsets = sample_erasing(transform, draws=draws, size=size)
+    assert boxes.shape == (20, most, 4)
+    assert bool((boxes >= 0).all())
+    assert bool((boxes[..., :2] + boxes[..., 2:] <= torch.tensor(size)).all())
+    assert bool((offsets < torch.tensor(size)).all())
+
+
+def test_how_often_how_many_and_how_much():
+    transform = RandomErasing(0.5, 0.1, 0.3, 0.5, 3)
+    draws = Draws(seed=0, epoch=0, rows=torch.arange(4000))
+    boxes, _ = sample_erasing(transform, draws=draws, size=(200, 100))
+    blocks = (boxes[..., 2] > 0).sum(dim=1)
+    share = blocks.bincount(minlength=4) / len(blocks)
+    assert share.tolist() == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6], abs=0.02)
+    area = (boxes[..., 2] * boxes[..., 3]).sum(dim=1)[blocks > 0] / 20000
+    assert float(area.mean()) == pytest.approx(0.2, abs=0.005)
+    assert 0.09 < float(area.min()) < float(area.max()) < 0.31
+    tall = boxes[..., 2].double() / boxes[..., 3]
+    tall = tall[boxes[..., 2] > 0].log() / math.log(2)
+    assert float(tall.abs().max()) < 1.1
+    assert float(tall.mean()) == pytest.approx(0, abs=0.04)
+
+
+def test_a_picture_that_is_not_erased_is_exact_and_the_rest_of_one_that_is(make_batch: Maker):
+    images = make_batch(40, (16, 12))
+    found = run(RandomErasing(0.5, 0.1, 0.3), images)
+    changed = (found != images / 255).any(dim=1)
+    erased = changed.flatten(1).any(dim=1)
+    assert 10 < int(erased.sum()) < 30
+    for one in changed[erased]:
+        height, width = one.any(dim=1).sum(), one.any(dim=0).sum()
+        assert int(one.sum()) == int(height * width) < 100
+
+
+def test_pictures_of_a_batch_have_their_own_blocks_and_noise():
+    found = run(RandomErasing(1, 0.2, 0.3), torch.full((6, 3, 20, 24), 7, dtype=torch.uint8))
+    assert len({tuple(picture.flatten().tolist()) for picture in found}) == 6
+
+
+@given(rows=st.lists(st.integers(0, 10**6), min_size=1, max_size=5), most=st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_a_batch_equals_its_pictures_one_by_one(rows: list[int], most: int):
+    images = torch.full((len(rows), 3, 9, 11), 100, dtype=torch.uint8)
+    transform = RandomErasing(0.7, 0.05, 0.5, max_count=most)
+    together = run(transform, images, rows=torch.tensor(rows))
+    for at, row in enumerate(rows):
+        alone = run(transform, images[at : at + 1], rows=torch.tensor([row]))
+        assert torch.equal(alone[0], together[at])
+
+
+def test_noise_has_the_statistics_of_pictures_and_stays_within_0_and_1():
+    for normalize in (None, Normalize(), Normalize.from_stats([0.5] * 3, [0.1] * 3)):
+        noise = erasing_noise((100, 100), seed=1, normalize=normalize)
+        mean = [0.5] * 3 if normalize and normalize.mean else [0.485, 0.456, 0.406]
+        assert noise.mean(dim=(1, 2)).tolist() == pytest.approx(mean, abs=0.01)
+        assert 0 <= float(noise.min()) < float(noise.max()) <= 1
+    assert not torch.equal(erasing_noise((9, 9), seed=1), erasing_noise((9, 9), seed=2))
+
+
+def test_erasing_is_the_last_step_and_has_the_final_size(make_batch: Maker):
+    images = make_batch(3, (40, 40))
+    transforms = aug_transforms(size=(10, 12))
+    plain = BatchAugmentation(transforms, seed=1)
+    erased = BatchAugmentation([RandomErasing(1, 0.3, 0.4), *transforms], seed=1)
+    rows = torch.arange(3)
+    one, other = (a(images, rows=rows, epoch=0, training=True) for a in (plain, erased))
+    assert other.shape == (3, 3, 10, 12)
+    same = (one == other).all(dim=1).double().mean(dim=(1, 2))
+    assert all(0.5 < float(share) < 0.8 for share in same)
+    valid = erased(images, rows=rows, epoch=0, training=False)
+    assert torch.equal(valid, plain(images, rows=rows, epoch=0, training=False))

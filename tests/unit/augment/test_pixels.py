@@ -1,0 +1,156 @@
+"""Hue and Normalize: what they mean, and that nothing is normalised before the network does it."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vizsla.augment.apply import BatchAugmentation
+from vizsla.augment.kernels import change_lighting, turn_hue, warp_pictures
+from vizsla.augment.pixels import Brightness, Contrast, Hue, Normalize, Saturation
+from vizsla.augment.policy import Rotate, aug_transforms
+from vizsla.augment.sample import Draws, sample_colour
+from vizsla.errors import ConfigError
+
+Maker = Callable[..., Tensor]
+IMAGENET = Normalize.from_stats([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def run(transforms: list[object], images: Tensor, *, seed: int = 0) -> Tensor:
+    rows = torch.arange(len(images))
+    augmentation = BatchAugmentation(transforms, seed=seed)  # pyright: ignore[reportArgumentType] any kind
+    return augmentation(images, rows=rows, epoch=0, training=True)
+
+
+def test_a_list_with_normalize_leaves_normalising_to_the_network(make_batch: Maker):
+    images, transforms = make_batch(), aug_transforms(size=12)
+    for normalize in (IMAGENET, Normalize()):
+        assert torch.equal(run([*transforms, normalize], images), run([*transforms], images))
+        assert torch.equal(run([normalize], images), images / 255)
+    augmentation = BatchAugmentation([IMAGENET])
+    rows = torch.arange(len(images))
+    valid = augmentation(images, rows=rows, epoch=0, training=False)
+    assert torch.equal(valid, images / 255)
+    assert augmentation.policy.normalize == IMAGENET
+
+
+def test_normalize_without_statistics_cannot_be_called():
+    for call in (Normalize(), Normalize().decode):
+        with pytest.raises(ConfigError, match="from_stats"):
+            call(torch.zeros(1, 3, 2, 2))
+
+
+colours = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@given(colour=colours, shift=st.floats(-1, 1))
+@settings(max_examples=100, deadline=None)
+def test_hue_is_that_of_the_standard_library(colour: tuple[int, ...], shift: float):
+    red, green, blue = (part / 255 for part in colour)
+    hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
+    expected = colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)
+    picture = torch.tensor([red, green, blue]).view(1, 3, 1, 1)
+    found = turn_hue(picture, shift=torch.tensor([shift]))
+    torch.testing.assert_close(found.flatten(), torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+@given(shift=st.floats(-1, 1), seed=st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_turning_the_hue_there_and_back_is_the_identity(shift: float, seed: int):
+    images = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+    shifts = torch.tensor([shift, -shift])
+    found = turn_hue(turn_hue(images, shift=shifts), shift=-shifts)
+    torch.testing.assert_close(found, images, atol=1e-5, rtol=0)
+
+
+def test_a_third_of_the_circle_moves_each_colour_to_the_next_channel(make_batch: Maker):
+    images = make_batch()
+    found = run([Hue(p=1, draw=1 / 3)], images)
+    torch.testing.assert_close(found, (images / 255).roll(1, dims=1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("transform", [Hue(p=0), Hue(p=1, draw=0), Hue(p=1, draw=1)])
+def test_a_hue_that_does_not_turn_is_exact(transform: Hue, make_batch: Maker):
+    images = make_batch()
+    assert torch.equal(run([transform], images), images / 255)
+
+
+def test_greys_have_no_hue():
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(run([Hue(p=1, draw=0.3)], images), images / 255)
+
+
+def test_two_hues_add_up_and_come_after_the_logits(make_batch: Maker):
+    images = make_batch()
+    parts = [Hue(p=1, draw=0.1), Brightness(p=1, draw=0.6), Hue(p=1, draw=0.25)]
+    expected = turn_hue(run([parts[1]], images), shift=torch.full((4,), 0.35))
+    torch.testing.assert_close(run([*parts], images), expected, atol=1e-6, rtol=0)
+
+
+def test_shifts_are_drawn_on_a_logarithmic_scale():
+    draws = Draws(seed=0, epoch=0, rows=torch.arange(4000))
+    shifts = sample_colour(Hue(0.1, 1), draws=draws, stream="augment/hue/0")
+    assert -0.1 <= float(shifts.min()) < -0.099
+    assert 0.11 < float(shifts.max()) <= 1 / 0.9 - 1
+    assert float((shifts + 1).log().mean()) == pytest.approx(0, abs=0.003)
+    some = sample_colour(Hue(0.1, 0.75), draws=draws, stream="augment/hue/0")
+    assert float((some == 0).double().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_draw_may_be_a_function_of_the_pictures(make_batch: Maker):
+    images = make_batch()
+
+    def by_brightness(pictures: Tensor) -> Tensor:
+        assert pictures is images
+        return pictures.float().mean(dim=(1, 2, 3)).sub(127).sign().mul(5)
+
+    fixed = by_brightness(images).tolist()
+    found = run([Rotate(p=1, draw=by_brightness)], images)
+    assert torch.equal(found, run([Rotate(p=1, draw=fixed)], images))
+    assert torch.equal(run([Contrast(p=1, draw=lambda _: 2.0)], images), run([Contrast(p=1, draw=2)], images))  # fmt: skip
+    assert torch.equal(run([Hue(p=1, draw=lambda x: [0.1] * len(x))], images), run([Hue(p=1, draw=0.1)], images))  # fmt: skip
+
+
+def test_a_function_that_makes_too_few_draws_is_refused(make_batch: Maker):
+    with pytest.raises(ConfigError, match="at least 4"):
+        run([Rotate(p=1, draw=lambda _: [1.0])], make_batch())
+    with pytest.raises(ConfigError, match="images="):
+        sample_colour(Contrast(draw=lambda _: 1.0), draws=Draws(seed=0, epoch=0, rows=torch.arange(1)), stream="c")  # fmt: skip
+
+
+# A bfloat16 has 8 significant bits: values in 0.5-1 are 2**-8 apart, rounding is off by 2**-9 at most. Coming in and going
+# out are both rounded. An interpolation does not enlarge the first error; colour steps do, by their steepness (here below 2).
+BFLOAT16_STEP = 2.0**-8
+
+
+def test_bfloat16_pictures_are_resampled_within_one_step(make_batch: Maker):
+    images = make_batch() / 255
+    angle = torch.tensor(0.3)
+    rotation = torch.tensor([[angle.cos(), angle.sin(), 0], [-angle.sin(), angle.cos(), 0], [0, 0, 1]])  # fmt: skip
+    warp = rotation.expand(4, 3, 3)
+    found = warp_pictures(images.bfloat16(), warp=warp, size=(30, 31))
+    assert found.dtype == torch.bfloat16
+    exact = warp_pictures(images, warp=warp, size=(30, 31))
+    torch.testing.assert_close(found.float(), exact, atol=BFLOAT16_STEP, rtol=0)
+
+
+def test_bfloat16_pictures_are_recoloured_within_two_steps(make_batch: Maker):
+    from vizsla.augment.compose import colour_step
+
+    images = make_batch() / 255
+    draw = torch.tensor([0.8, 1.2, 1.25, 1.0], dtype=torch.float64)
+    step = colour_step([(Contrast(), draw), (Saturation(), draw)], count=4).on(torch.device("cpu"))
+    shift = torch.tensor([0.1, -0.1, 0.0, 0.05])
+    for kernel in (
+        lambda pictures: change_lighting(pictures, colour=step),
+        lambda pictures: turn_hue(pictures, shift=shift),
+    ):
+        found = kernel(images.bfloat16())
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), kernel(images), atol=2 * BFLOAT16_STEP, rtol=0)

@@ -1,0 +1,67 @@
+"""count_smaller: pictures that will be enlarged are counted from their headers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from PIL import Image
+
+from vizsla.data.small import count_smaller, enlarged_text
+from vizsla.types import PictureTable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZES = [(24, 24), (23, 40), (40, 23), (24, 100), (1, 1), (30, 30)]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> PictureTable:
+    paths = [tmp_path / f"{number}.png" for number in range(len(SIZES))]
+    for path, (height, width) in zip(paths, SIZES, strict=True):
+        Image.new("RGB", (width, height)).save(path)
+    return PictureTable(
+        root=tmp_path,
+        paths=(*paths, tmp_path / "gone.png"),
+        targets=torch.zeros(7, dtype=torch.int64),
+        vocab=("a",),
+        train_rows=torch.arange(7),
+        valid_rows=torch.zeros(0, dtype=torch.int64),
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 2, None])
+def test_pictures_with_a_side_shorter_than_the_size_are_counted(
+    table: PictureTable, num_workers: int | None
+):
+    rows = torch.arange(7)
+    assert count_smaller(table, rows, size=(24, 24), num_workers=num_workers) == 3
+    assert count_smaller(table, rows, size=(1, 1), num_workers=num_workers) == 0
+    assert count_smaller(table, rows[3:], size=(24, 24), num_workers=num_workers) == 1
+    assert count_smaller(table, rows[:0], size=(24, 24), num_workers=num_workers) == 0
+
+
+def test_a_picture_that_lies_on_its_side_counts_as_it_will_be_seen(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (100, 20)).save(tmp_path / "0.jpg", exif=exif)
+    table = PictureTable(
+        root=tmp_path,
+        paths=(tmp_path / "0.jpg",),
+        targets=torch.zeros(1, dtype=torch.int64),
+        vocab=("a",),
+        train_rows=torch.arange(1),
+        valid_rows=torch.zeros(0, dtype=torch.int64),
+    )
+    assert count_smaller(table, torch.arange(1), size=(90, 15)) == 0
+    assert count_smaller(table, torch.arange(1), size=(15, 90)) == 1
+
+
+def test_the_sentence_agrees_with_its_number():
+    assert enlarged_text(0, size=(224, 224)) == ""
+    assert enlarged_text(1, size=(224, 200)) == (
+        "1 picture is smaller than 224 x 200 pixels and will be enlarged."
+    )
+    assert enlarged_text(1234, size=(9, 9)).startswith("1,234 pictures are smaller than 9 x 9")

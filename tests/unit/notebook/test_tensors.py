@@ -1,0 +1,210 @@
+"""TensorImage and Pipeline: one interpolation for each call, one for a pipeline, and results that print and show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from vizsla.augment.apply import BatchAugmentation
+from vizsla.augment.pixels import Brightness, Contrast, Hue, Normalize, RandomErasing
+from vizsla.augment.policy import (
+    Dihedral,
+    Flip,
+    RandomResizedCropGPU,
+    Rotate,
+    Warp,
+    Zoom,
+    setup_aug_tfms,
+)
+from vizsla.errors import ConfigError
+from vizsla.notebook.tensors import Pipeline, TensorCategory, TensorImage
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+BOOK = [
+    Rotate(p=1, draw=30, size=24),
+    Zoom(p=1, draw=1.2, draw_x=0.5, draw_y=0.5, size=24),
+    Warp(p=1, draw_x=-0.2, draw_y=0.2, size=24),
+]
+WRONG: Any = torch.zeros(3, 2, 2)
+
+
+def recorded(name: str) -> Tensor:
+    with np.load(GOLDEN / "augment.npz") as arrays:
+        return torch.from_numpy(arrays[name].astype(np.float32) / 65535)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_golden_pictures_are_those_of_their_record():
+    record = json.loads((GOLDEN / "augment.json").read_text("utf-8"))
+    assert {"book_single", "book_sequential"} <= {case["out"] for case in record["cases"]}
+
+
+@pytest.mark.parametrize(("source", "suffix"), [("x32", ""), ("x64", "_x64")])
+def test_the_two_pictures_of_the_book_equal_the_reference(source: str, suffix: str):
+    pictures = recorded(source)
+    one_by_one = TensorImage(pictures.clone()).affine_coord(sz=24)
+    one_by_one = one_by_one.rotate(draw=30, p=1.0)
+    one_by_one = one_by_one.zoom(draw=1.2, p=1.0, draw_x=0.5, draw_y=0.5)
+    one_by_one = one_by_one.warp(draw_x=-0.2, draw_y=0.2, p=1.0)
+    composed = Pipeline(setup_aug_tfms(BOOK))(pictures)
+    for found, name in ((one_by_one, "book_sequential"), (composed, "book_single")):
+        expected = TensorImage(recorded(name + suffix))
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+def test_everything_prints_with_its_class():
+    assert repr(TensorCategory(1)) == "TensorCategory(1)"
+    assert repr(TensorCategory([1, 2])) == "TensorCategory([1, 2])"
+    assert repr(TensorImage(torch.zeros(1, 1, 2))) == "TensorImage([[[0., 0.]]])"
+    assert TensorCategory([1, 2]).dtype == torch.int64
+
+
+def test_a_part_or_a_copy_of_a_picture_is_one(images: Tensor):
+    pictures = TensorImage(images)
+    for found in (pictures[0], pictures.clone(), pictures / 2, TensorImage(pictures)):
+        assert type(found) is TensorImage
+    assert pictures.data_ptr() == images.data_ptr()
+
+
+CALLS: dict[str, tuple[Any, Any]] = {
+    "flip": (lambda x: x.flip_batch(draw=1, p=1), Flip(draw=1, p=1)),
+    "dihedral": (lambda x: x.dihedral_batch(draw=2, p=1), Dihedral(draw=2, p=1)),
+    "rotate": (lambda x: x.rotate(draw=20, p=1, size=9), Rotate(draw=20, p=1, size=9)),
+    "zoom": (lambda x: x.zoom(draw=2, p=1, draw_x=0.1, draw_y=1), Zoom(draw=2, p=1, draw_x=0.1, draw_y=1)),
+    "warp": (lambda x: x.warp(draw_x=0.1, draw_y=0.2, p=1), Warp(draw_x=0.1, draw_y=0.2, p=1)),
+    "brightness": (lambda x: x.brightness(draw=0.7, p=1), Brightness(draw=0.7, p=1)),
+    "contrast": (lambda x: x.contrast(draw=2, p=1), Contrast(draw=2, p=1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_does_what_its_transform_does_in_training(name: str):
+    call, transform = CALLS[name]
+    noise = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (2, 3, 12, 16), dtype=torch.uint8, generator=noise)
+    rows = torch.arange(2)
+    expected = BatchAugmentation([transform])(pictures, rows=rows, epoch=0, training=True)
+    for found in (call(TensorImage(pictures)), call(TensorImage(pictures / 255))):
+        assert type(found) is TensorImage
+        torch.testing.assert_close(found, TensorImage(expected), atol=1e-5, rtol=0)
+    single = call(TensorImage(pictures[1]))
+    torch.testing.assert_close(single, TensorImage(expected[1]), atol=1e-5, rtol=0)
+
+
+def test_colour_acts_when_it_is_called(images: Tensor):
+    assert not torch.equal(Pipeline([Brightness(p=1)])(images), TensorImage(images))
+
+
+def test_random_draws_come_from_the_generator(images: Tensor):
+    def turned(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return TensorImage(images).rotate(max_deg=90, p=1, generator=generator)
+
+    assert torch.equal(turned(1), turned(1))
+    assert not torch.equal(turned(1), turned(2))
+    state = torch.get_rng_state()
+    found: list[Tensor] = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        found.append(TensorImage(images).rotate(max_deg=90, p=1))
+    torch.set_rng_state(state)
+    assert torch.equal(*found)
+
+
+def test_pictures_of_a_batch_get_their_own_draws(images: Tensor):
+    same = images[:1].expand(4, -1, -1, -1)
+    found = TensorImage(same).warp(p=1)
+    assert not torch.equal(found[0], found[1])
+
+
+def test_the_input_is_left_as_it_is(images: Tensor):
+    before = images.clone()
+    TensorImage(images).rotate(draw=30, p=1).contrast(draw=2, p=1)
+    Pipeline([Hue(p=1), RandomErasing(p=1), Normalize.from_stats([0.5] * 3, [0.2] * 3)])(images)
+    assert torch.equal(images, before)
+
+
+def test_a_bfloat16_picture_stays_one(images: Tensor):
+    found = TensorImage(images.bfloat16()).rotate(draw=30, p=1).contrast(draw=1.2, p=1)
+    assert found.dtype == torch.bfloat16
+    exact = TensorImage(images).rotate(draw=30, p=1).contrast(draw=1.2, p=1)
+    torch.testing.assert_close(found.float(), exact, atol=2.0**-7, rtol=0)
+
+
+def test_affine_coord_takes_maps(images: Tensor):
+    mirror = torch.tensor([[-1.0, 0, 0], [0, 1, 0]])
+    expected = TensorImage(images.flip(-1))
+    for mat in (mirror, mirror.expand(2, 2, 3), torch.diag(torch.tensor([-1.0, 1, 1]))):
+        found = TensorImage(images).affine_coord(mat=mat)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert TensorImage(images).affine_coord(sz=(5, 7)).shape == (2, 3, 5, 7)
+    assert torch.equal(TensorImage(images).affine_coord(), TensorImage(images))
+    with pytest.raises(ConfigError, match=r"\(3, 2, 2\)"):
+        TensorImage(images).affine_coord(mat=WRONG)
+
+
+def test_a_pipeline_interpolates_once_and_other_functions_act_at_their_place(images: Tensor):
+    turn, back = Rotate(p=1, draw=30), Rotate(p=1, draw=-30)
+    composed = Pipeline([turn, back])(images)
+    torch.testing.assert_close(composed, TensorImage(images), atol=1e-5, rtol=0)
+    parted = Pipeline([turn, torch.Tensor.clone, back])(images)
+    one_by_one = TensorImage(images).rotate(p=1, draw=30).rotate(p=1, draw=-30)
+    assert torch.equal(parted, one_by_one)
+    assert not torch.allclose(parted, composed, atol=1e-3)
+
+
+def test_a_pipeline_normalises_last(images: Tensor):
+    normalize = Normalize.from_stats([0.5] * 3, [0.25] * 3)
+    found = Pipeline([normalize, Contrast(p=1, draw=2)])(images)
+    expected = (TensorImage(images).contrast(draw=2, p=1) - 0.5) / 0.25
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(Pipeline([])(images), TensorImage(images))
+
+
+def test_a_pipeline_crops_and_prints(images: Tensor):
+    pipeline = Pipeline([RandomResizedCropGPU((5, 6)), Flip(), torch.relu])
+    assert pipeline(images).shape == (2, 3, 5, 6)
+    assert repr(pipeline) == "Pipeline: RandomResizedCropGPU -> Flip -> relu"
+
+
+def test_a_picture_shows_itself_on_axes(images: Tensor):
+    axes = Figure().subplots()
+    assert TensorImage(images[0]).show(ctx=axes, title="cat") is axes
+    (shown,) = axes.get_images()
+    np.testing.assert_allclose(np.asarray(shown.get_array()), images[0].permute(1, 2, 0).numpy())
+    assert axes.get_title() == "cat"
+    assert not axes.axison
+    grey = torch.full((1, 4, 5), 51, dtype=torch.uint8)
+    (shown,) = TensorImage(grey).show(ctx=Figure().subplots()).get_images()
+    np.testing.assert_allclose(np.asarray(shown.get_array()), np.full((4, 5, 3), 0.2, np.float32))
+
+
+def test_a_picture_without_axes_makes_a_figure(images: Tensor):
+    plt.switch_backend("agg")
+    axes = TensorImage(images[0].bfloat16()).show(figsize=(2, 4))
+    assert axes.figure is not None
+    assert tuple(plt.gcf().get_size_inches()) == (2, 4)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 4, 5), (4, 5)])
+def test_what_is_no_picture_is_not_shown(shape: tuple[int, ...]):
+    with pytest.raises(ConfigError, match="one picture"):
+        TensorImage(torch.zeros(shape)).show()
+
+
+def test_what_is_no_picture_is_not_transformed():
+    with pytest.raises(ConfigError, match=r"\(4, 5\)"):
+        TensorImage(torch.zeros(4, 5)).rotate(draw=3, p=1)
