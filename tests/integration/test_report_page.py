@@ -40,14 +40,15 @@ FLAGS = (
 )
 PHONE, DESK = 390, 1280
 # Headless Chromium makes no window narrower than 500 pixels, so a telephone is a frame in a wider page.
-HOST = """<!doctype html><body style="margin:0">{frames}<script>
+# It listens before the first frame may speak.
+HOST = """<!doctype html><body style="margin:0"><script>
 addEventListener("message", message => {{
   const line = document.createElement("pre");
   line.className = "answer";
   line.textContent = message.data;
   document.body.append(line);
 }});
-</script>"""
+</script>{frames}"""
 FRAME = '<iframe name="{name}" src="{address}" style="border:0;width:{width}px;height:{height}px"></iframe>'
 # Sends the width of the page, the texts that stick out at the right, and the pairs of texts that overlap. What lies
 # in a .scroll box may be reached by scrolling in it. Rectangles are shrunk: line boxes of neighbours may touch.
