@@ -40,13 +40,13 @@ LABELS = ("cross", "disc")
 
 
 @pytest.fixture(scope="module")
-def workplace(
+def workbench(
     tmp_path_factory: pytest.TempPathFactory,
     draw: Callable[..., Image.Image],
     vizsla: RunVizsla,
 ) -> tuple[Path, Done]:
     """A folder with ``pictures/{cross,disc}/`` and the run ``run/`` that was trained on them, and what that printed."""
-    folder = tmp_path_factory.mktemp("workplace")
+    folder = tmp_path_factory.mktemp("workbench")
     for label in LABELS:
         (folder / "pictures" / label).mkdir(parents=True)
         for number in range(12):
@@ -56,13 +56,13 @@ def workplace(
 
 
 @pytest.fixture(scope="module")
-def pictures(workplace: tuple[Path, Done]) -> Path:
-    return workplace[0] / "pictures"
+def pictures(workbench: tuple[Path, Done]) -> Path:
+    return workbench[0] / "pictures"
 
 
 @pytest.fixture(scope="module")
-def run(workplace: tuple[Path, Done]) -> Path:
-    return workplace[0] / "run"
+def run(workbench: tuple[Path, Done]) -> Path:
+    return workbench[0] / "run"
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def csv_rows(text: str) -> list[dict[str, str]]:
 # --- train -----------------------------------------------------------------------------------------------------------
 
 
-def test_train_prints_what_it_does_and_where_the_results_are(workplace: tuple[Path, Done]):
-    folder, done = workplace
+def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Path, Done]):
+    folder, done = workbench
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == "19 pictures to learn from, 5 to validate on, 2 classes"
