@@ -32,8 +32,6 @@ SECONDS_BETWEEN_READS = 0.25
 SMOOTHING = 0.98
 """Share of the past in the smoothed loss; about the last 50 steps count."""
 
-LossFunction = "Callable[[Tensor, Tensor], Tensor]"
-
 
 class SmoothedLoss:
     """Exponentially weighted mean of the losses of a fit, corrected for its start at zero."""

@@ -30,6 +30,7 @@ from vizsla.types import as_size
 
 if TYPE_CHECKING:
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
+    from vizsla.infer.run import Precision
     from vizsla.models.classifier import Classifier
     from vizsla.types import PictureTable
 
@@ -223,7 +224,13 @@ def train_classifier(
     interrupted, problem = False, ""
     if epochs:
         interrupted, problem = _end_to_end(
-            loaders, best=best, history=history, epochs=epochs, config=config, display=display
+            loaders,
+            best=best,
+            history=history,
+            epochs=epochs,
+            config=config,
+            precision=precision,
+            display=display,
         )
         done = len(history) - len(first.history)
         number = str(epochs) if done == epochs else f"{done} of {epochs}"
@@ -246,6 +253,7 @@ def _end_to_end(
     history: list[HistoryPoint],
     epochs: int,
     config: TrainConfig,
+    precision: Precision,
     display: Display,
 ) -> tuple[bool, str]:
     """Train end to end, leave the best state, and return whether Ctrl-C ended it and what else did."""
@@ -255,7 +263,7 @@ def _end_to_end(
         epochs=epochs,
         presize=config.kept_size,
         learning_rate=config.learning_rate,
-        precision=resolve_precision(config.precision, device=loaders.device),
+        precision=precision,
         display=display,
     )
     seed = derive_seed(config.seed, "dropout")
