@@ -9,20 +9,107 @@ through loading, training and evaluation, so no result depends on the order of a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
 
 from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
-
-    from torch import Tensor
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
+Task = Literal["category", "multi_category", "regression"]
+"""What is predicted of a picture: one of several classes, any number of several classes, or numbers."""
+
 UNLABELLED = -1
-"""The target of a picture whose label is not known."""
+"""The target of a picture whose class is not known; the targets of the other tasks are NaN there."""
+
+DECISION_THRESHOLD = 0.5
+"""A picture has a class of a ``"multi_category"`` task where the class's probability is above this."""
+
+LABEL_SEPARATOR = ";"
+"""Stands between the labels of one picture where they are shown as one text."""
+
+
+def check_task(task: str) -> None:
+    """Raise an error for a word that names no task.
+
+    Raises:
+        ConfigError: ``task`` is none of ``Task``.
+    """
+    if task not in get_args(Task):
+        raise ConfigError(f"task is one of {', '.join(get_args(Task))}. Received: {task!r}")
+
+
+def probabilities_of(logits: Tensor, *, task: Task) -> Tensor:
+    """Return what the outputs of a network say, by task.
+
+    Args:
+        logits: float ``(N, C)``, or ``(C,)`` for one picture.
+        task: What is predicted.
+
+    Returns:
+        Like ``logits``: softmax for ``"category"``, sigmoid for ``"multi_category"``, the outputs themselves for
+        ``"regression"``.
+    """
+    if task == "category":
+        return logits.softmax(dim=-1)
+    return logits.sigmoid() if task == "multi_category" else logits
+
+
+def unknown_targets(num_pictures: int, *, task: Task, num_outputs: int) -> Tensor:
+    """Return the targets of pictures of which nothing is known.
+
+    Args:
+        num_pictures: Number of pictures, N.
+        task: What is predicted of them.
+        num_outputs: Number of classes or of numbers, K.
+
+    Returns:
+        int64 ``(N,)`` of ``UNLABELLED`` for ``"category"``, else float32 ``(N, K)`` of NaN.
+    """
+    if task == "category":
+        return torch.full((num_pictures,), UNLABELLED)
+    return torch.full((num_pictures, num_outputs), torch.nan)
+
+
+def is_labelled(targets: Tensor) -> Tensor:
+    """Return which targets are known.
+
+    Args:
+        targets: int64 ``(N,)`` or float32 ``(N, K)``, as a ``PictureTable`` has them.
+
+    Returns:
+        Bool ``(N,)``.
+    """
+    return ~targets.isnan().any(dim=1) if targets.ndim == 2 else targets != UNLABELLED
+
+
+def label_of(target: Tensor, *, task: Task, vocab: Sequence[str]) -> str:
+    """Return one target as text: the class, the classes joined by ``;``, or the numbers joined by ``;``.
+
+    Args:
+        target: One element of a table's targets: ``()`` for ``"category"``, else ``(K,)``.
+        task: What it is.
+        vocab: Names of the classes or numbers.
+
+    Returns:
+        An empty string where the label is not known, and for a picture that is known to have none of the classes.
+    """
+    if not bool(is_labelled(target[None])):
+        return ""
+    if task == "category":
+        return vocab[int(target)]
+    if task == "multi_category":
+        parts = [name for name, present in zip(vocab, target.tolist(), strict=True) if present]
+    else:
+        parts = [f"{value:.7g}" for value in target.tolist()]  # float32 holds about 7 digits
+    return LABEL_SEPARATOR.join(parts)
 
 
 def as_size(size: int | tuple[int, int]) -> Size:
@@ -51,11 +138,17 @@ class PictureTable:
     Attributes:
         root: Folder that paths are shown relative to.
         paths: Picture files, one per row.
-        targets: int64 ``(N,)``; position of the row's label in ``vocab``, or ``UNLABELLED``.
-        vocab: Class names; the order is the order of the logits.
+        targets: By task. ``"category"``: int64 ``(N,)``, position of the row's label in ``vocab``, or ``UNLABELLED``.
+            ``"multi_category"``: float32 ``(N, C)``, 1 for each class that the picture has, else 0. ``"regression"``:
+            float32 ``(N, K)``, the numbers. A row of the latter two whose label is not known is NaN.
+        vocab: Names of the classes, or of the numbers; the order is the order of the network's outputs.
         train_rows: int64 ``(T,)``, rows to learn from.
         valid_rows: int64 ``(V,)``, rows held out.
         skipped: ``(path, cause)`` of pictures that were left out because they cannot be read.
+        task: What is predicted of a picture.
+
+    Raises:
+        ConfigError: ``task`` is none of ``Task``, or the targets have not its dtype and number of axes.
     """
 
     root: Path
@@ -65,11 +158,20 @@ class PictureTable:
     train_rows: Tensor
     valid_rows: Tensor
     skipped: tuple[tuple[Path, str], ...] = ()
+    task: Task = "category"
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+        expected = (torch.int64, 1) if self.task == "category" else (torch.float32, 2)
+        if (self.targets.dtype, self.targets.ndim) != expected:
+            raise ConfigError(
+                f"The targets of a {self.task} table are {expected[0]} with {expected[1]} axes. "
+                f"Received: {self.targets.dtype} of shape {tuple(self.targets.shape)}"
+            )
 
     def label(self, row: int) -> str:
-        """Return the label of a row, or an empty string where it is not known."""
-        target = int(self.targets[row])
-        return "" if target == UNLABELLED else self.vocab[target]
+        """Return the label of a row as text (see ``label_of``), or an empty string where it is not known."""
+        return label_of(self.targets[row], task=self.task, vocab=self.vocab)
 
     def shown_path(self, row: int) -> str:
         """Return the path of a row as people see it: posix, relative to ``root`` where it lies below it."""
@@ -83,13 +185,17 @@ class Batch:
 
     Attributes:
         images: ``(B, 3, H, W)``; uint8 0-255 as a loader yields it, float32 0-1 after augmentation.
-        targets: int64 ``(B,)``, ``UNLABELLED`` where not known.
+        targets: As in the table: int64 ``(B,)``, or float32 ``(B, C)`` for several labels and for numbers.
         rows: int64 ``(B,)`` on the CPU, rows of the table.
+        partner_targets: Like ``targets``, of the pictures that were mixed into these; None where nothing was.
+        shares: float ``(B,)``, 0-1, what is left of each picture itself, where something was mixed in.
     """
 
     images: Tensor
     targets: Tensor
     rows: Tensor
+    partner_targets: Tensor | None = None
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

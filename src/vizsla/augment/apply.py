@@ -13,7 +13,6 @@ Shape legend: B pictures, C channels, H x W source, h x w output.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.allocator import keep_freed_memory
+from vizsla.allocator import Blocks, keep_freed_memory
 from vizsla.augment.compose import (
     ColourStep,
     compose_colour,
@@ -38,6 +37,7 @@ from vizsla.augment.kernels import (
 from vizsla.augment.merge import merge_transforms
 from vizsla.augment.plan import Plan, groups_of, make_plans
 from vizsla.augment.sample import Draws
+from vizsla.augment.threads import do_all
 from vizsla.errors import ConfigError
 from vizsla.types import as_size
 
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from vizsla.augment.options import Mode, PadMode
     from vizsla.augment.policy import BatchTransform
     from vizsla.types import Size
+
+_MAX_BLOCKS = 4
+"""The consumer has a batch, and holds the one before until the next is there."""
 
 
 class BatchAugmentation:
@@ -77,6 +80,7 @@ class BatchAugmentation:
         self.policy = merge_transforms(transforms)
         self.size = self.policy.size if size is None else as_size(size)
         self.seed = seed
+        self._memory = Blocks(max_blocks=_MAX_BLOCKS)
 
     @torch.no_grad()
     def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
@@ -98,7 +102,12 @@ class BatchAugmentation:
         _check_batch(images_u8, rows)
         draws = Draws(seed=self.seed, epoch=epoch, rows=rows, images=images_u8)
         return apply_policy(
-            images_u8, policy=self.policy, draws=draws, size=self.size, training=training
+            images_u8,
+            policy=self.policy,
+            draws=draws,
+            size=self.size,
+            training=training,
+            memory=self._memory,
         )
 
 
@@ -109,6 +118,7 @@ def apply_policy(
     draws: Draws,
     size: Size | None = None,
     training: bool = True,
+    memory: Blocks | None = None,
 ) -> Tensor:
     """Sample, compose and apply a policy.
 
@@ -118,6 +128,7 @@ def apply_policy(
         draws: Where the random numbers come from, one row per picture.
         size: (height, width) of what comes out; ``None``: that of the policy, and if it has none, unchanged.
         training: Whether to augment, or only to resize.
+        memory: Where the result lies, on the CPU; ``None``: memory of its own.
 
     Returns:
         float32 ``(B, 3, h, w)``, 0-1, channels-last.
@@ -141,6 +152,7 @@ def apply_policy(
         mode=policy.mode,
         pad_mode=policy.pad_mode,
         align_corners=policy.align_corners,
+        memory=memory,
     )
 
 
@@ -154,6 +166,7 @@ def augment_pictures(
     mode: Mode = "bilinear",
     pad_mode: PadMode = "reflection",
     align_corners: bool = True,
+    memory: Blocks | None = None,
 ) -> Tensor:
     """Return pictures seen through their maps and recoloured; what the numbers say is not needed is not done.
 
@@ -168,6 +181,7 @@ def augment_pictures(
         mode: Interpolation.
         pad_mode: What is seen outside the picture.
         align_corners: Whether -1 and 1 are the centres of the corner pixels.
+        memory: Where the result lies, on the CPU; ``None``: memory of its own.
 
     Returns:
         float32 ``(B, C, h, w)``, 0-1, channels-last. Each picture is independent of the others of its batch.
@@ -182,7 +196,7 @@ def augment_pictures(
         # Copies to a device do not wait: otherwise the host would, for everything that the device still has to do.
         work = _Work(
             images=images,
-            out=_empty((*images.shape[:2], *size), device=device),
+            out=_empty((*images.shape[:2], *size), device=device, memory=memory),
             plans=plans,
             warp=warp.float().to(device, non_blocking=True),
             colour=None if colour is None else colour.on(device),
@@ -265,24 +279,21 @@ def _in_threads(work: _Work, *, count: int) -> None:
     Inside one operation torch's threads wait for one another. There are a dozen short operations for each picture, and
     with other threads around (decoding) each of these waits was measured at up to 8 ms.
     """
-    threads = torch.get_num_threads()
-    if threads == 1 or count == 0:
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
         work.do(range(count), at_a_time=1)
-        return
-    shares = [range(first, count, threads) for first in range(min(threads, count))]
-    try:
-        # In a thread of ours the setting is that thread's alone; afterwards the default for new threads is put back.
-        with ThreadPoolExecutor(
-            len(shares), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            for done in [pool.submit(work.do, share, at_a_time=1) for share in shares]:
-                done.result()
-    finally:
-        torch.set_num_threads(threads)
+    else:
+        shares = [range(first, count, threads) for first in range(threads)]
+        do_all(lambda share: work.do(share, at_a_time=1), shares)
 
 
-def _empty(shape: tuple[int, ...], *, device: torch.device) -> Tensor:
-    return torch.empty(shape, device=device, memory_format=torch.channels_last)
+def _empty(shape: tuple[int, ...], *, device: torch.device, memory: Blocks | None = None) -> Tensor:
+    """Return a float32 tensor ``(B, C, H, W)`` in channels-last memory, with any values."""
+    if memory is None or device.type != "cpu":
+        return torch.empty(shape, device=device, memory_format=torch.channels_last)
+    count, channels, height, width = shape
+    lying = memory.empty((count, height, width, channels), dtype=torch.float32)
+    return lying.permute(0, 3, 1, 2)
 
 
 def _compose_erasing(policy: AugmentationPolicy, *, draws: Draws, size: Size) -> Erasing | None:

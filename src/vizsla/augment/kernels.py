@@ -47,10 +47,34 @@ def warp_pictures(
         ``(B, C, h, w)`` in the dtype of the pictures. Positions and sums are float32 at least: 8 bits of a bfloat16 could
         not tell neighbouring pixels apart.
     """
+    exact = torch.promote_types(images.dtype, torch.float32)
+    grid = sampling_grid(warp.to(images.device, exact), size=size, align_corners=align_corners)
+    return sample_at(images, grid=grid, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
+
+
+def sample_at(
+    images: Tensor,
+    *,
+    grid: Tensor,
+    mode: Mode = "bilinear",
+    pad_mode: PadMode = "reflection",
+    align_corners: bool = True,
+) -> Tensor:
+    """Return what pictures show at some places.
+
+    Args:
+        images: float ``(B, C, H, W)``; values keep their scale.
+        grid: float ``(B, h, w, 2)``: x, y of each place, -1 to 1 inside the picture.
+        mode: Interpolation.
+        pad_mode: What is seen outside the picture.
+        align_corners: Whether -1 and 1 are the centres of the corner pixels.
+
+    Returns:
+        ``(B, C, h, w)`` in the dtype of the pictures.
+    """
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
-    grid = sampling_grid(warp.to(exact), size=size, align_corners=align_corners)
     return F.grid_sample(
-        exact, grid, mode=mode, padding_mode=pad_mode, align_corners=align_corners
+        exact, grid.to(exact), mode=mode, padding_mode=pad_mode, align_corners=align_corners
     ).to(images.dtype)
 
 

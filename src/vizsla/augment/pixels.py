@@ -8,8 +8,9 @@ augmentation: see there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from vizsla.augment.acting import Acting
 from vizsla.augment.options import Draw, check_range, store_draws
 from vizsla.errors import ConfigError
 
@@ -19,8 +20,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class FirstBatch(Protocol):
+    """What gives a batch of pictures, such as a loader."""
+
+    def one_batch(self) -> tuple[Tensor, ...]:
+        """Return the pictures, float ``(B, C, H, W)``, and what else belongs to them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class Brightness:
+class Brightness(Acting):
     """Add to the logits of the pixels.
 
     Args:
@@ -40,7 +49,7 @@ class Brightness:
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
+class Contrast(Acting):
     """Multiply the logits of the pixels.
 
     Args:
@@ -60,7 +69,7 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
-class Saturation:
+class Saturation(Acting):
     """Move the logits of the pixels away from their grey.
 
     Args:
@@ -80,7 +89,7 @@ class Saturation:
 
 
 @dataclass(frozen=True, slots=True)
-class Hue:
+class Hue(Acting):
     """Turn the colour circle: red becomes a little yellower or pinker, greys stay.
 
     Args:
@@ -101,7 +110,7 @@ class Hue:
 
 
 @dataclass(frozen=True, slots=True)
-class RandomErasing:
+class RandomErasing(Acting):
     """Cover blocks of each picture with noise, after everything else (Zhong et al., "Random Erasing Data Augmentation", 2017).
 
     Each picture has its own blocks. The noise looks to the network like normally distributed numbers: it has the mean
@@ -139,7 +148,7 @@ class Normalize:
     pictures, or in a ``Pipeline``, it acts.
 
     Args:
-        mean: Per channel; ``None``: not stated, which is enough in a list of batch transforms.
+        mean: Per channel; ``None``: not stated, which is enough in a list of batch transforms. ``set_up`` measures it.
         std: Per channel, above 0; given together with ``mean``.
         axes: Axes that share a mean; only (0, 2, 3), all but the channel, is meaningful for batches of pictures.
 
@@ -179,6 +188,28 @@ class Normalize:
         """
         return cls(tuple(mean), tuple(std))
 
+    def set_up(self, loader: FirstBatch) -> Normalize:
+        """Return it with statistics: its own, or those of one batch where it has none.
+
+        Args:
+            loader: Gives pictures, float ``(B, C, H, W)``, for example ``dls.train``.
+
+        Example:
+            >>> normalised = Normalize().set_up(dls.train)(images)
+        """
+        return self if self.mean is not None else Normalize.of(loader.one_batch()[0])
+
+    @classmethod
+    def of(cls, images: Tensor) -> Normalize:
+        """Return it with the statistics of some pictures; 1e-7 is added to the spread, so that pictures of one colour have one.
+
+        Args:
+            images: float ``(B, C, H, W)``.
+        """
+        exact = images.float()
+        std = exact.std(dim=(0, 2, 3)) + 1e-7
+        return cls(tuple(exact.mean(dim=(0, 2, 3)).tolist()), tuple(std.tolist()))
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return normalised pictures.
 
@@ -206,7 +237,8 @@ class Normalize:
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self.mean is None or self.std is None:
             raise ConfigError(
-                "Normalize() was called without statistics. Use Normalize.from_stats(mean, std), one number per channel."
+                "Normalize() was called without statistics. Use Normalize.from_stats(mean, std), one number per channel, or "
+                "measure them on a batch with Normalize().set_up(dls.train)."
             )
         mean, std = (images.new_tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
         return mean, std

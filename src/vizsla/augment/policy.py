@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
+from vizsla.augment.acting import Acting
 from vizsla.augment.options import (
     Draw,
     Mode,
@@ -39,7 +40,7 @@ LARGEST_WARP = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Flip:
+class Flip(Acting):
     """Mirror left and right.
 
     Args:
@@ -65,7 +66,7 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True)
-class Dihedral:
+class Dihedral(Acting):
     """Apply one of the 8 symmetries of the square.
 
     Args:
@@ -92,7 +93,7 @@ class Dihedral:
 
 
 @dataclass(frozen=True, slots=True)
-class Rotate:
+class Rotate(Acting):
     """Turn about the middle.
 
     Args:
@@ -121,7 +122,7 @@ class Rotate:
 
 
 @dataclass(frozen=True, slots=True)
-class Zoom:
+class Zoom(Acting):
     """Magnify (factor above 1) or shrink about a random point.
 
     Args:
@@ -157,7 +158,7 @@ class Zoom:
 
 
 @dataclass(frozen=True, slots=True)
-class Warp:
+class Warp(Acting):
     """Change the perspective, as if the camera stood elsewhere.
 
     Args:
@@ -188,7 +189,7 @@ class Warp:
 
 
 @dataclass(frozen=True, slots=True)
-class RandomResizedCropGPU:
+class RandomResizedCropGPU(Acting):
     """Cut a window of random area and shape out of each picture and resize it.
 
     Each picture has its own window. In validation it is the middle: the largest one of an allowed ratio.
@@ -227,7 +228,7 @@ ColourTransform = Brightness | Contrast | Saturation
 
 
 @dataclass(frozen=True, slots=True)
-class ComposedGeometry:
+class ComposedGeometry(Acting):
     """Geometric transforms that act as one map, with one interpolation; made by ``setup_aug_tfms``.
 
     Args:
@@ -238,7 +239,7 @@ class ComposedGeometry:
 
 
 @dataclass(frozen=True, slots=True)
-class ComposedColour:
+class ComposedColour(Acting):
     """Colour transforms that act between one logit and one sigmoid; made by ``setup_aug_tfms``.
 
     Args:

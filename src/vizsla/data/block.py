@@ -8,46 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vizsla.augment.policy import BatchTransform
-from vizsla.data.assemble import assemble_table
-from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.assemble import assemble_for
+from vizsla.data.blocks import BlockOrClass, CategoryBlock, ImageBlock, output_block
 from vizsla.data.item_transforms import ItemTransforms, item_pipeline
 from vizsla.data.labels import ColReader, LabelledPictures, take_labels
+from vizsla.data.loader_options import BatchTransforms, LoaderOptions
 from vizsla.data.problems import quoted
 from vizsla.data.splits import RandomSplitter, Split, Splitter
+from vizsla.data.targets import cell_labels
 from vizsla.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from vizsla.data.cache import PictureCache
+    from vizsla.data.dataloaders import DataLoaders
+    from vizsla.data.decode import Truncated
     from vizsla.types import PictureTable
-
-
-@dataclass(frozen=True)
-class ImageBlock:
-    """Says that a picture goes in."""
-
-
-@dataclass(frozen=True)
-class CategoryBlock:
-    """Says that one of several classes comes out.
-
-    Args:
-        vocab: The classes; their order is kept. ``None`` takes those of the training pictures.
-        sort: Whether classes that are taken from the pictures are sorted.
-        add_na: Whether a class ``"#na#"`` at position 0 takes labels that are not in the vocabulary.
-    """
-
-    vocab: Sequence[str] | None = None
-    sort: bool = True
-    add_na: bool = False
-
-
-BlockOrClass = ImageBlock | CategoryBlock | type[ImageBlock] | type[CategoryBlock]
-BatchTransforms = BatchTransform | Sequence[BatchTransform] | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +35,8 @@ class DataBlock:
     r"""Describes how to get from a source to labelled pictures; it can be used on any number of sources.
 
     Args:
-        blocks: What goes in and what comes out: ``(ImageBlock, CategoryBlock)``, classes or instances.
+        blocks: What goes in and what comes out, classes or instances: ``ImageBlock``, and ``CategoryBlock``,
+            ``MultiCategoryBlock`` or ``RegressionBlock``.
         dl_type: Not supported; loaders are always ours.
         getters: ``(get_x, get_y)`` in one list.
         n_inp: Number of inputs, 1.
@@ -66,7 +47,7 @@ class DataBlock:
         get_items: Called with the source, returns the items; ``None`` says that the source is the items.
         splitter: Called with the items, returns the positions of the training and of the validation items; ``None`` is
             ``RandomSplitter()``.
-        get_y: Called with an item, returns its label.
+        get_y: Called with an item, returns its label: a class, a list of classes, a number or a list of numbers.
         get_x: Called with an item, returns the path of its picture; ``None`` says that the item is the path.
 
     Raises:
@@ -84,6 +65,9 @@ class DataBlock:
         >>> loaders = pets.dataloaders(Path("pets/images"))
     """
 
+    for_looking: ClassVar[bool] = False
+    """Whether data that cannot be trained on, but looked at, gives a warning instead of an error."""
+
     blocks: Sequence[BlockOrClass] = (ImageBlock, CategoryBlock)
     dl_type: None = None
     getters: Sequence[Callable[[Any], Any]] | None = None
@@ -97,7 +81,7 @@ class DataBlock:
     get_x: Callable[[Any], Any] | Sequence[Callable[[Any], Any]] | None = None
 
     def __post_init__(self) -> None:
-        category_block(self.blocks)
+        output_block(self.blocks)
         if self.dl_type is not None:
             raise ConfigError(f"dl_type is not supported; leave it out. Received: {self.dl_type!r}")
         if self.n_inp != 1:
@@ -144,10 +128,16 @@ class DataBlock:
         used = sorted({*train, *valid})
         position_of = {item: position for position, item in enumerate(used)}
         chosen = items.iloc[used] if is_frame else [items[position] for position in used]
-        found, labels = _read_all(chosen, *self._getters())
+        get_x, get_y = self._getters()
+        found, labels = _read_all(chosen, get_x, get_y)
+        block = output_block(self.blocks)
+        names: Sequence[str] = ()
+        if isinstance(get_y, ColReader):
+            names = _column_names(get_y, items if is_frame else None)
+            labels = cell_labels(block, labels)
         is_folder = isinstance(source, str | Path) and Path(source).is_dir()
-        block = category_block(self.blocks)
-        return assemble_table(
+        return assemble_for(
+            block,
             LabelledPictures(
                 root=Path(source if is_folder else path),
                 paths=tuple(map(_as_path, found)),
@@ -155,12 +145,11 @@ class DataBlock:
                 row_word="row" if is_frame else "" if is_folder else "item",
                 row_numbers=tuple(used),
                 advice="Labels are what get_y returns.",
+                for_looking=self.for_looking,
             ),
             train=[position_of[item] for item in train],
             valid=[position_of[item] for item in valid],
-            vocab=block.vocab,
-            sort=block.sort,
-            add_na=block.add_na,
+            names=names,
         )
 
     def dataloaders(
@@ -175,6 +164,8 @@ class DataBlock:
         device: str | torch.device | None = None,
         seed: int = 0,
         cache: PictureCache | None = None,
+        truncated: Truncated = "strict",
+        balanced: bool = False,
     ) -> DataLoaders:
         """Return the loaders of a source.
 
@@ -188,6 +179,8 @@ class DataBlock:
             device: Where batches go; ``None`` is the best there is.
             seed: Of shuffling, crops and augmentation.
             cache: Keeps decoded pictures; ``None`` is a new one with the default budget.
+            truncated: ``"ok"`` takes what is there of JPEGs that end too early; ``"strict"`` refuses them.
+            balanced: Draw training pictures so that all classes come up equally often.
 
         Raises:
             DataError: Something is wrong with the data; everything that was found is in the message.
@@ -203,6 +196,8 @@ class DataBlock:
             device=device,
             seed=seed,
             cache=cache,
+            truncated=truncated,
+            balanced=balanced,
         )
         return options.loaders_of(self.resolve(source, path))
 
@@ -227,77 +222,6 @@ class DataBlock:
                 "Add for example get_y=parent_label."
             )
         return (self.get_x[0] if isinstance(self.get_x, Sequence) else self.get_x), self.get_y
-
-
-def category_block(blocks: Sequence[BlockOrClass]) -> CategoryBlock:
-    """Return the instance of the output's block.
-
-    Raises:
-        ConfigError: ``blocks`` is not a picture and a class.
-    """
-    made = [block() if isinstance(block, type) else block for block in blocks]
-    if len(made) == 2 and isinstance(made[0], ImageBlock) and isinstance(made[1], CategoryBlock):
-        return made[1]
-    names = [block.__name__ if isinstance(block, type) else repr(block) for block in blocks]
-    raise ConfigError(
-        "blocks is (ImageBlock, CategoryBlock): one picture in, one of several classes out. Several labels for a "
-        f"picture (multi-label) and numbers (regression) are not supported so far. Received: ({', '.join(names)})"
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoaderOptions:
-    """How loaders are made of a table.
-
-    Attributes:
-        item_tfms: See ``DataBlock``.
-        batch_tfms: Augmentations.
-        bs: Pictures in a training batch.
-        val_bs: Pictures in a validation batch; ``None`` is ``bs``.
-        shuffle: Training pictures are always shuffled; only ``True`` is accepted.
-        num_workers: Threads that read ahead; ``None`` is one for each core.
-        device: Where batches go; ``None`` is the best there is.
-        seed: Of shuffling, crops and augmentation.
-        cache: Keeps decoded pictures; ``None`` is a new one with the default budget.
-
-    Raises:
-        ConfigError: One of them cannot work.
-    """
-
-    item_tfms: ItemTransforms
-    batch_tfms: BatchTransforms
-    bs: int
-    val_bs: int | None
-    shuffle: bool
-    num_workers: int | None
-    device: str | torch.device | None
-    seed: int = 0
-    cache: PictureCache | None = None
-
-    def __post_init__(self) -> None:
-        item_pipeline(self.item_tfms)
-        if self.shuffle is not True:
-            raise ConfigError(
-                "Training pictures are always shuffled, in an order that follows from the seed. "
-                f"Received: shuffle={self.shuffle!r}. Leave it out; for a fixed order use the validation loader."
-            )
-
-    def loaders_of(self, table: PictureTable) -> DataLoaders:
-        """Return the loaders of a table."""
-        found = (
-            list(self.batch_tfms) if isinstance(self.batch_tfms, Sequence) else [self.batch_tfms]
-        )
-        return DataLoaders(
-            table,
-            resize=self.item_tfms,
-            transforms=[transform for transform in found if transform is not None],
-            batch_size=self.bs,
-            valid_batch_size=self.val_bs,
-            seed=self.seed,
-            num_workers=self.num_workers,
-            device=self.device,
-            cache=self.cache,
-        )
 
 
 def checked_split(split: Any, num_items: int) -> Split:
@@ -343,6 +267,15 @@ def _read_all(
     if isinstance(get_y, ColReader):
         return pictures, tuple(get_y.read_frame(chosen))
     return pictures, take_labels(rows, get_y)
+
+
+def _column_names(reader: ColReader, frame: pd.DataFrame | None) -> list[str]:
+    columns = [reader.cols] if isinstance(reader.cols, str | int) else reader.cols
+    by_position = [] if frame is None else list(frame.columns)
+    return [
+        str(by_position[column]) if isinstance(column, int) and by_position else str(column)
+        for column in columns
+    ]
 
 
 def _as_path(item: Any) -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,6 +16,7 @@ from vizsla.data.labels import (
     label_text,
 )
 from vizsla.data.problems import Problem, counted, listed, quoted, raise_problems
+from vizsla.data.summary import class_counts
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ def missing_files(pictures: LabelledPictures) -> list[Problem]:
     ]
 
 
+_MOST_PLACES = 5
+"""Of a picture that is listed more often the first places are told."""
+
+
 def repeated_pictures(pictures: LabelledPictures) -> list[Problem]:
     """Return the problem of pictures that are listed more than once: one copy may be trained on, the other held out."""
     positions_of: defaultdict[Path, list[int]] = defaultdict(list)
@@ -52,13 +57,15 @@ def repeated_pictures(pictures: LabelledPictures) -> list[Problem]:
         return []
     entries: list[str] = []
     for path, positions in repeated.items():
-        texts = [label_text(pictures.labels[position]) or "" for position in positions]
+        texts = [_shown_label(pictures.labels[position]) for position in positions]
         labels = (
             f"each labelled {texts[0]!r}"
             if len(set(texts)) == 1
             else f"with different labels: {', '.join(map(repr, texts))}"
         )
-        places = f" ({', '.join(map(pictures.row, positions))})" if pictures.row_word else ""
+        rows = list(map(pictures.row, positions[:_MOST_PLACES]))
+        rows += ["..."] if len(positions) > _MOST_PLACES else []
+        places = f" ({', '.join(rows)})" if pictures.row_word else ""
         entries.append(f"{quoted(path)}: {len(positions)} times{places}, {labels}")
     what = "is" if len(repeated) == 1 else "are"
     return [
@@ -66,23 +73,30 @@ def repeated_pictures(pictures: LabelledPictures) -> list[Problem]:
             kind=DataError,
             text=f"{counted(len(repeated), 'picture')} {what} listed more than once:\n{listed(entries)}\n"
             "List each picture once, with the label that is right.",
+            spoils_training_only=True,
         )
     ]
 
 
+def missed_labels(pictures: LabelledPictures, positions: Sequence[int]) -> list[Problem]:
+    """Return the problem of pictures at ``positions`` whose label is a ``LabelError``, each with what it says."""
+    misses = [p for p in positions if isinstance(pictures.labels[p], LabelError)]
+    if not misses:
+        return []
+    # When nothing matches, three names show what names look like here; else the odd ones are of interest.
+    none_found = len(misses) == len(positions)
+    entries = [f"{pictures.entry(p)}: {pictures.labels[p]}" for p in misses]
+    head = "None of" if none_found else f"{len(misses)} of"
+    text = f"{head} {counted(len(positions), 'picture')} {'gives a' if none_found else 'give no'} label:"
+    return [_about(text, listed(entries, limit=3 if none_found else 5), pictures)]
+
+
 def label_problems(pictures: LabelledPictures, positions: Sequence[int]) -> list[Problem]:
-    """Return what is wrong with the labels of the pictures at ``positions``, each taken alone."""
+    """Return what is wrong with the labels of the pictures at ``positions``, each taken alone, where each is one class."""
     by_fault: defaultdict[str, list[int]] = defaultdict(list)
     for position in positions:
         by_fault[_fault(pictures.labels[position])].append(position)
-    problems: list[Problem] = []
-    if misses := by_fault["missed"]:
-        # When nothing matches, three names show what names look like here; else the odd ones are of interest.
-        none_found = len(misses) == len(positions)
-        entries = [f"{pictures.entry(p)}: {pictures.labels[p]}" for p in misses]
-        head = "None of" if none_found else f"{len(misses)} of"
-        text = f"{head} {counted(len(positions), 'picture')} {'gives a' if none_found else 'give no'} label:"
-        problems.append(_about(text, listed(entries, limit=3 if none_found else 5), pictures))
+    problems = missed_labels(pictures, positions)
     for fault, (what, cure) in _FAULTS.items():
         if found := by_fault[fault]:
             text = (
@@ -97,18 +111,20 @@ _FAULTS = {
     "empty": ("an empty label", "Fill the label in, or remove the picture."),
     "several": (
         "a list of labels",
-        "One label for each picture is supported so far, not several (multi-label).",
+        "A picture has one class here. For several labels (multi-label) say so: y_block=MultiCategoryBlock, or in "
+        "a DataBlock blocks=(ImageBlock, MultiCategoryBlock).",
     ),
     "fraction": (
         "a decimal number as label",
-        "Predicting numbers (regression) is not supported so far; write classes as text or whole numbers.",
+        "A class is text or a whole number. To predict numbers (regression) say so: y_block=RegressionBlock, or in a "
+        "DataBlock blocks=(ImageBlock, RegressionBlock).",
     ),
 }
 
 
 def _fault(label: object) -> str:
     if isinstance(label, LabelError):
-        return "missed"
+        return ""  # missed_labels tells of it
     if is_missing(label):
         return "empty"
     if is_several(label):
@@ -138,6 +154,22 @@ def lonely_classes(pictures: LabelledPictures, positions: Sequence[int]) -> list
     ]
 
 
+def side_problems(train: Sequence[int], valid: Sequence[int]) -> list[Problem]:
+    """Return the problem of a set that has no pictures."""
+    sides = {"training": train, "validation": valid}
+    problems: list[Problem] = []
+    for side in [side for side, positions in sides.items() if not positions]:
+        other = "validation" if side == "training" else "training"
+        problems.append(
+            Problem(
+                kind=DataError,
+                text=f"There are no {side} pictures; all {counted(len(sides[other]), 'picture')} are for {other}. "
+                "Add pictures, or split them otherwise.",
+            )
+        )
+    return problems
+
+
 def class_problems(
     pictures: LabelledPictures, *, train: Sequence[int], valid: Sequence[int], vocab: Sequence[str]
 ) -> list[Problem]:
@@ -149,31 +181,45 @@ def class_problems(
         valid: Positions of the validation pictures.
         vocab: The classes that the classifier will know.
     """
-    in_train, in_valid = _by_class(pictures, train), _by_class(pictures, valid)
-    problems: list[Problem] = []
-    sides = {"training": train, "validation": valid}
-    for side in [side for side, positions in sides.items() if not positions]:
-        other = "validation" if side == "training" else "training"
-        problems.append(
-            Problem(
-                kind=DataError,
-                text=f"There are no {side} pictures; all {counted(len(sides[other]), 'picture')} are for {other}. "
-                "Add pictures, or split them otherwise.",
-            )
-        )
-    classes = {**in_train, **in_valid}
+    classes = {**_by_class(pictures, train), **_by_class(pictures, valid)}
     number = len(train) + len(valid)
-    if len(classes) == 1 and sum(map(len, (*in_train.values(), *in_valid.values()))) == number:
+    if len(classes) == 1 and all(label_text(pictures.labels[p]) for p in (*train, *valid)):
         text = f"There is only one class, {next(iter(classes))!r}, for all {counted(number, 'picture')}. A classifier needs two."
         advice = f" {pictures.advice}" if pictures.advice else ""
-        problems.append(Problem(kind=LabelError, text=f"{text}{advice}"))
-    elif train:
-        problems += _outside_vocab(pictures, in_train, vocab, where="in training but not in vocab")
-        unseen = {label: found for label, found in in_valid.items() if label not in in_train}
-        problems += _outside_vocab(
-            pictures, unseen, vocab, where="in validation but not in training"
-        )
-    return problems
+        only_one = Problem(kind=LabelError, text=f"{text}{advice}", spoils_training_only=True)
+        return [*side_problems(train, valid), only_one]
+    return [
+        *side_problems(train, valid),
+        *unknown_classes(pictures, train=train, valid=valid, vocab=vocab),
+    ]
+
+
+def unknown_classes(
+    pictures: LabelledPictures,
+    *,
+    train: Sequence[int],
+    valid: Sequence[int],
+    vocab: Sequence[str],
+    several: bool = False,
+) -> list[Problem]:
+    """Return the problems of classes that the classifier would not know, or never see.
+
+    Args:
+        pictures: The pictures.
+        train: Positions of the training pictures; without any there is nothing to say.
+        valid: Positions of the validation pictures.
+        vocab: The classes that the classifier will know.
+        several: Whether a label is a tuple of classes instead of one.
+    """
+    if not train:
+        return []
+    in_train = _by_class(pictures, train, several=several)
+    in_valid = _by_class(pictures, valid, several=several)
+    unseen = {label: found for label, found in in_valid.items() if label not in in_train}
+    return [
+        *_outside_vocab(pictures, in_train, vocab, where="in training but not in vocab"),
+        *_outside_vocab(pictures, unseen, vocab, where="in validation but not in training"),
+    ]
 
 
 def _outside_vocab(
@@ -195,14 +241,23 @@ def _outside_vocab(
     return [Problem(kind=LabelError, text=f"{text}\n{listed(entries)}\n{ADD_OR_REMOVE}")]
 
 
-def _by_class(pictures: LabelledPictures, positions: Sequence[int]) -> dict[str, list[int]]:
+def _by_class(
+    pictures: LabelledPictures, positions: Sequence[int], *, several: bool = False
+) -> dict[str, list[int]]:
     """Return the positions of each class, classes in alphabetical order; pictures without a usable label are left out."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for position in positions:
-        label = label_text(pictures.labels[position])
-        if label is not None:
-            found[label].append(position)
+        label = pictures.labels[position]
+        for name in map(label_text, label if several and isinstance(label, tuple) else (label,)):
+            if name is not None:
+                found[name].append(position)
     return dict(sorted(found.items()))
+
+
+def _shown_label(label: object) -> str:
+    if isinstance(label, LabelError) or is_missing(label):
+        return ""
+    return ";".join(map(str, label)) if isinstance(label, tuple | list) else str(label)
 
 
 def _is_file(path: Path) -> bool:
@@ -291,12 +346,16 @@ def _emptied(before: PictureTable, after: PictureTable) -> list[Problem]:
         )
         if len(old) and not len(new)
     ]
-    old_counts = Counter(before.targets[before.train_rows].tolist())
-    left = set(after.targets[after.train_rows].tolist())
+    counts = zip(
+        before.vocab,
+        class_counts(before, before.train_rows),
+        class_counts(after, after.train_rows),
+        strict=False,  # numbers have no classes, so no counts
+    )
     emptied = [
-        f"{before.vocab[target]!r}: {counted(number, 'training picture')}"
-        for target, number in sorted(old_counts.items())
-        if target not in left
+        f"{name!r}: {counted(old, 'training picture')}"
+        for name, old, new in counts
+        if old and not new
     ]
     if emptied and len(after.train_rows):
         text = f"Without the unreadable pictures these classes have nothing to learn from:\n{listed(emptied)}"
@@ -304,68 +363,3 @@ def _emptied(before: PictureTable, after: PictureTable) -> list[Problem]:
             Problem(kind=DataError, text=f"{text}\nRepair the files, or remove the class.")
         )
     return problems
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassCount:
-    """How many pictures of a class are where.
-
-    Attributes:
-        label: Name of the class.
-        num_train: Pictures to learn from.
-        num_valid: Pictures held out.
-        num_other: Pictures in neither set, such as those of a ``test`` folder.
-    """
-
-    label: str
-    num_train: int
-    num_valid: int
-    num_other: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataSummary:
-    """What is in a table, for people.
-
-    Attributes:
-        classes: Counts of each class, in the order of the vocabulary.
-        num_train: Pictures to learn from.
-        num_valid: Pictures held out.
-        num_other: Pictures in neither set.
-        num_unlabelled: Those of the pictures in neither set whose label is not known.
-        num_skipped: Unreadable pictures that were left out.
-    """
-
-    classes: tuple[ClassCount, ...]
-    num_train: int
-    num_valid: int
-    num_other: int
-    num_unlabelled: int
-    num_skipped: int
-
-
-def describe_data(table: PictureTable) -> DataSummary:
-    """Count the pictures of a table by class and set."""
-    outside = torch.ones(len(table.paths), dtype=torch.bool)
-    outside[table.train_rows] = False
-    outside[table.valid_rows] = False
-    other_targets = table.targets[outside]
-    columns = [
-        torch.bincount(targets[targets >= 0], minlength=len(table.vocab)).tolist()
-        for targets in (
-            table.targets[table.train_rows],
-            table.targets[table.valid_rows],
-            other_targets,
-        )
-    ]
-    return DataSummary(
-        classes=tuple(
-            ClassCount(label=label, num_train=train, num_valid=valid, num_other=other)
-            for label, train, valid, other in zip(table.vocab, *columns, strict=True)
-        ),
-        num_train=len(table.train_rows),
-        num_valid=len(table.valid_rows),
-        num_other=len(other_targets),
-        num_unlabelled=int((table.targets < 0).sum()),
-        num_skipped=len(table.skipped),
-    )

@@ -10,17 +10,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-import numpy as np
-from PIL import Image
-
-from vizsla.data.presize import Box, PadMode, Resize, cut_or_padded
+from vizsla.data.presize import Box, PadMode, Resize, cut_or_padded, in_kind
+from vizsla.data.resample import resized, resized_pixels
 from vizsla.errors import ConfigError
 from vizsla.types import Size, as_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
 
 NUM_TRIES = 10
 """So often a random part may turn out not to fit into the picture before the middle is taken."""
@@ -102,7 +102,7 @@ class RandomResizedCrop:
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """Return ``centred(picture)``."""
-        return self.centred(picture)
+        return in_kind(self.centred(picture), picture)
 
     def centred(self, picture: Image.Image) -> Image.Image:
         """Return the middle of the picture at ``size``; what validation and prediction see.
@@ -134,8 +134,8 @@ class RandomResizedCrop:
         Returns:
             uint8 ``(height, width, 3)``.
         """
-        box = self.box((strip_u8.shape[0], strip_u8.shape[1]), draws=draws)
-        return np.asarray(self.scaled(Image.fromarray(strip_u8), box))
+        left, top, right, bottom = self.box((strip_u8.shape[0], strip_u8.shape[1]), draws=draws)
+        return resized_pixels(strip_u8[top:bottom, left:right], size=self.size)
 
     def scaled(self, picture: Image.Image, box: Box) -> Image.Image:
         """Return the part of a picture inside of a box, scaled to ``size``.
@@ -144,8 +144,7 @@ class RandomResizedCrop:
             picture: RGB, any size.
             box: Inside of the picture.
         """
-        part = picture.crop(box)
-        return part.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+        return resized(picture.crop(box), size=self.size)
 
     def box(self, picture_size: Size, *, draws: Sequence[float]) -> Box:
         """Return a random part of a picture.
@@ -216,7 +215,7 @@ class CropPad:
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """Return ``centred(picture)``."""
-        return self.centred(picture)
+        return in_kind(self.centred(picture), picture)
 
     def centred(self, picture: Image.Image) -> Image.Image:
         """Return the middle of the picture at ``size``.
@@ -275,7 +274,7 @@ class RandomCrop:
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """Return ``centred(picture)``."""
-        return self.centred(picture)
+        return in_kind(self.centred(picture), picture)
 
     def centred(self, picture: Image.Image) -> Image.Image:
         """Return the middle of the picture at ``size``; what validation and prediction see.
@@ -348,7 +347,7 @@ class RatioResize:
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """Return ``centred(picture)``."""
-        return self.centred(picture)
+        return in_kind(self.centred(picture), picture)
 
     def centred(self, picture: Image.Image) -> Image.Image:
         """Return the scaled picture.

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from vizsla.allocator import Blocks
 from vizsla.augment.apply import BatchAugmentation
 from vizsla.data.cache import PictureCache, expected_bytes
 from vizsla.data.item_transforms import item_pipeline
-from vizsla.data.loader import PictureLoader
+from vizsla.data.loader import MAX_BLOCKS, PictureLoader
+from vizsla.data.order import ALL, Share, balancing_weights
 from vizsla.data.reader import PictureReader
-from vizsla.errors import DataError
-from vizsla.types import UNLABELLED, Batch, PictureTable, Size
+from vizsla.errors import ConfigError, DataError
+from vizsla.types import Batch, PictureTable, Size, unknown_targets
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -54,11 +57,16 @@ class DataLoader:
             for batch in batches:
                 yield batch.images, batch.targets
 
-    def batches(self, *, epoch: int = 0) -> Generator[Batch]:
+    def batches(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> Generator[Batch]:
         """Yield the batches of an epoch; reading threads end when the generator is closed.
 
         Args:
             epoch: Number of the epoch, from 0; matters in training only.
+            start: So many batches are left out at the beginning, their pictures not read; the others are the same as
+                without it, bit for bit.
+            share: (rank, world): of every batch only the part of one of several processes, see ``PictureLoader.batches``.
+                All get the same number of batches; of a last batch with fewer pictures than processes some get a
+                batch of no pictures.
 
         Yields:
             Images float32 ``(B, 3, H, W)`` with values 0-1, channels-last, on the device.
@@ -66,8 +74,9 @@ class DataLoader:
         Raises:
             PictureError: A picture cannot be read.
             DataError: The pictures of a batch differ in size, because there is no ``Resize``.
+            ConfigError: There are fewer batches than ``start``, or no such share.
         """
-        return self._augmented(self.loader.batches(epoch=epoch), epoch=epoch)
+        return self._prepared(self.loader.plan(epoch=epoch, start=start, share=share), epoch=epoch)
 
     def one_batch(self, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Return images and targets of the first batch, and read no other.
@@ -81,8 +90,7 @@ class DataLoader:
         Raises:
             DataError: There are no pictures.
         """
-        plan = self.loader.plan(epoch=epoch)[:1]
-        for batch in self._augmented(self.loader.read_plan(plan, epoch=epoch), epoch=epoch):
+        for batch in self._prepared(self.loader.plan(epoch=epoch)[:1], epoch=epoch):
             return batch.images, batch.targets
         raise DataError("There is no batch to show: this loader was given no pictures.")
 
@@ -111,13 +119,13 @@ class DataLoader:
         """Where the batches are."""
         return self.loader.device
 
-    def _augmented(self, batches: Generator[Batch], *, epoch: int) -> Generator[Batch]:
-        with closing(batches):
-            for batch in batches:
+    def _prepared(self, plan: Sequence[Tensor], *, epoch: int) -> Generator[Batch]:
+        with closing(self.loader.read_plan(plan, epoch=epoch)) as batches:
+            for turns, batch in zip(plan, batches, strict=True):
                 images = self.augmentation(
-                    batch.images, rows=batch.rows, epoch=epoch, training=self.loader.training
+                    batch.images, rows=turns, epoch=epoch, training=self.loader.training
                 )
-                yield Batch(images=images, targets=batch.targets, rows=batch.rows)
+                yield replace(batch, images=images)
 
 
 class DataLoaders:
@@ -140,9 +148,12 @@ class DataLoaders:
         device: Where batches go; None is ``default_device()``.
         cache: Keeps pictures once read; None is one in mode ``"auto"``, which looks at what is free.
         truncated: What to do about JPEGs that end too early, see ``open_picture``.
+        balanced: Training pictures are drawn, with replacement, so that all classes come up equally often; an epoch is
+            as long as without.
+        weights: How often each training row comes up, in proportion, ``(T,)``, instead; see ``PictureLoader``.
 
     Raises:
-        ConfigError: A number is out of range.
+        ConfigError: A number is out of range, or the pictures cannot be drawn as asked.
         DataError: A row of a split is outside of the table.
     """
 
@@ -160,7 +171,13 @@ class DataLoaders:
         device: torch.device | str | None = None,
         cache: PictureCache | None = None,
         truncated: Truncated = "strict",
+        balanced: bool = False,
+        weights: Tensor | Sequence[float] | None = None,
     ) -> None:
+        if balanced:
+            if weights is not None:
+                raise ConfigError("balanced=True sets the weights of the rows. Give one of both.")
+            weights = balancing_weights(table.targets[table.train_rows])
         self.table = table
         self.augmentation = BatchAugmentation(transforms, size=size, seed=seed)
         self.device = default_device() if device is None else torch.device(device)
@@ -176,7 +193,10 @@ class DataLoaders:
         self.valid_bs = batch_size if valid_batch_size is None else valid_batch_size
         self.seed = seed
         self.num_workers = num_workers
-        self.train = self._loader(table, table.train_rows, training=True, drop_last=True)
+        self._memory = Blocks(max_blocks=MAX_BLOCKS)
+        self.train = self._loader(
+            table, table.train_rows, training=True, drop_last=True, weights=weights
+        )
         self.valid = self._loader(table, table.valid_rows, training=False)
 
     def __iter__(self) -> Iterator[DataLoader]:
@@ -236,14 +256,28 @@ class DataLoaders:
         """
         return self.train.one_batch(epoch=epoch)
 
-    def loader_for(self, rows: Tensor, *, training: bool = False) -> DataLoader:
+    def loader_for(
+        self, rows: Tensor, *, training: bool = False, table: PictureTable | None = None
+    ) -> DataLoader:
         """Return a loader of any rows of the table, training rows included; every row comes up.
 
         Args:
             rows: int64 ``(N,)``.
             training: Shuffle, crop at random and augment; otherwise pictures are prepared as in validation.
+            table: Where the rows point into; None is the loaders' own.
         """
-        return self._loader(self.table, rows, training=training)
+        return self._loader(self.table if table is None else table, rows, training=training)
+
+    def to(self, device: torch.device | str) -> DataLoaders:
+        """Give batches on another device from now on, and return these loaders.
+
+        Args:
+            device: Which.
+        """
+        self.device = torch.device(device)
+        for loader in self:
+            loader.loader.device = self.device
+        return self
 
     def test_dl(self, items: Sequence[Path | str]) -> DataLoader:
         """Return a loader of other pictures, without labels, prepared as in validation and in the order given.
@@ -254,15 +288,22 @@ class DataLoaders:
         table = PictureTable(
             root=self.table.root,
             paths=tuple(Path(item) for item in items),
-            targets=torch.full((len(items),), UNLABELLED),
+            targets=unknown_targets(len(items), task=self.table.task, num_outputs=self.c),
             vocab=self.table.vocab,
+            task=self.table.task,
             train_rows=torch.zeros(0, dtype=torch.int64),
             valid_rows=torch.arange(len(items)),
         )
         return self._loader(table, table.valid_rows, training=False)
 
     def _loader(
-        self, table: PictureTable, rows: Tensor, *, training: bool, drop_last: bool = False
+        self,
+        table: PictureTable,
+        rows: Tensor,
+        *,
+        training: bool,
+        drop_last: bool = False,
+        weights: Tensor | Sequence[float] | None = None,
     ) -> DataLoader:
         loader = PictureLoader(
             table,
@@ -274,5 +315,7 @@ class DataLoaders:
             num_workers=self.num_workers,
             device=self.device,
             drop_last=drop_last,
+            weights=weights,
+            memory=self._memory,
         )
         return DataLoader(loader, augmentation=self.augmentation)

@@ -18,7 +18,7 @@ from vizsla.errors import ConfigError, PictureError
 if TYPE_CHECKING:
     from vizsla.types import Size
 
-DECODER_VERSION = f"1, Pillow {PIL.__version__}"
+DECODER_VERSION = f"2, Pillow {PIL.__version__}"
 """Changes when the same file may give other pixels; part of the key of every cached picture."""
 
 MAX_PIXELS = 200_000_000
@@ -88,17 +88,18 @@ def open_picture(
         ) from failure
 
 
-def picture_size(source: Path | str) -> Size | None:
+def picture_size(source: Path | str | bytes) -> Size | None:
     """Return the size of a picture from its header alone, upright, or None where it cannot be read.
 
     Args:
-        source: A file.
+        source: A file, or the bytes of one.
 
     Returns:
         ``(height, width)``.
     """
     try:
-        picture = _open_header(_read_bytes(Path(source)))
+        data = source if isinstance(source, bytes) else _read_bytes(Path(source))
+        picture = _open_header(data)
     except _UnreadableError:
         return None
     width, height = picture.size

@@ -64,6 +64,11 @@ class DeviceStore:
         same_type = device.type == self.device.type
         return same_type and (device.type != "cuda" or _numbered(device) == self.device)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there was no room for a picture, so that none is taken any more."""
+        return self._full
+
     def locate(self, key: PictureKey) -> Place | None:
         """Return where the picture of a key lies, or None."""
         known = self._places.get(key.slot)
@@ -80,16 +85,22 @@ class DeviceStore:
 
     def keep(self, key: PictureKey, picture: NDArray[np.uint8]) -> Place | None:
         """Copy a picture to the device; return where it lies, or None if there is no room."""
+        # Of a copy, because torch wants memory that it could write to.
+        return self.keep_tensor(key, torch.from_numpy(picture.copy()))
+
+    def keep_tensor(self, key: PictureKey, picture: Tensor) -> Place | None:
+        """Copy a picture, uint8 ``(H, W, 3)``, that lies anywhere; return where it lies now, or None if there is no room."""
         place = self.locate(key)  # Another thread may have been quicker.
         if place is not None:
             return place
-        place = self._reserve(picture)
+        place = self._reserve(height=picture.shape[0], width=picture.shape[1])
         if place is None:
             return None
-        # On a stream of its own: a copy waits for what its stream does before, and that would be the network's work. It
-        # ends when the pixels are there. Of a copy, because torch wants memory that it could write to.
+        # On a stream of its own: a copy waits for what its stream does before, and that would be the network's work.
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            self._view(place).copy_(torch.from_numpy(picture.copy()))
+            self._view(place).copy_(picture)
+        if self._stream is not None:
+            self._stream.synchronize()  # A copy from the host has ended; one on the device has only begun.
         with self._lock:
             self._places[key.slot] = (key, place)
             self._used_bytes += picture.nbytes
@@ -141,17 +152,17 @@ class DeviceStore:
         pixels = self._buffers[place.buffer][place.start : place.start + num_bytes]
         return pixels.view(place.height, place.width, 3)
 
-    def _reserve(self, picture: NDArray[np.uint8]) -> Place | None:
+    def _reserve(self, *, height: int, width: int) -> Place | None:
+        num_bytes = height * width * 3
         with self._lock:
             if self._full:
                 return None
-            if not self._buffers or self._filled + picture.nbytes > len(self._buffers[-1]):
-                self._full = not self._add_buffer(at_least=picture.nbytes)
+            if not self._buffers or self._filled + num_bytes > len(self._buffers[-1]):
+                self._full = not self._add_buffer(at_least=num_bytes)
                 if self._full:
                     return None
             start = self._filled
-            self._filled += picture.nbytes
-            height, width, _ = picture.shape
+            self._filled += num_bytes
             return Place(len(self._buffers) - 1, start, height, width)
 
     def _add_buffer(self, *, at_least: int) -> bool:

@@ -8,15 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.data.assemble import assemble_table
-from vizsla.data.block import BatchTransforms, ItemTransforms, LoaderOptions
+from vizsla.data.blocks import block_for_columns, block_for_labels
 from vizsla.data.labels import LabelledPictures, RegexLabeller, using_attr
-from vizsla.data.listings import (
-    listed_pictures,
-    paths_below,
-    pictures_of_table,
-    positions_of,
-    refuse_unsupported,
-)
+from vizsla.data.listings import listed_pictures, paths_below
+from vizsla.data.loader_options import LoaderOptions, loaders_of_pictures, loaders_of_table
 from vizsla.data.resolve import FOLDER_ADVICE, folder_labels
 from vizsla.data.sources import get_image_files, read_table, table_of_frame
 from vizsla.data.splits import RandomSplitter
@@ -28,13 +23,16 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from vizsla.data.blocks import OutputBlockOrClass
     from vizsla.data.dataloaders import DataLoaders
+    from vizsla.data.item_transforms import ItemTransforms
+    from vizsla.data.loader_options import BatchTransforms
 
 BY_FUNCTION = "Labels are what label_func returns."
 
 
 class ImageDataLoaders:
-    """Makes ``DataLoaders`` of pictures that belong to several classes.
+    """Makes ``DataLoaders`` of pictures whose labels are classes, lists of classes, or numbers.
 
     Arguments that all methods share:
         path: Folder that the pictures lie in, and that their paths are shown relative to.
@@ -49,7 +47,8 @@ class ImageDataLoaders:
         num_workers: Threads that read ahead; ``None`` is one for each core.
 
     All raise ``DataError`` with everything that is wrong with the data, and ``ConfigError`` for an argument that cannot
-    work. ``label_delim`` and ``y_block`` stand for several labels and for numbers; only ``None`` is accepted so far.
+    work. Labels are classes, one for each picture, unless a method says otherwise; ``y_block`` is the block to use instead:
+    ``MultiCategoryBlock`` for several labels, ``RegressionBlock`` for numbers, or one of them with arguments.
 
     Example:
         >>> loaders = ImageDataLoaders.from_folder("dogscats", item_tfms=Resize(224))
@@ -138,7 +137,7 @@ class ImageDataLoaders:
             seed=seed or 0,
         )
         pictures = listed_pictures(path, fnames, label_func, advice=BY_FUNCTION)
-        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+        return loaders_of_pictures(pictures, options, valid_pct=valid_pct, seed=seed)
 
     @staticmethod
     def from_name_func(
@@ -171,7 +170,7 @@ class ImageDataLoaders:
             seed=seed or 0,
         )
         pictures = listed_pictures(path, fnames, using_attr(label_func, "name"), advice=BY_FUNCTION)
-        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+        return loaders_of_pictures(pictures, options, valid_pct=valid_pct, seed=seed)
 
     @staticmethod
     def from_path_re(
@@ -206,7 +205,7 @@ class ImageDataLoaders:
         pictures = listed_pictures(
             path, fnames, RegexLabeller(pat), advice=f"Labels are taken from the path by {pat!r}."
         )
-        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+        return loaders_of_pictures(pictures, options, valid_pct=valid_pct, seed=seed)
 
     @staticmethod
     def from_name_re(
@@ -244,7 +243,7 @@ class ImageDataLoaders:
             using_attr(RegexLabeller(pat), "name"),
             advice=f"Labels are taken from the file name by {pat!r}.",
         )
-        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+        return loaders_of_pictures(pictures, options, valid_pct=valid_pct, seed=seed)
 
     @staticmethod
     def from_lists(
@@ -253,7 +252,7 @@ class ImageDataLoaders:
         labels: Sequence[Any],
         valid_pct: float = 0.2,
         seed: int | None = None,
-        y_block: None = None,
+        y_block: OutputBlockOrClass | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
         *,
@@ -263,7 +262,10 @@ class ImageDataLoaders:
         device: str | torch.device | None = None,
         num_workers: int | None = None,
     ) -> DataLoaders:
-        """Take the labels of ``fnames`` from a list, ``labels``, in the same order."""
+        """Take the labels of ``fnames`` from a list, ``labels``, in the same order.
+
+        Labels that are lists are several labels, decimal numbers are numbers to predict; ``y_block`` decides otherwise.
+        """
         options = LoaderOptions(
             item_tfms=item_tfms,
             batch_tfms=batch_tfms,
@@ -274,9 +276,9 @@ class ImageDataLoaders:
             device=device,
             seed=seed or 0,
         )
-        refuse_unsupported(y_block=y_block)
+        block = block_for_labels(labels, y_block)
         pictures = listed_pictures(path, fnames, labels, advice="Labels are given as a list.")
-        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed)
+        return loaders_of_pictures(pictures, options, valid_pct=valid_pct, seed=seed, block=block)
 
     @staticmethod
     def from_df(
@@ -287,9 +289,9 @@ class ImageDataLoaders:
         fn_col: str | int = 0,
         folder: Path | str | None = None,
         suff: str = "",
-        label_col: str | int = 1,
-        label_delim: None = None,
-        y_block: None = None,
+        label_col: str | int | Sequence[str | int] = 1,
+        label_delim: str | None = None,
+        y_block: OutputBlockOrClass | None = None,
         valid_col: str | int | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
@@ -304,6 +306,7 @@ class ImageDataLoaders:
 
         ``fn_col`` and ``label_col`` are the columns of the picture's path and label, by name or position. A picture's file is
         ``path`` / ``folder`` / value + ``suff``. ``valid_col`` is true for validation and takes the place of ``valid_pct``.
+        With several ``label_col`` or with a ``label_delim`` between the labels of a cell a picture has several labels.
         """
         options = LoaderOptions(
             item_tfms=item_tfms,
@@ -315,16 +318,19 @@ class ImageDataLoaders:
             device=device,
             seed=seed or 0,
         )
-        refuse_unsupported(label_delim=label_delim, y_block=y_block)
-        pictures, splits = pictures_of_table(
+        return loaders_of_table(
             table_of_frame(df),
+            options,
             folder=Path(path),
             image=fn_col,
             label=label_col,
             split=valid_col,
             locate=partial(paths_below, Path(path) / (folder or ""), suffix=suff),
+            delimiter=label_delim,
+            block=block_for_columns(label_col, label_delim, y_block),
+            valid_pct=valid_pct,
+            seed=seed,
         )
-        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed, splits=splits)
 
     @staticmethod
     def from_csv(
@@ -338,9 +344,9 @@ class ImageDataLoaders:
         fn_col: str | int = 0,
         folder: Path | str | None = None,
         suff: str = "",
-        label_col: str | int = 1,
-        label_delim: None = None,
-        y_block: None = None,
+        label_col: str | int | Sequence[str | int] = 1,
+        label_delim: str | None = None,
+        y_block: OutputBlockOrClass | None = None,
         valid_col: str | int | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
@@ -356,6 +362,7 @@ class ImageDataLoaders:
         The file ``csv_fname`` lies in ``path``; ``header``, ``delimiter`` and ``quoting`` are those of ``read_table``.
         ``fn_col`` and ``label_col`` are the columns of the picture's path and label, by name or position. A picture's file is
         ``path`` / ``folder`` / value + ``suff``. ``valid_col`` is true for validation and takes the place of ``valid_pct``.
+        With several ``label_col`` or with a ``label_delim`` between the labels of a cell a picture has several labels.
         """
         options = LoaderOptions(
             item_tfms=item_tfms,
@@ -367,28 +374,16 @@ class ImageDataLoaders:
             device=device,
             seed=seed or 0,
         )
-        refuse_unsupported(label_delim=label_delim, y_block=y_block)
-        pictures, splits = pictures_of_table(
+        return loaders_of_table(
             read_table(Path(path) / csv_fname, header=header, delimiter=delimiter, quoting=quoting),
+            options,
             folder=Path(path),
             image=fn_col,
             label=label_col,
             split=valid_col,
             locate=partial(paths_below, Path(path) / (folder or ""), suffix=suff),
+            delimiter=label_delim,
+            block=block_for_columns(label_col, label_delim, y_block),
+            valid_pct=valid_pct,
+            seed=seed,
         )
-        return _loaders(pictures, options, valid_pct=valid_pct, seed=seed, splits=splits)
-
-
-def _loaders(
-    pictures: LabelledPictures,
-    options: LoaderOptions,
-    *,
-    valid_pct: float,
-    seed: int | None,
-    splits: Sequence[str] | None = None,
-) -> DataLoaders:
-    if splits is None:
-        train, valid = RandomSplitter(valid_pct, seed)(pictures.paths)
-    else:
-        train, valid = positions_of("train", splits), positions_of("valid", splits)
-    return options.loaders_of(assemble_table(pictures, train=train, valid=valid))

@@ -2,7 +2,8 @@
 
 A picture is decoded, the functions before the sizing work on it, the sizing (``Resize``, ``RandomResizedCrop`` ...) brings it
 to its size, the functions after it work on the result. A function takes and returns uint8 ``(H, W, 3)``, RGB; it runs in
-the reading threads. H, W: sides.
+the reading threads. ``FlipItem`` and ``DihedralItem`` stand among the functions after it, wherever they are listed, and act in
+training only. H, W: sides.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vizsla.augment.acting import Acting
+from vizsla.augment.pixels import Normalize
 from vizsla.data.crops import CropPad, RandomCrop, RandomResizedCrop, RatioResize
+from vizsla.data.item_flips import DihedralItem, FlipItem, RandomFlip
 from vizsla.data.presize import Resize
 from vizsla.errors import ConfigError
 
@@ -28,10 +32,11 @@ PictureFunction = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 Sizing = Resize | RandomResizedCrop | RandomCrop | CropPad | RatioResize
 """What brings pictures to a size; there is at most one among the item transforms."""
 
-ItemTransform = Sizing | PictureFunction
+ItemTransform = Sizing | RandomFlip | PictureFunction
 ItemTransforms = ItemTransform | Sequence[ItemTransform] | None
 
 _SIZINGS = (Resize, RandomResizedCrop, RandomCrop, CropPad, RatioResize)
+_FLIPS = (FlipItem, DihedralItem)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +47,13 @@ class ItemPipeline:
         before: Functions that see the whole decoded picture. What they make is not cached: nobody can tell whether a
             function still does tomorrow what it did today, or whether it is random.
         sizing: Brings the picture to its size; None leaves it at its own.
-        after: Functions that see the picture at its size; they are called anew each time it is used.
+        after: Functions that see the picture at its size; they are called anew each time it is used. Random flips among
+            them act in training only.
     """
 
     before: tuple[PictureFunction, ...] = ()
     sizing: Sizing | None = None
-    after: tuple[PictureFunction, ...] = ()
+    after: tuple[RandomFlip | PictureFunction, ...] = ()
 
     def cover(self, *, training: bool) -> Size | None:
         """Return the size that a decoder must cover; None where every pixel is wanted.
@@ -62,12 +68,17 @@ class ItemPipeline:
     @property
     def num_draws(self) -> int:
         """Random numbers that a training view takes."""
-        return 0 if self.sizing is None else self.sizing.num_draws
+        flips = sum(one.num_draws for one in self.after if isinstance(one, _FLIPS))
+        return self._num_sizing_draws + flips
 
     @property
     def functions(self) -> tuple[PictureFunction, ...]:
         """All functions of the user's own."""
-        return (*self.before, *self.after)
+        return (*self.before, *(one for one in self.after if not isinstance(one, _FLIPS)))
+
+    @property
+    def _num_sizing_draws(self) -> int:
+        return 0 if self.sizing is None else self.sizing.num_draws
 
     def kept(self, picture: Image.Image, *, training: bool, name: str) -> NDArray[np.uint8]:
         """Return what is worth keeping of a picture: as validation sees it, or what training takes its random views of.
@@ -85,9 +96,12 @@ class ItemPipeline:
         """
         if self.before:
             picture = Image.fromarray(_applied(self.before, np.array(picture), name=name))
-        if self.sizing is not None:
-            picture = self.sizing.strip(picture) if training else self.sizing.centred(picture)
-        pixels = np.asarray(picture)
+        if isinstance(self.sizing, Resize):
+            pixels = self.sizing.pixels(picture, training=training)
+        else:
+            if self.sizing is not None:
+                picture = self.sizing.strip(picture) if training else self.sizing.centred(picture)
+            pixels = np.asarray(picture)
         pixels.setflags(write=False)
         return pixels
 
@@ -105,10 +119,10 @@ class ItemPipeline:
             ConfigError: A function failed.
         """
         view = kept if self.sizing is None else self.sizing.window(kept, draws=draws)
-        return self.finished(view, name=name)
+        return self._after(view, draws=draws[self._num_sizing_draws :], name=name)
 
     def finished(self, view: NDArray[np.uint8], *, name: str) -> NDArray[np.uint8]:
-        """Return a picture at its size after the functions that follow the sizing; without any, ``view`` itself.
+        """Return what validation sees: a picture at its size after the functions that follow; without any, ``view`` itself.
 
         Args:
             view: uint8 ``(H, W, 3)``; it is not changed.
@@ -117,7 +131,22 @@ class ItemPipeline:
         Raises:
             ConfigError: A function failed.
         """
-        return _applied(self.after, view.copy(), name=name) if self.after else view
+        return self._after(view, draws=None, name=name)
+
+    def _after(
+        self, view: NDArray[np.uint8], *, draws: Sequence[float] | None, name: str
+    ) -> NDArray[np.uint8]:
+        """Return a picture after what follows the sizing; without draws random flips do nothing."""
+        first = 0
+        is_own = False  # Functions may write into what they get.
+        for one in self.after:
+            if not isinstance(one, _FLIPS):
+                view = _applied((one,), view if is_own else view.copy(), name=name)
+                is_own = True
+            elif draws is not None:
+                view = one.view(view, draws=draws[first : first + one.num_draws])
+                first += one.num_draws
+        return view
 
 
 def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
@@ -138,17 +167,34 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     listed: list[Any] = list(item_tfms) if isinstance(item_tfms, list | tuple) else [item_tfms]
     transforms = [transform for transform in listed if transform is not None]
     places = [place for place, one in enumerate(transforms) if isinstance(one, _SIZINGS)]
-    usable = all(callable(one) and not isinstance(one, type) for one in transforms)
+    usable = all(
+        callable(one) and not isinstance(one, type | Acting | Normalize) for one in transforms
+    )
     if len(places) > 1 or not usable:
         raise ConfigError(
             "item_tfms is one Resize, as in Resize(460), or another of RandomResizedCrop, RandomCrop, CropPad and "
-            f"RatioResize, or a list with one of them and functions of uint8 arrays. Received: {item_tfms!r}"
+            "RatioResize, or a list with one of them, FlipItem or DihedralItem, and functions of uint8 arrays. "
+            f"Received: {item_tfms!r}"
         )
     place = places[0] if places else -1
+    sizing: Sizing | None = transforms[place] if places else None
+    first = transforms[:place] if places else []
+    early = [one for one in first if isinstance(one, _FLIPS)]
+    after = (*early, *transforms[place + 1 :])
+    size = None if sizing is None else sizing.size
+    if (
+        size is not None
+        and size[0] != size[1]
+        and any(isinstance(one, DihedralItem) for one in after)
+    ):
+        raise ConfigError(
+            f"DihedralItem turns pictures by 90 degrees and needs a square size. Received: {sizing!r}. "
+            "Use a square, or FlipItem."
+        )
     return ItemPipeline(
-        before=tuple(transforms[:place]) if places else (),
-        sizing=transforms[place] if places else None,
-        after=tuple(transforms[place + 1 :]),
+        before=tuple(one for one in first if not isinstance(one, _FLIPS)),
+        sizing=sizing,
+        after=after,
     )
 
 

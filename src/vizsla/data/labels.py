@@ -110,7 +110,7 @@ class ColReader:
         cols: Name or position of the column; a list of them gives a list of values.
         pref: Put before the value; a ``Path`` is joined with a separator.
         suff: Put after the value.
-        label_delim: Splits the value into a list of labels.
+        label_delim: Splits the value into a list of labels; spaces around them go, an empty cell gives none.
 
     Example:
         >>> ColReader("name", pref=Path("images"), suff=".jpg")({"name": "beagle_1"})
@@ -152,10 +152,16 @@ class ColReader:
 
     def _shape(self, value: Any) -> Any:
         if self.label_delim is not None:
-            return str(value).split(self.label_delim) if value else []
+            return split_labels(value, self.label_delim)
         if isinstance(self.pref, Path):
             return (self.pref / f"{value}{self.suff}").as_posix()
         return f"{self.pref}{value}{self.suff}" if self.pref or self.suff else value
+
+
+def split_labels(value: Any, delimiter: str) -> list[str]:
+    """Return the labels that stand in one cell, without spaces around them; a cell that is empty or missing has none."""
+    parts = [] if is_missing(value) else str(value).split(delimiter)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _field_of(row: Any, column: str | int) -> Any:
@@ -212,9 +218,9 @@ def is_missing(label: Any) -> bool:
     """Return whether a label says nothing: ``None``, NaN, pandas' NA, or blank text."""
     if label is None or type(label).__name__ in ("NAType", "NaTType"):
         return True
-    return (
-        not label.strip() if isinstance(label, str) else isinstance(label, float) and isnan(label)
-    )
+    if isinstance(label, str):
+        return not label.strip()
+    return isinstance(label, Real) and not isinstance(label, Integral) and isnan(label)
 
 
 def is_several(label: Any) -> bool:
@@ -250,6 +256,7 @@ class LabelledPictures:
         row_numbers: The number that goes with it.
         advice: Where the labels come from and how to get others; ends messages about labels.
         problems: What was found wrong while reading.
+        for_looking: Whether only a warning shall tell of what spoils nothing but training.
     """
 
     root: Path
@@ -259,6 +266,7 @@ class LabelledPictures:
     row_numbers: tuple[int, ...] = ()
     advice: str = ""
     problems: tuple[Problem, ...] = ()
+    for_looking: bool = False
 
     def entry(self, position: int) -> str:
         """Return how messages show a picture: its row, where it has one, and its path."""

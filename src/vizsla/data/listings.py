@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vizsla.data.labels import LabelledPictures, is_missing, take_labels
+from vizsla.data.labels import LabelledPictures, is_missing, split_labels, take_labels
 from vizsla.data.problems import Problem, counted, listed
 from vizsla.data.splits import split_of_value
 from vizsla.errors import ConfigError, TableError
@@ -57,9 +57,10 @@ def pictures_of_table(
     *,
     folder: Path,
     image: str | int,
-    label: str | int,
+    label: str | int | Sequence[str | int],
     split: str | int | None,
     locate: Callable[[Sequence[Any]], Sequence[Path]],
+    delimiter: str | None = None,
 ) -> tuple[LabelledPictures, tuple[str, ...] | None]:
     """Return the pictures of a table, and for each the set that the table puts it in.
 
@@ -67,9 +68,10 @@ def pictures_of_table(
         table: One row for each picture.
         folder: Folder that paths are shown relative to.
         image: Column of the picture's name, by name or position.
-        label: Column of its label.
+        label: Column of its label, or several; a picture's label is then the list of their cells.
         split: Column that says which set it belongs to; ``None`` where no column does.
         locate: Returns the paths of names.
+        delimiter: What stands between the labels of one cell; a picture's label is then the list of them.
 
     Returns:
         The pictures, and ``"train"``, ``"valid"`` or ``"test"`` for each, or ``None``. Rows without a name are left out
@@ -78,7 +80,11 @@ def pictures_of_table(
     Raises:
         TableError: The table lacks a column.
     """
-    names, labels = table.column(image), _clean_labels(table.column(label))
+    label_columns = [label] if isinstance(label, str | int) else list(label)
+    labels = _labels_of(
+        table, label_columns, several=label is not label_columns[0], delimiter=delimiter
+    )
+    names = table.column(image)
     splits = None if split is None else [split_of_value(cell) for cell in table.column(split)]
     rows = [row for row, name in enumerate(names) if not is_missing(name)]
     problems: list[Problem] = []
@@ -91,14 +97,15 @@ def pictures_of_table(
         what = f"no set in column {table.columns[table.position(split)]!r}"
         cure = "Write train, valid or test, or True for validation and False for training."
         problems.append(_faulty_rows(table, unclear, what, cure))
-    label_name = table.columns[table.position(label)]
+    label_names = [repr(table.columns[table.position(column)]) for column in label_columns]
+    where = f"column{'s' if len(label_names) > 1 else ''} {', '.join(label_names)}"
     pictures = LabelledPictures(
         root=folder,
         paths=tuple(locate([names[row] for row in rows])),
         labels=tuple(labels[row] for row in rows),
         row_word="row",
         row_numbers=tuple(table.numbers[row] for row in rows),
-        advice=f"Labels are read from column {label_name!r} of {table.source}{table.counting}.",
+        advice=f"Labels are read from {where} of {table.source}{table.counting}.",
         problems=tuple(problems),
     )
     return pictures, None if splits is None else tuple(splits[row] or "" for row in rows)
@@ -109,20 +116,6 @@ def paths_below(folder: Path, names: Sequence[Any], *, suffix: str) -> list[Path
     return [folder / f"{name}{suffix}" for name in names]
 
 
-def refuse_unsupported(**given: object) -> None:
-    """Raise an error for arguments that ask for several labels or for numbers instead of a class.
-
-    Raises:
-        ConfigError: One of the arguments is not ``None``.
-    """
-    for name, value in given.items():
-        if value is not None:
-            raise ConfigError(
-                f"{name} is not supported so far: a picture has one label, which is a class (no multi-label, no "
-                f"regression). Received: {name}={value!r}. Leave it out."
-            )
-
-
 def positions_of(split: str, splits: Sequence[str]) -> list[int]:
     """Return the positions of the pictures that are in a set."""
     return [position for position, name in enumerate(splits) if name == split]
@@ -131,6 +124,21 @@ def positions_of(split: str, splits: Sequence[str]) -> list[int]:
 def _existing(name: Path, folder: Path) -> Path:
     below = folder / name
     return below if not name.exists() and below.exists() else name
+
+
+def _labels_of(
+    table: Table, columns: Sequence[str | int], *, several: bool, delimiter: str | None
+) -> Sequence[Any]:
+    """Return the label of each row: its cell, or a list where there are several columns or a delimiter."""
+    if not several and delimiter is None:
+        return _clean_labels(table.column(columns[0]))
+    rows = [list(cells) for cells in zip(*map(table.column, columns), strict=True)]
+    if delimiter is not None:
+        rows = [[one for cell in cells for one in split_labels(cell, delimiter)] for cells in rows]
+    # All at once, so that 10 does not come before 9 because of an empty cell in another column.
+    filled = [cell for cells in rows for cell in cells if not is_missing(cell)]
+    cleaned = iter(_clean_labels(filled))
+    return [[None if is_missing(cell) else next(cleaned) for cell in cells] for cells in rows]
 
 
 def _clean_labels(cells: Sequence[Any]) -> Sequence[Any]:

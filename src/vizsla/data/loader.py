@@ -8,19 +8,35 @@ from __future__ import annotations
 import os
 from collections import deque
 from contextlib import closing
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from vizsla.allocator import Blocks, share_heaps
 from vizsla.data.batching import PendingBatch, Shipping
 from vizsla.data.decode import cause_of, source_name
+from vizsla.data.device_decode import DeviceDecoder
+from vizsla.data.order import (
+    ALL,
+    Share,
+    check_share,
+    checked_weights,
+    drawn,
+    part,
+    rows_of,
+    shuffled,
+    turns_of,
+)
+from vizsla.data.presize import Resize
 from vizsla.data.read_ahead import read_ahead
 from vizsla.errors import ConfigError, DataError, PictureError
-from vizsla.seeding import counter_uniform, generator
+from vizsla.seeding import counter_uniform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -29,6 +45,12 @@ if TYPE_CHECKING:
 
 MAX_WORKERS = 16
 """More threads than this were not seen to decode faster: the interpreter lock is held between the pictures."""
+
+MAX_BLOCKS = 6
+"""The reading threads fill up to three batches, the consumer has one."""
+
+_BATCHES_AHEAD = 8
+"""Where a device decodes whole batches: pictures that are decoded stay there, so these take next to no memory."""
 
 MAX_SECONDS = 300.0
 """For one picture; a disk or network share that takes longer is given up, with an error that names the file."""
@@ -45,8 +67,9 @@ class PictureLoader:
     """Batches of uint8 pictures from some rows of a table.
 
     In training the rows are shuffled anew each epoch and of every picture a random window is taken along its long side.
-    Both depend on the seed, the epoch and the row alone, not on batch size or number of workers. Otherwise the rows
-    come in the order given and the pictures are centred.
+    Both depend on the seed, the epoch and the row alone, not on batch size or number of workers; a row that comes up more
+    than once in an epoch gets another window each time. Otherwise the rows come in the order given and the pictures are
+    centred.
 
     Args:
         table: Where the rows point into.
@@ -58,9 +81,12 @@ class PictureLoader:
         num_workers: Threads that read ahead; 0 reads in the consumer's thread, None is ``default_num_workers()``.
         device: Where images and targets go.
         drop_last: Leave out a last batch that is not full, unless it is the only one.
+        weights: How often each of the rows comes up in training, in proportion, ``(N,)``; an epoch is as long as without,
+            its rows are drawn with replacement (see ``order.drawn``). None: each comes up once.
+        memory: Where batches on the CPU lie; loaders that are used by turns may share it. None is memory of its own.
 
     Raises:
-        ConfigError: ``batch_size`` is below 1 or ``num_workers`` below 0.
+        ConfigError: ``batch_size`` is below 1 or ``num_workers`` below 0, or the weights cannot work.
         DataError: A row is outside of the table.
     """
 
@@ -76,6 +102,8 @@ class PictureLoader:
         num_workers: int | None = None,
         device: torch.device | str = "cpu",
         drop_last: bool = False,
+        weights: Tensor | Sequence[float] | None = None,
+        memory: Blocks | None = None,
     ) -> None:
         num_workers = default_num_workers() if num_workers is None else num_workers
         if batch_size < 1 or num_workers < 0:
@@ -83,6 +111,7 @@ class PictureLoader:
                 "batch_size is at least 1 and num_workers at least 0. "
                 f"Received: batch_size={batch_size}, num_workers={num_workers}"
             )
+        share_heaps()
         self.table = table
         self.rows = _checked_rows(table, rows)
         self.reader = reader
@@ -92,56 +121,81 @@ class PictureLoader:
         self.num_workers = num_workers
         self.device = torch.device(device)
         self.drop_last = drop_last
+        self.weights = None if weights is None else checked_weights(weights, count=len(self.rows))
+        self._memory = Blocks(max_blocks=MAX_BLOCKS) if memory is None else memory
+        self._has_repeats = weights is not None or len(self.rows.unique()) < len(self.rows)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
         full, rest = divmod(len(self.rows), self.batch_size)
         return full if self.drop_last and full else full + (rest > 0)
 
-    def plan(self, *, epoch: int = 0) -> tuple[Tensor, ...]:
-        """Return the rows of every batch of an epoch, int64 on the CPU, without reading a picture.
+    def plan(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> tuple[Tensor, ...]:
+        """Return what comes up in every batch of an epoch, without reading a picture.
 
         Args:
             epoch: Number of the epoch, from 0; matters in training only.
-        """
-        rows = self.rows
-        if self.training:
-            shuffled = torch.randperm(len(rows), generator=generator(self.seed, f"order {epoch}"))
-            rows = rows[shuffled]
-        return torch.split(rows, self.batch_size)[: len(self)] if len(rows) else ()
+            start: So many batches are left out at the beginning.
+            share: (rank, world): only that process's part of each batch, see ``batches``.
 
-    def batches(self, *, epoch: int = 0) -> Generator[Batch]:
+        Returns:
+            Turns of each batch, int64 on the CPU: rows of the table where none is repeated, see ``order``.
+
+        Raises:
+            ConfigError: There are fewer batches than ``start``, or no such share.
+        """
+        check_share(share)
+        if not 0 <= start <= len(self):
+            raise ConfigError(
+                f"start is a number of batches, from 0 to the {len(self)} of an epoch. Received: start={start}"
+            )
+        turns = self._order(epoch)
+        batches = torch.split(turns, self.batch_size)[: len(self)] if len(turns) else ()
+        return tuple(part(batch, share=share) for batch in batches[start:])
+
+    def batches(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> Generator[Batch]:
         """Yield the batches of an epoch; threads read ahead of the consumer and end when the generator is closed.
 
         Args:
             epoch: Number of the epoch, from 0; matters in training only.
+            start: So many batches are left out at the beginning, their pictures not read; the others are the same as
+                without it, bit for bit.
+            share: (rank, world). Each of several processes gets neighbouring pictures of every batch, all together get
+                every picture once, and all get the same number of batches. A last batch with fewer pictures than there
+                are processes leaves some with a batch of no pictures, ``(0, 3, H, W)``.
 
         Yields:
-            Images uint8 ``(B, 3, H, W)``, channels-last, on the device.
+            Images uint8 ``(B, 3, H, W)``, channels-last, on the device. H and W of an empty batch are those of the
+            others where a transform says so, else 1.
 
         Raises:
             PictureError: A picture cannot be read; the first one in the order of the batches is named.
             DataError: The pictures of a batch differ in size, because there is no ``Resize``.
+            ConfigError: As ``plan`` raises.
         """
-        return self.read_plan(self.plan(epoch=epoch), epoch=epoch)
+        return self.read_plan(self.plan(epoch=epoch, start=start, share=share), epoch=epoch)
 
     def read_plan(self, plan: Iterable[Tensor], *, epoch: int = 0) -> Generator[Batch]:
         """Yield the batches of a plan, or of a part of one; see ``batches``.
 
         Args:
-            plan: Rows of each batch, as ``plan`` returns them.
+            plan: Rows or turns of each batch, as ``plan`` returns them.
             epoch: Number of the epoch, from 0; matters in training only.
 
         Yields:
             Images uint8 ``(B, 3, H, W)``, channels-last, on the device.
         """
         plan = tuple(plan)
-        planned: deque[PendingBatch] = deque()
+        planned: deque[tuple[PendingBatch, int]] = deque()  # Each with the number of its jobs.
+        shipping = self._shipping()
+        decoder = self._device_decoder(shipping)
         done = read_ahead(
-            self._read,
-            self._jobs(plan, epoch=epoch, planned=planned),
+            partial(self._read, decoder=decoder),
+            self._jobs(
+                plan, epoch=epoch, shipping=shipping, planned=planned, whole=decoder is not None
+            ),
             num_workers=self.num_workers,
-            max_waiting=2 * self.batch_size,
+            max_waiting=2 * self.batch_size if decoder is None else _BATCHES_AHEAD,
             num_bytes=int,
             max_seconds=MAX_SECONDS,
             too_slow=self._too_slow,
@@ -151,8 +205,8 @@ class PictureLoader:
             for _ in plan:
                 while not planned:  # Asking for a result plans batches.
                     num_ready += next(done, None) is not None
-                batch = planned.popleft()
-                num_ready -= len(batch.missing)
+                batch, num_jobs = planned.popleft()
+                num_ready -= num_jobs
                 while num_ready < 0:
                     next(done)
                     num_ready += 1
@@ -160,28 +214,60 @@ class PictureLoader:
                     raise DataError(self._mixed_sizes(batch))
                 yield batch.finish()
 
-    def _jobs(
-        self, plan: tuple[Tensor, ...], *, epoch: int, planned: deque[PendingBatch]
-    ) -> Iterator[tuple[PendingBatch, int]]:
-        """Yield (batch, index) of the pictures that must be read; every batch is added to ``planned`` before its pictures."""
-        resize, store = self.reader.resize, self.reader.cache.device_store
-        shipping = Shipping(self.device)
-        if (
-            store is not None
-            and store.serves(self.device)
-            and resize is not None
-            and self.reader.windows_are_slices
-        ):
-            shipping = Shipping(self.device, store=store, size=resize.size)
-        for rows in plan:
-            batch = self._pending(rows, epoch=epoch, shipping=shipping)
-            planned.append(batch)
-            for index in batch.missing:
-                yield batch, index
+    def _order(self, epoch: int) -> Tensor:
+        """Return the turns of an epoch, ``(N,)``."""
+        if not self.training or not len(self.rows):
+            return self.rows
+        if self.weights is None:
+            rows = shuffled(self.rows, seed=self.seed, epoch=epoch)
+        else:
+            targets = self.table.targets[self.rows]
+            groups = targets if targets.ndim == 1 and not targets.is_floating_point() else None
+            rows = drawn(
+                self.rows, weights=self.weights, groups=groups, seed=self.seed, epoch=epoch
+            )
+        return turns_of(rows) if self._has_repeats else rows
 
-    def _pending(self, rows: Tensor, *, epoch: int, shipping: Shipping) -> PendingBatch:
+    def _shipping(self) -> Shipping:
+        """Return how the batches of a pass get to the device."""
+        resize, store = self.reader.resize, self.reader.cache.device_store
+        if store is not None and not (store.serves(self.device) and self.reader.windows_are_slices):
+            store = None
+        # A function of the user's own may give any size.
+        size = None if resize is None or self.reader.items.after else resize.size
+        return Shipping(self.device, store=store, size=size, memory=self._memory)
+
+    def _device_decoder(self, shipping: Shipping) -> DeviceDecoder | None:
+        """Return what decodes training pictures on a CUDA device that will keep them, if this is one."""
+        resize, store = self.reader.resize, shipping.store
+        usable = self.training and self.device.type == "cuda"
+        if not usable or store is None or not isinstance(resize, Resize) or resize.method == "pad":
+            return None
+        return DeviceDecoder(self.reader, resize=resize, store=store)
+
+    def _jobs(
+        self,
+        plan: tuple[Tensor, ...],
+        *,
+        epoch: int,
+        shipping: Shipping,
+        planned: deque[tuple[PendingBatch, int]],
+        whole: bool,
+    ) -> Iterator[_Job]:
+        """Yield what must be read, picture by picture or batch by batch; batches are added to ``planned`` before their jobs."""
+        for turns in plan:
+            batch = self._pending(turns, epoch=epoch, shipping=shipping)
+            if whole and batch.missing:
+                jobs = [_Job(batch, batch.missing)]
+            else:
+                jobs = [_Job(batch, [index]) for index in batch.missing]
+            planned.append((batch, len(jobs)))
+            yield from jobs
+
+    def _pending(self, turns: Tensor, *, epoch: int, shipping: Shipping) -> PendingBatch:
         count = self.reader.num_draws if self.training else 0
-        draws = counter_uniform(self.seed, "crop", epoch=epoch, rows=rows, count=count)
+        draws = counter_uniform(self.seed, "crop", epoch=epoch, rows=turns, count=count)
+        rows = rows_of(turns)
         batch = PendingBatch(
             rows=rows,
             targets=self.table.targets[rows],
@@ -193,22 +279,34 @@ class PictureLoader:
             batch.place_known([self.reader.place(path, training=self.training) for path in paths])
         return batch
 
-    def _read(self, job: tuple[PendingBatch, int]) -> int:
+    def _read(self, job: _Job, *, decoder: DeviceDecoder | None) -> int:
+        """Put some pictures of a batch into their places; return their bytes."""
+        if decoder is not None:
+            decoder.fill([self._path(job.batch, index) for index in job.indices])
+        return sum(self._put(job.batch, index) for index in job.indices)
+
+    def _put(self, batch: PendingBatch, index: int) -> int:
         """Put one picture of a batch into its place; return its bytes."""
-        batch, index = job
-        path = self.table.paths[int(batch.rows[index])]
-        if self.training:
-            pixels = self.reader.read_window(path, draws=batch.draws[index])
-        else:
-            pixels = self.reader.read(path)
-        # Where the device has it now, the batch takes it from there.
+        path = self._path(batch, index)
+        # Where the device has it, the batch takes it from there.
         on_device = batch.shipping.store is not None
         place = self.reader.place(path, training=self.training) if on_device else None
+        num_bytes = 0
         if place is None:
-            batch.put(index, pixels)
-        else:
-            batch.put_place(index, place)
-        return pixels.nbytes
+            if self.training:
+                pixels = self.reader.read_window(path, draws=batch.draws[index])
+            else:
+                pixels = self.reader.read(path)
+            num_bytes = pixels.nbytes
+            place = self.reader.place(path, training=self.training) if on_device else None
+            if place is None:
+                batch.put(index, pixels)
+                return num_bytes
+        batch.put_place(index, place)
+        return num_bytes
+
+    def _path(self, batch: PendingBatch, index: int) -> Path:
+        return self.table.paths[int(batch.rows[index])]
 
     def _mixed_sizes(self, batch: PendingBatch) -> str:
         first_of: dict[tuple[int, ...], int] = {}
@@ -223,12 +321,18 @@ class PictureLoader:
             f"ones (height x width): {shown}{'; ...' if len(first_of) > 4 else ''}. add item_tfms=Resize(...)"
         )
 
-    def _too_slow(self, job: tuple[PendingBatch, int]) -> PictureError:
-        batch, index = job
+    def _too_slow(self, job: _Job) -> PictureError:
         return PictureError(
-            f"Cannot read the picture {source_name(self.table.paths[int(batch.rows[index])])}: it took more than "
+            f"Cannot read the picture {source_name(self._path(job.batch, job.indices[0]))}: it took more than "
             f"{MAX_SECONDS:g} seconds. The disk or network share that it lies on may hang; copy the pictures to a local disk."
         )
+
+
+class _Job(NamedTuple):
+    """Some pictures of a batch that are read one after the other."""
+
+    batch: PendingBatch
+    indices: Sequence[int]
 
 
 def find_unreadable(

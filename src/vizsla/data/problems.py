@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,21 +24,29 @@ class Problem:
     Attributes:
         kind: The error to raise if this is the only kind of problem.
         text: What is wrong, where, and the way out.
+        spoils_training_only: The pictures can be looked at all the same.
     """
 
     kind: type[DataError]
     text: str
+    spoils_training_only: bool = False
 
 
-def raise_problems(problems: Sequence[Problem]) -> None:
+def raise_problems(problems: Sequence[Problem], *, for_looking: bool = False) -> None:
     """Raise one error that tells of all problems, or return if there is none.
 
     Args:
         problems: What was found, in the order in which it shall be told.
+        for_looking: Only warn of problems that spoil nothing but training.
 
     Raises:
         DataError: There is a problem. It is the subclass of the problems where they share one.
     """
+    if for_looking:
+        for problem in problems:
+            if problem.spoils_training_only:
+                warnings.warn(f"Look, but do not train. {problem.text}", stacklevel=2)
+        problems = [problem for problem in problems if not problem.spoils_training_only]
     if not problems:
         return
     kinds = {problem.kind for problem in problems}

@@ -12,9 +12,10 @@ from vizsla.data.decode import Truncated, open_picture, source_name
 from vizsla.data.item_transforms import ItemPipeline, ItemTransforms, item_pipeline
 from vizsla.data.picture_key import PictureKey
 from vizsla.data.presize import Resize
+from vizsla.data.resample import resampler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vizsla.data.cache import PictureCache
     from vizsla.data.device_cache import Place
     from vizsla.data.item_transforms import Sizing
+    from vizsla.types import Size
 
 
 class PictureReader:
@@ -33,6 +35,8 @@ class PictureReader:
         resize: Brings all pictures to one size; None leaves each at its own. Or a list of item transforms.
         cache: Keeps what was read from files.
         truncated: What to do about JPEGs that end too early, see ``open_picture``.
+        on_decoded: Called, in the thread that reads, for each file that is decoded, with its path and the (height, width) of
+            what was decoded: smaller than what is asked for only where the picture is.
 
     Raises:
         ConfigError: The item transforms cannot work.
@@ -44,12 +48,14 @@ class PictureReader:
         resize: ItemTransforms | ItemPipeline,
         cache: PictureCache,
         truncated: Truncated = "strict",
+        on_decoded: Callable[[Path | str, Size], None] | None = None,
     ) -> None:
+        self.on_decoded = on_decoded
         self.items = item_pipeline(resize)
         self.cache = cache
         self.truncated: Truncated = truncated
         lenient = "" if truncated == "strict" else ", truncated ones too"
-        spec = f"{self.items.sizing!r}{lenient}"
+        spec = f"{self.items.sizing!r} by {resampler()}{lenient}"
         self._preparations = (f"centred {spec}", f"strip {spec}")
 
     @property
@@ -65,7 +71,7 @@ class PictureReader:
     @property
     def windows_are_slices(self) -> bool:
         """Whether a training view is a slice along the long side of the strip and nothing else, as ``Resize`` makes it."""
-        return isinstance(self.items.sizing, Resize) and not self.items.functions
+        return isinstance(self.items.sizing, Resize) and not (self.items.before or self.items.after)
 
     def read(self, source: Path | str | bytes, *, training: bool = False) -> NDArray[np.uint8]:
         """Return the pixels of one picture.
@@ -112,7 +118,7 @@ class PictureReader:
         """
         store = self.cache.device_store
         try:
-            return None if store is None else store.locate(self._key(path, training=training))
+            return None if store is None else store.locate(self.key(path, training=training))
         except OSError:
             return None
 
@@ -137,7 +143,7 @@ class PictureReader:
         if isinstance(source, bytes) or self.items.before:
             return self._make(source, training=training)
         try:
-            key = self._key(source, training=training)
+            key = self.key(source, training=training)
         except OSError:
             return self._make(source, training=training)  # It says what is wrong with the file.
         known = self.cache.find(key)
@@ -145,14 +151,25 @@ class PictureReader:
             return known
         pixels = self._make(source, training=training)
         with suppress(OSError):
-            if self._key(source, training=training) == key:  # Not written to meanwhile.
+            if self.key(source, training=training) == key:  # Not written to meanwhile.
                 self.cache.keep(key, pixels)
         return pixels
 
-    def _key(self, path: Path | str, *, training: bool) -> PictureKey:
+    def key(self, path: Path | str, *, training: bool) -> PictureKey:
+        """Return the key of what the cache keeps of a file as it is now.
+
+        Args:
+            path: The file.
+            training: As for ``read``.
+
+        Raises:
+            OSError: There is no such file.
+        """
         return PictureKey.of_file(path, preparation=self._preparations[training])
 
     def _make(self, source: Path | str | bytes, *, training: bool) -> NDArray[np.uint8]:
         cover = self.items.cover(training=training)
         picture = open_picture(source, cover=cover, truncated=self.truncated)
+        if self.on_decoded is not None and not isinstance(source, bytes):
+            self.on_decoded(source, (picture.height, picture.width))
         return self.items.kept(picture, training=training, name=source_name(source))

@@ -7,13 +7,17 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vizsla.data.labels import is_missing, parent_label
-from vizsla.errors import ConfigError, TableError
+from vizsla.data.problems import counted, quoted
+from vizsla.errors import ConfigError, DataError, TableError
 from vizsla.seeding import generator
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Split = tuple[list[int], list[int]]
 """Positions of the training items, positions of the validation items."""
@@ -116,6 +120,65 @@ class FuncSplitter:
 
 
 @dataclass(frozen=True)
+class MaskSplitter:
+    """Puts the items at which a list of true and false is true into the validation set.
+
+    Args:
+        mask: For each item whether it is held out.
+    """
+
+    mask: Sequence[Any]
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order.
+
+        Raises:
+            ConfigError: The mask has another length than the items.
+        """
+        if len(self.mask) != len(items):
+            raise ConfigError(
+                f"MaskSplitter needs a true or false for each item. Received: {len(self.mask)} for {len(items)} items."
+            )
+        return _split_by([bool(held_out) for held_out in self.mask])
+
+
+@dataclass(frozen=True)
+class FileSplitter:
+    """Puts the items whose file names stand in a text file, one a line, into the validation set.
+
+    Args:
+        fname: The text file, in UTF-8.
+    """
+
+    fname: Path | str
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order.
+
+        Raises:
+            DataError: The file cannot be read, or names none of the items.
+        """
+        path = Path(self.fname)
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"The list of validation pictures {quoted(path)} cannot be read: {error}. "
+                "Give a text file in UTF-8 with one file name a line."
+            ) from error
+        names = {line.strip() for line in lines} - {""}
+        found = _split_by([Path(item).name in names for item in items])
+        if not found[1]:
+            example = repr(Path(items[0]).name) if len(items) else "nothing"
+            raise DataError(
+                f"None of the {counted(len(names), 'name')} in {quoted(path)} is the file name of an item. "
+                f"Received: {', '.join(sorted(names)[:3])!r}; the first item is {example}. "
+                "Write names without folders and with their ending."
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class GrandparentSplitter:
     """Splits by the folder two levels above the file, as in ``train/beagle/1.jpg``; files in other folders are left out.
 
@@ -152,18 +215,7 @@ class ColSplitter:
         Raises:
             TableError: ``items`` is no DataFrame, lacks the column, or has a cell that names no split.
         """
-        if not hasattr(items, "iloc"):
-            raise TableError(
-                f"ColSplitter splits the rows of a DataFrame. Received: {type(items).__name__}. "
-                "Give a DataFrame as the source, or choose another splitter."
-            )
-        by_name = not isinstance(self.col, int) or self.col in items.columns
-        if by_name and self.col not in items.columns:
-            raise TableError(
-                f"There is no column {self.col!r}. The columns are: {[str(name) for name in items.columns]}. "
-                "Name one of them."
-            )
-        column = items[self.col] if by_name else items.iloc[:, self.col]
+        column = column_of(items, self.col, user="ColSplitter")
         if self.on is not None:
             wanted = [self.on] if isinstance(self.on, str | int | float) else list(self.on)
             return _split_by(column.isin(wanted).tolist())
@@ -233,6 +285,32 @@ def stratified_split(groups: Sequence[Hashable], *, valid_fraction: float, seed:
         drawn: list[int] = order[:count].tolist()
         valid.update(members[name][index] for index in drawn)
     return _split_by([position in valid for position in range(len(groups))])
+
+
+def column_of(items: Any, column: str | int, *, user: str) -> pd.Series:
+    """Return a column of a DataFrame.
+
+    Args:
+        items: What should be a DataFrame.
+        column: Name or position; a number that is a name counts as one.
+        user: Who asks, for messages.
+
+    Raises:
+        TableError: ``items`` is no DataFrame, or lacks the column.
+    """
+    if not hasattr(items, "iloc"):
+        raise TableError(
+            f"{user} splits the rows of a DataFrame. Received: {type(items).__name__}. "
+            "Give a DataFrame as the source, or choose another splitter."
+        )
+    by_name = not isinstance(column, int) or column in items.columns
+    present = column in items.columns if by_name else -items.shape[1] <= column < items.shape[1]
+    if not present:
+        raise TableError(
+            f"There is no column {column!r}. The columns are: {[str(name) for name in items.columns]}. "
+            "Name one of them."
+        )
+    return items[column] if by_name else items.iloc[:, column]
 
 
 def split_of_value(value: Any) -> str | None:

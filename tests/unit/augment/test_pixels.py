@@ -154,3 +154,34 @@ def test_bfloat16_pictures_are_recoloured_within_two_steps(make_batch: Maker):
         found = kernel(images.bfloat16())
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.float(), kernel(images), atol=2 * BFLOAT16_STEP, rtol=0)
+
+
+class Pictures:
+    """A loader of one batch."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+        self.num_asked = 0
+
+    def one_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        self.num_asked += 1
+        return self.images, torch.zeros(len(self.images))
+
+
+def test_statistics_that_are_not_stated_are_measured_on_one_batch():
+    images = torch.rand(5, 3, 8, 9, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
+    loader = Pictures(images)
+    normalise = Normalize().set_up(loader)
+    assert loader.num_asked == 1
+    assert torch.allclose(torch.tensor(normalise.mean), images.mean((0, 2, 3)))
+    assert torch.allclose(torch.tensor(normalise.std), images.std((0, 2, 3)) + 1e-7)
+    found = normalise(images)
+    assert torch.allclose(found.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(found.std((0, 2, 3)), torch.ones(3), atol=1e-5)
+    assert IMAGENET.set_up(loader) is IMAGENET
+    assert loader.num_asked == 1
+
+
+def test_pictures_of_one_colour_have_a_spread_all_the_same():
+    normalise = Normalize.of(torch.full((2, 3, 4, 4), 0.5))
+    assert torch.isfinite(normalise(torch.full((2, 3, 4, 4), 0.5))).all()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.block import CategoryBlock, DataBlock, ImageBlock
+from vizsla.data.block import DataBlock
+from vizsla.data.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.data.labels import ColReader, RegexLabeller, parent_label, using_attr
 from vizsla.data.presize import Resize
 from vizsla.data.sources import get_image_files
@@ -131,6 +132,107 @@ def test_functions_and_column_readers_may_be_mixed_over_a_frame(picture_folder: 
         DataBlock(get_y=kind_of, splitter=RandomSplitter(seed=3)).resolve(frame)
 
 
+def two_labels(path: Path) -> list[str]:
+    return [path.parent.name, f"{path.stem[-1]}!"] if path.stem[-1] in "13" else []
+
+
+def test_functions_may_return_lists_of_classes(picture_folder: Path):
+    table = folder_block(blocks=(ImageBlock, MultiCategoryBlock), get_y=two_labels).resolve(
+        picture_folder
+    )
+    assert (table.task, table.vocab) == ("multi_category", ("1!", "3!", "cross", "disc"))
+    for row, path in enumerate(table.paths):
+        assert table.label(row) == ";".join(sorted(two_labels(path)))
+
+
+def test_a_vocabulary_for_several_labels_keeps_its_order_and_knows_all(picture_folder: Path):
+    def resolve(**arguments: Any) -> Any:
+        blocks = (ImageBlock, MultiCategoryBlock(**arguments))
+        return folder_block(blocks=blocks, get_y=two_labels).resolve(picture_folder)
+
+    vocab = ["disc", "3!", "none", "cross", "1!"]
+    assert resolve(vocab=vocab).vocab == tuple(vocab)
+    with pytest.raises(LabelError, match=r"2 classes are in training but not in vocab:\n  '1!'"):
+        resolve(vocab=["disc", "cross"])
+    table = resolve(vocab=["disc", "cross"], add_na=True)
+    assert table.vocab == ("#na#", "disc", "cross")
+    assert {table.label(row) for row in range(24)} == {"", "#na#;cross", "#na#;disc"}
+
+
+def test_classes_that_only_validation_has_are_told_all_at_once(picture_folder: Path):
+    names = {"cross_1.jpg": ["a", "犬"], "cross_10.jpg": ["a", "b"], "disc_0.jpg": ["b", "é"]}
+    block = folder_block(
+        blocks=(ImageBlock, MultiCategoryBlock),
+        get_y=lambda path: names.get(path.name, ["a"]),
+        splitter=IndexSplitter([1, 2, 12]),
+    )
+    message = (
+        r"3 classes are in validation but not in training:\n  'b': 2 pictures(?s:.*)'é'(?s:.*)'犬'"
+    )
+    with pytest.raises(LabelError, match=message):
+        block.resolve(picture_folder)
+
+
+def test_pictures_without_any_class_cannot_be_learnt_from(picture_folder: Path):
+    blocks = (ImageBlock, MultiCategoryBlock)
+    with pytest.raises(LabelError, match="None of the 20 training pictures has a class"):
+        folder_block(blocks=blocks, get_y=lambda _: []).resolve(picture_folder)
+    with pytest.raises(ConfigError, match=r"encoded=True\) needs vocab"):
+        folder_block(
+            blocks=(ImageBlock, MultiCategoryBlock(encoded=True)), get_y=lambda _: [1]
+        ).resolve(picture_folder)
+
+
+def test_functions_may_return_numbers(picture_folder: Path):
+    def size(path: Path) -> float:
+        return -float(path.stem.split("_")[1])
+
+    blocks = (ImageBlock, RegressionBlock)
+    table = folder_block(blocks=blocks, get_y=size).resolve(picture_folder)
+    assert (table.task, table.vocab) == ("regression", ("value",))
+    assert table.targets[:, 0].tolist() == [size(path) for path in table.paths]
+    pairs = folder_block(blocks=blocks, get_y=lambda path: torch.tensor([size(path), 2.0])).resolve(
+        picture_folder
+    )
+    assert pairs.targets.tolist() == [[size(path), 2.0] for path in pairs.paths]
+    with pytest.raises(
+        LabelError, match=r"None of 24 pictures gives(?s:.*)1 numbers .* instead of 3"
+    ):
+        folder_block(blocks=(ImageBlock, RegressionBlock(3)), get_y=size).resolve(picture_folder)
+
+
+def test_all_that_is_wrong_with_numbers_is_told_at_once(picture_folder: Path):
+    odd: dict[str, Any] = {"cross_1.jpg": None, "cross_2.jpg": "old", "disc_3.jpg": [1.0, 2.0]}
+    block = folder_block(
+        blocks=(ImageBlock, RegressionBlock), get_y=lambda path: odd.get(path.name, 1)
+    )
+    with pytest.raises(LabelError, match="3 of 24 pictures give no label") as caught:
+        block.resolve(picture_folder)
+    for part in ("cross_1.jpg': the label is None", "'old' is no number", "it has 2 numbers"):
+        assert part in str(caught.value)
+
+
+def test_a_column_reader_names_numbers_and_zeros_and_ones(picture_folder: Path):
+    frame = pd.DataFrame({"name": [f"cross/cross_{n}.jpg" for n in range(6)], "age": range(6)})
+    frame["sun"], frame["tags"] = [0, 1] * 3, ["a b", None, "b", "", "a", "a"]
+
+    def table(block: object, get_y: ColReader) -> Any:
+        return DataBlock(
+            blocks=(ImageBlock, block),  # pyright: ignore[reportArgumentType]
+            get_x=ColReader("name", pref=picture_folder),
+            get_y=get_y,
+            splitter=IndexSplitter([0]),
+        ).resolve(frame)
+
+    assert table(RegressionBlock, ColReader("age")).vocab == ("age",)
+    both = table(RegressionBlock, ColReader([1, "sun"]))
+    assert (both.vocab, both.targets[5].tolist()) == (("age", "sun"), [5.0, 1.0])
+    encoded = table(MultiCategoryBlock(encoded=True), ColReader(["sun"]))
+    assert (encoded.vocab, encoded.targets[:, 0].tolist()) == (("sun",), [0, 1] * 3)
+    several = table(MultiCategoryBlock, ColReader("tags", label_delim=" "))
+    assert [several.label(row) for row in range(6)] == ["a;b", "", "b", "", "a", "a"]
+
+
 def test_getters_can_be_given_together(picture_folder: Path):
     items = [(file, file.parent.name) for file in get_image_files(picture_folder)]
     block = DataBlock(
@@ -165,7 +267,7 @@ def test_a_misspelt_argument_is_a_type_error(picture_folder: Path):
         ({"blocks": (CategoryBlock, ImageBlock)}, r"Received: \(CategoryBlock, ImageBlock\)"),
         (
             {"blocks": (ImageBlock, ImageBlock())},
-            r"multi-label.*Received: \(ImageBlock, ImageBlock\(\)\)",
+            r"MultiCategoryBlock.*Received: \(ImageBlock, ImageBlock\(\)\)",
         ),
         ({"dl_type": 3}, "dl_type is not supported"),
         ({"n_inp": 2}, "Received: 2"),

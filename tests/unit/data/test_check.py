@@ -5,20 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from vizsla.data.assemble import assemble_table
-from vizsla.data.check import (
-    ClassCount,
-    describe_data,
-    drop_unreadable,
-    lonely_classes,
-    settle_unreadable,
-)
+from vizsla.data.assemble import assemble_for, assemble_table
+from vizsla.data.blocks import CategoryBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.check import drop_unreadable, lonely_classes, settle_unreadable
 from vizsla.data.labels import LabelledPictures
 from vizsla.data.problems import Problem, counted, listed, quoted, raise_problems
+from vizsla.data.summary import ClassCount, describe_data
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, TableError
 from vizsla.types import UNLABELLED, PictureTable
 
@@ -133,7 +130,7 @@ def test_empty_labels_are_listed_with_their_rows(tmp_path: Path):
         assemble(pictures)
 
 
-def test_several_labels_and_decimal_numbers_are_refused_for_now(tmp_path: Path):
+def test_several_labels_and_decimal_numbers_are_no_class(tmp_path: Path):
     pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e=["a", "b"], f=0.5)
     with pytest.raises(LabelError, match=r"(?s)row 6 .*\(multi-label\).*row 7 .*\(regression\)"):
         assemble(pictures)
@@ -282,3 +279,58 @@ def test_data_is_counted_by_class_and_set(table: PictureTable):
     )
     assert (summary.num_train, summary.num_valid, summary.num_other) == (3, 1, 2)
     assert (summary.num_unlabelled, summary.num_skipped) == (1, 0)
+
+
+@pytest.fixture
+def several_labels(tmp_path: Path) -> PictureTable:
+    labels = {"a": ["x"], "b": ["x", "y"], "c": [], "d": ["y"], "e": None}
+    return assemble_for(
+        MultiCategoryBlock(), pictures_at(tmp_path, **labels), train=[0, 1, 2], valid=[3]
+    )
+
+
+def test_pictures_with_several_labels_count_in_each_class(several_labels: PictureTable):
+    summary = describe_data(several_labels)
+    assert summary.classes == (
+        ClassCount(label="x", num_train=2, num_valid=0, num_other=0),
+        ClassCount(label="y", num_train=1, num_valid=1, num_other=0),
+    )
+    assert (summary.num_other, summary.num_unlabelled) == (1, 1)
+
+
+def test_a_class_among_several_that_loses_all_its_pictures_is_an_error(
+    several_labels: PictureTable,
+):
+    assert drop_unreadable(several_labels, [(0, "x")]).targets.shape == (4, 2)
+    with pytest.raises(DataError, match=r"nothing to learn from:\n  'y': 1 training picture\n"):
+        drop_unreadable(several_labels, [(1, "x")])
+
+
+def test_numbers_have_no_classes_to_count_or_to_lose(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a=1.5, b=-2, c="3", d=None)
+    table = assemble_for(RegressionBlock(), pictures, train=[0, 1], valid=[2])
+    summary = describe_data(table)
+    assert (summary.classes, summary.num_train, summary.num_unlabelled) == ((), 2, 1)
+    assert drop_unreadable(table, [(0, "x")]).targets[:2].tolist() == [[-2.0], [3.0]]
+
+
+def test_repeated_pictures_show_several_labels(tmp_path: Path):
+    pictures = pictures_at(tmp_path, a=["x"], b=["x", "y"], c=["y"])
+    a, b, _ = pictures.paths
+    with pytest.raises(
+        DataError, match=r"2 times \(row 2, row 4\), with different labels: 'x', 'y'"
+    ):
+        assemble_for(
+            MultiCategoryBlock(), replace(pictures, paths=(a, b, a)), train=[0, 2], valid=[1]
+        )
+
+
+@pytest.mark.parametrize("block", [MultiCategoryBlock(), RegressionBlock(), CategoryBlock()])
+@pytest.mark.parametrize("side", ["training", "validation"])
+def test_an_empty_set_is_refused_whatever_is_predicted(tmp_path: Path, block: Any, side: str):
+    labels: dict[str, Any] = {"a": ["x"], "b": ["x"]}
+    if not isinstance(block, MultiCategoryBlock):
+        labels = {"a": 1, "b": 2}
+    train, valid = ([], [0, 1]) if side == "training" else ([0, 1], [])
+    with pytest.raises(DataError, match=f"There are no {side} pictures"):
+        assemble_for(block, pictures_at(tmp_path, **labels), train=train, valid=valid)

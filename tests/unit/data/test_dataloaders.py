@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from vizsla.augment.policy import Brightness, Flip, aug_transforms
 from vizsla.data.cache import PictureCache
 from vizsla.data.dataloaders import DataLoaders, default_device
 from vizsla.data.presize import Resize
-from vizsla.errors import DataError, PictureError
+from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.types import UNLABELLED, PictureTable
 
 
@@ -129,6 +130,87 @@ def test_one_batch_is_the_first_one_and_reads_no_other(table: PictureTable):
     assert torch.equal(images, first.images)
     assert torch.equal(targets, first.targets)
     assert not torch.equal(loaders.one_batch(epoch=1)[0], images)
+
+
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_an_epoch_taken_up_in_the_middle_goes_on_bit_for_bit_without_reading_what_was_before(
+    table: PictureTable, start: int
+):
+    whole = list(loaders_of(table, batch_size=4).train.batches(epoch=3))
+    loaders = loaders_of(table, batch_size=4, cache=PictureCache(mode="memory"))
+    for row in torch.cat([batch.rows for batch in whole[:start]]).tolist() if start else []:
+        table.paths[row].unlink()
+    rest = list(loaders.train.batches(epoch=3, start=start))
+    assert len(rest) == 3 - start
+    assert loaders.cache.describe().startswith(f"cache memory: {4 * (3 - start)} pictures")
+    for batch, expected in zip(rest, whole[start:], strict=True):
+        assert torch.equal(batch.rows, expected.rows)
+        assert torch.equal(batch.targets, expected.targets)
+        assert torch.equal(batch.images, expected.images)
+
+
+def test_an_epoch_taken_up_at_its_end_has_nothing_left_and_beyond_it_is_refused(
+    table: PictureTable,
+):
+    loaders = loaders_of(table, batch_size=4)
+    assert list(loaders.train.batches(start=3)) == []
+    assert len(loaders.train) == 3
+    for start in (4, -1):
+        with pytest.raises(ConfigError, match=f"start={start}"):
+            loaders.train.batches(start=start)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_that_share_batches_see_together_what_one_would_see(
+    table: PictureTable, world: int
+):
+    for training in (True, False):
+        loader = loaders_of(table).loader_for(table.valid_rows, training=training)  # 5, 5 and 2
+        whole = list(loader.batches(epoch=1))
+        parts = [list(loader.batches(epoch=1, share=(rank, world))) for rank in range(world)]
+        assert {len(batches) for batches in parts} == {3}
+        for number, batch in enumerate(whole):
+            of_ranks = [batches[number] for batches in parts]
+            assert {each.images.shape[1:] for each in of_ranks} == {(3, 24, 24)}
+            for name in ("rows", "targets", "images"):
+                found = torch.cat([getattr(each, name) for each in of_ranks])
+                assert torch.equal(found, getattr(batch, name))
+
+
+def test_a_part_without_pictures_is_an_empty_batch_also_where_no_size_is_known(
+    table: PictureTable,
+):
+    loader = loaders_of(table, resize=None, transforms=()).loader_for(torch.tensor([3]))
+    (batch,) = loader.batches(share=(0, 2))
+    assert batch.images.shape == (0, 3, 1, 1)
+    assert batch.images.dtype == torch.float32
+    assert batch.rows.tolist() == batch.targets.tolist() == []
+
+
+def test_balanced_training_shows_classes_equally_often_and_repeated_pictures_differently(
+    table: PictureTable,
+):
+    rows = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 23])  # nine crosses and a disc
+    uneven = replace(table, train_rows=rows)
+    loaders = loaders_of(uneven, balanced=True)
+    batches = list(loaders.train.batches(epoch=2))
+    targets = torch.cat([batch.targets for batch in batches])
+    assert torch.bincount(targets).tolist() == [5, 5]
+    shown = torch.cat([batch.images for batch in batches])[targets == 1]
+    assert len({image.numpy().tobytes() for image in shown}) == 5
+    again = torch.cat([batch.rows for batch in loaders.train.batches(epoch=2)])
+    assert torch.equal(again, torch.cat([batch.rows for batch in batches]))
+    assert torch.cat([batch.rows for batch in loaders.valid.batches()]).tolist() == list(
+        range(23, 0, -2)
+    )
+
+
+def test_weights_say_which_training_rows_come_up(table: PictureTable):
+    weights = [0.0] * 11 + [1.0]
+    loaders = loaders_of(table, weights=weights)
+    assert {row for batch in loaders.train.batches() for row in batch.rows.tolist()} == {22}
+    with pytest.raises(ConfigError, match="Give one of both"):
+        loaders_of(table, balanced=True, weights=weights)
 
 
 def test_one_batch_of_nothing_says_so(table: PictureTable):

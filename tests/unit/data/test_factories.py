@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+import torch
 
 from vizsla.augment.policy import aug_transforms
+from vizsla.data.blocks import MultiCategoryBlock, RegressionBlock
 from vizsla.data.factories import ImageDataLoaders
 from vizsla.data.presize import Resize
 from vizsla.data.sources import get_image_files
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.data.dataloaders import DataLoaders
+    from vizsla.types import PictureTable
 
 QUIET: dict[str, Any] = {"num_workers": 0, "device": "cpu", "item_tfms": Resize(24), "bs": 4}
 FACTORIES = [name for name in vars(ImageDataLoaders) if name.startswith("from_")]
@@ -113,10 +116,33 @@ def test_from_lists_refuses_what_does_not_fit(picture_folder: Path, files: list[
         ImageDataLoaders.from_lists(picture_folder, files, ["a", "b"])
     with pytest.raises(ConfigError, match="fnames is empty"):
         ImageDataLoaders.from_lists(picture_folder, [], [])
-    with pytest.raises(LabelError, match=r"24 pictures have a decimal number.*(?s:.*)regression"):
-        ImageDataLoaders.from_lists(picture_folder, files, [0.5] * 24)
-    with pytest.raises(LabelError, match=r"24 pictures have a list of labels(?s:.*)multi-label"):
-        ImageDataLoaders.from_lists(picture_folder, files, [["a", "b"]] * 24)
+    with pytest.raises(LabelError, match=r"1 of 24 pictures give no label:\n  item 3 .*'x' is no"):
+        ImageDataLoaders.from_lists(
+            picture_folder, files, [0.5] * 3 + ["x"] + [1] * 20, y_block=RegressionBlock
+        )
+    with pytest.raises(LabelError, match=r"2 pictures have a decimal number(?s:.*)RegressionBlock"):
+        ImageDataLoaders.from_lists(picture_folder, files, ["a", "b"] * 11 + [0.5, 0.5])
+
+
+def test_from_lists_takes_lists_for_several_labels_and_decimals_for_numbers(
+    picture_folder: Path, files: list[Path]
+):
+    lists = [["b", "a"], [], ["c"]] * 8
+    several = ImageDataLoaders.from_lists(picture_folder, files, lists, seed=1, **QUIET).table
+    assert (several.task, several.vocab) == ("multi_category", ("a", "b", "c"))
+    assert several.targets[:3].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert [several.label(row) for row in range(3)] == ["a;b", "", "c"]
+    ages = [float(number) - 3 for number in range(24)]
+    numbers = ImageDataLoaders.from_lists(picture_folder, files, ages, seed=1, **QUIET).table
+    assert (numbers.task, numbers.vocab) == ("regression", ("value",))
+    assert (numbers.targets.shape, numbers.targets.dtype) == ((24, 1), torch.float32)
+    assert numbers.targets[:, 0].tolist() == ages
+    assert numbers.label(0) == "-3"
+    points = [(x, -x / 2) for x in ages]
+    pairs = ImageDataLoaders.from_lists(
+        picture_folder, files, points, y_block=RegressionBlock(2), seed=1, **QUIET
+    ).table
+    assert (pairs.vocab, pairs.label(1)) == (("value_0", "value_1"), "-2;1")
 
 
 def test_from_df_reads_columns_by_position_and_name(
@@ -177,12 +203,99 @@ def test_from_csv_names_missing_files_by_their_row(picture_folder: Path, frame: 
         ImageDataLoaders.from_csv(picture_folder, suff=".jpg", seed=0)
 
 
-@pytest.mark.parametrize("name", ["label_delim", "y_block"])
-def test_several_labels_and_numbers_are_refused_for_now(
-    picture_folder: Path, frame: pd.DataFrame, name: str
+@pytest.fixture
+def tags(frame: pd.DataFrame) -> pd.DataFrame:
+    """Pictures with two labels, one or none; missing cells as pandas has them; and two numbers."""
+    frame["tags"] = ["sun; sea", "sea", None, " sun;;"] * 6
+    frame["first"] = ["sun", "sea", None, "sun"] * 6
+    frame["second"] = ["sea", None, None, " "] * 6
+    frame["is_sun"], frame["is_sea"] = [1, 0, 0, 1] * 6, [1, 1, 0, 0] * 6
+    frame["age"], frame["weight"] = [0.5, -1.0, 1e3, 7.0] * 6, [1, 2, 3, 4] * 6
+    return frame
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "vocab"),
+    [
+        ({"label_col": "tags", "label_delim": ";"}, ("sea", "sun")),
+        ({"label_col": ["first", "second"]}, ("sea", "sun")),
+        ({"label_col": [5, "second", "tags"], "label_delim": ";"}, ("sea", "sun")),
+        (
+            {"label_col": ["is_sea", "is_sun"], "y_block": MultiCategoryBlock(encoded=True)},
+            ("is_sea", "is_sun"),
+        ),
+        (
+            {
+                "label_col": ["is_sea", "is_sun"],
+                "y_block": MultiCategoryBlock(encoded=True, vocab=["sea", "sun"]),
+            },
+            ("sea", "sun"),
+        ),
+    ],
+    ids=range(5),
+)
+def test_several_labels_are_read_from_a_delimiter_from_columns_and_from_zeros_and_ones(
+    picture_folder: Path,
+    tags: pd.DataFrame,
+    from_file: bool,
+    arguments: dict[str, Any],
+    vocab: tuple[str, ...],
 ):
-    with pytest.raises(ConfigError, match=f"{name} is not supported so far.*multi-label"):
-        ImageDataLoaders.from_df(frame, picture_folder, **{name: ","})  # pyright: ignore[reportArgumentType]
+    arguments = {**arguments, **QUIET, "suff": ".jpg", "seed": 0}
+    if from_file:
+        tags.to_csv(picture_folder / "labels.csv", index=False)
+        loaders = ImageDataLoaders.from_csv(picture_folder, **arguments)
+    else:
+        loaders = ImageDataLoaders.from_df(tags, picture_folder, **arguments)
+    assert (loaders.table.task, loaders.vocab) == ("multi_category", vocab)
+    assert loaders.table.targets.tolist() == [[1, 1], [1, 0], [0, 0], [0, 1]] * 6
+    images, targets = loaders.one_batch()
+    assert (len(images), targets.shape, targets.dtype) == (4, (4, 2), torch.float32)
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_numbers_are_read_from_columns(picture_folder: Path, tags: pd.DataFrame, from_file: bool):
+    arguments: dict[str, Any] = {"y_block": RegressionBlock, "suff": ".jpg", "seed": 0, **QUIET}
+    tags.to_csv(picture_folder / "labels.csv", index=False)
+
+    def table_of(label_col: Any) -> PictureTable:
+        if from_file:
+            return ImageDataLoaders.from_csv(picture_folder, label_col=label_col, **arguments).table
+        return ImageDataLoaders.from_df(
+            tags, picture_folder, label_col=label_col, **arguments
+        ).table
+
+    assert table_of("age").vocab == ("age",)
+    both = table_of(["age", "weight"])
+    assert (both.vocab, both.label(2)) == (("age", "weight"), "1000;3")
+    assert both.targets[:2].tolist() == [[0.5, 1.0], [-1.0, 2.0]]
+
+
+def test_cells_that_are_no_numbers_are_named_by_their_rows(
+    picture_folder: Path, tags: pd.DataFrame
+):
+    tags.loc[2, "age"] = None
+    with pytest.raises(LabelError, match=r"1 of 24 pictures give no label:\n  row 2 .* is None"):
+        ImageDataLoaders.from_df(
+            tags, picture_folder, label_col="age", y_block=RegressionBlock, suff=".jpg", seed=0
+        )
+    with pytest.raises(LabelError, match=r"None of 24 pictures gives a label:(?s:.*)column 'kind'"):
+        ImageDataLoaders.from_df(
+            tags, picture_folder, label_col="kind", y_block=RegressionBlock, suff=".jpg", seed=0
+        )
+
+
+def test_one_text_is_no_list_of_labels(picture_folder: Path, tags: pd.DataFrame):
+    with pytest.raises(LabelError, match=r"not a list of labels; split it \(label_delim\)"):
+        ImageDataLoaders.from_df(
+            tags, picture_folder, label_col="kind", y_block=MultiCategoryBlock, suff=".jpg", seed=0
+        )
+
+
+def test_what_is_no_block_is_refused(picture_folder: Path, frame: pd.DataFrame):
+    with pytest.raises(ConfigError, match=r"y_block is CategoryBlock.*Received: 'numbers'"):
+        ImageDataLoaders.from_df(frame, picture_folder, y_block="numbers")  # pyright: ignore[reportArgumentType]
 
 
 def test_loaders_have_the_sizes_that_were_asked_for(picture_folder: Path, files: list[Path]):

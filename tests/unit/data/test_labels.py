@@ -6,6 +6,7 @@ import json
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -106,7 +107,9 @@ def test_col_reader_reads_a_whole_frame_as_it_reads_its_rows():
 
 def test_col_reader_splits_several_labels():
     assert ColReader("l", label_delim=" ")({"l": "a b"}) == ["a", "b"]
-    assert ColReader("l", label_delim=" ")({"l": ""}) == []
+    for empty in ("", None, float("nan"), pd.NA):
+        assert ColReader("l", label_delim=" ")({"l": empty}) == []
+    assert ColReader("l", label_delim=";")({"l": "a; b c;;"}) == ["a", "b c"]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: type(row).__name__)
@@ -138,7 +141,18 @@ def test_numbers_beside_text_are_sorted_as_text():
 
 def test_only_texts_and_whole_numbers_name_a_class():
     assert [label_text(label) for label in ("a", 3, True)] == ["a", "3", "True"]
-    nothing = (None, float("nan"), pd.NA, pd.NaT, " ", 0.5, ["a"], ("a", "b"), LabelError("no"))
+    nothing = (
+        None,
+        float("nan"),
+        np.float32("nan"),
+        pd.NA,
+        pd.NaT,
+        " ",
+        0.5,
+        ["a"],
+        ("a", "b"),
+        LabelError("no"),
+    )
     assert [label_text(label) for label in nothing] == [None] * len(nothing)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
@@ -181,3 +181,14 @@ def test_equal_ones_are_equal_and_say_what_they_are():
     assert Resize(24) == Resize((24, 24))
     assert hash(Resize(24)) == hash(Resize((24, 24)))
     assert repr(Resize(24)) == "Resize(size=(24, 24), method='crop', pad_mode='reflection')"
+
+
+@pytest.mark.parametrize("method", get_args(ResizeMethod))
+@pytest.mark.parametrize("picture_size", [(60, 90), (90, 60), (24, 30), (10, 7), (4, 900)])
+def test_pixels_are_those_of_the_strip_and_of_the_centred_picture(
+    method: ResizeMethod, picture_size: Size
+):
+    resize, picture = Resize((24, 30), method), noise(*picture_size)
+    for training, expected in ((True, resize.strip(picture)), (False, resize.centred(picture))):
+        found = resize.pixels(picture, training=training)
+        assert np.array_equal(found, np.asarray(expected))

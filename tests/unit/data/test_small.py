@@ -8,7 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.small import count_smaller, enlarged_text
+from vizsla.data.cache import PictureCache
+from vizsla.data.loader import find_unreadable
+from vizsla.data.presize import Resize
+from vizsla.data.reader import PictureReader
+from vizsla.data.small import SmallPictures, count_smaller, enlarged_text
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:
@@ -57,6 +61,31 @@ def test_a_picture_that_lies_on_its_side_counts_as_it_will_be_seen(tmp_path: Pat
     )
     assert count_smaller(table, torch.arange(1), size=(90, 15)) == 0
     assert count_smaller(table, torch.arange(1), size=(15, 90)) == 1
+
+
+def test_what_was_noted_while_reading_is_not_looked_up_again(table: PictureTable):
+    small = SmallPictures((24, 24))
+    reader = PictureReader(
+        resize=Resize(24), cache=PictureCache(mode="memory"), on_decoded=small.note
+    )
+    find_unreadable(table, torch.arange(5), reader=reader)
+    for path in table.paths[:5]:
+        path.unlink()
+    assert count_smaller(table, torch.arange(7), size=(24, 24), noted=small) == 3
+    assert count_smaller(table, torch.arange(7), size=(31, 31), noted=small) == 1  # the sixth
+
+
+def test_a_large_jpeg_that_is_decoded_at_a_scale_is_not_taken_for_a_small_one(tmp_path: Path):
+    small = SmallPictures((90, 100))
+    reader = PictureReader(
+        resize=Resize((90, 100)), cache=PictureCache(mode="off"), on_decoded=small.note
+    )
+    for name, size in (("large.jpg", (1600, 800)), ("narrow.jpg", (99, 800))):
+        Image.new("RGB", size).save(tmp_path / name)
+        reader.read(tmp_path / name)
+    (tmp_path / "large.jpg").unlink()
+    assert not small.is_small(tmp_path / "large.jpg")
+    assert small.is_small(tmp_path / "narrow.jpg")
 
 
 def test_the_sentence_agrees_with_its_number():

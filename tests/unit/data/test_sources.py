@@ -141,6 +141,26 @@ def test_every_suffix_is_lower_case_with_a_dot():
     assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif"} <= PICTURE_SUFFIXES
 
 
+def test_listing_asks_the_system_about_folders_and_not_about_each_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for folder in ("a", "b/c"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(150):
+            (tmp_path / folder / f"{number}.jpg").touch()
+    asked: list[str] = []
+    real_stat = os.stat
+
+    def counting_stat(path: str, **options: bool) -> os.stat_result:
+        asked.append(os.fspath(path))
+        return real_stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", counting_stat)
+    assert len(get_image_files(tmp_path)) == 300
+    assert len(asked) < 10
+    assert not [name for name in asked if name.endswith(".jpg")]
+
+
 def test_thousands_of_files_are_listed_quickly(tmp_path: Path, benchmark_seconds: float):
     for folder in range(5):
         (tmp_path / str(folder)).mkdir()

@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 from vizsla.data.splits import (
     ColSplitter,
     EndSplitter,
+    FileSplitter,
     FuncSplitter,
     GrandparentSplitter,
     IndexSplitter,
+    MaskSplitter,
     RandomSplitter,
     StratifiedSplitter,
     split_of_value,
     stratified_split,
 )
-from vizsla.errors import ConfigError, TableError
+from vizsla.errors import ConfigError, DataError, TableError
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "split.json").read_text("utf-8"))
 
@@ -87,6 +89,30 @@ def test_func_splitter_gives_the_recorded_split():
     assert FuncSplitter(lambda item: "b/" in item)(case["items"]) == (case["train"], case["valid"])
 
 
+def test_mask_splitter_holds_out_where_the_mask_is_true():
+    assert MaskSplitter([False, True, False, 1])("abcd") == ([0, 2], [1, 3])
+    assert MaskSplitter(torch.tensor([True, False]))("ab") == ([1], [0])  # pyright: ignore[reportArgumentType]
+
+
+def test_mask_splitter_refuses_a_mask_of_another_length():
+    with pytest.raises(ConfigError, match="Received: 2 for 3 items"):
+        MaskSplitter([True, False])("abc")
+
+
+def test_file_splitter_holds_out_the_names_in_the_file(tmp_path: Path):
+    (tmp_path / "valid.txt").write_bytes("\ufeffb.jpg\r\n\r\n Ä犬.png \r\n".encode())
+    items = [Path("x/a.jpg"), Path("y/b.jpg"), Path("Ä犬.png")]
+    assert FileSplitter(tmp_path / "valid.txt")(items) == ([0], [1, 2])
+
+
+def test_file_splitter_says_what_is_wrong_with_the_file(tmp_path: Path):
+    with pytest.raises(DataError, match=r"none\.txt' cannot be read.*one file name a line"):
+        FileSplitter(tmp_path / "none.txt")([Path("a.jpg")])
+    (tmp_path / "valid.txt").write_text("a\nb\n")
+    with pytest.raises(DataError, match=r"None of the 2 names.*'a, b'; the first item is 'a.jpg'"):
+        FileSplitter(tmp_path / "valid.txt")([Path("x/a.jpg")])
+
+
 @pytest.mark.parametrize("case", GOLDEN["col_splitter"], ids=lambda case: str(case["kwargs"]))
 def test_col_splitter_gives_the_recorded_split(case: dict):
     frame = pd.DataFrame(case["columns"])
@@ -103,6 +129,8 @@ def test_col_splitter_names_what_it_cannot_use():
         ColSplitter("fold")(pd.DataFrame({"a": [1]}))
     with pytest.raises(TableError, match=r"'a', row 1: .* Received: 'perhaps'"):
         ColSplitter("a")(pd.DataFrame({"a": ["yes", "perhaps"]}))
+    with pytest.raises(TableError, match=r"no column 5. The columns are: \['a'\]"):
+        ColSplitter(5)(pd.DataFrame({"a": [1]}))
     with pytest.raises(TableError, match="Received: list"):
         ColSplitter("a")([1, 2])
 

@@ -1,0 +1,155 @@
+"""Rows, a seed and an epoch in; the order in which pictures come up in that epoch, and one process's part of a batch, out.
+
+A *turn* says which picture comes up and for which time in the epoch: ``row + 2**32 * times_before``. Random numbers are keyed
+by turns, so that a picture that comes up twice in an epoch is cropped and augmented in two ways. Where no row is repeated,
+turns are the rows themselves. N: rows; M: turns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vizsla.errors import ConfigError
+from vizsla.seeding import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Share = tuple[int, int]
+"""(rank, world): which of how many processes that work on the same batches."""
+
+ALL: Share = (0, 1)
+"""The share of a process that works alone."""
+
+_ROW_BITS = 32
+_ROW_MASK = (1 << _ROW_BITS) - 1
+
+
+def rows_of(turns: Tensor) -> Tensor:
+    """Return the rows of some turns, int64 ``(M,)``."""
+    return turns & _ROW_MASK
+
+
+def turns_of(rows: Tensor) -> Tensor:
+    """Return the turns of rows that come up in this order, int64 ``(N,)``; see the head of this module."""
+    order = torch.argsort(rows, stable=True)
+    in_order = rows[order]
+    is_first = torch.ones_like(in_order, dtype=torch.bool)
+    is_first[1:] = in_order[1:] != in_order[:-1]
+    positions = torch.arange(len(rows))
+    first_position = torch.cummax(torch.where(is_first, positions, 0), dim=0).values
+    turns = torch.empty_like(rows)
+    turns[order] = in_order + ((positions - first_position) << _ROW_BITS)
+    return turns
+
+
+def shuffled(rows: Tensor, *, seed: int, epoch: int) -> Tensor:
+    """Return rows in the random order of an epoch, int64 ``(N,)``.
+
+    Args:
+        rows: int64 ``(N,)``.
+        seed: Of the run.
+        epoch: Number of the epoch, from 0.
+    """
+    return rows[torch.randperm(len(rows), generator=generator(seed, f"order {epoch}"))]
+
+
+def drawn(
+    rows: Tensor, *, weights: Tensor, groups: Tensor | None = None, seed: int, epoch: int
+) -> Tensor:
+    """Return as many rows as there are, drawn with replacement in proportion to weights, in random order.
+
+    The draws are spread evenly (systematic sampling): a row that is expected 2.4 times comes up 2 or 3 times, and the rows
+    of a group together as often as their weights say, give or take one. Independent draws would stray much further.
+
+    Args:
+        rows: int64 ``(N,)``.
+        weights: float ``(N,)``, of each row; at least one is above 0.
+        groups: int64 ``(N,)``, the class of each row; None takes all rows for one group.
+        seed: Of the run.
+        epoch: Number of the epoch, from 0.
+
+    Returns:
+        int64 ``(N,)``.
+    """
+    chance = generator(seed, f"draw {epoch}")
+    order = torch.randperm(len(rows), generator=chance)
+    if groups is not None:
+        order = order[torch.argsort(groups[order], stable=True)]
+    ends = weights[order].double().cumsum(0)
+    start = torch.rand((), generator=chance, dtype=torch.float64)
+    points = (torch.arange(len(rows), dtype=torch.float64) + start) * (ends[-1:] / len(rows))
+    # Rounding may put the last point on the end of all; the last row that has a weight is meant.
+    last = int((ends < ends[-1:]).sum())
+    chosen = torch.searchsorted(ends, points, right=True).clamp(max=last)
+    return shuffled(rows[order[chosen]], seed=seed, epoch=epoch)
+
+
+def balancing_weights(targets: Tensor) -> Tensor:
+    """Return weights with which all classes come up equally often, float64 ``(N,)``.
+
+    Args:
+        targets: int64 ``(N,)``.
+
+    Raises:
+        ConfigError: They are not one class for each picture.
+    """
+    if targets.ndim != 1 or targets.is_floating_point():
+        raise ConfigError(
+            "balanced=True draws the classes of pictures equally often, and these pictures do not have one class each "
+            f"(targets are {targets.dtype} of shape {tuple(targets.shape)}). Leave it out, or give weights for the rows."
+        )
+    _, which, counts = torch.unique(targets, return_inverse=True, return_counts=True)
+    return 1.0 / counts[which].double()
+
+
+def checked_weights(weights: Tensor | Sequence[float], *, count: int) -> Tensor:
+    """Return weights as float64 ``(N,)`` on the CPU.
+
+    Args:
+        weights: One for each of the rows.
+        count: N.
+
+    Raises:
+        ConfigError: They are not so many, not finite, negative, or all 0.
+    """
+    found = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
+    fits = found.shape == (count,)
+    if not fits or not bool(found.isfinite().all()) or bool((found < 0).any()):
+        what = f"shape {tuple(found.shape)}" if not fits else "some that are negative or not finite"
+        raise ConfigError(
+            f"weights are {count} numbers of at least 0, one for each row. Received: {what}"
+        )
+    if count and not bool(found.any()):
+        raise ConfigError("All weights are 0, so no picture could come up. Give some more.")
+    return found
+
+
+def check_share(share: Share) -> None:
+    """Refuse a share that no process can have.
+
+    Raises:
+        ConfigError: It is not (rank, world) with 0 <= rank < world.
+    """
+    rank, world = share
+    if not 0 <= rank < world:
+        raise ConfigError(
+            f"share is (rank, world) with rank from 0 to world - 1. Received: share={share!r}"
+        )
+
+
+def part(batch: Tensor, *, share: Share) -> Tensor:
+    """Return the rows of a batch that belong to one process: neighbours, as many as the others have or one more or less.
+
+    The parts of all processes in the order of their ranks are the batch. Where a batch has fewer rows than there are
+    processes, some parts are empty.
+
+    Args:
+        batch: ``(B,)``.
+        share: Whose part.
+    """
+    rank, world = share
+    return batch[len(batch) * rank // world : len(batch) * (rank + 1) // world]

@@ -1,0 +1,226 @@
+"""DeviceDecoder: training pictures decoded and presized where they will be kept. Here on the CPU; the decoder itself on CUDA."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vizsla.data.cache import PictureCache
+from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.decode import open_picture
+from vizsla.data.device_cache import DeviceStore
+from vizsla.data.device_decode import DeviceDecoder, presized, upright
+from vizsla.data.loader import PictureLoader
+from vizsla.data.presize import Resize, ResizeMethod
+from vizsla.data.reader import PictureReader
+from vizsla.errors import PictureError
+from vizsla.types import PictureTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from vizsla.data.batching import Shipping
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def photograph(height: int, width: int, *, seed: int = 0) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    """Three plain files, one of them on its side; a progressive, a CMYK, a PNG, a truncated, an absent one."""
+    found = [tmp_path / f"{number}.jpg" for number in range(8)]
+    photograph(48, 64).save(found[0], quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph(40, 70, seed=1).save(found[1], quality=95, exif=exif)
+    photograph(30, 20, seed=2).save(found[2], quality=95)
+    photograph(48, 64).save(found[3], progressive=True)
+    photograph(48, 64).convert("CMYK").save(found[4])
+    photograph(48, 64).save(found[5], format="PNG")
+    found[6].write_bytes(found[0].read_bytes()[:-100])
+    return found
+
+
+def made(
+    device: str = "cpu", *, resize: Resize | None = None
+) -> tuple[PictureReader, DeviceStore, DeviceDecoder]:
+    resize = resize or Resize(24)
+    reader = PictureReader(resize=resize, cache=PictureCache(mode="device", device=device))
+    store = reader.cache.device_store
+    assert store is not None
+    return reader, store, DeviceDecoder(reader, resize=resize, store=store)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", ["crop", "squish"])
+def test_plain_files_are_stored_as_the_usual_decoder_would_and_the_others_are_left_alone(
+    paths: list[Path], device: str, method: ResizeMethod
+):
+    resize = Resize((24, 30), method)
+    reader, store, decoder = made(device, resize=resize)
+    decoder.fill(paths)
+    assert store.describe().startswith("3 pictures")
+    for path in paths[:3]:
+        assert reader.place(path, training=True) is not None
+        assert reader.place(path, training=False) is None
+        found = reader.read(path, training=True).astype(int)
+        expected = np.asarray(resize.strip(open_picture(path)))
+        assert found.shape == expected.shape
+        # Decoders round differently, and CUDA's interpolates colours otherwise.
+        assert np.abs(found - expected).mean() < (1 if device == "cpu" else 4)
+
+
+def test_what_is_stored_already_is_not_decoded_again(paths: list[Path]):
+    _, store, decoder = made()
+    decoder.fill(paths[:2])
+    before = store.describe()
+    decoder.fill(paths[:2])
+    assert store.describe() == before
+
+
+def test_nothing_is_decoded_for_a_store_that_is_full(paths: list[Path]):
+    store = DeviceStore(torch.device("cpu"), budget_bytes=10)
+    reader = made()[0]
+    decoder = DeviceDecoder(reader, resize=Resize(24), store=store)
+    decoder.fill(paths[:1])
+    assert store.is_full
+    decoder.fill(paths[:3])
+    assert store.describe().startswith("0 pictures")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_pillow_turns_them(tmp_path: Path, orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    photograph(20, 30).save(path, exif=exif, quality=95)
+    plain = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+    expected = np.asarray(open_picture(path))
+    assert np.array_equal(upright(plain, orientation).permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [(100, 300), (300, 100), (24, 24), (10, 7), (40, 2000)])
+def test_presizing_is_that_of_the_cpu_within_two_grey_levels(size: tuple[int, int]):
+    resize = Resize(24)
+    picture = photograph(*size)
+    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    expected = np.asarray(resize.strip(picture)).astype(int)
+    found = presized(image, resize=resize).numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 2
+
+
+def test_a_file_that_only_looks_plain_leaves_its_whole_batch_to_the_usual_decoder(
+    paths: list[Path],
+):
+    data = bytearray(paths[0].read_bytes())
+    start = data.index(b"\xff\xdb")  # Its quantisation table, without which nothing can be decoded.
+    data[start + 1] = 0xFE
+    paths[0].write_bytes(bytes(data))
+    reader, store, decoder = made()
+    decoder.fill(paths[:3])
+    assert store.describe().startswith("0 pictures")
+    assert reader.read(paths[1], training=True).shape == (42, 24, 3)
+    with pytest.raises(PictureError, match=r"0\.jpg"):
+        reader.read(paths[0], training=True)
+
+
+class DecodingLoader(PictureLoader):
+    """A loader that goes on the CPU the way that others go on CUDA only."""
+
+    def _device_decoder(self, shipping: Shipping) -> DeviceDecoder | None:
+        resize, store = self.reader.resize, shipping.store
+        assert isinstance(resize, Resize)
+        assert store is not None
+        return DeviceDecoder(self.reader, resize=resize, store=store)
+
+
+def decoding_loader(files: Sequence[Path], *, num_workers: int) -> DecodingLoader:
+    table = PictureTable(
+        root=files[0].parent,
+        paths=tuple(files),
+        targets=torch.arange(len(files)),
+        vocab=tuple(map(str, range(len(files)))),
+        train_rows=torch.arange(len(files)),
+        valid_rows=torch.arange(0),
+    )
+    reader = PictureReader(resize=Resize(24), cache=PictureCache(mode="device"))
+    return DecodingLoader(
+        table,
+        table.train_rows,
+        reader=reader,
+        batch_size=4,
+        training=True,
+        num_workers=num_workers,
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_loader_reads_whole_batches_and_gives_the_same_in_later_epochs(
+    paths: list[Path], num_workers: int
+):
+    loader = decoding_loader(paths[:6] + paths[:5], num_workers=num_workers)
+    first, again = (list(loader.batches(epoch=3)) for _ in range(2))
+    assert [len(batch.rows) for batch in first] == [4, 4, 3]
+    for batch, expected in zip(again, first, strict=True):
+        assert torch.equal(batch.rows, expected.rows)
+        assert torch.equal(batch.targets, batch.rows)
+        assert torch.equal(batch.images, expected.images)
+    assert loader.reader.cache.describe().startswith("cache device: 6 pictures")
+    usual = PictureLoader(
+        loader.table,
+        loader.rows,
+        reader=PictureReader(resize=Resize(24), cache=PictureCache(mode="off")),
+        batch_size=4,
+        training=True,
+    )
+    for batch, expected in zip(first, usual.batches(epoch=3), strict=True):
+        assert torch.equal(batch.rows, expected.rows)
+        assert (batch.images.float() - expected.images.float()).abs().mean() < 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_bad_file_among_whole_batches_is_named(paths: list[Path], num_workers: int):
+    loader = decoding_loader(paths[:7], num_workers=num_workers)
+    with pytest.raises(PictureError, match=r"6\.jpg: the file is truncated"):
+        list(loader.batches())
+    assert not [t for t in threading.enumerate() if t.name.startswith("vizsla-reader")]
+
+
+@pytest.mark.gpu
+def test_loaders_on_cuda_fill_the_store_from_all_kinds_of_files_and_name_the_bad_one(
+    paths: list[Path],
+):
+    good = tuple(paths[:6])
+
+    def loaders_of(files: tuple[Path, ...]) -> DataLoaders:
+        table = PictureTable(
+            root=files[0].parent,
+            paths=files,
+            targets=torch.zeros(len(files), dtype=torch.int64),
+            vocab=("picture",),
+            train_rows=torch.arange(len(files)),
+            valid_rows=torch.arange(len(files)),
+        )
+        cache = PictureCache(mode="device", device="cuda")
+        return DataLoaders(table, resize=Resize(24), batch_size=4, device="cuda", cache=cache)
+
+    loaders = loaders_of(good)
+    loader = loaders.loader_for(torch.arange(6), training=True)
+    first = [batch.images.cpu() for batch in loader.batches(epoch=1)]
+    again = [batch.images.cpu() for batch in loader.batches(epoch=1)]
+    assert [len(images) for images in first] == [4, 2]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert loaders.cache.describe().startswith("cache device: 6 pictures")
+    with pytest.raises(PictureError, match=r"6\.jpg: the file is truncated"):
+        list(loaders_of((*good, paths[6])).loader_for(torch.arange(7), training=True).batches())

@@ -1,0 +1,79 @@
+"""resized, resized_pixels: Pillow's values within one grey level, whoever computes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vizsla.data import resample
+from vizsla.data.resample import resized, resized_pixels
+
+if TYPE_CHECKING:
+    import pytest
+
+SIDES = st.tuples(st.integers(1, 300), st.integers(1, 300))
+
+
+def noise(height: int, width: int, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def by_pillow(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    picture = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(picture).astype(int)
+
+
+@settings(max_examples=60, deadline=None)
+@given(source=SIDES, size=SIDES, seed=st.integers(0, 99))
+def test_values_are_those_of_pillow_within_one_grey_level(
+    source: tuple[int, int], size: tuple[int, int], seed: int
+):
+    pixels = noise(*source, seed=seed)
+    expected = by_pillow(pixels, size)
+    assert np.abs(resized_pixels(pixels, size=size) - expected).max() <= 1
+    assert np.abs(np.asarray(resized(Image.fromarray(pixels), size=size)) - expected).max() <= 1
+
+
+@given(source=SIDES, size=SIDES, value=st.integers(0, 255))
+def test_a_picture_of_one_colour_keeps_it(
+    source: tuple[int, int], size: tuple[int, int], value: int
+):
+    pixels = np.full((*source, 3), value, dtype=np.uint8)
+    assert (resized_pixels(pixels, size=size) == value).all()
+
+
+def test_the_same_size_gives_the_same_pixels_in_memory_of_their_own():
+    pixels = noise(20, 30)
+    found = resized_pixels(pixels, size=(20, 30))
+    assert np.array_equal(found, pixels)
+    assert not np.shares_memory(found, pixels)
+
+
+def test_a_read_only_part_of_a_picture_is_resized_and_left_as_it_is():
+    pixels = noise(40, 50)
+    pixels.setflags(write=False)
+    part = pixels[3:33, 10:45]
+    before = part.copy()
+    found = resized_pixels(part, size=(10, 12))
+    assert found.flags.c_contiguous
+    assert np.abs(found - by_pillow(before, (10, 12))).max() <= 1
+    assert np.array_equal(part, before)
+
+
+def test_large_pictures_and_machines_without_vector_instructions_are_left_to_pillow(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    large = noise(2**11 + 1, 2**11)
+    found = resized(Image.fromarray(large), size=(9, 8))
+    assert np.array_equal(np.asarray(found), by_pillow(large, (9, 8)))
+    monkeypatch.setattr(resample, "resampler", lambda: "Pillow")
+    pixels = noise(75, 100)
+    for found in (
+        resized_pixels(pixels, size=(23, 31)),
+        np.asarray(resized(Image.fromarray(pixels), size=(23, 31))),
+    ):
+        assert np.array_equal(found, by_pillow(pixels, (23, 31)))
