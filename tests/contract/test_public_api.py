@@ -75,6 +75,8 @@ OTHERS = [
     "Learner",
     "vision_learner",
     "load_learner",
+    "from_hub",
+    "push_to_hub",
     "accuracy",
     "error_rate",
     "train_classifier",
@@ -82,6 +84,54 @@ OTHERS = [
     "Predictions",
     "Predictor",
     "Prediction",
+    "Adam",
+    "BCEWithLogitsLossFlat",
+    "CSVLogger",
+    "Callback",
+    "Checkpoint",
+    "CrossEntropyLossFlat",
+    "CutMix",
+    "EMACallback",
+    "EarlyStoppingCallback",
+    "F1Score",
+    "FileSplitter",
+    "FocalLossFlat",
+    "GradientAccumulation",
+    "GradientClip",
+    "GroupSplitter",
+    "JSONLLogger",
+    "KeepBest",
+    "LabelSmoothingCrossEntropy",
+    "MaskSplitter",
+    "FlipItem",
+    "DihedralItem",
+    "MixUp",
+    "MultiCategoryBlock",
+    "Precision",
+    "ProgressiveResizing",
+    "RandomSubsetSplitter",
+    "Recall",
+    "ReduceLROnPlateau",
+    "RegressionBlock",
+    "RocAuc",
+    "SGD",
+    "SaveModelCallback",
+    "TensorBoardLogger",
+    "TrainTestSplitter",
+    "URLs",
+    "WandbLogger",
+    "WeightSoup",
+    "accuracy_multi",
+    "balanced_class_weights",
+    "compare",
+    "grad_cam",
+    "minimum",
+    "robust",
+    "slide",
+    "steep",
+    "top_k_accuracy",
+    "untar_data",
+    "valley",
 ]
 PUBLIC = sorted([*OTHERS, *ERRORS])
 
@@ -157,6 +207,9 @@ def documented_parameters(thing: object) -> list[str]:
     names = documented(thing.__doc__)
     if inspect.isclass(thing):
         names = names or documented(thing.__init__.__doc__)
+        # A class that is built as its base is may refer to it.
+        maker = next(each for each in thing.__mro__ if "__init__" in vars(each))
+        names = names or documented(maker.__doc__)
         fields = documented(thing.__doc__, "Attributes")
         names = names or [name for name in fields if name in parameters(thing)]
     return names

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from vizsla.errors import ConfigError
-from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
     from vizsla.evaluate.predictions import Predictions
@@ -19,9 +18,17 @@ def confusion_matrix(predictions: Predictions) -> Tensor:
 
     Returns:
         int64 ``(C, C)``: rows are actual classes, columns predicted ones.
+
+    Raises:
+        ConfigError: The predictions are of several labels or of numbers.
     """
+    if predictions.task != "category":
+        raise ConfigError(
+            "A confusion matrix needs pictures that have one class each. "
+            f"Received: predictions of the task {predictions.task!r}. Look at top_losses instead."
+        )
     num_classes = len(predictions.vocab)
-    labelled = predictions.targets != UNLABELLED
+    labelled = predictions.labelled
     cells = predictions.targets[labelled] * num_classes + predictions.predicted[labelled]
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
@@ -31,6 +38,9 @@ def confusion_shares(predictions: Predictions) -> Tensor:
 
     Returns:
         float64 ``(C, C)``, 0-1.
+
+    Raises:
+        ConfigError: As for ``confusion_matrix``.
     """
     counts = confusion_matrix(predictions).double()
     return counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
@@ -45,6 +55,9 @@ def most_confused(predictions: Predictions, *, min_count: int = 1) -> list[tuple
 
     Returns:
         ``(actual, predicted, count)``, most frequent first; equal ones in the order of the confusion matrix, row by row.
+
+    Raises:
+        ConfigError: As for ``confusion_matrix``.
     """
     counts = confusion_matrix(predictions).fill_diagonal_(0)
     cells = (counts >= max(min_count, 1)).nonzero().tolist()
@@ -69,13 +82,13 @@ def top_losses(predictions: Predictions, k: int | None = None, *, largest: bool 
     Raises:
         ConfigError: ``k`` is negative.
     """
-    labelled = (predictions.targets != UNLABELLED).nonzero()[:, 0]
+    labelled = predictions.labelled.nonzero()[:, 0]
     order = predictions.losses[labelled].argsort(descending=largest, stable=True)
     return _first(labelled[order], k)
 
 
 def worst_mistakes(predictions: Predictions, k: int | None = None) -> Tensor:
-    """Return the pictures that were predicted wrongly, largest loss first.
+    """Return the pictures that were predicted wrongly (of several labels, at least one), largest loss first.
 
     Args:
         predictions: Any number of pictures.
@@ -85,14 +98,14 @@ def worst_mistakes(predictions: Predictions, k: int | None = None) -> Tensor:
         int64, positions into ``predictions``; empty when nothing is wrong.
 
     Raises:
-        ConfigError: ``k`` is negative.
+        ConfigError: ``k`` is negative, or the predictions are numbers.
     """
     by_loss = top_losses(predictions)
     return _first(by_loss[~predictions.correct[by_loss]], k)
 
 
 def least_certain(predictions: Predictions, k: int | None = None) -> Tensor:
-    """Return the pictures whose predicted class has the lowest probability, right or wrong, labelled or not.
+    """Return the pictures whose prediction has the lowest confidence, right or wrong, labelled or not.
 
     Args:
         predictions: Any number of pictures.
@@ -102,7 +115,7 @@ def least_certain(predictions: Predictions, k: int | None = None) -> Tensor:
         int64 ``(min(k, N),)``: positions into ``predictions``, least certain first; equal ones in their order.
 
     Raises:
-        ConfigError: ``k`` is negative.
+        ConfigError: ``k`` is negative, or the predictions are numbers.
     """
     return _first(predictions.confidence.argsort(stable=True), k)
 

@@ -1,58 +1,39 @@
-"""Predictions in, numbers with 95 % intervals out; pictures without a label are left out.
+"""Predictions in, numbers with 95 % intervals out, for pictures of one class each; pictures without a label are left out.
 
-Shares of pictures get Wilson's interval (E. B. Wilson, "Probable inference, the law of succession, and statistical
-inference", JASA 1927). Everything else gets a percentile bootstrap over pictures (Efron and Tibshirani, "An introduction
-to the bootstrap", 1993, ch. 13): a metric is written once, as a function of how often each picture was drawn, so the
-metric itself is the case in which each was drawn once.
+``evaluate/intervals.py`` says where the intervals come from. ``evaluate/multi_label.py`` and ``evaluate/regression.py``
+measure the other two tasks; ``summarise`` and ``per_class`` here choose by the predictions' task.
 
 Shapes: N labelled pictures, C classes, R resamples.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vizsla.errors import ConfigError, DataError
-from vizsla.seeding import generator
-from vizsla.types import UNLABELLED
+from vizsla.errors import ConfigError
+from vizsla.evaluate import counts as formulas
+from vizsla.evaluate import multi_label, regression
+from vizsla.evaluate.intervals import (
+    Measure,
+    Metric,
+    bootstrap,
+    influence_metric,
+    share_metric,
+    wilson_interval,
+)
+from vizsla.evaluate.labelled import labelled_part, undefined
+from vizsla.evaluate.ranking import Ranked, mean_over_classes
+from vizsla.evaluate.ranking import roc_auc as roc_auc_of
 
 if TYPE_CHECKING:
     from vizsla.evaluate.predictions import Predictions
 
-LEVEL = 0.95
-NUM_RESAMPLES = 1000
 NUM_CALIBRATION_BINS = 15
-# 2**22 draws at a time bound the memory at about 100 MB, whatever the number of pictures.
-_DRAWS_AT_ONCE = 2**22
-
-_Statistic = Callable[[Tensor], Tensor]
-"""Counts float64 ``(N, R)``, how often each picture was drawn -> the metric of each resample, float64 ``(R,)``."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Metric:
-    """One number about a classifier, with the range in which it may lie.
-
-    Attributes:
-        name: Name of the function that computes it.
-        value: The metric of these pictures.
-        low: Lower end of the 95 % interval.
-        high: Upper end of the 95 % interval.
-        num_pictures: How many labelled pictures it was computed from.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    num_pictures: int
+_VALUES_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,38 +61,37 @@ class ClassScore:
     f1: float
 
 
-def wilson_interval(successes: int, trials: int, *, level: float = LEVEL) -> tuple[float, float]:
-    """Return Wilson's score interval for a share.
+def summarise(predictions: Predictions, *, seed: int = 0) -> tuple[Metric, ...]:
+    """Return the metrics that say most about predictions of this task; one set of resamples serves all of them.
 
     Args:
-        successes: How often it happened, 0 to ``trials``.
-        trials: How often it could have happened; with 0, nothing is known and the interval is (0, 1).
-        level: Confidence, between 0 and 1.
+        predictions: At least one picture with a label.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        One class each: accuracy, error rate, top-5 accuracy (above five classes), balanced accuracy, macro F1 and
+        precision, ROC-AUC, log loss, Brier score, calibration error; macro recall is left to its own function, as it is
+        the balanced accuracy wherever each class occurs. Several labels, and numbers: see ``multi_label.summarise_labels``
+        and ``regression.summarise_numbers``. What these pictures do not define, such as the ROC-AUC of a single class, is
+        left out.
 
     Raises:
-        ConfigError: The counts or the level cannot be.
-
-    Example:
-        >>> low, high = wilson_interval(98, 100)
-        >>> f"{low:.3f} {high:.3f}"
-        '0.930 0.994'
+        DataError: No picture has a label.
     """
-    if not 0 <= successes <= trials or not 0 < level < 1:
-        raise ConfigError(
-            "An interval needs 0 <= successes <= trials and 0 < level < 1. "
-            f"Received: successes={successes}, trials={trials}, level={level}"
-        )
-    if trials == 0:
-        return 0.0, 1.0
-    z_squared = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    share = successes / trials
-    centre = share + z_squared / (2 * trials)
-    spread = math.sqrt(z_squared * (share * (1 - share) + z_squared / (4 * trials)) / trials)
-    scale = 1 + z_squared / trials
-    # Rounding would leave 1e-17 where the formula gives 0 or 1, and may pass the value by as much.
-    low = 0.0 if successes == 0 else min((centre - spread) / scale, share)
-    high = 1.0 if successes == trials else max((centre + spread) / scale, share)
-    return low, high
+    if predictions.task == "multi_category":
+        return multi_label.summarise_labels(predictions, seed=seed)
+    if predictions.task == "regression":
+        return regression.summarise_numbers(predictions, seed=seed)
+    metrics = [accuracy(predictions), error_rate(predictions)]
+    if len(predictions.vocab) > 5:
+        metrics.append(top_k_accuracy(predictions))
+    resampled = _resampled(predictions, seed=seed)
+    metrics += [resampled[name] for name in ("balanced_accuracy", "macro_f1", "macro_precision")]
+    ranked = _ranked(predictions)
+    if ranked is not None:
+        metrics.append(influence_metric("roc_auc", value=ranked.value, influence=ranked.influence))
+    names = ("log_loss", "brier", "expected_calibration_error")
+    return (*metrics, *(resampled[name] for name in names))
 
 
 def accuracy(predictions: Predictions) -> Metric:
@@ -119,9 +99,11 @@ def accuracy(predictions: Predictions) -> Metric:
 
     Raises:
         DataError: No picture has a label.
+        ConfigError: The predictions are not of one class per picture.
     """
-    targets, predicted = _labelled(predictions)
-    return _share("accuracy", successes=int((targets == predicted).sum()), trials=len(targets))
+    known = labelled_part(predictions, task="category")
+    right = int((known.targets == known.predicted).sum())
+    return share_metric("accuracy", successes=right, trials=len(known.targets))
 
 
 def error_rate(predictions: Predictions) -> Metric:
@@ -129,9 +111,39 @@ def error_rate(predictions: Predictions) -> Metric:
 
     Raises:
         DataError: No picture has a label.
+        ConfigError: The predictions are not of one class per picture.
     """
-    targets, predicted = _labelled(predictions)
-    return _share("error_rate", successes=int((targets != predicted).sum()), trials=len(targets))
+    known = labelled_part(predictions, task="category")
+    wrong = int((known.targets != known.predicted).sum())
+    return share_metric("error_rate", successes=wrong, trials=len(known.targets))
+
+
+def top_k_accuracy(predictions: Predictions, *, k: int = 5) -> Metric:
+    """Return the share of labelled pictures whose class is among the k most likely, with Wilson's interval.
+
+    Args:
+        predictions: At least one picture with a label.
+        k: 1 to C. Of equally likely classes the first come first, so 1 gives the accuracy.
+
+    Returns:
+        Named ``top_5_accuracy`` for k = 5.
+
+    Raises:
+        DataError: No picture has a label.
+        ConfigError: ``k`` is not within 1 to C, or the predictions are not of one class per picture.
+    """
+    known = labelled_part(predictions, task="category")
+    num_classes = len(predictions.vocab)
+    if not 1 <= k <= num_classes:
+        raise ConfigError(
+            f"k must lie in 1..{num_classes}, as there are {num_classes} classes. Received: k={k}"
+        )
+    at_once = max(1, _VALUES_AT_ONCE // num_classes)
+    found = 0
+    parts = zip(known.logits.split(at_once), known.targets.split(at_once), strict=True)
+    for logits_BC, targets_B in parts:
+        found += int((formulas.places_of(logits_BC, targets_B) < k).sum())
+    return share_metric(f"top_{k}_accuracy", successes=found, trials=len(known.targets))
 
 
 def balanced_accuracy(predictions: Predictions, *, seed: int = 0) -> Metric:
@@ -143,8 +155,9 @@ def balanced_accuracy(predictions: Predictions, *, seed: int = 0) -> Metric:
 
     Raises:
         DataError: No picture has a label.
+        ConfigError: The predictions are not of one class per picture.
     """
-    return _bootstrap(_statistics(predictions).only("balanced_accuracy"), seed=seed)[0]
+    return _resampled(predictions, seed=seed)["balanced_accuracy"]
 
 
 def macro_f1(predictions: Predictions, *, seed: int = 0) -> Metric:
@@ -156,8 +169,53 @@ def macro_f1(predictions: Predictions, *, seed: int = 0) -> Metric:
 
     Raises:
         DataError: No picture has a label.
+        ConfigError: The predictions are not of one class per picture.
     """
-    return _bootstrap(_statistics(predictions).only("macro_f1"), seed=seed)[0]
+    return _resampled(predictions, seed=seed)["macro_f1"]
+
+
+def macro_precision(predictions: Predictions, *, seed: int = 0) -> Metric:
+    """Return the mean precision of the classes that occur among labels or predictions; 0 for one never predicted.
+
+    Args:
+        predictions: At least one picture with a label.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        DataError: No picture has a label.
+        ConfigError: The predictions are not of one class per picture.
+    """
+    return _resampled(predictions, seed=seed)["macro_precision"]
+
+
+def macro_recall(predictions: Predictions, *, seed: int = 0) -> Metric:
+    """Return the mean recall of the classes that occur among labels or predictions; 0 for one that is only predicted.
+
+    Args:
+        predictions: At least one picture with a label.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        DataError: No picture has a label.
+        ConfigError: The predictions are not of one class per picture.
+    """
+    return _resampled(predictions, seed=seed)["macro_recall"]
+
+
+def roc_auc(predictions: Predictions) -> Metric:
+    """Return the area under the ROC curve of each class against the others, averaged over the classes that occur.
+
+    It is the probability that a picture of the class gets a higher probability for it than one of another class. The
+    interval is that of DeLong, DeLong and Clarke-Pearson (Biometrics 1988), on the log odds.
+
+    Raises:
+        DataError: No picture has a label, or all have the same.
+        ConfigError: The predictions are not of one class per picture.
+    """
+    ranked = _ranked(predictions)
+    if ranked is None:
+        raise undefined("roc_auc", why="their labels are all the same, so there is nothing to rank")
+    return influence_metric("roc_auc", value=ranked.value, influence=ranked.influence)
 
 
 def log_loss(predictions: Predictions, *, seed: int = 0) -> Metric:
@@ -169,8 +227,9 @@ def log_loss(predictions: Predictions, *, seed: int = 0) -> Metric:
 
     Raises:
         DataError: No picture has a label.
+        ConfigError: The predictions are not of one class per picture.
     """
-    return _bootstrap(_statistics(predictions).only("log_loss"), seed=seed)[0]
+    return _resampled(predictions, seed=seed)["log_loss"]
 
 
 def brier(predictions: Predictions, *, seed: int = 0) -> Metric:
@@ -185,8 +244,9 @@ def brier(predictions: Predictions, *, seed: int = 0) -> Metric:
 
     Raises:
         DataError: No picture has a label.
+        ConfigError: The predictions are not of one class per picture.
     """
-    return _bootstrap(_statistics(predictions).only("brier"), seed=seed)[0]
+    return _resampled(predictions, seed=seed)["brier"]
 
 
 def expected_calibration_error(predictions: Predictions, *, seed: int = 0) -> Metric:
@@ -201,44 +261,32 @@ def expected_calibration_error(predictions: Predictions, *, seed: int = 0) -> Me
 
     Raises:
         DataError: No picture has a label.
+        ConfigError: The predictions are not of one class per picture.
     """
-    return _bootstrap(_statistics(predictions).only("expected_calibration_error"), seed=seed)[0]
-
-
-def summarise(predictions: Predictions, *, seed: int = 0) -> tuple[Metric, ...]:
-    """Return all metrics of this module, accuracy first; one set of resamples serves all of them.
-
-    Args:
-        predictions: At least one picture with a label.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        DataError: No picture has a label.
-    """
-    return (
-        accuracy(predictions),
-        error_rate(predictions),
-        *_bootstrap(_statistics(predictions), seed=seed),
-    )
+    return _resampled(predictions, seed=seed)["expected_calibration_error"]
 
 
 def per_class(predictions: Predictions) -> tuple[ClassScore, ...]:
     """Return precision, recall, F1 and support of each class, in the order of the vocabulary.
 
+    Args:
+        predictions: Of one class per picture, or of several labels; then each label is scored by itself.
+
     Raises:
         DataError: No picture has a label.
+        ConfigError: The predictions are numbers.
     """
-    targets, predicted = _labelled(predictions)
-
-    def count(classes: Tensor) -> list[int]:
-        return torch.bincount(classes, minlength=len(predictions.vocab)).tolist()
-
+    if predictions.task == "multi_category":
+        known = labelled_part(predictions, task="multi_category")
+        tallies = formulas.count_labels(known.targets.bool(), known.predicted)
+    else:
+        known = labelled_part(predictions, task="category")
+        tallies = formulas.count_classes(
+            known.targets, known.predicted, num_classes=len(predictions.vocab)
+        )
+    columns = (tallies.hits, tallies.supports, tallies.predicted)
     counts = zip(
-        predictions.vocab,
-        count(targets),
-        count(predicted),
-        count(targets[targets == predicted]),
-        strict=True,
+        predictions.vocab, *(column[:, 0].long().tolist() for column in columns), strict=True
     )
     return tuple(
         ClassScore(
@@ -251,110 +299,74 @@ def per_class(predictions: Predictions) -> tuple[ClassScore, ...]:
             recall_interval=wilson_interval(hits, support),
             f1=2 * hits / max(support + num_predicted, 1),
         )
-        for name, support, num_predicted, hits in counts
+        for name, hits, support, num_predicted in counts
     )
 
 
-def _labelled(predictions: Predictions) -> tuple[Tensor, Tensor]:
-    """Return int64 ``(N,)`` targets and predicted classes of the pictures that have a label."""
-    labelled = predictions.targets != UNLABELLED
-    if not labelled.any():
-        raise DataError(
-            f"None of the {len(predictions.paths)} pictures has a label, so nothing can be measured. "
-            "Give pictures whose labels are known, for example the validation split."
-        )
-    return predictions.targets[labelled], predictions.predicted[labelled]
+def _ranked(predictions: Predictions) -> Ranked | None:
+    known = labelled_part(predictions, task="category")
+    at_once = max(1, _VALUES_AT_ONCE // len(predictions.vocab))
+    # Log-probabilities rank as probabilities do, and do not run together near 1.
+    offsets_N = torch.cat([part.double().logsumexp(1) for part in known.logits.split(at_once)])
+    return mean_over_classes(
+        roc_auc_of,
+        known.logits,
+        positive=lambda index: known.targets == index,
+        offsets=offsets_N,
+    )
 
 
-def _share(name: str, *, successes: int, trials: int) -> Metric:
-    low, high = wilson_interval(successes, trials)
-    return Metric(name=name, value=successes / trials, low=low, high=high, num_pictures=trials)
+def _resampled(predictions: Predictions, *, seed: int) -> dict[str, Metric]:
+    num_classes = len(predictions.vocab)
+    return bootstrap(
+        _measure(predictions),
+        num_pictures=int(predictions.labelled.sum()),
+        num_values=num_classes,
+        seed=seed,
+    )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Statistics:
-    """The metrics as functions of counts, and how many pictures they count."""
-
-    functions: dict[str, _Statistic]
-    num_pictures: int
-
-    def only(self, name: str) -> _Statistics:
-        return _Statistics(functions={name: self.functions[name]}, num_pictures=self.num_pictures)
-
-
-def _statistics(predictions: Predictions) -> _Statistics:
-    targets_N, predicted_N = _labelled(predictions)
-    logits_NC = predictions.logits[predictions.targets != UNLABELLED].double()
-    log_probabilities_NC = logits_NC.log_softmax(dim=1)
-    losses_N = -log_probabilities_NC.gather(1, targets_N[:, None])[:, 0]
-    probabilities_NC = log_probabilities_NC.exp_()
-    # |p - truth|^2, multiplied out; rounding may leave -1e-17 for a perfect prediction.
-    squares_N = (probabilities_NC.square().sum(1) - 2 * (-losses_N).exp() + 1).clamp(min=0)
-    confidence_N = probabilities_NC.amax(1)
-    correct_N1 = (predicted_N == targets_N).double()[:, None]
-    gaps_N1 = confidence_N[:, None] - correct_N1
+def _measure(predictions: Predictions) -> Measure:
+    known = labelled_part(predictions, task="category")
+    targets_N, num_classes = known.targets, len(predictions.vocab)
+    losses_N, squares_N, confidence_N = _per_picture(known.logits, targets_N)
+    gaps_N1 = (confidence_N - (known.predicted == targets_N).double())[:, None]
     # Bins are (0, 1/15], (1/15, 2/15], ...
     bins_N = (confidence_N * NUM_CALIBRATION_BINS).ceil().long().clamp(min=1) - 1
 
-    def by_class(counts: Tensor, classes: Tensor) -> Tensor:  # -> (C, R)
-        return _sums_by(counts, groups=classes, num_groups=len(predictions.vocab))
-
-    def balanced_accuracy(counts: Tensor) -> Tensor:
-        supports_CR = by_class(counts, targets_N)
-        hits_CR = by_class(counts * correct_N1, targets_N)
-        return (hits_CR / supports_CR.clamp(min=1)).sum(0) / (supports_CR > 0).sum(0)
-
-    def macro_f1(counts: Tensor) -> Tensor:
-        hits_CR = by_class(counts * correct_N1, targets_N)
-        seen_CR = by_class(counts, targets_N) + by_class(counts, predicted_N)
-        return (2 * hits_CR / seen_CR.clamp(min=1)).sum(0) / (seen_CR > 0).sum(0)
-
-    def calibration_error(counts: Tensor) -> Tensor:
-        gaps_BR = _sums_by(counts * gaps_N1, groups=bins_N, num_groups=NUM_CALIBRATION_BINS)
-        return gaps_BR.abs().sum(0) / counts.sum(0)
-
-    return _Statistics(
-        functions={
-            "balanced_accuracy": balanced_accuracy,
-            "macro_f1": macro_f1,
-            "log_loss": lambda counts: losses_N @ counts / counts.sum(0),
-            "brier": lambda counts: squares_N @ counts / counts.sum(0),
-            "expected_calibration_error": calibration_error,
-        },
-        num_pictures=len(targets_N),
-    )
-
-
-def _sums_by(values: Tensor, *, groups: Tensor, num_groups: int) -> Tensor:
-    """Return float64 ``(num_groups, R)``: the sums of the rows of ``values`` ``(N, R)`` in each group."""
-    sums = torch.zeros((num_groups, values.shape[1]), dtype=values.dtype)
-    return sums.index_add_(0, groups, values)
-
-
-def _bootstrap(statistics: _Statistics, *, seed: int) -> tuple[Metric, ...]:
-    """Return each metric with the middle 95 % of what it is on resamples of the pictures."""
-    num_pictures, functions = statistics.num_pictures, statistics.functions
-    draws = generator(seed, "bootstrap")
-    resampled: dict[str, list[Tensor]] = {name: [] for name in functions}
-    at_once = min(NUM_RESAMPLES, max(1, _DRAWS_AT_ONCE // num_pictures))
-    for start in range(0, NUM_RESAMPLES, at_once):
-        num_resamples = min(at_once, NUM_RESAMPLES - start)
-        drawn_NR = torch.randint(num_pictures, (num_pictures, num_resamples), generator=draws)
-        cells = drawn_NR * num_resamples + torch.arange(num_resamples)
-        counts_NR = torch.bincount(cells.flatten(), minlength=drawn_NR.numel())
-        counts_NR = counts_NR.view_as(drawn_NR).double()
-        for name, function in functions.items():
-            resampled[name].append(function(counts_NR))
-    once_N1 = torch.ones((num_pictures, 1), dtype=torch.float64)
-    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    metrics: list[Metric] = []
-    for name, function in functions.items():
-        value = float(function(once_N1))
-        low, high = torch.cat(resampled[name]).quantile(ends).tolist()
-        # The calibration error of resamples may lie above its value altogether; an interval that leaves out
-        # what was measured would mislead.
-        low, high = min(low, value), max(high, value)
-        metrics.append(
-            Metric(name=name, value=value, low=low, high=high, num_pictures=num_pictures)
+    def measure(counts: Tensor) -> dict[str, Tensor]:
+        tallies = formulas.count_classes(
+            targets_N, known.predicted, num_classes=num_classes, counts=counts
         )
-    return tuple(metrics)
+        num_drawn = len(targets_N)
+        gaps_BR = formulas.sums_by(counts * gaps_N1, groups=bins_N, num_groups=NUM_CALIBRATION_BINS)
+        seen = tallies.seen
+        return {
+            "balanced_accuracy": formulas.balanced_accuracy(tallies),
+            "macro_f1": formulas.mean_of_seen(formulas.f_beta(tallies), seen=seen),
+            "macro_precision": formulas.mean_of_seen(formulas.precision(tallies), seen=seen),
+            "macro_recall": formulas.mean_of_seen(formulas.recall(tallies), seen=seen),
+            "log_loss": losses_N @ counts / num_drawn,
+            "brier": squares_N @ counts / num_drawn,
+            "expected_calibration_error": gaps_BR.abs().sum(0) / num_drawn,
+        }
+
+    return measure
+
+
+def _per_picture(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return cross-entropy, squared distance from the truth, and confidence of each picture, float64 ``(N,)`` each."""
+    at_once = max(1, _VALUES_AT_ONCE // logits.shape[1])
+    losses: list[Tensor] = []
+    squares: list[Tensor] = []
+    confidences: list[Tensor] = []
+    for logits_BC, targets_B in zip(logits.split(at_once), targets.split(at_once), strict=True):
+        log_probabilities_BC = logits_BC.double().log_softmax(dim=1)
+        loss_B = -log_probabilities_BC.gather(1, targets_B[:, None])[:, 0]
+        probabilities_BC = log_probabilities_BC.exp_()
+        losses.append(loss_B)
+        # |p - truth|^2, multiplied out; rounding may leave -1e-17 for a perfect prediction.
+        square_B = probabilities_BC.square().sum(1) - 2 * (-loss_B).exp() + 1
+        squares.append(square_B.clamp(min=0))
+        confidences.append(probabilities_BC.amax(1))
+    return torch.cat(losses), torch.cat(squares), torch.cat(confidences)

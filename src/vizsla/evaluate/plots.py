@@ -14,6 +14,7 @@ from vizsla.evaluate.interpret import confusion_matrix, confusion_shares
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
@@ -44,11 +45,43 @@ def plot_confusion(
     """
     from matplotlib.figure import Figure
 
+    side = 3.5 + 0.35 * len(predictions.vocab)
+    figure = Figure(figsize=figure_size or (side, side), dpi=dots_per_inch, layout="constrained")
+    draw_confusion(
+        figure.add_subplot(),
+        predictions,
+        normalise=normalise,
+        title=title,
+        colours=colours,
+        decimals=decimals,
+        show_numbers=show_numbers,
+    )
+    return figure
+
+
+def draw_confusion(
+    axes: Axes,
+    predictions: Predictions,
+    *,
+    normalise: bool = False,
+    title: str = "Confusion matrix",
+    colours: str = "Blues",
+    decimals: int = 2,
+    show_numbers: bool = True,
+) -> None:
+    """Draw the confusion matrix on axes, rows actual and columns predicted; the arguments are those of ``plot_confusion``.
+
+    Args:
+        axes: Where to draw.
+        predictions: See ``plot_confusion``.
+        normalise: See ``plot_confusion``.
+        title: See ``plot_confusion``.
+        colours: See ``plot_confusion``.
+        decimals: See ``plot_confusion``.
+        show_numbers: See ``plot_confusion``.
+    """
     cells = confusion_shares(predictions) if normalise else confusion_matrix(predictions)
     num_classes = len(predictions.vocab)
-    side = 3.5 + 0.35 * num_classes
-    figure = Figure(figsize=figure_size or (side, side), dpi=dots_per_inch, layout="constrained")
-    axes = figure.add_subplot()
     axes.imshow(cells.numpy(), interpolation="nearest", cmap=colours)
     axes.set_title(title)
     axes.set_xticks(range(num_classes), predictions.vocab, rotation=90)
@@ -62,7 +95,6 @@ def plot_confusion(
                 text = f"{value:.{decimals}f}" if normalise else str(value)
                 colour = "white" if value > half else "black"
                 axes.text(predicted, actual, text, ha="center", va="center", color=colour)
-    return figure
 
 
 def plot_history(history: Sequence[HistoryPoint]) -> Figure:

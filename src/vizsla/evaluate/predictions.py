@@ -1,6 +1,6 @@
 """Logits, targets and rows of a pass over pictures in; one ``Predictions`` value out, which everything after reads.
 
-Shapes: N pictures, C classes. All tensors are on the CPU and in the order in which the pictures were asked for.
+Shapes: N pictures, C classes (or numbers, where the task is regression). All tensors are on the CPU and in the order in which the pictures were asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from torch.nn import functional
 
 from vizsla.errors import ConfigError
 from vizsla.files import atomic_write
-from vizsla.types import UNLABELLED
+from vizsla.types import (
+    DECISION_THRESHOLD,
+    LABEL_SEPARATOR,
+    UNLABELLED,
+    Task,
+    check_task,
+    is_labelled,
+    label_of,
+    probabilities_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +40,11 @@ class Predictions:
     Attributes:
         rows: int64 ``(N,)``, rows of the table that the pictures come from.
         paths: The N paths as people see them.
-        logits: float32 ``(N, C)``, finite.
-        targets: int64 ``(N,)``, 0 to C-1, or ``UNLABELLED``.
-        vocab: The C class names, in the order of the logits.
+        logits: float32 ``(N, C)``, finite; what the network puts out.
+        targets: By task, as in a ``PictureTable``: int64 ``(N,)``, 0 to C-1, or ``UNLABELLED``; float32 ``(N, C)`` of 0 and
+            1; float32 ``(N, C)`` of finite numbers. A row of the latter two is NaN where the label is not known.
+        vocab: The C names of the classes or numbers, in the order of the logits.
+        task: What was predicted.
 
     Raises:
         ConfigError: Lengths, dtypes, target values or class names do not fit together, or a logit is not finite.
@@ -56,13 +67,16 @@ class Predictions:
     logits: Tensor
     targets: Tensor
     vocab: tuple[str, ...]
+    task: Task = "category"
 
     def __post_init__(self) -> None:
+        check_task(self.task)
         shapes = (len(self.paths), len(self.vocab))
+        one_class = self.task == "category"
         expected = {
             "rows": (torch.int64, shapes[:1]),
             "logits": (torch.float32, shapes),
-            "targets": (torch.int64, shapes[:1]),
+            "targets": (torch.int64, shapes[:1]) if one_class else (torch.float32, shapes),
         }
         for name, (dtype, shape) in expected.items():
             values: Tensor = getattr(self, name)
@@ -78,15 +92,7 @@ class Predictions:
             raise ConfigError(
                 f"Class names must differ from one another. Received: vocab={self.vocab!r}"
             )
-        bad = (self.targets != UNLABELLED) & (
-            (self.targets < 0) | (self.targets >= len(self.vocab))
-        )
-        if bad.any():
-            place = int(bad.nonzero()[0])
-            raise ConfigError(
-                f"The target of {self.paths[place]!r} must lie in 0..{len(self.vocab) - 1} or be {UNLABELLED} "
-                f"(no label). Received: {int(self.targets[place])}"
-            )
+        self._check_targets()
         infinite = ~self.logits.isfinite().all(dim=1)
         if infinite.any():
             place = int(infinite.nonzero()[0])
@@ -96,59 +102,153 @@ class Predictions:
                 'rate, or predict with precision="fp32".'
             )
 
+    def _check_targets(self) -> None:
+        targets, num_classes = self.targets, len(self.vocab)
+        if self.task == "category":
+            fits = (targets >= 0) & (targets < num_classes) | (targets == UNLABELLED)
+            needed = f"must lie in 0..{num_classes - 1} or be {UNLABELLED} (no label)"
+        elif self.task == "multi_category":
+            fits = ((targets == 0) | (targets == 1)).all(dim=1) | targets.isnan().all(dim=1)
+            needed = "must be 0 or 1 for each class, or NaN for all (no label)"
+        else:
+            fits = targets.isfinite().all(dim=1) | targets.isnan().all(dim=1)
+            needed = "must be finite numbers, or all NaN (no label)"
+        if not fits.all():
+            place = int((~fits).nonzero()[0])
+            received: object = targets[place].tolist()
+            raise ConfigError(
+                f"The target of {self.paths[place]!r} {needed}. Received: {received!r:.200}"
+            )
+
+    @property
+    def labelled(self) -> Tensor:
+        """Bool ``(N,)``: whether the label is known."""
+        return is_labelled(self.targets)
+
     @property
     def probabilities(self) -> Tensor:
-        """float32 ``(N, C)``: softmax of the logits."""
-        return self.logits.softmax(dim=1)
+        """float32 ``(N, C)``: softmax of the logits, their sigmoid for several labels, the outputs for regression."""
+        return probabilities_of(self.logits, task=self.task)
 
     @property
     def predicted(self) -> Tensor:
-        """int64 ``(N,)``: the class with the largest logit; the first of equal ones."""
-        return self.logits.argmax(dim=1)
+        """What is predicted, by task.
+
+        int64 ``(N,)``: the class with the largest logit, the first of equal ones. For several labels bool ``(N, C)``: the
+        classes whose probability is above 0.5. For regression float32 ``(N, C)``: the outputs.
+        """
+        if self.task == "category":
+            return self.logits.argmax(dim=1)
+        outputs = self.probabilities
+        return outputs > DECISION_THRESHOLD if self.task == "multi_category" else outputs
 
     @property
     def confidence(self) -> Tensor:
-        """float32 ``(N,)``: probability of the predicted class."""
-        return self.probabilities.amax(dim=1)
+        """float32 ``(N,)``: probability of the predicted class; for several labels, that of the least certain decision.
+
+        Raises:
+            ConfigError: The task is regression, whose outputs come without a probability.
+        """
+        self.refuse_regression("confidence")
+        probabilities = self.probabilities
+        if self.task == "category":
+            return probabilities.amax(dim=1)
+        return torch.maximum(probabilities, 1 - probabilities).amin(dim=1)
 
     @property
     def losses(self) -> Tensor:
-        """float32 ``(N,)``: cross-entropy of each picture; NaN where the label is not known."""
-        losses = functional.cross_entropy(
-            self.logits, self.targets, reduction="none", ignore_index=UNLABELLED
+        """float32 ``(N,)``: the loss of each picture; NaN where the label is not known.
+
+        Cross-entropy; for several labels binary cross-entropy, for regression the squared error, both averaged over the
+        outputs.
+        """
+        if self.task == "category":
+            losses = functional.cross_entropy(
+                self.logits, self.targets, reduction="none", ignore_index=UNLABELLED
+            )
+            return losses.masked_fill(self.targets == UNLABELLED, torch.nan)
+        loss = (
+            functional.binary_cross_entropy_with_logits
+            if self.task == "multi_category"
+            else functional.mse_loss
         )
-        return losses.masked_fill(self.targets == UNLABELLED, torch.nan)
+        return loss(self.logits, self.targets, reduction="none").mean(dim=1)
 
     @property
     def correct(self) -> Tensor:
-        """Bool ``(N,)``: whether the predicted class is the target; False where the label is not known."""
-        return self.predicted == self.targets
+        """Bool ``(N,)``: whether the prediction is the target (all classes of it); False where that is not known.
+
+        Raises:
+            ConfigError: The task is regression.
+        """
+        self.refuse_regression("correct")
+        hits = self.predicted == self.targets
+        return hits if self.task == "category" else hits.all(dim=1)
+
+    def refuse_regression(self, what: str) -> None:
+        """Raise an error where the task is regression.
+
+        Args:
+            what: Name of the thing that is asked for.
+
+        Raises:
+            ConfigError: The task is regression.
+        """
+        if self.task == "regression":
+            raise ConfigError(
+                f"{what} needs predictions of classes. Received: predictions of the task 'regression', which are numbers. "
+                "Look at the losses, or at the differences between predicted and targets."
+            )
 
     def label(self, position: int) -> str:
-        """Return the label of the picture at a position (not row), or an empty string where it is not known."""
-        target = int(self.targets[position])
-        return "" if target == UNLABELLED else self.vocab[target]
+        """Return the label of the picture at a position (not row) as text, or an empty string where it is not known.
+
+        Several labels, or numbers, are joined by ``;``.
+        """
+        return label_of(self.targets[position], task=self.task, vocab=self.vocab)
+
+    def prediction(self, position: int) -> str:
+        """Return what is predicted of the picture at a position (not row) as text, in the form of :meth:`label`."""
+        return label_of(self.predicted[position], task=self.task, vocab=self.vocab)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas DataFrame with one line per picture.
 
         Returns:
             Columns ``path label prediction probability loss`` and ``prob_<class>`` for each class. The label is empty
-            and the loss NaN where the label is not known; probability is that of the prediction.
+            and the loss NaN where the label is not known; probability is :attr:`confidence`. Several labels are joined by
+            ``;``. For regression: ``path loss`` and for each number ``target_<name>`` and ``prediction_<name>``.
         """
         import pandas as pd
 
-        probabilities_NC = self.probabilities
+        outputs_NC = self.probabilities
+        if self.task == "regression":
+            values: dict[str, object] = {"path": list(self.paths), "loss": self.losses.numpy()}
+            for index, name in enumerate(self.vocab):
+                values[f"target_{name}"] = self.targets[:, index].numpy()
+                values[f"prediction_{name}"] = outputs_NC[:, index].numpy()
+            return pd.DataFrame(values)
         columns: dict[str, object] = {
             "path": list(self.paths),
             "label": [self.label(position) for position in range(len(self.paths))],
-            "prediction": [self.vocab[index] for index in self.predicted.tolist()],
-            "probability": probabilities_NC.amax(dim=1).numpy(),
+            "prediction": self._predicted_texts(),
+            "probability": self.confidence.numpy(),
             "loss": self.losses.numpy(),
         }
         for index, name in enumerate(self.vocab):
-            columns[f"prob_{name}"] = probabilities_NC[:, index].numpy()
+            columns[f"prob_{name}"] = outputs_NC[:, index].numpy()
         return pd.DataFrame(columns)
+
+    def _predicted_texts(self) -> list[str]:
+        predicted = self.predicted
+        if self.task == "category":
+            return [self.vocab[index] for index in predicted.tolist()]
+        return [
+            LABEL_SEPARATOR.join(
+                name for name, present in zip(self.vocab, row, strict=True) if present
+            )
+            for row in predicted.tolist()
+        ]
 
     def save_csv(self, path: Path) -> Path:
         """Write :meth:`to_frame` as UTF-8 CSV, whole or not at all.

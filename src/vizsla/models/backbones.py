@@ -23,6 +23,7 @@ from vizsla.models.bodies import (
     timm_body,
     torchvision_body,
 )
+from vizsla.models.cuts import check_cut, cut_module, cut_name, split_cut_name
 from vizsla.models.names import (
     PACKAGED_NAME,
     TORCHVISION_PREFIX,
@@ -35,8 +36,7 @@ from vizsla.seeding import derive_seed
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-_BUILDERS = {"timm": timm_body, "torchvision": torchvision_body}
+    from collections.abc import Callable, Generator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +78,7 @@ class Backbone(nn.Module):
         stage_channels: Channels of each map.
         num_features: Channels of the last map.
         early_end: Name of the layer of ``network`` with which the early half of the body ends.
+        steps: Names of the layers of ``network`` in the order in which they run, where that is known.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Backbone(nn.Module):
         self.fixed_size = stages.fixed_size
         self.stage_channels = stages.channels
         self.early_end = stages.early_end
+        self.steps = stages.steps
         self._maps: MapExtractor = stages.maps
 
     @property
@@ -131,6 +133,7 @@ def build_backbone(
     pretrained: bool = True,
     weights_file: Path | str | None = None,
     preprocessing: Preprocessing | None = None,
+    cut: int | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Build a network without its classifier.
@@ -143,13 +146,17 @@ def build_backbone(
             ``pretrained`` says; None for the published ones.
         preprocessing: What the weights expect of pictures; None for what is known of the weights, and for an
             ``nn.Module`` its attribute ``preprocessing`` if it has one, else the numbers of ImageNet.
+        cut: Where the body ends, as in ``list(network.children())[:cut]``: for networks of torchvision and an
+            ``nn.Module`` whose children run one after the other. None for the usual place, before pooling and classifier.
+            The name ``"torchvision:resnet34[:6]"`` says the same.
         seed: Of random weights; the global random state is neither used nor changed.
 
     Returns:
         The backbone, in training mode, on the CPU unless a context says otherwise.
 
     Raises:
-        ConfigError: There is no such architecture (the message has the three nearest names), or it gives no maps.
+        ConfigError: There is no such architecture (the message has the three nearest names), it gives no maps, or it
+            cannot be cut there.
         WeightsError: The weights cannot be found, read or matched.
 
     Example:
@@ -160,11 +167,12 @@ def build_backbone(
     with _own_random_numbers(seed):
         if isinstance(arch, nn.Module):
             source, name = "module", type(arch).__name__
-            body = _own_body(arch, given=given)
+            network = arch if cut is None else cut_module(arch, cut=check_cut(cut))
+            body = _own_body(network, name=name, given=given)
         else:
-            source, name = resolve_architecture(arch)
-            build = packaged_body if name == PACKAGED_NAME else _BUILDERS[source]
-            body = build(name, pretrained=pretrained, given=given)
+            source, name, cut = _library_name_cut(arch, cut=cut)
+            body = _library_body(source, name, cut=cut, pretrained=pretrained, given=given)
+            name = name if body.num_parts is None else cut_name(name, body.num_parts)
     return Backbone(
         body.network,
         stages=body.stages,
@@ -173,17 +181,68 @@ def build_backbone(
     )
 
 
+def adapt_input_channels(backbone: Backbone, n_in: int) -> Backbone:
+    """Return a backbone for pictures of so many channels, which is the same one for 3 and refused for others.
+
+    All pictures here are RGB: decoding turns grey ones into three equal channels, so there is nothing with another number.
+
+    Args:
+        backbone: Takes pictures of three channels.
+        n_in: Channels of a picture.
+
+    Raises:
+        ConfigError: ``n_in`` is not 3.
+    """
+    if n_in != 3:
+        raise ConfigError(
+            f"n_in is 3: pictures become RGB when they are decoded, grey ones too. Received: {n_in!r}. "
+            "Leave n_in out; a network for other channels can be trained with torch itself."
+        )
+    return backbone
+
+
+def _library_name_cut(
+    arch: str | Callable[..., nn.Module], *, cut: int | None
+) -> tuple[Literal["timm", "torchvision"], str, int | None]:
+    """Return library and name of an architecture, and where to cut it."""
+    named_cut = None
+    if isinstance(arch, str):
+        arch, named_cut = split_cut_name(arch)
+    source, name = resolve_architecture(arch)
+    cut = named_cut if cut is None else check_cut(cut)
+    if cut is not None and source == "timm":
+        raise ConfigError(
+            f"cut={cut} works for networks of torchvision and for an nn.Module; timm cuts {name!r} itself, before pooling "
+            f"and classifier. Leave cut out, or give torchvision's network: {TORCHVISION_PREFIX + 'resnet34'!r}."
+        )
+    return source, name, cut
+
+
+def _library_body(
+    source: Literal["timm", "torchvision"],
+    name: str,
+    *,
+    cut: int | None,
+    pretrained: bool,
+    given: Weights | None,
+) -> Body:
+    if source == "torchvision":
+        return torchvision_body(name, pretrained=pretrained, given=given, cut=cut)
+    build = packaged_body if name == PACKAGED_NAME else timm_body
+    return build(name, pretrained=pretrained, given=given)
+
+
 def _given_weights(file: Path) -> Weights:
     # The name alone: the spec travels in model files, and folders of this machine are nobody's business.
     return Weights(tensors=read_weights_file(file), origin=f"file {file.name}")
 
 
-def _own_body(network: nn.Module, *, given: Weights | None) -> Body:
+def _own_body(network: nn.Module, *, name: str, given: Weights | None) -> Body:
     """Return a network that somebody brought as a body."""
     own = getattr(network, "preprocessing", None)
     preprocessing = own if isinstance(own, Preprocessing) else IMAGENET_PREPROCESSING
     if given is not None:
-        load_weights(network, given, what=f"the network {type(network).__name__}")
+        load_weights(network, given, what=f"the network {name}")
     return Body(
         network=network,
         stages=own_stages(network, size=preprocessing.size),

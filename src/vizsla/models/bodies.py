@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from vizsla.errors import WeightsError
+from vizsla.models.cuts import kept_parts
 from vizsla.models.hub import PublishedFile, find_weights_file, hub_from_environment
 from vizsla.models.names import PACKAGED_NAME
 from vizsla.models.packaged import TIMM_NAME, lite0_names, packaged_weights
-from vizsla.models.stages import Stages, sequential_stages, timm_stages
+from vizsla.models.stages import Stages, sequential_stages, timm_stages, token_stages
 from vizsla.models.weights import (
     UNKNOWN_LICENCE,
     Weights,
     load_weights,
     read_weights_file,
 )
-from vizsla.types import Preprocessing
+from vizsla.types import Preprocessing, Size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +36,16 @@ _TORCHVISION_HEAD = ("avgpool", "classifier", "fc", "head", "heads")
 """What torchvision calls the first part after the body."""
 
 _TORCHVISION_LICENCE = "BSD-3-Clause"
+
+# They have classifiers halfway, for training from nothing; without them the layers run one after the other.
+_TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
+    name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
+}
+_TORCHVISION_EXTRAS = ("AuxLogits", "aux1", "aux2")
+"""The names of these classifiers."""
+
+# Their weights are from TensorFlow and expect values from -1 to 1; torchvision converts in ``forward``, which we do not run.
+_TENSORFLOW_VALUES = (0.5, 0.5, 0.5)
 
 # Networks of tokens are made for one size unless asked; not every one of them knows both words.
 _ANY_SIZE_OPTIONS: tuple[dict[str, bool], ...] = (
@@ -53,6 +64,7 @@ class Body:
         preprocessing: What the weights expect of pictures.
         origin: Where the weights come from, for people; ``"random"`` if nowhere.
         licence: Of the weights, as an SPDX name where known.
+        num_parts: How many of the whole network's children were kept, if that is not what it usually is.
     """
 
     network: nn.Module
@@ -60,6 +72,7 @@ class Body:
     preprocessing: Preprocessing
     origin: str
     licence: str
+    num_parts: int | None = None
 
 
 def packaged_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
@@ -106,26 +119,25 @@ def timm_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
     return replace(body, origin=published.origin, licence=published.licence)
 
 
-def torchvision_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
+def torchvision_body(
+    name: str, *, pretrained: bool, given: Weights | None, cut: int | None = None
+) -> Body:
     """Build a network of torchvision.
 
     Args:
         name: As torchvision knows it.
         pretrained: Use the published weights (torchvision's ``DEFAULT``), unless some are given.
         given: Weights to use instead.
+        cut: How many of the network's children to keep, or, negative, to leave out; None for those before its head.
 
     Raises:
-        ConfigError: The network is not a sequence of stages.
+        ConfigError: The network is not a sequence of stages, or what is kept of it is not.
         WeightsError: There are no weights, or they do not fit.
     """
     from torchvision import models
 
     usual = cast("Any", models.get_model_weights(name)).DEFAULT
-    expected = usual.transforms()
-    side = int(expected.crop_size[0])
-    preprocessing = Preprocessing(
-        mean=_triple(expected.mean), std=_triple(expected.std), size=(side, side)
-    )
+    preprocessing = _torchvision_preprocessing(usual, name=name)
     weights = given or _RANDOM
     if given is None and pretrained:
         weights = _published_weights(
@@ -133,20 +145,28 @@ def torchvision_body(name: str, *, pretrained: bool, given: Weights | None) -> B
             what=f"torchvision's {name}",
             licence=str(usual.meta.get("license", _TORCHVISION_LICENCE)),
         )
-    network = models.get_model(name, weights=None)
-    body_parts, head_parts = _body_and_head(network)
+    network = models.get_model(name, weights=None, **_TORCHVISION_OPTIONS.get(name, {}))
+    parts = [part for part, _ in network.named_children()]
+    usual_number = next(
+        (i for i, part in enumerate(parts) if part in _TORCHVISION_HEAD), len(parts)
+    )
+    number = (
+        usual_number if cut is None else kept_parts(network, cut=cut, name=f"torchvision's {name}")
+    )
+    body_parts, head_parts = tuple(parts[:number]), tuple(parts[number:])
     for part in head_parts:
         delattr(network, part)
-    steps = tuple(step for part in body_parts for step in _steps(network, part))
-    stages = sequential_stages(network, steps=steps, size=preprocessing.size, name=name)
+    stages = _torchvision_stages(network, body_parts, size=preprocessing.size, name=name)
     if weights is not _RANDOM:
-        load_weights(network, weights, ignored=head_parts, what=f"torchvision's {name}")
+        ignored = (*head_parts, *_TORCHVISION_EXTRAS)
+        load_weights(network, weights, ignored=ignored, what=f"torchvision's {name}")
     return Body(
         network=network,
         stages=stages,
         preprocessing=preprocessing,
         origin=weights.origin,
         licence=weights.licence,
+        num_parts=None if number == usual_number else number,
     )
 
 
@@ -252,12 +272,23 @@ def _names(names: str | Sequence[str] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
-def _body_and_head(network: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of a network's parts, up to the first that belongs to its head, and from there."""
-    names = [name for name, _ in network.named_children()]
-    heads = [number for number, name in enumerate(names) if name in _TORCHVISION_HEAD]
-    cut = heads[0] if heads else len(names)
-    return tuple(names[:cut]), tuple(names[cut:])
+def _torchvision_preprocessing(usual: Any, *, name: str) -> Preprocessing:
+    """Return what torchvision's usual weights of a network expect."""
+    expected = usual.transforms()
+    side = int(expected.crop_size[0])
+    if name in _TORCHVISION_OPTIONS:
+        return Preprocessing(mean=_TENSORFLOW_VALUES, std=_TENSORFLOW_VALUES, size=(side, side))
+    return Preprocessing(mean=_triple(expected.mean), std=_triple(expected.std), size=(side, side))
+
+
+def _torchvision_stages(
+    network: nn.Module, parts: tuple[str, ...], *, size: Size, name: str
+) -> Stages:
+    """Find the stages of a network of torchvision that has lost its head."""
+    if name.startswith("vit_") and parts == ("conv_proj", "encoder"):
+        return token_stages(network)
+    steps = tuple(step for part in parts for step in _steps(network, part))
+    return sequential_stages(network, steps=steps, size=size, name=name)
 
 
 def _steps(network: nn.Module, part: str) -> tuple[str, ...]:

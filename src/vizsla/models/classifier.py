@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
+from vizsla.types import Task, check_task, probabilities_of
 
 if TYPE_CHECKING:
     from vizsla.models.backbones import Backbone
@@ -25,15 +26,17 @@ class Classifier(nn.Module):
     Args:
         backbone: Gives stage maps.
         head: Called with the tuple of stage maps, returns logits ``(B, C)``.
-        vocab: Names of the C classes, in the order of the logits.
+        vocab: Names of the C classes (or numbers), in the order of the logits.
+        task: What the logits stand for: one of the classes, any number of them, or the numbers themselves.
 
     Attributes:
         backbone: As given.
         head: As given.
         vocab: As given.
+        task: As given.
 
     Raises:
-        ConfigError: ``vocab`` is empty or has a name twice.
+        ConfigError: ``vocab`` is empty or has a name twice, or ``task`` is none of ``Task``.
 
     Example:
         >>> backbone = build_backbone("efficientnet_lite0")
@@ -44,8 +47,16 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, head: nn.Module, *, vocab: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        *,
+        vocab: tuple[str, ...],
+        task: Task = "category",
+    ) -> None:
         super().__init__()
+        check_task(task)
         if not vocab or len(set(vocab)) != len(vocab):
             raise ConfigError(
                 f"vocab needs at least one class name, and each only once. Received: {vocab!r}"
@@ -53,6 +64,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
         self.vocab = tuple(vocab)
+        self.task: Task = task
         # Not saved with the weights: they are in the backbone's preprocessing, and once is enough.
         mean = torch.tensor(backbone.preprocessing.mean).view(1, 3, 1, 1)
         std = torch.tensor(backbone.preprocessing.std).view(1, 3, 1, 1)
@@ -77,6 +89,17 @@ class Classifier(nn.Module):
             ConfigError: The pictures are whole numbers (0-255), or not of that shape.
         """
         return self.head(self.stage_maps(images))
+
+    def activation(self, logits: Tensor) -> Tensor:
+        """Return what logits say: probabilities, or numbers.
+
+        Args:
+            logits: float ``(B, C)``, or ``(C,)``.
+
+        Returns:
+            Like ``logits``: softmax, sigmoid for several labels, the logits themselves for regression.
+        """
+        return probabilities_of(logits, task=self.task)
 
     def stage_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return what the head is given: the maps of all stages for the normalised pictures.

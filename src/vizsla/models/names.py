@@ -18,6 +18,9 @@ from vizsla.errors import ConfigError
 Architecture = str | Callable[..., nn.Module] | nn.Module
 """A name, one of torchvision's functions such as ``torchvision.models.resnet34``, or a network."""
 
+NAME_ATTRIBUTE = "architecture_name"
+"""What the functions of ``models/functions.py`` are known by."""
+
 PACKAGED_NAME = "efficientnet_lite0"
 """EfficientNet-Lite0 with ImageNet weights from an installed package: works without any network connection."""
 
@@ -40,7 +43,10 @@ def resolve_architecture(
         ConfigError: Nothing has that name; the message has the three nearest names.
     """
     if not isinstance(arch, str):
-        return "torchvision", _torchvision_function_name(arch)
+        own: str | None = getattr(arch, NAME_ATTRIBUTE, None)
+        if own == PACKAGED_NAME:
+            return "timm", own
+        return "torchvision", own or _torchvision_function_name(arch)
     if arch == PACKAGED_NAME:
         return "timm", arch
     if arch.startswith(TORCHVISION_PREFIX):

@@ -7,6 +7,7 @@ tokens (ViT, Swin) give maps too: timm lays their tokens out as pictures and app
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torchvision.models import VisionTransformer
+
     from vizsla.types import Size
 
 MapExtractor = Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
@@ -28,6 +32,9 @@ _Result = TypeVar("_Result")
 
 _SMALL_SIZE = (96, 96)
 """What most networks can take (inception networks need 75); larger costs time whenever a network is made."""
+
+_STAGE_SHRINKAGE = 0.75
+"""What a new stage leaves of a map's side at most; convolutions without padding take a pixel or two within a stage."""
 
 _PROBE_ERRORS = (
     AssertionError,
@@ -70,10 +77,12 @@ class SequentialMaps:
     Attributes:
         steps: Names of the layers in the order in which they run.
         stage_ends: Those whose outputs are the maps, the last step among them.
+        channels_last: Those of the stage ends that give ``(B, h, w, C)``.
     """
 
     steps: tuple[str, ...]
     stage_ends: tuple[str, ...]
+    channels_last: tuple[str, ...] = ()
 
     def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
         """Return the stage maps of normalised pictures."""
@@ -81,7 +90,38 @@ class SequentialMaps:
         for step in self.steps:
             images = network.get_submodule(step)(images)
             if step in self.stage_ends:
-                maps.append(images)
+                maps.append(images.permute(0, 3, 1, 2) if step in self.channels_last else images)
+        return tuple(maps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenMaps:
+    """Maps of torchvision's ViT: the tokens after each block, normalised and laid out as pictures.
+
+    The embeddings of the positions are stretched to the picture's own grid (bicubic), so it takes pictures of any size from
+    one patch on.
+
+    Attributes:
+        blocks: Names of the blocks in the order in which they run.
+    """
+
+    blocks: tuple[str, ...]
+
+    def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of normalised pictures."""
+        vit = cast("VisionTransformer", network)
+        patches = vit.conv_proj(images)
+        height, width = patches.shape[2:]
+        tokens = torch.cat(
+            [vit.class_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1
+        )
+        positions = _stretched_positions(vit.encoder.pos_embedding, grid=(height, width))
+        tokens = vit.encoder.dropout(tokens + positions)
+        maps: list[Tensor] = []
+        for block in self.blocks:
+            tokens = network.get_submodule(block)(tokens)
+            of_patches = vit.encoder.ln(tokens)[:, 1:]
+            maps.append(of_patches.transpose(1, 2).unflatten(2, (height, width)))
         return tuple(maps)
 
 
@@ -105,12 +145,14 @@ class Stages:
         early_end: Name of the last layer of the first half of the stages; the early body ends with it. Empty if the
             network has no parts.
         fixed_size: The size that the network is made for if it failed with another one; None if it takes any.
+        steps: Names of the layers in the order in which they run, where that is known.
     """
 
     maps: MapExtractor
     channels: tuple[int, ...]
     early_end: str
     fixed_size: Size | None
+    steps: tuple[str, ...] = ()
 
 
 def timm_stages(network: nn.Module, *, size: Size, name: str) -> Stages:
@@ -165,23 +207,43 @@ def sequential_stages(
     everything = SequentialMaps(steps=steps, stage_ends=steps)
     trial = _try_sizes(partial(everything, network), network, size=size)
     maps, fixed_size = trial or ((), None)
-    # Pictures of the trial are square, so maps that are not have their channels last.
-    if not maps or any(found.ndim != 4 or found.shape[2] != found.shape[3] for found in maps):
+    if not maps or any(_side(found) is None for found in maps):
         raise ConfigError(
             f"torchvision's network {name!r} is not a sequence of stages with square maps, which vizsla works on. "
             "timm has networks of most families: give the name of one of those."
         )
-    sides = [found.shape[3] for found in maps]
+    sides = [_side(found) or 0 for found in maps]
     ends = [
         number
         for number in range(len(steps))
-        if number + 1 == len(steps) or sides[number + 1] < sides[number]
+        if number + 1 == len(steps) or sides[number + 1] <= _STAGE_SHRINKAGE * sides[number]
     ]
+    extract = SequentialMaps(
+        steps=steps,
+        stage_ends=tuple(steps[number] for number in ends),
+        channels_last=tuple(steps[number] for number in ends if _has_channels_last(maps[number])),
+    )
     return Stages(
-        maps=SequentialMaps(steps=steps, stage_ends=tuple(steps[number] for number in ends)),
-        channels=tuple(maps[number].shape[1] for number in ends),
+        maps=extract,
+        channels=tuple(
+            maps[number].shape[3 if _has_channels_last(maps[number]) else 1] for number in ends
+        ),
         early_end=steps[ends[_middle(len(ends))]],
         fixed_size=fixed_size,
+        steps=steps,
+    )
+
+
+def token_stages(network: nn.Module) -> Stages:
+    """Return the stages of torchvision's ViT: one per block."""
+    vit = cast("VisionTransformer", network)
+    blocks = tuple(f"encoder.layers.{name}" for name, _ in vit.encoder.layers.named_children())
+    return Stages(
+        maps=TokenMaps(blocks=blocks),
+        channels=(vit.hidden_dim,) * len(blocks),
+        early_end=blocks[_middle(len(blocks))],
+        fixed_size=None,
+        steps=("conv_proj", *blocks),
     )
 
 
@@ -225,6 +287,30 @@ def middle_part(network: nn.Module) -> str:
         prefix += f"{names[0]}."
         names = [name for name, _ in inner.named_children()]
     return prefix + names[_middle(len(names))] if names else ""
+
+
+def _side(found: Tensor) -> int | None:
+    """Return the side of a map of a square picture, whichever place its channels have; None if it is no such map."""
+    if found.ndim != 4:
+        return None
+    if _has_channels_last(found):
+        return found.shape[1]
+    return found.shape[3] if found.shape[2] == found.shape[3] else None
+
+
+def _has_channels_last(found: Tensor) -> bool:
+    """Tell whether a map of a square picture is ``(B, h, w, C)``."""
+    return found.shape[1] == found.shape[2] != found.shape[3]
+
+
+def _stretched_positions(positions: Tensor, *, grid: Size) -> Tensor:
+    """Return ViT's embeddings of positions ``(1, 1 + n, C)`` for another grid of patches."""
+    side = math.isqrt(positions.shape[1] - 1)
+    if grid == (side, side):
+        return positions
+    picture = positions[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    stretched = F.interpolate(picture, size=grid, mode="bicubic", antialias=True)
+    return torch.cat([positions[:, :1], stretched.flatten(2).transpose(1, 2)], dim=1)
 
 
 def _middle(count: int) -> int:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
+from vizsla.infer.evidence import MOST_TRAINING, KnownPictures, evenly_chosen, standardised
 from vizsla.infer.features import Features, extract_features
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.feature_head import FeatureHead
 from vizsla.seeding import derive_seed, generator
+from vizsla.train.distributed import all_of, own_part, positions_of, share
 from vizsla.train.head_fit import (
     FeatureLayout,
     HeadFit,
@@ -29,6 +31,8 @@ from vizsla.train.head_fit import (
 from vizsla.train.progress import Display, format_seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vizsla.data.dataloaders import DataLoader, DataLoaders
     from vizsla.infer.run import Precision
     from vizsla.models.names import Architecture
@@ -52,22 +56,30 @@ class FeatureStage:
         fit: The head and how it was chosen.
         predictions: On the validation pictures.
         history: One point per fit of the head, on growing parts of the training pictures.
+        known: Features of training pictures, and what the head says of each when it is fitted without it.
     """
 
     classifier: Classifier
     fit: HeadFit
     predictions: Predictions
     history: tuple[HistoryPoint, ...]
+    known: KnownPictures
 
 
 def fit_on_features(
-    loaders: DataLoaders, *, arch: Architecture, precision: Precision, display: Display
+    loaders: DataLoaders,
+    *,
+    arch: Architecture,
+    weights: Path | str | None = None,
+    precision: Precision,
+    display: Display,
 ) -> FeatureStage:
     """Compute the features of all pictures once, choose a head by leave-one-out, and fit it.
 
     Args:
         loaders: Of the table; pictures are prepared as in validation.
         arch: The network; its pretrained weights are used.
+        weights: A file of weights to use instead of the published ones.
         precision: Of the body.
         display: Shows bars, and a row per fit.
 
@@ -78,7 +90,7 @@ def fit_on_features(
     """
     table = loaders.table
     started = time.monotonic()
-    classifier, pooling, layout = pooling_classifier(loaders, arch=arch)
+    classifier, pooling, layout = pooling_classifier(loaders, arch=arch, weights=weights)
     extract = partial(_extract, classifier, pooling, precision=precision, display=display)
     train = extract(loaders.loader_for(table.train_rows), "features, training", TRAINING_VIEWS)
     valid = extract(loaders.valid, "features, validation", ("plain",))
@@ -94,8 +106,8 @@ def fit_on_features(
     order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
     fits: list[tuple[HeadFit, Predictions]] = []
     history: list[HistoryPoint] = []
-    for share in SHARES:
-        part = order[: max(2, round(share * len(order)))].sort().values
+    for fraction in SHARES:
+        part = order[: max(2, round(fraction * len(order)))].sort().values
         fit = fit_feature_head(
             train.values[part],
             train.targets[part],
@@ -111,17 +123,22 @@ def fit_on_features(
         show_point(history[-1], display=display)
         started = time.monotonic()
     fit, predictions = fits[-1]
+    known = _known(fit, train, table=table, layout=layout)
     classifier.head = fit.head.to(loaders.device)
     return FeatureStage(
-        classifier=classifier.eval(), fit=fit, predictions=predictions, history=tuple(history)
+        classifier=classifier.eval(),
+        fit=fit,
+        predictions=predictions,
+        history=tuple(history),
+        known=known,
     )
 
 
 def pooling_classifier(
-    loaders: DataLoaders, *, arch: Architecture
+    loaders: DataLoaders, *, arch: Architecture, weights: Path | str | None = None
 ) -> tuple[Classifier, FeatureHead, FeatureLayout]:
     """Return a classifier on the loaders' device whose head only pools yet, that head, and the layout of its features."""
-    backbone = build_backbone(arch, seed=derive_seed(loaders.seed, "model"))
+    backbone = build_backbone(arch, weights_file=weights, seed=derive_seed(loaders.seed, "model"))
     channels = backbone.stage_channels
     stages = tuple(range(len(channels)))[-NUM_POOLED_STAGES:]
     layout = FeatureLayout(stages=stages, statistics=STATISTICS, channels=channels)
@@ -144,16 +161,25 @@ def _extract(
     precision: Precision,
     display: Display,
 ) -> Features:
-    """Extract features under a moving bar."""
+    """Extract features under a moving bar; several processes do a part each, and all get all."""
     with display.bar(label, total=loader.n) as move:
-        return extract_features(
+        part = extract_features(
             classifier,
-            loader.batches(),
+            own_part(loader),
             head=head,
             views=views,
             precision=precision,
             on_progress=move,
         )
+    if share()[1] == 1:
+        return part
+    parts: list[Features] = all_of(part)
+    places = positions_of(loader.rows, torch.cat([each.rows for each in parts]))
+    return Features(
+        values=torch.cat([each.values for each in parts])[places],
+        targets=torch.cat([each.targets for each in parts])[places],
+        rows=loader.rows,
+    )
 
 
 def show_point(point: HistoryPoint, *, display: Display) -> None:
@@ -190,4 +216,25 @@ def _predictions(
         logits=logits.clone(),
         targets=features.targets,
         vocab=table.vocab,
+    )
+
+
+def _known(
+    fit: HeadFit, train: Features, *, table: PictureTable, layout: FeatureLayout
+) -> KnownPictures:
+    columns = layout.columns(fit.setting.stages, fit.setting.statistics)
+    chosen = evenly_chosen(torch.arange(len(train.rows)), most=MOST_TRAINING)
+    rows = train.rows[fit.sample]
+    with torch.inference_mode():
+        features = standardised(fit.head, train.values[chosen, 0][:, columns])
+    return KnownPictures(
+        rows=train.rows[chosen],
+        features=features.clone(),
+        left_out=Predictions(
+            rows=rows,
+            paths=tuple(table.shown_path(row) for row in rows.tolist()),
+            logits=fit.left_out,
+            targets=train.targets[fit.sample],
+            vocab=table.vocab,
+        ),
     )

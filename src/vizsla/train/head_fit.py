@@ -104,6 +104,8 @@ class HeadFit:
         penalty: As a share of the mean eigenvalue.
         accuracy: Share of training pictures that are right when the head is fitted without them.
         loss: Mean cross-entropy of the same leave-one-out predictions, with targets smoothed by 1 / (N + 2).
+        sample: int64 ``(S,)``, positions of the pictures that it was fitted on.
+        left_out: float32 ``(S, C)``, logits of each of them from the head fitted without it.
     """
 
     head: FeatureHead
@@ -111,6 +113,8 @@ class HeadFit:
     penalty: float
     accuracy: float
     loss: float
+    sample: Tensor
+    left_out: Tensor
 
 
 def candidate_settings(layout: FeatureLayout) -> tuple[HeadSetting, ...]:
@@ -245,6 +249,8 @@ def fit_feature_head(
         penalty=solution.penalty,
         accuracy=solution.accuracy,
         loss=solution.loss,
+        sample=sample,
+        left_out=(solution.scores_NC * solution.temperature).float(),
     )
 
 
@@ -270,12 +276,13 @@ def _expand(rows_RD: Tensor, landmarks_MD: Tensor, *, bandwidth: float) -> tuple
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Solution:
-    """The best penalty, and the dual coefficients ``(R, C)`` that it leads to, already in logit units."""
+    """The best penalty, its leave-one-out scores, and the dual coefficients that it leads to, already in logit units."""
 
     loss: float
     accuracy: float
     penalty: float
     temperature: float
+    scores_NC: Tensor
     dual_RC: Tensor
 
 
@@ -311,6 +318,7 @@ def _best_penalty(
                 accuracy=float((scores_NC.argmax(1) == targets_N).double().mean()),
                 penalty=share,
                 temperature=temperature,
+                scores_NC=scores_NC,
                 dual_RC=basis_RK @ (in_basis_KC / penalised_K[:, None]) * temperature,
             )
         )

@@ -1,236 +1,219 @@
-"""Loaders and a network in, a trained classifier out: the learner of the notebooks, over the plain loop of ``loop.py``."""
+"""Loaders and a network in, a trained classifier out: the learner of the notebooks, over ``Trainer`` and its fits."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch.nn import functional as F
+import torch
+from torch import Tensor
 
-from vizsla.errors import ConfigError, TrainingError
-from vizsla.evaluate.predictions import HistoryPoint
+from vizsla.errors import ConfigError
 from vizsla.export.bundle import fingerprint, save_bundle
+from vizsla.export.calibration import calibrate
 from vizsla.export.final_resize import storable
 from vizsla.export.predictor import AnyPicture, Prediction, Predictor
-from vizsla.infer.run import Precision, predict_batches
-from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
-from vizsla.seeding import derive_seed
-from vizsla.train.loop import SmoothedLoss, StepContext, own_random_numbers, train_epoch
-from vizsla.train.optim import WEIGHT_DECAY, build_adamw
+from vizsla.infer.outputs import Outputs, compute_outputs
+from vizsla.infer.tta import augmented_probabilities, mix_with_plain
+from vizsla.train.fits import Fits
+from vizsla.train.losses import activation_of, per_picture
 from vizsla.train.precision import resolve_precision
-from vizsla.train.progress import Display, format_seconds
-from vizsla.train.recorder import Recorder
-from vizsla.train.schedules import Rates, Schedule, constant, one_cycle, rates_per_group
+from vizsla.train.saved_weights import load_weights, save_weights
+from vizsla.train.summary import Table, summarise_model
+from vizsla.types import label_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Generator
 
-    import torch
-    from torch import Tensor
-
-    from vizsla.data.dataloaders import DataLoader, DataLoaders
-    from vizsla.evaluate.predictions import Predictions
-    from vizsla.models.classifier import Classifier
-
-    MetricFunction = Callable[[Tensor, Tensor], Tensor]
-    LossFunction = Callable[[Tensor, Tensor], Tensor]
-
-MOMENTA = (0.95, 0.85, 0.95)
-"""Momentum at the start, the peak and the end of a one-cycle."""
+    from vizsla.data.dataloaders import DataLoader
 
 
-class Learner:
-    """Trains a classifier on loaders and remembers what happened.
+class Learner(Fits):
+    """Trains a network, predicts with it, saves it; the arguments are those of ``Trainer``."""
 
-    Args:
-        dls: Training and validation loaders; never changed.
-        model: Trained in place, on the device of the loaders.
-        loss_func: Takes logits ``(B, C)`` and targets ``(B,)``; the default is cross-entropy.
-        lr: Learning rate where a fit is given none.
-        metrics: One function or several, each called with the logits ``(N, C)`` and targets ``(N,)`` of the whole
-            validation set, so that batches of unequal size cannot bend it.
-        wd: Weight decay.
-        wd_bn_bias: Decay norms and biases too.
-        train_bn: Train norms, and update their statistics, in frozen groups too: fastai's rule, good when the new
-            pictures look unlike those of the pretraining. Without it a frozen body stays exactly as it is.
-        moms: Momentum at the start, the peak and the end of a one-cycle.
-        precision: ``"fp32"``, or ``"bf16"`` autocast; ``"auto"`` is bf16 on CUDA and fp32 elsewhere.
-        quiet: Print nothing.
+    def validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> list[float]:
+        """Return the loss and the metrics on a split.
 
-    Attributes:
-        recorder: History of all fits.
-
-    Raises:
-        ConfigError: Model and data have different classes, or ``precision`` is unknown.
-    """
-
-    def __init__(
-        self,
-        dls: DataLoaders,
-        model: Classifier,
-        *,
-        loss_func: LossFunction = F.cross_entropy,
-        lr: float = 0.001,
-        metrics: MetricFunction | Sequence[MetricFunction] | None = None,
-        wd: float = WEIGHT_DECAY,
-        wd_bn_bias: bool = False,
-        train_bn: bool = True,
-        moms: tuple[float, float, float] = MOMENTA,
-        precision: Precision | str = "auto",
-        quiet: bool = False,
-    ) -> None:
-        if tuple(model.vocab) != tuple(dls.vocab):
+        Args:
+            ds_idx: 0 for training, 1 for validation pictures; both prepared as in validation.
+            dl: Another loader with labels.
+        """
+        if dl is None:
+            return self.measure(self.predictions(ds_idx))
+        outputs = compute_outputs(self.model, dl, precision=self.precision)
+        if outputs.targets is None:
             raise ConfigError(
-                f"The model has {len(model.vocab)} classes {list(model.vocab[:5])} and the data {len(dls.vocab)} "
-                f"{list(dls.vocab[:5])}. Build the model for the classes of the data, in their order."
+                "These pictures have no labels, so there is nothing to compare with. Make the loader with with_labels=True."
             )
-        self.dls = dls
-        self.model = model.place(dls.device)
-        self.loss_func = loss_func
-        self.lr = lr
-        self.metrics: tuple[MetricFunction, ...] = _as_tuple(metrics)
-        self.wd = wd
-        self.wd_bn_bias = wd_bn_bias
-        self.train_bn = train_bn
-        self.moms = moms
-        self.precision: Precision = resolve_precision(precision, device=dls.device)
-        self.display = Display(quiet=quiet)
-        self.recorder = Recorder(metric_names=tuple(_name(metric) for metric in self.metrics))
-        self.groups = parameter_groups(model)
-        self._optimiser: torch.optim.AdamW | None = None
+        return self.measure_outputs(outputs.logits, outputs.targets)
 
-    def freeze(self) -> None:
-        """Train the head only (with ``train_bn`` the norms of the body too)."""
-        self.freeze_to(-1)
-
-    def unfreeze(self) -> None:
-        """Train everything."""
-        self.freeze_to(0)
-
-    def freeze_to(self, n: int) -> None:
-        """Freeze the parameter groups before position ``n``; the optimiser starts afresh.
-
-        Args:
-            n: First group that trains; negative numbers count from the end.
-        """
-        norms = norm_parameters(self.model) if self.train_bn else ()
-        freeze_to(self.groups, n, train_norms=norms)
-        self._optimiser = None
-
-    def fit(self, n_epoch: int, lr: Rates | None = None) -> None:
-        """Train at constant rates.
-
-        Args:
-            n_epoch: Passes over the training pictures.
-            lr: One rate, a slice, or one per group; None is the learner's own.
-
-        Raises:
-            ConfigError: A number cannot work.
-            TrainingError: The loss is not finite any more, or there is nothing to train on.
-        """
-        num_steps = self._num_steps(n_epoch)
-        rates = rates_per_group(self.lr if lr is None else lr, num_groups=len(self.groups))
-        self._fit(n_epoch, schedule=constant(num_steps, rates=rates), stage="fit")
-
-    def fit_one_cycle(
+    def get_preds(
         self,
-        n_epoch: int,
-        lr_max: Rates | None = None,
-        div: float = 25.0,
-        div_final: float = 1e5,
-        pct_start: float = 0.25,
-        moms: tuple[float, float, float] | None = None,
-    ) -> None:
-        """Train with the one-cycle policy (``schedules.one_cycle``).
+        ds_idx: int = 1,
+        dl: object | None = None,
+        with_input: bool = False,
+        with_decoded: bool = False,
+        with_loss: bool = False,
+        act: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """Return what the model says of pictures, all on the CPU and in order.
 
         Args:
-            n_epoch: Passes over the training pictures.
-            lr_max: Rates at the peak: one, a slice, or one per group; None is the learner's own.
-            div: The cycle starts at ``lr_max / div``.
-            div_final: It ends at ``lr_max / div_final``.
-            pct_start: Part of the cycle that rises.
-            moms: Momentum at the start, the peak and the end; None is the learner's own.
+            ds_idx: 0 for training, 1 for validation pictures; both prepared as in validation.
+            dl: Other pictures instead: a loader (``dls.test_dl``), or anything with a length that gives batches, such as
+                ``[(images, targets)]``.
+            with_input: Put the images first.
+            with_decoded: Add the predicted classes (or labels, or numbers).
+            with_loss: Add the loss of each picture.
+            act: Applied to the outputs; None is the activation of the loss (softmax for classes).
+
+        Returns:
+            Images if asked for, predictions float32 ``(N, C)``, targets (None if there are no labels), then what else was
+            asked for.
 
         Raises:
-            ConfigError: A number cannot work.
-            TrainingError: The loss is not finite any more, or there is nothing to train on.
+            ConfigError: ``dl`` has no length, or the losses of pictures without labels were asked for.
         """
-        schedule = self._cycle(n_epoch, lr_max, div, div_final, pct_start, moms)
-        self._fit(n_epoch, schedule=schedule, stage="one cycle")
+        outputs = self._outputs(ds_idx, dl, keep_images=with_input)
+        activation = activation_of(self.loss_func) if act is None else act
+        results: list[Tensor | None] = [outputs.images] if with_input else []
+        results += [activation(outputs.logits), outputs.targets]
+        if with_decoded:
+            results.append(self._decoded(outputs.logits))
+        if with_loss:
+            if outputs.targets is None:
+                raise ConfigError(
+                    "These pictures have no labels, so they have no loss. Leave out with_loss."
+                )
+            results.append(per_picture(self.loss_func)(outputs.logits, outputs.targets))
+        return tuple(results)
 
-    def fine_tune(
-        self,
-        epochs: int,
-        base_lr: float = 2e-3,
-        freeze_epochs: int = 1,
-        lr_mult: float = 100,
-        pct_start: float = 0.3,
-        div: float = 5.0,
-        div_final: float = 1e5,
-        moms: tuple[float, float, float] | None = None,
-    ) -> None:
-        """Train the head with the body frozen, then everything with smaller rates for earlier layers.
-
-        Args:
-            epochs: Passes over the training pictures with everything trained.
-            base_lr: Peak rate of the head in the frozen phase; half of it afterwards.
-            freeze_epochs: Passes with the body frozen.
-            lr_mult: The earliest layers train at a rate so many times lower than the head.
-            pct_start: Part of the second cycle that rises.
-            div: The second cycle starts at its peak rate / div.
-            div_final: Both cycles end at the peak rate / div_final.
-            moms: Momentum at the start, the peak and the end; None is the learner's own.
-
-        Raises:
-            ConfigError: A number cannot work.
-            TrainingError: The loss is not finite any more, or there is nothing to train on.
-        """
-        if not lr_mult > 0:
-            raise ConfigError(f"lr_mult is positive. Received: {lr_mult}")
-        # Both before the first step: a bad number of the second would otherwise be found after the first was trained.
-        frozen = self._cycle(freeze_epochs, slice(base_lr), 25.0, div_final, 0.99, moms)
-        rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
-        unfrozen = self._cycle(epochs, rates, div, div_final, pct_start, moms)
-        self.freeze()
-        self._fit(freeze_epochs, schedule=frozen, stage="frozen")
-        self.unfreeze()
-        self._fit(epochs, schedule=unfrozen, stage="unfrozen")
-
-    def predictions(self, ds_idx: int = 1) -> Predictions:
-        """Return what the model says of the training (0) or validation (1) pictures, prepared as in validation.
-
-        Raises:
-            ConfigError: ``ds_idx`` is neither.
-        """
-        if ds_idx not in (0, 1):
-            raise ConfigError(
-                f"ds_idx is 0 for training or 1 for validation pictures. Received: {ds_idx!r}"
-            )
-        return self._predict(
-            self.dls.valid if ds_idx == 1 else self.dls.loader_for(self.dls.train.rows)
-        )
-
-    def get_preds(self, ds_idx: int = 1) -> tuple[Tensor, Tensor]:
-        """Return probabilities float32 ``(N, C)`` and targets int64 ``(N,)`` of a split, on the CPU, in its order."""
-        predictions = self.predictions(ds_idx)
-        return predictions.probabilities, predictions.targets
-
-    def validate(self, ds_idx: int = 1) -> list[float]:
-        """Return the loss and the metrics on a split."""
-        return self._measure(self.predictions(ds_idx))
-
-    def predict(self, item: AnyPicture) -> Prediction:
+    def predict(self, item: AnyPicture, with_input: bool = False) -> Prediction | tuple[Any, ...]:
         """Return what the model says of one picture; unpacks as (label, index, probabilities).
 
         Args:
             item: A path, the bytes of a file, a uint8 array ``(H, W, 3)`` or a Pillow picture, which stays as it is.
+            with_input: Return a tuple that begins with the picture as the network saw it, float32 ``(3, h, w)``.
 
         Raises:
             PictureError: The picture cannot be read.
         """
-        predictor = Predictor(self.model, resize=self.dls.items, augmentation=self.dls.augmentation)
-        return predictor.predict(item)
+        predictor = Predictor(self.model, resize=self.dls.items, augmentation=self.dls.augmentation)  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
+        pixels = predictor.prepare(item)
+        (prediction,) = predictor.predict_prepared([pixels])
+        if not with_input:
+            return prediction
+        return (predictor.network_input([pixels])[0].cpu(), *prediction)
+
+    def tta(
+        self,
+        ds_idx: int = 1,
+        dl: DataLoader | None = None,
+        n: int = 4,
+        beta: float | None = 0.25,
+        use_max: bool = False,
+    ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
+        """Return predictions averaged over augmented views of each picture (test-time augmentation).
+
+        Args:
+            ds_idx: 0 for training, 1 for validation pictures.
+            dl: Another loader of ours.
+            n: Augmented views, with random crops and all that training does.
+            beta: Weight of the plain picture; the views have the rest. None returns both apart: (views, plain).
+            use_max: Take the largest probability of each class instead.
+
+        Returns:
+            Probabilities float32 ``(N, C)``, and the targets.
+        """
+        dl = self.plain_loader(ds_idx) if dl is None else dl
+        plain = self._outputs(ds_idx, dl)
+        activation = activation_of(self.loss_func)
+        augmenting = self.dls.loader_for(dl.rows, training=True, table=dl.table)
+        with self.display.bar("augmented views", total=n, unit="views") as move:
+            views = augmented_probabilities(
+                self.model,  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
+                augmenting,
+                order=dl.rows,
+                activation=activation,
+                num_views=n,
+                precision=self.precision,
+                on_progress=move,
+            )
+        mixed = mix_with_plain(views, activation(plain.logits), beta=beta, use_max=use_max)
+        return mixed, plain.targets
+
+    def show_results(self, ds_idx: int = 1, max_n: int = 9, shuffle: bool = True) -> None:
+        """Draw pictures with their label and the prediction below it: green if they agree, red if not.
+
+        Args:
+            ds_idx: 0 for training, 1 for validation pictures.
+            max_n: Pictures at most.
+            shuffle: Choose them at random, others at each call; otherwise the first ones.
+        """
+        from vizsla.evaluate.grid import picture_grid, set_fitting_titles
+
+        rows = self.plain_loader(ds_idx).rows
+        chosen = rows[torch.randperm(len(rows))[:max_n]] if shuffle else rows[:max_n]
+        outputs = self._outputs(ds_idx, self.dls.loader_for(chosen), keep_images=True)
+        predicted = self._decoded(outputs.logits)
+        table = self.dls.table
+        axes = picture_grid(len(chosen), title="Target/Prediction", title_lines=2)
+        titles: list[tuple[str, str]] = []
+        for place, row in enumerate(chosen.tolist()):
+            guess = label_of(predicted[place], task=table.task, vocab=table.vocab)
+            titles.append((table.label(row), guess))
+            if outputs.images is not None:
+                axes[place].imshow(outputs.images[place].permute(1, 2, 0).numpy())
+            axes[place].axis("off")
+        set_fitting_titles(
+            axes,
+            ["\n".join(pair) for pair in titles],
+            colours=["green" if label == guess else "red" for label, guess in titles],
+        )
+
+    def save(self, file: str | Path, with_opt: bool = True) -> Path:
+        """Write weights to ``path/models/FILE.safetensors``, to go on with later; ``export`` writes a finished model.
+
+        Args:
+            file: Name without a suffix, or a path.
+            with_opt: Write the state of the optimiser too.
+
+        Returns:
+            The file.
+
+        Raises:
+            OutputError: It cannot be written; an old one is untouched.
+        """
+        return save_weights(self, self._weights_path(file), with_opt=with_opt)
+
+    def load(
+        self,
+        file: str | Path,
+        device: torch.device | str | None = None,
+        with_opt: bool = True,
+        strict: bool = True,
+    ) -> Learner:
+        """Read weights that ``save`` wrote.
+
+        Args:
+            file: Name without a suffix, or a path.
+            device: Move model and loaders there first; None leaves them.
+            with_opt: Read the state of the optimiser too; where the file has none, or one of other frozen groups, a warning
+                says so.
+            strict: Whether all weights must be there.
+
+        Returns:
+            The learner.
+
+        Raises:
+            ModelFileError: There is no such file, or it is of another network or other classes.
+        """
+        if device is not None:
+            self.dls.to(device)
+            self.model.to(device)
+        load_weights(self, self._weights_path(file), with_opt=with_opt, strict=strict)
+        return self
 
     def export(self, fname: Path | str = "model.safetensors") -> Path:
         """Write the model as one safe file that ``load_learner`` and ``vizsla predict`` open; the learner stays as it is.
@@ -248,131 +231,55 @@ class Learner:
         from vizsla.evaluate.metrics import summarise
 
         resize, augmentation = storable(self.dls.items, self.dls.augmentation)
+        predictions = self.predictions()
         return save_bundle(
             fname,
-            classifier=self.model,
+            classifier=self.model,  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
             resize=resize,
             augmentation=augmentation,
-            metrics=summarise(self.predictions()),
+            metrics=summarise(predictions),
             data_fingerprint=fingerprint(self.dls.table),
+            calibration=calibrate(predictions),
         )
 
-    def _cycle(
-        self,
-        n_epoch: int,
-        lr_max: Rates | None,
-        div: float,
-        div_final: float,
-        pct_start: float,
-        moms: tuple[float, float, float] | None,
-    ) -> Schedule:
-        return one_cycle(
-            self._num_steps(n_epoch),
-            peak_rates=rates_per_group(
-                self.lr if lr_max is None else lr_max, num_groups=len(self.groups)
-            ),
-            div=div,
-            div_final=div_final,
-            pct_start=pct_start,
-            momenta=self.moms if moms is None else moms,
-        )
+    def to_fp16(self) -> Learner:
+        """Compute in float16 where that is safe and faster: on CUDA, with scaled losses; a CPU stays in float32."""
+        self.precision = resolve_precision("fp16", device=self.dls.device)
+        return self
 
-    def _num_steps(self, n_epoch: object) -> int:
-        if not isinstance(n_epoch, int) or isinstance(n_epoch, bool) or n_epoch < 1:
-            raise ConfigError(
-                f"Train for a whole number of epochs, at least 1. Received: {n_epoch!r}"
-            )
-        if not len(self.dls.train):
-            raise TrainingError("There are no training pictures.")
-        return n_epoch * len(self.dls.train)
+    def to_bf16(self) -> Learner:
+        """Compute in bfloat16 where that is safe."""
+        self.precision = resolve_precision("bf16", device=self.dls.device)
+        return self
 
-    def _fit(self, n_epoch: int, *, schedule: Schedule, stage: str) -> None:
-        """Train and validate epoch by epoch, print the table, record everything."""
-        if self._optimiser is None:
-            self._optimiser = build_adamw(
-                self.model,
-                self.groups,
-                weight_decay=self.wd,
-                decay_norms_and_biases=self.wd_bn_bias,
-            )
-        smoothed = SmoothedLoss()
-        self.display.header(
-            ["epoch", "train_loss", "valid_loss", *self.recorder.metric_names, "time"]
-        )
-        for epoch in range(n_epoch):
-            started = time.monotonic()
-            self._train_epoch(epoch, n_epoch, schedule=schedule, smoothed=smoothed)
-            predictions = self.predictions()
-            values = [smoothed.value, *self._measure(predictions)]
-            seconds = time.monotonic() - started
-            self.recorder.values.append(values)
-            self.recorder.history.append(
-                HistoryPoint(
-                    stage=stage,
-                    epoch=len(self.recorder.history),
-                    train_loss=values[0],
-                    valid_loss=values[1],
-                    accuracy=float(predictions.correct.float().mean()),
-                    seconds=seconds,
-                )
-            )
-            self.display.row(
-                [str(epoch), *(f"{value:.6f}" for value in values), format_seconds(seconds)]
-            )
+    def to_fp32(self) -> Learner:
+        """Compute in float32."""
+        self.precision = resolve_precision("fp32", device=self.dls.device)
+        return self
 
-    def _train_epoch(
-        self, epoch: int, n_epoch: int, *, schedule: Schedule, smoothed: SmoothedLoss
-    ) -> None:
-        if self._optimiser is None:
-            raise TrainingError("There is no optimiser; call fit, fit_one_cycle or fine_tune.")
-        num_batches = len(self.dls.train)
-        with self.display.bar(
-            f"epoch {epoch + 1}/{n_epoch}", total=num_batches, unit="batches"
-        ) as move:
+    def summary(self) -> Table:
+        """Return a table of the layers: output shapes, parameters, what trains."""
+        return summarise_model(self)
 
-            def on_read(done: int, fresh: list[float]) -> None:
-                smoothed.add(fresh)
-                move(done, f"loss {smoothed.value:.4f}")
+    @contextmanager
+    def no_bar(self) -> Generator[Learner]:
+        """Show no progress bars while the block runs; tables stay."""
+        before, self.display.bars = self.display.bars, False
+        try:
+            yield self
+        finally:
+            self.display.bars = before
 
-            context = StepContext(
-                model=self.model,
-                loss_function=self.loss_func,
-                optimiser=self._optimiser,
-                schedule=schedule,
-                precision=self.precision,
-                on_read=on_read,
-            )
-            if self.train_bn:
-                self.model.train()
-            else:
-                train_mode(self.model)
-            # Epochs are counted over all fits: no two see the same crops in the same order.
-            position = len(self.recorder.history)
-            batches = self.dls.train.batches(epoch=position)
-            first_step = epoch * num_batches
-            seed = derive_seed(self.dls.seed, f"dropout of epoch {position}")
-            with own_random_numbers(seed, device=self.dls.device):
-                self.recorder.losses += train_epoch(context, batches, first_step=first_step)
-            done = schedule.learning_rates[first_step : first_step + num_batches]
-            self.recorder.lrs += [rates[-1] for rates in done]
+    def _outputs(self, ds_idx: int, dl: object | None, *, keep_images: bool = False) -> Outputs:
+        dl = self.plain_loader(ds_idx) if dl is None else dl
+        return compute_outputs(self.model, dl, precision=self.precision, keep_images=keep_images)
 
-    def _predict(self, loader: DataLoader) -> Predictions:
-        return predict_batches(
-            self.model, loader.batches(), table=self.dls.table, precision=self.precision
-        )
+    def _decoded(self, logits: Tensor) -> Tensor:
+        if self.dls.table.task == "category":
+            return logits.argmax(dim=1)
+        return logits.sigmoid() > 0.5 if self.dls.table.task == "multi_category" else logits
 
-    def _measure(self, predictions: Predictions) -> list[float]:
-        logits, targets = predictions.logits, predictions.targets
-        return [float(function(logits, targets)) for function in (self.loss_func, *self.metrics)]
-
-
-def _as_tuple(
-    metrics: MetricFunction | Sequence[MetricFunction] | None,
-) -> tuple[MetricFunction, ...]:
-    if metrics is None:
-        return ()
-    return (metrics,) if callable(metrics) else tuple(metrics)
-
-
-def _name(metric: MetricFunction) -> str:
-    return getattr(metric, "__name__", type(metric).__name__)
+    def _weights_path(self, file: str | Path) -> Path:
+        name = Path(file)
+        name = name if name.suffix == ".safetensors" else name.with_name(f"{name.name}.safetensors")
+        return self.path / self.model_dir / name

@@ -1,15 +1,14 @@
-"""A network, batches, an optimiser and a schedule in; the losses of every step out. The loop that all training goes through.
+"""Batches, a step and callbacks in; the losses of an epoch out. The loop that all training goes through.
 
-Nothing here waits for the device in a step: losses are kept there and read a few times a second, when the progress bar
-moves. A loss that is not finite is noticed at that moment and named with its step and rates.
+Nothing here waits for the device: losses are kept there and read a few times a second, when the progress bar moves. A loss
+that is not finite is noticed at that moment and named with its step, its rates and the pictures of its batch.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,133 +16,129 @@ from torch import Tensor
 
 from vizsla.allocator import keep_freed_memory
 from vizsla.errors import TrainingError
+from vizsla.seeding import derive_seed
+from vizsla.train.distributed import mean_over_processes, share
 from vizsla.train.optim import set_hyperparameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
-    from torch import nn
-
-    from vizsla.infer.run import Precision
-    from vizsla.train.schedules import Schedule
+    from vizsla.train.callback import Callback, Fit
+    from vizsla.train.step import TrainingStep
     from vizsla.types import Batch
 
 SECONDS_BETWEEN_READS = 0.25
-SMOOTHING = 0.98
-"""Share of the past in the smoothed loss; about the last 50 steps count."""
-
-
-class SmoothedLoss:
-    """Exponentially weighted mean of the losses of a fit, corrected for its start at zero."""
-
-    def __init__(self, *, beta: float = SMOOTHING) -> None:
-        self._beta = beta
-        self._sum = 0.0
-        self._steps = 0
-
-    def add(self, losses: list[float]) -> None:
-        """Take in the losses of further steps."""
-        for loss in losses:
-            self._sum = self._beta * self._sum + (1 - self._beta) * loss
-            self._steps += 1
-
-    @property
-    def value(self) -> float:
-        """The smoothed loss; nan before the first step."""
-        return self._sum / (1 - self._beta**self._steps) if self._steps else math.nan
+STEPS_BETWEEN_READS = 20
+MAX_NAMED_FILES = 5
 
 
 @contextmanager
-def own_random_numbers(seed: int, *, device: torch.device) -> Generator[None]:
-    """Let dropout draw from this seed while the block runs; the global random state is afterwards as it was."""
+def own_random_numbers(*, device: torch.device) -> Generator[None]:
+    """Let training draw its own random numbers; the global random state is afterwards as it was."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
         yield
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepContext:
-    """What every step of a fit shares.
-
-    Attributes:
-        model: Trained in place; its mode is the caller's choice.
-        loss_function: Takes logits ``(B, C)`` and targets ``(B,)``, returns a scalar.
-        optimiser: Over the parameters that train.
-        schedule: Rates of every step of the whole fit.
-        precision: ``"fp32"`` or ``"bf16"`` autocast.
-        on_read: Called with the number of steps of the epoch done and their losses since the last call.
-    """
-
-    model: nn.Module
-    loss_function: Callable[[Tensor, Tensor], Tensor]
-    optimiser: torch.optim.AdamW
-    schedule: Schedule
-    precision: Precision = "fp32"
-    on_read: Callable[[int, list[float]], None] | None = None
-
-
-def train_epoch(context: StepContext, batches: Generator[Batch], *, first_step: int) -> list[float]:
-    """Take one step per batch and return their losses.
+def train_epoch(
+    fit: Fit,
+    batches: Generator[Batch],
+    *,
+    take_step: TrainingStep,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+    on_read: Callable[[list[float]], None] | None = None,
+) -> None:
+    """Take one step per batch.
 
     Args:
-        context: Model, loss, optimiser and schedule.
-        batches: Float pictures on the model's device; closed at the end, whatever happens.
-        first_step: Position of the first batch in the schedule.
-
-    Returns:
-        One loss per step.
+        fit: Knows how many steps were done, and the schedule; moved on.
+        batches: Float pictures on the model's device, of the rest of the epoch; closed at the end, whatever happens.
+        take_step: Moves the weights.
+        callbacks: Told of every step.
+        seed: Dropout of a step draws from it, the epoch and the step, so a fit can be taken up anywhere.
+        on_read: Called with the losses of the steps since the last call, a few times a second and at the end.
 
     Raises:
         TrainingError: A loss is not finite.
     """
     keep_freed_memory()
-    unread: list[Tensor] = []
-    losses: list[float] = []
+    rank, world = share()
+    part = "" if world == 1 else f" in process {rank}"
+    unread = _UnreadLosses(fit)
     last_read = time.monotonic()
 
     def read() -> None:
-        fresh = torch.stack(unread).tolist() if unread else []
-        unread.clear()
-        for offset, loss in enumerate(fresh):
-            if not math.isfinite(loss):
-                raise _not_finite(
-                    loss, step=first_step + len(losses) + offset, schedule=context.schedule
+        losses = unread.read()
+        if losses and on_read is not None:
+            on_read(losses)
+
+    fit.read_losses = read
+    try:
+        with closing(batches):
+            for batch in batches:
+                torch.manual_seed(
+                    derive_seed(seed, f"step {fit.step} of epoch {fit.position + fit.epoch}{part}")
                 )
-        losses.extend(fresh)
-        if context.on_read is not None:
-            context.on_read(len(losses), fresh)
-
-    with closing(batches):
-        for step, batch in enumerate(batches, start=first_step):
-            set_hyperparameters(context.optimiser, context.schedule, step=step)
-            unread.append(take_step(context, batch))
-            if time.monotonic() - last_read > SECONDS_BETWEEN_READS:
-                read()
-                last_read = time.monotonic()
+                set_hyperparameters(
+                    take_step.optimiser,
+                    rates=fit.schedule.rates_at(fit.step),
+                    momentum=fit.schedule.momentum_at(fit.step),
+                )
+                for callback in callbacks:
+                    batch = callback.before_step(fit, batch)
+                fit.batch = batch
+                fit.loss = take_step(batch, last=(fit.step + 1) % fit.num_batches == 0)
+                unread.add(fit.loss, rows=batch.rows)
+                fit.step += 1
+                for callback in callbacks:
+                    callback.after_step(fit)
+                # Several processes have to read at the same step, whatever their clocks say.
+                due = time.monotonic() - last_read > SECONDS_BETWEEN_READS
+                if due if world == 1 else fit.step % STEPS_BETWEEN_READS == 0:
+                    read()
+                    last_read = time.monotonic()
+                if fit.stop_reason:
+                    break
+    finally:
+        fit.batch = None
     read()
-    return losses
 
 
-def take_step(context: StepContext, batch: Batch) -> Tensor:
-    """Forward, backward, one optimiser step; return the loss as a scalar that stays on the device."""
-    device_type = batch.images.device.type
-    faster = (
-        torch.autocast(device_type, torch.bfloat16)
-        if context.precision == "bf16"
-        else nullcontext()
+class _UnreadLosses:
+    """Losses that are still on the device, with what an error would have to name."""
+
+    def __init__(self, fit: Fit) -> None:
+        self._fit = fit
+        self._losses: list[Tensor] = []
+        self._rows: list[Tensor] = []
+
+    def add(self, loss: Tensor, *, rows: Tensor) -> None:
+        self._losses.append(loss)
+        self._rows.append(rows)
+
+    def read(self) -> list[float]:
+        """Wait for the device and return the losses since the last call."""
+        if not self._losses:
+            return []
+        losses: list[float] = mean_over_processes(torch.stack(self._losses)).tolist()
+        first = self._fit.step - len(losses)
+        for offset, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise _not_finite(self._fit, loss, step=first + offset, rows=self._rows[offset])
+        self._losses.clear()
+        self._rows.clear()
+        return losses
+
+
+def _not_finite(fit: Fit, loss: float, *, step: int, rows: Tensor) -> TrainingError:
+    rates = ", ".join(
+        f"group {group}: {rate:.3g}" for group, rate in enumerate(fit.schedule.rates_at(step))
     )
-    with faster:
-        logits = context.model(batch.images)
-        loss = context.loss_function(logits.float(), batch.targets)
-    loss.backward()
-    context.optimiser.step()
-    context.optimiser.zero_grad(set_to_none=True)
-    return loss.detach()
-
-
-def _not_finite(loss: float, *, step: int, schedule: Schedule) -> TrainingError:
-    rates = ", ".join(f"{rate:.3g}" for rate in schedule.learning_rates[step])
+    table = fit.trainer.dls.table
+    files = ", ".join(table.shown_path(row) for row in rows[:MAX_NAMED_FILES].tolist())
+    more = f" and {len(rows) - MAX_NAMED_FILES} more" if len(rows) > MAX_NAMED_FILES else ""
     return TrainingError(
-        f"The loss became {loss} at step {step} of {len(schedule.learning_rates)}, at learning rates {rates} "
-        "(earliest layers first). Start again from the last good weights with a learning rate ten times lower."
+        f"The loss became {loss} at step {step} of {fit.num_steps}, at learning rates {rates} (earliest layers first), on "
+        f"{files}{more}. Start again from the last good weights with a learning rate ten times lower; if it happens at any "
+        "rate, look at these pictures and labels."
     )

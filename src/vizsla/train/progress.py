@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,14 +27,20 @@ class Display:
     Args:
         quiet: Say nothing at all.
         console: Where to write; None is standard output.
+
+    Attributes:
+        bars: Whether to show bars.
     """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         from rich.console import Console
 
         self.console = (
-            Console(file=sys.stdout, quiet=quiet, soft_wrap=True) if console is None else console
+            Console(quiet=quiet, soft_wrap=True, force_jupyter=False)
+            if console is None
+            else console
         )
+        self.bars = True
         self._widths: list[int] = []
 
     def line(self, text: str) -> None:
@@ -74,7 +79,7 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        shown = self.console.is_terminal and not self.console.quiet
+        shown = self.bars and self.console.is_terminal and not self.console.quiet
         with Progress(
             *columns, console=self.console, transient=True, disable=not shown
         ) as progress:

@@ -8,9 +8,8 @@ trained end to end from there at low rates, and the best state is kept.
 from __future__ import annotations
 
 import math
-from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 
@@ -20,18 +19,21 @@ from vizsla.data.decode import Truncated
 from vizsla.data.presize import Resize
 from vizsla.data.room import parse_bytes
 from vizsla.errors import ConfigError, PictureError, TrainingError
-from vizsla.seeding import derive_seed
-from vizsla.train.end_to_end import BestState, train_end_to_end
-from vizsla.train.features_first import fit_on_features
-from vizsla.train.loop import own_random_numbers
+from vizsla.infer.run import predict_batches
+from vizsla.models.heads import build_head
+from vizsla.train.checkpoint import data_identity
+from vizsla.train.end_to_end import END_TO_END, BestState, train_end_to_end
+from vizsla.train.features_first import FeatureStage, fit_on_features, pooling_classifier
 from vizsla.train.precision import resolve_precision
 from vizsla.train.progress import Display
+from vizsla.train.resuming import CutOffRun, read_cut_off
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
-    from vizsla.infer.run import Precision
+    from vizsla.infer.evidence import KnownPictures
     from vizsla.models.classifier import Classifier
+    from vizsla.train.checkpoint import Checkpoint
     from vizsla.types import PictureTable
 
 EPOCHS_ON_GPU = 5
@@ -44,6 +46,7 @@ class TrainConfig:
 
     Attributes:
         arch: Name of the network. The default's weights are installed with vizsla, so no download is needed.
+        weights: A file of weights for the network instead of the published ones; empty for these.
         epochs: End-to-end epochs after the head was fitted; ``"auto"`` is 5 on CUDA and 0 elsewhere.
         size: Side of the square that the network sees, in pixels; 224 is what most weights were trained for.
         presize: Short side at which training pictures are kept for random crops; ``"auto"`` is 1.3 times ``size``, so that
@@ -51,7 +54,7 @@ class TrainConfig:
         batch_size: Pictures in a step.
         learning_rate: Peak rate of the late layers in the end-to-end epochs.
         seed: Everything random follows from it.
-        precision: ``"auto"``, ``"fp32"`` or ``"bf16"``.
+        precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         num_workers: Threads that read pictures; -1 is one per core.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         cache: Where prepared pictures are kept: ``"auto"``, ``"memory"``, ``"disk"``, ``"off"`` or ``"device"``, see
@@ -65,6 +68,7 @@ class TrainConfig:
     """
 
     arch: str = "efficientnet_lite0"
+    weights: str = ""
     epochs: int | str = "auto"
     size: int = 224
     presize: int | str = "auto"
@@ -96,11 +100,8 @@ class TrainConfig:
             raise ConfigError(
                 f"learning_rate (--lr) is a positive number. Received: {self.learning_rate}"
             )
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ConfigError(
-                f"precision is 'auto', 'fp32' or 'bf16'. Received: {self.precision!r}"
-            )
-        if self.device not in ("auto", "cpu", "cuda", "mps"):
+        resolve_precision(self.precision, device=torch.device("cpu"))
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
             raise ConfigError(
                 f"device is 'auto', 'cpu', 'cuda' or 'mps'. Received: {self.device!r}"
             )
@@ -161,6 +162,7 @@ class TrainedRun:
         recipe: What was done, in words.
         interrupted: Ctrl-C ended the end-to-end epochs early; this is the best state until then.
         problem: Why the end-to-end epochs could not go on, empty if they could; this is the best state until then.
+        known: What the first stage knows of the training pictures; None after a resumed run.
     """
 
     classifier: Classifier
@@ -170,6 +172,7 @@ class TrainedRun:
     recipe: str
     interrupted: bool = False
     problem: str = ""
+    known: KnownPictures | None = None
 
 
 def train_classifier(
@@ -178,6 +181,7 @@ def train_classifier(
     config: TrainConfig | None = None,
     display: Display | None = None,
     cache: PictureCache | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainedRun:
     """Train a classifier on a table by the default recipe.
 
@@ -186,15 +190,17 @@ def train_classifier(
         config: Choices; None is all defaults.
         display: Where to show progress; None is the screen.
         cache: Pictures that were read already at the size of ``config``; None is a new ``cache_for(table, config=config)``.
+        checkpoint: Writes the state of the end-to-end epochs now and then, and goes on from it where it is to resume.
 
     Returns:
         The classifier with what it says of the validation pictures.
 
     Raises:
-        ConfigError: There is no such network, or a choice cannot work.
+        ConfigError: There is no such network, a choice cannot work, or the checkpoint is of another run.
         WeightsError: Its weights cannot be found.
         PictureError: A picture cannot be read.
         TrainingError: A head cannot be fitted to the features.
+        ModelFileError: The checkpoint is damaged.
 
     Example:
         >>> run = train_classifier(resolve_data(Path("pets"), seed=0))
@@ -202,7 +208,71 @@ def train_classifier(
     """
     config = TrainConfig() if config is None else config
     display = Display() if display is None else display
-    loaders = DataLoaders(
+    loaders = loaders_for(table, config=config, cache=cache)
+    settings = settings_of(config, table=table, device=loaders.device)
+    cut_off = read_cut_off(checkpoint, settings=settings)
+    display.header(EPOCH_COLUMNS)
+    history: list[HistoryPoint] = []
+    known: KnownPictures | None = None
+    if cut_off is None:
+        first = features_first(loaders, config=config, display=display)
+        best = BestState(
+            first.classifier, predictions=first.predictions, name="the head on frozen features"
+        )
+        history += first.history
+        known = first.known
+        recipe = f"Features first: {first.fit.setting}; {first.fit.accuracy:.1%} leave-one-out on the training pictures."
+    else:
+        best = _best_before(cut_off, loaders, config=config)
+        recipe = cut_off.recipe
+    epochs = config.epochs_on(loaders.device)
+    interrupted, problem = False, ""
+    if epochs:
+        interrupted, problem = _end_to_end(
+            loaders,
+            best=best,
+            history=history,
+            notes={"recipe": recipe, "settings": settings},
+            config=config,
+            display=display,
+            checkpoint=checkpoint,
+        )
+        done = sum(point.stage == END_TO_END for point in history)
+        number = str(epochs) if done == epochs else f"{done} of {epochs}"
+        if known is not None:  # the body may have changed, and its features with it
+            known = replace(known, features=None)
+        recipe += f" Then {number} end-to-end epoch{'s' * (epochs > 1)}; kept: {best.name}."
+    return TrainedRun(
+        classifier=best.classifier.eval(),
+        resize=Resize(config.size),
+        predictions=best.predictions,
+        history=tuple(history),
+        recipe=recipe,
+        interrupted=interrupted,
+        problem=problem,
+        known=known,
+    )
+
+
+def loaders_for(
+    table: PictureTable, *, config: TrainConfig, cache: PictureCache | None = None
+) -> DataLoaders:
+    """Return loaders of a table that prepare its pictures as in validation.
+
+    Args:
+        table: Labelled pictures with their split.
+        config: Choices of the run.
+        cache: None is a new ``cache_for(table, config=config)``.
+
+    Raises:
+        ConfigError: The recipe is not for such a table.
+    """
+    if table.task != "category":
+        raise ConfigError(
+            f"The recipe fits a head for classes, and this table is of the task {table.task!r}. Train it with "
+            "vision_learner(dls, arch)."
+        )
+    return DataLoaders(
         table,
         resize=Resize(config.size),
         batch_size=config.batch_size,
@@ -212,38 +282,57 @@ def train_classifier(
         cache=cache_for(table, config=config) if cache is None else cache,
         truncated=config.truncated,
     )
+
+
+def features_first(loaders: DataLoaders, *, config: TrainConfig, display: Display) -> FeatureStage:
+    """Do the first stage of the recipe: a head on features of the frozen body; see ``fit_on_features``.
+
+    Args:
+        loaders: From ``loaders_for``.
+        config: Choices of the run.
+        display: Where to show progress.
+    """
+    return fit_on_features(
+        loaders,
+        arch=config.arch,
+        weights=config.weights or None,
+        precision=resolve_precision(config.precision, device=loaders.device),
+        display=display,
+    )
+
+
+def settings_of(
+    config: TrainConfig, *, table: PictureTable, device: torch.device
+) -> dict[str, Any]:
+    """Return what has to be the same for a run to be continued: its data, and the choices that its result depends on."""
+    return {
+        **data_identity(table),
+        "arch": config.arch,
+        "weights": config.weights,
+        "epochs": config.epochs_on(device),
+        "size": config.size,
+        "presize": config.kept_size,
+        "batch size": config.batch_size,
+        "learning rate": config.learning_rate,
+        "seed": config.seed,
+        "precision": resolve_precision(config.precision, device=device),
+    }
+
+
+def _best_before(cut_off: CutOffRun, loaders: DataLoaders, *, config: TrainConfig) -> BestState:
+    """Return a classifier with a head of the same make; the checkpoint will put its weights in."""
+    classifier, _, _ = pooling_classifier(loaders, arch=config.arch, weights=config.weights or None)
+    head = build_head(
+        cut_off.head,
+        stage_channels=classifier.backbone.stage_channels,
+        num_classes=loaders.c,
+    )
+    classifier.head = head.to(loaders.device)
     precision = resolve_precision(config.precision, device=loaders.device)
-    display.header(EPOCH_COLUMNS)
-    first = fit_on_features(loaders, arch=config.arch, precision=precision, display=display)
-    best = BestState(
-        first.classifier, predictions=first.predictions, name="the head on frozen features"
+    predictions = predict_batches(
+        classifier, loaders.valid.batches(), table=loaders.table, precision=precision
     )
-    history = list(first.history)
-    recipe = f"Features first: {first.fit.setting}; {first.fit.accuracy:.1%} leave-one-out on the training pictures."
-    epochs = config.epochs_on(loaders.device)
-    interrupted, problem = False, ""
-    if epochs:
-        interrupted, problem = _end_to_end(
-            loaders,
-            best=best,
-            history=history,
-            epochs=epochs,
-            config=config,
-            precision=precision,
-            display=display,
-        )
-        done = len(history) - len(first.history)
-        number = str(epochs) if done == epochs else f"{done} of {epochs}"
-        recipe += f" Then {number} end-to-end epoch{'s' * (epochs > 1)}; kept: {best.name}."
-    return TrainedRun(
-        classifier=first.classifier.eval(),
-        resize=Resize(config.size),
-        predictions=best.predictions,
-        history=tuple(history),
-        recipe=recipe,
-        interrupted=interrupted,
-        problem=problem,
-    )
+    return BestState(classifier.eval(), predictions=predictions, name="")
 
 
 def _end_to_end(
@@ -251,25 +340,25 @@ def _end_to_end(
     *,
     best: BestState,
     history: list[HistoryPoint],
-    epochs: int,
+    notes: dict[str, Any],
     config: TrainConfig,
-    precision: Precision,
     display: Display,
+    checkpoint: Checkpoint | None,
 ) -> tuple[bool, str]:
     """Train end to end, leave the best state, and return whether Ctrl-C ended it and what else did."""
-    points = train_end_to_end(
-        loaders,
-        best=best,
-        epochs=epochs,
-        presize=config.kept_size,
-        learning_rate=config.learning_rate,
-        precision=precision,
-        display=display,
-    )
-    seed = derive_seed(config.seed, "dropout")
     try:
-        with own_random_numbers(seed, device=loaders.device), closing(points):
-            history.extend(points)
+        train_end_to_end(
+            loaders,
+            best=best,
+            history=history,
+            notes=notes,
+            epochs=config.epochs_on(loaders.device),
+            presize=config.kept_size,
+            learning_rate=config.learning_rate,
+            precision=resolve_precision(config.precision, device=loaders.device),
+            display=display,
+            cbs=checkpoint,
+        )
     except KeyboardInterrupt:
         display.line("Stopped by Ctrl-C; the best state so far is kept.")
         return True, ""

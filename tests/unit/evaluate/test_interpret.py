@@ -20,7 +20,7 @@ from vizsla.evaluate.interpret import (
     worst_mistakes,
 )
 from vizsla.evaluate.predictions import Predictions
-from vizsla.types import UNLABELLED
+from vizsla.types import UNLABELLED, Task
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())
 Maker = Callable[..., Predictions]
@@ -109,3 +109,38 @@ def test_least_certain_pictures_come_first_labelled_or_not(from_logits: Maker):
 def test_a_negative_number_of_pictures_is_refused(from_logits: Maker, ask: Callable[..., object]):
     with pytest.raises(ConfigError, match="k=-1"):
         ask(from_logits([[1.0, 0.0]], [0]), -1)
+
+
+@pytest.fixture
+def several(from_logits: Maker) -> Predictions:
+    nan = float("nan")
+    targets = [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [nan, nan]]
+    logits = [[9.0, -9.0], [0.2, -9.0], [-5.0, 5.0], [0.1, 0.0]]
+    return from_logits(logits, targets, task="multi_category")
+
+
+def test_pictures_with_several_labels_are_ranked_by_their_mean_loss(several: Predictions):
+    assert top_losses(several).tolist() == [2, 1, 0]
+    assert top_losses(several, 1, largest=False).tolist() == [0]
+    assert worst_mistakes(several).tolist() == [2, 1]
+    assert least_certain(several).tolist() == [3, 1, 2, 0]
+
+
+def test_numbers_are_ranked_by_their_squared_error(from_logits: Maker):
+    numbers = from_logits([[1.0], [-1.0], [8.0]], [[1.5], [-4.0], [8.0]], task="regression")
+    assert top_losses(numbers).tolist() == [1, 0, 2]
+    for ask in (worst_mistakes, least_certain):
+        with pytest.raises(ConfigError, match="'regression'"):
+            ask(numbers)
+
+
+@pytest.mark.parametrize("ask", [confusion_matrix, confusion_shares, most_confused])
+@pytest.mark.parametrize("task", ["multi_category", "regression"])
+def test_confusions_are_of_single_classes_only(
+    from_logits: Maker, ask: Callable[..., object], task: Task
+):
+    predictions = from_logits([[0.0, 1.0]], [[0.0, 1.0]], task=task)
+    with pytest.raises(
+        ConfigError, match=f"one class each. Received: predictions of the task '{task}'"
+    ):
+        ask(predictions)

@@ -6,50 +6,29 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from sklearn import metrics as reference
 
 from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate import metrics
-from vizsla.evaluate.metrics import per_class, summarise, wilson_interval
+from vizsla.evaluate.intervals import wilson_interval
+from vizsla.evaluate.metrics import per_class, summarise
 from vizsla.evaluate.predictions import Predictions
 from vizsla.types import UNLABELLED
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())
+MACRO: dict[str, Any] = {"average": "macro", "zero_division": 0}
 Maker = Callable[..., Predictions]
 
 
 def values(predictions: Predictions) -> dict[str, float]:
     return {metric.name: metric.value for metric in summarise(predictions)}
-
-
-@given(st.data())
-def test_wilson_agrees_with_scipy(data: st.DataObject):
-    trials = data.draw(st.integers(1, 5000))
-    successes = data.draw(st.integers(0, trials))
-    level = data.draw(st.sampled_from([0.5, 0.9, 0.95, 0.99]))
-    expected = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
-    low, high = wilson_interval(successes, trials, level=level)
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
-    assert 0 <= low <= successes / trials <= high <= 1
-
-
-def test_wilson_knows_nothing_without_trials():
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "level"), [(3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0), (1, 2, 0.0)]
-)
-def test_wilson_refuses_impossible_counts(successes: int, trials: int, level: float):
-    with pytest.raises(ConfigError, match=f"successes={successes}, trials={trials}, level={level}"):
-        wilson_interval(successes, trials, level=level)
 
 
 def test_values_agree_with_recorded_ones(from_logits: Maker):
@@ -60,6 +39,12 @@ def test_values_agree_with_recorded_ones(from_logits: Maker):
     assert got["error_rate"] == pytest.approx(expected["error_rate"], abs=1e-6)
     assert got["macro_f1"] == pytest.approx(expected["F1Score_macro"], abs=1e-12)
     assert got["balanced_accuracy"] == pytest.approx(expected["BalancedAccuracy"], abs=1e-12)
+    assert got["macro_precision"] == pytest.approx(expected["Precision_macro"], abs=1e-12)
+    assert got["roc_auc"] == pytest.approx(expected["RocAuc_macro_ovr"], abs=1e-12)
+    recall = metrics.macro_recall(from_logits(case["logits"], case["targs"]))
+    assert recall.value == pytest.approx(expected["Recall_macro"], abs=1e-12)
+    second = metrics.top_k_accuracy(from_logits(case["logits"], case["targs"]), k=2)
+    assert (second.name, second.value) == ("top_2_accuracy", expected["top_k_accuracy_k2"])
 
 
 @pytest.mark.parametrize(("num_pictures", "num_classes"), [(400, 7), (50, 2), (12, 9)])
@@ -82,6 +67,9 @@ def test_values_agree_with_scikit_learn(
     assert got["log_loss"] == pytest.approx(
         reference.log_loss(targets, probabilities, labels=range(num_classes))
     )
+    assert got["macro_precision"] == pytest.approx(
+        reference.precision_score(targets, predicted, labels=seen, **MACRO)
+    )
     truth = np.eye(num_classes)[targets]
     assert got["brier"] == pytest.approx(((probabilities - truth) ** 2).sum(1).mean())
 
@@ -100,6 +88,8 @@ def test_a_perfect_and_certain_classifier_has_no_error(from_logits: Maker):
         "error_rate": 0.0,
         "balanced_accuracy": 1.0,
         "macro_f1": 1.0,
+        "macro_precision": 1.0,
+        "roc_auc": 1.0,
         "log_loss": 0.0,
         "brier": 0.0,
         "expected_calibration_error": 0.0,
@@ -109,7 +99,7 @@ def test_a_perfect_and_certain_classifier_has_no_error(from_logits: Maker):
 def test_single_metrics_are_those_of_the_summary(random_predictions: Maker):
     predictions = random_predictions(num_pictures=60, num_classes=3)
     for metric in summarise(predictions, seed=4):
-        if metric.name in {"accuracy", "error_rate"}:
+        if metric.name in {"accuracy", "error_rate", "roc_auc"}:
             assert getattr(metrics, metric.name)(predictions) == metric
         else:
             assert getattr(metrics, metric.name)(predictions, seed=4) == metric
@@ -201,8 +191,97 @@ def test_a_class_without_pictures_has_an_open_interval(from_confusion: Maker):
     assert scores[0].recall_interval == wilson_interval(3, 3)
 
 
-def test_two_thousand_pictures_of_37_classes_take_well_under_two_seconds(random_predictions: Maker):
-    predictions = random_predictions(num_pictures=2000, num_classes=37)
+@st.composite
+def any_predictions(draw: st.DrawFn) -> Predictions:
+    """Few pictures with ties, absent classes, a single class, all right or all wrong."""
+    num_classes = draw(st.integers(2, 7))
+    num_pictures = draw(st.integers(1, 12))
+    steps = st.lists(st.integers(-2, 2), min_size=num_classes, max_size=num_classes)
+    rows = st.lists(steps, min_size=num_pictures, max_size=num_pictures)
+    logits = torch.tensor(draw(rows), dtype=torch.float32)
+    highest = draw(st.integers(0, num_classes - 1))
+    index = st.integers(0, highest)
+    targets = torch.tensor(draw(st.lists(index, min_size=num_pictures, max_size=num_pictures)))
+    kind = draw(st.sampled_from(["random", "perfect", "all wrong"]))
+    if kind != "random":
+        logits[torch.arange(num_pictures), targets] = 4.0 if kind == "perfect" else -4.0
+    return Predictions(
+        rows=torch.arange(num_pictures),
+        paths=tuple(f"{number}.jpg" for number in range(num_pictures)),
+        logits=logits,
+        targets=targets,
+        vocab=tuple(f"class {index}" for index in range(num_classes)),
+    )
+
+
+@given(any_predictions())
+@settings(max_examples=15, deadline=None)
+def test_values_of_any_predictions_are_those_of_scikit_learn(predictions: Predictions):
+    targets, predicted = predictions.targets.numpy(), predictions.predicted.numpy()
+    log_probabilities = predictions.logits.double().log_softmax(1)
+    present = sorted(set(targets.tolist()))
+    got = {metric.name: metric for metric in summarise(predictions)}
+    assert got["macro_f1"].value == pytest.approx(reference.f1_score(targets, predicted, **MACRO))
+    precision = reference.precision_score(targets, predicted, **MACRO)
+    assert got["macro_precision"].value == pytest.approx(precision)
+    losses = -log_probabilities.numpy()[np.arange(len(targets)), targets]
+    assert got["log_loss"].value == pytest.approx(losses.mean())
+    if len(present) > 1:
+        scores = log_probabilities.float().numpy()  # equal ones stay equal
+        areas = [reference.roc_auc_score(targets == index, scores[:, index]) for index in present]
+        assert got["roc_auc"].value == pytest.approx(np.mean(areas))
+    assert ("roc_auc" in got) == (len(present) > 1)
+    assert ("top_5_accuracy" in got) == (len(predictions.vocab) > 5)
+    assert metrics.top_k_accuracy(predictions, k=1).value == got["accuracy"].value
+    for metric in got.values():
+        assert 0 <= metric.low <= metric.value <= metric.high, metric
+
+
+def test_the_area_needs_two_classes_among_the_labels(from_logits: Maker):
+    with pytest.raises(DataError, match="roc_auc is not defined for these pictures"):
+        metrics.roc_auc(from_logits(torch.eye(3), [1, 1, 1]))
+
+
+def test_the_interval_of_the_area_is_that_of_resampling(random_predictions: Maker):
+    predictions = random_predictions(num_pictures=150, num_classes=3)
+    targets = predictions.targets.numpy()
+    scores = predictions.probabilities.double().numpy()
+    draws = np.random.default_rng(0).integers(150, size=(200, 150))
+    resampled = [
+        reference.roc_auc_score(targets[chosen], scores[chosen], multi_class="ovr")
+        for chosen in draws
+    ]
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    metric = metrics.roc_auc(predictions)
+    assert metric.low == pytest.approx(low, abs=0.25 * (high - low))
+    assert metric.high == pytest.approx(high, abs=0.25 * (high - low))
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_more_than_all_classes_are_refused(from_logits: Maker, k: int):
+    with pytest.raises(ConfigError, match=rf"k must lie in 1\.\.3, .* Received: k={k}"):
+        metrics.top_k_accuracy(from_logits(torch.eye(3), [0, 1, 2]), k=k)
+
+
+def test_predictions_of_another_task_are_sent_to_their_metrics():
+    numbers = Predictions(
+        rows=torch.arange(2),
+        paths=("0.jpg", "1.jpg"),
+        logits=torch.zeros(2, 1),
+        targets=torch.ones(2, 1),
+        vocab=("age",),
+        task="regression",
+    )
+    with pytest.raises(ConfigError, match=r"'regression'. .* vizsla\.evaluate\.regression;"):
+        metrics.accuracy(numbers)
+    with pytest.raises(ConfigError, match="'regression'"):
+        per_class(numbers)
+
+
+def test_two_thousand_pictures_of_a_hundred_classes_take_less_than_a_second(
+    random_predictions: Maker,
+):
+    predictions = random_predictions(num_pictures=2000, num_classes=100)
     started = time.process_time()
     summarise(predictions)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ import torch
 
 from vizsla.errors import ConfigError, OutputError
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
-from vizsla.types import UNLABELLED
+from vizsla.types import UNLABELLED, Task
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())
 Maker = Callable[..., Predictions]
@@ -129,6 +129,125 @@ def test_a_file_name_that_is_no_unicode_is_written_as_an_escape(tmp_path: Path):
 def test_a_csv_in_a_missing_folder_is_an_output_error(tmp_path: Path, from_logits: Maker):
     with pytest.raises(OutputError, match="missing"):
         from_logits([[1.0, 0.0]], [0]).save_csv(tmp_path / "missing" / "predictions.csv")
+
+
+NAN = torch.nan
+MULTI_LOGITS = [[4.0, -1.0, 0.5], [-3.0, -0.5, -2.0], [0.0, 9.0, -9.0]]
+MULTI_TARGETS = [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [NAN, NAN, NAN]]
+
+
+@pytest.fixture
+def several(from_logits: Maker) -> Predictions:
+    vocab = ("sea", "sun", "犬")
+    return from_logits(MULTI_LOGITS, MULTI_TARGETS, vocab=vocab, task="multi_category")
+
+
+@pytest.fixture
+def numbers(from_logits: Maker) -> Predictions:
+    targets = [[1.0, -2.0], [0.0, 0.0], [NAN, NAN]]
+    logits = [[1.5, -2.0], [3.0, -1.0], [7.0, 8.0]]
+    return from_logits(logits, targets, vocab=("age", "mass"), task="regression")
+
+
+def test_several_labels_have_a_probability_each_and_are_there_above_a_half(several: Predictions):
+    logits = torch.tensor(MULTI_LOGITS)
+    torch.testing.assert_close(several.probabilities, 1 / (1 + (-logits).exp()))
+    assert several.predicted.dtype == torch.bool
+    assert several.predicted.tolist() == [
+        [True, False, True],
+        [False, False, False],
+        [False, True, False],  # exactly a half is not above it
+    ]
+    assert several.correct.tolist() == [True, False, False]
+    assert several.labelled.tolist() == [True, True, False]
+    expected = [torch.sigmoid(torch.tensor(logit)).item() for logit in (0.5, 0.5)] + [0.5]
+    assert several.confidence.tolist() == pytest.approx(expected)
+
+
+def test_the_loss_of_several_labels_is_the_mean_over_the_classes(several: Predictions):
+    expected = torch.nn.functional.binary_cross_entropy(
+        several.probabilities[:2], torch.tensor(MULTI_TARGETS[:2]), reduction="none"
+    ).mean(1)
+    torch.testing.assert_close(several.losses[:2], expected)
+    assert several.losses[2].isnan()
+    whole = torch.nn.BCEWithLogitsLoss()(several.logits[:2], several.targets[:2])
+    torch.testing.assert_close(several.losses[:2].mean(), whole)
+
+
+def test_several_labels_are_written_joined(several: Predictions, tmp_path: Path):
+    path = several.save_csv(tmp_path / "predictions.csv")
+    frame = pd.read_csv(path, encoding="utf-8", keep_default_na=False)
+    assert list(frame) == [
+        *("path", "label", "prediction", "probability", "loss"),
+        *("prob_sea", "prob_sun", "prob_犬"),
+    ]
+    assert frame["label"].tolist() == ["sea;犬", "sun", ""]
+    assert frame["prediction"].tolist() == ["sea;犬", "", "sun"]
+    assert [several.label(0), several.prediction(0), several.prediction(1)] == ["sea;犬"] * 2 + [""]
+    assert frame["prob_sun"].tolist() == pytest.approx(several.probabilities[:, 1].tolist())
+
+
+def test_numbers_are_their_own_prediction_with_squared_errors(numbers: Predictions):
+    assert numbers.probabilities is numbers.logits
+    assert numbers.predicted is numbers.logits
+    assert numbers.losses[:2].tolist() == [0.125, 5.0]
+    assert numbers.losses[2].isnan()
+    assert (numbers.label(0), numbers.prediction(0), numbers.label(2)) == ("1;-2", "1.5;-2", "")
+
+
+@pytest.mark.parametrize("name", ["correct", "confidence"])
+def test_numbers_are_neither_correct_nor_certain(numbers: Predictions, name: str):
+    with pytest.raises(ConfigError, match=f"{name} needs predictions of classes.*'regression'"):
+        getattr(numbers, name)
+
+
+def test_numbers_are_written_beside_their_targets(numbers: Predictions, tmp_path: Path):
+    frame = pd.read_csv(numbers.save_csv(tmp_path / "predictions.csv"))
+    assert list(frame) == [
+        *("path", "loss"),
+        *("target_age", "prediction_age", "target_mass", "prediction_mass"),
+    ]
+    assert frame["prediction_age"].tolist() == [1.5, 3.0, 7.0]
+    assert frame["target_mass"].tolist()[:2] == [-2.0, 0.0]
+    assert frame["target_mass"].isna().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("task", ["multi_category", "regression"])
+def test_no_pictures_are_predictions_of_any_task(from_logits: Maker, task: Task):
+    predictions = from_logits(torch.zeros(0, 3), torch.zeros(0, 3), task=task)
+    assert predictions.losses.shape == (0,)
+    assert predictions.predicted.shape == (0, 3)
+    assert len(predictions.to_frame()) == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "said"),
+    [
+        ("multi_category", [[0.0, 1.0], [0.5, 1.0]], "'1.jpg' must be 0 or 1.*Received: .0.5, 1"),
+        ("multi_category", [[NAN, 1.0], [0.0, 1.0]], "'0.jpg' must be 0 or 1.*or NaN for all"),
+        ("regression", [[0.0, 1.0], [NAN, 1.0]], "'1.jpg' must be finite numbers, or all NaN"),
+        ("regression", [[torch.inf, 1.0], [0.0, 1.0]], "'0.jpg' must be finite"),
+        ("detection", [[0.0, 1.0], [0.0, 1.0]], "task is one of category, .*'detection'"),
+    ],
+)
+def test_targets_of_another_kind_are_refused(
+    from_logits: Maker, task: Task, targets: object, said: str
+):
+    with pytest.raises(ConfigError, match=said):
+        from_logits(torch.zeros(2, 2), targets, task=task)
+
+
+def test_targets_of_several_labels_are_floats(several: Predictions):
+    with pytest.raises(ConfigError, match=r"need targets as torch.float32 of shape \(3, 3\)"):
+        replace(several, targets=torch.zeros(3, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("task", ["multi_category", "regression"])
+def test_outputs_that_are_not_finite_are_refused_whatever_is_predicted(
+    from_logits: Maker, task: Task
+):
+    with pytest.raises(ConfigError, match=r"not finite for 1 of 2 pictures, first for '1.jpg'"):
+        from_logits([[0.0], [NAN]], [[0.0], [1.0]], task=task)
 
 
 def test_a_history_point_may_lack_figures():

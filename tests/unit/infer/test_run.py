@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
-from vizsla.infer.run import compute_logits, evaluation_mode, predict_batches
+from vizsla.infer.run import compute_logits, evaluation_mode, predict_batches, usable_device
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
-from vizsla.types import UNLABELLED, Batch, PictureTable
+from vizsla.types import UNLABELLED, Batch, PictureTable, Task
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -51,6 +52,11 @@ def table() -> PictureTable:
 @pytest.fixture
 def images() -> Tensor:
     return torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def of_task(table: PictureTable, task: Task) -> PictureTable:
+    targets = torch.randint(2, (7, 3), generator=torch.Generator().manual_seed(2)).float()
+    return replace(table, task=task, targets=targets)
 
 
 def batches_of(images: Tensor, table: PictureTable, rows: list[list[int]]) -> Iterator[Batch]:
@@ -155,3 +161,35 @@ def test_a_generator_of_batches_is_closed_when_the_network_fails(
         predict_batches(classifier, generator, table=table)
     assert closed == [True]
     assert classifier.training
+
+
+@pytest.mark.parametrize("task", ["multi_category", "regression"])
+def test_float_targets_arrive_in_the_order_of_the_batches(
+    classifier: Classifier, table: PictureTable, images: Tensor, task: Task
+):
+    table = of_task(table, task)
+    classifier = Classifier(classifier.backbone, classifier.head, vocab=VOCAB, task=task)
+    found = predict_batches(classifier, batches_of(images, table, [[6, 2], [0]]), table=table)
+    assert found.task == task
+    assert torch.equal(found.targets, table.targets[[6, 2, 0]])
+    nothing = predict_batches(classifier, [], table=table)
+    assert (nothing.targets.shape, nothing.logits.shape) == ((0, 3), (0, 3))
+
+
+def test_a_classifier_of_another_task_is_refused_before_it_runs(
+    classifier: Classifier, table: PictureTable, images: Tensor
+):
+    with pytest.raises(ConfigError, match=r"task 'category' and .* 'regression'. Build it"):
+        predict_batches(
+            classifier, batches_of(images, table, [[0]]), table=of_task(table, "regression")
+        )
+
+
+def test_devices_that_are_not_there_are_named():
+    assert usable_device("cpu") == torch.device("cpu")
+    missing = [name for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if not there]  # fmt: skip
+    for name in (*missing, "cuda:99"):
+        with pytest.raises(ConfigError, match=rf"The device '{name}' was asked for"):
+            usable_device(name)
+    with pytest.raises(ConfigError, match=r"no device of that name. Received: 'gpu'"):
+        usable_device("gpu")

@@ -13,7 +13,14 @@ import torchvision
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError, WeightsError
-from vizsla.models.backbones import Backbone, BackboneSpec, build_backbone
+from vizsla.models.backbones import (
+    Backbone,
+    BackboneSpec,
+    adapt_input_channels,
+    build_backbone,
+)
+from vizsla.models.bodies import torchvision_body
+from vizsla.models.weights import Weights
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
@@ -223,13 +230,59 @@ def test_an_unknown_architecture_is_refused_with_the_nearest_names():
         build_backbone("convnext_ato")
 
 
-@pytest.mark.parametrize("arch", ["torchvision:vit_b_16", "torchvision:swin_t"])
-def test_a_network_of_torchvision_that_is_no_sequence_is_refused(arch):
-    with (
-        torch.device("meta"),
-        pytest.raises(ConfigError, match="timm has networks of most families"),
-    ):
-        build_backbone(arch, pretrained=False)
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_with_classifiers_halfway_give_the_features_of_torchvisions_own(name):
+    # The published weights come with these classifiers, and with a change of values that torchvision makes in ``forward``.
+    whole: Any = torchvision.models.get_model(
+        name, weights=None, transform_input=True, aux_logits=True, init_weights=False
+    ).eval()
+    given = Weights(tensors=whole.state_dict(), origin="here")
+    body = torchvision_body(name, pretrained=True, given=given)
+    weights: Any = torchvision.models.get_model_weights(name)
+    expected = weights.DEFAULT.transforms()
+    images = torch.rand(1, 3, 96, 96)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (expected.mean, expected.std))
+    ours = (images - torch.tensor(body.preprocessing.mean).view(3, 1, 1)) / torch.tensor(
+        body.preprocessing.std
+    ).view(3, 1, 1)
+    body.network.eval()
+    with torch.inference_mode():
+        maps = body.stages.maps(body.network, ours)
+        logits = whole.fc(maps[-1].mean(dim=(2, 3)))
+        torch.testing.assert_close(logits, whole((images - mean) / std), rtol=1e-3, atol=1e-4)
+    assert body.preprocessing.size == ((299, 299) if name == "inception_v3" else (224, 224))
+    assert len(body.stages.channels) == 5
+
+
+def test_swin_of_torchvision_gives_its_normalised_features_as_maps():
+    backbone = build_backbone("torchvision:swin_t", pretrained=False).eval()
+    network: Any = backbone.network
+    images = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        maps = backbone(images)
+        expected = network.norm(network.features(images)).permute(0, 3, 1, 2)
+    assert backbone.stage_channels == (96, 192, 384, 768)
+    assert [tuple(found.shape[2:]) for found in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    torch.testing.assert_close(maps[-1], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "early_end", "num_maps"),
+    [("vit_b_32", "encoder.layers.encoder_layer_5", 12), ("maxvit_t", "blocks.1", 5)],
+)
+def test_transformers_of_torchvision_are_cut_in_the_middle(name, early_end, num_maps):
+    with torch.device("meta"):
+        backbone = build_backbone(f"torchvision:{name}", pretrained=False)
+    assert backbone.early_end == early_end
+    assert len(backbone.stage_channels) == num_maps
+
+
+def test_pictures_have_three_channels():
+    backbone = build_backbone(nn.Identity())
+    assert adapt_input_channels(backbone, 3) is backbone
+    for n_in in (1, 2, 4):
+        with pytest.raises(ConfigError, match=rf"n_in is 3: .*Received: {n_in}"):
+            adapt_input_channels(backbone, n_in)
 
 
 def test_a_network_of_ones_own_keeps_its_weights_and_preprocessing():

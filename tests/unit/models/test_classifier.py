@@ -63,3 +63,20 @@ def test_what_is_no_batch_of_float_pictures_is_refused(backbone, images, shown):
 def test_class_names_must_exist_and_differ(backbone, vocab):
     with pytest.raises(ConfigError, match="at least one class name, and each only once"):
         Classifier(backbone, Pool(), vocab=vocab)
+
+
+def test_its_task_says_what_logits_mean(backbone):
+    logits = torch.tensor([[0.0, 2.0]])
+    one = Classifier(backbone, Pool(), vocab=("a", "b"))
+    several = Classifier(backbone, Pool(), vocab=("a", "b"), task="multi_category")
+    numbers = Classifier(backbone, Pool(), vocab=("a", "b"), task="regression")
+    assert [it.task for it in (one, several, numbers)] == [
+        "category",
+        "multi_category",
+        "regression",
+    ]
+    torch.testing.assert_close(one.activation(logits), logits.softmax(1))
+    torch.testing.assert_close(several.activation(logits), logits.sigmoid())
+    assert numbers.activation(logits) is logits
+    with pytest.raises(ConfigError, match="Received: 'detection'"):
+        Classifier(backbone, Pool(), vocab=("a", "b"), task="detection")  # pyright: ignore[reportArgumentType]

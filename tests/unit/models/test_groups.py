@@ -18,7 +18,9 @@ from vizsla.models.classifier import Classifier
 from vizsla.models.groups import (
     Group,
     decay_split,
+    fine_groups,
     freeze_to,
+    layer_decay_rates,
     norm_parameters,
     parameter_groups,
     train_mode,
@@ -113,6 +115,113 @@ def test_a_transformer_is_cut_after_half_of_its_blocks():
     }
     assert {names[id(p)].split(".")[1] for p in early if "blocks" in names[id(p)]} == set("012")
     assert {names[id(p)].split(".")[0] for p in late} == {"blocks", "norm"}
+
+
+def first_names(classifier: Classifier) -> list[str]:
+    """Return the name of the first parameter of each fine group, without where it stands in the classifier."""
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
+    return [names[id(group[0])].split("network.")[-1] for group in fine_groups(classifier)]
+
+
+@pytest.mark.parametrize(
+    ("arch", "count"),
+    [
+        ("convnext_tiny", 20),
+        ("swin_base_patch4_window7_224", 26),
+        ("efficientnet_b3", 28),
+        ("vit_large_patch16_224", 26),
+        ("efficientnet_lite0", 18),
+        (torchvision.models.resnet34, 18),
+        ("torchvision:vit_l_16", 26),
+        ("torchvision:swin_s", 29),
+    ],
+)
+def test_every_block_is_a_fine_group_and_the_head_is_the_last(arch, count):
+    with torch.device("meta"):
+        classifier = make_classifier(arch)
+    groups = fine_groups(classifier)
+    assert len(groups) == count
+    members = [id(parameter) for group in groups for parameter in group]
+    assert len(members) == len(set(members))
+    assert set(members) == {id(parameter) for parameter in classifier.parameters()}
+    assert {id(p) for p in groups[-1]} == {id(p) for p in classifier.head.parameters()}
+
+
+def test_the_fine_groups_of_a_resnet_are_its_stem_and_its_blocks():
+    with torch.device("meta"):
+        classifier = make_classifier(torchvision.models.resnet18)
+    assert first_names(classifier) == [
+        "conv1.weight",
+        *(f"layer{layer}.{block}.conv1.weight" for layer in (1, 2, 3, 4) for block in (0, 1)),
+        "head.layers.2.weight",
+    ]
+    assert [len(group) for group in fine_groups(classifier)] == [3, 6, 6, 9, 6, 9, 6, 9, 6, 6]
+
+
+def test_what_lies_between_blocks_joins_the_block_before_it():
+    with torch.device("meta"):
+        classifier = make_classifier("torchvision:vit_b_32")
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
+    groups = [[names[id(p)].split("network.")[-1] for p in g] for g in fine_groups(classifier)]
+    assert groups[0] == [
+        "class_token",
+        "conv_proj.weight",
+        "conv_proj.bias",
+        "encoder.pos_embedding",
+    ]
+    assert groups[-2][-2:] == ["encoder.ln.weight", "encoder.ln.bias"]
+
+
+def test_a_norm_alone_is_no_group():
+    with torch.device("meta"):
+        classifier = make_classifier("convnext_atto")
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
+    last = [names[id(parameter)] for parameter in fine_groups(classifier)[-2]]
+    assert last[0].endswith("stages.3.blocks.1.gamma")
+    assert last[-2:] == [f"backbone.network.head.norm.{part}" for part in ("weight", "bias")]
+
+
+def test_the_fine_groups_of_a_network_of_ones_own_are_the_layers_in_its_containers():
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+            stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+            self.layers = nn.Sequential(stem, nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Identity()])[0])
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.layers(images * self.scale)
+
+    assert first_names(make_classifier(Body(), num_classes=2)) == [
+        "scale",
+        "layers.1.weight",
+        "head.layers.2.weight",
+    ]
+
+
+def test_a_body_without_parameters_has_the_head_as_its_only_fine_group():
+    assert [len(g) for g in fine_groups(make_classifier(nn.Identity(), num_classes=2))] == [6]
+
+
+def test_rates_fall_by_one_factor_from_group_to_group():
+    assert layer_decay_rates(1.0, num_groups=4, decay=0.5) == (0.125, 0.25, 0.5, 1.0)
+    assert layer_decay_rates(0.1, num_groups=2, decay=1) == (0.1, 0.1)
+    assert layer_decay_rates(0.1, num_groups=1, decay=0.5) == (0.1,)
+
+
+@pytest.mark.parametrize(
+    ("rate", "decay", "message"),
+    [
+        (0.1, 0.0, "above 0 and at most 1.*Received: 0.0"),
+        (0.1, 1.5, "Received: 1.5"),
+        (0.1, float("nan"), "Received: nan"),
+        (0.0, 0.5, "A learning rate is a positive finite number.*Received: 0.0"),
+        (float("inf"), 0.5, "Received: inf"),
+    ],
+)
+def test_a_decay_or_rate_that_cannot_be_is_refused(rate, decay, message):
+    with pytest.raises(ConfigError, match=message):
+        layer_decay_rates(rate, num_groups=3, decay=decay)
 
 
 def test_a_parameter_that_two_layers_share_is_in_one_group():

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from vizsla.errors import ConfigError
 from vizsla.models.stages import (
     SequentialMaps,
+    _stretched_positions,
     middle_part,
     own_stages,
     sequential_stages,
     timm_stages,
+    token_stages,
 )
 
 SIZE = (128, 128)
@@ -73,6 +75,66 @@ def test_stage_maps_are_the_outputs_of_the_last_layers_of_the_stages(layers):
     assert torch.equal(maps[2], layers(images))
 
 
+def test_a_few_pixels_lost_at_the_border_begin_no_stage():
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), convolution(5, 6, stride=2))
+    stages = sequential_stages(layers, steps=("0", "1", "2"), size=SIZE, name="mine")
+    assert stages.channels == (5, 6)
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.permute(0, 2, 3, 1)
+
+
+def test_maps_with_their_channels_last_are_turned_round():
+    layers = nn.Sequential(convolution(3, 7, stride=2), ChannelsLast(), nn.LayerNorm(7))
+    stages = sequential_stages(layers, steps=("0", "1", "2"), size=SIZE, name="mine")
+    assert stages.channels == (7,)
+    images = torch.randn(2, 3, 8, 16)
+    (found,) = stages.maps(layers, images)
+    assert torch.equal(found, layers(images).permute(0, 3, 1, 2))
+    assert found.shape == (2, 7, 4, 8)
+
+
+@pytest.fixture
+def small_vit() -> nn.Module:
+    """Torchvision's ViT for 32 x 32 in patches of 8, with random positions and without its classifier."""
+    from torchvision.models import VisionTransformer
+
+    vit = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=16
+    )
+    nn.init.normal_(vit.class_token)
+    del vit.heads
+    return vit.eval()
+
+
+def test_the_tokens_of_a_vit_of_torchvision_become_maps(small_vit):
+    stages = token_stages(small_vit)
+    assert stages.channels == (8, 8, 8)
+    assert stages.early_end == "encoder.layers.encoder_layer_1"
+    assert stages.steps == ("conv_proj", *(f"encoder.layers.encoder_layer_{n}" for n in range(3)))
+    images = torch.randn(2, 3, 32, 32)
+    maps = stages.maps(small_vit, images)
+    tokens = small_vit._process_input(images)
+    whole = small_vit.encoder(torch.cat([small_vit.class_token.expand(2, -1, -1), tokens], dim=1))
+    assert [tuple(found.shape) for found in maps] == [(2, 8, 4, 4)] * 3
+    torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), whole[:, 1:])
+
+
+def test_a_vit_of_torchvision_takes_pictures_of_other_sizes(small_vit):
+    stages = token_stages(small_vit)
+    assert stages.fixed_size is None
+    assert stages.maps(small_vit, torch.randn(1, 3, 24, 48))[-1].shape == (1, 8, 3, 6)
+    # Positions that are the same everywhere stay so, and the first one, which is no place, is not touched.
+    with torch.no_grad():
+        small_vit.encoder.pos_embedding[:, 1:] = torch.arange(8.0)
+    stretched = _stretched_positions(small_vit.encoder.pos_embedding, grid=(2, 7))
+    assert stretched.shape == (1, 15, 8)
+    torch.testing.assert_close(stretched[0, 1:], torch.arange(8.0).expand(14, 8))
+    assert torch.equal(stretched[:, 0], small_vit.encoder.pos_embedding[:, 0])
+
+
 def test_a_network_that_only_takes_the_size_that_it_is_made_for_says_so():
     network = nn.Sequential(OnlyThisSize(128), convolution(3, 4))
     assert sequential_stages(network, steps=("0", "1"), size=SIZE, name="mine").fixed_size == SIZE
@@ -80,7 +142,7 @@ def test_a_network_that_only_takes_the_size_that_it_is_made_for_says_so():
 
 
 @pytest.mark.parametrize(
-    "last", [nn.Flatten(), OnlyThisSize(1), Returns(torch.zeros(1, 5, 5, 7)), nn.LSTM(3, 3)]
+    "last", [nn.Flatten(), OnlyThisSize(1), Returns(torch.zeros(1, 5, 6, 7)), nn.LSTM(3, 3)]
 )
 def test_layers_that_give_no_square_maps_are_refused(last):
     network = nn.Sequential(convolution(3, 4), last)

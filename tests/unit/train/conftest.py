@@ -54,6 +54,7 @@ class MakeLearner(Protocol):
         precision: str = "fp32",
         quiet: bool = True,
         dropout: float = 0.5,
+        path: Path | None = None,
     ) -> Learner: ...
 
 
@@ -132,6 +133,7 @@ def make_learner(make_loaders: MakeLoaders) -> MakeLearner:
         precision: str = "fp32",
         quiet: bool = True,
         dropout: float = 0.5,
+        path: Path | None = None,
     ) -> Learner:
         loaders = make_loaders() if loaders is None else loaders
         backbone = build_backbone("test_resnet", pretrained=False, seed=1)
@@ -141,6 +143,7 @@ def make_learner(make_loaders: MakeLoaders) -> MakeLearner:
             Classifier(backbone, head, vocab=loaders.vocab),
             loss_func=loss_func,
             metrics=metrics,
+            path=path,
             train_bn=train_bn,
             wd=wd,
             precision=precision,

@@ -83,16 +83,18 @@ def run(loaders: DataLoaders, classifier: Classifier) -> tuple[BestState, list[H
     best = BestState(classifier, predictions=start, name="start")
     display = Display(quiet=True)
     display.header(("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time"))
-    points = train_end_to_end(
+    points: list[HistoryPoint] = []
+    train_end_to_end(
         loaders,
         best=best,
+        history=points,
         epochs=2,
         presize=40,
         learning_rate=1e-2,
         precision="fp32",
         display=display,
     )
-    return best, list(points)
+    return best, points
 
 
 def test_everything_trains_but_norms_stay_as_they_were(classifier: Classifier, make_loaders: Any):

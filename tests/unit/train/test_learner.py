@@ -24,8 +24,8 @@ from vizsla.models.classifier import Classifier
 from vizsla.models.groups import norm_parameters
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.train.learner import Learner
-from vizsla.train.loop import SmoothedLoss
 from vizsla.train.metrics import accuracy, error_rate
+from vizsla.train.recorder import SmoothedLoss
 
 if TYPE_CHECKING:
     from vizsla.train.schedules import Rates
@@ -62,7 +62,7 @@ def spy(make_learner: Any, **options: Any) -> tuple[Learner, list[dict[int, tupl
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         if logits.requires_grad:
-            groups = learner._optimiser.param_groups
+            groups = learner.opt.param_groups
             told.append(
                 {group["layer_group"]: (group["lr"], group["betas"][0]) for group in groups}
             )
@@ -382,7 +382,7 @@ def test_only_a_positive_whole_number_of_epochs_is_trained(
 ):
     learner = make_learner()
     before = state_of(learner)
-    with pytest.raises(ConfigError, match=f"at least 1. Received: {re.escape(repr(epochs))}"):
+    with pytest.raises(ConfigError, match=f"from 1 on. Received: {re.escape(repr(epochs))}"):
         getattr(learner, method)(epochs)
     assert changed(before, learner) == set()
     assert learner.recorder.history == []
@@ -428,7 +428,9 @@ def failing(step: int, *, error: BaseException | None = None) -> Any:
 
 def test_a_loss_that_is_not_finite_stops_the_fit_and_names_the_step(make_learner: Any):
     learner = make_learner(loss_func=failing(7))
-    with pytest.raises(TrainingError, match=r"became nan at step 7 of 10, at learning rates 0\.0"):
+    with pytest.raises(
+        TrainingError, match=r"became nan at step 7 of 10, at learning rates group 0: 0\.0"
+    ):
         learner.fit(2, 1e-2)
     assert len(learner.recorder.history) == 1
 

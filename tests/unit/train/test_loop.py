@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,16 +17,12 @@ from torch.nn import functional as F
 
 from vizsla.errors import TrainingError
 from vizsla.train import loop
-from vizsla.train.loop import (
-    SmoothedLoss,
-    StepContext,
-    own_random_numbers,
-    take_step,
-    train_epoch,
-)
-from vizsla.train.optim import build_adamw
-from vizsla.train.schedules import constant, one_cycle
-from vizsla.types import Batch
+from vizsla.train.callback import Callback, Fit
+from vizsla.train.optim import build_optimiser
+from vizsla.train.recorder import SmoothedLoss
+from vizsla.train.schedules import Schedule, constant, one_cycle
+from vizsla.train.step import TrainingStep
+from vizsla.types import Batch, PictureTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -83,21 +81,66 @@ class Source:
             self.closed = True
 
 
+@dataclass
+class Context:
+    """A network that is ready to be trained on some steps of a schedule."""
+
+    step: TrainingStep
+    schedule: Schedule
+    on_read: Callable[[list[float]], None] | None = None
+    callbacks: tuple[Callback, ...] = ()
+
+
 def context_for(
     network: nn.Module,
     *,
     loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    on_read: Callable[[int, list[float]], None] | None = None,
+    on_read: Callable[[list[float]], None] | None = None,
     num_steps: int = NUM_BATCHES,
-) -> StepContext:
+    callbacks: tuple[Callback, ...] = (),
+    **options: Any,
+) -> Context:
     groups = tuple(network[0].parameters()), tuple(network[1:].parameters())  # pyright: ignore[reportIndexIssue] (a Sequential)
-    return StepContext(
-        model=network,
+    step = TrainingStep(
+        network,
         loss_function=loss_function,
-        optimiser=build_adamw(network, groups),
-        schedule=one_cycle(num_steps, peak_rates=PEAKS),
-        on_read=on_read,
+        optimiser=build_optimiser(network, groups),
+        **options,
     )
+    schedule = one_cycle(num_steps, peak_rates=PEAKS)
+    return Context(step, schedule, on_read=on_read, callbacks=callbacks)
+
+
+def train_epoch(context: Context, source: Generator[Batch], *, first_step: int = 0) -> list[float]:
+    """Run the loop and return the losses of its steps."""
+    table = PictureTable(
+        root=Path("/pictures"),
+        paths=tuple(Path(f"/pictures/{row}.jpg") for row in range(30)),
+        targets=torch.zeros(30, dtype=torch.int64),
+        vocab=("a", "b", "c"),
+        train_rows=torch.arange(30),
+        valid_rows=torch.arange(0),
+    )
+    fit = Fit(
+        trainer=SimpleNamespace(dls=SimpleNamespace(table=table)),  # pyright: ignore[reportArgumentType] (all the loop asks for)
+        stage="fit",
+        number=0,
+        n_epoch=1,
+        num_batches=context.schedule.num_steps,
+        schedule=context.schedule,
+        step=first_step,
+    )
+    losses: list[float] = []
+
+    def on_read(fresh: list[float]) -> None:
+        losses.extend(fresh)
+        if context.on_read is not None:
+            context.on_read(fresh)
+
+    loop.train_epoch(
+        fit, source, take_step=context.step, callbacks=context.callbacks, on_read=on_read
+    )
+    return losses
 
 
 def plain_loop(network: nn.Sequential) -> list[float]:
@@ -156,11 +199,11 @@ def test_losses_are_those_of_a_plain_loop_bit_for_bit_at_the_same_rates():
             },
         ],
         eps=1e-5,
+        fused=True,
     )
     expected: list[float] = []
-    for batch, rates, momentum in zip(
-        batches(), context.schedule.learning_rates, context.schedule.momenta, strict=True
-    ):
+    for step, batch in enumerate(batches()):
+        rates, momentum = context.schedule.rates_at(step), context.schedule.momentum_at(step)
         for group, rate in zip(optimiser.param_groups, (rates[0], rates[1], rates[1]), strict=True):
             group["lr"], group["betas"] = rate, (momentum, 0.99)
         optimiser.zero_grad()
@@ -184,14 +227,17 @@ def test_two_epochs_through_one_schedule_equal_one_long_epoch():
 
 
 def test_every_loss_is_reported_once_and_in_order():
-    seen: list[tuple[int, list[float]]] = []
-    context = context_for(
-        small_network(), on_read=lambda done, fresh: seen.append((done, list(fresh)))
+    kept: list[Tensor] = []
+
+    class Keep(Callback):
+        def after_step(self, fit: Fit) -> None:
+            assert fit.loss is not None
+            kept.append(fit.loss)
+
+    losses = train_epoch(
+        context_for(small_network(), callbacks=(Keep(),)), Source(batches()).batches()
     )
-    losses = train_epoch(context, Source(batches()).batches(), first_step=0)
-    assert len(losses) == NUM_BATCHES
-    assert [loss for _, fresh in seen for loss in fresh] == losses
-    assert seen[-1][0] == NUM_BATCHES
+    assert losses == torch.stack(kept).tolist()
 
 
 def test_no_gradient_is_left_behind():
@@ -222,13 +268,17 @@ def infinite_at(step: int, value: float) -> Callable[[Tensor, Tensor], Tensor]:
 def test_a_loss_that_is_not_finite_never_goes_unnoticed(step: int, value: float):
     source = Source(batches())
     context = context_for(small_network(), loss_function=infinite_at(step, value))
-    rates = ", ".join(f"{rate:.3g}" for rate in context.schedule.learning_rates[step])
+    rates = ", ".join(
+        f"group {group}: {rate:.3g}" for group, rate in enumerate(context.schedule.rates_at(step))
+    )
     with pytest.raises(TrainingError) as error:
         train_epoch(context, source.batches(), first_step=0)
     message = str(error.value)
     assert message.startswith(
         f"The loss became {value} at step {step} of {NUM_BATCHES}, at learning rates {rates} "
     )
+    files = ", ".join(f"{5 * step + place}.jpg" for place in range(5))
+    assert f"on {files}. Start again" in message
     assert "ten times lower" in message
     assert source.closed
 
@@ -253,9 +303,9 @@ def test_looking_after_every_step_changes_no_loss(monkeypatch: pytest.MonkeyPatc
     seldom = train_epoch(context_for(small_network()), Source(batches()).batches(), first_step=0)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_READS", -1.0)
     seen: list[int] = []
-    context = context_for(small_network(), on_read=lambda done, fresh: seen.append(done))
+    context = context_for(small_network(), on_read=lambda fresh: seen.append(len(fresh)))
     assert train_epoch(context, Source(batches()).batches(), first_step=0) == seldom
-    assert seen == [1, 2, 3, 4, 5, 6, 6]
+    assert seen == [1] * NUM_BATCHES
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("out of memory")])
@@ -289,16 +339,11 @@ def test_an_error_of_the_loader_arrives_unchanged():
 
 
 def test_bf16_trains_nearly_as_float32_and_the_loss_stays_float32():
-    exact, rough = context_for(small_network()), context_for(small_network())
-    rough = StepContext(
-        model=rough.model,
-        loss_function=F.cross_entropy,
-        optimiser=rough.optimiser,
-        schedule=rough.schedule,
-        precision="bf16",
+    exact, rough = (
+        context_for(small_network(), precision=precision).step for precision in ("fp32", "bf16")
     )
     batch = batches()[0]
-    first, second = take_step(exact, batch), take_step(rough, batch)
+    first, second = exact(batch), rough(batch)
     assert second.dtype == torch.float32
     assert not second.requires_grad
     assert not torch.equal(first, second)
@@ -322,24 +367,19 @@ def test_the_smoothed_loss_is_unknown_before_the_first_step():
     assert math.isnan(SmoothedLoss().value)
 
 
-def test_own_random_numbers_follow_from_the_seed_and_leave_the_global_state_alone():
-    cpu = torch.device("cpu")
+def test_own_random_numbers_leave_the_global_state_alone():
     before = torch.get_rng_state()
-    with own_random_numbers(5, device=cpu):
-        first = torch.rand(3)
+    with loop.own_random_numbers(device=torch.device("cpu")):
+        torch.manual_seed(5)
+        torch.rand(3)
     assert torch.equal(torch.get_rng_state(), before)
-    torch.rand(1)
-    with own_random_numbers(5, device=cpu):
-        assert torch.equal(torch.rand(3), first)
-    with own_random_numbers(6, device=cpu):
-        assert not torch.equal(torch.rand(3), first)
 
 
 def test_own_random_numbers_restore_the_global_state_after_an_error():
     before = torch.get_rng_state()
 
     def fail() -> None:
-        with own_random_numbers(5, device=torch.device("cpu")):
+        with loop.own_random_numbers(device=torch.device("cpu")):
             torch.rand(3)
             raise KeyboardInterrupt
 
@@ -349,13 +389,123 @@ def test_own_random_numbers_restore_the_global_state_after_an_error():
 
 
 def test_a_constant_schedule_trains_too():
-    network = small_network()
-    groups = (tuple(network.parameters()),)
-    context = StepContext(
-        model=network,
-        loss_function=F.cross_entropy,
-        optimiser=build_adamw(network, groups),
-        schedule=constant(NUM_BATCHES, rates=(0.05,)),
-    )
+    context = context_for(small_network())
+    context.schedule = constant(NUM_BATCHES, rates=(0.05, 0.05))
     first = train_epoch(context, Source(batches()).batches(), first_step=0)
     assert all(map(math.isfinite, first))
+
+
+def joined(parts: list[Batch]) -> Batch:
+    return Batch(
+        images=torch.cat([part.images for part in parts]),
+        targets=torch.cat([part.targets for part in parts]),
+        rows=torch.cat([part.rows for part in parts]),
+    )
+
+
+def without_norm() -> nn.Sequential:
+    network = small_network()
+    network[1] = nn.Identity()
+    return network
+
+
+def gradients_moved(network: nn.Sequential, given: list[Batch], **options: Any) -> dict[str, Any]:
+    """Return the weights after one step of the optimiser over these batches."""
+    step = TrainingStep(
+        network,
+        loss_function=F.cross_entropy,
+        optimiser=torch.optim.SGD(network.parameters(), lr=1.0),
+        accumulate=len(given),
+        **options,
+    )
+    for batch in given:
+        step(batch)
+    return network.state_dict()
+
+
+def test_gathered_batches_of_unequal_size_move_the_weights_as_one_large_batch():
+    whole = joined(batches()[:2])
+    parts = [
+        Batch(images=whole.images[place], targets=whole.targets[place], rows=whole.rows[place])
+        for place in (slice(0, 6), slice(6, 8), slice(8, 10))
+    ]
+    expected = gradients_moved(without_norm(), [whole])
+    found = gradients_moved(without_norm(), parts)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_gathered_batches_are_clipped_together():
+    expected = gradients_moved(without_norm(), [joined(batches()[:2])], clip=0.01)
+    found = gradients_moved(without_norm(), batches()[:2], clip=0.01)
+    start = without_norm().state_dict()
+    moved = torch.cat([(found[name] - start[name]).flatten() for name in start])
+    assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_left_of_gathered_batches_is_a_step_at_the_end_of_the_epoch():
+    network = without_norm()
+    context = context_for(network, accumulate=4)
+    before = [value.clone() for value in network.parameters()]
+    train_epoch(context, Source(batches()).batches())
+    optimiser = context.step.optimiser
+    assert {int(state["step"]) for state in optimiser.state.values()} == {2}  # 4 + 2 batches
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not any(
+        torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)
+    )
+
+
+class SmallMemory(nn.Sequential):
+    """A network whose device has memory for so many pictures."""
+
+    most = 2
+
+    def forward(self, pictures: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] (names)
+        if len(pictures) > self.most:
+            raise torch.OutOfMemoryError(f"no room for {len(pictures)}")
+        return super().forward(pictures)
+
+
+def test_a_batch_that_does_not_fit_goes_through_in_parts_and_moves_the_weights_as_a_whole():
+    said: list[str] = []
+    batch = batches()[0]  # of 5 pictures
+    expected = gradients_moved(without_norm(), [batch])
+    found = gradients_moved(SmallMemory(*without_norm()), [batch], say=said.append)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+    assert [text.split(":")[0] for text in said] == ["Out of memory", "Out of memory"]
+    assert "in 4 parts" in said[-1]
+
+
+def test_a_picture_that_does_not_fit_is_an_error_that_says_what_to_do():
+    network = SmallMemory(*without_norm())
+    network.most = 0
+    with pytest.raises(TrainingError, match=r"not enough for 1 pictures of .8, 8. pixels.*smaller"):
+        gradients_moved(network, [batches()[0]])
+
+
+def test_mixed_pictures_count_for_both_of_their_targets():
+    batch = batches()[0]
+    shares = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
+    partners = (batch.targets + 1) % 3
+    network = without_norm()
+    logits = network(batch.images)
+    expected = (
+        (
+            shares * F.cross_entropy(logits, batch.targets, reduction="none")
+            + (1 - shares) * F.cross_entropy(logits, partners, reduction="none")
+        )
+        .mean()
+        .detach()
+    )
+    mixed = Batch(
+        images=batch.images,
+        targets=batch.targets,
+        rows=batch.rows,
+        partner_targets=partners,
+        shares=shares,
+    )
+    assert float(context_for(network).step(mixed)) == pytest.approx(float(expected), rel=1e-6)

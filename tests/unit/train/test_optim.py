@@ -1,10 +1,11 @@
-"""Steps of the optimiser against recorded ones, and what never moves. Golden values: tests/golden/training.json."""
+"""Steps of the optimiser against recorded ones, and what never moves. Golden values: tests/golden/{training,optimisers}.json."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -12,20 +13,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vizsla.errors import ConfigError, TrainingError
 from vizsla.models.groups import Group, freeze_to, norm_parameters
-from vizsla.train.loop import StepContext, train_epoch
-from vizsla.train.optim import EPSILON, MOMENTUM, SQUARED_MOMENTUM, build_adamw, set_hyperparameters
+from vizsla.train.optim import (
+    EPSILON,
+    MOMENTUM,
+    SGD,
+    SQUARED_MOMENTUM,
+    WEIGHT_DECAY,
+    Adam,
+    OptimiserFactory,
+    build_optimiser,
+    optimiser_names,
+    set_hyperparameters,
+)
 from vizsla.train.schedules import Schedule, constant, one_cycle, rates_per_group
-from vizsla.types import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Sequence
 
-GOLDEN = json.loads(
-    (Path(__file__).resolve().parents[2] / "golden" / "training.json").read_text("utf-8")
-)
+FOLDER = Path(__file__).resolve().parents[2] / "golden"
+GOLDEN = json.loads((FOLDER / "training.json").read_text("utf-8"))
+OTHERS = json.loads((FOLDER / "optimisers.json").read_text("utf-8"))["cases"]
 PROBLEM = GOLDEN["problem"]
-CASES = {case["name"]: case for case in GOLDEN["cases"]}
+CASES = {case["name"]: case for case in (*GOLDEN["cases"], *OTHERS)}
 NUM_STEPS = 5
 
 
@@ -44,26 +55,38 @@ def groups_of(model: nn.Sequential, layers: list[list[int]]) -> tuple[Group, ...
     )
 
 
-def whole_set() -> Generator[Batch]:
-    inputs, targets = torch.tensor(PROBLEM["inputs"]), torch.tensor(PROBLEM["targets"])
-    yield Batch(images=inputs, targets=targets, rows=torch.arange(len(targets)))
+def optimiser_of(
+    model: nn.Sequential,
+    *,
+    layers: Sequence[list[int]] = ([0, 1, 2],),
+    opt_func: OptimiserFactory = Adam,
+    weight_decay: float | Sequence[float] | None = None,
+) -> torch.optim.Optimizer:
+    return build_optimiser(
+        model, groups_of(model, list(layers)), opt_func=opt_func, weight_decay=weight_decay
+    )
 
 
 def run(
-    model: nn.Sequential, optimiser: torch.optim.AdamW, schedule: Schedule
+    model: nn.Sequential, optimiser: torch.optim.Optimizer, schedule: Schedule
 ) -> tuple[list[float], list[dict[str, Tensor]]]:
-    context = StepContext(
-        model=model, loss_function=F.cross_entropy, optimiser=optimiser, schedule=schedule
-    )
+    inputs, targets = torch.tensor(PROBLEM["inputs"]), torch.tensor(PROBLEM["targets"])
     losses: list[float] = []
     states: list[dict[str, Tensor]] = []
-    for step in range(len(schedule.learning_rates)):
-        losses += train_epoch(context, whole_set(), first_step=step)
+    for step in range(schedule.num_steps):
+        set_hyperparameters(
+            optimiser, rates=schedule.rates_at(step), momentum=schedule.momentum_at(step)
+        )
+        optimiser.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
         states.append({name: value.detach().clone() for name, value in model.named_parameters()})
     return losses, states
 
 
-def prepared(case: dict[str, Any]) -> tuple[nn.Sequential, torch.optim.AdamW, Schedule]:
+def prepared(case: dict[str, Any]) -> tuple[nn.Sequential, torch.optim.Optimizer, Schedule]:
     model = toy()
     groups = groups_of(model, case.get("groups", [[0, 1, 2]]))
     if "freeze" in case:
@@ -76,10 +99,12 @@ def prepared(case: dict[str, Any]) -> tuple[nn.Sequential, torch.optim.AdamW, Sc
         if case.get("one_cycle")
         else constant(NUM_STEPS, rates=per_group)
     )
-    optimiser = build_adamw(
+    factory = {"adam": Adam, "sgd": SGD}[case.get("optimiser", "adam")]
+    optimiser = build_optimiser(
         model,
         groups,
-        weight_decay=case.get("weight_decay", 0.01),
+        opt_func=partial(factory, **case.get("settings", {})),
+        weight_decay=case.get("weight_decay"),
         decay_norms_and_biases=case.get("decay_norms_and_biases", False),
     )
     return model, optimiser, schedule
@@ -117,22 +142,27 @@ def test_a_layer_that_was_trained_and_then_frozen_does_not_move_again():
     # The recorded library goes on shrinking it by weight decay: its gradient stays zero instead of none.
     model = toy()
     groups = groups_of(model, [[0], [1, 2]])
-    run(model, build_adamw(model, groups), constant(1, rates=(0.1, 0.1)))
+    run(model, build_optimiser(model, groups), constant(1, rates=(0.1, 0.1)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     freeze_to(groups, -1, train_norms=norm_parameters(model))
-    run(model, build_adamw(model, groups, weight_decay=0.3), constant(4, rates=(0.1, 0.1)))
+    run(model, build_optimiser(model, groups, weight_decay=0.3), constant(4, rates=(0.1, 0.1)))
     after = model.state_dict()
     assert torch.equal(after["0.weight"], before["0.weight"])
     assert torch.equal(after["0.bias"], before["0.bias"])
     assert not torch.equal(after["2.weight"], before["2.weight"])
     freeze_to(groups, 0)
-    run(model, build_adamw(model, groups), constant(1, rates=(0.1, 0.1)))
+    run(model, build_optimiser(model, groups), constant(1, rates=(0.1, 0.1)))
     assert not torch.equal(model.state_dict()["0.weight"], before["0.weight"])
 
 
-def test_each_parameter_that_trains_is_handed_over_once_with_its_group_and_decay():
+@pytest.mark.parametrize(
+    ("given", "first", "second"), [(0.25, 0.25, 0.25), ((0.5, 0.25), 0.5, 0.25), (None, 0.01, 0.01)]
+)
+def test_each_parameter_that_trains_is_handed_over_once_with_its_group_and_decay(
+    given: float | tuple[float, ...] | None, first: float, second: float
+):
     model = toy()
-    optimiser = build_adamw(model, groups_of(model, [[0], [1, 2]]), weight_decay=0.25)
+    optimiser = optimiser_of(model, layers=([0], [1, 2]), weight_decay=given)
     found = {
         id(parameter): (group["layer_group"], group["weight_decay"])
         for group in optimiser.param_groups
@@ -140,20 +170,68 @@ def test_each_parameter_that_trains_is_handed_over_once_with_its_group_and_decay
     }
     assert sum(len(group["params"]) for group in optimiser.param_groups) == 6
     assert {name: found[id(parameter)] for name, parameter in model.named_parameters()} == {
-        "0.weight": (0, 0.25),
+        "0.weight": (0, first),
         "0.bias": (0, 0.0),
         "1.weight": (1, 0.0),
         "1.bias": (1, 0.0),
-        "2.weight": (1, 0.25),
+        "2.weight": (1, second),
         "2.bias": (1, 0.0),
     }
 
 
-def test_a_step_gets_the_rates_of_its_groups_and_its_momentum():
+def test_norms_and_biases_are_decayed_if_asked():
     model = toy()
-    optimiser = build_adamw(model, groups_of(model, [[0], [1], [2]]))
-    schedule = Schedule(learning_rates=((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)), momenta=(0.5, 0.25))
-    set_hyperparameters(optimiser, schedule, step=1)
+    optimiser = build_optimiser(
+        model, (tuple(model.parameters()),), weight_decay=0.25, decay_norms_and_biases=True
+    )
+    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.25]
+
+
+def test_the_fused_kernels_are_used_where_all_parameters_are_on_one_device():
+    model = nn.Linear(2, 2)
+    assert Adam(model.parameters(), 0.1).defaults["fused"] is True
+    assert SGD([{"params": model.weight}], 0.1).defaults["fused"] is True
+    mixed = [*model.parameters(), *nn.Linear(2, 2, device="meta").parameters()]
+    assert Adam(mixed, 0.1).defaults["fused"] is None
+
+
+def test_adam_has_the_notebooks_constants_and_either_kind_of_weight_decay():
+    decoupled, added = (Adam(toy().parameters(), 0.1, decouple_wd=kind) for kind in (True, False))
+    assert type(decoupled) is torch.optim.AdamW
+    assert type(added) is torch.optim.Adam
+    for optimiser in (decoupled, added):
+        settings = {name: optimiser.defaults[name] for name in ("betas", "eps", "weight_decay")}
+        assert settings == {
+            "betas": (MOMENTUM, SQUARED_MOMENTUM),
+            "eps": EPSILON,
+            "weight_decay": WEIGHT_DECAY,
+        }
+
+
+@pytest.mark.parametrize(("decouple", "expected"), [(True, 0.95), (False, 0.95)])
+def test_sgd_shrinks_weights_by_rate_times_decay(decouple: bool, expected: float):
+    weight = nn.Parameter(torch.ones(1))
+    weight.grad = torch.zeros(1)
+    SGD([weight], 0.1, wd=0.5, decouple_wd=decouple).step()
+    assert weight.item() == pytest.approx(expected)
+
+
+def test_decoupled_decay_of_sgd_does_not_enter_its_momentum():
+    # Two steps without gradients: (1 - 0.05)^2 decoupled; added to the gradient the second step has momentum too.
+    ends: list[float] = []
+    for decouple in (True, False):
+        weight = nn.Parameter(torch.ones(1))
+        optimiser = SGD([weight], 0.1, mom=0.9, wd=0.5, decouple_wd=decouple)
+        for _ in range(2):
+            weight.grad = torch.zeros(1)
+            optimiser.step()
+        ends.append(weight.item())
+    assert ends == pytest.approx([0.9025, 0.95 - 0.1 * (0.9 * 0.5 + 0.95 * 0.5)])
+
+
+def test_a_step_gets_the_rates_of_its_groups_and_its_momentum():
+    optimiser = optimiser_of(toy(), layers=([0], [1], [2]))
+    set_hyperparameters(optimiser, rates=(4.0, 5.0, 6.0), momentum=0.25)
     assert [(group["layer_group"], group["lr"]) for group in optimiser.param_groups] == [
         (0, 4.0),
         (0, 4.0),
@@ -164,12 +242,117 @@ def test_a_step_gets_the_rates_of_its_groups_and_its_momentum():
     assert {group["betas"] for group in optimiser.param_groups} == {(0.25, SQUARED_MOMENTUM)}
 
 
-def test_a_schedule_without_momenta_leaves_the_momentum_as_it_was():
-    model = toy()
-    optimiser = build_adamw(model, groups_of(model, [[0, 1, 2]]))
+def test_no_momentum_leaves_it_as_it_was():
+    optimiser = optimiser_of(toy())
     assert {group["betas"] for group in optimiser.param_groups} == {(MOMENTUM, SQUARED_MOMENTUM)}
-    set_hyperparameters(optimiser, Schedule(learning_rates=((1.0,),), momenta=(0.6,)), step=0)
-    set_hyperparameters(optimiser, constant(1, rates=(2.0,)), step=0)
+    set_hyperparameters(optimiser, rates=(1.0,), momentum=0.6)
+    set_hyperparameters(optimiser, rates=(2.0,))
     assert {group["betas"] for group in optimiser.param_groups} == {(0.6, SQUARED_MOMENTUM)}
     assert {group["lr"] for group in optimiser.param_groups} == {2.0}
     assert {group["eps"] for group in optimiser.param_groups} == {EPSILON}
+
+
+def test_sgd_gets_a_momentum_if_it_was_made_with_one():
+    without = optimiser_of(toy(), opt_func=SGD)
+    with_some = optimiser_of(toy(), opt_func=partial(SGD, mom=0.8))
+    for momentum in (0.0, 0.7):
+        for optimiser in (without, with_some):
+            set_hyperparameters(optimiser, rates=(0.1,), momentum=momentum)
+        assert {group["momentum"] for group in without.param_groups} == {0.0}
+        assert {group["momentum"] for group in with_some.param_groups} == {momentum}
+
+
+def test_values_that_a_captured_graph_reads_are_overwritten_in_place():
+    optimiser = optimiser_of(toy())
+    rate = torch.tensor(1.0)
+    optimiser.param_groups[0]["lr"] = rate
+    set_hyperparameters(optimiser, rates=(0.5,), momentum=None)
+    assert optimiser.param_groups[0]["lr"] is rate
+    assert rate.item() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("adam", "AdamW"),
+        ("AdamW", "AdamW"),
+        ("sgd", "SGD"),
+        ("RMSprop", "RMSprop"),
+        ("adagrad", "Adagrad"),
+        ("lion", "Lion"),
+        ("lamb", "Lamb"),
+        ("lookahead_lamb", "Lookahead"),
+        (torch.optim.NAdam, "NAdam"),
+        (partial(torch.optim.SGD, nesterov=True, momentum=0.9), "SGD"),
+    ],
+)
+def test_optimisers_by_name_class_or_partial_learn(name: OptimiserFactory, kind: str):
+    model = toy()
+    optimiser = optimiser_of(model, layers=([0], [1, 2]), opt_func=name, weight_decay=0.01)
+    assert type(optimiser).__name__ == kind
+    losses, _ = run(model, optimiser, constant(NUM_STEPS, rates=(0.01, 0.01)))
+    assert losses[-1] < losses[0]
+
+
+def test_sgd_by_name_has_momentum():
+    assert optimiser_of(toy(), opt_func="sgd").defaults["momentum"] == MOMENTUM
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_ones():
+    with pytest.raises(ConfigError, match=r"called 'adamv'\. The nearest names are: adam"):
+        optimiser_of(toy(), opt_func="adamv")
+
+
+def test_all_names_are_known_and_the_unusable_ones_left_out():
+    names = optimiser_names()
+    assert {"adam", "adamw", "sgd", "rmsprop", "lion", "lamb"} <= set(names)
+    assert not {"lbfgs", "optimizer", "adahessian"} & set(names)
+    assert list(names) == sorted(names)
+
+
+@pytest.mark.parametrize("opt_func", ["LBFGS", torch.optim.LBFGS])
+def test_an_optimiser_that_wants_the_loss_several_times_is_refused(opt_func: OptimiserFactory):
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    with pytest.raises(ConfigError, match="LBFGS cannot be used: it computes the loss several"):
+        build_optimiser(model, (tuple(model.parameters()),), opt_func=opt_func)
+
+
+@pytest.mark.parametrize(
+    ("opt_func", "message"),
+    [
+        (partial(Adam, sqr_mom=1.5), r"The optimiser Adam cannot be made .* Invalid beta"),
+        (cast("Any", partial)(SGD, nesterov=True), r"The optimiser SGD cannot be made .*'nesterov'"),
+        (lambda params, lr: torch.optim.SGD([p for g in params for p in g["params"]], lr=lr),
+         "returned SGD without them"),
+        (lambda params, lr: None, "returned NoneType without them"),
+        (3, r"opt_func is Adam, SGD, .* Received: 3"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_optimiser_is_refused(opt_func: Any, message: str):
+    with pytest.raises(ConfigError, match=message):
+        optimiser_of(toy(), opt_func=opt_func)
+
+
+@pytest.mark.parametrize(
+    ("weight_decay", "message"),
+    [
+        ((0.1, 0.2), "one for each of the 1 parameter groups. Received: 2 numbers"),
+        (-0.1, r"finite number from 0 on, such as 0\.01\. Received: -0\.1"),
+        (float("nan"), "Received: nan"),
+    ],
+)
+def test_a_weight_decay_that_cannot_be_is_refused(weight_decay: Any, message: str):
+    with pytest.raises(ConfigError, match=message):
+        optimiser_of(toy(), weight_decay=weight_decay)
+
+
+def test_a_weight_decay_that_the_optimiser_lacks_is_refused():
+    with pytest.raises(ConfigError, match="The optimiser Rprop has no weight decay"):
+        optimiser_of(toy(), opt_func="rprop", weight_decay=0.1)
+
+
+def test_nothing_to_train_is_refused():
+    model = toy()
+    freeze_to((tuple(model.parameters()), ()), -1)
+    with pytest.raises(TrainingError, match="all parameters of the 1 parameter groups are frozen"):
+        optimiser_of(model)

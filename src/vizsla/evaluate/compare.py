@@ -1,0 +1,197 @@
+"""Predictions of two runs on the same pictures in, whether they can be told apart out.
+
+Both runs saw the same pictures, so only those count that one run gets right and the other does not. The interval of the
+difference is Tango's (T. Tango, "Equivalence test and confidence interval for the difference in proportions for the
+paired-sample design", Statistics in Medicine 1998): the differences that a score test would not reject. It leaves out 0
+exactly when McNemar's test (Psychometrika 1947) finds the runs to differ.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vizsla.errors import ConfigError, DataError
+from vizsla.evaluate.intervals import normal_quantile
+
+if TYPE_CHECKING:
+    import torch
+
+    from vizsla.evaluate.predictions import Predictions
+
+_HALVINGS = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """How two runs differ on the same pictures.
+
+    Attributes:
+        names: What the two runs are called.
+        accuracies: Shares of pictures predicted correctly (all labels of it, where there may be several).
+        difference: The second accuracy minus the first.
+        low: Lower end of its paired 95 % interval.
+        high: Upper end of its paired 95 % interval.
+        num_only_first: Pictures that only the first run gets right.
+        num_only_second: Pictures that only the second run gets right.
+        num_pictures: Labelled pictures that were compared.
+    """
+
+    names: tuple[str, str]
+    accuracies: tuple[float, float]
+    difference: float
+    low: float
+    high: float
+    num_only_first: int
+    num_only_second: int
+    num_pictures: int
+
+    @property
+    def can_be_told_apart(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def sentence(self) -> str:
+        """The result in words, with the difference in percentage points."""
+        first, second = self.names
+        pictures = "1 picture" if self.num_pictures == 1 else f"{self.num_pictures:,} pictures"
+        # With 10,000 pictures or more, single ones show only in the second decimal.
+        digits = 1 if self.num_pictures < 10_000 else 2
+        change, low, high = (
+            f"{100 * share:+.{digits}f}" for share in (self.difference, self.low, self.high)
+        )
+        before, after = (f"{share:.{digits}%}" for share in self.accuracies)
+        finding = (
+            f"{first} predicts {before} and {second} {after} of the same {pictures} correctly, "
+            f"a difference of {change} points (95 % interval {low} to {high})"
+        )
+        if not self.can_be_told_apart:
+            return f"{finding}: these pictures cannot tell the two apart."
+        return f"{finding}: {second if self.difference > 0 else first} is better."
+
+
+def compare(
+    a: Predictions, b: Predictions, *, names: tuple[str, str] = ("the first run", "the second run")
+) -> Comparison:
+    """Compare the accuracy of two runs, picture by picture.
+
+    Args:
+        a: What the first run predicts.
+        b: What the second run predicts of the same pictures, in any order.
+        names: What to call the two runs.
+
+    Returns:
+        The difference with its paired interval; pictures without a label are left out.
+
+    Raises:
+        ConfigError: Rows, paths or labels of the two are not the same, or the task is not to find classes.
+        DataError: No picture has a label.
+    """
+    orders = _matching_orders(a, b)
+    labelled = a.labelled[orders[0]]
+    if not labelled.any():
+        raise DataError(
+            f"None of the {len(a.paths)} pictures has a label, so nothing can be compared. "
+            "Compare predictions of pictures whose labels are known, for example the validation split."
+        )
+    right_a, right_b = (
+        predictions.correct[order][labelled]
+        for predictions, order in zip((a, b), orders, strict=True)
+    )
+    num_pictures = len(right_a)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    low, high = paired_interval(only_b, only_a, num_pairs=num_pictures)
+    return Comparison(
+        names=names,
+        accuracies=(int(right_a.sum()) / num_pictures, int(right_b.sum()) / num_pictures),
+        difference=(only_b - only_a) / num_pictures,
+        low=low,
+        high=high,
+        num_only_first=only_a,
+        num_only_second=only_b,
+        num_pictures=num_pictures,
+    )
+
+
+def paired_interval(num_gained: int, num_lost: int, *, num_pairs: int) -> tuple[float, float]:
+    """Return Tango's 95 % interval for the difference of two shares of the same pairs.
+
+    Args:
+        num_gained: Pairs in which only the second succeeds.
+        num_lost: Pairs in which only the first succeeds.
+        num_pairs: All pairs, at least 1.
+
+    Returns:
+        Ends within -1 and 1 around ``(num_gained - num_lost) / num_pairs``.
+
+    Example:
+        >>> low, high = paired_interval(20, 5, num_pairs=100)
+        >>> f"{low:.3f} {high:.3f}"
+        '0.056 0.249'
+    """
+    # A lower end for gains is an upper end for losses.
+    return (
+        -_upper_end(num_lost, num_gained, num_pairs=num_pairs),
+        _upper_end(num_gained, num_lost, num_pairs=num_pairs),
+    )
+
+
+def _upper_end(num_gained: int, num_lost: int, *, num_pairs: int) -> float:
+    """Return the largest difference that the score test does not reject, by halving."""
+    quantile = normal_quantile()
+    inside, outside = (num_gained - num_lost) / num_pairs, 1.0
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        if _score(middle, num_gained, num_lost, num_pairs=num_pairs) > quantile:
+            outside = middle
+        else:
+            inside = middle
+    return inside
+
+
+def _score(difference: float, num_gained: int, num_lost: int, *, num_pairs: int) -> float:
+    """Return how many standard errors a true difference lies above the one that was found (Tango, eq. 9 to 12)."""
+    # Most likely share of pairs that are lost, if the true difference is as given: the root of a quadratic equation.
+    square = 2 * num_pairs
+    linear = -num_gained - num_lost + (2 * num_pairs - num_gained + num_lost) * difference
+    constant = -num_lost * difference * (1 - difference)
+    root = math.sqrt(max(linear**2 - 4 * square * constant, 0.0))
+    lost_share = (root - linear) / (2 * square)
+    variance = num_pairs * (2 * lost_share + difference * (1 - difference))
+    excess = num_pairs * difference - (num_gained - num_lost)
+    if variance <= 0:
+        return math.inf if excess > 0 else 0.0
+    return excess / math.sqrt(variance)
+
+
+def _matching_orders(a: Predictions, b: Predictions) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two int64 ``(N,)`` that bring both into the order of their rows; raise where the pictures are not the same."""
+    a.refuse_regression("compare")
+    b.refuse_regression("compare")
+    if a.task != b.task:
+        raise ConfigError(
+            f"Two runs can be compared if both have the same task. Received: {a.task!r} and {b.task!r}"
+        )
+    if len(a.rows) != len(b.rows):
+        raise ConfigError(
+            "Two runs can be compared on the same pictures only. "
+            f"Received: predictions of {len(a.rows)} and of {len(b.rows)} pictures. Predict the same split with both."
+        )
+    orders = a.rows.argsort(stable=True), b.rows.argsort(stable=True)
+    for place_a, place_b in zip(orders[0].tolist(), orders[1].tolist(), strict=True):
+        same_row = bool(a.rows[place_a] == b.rows[place_b])
+        if not same_row or a.paths[place_a] != b.paths[place_b]:
+            raise ConfigError(
+                "Two runs can be compared on the same pictures only. Received: row "
+                f"{int(a.rows[place_a])} {a.paths[place_a]!r} and row {int(b.rows[place_b])} {b.paths[place_b]!r}. "
+                "Predict the same split of the same data with both."
+            )
+        # Names, not numbers: the two may have their classes in different orders.
+        if a.label(place_a) != b.label(place_b):
+            raise ConfigError(
+                "Two runs can be compared with the same labels only. Received: for "
+                f"{a.paths[place_a]!r} the labels {a.label(place_a)!r} and {b.label(place_b)!r}."
+            )
+    return orders

@@ -1,0 +1,171 @@
+"""Several processes in, each with a part of every batch; one training, as if a single process had done it all, out.
+
+``torchrun --nproc-per-node N -m vizsla train ...`` starts the processes and tells them of one another by environment variables.
+Gradients are averaged by torch's DistributedDataParallel. A batch stays the batch that was asked for: each process has a part of
+it, and every picture of it counts the same, so rates, losses and results are those of one process. Without ``start``, everything
+here is about one process.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from vizsla.errors import ConfigError
+from vizsla.evaluate.predictions import Predictions
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from vizsla.data.dataloaders import DataLoader
+    from vizsla.types import Batch
+
+
+@contextmanager
+def start(device: str = "auto") -> Generator[torch.device | None]:
+    """Join the other processes if torchrun started several, and leave them at the end.
+
+    Args:
+        device: ``"cuda"``: each process takes the GPU of its number; ``"auto"`` likewise if there is one; else the CPU.
+
+    Yields:
+        The device of this process; None if it is alone.
+
+    Raises:
+        ConfigError: There are fewer GPUs than processes on this machine.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield None
+        return
+    on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if on_cuda and number >= torch.cuda.device_count():
+        raise ConfigError(
+            f"Process {number} of this machine has no GPU of its own: there are {torch.cuda.device_count()}. "
+            "Start fewer processes: torchrun --nproc-per-node N."
+        )
+    own = torch.device("cuda", number) if on_cuda else torch.device("cpu")
+    if on_cuda:
+        torch.cuda.set_device(own)
+    distributed.init_process_group("nccl" if on_cuda else "gloo")
+    try:
+        yield own
+    finally:
+        distributed.destroy_process_group()
+
+
+def share() -> tuple[int, int]:
+    """Return the number of this process, from 0, and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and prints."""
+    return share()[0] == 0
+
+
+def as_one(model: nn.Module) -> nn.Module:
+    """Return what training pictures go through: the model itself, or the model in step with those of the other processes.
+
+    Batch norms that train see each process's own part of a batch; their running statistics are those of the main process.
+    """
+    if share()[1] == 1 or not any(value.requires_grad for value in model.parameters()):
+        return model
+    device = next(model.parameters()).device
+    # A head that pools early stages leaves later layers without gradients: torch finds out which in the first step, and
+    # the graph of a fit stays the same.
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=[device] if device.type == "cuda" else None, static_graph=True
+    )
+
+
+def mean_over_processes(losses: Tensor) -> Tensor:
+    """Return losses that each process has its part of, averaged."""
+    _, world = share()
+    if world > 1:
+        distributed.all_reduce(losses)
+        losses = losses / world
+    return losses
+
+
+def any_of(flag: bool) -> bool:
+    """Return whether it is so in any of the processes; every one has to ask."""
+    _, world = share()
+    if world == 1:
+        return flag
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    found = torch.tensor([int(flag)], device=device)
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    return bool(found.item())
+
+
+def wait_for_all() -> None:
+    """Go on when every process is here: a file that the main one wrote is there then."""
+    any_of(flag=False)
+
+
+def own_part(loader: DataLoader) -> Generator[Batch]:
+    """Yield this process's part of the batches of a loader; where it has no pictures of a batch, nothing."""
+    with closing(loader.batches(share=share())) as batches:
+        for batch in batches:
+            if len(batch.rows):
+                yield batch
+
+
+def all_of(part: Any) -> list[Any]:
+    """Return the values of all processes, in their order; every process has to ask."""
+    _, world = share()
+    if world == 1:
+        return [part]
+    parts: list[Any] = [None] * world
+    distributed.all_gather_object(parts, part)
+    return parts
+
+
+def whole_predictions(part: Predictions, *, order: Tensor) -> Predictions:
+    """Return the predictions of all processes as one.
+
+    Args:
+        part: What this process predicted.
+        order: int64 ``(N,)``, the rows in the order of the result.
+    """
+    if share()[1] == 1:
+        return part
+    parts: list[Predictions] = all_of(part)
+    rows = torch.cat([each.rows for each in parts])
+    places = positions_of(order, rows)
+    paths = [path for each in parts for path in each.paths]
+    return Predictions(
+        rows=rows[places],
+        paths=tuple(paths[place] for place in places.tolist()),
+        logits=torch.cat([each.logits for each in parts])[places],
+        targets=torch.cat([each.targets for each in parts])[places],
+        vocab=part.vocab,
+        task=part.task,
+    )
+
+
+def positions_of(wanted: Tensor, rows: Tensor) -> Tensor:
+    """Return where each of the wanted rows is among rows that are all different."""
+    place_of = {row: place for place, row in enumerate(rows.tolist())}
+    return torch.tensor([place_of[row] for row in wanted.tolist()], dtype=torch.int64)
+
+
+def check_parts(batch_sizes: Sequence[int]) -> None:
+    """Raise an error if a process would get no pictures of a training batch.
+
+    Raises:
+        ConfigError: A batch has fewer pictures than there are processes.
+    """
+    _, world = share()
+    if min(batch_sizes, default=world) < world:
+        raise ConfigError(
+            f"Batches of {min(batch_sizes)} pictures cannot be shared by {world} processes. Take a larger batch or fewer "
+            "processes."
+        )

@@ -1,0 +1,353 @@
+"""A trainer in, the loss over a rising learning rate out; the trainer is afterwards exactly as it was, whatever happened.
+
+Smith, "Cyclical learning rates for training neural networks", WACV 2017 (arXiv 1506.01186), section 3.3. The run is an ordinary
+fit that is neither validated nor recorded; weights, statistics of norms and the optimiser are kept in memory meanwhile and put
+back. Reading rates from the curve is the business of ``suggestions``.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vizsla.errors import ConfigError, TrainingError
+from vizsla.files import atomic_write
+from vizsla.train.callback import Callback
+from vizsla.train.loop import own_random_numbers
+from vizsla.train.recorder import SmoothedLoss
+from vizsla.train.schedules import lr_range, lr_range_linear, whole_number
+from vizsla.train.suggestions import SKIPPED_AT_END
+from vizsla.train.trainer import as_callbacks
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from vizsla.train.callback import Fit
+    from vizsla.train.schedules import Schedule
+    from vizsla.train.suggestions import SuggestedLRs
+    from vizsla.train.trainer import Callbacks, Trainer
+
+FEWEST_STEPS = 6
+"""Fewer are not worth a plot; who asks for fewer gets these."""
+
+RUNAWAY = 4.0
+"""A smoothed loss so many times its best has run away."""
+
+LOWEST_BEST = 0.05
+"""What a best loss counts as at least. A trained classifier starts near 0, where one odd picture makes four times its best."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinderCurve:
+    """The loss over the learning rate.
+
+    Attributes:
+        lrs: Rate at every step: of the last parameter group, or what the groups have their shares of.
+        losses: Running mean of the losses at every step; with several runs, their mean.
+        runs: The plain losses of every run.
+        num_it: Steps that were asked for.
+        stopped: Whether the loss ran away before the last of them.
+        values: Training loss, validation loss and metrics at the end of the range, where they were asked for.
+    """
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    runs: tuple[tuple[float, ...], ...]
+    num_it: int
+    stopped: bool = False
+    values: tuple[float, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Number of points."""
+        return len(self.lrs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StopRule:
+    """When a loss has run away. One that is not a finite number always has.
+
+    Attributes:
+        wait: Never before so many steps.
+        best_from: The best is that of the steps from this one on, counted from 0.
+        lowest_best: What the best counts as at least.
+        ratio: So many times the best is too much; infinite for never.
+        keeps_last: The loss that ran away is part of the curve.
+    """
+
+    wait: int = 0
+    best_from: int = 0
+    lowest_best: float = 0.0
+    ratio: float = RUNAWAY
+    keeps_last: bool = True
+
+    def ran_away(self, smoothed: Sequence[float]) -> bool:
+        """Return whether to stop after these smoothed losses, the last of which is new."""
+        if not math.isfinite(smoothed[-1]):
+            return True
+        best = min(smoothed[self.best_from :], default=math.inf)
+        limit = self.ratio * max(best, self.lowest_best)
+        return len(smoothed) >= self.wait and smoothed[-1] > limit
+
+
+CLASSIC_RULE = StopRule(best_from=11, keeps_last=False)
+"""Of lesson one's notebooks: the best counts from the twelfth batch on."""
+
+
+def find_learning_rate(
+    trainer: Trainer,
+    *,
+    start_lr: float = 1e-7,
+    end_lr: float = 10.0,
+    num_it: int = 100,
+    stop_div: bool = True,
+    num_runs: int = 1,
+    shares: Sequence[float] | None = None,
+    cbs: Callbacks = None,
+) -> FinderCurve:
+    """Raise the rate of all groups by equal factors, batch by batch, and watch the loss.
+
+    Callbacks of the trainer that change batches (MixUp) take part; those that only watch are not told.
+
+    Args:
+        trainer: Left as it was: weights, norms, optimiser, modes, record, random numbers. Nothing is written.
+        start_lr: Of the first step.
+        end_lr: The step after the last would have it.
+        num_it: Steps, at least 6; over as many epochs as it takes.
+        stop_div: End when the smoothed loss is four times its best, though not before ``num_it // 10 + 15`` steps.
+        num_runs: Runs from the same weights, each with other batches; the curve is as long as the shortest.
+        shares: What each group has of the rate, for trainings whose groups have rates of their own; None is all of it.
+        cbs: Further callbacks of these runs.
+
+    Raises:
+        ConfigError: A rate or a number cannot work.
+        TrainingError: There is nothing to train on.
+        PictureError: A picture cannot be read.
+    """
+    whole_number(num_it, name="num_it", least=1)
+    whole_number(num_runs, name="num_runs", least=1)
+    steps = max(FEWEST_STEPS, num_it)
+    shares = [1.0] * len(trainer.groups) if shares is None else shares
+    starts = [share * start_lr for share in shares]
+    schedule = lr_range(steps, starts, end_lr * shares[-1])
+    if not start_lr < end_lr:
+        raise ConfigError(
+            f"The rate rises, so start_lr is below end_lr. Received: start_lr={start_lr}, end_lr={end_lr}"
+        )
+    rule = StopRule(
+        wait=steps // 10 + 15,
+        # A regression's loss has the units of its targets: there is no telling what is near 0.
+        lowest_best=0.0 if trainer.dls.table.task == "regression" else LOWEST_BEST,
+        ratio=RUNAWAY if stop_div else math.inf,
+    )
+    probes: list[_Probe] = []
+    with _left_as_it_was(trainer) as begin_again:
+        for run in range(num_runs):
+            begin_again(run)
+            probes.append(_probe(trainer, schedule, rule=rule, cbs=cbs))
+    return _curve(probes, schedule=schedule, share=shares[-1])
+
+
+def find_learning_rate_classic(
+    trainer: Trainer,
+    *,
+    start_rates: Sequence[float],
+    end_lr: float = 10.0,
+    linear: bool = False,
+    cbs: Callbacks = None,
+) -> FinderCurve:
+    """Raise the rates over one epoch, as lesson one's notebooks do.
+
+    Args:
+        trainer: Left as it was, see ``find_learning_rate``.
+        start_rates: One per group; the groups keep their ratios.
+        end_lr: The last group heads for it.
+        linear: By equal amounts from 0 instead of equal factors.
+        cbs: Further callbacks of this run.
+
+    Returns:
+        The curve. If the loss did not run away, ``values`` hold the results at its end, on the validation pictures too.
+
+    Raises:
+        ConfigError: A rate cannot work, or there is not one for each group.
+        TrainingError: There is nothing to train on.
+        PictureError: A picture cannot be read.
+    """
+    if len(start_rates) != len(trainer.groups):
+        raise ConfigError(
+            f"{len(start_rates)} rates were given to start from and there are {len(trainer.groups)} parameter groups."
+        )
+    build = lr_range_linear if linear else lr_range
+    schedule = build(len(trainer.dls.train), start_rates, end_lr)
+    values: tuple[float, ...] = ()
+    with _left_as_it_was(trainer):
+        probe = _probe(trainer, schedule, rule=CLASSIC_RULE, cbs=cbs)
+        if not probe.stopped:
+            values = (probe.smoothed[-1], *trainer.measure(trainer.predictions()))
+    return _curve([probe], schedule=schedule, values=values)
+
+
+def plot_finder(
+    curve: FinderCurve, suggestions: SuggestedLRs | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the loss over the rate without the last five points, with a dot for each suggestion.
+
+    Args:
+        curve: What a finder returned.
+        suggestions: Rates that are nan get no dot; the range of the robust one is shaded.
+        ax: Where to draw; None is a new figure.
+
+    Returns:
+        The axes.
+    """
+    from matplotlib import pyplot as plt
+
+    if ax is None:
+        ax = plt.subplots()[1]
+    shown = slice(None, -SKIPPED_AT_END if curve.steps > SKIPPED_AT_END else None)
+    ax.plot(curve.lrs[shown], curve.losses[shown])
+    ax.set_xlabel("Learning Rate")
+    ax.set_ylabel("Loss")
+    ax.set_xscale("log")
+    if suggestions is None:
+        return ax
+    dots = {
+        name: dot for name, dot in suggestions.dots.items() if all(math.isfinite(x) for x in dot)
+    }
+    for number, (name, (rate, loss)) in enumerate(dots.items(), start=1):
+        ax.plot(rate, loss, "o", label=name, color=f"C{number}")
+    found = suggestions.robust_rate
+    if found is not None and found.safe:
+        ax.axvspan(found.low, found.high, alpha=0.1, color="grey", label="safe range")
+    if dots:
+        ax.legend(loc="best")
+    return ax
+
+
+def save_finder_plot(path: Path, curve: FinderCurve, suggestions: SuggestedLRs) -> Path:
+    """Write what ``plot_finder`` draws as PNG.
+
+    Args:
+        path: File to write.
+        curve: What a finder returned.
+        suggestions: What was read from it.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: The file cannot be written; an old one is untouched.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    plot_finder(curve, suggestions, ax=figure.subplots())
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    return path
+
+
+class _Probe(Callback):
+    """Reads the loss of every step and ends the fit when the range is through or the loss has run away."""
+
+    order = 1000  # last: it sees what the others have left
+
+    def __init__(self, *, num_steps: int, rule: StopRule) -> None:
+        self.losses: list[float] = []
+        self.smoothed: list[float] = []
+        self.stopped = False
+        self._num_steps = num_steps
+        self._rule = rule
+        self._mean = SmoothedLoss()
+
+    def after_step(self, fit: Fit) -> None:
+        """Read the loss, and decide."""
+        # Here the device is waited for: whether to go on depends on the loss.
+        loss = math.nan if fit.loss is None else float(fit.loss)
+        self.losses.append(loss)
+        self.smoothed += self._mean.add([loss])
+        if self._rule.ran_away(self.smoothed):
+            self.stopped = True
+            if not self._rule.keeps_last:
+                self.losses.pop()
+                self.smoothed.pop()
+            fit.stop("The loss has run away.")
+        elif len(self.losses) == self._num_steps:
+            fit.stop("All rates were tried.")
+
+
+def _probe(trainer: Trainer, schedule: Schedule, *, rule: StopRule, cbs: Callbacks) -> _Probe:
+    trainer.check_batches()
+    probe = _Probe(num_steps=schedule.num_steps, rule=rule)
+    taking_part = [each for each in trainer.cbs if _changes_batches(each)]
+    try:
+        trainer.run(
+            schedule,
+            n_epoch=-(-schedule.num_steps // len(trainer.dls.train)),
+            stage="learning rates",
+            cbs=[*taking_part, *as_callbacks(cbs), probe],
+            measured=False,
+        )
+    except TrainingError:
+        # The loop finds a loss that is not finite, too, and calls it an error; here it is the end of the curve.
+        if not probe.stopped:
+            raise
+    return probe
+
+
+def _changes_batches(callback: Callback) -> bool:
+    return type(callback).before_step is not Callback.before_step
+
+
+class _Restart:
+    """Puts a trainer back to where a snapshot was taken, with the batches of another run ahead."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._snapshot = trainer.snapshot()
+        self._epochs_done = trainer.epochs_done
+        self._callbacks = [(each, dict(vars(each))) for each in trainer.cbs]
+
+    def __call__(self, run: int) -> None:
+        self._trainer.restore(self._snapshot)
+        # Data and random numbers of an epoch follow from its number. The fit to come may well use those of the first run; no
+        # fit reaches those of the others.
+        self._trainer.epochs_done = self._epochs_done + run * 1_000_000
+        for callback, state in self._callbacks:
+            vars(callback).clear()
+            vars(callback).update(state)
+
+
+@contextmanager
+def _left_as_it_was(trainer: Trainer) -> Generator[_Restart]:
+    """Let the trainer be trained in the block; afterwards it is as before, whatever ended the block."""
+    restart = _Restart(trainer)
+    try:
+        with own_random_numbers(device=trainer.dls.device):
+            yield restart
+    finally:
+        restart(0)
+
+
+def _curve(
+    probes: Sequence[_Probe],
+    *,
+    schedule: Schedule,
+    share: float = 1.0,
+    values: tuple[float, ...] = (),
+) -> FinderCurve:
+    steps = min(len(probe.losses) for probe in probes)
+    smoothed = zip(*(probe.smoothed[:steps] for probe in probes), strict=True)
+    return FinderCurve(
+        lrs=tuple(schedule.rates_at(step)[-1] / share for step in range(steps)),
+        losses=tuple(math.fsum(losses) / len(probes) for losses in smoothed),
+        runs=tuple(tuple(probe.losses[:steps]) for probe in probes),
+        num_it=schedule.num_steps,
+        stopped=any(probe.stopped for probe in probes),
+        values=values,
+    )

@@ -1,0 +1,209 @@
+"""A batch of float pictures in, one move of the weights and the loss out: forward, backward, optimiser.
+
+Nothing here waits for the device. Gradients may be gathered over several batches before the weights move, and a batch that
+does not fit into the device's memory goes through in parts; in both cases every picture counts the same, so the result is
+that of one large batch (except for batch norms, which see the parts).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from vizsla.errors import TrainingError
+from vizsla.infer.run import autocast
+from vizsla.train.distributed import share
+from vizsla.train.losses import per_picture
+from vizsla.types import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vizsla.infer.run import Precision
+
+    LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+GRADIENT_SCALE = 2.0**12
+"""Where fp16 begins to scale its losses, so that small gradients do not vanish; it adapts within a few steps."""
+
+
+class TrainingStep:
+    """Moves the weights of a model.
+
+    Args:
+        model: Trained in place; its mode is the caller's choice.
+        loss_function: Takes logits ``(B, C)`` in float32 and targets, returns the mean over the pictures.
+        optimiser: Over the parameters that train.
+        precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``; fp16 scales its losses.
+        accumulate: Batches whose gradients are gathered before the weights move.
+        clip: Largest norm of all gradients together; None leaves them.
+        forward: What the pictures go through, where that is not the model itself: its compiled form.
+        scaler: Scales the losses of fp16; None is a new one.
+        whole_batch: Pictures of a batch in all, where several processes have a part each; None where this one has it whole.
+        say: Told in a sentence when batches have to be split.
+
+    Attributes:
+        parts: How many parts a batch goes through in.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss_function: LossFunction,
+        optimiser: torch.optim.Optimizer,
+        precision: Precision = "fp32",
+        accumulate: int = 1,
+        clip: float | None = None,
+        forward: Callable[[Tensor], Tensor] | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        whole_batch: int | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.model = model
+        self.loss_function = loss_function
+        self.optimiser = optimiser
+        self.precision: Precision = precision
+        self.accumulate = accumulate
+        self.clip = clip
+        self.forward = model if forward is None else forward
+        self.whole_batch = whole_batch
+        self.say = say
+        self.parts = 1
+        self.scaler = make_scaler(precision) if scaler is None else scaler
+        self._batches = 0
+        self._pictures = 0
+        self._unit = 1
+
+    def __call__(self, batch: Batch, *, last: bool = False) -> Tensor:
+        """Take one step.
+
+        Args:
+            batch: Float pictures on the model's device.
+            last: Move the weights even if fewer than ``accumulate`` batches are gathered.
+
+        Returns:
+            The mean loss of the batch, a scalar that stays on the device. Of several processes each gets what its part adds to
+            it, times their number: the mean over the processes is the mean loss of the whole batch.
+
+        Raises:
+            TrainingError: Not even one picture fits into the device's memory, or a batch norm gets a single value.
+        """
+        size = len(batch.rows) if self.whole_batch is None else self.whole_batch
+        if not self._batches:
+            self._unit = size
+        loss = self._add_gradients(batch)
+        self._batches += 1
+        self._pictures += size
+        if last or self._batches >= self.accumulate:
+            self._move()
+        return loss
+
+    def _add_gradients(self, batch: Batch) -> Tensor:
+        """Go through a batch in as few parts as the memory allows."""
+        while True:
+            try:
+                return self._backward(batch)
+            except torch.OutOfMemoryError as error:
+                # Of several processes the others would wait for gradients that this one computes twice.
+                alone = self.whole_batch is None
+                if self.parts >= len(batch.rows) or self._batches or not alone:
+                    raise TrainingError(
+                        f"The device's memory is not enough for {-(-len(batch.rows) // self.parts)} pictures of "
+                        f"{tuple(batch.images.shape[2:])} pixels: {error}. Take a smaller batch, smaller pictures, or "
+                        "a smaller network."
+                    ) from error
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise TrainingError(
+                    f"Batch norms cannot be trained on {len(batch.rows)} picture{'s' * (len(batch.rows) > 1)} of "
+                    f"{tuple(batch.images.shape[2:])} pixels: the last maps of the network are of one pixel, and the mean "
+                    "of one value is that value. Take bs=2 or more, larger pictures, or train_bn=False."
+                ) from error
+            # Outside of the handler: the traceback of the error keeps the tensors of the failed step alive.
+            self.optimiser.zero_grad(set_to_none=True)
+            self.parts *= 2
+            self.say(
+                f"Out of memory: batches of {len(batch.rows)} go through in {self.parts} parts from now on. Rates and "
+                "results stay those of the whole batch; batch norms see the parts."
+            )
+
+    def _backward(self, batch: Batch) -> Tensor:
+        total: Tensor | None = None
+        size, weight = len(batch.rows), 1.0
+        if self.whole_batch is not None:
+            # Gradients and losses are averaged over the processes as if all parts were of one size.
+            weight = size * share()[1] / self.whole_batch
+            size = self.whole_batch
+        for part in split_batch(batch, self.parts):
+            with autocast(part.images.device, self.precision):
+                logits = self.forward(part.images)
+            loss = batch_loss(logits.float(), part, loss_function=self.loss_function)
+            loss = loss * (weight * len(part.rows) / len(batch.rows))
+            self.scaler.scale(loss * (size / self._unit)).backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        if total is None:
+            raise TrainingError("A batch without pictures came to be trained on.")
+        return total
+
+    def _move(self) -> None:
+        gathered = self._pictures / self._unit
+        self._batches = self._pictures = 0
+        if self.clip is not None or gathered != 1:
+            self.scaler.unscale_(self.optimiser)
+            parameters = [
+                parameter
+                for group in self.optimiser.param_groups
+                for parameter in group["params"]
+                if parameter.grad is not None
+            ]
+            if gathered != 1:
+                for parameter in parameters:
+                    parameter.grad.div_(gathered)
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, self.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+
+
+def make_scaler(precision: Precision) -> torch.amp.GradScaler:
+    """Return what scales the losses of fp16, so that small gradients do not vanish; idle in other precisions and on a CPU."""
+    needed = precision == "fp16" and torch.cuda.is_available()
+    return torch.amp.GradScaler("cuda", init_scale=GRADIENT_SCALE, enabled=needed)
+
+
+def batch_loss(logits: Tensor, batch: Batch, *, loss_function: LossFunction) -> Tensor:
+    """Return the mean loss of a batch; pictures that were mixed count for both of their targets.
+
+    Args:
+        logits: float32 ``(B, C)``, of ``batch.images``.
+        batch: What went through the network.
+        loss_function: Takes logits and targets, returns the mean over the pictures.
+    """
+    if batch.shares is None or batch.partner_targets is None:
+        return loss_function(logits, batch.targets)
+    losses_of = per_picture(loss_function)
+    own, partner = losses_of(logits, batch.targets), losses_of(logits, batch.partner_targets)
+    return torch.lerp(partner, own, batch.shares.to(own.dtype)).mean()
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """Return a batch in so many parts of neighbouring pictures, which share its memory."""
+    if parts == 1:
+        return [batch]
+    size = -(-len(batch.rows) // parts)
+    places = [slice(first, first + size) for first in range(0, len(batch.rows), size)]
+    return [
+        Batch(
+            images=batch.images[place],
+            targets=batch.targets[place],
+            rows=batch.rows[place],
+            partner_targets=None if batch.partner_targets is None else batch.partner_targets[place],
+            shares=None if batch.shares is None else batch.shares[place],
+        )
+        for place in places
+    ]

@@ -1,0 +1,309 @@
+"""The curve of a learning-rate finder in, learning rates to train with out: readings known from notebooks, and a robust one.
+
+Each reading takes ``(lrs, losses, num_it)`` and returns ``(rate, (x, y))``, the rate and where its dot goes in the plot; where
+there are too few points all three are nan.
+
+N: points of the curve.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vizsla.errors import ConfigError
+from vizsla.train.robust_rate import ROBUST_RUNS, RobustRate, robust_rate
+
+if TYPE_CHECKING:
+    from vizsla.train.lr_finder import FinderCurve
+
+Reading = tuple[float, tuple[float, float]]
+"""A rate, and the place of its dot in the plot."""
+
+Suggestion = Callable[[Tensor, Tensor, int], Reading]
+"""From rates float32 ``(N,)``, smoothed losses float32 ``(N,)`` and the number of steps asked for to a reading."""
+
+NOTHING: Reading = (math.nan, (math.nan, math.nan))
+SKIPPED_AT_END = 5
+"""The last points are those of a loss that runs away."""
+
+
+def usable_points(lrs: Tensor, losses: Tensor, num_it: int) -> tuple[Tensor, Tensor]:
+    """Return the part of a curve that can be read.
+
+    Left out are the first tenth, where the running mean is still that of a few batches, the last five points, and everything
+    from the first loss on that is not a finite number.
+
+    Args:
+        lrs: float32 ``(N,)``.
+        losses: float32 ``(N,)``, or ``(R, N)`` of several runs.
+        num_it: Steps that were asked for; the run may have ended earlier.
+
+    Returns:
+        Rates ``(M,)`` and losses ``(M,)`` or ``(R, M)``.
+    """
+    kept = slice(num_it // 10, -SKIPPED_AT_END)
+    lrs, losses = lrs[kept], losses[..., kept]
+    broken = ~torch.isfinite(losses)
+    broken = broken.any(dim=0) if broken.ndim > 1 else broken
+    end = int(broken.int().argmax()) if bool(broken.any()) else len(lrs)
+    return lrs[:end], losses[..., :end]
+
+
+def minimum(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
+    """Suggest a tenth of the rate at which the loss was lowest.
+
+    Args:
+        lrs: float32 ``(N,)``, rising.
+        losses: float32 ``(N,)``.
+        num_it: Not used.
+    """
+    del num_it
+    if not len(losses):
+        return NOTHING
+    lowest = int(losses.argmin())
+    rate = float(lrs[lowest])
+    return rate / 10, (rate, float(losses[lowest]))
+
+
+def steep(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
+    """Suggest the rate at which the loss fell fastest over the logarithm of the rate.
+
+    Args:
+        lrs: float32 ``(N,)``, rising.
+        losses: float32 ``(N,)``.
+        num_it: Not used.
+    """
+    del num_it
+    slopes = torch.diff(losses) / torch.diff(lrs.log())
+    slopes = torch.where(torch.isfinite(slopes), slopes, math.inf)
+    if not len(slopes):
+        return NOTHING
+    steepest = int(slopes.argmin())
+    rate = float(lrs[steepest])
+    return rate, (rate, float(losses[steepest]))
+
+
+def valley(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
+    """Suggest a rate about half-way down the longest valley.
+
+    The valley is the longest strictly falling subsequence of the losses, found in O(N log N) as in Fredman, "On computing the
+    length of longest increasing subsequences", Discrete Mathematics 11, 1975; the rate stands at half of its length.
+
+    Args:
+        lrs: float32 ``(N,)``, rising.
+        losses: float32 ``(N,)``.
+        num_it: Not used.
+    """
+    del num_it
+    if not len(losses):
+        return NOTHING
+    # lowest_ends[k]: the best last value, negated, of a falling subsequence of k + 1 points.
+    lowest_ends: list[float] = []
+    longest, end = 0, 0
+    for position, loss in enumerate(losses.tolist()):
+        length = bisect_left(lowest_ends, -loss)
+        lowest_ends[length : length + 1] = [-loss]
+        if length + 1 > longest:
+            longest, end = length + 1, position
+    start = end - longest
+    third = longest / 3
+    middle = max(0, start + int(third) + int(third / 2))
+    rate = float(lrs[middle])
+    return rate, (rate, float(losses[middle]))
+
+
+def slide(
+    lrs: Tensor,
+    losses: Tensor,
+    num_it: int,
+    lr_diff: int = 15,
+    thresh: float = 0.005,
+    adjust_value: float = 1.0,
+) -> Reading:
+    """Suggest the rate at which an interval, sliding down from the highest rates, first has the same slope at both ends.
+
+    Args:
+        lrs: float32 ``(N,)``, rising.
+        losses: float32 ``(N,)``.
+        num_it: Not used.
+        lr_diff: Points between the ends of the interval.
+        thresh: Slopes nearer to each other than this are the same.
+        adjust_value: The rate is multiplied by it.
+    """
+    del num_it
+    count = len(losses)
+    if count < max(2, lr_diff + 1):
+        return NOTHING
+    values = losses.numpy()
+    with np.errstate(invalid="ignore"):  # inf - inf
+        slopes = np.gradient(values)
+        right, left = count - 1, count - 1 - lr_diff
+        found = left
+        while left >= 0 and abs(slopes[right] - slopes[left]) > thresh:
+            found = left
+            right, left = right - 1, left - 1
+    rate = float(lrs[found]) * adjust_value
+    height = float(np.interp(np.log10(rate), np.log10(lrs.numpy()), values))
+    return rate, (rate, height)
+
+
+def robust(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
+    """Suggest a rate that is safe in all of several runs (see ``robust_rate``); nan if there is none.
+
+    Asked for by name in ``suggest``, it sees the plain losses of every run.
+
+    Args:
+        lrs: float32 ``(N,)``, rising.
+        losses: float32 ``(R, N)``, or ``(N,)`` for one run.
+        num_it: Not used.
+    """
+    del num_it
+    return _dot_of(robust_rate(lrs, losses), lrs, losses)
+
+
+DEFAULT_SUGGESTIONS: tuple[Suggestion, ...] = (valley,)
+"""What is shown where nobody said what to suggest."""
+
+OLDER_MEANING: tuple[Suggestion, ...] = (minimum, steep)
+"""What ``lr_min, lr_steep = learn.lr_find()`` unpacks to; notebooks of 2020 have that line."""
+
+
+class SuggestedLRs:
+    """The suggested rates, by the names of what suggested them.
+
+    Each is an attribute: ``suggested.valley``. Unpacking gives them in the order in which they were asked for; where nobody
+    asked for any in particular it gives (minimum, steep), as the notebooks expect that unpack two numbers.
+
+    Args:
+        readings: Name to reading, in order; the rate is nan where there were too few points.
+        unpacked: What iteration gives.
+        note: A sentence for people, where something has to be said; else empty.
+        robust_rate: Range and reason, where the robust suggestion was asked for.
+    """
+
+    minimum: float
+    steep: float
+    valley: float
+    slide: float
+    robust: float
+
+    def __init__(
+        self,
+        readings: Mapping[str, Reading],
+        *,
+        unpacked: Iterable[float],
+        note: str = "",
+        robust_rate: RobustRate | None = None,
+    ) -> None:
+        self.dots = {name: dot for name, (_, dot) in readings.items()}
+        self.note = note
+        self.robust_rate = robust_rate
+        self._rates = {name: rate for name, (rate, _) in readings.items()}
+        self._unpacked = tuple(unpacked)
+        for name, rate in self._rates.items():
+            setattr(self, name, rate)
+
+    def __repr__(self) -> str:
+        """Name the rates that were asked for."""
+        return f"SuggestedLRs({', '.join(f'{name}={rate}' for name, rate in self._rates.items())})"
+
+    def __iter__(self) -> Iterator[float]:
+        """Go through the rates, see the class."""
+        return iter(self._unpacked)
+
+    def __len__(self) -> int:
+        """Return how many rates unpacking gives."""
+        return len(self._unpacked)
+
+    def __getitem__(self, position: int) -> float:
+        """Return the rate at a position of what unpacking gives."""
+        return self._unpacked[position]
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the rates that were asked for, by name."""
+        return dict(self._rates)
+
+
+def runs_needed(suggest_funcs: Suggestion | Iterable[Suggestion] | None) -> int:
+    """Return how many runs of the finder these functions want: one, or several for ``robust``."""
+    functions = () if suggest_funcs is None else _functions(suggest_funcs)
+    return ROBUST_RUNS if any(_bare(function) is robust for function in functions) else 1
+
+
+def suggest(
+    curve: FinderCurve, suggest_funcs: Suggestion | Iterable[Suggestion] = DEFAULT_SUGGESTIONS
+) -> SuggestedLRs:
+    """Read rates from the curve of a finder.
+
+    Args:
+        curve: What ``find_learning_rate`` returned.
+        suggest_funcs: ``minimum``, ``steep``, ``valley``, ``slide``, ``robust``, or functions of the same form; one or
+            several. A ``functools.partial`` goes by the name of its function.
+
+    Raises:
+        ConfigError: No function was given.
+    """
+    functions = _functions(suggest_funcs)
+    if not functions:
+        raise ConfigError(
+            "Name what to suggest: minimum, steep, valley, slide or robust. Received: nothing"
+        )
+    lrs, losses = torch.tensor(curve.lrs), torch.tensor(curve.losses)
+    used, read = usable_points(lrs, losses, curve.num_it)
+    readings: dict[str, Reading] = {}
+    found: RobustRate | None = None
+    for function in functions:
+        name = base = _name(function)
+        while name in readings:
+            name = f"{base}_{sum(other.startswith(base) for other in readings) + 1}"
+        if _bare(function) is robust:
+            rates, runs = usable_points(lrs, torch.tensor(curve.runs), curve.num_it)
+            found = robust_rate(rates, runs)
+            readings[name] = _dot_of(found, rates, runs)
+        else:
+            rate, (x, y) = function(used, read, curve.num_it) if len(used) else NOTHING
+            readings[name] = (float(rate), (float(x), float(y)))
+    unpacked = [rate for rate, _ in readings.values()]
+    if suggest_funcs is DEFAULT_SUGGESTIONS:
+        unpacked = [function(used, read, curve.num_it)[0] for function in OLDER_MEANING]
+    lacking = [name for name in readings if math.isnan(readings[name][0]) and name != "robust"]
+    notes = [
+        f"Of {len(lrs)} losses {len(used)} can be read, too few to suggest {' or '.join(lacking)}; take more steps (num_it)."
+        if lacking
+        else "",
+        found.reason if found else "",
+    ]
+    return SuggestedLRs(
+        readings, unpacked=unpacked, note=" ".join(filter(None, notes)), robust_rate=found
+    )
+
+
+def _functions(suggest_funcs: Suggestion | Iterable[Suggestion]) -> tuple[Suggestion, ...]:
+    return (suggest_funcs,) if callable(suggest_funcs) else tuple(suggest_funcs)
+
+
+def _bare(function: Suggestion) -> Suggestion:
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def _name(function: Suggestion) -> str:
+    bare = _bare(function)
+    return getattr(bare, "__name__", type(bare).__name__)
+
+
+def _dot_of(found: RobustRate, lrs: Tensor, losses: Tensor) -> Reading:
+    """Return a robust rate with its dot: the mean of the runs at the nearest point."""
+    if math.isnan(found.value):
+        return NOTHING
+    nearest = int((lrs.log() - math.log(found.value)).abs().argmin())
+    return found.value, (found.value, float(losses[..., nearest].mean()))

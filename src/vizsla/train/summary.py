@@ -1,0 +1,93 @@
+"""A trainer in, a table of its layers with shapes and numbers of parameters out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from vizsla.infer.run import evaluation_mode
+from vizsla.models.groups import norm_parameters
+
+if TYPE_CHECKING:
+    from vizsla.train.trainer import Trainer
+
+WIDTHS = (36, 22, 12, 9)
+
+
+class Table(str):
+    """Text that a notebook shows as it is, without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return the text itself."""
+        return str(self)
+
+
+def summarise_model(trainer: Trainer) -> Table:
+    """Return the layers of a model in the order in which a picture goes through them.
+
+    Args:
+        trainer: Its first validation picture (or training picture) goes through the network once, in evaluation mode: nothing
+            changes.
+    """
+    loader = trainer.dls.valid if trainer.dls.valid.n else trainer.dls.train
+    images = loader.one_batch()[0][:1].as_subclass(Tensor)
+    rows: list[tuple[str, ...]] = []
+    hooks = [
+        part.register_forward_hook(_note(rows))
+        for part in trainer.model.modules()
+        if not list(part.children())
+    ]
+    try:
+        with evaluation_mode(trainer.model), torch.inference_mode():
+            trainer.model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    parameters = list(trainer.model.parameters())
+    total = sum(parameter.numel() for parameter in parameters)
+    trains = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    line = "-" * sum(WIDTHS)
+    header = _row(("Layer (type)", "Output Shape", "Param #", "Trainable"))
+    norms = {id(parameter) for parameter in norm_parameters(trainer.model)}
+    # Norms train in frozen groups too, by default.
+    frozen = sum(
+        not any(parameter.requires_grad and id(parameter) not in norms for parameter in group)
+        for group in trainer.groups
+    )
+    factory = getattr(trainer.opt_func, "func", trainer.opt_func)
+    notes = [
+        f"{type(trainer.model).__name__} (Input shape: {' x '.join(map(str, images.shape))})",
+        line,
+        header,
+        line,
+        *map(_row, rows),
+        line,
+        f"Total params: {total:,}",
+        f"Total trainable params: {trains:,}",
+        f"Total non-trainable params: {total - trains:,}",
+        "",
+        f"Optimizer used: {getattr(factory, '__name__', factory)}",
+        f"Loss function: {trainer.loss_func}",
+        f"Model frozen up to parameter group #{frozen}" if frozen else "Model unfrozen",
+        "Callbacks: " + (", ".join(type(each).__name__ for each in trainer.cbs) or "none"),
+    ]
+    return Table("\n".join(notes))
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
+
+
+def _note(rows: list[tuple[str, ...]]):  # noqa: ANN202 (a hook)
+    def hook(part: nn.Module, _: object, output: object) -> None:
+        shape = " x ".join(map(str, output.shape)) if isinstance(output, Tensor) else ""
+        own = list(part.parameters())
+        count = sum(parameter.numel() for parameter in own)
+        trains = str(any(parameter.requires_grad for parameter in own)) if own else ""
+        rows.append((type(part).__name__, shape, f"{count:,}" if own else "", trains))
+
+    return hook

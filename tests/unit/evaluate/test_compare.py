@@ -1,0 +1,188 @@
+"""Comparing two runs on the same pictures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize
+
+from vizsla.errors import ConfigError, DataError
+from vizsla.evaluate.compare import compare, paired_interval
+from vizsla.evaluate.predictions import Predictions
+from vizsla.types import UNLABELLED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def run(right: Sequence[bool]) -> Predictions:
+    """Predictions of two classes that are right for the pictures that are named so."""
+    targets = torch.arange(len(right)) % 2
+    given_classes = torch.where(torch.tensor(right), targets, 1 - targets)
+    return Predictions(
+        rows=torch.arange(len(right)) + 100,
+        paths=tuple(f"{number}.jpg" for number in range(len(right))),
+        logits=torch.nn.functional.one_hot(given_classes, 2).float(),
+        targets=targets,
+        vocab=("cat", "dog"),
+    )
+
+
+BEFORE = run([True] * 70 + [False] * 30)
+AFTER = run([True] * 65 + [False] * 5 + [True] * 20 + [False] * 10)
+
+
+def test_a_clear_difference_is_told_with_its_direction():
+    found = compare(BEFORE, AFTER, names=("before", "after"))
+    assert found.accuracies == (0.7, 0.85)
+    assert (found.num_only_first, found.num_only_second, found.num_pictures) == (5, 20, 100)
+    assert found.difference == pytest.approx(0.15)
+    assert found.can_be_told_apart
+    assert found.sentence == (
+        "before predicts 70.0% and after 85.0% of the same 100 pictures correctly, a difference of +15.0 points "
+        f"(95 % interval +{100 * found.low:.1f} to +{100 * found.high:.1f}): after is better."
+    )
+    swapped = compare(AFTER, BEFORE, names=("after", "before"))
+    assert swapped.sentence.endswith("after is better.")
+    assert (swapped.low, swapped.high) == (-found.high, -found.low)
+
+
+def test_a_small_difference_is_not_made_more_of():
+    found = compare(BEFORE, run([True] * 72 + [False] * 28))
+    assert not found.can_be_told_apart
+    assert found.sentence.endswith("these pictures cannot tell the two apart.")
+    assert found.low < 0 < found.high
+
+
+def test_equal_runs_have_an_interval_around_zero():
+    found = compare(BEFORE, BEFORE)
+    z_squared = 1.959963984540054**2
+    assert found.difference == 0
+    assert found.high == pytest.approx(z_squared / (100 + z_squared))
+    assert found.low == -found.high
+    assert not found.can_be_told_apart
+
+
+def largest_likelihood(difference: float, *, gained: int, lost: int, pairs: int) -> float:
+    """The most likely share of lost pairs if the true difference is as given, found by search."""
+
+    def unlikely(lost_share: float) -> float:
+        cells = (difference + lost_share, lost_share, 1 - difference - 2 * lost_share)
+        counts = (gained, lost, pairs - gained - lost)
+        return -sum(
+            count * math.log(max(cell, 1e-300))
+            for count, cell in zip(counts, cells, strict=True)
+            if count
+        )
+
+    bounds = max(0.0, -difference), (1 - difference) / 2
+    return float(
+        optimize.minimize_scalar(
+            unlikely, bounds=bounds, method="bounded", options={"xatol": 1e-13}
+        ).x  # pyright: ignore[reportAttributeAccessIssue]
+    )
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "pairs"), [(20, 5, 100), (3, 1, 20), (12, 12, 40), (9, 2, 11)]
+)
+def test_the_ends_are_the_differences_that_the_score_test_just_accepts(
+    gained: int, lost: int, pairs: int
+):
+    for difference in paired_interval(gained, lost, num_pairs=pairs):
+        lost_share = largest_likelihood(difference, gained=gained, lost=lost, pairs=pairs)
+        variance = pairs * (2 * lost_share + difference * (1 - difference))
+        score = (gained - lost - pairs * difference) / math.sqrt(variance)
+        assert abs(score) == pytest.approx(1.959964, abs=1e-3)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_zero_is_left_out_exactly_when_the_test_of_mcnemar_finds_a_difference(data: st.DataObject):
+    pairs = data.draw(st.integers(1, 300))
+    gained = data.draw(st.integers(0, pairs))
+    lost = data.draw(st.integers(0, pairs - gained))
+    low, high = paired_interval(gained, lost, num_pairs=pairs)
+    assert -1 <= low <= (gained - lost) / pairs <= high <= 1
+    differs = (gained - lost) ** 2 > 1.959963984540054**2 * (gained + lost)
+    assert (low > 0 or high < 0) == differs
+
+
+def test_intervals_cover_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.tensor([0.12, 0.05, 0.83])  # a true difference of 0.07
+    hits = 0
+    for _ in range(200):
+        drawn = shares.multinomial(80, replacement=True, generator=generator)
+        gained, lost = int((drawn == 0).sum()), int((drawn == 1).sum())
+        low, high = paired_interval(gained, lost, num_pairs=80)
+        hits += low <= 0.07 <= high
+    assert 180 <= hits <= 199  # 95 % are 190, give or take 3
+
+
+def test_order_of_pictures_and_of_classes_does_not_matter():
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    shuffled = Predictions(
+        rows=AFTER.rows[order],
+        paths=tuple(AFTER.paths[place] for place in order.tolist()),
+        logits=AFTER.logits[order].flip(1),
+        targets=1 - AFTER.targets[order],
+        vocab=("dog", "cat"),
+    )
+    assert compare(BEFORE, shuffled) == compare(BEFORE, AFTER)
+
+
+def test_pictures_without_label_are_left_out():
+    unknown = torch.arange(100) < 10
+    runs = [
+        replace(each, targets=each.targets.masked_fill(unknown, UNLABELLED))
+        for each in (BEFORE, AFTER)
+    ]
+    assert compare(*runs).num_pictures == 90
+    nothing = replace(BEFORE, targets=torch.full((100,), UNLABELLED))
+    with pytest.raises(DataError, match="None of the 100 pictures has a label"):
+        compare(nothing, nothing)
+
+
+def test_several_labels_are_right_if_all_of_them_are():
+    truth = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    first = Predictions(
+        rows=torch.arange(3),
+        paths=("a", "b", "c"),
+        logits=2 * truth - 1,
+        targets=truth,
+        vocab=("x", "y"),
+        task="multi_category",
+    )
+    second = replace(first, logits=first.logits * torch.tensor([[1.0], [1.0], [-1.0]]))
+    assert compare(first, second).accuracies == (1.0, 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rows": BEFORE.rows + 1}, r"row 100 '0\.jpg' and row 101 '0\.jpg'"),
+        ({"paths": ("other.jpg", *BEFORE.paths[1:])}, r"row 100 '0\.jpg' and row 100 'other\.jpg'"),
+        ({"targets": 1 - BEFORE.targets}, r"for '0\.jpg' the labels 'cat' and 'dog'"),
+    ],
+)
+def test_other_pictures_or_labels_are_refused(changed: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        compare(BEFORE, replace(BEFORE, **changed))  # pyright: ignore[reportArgumentType]
+
+
+def test_other_numbers_of_pictures_and_other_tasks_are_refused():
+    with pytest.raises(ConfigError, match="predictions of 100 and of 2 pictures"):
+        compare(BEFORE, run([True, False]))
+    numbers = replace(BEFORE, targets=torch.zeros(100, 2), task="regression")
+    with pytest.raises(ConfigError, match="compare needs predictions of classes"):
+        compare(BEFORE, numbers)
+    labels = replace(BEFORE, targets=torch.zeros(100, 2), task="multi_category")
+    with pytest.raises(ConfigError, match="Received: 'category' and 'multi_category'"):
+        compare(BEFORE, labels)

@@ -1,0 +1,161 @@
+"""Evidence: heat maps and neighbours of the worst mistakes, with or without what training left; the classifier stays as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.presize import Resize
+from vizsla.data.resolve import resolve_data
+from vizsla.evaluate.predictions import Predictions
+from vizsla.infer import evidence
+from vizsla.infer.evidence import (
+    KnownPictures,
+    collect_evidence,
+    evenly_chosen,
+    explained_positions,
+    pooled_features,
+)
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def loaders(picture_folder: Path) -> DataLoaders:
+    table = resolve_data(picture_folder, seed=0)
+    return DataLoaders(table, resize=Resize(64), batch_size=4, seed=0, num_workers=0, device="cpu")
+
+
+@pytest.fixture
+def classifier(loaders: DataLoaders) -> Classifier:
+    torch.manual_seed(0)
+    backbone = build_backbone("test_resnet", pretrained=False)
+    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[])
+    return Classifier(backbone, head, vocab=loaders.vocab)
+
+
+def predictions_of(loaders: DataLoaders, *, wrong: int) -> Predictions:
+    table = loaders.table
+    rows = table.valid_rows
+    targets = table.targets[rows]
+    said = targets.clone()
+    said[:wrong] = 1 - said[:wrong]
+    return Predictions(
+        rows=rows,
+        paths=tuple(table.shown_path(row) for row in rows.tolist()),
+        logits=torch.eye(2)[said] * torch.linspace(2, 3, len(rows))[:, None],
+        targets=targets,
+        vocab=table.vocab,
+    )
+
+
+def test_each_mistake_has_a_heat_map_and_three_neighbours(
+    loaders: DataLoaders, classifier: Classifier
+):
+    predictions = predictions_of(loaders, wrong=2)
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    modes = [part.training for part in classifier.modules()]
+    bars: list[str] = []
+    found = collect_evidence(
+        classifier,
+        predictions=predictions,
+        table=loaders.table,
+        batches_of=lambda rows: loaders.loader_for(rows).batches(),
+        num_workers=0,
+        on_progress=lambda what, _done, _total: bars.append(what),
+    )
+    assert sorted(found.neighbours) == [0, 1]
+    train = set(loaders.table.train_rows.tolist())
+    for near in found.neighbours.values():
+        assert len(near) == 3
+        assert {each.row for each in near} <= train
+        assert [each.similarity for each in near] == sorted((each.similarity for each in near), reverse=True)  # fmt: skip
+    for pixels in found.heat.values():
+        assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (3, 64, 64))
+    assert found.valid_facts is not None
+    assert found.train_facts is not None
+    assert found.valid_facts.rows.tolist() == predictions.rows.tolist()
+    assert found.train_facts.rows.tolist() == loaders.table.train_rows.tolist()
+    assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
+    assert [part.training for part in classifier.modules()] == modes
+    assert list(dict.fromkeys(bars)) == [
+        "features of training pictures",
+        "looking at validation files",
+        "looking at training files",
+    ]
+
+
+def test_what_training_left_is_not_computed_again(loaders: DataLoaders, classifier: Classifier):
+    predictions = predictions_of(loaders, wrong=1)
+    asked: list[int] = []
+
+    def batches_of(rows: torch.Tensor):
+        asked.append(len(rows))
+        return loaders.loader_for(rows).batches()
+
+    (batch,) = loaders.loader_for(predictions.rows[:1]).batches()
+    own = pooled_features(classifier, batch.images)
+    rows = loaders.table.train_rows[:2]
+    known = KnownPictures(rows=rows, features=torch.cat([-own, own]), left_out=predictions)
+    found = collect_evidence(
+        classifier,
+        predictions=predictions,
+        table=loaders.table,
+        batches_of=batches_of,
+        known=known,
+        num_workers=0,
+    )
+    assert asked == [1]
+    assert [each.row for each in found.neighbours[0]] == rows.flip(0).tolist()
+    assert found.neighbours[0][0].similarity == pytest.approx(1, abs=1e-5)
+    assert found.left_out is predictions
+
+
+def test_without_mistakes_the_network_is_not_asked(loaders: DataLoaders, classifier: Classifier):
+    def batches_of(rows: torch.Tensor):
+        raise AssertionError(rows)
+
+    found = collect_evidence(
+        classifier,
+        predictions=predictions_of(loaders, wrong=0),
+        table=loaders.table,
+        batches_of=batches_of,
+        num_workers=0,
+    )
+    assert (found.heat, found.neighbours) == ({}, {})
+    assert found.valid_facts is not None
+
+
+def test_more_training_pictures_than_the_most_are_chosen_evenly(
+    loaders: DataLoaders, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(evidence, "MOST_TRAINING", 4)
+    found = collect_evidence(
+        classifier,
+        predictions=predictions_of(loaders, wrong=0),
+        table=loaders.table,
+        batches_of=lambda rows: loaders.loader_for(rows).batches(),
+        num_workers=0,
+    )
+    assert found.train_facts is not None
+    assert len(found.train_facts.rows) == 4
+    assert evenly_chosen(torch.arange(10), most=4).tolist() == [0, 2, 5, 7]
+
+
+def test_of_numbers_the_largest_errors_are_explained(loaders: DataLoaders):
+    numbers = replace(
+        predictions_of(loaders, wrong=0),
+        logits=torch.zeros(len(loaders.table.valid_rows), 2),
+        targets=torch.arange(2.0 * len(loaders.table.valid_rows)).view(-1, 2),
+        task="regression",
+    )
+    last = len(loaders.table.valid_rows) - 1
+    assert explained_positions(numbers, 2).tolist() == [last, last - 1]

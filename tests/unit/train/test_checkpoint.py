@@ -1,0 +1,193 @@
+"""A run that is killed and taken up again, against one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from vizsla.errors import ConfigError, ModelFileError
+from vizsla.train.averaging import EMACallback
+from vizsla.train.callback import Callback, Fit
+from vizsla.train.checkpoint import Checkpoint
+from vizsla.train.loggers import CSVLogger
+from vizsla.train.metrics import accuracy
+from vizsla.train.mixing import MixUp
+from vizsla.train.tracking import KeepBest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vizsla.train.learner import Learner
+
+NUM_STEPS = 2 * 5 + 2 * 5  # fine_tune(2, freeze_epochs=2) on five batches
+_RANDOM = torch.Generator().manual_seed(11)
+STEPS_TO_DIE_AT = sorted((torch.randperm(NUM_STEPS - 1, generator=_RANDOM)[:10] + 1).tolist())
+
+
+class DieAt(Callback):
+    """Kills the process, as the system does when memory runs out, after so many steps of all fits."""
+
+    order = 200
+
+    def __init__(self, step: int, number: int = signal.SIGKILL) -> None:
+        self.left = step
+        self.number = number
+
+    def after_step(self, fit: Fit) -> None:
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), self.number)
+
+
+def run(
+    make_learner: Callable[..., Learner],
+    folder: Path,
+    *,
+    die_at: int = 0,
+    number: int = signal.SIGKILL,
+    **options: Any,
+) -> Learner:
+    """Train with everything that has a state of its own."""
+    learner = make_learner(metrics=accuracy, path=folder)
+    cbs = [
+        EMACallback(0.9),
+        MixUp(),
+        KeepBest(),
+        CSVLogger(),
+        Checkpoint(folder, every_steps=1, **options),
+        DieAt(die_at, number),
+    ]
+    learner.fine_tune(2, freeze_epochs=2, cbs=cbs)
+    return learner
+
+
+def in_a_process_that_dies(work: Callable[[], Any]) -> int:
+    """Return the status of a process that does the work."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python warns about threads, which this child does not use.
+        child = os.fork()
+    if not child:
+        try:
+            work()
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def rows_of(folder: Path) -> list[str]:
+    """Return the rows of the history file without their seconds."""
+    return [line.rpartition(",")[0] for line in (folder / "history.csv").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {"folder": tmp_path_factory.mktemp("whole")}
+
+
+def whole(make_learner: Callable[..., Learner], kept: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run without an interruption leaves."""
+    if "weights" not in kept:
+        learner = run(make_learner, kept["folder"])
+        kept["weights"] = {name: v.clone() for name, v in learner.model.state_dict().items()}
+        kept["losses"], kept["values"] = learner.recorder.losses, learner.recorder.values
+        kept["rows"] = rows_of(kept["folder"])
+    return kept
+
+
+@pytest.mark.parametrize("step", STEPS_TO_DIE_AT)
+def test_a_run_killed_at_any_step_ends_with_the_same_weights(
+    make_learner: Any, tmp_path: Path, whole_run: dict[str, Any], step: int
+):
+    expected = whole(make_learner, whole_run)
+    status = in_a_process_that_dies(lambda: run(make_learner, tmp_path, die_at=step))
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    learner = run(make_learner, tmp_path, resume=True)
+    for name, value in learner.model.state_dict().items():
+        assert torch.equal(value, expected["weights"][name]), name
+    assert learner.recorder.losses == expected["losses"]
+    assert learner.recorder.values == expected["values"]
+    assert rows_of(tmp_path) == expected["rows"]
+
+
+def test_a_run_that_is_told_to_end_writes_its_state_and_ends(
+    make_learner: Any, tmp_path: Path, whole_run: dict[str, Any]
+):
+    expected = whole(make_learner, whole_run)
+
+    def work() -> None:
+        learner = make_learner(metrics=accuracy, path=tmp_path)
+        cbs = [
+            EMACallback(0.9),
+            MixUp(),
+            KeepBest(),
+            CSVLogger(),
+            Checkpoint(tmp_path, every_seconds=None),
+            DieAt(13, signal.SIGTERM),
+        ]
+        learner.fine_tune(2, freeze_epochs=2, cbs=cbs)
+
+    status = in_a_process_that_dies(work)
+    assert os.WEXITSTATUS(status) == 128 + signal.SIGTERM
+    learner = run(make_learner, tmp_path, resume=True)
+    for name, value in learner.model.state_dict().items():
+        assert torch.equal(value, expected["weights"][name]), name
+    assert learner.recorder.losses == expected["losses"]
+
+
+def test_a_run_that_was_finished_is_not_done_again(make_learner: Any, tmp_path: Path):
+    first = run(make_learner, tmp_path)
+    again = run(make_learner, tmp_path, resume=True, die_at=1)
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, first.model.state_dict()[name]), name
+
+
+def test_the_signal_to_end_is_again_what_it_was(make_learner: Any, tmp_path: Path):
+    before = signal.getsignal(signal.SIGTERM)
+    run(make_learner, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def fit_one(learner: Learner, folder: Path, *, rate: float = 1e-3, **options: Any) -> None:
+    learner.fit_one_cycle(1, rate, cbs=Checkpoint(folder, every_steps=1, **options))
+
+
+def test_other_settings_are_refused_by_name(make_learner: Any, make_loaders: Any, tmp_path: Path):
+    fit_one(make_learner(), tmp_path)
+    other = make_learner(make_loaders(batch_size=2))
+    with pytest.raises(ConfigError, match=r"What differs: .*batch size: 4 then, 2 now.*--force"):
+        fit_one(other, tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="learning rates: "):
+        fit_one(make_learner(), tmp_path, rate=2e-3, resume=True)
+
+
+def test_force_goes_on_and_says_what_differs(
+    make_learner: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    fit_one(make_learner(), tmp_path)
+    fit_one(make_learner(quiet=False), tmp_path, rate=2e-3, resume=True, force=True)
+    assert "Going on although something differs: learning rates" in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_refused(make_learner: Any, tmp_path: Path):
+    fit_one(make_learner(), tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelFileError, match="damaged"):
+        fit_one(make_learner(), tmp_path, resume=True)
+
+
+def test_without_a_file_a_run_begins(make_learner: Any, tmp_path: Path):
+    learner = make_learner()
+    fit_one(learner, tmp_path / "new", resume=True)
+    assert len(learner.recorder.losses) == len(learner.dls.train)
+    assert (tmp_path / "new" / "checkpoint.safetensors").is_file()

@@ -1,0 +1,323 @@
+"""Two processes on CPUs (gloo) against one: the same training, and only the main process writes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vizsla.errors import ConfigError
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.feature_head import FeatureHead
+from vizsla.models.groups import norm_parameters
+from vizsla.train import checkpoint as checkpoint_module
+from vizsla.train import distributed
+from vizsla.train.averaging import EMACallback, WeightSoup
+from vizsla.train.callback import Callback, Fit
+from vizsla.train.checkpoint import Checkpoint
+from vizsla.train.features_first import fit_on_features
+from vizsla.train.learner import Learner
+from vizsla.train.loggers import CSVLogger, JSONLLogger
+from vizsla.train.metrics import accuracy
+from vizsla.train.progress import Display
+from vizsla.train.state_file import load_state
+from vizsla.train.tracking import SaveModelCallback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vizsla.evaluate.predictions import Predictions
+
+WORLD = 2
+SECONDS = 120
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def plain(value: Any) -> Any:
+    """Return a value that goes through a pipe: tensors as lists."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def child(work: Callable[[], Any], rank: int, port: int, pipe: Any) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(WORLD),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    with distributed.start("cpu"):
+        pipe.send(plain(work()))
+
+
+def in_two_processes(work: Callable[[], Any], *, status: int = 0) -> list[Any]:
+    """Return what the work returned in each of two processes, which end with a status."""
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    pipes: list[Any] = []
+    processes: list[Any] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which are not used
+        for rank in range(WORLD):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=child, args=(work, rank, port, theirs))
+            process.start()
+            theirs.close()
+            pipes.append(ours)
+            processes.append(process)
+    try:
+        results = [
+            pipe.recv() if status == 0 and pipe.poll(SECONDS) else None
+            for pipe in (pipes if status == 0 else ())
+        ]
+        for process in processes:
+            process.join(SECONDS)
+        assert [process.exitcode for process in processes] == [status] * WORLD
+    finally:
+        for process in processes:
+            process.kill()
+    return results
+
+
+class MeanHead(nn.Module):
+    """One linear layer on the mean of the maps of some stages: no norm, no dropout."""
+
+    def __init__(self, channels: int, *, stage: int = -1) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, 2)
+        self.stage = stage
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.linspace(-0.1, 0.1, 2 * channels).view(2, -1))
+            self.linear.bias.zero_()
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        return self.linear(maps[self.stage].mean(dim=(2, 3)))
+
+
+def make(make_loaders: Any, *, stage: int = -1, path: Path | None = None, **options: Any) -> Any:
+    """Return a learner whose norms stay as they are: 19 pictures in batches of 5, 5 to validate on in batches of 4."""
+    loaders = make_loaders(num_valid=5, batch_size=5)
+    loaders.valid.loader.batch_size = 4
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    head = MeanHead(backbone.stage_channels[stage], stage=stage)
+    classifier = Classifier(backbone, head, vocab=loaders.vocab)
+    learner = Learner(
+        loaders,
+        classifier,
+        metrics=accuracy,
+        path=path,
+        train_bn=False,
+        precision="fp32",
+        quiet=True,
+        **options,
+    )
+    for parameter in norm_parameters(classifier):
+        parameter.requires_grad_(False)  # noqa: FBT003 (the only way to call it)
+    return learner
+
+
+def outcome(learner: Any) -> dict[str, Any]:
+    return {
+        "losses": learner.recorder.losses,
+        "values": learner.recorder.values,
+        "weights": {name: value.clone() for name, value in learner.model.state_dict().items()},
+    }
+
+
+def close(found: Any, expected: Any) -> None:
+    torch.testing.assert_close(
+        torch.as_tensor(found), torch.as_tensor(expected), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"accumulate": 2, "clip": 0.5}, {"stage": -2}],
+    ids=["plain", "gathered", "unused"],
+)
+def test_two_processes_train_as_one_at_the_same_batch(make_loaders: Any, options: dict[str, Any]):
+    def work() -> dict[str, Any]:
+        learner = make(make_loaders, **options)
+        learner.fit_one_cycle(2, 1e-2)
+        return outcome(learner)
+
+    expected = plain(work())
+    first, second = in_two_processes(work)
+    assert first == second  # weights and figures are the same to the last bit
+    assert len(first["losses"]) == 6
+    close(first["losses"], expected["losses"])
+    close(first["values"], expected["values"])
+    for name, value in first["weights"].items():
+        close(value, expected["weights"][name])
+
+
+def test_validation_covers_every_picture_once_and_in_order(make_loaders: Any):
+    def described(predictions: Predictions) -> tuple[Any, ...]:
+        return predictions.rows, list(predictions.paths), predictions.logits, predictions.targets
+
+    def work() -> tuple[Any, ...]:
+        learner = make(make_loaders)
+        return (*described(learner.predictions()), *described(learner.predictions(0)))
+
+    expected = plain(work())
+    results = in_two_processes(work)
+    for found in results:
+        for place in (0, 1, 3, 4, 5, 7):  # rows, paths and targets, exactly
+            assert found[place] == expected[place]
+        close(found[2], expected[2])
+        close(found[6], expected[6])
+
+
+def test_each_process_reads_only_its_part(make_loaders: Any):
+    def work() -> list[list[int]]:
+        loaders = make_loaders(num_valid=5, batch_size=5)
+        loaders.valid.loader.batch_size = 4
+        return [batch.rows.tolist() for batch in distributed.own_part(loaders.valid)]
+
+    assert in_two_processes(work) == [[[19, 20]], [[21, 22], [23]]]
+
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def test_only_the_main_process_writes(make_loaders: Any, tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def work() -> list[str]:
+        written: list[str] = []
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            path = str(arguments[0]) if arguments else ""
+            writes = event in ("os.mkdir", "os.rename", "os.truncate") or (
+                event == "open" and arguments[2] & WRITING
+            )
+            if writes and path.startswith(str(folder)):
+                written.append(path)
+
+        learner = make(make_loaders, path=folder)
+        sys.addaudithook(hook)
+        cbs = [
+            CSVLogger(),
+            JSONLLogger(),
+            SaveModelCallback(),
+            EMACallback(0.5),
+            WeightSoup(2),
+            Checkpoint(folder, every_steps=1),
+        ]
+        learner.fit(2, 1e-3, cbs=cbs)
+        learner.save("last")
+        learner.load("last")
+        return written
+
+    main, other = in_two_processes(work)
+    assert other == []
+    assert main != []
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "history.csv",
+        "history.jsonl",
+        "checkpoint.safetensors",
+        "models/model.safetensors",
+        "models/last.safetensors",
+    }
+    assert len((folder / "history.csv").read_text().splitlines()) == 3
+
+
+class TellToEnd(Callback):
+    """Sends the signal to end to the main process alone, after a step."""
+
+    order = 200
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, fit: Fit) -> None:
+        if fit.step == self.step and distributed.is_main():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_that_is_told_to_end_goes_on_in_two_processes(
+    make_loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checkpoint_module, "STEPS_BETWEEN_READS", 2)
+
+    def run(folder: Path, *, end_after: int = 0) -> dict[str, Any]:
+        learner = make(make_loaders)
+        cbs = [Checkpoint(folder, resume=True), TellToEnd(end_after)]
+        learner.fit_one_cycle(2, 1e-2, cbs=cbs)
+        return outcome(learner)
+
+    expected = in_two_processes(lambda: run(tmp_path / "whole"))
+    in_two_processes(lambda: run(tmp_path, end_after=4), status=128 + signal.SIGTERM)
+    kept = load_state(tmp_path / "checkpoint.safetensors")[1]
+    assert kept["fit"]["step"] == 5  # asked at every second step of an epoch of three
+    assert in_two_processes(lambda: run(tmp_path)) == expected
+
+
+def test_the_head_on_features_is_that_of_one_process(make_loaders: Any):
+    def work() -> dict[str, Any]:
+        loaders = make_loaders(num_valid=5, batch_size=5)
+        loaders.valid.loader.batch_size = 4
+        stage = fit_on_features(
+            loaders,
+            arch="efficientnet_lite0",
+            precision="fp32",
+            display=quiet_table(),
+        )
+        head = stage.classifier.head
+        assert isinstance(head, FeatureHead)
+        return {"rows": stage.predictions.rows, "logits": stage.predictions.logits}
+
+    expected = plain(work())
+    first, second = in_two_processes(work)
+    assert first == second
+    assert first["rows"] == expected["rows"]
+    close(first["logits"], expected["logits"])
+
+
+def quiet_table() -> Display:
+    display = Display(quiet=True)
+    display.header(("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time"))
+    return display
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(make_loaders: Any):
+    def work() -> str:
+        learner = make(make_loaders)
+        learner.dls.train.loader.batch_size = 1
+        with pytest.raises(ConfigError) as error:
+            learner.fit(1)
+        return str(error.value)
+
+    for message in in_two_processes(work):
+        assert message.startswith("Batches of 1 pictures cannot be shared by 2 processes.")
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with distributed.start() as device:
+        assert device is None
+        assert distributed.share() == (0, 1)
+        assert distributed.is_main()
+        assert distributed.any_of(flag=True)
+        assert not distributed.any_of(flag=False)

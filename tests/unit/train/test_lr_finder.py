@@ -1,0 +1,549 @@
+"""The finder on real learners with a tiny network: what it records, when it stops, and that it leaves no trace.
+
+Golden values: tests/golden/classic_schedules.json and lrfind.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vizsla.errors import ConfigError, TrainingError
+from vizsla.train.callback import Callback
+from vizsla.train.lr_finder import (
+    CLASSIC_RULE,
+    LOWEST_BEST,
+    FinderCurve,
+    StopRule,
+    find_learning_rate,
+    find_learning_rate_classic,
+    plot_finder,
+)
+from vizsla.train.mixing import MixUp
+from vizsla.train.robust_rate import RobustRate
+from vizsla.train.suggestions import SuggestedLRs, minimum, robust, slide, steep, suggest, valley
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from vizsla.train.callback import Fit
+    from vizsla.train.learner import Learner
+    from vizsla.types import Batch
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+STOP_CASES = json.loads((GOLDEN / "classic_schedules.json").read_text("utf-8"))["finder"][
+    "stop_cases"
+]
+TRAINED_HEAD = next(
+    case
+    for case in json.loads((GOLDEN / "lrfind.json").read_text("utf-8"))["curves"]
+    if case["name"] == "real_head_after_training"
+)["recorded_losses"]
+
+
+class StateOf:
+    """Everything about a learner that its finder might touch."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.weights = {k: v.clone() for k, v in learner.model.state_dict().items()}
+        self.trainable = [weight.requires_grad for weight in learner.model.parameters()]
+        self.modes = [part.training for part in learner.model.modules()]
+        self.has_optimiser = learner.opt is not None
+        self.optimiser = [] if learner.opt is None else tensors_of(learner.opt.state_dict())
+        self.settings = [] if learner.opt is None else settings_of(learner.opt)
+        self.random = torch.random.get_rng_state()
+        self.epochs_done = learner.epochs_done
+        self.recorded = (len(learner.recorder.fits), len(learner.recorder.history))
+
+    def assert_equal(self, other: StateOf) -> None:
+        assert self.weights.keys() == other.weights.keys()
+        assert [k for k, v in self.weights.items() if not v.equal(other.weights[k])] == []
+        assert len(self.optimiser) == len(other.optimiser)
+        assert all(a.equal(b) for a, b in zip(self.optimiser, other.optimiser, strict=True))
+        assert self.random.equal(other.random)
+        for name in ("trainable", "modes", "has_optimiser", "settings", "epochs_done", "recorded"):  # fmt: skip
+            assert getattr(self, name) == getattr(other, name), name
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value.clone()]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [tensor for part in parts for tensor in tensors_of(part)]
+
+
+def settings_of(optimiser: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimiser.param_groups
+    ]
+
+
+class At(Callback):
+    """Does something at one step of every fit."""
+
+    def __init__(self, step: int, action: Callable[[], None]) -> None:
+        self.step = step
+        self.action = action
+        self.steps_seen = 0
+
+    def after_step(self, fit: Fit) -> None:
+        self.steps_seen += 1
+        if fit.step == self.step:
+            self.action()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def fail() -> None:
+    raise ArithmeticError("of the user's own making")
+
+
+def after_some_training(learner: Learner) -> Learner:
+    learner.fit(1, 1e-3)
+    return learner
+
+
+def test_the_rates_are_those_asked_for_and_go_round_the_epochs(make_learner: Any):
+    learner = make_learner()
+    assert len(learner.dls.train) == 5
+    curve = find_learning_rate(learner, num_it=12, stop_div=False, end_lr=1e-2)
+    expected = 1e-7 * (1e-2 / 1e-7) ** (np.arange(12) / 12)
+    np.testing.assert_allclose(curve.lrs, expected, rtol=1e-9)
+    assert curve.steps == len(curve.losses) == len(curve.runs[0]) == curve.num_it == 12
+    assert not curve.stopped
+    assert curve.values == ()
+
+
+def test_the_losses_are_the_running_mean_of_those_of_the_steps(make_learner: Any):
+    curve = find_learning_rate(make_learner(), num_it=8, end_lr=1e-3)
+    (losses,) = curve.runs
+    assert len(set(losses)) == 8
+    weights = 0.98 ** np.arange(8)[::-1]
+    means = [np.average(losses[: n + 1], weights=weights[7 - n :]) for n in range(8)]
+    np.testing.assert_allclose(curve.losses, means, rtol=1e-9)
+
+
+@pytest.mark.parametrize("num_it", [1, 5, 6])
+def test_at_least_six_steps_are_taken(make_learner: Any, num_it: int):
+    assert find_learning_rate(make_learner(), num_it=num_it, end_lr=1e-3).steps == 6
+
+
+def test_the_first_loss_is_that_of_the_untouched_network(make_learner: Any):
+    learner = make_learner(dropout=0.0)
+    batch = next(learner.dls.train.batches(epoch=0))
+    learner.model.train()
+    with torch.no_grad():
+        expected = F.cross_entropy(learner.model(batch.images), batch.targets)
+    learner = make_learner(dropout=0.0)
+    assert find_learning_rate(learner, num_it=6).runs[0][0] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["all trains", "body frozen"])
+@pytest.mark.parametrize("trained", [False, True], ids=["no optimiser yet", "after a fit"])
+def test_no_trace_is_left(make_learner: Any, tmp_path: Path, trained: bool, frozen: bool):
+    learner = make_learner(metrics=[])
+    if frozen:
+        learner.freeze()
+    if trained:
+        after_some_training(learner)
+    learner.model.eval()
+    before, files = StateOf(learner), sorted(tmp_path.rglob("*"))
+    curve = find_learning_rate(learner, num_it=9, stop_div=False)
+    assert len(set(curve.losses)) == 9
+    StateOf(learner).assert_equal(before)
+    assert sorted(tmp_path.rglob("*")) == files
+    assert all(weight.grad is None for weight in learner.model.parameters())
+
+
+@pytest.mark.parametrize("action", [interrupt, fail])
+@pytest.mark.parametrize("trained", [False, True], ids=["no optimiser yet", "after a fit"])
+def test_no_trace_is_left_by_a_run_that_was_cut_off(
+    make_learner: Any, trained: bool, action: Callable[[], None]
+):
+    learner = make_learner()
+    if trained:
+        after_some_training(learner)
+    before = StateOf(learner)
+    with pytest.raises((KeyboardInterrupt, ArithmeticError)) as error:
+        find_learning_rate(learner, num_it=20, cbs=At(7, action))
+    assert error.type is (KeyboardInterrupt if action is interrupt else ArithmeticError)
+    StateOf(learner).assert_equal(before)
+
+
+def find(learner: Learner) -> None:
+    find_learning_rate(learner, num_it=7, stop_div=False)
+
+
+def find_with_several_runs(learner: Learner) -> None:
+    find_learning_rate(learner, num_it=6, num_runs=3)
+
+
+def find_as_in_lesson_one(learner: Learner) -> None:
+    find_learning_rate_classic(learner, start_rates=[1e-5] * 3)
+
+
+def find_until_interrupted(learner: Learner) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        find_learning_rate(learner, num_it=20, cbs=At(3, interrupt))
+
+
+def find_until_the_loss_is_infinite(learner: Learner) -> None:
+    assert find_learning_rate(learner, start_lr=1e2, end_lr=1e38, num_it=12).stopped
+
+
+def find_with_an_interrupted_loss(learner: Learner) -> None:
+    plain, calls = learner.loss_func, [0]
+
+    def interrupted(logits: Tensor, targets: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise KeyboardInterrupt
+        return plain(logits, targets)
+
+    learner.loss_func = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        find_learning_rate(learner, num_it=20)
+    learner.loss_func = plain
+
+
+FINDERS = [
+    find,
+    find_with_several_runs,
+    find_as_in_lesson_one,
+    find_until_interrupted,
+    find_until_the_loss_is_infinite,
+    find_with_an_interrupted_loss,
+]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("finder", FINDERS)
+@pytest.mark.parametrize("where", ["before", "between"])
+def test_a_fit_after_the_finder_is_bit_for_bit_the_fit_without_it(
+    make_learner: Any, finder: Callable[[Learner], None], where: str
+):
+    def train(learner: Learner, *, probe: bool) -> Learner:
+        if where == "between":
+            learner.freeze()
+            learner.fit_one_cycle(1, 1e-2)
+        if probe:
+            finder(learner)
+        learner.fit_one_cycle(1, slice(1e-4, 1e-2))
+        return learner
+
+    plain = train(make_learner(), probe=False)
+    probed = train(make_learner(), probe=True)
+    StateOf(probed).assert_equal(StateOf(plain))
+    assert [fit.losses for fit in probed.recorder.fits] == [
+        fit.losses for fit in plain.recorder.fits
+    ]
+    assert [fit.values for fit in probed.recorder.fits] == [
+        fit.values for fit in plain.recorder.fits
+    ]
+
+
+def test_an_interrupted_metric_leaves_the_learner_as_it_was(make_learner: Any):
+    def interrupted(logits: Tensor, targets: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    learner = make_learner(metrics=interrupted)
+    before = StateOf(learner)
+    with pytest.raises(KeyboardInterrupt):
+        find_learning_rate_classic(learner, start_rates=[1e-5] * 3, end_lr=1e-3)
+    StateOf(learner).assert_equal(before)
+
+
+def test_the_same_learner_gives_the_same_curve_again(make_learner: Any):
+    learner = make_learner()
+    first = find_learning_rate(learner, num_it=8)
+    assert find_learning_rate(learner, num_it=8) == first
+
+
+def test_every_run_sees_other_batches_from_the_same_weights(make_learner: Any):
+    learner = make_learner(dropout=0.0)
+    curve = find_learning_rate(learner, num_it=7, num_runs=3, end_lr=1e-3)
+    assert len(curve.runs) == 3
+    assert len({run[0] for run in curve.runs}) == 3
+    assert {len(run) for run in curve.runs} == {7}
+    assert curve.runs[0] == find_learning_rate(learner, num_it=7, end_lr=1e-3).runs[0]
+    single = [find_learning_rate(learner, num_it=7, end_lr=1e-3).losses]
+    assert curve.losses != single[0]
+    assert curve.losses[0] == pytest.approx(np.mean([run[0] for run in curve.runs]))
+
+
+def test_a_loss_that_runs_away_ends_the_run_but_not_too_early(make_learner: Any):
+    learner = make_learner()
+    curve = find_learning_rate(learner, start_lr=1.0, end_lr=1e6, num_it=60)
+    assert curve.stopped
+    assert 60 // 10 + 15 <= curve.steps < 60
+    best = max(LOWEST_BEST, min(curve.losses))
+    assert curve.losses[-1] > 4 * best
+    assert all(loss <= 4 * best for loss in curve.losses[21:-1])
+
+
+def test_without_stop_div_a_loss_may_run_away(make_learner: Any):
+    curve = find_learning_rate(make_learner(), start_lr=1.0, end_lr=1e2, num_it=40, stop_div=False)
+    assert curve.steps == 40
+    assert not curve.stopped
+    assert max(curve.losses) > 4 * max(LOWEST_BEST, min(curve.losses))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_without_an_error(make_learner: Any):
+    steps = 0
+
+    def breaking(logits: Tensor, targets: Tensor) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return F.cross_entropy(logits, targets) * (math.nan if steps > 4 else 1.0)
+
+    curve = find_learning_rate(make_learner(loss_func=breaking), num_it=20, stop_div=False)
+    assert curve.stopped
+    assert curve.steps == 5
+    assert math.isnan(curve.losses[-1])
+    found = suggest(curve, (minimum, valley))
+    assert all(math.isnan(rate) for rate in found)
+    assert found.note.startswith("Of 5 losses 0 can be read")
+
+
+def test_what_a_callback_of_the_user_calls_a_training_error_is_one(make_learner: Any):
+    def refuse() -> None:
+        raise TrainingError("Not today.")
+
+    with pytest.raises(TrainingError, match="Not today"):
+        find_learning_rate(make_learner(), num_it=8, cbs=At(2, refuse))
+
+
+def test_callbacks_that_only_watch_are_not_told_and_those_that_change_batches_take_part(
+    make_learner: Any,
+):
+    class Counting(Callback):
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def before_step(self, fit: Fit, batch: Batch) -> Batch:
+            self.steps += 1
+            return batch
+
+    watching, counting = At(1, fail), Counting()
+    learner = make_learner()
+    learner.cbs = [watching, counting]
+    plain = find_learning_rate(learner, num_it=6)
+    assert watching.steps_seen == 0
+    assert counting.steps == 0  # put back, too
+    learner.cbs = [MixUp(0.4)]
+    assert find_learning_rate(learner, num_it=6).losses != plain.losses
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_lr": 0.0}, "positive finite"),
+        ({"start_lr": -1e-7}, "positive finite"),
+        ({"end_lr": math.nan}, "positive finite"),
+        ({"start_lr": 1.0, "end_lr": 0.1}, "start_lr is below end_lr"),
+        ({"start_lr": 1.0, "end_lr": 1.0}, "start_lr is below end_lr"),
+        ({"num_it": 0}, "num_it is a whole number"),
+        ({"num_it": 9.5}, "num_it is a whole number"),
+        ({"num_runs": 0}, "num_runs is a whole number"),
+    ],
+    ids=str,
+)
+def test_a_range_that_cannot_work_is_refused_before_the_first_step(
+    make_learner: Any, options: dict[str, Any], message: str
+):
+    watch = At(1, fail)
+    with pytest.raises(ConfigError, match=message):
+        find_learning_rate(make_learner(), cbs=watch, **options)
+    assert watch.steps_seen == 0
+
+
+def test_without_training_pictures_there_is_nothing_to_find(make_loaders: Any, make_learner: Any):
+    learner = make_learner(make_loaders(num_valid=24))
+    with pytest.raises(TrainingError, match="no training pictures"):
+        find_learning_rate(learner)
+    with pytest.raises(TrainingError, match="no training pictures"):
+        find_learning_rate_classic(learner, start_rates=[1e-5] * 3)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_lesson_one_s_finder_takes_one_epoch_and_measures_at_its_end(
+    make_learner: Any, linear: bool
+):
+    learner = make_learner(metrics=[lambda logits, targets: 0.25])
+    rates = [1e-7, 1e-6, 1e-5]
+    curve = find_learning_rate_classic(learner, start_rates=rates, end_lr=1e-3, linear=linear)
+    steps = np.arange(5)
+    expected = 1e-3 * steps / 5 if linear else 1e-5 * 1e2 ** (steps / 5)
+    np.testing.assert_allclose(curve.lrs, expected, rtol=1e-9)
+    assert not curve.stopped
+    train_loss, valid_loss, metric = curve.values
+    assert train_loss == curve.losses[-1]
+    assert valid_loss > 0
+    assert metric == 0.25
+
+
+def test_lesson_one_s_finder_gives_every_group_its_rate(make_learner: Any):
+    seen: list[Sequence[float]] = []
+
+    class Rates(Callback):
+        def after_step(self, fit: Fit) -> None:
+            assert fit.trainer.opt is not None
+            rates = {g["layer_group"]: g["lr"] for g in fit.trainer.opt.param_groups}
+            seen.append([rates[group] for group in sorted(rates)])
+
+    find_learning_rate_classic(
+        make_learner(), start_rates=[1e-7, 1e-6, 1e-5], end_lr=1.0, cbs=Rates()
+    )
+    np.testing.assert_allclose(np.array(seen) / np.array(seen)[:, -1:], [[1e-2, 0.1, 1.0]] * 5)
+
+
+def test_lesson_one_s_finder_needs_a_rate_for_every_group(make_learner: Any):
+    with pytest.raises(ConfigError, match=r"2 rates were given .* 3 parameter groups"):
+        find_learning_rate_classic(make_learner(), start_rates=[1e-5, 1e-4])
+
+
+def test_lesson_one_s_finder_stops_before_it_records_and_measures_nothing(
+    make_learner: Any,
+):
+    steps = 0
+
+    def breaking(logits: Tensor, targets: Tensor) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return F.cross_entropy(logits, targets) * (math.inf if steps == 4 else 1.0)
+
+    curve = find_learning_rate_classic(make_learner(loss_func=breaking), start_rates=[1e-5] * 3)
+    assert curve.stopped
+    assert curve.steps == 3
+    assert all(math.isfinite(loss) for loss in curve.losses)
+    assert curve.values == ()
+
+
+@pytest.mark.parametrize("case", STOP_CASES, ids=[case["name"] for case in STOP_CASES])
+def test_lesson_one_s_rule_stops_where_recorded(case: dict[str, Any]):
+    losses = [math.nan if loss is None else loss for loss in case["smoothed_losses"]]
+    stops = [n for n in range(len(losses)) if CLASSIC_RULE.ran_away(losses[: n + 1])]
+    assert (stops[0] if stops else None) == case["stops_at_batch_index"]
+
+
+def test_the_rule_lets_a_trained_network_go_on():
+    rule = StopRule(wait=25, lowest_best=LOWEST_BEST)
+    assert not any(rule.ran_away(TRAINED_HEAD[: n + 1]) for n in range(len(TRAINED_HEAD)))
+    later = [*TRAINED_HEAD, *[0.02] * 20]
+    assert not rule.ran_away(later)
+    assert rule.ran_away([*later, 0.21])
+
+
+def test_the_rule_waits():
+    rule = StopRule(wait=3)
+    assert not rule.ran_away([1.0, 9.0])
+    assert rule.ran_away([1.0, 9.0, 9.0])
+    assert rule.ran_away([1.0, math.inf])
+
+
+def curve_of(steps: int) -> FinderCurve:
+    lrs = tuple(10.0 ** (-7 + 8 * step / 100) for step in range(steps))
+    losses = tuple(2 - step / 100 for step in range(steps))
+    return FinderCurve(lrs=lrs, losses=losses, runs=(losses,), num_it=100)
+
+
+@pytest.fixture
+def _closed_figures():
+    yield
+    from matplotlib import pyplot as plt
+
+    plt.close("all")
+
+
+@pytest.mark.usefixtures("_closed_figures")
+def test_the_plot_shows_the_loss_over_the_rate_without_the_last_points_and_the_suggestions():
+    curve = curve_of(60)
+    found = suggest(curve, (minimum, valley))
+    ax: Any = plot_finder(curve, found)
+    line, *dots = ax.get_lines()
+    np.testing.assert_allclose(line.get_xdata(), curve.lrs[:-5])
+    np.testing.assert_allclose(line.get_ydata(), curve.losses[:-5])
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale()) == ("Learning Rate", "Loss", "log")
+    assert [dot.get_label() for dot in dots] == ["minimum", "valley"]
+    places = [(dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots]
+    assert places == list(found.dots.values())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["minimum", "valley"]
+
+
+@pytest.mark.usefixtures("_closed_figures")
+def test_the_plot_without_suggestions_is_the_curve_alone():
+    from matplotlib import pyplot as plt
+
+    axes = plt.subplots()[1]
+    assert plot_finder(curve_of(60), ax=axes) is axes
+    assert len(axes.get_lines()) == 1
+    assert axes.get_legend() is None
+
+
+@pytest.mark.usefixtures("_closed_figures")
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_a_short_curve_is_drawn_whole_and_nan_gets_no_dot(steps: int):
+    curve = curve_of(steps)
+    ax: Any = plot_finder(curve, suggest(curve))
+    (line,) = ax.get_lines()
+    assert len(line.get_xdata()) == steps
+
+
+@pytest.mark.usefixtures("_closed_figures")
+def test_the_safe_range_is_shaded():
+    found = SuggestedLRs(
+        {"robust": (1e-3, (1e-3, 1.7))},
+        unpacked=[1e-3],
+        robust_rate=RobustRate(value=1e-3, low=1e-4, high=1e-2),
+    )
+    ax: Any = plot_finder(curve_of(60), found)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["robust", "safe range"]
+
+
+@pytest.mark.usefixtures("_closed_figures")
+def test_a_learner_shows_the_valley_and_unpacks_to_two_as_notebooks_of_any_age_expect(
+    make_learner: Any,
+):
+    learner = make_learner()
+    found = learner.lr_find(num_it=40, end_lr=0.1)
+    assert repr(found) == f"SuggestedLRs(valley={found.valley})"
+    lr_min, lr_steep = learner.lr_find(num_it=40, end_lr=0.1, show_plot=False)
+    curve = find_learning_rate(learner, num_it=40, end_lr=0.1)
+    assert [lr_min, lr_steep] == list(suggest(curve, (minimum, steep)))
+
+
+def test_a_learner_makes_several_runs_for_the_robust_suggestion(make_learner: Any):
+    learner = make_learner()
+    before = StateOf(learner)
+    found = learner.lr_find(num_it=24, end_lr=1e-5, show_plot=False, suggest_funcs=(valley, robust))
+    assert found.robust_rate.num_runs == 3
+    assert list(found.as_dict()) == ["valley", "robust"]
+    StateOf(learner).assert_equal(before)
+
+
+def test_a_learner_says_in_one_sentence_when_there_are_too_few_points(
+    make_learner: Any, capsys: pytest.CaptureFixture[str]
+):
+    learner = make_learner(quiet=False)
+    found = learner.lr_find(num_it=12, show_plot=False, suggest_funcs=(valley, slide))
+    assert found.valley > 0
+    assert math.isnan(found.slide)
+    assert capsys.readouterr().out == (
+        "Of 12 losses 6 can be read, too few to suggest slide; take more steps (num_it).\n"
+    )
+
+
+def test_a_learner_may_be_asked_for_the_plot_alone(make_learner: Any):
+    assert make_learner().lr_find(num_it=6, show_plot=False, suggest_funcs=None) is None
