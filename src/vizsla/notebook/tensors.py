@@ -9,13 +9,16 @@ Shape legend: B pictures, C channels, H x W pixels.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vizsla.augment.apply import apply_policy, augment_pictures
-from vizsla.augment.merge import merge_transforms
+from vizsla.augment.act import act, as_batch, in_form_of
+from vizsla.augment.apply import augment_pictures
+from vizsla.augment.kernels import area_average, sample_at, sampling_grid
+from vizsla.augment.plan import prefilter_sizes
 from vizsla.augment.policy import (
     BatchTransform,
     Brightness,
@@ -26,7 +29,6 @@ from vizsla.augment.policy import (
     Warp,
     Zoom,
 )
-from vizsla.augment.sample import Draws
 from vizsla.errors import ConfigError
 from vizsla.types import as_size
 
@@ -78,6 +80,7 @@ class TensorImage(Tensor):
         self,
         *,
         mat: Tensor | None = None,
+        coord_tfm: Callable[[Tensor], Tensor] | None = None,
         sz: int | Size | None = None,
         mode: Mode = "bilinear",
         pad_mode: PadMode = "reflection",
@@ -88,24 +91,31 @@ class TensorImage(Tensor):
         Args:
             mat: float ``(2, 3)``, ``(3, 3)``, ``(B, 2, 3)`` or ``(B, 3, 3)``: output coordinates (x, y, 1), -1 to 1, to
                 source coordinates; three rows for a perspective; ``None``: the whole picture.
+            coord_tfm: Changes the source coordinates (x, y) of all output pixels, ``(B, H, W, 2)``, after ``mat``; ``None``:
+                they stay.
             sz: (height, width) of what comes out, or one number; ``None``: unchanged.
             mode: Interpolation: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
             pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``.
             align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
 
         Raises:
-            ConfigError: ``mat`` has another shape.
+            ConfigError: ``mat`` has another shape, or ``coord_tfm`` returned another one.
         """
-        images = _as_batch(self)
+        images = as_batch(self)
+        maps = _as_maps(mat, count=len(images))
+        size = (images.shape[-2], images.shape[-1]) if sz is None else as_size(sz)
+        how = _Sampling(mode=mode, pad_mode=pad_mode, align_corners=align_corners)
+        if coord_tfm is not None:
+            return TensorImage(in_form_of(self, _seen(images, maps, coord_tfm, size=size, how=how)))
         found = augment_pictures(
             images,
-            warp=_as_maps(mat, count=len(images)),
-            size=(images.shape[-2], images.shape[-1]) if sz is None else as_size(sz),
+            warp=maps,
+            size=size,
             mode=mode,
             pad_mode=pad_mode,
             align_corners=align_corners,
         )
-        return _like(self, found)
+        return TensorImage(in_form_of(self, found))
 
     def flip_batch(
         self,
@@ -294,7 +304,7 @@ class Pipeline:
             if callable(run):
                 found = TensorImage(run(found))
             else:
-                found = self._composed(run, found)
+                found = TensorImage(act(run, found, generator=self.generator))
         return found
 
     def __repr__(self) -> str:
@@ -313,28 +323,55 @@ class Pipeline:
                 runs.append([step])
         return runs
 
-    def _composed(self, transforms: list[BatchTransform], pictures: TensorImage) -> TensorImage:
-        policy = merge_transforms(transforms)
-        images = _as_batch(pictures)
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        draws = Draws(seed=seed, epoch=0, rows=torch.arange(len(images)), images=images)
-        found = apply_policy(images, policy=policy, draws=draws)
-        return _like(pictures, found if policy.normalize is None else policy.normalize(found))
-
 
 def _plain(pictures: Tensor) -> Tensor:
     return pictures.as_subclass(Tensor)
 
 
-def _as_batch(pictures: TensorImage) -> Tensor:
-    """Return plain pictures ``(B, C, H, W)``."""
-    if pictures.ndim not in {3, 4}:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sampling:
+    """How pictures are looked up: interpolation, what lies outside, what -1 and 1 mean."""
+
+    mode: Mode
+    pad_mode: PadMode
+    align_corners: bool
+
+
+def _seen(
+    images: Tensor,
+    maps: Tensor,
+    coord_tfm: Callable[[Tensor], Tensor],
+    *,
+    size: Size,
+    how: _Sampling,
+) -> Tensor:
+    """Return pictures seen through maps and a function of the coordinates, averaged before that as the maps need it."""
+    grid = sampling_grid(maps.float().to(images.device), size=size, align_corners=how.align_corners)
+    shape = grid.shape
+    grid = coord_tfm(grid)
+    if grid.shape != shape:
         raise ConfigError(
-            "A TensorImage that is transformed is one picture (channels, height, width) or a batch of them. "
-            f"Received: shape {tuple(pictures.shape)}"
+            f"coord_tfm takes and returns coordinates of shape {tuple(shape)}. Received: {tuple(grid.shape)}"
         )
-    images = _plain(pictures)
-    return images[None] if images.ndim == 3 else images
+    source = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    source_size = source.shape[-2], source.shape[-1]
+    pooled = prefilter_sizes(maps, source_size=source_size, size=size)
+    seen: list[Tensor] = []
+    for at, pooled_size in enumerate(pooled):
+        part = source[at : at + 1]
+        if pooled_size is not None and how.mode != "nearest":
+            part = area_average(part, size=pooled_size)
+        seen.append(
+            sample_at(
+                part,
+                grid=grid[at : at + 1],
+                mode=how.mode,
+                pad_mode=how.pad_mode,
+                align_corners=how.align_corners,
+            )
+        )
+    found = torch.cat(seen)
+    return found.clamp_(0, 1) if how.mode == "bicubic" else found
 
 
 def _as_maps(mat: Tensor | None, *, count: int) -> Tensor:
@@ -349,9 +386,3 @@ def _as_maps(mat: Tensor | None, *, count: int) -> Tensor:
         )
     maps[:, : mat.shape[-2]] = mat.detach().cpu().double()
     return maps
-
-
-def _like(pictures: TensorImage, found: Tensor) -> TensorImage:
-    """Return float pictures in the form of those that came in."""
-    found = found.to(pictures.dtype) if pictures.dtype.is_floating_point else found
-    return TensorImage(found[0] if pictures.ndim == 3 else found)

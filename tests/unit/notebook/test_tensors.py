@@ -155,6 +155,60 @@ def test_affine_coord_takes_maps(images: Tensor):
         TensorImage(images).affine_coord(mat=WRONG)
 
 
+def test_affine_coord_changes_coordinates_by_a_function_after_the_map(images: Tensor):
+    pictures = TensorImage(images)
+    mirror = torch.tensor([[-1.0, 0, 0], [0, 1, 0]])
+
+    def upside_down(coordinates: Tensor) -> Tensor:
+        assert coordinates.shape == (2, 12, 16, 2)
+        return coordinates * torch.tensor([1.0, -1.0])
+
+    found = pictures.affine_coord(mat=mirror, coord_tfm=upside_down)
+    assert type(found) is TensorImage
+    assert torch.allclose(found.as_subclass(Tensor), images.flip(3).flip(2), atol=1e-5)
+    plain = pictures.affine_coord(sz=(5, 4), coord_tfm=lambda coordinates: coordinates)
+    expected = pictures.affine_coord(sz=(5, 4))
+    assert torch.allclose(plain.as_subclass(Tensor), expected.as_subclass(Tensor), atol=1e-5)
+    one = TensorImage((images[0] * 255).to(torch.uint8))
+    assert one.affine_coord(coord_tfm=lambda coordinates: coordinates).shape == (3, 12, 16)
+    with pytest.raises(ConfigError, match=r"coordinates of shape \(2, 12, 16, 2\)"):
+        pictures.affine_coord(coord_tfm=lambda coordinates: coordinates[..., :1])
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Flip(p=1.0),
+        Rotate(draw=30, p=1.0),
+        Zoom(draw=1.2, p=1.0, draw_x=0.5, draw_y=0.5),
+        Warp(draw_x=0.1, draw_y=0.2, p=1.0),
+        Brightness(draw=0.7, p=1.0),
+        Contrast(draw=1.5, p=1.0),
+        Hue(draw=0.2, p=1.0),
+        RandomResizedCropGPU(8),
+        RandomErasing(p=1.0, sl=0.1),
+        *setup_aug_tfms([Rotate(draw=30, p=1.0), Brightness(draw=0.7, p=1.0)]),
+    ],
+)
+def test_a_transform_that_is_called_acts_at_once_as_a_pipeline_of_it_does(
+    images: Tensor, transform: Any
+):
+    before = images.clone()
+    for pictures in (TensorImage(images), images, TensorImage(images)[0]):
+        torch.manual_seed(3)
+        found = transform(pictures)
+        torch.manual_seed(3)
+        expected = Pipeline([transform])(pictures)
+        assert type(found) is type(pictures)
+        assert torch.equal(found.as_subclass(Tensor), expected.as_subclass(Tensor))
+        if found.shape == pictures.shape:
+            assert not torch.equal(found.as_subclass(Tensor), pictures.as_subclass(Tensor))
+    assert torch.equal(images, before)
+    generator = torch.Generator().manual_seed(5)
+    again = torch.Generator().manual_seed(5)
+    assert torch.equal(transform(images, generator=generator), transform(images, generator=again))
+
+
 def test_a_pipeline_interpolates_once_and_other_functions_act_at_their_place(images: Tensor):
     turn, back = Rotate(p=1, draw=30), Rotate(p=1, draw=-30)
     composed = Pipeline([turn, back])(images)

@@ -1,0 +1,229 @@
+"""A trained learner in, a list of pictures that may be labelled wrongly out; what shall happen to them is noted, nothing is touched."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from vizsla.errors import ConfigError
+from vizsla.evaluate.grid import picture_grid, set_fitting_titles
+from vizsla.files import atomic_write
+from vizsla.notebook.collections import L
+from vizsla.notebook.pictures import PILImage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from vizsla.evaluate.predictions import Predictions
+    from vizsla.train.learner import Learner
+
+KEEP = "<Keep>"
+DELETE = "<Delete>"
+SPLITS = ("Train", "Valid")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suspect:
+    """A picture that the model finds hard.
+
+    Attributes:
+        path: Its file.
+        split: ``"Train"`` or ``"Valid"``.
+        label: As it is labelled.
+        prediction: What the model says.
+        probability: Of the prediction, 0-1.
+        loss: Cross-entropy of the label.
+        action: ``"<Keep>"``, ``"<Delete>"``, or the class that it should have.
+    """
+
+    path: Path
+    split: str
+    label: str
+    prediction: str
+    probability: float
+    loss: float
+    action: str = KEEP
+
+
+class ImageClassifierCleaner:
+    """Pictures with the largest losses of one class and split, and what shall happen to each of them.
+
+    Nothing is deleted or moved: ``delete()`` and ``change()`` say what was decided, ``save_csv`` writes it down, and
+    what to do with it is up to you. The model runs once for each split.
+
+    Args:
+        learn: A trained learner that predicts one class for each picture.
+        max_n: Pictures at a time.
+
+    Raises:
+        ConfigError: The learner predicts something else.
+
+    Example:
+        >>> cleaner = ImageClassifierCleaner(learn)
+        >>> cleaner.choose("beagle", "Train").show()
+        >>> cleaner.mark(0, "<Delete>")
+        >>> cleaner.mark(3, "basset_hound")
+        >>> for place in cleaner.delete():
+        ...     cleaner.fns[place].unlink()
+    """
+
+    def __init__(self, learn: Learner, max_n: int = 30) -> None:
+        if learn.dls.table.task != "category":
+            raise ConfigError(
+                "Labels are proposed for pictures of one class each. "
+                f"Received: a learner of the task {learn.dls.table.task!r}"
+            )
+        self.learn = learn
+        self.max_n = max_n
+        self._predictions: dict[str, Predictions] = {}
+        self._actions: dict[Path, str] = {}
+        self._shown: list[Suspect] = []
+        self.choose(learn.dls.table.vocab[0])
+
+    def choose(self, cls: str, split: str = "Train") -> ImageClassifierCleaner:
+        """Look at the pictures of a class.
+
+        Args:
+            cls: The class that they are labelled with.
+            split: ``"Train"`` or ``"Valid"``.
+
+        Returns:
+            This object.
+
+        Raises:
+            ConfigError: There is no such class or split.
+        """
+        vocab = self.learn.dls.table.vocab
+        if cls not in vocab or split not in SPLITS:
+            raise ConfigError(
+                f"Choose one of the classes {list(vocab)} and of the splits {list(SPLITS)}. "
+                f"Received: {cls!r}, {split!r}"
+            )
+        of_class = [one for one in self._suspects(split) if one.label == cls]
+        self._shown = of_class[: self.max_n]
+        return self
+
+    @property
+    def fns(self) -> L[Path]:
+        """The files of the chosen pictures, largest loss first."""
+        return L([one.path for one in self._shown])
+
+    def mark(self, index: int, action: str) -> None:
+        """Note what shall happen to one of the chosen pictures.
+
+        Args:
+            index: Its position in ``fns``.
+            action: ``"<Keep>"``, ``"<Delete>"``, or the class that it should have.
+
+        Raises:
+            ConfigError: There is no such picture or class.
+        """
+        allowed = (KEEP, DELETE, *self.learn.dls.table.vocab)
+        if not 0 <= index < len(self._shown) or action not in allowed:
+            raise ConfigError(
+                f"Mark one of the {len(self._shown)} pictures (from 0) with one of {list(allowed)}. "
+                f"Received: {index!r}, {action!r}"
+            )
+        one = self._shown[index]
+        self._actions[one.path] = KEEP if action == one.label else action
+
+    def delete(self) -> L[int]:
+        """Return the positions in ``fns`` of the pictures that were marked for deletion."""
+        actions = enumerate(map(self._action, self._shown))
+        return L([place for place, action in actions if action == DELETE])
+
+    def change(self) -> L[tuple[int, str]]:
+        """Return (position in ``fns``, new class) of the pictures that were marked with another class."""
+        actions = enumerate(map(self._action, self._shown))
+        return L([(place, action) for place, action in actions if action not in {KEEP, DELETE}])
+
+    def propose(self, *, probability: float = 0.9, splits: Sequence[str] = SPLITS) -> L[Suspect]:
+        """Return the pictures of all classes that the model contradicts with certainty, largest loss first.
+
+        What was marked stays as it was; the others are proposed to be relabelled as predicted.
+
+        Args:
+            probability: How certain it must be, 0-1.
+            splits: Where to look. Training pictures are known to the model, so it contradicts few of them.
+        """
+        found = [one for split in splits for one in self._suspects(split)]
+        wrong = [
+            one for one in found if one.prediction != one.label and one.probability >= probability
+        ]
+        proposed = [
+            replace(one, action=self._actions.get(one.path, one.prediction)) for one in wrong
+        ]
+        return L(sorted(proposed, key=lambda one: -one.loss))
+
+    def save_csv(self, path: Path, *, probability: float = 0.9) -> Path:
+        """Write what was marked, and what is proposed besides, as a table for a person to go through.
+
+        Args:
+            path: File to write.
+            probability: How certain the model must be of a proposal.
+
+        Returns:
+            The path.
+
+        Raises:
+            OutputError: The file cannot be written; an old one is untouched.
+        """
+        import pandas as pd
+
+        everything = [one for split in SPLITS for one in self._suspects(split)]
+        marked = [replace(one, action=self._action(one)) for one in everything]
+        listed = {one.path: one for one in marked if one.action != KEEP}
+        listed |= {one.path: one for one in self.propose(probability=probability)}
+        columns = [field.name for field in fields(Suspect)]
+        frame = pd.DataFrame([asdict(one) for one in listed.values()], columns=columns)
+        with atomic_write(path) as temporary:
+            frame.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+        return path
+
+    def show(self, nrows: int | None = None, ncols: int | None = None) -> None:
+        """Draw the chosen pictures with their position, the prediction and what they are marked with.
+
+        Args:
+            nrows: Rows; None follows from the rest.
+            ncols: Columns; None follows from the rest.
+
+        Raises:
+            ConfigError: The class has no pictures in the split.
+        """
+        places = picture_grid(len(self._shown), nrows=nrows, ncols=ncols, title_lines=2)
+        for axes, one in zip(places, self._shown, strict=False):
+            PILImage.create(one.path).show(ctx=axes)
+        titles = [
+            f"{place}: {one.prediction} {one.probability:.2f}\n{self._action(one)}"
+            for place, one in enumerate(self._shown)
+        ]
+        set_fitting_titles(places, titles)
+
+    def _action(self, one: Suspect) -> str:
+        return self._actions.get(one.path, KEEP)
+
+    def _suspects(self, split: str) -> list[Suspect]:
+        """Return all pictures of a split, largest loss first."""
+        if split not in self._predictions:
+            self._predictions[split] = self.learn.predictions(SPLITS.index(split))
+        predictions = self._predictions[split]
+        losses = predictions.losses
+        order: Tensor = losses.argsort(descending=True, stable=True)
+        places = [place for place in order.tolist() if not torch.isnan(losses[place])]
+        guesses, confidence = predictions.predicted.tolist(), predictions.confidence.tolist()
+        return [
+            Suspect(
+                path=self.learn.dls.table.paths[int(predictions.rows[place])],
+                split=split,
+                label=predictions.label(place),
+                prediction=predictions.vocab[guesses[place]],
+                probability=confidence[place],
+                loss=float(losses[place]),
+            )
+            for place in places
+        ]

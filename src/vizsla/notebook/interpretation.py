@@ -1,0 +1,324 @@
+"""A trained learner in, answers to "what does it get wrong?" out: numbers computed once, pictures read when they are shown.
+
+N: pictures; C: classes; H, W: sides.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vizsla.data.dataloaders import DataLoader
+from vizsla.errors import ConfigError
+from vizsla.evaluate import interpret
+from vizsla.evaluate.grid import picture_grid, set_fitting_titles
+from vizsla.evaluate.plots import draw_confusion
+from vizsla.evaluate.predictions import Predictions
+from vizsla.infer.outputs import compute_outputs
+from vizsla.infer.run import predict_batches
+from vizsla.notebook.collections import L
+from vizsla.notebook.report_text import classification_report
+from vizsla.notebook.tensors import TensorImage
+from vizsla.notebook.vocab import CategoryMap
+from vizsla.train.losses import per_picture
+from vizsla.types import label_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vizsla.train.learner import Learner
+
+    Pictures = Callable[[Tensor], Tensor]
+    """Positions int64 ``(K,)`` -> float32 ``(K, 3, H, W)``, 0-1, on the CPU."""
+
+_NOTHING = "There is no picture with a label to show. Ask for at least one, of labelled pictures."
+
+
+class ClassificationInterpretation:
+    """What a learner says of labelled pictures, to be looked at from many sides; make one with ``from_learner``.
+
+    Args:
+        learn: The learner; only ``plot_grad_cam`` asks its model again.
+        predictions: What it said.
+        pictures: Gives the pictures as the network saw them.
+
+    Attributes:
+        predictions: As given.
+        losses: float32 ``(N,)``, by the learner's own loss; NaN where the label is not known.
+    """
+
+    def __init__(self, learn: Learner, predictions: Predictions, *, pictures: Pictures) -> None:
+        self.learn = learn
+        self.predictions = predictions
+        self.losses = _losses(learn, predictions)
+        self._pictures = pictures
+
+    @classmethod
+    def from_learner(
+        cls,
+        learn: Learner,
+        ds_idx: int = 1,
+        dl: DataLoader | Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> ClassificationInterpretation:
+        """Run the model once over some pictures.
+
+        Args:
+            learn: A trained learner.
+            ds_idx: 0 for training, 1 for validation pictures; both prepared as in validation.
+            dl: Other pictures: a loader, as ``dls.test_dl(items, with_labels=True)`` gives it, or a list of batches.
+
+        Raises:
+            ConfigError: ``ds_idx`` is neither, or the pictures of ``dl`` have no labels.
+        """
+        if dl is None:
+            table, predictions = learn.dls.table, learn.predictions(ds_idx)
+        elif isinstance(dl, DataLoader):
+            table = dl.table
+            predictions = predict_batches(
+                learn.model, dl.batches(), table=table, precision=learn.precision  # pyright: ignore[reportArgumentType] (any module with logits will do)
+            )  # fmt: skip
+        else:
+            return cls._of_batches(learn, dl)
+
+        def pictures(positions: Tensor) -> Tensor:
+            rows = predictions.rows[positions]
+            own = table is learn.dls.table
+            chosen = learn.dls.loader_for(rows) if own else learn.dls.loader_for(rows, table=table)
+            return torch.cat([batch.images.cpu() for batch in chosen.batches()])
+
+        return cls(learn, predictions, pictures=pictures)
+
+    @classmethod
+    def _of_batches(
+        cls, learn: Learner, batches: Sequence[tuple[Tensor, Tensor]]
+    ) -> ClassificationInterpretation:
+        outputs = compute_outputs(learn.model, batches, precision=learn.precision, keep_images=True)
+        if outputs.targets is None or outputs.images is None:
+            raise ConfigError("The batches have no labels. Give (pictures, labels) pairs.")
+        number, images = len(outputs.logits), outputs.images
+        predictions = Predictions(
+            rows=torch.arange(number),
+            paths=tuple(f"picture {place}" for place in range(number)),
+            logits=outputs.logits,
+            targets=outputs.targets,
+            vocab=learn.dls.table.vocab,
+            task=learn.dls.table.task,
+        )
+        return cls(learn, predictions, pictures=lambda positions: images[positions])
+
+    @property
+    def vocab(self) -> CategoryMap:
+        """The classes."""
+        return CategoryMap(self.predictions.vocab, sort=False)
+
+    @property
+    def preds(self) -> Tensor:
+        """float32 ``(N, C)``: probabilities."""
+        return self.predictions.probabilities
+
+    @property
+    def targs(self) -> Tensor:
+        """int64 ``(N,)``: the labels."""
+        return self.predictions.targets
+
+    @property
+    def decoded(self) -> Tensor:
+        """int64 ``(N,)``: the predicted classes."""
+        return self.predictions.predicted
+
+    def confusion_matrix(self) -> NDArray[np.int64]:
+        """Return how often each class was predicted as each, int64 ``(C, C)``: rows actual, columns predicted."""
+        return interpret.confusion_matrix(self.predictions).numpy()
+
+    def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
+        """Return the pairs of classes that were mixed up: (actual, predicted, count), most frequent first.
+
+        Args:
+            min_val: Leave out pairs that occur less often; below 1 means 1.
+        """
+        return interpret.most_confused(self.predictions, min_count=min_val)
+
+    def top_losses(
+        self, k: int | None = None, largest: bool = True, items: bool = False
+    ) -> tuple[Any, ...]:
+        """Return the pictures with the largest losses.
+
+        Args:
+            k: At most so many; None is all.
+            largest: False starts with the smallest loss.
+            items: Return their paths too.
+
+        Returns:
+            Losses float32 ``(K,)``, positions int64 ``(K,)`` in the order of the pictures, and paths if asked for.
+
+        Raises:
+            ConfigError: ``k`` is negative.
+        """
+        if k is not None and k < 0:
+            raise ConfigError(f"The number of pictures cannot be negative. Received: k={k}")
+        labelled = (~self.losses.isnan()).nonzero()[:, 0]
+        order = self.losses[labelled].argsort(descending=largest, stable=True)
+        chosen = labelled[order][:k]
+        found: tuple[Any, ...] = self.losses[chosen], chosen
+        return (*found, L(self._paths(chosen))) if items else found
+
+    def plot_confusion_matrix(
+        self,
+        normalize: bool = False,
+        title: str = "Confusion matrix",
+        cmap: str = "Blues",
+        norm_dec: int = 2,
+        plot_txt: bool = True,
+        figsize: tuple[float, float] | None = None,
+        dpi: float | None = None,
+    ) -> None:
+        """Draw the confusion matrix in a new figure, rows actual and columns predicted.
+
+        Args:
+            normalize: Divide each row by its sum; the row of an absent class stays 0.
+            title: Above it.
+            cmap: Name of a matplotlib colour map.
+            norm_dec: Digits after the point when normalised.
+            plot_txt: Write the number into each cell.
+            figsize: (width, height) in inches; None grows with the number of classes.
+            dpi: Dots per inch; None is pyplot's own.
+        """
+        import matplotlib.pyplot as plt
+
+        side = 3.5 + 0.35 * len(self.predictions.vocab)
+        figure = plt.figure(figsize=figsize or (side, side), dpi=dpi, layout="constrained")
+        draw_confusion(
+            figure.add_subplot(),
+            self.predictions,
+            normalise=normalize,
+            title=title,
+            colours=cmap,
+            decimals=norm_dec,
+            show_numbers=plot_txt,
+        )
+
+    def plot_top_losses(
+        self,
+        k: int,
+        largest: bool = True,
+        nrows: int | None = None,
+        ncols: int | None = None,
+        figsize: tuple[float, float] | None = None,
+    ) -> None:
+        """Draw the pictures with the largest losses, with prediction, label, loss and probability of the prediction.
+
+        Args:
+            k: How many.
+            largest: False starts with the smallest loss.
+            nrows: Rows; None follows from the rest.
+            ncols: Columns; None follows from the rest.
+            figsize: (width, height) in inches; None is 3 x 3 for each picture.
+
+        Raises:
+            ConfigError: There is no picture to show.
+        """
+        self._draw(self.top_losses(k, largest)[1], nrows=nrows, ncols=ncols, figsize=figsize)
+
+    def plot_grad_cam(
+        self,
+        k: int = 9,
+        largest: bool = True,
+        nrows: int | None = None,
+        ncols: int | None = None,
+        figsize: tuple[float, float] | None = None,
+        stage: int = -1,
+    ) -> None:
+        """Draw the pictures with the largest losses, and on them in colour what spoke for the predicted class (Grad-CAM).
+
+        Args:
+            k: How many.
+            largest: False starts with the smallest loss.
+            nrows: Rows; None follows from the rest.
+            ncols: Columns; None follows from the rest.
+            figsize: (width, height) in inches; None is 3 x 3 for each picture.
+            stage: Which stage of the network is asked; the last one sees most and is the coarsest.
+
+        Raises:
+            ConfigError: There is no picture to show, or no such stage.
+        """
+        from vizsla.infer.grad_cam import grad_cam, overlay
+
+        chosen = self.top_losses(k, largest)[1]
+        if not len(chosen):
+            raise ConfigError(_NOTHING)
+        images = self._pictures(chosen).to(self.learn.dls.device)
+        targets = self.decoded[chosen].to(images.device)
+        heat = grad_cam(self.learn.model, images, targets=targets, stage=stage)  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
+        seen = [overlay(image, one).cpu() for image, one in zip(images, heat, strict=True)]
+        self._draw(chosen, nrows=nrows, ncols=ncols, figsize=figsize, images=torch.stack(seen))
+
+    def show_results(self, idxs: Sequence[int] | Tensor) -> None:
+        """Draw chosen pictures with their label and, below it, the prediction: green if they agree, else red.
+
+        Args:
+            idxs: Positions, as ``top_losses`` gives them.
+        """
+        positions = torch.as_tensor(idxs)
+        images = self._pictures(positions)
+        pairs = [(self._label(place), self._guess(place)) for place in positions.tolist()]
+        places = picture_grid(len(pairs), title="Target/Prediction", title_lines=2)
+        for axes, image in zip(places, images, strict=True):
+            TensorImage(image).show(ctx=axes)
+        colours = ["green" if label == guess else "red" for label, guess in pairs]
+        set_fitting_titles(places, ["\n".join(pair) for pair in pairs], colours=colours)
+
+    def print_classification_report(self) -> None:
+        """Print precision, recall and F1 of each class."""
+        sys.stdout.write(classification_report(self.predictions) + "\n")
+
+    def _draw(
+        self,
+        positions: Tensor,
+        *,
+        nrows: int | None,
+        ncols: int | None,
+        figsize: tuple[float, float] | None,
+        images: Tensor | None = None,
+    ) -> None:
+        if not len(positions):
+            raise ConfigError(_NOTHING)
+        images = self._pictures(positions) if images is None else images
+        title = "Prediction/Actual/Loss/Probability"
+        places = picture_grid(
+            len(positions), nrows=nrows, ncols=ncols, figsize=figsize, title=title, title_lines=2
+        )
+        for axes, image in zip(places, images, strict=False):
+            TensorImage(image).show(ctx=axes)
+        set_fitting_titles(places, [self._title(place) for place in positions.tolist()])
+
+    def _title(self, place: int) -> str:
+        text = f"{self._guess(place)}/{self._label(place)}\n{float(self.losses[place]):.2f}"
+        if self.predictions.task == "regression":  # numbers come without a probability
+            return text
+        return f"{text} / {float(self.predictions.confidence[place]):.2f}"
+
+    def _label(self, place: int) -> str:
+        return self.predictions.label(place)
+
+    def _guess(self, place: int) -> str:
+        predicted = self.predictions.predicted[place]
+        return label_of(predicted, task=self.predictions.task, vocab=self.predictions.vocab)
+
+    def _paths(self, positions: Tensor) -> list[str]:
+        return [self.predictions.paths[place] for place in positions.tolist()]
+
+
+def _losses(learn: Learner, predictions: Predictions) -> Tensor:
+    """Return the loss of each picture, float32 ``(N,)``; NaN where the label is not known."""
+    losses = torch.full((len(predictions.rows),), torch.nan)
+    known = predictions.labelled
+    if known.any():
+        loss = per_picture(learn.loss_func)
+        losses[known] = loss(predictions.logits[known], predictions.targets[known]).detach().cpu()
+    return losses

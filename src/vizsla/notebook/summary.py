@@ -1,0 +1,283 @@
+"""A ``DataBlock`` and a source in; the way of one picture, and of a small batch, through every stage, printed, out.
+
+H, W: sides of a picture; B: pictures of the batch.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vizsla.augment.apply import BatchAugmentation
+from vizsla.data.blocks import CategoryBlock, MultiCategoryBlock, output_block
+from vizsla.data.cache import PictureCache
+from vizsla.data.dataloaders import DataLoaders
+from vizsla.data.splits import RandomSplitter
+from vizsla.errors import ConfigError, DataError
+from vizsla.notebook.collections import collection_text
+from vizsla.notebook.items import PictureItems, as_target
+from vizsla.notebook.pictures import PILImage
+from vizsla.notebook.steps import (
+    Step,
+    Steps,
+    batch_steps,
+    item_steps,
+    settings_of,
+    step_of_function,
+)
+from vizsla.notebook.tensors import TensorImage
+from vizsla.seeding import counter_uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from vizsla.augment.policy import BatchTransform
+    from vizsla.data.block import DataBlock
+    from vizsla.data.splits import Split
+
+    Getters = tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]
+
+_LARGEST_WHOLE = 20
+"""Tensors of more values are shown by their size."""
+
+_MOST_CLASSES = 10
+"""Of more classes the first are shown."""
+
+
+class CollateError(DataError, RuntimeError):
+    """The pictures of a batch have different sizes."""
+
+
+@dataclass(kw_only=True)
+class _Announced:
+    """A splitter that prints what it was given and what it returns, and keeps the first training item."""
+
+    splitter: Callable[[Any], Split]
+    first: Any = None
+
+    def __call__(self, items: Any) -> Split:
+        _say(f"Found {len(items)} items")
+        train, valid = self.splitter(items)
+        _say(f"2 datasets of sizes {len(train)},{len(valid)}")
+        if len(train):
+            place = int(train[0])
+            self.first = items.iloc[place] if hasattr(items, "iloc") else items[place]
+        return train, valid
+
+
+def summarise_block(
+    block: DataBlock, source: Any, *, getters: Getters, bs: int, path: Path | str
+) -> DataLoaders:
+    """Print what happens to the pictures of a source.
+
+    Args:
+        block: The description.
+        source: What it is used on.
+        getters: What gives the picture (None: the item is it) and the label of an item.
+        bs: Pictures in the batch; the first training pictures, fewer where there are fewer.
+        path: See ``DataBlock.resolve``.
+
+    Returns:
+        Loaders of the source.
+
+    Raises:
+        DataError: Something is wrong with the data; everything that was found is in the message.
+        CollateError: The pictures of the batch have different sizes.
+        ConfigError: ``bs`` is not positive.
+    """
+    if bs < 1:
+        raise ConfigError(f"A batch has at least one picture. Received: bs={bs}")
+    _say(f"Setting-up type transforms pipelines\nCollecting items from {_short(source)}")
+    announced = _Announced(splitter=RandomSplitter() if block.splitter is None else block.splitter)
+    split_block = replace(block, splitter=announced)
+    picture_steps, label_steps = _type_steps(block, getters=getters, vocab=None)
+    try:
+        table = split_block.resolve(source, path)
+    finally:
+        _say(f"Setting up {picture_steps}\nSetting up {label_steps}")
+    train = PictureItems(table, table.train_rows)
+    picture_steps, label_steps = _type_steps(block, getters=getters, vocab=table.vocab)
+    sample = train[0]
+    _say("\nBuilding one sample")
+    path_of, label_of = getters
+    start = announced.first
+    found = [] if path_of is None else [path_of(start)]
+    _tell_steps(picture_steps, start, [*found, sample[0]])
+    _tell_steps(label_steps, start, [label_of(start), sample[1]])
+    _say(f"\nFinal sample: {_shown(sample)}\n\n")
+    loaders = DataLoaders(
+        table,
+        resize=block.item_tfms,
+        transforms=_listed(block.batch_tfms),
+        batch_size=bs,
+        cache=PictureCache(mode="off"),
+    )
+    _tell_batch(loaders, sample)
+    return loaders
+
+
+def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
+    """Print how the first training pictures become a batch."""
+    own, together = item_steps(loaders.items), batch_steps(loaders.augmentation.policy)
+    _say(f"Setting up after_item: {own}\nSetting up before_batch: {Steps()}")
+    _say(f"Setting up after_batch: {together}\n\nBuilding one batch")
+    _say("Applying item_tfms to the first sample:")
+    target = sample[1]
+    made = _pictures_after(loaders, sample[0])
+    _tell_steps(own, sample, [(picture, target) for picture in made])
+    rows = loaders.train.rows[: loaders.bs]
+    _say(f"\nAdding the next {len(rows) - 1} samples")
+    _say("\nNo before_batch transform to apply\n\nCollating items in a batch")
+    images = _collated(loaders, rows)
+    targets = as_target(loaders.table.targets[rows], task=loaders.table.task).to(loaders.device)
+    _say("\nApplying batch_tfms to the batch built")
+    values: list[tuple[Tensor, Tensor]] = []
+    transforms: list[BatchTransform] = []
+    for step in together.fs:
+        transforms += step.transforms
+        augment = BatchAugmentation(transforms, seed=loaders.seed)
+        found = augment(images, rows=rows, epoch=0, training=True)
+        values.append((TensorImage(found), targets))
+    _tell_steps(together, (TensorImage(images), targets), values)
+    _tell_of_one_go(together, source=images, result=values[-1][0])
+
+
+def _tell_of_one_go(together: Steps, *, source: Tensor, result: Tensor) -> None:
+    """Say what the steps do not show: that they are no passes of their own."""
+    if len(together) > 2:
+        before, after = (f"{images.shape[-2]}x{images.shape[-1]}" for images in (source, result))
+        _say(
+            f"\nIn training all of this is done at once: each picture is interpolated once, from {before} to {after}."
+        )
+
+
+def _pictures_after(loaders: DataLoaders, picture: PILImage) -> list[PILImage | TensorImage]:
+    """Return a picture after each of its item transforms, as training may see it."""
+    items = loaders.items
+    pixels: NDArray[np.uint8] = np.array(picture)
+    made: list[PILImage | TensorImage] = []
+    for function in items.before:
+        pixels = function(pixels)
+        made.append(PILImage.create(pixels))
+    if items.sizing is not None:
+        strip = np.asarray(items.sizing.strip(PILImage.create(pixels)))
+        pixels = np.array(items.sizing.window(strip, draws=[0.5] * items.sizing.num_draws))
+        made.append(PILImage.create(pixels))
+    for function in items.after:
+        pixels = function(pixels)
+        made.append(PILImage.create(pixels))
+    return [*made, TensorImage(torch.from_numpy(pixels).permute(2, 0, 1))]
+
+
+def _collated(loaders: DataLoaders, rows: Tensor) -> Tensor:
+    """Return uint8 ``(B, 3, H, W)`` of some rows, on the device.
+
+    Raises:
+        CollateError: They have different sizes.
+    """
+    reader, table = loaders.reader, loaders.table
+    draws = counter_uniform(loaders.seed, "crop", epoch=0, rows=rows, count=reader.num_draws)
+    pixels = [
+        reader.read_window(table.paths[row], draws=own)
+        for row, own in zip(rows.tolist(), draws.tolist(), strict=True)
+    ]
+    shapes = [torch.Size((3, *one.shape[:2])) for one in pixels]
+    if len(set(shapes)) > 1:
+        _say(
+            "Error! It's not possible to collate your items in a batch\n"
+            "Could not collate the 0-th members of your tuples because got the following shapes\n"
+            + ",".join(map(str, shapes))
+        )
+        other = next(place for place, shape in enumerate(shapes) if shape != shapes[0])
+        raise CollateError(
+            "The pictures of a batch must have one size, and these have several: "
+            f"{_sides(shapes[0])} ({table.shown_path(int(rows[0]))}), "
+            f"{_sides(shapes[other])} ({table.shown_path(int(rows[other]))}). "
+            "add item_tfms=Resize(...) to the DataBlock, for example item_tfms=Resize(460)."
+        )
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+    return images.to(loaders.device)
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return f"{shape[1]} x {shape[2]}"
+
+
+def _type_steps(
+    block: DataBlock, *, getters: Getters, vocab: Sequence[str] | None
+) -> tuple[Steps, Steps]:
+    """Return what makes the picture and the target of an item."""
+    path_of, label_of = getters
+    own = [] if path_of is None else [step_of_function(path_of)]
+    picture = Step(name="PILBase.create", settings={})
+    output = output_block(block.blocks)
+    settings = settings_of(output)
+    name = "RegressionSetup"
+    if isinstance(output, CategoryBlock | MultiCategoryBlock):
+        name = "Categorize" if isinstance(output, CategoryBlock) else "MultiCategorize"
+        settings["vocab"] = _classes(output.vocab if vocab is None else vocab)
+    encode = Step(name=name, settings=settings)
+    return Steps((*own, picture)), Steps((step_of_function(label_of), encode))
+
+
+def _classes(vocab: Sequence[str] | None) -> object:
+    """Return classes for printing: all of them, or the first of many."""
+    if vocab is None or len(vocab) <= _MOST_CLASSES:
+        return vocab if vocab is None else list(vocab)
+    return _Text(collection_text(vocab, limit=_MOST_CLASSES))
+
+
+class _Text(str):
+    """A text that prints without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _tell_steps(steps: Steps, start: object, values: Sequence[object]) -> None:
+    """Print a pipeline, what it begins with, and what each of its steps gives."""
+    _say(f"  {steps}\n    starting from\n{_indented(start)}")
+    for step, value in zip(steps.fs, values, strict=True):
+        _say(f"    applying {step} gives\n{_indented(value)}")
+
+
+def _indented(value: object) -> str:
+    return "\n".join(f"      {line}" for line in _shown(value).splitlines())
+
+
+def _shown(value: object) -> str:
+    """Return a value as text; large tensors by their size, paths whole."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    if isinstance(value, Tensor):
+        if value.ndim <= 1 and value.numel() <= _LARGEST_WHOLE:
+            return repr(value)
+        return f"{type(value).__name__} of size {'x'.join(map(str, value.shape))}"
+    return str(value)
+
+
+def _short(source: object) -> str:
+    """Return how a source is named: a path, or the kind and number of its items."""
+    if isinstance(source, str | Path):
+        return str(source)
+    length = f" of {len(source)}" if hasattr(source, "__len__") else ""  # pyright: ignore[reportArgumentType]
+    return f"a {type(source).__name__}{length}"
+
+
+def _listed(batch_tfms: Any) -> list[BatchTransform]:
+    found = batch_tfms if isinstance(batch_tfms, list | tuple) else [batch_tfms]
+    return [transform for transform in found if transform is not None]
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,241 @@
+"""Interpretation: numbers as fastai and scikit-learn give them, computed once; pictures with the titles of the seeds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import classification_report as reference_report
+
+from vizsla.data.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.errors import ConfigError
+from vizsla.evaluate.predictions import Predictions
+from vizsla.notebook.interpretation import ClassificationInterpretation
+from vizsla.notebook.report_text import classification_report
+from vizsla.train.losses import LabelSmoothingCrossEntropy
+from vizsla.train.vision import vision_learner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vizsla.notebook.surface import DataBlock
+    from vizsla.train.learner import Learner
+
+GOLDEN = json.loads(
+    (Path(__file__).parents[2] / "golden" / "interp.json").read_text(encoding="utf-8")
+)
+
+
+def said(targets: Sequence[int], logits: torch.Tensor, vocab: Sequence[str]) -> Predictions:
+    return Predictions(
+        rows=torch.arange(len(targets)),
+        paths=tuple(f"{place}.jpg" for place in range(len(targets))),
+        logits=logits.float(),
+        targets=torch.tensor(targets),
+        vocab=tuple(vocab),
+    )
+
+
+def from_counts(counts: Sequence[Sequence[int]], vocab: Sequence[str]) -> Predictions:
+    cells = [
+        (actual, guess) for actual, row in enumerate(counts) for guess, n in enumerate(row) for _ in range(n)
+    ]  # fmt: skip
+    logits = torch.eye(len(vocab))[[guess for _, guess in cells]]
+    return said([actual for actual, _ in cells], logits, vocab)
+
+
+def nothing(_: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("no picture is read for numbers")
+
+
+@pytest.fixture
+def golden(learn: Learner) -> ClassificationInterpretation:
+    case = GOLDEN["confusion_matrix"]
+    predictions = said(case["targs"], torch.tensor(case["preds"]).log(), "abc")
+    return ClassificationInterpretation(learn, predictions, pictures=nothing)
+
+
+@pytest.fixture(scope="module")
+def interp(learn: Learner) -> ClassificationInterpretation:
+    return ClassificationInterpretation.from_learner(learn)
+
+
+def test_the_confusion_matrix_is_that_of_fastai(golden: ClassificationInterpretation):
+    found = golden.confusion_matrix()
+    assert found.dtype == np.int64
+    assert found.tolist() == GOLDEN["confusion_matrix"]["confusion"]
+
+
+@pytest.mark.parametrize(
+    "case", GOLDEN["most_confused"], ids=lambda case: "-".join(case["vocab"])[:20]
+)
+def test_most_confused_is_that_of_fastai_with_plain_ints(learn: Learner, case: dict[str, Any]):
+    interp = ClassificationInterpretation(
+        learn, from_counts(case["confusion"], case["vocab"]), pictures=nothing
+    )
+    for least, expected in case["most_confused"].items():
+        if int(least) > 0:  # there zeros and the diagonal are listed
+            found = interp.most_confused(min_val=int(least))
+            assert [list(triple) for triple in found] == expected
+            assert all(type(count) is int for *_, count in found)
+
+
+def test_top_losses_are_those_of_fastai(golden: ClassificationInterpretation):
+    case = GOLDEN["top_losses"]
+    np.testing.assert_allclose(golden.losses, case["losses"], atol=1e-5)
+    losses, positions = golden.top_losses(4)
+    np.testing.assert_allclose(losses, case["k4"]["losses"], atol=1e-5)
+    assert positions.tolist() == case["k4"]["idx"]
+    losses, positions, items = golden.top_losses(3, largest=False, items=True)
+    np.testing.assert_allclose(losses, case["k3_smallest"]["losses"], atol=1e-5)
+    assert positions.tolist() == case["k3_smallest"]["idx"]
+    assert items == [f"{place}.jpg" for place in case["k3_smallest"]["idx"]]
+    assert len(golden.top_losses()[0]) == 20
+    with pytest.raises(ConfigError, match="k=-1"):
+        golden.top_losses(-1)
+
+
+def test_the_report_is_that_of_scikit_learn(
+    golden: ClassificationInterpretation, capsys: pytest.CaptureFixture[str]
+):
+    golden.print_classification_report()
+    expected = reference_report(
+        golden.targs, golden.decoded, labels=[0, 1, 2], target_names=["a", "b", "c"]
+    )
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
+@pytest.mark.parametrize("digits", [2, 4])
+def test_the_report_of_long_names_and_absent_classes_is_that_of_scikit_learn(digits: int):
+    vocab = ("cat", "a_breed_with_a_long_name", "absent")
+    predictions = from_counts([[5, 2, 0], [1, 9, 3], [0, 0, 0]], vocab)
+    expected = reference_report(
+        predictions.targets,
+        predictions.predicted,
+        labels=[0, 1, 2],
+        target_names=vocab,
+        digits=digits,
+        zero_division=0,  # pyright: ignore[reportArgumentType] (its stub says text)
+    )
+    assert classification_report(predictions, digits=digits) == expected
+
+
+def test_the_model_runs_once(learn: Learner, monkeypatch: pytest.MonkeyPatch):
+    interp = ClassificationInterpretation.from_learner(learn)
+    monkeypatch.setattr(learn, "model", None)
+    assert interp.confusion_matrix().sum() == 4
+    assert len(interp.top_losses()[0]) == 4
+    interp.most_confused()
+    interp.plot_confusion_matrix()
+    interp.print_classification_report()
+    assert interp.preds.shape == (4, 4)
+    assert interp.targs.tolist() == [0, 2, 3, 3]
+
+
+def test_training_pictures_are_seen_as_in_validation(learn: Learner):
+    first, second = (ClassificationInterpretation.from_learner(learn, ds_idx=0) for _ in range(2))
+    assert torch.equal(first.preds, second.preds)
+    assert len(first.preds) == 16
+
+
+def test_a_list_of_batches_is_interpreted(learn: Learner):
+    batch = learn.dls.valid.one_batch()
+    interp = ClassificationInterpretation.from_learner(learn, dl=[batch])
+    whole = ClassificationInterpretation.from_learner(learn)
+    torch.testing.assert_close(interp.preds, whole.preds)
+    interp.plot_top_losses(2)
+    with pytest.raises(ConfigError, match="no labels"):
+        ClassificationInterpretation.from_learner(learn, dl=[batch[:1]])  # pyright: ignore[reportArgumentType]
+
+
+def test_the_learners_own_loss_counts(learn: Learner, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(learn, "loss_func", LabelSmoothingCrossEntropy())
+    interp = ClassificationInterpretation.from_learner(learn)
+    assert not torch.allclose(interp.losses, interp.predictions.losses)
+
+
+def test_the_confusion_plot_is_a_figure_of_pyplot(golden: ClassificationInterpretation):
+    golden.plot_confusion_matrix(figsize=(12, 12), dpi=60)
+    figure = plt.gcf()
+    (axes,) = figure.axes
+    assert (figure.get_dpi(), figure.get_size_inches().tolist()) == (60, [12.0, 12.0])
+    assert [text.get_text() for text in axes.texts] == ["3", "2", "3", "2", "4", "0", "4", "0", "2"]
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("Confusion matrix", "Predicted", "Actual")  # fmt: skip
+
+
+def test_the_normalised_confusion_plot_has_shares(golden: ClassificationInterpretation):
+    golden.plot_confusion_matrix(normalize=True, norm_dec=1, title="Shares")
+    (axes,) = plt.gcf().axes
+    assert axes.texts[0].get_text() == "0.4"
+    assert axes.get_title() == "Shares"
+
+
+def test_top_losses_are_drawn_with_prediction_label_loss_and_probability(
+    interp: ClassificationInterpretation,
+):
+    interp.plot_top_losses(3, nrows=1)
+    losses, positions = interp.top_losses(3)
+    shown = [axes for axes in plt.gcf().axes if axes.get_images()]
+    assert len(shown) == 3
+    place = int(positions[0])
+    guess, label = (interp.vocab[int(of[place])] for of in (interp.decoded, interp.targs))
+    probability = float(interp.preds[place].max())
+    assert shown[0].get_title() == f"{guess}/{label}\n{float(losses[0]):.2f} / {probability:.2f}"
+    assert plt.gcf().get_suptitle() == "Prediction/Actual/Loss/Probability"
+
+
+def test_no_pictures_cannot_be_drawn(interp: ClassificationInterpretation):
+    with pytest.raises(ConfigError, match="no picture with a label"):
+        interp.plot_top_losses(0)
+    with pytest.raises(ConfigError, match="no picture with a label"):
+        interp.plot_grad_cam(0)
+
+
+def test_grad_cam_colours_the_pictures(interp: ClassificationInterpretation, learn: Learner):
+    modes = [part.training for part in learn.model.modules()]
+    interp.plot_grad_cam(2, stage=2)
+    shown = [axes.get_images()[0].get_array() for axes in plt.gcf().axes]
+    plain = interp._pictures(interp.top_losses(2)[1])
+    assert [pixels.shape for pixels in shown if pixels is not None] == [(24, 24, 3)] * 2
+    assert not np.allclose(np.asarray(shown[0]), plain[0].permute(1, 2, 0).numpy())
+    assert [part.training for part in learn.model.modules()] == modes
+
+
+def test_chosen_pictures_are_drawn_green_where_right(learn: Learner):
+    interp = ClassificationInterpretation.from_learner(learn)
+    interp.show_results([0, 3])
+    shown = [axes for axes in plt.gcf().axes if axes.get_images()]
+    for axes, place in zip(shown, (0, 3), strict=True):
+        right = bool(interp.decoded[place] == interp.targs[place])
+        assert axes.title.get_color() == ("green" if right else "red")
+        assert axes.get_title().splitlines()[0] == interp.vocab[int(interp.targs[place])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "get_y", "label"),
+    [
+        (MultiCategoryBlock, lambda path: [path.stem.split("_")[0], "pet"], "Bengal;pet"),
+        (RegressionBlock, lambda path: float(path.stem[-1]), "1"),
+    ],
+)
+def test_other_labels_are_interpreted_too(
+    kind: type, get_y: Callable[[Path], object], label: str, pets: DataBlock, breeds: Path
+):
+    block = replace(pets, blocks=(ImageBlock, kind), get_y=get_y)
+    loaders = block.dataloaders(breeds, bs=4, num_workers=0, device="cpu")
+    learner = vision_learner(loaders, "efficientnet_lite0", pretrained=False, quiet=True)
+    interp = ClassificationInterpretation.from_learner(learner)
+    interp.plot_top_losses(4)
+    titles = [axes.get_title() for axes in plt.gcf().axes if axes.get_images()]
+    assert any(f"/{label}\n" in title for title in titles)
+    interp.plot_grad_cam(1)
+    interp.show_results([0])
+    if kind is RegressionBlock:
+        with pytest.raises(ConfigError, match="regression"):
+            interp.confusion_matrix()

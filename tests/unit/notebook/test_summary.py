@@ -1,0 +1,154 @@
+"""``summary()`` tells the same story as fastai's, line by line, and says what is missing where pictures make no batch."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from vizsla.augment.policy import Flip, Rotate
+from vizsla.data.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.labels import RegexLabeller, using_attr
+from vizsla.data.presize import Resize
+from vizsla.data.splits import EndSplitter
+from vizsla.errors import ConfigError, LabelError
+from vizsla.notebook.summary import CollateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vizsla.notebook.surface import DataBlock
+
+GOLDEN = json.loads(
+    (Path(__file__).parents[2] / "golden" / "summary.json").read_text(encoding="utf-8")
+)
+SETTINGS = re.compile(r" -- \{.*\}")
+
+
+def told(lines: list[str], *, folder: str) -> list[str]:
+    """Return the lines without settings, empty lines, and what only one of both says."""
+    first_time, kept = True, list[str]()
+    for line in lines:
+        bare = SETTINGS.sub("", line.replace(folder, "<PATH>")).rstrip()
+        if bare.startswith("Final sample"):
+            first_time = False
+        again = not first_time and re.match(
+            r"Collecting|Found|2 datasets|Setting up Pipeline", bare
+        )
+        ours_alone = bare.startswith(("    +", "In training all of this"))
+        if bare and not again and not ours_alone:
+            kept.append(bare)
+    return kept
+
+
+def test_it_tells_what_fastai_tells(
+    pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
+):
+    pets.summary(breeds)
+    lines = capsys.readouterr().out.splitlines()
+    assert told(lines, folder=str(breeds.parent)) == told(GOLDEN["good"], folder="<PATH>")
+
+
+def test_merged_transforms_are_listed_with_their_own_probability(
+    pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
+):
+    pets.summary(breeds)
+    out = capsys.readouterr().out
+    assert "    + Rotate -- {'max_deg': 10.0, 'p': 0.75}" in out
+    assert " -> Brightness -- {'max_lighting': 0.2, 'p': 0.75, 'batch': False}" in out
+    assert "interpolated once, from 36x36 to 24x24" in out
+
+
+def test_pictures_of_several_sizes_are_diagnosed(
+    pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
+):
+    plain = replace(pets, item_tfms=None, batch_tfms=None)
+    with pytest.raises(CollateError, match=r"60 x 40 \(Bengal_2.jpg\).*item_tfms=Resize") as raised:
+        plain.summary(breeds)
+    assert isinstance(raised.value, RuntimeError)
+    lines = capsys.readouterr().out.splitlines()
+    assert told(lines, folder=str(breeds.parent)) == told(GOLDEN["not_collatable"], folder="<PATH>")
+
+
+def test_a_label_that_is_not_found_ends_it_after_the_split(
+    pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
+):
+    broken = replace(pets, get_y=using_attr(RegexLabeller(r"^(zzz)"), "name"))
+    with pytest.raises(LabelError, match="None of 20 pictures"):
+        broken.summary(breeds)
+    assert (
+        capsys.readouterr().out.strip().splitlines()[-1].startswith("Setting up Pipeline: partial")
+    )
+
+
+def test_a_batch_holds_the_pictures_there_are(
+    pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
+):
+    pets.summary(breeds, bs=64)
+    out = capsys.readouterr().out
+    assert "Adding the next 15 samples" in out
+    assert "TensorImage of size 16x3x24x24" in out
+
+
+def test_without_a_crop_the_geometry_makes_the_size(
+    pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
+):
+    sized = replace(pets, batch_tfms=[Flip(size=20), Rotate()])
+    sized.summary(breeds)
+    assert "TensorImage of size 4x3x20x20" in capsys.readouterr().out
+
+
+def test_functions_of_the_users_own_are_steps(
+    pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
+):
+    replace(pets, item_tfms=[np.fliplr, Resize(30)]).summary(breeds)
+    assert "Setting up after_item: Pipeline: fliplr -> Resize" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("block", "get_y", "name", "sample"),
+    [
+        (MultiCategoryBlock, lambda path: [path.stem.split("_")[0], "cat"], "MultiCategorize", r"TensorMultiCategory\(\["),
+        (RegressionBlock, lambda path: float(path.stem.split("_")[-1]), "RegressionSetup", r"tensor\(\[2\.\]\)"),
+    ],
+)  # fmt: skip
+def test_other_labels_are_told_too(
+    block: type,
+    get_y: Callable[[Path], object],
+    name: str,
+    sample: str,
+    pets: DataBlock,
+    breeds: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    replace(pets, blocks=(ImageBlock, block), get_y=get_y).summary(breeds)
+    out = capsys.readouterr().out
+    assert f"<lambda> -> {name}" in out
+    assert re.search(rf"Final sample: \(PILImage mode=RGB size=40x60, {sample}", out)
+
+
+def test_a_list_of_paths_is_a_source(
+    pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
+):
+    listed = replace(pets, get_items=None, splitter=EndSplitter())
+    listed.summary(sorted(breeds.iterdir()))
+    out = capsys.readouterr().out
+    assert "Collecting items from a list of 20" in out
+    assert "starting from\n      " + str(breeds / "Bengal_1.jpg") in out
+
+
+def test_a_batch_of_nothing_is_refused(pets: DataBlock, breeds: Path):
+    with pytest.raises(ConfigError, match="bs=0"):
+        pets.summary(breeds, bs=0)
+
+
+def test_the_batch_is_drawn_on_request(pets: DataBlock, breeds: Path):
+    import matplotlib.pyplot as plt
+
+    pets.summary(breeds, show_batch=True)
+    assert len([axes for axes in plt.gcf().axes if axes.get_images()]) == 4
