@@ -1,0 +1,166 @@
+"""The lesson-1 dialect: ``from vizsla.classic import *`` gives a notebook of fastai 0.7 the names that it uses.
+
+A thin layer: pictures are read, augmented, trained on and predicted by vizsla's engine. ``docs/classic.md`` says what every name
+is in the engine's own words, and where the meaning differs from the original.
+"""
+
+import math
+import os
+import random  # noqa: TID251 (a name that notebooks expect, not used here)
+import shutil
+from glob import glob
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import PIL
+import torch
+from PIL import Image
+from torch import nn, optim
+from torch.nn import functional as F
+
+from vizsla.classic.architectures import (
+    dn121,
+    dn161,
+    dn169,
+    dn201,
+    efficientnet_lite0,
+    inception_4,
+    inceptionresnet_2,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+    resnext50,
+    resnext101,
+    resnext101_64,
+    vgg16,
+    vgg19,
+    wrn,
+)
+from vizsla.classic.data import ImageClassifierData
+from vizsla.classic.fitting import Callback
+from vizsla.classic.items import open_image
+from vizsla.classic.learner import ConvLearner
+from vizsla.classic.lighting import RandomLighting
+from vizsla.classic.listing import (
+    csv_source,
+    folder_source,
+    get_cv_idxs,
+    read_dir,
+    split_by_idx,
+)
+from vizsla.classic.measures import (
+    VV,
+    T,
+    V,
+    accuracy,
+    accuracy_multi,
+    accuracy_np,
+    accuracy_thresh,
+    confusion_matrix,
+    to_np,
+)
+from vizsla.classic.models import AdaptiveConcatPool2d, ConvnetBuilder
+from vizsla.classic.plots import ImageModelResults, plot_confusion_matrix, plots
+from vizsla.classic.transforms import (
+    CONSTANT,
+    REFLECT,
+    REPLICATE,
+    CropType,
+    RandomDihedral,
+    RandomFlip,
+    RandomRotate,
+    RandomScale,
+    Scale,
+    TfmType,
+    Transforms,
+    imagenet_stats,
+    inception_stats,
+    tfms_from_model,
+    tfms_from_stats,
+    transforms_basic,
+    transforms_side_on,
+    transforms_top_down,
+)
+
+__all__ = [
+    "CONSTANT",
+    "PIL",
+    "REFLECT",
+    "REPLICATE",
+    "VV",
+    "AdaptiveConcatPool2d",
+    "Callback",
+    "ConvLearner",
+    "ConvnetBuilder",
+    "CropType",
+    "F",
+    "Image",
+    "ImageClassifierData",
+    "ImageModelResults",
+    "RandomDihedral",
+    "RandomFlip",
+    "RandomLighting",
+    "RandomRotate",
+    "RandomScale",
+    "Scale",
+    "T",
+    "TfmType",
+    "Transforms",
+    "V",
+    "accuracy",
+    "accuracy_multi",
+    "accuracy_np",
+    "accuracy_thresh",
+    "confusion_matrix",
+    "csv_source",
+    "dn121",
+    "dn161",
+    "dn169",
+    "dn201",
+    "efficientnet_lite0",
+    "folder_source",
+    "get_cv_idxs",
+    "glob",
+    "imagenet_stats",
+    "inception_4",
+    "inception_stats",
+    "inceptionresnet_2",
+    "math",
+    "nn",
+    "np",
+    "open_image",
+    "optim",
+    "os",
+    "pd",
+    "plot_confusion_matrix",
+    "plots",
+    "plt",
+    "random",
+    "read_dir",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50",
+    "resnext101",
+    "resnext101_64",
+    "shutil",
+    "split_by_idx",
+    "tfms_from_model",
+    "tfms_from_stats",
+    "to_np",
+    "torch",
+    "transforms_basic",
+    "transforms_side_on",
+    "transforms_top_down",
+    "vgg16",
+    "vgg19",
+    "wrn",
+]
+
+# Log-probabilities of a sure model, -0.00007 beside -9.63393, are unreadable in exponents. Of this dialect only.
+np.set_printoptions(precision=5, linewidth=110, suppress=True)

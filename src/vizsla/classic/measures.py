@@ -1,0 +1,116 @@
+"""Predictions and labels in, a number out: the metrics of lesson one, for arrays and tensors alike.
+
+N: pictures; C: classes; A: passes of test-time augmentation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vizsla.classic.transforms import to_array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+
+@overload
+def accuracy(preds: Tensor, targs: Any) -> Tensor: ...
+@overload
+def accuracy(preds: NDArray[Any], targs: Any) -> float: ...
+def accuracy(preds: Tensor | NDArray[Any], targs: Any) -> Tensor | float:
+    """Return the share of pictures whose highest score is at their class.
+
+    Args:
+        preds: Scores ``(N, C)``; or log-probabilities of several passes ``(A, N, C)``, whose probabilities are averaged.
+        targs: Classes, ``(N,)``.
+
+    Returns:
+        A number 0 to 1: a float for arrays, a tensor without axes for tensors.
+    """
+    scores = to_array(preds)
+    if scores.ndim == 3:
+        scores = np.exp(scores).mean(axis=0)
+    share = accuracy_np(scores, to_array(targs))
+    return torch.tensor(share, dtype=torch.float64) if isinstance(preds, Tensor) else share
+
+
+def accuracy_np(preds: Any, targs: Any) -> float:
+    """Return the share of pictures whose highest score is at their class.
+
+    Args:
+        preds: Scores ``(N, C)``.
+        targs: Classes, ``(N,)``.
+    """
+    return float((to_array(preds).argmax(axis=1) == to_array(targs)).mean())
+
+
+def accuracy_multi(preds: Any, targs: Any, thresh: float) -> Tensor | float:
+    """Return the share of right answers over all pictures and classes.
+
+    Args:
+        preds: Probabilities ``(N, C)``.
+        targs: 0 or 1, ``(N, C)``.
+        thresh: A class counts as there above it.
+
+    Returns:
+        As for ``accuracy``.
+    """
+    share = float(((to_array(preds) > thresh) == (to_array(targs) > 0.5)).mean())
+    return torch.tensor(share, dtype=torch.float64) if isinstance(preds, Tensor) else share
+
+
+def accuracy_thresh(thresh: float) -> Callable[[Any, Any], Tensor | float]:
+    """Return ``accuracy_multi`` with a fixed threshold, under the name ``accuracy_thresh``.
+
+    Args:
+        thresh: As for ``accuracy_multi``.
+    """
+
+    def measure(preds: Any, targs: Any) -> Tensor | float:
+        return accuracy_multi(preds, targs, thresh)
+
+    measure.__name__ = measure.__qualname__ = "accuracy_thresh"
+    return measure
+
+
+def confusion_matrix(
+    y_true: Sequence[int] | NDArray[Any], y_pred: Sequence[int] | NDArray[Any]
+) -> NDArray[np.int64]:
+    """Return how often each class was predicted as each: rows are actual classes, columns predicted ones.
+
+    Args:
+        y_true: Classes, ``(N,)``.
+        y_pred: Predicted classes, ``(N,)``.
+    """
+    actual, predicted = np.asarray(y_true), np.asarray(y_pred)
+    classes = np.unique(np.concatenate([actual, predicted]))
+    cells = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(cells, (np.searchsorted(classes, actual), np.searchsorted(classes, predicted)), 1)
+    return cells
+
+
+def to_np(v: Any) -> Any:
+    """Return a tensor as an array on the CPU; of a list or tuple each element."""
+    return [to_np(each) for each in v] if isinstance(v, list | tuple) else to_array(v)
+
+
+def T(a: Any) -> Tensor:  # noqa: N802 (the notebooks' name for it)
+    """Return an array as a tensor: whole numbers as int64, others as float32."""
+    if isinstance(a, Tensor):
+        return a
+    values = np.asarray(a)
+    return torch.tensor(values, dtype=torch.int64 if values.dtype.kind in "iub" else torch.float32)
+
+
+def V(x: Any) -> Any:  # noqa: N802 (the notebooks' name for it)
+    """Return an array as a tensor; of a list or tuple each element."""
+    return [T(each) for each in x] if isinstance(x, list | tuple) else T(x)
+
+
+VV = V

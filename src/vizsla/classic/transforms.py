@@ -1,0 +1,358 @@
+"""Numbers of lesson one's transforms in, how the engine prepares pictures for training and for validation out.
+
+Scale, zoom, rotation, flip and crop become one sizing on the CPU and one map with one interpolation (``vizsla.augment``);
+``RandomLighting`` has a formula of its own and follows it. Arrays are HWC float 0-1 before and CHW normalised after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vizsla.augment.policy import Dihedral, Flip, Rotate, Zoom
+from vizsla.classic.architectures import IMAGENET_STATS, INCEPTION_STATS, Arch, Stats, stats_of
+from vizsla.classic.augmentations import (
+    CONSTANT,
+    REFLECT,
+    REPLICATE,
+    CropType,
+    RandomDihedral,
+    RandomFlip,
+    RandomRotate,
+    RandomScale,
+    Scale,
+    ScaleTransform,
+    TfmType,
+    transforms_basic,
+    transforms_side_on,
+    transforms_top_down,
+)
+from vizsla.classic.lighting import Lighting, RandomLighting
+from vizsla.classic.sizings import ScaledCrop
+from vizsla.data.cache import PictureCache
+from vizsla.data.crops import RandomResizedCrop
+from vizsla.data.presize import Resize
+from vizsla.data.reader import PictureReader
+from vizsla.errors import ConfigError
+from vizsla.seeding import counter_uniform
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vizsla.augment.options import PadMode
+    from vizsla.augment.policy import BatchTransform
+    from vizsla.data.item_transforms import Sizing
+
+__all__ = [
+    "CONSTANT",
+    "REFLECT",
+    "REPLICATE",
+    "CropType",
+    "RandomDihedral",
+    "RandomFlip",
+    "RandomLighting",
+    "RandomRotate",
+    "RandomScale",
+    "Scale",
+    "TfmType",
+    "Transforms",
+    "imagenet_stats",
+    "inception_stats",
+    "tfms_from_model",
+    "tfms_from_stats",
+    "transforms_basic",
+    "transforms_side_on",
+    "transforms_top_down",
+]
+
+imagenet_stats = IMAGENET_STATS
+inception_stats = INCEPTION_STATS
+
+_OPENCV_BORDERS: dict[object, PadMode] = {0: CONSTANT, 1: REPLICATE, 2: REFLECT, 4: REFLECT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transforms:
+    """How one kind of pictures is prepared; made by ``tfms_from_model`` and ``tfms_from_stats``.
+
+    Calling it prepares one picture: ``val_tfms(open_image(path))`` is what ``learn.predict_array`` takes, less the batch axis.
+
+    Attributes:
+        sz: Pixels of a side of what comes out.
+        sizing: What happens to a picture on the CPU.
+        policies: What then happens with one interpolation; empty for validation.
+        lighting: What happens to brightness and contrast after that.
+        stats: Mean and standard deviation that pictures are normalised with; None leaves them at 0-1.
+        is_random: Whether a picture comes out differently each time.
+    """
+
+    sz: int
+    sizing: Sizing
+    policies: tuple[BatchTransform, ...] = ()
+    lighting: tuple[RandomLighting, ...] = ()
+    stats: Stats | None = IMAGENET_STATS
+    is_random: bool = False
+
+    @cached_property
+    def _statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        mean, std = self.stats or ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        return np.array(mean, dtype=np.float32), np.array(std, dtype=np.float32)
+
+    def augmentation(self, *, seed: int) -> Lighting:
+        """Return what turns uint8 batches into float batches 0-1.
+
+        Args:
+            seed: Of the random numbers.
+        """
+        return Lighting(self.policies, size=(self.sz, self.sz), seed=seed, lighting=self.lighting)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return pictures of values 0-1, ``(..., 3, H, W)``, as a network wants them."""
+        mean, std = (images.new_tensor(values)[:, None, None] for values in self._statistics)
+        return (images - mean) / std
+
+    def unnormalised(self, images: Tensor) -> Tensor:
+        """Return normalised pictures, ``(..., 3, H, W)``, with values 0-1 again."""
+        mean, std = (images.new_tensor(values)[:, None, None] for values in self._statistics)
+        return images * std + mean
+
+    def denorm(self, x: NDArray[Any] | Tensor) -> NDArray[np.float32]:
+        """Return normalised pictures as a plot wants them.
+
+        Args:
+            x: ``(3, H, W)`` or ``(N, 3, H, W)``.
+
+        Returns:
+            float32 ``(N, H, W, 3)``, about 0-1; N is 1 for a single picture.
+        """
+        images = to_array(x).astype(np.float32)
+        images = images[None] if images.ndim == 3 else images
+        mean, std = self._statistics
+        return images.transpose(0, 2, 3, 1) * std + mean
+
+    def __call__(self, im: NDArray[Any], y: object = None) -> Any:
+        """Return one picture prepared.
+
+        Args:
+            im: Values 0-1, ``(H, W, 3)``, any size.
+            y: Given back beside the picture if it is not None.
+
+        Returns:
+            float32 ``(3, sz, sz)``, normalised; or that and ``y``.
+        """
+        pixels = np.rint(np.clip(im, 0, 1) * 255).astype(np.uint8)
+        seed = int(torch.randint(2**31, ())) if self.is_random else 0
+        reader = PictureReader(resize=self.sizing, cache=PictureCache(mode="off"))
+        kept = reader.prepare(Image.fromarray(pixels), training=self.is_random)
+        x = self.finished(kept, reader=reader, seed=seed)
+        return x if y is None else (x, y)
+
+    def finished(
+        self, kept: NDArray[np.uint8], *, reader: PictureReader, seed: int
+    ) -> NDArray[np.float32]:
+        """Return what ``reader`` keeps of a picture, finished.
+
+        Args:
+            kept: uint8 ``(H, W, 3)``.
+            reader: Has this sizing.
+            seed: Of the random numbers.
+
+        Returns:
+            float32 ``(3, sz, sz)``, normalised.
+        """
+        row = torch.zeros(1, dtype=torch.int64)
+        if self.is_random:
+            draws = counter_uniform(seed, "crop", epoch=0, rows=row, count=reader.num_draws)
+            kept = reader.items.training_view(kept, draws=draws[0].tolist(), name="a picture")
+        batch = torch.tensor(kept).permute(2, 0, 1)[None]
+        augment = self.augmentation(seed=seed)
+        images = augment(batch, rows=row, epoch=0, training=self.is_random)
+        return np.ascontiguousarray(self.normalised(images)[0].numpy())
+
+
+def tfms_from_model(
+    f_model: Arch,
+    sz: int,
+    aug_tfms: Sequence[Any] | None = None,
+    max_zoom: float | tuple[float, float] | None = None,
+    pad: int = 0,
+    crop_type: CropType | None = CropType.RANDOM,
+    tfm_y: TfmType | None = None,
+    sz_y: int | None = None,
+    pad_mode: PadMode | int = REFLECT,
+    norm_y: bool = True,
+    scale: ScaleTransform | Sequence[ScaleTransform] | None = None,
+) -> tuple[Transforms, Transforms]:
+    """Return how training and validation pictures are prepared, with the statistics that belong to an architecture.
+
+    Args:
+        f_model: The architecture, such as ``resnet34``.
+        sz: Pixels of a side of what the network sees.
+        aug_tfms: What may happen in training, such as ``transforms_side_on``, or the engine's own transforms.
+        max_zoom: Largest zoom in training, or (smallest, largest).
+        pad: Pixels of border that a training crop may reach into.
+        crop_type: How the square is taken.
+        tfm_y: Targets that are pictures or points are not supported; None or ``TfmType.NO``.
+        sz_y: As for ``tfm_y``; None.
+        pad_mode: What is seen outside of the picture.
+        norm_y: Of no matter.
+        scale: What brings pictures to a size, instead of ``max_zoom``.
+
+    Returns:
+        (of training, of validation).
+
+    Raises:
+        NotImplementedError: The targets are to be transformed too.
+        ConfigError: A number cannot work.
+    """
+    stats = stats_of(f_model)
+    return tfms_from_stats(
+        stats, sz, aug_tfms, max_zoom, pad, crop_type, tfm_y, sz_y, pad_mode, norm_y, scale
+    )
+
+
+def tfms_from_stats(
+    stats: Stats | None,
+    sz: int,
+    aug_tfms: Sequence[Any] | None = None,
+    max_zoom: float | tuple[float, float] | None = None,
+    pad: int = 0,
+    crop_type: CropType | None = CropType.RANDOM,
+    tfm_y: TfmType | None = None,
+    sz_y: int | None = None,
+    pad_mode: PadMode | int = REFLECT,
+    norm_y: bool = True,
+    scale: ScaleTransform | Sequence[ScaleTransform] | None = None,
+) -> tuple[Transforms, Transforms]:
+    """Return how training and validation pictures are prepared; arguments as for ``tfms_from_model``.
+
+    Args:
+        stats: Mean and standard deviation per channel; None leaves pictures at 0-1.
+        sz: Pixels of a side.
+        aug_tfms: What may happen in training.
+        max_zoom: Largest zoom in training.
+        pad: Pixels of border.
+        crop_type: How the square is taken.
+        tfm_y: None or ``TfmType.NO``.
+        sz_y: None.
+        pad_mode: What is seen outside of the picture.
+        norm_y: Of no matter.
+        scale: What brings pictures to a size.
+
+    Returns:
+        (of training, of validation).
+
+    Raises:
+        NotImplementedError: The targets are to be transformed too.
+        ConfigError: A number cannot work.
+    """
+    del norm_y
+    if tfm_y not in (None, TfmType.NO) or sz_y is not None:
+        raise NotImplementedError(
+            "Targets that are pictures or points (tfm_y, sz_y) are not part of this dialect, which classifies."
+        )
+    crop = CropType.RANDOM if crop_type is None else CropType(crop_type)
+    scaling = _scaling(scale, sz=sz, max_zoom=max_zoom)
+    border = _border(pad_mode)
+    policies, lighting = _policies(aug_tfms, border=border)
+    grow = 1.0
+    if isinstance(scaling, RandomScale) and crop in (CropType.RANDOM, CropType.CENTER):
+        low, grow = scaling.limits
+        point = 0.5 if crop == CropType.CENTER else None
+        policies.append(Zoom(low, grow, scaling.p, None, point, point, pad_mode=border))
+    # Scaled to what the largest zoom needs, so that zooming makes no pixels up.
+    side, short = (math.ceil(pixels * max(1.0, grow)) for pixels in (sz, scaling.sz))
+    train = _sizing(crop, side=side, short=short, pad=math.ceil(pad * side / sz), pad_mode=border)
+    still = CropType.NO if crop == CropType.NO else CropType.CENTER
+    valid = _sizing(still, side=sz, short=scaling.sz, pad=0, pad_mode=border)
+    if still == CropType.CENTER and scaling.sz == sz:
+        valid = Resize(sz)
+    numbers = None if stats is None else (_floats(stats[0]), _floats(stats[1]))
+    return (
+        Transforms(
+            sz=sz,
+            sizing=train,
+            policies=tuple(policies),
+            lighting=tuple(lighting),
+            stats=numbers,
+            is_random=True,
+        ),
+        Transforms(sz=sz, sizing=valid, stats=numbers),
+    )
+
+
+def to_array(x: object) -> NDArray[Any]:
+    """Return a tensor, an array or a sequence as an array on the CPU."""
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+
+
+def _scaling(
+    scale: ScaleTransform | Sequence[ScaleTransform] | None,
+    *,
+    sz: int,
+    max_zoom: float | tuple[float, float] | None,
+) -> ScaleTransform:
+    given = list(scale) if isinstance(scale, Sequence) else [] if scale is None else [scale]
+    if len(given) > 1 or not all(hasattr(one, "sz") for one in given):
+        raise ConfigError(f"scale is one Scale or RandomScale. Received: {scale!r}")
+    chosen = given[0] if given else Scale(sz) if max_zoom is None else RandomScale(sz, max_zoom)
+    if chosen.sz < sz:
+        raise ConfigError(
+            f"Pictures are scaled to at least the size that is cut out of them. Received: {chosen} for sz={sz}"
+        )
+    return chosen
+
+
+def _border(mode: PadMode | int) -> PadMode:
+    found = _OPENCV_BORDERS.get(mode, mode)
+    if found not in (REFLECT, REPLICATE, CONSTANT):
+        raise ConfigError(f"A border is REFLECT, REPLICATE or CONSTANT. Received: {mode!r}")
+    return found
+
+
+def _policies(
+    aug_tfms: Sequence[Any] | Any | None, *, border: PadMode
+) -> tuple[list[BatchTransform], list[RandomLighting]]:
+    """Return what becomes part of the one map, and what follows it; the caller's list is left as it is."""
+    policies: list[BatchTransform] = []
+    lighting: list[RandomLighting] = []
+    given = [] if aug_tfms is None else aug_tfms if isinstance(aug_tfms, Sequence) else [aug_tfms]
+    for transform in given:
+        match transform:
+            case RandomLighting():
+                lighting.append(transform)
+            case RandomRotate():
+                # The first transform decides the border of all.
+                mode = border if transform.mode == REFLECT else _border(transform.mode)
+                policies.append(Rotate(transform.deg, transform.p, pad_mode=mode))
+            case RandomFlip():
+                policies.append(Flip(transform.p, pad_mode=border))
+            case RandomDihedral():
+                policies.append(Dihedral(1.0, pad_mode=border))
+            case _:
+                policies.append(transform)
+    return policies, lighting
+
+
+def _sizing(crop: CropType, *, side: int, short: int, pad: int, pad_mode: PadMode) -> Sizing:
+    if crop == CropType.NO:
+        return Resize(side, "squish")
+    if crop == CropType.GOOGLENET:
+        return RandomResizedCrop(side, 0.08, (0.75, 1.333))
+    if crop == CropType.RANDOM and side == short and not pad:
+        return Resize(side)
+    return ScaledCrop(
+        side, short_side=short, pad=pad, pad_mode=pad_mode, centred_only=crop == CropType.CENTER
+    )
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -1,0 +1,111 @@
+"""What a fit leaves behind: smoothed losses, the finder's stop, the plots."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from vizsla.classic.sched import EndOfFit, LossRecorder, LRFinder
+from vizsla.train.schedules import Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+GOLDEN: dict[str, Any] = json.loads(
+    (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_windows() -> Iterator[None]:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.use("agg")
+    yield
+    plt.close("all")
+
+
+def feed(
+    recorder: LossRecorder, losses: Sequence[float], momenta: tuple[float, ...] = ()
+) -> LossRecorder:
+    """Show a recorder a fit whose rate is 0.01 * (step + 1)."""
+    factors = tuple(float(step + 1) for step in range(len(losses)))
+    schedule = Schedule(rates=(0.001, 0.01), factors=factors, momenta=momenta)
+    for step, loss in enumerate(losses, start=1):
+        value = torch.tensor(loss, dtype=torch.float64)
+        fit: Any = SimpleNamespace(step=step, schedule=schedule, loss=value)
+        recorder.after_step(fit)
+    return recorder
+
+
+@pytest.mark.parametrize("case", GOLDEN["loss_smoothing"]["cases"])
+def test_losses_are_smoothed_as_recorded(case: dict[str, Any]):
+    assert feed(LossRecorder(), case["losses"]).losses == pytest.approx(case["debiased"], rel=1e-9)
+
+
+def test_rates_are_those_of_the_last_group():
+    recorder = feed(LossRecorder(), [1.0, 1.0])
+    assert recorder.lrs == [0.01, 0.02]
+    assert recorder.iterations == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "case",
+    GOLDEN["lr_find"]["stop_cases"],
+    ids=[c["name"] for c in GOLDEN["lr_find"]["stop_cases"]],
+)
+def test_the_finder_stops_where_recorded(case: dict[str, Any]):
+    finder = LRFinder()
+    losses = [math.nan if loss is None else loss for loss in case["smoothed_losses"]]
+    stops = [step for step, loss in enumerate(losses) if finder.diverges(loss, step=step)]
+    assert (stops[0] if stops else None) == case["stops_at_batch_index"]
+
+
+def test_a_step_that_ends_the_search_is_not_recorded():
+    finder = LRFinder()
+    with pytest.raises(EndOfFit):
+        feed(finder, [0.1] * 12 + [1000.0])
+    assert len(finder.lrs) == len(finder.losses) == 12
+
+
+def test_the_plot_of_rates_has_the_labels_of_the_original():
+    import matplotlib.pyplot as plt
+
+    feed(LossRecorder(), [1.0] * 3).plot_lr()
+    axes = plt.gca()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("iterations", "learning rate")
+    drawn: Any = axes.lines[0].get_ydata()
+    assert list(drawn) == pytest.approx([0.01, 0.02, 0.03])
+
+
+def test_momenta_are_drawn_beside_the_rates():
+    import matplotlib.pyplot as plt
+
+    feed(LossRecorder(), [1.0] * 2, momenta=(0.9, 0.8)).plot_lr()
+    left, right = plt.gcf().axes
+    assert (left.get_ylabel(), right.get_ylabel()) == ("learning rate", "momentum")
+
+
+def test_the_finder_draws_losses_against_rates_without_both_ends():
+    import matplotlib.pyplot as plt
+
+    feed(finder := LRFinder(), [1.0] * 30)
+    finder.plot()
+    axes = plt.gca()
+    assert axes.get_xscale() == "log"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning rate (log scale)", "loss")
+    assert len(axes.lines[0].get_xdata()) == 30 - 10 - 6  # pyright: ignore[reportArgumentType]
+
+
+def test_losses_are_drawn_against_steps():
+    import matplotlib.pyplot as plt
+
+    feed(LossRecorder(), [1.0] * 30).plot_loss()
+    assert list(plt.gca().lines[0].get_xdata()) == list(range(11, 26))  # pyright: ignore[reportArgumentType]

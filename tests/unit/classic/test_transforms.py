@@ -1,0 +1,212 @@
+"""How pictures are scaled, cut, lit and normalised, against recorded numbers and numpy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vizsla.augment.policy import Dihedral, Flip, Rotate, Zoom
+from vizsla.classic.architectures import inception_4, resnet34
+from vizsla.classic.lighting import Lighting, RandomLighting, lit
+from vizsla.classic.sizings import ScaledCrop
+from vizsla.classic.transforms import (
+    CropType,
+    RandomRotate,
+    RandomScale,
+    Scale,
+    TfmType,
+    imagenet_stats,
+    tfms_from_model,
+    tfms_from_stats,
+    transforms_basic,
+    transforms_side_on,
+    transforms_top_down,
+)
+from vizsla.data.crops import RandomResizedCrop
+from vizsla.data.presize import Resize
+from vizsla.errors import ConfigError
+
+GOLDEN: dict[str, Any] = json.loads(
+    (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")
+)["images"]
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """Return a picture whose red runs down and whose green runs right, 0-1."""
+    picture = np.zeros((height, width, 3))
+    picture[..., 0] = np.linspace(0, 1, height)[:, None]
+    picture[..., 1] = np.linspace(0, 1, width)
+    return picture
+
+
+def test_validation_sees_the_middle_of_the_scaled_picture():
+    _, valid = tfms_from_stats(None, 32)
+    found = valid(ramp(40, 80))
+    assert found.shape == (3, 32, 32)
+    assert found.dtype == np.float32
+    assert found[0].min() < 0.03
+    assert found[0].max() > 0.97
+    # The smaller side is 40 of 80 columns: the middle half is left.
+    assert (found[1].min(), found[1].max()) == pytest.approx((0.26, 0.74), abs=0.02)
+
+
+def test_validation_is_the_same_each_time_and_training_is_not():
+    train, valid = tfms_from_model(resnet34, 32)
+    picture = ramp(40, 120)
+    assert np.array_equal(valid(picture), valid(picture))
+    assert len({train(picture).tobytes() for _ in range(6)}) > 1
+
+
+def test_training_without_augmentation_slides_along_the_longer_side_only():
+    train, _ = tfms_from_stats(None, 32)
+    starts = {round(float(train(ramp(32, 96))[1].min()), 2) for _ in range(12)}
+    assert len(starts) > 4
+    assert all(0 <= start <= 0.67 for start in starts)
+    assert train(ramp(32, 96))[0].max() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("sizes", GOLDEN["sz224"])
+def test_pictures_are_scaled_to_the_recorded_sizes(sizes: dict[str, Any]):
+    height, width = sizes["in_hw"]
+    strip = Resize(224).strip(Image.new("RGB", (width, height)))
+    expected = sizes["scaled_hw"]
+    assert abs(strip.height - expected[0]) <= 1
+    assert abs(strip.width - expected[1]) <= 1
+
+
+def test_a_zoom_becomes_part_of_the_one_map_and_leaves_pixels_to_spare():
+    train, valid = tfms_from_model(resnet34, 224, aug_tfms=transforms_side_on, max_zoom=1.1)
+    assert train.sizing == Resize(247)
+    assert [type(policy) for policy in train.policies] == [Rotate, Flip, Zoom]
+    zoom = train.policies[-1]
+    assert isinstance(zoom, Zoom)
+    assert (zoom.min_zoom, zoom.max_zoom, zoom.p) == (1.0, 1.1, 0.75)
+    assert train.lighting == (RandomLighting(0.05, 0.05),)
+    assert valid.sizing == Resize(224)
+    assert (valid.policies, valid.lighting) == ((), ())
+
+
+def test_the_lists_are_those_of_the_original():
+    assert transforms_basic == [RandomRotate(10), RandomLighting(0.05, 0.05)]
+    assert transforms_side_on[:2] == transforms_top_down[:2] == transforms_basic
+    turned, _ = tfms_from_model(resnet34, 32, aug_tfms=transforms_top_down)
+    assert turned.policies[-1] == Dihedral(1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sizing"),
+    [
+        ({}, Resize(32)),
+        ({"crop_type": CropType.NO}, Resize(32, "squish")),
+        ({"crop_type": CropType.GOOGLENET}, RandomResizedCrop(32, 0.08, (0.75, 1.333))),
+        (
+            {"crop_type": CropType.CENTER},
+            ScaledCrop(32, short_side=32, pad=0, pad_mode="reflection", centred_only=True),
+        ),
+        (
+            {"pad": 4},
+            ScaledCrop(32, short_side=32, pad=4, pad_mode="reflection", centred_only=False),
+        ),
+        (
+            {"scale": Scale(40)},
+            ScaledCrop(32, short_side=40, pad=0, pad_mode="reflection", centred_only=False),
+        ),
+        (
+            {"scale": [RandomScale(40, (1.0, 1.5))]},
+            ScaledCrop(48, short_side=60, pad=0, pad_mode="reflection", centred_only=False),
+        ),
+    ],
+)  # fmt: skip
+def test_a_crop_becomes_a_sizing(options: dict[str, Any], sizing: object):
+    train, _ = tfms_from_model(resnet34, 32, **options)
+    assert train.sizing == sizing
+    assert train(ramp(50, 60)).shape == (3, 32, 32)
+
+
+def test_a_centred_crop_is_centred_in_training_too():
+    train, valid = tfms_from_stats(None, 32, crop_type=CropType.CENTER)
+    assert train(ramp(40, 90)) == pytest.approx(valid(ramp(40, 90)), abs=1e-6)
+
+
+def test_validation_is_squashed_only_where_training_is():
+    assert tfms_from_model(resnet34, 32, crop_type=CropType.NO)[1].sizing == Resize(32, "squish")
+    assert tfms_from_model(resnet34, 32, crop_type=CropType.GOOGLENET)[1].sizing == Resize(32)
+
+
+def test_a_larger_scale_is_cut_in_the_middle_in_validation():
+    _, valid = tfms_from_stats(None, 32, scale=Scale(64))
+    found = valid(ramp(64, 64))
+    assert (found[0].min(), found[0].max()) == pytest.approx((0.25, 0.75), abs=0.02)
+
+
+def test_a_border_lets_the_crop_reach_beyond_the_picture():
+    train, _ = tfms_from_stats(None, 32, pad=8, pad_mode=0)
+    corners = [train(np.ones((32, 32, 3)))[:, 0, 0].sum() for _ in range(12)]
+    assert 0 in corners
+
+
+def test_lighting_has_the_recorded_formula():
+    golden = GOLDEN["lighting"]
+    pixels = np.array(golden["in"]).reshape(golden["shape"])
+    images = torch.tensor(pixels, dtype=torch.float64).permute(2, 0, 1)[None]
+    found = lit(
+        images, brightness=torch.tensor([golden["b"]]), contrast=torch.tensor([golden["c"] - 1])
+    )
+    expected = np.array(golden["out"]).reshape(golden["shape"])
+    assert found[0].permute(1, 2, 0).numpy() == pytest.approx(expected, abs=golden["tolerance"])
+
+
+@pytest.mark.parametrize("draw", GOLDEN["contrast_map"])
+def test_contrast_is_mapped_to_the_recorded_factor(draw: str):
+    images = torch.tensor([0.25, 0.75], dtype=torch.float64).reshape(1, 1, 1, 2).expand(1, 3, 1, 2)
+    found = lit(images, brightness=torch.zeros(1), contrast=torch.tensor([float(draw)]))
+    factor = GOLDEN["contrast_map"][draw]
+    assert float(found[0, 0, 0, 1] - 0.5) == pytest.approx(0.25 * factor, rel=1e-6)
+
+
+def test_lighting_depends_on_the_row_and_the_epoch_and_not_on_the_batch():
+    light = Lighting((), size=(4, 4), seed=3, lighting=(RandomLighting(0.2, 0.2),))
+    images = torch.full((3, 3, 4, 4), 100, dtype=torch.uint8)
+    rows = torch.tensor([5, 6, 7])
+    together = light(images, rows=rows, epoch=1, training=True)
+    alone = light(images[:1], rows=rows[1:2], epoch=1, training=True)
+    assert torch.equal(together[1:2], alone)
+    assert len(together[:, 0, 0, 0].unique()) == 3
+    assert not torch.equal(together, light(images, rows=rows, epoch=2, training=True))
+    plain = light(images, rows=rows, epoch=1, training=False)
+    assert torch.equal(plain, images.float() / 255)
+
+
+def test_statistics_are_those_of_the_weights():
+    assert tfms_from_model(resnet34, 8)[0].stats == imagenet_stats
+    assert tfms_from_model(inception_4, 8)[0].stats == ((0.5,) * 3, (0.5,) * 3)
+    _, valid = tfms_from_model(resnet34, 8)
+    for value, name in ((0.0, "rgb_0"), (1.0, "rgb_1")):
+        found = valid(np.full((8, 8, 3), value))[:, 0, 0]
+        assert found == pytest.approx(GOLDEN["normalise"][name], abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (2, 3, 4, 4)])
+def test_denorm_gives_channels_last_and_undoes_normalisation(shape: tuple[int, ...]):
+    _, valid = tfms_from_model(resnet34, 4)
+    pictures = torch.rand(shape)
+    found = valid.denorm(valid.normalised(pictures))
+    batch = pictures if pictures.ndim == 4 else pictures[None]
+    assert found.shape == (*batch.shape[:1], 4, 4, 3)
+    assert found == pytest.approx(batch.permute(0, 2, 3, 1).numpy(), abs=1e-5)
+
+
+def test_targets_that_are_pictures_are_not_supported():
+    with pytest.raises(NotImplementedError, match="tfm_y"):
+        tfms_from_model(resnet34, 8, tfm_y=TfmType.COORD)
+
+
+def test_a_scale_below_the_size_is_refused():
+    with pytest.raises(ConfigError, match="sz=32"):
+        tfms_from_model(resnet34, 32, scale=Scale(16))
