@@ -7,7 +7,6 @@ Heavy modules are imported inside the commands, so that ``--help`` answers at on
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +14,39 @@ from typing import Annotated
 import typer
 
 from vizsla import __version__
-from vizsla.errors import ConfigError
+from vizsla.cli_export import add_commands as add_export_commands
+from vizsla.cli_options import (
+    Arch,
+    BatchSize,
+    CacheBudget,
+    CacheMode,
+    Data,
+    Device,
+    Epochs,
+    Force,
+    Labels,
+    LearningRate,
+    OnBad,
+    OnBadPictures,
+    PictureSize,
+    PrecisionName,
+    Presize,
+    Seed,
+    Truncated,
+    TruncatedFiles,
+    Valid,
+    Weights,
+    Workers,
+)
+from vizsla.cli_predict import predict
+from vizsla.cli_report import report
+from vizsla.cli_serve import serve
 from vizsla.terminal import (
     check_arch,
     check_device,
+    check_writable,
+    counts_line,
+    data_name,
     finish,
     number_or_auto,
     reported_errors,
@@ -31,36 +59,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class OnBad(StrEnum):
-    """What to do about pictures that cannot be read."""
-
-    error = "error"
-    skip = "skip"
-
-
-class TruncatedFiles(StrEnum):
-    """What to do about JPEGs that end too early."""
-
-    strict = "strict"
-    ok = "ok"
-
-
-Truncated = Annotated[
-    TruncatedFiles,
-    typer.Option(help="JPEGs that end too early: strict: unreadable; ok: take what is there."),
-]
-Seed = Annotated[
-    int, typer.Option(help="Split, crops and everything else that is random follow from it.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Write into the folder even if it exists.")]
-Epochs = Annotated[
-    str,
-    typer.Option(
-        help="End-to-end epochs after the head was fitted; auto: 5 on a CUDA device, else 0."
-    ),
-]
 
 
 def main() -> None:
@@ -135,136 +133,191 @@ def demo(
 @app.command()
 def train(
     context: typer.Context,
-    data: Annotated[
-        Path,
-        typer.Argument(metavar="DATA", help="A folder of pictures, or a CSV file that lists them."),
-    ],
-    labels: Annotated[
-        str,
-        typer.Option(
-            help="folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]"
-        ),
-    ] = "folder",
-    valid: Annotated[
-        str,
-        typer.Option(
-            help="Share of each class to hold out; auto: the folder valid where there is one, else 0.2."
-        ),
-    ] = "auto",
-    arch: Annotated[
-        str, typer.Option(help="Network, by its name in timm or torchvision.")
-    ] = "efficientnet_lite0",
+    data: Data,
+    labels: Labels = "folder",
+    valid: Valid = "auto",
+    arch: Arch = "efficientnet_lite0",
+    weights: Weights = None,
     epochs: Epochs = "auto",
-    size: Annotated[
-        int, typer.Option(help="Side of the square that the network sees, in pixels.")
-    ] = 224,
-    presize: Annotated[
-        str,
-        typer.Option(
-            help="Short side at which pictures are kept for random crops; auto: 1.3 x size."
-        ),
-    ] = "auto",
-    bs: Annotated[int, typer.Option("--bs", help="Pictures in a step.")] = 32,
-    lr: Annotated[
-        float, typer.Option("--lr", help="Peak learning rate of the end-to-end epochs.")
-    ] = 1e-4,
-    precision: Annotated[str, typer.Option(help="auto | fp32 | bf16")] = "auto",
-    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
-    workers: Annotated[
-        int, typer.Option(help="Threads that read pictures; -1: one per core.")
-    ] = -1,
-    on_bad: Annotated[
-        OnBad, typer.Option(help="Refuse pictures that cannot be read, or train on the rest.")
-    ] = OnBad.error,
+    size: PictureSize = 224,
+    presize: Presize = "auto",
+    bs: BatchSize = 32,
+    lr: LearningRate = 1e-4,
+    precision: PrecisionName = "auto",
+    device: Device = "auto",
+    workers: Workers = -1,
+    on_bad: OnBadPictures = OnBad.error,
     truncated: Truncated = TruncatedFiles.strict,
-    cache: Annotated[
-        str, typer.Option(help="Where prepared pictures are kept: auto|memory|disk|off|device")
-    ] = "auto",
-    cache_budget: Annotated[
-        str, typer.Option(help="What they may take, such as 4GB; auto: a share of what is free.")
-    ] = "auto",
+    cache: CacheMode = "auto",
+    cache_budget: CacheBudget = "auto",
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default: runs/NAME.")
     ] = None,
-    force: Force = False,
+    checkpoint_every: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="How often the end-to-end epochs write their state, for --resume.",
+        ),
+    ] = 300.0,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in the folder that was cut off; begin if there is none.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Write into the folder even if it exists; with --resume: even if data or settings differ.",
+        ),
+    ] = False,
 ) -> None:
     """Train a classifier; write model, numbers and report.
 
     The results are in a folder of their own, by default runs/NAME; an earlier run is never written over without --force.
+    Several processes: torchrun --nproc-per-node N -m vizsla train DATA ...
     """
     with reported_errors(context):
         from vizsla.data.resolve import resolve_data
         from vizsla.runs import RunPlan, run_training
+        from vizsla.train import distributed
         from vizsla.train.progress import Display
         from vizsla.train.recipes import TrainConfig
 
+        check_arch(arch)
+        check_device(device)
+        with distributed.start(device) as own_device:
+            config = TrainConfig(
+                arch=arch,
+                weights="" if weights is None else str(weights),
+                epochs=number_or_auto(epochs, option="--epochs"),
+                size=size,
+                presize=number_or_auto(presize, option="--presize"),
+                batch_size=bs,
+                learning_rate=lr,
+                seed=seed,
+                precision=precision,
+                num_workers=workers,
+                device=device if own_device is None else str(own_device),
+                truncated="ok" if truncated is TruncatedFiles.ok else "strict",
+                cache=cache,
+                cache_budget=cache_budget,
+            )
+            table = resolve_data(data, labels=labels, valid=valid, seed=seed)
+            display = Display(quiet=not distributed.is_main())
+            display.line(counts_line(table))
+            name = data_name(data)
+            plan = RunPlan(
+                title=name,
+                data=str(data),
+                config=config,
+                on_bad="skip" if on_bad is OnBad.skip else "error",
+                choices=(("data", str(data)), ("labels", labels), ("valid", valid)),
+            )
+            run = run_training(
+                table,
+                plan=plan,
+                out=Path("runs") / name if out is None else out,
+                force=force,
+                resume=resume,
+                checkpoint_seconds=checkpoint_every,
+                display=display,
+            )
+            main = distributed.is_main()
+        if main:
+            finish(run)
+
+
+@app.command("find-lr")
+def find_lr(
+    context: typer.Context,
+    data: Data,
+    labels: Labels = "folder",
+    valid: Valid = "auto",
+    arch: Arch = "efficientnet_lite0",
+    weights: Weights = None,
+    size: PictureSize = 224,
+    presize: Presize = "auto",
+    bs: BatchSize = 32,
+    precision: PrecisionName = "auto",
+    device: Device = "auto",
+    workers: Workers = -1,
+    truncated: Truncated = TruncatedFiles.strict,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(help="Steps of each of three runs.")] = 100,
+    out: Annotated[
+        Path | None, typer.Option(help="The plot, a PNG; default: NAME-learning-rate.png.")
+    ] = None,
+) -> None:
+    """Suggest a learning rate for the end-to-end epochs.
+
+    Prints rates for train --lr and draws the loss over the rate. Give the same options as to train: the rate is raised from
+    where its end-to-end epochs would begin, and nothing is kept of that.
+    """
+    with reported_errors(context):
+        from vizsla.data.resolve import resolve_data
+        from vizsla.rate_search import describe, find_rate
+        from vizsla.train.lr_finder import save_finder_plot
+        from vizsla.train.progress import Display
+        from vizsla.train.recipes import EPOCH_COLUMNS, TrainConfig
+
+        check_arch(arch)
+        check_device(device)
         config = TrainConfig(
             arch=arch,
-            epochs=number_or_auto(epochs, option="--epochs"),
+            weights="" if weights is None else str(weights),
             size=size,
             presize=number_or_auto(presize, option="--presize"),
             batch_size=bs,
-            learning_rate=lr,
             seed=seed,
             precision=precision,
             num_workers=workers,
             device=device,
             truncated="ok" if truncated is TruncatedFiles.ok else "strict",
-            cache=cache,
-            cache_budget=cache_budget,
         )
-        check_arch(arch)
-        check_device(device)
         table = resolve_data(data, labels=labels, valid=valid, seed=seed)
+        plot = Path(f"{data_name(data)}-learning-rate.png") if out is None else out
+        check_writable(plot)
         display = Display()
-        display.line(
-            f"{len(table.train_rows):,} pictures to learn from, {len(table.valid_rows):,} to validate on, "
-            f"{len(table.vocab)} classes"
-        )
-        name = data.resolve().name if data.is_dir() else data.stem
-        plan = RunPlan(
-            title=name,
-            data=str(data),
-            config=config,
-            on_bad="skip" if on_bad is OnBad.skip else "error",
-            choices=(("data", str(data)), ("labels", labels), ("valid", valid)),
-        )
-        folder = Path("runs") / name if out is None else out
-        finish(run_training(table, plan=plan, out=folder, force=force, display=display))
+        display.line(counts_line(table))
+        display.header(EPOCH_COLUMNS)
+        curve, suggestions = find_rate(table, config=config, display=display, num_it=steps)
+        typer.echo()
+        for line in describe(suggestions):
+            typer.echo(line)
+        typer.echo(f"Plot: {save_finder_plot(plot, curve, suggestions)}")
 
 
 @app.command()
 def check(
     context: typer.Context,
-    data: Annotated[
-        Path,
-        typer.Argument(metavar="DATA", help="A folder of pictures, or a CSV file that lists them."),
-    ],
-    labels: Annotated[
-        str,
-        typer.Option(
-            help="folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]"
-        ),
-    ] = "folder",
-    valid: Annotated[str, typer.Option(help="Share of each class to hold out, or auto.")] = "auto",
+    data: Data,
+    labels: Labels = "folder",
+    valid: Valid = "auto",
     truncated: Truncated = TruncatedFiles.strict,
     seed: Seed = 0,
 ) -> None:
     """Say what is in the data and what is wrong with it."""
     with reported_errors(context):
         from vizsla.data.cache import PictureCache
-        from vizsla.data.check import describe_data
         from vizsla.data.resolve import resolve_data
+        from vizsla.data.small import SmallPictures
+        from vizsla.data.summary import describe_data
         from vizsla.runs import RunPlan, enlarged_pictures, read_all
         from vizsla.train.progress import Display
         from vizsla.train.recipes import TrainConfig
+        from vizsla.types import as_size
 
         table = resolve_data(data, labels=labels, valid=valid, seed=seed)
         display = Display()
         config = TrainConfig(truncated="ok" if truncated is TruncatedFiles.ok else "strict")
         plan = RunPlan(title="", data=str(data), config=config)
-        table = read_all(table, plan=plan, cache=PictureCache(mode="off"), display=display)
+        cache, small = PictureCache(mode="off"), SmallPictures(as_size(config.size))
+        table = read_all(table, plan=plan, cache=cache, display=display, small=small)
         summary = describe_data(table)
         width = max(len(one.label) for one in summary.classes)
         display.line(f"{'class'.ljust(width)}  {'train':>7}  {'valid':>7}  {'other':>7}")
@@ -273,42 +326,12 @@ def check(
                 f"{one.label.ljust(width)}  {one.num_train:>7,}  {one.num_valid:>7,}  {one.num_other:>7,}"
             )
         display.line(f"All {summary.num_train + summary.num_valid:,} pictures can be read.")
-        enlarged = enlarged_pictures(table, plan=plan)
+        enlarged = enlarged_pictures(table, plan=plan, small=small)
         if enlarged:
             display.line(enlarged)
 
 
-@app.command()
-def predict(
-    context: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model.safetensors.")],
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="Pictures, or folders of them.")
-    ],
-    csv: Annotated[
-        bool, typer.Option("--csv", help="Comma-separated, with every class's probability.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
-    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
-    workers: Annotated[
-        int, typer.Option(help="Threads that read pictures; -1: one per core.")
-    ] = -1,
-) -> None:
-    """Say what is on pictures: class, probability, likeliest three."""
-    with reported_errors(context):
-        from vizsla.predicting import Format, print_predictions
-
-        if csv and json:
-            raise ConfigError("--csv and --json exclude each other. Choose one of them.")
-        check_device(device)
-        form = Format.csv if csv else Format.json if json else Format.table
-        failed = print_predictions(
-            model, paths, form=form, device=device, num_workers=None if workers < 0 else workers
-        )
-        if failed:
-            pictures = "1 picture" if failed == 1 else f"{failed:,} pictures"
-            typer.echo(f"vizsla: {pictures} could not be read; see the lines above.", err=True)
-            raise typer.Exit(2)
+app.command()(predict)
 
 
 @app.command("cache")
@@ -335,3 +358,8 @@ def show_cache(
             f"budget  {shown_bytes(use.budget_bytes)}, a quarter of the space that is free or taken by it; "
             "train --cache-budget changes it for a run"
         )
+
+
+app.command()(serve)
+add_export_commands(app)
+app.command()(report)

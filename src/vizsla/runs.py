@@ -10,13 +10,9 @@ import contextlib
 import json
 import platform
 import sys
-import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from errno import EISDIR
-from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vizsla import __version__
@@ -25,24 +21,36 @@ from vizsla.data.loader import find_unreadable
 from vizsla.data.presize import Resize
 from vizsla.data.problems import counted
 from vizsla.data.reader import PictureReader
-from vizsla.data.small import count_smaller, enlarged_text
-from vizsla.errors import OutputError
+from vizsla.data.small import SmallPictures, count_smaller, enlarged_text
+from vizsla.errors import ConfigError
 from vizsla.evaluate.metrics import Metric, summarise
 from vizsla.export.bundle import fingerprint, save_bundle
+from vizsla.export.calibration import calibrate
 from vizsla.files import atomic_write
 from vizsla.report.build import ReportContent, write_report
+from vizsla.run_folder import noted_on_stop, place_to_write, run_folder
+from vizsla.run_report import gather_evidence
+from vizsla.train.checkpoint import FILE_NAME, Checkpoint
+from vizsla.train.distributed import is_main
+from vizsla.train.end_to_end import END_TO_END
 from vizsla.train.progress import Display, format_seconds
 from vizsla.train.recipes import TrainConfig, TrainedRun, cache_for, train_classifier
 from vizsla.train.recorder import save_history
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
     import torch
 
     from vizsla.data.cache import PictureCache
     from vizsla.types import PictureTable
+
+
+CHECKPOINT_FOLDER = "checkpoint"
+CHECKPOINT_SECONDS = 300.0
+MODEL_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +94,14 @@ class FinishedRun:
 
 
 def run_training(
-    table: PictureTable, *, plan: RunPlan, out: Path, force: bool = False, display: Display
+    table: PictureTable,
+    *,
+    plan: RunPlan,
+    out: Path,
+    force: bool = False,
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    display: Display,
 ) -> FinishedRun:
     """Check the pictures, train, and write everything into a run folder.
 
@@ -94,7 +109,10 @@ def run_training(
         table: Labelled pictures with their split.
         plan: What the run is about.
         out: Folder to write; if it exists and ``force`` is off, ``out-2``, ``out-3`` ... is taken.
-        force: Write into ``out`` even if it exists, replacing the files of an earlier run once all new ones are written.
+        force: Write into ``out`` even if it exists, replacing the files of an earlier run once all new ones are written;
+            with ``resume`` also go on with other data or settings.
+        resume: Go on with a run in ``out`` that was cut off; begin where there is none.
+        checkpoint_seconds: How often the state of the end-to-end epochs is written, so that ``resume`` can go on from it.
         display: Where to show progress.
 
     Returns:
@@ -103,135 +121,78 @@ def run_training(
     Raises:
         OutputError: The folder cannot be written to, which is found before training; or a file cannot be written.
         PictureError: Pictures cannot be read, and ``plan.on_bad`` is ``"error"``; all are named. Found before training.
+        ConfigError: There is nothing to resume because the run is finished, or it is one with other data or settings.
         VizslaError: As ``train_classifier`` raises.
     """
     started = time.monotonic()
-    with run_folder(out, force=force) as folder:
+    if resume:
+        _check_unfinished(out)
+    # Of several processes one has the folder; the others train with it and write nothing.
+    with run_folder(out, force=force or resume) if is_main() else nullcontext(out) as folder:
+        checkpoint = Checkpoint(
+            folder / CHECKPOINT_FOLDER,
+            every_seconds=checkpoint_seconds,
+            resume=resume,
+            force=force,
+        )
         with noted_on_stop("There was no model to save yet, and nothing was written."):
             cache = cache_for(table, config=plan.config)
-            table = read_all(table, plan=plan, cache=cache, display=display)
-            enlarged = enlarged_pictures(table, plan=plan)
+            small = SmallPictures(as_size(plan.config.size))
+            table = read_all(table, plan=plan, cache=cache, display=display, small=small)
+            enlarged = enlarged_pictures(table, plan=plan, small=small)
             if enlarged:
                 display.line(enlarged)
                 plan = replace(plan, notes=(*plan.notes, enlarged))
             display.line(cache.describe())
-            run = train_classifier(table, config=plan.config, display=display, cache=cache)
+            run = train_classifier(
+                table, config=plan.config, display=display, cache=cache, checkpoint=checkpoint
+            )
             metrics = summarise(run.predictions)
-        note = f"The results were being written to {folder}; not all files are there."
-        with noted_on_stop(note), place_to_write(folder) as place:
-            seconds = time.monotonic() - started
-            write_run(place, run=run, table=table, plan=plan, metrics=metrics, seconds=seconds)
+        if is_main():
+            note = f"The results were being written to {folder}; not all files are there."
+            with noted_on_stop(note), place_to_write(folder) as place:
+                seconds = time.monotonic() - started
+                write_run(
+                    place,
+                    run=run,
+                    table=table,
+                    plan=plan,
+                    metrics=metrics,
+                    seconds=seconds,
+                    display=display,
+                    cache=cache,
+                )
+            if not run.interrupted and not run.problem:
+                remove_checkpoint(checkpoint)
     return FinishedRun(
         folder=folder, metrics=metrics, interrupted=run.interrupted, problem=run.problem
     )
 
 
-@contextmanager
-def run_folder(out: Path, *, force: bool) -> Generator[Path]:
-    """Make the folder of a run, or the next free one, and make sure that files can be written there.
-
-    If the block fails before anything was written, a folder that was made is removed again.
-
-    Args:
-        out: The wish.
-        force: Take it even if it exists.
-
-    Raises:
-        OutputError: It cannot be made or written to.
-    """
-    folder = out
-    try:
-        existed = force and out.is_dir()
-        folder = out if existed else _new_folder(out, force=force)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise _cannot_write_to(folder, error) from error
-    try:
-        yield folder
-    except BaseException:
-        if not existed:
-            with contextlib.suppress(OSError):  # It stays if a file was written.
-                folder.rmdir()
-        raise
+def _check_unfinished(folder: Path) -> None:
+    if (folder / MODEL_NAME).is_file() and not (folder / CHECKPOINT_FOLDER / FILE_NAME).is_file():
+        raise ConfigError(
+            f"There is nothing to go on with in {folder}: its model is there and no checkpoint. The run was finished, or "
+            "stopped before its first checkpoint. Leave out --resume to train anew; with --force in the same folder."
+        )
 
 
-def _new_folder(out: Path, *, force: bool) -> Path:
-    for number in count(1):
-        if number > 1 and out.name in ("", ".."):
-            break
-        folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError as error:
-            if force or Path(error.filename) != folder:  # Else a part of the path is in the way.
-                raise
-        else:
-            return folder
-    raise OutputError(
-        f"Cannot write results to the folder {out}: it exists, and its name cannot get a number. "
-        "Choose another --out, or write into it with --force."
-    )
-
-
-@contextmanager
-def place_to_write(folder: Path) -> Generator[Path]:
-    """Give a folder to write the files of a run in: an empty one itself, so that what was written stays if a later file fails.
-
-    If something is in the folder, an earlier run for example, the place is a new folder ``unfinished-...`` in it. Its files
-    take the places of those with the same names when the block has succeeded, so that the files of two runs never mix.
-    """
-    try:
-        used = any(folder.iterdir())
-        place = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder)) if used else folder
-    except OSError as error:
-        raise _cannot_write_to(folder, error) from error
-    if not used:
-        yield folder
-        return
-    try:
-        yield place
-        _move_files(place, folder)
-    except OutputError as error:
-        kept = f" What was written of the new run is in {place}." if any(place.iterdir()) else ""
-        raise OutputError(f"{error} The earlier files in {folder} are untouched.{kept}") from error
-    finally:
-        with contextlib.suppress(OSError):  # It stays if a file was written before another failed.
-            place.rmdir()
-
-
-def _move_files(source: Path, target: Path) -> None:
-    """Move the files of a folder into another one, all or none unless the system fails in between."""
-    try:
-        names = sorted(file.name for file in source.iterdir())
-        for name in names:
-            if (target / name).is_dir():
-                raise IsADirectoryError(EISDIR, f"{name} is a folder there")
-        for name in names:
-            (source / name).replace(target / name)
-    except OSError as error:
-        raise _cannot_write_to(target, error) from error
-
-
-def _cannot_write_to(folder: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"Cannot write results to the folder {folder}: {error.strerror}. Choose another --out."
-    )
-
-
-@contextmanager
-def noted_on_stop(note: str) -> Generator[None]:
-    """Add a note to the Ctrl-C that ends the block, for the message about it."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        stop.add_note(note)
-        raise
+def remove_checkpoint(checkpoint: Checkpoint) -> None:
+    """Remove the state of a run that is finished: its model file has the weights."""
+    checkpoint.path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # It stays if something else is in it, or if it never was.
+        checkpoint.path.parent.rmdir()
 
 
 def read_all(
-    table: PictureTable, *, plan: RunPlan, cache: PictureCache, display: Display
+    table: PictureTable,
+    *,
+    plan: RunPlan,
+    cache: PictureCache,
+    display: Display,
+    small: SmallPictures | None = None,
 ) -> PictureTable:
-    """Read every picture of both splits once, into the cache; return the table of the readable ones.
+    """Read every picture of both splits once, into the cache; note small ones; return the table of the readable ones.
 
     Raises:
         PictureError: Some cannot be read, and ``plan.on_bad`` is ``"error"``; all are named.
@@ -241,7 +202,10 @@ def read_all(
     rows = torch.cat([table.train_rows, table.valid_rows])
     num_workers = None if plan.config.num_workers < 0 else plan.config.num_workers
     reader = PictureReader(
-        resize=Resize(plan.config.size), cache=cache, truncated=plan.config.truncated
+        resize=Resize(plan.config.size),
+        cache=cache,
+        truncated=plan.config.truncated,
+        on_decoded=None if small is None else small.note,
     )
     with display.bar("reading pictures", total=len(rows)) as move:
         unreadable = find_unreadable(
@@ -255,14 +219,17 @@ def read_all(
     return kept
 
 
-def enlarged_pictures(table: PictureTable, *, plan: RunPlan) -> str:
+def enlarged_pictures(
+    table: PictureTable, *, plan: RunPlan, small: SmallPictures | None = None
+) -> str:
     """Return a sentence about the pictures of both splits that are smaller than the size, empty if there are none."""
     import torch
 
     size = as_size(plan.config.size)
     rows = torch.cat([table.train_rows, table.valid_rows])
     num_workers = None if plan.config.num_workers < 0 else plan.config.num_workers
-    return enlarged_text(count_smaller(table, rows, size=size, num_workers=num_workers), size=size)
+    number = count_smaller(table, rows, size=size, num_workers=num_workers, noted=small)
+    return enlarged_text(number, size=size)
 
 
 def write_run(
@@ -273,25 +240,44 @@ def write_run(
     plan: RunPlan,
     metrics: tuple[Metric, ...],
     seconds: float,
+    display: Display | None = None,
+    cache: PictureCache | None = None,
 ) -> None:
-    """Write the files of a run, the model first.
+    """Write the files of a run, the model first and the report last.
 
     Raises:
         OutputError: A file cannot be written; one that was there before is untouched.
     """
+    display = Display(quiet=True) if display is None else display
+    trained_on = any(point.stage == END_TO_END for point in run.history)
+    # A head that was only fitted on features has a temperature already, from its leave-one-out predictions.
+    calibration = calibrate(run.predictions, temperature=None if trained_on else 1.0)
     save_bundle(
-        folder / "model.safetensors",
+        folder / MODEL_NAME,
         classifier=run.classifier,
         resize=run.resize,
         metrics=metrics,
         data_fingerprint=fingerprint(table),
         notes=run.recipe,
+        calibration=calibration,
     )
     save_history(folder / "history.csv", run.history)
     run.predictions.save_csv(folder / "predictions.csv")
     facts = run_facts(run, table=table, plan=plan, seconds=seconds)
-    _write_text(folder / "metrics.json", metrics_text(run, metrics=metrics, facts=facts, plan=plan))
+    _write_text(
+        folder / "metrics.json",
+        metrics_text(run, metrics=metrics, facts=facts, plan=plan, table=table),
+    )
     _write_text(folder / "config.toml", config_text(plan))
+    evidence, remarks = gather_evidence(
+        run.classifier,
+        predictions=run.predictions,
+        table=table,
+        config=plan.config,
+        display=display,
+        cache=cache,
+        known=run.known,
+    )
     content = ReportContent(
         title=plan.title,
         facts=facts,
@@ -300,7 +286,9 @@ def write_run(
         references=plan.references,
         predictions=run.predictions,
         table=table,
-        notes=plan.notes,
+        notes=(*plan.notes, *remarks),
+        evidence=evidence,
+        temperature=None if calibration is None else calibration.temperature,
     )
     write_report(folder / "report.html", content=content)
 
@@ -364,13 +352,23 @@ def metrics_text(
     metrics: tuple[Metric, ...],
     facts: tuple[tuple[str, str], ...],
     plan: RunPlan,
+    table: PictureTable,
 ) -> str:
-    """Return the numbers of a run as JSON."""
+    """Return the numbers of a run as JSON, with what its report needs to be made again."""
+    skipped = {
+        (
+            path.relative_to(table.root) if path.is_relative_to(table.root) else path
+        ).as_posix(): cause
+        for path, cause in table.skipped
+    }
     values: Mapping[str, object] = {
+        "title": plan.title,
         "metrics": {metric.name: asdict(metric) for metric in metrics},
         "references": dict(plan.references),
         "facts": dict(facts),
         "interrupted": run.interrupted,
+        "notes": list(plan.notes),
+        "skipped": skipped,
     }
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vizsla.errors import ConfigError, VizslaError
+from vizsla.errors import ConfigError, OutputError, VizslaError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     from vizsla.runs import FinishedRun
+    from vizsla.types import PictureTable
 
 
 @contextmanager
@@ -54,10 +56,11 @@ def reported_errors(context: typer.Context) -> Generator[None]:
 
 def finish(run: FinishedRun, *, references: tuple[tuple[str, float], ...] = ()) -> None:
     """Print the result of a run and where its files are."""
-    accuracy = next(metric for metric in run.metrics if metric.name == "accuracy")
+    metric = run.metrics[0]
+    form = ".2%" if metric.name in ("accuracy", "exact_match") else ".3f"
     typer.echo(
-        f"\nValidation accuracy {accuracy.value:.2%}, 95 % interval {accuracy.low:.2%} to {accuracy.high:.2%} "
-        f"({accuracy.num_pictures:,} pictures)"
+        f"\nValidation {metric.name.replace('_', ' ')} {metric.value:{form}}, "
+        f"95 % interval {metric.low:{form}} to {metric.high:{form}} ({metric.num_pictures:,} pictures)"
     )
     for name, value in references:
         typer.echo(f"Published: {value:.2%} {name}")
@@ -81,6 +84,30 @@ def number_or_auto(text: str, *, option: str) -> int | str:
         return int(text)
     except ValueError:
         raise ConfigError(f"{option} is 'auto' or a whole number. Received: {text!r}") from None
+
+
+def data_name(data: Path) -> str:
+    """Return what results on some data are called: the name of the folder, or of the file without its suffix."""
+    return data.resolve().name if data.is_dir() else data.stem
+
+
+def counts_line(table: PictureTable) -> str:
+    """Return how many pictures and classes there are, in a sentence."""
+    return (
+        f"{len(table.train_rows):,} pictures to learn from, {len(table.valid_rows):,} to validate on, "
+        f"{len(table.vocab)} classes"
+    )
+
+
+def check_writable(path: Path) -> None:
+    """Find out before anything is computed whether a file can be written.
+
+    Raises:
+        OutputError: Its folder is not there, or it is a folder itself.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        what = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise OutputError(f"Cannot write {path}: {what}. Choose another --out.")
 
 
 def check_arch(arch: str) -> None:

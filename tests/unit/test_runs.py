@@ -22,15 +22,13 @@ from vizsla.export.bundle import load_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.run_folder import noted_on_stop, place_to_write, run_folder
 from vizsla.runs import (
     RunPlan,
     config_text,
     device_name,
-    noted_on_stop,
     peak_memory_bytes,
-    place_to_write,
     read_all,
-    run_folder,
     run_training,
     write_run,
 )
@@ -362,6 +360,7 @@ def test_the_toml_has_every_choice_with_its_type():
     assert choices == {
         "on_bad": "skip",
         "arch": "efficientnet_lite0",
+        "weights": "",
         "epochs": 3,
         "size": 96,
         "presize": "auto",

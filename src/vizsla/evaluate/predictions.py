@@ -217,26 +217,30 @@ class Predictions:
         Returns:
             Columns ``path label prediction probability loss`` and ``prob_<class>`` for each class. The label is empty
             and the loss NaN where the label is not known; probability is :attr:`confidence`. Several labels are joined by
-            ``;``. For regression: ``path loss`` and for each number ``target_<name>`` and ``prediction_<name>``.
+            ``;``. Bytes of file names that are no text become escapes. For regression: ``path loss`` and for each number
+            ``target_<name>`` and ``prediction_<name>``.
         """
         import pandas as pd
 
         outputs_NC = self.probabilities
         if self.task == "regression":
-            values: dict[str, object] = {"path": list(self.paths), "loss": self.losses.numpy()}
+            values: dict[str, object] = {
+                "path": [_as_text(path) for path in self.paths],
+                "loss": self.losses.numpy(),
+            }
             for index, name in enumerate(self.vocab):
-                values[f"target_{name}"] = self.targets[:, index].numpy()
-                values[f"prediction_{name}"] = outputs_NC[:, index].numpy()
+                values[f"target_{_as_text(name)}"] = self.targets[:, index].numpy()
+                values[f"prediction_{_as_text(name)}"] = outputs_NC[:, index].numpy()
             return pd.DataFrame(values)
         columns: dict[str, object] = {
-            "path": list(self.paths),
-            "label": [self.label(position) for position in range(len(self.paths))],
-            "prediction": self._predicted_texts(),
+            "path": [_as_text(path) for path in self.paths],
+            "label": [_as_text(self.label(position)) for position in range(len(self.paths))],
+            "prediction": [_as_text(text) for text in self._predicted_texts()],
             "probability": self.confidence.numpy(),
             "loss": self.losses.numpy(),
         }
         for index, name in enumerate(self.vocab):
-            columns[f"prob_{name}"] = outputs_NC[:, index].numpy()
+            columns[f"prob_{_as_text(name)}"] = outputs_NC[:, index].numpy()
         return pd.DataFrame(columns)
 
     def _predicted_texts(self) -> list[str]:
@@ -263,10 +267,14 @@ class Predictions:
             OutputError: The file cannot be written; an old one is untouched.
         """
         text = self.to_frame().to_csv(index=False, lineterminator="\n")
-        # A file name that is not valid Unicode holds lone surrogates, which UTF-8 refuses; they are written as \udc...
         with atomic_write(path) as temporary:
-            temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+            temporary.write_bytes(text.encode("utf-8"))
         return path
+
+
+def _as_text(text: str) -> str:
+    """A file name that is not valid Unicode holds lone surrogates, which pandas refuses with pyarrow; escapes take their place."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,6 +38,7 @@ from vizsla.export.rebuild import (
     shown_versions,
 )
 from vizsla.files import atomic_write
+from vizsla.infer.run import usable_device
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from vizsla.augment.apply import BatchAugmentation
     from vizsla.data.presize import Resize
     from vizsla.evaluate.metrics import Metric
+    from vizsla.export.calibration import Calibration
     from vizsla.models.classifier import Classifier
     from vizsla.types import PictureTable, Size
 
@@ -101,6 +103,7 @@ def save_bundle(
     metrics: Sequence[Metric] = (),
     data_fingerprint: str = "",
     notes: str = "",
+    calibration: Calibration | None = None,
 ) -> Path:
     """Write a classifier and all that is needed to use it as one file, whole or not at all.
 
@@ -116,6 +119,7 @@ def save_bundle(
         metrics: Measured on the validation pictures.
         data_fingerprint: See ``fingerprint``.
         notes: Free text.
+        calibration: See ``calibrate``; None leaves probabilities as the network gives them.
 
     Returns:
         The path.
@@ -145,6 +149,8 @@ def save_bundle(
         notes=notes,
         libraries=_library_versions(),
         tensors_sha256=_digest(tensors),
+        task=classifier.task,
+        calibration=calibration,
     )
     _check_can_be_rebuilt(manifest, tensors)
     text = manifest_to_json(manifest)
@@ -193,13 +199,14 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
     Raises:
         ModelFileError: The file is missing, foreign, damaged, in a newer format, or of a network that the installed
             timm and torchvision do not know.
+        ConfigError: This machine has no such device.
 
     Example:
         >>> bundle = load_bundle("model.safetensors")
         >>> bundle.manifest.vocab
         ('cat', 'dog')
     """
-    path = Path(path)
+    path, device = Path(path), usable_device(device)
     manifest = read_manifest(path)
     tensors = _read_tensors(path)
     if _digest(tensors) != manifest.tensors_sha256:
@@ -316,7 +323,7 @@ def _opened(path: Path) -> Generator[_SafetensorsFile]:
             yield cast("_SafetensorsFile", file)
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
-            f"{path} is damaged or not a safetensors file: {error}. {_AGAIN}"
+            f"{path} is damaged or not a safetensors file: {str(error)[:300]}. {_AGAIN}"
         ) from error
 
 

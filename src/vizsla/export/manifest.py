@@ -15,17 +15,24 @@ from vizsla.augment.policy import Mode
 from vizsla.data.presize import PadMode, Resize, ResizeMethod
 from vizsla.errors import ConfigError, ModelFileError
 from vizsla.evaluate.metrics import Metric
+from vizsla.export.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE, Calibration
+from vizsla.export.conformal import LabelSets
 from vizsla.export.final_resize import FinalResize
+from vizsla.export.novelty import Novelty
 from vizsla.models.backbones import BackboneSpec
-from vizsla.types import Preprocessing, Size
+from vizsla.types import Preprocessing, Size, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
 FORMAT_NAME = "vizsla-model"
-FORMAT_VERSION = 1
-"""Rises when a file can no longer be read by older versions of vizsla."""
+FORMAT_VERSION = 2
+"""The newest format; it rises when a file can no longer be read by older versions of vizsla.
+
+Format 1 knows one class for each picture. Several labels and numbers are format 2, so that an older version does not take
+them for classes. A file is written in the lowest format that can say what it holds.
+"""
 
 _LARGEST_SIDE = 16_384  # Pixels; a damaged size must not make predict() allocate without bound.
 _LONGEST_TEXT = (
@@ -44,7 +51,7 @@ class Manifest:
         created: When, UTC, as ``2025-03-01T12:00:00Z``.
         backbone: Network and origin and licence of the weights that training started from.
         head: Settings of the head, as ``build_head`` takes them.
-        vocab: Class names in the order of the logits.
+        vocab: Names of the classes or numbers, in the order of the logits.
         preprocessing: What the classifier normalises with.
         resize: How a decoded picture becomes one of fixed size (presize); None if pictures keep their own size.
         final_resize: How it then becomes what the network sees.
@@ -53,6 +60,8 @@ class Manifest:
         notes: Free text.
         libraries: Versions of the libraries that wrote the file, by name.
         tensors_sha256: Digest of the weights, see ``bundle.py``.
+        task: What is predicted of a picture.
+        calibration: What makes its answers honest; None where that is not known, as in older files.
     """
 
     vizsla_version: str
@@ -68,6 +77,8 @@ class Manifest:
     notes: str
     libraries: Mapping[str, str]
     tensors_sha256: str
+    task: Task = "category"
+    calibration: Calibration | None = None
 
     @property
     def size(self) -> Size | None:
@@ -79,7 +90,8 @@ class Manifest:
 
 def manifest_to_json(manifest: Manifest) -> str:
     """Return a manifest as JSON text; numbers that are not finite become null."""
-    content = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **asdict(manifest)}
+    version = 1 if manifest.task == "category" else FORMAT_VERSION
+    content = {"format": FORMAT_NAME, "format_version": version, **asdict(manifest)}
     content["metrics"] = [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -127,6 +139,11 @@ def manifest_from_json(text: str, *, path: Path) -> Manifest:
         notes=fields.text("notes"),
         libraries=_libraries(fields),
         tensors_sha256=fields.text("tensors_sha256"),
+        # Files of the first versions do not say: there was one task.
+        task=fields.one_of("task", get_args(Task)) if "task" in fields.names else "category",
+        calibration=fields.optional("calibration", _calibration)
+        if "calibration" in fields.names
+        else None,
     )
 
 
@@ -136,12 +153,22 @@ def _parsed(text: str, *, path: Path) -> object:
             f"{path} is damaged or not written by vizsla: its manifest has {len(text):,} characters, more than {_LONGEST_TEXT:,}."
         )
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(
             f"{path} is damaged: the manifest in its header is not JSON ({error}). "
             "Copy the file again from where it came, or export the model again."
         ) from error
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object; one with a name twice means different things to different readers."""
+    content: dict[str, object] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"the field {name[:80]!r} is there twice")
+        content[name] = value
+    return content
 
 
 def _check_format(fields: _Fields) -> None:
@@ -150,7 +177,7 @@ def _check_format(fields: _Fields) -> None:
     version = fields.whole("format_version", low=1)
     if version > FORMAT_VERSION:
         raise ModelFileError(
-            f"{fields.path} is in model format {version}, written by vizsla {fields.text('vizsla_version')}. "
+            f"{fields.path} is in model format {version}, written by vizsla {fields.text('vizsla_version')[:40]}. "
             f"The installed vizsla reads formats up to {FORMAT_VERSION}. "
             "Install a newer one: pip install --upgrade vizsla"
         )
@@ -207,6 +234,49 @@ def _metric(fields: _Fields, name: str) -> Metric:
         low=math.nan if low is None else low,
         high=math.nan if high is None else high,
         num_pictures=metric.whole("num_pictures", low=0),
+    )
+
+
+def _calibration(fields: _Fields, name: str) -> Calibration:
+    found = fields.group(name)
+    temperature = found.number("temperature", positive=True)
+    if not LEAST_TEMPERATURE * 0.99 <= temperature <= LARGEST_TEMPERATURE * 1.01:
+        expected = f"a number from {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}"
+        found.refuse("temperature", temperature, expected)
+    return Calibration(
+        temperature=temperature,
+        num_pictures=found.whole("num_pictures", low=0),
+        error_before=found.share("error_before"),
+        error_after=found.share("error_after"),
+        loss_before=found.number("loss_before"),
+        loss_after=found.number("loss_after"),
+        label_sets=found.optional("label_sets", _label_sets),
+        novelty=_novelty(found.group("novelty")),
+    )
+
+
+def _label_sets(fields: _Fields, name: str) -> LabelSets:
+    sets = fields.group(name)
+    coverages = sets.items("coverages", _Fields.share)
+    thresholds = sets.items("thresholds", _Fields.share)
+    if len(thresholds) != len(coverages) or list(coverages) != sorted(coverages):
+        sets.refuse("thresholds", list(thresholds), "as many numbers as ascending coverages")
+    return LabelSets(
+        coverages=coverages,
+        thresholds=thresholds,
+        num_pictures=sets.whole("num_pictures", low=0),
+    )
+
+
+def _novelty(fields: _Fields) -> Novelty:
+    quantiles = fields.items("quantiles", _Fields.number)
+    if len(quantiles) < 2 or list(quantiles) != sorted(quantiles):
+        fields.refuse("quantiles", list(quantiles), "two or more ascending numbers")
+    return Novelty(
+        quantiles=quantiles,
+        threshold=fields.number("threshold"),
+        num_pictures=fields.whole("num_pictures", low=0),
+        separation=fields.optional("separation", _Fields.share),
     )
 
 
@@ -281,6 +351,12 @@ class _Fields:
         if not -1e30 < value < 1e30 or (positive and value <= 0):
             self.refuse(name, str(value), expected)
         return float(value)
+
+    def share(self, name: str) -> float:
+        value = self.number(name)
+        if not 0 <= value <= 1:
+            self.refuse(name, value, "a number from 0 to 1")
+        return value
 
     def optional(self, name: str, read: Callable[[_Fields, str], _Item]) -> _Item | None:
         """Read a field with ``read(fields, name)``, or return None if it is null; missing is not null."""

@@ -1,67 +1,49 @@
 """A model file and any pictures in, labels with probabilities out; the same decoding, resizing and network as validation.
 
-Shapes: B pictures of a batch, H and W their sides, C classes.
+Shapes: B pictures of a batch, H and W their sides, C classes (or numbers, where the task is regression).
 """
 
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vizsla.augment.apply import BatchAugmentation
 from vizsla.data.cache import PictureCache
 from vizsla.data.dataloaders import default_device
-from vizsla.data.decode import to_rgb
 from vizsla.data.loader import default_num_workers
 from vizsla.data.read_ahead import read_ahead
 from vizsla.data.reader import PictureReader
+from vizsla.data.sources import get_image_files
 from vizsla.errors import ConfigError, PictureError
 from vizsla.export.bundle import load_bundle
-from vizsla.infer.run import compute_logits, evaluation_mode
+from vizsla.export.conformal import check_coverage
+from vizsla.export.memory_picture import as_rgb
+from vizsla.export.prediction import Prediction, describe
+from vizsla.export.views import check_num_views, view_of
+from vizsla.infer.run import compute_logits, evaluation_mode, usable_device
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from vizsla.data.item_transforms import ItemPipeline, ItemTransforms
+    from vizsla.export.bundle import Bundle
+    from vizsla.export.calibration import Calibration
     from vizsla.models.classifier import Classifier
+    from vizsla.types import Task
 
 AnyPicture = Path | str | bytes | NDArray[np.uint8] | Image.Image
 """A file, the bytes of a file, uint8 values ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow picture of any mode."""
 
 _Source = TypeVar("_Source", bound=AnyPicture)
-_NUM_TOP = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """What a classifier says of one picture; unpacks as (label, index, probabilities).
-
-    Attributes:
-        label: The most probable class.
-        index: Its position in the vocabulary.
-        probability: Its probability, 0-1.
-        probabilities: float32 ``(C,)`` on the CPU, in the order of the vocabulary; left out of comparisons.
-        top: The three (or fewer) most probable classes with their probabilities, best first.
-    """
-
-    label: str
-    index: int
-    probability: float
-    probabilities: Tensor = field(compare=False, repr=False)
-    top: tuple[tuple[str, float], ...]
-
-    def __iter__(self) -> Iterator[str | int | Tensor]:
-        """Yield label, index and probabilities, as notebooks unpack a prediction."""
-        return iter((self.label, self.index, self.probabilities))
 
 
 class Predictor:
@@ -72,9 +54,18 @@ class Predictor:
         resize: How a decoded picture becomes one of fixed size; None if pictures keep their own size. Or all that is done
             to each picture, such as ``DataLoaders.items``.
         augmentation: What batches go through after that; used as in validation. None for nothing.
+        calibration: Makes the probabilities honest; None leaves them as the network gives them.
 
     Attributes:
-        vocab: Class names in the order of the probabilities.
+        vocab: Names of the classes or numbers, in the order of the probabilities.
+        task: What is predicted.
+        classifier: As given.
+        calibration: As given; of a model file, what was fitted on its validation pictures.
+        path: The model file that it was loaded from; None if it was not.
+
+    A picture gets the same answer alone, in a batch of any size, and in validation, but for the rounding of the network's
+    sums, which may differ in the sixth digit; the calibrated probability is that of the logits of validation, divided by
+    the temperature.
 
     Example:
         >>> predictor = Predictor.load("model.safetensors")
@@ -88,9 +79,13 @@ class Predictor:
         *,
         resize: ItemTransforms | ItemPipeline,
         augmentation: BatchAugmentation | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
+        self.calibration = calibration
         self.vocab = classifier.vocab
-        self._classifier = classifier
+        self.task: Task = classifier.task
+        self.classifier = classifier
+        self.path: Path | None = None
         self._reader = PictureReader(resize=resize, cache=PictureCache(mode="off"))
         self._augmentation = BatchAugmentation() if augmentation is None else augmentation
 
@@ -104,65 +99,206 @@ class Predictor:
 
         Raises:
             ModelFileError: The file is missing, foreign, damaged, or in a newer format.
+            ConfigError: This machine has no such device.
         """
-        bundle = load_bundle(path, device=default_device() if device == "auto" else device)
+        chosen = default_device() if device == "auto" else usable_device(device)
+        bundle = load_bundle(path, device=chosen)
+        bundle.classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
+        predictor = cls.of_bundle(bundle)
+        predictor.path = Path(path)
+        return predictor
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Predictor:
+        """Return the predictor of a model file that is open already.
+
+        Args:
+            bundle: Its classifier is used, not copied.
+        """
         return cls(
-            bundle.classifier.to(memory_format=torch.channels_last),  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
+            bundle.classifier,
             resize=bundle.manifest.resize,
             augmentation=bundle.manifest.final_resize.augmentation(),
+            calibration=bundle.manifest.calibration,
         )
 
-    def predict(self, picture: AnyPicture) -> Prediction:
+    @property
+    def device(self) -> torch.device:
+        """Where the classifier runs."""
+        return next(self.classifier.parameters()).device
+
+    def predict(
+        self, picture: AnyPicture, *, coverage: float | None = None, views: int = 1
+    ) -> Prediction:
         """Return what the classifier says of one picture.
 
         Args:
             picture: See ``AnyPicture``. It is not changed.
+            coverage: Also give the classes that hold the true one with this probability, for example 0.95; see
+                ``Prediction.label_set``. None for no set.
+            views: Average over so many views of the picture, 1 to 12; see ``export/views.py``. More than one mirrors it:
+                not for classes that differ by left and right. Label sets were fitted without views.
 
         Raises:
             PictureError: The picture cannot be read.
-            ConfigError: The network's output is not finite.
+            ConfigError: The network's output is not finite, there are no such views, or the model file has no label sets.
         """
-        return self._predict_batch([self._pixels(picture)])[0]
+        self.check_options(coverage=coverage, views=views)
+        return self._predict_batch([self._pixels(picture)], coverage=coverage, views=views)[0]
 
+    def check_options(self, *, coverage: float | None, views: int) -> None:
+        """Raise an error if predictions cannot be made in this way.
+
+        Args:
+            coverage: See ``predict``.
+            views: See ``predict``.
+
+        Raises:
+            ConfigError: There are no such views, or the model file has no label sets.
+        """
+        check_num_views(views)
+        if coverage is None:
+            return
+        check_coverage(coverage)
+        if self.calibration is None or self.calibration.label_sets is None:
+            raise ConfigError(
+                "There are no label sets for this model: they need one class per picture and labelled validation pictures "
+                "when the model file is written. Leave out coverage, or export the model again."
+            )
+
+    def prepare(self, picture: AnyPicture) -> NDArray[np.uint8]:
+        """Decode a picture and bring it to size, as validation sees it; safe in any thread.
+
+        Args:
+            picture: See ``AnyPicture``. It is not changed.
+
+        Returns:
+            uint8 ``(H, W, 3)`` for ``predict_prepared``.
+
+        Raises:
+            PictureError: The picture cannot be read.
+        """
+        return self._pixels(picture)
+
+    def predict_prepared(
+        self,
+        pictures: Sequence[NDArray[np.uint8]],
+        *,
+        coverage: float | None = None,
+        views: int = 1,
+    ) -> list[Prediction]:
+        """Return what the classifier says of pictures that ``prepare`` gave; those of one size run together.
+
+        Args:
+            pictures: Any number of them, uint8 ``(H, W, 3)`` each.
+            coverage: See ``predict``.
+            views: See ``predict``.
+
+        Returns:
+            One prediction for each, in their order.
+
+        Raises:
+            ConfigError: See ``predict``.
+        """
+        self.check_options(coverage=coverage, views=views)
+        return self._predict_batch(pictures, coverage=coverage, views=views)
+
+    def network_input(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Return what the network is shown of pictures that ``prepare`` gave, for heat maps and features.
+
+        Args:
+            pictures: uint8 ``(H, W, 3)`` each, all of one size.
+
+        Returns:
+            float32 ``(B, 3, height, width)`` with values 0-1, on the classifier's device.
+        """
+        images_u8 = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        return self._augmentation(
+            images_u8.to(self.device), rows=torch.arange(len(images_u8)), epoch=0, training=False
+        )
+
+    @overload
     def predict_many(
-        self, pictures: Iterable[_Source], *, batch_size: int = 32, num_workers: int | None = None
-    ) -> Generator[tuple[_Source, Prediction | PictureError]]:
+        self,
+        pictures: Path | str,
+        *,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        coverage: float | None = None,
+        views: int = 1,
+    ) -> Generator[tuple[Path, Prediction | PictureError]]: ...
+    @overload
+    def predict_many(
+        self,
+        pictures: Iterable[_Source],
+        *,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        coverage: float | None = None,
+        views: int = 1,
+    ) -> Generator[tuple[_Source, Prediction | PictureError]]: ...
+    def predict_many(
+        self,
+        pictures: Path | str | Iterable[AnyPicture],
+        *,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        coverage: float | None = None,
+        views: int = 1,
+    ) -> Generator[tuple[AnyPicture, Prediction | PictureError]]:
         """Yield each picture with what the classifier says of it, in the order given; any number of pictures.
 
         Args:
-            pictures: See ``AnyPicture``. They are taken a few batches ahead of the results.
+            pictures: See ``AnyPicture``. They are taken a few batches ahead of the results. A path is one picture, or a
+                folder whose pictures are all taken, sorted by path.
             batch_size: Pictures that run through the network together.
             num_workers: Threads that decode; 0 decodes in the caller's, None means one for each processor, at most 16.
+            coverage: See ``predict``.
+            views: See ``predict``.
 
         Returns:
             The picture as given, and its prediction, or the error where it cannot be read.
 
         Raises:
-            ConfigError: ``batch_size`` is below 1 or ``num_workers`` below 0, or the network's output is not finite.
+            ConfigError: ``batch_size`` is below 1 or ``num_workers`` below 0; see also ``predict``.
+            DataError: A folder has no pictures.
         """
+        self.check_options(coverage=coverage, views=views)
+        if isinstance(pictures, Path | str):
+            path = Path(pictures)
+            pictures = get_image_files(path) if path.is_dir() else [path]
         num_workers = default_num_workers() if num_workers is None else num_workers
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(
                 "batch_size is at least 1 and num_workers at least 0. "
                 f"Received: batch_size={batch_size}, num_workers={num_workers}"
             )
-        return self._stream(pictures, batch_size=batch_size, num_workers=num_workers)
+        prepared = read_ahead(
+            self._prepared,
+            pictures,
+            num_workers=num_workers,
+            max_waiting=2 * batch_size,
+            num_bytes=_num_bytes,
+        )
+        return self._stream(prepared, batch_size=batch_size, coverage=coverage, views=views)
 
     def _stream(
-        self, pictures: Iterable[_Source], *, batch_size: int, num_workers: int
-    ) -> Generator[tuple[_Source, Prediction | PictureError]]:
-        prepared = read_ahead(
-            self._prepared, pictures, num_workers=num_workers, max_waiting=2 * batch_size
-        )
+        self,
+        prepared: Generator[tuple[AnyPicture, NDArray[np.uint8] | PictureError]],
+        *,
+        batch_size: int,
+        coverage: float | None,
+        views: int,
+    ) -> Generator[tuple[AnyPicture, Prediction | PictureError]]:
         with closing(prepared):
             while batch := list(islice(prepared, batch_size)):
                 readable = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
-                predictions = iter(self._predict_batch(readable))
+                predictions = iter(self._predict_batch(readable, coverage=coverage, views=views))
                 for picture, pixels in batch:
                     failed = isinstance(pixels, PictureError)
                     yield picture, pixels if failed else next(predictions)
 
-    def _prepared(self, picture: _Source) -> tuple[_Source, NDArray[np.uint8] | PictureError]:
+    def _prepared(self, picture: AnyPicture) -> tuple[AnyPicture, NDArray[np.uint8] | PictureError]:
         try:
             return picture, self._pixels(picture)
         except PictureError as error:
@@ -172,46 +308,43 @@ class Predictor:
         """Return uint8 ``(H, W, 3)`` of the presize, as validation sees it."""
         if isinstance(picture, Path | str | bytes):
             return self._reader.read(picture)
-        return self._reader.prepare(_as_rgb(picture))
+        return self._reader.prepare(as_rgb(picture))
 
-    def _predict_batch(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+    def _predict_batch(
+        self, pictures: Sequence[NDArray[np.uint8]], *, coverage: float | None, views: int
+    ) -> list[Prediction]:
         """Return the predictions of pictures, in their order; those of one size run together."""
         positions_of: dict[tuple[int, ...], list[int]] = {}
         for position, picture in enumerate(pictures):
             positions_of.setdefault(picture.shape, []).append(position)
         predictions: dict[int, Prediction] = {}
         for positions in positions_of.values():
-            logits_BC = self._logits(np.stack([pictures[position] for position in positions]))
-            predictions.update(zip(positions, map(self._described, logits_BC), strict=True))
+            logits_VBC = self._logits([pictures[position] for position in positions], views=views)
+            described = describe(
+                logits_VBC,
+                task=self.task,
+                vocab=self.vocab,
+                calibration=self.calibration,
+                coverage=coverage,
+            )
+            predictions.update(zip(positions, described, strict=True))
         return [predictions[position] for position in range(len(pictures))]
 
-    def _logits(self, pictures: NDArray[np.uint8]) -> Tensor:
-        """Return float32 ``(B, C)`` on the CPU for uint8 ``(B, H, W, 3)``."""
-        images_u8 = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        device = next(self._classifier.parameters()).device
-        images = self._augmentation(
-            images_u8.to(device), rows=torch.arange(len(images_u8)), epoch=0, training=False
-        )
-        with evaluation_mode(self._classifier):
-            logits_BC = compute_logits(self._classifier, images).cpu()
-        if not logits_BC.isfinite().all():
+    def _logits(self, pictures: Sequence[NDArray[np.uint8]], *, views: int) -> Tensor:
+        """Return float32 ``(V, B, C)`` on the CPU for pictures of one size, uint8 ``(H, W, 3)`` each."""
+        images = self.network_input(pictures)
+        with evaluation_mode(self.classifier):
+            logits_VBC = torch.stack(
+                [
+                    compute_logits(self.classifier, view_of(images, number=number))
+                    for number in range(views)
+                ]
+            ).cpu()
+        if not logits_VBC.isfinite().all():
             raise ConfigError(
                 "The network's output is not finite: its weights are damaged. Train it again with a lower learning rate."
             )
-        return logits_BC
-
-    def _described(self, logits: Tensor) -> Prediction:
-        probabilities = logits.softmax(dim=0)
-        # By logits: probabilities may round to the same value. Stable: the first of equals is taken, as argmax does.
-        order: list[int] = logits.argsort(descending=True, stable=True).tolist()
-        top = tuple((self.vocab[index], float(probabilities[index])) for index in order[:_NUM_TOP])
-        return Prediction(
-            label=top[0][0],
-            index=order[0],
-            probability=top[0][1],
-            probabilities=probabilities,
-            top=top,
-        )
+        return logits_VBC
 
 
 def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
@@ -231,28 +364,6 @@ def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
     return Predictor.load(fname, device="cpu" if cpu else "auto")
 
 
-def _as_rgb(picture: NDArray[np.uint8] | Image.Image) -> Image.Image:
-    """Return a picture from memory as upright RGB; what was given is not changed."""
-    if not isinstance(picture, Image.Image):
-        picture = _from_array(picture)
-    try:
-        return to_rgb(ImageOps.exif_transpose(picture))
-    except Exception as error:
-        raise PictureError(
-            f"Cannot use the picture {picture!r}: {error}. Give a picture that Pillow can convert to RGB."
-        ) from error
-
-
-def _from_array(values: object) -> Image.Image:
-    if not isinstance(values, np.ndarray):
-        raise PictureError(
-            "A picture is a path, the bytes of a file, a numpy array or a Pillow picture. "
-            f"Received: {type(values).__name__}"
-        )
-    is_picture = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))
-    if values.dtype != np.uint8 or not is_picture or 0 in values.shape:
-        raise PictureError(
-            "A numpy picture has uint8 values 0-255 of shape (height, width) or (height, width, 1, 3 or 4). "
-            f"Received: {values.dtype} of shape {values.shape}"
-        )
-    return Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
+def _num_bytes(prepared: tuple[AnyPicture, NDArray[np.uint8] | PictureError]) -> int:
+    pixels = prepared[1]
+    return 0 if isinstance(pixels, PictureError) else pixels.nbytes

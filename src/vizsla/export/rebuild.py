@@ -28,6 +28,7 @@ Form = tuple[str, tuple[int, ...]]
 """Type and shape of a tensor, as the header of a safetensors file has them: ``("F32", (1000, 1280))``."""
 
 _MOST_NAMED = 3
+_MOST_SHOWN = 500  # Characters of what a library says; it may repeat all settings that a file has.
 _DTYPE_NAMES = {
     torch.float32: "F32",
     torch.int64: "I64",
@@ -107,7 +108,7 @@ def describe_differences(expected: Mapping[str, Form], found: Mapping[str, Form]
         One line, empty if all fit.
     """
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is unexpected" for name in found.keys() - expected.keys()]
+    problems += [f"{name[:200]} is unexpected" for name in found.keys() - expected.keys()]
     problems += [
         f"{name} is {_shown_form(found[name])} and should be {_shown_form(expected[name])}"
         for name in expected.keys() & found.keys()
@@ -123,8 +124,8 @@ def shown_versions(manifest: Manifest) -> str:
     libraries = manifest.libraries
     named = [name for name in ("torch", "torchvision", "timm") if name in libraries]
     versions = [
-        f"vizsla {manifest.vizsla_version}",
-        *(f"{name} {libraries[name]}" for name in named),
+        f"vizsla {manifest.vizsla_version[:40]}",
+        *(f"{name} {libraries[name][:40]}" for name in named),
     ]
     return ", ".join(versions)
 
@@ -146,12 +147,12 @@ def _head(manifest: Manifest, *, backbone: Backbone) -> nn.Module:
 
 
 def _joined(backbone: Backbone, head: nn.Module, *, manifest: Manifest) -> Classifier:
-    return Classifier(backbone, head, vocab=manifest.vocab)
+    return Classifier(backbone, head, vocab=manifest.vocab, task=manifest.task)
 
 
 def _shown_form(form: Form) -> str:
     dtype, shape = form
-    return f"{dtype} {list(shape)}"
+    return f"{dtype} {list(shape)}"[:200]
 
 
 @contextmanager
@@ -162,9 +163,9 @@ def _explained(manifest: Manifest, *, path: Path) -> Generator[None]:
         yield
     except _BUILD_ERRORS as error:
         raise ModelFileError(
-            f"The network of {path} cannot be built: {spec.source} {spec.name!r} with a head of kind "
-            f"{manifest.head.get('kind')!r}. The reason: {error} The file was written with {shown_versions(manifest)}; "
-            "installing these versions may help."
+            f"The network of {path} cannot be built: {spec.source} {spec.name[:200]!r} with a head of kind "
+            f"{str(manifest.head.get('kind'))[:80]!r}. The reason: {str(error)[:_MOST_SHOWN]} The file was written with "
+            f"{shown_versions(manifest)}; installing these versions may help."
         ) from error
 
 

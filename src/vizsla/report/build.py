@@ -1,7 +1,7 @@
 """What is known about a finished run in; one HTML file out that needs nothing else, ever.
 
-The page holds its pictures as ``data:`` addresses and has no script. A Content-Security-Policy forbids everything but
-those pictures and the one style sheet inside, which it names by its hash, so even a hostile file name loads nothing.
+The page holds its pictures as ``data:`` addresses. A Content-Security-Policy forbids everything but those pictures, the one
+style sheet and the one script (which sorts tables) inside, both named by their hash: even a hostile file name loads and runs nothing.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from vizsla.errors import ConfigError, DataError, MissingExtraError
+from vizsla.errors import ConfigError, MissingExtraError
 from vizsla.evaluate.interpret import least_certain, worst_mistakes
-from vizsla.evaluate.metrics import accuracy
 from vizsla.files import atomic_write
-from vizsla.report import charts, sections
+from vizsla.infer.evidence import Evidence, explained_positions
+from vizsla.report import cards, charts, confusions, metric_words, sections
+from vizsla.report.calibration import calibration_of
+from vizsla.report.slices import slice_findings
 from vizsla.report.texts import printable
+from vizsla.report.thumbnails import BUDGET_BYTES, Album
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 NUM_CARDS = 12
 NUM_CONFUSED_PAIRS = 10
 NUM_CONFUSED_PAIRS_ALONE = 30
+NUM_SUSPECTS = 12
+NUM_DUPLICATES = 12
 NUM_SKIPPED = 100
 NUM_OPEN_ROWS = 50
 
@@ -50,6 +55,8 @@ class ReportContent:
         predictions: What the final classifier said about the validation pictures.
         table: The table that ``predictions.rows`` point into.
         notes: Sentences to show at the end.
+        evidence: What was found out about the pictures beyond that; by default nothing.
+        temperature: What the model file divides logits by; None where it is not known.
 
     Raises:
         ConfigError: A reference is not a share 0-1, or a row of the predictions is not in the table.
@@ -63,6 +70,8 @@ class ReportContent:
     predictions: Predictions
     table: PictureTable
     notes: tuple[str, ...] = ()
+    evidence: Evidence = field(default_factory=Evidence)
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.references:
@@ -112,50 +121,106 @@ def render_report(content: ReportContent) -> str:
     environment = _environment()
     from markupsafe import Markup
 
-    # Read apart from the templates: the hash is over exactly these characters.
-    style = (files("vizsla.report") / "templates" / "style.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    return environment.get_template("page.html").render(
-        style=Markup(style), style_hash=f"sha256-{digest}", **_values(content)
+    # Read apart from the templates: the hashes are over exactly these characters.
+    style, script = (
+        (files("vizsla.report") / "templates" / name).read_text(encoding="utf-8")
+        for name in ("style.css", "sort.js")
     )
+    return environment.get_template("page.html").render(
+        style=Markup(style),
+        style_hash=_hash(style),
+        script=Markup(script),
+        script_hash=_hash(script),
+        **_values(content),
+    )
+
+
+def _hash(text: str) -> str:
+    """Return what a Content-Security-Policy calls a style sheet or script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def _values(content: ReportContent) -> dict[str, object]:
     """Return what the templates print, by the names that they use."""
     predictions, table = content.predictions, content.table
-    try:
-        metric = accuracy(predictions)
-    except DataError:  # nothing has a label; the page says so
-        metric = None
-    matrix = sections.matrix_rows(predictions) if metric else ()
+    measured = bool(content.metrics) and bool(predictions.labelled.any())
+    has_classes = measured and predictions.task != "regression"
+    first = content.metrics[0] if measured else None
+    is_accuracy = first is not None and first.name == "accuracy"
+    scale = charts.accuracy_scale(first, references=content.references) if first and is_accuracy else None  # fmt: skip
+    headline = sections.headline(predictions, metric=first) if first and is_accuracy else None
     return {
         "title": content.title,
         "facts": content.facts,
         "notes": content.notes,
-        "headline": sections.headline(predictions, metric=metric) if metric else None,
-        "scale": charts.accuracy_scale(metric, references=content.references) if metric else None,
+        "task": predictions.task,
+        "headline": headline,
+        "first": metric_words.metric_rows(content.metrics[:1])[0] if measured else None,
+        "scale": scale,
         "panels": charts.learning_curves(content.history),
         "history": sections.history_rows(content.history),
-        "metrics": sections.metric_rows(content.metrics),
-        "classes": sections.class_rows(predictions) if metric else (),
+        "metrics": metric_words.metric_rows(content.metrics),
+        "interval_methods": metric_words.interval_methods(content.metrics),
+        "classes": sections.class_rows(predictions) if has_classes else (),
         "vocab": predictions.vocab,
-        "matrix": matrix,
-        "pairs": sections.confused_pairs(
-            predictions, limit=NUM_CONFUSED_PAIRS if matrix else NUM_CONFUSED_PAIRS_ALONE
-        ),
-        "mistakes": sections.cards(
-            predictions, table=table, positions=worst_mistakes(predictions, NUM_CARDS)
-        ),
-        "num_mistakes": len(worst_mistakes(predictions)),
-        "uncertain": sections.cards(
-            predictions, table=table, positions=least_certain(predictions, NUM_CARDS)
-        ),
+        "calibration": calibration_of(predictions, kept=content.temperature),
+        "slices": slice_findings(predictions, content.evidence.valid_facts)
+        if has_classes
+        else None,
         "skipped": [
             (_shown(path, root=table.root), cause) for path, cause in table.skipped[:NUM_SKIPPED]
         ],
         "num_skipped": len(table.skipped),
-        "not_known": sections.NOT_KNOWN,
+        "not_known": metric_words.NOT_KNOWN,
         "num_open_rows": NUM_OPEN_ROWS,
+        **_galleries(content, has_classes=has_classes),
+    }
+
+
+def _galleries(content: ReportContent, *, has_classes: bool) -> dict[str, object]:
+    """Return everything with pictures; what comes first here gets its pictures first where they are too many."""
+    predictions, table, evidence = content.predictions, content.table, content.evidence
+    album = Album(BUDGET_BYTES)
+    worst = explained_positions(predictions, NUM_CARDS)
+    mistakes = cards.mistake_cards(
+        predictions, table=table, positions=worst, evidence=evidence, album=album
+    )
+    uncertain: tuple[cards.Card, ...] = ()
+    if predictions.task != "regression":
+        positions = least_certain(predictions, NUM_CARDS)
+        uncertain = cards.cards(predictions, table=table, positions=positions, album=album)
+    suspects, num_valid, num_train = cards.suspect_cards(
+        predictions, table=table, left_out=evidence.left_out, album=album, limit=NUM_SUSPECTS
+    )
+    duplicates, num_duplicates = cards.duplicate_cards(
+        predictions, table=table, evidence=evidence, album=album, limit=NUM_DUPLICATES
+    )
+    groups: tuple[confusions.ConfusionGroup, ...] = ()
+    matrix: tuple[confusions.MatrixRow, ...] = ()
+    pairs: tuple[confusions.ConfusedPair, ...] = ()
+    if has_classes and predictions.task == "category":
+        groups = confusions.confusion_groups(predictions, table=table, album=album)
+        anchors = {group.anchor for group in groups}
+        matrix = confusions.matrix_rows(predictions, anchors=anchors)
+        limit = NUM_CONFUSED_PAIRS if matrix else NUM_CONFUSED_PAIRS_ALONE
+        pairs = confusions.confused_pairs(predictions, limit=limit, anchors=anchors)
+    return {
+        "mistakes": mistakes,
+        "num_mistakes": len(worst_mistakes(predictions)) if has_classes else len(mistakes),
+        "has_heat": any(one.heat for one in mistakes),
+        "has_neighbours": any(one.neighbours for one in mistakes),
+        "uncertain": uncertain,
+        "suspects": suspects,
+        "num_suspects": (num_valid, num_train),
+        "looked_at_training_labels": evidence.left_out is not None,
+        "duplicates": duplicates,
+        "num_duplicates": num_duplicates,
+        "num_train_facts": 0 if evidence.train_facts is None else len(evidence.train_facts.rows),
+        "num_train": len(table.train_rows),
+        "groups": groups,
+        "matrix": matrix,
+        "pairs": pairs,
+        "num_linked": sum(group.count for group in groups),
     }
 
 

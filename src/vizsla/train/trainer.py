@@ -77,7 +77,8 @@ class Trainer:
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` autocast; ``"auto"`` is bf16 on CUDA and fp32 elsewhere.
         accumulate: Batches whose gradients are gathered for one step of the optimiser.
         clip: Largest norm of the gradients; None leaves them.
-        compile: Compile the network (``torch.compile``): slow to begin, then faster steps, mostly on CUDA.
+        compile: Compile the network (``torch.compile``): slow to begin, then faster steps, mostly on CUDA. A text is torch's
+            mode: ``"reduce-overhead"`` replays the step from CUDA graphs, which pays for small networks and batches.
         show_table: Print a row per epoch.
         quiet: Print nothing at all.
 
@@ -110,7 +111,7 @@ class Trainer:
         precision: Precision | str = "auto",
         accumulate: int = 1,
         clip: float | None = None,
-        compile: bool = False,  # noqa: A002 (torch's own word)
+        compile: bool | str = False,  # noqa: A002 (torch's own word)
         show_table: bool = True,
         quiet: bool = False,
     ) -> None:
@@ -324,7 +325,8 @@ class Trainer:
     def forward_pass(self) -> Callable[[Tensor], Tensor]:
         """Return what pictures go through in training: the model, compiled and in step with other processes if need be."""
         if self.compile and self._compiled is None:
-            self._compiled = cast("nn.Module", torch.compile(self.model))
+            mode = self.compile if isinstance(self.compile, str) else None
+            self._compiled = cast("nn.Module", torch.compile(self.model, mode=mode))
         return as_one(self.model if self._compiled is None else self._compiled)
 
 

@@ -64,7 +64,7 @@ def vision_learner(
     precision: Precision | str = "auto",
     accumulate: int = 1,
     clip: float | None = None,
-    compile: bool = False,  # noqa: A002 (torch's own word)
+    compile: bool | str = False,  # noqa: A002 (torch's own word)
     quiet: bool = False,
 ) -> Learner:
     """Build a learner: a pretrained body, a new head for the classes of the data, the body frozen.

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -16,7 +16,7 @@ from vizsla.evaluate.metrics import Metric
 from vizsla.export.final_resize import FinalResize
 from vizsla.export.manifest import Manifest, manifest_from_json, manifest_to_json
 from vizsla.models.backbones import BackboneSpec
-from vizsla.types import Preprocessing
+from vizsla.types import Preprocessing, Task
 
 PATH = Path("model.safetensors")
 
@@ -56,8 +56,22 @@ def read_changed(manifest: Manifest, place: str, value: object) -> Manifest:
     return manifest_from_json(json.dumps(content), path=PATH)
 
 
-def test_a_manifest_comes_back_from_json_as_it_was(manifest: Manifest):
+@pytest.mark.parametrize("task", get_args(Task))
+def test_a_manifest_comes_back_from_json_as_it_was(manifest: Manifest, task: Task):
+    manifest = replace(manifest, task=task)
     assert manifest_from_json(manifest_to_json(manifest), path=PATH) == manifest
+
+
+def test_a_file_that_does_not_say_its_task_predicts_one_class(manifest: Manifest):
+    assert read_changed(manifest, "task", ...).task == "category"
+
+
+def test_older_versions_are_not_given_labels_that_they_would_misread(manifest: Manifest):
+    versions = [
+        json.loads(manifest_to_json(replace(manifest, task=task)))["format_version"]
+        for task in get_args(Task)
+    ]
+    assert versions == [1, 2, 2]
 
 
 def test_a_manifest_without_sizes_comes_back_as_it_was(manifest: Manifest):
@@ -82,7 +96,7 @@ def test_a_metric_that_is_no_number_is_null_in_json_and_nan_after_it(
 
 
 def test_fields_of_a_later_version_of_the_same_format_are_ignored(manifest: Manifest):
-    assert read_changed(manifest, "calibration", {"temperature": 1.5}) == manifest
+    assert read_changed(manifest, "later", {"temperature": 1.5}) == manifest
 
 
 @pytest.mark.parametrize(
@@ -123,6 +137,7 @@ def test_fields_of_a_later_version_of_the_same_format_are_ignored(manifest: Mani
         ("metrics.0.num_pictures", -1, "'metrics.0.num_pictures' must be a whole number from 0"),
         ("notes", [1], "its field 'notes' must be text. Received: a list of 1"),
         ("libraries.torch", 2.6, "its field 'libraries.torch' must be text. Received: 2.6"),
+        ("task", "detection", "its field 'task' must be 'category' or 'multi_category' or 'regression'"),
         ("tensors_sha256", ..., "its field 'tensors_sha256' must be text, and is missing"),
     ],
 )  # fmt: skip
@@ -136,11 +151,11 @@ def test_a_wrong_field_is_named_with_what_was_received(
 
 
 def test_a_newer_format_names_the_version_that_wrote_it_whatever_else_it_holds():
-    text = '{"format": "vizsla-model", "format_version": 2, "vizsla_version": "3.1"}'
+    text = '{"format": "vizsla-model", "format_version": 3, "vizsla_version": "3.1"}'
     with pytest.raises(ModelFileError) as caught:
         manifest_from_json(text, path=PATH)
     assert str(caught.value) == (
-        "model.safetensors is in model format 2, written by vizsla 3.1. The installed vizsla reads formats up to 1. "
+        "model.safetensors is in model format 3, written by vizsla 3.1. The installed vizsla reads formats up to 2. "
         "Install a newer one: pip install --upgrade vizsla"
     )
 

@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 
 from vizsla.errors import ConfigError, MissingExtraError, OutputError
+from vizsla.evaluate.metrics import summarise
+from vizsla.infer.evidence import Evidence, Neighbour
+from vizsla.report import build
 from vizsla.report.build import render_report, write_report
 from vizsla.types import UNLABELLED
 
@@ -50,6 +53,7 @@ class Page(HTMLParser):
         self.words: list[str] = []
         self.open: list[str] = []
         self.style = ""
+        self.script = ""
         self.feed(text)
         self.close()
         assert self.open == []
@@ -73,6 +77,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "style":
             self.style += data
+        elif self.open and self.open[-1] == "script":
+            self.script += data
         else:
             self.words.append(data)
 
@@ -119,7 +125,8 @@ def test_the_page_shows_what_was_asked_for(content: ReportContent):
         "features",
     ):
         assert words in page.text
-    assert page.count("img") == 3 + 12
+    # mistakes, least certain, suspected labels, confusions
+    assert page.count("img") == 3 + 12 + 2 + 3
     assert page.count("figure", **{"class": "panel"}) == 2
 
 
@@ -137,15 +144,19 @@ def test_no_address_leads_out_of_the_page(content: ReportContent):
     assert not any("style" in values for _, values in page.elements)
 
 
-def test_the_policy_forbids_everything_but_embedded_pictures_and_this_style(
+def test_the_policy_forbids_everything_but_embedded_pictures_this_style_and_this_script(
     content: ReportContent,
 ):
     page = page_of(content)
-    digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
-    assert policy_of(page) == (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    style, script = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in (page.style, page.script)
     )
-    assert page.count("script") == 0
+    assert policy_of(page) == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{script}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert page.count("script") == 1
     # The policy counts only for what follows it.
     names = [tag for tag, _ in page.elements]
     assert names.index("meta") < names.index("style")
@@ -170,8 +181,9 @@ def test_hostile_names_are_shown_and_do_nothing(make_content: Maker, tmp_path: P
         )
     )
     shown = hostile.replace("\u202e", "\\u202e")
-    assert page.count("script") == page.count("b") == 0
-    assert page.count("img") == 2
+    assert page.count("script") == 1
+    assert page.count("b") == 0
+    assert page.count("img") == 3
     assert not any(name.startswith("on") for _, values in page.elements for name in values)
     assert page.text.count(shown) >= 8
     assert "\u202e" not in page.text
@@ -241,7 +253,7 @@ def test_a_picture_that_is_gone_has_a_placeholder(content: ReportContent):
     content.table.paths[8].unlink()
     page = page_of(content)
     assert "cannot be read any more" in page.text
-    assert page.count("img") < 15
+    assert page.count("img") < 20
 
 
 def test_files_that_were_left_out_are_listed_with_cause(make_content: Maker, tmp_path: Path):
@@ -296,3 +308,79 @@ def test_without_jinja_the_extra_is_named(
     with pytest.raises(MissingExtraError, match=r"jinja2.*vizsla\[report\]"):
         write_report(tmp_path / "report.html", content=content)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_several_labels_have_their_first_metric_and_no_matrix(content: ReportContent):
+    draws = torch.Generator().manual_seed(0)
+    predictions = replace(
+        content.predictions,
+        logits=torch.randn(20, 2, generator=draws),
+        targets=(torch.rand(20, 2, generator=draws) < 0.5).float(),
+        task="multi_category",
+    )
+    page = page_of(
+        replace(content, predictions=predictions, metrics=summarise(predictions), references=())
+    )
+    assert "Exact match on the validation pictures. The 95 % interval is" in page.text
+    assert "Mean average precision" in page.text
+    assert "cross" in page.text
+    assert page.count("table", **{"class": "numbers classes sortable"}) == 1
+    for absent in ("confusions", "calibration", "labels"):
+        assert page.count("section", id=absent) == 0
+
+
+def test_numbers_have_their_largest_errors(content: ReportContent):
+    draws = torch.Generator().manual_seed(0)
+    predictions = replace(
+        content.predictions,
+        logits=torch.randn(20, 2, generator=draws),
+        targets=torch.randn(20, 2, generator=draws),
+        task="regression",
+    )
+    page = page_of(replace(content, predictions=predictions, metrics=summarise(predictions)))
+    assert "Mean absolute error on the validation pictures" in page.text
+    assert "Largest errors" in page.text
+    assert page.count("img") == 12
+    for absent in ("classes", "confusions", "uncertain", "slices"):
+        assert page.count("section", id=absent) == 0
+
+
+def test_a_report_on_two_thousand_pictures_is_below_five_megabytes(
+    make_content: Maker, tmp_path: Path
+):
+    draws = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (6, 300, 300, 3), generator=draws, dtype=torch.uint8)
+    paths = [tmp_path / f"{'long_name_' * 8}{number}.jpg" for number in range(6)]
+    for path, pixels in zip(paths, noise, strict=True):
+        Image.fromarray(pixels.numpy()).save(path)
+    vocab = [f"Quite_A_Long_Name_Of_A_Breed_{number}" for number in range(37)]
+    targets = torch.arange(2000) % 37
+    logits = torch.randn(2000, 37, generator=draws) + 2.5 * torch.eye(37)[targets]
+    near = tuple(Neighbour(row=row, similarity=0.5) for row in (1, 2, 3))
+    pixels = noise[0].permute(2, 0, 1)
+    evidence = Evidence(
+        heat=dict.fromkeys(range(2000), pixels), neighbours=dict.fromkeys(range(2000), near)
+    )
+    content = make_content(logits, targets.tolist(), vocab=vocab, paths=paths)
+    written = render_report(replace(content, evidence=evidence))
+    page = Page(written)
+    assert 3_500_000 < len(written.encode()) < 5_000_000
+    assert page.count("section", id="mistakes") == 1
+
+
+def test_a_full_page_leaves_out_the_pictures_of_confusions_first(
+    content: ReportContent, monkeypatch: pytest.MonkeyPatch
+):
+    taken = sum(map(len, re.findall(r'<img src="([^"]*)"', render_report(content))))
+    monkeypatch.setattr(build, "BUDGET_BYTES", taken - 4000)
+    written = render_report(content)
+    assert "left out, the page is full" in written.split('class="groups"')[1].split("</details>")[0]
+    shown = written.split('id="mistakes"')[1].split("</section>")[0]
+    assert shown.count("<img") == 3
+
+
+def test_cells_lead_to_pictures_that_are_there(content: ReportContent):
+    page = page_of(content)
+    links = [address for address in page.addresses if address.startswith("#confused-")]
+    assert sorted(set(links)) == ["#confused-0-1", "#confused-1-0"]
+    assert page.count("div", id="confused-0-1") == 1

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla.evaluate.metrics import Metric, accuracy
-from vizsla.report import sections
+from vizsla.report import cards, confusions, sections
+from vizsla.report.metric_words import metric_rows
+from vizsla.report.thumbnails import Album
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def test_the_headline_counts_and_names_the_naive_answer(make_content: Maker):
 
 
 def test_an_interval_without_width_is_not_known():
-    rows = sections.metric_rows(
+    rows = metric_rows(
         (
             Metric(name="balanced_accuracy", value=1.0, low=1.0, high=1.0, num_pictures=3),
             Metric(name="log_loss", value=0.25, low=0.125, high=0.5, num_pictures=3),
@@ -54,7 +56,7 @@ def test_the_hardest_class_comes_first_and_absent_ones_last(make_content: Maker)
 
 def test_the_matrix_is_shaded_by_share_of_the_label(make_content: Maker):
     logits = torch.eye(2)[[0, 0, 0, 1, 1]] * 3.0
-    first, second = sections.matrix_rows(make_content(logits, [0, 0, 0, 0, 1]).predictions)
+    first, second = confusions.matrix_rows(make_content(logits, [0, 0, 0, 0, 1]).predictions)
     assert [cell.text for cell in first.cells] == ["3", "1"]
     assert [cell.shade for cell in first.cells] == ["right-6", "wrong-4"]
     assert [cell.shade for cell in second.cells] == ["", "right-8"]
@@ -62,10 +64,10 @@ def test_the_matrix_is_shaded_by_share_of_the_label(make_content: Maker):
 
 
 def test_beyond_40_classes_there_is_no_matrix(make_content: Maker):
-    def rows(num_classes: int) -> tuple[sections.MatrixRow, ...]:
+    def rows(num_classes: int) -> tuple[confusions.MatrixRow, ...]:
         vocab = [str(index) for index in range(num_classes)]
         content = make_content(torch.eye(num_classes)[:1], [0], vocab=vocab)
-        return sections.matrix_rows(content.predictions)
+        return confusions.matrix_rows(content.predictions)
 
     assert len(rows(40)) == 40
     assert rows(41) == ()
@@ -73,7 +75,7 @@ def test_beyond_40_classes_there_is_no_matrix(make_content: Maker):
 
 def test_confused_pairs_give_the_share_of_the_label(make_content: Maker):
     logits = torch.eye(2)[[1, 0, 0, 0, 0]] * 3.0
-    (pair, *rest) = sections.confused_pairs(
+    (pair, *rest) = confusions.confused_pairs(
         make_content(logits, [0, 0, 0, 0, 1]).predictions, limit=1
     )
     assert (pair.actual, pair.predicted, pair.count, pair.share) == (
@@ -90,8 +92,8 @@ def test_a_card_tells_path_label_prediction_and_probabilities(
 ):
     logits = torch.tensor([[0.0, 0.0], [0.75, 0.25], [0.75, 0.25]]).log().nan_to_num(neginf=0.0)
     content = make_content(logits, [0, 1, UNLABELLED])
-    wrong, unknown = sections.cards(
-        content.predictions, table=content.table, positions=torch.tensor([1, 2])
+    wrong, unknown = cards.cards(
+        content.predictions, table=content.table, positions=torch.tensor([1, 2]), album=Album()
     )
     assert wrong.path == "cross/cross_1.jpg"
     assert (wrong.prediction, wrong.probability) == ("cross", "75.0\u202f%")

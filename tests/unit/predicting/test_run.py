@@ -17,13 +17,18 @@ from vizsla.export.predictor import Predictor
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
-from vizsla.predicting import Format, print_predictions
+from vizsla.predicting.inputs import PathSource
+from vizsla.predicting.rows import Format
+from vizsla.predicting.run import PredictOptions, print_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-VOCAB = ("cross", "disc", 'say "hi", you\n\u2028', "star")
+    from vizsla.types import Task
+
+VOCAB = ("cross\r", "disc", 'say "hi", you\n\u2028', "star")
+OPTIONS = PredictOptions(device="cpu", num_workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +43,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def printed(model: Path, paths: Sequence[Path], form: Format) -> tuple[int, str]:
     file = io.StringIO(newline="")
-    failed = print_predictions(model, paths, form=form, device="cpu", num_workers=1, file=file)
-    return failed, file.getvalue()
+    done = print_predictions(model, PathSource(paths=paths), form=form, options=OPTIONS, file=file)
+    assert done.num_pictures == len(paths)
+    return done.num_failed, file.getvalue()
 
 
 def test_a_table_line_has_path_class_probability_and_the_likeliest_three(
@@ -50,12 +56,59 @@ def test_a_table_line_has_path_class_probability_and_the_likeliest_three(
     failed, text = printed(model, [path], Format.table)
     assert failed == 0
     shown = [
-        (label.replace("\n", r"\n").replace("\u2028", r"\u2028"), f"{probability:.1%}")
+        (
+            label.replace("\r", r"\r").replace("\n", r"\n").replace("\u2028", r"\u2028"),
+            f"{probability:.1%}",
+        )
         for label, probability in expected.top
     ]
     likeliest = ", ".join(" ".join(one) for one in shown)
     assert text == f"{path}  {'  '.join(shown[0])}  ({likeliest})\n"
     assert len(shown) == 3
+
+
+def model_of(task: Task, folder: Path) -> Path:
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[], seed=1)
+    classifier = Classifier(backbone, head, vocab=("a;b", "size"), task=task)
+    return save_bundle(folder / f"{task}.safetensors", classifier=classifier, resize=Resize(32))
+
+
+def test_several_labels_are_joined_and_have_a_column_each(
+    tmp_path: Path, make_picture: Callable[..., Path]
+):
+    model, path = model_of("multi_category", tmp_path), make_picture("a.png")
+    expected = Predictor.load(model, device="cpu").predict(path)
+    _, text = printed(model, [path], Format.csv)
+    header, row = csv.reader(io.StringIO(text, newline=""))
+    assert header == ["path", "prediction", "probability", "prob_a;b", "prob_size", "error"]
+    probabilities = [f"{value:.6f}" for value in expected.probabilities.tolist()]
+    labels = ";".join(expected.labels)
+    assert row == [str(path), labels, f"{expected.probability:.6f}", *probabilities, ""]
+    said = json.loads(printed(model, [path], Format.json)[1])
+    assert said["prediction"] == list(expected.labels)
+    assert said["probabilities"] == dict(
+        zip(("a;b", "size"), expected.probabilities.tolist(), strict=True)
+    )
+    assert f"{path}  {labels or '(none)'}  " in printed(model, [path], Format.table)[1]
+
+
+def test_numbers_have_a_column_each_and_no_probability(
+    tmp_path: Path, make_picture: Callable[..., Path]
+):
+    model, path = model_of("regression", tmp_path), make_picture("a.png")
+    gone = tmp_path / "gone.png"
+    gone.touch()
+    values = Predictor.load(model, device="cpu").predict(path).values
+    failed, text = printed(model, [path, gone], Format.csv)
+    header, row, bad = csv.reader(io.StringIO(text, newline=""))
+    assert header == ["path", "prediction_a;b", "prediction_size", "error"]
+    assert [float(cell) for cell in row[1:3]] == pytest.approx(values, rel=1e-6)
+    assert (failed, bad) == (1, [str(gone), "", "", "the file is empty (0 bytes)"])
+    said = json.loads(printed(model, [path], Format.json)[1])
+    assert said == {"path": str(path), "prediction": {"a;b": values[0], "size": values[1]}}
+    line = printed(model, [path], Format.table)[1]
+    assert line == f"{path}  a;b {values[0]:.6g}, size {values[1]:.6g}\n"
 
 
 def test_csv_can_be_read_back_whatever_is_in_the_class_names(
@@ -98,13 +151,13 @@ def test_json_is_readable_where_the_file_has_the_letters_and_valid_everywhere(
     path = make_picture("äł\U0001f600.png")
     content = io.BytesIO()
     file = io.TextIOWrapper(content, encoding)
-    print_predictions(model, [path], form=Format.json, device="cpu", num_workers=1, file=file)
+    print_predictions(model, PathSource(paths=[path]), form=Format.json, options=OPTIONS, file=file)
     text = content.getvalue().decode(encoding)
     assert shown in text
     assert json.loads(text)["path"] == str(path)
 
 
-@pytest.mark.parametrize("form", list(Format))
+@pytest.mark.parametrize("form", [Format.table, Format.csv, Format.json])
 def test_unreadable_pictures_are_counted_and_keep_their_place(
     model: Path, make_picture: Callable[..., Path], tmp_path: Path, form: Format
 ):
@@ -145,7 +198,7 @@ def test_each_line_is_written_out_at_once(model: Path, make_picture: Callable[..
 
     paths = [make_picture(f"{number}.png", number=number) for number in range(5)]
     file = io.TextIOWrapper(io.BufferedWriter(Raw()), "utf-8")  # pyright: ignore[reportArgumentType] (a BytesIO is raw enough)
-    print_predictions(model, paths, device="cpu", num_workers=1, file=file)
+    print_predictions(model, PathSource(paths=paths), options=OPTIONS, file=file)
     assert Raw.writes == 5
 
 
@@ -156,13 +209,13 @@ def test_a_missing_path_and_an_empty_folder_are_refused_before_the_first_line(
     (tmp_path / "empty").mkdir()
     file = io.StringIO()
     with pytest.raises(DataError, match=r"There is no such file or folder:\n  '.*none\.png'\n"):
-        print_predictions(model, [good, tmp_path / "none.png"], device="cpu", file=file)
+        print_predictions(model, PathSource(paths=[good, tmp_path / "none.png"]), file=file)
     with pytest.raises(DataError, match=r"There are no pictures in '.*empty'"):
-        print_predictions(model, [good, tmp_path / "empty"], device="cpu", file=file)
+        print_predictions(model, PathSource(paths=[good, tmp_path / "empty"]), file=file)
     assert file.getvalue() == ""
 
 
 def test_a_file_that_is_no_model_is_refused(make_picture: Callable[..., Path]):
     picture = make_picture("a.png")
     with pytest.raises(ModelFileError, match="is not a model file"):
-        print_predictions(picture, [picture], device="cpu", file=io.StringIO())
+        print_predictions(picture, PathSource(paths=[picture]), file=io.StringIO())

@@ -1,0 +1,33 @@
+"""The words of ``vizsla report`` in, a call of ``rebuild_report`` out."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 (typer reads the annotations)
+from typing import Annotated
+
+import typer
+
+from vizsla.cli_options import Device  # noqa: TC001 (typer reads the annotations)
+from vizsla.terminal import check_device, reported_errors
+
+
+def report(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that train or demo wrote.")],
+    device: Device = "auto",
+) -> None:
+    r"""Write the report of a run anew, from its files.
+
+    The pictures must still be where they were. The page, report.html in that folder, is replaced at the end.
+
+    \b
+    Example:
+      vizsla report runs/pets
+    """
+    with reported_errors(context):
+        from vizsla.run_report import rebuild_report
+        from vizsla.train.progress import Display
+
+        check_device(device)
+        page = rebuild_report(run, device=device, display=Display())
+        typer.echo(f"Report: {page}")

@@ -1,0 +1,269 @@
+"""A bundle in, one module out that takes pictures as they were decoded and gives calibrated answers: resize, normalise, network.
+
+It does what ``Predictor`` does, in operations that torch.export can follow for every size of picture and batch, so that
+ONNX files and exported programs bring their preprocessing with them. The presize keeps whole grey levels between its steps,
+as ``data/presize.py`` does; the final resize is one matrix for each axis, made by the kernels of training.
+
+Shape legend: B pictures, H x W as decoded, h x w as the network sees them, C classes (or numbers).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from vizsla.augment.compose import validation_map
+from vizsla.augment.kernels import area_average, sample_at, sampling_grid
+from vizsla.augment.plan import prefilter_sizes
+from vizsla.data.resample import MAX_COPIED_PIXELS, resampler
+from vizsla.errors import ConfigError
+from vizsla.types import probabilities_of
+
+if TYPE_CHECKING:
+    from vizsla.augment.options import Mode, PadMode
+    from vizsla.data.presize import Resize
+    from vizsla.export.bundle import Bundle
+    from vizsla.export.final_resize import FinalResize
+    from vizsla.models.classifier import Classifier
+    from vizsla.types import Size, Task
+
+
+_PILLOW_DIGITS = 22
+"""Binary digits of the weights of Pillow's resampling (``Resample.c``, ``PRECISION_BITS``)."""
+
+_TORCH_LIMIT = 2**15
+"""The largest weight of torch's resampling of bytes stays below this: it has as many digits as fit."""
+
+
+class InferenceGraph(nn.Module):
+    """All that happens to a picture between its decoder and its answer.
+
+    Args:
+        classifier: In evaluation mode; it is used as it is, not copied.
+        presize: Of the decoded pictures; None if they keep their own size.
+        final_resize: Of the presized pictures; None if they already have the size that the network sees.
+        temperature: What logits are divided by before they become probabilities.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        presize: Presize | None,
+        final_resize: SeparableResize | None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.presize = presize
+        self.final_resize = final_resize
+        self.classifier = classifier
+        self.temperature = temperature
+        self.task: Task = classifier.task
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the answers.
+
+        Args:
+            images: uint8 ``(B, H, W, 3)``, RGB, upright.
+
+        Returns:
+            float32 ``(B, C)``: probabilities, or numbers for regression.
+        """
+        planes = images.permute(0, 3, 1, 2)
+        if self.presize is not None:
+            planes = self.presize(planes)
+        values = planes.float()
+        if self.final_resize is not None:
+            values = self.final_resize(values)
+        logits_BC = self.classifier(values / 255)
+        if self.temperature != 1:
+            logits_BC = logits_BC / self.temperature
+        return probabilities_of(logits_BC, task=self.task)
+
+
+class Presize(nn.Module):
+    """``Resize.centred`` for batches of tensors; only its first shrinking of pictures above 33 million pixels is left out.
+
+    Args:
+        resize: What to do.
+    """
+
+    def __init__(self, resize: Resize) -> None:
+        super().__init__()
+        self.size = resize.size
+        self.method = resize.method
+        self.pad_mode = resize.pad_mode
+        self.most_by_torch = MAX_COPIED_PIXELS if resampler() == "torch" else 0
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Return float32 ``(B, 3, h, w)``, whole numbers 0-255, for uint8 ``(B, 3, H, W)``."""
+        height, width = self.size
+        if self.method != "squish":
+            source_height, source_width = planes.shape[2], planes.shape[3]
+            planes = self._boxed(
+                planes, dim=2, side=source_height, wanted=source_width * height // width
+            )
+            planes = self._boxed(
+                planes, dim=3, side=source_width, wanted=source_height * width // height
+            )
+        area = planes.shape[2] * planes.shape[3]
+        values = planes.float()
+        values = _rounded(torch.matmul(values, self._weights(values.shape[3], width, area=area).T))
+        return _rounded(torch.matmul(self._weights(values.shape[2], height, area=area), values))
+
+    def _weights(self, source_side: int, side: int, *, area: int) -> Tensor:
+        """Return float32 ``(side, source_side)``: by how much each old pixel counts in each new one, along one axis.
+
+        Triangles over what a new pixel covers (Pillow, ``Resample.c``), in as many binary digits as the resampler has: with
+        all digits one grey level in 200 comes out differently, which moves a probability by up to 0.005.
+        """
+        scale = source_side / torch.full((1, 1), side, dtype=torch.float64)
+        centres = (torch.arange(side, dtype=torch.float64)[:, None] + 0.5) * scale
+        old = torch.arange(source_side, dtype=torch.float64) + 0.5
+        triangles = (1 - (old - centres).abs() / scale.clamp_min(1)).clamp_min(0)
+        weights = triangles / triangles.sum(1, keepdim=True)
+        powers = torch.tensor([2.0**digits for digits in range(_PILLOW_DIGITS + 1)]).double()
+        fits = (weights.amax(dim=(0, 1)) * powers[1:] + 0.5).floor() < _TORCH_LIMIT
+        # Pillow for pictures that would first have to be copied at great length, see resample.py.
+        by_pillow = torch.full((1,), area) > self.most_by_torch
+        digits = torch.where(by_pillow, _PILLOW_DIGITS, fits.sum())
+        unit = powers.index_select(0, digits)
+        return ((weights * unit + 0.5).floor() / unit).float()
+
+    def _boxed(self, planes: Tensor, *, dim: int, side: int, wanted: int) -> Tensor:
+        """Cut or pad one axis; ``wanted`` is how long it would be in a box of the right shape around the other one."""
+        if self.method == "crop":
+            length = torch.sym_min(side, torch.sym_max(1, wanted))
+            # Two equal lines become what one would; torch.export treats an axis of length 1 as another graph.
+            places = torch.arange(torch.sym_max(2, length)).clamp_max(length - 1)
+            return planes.index_select(dim, places + (side - length) // 2)
+        length = torch.sym_max(side, wanted)
+        places = torch.arange(torch.sym_max(2, length)).clamp_max(length - 1) - (length - side) // 2
+        last = torch.full((1,), side - 1)
+        if self.pad_mode == "reflection":
+            period = (2 * last).clamp_min(1)
+            turned = torch.remainder(places, period)
+            return planes.index_select(dim, torch.minimum(turned, period - turned))
+        inside = torch.minimum(places.clamp_min(0), last)
+        padded = planes.index_select(dim, inside)
+        if self.pad_mode == "border":
+            return padded
+        shape = [1, 1, 1, 1]
+        shape[dim] = -1
+        return torch.where((inside == places).view(shape), padded, torch.zeros_like(padded[:1]))
+
+
+class SeparableResize(nn.Module):
+    """A resampling along the axes as two matrix products: all that validation does after the presize.
+
+    Args:
+        down: float32 ``(h, H)``.
+        across: float32 ``(w, W)``.
+        clamps: Whether values are kept within 0-255; a cubic overshoots at edges.
+    """
+
+    down: Tensor
+    across_T: Tensor
+
+    def __init__(self, down: Tensor, across: Tensor, *, clamps: bool) -> None:
+        super().__init__()
+        self.register_buffer("down", down)
+        self.register_buffer("across_T", across.T.contiguous())
+        self.clamps = clamps
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return float ``(B, 3, h, w)`` for float ``(B, 3, H, W)``."""
+        values = torch.matmul(self.down, torch.matmul(values, self.across_T))
+        return values.clamp(0, 255) if self.clamps else values
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return (values + 0.5).floor().clamp(0, 255)
+
+
+def inference_graph(bundle: Bundle) -> InferenceGraph:
+    """Return the module that takes decoded pictures, for a model file that was opened.
+
+    Args:
+        bundle: On the CPU; the graph uses its classifier.
+
+    Raises:
+        ConfigError: Pictures keep their own size until the final resize, so that this would differ from picture to picture.
+    """
+    resize, final = bundle.manifest.resize, bundle.manifest.final_resize
+    calibration = bundle.manifest.calibration
+    if resize is None and final.size is not None:
+        raise ConfigError(
+            f"This model brings pictures of every size to {final.size[0]} x {final.size[1]} pixels in one step after they "
+            "are made batches of, and that step is not one graph for all sizes. Train with item_tfms=Resize(...), then export."
+        )
+    graph = InferenceGraph(
+        bundle.classifier,
+        presize=None if resize is None else Presize(resize),
+        final_resize=None if resize is None else separable_resize(final, source_size=resize.size),
+        temperature=1.0 if calibration is None else calibration.temperature,
+    )
+    return graph.eval()
+
+
+def separable_resize(final: FinalResize, *, source_size: Size) -> SeparableResize | None:
+    """Return what validation does to pictures of one size, or None where it does nothing.
+
+    The matrices are made of what ``augment_pictures`` uses, applied to one picture for each row of the source: the area
+    average before a strong shrinking, then the sampling at the places that the map of validation gives.
+
+    Args:
+        final: How pictures come to the size that the network sees.
+        source_size: ``(height, width)`` of the presize.
+    """
+    size = source_size if final.size is None else final.size
+    policy = final.augmentation().policy
+    warp_133 = validation_map(policy, count=1, source_size=source_size)
+    if size == source_size and torch.equal(warp_133[0], torch.eye(3, dtype=warp_133.dtype)):
+        return None
+    pooled = [None]
+    if final.mode != "nearest":
+        pooled = prefilter_sizes(warp_133, source_size=source_size, size=size)
+    grid = sampling_grid(warp_133.float(), size=size, align_corners=final.align_corners)
+    matrices = [
+        _axis_matrix(
+            grid[:, 0, :, 0] if axis == 1 else grid[:, :, 0, 1],
+            side=source_size[axis],
+            pooled_side=None if pooled[0] is None else pooled[0][axis],
+            mode=final.mode,
+            pad_mode=final.pad_mode,
+            align_corners=final.align_corners,
+        )
+        for axis in (0, 1)
+    ]
+    return SeparableResize(matrices[0], matrices[1], clamps=final.mode == "bicubic")
+
+
+def _axis_matrix(
+    places: Tensor,
+    *,
+    side: int,
+    pooled_side: int | None,
+    mode: Mode,
+    pad_mode: PadMode,
+    align_corners: bool,
+) -> Tensor:
+    """Return float32 ``(outputs, side)``, from how pictures of one row are sampled of which each has one white pixel.
+
+    Args:
+        places: float32 ``(1, outputs)``, -1 to 1 along the axis.
+        side: Pixels of the source along the axis.
+        pooled_side: Pixels after the area average; None without one.
+        mode: Interpolation.
+        pad_mode: What is seen outside the picture.
+        align_corners: Whether -1 and 1 are the centres of the corner pixels.
+    """
+    rows = torch.eye(side).view(side, 1, 1, side)
+    if pooled_side is not None:
+        rows = area_average(rows, size=(1, pooled_side))
+    rows = rows.permute(1, 0, 2, 3)  # as the channels of one picture
+    grid = torch.stack([places, torch.zeros_like(places)], dim=-1)[:, None]
+    seen = sample_at(rows, grid=grid, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
+    return seen[0, :, 0].T.contiguous()

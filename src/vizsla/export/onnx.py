@@ -1,0 +1,264 @@
+"""A model file in, an ONNX file or a torch.export program with its preprocessing inside out, checked before it is kept.
+
+Both take uint8 pictures ``(B, H, W, 3)`` of any size as a decoder gives them and return ``(B, C)`` calibrated
+probabilities. Neither is kept if its answers differ from those of the model file by more than 0.001.
+
+Shape legend: B pictures of one size, H x W, C classes (or numbers).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vizsla.errors import ConfigError, MissingExtraError
+from vizsla.export.bundle import load_bundle
+from vizsla.export.graph import inference_graph
+from vizsla.export.manifest import manifest_to_json
+from vizsla.export.parity import Reference, check_close, compare
+from vizsla.export.predictor import Predictor
+from vizsla.export.verify import (
+    INPUT_NAME,
+    METADATA_PREFIX,
+    Parity,
+    golden_path,
+    onnx_answers,
+    write_golden,
+)
+from vizsla.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch.export import ExportedProgram
+
+    from vizsla.export.graph import InferenceGraph
+    from vizsla.export.manifest import Manifest
+    from vizsla.export.verify import Answers
+
+OPSET = 18
+"""The ONNX operators that are used; onnxruntime has known them since version 1.14 (2023)."""
+
+_LARGEST_SIDE = 65_535  # Pixels, and pictures of a batch; torch.export wants a bound.
+_MOST_BYTES = 1_900_000_000  # One ONNX file is one protobuf message, which ends at 2 GiB.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportedModel:
+    """What was written.
+
+    Attributes:
+        path: The file.
+        parity: How far its answers are off from those of the model file.
+        golden: The pictures and answers beside it; None if there are none.
+    """
+
+    path: Path
+    parity: Parity
+    golden: Path | None
+
+
+def export_model(
+    model: Path | str,
+    *,
+    onnx: Path | str | None = None,
+    torch_program: Path | str | None = None,
+    pictures: Sequence[Path | str] = (),
+) -> tuple[ExportedModel, ...]:
+    """Write a model file as ONNX, as a ``torch.export`` program, or both, and check that they answer alike.
+
+    Args:
+        model: A file that ``save_bundle`` wrote.
+        onnx: ONNX file to write; the golden pictures lie beside it, see ``golden_path``.
+        torch_program: ``.pt2`` file to write.
+        pictures: Files, and folders whose pictures are all taken, to check with; empty for some made for this.
+
+    Returns:
+        What was written, in that order.
+
+    Raises:
+        ModelFileError: The model file cannot be used.
+        ConfigError: Neither file was asked for, or torch cannot make one graph of the network.
+        OutputError: A file cannot be written, or its answers differ by more than 0.001. Old files are untouched.
+        DataError: A picture cannot be read, or a folder has none.
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+
+    Example:
+        >>> export_model("model.safetensors", onnx="model.onnx")[0].parity.max_difference < 1e-3
+        True
+    """
+    if onnx is None and torch_program is None:
+        raise ConfigError("Nothing to export to. Give a file: --onnx FILE, --torch FILE, or both.")
+    if onnx is not None:
+        _check_installed()
+    bundle = load_bundle(model)
+    resize = bundle.manifest.resize
+    reference = Reference(
+        Predictor.of_bundle(bundle),
+        pictures=pictures,
+        cover=None if resize is None else resize.cover(training=False),
+    )
+    graph = inference_graph(bundle)
+    paths = [Path(path) for path in (onnx, torch_program) if path is not None]
+    with ExitStack() as files:
+        # All are written and checked under temporary names, then all appear.
+        temporary = [files.enter_context(atomic_write(path)) for path in paths]
+        program = exported_program(graph)
+        answers: list[Answers] = []
+        if onnx is not None:
+            temporary[0].write_bytes(onnx_bytes(program, manifest=bundle.manifest))
+            answers.append(onnx_answers(temporary[0]))
+        if torch_program is not None:
+            with temporary[-1].open("wb") as file:  # given a path, it would note the temporary name
+                torch.export.save(program, file)
+            answers.append(program_answers(temporary[-1]))
+        parities, kept = compare(reference.batches(), answers=answers)
+        for parity, path in zip(parities, paths, strict=True):
+            check_close(parity, path=path)
+        golden = None if onnx is None else golden_path(onnx)
+        if golden is not None:
+            write_golden(golden, kept)
+    return tuple(
+        ExportedModel(
+            path=path,
+            parity=parity,
+            golden=golden if onnx is not None and path == Path(onnx) else None,
+        )
+        for path, parity in zip(paths, parities, strict=True)
+    )
+
+
+def exported_program(graph: InferenceGraph) -> ExportedProgram:
+    """Return the graph as torch.export sees it, for every number and size of pictures.
+
+    Args:
+        graph: In evaluation mode.
+
+    Raises:
+        ConfigError: torch cannot follow the network, or it takes pictures of some sizes only.
+    """
+    from torch.export import Dim, export
+
+    largest = _LARGEST_SIDE
+    sides = {0: Dim("batch", min=1, max=largest), 1: Dim("height", min=1, max=largest)}
+    example = torch.zeros((2, 96, 80, 3), dtype=torch.uint8)
+    shapes = ({**sides, 2: Dim("width", min=1, max=largest)},)
+    with _quiet(), torch.no_grad():
+        try:
+            program = export(graph, (example,), dynamic_shapes=shapes)
+        except Exception as error:
+            raise ConfigError(
+                f"torch {torch.__version__} cannot make one graph of the network "
+                f"{graph.classifier.backbone.spec.name}: {_reason(error)} Use another architecture or version of torch."
+            ) from error
+    # Line numbers of the files of this machine are nobody's business.
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
+
+
+def onnx_bytes(program: ExportedProgram, *, manifest: Manifest) -> bytes:
+    """Return a program as the content of an ONNX file.
+
+    Args:
+        program: As ``exported_program`` gives it.
+        manifest: Its text, the names of the classes and the task become metadata of the file.
+
+    Raises:
+        ConfigError: An operation of the network has no counterpart in ONNX, or the file would be above 1.9 GB.
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
+    _check_installed()
+    num_bytes = sum(value.numel() * value.element_size() for value in program.state_dict.values())
+    if num_bytes > _MOST_BYTES:
+        raise ConfigError(
+            f"The weights take {num_bytes / 1e9:.1f} GB, and an ONNX file has at most 2. Use --torch FILE instead."
+        )
+    name = manifest.backbone.name
+    with _quiet():
+        try:
+            written: Any = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=["values" if manifest.task == "regression" else "probabilities"],
+                verbose=False,
+            )
+        except Exception as error:
+            raise ConfigError(
+                f"The network {name} cannot be written as ONNX by torch {torch.__version__}: {_reason(error)} "
+                "Use --torch FILE instead, or another architecture."
+            ) from error
+    proto: Any = written.model_proto
+    _remove_traces(proto)
+    for key, value in (
+        ("manifest", manifest_to_json(manifest)),
+        ("vocab", json.dumps(manifest.vocab)),
+        ("task", manifest.task),
+    ):
+        proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
+    return proto.SerializeToString()
+
+
+def program_answers(path: Path) -> Answers:
+    """Return a function from uint8 ``(B, H, W, 3)`` to float32 ``(B, C)``, computed by a program of ``torch.export``.
+
+    Args:
+        path: A ``.pt2`` file of your own: torch does not promise that opening a foreign one is safe.
+    """
+    with _quiet():
+        module = torch.export.load(path).module()
+
+    def answers(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return module(torch.from_numpy(images)).numpy()
+
+    return answers
+
+
+def _remove_traces(proto: Any) -> None:
+    """Leave out what torch notes for its own developers: source lines, with paths, of every operation."""
+    graph = proto.graph
+    for part in (
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+        graph,
+    ):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def _check_installed() -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra="onnx", purpose="write ONNX files")
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Let torch's exporters keep to themselves what they warn their developers of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """Return what was wrong at first; above it the exporters put instructions to their own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]

@@ -1,0 +1,116 @@
+"""A prediction, or a model's description, in; plain values for JSON out, under the names that ``vizsla predict --json`` has."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from vizsla import __version__
+from vizsla.report.texts import printable
+
+if TYPE_CHECKING:
+    from vizsla.export.manifest import Manifest
+    from vizsla.export.predictor import Prediction
+    from vizsla.serve.engine import Answer, Engine
+    from vizsla.serve.limits import Limits
+
+MOST_NEAREST = 12
+_LONGEST_NAME = 200
+_SHOWN_LIMITS = ("body_bytes", "pictures", "requests_per_second", "seconds")
+
+
+def shown_name(name: str) -> str:
+    """Return the name of an upload to be read by people, on one line; it is never used as a path.
+
+    Args:
+        name: As the client gave it, any text.
+    """
+    one_line = printable(name).replace("\n", " ").replace("\t", " ").strip()
+    return one_line if len(one_line) <= _LONGEST_NAME else f"{one_line[: _LONGEST_NAME - 1]}…"
+
+
+def answer_values(answer: Answer, *, name: str, vocab: tuple[str, ...]) -> dict[str, object]:
+    """Return one element of ``pictures`` in the response.
+
+    Args:
+        answer: What is said of the picture.
+        name: As the client gave it.
+        vocab: Names of the classes or numbers.
+    """
+    values: dict[str, object] = {"name": shown_name(name)}
+    if answer.prediction is None:
+        return {**values, "error": printable(answer.error)}
+    values |= prediction_values(answer.prediction, vocab=vocab)
+    if answer.heat is not None:
+        values["heat"] = _data_address(answer.heat)
+    if answer.nearest:
+        values["nearest"] = [
+            {
+                "label": neighbour.label,
+                "similarity": neighbour.similarity,
+                "picture": _data_address(neighbour.thumbnail),
+            }
+            for neighbour in answer.nearest
+        ]
+    return values
+
+
+def prediction_values(prediction: Prediction, *, vocab: tuple[str, ...]) -> dict[str, object]:
+    """Return what a model says of a picture.
+
+    Args:
+        prediction: Of any task.
+        vocab: Names of the classes or numbers.
+    """
+    if prediction.task == "regression":
+        return {"prediction": dict(zip(vocab, prediction.values, strict=True))}
+    several = prediction.task == "multi_category"
+    return {
+        "prediction": list(prediction.labels) if several else prediction.label,
+        "probability": prediction.probability,
+        "top": [{"label": label, "probability": value} for label, value in prediction.top],
+        "probabilities": dict(zip(vocab, prediction.probabilities.tolist(), strict=True)),
+    }
+
+
+def model_values(
+    manifest: Manifest, *, engine: Engine, limits: Limits, title: str
+) -> dict[str, object]:
+    """Return what ``GET /api/model`` says.
+
+    Args:
+        manifest: Of the model file.
+        engine: What it runs in.
+        limits: What it takes.
+        title: Name of the model for people.
+    """
+    shown = asdict(limits)
+    return {
+        "title": shown_name(title),
+        "task": manifest.task,
+        "vocab": list(manifest.vocab),
+        "architecture": manifest.backbone.name,
+        "weights": manifest.backbone.weights,
+        "licence": manifest.backbone.licence,
+        "size": manifest.size,
+        "created": manifest.created,
+        "recipe": manifest.notes,
+        "metrics": [
+            {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in asdict(metric).items()
+            }
+            for metric in manifest.metrics
+        ],
+        "heat": engine.explains,
+        "nearest": 0 if engine.index is None else len(engine.index.labels),
+        "limits": {name: shown[name] for name in _SHOWN_LIMITS} | {"pixels": engine.max_pixels},
+        "device": str(engine.predictor.device),
+        "vizsla": __version__,
+    }
+
+
+def _data_address(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"

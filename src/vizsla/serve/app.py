@@ -1,0 +1,252 @@
+"""An engine and its limits in, the web application out: the page, the JSON interface, health and metrics.
+
+Nothing here opens a file at a visitor's wish: the page's parts are read from the package at the start, by fixed names.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from vizsla.errors import ConfigError
+from vizsla.serve.answers import MOST_NEAREST, answer_values, model_values
+from vizsla.serve.engine import Engine
+from vizsla.serve.guard import LOOPBACK_NAMES, Guard
+from vizsla.serve.limits import Admission, Rates, RefusedError, busy
+from vizsla.serve.metrics import CONTENT_TYPE, Metrics
+from vizsla.serve.openapi import description
+from vizsla.serve.uploads import check_content_type, read_body, uploads_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+
+    from vizsla.export.manifest import Manifest
+    from vizsla.export.predictor import Predictor
+    from vizsla.serve.limits import Limits
+    from vizsla.serve.nearest import NearestIndex
+
+ASSETS = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/api": ("api.html", "text/html; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/api.js": ("api.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""Every file that is served, by its path."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """What a server may be called.
+
+    Attributes:
+        names: Of this machine, lower case.
+        any_address: Whether any IP address will do too.
+    """
+
+    names: Collection[str] = LOOPBACK_NAMES
+    any_address: bool = False
+
+
+class Site:
+    """Answers requests; one for each server.
+
+    Args:
+        engine: Predicts.
+        manifest: Of the model file.
+        limits: What is taken.
+        metrics: Where pictures are counted.
+        title: Name of the model, for people.
+    """
+
+    def __init__(
+        self, engine: Engine, *, manifest: Manifest, limits: Limits, metrics: Metrics, title: str
+    ) -> None:
+        self.engine = engine
+        self.metrics = metrics
+        self._limits = limits
+        self._rates = Rates(limits.requests_per_second)
+        self.admission = Admission(limits)
+        self._about = partial(model_values, manifest, engine=engine, limits=limits, title=title)
+        self._description = description(
+            title=title, task=manifest.task, limits=limits, max_pixels=engine.max_pixels
+        )
+
+    async def predict(self, request: Request) -> Response:
+        """Answer ``POST /api/predict``."""
+        self._rates.take(request.client.host if request.client else "")
+        heat = bool(_number(request, "heat", most=1))
+        nearest = _number(request, "nearest", most=MOST_NEAREST)
+        content_type = request.headers.get("content-type", "")
+        check_content_type(content_type)
+        with self.admission.admitted(_content_length(request)):
+            body = await read_body(request.stream(), limits=self._limits)
+            name = request.query_params.get("name", "")
+            uploads = await self.engine.work(
+                partial(uploads_of, body, content_type=content_type, name=name, limits=self._limits)
+            )
+            del body
+            answers = await self.engine.answer(
+                [upload.data for upload in uploads], heat=heat, nearest=nearest
+            )
+        vocab = self.engine.predictor.vocab
+        values = [
+            answer_values(answer, name=upload.name, vocab=vocab)
+            for upload, answer in zip(uploads, answers, strict=True)
+        ]
+        for answer in answers:
+            self.metrics.note_picture("unreadable" if answer.error else "predicted")
+        status = 200 if any(answer.prediction is not None for answer in answers) else 422
+        return JSONResponse({"pictures": values}, status_code=status)
+
+    async def model(self, _request: Request) -> Response:
+        """Answer ``GET /api/model``."""
+        return JSONResponse(self._about())
+
+    async def openapi(self, _request: Request) -> Response:
+        """Answer ``GET /openapi.json``."""
+        return JSONResponse(self._description)
+
+    async def health(self, _request: Request) -> Response:
+        """Answer ``GET /health``."""
+        return JSONResponse({"status": "ok"})
+
+    async def counters(self, _request: Request) -> Response:
+        """Answer ``GET /metrics``."""
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+
+def build_app(
+    predictor: Predictor,
+    *,
+    manifest: Manifest,
+    limits: Limits,
+    title: str,
+    index: NearestIndex | None = None,
+    names: Names | None = None,
+    max_batch: int = 0,
+) -> Guard:
+    """Return the web application.
+
+    Args:
+        predictor: Predicts; its network is tried once on a grey picture.
+        manifest: Of the model file.
+        limits: What is taken.
+        title: Name of the model, for people.
+        index: Training pictures to compare with; None for none.
+        names: What the server may be called; None for those of the loopback interface.
+        max_batch: Pictures that run through the network together; 0 for what suits the device.
+
+    Raises:
+        ConfigError: The network's output is not finite.
+    """
+    metrics = Metrics()
+    engine = Engine(
+        predictor,
+        limits=limits,
+        index=index,
+        keeps_size=manifest.size is None,
+        max_batch=max_batch,
+        on_batch=metrics.note_batch,
+    )
+    site = Site(engine, manifest=manifest, limits=limits, metrics=metrics, title=title)
+    metrics.gauges += [
+        ("vizsla_requests", "Predictions under way.", lambda: site.admission.requests),
+        ("vizsla_buffered_bytes", "Set aside for bodies.", lambda: site.admission.reserved_bytes),
+        ("vizsla_waiting_pictures", "Wait for their batch.", lambda: engine.batcher.num_waiting),
+    ]
+
+    @asynccontextmanager
+    async def working(_app: Starlette) -> AsyncGenerator[None]:
+        async with engine:
+            yield
+
+    routes = [
+        Route("/api/predict", site.predict, methods=["POST"]),
+        Route("/api/model", site.model),
+        Route("/openapi.json", site.openapi),
+        Route("/health", site.health),
+        Route("/metrics", site.counters),
+        *(Route(path, _asset(*asset)) for path, asset in ASSETS.items()),
+    ]
+    application = Starlette(
+        routes=routes,
+        lifespan=working,
+        exception_handlers={
+            RefusedError: _refused,
+            ConfigError: _failed,
+            ClientDisconnect: _gone,
+            404: _not_found,
+            405: _wrong_method,
+        },
+    )
+    application.router.redirect_slashes = False
+    known = Names() if names is None else names
+    return Guard(
+        application,
+        limits=limits,
+        metrics=metrics,
+        routes=[route.path for route in routes],
+        names=known.names,
+        any_address=known.any_address,
+    )
+
+
+def _asset(file: str, content_type: str) -> Callable[[Request], Awaitable[Response]]:
+    """Return what answers with a file of the package, read once."""
+    content = (files("vizsla.serve") / "static" / file).read_bytes()
+    headers = {"content-type": content_type, "cache-control": "no-cache"}
+
+    async def answer(_request: Request) -> Response:
+        return Response(content, headers=headers)
+
+    return answer
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    refused = error if isinstance(error, RefusedError) else busy()
+    again = refused.retry_seconds
+    headers = None if again is None else {"retry-after": str(again)}
+    return JSONResponse({"error": refused.message}, status_code=refused.status, headers=headers)
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # Nobody reads it.
+
+
+async def _failed(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=500)
+
+
+async def _not_found(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": "There is nothing here. /api lists what there is."}, status_code=404)  # fmt: skip
+
+
+async def _wrong_method(request: Request, error: Exception) -> Response:
+    headers = error.headers if isinstance(error, HTTPException) else None
+    message = f"{request.method} is not possible here. /api lists what is."
+    return JSONResponse({"error": message}, status_code=405, headers=headers)
+
+
+def _number(request: Request, name: str, *, most: int) -> int:
+    text = request.query_params.get(name, "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) <= most):
+        raise RefusedError(
+            400, f"{name} is a whole number from 0 to {most}. Received: {text[:40]!r}"
+        )
+    return int(text)
+
+
+def _content_length(request: Request) -> int | None:
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else None

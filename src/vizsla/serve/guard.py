@@ -1,0 +1,164 @@
+"""An ASGI application in, the same one behind its checks out: who is asking, how long it may take, what browsers may do.
+
+Three kinds of attack come through a visitor's own browser, from a page of somebody else. Such a page may name this machine by
+a name of its own (DNS rebinding), which the Host check finds; it may send a form here without reading the answer, which the
+Origin check finds; and it may frame the page, which the headers forbid. No other site may read answers (there is no CORS).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from vizsla.serve.limits import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, MutableMapping
+    from typing import Any
+
+    from vizsla.serve.limits import Limits
+    from vizsla.serve.metrics import Metrics
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
+
+
+class Guard:
+    """Refuses what should not come in, sets headers on what goes out, holds each request to its time, and counts.
+
+    Args:
+        application: What is guarded.
+        limits: Time of a request.
+        metrics: Where requests are counted.
+        routes: Paths that are counted by name; others as ``other``.
+        names: What this machine is called, lower case.
+        any_address: Whether it may be called by any IP address too: a page cannot rebind one.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        routes: Collection[str],
+        names: Collection[str] = LOOPBACK_NAMES,
+        any_address: bool = False,
+    ) -> None:
+        self._application = application
+        self._limits = limits
+        self._metrics = metrics
+        self._routes = frozenset(routes)
+        self._names = frozenset(names)
+        self._any_address = any_address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's event, as ASGI says."""
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        started, status = time.monotonic(), 0
+
+        async def guarded_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": _with_headers(message.get("headers", ()))}
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                self._check(scope)
+                await self._application(scope, receive, guarded_send)
+        except RefusedError as refused:
+            await send_refusal(refused, send=guarded_send)
+        except TimeoutError:
+            if status == 0:
+                refused = RefusedError(
+                    503,
+                    f"The answer took longer than {self._limits.seconds:g} seconds. Come again later, with less.",
+                    retry_seconds=5,
+                )
+                await send_refusal(refused, send=guarded_send)
+        finally:
+            route = scope["path"] if scope["path"] in self._routes else "other"
+            seconds = time.monotonic() - started
+            self._metrics.note_request(route, status=status, seconds=seconds)
+
+    def _check(self, scope: Scope) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}  # fmt: skip
+        host = _host_of(headers.get("host", ""))
+        if host not in self._names and not (self._any_address and _is_address(host)):
+            raise RefusedError(
+                421,
+                "This server does not go by that name. Use its address, or start it with --allowed-host NAME.",
+            )
+        if scope["method"] in ("GET", "HEAD"):
+            return
+        origin = headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower()
+        if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise RefusedError(403, "Pages of other sites may not send pictures to this server.")
+
+
+async def send_refusal(refused: RefusedError, *, send: Send) -> None:
+    """Answer with an error in JSON.
+
+    Args:
+        refused: Why.
+        send: As ASGI says.
+    """
+    body = json.dumps({"error": refused.message}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if refused.retry_seconds is not None:
+        headers.append((b"retry-after", str(refused.retry_seconds).encode()))
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _with_headers(headers: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    present = {name.lower() for name, _ in headers}
+    added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+    return [*headers, *((name, value) for name, value in added if name not in present)]
+
+
+def _host_of(header: str) -> str:
+    """Return the name in a Host header, without port and brackets, lower case; empty where there is none."""
+    try:
+        return (urlsplit(f"//{header}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

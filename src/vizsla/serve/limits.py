@@ -1,0 +1,194 @@
+"""Bounds of a server in; who may come in, how often and with how many bytes at once out. Used from one event loop only."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from vizsla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+_MOST_CLIENTS = 10_000
+_BURST_SECONDS = 2.0
+_IPV6_NETWORK_BITS = 64  # Whoever has one such address has a whole network of them.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a server takes at most.
+
+    Attributes:
+        body_bytes: Of one request.
+        pixels: Of one picture; larger ones are refused by their header, before they are decoded.
+        pictures: In one request.
+        requests_per_second: Predictions asked for by one client (an IPv4 address or an IPv6 /64 network), with bursts of
+            two seconds' worth; 0 for any number.
+        seconds: Time of one request, from its headers to the last byte of the answer.
+        requests: Predictions under way at once; more are asked to come again.
+        buffered_bytes: Bodies of all requests under way together; more are asked to come again.
+        connections: Open at once.
+        header_seconds: Time from the opening of a connection, or the end of an answer, to the next request's headers.
+        stop_seconds: Time that requests under way have when the server is told to stop.
+
+    Raises:
+        ConfigError: A number is negative, or 0 where that makes no sense.
+    """
+
+    body_bytes: int = 20_000_000
+    pixels: int = 50_000_000
+    pictures: int = 32
+    requests_per_second: float = 50.0
+    seconds: float = 30.0
+    requests: int = 128
+    buffered_bytes: int = 256_000_000
+    connections: int = 512
+    header_seconds: float = 10.0
+    stop_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            lowest_is_zero = field.name == "requests_per_second"
+            if not math.isfinite(value) or value < 0 or (value == 0 and not lowest_is_zero):
+                least = "0 or more" if lowest_is_zero else "above 0"
+                raise ConfigError(
+                    f"The limit {field.name} is a number {least}. Received: {value!r}"
+                )
+        if self.buffered_bytes < self.body_bytes:
+            raise ConfigError(
+                "The limit buffered_bytes holds at least one body. "
+                f"Received: buffered_bytes={self.buffered_bytes}, body_bytes={self.body_bytes}"
+            )
+
+
+class RefusedError(Exception):
+    """Why a request is not served.
+
+    Args:
+        status: HTTP status.
+        message: A sentence for people.
+        retry_seconds: When to come again; None where that would not help.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_seconds = retry_seconds
+
+
+class Rates:
+    """Counts what each client asks for: a bucket of tokens each, filled at a steady rate.
+
+    Args:
+        per_second: Tokens that a bucket gains; 0 counts nothing.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._most = max(1.0, per_second * _BURST_SECONDS)
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, address: str) -> None:
+        """Take a token of a client's.
+
+        Args:
+            address: Its IP address.
+
+        Raises:
+            RefusedError: It has none left (429).
+        """
+        if not self._per_second:
+            return
+        client, now = _client(address), self._clock()
+        tokens, since = self._buckets.pop(client, (self._most, now))
+        tokens = min(self._most, tokens + (now - since) * self._per_second)
+        if tokens < 1:
+            self._buckets[client] = (tokens, now)
+            wait = math.ceil((1 - tokens) / self._per_second)
+            raise RefusedError(
+                429,
+                f"There are more than {self._per_second:g} requests a second from this address. Come again later.",
+                retry_seconds=max(1, wait),
+            )
+        self._buckets[client] = (tokens - 1, now)
+        while len(self._buckets) > _MOST_CLIENTS:  # Those not seen for longest had time to refill.
+            self._buckets.popitem(last=False)
+
+
+class Admission:
+    """Lets requests in while there is room for them and for their bodies.
+
+    Args:
+        limits: How much room there is.
+
+    Attributes:
+        requests: Under way.
+        reserved_bytes: Set aside for their bodies.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.requests = 0
+        self.reserved_bytes = 0
+
+    @contextmanager
+    def admitted(self, body_bytes: int | None) -> Generator[None]:
+        """Hold a place for a request while the block runs.
+
+        Args:
+            body_bytes: Length of its body; None if it does not say.
+
+        Raises:
+            RefusedError: There is no room now (503), or the body is too large whenever it comes (413).
+        """
+        limits = self._limits
+        if body_bytes is not None and body_bytes > limits.body_bytes:
+            raise body_too_large(limits)
+        reserved = limits.body_bytes if body_bytes is None else body_bytes
+        if (
+            self.requests >= limits.requests
+            or self.reserved_bytes + reserved > limits.buffered_bytes
+        ):
+            raise busy()
+        self.requests += 1
+        self.reserved_bytes += reserved
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.reserved_bytes -= reserved
+
+
+def busy() -> RefusedError:
+    """Return the answer to a request that there is no room for now."""
+    return RefusedError(
+        503, "The server is busy with other pictures. Come again in a second.", retry_seconds=1
+    )
+
+
+def body_too_large(limits: Limits) -> RefusedError:
+    """Return the answer to a body that is too large."""
+    return RefusedError(
+        413,
+        f"The request has more than {limits.body_bytes / 1e6:g} MB. Send fewer or smaller pictures.",
+    )
+
+
+def _client(address: str) -> str:
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, _IPV6_NETWORK_BITS), strict=False))
+    return str(found)

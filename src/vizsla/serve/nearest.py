@@ -1,0 +1,282 @@
+"""Training pictures in, those that a network finds most like a new one out, with small copies of them to look at.
+
+Features are what the head pools from the body, scaled to length 1, so that the similarity of two pictures is the cosine of
+their angle. Shapes: N training pictures, B new ones, D features.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from contextlib import closing
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from vizsla.data.loader import default_num_workers
+from vizsla.data.read_ahead import read_ahead
+from vizsla.data.resolve import resolve_data
+from vizsla.data.sources import get_image_files
+from vizsla.errors import ConfigError, DataError, PictureError
+from vizsla.infer.run import evaluation_mode
+from vizsla.models.feature_head import FeatureHead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vizsla.export.predictor import Predictor
+    from vizsla.models.classifier import Classifier
+
+MOST_PICTURES = 30_000
+"""Of more, every k-th is taken; these take about 300 MB with a thousand features."""
+
+THUMBNAIL_SIDE = 144
+_JPEG_QUALITY = 78
+_BATCH_SIZE = 16
+_ROWS_AT_ONCE = 8192  # Half-precision rows are widened by so many, 40 MB for a thousand features.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownPicture:
+    """A picture that a network learned from.
+
+    Attributes:
+        path: The file; it is read once, and no visitor is told where it lies.
+        label: In words, empty where it is not known.
+    """
+
+    path: Path
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbour:
+    """A known picture that is like a new one.
+
+    Attributes:
+        label: Of the known picture.
+        similarity: Cosine, 1 for pictures that the network cannot tell apart.
+        thumbnail: The bytes of a JPEG.
+    """
+
+    label: str
+    similarity: float
+    thumbnail: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NearestIndex:
+    """Features, labels and thumbnails of known pictures, all in memory.
+
+    Attributes:
+        features: float16 ``(N, D)``, rows of length 1.
+        labels: One for each row.
+        thumbnails: JPEG bytes for each row.
+        num_left_out: Pictures that could not be read.
+    """
+
+    features: Tensor
+    labels: tuple[str, ...]
+    thumbnails: tuple[bytes, ...]
+    num_left_out: int = 0
+
+    def find(self, queries_BD: Tensor, *, count: int) -> list[list[Neighbour]]:
+        """Return the most similar known pictures of each new one, best first.
+
+        Args:
+            queries_BD: float32 ``(B, D)`` on the CPU, as ``pooled_features`` gives them.
+            count: How many; fewer where there are not so many.
+        """
+        parts = [part.float() @ queries_BD.T for part in self.features.split(_ROWS_AT_ONCE)]
+        similarities_BN = torch.cat(parts).T
+        best = similarities_BN.topk(min(count, len(self.labels)), dim=1)
+        return [
+            [
+                Neighbour(label=self.labels[row], similarity=value, thumbnail=self.thumbnails[row])
+                for row, value in zip(rows, values, strict=True)
+            ]
+            for rows, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+
+def pooled_features(classifier: Classifier, images: Tensor) -> Tensor:
+    """Return what the head pools out of pictures, each row of length 1.
+
+    Args:
+        classifier: Used in evaluation mode. A ``FeatureHead`` pools and standardises; for others the last map is averaged.
+        images: float ``(B, 3, H, W)`` with values 0-1.
+
+    Returns:
+        float32 ``(B, D)`` on the CPU.
+    """
+    with evaluation_mode(classifier), torch.inference_mode():
+        maps = classifier.stage_maps(images)
+        head = classifier.head
+        if isinstance(head, FeatureHead):
+            pooled = (head.pool(maps) - head.offset) * head.scale
+        else:
+            pooled = maps[-1].float().mean(dim=(2, 3))
+        return F.normalize(pooled.float(), dim=1).cpu()
+
+
+def build_index(
+    predictor: Predictor,
+    pictures: Sequence[KnownPicture],
+    *,
+    on_progress: Callable[[int], None] = lambda _done: None,
+) -> NearestIndex:
+    """Read known pictures once and keep what is needed to find them again.
+
+    Args:
+        predictor: Its network makes the features.
+        pictures: Those that cannot be read are left out.
+        on_progress: Told how many are done.
+
+    Raises:
+        DataError: None of them can be read.
+    """
+    chosen = evenly_chosen(pictures, most=MOST_PICTURES)
+
+    def read(known: KnownPicture) -> tuple[KnownPicture, NDArray[np.uint8] | None]:
+        try:
+            return known, predictor.prepare(known.path)
+        except PictureError:
+            return known, None
+
+    features: list[Tensor] = []
+    labels: list[str] = []
+    thumbnails: list[bytes] = []
+    workers = default_num_workers()
+    ahead = read_ahead(read, chosen, num_workers=workers, max_waiting=2 * _BATCH_SIZE)
+    with closing(ahead):
+        done = 0
+        while batch := list(islice(ahead, _BATCH_SIZE)):
+            readable = [(known, pixels) for known, pixels in batch if pixels is not None]
+            features += features_of(predictor, [pixels for _, pixels in readable]).half()
+            labels += [known.label for known, _ in readable]
+            thumbnails += [_thumbnail(pixels) for _, pixels in readable]
+            done += len(batch)
+            on_progress(done)
+    if not labels:
+        raise DataError(
+            f"None of the {len(chosen):,} training pictures can be read, so none can be shown as nearest. "
+            "Leave --run or --nearest out, or give the folder where they are."
+        )
+    return NearestIndex(
+        features=torch.stack(features),
+        labels=tuple(labels),
+        thumbnails=tuple(thumbnails),
+        num_left_out=len(chosen) - len(labels),
+    )
+
+
+def features_of(predictor: Predictor, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Return the features of prepared pictures of any sizes, float32 ``(B, D)``; those of one size run together.
+
+    Args:
+        predictor: Its network makes them.
+        pictures: As ``Predictor.prepare`` gives them.
+    """
+    rows: dict[int, Tensor] = {}
+    for positions in positions_by_shape(pictures):
+        images = predictor.network_input([pictures[position] for position in positions])
+        rows.update(zip(positions, pooled_features(predictor.classifier, images), strict=True))
+    return torch.stack([rows[position] for position in range(len(pictures))]) if rows else torch.zeros(0, 0)  # fmt: skip
+
+
+def positions_by_shape(pictures: Iterable[NDArray[np.uint8]]) -> Iterator[list[int]]:
+    """Yield the positions of pictures of one shape, shape by shape."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for position, picture in enumerate(pictures):
+        found.setdefault(picture.shape, []).append(position)
+    yield from found.values()
+
+
+def pictures_of_folder(folder: Path) -> list[KnownPicture]:
+    """Return the pictures below a folder, labelled with the name of the folder that they lie in.
+
+    Args:
+        folder: Where to look; pictures that lie in it directly have no label.
+
+    Raises:
+        DataError: It is no folder or has no pictures.
+    """
+    return [
+        KnownPicture(path=path, label="" if path.parent == folder else path.parent.name)
+        for path in get_image_files(folder)
+    ]
+
+
+def pictures_of_run(folder: Path) -> list[KnownPicture]:
+    """Return the pictures that a run of ``vizsla train`` or ``vizsla demo`` learned from.
+
+    Args:
+        folder: Of the run; its ``config.toml`` says where the data is and how it was split.
+
+    Raises:
+        DataError: There is no such file, it lacks what is needed, or the data is not there any more.
+    """
+    config = folder / "config.toml"
+    try:
+        values = tomllib.loads(config.read_text(encoding="utf-8"))
+        data, seed = str(values["data"]), int(values["seed"])
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{config} does not say what the run was trained on ({type(error).__name__}: {error}). "
+            "Give the folder of a run, or the training pictures themselves with --nearest FOLDER."
+        ) from error
+    if data == "elpv-dataset":
+        from vizsla.data.external import solar_cells
+
+        table = solar_cells(seed=seed)
+    else:
+        labels, valid = str(values.get("labels", "folder")), str(values.get("valid", "auto"))
+        table = resolve_data(data, labels=labels, valid=valid, seed=seed)
+    return [
+        KnownPicture(path=table.paths[row], label=table.label(row))
+        for row in table.train_rows.tolist()
+    ]
+
+
+def evenly_chosen(pictures: Sequence[KnownPicture], *, most: int) -> list[KnownPicture]:
+    """Return at most so many pictures, spread evenly over all of them.
+
+    Args:
+        pictures: All of them, in order.
+        most: How many may be taken.
+
+    Raises:
+        ConfigError: ``most`` is below 1.
+    """
+    if most < 1:
+        raise ConfigError(f"At least one picture is taken. Received: most={most}")
+    if len(pictures) <= most:
+        return list(pictures)
+    return [pictures[number * len(pictures) // most] for number in range(most)]
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
+    return jpeg_bytes(picture, quality=_JPEG_QUALITY)
+
+
+def jpeg_bytes(picture: Image.Image, *, quality: int) -> bytes:
+    """Return a picture as the bytes of a JPEG file.
+
+    Args:
+        picture: RGB.
+        quality: 1-95, as Pillow counts.
+    """
+    buffer = BytesIO()
+    picture.save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()

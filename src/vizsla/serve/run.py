@@ -1,0 +1,232 @@
+"""A model file, an address and limits in; a server that runs until it is told to stop, then finishes what it has begun."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vizsla.errors import ConfigError, MissingExtraError
+from vizsla.export.bundle import read_manifest
+from vizsla.export.predictor import Predictor
+from vizsla.serve.limits import Limits
+from vizsla.serve.memory import share_memory_between_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+    from types import FrameType
+
+    import uvicorn
+
+    from vizsla.serve.app import Names
+    from vizsla.serve.nearest import NearestIndex
+
+DEFAULT_PORT = 8000
+_BACKLOG = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServePlan:
+    """How a model is served.
+
+    Attributes:
+        model: A model file.
+        host: Address to listen at; others than those of the loopback interface let other machines in.
+        port: 0 for any free one.
+        device: Where the network runs.
+        limits: What is taken.
+        allowed_hosts: Further names that this machine goes by.
+        title: Name of the model on the page; empty for that of its file or folder.
+        max_batch: Pictures that run through the network together; 1 predicts one by one, 0 takes what suits the device.
+    """
+
+    model: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    device: str = "auto"
+    limits: Limits = field(default_factory=Limits)
+    allowed_hosts: tuple[str, ...] = ()
+    title: str = ""
+    max_batch: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"A port is a number from 0 to 65535. Received: {self.port}")
+        if self.max_batch < 0:
+            raise ConfigError(f"A batch is a number of pictures. Received: {self.max_batch}")
+
+
+def serve(
+    plan: ServePlan,
+    *,
+    make_index: Callable[[Predictor], NearestIndex | None] = lambda _predictor: None,
+    say: Callable[[str], None],
+) -> None:
+    """Serve a model until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for requests under way.
+
+    Args:
+        plan: What to serve where.
+        make_index: Makes the index of training pictures once the model is open, or returns None.
+        say: Writes a line for people.
+
+    Raises:
+        MissingExtraError: starlette, uvicorn or python-multipart is not installed.
+        ModelFileError: The model cannot be opened.
+        ConfigError: The address cannot be listened at, or there is no such device.
+    """
+    check_extra()
+    share_memory_between_threads()
+    from vizsla.serve.app import build_app
+
+    with listening(plan.host, plan.port) as listener:  # Before the model, which takes seconds.
+        manifest = read_manifest(plan.model)
+        predictor = Predictor.load(plan.model, device=plan.device)
+        application = build_app(
+            predictor,
+            manifest=manifest,
+            limits=plan.limits,
+            title=plan.title or title_of(plan.model),
+            index=make_index(predictor),
+            names=names_for(listener, allowed=plan.allowed_hosts),
+            max_batch=plan.max_batch,
+        )
+        server = make_server(application, limits=plan.limits)
+        with _stopped_by_signals(server):
+            say(f"Serving {plan.model} at {address_of(listener)}  (Ctrl-C stops)")
+            if not is_loopback(listener):
+                say(
+                    "Warning: other machines can reach this server. It knows no passwords and no encryption; let only "
+                    "people whom you trust into this network, or put a proxy with both before it."
+                )
+            server.run(sockets=[listener])
+    say("Stopped.")
+
+
+def check_extra() -> None:
+    """Find out whether the packages of the extra are there.
+
+    Raises:
+        MissingExtraError: One is not.
+    """
+    from importlib.util import find_spec
+
+    for package, name in (
+        ("starlette", "starlette"),
+        ("uvicorn", "uvicorn"),
+        ("python_multipart", "python-multipart"),
+    ):
+        if find_spec(package) is None:
+            raise MissingExtraError(name, extra="serve", purpose="serve a model")
+
+
+def make_server(application: object, *, limits: Limits) -> uvicorn.Server:
+    """Return a server that has not begun.
+
+    Args:
+        application: An ASGI application.
+        limits: Connections, and the times for headers and for stopping.
+    """
+    import uvicorn
+
+    from vizsla.serve.connection import TimedConnection
+
+    # Damaged forms get their answer; a line for each on standard error would let visitors fill a disk.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+
+    class Connection(TimedConnection):
+        header_seconds = limits.header_seconds
+
+    config = uvicorn.Config(
+        application,  # pyright: ignore[reportArgumentType] (uvicorn's own types of ASGI differ in spelling)
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
+    )
+    return uvicorn.Server(config)
+
+
+@contextmanager
+def listening(host: str, port: int) -> Generator[socket.socket]:
+    """Give a socket that listens.
+
+    Args:
+        host: A name or an address.
+        port: 0 for any free one.
+
+    Raises:
+        ConfigError: There is no such address here, or the port is taken or not allowed.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"Cannot listen at {host!r}, port {port}: {why}. Choose another --port (0 takes a free one) or --host."
+        ) from error
+    with listener:
+        yield listener
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Return whether only this machine can reach a socket."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the address to type into a browser on this machine."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
+        host = "localhost"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def names_for(listener: socket.socket, *, allowed: tuple[str, ...]) -> Names:
+    """Return what the server may be called in requests.
+
+    Args:
+        listener: Its socket. Where others can reach it, the machine's name and any IP address will do too.
+        allowed: Further names.
+    """
+    from vizsla.serve.app import Names
+    from vizsla.serve.guard import LOOPBACK_NAMES
+
+    further = {name.lower().rstrip(".") for name in allowed}
+    if is_loopback(listener):
+        return Names(names=LOOPBACK_NAMES | further | {listener.getsockname()[0]})
+    own = {socket.gethostname().lower(), socket.getfqdn().lower()}
+    return Names(names=LOOPBACK_NAMES | further | own, any_address=True)
+
+
+def title_of(model: Path) -> str:
+    """Return a name for a model: that of its file, or of its folder where all files are called the same."""
+    path = model.resolve()
+    return path.parent.name if path.name == "model.safetensors" else path.stem
+
+
+@contextmanager
+def _stopped_by_signals(server: uvicorn.Server) -> Generator[None]:
+    """Let signals stop a server, not the process: before it has begun, and when it raises them again after its end."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

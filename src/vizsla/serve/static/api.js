@@ -1,0 +1,56 @@
+"use strict";
+
+// The description of the interface in, a page that people can read out.
+
+function element(name, className, words) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (words !== undefined) made.textContent = words;
+  return made;
+}
+
+function pairs(title, entries) {
+  if (!entries.length) return [];
+  const list = element("dl", "pairs");
+  for (const [name, meaning] of entries) {
+    const row = element("div");
+    const title = element("dt");
+    for (const part of name.split(/(?<=\/)/)) title.append(part, document.createElement("wbr"));
+    row.append(title, element("dd", "", meaning));
+    list.append(row);
+  }
+  return [element("h4", "", title), list];
+}
+
+function call(path, method, operation) {
+  const block = element("article", "call");
+  const title = element("h3");
+  title.append(element("span", "method", method.toUpperCase()), path);
+  block.append(title, element("p", "", operation.summary));
+  if (operation.description) block.append(element("p", "aside", operation.description));
+  const kinds = Object.keys(operation.requestBody?.content ?? {});
+  block.append(
+    ...pairs("Query", (operation.parameters ?? []).map((one) => [one.name, one.description])),
+    ...pairs("Body", kinds.map((kind) => [kind, kind.startsWith("multipart") ? "Several pictures." : "One picture."])),
+    ...(method === "post" ? pairs("Status", Object.entries(operation.responses).map(([status, one]) => [status, one.description])) : []),
+  );
+  return block;
+}
+
+async function show() {
+  const example = document.getElementById("example");
+  example.textContent = example.textContent.replaceAll("http://127.0.0.1:8000", location.origin);
+  const description = await (await fetch("/openapi.json")).json();
+  document.getElementById("lead").textContent = description.info.description;
+  for (const [path, methods] of Object.entries(description.paths)) {
+    for (const [method, operation] of Object.entries(methods)) {
+      document.getElementById("calls").append(call(path, method, operation));
+    }
+  }
+}
+
+show().catch(() => {
+  const trouble = document.getElementById("trouble");
+  trouble.textContent = "The server does not answer. Is vizsla serve still running?";
+  trouble.hidden = false;
+});

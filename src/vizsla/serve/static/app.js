@@ -1,0 +1,353 @@
+"use strict";
+
+// Pictures from the file dialog, a drop or the clipboard in; a card for each out. Every text that came from a file or
+// from the server is put in as text, never as markup.
+
+const SENT_AT_ONCE = 3;
+const MOST_TRIES = 8;
+const FEW_BARS = 5;
+const MOST_BARS = 200;
+const NUM_NEAREST = 6;
+
+const byId = (id) => document.getElementById(id);
+const page = { model: null, waiting: [], underWay: 0 };
+
+function percent(share, decimals = 1) {
+  const smallest = 10 ** -decimals;
+  let words = (100 * share).toFixed(decimals);
+  if (share < 1 && Number(words) >= 100) words = "> " + (100 - smallest).toFixed(decimals);
+  else if (share > 0 && Number(words) <= 0) words = "< " + smallest.toFixed(decimals);
+  return words + "\u202f%";
+}
+
+function counted(number, one, many = one + "s") {
+  return number.toLocaleString("en") + "\u202f" + (number === 1 ? one : many);
+}
+
+function element(name, className, words) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (words !== undefined) made.textContent = words;
+  return made;
+}
+
+// A name that may break after its underscores, hyphens and slashes, as the report has them.
+function breakable(node, name) {
+  node.replaceChildren();
+  for (const part of name.split(/(?<=[/_-])(?=[^/_-])/)) node.append(part, document.createElement("wbr"));
+  return node;
+}
+
+function say(words) {
+  byId("status").textContent = words;
+}
+
+// ---- what the model is
+
+async function describe() {
+  let model;
+  try {
+    const response = await fetch("/api/model");
+    if (!response.ok) throw new Error(String(response.status));
+    model = await response.json();
+  } catch {
+    showTrouble("The server does not answer. Is vizsla serve still running? Start it again and reload this page.");
+    return;
+  }
+  page.model = model;
+  byId("title").textContent = model.title;
+  document.title = model.title + " · vizsla";
+  const names = model.vocab.slice(0, 12).join(", ") + (model.vocab.length > 12 ? " and others" : "");
+  byId("lead").textContent = {
+    category: `Tells ${counted(model.vocab.length, "class", "classes")} apart: ${names}.`,
+    multi_category: `Finds any of ${counted(model.vocab.length, "label")}: ${names}.`,
+    regression: `Estimates ${names}.`,
+  }[model.task];
+  const limits = model.limits;
+  byId("limits").textContent =
+    `Up to ${(limits.body_bytes / 1e6).toLocaleString("en")}\u202fMB and ` +
+    `${(limits.pixels / 1e6).toLocaleString("en")} million pixels each.`;
+  showFacts(model);
+}
+
+function showFacts(model) {
+  const facts = [["Network", model.architecture]];
+  if (model.size) facts.push(["Sees", `${model.size[1]} × ${model.size[0]} pixels`]);
+  for (const metric of model.metrics) {
+    if (metric.name !== "accuracy" || metric.value === null) continue;
+    const interval = metric.low === null ? "" : ` (95\u202f% interval ${percent(metric.low)} to ${percent(metric.high)})`;
+    facts.push(["Accuracy", `${percent(metric.value)}${interval} on ${counted(metric.num_pictures, "validation picture")}`]);
+  }
+  if (model.weights) facts.push(["Started from", model.weights + (model.licence ? `; licence: ${model.licence}` : "")]);
+  if (model.recipe) facts.push(["Recipe", model.recipe]);
+  if (model.created) facts.push(["Made", model.created.slice(0, 10)]);
+  if (model.nearest) facts.push(["Compared with", counted(model.nearest, "training picture")]);
+  facts.push(["Version", `vizsla ${model.vizsla} on ${model.device}`]);
+  byId("facts").replaceChildren(...facts.map(([name, value]) => {
+    const row = element("div");
+    row.append(element("dt", "", name), element("dd", "", value));
+    return row;
+  }));
+  byId("about").hidden = false;
+}
+
+function showTrouble(words) {
+  byId("trouble").textContent = words;
+  byId("trouble").hidden = !words;
+}
+
+// ---- taking pictures
+
+function take(files) {
+  const pictures = [...files];
+  if (!pictures.length) {
+    showTrouble("There was no picture in that. Choose picture files, or copy a picture itself, not its address.");
+    return;
+  }
+  showTrouble("");
+  byId("answers").hidden = false;
+  const cards = pictures.map((file) => newCard(file));
+  byId("list").prepend(...cards.map((card) => card.node));
+  say(`${counted(cards.length, "picture")} taken.`);
+  for (const card of cards) enqueue(card);
+}
+
+function newCard(file) {
+  const node = byId("card").content.firstElementChild.cloneNode(true);
+  const find = (selector) => node.querySelector(selector);
+  const card = { file, node, find, address: URL.createObjectURL(file), removed: false };
+  breakable(find(".path"), file.name || "pasted picture");
+  const picture = find(".given img");
+  picture.alt = "The picture " + (file.name || "that was pasted");
+  picture.addEventListener("error", () => {
+    picture.hidden = true;
+    node.classList.add("blank");
+    find(".given .missing").hidden = false;
+  });
+  picture.src = card.address;
+  find(".remove").setAttribute("aria-label", "Remove " + (file.name || "pasted picture"));
+  find(".remove").addEventListener("click", () => removeCard(card));
+  find(".again").addEventListener("click", () => {
+    enqueue(card);
+    find(".remove").focus();
+  });
+  node.card = card;
+  return card;
+}
+
+function removeCard(card) {
+  const next = card.node.nextElementSibling ?? card.node.previousElementSibling;
+  card.removed = true;
+  URL.revokeObjectURL(card.address);
+  card.node.remove();
+  if (next) next.querySelector(".remove").focus();
+  else {
+    byId("answers").hidden = true;
+    byId("choose").focus();
+  }
+}
+
+function enqueue(card) {
+  card.find(".wait").hidden = false;
+  card.find(".wait-words").textContent = "Looking at it";
+  card.find(".fault").hidden = true;
+  card.node.classList.remove("failed");
+  card.node.setAttribute("aria-busy", "true");
+  page.waiting.push(card);
+  sendNext();
+}
+
+function sendNext() {
+  while (page.underWay < SENT_AT_ONCE && page.waiting.length) {
+    const card = page.waiting.shift();
+    if (card.removed) continue;
+    page.underWay += 1;
+    send(card).finally(() => {
+      page.underWay -= 1;
+      sendNext();
+    });
+  }
+}
+
+// ---- asking the server
+
+async function send(card) {
+  const most = page.model?.limits.body_bytes;
+  if (most && card.file.size > most) {
+    const size = (card.file.size / 1e6).toLocaleString("en", { maximumFractionDigits: 1 });
+    showFault(card, "Too big", `It has ${size}\u202fMB, and this server takes ${(most / 1e6).toLocaleString("en")}\u202fMB. Make it smaller first.`);
+    return;
+  }
+  for (let tries = 1; tries <= MOST_TRIES && !card.removed; tries += 1) {
+    const response = await post(card);
+    if (!response) return;
+    if (response.status === 503 || response.status === 429) {
+      card.find(".wait-words").textContent = "The server is busy; waiting for a place";
+      const seconds = Number(response.headers.get("retry-after")) || 1;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds * (0.75 + 0.5 * Math.random())));
+      continue;
+    }
+    await showResponse(card, response);
+    return;
+  }
+  if (!card.removed) showFault(card, "The server is busy", "It had no place for this picture for a while.", true);
+}
+
+async function post(card) {
+  const form = new FormData();
+  form.append("pictures", card.file, card.file.name || "pasted.png");
+  try {
+    return await fetch(`/api/predict?heat=1&nearest=${NUM_NEAREST}`, { method: "POST", body: form });
+  } catch {
+    const words = "It may have been stopped, or the connection is lost. Is vizsla serve still running?";
+    showFault(card, "The server does not answer", words, true);
+    return null;
+  }
+}
+
+async function showResponse(card, response) {
+  let content;
+  try {
+    content = await response.json();
+  } catch {
+    showFault(card, "The server went away", "Its answer is cut off.", true);
+    return;
+  }
+  const answer = content.pictures?.[0];
+  if (!answer) {
+    const title = response.status === 413 ? "Too big" : "The server refused it";
+    showFault(card, title, content.error ?? `It says ${response.status} and nothing more.`, response.status >= 500);
+  } else if (answer.error) {
+    const title = /pixels, more than/.test(answer.error) ? "Too big" : "Cannot be read";
+    showFault(card, title, answer.error[0].toUpperCase() + answer.error.slice(1) + ".");
+  } else {
+    showAnswer(card, answer);
+  }
+}
+
+// ---- showing what came back
+
+function showFault(card, title, words, again = false) {
+  finish(card);
+  card.node.classList.add("failed");
+  card.find(".fault").hidden = false;
+  card.find(".fault-title").textContent = title;
+  card.find(".fault-words").textContent = words;
+  card.find(".again").hidden = !again;
+  say(`${card.file.name || "Pasted picture"}: ${title}. ${words}`);
+}
+
+function finish(card) {
+  card.find(".wait").hidden = true;
+  card.node.removeAttribute("aria-busy");
+}
+
+function showAnswer(card, answer) {
+  finish(card);
+  const words = verdictOf(answer);
+  card.find(".verdict").hidden = false;
+  breakable(card.find(".verdict .label"), words.label);
+  card.find(".verdict .share").textContent = words.share;
+  card.node.classList.toggle("unsure", words.unsure);
+  if (answer.probabilities) showBars(card, answer);
+  if (answer.heat) {
+    const heat = card.find(".heat");
+    heat.hidden = false;
+    heat.querySelector("img").src = answer.heat;
+    heat.querySelector("img").alt = `Heat map: bright places speak for ${words.label}`;
+  }
+  if (answer.nearest) showNearest(card, answer.nearest);
+  say(`${card.file.name || "Pasted picture"}: ${words.label} ${words.share}`);
+}
+
+function verdictOf(answer) {
+  if (!answer.probabilities) {
+    const numbers = Object.entries(answer.prediction).map(([name, value]) => `${name} ${Number(value.toPrecision(5))}`);
+    return { label: numbers.join(", "), share: "", unsure: false };
+  }
+  if (Array.isArray(answer.prediction)) {
+    const none = answer.prediction.length === 0;
+    return { label: none ? "None of the labels" : answer.prediction.join(", "), share: "", unsure: none };
+  }
+  return { label: answer.prediction, share: percent(answer.probability), unsure: answer.probability < 0.5 };
+}
+
+function showBars(card, answer) {
+  const chosen = new Set([].concat(answer.prediction));
+  const ranked = Object.entries(answer.probabilities).sort((left, right) => right[1] - left[1]);
+  const bars = ranked.slice(0, MOST_BARS).map(([name, share]) => bar(name, share, chosen.has(name)));
+  const few = ranked.length <= FEW_BARS + 1 ? ranked.length : FEW_BARS;
+  card.find(".bars").replaceChildren(...bars.slice(0, few));
+  card.find(".bars").hidden = false;
+  const rest = bars.slice(few);
+  card.find(".more").hidden = !rest.length;
+  card.find(".more summary").textContent = `${counted(rest.length, "less likely class", "less likely classes")}`;
+  card.find(".rest").replaceChildren(...rest);
+}
+
+function bar(name, share, first) {
+  const row = element("li", first ? "first" : "");
+  const track = element("span", "track");
+  track.setAttribute("aria-hidden", "true");
+  const fill = element("span", "fill");
+  fill.style.width = `${100 * share}%`;
+  track.append(fill);
+  row.append(breakable(element("span", "name"), name), element("span", "value", percent(share)), track);
+  return row;
+}
+
+function showNearest(card, nearest) {
+  card.find(".gallery").replaceChildren(...nearest.map((one) => {
+    const item = element("li");
+    const frame = element("div", "thumb");
+    const picture = element("img");
+    picture.src = one.picture;
+    picture.alt = "";
+    frame.append(picture);
+    item.append(frame, breakable(element("span", "name"), one.label || "no label"), element("span", "value", `similarity ${one.similarity.toFixed(2)}`));
+    return item;
+  }));
+  card.find(".near").hidden = false;
+}
+
+// ---- what people do
+
+byId("choose").addEventListener("click", () => byId("files").click());
+byId("files").addEventListener("change", (event) => {
+  if (event.target.files.length) take(event.target.files);
+  event.target.value = "";
+});
+byId("clear").addEventListener("click", () => {
+  for (const node of [...byId("list").children]) {
+    node.card.removed = true;
+    URL.revokeObjectURL(node.card.address);
+    node.remove();
+  }
+  byId("answers").hidden = true;
+  say("All pictures removed.");
+  byId("choose").focus();
+});
+addEventListener("paste", (event) => {
+  const files = event.clipboardData?.files ?? [];
+  const text = event.clipboardData?.getData("text/plain");
+  if (files.length || text) take(files);
+});
+let depth = 0; // Entering a child comes before leaving its parent.
+addEventListener("dragenter", (event) => {
+  event.preventDefault();
+  depth += 1;
+  document.body.classList.add("over");
+});
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("dragleave", () => {
+  depth -= 1;
+  if (depth <= 0) document.body.classList.remove("over");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  depth = 0;
+  document.body.classList.remove("over");
+  take(event.dataTransfer.files);
+});
+if (/Mac|iPhone|iPad/.test(navigator.platform)) document.querySelector("kbd").textContent = "\u2318";
+describe();

@@ -1,0 +1,300 @@
+"""The graph against ``Resize`` and ``BatchAugmentation``; ONNX files and programs against the predictor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vizsla.augment.apply import BatchAugmentation
+from vizsla.data.presize import Resize
+from vizsla.errors import ConfigError, DataError, ModelFileError, OutputError, PictureError
+from vizsla.export.bundle import load_bundle, save_bundle
+from vizsla.export.final_resize import FinalResize
+from vizsla.export.graph import Presize, inference_graph, separable_resize
+from vizsla.export.onnx import ExportedModel, export_model
+from vizsla.export.parity import Reference, compare
+from vizsla.export.predictor import Predictor
+from vizsla.export.verify import (
+    LARGEST_DIFFERENCE,
+    golden_path,
+    onnx_answers,
+    read_golden,
+    verify_onnx,
+    write_golden,
+)
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.feature_head import FeatureHead
+from vizsla.models.heads import ConcatPoolHead
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vizsla.types import Task
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+VOCAB = ("cross", "disc", "none", "Füchse")
+
+
+def noise(height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def make_file(path: Path, *, task: Task = "category", **arguments: Any) -> Path:
+    backbone = build_backbone("test_efficientnet", pretrained=False, seed=1)
+    head = ConcatPoolHead(backbone.num_features, len(VOCAB), lin_ftrs=[16], seed=1)
+    classifier = Classifier(backbone, head, vocab=VOCAB, task=task).train()
+    with torch.no_grad():
+        classifier(torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+        for weights in head.parameters():
+            weights.mul_(2)
+    arguments = {"resize": Resize((48, 40)), "size": (32, 36), **arguments}
+    return save_bundle(path, classifier=classifier.eval(), **arguments)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_file(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def written(model: Path) -> tuple[ExportedModel, ...]:
+    return export_model(
+        model, onnx=model.with_suffix(".onnx"), torch_program=model.with_suffix(".pt2")
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(written: tuple[ExportedModel, ...]) -> Path:
+    return written[0].path
+
+
+# --- the graph -------------------------------------------------------------------------------------------------------
+
+SIZES = ((48, 40), (120, 160), (160, 120), (31, 400), (400, 31), (1, 1), (2, 50), (1000, 1), (47, 41), (2100, 2050))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "resize",
+    [
+        Resize((48, 40)),
+        Resize(33),
+        Resize((30, 48), "squish"),
+        *(Resize((48, 40), "pad", mode) for mode in ("reflection", "border", "zeros")),  # pyright: ignore[reportArgumentType]
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_the_graph_presizes_to_the_same_bytes(resize: Resize):
+    presize = Presize(resize)
+    for number, (height, width) in enumerate(SIZES):
+        pixels = noise(height, width, seed=number)
+        expected = np.asarray(resize.centred(Image.fromarray(pixels))).astype(np.float32)
+        found = presize(torch.from_numpy(pixels)[None].permute(0, 3, 1, 2))[0].permute(1, 2, 0)
+        wrong = np.abs(found.numpy() - expected)
+        assert wrong.max() <= 1, (height, width)
+        assert (wrong > 0).mean() <= 5e-4, (height, width)
+
+
+FINALS = (
+    FinalResize(size=(32, 36)),
+    FinalResize(size=(20, 18)),
+    FinalResize(size=(90, 101)),
+    FinalResize(size=(32, 36), align_corners=False, pad_mode="zeros"),
+    FinalResize(size=(32, 32), mode="bicubic"),
+    FinalResize(size=(20, 20), mode="nearest", align_corners=False),
+    FinalResize(size=(24, 24), crop_ratio=(0.75, 4 / 3), crop_scale=0.8),
+    FinalResize(size=(64, 40), crop_ratio=(1.0, 1.0)),
+)
+
+
+@pytest.mark.parametrize("final", FINALS, ids=repr)
+def test_the_graph_resizes_as_validation_does(final: FinalResize):
+    pixels = torch.from_numpy(noise(48, 50))[None].permute(0, 3, 1, 2)
+    rows = torch.arange(1)
+    expected = final.augmentation()(pixels, rows=rows, epoch=0, training=False)
+    resize = separable_resize(final, source_size=(48, 50))
+    assert resize is not None
+    torch.testing.assert_close(resize(pixels.float()) / 255, expected, atol=2e-5, rtol=0)
+
+
+def test_a_final_resize_that_does_nothing_is_left_out():
+    assert separable_resize(FinalResize(), source_size=(48, 50)) is None
+    assert separable_resize(FinalResize(size=(48, 50)), source_size=(48, 50)) is None
+
+
+def test_a_model_whose_pictures_have_no_size_yet_is_refused(tmp_path: Path):
+    path = make_file(tmp_path / "m.safetensors", resize=None)
+    with pytest.raises(ConfigError, match=r"item_tfms=Resize"):
+        inference_graph(load_bundle(path))
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+def test_an_onnx_file_answers_as_the_predictor_does(model: Path, exported: Path):
+    predictor, answers = Predictor.load(model, device="cpu"), onnx_answers(exported)
+    for count, height, width in ((1, 77, 130), (4, 48, 40), (2, 1, 1), (1, 9, 300), (7, 200, 64)):
+        images = np.stack([noise(height, width, seed=number) for number in range(count)])
+        expected = torch.stack([predictor.predict(image).probabilities for image in images])
+        assert np.abs(answers(images) - expected.numpy()).max() < 1e-4
+
+
+def test_the_graph_of_each_task_answers_as_the_predictor_does(tmp_path: Path):
+    image = noise(61, 80)
+    for task in ("multi_category", "regression"):
+        path = make_file(tmp_path / f"{task}.safetensors", task=task)
+        expected = Predictor.load(path, device="cpu").predict(image).probabilities
+        with torch.no_grad():
+            found = inference_graph(load_bundle(path))(torch.from_numpy(image)[None])[0]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_head_on_features_that_predicts_numbers_of_padded_pictures_is_written(tmp_path: Path):
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    num_features = 3 * sum(backbone.stage_channels[1:3])
+    head = FeatureHead(
+        stages=[1, 2], statistics=["mean", "std", "max"], num_features=num_features, num_classes=2, num_landmarks=3,
+        bandwidth=0.7,
+    )  # fmt: skip
+    random = torch.Generator().manual_seed(1)
+    for tensor in (head.linear.weight, head.landmarks):
+        torch.nn.init.normal_(tensor, generator=random)
+    classifier = Classifier(backbone, head, vocab=("x", "y"), task="regression")
+    path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=Resize(40, "pad"))
+    (written,) = export_model(path, onnx=tmp_path / "m.onnx")
+    assert written.parity.max_difference < 1e-4
+    (output,) = onnx.load(written.path).graph.output
+    assert output.name == "values"
+
+
+def test_what_was_written_says_how_far_off_it_is(written: tuple[ExportedModel, ...]):
+    first, second = written
+    assert [one.path.suffix for one in written] == [".onnx", ".pt2"]
+    assert (first.golden, second.golden) == (golden_path(first.path), None)
+    for one in written:
+        assert one.parity.max_difference < 1e-4
+        assert one.parity.num_pictures > one.parity.num_batches > 9
+    assert verify_onnx(first.path).num_batches >= 9
+
+
+def test_an_onnx_file_knows_its_classes_and_nothing_of_this_machine(exported: Path, model: Path):
+    proto = onnx.load(exported)
+    onnx.checker.check_model(proto)
+    metadata = {prop.key: prop.value for prop in proto.metadata_props}
+    assert json.loads(metadata["vizsla.vocab"]) == list(VOCAB)
+    assert metadata["vizsla.task"] == "category"
+    assert json.loads(metadata["vizsla.manifest"])["backbone"]["name"] == "test_efficientnet"
+    (given,), (answer,) = proto.graph.input, proto.graph.output
+    assert given.name == "images"
+    assert given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [dim.dim_value for dim in given.type.tensor_type.shape.dim] == [0, 0, 0, 3]
+    assert [dim.dim_value for dim in answer.type.tensor_type.shape.dim] == [0, len(VOCAB)]
+    for file in (exported, model.with_suffix(".pt2")):
+        assert b'File \\"' not in file.read_bytes()
+        assert str(model.parent).encode() not in file.read_bytes()
+        assert b"graph.py" not in file.read_bytes()
+
+
+def test_the_programs_of_the_documentation_work(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    page = (Path(__file__).parents[3] / "docs" / "onnx.md").read_text(encoding="utf-8")
+    Image.fromarray(noise(60, 90)).save(tmp_path / "photo.jpg")
+    for block in page.split("```python\n")[1:]:
+        program = block.split("```")[0]
+        for name, path in (
+            ("pets.onnx", exported),
+            ("pets.golden.npz", golden_path(exported)),
+            ("photo.jpg", tmp_path / "photo.jpg"),
+        ):
+            program = program.replace(f'"{name}"', repr(str(path)))
+        exec(compile(program, "onnx.md", "exec"), {})  # noqa: S102 (our own page)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split()[0] in VOCAB
+    assert shown[1].startswith("made for this check, 240 x 320 ")
+
+
+def test_a_golden_file_knows_no_folders(exported: Path, model: Path, tmp_path: Path):
+    Image.fromarray(noise(20, 20)).save(tmp_path / "cat.png")
+    reference = Reference(Predictor.load(model, device="cpu"), pictures=[tmp_path], cover=None)
+    write_golden(tmp_path / "g.npz", list(reference.batches()))
+    assert [batch.name for batch in read_golden(tmp_path / "g.npz")] == [
+        "cat.png",
+        "cat.png (2 times)",
+    ]
+
+
+def test_given_pictures_are_compared_alone_and_in_batches(
+    exported: Path, model: Path, tmp_path: Path
+):
+    for number in range(3):
+        Image.fromarray(noise(50 + number, 70)).save(tmp_path / f"{number}.png")
+    predictor = Predictor.load(model, device="cpu")
+    reference = Reference(predictor, pictures=[tmp_path, tmp_path / "2.png"], cover=None)
+    (parity,), kept = compare(reference.batches(), answers=[onnx_answers(exported)])
+    assert [batch.images.shape for batch in kept] == [
+        (1, 50, 70, 3), (2, 50, 70, 3), (1, 51, 70, 3), (5, 51, 70, 3), (1, 52, 70, 3), (1, 52, 70, 3)
+    ]  # fmt: skip
+    assert (parity.num_pictures, parity.num_batches) == (11, 6)
+    assert parity.is_close
+    assert parity.worst.startswith(str(tmp_path))
+
+
+def test_what_cannot_be_checked_is_not_written(model: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"There are no pictures in .*empty"):
+        export_model(model, onnx=tmp_path / "m.onnx", pictures=[tmp_path / "empty"])
+    with pytest.raises(ConfigError, match="Nothing to export to"):
+        export_model(model)
+    with pytest.raises(ModelFileError):
+        export_model(tmp_path / "none.safetensors", onnx=tmp_path / "m.onnx")
+    with pytest.raises(OutputError):
+        export_model(model, torch_program=tmp_path / "none" / "m.pt2")
+    (tmp_path / "bad.jpg").write_bytes(b"x")
+    predictor = Predictor.load(model, device="cpu")
+    with pytest.raises(PictureError, match=r"bad\.jpg"):
+        next(Reference(predictor, pictures=[tmp_path / "bad.jpg"], cover=None).batches())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jpg", "empty"]
+
+
+def test_a_program_that_answers_otherwise_is_refused_with_the_picture(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Another kind of resampling than the predictor's: what a mistake in the graph would look like.
+    plain = Presize.forward
+
+    def other(self: Presize, planes: torch.Tensor) -> torch.Tensor:
+        return (plain(self, planes) + 40).clamp(0, 255)
+
+    monkeypatch.setattr(Presize, "forward", other)
+    target = tmp_path / "m.pt2"
+    target.write_bytes(b"old")
+    with pytest.raises(
+        OutputError, match=r"m\.pt2 was not written: for the picture made for this"
+    ) as caught:
+        export_model(model, torch_program=target)
+    assert f"{LARGEST_DIFFERENCE:g}" in str(caught.value)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_temperature_of_the_model_is_in_the_graph(model: Path):
+    bundle = load_bundle(model)
+    images = torch.from_numpy(noise(60, 60))[None]
+    with torch.no_grad():
+        plain = inference_graph(bundle)(images)
+        graph = inference_graph(dataclasses.replace(bundle))
+        graph.temperature = 4.0
+        softer = graph(images)
+    torch.testing.assert_close(softer, (plain.log() / 4).softmax(1))
+    assert BatchAugmentation().size is None

@@ -1,0 +1,176 @@
+"""A small model, and servers of it on the loopback interface that tests talk to over real connections."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from vizsla.data.presize import Resize
+from vizsla.export.bundle import read_manifest, save_bundle
+from vizsla.export.predictor import Predictor
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
+from vizsla.serve.app import build_app
+from vizsla.serve.limits import Limits
+from vizsla.serve.nearest import KnownPicture, build_index
+from vizsla.serve.run import listening, make_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from PIL import Image
+
+    Serve = Callable[..., AbstractContextManager["Client"]]
+
+VOCAB = ("cross", "disc", "Füchse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """What a server answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """Talks to a server, one connection for each request."""
+
+    port: int
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body=body, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            content = answer.read()
+        finally:
+            connection.close()
+        return Response(
+            status=answer.status,
+            headers={name.lower(): value for name, value in answer.getheaders()},
+            body=content,
+        )
+
+    def predict(
+        self, *files: tuple[str, bytes], query: str = "", headers: Mapping[str, str] | None = None
+    ) -> Response:
+        body, kind = form(*files)
+        given = {"content-type": kind, **(headers or {})}
+        return self.ask("POST", f"/api/predict{query}", body=body, headers=given)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+
+def form(*files: tuple[str, bytes]) -> tuple[bytes, str]:
+    """Return a multipart body with files, and its content type."""
+    boundary = "part-of-a-form"
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="pictures"; filename="{name}"\r\n\r\n'.encode()
+        + data
+        + b"\r\n"
+        for name, data in files
+    ]
+    return b"".join(
+        parts
+    ) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Return the bytes of a picture file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    head = ConcatPoolHead(backbone.num_features, len(VOCAB), lin_ftrs=[16], seed=1)
+    classifier = Classifier(backbone, head, vocab=VOCAB).eval()
+    path = tmp_path_factory.mktemp("serve") / "shapes.safetensors"
+    return save_bundle(path, classifier=classifier, resize=Resize(64))
+
+
+@pytest.fixture(scope="session")
+def predictor(model: Path) -> Predictor:
+    return Predictor.load(model, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def known(
+    tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]
+) -> list[KnownPicture]:
+    """Eight pictures of two classes, and one that is none."""
+    folder = tmp_path_factory.mktemp("known")
+    pictures: list[KnownPicture] = []
+    for number in range(8):
+        label = ("cross", "disc")[number % 2]
+        path = folder / f"{number}.png"
+        draw(label, number=number).save(path)
+        pictures.append(KnownPicture(path=path, label=label))
+    (folder / "broken.png").write_bytes(b"no picture")
+    return [*pictures, KnownPicture(path=folder / "broken.png", label="disc")]
+
+
+@pytest.fixture(scope="session")
+def serve(model: Path, predictor: Predictor, known: list[KnownPicture]) -> Serve:
+    """Return a context manager that runs a server with the given limits."""
+
+    @contextmanager
+    def run(
+        limits: Limits | None = None, *, nearest: bool = False, using: Predictor | None = None
+    ) -> Generator[Client]:
+        limits = Limits(requests_per_second=0) if limits is None else limits
+        application = build_app(
+            predictor if using is None else using,
+            manifest=read_manifest(model),
+            limits=limits,
+            title="Shapes",
+            index=build_index(predictor, known) if nearest else None,
+        )
+        with listening("127.0.0.1", 0) as listener:
+            port = listener.getsockname()[1]
+            server = make_server(application, limits=limits)
+            thread = threading.Thread(target=server.run, args=([listener],))
+            thread.start()
+            try:
+                yield Client(port=port)
+            finally:
+                server.should_exit = True
+                thread.join(30)
+                assert not thread.is_alive()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def client(serve: Serve) -> Iterator[Client]:
+    """A server with training pictures and generous limits."""
+    with serve(nearest=True) as running:
+        yield running

@@ -1,0 +1,372 @@
+"""The interface over real connections: answers are those of the predictor, and whatever is sent gets a clean answer."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vizsla.infer.grad_cam import grad_cam
+from vizsla.serve.app import ASSETS
+from vizsla.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vizsla.export.predictor import Predictor
+
+    Draw = Callable[..., Image.Image]
+
+
+def file_of(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def probabilities(answer: dict[str, Any]) -> torch.Tensor:
+    return torch.tensor(list(answer["probabilities"].values()))
+
+
+def test_a_prediction_is_that_of_the_predictor(client, predictor: Predictor, draw: Draw):
+    data = file_of(draw("cross", number=3, size=(70, 90)), "JPEG")
+    expected = predictor.predict(data)
+    response = client.predict(("a.jpg", data))
+    assert response.status == 200
+    (answer,) = response.json["pictures"]
+    assert answer["name"] == "a.jpg"
+    assert answer["prediction"] == expected.label
+    assert list(answer["probabilities"]) == list(predictor.vocab)
+    assert torch.equal(probabilities(answer), expected.probabilities)
+    assert [one["label"] for one in answer["top"]] == [label for label, _ in expected.top]
+    assert set(answer) == {"name", "prediction", "probability", "top", "probabilities"}
+
+
+def test_many_pictures_at_once_get_their_own_answers_in_order(client, predictor: Predictor, draw: Draw):  # fmt: skip
+    files = [(f"{n}.png", file_of(draw(("cross", "disc")[n % 2], number=n))) for n in range(12)]
+    answers = client.predict(*files).json["pictures"]
+    assert [answer["name"] for answer in answers] == [name for name, _ in files]
+    for (_, data), answer in zip(files, answers, strict=True):
+        expected = predictor.predict(data).probabilities
+        torch.testing.assert_close(probabilities(answer), expected, atol=1e-6, rtol=0)
+
+
+def test_a_body_that_is_a_picture_is_taken_as_it_is(client, predictor: Predictor, draw: Draw):
+    data = file_of(draw("disc", number=1))
+    headers = {"content-type": "image/png"}
+    response = client.ask("POST", "/api/predict?name=one.png", body=data, headers=headers)
+    (answer,) = response.json["pictures"]
+    assert answer["name"] == "one.png"
+    assert torch.equal(probabilities(answer), predictor.predict(data).probabilities)
+
+
+def test_the_heat_map_is_grad_cam_of_the_predicted_class(client, predictor: Predictor, draw: Draw):
+    data = file_of(draw("disc", number=2))
+    (answer,) = client.predict(("a.png", data), query="?heat=1").json["pictures"]
+    head, code = answer["heat"].split(",")
+    assert head == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(code))) as shown:
+        assert shown.size == (64, 64)
+        pixels = np.asarray(shown.convert("RGB")).astype(float)
+    images = predictor.network_input([predictor.prepare(data)])
+    heat = grad_cam(predictor.classifier, images)[0].numpy()
+    difference = np.abs(pixels - 255 * images[0].permute(1, 2, 0).numpy()).mean(axis=2)
+    assert difference[heat > 0.8].mean() > 3 * difference[heat < 0.05].mean()
+
+
+def test_the_nearest_training_picture_of_a_training_picture_is_itself(client, known):
+    data = known[2].path.read_bytes()
+    (answer,) = client.predict(("a.png", data), query="?nearest=3").json["pictures"]
+    similarities = [one["similarity"] for one in answer["nearest"]]
+    assert similarities == sorted(similarities, reverse=True)
+    assert len(similarities) == 3
+    assert answer["nearest"][0]["label"] == "cross"
+    assert similarities[0] == pytest.approx(1, abs=1e-3)
+    assert str(known[2].path.parent) not in json.dumps(answer)
+
+
+def test_unreadable_pictures_have_their_place_and_their_cause(client, draw: Draw):
+    good = file_of(draw("cross", number=5))
+    files = [("a.png", good), ("b.png", good[:-40]), ("c.txt", b"words"), ("d", b""), ("e.png", good)]  # fmt: skip
+    response = client.predict(*files)
+    assert response.status == 200
+    causes = [answer.get("error", "") for answer in response.json["pictures"]]
+    assert [bool(cause) for cause in causes] == [False, True, True, True, False]
+    assert "truncated" in causes[1]
+    assert "text that begins with 'words'" in causes[2]
+    assert "empty" in causes[3]
+
+
+def test_nothing_readable_is_status_422(client):
+    response = client.predict(("c.txt", b"words"))
+    assert response.status == 422
+    assert "no picture" in response.json["pictures"][0]["error"]
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(client):
+    bomb = file_of(Image.new("1", (9000, 9000)))
+    (answer,) = client.predict(("bomb.png", bomb)).json["pictures"]
+    assert answer["error"] == "it has 9000 x 9000 pixels, more than 50 million"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "words"),
+    [
+        ("application/json", b"{}", 415, "'application/json' is not taken"),
+        ("text/html", b"<b>", 415, "is not taken"),
+        ("image/png", b"", 400, "The body is empty"),
+        ("multipart/form-data", b"x", 400, "names no boundary"),
+        ("multipart/form-data; boundary=a", b"x", 400, "form is damaged"),
+        ("multipart/form-data; boundary=a", b"--a--\r\n", 400, "has no file"),
+        ("multipart/form-data; boundary=a", b'--a\r\nContent-Disposition: form-data; name="p"; filename="x"\r\n\r\nabc', 400, "cut off"),
+        ("multipart/form-data; boundary=a", b"--a\r\nContent-Disposition: form-data; name=" + b"x" * 9000, 400, "header"),
+    ],
+)  # fmt: skip
+def test_a_body_that_cannot_be_used_is_refused_in_words(client, kind, body, status, words):
+    response = client.ask("POST", "/api/predict", body=body, headers={"content-type": kind})
+    assert response.status == status
+    assert words in response.json["error"]
+
+
+@pytest.mark.parametrize("query", ["?heat=2", "?nearest=-1", "?nearest=99", "?heat=x", "?nearest=٣"])  # fmt: skip
+def test_a_query_out_of_range_is_refused(client, draw: Draw, query: str):
+    from urllib.parse import quote
+
+    response = client.predict(("a.png", b"x"), query=quote(query, safe="?="))
+    assert response.status == 400
+    assert "whole number from 0 to" in response.json["error"]
+
+
+def test_a_body_over_the_limit_is_refused_whether_it_says_its_length_or_not(serve):
+    limits = Limits(requests_per_second=0, body_bytes=1000)
+    with serve(limits) as client:
+        headers = {"content-type": "image/png"}
+        response = client.ask("POST", "/api/predict", body=b"x" * 300_000, headers=headers)
+        assert response.status == 413
+        assert "more than 0.001 MB" in response.json["error"]
+        with client.connect() as connection:
+            start = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            connection.sendall(start + b"800\r\n" + b"x" * 0x800 + b"\r\n0\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+        assert client.ask("GET", "/health").status == 200
+
+
+def test_a_client_that_asks_first_need_not_send_a_body_that_is_refused(serve):
+    with serve(Limits(requests_per_second=0, body_bytes=1000)) as client, client.connect() as connection:  # fmt: skip
+        connection.sendall(
+            b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_too_many_pictures_in_a_form_are_refused(serve):
+    with serve(Limits(requests_per_second=0, pictures=2)) as client:
+        response = client.predict(*[("a.png", b"x")] * 3)
+    assert response.status == 413
+    assert "more than 2 pictures" in response.json["error"]
+
+
+def test_one_address_may_not_ask_too_often(serve):
+    with serve(Limits(requests_per_second=1)) as client:
+        statuses = [client.predict(("a", b"x")).status for _ in range(3)]
+        refused = client.predict(("a", b"x"))
+        assert statuses == [422, 422, 429]
+        assert refused.headers["retry-after"] == "1"
+        assert client.ask("GET", "/").status == 200
+
+
+def test_more_requests_than_there_is_room_for_are_asked_to_come_again(serve, draw: Draw):
+    data = file_of(draw("cross", number=5))
+    limits = Limits(requests_per_second=0, requests=1, seconds=5)
+    with serve(limits) as client, client.connect() as slow:
+        slow.sendall(b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n12")  # fmt: skip
+        wait_until(lambda: b"vizsla_requests 1" in client.ask("GET", "/metrics").body)
+        refused = client.predict(("a.png", data))
+        assert refused.status == 503
+        assert refused.headers["retry-after"] == "1"
+        slow.sendall(b"3456789")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 422 ")
+        assert client.predict(("a.png", data)).status == 200
+
+
+def test_a_body_that_does_not_come_in_time_is_given_up(serve):
+    with serve(Limits(requests_per_second=0, seconds=0.3)) as client, client.connect() as slow:
+        slow.sendall(b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n12")  # fmt: skip
+        answer = slow.recv(2000)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 5" in answer
+        assert b"vizsla_requests 0" in client.ask("GET", "/metrics").body
+
+
+def test_a_connection_without_a_request_is_closed(serve):
+    limits = Limits(requests_per_second=0, header_seconds=0.3)
+    with serve(limits) as client, client.connect() as silent, client.connect() as dripping:
+        dripping.sendall(b"GET / HTTP/1.1\r\nHost: lo")
+        assert silent.recv(100) == b""
+        assert dripping.recv(100) == b""
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "evil.example:80", "[::2]", "192.168.1.1", "", "a b", "[x"])  # fmt: skip
+def test_a_foreign_host_name_is_refused(client, host: str):
+    response = client.ask("GET", "/api/model", headers={"host": host})
+    assert response.status == 421
+    assert "Shapes" not in response.body.decode()
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1", "[::1]:80", "localhost."])  # fmt: skip
+def test_the_names_of_the_loopback_interface_are_served(client, host: str):
+    assert client.ask("GET", "/health", headers={"host": host}).json == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://localhost:9", "host": "localhost:8"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
+def test_pages_of_other_sites_cannot_send_pictures(client, headers):
+    assert client.predict(("a.png", b"x"), headers=headers).status == 403
+
+
+def test_the_own_page_can_send_pictures(client, draw: Draw):
+    headers = {"origin": "http://localhost:8", "host": "localhost:8", "sec-fetch-site": "same-origin"}  # fmt: skip
+    assert (
+        client.predict(("a.png", file_of(draw("cross", number=5))), headers=headers).status == 200
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/api/model", "/metrics", "/nowhere", "/api/predict"])
+def test_every_answer_has_the_headers_that_hold_a_browser_back(client, path: str):
+    headers = client.ask("GET", path).headers
+    assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in headers
+    assert "server" not in headers
+
+
+@pytest.mark.parametrize("path", sorted(ASSETS))
+def test_the_parts_of_the_page_are_those_of_the_package(client, path: str):
+    response = client.ask("GET", path)
+    name, kind = ASSETS[path]
+    assert response.status == 200
+    assert response.headers["content-type"] == kind
+    assert response.body == (resources.files("vizsla.serve") / "static" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../app.py", "/static/app.js", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/etc/passwd", "/app.js/", "/index.html", "/app.py", "/..%5capp.py", "/app.js%00.png"],
+)  # fmt: skip
+def test_no_other_file_can_be_had(client, path: str):
+    response = client.ask("GET", path)
+    assert response.status == 404
+    assert response.json == {"error": "There is nothing here. /api lists what there is."}
+
+
+def test_a_wrong_method_is_refused(client):
+    response = client.ask("DELETE", "/api/predict")
+    assert (response.status, response.headers["allow"]) == (405, "POST")
+
+
+def test_names_are_returned_as_text_on_one_line(client, draw: Draw):
+    odd = "../../etc/<b>\u202egpj\x07" + "n" * 300
+    (answer,) = client.predict((odd, file_of(draw("cross", number=5)))).json["pictures"]
+    assert answer["name"].startswith(r"../../etc/<b>\u202egpj\x07nnn")
+    assert len(answer["name"]) == 200
+
+
+def test_the_model_says_what_it_is_and_what_is_taken(client):
+    about = client.ask("GET", "/api/model").json
+    assert about["title"] == "Shapes"
+    assert about["vocab"] == ["cross", "disc", "Füchse"]
+    assert about["architecture"] == "test_resnet"
+    assert about["heat"] is True
+    assert about["nearest"] == 8
+    assert about["limits"]["body_bytes"] == 20_000_000
+    assert about["limits"]["pixels"] == 50_000_000
+
+
+def test_the_description_names_every_call_and_only_status_codes_that_occur(client):
+    described = client.ask("GET", "/openapi.json").json
+    assert described["openapi"] == "3.1.0"
+    assert set(described["paths"]) == {"/api/predict", "/api/model", "/health", "/metrics", "/openapi.json"}  # fmt: skip
+    statuses = set(described["paths"]["/api/predict"]["post"]["responses"])
+    assert statuses == {"200", "400", "403", "413", "415", "421", "422", "429", "503"}
+    text = json.dumps(described)
+    for reference in set(re.findall(r'"#/components/schemas/(\w+)"', text)):
+        assert reference in described["components"]["schemas"]
+
+
+def test_metrics_count_requests_pictures_and_batches(serve, draw: Draw):
+    with serve() as client:
+        client.predict(("a.png", file_of(draw("cross", number=5))), ("b", b"x"))
+        client.ask("GET", "/made-up")
+        response = client.ask("GET", "/metrics")
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = response.body.decode().splitlines()
+    assert 'vizsla_requests_total{route="/api/predict",status="200"} 1' in lines
+    assert 'vizsla_requests_total{route="other",status="404"} 1' in lines
+    assert 'vizsla_pictures_total{result="predicted"} 1' in lines
+    assert 'vizsla_pictures_total{result="unreadable"} 1' in lines
+    assert 'vizsla_batch_pictures_bucket{le="1"} 1' in lines
+    assert "vizsla_predict_seconds_count 1" in lines
+    names = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    samples = {line.split("{")[0].split()[0] for line in lines if not line.startswith("#")}
+    assert {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in samples} == names  # fmt: skip
+
+
+def test_many_clients_at_once_get_their_own_answers_in_few_batches(serve, predictor: Predictor, draw: Draw):  # fmt: skip
+    files = [file_of(draw("disc", number=number)) for number in range(24)]
+    expected = [predictor.predict(data).probabilities for data in files]
+    with serve() as client, ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda data: client.predict(("a", data)).json, files))
+        lines = client.ask("GET", "/metrics").body.decode().splitlines()
+    for answer, wanted in zip(answers, expected, strict=True):
+        found = probabilities(answer["pictures"][0])
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    batches = next(line for line in lines if line.startswith("vizsla_batch_pictures_count"))
+    assert int(batches.split()[1]) < 24
+
+
+def test_a_server_that_is_stopped_finishes_what_it_has_begun(serve, draw: Draw):
+    data = file_of(draw("cross", number=5))
+    answers: list[bytes] = []
+
+    def finish(connection: Any) -> None:
+        time.sleep(0.3)
+        connection.sendall(data[5:])
+        answers.append(connection.recv(1000))
+
+    with serve() as client:
+        slow = client.connect()
+        slow.sendall(b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data) + data[:5])  # fmt: skip
+        wait_until(lambda: b"vizsla_requests 1" in client.ask("GET", "/metrics").body)
+        thread = threading.Thread(target=finish, args=(slow,))
+        thread.start()
+    thread.join()
+    slow.close()
+    assert answers[0].startswith(b"HTTP/1.1 200 ")
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
