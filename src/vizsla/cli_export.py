@@ -67,7 +67,7 @@ def verify(
         Path | None, typer.Option(help="Pictures and answers; default: FILE.golden.npz.")
     ] = None,
 ) -> None:
-    """Check that an ONNX file answers here as it did when it was written.
+    """Check that an ONNX file answers as when it was written.
 
     Exit code 0: it does, to 0.001. Exit code 2: it does not, or a file is missing or damaged.
 
