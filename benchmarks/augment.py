@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PRESIZE, SIZE, MIN_SCALE, BATCH_SIZE = 460, 224, 0.75, 64
-BATCHES = 5
+BATCHES = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,16 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch")
+    parser.add_argument("--quick", action="store_true", help="one round with one thread")
     parser.add_argument("--one", nargs=2, metavar=("LIBRARY", "THREADS"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one is not None:
         print(json.dumps(rate(options.one[0], threads=int(options.one[1]))))
         return
+    if options.quick:
+        options.rounds, options.threads = 1, [1]
     libraries = ["vizsla", "fastai"]
     if importlib.util.find_spec("fastai") is None:
-        print("fastai is not installed: pip install 'vizsla[bench]' to compare with it")
+        print("fastai is not installed, so vizsla is measured alone: pip install 'vizsla[bench]'")
         libraries.remove("fastai")
     print(described("vizsla", "fastai", "torch"), flush=True)
     heads = [f"{library}, pictures/s" for library in libraries]

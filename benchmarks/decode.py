@@ -1,12 +1,11 @@
 """JPEG files in, a table of milliseconds for each picture and decoder out: whole, and decoded for a presize.
 
-    python -m benchmarks.decode [FOLDER] [--rounds 5] [--pictures 8] [--clock wall|cpu] [--json FILE]
+    python -m benchmarks.decode [--data FOLDER] [--rounds 5] [--pictures 8] [--clock wall|cpu] [--json FILE]
 
-FOLDER is any folder of JPEGs; they are brought to 500 x 375 and to 12 megapixels (4000 x 3000). Without one the script draws
+FOLDER is any folder of pictures; they are brought to 500 x 375 and to 12 megapixels (4000 x 3000). Without one the script draws
 pictures whose spectrum is that of photographs. Decoders that are not installed are left out. Each cell is the fastest of the
 rounds; the decoders take turns within a round, so that other work on the machine slows all of them alike. ``--clock cpu``
 counts processor time instead, which other work hardly changes.
-With ``--listing`` it times how long 50,000 files in one folder take to list instead.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL
@@ -31,7 +30,11 @@ from PIL import Image
 import vizsla
 from vizsla.data.decode import open_picture
 from vizsla.data.presize import Resize
+from vizsla.data.resample import resized_pixels
 from vizsla.data.sources import get_image_files
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Decoder = Callable[[bytes, int | None], object]
 """Takes the bytes of a JPEG and the presize, None for the whole picture."""
@@ -41,18 +44,26 @@ PRESIZES = (None, 160, 224, 460)
 
 
 def vizsla_decoder(data: bytes, presize: int | None) -> object:
-    """What training does: the smallest scale that covers the presize, then ``Resize.strip``."""
+    """What training does: the smallest scale that covers the presize, then ``Resize``."""
     if presize is None:
         return np.asarray(open_picture(data))
     resize = Resize(presize)
-    return np.asarray(resize.strip(open_picture(data, cover=resize.size)))
+    return resize.pixels(open_picture(data, cover=resize.size), training=True)
+
+
+def pillow_resized(picture: Image.Image, presize: int) -> Image.Image:
+    """Resized by Pillow so that the short side is the presize."""
+    width, height = picture.size
+    factor = presize / min(width, height)
+    size = round(factor * width), round(factor * height)
+    return picture.resize(size, Image.Resampling.BILINEAR)
 
 
 def pillow_whole(data: bytes, presize: int | None) -> object:
-    """Every pixel is decoded, then resized."""
+    """Every pixel is decoded, then resized, both by Pillow."""
     picture = Image.open(BytesIO(data))
     picture.load()
-    return np.asarray(picture if presize is None else Resize(presize).strip(picture))
+    return np.asarray(picture if presize is None else pillow_resized(picture, presize))
 
 
 def torchvision_whole(data: bytes, presize: int | None) -> object:
@@ -63,7 +74,14 @@ def torchvision_whole(data: bytes, presize: int | None) -> object:
     pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
     if presize is None:
         return pixels
-    return np.asarray(Resize(presize).strip(Image.fromarray(np.ascontiguousarray(pixels))))
+    return np.asarray(pillow_resized(Image.fromarray(np.ascontiguousarray(pixels)), presize))
+
+
+def resized_as_vizsla_does(pixels: NDArray[np.uint8], presize: int) -> NDArray[np.uint8]:
+    """Resized so that the short side is the presize."""
+    height, width, _ = pixels.shape
+    factor = presize / min(width, height)
+    return resized_pixels(pixels, size=(round(factor * height), round(factor * width)))
 
 
 def simplejpeg_scaled(data: bytes, presize: int | None, *, fast: bool = False) -> object:
@@ -74,7 +92,7 @@ def simplejpeg_scaled(data: bytes, presize: int | None, *, fast: bool = False) -
     pixels = simplejpeg.decode_jpeg(
         data, min_height=side, min_width=side, min_factor=1, fastdct=fast, fastupsample=fast
     )
-    return pixels if presize is None else np.asarray(Resize(presize).strip(Image.fromarray(pixels)))
+    return pixels if presize is None else resized_as_vizsla_does(pixels, presize)
 
 
 def simplejpeg_fast(data: bytes, presize: int | None) -> object:
@@ -201,42 +219,27 @@ def print_table(kind: str, records: list[dict[str, object]], *, megabytes: float
     )
 
 
-def time_listing(count: int = 50_000) -> None:
-    """Print how long a folder of many files takes to list, the fastest of five, by the clock and in processor time."""
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(count):
-            (Path(folder) / f"picture {number:06d}.jpg").touch()
-        taken: list[tuple[float, float]] = []
-        for _ in range(5):
-            started = time.perf_counter(), time.process_time()
-            found = len(get_image_files(folder))
-            taken.append((time.perf_counter() - started[0], time.process_time() - started[1]))
-        wall, cpu = (min(column) for column in zip(*taken, strict=True))
-        print(
-            f"{found:,} files in one folder listed in {wall:.2f} s ({cpu:.2f} s of processor time)"
-        )
-
-
 def main() -> None:
     """Run the benchmark as the arguments say."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument(
+        "--data", type=Path, help="folder of pictures (default: made-up photographs)"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--listing", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="two pictures, one round")
     options = parser.parse_args()
-    if options.listing:
-        time_listing()
-        return
+    if options.quick:
+        options.rounds, options.pictures = 1, 2
     torch.set_num_threads(1)
     print(
         f"vizsla {vizsla.__version__}, Pillow {PIL.__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}"
     )
-    source = "drawn" if options.folder is None else "photographs"
+    source = "drawn" if options.data is None else "photographs"
     print(
         f"{options.pictures} {source}, JPEG quality {options.quality}, "
         f"{options.rounds} rounds after one to warm up, {options.clock} time"
@@ -244,7 +247,7 @@ def main() -> None:
     everything: list[dict[str, object]] = []
     for kind, size in KINDS.items():
         pictures = encoded_pictures(
-            options.folder, size=size, count=options.pictures, quality=options.quality
+            options.data, size=size, count=options.pictures, quality=options.quality
         )
         records = measure(kind, pictures, rounds=options.rounds, clock=options.clock)
         megabytes = statistics.mean(len(data) for data in pictures) / 1e6

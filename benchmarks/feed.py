@@ -132,8 +132,8 @@ def main() -> None:
             count += len(images)
         rates.append(count / (time.perf_counter() - started))
         cpu_ms.append(1000 * (_cpu_seconds() - cpu_started) / count)
-        after.append(tree_bytes(os.getpid()))
-    flat = after[-1] / after[1] if after[1] else 0.0
+        after.append(tree_bytes(os.getpid(), own=True))
+    flat = after[-1] / after[1] if len(after) > 1 and after[1] else 0.0
     figures = {"rates": rates, "cpu_ms": cpu_ms, "bytes_after_epoch": after, "flat": flat}
     print(json.dumps(figures))
 

@@ -47,9 +47,16 @@ class MemoryWatch:
             self.peak_bytes = max(self.peak_bytes, tree_bytes(self.pid))
 
 
-def tree_bytes(pid: int) -> int:
-    """Return the proportional set size of a process and all its children, in bytes; 0 where the system does not say."""
-    return sum(_process_bytes(each) for each in (pid, *_children(pid)))
+def tree_bytes(pid: int, *, own: bool = False) -> int:
+    """Return the proportional set size of a process and all its children, in bytes; 0 where the system does not say.
+
+    Args:
+        pid: The process.
+        own: Without the pages of files, such as libraries: their part changes whenever another process that uses the same
+            library starts or ends.
+    """
+    line = "Pss_Anon:" if own else "Pss:"
+    return sum(_process_bytes(each, line=line) for each in (pid, *_children(pid)))
 
 
 def _children(pid: int) -> list[int]:
@@ -64,12 +71,12 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _process_bytes(pid: int) -> int:
+def _process_bytes(pid: int, *, line: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(int(each.split()[1]) * 1024 for each in lines if each.startswith(line))
 
 
 def described(*packages: str) -> str:

@@ -1,0 +1,384 @@
+"""A running ``vizsla serve`` and many clients in; what it answered, how fast, and how its memory went out.
+
+    python -m benchmarks.serve [--quick] [--seconds 60] [--clients 200] [--model FILE] [--json FILE]
+
+First part: clients send good pictures and hostile bodies mixed: bombs, cut-off pictures and forms, wrong types, 100 MB with and
+without a stated length, half a request, no HTTP at all. A good request must get its right answer (the probabilities of
+``Predictor.predict``); a 503 or 429 with Retry-After counts as an answer if coming again helps. Anything else is lost, and
+the exit code is 1.
+
+Second part: good pictures only, in batches against one by one (``--max-batch 1``), from many clients and from a single one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from benchmarks.decode import drawn_photograph
+from benchmarks.machine import described
+from vizsla.export.predictor import Predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+NUM_PICTURES = 16
+MOST_DIFFERENCE = 1e-4
+HOST = "127.0.0.1"
+HUGE = 100_000_000
+GIVE_UP_SECONDS = 120.0
+_CHUNK = b"x" * 65536
+GOOD_SHARE = 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Good:
+    """A picture and what must be said of it."""
+
+    data: bytes
+    probabilities: tuple[float, ...]
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What clients saw."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    with_waits: list[float] = field(default_factory=list)
+    refused: int = 0
+    lost: list[str] = field(default_factory=list)
+    memory: list[tuple[float, int]] = field(default_factory=list)
+
+
+def make_model(folder: Path) -> Path:
+    """Write a model file of the default network at its default size, its head at random."""
+    from vizsla.data.presize import Resize
+    from vizsla.export.bundle import save_bundle
+    from vizsla.models.backbones import build_backbone
+    from vizsla.models.classifier import Classifier
+    from vizsla.models.heads import ConcatPoolHead
+
+    backbone = build_backbone("efficientnet_lite0")
+    head = ConcatPoolHead(backbone.num_features, 10)
+    vocab = tuple(f"class_{number}" for number in range(10))
+    classifier = Classifier(backbone, head, vocab=vocab).eval()
+    path = folder / "lite0.safetensors"
+    return save_bundle(path, classifier=classifier, resize=Resize(292), size=(224, 224))
+
+
+def make_pictures(model: Path) -> list[Good]:
+    """Return pictures with the predictor's own answers."""
+    predictor = Predictor.load(model, device="cpu")
+    found: list[Good] = []
+    for number in range(NUM_PICTURES):
+        buffer = io.BytesIO()
+        drawn_photograph(number).save(buffer, format="JPEG", quality=90)
+        prediction = predictor.predict(buffer.getvalue())
+        probabilities = tuple(prediction.probabilities.tolist())
+        found.append(Good(data=buffer.getvalue(), probabilities=probabilities))
+    return found
+
+
+@contextmanager
+def serving(model: Path, *words: str) -> Iterator[tuple[int, int]]:
+    """Run a server: its port and its process id."""
+    command = [sys.executable, "-m", "vizsla", "serve", str(model), "--port", "0", "--max-rate", "0", *words]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            found = re.search(r":(\d+)/", line)
+            if found is None:
+                raise SystemExit(f"The server did not start: {line}")
+            yield int(found.group(1)), process.pid
+        finally:
+            process.terminate()
+            if process.wait(60) != 0:
+                print(f"The server ended with code {process.returncode}")
+
+
+async def ask(port: int, parts: list[bytes], *, seconds: float = 60) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
+    """Send a request, reading meanwhile; return status, headers and body. It is all sent, or until an answer is there."""
+    async with asyncio.timeout(seconds):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        answering = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+        try:
+            with suppress(ConnectionError):
+                for part in parts:
+                    if answering.done():
+                        break
+                    writer.write(part)
+                    await writer.drain()
+            head = (await answering).decode("latin-1").split("\r\n")
+            headers = {
+                name.lower(): value
+                for name, _, value in (line.partition(": ") for line in head[1:])
+            }
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            return int(head[0].split()[1]), headers, body
+        finally:
+            answering.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await answering
+            writer.close()
+
+
+def post(body: bytes, kind: str = "image/jpeg", *, length: int | None = None) -> list[bytes]:
+    """Return a request in two parts, head and body."""
+    said = len(body) if length is None else length
+    head = f"POST /api/predict HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {kind}\r\nContent-Length: {said}\r\n\r\n"
+    return [head.encode(), body]
+
+
+def right(body: bytes, good: Good) -> bool:
+    """Return whether an answer is the predictor's."""
+    answers = json.loads(body)["pictures"]
+    found = list(answers[0].get("probabilities", {}).values())
+    return len(found) == len(good.probabilities) and all(
+        abs(one - other) <= MOST_DIFFERENCE
+        for one, other in zip(found, good.probabilities, strict=True)
+    )
+
+
+async def ask_well(port: int, good: Good, tally: Tally) -> None:
+    """Send a good picture, come again when told to, and note what came of it."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < GIVE_UP_SECONDS:
+        started = time.perf_counter()
+        try:
+            status, headers, body = await ask(port, post(good.data))
+        except (OSError, EOFError, TimeoutError, ValueError) as error:
+            tally.lost.append(f"{type(error).__name__} {error}")
+            return
+        now = time.perf_counter()
+        if status == 200 and right(body, good):
+            tally.answers["good, right answer"] += 1
+            tally.seconds.append(now - started)
+            tally.with_waits.append(now - began)
+            return
+        if status not in (429, 503) or "retry-after" not in headers:
+            tally.lost.append(f"status {status}: {body[:200]!r}")
+            return
+        tally.refused += 1
+        share = (hash((started, port)) % 1000) / 1000
+        await asyncio.sleep(float(headers["retry-after"]) * (0.5 + share))
+    tally.lost.append("never a place")
+
+
+def hostile_bodies(good: Good) -> dict[str, tuple[list[bytes], tuple[int, ...]]]:
+    """Return requests that must be refused, by name, with the status codes that are right."""
+    bomb = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(bomb, format="PNG")
+    large = io.BytesIO()  # allowed, and costs much memory to decode
+    Image.new("L", (6900, 7000)).save(large, format="PNG")
+    form = b'--a\r\nContent-Disposition: form-data; name="p"; filename="x"\r\n\r\n' + good.data
+    chunked = f"POST /api/predict HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = [b"%x\r\n" % len(_CHUNK) + _CHUNK + b"\r\n"] * (HUGE // len(_CHUNK))
+    head, _ = post(b"", length=HUGE)
+    return {
+        "bomb": (post(bomb.getvalue()), (422, 503)),
+        "48 million pixels": (post(large.getvalue()), (200, 503)),
+        "cut-off picture": (post(good.data[: len(good.data) // 2]), (422, 503)),
+        "damaged picture": (post(good.data[:200] + bytes(5000)), (422, 503)),
+        "text": (post(b"no picture at all"), (422, 503)),
+        "wrong type": (post(b"{}", "application/json"), (415,)),
+        "cut-off form": (post(form, "multipart/form-data; boundary=a"), (400, 503)),
+        "damaged form": (post(good.data, "multipart/form-data; boundary=a"), (400, 503)),
+        "100 MB": ([head, *[_CHUNK] * (HUGE // len(_CHUNK))], (413,)),
+        "100 MB, no length": ([chunked.encode(), *chunks], (413, 503)),
+        "no HTTP": ([b"\x16\x03\x01\x02\x00 hello \r\n\r\n"], (400,)),
+        "foreign host": ([b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"], (421,)),
+        "host's file": ([b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n"], (404,)),
+    }  # fmt: skip
+
+
+async def leave_early(port: int, good: Good) -> None:
+    """Send half a request and go."""
+    _, writer = await asyncio.open_connection(HOST, port)
+    head, body = post(good.data)
+    writer.write(head + body[: len(body) // 2])
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    writer.close()
+
+
+async def be_a_client(number: int, *, port: int, goods: list[Good], until: float, tally: Tally, hostile: bool) -> None:  # fmt: skip
+    """Send requests until the time is up; the last one is waited for."""
+    names = list(_HOSTILE)
+    turn = number
+    while time.perf_counter() < until:
+        turn += 1
+        if not hostile or (turn * 7919) % 1000 < 1000 * GOOD_SHARE:
+            await ask_well(port, goods[turn % len(goods)], tally)
+            continue
+        choice = (turn * 31 + number) % (len(names) + 1)
+        try:
+            if choice == len(names):
+                await leave_early(port, goods[0])
+                tally.answers["left early"] += 1
+                continue
+            parts, expected = _HOSTILE[names[choice]]
+            status, _, _ = await ask(port, parts)
+        except (OSError, EOFError, TimeoutError, ValueError) as error:
+            tally.answers[f"{names[choice]}: {type(error).__name__}"] += 1
+            continue
+        tally.answers[f"{names[choice]}: {status}"] += 1
+        if status not in expected:
+            tally.lost.append(f"{names[choice]} got status {status}")
+
+
+_HOSTILE: dict[str, tuple[list[bytes], tuple[int, ...]]] = {}
+
+
+async def watch_memory(pid: int, tally: Tally) -> None:
+    """Note the server's resident memory twice a second, Linux only."""
+    started = time.perf_counter()
+    statm = Path(f"/proc/{pid}/statm")
+    while statm.exists():
+        pages = int(statm.read_text().split()[1])
+        tally.memory.append((time.perf_counter() - started, pages * 4096))
+        await asyncio.sleep(0.5)
+
+
+async def run_clients(port: int, pid: int, *, goods: list[Good], clients: int, seconds: float, hostile: bool) -> Tally:  # fmt: skip
+    """Run clients side by side and return what they saw."""
+    tally = Tally()
+    watching = asyncio.create_task(watch_memory(pid, tally))
+    until = time.perf_counter() + seconds
+    await asyncio.gather(
+        *(
+            be_a_client(number, port=port, goods=goods, until=until, tally=tally, hostile=hostile)
+            for number in range(clients)
+        )
+    )
+    await asyncio.sleep(1)
+    watching.cancel()
+    return tally
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has had, Linux only: other work on the machine hardly changes it."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Return the value below which a share of the values lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+def timed(tally: Tally, seconds: float) -> dict[str, float]:
+    """Return rate and times of the good answers."""
+    return {
+        "pictures_per_second": len(tally.seconds) / seconds,
+        **{f"p{int(100 * share)}_seconds": percentile(tally.seconds, share) for share in (0.5, 0.95, 0.99)},
+        "p99_with_waits_seconds": percentile(tally.with_waits, 0.99),
+    }  # fmt: skip
+
+
+def flood(model: Path, goods: list[Good], *, clients: int, seconds: float) -> dict[str, Any]:
+    """First part: good and hostile requests mixed."""
+    _HOSTILE.update(hostile_bodies(goods[0]))
+    with serving(model) as (port, pid):
+        warm = asyncio.run(run_clients(port, pid, goods=goods, clients=8, seconds=2, hostile=False))
+        before = warm.memory[-1][1] if warm.memory else 0
+        started = time.perf_counter()
+        tally = asyncio.run(run_clients(port, pid, goods=goods, clients=clients, seconds=seconds, hostile=True))  # fmt: skip
+        took = time.perf_counter() - started
+    memory = [size for _, size in tally.memory] or [0]
+    figures: dict[str, Any] = {
+        **timed(tally, took),
+        "good": tally.answers["good, right answer"],
+        "told_to_come_again": tally.refused,
+        "lost": len(tally.lost),
+        "memory_mb": {
+            "warm": before / 1e6,
+            "a quarter in": memory[len(memory) // 4] / 1e6,
+            "half-way": memory[len(memory) // 2] / 1e6,
+            "end": memory[-1] / 1e6,
+            "peak": max(memory) / 1e6,
+        },
+        "answers": dict(sorted(tally.answers.items())),
+        "losses": tally.lost[:10],
+    }
+    print(f"\n{clients} clients, {seconds:g} s, {1 - GOOD_SHARE:.0%} of the requests hostile")
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            print(f"  {name}")
+            for key, one in value.items():
+                print(f"    {key:32} {one:,.0f}")
+        else:
+            print(f"  {name:34} {value if isinstance(value, list) else format(value, ',.3f')}")
+    return figures
+
+
+def compare(model: Path, goods: list[Good], *, seconds: float) -> dict[str, Any]:
+    """Second part: batches against one by one."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, words, clients in (
+        ("in batches, 64 clients", (), 64),
+        ("one by one, 64 clients", ("--max-batch", "1"), 64),
+        ("one client, one after another", ("--max-batch", "1"), 1),
+    ):
+        with serving(model, *words) as (port, pid):
+            run: Callable[[float], Awaitable[Tally]] = lambda length, port=port, pid=pid, clients=clients: run_clients(port, pid, goods=goods, clients=clients, seconds=length, hostile=False)  # fmt: skip  # noqa: E731
+            asyncio.run(_awaited(run(2)))
+            started, cpu = time.perf_counter(), cpu_seconds(pid)
+            tally = asyncio.run(_awaited(run(seconds)))
+            rows[name] = timed(tally, time.perf_counter() - started - 1)
+            rows[name]["cpu_ms"] = 1000 * (cpu_seconds(pid) - cpu) / max(1, len(tally.seconds))
+            rows[name]["lost"] = len(tally.lost)
+    print(f"\ngood pictures only, {seconds:g} s each")
+    first = next(iter(rows.values()))["pictures_per_second"]
+    for name, row in rows.items():
+        rate = row["pictures_per_second"]
+        print(f"  {name:32} {rate:7.1f} pictures/s, {row['cpu_ms']:5.1f} ms of processor each   p50 {row['p50_seconds']:.3f} s   batches are {first / rate:.2f}x")  # fmt: skip
+    return rows
+
+
+async def _awaited(tally: Awaitable[Tally]) -> Tally:
+    return await tally
+
+
+def main() -> int:
+    """Run both parts; return 1 where a good answer was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="10 s")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    seconds = 10.0 if options.quick else options.seconds
+    print(described("vizsla", "torch", "starlette", "uvicorn", "pillow"))
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or make_model(Path(folder))
+        goods = make_pictures(model)
+        figures = flood(model, goods, clients=options.clients, seconds=seconds)
+        figures["throughput"] = compare(model, goods, seconds=seconds / 2)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return int(figures["lost"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
