@@ -176,7 +176,7 @@ class WandbLogger(Callback):
 
     def __init__(self) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports] (optional)
         except ImportError as error:
             raise MissingExtraError(
                 "wandb", extra="log", purpose="send results to Weights & Biases"

@@ -118,9 +118,9 @@ def test_a_figure_that_is_not_there_is_refused_before_the_first_step(
     learner = make_learner(metrics=accuracy)
     with pytest.raises(
         ConfigError,
-        match="cannot watch 'acuracy': this learner has train_loss, valid_loss, accuracy",
+        match="cannot watch 'balance': this learner has train_loss, valid_loss, accuracy",
     ):
-        learner.fit(1, cbs=kind("acuracy"))
+        learner.fit(1, cbs=kind("balance"))
     assert learner.recorder.losses == []
 
 

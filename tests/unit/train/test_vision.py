@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import nn
 
 from vizsla.errors import ConfigError, WeightsError
+from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.train.metrics import error_rate
 from vizsla.train.vision import vision_learner
 
+if TYPE_CHECKING:
+    from vizsla.train.learner import Learner
+
+
+def classifier_of(learner: Learner) -> Classifier:
+    assert isinstance(learner.model, Classifier)
+    return learner.model
+
 
 def trainable_body(learner: Any) -> list[str]:
-    body = learner.model.backbone.named_parameters()
+    body = classifier_of(learner).backbone.named_parameters()
     return [name for name, value in body if value.requires_grad]
 
 
@@ -30,7 +39,10 @@ def test_pretrained_weights_start_frozen_and_fine_tune_learns_from_few_small_pic
         quiet=True,
     )
     assert trainable_body(learner) == []
-    assert learner.model.preprocessing.mean == learner.model.backbone.preprocessing.mean
+    assert (
+        classifier_of(learner).preprocessing.mean
+        == classifier_of(learner).backbone.preprocessing.mean
+    )
     before = learner.validate()[0]
     learner.fine_tune(2, base_lr=5e-3)
     points = learner.recorder.history
@@ -43,7 +55,7 @@ def test_pretrained_weights_start_frozen_and_fine_tune_learns_from_few_small_pic
 def test_random_weights_start_with_nothing_frozen(make_loaders: Any):
     learner = vision_learner(make_loaders(), "test_resnet", pretrained=False, quiet=True)
     assert all(value.requires_grad for value in learner.model.parameters())
-    assert learner.model.backbone.spec.weights == "random"
+    assert classifier_of(learner).backbone.spec.weights == "random"
 
 
 def test_frozen_norms_train_unless_asked_not_to(make_loaders: Any):
@@ -58,7 +70,7 @@ def test_a_network_of_ones_own_keeps_its_weights(make_loaders: Any):
     body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU())
     expected = {name: value.clone() for name, value in body.state_dict().items()}
     learner = vision_learner(make_loaders(), body, pretrained=False, quiet=True)
-    for name, value in learner.model.backbone.network.state_dict().items():
+    for name, value in classifier_of(learner).backbone.network.state_dict().items():
         assert torch.equal(value, expected[name]), name
     learner.fine_tune(1)
     assert len(learner.recorder.history) == 2
@@ -78,10 +90,10 @@ def test_settings_of_the_head_reach_it(make_loaders: Any):
         y_range=(-1.0, 1.0),
         quiet=True,
     )
-    head = learner.model.head
+    head = classifier_of(learner).head
     assert isinstance(head, ConcatPoolHead)
     expected = ConcatPoolHead(
-        learner.model.backbone.num_features,
+        classifier_of(learner).backbone.num_features,
         2,
         concat_pool=False,
         lin_ftrs=[16, 8],
