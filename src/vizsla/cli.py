@@ -42,6 +42,7 @@ from vizsla.cli_predict import predict
 from vizsla.cli_report import report
 from vizsla.cli_serve import serve
 from vizsla.terminal import (
+    as_json,
     check_arch,
     check_device,
     check_writable,
@@ -179,8 +180,14 @@ def train(
     """Train a classifier; write model, numbers and report.
 
     The results are in a folder of their own, by default runs/NAME; an earlier run is never written over without --force.
-    Several processes: torchrun --nproc-per-node N -m vizsla train DATA ...
-    """
+
+    \b
+    Examples:
+      vizsla train pets
+      vizsla train pets/images --labels 'regex:(.+)_\\d+\\.jpg$' --epochs 3 --size 160
+      vizsla train pets --epochs 10 --resume
+      torchrun --nproc-per-node 4 -m vizsla train pets --epochs 5
+    """  # noqa: D301 (click leaves a paragraph alone that begins with this very character)
     with reported_errors(context):
         from vizsla.data.resolve import resolve_data
         from vizsla.runs import RunPlan, run_training
@@ -300,8 +307,19 @@ def check(
     valid: Valid = "auto",
     truncated: Truncated = TruncatedFiles.strict,
     seed: Seed = 0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the counts as one JSON object.")
+    ] = False,
 ) -> None:
-    """Say what is in the data and what is wrong with it."""
+    """Say what is in the data and what is wrong with it.
+
+    Exit code 0: it can be trained on. Exit code 2: it cannot; all faults are named.
+
+    \b
+    Examples:
+      vizsla check pets
+      vizsla check labels.csv --labels csv:labels.csv,image=file,label=breed --json
+    """  # noqa: D301 (click leaves a paragraph alone that begins with this very character)
     with reported_errors(context):
         from vizsla.data.cache import PictureCache
         from vizsla.data.resolve import resolve_data
@@ -313,12 +331,15 @@ def check(
         from vizsla.types import as_size
 
         table = resolve_data(data, labels=labels, valid=valid, seed=seed)
-        display = Display()
+        display = Display(quiet=json)
         config = TrainConfig(truncated="ok" if truncated is TruncatedFiles.ok else "strict")
         plan = RunPlan(title="", data=str(data), config=config)
         cache, small = PictureCache(mode="off"), SmallPictures(as_size(config.size))
         table = read_all(table, plan=plan, cache=cache, display=display, small=small)
         summary = describe_data(table)
+        if json:
+            typer.echo(as_json(summary))
+            return
         width = max(len(one.label) for one in summary.classes)
         display.line(f"{'class'.ljust(width)}  {'train':>7}  {'valid':>7}  {'other':>7}")
         for one in summary.classes:

@@ -16,14 +16,14 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that train or demo wrote.")],
     device: Device = "auto",
 ) -> None:
-    r"""Write the report of a run anew, from its files.
+    """Write the report of a run anew, from its files.
 
     The pictures must still be where they were. The page, report.html in that folder, is replaced at the end.
 
     \b
     Example:
       vizsla report runs/pets
-    """
+    """  # noqa: D301 (click leaves a paragraph alone that begins with this very character)
     with reported_errors(context):
         from vizsla.run_report import rebuild_report
         from vizsla.train.progress import Display

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from errno import EDQUOT, EFBIG, EIO, ENOSPC
 from typing import TYPE_CHECKING
 
@@ -141,3 +143,8 @@ def check_device(device: str) -> None:
         raise ConfigError(
             f"There is no device {device!r} here that torch can use. Leave --device out to take the best one there is."
         )
+
+
+def as_json(value: object) -> str:
+    """Return a dataclass of plain values as one JSON object; letters that are no Unicode are escapes."""
+    return json.dumps(asdict(value))  # pyright: ignore[reportArgumentType] (any dataclass)

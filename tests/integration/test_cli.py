@@ -490,6 +490,19 @@ def test_check_counts_the_pictures_of_each_class(vizsla: RunVizsla, pictures: Pa
     assert lines[3] == "All 24 pictures can be read."
 
 
+def test_check_counts_for_machines_too(vizsla: RunVizsla, pictures: Path):
+    done = vizsla("check", pictures, "--valid", "0.25", "--json")
+    assert (done.code, done.err) == (0, "")
+    counts = json.loads(done.out)
+    assert counts["classes"][0] == {
+        "label": "cross",
+        "num_train": 9,
+        "num_valid": 3,
+        "num_other": 0,
+    }
+    assert (counts["num_train"], counts["num_valid"], counts["num_skipped"]) == (18, 6, 0)
+
+
 def test_check_writes_nothing(
     vizsla: RunVizsla, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
