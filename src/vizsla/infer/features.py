@@ -5,7 +5,7 @@ Shape legend: N pictures, V views of each, D features.
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vizsla.allocator import keep_freed_memory
 from vizsla.errors import ConfigError
-from vizsla.infer.run import evaluation_mode
+from vizsla.infer.run import autocast, evaluation_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -59,7 +59,7 @@ def extract_features(
         batches: Pictures as float32 0-1; closed at the end, whatever happens.
         head: Its ``pool`` is used; it need not be fitted yet, nor be the classifier's own.
         views: Some of ``VIEWS``.
-        precision: ``"fp32"`` or ``"bf16"`` autocast.
+        precision: See ``Precision``.
         on_progress: Called after each batch with the number of pictures done so far.
 
     Returns:
@@ -78,13 +78,7 @@ def extract_features(
     with closing(batches), evaluation_mode(classifier):
         for batch in batches:
             images = batch.images
-            device = images.device
-            autocast = (
-                torch.autocast(device.type, torch.bfloat16)
-                if precision == "bf16"
-                else nullcontext()
-            )
-            with autocast, torch.inference_mode():
+            with autocast(images.device, precision), torch.inference_mode():
                 seen = [
                     head.pool(
                         classifier.stage_maps(images.flip(3) if view == "mirrored" else images)

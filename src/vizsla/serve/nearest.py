@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from vizsla.data.loader import default_num_workers
 from vizsla.data.read_ahead import read_ahead
 from vizsla.data.resolve import resolve_data
 from vizsla.data.sources import get_image_files
 from vizsla.errors import ConfigError, DataError, PictureError
-from vizsla.infer.run import evaluation_mode
-from vizsla.models.feature_head import FeatureHead
+from vizsla.infer.evidence import pooled_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vizsla.export.predictor import Predictor
-    from vizsla.models.classifier import Classifier
 
 MOST_PICTURES = 30_000
 """Of more, every k-th is taken; these take about 300 MB with a thousand features."""
@@ -106,26 +103,6 @@ class NearestIndex:
             ]
             for rows, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-
-
-def pooled_features(classifier: Classifier, images: Tensor) -> Tensor:
-    """Return what the head pools out of pictures, each row of length 1.
-
-    Args:
-        classifier: Used in evaluation mode. A ``FeatureHead`` pools and standardises; for others the last map is averaged.
-        images: float ``(B, 3, H, W)`` with values 0-1.
-
-    Returns:
-        float32 ``(B, D)`` on the CPU.
-    """
-    with evaluation_mode(classifier), torch.inference_mode():
-        maps = classifier.stage_maps(images)
-        head = classifier.head
-        if isinstance(head, FeatureHead):
-            pooled = (head.pool(maps) - head.offset) * head.scale
-        else:
-            pooled = maps[-1].float().mean(dim=(2, 3))
-        return F.normalize(pooled.float(), dim=1).cpu()
 
 
 def build_index(

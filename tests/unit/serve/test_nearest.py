@@ -9,6 +9,7 @@ import torch
 
 from vizsla.data.resolve import resolve_data
 from vizsla.errors import ConfigError, DataError
+from vizsla.infer.evidence import pooled_features
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.feature_head import FeatureHead
@@ -20,7 +21,6 @@ from vizsla.serve.nearest import (
     features_of,
     pictures_of_folder,
     pictures_of_run,
-    pooled_features,
 )
 
 if TYPE_CHECKING:
