@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vizsla.augment.mix import MixedBatch, mixed_loss
 from vizsla.errors import TrainingError
 from vizsla.infer.run import autocast
 from vizsla.train.distributed import share
@@ -186,9 +187,13 @@ def batch_loss(logits: Tensor, batch: Batch, *, loss_function: LossFunction) -> 
     """
     if batch.shares is None or batch.partner_targets is None:
         return loss_function(logits, batch.targets)
-    losses_of = per_picture(loss_function)
-    own, partner = losses_of(logits, batch.targets), losses_of(logits, batch.partner_targets)
-    return torch.lerp(partner, own, batch.shares.to(own.dtype)).mean()
+    mixed = MixedBatch(
+        images=batch.images,
+        targets=batch.targets,
+        partner_targets=batch.partner_targets,
+        shares=batch.shares,
+    )
+    return mixed_loss(logits, mixed, loss=per_picture(loss_function))
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
