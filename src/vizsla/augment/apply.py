@@ -21,21 +21,22 @@ import torch
 from torch import Tensor
 
 from vizsla.allocator import Blocks, keep_freed_memory
-from vizsla.augment.compose import (
-    ColourStep,
-    compose_colour,
-    compose_map,
-    validation_map,
-)
-from vizsla.augment.erasing import Erasing, erase_blocks, erasing_noise, sample_erasing
+from vizsla.augment.erasing import erase_blocks
 from vizsla.augment.kernels import (
     area_average,
     change_lighting,
     turn_hue,
     warp_pictures,
 )
-from vizsla.augment.merge import merge_transforms
-from vizsla.augment.plan import Plan, groups_of, make_plans
+from vizsla.augment.merge import AugmentationPolicy, merge_transforms
+from vizsla.augment.plan import groups_of
+from vizsla.augment.recipe import (
+    Foreseen,
+    Recipe,
+    drawn_recipe,
+    is_for_each_alone,
+    written_recipe,
+)
 from vizsla.augment.sample import Draws
 from vizsla.augment.threads import do_all
 from vizsla.errors import ConfigError
@@ -44,7 +45,8 @@ from vizsla.types import as_size
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from vizsla.augment.merge import AugmentationPolicy
+    from vizsla.augment.compose import ColourStep
+    from vizsla.augment.erasing import Erasing
     from vizsla.augment.options import Mode, PadMode
     from vizsla.augment.policy import BatchTransform
     from vizsla.types import Size
@@ -81,6 +83,26 @@ class BatchAugmentation:
         self.size = self.policy.size if size is None else as_size(size)
         self.seed = seed
         self._memory = Blocks(max_blocks=_MAX_BLOCKS)
+        self._foreseen: list[Foreseen] = []
+
+    @contextmanager
+    def foresee(self, plan: Sequence[Tensor], *, epoch: int, training: bool) -> Generator[None]:
+        """Let random numbers be drawn for several batches at once, which does not change them.
+
+        Args:
+            plan: The rows of the batches that will come; calls with these very tensors profit.
+            epoch: Epoch number, from 0.
+            training: Whether they will be augmented.
+        """
+        if not is_for_each_alone(self.policy):
+            yield
+            return
+        foreseen = Foreseen(self.policy, plan, seed=self.seed, epoch=epoch, training=training)
+        self._foreseen.append(foreseen)
+        try:
+            yield
+        finally:
+            self._foreseen.remove(foreseen)
 
     @torch.no_grad()
     def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
@@ -100,12 +122,23 @@ class BatchAugmentation:
             ConfigError: The pictures are not an uint8 batch, or there is not one row for each.
         """
         _check_batch(images_u8, rows)
+        source_size = images_u8.shape[-2], images_u8.shape[-1]
+        size = self.size or self.policy.size or source_size
+        for foreseen in self._foreseen:
+            if (foreseen.epoch, foreseen.training) == (epoch, training):
+                recipe = foreseen.recipe(
+                    rows, source_size=source_size, size=size, device=images_u8.device
+                )
+                if recipe is not None:
+                    return _applied(
+                        recipe, images_u8, policy=self.policy, size=size, memory=self._memory
+                    )
         draws = Draws(seed=self.seed, epoch=epoch, rows=rows, images=images_u8)
         return apply_policy(
             images_u8,
             policy=self.policy,
             draws=draws,
-            size=self.size,
+            size=size,
             training=training,
             memory=self._memory,
         )
@@ -135,25 +168,15 @@ def apply_policy(
     """
     source_size = images.shape[-2], images.shape[-1]
     final_size = size or policy.size or source_size
-    colour = erasing = None
-    with _one_thread():
-        if training:
-            warp = compose_map(policy, draws=draws, source_size=source_size)
-            colour = compose_colour(policy, draws=draws)
-            erasing = _compose_erasing(policy, draws=draws, size=final_size)
-        else:
-            warp = validation_map(policy, count=len(draws.rows), source_size=source_size)
-    return augment_pictures(
-        images,
-        warp=warp,
-        colour=colour,
-        erasing=erasing,
+    recipe = drawn_recipe(
+        policy,
+        draws=draws,
+        source_size=source_size,
         size=final_size,
-        mode=policy.mode,
-        pad_mode=policy.pad_mode,
-        align_corners=policy.align_corners,
-        memory=memory,
+        training=training,
+        device=images.device,
     )
+    return _applied(recipe, images, policy=policy, size=final_size, memory=memory)
 
 
 def augment_pictures(
@@ -186,30 +209,44 @@ def augment_pictures(
     Returns:
         float32 ``(B, C, h, w)``, 0-1, channels-last. Each picture is independent of the others of its batch.
     """
-    device = images.device
-    source_size = images.shape[-2], images.shape[-1]
-    plans = make_plans(
-        warp, source_size=source_size, size=size, colour=colour, erasing=erasing, mode=mode
+    recipe = written_recipe(
+        warp,
+        source_size=(images.shape[-2], images.shape[-1]),
+        size=size,
+        colour=colour,
+        erasing=erasing,
+        mode=mode,
+        device=images.device,
     )
+    policy = AugmentationPolicy(mode=mode, pad_mode=pad_mode, align_corners=align_corners)
+    return _applied(recipe, images, policy=policy, size=size, memory=memory)
+
+
+def _applied(
+    recipe: Recipe,
+    images: Tensor,
+    *,
+    policy: AugmentationPolicy,
+    size: Size,
+    memory: Blocks | None,
+) -> Tensor:
+    """Return what a recipe makes of pictures; of the policy only how to interpolate."""
     # Inference mode belongs to a thread: what it makes could not be written to by the threads below.
     with torch.inference_mode(mode=False), torch.no_grad():
-        # Copies to a device do not wait: otherwise the host would, for everything that the device still has to do.
         work = _Work(
             images=images,
-            out=_empty((*images.shape[:2], *size), device=device, memory=memory),
-            plans=plans,
-            warp=warp.float().to(device, non_blocking=True),
-            colour=None if colour is None else colour.on(device),
-            erasing=None if erasing is None else erasing.on(device),
-            mode=mode,
-            pad_mode=pad_mode,
-            align_corners=align_corners,
+            out=_empty((*images.shape[:2], *size), device=images.device, memory=memory),
+            recipe=recipe,
+            mode=policy.mode,
+            pad_mode=policy.pad_mode,
+            align_corners=policy.align_corners,
         )
-        if device.type == "cpu":
+        count = len(recipe.plans)
+        if images.device.type == "cpu":
             keep_freed_memory()  # Each batch takes the same blocks again: 1.0 ms of system time for a picture, 0.1 so.
-            _in_threads(work, count=len(plans))
+            _in_threads(work, count=count)
         else:
-            work.do(range(len(plans)), at_a_time=len(plans))
+            work.do(range(count), at_a_time=count)
     return work.out
 
 
@@ -219,10 +256,7 @@ class _Work:
 
     images: Tensor
     out: Tensor
-    plans: list[Plan]
-    warp: Tensor
-    colour: ColourStep | None
-    erasing: Erasing | None
+    recipe: Recipe
     mode: Mode
     pad_mode: PadMode
     align_corners: bool
@@ -230,12 +264,13 @@ class _Work:
     @torch.no_grad()
     def do(self, share: Sequence[int], *, at_a_time: int) -> None:
         """Finish the pictures at these positions; those with the same plan together, in the same memory."""
+        recipe = self.recipe
         shape = at_a_time, *self.images.shape[1:]
         floats = _empty(shape, device=self.images.device)
         spare: Tensor | None = None
-        if any(self.plans[at].pooled_size for at in share):
+        if any(recipe.plans[at].pooled_size for at in share):
             spare = _empty(shape, device=self.images.device)
-        for plan, positions in groups_of(self.plans, share, at_a_time=at_a_time):
+        for plan, positions in groups_of(recipe.plans, share, at_a_time=at_a_time):
             chosen = _selector(positions, device=self.images.device)
             part = floats[: len(positions)].copy_(self.images[chosen])
             if plan.pooled_size is not None:
@@ -243,7 +278,7 @@ class _Work:
             if plan.resamples:
                 part = warp_pictures(
                     part,
-                    warp=self.warp[chosen],
+                    warp=recipe.warp[chosen],
                     size=(self.out.shape[-2], self.out.shape[-1]),
                     mode=self.mode,
                     pad_mode=self.pad_mode,
@@ -253,24 +288,19 @@ class _Work:
                 part = part.div_(255)
             if plan.resamples and self.mode == "bicubic":
                 part = part.clamp_(0, 1)  # a cubic overshoots at edges
-            if plan.recolours and self.colour is not None:
-                part = change_lighting(part, colour=self.colour.of(chosen))
-            if plan.turns_hue and self.colour is not None and self.colour.hue is not None:
-                part = turn_hue(part, shift=self.colour.hue[chosen])
-            if plan.erases and self.erasing is not None:
-                part = erase_blocks(part, erasing=self.erasing.of(chosen))
+            if plan.recolours and recipe.colour is not None:
+                part = self._recoloured(part, colour=recipe.colour.of(chosen))
+            if plan.turns_hue and recipe.colour is not None and recipe.colour.hue is not None:
+                part = turn_hue(part, shift=recipe.colour.hue[chosen])
+            if plan.erases and recipe.erasing is not None:
+                part = erase_blocks(part, erasing=recipe.erasing.of(chosen))
             self.out[chosen] = part
 
-
-@contextmanager
-def _one_thread() -> Generator[None]:
-    """Keep small operations on this thread: exp or sqrt of 640 numbers are not worth waiting for another (see below)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    def _recoloured(self, images: Tensor, *, colour: ColourStep) -> Tensor:
+        changed = change_lighting(images, colour=colour)
+        if images.device.type == "cpu":
+            return changed  # These all need it.
+        return torch.where(colour.is_neutral[:, None, None, None], images, changed)
 
 
 def _in_threads(work: _Work, *, count: int) -> None:
@@ -294,14 +324,6 @@ def _empty(shape: tuple[int, ...], *, device: torch.device, memory: Blocks | Non
     count, channels, height, width = shape
     lying = memory.empty((count, height, width, channels), dtype=torch.float32)
     return lying.permute(0, 3, 1, 2)
-
-
-def _compose_erasing(policy: AugmentationPolicy, *, draws: Draws, size: Size) -> Erasing | None:
-    if policy.erasing is None:
-        return None
-    boxes, offsets = sample_erasing(policy.erasing, draws=draws, size=size)
-    noise = erasing_noise(size, seed=draws.seed, normalize=policy.normalize)
-    return Erasing(boxes=boxes, offsets=offsets, noise=noise)
 
 
 def _selector(positions: list[int], *, device: torch.device) -> slice | Tensor:

@@ -60,7 +60,8 @@ def prefilter_sizes(warp: Tensor, *, source_size: Size, size: Size) -> list[Size
     if shrinks_by <= 2:
         return [None] * len(warp)
     sizes: list[Size | None] = []
-    for magnifies_by in map(float, _magnification(warp)):
+    magnifications: list[float] = _magnification(warp).tolist()
+    for magnifies_by in magnifications:
         doubled = 2 << max(0, math.floor(math.log2(magnifies_by)))
         if shrinks_by <= max(doubled, 2 * magnifies_by):
             sizes.append(None)
@@ -79,6 +80,7 @@ def make_plans(
     colour: ColourStep | None,
     erasing: Erasing | None,
     mode: Mode,
+    together: bool = False,
 ) -> list[Plan]:
     """Decide what each picture needs.
 
@@ -89,6 +91,7 @@ def make_plans(
         colour: The colour step, on the CPU; ``None``: none.
         erasing: The blocks to cover, on the CPU; ``None``: none.
         mode: Interpolation; the nearest pixel is taken without a filter.
+        together: Where one is recoloured, say so of all: a device does that to all at once, and leaves out who needs none.
     """
     count = len(warp)
     identity = torch.eye(3, dtype=warp.dtype)
@@ -98,6 +101,8 @@ def make_plans(
         pooled = prefilter_sizes(warp, source_size=source_size, size=size)
     never = [False] * count
     recoloured = never if colour is None else _flags(~colour.is_neutral)
+    if together:
+        recoloured = [any(recoloured)] * count
     turned = never if colour is None else _flags(~colour.keeps_hue)
     erased = never if erasing is None else _flags(~erasing.is_neutral)
     return [
@@ -113,7 +118,7 @@ def make_plans(
 
 
 def groups_of(
-    plans: list[Plan], share: Sequence[int], *, at_a_time: int
+    plans: Sequence[Plan], share: Sequence[int], *, at_a_time: int
 ) -> Iterator[tuple[Plan, list[int]]]:
     """Yield positions of pictures with the same plan, a limited number at a time."""
     by_plan: dict[Plan, list[int]] = {}
@@ -125,7 +130,7 @@ def groups_of(
 
 
 def _flags(flags: Tensor) -> list[bool]:
-    return [bool(flag) for flag in flags]
+    return flags.tolist()
 
 
 def _magnification(warp: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from vizsla.data.check import (
     side_problems,
     unknown_classes,
 )
-from vizsla.data.labels import UNKNOWN_CLASS, LabelledPictures, build_vocab, label_text
+from vizsla.data.labels import UNKNOWN_CLASS, LabelledPictures, build_vocab, class_texts
 from vizsla.data.problems import Problem, raise_problems
 from vizsla.data.targets import (
     n_hot,
@@ -95,12 +95,9 @@ def assemble_table(
         DataError: Something is wrong with files, labels or split.
     """
     used = sorted({*train, *valid})
-    own_labels = [
-        pictures.labels[position]
-        for position in train
-        if label_text(pictures.labels[position]) is not None
-    ]
-    names = own_labels if vocab is None else vocab
+    texts = class_texts(pictures.labels)
+    own_labels = (pictures.labels[position] for position in train if texts[position] is not None)
+    names = dict.fromkeys(own_labels) if vocab is None else vocab
     raw_vocab = build_vocab(names, sort=sort and vocab is None, add_na=add_na)
     classes = tuple(dict.fromkeys(str(name) for name in raw_vocab))
     problems = [
@@ -111,15 +108,12 @@ def assemble_table(
     ]
     known = classes
     if add_na:  # then every label has a class
-        known = [label_text(label) or "" for label in pictures.labels]
+        known = [text or "" for text in texts]
     problems += class_problems(pictures, train=train, valid=valid, vocab=known)
     raise_problems(problems, for_looking=pictures.for_looking)
     index = {name: position for position, name in enumerate(classes)}
     unknown = index[UNKNOWN_CLASS] if add_na else UNLABELLED
-    targets = [
-        UNLABELLED if text is None else index.get(text, unknown)
-        for text in map(label_text, pictures.labels)
-    ]
+    targets = [UNLABELLED if text is None else index.get(text, unknown) for text in texts]
     return _table(
         pictures,
         train=train,

@@ -280,7 +280,7 @@ def _column_names(reader: ColReader, frame: pd.DataFrame | None) -> list[str]:
 
 def _as_path(item: Any) -> Path:
     if isinstance(item, str | Path):
-        return Path(item)
+        return item if isinstance(item, Path) else Path(item)
     raise ConfigError(
         f"A picture is given by its path. Received: {type(item).__name__} {item!r:.80}. "
         "Give a get_x that returns the path of an item."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +11,7 @@ import torch
 
 from vizsla.data.labels import (
     LabelledPictures,
+    class_texts,
     is_fraction,
     is_missing,
     is_several,
@@ -18,6 +20,7 @@ from vizsla.data.labels import (
 from vizsla.data.problems import Problem, counted, listed, quoted, raise_problems
 from vizsla.data.summary import class_counts
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError
+from vizsla.paths import PicturePaths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +33,9 @@ ADD_OR_REMOVE = "Add pictures of the class, or remove it."
 
 def missing_files(pictures: LabelledPictures) -> list[Problem]:
     """Return the problem of picture files that do not exist."""
-    missing = [position for position, path in enumerate(pictures.paths) if not _is_file(path)]
+    doubtful = range(len(pictures.paths)) if pictures.in_doubt is None else pictures.in_doubt
+    text_of = PicturePaths.of(pictures.paths).text
+    missing = [position for position in doubtful if not os.path.isfile(text_of(position))]  # noqa: PTH113 (with a Path for each 4 instead of 2 microseconds)
     if not missing:
         return []
     entries = listed([pictures.entry(position) for position in missing])
@@ -49,6 +54,11 @@ _MOST_PLACES = 5
 
 def repeated_pictures(pictures: LabelledPictures) -> list[Problem]:
     """Return the problem of pictures that are listed more than once: one copy may be trained on, the other held out."""
+    if pictures.in_doubt is not None:
+        return []
+    texts = map(os.path.normcase, PicturePaths.of(pictures.paths).texts())
+    if len(set(texts)) == len(pictures.paths):
+        return []
     positions_of: defaultdict[Path, list[int]] = defaultdict(list)
     for position, path in enumerate(pictures.paths):
         positions_of[path].append(position)
@@ -94,8 +104,10 @@ def missed_labels(pictures: LabelledPictures, positions: Sequence[int]) -> list[
 def label_problems(pictures: LabelledPictures, positions: Sequence[int]) -> list[Problem]:
     """Return what is wrong with the labels of the pictures at ``positions``, each taken alone, where each is one class."""
     by_fault: defaultdict[str, list[int]] = defaultdict(list)
+    texts = class_texts(pictures.labels)
     for position in positions:
-        by_fault[_fault(pictures.labels[position])].append(position)
+        if texts[position] is None:
+            by_fault[_fault(pictures.labels[position])].append(position)
     problems = missed_labels(pictures, positions)
     for fault, (what, cure) in _FAULTS.items():
         if found := by_fault[fault]:
@@ -139,6 +151,9 @@ def _about(text: str, entries: str, pictures: LabelledPictures) -> Problem:
 
 def lonely_classes(pictures: LabelledPictures, positions: Sequence[int]) -> list[Problem]:
     """Return the problem of classes with one picture only, which no stratified split can have on both sides."""
+    texts = class_texts(pictures.labels)
+    if 1 not in Counter(texts[position] for position in positions).values():
+        return []
     positions_of = _by_class(pictures, positions)
     lonely = {label: found[0] for label, found in positions_of.items() if len(found) == 1}
     if not lonely:
@@ -181,10 +196,11 @@ def class_problems(
         valid: Positions of the validation pictures.
         vocab: The classes that the classifier will know.
     """
-    classes = {**_by_class(pictures, train), **_by_class(pictures, valid)}
+    texts = class_texts(pictures.labels)
+    classes = {texts[position] for side in (train, valid) for position in side}
     number = len(train) + len(valid)
-    if len(classes) == 1 and all(label_text(pictures.labels[p]) for p in (*train, *valid)):
-        text = f"There is only one class, {next(iter(classes))!r}, for all {counted(number, 'picture')}. A classifier needs two."
+    if len(classes) == 1 and None not in classes:
+        text = f"There is only one class, {classes.pop()!r}, for all {counted(number, 'picture')}. A classifier needs two."
         advice = f" {pictures.advice}" if pictures.advice else ""
         only_one = Problem(kind=LabelError, text=f"{text}{advice}", spoils_training_only=True)
         return [*side_problems(train, valid), only_one]
@@ -212,6 +228,9 @@ def unknown_classes(
         several: Whether a label is a tuple of classes instead of one.
     """
     if not train:
+        return []
+    texts = [] if several else class_texts(pictures.labels)
+    if texts and {texts[p] for side in (train, valid) for p in side} <= {*vocab, None}:
         return []
     in_train = _by_class(pictures, train, several=several)
     in_valid = _by_class(pictures, valid, several=several)
@@ -258,13 +277,6 @@ def _shown_label(label: object) -> str:
     if isinstance(label, LabelError) or is_missing(label):
         return ""
     return ";".join(map(str, label)) if isinstance(label, tuple | list) else str(label)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # for example a name that is too long for the file system
-        return False
 
 
 def settle_unreadable(
@@ -319,7 +331,7 @@ def drop_unreadable(table: PictureTable, bad: Sequence[tuple[int, str]]) -> Pict
     new_row[kept] = torch.arange(len(kept))
     after = replace(
         table,
-        paths=tuple(table.paths[row] for row in kept),
+        paths=PicturePaths.of(table.paths).chosen(kept),
         targets=table.targets[kept],
         train_rows=_renumbered(table.train_rows, new_row),
         valid_rows=_renumbered(table.valid_rows, new_row),

@@ -13,6 +13,7 @@ from torch import Tensor
 from vizsla.allocator import Blocks
 from vizsla.augment.apply import BatchAugmentation
 from vizsla.data.cache import PictureCache, expected_bytes
+from vizsla.data.device_decode import load_decoder
 from vizsla.data.item_transforms import item_pipeline
 from vizsla.data.loader import MAX_BLOCKS, PictureLoader
 from vizsla.data.order import ALL, Share, balancing_weights
@@ -120,11 +121,13 @@ class DataLoader:
         return self.loader.device
 
     def _prepared(self, plan: Sequence[Tensor], *, epoch: int) -> Generator[Batch]:
-        with closing(self.loader.read_plan(plan, epoch=epoch)) as batches:
+        training = self.loader.training
+        with (
+            closing(self.loader.read_plan(plan, epoch=epoch)) as batches,
+            self.augmentation.foresee(plan, epoch=epoch, training=training),
+        ):
             for turns, batch in zip(plan, batches, strict=True):
-                images = self.augmentation(
-                    batch.images, rows=turns, epoch=epoch, training=self.loader.training
-                )
+                images = self.augmentation(batch.images, rows=turns, epoch=epoch, training=training)
                 yield replace(batch, images=images)
 
 
@@ -198,6 +201,8 @@ class DataLoaders:
             table, table.train_rows, training=True, drop_last=True, weights=weights
         )
         self.valid = self._loader(table, table.valid_rows, training=False)
+        if self.device.type == "cuda" and cache.device_store is not None:
+            load_decoder(self.device)
 
     def __iter__(self) -> Iterator[DataLoader]:
         """Yield the training, then the validation loader."""

@@ -41,6 +41,7 @@ _UPRIGHT = {
 _SIDES_SWAPPED_FROM = 5
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _TRUNCATED = "the file is truncated, it ends before the picture does"
+_WIDE_ROWS = 64
 _HEADER_LOCK = threading.Lock()
 
 
@@ -49,7 +50,11 @@ class _UnreadableError(Exception):
 
 
 def open_picture(
-    source: Path | str | bytes, *, cover: Size | None = None, truncated: Truncated = "strict"
+    source: Path | str | bytes,
+    *,
+    cover: Size | None = None,
+    truncated: Truncated = "strict",
+    data: bytes | None = None,
 ) -> Image.Image:
     """Open, decode and turn upright one picture.
 
@@ -62,6 +67,7 @@ def open_picture(
             covers this size; None decodes all pixels. See ``benchmarks/README.md`` for what that saves.
         truncated: ``"ok"`` takes of a JPEG that ends too early what is there; the rest of it is grey. ``"strict"`` refuses
             it, as other truncated files always are.
+        data: The bytes of the file, where they were read already.
 
     Returns:
         A decoded picture of mode RGB.
@@ -74,7 +80,8 @@ def open_picture(
     if truncated not in get_args(Truncated):
         raise ConfigError(f"truncated is 'strict' or 'ok'. Received: {truncated!r}")
     try:
-        data = source if isinstance(source, bytes) else _read_bytes(Path(source))
+        if data is None:
+            data = source if isinstance(source, bytes) else _read_bytes(Path(source))
         try:
             return _decode(data, cover)
         except _UnreadableError as failure:
@@ -83,9 +90,22 @@ def open_picture(
             # With an end put to it libjpeg fills up the rest. Pillow's own switch for this is global, not for one file.
             return _decode(data + _JPEG_END, cover)
     except _UnreadableError as failure:
-        raise PictureError(
-            f"Cannot read the picture {source_name(source)}: {failure}. Replace the file or leave it out."
-        ) from failure
+        raise _error(source, failure) from failure
+
+
+def read_bytes(source: Path | str | bytes) -> bytes:
+    """Return the bytes of a picture.
+
+    Args:
+        source: A file, or the bytes themselves.
+
+    Raises:
+        PictureError: The file cannot be read or is empty.
+    """
+    try:
+        return source if isinstance(source, bytes) else _read_bytes(Path(source))
+    except _UnreadableError as failure:
+        raise _error(source, failure) from failure
 
 
 def picture_size(source: Path | str | bytes) -> Size | None:
@@ -103,6 +123,11 @@ def picture_size(source: Path | str | bytes) -> Size | None:
     except _UnreadableError:
         return None
     width, height = picture.size
+    if picture.format == "PNG" and "exif" not in picture.info:
+        return (
+            height,
+            width,
+        )  # Pillow would decode all pixels to look behind them, those of a bomb too.
     swapped = _orientation(picture) >= _SIDES_SWAPPED_FROM
     return (width, height) if swapped else (height, width)
 
@@ -147,22 +172,32 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "F" or picture.mode.startswith("I"):
         return _from_wide_values(picture)
     if transparent:
-        with_alpha = picture.convert("RGBA")
+        with_alpha = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         over_white = Image.new("RGB", picture.size, "white")
         over_white.paste(with_alpha, mask=with_alpha)
         return over_white
     return picture.convert("RGB")
 
 
+def _error(source: Path | str | bytes, failure: _UnreadableError) -> PictureError:
+    return PictureError(
+        f"Cannot read the picture {source_name(source)}: {failure}. Replace the file or leave it out."
+    )
+
+
 def _from_wide_values(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).astype(np.float64)
+    values = np.asarray(picture)
     white = 1.0 if picture.mode == "F" else 65535.0
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= white:
         raise ValueError(
             f"its values go from {low:g} to {high:g}, only 0 to {white:g} have a known meaning"
         )
-    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8)).convert("RGB")
+    narrow = np.empty(values.shape, dtype=np.uint8)
+    for start in range(0, len(values), _WIDE_ROWS):  # At once, 50 million values took 1.3 GB.
+        rows = slice(start, start + _WIDE_ROWS)
+        narrow[rows] = np.rint(values[rows].astype(np.float64) * (255 / white)).astype(np.uint8)
+    return Image.fromarray(narrow).convert("RGB")
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -11,13 +11,13 @@ import threading
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from vizsla.data.picture_key import PictureKey
@@ -74,37 +74,59 @@ class DeviceStore:
         known = self._places.get(key.slot)
         return known[1] if known is not None and known[0] == key else None
 
+    def has(self, slot: tuple[str, str]) -> bool:
+        """Whether there is a picture of a ``PictureKey.slot``, of whatever time."""
+        return slot in self._places
+
+    def unchanged(self, slot: tuple[str, str], num_bytes: int, modified_ns: int) -> Place | None:
+        """Return where the picture of a slot lies if its file still has this size and time, or None."""
+        key, place = self._places[slot]
+        return place if (key.num_bytes, key.modified_ns) == (num_bytes, modified_ns) else None
+
     def find(self, key: PictureKey) -> NDArray[np.uint8] | None:
         """Return the pixels of a key, copied to the host, or None."""
         place = self.locate(key)
         if place is None:
             return None
-        pixels = self._view(place).cpu().clone().numpy()
+        if self._stream is not None:
+            self._stream.synchronize()
+        pixels = self.view(place).cpu().clone().numpy()
         pixels.setflags(write=False)
         return pixels
 
     def keep(self, key: PictureKey, picture: NDArray[np.uint8]) -> Place | None:
         """Copy a picture to the device; return where it lies, or None if there is no room."""
-        # Of a copy, because torch wants memory that it could write to.
-        return self.keep_tensor(key, torch.from_numpy(picture.copy()))
-
-    def keep_tensor(self, key: PictureKey, picture: Tensor) -> Place | None:
-        """Copy a picture, uint8 ``(H, W, 3)``, that lies anywhere; return where it lies now, or None if there is no room."""
         place = self.locate(key)  # Another thread may have been quicker.
         if place is not None:
             return place
-        place = self._reserve(height=picture.shape[0], width=picture.shape[1])
+        place = self.reserve(height=picture.shape[0], width=picture.shape[1])
         if place is None:
             return None
+        # Of a copy: torch wants memory that it could write to, and from pinned memory nobody waits for the copy to the device.
+        is_cuda = self._stream is not None
+        source = torch.empty(picture.shape, dtype=torch.uint8, pin_memory=is_cuda)
+        np.copyto(source.numpy(), picture)
         # On a stream of its own: a copy waits for what its stream does before, and that would be the network's work.
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            self._view(place).copy_(picture)
-        if self._stream is not None:
-            self._stream.synchronize()  # A copy from the host has ended; one on the device has only begun.
-        with self._lock:
-            self._places[key.slot] = (key, place)
-            self._used_bytes += picture.nbytes
+            self.view(place).copy_(source, non_blocking=is_cuda)
+        self.publish([(key, place)])
         return place
+
+    def publish(self, filled: Sequence[tuple[PictureKey, Place]]) -> None:
+        """Let pictures be found that were written to where ``reserve`` said.
+
+        The copies have ended, or are on this store's own stream, for which whoever reads waits.
+        """
+        with self._lock:
+            for key, place in filled:
+                self._places[key.slot] = (key, place)
+                self._used_bytes += place.height * place.width * 3
+
+    def view(self, place: Place) -> Tensor:
+        """Return the memory of a picture, uint8 ``(H, W, 3)``."""
+        num_bytes = place.height * place.width * 3
+        pixels = self._buffers[place.buffer][place.start : place.start + num_bytes]
+        return pixels.view(place.height, place.width, 3)
 
     def gather(self, places: Sequence[Place], *, positions: Sequence[float], size: Size) -> Tensor:
         """Return windows of some pictures as one tensor.
@@ -117,6 +139,8 @@ class DeviceStore:
         Returns:
             uint8 ``(B, H, W, 3)`` on the device.
         """
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
         height, width = size
         numbers = torch.tensor(
             [
@@ -147,12 +171,8 @@ class DeviceStore:
         runs = pixels.as_strided((len(pixels) - 3 * width + 1, 3 * width), (1, 1))
         return runs.index_select(0, starts_BH.flatten()).view(*starts_BH.shape, width, 3)
 
-    def _view(self, place: Place) -> Tensor:
-        num_bytes = place.height * place.width * 3
-        pixels = self._buffers[place.buffer][place.start : place.start + num_bytes]
-        return pixels.view(place.height, place.width, 3)
-
-    def _reserve(self, *, height: int, width: int) -> Place | None:
+    def reserve(self, *, height: int, width: int) -> Place | None:
+        """Return room for a picture that will be written, or None if there is none."""
         num_bytes = height * width * 3
         with self._lock:
             if self._full:

@@ -9,14 +9,19 @@ H, W: sides. Pixels are CHW here until they are stored.
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import nullcontext
+from functools import cache
+from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from vizsla.data.device_cache import Place
 from vizsla.data.jpeg_header import JpegHeader, plain_jpeg
 
 if TYPE_CHECKING:
@@ -25,8 +30,9 @@ if TYPE_CHECKING:
 
     from vizsla.data.device_cache import DeviceStore
     from vizsla.data.picture_key import PictureKey
-    from vizsla.data.presize import Resize
+    from vizsla.data.presize import Box, Resize
     from vizsla.data.reader import PictureReader
+    from vizsla.types import Size
 
 LARGEST_PIXELS = 4_000_000
 """Of larger pictures the CPU decodes only what the presize needs, an eighth of the sides of a camera's picture."""
@@ -96,24 +102,43 @@ class DeviceDecoder:
         sources = [torch.frombuffer(bytearray(one.data), dtype=torch.uint8) for one in some]
         # torchvision lets one thread at a time decode on a device, and writes on a stream of its own into memory of ours:
         # when the lock is free nothing of ours is under way that could still need that memory.
+        filled: list[tuple[_Encoded, Place]] = []
         with self._lock, nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             decoded = _decoded(sources, device=self.store.device)
-            strips = [
-                presized(upright(image, one.header.orientation), resize=self.resize)
-                for image, one in zip(decoded, some, strict=True)
-            ]
+            by_size: dict[Size, list[tuple[_Encoded, Tensor]]] = {}
+            for image, one in zip(decoded, some, strict=True):
+                image = upright(image, one.header.orientation)
+                by_size.setdefault((image.shape[1], image.shape[2]), []).append((one, image))
             del decoded
+            for size, alike in by_size.items():
+                places = self._write([image for _, image in alike], size=size)
+                filled += zip((one for one, _ in alike), places, strict=False)
+            del by_size
             if self._stream is not None:
                 self._stream.synchronize()
-        for one, strip in zip(some, strips, strict=True):
-            if self._is_unchanged(one):
-                self.store.keep_tensor(one.key, strip)
+        self.store.publish([(one.key, place) for one, place in filled if _is_unchanged(one)])
 
-    def _is_unchanged(self, one: _Encoded) -> bool:
-        try:
-            return self.reader.key(one.path, training=True) == one.key
-        except OSError:
-            return False
+    def _write(self, images: list[Tensor], *, size: Size) -> list[Place]:
+        """Write pictures of one size to the store, together; return where they are, nowhere where there is no room."""
+        box, (height, width) = self.resize.strip_box(size)
+        region = self.store.reserve(height=len(images) * height, width=width)
+        if region is None:
+            return []
+        out = self.store.view(region).view(len(images), height, width, 3)
+        write_presized(torch.stack(images), box=box, out=out)
+        num_bytes = height * width * 3
+        return [
+            Place(region.buffer, region.start + number * num_bytes, height, width)
+            for number in range(len(images))
+        ]
+
+
+def _is_unchanged(one: _Encoded) -> bool:
+    try:
+        facts = os.stat(one.path)  # noqa: PTH116 (a third of the time of Path.stat, and paid for every picture)
+    except OSError:
+        return False
+    return (facts.st_size, facts.st_mtime_ns) == (one.key.num_bytes, one.key.modified_ns)
 
 
 def _decoded(sources: list[Tensor], *, device: torch.device) -> list[Tensor]:
@@ -130,6 +155,25 @@ def _decoded(sources: list[Tensor], *, device: torch.device) -> list[Tensor]:
     return [torch.ops.image.decode_jpeg(source, mode) for source in sources]
 
 
+@cache
+def load_decoder(device: torch.device) -> None:
+    """Let a thread load the device's decoder, which takes 0.7 s once in a process, while loaders and networks are made."""
+    threading.Thread(target=_load_decoder, args=(device,), daemon=True).start()
+
+
+def _load_decoder(device: torch.device) -> None:
+    stream = BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "JPEG")
+    source = torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8)
+    try:
+        image = _decoded([source], device=device)[0]
+        out = torch.empty((1, 8, 8, 3), dtype=torch.uint8, device=device)
+        write_presized(image[None], box=(0, 0, 16, 16), out=out)
+        torch.cuda.current_stream(device).synchronize()
+    except (ImportError, RuntimeError, AttributeError):
+        return  # Whoever decodes will find out.
+
+
 def upright(image: Tensor, orientation: int) -> Tensor:
     """Return a picture turned as its EXIF orientation says, as a view or a copy.
 
@@ -137,28 +181,33 @@ def upright(image: Tensor, orientation: int) -> Tensor:
         image: ``(C, H, W)``.
         orientation: 1 to 8.
     """
+    if orientation == 1:
+        return image
     if orientation >= 5:  # The sides are swapped.
         image = image.transpose(1, 2)
     sides = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(orientation)
     return image if sides is None else image.flip(sides)
 
 
-def presized(image: Tensor, *, resize: Resize) -> Tensor:
-    """Return what training keeps of a picture, as ``Resize.strip`` does on the CPU, within one or two grey levels.
+def write_presized(images: Tensor, *, box: Box, out: Tensor) -> None:
+    """Write what training keeps of pictures of one size, as ``Resize.strip`` makes it on the CPU, within one or two grey levels.
+
+    All together, because each operation costs ten microseconds under the interpreter lock, for which the training loop waits.
 
     Args:
-        image: uint8 ``(3, H, W)``.
-        resize: How; it does not pad.
-
-    Returns:
-        uint8 ``(h, w, 3)``, contiguous.
+        images: uint8 ``(B, 3, H, W)``.
+        box: The part that is shown, see ``Resize.strip_box``.
+        out: uint8 ``(B, h, w, 3)``, overwritten.
     """
-    (left, top, right, bottom), size = resize.strip_box((image.shape[1], image.shape[2]))
-    part = image[None, :, top:bottom, left:right]
-    if part.shape[2:] != size:
-        floats = F.interpolate(part.float(), size=size, mode="bilinear", antialias=True)
-        part = floats.round_().clamp_(0, 255).to(torch.uint8)
-    return part[0].permute(1, 2, 0).contiguous()
+    left, top, right, bottom = box
+    part = images[:, :, top:bottom, left:right]
+    size = [out.shape[1], out.shape[2]]
+    if list(part.shape[2:]) != size:
+        part = F.interpolate(part.float(), size=size, mode="bilinear", antialias=True)
+        part = part.add_(
+            0.5
+        )  # What is behind the point is cut off; a mean of pixels is at most 255.
+    out.copy_(part.permute(0, 2, 3, 1))
 
 
 def _bounded(pictures: Iterator[_Encoded]) -> Iterator[list[_Encoded]]:

@@ -13,8 +13,9 @@ from vizsla.data.labels import LabelledPictures, RegexLabeller, using_attr
 from vizsla.data.listings import listed_pictures, paths_below
 from vizsla.data.loader_options import LoaderOptions, loaders_of_pictures, loaders_of_table
 from vizsla.data.resolve import FOLDER_ADVICE, folder_labels
-from vizsla.data.sources import get_image_files, read_table, table_of_frame
+from vizsla.data.sources import list_pictures
 from vizsla.data.splits import RandomSplitter
+from vizsla.data.tables import read_table, table_of_frame
 
 if TYPE_CHECKING:
     import re
@@ -88,18 +89,20 @@ class ImageDataLoaders:
         )
         root = Path(path)
         if valid_pct is None:
-            paths = get_image_files(root, folders=(train, valid))
-            inside = [file.is_relative_to(root / train) for file in paths]
-            train_rows = [row for row, in_train in enumerate(inside) if in_train]
-            valid_rows = [row for row, in_train in enumerate(inside) if not in_train]
+            listing = list_pictures(root, folders=(train, valid))
+            inside = [Path(folder).is_relative_to(root / train) for folder in listing.paths.folders]
+            numbers = listing.paths.folder_numbers
+            train_rows = [row for row, number in enumerate(numbers) if inside[number]]
+            valid_rows = [row for row, number in enumerate(numbers) if not inside[number]]
         else:
-            paths = get_image_files(root)
-            train_rows, valid_rows = RandomSplitter(valid_pct, seed)(paths)
+            listing = list_pictures(root)
+            train_rows, valid_rows = RandomSplitter(valid_pct, seed)(listing.paths)
         loose = {root} if valid_pct is not None else {root / train, root / valid}
         pictures = LabelledPictures(
             root=root,
-            paths=tuple(paths),
-            labels=folder_labels(paths, loose=loose),
+            paths=listing.paths,
+            in_doubt=listing.in_doubt,
+            labels=folder_labels(listing.paths, loose=loose),
             advice=FOLDER_ADVICE,
         )
         table = assemble_table(pictures, train=train_rows, valid=valid_rows, vocab=vocab)

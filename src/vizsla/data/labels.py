@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vizsla.data.problems import Problem, quoted
 from vizsla.errors import ConfigError, LabelError, TableError, VizslaError
+from vizsla.paths import PicturePaths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,6 +236,8 @@ def is_fraction(label: Any) -> bool:
 
 def label_text(label: Any) -> str | None:
     """Return a label as the name of its class, or ``None`` where it cannot be one (``check.label_problems`` says why)."""
+    if isinstance(label, str):
+        return str(label) if label.strip() else None
     unusable = (
         isinstance(label, LabelError)
         or is_missing(label)
@@ -242,6 +245,18 @@ def label_text(label: Any) -> str | None:
         or is_fraction(label)
     )
     return None if unusable else str(label)
+
+
+def class_texts(labels: Iterable[Any]) -> list[str | None]:
+    """Return ``label_text`` of every label; each text is looked at once, however often it comes up."""
+    known = _ClassTexts()
+    return [known[label] if type(label) is str else label_text(label) for label in labels]
+
+
+class _ClassTexts(dict[str, "str | None"]):
+    def __missing__(self, label: str) -> str | None:
+        self[label] = text = label_text(label)
+        return text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,16 +272,22 @@ class LabelledPictures:
         advice: Where the labels come from and how to get others; ends messages about labels.
         problems: What was found wrong while reading.
         for_looking: Whether only a warning shall tell of what spoils nothing but training.
+        in_doubt: Positions of the pictures that may not be there; the others were found, each once. ``None``: of none of
+            them that is known.
     """
 
     root: Path
-    paths: tuple[Path, ...]
+    paths: Sequence[Path]
     labels: tuple[Any, ...]
     row_word: str = ""
     row_numbers: tuple[int, ...] = ()
     advice: str = ""
     problems: tuple[Problem, ...] = ()
     for_looking: bool = False
+    in_doubt: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "paths", PicturePaths.of(self.paths))
 
     def entry(self, position: int) -> str:
         """Return how messages show a picture: its row, where it has one, and its path."""

@@ -14,7 +14,7 @@ from vizsla.errors import ConfigError, TableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vizsla.data.sources import Table
+    from vizsla.data.tables import Table
 
 
 def listed_pictures(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from vizsla.allocator import Blocks, share_heaps
+from vizsla.augment.recipe import BATCHES_AT_ONCE
 from vizsla.data.batching import PendingBatch, Shipping
 from vizsla.data.decode import cause_of, source_name
 from vizsla.data.device_decode import DeviceDecoder
@@ -22,6 +23,7 @@ from vizsla.data.order import (
     ALL,
     Share,
     check_share,
+    checked_rows,
     checked_weights,
     drawn,
     part,
@@ -49,8 +51,11 @@ MAX_WORKERS = 16
 MAX_BLOCKS = 6
 """The reading threads fill up to three batches, the consumer has one."""
 
-_BATCHES_AHEAD = 8
-"""Where a device decodes whole batches: pictures that are decoded stay there, so these take next to no memory."""
+_DECODING_WORKERS = 4
+"""Where a device decodes: more threads wait for one another."""
+
+_BATCHES_AHEAD = 1024
+"""Then; pictures that are decoded stay there, so these take next to no memory."""
 
 MAX_SECONDS = 300.0
 """For one picture; a disk or network share that takes longer is given up, with an error that names the file."""
@@ -113,7 +118,7 @@ class PictureLoader:
             )
         share_heaps()
         self.table = table
-        self.rows = _checked_rows(table, rows)
+        self.rows = checked_rows(rows, count=len(table.paths))
         self.reader = reader
         self.batch_size = batch_size
         self.training = training
@@ -194,7 +199,9 @@ class PictureLoader:
             self._jobs(
                 plan, epoch=epoch, shipping=shipping, planned=planned, whole=decoder is not None
             ),
-            num_workers=self.num_workers,
+            num_workers=self.num_workers
+            if decoder is None
+            else min(_DECODING_WORKERS, self.num_workers),
             max_waiting=2 * self.batch_size if decoder is None else _BATCHES_AHEAD,
             num_bytes=int,
             max_seconds=MAX_SECONDS,
@@ -255,8 +262,8 @@ class PictureLoader:
         whole: bool,
     ) -> Iterator[_Job]:
         """Yield what must be read, picture by picture or batch by batch; batches are added to ``planned`` before their jobs."""
-        for turns in plan:
-            batch = self._pending(turns, epoch=epoch, shipping=shipping)
+        for turns, draws in self._with_draws(plan, epoch=epoch):
+            batch = self._pending(turns, draws=draws, shipping=shipping)
             if whole and batch.missing:
                 jobs = [_Job(batch, batch.missing)]
             else:
@@ -264,18 +271,30 @@ class PictureLoader:
             planned.append((batch, len(jobs)))
             yield from jobs
 
-    def _pending(self, turns: Tensor, *, epoch: int, shipping: Shipping) -> PendingBatch:
+    def _with_draws(
+        self, plan: tuple[Tensor, ...], *, epoch: int
+    ) -> Iterator[tuple[Tensor, list[list[float]]]]:
+        """Yield the turns of each batch with the random numbers of each picture, which are drawn for several batches at once."""
         count = self.reader.num_draws if self.training else 0
-        draws = counter_uniform(self.seed, "crop", epoch=epoch, rows=turns, count=count)
+        for first in range(0, len(plan), BATCHES_AT_ONCE):
+            some = plan[first : first + BATCHES_AT_ONCE]
+            rows = torch.cat(some)
+            drawn = counter_uniform(self.seed, "crop", epoch=epoch, rows=rows, count=count)
+            for turns, draws in zip(some, drawn.split([len(turns) for turns in some]), strict=True):
+                yield turns, draws.tolist()
+
+    def _pending(
+        self, turns: Tensor, *, draws: list[list[float]], shipping: Shipping
+    ) -> PendingBatch:
         rows = rows_of(turns)
         batch = PendingBatch(
             rows=rows,
             targets=self.table.targets[rows],
-            draws=draws.tolist(),
+            draws=draws,
             shipping=shipping,
         )
         if shipping.store is not None:
-            paths = [self.table.paths[row] for row in rows.tolist()]
+            paths = [self.table.file(row) for row in rows.tolist()]
             batch.place_known([self.reader.place(path, training=self.training) for path in paths])
         return batch
 
@@ -369,7 +388,7 @@ def find_unreadable(
         return None
 
     num_workers = default_num_workers() if num_workers is None else num_workers
-    all_rows: list[int] = _checked_rows(table, rows).numpy().tolist()
+    all_rows: list[int] = checked_rows(rows, count=len(table.paths)).numpy().tolist()
     unreadable: list[tuple[int, str]] = []
     causes = read_ahead(problem_of, all_rows, num_workers=num_workers, max_waiting=8 * num_workers)
     with closing(causes):
@@ -379,13 +398,3 @@ def find_unreadable(
             if on_progress is not None:
                 on_progress(done)
     return tuple(unreadable)
-
-
-def _checked_rows(table: PictureTable, rows: Tensor) -> Tensor:
-    rows = rows.to(device="cpu", dtype=torch.int64)
-    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(table.paths):
-        raise DataError(
-            f"Rows go from 0 to {len(table.paths) - 1} in this table. "
-            f"Received: rows from {int(rows.min())} to {int(rows.max())}"
-        )
-    return rows

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vizsla.data.cache import PictureCache
     from vizsla.data.decode import Truncated
     from vizsla.data.labels import LabelledPictures
-    from vizsla.data.sources import Table
+    from vizsla.data.tables import Table
     from vizsla.types import PictureTable
 
 BatchTransforms = BatchTransform | Sequence[BatchTransform] | None

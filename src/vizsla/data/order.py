@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, DataError
 from vizsla.seeding import generator
 
 if TYPE_CHECKING:
@@ -26,6 +26,25 @@ ALL: Share = (0, 1)
 
 _ROW_BITS = 32
 _ROW_MASK = (1 << _ROW_BITS) - 1
+
+
+def checked_rows(rows: Tensor, *, count: int) -> Tensor:
+    """Return rows as int64 on the CPU.
+
+    Args:
+        rows: ``(N,)``.
+        count: Rows of the table.
+
+    Raises:
+        DataError: One is outside of the table.
+    """
+    rows = rows.to(device="cpu", dtype=torch.int64)
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise DataError(
+            f"Rows go from 0 to {count - 1} in this table. "
+            f"Received: rows from {int(rows.min())} to {int(rows.max())}"
+        )
+    return rows
 
 
 def rows_of(turns: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from vizsla.data.resample import pixels_of, resized
+from vizsla.data.resample import pixels_of, resized, resized_pixels
 from vizsla.errors import ConfigError
 from vizsla.types import Size, as_size
 
@@ -123,6 +123,20 @@ class Resize:
             part, size = self._strip_part(picture)
             return pixels_of(part, size=size)
         return pixels_of(self._part(picture, at_x=0.5, at_y=0.5), size=self.size)
+
+    def pixels_of(self, pixels_u8: NDArray[np.uint8], *, training: bool) -> NDArray[np.uint8]:
+        """Return the same as ``pixels`` of a picture that is an array already; not for ``"pad"``.
+
+        Args:
+            pixels_u8: uint8 ``(H, W, 3)``, at most 33 million pixels.
+            training: See ``pixels``.
+        """
+        height, width = pixels_u8.shape[:2]
+        if training and self.method == "crop":
+            (left, top, right, bottom), size = self.strip_box((height, width))
+        else:
+            (left, top, right, bottom), size = self.box((height, width)), self.size
+        return resized_pixels(pixels_u8[top:bottom, left:right], size=size)
 
     def strip(self, picture: Image.Image) -> Image.Image:
         """Return the picture scaled so that a window of ``size`` spans it one way and slides the other way.

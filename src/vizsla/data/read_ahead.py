@@ -98,24 +98,25 @@ class _Threads(Generic[Job, Result]):
     """
 
     def __init__(self, function: Callable[[Job], Result], num_threads: int) -> None:
+        self._function = function
+        self._num_threads = num_threads
         self._jobs: SimpleQueue[tuple[Job, Future[Result]] | None] = SimpleQueue()
         self._closed = threading.Event()
-        self._threads = [
-            threading.Thread(
-                target=_work,
-                args=(function, self._jobs, self._closed),
-                name=f"vizsla-reader-{number}",
-                daemon=True,
-            )
-            for number in range(num_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
 
     def submit(self, job: Job) -> Future[Result]:
-        """Hand a job to the threads."""
+        """Hand a job to the threads; the first jobs each start one, so that an epoch that reads nothing has none."""
         future: Future[Result] = Future()
         self._jobs.put((job, future))
+        if len(self._threads) < self._num_threads:
+            thread = threading.Thread(
+                target=_work,
+                args=(self._function, self._jobs, self._closed),
+                name=f"vizsla-reader-{len(self._threads)}",
+                daemon=True,
+            )
+            self._threads.append(thread)
+            thread.start()
         return future
 
     def close(self) -> None:

@@ -77,9 +77,10 @@ def resized_pixels(pixels_u8: NDArray[np.uint8], *, size: Size) -> NDArray[np.ui
         return pixels_u8.copy()
     if resampler() != "torch":
         return np.asarray(resized(Image.fromarray(pixels_u8), size=size))
-    return _resized(
-        pixels_u8.copy(), size=size
-    )  # Of a copy, because torch wants memory that it could write to.
+    flags = pixels_u8.flags
+    # torch wants memory that it could write to, and a view would not have its fast order.
+    is_usable = flags.writeable and flags.c_contiguous
+    return _resized(pixels_u8 if is_usable else pixels_u8.copy(), size=size)
 
 
 def _resized(pixels_u8: NDArray[np.uint8], *, size: Size) -> NDArray[np.uint8]:

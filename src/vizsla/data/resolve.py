@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from vizsla.data.assemble import assemble_table
 from vizsla.data.check import lonely_classes
 from vizsla.data.labels import (
     LabelledPictures,
     RegexLabeller,
-    label_text,
-    parent_label,
+    class_texts,
     take_labels,
     using_attr,
 )
 from vizsla.data.listings import pictures_of_table, positions_of
 from vizsla.data.problems import quoted
-from vizsla.data.sources import Table, check_folder, get_image_files, is_picture_name, read_table
+from vizsla.data.sources import check_folder, get_image_files, is_picture_name, list_pictures
 from vizsla.data.splits import stratified_split
+from vizsla.data.tables import Table, read_table
 from vizsla.errors import ConfigError, DataError, LabelError, TableError
+from vizsla.paths import PicturePaths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence, Set
@@ -54,7 +56,6 @@ FOLDER_ADVICE = (
     "Labels are the names of the folders that pictures lie in. Put each class into a folder of its own, or take labels "
     "from file names (labels regex:PATTERN) or from a table (labels csv:FILE)."
 )
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +104,8 @@ def resolve_data(
         for position in range(len(pictures.paths))
         if splits is None or splits[position] != "test"
     ]
-    classes = [label_text(pictures.labels[position]) for position in divided]
+    texts = class_texts(pictures.labels)
+    classes = [texts[position] for position in divided]
     train, valid_part = stratified_split(
         classes, valid_fraction=fraction or DEFAULT_VALID_FRACTION, seed=seed
     )
@@ -181,23 +183,24 @@ def _csv_options(text: str, labels: str) -> tuple[str, str | None, str | None]:
 
 
 def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
-    paths = get_image_files(data)
+    listing = list_pictures(data)
+    paths, in_doubt = listing.paths, listing.in_doubt
     splits = _splits_of_folders(paths, data)
-    if (
-        splits is not None
-    ):  # pictures beside the folders of the split, such as a sample, take no part
-        paths = _where(paths, splits)
-        splits = _where(splits, splits)
+    loose = {data}
+    if splits is not None:  # pictures beside its folders, such as a sample, take no part
+        kept = [position for position, split in enumerate(splits) if split]
+        number_of = {position: number for number, position in enumerate(kept)}
+        in_doubt = in_doubt and tuple(number_of[p] for p in in_doubt if p in number_of)
+        paths, splits = paths.chosen(kept), [splits[position] for position in kept]
+        loose = {data / Path(folder).relative_to(data).parts[0] for folder in paths.folders}
     if labeller is None:
-        loose = (
-            {data} if splits is None else {data / path.relative_to(data).parts[0] for path in paths}
-        )
         labels = folder_labels(paths, loose=loose)
     else:
         labels = take_labels(paths, using_attr(labeller, "name"))
     pictures = LabelledPictures(
         root=data,
-        paths=tuple(paths),
+        paths=paths,
+        in_doubt=in_doubt,
         labels=labels,
         advice=FOLDER_ADVICE
         if labeller is None
@@ -206,27 +209,26 @@ def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
     return _Found(pictures=pictures, splits=tuple(splits) if splits else None)
 
 
-def _where(values: Sequence[_Value], splits: Sequence[str]) -> list[_Value]:
-    return [value for value, split in zip(values, splits, strict=True) if split]
-
-
-def folder_labels(paths: Sequence[Path], *, loose: Set[Path]) -> tuple[str | LabelError, ...]:
+def folder_labels(paths: PicturePaths, *, loose: Set[Path]) -> tuple[str | LabelError, ...]:
     """Return the name of each picture's folder, or an error for those that lie directly in one of ``loose``."""
     missed = LabelError("it lies in no folder of a class")
-    return tuple(missed if path.parent in loose else parent_label(path) for path in paths)
+    folders = map(Path, paths.folders)
+    labels = [missed if folder in loose else folder.name for folder in folders]
+    return tuple(map(labels.__getitem__, paths.folder_numbers))
 
 
-def _splits_of_folders(paths: Sequence[Path], root: Path) -> list[str] | None:
+def _splits_of_folders(paths: PicturePaths, root: Path) -> list[str] | None:
     """Return the split of each path by the first folder below ``root`` (empty for other folders), or None.
 
     A folder ``train`` alone says nothing: it may hold pictures of trains.
     """
-    folders: list[str] = []
-    for path in paths:
-        parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
-        folders.append(parts[0].lower() if len(parts) > 1 else "")
-    splits = [_SPLIT_OF_FOLDER.get(folder, "") for folder in folders]
-    return splits if "train" in splits and {"valid", "test"} & set(splits) else None
+    found: list[str] = []
+    for folder in map(Path, paths.folders):
+        parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+        found.append(_SPLIT_OF_FOLDER.get(parts[0].lower(), "") if parts else "")
+    if "train" not in found or not {"valid", "test"} & set(found):
+        return None
+    return list(map(found.__getitem__, paths.folder_numbers))
 
 
 def _find_in_table(file: Path, folder: Path, image: str | None, label: str | None) -> _Found:
@@ -243,7 +245,7 @@ def _find_in_table(file: Path, folder: Path, image: str | None, label: str | Non
     )
     if splits is not None:
         return _Found(pictures=pictures, splits=splits)
-    by_folder = _splits_of_folders(pictures.paths, folder)
+    by_folder = _splits_of_folders(PicturePaths.of(pictures.paths), folder)
     return _Found(
         pictures=pictures, splits=tuple(by_folder) if by_folder and all(by_folder) else None
     )
@@ -274,7 +276,7 @@ def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple
 def _locate(names: Sequence[str], *, folder: Path) -> list[Path]:
     """Return the file of each name: the path below ``folder``, else the only file below it with that name or stem."""
     paths = [folder / name for name in names]
-    absent = [position for position, path in enumerate(paths) if not _exists(path)]
+    absent = [position for position, path in enumerate(paths) if not os.path.isfile(path)]  # noqa: PTH113 (Path.is_file fails on names that are too long)
     if absent:
         by_name: defaultdict[str, list[Path]] = defaultdict(list)
         by_stem: defaultdict[str, list[Path]] = defaultdict(list)
@@ -292,13 +294,6 @@ def _locate(names: Sequence[str], *, folder: Path) -> list[Path]:
 def _composed(name: str) -> str:
     """Return a name with accents as single letters; archives from a Mac write them as letter and accent."""
     return unicodedata.normalize("NFC", name)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def _pictures_below(folder: Path) -> list[Path]:

@@ -1,21 +1,20 @@
-"""A folder or a CSV file in, its pictures' paths in a fixed order or its cells as a ``Table`` out; nothing is decoded."""
+"""A folder in, the paths of its pictures in a fixed order out; nothing is decoded."""
 
 from __future__ import annotations
 
-import csv
 import os
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, NamedTuple
 
 from vizsla.data.problems import counted, listed, quoted
-from vizsla.errors import DataError, TableError
+from vizsla.errors import DataError
+from vizsla.paths import PicturePaths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import pandas as pd
+    from collections.abc import Iterator, Sequence
 
 # Written out because Python's mimetypes module reads files of the operating system: the same folder would give other
 # pictures on another machine. Kinds that Pillow may not open (heic, jxl, camera raw) are here too, so that they are
@@ -57,6 +56,36 @@ def get_image_files(
     Example:
         >>> files = get_image_files("pets/images")
     """
+    return list(list_pictures(path, recurse=recurse, folders=folders).paths)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """Pictures as they were found in a folder.
+
+    Attributes:
+        paths: Sorted by their posix path.
+        in_doubt: Positions of those that may not be there after all, which are links. All others are files, and no path
+            comes up twice. ``None``: folders were given that lie in one another, and nothing is known of any.
+    """
+
+    paths: PicturePaths
+    in_doubt: tuple[int, ...] | None
+
+
+def list_pictures(
+    path: Path | str, *, recurse: bool = True, folders: Sequence[str] | str | None = None
+) -> Listing:
+    """Return the pictures in a folder without a ``Path`` for each; see ``get_image_files``.
+
+    Args:
+        path: The folder.
+        recurse: Whether to look into its sub-folders.
+        folders: Only these sub-folders of ``path``; ``None`` for all.
+
+    Raises:
+        DataError: As ``get_image_files`` raises it.
+    """
     root = Path(path)
     check_folder(root)
     starts: list[tuple[Path, bool]]
@@ -67,15 +96,25 @@ def get_image_files(
         starts = [(root, False) if name == "." else (root / name, True) for name in chosen]
         for start, _ in starts:
             check_folder(start)
-    pictures: list[str] = []
-    others: Counter[str] = Counter()
-    for start, below in starts:
-        _list_folder(str(start), recurse=below, pictures=pictures, others=others)
-    if not pictures:
-        raise DataError(_no_pictures(root, others, recurse=recurse))
-    if os.sep != "/":
-        return sorted(map(Path, pictures), key=lambda picture: picture.as_posix())
-    return [Path(picture) for picture in sorted(pictures)]
+    walk = _Walk()
+    starts.sort(key=lambda start: f"{start[0].as_posix()}/")
+    paths = PicturePaths.in_folders(
+        run for start, below in starts for run in walk.runs(start, recurse=below)
+    )
+    if not paths:
+        raise DataError(_no_pictures(root, walk.others, recurse=recurse))
+    if len(starts) == 1 or _lie_apart([start for start, _ in starts]):
+        return Listing(paths=paths, in_doubt=tuple(walk.links))
+    texts = sorted(picture.as_posix() for picture in paths)
+    return Listing(paths=PicturePaths(texts), in_doubt=None)
+
+
+def _lie_apart(folders: Sequence[Path]) -> bool:
+    """Return whether no folder is, or lies in, another one of these, by their names."""
+    places = [folder.absolute() for folder in folders]
+    return len(set(places)) == len(places) and not any(
+        parent in places for place in places for parent in place.parents
+    )
 
 
 def is_picture_name(name: str) -> bool:
@@ -108,43 +147,105 @@ def check_folder(folder: Path) -> None:
     )
 
 
-def _list_folder(folder: str, *, recurse: bool, pictures: list[str], others: Counter[str]) -> None:
-    """Add the pictures below a folder to ``pictures``, and the endings of its other files to ``others``."""
-    # os.scandir tells folders from files without a stat call each: 50,000 files take a third of the time of Path.rglob.
-    pending = [(folder, frozenset({_identity(folder)}), 0)]
-    while pending:
-        current, ancestors, num_links = pending.pop()
+class _Walk:
+    """A way through folders, and what is found on it besides pictures.
+
+    Attributes:
+        links: Positions of pictures that are links.
+        others: Endings of the files that are no pictures.
+    """
+
+    def __init__(self) -> None:
+        self.links: list[int] = []
+        self.others: Counter[str] = Counter()
+        self._num_pictures = 0
+
+    def runs(self, start: Path, *, recurse: bool) -> Iterator[tuple[str, list[str]]]:
+        """Yield (folder with a separator at its end, names of pictures in it), in the order of the posix paths."""
+        # os.scandir tells folders from files without a stat call each: 50,000 files take a third of the time of Path.rglob.
+        place = str(start)
+        prefix = "" if start == Path() else os.path.join(place, "")  # noqa: PTH118 (the separator at its end)
+        waiting: list[_Folder | _Run] = [_Folder(place, prefix, frozenset({_identity(place)}), 0)]
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, _Folder):
+                waiting += reversed(list(self._parts(part, recurse=recurse)))
+                continue
+            self.links += [self._num_pictures + position for position in part.links]
+            self._num_pictures += len(part.names)
+            yield part.prefix, part.names
+
+    def _parts(self, folder: _Folder, *, recurse: bool) -> Iterator[_Folder | _Run]:
+        """Yield runs of pictures, and folders between them where their paths belong by their order."""
         try:
-            with os.scandir(current) as listing:
-                entries = list(listing)
+            with os.scandir(folder.path) as listing:
+                entries = [entry for entry in listing if not entry.name.startswith(".")]
         except OSError as error:
             raise DataError(
-                f"The folder {quoted(current)} cannot be read: {error.strerror}. "
+                f"The folder {quoted(folder.path)} cannot be read: {error.strerror}. "
                 "Change its permissions, or give a folder that does not contain it."
             ) from error
+        inside: dict[str, os.DirEntry[str]] = {}
+        names: list[str] = []
+        linked: set[str] = set()
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if not _is_folder(entry):
-                _sort_file(entry, pictures=pictures, others=others)
-            elif recurse:
-                identity, links = _identity(entry.path), num_links + entry.is_symlink()
-                if identity in ancestors:
-                    continue
-                if links > MAX_NESTED_LINKS:
-                    raise DataError(
-                        f"More than {MAX_NESTED_LINKS} linked folders lie inside one another at {quoted(entry.path)}. "
-                        "Remove the symbolic links that point back up."
-                    )
-                pending.append((entry.path, ancestors | {identity}, links))
+            name = entry.name
+            if _is_folder(entry):
+                inside[f"{name}/"] = entry
+            elif _suffix(name) not in PICTURE_SUFFIXES:
+                self.others[_suffix(name) or "(no extension)"] += 1
+            elif entry.is_symlink():  # a broken link is kept: it is reported as missing
+                names.append(name)
+                linked.add(name)
+            elif entry.is_file():
+                names.append(name)
+        names.sort()
+        first = 0
+        for name in sorted(inside) if recurse else ():
+            last = bisect_left(names, name)
+            if last > first:
+                yield _run(folder.prefix, names[first:last], linked)
+            first = last
+            below = self._below(folder, inside[name])
+            if below is not None:
+                yield below
+        if len(names) > first:
+            yield _run(folder.prefix, names[first:], linked)
+
+    def _below(self, folder: _Folder, entry: os.DirEntry[str]) -> _Folder | None:
+        """Return a folder in a folder; None where it is one of those that it lies in."""
+        identity, links = _identity(entry.path), folder.num_links + entry.is_symlink()
+        if identity in folder.ancestors:
+            return None
+        if links > MAX_NESTED_LINKS:
+            raise DataError(
+                f"More than {MAX_NESTED_LINKS} linked folders lie inside one another at {quoted(entry.path)}. "
+                "Remove the symbolic links that point back up."
+            )
+        prefix = f"{folder.prefix}{entry.name}{os.sep}"
+        return _Folder(entry.path, prefix, folder.ancestors | {identity}, links)
 
 
-def _sort_file(entry: os.DirEntry[str], *, pictures: list[str], others: Counter[str]) -> None:
-    suffix = _suffix(entry.name)
-    if suffix not in PICTURE_SUFFIXES:
-        others[suffix or "(no extension)"] += 1
-    elif entry.is_symlink() or entry.is_file():  # a broken link is kept: it is reported as missing
-        pictures.append(entry.path)
+class _Folder(NamedTuple):
+    """A folder that is to be looked into; the prefix is its path as ``Path`` writes it, with a separator at the end."""
+
+    path: str
+    prefix: str
+    ancestors: frozenset[tuple[int, int]]
+    num_links: int
+
+
+class _Run(NamedTuple):
+    """Pictures of one folder whose paths follow one another."""
+
+    prefix: str
+    names: list[str]
+    links: list[int]
+
+
+def _run(prefix: str, names: list[str], linked: set[str]) -> _Run:
+    links = [position for position, name in enumerate(names) if name in linked] if linked else []
+    return _Run(prefix, names, links)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -172,150 +273,4 @@ def _no_pictures(root: Path, others: Counter[str], *, recurse: bool) -> str:
     return (
         f"There are no pictures {where}. The files there have these extensions:\n{listed(kinds)}\n"
         "Give the folder that holds the pictures, or convert them to JPEG or PNG."
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
-    """The cells of a CSV file or DataFrame.
-
-    Attributes:
-        source: How messages name the table.
-        columns: Names of the columns.
-        rows: Cells; each row has one for each column.
-        numbers: For each row the number by which its owner finds it: in a CSV file the header is row 1, in a DataFrame
-            the first row is row 0.
-        counting: How messages say that, in brackets, or empty.
-    """
-
-    source: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    numbers: tuple[int, ...]
-    counting: str = ""
-
-    def position(self, column: str | int) -> int:
-        """Return the position of a column, given by name or position.
-
-        Raises:
-            TableError: There is no such column; the message lists those that are there.
-        """
-        if isinstance(column, int):
-            if -len(self.columns) <= column < len(self.columns):
-                return column % len(self.columns)
-        elif column in self.columns:
-            return self.columns.index(column)
-        names = [f"{position}: {name!r}" for position, name in enumerate(self.columns)]
-        raise TableError(
-            f"There is no column {column!r} in {self.source}. It has these columns:\n{listed(names)}\n"
-            "Name one of them."
-        )
-
-    def column(self, column: str | int) -> tuple[Any, ...]:
-        """Return the cells of a column, given by name or position.
-
-        Raises:
-            TableError: There is no such column.
-        """
-        position = self.position(column)
-        return tuple(row[position] for row in self.rows)
-
-
-def read_table(
-    path: Path | str,
-    *,
-    header: Literal["infer"] | int | None = "infer",
-    delimiter: str | None = None,
-    quoting: int = csv.QUOTE_MINIMAL,
-) -> Table:
-    """Read a CSV file as text; no cell is turned into a number or taken for a missing value.
-
-    Args:
-        path: The file, in UTF-8.
-        header: Position of the line that names the columns, counted from 0; ``"infer"`` is the first, ``None`` says
-            that there is none (the columns are then named by position: ``"0"``, ``"1"``).
-        delimiter: What separates cells; ``None`` takes whichever of comma, semicolon, tab and bar the first line has
-            most of.
-        quoting: One of the ``QUOTE_`` constants of the module ``csv``.
-
-    Raises:
-        TableError: The file does not exist, is empty, is no text in UTF-8, or has rows with more cells than columns.
-    """
-    source = quoted(path)
-    records = [record for record in _read_records(Path(path), delimiter, quoting) if any(record[1])]
-    first = 0 if header is None or header == "infer" else header
-    if len(records) <= first + (header is not None):
-        what = "is empty" if not records else "has a header and no rows"
-        raise TableError(f"The table {source} {what}. It needs one row for each picture.")
-    if header is None:
-        columns = tuple(str(position) for position in range(len(records[0][1])))
-    else:
-        columns = tuple(name.strip() for name in records[first][1])
-        records = records[first + 1 :]
-    return Table(
-        source=source,
-        columns=columns,
-        rows=_even_rows(records, len(columns), source),
-        numbers=tuple(number for number, _ in records),
-        counting=" (its header is row 1)" if header is not None and first == 0 else "",
-    )
-
-
-def _read_records(
-    path: Path, delimiter: str | None, quoting: int
-) -> Iterable[tuple[int, list[str]]]:
-    """Return the records of a CSV file with their numbers, from 1; blank lines count."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = delimiter or _likely_delimiter(file.readline())
-            file.seek(0)
-            reader = csv.reader(file, delimiter=separator, quoting=quoting)  # pyright: ignore[reportArgumentType]: the stub wants literals
-            return list(enumerate(reader, start=1))
-    except FileNotFoundError:
-        raise TableError(f"There is no file {quoted(path)}. Check the spelling.") from None
-    except UnicodeDecodeError as error:
-        raise TableError(
-            f"{quoted(path)} is no text in UTF-8 (byte {error.start}). "
-            'Save it as "CSV UTF-8" from the program that made it.'
-        ) from error
-    except csv.Error as error:
-        raise TableError(f"{quoted(path)} is no CSV file: {error}. Check its quotes.") from error
-    except OSError as error:
-        raise TableError(f"{quoted(path)} cannot be read: {error.strerror}.") from error
-
-
-def _likely_delimiter(line: str) -> str:
-    return max((",", ";", "\t", "|"), key=line.count)
-
-
-def _even_rows(
-    records: Sequence[tuple[int, list[str]]], num_columns: int, source: str
-) -> tuple[tuple[str, ...], ...]:
-    """Fill short rows with empty cells, as spreadsheets leave them out; refuse rows with cells beyond the columns."""
-    long = [
-        f"row {number}: {counted(len(cells), 'cell')}"
-        for number, cells in records
-        if any(cells[num_columns:])
-    ]
-    if long:
-        raise TableError(
-            f"{counted(len(long), 'row')} of {source} {'has' if len(long) == 1 else 'have'} more cells than the "
-            f"{counted(num_columns, 'column')}:\n{listed(long)}\n"
-            "Put cells that contain the delimiter in double quotes."
-        )
-    return tuple((*cells[:num_columns], *[""] * (num_columns - len(cells))) for _, cells in records)
-
-
-def table_of_frame(frame: pd.DataFrame) -> Table:
-    """Return the cells of a DataFrame; missing values become ``None``, rows are numbered from 0."""
-    columns = [
-        [None if missing else value for value, missing in zip(values, values.isna(), strict=True)]
-        for values in (frame.iloc[:, position] for position in range(frame.shape[1]))
-    ]
-    return Table(
-        source="the DataFrame",
-        columns=tuple(str(name) for name in frame.columns),
-        rows=tuple(zip(*columns, strict=True)),
-        numbers=tuple(range(len(frame))),
-        counting=" (its first row is row 0)",
     )

@@ -499,7 +499,15 @@ def test_batches_on_cuda_are_those_of_the_cpu(
                 row: image.numpy().tobytes()
                 for row, image in zip(batch.rows.tolist(), images, strict=True)
             }
-        assert found == expected
+        assert found.keys() == expected.keys()
+        differences = [
+            np.frombuffer(found[row], np.uint8).astype(float)
+            - np.frombuffer(expected[row], np.uint8)
+            for row in expected
+        ]
+        # The decoder of a device interpolates colours otherwise; what it does not decode is the same to the bit.
+        most = 8 if mode == "device" else 0
+        assert max(np.abs(each).mean() for each in differences) <= most
 
 
 def test_a_device_that_has_room_for_some_pictures_mixes_them_with_read_ones(

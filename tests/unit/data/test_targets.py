@@ -47,7 +47,7 @@ def test_label_lists_are_encoded_as_recorded():
         ((name for name in "ab"), ("a", "b")),
         ({"a"}, ("a",)),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_lists_of_classes_are_read(label: Any, classes: tuple[Any, ...]):
     assert read_label_set(label) == classes
