@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -92,6 +93,7 @@ def predict_batches(
     *,
     table: PictureTable,
     precision: Precision = "fp32",
+    forward: Callable[[Tensor], Tensor] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Run a classifier over batches and return what it says of every picture, in the order of the batches.
@@ -104,6 +106,7 @@ def predict_batches(
         batches: Pictures as float32 0-1 (augmentation applied), as ``DataLoader.batches()`` yields them.
         table: The table that the rows of the batches point into; gives paths and class names.
         precision: See ``Precision``.
+        forward: Takes the pictures of a batch and returns their logits; None is ``compute_logits``.
         on_progress: Called after each batch with the number of pictures done so far, for a progress bar.
 
     Returns:
@@ -114,6 +117,8 @@ def predict_batches(
         PictureError: A loader met a picture that it cannot read.
     """
     _check_task(classifier, table)
+    if forward is None:
+        forward = partial(compute_logits, classifier, precision=precision)
     logits: list[Tensor] = []
     rows: list[Tensor] = []
     targets: list[Tensor] = []
@@ -121,7 +126,7 @@ def predict_batches(
     ending = closing(iterator) if isinstance(iterator, Generator) else nullcontext()
     with ending, evaluation_mode(classifier):
         for batch in iterator:
-            logits.append(compute_logits(classifier, batch.images, precision=precision))
+            logits.append(forward(batch.images))
             rows.append(batch.rows)
             targets.append(batch.targets)
             if on_progress is not None:

@@ -50,6 +50,8 @@ class Fit:
         read_losses: Waits for the device, so that the recorder knows all steps that were done.
         scaler: Scales the losses of fp16; there when the fit begins.
         callbacks: All that are told of this fit, in order.
+        eager: Compute every step operation by operation, as something that looks into the network needs it; set it in
+            ``before_fit``. Otherwise CUDA may replay what it recorded.
     """
 
     trainer: Trainer
@@ -74,6 +76,7 @@ class Fit:
         default_factory=lambda: torch.amp.GradScaler(enabled=False)
     )
     callbacks: Sequence[Callback] = ()
+    eager: bool = False
 
     def stop(self, reason: str) -> None:
         """End the fit after the present step or epoch.

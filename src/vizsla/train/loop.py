@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vizsla.allocator import keep_freed_memory
 from vizsla.errors import TrainingError
-from vizsla.seeding import derive_seed
+from vizsla.seeding import derive_seed, seed_global
 from vizsla.train.distributed import mean_over_processes, share
 from vizsla.train.optim import set_hyperparameters
 
@@ -76,8 +76,9 @@ def train_epoch(
     try:
         with closing(batches):
             for batch in batches:
-                torch.manual_seed(
-                    derive_seed(seed, f"step {fit.step} of epoch {fit.position + fit.epoch}{part}")
+                seed_global(
+                    derive_seed(seed, f"step {fit.step} of epoch {fit.position + fit.epoch}{part}"),
+                    device=batch.images.device,
                 )
                 set_hyperparameters(
                     take_step.optimiser,

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
+from vizsla.data.dataloaders import DataLoader
+from vizsla.data.meanwhile import reading_meanwhile
 from vizsla.errors import TrainingError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.train.distributed import share
 from vizsla.train.loop import own_random_numbers, train_epoch
 from vizsla.train.progress import format_seconds
 from vizsla.train.recorder import FitRecord
+from vizsla.train.rehearsal import rehearsal
 from vizsla.train.step import TrainingStep, make_scaler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import threading
+    from collections.abc import Generator, Sequence
 
     from vizsla.train.callback import Callback, Fit
+    from vizsla.types import Batch
 
 
 def run_fit(fit: Fit, *, callbacks: Sequence[Callback], measured: bool = True) -> None:
@@ -63,6 +69,7 @@ def _run_epochs(fit: Fit, *, callbacks: Sequence[Callback], measured: bool) -> N
         forward=trainer.forward_pass(),
         scaler=fit.scaler,
         whole_batch=None if share()[1] == 1 else min(trainer.dls.train.bs, trainer.dls.train.n),
+        captured=trainer.uses_graphs() and not fit.eager,
         say=trainer.display.line,
     )
     fit.step = fit.first_step
@@ -75,7 +82,12 @@ def _run_epochs(fit: Fit, *, callbacks: Sequence[Callback], measured: bool) -> N
         trainer.epochs_done = fit.position + epoch + 1
         for callback in callbacks:
             callback.before_epoch(fit)
-        _train_epoch(fit, take_step, callbacks=callbacks, measured=measured)
+        valid = trainer.dls.valid
+        is_ours = isinstance(valid, DataLoader)  # pyright: ignore[reportUnnecessaryIsInstance] (lesson one has batches of its own)
+        with reading_meanwhile(valid.loader) if measured and is_ours else nullcontext():
+            _train_epoch(fit, take_step, callbacks=callbacks, measured=measured)
+        if take_step.gave_up_graphs:
+            trainer.cuda_graphs = False  # Another try would fail again.
         cut_off = fit.stop_reason and fit.step < (epoch + 1) * fit.num_batches
         if measured and not cut_off:
             for callback in callbacks:
@@ -109,19 +121,34 @@ def _train_epoch(
             move(fit.step - before, f"loss {fit.smoothed.value:.4f}")
 
         trainer.training_mode()
+        take_step.refresh()
         parts = {} if share()[1] == 1 else {"share": share()}
         batches = trainer.dls.train.batches(
             epoch=fit.position + fit.epoch, start=fit.step - before, **parts
         )
-        with own_random_numbers(device=trainer.dls.device):
+        # Later fits find the kernels loaded.
+        is_first = fit.number == 0 and fit.step == fit.first_step and not fit.eager
+        with (
+            own_random_numbers(device=trainer.dls.device),
+            rehearsal(trainer) if is_first else nullcontext() as rehearsed,
+        ):
             train_epoch(
                 fit,
-                batches,
+                _after(rehearsed, batches),
                 take_step=take_step,
                 callbacks=callbacks,
                 seed=trainer.dls.seed,
                 on_read=on_read,
             )
+
+
+def _after(thread: threading.Thread | None, batches: Generator[Batch]) -> Generator[Batch]:
+    """Yield batches, the first of them when a thread has ended that may run while it is read."""
+    with closing(batches):
+        for batch in batches:
+            if thread is not None:
+                thread.join()
+            yield batch
 
 
 def _validate(fit: Fit, *, started: float) -> None:

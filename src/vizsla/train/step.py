@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vizsla.augment.mix import MixedBatch, mixed_loss
 from vizsla.errors import TrainingError
 from vizsla.infer.run import autocast
+from vizsla.train.captured import CapturedGradients
 from vizsla.train.distributed import share
 from vizsla.train.losses import per_picture
 from vizsla.types import Batch
@@ -43,6 +44,7 @@ class TrainingStep:
         forward: What the pictures go through, where that is not the model itself: its compiled form.
         scaler: Scales the losses of fp16; None is a new one.
         whole_batch: Pictures of a batch in all, where several processes have a part each; None where this one has it whole.
+        captured: Compute loss and gradients from CUDA graphs where one step is one batch; results are the same.
         say: Told in a sentence when batches have to be split.
 
     Attributes:
@@ -61,6 +63,7 @@ class TrainingStep:
         forward: Callable[[Tensor], Tensor] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         whole_batch: int | None = None,
+        captured: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model = model
@@ -77,6 +80,22 @@ class TrainingStep:
         self._batches = 0
         self._pictures = 0
         self._unit = 1
+        self._is_unscaled = False
+        self._captured: CapturedGradients | None = None
+        if captured and accumulate == 1 and whole_batch is None and self.forward is model:
+            self._captured = CapturedGradients(
+                self._unscaled, model=model, remember=self._remember_unscaled, say=say
+            )
+
+    def refresh(self) -> None:
+        """Look at the model's modes and at what of it trains; call it before an epoch."""
+        if self._captured is not None:
+            self._captured.refresh()
+
+    @property
+    def gave_up_graphs(self) -> bool:
+        """Whether a step could not be recorded."""
+        return self._captured is not None and self._captured.gave_up
 
     def __call__(self, batch: Batch, *, last: bool = False) -> Tensor:
         """Take one step.
@@ -104,6 +123,10 @@ class TrainingStep:
 
     def _add_gradients(self, batch: Batch) -> Tensor:
         """Go through a batch in as few parts as the memory allows."""
+        if self._captured is not None and self.parts == 1:
+            loss = self._captured(batch)
+            if loss is not None:
+                return loss
         while True:
             try:
                 return self._backward(batch)
@@ -132,6 +155,26 @@ class TrainingStep:
                 "results stay those of the whole batch; batch norms see the parts."
             )
 
+    def _unscaled(self, batch: Batch) -> Tensor:
+        """Go through a batch, and in fp16 look for infinities at once: one kernel of a graph, a loop over parameters outside."""
+        loss = self._backward(batch)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimiser)
+        return loss
+
+    def _remember_unscaled(self) -> Callable[[], None]:
+        """Return what lets the scaler know, after a graph ran, what the recorded call told it."""
+        if not self.scaler.is_enabled():
+            return lambda: None
+        number = id(self.optimiser)
+        known = dict(self.scaler._per_optimizer_states[number])  # pyright: ignore[reportPrivateUsage] (it has no other way in)
+
+        def recall() -> None:
+            self.scaler._per_optimizer_states[number] = dict(known)  # pyright: ignore[reportPrivateUsage]
+            self._is_unscaled = True
+
+        return recall
+
     def _backward(self, batch: Batch) -> Tensor:
         total: Tensor | None = None
         size, weight = len(batch.rows), 1.0
@@ -154,7 +197,8 @@ class TrainingStep:
         gathered = self._pictures / self._unit
         self._batches = self._pictures = 0
         if self.clip is not None or gathered != 1:
-            self.scaler.unscale_(self.optimiser)
+            if not self._is_unscaled:
+                self.scaler.unscale_(self.optimiser)
             parameters = [
                 parameter
                 for group in self.optimiser.param_groups
@@ -168,6 +212,7 @@ class TrainingStep:
                 nn.utils.clip_grad_norm_(parameters, self.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self._is_unscaled = False
         self.optimiser.zero_grad(set_to_none=True)
 
 

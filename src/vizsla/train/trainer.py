@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from vizsla.errors import ConfigError, TrainingError
+from vizsla.infer.captured import CapturedForward, is_known
 from vizsla.infer.run import Precision, predict_batches
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
 from vizsla.train.callback import Callback, Fit
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.dataloaders import DataLoader, DataLoaders
     from vizsla.evaluate.predictions import Predictions
+    from vizsla.models.classifier import Classifier
     from vizsla.models.groups import Group
     from vizsla.train.optim import OptimiserFactory
     from vizsla.train.schedules import Schedule
@@ -74,7 +76,8 @@ class Trainer:
         train_bn: Train norms, and update their statistics, in frozen groups too: fastai's rule, good when the new
             pictures look unlike those of the pretraining. Without it a frozen body stays exactly as it is.
         moms: Momentum at the start, the peak and the end of a one-cycle.
-        precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` autocast; ``"auto"`` is bf16 on CUDA and fp32 elsewhere.
+        precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` autocast; ``"auto"`` is one of these two on CUDA, see
+            ``resolve_precision``, and fp32 elsewhere.
         accumulate: Batches whose gradients are gathered for one step of the optimiser.
         clip: Largest norm of the gradients; None leaves them.
         compile: Compile the network (``torch.compile``): slow to begin, then faster steps, mostly on CUDA. A text is torch's
@@ -86,6 +89,9 @@ class Trainer:
         recorder: History of all fits.
         opt: The optimiser; None before the first fit and after freezing.
         epochs_done: Passes over the training pictures so far; each has its own order and augmentation.
+        cuda_graphs: Replay forward and backward pass from a CUDA graph, with the same results: None where network and loss
+            are made of torch's, torchvision's, timm's and vizsla's parts alone, True also for parts of your own (whose
+            Python then runs once), False never. Set it before a fit.
 
     Raises:
         ConfigError: Model and data have different classes, or a number or word cannot work.
@@ -138,7 +144,9 @@ class Trainer:
         self.wd_bn_bias = wd_bn_bias
         self.train_bn = train_bn
         self.moms = moms
-        self.precision: Precision = resolve_precision(precision, device=dls.device)
+        self.precision: Precision = resolve_precision(
+            precision, device=dls.device, model=self.model
+        )
         self.accumulate = accumulate
         self.clip = clip
         self.compile = compile
@@ -149,7 +157,9 @@ class Trainer:
         self.groups: tuple[Group, ...] = tuple(tuple(group) for group in groups)
         self.opt: torch.optim.Optimizer | None = None
         self.epochs_done = 0
+        self.cuda_graphs: bool | None = None
         self._compiled: nn.Module | None = None
+        self._captured: CapturedForward | None = None
 
     def freeze(self) -> None:
         """Train the head only (with ``train_bn`` the norms of the body too)."""
@@ -259,6 +269,7 @@ class Trainer:
             dl.batches() if alone else own_part(dl),
             table=dl.table,
             precision=self.precision,
+            forward=self._recorded_forward(),
         )
         return predictions if alone else whole_predictions(predictions, order=dl.rows)
 
@@ -328,6 +339,24 @@ class Trainer:
             mode = self.compile if isinstance(self.compile, str) else None
             self._compiled = cast("nn.Module", torch.compile(self.model, mode=mode))
         return as_one(self.model if self._compiled is None else self._compiled)
+
+    def uses_graphs(self) -> bool:
+        """Whether steps and predictions may be repeated from CUDA graphs, see ``cuda_graphs``."""
+        if self.cuda_graphs is False or self.dls.device.type != "cuda":
+            return False
+        return bool(self.cuda_graphs) or is_known(self.model, self.loss_func)
+
+    def _recorded_forward(self) -> CapturedForward | None:
+        """Return what predicts from a graph; None where nothing is recorded."""
+        if not self.uses_graphs():
+            self._captured = None
+            return None
+        known = self._captured
+        if known is None or known.classifier is not self.model or known.precision != self.precision:
+            known = CapturedForward(cast("Classifier", self.model), precision=self.precision)
+        known.refresh()
+        self._captured = known
+        return known
 
 
 def as_callbacks(cbs: Callbacks) -> list[Callback]:
