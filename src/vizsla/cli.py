@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from vizsla import __version__
+from vizsla.cli_bench import bench
 from vizsla.cli_export import add_commands as add_export_commands
 from vizsla.cli_options import (
     Arch,
@@ -31,6 +32,7 @@ from vizsla.cli_options import (
     PictureSize,
     PrecisionName,
     Presize,
+    Profile,
     Seed,
     Truncated,
     TruncatedFiles,
@@ -162,6 +164,7 @@ def train(
             help="How often the end-to-end epochs write their state, for --resume.",
         ),
     ] = 300.0,
+    profile: Profile = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -232,6 +235,7 @@ def train(
                 force=force,
                 resume=resume,
                 checkpoint_seconds=checkpoint_every,
+                profile=profile,
                 display=display,
             )
             main = distributed.is_main()
@@ -384,3 +388,4 @@ def show_cache(
 app.command()(serve)
 add_export_commands(app)
 app.command()(report)
+app.command()(bench)

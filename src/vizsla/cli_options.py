@@ -79,4 +79,11 @@ CacheBudget = Annotated[
 Seed = Annotated[
     int, typer.Option(help="Split, crops and everything else that is random follow from it.")
 ]
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Print where the time went and write it to profile.json; on CUDA steps are slower then.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Write into the folder even if it exists.")]

@@ -59,7 +59,9 @@ def find_rate(
         loaders,
         first.classifier,
         presize=config.kept_size,
-        precision=resolve_precision(config.precision, device=loaders.device),
+        precision=resolve_precision(
+            config.precision, device=loaders.device, model=first.classifier
+        ),
         display=display,
     )
     curve = find_learning_rate(

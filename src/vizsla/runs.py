@@ -1,7 +1,7 @@
 """A resolved table and a configuration in; a run folder with the model, its numbers and its report out.
 
-A run folder holds ``model.safetensors history.csv metrics.json predictions.csv config.toml report.html``. Everything that can
-be refused is refused before training: the place to write to is tried and every picture is read first.
+A run folder holds ``model.safetensors history.csv metrics.json predictions.csv config.toml report.html``, and ``profile.json``
+where it was asked for. Everything that can be refused is refused before training: the place to write to is tried and every picture is read first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +26,7 @@ from vizsla.evaluate.metrics import Metric, summarise
 from vizsla.export.bundle import fingerprint, save_bundle
 from vizsla.export.calibration import calibrate
 from vizsla.files import atomic_write
+from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.report.build import ReportContent, write_report
 from vizsla.run_folder import noted_on_stop, place_to_write, run_folder
 from vizsla.run_report import gather_evidence
@@ -36,13 +36,12 @@ from vizsla.train.end_to_end import END_TO_END
 from vizsla.train.progress import Display, format_seconds
 from vizsla.train.recipes import TrainConfig, TrainedRun, cache_for, train_classifier
 from vizsla.train.recorder import save_history
+from vizsla.train.run_profile import READING, RESULTS, RunProfile
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    import torch
 
     from vizsla.data.cache import PictureCache
     from vizsla.types import PictureTable
@@ -101,6 +100,7 @@ def run_training(
     force: bool = False,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    profile: bool = False,
     display: Display,
 ) -> FinishedRun:
     """Check the pictures, train, and write everything into a run folder.
@@ -113,6 +113,7 @@ def run_training(
             with ``resume`` also go on with other data or settings.
         resume: Go on with a run in ``out`` that was cut off; begin where there is none.
         checkpoint_seconds: How often the state of the end-to-end epochs is written, so that ``resume`` can go on from it.
+        profile: Also write ``profile.json`` and print a table: where the time went. On CUDA that makes the run slower.
         display: Where to show progress.
 
     Returns:
@@ -125,6 +126,8 @@ def run_training(
         VizslaError: As ``train_classifier`` raises.
     """
     started = time.monotonic()
+    times = RunProfile(wanted=profile)
+    num_pictures = len(table.train_rows) + len(table.valid_rows)
     if resume:
         _check_unfinished(out)
     # Of several processes one has the folder; the others train with it and write nothing.
@@ -137,36 +140,54 @@ def run_training(
         )
         with noted_on_stop("There was no model to save yet, and nothing was written."):
             cache = cache_for(table, config=plan.config)
-            small = SmallPictures(as_size(plan.config.size))
-            table = read_all(table, plan=plan, cache=cache, display=display, small=small)
-            enlarged = enlarged_pictures(table, plan=plan, small=small)
-            if enlarged:
-                display.line(enlarged)
-                plan = replace(plan, notes=(*plan.notes, enlarged))
+            with times.part(READING, num_pictures=num_pictures):
+                table, plan = _read(table, plan=plan, cache=cache, display=display)
             display.line(cache.describe())
             run = train_classifier(
-                table, config=plan.config, display=display, cache=cache, checkpoint=checkpoint
+                table,
+                config=plan.config,
+                display=display,
+                cache=cache,
+                checkpoint=checkpoint,
+                profile=times,
             )
             metrics = summarise(run.predictions)
         if is_main():
             note = f"The results were being written to {folder}; not all files are there."
             with noted_on_stop(note), place_to_write(folder) as place:
                 seconds = time.monotonic() - started
-                write_run(
-                    place,
-                    run=run,
-                    table=table,
-                    plan=plan,
-                    metrics=metrics,
-                    seconds=seconds,
-                    display=display,
-                    cache=cache,
-                )
+                with times.part(RESULTS, num_pictures=num_pictures):
+                    write_run(
+                        place,
+                        run=run,
+                        table=table,
+                        plan=plan,
+                        metrics=metrics,
+                        seconds=seconds,
+                        display=display,
+                        cache=cache,
+                    )
+                if profile:
+                    _write_text(place / "profile.json", json.dumps(times.values(), indent=2) + "\n")
+                    times.show(display)
             if not run.interrupted and not run.problem:
                 remove_checkpoint(checkpoint)
     return FinishedRun(
         folder=folder, metrics=metrics, interrupted=run.interrupted, problem=run.problem
     )
+
+
+def _read(
+    table: PictureTable, *, plan: RunPlan, cache: PictureCache, display: Display
+) -> tuple[PictureTable, RunPlan]:
+    """Read every picture; return the table of the readable ones, and the plan with a note if some are small."""
+    small = SmallPictures(as_size(plan.config.size))
+    table = read_all(table, plan=plan, cache=cache, display=display, small=small)
+    enlarged = enlarged_pictures(table, plan=plan, small=small)
+    if not enlarged:
+        return table, plan
+    display.line(enlarged)
+    return table, replace(plan, notes=(*plan.notes, enlarged))
 
 
 def _check_unfinished(folder: Path) -> None:
@@ -325,25 +346,6 @@ def run_facts(
             f"vizsla {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         ),
     )
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a device, for people."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device.type
-
-
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process has had so far; 0 where the system does not tell."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def metrics_text(

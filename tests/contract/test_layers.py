@@ -6,6 +6,7 @@ import ast
 import sys
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,8 @@ SOURCE = REPOSITORY / "src" / "vizsla"
 
 # Lowest first. A part may import the layers above its line in this table, never its own neighbours or what follows.
 LAYERS = (
-    ("errors",),
-    ("types", "seeding", "files", "allocator"),
+    ("errors", "paths"),
+    ("types", "seeding", "files", "allocator", "machine"),
     ("augment", "models", "evaluate"),
     ("data",),
     ("infer",),
@@ -28,10 +29,10 @@ LAYERS = (
     ("train",),
     ("report",),
     ("run_folder", "run_report"),
-    ("runs", "rate_search", "predicting", "notebook", "serve"),
+    ("runs", "rate_search", "predicting", "notebook", "serve", "bench"),
     ("terminal", "cli_options"),
     ("classic", "all"),
-    ("cli_export", "cli_predict", "cli_report", "cli_serve"),
+    ("cli_bench", "cli_export", "cli_predict", "cli_report", "cli_serve"),
     ("cli",),
     ("__main__",),
 )
@@ -166,12 +167,15 @@ def violations(root: Path = SOURCE) -> list[str]:
     return found
 
 
-def all_imports() -> Iterator[tuple[Path, Import]]:
+@cache
+def all_imports() -> tuple[tuple[Path, Import], ...]:
     files = sorted(SOURCE.rglob("*.py"))
     modules = frozenset(module_name(file) for file in files)
-    for file in files:
-        for each in imports_of(ast.parse(file.read_text(encoding="utf-8")), modules=modules):
-            yield file, each
+    return tuple(
+        (file, each)
+        for file in files
+        for each in imports_of(ast.parse(file.read_text(encoding="utf-8")), modules=modules)
+    )
 
 
 def test_imports_point_down():

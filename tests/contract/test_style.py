@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,11 @@ def statement_lines(function: Function) -> int:
     return len(lines)
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
+
+
 def test_there_is_something_to_check():
     assert len(FILES) > 10
 
@@ -56,13 +62,13 @@ def test_functions_are_short():
     assert {
         f"{file.relative_to(SOURCE)}:{node.lineno} {node.name}": statement_lines(node)
         for file in FILES
-        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        for node in ast.walk(parsed(file))
         if isinstance(node, Function) and statement_lines(node) > MOST_LINES_OF_A_FUNCTION
     } == {}
 
 
 def test_every_module_says_what_it_is_for():
-    trees = {str(file.relative_to(SOURCE)): ast.parse(file.read_text("utf-8")) for file in FILES}
+    trees = {str(file.relative_to(SOURCE)): parsed(file) for file in FILES}
     assert [name for name, tree in trees.items() if not ast.get_docstring(tree)] == []
 
 
@@ -70,7 +76,7 @@ def test_nothing_is_asserted():
     assert [
         f"{file.relative_to(SOURCE)}:{node.lineno}"
         for file in FILES
-        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        for node in ast.walk(parsed(file))
         if isinstance(node, ast.Assert)
     ] == []
 

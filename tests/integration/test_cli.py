@@ -367,7 +367,7 @@ def test_csv_and_json_exclude_each_other(vizsla: RunVizsla, model: Path, picture
 
 def test_a_pipe_that_is_closed_early_ends_predict_quietly(model: Path, pictures: Path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "vizsla", "predict", model, *[pictures] * 40],
+        [sys.executable, "-m", "vizsla", "predict", model, *[pictures] * 8],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from rich.console import Console
 
 from vizsla.data.cache import PictureCache
 from vizsla.data.presize import Resize
@@ -26,12 +27,11 @@ from vizsla.run_folder import noted_on_stop, place_to_write, run_folder
 from vizsla.runs import (
     RunPlan,
     config_text,
-    device_name,
-    peak_memory_bytes,
     read_all,
     run_training,
     write_run,
 )
+from vizsla.train.profile import STEP_PHASES, VALIDATION
 from vizsla.train.progress import Display
 from vizsla.train.recipes import TrainConfig, TrainedRun
 
@@ -317,6 +317,40 @@ def test_a_failed_run_leaves_no_folder(tmp_path: Path, picture_folder: Path, pla
     assert names_in(tmp_path) == ["pictures"]
 
 
+def test_a_profile_is_a_seventh_file_and_a_table(
+    tmp_path: Path, table: PictureTable, plan: RunPlan
+):
+    file = io.StringIO()
+    console = Console(file=file, soft_wrap=True, width=200)
+    config = replace(plan.config, epochs=1, batch_size=8, precision="fp32")
+    run_training(
+        table,
+        plan=replace(plan, config=config),
+        out=tmp_path / "run",
+        profile=True,
+        display=Display(console=console),
+    )
+    assert names_in(tmp_path / "run") == sorted([*RUN_FILES, "profile.json"])
+    written = json.loads((tmp_path / "run" / "profile.json").read_text("utf-8"))
+    stages = written["stages"]
+    assert [(stage["stage"], stage["unit"], stage["number"]) for stage in stages] == [
+        ("reading pictures", "pictures", 24),
+        ("features first", "pictures", 24),
+        ("end to end", "steps", 2),
+        ("results", "pictures", 24),
+    ]
+    assert written["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages))
+    for stage in stages:
+        parts = [part["seconds"] for part in stage["phases"]]
+        assert stage["seconds"] == pytest.approx(sum(parts))
+        assert min(parts) >= 0
+    assert [part["phase"] for part in stages[2]["phases"]] == [*STEP_PHASES, VALIDATION]
+    printed = file.getvalue()
+    assert "where the time went" in printed
+    for line in ("reading pictures, 24 pictures", "end to end, 2 steps", "  choosing a head"):
+        assert line in printed
+
+
 def test_run_training_gives_the_folder_and_the_metrics_of_its_files(
     tmp_path: Path, table: PictureTable, plan: RunPlan
 ):
@@ -374,15 +408,3 @@ def test_the_toml_has_every_choice_with_its_type():
         "cache_budget": "auto",
         "truncated": "strict",
     }
-
-
-def test_the_cpu_is_named_with_its_threads():
-    assert device_name(torch.device("cpu")) == f"{torch.get_num_threads()} CPU threads"
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="compared with a file of Linux")
-def test_the_peak_memory_is_in_bytes_and_at_least_what_is_in_use():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    in_use = pages * os.sysconf("SC_PAGE_SIZE")
-    # The system counts both a little late.
-    assert 0.9 * in_use < peak_memory_bytes() < 100 * in_use

@@ -28,6 +28,15 @@ from vizsla.train.head_fit import (
     choose_setting,
     fit_feature_head,
 )
+from vizsla.train.profile import (
+    AUGMENTATION,
+    COPY,
+    FORWARD,
+    OVERHEAD,
+    WAITING,
+    PhaseClock,
+    watched_batches,
+)
 from vizsla.train.progress import Display, format_seconds
 
 if TYPE_CHECKING:
@@ -45,6 +54,9 @@ SHARES = (0.125, 0.25, 0.5, 1.0)
 """Parts of the training pictures that the head is fitted on, one after the other."""
 TRAINING_VIEWS = ("plain", "mirrored")
 """Mirrored training pictures took solar cells from 88.7 to 89.7 % with a fixed kernel head (mean of three splits)."""
+BUILDING, CHOOSING, FITTING = "loading the network", "choosing a head", "fitting the head"
+FEATURE_PHASES = (BUILDING, WAITING, COPY, AUGMENTATION, FORWARD, CHOOSING, FITTING, OVERHEAD)
+"""Where the time of this stage goes; what is called augmentation only makes floats of the pictures here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +85,7 @@ def fit_on_features(
     weights: Path | str | None = None,
     precision: Precision,
     display: Display,
+    clock: PhaseClock | None = None,
 ) -> FeatureStage:
     """Compute the features of all pictures once, choose a head by leave-one-out, and fit it.
 
@@ -82,6 +95,7 @@ def fit_on_features(
         weights: A file of weights to use instead of the published ones.
         precision: Of the body.
         display: Shows bars, and a row per fit.
+        clock: Told of ``FEATURE_PHASES`` as they come.
 
     Raises:
         ConfigError: There is no such network.
@@ -90,11 +104,16 @@ def fit_on_features(
     """
     table = loaders.table
     started = time.monotonic()
+    clock = PhaseClock(FEATURE_PHASES) if clock is None else clock
+    clock.to(BUILDING)
     classifier, pooling, layout = pooling_classifier(loaders, arch=arch, weights=weights)
-    extract = partial(_extract, classifier, pooling, precision=precision, display=display)
+    extract = partial(
+        _extract, classifier, pooling, precision=precision, display=display, clock=clock
+    )
     train = extract(loaders.loader_for(table.train_rows), "features, training", TRAINING_VIEWS)
     valid = extract(loaders.valid, "features, validation", ("plain",))
-    with display.bar("choosing a head", total=1, unit=""):
+    clock.to(CHOOSING)
+    with display.bar(CHOOSING, total=1, unit=""):
         setting = choose_setting(
             train.values,
             train.targets,
@@ -103,6 +122,7 @@ def fit_on_features(
             settings=candidate_settings(layout),
             seed=loaders.seed,
         )
+    clock.to(FITTING)
     order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
     fits: list[tuple[HeadFit, Predictions]] = []
     history: list[HistoryPoint] = []
@@ -117,14 +137,14 @@ def fit_on_features(
             seed=loaders.seed,
         )
         fits.append((fit, _predictions(fit, valid, table=table, layout=layout)))
-        history.append(
-            _point(*fits[-1], num_pictures=len(part), seconds=time.monotonic() - started)
-        )
+        seconds = time.monotonic() - started
+        history.append(_point(*fits[-1], num_pictures=len(part), seconds=seconds))
         show_point(history[-1], display=display)
         started = time.monotonic()
     fit, predictions = fits[-1]
     known = _known(fit, train, table=table, layout=layout)
     classifier.head = fit.head.to(loaders.device)
+    clock.stop()
     return FeatureStage(
         classifier=classifier.eval(),
         fit=fit,
@@ -160,12 +180,13 @@ def _extract(
     *,
     precision: Precision,
     display: Display,
+    clock: PhaseClock,
 ) -> Features:
     """Extract features under a moving bar; several processes do a part each, and all get all."""
     with display.bar(label, total=loader.n) as move:
         part = extract_features(
             classifier,
-            own_part(loader),
+            watched_batches(loader, own_part(loader), clock=clock),
             head=head,
             views=views,
             precision=precision,

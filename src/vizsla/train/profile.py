@@ -2,12 +2,14 @@
 
 The profile hooks into the network and the optimiser, and replaces the augmentation of the training pictures for as long as an
 epoch trains; nothing that is computed changes. On CUDA it waits for the device whenever one phase ends, since kernels would
-otherwise be charged to whoever waits for them: such a run is slower than one without, and its shares are what counts.
+otherwise be charged to whoever waits for them, and the step is computed operation by operation instead of from a captured graph:
+such a run is slower than one without, and its shares are what counts.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -16,12 +18,14 @@ from vizsla.augment.apply import BatchAugmentation
 from vizsla.train.callback import Callback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Generator, Sequence
 
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
+    from vizsla.data.dataloaders import DataLoader
     from vizsla.train.callback import Fit
+    from vizsla.types import Batch
 
 WAITING, COPY, AUGMENTATION = "waiting for data", "copy to device", "augmentation"
 FORWARD, BACKWARD, OPTIMISER = "forward", "backward", "optimiser"
@@ -29,6 +33,42 @@ OVERHEAD, VALIDATION = "everything else", "validation"
 STEP_PHASES = (WAITING, COPY, AUGMENTATION, FORWARD, BACKWARD, OPTIMISER, OVERHEAD)
 """In the order in which a step goes through them. The backward pass has the loss with it, and clipping; what reads the losses a
 few times a second is with waiting."""
+
+
+class PhaseClock:
+    """Charges time to whichever phase is going on.
+
+    Args:
+        phases: What there is.
+        device: Where a phase's work is done; a CUDA device is waited for when a phase ends.
+
+    Attributes:
+        seconds: Of each phase so far.
+    """
+
+    def __init__(self, phases: Sequence[str], *, device: torch.device | None = None) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(phases, 0.0)
+        self.device = torch.device("cpu") if device is None else device
+        self.phase = ""
+        self._since = 0.0
+
+    def to(self, phase: str, *, wait: bool = True) -> None:
+        """End the present phase, where there is one, and begin another.
+
+        Args:
+            phase: The next one; an empty text stops the clock.
+            wait: For the device, so that what it still computes belongs to the phase that ends.
+        """
+        if wait and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self.phase:
+            self.seconds[self.phase] += now - self._since
+        self.phase, self._since = phase, now
+
+    def stop(self) -> None:
+        """End the present phase."""
+        self.to("")
 
 
 class StepProfile(Callback):
@@ -52,11 +92,9 @@ class StepProfile(Callback):
 
     def __init__(self, *, show: bool = True) -> None:
         self.show = show
-        self.seconds: dict[str, float] = dict.fromkeys((*STEP_PHASES, VALIDATION), 0.0)
         self.num_steps = 0
-        self._phase = ""
-        self._since = 0.0
-        self._device = torch.device("cpu")
+        self._clock = PhaseClock((*STEP_PHASES, VALIDATION))
+        self.seconds = self._clock.seconds
         self._hooks: list[RemovableHandle] = []
         self._augmentation: BatchAugmentation | None = None
 
@@ -78,8 +116,9 @@ class StepProfile(Callback):
         ]
 
     def before_fit(self, fit: Fit) -> None:
-        """Hook into the network and the optimiser."""
-        self._device = fit.trainer.dls.device
+        """Hook into the network and the optimiser; a captured step would run past the hooks."""
+        fit.eager = True
+        self._clock.device = fit.trainer.dls.device
         model, optimiser = fit.trainer.model, fit.trainer.opt
         self._hooks = [
             model.register_forward_pre_hook(lambda *_: self._to(FORWARD)),
@@ -93,10 +132,11 @@ class StepProfile(Callback):
 
     def before_epoch(self, fit: Fit) -> None:
         """Put the watched augmentation in, and begin to wait for the first batch."""
+        self._put_back(fit)  # After an epoch that was not validated it is still in.
         loader = fit.trainer.dls.train
         self._augmentation = loader.augmentation
-        loader.augmentation = _WatchedAugmentation(loader.augmentation, switch=self._switch)
-        self._begin(WAITING)
+        loader.augmentation = _WatchedAugmentation(loader.augmentation, clock=self._clock)
+        self._clock.to(WAITING)
 
     def after_step(self, fit: Fit) -> None:
         """The next batch is waited for from here on."""
@@ -113,11 +153,11 @@ class StepProfile(Callback):
     def after_epoch(self, fit: Fit) -> None:
         """The validation is done."""
         del fit
-        self._switch("", wait=True)
+        self._clock.stop()
 
     def after_fit(self, fit: Fit) -> None:
         """Leave everything as it was, and print the table."""
-        self._phase = ""
+        self._clock.phase = ""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -132,20 +172,34 @@ class StepProfile(Callback):
             fit.trainer.dls.train.augmentation = self._augmentation
             self._augmentation = None
 
-    def _begin(self, phase: str) -> None:
-        self._phase, self._since = phase, time.perf_counter()
-
     def _to(self, phase: str) -> None:
         """End the present phase of a step and begin another; the network also runs in validation, which has one phase."""
-        if self._phase in STEP_PHASES:
-            self._switch(phase, wait=True)
+        if self._clock.phase in STEP_PHASES:
+            self._clock.to(phase)
 
-    def _switch(self, phase: str, *, wait: bool) -> None:
-        if wait and self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self.seconds[self._phase] += now - self._since
-        self._phase, self._since = phase, now
+
+def watched_batches(
+    loader: DataLoader, batches: Generator[Batch], *, clock: PhaseClock
+) -> Generator[Batch]:
+    """Yield batches that go through a network; waiting, copy, augmentation and the network (``FORWARD``) are told apart.
+
+    Args:
+        loader: Makes the batches; its augmentation is watched until the end.
+        batches: Of the loader; closed at the end, whatever happens.
+        clock: Knows these phases, and ``OVERHEAD``, which goes on afterwards.
+    """
+    augmentation = loader.augmentation
+    loader.augmentation = _WatchedAugmentation(augmentation, clock=clock)
+    try:
+        clock.to(WAITING)
+        with closing(batches):
+            for batch in batches:
+                clock.to(FORWARD)
+                yield batch
+                clock.to(WAITING)
+    finally:
+        loader.augmentation = augmentation
+        clock.to(OVERHEAD)
 
 
 class _WatchedAugmentation(BatchAugmentation):
@@ -153,18 +207,18 @@ class _WatchedAugmentation(BatchAugmentation):
 
     Args:
         inner: Does the work.
-        switch: Told of the phase that begins, and whether to wait for the device before that.
+        clock: Told of the phase that begins.
     """
 
-    def __init__(self, inner: BatchAugmentation, *, switch: Callable[..., None]) -> None:
+    def __init__(self, inner: BatchAugmentation, *, clock: PhaseClock) -> None:
         vars(self).update(vars(inner))
         self._inner = inner
-        self._switch = switch
+        self._clock = clock
 
     def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
         """Do what the other one does."""
-        self._switch(COPY, wait=False)  # What is still on its way to the device is charged to it.
-        self._switch(AUGMENTATION, wait=True)
+        self._clock.to(COPY, wait=False)  # What is still on its way to the device is charged to it.
+        self._clock.to(AUGMENTATION)
         images = self._inner(images_u8, rows=rows, epoch=epoch, training=training)
-        self._switch(OVERHEAD, wait=True)
+        self._clock.to(OVERHEAD)
         return images

@@ -23,10 +23,17 @@ from vizsla.infer.run import predict_batches
 from vizsla.models.heads import build_head
 from vizsla.train.checkpoint import data_identity
 from vizsla.train.end_to_end import END_TO_END, BestState, train_end_to_end
-from vizsla.train.features_first import FeatureStage, fit_on_features, pooling_classifier
+from vizsla.train.features_first import (
+    FEATURE_PHASES,
+    FeatureStage,
+    fit_on_features,
+    pooling_classifier,
+)
 from vizsla.train.precision import resolve_precision
 from vizsla.train.progress import Display
 from vizsla.train.resuming import CutOffRun, read_cut_off
+from vizsla.train.run_profile import FEATURES_FIRST, RunProfile
+from vizsla.train.trainer import as_callbacks
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from vizsla.infer.evidence import KnownPictures
     from vizsla.models.classifier import Classifier
     from vizsla.train.checkpoint import Checkpoint
+    from vizsla.train.trainer import Callbacks
     from vizsla.types import PictureTable
 
 EPOCHS_ON_GPU = 5
@@ -182,6 +190,7 @@ def train_classifier(
     display: Display | None = None,
     cache: PictureCache | None = None,
     checkpoint: Checkpoint | None = None,
+    profile: RunProfile | None = None,
 ) -> TrainedRun:
     """Train a classifier on a table by the default recipe.
 
@@ -191,6 +200,7 @@ def train_classifier(
         display: Where to show progress; None is the screen.
         cache: Pictures that were read already at the size of ``config``; None is a new ``cache_for(table, config=config)``.
         checkpoint: Writes the state of the end-to-end epochs now and then, and goes on from it where it is to resume.
+        profile: Told where the time goes; None does not measure that.
 
     Returns:
         The classifier with what it says of the validation pictures.
@@ -208,6 +218,7 @@ def train_classifier(
     """
     config = TrainConfig() if config is None else config
     display = Display() if display is None else display
+    profile = RunProfile(wanted=False) if profile is None else profile
     loaders = loaders_for(table, config=config, cache=cache)
     settings = settings_of(config, table=table, device=loaders.device)
     cut_off = read_cut_off(checkpoint, settings=settings)
@@ -215,7 +226,7 @@ def train_classifier(
     history: list[HistoryPoint] = []
     known: KnownPictures | None = None
     if cut_off is None:
-        first = features_first(loaders, config=config, display=display)
+        first = features_first(loaders, config=config, display=display, profile=profile)
         best = BestState(
             first.classifier, predictions=first.predictions, name="the head on frozen features"
         )
@@ -235,7 +246,7 @@ def train_classifier(
             notes={"recipe": recipe, "settings": settings},
             config=config,
             display=display,
-            checkpoint=checkpoint,
+            cbs=[*as_callbacks(checkpoint), *profile.callbacks()],
         )
         done = sum(point.stage == END_TO_END for point in history)
         number = str(epochs) if done == epochs else f"{done} of {epochs}"
@@ -284,20 +295,36 @@ def loaders_for(
     )
 
 
-def features_first(loaders: DataLoaders, *, config: TrainConfig, display: Display) -> FeatureStage:
+def features_first(
+    loaders: DataLoaders,
+    *,
+    config: TrainConfig,
+    display: Display,
+    profile: RunProfile | None = None,
+) -> FeatureStage:
     """Do the first stage of the recipe: a head on features of the frozen body; see ``fit_on_features``.
 
     Args:
         loaders: From ``loaders_for``.
         config: Choices of the run.
         display: Where to show progress.
+        profile: Told where the time goes.
     """
+    clock = None
+    if profile is not None:
+        clock = profile.stage(
+            FEATURES_FIRST,
+            phases=FEATURE_PHASES,
+            num_pictures=loaders.train.n + loaders.valid.n,
+            device=loaders.device,
+        )
     return fit_on_features(
         loaders,
         arch=config.arch,
         weights=config.weights or None,
         precision=resolve_precision(config.precision, device=loaders.device),
         display=display,
+        clock=clock,
     )
 
 
@@ -328,7 +355,7 @@ def _best_before(cut_off: CutOffRun, loaders: DataLoaders, *, config: TrainConfi
         num_classes=loaders.c,
     )
     classifier.head = head.to(loaders.device)
-    precision = resolve_precision(config.precision, device=loaders.device)
+    precision = resolve_precision(config.precision, device=loaders.device, model=classifier)
     predictions = predict_batches(
         classifier, loaders.valid.batches(), table=loaders.table, precision=precision
     )
@@ -343,7 +370,7 @@ def _end_to_end(
     notes: dict[str, Any],
     config: TrainConfig,
     display: Display,
-    checkpoint: Checkpoint | None,
+    cbs: Callbacks,
 ) -> tuple[bool, str]:
     """Train end to end, leave the best state, and return whether Ctrl-C ended it and what else did."""
     try:
@@ -355,9 +382,11 @@ def _end_to_end(
             epochs=config.epochs_on(loaders.device),
             presize=config.kept_size,
             learning_rate=config.learning_rate,
-            precision=resolve_precision(config.precision, device=loaders.device),
+            precision=resolve_precision(
+                config.precision, device=loaders.device, model=best.classifier
+            ),
             display=display,
-            cbs=checkpoint,
+            cbs=cbs,
         )
     except KeyboardInterrupt:
         display.line("Stopped by Ctrl-C; the best state so far is kept.")

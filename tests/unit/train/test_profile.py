@@ -11,6 +11,7 @@ from vizsla import ImageDataLoaders, Resize, TrainingError, vision_learner
 from vizsla.augment.policy import aug_transforms
 from vizsla.train.callback import Callback, Fit
 from vizsla.train.profile import STEP_PHASES, VALIDATION, StepProfile
+from vizsla.train.schedules import constant
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,3 +91,28 @@ def test_table_is_printed_when_a_fit_ends(
     printed = capsys.readouterr().out
     for phase in (*STEP_PHASES, "whole step"):
         assert phase in printed
+
+
+class _Looks(Callback):
+    def __init__(self) -> None:
+        self.eager: list[bool] = []
+
+    def after_step(self, fit: Fit) -> None:
+        self.eager.append(fit.eager)
+
+
+def test_a_profiled_fit_asks_for_steps_that_can_be_looked_into(learn: Learner) -> None:
+    looks = _Looks()
+    learn.fit(1, 1e-3, cbs=[looks, StepProfile(show=False)])
+    assert looks.eager
+    assert all(looks.eager)
+
+
+def test_a_trial_of_several_epochs_leaves_the_augmentation_as_it_was(learn: Learner) -> None:
+    before = learn.dls.train.augmentation
+    profile = StepProfile(show=False)
+    schedule = constant(2 * len(learn.dls.train), rates=[1e-4] * len(learn.groups))
+    learn.run(schedule, n_epoch=2, stage="trial", cbs=profile, measured=False)
+    assert profile.num_steps == 2 * len(learn.dls.train)
+    assert profile.seconds["augmentation"] > 0
+    assert learn.dls.train.augmentation is before

@@ -1,0 +1,104 @@
+"""What follows from measured times: estimates, bottlenecks and advice, in exact arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vizsla.bench.advice import Measured, advice_of, estimates_of
+from vizsla.bench.results import Estimate
+
+MEASURED = Measured(
+    num_train=100,
+    num_valid=50,
+    shares_processor=True,
+    batch_size=32,
+    size=224,
+    num_workers=2,
+    read_strip=0.02,
+    read_centred=0.01,
+    forward=0.04,
+    phases={
+        "waiting for data": 0.01,
+        "augmentation": 0.02,
+        "forward": 0.03,
+        "backward": 0.06,
+        "optimiser": 0.01,
+        "everything else": 0.03,
+    },
+    step=0.16,
+    frozen_step=0.1,
+)
+
+
+def test_estimates_add_up_what_the_parts_take():
+    features, frozen, first, later = estimates_of(MEASURED)
+    # 150 pictures are read; 100 are looked at twice and 50 once.
+    assert features.name == "features first, once"
+    assert features.seconds == pytest.approx(1.5 + 10.0)
+    assert (features.bottleneck, features.share) == ("forward", pytest.approx(10 / 11.5))
+    assert frozen.seconds == pytest.approx(10.0 + 2.0)
+    assert first.seconds == pytest.approx(2.0 + 16.0 + 2.0)
+    assert later.seconds == pytest.approx(16.0 + 2.0)
+    assert (later.bottleneck, later.share) == ("the network", pytest.approx(10 / 18))
+
+
+def test_where_the_device_computes_alone_the_slower_of_reading_and_computing_decides():
+    *_, first, later = estimates_of(replace(MEASURED, shares_processor=False, read_strip=0.5))
+    assert first == Estimate(
+        name="the first end-to-end epoch", seconds=50.0, bottleneck="reading pictures", share=1.0
+    )
+    assert later.seconds == pytest.approx(18.0)
+
+
+def test_pictures_that_are_not_kept_are_read_again_in_each_epoch():
+    *_, later = estimates_of(replace(MEASURED, kept_share=0.25))
+    assert later.seconds == pytest.approx(18.0 + 0.75 * 100 * 0.02)
+
+
+def test_a_frozen_epoch_that_was_not_measured_is_not_reckoned():
+    names = [each.name for each in estimates_of(replace(MEASURED, frozen_step=None))]
+    assert names == [
+        "features first, once",
+        "the first end-to-end epoch",
+        "each later end-to-end epoch",
+    ]
+
+
+def test_without_a_faster_setting_there_is_no_advice():
+    same = replace(
+        MEASURED,
+        steps_by_batch={64: 0.15, 16: 0.2},
+        steps_by_size={160: 0.155},
+        reads_by_workers={1: 0.03, 4: 0.019},
+    )
+    assert advice_of(same) == ()
+
+
+def test_settings_that_are_faster_by_a_tenth_are_named_with_what_was_measured():
+    faster = replace(MEASURED, steps_by_batch={64: 0.08, 16: 0.1}, steps_by_size={160: 0.1})
+    assert advice_of(faster) == (
+        "--bs 64: 2.00 times the pictures a second in end-to-end steps (12.5 instead of 6.2)",
+        "--size 160: 1.60 times the pictures a second in end-to-end steps; the network sees less",
+    )
+
+
+def test_more_threads_are_worth_saying_only_where_the_epoch_gains():
+    slow = replace(MEASURED, reads_by_workers={4: 0.01})
+    assert advice_of(slow) == ()  # 20 seconds become 19
+    slow = replace(slow, read_strip=0.2)
+    assert advice_of(slow) == (
+        "--workers 4: reads 20.00 times as fast (100 instead of 5 pictures/s); the first end-to-end epoch takes 19 s "
+        "instead of 38 s",
+    )
+
+
+def test_a_cache_that_is_too_small_is_worth_saying_where_reading_costs():
+    small = replace(MEASURED, kept_share=0.5, needed="9.0 GB")
+    assert advice_of(small) == ()
+    (advice,) = advice_of(replace(small, read_strip=0.36))
+    assert advice == (
+        "A larger --cache-budget, or --cache disk: prepared pictures take 9.0 GB and there is room for 50% of them; with "
+        "room for all a later epoch takes 18 s instead of 36 s"
+    )
