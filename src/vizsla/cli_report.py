@@ -18,7 +18,9 @@ def report(
 ) -> None:
     """Write the report of a run anew, from its files.
 
-    The pictures must still be where they were. The page, report.html in that folder, is replaced at the end.
+    The pictures must still be where they were. The page, report.html in that folder, is replaced at the end. Only training has
+    seen each training picture with a model that did not learn from it (leave-one-out), and a run folder does not keep what
+    that model said: the new page lists suspected labels of validation pictures, and none of training pictures.
 
     \b
     Example:

@@ -27,7 +27,7 @@ def test_rates_are_printed_and_drawn(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
-    words = ("find-lr", picture_folder, "--size", 64, "--bs", 8, "--steps", 30, "--device", "cpu")
+    words = ("find-lr", picture_folder, "--size", 32, "--bs", 8, "--steps", 20, "--device", "cpu")
     done = vizsla(*words)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()

@@ -17,7 +17,7 @@ from vizsla.files import atomic_write
 from vizsla.train.callback import Callback
 from vizsla.train.loop import own_random_numbers
 from vizsla.train.recorder import SmoothedLoss
-from vizsla.train.schedules import lr_range, lr_range_linear, whole_number
+from vizsla.train.schedules import lr_range, whole_number
 from vizsla.train.suggestions import SKIPPED_AT_END
 from vizsla.train.trainer import as_callbacks
 
@@ -52,7 +52,6 @@ class FinderCurve:
         runs: The plain losses of every run.
         num_it: Steps that were asked for.
         stopped: Whether the loss ran away before the last of them.
-        values: Training loss, validation loss and metrics at the end of the range, where they were asked for.
     """
 
     lrs: tuple[float, ...]
@@ -60,7 +59,6 @@ class FinderCurve:
     runs: tuple[tuple[float, ...], ...]
     num_it: int
     stopped: bool = False
-    values: tuple[float, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -74,29 +72,20 @@ class StopRule:
 
     Attributes:
         wait: Never before so many steps.
-        best_from: The best is that of the steps from this one on, counted from 0.
         lowest_best: What the best counts as at least.
         ratio: So many times the best is too much; infinite for never.
-        keeps_last: The loss that ran away is part of the curve.
     """
 
     wait: int = 0
-    best_from: int = 0
     lowest_best: float = 0.0
     ratio: float = RUNAWAY
-    keeps_last: bool = True
 
     def ran_away(self, smoothed: Sequence[float]) -> bool:
         """Return whether to stop after these smoothed losses, the last of which is new."""
         if not math.isfinite(smoothed[-1]):
             return True
-        best = min(smoothed[self.best_from :], default=math.inf)
-        limit = self.ratio * max(best, self.lowest_best)
+        limit = self.ratio * max(min(smoothed), self.lowest_best)
         return len(smoothed) >= self.wait and smoothed[-1] > limit
-
-
-CLASSIC_RULE = StopRule(best_from=11, keeps_last=False)
-"""Of lesson one's notebooks: the best counts from the twelfth batch on."""
 
 
 def find_learning_rate(
@@ -151,45 +140,6 @@ def find_learning_rate(
             begin_again(run)
             probes.append(_probe(trainer, schedule, rule=rule, cbs=cbs))
     return _curve(probes, schedule=schedule, share=shares[-1])
-
-
-def find_learning_rate_classic(
-    trainer: Trainer,
-    *,
-    start_rates: Sequence[float],
-    end_lr: float = 10.0,
-    linear: bool = False,
-    cbs: Callbacks = None,
-) -> FinderCurve:
-    """Raise the rates over one epoch, as lesson one's notebooks do.
-
-    Args:
-        trainer: Left as it was, see ``find_learning_rate``.
-        start_rates: One per group; the groups keep their ratios.
-        end_lr: The last group heads for it.
-        linear: By equal amounts from 0 instead of equal factors.
-        cbs: Further callbacks of this run.
-
-    Returns:
-        The curve. If the loss did not run away, ``values`` hold the results at its end, on the validation pictures too.
-
-    Raises:
-        ConfigError: A rate cannot work, or there is not one for each group.
-        TrainingError: There is nothing to train on.
-        PictureError: A picture cannot be read.
-    """
-    if len(start_rates) != len(trainer.groups):
-        raise ConfigError(
-            f"{len(start_rates)} rates were given to start from and there are {len(trainer.groups)} parameter groups."
-        )
-    build = lr_range_linear if linear else lr_range
-    schedule = build(len(trainer.dls.train), start_rates, end_lr)
-    values: tuple[float, ...] = ()
-    with _left_as_it_was(trainer):
-        probe = _probe(trainer, schedule, rule=CLASSIC_RULE, cbs=cbs)
-        if not probe.stopped:
-            values = (probe.smoothed[-1], *trainer.measure(trainer.predictions()))
-    return _curve([probe], schedule=schedule, values=values)
 
 
 def plot_finder(
@@ -273,9 +223,6 @@ class _Probe(Callback):
         self.smoothed += self._mean.add([loss])
         if self._rule.ran_away(self.smoothed):
             self.stopped = True
-            if not self._rule.keeps_last:
-                self.losses.pop()
-                self.smoothed.pop()
             fit.stop("The loss has run away.")
         elif len(self.losses) == self._num_steps:
             fit.stop("All rates were tried.")
@@ -334,13 +281,7 @@ def _left_as_it_was(trainer: Trainer) -> Generator[_Restart]:
         restart(0)
 
 
-def _curve(
-    probes: Sequence[_Probe],
-    *,
-    schedule: Schedule,
-    share: float = 1.0,
-    values: tuple[float, ...] = (),
-) -> FinderCurve:
+def _curve(probes: Sequence[_Probe], *, schedule: Schedule, share: float) -> FinderCurve:
     steps = min(len(probe.losses) for probe in probes)
     smoothed = zip(*(probe.smoothed[:steps] for probe in probes), strict=True)
     return FinderCurve(
@@ -349,5 +290,4 @@ def _curve(
         runs=tuple(tuple(probe.losses[:steps]) for probe in probes),
         num_it=schedule.num_steps,
         stopped=any(probe.stopped for probe in probes),
-        values=values,
     )

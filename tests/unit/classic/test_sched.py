@@ -8,14 +8,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
+from vizsla.classic import ConvLearner, ImageClassifierData, tfms_from_model
 from vizsla.classic.sched import EndOfFit, LossRecorder, LRFinder
 from vizsla.train.schedules import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor, nn
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")
@@ -73,6 +77,45 @@ def test_a_step_that_ends_the_search_is_not_recorded():
     with pytest.raises(EndOfFit):
         feed(finder, [0.1] * 12 + [1000.0])
     assert len(finder.lrs) == len(finder.losses) == 12
+
+
+def make_learner(lesson: str, tiny: Callable[[bool], nn.Module]) -> ConvLearner:
+    data = ImageClassifierData.from_paths(lesson, bs=4, tfms=tfms_from_model(tiny, 32))
+    return ConvLearner.pretrained(tiny, data, pretrained=False)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_search_takes_one_epoch_and_prints_a_row_at_its_end(
+    lesson: str,
+    tiny: Callable[[bool], nn.Module],
+    linear: bool,
+    capsys: pytest.CaptureFixture[str],
+):
+    learner = make_learner(lesson, tiny)
+    learner.lr_find(start_lr=1e-5, end_lr=1e-3, linear=linear)
+    steps = np.arange(len(learner.data.trn_dl)) / len(learner.data.trn_dl)
+    expected = 1e-3 * steps if linear else 1e-5 * 1e2**steps
+    np.testing.assert_allclose(learner.sched.lrs, expected, rtol=1e-9)
+    assert len(learner.sched.losses) == len(expected) > 3
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_search_whose_loss_runs_away_ends_before_that_and_prints_no_row(
+    lesson: str, tiny: Callable[[bool], nn.Module], capsys: pytest.CaptureFixture[str]
+):
+    steps = 0
+
+    def breaking(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return torch.nn.functional.nll_loss(outputs, targets) * (math.nan if steps == 4 else 1.0)
+
+    learner = make_learner(lesson, tiny)
+    learner.crit = breaking
+    learner.lr_find()
+    assert len(learner.sched.lrs) == len(learner.sched.losses) == 3
+    assert all(math.isfinite(loss) for loss in learner.sched.losses)
+    assert len(capsys.readouterr().out.splitlines()) < 2
 
 
 def test_the_plot_of_rates_has_the_labels_of_the_original():

@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 
 from vizsla.augment.apply import BatchAugmentation
+from vizsla.data.dataloaders import DataLoaders
 from vizsla.data.presize import Resize
+from vizsla.data.resolve import resolve_data
 from vizsla.errors import ConfigError, DataError, ModelFileError, OutputError, PictureError
 from vizsla.export.bundle import load_bundle, save_bundle
+from vizsla.export.calibration import calibrate
 from vizsla.export.final_resize import FinalResize
 from vizsla.export.graph import Presize, inference_graph, separable_resize
 from vizsla.export.onnx import ExportedModel, export_model
@@ -33,6 +36,7 @@ from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.feature_head import FeatureHead
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.train.learner import Learner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -286,6 +290,36 @@ def test_a_program_that_answers_otherwise_is_refused_with_the_picture(
     assert f"{LARGEST_DIFFERENCE:g}" in str(caught.value)
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_onnx_file_of_a_calibrated_run_gives_the_predictor_s_probabilities(
+    picture_folder: Path, tmp_path: Path
+):
+    table = resolve_data(picture_folder, valid=0.5, seed=0)
+    loaders = DataLoaders(table, resize=Resize(32), batch_size=4, num_workers=0, device="cpu")
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[8], seed=1)
+    classifier = Classifier(backbone, head, vocab=table.vocab)
+    learner = Learner(loaders, classifier, loss_func=torch.nn.functional.cross_entropy, quiet=True)
+    learner.fit_one_cycle(2, 1e-2)
+    calibration = calibrate(learner.predictions(), temperature=2.5)
+    assert calibration is not None
+    path = save_bundle(
+        tmp_path / "m.safetensors",
+        classifier=classifier,
+        resize=Resize(32),
+        calibration=calibration,
+    )
+    (written,) = export_model(path, onnx=tmp_path / "m.onnx")
+    predictor, answers = Predictor.load(path, device="cpu"), onnx_answers(written.path)
+    plain = Predictor(classifier, resize=Resize(32))
+    for number, file in enumerate(table.paths[:4]):
+        pixels = np.asarray(Image.open(file).convert("RGB"))
+        expected = predictor.predict(pixels).probabilities
+        found = torch.from_numpy(answers(pixels[None])[0])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, msg=f"picture {number}")
+        uncalibrated = plain.predict(pixels).probabilities
+        assert not torch.allclose(expected, uncalibrated, atol=1e-3)
 
 
 def test_the_temperature_of_the_model_is_in_the_graph(model: Path):

@@ -1,6 +1,6 @@
 """The finder on real learners with a tiny network: what it records, when it stops, and that it leaves no trace.
 
-Golden values: tests/golden/classic_schedules.json and lrfind.json.
+Golden values: tests/golden/lrfind.json.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from torch.nn import functional as F
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.train.callback import Callback
 from vizsla.train.lr_finder import (
-    CLASSIC_RULE,
     LOWEST_BEST,
     FinderCurve,
     StopRule,
     find_learning_rate,
-    find_learning_rate_classic,
     plot_finder,
 )
 from vizsla.train.mixing import MixUp
@@ -31,7 +29,7 @@ from vizsla.train.robust_rate import RobustRate
 from vizsla.train.suggestions import SuggestedLRs, minimum, robust, slide, steep, suggest, valley
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -40,9 +38,6 @@ if TYPE_CHECKING:
     from vizsla.types import Batch
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-STOP_CASES = json.loads((GOLDEN / "classic_schedules.json").read_text("utf-8"))["finder"][
-    "stop_cases"
-]
 TRAINED_HEAD = next(
     case
     for case in json.loads((GOLDEN / "lrfind.json").read_text("utf-8"))["curves"]
@@ -123,7 +118,6 @@ def test_the_rates_are_those_asked_for_and_go_round_the_epochs(make_learner: Any
     np.testing.assert_allclose(curve.lrs, expected, rtol=1e-9)
     assert curve.steps == len(curve.losses) == len(curve.runs[0]) == curve.num_it == 12
     assert not curve.stopped
-    assert curve.values == ()
 
 
 def test_the_losses_are_the_running_mean_of_those_of_the_steps(make_learner: Any):
@@ -190,10 +184,6 @@ def find_with_several_runs(learner: Learner) -> None:
     find_learning_rate(learner, num_it=6, num_runs=3)
 
 
-def find_as_in_lesson_one(learner: Learner) -> None:
-    find_learning_rate_classic(learner, start_rates=[1e-5] * 3)
-
-
 def find_until_interrupted(learner: Learner) -> None:
     with pytest.raises(KeyboardInterrupt):
         find_learning_rate(learner, num_it=20, cbs=At(3, interrupt))
@@ -221,7 +211,6 @@ def find_with_an_interrupted_loss(learner: Learner) -> None:
 FINDERS = [
     find,
     find_with_several_runs,
-    find_as_in_lesson_one,
     find_until_interrupted,
     find_until_the_loss_is_infinite,
     find_with_an_interrupted_loss,
@@ -252,17 +241,6 @@ def test_a_fit_after_the_finder_is_bit_for_bit_the_fit_without_it(
     assert [fit.values for fit in probed.recorder.fits] == [
         fit.values for fit in plain.recorder.fits
     ]
-
-
-def test_an_interrupted_metric_leaves_the_learner_as_it_was(make_learner: Any):
-    def interrupted(logits: Tensor, targets: Tensor) -> Tensor:
-        raise KeyboardInterrupt
-
-    learner = make_learner(metrics=interrupted)
-    before = StateOf(learner)
-    with pytest.raises(KeyboardInterrupt):
-        find_learning_rate_classic(learner, start_rates=[1e-5] * 3, end_lr=1e-3)
-    StateOf(learner).assert_equal(before)
 
 
 def test_the_same_learner_gives_the_same_curve_again(make_learner: Any):
@@ -373,69 +351,6 @@ def test_without_training_pictures_there_is_nothing_to_find(make_loaders: Any, m
     learner = make_learner(make_loaders(num_valid=24))
     with pytest.raises(TrainingError, match="no training pictures"):
         find_learning_rate(learner)
-    with pytest.raises(TrainingError, match="no training pictures"):
-        find_learning_rate_classic(learner, start_rates=[1e-5] * 3)
-
-
-@pytest.mark.parametrize("linear", [False, True])
-def test_lesson_one_s_finder_takes_one_epoch_and_measures_at_its_end(
-    make_learner: Any, linear: bool
-):
-    learner = make_learner(metrics=[lambda logits, targets: 0.25])
-    rates = [1e-7, 1e-6, 1e-5]
-    curve = find_learning_rate_classic(learner, start_rates=rates, end_lr=1e-3, linear=linear)
-    steps = np.arange(5)
-    expected = 1e-3 * steps / 5 if linear else 1e-5 * 1e2 ** (steps / 5)
-    np.testing.assert_allclose(curve.lrs, expected, rtol=1e-9)
-    assert not curve.stopped
-    train_loss, valid_loss, metric = curve.values
-    assert train_loss == curve.losses[-1]
-    assert valid_loss > 0
-    assert metric == 0.25
-
-
-def test_lesson_one_s_finder_gives_every_group_its_rate(make_learner: Any):
-    seen: list[Sequence[float]] = []
-
-    class Rates(Callback):
-        def after_step(self, fit: Fit) -> None:
-            assert fit.trainer.opt is not None
-            rates = {g["layer_group"]: g["lr"] for g in fit.trainer.opt.param_groups}
-            seen.append([rates[group] for group in sorted(rates)])
-
-    find_learning_rate_classic(
-        make_learner(), start_rates=[1e-7, 1e-6, 1e-5], end_lr=1.0, cbs=Rates()
-    )
-    np.testing.assert_allclose(np.array(seen) / np.array(seen)[:, -1:], [[1e-2, 0.1, 1.0]] * 5)
-
-
-def test_lesson_one_s_finder_needs_a_rate_for_every_group(make_learner: Any):
-    with pytest.raises(ConfigError, match=r"2 rates were given .* 3 parameter groups"):
-        find_learning_rate_classic(make_learner(), start_rates=[1e-5, 1e-4])
-
-
-def test_lesson_one_s_finder_stops_before_it_records_and_measures_nothing(
-    make_learner: Any,
-):
-    steps = 0
-
-    def breaking(logits: Tensor, targets: Tensor) -> Tensor:
-        nonlocal steps
-        steps += 1
-        return F.cross_entropy(logits, targets) * (math.inf if steps == 4 else 1.0)
-
-    curve = find_learning_rate_classic(make_learner(loss_func=breaking), start_rates=[1e-5] * 3)
-    assert curve.stopped
-    assert curve.steps == 3
-    assert all(math.isfinite(loss) for loss in curve.losses)
-    assert curve.values == ()
-
-
-@pytest.mark.parametrize("case", STOP_CASES, ids=[case["name"] for case in STOP_CASES])
-def test_lesson_one_s_rule_stops_where_recorded(case: dict[str, Any]):
-    losses = [math.nan if loss is None else loss for loss in case["smoothed_losses"]]
-    stops = [n for n in range(len(losses)) if CLASSIC_RULE.ran_away(losses[: n + 1])]
-    assert (stops[0] if stops else None) == case["stops_at_batch_index"]
 
 
 def test_the_rule_lets_a_trained_network_go_on():
