@@ -18,8 +18,8 @@ test: setup  ## formatting, lint, types, spelling, then the tests
 	@scripts/check
 	@scripts/test
 
-bench: setup  ## run the benchmarks on this machine
-	@$(BIN)/python -m benchmarks
+bench: setup  ## run the benchmarks on this machine (a quarter of an hour); DATA=folder brings your pictures
+	@$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)")
 
 docs: setup  ## build the documentation into site/
 	@scripts/docs

@@ -112,18 +112,22 @@ def has_fastai() -> bool:
     return False
 
 
-def kept_run(kind: str, setting: Setting, *, kept_in: Path | None) -> dict[str, Any]:
+def kept_run(
+    kind: str, setting: Setting, *, kept_in: Path | None, needs: str = "values"
+) -> dict[str, Any]:
     """Return the figures of a run: those of the file if they are there, else of a process that runs now.
 
     Args:
         kind: As ``measured`` knows it.
         setting: The task.
         kept_in: A JSON file; None keeps nothing.
+        needs: A figure that is used; a run of an older version that lacks it is repeated.
     """
     is_there = kept_in is not None and kept_in.is_file()
     runs: list[dict[str, Any]] = json.loads(kept_in.read_text()) if kept_in and is_there else []
     for run in runs:
-        if (run["kind"], Setting(**run["setting"])) == (kind, setting):
+        known = (run["kind"], Setting(**run["setting"]))
+        if known == (kind, setting) and needs in run["figures"]:
             return run["figures"]
     figures = measured(kind, setting)
     if kept_in is not None:

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fastai_peer import train_fastai
 from benchmarks.machine import MemoryWatch
 from benchmarks.peers import (
     Setting,
     cpu_seconds,
     run_model_alone,
     run_quick_start,
-    train_fastai,
     train_recipe,
     train_vizsla,
 )
@@ -39,12 +39,13 @@ def measured(library: str, setting: Setting) -> dict[str, Any]:
         setting: The task.
 
     Returns:
-        ``values``, ``seconds``, ``train_seconds`` and ``epoch_cpu_seconds`` of each epoch; ``cpu_seconds`` and wall
-        ``total_seconds`` of the process from its start; its ``peak_bytes`` with all its children.
+        ``values``, ``seconds``, ``train_seconds`` and ``epoch_cpu_seconds`` of each epoch; ``ends``, when each was
+        validated, in seconds since the process started, without what it spent on being handed another library's split;
+        ``cpu_seconds`` and wall ``total_seconds`` of the process from its start; its ``peak_bytes`` with all its children.
     """
     command = [sys.executable, "-m", "benchmarks.fit", library, json.dumps(asdict(setting))]
     root = Path(__file__).parents[1]
-    started = time.perf_counter()
+    began, started = time.time(), time.perf_counter()
     with (
         subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as child,
         MemoryWatch(child.pid) as watch,
@@ -53,7 +54,9 @@ def measured(library: str, setting: Setting) -> dict[str, Any]:
     if child.returncode != 0:
         raise SystemExit(f"the measurement of {library} failed with exit code {child.returncode}")
     figures = json.loads(printed.strip().splitlines()[-1])
+    not_its_own = began + figures.pop("helped_seconds")
     return figures | {
+        "ends": [moment - not_its_own for moment in figures["ends"]],
         "peak_bytes": watch.peak_bytes,
         "total_seconds": time.perf_counter() - started,
     }
@@ -69,6 +72,8 @@ def main() -> None:
         "train_seconds": log.train_seconds,
         "epoch_cpu_seconds": log.cpu_seconds,
         "cpu_seconds": cpu_seconds(),
+        "ends": log.ends,
+        "helped_seconds": log.helped_seconds,
     }
     print(json.dumps(figures))
 

@@ -1,7 +1,7 @@
-"""A folder of labelled pictures and a few choices in; the same training task in vizsla and in fastai out.
+"""A folder of labelled pictures and a few choices in; a training task in vizsla out, and the terms that fastai shares.
 
-Both get the same files, the same split, the same weights (``efficientnet_lite0``), sizes, batch size and augmentation. The files
-and the split are vizsla's; fastai is handed them, since it lists folders in the order in which the system does.
+Both get the same files, the same split, the same weights (``efficientnet_lite0``), sizes, batch size and augmentation; fastai's
+side is ``fastai_peer.py``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from io import StringIO
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.pictures import photographs
 
@@ -29,8 +28,6 @@ ARCHITECTURE = "efficientnet_lite0"
 NAME_PATTERN = r"^(.+)_\d+\.jpe?g$"
 VALID_SHARE = 0.2
 MIN_SCALE = 0.75
-EARLY_PARTS = 6
-"""Normalisation, stem, its norm and three of the seven stages: where vizsla cuts between early and late body."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,12 +69,16 @@ class EpochLog:
         seconds: Of each, validation included.
         train_seconds: Of each, without validation.
         cpu_seconds: Of each, of this process and of the child processes that ended in it, all cores together.
+        ends: When each was validated, in seconds since 1970.
+        helped_seconds: What the process spent on being handed another library's split.
     """
 
     values: list[list[float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     train_seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+    helped_seconds: float = 0.0
     _started: float = 0.0
     _cpu_started: float = 0.0
     _trained: float = 0.0
@@ -97,6 +98,7 @@ class EpochLog:
         self.seconds.append(time.perf_counter() - self._started)
         self.train_seconds.append(self._trained - self._started)
         self.cpu_seconds.append(cpu_seconds() - self._cpu_started)
+        self.ends.append(time.time())
 
 
 def cpu_seconds() -> float:
@@ -261,7 +263,7 @@ def run_quick_start(setting: Setting) -> EpochLog:
 def train_recipe(setting: Setting) -> EpochLog:
     """Run what ``vizsla train --epochs N`` runs, with its defaults for all that the setting does not say.
 
-    The last values are those of the state that is kept.
+    The last values are those of the state that is kept, the last end is the end of the recipe.
     """
     from vizsla.train.progress import Display
     from vizsla.train.recipes import TrainConfig, train_classifier
@@ -284,122 +286,9 @@ def train_recipe(setting: Setting) -> EpochLog:
         values = (point.train_loss, point.valid_loss, error)
         log.values.append([nan if value is None else value for value in values])
         log.seconds.append(point.seconds)
+        log.ends.append(nan)
     kept = run.predictions
     error = 1 - float(kept.correct.float().mean())
     log.values.append([nan, float(kept.losses.mean()), error])
+    log.ends.append(time.time())
     return log
-
-
-def fastai_loaders(setting: Setting) -> Any:
-    """Return fastai's loaders of the same pictures with the same split."""
-    from fastai.vision.all import (
-        CategoryBlock,
-        DataBlock,
-        ImageBlock,
-        IndexSplitter,
-        Resize,
-        aug_transforms,
-        defaults,
-    )
-
-    table = vizsla_loaders(setting).table
-    labels = {
-        path: table.vocab[target]
-        for path, target in zip(table.paths, table.targets.tolist(), strict=True)
-    }
-
-    augmented = aug_transforms(size=setting.size, min_scale=MIN_SCALE)
-
-    def label_of(path: Path) -> str:
-        return labels[path]
-
-    block = DataBlock(
-        blocks=(ImageBlock, CategoryBlock(vocab=list(table.vocab))),
-        get_y=label_of,
-        splitter=IndexSplitter(table.valid_rows.tolist()),
-        item_tfms=Resize(setting.presize if setting.augment else setting.size),
-        batch_tfms=augmented if setting.augment else None,
-    )
-    workers = defaults.cpus if setting.workers < 0 else setting.workers
-    return block.dataloaders(
-        list(table.paths), bs=setting.batch_size, num_workers=workers, device="cpu"
-    )
-
-
-def fastai_learner(setting: Setting) -> Any:
-    """Return fastai's learner with the same weights, its body frozen."""
-    from fastai.vision.all import L, error_rate, params, set_seed, vision_learner
-
-    def network(pretrained: bool = True) -> nn.Sequential:
-        """Return normalisation and body, a pooling layer (fastai cuts before it) and a stand-in for the classifier."""
-        from vizsla.models.backbones import build_backbone
-
-        backbone = build_backbone(ARCHITECTURE, pretrained=pretrained)
-        body = cast("Any", backbone.network)
-        normalised = _Normalise(backbone.preprocessing.mean, backbone.preprocessing.std)
-        layers = [body.conv_stem, body.bn1, *body.blocks, body.conv_head, body.bn2]
-        return nn.Sequential(
-            nn.Sequential(normalised, *layers), nn.AdaptiveAvgPool2d(1), nn.Identity()
-        )
-
-    def three_groups(model: Any) -> Any:
-        body = model[0][0]
-        return L(body[:EARLY_PARTS], body[EARLY_PARTS:], model[1:]).map(params)
-
-    set_seed(setting.seed)
-    splitter = three_groups if setting.groups == 3 else None
-    learn = vision_learner(
-        fastai_loaders(setting), network, metrics=error_rate, splitter=splitter, path=Path.cwd()
-    )
-    set_seed(setting.seed)
-    return learn
-
-
-def train_fastai(setting: Setting) -> EpochLog:
-    """Fine-tune with fastai; without unfrozen epochs, train the head alone."""
-    from fastai.vision.all import Callback
-
-    log = EpochLog()
-
-    class Watch(Callback):
-        """Notes times and values."""
-
-        order = 90  # after the recorder
-
-        def before_epoch(self) -> None:
-            log.start()
-
-        def after_train(self) -> None:
-            log.trained()
-
-        def after_epoch(self) -> None:
-            log.end(list(self.learn.recorder.values[-1]))
-
-    learn = fastai_learner(setting)
-    with learn.no_bar(), learn.no_logging():
-        if setting.epochs:
-            learn.fine_tune(setting.epochs, freeze_epochs=setting.freeze_epochs, cbs=Watch())
-        else:
-            learn.fit_one_cycle(setting.freeze_epochs, cbs=Watch())
-    return log
-
-
-class _Normalise(nn.Module):
-    """Normalises pictures with values 0-1.
-
-    Args:
-        mean: Of each channel.
-        std: Of each channel.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return them normalised."""
-        return (images - self.mean) / self.std

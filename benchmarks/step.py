@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from benchmarks.fastai_peer import fastai_learner
 from benchmarks.machine import described, with_spread
-from benchmarks.peers import ARCHITECTURE, Setting, fastai_learner, vizsla_learner, with_parts
+from benchmarks.peers import ARCHITECTURE, Setting, vizsla_learner, with_parts
 from vizsla.augment.apply import BatchAugmentation
 from vizsla.data.cache import PictureCache
 from vizsla.data.dataloaders import DataLoader, DataLoaders
@@ -234,7 +235,7 @@ def predict_table(setting: Setting, *, rounds: int) -> None:
         "vizsla, learn.predict": lambda: learn.predict(path),
     }
     if importlib.util.find_spec("fastai") is not None:
-        peer = fastai_learner(setting)
+        peer = fastai_learner(setting, learn.dls.table)
 
         def fastai_predict() -> None:
             with peer.no_bar(), peer.no_logging():

@@ -94,6 +94,51 @@ def test_epoch_times_both_epochs_and_the_network_alone(parts: Path) -> None:
 
 
 @pytest.mark.slow
+def test_tasks_have_a_row_each_and_keep_their_runs(parts: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    options = (
+        "--quick",
+        "--data",
+        str(parts),
+        "--size",
+        "32",
+        "--batch-size",
+        "8",
+        "--workers",
+        "0",
+    )
+    options = (*options, "--only", "import", "validate", "load", "--json", str(kept))
+    assert table_rows(run("tasks", *options)) == ["`import *`", "`validate`", "`load_learner`"]
+    entries = json.loads(kept.read_text())
+    assert [entry["task"] for entry in entries] == ["import", "validate", "load"]
+    assert all(entry["figures"]["seconds"] > 0 for entry in entries)
+    entries[1]["figures"]["seconds"] = 1234.5
+    kept.write_text(json.dumps(entries))
+    assert "1,234.50" in run("tasks", *options)
+
+
+@pytest.mark.parametrize(
+    ("values", "ends", "expected"),
+    [
+        ([[0, 0.5], [0, 0.2], [0, 0.1]], [1.0, 2.0, 3.0], (2.0, 0.8)),
+        ([[0, 0.5], [0, 0.4]], [1.0, 2.0], (math.inf, 0.6)),
+        ([[0, 0.1], [0, 0.1]], [math.nan, 5.0], (5.0, 0.9)),
+    ],
+    ids=["reached", "never", "only the end is known"],
+)
+def test_the_first_model_that_is_as_good_is_found(
+    values: list[list[float]], ends: list[float], expected: tuple[float, float]
+) -> None:
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks.time_to_accuracy import first_as_good
+    finally:
+        sys.path.remove(str(ROOT))
+    found = first_as_good({"values": values, "ends": ends}, wanted=0.8)
+    assert (found.seconds, found.accuracy) == pytest.approx(expected)
+
+
+@pytest.mark.slow
 def test_step_has_overhead_prediction_and_breakdown(parts: Path) -> None:
     rows = table_rows(run("step", "--quick", "--data", str(parts)))
     for row in ("one linear layer", "decode and forward", "vizsla, learn.predict", "whole step"):

@@ -1,8 +1,8 @@
 """A folder of photographs in, a table out: the cold first pass, later passes from the device cache, augmentation alone, on CUDA.
 
-Not part of ``python -m benchmarks``: it needs a CUDA device.
+A part of ``gpu.py``.
 
-    python -m benchmarks.cuda --data FOLDER --pictures 7390
+    python -m benchmarks.gpu_pieces --data FOLDER --pictures 7390
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.pictures = 256
     if not torch.cuda.is_available():
-        sys.exit("benchmarks.cuda needs a CUDA device, and torch sees none here.")
+        sys.exit("benchmarks.gpu_pieces needs a CUDA device, and torch sees none here.")
     print(
         f"{torch.cuda.get_device_name()}; {described('vizsla', 'torch', 'torchvision', 'pillow')}"
     )
@@ -132,11 +132,12 @@ def augmentation_rates() -> list[float]:
     augmentation = BatchAugmentation(aug_transforms(size=SIZE, min_scale=MIN_SCALE))
     shape = BATCH_SIZE, PRESIZE, PRESIZE, 3
     pictures = torch.randint(256, shape, dtype=torch.uint8, device="cuda").permute(0, 3, 1, 2)
-    rows = torch.arange(BATCH_SIZE)
+    plan = torch.arange(AUGMENTED_BATCHES * BATCH_SIZE).split(BATCH_SIZE)
 
     def augment_all() -> None:
-        for number in range(AUGMENTED_BATCHES):
-            augmentation(pictures, rows=rows, epoch=number, training=True)
+        with augmentation.foresee(plan, epoch=0, training=True):
+            for rows in plan:
+                augmentation(pictures, rows=rows, epoch=0, training=True)
 
     _seconds(augment_all)
     return [AUGMENTED_BATCHES * BATCH_SIZE / _seconds(augment_all) for _ in range(PASSES)]
