@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    # Small tensors gain nothing from more, and beside another busy process a second one waits for the first.
+    # Small tensors gain nothing from more, and beside another busy process a second one waits for the first. So it is in the
+    # processes that tests start.
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 def draw_picture(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> Image.Image:

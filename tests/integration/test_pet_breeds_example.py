@@ -24,7 +24,7 @@ def test_the_pet_breeds_example_trains_and_explains(
         for number in range(12):
             make_picture(f"images/{label}_{number}.jpg", label=label, number=number)
     out = tmp_path / "out"
-    words = ["--images", tmp_path / "images", "--epochs", 1, "--size", 48, "--batch-size", 6, "--out", out]  # fmt: skip
+    words = ["--images", tmp_path / "images", "--epochs", 1, "--size", 32, "--batch-size", 6, "--out", out]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLE), *map(str, words)],
         capture_output=True, text=True, timeout=240, check=False,

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pytest
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "presizing.py"
 
 
-@pytest.mark.parametrize("given", [True, False], ids=["given", "drawn"])
-def test_the_presizing_example_draws_both_ways(
-    given: bool, tmp_path: Path, make_picture: Callable[..., Path]
-):
-    pictures = [str(make_picture("a picture.png", size=(300, 400)))] if given else []
+def check(printed: str, drawn: Path) -> None:
+    with Image.open(drawn) as figure:
+        assert figure.size == (1320, 924)
+    composed, one_by_one = map(float, re.findall(r"fine contrast (\d+\.\d)", printed))
+    assert composed > 1.3 * one_by_one
+
+
+def test_the_presizing_example_is_a_program_that_draws_its_own_picture(tmp_path: Path):
     out = tmp_path / "figure.png"
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLE), *pictures, "--out", str(out)],
+        [sys.executable, "-W", "error", str(EXAMPLE), "--out", str(out)],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    with Image.open(out) as figure:
-        assert figure.size == (1320, 924)
-    composed, one_by_one = map(float, re.findall(r"fine contrast (\d+\.\d)", done.stdout))
-    assert composed > 1.3 * one_by_one
+    check(done.stdout, out)
+
+
+def test_the_presizing_example_takes_a_picture(
+    tmp_path: Path,
+    make_picture: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    picture, out = make_picture("a picture.png", size=(300, 400)), tmp_path / "figure.png"
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(picture), "--out", str(out)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    check(capsys.readouterr().out, out)

@@ -69,8 +69,8 @@ def check(found: dict[str, Any], *, count: int) -> None:
     assert 0.6 * count < refused < 0.98 * count
 
 
-def test_1_000_damaged_files_are_refused_or_open(fuzz: Fuzz):
-    check(fuzz(0, 1_000), count=1_000)
+def test_300_damaged_files_are_refused_or_open(fuzz: Fuzz):
+    check(fuzz(0, 300), count=300)
 
 
 @pytest.mark.slow
