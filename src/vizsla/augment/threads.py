@@ -65,7 +65,9 @@ def _made(num_threads: int) -> ThreadPoolExecutor:
     all_there = threading.Barrier(num_threads)
 
     def begin() -> None:
-        # The setting is the thread's alone, but it also becomes the default of threads that torch has not seen yet.
+        # torch sets the number itself when a thread uses it for the first time: asking for it is that time. The setting is the
+        # thread's alone, but it also becomes the default of threads that torch has not seen yet.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         all_there.wait()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.augment.threads import do_all
+from vizsla.augment.threads import _made, do_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,22 @@ def test_torch_uses_one_thread_inside_and_as_many_as_before_outside():
     thread.start()
     thread.join()
     assert fresh == [before]
+
+
+def test_its_threads_stay_with_one_thread_each_where_torch_uses_two():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        executor = _made(2)
+        seen = [
+            executor.submit(lambda: (torch.rand(2**20) * 2, torch.get_num_threads())[1])
+            for _ in range(4)
+        ]
+        assert [one.result() for one in seen] == [1] * 4
+        executor.shutdown()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_error_of_the_first_share_arrives_when_all_shares_have_ended():
