@@ -19,7 +19,11 @@ from PIL import Image
 
 from vizsla.data.presize import Resize
 from vizsla.export.bundle import save_bundle
+from vizsla.export.calibration import Calibration
+from vizsla.export.conformal import LabelSets
+from vizsla.export.novelty import Novelty
 from vizsla.export.predictor import Predictor
+from vizsla.infer.run import compute_logits
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
@@ -248,6 +252,53 @@ def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.I
     return made
 
 
+def calibration_of(*, thresholds: tuple[float, ...], least_logit: float) -> Calibration:
+    """Return how far to trust a model whose label sets of 90 % and 50 % have these thresholds."""
+    return Calibration(
+        temperature=1.0,
+        num_pictures=40,
+        error_before=0.2,
+        error_after=0.1,
+        loss_before=1.0,
+        loss_after=0.9,
+        label_sets=LabelSets(coverages=(0.5, 0.9), thresholds=thresholds, num_pictures=40),
+        novelty=Novelty(
+            quantiles=(least_logit - 100, least_logit + 100),
+            threshold=least_logit,
+            num_pictures=40,
+            separation=0.75,
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def trusting(folder: Path) -> Path:
+    """A model file for which "a cross.png" may be two of its classes, and all other pictures look foreign."""
+    path = folder / "trusting.safetensors"
+    predictor = Predictor.load(folder / "shapes.safetensors")
+    first, second, third = sorted(predictor.predict(folder / "a cross.png").probabilities.tolist())[::-1]  # fmt: skip
+    largest = {}
+    for name in ("a cross.png", "a disc.jpg"):
+        pixels = predictor.prepare(folder / name)
+        largest[name] = compute_logits(predictor.classifier, predictor.network_input([pixels])).max().item()  # fmt: skip
+    assert largest["a cross.png"] != largest["a disc.jpg"]
+    return save_bundle(
+        path,
+        classifier=predictor.classifier,
+        resize=Resize(64),
+        calibration=calibration_of(
+            thresholds=((first + second) / 2, (second + third) / 2),
+            least_logit=sum(largest.values()) / 2,
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def trusting_server(trusting: Path) -> Iterator[str]:
+    with serving(trusting) as (address, _):
+        yield address
+
+
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
     words = ("--nearest", folder / "known", "--max-mb", "0.15", "--max-megapixels", "1")
@@ -273,6 +324,64 @@ def test_a_picture_gets_its_answer_its_heat_map_and_its_nearest(
     browser.wait("[...document.querySelectorAll('.near img')].every(i => i.naturalWidth > 0)")
     assert browser.evaluate("document.querySelectorAll('.near li').length") == 6
     assert browser.complaints == []
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_an_answer_has_its_label_set_and_a_notice_where_it_looks_foreign(
+    browser: Browser, trusting: Path, trusting_server: str, folder: Path, width: int
+):
+    predictor = Predictor.load(trusting)
+    answers = [predictor.predict(folder / name, coverage=0.9) for name in ("a cross.png", "a disc.jpg")]  # fmt: skip
+    assert sorted(bool(answer.none_of_these) for answer in answers) == [False, True]
+    known, foreign = sorted((0, 1), key=lambda place: bool(answers[place].none_of_these))
+    browser.open(trusting_server, width=width)
+    browser.choose(folder / "a cross.png", folder / "a disc.jpg")
+    browser.wait("!document.querySelector('[aria-busy]')")
+    sets, notices = (
+        browser.evaluate(
+            f"[...document.querySelectorAll('.answer {part}')].map(n => n.hidden ? '' : n.textContent.replace(/\\s+/g, ' ').trim())"
+        )
+        for part in (".set", ".foreign")
+    )
+    stated = "This set holds the true label in 90 % of pictures like those of validation."
+    assert sets[0] == f"{' or '.join(answers[0].label_set or ())} {stated}"
+    assert notices[known] == ""
+    assert notices[foreign].startswith("Looks like none of the classes ")
+    assert "of the validation pictures were as little like any of the classes as this one. 5 % of the pictures of known classes get this notice too." in notices[foreign]  # fmt: skip
+    said = browser.evaluate("document.querySelector('#status').textContent")
+    assert ("Looks like none of the classes" in said) == bool(
+        answers[0 if said.startswith("a cross") else 1].none_of_these
+    )
+    assert browser.evaluate(PROBE) == {"cut": [], "width": width, "visible": width}
+    assert browser.evaluate(NAMELESS) == []
+    facts = browser.evaluate("document.querySelector('#facts').innerText")
+    assert "Calibrated on 40\u202fvalidation pictures; calibration error 20.0\u202f% before that, 10.0\u202f% after" in facts  # fmt: skip
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["a"], "Only a"),
+        (["a", "b"], "a or b"),
+        (["a", "<b>", "c"], "a, <b> or c"),
+        (list("abcdefgh"), "a, b, c, d, e, f, g or h"),
+        (list("abcdefghij"), "a, b, c, d, e, f, g or one of 3 others"),
+        ([str(number) for number in range(20)], "Any of the 20\u202fclasses"),
+    ],
+)
+def test_a_label_set_is_said_in_words(browser: Browser, server: str, labels: list[str], words: str):
+    browser.open(server)
+    assert browser.evaluate(f"setWords({json.dumps(labels)}, 20)") == words
+
+
+def test_a_model_without_label_sets_shows_none(browser: Browser, server: str, folder: Path):
+    browser.open(server)
+    browser.choose(folder / "a cross.png")
+    browser.wait("!document.querySelector('[aria-busy]')")
+    assert browser.evaluate("document.querySelector('.set').hidden")
+    assert browser.evaluate("document.querySelector('.foreign').hidden")
+    assert "Calibrated" not in browser.evaluate("document.querySelector('#facts').innerText")
 
 
 def test_every_failure_is_said_in_words_on_its_card(browser: Browser, server: str, folder: Path):

@@ -8,15 +8,21 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vizsla import __version__
+from vizsla.export.novelty import REFUSED_SHARE
 from vizsla.report.texts import printable
 
 if TYPE_CHECKING:
+    from vizsla.export.calibration import Calibration
     from vizsla.export.manifest import Manifest
     from vizsla.export.predictor import Prediction
     from vizsla.serve.engine import Answer, Engine
     from vizsla.serve.limits import Limits
 
 MOST_NEAREST = 12
+
+USUAL_COVERAGE = 0.9
+"""Share of the label sets that hold the true label, where nobody asks for another."""
+
 _LONGEST_NAME = 200
 _SHOWN_LIMITS = ("body_bytes", "pictures", "requests_per_second", "seconds")
 
@@ -67,12 +73,30 @@ def prediction_values(prediction: Prediction, *, vocab: tuple[str, ...]) -> dict
     if prediction.task == "regression":
         return {"prediction": dict(zip(vocab, prediction.values, strict=True))}
     several = prediction.task == "multi_category"
-    return {
+    values: dict[str, object] = {
         "prediction": list(prediction.labels) if several else prediction.label,
         "probability": prediction.probability,
         "top": [{"label": label, "probability": value} for label, value in prediction.top],
         "probabilities": dict(zip(vocab, prediction.probabilities.tolist(), strict=True)),
     }
+    if prediction.label_set is not None:
+        values |= {"label_set": list(prediction.label_set), "coverage": prediction.coverage}
+    if prediction.none_of_these is not None:
+        values |= {
+            "familiarity": prediction.familiarity,
+            "none_of_these": prediction.none_of_these,
+        }
+    return values
+
+
+def usual_coverage(calibration: Calibration | None) -> float | None:
+    """Return the coverage of label sets where nobody asks for another; None for a model that has none.
+
+    Args:
+        calibration: Of the model.
+    """
+    has_sets = calibration is not None and calibration.label_sets is not None
+    return USUAL_COVERAGE if has_sets else None
 
 
 def model_values(
@@ -104,11 +128,27 @@ def model_values(
             }
             for metric in manifest.metrics
         ],
+        "calibration": _calibration_values(engine.predictor.calibration),
+        "coverage": usual_coverage(engine.predictor.calibration),
         "heat": engine.explains,
         "nearest": 0 if engine.index is None else len(engine.index.labels),
         "limits": {name: shown[name] for name in _SHOWN_LIMITS} | {"pixels": engine.max_pixels},
         "device": str(engine.predictor.device),
         "vizsla": __version__,
+    }
+
+
+def _calibration_values(calibration: Calibration | None) -> dict[str, object] | None:
+    """Return how far the answers may be trusted; None where the model file does not say."""
+    if calibration is None:
+        return None
+    return {
+        "num_pictures": calibration.num_pictures,
+        "temperature": calibration.temperature,
+        "error_before": calibration.error_before,
+        "error_after": calibration.error_after,
+        "refused_share": REFUSED_SHARE,
+        "separation": calibration.novelty.separation,
     }
 
 

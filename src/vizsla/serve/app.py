@@ -5,6 +5,7 @@ Nothing here opens a file at a visitor's wish: the page's parts are read from th
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +19,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vizsla.errors import ConfigError
-from vizsla.serve.answers import MOST_NEAREST, answer_values, model_values
+from vizsla.serve.answers import MOST_NEAREST, answer_values, model_values, usual_coverage
 from vizsla.serve.engine import Engine
 from vizsla.serve.guard import LOOPBACK_NAMES, Guard
 from vizsla.serve.limits import Admission, Rates, RefusedError, busy
 from vizsla.serve.metrics import CONTENT_TYPE, Metrics
 from vizsla.serve.openapi import description
-from vizsla.serve.uploads import check_content_type, read_body, uploads_of
+from vizsla.serve.uploads import check_content_type, is_form, read_body, uploads_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
@@ -43,6 +44,8 @@ ASSETS = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """Every file that is served, by its path."""
+
+_COVERAGE = re.compile(r"0?\.[0-9]{1,6}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +82,11 @@ class Site:
         self.admission = Admission(limits)
         self._about = partial(model_values, manifest, engine=engine, limits=limits, title=title)
         self._description = description(
-            title=title, task=manifest.task, limits=limits, max_pixels=engine.max_pixels
+            title=title,
+            task=manifest.task,
+            calibration=engine.predictor.calibration,
+            limits=limits,
+            max_pixels=engine.max_pixels,
         )
 
     async def predict(self, request: Request) -> Response:
@@ -87,17 +94,22 @@ class Site:
         self._rates.take(request.client.host if request.client else "")
         heat = bool(_number(request, "heat", most=1))
         nearest = _number(request, "nearest", most=MOST_NEAREST)
+        coverage = self._coverage(request)
         content_type = request.headers.get("content-type", "")
         check_content_type(content_type)
         with self.admission.admitted(_content_length(request)):
             body = await read_body(request.stream(), limits=self._limits)
             name = request.query_params.get("name", "")
-            uploads = await self.engine.work(
-                partial(uploads_of, body, content_type=content_type, name=name, limits=self._limits)
+            split = partial(
+                uploads_of, body, content_type=content_type, name=name, limits=self._limits
             )
-            del body
+            uploads = await self.engine.work(split) if is_form(content_type) else split()
+            del body, split
             answers = await self.engine.answer(
-                [upload.data for upload in uploads], heat=heat, nearest=nearest
+                [upload.data for upload in uploads],
+                coverage=coverage,
+                heat=heat,
+                nearest=nearest,
             )
         vocab = self.engine.predictor.vocab
         values = [
@@ -108,6 +120,21 @@ class Site:
             self.metrics.note_picture("unreadable" if answer.error else "predicted")
         status = 200 if any(answer.prediction is not None for answer in answers) else 422
         return JSONResponse({"pictures": values}, status_code=status)
+
+    def _coverage(self, request: Request) -> float | None:
+        """Return what share of the label sets shall hold the true label; None where the model has no label sets."""
+        usual = usual_coverage(self.engine.predictor.calibration)
+        text = request.query_params.get("coverage")
+        if text is None:
+            return usual
+        if usual is None:
+            raise RefusedError(400, "This model has no label sets. Leave out coverage.")
+        if not _COVERAGE.fullmatch(text) or float(text) == 0:
+            raise RefusedError(
+                400,
+                f"coverage is a number between 0 and 1, such as {usual:g}. Received: {text[:40]!r}",
+            )
+        return float(text)
 
     async def model(self, _request: Request) -> Response:
         """Answer ``GET /api/model``."""
@@ -155,6 +182,7 @@ def build_app(
         predictor,
         limits=limits,
         index=index,
+        cover=None if manifest.resize is None else manifest.resize.cover(training=False),
         keeps_size=manifest.size is None,
         max_batch=max_batch,
         on_batch=metrics.note_batch,

@@ -34,6 +34,7 @@ class Batcher(Generic[Item, Result]):
 
     Args:
         run: Takes items and returns one result for each; called in the thread.
+        begin: Called once in the thread before all else.
         max_items: In a batch.
         max_cost: What the items of a batch may cost together; one item alone may cost more.
         cost: Of an item, such as its pixels.
@@ -53,6 +54,7 @@ class Batcher(Generic[Item, Result]):
         self,
         run: Callable[[list[Item]], Sequence[Result]],
         *,
+        begin: Callable[[], None] = lambda: None,
         max_items: int,
         max_cost: float = float("inf"),
         cost: Callable[[Item], float] = lambda _item: 1.0,
@@ -71,7 +73,7 @@ class Batcher(Generic[Item, Result]):
         self._on_batch = on_batch
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vizsla-predict")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vizsla-predict", initializer=begin)
         self._task: asyncio.Task[None] | None = None
         self._closing = False
 

@@ -5,57 +5,41 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-import torch
 from PIL import Image
 
 from vizsla.data.decode import cause_of
 from vizsla.data.loader import default_num_workers
-from vizsla.errors import ConfigError, PictureError
-from vizsla.infer.grad_cam import grad_cam, overlay
+from vizsla.errors import PictureError
 from vizsla.serve.batching import Batcher
+from vizsla.serve.budget import Budget
 from vizsla.serve.memory import give_back_freed_memory
-from vizsla.serve.nearest import features_of, jpeg_bytes, positions_by_shape
-from vizsla.serve.screening import is_large, refusal
+from vizsla.serve.nearest import jpeg_bytes
+from vizsla.serve.network import BATCH_PIXELS, Network, Outcome, Wish
+from vizsla.serve.screening import SMALL_PIXELS, screened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from vizsla.export.predictor import Prediction, Predictor
     from vizsla.serve.limits import Limits
     from vizsla.serve.nearest import NearestIndex, Neighbour
+    from vizsla.types import Size
 
 Result = TypeVar("Result")
 
-CPU_BATCH, GPU_BATCH = 16, 64
-"""Pictures that run through the network together; on a CPU larger batches take more memory and gain nothing."""
+SMALL_PIXELS_AT_ONCE = 2 * SMALL_PIXELS
+"""Pixels of ordinary pictures that are decoded at the same time; 6 bytes each were measured."""
 
-_BATCH_PIXELS = 32 * 512 * 512
 _OWN_SIZE_PIXELS = 4_000_000
-_HEATS_AT_ONCE = 8
 _HEAT_SIDE = 448
 _HEAT_QUALITY = 85
-_WARM_UP_SIDE = 64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
-    """A prepared picture and what is asked about it.
-
-    Attributes:
-        pixels: uint8 ``(H, W, 3)``, as ``Predictor.prepare`` gives them.
-        heat: Show where the network looked.
-        nearest: So many nearest training pictures.
-    """
-
-    pixels: NDArray[np.uint8]
-    heat: bool = False
-    nearest: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,22 +59,21 @@ class Answer:
     nearest: list[Neighbour] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Outcome:
-    prediction: Prediction
-    heat: Tensor | None = None  # uint8 (3, H, W)
-    nearest: list[Neighbour] = field(default_factory=list)
-
-
 class Engine:
     """Predicts for many tasks at once; an asynchronous context manager.
+
+    At most ``SMALL_PIXELS_AT_ONCE`` pixels of ordinary pictures are being decoded at any time, and one larger picture. The
+    others wait, in the order in which they came; larger pictures wait for one another and not in the way of ordinary ones.
 
     Args:
         predictor: The only way to predict: probabilities are those of ``Predictor.predict``.
         limits: How large pictures may be.
         index: Training pictures to compare with; None for none.
+        cover: ``(height, width)`` that the predictor's decoding covers, so that large JPEGs are decoded shrunk; None where it
+            decodes all pixels.
         keeps_size: Whether the network sees pictures in their own size; they are then held to 4 million pixels.
         max_batch: Pictures that run through the network together; 1 predicts one by one, 0 takes what suits the device.
+        num_decoders: Threads that decode; 0 takes one for each processor, and two at least.
         on_batch: Told the size of each batch and the seconds that it took.
 
     Attributes:
@@ -106,30 +89,33 @@ class Engine:
         *,
         limits: Limits,
         index: NearestIndex | None = None,
+        cover: Size | None = None,
         keeps_size: bool = False,
         max_batch: int = 0,
+        num_decoders: int = 0,
         on_batch: Callable[[int, float], None] = lambda _size, _seconds: None,
     ) -> None:
         self.predictor = predictor
         self.index = index
         self.max_pixels = min(limits.pixels, _OWN_SIZE_PIXELS) if keeps_size else limits.pixels
-        by_device = CPU_BATCH if predictor.device.type == "cpu" else GPU_BATCH
-        self._max_batch = max_batch or by_device
-        self.explains = self._warm_up()
+        self._cover = cover
+        self._network = Network(predictor, index=index, max_batch=max_batch)
+        self.explains = self._network.explains
+        self._num_decoders = num_decoders or max(2, default_num_workers())
         self._on_batch = on_batch
         self._num_decoding = 0
 
     async def __aenter__(self) -> Engine:
         """Start the threads."""
-        self._decoders = ThreadPoolExecutor(
-            max(2, default_num_workers()), thread_name_prefix="vizsla-decode"
-        )
+        self._decoders = ThreadPoolExecutor(self._num_decoders, thread_name_prefix="vizsla-decode")
+        self._budget = Budget(SMALL_PIXELS_AT_ONCE)
         # Pictures that take hundreds of megabytes to decode wait for each other, not in the way of all others.
         self._large_decoder = ThreadPoolExecutor(1, thread_name_prefix="vizsla-decode-large")
-        self.batcher = Batcher[Wish, _Outcome](
-            self._run,
-            max_items=self._max_batch,
-            max_cost=_BATCH_PIXELS,
+        self.batcher = Batcher[Wish, Outcome](
+            self._network.run,
+            begin=self._network.begin,
+            max_items=self._network.max_batch,
+            max_cost=BATCH_PIXELS,
             cost=lambda wish: wish.pixels.shape[0] * wish.pixels.shape[1],
             more_to_come=lambda: self._num_decoding > 0,
             on_batch=self._on_batch,
@@ -140,32 +126,45 @@ class Engine:
     async def __aexit__(self, *_error: object) -> None:
         """Finish what is under way and stop the threads."""
         await self.batcher.__aexit__()
+        self._network.close()
         self._decoders.shutdown(cancel_futures=True)
         # Not waited for: the answer it works on is not wanted any more, and one picture may take a second.
         self._large_decoder.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def pixels_in_decoding(self) -> int:
+        """Of ordinary pictures, right now."""
+        return self._budget.used
 
     async def work(self, function: Callable[[], Result]) -> Result:
         """Run a function that takes some milliseconds in a thread for decoding, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function)
 
     async def answer(
-        self, pictures: Sequence[bytes], *, heat: bool = False, nearest: int = 0
+        self,
+        pictures: Sequence[bytes],
+        *,
+        coverage: float | None = None,
+        heat: bool = False,
+        nearest: int = 0,
     ) -> list[Answer]:
         """Return what the model says of the bytes of some picture files, in their order.
 
         Args:
             pictures: Each a file of any kind; what is no picture gets an answer with the cause.
+            coverage: Of the label sets; None for none.
             heat: Show where the network looked, if ``explains``.
             nearest: Find so many training pictures, if there is an ``index``.
 
         Raises:
             RefusedError: Too many pictures are waiting (503).
-            ConfigError: The network's output is not finite.
+            ConfigError: The network's output is not finite, or the model has no label sets.
         """
         prepared = await self._prepare_all(pictures)
         wishes = [
             Wish(
                 pixels=pixels,
+                coverage=coverage,
                 heat=heat and self.explains,
                 nearest=nearest if self.index is not None else 0,
             )
@@ -187,17 +186,21 @@ class Engine:
 
     async def _prepared(self, data: bytes) -> NDArray[np.uint8] | str:
         """Return the pixels of a picture, or why there are none."""
+        found = await self.work(
+            partial(screened, data, max_pixels=self.max_pixels, cover=self._cover)
+        )
+        if found.refusal:
+            return found.refusal
         loop = asyncio.get_running_loop()
-        cause, large = await loop.run_in_executor(self._decoders, self._screened, data)
-        if cause is not None:
-            return cause
-        if large:
+        if found.is_large:
             return await loop.run_in_executor(self._large_decoder, self._large_decoded, data)
-        return await loop.run_in_executor(self._decoders, self._decoded, data)
-
-    def _screened(self, data: bytes) -> tuple[str | None, bool]:
-        cause = refusal(data, max_pixels=self.max_pixels)
-        return cause, cause is None and is_large(data)
+        await self._budget.take(found.pixels)
+        job = self._decoders.submit(self._decoded, data)
+        # Given back when the thread is done, which may be after the request was given up.
+        job.add_done_callback(
+            lambda _job: loop.call_soon_threadsafe(self._budget.give, found.pixels)
+        )
+        return await asyncio.wrap_future(job)
 
     def _decoded(self, data: bytes) -> NDArray[np.uint8] | str:
         try:
@@ -211,7 +214,7 @@ class Engine:
         finally:
             give_back_freed_memory()
 
-    async def _described(self, outcome: _Outcome) -> Answer:
+    async def _described(self, outcome: Outcome) -> Answer:
         heat = outcome.heat
         encoded = None if heat is None else await self.work(lambda: _heat_jpeg(heat))
         return Answer(
@@ -219,72 +222,6 @@ class Engine:
             heat=encoded,
             nearest=outcome.nearest,
         )
-
-    def _run(self, wishes: list[Wish]) -> list[_Outcome]:
-        predictions = self.predictor.predict_prepared([wish.pixels for wish in wishes])
-        heats = self._heats(wishes, predictions)
-        neighbours = self._neighbours(wishes)
-        return [
-            _Outcome(
-                prediction=prediction,
-                heat=heats.get(position),
-                nearest=neighbours.get(position, []),
-            )
-            for position, prediction in enumerate(predictions)
-        ]
-
-    def _heats(self, wishes: list[Wish], predictions: Sequence[Prediction]) -> dict[int, Tensor]:
-        asked = [position for position, wish in enumerate(wishes) if wish.heat]
-        heats: dict[int, Tensor] = {}
-        for group in positions_by_shape(wishes[position].pixels for position in asked):
-            for start in range(0, len(group), _HEATS_AT_ONCE):
-                chosen = [asked[place] for place in group[start : start + _HEATS_AT_ONCE]]
-                images = self.predictor.network_input(
-                    [wishes[position].pixels for position in chosen]
-                )
-                targets = _explained([predictions[position] for position in chosen])
-                maps = grad_cam(self.predictor.classifier, images, targets=targets).cpu()
-                for position, image, heat in zip(chosen, images.cpu(), maps, strict=True):
-                    heats[position] = overlay(image, heat)
-        return heats
-
-    def _neighbours(self, wishes: list[Wish]) -> dict[int, list[Neighbour]]:
-        asked = [position for position, wish in enumerate(wishes) if wish.nearest]
-        if not asked or self.index is None:
-            return {}
-        features = features_of(self.predictor, [wishes[position].pixels for position in asked])
-        most = max(wishes[position].nearest for position in asked)
-        found = self.index.find(features, count=most)
-        return {
-            position: neighbours[: wishes[position].nearest]
-            for position, neighbours in zip(asked, found, strict=True)
-        }
-
-    def _warm_up(self) -> bool:
-        """Predict a full batch of grey pictures, so that memory is what it will be; return whether heat maps can be made."""
-        grey = self.predictor.prepare(np.full((_WARM_UP_SIDE, _WARM_UP_SIDE, 3), 128, np.uint8))
-        count = max(1, min(self._max_batch, _BATCH_PIXELS // grey[..., 0].size))
-        predictions = self.predictor.predict_prepared([grey] * count)
-        try:
-            self._heats([Wish(pixels=grey, heat=True)], predictions)
-        except ConfigError:  # The head gives no gradients, or no map has more than one position.
-            return False
-        return True
-
-
-def _explained(predictions: Sequence[Prediction]) -> Tensor:
-    """Return for each picture the classes to explain, ``(B, C)`` of 0 and 1: those that were predicted, or the likeliest."""
-    rows: list[Tensor] = []
-    for prediction in predictions:
-        values = prediction.probabilities
-        row = torch.zeros_like(values)
-        index = prediction.index
-        if isinstance(index, torch.Tensor) and index.dtype == torch.bool and index.any():
-            row[index] = 1
-        else:
-            row[index if isinstance(index, int) else int(values.argmax())] = 1
-        rows.append(row)
-    return torch.stack(rows)
 
 
 def _heat_jpeg(heat: Tensor) -> bytes:

@@ -14,7 +14,7 @@ from vizsla.errors import ConfigError, MissingExtraError
 from vizsla.export.bundle import read_manifest
 from vizsla.export.predictor import Predictor
 from vizsla.serve.limits import Limits
-from vizsla.serve.memory import share_memory_between_threads
+from vizsla.serve.memory import long_lived_objects_set_aside, share_memory_between_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -82,10 +82,11 @@ def serve(
     check_extra()
     share_memory_between_threads()
     from vizsla.serve.app import build_app
+    from vizsla.serve.network import quickened
 
     with listening(plan.host, plan.port) as listener:  # Before the model, which takes seconds.
         manifest = read_manifest(plan.model)
-        predictor = Predictor.load(plan.model, device=plan.device)
+        predictor = quickened(Predictor.load(plan.model, device=plan.device))
         application = build_app(
             predictor,
             manifest=manifest,
@@ -96,7 +97,7 @@ def serve(
             max_batch=plan.max_batch,
         )
         server = make_server(application, limits=plan.limits)
-        with _stopped_by_signals(server):
+        with _stopped_by_signals(server), long_lived_objects_set_aside():
             say(f"Serving {plan.model} at {address_of(listener)}  (Ctrl-C stops)")
             if not is_loopback(listener):
                 say(

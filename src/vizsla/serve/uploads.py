@@ -69,6 +69,11 @@ def check_content_type(content_type: str) -> None:
         raise RefusedError(415, f"The content type {kind[:80]!r} is not taken. {_WANTED}")
 
 
+def is_form(content_type: str) -> bool:
+    """Return whether a body of this content type is a form, which has to be taken apart."""
+    return content_type.partition(";")[0].strip().lower() == _FORM
+
+
 def uploads_of(body: bytes, *, content_type: str, name: str, limits: Limits) -> list[Upload]:
     """Return the files in a body; takes milliseconds for large ones, so not in the event loop.
 
@@ -81,7 +86,7 @@ def uploads_of(body: bytes, *, content_type: str, name: str, limits: Limits) -> 
     Raises:
         RefusedError: There is none, the form is cut off or damaged (400), or there are too many (413).
     """
-    if content_type.partition(";")[0].strip().lower() != _FORM:
+    if not is_form(content_type):
         if not body:
             raise RefusedError(400, f"The body is empty. {_WANTED}")
         return [Upload(name=name, data=body)]

@@ -15,6 +15,9 @@ import pytest
 
 from vizsla.data.presize import Resize
 from vizsla.export.bundle import read_manifest, save_bundle
+from vizsla.export.calibration import Calibration
+from vizsla.export.conformal import LabelSets
+from vizsla.export.novelty import Novelty
 from vizsla.export.predictor import Predictor
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
@@ -120,6 +123,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def predictor(model: Path) -> Predictor:
     return Predictor.load(model, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def calibrated(model: Path) -> Predictor:
+    """The same model as if it had been calibrated: one label at a coverage of 0.5, several at 0.9, nothing is foreign to it."""
+    predictor = Predictor.load(model, device="cpu")
+    predictor.calibration = Calibration(
+        temperature=2.0,
+        num_pictures=40,
+        error_before=0.2,
+        error_after=0.1,
+        loss_before=1.0,
+        loss_after=0.9,
+        label_sets=LabelSets(coverages=(0.5, 0.9), thresholds=(0.9, 0.05), num_pictures=40),
+        novelty=Novelty(
+            quantiles=(-20.0, 0.0, 20.0), threshold=-18.0, num_pictures=40, separation=0.75
+        ),
+    )
+    return predictor
 
 
 @pytest.fixture(scope="session")

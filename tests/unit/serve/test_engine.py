@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,12 +18,17 @@ from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.serve.answers import answer_values
-from vizsla.serve.engine import Engine
+from vizsla.serve.engine import SMALL_PIXELS_AT_ONCE, Engine
 from vizsla.serve.limits import Limits
+from vizsla.serve.screening import SMALL_PIXELS, screened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vizsla.export.predictor import AnyPicture
     from vizsla.serve.engine import Answer
     from vizsla.types import Task
 
@@ -93,6 +100,72 @@ def test_a_network_that_cannot_be_explained_predicts_all_the_same(draw: Callable
     (answer,) = ask(engine, file_of(draw("disc", number=4)))
     assert answer.prediction is not None
     assert answer.heat is None
+
+
+class Watched(Predictor):
+    """Notes how many pixels are being decoded at the same time."""
+
+    def watch(self) -> None:
+        self.lock = threading.Lock()
+        self.under_way: list[int] = []
+        self.highest = self.highest_large = 0
+
+    def prepare(self, picture: AnyPicture) -> NDArray[np.uint8]:
+        if not isinstance(picture, bytes):
+            return super().prepare(picture)
+        pixels = screened(picture, max_pixels=10**9).pixels
+        with self.lock:
+            self.under_way.append(pixels)
+            large = [one for one in self.under_way if one > SMALL_PIXELS]
+            self.highest = max(self.highest, sum(self.under_way) - sum(large))
+            self.highest_large = max(self.highest_large, len(large))
+        try:
+            time.sleep(0.01)  # Longer than it takes to begin with the others.
+            return super().prepare(picture)
+        finally:
+            with self.lock:
+                self.under_way.remove(pixels)
+
+
+def test_never_more_pixels_than_stated_are_in_decoding_and_all_pictures_are_answered():
+    plain = predictor_of("category", resize=Resize(64))
+    predictor = Watched(plain.classifier, resize=Resize(64))
+    predictor.watch()
+    sides = [(4000, 2900), (4000, 1500), (40, 30), (4100, 3000)]
+    files = [file_of(Image.new("1", side)) for side in sides]
+
+    async def ask_all() -> list[list[Answer]]:
+        async with Engine(predictor, limits=Limits(), num_decoders=16) as engine:
+            asked = [engine.answer([files[number % len(files)]]) for number in range(32)]
+            answers = await asyncio.gather(*asked)
+            assert engine.pixels_in_decoding == 0
+            return answers
+
+    answers = asyncio.run(ask_all())
+    assert all(answer.prediction is not None for (answer,) in answers)
+    assert SMALL_PIXELS < predictor.highest <= SMALL_PIXELS_AT_ONCE
+    assert predictor.highest_large == 1
+
+
+def test_a_picture_that_is_given_up_counts_until_its_thread_is_done_with_it():
+    plain = predictor_of("category", resize=Resize(64))
+    predictor = Watched(plain.classifier, resize=Resize(64))
+    predictor.watch()
+    data = file_of(Image.new("1", (2000, 1000)))
+
+    async def give_up() -> tuple[int, int]:
+        async with Engine(predictor, limits=Limits()) as engine:
+            asked = asyncio.create_task(engine.answer([data]))
+            while not predictor.under_way:
+                await asyncio.sleep(0.001)
+            asked.cancel()
+            await asyncio.wait([asked])
+            while_decoding = engine.pixels_in_decoding
+            while engine.pixels_in_decoding:
+                await asyncio.sleep(0.001)
+            return while_decoding, len(predictor.under_way)
+
+    assert asyncio.run(give_up()) == (2_000_000, 0)
 
 
 def test_a_large_picture_is_decoded_too():

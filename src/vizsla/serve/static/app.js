@@ -8,6 +8,7 @@ const MOST_TRIES = 8;
 const FEW_BARS = 5;
 const MOST_BARS = 200;
 const NUM_NEAREST = 6;
+const MOST_IN_SET = 8;
 
 const byId = (id) => document.getElementById(id);
 const page = { model: null, waiting: [], underWay: 0 };
@@ -77,6 +78,16 @@ function showFacts(model) {
     if (metric.name !== "accuracy" || metric.value === null) continue;
     const interval = metric.low === null ? "" : ` (95\u202f% interval ${percent(metric.low)} to ${percent(metric.high)})`;
     facts.push(["Accuracy", `${percent(metric.value)}${interval} on ${counted(metric.num_pictures, "validation picture")}`]);
+  }
+  const calibration = model.calibration;
+  if (calibration) {
+    const errors = calibration.error_before === calibration.error_after
+      ? percent(calibration.error_after)
+      : `${percent(calibration.error_before)} before that, ${percent(calibration.error_after)} after`;
+    facts.push(["Probabilities", `Calibrated on ${counted(calibration.num_pictures, "validation picture")}; calibration error ${errors}`]);
+    if (calibration.separation !== null) {
+      facts.push(["None of these", `Tells a class left out from the others with an area of ${calibration.separation.toFixed(2)} under the ROC curve; 0.5 is chance`]);
+    }
   }
   if (model.weights) facts.push(["Started from", model.weights + (model.licence ? `; licence: ${model.licence}` : "")]);
   if (model.recipe) facts.push(["Recipe", model.recipe]);
@@ -249,6 +260,8 @@ function showAnswer(card, answer) {
   breakable(card.find(".verdict .label"), words.label);
   card.find(".verdict .share").textContent = words.share;
   card.node.classList.toggle("unsure", words.unsure);
+  const foreign = showForeign(card, answer);
+  showSet(card, answer);
   if (answer.probabilities) showBars(card, answer);
   if (answer.heat) {
     const heat = card.find(".heat");
@@ -257,7 +270,39 @@ function showAnswer(card, answer) {
     heat.querySelector("img").alt = `Heat map: bright places speak for ${words.label}`;
   }
   if (answer.nearest) showNearest(card, answer.nearest);
-  say(`${card.file.name || "Pasted picture"}: ${words.label} ${words.share}`);
+  say([`${card.file.name || "Pasted picture"}: ${words.label} ${words.share}`.trim(), ...foreign].join(". "));
+}
+
+// Says that a picture is like none of those that the model knows; returns the words.
+function showForeign(card, answer) {
+  card.find(".foreign").hidden = !answer.none_of_these;
+  if (!answer.none_of_these) return [];
+  const kind = page.model?.task === "multi_category" ? "labels" : "classes";
+  const title = `Looks like none of the ${kind}`;
+  const many = answer.familiarity > 0 ? `${percent(answer.familiarity)} of the validation pictures were` : "No validation picture was";
+  const refused = page.model?.calibration ? percent(page.model.calibration.refused_share, 0) : "Some";
+  card.find(".foreign-title").textContent = title;
+  card.find(".foreign-words").textContent =
+    `${many} as little like any of the ${kind} as this one. ${refused} of the pictures of known ${kind} get this notice too.`;
+  return [title];
+}
+
+// The labels among which the true one is, as often as stated.
+function showSet(card, answer) {
+  card.find(".set").hidden = !answer.label_set;
+  if (!answer.label_set) return;
+  const all = Object.keys(answer.probabilities).length;
+  breakable(card.find(".set-labels"), setWords(answer.label_set, all));
+  card.find(".set .aside").textContent =
+    `This set holds the true label in ${Number((100 * answer.coverage).toFixed(4))}\u202f% of pictures like those of validation.`;
+}
+
+function setWords(labels, all) {
+  if (labels.length === 1) return `Only ${labels[0]}`;
+  if (labels.length === all && all > 2) return `Any of the ${counted(all, "class", "classes")}`;
+  const shown = labels.length > MOST_IN_SET ? labels.slice(0, MOST_IN_SET - 1) : labels.slice(0, -1);
+  const rest = labels.length - shown.length;
+  return `${shown.join(", ")} or ${rest === 1 ? labels[labels.length - 1] : `one of ${rest} others`}`;
 }
 
 function verdictOf(answer) {
@@ -269,7 +314,7 @@ function verdictOf(answer) {
     const none = answer.prediction.length === 0;
     return { label: none ? "None of the labels" : answer.prediction.join(", "), share: "", unsure: none };
   }
-  return { label: answer.prediction, share: percent(answer.probability), unsure: answer.probability < 0.5 };
+  return { label: answer.prediction, share: percent(answer.probability), unsure: answer.probability < 0.5 || Boolean(answer.none_of_these) };
 }
 
 function showBars(card, answer) {

@@ -1,0 +1,190 @@
+"""A classifier in, a copy that answers the same and takes less time for it out; for prediction only, it cannot be trained.
+
+Norms in evaluation mode are a factor and a summand for each channel, and both fit into the convolution before them (Jacob et
+al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018, section 3.2).
+What stands before what is found by running the network once, not by names; that the copy gives the same is found by running
+both. EfficientNet-Lite0 at 224 px, 8 pictures on one thread: 12.9 ms a picture, 11.5 with the norms folded, and 7.3 with its
+1x1 convolutions computed by oneDNN as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vizsla.infer.run import evaluation_mode
+
+if TYPE_CHECKING:
+    from vizsla.models.classifier import Classifier
+
+MOST_DIFFERENCE = 1e-4
+"""Of logits and maps, as a share of the largest value among them; rounding alone gives about a hundredth of it."""
+
+# What a network may raise whose code looks into a norm that is not there any more.
+_NOT_FOLDABLE = (AttributeError, TypeError, LookupError, RuntimeError, ValueError)
+
+
+class PointwiseConvolution(nn.Module):
+    """A convolution with a 1x1 kernel, computed by oneDNN wherever that is faster.
+
+    On a single thread and for fewer than 16 pictures torch prefers its own code (``use_mkldnn`` in its Convolution.cpp), which
+    needs 1.6 times as long here; it does not where a kernel is dilated. A kernel of one pixel is the same with any dilation.
+
+    Args:
+        convolution: 1x1, with stride 1, without padding; its weights are used, not copied.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = convolution.weight
+        self.bias = convolution.bias
+        self.groups = convolution.groups
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return maps ``(B, K, h, w)`` for maps ``(B, C, h, w)``."""
+        # For one picture torch's own code is the faster one: oneDNN would reorder all weights for it.
+        dilation = 2 if len(maps) > 1 else 1
+        return functional.conv2d(
+            maps, self.weight, self.bias, dilation=dilation, groups=self.groups
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Followers:
+    """Which norm gets what which convolution gives, as a run has shown."""
+
+    given: dict[int, tuple[str, Tensor, int]] = field(default_factory=dict)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def note_convolution(self, name: str, maps: Tensor) -> None:
+        self.calls[name] += 1
+        # The tensor is kept, so that no other one can get its place in memory and be taken for it.
+        self.given[id(maps)] = (name, maps, maps._version)
+
+    def note_norm(self, name: str, maps: Tensor) -> None:
+        self.calls[name] += 1
+        convolution, _, version = self.given.get(id(maps), ("", maps, -1))
+        if version == maps._version:  # Else something was written into it in between.
+            self.pairs.append((convolution, name))
+
+    def only_pairs(self) -> list[tuple[str, str]]:
+        """Return the pairs of layers that run once each."""
+        return [
+            pair for pair in self.pairs if self.calls[pair[0]] == 1 and self.calls[pair[1]] == 1
+        ]
+
+
+def streamlined(classifier: Classifier, *, images: Tensor) -> Classifier:
+    """Return a copy of a classifier that answers the same up to rounding, faster; in evaluation mode.
+
+    Args:
+        classifier: Left as it is.
+        images: A few pictures to try it with, float ``(B, 3, H, W)``, values 0-1, as it will get them, on its device.
+
+    Returns:
+        The classifier itself where nothing can be gained, or where the copy does not give the same.
+    """
+    with evaluation_mode(classifier), torch.no_grad():
+        pairs = _pairs(classifier, images)
+        if not pairs and not _pointwise_names(classifier):
+            return classifier
+        changed = copy.deepcopy(classifier).eval()
+        for convolution, norm in pairs:
+            _fold(changed, convolution=convolution, norm=norm)
+        for name in _pointwise_names(changed):
+            layer = cast("nn.Conv2d", changed.get_submodule(name))
+            changed.set_submodule(name, PointwiseConvolution(layer))
+        try:
+            same = _gives_the_same(changed, classifier, images)
+        except _NOT_FOLDABLE:
+            return classifier
+    return changed if same else classifier
+
+
+def _pairs(classifier: Classifier, images: Tensor) -> list[tuple[str, str]]:
+    """Return the names of convolutions and of the norms after them that can be folded."""
+    found = _Followers()
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    for name, layer in classifier.named_modules():
+        if isinstance(layer, nn.Conv2d):
+
+            def after(_layer: nn.Module, _given: object, maps: Tensor, *, name: str = name) -> None:
+                found.note_convolution(name, maps)
+
+            handles.append(layer.register_forward_hook(after))
+        elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+
+            def before(_layer: nn.Module, given: tuple[Tensor], *, name: str = name) -> None:
+                found.note_norm(name, given[0])
+
+            handles.append(layer.register_forward_pre_hook(before))
+    try:
+        classifier(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    norms = {name: layer for name, layer in classifier.named_modules() if name}
+    return [pair for pair in found.only_pairs() if _after_norm(norms[pair[1]]) is not None]
+
+
+def _after_norm(norm: nn.Module) -> nn.Module | None:
+    """Return what a layer does besides normalising; None where that is not known."""
+    if type(norm) is nn.BatchNorm2d:
+        return nn.Identity()
+    drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)  # timm's BatchNormAct2d
+    if not (isinstance(drop, nn.Module) and isinstance(act, nn.Module)):
+        return None
+    return act if isinstance(drop, nn.Identity) else nn.Sequential(drop, act)
+
+
+def _fold(classifier: Classifier, *, convolution: str, norm: str) -> None:
+    first = cast("nn.Conv2d", classifier.get_submodule(convolution))
+    second = cast("nn.BatchNorm2d", classifier.get_submodule(norm))
+    classifier.set_submodule(convolution, fuse_conv_bn_eval(first, second))
+    classifier.set_submodule(norm, _after_norm(second) or nn.Identity())
+
+
+def _pointwise_names(classifier: Classifier) -> list[str]:
+    """Return the names of the 1x1 convolutions, where oneDNN computes them faster than torch does."""
+    if next(classifier.parameters()).device.type != "cpu" or not _has_fast_convolutions():
+        return []
+    return [
+        name
+        for name, layer in classifier.named_modules()
+        if type(layer) is nn.Conv2d
+        and (layer.kernel_size, layer.stride, layer.padding) == ((1, 1), (1, 1), (0, 0))
+    ]
+
+
+def _has_fast_convolutions() -> bool:
+    """Return whether torch has oneDNN, for the processors that it was measured on."""
+    return torch.backends.mkldnn.is_available() and platform.machine() in {"x86_64", "AMD64"}
+
+
+def _gives_the_same(changed: Classifier, classifier: Classifier, images: Tensor) -> bool:
+    """Return whether two classifiers give the same maps and logits, up to rounding, together and alone."""
+    for batch in (images, images[:1]):
+        wanted_maps, found_maps = classifier.stage_maps(batch), changed.stage_maps(batch)
+        wanted = (*wanted_maps, classifier.head(wanted_maps))
+        found = (*found_maps, changed.head(found_maps))
+        if len(wanted) != len(found) or not all(map(_is_close, found, wanted)):
+            return False
+    return True
+
+
+def _is_close(found: Tensor, wanted: Tensor) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    difference = (found - wanted).abs().max()
+    return bool(
+        difference <= MOST_DIFFERENCE * wanted.abs().max()
+    )  # False where it is not a number.

@@ -1,0 +1,134 @@
+"""A streamlined classifier says the same in fewer steps, and the one that it was made of stays as it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import nn
+
+from vizsla.infer.grad_cam import grad_cam
+from vizsla.infer.streamline import PointwiseConvolution, streamlined
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vizsla.models.names import Architecture
+
+VOCAB = ("first", "second", "third")
+
+
+def classifier_of(arch: Architecture) -> Classifier:
+    """Return a classifier with random weights, and statistics in its norms as if it had been trained."""
+    backbone = build_backbone(arch, pretrained=False, seed=1)
+    classifier = Classifier(backbone, ConcatPoolHead(backbone.num_features, 3, seed=1), vocab=VOCAB)
+    generator = torch.Generator().manual_seed(2)
+    for layer in classifier.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            layer.running_mean.normal_(0, 0.2, generator=generator)
+            layer.running_var.uniform_(0.5, 1.5, generator=generator)
+    return classifier.eval()
+
+
+def pictures(count: int, *, seed: int = 0, side: int = 64) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def num_layers(classifier: Classifier, kind: type[nn.Module]) -> int:
+    return sum(isinstance(layer, kind) for layer in classifier.modules())
+
+
+@pytest.mark.parametrize(
+    "arch", ["efficientnet_lite0", "resnet18", "torchvision:mobilenet_v3_small", "densenet121"]
+)
+def test_probabilities_are_within_a_ten_thousandth_for_one_picture_and_for_several(arch: str):
+    classifier = classifier_of(arch)
+    changed = streamlined(classifier, images=pictures(2))
+    for count in (1, 5):
+        images = pictures(count, seed=count)
+        with torch.no_grad():
+            expected, found = (one(images).softmax(1) for one in (classifier, changed))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("arch", "left"), [("test_resnet", 0), ("resnet18", 0), ("densenet121", 62)])  # fmt: skip
+def test_norms_after_convolutions_are_folded_and_others_stay(arch: str, left: int):
+    classifier = classifier_of(arch)
+    changed = streamlined(classifier, images=pictures(2))
+    assert num_layers(changed, nn.BatchNorm2d) == left
+
+
+def test_the_classifier_that_is_given_stays_as_it_was():
+    classifier = classifier_of("test_resnet")
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    norm = next(layer for layer in classifier.modules() if isinstance(layer, nn.BatchNorm2d))
+    norm.train()
+    changed = streamlined(classifier, images=pictures(2))
+    assert changed is not classifier
+    assert norm.training
+    after = classifier.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(layer._forward_hooks for layer in classifier.modules())
+    assert not any(layer._forward_pre_hooks for layer in classifier.modules())
+
+
+def test_a_network_without_anything_to_gain_is_returned_itself():
+    classifier = classifier_of("vit_tiny_patch16_224")
+    assert streamlined(classifier, images=pictures(1, side=224)) is classifier
+
+
+def test_grad_cam_of_a_streamlined_classifier_is_the_same():
+    classifier = classifier_of("test_resnet")
+    changed = streamlined(classifier, images=pictures(2))
+    images = pictures(3)
+    expected, found = (grad_cam(one, images, targets=[0, 1, 2]) for one in (classifier, changed))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+class Odd(nn.Module):
+    """Convolutions and norms joined in ways that must not be folded."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.convolution = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.convolution(images)
+        if self.way == "used beside it":
+            return self.last(self.norm(maps) + maps)
+        if self.way == "written into":
+            return self.last(self.norm(maps.relu_()))
+        if self.way == "used twice":
+            return self.last(self.norm(maps) + self.norm(2 * maps))
+        if self.way == "looked into":
+            return self.last(self.norm(maps)) * self.norm.weight[0].item()
+        return self.last(self.norm(maps + 1))
+
+
+@pytest.mark.parametrize(
+    "way", ["used beside it", "written into", "used twice", "looked into", "with something between"]
+)
+def test_a_norm_whose_folding_would_change_the_answer_is_left(way: str):
+    classifier = classifier_of(Odd(way))
+    changed = streamlined(classifier, images=pictures(2))
+    assert num_layers(changed, nn.BatchNorm2d) == 1
+    with torch.no_grad():
+        assert torch.equal(changed(pictures(3)), classifier(pictures(3)))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_a_pointwise_convolution_is_the_convolution(groups: int, count: int):
+    layer = nn.Conv2d(8, 12, 1, groups=groups)
+    maps = torch.randn(count, 8, 9, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(PointwiseConvolution(layer)(maps), layer(maps), atol=1e-5, rtol=0)
