@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from benchmarks.peers import (
 
 TRAINERS = {
     "vizsla": train_vizsla,
+    "vizsla bf16": partial(train_vizsla, precision="bf16"),
     "fastai": train_fastai,
     "model": run_model_alone,
     "recipe": train_recipe,

@@ -155,16 +155,32 @@ def vizsla_loaders(setting: Setting) -> DataLoaders:
     )
 
 
-def vizsla_learner(setting: Setting) -> Learner:
-    """Return vizsla's learner, its body frozen."""
+def vizsla_learner(setting: Setting, *, precision: str = "auto") -> Learner:
+    """Return vizsla's learner, its body frozen.
+
+    Args:
+        setting: The task.
+        precision: As in ``vision_learner``.
+    """
     from vizsla import vision_learner
     from vizsla.train.metrics import error_rate
 
-    return vision_learner(vizsla_loaders(setting), ARCHITECTURE, metrics=error_rate, quiet=True)
+    return vision_learner(
+        vizsla_loaders(setting),
+        ARCHITECTURE,
+        metrics=error_rate,
+        precision=precision,
+        quiet=True,
+    )
 
 
-def train_vizsla(setting: Setting) -> EpochLog:
-    """Fine-tune with vizsla."""
+def train_vizsla(setting: Setting, *, precision: str = "auto") -> EpochLog:
+    """Fine-tune with vizsla.
+
+    Args:
+        setting: The task.
+        precision: As in ``vision_learner``.
+    """
     from vizsla.train.callback import Callback, Fit
 
     log = EpochLog()
@@ -185,7 +201,7 @@ def train_vizsla(setting: Setting) -> EpochLog:
         def after_epoch(self, fit: Fit) -> None:
             log.end(list(fit.values.values()))
 
-    learn = vizsla_learner(setting)
+    learn = vizsla_learner(setting, precision=precision)
     learn.fine_tune(setting.epochs, freeze_epochs=setting.freeze_epochs, cbs=Watch())
     return log
 
