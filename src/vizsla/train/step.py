@@ -127,6 +127,8 @@ class TrainingStep:
             loss = self._captured(batch)
             if loss is not None:
                 return loss
+            if self._captured.gave_up:  # What the recording told the scaler did not happen.
+                self.scaler._per_optimizer_states.pop(id(self.optimiser), None)  # pyright: ignore[reportPrivateUsage]
         while True:
             try:
                 return self._backward(batch)

@@ -41,6 +41,11 @@ def paths(make_picture: Callable[..., Path]) -> list[Path]:
     return [make_picture(f"{number}.jpg", size=(20, 30)) for number in range(5)]
 
 
+def reading_threads() -> list[threading.Thread]:
+    names = "vizsla-reader", "vizsla-meanwhile"
+    return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
+
+
 def wait_until_read(loader: PictureLoader, count: int) -> None:
     for _ in range(1000):
         if loader.reader.cache.describe().startswith(f"cache device: {count} pictures"):
@@ -53,7 +58,7 @@ def test_the_pictures_are_there_afterwards_and_the_threads_are_gone(paths: list[
     loader = loader_of(paths)
     with reading_meanwhile(loader):
         wait_until_read(loader, 5)
-    assert not [t for t in threading.enumerate() if t.name.startswith("vizsla")]
+    assert not reading_threads()
     for path in paths:
         assert loader.reader.place(path, training=False) is not None
     found = torch.cat([batch.images for batch in loader.batches()])
@@ -65,7 +70,7 @@ def test_it_ends_early_where_nobody_waits_any_more(paths: list[Path]):
     loader = loader_of(paths * 200)
     with reading_meanwhile(loader):
         pass
-    assert not [t for t in threading.enumerate() if t.name.startswith("vizsla")]
+    assert not reading_threads()
 
 
 def test_a_bad_picture_is_left_for_who_wants_it(paths: list[Path]):
@@ -81,4 +86,4 @@ def test_a_bad_picture_is_left_for_who_wants_it(paths: list[Path]):
 def test_where_it_would_not_help_nothing_is_read(paths: list[Path], mode: CacheMode, workers: int):
     loader = loader_of(paths, mode=mode, workers=workers)
     with reading_meanwhile(loader):
-        assert not [t for t in threading.enumerate() if t.name.startswith("vizsla")]
+        assert not reading_threads()
