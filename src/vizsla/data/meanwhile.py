@@ -31,17 +31,17 @@ def reading_meanwhile(loader: PictureLoader) -> Generator[None]:
     Args:
         loader: Of the pictures, prepared as in validation.
     """
-    store = loader.reader.cache.device_store
-    table, rows = loader.table, loader.rows.tolist()
-    reader = loader.reader
+    reader, table = loader.reader, loader.table
+    store = reader.cache.device_store
 
     def is_there(row: int) -> bool:
         return reader.place(table.file(row), training=False) is not None
 
     has_cores = loader.num_workers >= _FEWEST_WORKERS and not loader.training
-    if store is None or not has_cores or not rows or is_there(rows[-1]):
+    if store is None or not has_cores or not len(loader.rows) or is_there(int(loader.rows[-1])):
         yield
         return
+    rows = loader.rows.tolist()
 
     def read(row: int) -> None:
         with suppress(VizslaError):
