@@ -28,10 +28,9 @@ import torch
 from PIL import Image
 
 import vizsla
-from vizsla.data.decode import open_picture
-from vizsla.data.presize import Resize
-from vizsla.data.resample import resized_pixels
-from vizsla.data.sources import get_image_files
+from vizsla.data.images.decode import open_picture
+from vizsla.data.images.sizing import Resize, resized_pixels
+from vizsla.data.table.sources import get_image_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

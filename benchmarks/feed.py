@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vizsla.data.cache import CacheMode
-    from vizsla.data.dataloaders import DataLoaders
+    from vizsla.data.cache.cache import CacheMode
+    from vizsla.data.loading.dataloaders import DataLoaders
 
 PRESIZE, SIZE, MIN_SCALE, BATCH_SIZE = 460, 224, 0.75, 64
 
@@ -39,10 +39,10 @@ def vizsla_loaders(
     import torch
 
     from vizsla.augment.policy import aug_transforms
-    from vizsla.data.cache import PictureCache
-    from vizsla.data.dataloaders import DataLoaders
-    from vizsla.data.presize import Resize
-    from vizsla.data.sources import get_image_files
+    from vizsla.data.cache.cache import PictureCache
+    from vizsla.data.images.sizing import Resize
+    from vizsla.data.loading.dataloaders import DataLoaders
+    from vizsla.data.table.sources import get_image_files
     from vizsla.types import PictureTable
 
     paths = tuple(get_image_files(folder))

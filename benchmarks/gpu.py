@@ -27,7 +27,7 @@ from benchmarks import gpu_pieces
 from benchmarks.gpu_fit import KINDS, Task, as_arguments
 from benchmarks.machine import MemoryWatch, described, with_spread
 from benchmarks.pictures import photographs
-from vizsla.data.sources import get_image_files
+from vizsla.data.table.sources import get_image_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from vizsla.data.dataloaders import DataLoaders
+    from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.models.classifier import Classifier
     from vizsla.train.learner import Learner
 
@@ -90,7 +90,7 @@ def train_vizsla(task: Task, *, cuda_graphs: bool | None = None) -> Times:
         cuda_graphs: As in ``Trainer``.
     """
     times = Times()
-    from vizsla.train.callback import Callback, Fit
+    from vizsla.train.callbacks.base import Callback, Fit
 
     class Watch(Callback):
         """Notes times."""

@@ -23,15 +23,15 @@ from benchmarks.machine import described, with_spread
 from benchmarks.pictures import photographs
 from vizsla.augment.apply import BatchAugmentation
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.device_cache import DeviceStore
-from vizsla.data.device_decode import DeviceDecoder
-from vizsla.data.presize import Resize
-from vizsla.data.sources import get_image_files
+from vizsla.data.cache.device import DeviceStore
+from vizsla.data.cache.device_decode import DeviceDecoder
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.sources import get_image_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vizsla.data.dataloaders import DataLoaders
+    from vizsla.data.loading.dataloaders import DataLoaders
 
 PASSES = 5
 AUGMENTED_BATCHES = 200

@@ -115,7 +115,7 @@ def in_own_process(library: str, folder: Path) -> list[float]:
 def of_vizsla(folder: str) -> list[float]:
     """Measure vizsla."""
     from vizsla import ImageDataLoaders, Resize
-    from vizsla.data.sources import get_image_files
+    from vizsla.data.table.sources import get_image_files
 
     warm_up = ImageDataLoaders  # the name is looked up lazily: here, not while the clock runs
     before = _own_bytes()

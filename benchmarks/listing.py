@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.machine import described
-from vizsla.data.sources import get_image_files
+from vizsla.data.table.sources import get_image_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.pictures import photographs
 
 if TYPE_CHECKING:
-    from vizsla.data.dataloaders import DataLoaders
+    from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.models.classifier import Classifier
     from vizsla.train.learner import Learner
 
@@ -126,7 +126,7 @@ def vizsla_loaders(setting: Setting) -> DataLoaders:
     """Return vizsla's loaders."""
     from vizsla import ImageDataLoaders, Resize
     from vizsla.augment.policy import aug_transforms
-    from vizsla.data.sources import get_image_files
+    from vizsla.data.table.sources import get_image_files
 
     folder = Path(setting.folder)
     item_tfms = Resize(setting.presize if setting.augment else setting.size)
@@ -181,7 +181,7 @@ def train_vizsla(setting: Setting, *, precision: str = "auto") -> EpochLog:
         setting: The task.
         precision: As in ``vision_learner``.
     """
-    from vizsla.train.callback import Callback, Fit
+    from vizsla.train.callbacks.base import Callback, Fit
 
     log = EpochLog()
 
@@ -211,8 +211,8 @@ def run_model_alone(setting: Setting) -> EpochLog:
 
     The frozen epochs come first, as there; the validation is forward only, in batches of the same sizes.
     """
-    from vizsla.allocator import keep_freed_memory
     from vizsla.infer.run import compute_logits, evaluation_mode
+    from vizsla.machine import keep_freed_memory
 
     keep_freed_memory()
     learn = vizsla_learner(setting)
@@ -281,8 +281,8 @@ def train_recipe(setting: Setting) -> EpochLog:
 
     The last values are those of the state that is kept, the last end is the end of the recipe.
     """
-    from vizsla.train.progress import Display
-    from vizsla.train.recipes import TrainConfig, train_classifier
+    from vizsla.recipe.recipe import TrainConfig, train_classifier
+    from vizsla.train.display import Display
 
     config = TrainConfig(
         epochs=setting.epochs,

@@ -41,7 +41,7 @@ def solar_cells(made_in: Path, *, num_train: int = 400, num_valid: int = 200) ->
     """
     if importlib.util.find_spec("elpv_dataset") is None:
         return None
-    from vizsla.data.external import solar_cells as all_solar_cells
+    from vizsla.data.table.demo_data import solar_cells as all_solar_cells
 
     table = all_solar_cells(seed=0)
     folder = made_in / "solar cells"

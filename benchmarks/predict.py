@@ -24,19 +24,18 @@ import torch
 
 from benchmarks.decode import drawn_photograph
 from benchmarks.machine import described
-from vizsla.data.cache import PictureCache
-from vizsla.data.presize import Resize
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize
+from vizsla.evaluate.calibration import calibrate
 from vizsla.evaluate.predictions import Predictions
-from vizsla.export.bundle import save_bundle
-from vizsla.export.calibration import calibrate
-from vizsla.export.predictor import Predictor
+from vizsla.model_file.bundle import save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
-from vizsla.predicting.inputs import PathSource
-from vizsla.predicting.rows import Format
-from vizsla.predicting.run import PredictOptions, write_predictions
+from vizsla.predict.formats import Format
+from vizsla.predict.predictor import Predictor
+from vizsla.predict.stream import PathSource, PredictOptions, write_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -32,7 +32,7 @@ from PIL import Image
 
 from benchmarks.decode import drawn_photograph
 from benchmarks.machine import described
-from vizsla.export.predictor import Predictor
+from vizsla.predict.predictor import Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -68,8 +68,8 @@ class Tally:
 
 def make_model(folder: Path) -> Path:
     """Write a model file of the default network at its default size, its head at random."""
-    from vizsla.data.presize import Resize
-    from vizsla.export.bundle import save_bundle
+    from vizsla.data.images.sizing import Resize
+    from vizsla.model_file.bundle import save_bundle
     from vizsla.models.backbones import build_backbone
     from vizsla.models.classifier import Classifier
     from vizsla.models.heads import ConcatPoolHead

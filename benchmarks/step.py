@@ -25,16 +25,16 @@ from benchmarks.fastai_peer import fastai_learner
 from benchmarks.machine import described, with_spread
 from benchmarks.peers import ARCHITECTURE, Setting, vizsla_learner, with_parts
 from vizsla.augment.apply import BatchAugmentation
-from vizsla.data.cache import PictureCache
-from vizsla.data.dataloaders import DataLoader, DataLoaders
-from vizsla.data.presize import Resize
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
 from vizsla.infer.run import compute_logits, evaluation_mode
-from vizsla.train.callback import Callback, Fit
+from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.profile import StepProfile
 from vizsla.train.schedules import one_cycle
 from vizsla.train.trainer import Trainer
-from vizsla.train.vision import vision_learner
+from vizsla.train.vision_learner import vision_learner
 from vizsla.types import Batch, PictureTable
 
 if TYPE_CHECKING:

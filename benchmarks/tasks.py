@@ -185,7 +185,7 @@ def linked_pictures(folder: Path, *, count: int, made_in: Path) -> Path:
         count: Links.
         made_in: The folder to make.
     """
-    from vizsla.data.sources import get_image_files
+    from vizsla.data.table.sources import get_image_files
 
     files = get_image_files(folder)
     made_in.mkdir()

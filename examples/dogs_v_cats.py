@@ -26,7 +26,7 @@ from vizsla.classic import (
     tfms_from_model,
     transforms_side_on,
 )
-from vizsla.evaluate.intervals import wilson_interval
+from vizsla.evaluate.statistics import wilson_interval
 
 parser = argparse.ArgumentParser(description="The first lesson, start to end.")
 parser.add_argument("data", help="folder with train/CLASS/ and valid/CLASS/")

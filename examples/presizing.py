@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from vizsla import Resize, Rotate, Warp, Zoom, setup_aug_tfms
-from vizsla.data.decode import open_picture
+from vizsla.data.images.decode import open_picture
 from vizsla.notebook.tensors import Pipeline, TensorImage
 
 parser = argparse.ArgumentParser(description="Draw one interpolation and four side by side.")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from vizsla.cli import main
+from vizsla.cli.app import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,27 +30,39 @@ if TYPE_CHECKING:
         aug_transforms,
         setup_aug_tfms,
     )
-    from vizsla.data.block import DataBlock
-    from vizsla.data.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
-    from vizsla.data.crops import CropPad, RandomCrop, RandomResizedCrop, RatioResize
-    from vizsla.data.dataloaders import DataLoaders
-    from vizsla.data.datasets import URLs, untar_data
-    from vizsla.data.drawn_splits import GroupSplitter, RandomSubsetSplitter, TrainTestSplitter
-    from vizsla.data.factories import ImageDataLoaders
-    from vizsla.data.item_flips import DihedralItem, FlipItem
-    from vizsla.data.labels import ColReader, RegexLabeller, parent_label, using_attr
-    from vizsla.data.presize import Resize
-    from vizsla.data.sources import get_image_files
-    from vizsla.data.splits import (
+    from vizsla.data.download import URLs, untar_data
+    from vizsla.data.images.item_transforms import DihedralItem, FlipItem
+    from vizsla.data.images.sizing import (
+        CropPad,
+        RandomCrop,
+        RandomResizedCrop,
+        RatioResize,
+        Resize,
+    )
+    from vizsla.data.loading.dataloaders import DataLoaders
+    from vizsla.data.table.block import DataBlock
+    from vizsla.data.table.blocks import (
+        CategoryBlock,
+        ImageBlock,
+        MultiCategoryBlock,
+        RegressionBlock,
+    )
+    from vizsla.data.table.factories import ImageDataLoaders
+    from vizsla.data.table.labels import ColReader, RegexLabeller, parent_label, using_attr
+    from vizsla.data.table.sources import get_image_files
+    from vizsla.data.table.splits import (
         ColSplitter,
         EndSplitter,
         FileSplitter,
         FuncSplitter,
         GrandparentSplitter,
+        GroupSplitter,
         IndexSplitter,
         MaskSplitter,
         RandomSplitter,
+        RandomSubsetSplitter,
         StratifiedSplitter,
+        TrainTestSplitter,
     )
     from vizsla.errors import (
         ConfigError,
@@ -68,35 +80,51 @@ if TYPE_CHECKING:
     from vizsla.evaluate.compare import compare
     from vizsla.evaluate.predictions import Predictions
     from vizsla.export.hub import from_hub, push_to_hub
-    from vizsla.export.predictor import Prediction, Predictor, load_learner
     from vizsla.infer.grad_cam import grad_cam
-    from vizsla.train.averaging import EMACallback, WeightSoup
-    from vizsla.train.callback import Callback
-    from vizsla.train.checkpoint import Checkpoint
-    from vizsla.train.class_weights import balanced_class_weights
-    from vizsla.train.learner import Learner
-    from vizsla.train.loggers import CSVLogger, JSONLLogger, TensorBoardLogger, WandbLogger
-    from vizsla.train.losses import (
-        BCEWithLogitsLossFlat,
-        CrossEntropyLossFlat,
-        FocalLossFlat,
-        LabelSmoothingCrossEntropy,
+    from vizsla.predict.predictor import Prediction, Predictor, load_learner
+    from vizsla.recipe.recipe import TrainConfig, train_classifier
+    from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
+    from vizsla.train.callbacks.base import Callback
+    from vizsla.train.callbacks.loggers import (
+        CSVLogger,
+        JSONLLogger,
+        TensorBoardLogger,
+        WandbLogger,
     )
-    from vizsla.train.metrics import accuracy, accuracy_multi, error_rate, top_k_accuracy
-    from vizsla.train.mixing import CutMix, MixUp
-    from vizsla.train.optim import SGD, Adam
-    from vizsla.train.ranking_metrics import RocAuc
-    from vizsla.train.recipes import TrainConfig, train_classifier
-    from vizsla.train.score_metrics import F1Score, Precision, Recall
-    from vizsla.train.step_options import GradientAccumulation, GradientClip, ProgressiveResizing
-    from vizsla.train.suggestions import minimum, robust, slide, steep, valley
-    from vizsla.train.tracking import (
+    from vizsla.train.callbacks.mixing import CutMix, MixUp
+    from vizsla.train.callbacks.step_options import (
+        GradientAccumulation,
+        GradientClip,
+        ProgressiveResizing,
+    )
+    from vizsla.train.callbacks.tracking import (
         EarlyStoppingCallback,
         KeepBest,
         ReduceLROnPlateau,
         SaveModelCallback,
     )
-    from vizsla.train.vision import vision_learner
+    from vizsla.train.checkpoint import Checkpoint
+    from vizsla.train.learner import Learner
+    from vizsla.train.losses import (
+        BCEWithLogitsLossFlat,
+        CrossEntropyLossFlat,
+        FocalLossFlat,
+        LabelSmoothingCrossEntropy,
+        balanced_class_weights,
+    )
+    from vizsla.train.metrics import (
+        F1Score,
+        Precision,
+        Recall,
+        RocAuc,
+        accuracy,
+        accuracy_multi,
+        error_rate,
+        top_k_accuracy,
+    )
+    from vizsla.train.optim import SGD, Adam
+    from vizsla.train.suggestions import minimum, robust, slide, steep, valley
+    from vizsla.train.vision_learner import vision_learner
 
 __version__ = "0.1.0"
 
@@ -215,110 +243,110 @@ _MODULE_OF = {
     "Adam": "vizsla.train.optim",
     "BCEWithLogitsLossFlat": "vizsla.train.losses",
     "Brightness": "vizsla.augment.pixels",
-    "CSVLogger": "vizsla.train.loggers",
-    "Callback": "vizsla.train.callback",
-    "CategoryBlock": "vizsla.data.blocks",
+    "CSVLogger": "vizsla.train.callbacks.loggers",
+    "Callback": "vizsla.train.callbacks.base",
+    "CategoryBlock": "vizsla.data.table.blocks",
     "Checkpoint": "vizsla.train.checkpoint",
-    "ColReader": "vizsla.data.labels",
-    "ColSplitter": "vizsla.data.splits",
+    "ColReader": "vizsla.data.table.labels",
+    "ColSplitter": "vizsla.data.table.splits",
     "ConfigError": "vizsla.errors",
     "Contrast": "vizsla.augment.pixels",
-    "CropPad": "vizsla.data.crops",
+    "CropPad": "vizsla.data.images.sizing",
     "CrossEntropyLossFlat": "vizsla.train.losses",
-    "CutMix": "vizsla.train.mixing",
-    "DataBlock": "vizsla.data.block",
+    "CutMix": "vizsla.train.callbacks.mixing",
+    "DataBlock": "vizsla.data.table.block",
     "DataError": "vizsla.errors",
-    "DataLoaders": "vizsla.data.dataloaders",
+    "DataLoaders": "vizsla.data.loading.dataloaders",
     "Dihedral": "vizsla.augment.policy",
-    "DihedralItem": "vizsla.data.item_flips",
-    "EMACallback": "vizsla.train.averaging",
-    "EarlyStoppingCallback": "vizsla.train.tracking",
-    "EndSplitter": "vizsla.data.splits",
-    "F1Score": "vizsla.train.score_metrics",
-    "FileSplitter": "vizsla.data.splits",
+    "DihedralItem": "vizsla.data.images.item_transforms",
+    "EMACallback": "vizsla.train.callbacks.averaging",
+    "EarlyStoppingCallback": "vizsla.train.callbacks.tracking",
+    "EndSplitter": "vizsla.data.table.splits",
+    "F1Score": "vizsla.train.metrics",
+    "FileSplitter": "vizsla.data.table.splits",
     "Flip": "vizsla.augment.policy",
-    "FlipItem": "vizsla.data.item_flips",
+    "FlipItem": "vizsla.data.images.item_transforms",
     "FocalLossFlat": "vizsla.train.losses",
-    "FuncSplitter": "vizsla.data.splits",
-    "GradientAccumulation": "vizsla.train.step_options",
-    "GradientClip": "vizsla.train.step_options",
-    "GrandparentSplitter": "vizsla.data.splits",
-    "GroupSplitter": "vizsla.data.drawn_splits",
+    "FuncSplitter": "vizsla.data.table.splits",
+    "GradientAccumulation": "vizsla.train.callbacks.step_options",
+    "GradientClip": "vizsla.train.callbacks.step_options",
+    "GrandparentSplitter": "vizsla.data.table.splits",
+    "GroupSplitter": "vizsla.data.table.splits",
     "Hue": "vizsla.augment.pixels",
-    "ImageBlock": "vizsla.data.blocks",
-    "ImageDataLoaders": "vizsla.data.factories",
-    "IndexSplitter": "vizsla.data.splits",
-    "JSONLLogger": "vizsla.train.loggers",
-    "KeepBest": "vizsla.train.tracking",
+    "ImageBlock": "vizsla.data.table.blocks",
+    "ImageDataLoaders": "vizsla.data.table.factories",
+    "IndexSplitter": "vizsla.data.table.splits",
+    "JSONLLogger": "vizsla.train.callbacks.loggers",
+    "KeepBest": "vizsla.train.callbacks.tracking",
     "LabelError": "vizsla.errors",
     "LabelSmoothingCrossEntropy": "vizsla.train.losses",
     "Learner": "vizsla.train.learner",
-    "MaskSplitter": "vizsla.data.splits",
+    "MaskSplitter": "vizsla.data.table.splits",
     "MissingExtraError": "vizsla.errors",
-    "MixUp": "vizsla.train.mixing",
+    "MixUp": "vizsla.train.callbacks.mixing",
     "ModelFileError": "vizsla.errors",
-    "MultiCategoryBlock": "vizsla.data.blocks",
+    "MultiCategoryBlock": "vizsla.data.table.blocks",
     "Normalize": "vizsla.augment.pixels",
     "OutputError": "vizsla.errors",
     "PictureError": "vizsla.errors",
-    "Precision": "vizsla.train.score_metrics",
-    "Prediction": "vizsla.export.predictor",
+    "Precision": "vizsla.train.metrics",
+    "Prediction": "vizsla.predict.predictor",
     "Predictions": "vizsla.evaluate.predictions",
-    "Predictor": "vizsla.export.predictor",
-    "ProgressiveResizing": "vizsla.train.step_options",
-    "RandomCrop": "vizsla.data.crops",
+    "Predictor": "vizsla.predict.predictor",
+    "ProgressiveResizing": "vizsla.train.callbacks.step_options",
+    "RandomCrop": "vizsla.data.images.sizing",
     "RandomErasing": "vizsla.augment.pixels",
-    "RandomResizedCrop": "vizsla.data.crops",
+    "RandomResizedCrop": "vizsla.data.images.sizing",
     "RandomResizedCropGPU": "vizsla.augment.policy",
-    "RandomSplitter": "vizsla.data.splits",
-    "RandomSubsetSplitter": "vizsla.data.drawn_splits",
-    "RatioResize": "vizsla.data.crops",
-    "Recall": "vizsla.train.score_metrics",
-    "ReduceLROnPlateau": "vizsla.train.tracking",
-    "RegexLabeller": "vizsla.data.labels",
-    "RegressionBlock": "vizsla.data.blocks",
-    "Resize": "vizsla.data.presize",
-    "RocAuc": "vizsla.train.ranking_metrics",
+    "RandomSplitter": "vizsla.data.table.splits",
+    "RandomSubsetSplitter": "vizsla.data.table.splits",
+    "RatioResize": "vizsla.data.images.sizing",
+    "Recall": "vizsla.train.metrics",
+    "ReduceLROnPlateau": "vizsla.train.callbacks.tracking",
+    "RegexLabeller": "vizsla.data.table.labels",
+    "RegressionBlock": "vizsla.data.table.blocks",
+    "Resize": "vizsla.data.images.sizing",
+    "RocAuc": "vizsla.train.metrics",
     "Rotate": "vizsla.augment.policy",
     "SGD": "vizsla.train.optim",
     "Saturation": "vizsla.augment.pixels",
-    "SaveModelCallback": "vizsla.train.tracking",
-    "StratifiedSplitter": "vizsla.data.splits",
+    "SaveModelCallback": "vizsla.train.callbacks.tracking",
+    "StratifiedSplitter": "vizsla.data.table.splits",
     "TableError": "vizsla.errors",
-    "TensorBoardLogger": "vizsla.train.loggers",
-    "TrainConfig": "vizsla.train.recipes",
-    "TrainTestSplitter": "vizsla.data.drawn_splits",
+    "TensorBoardLogger": "vizsla.train.callbacks.loggers",
+    "TrainConfig": "vizsla.recipe.recipe",
+    "TrainTestSplitter": "vizsla.data.table.splits",
     "TrainingError": "vizsla.errors",
-    "URLs": "vizsla.data.datasets",
+    "URLs": "vizsla.data.download",
     "VizslaError": "vizsla.errors",
-    "WandbLogger": "vizsla.train.loggers",
+    "WandbLogger": "vizsla.train.callbacks.loggers",
     "Warp": "vizsla.augment.policy",
-    "WeightSoup": "vizsla.train.averaging",
+    "WeightSoup": "vizsla.train.callbacks.averaging",
     "WeightsError": "vizsla.errors",
     "Zoom": "vizsla.augment.policy",
     "accuracy": "vizsla.train.metrics",
     "accuracy_multi": "vizsla.train.metrics",
     "aug_transforms": "vizsla.augment.policy",
-    "balanced_class_weights": "vizsla.train.class_weights",
+    "balanced_class_weights": "vizsla.train.losses",
     "compare": "vizsla.evaluate.compare",
     "error_rate": "vizsla.train.metrics",
     "from_hub": "vizsla.export.hub",
-    "get_image_files": "vizsla.data.sources",
+    "get_image_files": "vizsla.data.table.sources",
     "grad_cam": "vizsla.infer.grad_cam",
-    "load_learner": "vizsla.export.predictor",
+    "load_learner": "vizsla.predict.predictor",
     "minimum": "vizsla.train.suggestions",
-    "parent_label": "vizsla.data.labels",
+    "parent_label": "vizsla.data.table.labels",
     "push_to_hub": "vizsla.export.hub",
     "robust": "vizsla.train.suggestions",
     "setup_aug_tfms": "vizsla.augment.policy",
     "slide": "vizsla.train.suggestions",
     "steep": "vizsla.train.suggestions",
     "top_k_accuracy": "vizsla.train.metrics",
-    "train_classifier": "vizsla.train.recipes",
-    "untar_data": "vizsla.data.datasets",
-    "using_attr": "vizsla.data.labels",
+    "train_classifier": "vizsla.recipe.recipe",
+    "untar_data": "vizsla.data.download",
+    "using_attr": "vizsla.data.table.labels",
     "valley": "vizsla.train.suggestions",
-    "vision_learner": "vizsla.train.vision",
+    "vision_learner": "vizsla.train.vision_learner",
 }
 
 if not TYPE_CHECKING:  # a checker that saw this __getattr__ would accept every misspelt name

@@ -1,5 +1,5 @@
 """``python -m vizsla`` in, the command line out."""
 
-from vizsla.cli import main
+from vizsla.cli.app import main
 
 main()

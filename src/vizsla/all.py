@@ -37,23 +37,18 @@ from vizsla.augment.pixels import (
 from vizsla.augment.policy import (
     Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom, aug_transforms, setup_aug_tfms,
 )
-from vizsla.data.blocks import (
-    CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock,
-)
-from vizsla.data.crops import CropPad, RandomCrop, RandomResizedCrop, RatioResize
-from vizsla.data.item_flips import DihedralItem, FlipItem
-from vizsla.data.dataloaders import default_device
-from vizsla.data.datasets import URLs, untar_data
-from vizsla.data.drawn_splits import GroupSplitter, RandomSubsetSplitter, TrainTestSplitter
-from vizsla.data.labels import ColReader, RegexLabeller, parent_label, using_attr
-from vizsla.data.presize import Resize
-from vizsla.data.sources import get_image_files
-from vizsla.data.splits import (
-    ColSplitter, EndSplitter, FileSplitter, FuncSplitter, GrandparentSplitter, IndexSplitter,
-    MaskSplitter, RandomSplitter, StratifiedSplitter,
-)
+from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.images.sizing import CropPad, RandomCrop, RandomResizedCrop, RatioResize
+from vizsla.data.images.item_transforms import DihedralItem, FlipItem
+from vizsla.data.loading.dataloaders import default_device
+from vizsla.data.download import URLs, untar_data
+from vizsla.data.table.splits import GroupSplitter, RandomSubsetSplitter, TrainTestSplitter
+from vizsla.data.table.labels import ColReader, RegexLabeller, parent_label, using_attr
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.splits import ColSplitter, EndSplitter, FileSplitter, FuncSplitter, GrandparentSplitter, IndexSplitter, MaskSplitter, RandomSplitter, StratifiedSplitter
 from vizsla.evaluate.predictions import Predictions
-from vizsla.export.predictor import load_learner
+from vizsla.predict.predictor import load_learner
 from vizsla.notebook.architectures import (
     alexnet, convnext_base, convnext_large, convnext_small, convnext_tiny, densenet121,
     densenet161, densenet169, densenet201, efficientnet_b0, efficientnet_b1, efficientnet_b2,
@@ -86,16 +81,11 @@ from vizsla.notebook.show import plot_function, show_image, show_images, subplot
 from vizsla.notebook.surface import DataBlock, ImageDataLoaders
 from vizsla.notebook.tensors import Pipeline, TensorCategory, TensorImage
 from vizsla.notebook.vocab import CategoryMap
-from vizsla.train.averaging import EMACallback, WeightSoup
-from vizsla.train.callback import Callback
-from vizsla.train.label_metrics import (
-    F1ScoreMulti, FBetaMulti, HammingLossMulti, JaccardMulti, MatthewsCorrCoefMulti,
-    PrecisionMulti, RecallMulti,
-)
+from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
+from vizsla.train.callbacks.base import Callback
+from vizsla.train.metrics import F1ScoreMulti, FBetaMulti, HammingLossMulti, JaccardMulti, MatthewsCorrCoefMulti, PrecisionMulti, RecallMulti
 from vizsla.train.learner import Learner
-from vizsla.train.loggers import (
-    CSVLogger, JSONLLogger, ShowGraphCallback, TensorBoardLogger,
-)
+from vizsla.train.callbacks.loggers import CSVLogger, JSONLLogger, ShowGraphCallback, TensorBoardLogger
 from vizsla.train.losses import (
     BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, L1LossFlat,
     LabelSmoothingCrossEntropy, MSELossFlat,
@@ -103,26 +93,16 @@ from vizsla.train.losses import (
 from vizsla.train.metrics import (
     accuracy, accuracy_multi, error_rate, mae, mse, r2_score, rmse, top_k_accuracy,
 )
-from vizsla.train.mixing import CutMix, MixUp
+from vizsla.train.callbacks.mixing import CutMix, MixUp
 from vizsla.train.optim import Adam, SGD
-from vizsla.train.ranking_metrics import (
-    APScoreBinary, APScoreMulti, RocAuc, RocAucBinary, RocAucMulti,
-)
-from vizsla.train.score_metrics import (
-    BalancedAccuracy, CohenKappa, F1Score, FBeta, HammingLoss, Jaccard, MatthewsCorrCoef,
-    Precision, Recall,
-)
-from vizsla.train.step_options import (
-    GradientAccumulation, GradientClip, ProgressiveResizing,
-)
+from vizsla.train.metrics import APScoreBinary, APScoreMulti, RocAuc, RocAucBinary, RocAucMulti
+from vizsla.train.metrics import BalancedAccuracy, CohenKappa, F1Score, FBeta, HammingLoss, Jaccard, MatthewsCorrCoef, Precision, Recall
+from vizsla.train.callbacks.step_options import GradientAccumulation, GradientClip, ProgressiveResizing
 from vizsla.train.suggestions import (
     SuggestedLRs, minimum, slide, steep, valley,
 )
-from vizsla.train.tracking import (
-    EarlyStoppingCallback, KeepBest, ReduceLROnPlateau, SaveModelCallback,
-    TerminateOnNaNCallback, TrackerCallback,
-)
-from vizsla.train.vision import cnn_learner, vision_learner
+from vizsla.train.callbacks.tracking import EarlyStoppingCallback, KeepBest, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, TrackerCallback
+from vizsla.train.vision_learner import cnn_learner, vision_learner
 
 patch_path()
 

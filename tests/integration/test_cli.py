@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import vizsla as package
-from vizsla.export.bundle import read_manifest
+from vizsla.model_file.bundle import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vizsla.rate_search import describe
-from vizsla.train.robust_rate import RobustRate
-from vizsla.train.suggestions import SuggestedLRs
+from vizsla.run.find_rate import describe
+from vizsla.train.suggestions import RobustRate, SuggestedLRs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

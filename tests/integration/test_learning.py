@@ -12,21 +12,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.resolve import resolve_data
-from vizsla.export.bundle import save_bundle
-from vizsla.export.predictor import Predictor
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.table.from_words import resolve_data
 from vizsla.infer.run import predict_batches
-from vizsla.models.feature_head import FeatureHead
-from vizsla.train.progress import Display
-from vizsla.train.recipes import TrainConfig, TrainedRun, train_classifier
+from vizsla.model_file.bundle import save_bundle
+from vizsla.models.heads import FeatureHead
+from vizsla.predict.predictor import Predictor
+from vizsla.recipe.recipe import TrainConfig, TrainedRun, train_classifier
+from vizsla.train.display import Display
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
     from vizsla.evaluate.predictions import Predictions
-    from vizsla.train.progress import MoveBar
+    from vizsla.train.display import MoveBar
     from vizsla.types import PictureTable
 
 CONFIG = TrainConfig(epochs=0, size=64, batch_size=8, device="cpu", num_workers=2)

@@ -18,11 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.picture_facts import picture_facts
+from vizsla.data.images.facts import picture_facts
 from vizsla.evaluate.interpret import worst_mistakes
 from vizsla.evaluate.metrics import summarise
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
-from vizsla.infer.evidence import Evidence, Neighbour
+from vizsla.infer.mistakes import Evidence, Neighbour
 from vizsla.report.build import ReportContent, write_report
 from vizsla.types import PictureTable
 

@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.cache import CacheMode, PictureCache
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.presize import Resize
+from vizsla.data.cache.cache import CacheMode, PictureCache
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.errors import PictureError
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.data.decode import Truncated
+    from vizsla.data.images.decode import Truncated
 
 CUT = 5
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vizsla.data.presize import Resize
-from vizsla.export.bundle import save_bundle
+from vizsla.data.images.sizing import Resize
+from vizsla.model_file.bundle import save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.export.predictor import Predictor
+from vizsla.predict.predictor import Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ termios = pytest.importorskip("termios", reason="terminals as POSIX systems have
 COMMAND = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from vizsla.cli import main
+from vizsla.cli.app import main
 main()
 """
 CTRL_C = b"\x03"

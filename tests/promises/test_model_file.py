@@ -18,14 +18,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
 from vizsla.errors import ModelFileError, OutputError
 from vizsla.evaluate.metrics import Metric
-from vizsla.export.bundle import load_bundle, read_manifest, save_bundle
-from vizsla.export.predictor import Predictor
+from vizsla.model_file.bundle import load_bundle, read_manifest, save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.predict.predictor import Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class Refused:
 
 pickle.Unpickler = pickle.load = pickle.loads = torch.load = Refused
 
-from vizsla.export.predictor import Predictor
+from vizsla.predict.predictor import Predictor
 
 answer = Predictor.load(sys.argv[1], device="cpu").predict(sys.argv[2])
 print(json.dumps({"label": answer.label, "probabilities": answer.probabilities.tolist(),
@@ -117,7 +117,7 @@ def test_a_model_file_opens_without_the_training_parts(
     elsewhere: tuple[dict[str, Any], Path, Path],
 ):
     modules = elsewhere[0]["modules"]
-    assert "vizsla.export.bundle" in modules
+    assert "vizsla.model_file.bundle" in modules
     above = (
         "train",
         "report",

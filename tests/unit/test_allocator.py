@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from vizsla.allocator import Blocks
+from vizsla.machine import Blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Every page that the system hands out anew costs a page fault.
 COUNT_FAULTS = """
 import ctypes, resource
-from vizsla.allocator import keep_freed_memory
+from vizsla.machine import keep_freed_memory
 
 c = ctypes.CDLL(None)
 c.malloc.restype = ctypes.c_void_p
@@ -72,7 +72,7 @@ def test_a_block_that_was_freed_is_used_again_without_new_pages():
 
 COUNT_HEAPS = """
 import ctypes, os, re, tempfile, threading
-from vizsla.allocator import share_heaps
+from vizsla.machine import share_heaps
 
 assert share_heaps() and share_heaps()
 c = ctypes.CDLL(None)
@@ -117,7 +117,7 @@ def test_many_threads_share_a_few_heaps():
 
 @pytest.mark.skipif(platform.system() == "Linux", reason="for systems without glibc")
 def test_other_systems_are_left_alone():
-    from vizsla.allocator import keep_freed_memory
+    from vizsla.machine import keep_freed_memory
 
     assert keep_freed_memory() is False
 

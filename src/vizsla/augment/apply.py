@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.allocator import Blocks, keep_freed_memory
 from vizsla.augment.erasing import erase_blocks
 from vizsla.augment.kernels import (
     area_average,
@@ -38,8 +37,8 @@ from vizsla.augment.recipe import (
     written_recipe,
 )
 from vizsla.augment.sample import Draws
-from vizsla.augment.threads import do_all
 from vizsla.errors import ConfigError
+from vizsla.machine import Blocks, do_all, keep_freed_memory
 from vizsla.types import as_size
 
 if TYPE_CHECKING:

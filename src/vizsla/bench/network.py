@@ -8,16 +8,16 @@ import torch
 
 from vizsla.bench.budget import seconds_of, wait_for
 from vizsla.bench.steps import StepTimes, time_steps
-from vizsla.data.cache import PictureCache
-from vizsla.data.dataloaders import default_device
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.loading.dataloaders import default_device
 from vizsla.infer.run import compute_logits, evaluation_mode, predict_batches
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
-from vizsla.train.end_to_end import end_to_end_trainer
+from vizsla.recipe.end_to_end import end_to_end_trainer
+from vizsla.recipe.recipe import TrainConfig, loaders_for
+from vizsla.train.display import Display
 from vizsla.train.precision import resolve_precision
-from vizsla.train.progress import Display
-from vizsla.train.recipes import TrainConfig, loaders_for
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.data.cache import PictureCache
-from vizsla.data.decode import open_picture
-from vizsla.data.loader import find_unreadable
-from vizsla.data.presize import Resize
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.decode import open_picture
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.loader import find_unreadable
 from vizsla.errors import PictureError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vizsla.data.decode import Truncated
+    from vizsla.data.images.decode import Truncated
     from vizsla.types import PictureTable
 
 

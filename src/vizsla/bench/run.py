@@ -16,22 +16,21 @@ from vizsla.bench.budget import Budget
 from vizsla.bench.network import NetworkBench, random_classifier
 from vizsla.bench.reading import time_one_thread, time_reading
 from vizsla.bench.results import BenchResult, PartTime
-from vizsla.data.cache import PictureCache, expected_bytes
-from vizsla.data.loader import default_num_workers
-from vizsla.data.presize import Resize
-from vizsla.data.room import shown_bytes
+from vizsla.data.cache.cache import PictureCache, expected_bytes
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.loader import default_num_workers
 from vizsla.errors import ConfigError, PictureError
-from vizsla.machine import device_name
+from vizsla.machine import device_name, shown_bytes
+from vizsla.recipe.recipe import cache_for
 from vizsla.seeding import generator
 from vizsla.train.profile import AUGMENTATION, BACKWARD, FORWARD, OPTIMISER
-from vizsla.train.recipes import cache_for
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vizsla.models.classifier import Classifier
-    from vizsla.train.progress import Display, MoveBar
-    from vizsla.train.recipes import TrainConfig
+    from vizsla.recipe.recipe import TrainConfig
+    from vizsla.train.display import Display, MoveBar
     from vizsla.types import PictureTable
 
 MIN_SECONDS = 1.0

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from vizsla.bench.budget import wait_for
-from vizsla.train.callback import Callback
-from vizsla.train.captured import STEPS_BEFORE
+from vizsla.train.callbacks.base import Callback
+from vizsla.train.cuda_graphs import STEPS_BEFORE
 from vizsla.train.profile import STEP_PHASES, StepProfile
 from vizsla.train.schedules import constant
 
 if TYPE_CHECKING:
-    from vizsla.train.callback import Fit
+    from vizsla.train.callbacks.base import Fit
     from vizsla.train.trainer import Trainer
 
 MAX_EPOCHS = 1000

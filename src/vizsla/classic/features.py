@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from vizsla.data.loader import default_num_workers
+from vizsla.data.loading.loader import default_num_workers
 from vizsla.files import atomic_write
-from vizsla.infer.features import extract_features
+from vizsla.infer.run import extract_features
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vizsla.classic.loaders import Batches
     from vizsla.classic.models import ConvnetBuilder
     from vizsla.infer.run import Precision
-    from vizsla.train.progress import Display
+    from vizsla.train.display import Display
 
 FORMAT = 1
 """Of the note; another one is not trusted."""

@@ -10,14 +10,14 @@ import numpy as np
 from torch import nn
 
 from vizsla.classic.sched import EndOfFit
-from vizsla.train import callback
+from vizsla.train.callbacks import base as callback
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vizsla.classic.sched import LossRecorder
-    from vizsla.train.callback import Fit
+    from vizsla.train.callbacks.base import Fit
 
 WIDTH = 10
 """Of a column of the table."""

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from vizsla.classic.transforms import to_array
-from vizsla.data.cache import PictureCache
-from vizsla.data.decode import open_picture
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.decode import open_picture
+from vizsla.data.images.reader import PictureReader
 from vizsla.errors import PictureError
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from vizsla.classic.data import ImageClassifierData
     from vizsla.classic.fitting import Callback
     from vizsla.train.optim import OptimiserFactory
-    from vizsla.train.rates import Rates
-    from vizsla.train.schedules import Schedule
+    from vizsla.train.schedules import Rates, Schedule
     from vizsla.train.trainer import LossFunction, MetricFunction
 
 FINDER_NAME = "tmp"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vizsla.data.sources import check_folder, is_picture_name
-from vizsla.data.tables import read_table
+from vizsla.data.table.sources import check_folder, is_picture_name
+from vizsla.data.table.tables import read_table
 from vizsla.errors import ConfigError, DataError, TableError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from vizsla.data.order import shuffled
+from vizsla.data.loading.order import shuffled
 from vizsla.types import Batch
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vizsla.classic.items import Dataset
     from vizsla.classic.transforms import Transforms
-    from vizsla.data.loader import PictureLoader
+    from vizsla.data.loading.loader import PictureLoader
     from vizsla.types import PictureTable
 
 

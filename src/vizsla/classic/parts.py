@@ -12,11 +12,11 @@ import torch
 from vizsla.classic.items import ArrayDataset, ArrayReader, PictureDataset
 from vizsla.classic.listing import read_dir, targets_of
 from vizsla.classic.loaders import ArrayBatches, PictureBatches
-from vizsla.data.cache import PictureCache, expected_bytes
-from vizsla.data.dataloaders import default_device
-from vizsla.data.item_transforms import item_pipeline
-from vizsla.data.loader import PictureLoader, default_num_workers
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache, expected_bytes
+from vizsla.data.images.item_transforms import item_pipeline
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.loading.dataloaders import default_device
+from vizsla.data.loading.loader import PictureLoader, default_num_workers
 from vizsla.errors import ConfigError
 from vizsla.types import PictureTable, Task
 

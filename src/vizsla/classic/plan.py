@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vizsla.errors import ConfigError
-from vizsla.train.cycles import (
+from vizsla.train.schedules import (
     classic_epochs,
+    constant,
+    rates_per_group,
     triangular,
     triangular_beta,
     warm_restarts_classic,
 )
-from vizsla.train.rates import rates_per_group
-from vizsla.train.schedules import constant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vizsla.train.rates import Rates
-    from vizsla.train.schedules import Schedule
+    from vizsla.train.schedules import Rates, Schedule
 
 
 class Lengths(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from vizsla.train.callback import Callback
+from vizsla.train.callbacks.base import Callback
 from vizsla.train.recorder import SmoothedLoss
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
-    from vizsla.train.callback import Fit
+    from vizsla.train.callbacks.base import Fit
 
 DIVERGED = 4.0
 """The finder stops at a loss so many times the best one."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.data.crops import RandomCrop
-from vizsla.data.presize import Resize, cut_or_padded
+from vizsla.data.images.sizing import RandomCrop, Resize, cut_or_padded
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vizsla.data.presize import PadMode
+    from vizsla.data.images.sizing import PadMode
     from vizsla.types import Size
 
 

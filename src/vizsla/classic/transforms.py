@@ -37,10 +37,9 @@ from vizsla.classic.augmentations import (
 )
 from vizsla.classic.lighting import Lighting, RandomLighting
 from vizsla.classic.sizings import ScaledCrop
-from vizsla.data.cache import PictureCache
-from vizsla.data.crops import RandomResizedCrop
-from vizsla.data.presize import Resize
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import RandomResizedCrop, Resize
 from vizsla.errors import ConfigError
 from vizsla.seeding import counter_uniform
 
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 
     from vizsla.augment.options import PadMode
     from vizsla.augment.policy import BatchTransform
-    from vizsla.data.item_transforms import Sizing
+    from vizsla.data.images.item_transforms import Sizing
 
 __all__ = [
     "CONSTANT",

@@ -1,1 +1,1 @@
-"""Pictures on disk in, batches of uint8 pictures out."""
+"""From files on disk to batches of uint8 images: tables, images, caches, loaders."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, DataError
-from vizsla.evaluate.intervals import normal_quantile
+from vizsla.evaluate.statistics import normal_quantile
 
 if TYPE_CHECKING:
     import torch

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 from vizsla.errors import ConfigError
-from vizsla.evaluate import counts as formulas
 from vizsla.evaluate import multi_label, regression
-from vizsla.evaluate.intervals import (
+from vizsla.evaluate import statistics as formulas
+from vizsla.evaluate.labelled import labelled_part, undefined
+from vizsla.evaluate.statistics import (
     Measure,
     Metric,
+    Ranked,
     bootstrap,
     influence_metric,
+    mean_over_classes,
     share_metric,
     wilson_interval,
 )
-from vizsla.evaluate.labelled import labelled_part, undefined
-from vizsla.evaluate.ranking import Ranked, mean_over_classes
-from vizsla.evaluate.ranking import roc_auc as roc_auc_of
+from vizsla.evaluate.statistics import roc_auc as roc_auc_of
 
 if TYPE_CHECKING:
     from vizsla.evaluate.predictions import Predictions

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vizsla.evaluate import counts as formulas
-from vizsla.evaluate import ranking
-from vizsla.evaluate.intervals import (
+from vizsla.evaluate import statistics as formulas
+from vizsla.evaluate import statistics as ranking
+from vizsla.evaluate.labelled import labelled_part, undefined
+from vizsla.evaluate.statistics import (
     Measure,
     Metric,
+    Ranked,
     bootstrap,
     influence_metric,
+    mean_over_classes,
     share_metric,
 )
-from vizsla.evaluate.labelled import labelled_part, undefined
-from vizsla.evaluate.ranking import Ranked, mean_over_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

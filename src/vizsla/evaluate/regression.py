@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.evaluate.intervals import Measure, Metric, bootstrap
 from vizsla.evaluate.labelled import labelled_part, undefined
+from vizsla.evaluate.statistics import Measure, Metric, bootstrap
 
 if TYPE_CHECKING:
     from vizsla.evaluate.predictions import Predictions

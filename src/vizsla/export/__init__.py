@@ -1,1 +1,1 @@
-"""A trained classifier in, one safe model file out, and back."""
+"""Take a model elsewhere: ONNX, torch.export, the hub; and verify what was written."""

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from vizsla.augment.compose import validation_map
 from vizsla.augment.kernels import area_average, sample_at, sampling_grid
 from vizsla.augment.plan import prefilter_sizes
-from vizsla.data.resample import MAX_COPIED_PIXELS, resampler
+from vizsla.data.images.sizing import MAX_COPIED_PIXELS, resampler
 from vizsla.errors import ConfigError
 from vizsla.types import probabilities_of
 
 if TYPE_CHECKING:
     from vizsla.augment.options import Mode, PadMode
-    from vizsla.data.presize import Resize
-    from vizsla.export.bundle import Bundle
-    from vizsla.export.final_resize import FinalResize
+    from vizsla.data.images.sizing import Resize
+    from vizsla.model_file.bundle import Bundle
+    from vizsla.model_file.final_resize import FinalResize
     from vizsla.models.classifier import Classifier
     from vizsla.types import Size, Task
 

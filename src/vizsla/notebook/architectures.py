@@ -5,7 +5,7 @@ Timm's networks are given by name as text: ``vision_learner(dls, "convnext_tiny.
 
 from __future__ import annotations
 
-from vizsla.models.functions import architecture_function
+from vizsla.models.backbones import architecture_function
 
 alexnet = architecture_function("alexnet")
 convnext_base = architecture_function("convnext_base")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vizsla.data.dataloaders import DataLoader
-from vizsla.data.order import ALL, Share, part, rows_of, turns_of
+from vizsla.data.loading.dataloaders import DataLoader
+from vizsla.data.loading.order import ALL, Share, part, rows_of, turns_of
 from vizsla.errors import ConfigError, DataError
-from vizsla.evaluate.grid import picture_grid, set_fitting_titles
+from vizsla.evaluate.plots import picture_grid, set_fitting_titles
 from vizsla.notebook.collections import L
 from vizsla.notebook.items import PictureItems, as_target
 from vizsla.notebook.steps import Steps, batch_steps, item_steps

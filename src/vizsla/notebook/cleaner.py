@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla.errors import ConfigError
-from vizsla.evaluate.grid import picture_grid, set_fitting_titles
+from vizsla.evaluate.plots import picture_grid, set_fitting_titles
 from vizsla.files import atomic_write
 from vizsla.notebook.collections import L
 from vizsla.notebook.pictures import PILImage

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vizsla.data.dataloaders import DataLoader
+from vizsla.data.loading.dataloaders import DataLoader
 from vizsla.errors import ConfigError
 from vizsla.evaluate import interpret
-from vizsla.evaluate.grid import picture_grid, set_fitting_titles
-from vizsla.evaluate.plots import draw_confusion
+from vizsla.evaluate.plots import draw_confusion, picture_grid, set_fitting_titles
 from vizsla.evaluate.predictions import Predictions
-from vizsla.infer.outputs import compute_outputs
-from vizsla.infer.run import predict_batches
+from vizsla.infer.run import compute_outputs, predict_batches
 from vizsla.notebook.collections import L
 from vizsla.notebook.report_text import classification_report
 from vizsla.notebook.tensors import TensorImage

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vizsla.data.labels import label_text
-from vizsla.data.problems import listed, quoted
+from vizsla.data.table.labels import label_text
+from vizsla.data.table.problems import listed, quoted
 from vizsla.errors import LabelError
 
 if TYPE_CHECKING:

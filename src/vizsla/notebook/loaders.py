@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vizsla.augment.apply import BatchAugmentation
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.item_transforms import item_pipeline
-from vizsla.data.labels import take_labels
-from vizsla.data.reader import PictureReader
+from vizsla.data.images.item_transforms import item_pipeline
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.table.labels import take_labels
 from vizsla.errors import ConfigError
 from vizsla.notebook.batches import NotebookLoader
 from vizsla.notebook.labelling import labelled_like

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from vizsla.data.decode import open_picture
-from vizsla.data.loader import default_num_workers
-from vizsla.data.read_ahead import read_ahead
+from vizsla.data.images.decode import open_picture
+from vizsla.data.loading.loader import default_num_workers, read_ahead
 from vizsla.errors import PictureError
 from vizsla.notebook.collections import L
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vizsla.data.decode import open_picture, to_rgb
+from vizsla.data.images.decode import open_picture, to_rgb
 from vizsla.errors import PictureError
 from vizsla.notebook.show import show_image, tensor_pixels
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from vizsla.augment.merge import AugmentationPolicy
     from vizsla.augment.policy import BatchTransform
-    from vizsla.data.item_transforms import ItemPipeline
+    from vizsla.data.images.item_transforms import ItemPipeline
 
 _ORDER = (
     (Flip, Dihedral, Warp, Rotate, Zoom, ComposedGeometry),

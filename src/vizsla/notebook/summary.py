@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from vizsla.augment.apply import BatchAugmentation
-from vizsla.data.blocks import CategoryBlock, MultiCategoryBlock, output_block
-from vizsla.data.cache import PictureCache
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.splits import RandomSplitter
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.table.blocks import CategoryBlock, MultiCategoryBlock, output_block
+from vizsla.data.table.splits import RandomSplitter
 from vizsla.errors import ConfigError, DataError
 from vizsla.notebook.collections import collection_text
 from vizsla.notebook.items import PictureItems, as_target
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vizsla.augment.policy import BatchTransform
-    from vizsla.data.block import DataBlock
-    from vizsla.data.splits import Split
+    from vizsla.data.table.block import DataBlock
+    from vizsla.data.table.splits import Split
 
     Getters = tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 
-from vizsla.data import block, factories
+from vizsla.data.table import block, factories
 from vizsla.notebook.items import Datasets
 from vizsla.notebook.loaders import NotebookLoaders
 from vizsla.notebook.summary import summarise_block
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     import torch
 
-    from vizsla.data.cache import PictureCache
-    from vizsla.data.dataloaders import DataLoaders
-    from vizsla.data.decode import Truncated
+    from vizsla.data.cache.cache import PictureCache
+    from vizsla.data.images.decode import Truncated
+    from vizsla.data.loading.dataloaders import DataLoaders
 
 _Arguments = ParamSpec("_Arguments")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vizsla.data.labels import build_vocab
+from vizsla.data.table.labels import build_vocab
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from vizsla.errors import ConfigError, MissingExtraError
 from vizsla.evaluate.interpret import least_certain, worst_mistakes
 from vizsla.files import atomic_write
-from vizsla.infer.evidence import Evidence, explained_positions
+from vizsla.infer.mistakes import Evidence, explained_positions
 from vizsla.report import cards, charts, confusions, metric_words, sections
 from vizsla.report.calibration import calibration_of
 from vizsla.report.slices import slice_findings
-from vizsla.report.texts import printable
 from vizsla.report.thumbnails import BUDGET_BYTES, Album
+from vizsla.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path

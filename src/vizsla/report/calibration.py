@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.evaluate.intervals import wilson_interval
+from vizsla.evaluate.calibration import calibrate
 from vizsla.evaluate.metrics import NUM_CALIBRATION_BINS
-from vizsla.export.calibration import calibrate
-from vizsla.report.texts import percent_text
+from vizsla.evaluate.statistics import wilson_interval
+from vizsla.text import percent_text
 
 if TYPE_CHECKING:
     from torch import Tensor

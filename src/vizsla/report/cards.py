@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from vizsla.report.duplicates import find_duplicates
 from vizsla.report.label_errors import suspected_labels
-from vizsla.report.texts import percent_text
+from vizsla.text import percent_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vizsla.evaluate.predictions import Predictions
-    from vizsla.infer.evidence import Evidence
+    from vizsla.infer.mistakes import Evidence
     from vizsla.report.thumbnails import Album, Thumbnail
     from vizsla.types import PictureTable
 

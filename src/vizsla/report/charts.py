@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.report.texts import percent_text
+from vizsla.text import percent_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

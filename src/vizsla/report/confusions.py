@@ -12,7 +12,7 @@ from vizsla.evaluate.interpret import (
     worst_mistakes,
 )
 from vizsla.report.cards import Card, tiles
-from vizsla.report.texts import percent_text
+from vizsla.text import percent_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection

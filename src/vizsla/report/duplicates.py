@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from vizsla.data.picture_facts import PictureFacts
+    from vizsla.data.images.facts import PictureFacts
 
 LEAST_LIKENESS = 0.995
 """Correlation of 24 x 24 grey values. Copies that were scaled or compressed anew correlate by 0.998 and more."""

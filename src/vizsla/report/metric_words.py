@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.report.texts import number_range, number_text, percent_range, percent_text
+from vizsla.text import number_range, number_text, percent_range, percent_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla.evaluate.metrics import ClassScore, Metric, per_class
-from vizsla.report.texts import duration_text, percent_range, percent_text
+from vizsla.text import duration_text, percent_range, percent_text
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:

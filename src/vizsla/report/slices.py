@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.evaluate.intervals import wilson_interval
-from vizsla.report.texts import percent_range, percent_text
+from vizsla.evaluate.statistics import wilson_interval
+from vizsla.text import percent_range, percent_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vizsla.data.picture_facts import PictureFacts
+    from vizsla.data.images.facts import PictureFacts
     from vizsla.evaluate.predictions import Predictions
 
 ERROR_RATE = 0.05

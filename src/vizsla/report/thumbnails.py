@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vizsla.data.decode import open_picture
+from vizsla.data.images.decode import open_picture
 from vizsla.errors import PictureError
 
 if TYPE_CHECKING:

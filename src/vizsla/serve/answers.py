@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vizsla import __version__
-from vizsla.export.novelty import REFUSED_SHARE
-from vizsla.report.texts import printable
+from vizsla.evaluate.novelty import REFUSED_SHARE
+from vizsla.text import printable
 
 if TYPE_CHECKING:
-    from vizsla.export.calibration import Calibration
-    from vizsla.export.manifest import Manifest
-    from vizsla.export.predictor import Prediction
+    from vizsla.evaluate.calibration import Calibration
+    from vizsla.model_file.manifest import Manifest
+    from vizsla.predict.predictor import Prediction
     from vizsla.serve.engine import Answer, Engine
     from vizsla.serve.limits import Limits
 

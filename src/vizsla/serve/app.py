@@ -30,8 +30,8 @@ from vizsla.serve.uploads import check_content_type, is_form, read_body, uploads
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 
-    from vizsla.export.manifest import Manifest
-    from vizsla.export.predictor import Predictor
+    from vizsla.model_file.manifest import Manifest
+    from vizsla.predict.predictor import Predictor
     from vizsla.serve.limits import Limits
     from vizsla.serve.nearest import NearestIndex
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
-from vizsla.data.decode import cause_of
-from vizsla.data.loader import default_num_workers
+from vizsla.data.images.decode import cause_of
+from vizsla.data.loading.loader import default_num_workers
 from vizsla.errors import PictureError
+from vizsla.machine import give_back_freed_memory
 from vizsla.serve.batching import Batcher
 from vizsla.serve.budget import Budget
-from vizsla.serve.memory import give_back_freed_memory
 from vizsla.serve.nearest import jpeg_bytes
 from vizsla.serve.network import BATCH_PIXELS, Network, Outcome, Wish
 from vizsla.serve.screening import SMALL_PIXELS, screened
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vizsla.export.predictor import Prediction, Predictor
+    from vizsla.predict.predictor import Prediction, Predictor
     from vizsla.serve.limits import Limits
     from vizsla.serve.nearest import NearestIndex, Neighbour
     from vizsla.types import Size

@@ -17,12 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vizsla.data.loader import default_num_workers
-from vizsla.data.read_ahead import read_ahead
-from vizsla.data.resolve import resolve_data
-from vizsla.data.sources import get_image_files
+from vizsla.data.loading.loader import default_num_workers, read_ahead
+from vizsla.data.table.from_words import resolve_data
+from vizsla.data.table.sources import get_image_files
 from vizsla.errors import ConfigError, DataError, PictureError
-from vizsla.infer.evidence import pooled_features
+from vizsla.infer.mistakes import pooled_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vizsla.export.predictor import Predictor
+    from vizsla.predict.predictor import Predictor
 
 MOST_PICTURES = 30_000
 """Of more, every k-th is taken; these take about 300 MB with a thousand features."""
@@ -212,7 +211,7 @@ def pictures_of_run(folder: Path) -> list[KnownPicture]:
             "Give the folder of a run, or the training pictures themselves with --nearest FOLDER."
         ) from error
     if data == "elpv-dataset":
-        from vizsla.data.external import solar_cells
+        from vizsla.data.table.demo_data import solar_cells
 
         table = solar_cells(seed=seed)
     else:

@@ -17,9 +17,9 @@ import torch
 from vizsla.errors import ConfigError
 from vizsla.infer.grad_cam import grad_cam, overlay
 from vizsla.infer.streamline import streamlined
+from vizsla.machine import Shares, use_threads
 from vizsla.seeding import generator
 from vizsla.serve.nearest import features_of, positions_by_shape
-from vizsla.serve.shares import Shares, use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vizsla.export.predictor import Prediction, Predictor
+    from vizsla.predict.predictor import Prediction, Predictor
     from vizsla.serve.nearest import NearestIndex, Neighbour
 
 CPU_BATCH_OF_EACH, LEAST_CPU_BATCH, GPU_BATCH = 8, 16, 64

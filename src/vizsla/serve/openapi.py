@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vizsla import __version__
-from vizsla.export.novelty import REFUSED_SHARE
+from vizsla.evaluate.novelty import REFUSED_SHARE
 from vizsla.serve.answers import MOST_NEAREST, usual_coverage
 
 if TYPE_CHECKING:
-    from vizsla.export.calibration import Calibration
+    from vizsla.evaluate.calibration import Calibration
     from vizsla.serve.limits import Limits
     from vizsla.types import Task
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, MissingExtraError
-from vizsla.export.bundle import read_manifest
-from vizsla.export.predictor import Predictor
+from vizsla.machine import long_lived_objects_set_aside, share_memory_between_threads
+from vizsla.model_file.bundle import read_manifest
+from vizsla.predict.predictor import Predictor
 from vizsla.serve.limits import Limits
-from vizsla.serve.memory import long_lived_objects_set_aside, share_memory_between_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.data.decode import picture_size
+from vizsla.data.images.decode import picture_size
 
 if TYPE_CHECKING:
     from vizsla.types import Size

@@ -1,1 +1,1 @@
-"""A classifier and loaders in, a trained classifier and its history out."""
+"""Train a network: the loop, the learner, schedules, losses, metrics, checkpoints."""

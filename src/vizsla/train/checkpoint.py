@@ -22,8 +22,8 @@ from torch import Tensor
 
 from vizsla.errors import ConfigError, OutputError
 from vizsla.evaluate.predictions import HistoryPoint
-from vizsla.export.bundle import fingerprint
-from vizsla.train.callback import Callback
+from vizsla.model_file.bundle import fingerprint
+from vizsla.train.callbacks.base import Callback
 from vizsla.train.distributed import any_of, is_main, share
 from vizsla.train.loop import STEPS_BETWEEN_READS
 from vizsla.train.recorder import FitRecord
@@ -31,7 +31,7 @@ from vizsla.train.saved_weights import describe_model
 from vizsla.train.state_file import load_state, pack_optimiser, save_state, unpack_optimiser
 
 if TYPE_CHECKING:
-    from vizsla.train.callback import Fit
+    from vizsla.train.callbacks.base import Fit
     from vizsla.train.trainer import Trainer
     from vizsla.types import PictureTable
 

@@ -21,7 +21,7 @@ from vizsla.evaluate.predictions import Predictions
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from vizsla.data.dataloaders import DataLoader
+    from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.types import Batch
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError
-from vizsla.train.rates import rates_per_group
 from vizsla.train.schedules import (
     constant,
     cosine_restarts,
     flat_cosine,
     one_cycle,
+    rates_per_group,
     whole_number,
 )
 from vizsla.train.suggestions import DEFAULT_SUGGESTIONS, runs_needed, suggest
@@ -19,8 +19,7 @@ from vizsla.train.trainer import Trainer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vizsla.train.rates import Rates
-    from vizsla.train.schedules import Schedule
+    from vizsla.train.schedules import Rates, Schedule
     from vizsla.train.suggestions import SuggestedLRs, Suggestion
     from vizsla.train.trainer import Callbacks
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from vizsla.errors import ConfigError
-from vizsla.export.bundle import fingerprint, save_bundle
-from vizsla.export.calibration import calibrate
-from vizsla.export.final_resize import storable
-from vizsla.export.predictor import AnyPicture, Prediction, Predictor
-from vizsla.infer.outputs import Outputs, compute_outputs
-from vizsla.infer.tta import augmented_probabilities, mix_with_plain
+from vizsla.evaluate.calibration import calibrate
+from vizsla.infer.run import Outputs, augmented_probabilities, compute_outputs, mix_with_plain
+from vizsla.model_file.bundle import fingerprint, save_bundle
+from vizsla.model_file.final_resize import storable
+from vizsla.predict.predictor import AnyPicture, Prediction, Predictor
 from vizsla.train.fits import Fits
 from vizsla.train.losses import activation_of, per_picture
 from vizsla.train.precision import resolve_precision
@@ -26,7 +25,7 @@ from vizsla.types import label_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from vizsla.data.dataloaders import DataLoader
+    from vizsla.data.loading.dataloaders import DataLoader
 
 
 class Learner(Fits):
@@ -151,7 +150,7 @@ class Learner(Fits):
             max_n: Pictures at most.
             shuffle: Choose them at random, others at each call; otherwise the first ones.
         """
-        from vizsla.evaluate.grid import picture_grid, set_fitting_titles
+        from vizsla.evaluate.plots import picture_grid, set_fitting_titles
 
         rows = self.plain_loader(ds_idx).rows
         chosen = rows[torch.randperm(len(rows))[:max_n]] if shuffle else rows[:max_n]

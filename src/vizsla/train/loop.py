@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.allocator import keep_freed_memory
 from vizsla.errors import TrainingError
+from vizsla.machine import keep_freed_memory
 from vizsla.seeding import derive_seed, seed_global
 from vizsla.train.distributed import mean_over_processes, share
 from vizsla.train.optim import set_hyperparameters
@@ -23,7 +23,7 @@ from vizsla.train.optim import set_hyperparameters
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from vizsla.train.callback import Callback, Fit
+    from vizsla.train.callbacks.base import Callback, Fit
     from vizsla.train.step import TrainingStep
     from vizsla.types import Batch
 

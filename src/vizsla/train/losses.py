@@ -4,33 +4,106 @@ A loss here also knows what its outputs say (``activation``, such as softmax) an
 ``per_picture`` gives any loss without its mean, which mixing two losses, listing the worst pictures and weighing them need.
 
 Shapes: B pictures, C classes, K numbers. Losses are computed in the dtype of the outputs.
+
+What a loss receives in, the same in shapes that torch's losses take out, or an error that says what does not fit.
+
+Nothing here reads a value, so nothing waits for the device.
+
+Training targets in, weights that let each class count the same in the loss out.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vizsla.errors import ConfigError
-from vizsla.train.loss_shapes import (
-    Reduction,
-    beside,
-    checked_reduction,
-    flat_classes,
-    has_a_mean_only,
-    shaped_like,
-    takes_reduction,
-)
-from vizsla.types import check_task
+from vizsla.types import UNLABELLED, check_task
 
 if TYPE_CHECKING:
     from vizsla.types import Task
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def checked_reduction(reduction: str) -> Reduction:
+    """Return the reduction.
+
+    Raises:
+        ConfigError: It is none of "mean", "sum" and "none".
+    """
+    for known in get_args(Reduction):
+        if reduction == known:
+            return known
+    raise ConfigError(
+        f"reduction is one of {', '.join(get_args(Reduction))}. Received: {reduction!r}"
+    )
+
+
+def flat_classes(inp: Tensor, targ: Tensor, *, axis: int) -> tuple[Tensor, Tensor]:
+    """Return outputs ``(M, C)`` and targets int64 ``(M,)``, whatever axes they had.
+
+    Args:
+        inp: Float; the classes lie along ``axis``.
+        targ: Whole numbers of any width, one for each place that is left without the classes.
+        axis: Where the classes are.
+
+    Raises:
+        ConfigError: Their sizes do not fit, or the targets are not whole numbers.
+    """
+    flat = inp.movedim(axis, -1).reshape(-1, inp.shape[axis])
+    if targ.numel() != len(flat) or targ.is_floating_point():
+        raise ConfigError(
+            f"This loss takes one whole number, the position of the class, for each of {len(flat)} outputs with "
+            f"{flat.shape[1]} classes. Received: outputs of shape {tuple(inp.shape)} and targets {targ.dtype} of shape "
+            f"{tuple(targ.shape)}. For several labels per picture use BCEWithLogitsLossFlat."
+        )
+    return flat, targ.reshape(-1).long()
+
+
+def shaped_like(targ: Tensor, inp: Tensor) -> Tensor:
+    """Return the targets in the shape and dtype of the outputs: ``(B,)`` fits ``(B, 1)``.
+
+    Raises:
+        ConfigError: They differ in size.
+    """
+    if targ.numel() != inp.numel():
+        raise ConfigError(
+            "This loss takes as many targets as outputs. Received: outputs of shape "
+            f"{tuple(inp.shape)} and targets of shape {tuple(targ.shape)}"
+        )
+    return targ.reshape(inp.shape).to(inp.dtype)
+
+
+def beside(weight: Tensor | None, outputs: Tensor) -> Tensor | None:
+    """Return class weights on the device and in the dtype of the outputs."""
+    return None if weight is None else weight.to(device=outputs.device, dtype=outputs.dtype)
+
+
+def takes_reduction(loss_func: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Return whether a loss can be called with an argument ``reduction``."""
+    try:
+        return "reduction" in inspect.signature(loss_func).parameters
+    except (TypeError, ValueError):  # built in, without a signature
+        return False
+
+
+def has_a_mean_only(loss_func: Callable[[Tensor, Tensor], Tensor]) -> ConfigError:
+    """Return the error for a loss that gives one number and nothing else."""
+    name = getattr(loss_func, "__name__", repr(loss_func))
+    return ConfigError(
+        f"The loss {name} cannot be had for each picture by itself, which is needed here (mixed pictures, or losses of "
+        'pictures). Give it an argument or attribute "reduction" that returns one loss per picture when it is "none", as '
+        "torch.nn.functional.cross_entropy has it, or use a loss of vizsla.train.losses."
+    )
+
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -398,3 +471,42 @@ def activation_of(loss_func: LossFunction) -> Callable[[Tensor], Tensor]:
     ):
         return torch.sigmoid
     return nn.Identity()
+
+
+def balanced_class_weights(targets: Tensor, num_classes: int) -> Tensor:
+    """Return the inverse frequency of each class, scaled so that the mean over the pictures is 1.
+
+    With these weights each class has the same part in the loss, and the loss keeps its size, so the learning rate needs no
+    change (G. King, L. Zeng, "Logistic regression in rare events data", Political Analysis 2001; scikit-learn's
+    ``class_weight="balanced"``).
+
+    Args:
+        targets: int64 ``(N,)``, those of the training pictures; ``UNLABELLED`` ones are left out.
+        num_classes: C.
+
+    Returns:
+        float32 ``(C,)``; 1 for a class that does not occur.
+
+    Raises:
+        ConfigError: A target is not a class, or none is known.
+
+    Example:
+        >>> import torch
+        >>> balanced_class_weights(torch.tensor([0, 0, 0, 1]), 2)
+        tensor([0.6667, 2.0000])
+    """
+    if targets.ndim != 1 or targets.is_floating_point():
+        raise ConfigError(
+            "Class weights need one whole number for each picture, the position of its class. "
+            f"Received: targets {targets.dtype} of shape {tuple(targets.shape)}"
+        )
+    known = targets[targets != UNLABELLED].cpu().long()
+    if len(known) == 0 or int(known.min()) < 0 or int(known.max()) >= num_classes:
+        raise ConfigError(
+            f"Class weights need at least one target, and targets in 0..{num_classes - 1}. "
+            f"Received: {sorted(set(known.tolist()))!r:.200}"
+        )
+    counts = torch.bincount(known, minlength=num_classes).double()
+    occurs = counts > 0
+    weights = len(known) / (int(occurs.sum()) * counts.where(occurs, 1))
+    return weights.where(occurs, 1).float()

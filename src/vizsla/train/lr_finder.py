@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.files import atomic_write
-from vizsla.train.callback import Callback
+from vizsla.train.callbacks.base import Callback
 from vizsla.train.loop import own_random_numbers
 from vizsla.train.recorder import SmoothedLoss
 from vizsla.train.schedules import lr_range, whole_number
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from vizsla.train.callback import Fit
+    from vizsla.train.callbacks.base import Fit
     from vizsla.train.schedules import Schedule
     from vizsla.train.suggestions import SuggestedLRs
     from vizsla.train.trainer import Callbacks, Trainer

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from vizsla.augment.apply import BatchAugmentation
-from vizsla.train.callback import Callback
+from vizsla.train.callbacks.base import Callback
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
-    from vizsla.data.dataloaders import DataLoader
-    from vizsla.train.callback import Fit
+    from vizsla.data.loading.dataloaders import DataLoader
+    from vizsla.train.callbacks.base import Fit
     from vizsla.types import Batch
 
 WAITING, COPY, AUGMENTATION = "waiting for data", "copy to device", "augmentation"

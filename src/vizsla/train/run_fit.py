@@ -6,22 +6,22 @@ import time
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
-from vizsla.data.dataloaders import DataLoader
-from vizsla.data.meanwhile import reading_meanwhile
+from vizsla.data.loading.dataloaders import DataLoader
+from vizsla.data.loading.loader import reading_meanwhile
 from vizsla.errors import TrainingError
 from vizsla.evaluate.predictions import HistoryPoint
+from vizsla.train.cuda_graphs import rehearsal
+from vizsla.train.display import format_seconds
 from vizsla.train.distributed import share
 from vizsla.train.loop import own_random_numbers, train_epoch
-from vizsla.train.progress import format_seconds
 from vizsla.train.recorder import FitRecord
-from vizsla.train.rehearsal import rehearsal
 from vizsla.train.step import TrainingStep, make_scaler
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Generator, Sequence
 
-    from vizsla.train.callback import Callback, Fit
+    from vizsla.train.callbacks.base import Callback, Fit
     from vizsla.types import Batch
 
 

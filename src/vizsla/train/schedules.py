@@ -3,26 +3,205 @@
 Schedules are pure functions of whole-numbered positions, so they can be plotted, tested, and taken up again anywhere. The
 groups share one shape: the rate of a group at a step is the group's rate times the step's factor. The schedules of lesson
 one's notebooks are in ``cycles``, the curves that all are made of in ``annealing``.
+
+A position from 0 to 1 in, a value out: the curves that schedules are made of.
+
+Each function takes the values at both ends and the position between them. ``combined`` puts several behind one another.
+
+One learning rate, a slice, a list or an array in; one learning rate per parameter group out, earliest layers first.
+
+Lower rates for earlier layers: Howard and Ruder, "Universal language model fine-tuning for text classification", ACL 2018
+(arXiv 1801.06146), who call them discriminative.
+
+The schedules of lesson one's notebooks: a number of steps and the steps of a cycle in, a ``Schedule`` out.
+
+Warm restarts: Loshchilov and Hutter, ICLR 2017 (arXiv 1608.03983), with the warm-up of fastai 0.7. Triangles: Smith,
+"Cyclical learning rates for training neural networks", WACV 2017 (arXiv 1506.01186).
 """
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vizsla.errors import ConfigError
-from vizsla.train.annealing import Curve as Curve
-from vizsla.train.annealing import combined as combined
-from vizsla.train.annealing import cosine as cosine
-from vizsla.train.annealing import exponential as exponential
-from vizsla.train.annealing import linear as linear
-from vizsla.train.annealing import polynomial as polynomial
-from vizsla.train.rates import Rates as Rates
-from vizsla.train.rates import rates_per_group as rates_per_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+Curve = Callable[[float], float]
+"""From a position, 0 to 1, to a value."""
+
+ROUNDING = 1e-9
+"""A position nearer than this to the end of a part belongs to the next part, whichever side rounding put it on."""
+
+
+def linear(start: float, end: float, position: float) -> float:
+    """Return the value at ``position`` (0 to 1) of a straight line from ``start`` to ``end``."""
+    return start + position * (end - start)
+
+
+def cosine(start: float, end: float, position: float) -> float:
+    """Return the value at ``position`` (0 to 1) of half a cosine from ``start`` to ``end``.
+
+    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017 (arXiv 1608.03983).
+    """
+    return start + (1 - math.cos(math.pi * position)) * (end - start) / 2
+
+
+def exponential(start: float, end: float, position: float) -> float:
+    """Return the value at ``position`` (0 to 1) of a curve from ``start`` to ``end`` that grows by equal factors.
+
+    Args:
+        start: Not 0.
+        end: Not 0, of the same sign as ``start``.
+        position: 0 to 1.
+
+    Raises:
+        ConfigError: An end is 0, or they differ in sign.
+    """
+    if not start * end > 0:
+        raise ConfigError(
+            f"An exponential runs between two numbers of the same sign, neither 0. Received: {start} to {end}"
+        )
+    return start * (end / start) ** position
+
+
+def polynomial(start: float, end: float, position: float, *, power: float = 2.0) -> float:
+    """Return the value at ``position`` (0 to 1) of ``start + (end - start) * position**power``."""
+    return start + (end - start) * position**power
+
+
+def combined(pcts: Sequence[float], parts: Sequence[Curve]) -> Curve:
+    """Return a curve that runs through several others, one behind the other.
+
+    Example:
+        ``combined([0.25, 0.75], [partial(cosine, 0.04, 1.0), partial(cosine, 1.0, 1e-5)])`` is the shape of a one-cycle.
+
+    Args:
+        pcts: Share of the whole that each part takes; they add up to 1.
+        parts: As many curves, each of positions 0 to 1.
+
+    Raises:
+        ConfigError: Shares and parts differ in number, a share is negative, or they do not add up to 1.
+    """
+    if len(pcts) != len(parts) or not parts:
+        raise ConfigError(
+            f"Every part has its share. Received: {len(pcts)} shares and {len(parts)} parts"
+        )
+    if not (all(share >= 0 for share in pcts) and abs(math.fsum(pcts) - 1) < 1e-6):
+        raise ConfigError(
+            f"The shares of the parts are not negative and add up to 1. Received: {list(pcts)}"
+        )
+    shares = tuple(float(share) for share in pcts)
+    starts = tuple(math.fsum(shares[:part]) for part in range(len(shares)))
+    return partial(_at, shares=shares, starts=starts, parts=tuple(parts))
+
+
+def _at(
+    position: float,
+    *,
+    shares: tuple[float, ...],
+    starts: tuple[float, ...],
+    parts: tuple[Curve, ...],
+) -> float:
+    reached = [
+        part
+        for part, (start, share) in enumerate(zip(starts, shares, strict=True))
+        if share > 0 and position >= start - ROUNDING
+    ]
+    part = reached[-1] if reached else next(i for i, share in enumerate(shares) if share > 0)
+    inside = (position - starts[part]) / shares[part]
+    return parts[part](min(1.0, max(0.0, inside)))
+
+
+Rates = float | slice | list[float] | tuple[float, ...] | NDArray[Any]
+"""One rate for all groups, ``slice(last)``, ``slice(first, last)``, or one rate per group."""
+
+EARLIER_SHARE = 10
+"""``slice(last)`` gives the earlier groups so many times less than the last, as fastai does."""
+
+_REFUSED = "Learning rates are positive finite numbers"
+
+
+def rates_per_group(rates: Rates, *, num_groups: int) -> tuple[float, ...]:
+    """Return one learning rate per parameter group, earliest layers first.
+
+    A slice whose first rate is the higher one works and warns, because lower rates for earlier layers are the usual wish.
+
+    Args:
+        rates: ``x``: x everywhere. ``slice(x)``: x for the last group, x/10 for the others. ``slice(a, b)``: from a to b in
+            equal factors. A list or tuple: as given. A numpy array: as given, one of a single number counts as that number.
+        num_groups: Number of groups.
+
+    Raises:
+        ConfigError: The list has another length, a rate is not a positive finite number, or a slice has no end.
+    """
+    if isinstance(rates, slice):
+        result = _of_slice(rates, num_groups=num_groups)
+    elif isinstance(rates, (np.ndarray, np.generic)):
+        flat = rates.reshape(-1).tolist() if rates.ndim < 2 else None
+        if flat is None:
+            raise ConfigError(
+                f"An array of learning rates has one dimension. Received: shape {rates.shape}"
+            )
+        result = tuple(flat * num_groups if len(flat) == 1 else flat)
+    elif isinstance(rates, (list, tuple)):
+        result = tuple[Any, ...](rates)
+    else:
+        result = (rates,) * num_groups
+    if len(result) != num_groups:
+        raise ConfigError(
+            f"{len(result)} learning rates were given and there are {num_groups} parameter groups. "
+            "Give one number, a slice, or one number per group."
+        )
+    numbers = [_number(rate) for rate in result]
+    if not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise ConfigError(
+            f"{_REFUSED}. Received: {rates!r}; that is {list(result)} for the groups."
+        )
+    return tuple(numbers)
+
+
+def _number(rate: object) -> float:
+    """Return a rate as a float; nan for what is no number."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)):
+        return math.nan
+    return float(rate)
+
+
+def _of_slice(rates: slice, *, num_groups: int) -> tuple[float, ...]:
+    if rates.step is not None:
+        raise ConfigError(
+            f"A slice of learning rates has two parts: slice(last) or slice(first, last). Received: {rates}"
+        )
+    if rates.stop is None:
+        raise ConfigError(
+            f"A slice of learning rates needs its end: slice(last) or slice(first, last). Received: {rates}"
+        )
+    first, last = _number(rates.start or 0), _number(rates.stop)
+    # The root of their ratio has to be a real number.
+    if not (math.isfinite(first) and first >= 0 and math.isfinite(last) and last > 0):
+        raise ConfigError(f"{_REFUSED}. Received: {rates!r}")
+    if not first:
+        return (*(last / EARLIER_SHARE for _ in range(num_groups - 1)), last)
+    if num_groups == 1:
+        return (last,)
+    if first > last:
+        warnings.warn(
+            f"slice({first:g}, {last:g}) gives the earliest layers the higher rate; it was taken as it stands, "
+            f"{first:g} for the first of {num_groups} groups down to {last:g} for the last.",
+            stacklevel=3,
+        )
+    factor = (last / first) ** (1 / (num_groups - 1))
+    return (*(first * factor**group for group in range(num_groups - 1)), last)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,3 +419,163 @@ def whole_number(value: object, *, name: str, least: int) -> None:
 def _positions(num_steps: int) -> list[float]:
     whole_number(num_steps, name="num_steps", least=0)
     return [step / num_steps for step in range(num_steps)]
+
+
+WARM_UP_PART = 20
+"""The first 1/20 of the first cycle, rounded up, ..."""
+WARM_UP_DIVISOR = 100
+"""... trains at 1/100 of the rate."""
+
+Shape = Callable[[int], float]
+"""From a step of a cycle to a share, 0 to 1, of the way from the lowest to the highest rate."""
+
+
+def classic_epochs(n_cycle: int, *, cycle_len: int | None = None, cycle_mult: float = 1) -> int:
+    """Return the epochs of so many cycles; a ``cycle_len`` of None counts as 1.
+
+    Raises:
+        ConfigError: ``n_cycle`` or ``cycle_len`` is negative or no whole number, or ``cycle_mult`` is not positive.
+    """
+    whole_number(n_cycle, name="n_cycle", least=0)
+    length = 1 if cycle_len is None else cycle_len
+    whole_number(length, name="cycle_len", least=1)
+    if not (math.isfinite(cycle_mult) and cycle_mult > 0):
+        raise ConfigError(f"cycle_mult is a positive number. Received: {cycle_mult!r}")
+    return math.ceil(sum(length * cycle_mult**cycle for cycle in range(n_cycle)) - 1e-9)
+
+
+def warm_restarts_classic(
+    num_steps: int, *, rates: Sequence[float], cycle_steps: int, cycle_mult: float = 1
+) -> Schedule:
+    """Return cycles that fall from the rate towards 0 by half a cosine, with a short warm-up in the first.
+
+    The warm-up, ``ceil(cycle_steps / 20)`` steps at a hundredth of the rate, counts as part of its cycle, and a cycle of one
+    step has none. The momentum stays as it is.
+
+    Args:
+        num_steps: Steps of the whole fit; the last cycle may be cut short.
+        rates: One per group, at the start of each cycle.
+        cycle_steps: Steps of the first cycle, at least 1.
+        cycle_mult: Every cycle is so many times longer than the one before.
+
+    Raises:
+        ConfigError: A number of steps is no whole number, or ``cycle_mult`` is not positive.
+    """
+    whole_number(num_steps, name="num_steps", least=0)
+    whole_number(cycle_steps, name="cycle_steps", least=1)
+    if not (math.isfinite(cycle_mult) and cycle_mult > 0):
+        raise ConfigError(f"cycle_mult is a positive number. Received: {cycle_mult!r}")
+    factors: list[float] = []
+    length = float(cycle_steps)
+    while len(factors) < num_steps:
+        steps = max(1, math.ceil(length - 1e-9))
+        factors += [cosine(1.0, 0.0, step / steps) for step in range(steps)]
+        length *= cycle_mult
+    warm_up = min(-(-cycle_steps // WARM_UP_PART), cycle_steps - 1, num_steps)
+    factors[:warm_up] = [1 / WARM_UP_DIVISOR] * warm_up
+    return Schedule(rates=_floats(rates), factors=tuple(factors[:num_steps]))
+
+
+def triangular(
+    num_steps: int,
+    *,
+    rates: Sequence[float],
+    cycle_steps: int,
+    div: float,
+    cut_div: float,
+    momenta: tuple[float, float] | None = None,
+) -> Schedule:
+    """Return triangles (``use_clr``): straight up from rate / div in ``cycle_steps // cut_div`` steps, straight down again.
+
+    Args:
+        num_steps: Steps of the whole fit.
+        rates: One per group, at the tip.
+        cycle_steps: Steps of every triangle.
+        div: The triangle starts at rate / div.
+        cut_div: Part of the triangle that rises, as a divisor.
+        momenta: Highest and lowest, which mirror the rate one step ahead of it, as fastai 0.7 has it; None leaves it as it is.
+
+    Raises:
+        ConfigError: The rise has no step, or ``div`` is not positive.
+    """
+    rise = int(cycle_steps // cut_div) if cut_div > 0 else 0
+    _check_triangle(num_steps, cycle_steps, rise, div, hint=f"cut_div={cut_div}")
+
+    def share(step: int) -> float:
+        return step / rise if step <= rise else 1 - (step - rise) / (cycle_steps - rise)
+
+    def factor(step: int) -> float:
+        return linear(1 / div, 1.0, share(step))
+
+    return _repeated(num_steps, rates, cycle_steps, factor=factor, share=share, momenta=momenta)
+
+
+def triangular_beta(
+    num_steps: int,
+    *,
+    rates: Sequence[float],
+    cycle_steps: int,
+    div: float,
+    pct: float,
+    momenta: tuple[float, float] | None = None,
+) -> Schedule:
+    """Return triangles with a tail (``use_clr_beta``): straight up, straight down, then down to a hundredth of the start.
+
+    Args:
+        num_steps: Steps of the whole fit.
+        rates: One per group, at the tip.
+        cycle_steps: Steps of every triangle with its tail.
+        div: The triangle starts and ends at rate / div.
+        pct: Part of a cycle for the tail, in percent.
+        momenta: Highest and lowest, which mirror the rate one step ahead of it, as fastai 0.7 has it; None leaves it as it is.
+
+    Raises:
+        ConfigError: The rise has no step, or ``div`` is not positive.
+    """
+    rise = int(cycle_steps * (1 - pct / 100) / 2) if 0 <= pct < 100 else 0
+    _check_triangle(num_steps, cycle_steps, rise, div, hint=f"pct={pct}")
+
+    def share(step: int) -> float:
+        return max(0.0, 1 - abs(step - rise) / rise)
+
+    def factor(step: int) -> float:
+        if step <= 2 * rise:
+            return linear(1 / div, 1.0, share(step))
+        tail = (step - 2 * rise) / (cycle_steps - 2 * rise)
+        return linear(1 / div, 1 / div / WARM_UP_DIVISOR, tail)
+
+    return _repeated(num_steps, rates, cycle_steps, factor=factor, share=share, momenta=momenta)
+
+
+def _check_triangle(num_steps: int, cycle_steps: int, rise: int, div: float, *, hint: str) -> None:
+    whole_number(num_steps, name="num_steps", least=0)
+    whole_number(cycle_steps, name="cycle_steps", least=1)
+    if rise < 1 or not (math.isfinite(div) and div > 0):
+        raise ConfigError(
+            "A triangle rises for at least one step from a rate divided by a positive number. "
+            f"Received: div={div}, {hint} with cycles of {cycle_steps} steps. Make the cycle longer or the rise a larger part of it."
+        )
+
+
+def _repeated(
+    num_steps: int,
+    rates: Sequence[float],
+    cycle_steps: int,
+    *,
+    factor: Shape,
+    share: Shape,
+    momenta: tuple[float, float] | None,
+) -> Schedule:
+    if momenta is not None and not all(0 <= momentum < 1 for momentum in momenta):
+        raise ConfigError(f"Momenta lie between 0 and below 1. Received: {momenta}")
+    return Schedule(
+        rates=_floats(rates),
+        factors=tuple(factor(step % cycle_steps) for step in range(num_steps)),
+        momenta=()
+        if momenta is None
+        else tuple(linear(*momenta, share((step + 1) % cycle_steps)) for step in range(num_steps)),
+    )
+
+
+def _floats(rates: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(rate) for rate in rates)

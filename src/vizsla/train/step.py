@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vizsla.augment.mix import MixedBatch, mixed_loss
 from vizsla.errors import TrainingError
 from vizsla.infer.run import autocast
-from vizsla.train.captured import CapturedGradients
+from vizsla.train.cuda_graphs import CapturedGradients
 from vizsla.train.distributed import share
 from vizsla.train.losses import per_picture
 from vizsla.types import Batch

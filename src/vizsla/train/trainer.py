@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from vizsla.errors import ConfigError, TrainingError
-from vizsla.infer.captured import CapturedForward, is_known
 from vizsla.infer.run import Precision, predict_batches
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
-from vizsla.train.callback import Callback, Fit
+from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.cuda_graphs import CapturedForward, is_known
+from vizsla.train.display import make_display
 from vizsla.train.distributed import (
     as_one,
     check_parts,
@@ -27,7 +28,6 @@ from vizsla.train.distributed import (
     whole_predictions,
 )
 from vizsla.train.losses import default_loss
-from vizsla.train.notebook_display import make_display
 from vizsla.train.optim import Adam, build_optimiser
 from vizsla.train.precision import resolve_precision
 from vizsla.train.recorder import Recorder
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vizsla.data.dataloaders import DataLoader, DataLoaders
+    from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
     from vizsla.evaluate.predictions import Predictions
     from vizsla.models.classifier import Classifier
     from vizsla.models.groups import Group

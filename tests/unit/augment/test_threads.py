@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.augment.threads import _made, do_all
+from vizsla.machine import _made, do_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

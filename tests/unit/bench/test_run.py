@@ -14,10 +14,10 @@ from vizsla.bench.budget import Budget, seconds_of
 from vizsla.bench.made_up import HEIGHT, WIDTH, make_photographs
 from vizsla.bench.results import PartTime, lines_of, shown_seconds
 from vizsla.bench.run import run_bench
-from vizsla.data.resolve import resolve_data
+from vizsla.data.table.from_words import resolve_data
 from vizsla.errors import ConfigError, PictureError
-from vizsla.train.progress import Display
-from vizsla.train.recipes import TrainConfig
+from vizsla.recipe.recipe import TrainConfig
+from vizsla.train.display import Display
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,8 +28,7 @@ from vizsla.classic.transforms import (
     transforms_side_on,
     transforms_top_down,
 )
-from vizsla.data.crops import RandomResizedCrop
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import RandomResizedCrop, Resize
 from vizsla.errors import ConfigError
 
 GOLDEN: dict[str, Any] = json.loads(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.data.archives import Limits, extract_archive
+from vizsla.data.download import Limits, extract_archive
 from vizsla.errors import DataError, OutputError
 
 if TYPE_CHECKING:

@@ -9,17 +9,12 @@ import pytest
 import torch
 
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.block import DataBlock
-from vizsla.data.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.labels import ColReader, RegexLabeller, parent_label, using_attr
-from vizsla.data.presize import Resize
-from vizsla.data.sources import get_image_files
-from vizsla.data.splits import (
-    ColSplitter,
-    GrandparentSplitter,
-    IndexSplitter,
-    RandomSplitter,
-)
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.block import DataBlock
+from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.labels import ColReader, RegexLabeller, parent_label, using_attr
+from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.splits import ColSplitter, GrandparentSplitter, IndexSplitter, RandomSplitter
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vizsla.data.cache import CacheMode, PictureCache, expected_bytes
-from vizsla.data.picture_key import PictureKey
-from vizsla.data.presize import Resize
-from vizsla.data.room import free_memory_bytes
+from vizsla.data.cache.cache import CacheMode, PictureCache, expected_bytes
+from vizsla.data.cache.key import PictureKey
+from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError, PictureError
+from vizsla.machine import free_memory_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,7 +189,7 @@ def test_auto_takes_memory_if_everything_fits_there(tmp_path: Path):
 def test_auto_takes_the_disk_if_memory_is_too_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vizsla.data.cache.free_memory_bytes", lambda: 400_000)
+    monkeypatch.setattr("vizsla.data.cache.cache.free_memory_bytes", lambda: 400_000)
     assert PictureCache(expected_bytes=100_000, folder=tmp_path).kind == "memory"
     cache = PictureCache(expected_bytes=100_001, folder=tmp_path)
     assert cache.kind == "disk"
@@ -212,7 +212,7 @@ def test_auto_is_off_where_nearly_nothing_fits_and_says_why(tmp_path: Path):
 def test_auto_does_without_a_disk_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vizsla.data.cache.free_memory_bytes", lambda: 400_000)
+    monkeypatch.setattr("vizsla.data.cache.cache.free_memory_bytes", lambda: 400_000)
     (tmp_path / "file").write_text("")
     cache = PictureCache(expected_bytes=200_000, folder=tmp_path / "file" / "x")
     assert cache.kind == "memory"

@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from vizsla.data.assemble import assemble_for, assemble_table
-from vizsla.data.blocks import CategoryBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.check import drop_unreadable, lonely_classes, settle_unreadable
-from vizsla.data.labels import LabelledPictures
-from vizsla.data.problems import Problem, counted, listed, quoted, raise_problems
-from vizsla.data.summary import ClassCount, describe_data
+from vizsla.data.table.blocks import CategoryBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.build_table import assemble_for, assemble_table
+from vizsla.data.table.check import (
+    ClassCount,
+    describe_data,
+    drop_unreadable,
+    lonely_classes,
+    settle_unreadable,
+)
+from vizsla.data.table.labels import LabelledPictures
+from vizsla.data.table.problems import Problem, counted, listed, quoted, raise_problems
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, TableError
 from vizsla.types import UNLABELLED, PictureTable
 

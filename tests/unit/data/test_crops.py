@@ -13,8 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vizsla.data.crops import NUM_TRIES, CropPad, RandomCrop, RandomResizedCrop, RatioResize
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import (
+    NUM_TRIES,
+    CropPad,
+    RandomCrop,
+    RandomResizedCrop,
+    RatioResize,
+    Resize,
+)
 from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:

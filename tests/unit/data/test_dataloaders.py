@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from vizsla.augment.policy import Brightness, Flip, aug_transforms
-from vizsla.data.cache import PictureCache
-from vizsla.data.dataloaders import DataLoaders, default_device
-from vizsla.data.presize import Resize
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders, default_device
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.types import UNLABELLED, PictureTable
 

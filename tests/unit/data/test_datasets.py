@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.data import datasets
-from vizsla.data.datasets import URLs, untar_data
+from vizsla.data import download as datasets
+from vizsla.data.download import URLs, untar_data
 from vizsla.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def test_what_a_killed_program_left_is_in_nobodys_way(url: str, home: Path):
 
 
 def test_two_programs_at_once_make_one_folder(web, url: str, home: Path):
-    code = "import sys; from vizsla.data.datasets import untar_data; print(untar_data(sys.argv[1]))"
+    code = "import sys; from vizsla.data.download import untar_data; print(untar_data(sys.argv[1]))"
     web.hold.clear()
     program = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
     while not web.asked:

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from vizsla.data.decode import cause_of, open_picture, picture_size, source_name, to_rgb
+from vizsla.data.images.decode import cause_of, open_picture, picture_size, source_name, to_rgb
 from vizsla.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.data.decode import Truncated
+    from vizsla.data.images.decode import Truncated
     from vizsla.types import Size
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 40), (30, 40, 210)

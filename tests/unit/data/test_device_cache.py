@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from vizsla.data.device_cache import DeviceStore
-from vizsla.data.picture_key import PictureKey
-from vizsla.data.presize import window
+from vizsla.data.cache.device import DeviceStore
+from vizsla.data.cache.key import PictureKey
+from vizsla.data.images.sizing import window
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

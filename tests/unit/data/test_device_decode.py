@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.cache import PictureCache
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.decode import open_picture
-from vizsla.data.device_cache import DeviceStore
-from vizsla.data.device_decode import DeviceDecoder, upright, write_presized
-from vizsla.data.loader import PictureLoader
-from vizsla.data.presize import Resize, ResizeMethod
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.device import DeviceStore
+from vizsla.data.cache.device_decode import DeviceDecoder, upright, write_presized
+from vizsla.data.images.decode import open_picture
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize, ResizeMethod
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.loading.loader import PictureLoader
 from vizsla.errors import PictureError
 from vizsla.types import PictureTable
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from vizsla.data.batching import Shipping
+    from vizsla.data.loading.loader import Shipping
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vizsla.data.cache import PictureCache
-from vizsla.data.disk_cache import DiskStore, cache_folder, clear_disk_cache, disk_use
-from vizsla.data.picture_key import PictureKey
-from vizsla.data.presize import Resize
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.disk import DiskStore, cache_folder, clear_disk_cache, disk_use
+from vizsla.data.cache.key import PictureKey
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize
 from vizsla.errors import OutputError
 
 if TYPE_CHECKING:
@@ -236,10 +236,10 @@ READ_ALL = textwrap.dedent(
     import sys
     from pathlib import Path
     import numpy as np
-    from vizsla.data.cache import PictureCache
-    from vizsla.data.decode import open_picture
-    from vizsla.data.presize import Resize
-    from vizsla.data.reader import PictureReader
+    from vizsla.data.cache.cache import PictureCache
+    from vizsla.data.images.decode import open_picture
+    from vizsla.data.images.sizing import Resize
+    from vizsla.data.images.reader import PictureReader
 
     root, rounds = Path(sys.argv[1]), int(sys.argv[2])
     caches = [(Path(folder), int(budget)) for folder, budget in zip(sys.argv[3::2], sys.argv[4::2], strict=True)]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from vizsla.data.drawn_splits import GroupSplitter, RandomSubsetSplitter, TrainTestSplitter
+from vizsla.data.table.splits import GroupSplitter, RandomSubsetSplitter, TrainTestSplitter
 from vizsla.errors import ConfigError, DataError, MissingExtraError, TableError
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "split.json").read_text("utf-8"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.data.external import SOLAR_CELLS, solar_cells
+from vizsla.data.table.demo_data import SOLAR_CELLS, solar_cells
 from vizsla.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:

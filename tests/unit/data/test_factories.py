@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.blocks import MultiCategoryBlock, RegressionBlock
-from vizsla.data.factories import ImageDataLoaders
-from vizsla.data.presize import Resize
-from vizsla.data.sources import get_image_files
-from vizsla.data.splits import RandomSplitter
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.blocks import MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.factories import ImageDataLoaders
+from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.splits import RandomSplitter
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, TableError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.data.dataloaders import DataLoaders
+    from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.types import PictureTable
 
 QUIET: dict[str, Any] = {"num_workers": 0, "device": "cpu", "item_tfms": Resize(24), "bs": 4}

@@ -10,11 +10,16 @@ import torch
 from PIL import Image
 
 from vizsla.augment.policy import Dihedral, Flip, Rotate
-from vizsla.data.cache import PictureCache
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.item_flips import DihedralItem, FlipItem, symmetry
-from vizsla.data.item_transforms import ItemPipeline, item_pipeline
-from vizsla.data.presize import Resize
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.item_transforms import (
+    DihedralItem,
+    FlipItem,
+    ItemPipeline,
+    item_pipeline,
+    symmetry,
+)
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.errors import ConfigError
 from vizsla.types import PictureTable
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vizsla.data.crops import CropPad, RandomResizedCrop
-from vizsla.data.item_transforms import ItemPipeline, function_name, item_pipeline
-from vizsla.data.presize import Resize
+from vizsla.data.images.item_transforms import ItemPipeline, function_name, item_pipeline
+from vizsla.data.images.sizing import CropPad, RandomResizedCrop, Resize
 from vizsla.errors import ConfigError
 
 

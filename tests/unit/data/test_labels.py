@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vizsla.data.labels import (
+from vizsla.data.table.labels import (
     ColReader,
     RegexLabeller,
     build_vocab,

@@ -17,15 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.cache import PictureCache
-from vizsla.data.loader import (
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.loader import (
     PictureLoader,
     default_num_workers,
     find_unreadable,
+    read_ahead,
 )
-from vizsla.data.presize import Resize
-from vizsla.data.read_ahead import read_ahead
-from vizsla.data.reader import PictureReader
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.types import PictureTable
 
@@ -628,8 +628,8 @@ def test_a_hanging_file_stalls_its_own_batch_only(
 def test_a_file_that_hangs_for_too_long_is_named_and_does_not_keep_the_program(
     table: PictureTable, pipe_at_row_12: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vizsla.data.loader.MAX_SECONDS", 0.2)
-    monkeypatch.setattr("vizsla.data.read_ahead.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("vizsla.data.loading.loader.MAX_SECONDS", 0.2)
+    monkeypatch.setattr("vizsla.data.loading.loader.CLOSE_SECONDS", 0.2)
     with pytest.raises(PictureError) as caught:
         list(loader_of(table).batches())
     assert str(caught.value).startswith(
@@ -646,9 +646,9 @@ import gc, os, sys
 from pathlib import Path
 import torch
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.cache import PictureCache
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.presize import Resize
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.images.sizing import Resize
 from vizsla.types import PictureTable
 
 def resident():

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.data.cache import CacheMode, PictureCache
-from vizsla.data.loader import PictureLoader
-from vizsla.data.meanwhile import reading_meanwhile
-from vizsla.data.presize import Resize
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import CacheMode, PictureCache
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.loader import PictureLoader, reading_meanwhile
 from vizsla.errors import PictureError
 from vizsla.types import PictureTable
 

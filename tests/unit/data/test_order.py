@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vizsla.data.order import (
+from vizsla.data.loading.order import (
     balancing_weights,
     check_share,
     checked_weights,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.picture_facts import LIKENESS_SIDE, picture_facts
+from vizsla.data.images.facts import LIKENESS_SIDE, picture_facts
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vizsla.data import reader as reading
-from vizsla.data.cache import PictureCache
-from vizsla.data.decode import open_picture
-from vizsla.data.plain_decode import decodes_as_pillow, plain_pixels
-from vizsla.data.presize import Resize, ResizeMethod
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images import reader as reading
+from vizsla.data.images.decode import decodes_as_pillow, open_picture, plain_pixels
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize, ResizeMethod
 from vizsla.errors import PictureError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vizsla.data.presize import MAX_STRIP_WINDOWS, PadMode, Resize, ResizeMethod, window
+from vizsla.data.images.sizing import MAX_STRIP_WINDOWS, PadMode, Resize, ResizeMethod, window
 from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:

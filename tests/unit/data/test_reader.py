@@ -11,21 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.cache import PictureCache
-from vizsla.data.crops import CropPad, RandomCrop, RandomResizedCrop, RatioResize
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.factories import ImageDataLoaders
-from vizsla.data.loader import find_unreadable
-from vizsla.data.presize import Resize
-from vizsla.data.reader import PictureReader
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import CropPad, RandomCrop, RandomResizedCrop, RatioResize, Resize
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.loading.loader import find_unreadable
+from vizsla.data.table.factories import ImageDataLoaders
 from vizsla.errors import ConfigError, DataError, PictureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vizsla.data.decode import Truncated
-    from vizsla.data.item_transforms import ItemTransforms
+    from vizsla.data.images.decode import Truncated
+    from vizsla.data.images.item_transforms import ItemTransforms
 
 
 def reader_of(transforms: ItemTransforms, **options: Any) -> PictureReader:

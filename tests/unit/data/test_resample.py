@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vizsla.data import resample
-from vizsla.data.resample import resized, resized_pixels
+from vizsla.data.images import sizing as resample
+from vizsla.data.images.sizing import resized, resized_pixels
 
 if TYPE_CHECKING:
     import pytest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.data.resolve import resolve_data
+from vizsla.data.table.from_words import resolve_data
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, TableError
 from vizsla.types import UNLABELLED, PictureTable
 

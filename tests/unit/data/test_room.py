@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vizsla.data.room import (
-    free_device_bytes,
-    free_disk_bytes,
-    home_folder,
-    parse_bytes,
-    shown_bytes,
-)
 from vizsla.errors import ConfigError
+from vizsla.machine import free_device_bytes, free_disk_bytes, home_folder, parse_bytes, shown_bytes
 
 
 @pytest.mark.parametrize(

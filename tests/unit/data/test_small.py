@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.cache import PictureCache
-from vizsla.data.loader import find_unreadable
-from vizsla.data.presize import Resize
-from vizsla.data.reader import PictureReader
-from vizsla.data.small import SmallPictures, count_smaller, enlarged_text
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.facts import SmallPictures, count_smaller, enlarged_text
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.loader import find_unreadable
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:

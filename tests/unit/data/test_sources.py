@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vizsla.data.sources import PICTURE_SUFFIXES, get_image_files, list_pictures
+from vizsla.data.table.sources import PICTURE_SUFFIXES, get_image_files, list_pictures
 from vizsla.errors import DataError
 
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vizsla.data.splits import (
+from vizsla.data.table.splits import (
     ColSplitter,
     EndSplitter,
     FileSplitter,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from vizsla.data.tables import read_table, table_of_frame
+from vizsla.data.table.tables import read_table, table_of_frame
 from vizsla.errors import TableError
 
 if TYPE_CHECKING:

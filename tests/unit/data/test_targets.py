@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from vizsla.data.blocks import CategoryBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.targets import (
+from vizsla.data.table.blocks import CategoryBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.targets import (
     cell_labels,
     n_hot,
     number_targets,

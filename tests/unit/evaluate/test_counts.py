@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vizsla.evaluate import counts as formulas
+from vizsla.evaluate import statistics as formulas
 
 if TYPE_CHECKING:
     import pytest

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from vizsla.errors import ConfigError
-from vizsla.evaluate.grid import grid_shape, picture_grid, set_fitting_titles
+from vizsla.evaluate.plots import grid_shape, picture_grid, set_fitting_titles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

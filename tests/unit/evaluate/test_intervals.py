@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vizsla.errors import ConfigError
-from vizsla.evaluate.intervals import (
-    bootstrap,
-    influence_metric,
-    normal_quantile,
-    wilson_interval,
-)
+from vizsla.evaluate.statistics import bootstrap, influence_metric, normal_quantile, wilson_interval
 
 
 @given(st.data())

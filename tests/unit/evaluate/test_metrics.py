@@ -17,9 +17,9 @@ from sklearn import metrics as reference
 
 from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate import metrics
-from vizsla.evaluate.intervals import wilson_interval
 from vizsla.evaluate.metrics import per_class, summarise
 from vizsla.evaluate.predictions import Predictions
+from vizsla.evaluate.statistics import wilson_interval
 from vizsla.types import UNLABELLED
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())

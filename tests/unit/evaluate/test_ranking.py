@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from vizsla.evaluate import ranking
-from vizsla.evaluate.ranking import Ranked, average_precision, mean_over_classes, roc_auc
+from vizsla.evaluate import statistics as ranking
+from vizsla.evaluate.statistics import Ranked, average_precision, mean_over_classes, roc_auc
 
 if TYPE_CHECKING:
     from collections.abc import Callable

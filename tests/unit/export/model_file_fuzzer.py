@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from vizsla.errors import VizslaError
-from vizsla.export.bundle import load_bundle
-from vizsla.export.predictor import Predictor
+from vizsla.model_file.bundle import load_bundle
+from vizsla.predict.predictor import Predictor
 
 LENGTH = 8
 MEMORY = (

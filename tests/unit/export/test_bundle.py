@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from vizsla.augment.apply import BatchAugmentation
 from vizsla.augment.policy import RandomResizedCropGPU
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError, ModelFileError, OutputError, PictureError
 from vizsla.evaluate.metrics import Metric
-from vizsla.export.bundle import fingerprint, load_bundle, read_manifest, save_bundle
+from vizsla.model_file.bundle import fingerprint, load_bundle, read_manifest, save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.feature_head import FeatureHead
-from vizsla.models.heads import ConcatPoolHead
+from vizsla.models.heads import ConcatPoolHead, FeatureHead
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:

@@ -10,19 +10,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError, ModelFileError
+from vizsla.evaluate.calibration import FEWEST_PICTURES, calibrate, fit_temperature
+from vizsla.evaluate.conformal import fit_label_sets
+from vizsla.evaluate.novelty import fit_novelty
 from vizsla.evaluate.predictions import Predictions
-from vizsla.export.bundle import read_manifest, save_bundle
-from vizsla.export.calibration import FEWEST_PICTURES, calibrate, fit_temperature
-from vizsla.export.conformal import fit_label_sets
-from vizsla.export.novelty import fit_novelty
-from vizsla.export.prediction import describe
-from vizsla.export.predictor import Predictor
-from vizsla.export.views import MOST_VIEWS, view_of
+from vizsla.model_file.bundle import read_manifest, save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.predict.prediction import describe
+from vizsla.predict.predictor import MOST_VIEWS, Predictor, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

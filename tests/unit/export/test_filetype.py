@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vizsla.errors import ModelFileError
-from vizsla.export.filetype import check_is_safetensors
+from vizsla.model_file.bundle import check_is_safetensors
 
 
 def refusal(path: Path) -> str:

@@ -11,18 +11,17 @@ from PIL import Image
 
 from vizsla.augment.apply import BatchAugmentation
 from vizsla.augment.policy import BatchTransform, Flip, RandomResizedCropGPU, aug_transforms
-from vizsla.data.crops import CropPad, RandomResizedCrop, RatioResize
-from vizsla.data.item_transforms import item_pipeline
-from vizsla.data.presize import Resize
+from vizsla.data.images.item_transforms import item_pipeline
+from vizsla.data.images.sizing import CropPad, RandomResizedCrop, RatioResize, Resize
 from vizsla.errors import ConfigError
-from vizsla.export.final_resize import FinalResize, storable
+from vizsla.model_file.final_resize import FinalResize, storable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from vizsla.data.item_transforms import ItemTransforms, Sizing
+    from vizsla.data.images.item_transforms import ItemTransforms, Sizing
 
 
 @pytest.mark.parametrize(

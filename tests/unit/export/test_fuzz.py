@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
 from vizsla.evaluate.metrics import Metric
-from vizsla.export.bundle import save_bundle
+from vizsla.model_file.bundle import save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead

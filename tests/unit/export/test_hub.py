@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from vizsla.errors import ConfigError, ModelFileError, OutputError
-from vizsla.export.bundle import load_bundle, read_manifest
-from vizsla.export.hub import from_hub, push_to_hub
-from vizsla.export.model_card import model_card
-from vizsla.export.predictor import Predictor
+from vizsla.export.hub import from_hub, model_card, push_to_hub
+from vizsla.model_file.bundle import load_bundle, read_manifest
+from vizsla.predict.predictor import Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

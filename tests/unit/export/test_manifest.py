@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 import pytest
 
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
 from vizsla.errors import ModelFileError
 from vizsla.evaluate.metrics import Metric
-from vizsla.export.final_resize import FinalResize
-from vizsla.export.manifest import Manifest, manifest_from_json, manifest_to_json
+from vizsla.model_file.final_resize import FinalResize
+from vizsla.model_file.manifest import Manifest, manifest_from_json, manifest_to_json
 from vizsla.models.backbones import BackboneSpec
 from vizsla.types import Preprocessing, Task
 

@@ -13,29 +13,29 @@ import torch
 from PIL import Image
 
 from vizsla.augment.apply import BatchAugmentation
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.presize import Resize
-from vizsla.data.resolve import resolve_data
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.table.from_words import resolve_data
 from vizsla.errors import ConfigError, DataError, ModelFileError, OutputError, PictureError
-from vizsla.export.bundle import load_bundle, save_bundle
-from vizsla.export.calibration import calibrate
-from vizsla.export.final_resize import FinalResize
+from vizsla.evaluate.calibration import calibrate
 from vizsla.export.graph import Presize, inference_graph, separable_resize
 from vizsla.export.onnx import ExportedModel, export_model
-from vizsla.export.parity import Reference, compare
-from vizsla.export.predictor import Predictor
 from vizsla.export.verify import (
     LARGEST_DIFFERENCE,
+    Reference,
+    compare,
     golden_path,
     onnx_answers,
     read_golden,
     verify_onnx,
     write_golden,
 )
+from vizsla.model_file.bundle import load_bundle, save_bundle
+from vizsla.model_file.final_resize import FinalResize
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.feature_head import FeatureHead
-from vizsla.models.heads import ConcatPoolHead
+from vizsla.models.heads import ConcatPoolHead, FeatureHead
+from vizsla.predict.predictor import Predictor
 from vizsla.train.learner import Learner
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from vizsla.augment.policy import RandomResizedCropGPU, aug_transforms
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.errors import ConfigError, PictureError
-from vizsla.export.bundle import save_bundle
-from vizsla.export.final_resize import storable
-from vizsla.export.predictor import AnyPicture, Prediction, Predictor
 from vizsla.infer.run import predict_batches
+from vizsla.model_file.bundle import save_bundle
+from vizsla.model_file.final_resize import storable
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.predict.predictor import AnyPicture, Prediction, Predictor
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:

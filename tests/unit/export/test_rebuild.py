@@ -10,12 +10,17 @@ import pytest
 import torch
 
 from vizsla.errors import ModelFileError
-from vizsla.export.bundle import read_manifest
-from vizsla.export.rebuild import describe_differences, expected_forms, form_of, rebuild_classifier
+from vizsla.model_file.bundle import read_manifest
+from vizsla.model_file.rebuild import (
+    describe_differences,
+    expected_forms,
+    form_of,
+    rebuild_classifier,
+)
 from vizsla.models.backbones import BackboneSpec
 
 if TYPE_CHECKING:
-    from vizsla.export.manifest import Manifest
+    from vizsla.model_file.manifest import Manifest
     from vizsla.models.classifier import Classifier
 
 PATH = Path("model.safetensors")

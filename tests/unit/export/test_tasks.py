@@ -9,25 +9,25 @@ import pandas as pd
 import pytest
 import torch
 
-from vizsla.data.block import DataBlock
-from vizsla.data.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.labels import parent_label
-from vizsla.data.presize import Resize
-from vizsla.data.sources import get_image_files
-from vizsla.data.splits import RandomSplitter
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.block import DataBlock
+from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.labels import parent_label
+from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.splits import RandomSplitter
 from vizsla.errors import ConfigError
-from vizsla.export.bundle import load_bundle, save_bundle
-from vizsla.export.prediction import Prediction, describe
-from vizsla.export.predictor import Predictor
 from vizsla.infer.run import predict_batches
+from vizsla.model_file.bundle import load_bundle, save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.predict.prediction import Prediction, describe
+from vizsla.predict.predictor import Predictor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.data.dataloaders import DataLoaders
+    from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.types import Task
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.presize import Resize
-from vizsla.data.resolve import resolve_data
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.table.from_words import resolve_data
 from vizsla.evaluate.predictions import Predictions
-from vizsla.infer import evidence
-from vizsla.infer.evidence import (
+from vizsla.infer import mistakes as evidence
+from vizsla.infer.mistakes import (
     KnownPictures,
     collect_evidence,
     evenly_chosen,

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
-from vizsla.infer.features import extract_features
+from vizsla.infer.run import extract_features
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.feature_head import FeatureHead
-from vizsla.models.heads import ConcatPoolHead
+from vizsla.models.heads import ConcatPoolHead, FeatureHead
 from vizsla.types import Batch
 
 if TYPE_CHECKING:

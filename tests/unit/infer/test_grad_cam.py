@@ -15,8 +15,7 @@ from vizsla.errors import ConfigError
 from vizsla.infer.grad_cam import grad_cam, overlay
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.feature_head import FeatureHead
-from vizsla.models.heads import ConcatPoolHead
+from vizsla.models.heads import ConcatPoolHead, FeatureHead
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
@@ -265,7 +264,7 @@ def test_a_head_that_works_in_place_gets_maps_of_its_own():
 @pytest.fixture(scope="module")
 def imagenet() -> Classifier:
     """The packaged network with its own classifier of ImageNet's 1000 classes."""
-    from vizsla.models.packaged import packaged_weights
+    from vizsla.models.weights import packaged_weights
 
     tensors = packaged_weights().tensors
     head = LinearMean(tensors["_fc.weight"].clone(), tensors["_fc.bias"].clone())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
-from vizsla.infer.outputs import compute_outputs
+from vizsla.infer.run import compute_outputs
 from vizsla.types import UNLABELLED, Batch
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vizsla.infer.tta import mix_with_plain
+from vizsla.infer.run import mix_with_plain
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tta.json").read_text("utf-8"))
 VIEWS, PLAIN = torch.tensor(GOLDEN["aug_preds"]), torch.tensor(GOLDEN["plain_preds"])

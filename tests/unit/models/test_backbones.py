@@ -196,7 +196,7 @@ def test_a_given_file_may_come_from_a_network_without_classifier(tmp_path):
 
 
 def test_a_given_file_of_the_packaged_network_may_have_either_layout(tmp_path):
-    from vizsla.models.packaged import packaged_weights
+    from vizsla.models.weights import packaged_weights
 
     torch.save(dict(packaged_weights().tensors), tmp_path / "original.pth")
     usual = build_backbone("efficientnet_lite0")

@@ -11,7 +11,7 @@ from torch import nn
 
 from vizsla.errors import ConfigError
 from vizsla.models.backbones import build_backbone
-from vizsla.models.cuts import cut_module, cut_name, kept_parts, split_cut_name
+from vizsla.models.names import cut_module, cut_name, kept_parts, split_cut_name
 
 
 def test_a_cut_is_part_of_the_name():

@@ -11,13 +11,12 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError
-from vizsla.export.bundle import load_bundle, save_bundle
+from vizsla.model_file.bundle import load_bundle, save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.feature_head import STATISTICS, FeatureHead, pool_statistics, rbf_kernel
-from vizsla.models.heads import build_head
+from vizsla.models.heads import STATISTICS, FeatureHead, build_head, pool_statistics, rbf_kernel
 
 if TYPE_CHECKING:
     from pathlib import Path

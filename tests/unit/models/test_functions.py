@@ -6,7 +6,7 @@ import pytest
 from torchvision import models
 
 from vizsla.errors import ConfigError
-from vizsla.models.functions import FUNCTION_NAMES, TORCHVISION_FUNCTIONS, architecture_function
+from vizsla.models.backbones import FUNCTION_NAMES, TORCHVISION_FUNCTIONS, architecture_function
 from vizsla.models.names import resolve_architecture
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vizsla.errors import WeightsError
-from vizsla.models.hub import (
+from vizsla.models.weights import (
     Hub,
     PublishedFile,
     fetch_url,

@@ -17,8 +17,14 @@ from torch import Tensor, nn
 from vizsla.errors import WeightsError
 from vizsla.models.backbones import Backbone, build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.packaged import TIMM_NAME, lite0_names, packaged_weights
-from vizsla.models.weights import Weights, load_weights, read_checked_file
+from vizsla.models.weights import (
+    TIMM_NAME,
+    Weights,
+    lite0_names,
+    load_weights,
+    packaged_weights,
+    read_checked_file,
+)
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:

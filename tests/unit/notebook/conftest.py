@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.blocks import CategoryBlock, ImageBlock
-from vizsla.data.labels import RegexLabeller, using_attr
-from vizsla.data.presize import Resize
-from vizsla.data.sources import get_image_files
-from vizsla.data.splits import RandomSplitter
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.blocks import CategoryBlock, ImageBlock
+from vizsla.data.table.labels import RegexLabeller, using_attr
+from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.splits import RandomSplitter
 from vizsla.notebook.surface import DataBlock
-from vizsla.train.vision import vision_learner
+from vizsla.train.vision_learner import vision_learner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from vizsla.augment.policy import Rotate
-from vizsla.data import block, factories
-from vizsla.data.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock
-from vizsla.data.labels import ColReader, RegexLabeller, parent_label
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table import block, factories
+from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock
+from vizsla.data.table.labels import ColReader, RegexLabeller, parent_label
 from vizsla.errors import ConfigError, DataError, LabelError
 from vizsla.notebook.collections import Inf, L
 from vizsla.notebook.items import TensorMultiCategory

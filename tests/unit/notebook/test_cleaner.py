@@ -8,11 +8,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from vizsla.data.blocks import ImageBlock, RegressionBlock
+from vizsla.data.table.blocks import ImageBlock, RegressionBlock
 from vizsla.errors import ConfigError
 from vizsla.notebook.cleaner import ImageClassifierCleaner
 from vizsla.notebook.surface import DataBlock
-from vizsla.train.vision import vision_learner
+from vizsla.train.vision_learner import vision_learner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,13 +13,13 @@ import pytest
 import torch
 from sklearn.metrics import classification_report as reference_report
 
-from vizsla.data.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.errors import ConfigError
 from vizsla.evaluate.predictions import Predictions
 from vizsla.notebook.interpretation import ClassificationInterpretation
 from vizsla.notebook.report_text import classification_report
 from vizsla.train.losses import LabelSmoothingCrossEntropy
-from vizsla.train.vision import vision_learner
+from vizsla.train.vision_learner import vision_learner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,8 +13,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from vizsla.data.crops import CropPad, RandomResizedCrop, RatioResize
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import CropPad, RandomResizedCrop, RatioResize, Resize
 from vizsla.errors import PictureError
 from vizsla.notebook.pictures import PILImage
 from vizsla.notebook.tensors import TensorCategory, TensorImage

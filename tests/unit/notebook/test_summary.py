@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from vizsla.augment.policy import Flip, Rotate
-from vizsla.data.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.labels import RegexLabeller, using_attr
-from vizsla.data.presize import Resize
-from vizsla.data.splits import EndSplitter
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.labels import RegexLabeller, using_attr
+from vizsla.data.table.splits import EndSplitter
 from vizsla.errors import ConfigError, LabelError
 from vizsla.notebook.summary import CollateError
 

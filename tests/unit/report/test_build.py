@@ -16,7 +16,7 @@ from PIL import Image
 
 from vizsla.errors import ConfigError, MissingExtraError, OutputError
 from vizsla.evaluate.metrics import summarise
-from vizsla.infer.evidence import Evidence, Neighbour
+from vizsla.infer.mistakes import Evidence, Neighbour
 from vizsla.report import build
 from vizsla.report.build import render_report, write_report
 from vizsla.types import UNLABELLED

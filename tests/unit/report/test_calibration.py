@@ -8,7 +8,7 @@ import torch
 from vizsla.evaluate.metrics import expected_calibration_error
 from vizsla.evaluate.predictions import Predictions
 from vizsla.report.calibration import calibration_of
-from vizsla.report.texts import percent_text
+from vizsla.text import percent_text
 
 
 def predictions(confidence: float, *, num_right: int, number: int) -> Predictions:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vizsla.data.picture_facts import picture_facts
+from vizsla.data.images.facts import picture_facts
 from vizsla.evaluate.predictions import Predictions
-from vizsla.infer.evidence import Evidence, Neighbour
+from vizsla.infer.mistakes import Evidence, Neighbour
 from vizsla.report import cards
 from vizsla.report.thumbnails import Album
 from vizsla.types import PictureTable

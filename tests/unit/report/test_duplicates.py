@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from vizsla.data.picture_facts import picture_facts
+from vizsla.data.images.facts import picture_facts
 from vizsla.report.duplicates import find_duplicates
 from vizsla.types import PictureTable
 

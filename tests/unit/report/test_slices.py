@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.data.picture_facts import PictureFacts
+from vizsla.data.images.facts import PictureFacts
 from vizsla.evaluate.predictions import Predictions
 from vizsla.report.slices import Slice, hypergeometric_tail, slice_findings, with_p_values
 

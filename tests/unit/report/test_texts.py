@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vizsla.report.texts import (
+from vizsla.text import (
     duration_text,
     number_range,
     number_text,

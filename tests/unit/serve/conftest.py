@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vizsla.data.presize import Resize
-from vizsla.export.bundle import read_manifest, save_bundle
-from vizsla.export.calibration import Calibration
-from vizsla.export.conformal import LabelSets
-from vizsla.export.novelty import Novelty
-from vizsla.export.predictor import Predictor
+from vizsla.data.images.sizing import Resize
+from vizsla.evaluate.calibration import Calibration
+from vizsla.evaluate.conformal import LabelSets
+from vizsla.evaluate.novelty import Novelty
+from vizsla.model_file.bundle import read_manifest, save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.predict.predictor import Predictor
 from vizsla.serve.app import build_app
 from vizsla.serve.limits import Limits
 from vizsla.serve.nearest import KnownPicture, build_index

@@ -24,7 +24,7 @@ from vizsla.serve.limits import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vizsla.export.predictor import Predictor
+    from vizsla.predict.predictor import Predictor
 
     Draw = Callable[..., Image.Image]
 

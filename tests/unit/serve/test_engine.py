@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.presize import Resize
-from vizsla.export.predictor import Predictor
+from vizsla.data.images.sizing import Resize
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.predict.predictor import Predictor
 from vizsla.serve.answers import answer_values
 from vizsla.serve.engine import SMALL_PIXELS_AT_ONCE, Engine
 from vizsla.serve.limits import Limits
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vizsla.export.predictor import AnyPicture
+    from vizsla.predict.predictor import AnyPicture
     from vizsla.serve.engine import Answer
     from vizsla.types import Task
 

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from vizsla.serve.memory import long_lived_objects_set_aside
+from vizsla.machine import long_lived_objects_set_aside
 
 
 def test_what_is_there_already_is_set_aside_for_the_while_and_comes_back():

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.data.resolve import resolve_data
+from vizsla.data.table.from_words import resolve_data
 from vizsla.errors import ConfigError, DataError
-from vizsla.infer.evidence import pooled_features
+from vizsla.infer.mistakes import pooled_features
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.feature_head import FeatureHead
+from vizsla.models.heads import FeatureHead
 from vizsla.serve.nearest import (
     KnownPicture,
     NearestIndex,
@@ -26,7 +26,7 @@ from vizsla.serve.nearest import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.export.predictor import Predictor
+    from vizsla.predict.predictor import Predictor
 
 
 def test_the_most_similar_come_first():

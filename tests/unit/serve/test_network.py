@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from vizsla.machine import use_threads
 from vizsla.serve.nearest import build_index
 from vizsla.serve.network import Network, Wish, quickened
-from vizsla.serve.shares import use_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from PIL import Image
 
-    from vizsla.export.predictor import Predictor
+    from vizsla.predict.predictor import Predictor
     from vizsla.serve.nearest import KnownPicture
 
     Draw = Callable[..., Image.Image]

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from vizsla.serve.shares import Shares, use_threads
+from vizsla.machine import Shares, use_threads
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vizsla.export.novelty import Novelty
+from vizsla.evaluate.novelty import Novelty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from PIL import Image
 
-    from vizsla.export.predictor import Predictor
+    from vizsla.predict.predictor import Predictor
 
     Draw = Callable[..., Image.Image]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 import torch
 
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vizsla.augment.policy import BatchTransform
-    from vizsla.data.presize import ResizeMethod
+    from vizsla.data.images.sizing import ResizeMethod
 
 SIZE = 32
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vizsla.errors import ConfigError
-from vizsla.train.annealing import combined, cosine, exponential, linear, polynomial
+from vizsla.train.schedules import combined, cosine, exponential, linear, polynomial
 
 if TYPE_CHECKING:
     from collections.abc import Callable

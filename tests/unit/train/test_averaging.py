@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from vizsla.errors import ConfigError
-from vizsla.train.averaging import EMACallback, WeightSoup, renew_batch_norms
-from vizsla.train.callback import Callback, Fit
+from vizsla.train.callbacks.averaging import EMACallback, WeightSoup, renew_batch_norms
+from vizsla.train.callbacks.base import Callback, Fit
 
 if TYPE_CHECKING:
     from torch import Tensor

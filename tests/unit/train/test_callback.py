@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vizsla.errors import ConfigError
-from vizsla.train.callback import Callback, Fit
+from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.metrics import accuracy
 
 if TYPE_CHECKING:

@@ -10,18 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vizsla.augment.policy import aug_transforms
-from vizsla.infer.captured import has_hooks, is_known
-from vizsla.train.averaging import EMACallback
-from vizsla.train.callback import Callback
-from vizsla.train.captured import STEPS_BEFORE, CapturedGradients
+from vizsla.train.callbacks.averaging import EMACallback
+from vizsla.train.callbacks.base import Callback
+from vizsla.train.callbacks.mixing import MixUp
+from vizsla.train.cuda_graphs import STEPS_BEFORE, CapturedGradients, has_hooks, is_known
 from vizsla.train.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
-from vizsla.train.mixing import MixUp
 from vizsla.types import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vizsla.train.callback import Fit
+    from vizsla.train.callbacks.base import Fit
 
 gpu = pytest.mark.gpu
 

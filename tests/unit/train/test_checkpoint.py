@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from vizsla.errors import ConfigError, ModelFileError
-from vizsla.train.averaging import EMACallback
-from vizsla.train.callback import Callback, Fit
+from vizsla.train.callbacks.averaging import EMACallback
+from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.callbacks.loggers import CSVLogger
+from vizsla.train.callbacks.mixing import MixUp
+from vizsla.train.callbacks.tracking import KeepBest
 from vizsla.train.checkpoint import Checkpoint
-from vizsla.train.loggers import CSVLogger
 from vizsla.train.metrics import accuracy
-from vizsla.train.mixing import MixUp
-from vizsla.train.tracking import KeepBest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from vizsla.errors import ConfigError
-from vizsla.train.class_weights import balanced_class_weights
+from vizsla.train.losses import balanced_class_weights
 from vizsla.types import UNLABELLED
 
 TARGETS = torch.tensor([0] * 6 + [1] * 3 + [2])

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from vizsla.errors import ConfigError
-from vizsla.train.cycles import (
+from vizsla.train.schedules import (
     classic_epochs,
+    lr_range,
+    lr_range_linear,
     triangular,
     triangular_beta,
     warm_restarts_classic,
 )
-from vizsla.train.schedules import lr_range, lr_range_linear
 
 GOLDEN = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "classic_schedules.json").read_text("utf-8")

@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from vizsla.errors import ConfigError
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.feature_head import FeatureHead
 from vizsla.models.groups import norm_parameters
+from vizsla.models.heads import FeatureHead
+from vizsla.recipe.features_first import fit_on_features
 from vizsla.train import checkpoint as checkpoint_module
 from vizsla.train import distributed
-from vizsla.train.averaging import EMACallback, WeightSoup
-from vizsla.train.callback import Callback, Fit
+from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
+from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.callbacks.loggers import CSVLogger, JSONLLogger
+from vizsla.train.callbacks.tracking import SaveModelCallback
 from vizsla.train.checkpoint import Checkpoint
-from vizsla.train.features_first import fit_on_features
+from vizsla.train.display import Display
 from vizsla.train.learner import Learner
-from vizsla.train.loggers import CSVLogger, JSONLLogger
 from vizsla.train.metrics import accuracy
-from vizsla.train.progress import Display
 from vizsla.train.state_file import load_state
-from vizsla.train.tracking import SaveModelCallback
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,15 +11,15 @@ from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.run import predict_batches
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.feature_head import FeatureHead
 from vizsla.models.groups import norm_parameters
-from vizsla.train.end_to_end import BestState, train_end_to_end
-from vizsla.train.progress import Display
+from vizsla.models.heads import FeatureHead
+from vizsla.recipe.end_to_end import BestState, train_end_to_end
+from vizsla.train.display import Display
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vizsla.data.dataloaders import DataLoaders
+    from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.evaluate.predictions import HistoryPoint
 
 VOCAB = ("cross", "disc")

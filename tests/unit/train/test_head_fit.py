@@ -16,9 +16,9 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from vizsla.errors import TrainingError
-from vizsla.models.feature_head import pool_statistics
-from vizsla.train import head_fit
-from vizsla.train.head_fit import (
+from vizsla.models.heads import pool_statistics
+from vizsla.recipe import head_fit
+from vizsla.recipe.head_fit import (
     PENALTIES,
     FeatureLayout,
     HeadFit,

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn import metrics as reference
 
 from vizsla.errors import ConfigError
-from vizsla.train.label_metrics import (
+from vizsla.train.metrics import (
     F1ScoreMulti,
     FBetaMulti,
     HammingLossMulti,

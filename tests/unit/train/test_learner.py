@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from vizsla.augment.policy import aug_transforms
 from vizsla.errors import ConfigError, TrainingError
-from vizsla.export.predictor import Predictor, load_learner
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.groups import norm_parameters
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.predict.predictor import Predictor, load_learner
 from vizsla.train.learner import Learner
 from vizsla.train.metrics import accuracy, error_rate
 from vizsla.train.recorder import SmoothedLoss

@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vizsla.augment.policy import aug_transforms
-from vizsla.data.block import DataBlock
-from vizsla.data.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.presize import Resize
-from vizsla.data.sources import get_image_files
-from vizsla.data.splits import IndexSplitter
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.block import DataBlock
+from vizsla.data.table.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.splits import IndexSplitter
 from vizsla.errors import ConfigError, PictureError
-from vizsla.export.predictor import Predictor
+from vizsla.predict.predictor import Predictor
+from vizsla.train.display import Display
 from vizsla.train.learner import Learner
 from vizsla.train.losses import BCEWithLogitsLossFlat, MSELossFlat
 from vizsla.train.metrics import accuracy, accuracy_multi, error_rate
-from vizsla.train.progress import Display
-from vizsla.train.vision import vision_learner
+from vizsla.train.vision_learner import vision_learner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vizsla.errors import ConfigError, MissingExtraError, OutputError
-from vizsla.train.loggers import (
+from vizsla.train.callbacks.loggers import (
     CSVLogger,
     JSONLLogger,
     ShowGraphCallback,
@@ -65,7 +65,7 @@ def test_what_is_written_is_complete_after_every_epoch(
     learner: Any, tmp_path: Path, kind: type[CSVLogger]
 ):
     def fail_after(epochs: int) -> Any:
-        from vizsla.train.callback import Callback, Fit
+        from vizsla.train.callbacks.base import Callback, Fit
 
         class Fail(Callback):
             def before_epoch(self, fit: Fit) -> None:

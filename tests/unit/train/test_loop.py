@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vizsla.errors import TrainingError
 from vizsla.train import loop
-from vizsla.train.callback import Callback, Fit
+from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.optim import build_optimiser
 from vizsla.train.recorder import SmoothedLoss
 from vizsla.train.schedules import Schedule, constant, one_cycle

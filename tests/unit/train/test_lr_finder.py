@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from vizsla.errors import ConfigError, TrainingError
-from vizsla.train.callback import Callback
+from vizsla.train.callbacks.base import Callback
+from vizsla.train.callbacks.mixing import MixUp
 from vizsla.train.lr_finder import (
     LOWEST_BEST,
     FinderCurve,
@@ -24,16 +25,23 @@ from vizsla.train.lr_finder import (
     find_learning_rate,
     plot_finder,
 )
-from vizsla.train.mixing import MixUp
-from vizsla.train.robust_rate import RobustRate
-from vizsla.train.suggestions import SuggestedLRs, minimum, robust, slide, steep, suggest, valley
+from vizsla.train.suggestions import (
+    RobustRate,
+    SuggestedLRs,
+    minimum,
+    robust,
+    slide,
+    steep,
+    suggest,
+    valley,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from vizsla.train.callback import Fit
+    from vizsla.train.callbacks.base import Fit
     from vizsla.train.learner import Learner
     from vizsla.types import Batch
 

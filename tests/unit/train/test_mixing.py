@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from vizsla.augment.mix import blend_pictures, paste_boxes
 from vizsla.errors import ConfigError
-from vizsla.train.callback import Callback, Fit
+from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.callbacks.mixing import CutMix, MixUp
 from vizsla.train.losses import CrossEntropyLossFlat
-from vizsla.train.mixing import CutMix, MixUp
 from vizsla.train.step import batch_loss
 from vizsla.types import Batch
 

@@ -9,15 +9,15 @@ from typing import Any
 import IPython.display
 import pytest
 
-from vizsla.train import notebook_display
-from vizsla.train.notebook_display import (
+from vizsla.train import display as notebook_display
+from vizsla.train.display import (
+    Display,
     NotebookDisplay,
     bar_html,
     make_display,
     table_html,
     table_text,
 )
-from vizsla.train.progress import Display
 
 
 @dataclass

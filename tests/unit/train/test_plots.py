@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from vizsla.errors import ConfigError
-from vizsla.train.plots import plot_loss, plot_metrics, plot_sched
-from vizsla.train.recorder import FitRecord, Recorder
+from vizsla.train.recorder import FitRecord, Recorder, plot_loss, plot_metrics, plot_sched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

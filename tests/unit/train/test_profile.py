@@ -9,7 +9,7 @@ import torch
 
 from vizsla import ImageDataLoaders, Resize, TrainingError, vision_learner
 from vizsla.augment.policy import aug_transforms
-from vizsla.train.callback import Callback, Fit
+from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.profile import STEP_PHASES, VALIDATION, StepProfile
 from vizsla.train.schedules import constant
 
@@ -83,7 +83,7 @@ def test_what_it_put_in_is_gone_after_an_error(learn: Learner) -> None:
 def test_table_is_printed_when_a_fit_ends(
     learn: Learner, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vizsla.train.progress import Display
+    from vizsla.train.display import Display
 
     learn.display = Display()
     learn.show_table = False

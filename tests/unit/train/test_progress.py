@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from vizsla.train.progress import Display, format_seconds
+from vizsla.train.display import Display, format_seconds
 
 GOLDEN = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "training.json").read_text("utf-8")

@@ -11,13 +11,7 @@ import torch
 from sklearn import metrics as reference
 
 from vizsla.errors import ConfigError
-from vizsla.train.ranking_metrics import (
-    APScoreBinary,
-    APScoreMulti,
-    RocAuc,
-    RocAucBinary,
-    RocAucMulti,
-)
+from vizsla.train.metrics import APScoreBinary, APScoreMulti, RocAuc, RocAucBinary, RocAucMulti
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())["metrics"]
 LOGITS, TARGETS = torch.tensor(GOLDEN["logits"]), torch.tensor(GOLDEN["targs"])

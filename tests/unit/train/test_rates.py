@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vizsla.errors import ConfigError
-from vizsla.train.rates import Rates, rates_per_group
+from vizsla.train.schedules import Rates, rates_per_group
 
 GOLDEN = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "schedules.json").read_text("utf-8")

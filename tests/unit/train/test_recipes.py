@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vizsla.errors import ConfigError
-from vizsla.train.recipes import EPOCH_COLUMNS, TrainConfig
+from vizsla.recipe.recipe import EPOCH_COLUMNS, TrainConfig
 
 
 def test_defaults_can_work():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from vizsla.train.rehearsal import rehearsal
+from vizsla.train.cuda_graphs import rehearsal
 
 
 def test_on_a_cpu_there_is_nothing_to_rehearse(make_learner: Any):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vizsla.train.robust_rate import RobustRate, robust_rate
+from vizsla.train.suggestions import RobustRate, robust_rate
 
 LRS = torch.logspace(-7, 1, 100)
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from vizsla.data.resolve import resolve_data
-from vizsla.train.features_first import FEATURE_PHASES
+from vizsla.data.table.from_words import resolve_data
+from vizsla.recipe.features_first import FEATURE_PHASES
+from vizsla.recipe.recipe import TrainConfig, features_first, loaders_for, train_classifier
+from vizsla.recipe.run_profile import RunProfile
+from vizsla.train.display import Display
 from vizsla.train.profile import FORWARD, OVERHEAD, PhaseClock
-from vizsla.train.progress import Display
-from vizsla.train.recipes import TrainConfig, features_first, loaders_for, train_classifier
-from vizsla.train.run_profile import RunProfile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vizsla.errors import ConfigError
-from vizsla.train.rates import Rates, rates_per_group
 from vizsla.train.schedules import (
+    Rates,
     Schedule,
     constant,
     cosine_restarts,
@@ -23,6 +23,7 @@ from vizsla.train.schedules import (
     lr_range,
     lr_range_linear,
     one_cycle,
+    rates_per_group,
     shaped,
 )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from vizsla.errors import ConfigError
-from vizsla.train.score_metrics import (
+from vizsla.train.metrics import (
     BalancedAccuracy,
     CohenKappa,
     F1Score,

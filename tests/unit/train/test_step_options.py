@@ -9,8 +9,12 @@ import torch
 
 from vizsla.augment.policy import aug_transforms
 from vizsla.errors import ConfigError
-from vizsla.train.callback import Callback, Fit
-from vizsla.train.step_options import GradientAccumulation, GradientClip, ProgressiveResizing
+from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.callbacks.step_options import (
+    GradientAccumulation,
+    GradientClip,
+    ProgressiveResizing,
+)
 
 if TYPE_CHECKING:
     from vizsla.types import Batch

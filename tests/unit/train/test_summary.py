@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from vizsla.train.callbacks.mixing import MixUp
 from vizsla.train.metrics import accuracy
-from vizsla.train.mixing import MixUp
 from vizsla.train.summary import Table
 
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from vizsla.errors import ConfigError
-from vizsla.train.callback import Callback, Fit
-from vizsla.train.metrics import accuracy, error_rate
-from vizsla.train.tracking import (
+from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.callbacks.tracking import (
     EarlyStoppingCallback,
     KeepBest,
     ReduceLROnPlateau,
@@ -20,6 +19,7 @@ from vizsla.train.tracking import (
     TerminateOnNaNCallback,
     TrackerCallback,
 )
+from vizsla.train.metrics import accuracy, error_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,21 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.data.dataloaders import DataLoaders
-from vizsla.data.presize import Resize
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.groups import norm_parameters
-from vizsla.train.class_weights import balanced_class_weights
 from vizsla.train.learner import Learner
-from vizsla.train.losses import CrossEntropyLossFlat
+from vizsla.train.losses import CrossEntropyLossFlat, balanced_class_weights
 from vizsla.train.metrics import accuracy
 from vizsla.train.step import TrainingStep, make_scaler
 from vizsla.types import Batch, PictureTable
 
 if TYPE_CHECKING:
-    from vizsla.train.callback import Fit
+    from vizsla.train.callbacks.base import Fit
 
 FITS = {
     case["name"]: case
@@ -182,7 +181,7 @@ def test_a_loss_that_is_not_finite_names_step_rates_and_files(make_learner: Any)
         found = F.cross_entropy(logits, targets)
         return found * math.nan if logits.requires_grad and next(steps) == 3 else found
 
-    from vizsla.train.callback import Callback
+    from vizsla.train.callbacks.base import Callback
 
     class Rows(Callback):
         def after_step(self, fit: Fit) -> None:
@@ -345,7 +344,7 @@ def test_class_weights_weigh_the_loss(table: PictureTable, make_learner: Any):
 
 
 def test_balanced_loaders_show_all_classes_equally_often(table: PictureTable, make_learner: Any):
-    from vizsla.train.callback import Callback
+    from vizsla.train.callbacks.base import Callback
 
     seen: list[Tensor] = []
 

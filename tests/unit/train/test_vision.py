@@ -12,7 +12,7 @@ from vizsla.errors import ConfigError, WeightsError
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.train.metrics import error_rate
-from vizsla.train.vision import vision_learner
+from vizsla.train.vision_learner import vision_learner
 
 if TYPE_CHECKING:
     from vizsla.train.learner import Learner

@@ -1,0 +1,1 @@
+"""Read one image: decode, orient, presize, transform."""

@@ -1,0 +1,1 @@
+"""Read images in threads and put them into batches, in an order that (seed, epoch, row) decides."""

@@ -1,0 +1,1 @@
+"""Find images and labels, split and check them: a folder or a table becomes one checked ImageTable."""

@@ -1,0 +1,302 @@
+"""A folder or CSV file and where its labels stand in, a checked and split ``PictureTable`` out; what the command line reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vizsla.data.table.build_table import assemble_table
+from vizsla.data.table.check import lonely_classes
+from vizsla.data.table.labels import (
+    LabelledPictures,
+    RegexLabeller,
+    class_texts,
+    take_labels,
+    using_attr,
+)
+from vizsla.data.table.problems import quoted
+from vizsla.data.table.sources import check_folder, get_image_files, is_picture_name, list_pictures
+from vizsla.data.table.splits import stratified_split
+from vizsla.data.table.tables import Table, pictures_of_table, positions_of, read_table
+from vizsla.errors import ConfigError, DataError, LabelError, TableError
+from vizsla.paths import PicturePaths
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence, Set
+
+    from vizsla.types import PictureTable
+
+DEFAULT_VALID_FRACTION = 0.2
+
+IMAGE_COLUMNS = ("image", "file", "filename", "path", "fn")
+"""Column names that are taken for the picture's path, the first that is there; else the first column is."""
+
+LABEL_COLUMNS = ("label", "class", "category", "target", "breed")
+"""Column names that are taken for the label; else the first column that is not the picture's is."""
+
+SPLIT_COLUMNS = ("is_valid", "split")
+"""Column names that are taken for the split."""
+
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
+_SPLIT_OF_FOLDER = {
+    "train": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+}
+FOLDER_ADVICE = (
+    "Labels are the names of the folders that pictures lie in. Put each class into a folder of its own, or take labels "
+    "from file names (labels regex:PATTERN) or from a table (labels csv:FILE)."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """Pictures as listed, with the split that the data itself states: ``train``, ``valid`` or ``test`` for each."""
+
+    pictures: LabelledPictures
+    splits: tuple[str, ...] | None
+
+
+def resolve_data(
+    data: Path | str, *, labels: str = "folder", valid: float | str = "auto", seed: int
+) -> PictureTable:
+    r"""Find the pictures, their labels and the split of a data set, and check all of it.
+
+    Args:
+        data: A folder of pictures, or a CSV file (``labels`` is then ``csv:`` with that file).
+        labels: Where labels come from. ``"folder"``: the folder that a picture lies in. ``"regex:PATTERN"``: the first
+            group of the expression, searched in the file name. ``"csv:FILE[,image=COLUMN][,label=COLUMN]"``: a table;
+            its pictures are found by their path below ``data`` (or the CSV file's folder), else by their file name or
+            stem anywhere below it. Columns that are not named are chosen by ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.
+        valid: ``"auto"`` keeps the split that the data states: a column ``is_valid`` or ``split``, or folders ``train``
+            with ``valid``, ``val`` or ``validation``; without one a fifth of each class is held out. A number between 0
+            and 1 holds out that part of each class, whatever the data states. Pictures of a ``test`` folder or row stay in
+            neither set.
+        seed: The run's seed; makes the drawn split repeatable.
+
+    Returns:
+        The table; paths are shown relative to the folder.
+
+    Raises:
+        DataError: Something is wrong with the data; everything that was found is in the message.
+        ConfigError: ``labels`` or ``valid`` cannot be understood.
+
+    Example:
+        >>> table = resolve_data("pets/images", labels=r"regex:(.+)_\d+\.jpg$", seed=0)
+    """
+    fraction = _valid_fraction(valid)
+    found = _find(Path(data), labels)
+    pictures, splits = found.pictures, found.splits
+    if fraction is None and splits is not None and "valid" in splits:
+        train = positions_of("train", splits)
+        return assemble_table(pictures, train=train, valid=positions_of("valid", splits))
+    divided = [
+        position
+        for position in range(len(pictures.paths))
+        if splits is None or splits[position] != "test"
+    ]
+    texts = class_texts(pictures.labels)
+    classes = [texts[position] for position in divided]
+    train, valid_part = stratified_split(
+        classes, valid_fraction=fraction or DEFAULT_VALID_FRACTION, seed=seed
+    )
+    lonely = lonely_classes(pictures, divided)
+    return assemble_table(
+        replace(pictures, problems=(*pictures.problems, *lonely)),
+        train=[divided[position] for position in train],
+        valid=[divided[position] for position in valid_part],
+    )
+
+
+def _valid_fraction(valid: float | str) -> float | None:
+    if valid == "auto":
+        return None
+    try:
+        fraction = float(valid)
+    except ValueError:
+        fraction = 0.0
+    if not 0 < fraction < 1:
+        raise ConfigError(
+            "valid is the part of each class to hold out, a number between 0 and 1 such as 0.2, or 'auto'. "
+            f"Received: {valid!r}"
+        )
+    return fraction
+
+
+def _find(data: Path, labels: str) -> _Found:
+    kind, _, rest = labels.partition(":")
+    if data.is_file():
+        return _find_in_csv_data(data, kind, rest, labels)
+    check_folder(data)
+    if labels == "folder":
+        return _find_in_folder(data, None)
+    if kind == "regex":
+        return _find_in_folder(data, RegexLabeller(rest))
+    if kind == "csv":
+        file, image, label = _csv_options(rest, labels)
+        path = Path(file) if Path(file).is_file() else data / file
+        return _find_in_table(path if path.is_file() else Path(file), data, image, label)
+    raise ConfigError(
+        "labels is 'folder', 'regex:PATTERN' or 'csv:FILE[,image=COLUMN][,label=COLUMN]'. "
+        f"Received: {labels!r}"
+    )
+
+
+def _find_in_csv_data(data: Path, kind: str, rest: str, labels: str) -> _Found:
+    if is_picture_name(data.name):
+        raise DataError(
+            f"{quoted(data)} is a picture. Give the folder that holds the pictures, or a CSV file."
+        )
+    if data.suffix.lower() not in _TABLE_SUFFIXES:
+        raise DataError(
+            f"{quoted(data)} is neither a folder of pictures nor a CSV file ({', '.join(_TABLE_SUFFIXES)})."
+        )
+    if labels == "folder":
+        return _find_in_table(data, data.parent, None, None)
+    file, image, label = _csv_options(rest, labels) if kind == "csv" else (None, None, None)
+    if file is None or (file and Path(file) != data):
+        raise ConfigError(
+            f"Labels come from the CSV file that is given as the data, {quoted(data)}. Received: labels {labels!r}. "
+            "Leave labels out, name columns (labels csv:,image=COLUMN,label=COLUMN), or give the folder as data."
+        )
+    return _find_in_table(data, data.parent, image, label)
+
+
+def _csv_options(text: str, labels: str) -> tuple[str, str | None, str | None]:
+    """Split ``FILE,image=COLUMN,label=COLUMN`` into its parts; the file's name may have commas."""
+    file, *options = re.split(r"(?:^|,)(?=(?:image|label)=)", text)
+    columns = dict(option.split("=", maxsplit=1) for option in options)
+    if len(columns) < len(options) or not all(columns.values()):
+        raise ConfigError(
+            f"Name each column once: labels csv:FILE,image=COLUMN,label=COLUMN. Received: {labels!r}"
+        )
+    return file.removesuffix(","), columns.get("image"), columns.get("label")
+
+
+def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
+    listing = list_pictures(data)
+    paths, in_doubt = listing.paths, listing.in_doubt
+    splits = _splits_of_folders(paths, data)
+    loose = {data}
+    if splits is not None:  # pictures beside its folders, such as a sample, take no part
+        kept = [position for position, split in enumerate(splits) if split]
+        number_of = {position: number for number, position in enumerate(kept)}
+        in_doubt = in_doubt and tuple(number_of[p] for p in in_doubt if p in number_of)
+        paths, splits = paths.chosen(kept), [splits[position] for position in kept]
+        loose = {data / Path(folder).relative_to(data).parts[0] for folder in paths.folders}
+    if labeller is None:
+        labels = folder_labels(paths, loose=loose)
+    else:
+        labels = take_labels(paths, using_attr(labeller, "name"))
+    pictures = LabelledPictures(
+        root=data,
+        paths=paths,
+        in_doubt=in_doubt,
+        labels=labels,
+        advice=FOLDER_ADVICE
+        if labeller is None
+        else f"Labels are taken from the file name by {labeller.pat!r}.",
+    )
+    return _Found(pictures=pictures, splits=tuple(splits) if splits else None)
+
+
+def folder_labels(paths: PicturePaths, *, loose: Set[Path]) -> tuple[str | LabelError, ...]:
+    """Return the name of each picture's folder, or an error for those that lie directly in one of ``loose``."""
+    missed = LabelError("it lies in no folder of a class")
+    folders = map(Path, paths.folders)
+    labels = [missed if folder in loose else folder.name for folder in folders]
+    return tuple(map(labels.__getitem__, paths.folder_numbers))
+
+
+def _splits_of_folders(paths: PicturePaths, root: Path) -> list[str] | None:
+    """Return the split of each path by the first folder below ``root`` (empty for other folders), or None.
+
+    A folder ``train`` alone says nothing: it may hold pictures of trains.
+    """
+    found: list[str] = []
+    for folder in map(Path, paths.folders):
+        parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+        found.append(_SPLIT_OF_FOLDER.get(parts[0].lower(), "") if parts else "")
+    if "train" not in found or not {"valid", "test"} & set(found):
+        return None
+    return list(map(found.__getitem__, paths.folder_numbers))
+
+
+def _find_in_table(file: Path, folder: Path, image: str | None, label: str | None) -> _Found:
+    table = read_table(file)
+    image_column, label_column = _choose_columns(table, image, label)
+    split_columns = [name for name in table.columns if name.lower() in SPLIT_COLUMNS]
+    pictures, splits = pictures_of_table(
+        table,
+        folder=folder,
+        image=image_column,
+        label=label_column,
+        split=split_columns[0] if split_columns else None,
+        locate=partial(_locate, folder=folder),
+    )
+    if splits is not None:
+        return _Found(pictures=pictures, splits=splits)
+    by_folder = _splits_of_folders(PicturePaths.of(pictures.paths), folder)
+    return _Found(
+        pictures=pictures, splits=tuple(by_folder) if by_folder and all(by_folder) else None
+    )
+
+
+def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple[int, int]:
+    if len(table.columns) < 2:
+        raise TableError(
+            f"The table {table.source} has a single column, {', '.join(table.columns)!r}. "
+            "It needs one for the picture's path and one for its label."
+        )
+    by_name = {name.lower(): position for position, name in reversed([*enumerate(table.columns)])}
+    label_by_name = [by_name[name] for name in LABEL_COLUMNS if name in by_name]
+    image_by_name = [by_name[name] for name in IMAGE_COLUMNS if name in by_name]
+    label_column = None if label is None else table.position(label)
+    if image is not None:
+        image_column = table.position(image)
+    else:
+        taken = label_column if label_column is not None else next(iter(label_by_name), None)
+        free = [position for position in range(len(table.columns)) if position != taken]
+        image_column = next((p for p in image_by_name if p != label_column), free[0])
+    if label_column is None:
+        free = [position for position in range(len(table.columns)) if position != image_column]
+        label_column = next((p for p in label_by_name if p != image_column), free[0])
+    return image_column, label_column
+
+
+def _locate(names: Sequence[str], *, folder: Path) -> list[Path]:
+    """Return the file of each name: the path below ``folder``, else the only file below it with that name or stem."""
+    paths = [folder / name for name in names]
+    absent = [position for position, path in enumerate(paths) if not os.path.isfile(path)]  # noqa: PTH113 (Path.is_file fails on names that are too long)
+    if absent:
+        by_name: defaultdict[str, list[Path]] = defaultdict(list)
+        by_stem: defaultdict[str, list[Path]] = defaultdict(list)
+        for picture in _pictures_below(folder):
+            by_name[_composed(picture.name)].append(picture)
+            by_stem[_composed(picture.stem)].append(picture)
+        for position in absent:
+            name = _composed(paths[position].name)
+            candidates = by_name[name] or by_stem[name]
+            if len(candidates) == 1:
+                paths[position] = candidates[0]
+    return paths
+
+
+def _composed(name: str) -> str:
+    """Return a name with accents as single letters; archives from a Mac write them as letter and accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    try:
+        return get_image_files(folder)
+    except DataError:  # no picture there at all: the names are reported as missing
+        return []

@@ -1,0 +1,536 @@
+"""Items in, positions of the training and of the validation items out; the same seed gives the same split anywhere.
+
+Items in, a split that is drawn at random out: of a part of the items, as scikit-learn draws it, or of whole groups.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vizsla.data.table.labels import is_missing, parent_label
+from vizsla.data.table.problems import counted, quoted
+from vizsla.errors import ConfigError, DataError, MissingExtraError, TableError
+from vizsla.seeding import generator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Split = tuple[list[int], list[int]]
+"""Positions of the training items, positions of the validation items."""
+
+Splitter = Callable[[Any], Split]
+"""A function of the items that returns the positions of both sets."""
+
+
+@dataclass(frozen=True)
+class RandomSplitter:
+    """Puts a random part of the items into the validation set.
+
+    Args:
+        valid_pct: The part, from 0 up to but not including 1; rounded down to whole items.
+        seed: Makes the split repeatable; the global generator of torch is then left alone. ``None`` draws from it.
+
+    Example:
+        >>> RandomSplitter(seed=42)(range(10))
+        ([1, 8, 4, 5, 0, 9, 3, 7], [2, 6])
+    """
+
+    valid_pct: float = 0.2
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_fraction(self.valid_pct, zero_allowed=True)
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in random order."""
+        own = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        order: list[int] = torch.randperm(len(items), generator=own).tolist()
+        cut = int(self.valid_pct * len(items))
+        return order[cut:], order[:cut]
+
+
+@dataclass(frozen=True)
+class EndSplitter:
+    """Puts the last items into the validation set, for pictures in the order of time.
+
+    Args:
+        valid_pct: Their part, between 0 and 1; rounded down to whole items.
+        valid_last: ``False`` takes the first items instead.
+    """
+
+    valid_pct: float = 0.2
+    valid_last: bool = True
+
+    def __post_init__(self) -> None:
+        _check_fraction(self.valid_pct, zero_allowed=False)
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order."""
+        order = list(range(len(items)))
+        cut = int(self.valid_pct * len(order))
+        if self.valid_last:
+            return order[: len(order) - cut], order[len(order) - cut :]
+        return order[cut:], order[:cut]
+
+
+@dataclass(frozen=True)
+class IndexSplitter:
+    """Puts the items at given positions into the validation set.
+
+    Args:
+        valid_idx: The positions, from 0.
+    """
+
+    valid_idx: Sequence[int]
+
+    def __call__(self, items: Any) -> Split:
+        """Return the other positions in order, and those of the validation set as they were given.
+
+        Raises:
+            ConfigError: There is no item at a position.
+        """
+        valid = [int(position) for position in self.valid_idx]
+        outside = [position for position in valid if not 0 <= position < len(items)]
+        if outside:
+            raise ConfigError(
+                f"IndexSplitter: there are {len(items)} items, at positions from 0 to {len(items) - 1}. "
+                f"Received position {outside[0]}."
+            )
+        chosen = set(valid)
+        return [position for position in range(len(items)) if position not in chosen], valid
+
+
+@dataclass(frozen=True)
+class FuncSplitter:
+    """Puts the items for which a function is true into the validation set.
+
+    Args:
+        func: Called with each item.
+    """
+
+    func: Callable[[Any], Any]
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order."""
+        return _split_by([bool(self.func(item)) for item in items])
+
+
+@dataclass(frozen=True)
+class MaskSplitter:
+    """Puts the items at which a list of true and false is true into the validation set.
+
+    Args:
+        mask: For each item whether it is held out.
+    """
+
+    mask: Sequence[Any]
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order.
+
+        Raises:
+            ConfigError: The mask has another length than the items.
+        """
+        if len(self.mask) != len(items):
+            raise ConfigError(
+                f"MaskSplitter needs a true or false for each item. Received: {len(self.mask)} for {len(items)} items."
+            )
+        return _split_by([bool(held_out) for held_out in self.mask])
+
+
+@dataclass(frozen=True)
+class FileSplitter:
+    """Puts the items whose file names stand in a text file, one a line, into the validation set.
+
+    Args:
+        fname: The text file, in UTF-8.
+    """
+
+    fname: Path | str
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order.
+
+        Raises:
+            DataError: The file cannot be read, or names none of the items.
+        """
+        path = Path(self.fname)
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"The list of validation pictures {quoted(path)} cannot be read: {error}. "
+                "Give a text file in UTF-8 with one file name a line."
+            ) from error
+        names = {line.strip() for line in lines} - {""}
+        found = _split_by([Path(item).name in names for item in items])
+        if not found[1]:
+            example = repr(Path(items[0]).name) if len(items) else "nothing"
+            raise DataError(
+                f"None of the {counted(len(names), 'name')} in {quoted(path)} is the file name of an item. "
+                f"Received: {', '.join(sorted(names)[:3])!r}; the first item is {example}. "
+                "Write names without folders and with their ending."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class GrandparentSplitter:
+    """Splits by the folder two levels above the file, as in ``train/beagle/1.jpg``; files in other folders are left out.
+
+    Args:
+        train_name: Name of the training folder, or several.
+        valid_name: Name of the validation folder, or several.
+    """
+
+    train_name: str | Sequence[str] = "train"
+    valid_name: str | Sequence[str] = "valid"
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order."""
+        names = [Path(item).parent.parent.name for item in items]
+        return _positions(names, self.train_name), _positions(names, self.valid_name)
+
+
+@dataclass(frozen=True)
+class ColSplitter:
+    """Splits the rows of a DataFrame by one of its columns.
+
+    Args:
+        col: Name or position of the column.
+        on: The value, or list of values, that puts a row into the validation set. ``None`` goes by truth; text such as
+            ``"False"``, ``"train"``, ``"valid"`` is understood.
+    """
+
+    col: str | int = "is_valid"
+    on: Any = None
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order.
+
+        Raises:
+            TableError: ``items`` is no DataFrame, lacks the column, or has a cell that names no split.
+        """
+        column = column_of(items, self.col, user="ColSplitter")
+        if self.on is not None:
+            wanted = [self.on] if isinstance(self.on, str | int | float) else list(self.on)
+            return _split_by(column.isin(wanted).tolist())
+        splits = [split_of_value(value) for value in column.tolist()]
+        if None in splits:
+            row = splits.index(None)
+            raise TableError(
+                f"Column {self.col!r}, row {row}: the cell does not say whether the row is for validation. "
+                f"Received: {column.tolist()[row]!r}. Write True or False."
+            )
+        return _positions(splits, "train"), _positions(splits, "valid")
+
+
+@dataclass(frozen=True)
+class StratifiedSplitter:
+    """Puts the same part of every class into the validation set.
+
+    Args:
+        valid_pct: The part, between 0 and 1.
+        seed: Makes the split repeatable; ``None`` draws a seed from torch's global generator.
+        label_func: Returns the class of an item.
+    """
+
+    valid_pct: float = 0.2
+    seed: int | None = None
+    label_func: Callable[[Any], Hashable] = parent_label
+
+    def __post_init__(self) -> None:
+        _check_fraction(self.valid_pct, zero_allowed=False)
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order."""
+        seed = int(torch.randint(2**62, ())) if self.seed is None else self.seed
+        groups = [self.label_func(item) for item in items]
+        return stratified_split(groups, valid_fraction=self.valid_pct, seed=seed)
+
+
+def stratified_split(groups: Sequence[Hashable], *, valid_fraction: float, seed: int) -> Split:
+    """Split positions so that each group has the same part in validation.
+
+    The validation set has ``valid_fraction`` of all items, rounded; what the groups' whole parts leave over goes to those
+    with the largest remainders (the method of Hamilton). A group of two or more has at least one item in both sets, if
+    need be at the price of the total; a single item goes to training. The members are drawn by a generator of the group's
+    own, so another group more or less changes them only through its number of items.
+
+    Args:
+        groups: The group of each item.
+        valid_fraction: Between 0 and 1.
+        seed: The run's seed.
+
+    Returns:
+        Positions of both sets, in order.
+
+    Example:
+        >>> train, valid = stratified_split(["cat"] * 8 + ["dog"] * 4, valid_fraction=0.25, seed=0)
+        >>> len(train), len(valid)
+        (9, 3)
+    """
+    members: defaultdict[str, list[int]] = defaultdict(list)
+    for position, group in enumerate(groups):
+        members[str(group)].append(position)
+    names = sorted(members)
+    counts = _shares([len(members[name]) for name in names], valid_fraction)
+    valid: set[int] = set()
+    for name, count in zip(names, counts, strict=True):
+        order = torch.randperm(len(members[name]), generator=generator(seed, f"split/{name}"))
+        drawn: list[int] = order[:count].tolist()
+        valid.update(members[name][index] for index in drawn)
+    return _split_by([position in valid for position in range(len(groups))])
+
+
+def column_of(items: Any, column: str | int, *, user: str) -> pd.Series:
+    """Return a column of a DataFrame.
+
+    Args:
+        items: What should be a DataFrame.
+        column: Name or position; a number that is a name counts as one.
+        user: Who asks, for messages.
+
+    Raises:
+        TableError: ``items`` is no DataFrame, or lacks the column.
+    """
+    if not hasattr(items, "iloc"):
+        raise TableError(
+            f"{user} splits the rows of a DataFrame. Received: {type(items).__name__}. "
+            "Give a DataFrame as the source, or choose another splitter."
+        )
+    by_name = not isinstance(column, int) or column in items.columns
+    present = column in items.columns if by_name else -items.shape[1] <= column < items.shape[1]
+    if not present:
+        raise TableError(
+            f"There is no column {column!r}. The columns are: {[str(name) for name in items.columns]}. "
+            "Name one of them."
+        )
+    return items[column] if by_name else items.iloc[:, column]
+
+
+def split_of_value(value: Any) -> str | None:
+    """Return what a cell says of its row, ``"train"``, ``"valid"`` or ``"test"``, or ``None`` where it says nothing.
+
+    Text is understood in any case: ``true 1 yes valid val validation`` / ``false 0 no train training`` / ``test``.
+    Anything else goes by its truth.
+    """
+    if is_missing(value):
+        return None
+    if not isinstance(value, str):
+        return "valid" if value else "train"
+    return _SPLIT_OF_TEXT.get(value.strip().lower())
+
+
+_SPLIT_OF_TEXT = {
+    **dict.fromkeys(("true", "1", "1.0", "yes", "valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("false", "0", "0.0", "no", "train", "training"), "train"),
+    "test": "test",
+}
+
+
+def _shares(sizes: Sequence[int], fraction: float) -> list[int]:
+    """Return whole shares of ``fraction`` of each size whose sum is the rounded share of the total, as far as possible."""
+    exact = [Fraction(fraction).limit_denominator(10**6) * size for size in sizes]
+    shares = [int(share) for share in exact]
+    left_over = int(sum(exact) + Fraction(1, 2)) - sum(shares)
+    by_remainder = sorted(range(len(sizes)), key=lambda index: shares[index] - exact[index])
+    for index in by_remainder[:left_over]:
+        shares[index] += 1
+    return [
+        min(max(share, 1), size - 1) if size > 1 else 0
+        for share, size in zip(shares, sizes, strict=True)
+    ]
+
+
+def _split_by(is_valid: Sequence[bool]) -> Split:
+    train = [position for position, held_out in enumerate(is_valid) if not held_out]
+    return train, [position for position, held_out in enumerate(is_valid) if held_out]
+
+
+def _positions(names: Sequence[Any], wanted: str | Sequence[str]) -> list[int]:
+    chosen = {wanted} if isinstance(wanted, str) else set(wanted)
+    return [position for position, name in enumerate(names) if name in chosen]
+
+
+def _check_fraction(fraction: float, *, zero_allowed: bool) -> None:
+    if not (0 <= fraction < 1 if zero_allowed else 0 < fraction < 1):
+        raise ConfigError(
+            f"valid_pct is the part of the pictures that is held out, between 0 and 1. Received: {fraction!r}"
+        )
+
+
+@dataclass(frozen=True)
+class RandomSubsetSplitter:
+    """Draws a training and a validation set that need not be all of the items.
+
+    Args:
+        train_sz: Part of the items to learn from, between 0 and 1; rounded down to whole items.
+        valid_sz: Part of the items to hold out, likewise.
+        seed: Makes the split repeatable; the global generator of torch is then left alone. ``None`` draws from it.
+
+    Raises:
+        ConfigError: A part is not above 0, or both together are more than all items.
+
+    Example:
+        >>> RandomSubsetSplitter(0.3, 0.2, seed=42)(range(20))
+        ([2, 14, 18, 15, 1, 10], [0, 4, 6, 11])
+    """
+
+    train_sz: float
+    valid_sz: float
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        # The sum of two parts such as 0.7 and 0.3 may pass 1 by rounding.
+        if not (
+            self.train_sz > 0 and self.valid_sz > 0 and self.train_sz + self.valid_sz < 1 + 1e-9
+        ):
+            raise ConfigError(
+                "train_sz and valid_sz are parts of the items, above 0 and together at most 1. "
+                f"Received: train_sz={self.train_sz!r}, valid_sz={self.valid_sz!r}"
+            )
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in random order."""
+        own = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        order: list[int] = torch.randperm(len(items), generator=own).tolist()
+        num_train = int(len(items) * self.train_sz)
+        num_valid = int(len(items) * self.valid_sz)
+        return order[:num_train], order[num_train : num_train + num_valid]
+
+
+@dataclass(frozen=True)
+class TrainTestSplitter:
+    """Splits as scikit-learn's ``train_test_split`` does, which it calls.
+
+    Args:
+        test_size: Part of the items to hold out, or their number.
+        random_state: Makes the split repeatable; ``None`` draws from NumPy's global generator.
+        stratify: The class of each item, where the sets shall have the same part of every class.
+        train_size: Part or number of the items to learn from; ``None`` is all others.
+        shuffle: ``False`` takes the items in order, the last ones for validation.
+
+    Example:
+        >>> TrainTestSplitter(random_state=0)(range(10))
+        ([4, 9, 1, 6, 7, 3, 0, 5], [2, 8])
+    """
+
+    test_size: float | int = 0.2
+    random_state: int | None = None
+    stratify: Sequence[Any] | None = None
+    train_size: float | int | None = None
+    shuffle: bool = True
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in the order that scikit-learn gives.
+
+        Raises:
+            ConfigError: scikit-learn refuses the arguments, for these items.
+            MissingExtraError: scikit-learn is not installed.
+        """
+        try:
+            from sklearn.model_selection import train_test_split
+        except ImportError as error:
+            raise MissingExtraError(
+                "scikit-learn", extra="notebook", purpose="split as train_test_split does"
+            ) from error
+        try:
+            train, valid = train_test_split(
+                range(len(items)),
+                test_size=self.test_size,
+                train_size=self.train_size,
+                random_state=self.random_state,
+                shuffle=self.shuffle,
+                stratify=self.stratify,
+            )
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"TrainTestSplitter cannot split {len(items)} items: {error} Received: {self!r:.300}"
+            ) from error
+        return list(train), list(valid)
+
+
+@dataclass(frozen=True)
+class GroupSplitter:
+    """Holds out whole groups, such as all pictures of one patient, so that none has pictures on both sides.
+
+    The groups are drawn one after the other; one is held out where that brings the number of items held out closer to
+    ``valid_pct`` of all. At least one group is in each set.
+
+    Args:
+        group: Returns the group of an item; or the name or position of the column of a DataFrame that has it.
+        valid_pct: Part of the items to hold out, between 0 and 1.
+        seed: Makes the split repeatable; ``None`` draws a seed from torch's global generator.
+
+    Raises:
+        ConfigError: ``valid_pct`` is not between 0 and 1.
+
+    Example:
+        >>> patients = ["ann", "ann", "bob", "bob", "eve"]
+        >>> GroupSplitter(patients.__getitem__, valid_pct=0.4, seed=0)(range(5))
+        ([2, 3, 4], [0, 1])
+    """
+
+    group: Callable[[Any], Hashable] | str | int
+    valid_pct: float = 0.2
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.valid_pct < 1:
+            raise ConfigError(
+                f"valid_pct is the part of the pictures that is held out, between 0 and 1. Received: {self.valid_pct!r}"
+            )
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in order.
+
+        Raises:
+            DataError: All items are in one group.
+            TableError: ``group`` is a column, and ``items`` is no DataFrame that has it.
+        """
+        members: defaultdict[str, list[int]] = defaultdict(list)
+        for position, name in enumerate(self._groups(items)):
+            members[str(name)].append(position)
+        if len(members) < 2:
+            raise DataError(
+                f"GroupSplitter needs groups for both sets. Received: {len(items)} items in {len(members)} group(s): "
+                f"{', '.join(map(repr, members))}. Choose another group, or a splitter that divides groups."
+            )
+        seed = int(torch.randint(2**62, ())) if self.seed is None else self.seed
+        names = sorted(members)
+        order: list[int] = torch.randperm(
+            len(names), generator=generator(seed, "split/groups")
+        ).tolist()
+        drawn = [names[index] for index in order]
+        held_out = _closest([len(members[name]) for name in drawn], self.valid_pct * len(items))
+        valid = sorted(p for index in held_out for p in members[drawn[index]])
+        chosen = set(valid)
+        return [position for position in range(len(items)) if position not in chosen], valid
+
+    def _groups(self, items: Any) -> Sequence[Hashable]:
+        if isinstance(self.group, str | int):
+            return column_of(items, self.group, user="GroupSplitter").tolist()
+        if hasattr(items, "iterrows"):
+            return [self.group(row) for _, row in items.iterrows()]
+        return [self.group(item) for item in items]
+
+
+def _closest(sizes: Sequence[int], target: float) -> list[int]:
+    """Return the positions of sizes that are taken, in turn, where that brings their sum closer to the target."""
+    taken: list[int] = []
+    total = 0
+    for position, size in enumerate(sizes):
+        if abs(total + size - target) < abs(total - target):
+            taken.append(position)
+            total += size
+    if not taken:  # every group is more than twice too large
+        return [min(range(len(sizes)), key=lambda position: sizes[position])]
+    return taken[:-1] if len(taken) == len(sizes) else taken

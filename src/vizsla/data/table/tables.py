@@ -1,0 +1,307 @@
+"""A CSV file or a DataFrame in, its cells as a ``Table`` out.
+
+A list of pictures, or a table with columns for path, label and split, in; ``LabelledPictures`` and what split it states out.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vizsla.data.table.labels import LabelledPictures, is_missing, split_labels, take_labels
+from vizsla.data.table.problems import Problem, counted, listed, quoted
+from vizsla.data.table.splits import split_of_value
+from vizsla.errors import ConfigError, TableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """The cells of a CSV file or DataFrame.
+
+    Attributes:
+        source: How messages name the table.
+        columns: Names of the columns.
+        rows: Cells; each row has one for each column.
+        numbers: For each row the number by which its owner finds it: in a CSV file the header is row 1, in a DataFrame
+            the first row is row 0.
+        counting: How messages say that, in brackets, or empty.
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    numbers: tuple[int, ...]
+    counting: str = ""
+
+    def position(self, column: str | int) -> int:
+        """Return the position of a column, given by name or position.
+
+        Raises:
+            TableError: There is no such column; the message lists those that are there.
+        """
+        if isinstance(column, int):
+            if -len(self.columns) <= column < len(self.columns):
+                return column % len(self.columns)
+        elif column in self.columns:
+            return self.columns.index(column)
+        names = [f"{position}: {name!r}" for position, name in enumerate(self.columns)]
+        raise TableError(
+            f"There is no column {column!r} in {self.source}. It has these columns:\n{listed(names)}\n"
+            "Name one of them."
+        )
+
+    def column(self, column: str | int) -> tuple[Any, ...]:
+        """Return the cells of a column, given by name or position.
+
+        Raises:
+            TableError: There is no such column.
+        """
+        position = self.position(column)
+        return tuple(row[position] for row in self.rows)
+
+
+def read_table(
+    path: Path | str,
+    *,
+    header: Literal["infer"] | int | None = "infer",
+    delimiter: str | None = None,
+    quoting: int = csv.QUOTE_MINIMAL,
+) -> Table:
+    """Read a CSV file as text; no cell is turned into a number or taken for a missing value.
+
+    Args:
+        path: The file, in UTF-8.
+        header: Position of the line that names the columns, counted from 0; ``"infer"`` is the first, ``None`` says
+            that there is none (the columns are then named by position: ``"0"``, ``"1"``).
+        delimiter: What separates cells; ``None`` takes whichever of comma, semicolon, tab and bar the first line has
+            most of.
+        quoting: One of the ``QUOTE_`` constants of the module ``csv``.
+
+    Raises:
+        TableError: The file does not exist, is empty, is no text in UTF-8, or has rows with more cells than columns.
+    """
+    source = quoted(path)
+    records = [record for record in _read_records(Path(path), delimiter, quoting) if any(record[1])]
+    first = 0 if header is None or header == "infer" else header
+    if len(records) <= first + (header is not None):
+        what = "is empty" if not records else "has a header and no rows"
+        raise TableError(f"The table {source} {what}. It needs one row for each picture.")
+    if header is None:
+        columns = tuple(str(position) for position in range(len(records[0][1])))
+    else:
+        columns = tuple(name.strip() for name in records[first][1])
+        records = records[first + 1 :]
+    return Table(
+        source=source,
+        columns=columns,
+        rows=_even_rows(records, len(columns), source),
+        numbers=tuple(number for number, _ in records),
+        counting=" (its header is row 1)" if header is not None and first == 0 else "",
+    )
+
+
+def _read_records(
+    path: Path, delimiter: str | None, quoting: int
+) -> Iterable[tuple[int, list[str]]]:
+    """Return the records of a CSV file with their numbers, from 1; blank lines count."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            separator = delimiter or _likely_delimiter(file.readline())
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, quoting=quoting)  # pyright: ignore[reportArgumentType]: the stub wants literals
+            return list(enumerate(reader, start=1))
+    except FileNotFoundError:
+        raise TableError(f"There is no file {quoted(path)}. Check the spelling.") from None
+    except UnicodeDecodeError as error:
+        raise TableError(
+            f"{quoted(path)} is no text in UTF-8 (byte {error.start}). "
+            'Save it as "CSV UTF-8" from the program that made it.'
+        ) from error
+    except csv.Error as error:
+        raise TableError(f"{quoted(path)} is no CSV file: {error}. Check its quotes.") from error
+    except OSError as error:
+        raise TableError(f"{quoted(path)} cannot be read: {error.strerror}.") from error
+
+
+def _likely_delimiter(line: str) -> str:
+    return max((",", ";", "\t", "|"), key=line.count)
+
+
+def _even_rows(
+    records: Sequence[tuple[int, list[str]]], num_columns: int, source: str
+) -> tuple[tuple[str, ...], ...]:
+    """Fill short rows with empty cells, as spreadsheets leave them out; refuse rows with cells beyond the columns."""
+    long = [
+        f"row {number}: {counted(len(cells), 'cell')}"
+        for number, cells in records
+        if any(cells[num_columns:])
+    ]
+    if long:
+        raise TableError(
+            f"{counted(len(long), 'row')} of {source} {'has' if len(long) == 1 else 'have'} more cells than the "
+            f"{counted(num_columns, 'column')}:\n{listed(long)}\n"
+            "Put cells that contain the delimiter in double quotes."
+        )
+    return tuple((*cells[:num_columns], *[""] * (num_columns - len(cells))) for _, cells in records)
+
+
+def table_of_frame(frame: pd.DataFrame) -> Table:
+    """Return the cells of a DataFrame; missing values become ``None``, rows are numbered from 0."""
+    columns = [
+        [None if missing else value for value, missing in zip(values, values.isna(), strict=True)]
+        for values in (frame.iloc[:, position] for position in range(frame.shape[1]))
+    ]
+    return Table(
+        source="the DataFrame",
+        columns=tuple(str(name) for name in frame.columns),
+        rows=tuple(zip(*columns, strict=True)),
+        numbers=tuple(range(len(frame))),
+        counting=" (its first row is row 0)",
+    )
+
+
+def listed_pictures(
+    path: Path | str,
+    names: Sequence[Path | str],
+    labels: Callable[[Any], Any] | Sequence[Any],
+    *,
+    advice: str,
+) -> LabelledPictures:
+    """Return the pictures of a list.
+
+    Args:
+        path: Folder that paths are shown relative to, and that names which do not exist as given are looked for in.
+        names: Paths of the pictures.
+        labels: A function of the path as given, or one label for each picture.
+        advice: Where the labels come from, for messages.
+
+    Raises:
+        ConfigError: There are no names, or not one label for each.
+    """
+    folder, given = Path(path), [Path(name) for name in names]
+    if not given:
+        raise ConfigError("fnames is empty. Check the folder that the pictures were listed from.")
+    if not callable(labels) and len(labels) != len(given):
+        raise ConfigError(
+            f"labels must have one label for each of fnames. Received: {len(given)} fnames, {len(labels)} labels"
+        )
+    return LabelledPictures(
+        root=folder,
+        paths=tuple(_existing(name, folder) for name in given),
+        labels=take_labels(given, labels) if callable(labels) else tuple(labels),
+        row_word="item",
+        row_numbers=tuple(range(len(given))),
+        advice=advice,
+    )
+
+
+def pictures_of_table(
+    table: Table,
+    *,
+    folder: Path,
+    image: str | int,
+    label: str | int | Sequence[str | int],
+    split: str | int | None,
+    locate: Callable[[Sequence[Any]], Sequence[Path]],
+    delimiter: str | None = None,
+) -> tuple[LabelledPictures, tuple[str, ...] | None]:
+    """Return the pictures of a table, and for each the set that the table puts it in.
+
+    Args:
+        table: One row for each picture.
+        folder: Folder that paths are shown relative to.
+        image: Column of the picture's name, by name or position.
+        label: Column of its label, or several; a picture's label is then the list of their cells.
+        split: Column that says which set it belongs to; ``None`` where no column does.
+        locate: Returns the paths of names.
+        delimiter: What stands between the labels of one cell; a picture's label is then the list of them.
+
+    Returns:
+        The pictures, and ``"train"``, ``"valid"`` or ``"test"`` for each, or ``None``. Rows without a name are left out
+        and stand in the problems.
+
+    Raises:
+        TableError: The table lacks a column.
+    """
+    label_columns = [label] if isinstance(label, str | int) else list(label)
+    labels = _labels_of(
+        table, label_columns, several=label is not label_columns[0], delimiter=delimiter
+    )
+    names = table.column(image)
+    splits = None if split is None else [split_of_value(cell) for cell in table.column(split)]
+    rows = [row for row, name in enumerate(names) if not is_missing(name)]
+    problems: list[Problem] = []
+    if len(rows) < len(names):
+        absent = [row for row, name in enumerate(names) if is_missing(name)]
+        what = f"no picture in column {table.columns[table.position(image)]!r}"
+        problems.append(_faulty_rows(table, absent, what, "Fill it in, or delete the row."))
+    if split is not None and splits is not None and None in splits:
+        unclear = [row for row, name in enumerate(splits) if name is None]
+        what = f"no set in column {table.columns[table.position(split)]!r}"
+        cure = "Write train, valid or test, or True for validation and False for training."
+        problems.append(_faulty_rows(table, unclear, what, cure))
+    label_names = [repr(table.columns[table.position(column)]) for column in label_columns]
+    where = f"column{'s' if len(label_names) > 1 else ''} {', '.join(label_names)}"
+    pictures = LabelledPictures(
+        root=folder,
+        paths=tuple(locate([names[row] for row in rows])),
+        labels=tuple(labels[row] for row in rows),
+        row_word="row",
+        row_numbers=tuple(table.numbers[row] for row in rows),
+        advice=f"Labels are read from {where} of {table.source}{table.counting}.",
+        problems=tuple(problems),
+    )
+    return pictures, None if splits is None else tuple(splits[row] or "" for row in rows)
+
+
+def paths_below(folder: Path, names: Sequence[Any], *, suffix: str) -> list[Path]:
+    """Return the files of names: ``folder`` / name + suffix."""
+    return [folder / f"{name}{suffix}" for name in names]
+
+
+def positions_of(split: str, splits: Sequence[str]) -> list[int]:
+    """Return the positions of the pictures that are in a set."""
+    return [position for position, name in enumerate(splits) if name == split]
+
+
+def _existing(name: Path, folder: Path) -> Path:
+    below = folder / name
+    return below if not name.exists() and below.exists() else name
+
+
+def _labels_of(
+    table: Table, columns: Sequence[str | int], *, several: bool, delimiter: str | None
+) -> Sequence[Any]:
+    """Return the label of each row: its cell, or a list where there are several columns or a delimiter."""
+    if not several and delimiter is None:
+        return _clean_labels(table.column(columns[0]))
+    rows = [list(cells) for cells in zip(*map(table.column, columns), strict=True)]
+    if delimiter is not None:
+        rows = [[one for cell in cells for one in split_labels(cell, delimiter)] for cells in rows]
+    # All at once, so that 10 does not come before 9 because of an empty cell in another column.
+    filled = [cell for cells in rows for cell in cells if not is_missing(cell)]
+    cleaned = iter(_clean_labels(filled))
+    return [[None if is_missing(cell) else next(cleaned) for cell in cells] for cells in rows]
+
+
+def _clean_labels(cells: Sequence[Any]) -> Sequence[Any]:
+    """Strip text, and read it as numbers if all cells are whole ones as Python writes them: 10 is sorted after 9."""
+    stripped = [cell.strip() if isinstance(cell, str) else cell for cell in cells]
+    if all(isinstance(cell, str) and re.fullmatch(r"-?[1-9]\d{0,17}|0", cell) for cell in stripped):
+        return [int(cell) for cell in stripped]
+    return stripped
+
+
+def _faulty_rows(table: Table, rows: Sequence[int], what: str, cure: str) -> Problem:
+    entries = [f"row {table.numbers[row]}: {table.rows[row]!r:.200}" for row in rows]
+    have = "has" if len(rows) == 1 else "have"
+    text = f"{counted(len(rows), 'row')} of {table.source}{table.counting} {have} {what}:"
+    return Problem(kind=TableError, text=f"{text}\n{listed(entries)}\n{cure}")

@@ -1,0 +1,192 @@
+"""Labels as they were found in; lists of classes or numbers, and the targets of training, out.
+
+A label that cannot be used becomes a ``LabelError`` that says why, as where a label function finds none; ``check.py`` tells
+of all of them together. N pictures, C classes, K numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vizsla.data.table.blocks import MultiCategoryBlock, OutputBlock
+from vizsla.data.table.labels import is_missing, is_several, label_text
+from vizsla.errors import LabelError
+
+LabelSet = tuple[Any, ...]
+"""The classes of one picture, each once, as text or whole numbers."""
+
+Numbers = tuple[float, ...]
+
+_LARGEST = torch.finfo(torch.float32).max
+
+
+def read_label_set(label: Any) -> LabelSet | LabelError:
+    """Return the classes of a picture.
+
+    Args:
+        label: A list, tuple, set or array of texts or whole numbers; it may be empty, and a class may stand in it twice.
+    """
+    if isinstance(label, LabelError):
+        return label
+    label = _plain(label)
+    if is_missing(label):
+        return LabelError(
+            f"the label is {label!r}; it must be a list, [] for a picture that has none of the classes"
+        )
+    if not is_several(label):
+        return LabelError(
+            f"the label is {_shown(label)}, and not a list of labels; split it (label_delim), or put it in a list"
+        )
+    if isinstance(label, Mapping):
+        return LabelError(f"the label is {_shown(label)}, which is no list")
+    classes = [_plain(one) for one in label]
+    odd = [one for one in classes if label_text(one) is None]
+    if not odd:
+        return tuple(dict.fromkeys(classes))
+    if is_missing(odd[0]):
+        return LabelError(f"a label of the list {_shown(label)} is empty")
+    return LabelError(
+        f"{_shown(odd[0])} in the list {_shown(label)} is no class, which is text or a whole number; "
+        "numbers to predict need a RegressionBlock"
+    )
+
+
+def read_encoded(label: Any, vocab: Sequence[str]) -> LabelSet | LabelError:
+    """Return the classes of a picture whose label has a one for each class that it has, else a zero.
+
+    Args:
+        label: As many zeros and ones as there are classes; they may be text.
+        vocab: The classes.
+    """
+    numbers = read_numbers(label)
+    if isinstance(numbers, LabelError):
+        return numbers
+    if len(numbers) != len(vocab) or not {*numbers} <= {0.0, 1.0}:
+        return LabelError(
+            f"the label {_shown(label)} is no list of zeros and ones, one for each of {len(vocab)} classes"
+        )
+    return tuple(name for name, number in zip(vocab, numbers, strict=True) if number)
+
+
+def read_numbers(label: Any) -> Numbers | LabelError:
+    """Return the numbers of a picture as floats that float32 can hold.
+
+    Args:
+        label: A number, or a list, tuple or array of them; they may be text.
+    """
+    if isinstance(label, LabelError):
+        return label
+    label = _plain(label)
+    if is_missing(label):
+        return LabelError(f"the label is {label!r}, which is no number")
+    if isinstance(label, Mapping | set | frozenset):
+        return LabelError(f"the label is {_shown(label)}, which has no order")
+    parts: Iterable[Any] = label if is_several(label) else (label,)
+    numbers: list[float] = []
+    for part in parts:
+        number = _number(_plain(part))
+        if number is None:
+            return LabelError(f"{_shown(part)} is no number")
+        if not abs(number) <= _LARGEST:  # NaN too
+            return LabelError(f"{_shown(part)} is not finite, or too large for 32 bits")
+        numbers.append(number)
+    return tuple(numbers) if numbers else LabelError("the list of numbers is empty")
+
+
+def same_length(
+    labels: Sequence[Numbers | LabelError], *, expected: int | None
+) -> list[Numbers | LabelError]:
+    """Return labels with those replaced by an error that have another number of numbers than the others.
+
+    Args:
+        labels: As ``read_numbers`` gives them.
+        expected: How many there must be; ``None`` is as many as most have.
+    """
+    lengths = Counter(len(label) for label in labels if not isinstance(label, LabelError))
+    if expected is None and lengths:
+        expected = lengths.most_common(1)[0][0]
+    return [
+        label
+        if isinstance(label, LabelError) or len(label) == expected
+        else LabelError(f"it has {len(label)} numbers {_shown(label)} instead of {expected}")
+        for label in labels
+    ]
+
+
+def cell_labels(block: OutputBlock, labels: Sequence[Any]) -> tuple[Any, ...]:
+    """Return labels that stand in table cells; where a block takes several, empty cells name none.
+
+    Args:
+        block: Says what the labels are.
+        labels: For each picture its cell, or the list of several cells or of the parts of one.
+    """
+    if not isinstance(block, MultiCategoryBlock) or block.encoded:
+        return tuple(labels)
+    return tuple(_filled(label) for label in labels)
+
+
+def _filled(label: Any) -> Any:
+    if is_missing(label):
+        return []
+    return [one for one in label if not is_missing(one)] if isinstance(label, list) else label
+
+
+def n_hot(
+    labels: Sequence[LabelSet | LabelError], vocab: Sequence[str], *, unknown: int | None
+) -> Tensor:
+    """Return float32 ``(N, C)``, 1 for each class that a picture has; NaN where that is not known.
+
+    Args:
+        labels: The classes of each picture.
+        vocab: All C classes.
+        unknown: Position of the class that takes those which are not in the vocabulary; ``None`` if there is none: the
+            whole label then counts as not known.
+    """
+    index = {name: position for position, name in enumerate(vocab)}
+    targets = torch.zeros(len(labels), len(vocab))
+    for row, label in enumerate(labels):
+        found = [] if isinstance(label, LabelError) else [index.get(str(one), unknown) for one in label]  # fmt: skip
+        if isinstance(label, LabelError) or None in found:
+            targets[row] = torch.nan
+        else:
+            targets[row, [position for position in found if position is not None]] = 1
+    return targets
+
+
+def number_targets(labels: Sequence[Numbers | LabelError], *, num_numbers: int) -> Tensor:
+    """Return float32 ``(N, K)``, NaN where the numbers are not known."""
+    missing = (torch.nan,) * num_numbers
+    rows = [missing if isinstance(label, LabelError) else label for label in labels]
+    return torch.tensor(rows, dtype=torch.float32).view(len(labels), num_numbers)
+
+
+def _plain(label: Any) -> Any:
+    """Return arrays and tensors as lists, their scalars as Python's, and what can be walked through once as a tuple."""
+    if hasattr(label, "tolist"):
+        return label.tolist()
+    kept = str | bytes | Mapping | list | tuple | set | frozenset
+    return tuple(label) if isinstance(label, Iterable) and not isinstance(label, kept) else label
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str) and "_" not in value:  # float("1_000") is 1000
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    try:
+        return float(value) if isinstance(value, Real) else None
+    except OverflowError:  # a whole number of 400 digits
+        return math.inf
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

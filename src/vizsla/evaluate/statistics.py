@@ -1,0 +1,484 @@
+"""Targets and predicted classes in, hits and scores of each class out: the arithmetic of precision, recall, F1 and kin.
+
+Pictures may count more than once (a resample) or once each; everything is computed for R such weightings side by side.
+A share of nothing is 0, as in scikit-learn.
+
+Shapes: N pictures, C classes, R weightings. All numbers are float64.
+
+Counts, resamples or influences in, a number with its 95 % interval out: how every metric comes to its range.
+
+- A share of pictures has Wilson's interval (E. B. Wilson, "Probable inference, the law of succession, and statistical
+  inference", JASA 1927).
+- A function of how often each picture was drawn has a percentile bootstrap over pictures (Efron and Tibshirani, "An
+  introduction to the bootstrap", 1993, ch. 13). The metric is written once, and the value is the case in which each
+  picture was drawn once.
+- A metric of ranks would have to be sorted again for each resample. It states instead how far each picture pulls it (its
+  influence), which gives the standard error at once (the infinitesimal jackknife: Jaeckel 1972; Efron and Tibshirani,
+  ch. 21). For the area under the ROC curve that is the method of DeLong, DeLong and Clarke-Pearson (Biometrics 1988).
+
+Shapes: N pictures, R resamples.
+
+Scores and who is positive in, the quality of the ranking out: ROC-AUC and average precision, with each picture's pull.
+
+The influence of a picture is the derivative of the metric with respect to the picture's weight, at weight 1 for all.
+``evaluate/intervals.py`` turns influences into an interval. Equal scores are counted as scikit-learn counts them.
+
+Shapes: N pictures, P of them positive, M not. All numbers are float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vizsla.errors import ConfigError
+from vizsla.seeding import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_VALUES_AT_ONCE = 2**22
+
+Formula = Callable[["Tallies"], Tensor]
+"""Tallies -> a score of each class, float64 ``(C, R)``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tallies:
+    """How often each class was right, there, and predicted.
+
+    Attributes:
+        hits: ``(C, R)``, pictures of the class that were predicted to be of it.
+        supports: ``(C, R)``, pictures of the class.
+        predicted: ``(C, R)``, pictures predicted to be of the class.
+    """
+
+    hits: Tensor
+    supports: Tensor
+    predicted: Tensor
+
+    @property
+    def seen(self) -> Tensor:
+        """Bool ``(C, R)``: the class occurs among targets or predictions."""
+        return self.supports + self.predicted > 0
+
+    def only(self, classes: Tensor) -> Tallies:
+        """Return the tallies of some classes: positions int64, or bool ``(C,)``."""
+        return Tallies(
+            hits=self.hits[classes],
+            supports=self.supports[classes],
+            predicted=self.predicted[classes],
+        )
+
+    def total(self) -> Tallies:
+        """Return the sums over classes as if they were one class."""
+        return Tallies(
+            hits=self.hits.sum(0, keepdim=True),
+            supports=self.supports.sum(0, keepdim=True),
+            predicted=self.predicted.sum(0, keepdim=True),
+        )
+
+
+def count_classes(
+    targets: Tensor, predicted: Tensor, *, num_classes: int, counts: Tensor | None = None
+) -> Tallies:
+    """Count where each picture has one class.
+
+    Args:
+        targets: int64 ``(N,)``.
+        predicted: int64 ``(N,)``.
+        num_classes: C.
+        counts: ``(N, R)``, how often each picture counts; None means once, with R = 1.
+    """
+    if counts is None:
+        counts = torch.ones((len(targets), 1), dtype=torch.float64)
+    right = (targets == predicted).nonzero()[:, 0]
+    return Tallies(
+        hits=sums_by(counts[right], groups=targets[right], num_groups=num_classes),
+        supports=sums_by(counts, groups=targets, num_groups=num_classes),
+        predicted=sums_by(counts, groups=predicted, num_groups=num_classes),
+    )
+
+
+def count_labels(targets: Tensor, predicted: Tensor, *, counts: Tensor | None = None) -> Tallies:
+    """Count where each picture has any number of labels.
+
+    Args:
+        targets: Bool ``(N, C)``.
+        predicted: Bool ``(N, C)``.
+        counts: ``(N, R)``, how often each picture counts; None means once, with R = 1.
+    """
+    if counts is None:
+        counts = torch.ones((len(targets), 1), dtype=torch.float64)
+    tallies = Tallies(
+        **{
+            name: torch.zeros((targets.shape[1], counts.shape[1]), dtype=torch.float64)
+            for name in ("hits", "supports", "predicted")
+        }
+    )
+    # In parts, as a matrix of zeros and ones takes 4 times its bytes as float32. Such sums are exact below 2**24.
+    at_once = max(1, _VALUES_AT_ONCE // max(1, targets.shape[1]))
+    for start in range(0, len(targets), at_once):
+        part = slice(start, start + at_once)
+        counts_BR = counts[part].float()
+        tallies.hits.add_((targets[part] & predicted[part]).float().T @ counts_BR)
+        tallies.supports.add_(targets[part].float().T @ counts_BR)
+        tallies.predicted.add_(predicted[part].float().T @ counts_BR)
+    return tallies
+
+
+def sums_by(values: Tensor, *, groups: Tensor, num_groups: int) -> Tensor:
+    """Return float64 ``(num_groups, R)``: the sums of the rows of ``values`` ``(N, R)`` in each group."""
+    sums = torch.zeros((num_groups, values.shape[1]), dtype=values.dtype)
+    return sums.index_add_(0, groups, values)
+
+
+def precision(tallies: Tallies) -> Tensor:
+    """Return the share of what was predicted that is right, ``(C, R)``."""
+    return _share(tallies.hits, tallies.predicted)
+
+
+def recall(tallies: Tallies) -> Tensor:
+    """Return the share of what is there that was found, ``(C, R)``."""
+    return _share(tallies.hits, tallies.supports)
+
+
+def jaccard(tallies: Tallies) -> Tensor:
+    """Return what was rightly predicted over what is there or predicted, ``(C, R)``."""
+    return _share(tallies.hits, tallies.supports + tallies.predicted - tallies.hits)
+
+
+def f_beta(tallies: Tallies, *, beta: float = 1.0) -> Tensor:
+    """Return the harmonic mean of precision and recall, with recall counting ``beta**2`` times, ``(C, R)``.
+
+    C. J. van Rijsbergen, "Information retrieval", 1979, ch. 7.
+    """
+    weight = beta**2
+    return _share((1 + weight) * tallies.hits, weight * tallies.supports + tallies.predicted)
+
+
+def mean_of_seen(scores: Tensor, *, seen: Tensor) -> Tensor:
+    """Return ``(R,)``: the mean of the scores ``(C, R)`` of the classes that were seen; NaN where none was."""
+    return scores.masked_fill(~seen, 0).sum(0) / seen.sum(0)
+
+
+def balanced_accuracy(tallies: Tallies) -> Tensor:
+    """Return ``(R,)``: the mean recall of the classes that occur among the targets."""
+    return mean_of_seen(recall(tallies), seen=tallies.supports > 0)
+
+
+def matthews_correlation(tallies: Tallies) -> Tensor:
+    """Return ``(R,)``: the correlation of targets and predictions, -1 to 1; 0 where one of them is always the same.
+
+    J. Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004.
+    """
+    totals = tallies.supports.sum(0)
+    together = tallies.hits.sum(0) * totals - (tallies.supports * tallies.predicted).sum(0)
+    spreads = [
+        totals.square() - margin.square().sum(0) for margin in (tallies.supports, tallies.predicted)
+    ]
+    return _share(together, (spreads[0] * spreads[1]).sqrt())
+
+
+def cohen_kappa(confusion: Tensor, *, weights: str | None = None) -> Tensor:
+    """Return how much better than by chance targets and predictions agree: 1 is perfect, 0 chance; a scalar.
+
+    J. Cohen, "A coefficient of agreement for nominal scales", 1960, and "Weighted kappa", 1968.
+
+    Args:
+        confusion: ``(C, C)`` counts, rows actual, columns predicted.
+        weights: None counts every mistake the same; ``"linear"`` and ``"quadratic"`` by the distance of the classes.
+
+    Returns:
+        NaN where only one class occurs, on both sides.
+    """
+    confusion = confusion.double()
+    places = torch.arange(len(confusion), dtype=torch.float64)
+    distance = (places[:, None] - places).abs()
+    cost = {None: (distance > 0).double(), "linear": distance, "quadratic": distance.square()}
+    by_chance = torch.outer(confusion.sum(1), confusion.sum(0)) / confusion.sum()
+    return 1 - (cost[weights] * confusion).sum() / (cost[weights] * by_chance).sum()
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0.0)
+
+
+def places_of(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return the place of each picture's class in the order of its scores, 0 for the highest; of equal ones the first leads.
+
+    Args:
+        scores: ``(N, C)``.
+        targets: int64 ``(N,)``.
+
+    Returns:
+        int64 ``(N,)``.
+    """
+    own_N1 = scores.gather(1, targets[:, None])
+    before = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
+    return ((scores > own_N1) | ((scores == own_N1) & before)).sum(1)
+
+
+LEVEL = 0.95
+NUM_RESAMPLES = 1000
+# 2**21 draws at a time bound the memory at about 60 MB, whatever the number of pictures.
+_DRAWS_AT_ONCE = 2**21
+
+Measure = Callable[[Tensor], dict[str, Tensor]]
+"""Counts float64 ``(N, R)``, how often each picture was drawn -> metrics by name, float64 ``(R,)``, NaN where undefined."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One number about a classifier, with the range in which it may lie.
+
+    Attributes:
+        name: Name of the function that computes it.
+        value: The metric of these pictures.
+        low: Lower end of the 95 % interval.
+        high: Upper end of the 95 % interval.
+        num_pictures: How many labelled pictures it was computed from.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    num_pictures: int
+
+
+def wilson_interval(successes: int, trials: int, *, level: float = LEVEL) -> tuple[float, float]:
+    """Return Wilson's score interval for a share.
+
+    Args:
+        successes: How often it happened, 0 to ``trials``.
+        trials: How often it could have happened; with 0, nothing is known and the interval is (0, 1).
+        level: Confidence, between 0 and 1.
+
+    Raises:
+        ConfigError: The counts or the level cannot be.
+
+    Example:
+        >>> low, high = wilson_interval(98, 100)
+        >>> f"{low:.3f} {high:.3f}"
+        '0.930 0.994'
+    """
+    if not 0 <= successes <= trials or not 0 < level < 1:
+        raise ConfigError(
+            "An interval needs 0 <= successes <= trials and 0 < level < 1. "
+            f"Received: successes={successes}, trials={trials}, level={level}"
+        )
+    if trials == 0:
+        return 0.0, 1.0
+    z_squared = normal_quantile(level) ** 2
+    share = successes / trials
+    centre = share + z_squared / (2 * trials)
+    spread = math.sqrt(z_squared * (share * (1 - share) + z_squared / (4 * trials)) / trials)
+    scale = 1 + z_squared / trials
+    # Rounding would leave 1e-17 where the formula gives 0 or 1, and may pass the value by as much.
+    low = 0.0 if successes == 0 else min((centre - spread) / scale, share)
+    high = 1.0 if successes == trials else max((centre + spread) / scale, share)
+    return low, high
+
+
+def normal_quantile(level: float = LEVEL) -> float:
+    """Return how many standard deviations around the mean hold a share ``level`` of a normal distribution."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def share_metric(name: str, *, successes: int, trials: int) -> Metric:
+    """Return a share of pictures with Wilson's interval; ``trials`` is at least 1."""
+    low, high = wilson_interval(successes, trials)
+    return Metric(name=name, value=successes / trials, low=low, high=high, num_pictures=trials)
+
+
+def influence_metric(name: str, *, value: float, influence: Tensor) -> Metric:
+    """Return a metric between 0 and 1 with the interval that the pull of each picture gives.
+
+    The interval is symmetric in the log odds, so it stays within 0 and 1. At 0 or 1 no picture pulls: such an interval
+    has no width, and that says "not known", not "certain".
+
+    Args:
+        name: Of the metric.
+        value: 0 to 1.
+        influence: float64 ``(N,)``, derivative of the metric with respect to the weight of each picture, at weight 1.
+    """
+    low = high = value
+    if 0 < value < 1:
+        error = float(influence.square().sum().sqrt())
+        half = normal_quantile() * error / (value * (1 - value))
+        odds = math.log(value / (1 - value))
+        low, high = (1 / (1 + math.exp(-odds - shift)) for shift in (-half, half))
+    return Metric(name=name, value=value, low=low, high=high, num_pictures=len(influence))
+
+
+def bootstrap(
+    measure: Measure, *, num_pictures: int, num_values: int = 1, seed: int
+) -> dict[str, Metric]:
+    """Return each metric with the middle 95 % of what it is on resamples of the pictures.
+
+    Args:
+        measure: All metrics of some resamples at a time; one set of resamples serves them all.
+        num_pictures: N, at least 1.
+        num_values: Numbers that ``measure`` makes for each resample beside the counts; more of them mean smaller parts.
+        seed: Repeats the resamples.
+
+    Returns:
+        By name, in the order of ``measure``. A metric that is undefined for the pictures themselves (NaN) is left out;
+        resamples for which it is undefined do not count.
+    """
+    once_N1 = torch.ones((num_pictures, 1), dtype=torch.float64)
+    values = {name: float(found) for name, found in measure(once_N1).items()}
+    resampled: dict[str, list[Tensor]] = {name: [] for name in values}
+    draws = generator(seed, "bootstrap")
+    at_once = min(NUM_RESAMPLES, max(1, _DRAWS_AT_ONCE // max(num_pictures, num_values)))
+    for start in range(0, NUM_RESAMPLES, at_once):
+        num_resamples = min(at_once, NUM_RESAMPLES - start)
+        drawn_NR = torch.randint(num_pictures, (num_pictures, num_resamples), generator=draws)
+        cells = (drawn_NR * num_resamples).add_(torch.arange(num_resamples))
+        counts = torch.bincount(cells.flatten(), minlength=drawn_NR.numel())
+        for name, found in measure(counts.view_as(drawn_NR).double()).items():
+            resampled[name].append(found)
+    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    metrics: dict[str, Metric] = {}
+    for name, value in values.items():
+        if math.isnan(value):
+            continue
+        low, high = torch.cat(resampled[name]).nanquantile(ends).tolist()
+        # The calibration error of resamples may lie above its value altogether, and an interval that leaves out what
+        # was measured would mislead. (min and max pass over NaN in second place: all resamples undefined.)
+        low, high = min(value, low), max(value, high)
+        metrics[name] = Metric(
+            name=name, value=value, low=low, high=high, num_pictures=num_pictures
+        )
+    return metrics
+
+
+_VALUES_AT_ONCE_ranking = 2**22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Ranked:
+    """A metric of a ranking, 0 to 1.
+
+    Attributes:
+        value: The metric.
+        influence: ``(N,)``, how much the metric changes with the weight of each picture.
+    """
+
+    value: float
+    influence: Tensor
+
+
+def roc_auc(scores: Tensor, positive: Tensor) -> Ranked | None:
+    """Return the probability that a positive picture scores above one that is not, equal scores counting half.
+
+    Influences are the structural components of DeLong, DeLong and Clarke-Pearson (Biometrics 1988). Only the positive
+    scores are sorted, so a class with few pictures costs little.
+
+    Args:
+        scores: ``(N,)``, any float.
+        positive: Bool ``(N,)``.
+
+    Returns:
+        None where all or none are positive: there is nothing to compare.
+    """
+    ascending_P, order_P = scores[positive].sort()
+    others_M = scores[~positive].contiguous()
+    num_positive, num_others = len(ascending_P), len(others_M)
+    if num_positive == 0 or num_others == 0:
+        return None
+    below_M = torch.searchsorted(ascending_P, others_M)
+    not_above_M = torch.searchsorted(ascending_P, others_M, right=True)
+    # How many others lie below the k-th positive: those with at most k positives at or below them.
+    others_below_P = torch.bincount(not_above_M, minlength=num_positive + 1).cumsum(0)[:-1]
+    others_not_above_P = torch.bincount(below_M, minlength=num_positive + 1).cumsum(0)[:-1]
+    wins_P = (others_below_P + others_not_above_P).double() / (2 * num_others)
+    wins_M = 1 - (below_M + not_above_M).double() / (2 * num_positive)
+    value = wins_P.mean()
+    influence = torch.empty(len(scores), dtype=torch.float64)
+    influence[positive.nonzero()[:, 0][order_P]] = (wins_P - value) / num_positive
+    influence[~positive] = (wins_M - value) / num_others
+    return Ranked(value=float(value), influence=influence)
+
+
+def average_precision(scores: Tensor, positive: Tensor) -> Ranked | None:
+    """Return the mean, over the positive pictures, of the precision among all that score at least as high.
+
+    Args:
+        scores: ``(N,)``, any float.
+        positive: Bool ``(N,)``.
+
+    Returns:
+        None where none is positive.
+    """
+    num_pictures, num_positive = len(scores), int(positive.sum())
+    if num_positive == 0:
+        return None
+    ascending_N, order_N = scores.sort()
+    truth_N = positive[order_N].double()
+    below_N = torch.searchsorted(ascending_N, ascending_N)
+    up_to_N = torch.searchsorted(ascending_N, ascending_N, right=True)
+    chosen_N = (num_pictures - below_N).double()
+    precision_N = (num_positive - _sums_before(truth_N)[below_N]) / chosen_N
+    value = (truth_N * precision_N).sum() / num_positive
+    # A further picture changes the precision at every positive that scores no more than it does.
+    gained_N = _sums_before(truth_N / chosen_N)[up_to_N]
+    lost_N = _sums_before(truth_N * precision_N / chosen_N)[up_to_N]
+    influence = torch.empty(num_pictures, dtype=torch.float64)
+    influence[order_N] = (truth_N * (precision_N - value + gained_N) - lost_N) / num_positive
+    return Ranked(value=float(value), influence=influence)
+
+
+def mean_over_classes(
+    metric: Callable[[Tensor, Tensor], Ranked | None],
+    scores: Tensor,
+    *,
+    positive: Callable[[int], Tensor],
+    offsets: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Ranked | None:
+    """Return the mean of a metric over the classes for which it is defined.
+
+    Args:
+        metric: ``roc_auc`` or ``average_precision``.
+        scores: ``(N, C)``, any float; read a few classes at a time.
+        positive: Class -> bool ``(N,)``.
+        offsets: float64 ``(N,)``, subtracted from the scores of each picture; turns logits into log-probabilities.
+        weights: ``(C,)``, how much each class counts; None means all the same. They do not enter the influences.
+
+    Returns:
+        None where it is defined for no class.
+    """
+    total, influence, sum_of_weights = 0.0, torch.zeros(len(scores), dtype=torch.float64), 0.0
+    for index, column in _columns(scores):
+        # As float32, or rounding in the 16th digit would order pictures that have the same probability.
+        scores_N = column if offsets is None else (column - offsets).float()
+        one = metric(scores_N, positive(index))
+        if one is not None:
+            weight = 1.0 if weights is None else float(weights[index])
+            total += weight * one.value
+            influence += weight * one.influence
+            sum_of_weights += weight
+    if sum_of_weights == 0:
+        return None
+    return Ranked(value=total / sum_of_weights, influence=influence / sum_of_weights)
+
+
+def _columns(scores: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield each column as contiguous float64; a block at a time, as single columns of a large matrix are read slowly."""
+    at_once = max(1, _VALUES_AT_ONCE_ranking // max(1, len(scores)))
+    for start in range(0, scores.shape[1], at_once):
+        block = scores[:, start : start + at_once].T.double().contiguous()
+        yield from enumerate(block, start=start)
+
+
+def _sums_before(values: Tensor) -> Tensor:
+    """Return ``(N + 1,)``: the sum of the values before each place."""
+    return torch.cat([values.new_zeros(1), values.cumsum(0)])

@@ -1,0 +1,271 @@
+"""A classifier, its predictions and the pictures in, what explains its mistakes out, as plain values that a report can show.
+
+A report never runs a model, so whatever takes one is done here: where the network looked (Grad-CAM), which training pictures
+are most like a mistaken one, and what the files themselves say (``data/picture_facts.py``).
+
+Shape legend: N pictures of the predictions, T training pictures, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vizsla.data.images.facts import PictureFacts, picture_facts
+from vizsla.errors import ConfigError
+from vizsla.evaluate.interpret import top_losses, worst_mistakes
+from vizsla.infer.grad_cam import grad_cam, overlay
+from vizsla.infer.run import evaluation_mode
+from vizsla.models.heads import FeatureHead
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vizsla.evaluate.predictions import Predictions
+    from vizsla.models.classifier import Classifier
+    from vizsla.types import Batch, PictureTable
+
+NUM_EXPLAINED = 12
+NUM_NEIGHBOURS = 3
+MOST_TRAINING = 4000
+"""Of more training pictures so many are looked at, evenly spread: it takes a second or two on a GPU."""
+_EXPLAINED_AT_ONCE = 4
+
+BatchesOf = Callable[[Tensor], Generator["Batch"]]
+"""Rows of a table -> batches of their pictures as float32 0-1 on the classifier's device, as validation prepares them."""
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how far it is, and how far it goes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class KnownPictures:
+    """What training knows of the pictures that it learned from.
+
+    Attributes:
+        rows: int64 ``(T,)``, rows of the table.
+        features: float32 ``(T, D)``, what ``pooled_features`` of the final classifier gives; None where it changed since.
+        left_out: What a head says of each training picture when it is fitted without that picture; None where not known.
+    """
+
+    rows: Tensor
+    features: Tensor | None = None
+    left_out: Predictions | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbour:
+    """A training picture that the network finds like another one; ``similarity`` is the cosine of their features."""
+
+    row: int
+    similarity: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evidence:
+    """What was found out about a finished run; what was not looked at is absent.
+
+    Attributes:
+        valid_facts: Of the pictures of the predictions, in their order.
+        train_facts: Of training pictures, at most ``MOST_TRAINING``.
+        heat: By position in the predictions: the picture as the network saw it with the places that spoke for its answer,
+            uint8 ``(3, H, W)``.
+        neighbours: By position in the predictions: the training pictures most like it, best first.
+        left_out: What a head says of training pictures that it was not fitted on.
+    """
+
+    valid_facts: PictureFacts | None = None
+    train_facts: PictureFacts | None = None
+    heat: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
+    neighbours: Mapping[int, tuple[Neighbour, ...]] = field(
+        default_factory=dict[int, tuple[Neighbour, ...]]
+    )
+    left_out: Predictions | None = None
+
+
+def explained_positions(predictions: Predictions, k: int = NUM_EXPLAINED) -> Tensor:
+    """Return the pictures that are shown as the worst: mistakes by loss, and for numbers the largest losses.
+
+    Args:
+        predictions: Any.
+        k: At most so many.
+
+    Returns:
+        int64, positions into the predictions.
+    """
+    if predictions.task == "regression":
+        return top_losses(predictions, k)
+    return worst_mistakes(predictions, k)
+
+
+def collect_evidence(
+    classifier: Classifier,
+    *,
+    predictions: Predictions,
+    table: PictureTable,
+    batches_of: BatchesOf,
+    known: KnownPictures | None = None,
+    num_workers: int | None = None,
+    on_progress: Progress = lambda _what, _done, _total: None,
+) -> Evidence:
+    """Look at the worst mistakes with the network, and at the files of all pictures.
+
+    Args:
+        classifier: Used in evaluation mode and left as it was.
+        predictions: What it said of the validation pictures.
+        table: The table that their rows point into.
+        batches_of: Gives pictures by row.
+        known: What training left, so that it need not be computed again.
+        num_workers: Threads that read files; None is one per core.
+        on_progress: Moves a bar.
+
+    Raises:
+        PictureError: A picture that was there in training cannot be read any more.
+    """
+    positions = explained_positions(predictions)
+    sample = evenly_chosen(table.train_rows, most=MOST_TRAINING)
+    heat: dict[int, Tensor] = {}
+    neighbours: dict[int, tuple[Neighbour, ...]] = {}
+    if len(positions):
+        features = known.features if known is not None else None
+        rows = known.rows if known is not None and features is not None else sample
+        if features is None:
+            features = _features_of(
+                classifier, rows, batches_of=batches_of, on_progress=on_progress
+            )
+        seen = _look_at(classifier, predictions, positions, batches_of=batches_of, heat=heat)
+        neighbours = _nearest(positions, seen, rows=rows, features=features)
+    workers = {"num_workers": num_workers}
+
+    def facts(of_rows: Tensor, what: str) -> PictureFacts:
+        def moved(done: int) -> None:
+            on_progress(what, done, len(of_rows))
+
+        return picture_facts(table, of_rows, on_progress=moved, **workers)
+
+    return Evidence(
+        valid_facts=facts(predictions.rows, "looking at validation files"),
+        train_facts=facts(sample, "looking at training files"),
+        heat=heat,
+        neighbours=neighbours,
+        left_out=None if known is None else known.left_out,
+    )
+
+
+def evenly_chosen(rows: Tensor, *, most: int) -> Tensor:
+    """Return at most so many rows, spread evenly over all of them.
+
+    Args:
+        rows: int64 ``(N,)``.
+        most: At least 1.
+    """
+    if len(rows) <= most:
+        return rows
+    return rows[torch.arange(most) * len(rows) // most]
+
+
+def pooled_features(classifier: Classifier, images: Tensor) -> Tensor:
+    """Return what the head pools out of pictures, each row of length 1.
+
+    Args:
+        classifier: Used in evaluation mode. A ``FeatureHead`` pools and standardises; for others the last map is averaged.
+        images: float ``(B, 3, H, W)`` with values 0-1 on the classifier's device.
+
+    Returns:
+        float32 ``(B, D)`` on the CPU.
+    """
+    with evaluation_mode(classifier), torch.inference_mode():
+        maps = classifier.stage_maps(images)
+        head = classifier.head
+        pooled = head.pool(maps) if isinstance(head, FeatureHead) else maps[-1].mean(dim=(2, 3))
+        return standardised(head, pooled.float()).cpu().clone()
+
+
+def standardised(head: torch.nn.Module, pooled_BD: Tensor) -> Tensor:
+    """Return pooled features as they are compared: on the scale of the head where it has one, each row of length 1.
+
+    Args:
+        head: Of the classifier.
+        pooled_BD: float32 ``(B, D)``.
+    """
+    if isinstance(head, FeatureHead):
+        pooled_BD = (pooled_BD - head.offset) * head.scale
+    return F.normalize(pooled_BD, dim=1)
+
+
+def _features_of(
+    classifier: Classifier, rows: Tensor, *, batches_of: BatchesOf, on_progress: Progress
+) -> Tensor:
+    parts: list[Tensor] = []
+    done = 0
+    with closing(batches_of(rows)) as batches:
+        for batch in batches:
+            parts.append(pooled_features(classifier, batch.images))
+            done += len(batch.rows)
+            on_progress("features of training pictures", done, len(rows))
+    return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+
+def _look_at(
+    classifier: Classifier,
+    predictions: Predictions,
+    positions: Tensor,
+    *,
+    batches_of: BatchesOf,
+    heat: dict[int, Tensor],
+) -> Tensor:
+    """Put the heat maps of some pictures into ``heat``; return their features ``(P, D)`` in the order of the positions."""
+    place_of = {int(predictions.rows[position]): position for position in positions.tolist()}
+    found: dict[int, Tensor] = {}
+    with closing(batches_of(predictions.rows[positions])) as batches:
+        for batch in batches:
+            for start in range(0, len(batch.rows), _EXPLAINED_AT_ONCE):
+                chosen = slice(start, start + _EXPLAINED_AT_ONCE)
+                images = batch.images[chosen].float()
+                places = [place_of[row] for row in batch.rows[chosen].tolist()]
+                found |= dict(zip(places, pooled_features(classifier, images), strict=True))
+                heat |= _overlays(classifier, predictions, images, places=places)
+    return torch.stack([found[position] for position in positions.tolist()])
+
+
+def _overlays(
+    classifier: Classifier, predictions: Predictions, images: Tensor, *, places: list[int]
+) -> dict[int, Tensor]:
+    """Return overlays by position; none for networks and picture sizes that have no map to look at."""
+    said = predictions.predicted[torch.tensor(places)]
+    if predictions.task == "regression":
+        said = torch.ones(len(places), len(predictions.vocab))
+    elif predictions.task == "multi_category":
+        said = said.float()
+    try:
+        maps = grad_cam(classifier, images, targets=said)
+    except ConfigError:
+        return {}
+    return {
+        place: overlay(picture.cpu(), warmth.cpu())
+        for place, picture, warmth in zip(places, images, maps, strict=True)
+        if bool(warmth.any())  # else no place speaks for the answer
+    }
+
+
+def _nearest(
+    positions: Tensor, seen_PD: Tensor, *, rows: Tensor, features: Tensor
+) -> dict[int, tuple[Neighbour, ...]]:
+    if not len(features):
+        return {}
+    similar = seen_PD @ features.T
+    best = similar.topk(min(NUM_NEIGHBOURS, len(rows)), dim=1)
+    return {
+        position: tuple(
+            Neighbour(row=int(rows[place]), similarity=value)
+            for place, value in zip(places, values, strict=True)
+        )
+        for position, places, values in zip(
+            positions.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
+        )
+    }

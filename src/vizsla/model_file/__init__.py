@@ -1,0 +1,1 @@
+"""The one model file: safetensors with a JSON manifest, written and opened without training code."""

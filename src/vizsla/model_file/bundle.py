@@ -1,0 +1,423 @@
+"""A classifier in, one ``model.safetensors`` out, and back; nothing in the file can run, and damage is noticed.
+
+The file is in the safetensors format: a JSON header, then the weights. The header's ``__metadata__`` holds two strings:
+``vizsla.manifest`` (JSON, see ``manifest.py``) and ``vizsla.sha256``, the digest of that text. The manifest holds the digest
+of the weights, so a changed byte anywhere is found. What is read from a file is compared with the size of the file, or
+with a network without storage (on torch's "meta" device), before memory is set aside for it.
+
+A path given as a model file in; nothing out if it can be a safetensors file, else an error that says what it is.
+
+Only the first and the last bytes are looked at. Pickles (``.pkl``, old ``.pth``) and zip archives (``.pth``, ``.pt``, Keras)
+are recognised by their magic bytes and never opened: opening a pickle can run any program that its author put into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from vizsla import __version__
+from vizsla.errors import ConfigError, ModelFileError, PictureError
+from vizsla.files import atomic_write
+from vizsla.infer.run import usable_device
+from vizsla.model_file.final_resize import FinalResize
+from vizsla.model_file.manifest import Manifest, manifest_from_json, manifest_to_json
+from vizsla.model_file.rebuild import (
+    STORED_DTYPES,
+    Form,
+    describe_differences,
+    expected_forms,
+    form_of,
+    rebuild_classifier,
+    shown_versions,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+
+    from vizsla.augment.apply import BatchAugmentation
+    from vizsla.data.images.sizing import Resize
+    from vizsla.evaluate.calibration import Calibration
+    from vizsla.evaluate.metrics import Metric
+    from vizsla.models.classifier import Classifier
+    from vizsla.types import PictureTable, Size
+
+_LENGTH_BYTES = 8
+"""A safetensors file starts with the length of its JSON header, a little-endian number of 8 bytes."""
+
+LARGEST_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors format itself."""
+
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+# Protocols 2 to 5 begin with their number, protocols 0 and 1 with the first thing that they hold: a list, a dictionary,
+# an imported name. (Python, Lib/pickletools.py)
+_PICKLE = re.compile(rb"\x80[\x02-\x0f]|\(?[ld]p\d+\n|\(?c[\w.]+\n[\w.]+\n|\(?[]}]q")
+_AGAIN = "Copy the file again from where it came, or export the model again."
+
+
+def check_is_safetensors(path: Path) -> None:
+    """Return if a file can be a safetensors file; its header is not parsed yet.
+
+    Args:
+        path: What the user gave as a model file.
+
+    Raises:
+        ModelFileError: There is no such file, it is a folder, cannot be read, is a pickle or zip archive (which is not
+            opened), or too short for what its first bytes say.
+    """
+    if path.is_dir():
+        raise ModelFileError(
+            f"{path} is a folder, not a model file. Give the file in it, for example {path / 'model.safetensors'}"
+        )
+    if not path.exists():
+        raise ModelFileError(
+            f"There is no model file {path}. Check the path; `vizsla train` writes RUN/model.safetensors"
+        )
+    if not path.is_file():  # Reading a pipe or a device could wait for ever.
+        raise ModelFileError(f"{path} is a device or a pipe. Give the path of a model file.")
+    try:
+        with path.open("rb") as file:
+            _check_bytes(path, file)
+    except OSError as error:
+        raise ModelFileError(
+            f"Cannot read the model file {path}: {error.strerror or error}. Check its permissions and the disk."
+        ) from error
+
+
+def _check_bytes(path: Path, file: BinaryIO) -> None:
+    num_bytes = path.stat().st_size
+    start = file.read(64)
+    header_length = int.from_bytes(start[:_LENGTH_BYTES], "little")
+    fits = _LENGTH_BYTES + header_length <= num_bytes and header_length <= LARGEST_HEADER
+    # The length may begin like a pickle does (640 is 80 02), so this is asked first.
+    if fits and start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
+        return
+    _refuse_foreign(path, start)
+    if num_bytes < _LENGTH_BYTES + 2:
+        raise ModelFileError(f"{path} is too short to be a model file: {num_bytes} bytes. {_AGAIN}")
+    if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
+        raise ModelFileError(
+            f"{path} is cut short or damaged: its header should have {header_length:,} bytes (at most "
+            f"{LARGEST_HEADER:,}), the file has {num_bytes:,}. {_AGAIN}"
+        )
+    raise ModelFileError(
+        f"{path} is not a model file: it is not in the safetensors format, it begins with {start[:16]!r}. "
+        "Give a model.safetensors that vizsla wrote."
+    )
+
+
+def _refuse_foreign(path: Path, start: bytes) -> None:
+    """Raise for the kinds of file that people may take for a model file."""
+    cure = "Give a model.safetensors that vizsla wrote, or train and export the model with vizsla."
+    if _PICKLE.match(start):
+        raise ModelFileError(
+            f"{path} is a Python pickle. It was not opened, because opening a pickle can run any program. {cure}"
+        )
+    if start.startswith(_ZIP):
+        raise ModelFileError(
+            f"{path} is a zip archive, in which torch.save puts pickles. It was not opened, because opening a pickle "
+            f"can run any program. {cure}"
+        )
+    if start.startswith(_HDF5):
+        raise ModelFileError(f"{path} is an HDF5 file, as Keras writes it. {cure}")
+
+
+_MANIFEST_KEY = "vizsla.manifest"
+_DIGEST_KEY = "vizsla.sha256"
+_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "pillow", "numpy")
+_KEEP_WEIGHTS = (
+    "keep the weights alone: safetensors.torch.save_model(classifier, 'weights.safetensors')"
+)
+_AGAIN_bundle = "Copy the file again from where it came, or export the model again."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """What a model file holds.
+
+    Attributes:
+        classifier: In evaluation mode.
+        manifest: Everything else.
+    """
+
+    classifier: Classifier
+    manifest: Manifest
+
+
+def fingerprint(table: PictureTable) -> str:
+    """Return a digest of the pictures and labels of a table: SHA-256 over sorted (path, bytes, label).
+
+    Args:
+        table: Paths are taken relative to its root, so a moved folder keeps its fingerprint.
+
+    Raises:
+        PictureError: A picture file is gone.
+    """
+    items: list[tuple[str, int, str]] = []
+    for row, path in enumerate(table.paths):
+        try:
+            items.append((table.shown_path(row), path.stat().st_size, table.label(row)))
+        except OSError as error:
+            raise PictureError(
+                f"The picture {path} cannot be read any more: {error.strerror or error}. "
+                "Put it back, or read the data again."
+            ) from error
+    return hashlib.sha256(json.dumps(sorted(items)).encode()).hexdigest()
+
+
+def save_bundle(
+    path: Path | str,
+    *,
+    classifier: Classifier,
+    resize: Resize | None,
+    augmentation: BatchAugmentation | None = None,
+    size: Size | None = None,
+    metrics: Sequence[Metric] = (),
+    data_fingerprint: str = "",
+    notes: str = "",
+    calibration: Calibration | None = None,
+) -> Path:
+    """Write a classifier and all that is needed to use it as one file, whole or not at all.
+
+    The classifier is not changed. Weights are stored as float32.
+
+    Args:
+        path: The file to write, usually ``model.safetensors``; an old one is replaced at the end.
+        classifier: Built from a network that timm or torchvision knows by name.
+        resize: How validation pictures were brought to one size on the CPU; None if they had one already.
+        augmentation: What batches went through after that (``DataLoaders.augmentation``); its validation part is kept.
+            None for no more than a resize to ``size``.
+        size: ``(height, width)`` that the network saw; None if as ``augmentation`` or else ``resize`` says.
+        metrics: Measured on the validation pictures.
+        data_fingerprint: See ``fingerprint``.
+        notes: Free text.
+        calibration: See ``calibrate``; None leaves probabilities as the network gives them.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: The network is a module of the user's own, or was changed after it was built, so that a file could
+            not be opened without the user's code.
+        OutputError: The file cannot be written. An old one is untouched.
+
+    Example:
+        >>> save_bundle("model.safetensors", classifier=classifier, resize=Resize((224, 224)))
+    """
+    head = _check_can_be_named(classifier)
+    tensors = _tensors_to_save(classifier)
+    final_resize = FinalResize() if augmentation is None else FinalResize.of(augmentation)
+    manifest = Manifest(
+        vizsla_version=__version__,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        backbone=classifier.backbone.spec,
+        head=head,
+        vocab=classifier.vocab,
+        preprocessing=classifier.preprocessing,
+        resize=resize,
+        final_resize=final_resize if size is None else replace(final_resize, size=size),
+        metrics=tuple(metrics),
+        data_fingerprint=data_fingerprint,
+        notes=notes,
+        libraries=_library_versions(),
+        tensors_sha256=_digest(tensors),
+        task=classifier.task,
+        calibration=calibration,
+    )
+    _check_can_be_rebuilt(manifest, tensors)
+    text = manifest_to_json(manifest)
+    header = {_MANIFEST_KEY: text, _DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
+    # Not safetensors' save_file: its errors lack the system's error number, and its files are readable by their owner only.
+    content = save(tensors, metadata=header)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Return what a model file says of itself; the weights are not read.
+
+    Args:
+        path: A file that ``save_bundle`` wrote.
+
+    Raises:
+        ModelFileError: The file is missing, foreign, damaged, or in a newer format.
+    """
+    path = Path(path)
+    check_is_safetensors(path)
+    with _opened(path) as file:
+        header = file.metadata() or {}
+    text = header.get(_MANIFEST_KEY)
+    if text is None:
+        raise ModelFileError(
+            f"{path} is a safetensors file, but not one that vizsla wrote: it lacks the manifest that names classes and "
+            "architecture. Weights alone can be given to `vizsla train` as a start."
+        )
+    manifest = manifest_from_json(text, path=path)
+    if header.get(_DIGEST_KEY) != hashlib.sha256(text.encode()).hexdigest():
+        raise ModelFileError(
+            f"{path} is damaged: its manifest was changed after it was written (the digest does not match). {_AGAIN}"
+        )
+    return manifest
+
+
+def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bundle:
+    """Open a model file: rebuild the network by its name and put the weights in. No code of the file is run.
+
+    Args:
+        path: A file that ``save_bundle`` wrote.
+        device: Where the classifier goes.
+
+    Raises:
+        ModelFileError: The file is missing, foreign, damaged, in a newer format, or of a network that the installed
+            timm and torchvision do not know.
+        ConfigError: This machine has no such device.
+
+    Example:
+        >>> bundle = load_bundle("model.safetensors")
+        >>> bundle.manifest.vocab
+        ('cat', 'dog')
+    """
+    path, device = Path(path), usable_device(device)
+    manifest = read_manifest(path)
+    tensors = _read_tensors(path)
+    if _digest(tensors) != manifest.tensors_sha256:
+        raise ModelFileError(
+            f"{path} is damaged: its weights are not those that were written (the digest does not match). {_AGAIN}"
+        )
+    problems = describe_differences(expected_forms(manifest, path=path), _forms_of(tensors))
+    if problems:
+        raise ModelFileError(
+            f"The weights in {path} do not fit the network {manifest.backbone.name}: {problems}. They were written with "
+            f"{shown_versions(manifest)}; installing these versions may help."
+        )
+    classifier = rebuild_classifier(manifest, path=path)
+    classifier.load_state_dict(tensors)
+    return Bundle(classifier=classifier.to(device).eval(), manifest=manifest)
+
+
+def _check_can_be_named(classifier: Classifier) -> Mapping[str, object]:
+    """Return the settings of the head; raise ConfigError for a network that only the user's code can make."""
+    spec = classifier.backbone.spec
+    if spec.source == "module":
+        raise ConfigError(
+            f"The network {spec.name} is an nn.Module of your own, and a model file holds no code to build it again. "
+            f"Train with a network that timm or torchvision has by name, or {_KEEP_WEIGHTS}."
+        )
+    config = getattr(classifier.head, "config", None)
+    if not callable(config):
+        raise ConfigError(
+            f"The head {type(classifier.head).__name__} is not one that vizsla can build again from a model file. "
+            f"Use ConcatPoolHead or FeatureHead, or {_KEEP_WEIGHTS}."
+        )
+    return cast("Mapping[str, object]", config())
+
+
+def _check_can_be_rebuilt(manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError for a classifier that a file could not bring back; better now than when it is needed."""
+    name = manifest.backbone.name
+    try:
+        expected = expected_forms(manifest, path=Path("the model"))
+    except ModelFileError as error:
+        raise ConfigError(
+            f"The network {name} cannot be built again from its name and settings: {error.__cause__} Use an architecture "
+            f"and a head that vizsla built, or {_KEEP_WEIGHTS}."
+        ) from error
+    problems = describe_differences(expected, _forms_of(tensors))
+    if problems:
+        raise ConfigError(
+            f"The network {name} was changed after it was built, so name and settings do not describe it any more: "
+            f"{problems}. Build a new one, or {_KEEP_WEIGHTS}."
+        )
+
+
+def _tensors_to_save(classifier: Classifier) -> dict[str, Tensor]:
+    """Weights on the CPU, contiguous, float32 where they are of another float type; none shares memory with another."""
+    tensors: dict[str, Tensor] = {}
+    owners: set[int] = set()
+    for name, value in classifier.state_dict().items():
+        tensor: Tensor = value.detach().to("cpu").contiguous()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        if tensor.untyped_storage().data_ptr() in owners:  # Tied weights; the format refuses them.
+            tensor = tensor.clone()
+        owners.add(tensor.untyped_storage().data_ptr())
+        tensors[name] = tensor
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name, type, shape and bytes of every tensor, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, *form_of(tensor)]).encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _forms_of(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
+    return {name: form_of(tensor) for name, tensor in tensors.items()}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return all tensors, as views of the file; safetensors has compared shapes and positions with the file's size."""
+    with _opened(path) as file:
+        names = file.keys()
+        for name in names:
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in STORED_DTYPES:
+                raise ModelFileError(
+                    f"{path} is damaged or not written by vizsla: its tensor {name[:80]!r} is of type {dtype}, where only "
+                    f"{', '.join(STORED_DTYPES)} occur. {_AGAIN}"
+                )
+        return {name: file.get_tensor(name) for name in names}
+
+
+class _StoredTensor(Protocol):
+    """A tensor in a safetensors file, not read yet."""
+
+    def get_dtype(self) -> str: ...
+    def get_shape(self) -> list[int]: ...
+
+
+class _SafetensorsFile(Protocol):
+    """What ``safe_open`` gives; its own types say None."""
+
+    def keys(self) -> list[str]: ...
+    def metadata(self) -> dict[str, str] | None: ...
+    def get_slice(self, name: str) -> _StoredTensor: ...
+    def get_tensor(self, name: str) -> Tensor: ...
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[_SafetensorsFile]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield cast("_SafetensorsFile", file)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"{path} is damaged or not a safetensors file: {str(error)[:300]}. {_AGAIN}"
+        ) from error
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with suppress(
+            metadata.PackageNotFoundError
+        ):  # Some builds go by another name, for example pillow-simd.
+            versions[name] = metadata.version(name)
+    return versions

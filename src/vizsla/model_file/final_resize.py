@@ -1,0 +1,112 @@
+"""The augmentation of a training in, what it does to validation pictures out, as plain values that a model file can hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from vizsla.augment.apply import BatchAugmentation
+from vizsla.augment.policy import BatchTransform, Flip, Mode, PadMode, RandomResizedCropGPU
+from vizsla.data.images.item_transforms import ItemPipeline, function_name
+from vizsla.data.images.sizing import RandomResizedCrop, Resize
+from vizsla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vizsla.types import Size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinalResize:
+    """How validation brings pictures from the presize to the size that the network sees.
+
+    Attributes:
+        size: ``(height, width)`` that the network sees; None if pictures stay as they are.
+        mode: Interpolation.
+        pad_mode: What is seen outside the picture.
+        align_corners: Whether -1 and 1 are the centres of the corner pixels.
+        crop_ratio: If training crops at random, the range of width / height of the middle window that validation
+            takes; None if validation takes the whole picture.
+        crop_scale: What the sides of that window are multiplied with.
+    """
+
+    size: Size | None = None
+    mode: Mode = "bilinear"
+    pad_mode: PadMode = "reflection"
+    align_corners: bool = True
+    crop_ratio: tuple[float, float] | None = None
+    crop_scale: float = 1.0
+
+    @classmethod
+    def of(cls, augmentation: BatchAugmentation) -> FinalResize:
+        """Return what an augmentation does when it does not train.
+
+        Args:
+            augmentation: Of the loaders, for example ``DataLoaders.augmentation``.
+        """
+        policy = augmentation.policy
+        return cls(
+            size=augmentation.size,
+            mode=policy.mode,
+            pad_mode=policy.pad_mode,
+            align_corners=policy.align_corners,
+            crop_ratio=None if policy.crop is None else policy.crop.ratio,
+            crop_scale=1.0 if policy.crop is None else policy.crop.valid_scale,
+        )
+
+    def augmentation(self) -> BatchAugmentation:
+        """Return an augmentation that does the same to validation pictures, and nothing at random.
+
+        Raises:
+            ConfigError: A value is outside of its range.
+        """
+        # A flip that never happens carries the settings of the interpolation.
+        transforms: list[BatchTransform] = [
+            Flip(0, mode=self.mode, pad_mode=self.pad_mode, align_corners=self.align_corners)
+        ]
+        if self.crop_ratio is not None and self.size is not None:
+            transforms.append(
+                RandomResizedCropGPU(self.size, ratio=self.crop_ratio, valid_scale=self.crop_scale)
+            )
+        return BatchAugmentation(transforms, size=self.size)
+
+
+def storable(
+    items: ItemPipeline, augmentation: BatchAugmentation
+) -> tuple[Resize | None, BatchAugmentation]:
+    """Return a resize and an augmentation that a model file can hold and that show validation pictures as these do.
+
+    Args:
+        items: What is done to each picture (``DataLoaders.items``).
+        augmentation: What batches go through after that (``DataLoaders.augmentation``).
+
+    Returns:
+        Those given, where a file can hold them. The middle that a ``RandomResizedCrop`` shows becomes a ``Resize`` to the
+        larger size and a window in the middle of it.
+
+    Raises:
+        ConfigError: There is a function of the user's own, or a transform that only cuts or keeps shapes.
+    """
+    sizing = items.sizing
+    if items.functions:
+        names = ", ".join(map(function_name, items.functions))
+        raise ConfigError(
+            f"A model file holds no code, so it cannot hold the item transforms {names}; predictions from it would "
+            "differ. Apply them to the picture files before training, or leave them out."
+        )
+    if sizing is None or isinstance(sizing, Resize):
+        return sizing, augmentation
+    final = FinalResize.of(augmentation)
+    if not isinstance(sizing, RandomResizedCrop) or final.crop_ratio is not None:
+        then = "" if final.crop_ratio is None else " followed by a random crop of batches"
+        raise ConfigError(
+            f"A model file cannot hold the item transform {sizing!r}{then}. "
+            "Use Resize, with aug_transforms(min_scale=...) for random crops."
+        )
+    (height, width), (outer_height, outer_width) = sizing.size, sizing.valid_size
+    # Half a pixel more, because the window's sides are rounded down.
+    scale = min(1.0, max((height + 0.5) / outer_height, (width + 0.5) / outer_width))
+    shape = width / height
+    shown = replace(
+        final, size=final.size or sizing.size, crop_ratio=(shape, shape), crop_scale=scale
+    )
+    return Resize(sizing.valid_size), shown.augmentation()

@@ -1,0 +1,181 @@
+"""Logits of a batch in, one ``Prediction`` for each picture out: label, probabilities, label set, "none of these".
+
+Shapes: V views of each of B pictures, C classes (or numbers, where the task is regression).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vizsla.types import DECISION_THRESHOLD, LABEL_SEPARATOR, Task, label_of, probabilities_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vizsla.evaluate.calibration import Calibration
+
+_NUM_TOP = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What a classifier says of one picture; unpacks as (label, index, probabilities).
+
+    Attributes:
+        label: The most probable class. Several labels: those whose probability is above 0.5, joined by ``;``, empty if none
+            is. Regression: the numbers, joined by ``;``.
+        index: Position of the label in the vocabulary. Several labels: bool ``(C,)``, which of them. Regression: float32
+            ``(C,)``, the numbers.
+        probability: Of the label, 0-1; of several labels, that of the least certain decision; NaN for regression.
+            Calibrated, where the model file says how.
+        probabilities: float32 ``(C,)`` on the CPU, in the order of the vocabulary; the numbers for regression. Left out of
+            comparisons.
+        top: The three (or fewer) most probable classes with their probabilities, best first; empty for regression.
+        labels: The class; the classes; or none for regression.
+        values: The numbers in the order of the vocabulary; empty unless the task is regression.
+        task: What was predicted.
+        familiarity: Share of the validation pictures that were no more like one of the classes than this one, 0-1; near 0
+            means that the picture is like none of them. None where the model file does not tell.
+        none_of_these: Whether that is so rare that the picture had better not be taken for any class; 5 % of the validation
+            pictures, all of known classes, are refused in this way. None where the model file does not tell.
+        label_set: Classes, best first, that hold the true one with the probability ``coverage``; None if not asked for.
+        coverage: As asked for.
+    """
+
+    label: str
+    index: int | Tensor = field(compare=False)
+    probability: float
+    probabilities: Tensor = field(compare=False, repr=False)
+    top: tuple[tuple[str, float], ...]
+    labels: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+    task: Task = "category"
+    familiarity: float | None = None
+    none_of_these: bool | None = None
+    label_set: tuple[str, ...] | None = None
+    coverage: float | None = None
+
+    def __iter__(self) -> Iterator[object]:
+        """Yield label, index and probabilities, as notebooks unpack a prediction.
+
+        The first is a list of classes where there may be several, and for regression the number, or a tuple of them.
+        """
+        first: object = self.label
+        if self.task == "multi_category":
+            first = list(self.labels)
+        elif self.task == "regression":
+            first = self.values[0] if len(self.values) == 1 else self.values
+        return iter((first, self.index, self.probabilities))
+
+
+def describe(
+    logits: Tensor,
+    *,
+    task: Task,
+    vocab: tuple[str, ...],
+    calibration: Calibration | None = None,
+    coverage: float | None = None,
+) -> list[Prediction]:
+    """Return what the logits of some pictures say.
+
+    Args:
+        logits: float32 ``(V, B, C)`` on the CPU. Probabilities are averaged over the views, and so are logits.
+        task: What was predicted.
+        vocab: Names of the classes or numbers.
+        calibration: Of the model file; None takes the probabilities as they are.
+        coverage: Of the label sets; the calibration must have them.
+    """
+    if task == "regression":
+        # Tensors of their own, usable outside of inference mode.
+        return [_numbers(row.clone(), vocab=vocab) for row in logits.mean(0).unbind()]
+    temperature = 1.0 if calibration is None else calibration.temperature
+    probabilities_BC = probabilities_of(logits / temperature, task=task).mean(0)
+    # One view by logits: probabilities may round to the same value. Stable: of equals the first, as argmax does.
+    ranked_BC = logits[0] if len(logits) == 1 else probabilities_BC
+    order_BC = ranked_BC.argsort(dim=1, descending=True, stable=True)
+    largest_B: list[float] = logits.mean(0).amax(1).tolist()
+    return [
+        _classes(
+            probabilities,
+            order=order,
+            largest_logit=largest,
+            task=task,
+            vocab=vocab,
+            calibration=calibration,
+            coverage=coverage,
+        )
+        for probabilities, order, largest in zip(
+            probabilities_BC.unbind(), order_BC.unbind(), largest_B, strict=True
+        )
+    ]
+
+
+def _classes(
+    probabilities: Tensor,
+    *,
+    order: Tensor,
+    largest_logit: float,
+    task: Task,
+    vocab: tuple[str, ...],
+    calibration: Calibration | None,
+    coverage: float | None,
+) -> Prediction:
+    """Return the prediction of one picture from probabilities ``(C,)`` and positions of the classes, best first."""
+    best: list[int] = order[:_NUM_TOP].tolist()
+    top = tuple((vocab[index], float(probabilities[index])) for index in best)
+    label, index, probability, labels = top[0][0], best[0], top[0][1], (top[0][0],)
+    if task == "multi_category":
+        index = probabilities > DECISION_THRESHOLD
+        labels = tuple(name for name, has in zip(vocab, index.tolist(), strict=True) if has)
+        label = LABEL_SEPARATOR.join(labels)
+        probability = float(torch.maximum(probabilities, 1 - probabilities).amin())
+    novelty = None if calibration is None else calibration.novelty
+    return Prediction(
+        label=label,
+        index=index,
+        probability=probability,
+        probabilities=probabilities,
+        top=top,
+        labels=labels,
+        task=task,
+        familiarity=None if novelty is None else novelty.familiarity(largest_logit),
+        none_of_these=None if novelty is None else largest_logit < novelty.threshold,
+        label_set=_label_set(
+            probabilities, order=order, vocab=vocab, calibration=calibration, coverage=coverage
+        ),
+        coverage=coverage,
+    )
+
+
+def _label_set(
+    probabilities: Tensor,
+    *,
+    order: Tensor,
+    vocab: tuple[str, ...],
+    calibration: Calibration | None,
+    coverage: float | None,
+) -> tuple[str, ...] | None:
+    if calibration is None or calibration.label_sets is None or coverage is None:
+        return None
+    threshold = calibration.label_sets.threshold(coverage)
+    # The likeliest class is there even where no class reaches the threshold: an empty set helps nobody.
+    count = max(1, int((probabilities >= threshold).sum()))
+    return tuple(vocab[index] for index in order[:count].tolist())
+
+
+def _numbers(numbers: Tensor, *, vocab: tuple[str, ...]) -> Prediction:
+    """Return the prediction of one picture, float32 ``(C,)``, where the task is regression."""
+    return Prediction(
+        label=label_of(numbers, task="regression", vocab=vocab),
+        index=numbers,
+        probability=math.nan,
+        probabilities=numbers,
+        top=(),
+        values=tuple(numbers.tolist()),
+        task="regression",
+    )

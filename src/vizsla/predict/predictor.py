@@ -1,0 +1,452 @@
+"""A model file and any pictures in, labels with probabilities out; the same decoding, resizing and network as validation.
+
+Shapes: B pictures of a batch, H and W their sides, C classes (or numbers, where the task is regression).
+
+A picture in memory, an array or one of Pillow's, in; an upright RGB picture out.
+
+Pictures as the network sees them in, several fixed views of each out, for test-time augmentation without chance.
+
+The first view is the picture, the second its mirror image; then come parts of seven eighths of its sides, enlarged: the
+centre and the four corners, each plain and mirrored.
+
+Shapes: B pictures, h x w.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional
+
+from vizsla.augment.apply import BatchAugmentation
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.decode import to_rgb
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.loading.dataloaders import default_device
+from vizsla.data.loading.loader import default_num_workers, read_ahead
+from vizsla.data.table.sources import get_image_files
+from vizsla.errors import ConfigError, PictureError
+from vizsla.evaluate.conformal import check_coverage
+from vizsla.infer.run import compute_logits, evaluation_mode, usable_device
+from vizsla.model_file.bundle import load_bundle
+from vizsla.predict.prediction import Prediction, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+    from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms
+    from vizsla.evaluate.calibration import Calibration
+    from vizsla.model_file.bundle import Bundle
+    from vizsla.models.classifier import Classifier
+    from vizsla.types import Task
+
+
+def as_rgb(picture: NDArray[np.uint8] | Image.Image) -> Image.Image:
+    """Return a picture from memory as upright RGB; what was given is not changed.
+
+    Args:
+        picture: uint8 ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow picture of any mode.
+
+    Raises:
+        PictureError: It is none of these, or Pillow cannot convert it.
+    """
+    if not isinstance(picture, Image.Image):
+        picture = _from_array(picture)
+    try:
+        return to_rgb(ImageOps.exif_transpose(picture))
+    except Exception as error:
+        raise PictureError(
+            f"Cannot use the picture {picture!r}: {error}. Give a picture that Pillow can convert to RGB."
+        ) from error
+
+
+def _from_array(values: object) -> Image.Image:
+    if not isinstance(values, np.ndarray):
+        raise PictureError(
+            "A picture is a path, the bytes of a file, a numpy array or a Pillow picture. "
+            f"Received: {type(values).__name__}"
+        )
+    is_picture = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))
+    if values.dtype != np.uint8 or not is_picture or 0 in values.shape:
+        raise PictureError(
+            "A numpy picture has uint8 values 0-255 of shape (height, width) or (height, width, 1, 3 or 4). "
+            f"Received: {values.dtype} of shape {values.shape}"
+        )
+    return Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
+
+
+KEPT_SHARE = 7 / 8
+"""Of each side that the enlarged views keep: 224 of 256 pixels, as the centre crop of most published evaluations."""
+
+# (down, across): 0 is the upper or left edge, 1 the lower or right one.
+_PLACES = ((0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0))
+MOST_VIEWS = 2 * (1 + len(_PLACES))
+
+
+def check_num_views(views: int) -> None:
+    """Raise an error for a number of views that there is not.
+
+    Raises:
+        ConfigError: It is no whole number from 1 to ``MOST_VIEWS``.
+    """
+    if not isinstance(views, int) or not 1 <= views <= MOST_VIEWS:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
+        raise ConfigError(
+            f"The number of views of each picture is a whole number from 1 to {MOST_VIEWS}. Received: {views!r}"
+        )
+
+
+def view_of(images: Tensor, *, number: int) -> Tensor:
+    """Return one view of each picture.
+
+    Args:
+        images: float ``(B, 3, h, w)``.
+        number: 0 to ``MOST_VIEWS`` - 1.
+
+    Returns:
+        Of the same shape and type.
+    """
+    if number >= 2:
+        down, across = _PLACES[number // 2 - 1]
+        height, width = images.shape[-2:]
+        rows, columns = max(1, round(height * KEPT_SHARE)), max(1, round(width * KEPT_SHARE))
+        top, left = round(down * (height - rows)), round(across * (width - columns))
+        part = images[..., top : top + rows, left : left + columns]
+        images = functional.interpolate(part, size=(height, width), mode="bilinear")
+    return images.flip(-1) if number % 2 else images
+
+
+AnyPicture = Path | str | bytes | NDArray[np.uint8] | Image.Image
+"""A file, the bytes of a file, uint8 values ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow picture of any mode."""
+
+_Source = TypeVar("_Source", bound=AnyPicture)
+
+
+class Predictor:
+    """Predicts single pictures and streams of them.
+
+    Args:
+        classifier: Used in evaluation mode; each part of it is left in the mode that it was in.
+        resize: How a decoded picture becomes one of fixed size; None if pictures keep their own size. Or all that is done
+            to each picture, such as ``DataLoaders.items``.
+        augmentation: What batches go through after that; used as in validation. None for nothing.
+        calibration: Makes the probabilities honest; None leaves them as the network gives them.
+
+    Attributes:
+        vocab: Names of the classes or numbers, in the order of the probabilities.
+        task: What is predicted.
+        classifier: As given.
+        calibration: As given; of a model file, what was fitted on its validation pictures.
+        path: The model file that it was loaded from; None if it was not.
+
+    A picture gets the same answer alone, in a batch of any size, and in validation, but for the rounding of the network's
+    sums, which may differ in the sixth digit; the calibrated probability is that of the logits of validation, divided by
+    the temperature.
+
+    Example:
+        >>> predictor = Predictor.load("model.safetensors")
+        >>> predictor.predict("photo.jpg").label
+        'cat'
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        resize: ItemTransforms | ItemPipeline,
+        augmentation: BatchAugmentation | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.calibration = calibration
+        self.vocab = classifier.vocab
+        self.task: Task = classifier.task
+        self.classifier = classifier
+        self.path: Path | None = None
+        self._reader = PictureReader(resize=resize, cache=PictureCache(mode="off"))
+        self._augmentation = BatchAugmentation() if augmentation is None else augmentation
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "auto") -> Predictor:
+        """Open a model file.
+
+        Args:
+            path: A file that ``save_bundle`` wrote.
+            device: Where to run; ``"auto"`` is CUDA if there is one, else Apple's MPS, else the CPU.
+
+        Raises:
+            ModelFileError: The file is missing, foreign, damaged, or in a newer format.
+            ConfigError: This machine has no such device.
+        """
+        chosen = default_device() if device == "auto" else usable_device(device)
+        bundle = load_bundle(path, device=chosen)
+        bundle.classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
+        predictor = cls.of_bundle(bundle)
+        predictor.path = Path(path)
+        return predictor
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Predictor:
+        """Return the predictor of a model file that is open already.
+
+        Args:
+            bundle: Its classifier is used, not copied.
+        """
+        return cls(
+            bundle.classifier,
+            resize=bundle.manifest.resize,
+            augmentation=bundle.manifest.final_resize.augmentation(),
+            calibration=bundle.manifest.calibration,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the classifier runs."""
+        return next(self.classifier.parameters()).device
+
+    def predict(
+        self, picture: AnyPicture, *, coverage: float | None = None, views: int = 1
+    ) -> Prediction:
+        """Return what the classifier says of one picture.
+
+        Args:
+            picture: See ``AnyPicture``. It is not changed.
+            coverage: Also give the classes that hold the true one with this probability, for example 0.95; see
+                ``Prediction.label_set``. None for no set.
+            views: Average over so many views of the picture, 1 to 12; see ``export/views.py``. More than one mirrors it:
+                not for classes that differ by left and right. Label sets were fitted without views.
+
+        Raises:
+            PictureError: The picture cannot be read.
+            ConfigError: The network's output is not finite, there are no such views, or the model file has no label sets.
+        """
+        self.check_options(coverage=coverage, views=views)
+        return self._predict_batch([self._pixels(picture)], coverage=coverage, views=views)[0]
+
+    def check_options(self, *, coverage: float | None, views: int) -> None:
+        """Raise an error if predictions cannot be made in this way.
+
+        Args:
+            coverage: See ``predict``.
+            views: See ``predict``.
+
+        Raises:
+            ConfigError: There are no such views, or the model file has no label sets.
+        """
+        check_num_views(views)
+        if coverage is None:
+            return
+        check_coverage(coverage)
+        if self.calibration is None or self.calibration.label_sets is None:
+            raise ConfigError(
+                "There are no label sets for this model: they need one class per picture and labelled validation pictures "
+                "when the model file is written. Leave out coverage, or export the model again."
+            )
+
+    def prepare(self, picture: AnyPicture) -> NDArray[np.uint8]:
+        """Decode a picture and bring it to size, as validation sees it; safe in any thread.
+
+        Args:
+            picture: See ``AnyPicture``. It is not changed.
+
+        Returns:
+            uint8 ``(H, W, 3)`` for ``predict_prepared``.
+
+        Raises:
+            PictureError: The picture cannot be read.
+        """
+        return self._pixels(picture)
+
+    def predict_prepared(
+        self,
+        pictures: Sequence[NDArray[np.uint8]],
+        *,
+        coverage: float | None = None,
+        views: int = 1,
+    ) -> list[Prediction]:
+        """Return what the classifier says of pictures that ``prepare`` gave; those of one size run together.
+
+        Args:
+            pictures: Any number of them, uint8 ``(H, W, 3)`` each.
+            coverage: See ``predict``.
+            views: See ``predict``.
+
+        Returns:
+            One prediction for each, in their order.
+
+        Raises:
+            ConfigError: See ``predict``.
+        """
+        self.check_options(coverage=coverage, views=views)
+        return self._predict_batch(pictures, coverage=coverage, views=views)
+
+    def network_input(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Return what the network is shown of pictures that ``prepare`` gave, for heat maps and features.
+
+        Args:
+            pictures: uint8 ``(H, W, 3)`` each, all of one size.
+
+        Returns:
+            float32 ``(B, 3, height, width)`` with values 0-1, on the classifier's device.
+        """
+        images_u8 = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        return self._augmentation(
+            images_u8.to(self.device), rows=torch.arange(len(images_u8)), epoch=0, training=False
+        )
+
+    @overload
+    def predict_many(
+        self,
+        pictures: Path | str,
+        *,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        coverage: float | None = None,
+        views: int = 1,
+    ) -> Generator[tuple[Path, Prediction | PictureError]]: ...
+    @overload
+    def predict_many(
+        self,
+        pictures: Iterable[_Source],
+        *,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        coverage: float | None = None,
+        views: int = 1,
+    ) -> Generator[tuple[_Source, Prediction | PictureError]]: ...
+    def predict_many(
+        self,
+        pictures: Path | str | Iterable[AnyPicture],
+        *,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        coverage: float | None = None,
+        views: int = 1,
+    ) -> Generator[tuple[AnyPicture, Prediction | PictureError]]:
+        """Yield each picture with what the classifier says of it, in the order given; any number of pictures.
+
+        Args:
+            pictures: See ``AnyPicture``. They are taken a few batches ahead of the results. A path is one picture, or a
+                folder whose pictures are all taken, sorted by path.
+            batch_size: Pictures that run through the network together.
+            num_workers: Threads that decode; 0 decodes in the caller's, None means one for each processor, at most 16.
+            coverage: See ``predict``.
+            views: See ``predict``.
+
+        Returns:
+            The picture as given, and its prediction, or the error where it cannot be read.
+
+        Raises:
+            ConfigError: ``batch_size`` is below 1 or ``num_workers`` below 0; see also ``predict``.
+            DataError: A folder has no pictures.
+        """
+        self.check_options(coverage=coverage, views=views)
+        if isinstance(pictures, Path | str):
+            path = Path(pictures)
+            pictures = get_image_files(path) if path.is_dir() else [path]
+        num_workers = default_num_workers() if num_workers is None else num_workers
+        if batch_size < 1 or num_workers < 0:
+            raise ConfigError(
+                "batch_size is at least 1 and num_workers at least 0. "
+                f"Received: batch_size={batch_size}, num_workers={num_workers}"
+            )
+        prepared = read_ahead(
+            self._prepared,
+            pictures,
+            num_workers=num_workers,
+            max_waiting=2 * batch_size,
+            num_bytes=_num_bytes,
+        )
+        return self._stream(prepared, batch_size=batch_size, coverage=coverage, views=views)
+
+    def _stream(
+        self,
+        prepared: Generator[tuple[AnyPicture, NDArray[np.uint8] | PictureError]],
+        *,
+        batch_size: int,
+        coverage: float | None,
+        views: int,
+    ) -> Generator[tuple[AnyPicture, Prediction | PictureError]]:
+        with closing(prepared):
+            while batch := list(islice(prepared, batch_size)):
+                readable = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
+                predictions = iter(self._predict_batch(readable, coverage=coverage, views=views))
+                for picture, pixels in batch:
+                    failed = isinstance(pixels, PictureError)
+                    yield picture, pixels if failed else next(predictions)
+
+    def _prepared(self, picture: AnyPicture) -> tuple[AnyPicture, NDArray[np.uint8] | PictureError]:
+        try:
+            return picture, self._pixels(picture)
+        except PictureError as error:
+            return picture, error
+
+    def _pixels(self, picture: AnyPicture) -> NDArray[np.uint8]:
+        """Return uint8 ``(H, W, 3)`` of the presize, as validation sees it."""
+        if isinstance(picture, Path | str | bytes):
+            return self._reader.read(picture)
+        return self._reader.prepare(as_rgb(picture))
+
+    def _predict_batch(
+        self, pictures: Sequence[NDArray[np.uint8]], *, coverage: float | None, views: int
+    ) -> list[Prediction]:
+        """Return the predictions of pictures, in their order; those of one size run together."""
+        positions_of: dict[tuple[int, ...], list[int]] = {}
+        for position, picture in enumerate(pictures):
+            positions_of.setdefault(picture.shape, []).append(position)
+        predictions: dict[int, Prediction] = {}
+        for positions in positions_of.values():
+            logits_VBC = self._logits([pictures[position] for position in positions], views=views)
+            described = describe(
+                logits_VBC,
+                task=self.task,
+                vocab=self.vocab,
+                calibration=self.calibration,
+                coverage=coverage,
+            )
+            predictions.update(zip(positions, described, strict=True))
+        return [predictions[position] for position in range(len(pictures))]
+
+    def _logits(self, pictures: Sequence[NDArray[np.uint8]], *, views: int) -> Tensor:
+        """Return float32 ``(V, B, C)`` on the CPU for pictures of one size, uint8 ``(H, W, 3)`` each."""
+        images = self.network_input(pictures)
+        with evaluation_mode(self.classifier):
+            logits_VBC = torch.stack(
+                [
+                    compute_logits(self.classifier, view_of(images, number=number))
+                    for number in range(views)
+                ]
+            ).cpu()
+        if not logits_VBC.isfinite().all():
+            raise ConfigError(
+                "The network's output is not finite: its weights are damaged. Train it again with a lower learning rate."
+            )
+        return logits_VBC
+
+
+def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
+    """Open an exported model under the name that notebooks know; what comes back predicts, and does not train on.
+
+    Args:
+        fname: A model file, as ``Learner.export`` or ``vizsla train`` wrote it.
+        cpu: Predict on the CPU; otherwise on the best device there is.
+
+    Raises:
+        ModelFileError: The file is missing, damaged, not one of ours, or newer than this version.
+
+    Example:
+        >>> load_learner("model.safetensors").predict("cat.jpg").label
+        'cat'
+    """
+    return Predictor.load(fname, device="cpu" if cpu else "auto")
+
+
+def _num_bytes(prepared: tuple[AnyPicture, NDArray[np.uint8] | PictureError]) -> int:
+    pixels = prepared[1]
+    return 0 if isinstance(pixels, PictureError) else pixels.nbytes

@@ -1,0 +1,1 @@
+"""What `vizsla train` does: features first, a closed-form head, then end to end."""

@@ -1,0 +1,241 @@
+"""A classifier with a fitted head in, the same classifier trained end to end out; the best state is remembered on the way.
+
+Norms stay as they were pretrained: the head was fitted on features in evaluation mode, so training starts from exactly its
+accuracy, at low rates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from vizsla.augment.policy import aug_transforms
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.evaluate.predictions import HistoryPoint
+from vizsla.models.groups import norm_parameters
+from vizsla.recipe.features_first import show_point
+from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.schedules import one_cycle
+from vizsla.train.trainer import Trainer, as_callbacks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+    from vizsla.evaluate.predictions import Predictions
+    from vizsla.infer.run import Precision
+    from vizsla.models.classifier import Classifier
+    from vizsla.train.display import Display
+    from vizsla.train.trainer import Callbacks
+
+END_TO_END = "end to end"
+"""Name of the stage in the history."""
+
+RATE_SHARES = (0.2, 1.0, 0.1)
+"""Of the peak rate, for early body, late body and head. The early body knows most already. The head was fitted to the
+optimum of its features and is wide: one Adam step moves its logits by the rate times the number of features.
+"""
+
+
+class BestState:
+    """The weights with the lowest validation loss so far, and what they predict.
+
+    Args:
+        classifier: The one that is being trained; the given predictions are those of its present weights.
+        predictions: On the validation pictures.
+        name: Of the present state, for people.
+    """
+
+    def __init__(self, classifier: Classifier, *, predictions: Predictions, name: str) -> None:
+        self.classifier = classifier
+        self.predictions = predictions
+        self.name = name
+        self._weights = _copied(classifier)
+
+    def offer(self, predictions: Predictions, *, name: str) -> None:
+        """Take the present weights if their validation loss is lower."""
+        if predictions.losses.mean() < self.predictions.losses.mean():
+            self.predictions = predictions
+            self.name = name
+            self._weights = _copied(self.classifier)
+
+    def restore(self) -> None:
+        """Put the best weights back into the classifier."""
+        self.classifier.load_state_dict(self._weights)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep."""
+        weights = {f"best/{name}": value for name, value in self._weights.items()}
+        return {
+            "name": self.name,
+            "pictures": self._pictures(),
+            "logits": self.predictions.logits,
+            **weights,
+        }
+
+    def load_state(self, state: dict[str, Any], *, predict: Callable[[], Predictions]) -> None:
+        """Take up what ``state`` returned.
+
+        Args:
+            state: Where it is of other pictures, those that are there now are predicted by its weights.
+            predict: Does so with the classifier as it is.
+        """
+        self.name = state["name"]
+        self._weights = {
+            name.removeprefix("best/"): value
+            for name, value in state.items()
+            if name.startswith("best/")
+        }
+        if state["pictures"] == self._pictures():
+            self.predictions = replace(self.predictions, logits=state["logits"])
+            return
+        present = _copied(self.classifier)
+        self.restore()
+        self.predictions = predict()
+        self.classifier.load_state_dict(present)
+
+    def _pictures(self) -> str:
+        """Return a digest of which pictures were predicted."""
+        return hashlib.sha256("\n".join(self.predictions.paths).encode()).hexdigest()
+
+
+def train_end_to_end(
+    loaders: DataLoaders,
+    *,
+    best: BestState,
+    history: list[HistoryPoint],
+    notes: Mapping[str, Any] | None = None,
+    epochs: int,
+    presize: int,
+    learning_rate: float,
+    precision: Precision,
+    display: Display,
+    cbs: Callbacks = None,
+) -> None:
+    """Train body and head together by one cycle, record each epoch's results, and offer each state to ``best``.
+
+    Args:
+        loaders: Their validation pictures are predicted after each epoch; their seed, workers, device and cache are used.
+        best: Holds the classifier, which is trained in place.
+        history: Gets a point per epoch, at once.
+        notes: On what was done before, such as the recipe in words; kept in checkpoints, for ``read_cut_off``.
+        epochs: Passes over the training pictures.
+        presize: Short side, in pixels, at which training pictures are kept for random crops.
+        learning_rate: Peak rate of the late body; see ``RATE_SHARES``.
+        precision: Of the forward pass.
+        display: Shows bars and a row per epoch.
+        cbs: Further callbacks.
+
+    Raises:
+        TrainingError: The loss is not finite any more.
+        PictureError: A picture cannot be read.
+    """
+    trainer = end_to_end_trainer(
+        loaders, best.classifier, presize=presize, precision=precision, display=display
+    )
+    schedule = one_cycle(
+        epochs * len(trainer.dls.train),
+        peak_rates=tuple(share * learning_rate for share in RATE_SHARES),
+    )
+    trainer.run(
+        schedule,
+        n_epoch=epochs,
+        stage=END_TO_END,
+        cbs=[OfferEpochs(best, history=history, notes=notes or {}), *as_callbacks(cbs)],
+    )
+
+
+def end_to_end_trainer(
+    loaders: DataLoaders,
+    classifier: Classifier,
+    *,
+    presize: int,
+    precision: Precision,
+    display: Display,
+) -> Trainer:
+    """Return what trains everything but the norms; its arguments are those of ``train_end_to_end``."""
+    trainer = Trainer(
+        _training_loaders(loaders, presize=presize),
+        classifier,
+        train_bn=False,
+        precision=precision,
+        show_table=False,
+    )
+    trainer.display = display
+    trainer.unfreeze()
+    for parameter in norm_parameters(classifier):
+        parameter.requires_grad_(False)  # noqa: FBT003 (the only way to call it)
+    return trainer
+
+
+class OfferEpochs(Callback):
+    """Shows each epoch, adds it to the history of the run, and offers its state.
+
+    Args:
+        best: Takes the states.
+        history: Gets a point per epoch.
+        notes: Kept in checkpoints.
+    """
+
+    def __init__(
+        self, best: BestState, *, history: list[HistoryPoint], notes: Mapping[str, Any]
+    ) -> None:
+        self.best = best
+        self.history = history
+        self.notes = notes
+        self._trainer: Trainer | None = None
+
+    def before_fit(self, fit: Fit) -> None:
+        """Remember who trains."""
+        self._trainer = fit.trainer
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Take in the epoch."""
+        if fit.predictions is not None:
+            self.best.offer(fit.predictions, name=f"epoch {fit.epoch + 1}")
+        point = replace(fit.trainer.recorder.history[-1], epoch=fit.epoch + 1)
+        show_point(point, display=fit.trainer.display)
+        self.history.append(point)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the run knows so far, and what its head is made of."""
+        return {
+            "head": self.best.classifier.head.config(),  # pyright: ignore[reportCallIssue] (heads have it)
+            "notes": dict(self.notes),
+            "history": [asdict(point) for point in self.history],
+            **self.best.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.history[:] = [HistoryPoint(**point) for point in state["history"]]
+        if self._trainer is not None:
+            self.best.load_state(state, predict=self._trainer.predictions)
+
+
+def _training_loaders(loaders: DataLoaders, *, presize: int) -> DataLoaders:
+    """Return loaders that keep training pictures at the presize, in the same cache, and augment them.
+
+    Validation pictures are those of ``loaders``, prepared in the same way.
+    """
+    size = loaders.final_size
+    training = DataLoaders(
+        loaders.table,
+        resize=Resize(presize),
+        transforms=aug_transforms(size=size, min_scale=0.75),
+        batch_size=loaders.bs,
+        seed=loaders.seed,
+        num_workers=loaders.num_workers,
+        device=loaders.device,
+        cache=loaders.cache,
+        truncated=loaders.reader.truncated,
+    )
+    training.valid = loaders.valid
+    return training
+
+
+def _copied(classifier: Classifier) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in classifier.state_dict().items()}

@@ -1,0 +1,261 @@
+"""Loaders and the name of a network in; a classifier out whose head was fitted on features of the frozen body.
+
+The body sees every picture once (training pictures also mirrored), forward only. The head is then also fitted on parts of
+the training pictures: if accuracy still rises towards all of them, more pictures would help.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from vizsla.evaluate.predictions import HistoryPoint, Predictions
+from vizsla.infer.mistakes import MOST_TRAINING, KnownPictures, evenly_chosen, standardised
+from vizsla.infer.run import Features, extract_features
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import FeatureHead
+from vizsla.recipe.head_fit import (
+    FeatureLayout,
+    HeadFit,
+    candidate_settings,
+    choose_setting,
+    fit_feature_head,
+)
+from vizsla.seeding import derive_seed, generator
+from vizsla.train.display import Display, format_seconds
+from vizsla.train.distributed import all_of, own_part, positions_of, share
+from vizsla.train.profile import (
+    AUGMENTATION,
+    COPY,
+    FORWARD,
+    OVERHEAD,
+    WAITING,
+    PhaseClock,
+    watched_batches,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
+    from vizsla.infer.run import Precision
+    from vizsla.models.names import Architecture
+    from vizsla.types import PictureTable
+
+STATISTICS = ("mean", "std")
+NUM_POOLED_STAGES = 4
+"""Of the end of the body; the edges and colours before that say little about classes."""
+SHARES = (0.125, 0.25, 0.5, 1.0)
+"""Parts of the training pictures that the head is fitted on, one after the other."""
+TRAINING_VIEWS = ("plain", "mirrored")
+"""Mirrored training pictures took solar cells from 88.7 to 89.7 % with a fixed kernel head (mean of three splits)."""
+BUILDING, CHOOSING, FITTING = "loading the network", "choosing a head", "fitting the head"
+FEATURE_PHASES = (BUILDING, WAITING, COPY, AUGMENTATION, FORWARD, CHOOSING, FITTING, OVERHEAD)
+"""Where the time of this stage goes; what is called augmentation only makes floats of the pictures here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureStage:
+    """What the first stage leaves.
+
+    Attributes:
+        classifier: Body and fitted head, in eval mode.
+        fit: The head and how it was chosen.
+        predictions: On the validation pictures.
+        history: One point per fit of the head, on growing parts of the training pictures.
+        known: Features of training pictures, and what the head says of each when it is fitted without it.
+    """
+
+    classifier: Classifier
+    fit: HeadFit
+    predictions: Predictions
+    history: tuple[HistoryPoint, ...]
+    known: KnownPictures
+
+
+def fit_on_features(
+    loaders: DataLoaders,
+    *,
+    arch: Architecture,
+    weights: Path | str | None = None,
+    precision: Precision,
+    display: Display,
+    clock: PhaseClock | None = None,
+) -> FeatureStage:
+    """Compute the features of all pictures once, choose a head by leave-one-out, and fit it.
+
+    Args:
+        loaders: Of the table; pictures are prepared as in validation.
+        arch: The network; its pretrained weights are used.
+        weights: A file of weights to use instead of the published ones.
+        precision: Of the body.
+        display: Shows bars, and a row per fit.
+        clock: Told of ``FEATURE_PHASES`` as they come.
+
+    Raises:
+        ConfigError: There is no such network.
+        WeightsError: Its weights cannot be found.
+        PictureError: A picture cannot be read.
+    """
+    table = loaders.table
+    started = time.monotonic()
+    clock = PhaseClock(FEATURE_PHASES) if clock is None else clock
+    clock.to(BUILDING)
+    classifier, pooling, layout = pooling_classifier(loaders, arch=arch, weights=weights)
+    extract = partial(
+        _extract, classifier, pooling, precision=precision, display=display, clock=clock
+    )
+    train = extract(loaders.loader_for(table.train_rows), "features, training", TRAINING_VIEWS)
+    valid = extract(loaders.valid, "features, validation", ("plain",))
+    clock.to(CHOOSING)
+    with display.bar(CHOOSING, total=1, unit=""):
+        setting = choose_setting(
+            train.values,
+            train.targets,
+            layout=layout,
+            num_classes=len(table.vocab),
+            settings=candidate_settings(layout),
+            seed=loaders.seed,
+        )
+    clock.to(FITTING)
+    order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
+    fits: list[tuple[HeadFit, Predictions]] = []
+    history: list[HistoryPoint] = []
+    for fraction in SHARES:
+        part = order[: max(2, round(fraction * len(order)))].sort().values
+        fit = fit_feature_head(
+            train.values[part],
+            train.targets[part],
+            layout=layout,
+            num_classes=len(table.vocab),
+            setting=setting,
+            seed=loaders.seed,
+        )
+        fits.append((fit, _predictions(fit, valid, table=table, layout=layout)))
+        seconds = time.monotonic() - started
+        history.append(_point(*fits[-1], num_pictures=len(part), seconds=seconds))
+        show_point(history[-1], display=display)
+        started = time.monotonic()
+    fit, predictions = fits[-1]
+    known = _known(fit, train, table=table, layout=layout)
+    classifier.head = fit.head.to(loaders.device)
+    clock.stop()
+    return FeatureStage(
+        classifier=classifier.eval(),
+        fit=fit,
+        predictions=predictions,
+        history=tuple(history),
+        known=known,
+    )
+
+
+def pooling_classifier(
+    loaders: DataLoaders, *, arch: Architecture, weights: Path | str | None = None
+) -> tuple[Classifier, FeatureHead, FeatureLayout]:
+    """Return a classifier on the loaders' device whose head only pools yet, that head, and the layout of its features."""
+    backbone = build_backbone(arch, weights_file=weights, seed=derive_seed(loaders.seed, "model"))
+    channels = backbone.stage_channels
+    stages = tuple(range(len(channels)))[-NUM_POOLED_STAGES:]
+    layout = FeatureLayout(stages=stages, statistics=STATISTICS, channels=channels)
+    pooling = FeatureHead(
+        stages=stages,
+        statistics=STATISTICS,
+        num_features=len(layout.columns(stages, STATISTICS)),
+        num_classes=loaders.c,
+    )
+    return Classifier(backbone, pooling, vocab=loaders.vocab).place(loaders.device), pooling, layout
+
+
+def _extract(
+    classifier: Classifier,
+    head: FeatureHead,
+    loader: DataLoader,
+    label: str,
+    views: tuple[str, ...],
+    *,
+    precision: Precision,
+    display: Display,
+    clock: PhaseClock,
+) -> Features:
+    """Extract features under a moving bar; several processes do a part each, and all get all."""
+    with display.bar(label, total=loader.n) as move:
+        part = extract_features(
+            classifier,
+            watched_batches(loader, own_part(loader), clock=clock),
+            head=head,
+            views=views,
+            precision=precision,
+            on_progress=move,
+        )
+    if share()[1] == 1:
+        return part
+    parts: list[Features] = all_of(part)
+    places = positions_of(loader.rows, torch.cat([each.rows for each in parts]))
+    return Features(
+        values=torch.cat([each.values for each in parts])[places],
+        targets=torch.cat([each.targets for each in parts])[places],
+        rows=loader.rows,
+    )
+
+
+def show_point(point: HistoryPoint, *, display: Display) -> None:
+    """Write a row of the epoch table; ``EPOCH_COLUMNS`` of ``recipes.py`` names the columns."""
+    numbers = (point.train_loss, point.valid_loss, point.accuracy)
+    cells = ("" if number is None else f"{number:.6f}" for number in numbers)
+    pictures = "" if point.num_pictures is None else f"{point.num_pictures:,}"
+    display.row([point.stage, pictures, str(point.epoch), *cells, format_seconds(point.seconds)])
+
+
+def _point(
+    fit: HeadFit, predictions: Predictions, *, num_pictures: int, seconds: float
+) -> HistoryPoint:
+    return HistoryPoint(
+        stage="head",
+        epoch=0,
+        train_loss=fit.loss,
+        valid_loss=float(predictions.losses.mean()),
+        accuracy=float(predictions.correct.float().mean()),
+        seconds=seconds,
+        num_pictures=num_pictures,
+    )
+
+
+def _predictions(
+    fit: HeadFit, features: Features, *, table: PictureTable, layout: FeatureLayout
+) -> Predictions:
+    columns = layout.columns(fit.setting.stages, fit.setting.statistics)
+    with torch.inference_mode():
+        logits = fit.head.classify(features.values[:, 0, columns])
+    return Predictions(
+        rows=features.rows,
+        paths=tuple(table.shown_path(row) for row in features.rows.tolist()),
+        logits=logits.clone(),
+        targets=features.targets,
+        vocab=table.vocab,
+    )
+
+
+def _known(
+    fit: HeadFit, train: Features, *, table: PictureTable, layout: FeatureLayout
+) -> KnownPictures:
+    columns = layout.columns(fit.setting.stages, fit.setting.statistics)
+    chosen = evenly_chosen(torch.arange(len(train.rows)), most=MOST_TRAINING)
+    rows = train.rows[fit.sample]
+    with torch.inference_mode():
+        features = standardised(fit.head, train.values[chosen, 0][:, columns])
+    return KnownPictures(
+        rows=train.rows[chosen],
+        features=features.clone(),
+        left_out=Predictions(
+            rows=rows,
+            paths=tuple(table.shown_path(row) for row in rows.tolist()),
+            logits=fit.left_out,
+            targets=train.targets[fit.sample],
+            vocab=table.vocab,
+        ),
+    )

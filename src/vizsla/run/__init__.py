@@ -1,0 +1,1 @@
+"""A run folder: train into it, read it from anywhere, report on it."""

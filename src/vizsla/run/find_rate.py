@@ -1,0 +1,86 @@
+"""A resolved table and a configuration in; learning rates for the end-to-end epochs, in words, out.
+
+Everything is as ``vizsla train`` does it up to the first end-to-end step: a head is fitted on features of the frozen body,
+and from there the rate is raised step by step, three times, on the same pictures with the same shares of the rate for early
+body, late body and head.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from vizsla.recipe.end_to_end import RATE_SHARES, end_to_end_trainer
+from vizsla.recipe.recipe import features_first, loaders_for
+from vizsla.train.lr_finder import find_learning_rate
+from vizsla.train.precision import resolve_precision
+from vizsla.train.suggestions import ROBUST_RUNS, minimum, robust, slide, steep, suggest, valley
+
+if TYPE_CHECKING:
+    from vizsla.recipe.recipe import TrainConfig
+    from vizsla.train.display import Display
+    from vizsla.train.lr_finder import FinderCurve
+    from vizsla.train.suggestions import SuggestedLRs
+    from vizsla.types import PictureTable
+
+START_RATE = 1e-7
+END_RATE = 1.0
+
+
+def find_rate(
+    table: PictureTable,
+    *,
+    config: TrainConfig,
+    display: Display,
+    num_it: int = 100,
+    start_lr: float = START_RATE,
+    end_lr: float = END_RATE,
+) -> tuple[FinderCurve, SuggestedLRs]:
+    """Return the loss over the rate of the end-to-end epochs, and what is to be read from it.
+
+    Args:
+        table: Labelled pictures with their split.
+        config: The choices of the training that the rate is for; its own rate does not matter.
+        display: Where to show progress.
+        num_it: Steps of each of three runs.
+        start_lr: Rate of the first step.
+        end_lr: Rate that the last step comes close to.
+
+    Raises:
+        ConfigError: There is no such network, or a choice cannot work.
+        WeightsError: Its weights cannot be found.
+        PictureError: A picture cannot be read.
+        TrainingError: There is nothing to train on.
+    """
+    loaders = loaders_for(table, config=config)
+    first = features_first(loaders, config=config, display=display)
+    trainer = end_to_end_trainer(
+        loaders,
+        first.classifier,
+        presize=config.kept_size,
+        precision=resolve_precision(
+            config.precision, device=loaders.device, model=first.classifier
+        ),
+        display=display,
+    )
+    curve = find_learning_rate(
+        trainer,
+        start_lr=start_lr,
+        end_lr=end_lr,
+        num_it=num_it,
+        num_runs=ROBUST_RUNS,
+        shares=RATE_SHARES,
+    )
+    return curve, suggest(curve, (robust, valley, slide, steep, minimum))
+
+
+def describe(suggestions: SuggestedLRs) -> tuple[str, ...]:
+    """Return what ``find_rate`` suggests as lines for people, the robust rate first."""
+    lines: list[str] = []
+    for name, rate in suggestions.as_dict().items():
+        shown = "none" if math.isnan(rate) else f"{rate:.2e}"
+        found = suggestions.robust_rate if name == "robust" else None
+        if found is not None and found.safe:
+            shown += f"  safe from {found.low:.2e} to {found.high:.2e} in {found.num_runs} runs"
+        lines.append(f"{name:<8}  {shown}")
+    return (*lines, *([suggestions.note] if suggestions.note else []))

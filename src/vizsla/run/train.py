@@ -1,0 +1,397 @@
+"""A resolved table and a configuration in; a run folder with the model, its numbers and its report out.
+
+A run folder holds ``model.safetensors history.csv metrics.json predictions.csv config.toml report.html``, and ``profile.json``
+where it was asked for. Everything that can be refused is refused before training: the place to write to is tried and every picture is read first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from vizsla import __version__
+from vizsla.data.images.facts import SmallPictures, count_smaller, enlarged_text
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.loader import find_unreadable
+from vizsla.data.table.check import settle_unreadable
+from vizsla.data.table.problems import counted
+from vizsla.errors import ConfigError
+from vizsla.evaluate.calibration import calibrate
+from vizsla.evaluate.metrics import Metric, summarise
+from vizsla.files import atomic_write
+from vizsla.machine import device_name, peak_memory_bytes
+from vizsla.model_file.bundle import fingerprint, save_bundle
+from vizsla.recipe.end_to_end import END_TO_END
+from vizsla.recipe.recipe import TrainConfig, TrainedRun, cache_for, train_classifier
+from vizsla.recipe.run_profile import READING, RESULTS, RunProfile
+from vizsla.report.build import ReportContent, write_report
+from vizsla.run.folder import noted_on_stop, place_to_write, run_folder
+from vizsla.run.report import gather_evidence
+from vizsla.train.checkpoint import FILE_NAME, Checkpoint
+from vizsla.train.display import Display, format_seconds
+from vizsla.train.distributed import is_main
+from vizsla.train.recorder import save_history
+from vizsla.types import as_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from vizsla.data.cache.cache import PictureCache
+    from vizsla.types import PictureTable
+
+CHECKPOINT_FOLDER = "checkpoint"
+CHECKPOINT_SECONDS = 300.0
+MODEL_NAME = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """What a run is about, for its report and its files.
+
+    Attributes:
+        title: Heading of the report.
+        data: Where the pictures come from, in words.
+        config: Choices of the training.
+        on_bad: Refuse unreadable pictures, or train on the rest.
+        choices: Further choices to keep in ``config.toml``, such as where labels came from.
+        references: (name, accuracy) of published results on the same data.
+        notes: Sentences for the end of the report, such as a licence.
+    """
+
+    title: str
+    data: str
+    config: TrainConfig
+    on_bad: Literal["error", "skip"] = "error"
+    choices: tuple[tuple[str, str], ...] = ()
+    references: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedRun:
+    """What a run left.
+
+    Attributes:
+        folder: Where its files are.
+        metrics: On the validation pictures, with intervals.
+        interrupted: Ctrl-C ended it early.
+        problem: What ended it early otherwise, or empty.
+    """
+
+    folder: Path
+    metrics: tuple[Metric, ...]
+    interrupted: bool
+    problem: str = ""
+
+
+def run_training(
+    table: PictureTable,
+    *,
+    plan: RunPlan,
+    out: Path,
+    force: bool = False,
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    profile: bool = False,
+    display: Display,
+) -> FinishedRun:
+    """Check the pictures, train, and write everything into a run folder.
+
+    Args:
+        table: Labelled pictures with their split.
+        plan: What the run is about.
+        out: Folder to write; if it exists and ``force`` is off, ``out-2``, ``out-3`` ... is taken.
+        force: Write into ``out`` even if it exists, replacing the files of an earlier run once all new ones are written;
+            with ``resume`` also go on with other data or settings.
+        resume: Go on with a run in ``out`` that was cut off; begin where there is none.
+        checkpoint_seconds: How often the state of the end-to-end epochs is written, so that ``resume`` can go on from it.
+        profile: Also write ``profile.json`` and print a table: where the time went. On CUDA that makes the run slower.
+        display: Where to show progress.
+
+    Returns:
+        The folder and the metrics.
+
+    Raises:
+        OutputError: The folder cannot be written to, which is found before training; or a file cannot be written.
+        PictureError: Pictures cannot be read, and ``plan.on_bad`` is ``"error"``; all are named. Found before training.
+        ConfigError: There is nothing to resume because the run is finished, or it is one with other data or settings.
+        VizslaError: As ``train_classifier`` raises.
+    """
+    started = time.monotonic()
+    times = RunProfile(wanted=profile)
+    num_pictures = len(table.train_rows) + len(table.valid_rows)
+    if resume:
+        _check_unfinished(out)
+    # Of several processes one has the folder; the others train with it and write nothing.
+    with run_folder(out, force=force or resume) if is_main() else nullcontext(out) as folder:
+        checkpoint = Checkpoint(
+            folder / CHECKPOINT_FOLDER,
+            every_seconds=checkpoint_seconds,
+            resume=resume,
+            force=force,
+        )
+        with noted_on_stop("There was no model to save yet, and nothing was written."):
+            cache = cache_for(table, config=plan.config)
+            with times.part(READING, num_pictures=num_pictures):
+                table, plan = _read(table, plan=plan, cache=cache, display=display)
+            display.line(cache.describe())
+            run = train_classifier(
+                table,
+                config=plan.config,
+                display=display,
+                cache=cache,
+                checkpoint=checkpoint,
+                profile=times,
+            )
+            metrics = summarise(run.predictions)
+        if is_main():
+            note = f"The results were being written to {folder}; not all files are there."
+            with noted_on_stop(note), place_to_write(folder) as place:
+                seconds = time.monotonic() - started
+                with times.part(RESULTS, num_pictures=num_pictures):
+                    write_run(
+                        place,
+                        run=run,
+                        table=table,
+                        plan=plan,
+                        metrics=metrics,
+                        seconds=seconds,
+                        display=display,
+                        cache=cache,
+                    )
+                if profile:
+                    _write_text(place / "profile.json", json.dumps(times.values(), indent=2) + "\n")
+                    times.show(display)
+            if not run.interrupted and not run.problem:
+                remove_checkpoint(checkpoint)
+    return FinishedRun(
+        folder=folder, metrics=metrics, interrupted=run.interrupted, problem=run.problem
+    )
+
+
+def _read(
+    table: PictureTable, *, plan: RunPlan, cache: PictureCache, display: Display
+) -> tuple[PictureTable, RunPlan]:
+    """Read every picture; return the table of the readable ones, and the plan with a note if some are small."""
+    small = SmallPictures(as_size(plan.config.size))
+    table = read_all(table, plan=plan, cache=cache, display=display, small=small)
+    enlarged = enlarged_pictures(table, plan=plan, small=small)
+    if not enlarged:
+        return table, plan
+    display.line(enlarged)
+    return table, replace(plan, notes=(*plan.notes, enlarged))
+
+
+def _check_unfinished(folder: Path) -> None:
+    if (folder / MODEL_NAME).is_file() and not (folder / CHECKPOINT_FOLDER / FILE_NAME).is_file():
+        raise ConfigError(
+            f"There is nothing to go on with in {folder}: its model is there and no checkpoint. The run was finished, or "
+            "stopped before its first checkpoint. Leave out --resume to train anew; with --force in the same folder."
+        )
+
+
+def remove_checkpoint(checkpoint: Checkpoint) -> None:
+    """Remove the state of a run that is finished: its model file has the weights."""
+    checkpoint.path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # It stays if something else is in it, or if it never was.
+        checkpoint.path.parent.rmdir()
+
+
+def read_all(
+    table: PictureTable,
+    *,
+    plan: RunPlan,
+    cache: PictureCache,
+    display: Display,
+    small: SmallPictures | None = None,
+) -> PictureTable:
+    """Read every picture of both splits once, into the cache; note small ones; return the table of the readable ones.
+
+    Raises:
+        PictureError: Some cannot be read, and ``plan.on_bad`` is ``"error"``; all are named.
+    """
+    import torch
+
+    rows = torch.cat([table.train_rows, table.valid_rows])
+    num_workers = None if plan.config.num_workers < 0 else plan.config.num_workers
+    reader = PictureReader(
+        resize=Resize(plan.config.size),
+        cache=cache,
+        truncated=plan.config.truncated,
+        on_decoded=None if small is None else small.note,
+    )
+    with display.bar("reading pictures", total=len(rows)) as move:
+        unreadable = find_unreadable(
+            table, rows, reader=reader, num_workers=num_workers, on_progress=move
+        )
+    kept = settle_unreadable(table, unreadable, on_bad=plan.on_bad)
+    if unreadable:
+        display.line(
+            f"Left out {counted(len(unreadable), 'unreadable picture')}; the report lists what was wrong."
+        )
+    return kept
+
+
+def enlarged_pictures(
+    table: PictureTable, *, plan: RunPlan, small: SmallPictures | None = None
+) -> str:
+    """Return a sentence about the pictures of both splits that are smaller than the size, empty if there are none."""
+    import torch
+
+    size = as_size(plan.config.size)
+    rows = torch.cat([table.train_rows, table.valid_rows])
+    num_workers = None if plan.config.num_workers < 0 else plan.config.num_workers
+    number = count_smaller(table, rows, size=size, num_workers=num_workers, noted=small)
+    return enlarged_text(number, size=size)
+
+
+def write_run(
+    folder: Path,
+    *,
+    run: TrainedRun,
+    table: PictureTable,
+    plan: RunPlan,
+    metrics: tuple[Metric, ...],
+    seconds: float,
+    display: Display | None = None,
+    cache: PictureCache | None = None,
+) -> None:
+    """Write the files of a run, the model first and the report last.
+
+    Raises:
+        OutputError: A file cannot be written; one that was there before is untouched.
+    """
+    display = Display(quiet=True) if display is None else display
+    trained_on = any(point.stage == END_TO_END for point in run.history)
+    # A head that was only fitted on features has a temperature already, from its leave-one-out predictions.
+    calibration = calibrate(run.predictions, temperature=None if trained_on else 1.0)
+    save_bundle(
+        folder / MODEL_NAME,
+        classifier=run.classifier,
+        resize=run.resize,
+        metrics=metrics,
+        data_fingerprint=fingerprint(table),
+        notes=run.recipe,
+        calibration=calibration,
+    )
+    save_history(folder / "history.csv", run.history)
+    run.predictions.save_csv(folder / "predictions.csv")
+    facts = run_facts(run, table=table, plan=plan, seconds=seconds)
+    _write_text(
+        folder / "metrics.json",
+        metrics_text(run, metrics=metrics, facts=facts, plan=plan, table=table),
+    )
+    _write_text(folder / "config.toml", config_text(plan))
+    evidence, remarks = gather_evidence(
+        run.classifier,
+        predictions=run.predictions,
+        table=table,
+        config=plan.config,
+        display=display,
+        cache=cache,
+        known=run.known,
+    )
+    content = ReportContent(
+        title=plan.title,
+        facts=facts,
+        history=run.history,
+        metrics=metrics,
+        references=plan.references,
+        predictions=run.predictions,
+        table=table,
+        notes=(*plan.notes, *remarks),
+        evidence=evidence,
+        temperature=None if calibration is None else calibration.temperature,
+    )
+    write_report(folder / "report.html", content=content)
+
+
+def run_facts(
+    run: TrainedRun, *, table: PictureTable, plan: RunPlan, seconds: float
+) -> tuple[tuple[str, str], ...]:
+    """Return (name, value) of what was trained on what, for people."""
+    import torch
+
+    spec = run.classifier.backbone.spec
+    device = next(run.classifier.parameters()).device
+    return (
+        ("Data", plan.data),
+        (
+            "Pictures",
+            f"{len(table.train_rows):,} to learn from, {len(table.valid_rows):,} to validate on",
+        ),
+        ("Classes", f"{len(table.vocab)}: " + _shortened(table.vocab)),
+        ("Network", spec.name),
+        ("Weights", f"{spec.weights}; licence: {spec.licence}" if spec.licence else spec.weights),
+        (
+            "Recipe",
+            run.recipe
+            + (" Stopped early by Ctrl-C." if run.interrupted else "")
+            + f" {run.problem}".rstrip(),
+        ),
+        ("Picture size", f"{plan.config.size} x {plan.config.size} pixels"),
+        ("Seed", str(plan.config.seed)),
+        ("Time", f"{format_seconds(seconds)} on {device_name(device)}"),
+        ("Peak memory", f"{peak_memory_bytes() / 2**30:.1f} GiB"),
+        (
+            "Versions",
+            f"vizsla {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        ),
+    )
+
+
+def metrics_text(
+    run: TrainedRun,
+    *,
+    metrics: tuple[Metric, ...],
+    facts: tuple[tuple[str, str], ...],
+    plan: RunPlan,
+    table: PictureTable,
+) -> str:
+    """Return the numbers of a run as JSON, with what its report needs to be made again."""
+    skipped = {
+        (
+            path.relative_to(table.root) if path.is_relative_to(table.root) else path
+        ).as_posix(): cause
+        for path, cause in table.skipped
+    }
+    values: Mapping[str, object] = {
+        "title": plan.title,
+        "metrics": {metric.name: asdict(metric) for metric in metrics},
+        "references": dict(plan.references),
+        "facts": dict(facts),
+        "interrupted": run.interrupted,
+        "notes": list(plan.notes),
+        "skipped": skipped,
+    }
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def config_text(plan: RunPlan) -> str:
+    """Return the choices of a run as TOML."""
+    values: dict[str, object] = {**dict(plan.choices), "on_bad": plan.on_bad, **asdict(plan.config)}
+    return "".join(f"{name} = {_toml_value(value)}\n" for name, value in values.items())
+
+
+def _toml_value(value: object) -> str:
+    """Return a text or a number as TOML: as JSON writes it, but for escapes that TOML lacks or wants."""
+    if isinstance(value, str):  # A file name that is not valid Unicode holds lone surrogates.
+        value = value.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
+
+
+def _write_text(path: Path, text: str) -> None:
+    # Lone surrogates become escapes, which JSON knows.
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _shortened(names: tuple[str, ...], *, limit: int = 12) -> str:
+    return ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")

@@ -1,0 +1,219 @@
+"""The results of steps and epochs in; rows of a file, points of a dashboard, or a growing plot out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vizsla.errors import ConfigError, MissingExtraError, OutputError
+from vizsla.train.callbacks.base import Callback
+from vizsla.train.distributed import is_main
+
+if TYPE_CHECKING:
+    from vizsla.train.callbacks.base import Fit
+
+
+class _FileLogger(Callback):
+    """Adds a row per epoch to a file below the learner's path; what is there is complete after every epoch.
+
+    Of several processes the main one writes.
+    """
+
+    order = 60
+
+    def __init__(self, fname: str | Path, *, append: bool) -> None:
+        self.fname = Path(fname)
+        self.path = Path(fname)
+        self.append = append
+        self._started = 0.0
+        self._begun = False
+
+    def before_fit(self, fit: Fit) -> None:
+        """Find the place of the file."""
+        self.path = fit.trainer.path / self.fname
+
+    def before_epoch(self, fit: Fit) -> None:
+        """Start the clock."""
+        del fit
+        self._started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return how long the epoch took."""
+        return time.monotonic() - self._started
+
+    def state(self) -> dict[str, Any]:
+        """Return how much of the file is this run's."""
+        return {"bytes": self.path.stat().st_size if self._begun else None}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on with the same file; rows of epochs that are done again are taken off its end."""
+        self._begun = state["bytes"] is not None
+        if self._begun and self.path.exists() and is_main():
+            os.truncate(self.path, state["bytes"])
+
+    def _write(self, text: str, *, header: str = "") -> None:
+        """Add a row. The first one begins a new file, the fits after it (``fine_tune`` has two) go on with it."""
+        if not is_main():
+            return
+        begins = not self._begun and not self.append
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("w" if begins else "a", encoding="utf-8", newline="") as file:
+                file.write(text if file.tell() else header + text)
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write {self.path}: {error.strerror}. Choose another fname or free some space."
+            ) from error
+        self._begun = True
+
+
+class CSVLogger(_FileLogger):
+    """Writes epoch, losses, metrics and seconds as CSV, numbers in full precision; all fits of a learner in one file.
+
+    Args:
+        fname: File below the learner's path.
+        append: Add to a file that is there; otherwise the first fit begins a new one.
+    """
+
+    def __init__(self, fname: str | Path = "history.csv", append: bool = False) -> None:
+        super().__init__(fname, append=append)
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Add a row."""
+        values = [fit.stage, fit.epoch, *fit.values.values(), self.seconds()]
+        self._write(_row(values), header=_row(["stage", "epoch", *fit.values, "time"]))
+
+
+class JSONLLogger(_FileLogger):
+    """Writes one JSON object per epoch and line: stage, epoch, losses, metrics, rates, seconds.
+
+    Args:
+        fname: File below the learner's path.
+        append: Add to a file that is there; otherwise the first fit begins a new one.
+    """
+
+    def __init__(self, fname: str | Path = "history.jsonl", append: bool = False) -> None:
+        super().__init__(fname, append=append)
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Add a line."""
+        entry = {
+            "stage": fit.stage,
+            "epoch": fit.epoch,
+            "step": fit.step,
+            **fit.values,
+            "learning_rates": list(fit.schedule.rates_at(fit.step - 1)),
+            "seconds": self.seconds(),
+        }
+        self._write(json.dumps(entry) + "\n")
+
+
+class TensorBoardLogger(Callback):
+    """Sends losses, rates and metrics to TensorBoard.
+
+    Args:
+        log_dir: Folder of the event files; None is ``runs/<time>_<host>``, TensorBoard's own choice.
+
+    Raises:
+        MissingExtraError: tensorboard is not installed.
+    """
+
+    order = 60
+
+    def __init__(self, log_dir: str | Path | None = None) -> None:
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError(
+                "tensorboard", extra="log", purpose="send results to TensorBoard"
+            ) from error
+        self.writer: Any = SummaryWriter(log_dir) if is_main() else None
+        self.steps = 0
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Send the steps and the results of the epoch."""
+        if self.writer is None:
+            return
+        record = fit.trainer.recorder.fits[-1]
+        done = (record.iters[-2] if len(record.iters) > 1 else 0, record.iters[-1])
+        for place in range(*done):
+            self.writer.add_scalar("loss/step", record.losses[place], self.steps)
+            self.writer.add_scalar("learning_rate", record.lrs[place], self.steps)
+            self.steps += 1
+        for name, value in fit.values.items():
+            self.writer.add_scalar(f"epoch/{name}", value, self.steps)
+
+    def after_fit(self, fit: Fit) -> None:
+        """Write everything out."""
+        del fit
+        if self.writer is not None:
+            self.writer.flush()
+
+    def state(self) -> dict[str, Any]:
+        """Return how many steps were sent."""
+        return {"steps": self.steps}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on counting there."""
+        self.steps = state["steps"]
+
+
+class WandbLogger(Callback):
+    """Sends losses, rates and metrics of every epoch to Weights & Biases.
+
+    Start a run of it first: ``wandb.init(project="pets")``, with ``mode="offline"`` to keep everything on this machine.
+
+    Raises:
+        MissingExtraError: wandb is not installed.
+        ConfigError: At the start of a fit: no run was started.
+    """
+
+    order = 60
+
+    def __init__(self) -> None:
+        try:
+            import wandb  # pyright: ignore[reportMissingImports] (optional)
+        except ImportError as error:
+            raise MissingExtraError(
+                "wandb", extra="log", purpose="send results to Weights & Biases"
+            ) from error
+        self.wandb: Any = wandb
+
+    def before_fit(self, fit: Fit) -> None:
+        """Find out now whether there is a run to send to."""
+        del fit
+        if is_main() and self.wandb.run is None:
+            raise ConfigError(
+                "WandbLogger sends to a run of wandb and none was started. Call wandb.init(project=...) first."
+            )
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Send the results of the epoch."""
+        if not is_main():
+            return
+        record = fit.trainer.recorder.fits[-1]
+        entry = {"epoch": fit.epoch, "learning_rate": record.lrs[-1], **fit.values}
+        self.wandb.log(entry)
+
+
+class ShowGraphCallback(Callback):
+    """Draws training and validation loss when the fit is over."""
+
+    order = 65
+
+    def after_fit(self, fit: Fit) -> None:
+        """Draw."""
+        if fit.trainer.recorder.fits[-1].values:
+            fit.trainer.recorder.plot_loss()
+
+
+def _row(cells: list[Any]) -> str:
+    from io import StringIO
+
+    buffer = StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()

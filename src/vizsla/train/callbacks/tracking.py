@@ -1,0 +1,316 @@
+"""The results of each epoch in; a fit that ends early, keeps its best weights, or trains on at a lower rate, out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vizsla.errors import ConfigError
+from vizsla.train.callbacks.base import Callback
+from vizsla.train.saved_weights import load_weights, save_weights
+from vizsla.train.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vizsla.train.callbacks.base import Fit
+
+
+class TrackerCallback(Callback):
+    """Knows the best value of a figure so far.
+
+    Args:
+        monitor: ``train_loss``, ``valid_loss`` or the name of a metric.
+        comp: Whether a value is better than another one; None is smaller for names with loss or error in them, larger for
+            others.
+        min_delta: A value must be better by this much.
+        reset_on_fit: Forget the best value when a new fit begins.
+
+    Raises:
+        ConfigError: At the start of a fit: there is no such figure.
+    """
+
+    order = 60
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        comp: Callable[[float, float], bool] | None = None,
+        min_delta: float = 0.0,
+        reset_on_fit: bool = True,
+    ) -> None:
+        self.monitor = monitor
+        smaller = "loss" in monitor or "error" in monitor
+        self.better = comp or ((lambda a, b: a < b) if smaller else (lambda a, b: a > b))
+        # With a function of one's own the sign of the margin follows from what the function prefers.
+        prefers_small = self.better(0.0, 1.0)
+        self.margin = abs(min_delta) if prefers_small else -abs(min_delta)
+        self.worst = math.inf if prefers_small else -math.inf
+        self.best = self.worst
+        self.reset_on_fit = reset_on_fit
+        self.improved = False
+
+    def before_fit(self, fit: Fit) -> None:
+        """Check the name; forget the last fit if so wished."""
+        names = ("train_loss", "valid_loss", *fit.trainer.recorder.metric_names)
+        if self.monitor not in names:
+            raise ConfigError(
+                f"{type(self).__name__} cannot watch {self.monitor!r}: this learner has {', '.join(names)}. "
+                "Give one of these, or add the metric to the learner."
+            )
+        if self.reset_on_fit:
+            self.best = self.worst
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Compare."""
+        value = fit.values[self.monitor]
+        self.improved = self.better(value + self.margin, self.best)
+        if self.improved:
+            self.best = value
+
+    def state(self) -> dict[str, Any]:
+        """Return the best value."""
+        return {"best": self.best if math.isfinite(self.best) else None}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up the best value."""
+        self.best = self.worst if state["best"] is None else state["best"]
+
+
+class EarlyStoppingCallback(TrackerCallback):
+    """Ends a fit that does not get better.
+
+    Args:
+        monitor: See ``TrackerCallback``.
+        comp: See ``TrackerCallback``.
+        min_delta: See ``TrackerCallback``.
+        patience: Epochs without an improvement after which the fit ends.
+        reset_on_fit: See ``TrackerCallback``.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        comp: Callable[[float, float], bool] | None = None,
+        min_delta: float = 0.0,
+        patience: int = 1,
+        reset_on_fit: bool = True,
+    ) -> None:
+        super().__init__(monitor, comp, min_delta, reset_on_fit)
+        self.patience = patience
+        self.wait = 0
+
+    def before_fit(self, fit: Fit) -> None:
+        """Begin to count."""
+        super().before_fit(fit)
+        self.wait = 0
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Count, and stop when it is enough."""
+        super().after_epoch(fit)
+        self.wait = 0 if self.improved else self.wait + 1
+        if self.wait >= self.patience:
+            fit.stop(f"No improvement since epoch {fit.epoch - self.wait}: early stopping")
+
+    def state(self) -> dict[str, Any]:
+        """Return the count too."""
+        return {**super().state(), "wait": self.wait}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up the count too."""
+        super().load_state(state)
+        self.wait = state["wait"]
+
+
+class KeepBest(TrackerCallback):
+    """Keeps the weights of the best epoch in memory and puts them back when the fit is over, also after Ctrl-C.
+
+    Args:
+        monitor: See ``TrackerCallback``.
+        comp: See ``TrackerCallback``.
+        min_delta: See ``TrackerCallback``.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        comp: Callable[[float, float], bool] | None = None,
+        min_delta: float = 0.0,
+    ) -> None:
+        super().__init__(monitor, comp, min_delta)
+        self.epoch = -1
+        self._snapshot: Snapshot | None = None
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Keep better weights."""
+        super().after_epoch(fit)
+        if self.improved:
+            self.epoch = fit.epoch
+            self._snapshot = Snapshot.of(fit.trainer.model, None)
+
+    def after_fit(self, fit: Fit) -> None:
+        """Put the best weights back."""
+        if self._snapshot is not None:
+            fit.trainer.model.load_state_dict(self._snapshot.weights)
+            self._snapshot = None
+
+    def state(self) -> dict[str, Any]:
+        """Return the weights too."""
+        weights = {} if self._snapshot is None else self._snapshot.weights
+        return {
+            **super().state(),
+            "epoch": self.epoch,
+            **{f"best/{k}": v for k, v in weights.items()},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up the weights too."""
+        super().load_state(state)
+        self.epoch = state["epoch"]
+        weights = {
+            name.removeprefix("best/"): value
+            for name, value in state.items()
+            if name.startswith("best/")
+        }
+        if weights:
+            self._snapshot = Snapshot(weights=weights, trainable={}, training={}, optimiser=None)
+
+
+class SaveModelCallback(TrackerCallback):
+    """Saves weights when they are the best so far, and loads them when the fit is over.
+
+    Args:
+        monitor: See ``TrackerCallback``.
+        comp: See ``TrackerCallback``.
+        min_delta: See ``TrackerCallback``.
+        fname: Name of the file below the learner's models folder, without a suffix.
+        every_epoch: Save after every epoch instead (a number: every so many) as ``fname_0``, ``fname_1``, ...
+        at_end: Save when the fit is over, too.
+        with_opt: Save the state of the optimiser, too.
+        reset_on_fit: See ``TrackerCallback``.
+    """
+
+    order = 61
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        comp: Callable[[float, float], bool] | None = None,
+        min_delta: float = 0.0,
+        fname: str = "model",
+        every_epoch: bool | int = False,
+        at_end: bool = False,
+        with_opt: bool = False,
+        reset_on_fit: bool = True,
+    ) -> None:
+        super().__init__(monitor, comp, min_delta, reset_on_fit)
+        self.fname = fname
+        self.every_epoch = int(every_epoch)
+        self.at_end = at_end
+        self.with_opt = with_opt
+        self.saved: Path | None = None
+
+    def before_fit(self, fit: Fit) -> None:
+        """Begin with no file."""
+        super().before_fit(fit)
+        self.saved = None
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Save if this epoch is to be saved."""
+        super().after_epoch(fit)
+        if self.every_epoch:
+            if fit.epoch % self.every_epoch == 0:
+                self._save(fit, f"{self.fname}_{fit.epoch}")
+        elif self.improved:
+            fit.trainer.display.line(
+                f"Better model found at epoch {fit.epoch} with {self.monitor} value: {self.best}."
+            )
+            self.saved = self._save(fit, self.fname)
+
+    def after_fit(self, fit: Fit) -> None:
+        """Load the best weights."""
+        if self.at_end and fit.error is None:
+            self._save(fit, self.fname)
+        elif self.saved is not None:
+            load_weights(fit.trainer, self.saved, with_opt=self.with_opt)
+
+    def state(self) -> dict[str, Any]:
+        """Return where the best weights are too."""
+        return {**super().state(), "saved": None if self.saved is None else str(self.saved)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Remember where the best weights are too."""
+        super().load_state(state)
+        self.saved = None if state["saved"] is None else Path(state["saved"])
+
+    def _save(self, fit: Fit, name: str) -> Path:
+        trainer = fit.trainer
+        path = trainer.path / trainer.model_dir / f"{name}.safetensors"
+        return save_weights(trainer, path, with_opt=self.with_opt)
+
+
+class ReduceLROnPlateau(TrackerCallback):
+    """Lowers the rates of the rest of the fit when it does not get better; meant for constant rates.
+
+    Args:
+        monitor: See ``TrackerCallback``.
+        comp: See ``TrackerCallback``.
+        min_delta: See ``TrackerCallback``.
+        patience: Epochs without an improvement before the rates are lowered.
+        factor: Rates are divided by it.
+        min_lr: The rate of the last group does not go below it; those of earlier ones keep their ratio to it.
+        reset_on_fit: See ``TrackerCallback``.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        comp: Callable[[float, float], bool] | None = None,
+        min_delta: float = 0.0,
+        patience: int = 1,
+        factor: float = 10.0,
+        min_lr: float = 0.0,
+        reset_on_fit: bool = True,
+    ) -> None:
+        super().__init__(monitor, comp, min_delta, reset_on_fit)
+        if not factor > 1:
+            raise ConfigError(f"The factor divides the rates, so it is above 1. Received: {factor}")
+        self.patience = patience
+        self.factor = factor
+        self.min_lr = min_lr
+        self.wait = 0
+
+    def before_fit(self, fit: Fit) -> None:
+        """Begin to count."""
+        super().before_fit(fit)
+        self.wait = 0
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Count, and lower the rates when it is enough."""
+        super().after_epoch(fit)
+        self.wait = 0 if self.improved else self.wait + 1
+        if self.wait < self.patience or fit.step >= fit.num_steps:
+            return
+        self.wait = 0
+        schedule, step = fit.schedule, fit.step
+        least = self.min_lr / schedule.rates[-1]
+        later = (max(value / self.factor, min(value, least)) for value in schedule.factors[step:])
+        fit.schedule = replace(schedule, factors=(*schedule.factors[:step], *later))
+        fit.trainer.display.line(
+            f"Epoch {fit.epoch}: reducing lr to {fit.schedule.rates_at(step)[-1]:.3g}"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return the count too."""
+        return {**super().state(), "wait": self.wait}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up the count too."""
+        super().load_state(state)
+        self.wait = state["wait"]
+
+
+class TerminateOnNaNCallback(Callback):
+    """Is there for notebooks that name it: every fit stops at a loss that is not finite, with an error that says where."""

@@ -1,0 +1,114 @@
+"""A report is made anew from the files of a run, with the command line too; what does not fit is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from vizsla.data.table.from_words import resolve_data
+from vizsla.errors import DataError
+from vizsla.infer.mistakes import pooled_features
+from vizsla.recipe.recipe import TrainConfig, loaders_for, train_classifier
+from vizsla.run.report import rebuild_report
+from vizsla.run.train import RunPlan, run_training
+from vizsla.train.display import Display
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Done
+
+QUIET = Display(quiet=True)
+
+
+@pytest.fixture
+def run(picture_folder: Path, tmp_path: Path) -> Path:
+    """A finished run on 24 pictures, one of which could not be read."""
+    (picture_folder / "cross" / "cross_3.jpg").write_bytes(b"")
+    # A mislabelled copy gives the report a mistake and a duplicate.
+    (picture_folder / "disc" / "copy_1.jpg").write_bytes(
+        (picture_folder / "cross" / "cross_5.jpg").read_bytes()
+    )
+    plan = RunPlan(
+        title="Shapes <b>",
+        data=str(picture_folder),
+        config=TrainConfig(size=64, epochs=0, device="cpu", num_workers=0),
+        on_bad="skip",
+        choices=(("data", str(picture_folder)), ("labels", "folder"), ("valid", "0.4")),
+        references=(("by hand", 0.5),),
+        notes=("Drawn by a test.",),
+    )
+    table = resolve_data(picture_folder, valid=0.4, seed=0)
+    return run_training(table, plan=plan, out=tmp_path / "run", display=QUIET).folder
+
+
+def sections_of(page: str) -> list[str]:
+    return re.findall(r'<section[^>]* id="(\w+)"', page)
+
+
+def test_the_page_is_made_anew_with_the_same_numbers(run: Path, vizsla: Callable[..., Done]):
+    page = run / "report.html"
+    before = page.read_text("utf-8")
+    page.unlink()
+    done = vizsla("report", run, "--device", "cpu")
+    assert (done.code, done.out) == (0, f"Report: {page}\n")
+    after = page.read_text("utf-8")
+    # Labels of training pictures are judged by what only training knew.
+    assert set(sections_of(before)) - {"labels"} == set(sections_of(after)) - {"labels"}
+    assert {"slices", "calibration", "duplicates", "skipped", "notes"} <= set(sections_of(after))
+    for words in ("Shapes &lt;b&gt;", "Drawn by a test.", "by hand", "cross_<wbr>3.jpg"):
+        assert words in before
+        assert words in after
+    for name in ("metrics", "classes", "learning"):
+        assert section(before, name) == section(after, name)
+
+
+def section(page: str, name: str) -> str:
+    return page.split(f'<section id="{name}"')[1].split("</section>")[0]
+
+
+def test_pictures_that_are_gone_are_named(run: Path, picture_folder: Path):
+    for path in (picture_folder / "disc").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_b"))
+    with pytest.raises(DataError, match=r"predictions\.csv does not fit the pictures of the run"):
+        rebuild_report(run, device="cpu", display=QUIET)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, vizsla: Callable[..., Done]):
+    done = vizsla("report", tmp_path)
+    assert done.code == 2
+    assert "is not the folder of a finished run" in done.err
+    assert "config.toml" in done.err
+
+
+def test_mistakes_that_cannot_be_looked_into_do_not_lose_the_report(
+    run: Path, picture_folder: Path
+):
+    table = resolve_data(picture_folder, valid=0.4, seed=0)
+    names = {table.shown_path(row) for row in table.train_rows.tolist()} - {"cross/cross_3.jpg"}
+    (picture_folder / min(names)).write_bytes(b"broken")
+    page = rebuild_report(run, device="cpu", display=QUIET).read_text("utf-8")
+    assert 'id="mistakes"' in page
+    assert "The mistakes could not be looked into: Cannot read the picture" in page
+
+
+def test_what_training_knows_of_its_pictures_is_what_the_final_classifier_sees(
+    picture_folder: Path,
+):
+    table = resolve_data(picture_folder, valid=0.4, seed=0)
+    config = TrainConfig(size=64, epochs=0, device="cpu", num_workers=0)
+    run = train_classifier(table, config=config, display=QUIET)
+    known = run.known
+    assert known is not None
+    assert known.features is not None
+    assert known.left_out is not None
+    batches = loaders_for(table, config=config).loader_for(known.rows).batches()
+    seen = torch.cat([pooled_features(run.classifier, batch.images) for batch in batches])
+    torch.testing.assert_close(known.features, seen, atol=1e-4, rtol=0)
+    # The leave-one-out accuracy that the recipe tells is that of these predictions.
+    assert f"{float(known.left_out.correct.float().mean()):.1%} leave-one-out" in run.recipe
+    assert known.left_out.rows.tolist() == table.train_rows.tolist()

@@ -1,0 +1,404 @@
+"""Run folders: which one is taken, what is in it, and what is left when something fails half way."""
+
+from __future__ import annotations
+
+import io
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from rich.console import Console
+
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.from_words import resolve_data
+from vizsla.errors import OutputError, PictureError
+from vizsla.evaluate.metrics import summarise
+from vizsla.evaluate.predictions import HistoryPoint, Predictions
+from vizsla.model_file.bundle import load_bundle
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
+from vizsla.recipe.recipe import TrainConfig, TrainedRun
+from vizsla.run.folder import noted_on_stop, place_to_write, run_folder
+from vizsla.run.train import RunPlan, config_text, read_all, run_training, write_run
+from vizsla.train.display import Display
+from vizsla.train.profile import STEP_PHASES, VALIDATION
+
+if TYPE_CHECKING:
+    from vizsla.types import PictureTable
+
+QUIET = Display(quiet=True)
+RUN_FILES = [
+    "config.toml",
+    "history.csv",
+    "metrics.json",
+    "model.safetensors",
+    "predictions.csv",
+    "report.html",
+]
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def take(out: Path, *, force: bool = False) -> Path:
+    with run_folder(out, force=force) as folder:
+        return folder
+
+
+def write_all(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_text("new")
+
+
+def write_then_fail(folder: Path, name: str) -> None:
+    write_all(folder, name)
+    (folder / name).touch(exist_ok=False)
+
+
+# --- which folder ----------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_made_with_those_above_it(tmp_path: Path):
+    assert take(tmp_path / "runs" / "pets") == tmp_path / "runs" / "pets"
+    assert list((tmp_path / "runs" / "pets").iterdir()) == []
+
+
+def test_names_that_are_taken_are_counted_on(tmp_path: Path):
+    (tmp_path / "pets-3").touch()  # a file takes a name too
+    taken = [take(tmp_path / "pets").name for _ in range(3)]
+    assert taken == ["pets", "pets-2", "pets-4"]
+
+
+def test_force_takes_the_folder_that_is_there(tmp_path: Path):
+    (tmp_path / "pets").mkdir()
+    assert take(tmp_path / "pets", force=True) == tmp_path / "pets"
+    assert take(tmp_path / "new", force=True) == tmp_path / "new"
+    assert names_in(tmp_path) == ["new", "pets"]
+
+
+def test_a_file_of_that_name_is_not_replaced_by_force(tmp_path: Path):
+    (tmp_path / "pets").write_text("mine")
+    with pytest.raises(OutputError, match=r"pets: File exists\. Choose another --out"):
+        take(tmp_path / "pets", force=True)
+    assert (tmp_path / "pets").read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_a_folder_whose_name_cannot_get_a_number_needs_force(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="its name cannot get a number"):
+        take(Path(out))
+    if out == ".":
+        assert take(Path(out), force=True) == Path()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_leads_nowhere_in_the_path_is_an_error_not_an_endless_search(tmp_path: Path):
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="Cannot write results to the folder"):
+        take(tmp_path / "link" / "pets")
+
+
+def test_a_name_that_is_too_long_is_an_error(tmp_path: Path):
+    for force in (False, True):
+        with pytest.raises(OutputError, match="File name too long"):
+            take(tmp_path / ("x" * 300), force=force)
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
+def test_a_failure_before_anything_was_written_leaves_no_folder(
+    tmp_path: Path, error: BaseException
+):
+    with pytest.raises(type(error)) as caught, run_folder(tmp_path / "pets", force=False):
+        raise error
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", [None, "notes.txt"])
+def test_a_failure_leaves_a_folder_that_was_there_before(tmp_path: Path, file: str | None):
+    (tmp_path / "pets").mkdir()
+    if file is not None:
+        (tmp_path / "pets" / file).write_text("mine")
+    with pytest.raises(ValueError, match="mine"), run_folder(tmp_path / "pets", force=True):
+        raise ValueError("mine")
+    assert names_in(tmp_path / "pets") == ([] if file is None else [file])
+
+
+def test_a_failure_after_a_file_was_written_keeps_it(tmp_path: Path):
+    with pytest.raises(FileExistsError), run_folder(tmp_path / "pets", force=False) as folder:
+        write_then_fail(folder, "model.safetensors")
+    assert names_in(tmp_path / "pets") == ["model.safetensors"]
+
+
+# --- where to write --------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_is_written_to_directly(tmp_path: Path):
+    with place_to_write(tmp_path) as place:
+        assert place == tmp_path
+
+
+def test_the_files_of_an_earlier_run_are_replaced_when_all_new_ones_are_written(tmp_path: Path):
+    for name in ("a.txt", "b.txt", "mine.txt"):
+        (tmp_path / name).write_text("earlier")
+    with place_to_write(tmp_path) as place:
+        assert place.parent == tmp_path
+        write_all(place, "a.txt", "b.txt")
+        assert (tmp_path / "a.txt").read_text() == "earlier"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.txt": "new",
+        "b.txt": "new",
+        "mine.txt": "earlier",
+    }
+
+
+def test_a_failure_keeps_the_earlier_run_and_beside_it_what_was_written(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("earlier")
+    with pytest.raises(ValueError, match="mine"), place_to_write(tmp_path) as place:
+        raise ValueError("mine")
+    assert names_in(tmp_path) == ["a.txt"]
+    with pytest.raises(FileExistsError), place_to_write(tmp_path) as place:
+        write_then_fail(place, "a.txt")
+    assert names_in(tmp_path) == ["a.txt", place.name]
+    assert place.name.startswith("unfinished-")
+    assert (tmp_path / "a.txt").read_text() == "earlier"
+    assert (place / "a.txt").read_text() == "new"
+
+
+def test_a_folder_in_the_place_of_a_file_is_noticed_before_any_file_is_replaced(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("earlier")
+    (tmp_path / "b.txt").mkdir()
+    with (
+        pytest.raises(
+            OutputError, match=r"b\.txt is a folder there\. Choose another --out\. The earlier"
+        ),
+        place_to_write(tmp_path) as place,
+    ):
+        write_all(place, "a.txt", "b.txt")
+    assert (tmp_path / "a.txt").read_text() == "earlier"
+    assert (place / "a.txt").read_text() == "new"
+
+
+def test_ctrl_c_gets_a_note_and_other_errors_do_not():
+    with pytest.raises(KeyboardInterrupt) as stop, noted_on_stop("Nothing was written."):
+        raise KeyboardInterrupt
+    assert stop.value.__notes__ == ["Nothing was written."]
+    with pytest.raises(ValueError, match="mine") as other, noted_on_stop("Nothing was written."):
+        raise ValueError("mine")
+    assert not hasattr(other.value, "__notes__")
+
+
+# --- a whole run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(picture_folder: Path) -> PictureTable:
+    return resolve_data(picture_folder, seed=0)
+
+
+@pytest.fixture
+def plan() -> RunPlan:
+    return RunPlan(
+        title="Shapes",
+        data="pictures",
+        config=TrainConfig(size=32, learning_rate=3e-5),
+        choices=(("labels", "folder"),),
+        references=(("by hand", 0.75),),
+        notes=("Drawn by a test.",),
+    )
+
+
+def trained(table: PictureTable, *, interrupted: bool = False) -> TrainedRun:
+    """Return what training could have left, without the training."""
+    torch.manual_seed(0)
+    backbone = build_backbone("test_resnet", pretrained=False)
+    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[])
+    rows = table.valid_rows
+    predictions = Predictions(
+        rows=rows,
+        paths=tuple(table.shown_path(row) for row in rows.tolist()),
+        logits=torch.randn(len(rows), 2),
+        targets=table.targets[rows],
+        vocab=table.vocab,
+    )
+    point = HistoryPoint(stage="head", epoch=0, train_loss=0.5, valid_loss=0.6, accuracy=0.8)
+    return TrainedRun(
+        classifier=Classifier(backbone, head, vocab=table.vocab).eval(),
+        resize=Resize(32),
+        predictions=predictions,
+        history=(point,),
+        recipe="Made up.",
+        interrupted=interrupted,
+    )
+
+
+def write(folder: Path, table: PictureTable, plan: RunPlan, *, interrupted: bool = False) -> None:
+    run = trained(table, interrupted=interrupted)
+    metrics = summarise(run.predictions)
+    write_run(folder, run=run, table=table, plan=plan, metrics=metrics, seconds=61.0)
+
+
+def test_a_run_is_six_files(tmp_path: Path, table: PictureTable, plan: RunPlan):
+    (tmp_path / "run").mkdir()
+    write(tmp_path / "run", table, plan)
+    assert names_in(tmp_path / "run") == RUN_FILES
+    assert load_bundle(tmp_path / "run" / "model.safetensors").manifest.notes == "Made up."
+    history = (tmp_path / "run" / "history.csv").read_text("utf-8").splitlines()
+    assert len(history) == 2
+    assert history[1].startswith("head,0,0.5,0.6,0.8,")
+
+
+def test_metrics_json_has_metrics_references_and_facts(
+    tmp_path: Path, table: PictureTable, plan: RunPlan
+):
+    write(tmp_path, table, plan)
+    written = json.loads((tmp_path / "metrics.json").read_text("utf-8"))
+    assert written["references"] == {"by hand": 0.75}
+    assert written["interrupted"] is False
+    accuracy = written["metrics"]["accuracy"]
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    facts = written["facts"]
+    assert facts["Pictures"] == "19 to learn from, 5 to validate on"
+    assert facts["Classes"] == "2: cross, disc"
+    assert (facts["Network"], facts["Weights"]) == ("test_resnet", "random; licence: unknown")
+    assert facts["Recipe"] == "Made up."
+    assert facts["Picture size"] == "32 x 32 pixels"
+    assert facts["Time"].startswith("01:01 on ")
+
+
+def test_the_report_says_that_a_run_was_stopped(tmp_path: Path, table: PictureTable, plan: RunPlan):
+    write(tmp_path, table, plan, interrupted=True)
+    assert json.loads((tmp_path / "metrics.json").read_text("utf-8"))["interrupted"] is True
+    report = (tmp_path / "report.html").read_text("utf-8")
+    assert "Made up. Stopped early by Ctrl-C." in report
+    assert "Drawn by a test." in report
+
+
+def test_the_model_is_written_first(tmp_path: Path, table: PictureTable, plan: RunPlan):
+    (tmp_path / "history.csv").mkdir()  # the second file cannot be written
+    with pytest.raises(OutputError, match="there is a folder of that name"):
+        write(tmp_path, table, plan)
+    assert names_in(tmp_path) == ["history.csv", "model.safetensors", "pictures"]
+
+
+def test_unreadable_pictures_are_refused_or_left_out(picture_folder: Path, plan: RunPlan):
+    (picture_folder / "cross" / "cross_3.jpg").write_bytes(b"")
+    table = resolve_data(picture_folder, seed=0)
+    cache = PictureCache()
+    with pytest.raises(PictureError, match="1 of 24 pictures cannot be read"):
+        read_all(table, plan=plan, cache=cache, display=QUIET)
+    skipping = RunPlan(title="", data="", config=plan.config, on_bad="skip")
+    kept = read_all(table, plan=skipping, cache=cache, display=QUIET)
+    assert len(kept.paths) == 23
+    assert [path.name for path, _ in kept.skipped] == ["cross_3.jpg"]
+
+
+def test_a_failed_run_leaves_no_folder(tmp_path: Path, picture_folder: Path, plan: RunPlan):
+    (picture_folder / "cross" / "cross_3.jpg").write_bytes(b"")
+    table = resolve_data(picture_folder, seed=0)
+    with pytest.raises(PictureError):
+        run_training(table, plan=plan, out=tmp_path / "run", display=QUIET)
+    assert names_in(tmp_path) == ["pictures"]
+
+
+def test_a_profile_is_a_seventh_file_and_a_table(
+    tmp_path: Path, table: PictureTable, plan: RunPlan
+):
+    file = io.StringIO()
+    console = Console(file=file, soft_wrap=True, width=200)
+    config = replace(plan.config, epochs=1, batch_size=8, precision="fp32")
+    run_training(
+        table,
+        plan=replace(plan, config=config),
+        out=tmp_path / "run",
+        profile=True,
+        display=Display(console=console),
+    )
+    assert names_in(tmp_path / "run") == sorted([*RUN_FILES, "profile.json"])
+    written = json.loads((tmp_path / "run" / "profile.json").read_text("utf-8"))
+    stages = written["stages"]
+    assert [(stage["stage"], stage["unit"], stage["number"]) for stage in stages] == [
+        ("reading pictures", "pictures", 24),
+        ("features first", "pictures", 24),
+        ("end to end", "steps", 2),
+        ("results", "pictures", 24),
+    ]
+    assert written["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages))
+    for stage in stages:
+        parts = [part["seconds"] for part in stage["phases"]]
+        assert stage["seconds"] == pytest.approx(sum(parts))
+        assert min(parts) >= 0
+    assert [part["phase"] for part in stages[2]["phases"]] == [*STEP_PHASES, VALIDATION]
+    printed = file.getvalue()
+    assert "where the time went" in printed
+    for line in ("reading pictures, 24 pictures", "end to end, 2 steps", "  choosing a head"):
+        assert line in printed
+
+
+def test_run_training_gives_the_folder_and_the_metrics_of_its_files(
+    tmp_path: Path, table: PictureTable, plan: RunPlan
+):
+    done = run_training(table, plan=plan, out=tmp_path / "run", display=QUIET)
+    assert (done.folder, done.interrupted) == (tmp_path / "run", False)
+    assert names_in(done.folder) == RUN_FILES
+    written = json.loads((done.folder / "metrics.json").read_text("utf-8"))["metrics"]
+    assert {metric.name: metric.value for metric in done.metrics} == {
+        name: metric["value"] for name, metric in written.items()
+    }
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        'quo"tes\\b',
+        "line\nbreak\ttab",
+        "\x7f\x00\x1f",
+        "umläut \u65e5\u672c",
+        "\U0001f600",
+    ],
+)
+def test_every_text_comes_back_from_the_toml(text: str):
+    plan = RunPlan(title="", data=text, config=TrainConfig(), choices=(("data", text),))
+    assert tomllib.loads(config_text(plan))["data"] == text
+
+
+def test_text_that_is_not_unicode_is_escaped_in_the_toml():
+    plan = RunPlan(title="", data="", config=TrainConfig(), choices=(("data", "a\udcff"),))
+    assert tomllib.loads(config_text(plan))["data"] == r"a\udcff"
+
+
+def test_the_toml_has_every_choice_with_its_type():
+    config = TrainConfig(size=96, learning_rate=1e-5, epochs=3, seed=-1)
+    plan = RunPlan(title="", data="", config=config, on_bad="skip")
+    choices = tomllib.loads(config_text(plan))
+    assert choices == {
+        "on_bad": "skip",
+        "arch": "efficientnet_lite0",
+        "weights": "",
+        "epochs": 3,
+        "size": 96,
+        "presize": "auto",
+        "batch_size": 32,
+        "learning_rate": 1e-5,
+        "seed": -1,
+        "precision": "auto",
+        "num_workers": -1,
+        "device": "auto",
+        "cache": "auto",
+        "cache_budget": "auto",
+        "truncated": "strict",
+    }
