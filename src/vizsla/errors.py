@@ -1,4 +1,4 @@
-"""Every error that vizsla raises on purpose; each message says what, where, what was received, what to do.
+"""The errors that vizsla raises on purpose; each message says what is wrong, where, what was received and what to do.
 
     VizslaError
     ├── DataError              the pictures, labels or splits that were given cannot be used
@@ -16,6 +16,13 @@ The command line prints the message alone and exits with code 2; ``--debug`` add
 """
 
 from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class VizslaError(Exception):
@@ -72,3 +79,43 @@ class MissingExtraError(VizslaError, ImportError):
             f"The package {package!r} is needed to {purpose} and is not installed. "
             f'Install it with: pip install "vizsla[{extra}]"'
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One thing that is wrong with the data.
+
+    Attributes:
+        kind: The error to raise if this is the only kind of problem.
+        text: What is wrong, where, and the way out.
+        spoils_training_only: The pictures can be looked at all the same.
+    """
+
+    kind: type[DataError]
+    text: str
+    spoils_training_only: bool = False
+
+
+def raise_problems(problems: Sequence[Problem], *, for_looking: bool = False) -> None:
+    """Raise one error that tells of all problems, or return if there is none.
+
+    Args:
+        problems: What was found, in the order in which it shall be told.
+        for_looking: Only warn of problems that spoil nothing but training.
+
+    Raises:
+        DataError: There is a problem. It is the subclass of the problems where they share one.
+    """
+    if for_looking:
+        for problem in problems:
+            if problem.spoils_training_only:
+                warnings.warn(f"Look, but do not train. {problem.text}", stacklevel=2)
+        problems = [problem for problem in problems if not problem.spoils_training_only]
+    if not problems:
+        return
+    kinds = {problem.kind for problem in problems}
+    kind = kinds.pop() if len(kinds) == 1 else DataError
+    if len(problems) == 1:
+        raise kind(problems[0].text)
+    numbered = [f"{number}. {problem.text}" for number, problem in enumerate(problems, start=1)]
+    raise kind("\n".join([f"The data has {len(problems)} problems.", *numbered]))

@@ -1,8 +1,17 @@
-"""Numbers and strings in, the words that a reader sees out."""
+"""How numbers, lists, paths and foreign text are written where people read them: messages, tables, pages, files."""
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+LISTED_AT_MOST = 20
+"""Longer lists in a message are cut here, with a count of the rest: a terminal shows about that much."""
 
 _ALLOWED_CONTROLS = "\n\t"
 # Characters that turn the reading direction of what follows; in a file name they can make it read as another one.
@@ -69,3 +78,48 @@ def printable(text: str) -> str:
         else character
         for character in text
     )
+
+
+def valid_unicode(text: str) -> str:
+    r"""Return a text that UTF-8 can encode: lone surrogates, from file names that are not valid Unicode, become escapes.
+
+    Example:
+        >>> valid_unicode("caf\udce9.jpg")
+        'caf\\udce9.jpg'
+    """
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as messages show it: posix slashes, in quotes, line breaks and undecodable bytes escaped."""
+    return repr(str(path).replace(os.sep, "/"))
+
+
+def listed(entries: Sequence[str], *, limit: int = LISTED_AT_MOST) -> str:
+    """Return entries one a line, indented; at most ``limit`` of them, and then how many more there are."""
+    lines = [f"  {entry}" for entry in entries[:limit]]
+    if len(entries) > limit:
+        lines.append(f"  ... and {len(entries) - limit} more")
+    return "\n".join(lines)
+
+
+def joined(entries: Sequence[str], *, limit: int, separator: str = ", ") -> str:
+    """Return entries on one line; at most ``limit`` of them, and then how many more there are.
+
+    Example:
+        >>> joined(["a.jpg", "b.jpg", "c.jpg"], limit=2)
+        'a.jpg, b.jpg and 1 more'
+    """
+    more = f" and {len(entries) - limit} more" if len(entries) > limit else ""
+    return f"{separator.join(entries[:limit])}{more}"
+
+
+def counted(number: int, word: str, plural: str = "") -> str:
+    """Return a number with its word: ``1 row``, ``3 rows``, ``2 classes``."""
+    return f"{number} {word if number == 1 else plural or word + 's'}"
+
+
+def first_line(error: BaseException, *, limit: int = 300) -> str:
+    """Return the first line of an error's message, at most ``limit`` characters; the name of its class if there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:limit]

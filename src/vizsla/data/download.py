@@ -60,10 +60,10 @@ from urllib.request import (
 )
 
 from vizsla import __version__
-from vizsla.data.table.problems import quoted
 from vizsla.errors import ConfigError, DataError, OutputError
 from vizsla.files import atomic_write
 from vizsla.machine import free_disk_bytes, home_folder, shown_bytes
+from vizsla.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vizsla.data.table.labels import label_text
-from vizsla.data.table.problems import listed, quoted
 from vizsla.errors import LabelError
+from vizsla.text import listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from vizsla.data.table.problems import quoted
 from vizsla.errors import ConfigError, OutputError
 from vizsla.files import atomic_write
+from vizsla.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from vizsla.data.table.problems import listed, quoted
 from vizsla.data.table.sources import (
     MAX_NESTED_LINKS,
     check_folder,
@@ -30,6 +29,7 @@ from vizsla.predict.files import TextOutput, part_of
 from vizsla.predict.formats import Columns, Format, csv_line, csv_rows, json_rows, table_rows
 from vizsla.predict.parquet import ParquetOutput, check_installed, parts_of
 from vizsla.predict.predictor import Predictor
+from vizsla.text import listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence

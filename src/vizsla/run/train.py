@@ -20,7 +20,6 @@ from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.loader import find_unreadable
 from vizsla.data.table.check import settle_unreadable
-from vizsla.data.table.problems import counted
 from vizsla.errors import ConfigError
 from vizsla.evaluate.calibration import calibrate
 from vizsla.evaluate.metrics import Metric, summarise
@@ -33,6 +32,7 @@ from vizsla.recipe.run_profile import READING, RESULTS, RunProfile
 from vizsla.report.build import ReportContent, write_report
 from vizsla.run.folder import noted_on_stop, place_to_write, run_folder
 from vizsla.run.report import gather_evidence
+from vizsla.text import counted
 from vizsla.train.checkpoint import FILE_NAME, Checkpoint
 from vizsla.train.display import Display, format_seconds
 from vizsla.train.distributed import is_main

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,9 +19,20 @@ from vizsla.data.table.check import (
     settle_unreadable,
 )
 from vizsla.data.table.labels import LabelledPictures
-from vizsla.data.table.problems import Problem, counted, listed, quoted, raise_problems
-from vizsla.errors import ConfigError, DataError, LabelError, PictureError, TableError
+from vizsla.errors import (
+    ConfigError,
+    DataError,
+    LabelError,
+    PictureError,
+    Problem,
+    TableError,
+    raise_problems,
+)
+from vizsla.text import quoted
 from vizsla.types import UNLABELLED, PictureTable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def pictures_at(root: Path, **labels: object) -> LabelledPictures:
@@ -192,25 +202,6 @@ def test_classes_with_one_picture_are_named(tmp_path: Path):
         r"2 classes have a single picture.*:\n  'cat': row 4 .*\n  'fox': row 5 ", problem.text
     )
     assert lonely_classes(pictures, range(2)) == []
-
-
-def test_long_lists_are_cut_with_a_count_of_the_rest():
-    lines = listed([str(number) for number in range(33)]).splitlines()
-    assert lines == [f"  {number}" for number in range(20)] + ["  ... and 13 more"]
-    assert listed(["a", "b"]) == "  a\n  b"
-
-
-def test_words_agree_with_their_number():
-    assert [counted(1, "class", "classes"), counted(2, "class", "classes")] == [
-        "1 class",
-        "2 classes",
-    ]
-    assert [counted(0, "row"), counted(1, "row")] == ["0 rows", "1 row"]
-
-
-def test_shown_paths_stay_on_one_line():
-    assert quoted(Path("a b/new\nline é 犬.jpg")) == "'a b/new\\nline é 犬.jpg'"
-    assert quoted("caf\udce9") == "'caf\\udce9'"
 
 
 def test_problems_of_one_kind_keep_their_error_class():

@@ -15,10 +15,10 @@ from vizsla.data.table.blocks import BlockOrClass, CategoryBlock, ImageBlock, ou
 from vizsla.data.table.build_table import assemble_for
 from vizsla.data.table.factories import BatchTransforms, LoaderOptions
 from vizsla.data.table.labels import ColReader, LabelledPictures, take_labels
-from vizsla.data.table.problems import quoted
 from vizsla.data.table.splits import RandomSplitter, Split, Splitter
 from vizsla.data.table.targets import cell_labels
 from vizsla.errors import ConfigError, DataError
+from vizsla.text import quoted
 
 if TYPE_CHECKING:
     import pandas as pd

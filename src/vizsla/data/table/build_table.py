@@ -19,7 +19,6 @@ from vizsla.data.table.check import (
     unknown_classes,
 )
 from vizsla.data.table.labels import UNKNOWN_CLASS, LabelledPictures, build_vocab, class_texts
-from vizsla.data.table.problems import Problem, raise_problems
 from vizsla.data.table.targets import (
     n_hot,
     number_targets,
@@ -28,7 +27,7 @@ from vizsla.data.table.targets import (
     read_numbers,
     same_length,
 )
-from vizsla.errors import ConfigError, LabelError
+from vizsla.errors import ConfigError, LabelError, Problem, raise_problems
 from vizsla.types import UNLABELLED, PictureTable, Task
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from vizsla.data.table.labels import (
     is_several,
     label_text,
 )
-from vizsla.data.table.problems import Problem, counted, listed, quoted, raise_problems
-from vizsla.errors import ConfigError, DataError, LabelError, PictureError
+from vizsla.errors import ConfigError, DataError, LabelError, PictureError, Problem, raise_problems
 from vizsla.paths import PicturePaths
+from vizsla.text import counted, listed, quoted
 from vizsla.types import is_labelled
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from vizsla.data.table.build_table import assemble_table
 from vizsla.data.table.labels import LabelledPictures
-from vizsla.data.table.problems import quoted
 from vizsla.data.table.splits import stratified_split
 from vizsla.errors import DataError, MissingExtraError
+from vizsla.text import quoted
 
 if TYPE_CHECKING:
     from vizsla.types import PictureTable

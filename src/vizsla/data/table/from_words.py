@@ -20,12 +20,12 @@ from vizsla.data.table.labels import (
     take_labels,
     using_attr,
 )
-from vizsla.data.table.problems import quoted
 from vizsla.data.table.sources import check_folder, get_image_files, is_picture_name, list_pictures
 from vizsla.data.table.splits import stratified_split
 from vizsla.data.table.tables import Table, pictures_of_table, positions_of, read_table
 from vizsla.errors import ConfigError, DataError, LabelError, TableError
 from vizsla.paths import PicturePaths
+from vizsla.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence, Set

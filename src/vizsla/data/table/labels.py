@@ -11,9 +11,9 @@ from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from vizsla.data.table.problems import Problem, quoted
-from vizsla.errors import ConfigError, LabelError, TableError, VizslaError
+from vizsla.errors import ConfigError, LabelError, Problem, TableError, VizslaError
 from vizsla.paths import PicturePaths
+from vizsla.text import quoted
 
 if TYPE_CHECKING:
     import pandas as pd

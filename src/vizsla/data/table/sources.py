@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vizsla.data.table.problems import counted, listed, quoted
 from vizsla.errors import DataError
 from vizsla.paths import PicturePaths
+from vizsla.text import counted, listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vizsla.data.table.labels import is_missing, parent_label
-from vizsla.data.table.problems import counted, quoted
 from vizsla.errors import ConfigError, DataError, MissingExtraError, TableError
 from vizsla.seeding import generator
+from vizsla.text import counted, quoted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.data.table.labels import LabelledPictures, is_missing, split_labels, take_labels
-from vizsla.data.table.problems import Problem, counted, listed, quoted
 from vizsla.data.table.splits import split_of_value
-from vizsla.errors import ConfigError, TableError
+from vizsla.errors import ConfigError, Problem, TableError
+from vizsla.text import counted, listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vizsla.text import (
+    counted,
     duration_text,
+    first_line,
+    joined,
+    listed,
     number_range,
     number_text,
     percent_range,
     percent_text,
     printable,
+    quoted,
+    valid_unicode,
 )
 
 
@@ -68,3 +76,37 @@ def test_times_read_as_people_write_them(seconds: float, text: str):
 )
 def test_disguising_characters_are_written_out(name: str, shown: str):
     assert printable(name) == shown
+
+
+def test_long_lists_are_cut_with_a_count_of_the_rest():
+    lines = listed([str(number) for number in range(33)]).splitlines()
+    assert lines == [f"  {number}" for number in range(20)] + ["  ... and 13 more"]
+    assert listed(["a", "b"]) == "  a\n  b"
+
+
+def test_words_agree_with_their_number():
+    assert [counted(1, "class", "classes"), counted(2, "class", "classes")] == [
+        "1 class",
+        "2 classes",
+    ]
+    assert [counted(0, "row"), counted(1, "row")] == ["0 rows", "1 row"]
+
+
+def test_shown_paths_stay_on_one_line():
+    assert quoted(Path("a b/new\nline é 犬.jpg")) == "'a b/new\\nline é 犬.jpg'"
+    assert quoted("caf\udce9") == "'caf\\udce9'"
+
+
+def test_lists_on_one_line_are_cut_too():
+    assert joined(["a", "b", "c"], limit=2, separator="; ") == "a; b and 1 more"
+    assert joined(["a", "b"], limit=2) == "a, b"
+
+
+def test_lone_surrogates_become_escapes_that_utf8_knows():
+    assert valid_unicode("caf\udce9 é") == "caf\\udce9 é"
+
+
+def test_the_first_line_of_an_error_is_never_empty():
+    assert first_line(ValueError("\n  one \ntwo")) == "one"
+    assert first_line(KeyError()) == "KeyError"
+    assert first_line(ValueError("x" * 900), limit=10) == "x" * 10
