@@ -1,30 +1,13 @@
-"""Nothing in, what this computer is called and how much memory the process has had out.
+"""What this computer has, and how this process uses it: names, free memory and disk, the C library's allocator, threads.
 
-The C library's allocator in, the same allocator without its most expensive habits out.
+Three habits are set here because defaults cost much:
 
-A network on the CPU frees and allocates blocks of many megabytes in every layer. glibc gives each one back to the system at
-once, which then has to hand out and clear the same pages again: EfficientNet-Lite0 at 224 px ran at 70 pictures a second
-that way on two cores, and at 150 with the freed blocks kept.
-
-Batches are a few blocks of tens of megabytes that live long beside many small ones. Where a small one has taken a corner of a
-freed block, the next batch does not fit there any more, and the process grew by a batch every few epochs; ``Blocks`` hands
-the same memory to the next batch instead.
-
-Some shares of work in, all of them done out, each on a thread that lives as long as the process.
-
-Threads that are made anew for each batch take memory each time: the C library gives a new thread whichever of its heaps is
-free, and soon every heap has held the blocks of every kind of thread. With threads that stay, memory is flat.
-
-A machine in, how many bytes may be taken of its memory, disk and device out; and numbers of bytes as people write them.
-
-A batch in, what each of its items gives out: shared out to threads, in each of which torch uses no other processor.
-
-The C library's allocator and Python's collector in, the same with habits that suit a server out.
-
-Each thread that decodes has memory of its own from glibc, which it keeps for the next picture. Pictures of visitors differ by a
-factor of a thousand in size, so a server would in time hold the largest in every thread. And each part of such memory is of 64
-MB at most: a network's largest maps do not fit beside each other, so that their pages were asked of the system again for each
-batch, 500 for each picture with two such places, and 40 with one.
+- glibc gives freed blocks back to the system, and a network on the CPU frees blocks of many megabytes in every layer:
+  EfficientNet-Lite0 at 224 px ran at 70 images a second on two cores that way, and at 150 with freed blocks kept.
+- Threads that start anew for each batch take memory each time: glibc gives a new thread whichever of its heaps is free, and
+  soon every heap has held the blocks of every kind of thread. One pool of threads stays, and memory is flat.
+- Where a small block has taken a corner of a freed batch, the next batch does not fit there any more, and the process grew by
+  a batch every few epochs. ``Blocks`` hands the same memory to the next batch.
 """
 
 from __future__ import annotations
@@ -42,8 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 from vizsla.errors import ConfigError
@@ -51,201 +35,45 @@ from vizsla.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+MAX_WORKERS = 16
+"""More threads than this were not seen to decode faster: the interpreter lock is held between the images."""
 
 
 def device_name(device: torch.device) -> str:
     """Return the name of a device, for people."""
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device.type
 
 
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process has had so far; 0 where the system does not tell."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def default_num_workers() -> int:
+    """Return how many threads read images by default: the CPU cores that this process may use, at most ``MAX_WORKERS``."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    return min(MAX_WORKERS, os.cpu_count() or 1)
 
 
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-_M_ARENA_MAX = -8
-_KEPT_BYTES = 2**30
-
-_ALIGNMENT = 64
-"""Bytes; torch's own tensors begin at such addresses, which vector instructions like best."""
-
-
-@cache
-def keep_freed_memory() -> bool:
-    """Let this process keep freed blocks of up to 1 GiB for the next layer; called by whatever runs a network.
-
-    The process does not need more memory than before at its peak, but gives less back in between.
-
-    Returns:
-        Whether the allocator could be told; other systems than Linux with glibc do not need it or cannot.
-    """
-    if not _has_glibc():
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES) and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
-
-
-@cache
-def share_heaps() -> bool:
-    """Let threads share heaps, two for each core; called by whatever starts threads, before it does.
-
-    glibc gives a new thread a heap that no other has, up to eight for each core. Where reading threads end and others begin
-    with each epoch, an old one is often not quite gone, so that there was another heap of 24 MB every few epochs.
-
-    Returns:
-        Whether the allocator could be told; other systems than Linux with glibc do not need it or cannot.
-    """
-    if not _has_glibc():
-        return False
-    return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2 * (os.cpu_count() or 1) + 1))
-
-
-def _has_glibc() -> bool:
-    return platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
-
-
-class Blocks:
-    """Memory on the CPU for tensors that are alike, such as batches; for any number of threads.
-
-    A block is used again when nothing refers to the tensor any more that had it, nor to a view of that tensor or an array
-    that shares its memory: whoever gets a tensor may keep it as long as they like.
-
-    Args:
-        max_blocks: So many blocks are kept at most. While more tensors are in use, the others get memory of their own.
-    """
-
-    def __init__(self, *, max_blocks: int) -> None:
-        import numpy as np
-
-        self._max_blocks = max_blocks
-        self._blocks: list[NDArray[np.uint8]] = []
-        # Measured because it depends on the version of Python: what looking at a list counts itself.
-        self._own_references = _references([np.empty(0, dtype=np.uint8)])[0]
-        self._lock = threading.Lock()
-
-    def empty(self, shape: tuple[int, ...], *, dtype: torch.dtype) -> Tensor:
-        """Return a contiguous tensor on the CPU with any values.
-
-        Args:
-            shape: Its shape.
-            dtype: Its type.
-        """
-        import torch
-
-        num_bytes = math.prod(shape) * dtype.itemsize
-        with self._lock, torch.inference_mode(mode=False):
-            block = self._block(num_bytes + _ALIGNMENT) if num_bytes else None
-            if block is None:
-                return torch.empty(shape, dtype=dtype)
-            start = -block.ctypes.data % _ALIGNMENT
-            used = torch.from_numpy(
-                block[start : start + num_bytes]
-            )  # The array refers to the block.
-            return used.view(dtype).view(shape)
-
-    def _block(self, num_bytes: int) -> NDArray[np.uint8] | None:
-        """Return a free block of at least so many bytes; None if all that may be kept are in use."""
-        import numpy as np
-
-        counts = _references(self._blocks)
-        free = [
-            block
-            for block, count in zip(self._blocks, counts, strict=True)
-            if count == self._own_references
-        ]
-        fitting = [block for block in free if block.nbytes >= num_bytes]
-        if fitting:
-            return min(fitting, key=lambda block: block.nbytes)
-        if len(self._blocks) == self._max_blocks:
-            if not free:
-                return None
-            self._blocks = [block for block in self._blocks if block is not free[0]]
-        self._blocks.append(np.empty(num_bytes, dtype=np.uint8))
-        return self._blocks[-1]
-
-
-def _references(blocks: list[NDArray[np.uint8]]) -> list[int]:
-    return [sys.getrefcount(block) for block in blocks]
-
-
-class _Pool(NamedTuple):
-    process: int
-    num_threads: int
-    executor: ThreadPoolExecutor
-
-
-_POOLS: list[_Pool] = []
-"""The one pool of this process, or none; a forked process inherits one without threads and makes its own."""
-
-
-def do_all(work: Callable[[Sequence[int]], object], shares: Sequence[Sequence[int]]) -> None:
-    """Do all shares of some work at the same time, and wait for them; in these threads torch uses no others.
-
-    Args:
-        work: Does one share.
-        shares: What to do, a thread for each.
+def home_folder() -> Path:
+    """Return the folder that vizsla keeps things in between runs: ``$VIZSLA_HOME``, else ``~/.vizsla``; it may not exist.
 
     Raises:
-        Exception: What the work raised, unchanged; of several errors that of the first share. All shares have ended then.
+        ConfigError: ``VIZSLA_HOME`` is not set and the user has no home folder.
     """
-    executor = _executor(len(shares))
-    jobs = [executor.submit(work, share) for share in shares]
-    errors = [job.exception() for job in jobs]
-    for error in errors:
-        if error is not None:
-            raise error
-
-
-def _executor(num_threads: int) -> ThreadPoolExecutor:
-    """Return the pool of this process, with at least so many threads."""
-    # No lock: one that another thread holds while a process forks is never released there. Two threads that come here at the
-    # same time make two pools; whoever uses the one that is not kept keeps it alive, and its threads end with it.
-    process = os.getpid()
-    for pool in _POOLS:
-        if pool.process == process and pool.num_threads >= num_threads:
-            return pool.executor
-    executor = _made(num_threads)
-    _POOLS[:] = [_Pool(process, num_threads, executor)]
-    return executor
-
-
-def _made(num_threads: int) -> ThreadPoolExecutor:
-    """Return a pool whose threads run, each with torch told to use no others."""
-    threads = torch.get_num_threads()
-    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="vizsla-augment")
-    all_there = threading.Barrier(num_threads)
-
-    def begin() -> None:
-        # torch sets the number itself when a thread uses it for the first time: asking for it is that time. The setting is the
-        # thread's alone, but it also becomes the default of threads that torch has not seen yet.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        all_there.wait()
-
+    chosen = os.environ.get("VIZSLA_HOME")
+    if chosen:
+        return Path(chosen).absolute()
     try:
-        for job in [executor.submit(begin) for _ in range(num_threads)]:
-            job.result()
-    except BaseException:
-        all_there.abort()  # Where not all can be started, those that were must not wait for ever.
-        raise
-    finally:
-        torch.set_num_threads(threads)
-    return executor
+        return Path.home() / ".vizsla"
+    except RuntimeError as error:
+        raise ConfigError(
+            "There is no home folder to keep files in. Set VIZSLA_HOME to a folder."
+        ) from error
 
+
+# ── numbers of bytes ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _ASSUMED_FREE_BYTES = 4 * 2**30
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -279,21 +107,14 @@ def shown_bytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.1f} MB"
 
 
-def home_folder() -> Path:
-    """Return the folder that vizsla keeps things in between runs: ``$VIZSLA_HOME``, else ``~/.vizsla``; it may not exist.
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has had so far; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
 
-    Raises:
-        ConfigError: ``VIZSLA_HOME`` is not set and the user has no home folder.
-    """
-    chosen = os.environ.get("VIZSLA_HOME")
-    if chosen:
-        return Path(chosen).absolute()
-    try:
-        return Path.home() / ".vizsla"
-    except RuntimeError as error:
-        raise ConfigError(
-            "There is no home folder to keep files in. Set VIZSLA_HOME to a folder."
-        ) from error
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def free_disk_bytes(folder: Path) -> int:
@@ -344,121 +165,59 @@ def _left_in_control_group(root: Path) -> int:
         if limit == "max":
             return 2**62
         used = int((group / "memory.current").read_text())
-        files = [
-            int(line.split()[1])
-            for line in (group / "memory.stat").read_text().splitlines()
-            if line.startswith("inactive_file ")
-        ]
+        lines = (group / "memory.stat").read_text().splitlines()
+        files = [int(line.split()[1]) for line in lines if line.startswith("inactive_file ")]
         return max(0, int(limit) - used + sum(files))
     except (OSError, ValueError, IndexError):
         return 2**62
 
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+# ── the allocator ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-
-def use_threads(count: int) -> None:
-    """Let torch use so many threads in the calling thread.
-
-    Args:
-        count: At least 1. It also becomes the default of threads that torch has not seen yet.
-    """
-    # Torch sets a thread's number to the default when it first looks at it, and so would overwrite what was set before.
-    torch.get_num_threads()
-    torch.set_num_threads(count)
-
-
-class Shares(Generic[Item, Result]):
-    """Runs a function over the items of a batch, in several threads at the same time.
-
-    Args:
-        run: Takes items and returns one result for each; called in the threads.
-        num_threads: At least 1.
-        together: Items that the function is given at a time, at most.
-
-    Example:
-        >>> shares = Shares(lambda numbers: [number * 2 for number in numbers], num_threads=2, together=8)
-        >>> shares.results([1, 2, 3])
-        [2, 4, 6]
-    """
-
-    def __init__(
-        self, run: Callable[[list[Item]], Sequence[Result]], *, num_threads: int, together: int
-    ) -> None:
-        self._run = run
-        self._num_threads = num_threads
-        self._together = together
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="vizsla-share")
-        usual = torch.get_num_threads()
-        all_there = threading.Barrier(num_threads)
-
-        def begin() -> None:
-            use_threads(1)
-            all_there.wait()
-
-        try:
-            for job in [self._threads.submit(begin) for _ in range(num_threads)]:
-                job.result()
-        except BaseException:
-            all_there.abort()  # Where not all can be started, those that were must not wait for ever.
-            raise
-        finally:
-            use_threads(usual)
-
-    def results(self, items: Sequence[Item]) -> list[Result]:
-        """Return the results of some items, in their order.
-
-        Args:
-            items: Any number; each thread gets as many as any other, or one fewer.
-
-        Raises:
-            Exception: What the function raised, unchanged; all threads have ended their shares then.
-        """
-        shares = [items[first :: self._num_threads] for first in range(self._num_threads)]
-        jobs = [self._threads.submit(self._done, share) for share in shares if share]
-        errors = [job.exception() for job in jobs]
-        for error in errors:
-            if error is not None:
-                raise error
-        results: dict[int, Result] = {}
-        for first, job in enumerate(jobs):
-            results.update(
-                zip(range(first, len(items), self._num_threads), job.result(), strict=True)
-            )
-        return [results[position] for position in range(len(items))]
-
-    def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown()
-
-    def _done(self, share: Sequence[Item]) -> list[Result]:
-        results: list[Result] = []
-        for start in range(0, len(share), self._together):
-            results += self._run(list(share[start : start + self._together]))
-        return results
-
-
-_M_ARENA_MAX_memory = -8
-_NUM_ARENAS = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_KEPT_BYTES = 2**30
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def _glibc() -> ctypes.CDLL | None:
     """Return the C library, if it is glibc on Linux; others need no help, or know none of this."""
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return None
-    return ctypes.CDLL(None)
+    is_glibc = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+    return ctypes.CDLL(None) if is_glibc else None
 
 
-def share_memory_between_threads() -> bool:
-    """Let all threads of this process allocate from one common place; to be called before there are threads.
+@cache
+def keep_freed_memory() -> bool:
+    """Let this process keep freed blocks of up to 1 GiB for the next layer; called by whatever runs a network.
+
+    The process does not need more memory than before at its peak, but gives less back in between.
 
     Returns:
         Whether the allocator could be told.
     """
-    library = _library()
-    return library is not None and bool(library.mallopt(_M_ARENA_MAX_memory, _NUM_ARENAS))
+    glibc = _glibc()
+    options = _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD
+    return glibc is not None and all(glibc.mallopt(option, _KEPT_BYTES) for option in options)
+
+
+@cache
+def share_heaps(num_heaps: int | None = None) -> bool:
+    """Let threads share heaps; called by whatever starts threads, before it does.
+
+    glibc gives a new thread a heap that no other has, up to eight for each core. Where reading threads end and others begin
+    with each epoch, an old one is often not quite gone, so that there was another heap of 24 MB every few epochs. In a
+    server each decoding thread would in time hold the largest of all images that visitors sent, and a network's largest maps
+    do not fit beside each other into a thread's own heap (64 MB): their pages were asked of the system for each batch anew,
+    500 for each image with two heaps, 40 with one.
+
+    Args:
+        num_heaps: How many; None is two for each core.
+
+    Returns:
+        Whether the allocator could be told.
+    """
+    glibc = _glibc()
+    num_heaps = 2 * (os.cpu_count() or 1) + 1 if num_heaps is None else num_heaps
+    return glibc is not None and bool(glibc.mallopt(_M_ARENA_MAX, num_heaps))
 
 
 def give_back_freed_memory() -> bool:
@@ -467,8 +226,8 @@ def give_back_freed_memory() -> bool:
     Returns:
         Whether there was any.
     """
-    library = _library()
-    return library is not None and bool(library.malloc_trim(0))
+    glibc = _glibc()
+    return glibc is not None and bool(glibc.malloc_trim(0))
 
 
 @contextmanager
@@ -483,3 +242,169 @@ def long_lived_objects_set_aside() -> Generator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+class Blocks:
+    """Memory on the CPU for tensors that are alike, such as batches; for any number of threads.
+
+    A block is used again when nothing refers to the tensor any more that had it, nor to a view of that tensor or an array
+    that shares its memory: whoever gets a tensor may keep it as long as they like. (A ring of buffers would need a consumer
+    that says when it is done with a batch; ``for x, y in dls.train`` says nothing.)
+
+    Args:
+        max_blocks: So many blocks are kept at most. While more tensors are in use, the others get memory of their own.
+    """
+
+    _ALIGNMENT = 64  # Bytes; torch's own tensors begin at such addresses, which vector instructions like best.
+
+    def __init__(self, *, max_blocks: int) -> None:
+        self._max_blocks = max_blocks
+        self._blocks: list[NDArray[np.uint8]] = []
+        # Measured because it depends on the version of Python: what looking at a list counts itself.
+        self._own_references = _references([np.empty(0, dtype=np.uint8)])[0]
+        self._lock = threading.Lock()
+
+    def empty(self, shape: tuple[int, ...], *, dtype: torch.dtype) -> Tensor:
+        """Return a contiguous tensor on the CPU with any values."""
+        num_bytes = math.prod(shape) * dtype.itemsize
+        with self._lock, torch.inference_mode(mode=False):
+            block = self._block(num_bytes + self._ALIGNMENT) if num_bytes else None
+            if block is None:
+                return torch.empty(shape, dtype=dtype)
+            start = -block.ctypes.data % self._ALIGNMENT
+            # The array refers to the block.
+            used = torch.from_numpy(block[start : start + num_bytes])
+            return used.view(dtype).view(shape)
+
+    def _block(self, num_bytes: int) -> NDArray[np.uint8] | None:
+        """Return a free block of at least so many bytes; None if all that may be kept are in use."""
+        counts = _references(self._blocks)
+        free = [
+            block
+            for block, count in zip(self._blocks, counts, strict=True)
+            if count == self._own_references
+        ]
+        fitting = [block for block in free if block.nbytes >= num_bytes]
+        if fitting:
+            return min(fitting, key=lambda block: block.nbytes)
+        if len(self._blocks) == self._max_blocks:
+            if not free:
+                return None
+            self._blocks = [block for block in self._blocks if block is not free[0]]
+        self._blocks.append(np.empty(num_bytes, dtype=np.uint8))
+        return self._blocks[-1]
+
+
+def _references(blocks: list[NDArray[np.uint8]]) -> list[int]:
+    return [sys.getrefcount(block) for block in blocks]
+
+
+# ── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Share = TypeVar("Share")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Pool(NamedTuple):
+    process: int
+    num_threads: int
+    executor: ThreadPoolExecutor
+
+
+_POOLS: list[_Pool] = []
+"""The one pool of this process, or none; a forked process inherits one without threads and makes its own."""
+
+
+def use_threads(count: int) -> None:
+    """Let torch use so many threads in the calling thread, at least 1.
+
+    It also becomes the default of threads that torch has not seen yet.
+    """
+    # Torch sets a thread's number to the default when it first looks at it, and so would overwrite what was set before.
+    torch.get_num_threads()
+    torch.set_num_threads(count)
+
+
+def run_in_threads(work: Callable[[Share], Result], shares: Sequence[Share]) -> list[Result]:
+    """Do all shares of some work at the same time, each in a thread in which torch uses no others; return the results.
+
+    Args:
+        work: Does one share.
+        shares: What to do, a thread for each. The threads live as long as the process.
+
+    Raises:
+        Exception: What the work raised, unchanged; of several errors that of the first share. All shares have ended then.
+    """
+    executor = _executor(len(shares))
+    jobs = [executor.submit(work, share) for share in shares]
+    errors = [error for job in jobs if (error := job.exception()) is not None]
+    if errors:
+        raise errors[0]
+    return [job.result() for job in jobs]
+
+
+def map_in_threads(
+    run: Callable[[list[Item]], Sequence[Result]],
+    items: Sequence[Item],
+    *,
+    num_threads: int,
+    together: int,
+) -> list[Result]:
+    """Return one result for each item, in their order, from several threads at the same time.
+
+    Args:
+        run: Takes items and returns one result for each; called in the threads.
+        items: Any number; each thread gets as many as any other, or one fewer.
+        num_threads: At least 1.
+        together: Items that the function is given at a time, at most.
+
+    Raises:
+        Exception: What the function raised, unchanged; all threads have ended their shares then.
+
+    Examples:
+        >>> map_in_threads(lambda numbers: [2 * number for number in numbers], [1, 2, 3], num_threads=2, together=8)
+        [2, 4, 6]
+    """
+
+    def run_share(share: Sequence[Item]) -> list[Result]:
+        starts = range(0, len(share), together)
+        return [result for start in starts for result in run(list(share[start : start + together]))]
+
+    used = min(num_threads, len(items))
+    parts = run_in_threads(run_share, [items[first::used] for first in range(used)]) if used else []
+    return [parts[position % used][position // used] for position in range(len(items))]
+
+
+def _executor(num_threads: int) -> ThreadPoolExecutor:
+    """Return the pool of this process, with at least so many threads."""
+    # No lock: one that another thread holds while a process forks is never released there. Two threads that come here at the
+    # same time make two pools; whoever uses the one that is not kept keeps it alive, and its threads end with it.
+    process = os.getpid()
+    for pool in _POOLS:
+        if pool.process == process and pool.num_threads >= num_threads:
+            return pool.executor
+    executor = _start_pool(num_threads)
+    _POOLS[:] = [_Pool(process, num_threads, executor)]
+    return executor
+
+
+def _start_pool(num_threads: int) -> ThreadPoolExecutor:
+    """Return a pool whose threads run, each with torch told to use no others."""
+    threads = torch.get_num_threads()
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="vizsla-pool")
+    all_there = threading.Barrier(num_threads)
+
+    def begin() -> None:
+        use_threads(1)
+        all_there.wait()
+
+    try:
+        for job in [executor.submit(begin) for _ in range(num_threads)]:
+            job.result()
+    except BaseException:
+        all_there.abort()  # Where not all can be started, those that were must not wait for ever.
+        raise
+    finally:
+        use_threads(threads)
+    return executor

@@ -1,4 +1,4 @@
-"""One run seed in, every random number out: named generators, and counter-based uniforms that know no order.
+"""Random numbers from one seed: named generators, and numbers that depend on (seed, stream, epoch, row) alone.
 
 ``counter_uniform`` is Philox-4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
 written in tensor arithmetic. The numbers of a row depend on (seed, stream, epoch, row) only, so augmentation is the same

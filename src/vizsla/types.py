@@ -1,8 +1,8 @@
 """The values that cross module borders, and the conventions that all of them keep.
 
-Sizes are ``(height, width)``. Pictures are RGB ``(3, H, W)`` uint8 tensors with values 0-255, batches ``(B, 3, H, W)``;
+Sizes are ``(height, width)``. Images are RGB ``(3, H, W)`` uint8 tensors with values 0-255, batches ``(B, 3, H, W)``;
 in memory they are channels-last. They become float32 0-1 in one place (``augment/apply.py``) and are normalised in one
-place (the first step of ``models/classifier.py``). A *row* is a position in a ``PictureTable``; it follows a picture
+place (the first step of ``models/classifier.py``). A *row* is a position in a ``PictureTable``; it follows an image
 through loading, training and evaluation, so no result depends on the order of a loader.
 """
 
@@ -26,16 +26,33 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 Task = Literal["category", "multi_category", "regression"]
-"""What is predicted of a picture: one of several classes, any number of several classes, or numbers."""
+"""What is predicted of an image: one of several classes, any number of several classes, or numbers."""
 
 UNLABELLED = -1
-"""The target of a picture whose class is not known; the targets of the other tasks are NaN there."""
+"""The target of an image whose class is not known; the targets of the other tasks are NaN there."""
 
 DECISION_THRESHOLD = 0.5
-"""A picture has a class of a ``"multi_category"`` task where the class's probability is above this."""
+"""An image has a class of a ``"multi_category"`` task where the class's probability is above this."""
 
 LABEL_SEPARATOR = ";"
-"""Stands between the labels of one picture where they are shown as one text."""
+"""Stands between the labels of one image where they are shown as one text."""
+
+SYMMETRIES: tuple[tuple[bool, bool, bool], ...] = (
+    (False, False, False),  # 0: as it is
+    (False, False, True),  # 1: mirrored left to right
+    (False, True, False),  # 2: upside down
+    (True, True, False),  # 3: turned anticlockwise by 90 degrees
+    (False, True, True),  # 4: by 180
+    (True, False, True),  # 5: by 270
+    (True, False, False),  # 6: transposed
+    (True, True, True),  # 7: transposed along the other diagonal
+)
+"""The 8 symmetries of the square: whether height and width are swapped, and after that whether rows and columns are reversed.
+
+Number n above 0 is ``PIL.Image.Transpose(n - 1)``."""
+
+SYMMETRY_OF_ORIENTATION = {1: 0, 2: 1, 3: 4, 4: 2, 5: 6, 6: 5, 7: 7, 8: 3}
+"""Which symmetry turns an image upright, by its EXIF orientation."""
 
 
 def check_task(task: str) -> None:
@@ -52,7 +69,7 @@ def probabilities_of(logits: Tensor, *, task: Task) -> Tensor:
     """Return what the outputs of a network say, by task.
 
     Args:
-        logits: float ``(N, C)``, or ``(C,)`` for one picture.
+        logits: float ``(N, C)``, or ``(C,)`` for one image.
         task: What is predicted.
 
     Returns:
@@ -64,11 +81,11 @@ def probabilities_of(logits: Tensor, *, task: Task) -> Tensor:
     return logits.sigmoid() if task == "multi_category" else logits
 
 
-def unknown_targets(num_pictures: int, *, task: Task, num_outputs: int) -> Tensor:
-    """Return the targets of pictures of which nothing is known.
+def unknown_targets(num_images: int, *, task: Task, num_outputs: int) -> Tensor:
+    """Return the targets of images of which nothing is known.
 
     Args:
-        num_pictures: Number of pictures, N.
+        num_images: Number of images, N.
         task: What is predicted of them.
         num_outputs: Number of classes or of numbers, K.
 
@@ -76,8 +93,8 @@ def unknown_targets(num_pictures: int, *, task: Task, num_outputs: int) -> Tenso
         int64 ``(N,)`` of ``UNLABELLED`` for ``"category"``, else float32 ``(N, K)`` of NaN.
     """
     if task == "category":
-        return torch.full((num_pictures,), UNLABELLED)
-    return torch.full((num_pictures, num_outputs), torch.nan)
+        return torch.full((num_images,), UNLABELLED)
+    return torch.full((num_images, num_outputs), torch.nan)
 
 
 def is_labelled(targets: Tensor) -> Tensor:
@@ -101,7 +118,7 @@ def label_of(target: Tensor, *, task: Task, vocab: Sequence[str]) -> str:
         vocab: Names of the classes or numbers.
 
     Returns:
-        An empty string where the label is not known, and for a picture that is known to have none of the classes.
+        An empty string where the label is not known, and for an image that is known to have none of the classes.
     """
     if not bool(is_labelled(target[None])):
         return ""
@@ -135,19 +152,19 @@ def as_size(size: int | tuple[int, int]) -> Size:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PictureTable:
-    """Labelled pictures and who is in which split, resolved once; row ``r`` is ``paths[r]``, ``targets[r]``.
+    """Labelled images and who is in which split, resolved once; row ``r`` is ``paths[r]``, ``targets[r]``.
 
     Attributes:
         root: Folder that paths are shown relative to.
-        paths: Picture files, one per row; kept as ``PicturePaths``, in 30 bytes each.
+        paths: Image files, one per row; kept as ``PicturePaths``, in 30 bytes each.
         targets: By task. ``"category"``: int64 ``(N,)``, position of the row's label in ``vocab``, or ``UNLABELLED``.
-            ``"multi_category"``: float32 ``(N, C)``, 1 for each class that the picture has, else 0. ``"regression"``:
+            ``"multi_category"``: float32 ``(N, C)``, 1 for each class that the image has, else 0. ``"regression"``:
             float32 ``(N, K)``, the numbers. A row of the latter two whose label is not known is NaN.
         vocab: Names of the classes, or of the numbers; the order is the order of the network's outputs.
         train_rows: int64 ``(T,)``, rows to learn from.
         valid_rows: int64 ``(V,)``, rows held out.
-        skipped: ``(path, cause)`` of pictures that were left out because they cannot be read.
-        task: What is predicted of a picture.
+        skipped: ``(path, cause)`` of images that were left out because they cannot be read.
+        task: What is predicted of an image.
 
     Raises:
         ConfigError: ``task`` is none of ``Task``, or the targets have not its dtype and number of axes.
@@ -182,21 +199,21 @@ class PictureTable:
 
     def shown_path(self, row: int) -> str:
         """Return the path of a row as people see it: posix, relative to ``root`` where it lies below it."""
-        # Texts, not paths: every epoch shows all validation pictures, and pathlib takes 0.1 ms for each.
+        # Texts, not paths: every epoch shows all validation images, and pathlib takes 0.1 ms for each.
         path, root = self.file(row).replace(os.sep, "/"), self.root.as_posix()
         return path.removeprefix(root if root.endswith("/") else f"{root}/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Some pictures on a device, with what is known of them.
+    """Some images on a device, with what is known of them.
 
     Attributes:
         images: ``(B, 3, H, W)``; uint8 0-255 as a loader yields it, float32 0-1 after augmentation.
         targets: As in the table: int64 ``(B,)``, or float32 ``(B, C)`` for several labels and for numbers.
         rows: int64 ``(B,)`` on the CPU, rows of the table.
-        partner_targets: Like ``targets``, of the pictures that were mixed into these; None where nothing was.
-        shares: float ``(B,)``, 0-1, what is left of each picture itself, where something was mixed in.
+        partner_targets: Like ``targets``, of the images that were mixed into these; None where nothing was.
+        shares: float ``(B,)``, 0-1, what is left of each image itself, where something was mixed in.
     """
 
     images: Tensor
@@ -208,7 +225,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """What a set of pretrained weights expects of its pictures; it belongs to the weights and travels with them.
+    """What a set of pretrained weights expects of its images; it belongs to the weights and travels with them.
 
     Attributes:
         mean: Per channel (RGB), subtracted from values scaled to 0-1.

@@ -1,15 +1,40 @@
-"""What the machine and the process say of themselves."""
+"""The machine: names, numbers of bytes, free memory; the allocator's habits; the pool of threads."""
 
 from __future__ import annotations
 
+import gc
 import os
+import platform
+import subprocess
 import sys
+import threading
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
-from vizsla.machine import device_name, peak_memory_bytes
+from vizsla.errors import ConfigError
+from vizsla.machine import (
+    Blocks,
+    _start_pool,
+    device_name,
+    free_device_bytes,
+    free_disk_bytes,
+    free_memory_bytes,
+    home_folder,
+    long_lived_objects_set_aside,
+    map_in_threads,
+    parse_bytes,
+    peak_memory_bytes,
+    run_in_threads,
+    shown_bytes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 def test_the_cpu_is_named_with_its_threads():
@@ -22,3 +47,397 @@ def test_the_peak_memory_is_in_bytes_and_at_least_what_is_in_use():
     in_use = pages * os.sysconf("SC_PAGE_SIZE")
     # The system counts both a little late.
     assert 0.9 * in_use < peak_memory_bytes() < 100 * in_use
+
+
+# Every page that the system hands out anew costs a page fault.
+COUNT_FAULTS = """
+import ctypes, resource
+from vizsla.machine import keep_freed_memory
+
+c = ctypes.CDLL(None)
+c.malloc.restype = ctypes.c_void_p
+c.malloc.argtypes = [ctypes.c_size_t]
+c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+c.free.argtypes = [ctypes.c_void_p]
+
+def faults_of_a_second_use(num_bytes):
+    counts = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = c.malloc(num_bytes)
+        c.memset(block, 1, num_bytes)
+        c.free(block)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return counts[-1]
+
+usual = faults_of_a_second_use(64 * 2**20)
+told = keep_freed_memory() and keep_freed_memory()
+print(usual, told, faults_of_a_second_use(64 * 2**20))
+"""
+
+
+on_glibc = pytest.mark.skipif(
+    platform.system() != "Linux" or platform.libc_ver()[0] != "glibc",
+    reason="the habit is that of glibc",
+)
+
+
+@on_glibc
+def test_a_block_that_was_freed_is_used_again_without_new_pages():
+    # In a process of its own, because the allocator cannot be told back.
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_FAULTS],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    usual, told, kept = done.stdout.split()
+    assert told == "True"
+    # Large pages may serve many small ones at once, so the count is compared with itself.
+    assert int(usual) > 10
+    assert int(kept) < int(usual) / 10
+
+
+COUNT_HEAPS = """
+import ctypes, os, re, tempfile, threading
+from vizsla.machine import share_heaps
+
+assert share_heaps() and share_heaps()
+c = ctypes.CDLL(None)
+c.malloc.restype = ctypes.c_void_p
+c.malloc.argtypes = [ctypes.c_size_t]
+together = threading.Barrier(40)
+
+def work():
+    c.malloc(100_000)
+    together.wait()
+
+threads = [threading.Thread(target=work) for _ in range(40)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+with tempfile.TemporaryFile("w+") as file:
+    c.fdopen.restype = ctypes.c_void_p
+    c.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    c.fflush.argtypes = [ctypes.c_void_p]
+    stream = c.fdopen(file.fileno(), b"w")
+    c.malloc_info(0, stream)
+    c.fflush(stream)
+    file.seek(0)
+    print(len(re.findall("<heap nr", file.read())), os.cpu_count())
+"""
+
+
+@on_glibc
+def test_many_threads_share_a_few_heaps():
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_HEAPS],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    num_heaps, num_cores = map(int, done.stdout.split())
+    assert num_heaps <= 2 * num_cores + 1
+
+
+@pytest.mark.skipif(platform.system() == "Linux", reason="for systems without glibc")
+def test_other_systems_are_left_alone():
+    from vizsla.machine import keep_freed_memory
+
+    assert keep_freed_memory() is False
+
+
+# ── blocks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_tensor_gets_the_memory_of_one_that_is_gone():
+    blocks = Blocks(max_blocks=2)
+    first = blocks.empty((4, 5), dtype=torch.float32)
+    place = first.data_ptr()
+    assert first.shape == (4, 5)
+    assert first.is_contiguous()
+    assert place % 64 == 0
+    del first
+    assert blocks.empty((80,), dtype=torch.uint8).data_ptr() == place
+
+
+def filled(blocks: Blocks, value: float) -> torch.Tensor:
+    return blocks.empty((3, 4), dtype=torch.float32).fill_(value)
+
+
+@pytest.mark.parametrize(
+    "kept_of",
+    [
+        lambda tensor: tensor,
+        lambda tensor: tensor.permute(1, 0)[1:],
+        lambda tensor: tensor.numpy()[2:],
+        lambda tensor: torch.empty(0).set_(tensor.untyped_storage(), 0, (12,)),  # pyright: ignore[reportCallIssue]
+    ],
+    ids=["tensor", "view", "array", "storage"],
+)
+def test_memory_that_anybody_can_still_see_is_left_alone(
+    kept_of: Callable[[torch.Tensor], torch.Tensor],
+):
+    blocks = Blocks(max_blocks=1)
+    kept = kept_of(filled(blocks, 7))
+    filled(blocks, 1)
+    assert set(np.asarray(kept).flatten().tolist()) == {7.0}
+
+
+def test_memory_that_a_gradient_still_needs_is_left_alone():
+    blocks = Blocks(max_blocks=1)
+    weight = torch.ones(3, 4, requires_grad=True)
+    loss = (filled(blocks, 7) * weight).sum()
+    filled(blocks, 1)
+    loss.backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.full((3, 4), 7.0))
+
+
+def test_more_tensors_than_blocks_get_memory_of_their_own():
+    blocks = Blocks(max_blocks=2)
+    tensors = [blocks.empty((8,), dtype=torch.uint8).fill_(number) for number in range(5)]
+    assert [set(tensor.tolist()) for tensor in tensors] == [{0}, {1}, {2}, {3}, {4}]
+
+
+def test_a_larger_tensor_takes_the_place_of_a_smaller_block():
+    blocks = Blocks(max_blocks=1)
+    blocks.empty((8,), dtype=torch.uint8)
+    large = blocks.empty((8000,), dtype=torch.uint8)
+    place = large.data_ptr()
+    del large
+    assert blocks.empty((8,), dtype=torch.uint8).data_ptr() == place
+
+
+def test_a_tensor_of_nothing_and_one_made_in_inference_mode_are_usual_tensors():
+    blocks = Blocks(max_blocks=1)
+    assert blocks.empty((0, 3), dtype=torch.uint8).shape == (0, 3)
+    with torch.inference_mode():
+        tensor = blocks.empty((2,), dtype=torch.float32)
+    assert not tensor.is_inference()
+
+
+def test_bytes_are_read_as_people_write_them():
+    written: list[tuple[int | str, int]] = [
+        ("4GB", 4_000_000_000),
+        ("500 MB", 500_000_000),
+        ("1.5GiB", 3 * 2**29),
+        ("2k", 2000),
+        ("7KiB", 7168),
+        ("3 tb", 3 * 10**12),
+        ("12345", 12345),
+        ("0", 0),
+        (99, 99),
+        ("10B", 10),
+    ]
+    for text, expected in written:
+        assert parse_bytes(text, option="--cache-budget") == expected
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "4 apples", "1,5GB", "iB", "4iB", -3, "auto"])
+def test_what_is_no_number_of_bytes_is_refused(text: int | str):
+    with pytest.raises(
+        ConfigError, match=r"--cache-budget is a number of bytes such as .* Received"
+    ):
+        parse_bytes(text, option="--cache-budget")
+
+
+def test_bytes_are_shown_in_words():
+    assert [shown_bytes(number) for number in (0, 450_000, 3_210_000_000, 4 * 10**12)] == [
+        "0.0 MB",
+        "0.5 MB",
+        "3.2 GB",
+        "4,000.0 GB",
+    ]
+
+
+def test_the_disk_of_a_folder_that_is_still_to_be_made_is_asked(tmp_path: Path):
+    there, to_be = free_disk_bytes(tmp_path), free_disk_bytes(tmp_path / "a" / "b")
+    assert to_be == pytest.approx(there, rel=0.1)
+
+
+def test_the_memory_of_the_cpu_is_that_of_the_machine():
+    assert free_device_bytes(torch.device("cpu")) > 0
+
+
+def test_home_is_absolute_even_if_given_as_a_relative_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIZSLA_HOME", "here")
+    assert home_folder() == Path.cwd() / "here"
+
+
+def threads_used(num_shares: int) -> set[int]:
+    """Return which threads do so many shares that wait for one another."""
+    together, used = threading.Barrier(num_shares), set[int]()
+
+    def work(_share: Sequence[int]) -> None:
+        together.wait(timeout=10)
+        used.add(threading.get_ident())
+
+    run_in_threads(work, [range(1)] * num_shares)
+    return used
+
+
+def test_all_shares_are_done_at_the_same_time_by_the_same_threads_each_time():
+    first = threads_used(3)
+    assert len(first) == 3
+    assert threading.get_ident() not in first
+    assert [threads_used(3) for _ in range(5)] == [first] * 5
+
+
+def test_torch_uses_one_thread_inside_and_as_many_as_before_outside():
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    run_in_threads(lambda _share: seen.append(torch.get_num_threads()), [range(1)] * 4)
+    assert seen == [1] * 4
+    assert torch.get_num_threads() == before
+    fresh: list[int] = []
+    thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert fresh == [before]
+
+
+def test_its_threads_stay_with_one_thread_each_where_torch_uses_two():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        executor = _start_pool(2)
+        seen = [
+            executor.submit(lambda: (torch.rand(2**20) * 2, torch.get_num_threads())[1])
+            for _ in range(4)
+        ]
+        assert [one.result() for one in seen] == [1] * 4
+        executor.shutdown()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_error_of_the_first_share_arrives_when_all_shares_have_ended():
+    ended: list[int] = []
+
+    def work(share: Sequence[int]) -> None:
+        if share[0] < 2:
+            raise LookupError(f"share {share[0]}")
+        ended.append(share[0])
+
+    with pytest.raises(LookupError, match="share 0"):
+        run_in_threads(work, [[0], [1], [2]])
+    assert ended == [2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_process_makes_threads_of_its_own():
+    threads_used(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Later Pythons warn of forks beside threads.
+        child = os.fork()
+    if child == 0:  # pragma: no cover (another process)
+        os._exit(0 if len(threads_used(2)) == 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# ── threads: items ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_results_come_in_the_order_of_the_items():
+    for num_threads in (1, 2, 3):
+        for count in (0, 1, 2, 3, 7, 8, 25):
+            found = map_in_threads(
+                lambda items: [2 * item for item in items],
+                range(count),
+                num_threads=num_threads,
+                together=3,
+            )
+            assert found == [2 * item for item in range(count)]
+
+
+def test_each_thread_gets_alike_many_and_at_most_so_many_at_a_time():
+    sizes: dict[str, list[int]] = {}
+
+    def run(items: list[int]) -> list[int]:
+        sizes.setdefault(threading.current_thread().name, []).append(len(items))
+        both.wait()
+        return items
+
+    both = threading.Barrier(2, timeout=30)
+    map_in_threads(run, range(10), num_threads=2, together=4)
+    assert list(sizes.values()) == [[4, 1], [4, 1]]
+
+
+def test_an_error_of_one_thread_comes_out_when_all_have_ended():
+    ended: list[int] = []
+
+    def run(items: list[int]) -> list[int]:
+        if items == [0]:
+            raise ValueError("the first")
+        ended.extend(items)
+        return items
+
+    with pytest.raises(ValueError, match="the first"):
+        map_in_threads(run, [0, 1, 2, 3], num_threads=2, together=1)
+    assert ended == [1, 3]
+    assert map_in_threads(run, [5, 6], num_threads=2, together=1) == [5, 6]
+
+
+def test_what_is_there_already_is_set_aside_for_the_while_and_comes_back():
+    def fail() -> None:
+        with long_lived_objects_set_aside():
+            assert gc.get_freeze_count() > 1000
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert gc.get_freeze_count() == 0
+
+
+# ── free memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_free_memory_is_what_the_kernel_calls_available(tmp_path: Path):
+    write(tmp_path, proc__meminfo="MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+    assert free_memory_bytes(tmp_path) == 5000 * 1024
+
+
+def test_free_memory_of_a_container_is_what_its_limit_leaves(tmp_path: Path):
+    write(
+        tmp_path,
+        proc__meminfo="MemAvailable: 5000 kB\n",
+        sys__fs__cgroup__memory_dot_max="1000000\n",
+        sys__fs__cgroup__memory_dot_current="600000\n",
+        sys__fs__cgroup__memory_dot_stat="anon 5\ninactive_file 50000\n",
+    )
+    assert free_memory_bytes(tmp_path) == 450_000
+    write(tmp_path, sys__fs__cgroup__memory_dot_max="max\n")
+    assert free_memory_bytes(tmp_path) == 5000 * 1024
+    write(tmp_path, sys__fs__cgroup__memory_dot_max="nonsense\n")
+    assert free_memory_bytes(tmp_path) == 5000 * 1024
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="Windows does not tell it this way")
+@pytest.mark.parametrize("meminfo", [None, "MemTotal: 9000 kB\n", "MemAvailable:\n"])
+def test_free_memory_without_the_kernels_word_is_half_of_the_machine(
+    tmp_path: Path, meminfo: str | None
+):
+    if meminfo is not None:
+        write(tmp_path, proc__meminfo=meminfo)
+    expected = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    assert free_memory_bytes(tmp_path) == expected

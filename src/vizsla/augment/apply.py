@@ -38,7 +38,7 @@ from vizsla.augment.recipe import (
 )
 from vizsla.augment.sample import Draws
 from vizsla.errors import ConfigError
-from vizsla.machine import Blocks, do_all, keep_freed_memory
+from vizsla.machine import Blocks, keep_freed_memory, run_in_threads
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def _in_threads(work: _Work, *, count: int) -> None:
         work.do(range(count), at_a_time=1)
     else:
         shares = [range(first, count, threads) for first in range(threads)]
-        do_all(lambda share: work.do(share, at_a_time=1), shares)
+        run_in_threads(lambda share: work.do(share, at_a_time=1), shares)
 
 
 def _empty(shape: tuple[int, ...], *, device: torch.device, memory: Blocks | None = None) -> Tensor:

@@ -18,9 +18,8 @@ from vizsla.bench.reading import time_one_thread, time_reading
 from vizsla.bench.results import BenchResult, PartTime
 from vizsla.data.cache.cache import PictureCache, expected_bytes
 from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.loader import default_num_workers
 from vizsla.errors import ConfigError, PictureError
-from vizsla.machine import device_name, shown_bytes
+from vizsla.machine import default_num_workers, device_name, shown_bytes
 from vizsla.recipe.recipe import cache_for
 from vizsla.seeding import generator
 from vizsla.train.profile import AUGMENTATION, BACKWARD, FORWARD, OPTIMISER

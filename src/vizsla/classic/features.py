@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from vizsla.data.loading.loader import default_num_workers
 from vizsla.files import atomic_write
 from vizsla.infer.run import extract_features
+from vizsla.machine import default_num_workers
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,9 @@ from vizsla.data.cache.cache import PictureCache, expected_bytes
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.loading.dataloaders import default_device
-from vizsla.data.loading.loader import PictureLoader, default_num_workers
+from vizsla.data.loading.loader import PictureLoader
 from vizsla.errors import ConfigError
+from vizsla.machine import default_num_workers
 from vizsla.types import PictureTable, Task
 
 if TYPE_CHECKING:

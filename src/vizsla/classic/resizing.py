@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vizsla.data.images.decode import open_picture
-from vizsla.data.loading.loader import default_num_workers
+from vizsla.machine import default_num_workers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from vizsla.data.images.decode import open_picture
-from vizsla.data.loading.loader import default_num_workers, read_ahead
+from vizsla.data.loading.loader import read_ahead
 from vizsla.errors import PictureError
+from vizsla.machine import default_num_workers
 from vizsla.notebook.collections import L
 
 if TYPE_CHECKING:

@@ -31,11 +31,12 @@ from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.decode import to_rgb
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.loading.dataloaders import default_device
-from vizsla.data.loading.loader import default_num_workers, read_ahead
+from vizsla.data.loading.loader import read_ahead
 from vizsla.data.table.sources import get_image_files
 from vizsla.errors import ConfigError, PictureError
 from vizsla.evaluate.conformal import check_coverage
 from vizsla.infer.run import compute_logits, evaluation_mode, usable_device
+from vizsla.machine import default_num_workers
 from vizsla.model_file.bundle import load_bundle
 from vizsla.predict.prediction import Prediction, describe
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 from PIL import Image
 
 from vizsla.data.images.decode import cause_of
-from vizsla.data.loading.loader import default_num_workers
 from vizsla.errors import PictureError
-from vizsla.machine import give_back_freed_memory
+from vizsla.machine import default_num_workers, give_back_freed_memory
 from vizsla.serve.batching import Batcher
 from vizsla.serve.budget import Budget
 from vizsla.serve.nearest import jpeg_bytes
@@ -126,7 +125,6 @@ class Engine:
     async def __aexit__(self, *_error: object) -> None:
         """Finish what is under way and stop the threads."""
         await self.batcher.__aexit__()
-        self._network.close()
         self._decoders.shutdown(cancel_futures=True)
         # Not waited for: the answer it works on is not wanted any more, and one picture may take a second.
         self._large_decoder.shutdown(wait=False, cancel_futures=True)

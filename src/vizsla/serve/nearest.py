@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vizsla.data.loading.loader import default_num_workers, read_ahead
+from vizsla.data.loading.loader import read_ahead
 from vizsla.data.table.from_words import resolve_data
 from vizsla.data.table.sources import get_image_files
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.infer.mistakes import pooled_features
+from vizsla.machine import default_num_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -17,7 +17,7 @@ import torch
 from vizsla.errors import ConfigError
 from vizsla.infer.grad_cam import grad_cam, overlay
 from vizsla.infer.streamline import streamlined
-from vizsla.machine import Shares, use_threads
+from vizsla.machine import map_in_threads, use_threads
 from vizsla.seeding import generator
 from vizsla.serve.nearest import features_of, positions_by_shape
 
@@ -98,26 +98,17 @@ class Network:
         self.predictor = predictor
         self.index = index
         self._num_threads = torch.get_num_threads()
-        self._shares: Shares[Wish, Prediction] | None = None
         usual_batch = GPU_BATCH
         if predictor.device.type == "cpu":
             usual_batch = max(LEAST_CPU_BATCH, CPU_BATCH_OF_EACH * self._num_threads)
             usual_batch = min(usual_batch, MOST_CPU_BATCH)
         self.max_batch = max_batch or usual_batch
-        if predictor.device.type == "cpu" and self.max_batch > 1:
-            self._shares = Shares(
-                self._predicted, num_threads=self._num_threads, together=CPU_BATCH_OF_EACH
-            )
+        self._shares_batches = predictor.device.type == "cpu" and self.max_batch > 1
         self.explains = self._warm_up()
 
     def begin(self) -> None:
         """Prepare the thread that will call ``run``: elsewhere torch may have been told to use fewer processors."""
         use_threads(self._num_threads)
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._shares is not None:
-            self._shares.close()
 
     def run(self, wishes: list[Wish]) -> list[Outcome]:
         """Return what was asked for about each picture.
@@ -141,9 +132,11 @@ class Network:
         ]
 
     def _predictions(self, wishes: list[Wish]) -> list[Prediction]:
-        if self._shares is None or len(wishes) < self._num_threads:
-            return self._predicted(wishes)  # A picture that comes alone gets all processors.
-        return self._shares.results(wishes)
+        if not self._shares_batches or len(wishes) < self._num_threads:
+            return self._predicted(wishes)  # An image that comes alone gets all processors.
+        return map_in_threads(
+            self._predicted, wishes, num_threads=self._num_threads, together=CPU_BATCH_OF_EACH
+        )
 
     def _predicted(self, wishes: list[Wish]) -> list[Prediction]:
         """Return the predictions of pictures, those with the same coverage together."""

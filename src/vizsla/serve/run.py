@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, MissingExtraError
-from vizsla.machine import long_lived_objects_set_aside, share_memory_between_threads
+from vizsla.machine import long_lived_objects_set_aside, share_heaps
 from vizsla.model_file.bundle import read_manifest
 from vizsla.predict.predictor import Predictor
 from vizsla.serve.limits import Limits
@@ -80,7 +80,7 @@ def serve(
         ConfigError: The address cannot be listened at, or there is no such device.
     """
     check_extra()
-    share_memory_between_threads()
+    share_heaps(1)
     from vizsla.serve.app import build_app
     from vizsla.serve.network import quickened
 

@@ -1,4 +1,4 @@
-"""PictureCache: makes each picture once, keeps within its budget, notices changed files; and how much memory is free."""
+"""PictureCache: makes each picture once, keeps within its budget, notices changed files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from vizsla.data.cache.cache import CacheMode, PictureCache, expected_bytes
 from vizsla.data.cache.key import PictureKey
 from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError, PictureError
-from vizsla.machine import free_memory_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,45 +113,6 @@ def test_unknown_modes_and_negative_budgets_are_refused():
         PictureCache(mode="disc")  # pyright: ignore[reportArgumentType]  the mistake under test
     with pytest.raises(ConfigError, match="at least 0"):
         PictureCache(budget_bytes=-1)
-
-
-def write(root: Path, **files: str) -> Path:
-    for name, text in files.items():
-        path = root / name.replace("__", "/").replace("_dot_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def test_free_memory_is_what_the_kernel_calls_available(tmp_path: Path):
-    write(tmp_path, proc__meminfo="MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
-    assert free_memory_bytes(tmp_path) == 5000 * 1024
-
-
-def test_free_memory_of_a_container_is_what_its_limit_leaves(tmp_path: Path):
-    write(
-        tmp_path,
-        proc__meminfo="MemAvailable: 5000 kB\n",
-        sys__fs__cgroup__memory_dot_max="1000000\n",
-        sys__fs__cgroup__memory_dot_current="600000\n",
-        sys__fs__cgroup__memory_dot_stat="anon 5\ninactive_file 50000\n",
-    )
-    assert free_memory_bytes(tmp_path) == 450_000
-    write(tmp_path, sys__fs__cgroup__memory_dot_max="max\n")
-    assert free_memory_bytes(tmp_path) == 5000 * 1024
-    write(tmp_path, sys__fs__cgroup__memory_dot_max="nonsense\n")
-    assert free_memory_bytes(tmp_path) == 5000 * 1024
-
-
-@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="Windows does not tell it this way")
-@pytest.mark.parametrize("meminfo", [None, "MemTotal: 9000 kB\n", "MemAvailable:\n"])
-def test_free_memory_without_the_kernels_word_is_half_of_the_machine(
-    tmp_path: Path, meminfo: str | None
-):
-    if meminfo is not None:
-        write(tmp_path, proc__meminfo=meminfo)
-    expected = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    assert free_memory_bytes(tmp_path) == expected
 
 
 # ── modes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,11 +22,11 @@ from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.loader import (
     PictureLoader,
-    default_num_workers,
     find_unreadable,
     read_ahead,
 )
 from vizsla.errors import ConfigError, DataError, PictureError
+from vizsla.machine import default_num_workers
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:
@@ -649,6 +649,7 @@ from vizsla.augment.policy import aug_transforms
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.images.sizing import Resize
+from vizsla.machine import default_num_workers
 from vizsla.types import PictureTable
 
 def resident():

@@ -37,7 +37,6 @@ def test_answers_are_those_of_the_predictor(predictor: Predictor, draw: Draw, co
     assert network.max_batch == (1 if max_batch else 16)
     pixels = [predictor.prepare(draw("disc", number=number)) for number in range(count)]
     outcomes = network.run([Wish(pixels=one) for one in pixels])
-    network.close()
     for one, outcome in zip(pixels, outcomes, strict=True):
         (expected,) = predictor.predict_prepared([one])
         assert outcome.prediction.label == expected.label
@@ -55,7 +54,6 @@ def test_each_picture_gets_what_was_asked_about_it(calibrated: Predictor, known:
         Wish(pixels=pixels, coverage=0.9),
     ]
     outcomes = network.run(wishes)
-    network.close()
     for wish, outcome in zip(wishes, outcomes, strict=True):
         (expected,) = calibrated.predict_prepared([pixels], coverage=wish.coverage)
         assert outcome.prediction.label_set == expected.label_set

@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from vizsla.data.images.decode import open_picture, picture_size
-from vizsla.data.loading.loader import default_num_workers, read_ahead
+from vizsla.data.loading.loader import read_ahead
 from vizsla.errors import PictureError
+from vizsla.machine import default_num_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

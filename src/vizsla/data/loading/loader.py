@@ -19,7 +19,6 @@ pictures of 7,390 took 1.4 to 2 s after the first epoch; read meanwhile they are
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -52,7 +51,7 @@ from vizsla.data.loading.order import (
     turns_of,
 )
 from vizsla.errors import ConfigError, DataError, PictureError, VizslaError
-from vizsla.machine import Blocks, share_heaps
+from vizsla.machine import Blocks, default_num_workers, share_heaps
 from vizsla.seeding import counter_uniform
 from vizsla.types import Batch
 
@@ -363,9 +362,6 @@ class PendingBatch:
             self._images_BHWC = None
 
 
-MAX_WORKERS = 16
-"""More threads than this were not seen to decode faster: the interpreter lock is held between the pictures."""
-
 MAX_BLOCKS = 6
 """The reading threads fill up to three batches, the consumer has one."""
 
@@ -377,13 +373,6 @@ _BATCHES_AHEAD = 1024
 
 MAX_SECONDS = 300.0
 """For one picture; a disk or network share that takes longer is given up, with an error that names the file."""
-
-
-def default_num_workers() -> int:
-    """Return the number of CPU cores that this process may use, at most ``MAX_WORKERS``."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
-    return min(MAX_WORKERS, os.cpu_count() or 1)
 
 
 class PictureLoader:
