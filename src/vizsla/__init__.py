@@ -91,10 +91,11 @@ if TYPE_CHECKING:
         TensorBoardLogger,
         WandbLogger,
     )
-    from vizsla.train.callbacks.mixing import CutMix, MixUp
-    from vizsla.train.callbacks.step_options import (
+    from vizsla.train.callbacks.step import (
+        CutMix,
         GradientAccumulation,
         GradientClip,
+        MixUp,
         ProgressiveResizing,
     )
     from vizsla.train.callbacks.tracking import (
@@ -253,7 +254,7 @@ _MODULE_OF = {
     "Contrast": "vizsla.augment.pixels",
     "CropPad": "vizsla.data.images.sizing",
     "CrossEntropyLossFlat": "vizsla.train.losses",
-    "CutMix": "vizsla.train.callbacks.mixing",
+    "CutMix": "vizsla.train.callbacks.step",
     "DataBlock": "vizsla.data.table.block",
     "DataError": "vizsla.errors",
     "DataLoaders": "vizsla.data.loading.dataloaders",
@@ -268,8 +269,8 @@ _MODULE_OF = {
     "FlipItem": "vizsla.data.images.item_transforms",
     "FocalLossFlat": "vizsla.train.losses",
     "FuncSplitter": "vizsla.data.table.splits",
-    "GradientAccumulation": "vizsla.train.callbacks.step_options",
-    "GradientClip": "vizsla.train.callbacks.step_options",
+    "GradientAccumulation": "vizsla.train.callbacks.step",
+    "GradientClip": "vizsla.train.callbacks.step",
     "GrandparentSplitter": "vizsla.data.table.splits",
     "GroupSplitter": "vizsla.data.table.splits",
     "Hue": "vizsla.augment.pixels",
@@ -283,7 +284,7 @@ _MODULE_OF = {
     "Learner": "vizsla.train.learner",
     "MaskSplitter": "vizsla.data.table.splits",
     "MissingExtraError": "vizsla.errors",
-    "MixUp": "vizsla.train.callbacks.mixing",
+    "MixUp": "vizsla.train.callbacks.step",
     "ModelFileError": "vizsla.errors",
     "MultiCategoryBlock": "vizsla.data.table.blocks",
     "Normalize": "vizsla.augment.pixels",
@@ -293,7 +294,7 @@ _MODULE_OF = {
     "Prediction": "vizsla.predict.predictor",
     "Predictions": "vizsla.evaluate.predictions",
     "Predictor": "vizsla.predict.predictor",
-    "ProgressiveResizing": "vizsla.train.callbacks.step_options",
+    "ProgressiveResizing": "vizsla.train.callbacks.step",
     "RandomCrop": "vizsla.data.images.sizing",
     "RandomErasing": "vizsla.augment.pixels",
     "RandomResizedCrop": "vizsla.data.images.sizing",

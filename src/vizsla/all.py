@@ -93,11 +93,11 @@ from vizsla.train.losses import (
 from vizsla.train.metrics import (
     accuracy, accuracy_multi, error_rate, mae, mse, r2_score, rmse, top_k_accuracy,
 )
-from vizsla.train.callbacks.mixing import CutMix, MixUp
+from vizsla.train.callbacks.step import CutMix, MixUp
 from vizsla.train.optim import Adam, SGD
 from vizsla.train.metrics import APScoreBinary, APScoreMulti, RocAuc, RocAucBinary, RocAucMulti
 from vizsla.train.metrics import BalancedAccuracy, CohenKappa, F1Score, FBeta, HammingLoss, Jaccard, MatthewsCorrCoef, Precision, Recall
-from vizsla.train.callbacks.step_options import GradientAccumulation, GradientClip, ProgressiveResizing
+from vizsla.train.callbacks.step import GradientAccumulation, GradientClip, ProgressiveResizing
 from vizsla.train.suggestions import (
     SuggestedLRs, minimum, slide, steep, valley,
 )

@@ -17,7 +17,7 @@ from vizsla.models.heads import ConcatPoolHead
 from vizsla.recipe.end_to_end import end_to_end_trainer
 from vizsla.recipe.recipe import TrainConfig, loaders_for
 from vizsla.train.display import Display
-from vizsla.train.precision import resolve_precision
+from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:

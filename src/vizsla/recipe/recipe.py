@@ -32,7 +32,7 @@ from vizsla.recipe.resuming import CutOffRun, read_cut_off
 from vizsla.recipe.run_profile import FEATURES_FIRST, RunProfile
 from vizsla.train.checkpoint import data_identity
 from vizsla.train.display import Display
-from vizsla.train.precision import resolve_precision
+from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import as_callbacks
 from vizsla.types import as_size
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vizsla.errors import ConfigError
 from vizsla.recipe.end_to_end import OfferEpochs
-from vizsla.train.checkpoint import differences
-from vizsla.train.state_file import load_state
+from vizsla.train.checkpoint import differences, load_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

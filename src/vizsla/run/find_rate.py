@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vizsla.recipe.end_to_end import RATE_SHARES, end_to_end_trainer
 from vizsla.recipe.recipe import features_first, loaders_for
 from vizsla.train.lr_finder import find_learning_rate
-from vizsla.train.precision import resolve_precision
+from vizsla.train.step import resolve_precision
 from vizsla.train.suggestions import ROBUST_RUNS, minimum, robust, slide, steep, suggest, valley
 
 if TYPE_CHECKING:

@@ -3,37 +3,317 @@
 A step depends on the weights, the optimiser, the rates of its position, its batch and its random numbers. The last three follow
 from (seed, epoch, step); the first two, the record so far and the state of callbacks are what a checkpoint holds. So a run that
 was killed and resumed ends with the same weights as one that was not, bit for bit on a CPU.
+
+A model and its optimiser in, a copy of all that training changes out, and back again, bit for bit.
+
+Weights, the state of an optimiser and plain values in, one safetensors file out, and back; nothing in it can run code.
+
+A trainer and a path in; its weights and the state of its optimiser in a file out, and back.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import signal
 import threading
 import time
-from dataclasses import asdict
+import warnings
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from vizsla.errors import ConfigError, OutputError
+from vizsla.errors import ConfigError, ModelFileError, OutputError
 from vizsla.evaluate.predictions import HistoryPoint
+from vizsla.files import atomic_write
 from vizsla.model_file.bundle import fingerprint
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.distributed import any_of, is_main, share
+from vizsla.train.distributed import any_of, is_main, share, wait_for_all
 from vizsla.train.loop import STEPS_BETWEEN_READS
 from vizsla.train.recorder import FitRecord
-from vizsla.train.saved_weights import describe_model
-from vizsla.train.state_file import load_state, pack_optimiser, save_state, unpack_optimiser
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
     from vizsla.train.callbacks.base import Fit
     from vizsla.train.trainer import Trainer
     from vizsla.types import PictureTable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """The state of a model and of its optimiser, in memory.
+
+    Attributes:
+        weights: Parameters and buffers, by name.
+        trainable: Which parameters train.
+        training: Which modules are in training mode.
+        optimiser: Its state; None if there was no optimiser.
+    """
+
+    weights: dict[str, Tensor]
+    trainable: dict[str, bool]
+    training: dict[str, bool]
+    optimiser: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> Snapshot:
+        """Take a snapshot."""
+        return cls(
+            weights={
+                name: value.detach().clone()
+                for name, value in model.state_dict(keep_vars=True).items()
+            },
+            trainable={name: weight.requires_grad for name, weight in model.named_parameters()},
+            training={name: part.training for name, part in model.named_modules()},
+            optimiser=None if optimiser is None else copy.deepcopy(optimiser.state_dict()),
+        )
+
+    def restore(self, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
+        """Put everything back; gradients are gone afterwards.
+
+        Args:
+            model: The one the snapshot was taken of.
+            optimiser: The one it was taken of, or None if there was none.
+        """
+        model.load_state_dict(self.weights)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(self.trainable[name])
+            weight.grad = None
+        for name, part in model.named_modules():
+            part.training = self.training[name]
+        if optimiser is not None and self.optimiser is not None:
+            optimiser.load_state_dict(copy.deepcopy(self.optimiser))
+
+
+VALUES_KEY = "vizsla.state"
+_OPTIMISER = "optimiser/"
+
+
+def save_state(path: Path, tensors: Mapping[str, Tensor], *, values: Mapping[str, Any]) -> Path:
+    """Write tensors and values to one file, whole or not at all.
+
+    Args:
+        path: File to write; its folder must exist.
+        tensors: On any device; a tensor that is there under several names is written for each.
+        values: Anything that JSON can hold.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: The file cannot be written; an old one is untouched.
+    """
+    plain = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    with atomic_write(path) as temporary:
+        save_file(plain, temporary, metadata={VALUES_KEY: json.dumps(values)})
+    return path
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors, on the CPU, and the values of a file that ``save_state`` wrote.
+
+    Raises:
+        ModelFileError: There is no such file, it is damaged, or it is another kind of file.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"There is no file {path}. Check the name and the folder.")
+    try:
+        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType] (untyped)
+            header: dict[str, str] = file.metadata() or {}
+            values = json.loads(header[VALUES_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except KeyError as error:
+        raise ModelFileError(
+            f"{path} holds no state of a training. A finished model is opened by load_learner; give a file that "
+            "learn.save wrote."
+        ) from error
+    except (SafetensorError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} cannot be read: {error}. It is damaged or another kind of file."
+        ) from error
+    return tensors, values
+
+
+def pack_optimiser(
+    optimiser: torch.optim.Optimizer,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of an optimiser's state, by names that ``unpack_optimiser`` knows, and the rest as values."""
+    state = optimiser.state_dict()
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for place, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{_OPTIMISER}{place}/{name}"] = value
+            else:
+                rest.setdefault(str(place), {})[name] = value
+    return tensors, {"groups": state["param_groups"], "rest": rest}
+
+
+def unpack_optimiser(
+    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+) -> None:
+    """Put a packed state into an optimiser over the same parameters.
+
+    Args:
+        optimiser: Of the same kind, over as many parameters in the same groups.
+        tensors: May hold others too.
+        values: As ``pack_optimiser`` returned them.
+
+    Raises:
+        ModelFileError: The optimiser is over other parameters.
+    """
+    state: dict[int, dict[str, Any]] = {
+        int(place): dict(entries) for place, entries in values["rest"].items()
+    }
+    parameters = [weight for group in optimiser.param_groups for weight in group["params"]]
+    for key, value in tensors.items():
+        if key.startswith(_OPTIMISER):
+            place, _, name = key.removeprefix(_OPTIMISER).partition("/")
+            state.setdefault(int(place), {})[name] = _laid_out(
+                value, like=parameters, at=int(place)
+            )
+    groups = [
+        {name: tuple(value) if name == "betas" else value for name, value in group.items()}
+        for group in values["groups"]
+    ]
+    try:
+        optimiser.load_state_dict({"state": state, "param_groups": groups})
+    except ValueError as error:
+        raise ModelFileError(
+            f"The saved state of the optimiser is of other parameters: {error}. Freeze the same groups as then, or load "
+            "with with_opt=False."
+        ) from error
+
+
+def _laid_out(value: Tensor, *, like: list[Tensor], at: int) -> Tensor:
+    """Return a tensor in the memory order of its parameter (channels-last); kernels compute in that order."""
+    if at >= len(like) or like[at].shape != value.shape:
+        return value
+    return torch.empty_like(like[at], dtype=value.dtype, device=value.device).copy_(value)
+
+
+MAX_NAMED = 4
+_MODEL = "model/"
+
+
+def save_weights(trainer: Trainer, path: Path, *, with_opt: bool = True) -> Path:
+    """Write the weights of a trainer's model; the folder is made.
+
+    Of several processes the main one writes, and all have to call this: when it returns, the file is there for all.
+
+    Raises:
+        OutputError: The file cannot be written; an old one is untouched.
+    """
+    if not is_main():
+        wait_for_all()
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot make the folder {path.parent}: {error.strerror}. Give the learner another path."
+        ) from error
+    tensors = {f"{_MODEL}{name}": value for name, value in trainer.model.state_dict().items()}
+    values: dict[str, Any] = describe_model(trainer)
+    if with_opt and trainer.opt is not None:
+        state, values["optimiser"] = pack_optimiser(trainer.opt)
+        tensors |= state
+    save_state(path, tensors, values=values)
+    wait_for_all()
+    return path
+
+
+def load_weights(
+    trainer: Trainer, path: Path, *, with_opt: bool = True, strict: bool = True
+) -> None:
+    """Read weights that ``save_weights`` wrote.
+
+    Raises:
+        ModelFileError: There is no such file, or it is of another network or other classes.
+    """
+    tensors, values = load_state(path)
+    check_same_model(trainer, values, path=path)
+    weights = {
+        name.removeprefix(_MODEL): value
+        for name, value in tensors.items()
+        if name.startswith(_MODEL)
+    }
+    _load(trainer, weights, path=path, strict=strict)
+    if not with_opt:
+        return
+    if "optimiser" not in values:
+        warnings.warn(f"{path} has no state of an optimiser; it starts afresh.", stacklevel=3)
+        trainer.opt = None
+        return
+    trainer.create_opt()
+    try:
+        if trainer.opt is not None:
+            unpack_optimiser(trainer.opt, tensors, values["optimiser"])
+    except ModelFileError as error:
+        trainer.opt = None
+        warnings.warn(f"{error} The weights are loaded; the optimiser starts afresh.", stacklevel=3)
+
+
+def describe_model(trainer: Trainer) -> dict[str, Any]:
+    """Return what has to agree for weights to fit: network and classes."""
+    backbone = getattr(trainer.model, "backbone", None)
+    architecture = type(trainer.model).__name__ if backbone is None else backbone.spec.name
+    return {"architecture": architecture, "vocab": list(trainer.dls.vocab)}
+
+
+def check_same_model(trainer: Trainer, values: dict[str, Any], *, path: Path) -> None:
+    """Raise an error if a file is of another network or other classes.
+
+    Raises:
+        ModelFileError: It is; both are named.
+    """
+    own = describe_model(trainer)
+    if values.get("architecture") != own["architecture"]:
+        raise ModelFileError(
+            f"{path} has the weights of {values.get('architecture')}, and this learner trains {own['architecture']}. "
+            "Build the learner with the same network."
+        )
+    if values.get("vocab") != own["vocab"]:
+        theirs = values.get("vocab") or []
+        raise ModelFileError(
+            f"{path} knows {len(theirs)} classes {theirs[:5]}, and the data of this learner has {len(own['vocab'])} "
+            f"{own['vocab'][:5]}. Use data with the same classes."
+        )
+
+
+def _load(trainer: Trainer, weights: dict[str, Tensor], *, path: Path, strict: bool) -> None:
+    """Put weights into the model, all or none: torch itself puts in those that fit before it says that others do not."""
+    own = trainer.model.state_dict()
+    problems = [
+        f"{name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} here"
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    if strict:
+        problems += [f"{name} is missing there" for name in own.keys() - weights.keys()]
+        problems += [f"{name} is unknown here" for name in weights.keys() - own.keys()]
+    if problems:
+        shown = "; ".join(sorted(problems)[:MAX_NAMED])
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        raise ModelFileError(
+            f"The weights in {path} do not fit this model: {shown}{more}. Build it with the same head."
+        )
+    trainer.model.load_state_dict(weights, strict=strict)
+
 
 FILE_NAME = "checkpoint.safetensors"
 

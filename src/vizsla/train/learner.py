@@ -15,11 +15,11 @@ from vizsla.infer.run import Outputs, augmented_probabilities, compute_outputs, 
 from vizsla.model_file.bundle import fingerprint, save_bundle
 from vizsla.model_file.final_resize import storable
 from vizsla.predict.predictor import AnyPicture, Prediction, Predictor
-from vizsla.train.fits import Fits
+from vizsla.train.checkpoint import load_weights, save_weights
 from vizsla.train.losses import activation_of, per_picture
-from vizsla.train.precision import resolve_precision
-from vizsla.train.saved_weights import load_weights, save_weights
+from vizsla.train.step import resolve_precision
 from vizsla.train.summary import Table, summarise_model
+from vizsla.train.trainer import Fits
 from vizsla.types import label_of
 
 if TYPE_CHECKING:

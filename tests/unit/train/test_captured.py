@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from vizsla.augment.policy import aug_transforms
 from vizsla.train.callbacks.averaging import EMACallback
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.callbacks.mixing import MixUp
+from vizsla.train.callbacks.step import MixUp
 from vizsla.train.cuda_graphs import STEPS_BEFORE, CapturedGradients, has_hooks, is_known
 from vizsla.train.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from vizsla.types import Batch

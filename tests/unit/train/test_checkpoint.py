@@ -14,7 +14,7 @@ from vizsla.errors import ConfigError, ModelFileError
 from vizsla.train.callbacks.averaging import EMACallback
 from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.callbacks.loggers import CSVLogger
-from vizsla.train.callbacks.mixing import MixUp
+from vizsla.train.callbacks.step import MixUp
 from vizsla.train.callbacks.tracking import KeepBest
 from vizsla.train.checkpoint import Checkpoint
 from vizsla.train.metrics import accuracy

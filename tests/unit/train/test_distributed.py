@@ -26,11 +26,10 @@ from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
 from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.callbacks.loggers import CSVLogger, JSONLLogger
 from vizsla.train.callbacks.tracking import SaveModelCallback
-from vizsla.train.checkpoint import Checkpoint
+from vizsla.train.checkpoint import Checkpoint, load_state
 from vizsla.train.display import Display
 from vizsla.train.learner import Learner
 from vizsla.train.metrics import accuracy
-from vizsla.train.state_file import load_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.callbacks.mixing import MixUp
+from vizsla.train.callbacks.step import MixUp
 from vizsla.train.lr_finder import (
     LOWEST_BEST,
     FinderCurve,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vizsla.augment.mix import blend_pictures, paste_boxes
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback, Fit
-from vizsla.train.callbacks.mixing import CutMix, MixUp
+from vizsla.train.callbacks.step import CutMix, MixUp
 from vizsla.train.losses import CrossEntropyLossFlat
 from vizsla.train.step import batch_loss
 from vizsla.types import Batch

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vizsla.errors import ConfigError
-from vizsla.train.precision import resolve_precision
+from vizsla.train.step import resolve_precision
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_weights_of_another_model_are_refused_and_nothing_is_changed(
 
 
 def test_what_is_missing_is_named_unless_it_is_not_needed(make_learner: Any, tmp_path: Path):
-    from vizsla.train.state_file import load_state, save_state
+    from vizsla.train.checkpoint import load_state, save_state
 
     learner = make_learner(path=tmp_path)
     path = learner.save("whole", with_opt=False)

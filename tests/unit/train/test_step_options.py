@@ -10,11 +10,7 @@ import torch
 from vizsla.augment.policy import aug_transforms
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback, Fit
-from vizsla.train.callbacks.step_options import (
-    GradientAccumulation,
-    GradientClip,
-    ProgressiveResizing,
-)
+from vizsla.train.callbacks.step import GradientAccumulation, GradientClip, ProgressiveResizing
 
 if TYPE_CHECKING:
     from vizsla.types import Batch

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vizsla.train.callbacks.mixing import MixUp
+from vizsla.train.callbacks.step import MixUp
 from vizsla.train.metrics import accuracy
 from vizsla.train.summary import Table
 

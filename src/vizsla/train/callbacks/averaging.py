@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.snapshot import Snapshot
+from vizsla.train.checkpoint import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.saved_weights import load_weights, save_weights
-from vizsla.train.snapshot import Snapshot
+from vizsla.train.checkpoint import Snapshot, load_weights, save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
