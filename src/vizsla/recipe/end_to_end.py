@@ -16,9 +16,9 @@ from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.models.groups import norm_parameters
 from vizsla.recipe.features_first import show_point
-from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.callbacks.base import Callback, Fit, as_callbacks
 from vizsla.train.schedules import one_cycle
-from vizsla.train.trainer import Trainer, as_callbacks
+from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from vizsla.evaluate.predictions import Predictions
     from vizsla.infer.run import Precision
     from vizsla.models.classifier import Classifier
+    from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.display import Display
-    from vizsla.train.trainer import Callbacks
 
 END_TO_END = "end to end"
 """Name of the stage in the history."""

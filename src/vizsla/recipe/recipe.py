@@ -30,18 +30,18 @@ from vizsla.recipe.features_first import (
 )
 from vizsla.recipe.resuming import CutOffRun, read_cut_off
 from vizsla.recipe.run_profile import FEATURES_FIRST, RunProfile
+from vizsla.train.callbacks.base import as_callbacks
 from vizsla.train.checkpoint import data_identity
 from vizsla.train.display import Display
 from vizsla.train.step import resolve_precision
-from vizsla.train.trainer import as_callbacks
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
     from vizsla.infer.mistakes import KnownPictures
     from vizsla.models.classifier import Classifier
+    from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.checkpoint import Checkpoint
-    from vizsla.train.trainer import Callbacks
     from vizsla.types import PictureTable
 
 EPOCHS_ON_GPU = 5

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.files import atomic_write
-from vizsla.train.callbacks.base import Callback
+from vizsla.train.callbacks.base import Callback, as_callbacks
 from vizsla.train.loop import own_random_numbers
 from vizsla.train.recorder import SmoothedLoss
 from vizsla.train.schedules import lr_range, whole_number
 from vizsla.train.suggestions import SKIPPED_AT_END
-from vizsla.train.trainer import as_callbacks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from vizsla.train.callbacks.base import Fit
+    from vizsla.train.callbacks.base import Callbacks, Fit
     from vizsla.train.schedules import Schedule
     from vizsla.train.suggestions import SuggestedLRs
-    from vizsla.train.trainer import Callbacks, Trainer
+    from vizsla.train.trainer import Trainer
 
 FEWEST_STEPS = 6
 """Fewer are not worth a plot; who asks for fewer gets these."""

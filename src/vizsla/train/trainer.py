@@ -18,7 +18,7 @@ from torch import nn
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.infer.run import Precision, predict_batches
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
-from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.callbacks.base import Fit, as_callbacks
 from vizsla.train.checkpoint import Snapshot
 from vizsla.train.cuda_graphs import CapturedForward, is_known
 from vizsla.train.display import make_display
@@ -46,7 +46,7 @@ from vizsla.train.step import resolve_precision
 from vizsla.train.suggestions import DEFAULT_SUGGESTIONS, runs_needed, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from vizsla.evaluate.predictions import Predictions
     from vizsla.models.classifier import Classifier
     from vizsla.models.groups import Group
+    from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.optim import OptimiserFactory
     from vizsla.train.schedules import Rates, Schedule
     from vizsla.train.suggestions import SuggestedLRs, Suggestion
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     MetricFunction = Callable[[Tensor, Tensor], Tensor | float]
     LossFunction = Callable[[Tensor, Tensor], Tensor]
     Splitter = Callable[[nn.Module], Sequence[Sequence[nn.Parameter]]]
-    Callbacks = Callback | Iterable[Callback] | None
 
 MOMENTA = (0.95, 0.85, 0.95)
 """Momentum at the start, the peak and the end of a one-cycle."""
@@ -369,21 +369,6 @@ class Trainer:
         known.refresh()
         self._captured = known
         return known
-
-
-def as_callbacks(cbs: Callbacks) -> list[Callback]:
-    """Return callbacks as a new list.
-
-    Raises:
-        ConfigError: One of them is none.
-    """
-    found = [] if cbs is None else [cbs] if isinstance(cbs, Callback) else list(cbs)
-    for callback in found:
-        if not isinstance(callback, Callback):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
-            raise ConfigError(
-                f"Callbacks are objects made of classes that inherit from Callback. Received: {callback!r}"
-            )
-    return found
 
 
 def _check_classes(model: nn.Module, dls: DataLoaders) -> None:

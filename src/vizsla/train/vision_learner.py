@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.infer.run import Precision
     from vizsla.models.names import Architecture
+    from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.optim import OptimiserFactory
-    from vizsla.train.trainer import Callbacks, LossFunction, MetricFunction, Splitter
+    from vizsla.train.trainer import LossFunction, MetricFunction, Splitter
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -6,16 +6,16 @@ errors reach the user unchanged.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from vizsla.errors import ConfigError
 from vizsla.train.recorder import SmoothedLoss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from torch import Tensor
 
     from vizsla.evaluate.predictions import Predictions
@@ -143,3 +143,22 @@ class Callback:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` returned in a run that was cut off."""
+
+
+Callbacks = Callback | Iterable[Callback] | None
+"""What may be given as ``cbs``."""
+
+
+def as_callbacks(cbs: Callbacks) -> list[Callback]:
+    """Return callbacks as a new list.
+
+    Raises:
+        ConfigError: One of them is none.
+    """
+    found = [] if cbs is None else [cbs] if isinstance(cbs, Callback) else list(cbs)
+    for callback in found:
+        if not isinstance(callback, Callback):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
+            raise ConfigError(
+                f"Callbacks are objects made of classes that inherit from Callback. Received: {callback!r}"
+            )
+    return found
