@@ -281,7 +281,8 @@ def train_recipe(setting: Setting) -> EpochLog:
 
     The last values are those of the state that is kept, the last end is the end of the recipe.
     """
-    from vizsla.recipe.recipe import TrainConfig, train_classifier
+    from vizsla.recipe.config import TrainConfig
+    from vizsla.recipe.recipe import train_classifier
     from vizsla.train.display import Display
 
     config = TrainConfig(

@@ -82,7 +82,8 @@ if TYPE_CHECKING:
     from vizsla.export.hub import from_hub, push_to_hub
     from vizsla.infer.grad_cam import grad_cam
     from vizsla.predict.predictor import Prediction, Predictor, load_learner
-    from vizsla.recipe.recipe import TrainConfig, train_classifier
+    from vizsla.recipe.config import TrainConfig
+    from vizsla.recipe.recipe import train_classifier
     from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
     from vizsla.train.callbacks.base import Callback
     from vizsla.train.callbacks.loggers import (
@@ -315,7 +316,7 @@ _MODULE_OF = {
     "StratifiedSplitter": "vizsla.data.table.splits",
     "TableError": "vizsla.errors",
     "TensorBoardLogger": "vizsla.train.callbacks.loggers",
-    "TrainConfig": "vizsla.recipe.recipe",
+    "TrainConfig": "vizsla.recipe.config",
     "TrainTestSplitter": "vizsla.data.table.splits",
     "TrainingError": "vizsla.errors",
     "URLs": "vizsla.data.download",

@@ -30,7 +30,7 @@ def test_rates_are_printed_and_drawn(
     done = vizsla(*words)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    assert lines[0] == "19 pictures to learn from, 5 to validate on, 2 classes"
+    assert lines[0] == "19 images to learn from, 5 to validate on, 2 classes"
     names = [line.split()[0] for line in lines[lines.index("") + 1 :] if line]
     assert names[:5] == ["robust", "valley", "slide", "steep", "minimum"]
     assert lines[-1] == "Plot: pictures-learning-rate.png"

@@ -18,7 +18,8 @@ from vizsla.infer.run import predict_batches
 from vizsla.model_file.bundle import save_bundle
 from vizsla.models.heads import FeatureHead
 from vizsla.predict.predictor import Predictor
-from vizsla.recipe.recipe import TrainConfig, TrainedRun, train_classifier
+from vizsla.recipe.config import TrainConfig
+from vizsla.recipe.recipe import TrainedRun, train_classifier
 from vizsla.train.display import Display
 
 if TYPE_CHECKING:

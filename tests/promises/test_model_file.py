@@ -118,19 +118,7 @@ def test_a_model_file_opens_without_the_training_parts(
 ):
     modules = elsewhere[0]["modules"]
     assert "vizsla.model_file.bundle" in modules
-    above = (
-        "train",
-        "report",
-        "runs",
-        "run_folder",
-        "notebook",
-        "classic",
-        "all",
-        "serve",
-        "cli",
-        "terminal",
-        "predicting",
-    )
+    above = ("train", "recipe", "report", "run", "notebook", "classic", "all", "serve", "cli")
     assert {name.split(".")[1] for name in modules if "." in name} & set(above) == set()
 
 

@@ -15,7 +15,7 @@ from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.recipe.end_to_end import end_to_end_trainer
-from vizsla.recipe.recipe import TrainConfig, loaders_for
+from vizsla.recipe.recipe import loaders_for
 from vizsla.train.display import Display
 from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vizsla.infer.run import Precision
+    from vizsla.recipe.config import TrainConfig
     from vizsla.types import PictureTable
 
 

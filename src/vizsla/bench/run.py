@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vizsla.models.classifier import Classifier
-    from vizsla.recipe.recipe import TrainConfig
+    from vizsla.recipe.config import TrainConfig
     from vizsla.train.display import Display, MoveBar
     from vizsla.types import PictureTable
 
@@ -117,7 +117,7 @@ class _Bench:
         self.data = data
         self.num_train, self.num_valid = counts
         self.budget = budget
-        self.num_workers = default_num_workers() if config.num_workers < 0 else config.num_workers
+        self.num_workers = config.num_threads or default_num_workers()
         self.parts: list[PartTime] = []
         self.not_measured: list[str] = []
         self._move = move

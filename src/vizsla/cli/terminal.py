@@ -8,9 +8,9 @@ import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from errno import EDQUOT, EFBIG, EIO, ENOSPC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
+from cyclopts import CycloptsError
 
 from vizsla.errors import ConfigError, OutputError, VizslaError
 
@@ -22,70 +22,73 @@ if TYPE_CHECKING:
     from vizsla.types import PictureTable
 
 
-@contextmanager
-def reported_errors(context: typer.Context) -> Generator[None]:
-    """Turn errors of ours into one message and exit code 2, and Ctrl-C into exit code 130.
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print a line."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
 
-    With ``--debug`` the traceback takes the place of the message.
+
+def end(code: int, message: str = "") -> NoReturn:
+    """End the command with an exit code, after a message on standard error."""
+    if message:
+        say(message, err=True)
+    sys.exit(code)
+
+
+@contextmanager
+def reported_errors(*, debug: bool = False) -> Generator[None]:
+    """Turn errors of ours, and words that cannot be understood, into one message and exit code 2, Ctrl-C into exit code 130.
+
+    With ``debug`` the traceback takes the place of the message.
     """
     import traceback
     import warnings
 
-    def say(error: BaseException, message: str) -> None:
-        shown = "".join(traceback.format_exception(error)) if context.obj else f"vizsla: {message}"
-        typer.echo(shown, err=True)
+    def stop(code: int, error: BaseException, message: str) -> NoReturn:
+        shown = "".join(traceback.format_exception(error)).rstrip() if debug else message
+        end(code, shown if debug else f"vizsla: {shown}")
 
     # Pillow warns of oddities in files that it reads all the same; what it cannot read is reported by us.
     warnings.filterwarnings("ignore", module="PIL")
     try:
         yield
+    except CycloptsError as error:
+        if isinstance(error.__cause__, VizslaError):  # a configuration that cannot work
+            stop(2, error.__cause__, str(error.__cause__))
+        stop(2, error, str(error).strip())
     except VizslaError as error:
-        say(error, str(error))
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt as stop:
-        say(stop, " ".join(["Stopped by Ctrl-C.", *getattr(stop, "__notes__", ())]))
-        raise typer.Exit(130) from None
+        stop(2, error, str(error))
+    except KeyboardInterrupt as error:
+        stop(130, error, " ".join(["Stopped by Ctrl-C.", *getattr(error, "__notes__", ())]))
+    except BrokenPipeError:
+        # Whoever read our lines has seen enough (head, for example). What is still in the buffer would fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         # Without a file name it is standard output, which goes into a file on a full disk.
         if error.filename is not None or error.errno not in (ENOSPC, EDQUOT, EFBIG, EIO):
             raise
-        cure = "The output is not complete; free some space and run the command again."
-        say(error, f"Cannot write to standard output: {error.strerror}. {cure}")
-        # What is still in the buffer would fail once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(2) from None
+        cure = "The output is not complete; free some space and run the command again."
+        stop(2, error, f"Cannot write to standard output: {error.strerror}. {cure}")
 
 
 def finish(run: FinishedRun, *, references: tuple[tuple[str, float], ...] = ()) -> None:
     """Print the result of a run and where its files are."""
     metric = run.metrics[0]
     form = ".2%" if metric.name in ("accuracy", "exact_match") else ".3f"
-    typer.echo(
+    say(
         f"\nValidation {metric.name.replace('_', ' ')} {metric.value:{form}}, "
-        f"95 % interval {metric.low:{form}} to {metric.high:{form}} ({metric.num_pictures:,} pictures)"
+        f"95 % interval {metric.low:{form}} to {metric.high:{form}} ({metric.num_pictures:,} images)"
     )
     for name, value in references:
-        typer.echo(f"Published: {value:.2%} {name}")
-    typer.echo(f"Results: {run.folder}{'/'}  (open {run.folder / 'report.html'})")
+        say(f"Published: {value:.2%} {name}")
+    say(f"Results: {run.folder}{'/'}  (open {run.folder / 'report.html'})")
     if run.problem:
-        typer.echo(f"vizsla: {run.problem}", err=True)
-        raise typer.Exit(2)
+        end(2, f"vizsla: {run.problem}")
     if run.interrupted:
-        raise typer.Exit(130)
-
-
-def number_or_auto(text: str, *, option: str) -> int | str:
-    """Return a whole number, or ``"auto"``.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"{option} is 'auto' or a whole number. Received: {text!r}") from None
+        end(130)
 
 
 def data_name(data: Path) -> str:
@@ -94,9 +97,9 @@ def data_name(data: Path) -> str:
 
 
 def counts_line(table: PictureTable) -> str:
-    """Return how many pictures and classes there are, in a sentence."""
+    """Return how many images and classes there are, in a sentence."""
     return (
-        f"{len(table.train_rows):,} pictures to learn from, {len(table.valid_rows):,} to validate on, "
+        f"{len(table.train_rows):,} images to learn from, {len(table.valid_rows):,} to validate on, "
         f"{len(table.vocab)} classes"
     )
 
@@ -113,7 +116,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_arch(arch: str) -> None:
-    """Find out before the pictures are looked at whether there is such a network.
+    """Find out before the images are looked at whether there is such a network.
 
     Raises:
         ConfigError: There is none; the message has the nearest names.

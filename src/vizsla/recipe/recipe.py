@@ -7,20 +7,19 @@ trained end to end from there at low rates, and the best state is kept.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vizsla.data.cache.cache import CacheMode, PictureCache, expected_bytes
-from vizsla.data.images.decode import Truncated
+from vizsla.data.cache.cache import PictureCache, expected_bytes
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders, default_device
 from vizsla.errors import ConfigError, PictureError, TrainingError
 from vizsla.infer.run import predict_batches
 from vizsla.machine import parse_bytes
 from vizsla.models.heads import build_head
+from vizsla.recipe.config import TrainConfig
 from vizsla.recipe.end_to_end import END_TO_END, BestState, train_end_to_end
 from vizsla.recipe.features_first import (
     FEATURE_PHASES,
@@ -34,7 +33,6 @@ from vizsla.train.callbacks.base import as_callbacks
 from vizsla.train.checkpoint import data_identity
 from vizsla.train.display import Display
 from vizsla.train.step import resolve_precision
-from vizsla.types import as_size
 
 if TYPE_CHECKING:
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
@@ -44,94 +42,7 @@ if TYPE_CHECKING:
     from vizsla.train.checkpoint import Checkpoint
     from vizsla.types import PictureTable
 
-EPOCHS_ON_GPU = 5
 EPOCH_COLUMNS = ("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """The choices of a run; each default is a good first try on pictures of things.
-
-    Attributes:
-        arch: Name of the network. The default's weights are installed with vizsla, so no download is needed.
-        weights: A file of weights for the network instead of the published ones; empty for these.
-        epochs: End-to-end epochs after the head was fitted; ``"auto"`` is 5 on CUDA and 0 elsewhere.
-        size: Side of the square that the network sees, in pixels; 224 is what most weights were trained for.
-        presize: Short side at which training pictures are kept for random crops; ``"auto"`` is 1.3 times ``size``, so that
-            rotation and crops do not run out of picture.
-        batch_size: Pictures in a step.
-        learning_rate: Peak rate of the late layers in the end-to-end epochs.
-        seed: Everything random follows from it.
-        precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        num_workers: Threads that read pictures; -1 is one per core.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        cache: Where prepared pictures are kept: ``"auto"``, ``"memory"``, ``"disk"``, ``"off"`` or ``"device"``, see
-            ``PictureCache``.
-        cache_budget: What they may take, such as ``"4GB"``; ``"auto"`` is a share of what is free.
-        truncated: What to do about JPEGs that end too early: ``"strict"`` says that they cannot be read, ``"ok"`` takes
-            what is there.
-
-    Raises:
-        ConfigError: A value cannot work.
-    """
-
-    arch: str = "efficientnet_lite0"
-    weights: str = ""
-    epochs: int | str = "auto"
-    size: int = 224
-    presize: int | str = "auto"
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    seed: int = 0
-    precision: str = "auto"
-    num_workers: int = -1
-    device: str = "auto"
-    cache: str = "auto"
-    cache_budget: int | str = "auto"
-    truncated: Truncated = "strict"
-
-    def __post_init__(self) -> None:
-        as_size(self.size)
-        if self.epochs != "auto" and (not isinstance(self.epochs, int) or self.epochs < 0):
-            raise ConfigError(
-                f"epochs is 'auto' or a whole number from 0 on. Received: {self.epochs!r}"
-            )
-        if self.presize != "auto" and (
-            not isinstance(self.presize, int) or self.presize < self.size
-        ):
-            raise ConfigError(
-                f"presize is 'auto' or at least size ({self.size} pixels). Received: {self.presize!r}"
-            )
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size (--bs) is at least 1. Received: {self.batch_size}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(
-                f"learning_rate (--lr) is a positive number. Received: {self.learning_rate}"
-            )
-        resolve_precision(self.precision, device=torch.device("cpu"))
-        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-            raise ConfigError(
-                f"device is 'auto', 'cpu', 'cuda' or 'mps'. Received: {self.device!r}"
-            )
-        if self.truncated not in get_args(Truncated):
-            raise ConfigError(f"truncated is 'strict' or 'ok'. Received: {self.truncated!r}")
-        if self.cache not in get_args(CacheMode):
-            raise ConfigError(
-                f"cache is one of {', '.join(get_args(CacheMode))}. Received: {self.cache!r}"
-            )
-        if self.cache_budget != "auto":
-            parse_bytes(self.cache_budget, option="cache_budget")
-
-    @property
-    def kept_size(self) -> int:
-        """The presize in pixels."""
-        return round(1.3 * self.size) if isinstance(self.presize, str) else self.presize
-
-    def epochs_on(self, device: torch.device) -> int:
-        """Return the number of end-to-end epochs on a device."""
-        if isinstance(self.epochs, str):
-            return EPOCHS_ON_GPU if device.type == "cuda" else 0
-        return self.epochs
 
 
 def cache_for(table: PictureTable, *, config: TrainConfig) -> PictureCache:
@@ -151,7 +62,7 @@ def cache_for(table: PictureTable, *, config: TrainConfig) -> PictureCache:
     needed = (centred or 0) + (strips or 0) * (config.epochs_on(device) > 0)
     budget = config.cache_budget
     return PictureCache(
-        mode=cast("CacheMode", config.cache),
+        mode=config.cache,
         budget_bytes=None if budget == "auto" else parse_bytes(budget, option="cache_budget"),
         device=device,
         expected_bytes=needed,
@@ -288,7 +199,7 @@ def loaders_for(
         resize=Resize(config.size),
         batch_size=config.batch_size,
         seed=config.seed,
-        num_workers=None if config.num_workers < 0 else config.num_workers,
+        num_workers=config.num_threads,
         device=None if config.device == "auto" else config.device,
         cache=cache_for(table, config=config) if cache is None else cache,
         truncated=config.truncated,

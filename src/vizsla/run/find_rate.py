@@ -17,7 +17,7 @@ from vizsla.train.step import resolve_precision
 from vizsla.train.suggestions import ROBUST_RUNS, minimum, robust, slide, steep, suggest, valley
 
 if TYPE_CHECKING:
-    from vizsla.recipe.recipe import TrainConfig
+    from vizsla.recipe.config import TrainConfig
     from vizsla.train.display import Display
     from vizsla.train.lr_finder import FinderCurve
     from vizsla.train.suggestions import SuggestedLRs

@@ -1,23 +1,288 @@
-"""The wish for a folder in, a folder that can be written to out; what an earlier run left there is never lost half-way."""
+"""A run folder: what is in it, how it is read from anywhere, and how it is written without losing an earlier run.
+
+A run folder holds ``model.safetensors history.csv metrics.json predictions.csv config.toml report.html``, and ``profile.json``
+where it was asked for. ``config.toml`` says what the run was trained on by its absolute path, and from the folder itself for the
+case that both move together; who moved only the data says where it is (``data=``, ``--data``).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import json
+import os
+import re
 import tempfile
+import tomllib
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from errno import EISDIR
+from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vizsla.errors import OutputError
+from vizsla.errors import ConfigError, DataError, OutputError
+from vizsla.recipe.config import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
+
+    from vizsla.evaluate.predictions import HistoryPoint, Predictions
+    from vizsla.types import PictureTable
+
+MODEL = "model.safetensors"
+HISTORY = "history.csv"
+METRICS = "metrics.json"
+PREDICTIONS = "predictions.csv"
+CONFIG = "config.toml"
+REPORT = "report.html"
+PROFILE = "profile.json"
+DEMO_DATA = "elpv-dataset"
+"""What ``config.toml`` names as the data of the demo."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a finished run, read when it is asked for something.
+
+    Args:
+        path: As ``vizsla train`` and ``vizsla demo`` wrote it.
+
+    Raises:
+        DataError: A file is missing or damaged; from whatever reads it.
+    """
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.path / MODEL
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """What ``config.toml`` says."""
+        return self._read(CONFIG, tomllib.loads)
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Any]:
+        """What ``metrics.json`` says: title, metrics, references, facts, notes, skipped."""
+        metrics = self._read(METRICS, json.loads)
+        if not isinstance(metrics.get("facts"), dict):
+            raise self._damaged(METRICS, "facts is not a table")
+        return metrics
+
+    @cached_property
+    def history(self) -> tuple[HistoryPoint, ...]:
+        """One point per fit of the head and per epoch."""
+        return self._read(
+            HISTORY, lambda text: tuple(map(_point, csv.DictReader(text.splitlines())))
+        )
+
+    def train_config(self, *, device: str = "auto") -> TrainConfig:
+        """Return the choices of the run, for a device of this machine."""
+        names = {field.name for field in fields(TrainConfig)}
+        kept = {name: value for name, value in self.config.items() if name in names}
+        try:
+            return replace(TrainConfig(**kept), device=device)
+        except (TypeError, ConfigError) as error:
+            raise self._damaged(CONFIG, str(error)) from error
+
+    def find_data(self, data: Path | None = None) -> Path:
+        """Return where the images of the run are now.
+
+        Args:
+            data: Where they are, from somebody who knows; None looks where they were, then beside the folder.
+
+        Raises:
+            DataError: They are not there.
+        """
+        if data is not None:
+            return data
+        try:
+            absolute = Path(str(self.config["data"]))
+        except KeyError as error:
+            raise self._damaged(CONFIG, "it does not say what the run was trained on") from error
+        beside = self.path / str(self.config.get("data_from_here", absolute))
+        for place in (absolute, beside):
+            if place.exists():
+                return place
+        raise DataError(
+            f"The images of the run {self.path} are not at {absolute} any more"
+            + ("" if beside == absolute else f", nor at {beside}")
+            + ". Say where they are: data=PATH in Python, --data PATH on the command line."
+        )
+
+    def table(self, data: Path | None = None) -> PictureTable:
+        """Find the images of the run again, without those that could not be read then.
+
+        Args:
+            data: See ``find_data``.
+
+        Raises:
+            DataError: They are not there, or something is wrong with them by now.
+        """
+        from vizsla.data.table.check import drop_unreadable
+        from vizsla.data.table.demo_data import solar_cells
+        from vizsla.data.table.from_words import resolve_data
+
+        seed = self.train_config().seed
+        if self.config.get("data") == DEMO_DATA:
+            table = solar_cells(seed=seed)
+        else:
+            labels, valid = (str(self.config.get(name, default)) for name, default in _WHERE)
+            place = self.find_data(data)
+            table = resolve_data(place, labels=_from_data(labels, place), valid=valid, seed=seed)
+        causes = dict(self.metrics.get("skipped", ()))
+        row_of = {table.shown_path(row): row for row in range(len(table.paths))}
+        return drop_unreadable(
+            table, [(row_of[path], str(cause)) for path, cause in causes.items() if path in row_of]
+        )
+
+    def predictions(self, table: PictureTable) -> Predictions:
+        """Return what was predicted of the validation images of ``table``.
+
+        Logits are the logarithms of the probabilities: the same up to a number per image.
+
+        Raises:
+            DataError: The file does not fit the table: images or labels have changed since.
+        """
+        import torch
+
+        from vizsla.evaluate.predictions import Predictions
+
+        columns = [f"prob_{name}" for name in table.vocab]
+        row_of = {table.shown_path(row): row for row in table.valid_rows.tolist()}
+        paths: list[str] = []
+        numbers: list[list[float]] = []
+        file = self.path / PREDICTIONS
+        try:
+            with file.open(newline="", encoding="utf-8") as opened:
+                for line in csv.DictReader(opened):
+                    paths.append(line["path"])
+                    numbers.append([float(line[column]) for column in columns])
+            rows = torch.tensor([row_of[path] for path in paths], dtype=torch.int64)
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(
+                f"{file} does not fit the images of the run any more ({type(error).__name__}: {error}). They have to be "
+                "the images and labels of then."
+            ) from error
+        probabilities = torch.tensor(numbers, dtype=torch.float64).view(len(paths), len(columns))
+        return Predictions(
+            rows=rows,
+            paths=tuple(paths),
+            logits=probabilities.clamp_min(1e-45).log().float(),
+            targets=table.targets[rows],
+            vocab=table.vocab,
+        )
+
+    def _read(self, name: str, parse: Any) -> Any:
+        try:
+            return parse((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(name, f"{type(error).__name__}: {error}") from error
+
+    def _damaged(self, name: str, what: str) -> DataError:
+        return DataError(
+            f"{self.path} is not the folder of a finished run, or {name} in it is damaged ({what}). Give the folder that "
+            f"vizsla train wrote, with {CONFIG}, {METRICS}, {HISTORY}, {PREDICTIONS} and {MODEL} in it."
+        )
+
+
+_WHERE = (("labels", "folder"), ("valid", "auto"))
+
+
+def _point(row: Mapping[str, str]) -> HistoryPoint:
+    from vizsla.evaluate.predictions import HistoryPoint
+
+    def number(name: str) -> float | None:
+        return float(row[name]) if row[name] else None
+
+    return HistoryPoint(
+        stage=row["stage"],
+        epoch=int(row["epoch"]),
+        train_loss=number("train_loss"),
+        valid_loss=number("valid_loss"),
+        accuracy=number("accuracy"),
+        seconds=float(row["seconds"]),
+        num_pictures=int(row["num_pictures"]) if row["num_pictures"] else None,
+    )
+
+
+# --- config.toml ---
+
+
+def config_text(
+    folder: Path,
+    *,
+    source: Path | str,
+    labels: str,
+    valid: str,
+    on_bad: str,
+    config: TrainConfig,
+) -> str:
+    """Return the choices of a run as TOML, such that they hold from any directory.
+
+    Args:
+        folder: Where the file will be.
+        source: What the run was trained on: a path, or the name of a data set that is no path.
+        labels: As given to ``resolve_data``.
+        valid: As given to ``resolve_data``.
+        on_bad: ``"error"`` or ``"skip"``.
+        config: The other choices.
+    """
+    values: dict[str, object] = {"data": source}
+    if isinstance(source, Path):
+        values["data"] = str(Path(os.path.abspath(source)))  # noqa: PTH100 (a link stays the link that was typed)
+        with contextlib.suppress(ValueError):  # Windows: on another drive
+            values["data_from_here"] = os.path.relpath(source, folder)
+        labels = _to_data(labels, source)
+    values |= {"labels": labels, "valid": valid, "on_bad": on_bad, **asdict(config)}
+    if config.weights:
+        values["weights"] = os.path.abspath(config.weights)  # noqa: PTH100
+    return "".join(f"{name} = {toml_value(value)}\n" for name, value in values.items())
+
+
+def _csv_file(labels: str) -> tuple[str, str]:
+    """Return the file of ``csv:FILE,image=COLUMN`` and what follows it; empty where labels are no table beside the data."""
+    kind, _, rest = labels.partition(":")
+    file, *options = (
+        re.split(r"(?:^|,)(?=(?:image|label)=)", rest, maxsplit=1) if kind == "csv" else [""]
+    )
+    return file.removesuffix(","), "".join(f",{option}" for option in options)
+
+
+def _to_data(labels: str, data: Path) -> str:
+    """Return labels whose table is named from the data if it lies in it, else absolutely."""
+    file, options = _csv_file(labels)
+    if not file:
+        return labels
+    if data.is_file():  # the table is the data
+        return f"csv:{options}" if options else "folder"
+    found = Path(os.path.abspath(file if Path(file).is_file() else data / file))  # noqa: PTH100
+    root = Path(os.path.abspath(data))  # noqa: PTH100
+    return f"csv:{found.relative_to(root) if found.is_relative_to(root) else found}{options}"
+
+
+def _from_data(labels: str, data: Path) -> str:
+    """Return labels whose table is found from any directory: the opposite of ``_to_data``."""
+    file, options = _csv_file(labels)
+    return f"csv:{data / file}{options}" if file else labels
+
+
+def toml_value(value: object) -> str:
+    """Return a text or a number as TOML: as JSON writes it, but for escapes that TOML lacks or wants."""
+    if isinstance(value, str):  # A file name that is not valid Unicode holds lone surrogates.
+        value = value.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
+
+
+# --- a folder to write to ---
 
 
 @contextmanager
-def run_folder(out: Path, *, force: bool) -> Generator[Path]:
+def make_run_folder(out: Path, *, force: bool) -> Generator[Path]:
     """Make the folder of a run, or the next free one, and make sure that files can be written there.
 
     If the block fails before anything was written, a folder that was made is removed again.

@@ -1,7 +1,6 @@
-"""A resolved table and a configuration in; a run folder with the model, its numbers and its report out.
+"""Train into a run folder: check the images, train by the recipe, write model, numbers and report.
 
-A run folder holds ``model.safetensors history.csv metrics.json predictions.csv config.toml report.html``, and ``profile.json``
-where it was asked for. Everything that can be refused is refused before training: the place to write to is tried and every picture is read first.
+Everything that can be refused is refused before training: the place to write to is tried and every image is read first.
 """
 
 from __future__ import annotations
@@ -27,10 +26,22 @@ from vizsla.files import atomic_write
 from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import fingerprint, save_bundle
 from vizsla.recipe.end_to_end import END_TO_END
-from vizsla.recipe.recipe import TrainConfig, TrainedRun, cache_for, train_classifier
+from vizsla.recipe.recipe import TrainedRun, cache_for, train_classifier
 from vizsla.recipe.run_profile import READING, RESULTS, RunProfile
 from vizsla.report.build import ReportContent, write_report
-from vizsla.run.folder import noted_on_stop, place_to_write, run_folder
+from vizsla.run.folder import (
+    CONFIG,
+    HISTORY,
+    METRICS,
+    MODEL,
+    PREDICTIONS,
+    PROFILE,
+    REPORT,
+    config_text,
+    make_run_folder,
+    noted_on_stop,
+    place_to_write,
+)
 from vizsla.run.report import gather_evidence
 from vizsla.text import counted
 from vizsla.train.checkpoint import FILE_NAME, Checkpoint
@@ -44,11 +55,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.data.cache.cache import PictureCache
+    from vizsla.recipe.config import TrainConfig
     from vizsla.types import PictureTable
 
 CHECKPOINT_FOLDER = "checkpoint"
 CHECKPOINT_SECONDS = 300.0
-MODEL_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +71,9 @@ class RunPlan:
         data: Where the pictures come from, in words.
         config: Choices of the training.
         on_bad: Refuse unreadable pictures, or train on the rest.
-        choices: Further choices to keep in ``config.toml``, such as where labels came from.
+        source: What ``config.toml`` names as the data: a path, or the name of a data set that is no path; None is ``data``.
+        labels: Where labels come from, as given to ``resolve_data``.
+        valid: How the split is made, as given to ``resolve_data``.
         references: (name, accuracy) of published results on the same data.
         notes: Sentences for the end of the report, such as a licence.
     """
@@ -69,7 +82,9 @@ class RunPlan:
     data: str
     config: TrainConfig
     on_bad: Literal["error", "skip"] = "error"
-    choices: tuple[tuple[str, str], ...] = ()
+    source: Path | str | None = None
+    labels: str = "folder"
+    valid: str = "auto"
     references: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -130,7 +145,7 @@ def run_training(
     if resume:
         _check_unfinished(out)
     # Of several processes one has the folder; the others train with it and write nothing.
-    with run_folder(out, force=force or resume) if is_main() else nullcontext(out) as folder:
+    with make_run_folder(out, force=force or resume) if is_main() else nullcontext(out) as folder:
         checkpoint = Checkpoint(
             folder / CHECKPOINT_FOLDER,
             every_seconds=checkpoint_seconds,
@@ -165,9 +180,10 @@ def run_training(
                         seconds=seconds,
                         display=display,
                         cache=cache,
+                        home=folder,
                     )
                 if profile:
-                    _write_text(place / "profile.json", json.dumps(times.values(), indent=2) + "\n")
+                    _write_text(place / PROFILE, json.dumps(times.values(), indent=2) + "\n")
                     times.show(display)
             if not run.interrupted and not run.problem:
                 remove_checkpoint(checkpoint)
@@ -190,7 +206,7 @@ def _read(
 
 
 def _check_unfinished(folder: Path) -> None:
-    if (folder / MODEL_NAME).is_file() and not (folder / CHECKPOINT_FOLDER / FILE_NAME).is_file():
+    if (folder / MODEL).is_file() and not (folder / CHECKPOINT_FOLDER / FILE_NAME).is_file():
         raise ConfigError(
             f"There is nothing to go on with in {folder}: its model is there and no checkpoint. The run was finished, or "
             "stopped before its first checkpoint. Leave out --resume to train anew; with --force in the same folder."
@@ -220,7 +236,7 @@ def read_all(
     import torch
 
     rows = torch.cat([table.train_rows, table.valid_rows])
-    num_workers = None if plan.config.num_workers < 0 else plan.config.num_workers
+    num_workers = plan.config.num_threads
     reader = PictureReader(
         resize=Resize(plan.config.size),
         cache=cache,
@@ -247,7 +263,7 @@ def enlarged_pictures(
 
     size = as_size(plan.config.size)
     rows = torch.cat([table.train_rows, table.valid_rows])
-    num_workers = None if plan.config.num_workers < 0 else plan.config.num_workers
+    num_workers = plan.config.num_threads
     number = count_smaller(table, rows, size=size, num_workers=num_workers, noted=small)
     return enlarged_text(number, size=size)
 
@@ -262,18 +278,31 @@ def write_run(
     seconds: float,
     display: Display | None = None,
     cache: PictureCache | None = None,
+    home: Path | None = None,
 ) -> None:
     """Write the files of a run, the model first and the report last.
+
+    Args:
+        folder: Where they are written.
+        run: What training left.
+        table: Its images.
+        plan: What the run is about.
+        metrics: On the validation images.
+        seconds: How long it took until here.
+        display: Shows bars; None is none.
+        cache: Images that were read already.
+        home: Where the files will be in the end; None is ``folder``.
 
     Raises:
         OutputError: A file cannot be written; one that was there before is untouched.
     """
     display = Display(quiet=True) if display is None else display
+    home = folder if home is None else home
     trained_on = any(point.stage == END_TO_END for point in run.history)
     # A head that was only fitted on features has a temperature already, from its leave-one-out predictions.
     calibration = calibrate(run.predictions, temperature=None if trained_on else 1.0)
     save_bundle(
-        folder / MODEL_NAME,
+        folder / MODEL,
         classifier=run.classifier,
         resize=run.resize,
         metrics=metrics,
@@ -281,14 +310,22 @@ def write_run(
         notes=run.recipe,
         calibration=calibration,
     )
-    save_history(folder / "history.csv", run.history)
-    run.predictions.save_csv(folder / "predictions.csv")
+    save_history(folder / HISTORY, run.history)
+    run.predictions.save_csv(folder / PREDICTIONS)
     facts = run_facts(run, table=table, plan=plan, seconds=seconds)
     _write_text(
-        folder / "metrics.json",
+        folder / METRICS,
         metrics_text(run, metrics=metrics, facts=facts, plan=plan, table=table),
     )
-    _write_text(folder / "config.toml", config_text(plan))
+    choices = config_text(
+        home,
+        source=plan.data if plan.source is None else plan.source,
+        labels=plan.labels,
+        valid=plan.valid,
+        on_bad=plan.on_bad,
+        config=plan.config,
+    )
+    _write_text(folder / CONFIG, choices)
     evidence, remarks = gather_evidence(
         run.classifier,
         predictions=run.predictions,
@@ -310,7 +347,7 @@ def write_run(
         evidence=evidence,
         temperature=None if calibration is None else calibration.temperature,
     )
-    write_report(folder / "report.html", content=content)
+    write_report(folder / REPORT, content=content)
 
 
 def run_facts(
@@ -372,19 +409,6 @@ def metrics_text(
         "skipped": skipped,
     }
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-
-
-def config_text(plan: RunPlan) -> str:
-    """Return the choices of a run as TOML."""
-    values: dict[str, object] = {**dict(plan.choices), "on_bad": plan.on_bad, **asdict(plan.config)}
-    return "".join(f"{name} = {_toml_value(value)}\n" for name, value in values.items())
-
-
-def _toml_value(value: object) -> str:
-    """Return a text or a number as TOML: as JSON writes it, but for escapes that TOML lacks or wants."""
-    if isinstance(value, str):  # A file name that is not valid Unicode holds lone surrogates.
-        value = value.encode("utf-8", errors="backslashreplace").decode("utf-8")
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 
 def _write_text(path: Path, text: str) -> None:

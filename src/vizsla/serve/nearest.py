@@ -6,7 +6,6 @@ their angle. Shapes: N training pictures, B new ones, D features.
 
 from __future__ import annotations
 
-import tomllib
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from vizsla.data.loading.loader import read_ahead
-from vizsla.data.table.from_words import resolve_data
 from vizsla.data.table.sources import get_image_files
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.infer.mistakes import pooled_features
 from vizsla.machine import default_num_workers
+from vizsla.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -193,31 +192,17 @@ def pictures_of_folder(folder: Path) -> list[KnownPicture]:
     ]
 
 
-def pictures_of_run(folder: Path) -> list[KnownPicture]:
-    """Return the pictures that a run of ``vizsla train`` or ``vizsla demo`` learned from.
+def pictures_of_run(folder: Path, *, data: Path | None = None) -> list[KnownPicture]:
+    """Return the images that a run of ``vizsla train`` or ``vizsla demo`` learned from.
 
     Args:
-        folder: Of the run; its ``config.toml`` says where the data is and how it was split.
+        folder: Of the run.
+        data: Where its images are now; None looks where they were, see ``RunFolder.find_data``.
 
     Raises:
-        DataError: There is no such file, it lacks what is needed, or the data is not there any more.
+        DataError: A file of the run is missing or damaged, or its images are not there any more.
     """
-    config = folder / "config.toml"
-    try:
-        values = tomllib.loads(config.read_text(encoding="utf-8"))
-        data, seed = str(values["data"]), int(values["seed"])
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{config} does not say what the run was trained on ({type(error).__name__}: {error}). "
-            "Give the folder of a run, or the training pictures themselves with --nearest FOLDER."
-        ) from error
-    if data == "elpv-dataset":
-        from vizsla.data.table.demo_data import solar_cells
-
-        table = solar_cells(seed=seed)
-    else:
-        labels, valid = str(values.get("labels", "folder")), str(values.get("valid", "auto"))
-        table = resolve_data(data, labels=labels, valid=valid, seed=seed)
+    table = RunFolder(folder).table(data)
     return [
         KnownPicture(path=table.paths[row], label=table.label(row))
         for row in table.train_rows.tolist()

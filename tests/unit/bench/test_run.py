@@ -16,7 +16,7 @@ from vizsla.bench.results import PartTime, lines_of, shown_seconds
 from vizsla.bench.run import run_bench
 from vizsla.data.table.from_words import resolve_data
 from vizsla.errors import ConfigError, PictureError
-from vizsla.recipe.recipe import TrainConfig
+from vizsla.recipe.config import TrainConfig
 from vizsla.train.display import Display
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import torch
 from vizsla.data.table.from_words import resolve_data
 from vizsla.errors import DataError
 from vizsla.infer.mistakes import pooled_features
-from vizsla.recipe.recipe import TrainConfig, loaders_for, train_classifier
+from vizsla.recipe.config import TrainConfig
+from vizsla.recipe.recipe import loaders_for, train_classifier
 from vizsla.run.report import rebuild_report
 from vizsla.run.train import RunPlan, run_training
 from vizsla.train.display import Display
@@ -38,7 +39,8 @@ def run(picture_folder: Path, tmp_path: Path) -> Path:
         data=str(picture_folder),
         config=TrainConfig(size=64, epochs=0, device="cpu", num_workers=0),
         on_bad="skip",
-        choices=(("data", str(picture_folder)), ("labels", "folder"), ("valid", "0.4")),
+        source=picture_folder,
+        valid="0.4",
         references=(("by hand", 0.5),),
         notes=("Drawn by a test.",),
     )
@@ -74,7 +76,7 @@ def section(page: str, name: str) -> str:
 def test_pictures_that_are_gone_are_named(run: Path, picture_folder: Path):
     for path in (picture_folder / "disc").iterdir():
         path.rename(path.with_stem(f"{path.stem}_b"))
-    with pytest.raises(DataError, match=r"predictions\.csv does not fit the pictures of the run"):
+    with pytest.raises(DataError, match=r"predictions\.csv does not fit"):
         rebuild_report(run, device="cpu", display=QUIET)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from vizsla.errors import ConfigError
-from vizsla.recipe.recipe import EPOCH_COLUMNS, TrainConfig
+from vizsla.recipe.config import TrainConfig
+from vizsla.recipe.recipe import EPOCH_COLUMNS
 
 
 def test_defaults_can_work():

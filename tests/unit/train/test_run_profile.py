@@ -10,8 +10,9 @@ import torch
 from rich.console import Console
 
 from vizsla.data.table.from_words import resolve_data
+from vizsla.recipe.config import TrainConfig
 from vizsla.recipe.features_first import FEATURE_PHASES
-from vizsla.recipe.recipe import TrainConfig, features_first, loaders_for, train_classifier
+from vizsla.recipe.recipe import features_first, loaders_for, train_classifier
 from vizsla.recipe.run_profile import RunProfile
 from vizsla.train.display import Display
 from vizsla.train.profile import FORWARD, OVERHEAD, PhaseClock

@@ -16,16 +16,17 @@ from rich.console import Console
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.sizing import Resize
 from vizsla.data.table.from_words import resolve_data
-from vizsla.errors import OutputError, PictureError
+from vizsla.errors import DataError, OutputError, PictureError
 from vizsla.evaluate.metrics import summarise
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
 from vizsla.model_file.bundle import load_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
-from vizsla.recipe.recipe import TrainConfig, TrainedRun
-from vizsla.run.folder import noted_on_stop, place_to_write, run_folder
-from vizsla.run.train import RunPlan, config_text, read_all, run_training, write_run
+from vizsla.recipe.config import TrainConfig
+from vizsla.recipe.recipe import TrainedRun
+from vizsla.run.folder import RunFolder, config_text, make_run_folder, noted_on_stop, place_to_write
+from vizsla.run.train import RunPlan, read_all, run_training, write_run
 from vizsla.train.display import Display
 from vizsla.train.profile import STEP_PHASES, VALIDATION
 
@@ -48,7 +49,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def take(out: Path, *, force: bool = False) -> Path:
-    with run_folder(out, force=force) as folder:
+    with make_run_folder(out, force=force) as folder:
         return folder
 
 
@@ -118,7 +119,7 @@ def test_a_name_that_is_too_long_is_an_error(tmp_path: Path):
 def test_a_failure_before_anything_was_written_leaves_no_folder(
     tmp_path: Path, error: BaseException
 ):
-    with pytest.raises(type(error)) as caught, run_folder(tmp_path / "pets", force=False):
+    with pytest.raises(type(error)) as caught, make_run_folder(tmp_path / "pets", force=False):
         raise error
     assert caught.value is error
     assert list(tmp_path.iterdir()) == []
@@ -129,13 +130,13 @@ def test_a_failure_leaves_a_folder_that_was_there_before(tmp_path: Path, file: s
     (tmp_path / "pets").mkdir()
     if file is not None:
         (tmp_path / "pets" / file).write_text("mine")
-    with pytest.raises(ValueError, match="mine"), run_folder(tmp_path / "pets", force=True):
+    with pytest.raises(ValueError, match="mine"), make_run_folder(tmp_path / "pets", force=True):
         raise ValueError("mine")
     assert names_in(tmp_path / "pets") == ([] if file is None else [file])
 
 
 def test_a_failure_after_a_file_was_written_keeps_it(tmp_path: Path):
-    with pytest.raises(FileExistsError), run_folder(tmp_path / "pets", force=False) as folder:
+    with pytest.raises(FileExistsError), make_run_folder(tmp_path / "pets", force=False) as folder:
         write_then_fail(folder, "model.safetensors")
     assert names_in(tmp_path / "pets") == ["model.safetensors"]
 
@@ -212,7 +213,6 @@ def plan() -> RunPlan:
         title="Shapes",
         data="pictures",
         config=TrainConfig(size=32, learning_rate=3e-5),
-        choices=(("labels", "folder"),),
         references=(("by hand", 0.75),),
         notes=("Drawn by a test.",),
     )
@@ -360,32 +360,37 @@ def test_run_training_gives_the_folder_and_the_metrics_of_its_files(
 # --- texts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def written_choices(folder: Path, source: Path | str = "x", **changes: str) -> dict[str, object]:
+    """Return what ``config.toml`` of a folder says back."""
+    words = {"labels": "folder", "valid": "auto", "on_bad": "error", **changes}
+    text = config_text(folder, source=source, config=TrainConfig(), **words)
+    (folder / "config.toml").write_text(text, "utf-8")
+    return dict(RunFolder(folder).config)
+
+
+def test_every_text_comes_back_from_the_toml(tmp_path: Path):
+    for text in (
         "plain",
         'quo"tes\\b',
         "line\nbreak\ttab",
         "\x7f\x00\x1f",
-        "umläut \u65e5\u672c",
+        "umläut \u65e5",
         "\U0001f600",
-    ],
-)
-def test_every_text_comes_back_from_the_toml(text: str):
-    plan = RunPlan(title="", data=text, config=TrainConfig(), choices=(("data", text),))
-    assert tomllib.loads(config_text(plan))["data"] == text
+    ):
+        assert written_choices(tmp_path, text)["data"] == text
+    # What is not Unicode is escaped.
+    assert written_choices(tmp_path, "a\udcff")["data"] == r"a\udcff"
 
 
-def test_text_that_is_not_unicode_is_escaped_in_the_toml():
-    plan = RunPlan(title="", data="", config=TrainConfig(), choices=(("data", "a\udcff"),))
-    assert tomllib.loads(config_text(plan))["data"] == r"a\udcff"
-
-
-def test_the_toml_has_every_choice_with_its_type():
+def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
     config = TrainConfig(size=96, learning_rate=1e-5, epochs=3, seed=-1)
-    plan = RunPlan(title="", data="", config=config, on_bad="skip")
-    choices = tomllib.loads(config_text(plan))
-    assert choices == {
+    text = config_text(
+        tmp_path, source="elpv-dataset", labels="folder", valid="0.3", on_bad="skip", config=config
+    )
+    assert tomllib.loads(text) == {
+        "data": "elpv-dataset",
+        "labels": "folder",
+        "valid": "0.3",
         "on_bad": "skip",
         "arch": "efficientnet_lite0",
         "weights": "",
@@ -396,9 +401,66 @@ def test_the_toml_has_every_choice_with_its_type():
         "learning_rate": 1e-5,
         "seed": -1,
         "precision": "auto",
-        "num_workers": -1,
+        "num_workers": "auto",
         "device": "auto",
         "cache": "auto",
         "cache_budget": "auto",
         "truncated": "strict",
     }
+
+
+# --- read from anywhere ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_found_again_from_another_directory_and_after_moves(
+    tmp_path: Path, table: PictureTable, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "shapes"
+    folder.mkdir(parents=True)
+    typed = picture_folder.relative_to(tmp_path)
+    plan = RunPlan(title="Shapes", data=str(typed), source=typed, config=TrainConfig(size=32))
+    write(folder, table, plan)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    def rows_found(run: Path, data: Path | None = None) -> list[str]:
+        found = RunFolder(run).table(data)
+        assert RunFolder(run).predictions(found).rows.tolist() == found.valid_rows.tolist()
+        return [found.shown_path(row) for row in found.valid_rows.tolist()]
+
+    expected = [table.shown_path(row) for row in table.valid_rows.tolist()]
+    assert rows_found(folder) == expected
+    # Both move together, as when a project is copied to another machine.
+    project = tmp_path / "project"
+    project.mkdir()
+    (tmp_path / "runs").rename(project / "runs")
+    picture_folder.rename(project / picture_folder.name)
+    assert rows_found(project / "runs" / "shapes") == expected
+    # The data alone moves.
+    (project / picture_folder.name).rename(tmp_path / "photos")
+    with pytest.raises(DataError) as error:
+        RunFolder(project / "runs" / "shapes").table()
+    assert str(picture_folder) in str(error.value)
+    assert "--data" in str(error.value)
+    assert rows_found(project / "runs" / "shapes", tmp_path / "photos") == expected
+
+
+def test_a_table_of_labels_is_found_again_too(
+    tmp_path: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (picture_folder / "in.csv").touch()
+    (tmp_path / "out.csv").touch()
+    run = tmp_path / "run"
+    run.mkdir()
+    data = picture_folder.relative_to(tmp_path)
+    for typed, kept in (
+        ("csv:in.csv,image=a,label=b", "csv:in.csv,image=a,label=b"),
+        (f"csv:{data / 'in.csv'}", "csv:in.csv"),
+        ("csv:out.csv,label=b", f"csv:{tmp_path / 'out.csv'},label=b"),
+        ("regex:(.+),x", "regex:(.+),x"),
+    ):
+        assert written_choices(run, data, labels=typed)["labels"] == kept
+    by_file = written_choices(run, data / "in.csv", labels=f"csv:{data / 'in.csv'},label=b")
+    assert by_file["labels"] == "csv:,label=b"

@@ -1,0 +1,373 @@
+"""Commands that take MODEL, a model file or the folder of the run that wrote it: predict, serve, export, verify."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from vizsla.cli.terminal import check_device, end, say
+from vizsla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from vizsla.predict.formats import Format
+    from vizsla.predict.predictor import Predictor
+    from vizsla.predict.stream import Predicted
+    from vizsla.serve.nearest import NearestIndex
+
+_STDOUT = Path("-")
+# "-" is standard input or output, and no option.
+PathOrDash = Annotated[Path, Parameter(allow_leading_hyphen=True)]
+
+
+def model_file(model: Path) -> Path:
+    """Return the model file of a run folder; another path as it is."""
+    return model / "model.safetensors" if model.is_dir() else model
+
+
+def predict(
+    model: Path,
+    /,
+    *paths: PathOrDash,
+    csv: PathOrDash | None = None,
+    jsonl: PathOrDash | None = None,
+    parquet: Path | None = None,
+    json: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    lists: Annotated[tuple[PathOrDash, ...], Parameter(name="--list")] = (),
+    null: Annotated[bool, Parameter(name=["--null", "-0"])] = False,
+    tta: int = 1,
+    coverage: float | None = None,
+    device: str = "auto",
+    bs: int = 32,
+    workers: int = -1,
+) -> None:
+    """Classify images: label, probability, top 3.
+
+    Any number of images, in the order given, in memory that does not grow with them. A file that is written appears
+    when it is whole; until then its rows lie beside it, and --resume goes on with them after a stop of any kind. An
+    image that cannot be read gets a row with the cause, and the exit code is then 2.
+
+    For example:
+
+        vizsla predict runs/pets holiday/ new.jpg
+        vizsla predict model.safetensors archive/ --csv archive.csv --resume
+        find . -name '*.jpg' -print0 | vizsla predict model.safetensors - -0 --json
+
+    Args:
+        model: A model.safetensors, or the folder of a run.
+        paths: Images, or folders of them; -: a list on standard input.
+        csv: Write comma-separated rows with every class's probability to this file; -: print them.
+        jsonl: Write one JSON object per line to this file.
+        parquet: Write a Parquet file.
+        json: Print one JSON object per line.
+        resume: Go on with a file that was not finished.
+        force: Throw away the rows of a file that was not finished.
+        lists: A file with one path in each line; may be repeated.
+        null: The paths of lists end with zero bytes (find -print0).
+        tta: Views of each image to average, 1 to 12.
+        coverage: Add the set of classes that holds the true one so often, such as 0.95.
+        device: auto, cpu, cuda or mps.
+        bs: Images that are computed together.
+        workers: Threads that read images; -1: one per core.
+    """
+    from vizsla.predict.stream import (
+        PathSource,
+        PredictOptions,
+        print_predictions,
+        write_predictions,
+    )
+
+    _check_no_options(paths)
+    form, file = _target(csv=csv, jsonl=jsonl, parquet=parquet, json=json)
+    if file is None and (resume or force):
+        raise ConfigError(
+            "--resume and --force are about a file. Give --csv, --jsonl or --parquet FILE."
+        )
+    check_device(device)
+    model = model_file(model)
+    source = PathSource(paths=paths, lists=lists, null=null)
+    options = PredictOptions(
+        device=device,
+        batch_size=bs,
+        num_workers=None if workers < 0 else workers,
+        views=tta,
+        coverage=coverage,
+    )
+    with _bar(source.num_known, prints=file is None) as move:
+        if file is None:
+            done = print_predictions(model, source, form=form, options=options, on_progress=move)
+        else:
+            done = _kept_on_stop(
+                lambda: write_predictions(
+                    model,
+                    source,
+                    file=file,
+                    form=form,
+                    options=options,
+                    resume=resume,
+                    force=force,
+                    on_progress=move,
+                )
+            )
+    if done is None:
+        say(f"{file} is complete already.", err=True)
+        return
+    if file is not None:
+        say(_summary(done, file=file), err=True)
+    if done.num_failed:
+        number = f"{done.num_failed:,} images" if done.num_failed > 1 else "1 image"
+        place = "the lines above" if file is None else "the column 'error'"
+        end(2, f"vizsla: {number} could not be read; see {place}.")
+
+
+def _check_no_options(paths: tuple[Path, ...]) -> None:
+    """Refuse what was meant as an option: paths may begin with a hyphen, but then they are there."""
+    for path in paths:
+        if str(path).startswith("-") and path != _STDOUT and not path.exists():
+            raise ConfigError(
+                f"There is no option {path}, and no image of that name. See vizsla predict --help."
+            )
+
+
+def _target(
+    *, csv: Path | None, jsonl: Path | None, parquet: Path | None, json: bool
+) -> tuple[Format, Path | None]:
+    """Return the form, and the file to write, None for standard output."""
+    from vizsla.predict.formats import Format
+
+    chosen = {
+        "--csv": (Format.csv, csv),
+        "--jsonl": (Format.json, jsonl),
+        "--parquet": (Format.parquet, parquet),
+        "--json": (Format.json, _STDOUT if json else None),
+    }
+    given = [name for name, (_, file) in chosen.items() if file is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{given[0]} and {given[1]} exclude each other. Choose one of them.")
+    if not given:
+        return Format.table, None
+    form, file = chosen[given[0]]
+    return form, None if file == _STDOUT else file
+
+
+def _summary(done: Predicted, *, file: Path) -> str:
+    images = "1 image" if done.num_pictures == 1 else f"{done.num_pictures:,} images"
+    rate = done.num_pictures / max(done.seconds, 1e-9)
+    before = f" (after {done.num_before:,} that were there)" if done.num_before else ""
+    return f"{file}: {images}{before} in {done.seconds:.1f} s, {rate:,.0f} images/s"
+
+
+def _kept_on_stop(work: Callable[[], Predicted | None]) -> Predicted | None:
+    try:
+        return work()
+    except KeyboardInterrupt as stop:
+        stop.add_note("The rows until then are kept; go on with --resume.")
+        raise
+
+
+@contextmanager
+def _bar(total: int | None, *, prints: bool) -> Generator[Callable[[int], None]]:
+    """Show a bar on standard error while the block runs, unless rows appear on the same screen."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    shown = console.is_terminal and not (prints and sys.stdout.isatty())
+    columns = (
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("images {task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+        task = progress.add_task("", total=total, rate="")
+        first: list[tuple[int, float]] = []
+
+        def move(done: int) -> None:
+            now = time.perf_counter()
+            if not first:  # Rows of before cost no time.
+                first.append((done, now))
+            rate = (done - first[0][0]) / max(now - first[0][1], 1e-9)
+            progress.update(task, completed=done, rate=f"{rate:,.0f}/s" if rate else "")
+
+        yield move
+
+
+def serve(
+    model: Path,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    run: Path | None = None,
+    nearest: Path | None = None,
+    data: Path | None = None,
+    allowed_host: tuple[str, ...] = (),
+    title: str = "",
+    device: str = "auto",
+    max_batch: int = 0,
+    max_mb: float = 20.0,
+    max_megapixels: float = 50.0,
+    max_pictures: int = 32,
+    max_rate: float = 50.0,
+    max_seconds: float = 30.0,
+    max_requests: int = 128,
+) -> None:
+    """Show a model on a web page, with a JSON interface beside it.
+
+    The page takes images that are dropped, chosen or pasted and shows the answer, where the network looked and, with
+    --run or --nearest, the most similar training images. Images are not stored. Only this machine can reach it, unless
+    --host says otherwise.
+
+    For example:
+
+        vizsla serve runs/pets/model.safetensors --run runs/pets
+        curl -F pictures=@cat.jpg http://127.0.0.1:8000/api/predict
+
+    Args:
+        model: A model.safetensors, or the folder of a run.
+        host: Address to listen at; 0.0.0.0 lets other machines in.
+        port: Port to listen at; 0: any free one.
+        run: Folder of the run that made the model: shows the most similar of its training images.
+        nearest: Folder of images to show the most similar of, labelled by their folders.
+        data: Where the images of --run are now, if they have moved.
+        allowed_host: A further name that this machine goes by; may be repeated.
+        title: Heading of the page.
+        device: auto, cpu, cuda or mps.
+        max_batch: Images that run through the network together; 0: by the device.
+        max_mb: Megabytes in a request.
+        max_megapixels: Millions of pixels in an image.
+        max_pictures: Images in a request.
+        max_rate: Requests a second from one address; 0: any number.
+        max_seconds: Seconds that an answer may take.
+        max_requests: Requests under way at once; others are told that the server is busy.
+    """
+    from vizsla.serve.limits import Limits
+    from vizsla.serve.run import ServePlan
+    from vizsla.serve.run import serve as run_serve
+
+    if run is not None and nearest is not None:
+        raise ConfigError("--run and --nearest exclude each other. Choose one of them.")
+    check_device(device)
+    body_bytes = round(max_mb * 1e6)
+    limits = Limits(
+        body_bytes=body_bytes,
+        buffered_bytes=max(256_000_000, body_bytes),
+        pixels=round(max_megapixels * 1e6),
+        pictures=max_pictures,
+        requests_per_second=max_rate,
+        seconds=max_seconds,
+        requests=max_requests,
+    )
+    plan = ServePlan(
+        model=model_file(model),
+        host=host,
+        port=port,
+        device=device,
+        limits=limits,
+        allowed_hosts=allowed_host,
+        title=title,
+        max_batch=max_batch,
+    )
+    run_serve(
+        plan,
+        make_index=lambda predictor: _index(predictor, run=run, nearest=nearest, data=data),
+        say=say,
+    )
+
+
+def _index(
+    predictor: Predictor, *, run: Path | None, nearest: Path | None, data: Path | None
+) -> NearestIndex | None:
+    """Read the training images, with a bar in a terminal."""
+    from vizsla.serve.nearest import (
+        MOST_PICTURES,
+        build_index,
+        pictures_of_folder,
+        pictures_of_run,
+    )
+    from vizsla.train.display import Display
+
+    if run is not None:
+        images = pictures_of_run(run, data=data)
+    elif nearest is not None:
+        images = pictures_of_folder(nearest)
+    else:
+        return None
+    display = Display()
+    total = min(len(images), MOST_PICTURES)
+    with display.bar("reading training images", total=total) as move:
+        index = build_index(predictor, images, on_progress=move)
+    left_out = f"; {index.num_left_out:,} cannot be read" if index.num_left_out else ""
+    of = f" of {len(images):,}" if len(images) > total else ""
+    display.line(
+        f"Similar images are sought among {len(index.labels):,}{of} training images{left_out}."
+    )
+    return index
+
+
+def export(
+    model: Path,
+    /,
+    *,
+    onnx: Path | None = None,
+    torch: Path | None = None,
+    pictures: tuple[Path, ...] = (),
+) -> None:
+    """Write a model as ONNX or as a torch.export program.
+
+    Its answers are compared with the model's before it is kept; beside an ONNX file lie images and answers that
+    vizsla verify compares with anywhere. Needs: pip install onnx onnxruntime onnxscript
+
+    For example:
+
+        vizsla export runs/pets --onnx pets.onnx --pictures data/valid
+
+    Args:
+        model: A model.safetensors, or the folder of a run.
+        onnx: ONNX file to write, with its preprocessing inside.
+        torch: Program of torch.export (.pt2) to write.
+        pictures: An image or a folder of them to check with; may be repeated. Default: some made for this.
+    """
+    from vizsla.export.onnx import export_model
+
+    written = export_model(model_file(model), onnx=onnx, torch_program=torch, pictures=pictures)
+    for one in written:
+        parity = one.parity
+        say(
+            f"{one.path}: max difference {parity.max_difference:.1e} on {parity.num_pictures:,} images "
+            f"in {parity.num_batches:,} batches (worst: {parity.worst})"
+        )
+        if one.golden is not None:
+            say(f"{one.golden}: images and answers for `vizsla verify {one.path}`")
+
+
+def verify(file: Path, /, *, golden: Path | None = None) -> None:
+    """Check that an ONNX file answers as when it was written.
+
+    Exit code 0: it does, to 0.001. Exit code 2: it does not, or a file is missing or damaged.
+
+    For example:
+
+        vizsla verify pets.onnx
+
+    Args:
+        file: The ONNX file, as vizsla export wrote it.
+        golden: Images and answers; default: FILE.golden.npz.
+    """
+    from vizsla.export.verify import verify_onnx
+
+    parity = verify_onnx(file, golden=golden)
+    say(
+        f"{file}: max difference {parity.max_difference:.1e} on {parity.num_pictures:,} images "
+        f"in {parity.num_batches:,} batches"
+    )

@@ -1,0 +1,357 @@
+"""Commands that take DATA or what a training left: demo, train, find-lr, check, bench, report, cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from vizsla.cli.terminal import (
+    as_json,
+    check_arch,
+    check_device,
+    check_writable,
+    counts_line,
+    data_name,
+    finish,
+    say,
+)
+from vizsla.errors import ConfigError
+from vizsla.recipe.config import DataConfig, TrainConfig, Truncated
+
+if TYPE_CHECKING:
+    from vizsla.train.display import Display
+    from vizsla.types import PictureTable
+
+Labels = Annotated[DataConfig, Parameter(name="*")]
+Choices = Annotated[TrainConfig, Parameter(name="*")]
+
+AS_FOLDERS, DEFAULTS = DataConfig(), TrainConfig()
+
+MADE_UP = "photographs like those made up"
+MADE_UP_COUNTS = (800, 200)
+
+
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    epochs: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Train on 2,624 images of solar cells: which are defective?
+
+    The images are in the package elpv-dataset: pip install elpv-dataset jinja2
+
+    Args:
+        out: Folder for the results.
+        epochs: End-to-end epochs after the head was fitted; auto: 5 on a CUDA device, else 0.
+        seed: Split, crops and everything else that is random follow from it.
+        force: Write into the folder even if it exists.
+    """
+    from vizsla.data.table.demo_data import SOLAR_CELLS, solar_cells
+    from vizsla.run.train import RunPlan, run_training
+    from vizsla.train.display import Display
+
+    display = Display()
+    display.line(f"Data: {SOLAR_CELLS.name}")
+    display.line(f"Licence: {SOLAR_CELLS.licence}. {SOLAR_CELLS.terms} {SOLAR_CELLS.licence_url}")
+    references = tuple((result.method, result.accuracy) for result in SOLAR_CELLS.published)
+    plan = RunPlan(
+        title="Defects in solar cells",
+        data=SOLAR_CELLS.name,
+        source="elpv-dataset",
+        config=TrainConfig(epochs=epochs, seed=seed),
+        references=references,
+        notes=(
+            f"The images are under {SOLAR_CELLS.licence} ({SOLAR_CELLS.licence_url}): {SOLAR_CELLS.terms}",
+            *SOLAR_CELLS.citation,
+        ),
+    )
+    run = run_training(solar_cells(seed=seed), plan=plan, out=out, force=force, display=display)
+    finish(run, references=references)
+
+
+def train(
+    data: Path | None = None,
+    *,
+    where: Labels = AS_FOLDERS,
+    choices: Choices = DEFAULTS,
+    on_bad: Literal["error", "skip"] = "error",
+    out: Path | None = None,
+    checkpoint_every: float = 300.0,
+    profile: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    config: Path | None = None,  # noqa: ARG001 (``read_config`` has taken what it says)
+) -> None:
+    r"""Train a classifier; write model, numbers and report.
+
+    The results are in a folder of their own, by default runs/NAME; an earlier run is never written over without --force.
+
+    For example:
+
+        vizsla train pets
+        vizsla train pets/images --labels 'regex:(.+)_\d+\.jpg$' --epochs 3 --size 160
+        vizsla train pets --epochs 10 --resume
+        vizsla train --config runs/pets/config.toml --seed 1
+        torchrun --nproc-per-node 4 -m vizsla train pets --epochs 5
+
+    Args:
+        data: A folder of images, or a CSV file that lists them.
+        on_bad: Refuse images that cannot be read, or skip them and train on the rest.
+        out: Folder for the results; default: runs/NAME.
+        checkpoint_every: Seconds between two states that the end-to-end epochs write, for --resume.
+        profile: Print where the time went and write it to profile.json; on CUDA steps are slower then.
+        resume: Go on with the run in the folder that was cut off; begin if there is none.
+        force: Write into the folder even if it exists; with --resume: even if data or settings differ.
+        config: The config.toml of a run folder: its choices hold wherever no option is typed.
+    """
+    from dataclasses import replace
+
+    from vizsla.data.table.from_words import resolve_data
+    from vizsla.run.train import RunPlan, run_training
+    from vizsla.train import distributed
+    from vizsla.train.display import Display
+
+    if data is None:
+        raise ConfigError("Give DATA, a folder of images or a CSV file, or --config FILE.")
+    check_arch(choices.arch)
+    check_device(choices.device)
+    with distributed.start(choices.device) as own_device:
+        if own_device is not None:
+            choices = replace(choices, device=str(own_device))
+        table = resolve_data(data, labels=where.labels, valid=where.valid, seed=choices.seed)
+        display = Display(quiet=not distributed.is_main())
+        display.line(counts_line(table))
+        name = data_name(data)
+        plan = RunPlan(
+            title=name,
+            data=str(data),
+            source=data,
+            config=choices,
+            on_bad=on_bad,
+            labels=where.labels,
+            valid=where.valid,
+        )
+        run = run_training(
+            table,
+            plan=plan,
+            out=Path("runs") / name if out is None else out,
+            force=force,
+            resume=resume,
+            checkpoint_seconds=checkpoint_every,
+            profile=profile,
+            display=display,
+        )
+        main = distributed.is_main()
+    if main:
+        finish(run)
+
+
+def find_lr(
+    data: Path,
+    /,
+    *,
+    where: Labels = AS_FOLDERS,
+    choices: Choices = DEFAULTS,
+    steps: int = 100,
+    out: Path | None = None,
+) -> None:
+    """Suggest a learning rate for the end-to-end epochs.
+
+    Prints rates for train --lr and draws the loss over the rate. Give the same options as to train: the rate is raised
+    from where its end-to-end epochs would begin, and nothing of that is kept.
+
+    Args:
+        data: A folder of images, or a CSV file that lists them.
+        steps: Steps of each of three runs.
+        out: The plot, a PNG; default: NAME-learning-rate.png.
+    """
+    from vizsla.data.table.from_words import resolve_data
+    from vizsla.recipe.recipe import EPOCH_COLUMNS
+    from vizsla.run.find_rate import describe, find_rate
+    from vizsla.train.display import Display
+    from vizsla.train.lr_finder import save_finder_plot
+
+    check_arch(choices.arch)
+    check_device(choices.device)
+    table = resolve_data(data, labels=where.labels, valid=where.valid, seed=choices.seed)
+    plot = Path(f"{data_name(data)}-learning-rate.png") if out is None else out
+    check_writable(plot)
+    display = Display()
+    display.line(counts_line(table))
+    display.header(EPOCH_COLUMNS)
+    curve, suggestions = find_rate(table, config=choices, display=display, num_it=steps)
+    say()
+    for line in describe(suggestions):
+        say(line)
+    say(f"Plot: {save_finder_plot(plot, curve, suggestions)}")
+
+
+def check(
+    data: Path,
+    /,
+    *,
+    where: Labels = AS_FOLDERS,
+    truncated: Truncated = "strict",
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Show what is in the data and what is wrong with it.
+
+    Exit code 0: it can be trained on. Exit code 2: it cannot; all faults are named.
+
+    For example:
+
+        vizsla check pets
+        vizsla check labels.csv --labels csv:labels.csv,image=file,label=breed --json
+
+    Args:
+        data: A folder of images, or a CSV file that lists them.
+        truncated: JPEGs that end too early: strict: unreadable; ok: take what is there.
+        seed: The split that is drawn follows from it.
+        json: Print the counts as one JSON object.
+    """
+    from vizsla.data.cache.cache import PictureCache
+    from vizsla.data.images.facts import SmallPictures
+    from vizsla.data.table.check import describe_data
+    from vizsla.data.table.from_words import resolve_data
+    from vizsla.run.train import RunPlan, enlarged_pictures, read_all
+    from vizsla.train.display import Display
+    from vizsla.types import as_size
+
+    table = resolve_data(data, labels=where.labels, valid=where.valid, seed=seed)
+    display = Display(quiet=json)
+    config = TrainConfig(truncated=truncated)
+    plan = RunPlan(title="", data=str(data), config=config)
+    cache, small = PictureCache(mode="off"), SmallPictures(as_size(config.size))
+    table = read_all(table, plan=plan, cache=cache, display=display, small=small)
+    summary = describe_data(table)
+    if json:
+        say(as_json(summary))
+        return
+    width = max(len(one.label) for one in summary.classes)
+    display.line(f"{'class'.ljust(width)}  {'train':>7}  {'valid':>7}  {'other':>7}")
+    for one in summary.classes:
+        counts = f"{one.num_train:>7,}  {one.num_valid:>7,}  {one.num_other:>7,}"
+        display.line(f"{one.label.ljust(width)}  {counts}")
+    display.line(f"All {summary.num_train + summary.num_valid:,} images can be read.")
+    enlarged = enlarged_pictures(table, plan=plan, small=small)
+    if enlarged:
+        display.line(enlarged)
+
+
+def bench(
+    data: Path | None = None,
+    /,
+    *,
+    where: Labels = AS_FOLDERS,
+    choices: Choices = DEFAULTS,
+    seconds: float = 40.0,
+    json: bool = False,
+) -> None:
+    """Measure what training and predicting cost on this machine.
+
+    Reads some of the images, takes some steps with random weights, and says what each part costs, how long training on
+    all of them would take, what takes most of it, and which settings are faster. Give the same options as to train.
+
+    For example:
+
+        vizsla bench pets
+        vizsla bench pets --arch resnet34 --bs 64 --device cuda
+        vizsla bench --json
+
+    Args:
+        data: A folder of images, or a CSV file that lists them; without it photographs are made up.
+        seconds: About how long to measure.
+        json: Print everything as one JSON object.
+    """
+    import tempfile
+
+    from vizsla.bench.results import lines_of
+    from vizsla.bench.run import run_bench
+    from vizsla.data.table.from_words import resolve_data
+    from vizsla.train.display import Display
+
+    check_arch(choices.arch)
+    check_device(choices.device)
+    display = Display(quiet=json)
+    with tempfile.TemporaryDirectory(prefix="vizsla-bench-") as folder:
+        if data is None:
+            table, counts = _made_up(Path(folder), choices.batch_size, display), MADE_UP_COUNTS
+        else:
+            table = resolve_data(data, labels=where.labels, valid=where.valid, seed=choices.seed)
+            counts = None
+        result = run_bench(
+            table,
+            config=choices,
+            data=MADE_UP if data is None else str(data),
+            counts=counts,
+            seconds=seconds,
+            display=display,
+        )
+    if json:
+        say(as_json(result))
+        return
+    for line in lines_of(result):
+        display.line(line)
+
+
+def _made_up(folder: Path, batch_size: int, display: Display) -> PictureTable:
+    """Make photographs of two classes and return their table."""
+    from vizsla.bench.made_up import make_photographs
+    from vizsla.data.table.from_words import resolve_data
+
+    number = max(16, min(128, 4 * batch_size))
+    with display.bar("making photographs", total=number) as move:
+        make_photographs(folder, number=number, on_progress=move)
+    return resolve_data(folder, seed=0)
+
+
+def report(run: Path, /, *, data: Path | None = None, device: str = "auto") -> None:
+    """Write the report of a run again, from its files.
+
+    Only training has seen each training image with a model that did not learn from it (leave-one-out), and a run folder
+    does not keep what that model said: the new page lists suspected labels of validation images, and none of training
+    images. The page, report.html in that folder, is replaced at the end.
+
+    For example:
+
+        vizsla report runs/pets --data /mnt/photos/pets
+
+    Args:
+        run: A folder that train or demo wrote.
+        data: Where its images are now, if they have moved.
+        device: auto, cpu, cuda or mps.
+    """
+    from vizsla.run.report import rebuild_report
+    from vizsla.train.display import Display
+
+    check_device(device)
+    say(f"Report: {rebuild_report(run, data=data, device=device, display=Display())}")
+
+
+def show_cache(*, clear: bool = False) -> None:
+    """Show what is kept on disk between runs, or remove it.
+
+    Args:
+        clear: Remove all images from it.
+    """
+    from vizsla.data.cache.disk import cache_folder, clear_disk_cache, disk_use
+    from vizsla.machine import shown_bytes
+
+    folder = cache_folder()
+    if clear:
+        before = clear_disk_cache(folder)
+        size = shown_bytes(before.num_bytes)
+        say(f"Removed {before.num_pictures:,} images, {size}, from {folder}")
+        return
+    use = disk_use(folder)
+    say(f"place   {use.folder}")
+    say(f"size    {shown_bytes(use.num_bytes)}, {use.num_pictures:,} images")
+    say(
+        f"budget  {shown_bytes(use.budget_bytes)}, a quarter of the space that is free or taken by it; "
+        "train --cache-budget changes it for a run"
+    )

@@ -1,0 +1,127 @@
+"""The choices of a run, as dataclasses: checked once, here; the command line and ``config.toml`` are made from the same fields.
+
+Nothing heavy is imported, so that ``vizsla train --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from vizsla.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+CacheMode = Literal["auto", "memory", "disk", "off", "device"]
+Truncated = Literal["strict", "ok"]
+
+EPOCHS_ON_GPU = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where labels and the split come from; see ``resolve_data``.
+
+    Attributes:
+        labels: folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]
+        valid: Share of each class to hold out; auto: the folder valid where there is one, else 0.2.
+    """
+
+    labels: str = "folder"
+    valid: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The choices of a training run; each default is a good first try on photographs.
+
+    Attributes:
+        arch: Network, by its name in timm or torchvision. The weights of the default are installed with vizsla.
+        weights: A file of weights for the network instead of the published ones.
+        epochs: End-to-end epochs after the head was fitted; auto: 5 on a CUDA device, else 0.
+        size: Side of the square that the network sees, in pixels; most weights were trained for 224.
+        presize: Short side at which images are kept for random crops, in pixels; auto: 1.3 times the size, so that
+            rotations and crops do not run out of image.
+        batch_size: Images in a step.
+        learning_rate: Peak learning rate of the late layers in the end-to-end epochs.
+        seed: Split, crops and everything else that is random follow from it.
+        precision: Number format of the network; auto: fp32 on a CPU, fp16 or bf16 on CUDA.
+        num_workers: Threads that read images; auto (or -1): one per core.
+        device: auto, cpu, cuda or mps.
+        cache: Where prepared images are kept between epochs, see ``ImageCache``.
+        cache_budget: What they may take, such as 4GB; auto: a share of what is free.
+        truncated: JPEGs that end too early: strict: unreadable; ok: take what is there.
+
+    Raises:
+        ConfigError: A value cannot work.
+    """
+
+    arch: str = "efficientnet_lite0"
+    weights: str = ""
+    epochs: int | Literal["auto"] = "auto"
+    size: int = 224
+    presize: int | Literal["auto"] = "auto"
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    seed: int = 0
+    precision: Precision = "auto"
+    num_workers: int | Literal["auto"] = "auto"
+    device: str = "auto"
+    cache: CacheMode = "auto"
+    cache_budget: int | str = "auto"
+    truncated: Truncated = "strict"
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.size, least=1):
+            raise ConfigError(f"size is a positive whole number of pixels. Received: {self.size!r}")
+        for name, least in (("epochs", 0), ("presize", self.size), ("num_workers", -1)):
+            value = getattr(self, name)
+            if value != "auto" and not _is_whole(value, least=least):
+                raise ConfigError(
+                    f"{name} is 'auto' or a whole number from {least} on. Received: {value!r}"
+                )
+        if not _is_whole(self.batch_size, least=1):
+            raise ConfigError(f"batch_size is at least 1. Received: {self.batch_size!r}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate is a positive number. Received: {self.learning_rate}")
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+            raise ConfigError(
+                f"device is 'auto', 'cpu', 'cuda' or 'mps'. Received: {self.device!r}"
+            )
+        for name, kind in (
+            ("precision", Precision),
+            ("cache", CacheMode),
+            ("truncated", Truncated),
+        ):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(
+                    f"{name} is one of {', '.join(get_args(kind))}. Received: {getattr(self, name)!r}"
+                )
+        if self.cache_budget != "auto":
+            from vizsla.machine import parse_bytes
+
+            parse_bytes(self.cache_budget, option="cache_budget")
+
+    @property
+    def kept_size(self) -> int:
+        """The presize in pixels."""
+        return round(1.3 * self.size) if isinstance(self.presize, str) else self.presize
+
+    @property
+    def num_threads(self) -> int | None:
+        """The number of reading threads, None for one per core."""
+        chosen = self.num_workers
+        return None if isinstance(chosen, str) or chosen < 0 else chosen
+
+    def epochs_on(self, device: torch.device) -> int:
+        """Return the number of end-to-end epochs on a device."""
+        if isinstance(self.epochs, str):
+            return EPOCHS_ON_GPU if device.type == "cuda" else 0
+        return self.epochs
+
+
+def _is_whole(value: object, *, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

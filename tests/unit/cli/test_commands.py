@@ -1,0 +1,142 @@
+"""``vizsla cache`` and the cache options of ``vizsla train``, as typed in a terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.key import PictureKey
+from vizsla.data.images.sizing import Resize
+from vizsla.errors import ConfigError
+from vizsla.model_file.bundle import save_bundle
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
+from vizsla.recipe.config import TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Done
+
+
+@pytest.fixture
+def filled_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A VIZSLA_HOME whose cache holds three pictures."""
+    monkeypatch.setenv("VIZSLA_HOME", str(tmp_path))
+    cache = PictureCache(mode="disk")
+    for number in range(3):
+        key = PictureKey(path=str(number), num_bytes=1, modified_ns=2, preparation="whole")
+        cache.get(key, lambda: np.zeros((300, 300, 3), np.uint8))
+    return tmp_path
+
+
+def test_cache_shows_place_size_and_budget(filled_home: Path, vizsla: Callable[..., Done]):
+    result = vizsla("cache")
+    assert result.code == 0
+    place, size, budget = result.out.splitlines()
+    assert place == f"place   {filled_home / 'cache' / 'pictures'}"
+    assert size == "size    0.8 MB, 3 images"
+    assert budget.startswith("budget  ")
+    assert "a quarter of the space" in budget
+
+
+def test_cache_clear_removes_the_pictures_and_says_so(
+    filled_home: Path, vizsla: Callable[..., Done]
+):
+    result = vizsla("cache", "--clear")
+    assert result.code == 0
+    folder = filled_home / "cache" / "pictures"
+    assert result.out == f"Removed 3 images, 0.8 MB, from {folder}\n"
+    assert list(folder.iterdir()) == []
+    assert vizsla("cache").out.splitlines()[1] == "size    0.0 MB, 0 images"
+
+
+def test_cache_makes_no_folder_by_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vizsla: Callable[..., Done]
+):
+    monkeypatch.setenv("VIZSLA_HOME", str(tmp_path / "none"))
+    for arguments in (["cache"], ["cache", "--clear"]):
+        assert vizsla(*arguments).code == 0
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--cache", "disc"], "disc"),
+        (["--cache-budget", "lots"], "cache_budget is a number of bytes such as 500MB"),
+    ],
+)
+def test_train_refuses_cache_options_that_cannot_work(
+    picture_folder: Path, arguments: list[str], said: str, vizsla: Callable[..., Done]
+):
+    result = vizsla("train", picture_folder, *arguments)
+    assert result.code == 2
+    assert said in result.err
+
+
+def test_a_training_configuration_knows_its_cache():
+    assert TrainConfig(cache="disk", cache_budget="4GB").cache == "disk"
+    assert TrainConfig(cache_budget=500).cache_budget == 500
+    with pytest.raises(ConfigError, match="cache_budget"):
+        TrainConfig(cache_budget=-1)
+
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    classifier = Classifier(
+        backbone, ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[]), vocab=("a", "b")
+    )
+    path = tmp_path_factory.mktemp("cli") / "model.safetensors"
+    return save_bundle(path, classifier=classifier.eval(), resize=Resize(40))
+
+
+def test_a_model_is_exported_and_verified(model: Path, vizsla: Callable[..., Done]):
+    onnx = model.with_suffix(".onnx")
+    done = vizsla("export", str(model), "--onnx", str(onnx))
+    assert done.code == 0
+    first, second = done.out.splitlines()
+    assert first.startswith(f"{onnx}: max difference ")
+    assert second.endswith(f"images and answers for `vizsla verify {onnx}`")
+    verified = vizsla("verify", str(onnx))
+    assert verified.code == 0
+    assert verified.out.startswith(f"{onnx}: max difference ")
+    onnx.with_suffix(".golden.npz").write_bytes(b"x")
+    damaged = vizsla("verify", str(onnx))
+    assert damaged.code == 2
+    assert "golden.npz" in damaged.err
+
+
+def test_export_without_a_file_to_write_says_which_there_are(
+    model: Path, vizsla: Callable[..., Done]
+):
+    done = vizsla("export", str(model))
+    assert done.code == 2
+    assert "--onnx FILE, --torch FILE" in done.err
+
+
+def test_train_profile_prints_where_the_time_went_and_writes_it(
+    vizsla: Callable[..., Done], picture_folder: Path, tmp_path: Path
+):
+    out = tmp_path / "run"
+    done = vizsla("train", picture_folder, "--size", "32", "--profile", "--out", out)
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("where the time"))
+    assert lines[start + 1].startswith("reading pictures, 24 pictures")
+    assert lines[start + 2].startswith("features first, 24 pictures")
+    stages = json.loads((out / "profile.json").read_text("utf-8"))["stages"]
+    names = ["reading pictures", "features first", "results"]
+    assert [stage["stage"] for stage in stages] == names
