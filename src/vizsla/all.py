@@ -40,7 +40,12 @@ from vizsla.augment.policy import (
 from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.data.images.sizing import CropPad, RandomCrop, RandomResizedCrop, RatioResize
 from vizsla.data.images.item_transforms import DihedralItem, FlipItem
-from vizsla.data.loading.dataloaders import default_device
+from vizsla.data.loading.dataloaders import DataLoader as TfmdDL
+from vizsla.data.loading.dataloaders import DataLoaders, default_device
+from vizsla.data.table.block import DataBlock
+from vizsla.data.table.factories import ImageDataLoaders
+from vizsla.notebook.batches import Datasets
+from vizsla.notebook.tensors import Pipeline, TensorCategory, TensorImage, TensorMultiCategory
 from vizsla.data.download import URLs, untar_data
 from vizsla.data.table.splits import GroupSplitter, RandomSubsetSplitter, TrainTestSplitter
 from vizsla.data.table.labels import ColReader, RegexLabeller, parent_label, using_attr
@@ -65,22 +70,15 @@ from vizsla.notebook.architectures import (
     vgg16, vgg16_bn, vgg19, vgg19_bn, vit_b_16, vit_b_32, vit_h_14, vit_l_16, vit_l_32,
     wide_resnet101_2, wide_resnet50_2,
 )
-from vizsla.notebook.batches import NotebookLoader as TfmdDL
 from vizsla.notebook.cleaner import ImageClassifierCleaner
 from vizsla.notebook.collections import (
     Inf, L, first, noop, patch_path, set_seed, tensor,
 )
 from vizsla.notebook.interpretation import ClassificationInterpretation
-from vizsla.notebook.items import Datasets, TensorMultiCategory
-from vizsla.notebook.loaders import NotebookLoaders as DataLoaders
-from vizsla.notebook.names import (
-    AttrGetter, ItemGetter, PadMode, ResizeMethod, imagenet_stats, verify_images,
-)
-from vizsla.notebook.pictures import PILImage
-from vizsla.notebook.show import plot_function, show_image, show_images, subplots
-from vizsla.notebook.surface import DataBlock, ImageDataLoaders
-from vizsla.notebook.tensors import Pipeline, TensorCategory, TensorImage
-from vizsla.notebook.vocab import CategoryMap
+from vizsla.notebook.collections import AttrGetter, ItemGetter, PadMode, ResizeMethod, imagenet_stats
+from vizsla.notebook.images import PILImage
+from vizsla.notebook.images import plot_function, show_image, show_images, subplots, verify_images
+from vizsla.data.table.labels import CategoryMap
 from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
 from vizsla.train.callbacks.base import Callback
 from vizsla.train.metrics import F1ScoreMulti, FBetaMulti, HammingLossMulti, JaccardMulti, MatthewsCorrCoefMulti, PrecisionMulti, RecallMulti

@@ -96,26 +96,34 @@ class Problem:
     spoils_training_only: bool = False
 
 
-def raise_problems(problems: Sequence[Problem], *, for_looking: bool = False) -> None:
-    """Raise one error that tells of all problems, or return if there is none.
+def raise_problems(
+    problems: Sequence[Problem], *, before_training: bool = True
+) -> DataError | None:
+    """Raise one error that tells of all problems, or return None if there is none.
 
     Args:
-        problems: What was found, in the order in which it shall be told.
-        for_looking: Only warn of problems that spoil nothing but training.
+        problems: What was found, in the order in which they are told.
+        before_training: False lets images pass that can be looked at but not trained on: a warning says so.
+
+    Returns:
+        The error that training on such images must raise.
 
     Raises:
         DataError: There is a problem. It is the subclass of the problems where they share one.
     """
-    if for_looking:
-        for problem in problems:
-            if problem.spoils_training_only:
-                warnings.warn(f"Look, but do not train. {problem.text}", stacklevel=2)
-        problems = [problem for problem in problems if not problem.spoils_training_only]
     if not problems:
-        return
+        return None
+    error = _one_error(problems)
+    if before_training or not all(problem.spoils_training_only for problem in problems):
+        raise error
+    warnings.warn(f"These images can be shown, but not trained on. {error}", stacklevel=2)
+    return error
+
+
+def _one_error(problems: Sequence[Problem]) -> DataError:
     kinds = {problem.kind for problem in problems}
     kind = kinds.pop() if len(kinds) == 1 else DataError
     if len(problems) == 1:
-        raise kind(problems[0].text)
+        return kind(problems[0].text)
     numbered = [f"{number}. {problem.text}" for number, problem in enumerate(problems, start=1)]
-    raise kind("\n".join([f"The data has {len(problems)} problems.", *numbered]))
+    return kind("\n".join([f"The data has {len(problems)} problems.", *numbered]))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, DataError
 from vizsla.paths import PicturePaths
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ class PictureTable:
         valid_rows: int64 ``(V,)``, rows held out.
         skipped: ``(path, cause)`` of images that were left out because they cannot be read.
         task: What is predicted of an image.
+        untrainable: The error that training raises, where the images can only be looked at; else None.
 
     Raises:
         ConfigError: ``task`` is none of ``Task``, or the targets have not its dtype and number of axes.
@@ -178,6 +179,7 @@ class PictureTable:
     valid_rows: Tensor
     skipped: tuple[tuple[Path, str], ...] = ()
     task: Task = "category"
+    untrainable: DataError | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", PicturePaths.of(self.paths))

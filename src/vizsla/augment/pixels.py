@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from torch import Tensor
+
 from vizsla.augment.acting import Acting
 from vizsla.augment.options import Draw, check_range, store_draws
 from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
 
 class FirstBatch(Protocol):
@@ -197,7 +197,11 @@ class Normalize:
         Example:
             >>> normalised = Normalize().set_up(dls.train)(images)
         """
-        return self if self.mean is not None else Normalize.of(loader.one_batch()[0])
+        return (
+            self
+            if self.mean is not None
+            else Normalize.of(loader.one_batch()[0].as_subclass(Tensor))
+        )
 
     @classmethod
     def of(cls, images: Tensor) -> Normalize:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from vizsla.bench.budget import seconds_of, wait_for
 from vizsla.bench.steps import StepTimes, time_steps
@@ -21,8 +22,6 @@ from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vizsla.infer.run import Precision
     from vizsla.recipe.config import TrainConfig
     from vizsla.types import PictureTable
@@ -99,7 +98,7 @@ class NetworkBench:
 
     def forward(self, *, within: float) -> float:
         """Return the seconds that a picture's forward pass takes, in batches."""
-        images, _ = self._loaders.loader_for(self._table.train_rows).one_batch()
+        images = self._loaders.loader_for(self._table.train_rows).one_batch()[0].as_subclass(Tensor)
         with evaluation_mode(self.classifier):
             seconds = seconds_of(
                 lambda: compute_logits(self.classifier, images, precision=self.precision),

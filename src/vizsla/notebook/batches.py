@@ -1,235 +1,244 @@
-"""The engine's loaders in, loaders to look at out: batches that print and show themselves, items, steps, the vocabulary.
+"""What a notebook shows of data loaders: batches that print their kind, grids of labelled images, the items behind them.
 
-Training reads the same plain batches as without this (``batches``); only what a person asks for (``one_batch``, iteration,
-``show_batch``) comes as ``TensorImage`` and ``TensorCategory``. B: pictures of a batch; H, W: sides.
+Training reads plain tensors (``DataLoader.batches``). Only what a person asks for (``one_batch``, iteration,
+``show_batch``) comes as ``TensorImage`` and ``TensorCategory``. B images of a batch, H and W their sides.
 """
 
 from __future__ import annotations
 
-from contextlib import closing
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
-from vizsla.data.loading.dataloaders import DataLoader
-from vizsla.data.loading.order import ALL, Share, part, rows_of, turns_of
+from vizsla.augment.apply import BatchAugmentation
+from vizsla.data.images.item_transforms import item_pipeline
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.loading.order import rows_of, turns_of
+from vizsla.data.table.labels import CategoryMap
 from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate.plots import picture_grid, set_fitting_titles
-from vizsla.notebook.collections import L
-from vizsla.notebook.items import PictureItems, as_target
-from vizsla.notebook.steps import Steps, batch_steps, item_steps
-from vizsla.notebook.tensors import TensorImage
-from vizsla.notebook.vocab import CategoryMap
+from vizsla.notebook.collections import L, collection_text
+from vizsla.notebook.images import PILImage
+from vizsla.notebook.summary import transforms_of
+from vizsla.notebook.tensors import TensorImage, as_target
+from vizsla.train.losses import default_loss
 from vizsla.types import is_labelled, label_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from vizsla.types import Batch
+    from torch import nn
+
+    from vizsla.augment.policy import BatchTransform
+    from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
+    from vizsla.types import Batch, PictureTable
 
 
-class NotebookLoader(DataLoader):
-    """A loader that can be looked at; made of one of the engine's by ``of``.
+class ImageItems:
+    """Images with their labels before any transform, read when they are looked at.
 
-    Asked twice for a batch, it gives the first batch of two epochs, so training pictures differ, as they do in training.
+    Args:
+        table: Paths and targets.
+        rows: int64 ``(N,)``, which of them.
+
+    Examples:
+        >>> dls.train_ds[0]
+        (PILImage mode=RGB size=40x30, TensorCategory(0))
     """
 
-    _looks: int = 0
-    _get_idxs: Callable[[], Iterable[int]] | None = None
+    def __init__(self, table: PictureTable, rows: Tensor) -> None:
+        self.table = table
+        self.rows = rows
 
-    @classmethod
-    def of(cls, loader: DataLoader) -> NotebookLoader:
-        """Return a loader of the same pictures in the same order, prepared in the same way."""
-        return cls(loader.loader, augmentation=loader.augmentation)
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
 
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the batches of epoch 0, each as ``one_batch`` returns it."""
-        with closing(self.batches()) as batches:
-            for batch in batches:
-                yield self._shown(batch)
+    @overload
+    def __getitem__(self, index: int) -> tuple[PILImage, Tensor]: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int]) -> L[Any]: ...
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Any:
+        """Return one pair, or those of a slice or list of positions."""
+        if isinstance(index, slice):
+            return L([self[place] for place in range(len(self))[index]])
+        if not isinstance(index, int):
+            return L([self[place] for place in index])
+        row = int(self.rows[range(len(self))[index]])
+        image = PILImage.create(self.table.paths[row])
+        return image, as_target(self.table.targets[row], task=self.table.task)
 
-    def batches(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> Generator[Batch]:
-        """Yield the batches of an epoch; see ``DataLoader.batches``.
+    def __iter__(self) -> Iterator[tuple[PILImage, Tensor]]:
+        """Yield all pairs."""
+        return (self[place] for place in range(len(self)))
 
-        Args:
-            epoch: As there.
-            start: As there.
-            share: As there.
-        """
-        if self._get_idxs is None:
-            return super().batches(epoch=epoch, start=start, share=share)
-        plan = self._chosen_plan(len(self))[start:]
-        return self._prepared([part(turns, share=share) for turns in plan], epoch=epoch)
-
-    def one_batch(self, *, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return one batch, for looking at.
-
-        Args:
-            epoch: The first batch of this epoch; None is the next epoch at each call.
-
-        Returns:
-            ``TensorImage`` float32 ``(B, 3, H, W)`` 0-1, and ``TensorCategory`` int64 ``(B,)`` (or what else the labels
-            are), on the device; the pictures alone where no label is known.
-
-        Raises:
-            DataError: There are no pictures.
-        """
-        if epoch is None:
-            epoch, self._looks = self._looks, self._looks + 1
-        plan = self.loader.plan(epoch=epoch) if self._get_idxs is None else self._chosen_plan(1)
-        for batch in self._prepared(plan[:1], epoch=epoch):
-            return self._shown(batch)
-        raise DataError("There is no batch to show: this loader was given no pictures.")
-
-    @property
-    def get_idxs(self) -> Callable[[], Iterable[int]]:
-        """A function that gives the positions that come up in an epoch; set another one to choose them.
-
-        It may be endless (``Inf.ones`` for always the second picture): an epoch is as long as without it.
-        """
-        return self._get_idxs or self._usual_idxs
-
-    @get_idxs.setter
-    def get_idxs(self, function: Callable[[], Iterable[int]] | None) -> None:
-        self._get_idxs = function
-
-    @property
-    def dataset(self) -> PictureItems:
-        """Pictures and labels, before any transform."""
-        return PictureItems(self.table, self.rows)
+    def __repr__(self) -> str:
+        return collection_text(self)  # pyright: ignore[reportArgumentType] (it has a length and positions)
 
     @property
     def items(self) -> L[Any]:
         """The paths."""
-        return self.dataset.items
+        return L([self.table.paths[row] for row in self.rows.tolist()])
 
     @property
     def vocab(self) -> CategoryMap:
-        """The classes, in the order of the numbers."""
+        """The classes."""
         return CategoryMap(self.table.vocab, sort=False)
+
+
+class Datasets:
+    """The training and the validation images of a table.
+
+    Args:
+        table: Paths, targets, and who is in which split.
+
+    Attributes:
+        train: Training images.
+        valid: Validation images.
+    """
+
+    def __init__(self, table: PictureTable) -> None:
+        self.table = table
+        self.train = ImageItems(table, table.train_rows)
+        self.valid = ImageItems(table, table.valid_rows)
+
+    def __len__(self) -> int:
+        """Return the number of images in both."""
+        return len(self.train) + len(self.valid)
+
+    def __getitem__(self, index: int) -> tuple[PILImage, Tensor]:
+        """Return one pair, training images first."""
+        place = range(len(self))[index]
+        num_train = len(self.train)
+        return self.train[place] if place < num_train else self.valid[place - num_train]
+
+    def __repr__(self) -> str:
+        return f"train: {self.train!r}\nvalid: {self.valid!r}"
+
+    @property
+    def vocab(self) -> CategoryMap:
+        """The classes."""
+        return self.train.vocab
 
     @property
     def c(self) -> int:
         """Number of classes, or of numbers that are predicted."""
         return len(self.table.vocab)
 
-    @property
-    def after_item(self) -> Steps:
-        """What is done to each picture."""
-        return item_steps(self.loader.reader.items)
 
-    @property
-    def before_batch(self) -> Steps:
-        """What is done to the pictures together before they are a batch: nothing."""
-        return Steps()
+def dressed(batch: Batch, *, table: PictureTable) -> tuple[Tensor, Tensor]:
+    """Return the images and targets of a batch as tensors that print their kind; images alone where no label is known."""
+    images = TensorImage(batch.images)
+    if not bool(is_labelled(batch.targets).any()):
+        return (images,)  # pyright: ignore[reportReturnType] (nothing to unpack, as in fastai)
+    return images, as_target(batch.targets, task=table.task)
 
-    @property
-    def after_batch(self) -> Steps:
-        """What is done to a batch in training; validation has the size alone of it."""
-        return batch_steps(self.augmentation.policy)
 
-    def decode_batch(self, b: Sequence[Tensor], max_n: int = 9) -> L[Any]:
-        """Return the pictures of a batch as bytes, with their labels in words.
+def usual_positions(loader: DataLoader) -> list[int]:
+    """Return the positions of the images in the order in which epoch 0 reads them."""
+    position_of = {row: place for place, row in enumerate(loader.rows.tolist())}
+    turns = loader.loader.plan()
+    rows = rows_of(torch.cat(turns)) if turns else loader.rows
+    return [position_of[row] for row in rows.tolist()]
 
-        Args:
-            b: As ``one_batch`` returns it.
-            max_n: At most so many.
 
-        Returns:
-            (``TensorImage`` uint8 ``(3, H, W)``, label) for each; the pictures in a tuple of their own where no labels are.
-        """
-        images = b[0][:max_n].detach().as_subclass(Tensor).cpu()
-        pictures = (
-            (images.clamp(0, 1) * 255).to(torch.uint8) if images.is_floating_point() else images
+def chosen_plan(loader: DataLoader, *, num_batches: int) -> tuple[Tensor, ...]:
+    """Return the turns of at most so many batches of the positions that the loader's ``get_idxs`` gives."""
+    most = min(num_batches * loader.bs, loader.n) if num_batches > 1 else loader.bs
+    places = [int(place) for place in islice(iter(loader.get_idxs()), most)]
+    outside = [place for place in places if not -loader.n <= place < loader.n]
+    if outside:
+        raise ConfigError(
+            f"get_idxs gives positions of the {loader.n} images, from 0 to {loader.n - 1}. Received: {outside[0]}"
         )
-        shown = [TensorImage(picture) for picture in pictures]
-        if len(b) < 2:
-            return L([(picture,) for picture in shown])
-        return L(list(zip(shown, self.labels_of(b[1][:max_n]), strict=True)))
+    return torch.split(turns_of(loader.rows[places]), loader.bs)
 
-    def labels_of(self, targets: Tensor) -> list[str]:
-        """Return targets in words; an empty text where the label is not known.
 
-        Args:
-            targets: As a batch has them.
-        """
-        plain = targets.detach().as_subclass(Tensor).cpu()
-        return [label_of(one, task=self.table.task, vocab=self.table.vocab) for one in plain]
+def decode_batch(loader: DataLoader, batch: Sequence[Tensor], *, max_n: int) -> L[Any]:
+    """Return (``TensorImage`` uint8 ``(3, H, W)``, label in words) of the images of a batch; see ``DataLoader.decode_batch``."""
+    images = batch[0][:max_n].detach().as_subclass(Tensor).cpu()
+    if images.is_floating_point():
+        images = (images.clamp(0, 1) * 255).to(torch.uint8)
+    shown = [TensorImage(image) for image in images]
+    if len(batch) < 2:
+        return L([(image,) for image in shown])
+    table, targets = loader.table, batch[1][:max_n].detach().as_subclass(Tensor).cpu()
+    labels = [label_of(one, task=table.task, vocab=table.vocab) for one in targets]
+    return L(list(zip(shown, labels, strict=True)))
 
-    def show_batch(
-        self,
-        b: Sequence[Tensor] | None = None,
-        max_n: int = 9,
-        nrows: int | None = None,
-        ncols: int | None = None,
-        figsize: tuple[float, float] | None = None,
-        unique: bool = False,
-        show: bool = True,
-    ) -> L[Any] | None:
-        """Draw the pictures of a batch with their labels, in a new figure.
 
-        Args:
-            b: The batch, (pictures, labels); None takes the next one.
-            max_n: At most so many pictures.
-            nrows: Rows; None follows from the rest.
-            ncols: Columns; None follows from the rest.
-            figsize: (width, height) of the figure in inches; None is 3 x 3 for each picture.
-            unique: Show one picture again and again, as different epochs of training see it.
-            show: False draws nothing.
+def show_batch(
+    loader: DataLoader,
+    batch: Sequence[Tensor] | None,
+    *,
+    max_n: int,
+    nrows: int | None,
+    ncols: int | None,
+    figsize: tuple[float, float] | None,
+    unique: bool,
+    show: bool,
+) -> L[Any] | None:
+    """Draw the images of a batch with their labels, or return what would be shown; see ``DataLoader.show_batch``."""
+    if nrows is not None and ncols is not None:
+        most = nrows * ncols
+        max_n = most if batch is None and unique else min(max_n, most)
+    if batch is None:
+        batch = _one_image(loader, max_n) if unique else loader.one_batch()
+    if not len(batch) or batch[0].ndim != 4:
+        raise ConfigError(
+            "A batch to show is (images, labels) with images (B, 3, H, W), as one_batch() returns it. "
+            f"Received: {[tuple(part.shape) for part in batch]}"
+        )
+    decoded = decode_batch(loader, batch, max_n=max_n)
+    if not show:
+        return decoded
+    places = picture_grid(len(decoded), nrows=nrows, ncols=ncols, figsize=figsize)
+    for axes, (image, *_) in zip(places, decoded, strict=False):
+        image.show(ctx=axes)
+    set_fitting_titles(places, [label for _, *labels in decoded for label in labels])
+    return None
 
-        Returns:
-            Without drawing, what would have been shown, as from ``decode_batch``; else nothing.
 
-        Raises:
-            ConfigError: There is no picture to show, or a number is not positive.
-        """
-        if nrows is not None and ncols is not None:
-            max_n = min(max_n, nrows * ncols) if b is not None or not unique else nrows * ncols
-        if b is None:
-            b = self._one_picture(max_n) if unique else self.one_batch()
-        if not len(b) or b[0].ndim != 4:
-            raise ConfigError(
-                "A batch to show is (pictures, labels) with pictures (B, 3, H, W), as one_batch() returns it. "
-                f"Received: {[tuple(part.shape) for part in b]}"
-            )
-        decoded = self.decode_batch(b, max_n)
-        if not show:
-            return decoded
-        places = picture_grid(len(decoded), nrows=nrows, ncols=ncols, figsize=figsize)
-        for axes, (picture, *_) in zip(places, decoded, strict=False):
-            picture.show(ctx=axes)
-        set_fitting_titles(places, [label for _, *labels in decoded for label in labels])
-        return None
+def _one_image(loader: DataLoader, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first image so many times, cropped and augmented differently each time."""
+    rows = rows_of(loader.loader.plan()[0][:1]) if len(loader) else loader.rows
+    for batch in loader.read_plan([turns_of(rows.repeat(count))], epoch=loader.next_look()):
+        return dressed(batch, table=loader.table)
+    raise DataError("There is no batch to show: this loader was given no images.")
 
-    def _one_picture(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return the first picture so many times, each time cropped and augmented anew."""
-        rows = rows_of(self.loader.plan()[0][:1]) if len(self) else self.rows
-        for batch in self._prepared([turns_of(rows.repeat(count))], epoch=self._looks):
-            self._looks += 1
-            return self._shown(batch)
-        raise DataError("There is no batch to show: this loader was given no pictures.")
 
-    def _shown(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        images = TensorImage(batch.images)
-        if not bool(is_labelled(batch.targets).any()):
-            return (images,)  # pyright: ignore[reportReturnType] (nothing to unpack, as in fastai)
-        return images, as_target(batch.targets, task=self.table.task)
+def loss_of(table: PictureTable) -> nn.Module:
+    """Return the loss that suits the labels of a table."""
+    return default_loss(table.task)
 
-    def _usual_idxs(self) -> list[int]:
-        position_of = {row: place for place, row in enumerate(self.rows.tolist())}
-        turns = self.loader.plan()
-        rows = rows_of(torch.cat(turns)) if turns else self.rows
-        return [position_of[row] for row in rows.tolist()]
 
-    def _chosen_plan(self, num_batches: int) -> tuple[Tensor, ...]:
-        """Return the turns of at most so many batches of the positions that ``get_idxs`` gives."""
-        most = min(num_batches * self.bs, self.n) if num_batches > 1 else self.bs
-        places = [int(place) for place in islice(iter(self.get_idxs()), most)]
-        outside = [place for place in places if not -self.n <= place < self.n]
-        if outside:
-            raise ConfigError(
-                f"get_idxs gives positions of the {self.n} pictures, from 0 to {self.n - 1}. Received: {outside[0]}"
-            )
-        return torch.split(turns_of(self.rows[places]), self.bs)
+def add_transforms(
+    dls: DataLoaders,
+    transforms: Sequence[Any],
+    event: str,
+    *,
+    loaders: Sequence[int | DataLoader] | None,
+) -> None:
+    """Add transforms to those of loaders, in place; see ``DataLoaders.add_tfms``."""
+    if event not in ("after_item", "after_batch"):
+        raise ConfigError(f"event is after_item or after_batch. Received: {event!r}")
+    if event == "after_item":
+        items = dls.items
+        sizing = [] if items.sizing is None else [items.sizing]
+        pipeline = item_pipeline([*items.before, *sizing, *items.after, *transforms])
+        dls.reader = PictureReader(resize=pipeline, cache=dls.cache, truncated=dls.reader.truncated)
+        for loader in dls:
+            loader.loader.reader = dls.reader
+        return
+    added = _augmented(dls.augmentation, transforms)
+    for loader in dls if loaders is None else loaders:
+        (dls[loader] if isinstance(loader, int) else loader).augmentation = added
+    if loaders is None:
+        dls.augmentation = added
+
+
+def _augmented(there: BatchAugmentation, added: Sequence[BatchTransform]) -> BatchAugmentation:
+    size = there.size if there.policy.size != there.size else None
+    return BatchAugmentation([*transforms_of(there.policy), *added], size=size, seed=there.seed)

@@ -11,7 +11,7 @@ from vizsla.errors import ConfigError
 from vizsla.evaluate.plots import picture_grid, set_fitting_titles
 from vizsla.files import atomic_write
 from vizsla.notebook.collections import L
-from vizsla.notebook.pictures import PILImage
+from vizsla.notebook.images import PILImage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

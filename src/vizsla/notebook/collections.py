@@ -1,6 +1,8 @@
 """Anything that can be walked through in, a list that prints short and is indexed freely out; and the small helpers of notebooks.
 
 Nothing here is changed by importing this module; ``patch_path`` gives ``pathlib.Path`` its listing and its short form.
+
+Small things that notebooks expect to have a name: choices, statistics, getters of items, the check of picture files.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import mimetypes
 import operator
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
@@ -369,3 +373,55 @@ def _path_text(self: Path) -> str:
     if base is not None and self.is_relative_to(base):
         shown = self.relative_to(base)
     return f"Path({shown.as_posix()!r})"
+
+
+imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+"""Mean and standard deviation of ImageNet's red, green and blue, for pixels 0-1."""
+
+
+class ResizeMethod(StrEnum):
+    """How ``Resize`` makes a picture square."""
+
+    Crop = "crop"
+    Pad = "pad"
+    Squish = "squish"
+
+
+class PadMode(StrEnum):
+    """What is seen outside of a picture."""
+
+    Zeros = "zeros"
+    Border = "border"
+    Reflection = "reflection"
+
+
+@dataclass(frozen=True)
+class ItemGetter:
+    """Takes one part of an item: ``item[i]``.
+
+    Args:
+        i: Position or key.
+    """
+
+    i: Any
+
+    def __call__(self, item: Any) -> Any:
+        """Return that part of an item."""
+        return item[self.i]
+
+
+@dataclass(frozen=True)
+class AttrGetter:
+    """Takes one attribute of an item.
+
+    Args:
+        nm: Its name.
+        default: For items without it.
+    """
+
+    nm: str
+    default: Any = None
+
+    def __call__(self, item: Any) -> Any:
+        """Return that attribute of an item."""
+        return getattr(item, self.nm, self.default)

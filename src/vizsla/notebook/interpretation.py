@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from vizsla.data.loading.dataloaders import DataLoader
+from vizsla.data.table.labels import CategoryMap
 from vizsla.errors import ConfigError
 from vizsla.evaluate import interpret
+from vizsla.evaluate.metrics import classification_report
 from vizsla.evaluate.plots import draw_confusion, picture_grid, set_fitting_titles
 from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.run import compute_outputs, predict_batches
 from vizsla.notebook.collections import L
-from vizsla.notebook.report_text import classification_report
 from vizsla.notebook.tensors import TensorImage
-from vizsla.notebook.vocab import CategoryMap
 from vizsla.train.losses import per_picture
 from vizsla.types import label_of
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from vizsla.augment.options import Draw, Mode, PadMode
-    from vizsla.types import Size
+    from vizsla.types import Size, Task
 
     Step = BatchTransform | Callable[[Tensor], Tensor]
 
@@ -57,6 +57,30 @@ class TensorCategory(Tensor):
     def __new__(cls, data: ArrayLike | Tensor) -> TensorCategory:
         """Return the labels as int64."""
         return torch.as_tensor(data, dtype=torch.int64).as_subclass(cls)
+
+
+class TensorMultiCategory(Tensor):
+    """Several labels of a picture, or of a batch: 1 for each class that it has, else 0; prints as ``TensorMultiCategory``.
+
+    Args:
+        data: Numbers of 0 and 1.
+    """
+
+    def __new__(cls, data: Tensor | Sequence[float]) -> TensorMultiCategory:
+        """Return the labels as float32."""
+        return torch.as_tensor(data, dtype=torch.float32).as_subclass(cls)
+
+
+def as_target(target: Tensor, *, task: Task) -> Tensor:
+    """Return a target, or those of a batch, as what prints its kind.
+
+    Args:
+        target: As a ``PictureTable`` or a ``Batch`` has it.
+        task: What it is.
+    """
+    if task == "category":
+        return TensorCategory(target)
+    return TensorMultiCategory(target) if task == "multi_category" else target
 
 
 class TensorImage(Tensor):

@@ -334,7 +334,10 @@ class Trainer:
 
         Raises:
             TrainingError: There are no training pictures, or batch norms would see one value.
+            DataError: The images can be looked at, but not trained on.
         """
+        if self.dls.table.untrainable is not None:
+            raise self.dls.table.untrainable
         if not len(self.dls.train):
             raise TrainingError("There are no training pictures.")
         check_parts([min(self.dls.train.bs, self.dls.train.n)])

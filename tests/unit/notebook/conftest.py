@@ -8,11 +8,11 @@ import pytest
 
 from vizsla.augment.policy import aug_transforms
 from vizsla.data.images.sizing import Resize
+from vizsla.data.table.block import DataBlock
 from vizsla.data.table.blocks import CategoryBlock, ImageBlock
 from vizsla.data.table.labels import RegexLabeller, using_attr
 from vizsla.data.table.sources import get_image_files
 from vizsla.data.table.splits import RandomSplitter
-from vizsla.notebook.surface import DataBlock
 from vizsla.train.vision_learner import vision_learner
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from vizsla.notebook.loaders import NotebookLoaders
+    from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.train.learner import Learner
 
 BREEDS = ("Bengal", "Birman", "beagle", "great_pyrenees")
@@ -70,6 +70,6 @@ def learn(pets: DataBlock, breeds: Path) -> Learner:
 
 
 @pytest.fixture
-def dls(pets: DataBlock, breeds: Path) -> NotebookLoaders:
+def dls(pets: DataBlock, breeds: Path) -> DataLoaders:
     """Their loaders, 16 training and 4 validation pictures in batches of 4."""
     return pets.dataloaders(breeds, bs=4, num_workers=0, device="cpu")

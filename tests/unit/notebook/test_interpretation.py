@@ -15,9 +15,9 @@ from sklearn.metrics import classification_report as reference_report
 
 from vizsla.data.table.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.errors import ConfigError
+from vizsla.evaluate.metrics import classification_report
 from vizsla.evaluate.predictions import Predictions
 from vizsla.notebook.interpretation import ClassificationInterpretation
-from vizsla.notebook.report_text import classification_report
 from vizsla.train.losses import LabelSmoothingCrossEntropy
 from vizsla.train.vision_learner import vision_learner
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vizsla.notebook.surface import DataBlock
+
     from vizsla.train.learner import Learner
 
 GOLDEN = json.loads(

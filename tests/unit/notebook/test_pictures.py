@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from vizsla.data.images.sizing import CropPad, RandomResizedCrop, RatioResize, Resize
 from vizsla.errors import PictureError
-from vizsla.notebook.pictures import PILImage
+from vizsla.notebook.images import PILImage
 from vizsla.notebook.tensors import TensorCategory, TensorImage
 
 if TYPE_CHECKING:

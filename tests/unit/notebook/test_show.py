@@ -11,12 +11,7 @@ import torch
 from PIL import Image
 
 from vizsla.errors import ConfigError
-from vizsla.notebook.show import (
-    plot_function,
-    show_image,
-    show_images,
-    subplots,
-)
+from vizsla.notebook.images import plot_function, show_image, show_images, subplots
 
 if TYPE_CHECKING:
     from collections.abc import Generator

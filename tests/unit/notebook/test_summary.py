@@ -22,7 +22,7 @@ from vizsla.notebook.summary import CollateError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vizsla.notebook.surface import DataBlock
+    from vizsla.data.table.block import DataBlock
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "summary.json").read_text(encoding="utf-8")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,17 +19,29 @@ from vizsla.data.cache.device_decode import load_decoder
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.loading.loader import MAX_BLOCKS, PictureLoader
-from vizsla.data.loading.order import ALL, Share, balancing_weights
+from vizsla.data.loading.order import ALL, Share, balancing_weights, part
+from vizsla.data.table.labels import CategoryMap
+from vizsla.data.table.targets import labelled_like
 from vizsla.errors import ConfigError, DataError
 from vizsla.machine import Blocks
 from vizsla.types import Batch, PictureTable, Size, unknown_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+
+    import pandas as pd
+    from torch import nn
 
     from vizsla.augment.policy import BatchTransform
     from vizsla.data.images.decode import Truncated
     from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms, Sizing
+    from vizsla.notebook.batches import ImageItems
+    from vizsla.notebook.collections import L
+    from vizsla.notebook.summary import Steps
+
+
+Getters = tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]
+"""What gives the path and the label of an item; None where items are paths, or where nothing gives labels."""
 
 
 def default_device() -> torch.device:
@@ -47,16 +62,20 @@ class DataLoader:
     def __init__(self, loader: PictureLoader, *, augmentation: BatchAugmentation) -> None:
         self.loader = loader
         self.augmentation = augmentation
+        self._num_looks = 0
+        self._get_idxs: Callable[[], Iterable[int]] | None = None
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, targets) of the batches of epoch 0; ``batches`` gives any epoch."""
+        """Yield the batches of epoch 0, each as ``one_batch`` returns it; ``batches`` gives plain tensors of any epoch."""
+        from vizsla.notebook.batches import dressed
+
         with closing(self.batches()) as batches:
             for batch in batches:
-                yield batch.images, batch.targets
+                yield dressed(batch, table=self.table)
 
     def batches(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> Generator[Batch]:
         """Yield the batches of an epoch; reading threads end when the generator is closed.
@@ -77,23 +96,55 @@ class DataLoader:
             DataError: The pictures of a batch differ in size, because there is no ``Resize``.
             ConfigError: There are fewer batches than ``start``, or no such share.
         """
-        return self._prepared(self.loader.plan(epoch=epoch, start=start, share=share), epoch=epoch)
+        if self._get_idxs is None:
+            plan = self.loader.plan(epoch=epoch, start=start, share=share)
+        else:
+            from vizsla.notebook.batches import chosen_plan
 
-    def one_batch(self, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        """Return images and targets of the first batch, and read no other.
+            plan = chosen_plan(self, num_batches=len(self))[start:]
+            plan = [part(turns, share=share) for turns in plan]
+        return self.read_plan(plan, epoch=epoch)
+
+    def read_plan(self, plan: Sequence[Tensor], *, epoch: int) -> Generator[Batch]:
+        """Yield the batches of a plan, as ``PictureLoader.plan`` gives it.
 
         Args:
-            epoch: Number of the epoch, from 0; another one gives other pictures in training.
+            plan: Turns of each batch.
+            epoch: Number of the epoch, from 0; matters in training only.
+        """
+        training = self.loader.training
+        with (
+            closing(self.loader.read_plan(plan, epoch=epoch)) as batches,
+            self.augmentation.foresee(plan, epoch=epoch, training=training),
+        ):
+            for turns, batch in zip(plan, batches, strict=True):
+                images = self.augmentation(batch.images, rows=turns, epoch=epoch, training=training)
+                yield replace(batch, images=images)
+
+    def one_batch(self, *, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return one batch for looking at, and read no other.
+
+        Args:
+            epoch: The first batch of this epoch, from 0; None takes the next epoch at each call, so that training images
+                look different each time.
 
         Returns:
-            Images float32 ``(B, 3, H, W)`` with values 0-1, and targets int64 ``(B,)``, on the device.
+            ``TensorImage`` float32 ``(B, 3, H, W)`` with values 0-1, and ``TensorCategory`` int64 ``(B,)`` (or what else
+            the labels are), on the device; the images alone where no label is known.
 
         Raises:
-            DataError: There are no pictures.
+            DataError: There are no images.
         """
-        for batch in self._prepared(self.loader.plan(epoch=epoch)[:1], epoch=epoch):
-            return batch.images, batch.targets
-        raise DataError("There is no batch to show: this loader was given no pictures.")
+        from vizsla.notebook.batches import chosen_plan, dressed
+
+        epoch = self.next_look() if epoch is None else epoch
+        if self._get_idxs is None:
+            plan = self.loader.plan(epoch=epoch)[:1]
+        else:
+            plan = chosen_plan(self, num_batches=1)
+        for batch in self.read_plan(plan, epoch=epoch):
+            return dressed(batch, table=self.table)
+        raise DataError("There is no batch to show: this loader was given no images.")
 
     @property
     def n(self) -> int:
@@ -120,15 +171,121 @@ class DataLoader:
         """Where the batches are."""
         return self.loader.device
 
-    def _prepared(self, plan: Sequence[Tensor], *, epoch: int) -> Generator[Batch]:
-        training = self.loader.training
-        with (
-            closing(self.loader.read_plan(plan, epoch=epoch)) as batches,
-            self.augmentation.foresee(plan, epoch=epoch, training=training),
-        ):
-            for turns, batch in zip(plan, batches, strict=True):
-                images = self.augmentation(batch.images, rows=turns, epoch=epoch, training=training)
-                yield replace(batch, images=images)
+    @property
+    def c(self) -> int:
+        """Number of classes, or of numbers that are predicted."""
+        return len(self.table.vocab)
+
+    @property
+    def vocab(self) -> CategoryMap:
+        """The classes, in the order of the network's outputs."""
+        return CategoryMap(self.table.vocab, sort=False)
+
+    @property
+    def get_idxs(self) -> Callable[[], Iterable[int]]:
+        """A function that gives the positions that come up in an epoch; set another one to choose them.
+
+        It may be endless (``Inf.ones`` for always the second image): an epoch is as long as without it.
+        """
+        from vizsla.notebook.batches import usual_positions
+
+        return self._get_idxs or partial(usual_positions, self)
+
+    @get_idxs.setter
+    def get_idxs(self, function: Callable[[], Iterable[int]] | None) -> None:
+        self._get_idxs = function
+
+    def next_look(self) -> int:
+        """Return the number of the epoch that is looked at next, and count on."""
+        self._num_looks += 1
+        return self._num_looks - 1
+
+    @property
+    def dataset(self) -> ImageItems:
+        """Images and labels, before any transform."""
+        from vizsla.notebook.batches import ImageItems
+
+        return ImageItems(self.table, self.rows)
+
+    @property
+    def items(self) -> L[Any]:
+        """The paths."""
+        return self.dataset.items
+
+    @property
+    def after_item(self) -> Steps:
+        """What is done to each image."""
+        from vizsla.notebook.summary import item_steps
+
+        return item_steps(self.loader.reader.items)
+
+    @property
+    def before_batch(self) -> Steps:
+        """What is done to the images together before they are a batch: nothing."""
+        from vizsla.notebook.summary import Steps
+
+        return Steps()
+
+    @property
+    def after_batch(self) -> Steps:
+        """What is done to a training batch; validation has only its size."""
+        from vizsla.notebook.summary import batch_steps
+
+        return batch_steps(self.augmentation.policy)
+
+    def decode_batch(self, b: Sequence[Tensor], max_n: int = 9) -> L[Any]:
+        """Return the images of a batch as bytes, with their labels in words.
+
+        Args:
+            b: As ``one_batch`` returns it.
+            max_n: At most so many.
+
+        Returns:
+            (``TensorImage`` uint8 ``(3, H, W)``, label) for each; ``(TensorImage,)`` where there are no labels.
+        """
+        from vizsla.notebook.batches import decode_batch
+
+        return decode_batch(self, b, max_n=max_n)
+
+    def show_batch(
+        self,
+        b: Sequence[Tensor] | None = None,
+        max_n: int = 9,
+        nrows: int | None = None,
+        ncols: int | None = None,
+        figsize: tuple[float, float] | None = None,
+        unique: bool = False,
+        show: bool = True,
+    ) -> L[Any] | None:
+        """Draw the images of a batch with their labels, in a new figure.
+
+        Args:
+            b: The batch, (images, labels); None takes the next one.
+            max_n: At most so many images.
+            nrows: Rows; None follows from the rest.
+            ncols: Columns; None follows from the rest.
+            figsize: (width, height) of the figure in inches; None is 3 x 3 for each image.
+            unique: Show one image several times, as different epochs of training see it.
+            show: False draws nothing.
+
+        Returns:
+            Without drawing, what would have been shown, as from ``decode_batch``; else nothing.
+
+        Raises:
+            ConfigError: There is no image to show, or a number is not positive.
+        """
+        from vizsla.notebook.batches import show_batch
+
+        return show_batch(
+            self,
+            b,
+            max_n=max_n,
+            nrows=nrows,
+            ncols=ncols,
+            figsize=figsize,
+            unique=unique,
+            show=show,
+        )
 
 
 class DataLoaders:
@@ -196,6 +353,7 @@ class DataLoaders:
         self.valid_bs = batch_size if valid_batch_size is None else valid_batch_size
         self.seed = seed
         self.num_workers = num_workers
+        self.getters: Getters = (None, None)
         self._memory = Blocks(max_blocks=MAX_BLOCKS)
         self.train = self._loader(
             table, table.train_rows, training=True, drop_last=True, weights=weights
@@ -232,9 +390,9 @@ class DataLoaders:
         return self.reader.cache
 
     @property
-    def vocab(self) -> tuple[str, ...]:
-        """Class names, in the order of the logits."""
-        return self.table.vocab
+    def vocab(self) -> CategoryMap:
+        """The classes, in the order of the network's outputs."""
+        return CategoryMap(self.table.vocab, sort=False)
 
     @property
     def c(self) -> int:
@@ -253,11 +411,11 @@ class DataLoaders:
             return self.augmentation.size
         return None if self.resize is None else self.resize.size
 
-    def one_batch(self, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        """Return images and targets of the first training batch; see ``DataLoader.one_batch``.
+    def one_batch(self, *, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return one training batch; see ``DataLoader.one_batch``.
 
         Args:
-            epoch: Number of the epoch, from 0.
+            epoch: The first batch of this epoch, from 0; None takes the next epoch at each call.
         """
         return self.train.one_batch(epoch=epoch)
 
@@ -284,21 +442,31 @@ class DataLoaders:
             loader.loader.device = self.device
         return self
 
-    def test_dl(self, items: Sequence[Path | str]) -> DataLoader:
-        """Return a loader of other pictures, without labels, prepared as in validation and in the order given.
+    def test_dl(self, items: Sequence[Any] | pd.DataFrame, with_labels: bool = False) -> DataLoader:
+        """Return a loader of other images, prepared as in validation and in the order given.
 
         Args:
-            items: Picture files.
+            items: Image files; or what the ``DataBlock`` takes for items, where it made these loaders.
+            with_labels: Take their labels as those of the training images were taken.
+
+        Raises:
+            ConfigError: Labels are wanted, and these loaders were not made by a ``DataBlock``.
+            LabelError: An item has no label, or one that is no class of the training images.
         """
+        frame: Any = items
+        rows = [row for _, row in frame.iterrows()] if hasattr(frame, "iterrows") else list(frame)
+        get_x, get_y = self.getters
         table = PictureTable(
             root=self.table.root,
-            paths=tuple(Path(item) for item in items),
-            targets=unknown_targets(len(items), task=self.table.task, num_outputs=self.c),
+            paths=tuple(Path(row if get_x is None else get_x(row)) for row in rows),
+            targets=unknown_targets(len(rows), task=self.table.task, num_outputs=self.c),
             vocab=self.table.vocab,
             task=self.table.task,
             train_rows=torch.zeros(0, dtype=torch.int64),
-            valid_rows=torch.arange(len(items)),
+            valid_rows=torch.arange(len(rows)),
         )
+        if with_labels:
+            table = labelled_like(table, rows, get_y)
         return self._loader(table, table.valid_rows, training=False)
 
     def _loader(
@@ -324,3 +492,118 @@ class DataLoaders:
             memory=self._memory,
         )
         return DataLoader(loader, augmentation=self.augmentation)
+
+    @property
+    def loaders(self) -> list[DataLoader]:
+        """The training and the validation loader."""
+        return [self.train, self.valid]
+
+    @property
+    def train_ds(self) -> ImageItems:
+        """Training images with their labels, before any transform."""
+        return self.train.dataset
+
+    @property
+    def valid_ds(self) -> ImageItems:
+        """Validation images with their labels, before any transform."""
+        return self.valid.dataset
+
+    @property
+    def dataset(self) -> ImageItems:
+        """Training images with their labels, before any transform."""
+        return self.train.dataset
+
+    @property
+    def n(self) -> int:
+        """Number of training images."""
+        return self.train.n
+
+    @property
+    def n_inp(self) -> int:
+        """Number of things that go into the network: 1, the image."""
+        return 1
+
+    @property
+    def loss_func(self) -> nn.Module:
+        """The loss that suits the labels."""
+        from vizsla.notebook.batches import loss_of
+
+        return loss_of(self.table)
+
+    @property
+    def after_item(self) -> Steps:
+        """What is done to each image."""
+        return self.train.after_item
+
+    @property
+    def before_batch(self) -> Steps:
+        """What is done to the images together before they are a batch: nothing."""
+        return self.train.before_batch
+
+    @property
+    def after_batch(self) -> Steps:
+        """What is done to a training batch."""
+        return self.train.after_batch
+
+    def decode_batch(self, b: Sequence[Tensor], max_n: int = 9) -> L[Any]:
+        """Return the images of a batch as bytes, with their labels in words; see ``DataLoader.decode_batch``."""
+        return self.train.decode_batch(b, max_n)
+
+    def show_batch(
+        self,
+        b: Sequence[Tensor] | None = None,
+        max_n: int = 9,
+        nrows: int | None = None,
+        ncols: int | None = None,
+        figsize: tuple[float, float] | None = None,
+        unique: bool = False,
+        show: bool = True,
+    ) -> L[Any] | None:
+        """Draw the images of a training batch, or of ``b``, with their labels; see ``DataLoader.show_batch``."""
+        return self.train.show_batch(b, max_n, nrows, ncols, figsize, unique, show)
+
+    def cuda(self) -> DataLoaders:
+        """Give batches on the CUDA device from now on; see ``to``."""
+        return self.to("cuda")
+
+    def cpu(self) -> DataLoaders:
+        """Give batches on the CPU from now on; see ``to``."""
+        return self.to("cpu")
+
+    def new_empty(self) -> DataLoaders:
+        """Return loaders that prepare images in the same way and have none."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        made = copy.copy(self)
+        made.table = replace(
+            self.table,
+            paths=(),
+            targets=self.table.targets[:0],
+            train_rows=nothing,
+            valid_rows=nothing,
+            skipped=(),
+            untrainable=None,
+        )
+        made.train = made.loader_for(nothing, training=True)
+        made.valid = made.loader_for(nothing)
+        return made
+
+    def add_tfms(
+        self,
+        tfms: Sequence[Any],
+        event: str,
+        loaders: Sequence[int | DataLoader] | None = None,
+    ) -> DataLoaders:
+        """Add transforms to those that are there, and return these loaders.
+
+        Args:
+            tfms: Batch transforms for ``"after_batch"``; item transforms for ``"after_item"``.
+            event: Which of the two.
+            loaders: Which loaders get them, by position or themselves; None is both. Item transforms go to both.
+
+        Raises:
+            ConfigError: There is no such event, or the transforms cannot work with those that are there.
+        """
+        from vizsla.notebook.batches import add_transforms
+
+        add_transforms(self, tfms, event, loaders=loaders)
+        return self

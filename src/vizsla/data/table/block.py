@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from vizsla.data.images.item_transforms import ItemTransforms, item_pipeline
 from vizsla.data.table.blocks import BlockOrClass, CategoryBlock, ImageBlock, output_block
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vizsla.data.cache.cache import PictureCache
     from vizsla.data.images.decode import Truncated
     from vizsla.data.loading.dataloaders import DataLoaders
+    from vizsla.notebook.batches import Datasets
     from vizsla.types import PictureTable
 
 
@@ -65,9 +66,6 @@ class DataBlock:
         >>> loaders = pets.dataloaders(Path("pets/images"))
     """
 
-    for_looking: ClassVar[bool] = False
-    """Whether data that cannot be trained on, but looked at, gives a warning instead of an error."""
-
     blocks: Sequence[BlockOrClass] = (ImageBlock, CategoryBlock)
     dl_type: None = None
     getters: Sequence[Callable[[Any], Any]] | None = None
@@ -102,6 +100,9 @@ class DataBlock:
 
     def resolve(self, source: Any, path: Path | str = ".") -> PictureTable:
         """Return the table of a source: items listed, split and labelled, everything checked.
+
+        Images that can be shown but not trained on (of one class only, or the same one in both sets) give a warning
+        here, and the error when training begins.
 
         Args:
             source: What ``get_items`` is called with, or the items: a list of paths, a DataFrame.
@@ -145,7 +146,7 @@ class DataBlock:
                 row_word="row" if is_frame else "" if is_folder else "item",
                 row_numbers=tuple(used),
                 advice="Labels are what get_y returns.",
-                for_looking=self.for_looking,
+                before_training=False,
             ),
             train=[position_of[item] for item in train],
             valid=[position_of[item] for item in valid],
@@ -199,7 +200,9 @@ class DataBlock:
             truncated=truncated,
             balanced=balanced,
         )
-        return options.loaders_of(self.resolve(source, path))
+        loaders = options.loaders_of(self.resolve(source, path))
+        loaders.getters = self._getters()
+        return loaders
 
     def new(
         self,
@@ -212,6 +215,44 @@ class DataBlock:
             item_tfms=self.item_tfms if item_tfms is None else item_tfms,
             batch_tfms=self.batch_tfms if batch_tfms is None else batch_tfms,
         )
+
+    def datasets(self, source: Any, path: Path | str = ".") -> Datasets:
+        """Return the images of a source with their labels, split, before any transform.
+
+        Args:
+            source: See ``resolve``.
+            path: See ``resolve``.
+
+        Raises:
+            DataError: Something is wrong with the data; everything that was found is in the message.
+        """
+        from vizsla.notebook.batches import Datasets
+
+        return Datasets(self.resolve(source, path))
+
+    def summary(
+        self, source: Any, bs: int = 4, show_batch: bool = False, path: Path | str = "."
+    ) -> None:
+        """Print what happens to the images of a source on their way into a batch, stage by stage.
+
+        One image is followed through everything that is done to it, then a small batch. Where the images do not make a
+        batch, the last lines say why and what to add.
+
+        Args:
+            source: See ``resolve``.
+            bs: Images in the batch; the first training images, fewer where there are fewer.
+            show_batch: Draw it, too.
+            path: See ``resolve``.
+
+        Raises:
+            DataError: Something is wrong with the data; everything that was found is in the message.
+            CollateError: The images have different sizes.
+        """
+        from vizsla.notebook.summary import summarise_block
+
+        loaders = summarise_block(self, source, getters=self._getters(), bs=bs, path=path)
+        if show_batch:
+            loaders.show_batch(max_n=bs)
 
     def _getters(self) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]:
         if self.getters is not None:

@@ -27,7 +27,7 @@ from vizsla.data.table.targets import (
     read_numbers,
     same_length,
 )
-from vizsla.errors import ConfigError, LabelError, Problem, raise_problems
+from vizsla.errors import ConfigError, DataError, LabelError, Problem, raise_problems
 from vizsla.types import UNLABELLED, PictureTable, Task
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def assemble_table(
     if add_na:  # then every label has a class
         known = [text or "" for text in texts]
     problems += class_problems(pictures, train=train, valid=valid, vocab=known)
-    raise_problems(problems, for_looking=pictures.for_looking)
+    untrainable = raise_problems(problems, before_training=pictures.before_training)
     index = {name: position for position, name in enumerate(classes)}
     unknown = index[UNKNOWN_CLASS] if add_na else UNLABELLED
     targets = [UNLABELLED if text is None else index.get(text, unknown) for text in texts]
@@ -120,6 +120,7 @@ def assemble_table(
         targets=torch.tensor(targets, dtype=torch.int64),
         vocab=classes,
         task="category",
+        untrainable=untrainable,
     )
 
 
@@ -155,7 +156,7 @@ def _assemble_label_sets(
     if not vocab and train and not problems:
         text = f"None of the {len(train)} training pictures has a class; all lists of labels are empty. {pictures.advice}"
         problems.append(Problem(kind=LabelError, text=text.rstrip()))
-    raise_problems(problems, for_looking=pictures.for_looking)
+    untrainable = raise_problems(problems, before_training=pictures.before_training)
     return _table(
         pictures,
         train=train,
@@ -163,6 +164,7 @@ def _assemble_label_sets(
         targets=n_hot(labels, vocab, unknown=vocab.index(UNKNOWN_CLASS) if block.add_na else None),
         vocab=vocab,
         task="multi_category",
+        untrainable=untrainable,
     )
 
 
@@ -177,7 +179,7 @@ def _assemble_numbers(
     numbers = same_length(list(map(read_numbers, pictures.labels)), expected=block.n_out)
     pictures = replace(pictures, labels=tuple(numbers))
     problems = _common_problems(pictures, train=train, valid=valid)
-    raise_problems(problems, for_looking=pictures.for_looking)
+    untrainable = raise_problems(problems, before_training=pictures.before_training)
     num_numbers = len(next(label for label in numbers if not isinstance(label, LabelError)))
     vocab = tuple(names)
     if len(vocab) != num_numbers:
@@ -190,6 +192,7 @@ def _assemble_numbers(
         targets=number_targets(numbers, num_numbers=num_numbers),
         vocab=vocab,
         task="regression",
+        untrainable=untrainable,
     )
 
 
@@ -213,6 +216,7 @@ def _table(
     targets: Tensor,
     vocab: tuple[str, ...],
     task: Task,
+    untrainable: DataError | None,
 ) -> PictureTable:
     return PictureTable(
         root=pictures.root,
@@ -222,4 +226,5 @@ def _table(
         train_rows=torch.tensor(list(train), dtype=torch.int64),
         valid_rows=torch.tensor(list(valid), dtype=torch.int64),
         task=task,
+        untrainable=untrainable,
     )

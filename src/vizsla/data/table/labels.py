@@ -1,4 +1,7 @@
-"""An item (a path or a table row) in, its label out; many labels in, the vocabulary of classes out."""
+"""An item (a path or a table row) in, its label out; many labels in, the vocabulary of classes out.
+
+Labels in, the classes in the order of their numbers out: a tuple that prints as a list and knows each class's number.
+"""
 
 from __future__ import annotations
 
@@ -271,7 +274,7 @@ class LabelledPictures:
         row_numbers: The number that goes with it.
         advice: Where the labels come from and how to get others; ends messages about labels.
         problems: What was found wrong while reading.
-        for_looking: Whether only a warning shall tell of what spoils nothing but training.
+        before_training: Whether images that can be looked at but not trained on are an error; otherwise a warning.
         in_doubt: Positions of the pictures that may not be there; the others were found, each once. ``None``: of none of
             them that is known.
     """
@@ -283,7 +286,7 @@ class LabelledPictures:
     row_numbers: tuple[int, ...] = ()
     advice: str = ""
     problems: tuple[Problem, ...] = ()
-    for_looking: bool = False
+    before_training: bool = True
     in_doubt: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
@@ -323,3 +326,47 @@ def take_labels(items: Iterable[Any], labeller: Callable[[Any], Any]) -> tuple[A
                 "It must return the label of every item, or raise a LabelError where there is none."
             ) from error
     return tuple(labels)
+
+
+class CategoryMap(tuple[Any, ...]):
+    """The classes, each once; ``vocab[3]`` is the class of number 3, ``vocab.o2i["beagle"]`` the number of a class.
+
+    Args:
+        col: Labels; missing ones are passed over. A pandas categorical gives its categories in their own order.
+        sort: Whether to sort (upper case before lower), else in order of appearance.
+        add_na: Whether ``"#na#"`` comes first, for labels that are no class.
+        strict: Whether to leave out categories of a pandas categorical that no label has.
+
+    Attributes:
+        o2i: The number of each class.
+
+    Example:
+        >>> CategoryMap(["b", "a", "b"])
+        ['a', 'b']
+    """
+
+    o2i: dict[Any, int]
+
+    def __new__(
+        cls, col: Iterable[Any], sort: bool = True, add_na: bool = False, strict: bool = False
+    ) -> CategoryMap:
+        """Return the classes among labels."""
+        made = super().__new__(cls, build_vocab(col, sort=sort, add_na=add_na, strict=strict))
+        made.o2i = {name: number for number, name in enumerate(made)}
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether ``other``, a list or a tuple, holds the same classes in the same order."""
+        return isinstance(other, list | tuple) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        """Return the hash of the tuple."""
+        return super().__hash__()
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    @property
+    def items(self) -> CategoryMap:
+        """The classes."""
+        return self

@@ -2,22 +2,29 @@
 
 A label that cannot be used becomes a ``LabelError`` that says why, as where a label function finds none; ``check.py`` tells
 of all of them together. N pictures, C classes, K numbers.
+
+Labels of new pictures and the table of the training pictures in, the targets of the new ones in the same terms out.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from vizsla.data.table.blocks import MultiCategoryBlock, OutputBlock
-from vizsla.data.table.labels import is_missing, is_several, label_text
-from vizsla.errors import LabelError
+from vizsla.data.table.labels import is_missing, is_several, label_text, take_labels
+from vizsla.errors import ConfigError, LabelError
+from vizsla.text import listed, quoted
+
+if TYPE_CHECKING:
+    from vizsla.types import PictureTable
 
 LabelSet = tuple[Any, ...]
 """The classes of one picture, each once, as text or whole numbers."""
@@ -190,3 +197,61 @@ def _number(value: Any) -> float | None:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def labelled_like(
+    table: PictureTable, items: Sequence[Any], label_of: Callable[[Any], Any] | None
+) -> PictureTable:
+    """Return a table with the targets of its items' labels.
+
+    Args:
+        table: Images without labels; its task and vocabulary are those of the training images.
+        items: One for each image.
+        label_of: Gives the label of an item; None where nothing does.
+
+    Raises:
+        ConfigError: There is no ``label_of``.
+        LabelError: A label is missing or no class of the training images; all of them are counted, the first ones named.
+    """
+    if label_of is None:
+        raise ConfigError(
+            "with_labels=True takes labels as the DataBlock does that made the loaders, and none made these. "
+            "Make them with DataBlock(...).dataloaders(...), or leave with_labels out."
+        )
+    labels = take_labels(items, label_of)
+    number_of = {name: number for number, name in enumerate(table.vocab)}
+    targets: list[Tensor | None] = [
+        _target_like(one, table=table, number_of=number_of) for one in labels
+    ]
+    wrong = [place for place, target in enumerate(targets) if target is None]
+    if wrong:
+        entries = [
+            f"{quoted(table.paths[place])}: {_shown_label(labels[place])}" for place in wrong
+        ]
+        raise LabelError(
+            f"{len(wrong)} of {len(labels)} images have no label that the training images have:\n"
+            f"{listed(entries)}\nThe classes are {list(table.vocab)[:20]}. Correct the labels, or leave with_labels out."
+        )
+    known = [target for target in targets if target is not None]
+    return replace(table, targets=torch.stack(known) if known else table.targets)
+
+
+def _target_like(label: Any, *, table: PictureTable, number_of: dict[str, int]) -> Tensor | None:
+    if isinstance(label, LabelError):
+        return None
+    match table.task:
+        case "category":
+            number = number_of.get(label_text(label) or "")
+            return None if number is None else torch.tensor(number)
+        case "multi_category":
+            names = [str(label)] if isinstance(label, str) else [str(name) for name in label]
+            if not number_of.keys() >= set(names):
+                return None
+            return torch.tensor([float(name in names) for name in table.vocab])
+        case "regression":
+            values = torch.as_tensor(label, dtype=torch.float32).reshape(-1)
+            return values if len(values) == len(table.vocab) else None
+
+
+def _shown_label(label: Any) -> str:
+    return str(label) if isinstance(label, LabelError) else repr(label)
