@@ -214,7 +214,7 @@ def test_weights_say_which_training_rows_come_up(table: PictureTable):
 
 
 def test_one_batch_of_nothing_says_so(table: PictureTable):
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="given no images"):
         loaders_of(table).loader_for(torch.arange(0)).one_batch()
 
 

@@ -194,7 +194,7 @@ def test_other_pictures_come_with_labels_on_request(dls: DataLoaders, breeds: Pa
 def test_labels_that_are_no_class_are_named(dls: DataLoaders, make_picture: Callable[..., Path]):
     files = [make_picture("mouse_1.jpg"), make_picture("nothing.jpg")]
     with pytest.raises(
-        LabelError, match=r"2 of 2 pictures have no label.*\n.*'mouse'\n.*no label in"
+        LabelError, match=r"2 of 2 images have no label.*\n.*'mouse'\n.*no label in"
     ):
         dls.test_dl(files, with_labels=True)
 
@@ -247,7 +247,7 @@ def test_empty_loaders_prepare_in_the_same_way(dls: DataLoaders):
     assert empty.vocab == BREEDS
     assert repr(empty.after_batch) == repr(dls.after_batch)
     assert dls.n == 16
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         empty.one_batch()
 
 

@@ -11,7 +11,7 @@ import pytest
 from vizsla.data.table.blocks import ImageBlock, RegressionBlock
 from vizsla.errors import ConfigError
 from vizsla.notebook.cleaner import ImageClassifierCleaner
-from vizsla.notebook.surface import DataBlock
+from vizsla.data.table.block import DataBlock
 from vizsla.train.vision_learner import vision_learner
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from vizsla.train.vision_learner import vision_learner
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vizsla.notebook.surface import DataBlock
+    from vizsla.data.table.block import DataBlock
 
     from vizsla.train.learner import Learner
 
