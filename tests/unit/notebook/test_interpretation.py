@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vizsla.data.table.block import DataBlock
-
     from vizsla.train.learner import Learner
 
 GOLDEN = json.loads(
