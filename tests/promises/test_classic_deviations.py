@@ -27,7 +27,7 @@ from vizsla.classic import (
     tfms_from_model,
     transforms_side_on,
 )
-from vizsla.classic.plan import FitPlan, Lengths
+from vizsla.classic.training import FitPlan, Lengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

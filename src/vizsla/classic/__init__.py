@@ -8,7 +8,9 @@ import math
 import os
 import random  # noqa: TID251 (a name that notebooks expect, not used here)
 import shutil
+import sys
 from glob import glob
+from types import ModuleType
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +21,30 @@ from PIL import Image
 from torch import nn, optim
 from torch.nn import functional as F
 
-from vizsla.classic.architectures import (
+from vizsla.classic.data import (
+    ImageClassifierData,
+    csv_source,
+    folder_source,
+    get_cv_idxs,
+    open_image,
+    read_dir,
+    split_by_idx,
+)
+from vizsla.classic.learner import ConvLearner
+from vizsla.classic.metrics import (
+    VV,
+    T,
+    V,
+    accuracy,
+    accuracy_multi,
+    accuracy_np,
+    accuracy_thresh,
+    confusion_matrix,
+    to_np,
+)
+from vizsla.classic.models import (
+    AdaptiveConcatPool2d,
+    ConvnetBuilder,
     dn121,
     dn161,
     dn169,
@@ -39,31 +64,8 @@ from vizsla.classic.architectures import (
     vgg19,
     wrn,
 )
-from vizsla.classic.data import ImageClassifierData
-from vizsla.classic.fitting import Callback
-from vizsla.classic.items import open_image
-from vizsla.classic.learner import ConvLearner
-from vizsla.classic.lighting import RandomLighting
-from vizsla.classic.listing import (
-    csv_source,
-    folder_source,
-    get_cv_idxs,
-    read_dir,
-    split_by_idx,
-)
-from vizsla.classic.measures import (
-    VV,
-    T,
-    V,
-    accuracy,
-    accuracy_multi,
-    accuracy_np,
-    accuracy_thresh,
-    confusion_matrix,
-    to_np,
-)
-from vizsla.classic.models import AdaptiveConcatPool2d, ConvnetBuilder
 from vizsla.classic.plots import ImageModelResults, plot_confusion_matrix, plots
+from vizsla.classic.training import Callback
 from vizsla.classic.transforms import (
     CONSTANT,
     REFLECT,
@@ -71,6 +73,7 @@ from vizsla.classic.transforms import (
     CropType,
     RandomDihedral,
     RandomFlip,
+    RandomLighting,
     RandomRotate,
     RandomScale,
     Scale,
@@ -164,3 +167,11 @@ __all__ = [
 
 # Log-probabilities of a sure model, -0.00007 beside -9.63393, are unreadable in exponents. Of this dialect only.
 np.set_printoptions(precision=5, linewidth=110, suppress=True)
+
+# Modules of the original that notebooks import from; each gives all names, but for one that only set how processes start.
+for _name in ("imports", "conv_learner", "model", "dataset", "sgdr", "set_spawn"):
+    _module = ModuleType(f"{__name__}.{_name}", "Gives the names of ``vizsla.classic``.")
+    _module.__dict__.update(
+        {} if _name == "set_spawn" else {"__all__": __all__, **{n: globals()[n] for n in __all__}}
+    )
+    sys.modules[_module.__name__] = _module

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vizsla.classic.items import PictureDataset
+    from vizsla.classic.data import PictureDataset
 
 __all__ = ["ImageModelResults", "plot_confusion_matrix", "plots"]
 

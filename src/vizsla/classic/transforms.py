@@ -2,6 +2,14 @@
 
 Scale, zoom, rotation, flip and crop become one sizing on the CPU and one map with one interpolation (``vizsla.augment``);
 ``RandomLighting`` has a formula of its own and follows it. Arrays are HWC float 0-1 before and CHW normalised after.
+
+An RGB picture of any size in, a square of it out: scaled by its smaller side, with a border, cut anywhere or in the middle.
+
+uint8 batches in, float batches 0-1 out: the engine's augmentation, then lesson one's change of brightness and contrast.
+
+Shapes: B pictures of a batch.
+
+What lesson one lets happen to pictures, as values: how they are scaled, turned, mirrored and cut.
 """
 
 from __future__ import annotations
@@ -9,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,29 +26,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vizsla.augment.apply import BatchAugmentation
 from vizsla.augment.policy import Dihedral, Flip, Rotate, Zoom
-from vizsla.classic.architectures import IMAGENET_STATS, INCEPTION_STATS, Arch, Stats, stats_of
-from vizsla.classic.augmentations import (
-    CONSTANT,
-    REFLECT,
-    REPLICATE,
-    CropType,
-    RandomDihedral,
-    RandomFlip,
-    RandomRotate,
-    RandomScale,
-    Scale,
-    ScaleTransform,
-    TfmType,
-    transforms_basic,
-    transforms_side_on,
-    transforms_top_down,
-)
-from vizsla.classic.lighting import Lighting, RandomLighting
-from vizsla.classic.sizings import ScaledCrop
+from vizsla.classic.models import IMAGENET_STATS, INCEPTION_STATS, Arch, Stats, stats_of
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.reader import PictureReader
-from vizsla.data.images.sizing import RandomResizedCrop, Resize
+from vizsla.data.images.sizing import RandomCrop, RandomResizedCrop, Resize, cut_or_padded
 from vizsla.errors import ConfigError
 from vizsla.seeding import counter_uniform
 
@@ -49,6 +41,245 @@ if TYPE_CHECKING:
     from vizsla.augment.options import PadMode
     from vizsla.augment.policy import BatchTransform
     from vizsla.data.images.item_transforms import Sizing
+    from vizsla.types import Size
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class ScaledCrop(RandomCrop):
+    """Scales the smaller side of each picture, adds a border, and cuts out a square; the middle in validation.
+
+    Args:
+        side: Pixels of the square.
+        short_side: What the smaller side is scaled to, at least ``side``.
+        pad: Pixels of border on all sides, in training.
+        pad_mode: What the border is, see ``Resize``.
+        centred_only: Cut out the middle in training too.
+    """
+
+    short_side: int
+    pad: int
+    pad_mode: PadMode
+    centred_only: bool
+
+    def __init__(
+        self, side: int, *, short_side: int, pad: int, pad_mode: PadMode, centred_only: bool
+    ) -> None:
+        RandomCrop.__init__(self, side)
+        object.__setattr__(self, "short_side", short_side)
+        object.__setattr__(self, "pad", pad)
+        object.__setattr__(self, "pad_mode", pad_mode)
+        object.__setattr__(self, "centred_only", centred_only)
+
+    def cover(self, *, training: bool) -> Size | None:
+        """Return the square of the smaller side.
+
+        Args:
+            training: Of no matter.
+        """
+        del training
+        return self.short_side, self.short_side
+
+    def centred(self, picture: Image.Image) -> Image.Image:
+        """Return the middle of the scaled picture.
+
+        Args:
+            picture: RGB, any size.
+        """
+        scaled = Resize(self.short_side).centred(picture)
+        start = -(-(self.short_side - self.size[0]) // 2)
+        end = start + self.size[0]
+        return scaled if not start else scaled.crop((start, start, end, end))
+
+    def strip(self, picture: Image.Image) -> Image.Image:
+        """Return the whole scaled picture with its border, or the middle where nothing else is cut out.
+
+        Args:
+            picture: RGB, any size.
+        """
+        if self.centred_only:
+            return self.centred(picture)
+        scaled = Resize(self.short_side).strip(picture)
+        box = (-self.pad, -self.pad, scaled.width + self.pad, scaled.height + self.pad)
+        return cut_or_padded(scaled, box, pad_mode=self.pad_mode) if self.pad else scaled
+
+
+@dataclass(frozen=True)
+class RandomLighting:
+    """Add to all pixels, and move them towards their mean or away from it; it always acts.
+
+    Args:
+        b: Largest change of brightness either way, values being 0-1.
+        c: Largest change of contrast: a draw c >= 0 multiplies by 1 + c, one below by 1 / (1 - c).
+        tfm_y: Of no matter for classification.
+    """
+
+    b: float
+    c: float
+    tfm_y: int = 1
+
+
+class Lighting(BatchAugmentation):
+    """The engine's augmentation followed by ``RandomLighting``.
+
+    Args:
+        transforms: As for ``BatchAugmentation``.
+        size: As for ``BatchAugmentation``.
+        seed: As for ``BatchAugmentation``.
+        lighting: What follows.
+    """
+
+    def __init__(
+        self,
+        transforms: Sequence[BatchTransform],
+        *,
+        size: Size,
+        seed: int,
+        lighting: tuple[RandomLighting, ...],
+    ) -> None:
+        super().__init__(transforms, size=size, seed=seed)
+        self.lighting = lighting
+
+    def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
+        """Return the pictures as float32 0-1; arguments as for ``BatchAugmentation``.
+
+        Args:
+            images_u8: uint8 ``(B, 3, H, W)``.
+            rows: int64 ``(B,)``.
+            epoch: Number of the epoch.
+            training: Whether to augment.
+        """
+        images = super().__call__(images_u8, rows=rows, epoch=epoch, training=training)
+        for number, each in enumerate(self.lighting if training else ()):
+            stream = f"classic lighting {number}"
+            draws = counter_uniform(self.seed, stream, epoch=epoch, rows=rows, count=2)
+            brightness, contrast = (draws * 2 - 1).to(images.device).unbind(1)
+            images = lit(images, brightness=brightness * each.b, contrast=contrast * each.c)
+        return images
+
+
+@torch.no_grad()
+def lit(images: Tensor, *, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Return pictures with another brightness and contrast.
+
+    Args:
+        images: float ``(B, 3, H, W)``, 0-1.
+        brightness: float ``(B,)``, added.
+        contrast: float ``(B,)``: 0.05 multiplies the distance from the mean of all pixels and channels by 1.05, -0.05 by
+            1 / 1.05.
+
+    Returns:
+        Like ``images``, clipped to 0-1.
+    """
+    factor = torch.where(contrast >= 0, 1 + contrast, 1 / (1 - contrast))
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    changed = (images - mean) * factor[:, None, None, None] + mean
+    return (changed + brightness[:, None, None, None]).clamp_(0, 1)
+
+
+REFLECT: PadMode = "reflection"
+REPLICATE: PadMode = "border"
+CONSTANT: PadMode = "zeros"
+
+
+class CropType(IntEnum):
+    """How a square is taken out of a picture."""
+
+    RANDOM = 1
+    CENTER = 2
+    NO = 3
+    GOOGLENET = 4
+
+
+class TfmType(IntEnum):
+    """What a transform does to the target; only NO is there for classification."""
+
+    NO = 1
+    PIXEL = 2
+    COORD = 3
+    CLASS = 4
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Bring the smaller side to ``sz`` pixels.
+
+    Args:
+        sz: Pixels.
+    """
+
+    sz: int
+
+
+@dataclass(frozen=True)
+class RandomScale:
+    """Bring the smaller side to between ``sz`` and ``max_zoom * sz`` pixels.
+
+    Args:
+        sz: Pixels.
+        max_zoom: Largest factor, or (smallest, largest).
+        p: Probability; otherwise the factor is 1.
+    """
+
+    sz: int
+    max_zoom: float | tuple[float, float]
+    p: float = 0.75
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest factor."""
+        if isinstance(self.max_zoom, Sequence):
+            low, high = self.max_zoom
+            return float(low), float(high)
+        return 1.0, float(self.max_zoom)
+
+
+@dataclass(frozen=True)
+class RandomRotate:
+    """Turn about the middle by up to ``deg`` degrees either way.
+
+    Args:
+        deg: Largest angle.
+        p: Probability.
+        mode: What is seen outside of the picture: ``REFLECT``, ``REPLICATE`` or ``CONSTANT``.
+        tfm_y: ``TfmType.NO``.
+    """
+
+    deg: float
+    p: float = 0.75
+    mode: PadMode | int = REFLECT
+    tfm_y: TfmType = TfmType.NO
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Mirror left and right.
+
+    Args:
+        tfm_y: ``TfmType.NO``.
+        p: Probability.
+    """
+
+    tfm_y: TfmType = TfmType.NO
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class RandomDihedral:
+    """Turn by a multiple of 90 degrees and mirror half of the pictures.
+
+    Args:
+        tfm_y: ``TfmType.NO``.
+    """
+
+    tfm_y: TfmType = TfmType.NO
+
+
+ScaleTransform = Scale | RandomScale
+
+transforms_basic = [RandomRotate(10), RandomLighting(0.05, 0.05)]
+transforms_side_on = [*transforms_basic, RandomFlip()]
+transforms_top_down = [*transforms_basic, RandomDihedral()]
+
 
 __all__ = [
     "CONSTANT",

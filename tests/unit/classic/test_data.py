@@ -11,10 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.classic.architectures import resnet34
-from vizsla.classic.data import ImageClassifierData
-from vizsla.classic.items import open_image
-from vizsla.classic.listing import csv_source, folder_source, get_cv_idxs, split_by_idx
+from vizsla.classic.data import (
+    ImageClassifierData,
+    csv_source,
+    folder_source,
+    get_cv_idxs,
+    open_image,
+    split_by_idx,
+)
+from vizsla.classic.models import resnet34
 from vizsla.classic.transforms import tfms_from_model, transforms_side_on
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vizsla.classic.fitting import BestSaver, CycleSaver, header_line, returned, row_line
+from vizsla.classic.training import BestSaver, CycleSaver, header_line, returned, row_line
 
 FORMAT: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")

@@ -12,16 +12,18 @@ import pytest
 import torch
 from sklearn import metrics
 
-from vizsla.classic.losses import binary_cross_entropy, usual_loss, usual_metrics
-from vizsla.classic.measures import (
+from vizsla.classic.metrics import (
     T,
     V,
     accuracy,
     accuracy_multi,
     accuracy_np,
     accuracy_thresh,
+    binary_cross_entropy,
     confusion_matrix,
     to_np,
+    usual_loss,
+    usual_metrics,
 )
 from vizsla.classic.plots import ImageModelResults, plot_confusion_matrix, plots
 

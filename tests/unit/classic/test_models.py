@@ -10,16 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from vizsla.classic.architectures import (
+from vizsla.classic.models import (
+    AdaptiveConcatPool2d,
+    ConvnetBuilder,
+    build_head,
     efficientnet_lite0,
+    model_summary,
     resnet18,
     resnet34,
     resnet50,
     stats_of,
     vgg16,
 )
-from vizsla.classic.models import AdaptiveConcatPool2d, ConvnetBuilder, build_head
-from vizsla.classic.summary import model_summary
 from vizsla.errors import ConfigError
 from vizsla.models.groups import freeze_to
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vizsla.classic.plan import FitPlan, Lengths, decays_of, rates_of
+from vizsla.classic.training import FitPlan, Lengths, decays_of, rates_of
 from vizsla.errors import ConfigError
 from vizsla.train.schedules import lr_range, lr_range_linear
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from vizsla.classic import ConvLearner, ImageClassifierData, tfms_from_model
-from vizsla.classic.sched import EndOfFit, LossRecorder, LRFinder
+from vizsla.classic.training import EndOfFit, LossRecorder, LRFinder
 from vizsla.train.schedules import Schedule
 
 if TYPE_CHECKING:

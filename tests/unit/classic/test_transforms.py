@@ -12,16 +12,18 @@ import torch
 from PIL import Image
 
 from vizsla.augment.policy import Dihedral, Flip, Rotate, Zoom
-from vizsla.classic.architectures import inception_4, resnet34
-from vizsla.classic.lighting import Lighting, RandomLighting, lit
-from vizsla.classic.sizings import ScaledCrop
+from vizsla.classic.models import inception_4, resnet34
 from vizsla.classic.transforms import (
     CropType,
+    Lighting,
+    RandomLighting,
     RandomRotate,
     RandomScale,
     Scale,
+    ScaledCrop,
     TfmType,
     imagenet_stats,
+    lit,
     tfms_from_model,
     tfms_from_stats,
     transforms_basic,

@@ -1,6 +1,8 @@
 """Predictions and labels in, a number out: the metrics of lesson one, for arrays and tensors alike.
 
 N: pictures; C: classes; A: passes of test-time augmentation.
+
+The kind of labels in; the loss and the metrics of lesson one out.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vizsla.classic.transforms import to_array
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from vizsla.train.trainer import LossFunction, MetricFunction
+    from vizsla.types import Task
 
 
 @overload
@@ -114,3 +120,23 @@ def V(x: Any) -> Any:  # noqa: N802 (the notebooks' name for it)
 
 
 VV = V
+
+
+def binary_cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy of probabilities, ``(B, C)`` both, whatever the precision around it."""
+    with torch.autocast(probabilities.device.type, enabled=False):
+        return F.binary_cross_entropy(probabilities.float(), targets.float())
+
+
+def usual_loss(task: Task) -> LossFunction:
+    """Return the loss for what the network of a task puts out: log-probabilities, probabilities, numbers."""
+    if task == "category":
+        return F.nll_loss
+    return F.l1_loss if task == "regression" else binary_cross_entropy
+
+
+def usual_metrics(task: Task) -> list[MetricFunction]:
+    """Return the metrics of a task; none for numbers."""
+    if task == "category":
+        return [accuracy]
+    return [] if task == "regression" else [accuracy_thresh(0.5)]
