@@ -97,8 +97,8 @@ def vizsla_augmentation() -> Callable[[Tensor, int], Tensor]:
     """Return a function of uint8 pictures and the number of the batch that gives float pictures."""
     import torch
 
-    from vizsla.augment.apply import BatchAugmentation
-    from vizsla.augment.policy import aug_transforms
+    from vizsla.augment.batch_augmentation import BatchAugmentation
+    from vizsla.augment.presets import aug_transforms
 
     augmentation = BatchAugmentation(aug_transforms(size=SIZE, min_scale=MIN_SCALE))
     rows = torch.arange(BATCH_SIZE)

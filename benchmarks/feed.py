@@ -38,7 +38,7 @@ def vizsla_loaders(
     """
     import torch
 
-    from vizsla.augment.policy import aug_transforms
+    from vizsla.augment.presets import aug_transforms
     from vizsla.data.cache.cache import PictureCache
     from vizsla.data.images.sizing import Resize
     from vizsla.data.loading.dataloaders import DataLoaders

@@ -119,7 +119,7 @@ def train_vizsla(task: Task, *, cuda_graphs: bool | None = None) -> Times:
 def vizsla_loaders(task: Task) -> DataLoaders:
     """Return loaders of 460 to 224 pixels."""
     from vizsla import ImageDataLoaders, Resize
-    from vizsla.augment.policy import aug_transforms
+    from vizsla.augment.presets import aug_transforms
 
     return ImageDataLoaders.from_folder(
         Path(task.folder),

@@ -21,8 +21,8 @@ import torch
 from benchmarks.feed import BATCH_SIZE, MIN_SCALE, PRESIZE, SIZE, vizsla_loaders
 from benchmarks.machine import described, with_spread
 from benchmarks.pictures import photographs
-from vizsla.augment.apply import BatchAugmentation
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.batch_augmentation import BatchAugmentation
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.cache.device import DeviceStore
 from vizsla.data.cache.device_decode import DeviceDecoder
 from vizsla.data.images.sizing import Resize

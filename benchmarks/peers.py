@@ -125,7 +125,7 @@ def with_parts(folder: Path | None, *, made_in: Path, count: int) -> Path:
 def vizsla_loaders(setting: Setting) -> DataLoaders:
     """Return vizsla's loaders."""
     from vizsla import ImageDataLoaders, Resize
-    from vizsla.augment.policy import aug_transforms
+    from vizsla.augment.presets import aug_transforms
     from vizsla.data.table.sources import get_image_files
 
     folder = Path(setting.folder)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.fastai_peer import fastai_learner
 from benchmarks.machine import described, with_spread
 from benchmarks.peers import ARCHITECTURE, Setting, vizsla_learner, with_parts
-from vizsla.augment.apply import BatchAugmentation
+from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize

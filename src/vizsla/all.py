@@ -31,12 +31,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from vizsla.augment.pixels import (
-    Brightness, Contrast, Hue, Normalize, RandomErasing, Saturation,
-)
-from vizsla.augment.policy import (
-    Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom, aug_transforms, setup_aug_tfms,
-)
+from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
+from vizsla.augment.erasing import RandomErasing
+from vizsla.augment.normalize import Normalize
+from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
+from vizsla.augment.presets import aug_transforms, setup_aug_tfms
 from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.data.images.sizing import CropPad, RandomCrop, RandomResizedCrop, RatioResize
 from vizsla.data.images.item_transforms import DihedralItem, FlipItem

@@ -17,6 +17,9 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
+BATCHES_AT_ONCE = 16
+"""Where the rows of coming batches are known, numbers are drawn for so many of them, which takes hardly longer than for one."""
+
 
 def derive_seed(seed: int, name: str) -> int:
     """Return a seed for the part called ``name``: 63 bits of SHA-256 over both, so parts never share a stream."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.cache.cache import CacheMode, PictureCache
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders

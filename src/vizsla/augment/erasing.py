@@ -1,6 +1,6 @@
-"""A ``RandomErasing`` and the rows of a batch come in, blocks per picture and then pictures with noise in them go out.
+"""RandomErasing: cover blocks of each image with noise, after everything else.
 
-Shape legend: B pictures, K blocks, C channels, h x w pixels of what comes out.
+Shape legend: B images, K blocks, h x w pixels of what comes out.
 """
 
 from __future__ import annotations
@@ -13,104 +13,94 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vizsla.augment.batch_augmentation import Draws, ErasingTransform, check_range
+from vizsla.augment.kernels import Erasing
 from vizsla.seeding import generator
 
 if TYPE_CHECKING:
-    from vizsla.augment.pixels import Normalize, RandomErasing
-    from vizsla.augment.sample import Draws
+    from vizsla.augment.normalize import Normalize
     from vizsla.types import Size
 
-_STREAM = "augment/randomerasing/0"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Erasing:
-    """What is covered in each picture of a batch, and with what.
+@dataclass(frozen=True, slots=True)
+class RandomErasing(ErasingTransform):
+    """Cover blocks of each image with noise, after everything else (Zhong et al., "Random Erasing Data Augmentation", 2017).
 
-    Attributes:
-        boxes: int64 ``(B, K, 4)``: top, left, height, width in pixels; a height of 0 is no block.
-        offsets: int64 ``(B, 2)``: how far the noise of each picture is rolled, in pixels.
-        noise: float32 ``(3, h, w)``, 0-1.
+    Each image has its own blocks. The noise looks to the network like normally distributed numbers: it has the mean
+    and the spread of ``Normalize`` where one stands in the list, else of ImageNet, and is kept within 0-1.
+
+    Args:
+        p: Probability, per image, that it acts.
+        sl: Smallest share of the area that is covered.
+        sh: Largest share of the area that is covered.
+        min_aspect: Smallest height / width of a block, 0-1; the largest is its inverse.
+        max_count: Most blocks; there are 1 to ``max_count``, which share the area.
     """
 
-    boxes: Tensor
-    offsets: Tensor
-    noise: Tensor
+    p: float = 0.5
+    sl: float = 0.0
+    sh: float = 0.3
+    min_aspect: float = 0.3
+    max_count: int = 1
 
-    @property
-    def is_neutral(self) -> Tensor:
-        """Bool ``(B,)``: pictures that nothing is covered of."""
-        return (self.boxes[..., 2:].amin(dim=-1) == 0).all(dim=-1)
+    def __post_init__(self) -> None:
+        check_range(self, "p", self.p, low=0, high=1)
+        check_range(self, "sl", self.sl, low=0, high=self.sh)
+        check_range(self, "sh", self.sh, low=self.sl, high=1)
+        check_range(self, "min_aspect", self.min_aspect, low=0.01, high=1)
+        check_range(self, "max_count", self.max_count, low=1, high=100)
 
-    def of(self, chosen: slice | Tensor) -> Erasing:
-        """Return what is covered in some of the pictures."""
-        return Erasing(boxes=self.boxes[chosen], offsets=self.offsets[chosen], noise=self.noise)
-
-    def on(self, device: torch.device) -> Erasing:
-        """Return it on a device, without waiting for it."""
-        boxes, offsets, noise = (
-            part.to(device, non_blocking=True) for part in (self.boxes, self.offsets, self.noise)
+    def blocks(
+        self, draws: Draws, stream: str, *, size: Size, normalize: Normalize | None
+    ) -> Erasing:
+        """Draw the blocks of each image and where its noise begins; arguments as for ``ErasingTransform``."""
+        most = self.max_count
+        uniform = draws.uniform(stream, count=4 + 4 * most)
+        counts = (uniform[:, 1] * most).floor() + 1
+        boxes = self.boxes(uniform[:, 4:].unflatten(1, (most, 4)), counts=counts, size=size)
+        used = (uniform[:, :1] < self.p) & (torch.arange(most) < counts[:, None])
+        return Erasing(
+            boxes=boxes * used[..., None],
+            offsets=(uniform[:, 2:4] * torch.tensor(size)).long(),
+            noise=erasing_noise(size, seed=draws.seed, normalize=normalize),
         )
-        return Erasing(boxes=boxes, offsets=offsets, noise=noise)
 
+    def boxes(self, uniform: Tensor, *, counts: Tensor, size: Size) -> Tensor:
+        """Return blocks from uniform numbers.
 
-def sample_erasing(transform: RandomErasing, *, draws: Draws, size: Size) -> tuple[Tensor, Tensor]:
-    """Draw the blocks of each picture and where its noise begins.
+        Each has an area of U(sl, sh) of the image over the number of blocks, and height / width exp(U(log a, -log a)).
 
-    Args:
-        transform: What may happen.
-        draws: For whom.
-        size: (height, width) of the pictures that come out.
+        Args:
+            uniform: float64 ``(B, K, 4)`` in [0, 1): for area, shape, row, column.
+            counts: float64 ``(B,)``: blocks per image.
+            size: (height, width) of the images.
 
-    Returns:
-        int64 ``(B, K, 4)`` boxes and int64 ``(B, 2)`` offsets, as in ``Erasing``.
-    """
-    most = transform.max_count
-    uniform = draws.uniform(_STREAM, count=4 + 4 * most)
-    counts = (uniform[:, 1] * most).floor() + 1
-    boxes = erasing_boxes(transform, uniform=uniform[:, 4:].unflatten(1, (most, 4)), counts=counts, size=size)  # fmt: skip
-    used = (uniform[:, :1] < transform.p) & (torch.arange(most) < counts[:, None])
-    return boxes * used[..., None], (uniform[:, 2:4] * torch.tensor(size)).long()
-
-
-def erasing_boxes(
-    transform: RandomErasing, *, uniform: Tensor, counts: Tensor, size: Size
-) -> Tensor:
-    """Return blocks from uniform numbers.
-
-    Each has an area of U(sl, sh) of the picture over the number of blocks, and height / width exp(U(log a, -log a)).
-
-    Args:
-        transform: The limits.
-        uniform: float64 ``(B, K, 4)`` in [0, 1): for area, shape, row, column.
-        counts: float64 ``(B,)``: blocks per picture.
-        size: (height, width) of the pictures.
-
-    Returns:
-        int64 ``(B, K, 4)``: top, left, height, width; within the picture.
-    """
-    height, width = size
-    share = transform.sl + (transform.sh - transform.sl) * uniform[..., 0]
-    area = share * (height * width / counts[:, None])
-    aspect = (math.log(transform.min_aspect) * (1 - 2 * uniform[..., 1])).exp()
-    sides = torch.stack([area * aspect, area / aspect], dim=-1).sqrt().round()
-    limits = torch.tensor(size, dtype=sides.dtype)
-    sides = torch.minimum(sides, limits)
-    corners = (uniform[..., 2:] * (limits - sides + 1)).floor()
-    return torch.cat([corners, sides], dim=-1).long()
+        Returns:
+            int64 ``(B, K, 4)``: top, left, height, width; within the image.
+        """
+        height, width = size
+        share = self.sl + (self.sh - self.sl) * uniform[..., 0]
+        area = share * (height * width / counts[:, None])
+        aspect = (math.log(self.min_aspect) * (1 - 2 * uniform[..., 1])).exp()
+        sides = torch.stack([area * aspect, area / aspect], dim=-1).sqrt().round()
+        limits = torch.tensor(size, dtype=sides.dtype)
+        sides = torch.minimum(sides, limits)
+        corners = (uniform[..., 2:] * (limits - sides + 1)).floor()
+        return torch.cat([corners, sides], dim=-1).long()
 
 
 @lru_cache(maxsize=4)  # the same for all batches of a run
 def erasing_noise(size: Size, *, seed: int, normalize: Normalize | None = None) -> Tensor:
-    """Return what blocks are filled with: normal noise with the statistics of normalised pictures, within 0-1.
+    """Return what blocks are filled with: normal noise with the statistics of normalised images, within 0-1.
 
-    It is drawn once for a run; pictures see it from different offsets, which costs nothing and cannot be told from
-    drawing it anew.
+    It is drawn once for a run; images see it from different offsets, which costs nothing and looks the same as drawing it
+    again for each.
 
     Args:
-        size: (height, width) of the pictures.
+        size: (height, width) of the images.
         seed: The run's seed.
         normalize: Where the statistics come from; ``None``, or one without statistics: ImageNet's.
 
@@ -123,25 +113,3 @@ def erasing_noise(size: Size, *, seed: int, normalize: Normalize | None = None) 
     noise = torch.randn((3, *size), generator=generator(seed, "augment/randomerasing/noise"))
     mean_C11, std_C11 = (torch.tensor(numbers)[:, None, None] for numbers in (mean, std))
     return (noise * std_C11 + mean_C11).clamp_(0, 1)
-
-
-def erase_blocks(images: Tensor, *, erasing: Erasing) -> Tensor:
-    """Return pictures with their blocks covered.
-
-    Args:
-        images: float ``(B, 3, h, w)``.
-        erasing: What and with what, on the device of the pictures.
-
-    Returns:
-        float ``(B, 3, h, w)``.
-    """
-    height, width = images.shape[-2:]
-    ys, xs = (torch.arange(side, device=images.device) for side in (height, width))
-    top, left, tall, wide = erasing.boxes.unsqueeze(-1).unbind(2)  # each B K 1
-    in_rows = (ys >= top) & (ys < top + tall)
-    in_columns = (xs >= left) & (xs < left + wide)
-    covered = (in_rows[..., None] & in_columns[..., None, :]).any(dim=1)  # B h w
-    rows = (ys + erasing.offsets[:, :1]) % height
-    columns = (xs + erasing.offsets[:, 1:]) % width
-    noise = erasing.noise[:, rows[:, :, None], columns[:, None]].transpose(0, 1)  # B 3 h w
-    return torch.where(covered[:, None], noise.to(images.dtype), images)

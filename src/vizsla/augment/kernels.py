@@ -1,30 +1,132 @@
-"""Float pictures and what is to be done to each of them come in, float pictures go out; nothing is drawn or decided here.
+"""What is done to the pixels of a batch of float images, and the numbers per image that say how much.
 
-Shape legend: B pictures, C channels, H x W source, h x w output.
+Nothing is drawn or decided here: `batch_augmentation.py` draws, `apply.py` decides which image needs what.
+
+Shape legend: B images, C channels, H x W source, h x w output, K blocks. Sizes are (height, width).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vizsla.augment.compose import GREY_WEIGHTS, ColourStep
-
 if TYPE_CHECKING:
-    from vizsla.augment.options import Mode, PadMode
+    from collections.abc import Callable
+
     from vizsla.types import Size
+
+Mode = Literal["bilinear", "nearest", "bicubic"]
+"""How pixels between pixels are interpolated."""
+
+PadMode = Literal["reflection", "border", "zeros"]
+"""What is seen outside the image."""
+
+GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
+"""How much red, green and blue count in a grey (ITU-R BT.601, rounded as in PIL and fastai; the sum is 0.9999)."""
 
 _LOGIT_LIMIT = 1e-7
 """Pixels are kept this far from 0 and 1 before their logit is taken."""
 
 HORIZON = 1e-6
-"""Smallest homogeneous coordinate; a perspective beyond its horizon would turn the picture inside out."""
+"""Smallest homogeneous coordinate; a perspective beyond its horizon would turn the image inside out."""
 
 
-def warp_pictures(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColourStep:
+    """z' = gain * z + grey_gain * grey(z) + offset on the logits z of the pixels, then a turn of the colour circle.
+
+    Brightness, contrast and saturation are all of the first form, and so is any sequence of them.
+
+    Attributes:
+        gain: float ``(B,)``.
+        grey_gain: float ``(B,)``; ``None``: 0 for all, no transform changes the saturation.
+        offset: float ``(B,)``.
+        hue: float ``(B,)``, the turn as a share of the circle; ``None``: 0 for all.
+    """
+
+    gain: Tensor
+    grey_gain: Tensor | None
+    offset: Tensor
+    hue: Tensor | None = None
+
+    @classmethod
+    def neutral(cls, count: int) -> ColourStep:
+        """Return the step that changes nothing, float64, for so many images."""
+        zero = torch.zeros(count, dtype=torch.float64)
+        return cls(gain=zero + 1, grey_gain=None, offset=zero)
+
+    @property
+    def is_neutral(self) -> Tensor:
+        """Bool ``(B,)``: images whose logits the step leaves as they are, whatever happens to their hue."""
+        neutral = (self.gain == 1) & (self.offset == 0)
+        return neutral if self.grey_gain is None else neutral & (self.grey_gain == 0)
+
+    @property
+    def keeps_hue(self) -> Tensor:
+        """Bool ``(B,)``: images whose colour circle is not turned."""
+        return (
+            torch.ones_like(self.gain, dtype=torch.bool) if self.hue is None else self.hue % 1 == 0
+        )
+
+    def scaled(self, factors: Tensor) -> ColourStep:
+        """Return the step with its logits multiplied at the end, float ``(B,)``."""
+        return replace(self._each(lambda part: part * factors), hue=self.hue)
+
+    def of(self, chosen: slice | Tensor) -> ColourStep:
+        """Return the step of some of the images."""
+        return self._each(lambda part: part[chosen])
+
+    def on(self, device: torch.device) -> ColourStep:
+        """Return the step as float32 on a device, without waiting for it."""
+        return self._each(lambda part: part.float().to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ColourStep:
+        grey_gain = None if self.grey_gain is None else change(self.grey_gain)
+        return ColourStep(
+            gain=change(self.gain),
+            grey_gain=grey_gain,
+            offset=change(self.offset),
+            hue=None if self.hue is None else change(self.hue),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Erasing:
+    """What is covered in each image of a batch, and with what.
+
+    Attributes:
+        boxes: int64 ``(B, K, 4)``: top, left, height, width in pixels; a height of 0 is no block.
+        offsets: int64 ``(B, 2)``: how far the noise of each image is rolled, in pixels.
+        noise: float32 ``(3, h, w)``, 0-1.
+    """
+
+    boxes: Tensor
+    offsets: Tensor
+    noise: Tensor
+
+    @property
+    def is_neutral(self) -> Tensor:
+        """Bool ``(B,)``: images that nothing is covered of."""
+        return (self.boxes[..., 2:].amin(dim=-1) == 0).all(dim=-1)
+
+    def of(self, chosen: slice | Tensor) -> Erasing:
+        """Return what is covered in some of the images."""
+        return Erasing(boxes=self.boxes[chosen], offsets=self.offsets[chosen], noise=self.noise)
+
+    def on(self, device: torch.device) -> Erasing:
+        """Return it on a device, without waiting for it."""
+        boxes, offsets, noise = (
+            part.to(device, non_blocking=True) for part in (self.boxes, self.offsets, self.noise)
+        )
+        return Erasing(boxes=boxes, offsets=offsets, noise=noise)
+
+
+def warp_images(
     images: Tensor,
     *,
     warp: Tensor,
@@ -33,18 +135,18 @@ def warp_pictures(
     pad_mode: PadMode = "reflection",
     align_corners: bool = True,
 ) -> Tensor:
-    """Return pictures seen through their maps: one resampling, nothing before it.
+    """Return images seen through their maps: one resampling, nothing before it.
 
     Args:
         images: float ``(B, C, H, W)``; values keep their scale.
         warp: float ``(B, 3, 3)``, output coordinates to source coordinates (see ``compose``).
         size: (height, width) of what comes out.
         mode: Interpolation.
-        pad_mode: What is seen outside the picture.
+        pad_mode: What is seen outside the image.
         align_corners: Whether -1 and 1 are the centres of the corner pixels.
 
     Returns:
-        ``(B, C, h, w)`` in the dtype of the pictures. Positions and sums are float32 at least: 8 bits of a bfloat16 could
+        ``(B, C, h, w)`` in the dtype of the images. Positions and sums are float32 at least: 8 bits of a bfloat16 could
         not tell neighbouring pixels apart.
     """
     exact = torch.promote_types(images.dtype, torch.float32)
@@ -60,17 +162,17 @@ def sample_at(
     pad_mode: PadMode = "reflection",
     align_corners: bool = True,
 ) -> Tensor:
-    """Return what pictures show at some places.
+    """Return what images show at some places.
 
     Args:
         images: float ``(B, C, H, W)``; values keep their scale.
-        grid: float ``(B, h, w, 2)``: x, y of each place, -1 to 1 inside the picture.
+        grid: float ``(B, h, w, 2)``: x, y of each place, -1 to 1 inside the image.
         mode: Interpolation.
-        pad_mode: What is seen outside the picture.
+        pad_mode: What is seen outside the image.
         align_corners: Whether -1 and 1 are the centres of the corner pixels.
 
     Returns:
-        ``(B, C, h, w)`` in the dtype of the pictures.
+        ``(B, C, h, w)`` in the dtype of the images.
     """
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
     return F.grid_sample(
@@ -87,7 +189,7 @@ def sampling_grid(warp: Tensor, *, size: Size, align_corners: bool = True) -> Te
         align_corners: Whether -1 and 1 are the centres of the corner pixels.
 
     Returns:
-        float32 ``(B, h, w, 2)``: x, y, -1 to 1 inside the picture.
+        float32 ``(B, h, w, 2)``: x, y, -1 to 1 inside the image.
     """
     ys, xs = (_positions(side, align_corners=align_corners, device=warp.device) for side in size)
     along_x = warp[:, :, 0, None] * xs  # B 3 w
@@ -98,11 +200,11 @@ def sampling_grid(warp: Tensor, *, size: Size, align_corners: bool = True) -> Te
 
 
 def area_average(images: Tensor, *, size: Size, spare: Tensor | None = None) -> Tensor:
-    """Return pictures of a smaller size whose pixels are the mean of the area that they cover, partly or fully.
+    """Return images of a smaller size whose pixels are the mean of the area that they cover, partly or fully.
 
     Args:
         images: float ``(B, C, H, W)``.
-        size: (height, width) of what comes out, at most those of the pictures.
+        size: (height, width) of what comes out, at most those of the images.
         spare: Memory that may be overwritten, like ``images`` or larger, channels-last; ``None``: fresh memory.
 
     Returns:
@@ -119,15 +221,45 @@ def area_average(images: Tensor, *, size: Size, spare: Tensor | None = None) -> 
     return _average_rows(columns, length=width).permute(0, 3, 2, 1)
 
 
+def prefilter_sizes(warp: Tensor, *, source_size: Size, size: Size) -> list[Size | None]:
+    """Return the size that each image is averaged to before it is resampled; ``None`` where it is not.
+
+    Bilinear sampling looks at 2 pixels in a row, so an image that shrinks by more than 2 loses pixels without a
+    filter. It is averaged to twice the output size (of the side that shrinks less), and to a size doubled as often as
+    the map magnifies by 2, so that a small crop of a large image keeps its detail. Sizes depend on the maps, which
+    the CPU knows, and on nothing else: neither on the other images of the batch nor on a read from the device.
+
+    Args:
+        warp: float64 ``(B, 3, 3)`` on the CPU, output coordinates to source coordinates.
+        source_size: (height, width) that comes in.
+        size: (height, width) that comes out.
+    """
+    (height, width), (out_height, out_width) = source_size, size
+    shrinks_by = min(height / out_height, width / out_width)
+    if shrinks_by <= 2:
+        return [None] * len(warp)
+    sizes: list[Size | None] = []
+    magnifications: list[float] = _magnification(warp).tolist()
+    for magnifies_by in magnifications:
+        doubled = 2 << max(0, math.floor(math.log2(magnifies_by)))
+        if shrinks_by <= max(doubled, 2 * magnifies_by):
+            sizes.append(None)
+        elif height * out_width <= width * out_height:
+            sizes.append((doubled * out_height, width * doubled * out_height // height))
+        else:
+            sizes.append((height * doubled * out_width // width, doubled * out_width))
+    return sizes
+
+
 def change_lighting(images: Tensor, *, colour: ColourStep) -> Tensor:
-    """Return pictures after one colour step in logit space: between one logit and one sigmoid.
+    """Return images after one colour step in logit space: between one logit and one sigmoid.
 
     Args:
         images: float ``(B, 3, H, W)``, RGB, 0-1.
-        colour: The step, float32 on the device of the pictures.
+        colour: The step, float32 on the device of the images.
 
     Returns:
-        ``(B, 3, H, W)`` in the dtype of the pictures, above 0 and below 1 as far as it can tell; the logits are float32 at
+        ``(B, 3, H, W)`` in the dtype of the images, above 0 and below 1 as far as it can tell; the logits are float32 at
         least. The hue of the step is not looked at, see ``turn_hue``.
     """
     added = colour.offset[:, None, None, None]
@@ -142,7 +274,7 @@ def change_lighting(images: Tensor, *, colour: ColourStep) -> Tensor:
 
 
 def turn_hue(images: Tensor, *, shift: Tensor) -> Tensor:
-    """Return pictures whose colour circle is turned: the hue of HSV moves, saturation and value stay.
+    """Return images whose colour circle is turned: the hue of HSV moves, saturation and value stay.
 
     With the hue h in sixths of the circle, a channel is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + h) mod 6 and
     n = 5, 3, 1 for red, green, blue; so there is no case for each sixth.
@@ -152,7 +284,7 @@ def turn_hue(images: Tensor, *, shift: Tensor) -> Tensor:
         shift: float ``(B,)``, share of the circle; 1/3 makes red green.
 
     Returns:
-        ``(B, 3, H, W)`` in the dtype of the pictures.
+        ``(B, 3, H, W)`` in the dtype of the images.
     """
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
     value, chroma, sixths = _hue_parts(exact)
@@ -162,6 +294,28 @@ def turn_hue(images: Tensor, *, shift: Tensor) -> Tensor:
     ]  # no copy to a device to wait for
     k = (places + sixths).remainder_(6)
     return value.addcmul(chroma, torch.minimum(k, 4 - k).clamp_(0, 1), value=-1).to(images.dtype)
+
+
+def erase_blocks(images: Tensor, *, erasing: Erasing) -> Tensor:
+    """Return images with their blocks covered.
+
+    Args:
+        images: float ``(B, 3, h, w)``.
+        erasing: What and with what, on the device of the images.
+
+    Returns:
+        float ``(B, 3, h, w)``.
+    """
+    height, width = images.shape[-2:]
+    ys, xs = (torch.arange(side, device=images.device) for side in (height, width))
+    top, left, tall, wide = erasing.boxes.unsqueeze(-1).unbind(2)  # each B K 1
+    in_rows = (ys >= top) & (ys < top + tall)
+    in_columns = (xs >= left) & (xs < left + wide)
+    covered = (in_rows[..., None] & in_columns[..., None, :]).any(dim=1)  # B h w
+    rows = (ys + erasing.offsets[:, :1]) % height
+    columns = (xs + erasing.offsets[:, 1:]) % width
+    noise = erasing.noise[:, rows[:, :, None], columns[:, None]].transpose(0, 1)  # B 3 h w
+    return torch.where(covered[:, None], noise.to(images.dtype), images)
 
 
 def _hue_parts(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,16 +332,16 @@ def _average_rows(table: Tensor, *, length: int) -> Tensor:
     """Average ``(B, L, D, C)`` over areas of its second axis to ``(B, length, D, C)``.
 
     ``embedding_bag`` is a mean of rows that uses the CPU's vector units. Two of these passes were measured at 1.2 ms for
-    a 460 x 460 picture to 448 x 448, ``adaptive_avg_pool2d`` at 6.4 ms.
+    a 460 x 460 image to 448 x 448, ``adaptive_avg_pool2d`` at 6.4 ms.
     """
     count, rows, *rest = table.shape
     bag = torch.arange(count * length)
-    at, picture = bag % length, bag // length
+    at, image = bag % length, bag // length
     start, end = at * rows // length, -(-(at + 1) * rows // length)
     bag_sizes = end - start
     offsets = bag_sizes.cumsum(0) - bag_sizes
     inside = torch.arange(int(bag_sizes.sum())) - offsets.repeat_interleave(bag_sizes)
-    indices = (picture * rows + start).repeat_interleave(bag_sizes) + inside
+    indices = (image * rows + start).repeat_interleave(bag_sizes) + inside
     flat = table.reshape(count * rows, -1)
     return F.embedding_bag(indices, flat, offsets, mode="mean").view(count, length, *rest)
 
@@ -196,3 +350,16 @@ def _positions(side: int, *, align_corners: bool, device: torch.device) -> Tenso
     """Return the coordinates of pixel centres along a side, float32, -1 to 1; a single pixel is in the middle."""
     edge = 1 - 1 / side if side == 1 or not align_corners else 1
     return torch.linspace(-edge, edge, side, device=device)
+
+
+def _magnification(warp: Tensor) -> Tensor:
+    """Return by how much each map magnifies the source, float64 ``(B,)``: a length, from the area that the output shows.
+
+    An area does not change when an image is turned; the extent of its corners, which fastai takes, does.
+    """
+    corners = warp.new_tensor([[-1, 1, 1, -1], [-1, -1, 1, 1], [1, 1, 1, 1]])
+    mapped_B34 = warp @ corners
+    seen_B24 = mapped_B34[:, :2] / mapped_B34[:, 2:].clamp_min(HORIZON)
+    x, y = seen_B24.unbind(1)
+    area = (x * y.roll(-1, 1) - y * x.roll(-1, 1)).sum(dim=1).abs() / 2
+    return (4 / area.clamp_min(HORIZON)).sqrt()

@@ -1,9 +1,9 @@
-"""A batch of pictures with targets comes in, a batch in which each picture holds part of another goes out, and its loss.
+"""MixUp and CutMix: batches in which each image holds part of another one, and their loss.
 
 ``mix_up``: Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2017. ``cut_mix``: Yun et al., "CutMix", 2019. Both
-draw for each picture on its own. ``blend_pictures``, ``paste_boxes`` and ``paste_pictures`` are the arithmetic alone.
+draw for each image on its own. ``blend_images``, ``paste_boxes`` and ``paste_images`` are the arithmetic alone.
 
-Shape legend: B pictures, C channels, H x W pixels, N classes.
+Shape legend: B images, C channels, H x W pixels, N classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vizsla.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vizsla.augment.sample import Draws
+    from vizsla.augment.batch_augmentation import Draws
     from vizsla.types import Size
 
 
@@ -30,9 +30,9 @@ class MixedBatch:
 
     Attributes:
         images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)`` of the pictures themselves.
+        targets: int64 ``(B,)`` of the images themselves.
         partner_targets: int64 ``(B,)`` of what was mixed in.
-        shares: float ``(B,)``, 0-1: how much is left of the pictures themselves.
+        shares: float ``(B,)``, 0-1: how much is left of the images themselves.
     """
 
     images: Tensor
@@ -42,44 +42,44 @@ class MixedBatch:
 
 
 def mix_up(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 0.4) -> MixedBatch:
-    """Blend each picture with another one of the batch.
+    """Blend each image with another one of the batch.
 
     Args:
         images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)``, on the device of the pictures.
-        draws: Where the random numbers come from. The share of a picture depends on its row only, its partner on the rows of
+        targets: int64 ``(B,)``, on the device of the images.
+        draws: Where the random numbers come from. The share of an image depends on its row only, its partner on the rows of
             the batch.
-        alpha: Shares are Beta(alpha, alpha), and the larger part stays; the default leaves most pictures almost as they are.
+        alpha: Shares are Beta(alpha, alpha), and the larger part stays; the default leaves most images almost as they are.
 
     Returns:
-        The batch. A picture that is alone in its batch stays as it is.
+        The batch. A image that is alone in its batch stays as it is.
 
     Raises:
-        ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each picture.
+        ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each image.
     """
     _check(images, targets, draws=draws, alpha=alpha)
     uniform = draws.uniform("augment/mixup", count=3)
     shares = beta_shares(uniform[:, :2], alpha=alpha)
-    return blend_pictures(
+    return blend_images(
         images, targets, shares=torch.maximum(shares, 1 - shares), partners=uniform[:, 2].argsort()
     )
 
 
 def cut_mix(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 1.0) -> MixedBatch:
-    """Paste a box of another picture of the batch into each picture.
+    """Paste a box of another image of the batch into each image.
 
     Args:
         images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)``, on the device of the pictures.
-        draws: Where the random numbers come from. The box of a picture depends on its row only, its partner on the rows of
+        targets: int64 ``(B,)``, on the device of the images.
+        draws: Where the random numbers come from. The box of an image depends on its row only, its partner on the rows of
             the batch.
         alpha: 1 minus the share of the area that the box has, before it is cut off at the edges, is Beta(alpha, alpha).
 
     Returns:
-        The batch; shares are those of the pixels. A picture that is alone in its batch stays as it is.
+        The batch; shares are those of the pixels. A image that is alone in its batch stays as it is.
 
     Raises:
-        ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each picture.
+        ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each image.
     """
     _check(images, targets, draws=draws, alpha=alpha)
     height, width = images.shape[-2:]
@@ -87,7 +87,7 @@ def cut_mix(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 1.0
     shares = beta_shares(uniform[:, :2], alpha=alpha)
     centres = (uniform[:, 2:4] * torch.tensor([height, width])).floor().long()
     boxes = paste_boxes(shares, centres=centres, size=(height, width))
-    return paste_pictures(images, targets, boxes=boxes, partners=uniform[:, 4].argsort())
+    return paste_images(images, targets, boxes=boxes, partners=uniform[:, 4].argsort())
 
 
 def beta_shares(uniform: Tensor, *, alpha: float) -> Tensor:
@@ -110,12 +110,12 @@ def beta_shares(uniform: Tensor, *, alpha: float) -> Tensor:
 
 
 def paste_boxes(shares: Tensor, *, centres: Tensor, size: Size) -> Tensor:
-    """Return the boxes that leave about these shares of the pictures.
+    """Return the boxes that leave about these shares of the images.
 
     Args:
         shares: float ``(B,)``, 0-1.
         centres: int64 ``(B, 2)``: y, x in pixels.
-        size: (height, width) of the pictures.
+        size: (height, width) of the images.
 
     Returns:
         int64 ``(B, 4)``: top, left, bottom, right in pixels, cut off at the edges; bottom and right are not included.
@@ -127,14 +127,14 @@ def paste_boxes(shares: Tensor, *, centres: Tensor, size: Size) -> Tensor:
     return torch.cat([low, high], dim=1)
 
 
-def blend_pictures(
+def blend_images(
     images: Tensor, targets: Tensor, *, shares: Tensor, partners: Tensor
 ) -> MixedBatch:
-    """Return ``share * picture + (1 - share) * partner``.
+    """Return ``share * image + (1 - share) * partner``.
 
     Args:
         images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)``, on the device of the pictures.
+        targets: int64 ``(B,)``, on the device of the images.
         shares: float ``(B,)``, 0-1.
         partners: int64 ``(B,)``, positions in the batch.
     """
@@ -146,14 +146,12 @@ def blend_pictures(
     )
 
 
-def paste_pictures(
-    images: Tensor, targets: Tensor, *, boxes: Tensor, partners: Tensor
-) -> MixedBatch:
-    """Return the pictures with a box from their partners at the same place.
+def paste_images(images: Tensor, targets: Tensor, *, boxes: Tensor, partners: Tensor) -> MixedBatch:
+    """Return the images with a box from their partners at the same place.
 
     Args:
         images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)``, on the device of the pictures.
+        targets: int64 ``(B,)``, on the device of the images.
         boxes: int64 ``(B, 4)``: top, left, bottom, right in pixels.
         partners: int64 ``(B,)``, positions in the batch.
     """
@@ -176,12 +174,12 @@ def paste_pictures(
 def mixed_loss(
     logits: Tensor, batch: MixedBatch, *, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Return the mean loss, counting both targets of a picture as much as there is to see of them.
+    """Return the mean loss, counting both targets of an image as much as there is to see of them.
 
     Args:
         logits: float ``(B, N)``, of ``batch.images``.
         batch: The batch that went through the network.
-        loss: Makes one loss per picture, ``(B,)``, of logits and targets: ``nn.CrossEntropyLoss(reduction="none")``.
+        loss: Makes one loss per image, ``(B,)``, of logits and targets: ``nn.CrossEntropyLoss(reduction="none")``.
     """
     own, partners = loss(logits, batch.targets), loss(logits, batch.partner_targets)
     return torch.lerp(partners, own, batch.shares.to(own.dtype)).mean()
@@ -192,6 +190,6 @@ def _check(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float) -> No
         raise ConfigError(f"The alpha of a mixture must be above 0. Received: {alpha!r}")
     if not len(images) == len(targets) == len(draws.rows):
         raise ConfigError(
-            "Mixing pictures needs a target and a row for each. "
-            f"Received: {len(images)} pictures, {len(targets)} targets, {len(draws.rows)} rows"
+            "Mixing images needs a target and a row for each. "
+            f"Received: {len(images)} images, {len(targets)} targets, {len(draws.rows)} rows"
         )

@@ -26,8 +26,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vizsla.augment.apply import BatchAugmentation
-from vizsla.augment.policy import Dihedral, Flip, Rotate, Zoom
+from vizsla.augment.batch_augmentation import BatchAugmentation
+from vizsla.augment.geometry import Dihedral, Flip, Rotate, Zoom
 from vizsla.classic.models import IMAGENET_STATS, INCEPTION_STATS, Arch, Stats, stats_of
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.reader import PictureReader
@@ -38,8 +38,8 @@ from vizsla.seeding import counter_uniform
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vizsla.augment.options import PadMode
-    from vizsla.augment.policy import BatchTransform
+    from vizsla.augment.batch_augmentation import BatchTransform
+    from vizsla.augment.kernels import PadMode
     from vizsla.data.images.item_transforms import Sizing
     from vizsla.types import Size
 

@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from vizsla.augment.compose import validation_map
-from vizsla.augment.kernels import area_average, sample_at, sampling_grid
-from vizsla.augment.plan import prefilter_sizes
+from vizsla.augment.kernels import area_average, prefilter_sizes, sample_at, sampling_grid
 from vizsla.data.images.sizing import MAX_COPIED_PIXELS, resampler
 from vizsla.errors import ConfigError
 from vizsla.types import probabilities_of
 
 if TYPE_CHECKING:
-    from vizsla.augment.options import Mode, PadMode
+    from vizsla.augment.kernels import Mode, PadMode
     from vizsla.data.images.sizing import Resize
     from vizsla.model_file.bundle import Bundle
     from vizsla.model_file.final_resize import FinalResize
@@ -211,7 +209,7 @@ def inference_graph(bundle: Bundle) -> InferenceGraph:
 def separable_resize(final: FinalResize, *, source_size: Size) -> SeparableResize | None:
     """Return what validation does to pictures of one size, or None where it does nothing.
 
-    The matrices are made of what ``augment_pictures`` uses, applied to one picture for each row of the source: the area
+    The matrices are made of what ``augment_images`` uses, applied to one picture for each row of the source: the area
     average before a strong shrinking, then the sampling at the places that the map of validation gives.
 
     Args:
@@ -219,8 +217,7 @@ def separable_resize(final: FinalResize, *, source_size: Size) -> SeparableResiz
         source_size: ``(height, width)`` of the presize.
     """
     size = source_size if final.size is None else final.size
-    policy = final.augmentation().policy
-    warp_133 = validation_map(policy, count=1, source_size=source_size)
+    warp_133 = final.augmentation().validation_map(1, source_size=source_size)
     if size == source_size and torch.equal(warp_133[0], torch.eye(3, dtype=warp_133.dtype)):
         return None
     pooled = [None]

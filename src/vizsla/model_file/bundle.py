@@ -48,7 +48,7 @@ from vizsla.model_file.rebuild import (
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
-    from vizsla.augment.apply import BatchAugmentation
+    from vizsla.augment.batch_augmentation import BatchAugmentation
     from vizsla.data.images.sizing import Resize
     from vizsla.evaluate.calibration import Calibration
     from vizsla.evaluate.metrics import Metric

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vizsla.augment.apply import BatchAugmentation
-from vizsla.augment.policy import BatchTransform, Flip, Mode, PadMode, RandomResizedCropGPU
+from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
+from vizsla.augment.geometry import Flip, RandomResizedCropGPU
 from vizsla.data.images.item_transforms import ItemPipeline, function_name
 from vizsla.data.images.sizing import RandomResizedCrop, Resize
 from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
+    from vizsla.augment.kernels import Mode, PadMode
     from vizsla.types import Size
 
 
@@ -43,14 +44,15 @@ class FinalResize:
         Args:
             augmentation: Of the loaders, for example ``DataLoaders.augmentation``.
         """
-        policy = augmentation.policy
+        sampling = augmentation.sampling
+        crop = augmentation.crop if isinstance(augmentation.crop, RandomResizedCropGPU) else None
         return cls(
             size=augmentation.size,
-            mode=policy.mode,
-            pad_mode=policy.pad_mode,
-            align_corners=policy.align_corners,
-            crop_ratio=None if policy.crop is None else policy.crop.ratio,
-            crop_scale=1.0 if policy.crop is None else policy.crop.valid_scale,
+            mode=sampling.mode,
+            pad_mode=sampling.pad_mode,
+            align_corners=sampling.align_corners,
+            crop_ratio=None if crop is None else crop.ratio,
+            crop_scale=1.0 if crop is None else crop.valid_scale,
         )
 
     def augmentation(self) -> BatchAugmentation:

@@ -11,7 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast, get_args
 
-from vizsla.augment.policy import Mode
+from vizsla.augment.kernels import Mode
 from vizsla.data.images.sizing import PadMode, Resize, ResizeMethod
 from vizsla.errors import ConfigError, ModelFileError
 from vizsla.evaluate.calibration import LARGEST_TEMPERATURE, LEAST_TEMPERATURE, Calibration

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
-from vizsla.augment.apply import BatchAugmentation
+from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.loading.order import rows_of, turns_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from vizsla.augment.policy import BatchTransform
+    from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
     from vizsla.types import Batch, PictureTable
 
@@ -240,5 +240,5 @@ def add_transforms(
 
 
 def _augmented(there: BatchAugmentation, added: Sequence[BatchTransform]) -> BatchAugmentation:
-    size = there.size if there.policy.size != there.size else None
-    return BatchAugmentation([*transforms_of(there.policy), *added], size=size, seed=there.seed)
+    size = there.size if BatchAugmentation(there.transforms).size != there.size else None
+    return BatchAugmentation([*transforms_of(there), *added], size=size, seed=there.seed)

@@ -15,18 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vizsla.augment.apply import BatchAugmentation
-from vizsla.augment.pixels import Brightness, Contrast, Hue, Normalize, RandomErasing, Saturation
-from vizsla.augment.policy import (
-    ComposedColour,
-    ComposedGeometry,
-    Dihedral,
-    Flip,
-    RandomResizedCropGPU,
-    Rotate,
-    Warp,
-    Zoom,
-)
+from vizsla.augment.batch_augmentation import BatchAugmentation
+from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
+from vizsla.augment.erasing import RandomErasing
+from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
+from vizsla.augment.normalize import Normalize
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.blocks import CategoryBlock, MultiCategoryBlock, output_block
@@ -42,8 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vizsla.augment.merge import AugmentationPolicy
-    from vizsla.augment.policy import BatchTransform
+    from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.data.images.item_transforms import ItemPipeline
     from vizsla.data.table.block import DataBlock
     from vizsla.data.table.splits import Split
@@ -51,9 +43,9 @@ if TYPE_CHECKING:
     Getters = tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]
 
 _ORDER = (
-    (Flip, Dihedral, Warp, Rotate, Zoom, ComposedGeometry),
+    (Flip, Dihedral, Warp, Rotate, Zoom),
     (RandomResizedCropGPU,),
-    (Brightness, Contrast, Saturation, ComposedColour),
+    (Brightness, Contrast, Saturation),
     (Hue,),
     (Normalize,),
     (RandomErasing,),
@@ -112,22 +104,23 @@ def item_steps(items: ItemPipeline) -> Steps:
     return Steps((*own, Step(name="ToTensor", settings={})))
 
 
-def batch_steps(policy: AugmentationPolicy) -> Steps:
+def batch_steps(augmentation: BatchAugmentation) -> Steps:
     """Return what is done to a training batch; validation keeps the middle and the size, and nothing random."""
     steps = [Step(name="IntToFloatTensor", settings={"div": 255.0})]
     for kinds in _ORDER:
-        transforms = [one for one in transforms_of(policy) if type(one) in kinds]
+        transforms = [one for one in transforms_of(augmentation) if type(one) in kinds]
         if transforms:
             steps.append(_merged(transforms))
     return Steps(tuple(steps))
 
 
-def transforms_of(policy: AugmentationPolicy) -> tuple[BatchTransform, ...]:
-    """Return the transforms of a policy, in the order in which they work."""
-    singles = (policy.crop, *policy.colours, *policy.hues, policy.normalize, policy.erasing)
-    members = (*policy.matrices, *policy.warps, *(one for one in singles if one is not None))
-    rank = {kind: (place, k) for place, kinds in enumerate(_ORDER) for k, kind in enumerate(kinds)}
-    return tuple(sorted(members, key=lambda one: rank[type(one)]))
+def transforms_of(augmentation: BatchAugmentation) -> tuple[BatchTransform, ...]:
+    """Return the transforms of an augmentation, in the order in which they work."""
+    rank: dict[type, tuple[int, int]] = {
+        kind: (place, k) for place, kinds in enumerate(_ORDER) for k, kind in enumerate(kinds)
+    }
+    last = len(_ORDER), 0
+    return tuple(sorted(augmentation.transforms, key=lambda one: rank.get(type(one), last)))
 
 
 def step_of_function(function: Callable[..., object], **settings: object) -> Step:
@@ -259,7 +252,7 @@ def summarise_block(
 
 def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
     """Print how the first training pictures become a batch."""
-    own, together = item_steps(loaders.items), batch_steps(loaders.augmentation.policy)
+    own, together = item_steps(loaders.items), batch_steps(loaders.augmentation)
     _say(f"Setting up after_item: {own}\nSetting up before_batch: {Steps()}")
     _say(f"Setting up after_batch: {together}\n\nBuilding one batch")
     _say("Applying item_tfms to the first sample:")

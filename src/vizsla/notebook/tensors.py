@@ -15,20 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.augment.act import act, as_batch, in_form_of
-from vizsla.augment.apply import augment_pictures
-from vizsla.augment.kernels import area_average, sample_at, sampling_grid
-from vizsla.augment.plan import prefilter_sizes
-from vizsla.augment.policy import (
-    BatchTransform,
-    Brightness,
-    Contrast,
-    Dihedral,
-    Flip,
-    Rotate,
-    Warp,
-    Zoom,
-)
+from vizsla.augment.apply import augment_images
+from vizsla.augment.batch_augmentation import BatchTransform, act, as_batch, in_form_of
+from vizsla.augment.colour import Brightness, Contrast
+from vizsla.augment.geometry import Dihedral, Flip, Rotate, Warp, Zoom
+from vizsla.augment.kernels import area_average, prefilter_sizes, sample_at, sampling_grid
 from vizsla.errors import ConfigError
 from vizsla.types import as_size
 
@@ -38,7 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
-    from vizsla.augment.options import Draw, Mode, PadMode
+    from vizsla.augment.batch_augmentation import Draw
+    from vizsla.augment.kernels import Mode, PadMode
     from vizsla.types import Size, Task
 
     Step = BatchTransform | Callable[[Tensor], Tensor]
@@ -131,7 +123,7 @@ class TensorImage(Tensor):
         how = _Sampling(mode=mode, pad_mode=pad_mode, align_corners=align_corners)
         if coord_tfm is not None:
             return TensorImage(in_form_of(self, _seen(images, maps, coord_tfm, size=size, how=how)))
-        found = augment_pictures(
+        found = augment_images(
             images,
             warp=maps,
             size=size,

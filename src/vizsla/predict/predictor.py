@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from vizsla.augment.apply import BatchAugmentation
+from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.decode import to_rgb
 from vizsla.data.images.reader import PictureReader

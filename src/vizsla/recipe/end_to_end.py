@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.evaluate.predictions import HistoryPoint

@@ -10,26 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from vizsla.augment.apply import BatchAugmentation, augment_pictures
-from vizsla.augment.kernels import area_average, warp_pictures
-from vizsla.augment.pixels import (
-    Brightness,
-    Contrast,
-    Hue,
-    RandomErasing,
-    Saturation,
-)
-from vizsla.augment.plan import prefilter_sizes
-from vizsla.augment.policy import (
-    BatchTransform,
-    Dihedral,
-    Flip,
-    RandomResizedCropGPU,
-    Rotate,
-    Warp,
-    Zoom,
-    aug_transforms,
-)
+from vizsla.augment.apply import augment_images
+from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
+from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
+from vizsla.augment.erasing import RandomErasing
+from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
+from vizsla.augment.kernels import area_average, prefilter_sizes, warp_images
+from vizsla.augment.presets import aug_transforms
 from vizsla.errors import ConfigError
 
 Maker = Callable[..., Tensor]
@@ -137,7 +124,7 @@ def test_the_settings_of_torch_are_left_as_they_are(make_batch: Maker):
 def test_an_error_in_a_thread_arrives(make_batch: Maker):
     images = make_batch(3)
     with pytest.raises(ValueError, match="padding_mode"):
-        augment_pictures(images, warp=identity(3), size=(5, 5), pad_mode=WRONG)
+        augment_images(images, warp=identity(3), size=(5, 5), pad_mode=WRONG)
 
 
 def test_seed_and_epoch_change_the_result_and_repeat_it(make_batch: Maker):
@@ -160,7 +147,7 @@ def test_validation_does_not_depend_on_seed_rows_or_epoch(make_batch: Maker):
 def test_validation_resizes_once(make_batch: Maker):
     images = make_batch(2, (20, 24))
     found = validate(BatchAugmentation(aug_transforms(size=(15, 18))), images)
-    expected = warp_pictures(images.float(), warp=identity(2), size=(15, 18)) / 255
+    expected = warp_images(images.float(), warp=identity(2), size=(15, 18)) / 255
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
@@ -168,7 +155,7 @@ def test_validation_averages_before_it_shrinks_by_more_than_two(make_batch: Make
     images = make_batch(2, (46, 50))
     found = validate(BatchAugmentation(size=(22, 22)), images)
     pooled = area_average(images.float(), size=(44, 47))
-    expected = warp_pictures(pooled, warp=identity(2), size=(22, 22)) / 255
+    expected = warp_images(pooled, warp=identity(2), size=(22, 22)) / 255
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
@@ -236,7 +223,7 @@ def test_a_gpu_gives_the_same(make_batch: Maker):
 
 def test_float_pictures_keep_their_scale(make_batch: Maker):
     images = make_batch(2) / 255
-    found = augment_pictures(images, warp=identity(2), size=(20, 24))
+    found = augment_images(images, warp=identity(2), size=(20, 24))
     assert torch.equal(found, images)
 
 
@@ -246,7 +233,7 @@ def test_float_pictures_keep_their_scale(make_batch: Maker):
         (torch.zeros(2, 3, 4, 4), torch.arange(2), ["uint8", "float32"]),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), torch.arange(3), ["(3, 4, 4)"]),
         (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.arange(2), ["(2, 1, 4, 4)"]),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.arange(3), ["2 pictures", "(3,)"]),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.arange(3), ["2 images", "(3,)"]),
     ],
 )
 def test_what_is_no_batch_is_refused_in_words(images: Tensor, rows: Tensor, words: list[str]):

@@ -8,33 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from vizsla.augment.compose import (
-    GREY_WEIGHTS,
-    ColourStep,
-    affine_matrix,
-    colour_step,
-    compose_colour,
-    compose_map,
-    correct_aspect,
-    crop_matrix,
-    validation_map,
-    warp_matrix,
-)
-from vizsla.augment.merge import merge_transforms
-from vizsla.augment.policy import (
-    Brightness,
+from vizsla.augment.batch_augmentation import (
+    BatchAugmentation,
     ColourTransform,
-    Contrast,
+    Draws,
+    correct_aspect,
+)
+from vizsla.augment.colour import Brightness, Contrast, Saturation
+from vizsla.augment.geometry import (
     Dihedral,
     Flip,
     RandomResizedCropGPU,
     Rotate,
-    Saturation,
     Warp,
     Zoom,
-    aug_transforms,
+    crop_matrix,
 )
-from vizsla.augment.sample import Draws
+from vizsla.augment.kernels import GREY_WEIGHTS, ColourStep
+from vizsla.augment.presets import aug_transforms
 
 IDENTITY = torch.eye(3, dtype=torch.float64)
 
@@ -50,43 +41,43 @@ def source_of(warp: Tensor, x: float, y: float) -> list[float]:
 
 
 def test_a_flip_finds_the_left_on_the_right():
-    assert source_of(affine_matrix(Flip(), values=numbers(1)), -1, 0.5) == [1, 0.5]
+    assert source_of(Flip().matrix(numbers(1)), -1, 0.5) == [1, 0.5]
 
 
 def test_a_positive_rotation_turns_the_picture_clockwise():
     # What is at the top after a quarter turn clockwise was on the left before.
-    warp = affine_matrix(Rotate(), values=numbers(90))
+    warp = Rotate().matrix(numbers(90))
     assert source_of(warp, 0, -1) == pytest.approx([-1, 0], abs=1e-12)
 
 
 def test_a_zoom_keeps_its_point_and_magnifies_about_it():
-    warp = affine_matrix(Zoom(), values=numbers(2, 0.25, 0.75))
+    warp = Zoom().matrix(numbers(2, 0.25, 0.75))
     assert source_of(warp, -0.5, 0.5) == pytest.approx([-0.5, 0.5])
     assert source_of(warp, 0.5, 0.5) == pytest.approx([0, 0.5])
 
 
 @pytest.mark.parametrize("k", range(8))
 def test_the_dihedral_group_is_a_group_of_signed_permutations(k: int):
-    linear = affine_matrix(Dihedral(), values=numbers(k))[0, :2, :2]
+    linear = Dihedral().matrix(numbers(k))[0, :2, :2]
     assert sorted(linear.abs().flatten().tolist()) == [0, 0, 1, 1]
     assert torch.equal(linear @ linear.T, IDENTITY[:2, :2])
 
 
 def test_dihedral_maps_are_all_different():
     values = torch.arange(8, dtype=torch.float64)[:, None]
-    assert len(affine_matrix(Dihedral(), values=values).unique(dim=0)) == 8
+    assert len(Dihedral().matrix(values).unique(dim=0)) == 8
 
 
 def test_a_rotation_of_a_wide_picture_keeps_distances_in_pixels():
     # 20 x 80 pixels: the output point 10 pixels above the middle comes from 10 pixels left of it.
-    turned = affine_matrix(Rotate(), values=numbers(90))
+    turned = Rotate().matrix(numbers(90))
     x, y = source_of(correct_aspect(turned, source_size=(20, 80)), 0, -1)
     assert [x * 40, y * 10] == pytest.approx([-10, 0], abs=1e-9)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.2, -0.05), (-0.1, 0.2), (0.3, 0.3), (0, 0.2), (0, 0)])
 def test_a_warp_takes_its_targets_to_the_corners(a: float, b: float):
-    warp = warp_matrix(numbers(a, b))
+    warp = Warp().matrix(numbers(a, b))
     for target, corner in [
         ((-1 - b, -1 - a), (-1, -1)),
         ((-1 + b, 1 + a), (-1, 1)),
@@ -128,8 +119,8 @@ def draws(count: int = 5) -> Draws:
 
 
 def test_transforms_that_never_act_compose_to_exactly_the_identity():
-    policy = merge_transforms([Flip(0), Dihedral(0), Warp(p=0), Rotate(p=0), Zoom(p=0)])
-    found = compose_map(policy, draws=draws(), source_size=(33, 47))
+    never = [Flip(0), Dihedral(0), Warp(p=0), Rotate(p=0), Zoom(p=0)]
+    found = BatchAugmentation(never).training_map(draws(), source_size=(33, 47))
     assert torch.equal(found, IDENTITY.expand(5, 3, 3))
 
 
@@ -137,41 +128,37 @@ def test_perspective_follows_the_affine_part_and_the_crop_comes_first():
     zoom, warp = Zoom(p=1, draw=1.5, draw_x=0.2, draw_y=0.9), Warp(p=1, draw_x=0.1, draw_y=0.2)
     turn, crop = Rotate(p=1, draw=25), RandomResizedCropGPU(8, 0.5)
     size = (30, 40)
-    found = compose_map(
-        merge_transforms([crop, turn, warp, zoom]), draws=draws(1), source_size=size
+    found = BatchAugmentation([crop, turn, warp, zoom]).training_map(draws(1), source_size=size)
+    only_crop = BatchAugmentation([crop]).training_map(draws(1), source_size=size)
+    affine = turn.matrix(numbers(25)) @ zoom.matrix(numbers(1.5, 0.2, 0.9))
+    expected = (
+        Warp().matrix(numbers(0.1, 0.2)) @ correct_aspect(affine, source_size=size) @ only_crop
     )
-    only_crop = compose_map(merge_transforms([crop]), draws=draws(1), source_size=size)
-    affine = affine_matrix(turn, values=numbers(25)) @ affine_matrix(
-        zoom, values=numbers(1.5, 0.2, 0.9)
-    )
-    expected = warp_matrix(numbers(0.1, 0.2)) @ correct_aspect(affine, source_size=size) @ only_crop
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
 def test_two_warps_act_one_after_the_other():
     first, second = Warp(p=1, draw_x=0.1, draw_y=0.2), Warp(p=1, draw_x=-0.2, draw_y=0.1)
-    found = compose_map(merge_transforms([first, second]), draws=draws(1), source_size=(9, 9))
-    expected = warp_matrix(numbers(-0.2, 0.1)) @ warp_matrix(numbers(0.1, 0.2))
+    found = BatchAugmentation([first, second]).training_map(draws(1), source_size=(9, 9))
+    expected = Warp().matrix(numbers(-0.2, 0.1)) @ Warp().matrix(numbers(0.1, 0.2))
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
 def test_maps_belong_to_the_picture_and_not_to_the_batch():
-    policy = merge_transforms(aug_transforms(size=24, min_scale=0.3))
+    augmentation = BatchAugmentation(aug_transforms(size=24, min_scale=0.3))
     rows = torch.tensor([7, 3, 11])
-    together = compose_map(policy, draws=Draws(seed=1, epoch=4, rows=rows), source_size=(40, 50))
+    together = augmentation.training_map(Draws(seed=1, epoch=4, rows=rows), source_size=(40, 50))
     for at in range(3):
         alone = Draws(seed=1, epoch=4, rows=rows[at : at + 1])
-        found = compose_map(policy, draws=alone, source_size=(40, 50))
+        found = augmentation.training_map(alone, source_size=(40, 50))
         assert torch.equal(found, together[at : at + 1])
 
 
 def test_validation_sees_everything_unless_the_policy_crops():
-    policy = merge_transforms(aug_transforms())
-    assert torch.equal(
-        validation_map(policy, count=2, source_size=(8, 9)), IDENTITY.expand(2, 3, 3)
-    )
-    cropping = merge_transforms([RandomResizedCropGPU(8, ratio=(1, 1))])
-    warp = validation_map(cropping, count=2, source_size=(11, 21))
+    whole = BatchAugmentation(aug_transforms()).validation_map(2, source_size=(8, 9))
+    assert torch.equal(whole, IDENTITY.expand(2, 3, 3))
+    cropping = BatchAugmentation([RandomResizedCropGPU(8, ratio=(1, 1))])
+    warp = cropping.validation_map(2, source_size=(11, 21))
     assert source_of(warp, -1, -1) == pytest.approx([-0.5, -1])
     assert source_of(warp, 1, 1) == pytest.approx([0.5, 1])
 
@@ -197,7 +184,9 @@ def in_turn(parts: list[tuple[ColourTransform, Tensor]], logits: Tensor) -> Tens
 def test_a_colour_step_equals_its_parts_in_turn(order: tuple[int, ...]):
     kinds: list[tuple[ColourTransform, float]] = [(Brightness(), 0.6), (Contrast(), 1.25), (Saturation(), 0.7)]  # fmt: skip
     parts = [(kinds[at][0], torch.tensor([kinds[at][1]], dtype=torch.float64)) for at in order]
-    step = colour_step(parts, count=len(parts[0][1]))
+    step = ColourStep.neutral(1)
+    for transform, values in parts:
+        step = transform.follow(step, values)
     logits = torch.linspace(-4, 5, 30, dtype=torch.float64).view(3, 10)
     grey = (torch.tensor(GREY_WEIGHTS, dtype=torch.float64)[:, None] * logits).sum(0)
     assert (step.grey_gain is None) == (2 not in order)
@@ -207,24 +196,23 @@ def test_a_colour_step_equals_its_parts_in_turn(order: tuple[int, ...]):
 
 
 def test_colour_that_never_acts_is_exactly_neutral():
-    policy = merge_transforms([Brightness(p=0), Contrast(p=0), Saturation(p=0)])
-    step = compose_colour(policy, draws=draws())
+    step = BatchAugmentation([Brightness(p=0), Contrast(p=0), Saturation(p=0)]).colour_step(draws())
     assert isinstance(step, ColourStep)
     assert step.is_neutral.tolist() == [True] * 5
 
 
 def test_colour_that_always_acts_is_nowhere_neutral():
-    step = compose_colour(merge_transforms([Brightness(p=1)]), draws=draws())
+    step = BatchAugmentation([Brightness(p=1)]).colour_step(draws())
     assert isinstance(step, ColourStep)
     assert step.is_neutral.tolist() == [False] * 5
 
 
 def test_no_colour_transforms_make_no_step():
-    assert compose_colour(merge_transforms([Flip()]), draws=draws()) is None
+    assert BatchAugmentation([Flip()]).colour_step(draws()) is None
 
 
 def test_a_part_of_a_step_is_that_of_the_pictures_asked_for():
-    step = compose_colour(merge_transforms([Brightness(p=1, draw=[0.1, 0.2, 0.3])]), draws=draws(3))
+    step = BatchAugmentation([Brightness(p=1, draw=[0.1, 0.2, 0.3])]).colour_step(draws(3))
     assert isinstance(step, ColourStep)
     assert torch.equal(step.of(torch.tensor([2, 0])).offset, step.offset[[2, 0]])
     assert step.of(slice(1, 3)).gain.shape == (2,)

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vizsla.augment.apply import BatchAugmentation
-from vizsla.augment.erasing import erasing_boxes, erasing_noise, sample_erasing
-from vizsla.augment.pixels import Normalize, RandomErasing
-from vizsla.augment.policy import RandomResizedCropGPU, aug_transforms
-from vizsla.augment.sample import Draws, crop_boxes
+from vizsla.augment.batch_augmentation import BatchAugmentation, Draws
+from vizsla.augment.erasing import RandomErasing, erasing_noise
+from vizsla.augment.geometry import RandomResizedCropGPU
+from vizsla.augment.normalize import Normalize
+from vizsla.augment.presets import aug_transforms
 
 Maker = Callable[..., Tensor]
 RECORD = json.loads((Path(__file__).parents[2] / "golden" / "augment.json").read_text("utf-8"))
@@ -48,7 +48,7 @@ def test_blocks_have_the_sizes_of_the_reference(case: dict[str, Any]):
         uniform.append([*shape, middle_of_step(top, rows + 1), middle_of_step(left, columns + 1)])
     transform = RandomErasing(1, case["sl"], case["sh"], case["min_aspect"], case["count"])
     counts = torch.tensor([float(case["count"])])
-    boxes = erasing_boxes(transform, uniform=torch.tensor([uniform]).double(), counts=counts, size=(height, width))  # fmt: skip
+    boxes = transform.boxes(torch.tensor([uniform]).double(), counts=counts, size=(height, width))
     expected = [[top, left, bottom - top, right - left] for top, bottom, left, right in case["areas"]]  # fmt: skip
     assert boxes[0].tolist() == expected
 
@@ -62,7 +62,7 @@ def test_windows_have_the_sizes_of_the_reference(case: dict[str, Any]):
     uniform = [*(area for area, _ in tries), *(ratio for _, ratio in tries), *places]
     crop = RandomResizedCropGPU(224, case["min_scale"], case["ratio"])
     height, width = case["hw"]
-    (box,) = crop_boxes(crop, uniform=torch.tensor([uniform]).double(), source_size=(height, width))
+    (box,) = crop.boxes(torch.tensor([uniform]).double(), source_size=(height, width))
     assert box.tolist() == [*case["tl_yx"], *case["crop_hw"]]
 
 
@@ -76,7 +76,8 @@ def test_blocks_lie_within_the_picture(
 ):
     transform = RandomErasing(1, sl, sl + more * (1 - sl), aspect, most)
     draws = Draws(seed=seed, epoch=0, rows=torch.arange(20))
-    boxes, offsets = sample_erasing(transform, draws=draws, size=size)
+    erasing = transform.blocks(draws, "erasing", size=size, normalize=None)
+    boxes, offsets = erasing.boxes, erasing.offsets
     assert boxes.shape == (20, most, 4)
     assert bool((boxes >= 0).all())
     assert bool((boxes[..., :2] + boxes[..., 2:] <= torch.tensor(size)).all())
@@ -86,7 +87,7 @@ def test_blocks_lie_within_the_picture(
 def test_how_often_how_many_and_how_much():
     transform = RandomErasing(0.5, 0.1, 0.3, 0.5, 3)
     draws = Draws(seed=0, epoch=0, rows=torch.arange(4000))
-    boxes, _ = sample_erasing(transform, draws=draws, size=(200, 100))
+    boxes = transform.blocks(draws, "erasing", size=(200, 100), normalize=None).boxes
     blocks = (boxes[..., 2] > 0).sum(dim=1)
     share = blocks.bincount(minlength=4) / len(blocks)
     assert share.tolist() == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6], abs=0.02)

@@ -8,25 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vizsla.augment.apply import BatchAugmentation, augment_pictures
-from vizsla.augment.compose import affine_matrix, warp_matrix
-from vizsla.augment.pixels import (
-    Brightness,
-    Contrast,
-    Hue,
-    Normalize,
-    RandomErasing,
-    Saturation,
-)
-from vizsla.augment.policy import (
-    BatchTransform,
-    Dihedral,
-    Flip,
-    RandomResizedCropGPU,
-    Rotate,
-    Warp,
-    Zoom,
-)
+from vizsla.augment.apply import augment_images
+from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
+from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
+from vizsla.augment.erasing import RandomErasing
+from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
+from vizsla.augment.normalize import Normalize
 
 TOLERANCE = 1e-4
 """Coordinates are float32: a position is known to 1e-5 pixels, and neighbours differ by up to 1."""
@@ -72,11 +59,11 @@ def test_neutral_fixed_draws_return_the_input(images: Tensor):
 def test_a_flip_mirrors_and_twice_is_the_identity(images: Tensor):
     once = through(Flip(p=1), images)
     torch.testing.assert_close(once, (images / 255).flip(-1), atol=TOLERANCE, rtol=0)
-    warp = affine_matrix(Flip(), values=torch.ones(len(images), 1, dtype=torch.float64))
+    warp = Flip().matrix(torch.ones(len(images), 1, dtype=torch.float64))
     size = images.shape[-2], images.shape[-1]
-    twice = augment_pictures(once, warp=warp, size=size)
+    twice = augment_images(once, warp=warp, size=size)
     torch.testing.assert_close(twice, images / 255, atol=TOLERANCE, rtol=0)
-    assert torch.equal(augment_pictures(images, warp=warp @ warp, size=size), images / 255)
+    assert torch.equal(augment_images(images, warp=warp @ warp, size=size), images / 255)
 
 
 @given(images=batches(square=True), quarters=st.integers(-3, 3))
@@ -180,6 +167,6 @@ def test_a_plain_picture_stays_plain(value: int, transform: BatchTransform, seed
 
 @pytest.mark.parametrize(("x", "y"), [(0.2, 0.1), (-0.3, 0.2)])
 def test_a_warp_and_its_inverse_are_the_identity(x: float, y: float):
-    warp = warp_matrix(torch.tensor([[x, y]], dtype=torch.float64))
+    warp = Warp().matrix(torch.tensor([[x, y]], dtype=torch.float64))
     found = warp @ torch.linalg.inv(warp)
     torch.testing.assert_close(found[0], torch.eye(3, dtype=torch.float64), atol=1e-12, rtol=0)

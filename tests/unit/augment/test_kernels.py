@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vizsla.augment.compose import ColourStep
-from vizsla.augment.kernels import area_average, change_lighting, sampling_grid, warp_pictures
+from vizsla.augment.kernels import (
+    ColourStep,
+    area_average,
+    change_lighting,
+    sampling_grid,
+    warp_images,
+)
 
 IDENTITY = torch.eye(3).repeat(2, 1, 1)
 
@@ -44,13 +49,13 @@ def test_a_perspective_divides_by_the_depth():
 
 def test_beyond_the_horizon_there_is_no_infinity():
     warp = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [2.0, 0, 1]]])
-    found = warp_pictures(noise(1, 3, 8, 8), warp=warp, size=(8, 8))
+    found = warp_images(noise(1, 3, 8, 8), warp=warp, size=(8, 8))
     assert found.isfinite().all()
 
 
 def test_warping_keeps_the_scale_of_the_values():
     images = noise(2, 3, 6, 7) * 255
-    found = warp_pictures(images, warp=IDENTITY, size=(6, 7))
+    found = warp_images(images, warp=IDENTITY, size=(6, 7))
     torch.testing.assert_close(found, images, atol=1e-3, rtol=0)
 
 
@@ -59,7 +64,7 @@ def test_modes_are_those_of_torch(mode: str):
     images = noise(2, 3, 6, 7)
     theta = torch.tensor([[0.9, 0.2, 0.1], [-0.1, 0.8, 0.0]]).repeat(2, 1, 1)
     warp = torch.cat([theta, torch.tensor([0.0, 0, 1]).expand(2, 1, 3)], dim=1)
-    found = warp_pictures(images, warp=warp, size=(5, 4), mode=mode)  # pyright: ignore[reportArgumentType] any of three
+    found = warp_images(images, warp=warp, size=(5, 4), mode=mode)  # pyright: ignore[reportArgumentType] any of three
     grid = F.affine_grid(theta, [2, 3, 5, 4], align_corners=True)
     expected = F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=True)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

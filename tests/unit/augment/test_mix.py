@@ -11,16 +11,16 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
+from vizsla.augment.batch_augmentation import Draws
 from vizsla.augment.mix import (
     beta_shares,
-    blend_pictures,
+    blend_images,
     cut_mix,
     mix_up,
     mixed_loss,
     paste_boxes,
-    paste_pictures,
+    paste_images,
 )
-from vizsla.augment.sample import Draws
 from vizsla.errors import ConfigError
 
 RECORD = json.loads((Path(__file__).parents[2] / "golden" / "mix.json").read_text("utf-8"))
@@ -40,7 +40,7 @@ def test_mixup_pictures_and_loss_equal_the_reference():
     case = RECORD["mixup"]
     images, targets = torch.tensor(case["x"]), torch.tensor(case["y"])
     lam, perm = torch.tensor(case["lam"]), torch.tensor(case["perm"])
-    mixed = blend_pictures(images, targets, shares=lam, partners=perm)
+    mixed = blend_images(images, targets, shares=lam, partners=perm)
     torch.testing.assert_close(mixed.images, torch.tensor(case["mixed"]), atol=1e-5, rtol=0)
     loss = mixed_loss(torch.tensor(case["pred"]), mixed, loss=PER_PICTURE)
     assert float(loss) == pytest.approx(case["loss"], abs=1e-5)
@@ -55,7 +55,7 @@ def test_cutmix_boxes_and_shares_equal_the_reference(case: dict[str, Any]):
     left, top, right, bottom = case["box_x1y1x2y2"]
     assert boxes[0].tolist() == [top, left, bottom, right]
     images = flat_pictures(2, size)
-    mixed = paste_pictures(images, torch.tensor([0, 1]), boxes=boxes, partners=torch.tensor([1, 0]))
+    mixed = paste_images(images, torch.tensor([0, 1]), boxes=boxes, partners=torch.tensor([1, 0]))
     assert mixed.shares.tolist() == pytest.approx([case["adjusted_lam"]] * 2)
     assert bool((mixed.images[0, :, top:bottom, left:right] == 1).all())
     assert float(mixed.images[0].mean()) == pytest.approx(1 - case["adjusted_lam"])
@@ -120,5 +120,5 @@ def test_mixing_repeats_with_its_draws_and_leaves_the_input(mix: Any):
 def test_what_cannot_be_mixed_is_refused():
     with pytest.raises(ConfigError, match="alpha"):
         mix_up(flat_pictures(2), torch.arange(2), draws=draws_for(2), alpha=0)
-    with pytest.raises(ConfigError, match="2 pictures, 3 targets, 2 rows"):
+    with pytest.raises(ConfigError, match="2 images, 3 targets, 2 rows"):
         cut_mix(flat_pictures(2), torch.arange(3), draws=draws_for(2))

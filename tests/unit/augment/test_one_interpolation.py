@@ -15,11 +15,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from vizsla.augment.compose import compose_map
-from vizsla.augment.kernels import area_average, warp_pictures
-from vizsla.augment.merge import merge_transforms
-from vizsla.augment.policy import Rotate, Warp, Zoom
-from vizsla.augment.sample import Draws
+from vizsla.augment.batch_augmentation import BatchAugmentation, Draws
+from vizsla.augment.geometry import Rotate, Warp, Zoom
+from vizsla.augment.kernels import area_average, warp_images
 from vizsla.notebook.tensors import Pipeline, TensorImage
 
 BOOK = [
@@ -58,8 +56,8 @@ def sharpness(images: Tensor) -> float:
 def test_composed_is_sharper_and_truer_than_one_by_one(name: str):
     images = photograph(name)
     draws = Draws(seed=0, epoch=0, rows=torch.arange(1))
-    warp = compose_map(merge_transforms(BOOK), draws=draws, source_size=(SIDE, SIDE))
-    fine = warp_pictures(images, warp=warp, size=(4 * SIDE, 4 * SIDE), mode="bicubic")
+    warp = BatchAugmentation(BOOK).training_map(draws, source_size=(SIDE, SIDE))
+    fine = warp_images(images, warp=warp, size=(4 * SIDE, 4 * SIDE), mode="bicubic")
     reference = area_average(fine, size=(SIDE, SIDE))
 
     composed = Pipeline(BOOK)(images)
@@ -79,7 +77,7 @@ def test_composed_is_sharper_and_truer_than_one_by_one(name: str):
 def test_undoing_the_map_brings_more_of_the_photograph_back_after_one_interpolation(name: str):
     images = photograph(name)
     draws = Draws(seed=0, epoch=0, rows=torch.arange(1))
-    warp = compose_map(merge_transforms(BOOK), draws=draws, source_size=(SIDE, SIDE))
+    warp = BatchAugmentation(BOOK).training_map(draws, source_size=(SIDE, SIDE))
     composed = Pipeline(BOOK)(images)
     one_by_one = images
     for step in BOOK:

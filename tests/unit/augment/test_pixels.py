@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vizsla.augment.apply import BatchAugmentation
-from vizsla.augment.kernels import change_lighting, turn_hue, warp_pictures
-from vizsla.augment.pixels import Brightness, Contrast, Hue, Normalize, Saturation
-from vizsla.augment.policy import Rotate, aug_transforms
-from vizsla.augment.sample import Draws, sample_colour
+from vizsla.augment.batch_augmentation import BatchAugmentation, Draws
+from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
+from vizsla.augment.geometry import Rotate
+from vizsla.augment.kernels import ColourStep, change_lighting, turn_hue, warp_images
+from vizsla.augment.normalize import Normalize
+from vizsla.augment.presets import aug_transforms
 from vizsla.errors import ConfigError
 
 Maker = Callable[..., Tensor]
@@ -37,7 +38,7 @@ def test_a_list_with_normalize_leaves_normalising_to_the_network(make_batch: Mak
     rows = torch.arange(len(images))
     valid = augmentation(images, rows=rows, epoch=0, training=False)
     assert torch.equal(valid, images / 255)
-    assert augmentation.policy.normalize == IMAGENET
+    assert augmentation.normalize == IMAGENET
 
 
 def test_normalize_without_statistics_cannot_be_called():
@@ -95,11 +96,11 @@ def test_two_hues_add_up_and_come_after_the_logits(make_batch: Maker):
 
 def test_shifts_are_drawn_on_a_logarithmic_scale():
     draws = Draws(seed=0, epoch=0, rows=torch.arange(4000))
-    shifts = sample_colour(Hue(0.1, 1), draws=draws, stream="augment/hue/0")
+    shifts = Hue(0.1, 1).sample(draws, "augment/hue/0")
     assert -0.1 <= float(shifts.min()) < -0.099
     assert 0.11 < float(shifts.max()) <= 1 / 0.9 - 1
     assert float((shifts + 1).log().mean()) == pytest.approx(0, abs=0.003)
-    some = sample_colour(Hue(0.1, 0.75), draws=draws, stream="augment/hue/0")
+    some = Hue(0.1, 0.75).sample(draws, "augment/hue/0")
     assert float((some == 0).double().mean()) == pytest.approx(0.25, abs=0.02)
 
 
@@ -121,7 +122,7 @@ def test_a_function_that_makes_too_few_draws_is_refused(make_batch: Maker):
     with pytest.raises(ConfigError, match="at least 4"):
         run([Rotate(p=1, draw=lambda _: [1.0])], make_batch())
     with pytest.raises(ConfigError, match="images="):
-        sample_colour(Contrast(draw=lambda _: 1.0), draws=Draws(seed=0, epoch=0, rows=torch.arange(1)), stream="c")  # fmt: skip
+        Contrast(draw=lambda _: 1.0).sample(Draws(seed=0, epoch=0, rows=torch.arange(1)), "c")
 
 
 # A bfloat16 has 8 significant bits: values in 0.5-1 are 2**-8 apart, rounding is off by 2**-9 at most. Coming in and going
@@ -134,18 +135,18 @@ def test_bfloat16_pictures_are_resampled_within_one_step(make_batch: Maker):
     angle = torch.tensor(0.3)
     rotation = torch.tensor([[angle.cos(), angle.sin(), 0], [-angle.sin(), angle.cos(), 0], [0, 0, 1]])  # fmt: skip
     warp = rotation.expand(4, 3, 3)
-    found = warp_pictures(images.bfloat16(), warp=warp, size=(30, 31))
+    found = warp_images(images.bfloat16(), warp=warp, size=(30, 31))
     assert found.dtype == torch.bfloat16
-    exact = warp_pictures(images, warp=warp, size=(30, 31))
+    exact = warp_images(images, warp=warp, size=(30, 31))
     torch.testing.assert_close(found.float(), exact, atol=BFLOAT16_STEP, rtol=0)
 
 
 def test_bfloat16_pictures_are_recoloured_within_two_steps(make_batch: Maker):
-    from vizsla.augment.compose import colour_step
 
     images = make_batch() / 255
     draw = torch.tensor([0.8, 1.2, 1.25, 1.0], dtype=torch.float64)
-    step = colour_step([(Contrast(), draw), (Saturation(), draw)], count=4).on(torch.device("cpu"))
+    step = Saturation().follow(Contrast().follow(ColourStep.neutral(4), draw), draw)
+    step = step.on(torch.device("cpu"))
     shift = torch.tensor([0.1, -0.1, 0.0, 0.05])
     for kernel in (
         lambda pictures: change_lighting(pictures, colour=step),

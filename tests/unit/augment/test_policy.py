@@ -9,32 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vizsla.augment.merge import AugmentationPolicy, merge_transforms
-from vizsla.augment.pixels import (
-    Brightness,
-    Contrast,
-    Hue,
-    Normalize,
-    RandomErasing,
-    Saturation,
+from vizsla.augment.apply import Sampling
+from vizsla.augment.batch_augmentation import (
+    BatchAugmentation,
+    ColourTransform,
+    Composed,
+    GeometricTransform,
 )
-from vizsla.augment.policy import (
-    ComposedColour,
-    ComposedGeometry,
-    Dihedral,
-    Flip,
-    RandomResizedCropGPU,
-    Rotate,
-    Warp,
-    Zoom,
-    aug_transforms,
-    setup_aug_tfms,
-)
+from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
+from vizsla.augment.erasing import RandomErasing
+from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
+from vizsla.augment.normalize import Normalize
+from vizsla.augment.presets import aug_transforms, setup_aug_tfms
 from vizsla.errors import ConfigError
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "augment.json"
 RECORD = json.loads(GOLDEN.read_text(encoding="utf-8"))
@@ -66,7 +57,7 @@ def described(transform: Any) -> dict[str, Any]:
     return {"fn": name} | {key: fields[key] for key in COMPARED if key in fields} | dict(strength)
 
 
-def same(found: tuple[Any, ...], expected: list[dict[str, Any]]) -> bool:
+def same(found: Sequence[Any], expected: list[dict[str, Any]]) -> bool:
     described_found = [described(transform) for transform in found]
     return len(described_found) == len(expected) and all(
         mine[key] == pytest.approx(reference[key]) if key != "fn" else mine[key] == reference[key]
@@ -79,58 +70,65 @@ def result_of_kind(case: dict[str, Any], key: str) -> dict[str, Any]:
     return next((entry for entry in case["result"] if key in entry), {})
 
 
-@pytest.mark.parametrize("case", STRUCTURES, ids=lambda case: str(case["kwargs"]))
-def test_aug_transforms_asks_for_what_the_reference_does(case: dict[str, Any]):
-    policy = merge_transforms(aug_transforms(**case["kwargs"]))
-    geometry, crop = result_of_kind(case, "affine"), result_of_kind(case, "ratio")
-    assert same(policy.matrices, geometry.get("affine", []))
-    assert same(policy.warps, geometry.get("coord", []))
-    assert same(policy.colours, result_of_kind(case, "lighting").get("lighting", []))
-    expected_size = crop.get("size") or geometry.get("size")
-    assert policy.size == (None if expected_size is None else as_size(expected_size))
-    if crop:
-        assert policy.crop == RandomResizedCropGPU(as_size(crop["size"]), crop["min_scale"], (1, 1))
-    else:
-        assert policy.crop is None
+def of_kind(augmentation: BatchAugmentation, kind: Any, *, perspective: bool = False) -> list[Any]:
+    return [
+        one
+        for one in augmentation.transforms
+        if isinstance(one, kind) and getattr(one, "is_perspective", False) == perspective
+    ]
+
+
+def test_aug_transforms_asks_for_what_the_reference_does():
+    for case in STRUCTURES:
+        made = BatchAugmentation(aug_transforms(**case["kwargs"]))
+        geometry, crop = result_of_kind(case, "affine"), result_of_kind(case, "ratio")
+        assert same(of_kind(made, GeometricTransform), geometry.get("affine", [])), case["kwargs"]
+        warps = of_kind(made, GeometricTransform, perspective=True)
+        assert same(warps, geometry.get("coord", [])), case["kwargs"]
+        lighting = result_of_kind(case, "lighting").get("lighting", [])
+        assert same(of_kind(made, ColourTransform), lighting), case["kwargs"]
+        expected_size = crop.get("size") or geometry.get("size")
+        assert made.size == (None if expected_size is None else as_size(expected_size))
+        window = (
+            RandomResizedCropGPU(as_size(crop["size"]), crop["min_scale"], (1, 1)) if crop else None
+        )
+        assert made.crop == window
 
 
 def kinds(entry: dict[str, Any], composed: Any) -> None:
     """Compare one object of the reference with one of ours."""
     if "affine" in entry:
-        assert isinstance(composed, ComposedGeometry)
-        affine = tuple(t for t in composed.transforms if not isinstance(t, Warp))
-        assert same(affine, entry["affine"])
-        assert same(tuple(t for t in composed.transforms if isinstance(t, Warp)), entry["coord"])
+        assert isinstance(composed, Composed)
+        assert same([t for t in composed.transforms if not isinstance(t, Warp)], entry["affine"])
+        assert same([t for t in composed.transforms if isinstance(t, Warp)], entry["coord"])
         first = composed.transforms[0]
         assert type(first).__name__ == entry["cls"]
+        assert isinstance(first, GeometricTransform)
         assert first.size == (None if entry["size"] is None else as_size(entry["size"]))
     elif entry["cls"] == "Brightness":
-        assert isinstance(composed, ComposedColour)
+        assert isinstance(composed, Composed)
         assert same(composed.transforms, entry["lighting"])
     else:
         assert type(composed).__name__ == entry["cls"]
 
 
-@pytest.mark.parametrize("case", STRUCTURES, ids=lambda case: str(case["kwargs"]))
-def test_setup_aug_tfms_makes_the_objects_of_the_reference(case: dict[str, Any]):
-    found = setup_aug_tfms(aug_transforms(**case["kwargs"]))
-    for entry, composed in zip(case["result"], found, strict=True):
-        kinds(entry, composed)
-
-
-@pytest.mark.parametrize("kind", EXTRA)
-def test_extra_transforms_are_merged_or_follow_as_in_the_reference(kind: str):
-    (case,) = [c for c in RECORD["aug_transforms_structure_extra"] if kind in c["kwargs"]["xtra_tfms"]]  # fmt: skip
-    found = setup_aug_tfms(aug_transforms(size=128, xtra_tfms=EXTRA[kind]))
-    for entry, composed in zip(case["result"], found, strict=True):
-        kinds(entry, composed)
+def test_setup_aug_tfms_makes_the_objects_of_the_reference():
+    for case in STRUCTURES:
+        found = setup_aug_tfms(aug_transforms(**case["kwargs"]))
+        for entry, composed in zip(case["result"], found, strict=True):
+            kinds(entry, composed)
+    for kind, extra in EXTRA.items():
+        (case,) = [c for c in RECORD["aug_transforms_structure_extra"] if kind in c["kwargs"]["xtra_tfms"]]  # fmt: skip
+        found = setup_aug_tfms(aug_transforms(size=128, xtra_tfms=extra))
+        for entry, composed in zip(case["result"], found, strict=True):
+            kinds(entry, composed)
 
 
 def test_composed_transforms_are_the_same_policy_however_often_they_are_composed():
     chosen = [Hue(), *aug_transforms(size=24, min_scale=0.5), Saturation(), RandomErasing()]
     once = setup_aug_tfms(chosen)
     assert setup_aug_tfms(once) == once
-    assert merge_transforms(once) == merge_transforms(chosen)
+    assert sorted(map(repr, BatchAugmentation(once).transforms)) == sorted(map(repr, chosen))
 
 
 def test_extra_transforms_come_last():
@@ -166,31 +164,20 @@ def test_positions_of_arguments_are_those_of_the_notebook_api():
 
 
 def test_the_first_geometric_transform_decides_size_mode_and_padding():
-    policy = merge_transforms(
+    made = BatchAugmentation(
         [Brightness(), Zoom(size=40, mode="bicubic", pad_mode="border"), Flip(size=60)]
     )
-    assert (policy.size, policy.mode, policy.pad_mode) == ((40, 40), "bicubic", "border")
-    assert merge_transforms([Zoom(), Flip(size=60)]).size is None
+    assert made.size == (40, 40)
+    assert made.sampling == Sampling(mode="bicubic", pad_mode="border")
+    assert BatchAugmentation([Zoom(), Flip(size=60)]).size is None
 
 
 def test_the_size_of_a_crop_comes_before_that_of_the_geometry():
-    assert merge_transforms([Flip(size=40), RandomResizedCropGPU((24, 28))]).size == (24, 28)
+    assert BatchAugmentation([Flip(size=40), RandomResizedCropGPU((24, 28))]).size == (24, 28)
 
 
 def test_a_crop_alone_decides_the_mode():
-    assert merge_transforms([RandomResizedCropGPU(24, mode="nearest")]).mode == "nearest"
-
-
-def test_geometry_and_colour_keep_their_order():
-    chosen = [Contrast(), Zoom(), Warp(), Brightness(), Flip(), Warp(0.1)]
-    policy = merge_transforms(chosen)
-    assert policy.matrices == (Zoom(), Flip())
-    assert policy.warps == (Warp(), Warp(0.1))
-    assert policy.colours == (Contrast(), Brightness())
-
-
-def test_nothing_makes_an_empty_policy():
-    assert merge_transforms([]) == AugmentationPolicy()
+    assert BatchAugmentation([RandomResizedCropGPU(24, mode="nearest")]).sampling.mode == "nearest"
 
 
 def test_transforms_are_values():
@@ -201,9 +188,7 @@ def test_transforms_are_values():
         Flip().p = 0.1  # pyright: ignore[reportAttributeAccessIssue] that is the point
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
+REFUSED: list[tuple[Callable[[], Any], list[str]]] = [
         (lambda: Flip(p=1.5), ["Flip(p=...)", "from 0 to 1", "1.5"]),
         (lambda: Brightness(p=-0.1), ["Brightness(p=...)", "-0.1"]),
         (lambda: Rotate(max_deg=-3), ["Rotate(max_deg=...)", "-3"]),
@@ -220,10 +205,10 @@ def test_transforms_are_values():
         (lambda: RandomResizedCropGPU(0), ["positive whole number", "0"]),
         (lambda: Rotate(draw=NOT_A_NUMBER), ["Rotate(draw=...)", "number"]),
         (lambda: aug_transforms(min_scale=0.5), ["size=", "min_scale=0.5"]),
-        (lambda: merge_transforms([NOT_AN_OBJECT]), ["Flip, Dihedral", "object", "class"]),
-        (lambda: merge_transforms([RandomResizedCropGPU(9)] * 2), ["one crop"]),
-        (lambda: merge_transforms([RandomErasing()] * 2), ["one RandomErasing"]),
-        (lambda: merge_transforms([Normalize(), Normalize((0,), (1,))]), ["one Normalize", "mean"]),
+        (lambda: BatchAugmentation([NOT_AN_OBJECT]), ["object", "Flip(", "class"]),
+        (lambda: BatchAugmentation([RandomResizedCropGPU(9)] * 2), ["Only one", "RandomResizedCropGPU"]),
+        (lambda: BatchAugmentation([RandomErasing()] * 2), ["Only one", "RandomErasing"]),
+        (lambda: BatchAugmentation([Normalize(), Normalize((0,), (1,))]), ["Only one", "Normalize", "mean"]),
         (lambda: Hue(1.5), ["Hue(max_hue=...)", "1.5"]),
         (lambda: RandomErasing(sl=0.5), ["RandomErasing(sl=...)", "0.3"]),
         (lambda: RandomErasing(min_aspect=0), ["RandomErasing(min_aspect=...)"]),
@@ -231,13 +216,14 @@ def test_transforms_are_values():
         (lambda: Normalize((0.5,)), ["mean and std", "(0.5,)"]),
         (lambda: Normalize((0.5,), (0.0,)), ["above 0", "0.0"]),
         (lambda: Normalize(axes=(0,)), ["axes", "(0,)"]),
-    ],
-)  # fmt: skip
-def test_what_cannot_work_is_refused_in_words(make: Callable[[], Any], words: list[str]):
-    with pytest.raises(ConfigError) as caught:
-        make()
-    for word in words:
-        assert word in str(caught.value)
+]  # fmt: skip
+
+
+def test_what_cannot_work_is_refused_in_words():
+    for make, words in REFUSED:
+        with pytest.raises(ConfigError) as caught:
+            make()
+        assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_a_misspelt_argument_is_a_type_error():

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vizsla.augment.apply import BatchAugmentation
-from vizsla.augment.merge import merge_transforms
-from vizsla.augment.pixels import RandomErasing
-from vizsla.augment.policy import BatchTransform, Flip, Rotate, aug_transforms
-from vizsla.augment.recipe import is_for_each_alone
+from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform, _looks_at_the_batch
+from vizsla.augment.erasing import RandomErasing
+from vizsla.augment.geometry import Flip, Rotate
+from vizsla.augment.presets import aug_transforms
 
 TRANSFORMS = [*aug_transforms(size=24, min_scale=0.5), RandomErasing()]
 
@@ -59,7 +58,7 @@ def test_pictures_of_another_size_are_drawn_for_anew():
     "transform", [Flip(batch=True), Rotate(draw=[1.0, 2.0]), Rotate(draw=lambda x: x[:, 0, 0, 0])]
 )
 def test_what_depends_on_the_batch_is_drawn_batch_by_batch(transform: BatchTransform):
-    assert not is_for_each_alone(merge_transforms([transform]))
+    assert _looks_at_the_batch(transform)
     augmentation = BatchAugmentation([transform])
     given = batches(2, 2)
     expected = [augmentation(x, rows=rows, epoch=0, training=True) for rows, x in given]
@@ -69,4 +68,4 @@ def test_what_depends_on_the_batch_is_drawn_batch_by_batch(transform: BatchTrans
 
 
 def test_fixed_numbers_and_chances_are_for_each_picture_alone():
-    assert is_for_each_alone(merge_transforms([*TRANSFORMS, Rotate(draw=10.0)]))
+    assert not _looks_at_the_batch(Rotate(draw=10.0))

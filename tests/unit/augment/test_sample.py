@@ -8,43 +8,37 @@ import pytest
 import torch
 from torch import Tensor
 
-from vizsla.augment.policy import (
-    Brightness,
+from vizsla.augment.batch_augmentation import (
     ColourTransform,
-    Contrast,
+    Draws,
+    GeometricTransform,
+    stream_names,
+)
+from vizsla.augment.colour import Brightness, Contrast, Saturation
+from vizsla.augment.geometry import (
     Dihedral,
     Flip,
-    MatrixTransform,
     RandomResizedCropGPU,
     Rotate,
-    Saturation,
     Warp,
     Zoom,
-)
-from vizsla.augment.sample import (
-    Draws,
     centre_crop_box,
-    sample_colour,
-    sample_crop,
-    sample_matrix,
-    sample_warp,
-    stream_names,
 )
 from vizsla.errors import ConfigError
 
 MANY = Draws(seed=3, epoch=0, rows=torch.arange(20000))
 
 
-def matrix_values(transform: MatrixTransform, draws: Draws = MANY) -> Tensor:
-    return sample_matrix(transform, draws=draws, stream="test")
+def matrix_values(transform: GeometricTransform, draws: Draws = MANY) -> Tensor:
+    return transform.sample(draws, "test")
 
 
 def colour_values(transform: ColourTransform, draws: Draws = MANY) -> Tensor:
-    return sample_colour(transform, draws=draws, stream="test")
+    return transform.sample(draws, "test")
 
 
 def boxes(transform: RandomResizedCropGPU, size: tuple[int, int], draws: Draws = MANY) -> Tensor:
-    return sample_crop(transform, draws=draws, stream="test", source_size=size)
+    return transform.boxes(draws.uniform("test", count=22), source_size=size)
 
 
 def share(mask: Tensor) -> float:
@@ -84,7 +78,7 @@ def test_a_zoom_that_does_not_act_has_factor_one_and_still_a_point():
 
 
 def test_the_directions_of_a_warp_act_independently():
-    x, y = sample_warp(Warp(0.2, 0.5), draws=MANY, stream="test").T
+    x, y = Warp(0.2, 0.5).sample(MANY, "test").T
     assert share(x != 0) == pytest.approx(0.5, abs=0.01)
     assert share((x != 0) & (y != 0)) == pytest.approx(0.25, abs=0.01)
     assert float(x.abs().max()) <= 0.2

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.augment.policy import Dihedral, Flip, Rotate, Zoom
+from vizsla.augment.geometry import Dihedral, Flip, Rotate, Zoom
 from vizsla.classic.models import inception_4, resnet34
 from vizsla.classic.transforms import (
     CropType,

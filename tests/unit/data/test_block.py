@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
 from vizsla.data.table.block import DataBlock
 from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from vizsla.augment.policy import Brightness, Flip, aug_transforms
+from vizsla.augment.colour import Brightness
+from vizsla.augment.geometry import Flip
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders, default_device

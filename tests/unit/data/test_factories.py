@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
 from vizsla.data.table.blocks import MultiCategoryBlock, RegressionBlock
 from vizsla.data.table.factories import ImageDataLoaders

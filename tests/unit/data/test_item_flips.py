@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.augment.policy import Dihedral, Flip, Rotate
+from vizsla.augment.geometry import Dihedral, Flip, Rotate
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.item_transforms import (
     DihedralItem,

@@ -645,7 +645,7 @@ TEN_EPOCHS = """
 import gc, os, sys
 from pathlib import Path
 import torch
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.images.sizing import Resize

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vizsla.augment.apply import BatchAugmentation
-from vizsla.augment.policy import RandomResizedCropGPU
+from vizsla.augment.batch_augmentation import BatchAugmentation
+from vizsla.augment.geometry import RandomResizedCropGPU
 from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError, ModelFileError, OutputError, PictureError
 from vizsla.evaluate.metrics import Metric

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.augment.apply import BatchAugmentation
-from vizsla.augment.policy import BatchTransform, Flip, RandomResizedCropGPU, aug_transforms
+from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
+from vizsla.augment.geometry import Flip, RandomResizedCropGPU
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.sizing import CropPad, RandomResizedCrop, RatioResize, Resize
 from vizsla.errors import ConfigError

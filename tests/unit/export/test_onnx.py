@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.augment.apply import BatchAugmentation
+from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.from_words import resolve_data

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from vizsla.augment.policy import RandomResizedCropGPU, aug_transforms
+from vizsla.augment.geometry import RandomResizedCropGPU
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.errors import ConfigError, PictureError

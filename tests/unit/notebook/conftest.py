@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
 from vizsla.data.table.block import DataBlock
 from vizsla.data.table.blocks import CategoryBlock, ImageBlock

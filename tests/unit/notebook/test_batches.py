@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vizsla.augment.policy import Rotate
+from vizsla.augment.geometry import Rotate
 from vizsla.data.images.sizing import Resize
 from vizsla.data.table.block import DataBlock
 from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vizsla.augment.policy import Flip, Rotate
+from vizsla.augment.geometry import Flip, Rotate
 from vizsla.data.images.sizing import Resize
 from vizsla.data.table.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.data.table.labels import RegexLabeller, using_attr

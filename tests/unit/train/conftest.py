@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vizsla.augment.policy import BatchTransform
+    from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.data.images.sizing import ResizeMethod
 
 SIZE = 32

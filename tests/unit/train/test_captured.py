@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.train.callbacks.averaging import EMACallback
 from vizsla.train.callbacks.base import Callback
 from vizsla.train.callbacks.step import MixUp

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier

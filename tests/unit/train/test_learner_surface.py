@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
 from vizsla.data.table.block import DataBlock
 from vizsla.data.table.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vizsla.augment.mix import blend_pictures, paste_boxes
+from vizsla.augment.mix import blend_images, paste_boxes
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.callbacks.step import CutMix, MixUp
@@ -51,7 +51,7 @@ def run(make_learner: Any, mixing: Callback, *, loaders: Any = None) -> tuple[Ke
 def test_the_mixed_loss_is_the_golden_one():
     case = GOLDEN["mixup"]
     images, targets = torch.tensor(case["x"]), torch.tensor(case["y"])
-    mixed = blend_pictures(
+    mixed = blend_images(
         images,
         targets,
         shares=torch.tensor(case["lam"]),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vizsla import ImageDataLoaders, Resize, TrainingError, vision_learner
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.profile import STEP_PHASES, VALIDATION, StepProfile
 from vizsla.train.schedules import constant

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from vizsla.augment.policy import aug_transforms
+from vizsla.augment.presets import aug_transforms
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.callbacks.step import GradientAccumulation, GradientClip, ProgressiveResizing

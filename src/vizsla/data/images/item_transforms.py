@@ -21,8 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vizsla.augment.acting import Acting
-from vizsla.augment.pixels import Normalize
+from vizsla.augment.batch_augmentation import BatchTransform
 from vizsla.data.images.sizing import CropPad, RandomCrop, RandomResizedCrop, RatioResize, Resize
 from vizsla.errors import ConfigError
 
@@ -282,9 +281,7 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     listed: list[Any] = list(item_tfms) if isinstance(item_tfms, list | tuple) else [item_tfms]
     transforms = [transform for transform in listed if transform is not None]
     places = [place for place, one in enumerate(transforms) if isinstance(one, _SIZINGS)]
-    usable = all(
-        callable(one) and not isinstance(one, type | Acting | Normalize) for one in transforms
-    )
+    usable = all(callable(one) and not isinstance(one, type | BatchTransform) for one in transforms)
     if len(places) > 1 or not usable:
         raise ConfigError(
             "item_tfms is one Resize, as in Resize(460), or another of RandomResizedCrop, RandomCrop, CropPad and "

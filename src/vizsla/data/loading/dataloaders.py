@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vizsla.augment.apply import BatchAugmentation
+from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.data.cache.cache import PictureCache, expected_bytes
 from vizsla.data.cache.device_decode import load_decoder
 from vizsla.data.images.item_transforms import item_pipeline
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from vizsla.augment.policy import BatchTransform
+    from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.data.images.decode import Truncated
     from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms, Sizing
     from vizsla.notebook.batches import ImageItems
@@ -231,7 +231,7 @@ class DataLoader:
         """What is done to a training batch; validation has only its size."""
         from vizsla.notebook.summary import batch_steps
 
-        return batch_steps(self.augmentation.policy)
+        return batch_steps(self.augmentation)
 
     def decode_batch(self, b: Sequence[Tensor], max_n: int = 9) -> L[Any]:
         """Return the images of a batch as bytes, with their labels in words.

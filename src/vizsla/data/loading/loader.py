@@ -34,7 +34,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vizsla.augment.recipe import BATCHES_AT_ONCE
 from vizsla.data.cache.device_decode import DeviceDecoder
 from vizsla.data.images.decode import cause_of, source_name
 from vizsla.data.images.sizing import Resize
@@ -52,7 +51,7 @@ from vizsla.data.loading.order import (
 )
 from vizsla.errors import ConfigError, DataError, PictureError, VizslaError
 from vizsla.machine import Blocks, default_num_workers, share_heaps
-from vizsla.seeding import counter_uniform
+from vizsla.seeding import BATCHES_AT_ONCE, counter_uniform
 from vizsla.types import Batch
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vizsla.augment.policy import BatchTransform
+from vizsla.augment.batch_augmentation import BatchTransform
 from vizsla.data.images.item_transforms import ItemTransforms, item_pipeline
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.blocks import CategoryBlock, OutputBlock, block_for_columns, block_for_labels

@@ -9,8 +9,8 @@ import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vizsla.augment.batch_augmentation import Draws
 from vizsla.augment.mix import MixedBatch, cut_mix, mix_up
-from vizsla.augment.sample import Draws
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback
 from vizsla.train.losses import per_picture
@@ -19,7 +19,7 @@ from vizsla.types import Size, as_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vizsla.augment.apply import BatchAugmentation
+    from vizsla.augment.batch_augmentation import BatchAugmentation
     from vizsla.train.callbacks.base import Fit
     from vizsla.types import Batch
 

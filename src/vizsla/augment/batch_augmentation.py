@@ -1,0 +1,621 @@
+"""From a list of transforms and (seed, epoch, rows) to augmented images: one map, one colour step, one resampling.
+
+Every transform is one class that owns its options, its random draw and what it does: a 3x3 matrix, a window, a change of the
+colour step, or blocks to cover. Which of these it is, its base class says: ``GeometricTransform``, ``CropTransform``,
+``ColourTransform`` or ``ErasingTransform``. ``BatchAugmentation`` draws for all of them, composes, and applies the result.
+
+A map takes coordinates of the **output** (x, y, 1), x to the right and y down, both from -1 to 1, to those of the source:
+source = P . A . C . output, with A the product of flips, rotations and zooms, P the perspectives, C the crop. Resizing needs
+no entry: output and source span -1 to 1 whatever their number of pixels.
+
+Random numbers depend on (seed, stream, epoch, row) only (``seeding.counter_uniform``), never on the batch that an image
+happens to be in. They are a few numbers per image and stay on the CPU, whatever the device of the images. Drawing and
+composing take a few dozen operations: 4 ms for a batch of 64 on a slow core, and hardly more for sixteen such batches. What
+depends on nothing but (seed, epoch, row) is therefore drawn for several batches at once (``BatchAugmentation.foresee``).
+
+Shape legend: B images, K values that a transform draws per image; maps are float64 ``(B, 3, 3)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from vizsla.augment.apply import Changes, Sampling, apply_changes, plan_changes
+from vizsla.augment.kernels import ColourStep, Erasing, Mode, PadMode
+from vizsla.augment.normalize import Normalize
+from vizsla.errors import ConfigError
+from vizsla.machine import Blocks
+from vizsla.seeding import BATCHES_AT_ONCE, counter_uniform
+from vizsla.types import Size, as_size
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+DrawFunction = Callable[[Tensor], "Tensor | Sequence[float] | float"]
+Draw = float | Sequence[float] | DrawFunction | None
+"""Fixed values: one number, one per image of a batch, a function that makes them, or ``None`` for random ones.
+
+A function is called with the images ``(B, 3, H, W)`` as they come in (uint8 in training) and returns numbers like the others.
+"""
+
+_MAX_BLOCKS = 4
+"""Blocks of memory for results: the consumer has a batch, and holds the one before until the next is there."""
+
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draws:
+    """Where random numbers come from: who asks, for which images.
+
+    Attributes:
+        seed: The run's seed.
+        epoch: Epoch number, from 0.
+        rows: int64 ``(B,)`` on the CPU.
+        images: The images as they come in, for transforms whose ``draw`` is a function of them.
+    """
+
+    seed: int
+    epoch: int
+    rows: Tensor
+    images: Tensor | None = None
+
+    def uniform(self, stream: str, *, count: int, same_for_all: bool = False) -> Tensor:
+        """Return float64 ``(B, count)`` in [0, 1); with ``same_for_all`` those of the first row for every image."""
+        rows = self.rows[:1].expand(len(self.rows)) if same_for_all else self.rows
+        return counter_uniform(self.seed, stream, epoch=self.epoch, rows=rows, count=count).double()
+
+    def fixed_or(self, fresh: Tensor, *, draw: Draw) -> Tensor:
+        """Return the values ``(B,)`` that the user fixed, or the fresh ones where none were.
+
+        Raises:
+            ConfigError: There are fewer fixed values than images, or a function of the images has none to look at.
+        """
+        if draw is None:
+            return fresh
+        if not isinstance(draw, (float, int, Sequence)):
+            if self.images is None:
+                raise ConfigError(
+                    "A draw that is a function of the images needs them: give Draws(images=...). "
+                    f"Received: {draw!r} and no images"
+                )
+            made = draw(self.images)
+            draw = made.detach().cpu().double().tolist() if isinstance(made, Tensor) else made
+        if isinstance(draw, Sequence):
+            if len(draw) < len(fresh):
+                raise ConfigError(
+                    f"A list of fixed draws needs one number per image: give at least {len(fresh)}, or one number for all. "
+                    f"Received {len(draw)}: {draw!r}"
+                )
+            return torch.tensor(draw[: len(fresh)], dtype=fresh.dtype)
+        return torch.full_like(fresh, draw)
+
+    def values(self, fresh: Tensor, *, draw: Draw, acts: Tensor, neutral: float) -> Tensor:
+        """Return fixed or fresh values ``(B,)`` where a transform acts, and the neutral one elsewhere."""
+        values = self.fixed_or(fresh, draw=draw)
+        return torch.where(acts, values, torch.full_like(values, neutral))
+
+
+def act(
+    transforms: Sequence[BatchTransform],
+    images: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return images after some transforms, composed as in training: one interpolation, one colour step.
+
+    For looking, and for calls by hand: in training random numbers depend on seed, epoch and row.
+
+    Args:
+        transforms: What is done, random or fixed. A ``Normalize`` acts after the others.
+        images: One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1; left as they are.
+        generator: Where random draws come from; ``None``: torch's default generator.
+
+    Returns:
+        Images of the same class, float: in the dtype that came in, float32 for uint8.
+
+    Raises:
+        ConfigError: It is neither one image nor a batch, or the transforms cannot be composed.
+    """
+    augmentation = BatchAugmentation(transforms)
+    plain = as_batch(images)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    draws = Draws(seed=seed, epoch=0, rows=torch.arange(len(plain)), images=plain)
+    source_size = plain.shape[-2], plain.shape[-1]
+    size = augmentation.size or source_size
+    changes = augmentation.draw_changes(
+        draws, source_size=source_size, size=size, training=True, device=plain.device
+    )
+    found = apply_changes(plain, changes)
+    if augmentation.normalize is not None:
+        found = augmentation.normalize(found)
+    return in_form_of(images, found)
+
+
+def _act_alone(
+    self: BatchTransform, images: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return images with this one transform applied at once; see ``act``.
+
+    Args:
+        self: The transform.
+        images: One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1; left as they are.
+        generator: Where random draws come from; ``None``: torch's default generator (``torch.manual_seed``).
+
+    Returns:
+        Images of the same class, float: in the dtype that came in, float32 for uint8.
+
+    Raises:
+        ConfigError: It is neither one image nor a batch.
+
+    Example:
+        >>> turned = Rotate(draw=30, p=1)(images)
+    """
+    return act([self], images, generator=generator)
+
+
+class GeometricTransform(ABC):
+    """A transform that is a map of coordinates; the first one of a list decides size and sampling for all.
+
+    A subclass is a frozen dataclass with these options, checked by ``check_geometry``.
+    """
+
+    __slots__ = ()
+    __call__ = _act_alone
+
+    is_perspective: ClassVar[bool] = False
+    """Whether its map is applied after the affine ones, to the whole rectangle instead of to a square."""
+
+    size: int | Size | None
+    mode: Mode
+    pad_mode: PadMode
+    align_corners: bool
+    batch: bool
+
+    @abstractmethod
+    def sample(self, draws: Draws, stream: str) -> Tensor:
+        """Return float64 ``(B, K)``, what ``matrix`` needs to know of each image."""
+
+    @abstractmethod
+    def matrix(self, values: Tensor) -> Tensor:
+        """Return the maps ``(B, 3, 3)``, affine ones for a square image."""
+
+
+class CropTransform(ABC):
+    """A transform that restricts the map to a window of the source; a list has one at most."""
+
+    __slots__ = ()
+    __call__ = _act_alone
+
+    size: int | Size
+    mode: Mode
+
+    @abstractmethod
+    def window(
+        self, draws: Draws, stream: str, *, source_size: Size, align_corners: bool
+    ) -> Tensor:
+        """Return the maps ``(B, 3, 3)`` of training, a window for each image."""
+
+    @abstractmethod
+    def middle(self, count: int, *, source_size: Size, align_corners: bool) -> Tensor:
+        """Return the maps ``(count, 3, 3)`` of validation, the same window for each image."""
+
+
+class ColourTransform(ABC):
+    """A transform that changes the one colour step of a list."""
+
+    __slots__ = ()
+    __call__ = _act_alone
+
+    batch: bool
+
+    @abstractmethod
+    def sample(self, draws: Draws, stream: str) -> Tensor:
+        """Return float64 ``(B,)``, how strongly it acts on each image."""
+
+    @abstractmethod
+    def follow(self, step: ColourStep, values: Tensor) -> ColourStep:
+        """Return the step followed by this transform with these values ``(B,)``."""
+
+
+class ErasingTransform(ABC):
+    """A transform that covers blocks when everything else is done; a list has one at most."""
+
+    __slots__ = ()
+    __call__ = _act_alone
+
+    @abstractmethod
+    def blocks(
+        self, draws: Draws, stream: str, *, size: Size, normalize: Normalize | None
+    ) -> Erasing:
+        """Return what is covered in images of this size, and with what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Transforms that act as one; made by ``setup_aug_tfms``.
+
+    Args:
+        transforms: At least one, in the order in which they act. The first geometric one decides size and sampling.
+    """
+
+    __call__ = _act_alone
+
+    transforms: tuple[GeometricTransform | ColourTransform, ...]
+
+
+BatchTransform = (
+    GeometricTransform | CropTransform | ColourTransform | ErasingTransform | Composed | Normalize
+)
+
+
+class BatchAugmentation:
+    """Turns uint8 batches into float batches of one size, augmented in training.
+
+    Args:
+        transforms: What may happen in training, for example ``aug_transforms()``; geometry and colour may be mixed.
+        size: (height, width) of what comes out; ``None``: what the transforms say, and if they do not, unchanged.
+        seed: The run's seed.
+
+    Attributes:
+        transforms: In the order given, composed ones one by one.
+        crop: The one that crops, ``None``: none.
+        normalize: What the list says of normalisation; no image is changed by it (see ``Normalize``).
+        sampling: That of the first geometric transform.
+        size: (height, width) of what comes out: that of a crop, or else of the first geometric transform; ``None``: unchanged.
+        seed: The run's seed.
+
+    Raises:
+        ConfigError: The list holds something that is no transform, or more than one crop, erasing or normalisation.
+
+    Example:
+        >>> augment = BatchAugmentation(aug_transforms(size=224), seed=1)
+        >>> images = augment(batch.images, rows=batch.rows, epoch=0, training=True)
+    """
+
+    def __init__(
+        self, transforms: Sequence[BatchTransform] = (), *, size: Size | None = None, seed: int = 0
+    ) -> None:
+        self.transforms = tuple(_one_by_one(transforms))
+        named = list(zip(self.transforms, stream_names(self.transforms), strict=True))
+        self._geometry = [(t, stream) for t, stream in named if isinstance(t, GeometricTransform)]
+        self._colours = [(t, stream) for t, stream in named if isinstance(t, ColourTransform)]
+        crop = _only([(t, stream) for t, stream in named if isinstance(t, CropTransform)])
+        self._crop_stream = "" if crop is None else crop[1]
+        self._erasing = _only([(t, s) for t, s in named if isinstance(t, ErasingTransform)])
+        self.crop = None if crop is None else crop[0]
+        self.normalize = _only([t for t in self.transforms if isinstance(t, Normalize)])
+        first = self._geometry[0][0] if self._geometry else None
+        if first is not None:
+            self.sampling = Sampling(
+                mode=first.mode, pad_mode=first.pad_mode, align_corners=first.align_corners
+            )
+        else:
+            self.sampling = Sampling() if self.crop is None else Sampling(mode=self.crop.mode)
+        wanted = [size, *(t.size for t in (self.crop, first) if t is not None)]
+        self.size = next((as_size(one) for one in wanted if one is not None), None)
+        self.seed = seed
+        self._memory = Blocks(max_blocks=_MAX_BLOCKS)
+        self._foreseen: list[_Foreseen] = []
+
+    @contextmanager
+    def foresee(self, plan: Sequence[Tensor], *, epoch: int, training: bool) -> Generator[None]:
+        """Let random numbers be drawn for several batches at once, which does not change them.
+
+        Args:
+            plan: The rows of the batches that will come; calls with these very tensors profit.
+            epoch: Epoch number, from 0.
+            training: Whether they will be augmented.
+        """
+        if any(_looks_at_the_batch(t) for t, _ in (*self._geometry, *self._colours)):
+            yield
+            return
+        foreseen = _Foreseen(plan=plan, epoch=epoch, training=training)
+        self._foreseen.append(foreseen)
+        try:
+            yield
+        finally:
+            self._foreseen.remove(foreseen)
+
+    @torch.no_grad()
+    def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
+        """Return the images as the network gets them, apart from normalisation.
+
+        Args:
+            images_u8: uint8 ``(B, 3, H, W)``, best channels-last; left as they are.
+            rows: int64 ``(B,)`` on the CPU; with the seed and the epoch they decide what happens to each image.
+            epoch: Epoch number, from 0.
+            training: Whether to augment; otherwise images are resized (the middle, if the transforms crop) and no more.
+
+        Returns:
+            float32 ``(B, 3, h, w)``, 0-1, channels-last, on the device of the images. An image to which nothing
+            happens is its uint8 values over 255, exactly.
+
+        Raises:
+            ConfigError: The images are not an uint8 batch, or there is not one row for each.
+        """
+        _check_batch(images_u8, rows)
+        source_size = images_u8.shape[-2], images_u8.shape[-1]
+        device, size = images_u8.device, self.size or source_size
+
+        def draw(rows: Tensor, images: Tensor | None = None) -> Changes:
+            draws = Draws(seed=self.seed, epoch=epoch, rows=rows, images=images)
+            return self.draw_changes(
+                draws, source_size=source_size, size=size, training=training, device=device
+            )
+
+        changes = None
+        for foreseen in self._foreseen:
+            if changes is None and (foreseen.epoch, foreseen.training) == (epoch, training):
+                changes = foreseen.changes(rows, kind=(source_size, size, device), draw=draw)
+        return apply_changes(images_u8, changes or draw(rows, images_u8), memory=self._memory)
+
+    def draw_changes(
+        self,
+        draws: Draws,
+        *,
+        source_size: Size,
+        size: Size,
+        training: bool,
+        device: torch.device,
+    ) -> Changes:
+        """Draw and compose what is done to some images; no pixels are touched.
+
+        Args:
+            draws: Where the random numbers come from, one row per image.
+            source_size: (height, width) of the images that come in.
+            size: (height, width) of what comes out.
+            training: Whether to augment, or only to resize.
+            device: Of the images.
+        """
+        colour = erasing = None
+        with _one_thread():
+            if training:
+                warp = self.training_map(draws, source_size=source_size)
+                colour = self.colour_step(draws)
+                if self._erasing is not None:
+                    transform, stream = self._erasing
+                    erasing = transform.blocks(draws, stream, size=size, normalize=self.normalize)
+            else:
+                warp = self.validation_map(len(draws.rows), source_size=source_size)
+            return plan_changes(
+                warp,
+                source_size=source_size,
+                size=size,
+                sampling=self.sampling,
+                colour=colour,
+                erasing=erasing,
+                device=device,
+            )
+
+    def training_map(self, draws: Draws, *, source_size: Size) -> Tensor:
+        """Draw and compose the geometry of training: one map per image.
+
+        Args:
+            draws: For whom.
+            source_size: (height, width) of the images that come in.
+
+        Returns:
+            float64 ``(B, 3, 3)``, output to source; exactly the identity where nothing happens.
+        """
+        affine = _identity(len(draws.rows))
+        perspectives: list[Tensor] = []
+        for transform, stream in self._geometry:
+            matrix = transform.matrix(transform.sample(draws, stream))
+            if transform.is_perspective:
+                perspectives.append(matrix)
+            else:
+                affine = affine @ matrix
+        total = correct_aspect(affine, source_size=source_size)
+        for matrix in perspectives:
+            total = matrix @ total
+        if self.crop is not None:
+            total = total @ self.crop.window(
+                draws,
+                self._crop_stream,
+                source_size=source_size,
+                align_corners=self.sampling.align_corners,
+            )
+        return total
+
+    def validation_map(self, count: int, *, source_size: Size) -> Tensor:
+        """Return the maps of validation: the middle window if the transforms crop, else the whole image.
+
+        Args:
+            count: B, how many images there are.
+            source_size: (height, width) of the images that come in.
+        """
+        if self.crop is None:
+            return _identity(count)
+        return self.crop.middle(
+            count, source_size=source_size, align_corners=self.sampling.align_corners
+        )
+
+    def colour_step(self, draws: Draws) -> ColourStep | None:
+        """Draw and compose the colour of training: one step per image, ``None`` if no transform changes colours."""
+        if not self._colours:
+            return None
+        step = ColourStep.neutral(len(draws.rows))
+        for transform, stream in self._colours:
+            step = transform.follow(step, transform.sample(draws, stream))
+        return step
+
+
+@dataclass(kw_only=True, eq=False)
+class _Foreseen:
+    """What will be done to batches that are known to come, drawn for some of them at a time.
+
+    Attributes:
+        plan: The rows of each batch, int64 ``(B,)`` on the CPU; they are recognised as these very tensors.
+        epoch: Epoch number, from 0.
+        training: Whether to augment, or only to resize.
+        drawn: For which kind of batches, the number of the first of them, and their changes.
+    """
+
+    plan: Sequence[Tensor]
+    epoch: int
+    training: bool
+    drawn: tuple[object, int, list[Changes]] = (None, 0, [])
+    numbers: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numbers = {id(rows): number for number, rows in enumerate(self.plan)}
+
+    def changes(
+        self, rows: Tensor, *, kind: object, draw: Callable[[Tensor], Changes]
+    ) -> Changes | None:
+        """Return what is done to a batch; None if it is none of the plan.
+
+        Args:
+            rows: Of the batch, as in the plan.
+            kind: What else the changes depend on; if it differs from last time, they are drawn again.
+            draw: Makes the changes for rows of several batches.
+        """
+        number = self.numbers.get(id(rows))
+        if number is None:
+            return None
+        known, first, drawn = self.drawn
+        if known != kind or not 0 <= number - first < len(drawn):
+            first, drawn = number, []
+            some = self.plan[first : first + BATCHES_AT_ONCE]
+            whole, start = draw(torch.cat(list(some))), 0
+            for part in some:
+                drawn.append(whole.of(slice(start, start + len(part))))
+                start += len(part)
+            self.drawn = kind, first, drawn
+        return drawn[number - first]
+
+
+def correct_aspect(affine: Tensor, *, source_size: Size) -> Tensor:
+    """Return maps that act on an image of this size as the given ones do on a square: rotations do not shear."""
+    height, width = source_size
+    factors = affine.new_tensor([[1, height / width, 1], [width / height, 1, 1], [1, 1, 1]])
+    return affine * factors
+
+
+def stream_names(transforms: Sequence[object]) -> tuple[str, ...]:
+    """Return a stream of random numbers for each transform: its class, and which one of that class it is."""
+    classes = [type(transform).__name__.lower() for transform in transforms]
+    return tuple(f"augment/{name}/{classes[:at].count(name)}" for at, name in enumerate(classes))
+
+
+def as_batch(images: Tensor) -> Tensor:
+    """Return plain images ``(B, C, H, W)``.
+
+    Args:
+        images: One image ``(C, H, W)`` or a batch.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if images.ndim not in {3, 4}:
+        raise ConfigError(
+            "A TensorImage that is transformed is one image (channels, height, width) or a batch of them. "
+            f"Received: shape {tuple(images.shape)}"
+        )
+    plain = images.as_subclass(Tensor)
+    return plain[None] if plain.ndim == 3 else plain
+
+
+def in_form_of(images: Tensor, found: Tensor) -> Tensor:
+    """Return float images in the form of those that came in: their class, their dtype, one or a batch."""
+    if images.dtype.is_floating_point:
+        found = found.to(images.dtype)
+    return (found[0] if images.ndim == 3 else found).as_subclass(type(images))
+
+
+def check_range(transform: object, name: str, value: float, *, low: float, high: float) -> None:
+    """Refuse an option outside [low, high].
+
+    Raises:
+        ConfigError: It is outside.
+    """
+    if not low <= value <= high:
+        raise ConfigError(
+            f"{type(transform).__name__}({name}=...) must be from {low:g} to {high:g}. Received: {value!r}"
+        )
+
+
+def store_draws(transform: object) -> None:
+    """Store lists of draws as tuples, so that a transform under construction becomes a value.
+
+    Raises:
+        ConfigError: A draw is neither a number, nor numbers, nor a function.
+    """
+    for name in _draw_names(transform):
+        value = cast("object", getattr(transform, name))
+        if isinstance(value, (list, tuple)):
+            numbers = tuple(float(number) for number in cast("Sequence[float]", value))
+            object.__setattr__(transform, name, numbers)
+        elif value is not None and not isinstance(value, (int, float)) and not callable(value):
+            raise ConfigError(
+                f"{type(transform).__name__}({name}=...) is a number, a list with one number per image, or a "
+                f"function that makes them from the batch. Received: {value!r}"
+            )
+
+
+def _draw_names(transform: object) -> list[str]:
+    return [one.name for one in fields(cast("Any", transform)) if one.name.startswith("draw")]
+
+
+def _looks_at_the_batch(transform: GeometricTransform | ColourTransform) -> bool:
+    """Whether what happens to an image depends on which others are in its batch, or on pixels."""
+    draws = [getattr(transform, name) for name in _draw_names(transform)]
+    return transform.batch or not all(isinstance(draw, float | int | None) for draw in draws)
+
+
+def _one_by_one(transforms: Sequence[BatchTransform]) -> Generator[BatchTransform]:
+    for transform in transforms:
+        if isinstance(transform, Composed):
+            yield from transform.transforms
+        elif isinstance(transform, BatchTransform):  # pyright: ignore[reportUnnecessaryIsInstance] (what a caller gives is unchecked)
+            yield transform
+        else:
+            raise ConfigError(
+                "A batch transform is an object such as Flip(), Rotate() or Brightness(), not a class or a function. "
+                f"Received: {transform!r}"
+            )
+
+
+def _only(found: list[_Kind]) -> _Kind | None:
+    """Return the one there is, or ``None``."""
+    if len(found) > 1:
+        raise ConfigError(
+            f"Only one of these can be part of a list of transforms; keep one. Received: {found}"
+        )
+    return found[0] if found else None
+
+
+def _identity(count: int) -> Tensor:
+    return torch.eye(3, dtype=torch.float64).repeat(count, 1, 1)
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Keep small operations on this thread: exp or sqrt of 640 numbers are not worth waiting for another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_batch(images_u8: Tensor, rows: Tensor) -> None:
+    if images_u8.dtype != torch.uint8 or images_u8.ndim != 4 or images_u8.shape[1] != 3:
+        raise ConfigError(
+            "Augmentation takes uint8 images (batch, 3, height, width) with values 0-255. "
+            f"Received: {images_u8.dtype} {tuple(images_u8.shape)}"
+        )
+    if rows.shape != images_u8.shape[:1] or rows.device.type != "cpu":
+        raise ConfigError(
+            f"Augmentation needs the table row of each of the {len(images_u8)} images, on the CPU. "
+            f"Received: rows of shape {tuple(rows.shape)} on {rows.device}"
+        )
