@@ -175,6 +175,8 @@ def in_turn(parts: list[tuple[ColourTransform, Tensor]], logits: Tensor) -> Tens
             case Saturation():
                 grey = (torch.tensor(GREY_WEIGHTS, dtype=torch.float64)[:, None] * logits).sum(0)
                 logits = value * logits + (1 - value) * grey
+            case _:
+                raise TypeError(transform)
     return logits
 
 

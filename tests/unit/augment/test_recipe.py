@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform, _looks_at_the_batch
+from vizsla.augment.batch_augmentation import (
+    BatchAugmentation,
+    BatchTransform,
+    GeometricTransform,
+    _looks_at_the_batch,
+)
 from vizsla.augment.erasing import RandomErasing
 from vizsla.augment.geometry import Flip, Rotate
 from vizsla.augment.presets import aug_transforms
@@ -57,7 +62,7 @@ def test_pictures_of_another_size_are_drawn_for_anew():
 @pytest.mark.parametrize(
     "transform", [Flip(batch=True), Rotate(draw=[1.0, 2.0]), Rotate(draw=lambda x: x[:, 0, 0, 0])]
 )
-def test_what_depends_on_the_batch_is_drawn_batch_by_batch(transform: BatchTransform):
+def test_what_depends_on_the_batch_is_drawn_batch_by_batch(transform: GeometricTransform):
     assert _looks_at_the_batch(transform)
     augmentation = BatchAugmentation([transform])
     given = batches(2, 2)
