@@ -1,46 +1,34 @@
-"""Predictions in, numbers with 95 % intervals out, for pictures of one class each; pictures without a label are left out.
+"""Metrics of predictions, each with its 95 % interval; images without a label are left out.
 
-``evaluate/intervals.py`` says where the intervals come from. ``evaluate/multi_label.py`` and ``evaluate/regression.py``
-measure the other two tasks; ``summarise`` and ``per_class`` here choose by the predictions' task.
+``summarise`` gives what says most about a task; ``measure`` one metric by its name; ``per_class`` precision and recall of each
+class. ``statistics.py`` has the formulas and says where the intervals come from. A new metric is one line in ``_METRICS``.
 
-Shapes: N labelled pictures, C classes, R resamples.
-
-Predictions in, the table of precision, recall and F1 per class out, as text in the layout of scikit-learn's report.
+Shapes: N labelled images, C classes (or K numbers), R resamples.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from vizsla.errors import ConfigError
-from vizsla.evaluate import multi_label, regression
-from vizsla.evaluate import statistics as formulas
-from vizsla.evaluate.labelled import labelled_part, undefined
-from vizsla.evaluate.statistics import (
-    Measure,
-    Metric,
-    Ranked,
-    bootstrap,
-    influence_metric,
-    mean_over_classes,
-    share_metric,
-    wilson_interval,
-)
-from vizsla.evaluate.statistics import (
-    roc_auc as roc_auc_of,
-)
+from vizsla.errors import ConfigError, DataError
+from vizsla.evaluate import statistics as stats
+from vizsla.evaluate.statistics import Measure, Metric, Ranked, wilson_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vizsla.evaluate.predictions import Predictions
+    from vizsla.types import Task
 
 NUM_CALIBRATION_BINS = 15
 _VALUES_AT_ONCE = 2**22
+_TOP_K = re.compile(r"top_(\d+)_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +37,8 @@ class ClassScore:
 
     Attributes:
         name: The class.
-        support: Pictures that have this label.
-        num_predicted: Pictures that were predicted to be of this class.
+        support: Images that have this label.
+        num_predicted: Images that were predicted to be of this class.
         precision: Share of the predicted ones that have the label.
         precision_interval: Wilson's 95 % interval of it; (0, 1) where nothing was predicted.
         recall: Share of the labelled ones that were found.
@@ -72,225 +60,118 @@ def summarise(predictions: Predictions, *, seed: int = 0) -> tuple[Metric, ...]:
     """Return the metrics that say most about predictions of this task; one set of resamples serves all of them.
 
     Args:
-        predictions: At least one picture with a label.
+        predictions: At least one image with a label.
         seed: Seed of the bootstrap.
 
     Returns:
-        One class each: accuracy, error rate, top-5 accuracy (above five classes), balanced accuracy, macro F1 and
-        precision, ROC-AUC, log loss, Brier score, calibration error; macro recall is left to its own function, as it is
-        the balanced accuracy wherever each class occurs. Several labels, and numbers: see ``multi_label.summarise_labels``
-        and ``regression.summarise_numbers``. What these pictures do not define, such as the ROC-AUC of a single class, is
-        left out.
+        Those marked with * in ``measure``, in that order. What these images do not define, such as the ROC-AUC of a single
+        class, is left out, and so is the top-5 accuracy of at most five classes.
 
     Raises:
-        DataError: No picture has a label.
+        DataError: No image has a label.
     """
-    if predictions.task == "multi_category":
-        return multi_label.summarise_labels(predictions, seed=seed)
-    if predictions.task == "regression":
-        return regression.summarise_numbers(predictions, seed=seed)
-    metrics = [accuracy(predictions), error_rate(predictions)]
-    if len(predictions.vocab) > 5:
-        metrics.append(top_k_accuracy(predictions))
-    resampled = _resampled(predictions, seed=seed)
-    metrics += [resampled[name] for name in ("balanced_accuracy", "macro_f1", "macro_precision")]
-    ranked = _ranked(predictions)
-    if ranked is not None:
-        metrics.append(influence_metric("roc_auc", value=ranked.value, influence=ranked.influence))
-    names = ("log_loss", "brier", "expected_calibration_error")
-    return (*metrics, *(resampled[name] for name in names))
+    known = _labelled(predictions)
+    resampled = _resample(known, seed=seed)
+    found: list[Metric] = []
+    for name in _METRICS[predictions.task]:
+        if name in _NOT_IN_SUMMARY or (name == "top_5_accuracy" and known.num_classes <= 5):
+            continue
+        metric = resampled.get(name) or _computed(name, known)
+        if metric is not None:
+            found.append(metric)
+    return tuple(found)
 
 
-def accuracy(predictions: Predictions) -> Metric:
-    """Return the share of labelled pictures that were predicted correctly, with Wilson's interval.
+def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
+    """Return one metric.
 
-    Raises:
-        DataError: No picture has a label.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    known = labelled_part(predictions, task="category")
-    right = int((known.targets == known.predicted).sum())
-    return share_metric("accuracy", successes=right, trials=len(known.targets))
+    One class per image:
 
+    - ``accuracy`` *, ``error_rate`` *: share of the images that were predicted rightly or wrongly (Wilson's interval).
+    - ``top_5_accuracy`` *, or any other number up to C: share of the images whose class is among the likeliest; of equally
+      likely classes the first come first (Wilson's interval).
+    - ``balanced_accuracy`` *: mean recall of the classes that occur among the labels.
+    - ``macro_f1`` *, ``macro_precision`` *, ``macro_recall``: means over the classes that occur among labels or predictions,
+      0 for a class of which nothing is right. The recall is the balanced accuracy wherever each class occurs.
+    - ``roc_auc`` *: the probability that an image of a class gets a higher probability for it than one of another class,
+      averaged over the classes that occur. Interval of DeLong, DeLong and Clarke-Pearson (Biometrics 1988), on the log odds.
+    - ``log_loss`` *: mean cross-entropy in nats.
+    - ``brier`` *: mean squared distance between probabilities and truth, summed over classes: 0 (perfect) to 2. The original
+      form (Brier 1950); for two classes it is twice the number that counts one class only.
+    - ``expected_calibration_error`` *: mean gap between confidence and accuracy over 15 equal bins of confidence (Guo et al.,
+      ICML 2017, eq. 3). Resamples give a larger gap than the images themselves, so its interval reaches further up than down.
 
-def error_rate(predictions: Predictions) -> Metric:
-    """Return the share of labelled pictures that were predicted wrongly, with Wilson's interval.
+    Several labels per image:
 
-    Raises:
-        DataError: No picture has a label.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    known = labelled_part(predictions, task="category")
-    wrong = int((known.targets != known.predicted).sum())
-    return share_metric("error_rate", successes=wrong, trials=len(known.targets))
+    - ``exact_match`` *: share of the images of which all labels were predicted and no other (Wilson's interval).
+    - ``accuracy_multi`` *, ``hamming_loss`` *: share of the decisions, one per image and label, that are right or wrong.
+    - ``macro_f1`` *, ``micro_f1`` *: the mean over labels that occur, and of all decisions together.
+    - ``mean_average_precision`` *: the mean over labels of the precision among all images that score at least as high as
+      each image with the label ("mAP").
+    - ``roc_auc`` *: averaged over the labels that some images have and some have not.
+    - ``log_loss`` *: mean binary cross-entropy of all decisions, in nats.
 
-
-def top_k_accuracy(predictions: Predictions, *, k: int = 5) -> Metric:
-    """Return the share of labelled pictures whose class is among the k most likely, with Wilson's interval.
+    Numbers, averaged over the K of an image, whose units should be alike: ``mae`` *, ``rmse`` *, and ``r2`` *, the share of
+    the targets' variance that the predictions explain: 1 is perfect, 0 as good as their mean.
 
     Args:
-        predictions: At least one picture with a label.
-        k: 1 to C. Of equally likely classes the first come first, so 1 gives the accuracy.
-
-    Returns:
-        Named ``top_5_accuracy`` for k = 5.
+        predictions: At least one image with a label.
+        name: See above; where nothing else is said, the interval comes from 1,000 resamples of the images.
+        seed: Seed of the bootstrap.
 
     Raises:
-        DataError: No picture has a label.
-        ConfigError: ``k`` is not within 1 to C, or the predictions are not of one class per picture.
+        ConfigError: There is no metric of that name for the task.
+        DataError: No image has a label, or these images do not define the metric.
+
+    Examples:
+        >>> from vizsla.evaluate.predictions import Predictions
+        >>> found = Predictions(
+        ...     rows=torch.arange(2),
+        ...     paths=("a.jpg", "b.jpg"),
+        ...     logits=torch.tensor([[2.0, 0.0], [1.0, 0.0]]),
+        ...     targets=torch.tensor([0, 1]),
+        ...     vocab=("cat", "dog"),
+        ... )
+        >>> measure(found, "accuracy").value
+        0.5
     """
-    known = labelled_part(predictions, task="category")
-    num_classes = len(predictions.vocab)
-    if not 1 <= k <= num_classes:
+    task = predictions.task
+    top = _TOP_K.fullmatch(name) if task == "category" else None
+    if top is None and name not in _METRICS[task]:
+        tasks = [other for other, names in _METRICS.items() if name in names]
+        known_names = ", ".join(sorted(_METRICS[task]))
         raise ConfigError(
-            f"k must lie in 1..{num_classes}, as there are {num_classes} classes. Received: k={k}"
+            f"There is no metric {name!r} for predictions of the task {task!r}"
+            + (f"; it is for {' and '.join(map(repr, tasks))}" if tasks else "")
+            + f". Choose one of {known_names}."
         )
-    at_once = max(1, _VALUES_AT_ONCE // num_classes)
-    found = 0
-    parts = zip(known.logits.split(at_once), known.targets.split(at_once), strict=True)
-    for logits_BC, targets_B in parts:
-        found += int((formulas.places_of(logits_BC, targets_B) < k).sum())
-    return share_metric(f"top_{k}_accuracy", successes=found, trials=len(known.targets))
-
-
-def balanced_accuracy(predictions: Predictions, *, seed: int = 0) -> Metric:
-    """Return the mean recall of the classes that occur among the labels; each class counts the same.
-
-    Args:
-        predictions: At least one picture with a label.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        DataError: No picture has a label.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    return _resampled(predictions, seed=seed)["balanced_accuracy"]
-
-
-def macro_f1(predictions: Predictions, *, seed: int = 0) -> Metric:
-    """Return the mean F1 of the classes that occur among labels or predictions; F1 is 0 where nothing is right.
-
-    Args:
-        predictions: At least one picture with a label.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        DataError: No picture has a label.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    return _resampled(predictions, seed=seed)["macro_f1"]
-
-
-def macro_precision(predictions: Predictions, *, seed: int = 0) -> Metric:
-    """Return the mean precision of the classes that occur among labels or predictions; 0 for one never predicted.
-
-    Args:
-        predictions: At least one picture with a label.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        DataError: No picture has a label.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    return _resampled(predictions, seed=seed)["macro_precision"]
-
-
-def macro_recall(predictions: Predictions, *, seed: int = 0) -> Metric:
-    """Return the mean recall of the classes that occur among labels or predictions; 0 for one that is only predicted.
-
-    Args:
-        predictions: At least one picture with a label.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        DataError: No picture has a label.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    return _resampled(predictions, seed=seed)["macro_recall"]
-
-
-def roc_auc(predictions: Predictions) -> Metric:
-    """Return the area under the ROC curve of each class against the others, averaged over the classes that occur.
-
-    It is the probability that a picture of the class gets a higher probability for it than one of another class. The
-    interval is that of DeLong, DeLong and Clarke-Pearson (Biometrics 1988), on the log odds.
-
-    Raises:
-        DataError: No picture has a label, or all have the same.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    ranked = _ranked(predictions)
-    if ranked is None:
-        raise undefined("roc_auc", why="their labels are all the same, so there is nothing to rank")
-    return influence_metric("roc_auc", value=ranked.value, influence=ranked.influence)
-
-
-def log_loss(predictions: Predictions, *, seed: int = 0) -> Metric:
-    """Return the mean cross-entropy in nats: minus the logarithm of the probability given to the right class.
-
-    Args:
-        predictions: At least one picture with a label.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        DataError: No picture has a label.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    return _resampled(predictions, seed=seed)["log_loss"]
-
-
-def brier(predictions: Predictions, *, seed: int = 0) -> Metric:
-    """Return the mean squared distance between probabilities and truth, summed over classes: 0 (perfect) to 2.
-
-    This is the original form (Brier, "Verification of forecasts expressed in terms of probability", 1950); for two
-    classes it is twice the number that counts one class only.
-
-    Args:
-        predictions: At least one picture with a label.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        DataError: No picture has a label.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    return _resampled(predictions, seed=seed)["brier"]
-
-
-def expected_calibration_error(predictions: Predictions, *, seed: int = 0) -> Metric:
-    """Return the mean gap between confidence and accuracy over 15 equal bins of confidence.
-
-    Guo, Pleiss, Sun, Weinberger: "On calibration of modern neural networks", ICML 2017, eq. 3. A resample gives a larger
-    gap than the pictures themselves, on the whole, so its interval reaches further up than down.
-
-    Args:
-        predictions: At least one picture with a label.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        DataError: No picture has a label.
-        ConfigError: The predictions are not of one class per picture.
-    """
-    return _resampled(predictions, seed=seed)["expected_calibration_error"]
+    known = _labelled(predictions)
+    if top is not None and not 1 <= int(top[1]) <= known.num_classes:
+        raise ConfigError(
+            f"k must lie in 1..{known.num_classes}, as there are {known.num_classes} classes. Received: k={top[1]}"
+        )
+    resampled = None if top or _METRICS[task][name] else _resample(known, seed=seed).get(name)
+    metric = resampled or _computed(name, known)
+    if metric is None:
+        raise DataError(
+            f"{name} is not defined for these images: {_UNDEFINED[task, name]}. Measure more images, or another metric."
+        )
+    return metric
 
 
 def per_class(predictions: Predictions) -> tuple[ClassScore, ...]:
     """Return precision, recall, F1 and support of each class, in the order of the vocabulary.
 
     Args:
-        predictions: Of one class per picture, or of several labels; then each label is scored by itself.
+        predictions: Of one class per image, or of several labels; then each label is scored by itself.
 
     Raises:
-        DataError: No picture has a label.
+        DataError: No image has a label.
         ConfigError: The predictions are numbers.
     """
-    if predictions.task == "multi_category":
-        known = labelled_part(predictions, task="multi_category")
-        tallies = formulas.count_labels(known.targets.bool(), known.predicted)
-    else:
-        known = labelled_part(predictions, task="category")
-        tallies = formulas.count_classes(
-            known.targets, known.predicted, num_classes=len(predictions.vocab)
-        )
+    if predictions.task == "regression":
+        raise ConfigError("Predictions of numbers have no classes to score. Use summarise.")
+    tallies = _tallies(_labelled(predictions))
     columns = (tallies.hits, tallies.supports, tallies.predicted)
     counts = zip(
         predictions.vocab, *(column[:, 0].long().tolist() for column in columns), strict=True
@@ -310,59 +191,123 @@ def per_class(predictions: Predictions) -> tuple[ClassScore, ...]:
     )
 
 
-def _ranked(predictions: Predictions) -> Ranked | None:
-    known = labelled_part(predictions, task="category")
-    at_once = max(1, _VALUES_AT_ONCE // len(predictions.vocab))
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Labelled:
+    """The images of some predictions whose label is known, N of them, at least one: shapes as predictions have them."""
+
+    task: Task
+    num_classes: int
+    logits: Tensor
+    targets: Tensor
+    predicted: Tensor
+
+
+def _labelled(predictions: Predictions) -> _Labelled:
+    labelled = predictions.labelled
+    if not labelled.any():
+        raise DataError(
+            f"None of the {len(predictions.paths)} images has a label, so nothing can be measured. "
+            "Give images whose labels are known, for example the validation split."
+        )
+    parts = (predictions.logits, predictions.targets, predictions.predicted)
+    logits, targets, predicted = parts if labelled.all() else [part[labelled] for part in parts]
+    return _Labelled(
+        task=predictions.task,
+        num_classes=len(predictions.vocab),
+        logits=logits,
+        targets=targets,
+        predicted=predicted,
+    )
+
+
+def _tallies(known: _Labelled, counts: Tensor | None = None) -> stats.Tallies:
+    if known.task == "category":
+        return stats.count_classes(
+            known.targets, known.predicted, num_classes=known.num_classes, counts=counts
+        )
+    return stats.count_labels(known.targets.bool(), known.predicted, counts=counts)
+
+
+# --- metrics that are a share of the images, or of their ranks: computed at once, with an interval of their own ---
+
+
+def _computed(name: str, known: _Labelled) -> Metric | None:
+    """Return the metric, None where these images do not define it."""
+    top, compute = _TOP_K.fullmatch(name), _METRICS[known.task].get(name)
+    found = _in_top(known, int(top[1])) if top else compute(known) if compute else None
+    if isinstance(found, Ranked):
+        return stats.influence_metric(name, value=found.value, influence=found.influence)
+    if found is None:
+        return None
+    return stats.share_metric(name, successes=int(found.sum()), trials=len(found))
+
+
+def _in_top(known: _Labelled, k: int) -> Tensor:
+    """Return bool ``(N,)``: the class is among the k likeliest."""
+    at_once = max(1, _VALUES_AT_ONCE // known.num_classes)
+    parts = zip(known.logits.split(at_once), known.targets.split(at_once), strict=True)
+    return torch.cat([stats.places_of(logits, targets) < k for logits, targets in parts])
+
+
+def _class_auc(known: _Labelled) -> Ranked | None:
+    at_once = max(1, _VALUES_AT_ONCE // known.num_classes)
     # Log-probabilities rank as probabilities do, and do not run together near 1.
     offsets_N = torch.cat([part.double().logsumexp(1) for part in known.logits.split(at_once)])
-    return mean_over_classes(
-        roc_auc_of,
+    return stats.mean_over_classes(
+        stats.roc_auc,
         known.logits,
         positive=lambda index: known.targets == index,
         offsets=offsets_N,
     )
 
 
-def _resampled(predictions: Predictions, *, seed: int) -> dict[str, Metric]:
-    num_classes = len(predictions.vocab)
-    return bootstrap(
-        _measure(predictions),
-        num_pictures=int(predictions.labelled.sum()),
-        num_values=num_classes,
+def _over_labels(
+    formula: Callable[[Tensor, Tensor], Ranked | None],
+) -> Callable[[_Labelled], Ranked | None]:
+    return lambda known: stats.mean_over_classes(
+        formula, known.logits, positive=lambda index: known.targets[:, index].bool()
+    )
+
+
+# --- metrics whose interval comes from resamples of the images ---
+
+
+def _resample(known: _Labelled, *, seed: int) -> dict[str, Metric]:
+    regression = known.task == "regression"
+    return stats.bootstrap(
+        _RESAMPLED[known.task](known),
+        num_images=len(known.targets),
+        num_values=1 if regression else known.num_classes,
         seed=seed,
     )
 
 
-def _measure(predictions: Predictions) -> Measure:
-    known = labelled_part(predictions, task="category")
-    targets_N, num_classes = known.targets, len(predictions.vocab)
-    losses_N, squares_N, confidence_N = _per_picture(known.logits, targets_N)
+def _measure_classes(known: _Labelled) -> Measure:
+    targets_N, num_images = known.targets, len(known.targets)
+    losses_N, squares_N, confidence_N = _per_image(known.logits, targets_N)
     gaps_N1 = (confidence_N - (known.predicted == targets_N).double())[:, None]
     # Bins are (0, 1/15], (1/15, 2/15], ...
     bins_N = (confidence_N * NUM_CALIBRATION_BINS).ceil().long().clamp(min=1) - 1
 
-    def measure(counts: Tensor) -> dict[str, Tensor]:
-        tallies = formulas.count_classes(
-            targets_N, known.predicted, num_classes=num_classes, counts=counts
-        )
-        num_drawn = len(targets_N)
-        gaps_BR = formulas.sums_by(counts * gaps_N1, groups=bins_N, num_groups=NUM_CALIBRATION_BINS)
+    def measured(counts: Tensor) -> dict[str, Tensor]:
+        tallies = _tallies(known, counts)
+        gaps_BR = stats.sums_by(counts * gaps_N1, groups=bins_N, num_groups=NUM_CALIBRATION_BINS)
         seen = tallies.seen
         return {
-            "balanced_accuracy": formulas.balanced_accuracy(tallies),
-            "macro_f1": formulas.mean_of_seen(formulas.f_beta(tallies), seen=seen),
-            "macro_precision": formulas.mean_of_seen(formulas.precision(tallies), seen=seen),
-            "macro_recall": formulas.mean_of_seen(formulas.recall(tallies), seen=seen),
-            "log_loss": losses_N @ counts / num_drawn,
-            "brier": squares_N @ counts / num_drawn,
-            "expected_calibration_error": gaps_BR.abs().sum(0) / num_drawn,
+            "balanced_accuracy": stats.balanced_accuracy(tallies),
+            "macro_f1": stats.mean_of_seen(stats.f_beta(tallies), seen=seen),
+            "macro_precision": stats.mean_of_seen(stats.precision(tallies), seen=seen),
+            "macro_recall": stats.mean_of_seen(stats.recall(tallies), seen=seen),
+            "log_loss": losses_N @ counts / num_images,
+            "brier": squares_N @ counts / num_images,
+            "expected_calibration_error": gaps_BR.abs().sum(0) / num_images,
         }
 
-    return measure
+    return measured
 
 
-def _per_picture(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return cross-entropy, squared distance from the truth, and confidence of each picture, float64 ``(N,)`` each."""
+def _per_image(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return cross-entropy, squared distance from the truth, and confidence of each image, float64 ``(N,)`` each."""
     at_once = max(1, _VALUES_AT_ONCE // logits.shape[1])
     losses: list[Tensor] = []
     squares: list[Tensor] = []
@@ -379,6 +324,99 @@ def _per_picture(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tenso
     return torch.cat(losses), torch.cat(squares), torch.cat(confidences)
 
 
+def _measure_labels(known: _Labelled) -> Measure:
+    truth_NC, num_images = known.targets.bool(), len(known.targets)
+    wrong_N = (truth_NC != known.predicted).double().mean(dim=1)
+    at_once = max(1, _VALUES_AT_ONCE // truth_NC.shape[1])
+    parts = zip(known.logits.split(at_once), known.targets.split(at_once), strict=True)
+    losses_N = torch.cat(
+        [
+            F.binary_cross_entropy_with_logits(
+                logits_BC.double(), targets_BC.double(), reduction="none"
+            ).mean(dim=1)
+            for logits_BC, targets_BC in parts
+        ]
+    )
+
+    def measured(counts: Tensor) -> dict[str, Tensor]:
+        tallies = _tallies(known, counts)
+        hamming = wrong_N @ counts / num_images
+        together = tallies.total()
+        return {
+            "accuracy_multi": 1 - hamming,
+            "hamming_loss": hamming,
+            "macro_f1": stats.mean_of_seen(stats.f_beta(tallies), seen=tallies.seen),
+            "micro_f1": stats.mean_of_seen(stats.f_beta(together), seen=together.seen),
+            "log_loss": losses_N @ counts / num_images,
+        }
+
+    return measured
+
+
+def _measure_numbers(known: _Labelled) -> Measure:
+    targets_NK = known.targets.double()
+    errors_NK = known.logits.double() - targets_NK
+    sizes_N, squares_N = errors_NK.abs().mean(dim=1), errors_NK.square().mean(dim=1)
+    num_images = len(targets_NK)
+
+    def measured(counts: Tensor) -> dict[str, Tensor]:
+        return {
+            "mae": sizes_N @ counts / num_images,
+            "rmse": torch.sqrt(squares_N @ counts / num_images),
+            "r2": stats.explained_variance(errors_NK, targets_NK, counts=counts),
+        }
+
+    return measured
+
+
+_RESAMPLED: dict[Task, Callable[[_Labelled], Measure]] = {
+    "category": _measure_classes,
+    "multi_category": _measure_labels,
+    "regression": _measure_numbers,
+}
+_METRICS: dict[Task, dict[str, Callable[[_Labelled], Tensor | Ranked | None] | None]] = {
+    "category": {
+        "accuracy": lambda known: known.targets == known.predicted,
+        "error_rate": lambda known: known.targets != known.predicted,
+        "top_5_accuracy": lambda known: _in_top(known, 5),
+        "balanced_accuracy": None,
+        "macro_f1": None,
+        "macro_precision": None,
+        "macro_recall": None,
+        "roc_auc": _class_auc,
+        "log_loss": None,
+        "brier": None,
+        "expected_calibration_error": None,
+    },
+    "multi_category": {
+        "exact_match": lambda known: (known.predicted == known.targets.bool()).all(dim=1),
+        "accuracy_multi": None,
+        "hamming_loss": None,
+        "macro_f1": None,
+        "micro_f1": None,
+        "mean_average_precision": _over_labels(stats.average_precision),
+        "roc_auc": _over_labels(stats.roc_auc),
+        "log_loss": None,
+    },
+    "regression": {"mae": None, "rmse": None, "r2": None},
+}
+"""Name -> bool ``(N,)`` whose share is the metric, or a metric of ranks; None where ``_RESAMPLED`` computes it."""
+
+_NOT_IN_SUMMARY = ("macro_recall",)
+_NO_LABELS = "they have no labels, and none was predicted"
+_NO_RANKS = "no label is on some of them and missing on others"
+_UNDEFINED = {
+    ("category", "roc_auc"): "their labels are all the same, so there is nothing to rank",
+    ("multi_category", "macro_f1"): _NO_LABELS,
+    ("multi_category", "micro_f1"): _NO_LABELS,
+    ("multi_category", "mean_average_precision"): _NO_RANKS,
+    ("multi_category", "roc_auc"): _NO_RANKS,
+    ("regression", "r2"): "their targets do not vary",
+}
+
+
+# --- as a text ---
+
 _COLUMNS = ("precision", "recall", "f1-score", "support")
 _WIDTH = 9
 
@@ -387,14 +425,14 @@ def classification_report(predictions: Predictions, *, digits: int = 2) -> str:
     """Return precision, recall, F1 and support of each class, the accuracy, and means over classes.
 
     Args:
-        predictions: At least one picture with a label.
+        predictions: At least one image with a label.
         digits: After the decimal point.
 
     Returns:
-        Lines of text; ``macro avg`` counts every class alike, ``weighted avg`` every picture.
+        Lines of text; ``macro avg`` counts every class alike, ``weighted avg`` every image.
 
     Raises:
-        DataError: No picture has a label.
+        DataError: No image has a label.
         ConfigError: The predictions are not of one class each.
     """
     scores = per_class(predictions)

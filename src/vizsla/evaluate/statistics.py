@@ -1,29 +1,22 @@
-"""Targets and predicted classes in, hits and scores of each class out: the arithmetic of precision, recall, F1 and kin.
+"""The arithmetic of metrics: counts, rankings and explained variance, and the 95 % interval of each number.
 
-Pictures may count more than once (a resample) or once each; everything is computed for R such weightings side by side.
-A share of nothing is 0, as in scikit-learn.
+Precision, recall, F1 and kin come from tallies of each class. Images may count more than once (a resample) or once each;
+everything is computed for R such weightings side by side. A share of nothing is 0, as in scikit-learn; equal scores of a
+ranking are counted as scikit-learn counts them.
 
-Shapes: N pictures, C classes, R weightings. All numbers are float64.
+Intervals:
 
-Counts, resamples or influences in, a number with its 95 % interval out: how every metric comes to its range.
-
-- A share of pictures has Wilson's interval (E. B. Wilson, "Probable inference, the law of succession, and statistical
+- A share of images has Wilson's interval (E. B. Wilson, "Probable inference, the law of succession, and statistical
   inference", JASA 1927).
-- A function of how often each picture was drawn has a percentile bootstrap over pictures (Efron and Tibshirani, "An
+- A function of how often each image was drawn has a percentile bootstrap over images (Efron and Tibshirani, "An
   introduction to the bootstrap", 1993, ch. 13). The metric is written once, and the value is the case in which each
-  picture was drawn once.
-- A metric of ranks would have to be sorted again for each resample. It states instead how far each picture pulls it (its
-  influence), which gives the standard error at once (the infinitesimal jackknife: Jaeckel 1972; Efron and Tibshirani,
-  ch. 21). For the area under the ROC curve that is the method of DeLong, DeLong and Clarke-Pearson (Biometrics 1988).
+  image was drawn once.
+- A metric of ranks would have to be sorted again for each resample. It states instead how far each image pulls it (its
+  influence: the derivative with respect to the image's weight, at weight 1 for all), which gives the standard error at once
+  (the infinitesimal jackknife: Jaeckel 1972; Efron and Tibshirani, ch. 21). For the area under the ROC curve that is the
+  method of DeLong, DeLong and Clarke-Pearson (Biometrics 1988).
 
-Shapes: N pictures, R resamples.
-
-Scores and who is positive in, the quality of the ranking out: ROC-AUC and average precision, with each picture's pull.
-
-The influence of a picture is the derivative of the metric with respect to the picture's weight, at weight 1 for all.
-``evaluate/intervals.py`` turns influences into an interval. Equal scores are counted as scikit-learn counts them.
-
-Shapes: N pictures, P of them positive, M not. All numbers are float64.
+Shapes: N images, P of them positive, M not; C classes; R weightings or resamples. All numbers are float64.
 """
 
 from __future__ import annotations
@@ -54,9 +47,9 @@ class Tallies:
     """How often each class was right, there, and predicted.
 
     Attributes:
-        hits: ``(C, R)``, pictures of the class that were predicted to be of it.
-        supports: ``(C, R)``, pictures of the class.
-        predicted: ``(C, R)``, pictures predicted to be of the class.
+        hits: ``(C, R)``, images of the class that were predicted to be of it.
+        supports: ``(C, R)``, images of the class.
+        predicted: ``(C, R)``, images predicted to be of the class.
     """
 
     hits: Tensor
@@ -88,13 +81,13 @@ class Tallies:
 def count_classes(
     targets: Tensor, predicted: Tensor, *, num_classes: int, counts: Tensor | None = None
 ) -> Tallies:
-    """Count where each picture has one class.
+    """Count where each image has one class.
 
     Args:
         targets: int64 ``(N,)``.
         predicted: int64 ``(N,)``.
         num_classes: C.
-        counts: ``(N, R)``, how often each picture counts; None means once, with R = 1.
+        counts: ``(N, R)``, how often each image counts; None means once, with R = 1.
     """
     if counts is None:
         counts = torch.ones((len(targets), 1), dtype=torch.float64)
@@ -107,12 +100,12 @@ def count_classes(
 
 
 def count_labels(targets: Tensor, predicted: Tensor, *, counts: Tensor | None = None) -> Tallies:
-    """Count where each picture has any number of labels.
+    """Count where each image has any number of labels.
 
     Args:
         targets: Bool ``(N, C)``.
         predicted: Bool ``(N, C)``.
-        counts: ``(N, R)``, how often each picture counts; None means once, with R = 1.
+        counts: ``(N, R)``, how often each image counts; None means once, with R = 1.
     """
     if counts is None:
         counts = torch.ones((len(targets), 1), dtype=torch.float64)
@@ -211,7 +204,7 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def places_of(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return the place of each picture's class in the order of its scores, 0 for the highest; of equal ones the first leads.
+    """Return the place of each image's class in the order of its scores, 0 for the highest; of equal ones the first leads.
 
     Args:
         scores: ``(N, C)``.
@@ -225,13 +218,32 @@ def places_of(scores: Tensor, targets: Tensor) -> Tensor:
     return ((scores > own_N1) | ((scores == own_N1) & before)).sum(1)
 
 
+def explained_variance(errors: Tensor, targets: Tensor, *, counts: Tensor) -> Tensor:
+    """Return ``(R,)``: R2 of each weighting, averaged over the numbers whose targets vary; NaN where none does.
+
+    Args:
+        errors: float64 ``(N, K)``, predictions minus targets.
+        targets: float64 ``(N, K)``.
+        counts: float64 ``(N, R)``, how often each image counts.
+    """
+    # Around the mean, or the subtraction below would cancel where the targets are large and close together.
+    centred = targets - targets.mean(dim=0)
+    total_R = counts.sum(0)
+    spread_KR = centred.square().T @ counts - (centred.T @ counts).square() / total_R
+    # What is left of equal targets is rounding: at most a few units in the last place of their squares.
+    varies_KR = spread_KR > 1e-12 * targets.square().T @ counts
+    missed_KR = errors.square().T @ counts
+    explained_KR = 1 - missed_KR / spread_KR.where(varies_KR, 1)
+    return explained_KR.masked_fill(~varies_KR, 0).sum(0) / varies_KR.sum(0)
+
+
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
-# 2**21 draws at a time bound the memory at about 60 MB, whatever the number of pictures.
+# 2**21 draws at a time bound the memory at about 60 MB, whatever the number of images.
 _DRAWS_AT_ONCE = 2**21
 
 Measure = Callable[[Tensor], dict[str, Tensor]]
-"""Counts float64 ``(N, R)``, how often each picture was drawn -> metrics by name, float64 ``(R,)``, NaN where undefined."""
+"""Counts float64 ``(N, R)``, how often each image was drawn -> metrics by name, float64 ``(R,)``, NaN where undefined."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,10 +252,10 @@ class Metric:
 
     Attributes:
         name: Name of the function that computes it.
-        value: The metric of these pictures.
+        value: The metric of these images.
         low: Lower end of the 95 % interval.
         high: Upper end of the 95 % interval.
-        num_pictures: How many labelled pictures it was computed from.
+        num_pictures: How many labelled images it was computed from.
     """
 
     name: str
@@ -293,21 +305,21 @@ def normal_quantile(level: float = LEVEL) -> float:
 
 
 def share_metric(name: str, *, successes: int, trials: int) -> Metric:
-    """Return a share of pictures with Wilson's interval; ``trials`` is at least 1."""
+    """Return a share of images with Wilson's interval; ``trials`` is at least 1."""
     low, high = wilson_interval(successes, trials)
     return Metric(name=name, value=successes / trials, low=low, high=high, num_pictures=trials)
 
 
 def influence_metric(name: str, *, value: float, influence: Tensor) -> Metric:
-    """Return a metric between 0 and 1 with the interval that the pull of each picture gives.
+    """Return a metric between 0 and 1 with the interval that the pull of each image gives.
 
-    The interval is symmetric in the log odds, so it stays within 0 and 1. At 0 or 1 no picture pulls: such an interval
+    The interval is symmetric in the log odds, so it stays within 0 and 1. At 0 or 1 no image pulls: such an interval
     has no width, and that says "not known", not "certain".
 
     Args:
         name: Of the metric.
         value: 0 to 1.
-        influence: float64 ``(N,)``, derivative of the metric with respect to the weight of each picture, at weight 1.
+        influence: float64 ``(N,)``, derivative of the metric with respect to the weight of each image, at weight 1.
     """
     low = high = value
     if 0 < value < 1:
@@ -319,28 +331,28 @@ def influence_metric(name: str, *, value: float, influence: Tensor) -> Metric:
 
 
 def bootstrap(
-    measure: Measure, *, num_pictures: int, num_values: int = 1, seed: int
+    measure: Measure, *, num_images: int, num_values: int = 1, seed: int
 ) -> dict[str, Metric]:
-    """Return each metric with the middle 95 % of what it is on resamples of the pictures.
+    """Return each metric with the middle 95 % of what it is on resamples of the images.
 
     Args:
         measure: All metrics of some resamples at a time; one set of resamples serves them all.
-        num_pictures: N, at least 1.
+        num_images: N, at least 1.
         num_values: Numbers that ``measure`` makes for each resample beside the counts; more of them mean smaller parts.
         seed: Repeats the resamples.
 
     Returns:
-        By name, in the order of ``measure``. A metric that is undefined for the pictures themselves (NaN) is left out;
+        By name, in the order of ``measure``. A metric that is undefined for the images themselves (NaN) is left out;
         resamples for which it is undefined do not count.
     """
-    once_N1 = torch.ones((num_pictures, 1), dtype=torch.float64)
+    once_N1 = torch.ones((num_images, 1), dtype=torch.float64)
     values = {name: float(found) for name, found in measure(once_N1).items()}
     resampled: dict[str, list[Tensor]] = {name: [] for name in values}
     draws = generator(seed, "bootstrap")
-    at_once = min(NUM_RESAMPLES, max(1, _DRAWS_AT_ONCE // max(num_pictures, num_values)))
+    at_once = min(NUM_RESAMPLES, max(1, _DRAWS_AT_ONCE // max(num_images, num_values)))
     for start in range(0, NUM_RESAMPLES, at_once):
         num_resamples = min(at_once, NUM_RESAMPLES - start)
-        drawn_NR = torch.randint(num_pictures, (num_pictures, num_resamples), generator=draws)
+        drawn_NR = torch.randint(num_images, (num_images, num_resamples), generator=draws)
         cells = (drawn_NR * num_resamples).add_(torch.arange(num_resamples))
         counts = torch.bincount(cells.flatten(), minlength=drawn_NR.numel())
         for name, found in measure(counts.view_as(drawn_NR).double()).items():
@@ -354,13 +366,8 @@ def bootstrap(
         # The calibration error of resamples may lie above its value altogether, and an interval that leaves out what
         # was measured would mislead. (min and max pass over NaN in second place: all resamples undefined.)
         low, high = min(value, low), max(value, high)
-        metrics[name] = Metric(
-            name=name, value=value, low=low, high=high, num_pictures=num_pictures
-        )
+        metrics[name] = Metric(name=name, value=value, low=low, high=high, num_pictures=num_images)
     return metrics
-
-
-_VALUES_AT_ONCE_ranking = 2**22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -369,7 +376,7 @@ class Ranked:
 
     Attributes:
         value: The metric.
-        influence: ``(N,)``, how much the metric changes with the weight of each picture.
+        influence: ``(N,)``, how much the metric changes with the weight of each image.
     """
 
     value: float
@@ -377,10 +384,10 @@ class Ranked:
 
 
 def roc_auc(scores: Tensor, positive: Tensor) -> Ranked | None:
-    """Return the probability that a positive picture scores above one that is not, equal scores counting half.
+    """Return the probability that a positive image scores above one that is not, equal scores counting half.
 
     Influences are the structural components of DeLong, DeLong and Clarke-Pearson (Biometrics 1988). Only the positive
-    scores are sorted, so a class with few pictures costs little.
+    scores are sorted, so a class with few images costs little.
 
     Args:
         scores: ``(N,)``, any float.
@@ -409,7 +416,7 @@ def roc_auc(scores: Tensor, positive: Tensor) -> Ranked | None:
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> Ranked | None:
-    """Return the mean, over the positive pictures, of the precision among all that score at least as high.
+    """Return the mean, over the positive images, of the precision among all that score at least as high.
 
     Args:
         scores: ``(N,)``, any float.
@@ -418,20 +425,20 @@ def average_precision(scores: Tensor, positive: Tensor) -> Ranked | None:
     Returns:
         None where none is positive.
     """
-    num_pictures, num_positive = len(scores), int(positive.sum())
+    num_images, num_positive = len(scores), int(positive.sum())
     if num_positive == 0:
         return None
     ascending_N, order_N = scores.sort()
     truth_N = positive[order_N].double()
     below_N = torch.searchsorted(ascending_N, ascending_N)
     up_to_N = torch.searchsorted(ascending_N, ascending_N, right=True)
-    chosen_N = (num_pictures - below_N).double()
+    chosen_N = (num_images - below_N).double()
     precision_N = (num_positive - _sums_before(truth_N)[below_N]) / chosen_N
     value = (truth_N * precision_N).sum() / num_positive
-    # A further picture changes the precision at every positive that scores no more than it does.
+    # A further image changes the precision at every positive that scores no more than it does.
     gained_N = _sums_before(truth_N / chosen_N)[up_to_N]
     lost_N = _sums_before(truth_N * precision_N / chosen_N)[up_to_N]
-    influence = torch.empty(num_pictures, dtype=torch.float64)
+    influence = torch.empty(num_images, dtype=torch.float64)
     influence[order_N] = (truth_N * (precision_N - value + gained_N) - lost_N) / num_positive
     return Ranked(value=float(value), influence=influence)
 
@@ -450,7 +457,7 @@ def mean_over_classes(
         metric: ``roc_auc`` or ``average_precision``.
         scores: ``(N, C)``, any float; read a few classes at a time.
         positive: Class -> bool ``(N,)``.
-        offsets: float64 ``(N,)``, subtracted from the scores of each picture; turns logits into log-probabilities.
+        offsets: float64 ``(N,)``, subtracted from the scores of each image; turns logits into log-probabilities.
         weights: ``(C,)``, how much each class counts; None means all the same. They do not enter the influences.
 
     Returns:
@@ -458,7 +465,7 @@ def mean_over_classes(
     """
     total, influence, sum_of_weights = 0.0, torch.zeros(len(scores), dtype=torch.float64), 0.0
     for index, column in _columns(scores):
-        # As float32, or rounding in the 16th digit would order pictures that have the same probability.
+        # As float32, or rounding in the 16th digit would order images that have the same probability.
         scores_N = column if offsets is None else (column - offsets).float()
         one = metric(scores_N, positive(index))
         if one is not None:
@@ -473,7 +480,7 @@ def mean_over_classes(
 
 def _columns(scores: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield each column as contiguous float64; a block at a time, as single columns of a large matrix are read slowly."""
-    at_once = max(1, _VALUES_AT_ONCE_ranking // max(1, len(scores)))
+    at_once = max(1, _VALUES_AT_ONCE // max(1, len(scores)))
     for start in range(0, scores.shape[1], at_once):
         block = scores[:, start : start + at_once].T.double().contiguous()
         yield from enumerate(block, start=start)

@@ -41,8 +41,7 @@ from torch import Tensor
 from vizsla.errors import ConfigError
 from vizsla.evaluate import statistics as formulas
 from vizsla.evaluate import statistics as ranking
-from vizsla.evaluate.regression import explained_variance
-from vizsla.evaluate.statistics import mean_over_classes
+from vizsla.evaluate.statistics import explained_variance, mean_over_classes
 from vizsla.train.losses import shaped_like
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vizsla.evaluate.metrics import expected_calibration_error
+from vizsla.evaluate.metrics import measure
 from vizsla.evaluate.predictions import Predictions
 from vizsla.report.calibration import calibration_of
 from vizsla.text import percent_text
@@ -59,7 +59,7 @@ def test_the_error_is_the_metric_of_that_name():
     )
     found = calibration_of(shown)
     assert found is not None
-    assert found.before == percent_text(expected_calibration_error(shown).value)
+    assert found.before == percent_text(measure(shown, "expected_calibration_error").value)
     assert found.kept == ""
 
 

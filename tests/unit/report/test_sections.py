@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vizsla.evaluate.metrics import Metric, accuracy
+from vizsla.evaluate.metrics import Metric, measure
 from vizsla.report import cards, confusions, sections
 from vizsla.report.metric_words import metric_rows
 from vizsla.report.thumbnails import Album
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def test_the_headline_counts_and_names_the_naive_answer(make_content: Maker):
     predictions = make_content([[1, 0], [1, 0], [0, 1], [1, 0]], [0, 1, 1, 1]).predictions
-    words = sections.headline(predictions, metric=accuracy(predictions))
+    words = sections.headline(predictions, metric=measure(predictions, "accuracy"))
     assert (words.num_correct, words.num_pictures) == (2, 4)
     assert words.accuracy == "50.0\u202f%"
     assert (words.baseline_class, words.baseline) == ("disc", "75.0\u202f%")
