@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-
 def test_resampled_classes_are_counted_as_if_drawn_one_by_one():
     targets, predicted = torch.tensor([0, 2, 1, 1]), torch.tensor([0, 1, 1, 0])
     counts = torch.tensor([[2.0, 0.0], [1.0, 0.0], [1.0, 3.0], [0.0, 1.0]], dtype=torch.float64)
