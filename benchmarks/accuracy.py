@@ -108,7 +108,7 @@ def has_fastai() -> bool:
     """Tell whether fastai is installed, and say so where it is not."""
     if importlib.util.find_spec("fastai") is not None:
         return True
-    print("fastai is not installed: pip install 'vizsla[bench]' to compare with it")
+    print("fastai is not installed: pip install fastai to compare with it")
     return False
 
 

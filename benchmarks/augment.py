@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.rounds, options.threads = 1, [1]
     libraries = ["vizsla", "fastai"]
     if importlib.util.find_spec("fastai") is None:
-        print("fastai is not installed, so vizsla is measured alone: pip install 'vizsla[bench]'")
+        print("fastai is not installed, so vizsla is measured alone: pip install fastai")
         libraries.remove("fastai")
     print(described("vizsla", "fastai", "torch"), flush=True)
     heads = [f"{library}, pictures/s" for library in libraries]

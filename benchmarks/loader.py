@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.rounds = 1
     libraries = list(options.only)
     if "fastai" in libraries and importlib.util.find_spec("fastai") is None:
-        print("fastai is not installed, so vizsla is measured alone: pip install 'vizsla[bench]'")
+        print("fastai is not installed, so vizsla is measured alone: pip install fastai")
         libraries.remove("fastai")
     runs: dict[str, list[dict[str, Any]]] = {library: [] for library in libraries}
     print(described("vizsla", "fastai", "torch", "pillow"), flush=True)

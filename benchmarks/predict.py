@@ -142,7 +142,7 @@ def throughput(model: Path, pictures: list[Path], *, options: argparse.Namespace
             options=PredictOptions(device="cpu", num_workers=num_workers),
         )
         if done is not None:
-            rate = done.num_pictures / done.seconds
+            rate = done.num_images / done.seconds
             print(f"to CSV, {num_workers} decode threads     {rate:7.1f} pictures/s")
 
 

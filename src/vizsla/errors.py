@@ -70,15 +70,38 @@ class MissingExtraError(VizslaError, ImportError):
 
     Args:
         package: The package that could not be imported.
-        extra: The vizsla extra that brings it.
+        extra: The extra of ``pyproject.toml`` that brings it.
         purpose: What it is needed for, as it ends the sentence "... is needed to".
     """
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         super().__init__(
             f"The package {package!r} is needed to {purpose} and is not installed. "
-            f'Install it with: pip install "vizsla[{extra}]"'
+            f"Install it with: {install_command(extra)}"
         )
+
+
+PACKAGES_OF_EXTRA = {
+    "bench": ("fastai",),
+    "demo": ("elpv-dataset", "jinja2"),
+    "log": ("tensorboard", "wandb"),
+    "notebook": ("ipykernel", "ipython", "ipywidgets", "scikit-learn"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "parquet": ("pyarrow",),
+    "report": ("jinja2",),
+    "serve": ("python-multipart", "starlette", "uvicorn"),
+}
+"""What each extra of ``pyproject.toml`` brings. Messages name these: ``vizsla[...]`` is not right in every installation."""
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs what an extra brings, in any installation of vizsla.
+
+    Example:
+        >>> install_command("parquet")
+        'pip install pyarrow'
+    """
+    return f"pip install {' '.join(PACKAGES_OF_EXTRA[extra])}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -158,8 +158,8 @@ def _target(
 
 
 def _summary(done: Predicted, *, file: Path) -> str:
-    images = "1 image" if done.num_pictures == 1 else f"{done.num_pictures:,} images"
-    rate = done.num_pictures / max(done.seconds, 1e-9)
+    images = "1 image" if done.num_images == 1 else f"{done.num_images:,} images"
+    rate = done.num_images / max(done.seconds, 1e-9)
     before = f" (after {done.num_before:,} that were there)" if done.num_before else ""
     return f"{file}: {images}{before} in {done.seconds:.1f} s, {rate:,.0f} images/s"
 
@@ -340,11 +340,11 @@ def export(
     """
     from vizsla.export.onnx import export_model
 
-    written = export_model(model_file(model), onnx=onnx, torch_program=torch, pictures=pictures)
+    written = export_model(model_file(model), onnx=onnx, torch_program=torch, images=pictures)
     for one in written:
         parity = one.parity
         say(
-            f"{one.path}: max difference {parity.max_difference:.1e} on {parity.num_pictures:,} images "
+            f"{one.path}: max difference {parity.max_difference:.1e} on {parity.num_images:,} images "
             f"in {parity.num_batches:,} batches (worst: {parity.worst})"
         )
         if one.golden is not None:
@@ -368,6 +368,6 @@ def verify(file: Path, /, *, golden: Path | None = None) -> None:
 
     parity = verify_onnx(file, golden=golden)
     say(
-        f"{file}: max difference {parity.max_difference:.1e} on {parity.num_pictures:,} images "
+        f"{file}: max difference {parity.max_difference:.1e} on {parity.num_images:,} images "
         f"in {parity.num_batches:,} batches"
     )

@@ -1,10 +1,10 @@
-"""Probabilities of the true classes of held-out pictures in; for each coverage the probability from which classes are kept out.
+"""Probabilities of the true classes of held-out images in; for each coverage the probability from which classes are kept out.
 
 Split conformal prediction with the score "one minus the probability of the class" (Sadinle, Lei, Wasserman: "Least ambiguous
-set-valued classifiers with bounded error levels", JASA 2019). For pictures that are drawn as the held-out ones were, a set
-holds the true class at least as often as it states; averaged over pictures, not for each class or each picture by itself.
+set-valued classifiers with bounded error levels", JASA 2019). For images that are drawn as the held-out ones were, a set
+holds the true class at least as often as it states; averaged over images, not for each class or each image by itself.
 
-Shapes: N held-out pictures.
+Shapes: N held-out images.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class LabelSets:
     Attributes:
         coverages: Ascending, 0-1: how often a set holds the true class, at least.
         thresholds: For each coverage the probability, 0-1, from which a class is in the set; 0 takes all classes, where the
-            held-out pictures are too few for that coverage.
-        num_pictures: Held-out pictures that the thresholds come from.
+            held-out images are too few for that coverage.
+        num_pictures: Held-out images that the thresholds come from.
     """
 
     coverages: tuple[float, ...]
@@ -64,7 +64,7 @@ def check_coverage(coverage: float) -> None:
     """
     if not 0 < coverage < 1:
         raise ConfigError(
-            "A coverage is above 0 and below 1: 0.95 means that the sets hold the true class of 95 % of the pictures. "
+            "A coverage is above 0 and below 1: 0.95 means that the sets hold the true class of 95 % of the images. "
             f"Received: {coverage!r}"
         )
 
@@ -73,7 +73,7 @@ def fit_label_sets(true_probabilities: Tensor) -> LabelSets:
     """Return the thresholds for all ``COVERAGES``.
 
     Args:
-        true_probabilities: float ``(N,)``: what the model gave the true class of each held-out picture; N is at least 1.
+        true_probabilities: float ``(N,)``: what the model gave the true class of each held-out image; N is at least 1.
     """
     ascending: list[float] = true_probabilities.double().sort().values.tolist()
     num_pictures = len(ascending)

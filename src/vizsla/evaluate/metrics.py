@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate import statistics as stats
+from vizsla.evaluate.calibration import calibration_error
 from vizsla.evaluate.statistics import Measure, Metric, Ranked, wilson_interval
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from vizsla.evaluate.predictions import Predictions
     from vizsla.types import Task
 
-NUM_CALIBRATION_BINS = 15
 _VALUES_AT_ONCE = 2**22
 _TOP_K = re.compile(r"top_(\d+)_accuracy")
 
@@ -285,13 +285,10 @@ def _resample(known: _Labelled, *, seed: int) -> dict[str, Metric]:
 def _measure_classes(known: _Labelled) -> Measure:
     targets_N, num_images = known.targets, len(known.targets)
     losses_N, squares_N, confidence_N = _per_image(known.logits, targets_N)
-    gaps_N1 = (confidence_N - (known.predicted == targets_N).double())[:, None]
-    # Bins are (0, 1/15], (1/15, 2/15], ...
-    bins_N = (confidence_N * NUM_CALIBRATION_BINS).ceil().long().clamp(min=1) - 1
+    right_N = known.predicted == targets_N
 
     def measured(counts: Tensor) -> dict[str, Tensor]:
         tallies = _tallies(known, counts)
-        gaps_BR = stats.sums_by(counts * gaps_N1, groups=bins_N, num_groups=NUM_CALIBRATION_BINS)
         seen = tallies.seen
         return {
             "balanced_accuracy": stats.balanced_accuracy(tallies),
@@ -300,7 +297,9 @@ def _measure_classes(known: _Labelled) -> Measure:
             "macro_recall": stats.mean_of_seen(stats.recall(tallies), seen=seen),
             "log_loss": losses_N @ counts / num_images,
             "brier": squares_N @ counts / num_images,
-            "expected_calibration_error": gaps_BR.abs().sum(0) / num_images,
+            "expected_calibration_error": calibration_error(
+                confidence_N, right_N, counts_NR=counts
+            ),
         }
 
     return measured

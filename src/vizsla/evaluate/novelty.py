@@ -1,11 +1,11 @@
-"""Logits of held-out pictures in; how usual the largest logit of a new picture is, and whether it is "none of these", out.
+"""Logits of held-out images in; how usual the largest logit of a new image is, and whether it is "none of these", out.
 
-A picture that is like none of the classes seldom gets a large logit for any of them (Hendrycks et al., "Scaling
-out-of-distribution detection for real-world settings", ICML 2022). The score of a picture is the share of the held-out
-pictures whose largest logit is no larger: 0.5 is as usual as can be, near 0 is unlike all of them. It is compared with
-pictures of the known classes alone; how many foreign pictures stay below the threshold depends on how foreign they are.
+An image that is like none of the classes seldom gets a large logit for any of them (Hendrycks et al., "Scaling
+out-of-distribution detection for real-world settings", ICML 2022). The score of an image is the share of the held-out
+images whose largest logit is no larger: 0.5 is as usual as can be, near 0 is unlike all of them. It is compared with
+images of the known classes alone; how many foreign images stay below the threshold depends on how foreign they are.
 
-Shapes: N held-out pictures, C classes, Q kept quantiles.
+Shapes: N held-out images, C classes, Q kept quantiles.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 REFUSED_SHARE = 0.05
-"""Share of the held-out pictures, all of known classes, that the threshold calls foreign: 95 % of them pass."""
+"""Share of the held-out images, all of known classes, that the threshold calls foreign: 95 % of them pass."""
 
 NUM_QUANTILES = 101
 MOST_CLASSES_LEFT_OUT = 50
@@ -26,14 +26,14 @@ MOST_CLASSES_LEFT_OUT = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Novelty:
-    """What the largest logit of pictures of known classes is like.
+    """What the largest logit of images of known classes is like.
 
     Attributes:
-        quantiles: ``(Q,)``, ascending: the smallest, ..., the largest largest logit of the held-out pictures, in equal steps
+        quantiles: ``(Q,)``, ascending: the smallest, ..., the largest largest logit of the held-out images, in equal steps
             of their share.
-        threshold: The largest logit below which a picture is "none of these"; 95 % of the held-out pictures reach it.
-        num_pictures: Held-out pictures.
-        separation: How well the largest logit tells pictures of a class that the model cannot name from all others: each
+        threshold: The largest logit below which an image is "none of these"; 95 % of the held-out images reach it.
+        num_pictures: Held-out images.
+        separation: How well the largest logit tells images of a class that the model cannot name from all others: each
             class in turn was left out of the answers, and this is the mean area under the ROC curve, 0.5 is chance. The
             network did see that class in training, so a class that it never saw may be told less well. None for two
             classes or several labels.
@@ -45,10 +45,10 @@ class Novelty:
     separation: float | None
 
     def familiarity(self, largest_logit: float) -> float:
-        """Return the share of the held-out pictures whose largest logit is no larger, 0-1.
+        """Return the share of the held-out images whose largest logit is no larger, 0-1.
 
         Args:
-            largest_logit: Of a picture, before any temperature.
+            largest_logit: Of an image, before any temperature.
         """
         place = bisect_right(self.quantiles, largest_logit)
         if place == 0:
@@ -60,11 +60,11 @@ class Novelty:
 
 
 def fit_novelty(logits: Tensor, *, targets: Tensor | None) -> Novelty:
-    """Return what the largest logits of held-out pictures are like.
+    """Return what the largest logits of held-out images are like.
 
     Args:
         logits: float ``(N, C)``; N is at least 1.
-        targets: int64 ``(N,)``, their classes; None where a picture may have several.
+        targets: int64 ``(N,)``, their classes; None where an image may have several.
     """
     largest_N = logits.double().amax(1)
     shares = torch.linspace(0, 1, NUM_QUANTILES, dtype=torch.float64)

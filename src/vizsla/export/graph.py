@@ -1,10 +1,10 @@
-"""A bundle in, one module out that takes pictures as they were decoded and gives calibrated answers: resize, normalise, network.
+"""Build one module from decoded images to calibrated answers: resize, normalise, network; for ONNX and torch.export.
 
-It does what ``Predictor`` does, in operations that torch.export can follow for every size of picture and batch, so that
+It does what ``Predictor`` does, in operations that torch.export can follow for every size of image and batch, so that
 ONNX files and exported programs bring their preprocessing with them. The presize keeps whole grey levels between its steps,
 as ``data/presize.py`` does; the final resize is one matrix for each axis, made by the kernels of training.
 
-Shape legend: B pictures, H x W as decoded, h x w as the network sees them, C classes (or numbers).
+Shape legend: B images, H x W as decoded, h x w as the network sees them, C classes (or numbers).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _TORCH_LIMIT = 2**15
 
 
 class InferenceGraph(nn.Module):
-    """All that happens to a picture between its decoder and its answer.
+    """All that happens to an image between its decoder and its answer.
 
     Args:
         classifier: In evaluation mode; it is used as it is, not copied.
-        presize: Of the decoded pictures; None if they keep their own size.
-        final_resize: Of the presized pictures; None if they already have the size that the network sees.
+        presize: Of the decoded images; None if they keep their own size.
+        final_resize: Of the presized images; None if they already have the size that the network sees.
         temperature: What logits are divided by before they become probabilities.
     """
 
@@ -82,7 +82,7 @@ class InferenceGraph(nn.Module):
 
 
 class Presize(nn.Module):
-    """``Resize.centred`` for batches of tensors; only its first shrinking of pictures above 33 million pixels is left out.
+    """``Resize.centred`` for batches of tensors; only its first shrinking of images above 33 million pixels is left out.
 
     Args:
         resize: What to do.
@@ -124,7 +124,7 @@ class Presize(nn.Module):
         weights = triangles / triangles.sum(1, keepdim=True)
         powers = torch.tensor([2.0**digits for digits in range(_PILLOW_DIGITS + 1)]).double()
         fits = (weights.amax(dim=(0, 1)) * powers[1:] + 0.5).floor() < _TORCH_LIMIT
-        # Pillow for pictures that would first have to be copied at great length, see resample.py.
+        # Pillow for images that would first have to be copied at great length, see resample.py.
         by_pillow = torch.full((1,), area) > self.most_by_torch
         digits = torch.where(by_pillow, _PILLOW_DIGITS, fits.sum())
         unit = powers.index_select(0, digits)
@@ -182,19 +182,19 @@ def _rounded(values: Tensor) -> Tensor:
 
 
 def inference_graph(bundle: Bundle) -> InferenceGraph:
-    """Return the module that takes decoded pictures, for a model file that was opened.
+    """Return the module that takes decoded images, for a model file that was opened.
 
     Args:
         bundle: On the CPU; the graph uses its classifier.
 
     Raises:
-        ConfigError: Pictures keep their own size until the final resize, so that this would differ from picture to picture.
+        ConfigError: Images keep their own size until the final resize, so that this would differ from image to image.
     """
     resize, final = bundle.manifest.resize, bundle.manifest.final_resize
     calibration = bundle.manifest.calibration
     if resize is None and final.size is not None:
         raise ConfigError(
-            f"This model brings pictures of every size to {final.size[0]} x {final.size[1]} pixels in one step after they "
+            f"This model brings images of every size to {final.size[0]} x {final.size[1]} pixels in one step after they "
             "are made batches of, and that step is not one graph for all sizes. Train with item_tfms=Resize(...), then export."
         )
     graph = InferenceGraph(
@@ -207,13 +207,13 @@ def inference_graph(bundle: Bundle) -> InferenceGraph:
 
 
 def separable_resize(final: FinalResize, *, source_size: Size) -> SeparableResize | None:
-    """Return what validation does to pictures of one size, or None where it does nothing.
+    """Return what validation does to images of one size, or None where it does nothing.
 
-    The matrices are made of what ``augment_images`` uses, applied to one picture for each row of the source: the area
+    The matrices are made of what ``augment_images`` uses, applied to one image for each row of the source: the area
     average before a strong shrinking, then the sampling at the places that the map of validation gives.
 
     Args:
-        final: How pictures come to the size that the network sees.
+        final: How images come to the size that the network sees.
         source_size: ``(height, width)`` of the presize.
     """
     size = source_size if final.size is None else final.size
@@ -247,20 +247,20 @@ def _axis_matrix(
     pad_mode: PadMode,
     align_corners: bool,
 ) -> Tensor:
-    """Return float32 ``(outputs, side)``, from how pictures of one row are sampled of which each has one white pixel.
+    """Return float32 ``(outputs, side)``, from how images of one row are sampled of which each has one white pixel.
 
     Args:
         places: float32 ``(1, outputs)``, -1 to 1 along the axis.
         side: Pixels of the source along the axis.
         pooled_side: Pixels after the area average; None without one.
         mode: Interpolation.
-        pad_mode: What is seen outside the picture.
+        pad_mode: What is seen outside the image.
         align_corners: Whether -1 and 1 are the centres of the corner pixels.
     """
     rows = torch.eye(side).view(side, 1, 1, side)
     if pooled_side is not None:
         rows = area_average(rows, size=(1, pooled_side))
-    rows = rows.permute(1, 0, 2, 3)  # as the channels of one picture
+    rows = rows.permute(1, 0, 2, 3)  # as the channels of one image
     grid = torch.stack([places, torch.zeros_like(places)], dim=-1)[:, None]
     seen = sample_at(rows, grid=grid, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
     return seen[0, :, 0].T.contiguous()

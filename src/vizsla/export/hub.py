@@ -1,9 +1,7 @@
-"""A model file to a repository of the Hugging Face hub, with a page that says what it is; and a predictor from one.
+"""Put a model into a repository of the Hugging Face hub, with a page that describes it; and open one from there.
 
 The repository holds ``model.safetensors`` and ``README.md``. Nothing else is ever fetched from one: a safetensors file with
 our manifest cannot run anything, which cannot be said of most other files there.
-
-A manifest in, the page of a model repository (Markdown with a YAML head) out: what the model says, how well, and for whom.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from vizsla.errors import ConfigError, ModelFileError, OutputError
 from vizsla.model_file.bundle import read_manifest
 from vizsla.models.weights import hub_from_environment
 from vizsla.predict.predictor import Predictor
+from vizsla.text import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +28,14 @@ if TYPE_CHECKING:
     from vizsla.evaluate.metrics import Metric
     from vizsla.model_file.manifest import Manifest
 
+MODEL_NAME = "model.safetensors"
+"""The one file that is fetched from a repository."""
+
+_WAITS_SECONDS = (
+    0.5,
+    2.0,
+)  # huggingface_hub tries all but the creation of a repository again by itself.
+_LOG_IN = "Log in with `hf auth login`, set HF_TOKEN, or pass token=...; writing needs a token with the right to write."
 _MOST_CLASSES = 200
 _HEAD = """---
 library_name: vizsla
@@ -39,141 +46,10 @@ tags:
 ---
 """
 _TASKS = {
-    "category": "Says which one of {count} classes a picture shows.",
-    "multi_category": "Says which of {count} classes a picture shows; any number of them.",
-    "regression": "Predicts {count} numbers of a picture.",
+    "category": "Says which one of {count} classes an image shows.",
+    "multi_category": "Says which of {count} classes an image shows; any number of them.",
+    "regression": "Predicts {count} numbers of an image.",
 }
-
-
-def model_card(manifest: Manifest, *, repo_id: str) -> str:
-    """Return the text of ``README.md`` for a model.
-
-    Args:
-        manifest: Of the model file. Its texts may come from anywhere and are shown as they are, not as Markdown.
-        repo_id: Name of the repository.
-    """
-    task = _TASKS[manifest.task].format(count=len(manifest.vocab))
-    size = manifest.size
-    sees = "pictures of their own size" if size is None else f"{size[0]} x {size[1]} pixels"
-    parts = [
-        _HEAD,
-        f"# {_text(repo_id.rpartition('/')[2])}\n",
-        f"{task} The network is {_code(manifest.backbone.name)} of {manifest.backbone.source} and sees {sees}.\n",
-        _use(repo_id),
-        _quality(manifest.metrics),
-        _honesty(manifest),
-        _classes(manifest),
-        _origin(manifest),
-        _caveats(manifest),
-    ]
-    if manifest.notes:
-        parts.append(f"## Notes\n\n{_text(manifest.notes)}\n")
-    return "\n".join(parts)
-
-
-def _use(repo_id: str) -> str:
-    return (
-        "## Use\n\n```\npip install vizsla\n```\n\n```python\n"
-        "from vizsla import from_hub\n\n"
-        f'predictor = from_hub("{repo_id}")\n'
-        'print(predictor.predict("photo.jpg").label)\n```\n\n'
-        "The file holds weights and plain data; opening it runs no code of anybody's.\n"
-    )
-
-
-def _quality(metrics: tuple[Metric, ...]) -> str:
-    if not metrics:
-        return "## How good it is\n\nNothing was measured when the file was written.\n"
-    rows = [
-        f"| {_text(metric.name)} | {_number(metric.value)} | {_number(metric.low)} to {_number(metric.high)} "
-        f"| {metric.num_pictures:,} |"
-        for metric in metrics
-    ]
-    return (
-        "## How good it is\n\nMeasured on validation pictures, which it was not trained on:\n\n"
-        "| measure | value | 95 % interval | pictures |\n|---|---|---|---|\n"
-        + "\n".join(rows)
-        + "\n"
-    )
-
-
-def _honesty(manifest: Manifest) -> str:
-    """Return how far the probabilities are to be trusted."""
-    found = manifest.calibration
-    if found is None:
-        return (
-            "No calibration of its probabilities is recorded.\n"
-            if manifest.task != "regression"
-            else ""
-        )
-    return (
-        f"Logits are divided by {found.temperature:.3g} before they become probabilities. Expected calibration error on "
-        f"{found.num_pictures:,} held-out pictures: {_number(found.error_before)} before, {_number(found.error_after)} after.\n"
-    )
-
-
-def _classes(manifest: Manifest) -> str:
-    title = "Numbers" if manifest.task == "regression" else "Classes"
-    shown = ", ".join(map(_code, manifest.vocab[:_MOST_CLASSES]))
-    rest = len(manifest.vocab) - _MOST_CLASSES
-    more = f", and {rest:,} more in the file" if rest > 0 else ""
-    return f"## {title}\n\n{shown}{more}\n"
-
-
-def _origin(manifest: Manifest) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
-    fingerprint = _code(manifest.data_fingerprint) if manifest.data_fingerprint else "not known"
-    return (
-        "## Where it comes from\n\n"
-        f"- Training started from: {_text(manifest.backbone.weights)}\n"
-        f"- Licence of those weights: {_text(manifest.backbone.licence)}. That of the training pictures is for their owner to say.\n"
-        f"- Fingerprint of pictures and labels: {fingerprint}\n"
-        f"- Fingerprint of the weights: {_code(manifest.tensors_sha256)}\n"
-        f"- Written {_text(manifest.created)} by vizsla {_text(manifest.vizsla_version)} ({_text(versions)})\n"
-    )
-
-
-def _caveats(manifest: Manifest) -> str:
-    lines = [
-        "The numbers above hold for pictures like those of the validation set: the same sources, cameras and share of "
-        "each class. Measure it on pictures of your own before relying on it.",
-        "Class names are those of the people who labelled the pictures; mistakes of theirs are learnt too.",
-    ]
-    if manifest.task == "category":
-        lines.insert(
-            1,
-            "A picture of something else gets one of the classes all the same, sometimes with a high probability.",
-        )
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "not known"
-
-
-def _text(text: str) -> str:
-    """Return text on one line in which nothing is Markdown or HTML."""
-    flat = " ".join(text.split())
-    return re.sub(r"([\\`*_{}\[\]<>#|~!])", r"\\\1", "".join(filter(str.isprintable, flat)))
-
-
-def _code(text: str) -> str:
-    """Return a name as a code span, also where it has backticks or line breaks."""
-    flat = "".join(filter(str.isprintable, " ".join(text.split())))
-    longest = max((len(run) for run in re.findall("`+", flat)), default=0)
-    fence = "`" * (longest + 1)
-    space = " " if flat.startswith("`") or flat.endswith("`") else ""
-    return f"{fence}{space}{flat or ' '}{space}{fence}"
-
-
-MODEL_NAME = "model.safetensors"
-"""The one file that is fetched from a repository."""
-
-_WAITS_SECONDS = (
-    0.5,
-    2.0,
-)  # huggingface_hub tries all but the creation of a repository again by itself.
-_LOG_IN = "Log in with `hf auth login`, set HF_TOKEN, or pass token=...; writing needs a token with the right to write."
 
 
 @runtime_checkable
@@ -340,7 +216,7 @@ def _asked(
             return question()
         except HFValidationError as error:
             raise ConfigError(
-                f"This is no name of a repository: {_first_line(error)} Give 'owner/name'."
+                f"This is no name of a repository: {_sentence(error)} Give 'owner/name'."
             ) from error
         except Exception as error:
             # Exception, because it raises the errors of whichever HTTP library it is built on.
@@ -378,8 +254,8 @@ def _reason(error: Exception, *, status: int | None) -> str:
             "there is no such repository, or it is private (404). Check owner and name, and log in."
         )
     if status is not None:
-        return f"the hub answered {status}: {_first_line(error)} Try again later."
-    return f"{_first_line(error)} Check the network and the address."
+        return f"the hub answered {status}: {_sentence(error)} Try again later."
+    return f"{_sentence(error)} Check the network and the address."
 
 
 def _status(error: Exception) -> int | None:
@@ -393,7 +269,125 @@ def _status(error: Exception) -> int | None:
     return None
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = (lines or [type(error).__name__])[0][:300]
+def _sentence(error: BaseException) -> str:
+    text = first_line(error)
     return text if text.endswith(".") else f"{text}."
+
+
+def model_card(manifest: Manifest, *, repo_id: str) -> str:
+    """Return the text of ``README.md`` for a model.
+
+    Args:
+        manifest: Of the model file. Its texts may come from anywhere and are shown as they are, not as Markdown.
+        repo_id: Name of the repository.
+    """
+    task = _TASKS[manifest.task].format(count=len(manifest.vocab))
+    size = manifest.size
+    sees = "images of their own size" if size is None else f"{size[0]} x {size[1]} pixels"
+    parts = [
+        _HEAD,
+        f"# {_text(repo_id.rpartition('/')[2])}\n",
+        f"{task} The network is {_code(manifest.backbone.name)} of {manifest.backbone.source} and sees {sees}.\n",
+        _use(repo_id),
+        _quality(manifest.metrics),
+        _honesty(manifest),
+        _classes(manifest),
+        _origin(manifest),
+        _caveats(manifest),
+    ]
+    if manifest.notes:
+        parts.append(f"## Notes\n\n{_text(manifest.notes)}\n")
+    return "\n".join(parts)
+
+
+def _use(repo_id: str) -> str:
+    return (
+        "## Use\n\n```\npip install vizsla\n```\n\n```python\n"
+        "from vizsla import from_hub\n\n"
+        f'predictor = from_hub("{repo_id}")\n'
+        'print(predictor.predict("photo.jpg").label)\n```\n\n'
+        "The file holds weights and plain data; opening it runs no code of anybody's.\n"
+    )
+
+
+def _quality(metrics: tuple[Metric, ...]) -> str:
+    if not metrics:
+        return "## How good it is\n\nNothing was measured when the file was written.\n"
+    rows = [
+        f"| {_text(metric.name)} | {_number(metric.value)} | {_number(metric.low)} to {_number(metric.high)} "
+        f"| {metric.num_pictures:,} |"
+        for metric in metrics
+    ]
+    return (
+        "## How good it is\n\nMeasured on validation images, which it was not trained on:\n\n"
+        "| measure | value | 95 % interval | images |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _honesty(manifest: Manifest) -> str:
+    """Return how far the probabilities are to be trusted."""
+    found = manifest.calibration
+    if found is None:
+        return (
+            "No calibration of its probabilities is recorded.\n"
+            if manifest.task != "regression"
+            else ""
+        )
+    return (
+        f"Logits are divided by {found.temperature:.3g} before they become probabilities. Expected calibration error on "
+        f"{found.num_pictures:,} held-out images: {_number(found.error_before)} before, {_number(found.error_after)} after.\n"
+    )
+
+
+def _classes(manifest: Manifest) -> str:
+    title = "Numbers" if manifest.task == "regression" else "Classes"
+    shown = ", ".join(map(_code, manifest.vocab[:_MOST_CLASSES]))
+    rest = len(manifest.vocab) - _MOST_CLASSES
+    more = f", and {rest:,} more in the file" if rest > 0 else ""
+    return f"## {title}\n\n{shown}{more}\n"
+
+
+def _origin(manifest: Manifest) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
+    fingerprint = _code(manifest.data_fingerprint) if manifest.data_fingerprint else "not known"
+    return (
+        "## Where it comes from\n\n"
+        f"- Training started from: {_text(manifest.backbone.weights)}\n"
+        f"- Licence of those weights: {_text(manifest.backbone.licence)}. That of the training images is for their owner to say.\n"
+        f"- Fingerprint of images and labels: {fingerprint}\n"
+        f"- Fingerprint of the weights: {_code(manifest.tensors_sha256)}\n"
+        f"- Written {_text(manifest.created)} by vizsla {_text(manifest.vizsla_version)} ({_text(versions)})\n"
+    )
+
+
+def _caveats(manifest: Manifest) -> str:
+    lines = [
+        "The numbers above hold for images like those of the validation set: the same sources, cameras and share of "
+        "each class. Measure it on images of your own before relying on it.",
+        "Class names are those of the people who labelled the images; mistakes of theirs are learnt too.",
+    ]
+    if manifest.task == "category":
+        lines.insert(
+            1,
+            "An image of something else gets one of the classes all the same, sometimes with a high probability.",
+        )
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "not known"
+
+
+def _text(text: str) -> str:
+    """Return text on one line in which nothing is Markdown or HTML."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>#|~!])", r"\\\1", "".join(filter(str.isprintable, flat)))
+
+
+def _code(text: str) -> str:
+    """Return a name as a code span, also where it has backticks or line breaks."""
+    flat = "".join(filter(str.isprintable, " ".join(text.split())))
+    longest = max((len(run) for run in re.findall("`+", flat)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if flat.startswith("`") or flat.endswith("`") else ""
+    return f"{fence}{space}{flat or ' '}{space}{fence}"

@@ -1,9 +1,9 @@
-"""A model file in, an ONNX file or a torch.export program with its preprocessing inside out, checked before it is kept.
+"""Write a model file as ONNX or as a torch.export program, with its preprocessing inside, checked before it is kept.
 
-Both take uint8 pictures ``(B, H, W, 3)`` of any size as a decoder gives them and return ``(B, C)`` calibrated
-probabilities. Neither is kept if its answers differ from those of the model file by more than 0.001.
+Both take uint8 images ``(B, H, W, 3)`` of any size as a decoder gives them and return ``(B, C)`` calibrated probabilities.
+Neither is kept if its answers differ from those of the model file by more than 0.001.
 
-Shape legend: B pictures of one size, H x W, C classes (or numbers).
+Shape legend: B images of one size, H x W, C classes (or numbers).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from vizsla.files import atomic_write
 from vizsla.model_file.bundle import load_bundle
 from vizsla.model_file.manifest import manifest_to_json
 from vizsla.predict.predictor import Predictor
+from vizsla.text import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 OPSET = 18
 """The ONNX operators that are used; onnxruntime has known them since version 1.14 (2023)."""
 
-_LARGEST_SIDE = 65_535  # Pixels, and pictures of a batch; torch.export wants a bound.
+_LARGEST_SIDE = 65_535  # Pixels, and images of a batch; torch.export wants a bound.
 _MOST_BYTES = 1_900_000_000  # One ONNX file is one protobuf message, which ends at 2 GiB.
 
 
@@ -61,7 +62,7 @@ class ExportedModel:
     Attributes:
         path: The file.
         parity: How far its answers are off from those of the model file.
-        golden: The pictures and answers beside it; None if there are none.
+        golden: The images and answers beside it; None if there are none.
     """
 
     path: Path
@@ -74,15 +75,15 @@ def export_model(
     *,
     onnx: Path | str | None = None,
     torch_program: Path | str | None = None,
-    pictures: Sequence[Path | str] = (),
+    images: Sequence[Path | str] = (),
 ) -> tuple[ExportedModel, ...]:
     """Write a model file as ONNX, as a ``torch.export`` program, or both, and check that they answer alike.
 
     Args:
         model: A file that ``save_bundle`` wrote.
-        onnx: ONNX file to write; the golden pictures lie beside it, see ``golden_path``.
+        onnx: ONNX file to write; the golden images lie beside it, see ``golden_path``.
         torch_program: ``.pt2`` file to write.
-        pictures: Files, and folders whose pictures are all taken, to check with; empty for some made for this.
+        images: Files, and folders whose images are all taken, to check with; empty for some made for this.
 
     Returns:
         What was written, in that order.
@@ -91,7 +92,7 @@ def export_model(
         ModelFileError: The model file cannot be used.
         ConfigError: Neither file was asked for, or torch cannot make one graph of the network.
         OutputError: A file cannot be written, or its answers differ by more than 0.001. Old files are untouched.
-        DataError: A picture cannot be read, or a folder has none.
+        DataError: An image cannot be read, or a folder has none.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
 
     Example:
@@ -106,7 +107,7 @@ def export_model(
     resize = bundle.manifest.resize
     reference = Reference(
         Predictor.of_bundle(bundle),
-        pictures=pictures,
+        images=images,
         cover=None if resize is None else resize.cover(training=False),
     )
     graph = inference_graph(bundle)
@@ -140,13 +141,13 @@ def export_model(
 
 
 def exported_program(graph: InferenceGraph) -> ExportedProgram:
-    """Return the graph as torch.export sees it, for every number and size of pictures.
+    """Return the graph as torch.export sees it, for every number and size of images.
 
     Args:
         graph: In evaluation mode.
 
     Raises:
-        ConfigError: torch cannot follow the network, or it takes pictures of some sizes only.
+        ConfigError: torch cannot follow the network, or it takes images of some sizes only.
     """
     from torch.export import Dim, export
 
@@ -262,5 +263,4 @@ def _reason(error: BaseException) -> str:
     """Return what was wrong at first; above it the exporters put instructions to their own developers."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]
+    return first_line(error)

@@ -1,15 +1,13 @@
-"""An ONNX file and pictures with the answers that it gave when it was written in; how far its answers are off here out.
+"""Check that a file that was made of a model answers as the model does: when it is written, and later on any machine.
 
-Needs numpy and onnxruntime and no network, torch or model file: the pictures and answers lie beside the ONNX file as NPZ.
+``compare`` and ``Reference`` do it while a file is written, on images of many sizes, one by one and in batches. Only what comes
+after the decoder is compared: both get the same pixels. Without images of the user's own there are some made for this, smooth
+ones and grainy ones, whose sizes are those at which preprocessing goes wrong first.
 
-Shape legend: B pictures of one size, H x W, C classes (or numbers).
+``verify_onnx`` does it later, with images and answers that lie beside the ONNX file as NPZ. It needs numpy and onnxruntime, and
+no network, torch or model file.
 
-A model file and a file made of it in; the answers of both compared on pictures of many sizes, one by one and in batches.
-
-Only what comes after the decoder is compared: both get the same pixels. Without pictures of the user's own there are some
-made for this, smooth ones and grainy ones, whose sizes are those at which preprocessing goes wrong first.
-
-Shape legend: B pictures of one size, H x W.
+Shape legend: B images of one size, H x W, C classes (or numbers).
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from vizsla.data.table.sources import get_image_files
 from vizsla.errors import DataError, MissingExtraError, ModelFileError, OutputError
 from vizsla.files import atomic_write
 from vizsla.seeding import generator
+from vizsla.text import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,10 +48,10 @@ _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Golden:
-    """Some pictures of one size, and what was said of them when the file was written.
+    """Some images of one size, and what was said of them when the file was written.
 
     Attributes:
-        name: Of the pictures, for messages.
+        name: Of the images, for messages.
         images: uint8 ``(B, H, W, 3)``.
         answers: float32 ``(B, C)``.
     """
@@ -68,15 +67,15 @@ class Parity:
 
     Attributes:
         max_difference: The largest, of a probability; of a number relative to it where it is above 1.
-        worst: Name of the pictures where it was found; empty if there are none.
+        worst: Name of the images where it was found; empty if there are none.
         num_batches: Batches that were compared.
-        num_pictures: Pictures in them.
+        num_images: Images in them.
     """
 
     max_difference: float = 0.0
     worst: str = ""
     num_batches: int = 0
-    num_pictures: int = 0
+    num_images: int = 0
 
     def with_batch(self, golden: Golden, *, found: NDArray[np.float32]) -> Parity:
         """Return what is known after one more batch.
@@ -91,7 +90,7 @@ class Parity:
             max_difference=difference if is_worse else self.max_difference,
             worst=golden.name if is_worse else self.worst,
             num_batches=self.num_batches + 1,
-            num_pictures=self.num_pictures + len(golden.images),
+            num_images=self.num_images + len(golden.images),
         )
 
     @property
@@ -107,7 +106,7 @@ class _Session(Protocol):
 
 
 def golden_path(onnx_path: Path | str) -> Path:
-    """Return where the golden pictures of an ONNX file lie: ``model.onnx`` has ``model.golden.npz``."""
+    """Return where the golden images of an ONNX file lie: ``model.onnx`` has ``model.golden.npz``."""
     return Path(onnx_path).with_suffix(".golden.npz")
 
 
@@ -122,7 +121,7 @@ def verify_onnx(path: Path | str, *, golden: Path | str | None = None) -> Parity
         The largest difference, at most ``LARGEST_DIFFERENCE``.
 
     Raises:
-        ModelFileError: A file is missing or damaged, or the answers differ by more; the message names the picture.
+        ModelFileError: A file is missing or damaged, or the answers differ by more; the message names the image.
         MissingExtraError: onnxruntime is not installed.
 
     Example:
@@ -136,7 +135,7 @@ def verify_onnx(path: Path | str, *, golden: Path | str | None = None) -> Parity
         parity = parity.with_batch(batch, found=answer(batch.images))
     if not parity.is_close:
         raise ModelFileError(
-            f"{path} does not give the answers here that it gave when it was written: for the picture {parity.worst} they "
+            f"{path} does not give the answers here that it gave when it was written: for the image {parity.worst} they "
             f"differ by {parity.max_difference:.2g}, and at most {LARGEST_DIFFERENCE:g} is the same. If the files belong "
             "together, try another version of onnxruntime."
         )
@@ -162,15 +161,15 @@ def onnx_answers(path: Path) -> Answers:
             return session.run(None, {INPUT_NAME: images})[0]
         except Exception as error:
             raise ModelFileError(
-                f"onnxruntime cannot compute {path} for {len(images)} pictures of {images.shape[1]} x {images.shape[2]} "
-                f"pixels: {_first_line(error)} {_AGAIN}"
+                f"onnxruntime cannot compute {path} for {len(images)} images of {images.shape[1]} x {images.shape[2]} "
+                f"pixels: {first_line(error)} {_AGAIN}"
             ) from error
 
     return answers
 
 
 def write_golden(path: Path, batches: Sequence[Golden]) -> None:
-    """Write pictures and answers as one NPZ file, whole or not at all.
+    """Write images and answers as one NPZ file, whole or not at all.
 
     Args:
         path: Where to.
@@ -205,7 +204,7 @@ def read_golden(path: Path) -> Iterable[Golden]:
             names: list[str] = getattr(file, "files", [])
             count = sum(name.startswith("images_") for name in names)
             if not count:
-                raise ValueError("it holds no pictures")
+                raise ValueError("it holds no images")
             for number in range(count):
                 batch = Golden(
                     name=str(file[f"name_{number}"]),
@@ -217,18 +216,18 @@ def read_golden(path: Path) -> Iterable[Golden]:
     except _READ_ERRORS as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ModelFileError(
-            f"The pictures and answers to compare with cannot be read from {path}: {reason}. Copy the file from where the "
+            f"The images and answers to compare with cannot be read from {path}: {reason}. Copy the file from where the "
             f"ONNX file came. {_AGAIN}"
         ) from error
 
 
 def _check(batch: Golden) -> None:
     images, answers = batch.images, batch.answers
-    is_pictures = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+    are_images = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
     is_answers = answers.dtype == np.float32 and answers.ndim == 2 and len(answers) == len(images)
-    if not (is_pictures and is_answers and images.size):
+    if not (are_images and is_answers and images.size):
         raise ValueError(
-            f"{batch.name[:80]!r} has pictures {images.dtype} {images.shape} and answers {answers.dtype} {answers.shape}"
+            f"{batch.name[:80]!r} has images {images.dtype} {images.shape} and answers {answers.dtype} {answers.shape}"
         )
 
 
@@ -250,7 +249,7 @@ def _session(path: Path) -> _Session:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_inputs()]
     except Exception as error:
-        raise ModelFileError(f"onnxruntime cannot open {path}: {_first_line(error)}") from error
+        raise ModelFileError(f"onnxruntime cannot open {path}: {first_line(error)}") from error
     if names != [INPUT_NAME]:
         raise ModelFileError(
             f"{path} was not written by `vizsla export`: its inputs are {names}, where one named {INPUT_NAME!r} is expected."
@@ -258,38 +257,34 @@ def _session(path: Path) -> _Session:
     return cast("_Session", session)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
 _LARGEST_GOLDEN = 8_000_000
-"""Bytes of pictures, before they are compressed."""
+"""Bytes of images, before they are compressed."""
 
 _BATCH_SIZES = (2, 5)
-_GRAIN = 48.0  # Grey levels; what a picture taken in the dark has.
+_GRAIN = 48.0  # Grey levels; what an image taken in the dark has.
 
 
 class Reference:
-    """The answers of a model file, for pictures as they come out of the decoder.
+    """The answers of a model file, for images as they come out of the decoder.
 
     Args:
         predictor: On the CPU.
-        pictures: Files, and folders whose pictures are all taken; empty for pictures made for this.
+        images: Files, and folders whose images are all taken; empty for images made for this.
         cover: The size that a JPEG is decoded to cover, as the predictor's reader asks for.
 
     Raises:
-        DataError: A folder has no pictures.
+        DataError: A folder has no images.
     """
 
     def __init__(
-        self, predictor: Predictor, *, pictures: Sequence[Path | str] = (), cover: Size | None
+        self, predictor: Predictor, *, images: Sequence[Path | str] = (), cover: Size | None
     ) -> None:
         self._predictor = predictor
-        self._files = [file for given in map(Path, pictures) for file in _files_of(given)]
+        self._files = [file for given in map(Path, images) for file in _files_of(given)]
         self._cover = cover
 
     def batches(self) -> Iterator[Golden]:
-        """Yield batches with the predictor's answers: each picture alone, then some of them with their mirror images.
+        """Yield batches with the predictor's answers: each image alone, then some of them with their mirror images.
 
         Raises:
             PictureError: One cannot be read.
@@ -302,7 +297,7 @@ class Reference:
                 yield self._golden(f"{name} ({count} times)", _variants(pixels, count=count))
 
     def _golden(self, name: str, images: NDArray[np.uint8]) -> Golden:
-        answers = [self._predictor.predict(picture).probabilities for picture in images]
+        answers = [self._predictor.predict(image).probabilities for image in images]
         return Golden(name=name, images=images, answers=torch.stack(answers).float().numpy())
 
     def _decoded(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -316,7 +311,7 @@ def compare(
     """Compare what several programs answer with what was expected.
 
     Args:
-        batches: Pictures and expected answers; each is asked for once and not kept.
+        batches: Images and expected answers; each is asked for once and not kept.
         answers: The programs.
 
     Returns:
@@ -348,8 +343,8 @@ def check_close(parity: Parity, *, path: Path) -> None:
     """
     if not parity.is_close:
         raise OutputError(
-            f"{path} was not written: for the picture {parity.worst} its answers differ from the model's by "
-            f"{parity.max_difference:.2g}, and at most {LARGEST_DIFFERENCE:g} is the same. Leave out pictures of more than "
+            f"{path} was not written: for the image {parity.worst} its answers differ from the model's by "
+            f"{parity.max_difference:.2g}, and at most {LARGEST_DIFFERENCE:g} is the same. Leave out images of more than "
             "33 million pixels, or try other versions of torch and onnxruntime."
         )
 
@@ -357,18 +352,18 @@ def check_close(parity: Parity, *, path: Path) -> None:
 def _files_of(given: Path) -> Sequence[Path]:
     files = get_image_files(given) if given.is_dir() else [given]
     if not files:
-        raise DataError(f"There are no pictures in {given}. Give a folder with pictures.")
+        raise DataError(f"There are no images in {given}. Give a folder with images.")
     return files
 
 
 def _variants(pixels: NDArray[np.uint8], *, count: int) -> NDArray[np.uint8]:
-    """Return a batch ``(count, H, W, 3)`` of different pictures of one size."""
+    """Return a batch ``(count, H, W, 3)`` of different images of one size."""
     kinds = (pixels, pixels[:, ::-1], 255 - pixels, pixels[::-1], pixels[..., ::-1])
     return np.ascontiguousarray(np.stack([kinds[number % len(kinds)] for number in range(count)]))
 
 
 def _synthetic() -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yield textured pictures: usual sizes, both ways round, tiny ones, and very long ones."""
+    """Yield textured images: usual sizes, both ways round, tiny ones, and very long ones."""
     sizes = (
         (240, 320),
         (160, 160),
@@ -385,8 +380,8 @@ def _synthetic() -> Iterator[tuple[str, NDArray[np.uint8]]]:
 
 
 def _texture(size: Size, *, number: int) -> NDArray[np.uint8]:
-    """Return uint8 ``(H, W, 3)``: clouds of a few scales, and grain on every other picture."""
-    random = generator(number, "parity pictures")
+    """Return uint8 ``(H, W, 3)``: clouds of a few scales, and grain on every other image."""
+    random = generator(number, "parity images")
     values = torch.full((1, 3, *size), 128.0)
     for cells in (2, 5, 16):
         coarse = torch.randn((1, 3, cells, cells), generator=random) * 200 / cells

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vizsla.data.images.facts import PictureFacts, picture_facts
 from vizsla.errors import ConfigError
 from vizsla.evaluate.interpret import top_losses, worst_mistakes
 from vizsla.infer.grad_cam import grad_cam, overlay
-from vizsla.infer.run import evaluation_mode
-from vizsla.models.heads import FeatureHead
+from vizsla.infer.neighbours import evenly_spread, nearest, pooled_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,7 +126,9 @@ def collect_evidence(
         PictureError: A picture that was there in training cannot be read any more.
     """
     positions = explained_positions(predictions)
-    sample = evenly_chosen(table.train_rows, most=MOST_TRAINING)
+    sample = torch.tensor(
+        evenly_spread(table.train_rows.tolist(), most=MOST_TRAINING), dtype=torch.int64
+    )
     heat: dict[int, Tensor] = {}
     neighbours: dict[int, tuple[Neighbour, ...]] = {}
     if len(positions):
@@ -139,7 +139,16 @@ def collect_evidence(
                 classifier, rows, batches_of=batches_of, on_progress=on_progress
             )
         seen = _look_at(classifier, predictions, positions, batches_of=batches_of, heat=heat)
-        neighbours = _nearest(positions, seen, rows=rows, features=features)
+        if len(features):
+            neighbours = {
+                position: tuple(
+                    Neighbour(row=int(rows[place]), similarity=similarity)
+                    for place, similarity in found
+                )
+                for position, found in zip(
+                    positions.tolist(), nearest(seen, features, count=NUM_NEIGHBOURS), strict=True
+                )
+            }
     workers = {"num_workers": num_workers}
 
     def facts(of_rows: Tensor, what: str) -> PictureFacts:
@@ -155,47 +164,6 @@ def collect_evidence(
         neighbours=neighbours,
         left_out=None if known is None else known.left_out,
     )
-
-
-def evenly_chosen(rows: Tensor, *, most: int) -> Tensor:
-    """Return at most so many rows, spread evenly over all of them.
-
-    Args:
-        rows: int64 ``(N,)``.
-        most: At least 1.
-    """
-    if len(rows) <= most:
-        return rows
-    return rows[torch.arange(most) * len(rows) // most]
-
-
-def pooled_features(classifier: Classifier, images: Tensor) -> Tensor:
-    """Return what the head pools out of pictures, each row of length 1.
-
-    Args:
-        classifier: Used in evaluation mode. A ``FeatureHead`` pools and standardises; for others the last map is averaged.
-        images: float ``(B, 3, H, W)`` with values 0-1 on the classifier's device.
-
-    Returns:
-        float32 ``(B, D)`` on the CPU.
-    """
-    with evaluation_mode(classifier), torch.inference_mode():
-        maps = classifier.stage_maps(images)
-        head = classifier.head
-        pooled = head.pool(maps) if isinstance(head, FeatureHead) else maps[-1].mean(dim=(2, 3))
-        return standardised(head, pooled.float()).cpu().clone()
-
-
-def standardised(head: torch.nn.Module, pooled_BD: Tensor) -> Tensor:
-    """Return pooled features as they are compared: on the scale of the head where it has one, each row of length 1.
-
-    Args:
-        head: Of the classifier.
-        pooled_BD: float32 ``(B, D)``.
-    """
-    if isinstance(head, FeatureHead):
-        pooled_BD = (pooled_BD - head.offset) * head.scale
-    return F.normalize(pooled_BD, dim=1)
 
 
 def _features_of(
@@ -250,22 +218,4 @@ def _overlays(
         place: overlay(picture.cpu(), warmth.cpu())
         for place, picture, warmth in zip(places, images, maps, strict=True)
         if bool(warmth.any())  # else no place speaks for the answer
-    }
-
-
-def _nearest(
-    positions: Tensor, seen_PD: Tensor, *, rows: Tensor, features: Tensor
-) -> dict[int, tuple[Neighbour, ...]]:
-    if not len(features):
-        return {}
-    similar = seen_PD @ features.T
-    best = similar.topk(min(NUM_NEIGHBOURS, len(rows)), dim=1)
-    return {
-        position: tuple(
-            Neighbour(row=int(rows[place]), similarity=value)
-            for place, value in zip(places, values, strict=True)
-        )
-        for position, places, values in zip(
-            positions.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
-        )
     }

@@ -1,14 +1,12 @@
-"""A classifier in, one ``model.safetensors`` out, and back; nothing in the file can run, and damage is noticed.
+"""Write a classifier as one ``model.safetensors`` and open it again; nothing in the file can run, and damage is noticed.
 
 The file is in the safetensors format: a JSON header, then the weights. The header's ``__metadata__`` holds two strings:
 ``vizsla.manifest`` (JSON, see ``manifest.py``) and ``vizsla.sha256``, the digest of that text. The manifest holds the digest
 of the weights, so a changed byte anywhere is found. What is read from a file is compared with the size of the file, or
 with a network without storage (on torch's "meta" device), before memory is set aside for it.
 
-A path given as a model file in; nothing out if it can be a safetensors file, else an error that says what it is.
-
-Only the first and the last bytes are looked at. Pickles (``.pkl``, old ``.pth``) and zip archives (``.pth``, ``.pt``, Keras)
-are recognised by their magic bytes and never opened: opening a pickle can run any program that its author put into it.
+Of a file that is no model only the first bytes are looked at. Pickles (``.pkl``, old ``.pth``) and zip archives (``.pth``,
+``.pt``, Keras) are recognised by them and never opened: opening a pickle can run any program that its author put into it.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vizsla import __version__
-from vizsla.errors import ConfigError, ModelFileError, PictureError
+from vizsla.errors import ConfigError, ModelFileError
 from vizsla.files import atomic_write
 from vizsla.infer.run import usable_device
 from vizsla.model_file.final_resize import FinalResize
@@ -53,7 +51,7 @@ if TYPE_CHECKING:
     from vizsla.evaluate.calibration import Calibration
     from vizsla.evaluate.metrics import Metric
     from vizsla.models.classifier import Classifier
-    from vizsla.types import PictureTable, Size
+    from vizsla.types import Size
 
 _LENGTH_BYTES = 8
 """A safetensors file starts with the length of its JSON header, a little-endian number of 8 bytes."""
@@ -61,88 +59,18 @@ _LENGTH_BYTES = 8
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format itself."""
 
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-# Protocols 2 to 5 begin with their number, protocols 0 and 1 with the first thing that they hold: a list, a dictionary,
-# an imported name. (Python, Lib/pickletools.py)
-_PICKLE = re.compile(rb"\x80[\x02-\x0f]|\(?[ld]p\d+\n|\(?c[\w.]+\n[\w.]+\n|\(?[]}]q")
-_AGAIN = "Copy the file again from where it came, or export the model again."
-
-
-def check_is_safetensors(path: Path) -> None:
-    """Return if a file can be a safetensors file; its header is not parsed yet.
-
-    Args:
-        path: What the user gave as a model file.
-
-    Raises:
-        ModelFileError: There is no such file, it is a folder, cannot be read, is a pickle or zip archive (which is not
-            opened), or too short for what its first bytes say.
-    """
-    if path.is_dir():
-        raise ModelFileError(
-            f"{path} is a folder, not a model file. Give the file in it, for example {path / 'model.safetensors'}"
-        )
-    if not path.exists():
-        raise ModelFileError(
-            f"There is no model file {path}. Check the path; `vizsla train` writes RUN/model.safetensors"
-        )
-    if not path.is_file():  # Reading a pipe or a device could wait for ever.
-        raise ModelFileError(f"{path} is a device or a pipe. Give the path of a model file.")
-    try:
-        with path.open("rb") as file:
-            _check_bytes(path, file)
-    except OSError as error:
-        raise ModelFileError(
-            f"Cannot read the model file {path}: {error.strerror or error}. Check its permissions and the disk."
-        ) from error
-
-
-def _check_bytes(path: Path, file: BinaryIO) -> None:
-    num_bytes = path.stat().st_size
-    start = file.read(64)
-    header_length = int.from_bytes(start[:_LENGTH_BYTES], "little")
-    fits = _LENGTH_BYTES + header_length <= num_bytes and header_length <= LARGEST_HEADER
-    # The length may begin like a pickle does (640 is 80 02), so this is asked first.
-    if fits and start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
-        return
-    _refuse_foreign(path, start)
-    if num_bytes < _LENGTH_BYTES + 2:
-        raise ModelFileError(f"{path} is too short to be a model file: {num_bytes} bytes. {_AGAIN}")
-    if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
-        raise ModelFileError(
-            f"{path} is cut short or damaged: its header should have {header_length:,} bytes (at most "
-            f"{LARGEST_HEADER:,}), the file has {num_bytes:,}. {_AGAIN}"
-        )
-    raise ModelFileError(
-        f"{path} is not a model file: it is not in the safetensors format, it begins with {start[:16]!r}. "
-        "Give a model.safetensors that vizsla wrote."
-    )
-
-
-def _refuse_foreign(path: Path, start: bytes) -> None:
-    """Raise for the kinds of file that people may take for a model file."""
-    cure = "Give a model.safetensors that vizsla wrote, or train and export the model with vizsla."
-    if _PICKLE.match(start):
-        raise ModelFileError(
-            f"{path} is a Python pickle. It was not opened, because opening a pickle can run any program. {cure}"
-        )
-    if start.startswith(_ZIP):
-        raise ModelFileError(
-            f"{path} is a zip archive, in which torch.save puts pickles. It was not opened, because opening a pickle "
-            f"can run any program. {cure}"
-        )
-    if start.startswith(_HDF5):
-        raise ModelFileError(f"{path} is an HDF5 file, as Keras writes it. {cure}")
-
-
 _MANIFEST_KEY = "vizsla.manifest"
 _DIGEST_KEY = "vizsla.sha256"
 _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "pillow", "numpy")
 _KEEP_WEIGHTS = (
     "keep the weights alone: safetensors.torch.save_model(classifier, 'weights.safetensors')"
 )
-_AGAIN_bundle = "Copy the file again from where it came, or export the model again."
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+# Protocols 2 to 5 begin with their number, protocols 0 and 1 with the first thing that they hold: a list, a dictionary,
+# an imported name. (Python, Lib/pickletools.py)
+_PICKLE = re.compile(rb"\x80[\x02-\x0f]|\(?[ld]p\d+\n|\(?c[\w.]+\n[\w.]+\n|\(?[]}]q")
+_AGAIN = "Copy the file again from where it came, or export the model again."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,27 +84,6 @@ class Bundle:
 
     classifier: Classifier
     manifest: Manifest
-
-
-def fingerprint(table: PictureTable) -> str:
-    """Return a digest of the pictures and labels of a table: SHA-256 over sorted (path, bytes, label).
-
-    Args:
-        table: Paths are taken relative to its root, so a moved folder keeps its fingerprint.
-
-    Raises:
-        PictureError: A picture file is gone.
-    """
-    items: list[tuple[str, int, str]] = []
-    for row, path in enumerate(table.paths):
-        try:
-            items.append((table.shown_path(row), path.stat().st_size, table.label(row)))
-        except OSError as error:
-            raise PictureError(
-                f"The picture {path} cannot be read any more: {error.strerror or error}. "
-                "Put it back, or read the data again."
-            ) from error
-    return hashlib.sha256(json.dumps(sorted(items)).encode()).hexdigest()
 
 
 def save_bundle(
@@ -198,11 +105,11 @@ def save_bundle(
     Args:
         path: The file to write, usually ``model.safetensors``; an old one is replaced at the end.
         classifier: Built from a network that timm or torchvision knows by name.
-        resize: How validation pictures were brought to one size on the CPU; None if they had one already.
+        resize: How validation images were brought to one size on the CPU; None if they had one already.
         augmentation: What batches went through after that (``DataLoaders.augmentation``); its validation part is kept.
             None for no more than a resize to ``size``.
         size: ``(height, width)`` that the network saw; None if as ``augmentation`` or else ``resize`` says.
-        metrics: Measured on the validation pictures.
+        metrics: Measured on the validation images.
         data_fingerprint: See ``fingerprint``.
         notes: Free text.
         calibration: See ``calibrate``; None leaves probabilities as the network gives them.
@@ -218,7 +125,7 @@ def save_bundle(
     Example:
         >>> save_bundle("model.safetensors", classifier=classifier, resize=Resize((224, 224)))
     """
-    head = _check_can_be_named(classifier)
+    head = dict(_check_can_be_named(classifier))
     tensors = _tensors_to_save(classifier)
     final_resize = FinalResize() if augmentation is None else FinalResize.of(augmentation)
     manifest = Manifest(
@@ -308,6 +215,73 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
     classifier = rebuild_classifier(manifest, path=path)
     classifier.load_state_dict(tensors)
     return Bundle(classifier=classifier.to(device).eval(), manifest=manifest)
+
+
+def check_is_safetensors(path: Path) -> None:
+    """Return if a file can be a safetensors file; its header is not parsed yet.
+
+    Args:
+        path: What the user gave as a model file.
+
+    Raises:
+        ModelFileError: There is no such file, it is a folder, cannot be read, is a pickle or zip archive (which is not
+            opened), or too short for what its first bytes say.
+    """
+    if path.is_dir():
+        raise ModelFileError(
+            f"{path} is a folder, not a model file. Give the file in it, for example {path / 'model.safetensors'}"
+        )
+    if not path.exists():
+        raise ModelFileError(
+            f"There is no model file {path}. Check the path; `vizsla train` writes RUN/model.safetensors"
+        )
+    if not path.is_file():  # Reading a pipe or a device could wait for ever.
+        raise ModelFileError(f"{path} is a device or a pipe. Give the path of a model file.")
+    try:
+        with path.open("rb") as file:
+            _check_bytes(path, file)
+    except OSError as error:
+        raise ModelFileError(
+            f"Cannot read the model file {path}: {error.strerror or error}. Check its permissions and the disk."
+        ) from error
+
+
+def _check_bytes(path: Path, file: BinaryIO) -> None:
+    num_bytes = path.stat().st_size
+    start = file.read(64)
+    header_length = int.from_bytes(start[:_LENGTH_BYTES], "little")
+    fits = _LENGTH_BYTES + header_length <= num_bytes and header_length <= LARGEST_HEADER
+    # The length may begin like a pickle does (640 is 80 02), so this is asked first.
+    if fits and start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
+        return
+    _refuse_foreign(path, start)
+    if num_bytes < _LENGTH_BYTES + 2:
+        raise ModelFileError(f"{path} is too short to be a model file: {num_bytes} bytes. {_AGAIN}")
+    if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
+        raise ModelFileError(
+            f"{path} is cut short or damaged: its header should have {header_length:,} bytes (at most "
+            f"{LARGEST_HEADER:,}), the file has {num_bytes:,}. {_AGAIN}"
+        )
+    raise ModelFileError(
+        f"{path} is not a model file: it is not in the safetensors format, it begins with {start[:16]!r}. "
+        "Give a model.safetensors that vizsla wrote."
+    )
+
+
+def _refuse_foreign(path: Path, start: bytes) -> None:
+    """Raise for the kinds of file that people may take for a model file."""
+    cure = "Give a model.safetensors that vizsla wrote, or train and export the model with vizsla."
+    if _PICKLE.match(start):
+        raise ModelFileError(
+            f"{path} is a Python pickle. It was not opened, because opening a pickle can run any program. {cure}"
+        )
+    if start.startswith(_ZIP):
+        raise ModelFileError(
+            f"{path} is a zip archive, in which torch.save puts pickles. It was not opened, because opening a pickle "
+            f"can run any program. {cure}"
+        )
+    if start.startswith(_HDF5):
+        raise ModelFileError(f"{path} is an HDF5 file, as Keras writes it. {cure}")
 
 
 def _check_can_be_named(classifier: Classifier) -> Mapping[str, object]:

@@ -1,32 +1,29 @@
-"""The augmentation of a training in, what it does to validation pictures out, as plain values that a model file can hold."""
+"""How validation images come to the size that the network sees, as plain values that a model file can hold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
 from vizsla.augment.geometry import Flip, RandomResizedCropGPU
+from vizsla.augment.kernels import Mode, PadMode  # noqa: TC001 (msgspec reads the types)
 from vizsla.data.images.item_transforms import ItemPipeline, function_name
 from vizsla.data.images.sizing import RandomResizedCrop, Resize
 from vizsla.errors import ConfigError
-
-if TYPE_CHECKING:
-    from vizsla.augment.kernels import Mode, PadMode
-    from vizsla.types import Size
+from vizsla.types import Size  # noqa: TC001 (msgspec reads the types of the fields)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinalResize:
-    """How validation brings pictures from the presize to the size that the network sees.
+    """How validation brings images from the presize to the size that the network sees.
 
     Attributes:
-        size: ``(height, width)`` that the network sees; None if pictures stay as they are.
+        size: ``(height, width)`` that the network sees; None if images stay as they are.
         mode: Interpolation.
-        pad_mode: What is seen outside the picture.
+        pad_mode: What is seen outside the image.
         align_corners: Whether -1 and 1 are the centres of the corner pixels.
         crop_ratio: If training crops at random, the range of width / height of the middle window that validation
-            takes; None if validation takes the whole picture.
+            takes; None if validation takes the whole image.
         crop_scale: What the sides of that window are multiplied with.
     """
 
@@ -56,7 +53,7 @@ class FinalResize:
         )
 
     def augmentation(self) -> BatchAugmentation:
-        """Return an augmentation that does the same to validation pictures, and nothing at random.
+        """Return an augmentation that does the same to validation images, and nothing at random.
 
         Raises:
             ConfigError: A value is outside of its range.
@@ -75,10 +72,10 @@ class FinalResize:
 def storable(
     items: ItemPipeline, augmentation: BatchAugmentation
 ) -> tuple[Resize | None, BatchAugmentation]:
-    """Return a resize and an augmentation that a model file can hold and that show validation pictures as these do.
+    """Return a resize and an augmentation that a model file can hold and that show validation images as these do.
 
     Args:
-        items: What is done to each picture (``DataLoaders.items``).
+        items: What is done to each image (``DataLoaders.items``).
         augmentation: What batches go through after that (``DataLoaders.augmentation``).
 
     Returns:
@@ -93,7 +90,7 @@ def storable(
         names = ", ".join(map(function_name, items.functions))
         raise ConfigError(
             f"A model file holds no code, so it cannot hold the item transforms {names}; predictions from it would "
-            "differ. Apply them to the picture files before training, or leave them out."
+            "differ. Apply them to the image files before training, or leave them out."
         )
     if sizing is None or isinstance(sizing, Resize):
         return sizing, augmentation

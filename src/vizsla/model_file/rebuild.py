@@ -1,4 +1,4 @@
-"""A manifest in, a classifier with random weights out, or only the names, types and shapes of the weights that it needs.
+"""Rebuild a classifier from a manifest, or only the names, types and shapes of the weights that it needs.
 
 The name of the network and the settings of its head come from a file. ``expected_forms`` builds on torch's "meta" device,
 where tensors have a shape and no memory, so a file cannot make the program allocate more than the weights that it brings.

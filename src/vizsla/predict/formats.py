@@ -1,29 +1,45 @@
-"""A path and what the model says of it in, one row of text out: a table line, CSV or JSON.
+"""Rows of predictions: how they look as a table, CSV, JSON or Parquet, and how they survive a run that was stopped.
 
-Text has no way to hold a file name that is not valid Unicode; what is not becomes an escape when it is written.
+A row is what ``Prediction.to_dict`` gives, with the image's path; or its path and why it could not be read. Until all rows are
+there they stand in ``FILE.part``, one JSON object for each line with a checksum, beside ``FILE.part.json``, which says what
+they were made with. At the end they are turned into CSV, JSON lines or Parquet, a few thousand at a time.
+
+To go on, the whole rows of the part are compared with the images that are given again, the last batch that is not whole is cut
+off, and the rest is predicted in the same batches as without the interruption: the file comes out the same, byte for byte.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from importlib import import_module
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.data.images.decode import cause_of
-from vizsla.errors import PictureError
-from vizsla.text import printable
-from vizsla.types import LABEL_SEPARATOR, Task
+from vizsla.errors import ConfigError, MissingExtraError, OutputError, PictureError
+from vizsla.files import atomic_write
+from vizsla.text import printable, quoted, valid_unicode
+from vizsla.types import LABEL_SEPARATOR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from pathlib import Path
+    from typing import BinaryIO
 
     from vizsla.predict.prediction import Prediction
     from vizsla.predict.predictor import Predictor
 
-    Result = Prediction | PictureError
-    Row = Callable[[Path | str, Result], str]
+    Row = dict[str, Any]
+
+ROWS_OF_GROUP = 16_384
+"""Rows of a row group of a Parquet file, at most; fewer where there are many classes."""
+
+_VALUES_OF_GROUP = 4_000_000  # Probabilities of a row group, at most: 16 MB.
+_LONGEST_ROW = 1 << 28  # Bytes; a foreign file without line breaks must not fill the memory.
 
 # What printable() leaves and a terminal breaks lines or columns at.
 _BREAKS = str.maketrans({"\n": r"\n", "\t": r"\t", "\u2028": r"\u2028", "\u2029": r"\u2029"})
@@ -40,51 +56,122 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+def row_of(path: Path | str, result: Prediction | PictureError) -> Row:
+    """Return what is written about an image.
+
+    Args:
+        path: Of the image, as given.
+        result: What the model says about it, or why it cannot be read.
+    """
+    if isinstance(result, PictureError):
+        return {"path": str(path), "error": cause_of(result)}
+    return {"path": str(path), **result.to_dict()}
+
+
+def table_line(row: Row) -> str:
+    """Return a row as a line for people."""
+    path = row["path"]
+    if "error" in row:
+        line = f"{path}  cannot be read: {row['error']}"
+    elif "probability" not in row:
+        numbers = ", ".join(f"{name} {value:.6g}" for name, value in row["prediction"].items())
+        line = f"{path}  {numbers}"
+    else:
+        top = ", ".join(f"{one['label']} {one['probability']:.1%}" for one in row["top"])
+        line = (
+            f"{path}  {_joined(row['prediction']) or '(none)'}  {row['probability']:.1%}  ({top})"
+        )
+        if "label_set" in row:
+            line += f"  {{{', '.join(row['label_set'])}}}"
+        if row.get("none_of_these"):
+            line += "  unlike the validation images: maybe none of these"
+    return f"{printable(line).translate(_BREAKS)}\n"
+
+
+def json_line(row: Row, *, only_ascii: bool = False) -> str:
+    """Return a row as a line with a JSON object.
+
+    Args:
+        row: What is written.
+        only_ascii: Write other letters as escapes, for a file that cannot hold them.
+    """
+    return json.dumps(row, ensure_ascii=only_ascii) + "\n"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Columns:
-    """What is known of each picture.
+class Column:
+    """A column of a CSV or Parquet file.
 
     Attributes:
-        vocab: Names of the classes or numbers.
-        task: What is predicted.
-        novelty: Whether the model tells how familiar a picture is.
-        label_sets: Whether label sets were asked for.
+        name: Its heading.
+        kind: What its cells are; in CSV, a probability has six digits after the point, a share four, a number eight in all.
+        cell: The value that a row has in it; None where it has none.
     """
 
-    vocab: tuple[str, ...]
-    task: Task
-    novelty: bool = False
-    label_sets: bool = False
+    name: str
+    kind: Literal["text", "labels", "probability", "share", "number", "flag"]
+    cell: Callable[[Row], Any]
 
-    @classmethod
-    def of(cls, predictor: Predictor, *, coverage: float | None) -> Columns:
-        """Return the columns of the predictions of a model.
+    def text(self, row: Row) -> str:
+        """Return the cell of a CSV file."""
+        value = self.cell(row)
+        if value is None:
+            return ""
+        match self.kind:
+            case "text":
+                return value
+            case "labels":
+                return LABEL_SEPARATOR.join(value)
+            case "probability":
+                return f"{value:.6f}"
+            case "share":
+                return f"{value:.4f}"
+            case "number":
+                return f"{value:.8g}"
+            case "flag":
+                return str(int(value))
 
-        Args:
-            predictor: The model.
-            coverage: Of the label sets; None for none.
-        """
-        return cls(
-            vocab=predictor.vocab,
-            task=predictor.task,
-            novelty=predictor.calibration is not None,
-            label_sets=coverage is not None,
-        )
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names, from ``path`` to ``error``."""
-        if self.task == "regression":
-            return ("path", *(f"prediction_{name}" for name in self.vocab), "error")
-        return (
-            "path",
-            "prediction",
-            "probability",
-            *(f"prob_{label}" for label in self.vocab),
-            *(("label_set",) * self.label_sets),
-            *(("familiarity", "none_of_these") if self.novelty else ()),
-            "error",
-        )
+def columns_of(predictor: Predictor, *, coverage: float | None) -> tuple[Column, ...]:
+    """Return the columns of a CSV or Parquet file, from ``path`` to ``error``.
+
+    Args:
+        predictor: The model that predicts.
+        coverage: Of the label sets; None for none.
+    """
+    vocab = predictor.vocab
+    if predictor.task == "regression":
+        middle = [
+            Column(name=f"prediction_{name}", kind="number", cell=_entry("prediction", name))
+            for name in vocab
+        ]
+    else:
+        middle = [
+            Column(name="prediction", kind="text", cell=_prediction),
+            Column(name="probability", kind="probability", cell=_field("probability")),
+        ]
+        for name in vocab:
+            cell = _entry("probabilities", name)
+            middle.append(Column(name=f"prob_{name}", kind="probability", cell=cell))
+        if coverage is not None:
+            middle.append(Column(name="label_set", kind="labels", cell=_field("label_set")))
+        if predictor.calibration is not None:
+            middle.append(Column(name="familiarity", kind="share", cell=_field("familiarity")))
+            middle.append(Column(name="none_of_these", kind="flag", cell=_field("none_of_these")))
+    path = Column(name="path", kind="text", cell=_field("path"))
+    return path, *middle, Column(name="error", kind="text", cell=_field("error"))
+
+
+def _field(name: str) -> Callable[[Row], Any]:
+    return lambda row: row.get(name)
+
+
+def _entry(field: str, name: str) -> Callable[[Row], Any]:
+    return lambda row: None if "error" in row else row[field][name]
+
+
+def _prediction(row: Row) -> str | None:
+    return None if "error" in row else _joined(row["prediction"])
 
 
 def csv_line(cells: Iterable[str]) -> str:
@@ -93,81 +180,285 @@ def csv_line(cells: Iterable[str]) -> str:
     Args:
         cells: Quoted where they have to be.
     """
-    return ",".join(map(_quoted, cells)) + "\n"
+    return ",".join(map(_quoted_cell, cells)) + "\n"
 
 
-def _quoted(cell: str) -> str:
+def _quoted_cell(cell: str) -> str:
     return cell if _NEEDS_QUOTES.isdisjoint(cell) else '"' + cell.replace('"', '""') + '"'
 
 
-def csv_rows(columns: Columns) -> Row:
-    """Return a function from path and result to a line of CSV, with as many cells as ``columns.names``."""
-    num_empty = len(columns.names) - 2
-
-    def row(path: Path | str, result: Result) -> str:
-        if isinstance(result, PictureError):
-            return csv_line([str(path), *("" for _ in range(num_empty)), cause_of(result)])
-        if columns.task == "regression":
-            return csv_line([str(path), *(f"{value:.8g}" for value in result.values), ""])
-        cells = [str(path), result.label, f"{result.probability:.6f}"]
-        cells += [f"{value:.6f}" for value in result.probabilities.tolist()]
-        if columns.label_sets:
-            cells.append(LABEL_SEPARATOR.join(result.label_set or ()))
-        if columns.novelty:
-            cells += [f"{result.familiarity or 0:.4f}", "1" if result.none_of_these else "0"]
-        return csv_line([*cells, ""])
-
-    return row
+def _joined(prediction: str | list[str]) -> str:
+    return prediction if isinstance(prediction, str) else LABEL_SEPARATOR.join(prediction)
 
 
-def json_rows(columns: Columns, *, only_ascii: bool = False) -> Row:
-    """Return a function from path and result to one line with a JSON object.
+def check_parquet_installed() -> None:
+    """Raise an error if Parquet files cannot be written.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MissingExtraError(
+            "pyarrow", extra="parquet", purpose="write Parquet files"
+        ) from error
+
+
+def write_rows(
+    file: Path, rows: Iterator[Row], *, form: Format, columns: tuple[Column, ...]
+) -> None:
+    """Write rows as a file, whole or not at all.
 
     Args:
-        columns: What is written.
-        only_ascii: Write other letters as escapes, for a file that cannot hold them.
+        file: Where to.
+        rows: Taken a few thousand at a time.
+        form: Not a table.
+        columns: Of a CSV or Parquet file; in Parquet numbers are float32, and what is not known is null.
+
+    Raises:
+        OutputError: The disk is full, for example.
+    """
+    with atomic_write(file) as temporary:
+        if form is Format.parquet:
+            _write_parquet(temporary, rows, columns=columns)
+            return
+        with temporary.open("w", encoding="utf-8", newline="") as opened:
+            if form is Format.csv:
+                opened.write(valid_unicode(csv_line(column.name for column in columns)))
+            for row in rows:
+                line = (
+                    csv_line([column.text(row) for column in columns])
+                    if form is Format.csv
+                    else json_line(row)
+                )
+                opened.write(valid_unicode(line))
+            opened.flush()
+            os.fsync(opened.fileno())
+
+
+def _write_parquet(file: Path, rows: Iterator[Row], *, columns: tuple[Column, ...]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    types = {"text": pa.string(), "labels": pa.list_(pa.string()), "flag": pa.bool_()}
+    schema = pa.schema([(column.name, types.get(column.kind, pa.float32())) for column in columns])
+    cells = [
+        _in_unicode(column.cell) if column.kind in ("text", "labels") else column.cell
+        for column in columns
+    ]
+    num_rows = max(1, min(ROWS_OF_GROUP, _VALUES_OF_GROUP // len(columns)))
+    with parquet.ParquetWriter(file, schema) as writer:
+        while group := list(islice(rows, num_rows)):
+            arrays = [
+                pa.array(list(map(cell, group)), type=field.type)
+                for cell, field in zip(cells, schema, strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+class PartFile:
+    """The rows of a run until all are there, and what they were made with.
+
+    Args:
+        file: The file that appears at the end.
+        settings: What rows depend on, by the names of the options; a run goes on with the same only.
+        batch_size: Rows that are computed together, and handed to the system together.
+
+    Attributes:
+        num_done: Rows that were there before.
     """
 
-    def row(path: Path | str, result: Result) -> str:
-        line: dict[str, object] = {"path": str(path)}
-        if isinstance(result, PictureError):
-            line["error"] = cause_of(result)
-        elif columns.task == "regression":
-            line["prediction"] = dict(zip(columns.vocab, result.values, strict=True))
-        else:
-            several = columns.task == "multi_category"
-            line["prediction"] = list(result.labels) if several else result.label
-            line["probability"] = result.probability
-            line["top"] = [{"label": label, "probability": value} for label, value in result.top]
-            line["probabilities"] = dict(
-                zip(columns.vocab, result.probabilities.tolist(), strict=True)
+    def __init__(self, file: Path, *, settings: Mapping[str, object], batch_size: int) -> None:
+        self.num_done = 0
+        self._file = file
+        self._settings = settings
+        self._batch_size = batch_size
+        self._part: BinaryIO | None = None
+        self._num_waiting = 0
+
+    def begin(self) -> None:
+        """Start with no rows.
+
+        Raises:
+            OutputError: The part cannot be written.
+        """
+        settings = settings_of(self._file)
+        try:
+            settings.unlink(missing_ok=True)
+            self._part = part_of(self._file).open("wb")
+        except OSError as error:
+            raise self._said(error) from error
+        with atomic_write(settings) as temporary:
+            temporary.write_text(json.dumps(self._settings, indent=1), encoding="utf-8")
+
+    def resume(self, images: Iterator[str]) -> Iterator[str]:
+        """Go on with the rows that are there.
+
+        Args:
+            images: Paths of all of them, from the first one on.
+
+        Returns:
+            Those that have no row yet.
+
+        Raises:
+            ConfigError: What is there comes from other images or settings.
+            OutputError: It cannot be read or written.
+        """
+        part = part_of(self._file)
+        try:
+            if not part.stat().st_size:
+                self.begin()
+                return images
+            self._check_settings()
+            waiting: list[str] = []
+            end = 0
+            for row, row_end in _whole_rows(part):
+                number = self.num_done + len(waiting) + 1
+                waiting.append(self._expect_same(row["path"], next(images, None), number=number))
+                if len(waiting) == self._batch_size:
+                    self.num_done += self._batch_size
+                    end = row_end
+                    waiting.clear()
+            self._part = part.open("r+b")
+            self._part.truncate(end)
+            self._part.seek(end)
+        except OSError as error:
+            raise self._said(error) from error
+        return chain(waiting, images)
+
+    def write(self, row: Row) -> None:
+        """Add a row.
+
+        Raises:
+            OutputError: The disk is full, for example; what is there stays.
+        """
+        text = json.dumps(row)
+        line = f'{{"crc32": {zlib.crc32(text.encode())}, "row": {text}}}\n'
+        try:
+            self._opened().write(line.encode())
+            self._num_waiting += 1
+            if self._num_waiting == self._batch_size:
+                self._num_waiting = 0
+                self._opened().flush()
+        except OSError as error:
+            raise self._said(error) from error
+
+    def finish(self, *, form: Format, columns: tuple[Column, ...]) -> None:
+        """Make the file appear and remove the part.
+
+        Args:
+            form: Of the file.
+            columns: Of a CSV or Parquet file.
+
+        Raises:
+            OutputError: The disk is full, for example; what is there stays.
+        """
+        part = part_of(self._file)
+        try:
+            self.close()
+            write_rows(self._file, self._checked_rows(part), form=form, columns=columns)
+            part.unlink()
+            settings_of(self._file).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._said(error) from error
+
+    def close(self) -> None:
+        """Let go of what is open; nothing is removed.
+
+        Raises:
+            OutputError: The last rows cannot be written.
+        """
+        if self._part is not None:
+            try:
+                self._part.close()
+            except OSError as error:
+                raise self._said(error) from error
+
+    def _checked_rows(self, part: Path) -> Generator[Row]:
+        end = 0
+        for row, row_end in _whole_rows(part):
+            yield row
+            end = row_end
+        if end != part.stat().st_size:
+            raise OutputError(
+                f"{quoted(part)} was damaged while {quoted(self._file)} was written. Go on with --resume: the damaged rows are "
+                "predicted again."
             )
-            if columns.label_sets:
-                line["label_set"] = list(result.label_set or ())
-            if columns.novelty:
-                line["familiarity"] = result.familiarity
-                line["none_of_these"] = result.none_of_these
-        return json.dumps(line, ensure_ascii=only_ascii) + "\n"
 
-    return row
+    def _check_settings(self) -> None:
+        path = settings_of(self._file)
+        try:
+            known: Mapping[str, object] = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"It is not known how the rows beside {quoted(self._file)} were made: {quoted(path)} cannot be read. "
+                "Start over with --force."
+            ) from error
+        different = [
+            f"{name} was {known.get(name)!r:.80} and is {value!r:.80}"
+            for name, value in self._settings.items()
+            if known.get(name) != value
+        ]
+        if different:
+            raise ConfigError(
+                f"The unfinished {quoted(self._file)} was made in another way: {'; '.join(different)}. "
+                "Give the same as before, or start over with --force."
+            )
+
+    def _expect_same(self, known: str, given: str | None, *, number: int) -> str:
+        """Return an image that was given, if the row at its place, counted from 1, is about it."""
+        if given is None or given != known:
+            now = "there is no such image" if given is None else f"it is {quoted(given)}"
+            raise ConfigError(
+                f"Row {number:,} of the unfinished {quoted(self._file)} is about {quoted(known)}, and now {now}. "
+                "Give the same images in the same order, or start over with --force."
+            )
+        return given
+
+    def _opened(self) -> BinaryIO:
+        if self._part is None:
+            raise OutputError(f"{self._file} was not opened: call begin() or resume() first.")
+        return self._part
+
+    def _said(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"Cannot write {quoted(self._file)}: {error.strerror or error}. The rows until then are kept beside it: "
+            "free some space or change the permissions, and go on with --resume."
+        )
 
 
-def table_rows(columns: Columns) -> Row:
-    """Return a function from path and result to a line for people."""
+def part_of(file: Path) -> Path:
+    """Return where the rows of a file are until all are there."""
+    return file.with_name(f"{file.name}.part")
 
-    def row(path: Path | str, result: Result) -> str:
-        if isinstance(result, PictureError):
-            line = f"{path}  cannot be read: {cause_of(result)}"
-        elif columns.task == "regression":
-            pairs = zip(columns.vocab, result.values, strict=True)
-            line = f"{path}  {', '.join(f'{name} {value:.6g}' for name, value in pairs)}"
-        else:
-            top = ", ".join(f"{label} {probability:.1%}" for label, probability in result.top)
-            line = f"{path}  {result.label or '(none)'}  {result.probability:.1%}  ({top})"
-            if result.label_set is not None:
-                line += f"  {{{', '.join(result.label_set)}}}"
-            if result.none_of_these:
-                line += "  unlike the validation pictures: maybe none of these"
-        return f"{printable(line).translate(_BREAKS)}\n"
 
-    return row
+def settings_of(file: Path) -> Path:
+    """Return where it is noted what they were made with."""
+    return file.with_name(f"{file.name}.part.json")
+
+
+def _whole_rows(part: Path) -> Generator[tuple[Row, int]]:
+    """Yield each row and where it ends, up to the first one that is cut off or does not have its checksum."""
+    end = 0
+    with part.open("rb") as file:
+        while line := file.readline(_LONGEST_ROW):
+            end += len(line)
+            start, _, text = line.partition(b', "row": ')
+            checksum = start.removeprefix(b'{"crc32": ')
+            text = text.removesuffix(b"}\n")
+            if not line.endswith(b"}\n") or checksum != str(zlib.crc32(text)).encode():
+                return
+            yield json.loads(text), end
+
+
+def _in_unicode(cell: Callable[[Row], Any]) -> Callable[[Row], Any]:
+    """Return a cell whose text, or list of texts, is valid Unicode, as Arrow wants it."""
+
+    def valid(row: Row) -> Any:
+        value = cell(row)
+        if isinstance(value, str):
+            return valid_unicode(value)
+        return None if value is None else list(map(valid_unicode, value))
+
+    return valid

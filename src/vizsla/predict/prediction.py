@@ -1,13 +1,13 @@
-"""Logits of a batch in, one ``Prediction`` for each picture out: label, probabilities, label set, "none of these".
+"""What a model says about an image: label, probabilities, label set, "none of these"; computed from logits.
 
-Shapes: V views of each of B pictures, C classes (or numbers, where the task is regression).
+Shapes: V views of each of B images, C classes (or numbers, where the task is regression).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ _NUM_TOP = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What a classifier says of one picture; unpacks as (label, index, probabilities).
+    """What a classifier says of one image; unpacks as (label, index, probabilities).
 
     Attributes:
         label: The most probable class. Several labels: those whose probability is above 0.5, joined by ``;``, empty if none
@@ -39,12 +39,13 @@ class Prediction:
         labels: The class; the classes; or none for regression.
         values: The numbers in the order of the vocabulary; empty unless the task is regression.
         task: What was predicted.
-        familiarity: Share of the validation pictures that were no more like one of the classes than this one, 0-1; near 0
-            means that the picture is like none of them. None where the model file does not tell.
-        none_of_these: Whether that is so rare that the picture had better not be taken for any class; 5 % of the validation
-            pictures, all of known classes, are refused in this way. None where the model file does not tell.
+        familiarity: Share of the validation images that were no more like one of the classes than this one, 0-1; near 0
+            means that the image is like none of them. None where the model file does not tell.
+        none_of_these: Whether that is so rare that the image had better not be taken for any class; 5 % of the validation
+            images, all of known classes, are refused in this way. None where the model file does not tell.
         label_set: Classes, best first, that hold the true one with the probability ``coverage``; None if not asked for.
         coverage: As asked for.
+        vocab: Names of the classes or numbers, in the order of the probabilities.
     """
 
     label: str
@@ -59,6 +60,28 @@ class Prediction:
     none_of_these: bool | None = None
     label_set: tuple[str, ...] | None = None
     coverage: float | None = None
+    vocab: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values under the names of JSON rows, CSV columns and the server's answers.
+
+        Regression has ``prediction``, a number by name. Otherwise there are ``prediction`` (a list where there may be several
+        labels), ``probability``, ``top`` and ``probabilities``; with a calibration ``familiarity`` and ``none_of_these``; and
+        ``label_set`` and ``coverage`` where they were asked for.
+        """
+        if self.task == "regression":
+            return {"prediction": dict(zip(self.vocab, self.values, strict=True))}
+        values: dict[str, Any] = {
+            "prediction": list(self.labels) if self.task == "multi_category" else self.label,
+            "probability": self.probability,
+            "top": [{"label": label, "probability": value} for label, value in self.top],
+            "probabilities": dict(zip(self.vocab, self.probabilities.tolist(), strict=True)),
+        }
+        if self.label_set is not None:
+            values |= {"label_set": list(self.label_set), "coverage": self.coverage}
+        if self.none_of_these is not None:
+            values |= {"familiarity": self.familiarity, "none_of_these": self.none_of_these}
+        return values
 
     def __iter__(self) -> Iterator[object]:
         """Yield label, index and probabilities, as notebooks unpack a prediction.
@@ -81,7 +104,7 @@ def describe(
     calibration: Calibration | None = None,
     coverage: float | None = None,
 ) -> list[Prediction]:
-    """Return what the logits of some pictures say.
+    """Return what the logits of some images say.
 
     Args:
         logits: float32 ``(V, B, C)`` on the CPU. Probabilities are averaged over the views, and so are logits.
@@ -125,7 +148,7 @@ def _classes(
     calibration: Calibration | None,
     coverage: float | None,
 ) -> Prediction:
-    """Return the prediction of one picture from probabilities ``(C,)`` and positions of the classes, best first."""
+    """Return the prediction of one image from probabilities ``(C,)`` and positions of the classes, best first."""
     best: list[int] = order[:_NUM_TOP].tolist()
     top = tuple((vocab[index], float(probabilities[index])) for index in best)
     label, index, probability, labels = top[0][0], best[0], top[0][1], (top[0][0],)
@@ -149,6 +172,7 @@ def _classes(
             probabilities, order=order, vocab=vocab, calibration=calibration, coverage=coverage
         ),
         coverage=coverage,
+        vocab=vocab,
     )
 
 
@@ -169,7 +193,7 @@ def _label_set(
 
 
 def _numbers(numbers: Tensor, *, vocab: tuple[str, ...]) -> Prediction:
-    """Return the prediction of one picture, float32 ``(C,)``, where the task is regression."""
+    """Return the prediction of one image, float32 ``(C,)``, where the task is regression."""
     return Prediction(
         label=label_of(numbers, task="regression", vocab=vocab),
         index=numbers,
@@ -178,4 +202,5 @@ def _numbers(numbers: Tensor, *, vocab: tuple[str, ...]) -> Prediction:
         top=(),
         values=tuple(numbers.tolist()),
         task="regression",
+        vocab=vocab,
     )

@@ -1,15 +1,9 @@
-"""A model file and any pictures in, labels with probabilities out; the same decoding, resizing and network as validation.
+"""Open a model file and predict images: single ones and streams, with the decoding, resizing and network of validation.
 
-Shapes: B pictures of a batch, H and W their sides, C classes (or numbers, where the task is regression).
+Several fixed views of each image can be averaged, for test-time augmentation without chance: the image, its mirror image, then
+parts of seven eighths of its sides, enlarged: the centre and the four corners, each plain and mirrored.
 
-A picture in memory, an array or one of Pillow's, in; an upright RGB picture out.
-
-Pictures as the network sees them in, several fixed views of each out, for test-time augmentation without chance.
-
-The first view is the picture, the second its mirror image; then come parts of seven eighths of its sides, enlarged: the
-centre and the four corners, each plain and mirrored.
-
-Shapes: B pictures, h x w.
+Shapes: B images of a batch, H and W their sides, C classes (or numbers, where the task is regression), V views.
 """
 
 from __future__ import annotations
@@ -50,35 +44,35 @@ if TYPE_CHECKING:
     from vizsla.types import Task
 
 
-def as_rgb(picture: NDArray[np.uint8] | Image.Image) -> Image.Image:
-    """Return a picture from memory as upright RGB; what was given is not changed.
+def as_rgb(image: NDArray[np.uint8] | Image.Image) -> Image.Image:
+    """Return an image from memory as upright RGB; what was given is not changed.
 
     Args:
-        picture: uint8 ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow picture of any mode.
+        image: uint8 ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow image of any mode.
 
     Raises:
         PictureError: It is none of these, or Pillow cannot convert it.
     """
-    if not isinstance(picture, Image.Image):
-        picture = _from_array(picture)
+    if not isinstance(image, Image.Image):
+        image = _from_array(image)
     try:
-        return to_rgb(ImageOps.exif_transpose(picture))
+        return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:
         raise PictureError(
-            f"Cannot use the picture {picture!r}: {error}. Give a picture that Pillow can convert to RGB."
+            f"Cannot use the image {image!r}: {error}. Give an image that Pillow can convert to RGB."
         ) from error
 
 
 def _from_array(values: object) -> Image.Image:
     if not isinstance(values, np.ndarray):
         raise PictureError(
-            "A picture is a path, the bytes of a file, a numpy array or a Pillow picture. "
+            "An image is a path, the bytes of a file, a numpy array or a Pillow image. "
             f"Received: {type(values).__name__}"
         )
-    is_picture = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))
-    if values.dtype != np.uint8 or not is_picture or 0 in values.shape:
+    is_image = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))
+    if values.dtype != np.uint8 or not is_image or 0 in values.shape:
         raise PictureError(
-            "A numpy picture has uint8 values 0-255 of shape (height, width) or (height, width, 1, 3 or 4). "
+            "A numpy image has uint8 values 0-255 of shape (height, width) or (height, width, 1, 3 or 4). "
             f"Received: {values.dtype} of shape {values.shape}"
         )
     return Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
@@ -100,12 +94,12 @@ def check_num_views(views: int) -> None:
     """
     if not isinstance(views, int) or not 1 <= views <= MOST_VIEWS:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
         raise ConfigError(
-            f"The number of views of each picture is a whole number from 1 to {MOST_VIEWS}. Received: {views!r}"
+            f"The number of views of each image is a whole number from 1 to {MOST_VIEWS}. Received: {views!r}"
         )
 
 
 def view_of(images: Tensor, *, number: int) -> Tensor:
-    """Return one view of each picture.
+    """Return one view of each image.
 
     Args:
         images: float ``(B, 3, h, w)``.
@@ -124,19 +118,19 @@ def view_of(images: Tensor, *, number: int) -> Tensor:
     return images.flip(-1) if number % 2 else images
 
 
-AnyPicture = Path | str | bytes | NDArray[np.uint8] | Image.Image
-"""A file, the bytes of a file, uint8 values ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow picture of any mode."""
+AnyImage = Path | str | bytes | NDArray[np.uint8] | Image.Image
+"""A file, the bytes of a file, uint8 values ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow image of any mode."""
 
-_Source = TypeVar("_Source", bound=AnyPicture)
+_Source = TypeVar("_Source", bound=AnyImage)
 
 
 class Predictor:
-    """Predicts single pictures and streams of them.
+    """Predicts single images and streams of them.
 
     Args:
         classifier: Used in evaluation mode; each part of it is left in the mode that it was in.
-        resize: How a decoded picture becomes one of fixed size; None if pictures keep their own size. Or all that is done
-            to each picture, such as ``DataLoaders.items``.
+        resize: How a decoded image becomes one of fixed size; None if images keep their own size. Or all that is done
+            to each image, such as ``DataLoaders.items``.
         augmentation: What batches go through after that; used as in validation. None for nothing.
         calibration: Makes the probabilities honest; None leaves them as the network gives them.
 
@@ -144,10 +138,10 @@ class Predictor:
         vocab: Names of the classes or numbers, in the order of the probabilities.
         task: What is predicted.
         classifier: As given.
-        calibration: As given; of a model file, what was fitted on its validation pictures.
+        calibration: As given; of a model file, what was fitted on its validation images.
         path: The model file that it was loaded from; None if it was not.
 
-    A picture gets the same answer alone, in a batch of any size, and in validation, but for the rounding of the network's
+    An image gets the same answer alone, in a batch of any size, and in validation, but for the rounding of the network's
     sums, which may differ in the sixth digit; the calibrated probability is that of the logits of validation, divided by
     the temperature.
 
@@ -212,23 +206,23 @@ class Predictor:
         return next(self.classifier.parameters()).device
 
     def predict(
-        self, picture: AnyPicture, *, coverage: float | None = None, views: int = 1
+        self, image: AnyImage, *, coverage: float | None = None, views: int = 1
     ) -> Prediction:
-        """Return what the classifier says of one picture.
+        """Return what the classifier says of one image.
 
         Args:
-            picture: See ``AnyPicture``. It is not changed.
+            image: See ``AnyImage``. It is not changed.
             coverage: Also give the classes that hold the true one with this probability, for example 0.95; see
                 ``Prediction.label_set``. None for no set.
-            views: Average over so many views of the picture, 1 to 12; see ``export/views.py``. More than one mirrors it:
+            views: Average over so many views of the image, 1 to 12; see the top of this module. More than one mirrors it:
                 not for classes that differ by left and right. Label sets were fitted without views.
 
         Raises:
-            PictureError: The picture cannot be read.
+            PictureError: The image cannot be read.
             ConfigError: The network's output is not finite, there are no such views, or the model file has no label sets.
         """
         self.check_options(coverage=coverage, views=views)
-        return self._predict_batch([self._pixels(picture)], coverage=coverage, views=views)[0]
+        return self._predict_batch([self.prepare(image)], coverage=coverage, views=views)[0]
 
     def check_options(self, *, coverage: float | None, views: int) -> None:
         """Raise an error if predictions cannot be made in this way.
@@ -246,35 +240,37 @@ class Predictor:
         check_coverage(coverage)
         if self.calibration is None or self.calibration.label_sets is None:
             raise ConfigError(
-                "There are no label sets for this model: they need one class per picture and labelled validation pictures "
+                "There are no label sets for this model: they need one class per image and labelled validation images "
                 "when the model file is written. Leave out coverage, or export the model again."
             )
 
-    def prepare(self, picture: AnyPicture) -> NDArray[np.uint8]:
-        """Decode a picture and bring it to size, as validation sees it; safe in any thread.
+    def prepare(self, image: AnyImage) -> NDArray[np.uint8]:
+        """Decode an image and bring it to size, as validation sees it; safe in any thread.
 
         Args:
-            picture: See ``AnyPicture``. It is not changed.
+            image: See ``AnyImage``. It is not changed.
 
         Returns:
             uint8 ``(H, W, 3)`` for ``predict_prepared``.
 
         Raises:
-            PictureError: The picture cannot be read.
+            PictureError: The image cannot be read.
         """
-        return self._pixels(picture)
+        if isinstance(image, Path | str | bytes):
+            return self._reader.read(image)
+        return self._reader.prepare(as_rgb(image))
 
     def predict_prepared(
         self,
-        pictures: Sequence[NDArray[np.uint8]],
+        images: Sequence[NDArray[np.uint8]],
         *,
         coverage: float | None = None,
         views: int = 1,
     ) -> list[Prediction]:
-        """Return what the classifier says of pictures that ``prepare`` gave; those of one size run together.
+        """Return what the classifier says of images that ``prepare`` gave; those of one size run together.
 
         Args:
-            pictures: Any number of them, uint8 ``(H, W, 3)`` each.
+            images: Any number of them, uint8 ``(H, W, 3)`` each.
             coverage: See ``predict``.
             views: See ``predict``.
 
@@ -285,18 +281,18 @@ class Predictor:
             ConfigError: See ``predict``.
         """
         self.check_options(coverage=coverage, views=views)
-        return self._predict_batch(pictures, coverage=coverage, views=views)
+        return self._predict_batch(images, coverage=coverage, views=views)
 
-    def network_input(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Return what the network is shown of pictures that ``prepare`` gave, for heat maps and features.
+    def network_input(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Return what the network is shown of images that ``prepare`` gave, for heat maps and features.
 
         Args:
-            pictures: uint8 ``(H, W, 3)`` each, all of one size.
+            images: uint8 ``(H, W, 3)`` each, all of one size.
 
         Returns:
             float32 ``(B, 3, height, width)`` with values 0-1, on the classifier's device.
         """
-        images_u8 = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        images_u8 = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         return self._augmentation(
             images_u8.to(self.device), rows=torch.arange(len(images_u8)), epoch=0, training=False
         )
@@ -304,7 +300,7 @@ class Predictor:
     @overload
     def predict_many(
         self,
-        pictures: Path | str,
+        images: Path | str,
         *,
         batch_size: int = 32,
         num_workers: int | None = None,
@@ -314,7 +310,7 @@ class Predictor:
     @overload
     def predict_many(
         self,
-        pictures: Iterable[_Source],
+        images: Iterable[_Source],
         *,
         batch_size: int = 32,
         num_workers: int | None = None,
@@ -323,34 +319,34 @@ class Predictor:
     ) -> Generator[tuple[_Source, Prediction | PictureError]]: ...
     def predict_many(
         self,
-        pictures: Path | str | Iterable[AnyPicture],
+        images: Path | str | Iterable[AnyImage],
         *,
         batch_size: int = 32,
         num_workers: int | None = None,
         coverage: float | None = None,
         views: int = 1,
-    ) -> Generator[tuple[AnyPicture, Prediction | PictureError]]:
-        """Yield each picture with what the classifier says of it, in the order given; any number of pictures.
+    ) -> Generator[tuple[AnyImage, Prediction | PictureError]]:
+        """Yield each image with what the classifier says of it, in the order given; any number of images.
 
         Args:
-            pictures: See ``AnyPicture``. They are taken a few batches ahead of the results. A path is one picture, or a
-                folder whose pictures are all taken, sorted by path.
-            batch_size: Pictures that run through the network together.
+            images: See ``AnyImage``. They are taken a few batches ahead of the results. A path is one image, or a
+                folder whose images are all taken, sorted by path.
+            batch_size: Images that run through the network together.
             num_workers: Threads that decode; 0 decodes in the caller's, None means one for each processor, at most 16.
             coverage: See ``predict``.
             views: See ``predict``.
 
         Returns:
-            The picture as given, and its prediction, or the error where it cannot be read.
+            The image as given, and its prediction, or the error where it cannot be read.
 
         Raises:
             ConfigError: ``batch_size`` is below 1 or ``num_workers`` below 0; see also ``predict``.
-            DataError: A folder has no pictures.
+            DataError: A folder has no images.
         """
         self.check_options(coverage=coverage, views=views)
-        if isinstance(pictures, Path | str):
-            path = Path(pictures)
-            pictures = get_image_files(path) if path.is_dir() else [path]
+        if isinstance(images, Path | str):
+            path = Path(images)
+            images = get_image_files(path) if path.is_dir() else [path]
         num_workers = default_num_workers() if num_workers is None else num_workers
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(
@@ -359,7 +355,7 @@ class Predictor:
             )
         prepared = read_ahead(
             self._prepared,
-            pictures,
+            images,
             num_workers=num_workers,
             max_waiting=2 * batch_size,
             num_bytes=_num_bytes,
@@ -368,42 +364,33 @@ class Predictor:
 
     def _stream(
         self,
-        prepared: Generator[tuple[AnyPicture, NDArray[np.uint8] | PictureError]],
+        prepared: Generator[tuple[AnyImage, NDArray[np.uint8] | PictureError]],
         *,
         batch_size: int,
         coverage: float | None,
         views: int,
-    ) -> Generator[tuple[AnyPicture, Prediction | PictureError]]:
+    ) -> Generator[tuple[AnyImage, Prediction | PictureError]]:
         with closing(prepared):
             while batch := list(islice(prepared, batch_size)):
                 readable = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
                 predictions = iter(self._predict_batch(readable, coverage=coverage, views=views))
-                for picture, pixels in batch:
+                for image, pixels in batch:
                     failed = isinstance(pixels, PictureError)
-                    yield picture, pixels if failed else next(predictions)
+                    yield image, pixels if failed else next(predictions)
 
-    def _prepared(self, picture: AnyPicture) -> tuple[AnyPicture, NDArray[np.uint8] | PictureError]:
+    def _prepared(self, image: AnyImage) -> tuple[AnyImage, NDArray[np.uint8] | PictureError]:
         try:
-            return picture, self._pixels(picture)
+            return image, self.prepare(image)
         except PictureError as error:
-            return picture, error
-
-    def _pixels(self, picture: AnyPicture) -> NDArray[np.uint8]:
-        """Return uint8 ``(H, W, 3)`` of the presize, as validation sees it."""
-        if isinstance(picture, Path | str | bytes):
-            return self._reader.read(picture)
-        return self._reader.prepare(as_rgb(picture))
+            return image, error
 
     def _predict_batch(
-        self, pictures: Sequence[NDArray[np.uint8]], *, coverage: float | None, views: int
+        self, images: Sequence[NDArray[np.uint8]], *, coverage: float | None, views: int
     ) -> list[Prediction]:
-        """Return the predictions of pictures, in their order; those of one size run together."""
-        positions_of: dict[tuple[int, ...], list[int]] = {}
-        for position, picture in enumerate(pictures):
-            positions_of.setdefault(picture.shape, []).append(position)
+        """Return the predictions of images, in their order; those of one size run together."""
         predictions: dict[int, Prediction] = {}
-        for positions in positions_of.values():
-            logits_VBC = self._logits([pictures[position] for position in positions], views=views)
+        for positions in positions_by_shape(images):
+            logits_VBC = self._logits([images[position] for position in positions], views=views)
             described = describe(
                 logits_VBC,
                 task=self.task,
@@ -412,15 +399,15 @@ class Predictor:
                 coverage=coverage,
             )
             predictions.update(zip(positions, described, strict=True))
-        return [predictions[position] for position in range(len(pictures))]
+        return [predictions[position] for position in range(len(images))]
 
-    def _logits(self, pictures: Sequence[NDArray[np.uint8]], *, views: int) -> Tensor:
-        """Return float32 ``(V, B, C)`` on the CPU for pictures of one size, uint8 ``(H, W, 3)`` each."""
-        images = self.network_input(pictures)
+    def _logits(self, images: Sequence[NDArray[np.uint8]], *, views: int) -> Tensor:
+        """Return float32 ``(V, B, C)`` on the CPU for images of one size, uint8 ``(H, W, 3)`` each."""
+        seen = self.network_input(images)
         with evaluation_mode(self.classifier):
             logits_VBC = torch.stack(
                 [
-                    compute_logits(self.classifier, view_of(images, number=number))
+                    compute_logits(self.classifier, view_of(seen, number=number))
                     for number in range(views)
                 ]
             ).cpu()
@@ -429,6 +416,14 @@ class Predictor:
                 "The network's output is not finite: its weights are damaged. Train it again with a lower learning rate."
             )
         return logits_VBC
+
+
+def positions_by_shape(images: Iterable[NDArray[np.uint8]]) -> list[list[int]]:
+    """Return the positions of images of one shape, shape by shape: those that can run through a network together."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for position, image in enumerate(images):
+        found.setdefault(image.shape, []).append(position)
+    return list(found.values())
 
 
 def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
@@ -448,6 +443,6 @@ def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
     return Predictor.load(fname, device="cpu" if cpu else "auto")
 
 
-def _num_bytes(prepared: tuple[AnyPicture, NDArray[np.uint8] | PictureError]) -> int:
+def _num_bytes(prepared: tuple[AnyImage, NDArray[np.uint8] | PictureError]) -> int:
     pixels = prepared[1]
     return 0 if isinstance(pixels, PictureError) else pixels.nbytes

@@ -1,8 +1,7 @@
-"""Paths, folders and lists of paths in, the pictures one by one out, in a fixed order and without keeping them.
+"""Predict any number of images: paths, folders and lists of paths in, one row for each out, in their order.
 
-A folder is walked one folder at a time, so that only the names of one folder (and of those above it) are in memory.
-
-A model file and paths in; rows on the screen, or in a file that can be resumed, out, in the order of the paths.
+Nothing grows with the number of images: a folder is walked one folder at a time, so that only the names of one folder (and of
+those above it) are in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vizsla.data.table.sources import (
     MAX_NESTED_LINKS,
@@ -25,9 +24,17 @@ from vizsla.data.table.sources import (
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
 from vizsla.model_file.manifest import manifest_to_json
-from vizsla.predict.files import TextOutput, part_of
-from vizsla.predict.formats import Columns, Format, csv_line, csv_rows, json_rows, table_rows
-from vizsla.predict.parquet import ParquetOutput, check_installed, parts_of
+from vizsla.predict.formats import (
+    Format,
+    PartFile,
+    check_parquet_installed,
+    columns_of,
+    csv_line,
+    json_line,
+    part_of,
+    row_of,
+    table_line,
+)
 from vizsla.predict.predictor import Predictor
 from vizsla.text import listed, quoted
 
@@ -35,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
     from typing import BinaryIO
 
-    from vizsla.predict.files import Output
     from vizsla.predict.prediction import Prediction
 
 STDIN = "-"
@@ -47,11 +53,11 @@ _LONGEST_PATH = 1 << 20  # Bytes; a list without separators must not fill the me
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PathSource:
-    """Where the paths of pictures come from.
+    """Where the paths of images come from.
 
     Attributes:
-        paths: Pictures, folders whose pictures are all taken, and ``-`` for a list on standard input.
-        lists: Files that list pictures, one path for each line; ``-`` for standard input. They come after ``paths``.
+        paths: Images, folders whose images are all taken, and ``-`` for a list on standard input.
+        lists: Files that list images, one path for each line; ``-`` for standard input. They come after ``paths``.
         null: The paths of lists end with a zero byte instead of a line break, as ``find -print0`` writes them.
     """
 
@@ -61,7 +67,7 @@ class PathSource:
 
     @property
     def num_known(self) -> int | None:
-        """How many pictures there are, where that can be told without looking."""
+        """How many images there are, where that can be told without looking."""
         if self.lists or any(str(path) == STDIN or Path(path).is_dir() for path in self.paths):
             return None
         return len(self.paths)
@@ -70,11 +76,11 @@ class PathSource:
         """Find out before anything is computed what can be found out.
 
         Raises:
-            DataError: A path or list does not exist, a folder has no pictures, or nothing was given.
+            DataError: A path or list does not exist, a folder has no images, or nothing was given.
         """
         if not self.paths and not self.lists:
             raise DataError(
-                "No pictures were given. Give paths of pictures, folders, or a list of paths."
+                "No images were given. Give paths of images, folders, or a list of paths."
             )
         given = [*self.paths, *self.lists]
         if sum(str(path) == STDIN for path in given) > 1:
@@ -85,13 +91,13 @@ class PathSource:
         if missing:
             raise DataError(
                 f"There is no such file or folder:\n{listed(missing)}\n"
-                "Check the spelling; give pictures, or folders of them."
+                "Check the spelling; give images, or folders of them."
             )
         for path in map(Path, self.paths):
-            if path.is_dir() and next(walk_pictures(path), None) is None:
+            if path.is_dir() and next(walk_images(path), None) is None:
                 get_image_files(path)  # It says what is there instead.
 
-    def pictures(self) -> Iterator[str]:
+    def images(self) -> Iterator[str]:
         """Yield the paths, in the order in which they were given, those of a folder sorted.
 
         Raises:
@@ -101,7 +107,7 @@ class PathSource:
             if str(path) == STDIN:
                 yield from read_list(sys.stdin.buffer, null=self.null, name="standard input")
             elif Path(path).is_dir():
-                yield from walk_pictures(Path(path))
+                yield from walk_images(Path(path))
             else:
                 yield str(path)
         for path in self.lists:
@@ -153,8 +159,8 @@ def _listed_path(path: bytes, *, null: bool, name: str) -> Iterator[str]:
         yield os.fsdecode(path)
 
 
-def walk_pictures(folder: Path) -> Iterator[str]:
-    """Yield the pictures below a folder in the order of ``get_image_files``, which sorts them all.
+def walk_images(folder: Path) -> Iterator[str]:
+    """Yield the images below a folder in the order of ``get_image_files``, which sorts them all.
 
     Args:
         folder: Symbolic links in it are followed, loops are not; names that start with a dot are left out.
@@ -169,7 +175,7 @@ def walk_pictures(folder: Path) -> Iterator[str]:
 def _walk(folder: str, *, above: frozenset[tuple[int, int]], num_links: int) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
-            # A folder sorts as its pictures do, by its name and the separator after it.
+            # A folder sorts as its images do, by its name and the separator after it.
             names = sorted(
                 entry.name + "/" * _is_folder(entry)
                 for entry in entries
@@ -220,13 +226,13 @@ def _exists(path: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictOptions:
-    """How pictures are predicted.
+    """How images are predicted.
 
     Attributes:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        batch_size: Pictures that run through the network together.
-        num_workers: Threads that read pictures; None is one per core, at most 16.
-        views: Views of each picture that are averaged.
+        batch_size: Images that run through the network together.
+        num_workers: Threads that read images; None is one per core, at most 16.
+        views: Views of each image that are averaged.
         coverage: Of the label sets; None for none.
     """
 
@@ -242,13 +248,13 @@ class Predicted:
     """What was done.
 
     Attributes:
-        num_pictures: Rows that were written now.
-        num_failed: Of these, pictures that could not be read.
+        num_images: Rows that were written now.
+        num_failed: Of these, images that could not be read.
         num_before: Rows that were there already.
         seconds: How long it took, without opening the model.
     """
 
-    num_pictures: int
+    num_images: int
     num_failed: int
     num_before: int
     seconds: float
@@ -263,7 +269,7 @@ def print_predictions(
     file: TextIO | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predicted:
-    """Print what a model says of pictures, each row as soon as it is there.
+    """Print what a model says about images, each row as soon as it is there.
 
     Args:
         model: A model file.
@@ -273,42 +279,39 @@ def print_predictions(
             numbers has ``path``, one ``prediction_<name>`` column per number, and ``error``. ``json``: an object per line.
         options: None for the defaults.
         file: Where to; None is standard output.
-        on_progress: Called with the number of pictures done.
+        on_progress: Called with the number of images done.
 
     Returns:
-        What was done; each picture that could not be read has its line with the cause.
+        What was done; each image that could not be read has its line with the cause.
 
     Raises:
-        DataError: A path does not exist, or a folder has no pictures.
+        DataError: A path does not exist, or a folder has no images.
         ModelFileError: The model cannot be opened.
         ConfigError: An option cannot work.
     """
+    if form is Format.parquet:
+        raise ConfigError("A Parquet file cannot be printed. Give a file to write.")
     options = PredictOptions() if options is None else options
     source.check()
     where = sys.stdout if file is None else file
     predictor = Predictor.load(model, device=options.device)
-    columns = Columns.of(predictor, coverage=options.coverage)
-    if form is Format.parquet:
-        raise ConfigError("A Parquet file cannot be printed. Give a file to write.")
-    if form is Format.json:
-        # Readable where the file can hold every character; escapes that JSON knows elsewhere.
-        only_ascii = (where.encoding or "utf-8").lower().replace("-", "") != "utf8"
-        row = json_rows(columns, only_ascii=only_ascii)
-    else:
-        row = csv_rows(columns) if form is Format.csv else table_rows(columns)
-    results = _results(predictor, source.pictures(), options=options)
+    columns = columns_of(predictor, coverage=options.coverage)
+    # Readable where the file can hold every character; escapes that JSON knows elsewhere.
+    only_ascii = (where.encoding or "utf-8").lower().replace("-", "") != "utf8"
+    results = _results(predictor, source.images(), options=options)
     if form is Format.csv:
-        where.write(csv_line(columns.names))
-    started, done, failed = time.perf_counter(), 0, 0
-    with closing(results):
-        for path, result in results:
-            where.write(row(path, result))
-            where.flush()  # Whoever reads the lines on gets each at once, not when a buffer is full.
-            done, failed = done + 1, failed + isinstance(result, PictureError)
-            if on_progress is not None:
-                on_progress(done)
-    seconds = time.perf_counter() - started
-    return Predicted(num_pictures=done, num_failed=failed, num_before=0, seconds=seconds)
+        where.write(csv_line(column.name for column in columns))
+
+    def write(row: dict[str, Any]) -> None:
+        if form is Format.csv:
+            where.write(csv_line([column.text(row) for column in columns]))
+        elif form is Format.json:
+            where.write(json_line(row, only_ascii=only_ascii))
+        else:
+            where.write(table_line(row))
+        where.flush()  # Whoever reads the lines on gets each at once, not when a buffer is full.
+
+    return _run(results, write=write, on_progress=on_progress)
 
 
 def write_predictions(
@@ -322,7 +325,7 @@ def write_predictions(
     force: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predicted | None:
-    """Write what a model says of any number of pictures, in memory that does not grow with them.
+    """Write what a model says about any number of images, in memory that does not grow with them.
 
     The file appears when all rows are there; an old one is replaced then. Until that, or when this is stopped in any way,
     the rows are kept beside it, and ``resume`` goes on: no row is missing or there twice, and none is different, on the
@@ -339,28 +342,27 @@ def write_predictions(
         on_progress: Called with the number of rows done, also those of before.
 
     Returns:
-        What was done; None if the file was complete already. A picture that cannot be read has its row with the cause.
+        What was done; None if the file was complete already. An image that cannot be read has its row with the cause.
 
     Raises:
-        DataError: A path does not exist, or a folder has no pictures.
+        DataError: A path does not exist, or a folder has no images.
         ModelFileError: The model cannot be opened.
         ConfigError: An option cannot work, or there are rows of a run that was stopped, and neither ``resume`` nor
-            ``force``; or they were made of other pictures or in another way.
+            ``force``; or they were made of other images or in another way.
         OutputError: The file cannot be written.
         MissingExtraError: pyarrow is not installed, for Parquet.
     """
     options = PredictOptions() if options is None else options
     if form is Format.parquet:
-        check_installed()
+        check_parquet_installed()
     unfinished = _check_place(file, form=form, resume=resume, force=force)
     source.check()
     if resume and not unfinished and file.exists():
         return None
     predictor = Predictor.load(model, device=options.device)
     predictor.check_options(coverage=options.coverage, views=options.views)
-    columns = Columns.of(predictor, coverage=options.coverage)
     settings: dict[str, object] = {
-        "format": 1,
+        "format": 2,
         "model": hashlib.sha256(manifest_to_json(read_manifest(model)).encode()).hexdigest(),
         "form": form.value,
         "--device": predictor.device.type,
@@ -368,50 +370,51 @@ def write_predictions(
         "--tta": options.views,
         "--coverage": options.coverage,
     }
-    output = _output(
-        file, form=form, columns=columns, settings=settings, batch_size=options.batch_size
-    )
-    pictures = source.pictures()
-    with closing(output):
+    part = PartFile(file, settings=settings, batch_size=options.batch_size)
+    images = source.images()
+    with closing(part):
         if resume and unfinished:
-            pictures = output.resume(pictures)
+            images = part.resume(images)
         else:
-            output.begin()
-        started, done, failed = time.perf_counter(), 0, 0
-        results = _results(predictor, pictures, options=options)
-        with closing(results):
-            for path, result in results:
-                output.write(path, result)
-                done, failed = done + 1, failed + isinstance(result, PictureError)
-                if on_progress is not None:
-                    on_progress(output.num_done + done)
-        output.finish()
-    return Predicted(
-        num_pictures=done,
-        num_failed=failed,
-        num_before=output.num_done,
-        seconds=time.perf_counter() - started,
-    )
+            part.begin()
+        done = _run(
+            _results(predictor, images, options=options),
+            write=part.write,
+            num_before=part.num_done,
+            on_progress=on_progress,
+        )
+        part.finish(form=form, columns=columns_of(predictor, coverage=options.coverage))
+    return done
+
+
+def _run(
+    results: Generator[tuple[str, Prediction | PictureError]],
+    *,
+    write: Callable[[dict[str, Any]], None],
+    num_before: int = 0,
+    on_progress: Callable[[int], None] | None,
+) -> Predicted:
+    started, done, failed = time.perf_counter(), 0, 0
+    with closing(results):
+        for path, result in results:
+            write(row_of(path, result))
+            done, failed = done + 1, failed + isinstance(result, PictureError)
+            if on_progress is not None:
+                on_progress(num_before + done)
+    seconds = time.perf_counter() - started
+    return Predicted(num_images=done, num_failed=failed, num_before=num_before, seconds=seconds)
 
 
 def _results(
-    predictor: Predictor, pictures: Iterator[str], *, options: PredictOptions
+    predictor: Predictor, images: Iterator[str], *, options: PredictOptions
 ) -> Generator[tuple[str, Prediction | PictureError]]:
     return predictor.predict_many(
-        pictures,
+        images,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         coverage=options.coverage,
         views=options.views,
     )
-
-
-def _output(
-    file: Path, *, form: Format, columns: Columns, settings: dict[str, object], batch_size: int
-) -> Output:
-    if form is Format.parquet:
-        return ParquetOutput(file, columns=columns, settings=settings, batch_size=batch_size)
-    return TextOutput(file, form=form, columns=columns, settings=settings, batch_size=batch_size)
 
 
 def _check_place(file: Path, *, form: Format, resume: bool, force: bool) -> bool:
@@ -425,10 +428,10 @@ def _check_place(file: Path, *, form: Format, resume: bool, force: bool) -> bool
     if file.is_dir() or not file.parent.is_dir():
         what = "it is a folder" if file.is_dir() else f"there is no folder {quoted(file.parent)}"
         raise OutputError(f"Cannot write {quoted(file)}: {what}. Choose another file.")
-    unfinished = (parts_of(file) if form is Format.parquet else part_of(file)).exists()
+    unfinished = part_of(file).exists()
     if unfinished and not resume and not force:
         raise ConfigError(
-            f"There are rows of a run that was stopped, beside {quoted(file)}. Go on with --resume, or predict anew with "
+            f"There are rows of a run that was stopped, beside {quoted(file)}. Go on with --resume, or start over with "
             "--force."
         )
     return unfinished

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
-from vizsla.infer.mistakes import MOST_TRAINING, KnownPictures, evenly_chosen, standardised
+from vizsla.infer.mistakes import MOST_TRAINING, KnownPictures
+from vizsla.infer.neighbours import evenly_spread, standardised
 from vizsla.infer.run import Features, extract_features
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
@@ -244,7 +245,7 @@ def _known(
     fit: HeadFit, train: Features, *, table: PictureTable, layout: FeatureLayout
 ) -> KnownPictures:
     columns = layout.columns(fit.setting.stages, fit.setting.statistics)
-    chosen = evenly_chosen(torch.arange(len(train.rows)), most=MOST_TRAINING)
+    chosen = torch.tensor(evenly_spread(range(len(train.rows)), most=MOST_TRAINING))
     rows = train.rows[fit.sample]
     with torch.inference_mode():
         features = standardised(fit.head, train.values[chosen, 0][:, columns])

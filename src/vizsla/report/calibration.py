@@ -10,8 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.evaluate.calibration import calibrate
-from vizsla.evaluate.metrics import NUM_CALIBRATION_BINS
+from vizsla.evaluate.calibration import NUM_CALIBRATION_BINS, calibrate
 from vizsla.evaluate.statistics import wilson_interval
 from vizsla.text import percent_text
 

@@ -18,13 +18,13 @@ from vizsla.data.images.facts import SmallPictures, count_smaller, enlarged_text
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.loader import find_unreadable
-from vizsla.data.table.check import settle_unreadable
+from vizsla.data.table.check import fingerprint, settle_unreadable
 from vizsla.errors import ConfigError
 from vizsla.evaluate.calibration import calibrate
 from vizsla.evaluate.metrics import Metric, summarise
 from vizsla.files import atomic_write
 from vizsla.machine import device_name, peak_memory_bytes
-from vizsla.model_file.bundle import fingerprint, save_bundle
+from vizsla.model_file.bundle import save_bundle
 from vizsla.recipe.end_to_end import END_TO_END
 from vizsla.recipe.recipe import TrainedRun, cache_for, train_classifier
 from vizsla.recipe.run_profile import READING, RESULTS, RunProfile

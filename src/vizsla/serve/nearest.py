@@ -18,13 +18,14 @@ from torch import Tensor
 
 from vizsla.data.loading.loader import read_ahead
 from vizsla.data.table.sources import get_image_files
-from vizsla.errors import ConfigError, DataError, PictureError
-from vizsla.infer.mistakes import pooled_features
+from vizsla.errors import DataError, PictureError
+from vizsla.infer.neighbours import evenly_spread, nearest, pooled_features
 from vizsla.machine import default_num_workers
+from vizsla.predict.predictor import positions_by_shape
 from vizsla.run.folder import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -38,7 +39,6 @@ MOST_PICTURES = 30_000
 THUMBNAIL_SIDE = 144
 _JPEG_QUALITY = 78
 _BATCH_SIZE = 16
-_ROWS_AT_ONCE = 8192  # Half-precision rows are widened by so many, 40 MB for a thousand features.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,15 +92,14 @@ class NearestIndex:
             queries_BD: float32 ``(B, D)`` on the CPU, as ``pooled_features`` gives them.
             count: How many; fewer where there are not so many.
         """
-        parts = [part.float() @ queries_BD.T for part in self.features.split(_ROWS_AT_ONCE)]
-        similarities_BN = torch.cat(parts).T
-        best = similarities_BN.topk(min(count, len(self.labels)), dim=1)
         return [
             [
-                Neighbour(label=self.labels[row], similarity=value, thumbnail=self.thumbnails[row])
-                for row, value in zip(rows, values, strict=True)
+                Neighbour(
+                    label=self.labels[row], similarity=similarity, thumbnail=self.thumbnails[row]
+                )
+                for row, similarity in found
             ]
-            for rows, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            for found in nearest(queries_BD, self.features, count=count)
         ]
 
 
@@ -120,7 +119,7 @@ def build_index(
     Raises:
         DataError: None of them can be read.
     """
-    chosen = evenly_chosen(pictures, most=MOST_PICTURES)
+    chosen = evenly_spread(pictures, most=MOST_PICTURES)
 
     def read(known: KnownPicture) -> tuple[KnownPicture, NDArray[np.uint8] | None]:
         try:
@@ -169,14 +168,6 @@ def features_of(predictor: Predictor, pictures: Sequence[NDArray[np.uint8]]) -> 
     return torch.stack([rows[position] for position in range(len(pictures))]) if rows else torch.zeros(0, 0)  # fmt: skip
 
 
-def positions_by_shape(pictures: Iterable[NDArray[np.uint8]]) -> Iterator[list[int]]:
-    """Yield the positions of pictures of one shape, shape by shape."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for position, picture in enumerate(pictures):
-        found.setdefault(picture.shape, []).append(position)
-    yield from found.values()
-
-
 def pictures_of_folder(folder: Path) -> list[KnownPicture]:
     """Return the pictures below a folder, labelled with the name of the folder that they lie in.
 
@@ -207,23 +198,6 @@ def pictures_of_run(folder: Path, *, data: Path | None = None) -> list[KnownPict
         KnownPicture(path=table.paths[row], label=table.label(row))
         for row in table.train_rows.tolist()
     ]
-
-
-def evenly_chosen(pictures: Sequence[KnownPicture], *, most: int) -> list[KnownPicture]:
-    """Return at most so many pictures, spread evenly over all of them.
-
-    Args:
-        pictures: All of them, in order.
-        most: How many may be taken.
-
-    Raises:
-        ConfigError: ``most`` is below 1.
-    """
-    if most < 1:
-        raise ConfigError(f"At least one picture is taken. Received: most={most}")
-    if len(pictures) <= most:
-        return list(pictures)
-    return [pictures[number * len(pictures) // most] for number in range(most)]
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:

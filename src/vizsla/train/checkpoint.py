@@ -30,10 +30,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vizsla.data.table.check import fingerprint
 from vizsla.errors import ConfigError, ModelFileError, OutputError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.files import atomic_write
-from vizsla.model_file.bundle import fingerprint
 from vizsla.train.callbacks.base import Callback
 from vizsla.train.distributed import any_of, is_main, share, wait_for_all
 from vizsla.train.loop import STEPS_BETWEEN_READS

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vizsla.data.table.check import fingerprint
 from vizsla.errors import ConfigError
 from vizsla.evaluate.calibration import calibrate
 from vizsla.infer.run import Outputs, augmented_probabilities, compute_outputs, mix_with_plain
-from vizsla.model_file.bundle import fingerprint, save_bundle
+from vizsla.model_file.bundle import save_bundle
 from vizsla.model_file.final_resize import storable
-from vizsla.predict.predictor import AnyPicture, Prediction, Predictor
+from vizsla.predict.predictor import AnyImage, Prediction, Predictor
 from vizsla.train.checkpoint import load_weights, save_weights
 from vizsla.train.losses import activation_of, per_picture
 from vizsla.train.step import resolve_precision
@@ -88,7 +89,7 @@ class Learner(Fits):
             results.append(per_picture(self.loss_func)(outputs.logits, outputs.targets))
         return tuple(results)
 
-    def predict(self, item: AnyPicture, with_input: bool = False) -> Prediction | tuple[Any, ...]:
+    def predict(self, item: AnyImage, with_input: bool = False) -> Prediction | tuple[Any, ...]:
         """Return what the model says of one picture; unpacks as (label, index, probabilities).
 
         Args:

@@ -62,7 +62,7 @@ def test_the_published_results_are_stated():
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "elpv_dataset", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "vizsla\[demo\]"'):
+    with pytest.raises(MissingExtraError, match="pip install elpv-dataset"):
         solar_cells(seed=0)
 
 

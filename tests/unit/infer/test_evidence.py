@@ -16,10 +16,9 @@ from vizsla.infer import mistakes as evidence
 from vizsla.infer.mistakes import (
     KnownPictures,
     collect_evidence,
-    evenly_chosen,
     explained_positions,
-    pooled_features,
 )
+from vizsla.infer.neighbours import evenly_spread, pooled_features
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
@@ -147,7 +146,7 @@ def test_more_training_pictures_than_the_most_are_chosen_evenly(
     )
     assert found.train_facts is not None
     assert len(found.train_facts.rows) == 4
-    assert evenly_chosen(torch.arange(10), most=4).tolist() == [0, 2, 5, 7]
+    assert evenly_spread(range(10), most=4) == [0, 2, 5, 7]
 
 
 def test_of_numbers_the_largest_errors_are_explained(loaders: DataLoaders):

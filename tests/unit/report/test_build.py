@@ -305,7 +305,7 @@ def test_without_jinja_the_extra_is_named(
     content: ReportContent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingExtraError, match=r"jinja2.*vizsla\[report\]"):
+    with pytest.raises(MissingExtraError, match="pip install jinja2"):
         write_report(tmp_path / "report.html", content=content)
     assert not (tmp_path / "report.html").exists()
 

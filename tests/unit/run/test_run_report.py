@@ -10,7 +10,7 @@ import torch
 
 from vizsla.data.table.from_words import resolve_data
 from vizsla.errors import DataError
-from vizsla.infer.mistakes import pooled_features
+from vizsla.infer.neighbours import pooled_features
 from vizsla.recipe.config import TrainConfig
 from vizsla.recipe.recipe import loaders_for, train_classifier
 from vizsla.run.report import rebuild_report

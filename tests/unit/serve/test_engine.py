@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vizsla.predict.predictor import AnyPicture
+    from vizsla.predict.predictor import AnyImage
     from vizsla.serve.engine import Answer
     from vizsla.types import Task
 
@@ -110,10 +110,10 @@ class Watched(Predictor):
         self.under_way: list[int] = []
         self.highest = self.highest_large = 0
 
-    def prepare(self, picture: AnyPicture) -> NDArray[np.uint8]:
-        if not isinstance(picture, bytes):
-            return super().prepare(picture)
-        pixels = screened(picture, max_pixels=10**9).pixels
+    def prepare(self, image: AnyImage) -> NDArray[np.uint8]:
+        if not isinstance(image, bytes):
+            return super().prepare(image)
+        pixels = screened(image, max_pixels=10**9).pixels
         with self.lock:
             self.under_way.append(pixels)
             large = [one for one in self.under_way if one > SMALL_PIXELS]
@@ -121,7 +121,7 @@ class Watched(Predictor):
             self.highest_large = max(self.highest_large, len(large))
         try:
             time.sleep(0.01)  # Longer than it takes to begin with the others.
-            return super().prepare(picture)
+            return super().prepare(image)
         finally:
             with self.lock:
                 self.under_way.remove(pixels)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vizsla.data.table.from_words import resolve_data
-from vizsla.errors import ConfigError, DataError
-from vizsla.infer.mistakes import pooled_features
+from vizsla.errors import DataError
+from vizsla.infer.neighbours import evenly_spread, pooled_features
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import FeatureHead
@@ -17,7 +17,6 @@ from vizsla.serve.nearest import (
     KnownPicture,
     NearestIndex,
     build_index,
-    evenly_chosen,
     features_of,
     pictures_of_folder,
     pictures_of_run,
@@ -109,7 +108,5 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, text: str | None):
 
 
 def test_of_too_many_pictures_evenly_spread_ones_are_taken(known: list[KnownPicture]):
-    assert evenly_chosen(known, most=3) == [known[0], known[3], known[6]]
-    assert evenly_chosen(known, most=9) == known
-    with pytest.raises(ConfigError):
-        evenly_chosen(known, most=0)
+    assert evenly_spread(known, most=3) == [known[0], known[3], known[6]]
+    assert evenly_spread(known, most=9) == known

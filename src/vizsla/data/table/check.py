@@ -5,6 +5,8 @@ A table of pictures in, how many of them are where and of which class out, for p
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -91,6 +93,27 @@ def describe_data(table: PictureTable) -> DataSummary:
         num_unlabelled=int((~is_labelled(table.targets)).sum()),
         num_skipped=len(table.skipped),
     )
+
+
+def fingerprint(table: PictureTable) -> str:
+    """Return a digest of the images and labels of a table: SHA-256 over sorted (path, bytes, label).
+
+    Args:
+        table: Paths are taken relative to its root, so a moved folder keeps its fingerprint.
+
+    Raises:
+        PictureError: An image file is gone.
+    """
+    items: list[tuple[str, int, str]] = []
+    for row, path in enumerate(table.paths):
+        try:
+            items.append((table.shown_path(row), path.stat().st_size, table.label(row)))
+        except OSError as error:
+            raise PictureError(
+                f"The image {path} cannot be read any more: {error.strerror or error}. "
+                "Put it back, or read the data again."
+            ) from error
+    return hashlib.sha256(json.dumps(sorted(items)).encode()).hexdigest()
 
 
 def class_counts(table: PictureTable, rows: torch.Tensor) -> list[int]:

@@ -131,6 +131,6 @@ def _records(file: Path) -> list[tuple[str, str, str]]:
     if not rows or any(len(row) != 3 for row in rows):
         raise DataError(
             f"The table {quoted(file)} does not have the three columns path, probability and type. "
-            "Install the package in the version that vizsla[demo] names."
+            "Install it again: pip install --upgrade elpv-dataset"
         )
     return [(row[0], row[1], row[2]) for row in rows]

@@ -1,0 +1,82 @@
+"""Find the known images that a network finds most like a new one, by the features that its head pools.
+
+Features have length 1, so that the similarity of two images is the cosine of their angle.
+
+Shapes: N known images, B new ones, D features.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vizsla.infer.run import evaluation_mode
+from vizsla.models.heads import FeatureHead
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vizsla.models.classifier import Classifier
+
+_Item = TypeVar("_Item")
+_ROWS_AT_ONCE = 8192  # Half-precision rows are widened by so many, 40 MB for a thousand features.
+
+
+def evenly_spread(items: Sequence[_Item], *, most: int) -> list[_Item]:
+    """Return at most ``most`` items, spread evenly over all of them.
+
+    Args:
+        items: All of them, in order.
+        most: At least 1.
+    """
+    if len(items) <= most:
+        return list(items)
+    return [items[number * len(items) // most] for number in range(most)]
+
+
+def pooled_features(classifier: Classifier, images: Tensor) -> Tensor:
+    """Return what the head pools from images, each row of length 1.
+
+    Args:
+        classifier: Used in evaluation mode. A ``FeatureHead`` pools and standardises; for others the last map is averaged.
+        images: float ``(B, 3, H, W)`` with values 0-1 on the classifier's device.
+
+    Returns:
+        float32 ``(B, D)`` on the CPU.
+    """
+    with evaluation_mode(classifier), torch.inference_mode():
+        maps = classifier.stage_maps(images)
+        head = classifier.head
+        pooled = head.pool(maps) if isinstance(head, FeatureHead) else maps[-1].mean(dim=(2, 3))
+        return standardised(head, pooled.float()).cpu().clone()
+
+
+def standardised(head: torch.nn.Module, pooled_BD: Tensor) -> Tensor:
+    """Return pooled features as they are compared: on the scale of the head where it has one, each row of length 1.
+
+    Args:
+        head: Of the classifier.
+        pooled_BD: float32 ``(B, D)``.
+    """
+    if isinstance(head, FeatureHead):
+        pooled_BD = (pooled_BD - head.offset) * head.scale
+    return functional.normalize(pooled_BD, dim=1)
+
+
+def nearest(queries_BD: Tensor, known_ND: Tensor, *, count: int) -> list[list[tuple[int, float]]]:
+    """Return position and similarity of the most similar known images of each new one, best first.
+
+    Args:
+        queries_BD: float32, as ``pooled_features`` gives them.
+        known_ND: float32 or float16, the same of the known images.
+        count: How many; fewer where there are not that many.
+    """
+    parts = [queries_BD @ part.float().T for part in known_ND.split(_ROWS_AT_ONCE)]
+    best = torch.cat(parts, dim=1).topk(min(count, len(known_ND)), dim=1)
+    return [
+        list(zip(positions, similarities, strict=True))
+        for positions, similarities in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]

@@ -1,0 +1,620 @@
+"""What is saved comes back the same; what cannot come back is refused before anything is written."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
+from vizsla.augment.geometry import Flip, RandomResizedCropGPU
+from vizsla.augment.presets import aug_transforms
+from vizsla.data.images.item_transforms import item_pipeline
+from vizsla.data.images.sizing import CropPad, RandomResizedCrop, RatioResize, Resize
+from vizsla.data.table.check import fingerprint
+from vizsla.errors import ConfigError, ModelFileError, OutputError, PictureError
+from vizsla.evaluate.metrics import Metric
+from vizsla.model_file.bundle import check_is_safetensors, load_bundle, read_manifest, save_bundle
+from vizsla.model_file.final_resize import FinalResize, storable
+from vizsla.model_file.rebuild import (
+    describe_differences,
+    expected_forms,
+    form_of,
+    rebuild_classifier,
+)
+from vizsla.models.backbones import BackboneSpec, build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead, FeatureHead
+from vizsla.types import PictureTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from vizsla.data.images.item_transforms import ItemTransforms, Sizing
+    from vizsla.model_file.manifest import Manifest
+
+
+def pictures() -> Tensor:
+    return torch.rand(3, 3, 40, 56, generator=torch.Generator().manual_seed(2))
+
+
+def logits_of(classifier: Classifier) -> Tensor:
+    with torch.no_grad():
+        return classifier.eval()(pictures())
+
+
+def test_the_opened_classifier_gives_equal_logits(classifier: Classifier, saved: Path):
+    opened = load_bundle(saved).classifier
+    assert torch.equal(logits_of(opened), logits_of(classifier))
+    assert not any(part.training for part in opened.modules())
+    assert opened.vocab == classifier.vocab
+
+
+def test_a_head_of_fitted_features_gives_equal_logits(tmp_path: Path):
+    backbone = build_backbone("test_resnet", pretrained=False)
+    head = FeatureHead(
+        stages=[1, 2], statistics=["mean", "std"], num_features=160, num_classes=2, num_landmarks=5
+    )
+    for buffer in head.buffers():
+        buffer.normal_(generator=torch.Generator().manual_seed(3))
+    classifier = Classifier(backbone, head, vocab=("a", "b"))
+    path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
+    assert torch.equal(logits_of(load_bundle(path).classifier), logits_of(classifier))
+
+
+def test_a_network_of_torchvision_gives_equal_logits(tmp_path: Path):
+    backbone = build_backbone("torchvision:squeezenet1_1", pretrained=False)
+    classifier = Classifier(backbone, ConcatPoolHead(backbone.num_features, 2), vocab=("a", "b"))
+    path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
+    assert read_manifest(path).backbone.source == "torchvision"
+    assert torch.equal(logits_of(load_bundle(path).classifier), logits_of(classifier))
+
+
+def test_the_manifest_has_what_was_given(classifier: Classifier, tmp_path: Path):
+    metric = Metric(name="accuracy", value=0.75, low=0.5, high=0.9, num_pictures=20)
+    crop = RandomResizedCropGPU(32, ratio=(0.9, 1.1), valid_scale=0.8, mode="bicubic")
+    path = save_bundle(
+        tmp_path / "m.safetensors",
+        classifier=classifier,
+        resize=Resize(48, "squish"),
+        augmentation=BatchAugmentation([crop]),
+        metrics=[metric],
+        data_fingerprint="1234",
+        notes="from a test",
+    )
+    manifest = read_manifest(path)
+    assert manifest.backbone == classifier.backbone.spec
+    assert manifest.preprocessing == classifier.preprocessing
+    assert manifest.vocab == classifier.vocab
+    assert manifest.head == classifier.head.config()  # pyright: ignore[reportCallIssue] (a ConcatPoolHead)
+    assert manifest.resize == Resize(48, "squish")
+    assert manifest.size == (32, 32)
+    assert manifest.final_resize.crop_ratio == (0.9, 1.1)
+    assert manifest.metrics == (metric,)
+    assert manifest.data_fingerprint == "1234"
+    assert manifest.notes == "from a test"
+    assert manifest.libraries["torch"] == torch.__version__.split("+")[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", manifest.created)
+    assert load_bundle(path).manifest == manifest
+
+
+def test_any_program_that_reads_safetensors_can_read_the_weights(
+    classifier: Classifier, saved: Path
+):
+    with safe_open(saved, framework="pt") as file:
+        assert set(file.keys()) == set(classifier.state_dict())
+
+
+def test_saving_does_not_change_the_classifier(tmp_path: Path):
+    backbone = build_backbone("test_resnet", pretrained=False)
+    classifier = Classifier(backbone, ConcatPoolHead(backbone.num_features, 2), vocab=("a", "b"))
+    classifier.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
+    before = copy.deepcopy(classifier.state_dict())
+    random_state = torch.get_rng_state()
+    save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
+    assert classifier.training
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, before[name]), name
+        assert value.stride() == before[name].stride(), name
+
+
+def test_half_precision_weights_are_stored_as_float32(tmp_path: Path, classifier: Classifier):
+    half = copy.deepcopy(classifier).bfloat16()
+    path = save_bundle(tmp_path / "m.safetensors", classifier=half, resize=None)
+    for name, value in load_bundle(path).classifier.state_dict().items():
+        expected = half.state_dict()[name]
+        assert torch.equal(value, expected.float() if expected.is_floating_point() else expected)
+
+
+def test_weights_that_two_layers_share_are_stored_for_both(classifier: Classifier, tmp_path: Path):
+    tied = copy.deepcopy(classifier)
+    norms = [part for part in tied.modules() if isinstance(part, nn.BatchNorm2d)]
+    first, second = [norm for norm in norms if norm.num_features == 192]
+    second.weight = first.weight
+    path = save_bundle(tmp_path / "m.safetensors", classifier=tied, resize=None)
+    assert torch.equal(logits_of(load_bundle(path).classifier), logits_of(tied))
+
+
+def test_others_may_read_the_file(classifier: Classifier, tmp_path: Path):
+    other = tmp_path / "plain"
+    other.touch()
+    path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
+    assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_a_module_of_the_users_own_is_refused_before_anything_is_written(tmp_path: Path):
+    backbone = build_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    classifier = Classifier(backbone, ConcatPoolHead(4, 2), vocab=("a", "b"))
+    with pytest.raises(ConfigError, match=r"Sequential is an nn\.Module of your own"):
+        save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_of_the_users_own_is_refused(tmp_path: Path):
+    backbone = build_backbone("test_resnet", pretrained=False)
+    classifier = Classifier(backbone, nn.Identity(), vocab=("a",))
+    with pytest.raises(ConfigError, match="The head Identity is not one that"):
+        save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
+
+
+def test_a_network_that_was_changed_after_it_was_built_is_refused(
+    classifier: Classifier, tmp_path: Path
+):
+    changed = copy.deepcopy(classifier)
+    changed.head.add_module("more", nn.Linear(4, 4))
+    with pytest.raises(ConfigError) as caught:
+        save_bundle(tmp_path / "m.safetensors", classifier=changed, resize=None)
+    assert "test_resnet was changed after it was built" in str(caught.value)
+    assert "head.more.bias is unexpected" in str(caught.value)
+
+
+def test_a_network_whose_name_is_gone_is_refused(classifier: Classifier, tmp_path: Path):
+    renamed = copy.deepcopy(classifier)
+    renamed.backbone.spec = replace(renamed.backbone.spec, name="gone")
+    with pytest.raises(ConfigError, match="The network gone cannot be built again"):
+        save_bundle(tmp_path / "m.safetensors", classifier=renamed, resize=None)
+
+
+def test_a_missing_folder_is_an_output_error(classifier: Classifier, tmp_path: Path):
+    with pytest.raises(OutputError, match="Create the folder first"):
+        save_bundle(tmp_path / "no" / "m.safetensors", classifier=classifier, resize=None)
+
+
+def test_a_safetensors_file_without_manifest_is_no_model(tmp_path: Path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.zeros(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelFileError, match="is a safetensors file, but not one that vizsla"):
+        read_manifest(path)
+
+
+def test_an_edited_manifest_is_noticed(saved: Path):
+    content = saved.read_bytes()
+    assert content.count(b"cross") == 1
+    saved.write_bytes(content.replace(b"cross", b"Cross"))
+    with pytest.raises(ModelFileError, match="its manifest was changed after it was written"):
+        read_manifest(saved)
+
+
+def test_changed_weights_are_noticed(saved: Path):
+    content = bytearray(saved.read_bytes())
+    content[-100] ^= 1
+    saved.write_bytes(content)
+    assert read_manifest(saved).vocab[0] == "cross"
+    with pytest.raises(ModelFileError, match="its weights are not those that were written"):
+        load_bundle(saved)
+
+
+def test_a_tensor_of_a_strange_type_is_refused_before_it_is_read(saved: Path):
+    with safe_open(saved, framework="pt") as file:
+        header = dict(file.metadata())
+    save_file({"a": torch.zeros(4, dtype=torch.float8_e4m3fn)}, saved, metadata=header)
+    with pytest.raises(ModelFileError, match="its tensor 'a' is of type F8_E4M3"):
+        load_bundle(saved)
+
+
+def test_weights_that_do_not_fit_the_named_network_are_named(saved: Path, rewrite: Any):
+    def other_head(manifest: dict[str, Any]) -> None:
+        manifest["head"]["lin_ftrs"] = [17]
+
+    rewrite(saved, other_head)
+    with pytest.raises(ModelFileError) as caught:
+        load_bundle(saved)
+    assert "do not fit the network test_resnet: " in str(caught.value)
+    assert "head.layers.4.weight is F32 [16, 192] and should be F32 [17, 192]" in str(caught.value)
+    assert "; and 3 more" in str(caught.value)
+
+
+def test_a_network_that_the_installed_libraries_lack_is_named(saved: Path, rewrite: Any):
+    def other_network(manifest: dict[str, Any]) -> None:
+        manifest["backbone"]["name"] = "resnet_next_year"
+
+    rewrite(saved, other_network)
+    with pytest.raises(ModelFileError, match="timm 'resnet_next_year' with a head of kind"):
+        load_bundle(saved)
+
+
+def test_the_fingerprint_depends_on_names_sizes_and_labels_and_not_on_order_or_place(
+    tmp_path: Path,
+):
+    def table(root: Path, names: list[str], targets: list[int]) -> PictureTable:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return PictureTable(
+            root=root,
+            paths=tuple(root / name for name in names),
+            targets=torch.tensor(targets),
+            vocab=("a", "b"),
+            train_rows=nothing,
+            valid_rows=nothing,
+        )
+
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for number, name in enumerate(("x.jpg", "y.jpg", "z.jpg")):
+            (tmp_path / folder / name).write_bytes(bytes(number + 1))
+    one, two = tmp_path / "one", tmp_path / "two"
+    same = fingerprint(table(one, ["x.jpg", "y.jpg"], [0, 1]))
+    assert fingerprint(table(two, ["y.jpg", "x.jpg"], [1, 0])) == same
+    assert fingerprint(table(one, ["x.jpg", "y.jpg"], [0, 0])) != same
+    assert fingerprint(table(one, ["x.jpg", "z.jpg"], [0, 1])) != same
+    (two / "y.jpg").write_bytes(np.arange(9, dtype=np.uint8).tobytes())
+    assert fingerprint(table(two, ["x.jpg", "y.jpg"], [0, 1])) != same
+    (two / "y.jpg").unlink()
+    with pytest.raises(PictureError, match=r"y\.jpg cannot be read any more"):
+        fingerprint(table(two, ["x.jpg", "y.jpg"], [0, 1]))
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        check_is_safetensors(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_model_file_passes(saved: Path):
+    check_is_safetensors(saved)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    assert refusal(tmp_path / "m.safetensors").startswith("There is no model file ")
+
+
+def test_of_a_folder_the_file_in_it_is_suggested(tmp_path: Path):
+    assert refusal(tmp_path).endswith(f"for example {tmp_path / 'model.safetensors'}")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, [], {}, {1, 2}, Path("x")], ids=repr)
+def test_pickles_of_all_protocols_are_recognised(tmp_path: Path, protocol: int, value: object):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    assert "is a Python pickle. It was not opened" in refusal(path)
+
+
+def test_a_zip_archive_is_not_opened(tmp_path: Path):
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", "x")
+    assert "is a zip archive, in which torch.save puts pickles. It was not opened" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "too short to be a model file: 0 bytes"),
+        (b"\x08\0\0\0\0\0\0\0{", "too short to be a model file: 9 bytes"),
+        (b"\x09\0\0\0\0\0\0\0{}      ", "cut short or damaged: its header should have 9 bytes"),
+        (b"\0\0\0\0\0\0\0\x80{}      ", "its header should have 9,223,372,036,854,775,808 bytes"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(50), "is an HDF5 file"),
+        (b"\xff\xd8\xff\xe0" + bytes(50), "it is not in the safetensors format, it begins with"),
+        (b"epoch,loss\n1,0.5\n", "it is not in the safetensors format, it begins with"),
+    ],
+)  # fmt: skip
+def test_other_files_are_refused_in_words_that_fit(tmp_path: Path, content: bytes, words: str):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert words in refusal(path)
+
+
+def test_a_header_beyond_the_limit_of_the_format_is_refused_even_if_the_file_is_that_large(
+    tmp_path: Path,
+):
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write((200_000_000).to_bytes(8, "little") + b"{")
+        file.truncate(300_000_000)  # A hole: takes no disk space.
+    assert "its header should have 200,000,000 bytes (at most 100,000,000)" in refusal(path)
+
+
+def test_a_header_length_that_looks_like_a_pickle_is_no_pickle(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((0x0280).to_bytes(8, "little") + b"{}".ljust(0x0280))
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    check_is_safetensors(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a device or a pipe" in refusal(tmp_path / "pipe")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read")
+def test_a_file_that_the_system_cannot_read_is_named_with_the_reason():
+    assert "Cannot read the model file /proc/self/mem: Input/output error" in refusal(
+        Path("/proc/self/mem")
+    )
+
+
+PATH = Path("model.safetensors")
+
+
+@pytest.fixture
+def manifest(saved: Path) -> Manifest:
+    return read_manifest(saved)
+
+
+def spec(source: str, name: str) -> BackboneSpec:
+    return BackboneSpec(source=source, name=name, weights="random", licence="")  # pyright: ignore[reportArgumentType] (some are wrong on purpose)
+
+
+def test_expected_forms_are_those_of_the_classifier(classifier: Classifier, manifest: Manifest):
+    forms = {name: form_of(value) for name, value in classifier.state_dict().items()}
+    assert expected_forms(manifest, path=PATH) == forms
+
+
+def test_the_rebuilt_classifier_says_where_its_weights_are_from(manifest: Manifest):
+    marked = replace(manifest, backbone=replace(manifest.backbone, weights="hub", licence="MIT"))
+    assert rebuild_classifier(marked, path=PATH).backbone.spec == marked.backbone
+
+
+def test_normalisation_is_that_of_the_manifest(manifest: Manifest):
+    changed = replace(manifest.preprocessing, mean=(0.1, 0.2, 0.3))
+    classifier = rebuild_classifier(replace(manifest, preprocessing=changed), path=PATH)
+    torch.testing.assert_close(classifier.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+
+
+def test_global_random_numbers_are_left_as_they_are(manifest: Manifest):
+    features = {"kind": "features", "stages": [1], "statistics": ["mean"]}
+    features |= {"num_landmarks": 0, "bandwidth": 1.0}
+    before = torch.get_rng_state()
+    rebuild_classifier(replace(manifest, head=features), path=PATH)
+    expected_forms(manifest, path=PATH)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"kind": "concat_pool", "lin_ftrs": [10**9, 10**9]},
+        {"kind": "features", "stages": [0] * 1000, "statistics": ["mean"],
+         "num_landmarks": 10**9, "bandwidth": 1.0},
+    ],
+    ids=["hidden layers", "landmarks"],
+)  # fmt: skip
+def test_shapes_of_a_head_of_exabytes_need_no_memory(manifest: Manifest, head: dict[str, object]):
+    forms = expected_forms(replace(manifest, head=head), path=PATH)
+    assert max(torch.Size(shape).numel() for _, shape in forms.values()) >= 10**12
+
+
+def test_a_network_that_cannot_be_built_without_memory_is_built_with_it(manifest: Manifest):
+    regnet = replace(manifest, backbone=spec("torchvision", "regnet_x_400mf"))
+    forms = expected_forms(regnet, path=PATH)
+    assert forms["backbone.network.stem.0.weight"] == ("F32", (32, 3, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "words"),
+    [
+        (spec("timm", "resnet_next_year"), "timm 'resnet_next_year'"),
+        (spec("torchvision", "test_resnet"), "torchvision 'test_resnet'"),
+        (spec("timm", "hf-hub:somebody/model"), "timm 'hf-hub:somebody/model'"),
+        (spec("timm", "local-dir:/tmp"), "timm 'local-dir:/tmp'"),
+        (spec("timm", "../../etc/passwd"), "timm '../../etc/passwd'"),
+        (spec("timm", ""), "timm ''"),
+    ],
+)
+def test_an_unknown_network_is_named_with_the_versions_that_knew_it(
+    manifest: Manifest, backbone: BackboneSpec, words: str
+):
+    libraries = {"torch": "9.0", "timm": "8.5"}
+    with pytest.raises(ModelFileError) as caught:
+        rebuild_classifier(replace(manifest, backbone=backbone, libraries=libraries), path=PATH)
+    assert f"model.safetensors cannot be built: {words}" in str(caught.value)
+    assert "written with vizsla 0.1.0, torch 9.0, timm 8.5" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {},
+        {"kind": "transformer"},
+        {"kind": "concat_pool", "lin_ftrs": "many"},
+        {"kind": "concat_pool", "lin_ftrs": [-1]},
+        {"kind": "concat_pool", "ps": [[]]},
+        {"kind": "concat_pool", "y_range": [1]},
+        {"kind": "concat_pool", "num_layers": 5},
+        {"kind": ["features"]},
+        {"kind": "features", "stages": [99], "statistics": ["mean"]},
+        {"kind": "features", "stages": [0], "statistics": ["mean"], "num_landmarks": 10**40, "bandwidth": 1},
+    ],
+)  # fmt: skip
+def test_a_head_that_makes_no_sense_is_refused(manifest: Manifest, head: dict[str, object]):
+    with pytest.raises(ModelFileError, match="cannot be built"):
+        expected_forms(replace(manifest, head=head), path=PATH)
+
+
+def test_differences_name_at_most_three_tensors():
+    one, two = ("F32", (1,)), ("F32", (2, 2))
+    expected = dict.fromkeys("abcde", one)
+    assert describe_differences(expected, expected) == ""
+    found = {"b": two, "c": ("I64", (1,)), "d": one, "e": one, "x": one}
+    assert describe_differences(expected, found) == (
+        "a is missing; b is F32 [2, 2] and should be F32 [1]; c is I64 [1] and should be F32 [1]; and 1 more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("transforms", "size"),
+    [
+        ([], None),
+        ([], (20, 24)),
+        (aug_transforms(), None),
+        (aug_transforms(size=24), None),
+        (aug_transforms(size=24, mode="bicubic", pad_mode="zeros", align_corners=False), (30, 20)),
+        (aug_transforms(size=24, min_scale=0.5), None),
+        ([RandomResizedCropGPU(24, ratio=(1, 1), valid_scale=0.7)], None),
+        ([Flip(mode="nearest"), RandomResizedCropGPU((16, 24), ratio=(0.5, 0.6))], None),
+    ],
+)
+def test_validation_pictures_are_the_same(
+    transforms: Sequence[BatchTransform], size: tuple[int, int] | None
+):
+    original = BatchAugmentation(transforms, size=size, seed=3)
+    copy = FinalResize.of(original).augmentation()
+    images = torch.randint(0, 256, (3, 3, 40, 52), dtype=torch.uint8)
+    expected = original(images, rows=torch.arange(3), epoch=0, training=False)
+    found = copy(images, rows=torch.arange(3), epoch=0, training=False)
+    assert torch.equal(found, expected)
+
+
+def test_nothing_is_random_in_it():
+    augmentation = FinalResize.of(BatchAugmentation(aug_transforms(size=24))).augmentation()
+    images = torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8)
+    rows = torch.arange(3)
+    trained = augmentation(images, rows=rows, epoch=1, training=True)
+    assert torch.equal(trained, augmentation(images, rows=rows, epoch=0, training=False))
+
+
+def shown(resize: Sizing | None, augmentation: BatchAugmentation, picture: Image.Image) -> Tensor:
+    pixels = np.array(picture if resize is None else resize.centred(picture))
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    return augmentation(images, rows=torch.arange(1), epoch=0, training=False)
+
+
+def drawn(height: int = 90, width: int = 120) -> Image.Image:
+    values = np.random.default_rng(5).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
+    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("size", [24, 37, 64])
+@pytest.mark.parametrize("val_xtra", [0.0, 0.14])
+def test_a_stored_random_resized_crop_shows_the_same_pixels(size: int, val_xtra: float):
+    crop = RandomResizedCrop(size, val_xtra=val_xtra)
+    resize, augmentation = storable(item_pipeline(crop), BatchAugmentation(aug_transforms()))
+    expected = shown(crop, BatchAugmentation(aug_transforms()), drawn())
+    found = shown(resize, augmentation, drawn())
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_a_stored_random_resized_crop_goes_on_to_the_final_size():
+    crop = RandomResizedCrop(64)
+    batches = BatchAugmentation(aug_transforms(size=32))
+    resize, augmentation = storable(item_pipeline(crop), batches)
+    found = shown(resize, augmentation, drawn())
+    assert found.shape == (1, 3, 32, 32)
+    assert (found - shown(crop, batches, drawn())).abs().mean() < 0.01
+
+
+def test_a_plain_resize_is_stored_as_it_is():
+    batches = BatchAugmentation(aug_transforms(size=24, min_scale=0.5))
+    assert storable(item_pipeline(Resize(40)), batches) == (Resize(40), batches)
+    assert storable(item_pipeline(None), batches) == (None, batches)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ([Resize(24), np.flipud], "no code, so it cannot hold the item transforms flipud;"),
+        (CropPad(24), r"cannot hold the item transform CropPad\(size=\(24, 24\)"),
+        (RatioResize(24), r"cannot hold the item transform RatioResize\(max_sz=24\)\. Use Resize"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_refused(transforms: ItemTransforms, message: str):
+    with pytest.raises(ConfigError, match=message):
+        storable(item_pipeline(transforms), BatchAugmentation())
+
+
+def test_a_random_crop_of_pictures_and_one_of_batches_are_not_stored_together():
+    batches = BatchAugmentation(aug_transforms(size=24, min_scale=0.5))
+    with pytest.raises(ConfigError, match="followed by a random crop of batches"):
+        storable(item_pipeline(RandomResizedCrop(40)), batches)
+
+
+pytest.importorskip("resource", reason="limits of memory are of POSIX systems")
+
+FUZZER = Path(__file__).with_name("model_file_fuzzer.py")
+SEED = 20_250
+MOST_KILOBYTES = 1_200_000
+MOST_SECONDS = 15
+
+Fuzz = Callable[[int, int], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Fuzz:
+    path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
+    backbone = build_backbone("test_efficientnet", pretrained=False, seed=1)
+    head = ConcatPoolHead(backbone.num_features, 3, lin_ftrs=[4], seed=1)
+    with torch.no_grad():
+        save_bundle(
+            path,
+            classifier=Classifier(backbone, head, vocab=("a", "b", "c")),
+            resize=Resize(32),
+            size=(32, 32),
+            metrics=[Metric(name="accuracy", value=0.75, low=0.5, high=0.9, num_pictures=20)],
+        )
+
+    def run(first: int, last: int) -> dict[str, Any]:
+        command = [sys.executable, str(FUZZER), str(path), str(SEED), str(first), str(last)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=environment, timeout=1500
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def check(found: dict[str, Any], *, count: int) -> None:
+    assert found["problems"] == []
+    assert found["forbidden"] == []
+    assert found["grown_kilobytes"] < MOST_KILOBYTES
+    assert found["slowest"][0] < MOST_SECONDS
+    outcomes = found["outcomes"]
+    totals = [sum(outcome.values()) for outcome in outcomes.values()]
+    assert sum(totals) == count
+    # Damage that is no damage would test nothing, and a file that is refused always neither.
+    refused = sum(outcome.get("refused", 0) for outcome in outcomes.values())
+    assert 0.6 * count < refused < 0.98 * count
+
+
+def test_300_damaged_files_are_refused_or_open(fuzz: Fuzz):
+    check(fuzz(0, 300), count=300)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_10_000_damaged_files_are_refused_or_open(fuzz: Fuzz):
+    check(fuzz(0, 10_000), count=10_000)

@@ -1,0 +1,271 @@
+"""A manifest survives JSON, and each field that is wrong is named."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+import torch
+
+from vizsla.data.images.sizing import Resize
+from vizsla.errors import ModelFileError
+from vizsla.evaluate.calibration import calibrate
+from vizsla.evaluate.metrics import Metric
+from vizsla.evaluate.predictions import Predictions
+from vizsla.model_file.bundle import read_manifest, save_bundle
+from vizsla.model_file.final_resize import FinalResize
+from vizsla.model_file.manifest import Manifest, manifest_from_json, manifest_to_json
+from vizsla.models.backbones import BackboneSpec
+from vizsla.predict.predictor import Predictor
+from vizsla.types import Preprocessing, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vizsla.models.classifier import Classifier
+
+
+PATH = Path("model.safetensors")
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return Manifest(
+        vizsla_version="0.1.0",
+        created="2025-03-01T12:00:00Z",
+        backbone=BackboneSpec(source="timm", name="resnet18", weights="hub", licence="apache-2.0"),
+        head={"kind": "concat_pool", "lin_ftrs": [16], "ps": 0.5},
+        vocab=("Füchse", "\udcff", "😀"),
+        preprocessing=Preprocessing(mean=(0.5, 0.25, 0.125), std=(1.0, 0.5, 0.1)),
+        resize=Resize((460, 320), "pad", "zeros"),
+        final_resize=FinalResize(
+            size=(224, 160), mode="bicubic", crop_ratio=(0.75, 1.25), crop_scale=0.9
+        ),
+        metrics=(Metric(name="accuracy", value=0.1 + 0.2, low=0.25, high=0.5, num_pictures=7),),
+        data_fingerprint="abc",
+        notes="two\nlines",
+        libraries={"torch": "2.6"},
+        tensors_sha256="00",
+    )
+
+
+def read_changed(manifest: Manifest, place: str, value: object) -> Manifest:
+    """Read the manifest after one field, given as ``a.b.0``, was replaced; ``...`` removes it."""
+    content: dict[str, Any] = json.loads(manifest_to_json(manifest))
+    *way, last = place.split(".")
+    inner: Any = content
+    for step in way:
+        inner = inner[int(step) if isinstance(inner, list) else step]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[int(last) if isinstance(inner, list) else last] = value
+    return manifest_from_json(json.dumps(content), path=PATH)
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+def test_a_manifest_comes_back_from_json_as_it_was(manifest: Manifest, task: Task):
+    manifest = replace(manifest, task=task)
+    assert manifest_from_json(manifest_to_json(manifest), path=PATH) == manifest
+
+
+def test_a_file_that_does_not_say_its_task_predicts_one_class(manifest: Manifest):
+    assert read_changed(manifest, "task", ...).task == "category"
+
+
+def test_older_versions_are_not_given_labels_that_they_would_misread(manifest: Manifest):
+    versions = [
+        json.loads(manifest_to_json(replace(manifest, task=task)))["format_version"]
+        for task in get_args(Task)
+    ]
+    assert versions == [1, 2, 2]
+
+
+def test_a_manifest_without_sizes_comes_back_as_it_was(manifest: Manifest):
+    plain = replace(manifest, resize=None, final_resize=FinalResize(), metrics=())
+    assert manifest_from_json(manifest_to_json(plain), path=PATH) == plain
+    assert plain.size is None
+
+
+def test_the_size_is_that_of_the_last_resize(manifest: Manifest):
+    assert manifest.size == (224, 160)
+    assert replace(manifest, final_resize=FinalResize()).size == (460, 320)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_is_no_number_is_null_in_json_and_nan_after_it(
+    manifest: Manifest, value: float
+):
+    metric = Metric(name="macro_f1", value=value, low=0.0, high=1.0, num_pictures=1)
+    text = manifest_to_json(replace(manifest, metrics=(metric,)))
+    assert '"value": null' in text
+    assert math.isnan(manifest_from_json(text, path=PATH).metrics[0].value)
+
+
+def test_fields_of_a_later_version_of_the_same_format_are_ignored(manifest: Manifest):
+    assert read_changed(manifest, "later", {"temperature": 1.5}) == manifest
+
+
+# The field that is replaced (``...`` removes it), its value, the field that the message names, and what it says was received.
+WRONG: tuple[tuple[str, object, str, str], ...] = (
+    ("format", "other", "format", '"other"'),
+    ("format_version", "1", "format_version", '"1"'),
+    ("format_version", 0, "format_version", "0"),
+    ("format_version", True, "format_version", "true"),
+    ("created", 5, "created", "5"),
+    ("backbone", [], "backbone", "a list of 0"),
+    ("backbone.source", "module", "backbone.source", '"module"'),
+    ("backbone.name", None, "backbone.name", "null"),
+    ("backbone.name", ..., "backbone", "an object"),
+    ("head", "x", "head", '"x"'),
+    ("head", {"kind": "x" * 20_000}, "head", "an object"),
+    ("vocab", {}, "vocab", "an object"),
+    ("vocab", [], "vocab", "a list of 0"),
+    ("vocab", ["a", "b", "a"], "vocab", "a list of 3"),
+    ("vocab.1", 3, "vocab.1", "3"),
+    ("preprocessing.mean", [0.5, 0.5], "preprocessing.mean", "a list of 2"),
+    ("preprocessing.mean.2", "0", "preprocessing.mean.2", '"0"'),
+    ("preprocessing.std.0", 0, "preprocessing.std", "a list of 3"),
+    ("preprocessing.std.0", True, "preprocessing.std.0", "true"),
+    ("preprocessing.size", [224], "preprocessing.size", "a list of 1"),
+    ("resize.size.0", 10**9, "resize.size", "a list of 2"),
+    ("resize.size.0", 2.5, "resize.size.0", "2.5"),
+    ("resize.method", "stretch", "resize.method", '"stretch"'),
+    ("final_resize.mode", "linear", "final_resize.mode", '"linear"'),
+    ("final_resize.align_corners", None, "final_resize.align_corners", "null"),
+    ("final_resize.crop_ratio", [1], "final_resize.crop_ratio", "a list of 1"),
+    ("final_resize.crop_ratio.0", -1, "final_resize.crop_ratio", "a list of 2"),
+    ("metrics.0", 3, "metrics.0", "3"),
+    ("metrics.0.value", "high", "metrics.0.value", '"high"'),
+    ("metrics.0.value", ..., "metrics.0", "an object"),
+    ("metrics.0.num_pictures", -1, "metrics.0.num_pictures", "-1"),
+    ("notes", [1], "notes", "a list of 1"),
+    ("libraries.torch", 2.6, "libraries", "an object"),
+    ("task", "detection", "task", '"detection"'),
+)  # fmt: skip
+
+
+def test_a_wrong_field_is_named_with_what_was_received(manifest: Manifest):
+    for place, value, field, received in WRONG:
+        with pytest.raises(ModelFileError) as caught:
+            read_changed(manifest, place, value)
+        message = str(caught.value)
+        assert message.startswith("model.safetensors is damaged"), place
+        assert f"its field {field!r} " in message, place
+        assert f"Received: {received}." in message, place
+
+
+def test_a_missing_field_is_named(manifest: Manifest):
+    for field in ("vizsla_version", "resize", "tensors_sha256"):
+        with pytest.raises(ModelFileError, match=f"`{field}`"):
+            read_changed(manifest, field, ...)
+
+
+def test_numbers_out_of_range_and_ranges_the_wrong_way_round_are_refused(manifest: Manifest):
+    for number in (10**400, 1e300, 2**63, float("nan")):
+        with pytest.raises(ModelFileError, match="out of range"):
+            read_changed(manifest, "preprocessing.std.0", number)
+    with pytest.raises(ModelFileError, match="'final_resize' cannot be used"):
+        read_changed(manifest, "final_resize.crop_ratio", [2, 1])
+
+
+def test_a_field_that_is_there_twice_is_refused(manifest: Manifest):
+    text = manifest_to_json(manifest).replace('"notes"', '"notes": "", "notes"')
+    with pytest.raises(ModelFileError, match="'notes' is there twice"):
+        manifest_from_json(text, path=PATH)
+
+
+def test_a_newer_format_names_the_version_that_wrote_it_whatever_else_it_holds():
+    text = '{"format": "vizsla-model", "format_version": 3, "vizsla_version": "3.1"}'
+    with pytest.raises(ModelFileError) as caught:
+        manifest_from_json(text, path=PATH)
+    assert str(caught.value) == (
+        "model.safetensors is in model format 3, written by vizsla 3.1. The installed vizsla reads formats up to 2. "
+        "Install a newer one: pip install --upgrade vizsla"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *((text, "not JSON") for text in ("", "{'a': 1}", "[" * 100_000, "1" * 10_000)),
+        ("[]", "a list of 0"),
+        ("null", "null"),
+        (" " * 16_000_001, "16,000,001 characters"),
+    ],
+    ids=range(7),
+)
+def test_text_that_is_no_manifest_is_refused(text: str, words: str):
+    with pytest.raises(ModelFileError) as caught:
+        manifest_from_json(text, path=PATH)
+    assert words in str(caught.value)
+
+
+VOCAB = ("a", "b", "c", "d")
+
+
+def drawn(number: int, *, seed: int = 0, sharpness: float = 3.0) -> Predictions:
+    """Predictions whose logits are ``sharpness`` times those that the targets were drawn from."""
+    random = torch.Generator().manual_seed(seed)
+    honest = torch.randn((number, len(VOCAB)), generator=random) * 2
+    targets = torch.multinomial(honest.softmax(1), 1, generator=random)[:, 0]
+    return Predictions(
+        rows=torch.arange(number),
+        paths=tuple(map(str, range(number))),
+        logits=honest * sharpness,
+        targets=targets,
+        vocab=VOCAB,
+    )
+
+
+@pytest.fixture
+def calibrated(classifier: Classifier, tmp_path: Path) -> Path:
+    predictions = replace(drawn(200), vocab=classifier.vocab)
+    return save_bundle(
+        tmp_path / "calibrated.safetensors",
+        classifier=classifier,
+        resize=Resize(32),
+        calibration=calibrate(predictions),
+    )
+
+
+def test_the_model_file_keeps_it(calibrated: Path, saved: Path):
+    assert read_manifest(calibrated).calibration == calibrate(
+        replace(drawn(200), vocab=read_manifest(calibrated).vocab)
+    )
+    assert read_manifest(saved).calibration is None
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"temperature": 0}, "calibration.temperature"),
+        ({"temperature": 1e9}, "calibration.temperature"),
+        ({"error_after": 2}, "calibration.error_after"),
+        ({"num_pictures": "many"}, "calibration.num_pictures"),
+        ({"novelty": None}, "calibration.novelty"),
+        ({"label_sets": {"coverages": [0.9, 0.5], "thresholds": [0.1, 0.2], "num_pictures": 9}}, "thresholds"),
+        ({"label_sets": {"coverages": [0.9], "thresholds": [0.1, 0.2], "num_pictures": 9}}, "thresholds"),
+    ],
+)  # fmt: skip
+def test_a_calibration_that_cannot_be_is_refused_by_name(
+    calibrated: Path, rewrite: Callable[..., Path], change: dict[str, Any], field: str
+):
+    rewrite(calibrated, lambda manifest: manifest["calibration"].update(change))
+    with pytest.raises(ModelFileError, match=field):
+        read_manifest(calibrated)
+
+
+def test_a_file_of_before_opens_and_predicts_as_it_did(
+    saved: Path, rewrite: Callable[..., Path], make_picture: Callable[..., Path]
+):
+    picture = make_picture("a.png")
+    expected = Predictor.load(saved, device="cpu").predict(picture)
+    rewrite(saved, lambda manifest: manifest.pop("calibration"))
+    found = Predictor.load(saved, device="cpu").predict(picture)
+    assert found == expected
+    assert (found.familiarity, found.none_of_these, found.label_set) == (None, None, None)

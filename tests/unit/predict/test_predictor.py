@@ -1,0 +1,613 @@
+"""Single pictures, streams and validation batches get the same answer, whatever form the picture comes in."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
+
+from vizsla.augment.geometry import RandomResizedCropGPU
+from vizsla.augment.presets import aug_transforms
+from vizsla.data.images.sizing import Resize
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.table.block import DataBlock
+from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.labels import parent_label
+from vizsla.data.table.sources import get_image_files
+from vizsla.data.table.splits import RandomSplitter
+from vizsla.errors import ConfigError, PictureError
+from vizsla.evaluate.calibration import calibrate
+from vizsla.evaluate.predictions import Predictions
+from vizsla.infer.run import predict_batches
+from vizsla.model_file.bundle import load_bundle, save_bundle
+from vizsla.model_file.final_resize import storable
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
+from vizsla.predict.prediction import Prediction, describe
+from vizsla.predict.predictor import MOST_VIEWS, AnyImage, Predictor, view_of
+from vizsla.types import PictureTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from vizsla.types import Task
+
+
+@pytest.fixture
+def predictor(saved: Path) -> Predictor:
+    return Predictor.load(saved, device="cpu")
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """A colourful RGB picture, wider than high."""
+    noise = np.random.default_rng(5).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    ImageDraw.Draw(picture).ellipse((10, 5, 60, 50), fill=(200, 30, 60))
+    return picture
+
+
+@pytest.fixture
+def photo(picture: Image.Image, tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    picture.save(path)
+    return path
+
+
+def assert_same(one: Prediction | PictureError, other: Prediction | PictureError) -> None:
+    assert isinstance(one, Prediction)
+    assert isinstance(other, Prediction)
+    assert one.label == other.label
+    torch.testing.assert_close(one.probabilities, other.probabilities, atol=2e-6, rtol=0)
+
+
+def test_a_prediction_is_consistent_in_itself(predictor: Predictor, photo: Path):
+    found = predictor.predict(photo)
+    assert found.probabilities.shape == (4,)
+    assert not found.probabilities.is_inference()
+    assert float(found.probabilities.sum()) == pytest.approx(1, abs=1e-6)
+    assert found.index == int(found.probabilities.argmax())
+    assert found.label == predictor.vocab[found.index]
+    assert found.probability == float(found.probabilities.max())
+    assert found.top[0] == (found.label, found.probability)
+    best = found.probabilities.sort(descending=True).values[:3].tolist()
+    assert [value for _, value in found.top] == best
+    assert [
+        float(found.probabilities[predictor.vocab.index(name)]) for name, _ in found.top
+    ] == best
+
+
+@pytest.mark.parametrize("transforms", [
+    aug_transforms(size=(32, 36)),
+    [RandomResizedCropGPU(24, ratio=(0.9, 1.1), valid_scale=0.8, mode="bicubic")],
+    (),
+], ids=["resize", "crop", "nothing"])  # fmt: skip
+def test_one_picture_a_stream_and_the_validation_loader_agree(
+    classifier: Classifier, make_picture, tmp_path: Path, transforms
+):
+    sizes = {
+        "wide.jpg": (48, 64),
+        "large.jpg": (500, 400),
+        "high.png": (64, 48),
+        "tiny.png": (20, 30),
+    }
+    paths = [
+        make_picture(name, number=number, size=size)
+        for number, (name, size) in enumerate(sizes.items())
+    ]
+    rows = torch.arange(len(paths))
+    table = PictureTable(
+        root=tmp_path,
+        paths=tuple(paths),
+        targets=torch.zeros_like(rows),
+        vocab=classifier.vocab,
+        train_rows=rows[:2],
+        valid_rows=rows,
+    )
+    loaders = DataLoaders(
+        table, resize=Resize((48, 40)), transforms=transforms, batch_size=3, device="cpu"
+    )
+    expected = predict_batches(classifier, loaders.valid.batches(), table=table).probabilities
+    resize, augmentation = storable(loaders.items, loaders.augmentation)
+    path = save_bundle(
+        tmp_path / "m.safetensors",
+        classifier=classifier,
+        resize=resize,
+        augmentation=augmentation,
+    )
+    predictor = Predictor.load(path, device="cpu")
+    one_by_one = [predictor.predict(path) for path in paths]
+    stream = list(predictor.predict_many(paths, batch_size=2, num_workers=2))
+    found = torch.stack([answer.probabilities for answer in one_by_one])
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+    assert [given for given, _ in stream] == paths
+    for (_, answer), alone in zip(stream, one_by_one, strict=True):
+        assert_same(answer, alone)
+    assert (expected - expected[0]).abs().max() > 1e-4
+
+
+def test_a_prediction_unpacks_as_label_index_and_probabilities(predictor: Predictor, photo: Path):
+    found = predictor.predict(photo)
+    label, index, probabilities = found
+    assert (label, index) == (found.label, found.index)
+    assert probabilities is found.probabilities
+
+
+def test_path_text_bytes_array_and_pillow_picture_give_the_same(
+    predictor: Predictor, photo: Path, picture: Image.Image
+):
+    expected = predictor.predict(photo)
+    forms: list[AnyImage] = [str(photo), photo.read_bytes(), np.asarray(picture), picture]
+    for form in forms:
+        assert_same(predictor.predict(form), expected)
+    with Image.open(photo) as just_opened:
+        assert_same(predictor.predict(just_opened), expected)
+
+
+def test_a_pillow_picture_of_the_caller_is_left_as_it_is(predictor: Predictor, photo: Path):
+    with Image.open(photo) as opened:
+        given = opened.convert("RGBA")
+        kind, pixels = type(opened), opened.tobytes()
+        given.putalpha(100)
+        alpha_pixels = given.tobytes()
+        predictor.predict(opened)
+        predictor.predict(given)
+        assert type(opened) is kind
+        assert (opened.mode, opened.tobytes()) == ("RGB", pixels)
+    assert (given.mode, given.tobytes()) == ("RGBA", alpha_pixels)
+
+
+def test_an_array_of_the_caller_is_left_as_it_is(predictor: Predictor, picture: Image.Image):
+    values = np.asarray(picture).copy()
+    before = values.copy()
+    predictor.predict(values)
+    assert values.flags.writeable
+    assert np.array_equal(values, before)
+
+
+def test_transparency_lies_over_white(predictor: Predictor, picture: Image.Image):
+    mask = Image.new("L", picture.size, 0)
+    ImageDraw.Draw(mask).rectangle((20, 10, 70, 40), fill=255)
+    over_white = Image.new("RGB", picture.size, "white")
+    over_white.paste(picture, mask=mask)
+    picture.putalpha(mask)
+    assert_same(predictor.predict(picture), predictor.predict(over_white))
+    assert_same(predictor.predict(np.asarray(picture)), predictor.predict(over_white))
+
+
+def test_grey_and_16_bit_pictures_are_read_as_their_rgb_form(
+    predictor: Predictor, picture: Image.Image, tmp_path: Path
+):
+    grey = picture.convert("L")
+    expected = predictor.predict(grey.convert("RGB"))
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    deep.save(tmp_path / "deep.png")
+    forms: list[AnyImage] = [
+        grey,
+        np.asarray(grey),
+        np.asarray(grey)[..., None],
+        deep,
+        tmp_path / "deep.png",
+    ]
+    for form in forms:
+        assert_same(predictor.predict(form), expected)
+
+
+def test_exif_orientation_is_applied_to_files_and_to_opened_pictures(
+    predictor: Predictor, picture: Image.Image, tmp_path: Path
+):
+    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.png"
+    turned.save(path, exif=exif)
+    assert_same(predictor.predict(path), predictor.predict(picture))
+    with Image.open(path) as opened:
+        assert_same(predictor.predict(opened), predictor.predict(picture))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.zeros((8, 8, 3)), "Received: float64 of shape (8, 8, 3)"),
+        (np.zeros((3, 8, 8), dtype=np.uint8), "Received: uint8 of shape (3, 8, 8)"),
+        (np.zeros((0, 8), dtype=np.uint8), "Received: uint8 of shape (0, 8)"),
+        (np.zeros((1, 8, 8, 3), dtype=np.uint8), "Received: uint8 of shape (1, 8, 8, 3)"),
+        (None, "Received: NoneType"),
+        (torch.zeros(3, 8, 8), "Received: Tensor"),
+        (b"", "given as 0 bytes"),
+        (b"GIF89a", "given as 6 bytes"),
+        (Image.fromarray(np.full((4, 4), 1e9, dtype=np.float32)), "only 0 to 1 have a known meaning"),
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_what_is_no_picture_is_a_picture_error_that_says_what_it_is(
+    predictor: Predictor, given: AnyImage, words: str
+):
+    with pytest.raises(PictureError) as caught:
+        predictor.predict(given)
+    assert words in str(caught.value)
+
+
+def test_unreadable_pictures_of_a_stream_become_errors_in_their_place(
+    predictor: Predictor, photo: Path, tmp_path: Path
+):
+    (tmp_path / "text.jpg").write_text("no picture")
+    given = [tmp_path / "gone.jpg", photo, tmp_path / "text.jpg", photo, photo]
+    for batch_size, num_workers in ((1, 0), (2, 1), (3, 2), (50, None)):
+        found = list(predictor.predict_many(given, batch_size=batch_size, num_workers=num_workers))
+        assert [path for path, _ in found] == given
+        assert [isinstance(answer, PictureError) for _, answer in found] == [
+            True, False, True, False, False,
+        ]  # fmt: skip
+        assert "gone.jpg" in str(found[0][1])
+        assert_same(found[4][1], predictor.predict(photo))
+
+
+def test_an_empty_stream_gives_nothing(predictor: Predictor):
+    assert list(predictor.predict_many([])) == []
+
+
+def test_an_endless_stream_is_taken_as_needed_and_its_threads_end(
+    predictor: Predictor, photo: Path
+):
+    num_taken = itertools.count()
+
+    def endless() -> Iterator[Path]:
+        while True:
+            next(num_taken)
+            yield photo
+
+    answers = predictor.predict_many(endless(), batch_size=4, num_workers=2)
+    for _ in range(6):
+        next(answers)
+    answers.close()
+    assert next(num_taken) <= 2 * 4 + 2 * 4 + 2
+    # Threads that augment are shared by the whole process and stay.
+    own = [t.name for t in threading.enumerate() if t.name.startswith("vizsla-reader")]
+    assert own == []
+
+
+def test_an_error_of_the_stream_itself_arrives_unchanged(predictor: Predictor, photo: Path):
+    def failing() -> Iterator[Path]:
+        yield photo
+        raise FileNotFoundError("the list of pictures")
+
+    with pytest.raises(FileNotFoundError, match="the list of pictures"):
+        list(predictor.predict_many(failing(), batch_size=1))
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(0, 1), (1, -1)])
+def test_wrong_counts_are_refused_when_called(
+    predictor: Predictor, batch_size: int, num_workers: int
+):
+    with pytest.raises(ConfigError, match="batch_size is at least 1 and num_workers at least 0"):
+        predictor.predict_many([], batch_size=batch_size, num_workers=num_workers)
+
+
+def test_without_a_resize_pictures_of_several_sizes_are_predicted_together(
+    classifier: Classifier, make_picture
+):
+    predictor = Predictor(classifier, resize=None)
+    paths = [
+        make_picture(f"{number}.png", number=number, size=(40 + 8 * (number % 2), 48))
+        for number in range(5)
+    ]
+    found = list(predictor.predict_many(paths, batch_size=5))
+    for (_, answer), path in zip(found, paths, strict=True):
+        assert_same(answer, predictor.predict(path))
+
+
+def test_a_classifier_in_training_is_used_in_evaluation_mode_and_stays_in_training(
+    picture: Image.Image,
+):
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    classifier = Classifier(build_backbone(body), ConcatPoolHead(4, 2), vocab=("a", "b")).train()
+    predictor = Predictor(classifier, resize=Resize(24))
+    first = predictor.predict(picture)
+    assert classifier.training
+    assert_same(first, predictor.predict(picture))
+    assert_same(first, Predictor(classifier.eval(), resize=Resize(24)).predict(picture))
+
+
+def test_of_two_classes_two_are_listed_and_the_first_of_equals_is_taken(picture: Image.Image):
+    head = ConcatPoolHead(4, 2)
+    classifier = Classifier(build_backbone(nn.Conv2d(3, 4, 3)), head, vocab=("a", "b"))
+    nn.init.zeros_(head.layers[-1].weight)  # pyright: ignore[reportArgumentType] (a Linear)
+    found = Predictor(classifier, resize=Resize(24)).predict(picture)
+    assert found.top == (("a", 0.5), ("b", 0.5))
+    assert (found.label, found.index) == ("a", 0)
+
+
+def test_weights_that_are_not_finite_are_an_error(picture: Image.Image):
+    head = ConcatPoolHead(4, 2)
+    classifier = Classifier(build_backbone(nn.Conv2d(3, 4, 3)), head, vocab=("a", "b"))
+    nn.init.constant_(head.layers[-1].weight, float("nan"))  # pyright: ignore[reportArgumentType] (a Linear)
+    with pytest.raises(ConfigError, match="output is not finite"):
+        Predictor(classifier, resize=Resize(24)).predict(picture)
+
+
+def several(path: Path) -> list[str]:
+    number = int(path.stem.split("_")[1])
+    return [name for name, present in (("odd", number % 2), ("large", number > 5)) if present]
+
+
+def measures(path: Path) -> tuple[float, float]:
+    number = int(path.stem.split("_")[1])
+    return -number / 2, 1000.0 * number
+
+
+TASKS: dict[Task, tuple[Any, Any, tuple[str, ...]]] = {
+    "category": (CategoryBlock, parent_label, ("cross", "disc")),
+    "multi_category": (MultiCategoryBlock, several, ("large", "odd")),
+    "regression": (RegressionBlock(2), measures, ("value_0", "value_1")),
+}
+
+
+@pytest.fixture(params=TASKS)
+def task(request: pytest.FixtureRequest) -> Task:
+    return request.param
+
+
+@pytest.fixture
+def loaders(picture_folder: Path, task: Task) -> DataLoaders:
+    block, get_y, _ = TASKS[task]
+    return DataBlock(
+        blocks=(ImageBlock, block),
+        get_items=get_image_files,
+        splitter=RandomSplitter(0.4, seed=3),
+        get_y=get_y,
+        item_tfms=Resize((40, 32)),
+    ).dataloaders(picture_folder, bs=5, num_workers=0, device="cpu")
+
+
+@pytest.fixture
+def trained(loaders: DataLoaders) -> Classifier:
+    """Random weights whose head is scaled so that predictions differ from picture to picture."""
+    table = loaders.table
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    head = ConcatPoolHead(backbone.num_features, len(table.vocab), lin_ftrs=[], seed=2)
+    classifier = Classifier(backbone, head, vocab=table.vocab, task=table.task).train()
+    with torch.no_grad():
+        classifier(torch.rand(8, 3, 40, 32, generator=torch.Generator().manual_seed(1)))
+        for weights in head.parameters():
+            weights.mul_(3)
+    return classifier.eval()
+
+
+def test_a_task_goes_all_the_way_from_labels_to_the_saved_file(
+    loaders: DataLoaders, trained: Classifier, task: Task, tmp_path: Path
+):
+    table = loaders.table
+    _, get_y, vocab = TASKS[task]
+    assert (table.task, table.vocab) == (task, vocab)
+    predictions = predict_batches(trained, loaders.valid.batches(), table=table)
+    assert predictions.task == task
+    assert torch.equal(predictions.targets, table.targets[table.valid_rows])
+    assert predictions.losses.isfinite().all()
+    labels = [get_y(table.paths[row]) for row in table.valid_rows.tolist()]
+    for position, label in enumerate(labels):
+        parts = [label] if isinstance(label, str) else label
+        shown = parts if task != "regression" else [f"{part:g}" for part in parts]
+        assert predictions.label(position) == ";".join(sorted(shown, key=str) if task == "multi_category" else shown)  # fmt: skip
+
+    path = save_bundle(tmp_path / "m.safetensors", classifier=trained, resize=Resize((40, 32)))
+    bundle = load_bundle(path)
+    assert (bundle.manifest.task, bundle.classifier.task) == (task, task)
+    again = predict_batches(bundle.classifier, loaders.valid.batches(), table=table)
+    torch.testing.assert_close(again.logits, predictions.logits)
+    predictor = Predictor.load(path, device="cpu")
+    assert (predictor.task, predictor.vocab) == (task, vocab)
+    pictures = [table.paths[row] for row in table.valid_rows.tolist()]
+    found = [answer for _, answer in predictor.predict_many(pictures)]
+    for position, answer in enumerate(found):
+        assert isinstance(answer, Prediction)
+        torch.testing.assert_close(
+            answer.probabilities, predictions.probabilities[position], atol=2e-6, rtol=1e-5
+        )
+        if task != "regression":
+            assert answer.label == predictions.prediction(position)
+            confidence = predictions.confidence[position].item()
+            assert answer.probability == pytest.approx(confidence, abs=2e-6)
+    frame = pd.read_csv(predictions.save_csv(tmp_path / "p.csv"), keep_default_na=False)
+    assert len(frame) == len(pictures)
+
+
+def test_training_batches_hold_the_targets_of_their_rows(loaders: DataLoaders):
+    for epoch in range(2):
+        for batch in loaders.train.batches(epoch=epoch):
+            assert torch.equal(batch.targets, loaders.table.targets[batch.rows])
+            assert batch.partner_targets is batch.shares is None
+
+
+def test_other_pictures_have_no_targets(loaders: DataLoaders, trained: Classifier, task: Task):
+    loader = loaders.test_dl(loaders.table.paths[:3])
+    table = loader.loader.table
+    predictions = predict_batches(trained, loader.batches(), table=table)
+    assert predictions.task == task
+    assert predictions.labelled.tolist() == [False] * 3
+    assert predictions.losses.isnan().all()
+
+
+LOGITS = torch.tensor([0.4, -3.0, 2.0, 0.0])
+VOCAB = ("a", "b;c", "犬", "d")
+
+
+def said_of(logits: torch.Tensor, *, task: Task, vocab: tuple[str, ...]) -> Prediction:
+    """What one view of one picture says."""
+    (prediction,) = describe(logits[None, None], task=task, vocab=vocab)
+    return prediction
+
+
+def test_several_labels_unpack_as_list_mask_and_probabilities():
+    found = said_of(LOGITS, task="multi_category", vocab=VOCAB)
+    labels, mask, probabilities = found
+    assert labels == ["a", "犬"]
+    assert found.label == "a;犬"
+    assert isinstance(mask, torch.Tensor)
+    assert mask.tolist() == [True, False, True, False]
+    assert isinstance(probabilities, torch.Tensor)
+    torch.testing.assert_close(probabilities, LOGITS.sigmoid())
+    assert found.top[0] == ("犬", pytest.approx(torch.tensor(2.0).sigmoid().item()))
+    assert [name for name, _ in found.top] == ["犬", "a", "d"]
+    assert found.probability == 0.5  # the last class might be there as well as not
+    assert said_of(torch.tensor([-9.0]), task="multi_category", vocab=("a",)).labels == ()
+
+
+def test_numbers_unpack_as_value_tensor_and_tensor():
+    pair = said_of(torch.tensor([0.5, -2.0]), task="regression", vocab=("x", "y"))
+    assert (pair.values, pair.label, pair.labels, pair.top) == ((0.5, -2.0), "0.5;-2", (), ())
+    assert math.isnan(pair.probability)
+    value, index, outputs = pair
+    assert value == (0.5, -2.0)
+    assert index is outputs
+    single, *_ = said_of(torch.tensor([0.25]), task="regression", vocab=("x",))
+    assert single == 0.25
+
+
+def test_one_class_unpacks_as_before():
+    label, index, probabilities = said_of(LOGITS, task="category", vocab=VOCAB)
+    assert (label, index) == ("犬", 2)
+    assert isinstance(probabilities, torch.Tensor)
+    torch.testing.assert_close(probabilities, LOGITS.softmax(0))
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "gpu", "mps:3"])
+def test_a_device_that_is_not_there_is_our_error(saved: Path, device: str):
+    with pytest.raises(ConfigError, match=device):
+        Predictor.load(saved, device=device)
+    with pytest.raises(ConfigError, match=device):
+        load_bundle(saved, device=device)
+
+
+VOCAB_CALIBRATED = ("a", "b", "c", "d")
+
+
+def drawn(number: int, *, seed: int = 0, sharpness: float = 3.0) -> Predictions:
+    """Predictions whose logits are ``sharpness`` times those that the targets were drawn from."""
+    random = torch.Generator().manual_seed(seed)
+    honest = torch.randn((number, len(VOCAB_CALIBRATED)), generator=random) * 2
+    targets = torch.multinomial(honest.softmax(1), 1, generator=random)[:, 0]
+    return Predictions(
+        rows=torch.arange(number),
+        paths=tuple(map(str, range(number))),
+        logits=honest * sharpness,
+        targets=targets,
+        vocab=VOCAB_CALIBRATED,
+    )
+
+
+@pytest.fixture
+def calibrated(classifier: Classifier, tmp_path: Path) -> Path:
+    predictions = replace(drawn(200), vocab=classifier.vocab)
+    return save_bundle(
+        tmp_path / "calibrated.safetensors",
+        classifier=classifier,
+        resize=Resize(32),
+        calibration=calibrate(predictions),
+    )
+
+
+def test_probabilities_are_those_of_the_logits_divided_by_the_temperature(
+    calibrated: Path, make_picture: Callable[..., Path]
+):
+    predictor = Predictor.load(calibrated, device="cpu")
+    assert predictor.calibration is not None
+    picture = make_picture("a.png")
+    plain = Predictor(predictor.classifier, resize=Resize(32)).predict(picture)
+    found = predictor.predict(picture, coverage=0.9)
+    expected = (plain.probabilities.log() / predictor.calibration.temperature).softmax(0)
+    torch.testing.assert_close(found.probabilities, expected, atol=1e-5, rtol=0)
+    assert (found.label, found.coverage) == (plain.label, 0.9)
+    assert found.label_set is not None
+
+
+def test_one_picture_and_a_batch_agree_with_views_and_label_sets(
+    calibrated: Path, make_picture: Callable[..., Path], tmp_path: Path
+):
+    paths = [make_picture(f"many/{number}.png", number=number) for number in range(5)]
+    predictor = Predictor.load(calibrated, device="cpu")
+    folder = tmp_path / "many"
+    many = list(predictor.predict_many(folder, batch_size=3, coverage=0.8, views=3))
+    assert [path for path, _ in many] == paths
+    for path, answer in many:
+        one = predictor.predict(path, coverage=0.8, views=3)
+        assert not isinstance(answer, Exception)
+        assert one.label_set == answer.label_set
+        torch.testing.assert_close(one.probabilities, answer.probabilities, atol=1e-5, rtol=0)
+    ((_, single),) = predictor.predict_many(paths[0])
+    assert not isinstance(single, Exception)
+    assert single.label == predictor.predict(paths[0]).label
+
+
+def test_views_of_a_picture_and_of_its_mirror_image_agree(calibrated: Path):
+    predictor = Predictor.load(calibrated, device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    mirrored = np.ascontiguousarray(pixels[:, ::-1])
+    one, other = (
+        predictor.predict(picture, views=4).probabilities for picture in (pixels, mirrored)
+    )
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    plain = [predictor.predict(picture).probabilities for picture in (pixels, mirrored)]
+    both = predictor.predict(pixels, views=2).probabilities
+    torch.testing.assert_close(both, torch.stack(plain).mean(0), atol=1e-5, rtol=0)
+
+
+def test_every_view_has_the_size_of_the_picture_and_shows_a_part_of_it():
+    ramp = torch.linspace(0, 1, 16).expand(1, 3, 8, 16)
+    views = [view_of(ramp, number=number) for number in range(MOST_VIEWS)]
+    assert {view.shape for view in views} == {ramp.shape}
+    assert torch.equal(views[0], ramp)
+    assert torch.equal(views[1], ramp.flip(-1))
+    assert all(float(view.min()) >= 0 and float(view.max()) <= 1 for view in views)
+    assert len({tuple(view.flatten().tolist()) for view in views[2:4]}) == 2
+
+
+@pytest.mark.parametrize("views", [0, MOST_VIEWS + 1, 1.5])
+def test_a_number_of_views_that_there_is_not_is_refused(calibrated: Path, views: int):
+    predictor = Predictor.load(calibrated, device="cpu")
+    with pytest.raises(ConfigError, match="a whole number from 1 to 12"):
+        predictor.predict_many([], views=views)
+
+
+def test_label_sets_of_a_model_without_them_are_refused(saved: Path):
+    predictor = Predictor.load(saved, device="cpu")
+    with pytest.raises(ConfigError, match="There are no label sets for this model"):
+        predictor.predict_many([], coverage=0.9)
+
+
+def test_several_labels_have_novelty_and_no_label_sets(tmp_path: Path):
+    random = torch.Generator().manual_seed(1)
+    predictions = Predictions(
+        rows=torch.arange(30),
+        paths=tuple(map(str, range(30))),
+        logits=torch.randn((30, 2), generator=random),
+        targets=torch.randint(2, (30, 2), generator=random).float(),
+        vocab=("x", "y"),
+        task="multi_category",
+    )
+    calibration = calibrate(predictions)
+    assert calibration is not None
+    assert calibration.label_sets is None
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[], seed=1)
+    classifier = Classifier(backbone, head, vocab=("x", "y"), task="multi_category")
+    path = save_bundle(
+        tmp_path / "m.safetensors",
+        classifier=classifier,
+        resize=Resize(32),
+        calibration=calibration,
+    )
+    found = Predictor.load(path, device="cpu").predict(np.zeros((32, 32, 3), np.uint8))
+    assert isinstance(found.none_of_these, bool)

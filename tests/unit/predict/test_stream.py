@@ -1,0 +1,613 @@
+"""Paths from the command line, from folders and from lists come in their order, and one by one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from vizsla.data.images.sizing import Resize
+from vizsla.data.table.sources import get_image_files
+from vizsla.errors import ConfigError, DataError, ModelFileError, OutputError
+from vizsla.model_file.bundle import save_bundle
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
+from vizsla.predict.formats import Format, part_of, settings_of
+from vizsla.predict.predictor import Predictor
+from vizsla.predict.stream import (
+    PathSource,
+    Predicted,
+    PredictOptions,
+    print_predictions,
+    read_list,
+    walk_images,
+    write_predictions,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vizsla.types import Task
+
+
+class OneByteAtATime(io.RawIOBase):
+    """A pipe whose writer is slow."""
+
+    def __init__(self, content: bytes) -> None:
+        self._bytes: Iterator[int] = iter(content)
+
+    def read1(self, _size: int) -> bytes:
+        return bytes([value for value in [next(self._bytes, None)] if value is not None])
+
+
+def test_a_walk_has_the_order_of_the_sorted_list(tmp_path: Path):
+    for name in (
+        "b/x.png",
+        "b-c/y.png",
+        "b.png",
+        "b/0.png",
+        "B.jpg",
+        "b c/z.png",
+        "a/.hid.png",
+        "a/t.txt",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    walked = list(walk_images(tmp_path))
+    assert walked == [str(path) for path in get_image_files(tmp_path)]
+    assert len(walked) == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "null", "expected"),
+    [
+        (b"a b.png\n\nc.png", False, ["a b.png", "c.png"]),
+        (b"a.png\r\nc.png\r\n", False, ["a.png", "c.png"]),
+        (b"a\nb.png\0c.png\0", True, ["a\nb.png", "c.png"]),
+        (b"\xff.png\n", False, [os.fsdecode(b"\xff.png")]),
+        (b"", False, []),
+    ],
+)
+def test_a_list_is_read_by_its_separator_however_it_arrives(
+    content: bytes, null: bool, expected: list[str]
+):
+    assert list(read_list(io.BytesIO(content), null=null, name="list")) == expected
+    assert list(read_list(OneByteAtATime(content), null=null, name="list")) == expected  # pyright: ignore[reportArgumentType] (raw is enough)
+
+
+def test_a_list_with_zero_bytes_says_which_option_it_needs():
+    with pytest.raises(DataError, match=r"^The paths in list end with zero bytes\. Add --null\.$"):
+        list(read_list(io.BytesIO(b"a.png\0b.png\0\n"), null=False, name="list"))
+
+
+def test_a_list_without_separators_does_not_fill_the_memory():
+    endless = io.BytesIO(b"x" * 3_000_000)
+    with pytest.raises(DataError, match="longer than a million bytes"):
+        list(read_list(endless, null=False, name="list"))
+    assert endless.tell() < 2_000_000
+
+
+def test_paths_folders_standard_input_and_lists_come_in_the_order_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "in.png").touch()
+    (tmp_path / "single.png").touch()
+    (tmp_path / "list.txt").write_text("listed.png\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"piped.png\n")))
+    source = PathSource(
+        paths=[tmp_path / "single.png", Path("-"), tmp_path / "folder"],
+        lists=[tmp_path / "list.txt"],
+    )
+    source.check()
+    expected = [tmp_path / "single.png", "piped.png", tmp_path / "folder" / "in.png", "listed.png"]
+    assert list(source.images()) == [str(path) for path in expected]
+    assert source.num_known is None
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (PathSource(), "No pictures were given"),
+        (PathSource(paths=["-"], lists=["-"]), "given more than once"),
+        (PathSource(lists=["none.txt"]), "There is no such file or folder:\n  'none.txt'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_computed(source: PathSource, message: str):
+    with pytest.raises(DataError, match=message):
+        source.check()
+
+
+VOCAB = ("cross\r", "disc", 'say "hi", you\n\u2028', "star")
+OPTIONS = PredictOptions(device="cpu", num_workers=1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    backbone = build_backbone("test_resnet", pretrained=False)
+    head = ConcatPoolHead(backbone.num_features, len(VOCAB), lin_ftrs=[])
+    classifier = Classifier(backbone, head, vocab=VOCAB)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    return save_bundle(path, classifier=classifier, resize=Resize(32))
+
+
+def printed(model: Path, paths: Sequence[Path], form: Format) -> tuple[int, str]:
+    file = io.StringIO(newline="")
+    done = print_predictions(model, PathSource(paths=paths), form=form, options=OPTIONS, file=file)
+    assert done.num_images == len(paths)
+    return done.num_failed, file.getvalue()
+
+
+def test_a_table_line_has_path_class_probability_and_the_likeliest_three(
+    model: Path, make_picture: Callable[..., Path]
+):
+    path = make_picture("a.png")
+    expected = Predictor.load(model, device="cpu").predict(path)
+    failed, text = printed(model, [path], Format.table)
+    assert failed == 0
+    shown = [
+        (
+            label.replace("\r", r"\r").replace("\n", r"\n").replace("\u2028", r"\u2028"),
+            f"{probability:.1%}",
+        )
+        for label, probability in expected.top
+    ]
+    likeliest = ", ".join(" ".join(one) for one in shown)
+    assert text == f"{path}  {'  '.join(shown[0])}  ({likeliest})\n"
+    assert len(shown) == 3
+
+
+def model_of(task: Task, folder: Path) -> Path:
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[], seed=1)
+    classifier = Classifier(backbone, head, vocab=("a;b", "size"), task=task)
+    return save_bundle(folder / f"{task}.safetensors", classifier=classifier, resize=Resize(32))
+
+
+def test_several_labels_are_joined_and_have_a_column_each(
+    tmp_path: Path, make_picture: Callable[..., Path]
+):
+    model, path = model_of("multi_category", tmp_path), make_picture("a.png")
+    expected = Predictor.load(model, device="cpu").predict(path)
+    _, text = printed(model, [path], Format.csv)
+    header, row = csv.reader(io.StringIO(text, newline=""))
+    assert header == ["path", "prediction", "probability", "prob_a;b", "prob_size", "error"]
+    probabilities = [f"{value:.6f}" for value in expected.probabilities.tolist()]
+    labels = ";".join(expected.labels)
+    assert row == [str(path), labels, f"{expected.probability:.6f}", *probabilities, ""]
+    said = json.loads(printed(model, [path], Format.json)[1])
+    assert said["prediction"] == list(expected.labels)
+    assert said["probabilities"] == dict(
+        zip(("a;b", "size"), expected.probabilities.tolist(), strict=True)
+    )
+    assert f"{path}  {labels or '(none)'}  " in printed(model, [path], Format.table)[1]
+
+
+def test_numbers_have_a_column_each_and_no_probability(
+    tmp_path: Path, make_picture: Callable[..., Path]
+):
+    model, path = model_of("regression", tmp_path), make_picture("a.png")
+    gone = tmp_path / "gone.png"
+    gone.touch()
+    values = Predictor.load(model, device="cpu").predict(path).values
+    failed, text = printed(model, [path, gone], Format.csv)
+    header, row, bad = csv.reader(io.StringIO(text, newline=""))
+    assert header == ["path", "prediction_a;b", "prediction_size", "error"]
+    assert [float(cell) for cell in row[1:3]] == pytest.approx(values, rel=1e-6)
+    assert (failed, bad) == (1, [str(gone), "", "", "the file is empty (0 bytes)"])
+    said = json.loads(printed(model, [path], Format.json)[1])
+    assert said == {"path": str(path), "prediction": {"a;b": values[0], "size": values[1]}}
+    line = printed(model, [path], Format.table)[1]
+    assert line == f"{path}  a;b {values[0]:.6g}, size {values[1]:.6g}\n"
+
+
+def test_csv_can_be_read_back_whatever_is_in_the_class_names(
+    model: Path, make_picture: Callable[..., Path]
+):
+    path = make_picture('a,\n"b".png')
+    expected = Predictor.load(model, device="cpu").predict(path)
+    _, text = printed(model, [path], Format.csv)
+    header, row = csv.reader(io.StringIO(text, newline=""))
+    assert header == [
+        *("path", "prediction", "probability"),
+        *(f"prob_{label}" for label in VOCAB),
+        "error",
+    ]
+    numbers = [expected.probability, *expected.probabilities.tolist()]
+    assert row == [str(path), expected.label, *(f"{number:.6f}" for number in numbers), ""]
+
+
+def test_json_has_the_numbers_in_full(model: Path, make_picture: Callable[..., Path]):
+    path = make_picture("a.png")
+    expected = Predictor.load(model, device="cpu").predict(path)
+    _, text = printed(model, [path], Format.json)
+    assert text.count("\n") == 1
+    said: dict[str, Any] = json.loads(text)
+    assert said == {
+        "path": str(path),
+        "prediction": expected.label,
+        "probability": expected.probability,
+        "top": [{"label": label, "probability": value} for label, value in expected.top],
+        "probabilities": dict(zip(VOCAB, expected.probabilities.tolist(), strict=True)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "äł\U0001f600"), ("ascii", r"\u00e4\u0142\ud83d\ude00")]
+)
+def test_json_is_readable_where_the_file_has_the_letters_and_valid_everywhere(
+    model: Path, make_picture: Callable[..., Path], encoding: str, shown: str
+):
+    path = make_picture("äł\U0001f600.png")
+    content = io.BytesIO()
+    file = io.TextIOWrapper(content, encoding)
+    print_predictions(model, PathSource(paths=[path]), form=Format.json, options=OPTIONS, file=file)
+    text = content.getvalue().decode(encoding)
+    assert shown in text
+    assert json.loads(text)["path"] == str(path)
+
+
+@pytest.mark.parametrize("form", [Format.table, Format.csv, Format.json])
+def test_unreadable_pictures_are_counted_and_keep_their_place(
+    model: Path, make_picture: Callable[..., Path], tmp_path: Path, form: Format
+):
+    good = make_picture("good.png")
+    empty, gone = tmp_path / "empty.png", tmp_path / "text\n.png"
+    empty.touch()
+    gone.write_text("Dear diary")
+    failed, text = printed(model, [empty, good, gone], form)
+    assert failed == 2
+    causes = (
+        "the file is empty (0 bytes)",
+        "it is no picture but text that begins with 'Dear diary'",
+    )
+    if form is Format.table:
+        lines = text.splitlines()
+        assert lines[0] == f"{empty}  cannot be read: {causes[0]}"
+        assert lines[1].startswith(f"{good}  ")
+        assert lines[2] == f"{tmp_path}/text\\n.png  cannot be read: {causes[1]}"
+    elif form is Format.csv:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        assert [row["path"] for row in rows] == [str(path) for path in (empty, good, gone)]
+        assert [row["error"] for row in rows] == [causes[0], "", causes[1]]
+        assert [row["probability"] == "" for row in rows] == [True, False, True]
+    else:
+        said = [json.loads(line) for line in text.rstrip("\n").split("\n")]
+        assert said[0] == {"path": str(empty), "error": causes[0]}
+        assert "error" not in said[1]
+        assert said[2] == {"path": str(gone), "error": causes[1]}
+
+
+def test_each_line_is_written_out_at_once(model: Path, make_picture: Callable[..., Path]):
+    class Raw(io.BytesIO):
+        writes = 0
+
+        def write(self, data: Any) -> int:
+            Raw.writes += 1
+            return super().write(data)
+
+    paths = [make_picture(f"{number}.png", number=number) for number in range(5)]
+    file = io.TextIOWrapper(io.BufferedWriter(Raw()), "utf-8")  # pyright: ignore[reportArgumentType] (a BytesIO is raw enough)
+    print_predictions(model, PathSource(paths=paths), options=OPTIONS, file=file)
+    assert Raw.writes == 5
+
+
+def test_a_missing_path_and_an_empty_folder_are_refused_before_the_first_line(
+    model: Path, make_picture: Callable[..., Path], tmp_path: Path
+):
+    good = make_picture("good.png")
+    (tmp_path / "empty").mkdir()
+    file = io.StringIO()
+    with pytest.raises(DataError, match=r"There is no such file or folder:\n  '.*none\.png'\n"):
+        print_predictions(model, PathSource(paths=[good, tmp_path / "none.png"]), file=file)
+    with pytest.raises(DataError, match=r"There are no pictures in '.*empty'"):
+        print_predictions(model, PathSource(paths=[good, tmp_path / "empty"]), file=file)
+    assert file.getvalue() == ""
+
+
+def test_a_file_that_is_no_model_is_refused(make_picture: Callable[..., Path]):
+    picture = make_picture("a.png")
+    with pytest.raises(ModelFileError, match="is not a model file"):
+        print_predictions(picture, PathSource(paths=[picture]), file=io.StringIO())
+
+
+OPTIONS_RESUMING = PredictOptions(device="cpu", num_workers=1, batch_size=4, coverage=0.9)
+FORMS = [Format.csv, Format.json, Format.parquet]
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a run."""
+
+
+def stop_after(number: int) -> Callable[[int], None]:
+    def move(done: int) -> None:
+        if done == number:
+            raise StoppedError
+
+    return move
+
+
+def written(
+    model: Path,
+    paths: list[Path],
+    file: Path,
+    form: Format,
+    *,
+    options: PredictOptions = OPTIONS_RESUMING,
+    resume: bool = False,
+    force: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Predicted | None:
+    if form is Format.parquet:
+        pytest.importorskip("pyarrow")
+    return write_predictions(
+        model,
+        PathSource(paths=paths),
+        file=file,
+        form=form,
+        options=options,
+        resume=resume,
+        force=force,
+        on_progress=on_progress,
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_has_a_row_for_each_picture_in_order_and_nothing_is_left_beside_it(
+    calibrated: Path, few_pictures: list[Path], tmp_path: Path, form: Format
+):
+    file = tmp_path / "out" / "predictions"
+    file.parent.mkdir()
+    done = written(calibrated, few_pictures, file, form)
+    assert done is not None
+    assert (done.num_images, done.num_failed, done.num_before) == (7, 1, 0)
+    assert [path.name for path in file.parent.iterdir()] == ["predictions"]
+    if form is Format.parquet:
+        import pyarrow.parquet as parquet
+
+        rows = parquet.read_table(file).to_pylist()
+        assert rows[3]["prediction"] is None
+        assert rows[3]["prob_a"] is None
+        assert 0 < rows[0]["prob_a"] < 1
+    elif form is Format.csv:
+        with file.open(newline="", encoding="utf-8") as opened:
+            rows = list(csv.DictReader(opened))
+        assert [row["prediction"] == "" for row in rows] == [number == 3 for number in range(7)]
+    else:
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert [row["path"] for row in rows] == [str(path) for path in few_pictures]
+    assert rows[3]["error"] == "it is no picture but text that begins with 'Dear diary'"
+    assert ("label_set" in rows[0], "familiarity" in rows[0]) == (True, True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("stop", [1, 4, 9, 13])
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    calibrated: Path, few_pictures: list[Path], tmp_path: Path, form: Format, stop: int
+):
+    whole, file, paths = tmp_path / "whole", tmp_path / "file", [*few_pictures, *few_pictures]
+    written(calibrated, paths, whole, form)
+    with pytest.raises(StoppedError):
+        written(calibrated, paths, file, form, on_progress=stop_after(stop))
+    assert not file.exists()
+    done = written(calibrated, paths, file, form, resume=True)
+    assert done is not None
+    assert done.num_before + done.num_images == 14
+    assert file.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(
+        [*(path.name for path in few_pictures), "file", "whole"]
+    )
+    assert written(calibrated, paths, file, form, resume=True) is None
+
+
+def test_a_part_that_was_cut_or_damaged_anywhere_goes_on_to_the_same_bytes(
+    calibrated: Path, few_pictures: list[Path], tmp_path: Path
+):
+    whole, file = tmp_path / "whole", tmp_path / "file"
+    written(calibrated, few_pictures, whole, Format.json)
+    with pytest.raises(StoppedError):
+        written(calibrated, few_pictures, file, Format.json, on_progress=stop_after(7))
+    content, settings = part_of(file).read_bytes(), settings_of(file).read_bytes()
+    assert content.count(b"\n") == 7
+    for place in {0, 1, 40, *range(100, len(content), len(content) // 10), len(content) - 1}:
+        damaged = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        for left in (content[:place], damaged):
+            part_of(file).write_bytes(left)
+            settings_of(file).write_bytes(settings)
+            done = written(calibrated, few_pictures, file, Format.json, resume=True)
+            assert done is not None
+            # Rows count in whole batches of four, up to the first one that is cut or damaged.
+            assert done.num_before == (4 if content[:place].count(b"\n") >= 4 else 0)
+            assert file.read_bytes() == whole.read_bytes()
+
+
+def test_parquet_rows_come_in_groups(
+    calibrated: Path, few_pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("vizsla.predict.formats.ROWS_OF_GROUP", 6)
+    file = tmp_path / "file"
+    written(calibrated, [*few_pictures, *few_pictures], file, Format.parquet)
+    metadata = parquet.ParquetFile(file).metadata
+    assert [metadata.row_group(group).num_rows for group in range(3)] == [6, 6, 2]
+
+
+def test_other_pictures_or_options_are_not_mixed_in(
+    calibrated: Path,
+    few_pictures: list[Path],
+    tmp_path: Path,
+):
+    file, form = tmp_path / "file", Format.csv
+    with pytest.raises(StoppedError):
+        written(calibrated, few_pictures, file, form, on_progress=stop_after(5))
+    with pytest.raises(ConfigError, match=r"--resume.*--force"):
+        written(calibrated, few_pictures, file, form)
+    with pytest.raises(ConfigError, match=r"--tta was 1 and is 2"):
+        written(
+            calibrated,
+            few_pictures,
+            file,
+            form,
+            options=replace(OPTIONS_RESUMING, views=2),
+            resume=True,
+        )
+    swapped = [few_pictures[1], few_pictures[0], *few_pictures[2:]]
+    with pytest.raises(ConfigError, match=r"Row 1 .* is about '.*a\.png', and now it is '.*comma"):
+        written(calibrated, swapped, file, form, resume=True)
+    with pytest.raises(ConfigError, match=r"Row 3 .* and now there is no such image"):
+        written(calibrated, few_pictures[:2], file, form, resume=True)
+    done = written(calibrated, swapped, file, form, force=True)
+    assert done is not None
+    assert (done.num_images, done.num_before) == (7, 0)
+
+
+def test_an_old_file_is_there_until_the_new_one_is_whole(
+    calibrated: Path, few_pictures: list[Path], tmp_path: Path
+):
+    file = tmp_path / "file.csv"
+    file.write_text("old")
+    with pytest.raises(StoppedError):
+        written(calibrated, few_pictures, file, Format.csv, on_progress=stop_after(5))
+    assert file.read_text() == "old"
+    written(calibrated, few_pictures, file, Format.csv, resume=True)
+    assert file.read_text("utf-8").startswith("path,")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_opened(tmp_path: Path):
+    none, source = tmp_path / "none.safetensors", PathSource(paths=[tmp_path])
+    for file in (tmp_path, tmp_path / "nowhere" / "file.csv"):
+        with pytest.raises(OutputError, match="Choose another file"):
+            write_predictions(none, source, file=file, form=Format.csv)
+
+
+KILLED_AGAIN_AND_AGAIN = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from vizsla.predict.predictor import Predictor
+from vizsla.predict.stream import PathSource
+from vizsla.predict.formats import Format, part_of, settings_of
+from vizsla.predict.stream import PredictOptions, write_predictions
+
+torch.set_num_threads(1)
+model, listing, folder = map(Path, sys.argv[1:4])
+form, chance = Format(sys.argv[4]), random.Random(int(sys.argv[5]))
+options = PredictOptions(device="cpu", num_workers=2, batch_size=8)
+Predictor.load(model, device="cpu")  # what that imports need not be imported by each child
+if form is Format.parquet:
+    import pyarrow.parquet
+    import vizsla.predict.formats
+    vizsla.predict.formats.ROWS_OF_GROUP = 16
+
+def start(file):
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        source = PathSource(lists=[listing])
+        write_predictions(model, source, file=file, form=form, options=options, resume=True)
+        code = 0
+    finally:
+        os._exit(code)
+
+started = time.perf_counter()
+assert os.waitpid(start(folder / "whole"), 0)[1] == 0
+seconds, kills = time.perf_counter() - started, 0
+while True:
+    child = start(folder / "killed")
+    time.sleep(chance.uniform(0.3, 0.8) * seconds)
+    if kills < 6:
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status), status
+    kills += 1
+print(kills)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks and kills processes")
+@pytest.mark.parametrize(
+    "form",
+    [
+        Format.csv,
+        pytest.param(Format.json, marks=pytest.mark.slow),
+        pytest.param(Format.parquet, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_killed_at_random_moments_loses_and_doubles_nothing(
+    calibrated: Path, few_pictures: list[Path], tmp_path: Path, form: Format
+):
+    if form is Format.parquet:
+        pytest.importorskip("pyarrow")
+    listing = tmp_path / "list"
+    listing.write_bytes(
+        b"".join(bytes(path) + b"\n" for path in few_pictures if "\n" not in str(path)) * 15
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            KILLED_AGAIN_AND_AGAIN,
+            calibrated,
+            listing,
+            tmp_path,
+            form,
+            "7",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) >= 2
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert not part_of(tmp_path / "killed").exists()
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_twenty_thousand_pictures(
+    calibrated: Path, few_pictures: list[Path], tmp_path: Path
+):
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    listing = tmp_path / "list"
+    one = b"".join(bytes(path) + b"\n" for path in few_pictures if "\n" not in str(path))
+    listing.write_bytes(one * (20_000 // 6 + 1))
+    seen: dict[int, int] = {}
+
+    def note(done: int) -> None:
+        if done % 4_000 == 0:
+            seen[done] = resident_bytes()
+
+    done = write_predictions(
+        calibrated,
+        PathSource(lists=[listing]),
+        file=tmp_path / "out.csv",
+        form=Format.csv,
+        options=PredictOptions(device="cpu", num_workers=2),
+        on_progress=note,
+    )
+    assert done is not None
+    assert done.num_images >= 20_000
+    assert seen[20_000] - seen[4_000] < 8_000_000
