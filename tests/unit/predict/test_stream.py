@@ -120,7 +120,7 @@ def test_paths_folders_standard_input_and_lists_come_in_the_order_given(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (PathSource(), "No pictures were given"),
+        (PathSource(), "No images were given"),
         (PathSource(paths=["-"], lists=["-"]), "given more than once"),
         (PathSource(lists=["none.txt"]), "There is no such file or folder:\n  'none.txt'"),
     ],
@@ -313,7 +313,7 @@ def test_a_missing_path_and_an_empty_folder_are_refused_before_the_first_line(
     file = io.StringIO()
     with pytest.raises(DataError, match=r"There is no such file or folder:\n  '.*none\.png'\n"):
         print_predictions(model, PathSource(paths=[good, tmp_path / "none.png"]), file=file)
-    with pytest.raises(DataError, match=r"There are no pictures in '.*empty'"):
+    with pytest.raises(DataError, match=r"There are no (?:pictures|images) in '.*empty'"):
         print_predictions(model, PathSource(paths=[good, tmp_path / "empty"]), file=file)
     assert file.getvalue() == ""
 
