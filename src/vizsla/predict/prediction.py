@@ -95,6 +95,17 @@ class Prediction:
             first = self.values[0] if len(self.values) == 1 else self.values
         return iter((first, self.index, self.probabilities))
 
+    def __repr__(self) -> str:
+        from vizsla.notebook.cards import prediction_card
+
+        return prediction_card(self).text()
+
+    def _repr_html_(self) -> str:
+        """Return the prediction as a card, for notebooks."""
+        from vizsla.notebook.cards import prediction_card
+
+        return prediction_card(self).html()
+
 
 def describe(
     logits: Tensor,

@@ -24,15 +24,16 @@ from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.decode import to_rgb
 from vizsla.data.images.reader import PictureReader
-from vizsla.data.loading.dataloaders import default_device
+from vizsla.data.loading.dataloaders import DataLoader, DataLoaders, default_device
 from vizsla.data.loading.loader import read_ahead
 from vizsla.data.table.sources import get_image_files
 from vizsla.errors import ConfigError, PictureError
 from vizsla.evaluate.conformal import check_coverage
-from vizsla.infer.run import compute_logits, evaluation_mode, usable_device
+from vizsla.infer.run import compute_logits, compute_outputs, evaluation_mode, usable_device
 from vizsla.machine import default_num_workers
 from vizsla.model_file.bundle import load_bundle
 from vizsla.predict.prediction import Prediction, describe
+from vizsla.types import DECISION_THRESHOLD, PictureTable, probabilities_of, unknown_targets
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -198,6 +199,83 @@ class Predictor:
             resize=bundle.manifest.resize,
             augmentation=bundle.manifest.final_resize.augmentation(),
             calibration=bundle.manifest.calibration,
+        )
+
+    def __repr__(self) -> str:
+        from vizsla.notebook.cards import predictor_card
+
+        return predictor_card(self).text()
+
+    def _repr_html_(self) -> str:
+        """Return the predictor as a card, for notebooks."""
+        from vizsla.notebook.cards import predictor_card
+
+        return predictor_card(self).html()
+
+    @property
+    def dls(self) -> DataLoaders:
+        """Loaders without images that prepare others as this model needs them: ``dls.test_dl(files)``, ``dls.vocab``."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        table = PictureTable(
+            root=Path(),
+            paths=(),
+            targets=unknown_targets(0, task=self.task, num_outputs=len(self.vocab)),
+            vocab=self.vocab,
+            train_rows=nothing,
+            valid_rows=nothing,
+            task=self.task,
+        )
+        loaders = DataLoaders(
+            table,
+            resize=self._reader.items,
+            device=self.device,
+            cache=PictureCache(mode="off"),
+        )
+        loaders.augmentation = self._augmentation
+        return loaders
+
+    def get_preds(
+        self, dl: DataLoader | None = None, with_decoded: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """Return what the model says of the images of a loader, in its order.
+
+        Args:
+            dl: As ``dls.test_dl(files)`` gives it.
+            with_decoded: Add the predicted classes (or labels, or numbers).
+
+        Returns:
+            Probabilities as of ``predict``, float32 ``(N, C)`` on the CPU; the targets, None where no label is known; then
+            the decoded predictions, if asked for.
+
+        Raises:
+            ConfigError: There is no ``dl``.
+        """
+        if dl is None:
+            raise ConfigError(
+                "A model file holds no images, so get_preds() has nothing to predict. "
+                "Give it some: get_preds(dl=learn.dls.test_dl(files))."
+            )
+        outputs = compute_outputs(self.classifier, dl)
+        temperature = 1.0 if self.calibration is None else self.calibration.temperature
+        # A calibration of numbers has the temperature 1.
+        probabilities = probabilities_of(outputs.logits / temperature, task=self.task)
+        if not with_decoded:
+            return probabilities, outputs.targets
+        decoded = probabilities
+        if self.task != "regression":
+            several = self.task == "multi_category"
+            decoded = probabilities > DECISION_THRESHOLD if several else outputs.logits.argmax(1)
+        return probabilities, outputs.targets, decoded
+
+    def validate(self) -> list[float]:
+        """Refuse: a model file has no images to validate on.
+
+        Raises:
+            ConfigError: Always; the message says what to do.
+        """
+        raise ConfigError(
+            "A model file holds no images, so there is nothing to validate on. "
+            "Measure it on labelled images with: vizsla evaluate MODEL DATA"
         )
 
     @property

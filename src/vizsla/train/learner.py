@@ -283,3 +283,14 @@ class Learner(Fits):
         name = Path(file)
         name = name if name.suffix == ".safetensors" else name.with_name(f"{name.name}.safetensors")
         return self.path / self.model_dir / name
+
+    def __repr__(self) -> str:
+        from vizsla.notebook.cards import learner_card
+
+        return learner_card(self).text()
+
+    def _repr_html_(self) -> str:
+        """Return the learner as a card, for notebooks."""
+        from vizsla.notebook.cards import learner_card
+
+        return learner_card(self).html()

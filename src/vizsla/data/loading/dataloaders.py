@@ -287,6 +287,17 @@ class DataLoader:
             show=show,
         )
 
+    def __repr__(self) -> str:
+        from vizsla.notebook.cards import loader_card
+
+        return loader_card(self).text()
+
+    def _repr_html_(self) -> str:
+        """Return the loader as a card, for notebooks."""
+        from vizsla.notebook.cards import loader_card
+
+        return loader_card(self).html()
+
 
 class DataLoaders:
     """The training and the validation loader of a table, with one way of preparing pictures between them.
@@ -607,3 +618,14 @@ class DataLoaders:
 
         add_transforms(self, tfms, event, loaders=loaders)
         return self
+
+    def __repr__(self) -> str:
+        from vizsla.notebook.cards import loaders_card
+
+        return loaders_card(self).text()
+
+    def _repr_html_(self) -> str:
+        """Return the loaders as a card, for notebooks."""
+        from vizsla.notebook.cards import loaders_card
+
+        return loaders_card(self).html()

@@ -1,0 +1,146 @@
+"""One line of text, or a small HTML card in a notebook, for what a cell ends with: loaders, a learner, a predictor, a prediction."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from vizsla.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
+    from vizsla.predict.prediction import Prediction
+    from vizsla.predict.predictor import Predictor
+    from vizsla.train.learner import Learner
+
+_MOST_CLASSES = 5
+"""Of more classes the first are named."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What is said about an object.
+
+    Attributes:
+        title: Its class, or its one most important fact.
+        facts: (name, value), most important first.
+        bars: (name, share 0-1) drawn as bars.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...] = ()
+    bars: tuple[tuple[str, float], ...] = ()
+
+    def text(self) -> str:
+        """Return it in one line."""
+        facts = [f"{name}={value}" for name, value in self.facts]
+        bars = [f"{name}={share:.2f}" for name, share in self.bars]
+        return f"{self.title}({', '.join([*facts, *bars])})"
+
+    def html(self) -> str:
+        """Return it as a table; every text is escaped, no style leaks out."""
+        rows = [
+            f'<tr><th style="text-align:left">{escape(name)}</th>'
+            f'<td style="text-align:left">{escape(value)}</td></tr>'
+            for name, value in self.facts
+        ]
+        rows += [
+            f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">'
+            f'<meter min="0" max="1" value="{share:.4f}" style="width:8em"></meter> {share:.1%}</td></tr>'
+            for name, share in self.bars
+        ]
+        return f"<table><caption><b>{escape(self.title)}</b></caption>{''.join(rows)}</table>"
+
+
+def loader_card(loader: DataLoader) -> Card:
+    """Return the card of one loader."""
+    training = loader.loader.training
+    return Card(
+        title="DataLoader",
+        facts=(
+            ("images", f"{loader.n:,}"),
+            ("batches", f"{len(loader):,} of {loader.bs}"),
+            ("prepared", "shuffled and augmented" if training else "in order, only resized"),
+            ("device", str(loader.device)),
+        ),
+    )
+
+
+def loaders_card(dls: DataLoaders) -> Card:
+    """Return the card of training and validation loaders."""
+    size = dls.final_size
+    return Card(
+        title="DataLoaders",
+        facts=(
+            ("training", counted(dls.train.n, "image")),
+            ("validation", counted(dls.valid.n, "image")),
+            _vocab_fact(dls.table.vocab, task=dls.table.task),
+            ("size", "as they are" if size is None else f"{size[0]}x{size[1]}"),
+            ("batch", str(dls.bs)),
+            ("device", str(dls.device)),
+        ),
+    )
+
+
+def learner_card(learn: Learner) -> Card:
+    """Return the card of a learner: its network, what trains, and the last epoch."""
+    trains = sum(each.numel() for each in learn.model.parameters() if each.requires_grad)
+    whole = sum(each.numel() for each in learn.model.parameters())
+    last: tuple[tuple[str, str], ...] = ()
+    if learn.recorder.history:
+        names = ("train_loss", "valid_loss", *learn.recorder.metric_names)
+        values = learn.recorder.values[-1]
+        last = tuple((name, f"{value:.4f}") for name, value in zip(names, values, strict=False))
+    return Card(
+        title="Learner",
+        facts=(
+            ("network", _network_name(learn.model)),
+            _vocab_fact(learn.dls.table.vocab, task=learn.dls.table.task),
+            ("parameters", f"{whole:,}"),
+            ("training", "all of them" if trains == whole else f"{trains:,} of them"),
+            ("epochs", str(len(learn.recorder.history))),
+            *last,
+            ("device", str(learn.dls.device)),
+        ),
+    )
+
+
+def predictor_card(predictor: Predictor) -> Card:
+    """Return the card of a predictor."""
+    file = () if predictor.path is None else (("file", predictor.path.name),)
+    return Card(
+        title="Predictor",
+        facts=(
+            *file,
+            ("network", _network_name(predictor.classifier)),
+            _vocab_fact(predictor.vocab, task=predictor.task),
+            ("probabilities", "as they are" if predictor.calibration is None else "calibrated"),
+            ("device", str(predictor.device)),
+        ),
+    )
+
+
+def prediction_card(prediction: Prediction) -> Card:
+    """Return the card of a prediction: its label and the most probable classes."""
+    facts = [("label", prediction.label or "none")]
+    if not math.isnan(prediction.probability):
+        facts.append(("probability", f"{prediction.probability:.4f}"))
+    if prediction.label_set is not None:
+        facts.append(("one of", " or ".join(prediction.label_set)))
+    if prediction.none_of_these:
+        facts.append(("none of these", "probably"))
+    return Card(title="Prediction", facts=tuple(facts), bars=prediction.top)
+
+
+def _vocab_fact(vocab: Sequence[str], *, task: str) -> tuple[str, str]:
+    shown = ", ".join(vocab[:_MOST_CLASSES]) + (" ..." if len(vocab) > _MOST_CLASSES else "")
+    return ("numbers" if task == "regression" else "classes", f"{len(vocab)} ({shown})")
+
+
+def _network_name(model: object) -> str:
+    spec = getattr(getattr(model, "backbone", None), "spec", None)
+    return type(model).__name__ if spec is None else str(spec.name)
