@@ -17,13 +17,12 @@ from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.models.groups import norm_parameters
 from vizsla.recipe.features_first import show_point
 from vizsla.train.callbacks.base import Callback, Fit, as_callbacks
+from vizsla.train.checkpoint import BestWeights
 from vizsla.train.schedules import one_cycle
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import torch
 
     from vizsla.evaluate.predictions import Predictions
     from vizsla.infer.run import Precision
@@ -53,27 +52,27 @@ class BestState:
         self.classifier = classifier
         self.predictions = predictions
         self.name = name
-        self._weights = _copied(classifier)
+        self._best = BestWeights()
+        self._best.keep(classifier)
 
     def offer(self, predictions: Predictions, *, name: str) -> None:
         """Take the present weights if their validation loss is lower."""
         if predictions.losses.mean() < self.predictions.losses.mean():
             self.predictions = predictions
             self.name = name
-            self._weights = _copied(self.classifier)
+            self._best.keep(self.classifier)
 
     def restore(self) -> None:
         """Put the best weights back into the classifier."""
-        self.classifier.load_state_dict(self._weights)
+        self._best.put_back(self.classifier)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint has to keep."""
-        weights = {f"best/{name}": value for name, value in self._weights.items()}
         return {
             "name": self.name,
             "pictures": self._pictures(),
             "logits": self.predictions.logits,
-            **weights,
+            **self._best.state(),
         }
 
     def load_state(self, state: dict[str, Any], *, predict: Callable[[], Predictions]) -> None:
@@ -84,18 +83,15 @@ class BestState:
             predict: Does so with the classifier as it is.
         """
         self.name = state["name"]
-        self._weights = {
-            name.removeprefix("best/"): value
-            for name, value in state.items()
-            if name.startswith("best/")
-        }
+        self._best.load_state(state)
         if state["pictures"] == self._pictures():
             self.predictions = replace(self.predictions, logits=state["logits"])
             return
-        present = _copied(self.classifier)
+        present = BestWeights()
+        present.keep(self.classifier)
         self.restore()
         self.predictions = predict()
-        self.classifier.load_state_dict(present)
+        present.put_back(self.classifier)
 
     def _pictures(self) -> str:
         """Return a digest of which pictures were predicted."""
@@ -235,7 +231,3 @@ def _training_loaders(loaders: DataLoaders, *, presize: int) -> DataLoaders:
     )
     training.valid = loaders.valid
     return training
-
-
-def _copied(classifier: Classifier) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in classifier.state_dict().items()}

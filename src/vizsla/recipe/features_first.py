@@ -29,7 +29,7 @@ from vizsla.recipe.head_fit import (
 )
 from vizsla.seeding import derive_seed, generator
 from vizsla.train.display import Display, format_seconds
-from vizsla.train.distributed import all_of, own_part, positions_of, share
+from vizsla.train.distributed import all_of, positions_of, share
 from vizsla.train.profile import (
     AUGMENTATION,
     COPY,
@@ -187,7 +187,7 @@ def _extract(
     with display.bar(label, total=loader.n) as move:
         part = extract_features(
             classifier,
-            watched_batches(loader, own_part(loader), clock=clock),
+            watched_batches(loader, clock=clock),
             head=head,
             views=views,
             precision=precision,

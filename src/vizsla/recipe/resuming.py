@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vizsla.errors import ConfigError
 from vizsla.recipe.end_to_end import OfferEpochs
-from vizsla.train.checkpoint import differences, load_state
+from vizsla.train.checkpoint import differences
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,14 +43,12 @@ def read_cut_off(checkpoint: Checkpoint | None, *, settings: Mapping[str, Any]) 
         ModelFileError: The file is damaged.
         ConfigError: It is of a run with other data or choices, and ``checkpoint.force`` is off or cannot help.
     """
-    if checkpoint is None or not checkpoint.resume or not checkpoint.path.is_file():
+    kept = None if checkpoint is None else checkpoint.kept_by(OfferEpochs)
+    if checkpoint is None or kept is None:
         return None
-    for kept in load_state(checkpoint.path)[1]["callbacks"]:
-        if kept["class"] == OfferEpochs.__name__:
-            found = CutOffRun(head=kept["values"]["head"], **kept["values"]["notes"])
-            _check(found, settings=settings, checkpoint=checkpoint)
-            return found
-    return None
+    found = CutOffRun(head=kept["head"], **kept["notes"])
+    _check(found, settings=settings, checkpoint=checkpoint)
+    return found
 
 
 def _check(cut_off: CutOffRun, *, settings: Mapping[str, Any], checkpoint: Checkpoint) -> None:

@@ -1,14 +1,9 @@
-"""A running fit in, a file from which a new process goes on as if nothing had happened out.
+"""Keep the state of training: in memory, as saved weights, and as a checkpoint from which a new process goes on.
 
 A step depends on the weights, the optimiser, the rates of its position, its batch and its random numbers. The last three follow
 from (seed, epoch, step); the first two, the record so far and the state of callbacks are what a checkpoint holds. So a run that
-was killed and resumed ends with the same weights as one that was not, bit for bit on a CPU.
-
-A model and its optimiser in, a copy of all that training changes out, and back again, bit for bit.
-
-Weights, the state of an optimiser and plain values in, one safetensors file out, and back; nothing in it can run code.
-
-A trainer and a path in; its weights and the state of its optimiser in a file out, and back.
+was killed and resumed ends with the same weights as one that was not, bit for bit on a CPU. Files are safetensors; nothing in
+them can run code.
 """
 
 from __future__ import annotations
@@ -35,8 +30,7 @@ from vizsla.errors import ConfigError, ModelFileError, OutputError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.files import atomic_write
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.distributed import any_of, is_main, share, wait_for_all
-from vizsla.train.loop import STEPS_BETWEEN_READS
+from vizsla.train.distributed import STEPS_BETWEEN_READS, any_of, is_main, share, wait_for_all
 from vizsla.train.recorder import FitRecord
 
 if TYPE_CHECKING:
@@ -51,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """The state of a model and of its optimiser, in memory.
+    """The state of a model and of its optimiser, in memory; it can be put back bit for bit.
 
     Attributes:
         weights: Parameters and buffers, by name.
@@ -69,10 +63,7 @@ class Snapshot:
     def of(cls, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> Snapshot:
         """Take a snapshot."""
         return cls(
-            weights={
-                name: value.detach().clone()
-                for name, value in model.state_dict(keep_vars=True).items()
-            },
+            weights=_copy_of(model),
             trainable={name: weight.requires_grad for name, weight in model.named_parameters()},
             training={name: part.training for name, part in model.named_modules()},
             optimiser=None if optimiser is None else copy.deepcopy(optimiser.state_dict()),
@@ -95,6 +86,41 @@ class Snapshot:
             optimiser.load_state_dict(copy.deepcopy(self.optimiser))
 
 
+class BestWeights:
+    """The best weights of a model so far: kept in memory, and by a checkpoint."""
+
+    _PREFIX = "best/"
+
+    def __init__(self) -> None:
+        self._weights: dict[str, Tensor] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._weights)
+
+    def keep(self, model: nn.Module) -> None:
+        """Copy the present weights; they are the best so far."""
+        self._weights = _copy_of(model)
+
+    def put_back(self, model: nn.Module) -> None:
+        """Give them to the model."""
+        model.load_state_dict(self._weights)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint has to keep."""
+        return {f"{self._PREFIX}{name}": value for name, value in self._weights.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` returned; there may be other things beside it."""
+        self._weights = _below(self._PREFIX, state)
+
+
+def _copy_of(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: value.detach().clone() for name, value in model.state_dict(keep_vars=True).items()
+    }
+
+
 VALUES_KEY = "vizsla.state"
 _OPTIMISER = "optimiser/"
 
@@ -103,7 +129,7 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], *, values: Mapping[str
     """Write tensors and values to one file, whole or not at all.
 
     Args:
-        path: File to write; its folder must exist.
+        path: File to write; its folder is made.
         tensors: On any device; a tensor that is there under several names is written for each.
         values: Anything that JSON can hold.
 
@@ -117,6 +143,12 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], *, values: Mapping[str
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot make the folder {path.parent}: {error.strerror}. Choose another folder."
+        ) from error
     with atomic_write(path) as temporary:
         save_file(plain, temporary, metadata={VALUES_KEY: json.dumps(values)})
     return path
@@ -221,12 +253,6 @@ def save_weights(trainer: Trainer, path: Path, *, with_opt: bool = True) -> Path
     if not is_main():
         wait_for_all()
         return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot make the folder {path.parent}: {error.strerror}. Give the learner another path."
-        ) from error
     tensors = {f"{_MODEL}{name}": value for name, value in trainer.model.state_dict().items()}
     values: dict[str, Any] = describe_model(trainer)
     if with_opt and trainer.opt is not None:
@@ -247,12 +273,7 @@ def load_weights(
     """
     tensors, values = load_state(path)
     check_same_model(trainer, values, path=path)
-    weights = {
-        name.removeprefix(_MODEL): value
-        for name, value in tensors.items()
-        if name.startswith(_MODEL)
-    }
-    _load(trainer, weights, path=path, strict=strict)
+    _load(trainer, _below(_MODEL, tensors), path=path, strict=strict)
     if not with_opt:
         return
     if "optimiser" not in values:
@@ -319,8 +340,9 @@ FILE_NAME = "checkpoint.safetensors"
 
 _CANNOT_DIFFER = ("model", "callbacks", "trained parameters")
 _IN_WORDS = {
-    "data": "data: other pictures or labels than then",
-    "split": "split: other pictures to learn from or to validate on than then",
+    "data": "data: other images or labels than then",
+    "split": "split: other images to learn from or to validate on than then",
+    "schedule": "schedule: other rates or momenta in the course of the fit than then",
 }
 _MAKES_THE_STEPS = ("stage", "epochs", "steps of an epoch")
 
@@ -348,7 +370,7 @@ class Checkpoint(Callback):
         ModelFileError: At the start of a fit: the file is damaged.
         OutputError: The file cannot be written.
 
-    Example:
+    Examples:
         >>> learn.fine_tune(5, cbs=Checkpoint("run", every_seconds=60, resume=True))
     """
 
@@ -392,7 +414,7 @@ class Checkpoint(Callback):
     def after_step(self, fit: Fit) -> None:
         """Write if it is time."""
         in_epoch = fit.step % fit.num_batches
-        if not in_epoch or in_epoch % fit.trainer.accumulate:
+        if not in_epoch or in_epoch % fit.settings.accumulate:
             return  # The epoch is about to be validated and then written; gathered gradients are not in the file.
         due = self.every_steps is not None and in_epoch % self.every_steps == 0
         ends = False
@@ -427,7 +449,7 @@ class Checkpoint(Callback):
         if not is_main():
             return
         trainer = fit.trainer
-        tensors = {f"model/{name}": value for name, value in trainer.model.state_dict().items()}
+        tensors = {f"{_MODEL}{name}": value for name, value in trainer.model.state_dict().items()}
         optimiser: dict[str, Any] = {}
         if trainer.opt is not None:
             state, optimiser = pack_optimiser(trainer.opt)
@@ -444,22 +466,26 @@ class Checkpoint(Callback):
         values = {
             "identity": self._identity,
             "fit": {"number": fit.number, "step": fit.step, "position": fit.position},
-            "factors": list(fit.schedule.factors),
             "smoothed": fit.smoothed.state(),
-            "scaler": fit.scaler_state(),
+            "scaler": fit.scaler.state_dict(),
             "epochs_done": trainer.epochs_done,
             "fits": [asdict(record) for record in trainer.recorder.fits],
             "history": [asdict(point) for point in trainer.recorder.history],
             "optimiser": optimiser,
             "callbacks": kept,
         }
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"Cannot make the folder {self.path.parent}: {error.strerror}. Choose another folder."
-            ) from error
         save_state(self.path, tensors, values=values)
+
+    def kept_by(self, callback: type[Callback]) -> dict[str, Any] | None:
+        """Return the plain values that a callback of a class kept in the file; None if there is nothing to go on from.
+
+        Raises:
+            ModelFileError: The file is damaged.
+        """
+        if not self.resume or not self.path.is_file():
+            return None
+        kept = load_state(self.path)[1]["callbacks"]
+        return next((each["values"] for each in kept if each["class"] == callback.__name__), None)
 
     def _go_on(self, fit: Fit) -> None:
         """Put everything back to where the file was written, if that was in this fit or a later one."""
@@ -472,19 +498,20 @@ class Checkpoint(Callback):
             return
         differing = self._check_identity(fit, values["identity"])
         trainer = fit.trainer
-        trainer.model.load_state_dict(_below("model/", tensors))
+        trainer.model.load_state_dict(_below(_MODEL, tensors))
         if trainer.opt is not None:
             unpack_optimiser(trainer.opt, tensors, values["optimiser"])
         trainer.recorder.fits[:] = [FitRecord(**record) for record in values["fits"]]
+        fit.record = trainer.recorder.last
         trainer.recorder.history[:] = [HistoryPoint(**point) for point in values["history"]]
         trainer.epochs_done = values["epochs_done"]
         fit.first_step, fit.position = saved["step"], saved["position"]
-        factors = values["factors"]
         if differing.intersection(_MAKES_THE_STEPS):
             done = saved["step"] // values["identity"]["steps of an epoch"]
             fit.first_step = min(done, fit.n_epoch) * fit.num_batches
-            factors = fit.schedule.factors
-        fit.restore(smoothed=values["smoothed"], scaler=values["scaler"], factors=factors)
+        fit.smoothed.load_state(values["smoothed"])
+        if values["scaler"]:
+            fit.scaler.load_state_dict(values["scaler"])
         for place, (callback, kept) in enumerate(
             zip(fit.callbacks, values["callbacks"], strict=True)
         ):
@@ -501,7 +528,7 @@ class Checkpoint(Callback):
         what = "; ".join(differing.values())
         if not self.force or differing.keys() & set(_CANNOT_DIFFER):
             raise ConfigError(
-                f"{self.path} was written by another run. What differs: {what}. Give what was given then, begin anew without "
+                f"{self.path} was written by another run. What differs: {what}. Give what was given then, start again without "
                 "resume, or go on all the same with force=True (--force), which cannot bridge another network or other callbacks."
             )
         fit.trainer.display.line(f"Going on although something differs: {what}.")
@@ -529,13 +556,12 @@ def differences(saved: dict[str, Any], present: dict[str, Any]) -> dict[str, str
 
 
 def data_identity(table: PictureTable) -> dict[str, str]:
-    """Return digests of the pictures with their labels, and of who is in which split."""
+    """Return digests of the images with their labels, and of who is in which split."""
     splits = [
         sorted(table.shown_path(row) for row in rows.tolist())
         for rows in (table.train_rows, table.valid_rows)
     ]
-    split = hashlib.sha256(json.dumps(splits).encode()).hexdigest()
-    return {"data": fingerprint(table), "split": split}
+    return {"data": fingerprint(table), "split": _digest(splits)}
 
 
 def identity_of(fit: Fit) -> dict[str, Any]:
@@ -552,12 +578,17 @@ def identity_of(fit: Fit) -> dict[str, Any]:
         "epochs": fit.n_epoch,
         "steps of an epoch": fit.num_batches,
         "learning rates": list(fit.schedule.rates),
+        "schedule": _digest([fit.schedule.factors, fit.schedule.momenta]),
         "trained parameters": len(trains),
-        "batches of a step": trainer.accumulate,
+        "batches of a step": fit.settings.accumulate,
         "precision": trainer.precision,
         "vizsla": _version("vizsla"),
         "torch": torch.__version__,
     }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _version(package: str) -> str:
@@ -567,7 +598,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _below(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what has a name with this beginning, by the rest of the name."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()

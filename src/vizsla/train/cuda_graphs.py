@@ -1,19 +1,13 @@
-"""A classifier and batches in; on CUDA their logits from one recorded graph out, and what every recording has to ask.
+"""Record the work of CUDA as graphs, and replay them: predictions, training steps, and a rehearsal of the first step.
 
 A graph (``torch.cuda.CUDAGraph``) records the kernels that a piece of work launches and repeats them in one call, on the memory that
-they were recorded with. At 64 pictures a processor needs longer to launch the kernels of a network than the device to run them.
-Nothing of Python runs in a repetition, so only work whose Python is known to do nothing else is recorded.
-
-A computation of loss and gradients and the batches of a fit in; on CUDA the same work from one recorded graph out.
-
-resnet34 at 64 pictures of 224 pixels on an H100 with a slow core: 26 ms a step when each of its kernels is launched by itself, 8 ms
-from a graph. What a graph is stands in ``infer/captured.py``. The optimiser's few kernels stay outside, where schedules,
-clipping and callbacks can reach them.
-
-A trainer on CUDA in; the kernels of its first step loaded by a thread while the first pictures are decoded.
+they were recorded with. At 64 images a processor needs longer to launch the kernels of a network than the device to run them:
+resnet34 at 224 pixels on an H100 with a slow core takes 26 ms a step when each of its kernels is launched by itself, 8 ms from a
+graph. Nothing of Python runs in a repetition, so only work whose Python is known to do nothing else is recorded. The optimiser's
+few kernels stay outside, where schedules, clipping and callbacks can reach them.
 
 CUDA loads a kernel when it is first launched. For a step of resnet34 that takes a second, in which the device has nothing to do;
-so does the decoding of the first pictures. Both at once take hardly longer than one of them.
+so does the decoding of the first images. The rehearsal does both at once, which takes hardly longer than one of them.
 """
 
 from __future__ import annotations
@@ -119,7 +113,7 @@ class _Recorded(NamedTuple):
 def recording(graph: torch.cuda.CUDAGraph) -> Generator[None]:
     """Record what is launched inside, which is not run.
 
-    Other threads, which decode and copy pictures meanwhile, may do what a recording forbids to its own.
+    Other threads, which decode and copy images meanwhile, may do what a recording forbids to its own.
 
     Args:
         graph: Gets it.
@@ -240,7 +234,7 @@ class CapturedGradients:
         The parameters must have no gradients.
 
         Args:
-            batch: Float pictures on the device.
+            batch: Float images on the device.
 
         Returns:
             The loss, as ``compute`` returns it; None where nothing was done, and ``compute`` is to be called.
@@ -341,13 +335,13 @@ def _copy_of(batch: Batch) -> Batch:
     )
 
 
-_ROOM_rehearsal = 0.5
+_REHEARSAL_ROOM = 0.5
 """Share of the device's memory that has to be free: a rehearsal takes as much as a step."""
 
 
 @contextmanager
 def rehearsal(trainer: Trainer) -> Generator[threading.Thread | None]:
-    """Go forward and backward through a copy of the network, on pictures of noise, in a thread.
+    """Go forward and backward through a copy of the network, on images of noise, in a thread.
 
     Nothing of the trainer changes, nor any random number: the copy has its dropout switched off.
 
@@ -359,7 +353,7 @@ def rehearsal(trainer: Trainer) -> Generator[threading.Thread | None]:
     """
     size: Size | None = getattr(trainer.dls, "final_size", None)  # Cached features have none.
     is_known = trainer.uses_graphs() and not has_hooks(trainer.model)
-    if size is None or not is_known or not _has_room():
+    if size is None or not is_known or not _has_room_to_rehearse():
         yield None
         return
     model = copy.deepcopy(trainer.model).eval()
@@ -393,6 +387,6 @@ def _rehearse(trainer: Trainer, model: nn.Module, shape: tuple[int, ...], target
         return  # The first step will tell.
 
 
-def _has_room() -> bool:
+def _has_room_to_rehearse() -> bool:
     free, total = torch.cuda.mem_get_info()
-    return free > _ROOM_rehearsal * total
+    return free > _REHEARSAL_ROOM * total

@@ -1,7 +1,4 @@
-"""What training has to say in, a terminal with bars or plain lines out; the one place that writes to the screen.
-
-What training has to say in, HTML in a notebook out: one table for each fit, filled row by row, a bar below it while it runs.
-"""
+"""Show progress: bars and tables in a terminal, HTML in a notebook, plain lines elsewhere; nothing else prints."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ class Display:
         self.line("  ".join(padded).rstrip())
 
     @contextmanager
-    def bar(self, label: str, *, total: int, unit: str = "pictures") -> Generator[MoveBar]:
+    def bar(self, label: str, *, total: int, unit: str = "images") -> Generator[MoveBar]:
         """Show a bar with rate and time left while the block runs; give a function to move it.
 
         Outside of a terminal nothing is shown. Whatever ends the block, the terminal is left as it was.
@@ -157,7 +154,7 @@ class NotebookDisplay(Display):
         self._show()
 
     @contextmanager
-    def bar(self, label: str, *, total: int, unit: str = "pictures") -> Generator[MoveBar]:
+    def bar(self, label: str, *, total: int, unit: str = "images") -> Generator[MoveBar]:
         """Show a bar with time left while the block runs; give a function to move it.
 
         It stands below the table that was begun last, and is gone afterwards, whatever ends the block.

@@ -1,8 +1,8 @@
-"""Several processes in, each with a part of every batch; one training, as if a single process had done it all, out.
+"""Train in several processes as if one did it all: each has a part of every batch.
 
 ``torchrun --nproc-per-node N -m vizsla train ...`` starts the processes and tells them of one another by environment variables.
 Gradients are averaged by torch's DistributedDataParallel. A batch stays the batch that was asked for: each process has a part of
-it, and every picture of it counts the same, so rates, losses and results are those of one process. Without ``start``, everything
+it, and every image of it counts the same, so rates, losses and results are those of one process. Without ``start``, everything
 here is about one process.
 """
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.types import Batch
+
+STEPS_BETWEEN_READS = 20
+"""Several processes look at losses and clocks at the same steps: each would otherwise wait for others that do not."""
 
 
 @contextmanager
@@ -71,7 +74,7 @@ def is_main() -> bool:
 
 
 def as_one(model: nn.Module) -> nn.Module:
-    """Return what training pictures go through: the model itself, or the model in step with those of the other processes.
+    """Return what training images go through: the model itself, or the model in step with those of the other processes.
 
     Batch norms that train see each process's own part of a batch; their running statistics are those of the main process.
     """
@@ -105,14 +108,28 @@ def any_of(flag: bool) -> bool:
     return bool(found.item())
 
 
+def any_on_device(flag: Tensor) -> Tensor:
+    """Return the same for a flag on a device, a bool, which is not waited for; every process has to ask."""
+    if share()[1] == 1:
+        return flag
+    found = flag.float()
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    return found > 0
+
+
 def wait_for_all() -> None:
     """Go on when every process is here: a file that the main one wrote is there then."""
     any_of(flag=False)
 
 
-def own_part(loader: DataLoader) -> Generator[Batch]:
-    """Yield this process's part of the batches of a loader; where it has no pictures of a batch, nothing."""
-    with closing(loader.batches(share=share())) as batches:
+def own_part(loader: DataLoader, **options: Any) -> Generator[Batch]:
+    """Yield this process's part of the batches of a loader; where it has no images of a batch, nothing.
+
+    Args:
+        loader: All its images, once.
+        options: Further arguments of ``DataLoader.batches``.
+    """
+    with closing(loader.batches(share=share(), **options)) as batches:
         for batch in batches:
             if len(batch.rows):
                 yield batch
@@ -158,14 +175,14 @@ def positions_of(wanted: Tensor, rows: Tensor) -> Tensor:
 
 
 def check_parts(batch_sizes: Sequence[int]) -> None:
-    """Raise an error if a process would get no pictures of a training batch.
+    """Raise an error if a process would get no images of a training batch.
 
     Raises:
-        ConfigError: A batch has fewer pictures than there are processes.
+        ConfigError: A batch has fewer images than there are processes.
     """
     _, world = share()
     if min(batch_sizes, default=world) < world:
         raise ConfigError(
-            f"Batches of {min(batch_sizes)} pictures cannot be shared by {world} processes. Take a larger batch or fewer "
+            f"Batches of {min(batch_sizes)} images cannot be shared by {world} processes. Take a larger batch or fewer "
             "processes."
         )

@@ -1,4 +1,4 @@
-"""Loaders and a network in, a trained classifier out: the learner of the notebooks, over ``Trainer`` and its fits."""
+"""The learner of the notebooks: a trainer that also validates, predicts, shows results, and saves and exports its network."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from vizsla.train.checkpoint import load_weights, save_weights
 from vizsla.train.losses import activation_of, per_picture
 from vizsla.train.step import resolve_precision
 from vizsla.train.summary import Table, summarise_model
-from vizsla.train.trainer import Fits
+from vizsla.train.trainer import Trainer
 from vizsla.types import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from vizsla.data.loading.dataloaders import DataLoader
+    from vizsla.infer.run import Precision
 
 
-class Learner(Fits):
+class Learner(Trainer):
     """Trains a network, predicts with it, saves it; the arguments are those of ``Trainer``."""
 
     def validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> list[float]:
         """Return the loss and the metrics on a split.
 
         Args:
-            ds_idx: 0 for training, 1 for validation pictures; both prepared as in validation.
+            ds_idx: 0 for training, 1 for validation images; both prepared as in validation.
             dl: Another loader with labels.
         """
         if dl is None:
@@ -44,7 +45,7 @@ class Learner(Fits):
         outputs = compute_outputs(self.model, dl, precision=self.precision)
         if outputs.targets is None:
             raise ConfigError(
-                "These pictures have no labels, so there is nothing to compare with. Make the loader with with_labels=True."
+                "These images have no labels, so there is nothing to compare with. Make the loader with with_labels=True."
             )
         return self.measure_outputs(outputs.logits, outputs.targets)
 
@@ -57,15 +58,15 @@ class Learner(Fits):
         with_loss: bool = False,
         act: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """Return what the model says of pictures, all on the CPU and in order.
+        """Return what the model says of images, all on the CPU and in order.
 
         Args:
-            ds_idx: 0 for training, 1 for validation pictures; both prepared as in validation.
-            dl: Other pictures instead: a loader (``dls.test_dl``), or anything with a length that gives batches, such as
+            ds_idx: 0 for training, 1 for validation images; both prepared as in validation.
+            dl: Other images instead: a loader (``dls.test_dl``), or anything with a length that gives batches, such as
                 ``[(images, targets)]``.
             with_input: Put the images first.
             with_decoded: Add the predicted classes (or labels, or numbers).
-            with_loss: Add the loss of each picture.
+            with_loss: Add the loss of each image.
             act: Applied to the outputs; None is the activation of the loss (softmax for classes).
 
         Returns:
@@ -73,7 +74,7 @@ class Learner(Fits):
             asked for.
 
         Raises:
-            ConfigError: ``dl`` has no length, or the losses of pictures without labels were asked for.
+            ConfigError: ``dl`` has no length, or the losses of images without labels were asked for.
         """
         outputs = self._outputs(ds_idx, dl, keep_images=with_input)
         activation = activation_of(self.loss_func) if act is None else act
@@ -84,20 +85,20 @@ class Learner(Fits):
         if with_loss:
             if outputs.targets is None:
                 raise ConfigError(
-                    "These pictures have no labels, so they have no loss. Leave out with_loss."
+                    "These images have no labels, so they have no loss. Leave out with_loss."
                 )
             results.append(per_picture(self.loss_func)(outputs.logits, outputs.targets))
         return tuple(results)
 
     def predict(self, item: AnyImage, with_input: bool = False) -> Prediction | tuple[Any, ...]:
-        """Return what the model says of one picture; unpacks as (label, index, probabilities).
+        """Return what the model says of one image; unpacks as (label, index, probabilities).
 
         Args:
-            item: A path, the bytes of a file, a uint8 array ``(H, W, 3)`` or a Pillow picture, which stays as it is.
-            with_input: Return a tuple that begins with the picture as the network saw it, float32 ``(3, h, w)``.
+            item: A path, the bytes of a file, a uint8 array ``(H, W, 3)`` or a Pillow image, which stays as it is.
+            with_input: Return a tuple that begins with the image as the network saw it, float32 ``(3, h, w)``.
 
         Raises:
-            PictureError: The picture cannot be read.
+            PictureError: The image cannot be read.
         """
         predictor = Predictor(self.model, resize=self.dls.items, augmentation=self.dls.augmentation)  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
         pixels = predictor.prepare(item)
@@ -114,13 +115,13 @@ class Learner(Fits):
         beta: float | None = 0.25,
         use_max: bool = False,
     ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
-        """Return predictions averaged over augmented views of each picture (test-time augmentation).
+        """Return predictions averaged over augmented views of each image (test-time augmentation).
 
         Args:
-            ds_idx: 0 for training, 1 for validation pictures.
+            ds_idx: 0 for training, 1 for validation images.
             dl: Another loader of ours.
             n: Augmented views, with random crops and all that training does.
-            beta: Weight of the plain picture; the views have the rest. None returns both apart: (views, plain).
+            beta: Weight of the plain image; the views have the rest. None returns both apart: (views, plain).
             use_max: Take the largest probability of each class instead.
 
         Returns:
@@ -144,11 +145,11 @@ class Learner(Fits):
         return mixed, plain.targets
 
     def show_results(self, ds_idx: int = 1, max_n: int = 9, shuffle: bool = True) -> None:
-        """Draw pictures with their label and the prediction below it: green if they agree, red if not.
+        """Draw images with their label and the prediction below it: green if they agree, red if not.
 
         Args:
-            ds_idx: 0 for training, 1 for validation pictures.
-            max_n: Pictures at most.
+            ds_idx: 0 for training, 1 for validation images.
+            max_n: Images at most.
             shuffle: Choose them at random, others at each call; otherwise the first ones.
         """
         from vizsla.evaluate.plots import picture_grid, set_fitting_titles
@@ -244,18 +245,15 @@ class Learner(Fits):
 
     def to_fp16(self) -> Learner:
         """Compute in float16 where that is safe and faster: on CUDA, with scaled losses; a CPU stays in float32."""
-        self.precision = resolve_precision("fp16", device=self.dls.device)
-        return self
+        return self._to("fp16")
 
     def to_bf16(self) -> Learner:
         """Compute in bfloat16 where that is safe."""
-        self.precision = resolve_precision("bf16", device=self.dls.device)
-        return self
+        return self._to("bf16")
 
     def to_fp32(self) -> Learner:
         """Compute in float32."""
-        self.precision = resolve_precision("fp32", device=self.dls.device)
-        return self
+        return self._to("fp32")
 
     def summary(self) -> Table:
         """Return a table of the layers: output shapes, parameters, what trains."""
@@ -269,6 +267,10 @@ class Learner(Fits):
             yield self
         finally:
             self.display.bars = before
+
+    def _to(self, precision: Precision) -> Learner:
+        self.precision = resolve_precision(precision, device=self.dls.device)
+        return self
 
     def _outputs(self, ds_idx: int, dl: object | None, *, keep_images: bool = False) -> Outputs:
         dl = self.plain_loader(ds_idx) if dl is None else dl

@@ -1,30 +1,27 @@
-"""A running fit in, the time of its steps by what it went to out: waiting for data, copy, augmentation, forward, backward, optimiser.
+"""Where the time of training goes: waiting for data, copy, augmentation, forward, backward, optimiser.
 
-The profile hooks into the network and the optimiser, and replaces the augmentation of the training pictures for as long as an
-epoch trains; nothing that is computed changes. On CUDA it waits for the device whenever one phase ends, since kernels would
-otherwise be charged to whoever waits for them, and the step is computed operation by operation instead of from a captured graph:
-such a run is slower than one without, and its shares are what counts.
+The loader, the step and the loop say when a phase begins; nothing that is computed changes. On CUDA the clock waits for the
+device whenever a phase ends, since kernels would otherwise be charged to whoever waits for them, and the step is computed
+operation by operation instead of from a captured graph: such a run is slower than one without, and its shares are what counts.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.train.callbacks.base import Callback
+from vizsla.train.distributed import own_part
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from torch import Tensor
-    from torch.utils.hooks import RemovableHandle
-
     from vizsla.data.loading.dataloaders import DataLoader
-    from vizsla.train.callbacks.base import Fit
+    from vizsla.train.callbacks.base import Fit, FitSettings
     from vizsla.types import Batch
 
 WAITING, COPY, AUGMENTATION = "waiting for data", "copy to device", "augmentation"
@@ -70,6 +67,14 @@ class PhaseClock:
         """End the present phase."""
         self.to("")
 
+    @contextmanager
+    def augmenting(self) -> Generator[None]:
+        """Charge the block to augmentation, and what is still on its way to the device to the copy."""
+        self.to(COPY, wait=False)
+        self.to(AUGMENTATION)
+        yield
+        self.to(OVERHEAD)
+
 
 class StepProfile(Callback):
     """Adds up where the time of the training steps goes, and prints it when a fit ends.
@@ -81,7 +86,7 @@ class StepProfile(Callback):
         seconds: Of each of ``STEP_PHASES``, and of the validation, over all fits.
         num_steps: Batches that were trained on.
 
-    Example:
+    Examples:
         >>> profile = StepProfile()
         >>> learn.fit_one_cycle(1, cbs=profile)
         >>> profile.milliseconds("forward")
@@ -95,8 +100,6 @@ class StepProfile(Callback):
         self.num_steps = 0
         self._clock = PhaseClock((*STEP_PHASES, VALIDATION))
         self.seconds = self._clock.seconds
-        self._hooks: list[RemovableHandle] = []
-        self._augmentation: BatchAugmentation | None = None
 
     def milliseconds(self, phase: str) -> float:
         """Return the mean time of a phase in a step, in milliseconds.
@@ -115,40 +118,26 @@ class StepProfile(Callback):
             for name, value in [*rows, ("whole step", whole)]
         ]
 
-    def before_fit(self, fit: Fit) -> None:
-        """Hook into the network and the optimiser; a captured step would run past the hooks."""
-        fit.eager = True
+    def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
+        """Ask to be told of the phases; a captured step has none."""
         self._clock.device = fit.trainer.dls.device
-        model, optimiser = fit.trainer.model, fit.trainer.opt
-        self._hooks = [
-            model.register_forward_pre_hook(lambda *_: self._to(FORWARD)),
-            model.register_forward_hook(lambda *_: self._to(BACKWARD)),
-        ]
-        if optimiser is not None:
-            self._hooks += [
-                optimiser.register_step_pre_hook(lambda *_: self._to(OPTIMISER)),
-                optimiser.register_step_post_hook(lambda *_: self._to(OVERHEAD)),
-            ]
+        return replace(settings, eager=True, clock=self._clock)
 
     def before_epoch(self, fit: Fit) -> None:
-        """Put the watched augmentation in, and begin to wait for the first batch."""
-        self._put_back(fit)  # After an epoch that was not validated it is still in.
-        loader = fit.trainer.dls.train
-        self._augmentation = loader.augmentation
-        loader.augmentation = _WatchedAugmentation(loader.augmentation, clock=self._clock)
+        """The first batch is waited for."""
+        del fit
         self._clock.to(WAITING)
 
     def after_step(self, fit: Fit) -> None:
         """The next batch is waited for from here on."""
         del fit
         self.num_steps += 1
-        self._to(OVERHEAD)
-        self._to(WAITING)
+        self._clock.to(WAITING)
 
     def before_validate(self, fit: Fit) -> None:
         """The steps of the epoch are done."""
-        self._to(VALIDATION)
-        self._put_back(fit)
+        del fit
+        self._clock.to(VALIDATION)
 
     def after_epoch(self, fit: Fit) -> None:
         """The validation is done."""
@@ -156,69 +145,28 @@ class StepProfile(Callback):
         self._clock.stop()
 
     def after_fit(self, fit: Fit) -> None:
-        """Leave everything as it was, and print the table."""
-        self._clock.phase = ""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        self._put_back(fit)
+        """Print the table."""
+        self._clock.phase = ""  # Of an epoch that was cut off: what was going on is not charged.
         if self.show and self.num_steps and fit.error is None:
             fit.trainer.display.header(("phase           ", "ms per step", "share"))
             for row in self.rows():
                 fit.trainer.display.row(row)
 
-    def _put_back(self, fit: Fit) -> None:
-        if self._augmentation is not None:
-            fit.trainer.dls.train.augmentation = self._augmentation
-            self._augmentation = None
 
-    def _to(self, phase: str) -> None:
-        """End the present phase of a step and begin another; the network also runs in validation, which has one phase."""
-        if self._clock.phase in STEP_PHASES:
-            self._clock.to(phase)
-
-
-def watched_batches(
-    loader: DataLoader, batches: Generator[Batch], *, clock: PhaseClock
-) -> Generator[Batch]:
-    """Yield batches that go through a network; waiting, copy, augmentation and the network (``FORWARD``) are told apart.
+def watched_batches(loader: DataLoader, *, clock: PhaseClock) -> Generator[Batch]:
+    """Yield this process's part of a loader's batches, which go through a network; the clock is told of every phase.
 
     Args:
-        loader: Makes the batches; its augmentation is watched until the end.
-        batches: Of the loader; closed at the end, whatever happens.
-        clock: Knows these phases, and ``OVERHEAD``, which goes on afterwards.
+        loader: Makes the batches; its threads end with the generator.
+        clock: Knows the phases up to ``FORWARD``, which is that of whoever takes a batch, and ``OVERHEAD``, which goes on
+            afterwards.
     """
-    augmentation = loader.augmentation
-    loader.augmentation = _WatchedAugmentation(augmentation, clock=clock)
     try:
         clock.to(WAITING)
-        with closing(batches):
+        with closing(own_part(loader, augmenting=clock.augmenting)) as batches:
             for batch in batches:
                 clock.to(FORWARD)
                 yield batch
                 clock.to(WAITING)
     finally:
-        loader.augmentation = augmentation
         clock.to(OVERHEAD)
-
-
-class _WatchedAugmentation(BatchAugmentation):
-    """Another augmentation that says when it begins and ends.
-
-    Args:
-        inner: Does the work.
-        clock: Told of the phase that begins.
-    """
-
-    def __init__(self, inner: BatchAugmentation, *, clock: PhaseClock) -> None:
-        vars(self).update(vars(inner))
-        self._inner = inner
-        self._clock = clock
-
-    def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
-        """Do what the other one does."""
-        self._clock.to(COPY, wait=False)  # What is still on its way to the device is charged to it.
-        self._clock.to(AUGMENTATION)
-        images = self._inner(images_u8, rows=rows, epoch=epoch, training=training)
-        self._clock.to(OVERHEAD)
-        return images

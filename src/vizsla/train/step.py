@@ -1,15 +1,13 @@
-"""A batch of float pictures in, one move of the weights and the loss out: forward, backward, optimiser.
+"""One training step: forward, backward, and one move of the weights by the optimiser.
 
 Nothing here waits for the device. Gradients may be gathered over several batches before the weights move, and a batch that
-does not fit into the device's memory goes through in parts; in both cases every picture counts the same, so the result is
-that of one large batch (except for batch norms, which see the parts).
-
-A wish and a device in, the number format that the network computes in out.
+does not fit into the device's memory goes through in parts; in both cases every image counts the same, so the result is
+that of one large batch (except for batch norms, which see the parts). A loss that is not finite moves no weight.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,46 +15,17 @@ from torch import Tensor, nn
 from vizsla.augment.mix import MixedBatch, mixed_loss
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.infer.run import Precision, autocast
+from vizsla.train.callbacks.base import FitSettings
 from vizsla.train.cuda_graphs import CapturedGradients
-from vizsla.train.distributed import share
+from vizsla.train.distributed import any_on_device, share
 from vizsla.train.losses import per_picture
+from vizsla.train.profile import BACKWARD, FORWARD, OPTIMISER, OVERHEAD
 from vizsla.types import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     LossFunction = Callable[[Tensor, Tensor], Tensor]
-
-
-def resolve_precision(
-    precision: str, *, device: torch.device, model: nn.Module | None = None
-) -> Precision:
-    """Return ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-
-    ``"auto"`` is fp32, but on CUDA, which gains from less, fp16 for networks with batch norms and bf16 for others: cuDNN has fast
-    kernels for batch norms in fp16 alone. A step of resnet34 (64 pictures of 224 pixels, H100, torch 2.11) takes 7.7 ms in fp16
-    and 9.3 in bf16. fp16 stays fp32 on a CPU, where it would only be slower.
-
-    Args:
-        precision: The wish.
-        device: Where it computes.
-        model: What will be trained, where that is known.
-
-    Raises:
-        ConfigError: It is none of the four.
-    """
-    if precision == "auto":
-        if device.type != "cuda":
-            return "fp32"
-        has_norms = model is not None and any(
-            isinstance(part, nn.BatchNorm2d) for part in model.modules()
-        )
-        return "fp16" if has_norms else "bf16"
-    for known in get_args(Precision):
-        if precision == known:
-            return "fp32" if known == "fp16" and device.type == "cpu" else known
-    raise ConfigError(f"precision is 'auto', 'fp32', 'bf16' or 'fp16'. Received: {precision!r}")
-
 
 GRADIENT_SCALE = 2.0**12
 """Where fp16 begins to scale its losses, so that small gradients do not vanish; it adapts within a few steps."""
@@ -67,14 +36,13 @@ class TrainingStep:
 
     Args:
         model: Trained in place; its mode is the caller's choice.
-        loss_function: Takes logits ``(B, C)`` in float32 and targets, returns the mean over the pictures.
+        loss_function: Takes logits ``(B, C)`` in float32 and targets, returns the mean over the images.
         optimiser: Over the parameters that train.
         precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``; fp16 scales its losses.
-        accumulate: Batches whose gradients are gathered before the weights move.
-        clip: Largest norm of all gradients together; None leaves them.
-        forward: What the pictures go through, where that is not the model itself: its compiled form.
+        settings: Gathering, clipping, and who is told of the phases.
+        forward: What the images go through, where that is not the model itself: its compiled form.
         scaler: Scales the losses of fp16; None is a new one.
-        whole_batch: Pictures of a batch in all, where several processes have a part each; None where this one has it whole.
+        whole_batch: Images of a batch in all, where several processes have a part each; None where this one has it whole.
         captured: Compute loss and gradients from CUDA graphs where one step is one batch; results are the same.
         say: Told in a sentence when batches have to be split.
 
@@ -89,31 +57,35 @@ class TrainingStep:
         loss_function: LossFunction,
         optimiser: torch.optim.Optimizer,
         precision: Precision = "fp32",
-        accumulate: int = 1,
-        clip: float | None = None,
+        settings: FitSettings | None = None,
         forward: Callable[[Tensor], Tensor] | None = None,
         scaler: torch.amp.GradScaler | None = None,
         whole_batch: int | None = None,
         captured: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        settings = FitSettings() if settings is None else settings
         self.model = model
         self.loss_function = loss_function
         self.optimiser = optimiser
         self.precision: Precision = precision
-        self.accumulate = accumulate
-        self.clip = clip
+        self.accumulate = settings.accumulate
+        self.clip = settings.clip
         self.forward = model if forward is None else forward
         self.whole_batch = whole_batch
         self.say = say
         self.parts = 1
         self.scaler = make_scaler(precision) if scaler is None else scaler
+        self._enter: Callable[[str], None] = (
+            (lambda _: None) if settings.clock is None else settings.clock.to
+        )
         self._batches = 0
-        self._pictures = 0
+        self._images = 0
         self._unit = 1
         self._is_unscaled = False
+        self._was_bad: Tensor | None = None
         self._captured: CapturedGradients | None = None
-        if captured and accumulate == 1 and whole_batch is None and self.forward is model:
+        if captured and self.accumulate == 1 and whole_batch is None and self.forward is model:
             self._captured = CapturedGradients(
                 self._unscaled, model=model, remember=self._remember_unscaled, say=say
             )
@@ -132,7 +104,7 @@ class TrainingStep:
         """Take one step.
 
         Args:
-            batch: Float pictures on the model's device.
+            batch: Float images on the model's device.
             last: Move the weights even if fewer than ``accumulate`` batches are gathered.
 
         Returns:
@@ -140,53 +112,103 @@ class TrainingStep:
             it, times their number: the mean over the processes is the mean loss of the whole batch.
 
         Raises:
-            TrainingError: Not even one picture fits into the device's memory, or a batch norm gets a single value.
+            TrainingError: Not even one image fits into the device's memory, or a batch norm gets a single value.
         """
         size = len(batch.rows) if self.whole_batch is None else self.whole_batch
         if not self._batches:
             self._unit = size
-        loss = self._add_gradients(batch)
-        self._batches += 1
-        self._pictures += size
-        if last or self._batches >= self.accumulate:
-            self._move()
-        return loss
-
-    def _add_gradients(self, batch: Batch) -> Tensor:
-        """Go through a batch in as few parts as the memory allows."""
-        if self._captured is not None and self.parts == 1:
-            loss = self._captured(batch)
-            if loss is not None:
-                return loss
-            if self._captured.gave_up:  # What the recording told the scaler did not happen.
-                self.scaler._per_optimizer_states.pop(id(self.optimiser), None)  # pyright: ignore[reportPrivateUsage]
-        while True:
+        loss = self._replayed(batch)
+        while loss is None:
             try:
-                return self._backward(batch)
+                loss = self._backward(batch)
             except torch.OutOfMemoryError as error:
                 # Of several processes the others would wait for gradients that this one computes twice.
                 alone = self.whole_batch is None
                 if self.parts >= len(batch.rows) or self._batches or not alone:
                     raise TrainingError(
-                        f"The device's memory is not enough for {-(-len(batch.rows) // self.parts)} pictures of "
-                        f"{tuple(batch.images.shape[2:])} pixels: {error}. Take a smaller batch, smaller pictures, or "
+                        f"The device's memory is not enough for {-(-len(batch.rows) // self.parts)} images of "
+                        f"{tuple(batch.images.shape[2:])} pixels: {error}. Take a smaller batch, smaller images, or "
                         "a smaller network."
                     ) from error
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise TrainingError(
-                    f"Batch norms cannot be trained on {len(batch.rows)} picture{'s' * (len(batch.rows) > 1)} of "
+                    f"Batch norms cannot be trained on {len(batch.rows)} image{'s' * (len(batch.rows) > 1)} of "
                     f"{tuple(batch.images.shape[2:])} pixels: the last maps of the network are of one pixel, and the mean "
-                    "of one value is that value. Take bs=2 or more, larger pictures, or train_bn=False."
+                    "of one value is that value. Take bs=2 or more, larger images, or train_bn=False."
                 ) from error
-            # Outside of the handler: the traceback of the error keeps the tensors of the failed step alive.
-            self.optimiser.zero_grad(set_to_none=True)
-            self.parts *= 2
-            self.say(
-                f"Out of memory: batches of {len(batch.rows)} go through in {self.parts} parts from now on. Rates and "
-                "results stay those of the whole batch; batch norms see the parts."
-            )
+            if loss is None:
+                # Outside of the handler: the traceback of the error keeps the tensors of the failed step alive.
+                self.optimiser.zero_grad(set_to_none=True)
+                self.parts *= 2
+                self.say(
+                    f"Out of memory: batches of {len(batch.rows)} go through in {self.parts} parts from now on. Rates and "
+                    "results stay those of the whole batch; batch norms see the parts."
+                )
+        if not self.scaler.is_enabled():
+            is_bad = ~torch.isfinite(loss)
+            self._was_bad = is_bad if self._was_bad is None else self._was_bad | is_bad
+        self._batches += 1
+        self._images += size
+        if last or self._batches >= self.accumulate:
+            self._move()
+        return loss
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add the gradients of a batch, and return its loss."""
+        total: Tensor | None = None
+        size, weight = len(batch.rows), 1.0
+        if self.whole_batch is not None:
+            # Gradients and losses are averaged over the processes as if all parts were of one size.
+            weight = size * share()[1] / self.whole_batch
+            size = self.whole_batch
+        for part in split_batch(batch, self.parts):
+            self._enter(FORWARD)
+            with autocast(part.images.device, self.precision):
+                logits = self.forward(part.images)
+            self._enter(BACKWARD)
+            loss = batch_loss(logits.float(), part, loss_function=self.loss_function)
+            loss = loss * (weight * len(part.rows) / len(batch.rows))
+            self.scaler.scale(loss * (size / self._unit)).backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        if total is None:
+            raise TrainingError("A batch without images came to be trained on.")
+        return total
+
+    def _move(self) -> None:
+        """Let the optimiser move the weights by the gradients that were gathered."""
+        gathered = self._images / self._unit
+        self._batches = self._images = 0
+        if self.clip is not None or gathered != 1:
+            if not self._is_unscaled:
+                self.scaler.unscale_(self.optimiser)
+            parameters = parameters_with_gradients(self.optimiser)
+            if gathered != 1:
+                for parameter in parameters:
+                    if parameter.grad is not None:
+                        parameter.grad.div_(gathered)
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, self.clip)
+        self._enter(OPTIMISER)
+        if self.scaler.is_enabled():  # It looks for infinities itself.
+            self.scaler.step(self.optimiser)
+        elif self._was_bad is not None:
+            step_unless(any_on_device(self._was_bad), self.optimiser)
+        self._enter(OVERHEAD)
+        self.scaler.update()
+        self._is_unscaled = False
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _replayed(self, batch: Batch) -> Tensor | None:
+        """Add the gradients of a batch from a CUDA graph, and return its loss; None where there is no graph of it."""
+        if self._captured is None or self.parts > 1:
+            return None
+        loss = self._captured(batch)
+        if loss is None and self._captured.gave_up:
+            # What the recording told the scaler did not happen.
+            self.scaler._per_optimizer_states.pop(id(self.optimiser), None)  # pyright: ignore[reportPrivateUsage]
+        return loss
 
     def _unscaled(self, batch: Batch) -> Tensor:
         """Go through a batch, and in fp16 look for infinities at once: one kernel of a graph, a loop over parameters outside."""
@@ -208,45 +230,50 @@ class TrainingStep:
 
         return recall
 
-    def _backward(self, batch: Batch) -> Tensor:
-        total: Tensor | None = None
-        size, weight = len(batch.rows), 1.0
-        if self.whole_batch is not None:
-            # Gradients and losses are averaged over the processes as if all parts were of one size.
-            weight = size * share()[1] / self.whole_batch
-            size = self.whole_batch
-        for part in split_batch(batch, self.parts):
-            with autocast(part.images.device, self.precision):
-                logits = self.forward(part.images)
-            loss = batch_loss(logits.float(), part, loss_function=self.loss_function)
-            loss = loss * (weight * len(part.rows) / len(batch.rows))
-            self.scaler.scale(loss * (size / self._unit)).backward()
-            total = loss.detach() if total is None else total + loss.detach()
-        if total is None:
-            raise TrainingError("A batch without pictures came to be trained on.")
-        return total
 
-    def _move(self) -> None:
-        gathered = self._pictures / self._unit
-        self._batches = self._pictures = 0
-        if self.clip is not None or gathered != 1:
-            if not self._is_unscaled:
-                self.scaler.unscale_(self.optimiser)
-            parameters = [
-                parameter
-                for group in self.optimiser.param_groups
-                for parameter in group["params"]
-                if parameter.grad is not None
-            ]
-            if gathered != 1:
-                for parameter in parameters:
-                    parameter.grad.div_(gathered)
-            if self.clip is not None:
-                nn.utils.clip_grad_norm_(parameters, self.clip)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self._is_unscaled = False
-        self.optimiser.zero_grad(set_to_none=True)
+def step_unless(flag: Tensor, optimiser: torch.optim.Optimizer) -> None:
+    """Let an optimiser move the weights unless a flag is set, without waiting for the device that has the flag.
+
+    Args:
+        flag: A bool on the device of the weights.
+        optimiser: Its gradients are there.
+    """
+    if flag.device.type == "cpu":  # There is nothing to wait for.
+        if not flag:
+            optimiser.step()
+    elif getattr(optimiser, "_step_supports_amp_scaling", False):
+        step_fused_unless(flag, optimiser)
+    else:
+        step_copied_unless(flag, optimiser)
+
+
+def step_fused_unless(flag: Tensor, optimiser: Any) -> None:
+    """Do it for one of torch's fused optimisers: their kernels look at a flag, which is how torch's scaler of fp16 skips steps."""
+    optimiser.grad_scale, optimiser.found_inf = None, flag.float()
+    try:
+        optimiser.step()
+    finally:
+        del optimiser.grad_scale, optimiser.found_inf
+
+
+@torch.no_grad()
+def step_copied_unless(flag: Tensor, optimiser: torch.optim.Optimizer) -> None:
+    """Do it for any other optimiser: the weights are kept meanwhile, and put back by the device."""
+    weights = parameters_with_gradients(optimiser)
+    before = [weight.clone() for weight in weights]
+    optimiser.step()
+    for weight, kept in zip(weights, before, strict=True):
+        weight.copy_(torch.where(flag, kept, weight))
+
+
+def parameters_with_gradients(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of an optimiser that have a gradient."""
+    return [
+        parameter
+        for group in optimiser.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
 
 
 def make_scaler(precision: Precision) -> torch.amp.GradScaler:
@@ -256,12 +283,12 @@ def make_scaler(precision: Precision) -> torch.amp.GradScaler:
 
 
 def batch_loss(logits: Tensor, batch: Batch, *, loss_function: LossFunction) -> Tensor:
-    """Return the mean loss of a batch; pictures that were mixed count for both of their targets.
+    """Return the mean loss of a batch; images that were mixed count for both of their targets.
 
     Args:
         logits: float32 ``(B, C)``, of ``batch.images``.
         batch: What went through the network.
-        loss_function: Takes logits and targets, returns the mean over the pictures.
+        loss_function: Takes logits and targets, returns the mean over the images.
     """
     if batch.shares is None or batch.partner_targets is None:
         return loss_function(logits, batch.targets)
@@ -275,7 +302,7 @@ def batch_loss(logits: Tensor, batch: Batch, *, loss_function: LossFunction) -> 
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """Return a batch in so many parts of neighbouring pictures, which share its memory."""
+    """Return a batch in so many parts of neighbouring images, which share its memory."""
     if parts == 1:
         return [batch]
     size = -(-len(batch.rows) // parts)
@@ -290,3 +317,33 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
         )
         for place in places
     ]
+
+
+def resolve_precision(
+    precision: str, *, device: torch.device, model: nn.Module | None = None
+) -> Precision:
+    """Return ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+
+    ``"auto"`` is fp32, but on CUDA, which gains from less, fp16 for networks with batch norms and bf16 for others: cuDNN has fast
+    kernels for batch norms in fp16 alone. A step of resnet34 (64 images of 224 pixels, H100, torch 2.11) takes 7.7 ms in fp16
+    and 9.3 in bf16. fp16 stays fp32 on a CPU, where it would only be slower.
+
+    Args:
+        precision: The wish.
+        device: Where it computes.
+        model: What will be trained, where that is known.
+
+    Raises:
+        ConfigError: It is none of the four.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        has_norms = model is not None and any(
+            isinstance(part, nn.BatchNorm2d) for part in model.modules()
+        )
+        return "fp16" if has_norms else "bf16"
+    for known in get_args(Precision):
+        if precision == known:
+            return "fp32" if known == "fp16" and device.type == "cpu" else known
+    raise ConfigError(f"precision is 'auto', 'fp32', 'bf16' or 'fp16'. Received: {precision!r}")

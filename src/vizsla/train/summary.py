@@ -1,4 +1,4 @@
-"""A trainer in, a table of its layers with shapes and numbers of parameters out."""
+"""A table of a network: its layers, their output shapes, their parameters, and what of them trains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.infer.run import evaluation_mode
-from vizsla.models.groups import norm_parameters
 
 if TYPE_CHECKING:
     from vizsla.train.trainer import Trainer
@@ -27,10 +26,10 @@ class Table(str):
 
 
 def summarise_model(trainer: Trainer) -> Table:
-    """Return the layers of a model in the order in which a picture goes through them.
+    """Return the layers of a model in the order in which a image goes through them.
 
     Args:
-        trainer: Its first validation picture (or training picture) goes through the network once, in evaluation mode: nothing
+        trainer: Its first validation image (or training image) goes through the network once, in evaluation mode: nothing
             changes.
     """
     loader = trainer.dls.valid if trainer.dls.valid.n else trainer.dls.train
@@ -52,12 +51,7 @@ def summarise_model(trainer: Trainer) -> Table:
     trains = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     line = "-" * sum(WIDTHS)
     header = _row(("Layer (type)", "Output Shape", "Param #", "Trainable"))
-    norms = {id(parameter) for parameter in norm_parameters(trainer.model)}
-    # Norms train in frozen groups too, by default.
-    frozen = sum(
-        not any(parameter.requires_grad and id(parameter) not in norms for parameter in group)
-        for group in trainer.groups
-    )
+    frozen = trainer.num_frozen_groups
     factory = getattr(trainer.opt_func, "func", trainer.opt_func)
     notes = [
         f"{type(trainer.model).__name__} (Input shape: {' x '.join(map(str, images.shape))})",

@@ -1,16 +1,14 @@
-"""Loaders and a network in; the network trained by any schedule, and the record of it, out.
+"""Train a network: what is trained with which settings, and a fit by every usual schedule.
 
-``Trainer`` knows how to run one fit: epochs of the loop, validation, callbacks, the table. Which schedules there are and what a
-notebook likes to call is built on it: ``fits.py`` and ``learner.py``.
-
-Numbers of epochs and rates in, fits by every schedule out: the ways in which a learner is trained.
+``Trainer.run`` sets one fit up and hands it to the loop (``loop.py``); ``fit_one_cycle`` and the others make its schedule.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import torch
 from torch import nn
@@ -18,7 +16,7 @@ from torch import nn
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.infer.run import Precision, predict_batches
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
-from vizsla.train.callbacks.base import Fit, as_callbacks
+from vizsla.train.callbacks.base import Fit, FitSettings, as_callbacks
 from vizsla.train.checkpoint import Snapshot
 from vizsla.train.cuda_graphs import CapturedForward, is_known
 from vizsla.train.display import make_display
@@ -33,7 +31,7 @@ from vizsla.train.distributed import (
 from vizsla.train.loop import run_fit
 from vizsla.train.losses import default_loss
 from vizsla.train.optim import Adam, build_optimiser
-from vizsla.train.recorder import Recorder
+from vizsla.train.recorder import FitRecord, Recorder
 from vizsla.train.schedules import (
     constant,
     cosine_restarts,
@@ -42,7 +40,7 @@ from vizsla.train.schedules import (
     rates_per_group,
     whole_number,
 )
-from vizsla.train.step import resolve_precision
+from vizsla.train.step import make_scaler, resolve_precision
 from vizsla.train.suggestions import DEFAULT_SUGGESTIONS, runs_needed, suggest
 
 if TYPE_CHECKING:
@@ -67,8 +65,34 @@ MOMENTA = (0.95, 0.85, 0.95)
 """Momentum at the start, the peak and the end of a one-cycle."""
 
 
+class TrainerOptions(TypedDict, total=False):
+    """What a ``Trainer`` may be given besides data and network, by name."""
+
+    loss_func: LossFunction | None
+    opt_func: OptimiserFactory
+    lr: float
+    splitter: Splitter | None
+    cbs: Callbacks
+    metrics: MetricFunction | Sequence[MetricFunction] | None
+    path: Path | str | None
+    model_dir: Path | str
+    wd: float | None
+    wd_bn_bias: bool
+    train_bn: bool
+    moms: tuple[float, float, float]
+    precision: Precision | str
+    accumulate: int
+    clip: float | None
+    compile: bool | str
+    show_table: bool
+    quiet: bool
+
+
 class Trainer:
     """Trains a network on loaders and remembers what happened.
+
+    All fits raise a ``ConfigError`` before anything is trained if a number cannot work, and a ``TrainingError`` if the loss is
+    not finite any more.
 
     Args:
         dls: Training and validation loaders; never changed.
@@ -86,7 +110,7 @@ class Trainer:
         wd: Weight decay; None is the optimiser's own.
         wd_bn_bias: Decay norms and biases too.
         train_bn: Train norms, and update their statistics, in frozen groups too: fastai's rule, good when the new
-            pictures look unlike those of the pretraining. Without it a frozen body stays exactly as it is.
+            images look unlike those of the pretraining. Without it a frozen body stays exactly as it is.
         moms: Momentum at the start, the peak and the end of a one-cycle.
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` autocast; ``"auto"`` is one of these two on CUDA, see
             ``resolve_precision``, and fp32 elsewhere.
@@ -100,7 +124,7 @@ class Trainer:
     Attributes:
         recorder: History of all fits.
         opt: The optimiser; None before the first fit and after freezing.
-        epochs_done: Passes over the training pictures so far; each has its own order and augmentation.
+        epochs_done: Passes over the training images so far; each has its own order and augmentation.
         cuda_graphs: Replay forward and backward pass from a CUDA graph, with the same results: None where network and loss
             are made of torch's, torchvision's, timm's and vizsla's parts alone, True also for parts of your own (whose
             Python then runs once), False never. Set it before a fit.
@@ -134,11 +158,7 @@ class Trainer:
         quiet: bool = False,
     ) -> None:
         _check_classes(model, dls)
-        if accumulate < 1 or (clip is not None and not clip > 0):
-            raise ConfigError(
-                "accumulate is a number of batches, at least 1, and clip a positive norm or None. "
-                f"Received: accumulate={accumulate!r}, clip={clip!r}"
-            )
+        FitSettings(accumulate=accumulate, clip=clip)  # Refuses what cannot work.
         self.dls = dls
         self.model = model.place(dls.device) if hasattr(model, "place") else model.to(dls.device)  # pyright: ignore[reportCallIssue] (a Classifier)
         self.loss_func: LossFunction = (
@@ -149,7 +169,9 @@ class Trainer:
         self.opt_func = opt_func
         self.lr = lr
         self.cbs = as_callbacks(cbs)
-        self.metrics: tuple[MetricFunction, ...] = _as_tuple(metrics)
+        self.metrics: tuple[MetricFunction, ...] = (
+            () if metrics is None else (metrics,) if callable(metrics) else tuple(metrics)
+        )
         self.path = Path(dls.path if path is None else path)
         self.model_dir = Path(model_dir)
         self.wd = wd
@@ -164,7 +186,7 @@ class Trainer:
         self.compile = compile
         self.show_table = show_table
         self.display = make_display(quiet=quiet or not is_main())
-        self.recorder = Recorder(metric_names=tuple(_name(metric) for metric in self.metrics))
+        self.recorder = Recorder(metric_names=metric_names(self.metrics))
         groups = (splitter or parameter_groups)(self.model)  # pyright: ignore[reportArgumentType] (a model without groups brings a splitter)
         self.groups: tuple[Group, ...] = tuple(tuple(group) for group in groups)
         self.opt: torch.optim.Optimizer | None = None
@@ -173,237 +195,27 @@ class Trainer:
         self._compiled: nn.Module | None = None
         self._captured: CapturedForward | None = None
 
-    def freeze(self) -> None:
-        """Train the head only (with ``train_bn`` the norms of the body too)."""
-        self.freeze_to(-1)
-
-    def unfreeze(self) -> None:
-        """Train everything."""
-        self.freeze_to(0)
-
-    def freeze_to(self, n: int) -> None:
-        """Freeze the parameter groups before position ``n``; the optimiser starts afresh.
-
-        Args:
-            n: First group that trains; negative numbers count from the end.
-        """
-        norms = norm_parameters(self.model) if self.train_bn else ()
-        freeze_to(self.groups, n, train_norms=norms)
-        self.opt = None
-
-    def create_opt(self, *, wd: float | None = None) -> None:
-        """Make a new optimiser over the parameters that train.
-
-        Args:
-            wd: Weight decay; None is the trainer's own.
-        """
-        self.opt = build_optimiser(
-            self.model,
-            self.groups,
-            opt_func=self.opt_func,
-            weight_decay=self.wd if wd is None else wd,
-            decay_norms_and_biases=self.wd_bn_bias,
+    def __repr__(self) -> str:
+        """Return network, data and how far training is, on one line."""
+        backbone = getattr(self.model, "backbone", None)
+        name = type(self.model).__name__ if backbone is None else backbone.spec.name
+        frozen = self.num_frozen_groups
+        what_trains = f"groups 0 to {frozen - 1} of {len(self.groups)} frozen" if frozen else "nothing frozen"  # fmt: skip
+        return (
+            f"{type(self).__name__}({name}, {len(self.dls.vocab)} outputs, {self.dls.train.n:,} training and "
+            f"{self.dls.valid.n:,} validation images, {what_trains}, {self.epochs_done} epochs done)"
         )
 
-    def run(
-        self,
-        schedule: Schedule,
-        *,
-        n_epoch: int,
-        stage: str,
-        cbs: Callbacks = None,
-        wd: float | None = None,
-        reset_opt: bool = False,
-        start_epoch: int = 0,
-        measured: bool = True,
-    ) -> None:
-        """Run one fit.
-
-        Args:
-            schedule: Rates of every step of all epochs.
-            n_epoch: Passes over the training pictures.
-            stage: Name of the fit, for people.
-            cbs: Callbacks of this fit, besides those of the trainer.
-            wd: Weight decay from now on; None leaves it.
-            reset_opt: Begin with a new optimiser instead of going on with the averages of the last fit.
-            start_epoch: Epochs before it are taken as done: their steps are left out.
-            measured: Validate, print and record. Without, only callbacks see what happens: a trial.
-
-        Raises:
-            TrainingError: The loss is not finite, or there is nothing to train on.
-            PictureError: A picture cannot be read.
-        """
-        if wd is not None and wd != self.wd:
-            self.wd, reset_opt = wd, True
-        if self.opt is None or reset_opt:
-            self.create_opt()
-        self.check_batches()
-        callbacks = sorted(
-            [*(self.cbs if measured else ()), *as_callbacks(cbs)], key=lambda each: each.order
-        )
-        fit = Fit(
-            trainer=self,
-            stage=stage,
-            number=len(self.recorder.fits),
-            n_epoch=n_epoch,
-            num_batches=len(self.dls.train),
-            schedule=schedule,
-            position=self.epochs_done,
-            first_step=start_epoch * len(self.dls.train),
-        )
-        try:
-            run_fit(fit, callbacks=callbacks, measured=measured)
-        finally:
-            if not measured:
-                self.epochs_done = fit.position
-
-    def training_mode(self) -> None:
-        """Put the model in training mode; with ``train_bn=False`` frozen norms keep their statistics."""
-        if self.train_bn:
-            self.model.train()
-        else:
-            train_mode(self.model)
-
-    def predictions(self, ds_idx: int = 1, dl: DataLoader | None = None) -> Predictions:
-        """Return what the model says of the training (0) or validation (1) pictures, prepared as in validation.
-
-        Args:
-            ds_idx: Which split.
-            dl: Another loader.
-
-        Raises:
-            ConfigError: ``ds_idx`` is neither.
-        """
-        dl = self.plain_loader(ds_idx) if dl is None else dl
-        alone = share()[1] == 1
-        predictions = predict_batches(
-            self.model,  # pyright: ignore[reportArgumentType] (any module with logits will do)
-            dl.batches() if alone else own_part(dl),
-            table=dl.table,
-            precision=self.precision,
-            forward=self._recorded_forward(),
-        )
-        return predictions if alone else whole_predictions(predictions, order=dl.rows)
-
-    def plain_loader(self, ds_idx: int) -> DataLoader:
-        """Return a loader of the training (0) or validation (1) pictures in order, prepared as in validation.
-
-        Raises:
-            ConfigError: ``ds_idx`` is neither.
-        """
-        if ds_idx not in (0, 1):
-            raise ConfigError(
-                f"ds_idx is 0 for training or 1 for validation pictures. Received: {ds_idx!r}"
-            )
-        return self.dls.valid if ds_idx == 1 else self.dls.loader_for(self.dls.train.rows)
-
-    def measure(self, predictions: Predictions) -> list[float]:
-        """Return the loss and the metrics; nan where there are no pictures."""
-        if not len(predictions.rows):
-            return [math.nan] * (1 + len(self.metrics))
-        return self.measure_outputs(predictions.logits, predictions.targets)
-
-    def measure_outputs(self, logits: Tensor, targets: Tensor) -> list[float]:
-        """Return the loss and the metrics of outputs ``(N, C)`` and targets, both on the CPU."""
-        device = logits.device
-        if isinstance(self.loss_func, nn.Module):
-            device = next(self.loss_func.buffers(), logits).device  # its class weights
-        loss = self.loss_func(logits.to(device), targets.to(device))
-        return [float(loss), *(float(metric(logits, targets)) for metric in self.metrics)]
-
-    def snapshot(self) -> Snapshot:
-        """Return a copy of all that training changes in model and optimiser."""
-        return Snapshot.of(self.model, self.opt)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Put model and optimiser back to where a snapshot was taken."""
-        for name, value in self.model.named_parameters():
-            value.requires_grad_(snapshot.trainable[name])
-        if snapshot.optimiser is None:
-            self.opt = None
-        elif self.opt is None or not self._optimises_what_trains(self.opt):
-            self.create_opt()
-        snapshot.restore(self.model, self.opt)
-
-    def _optimises_what_trains(self, optimiser: torch.optim.Optimizer) -> bool:
-        moved = {id(value) for group in optimiser.param_groups for value in group["params"]}
-        return moved == {id(value) for value in self.model.parameters() if value.requires_grad}
-
-    def check_batches(self) -> None:
-        """Raise an error where training cannot begin.
-
-        Raises:
-            TrainingError: There are no training pictures, or batch norms would see one value.
-            DataError: The images can be looked at, but not trained on.
-        """
-        if self.dls.table.untrainable is not None:
-            raise self.dls.table.untrainable
-        if not len(self.dls.train):
-            raise TrainingError("There are no training pictures.")
-        check_parts([min(self.dls.train.bs, self.dls.train.n)])
-        norms = [part for part in self.model.modules() if isinstance(part, nn.BatchNorm1d)]
-        if norms and min(self.dls.train.bs, self.dls.train.n) == 1:
-            raise TrainingError(
-                "Batches of one picture cannot train the batch norms of the head: the mean of one value is that value. "
-                f"Received: bs={self.dls.train.bs} and {self.dls.train.n} training pictures. Take bs=2 or more."
-            )
-
-    def forward_pass(self) -> Callable[[Tensor], Tensor]:
-        """Return what pictures go through in training: the model, compiled and in step with other processes if need be."""
-        if self.compile and self._compiled is None:
-            mode = self.compile if isinstance(self.compile, str) else None
-            self._compiled = cast("nn.Module", torch.compile(self.model, mode=mode))
-        return as_one(self.model if self._compiled is None else self._compiled)
-
-    def uses_graphs(self) -> bool:
-        """Whether steps and predictions may be repeated from CUDA graphs, see ``cuda_graphs``."""
-        if self.cuda_graphs is False or self.dls.device.type != "cuda":
-            return False
-        return bool(self.cuda_graphs) or is_known(self.model, self.loss_func)
-
-    def _recorded_forward(self) -> CapturedForward | None:
-        """Return what predicts from a graph; None where nothing is recorded."""
-        if not self.uses_graphs():
-            self._captured = None
-            return None
-        known = self._captured
-        if known is None or known.classifier is not self.model or known.precision != self.precision:
-            known = CapturedForward(cast("Classifier", self.model), precision=self.precision)
-        known.refresh()
-        self._captured = known
-        return known
-
-
-def _check_classes(model: nn.Module, dls: DataLoaders) -> None:
-    vocab = getattr(model, "vocab", None)
-    if vocab is not None and tuple(vocab) != tuple(dls.vocab):
-        raise ConfigError(
-            f"The model has {len(vocab)} classes {list(vocab[:5])} and the data {len(dls.vocab)} "
-            f"{list(dls.vocab[:5])}. Build the model for the classes of the data, in their order."
+    @property
+    def num_frozen_groups(self) -> int:
+        """How many groups from the first on do not train; norms train in frozen groups too, by default, and do not count."""
+        norms = {id(parameter) for parameter in norm_parameters(self.model)}
+        return sum(
+            not any(parameter.requires_grad and id(parameter) not in norms for parameter in group)
+            for group in self.groups
         )
 
-
-def _as_tuple(
-    metrics: MetricFunction | Sequence[MetricFunction] | None,
-) -> tuple[MetricFunction, ...]:
-    if metrics is None:
-        return ()
-    return (metrics,) if callable(metrics) else tuple(metrics)
-
-
-def _name(metric: MetricFunction) -> str:
-    inner = getattr(metric, "func", metric)  # a partial has no name of its own
-    return getattr(inner, "__name__", type(inner).__name__)
-
-
-class Fits(Trainer):
-    """A trainer with the usual fits.
-
-    All of them raise a ``ConfigError`` before anything is trained if a number cannot work, and a ``TrainingError`` if the
-    loss is not finite any more. What they share: ``lr`` may be one rate, a slice, or one per group, see
-    ``rates_per_group``; ``wd`` is the weight decay from now on; ``cbs`` are callbacks of this fit alone; ``reset_opt`` begins
-    with a new optimiser; epochs before ``start_epoch`` are taken as done.
-    """
+    # --- fits ----------------------------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -417,12 +229,12 @@ class Fits(Trainer):
         """Train at constant rates; the momentum stays what it was.
 
         Args:
-            n_epoch: Passes over the training pictures.
-            lr: Rates; None is the learner's own.
+            n_epoch: Passes over the training images.
+            lr: One rate, a slice, or one per group, see ``rates_per_group``; None is the learner's own.
             wd: Weight decay from now on.
-            cbs: Callbacks of this fit.
+            cbs: Callbacks of this fit alone.
             reset_opt: Begin with a new optimiser.
-            start_epoch: Epochs before it are taken as done.
+            start_epoch: Epochs before it are taken as done; the schedule goes on where it would be.
         """
         schedule = constant(self._num_steps(n_epoch), rates=self._rates(lr))
         self.run(
@@ -448,19 +260,19 @@ class Fits(Trainer):
         reset_opt: bool = False,
         start_epoch: int = 0,
     ) -> None:
-        """Train with the one-cycle policy (``schedules.one_cycle``).
+        """Train with the one-cycle policy (``schedules.one_cycle``); what is not explained here is as in ``fit``.
 
         Args:
-            n_epoch: Passes over the training pictures.
+            n_epoch: See ``fit``.
             lr_max: Rates at the peak; None is the learner's own.
             div: The cycle starts at ``lr_max / div``.
             div_final: It ends at ``lr_max / div_final``.
             pct_start: Part of the cycle that rises.
-            wd: Weight decay from now on.
+            wd: See ``fit``.
             moms: Momentum at the start, the peak and the end; None is the learner's own.
-            cbs: Callbacks of this fit.
-            reset_opt: Begin with a new optimiser.
-            start_epoch: Epochs before it are taken as done; the schedule goes on where it would be.
+            cbs: See ``fit``.
+            reset_opt: See ``fit``.
+            start_epoch: See ``fit``.
         """
         schedule = self._cycle(n_epoch, lr_max, div, div_final, pct_start, moms)
         self.run(
@@ -484,17 +296,17 @@ class Fits(Trainer):
         reset_opt: bool = False,
         start_epoch: int = 0,
     ) -> None:
-        """Train at constant rates, then let them fall by half a cosine.
+        """Train at constant rates, then let them fall by half a cosine; what is not explained here is as in ``fit``.
 
         Args:
-            n_epoch: Passes over the training pictures.
+            n_epoch: See ``fit``.
             lr: Rates of the flat part; None is the learner's own.
             div_final: The rates end at ``lr / div_final``.
             pct_start: Part that is flat.
-            wd: Weight decay from now on.
-            cbs: Callbacks of this fit.
-            reset_opt: Begin with a new optimiser.
-            start_epoch: Epochs before it are taken as done.
+            wd: See ``fit``.
+            cbs: See ``fit``.
+            reset_opt: See ``fit``.
+            start_epoch: See ``fit``.
         """
         schedule = flat_cosine(
             self._num_steps(n_epoch),
@@ -523,21 +335,24 @@ class Fits(Trainer):
         wd: float | None = None,
         start_epoch: int = 0,
     ) -> None:
-        """Train with cosine annealing and warm restarts.
+        """Train with cosine annealing and warm restarts; what is not explained here is as in ``fit``.
 
         Args:
             n_cycles: Number of cycles.
             cycle_len: Epochs of the first.
             lr_max: Rates at the start of each cycle; None is the learner's own.
-            cycle_mult: Each cycle is so many times longer than the one before.
-            cbs: Callbacks of this fit.
-            reset_opt: Begin with a new optimiser.
-            wd: Weight decay from now on.
-            start_epoch: Epochs before it are taken as done.
+            cycle_mult: Each cycle is this many times longer than the one before.
+            cbs: See ``fit``.
+            reset_opt: See ``fit``.
+            wd: See ``fit``.
+            start_epoch: See ``fit``.
         """
-        whole_number(n_cycles, name="n_cycles", least=1)
-        whole_number(cycle_len, name="cycle_len", least=1)
-        whole_number(cycle_mult, name="cycle_mult", least=1)
+        for name, value in (
+            ("n_cycles", n_cycles),
+            ("cycle_len", cycle_len),
+            ("cycle_mult", cycle_mult),
+        ):
+            whole_number(value, name=name, least=1)
         n_epoch = cycle_len * sum(cycle_mult**cycle for cycle in range(n_cycles))
         schedule = cosine_restarts(
             n_cycles,
@@ -574,10 +389,10 @@ class Fits(Trainer):
         """Train the head with the body frozen, then everything with smaller rates for earlier layers.
 
         Args:
-            epochs: Passes over the training pictures with everything trained.
+            epochs: Passes over the training images with everything trained.
             base_lr: Peak rate of the head in the frozen phase; half of it afterwards.
             freeze_epochs: Passes with the body frozen.
-            lr_mult: The earliest layers train at a rate so many times lower than the head.
+            lr_mult: The earliest layers train at a rate this many times lower than the head.
             pct_start: Part of the second cycle that rises.
             div: The second cycle starts at its peak rate / div.
             lr_max: Not for this method, whose rates follow from ``base_lr``; refused.
@@ -645,6 +460,81 @@ class Fits(Trainer):
             self.display.line(suggestions.note)
         return suggestions
 
+    def run(
+        self,
+        schedule: Schedule,
+        *,
+        n_epoch: int,
+        stage: str,
+        cbs: Callbacks = None,
+        wd: float | None = None,
+        reset_opt: bool = False,
+        start_epoch: int = 0,
+        measured: bool = True,
+    ) -> None:
+        """Run one fit.
+
+        Args:
+            schedule: Rates of every step of all epochs.
+            n_epoch: Passes over the training images.
+            stage: Name of the fit, for people.
+            cbs: Callbacks of this fit, besides those of the trainer.
+            wd: Weight decay from now on; None leaves it.
+            reset_opt: Begin with a new optimiser instead of going on with the averages of the last fit.
+            start_epoch: Epochs before it are taken as done: their steps are left out.
+            measured: Validate, print and record. Without, only callbacks see what happens: a trial.
+
+        Raises:
+            TrainingError: The loss is not finite, or there is nothing to train on.
+            PictureError: An image cannot be read.
+        """
+        if wd is not None and wd != self.wd:
+            self.wd, reset_opt = wd, True
+        if self.opt is None or reset_opt:
+            self.create_opt()
+        self.check_batches()
+        callbacks = [*(self.cbs if measured else ()), *as_callbacks(cbs)]
+        epochs_before = self.epochs_done
+        fit = Fit(
+            trainer=self,
+            stage=stage,
+            number=len(self.recorder.fits),
+            n_epoch=n_epoch,
+            num_batches=len(self.dls.train),
+            schedule=schedule,
+            callbacks=sorted(callbacks, key=lambda callback: callback.order),
+            settings=FitSettings(accumulate=self.accumulate, clip=self.clip),
+            scaler=make_scaler(self.precision),
+            measured=measured,
+            position=epochs_before,
+            first_step=start_epoch * len(self.dls.train),
+            record=FitRecord(stage=stage),
+        )
+        try:
+            run_fit(fit)
+        finally:
+            if not measured:
+                self.epochs_done = epochs_before
+
+    def check_batches(self) -> None:
+        """Raise an error where training cannot begin.
+
+        Raises:
+            TrainingError: There are no training images, or batch norms would see one value.
+            DataError: The images can be looked at, but not trained on.
+        """
+        if self.dls.table.untrainable is not None:
+            raise self.dls.table.untrainable
+        if not len(self.dls.train):
+            raise TrainingError("There are no training images.")
+        smallest = min(self.dls.train.bs, self.dls.train.n)
+        check_parts([smallest])
+        if smallest == 1 and any(isinstance(part, nn.BatchNorm1d) for part in self.model.modules()):
+            raise TrainingError(
+                "Batches of one image cannot train the batch norms of the head: the mean of one value is that value. "
+                f"Received: bs={self.dls.train.bs} and {self.dls.train.n} training images. Take bs=2 or more."
+            )
+
     def _cycle(
         self,
         n_epoch: int,
@@ -670,3 +560,157 @@ class Fits(Trainer):
         whole_number(n_epoch, name="The number of epochs", least=1)
         self.check_batches()
         return n_epoch * len(self.dls.train)
+
+    # --- what trains -----------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """Train the head only (with ``train_bn`` the norms of the body too)."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Train everything."""
+        self.freeze_to(0)
+
+    def freeze_to(self, n: int) -> None:
+        """Freeze the parameter groups before position ``n``; the optimiser starts afresh.
+
+        Args:
+            n: First group that trains; negative numbers count from the end.
+        """
+        norms = norm_parameters(self.model) if self.train_bn else ()
+        freeze_to(self.groups, n, train_norms=norms)
+        self.opt = None
+
+    def create_opt(self, *, wd: float | None = None) -> None:
+        """Make a new optimiser over the parameters that train.
+
+        Args:
+            wd: Weight decay; None is the trainer's own.
+        """
+        self.opt = build_optimiser(
+            self.model,
+            self.groups,
+            opt_func=self.opt_func,
+            weight_decay=self.wd if wd is None else wd,
+            decay_norms_and_biases=self.wd_bn_bias,
+        )
+
+    def training_mode(self) -> None:
+        """Put the model in training mode; with ``train_bn=False`` frozen norms keep their statistics."""
+        if self.train_bn:
+            self.model.train()
+        else:
+            train_mode(self.model)
+
+    def forward_pass(self) -> Callable[[Tensor], Tensor]:
+        """Return what images go through in training: the model, compiled and in step with other processes if need be."""
+        if self.compile and self._compiled is None:
+            mode = self.compile if isinstance(self.compile, str) else None
+            self._compiled = cast("nn.Module", torch.compile(self.model, mode=mode))
+        return as_one(self.model if self._compiled is None else self._compiled)
+
+    def uses_graphs(self) -> bool:
+        """Whether steps and predictions may be repeated from CUDA graphs, see ``cuda_graphs``."""
+        if self.cuda_graphs is False or self.dls.device.type != "cuda":
+            return False
+        return bool(self.cuda_graphs) or is_known(self.model, self.loss_func)
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of all that training changes in model and optimiser."""
+        return Snapshot.of(self.model, self.opt)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put model and optimiser back to where a snapshot was taken."""
+        for name, value in self.model.named_parameters():
+            value.requires_grad_(snapshot.trainable[name])
+        if snapshot.optimiser is None:
+            self.opt = None
+        elif self.opt is None or not self._optimises_what_trains(self.opt):
+            self.create_opt()
+        snapshot.restore(self.model, self.opt)
+
+    def _optimises_what_trains(self, optimiser: torch.optim.Optimizer) -> bool:
+        moved = {id(value) for group in optimiser.param_groups for value in group["params"]}
+        return moved == {id(value) for value in self.model.parameters() if value.requires_grad}
+
+    # --- what it predicts ------------------------------------------------------------------------------------------------
+
+    def predictions(self, ds_idx: int = 1, dl: DataLoader | None = None) -> Predictions:
+        """Return what the model says of the training (0) or validation (1) images, prepared as in validation.
+
+        Args:
+            ds_idx: Which split.
+            dl: Another loader.
+
+        Raises:
+            ConfigError: ``ds_idx`` is neither.
+        """
+        dl = self.plain_loader(ds_idx) if dl is None else dl
+        alone = share()[1] == 1
+        predictions = predict_batches(
+            self.model,  # pyright: ignore[reportArgumentType] (any module with logits will do)
+            dl.batches() if alone else own_part(dl),
+            table=dl.table,
+            precision=self.precision,
+            forward=self._recorded_forward(),
+        )
+        return predictions if alone else whole_predictions(predictions, order=dl.rows)
+
+    def plain_loader(self, ds_idx: int) -> DataLoader:
+        """Return a loader of the training (0) or validation (1) images in order, prepared as in validation.
+
+        Raises:
+            ConfigError: ``ds_idx`` is neither.
+        """
+        if ds_idx not in (0, 1):
+            raise ConfigError(
+                f"ds_idx is 0 for training or 1 for validation images. Received: {ds_idx!r}"
+            )
+        return self.dls.valid if ds_idx == 1 else self.dls.loader_for(self.dls.train.rows)
+
+    def measure(self, predictions: Predictions) -> list[float]:
+        """Return the loss and the metrics; nan where there are no images."""
+        if not len(predictions.rows):
+            return [math.nan] * (1 + len(self.metrics))
+        return self.measure_outputs(predictions.logits, predictions.targets)
+
+    def measure_outputs(self, logits: Tensor, targets: Tensor) -> list[float]:
+        """Return the loss and the metrics of outputs ``(N, C)`` and targets, both on the CPU."""
+        device = logits.device
+        if isinstance(self.loss_func, nn.Module):
+            device = next(self.loss_func.buffers(), logits).device  # its class weights
+        loss = self.loss_func(logits.to(device), targets.to(device))
+        return [float(loss), *(float(metric(logits, targets)) for metric in self.metrics)]
+
+    def _recorded_forward(self) -> CapturedForward | None:
+        """Return what predicts from a graph; None where nothing is recorded."""
+        if not self.uses_graphs():
+            self._captured = None
+            return None
+        known = self._captured
+        if known is None or known.classifier is not self.model or known.precision != self.precision:
+            known = CapturedForward(cast("Classifier", self.model), precision=self.precision)
+        known.refresh()
+        self._captured = known
+        return known
+
+
+def metric_names(metrics: Sequence[MetricFunction]) -> tuple[str, ...]:
+    """Return the name of each metric; of several with one name the later ones get a number."""
+    names: list[str] = []
+    seen: Counter[str] = Counter()
+    for metric in metrics:
+        inner = getattr(metric, "func", metric)  # a partial has no name of its own
+        name = getattr(inner, "__name__", type(inner).__name__)
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return tuple(names)
+
+
+def _check_classes(model: nn.Module, dls: DataLoaders) -> None:
+    vocab = getattr(model, "vocab", None)
+    if vocab is not None and tuple(vocab) != tuple(dls.vocab):
+        raise ConfigError(
+            f"The model has {len(vocab)} classes {list(vocab[:5])} and the data {len(dls.vocab)} "
+            f"{list(dls.vocab[:5])}. Build the model for the classes of the data, in their order."
+        )

@@ -1,10 +1,10 @@
-"""Loaders and the name of a network in, a learner out that is ready to be fine-tuned."""
+"""Build a learner from data and the name of a network, ready to be fine-tuned."""
 
 from __future__ import annotations
 
 import warnings
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, Unpack
 
 from vizsla.errors import ConfigError
 from vizsla.models.backbones import adapt_input_channels, build_backbone
@@ -12,8 +12,6 @@ from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.seeding import derive_seed
 from vizsla.train.learner import Learner
-from vizsla.train.optim import Adam
-from vizsla.train.trainer import MOMENTA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,11 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vizsla.data.loading.dataloaders import DataLoaders
-    from vizsla.infer.run import Precision
     from vizsla.models.names import Architecture
-    from vizsla.train.callbacks.base import Callbacks
-    from vizsla.train.optim import OptimiserFactory
-    from vizsla.train.trainer import LossFunction, MetricFunction, Splitter
+    from vizsla.train.trainer import TrainerOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,18 +34,7 @@ def vision_learner(
     n_out: int | None = None,
     pretrained: bool = True,
     weights: Path | str | None = None,
-    loss_func: LossFunction | None = None,
-    opt_func: OptimiserFactory = Adam,
-    lr: float = 0.001,
-    splitter: Splitter | None = None,
-    cbs: Callbacks = None,
-    metrics: MetricFunction | Sequence[MetricFunction] | None = None,
-    path: Path | str | None = None,
-    model_dir: Path | str = "models",
-    wd: float | None = None,
-    wd_bn_bias: bool = False,
-    train_bn: bool = True,
-    moms: tuple[float, float, float] = MOMENTA,
+    *,
     cut: int | None = None,
     custom_head: nn.Module | None = None,
     concat_pool: bool = True,
@@ -60,13 +44,8 @@ def vision_learner(
     bn_final: bool = False,
     lin_first: bool = False,
     y_range: tuple[float, float] | None = None,
-    *,
     n_in: int = 3,
-    precision: Precision | str = "auto",
-    accumulate: int = 1,
-    clip: float | None = None,
-    compile: bool | str = False,  # noqa: A002 (torch's own word)
-    quiet: bool = False,
+    **options: Unpack[TrainerOptions],
 ) -> Learner:
     """Build a learner: a pretrained body, a new head for the classes of the data, the body frozen.
 
@@ -75,22 +54,10 @@ def vision_learner(
             the model, so two learners with different networks may share loaders.
         arch: Name of a network (``"efficientnet_lite0"`` needs no download), a function of ``torchvision.models``, or a
             module.
-        normalize: Pictures are always normalised as the weights expect it; only ``True`` is accepted.
+        normalize: Images are always normalised as the weights expect it; only ``True`` is accepted.
         n_out: Number of outputs; None is what the data has, and another number is refused.
         pretrained: Start from published weights; otherwise from random ones, with nothing frozen.
         weights: A file of weights to use instead of the published ones.
-        loss_func: As in ``Trainer``, like all that is not explained here.
-        opt_func: See above.
-        lr: See above.
-        splitter: See above.
-        cbs: See above.
-        metrics: See above.
-        path: See above.
-        model_dir: See above.
-        wd: See above.
-        wd_bn_bias: See above.
-        train_bn: See above.
-        moms: See above.
         cut: Where the body ends, counted in the children of a torchvision network; None is before its own head.
         custom_head: Called with the maps of all stages instead of the usual head, used as it is.
         concat_pool: Pool to maximum and mean instead of the mean alone.
@@ -100,12 +67,8 @@ def vision_learner(
         bn_final: End it with one.
         lin_first: Linear layers before norms.
         y_range: Squeeze the outputs between these bounds.
-        n_in: Channels of a picture; pictures are RGB here, so it is 3.
-        precision: As in ``Trainer``.
-        accumulate: As in ``Trainer``.
-        clip: As in ``Trainer``.
-        compile: As in ``Trainer``.
-        quiet: As in ``Trainer``.
+        n_in: Channels of an image; images are RGB here, so it is 3.
+        options: ``loss_func``, ``metrics``, ``cbs``, ``wd`` and all else that a ``Trainer`` is given, by name.
 
     Returns:
         The learner.
@@ -114,14 +77,14 @@ def vision_learner(
         ConfigError: There is no such network (the message has the nearest names), or an argument cannot work.
         WeightsError: The weights cannot be found.
 
-    Example:
+    Examples:
         >>> dls = ImageDataLoaders.from_folder("pets", valid_pct=0.2, item_tfms=Resize(224))
         >>> learn = vision_learner(dls, "efficientnet_lite0", metrics=error_rate)
         >>> learn.fine_tune(2)
     """
     if normalize is not True:
         raise ConfigError(
-            "The model normalises pictures with the numbers that belong to its weights; that cannot be switched off. "
+            "The model normalises images with the numbers that belong to its weights; that cannot be switched off. "
             f"Received: normalize={normalize!r}. Leave it out."
         )
     if n_out is not None and n_out != dls.c:
@@ -145,27 +108,8 @@ def vision_learner(
         y_range=y_range,
         seed=seed,
     )
-    learner = Learner(
-        dls,
-        Classifier(backbone, head, vocab=dls.vocab, task=dls.table.task),
-        loss_func,
-        opt_func,
-        lr,
-        splitter,
-        cbs,
-        metrics,
-        path,
-        model_dir,
-        wd,
-        wd_bn_bias,
-        train_bn,
-        moms,
-        precision=precision,
-        accumulate=accumulate,
-        clip=clip,
-        compile=compile,
-        quiet=quiet,
-    )
+    classifier = Classifier(backbone, head, vocab=dls.vocab, task=dls.table.task)
+    learner = Learner(dls, classifier, **options)
     if pretrained or weights is not None:
         learner.freeze()
     return learner

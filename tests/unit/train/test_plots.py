@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vizsla.errors import ConfigError
-from vizsla.train.recorder import FitRecord, Recorder, plot_loss, plot_metrics, plot_sched
+from vizsla.train.recorder import FitRecord, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def lines_of(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def test_the_learning_curve_has_smoothed_and_validation_losses(recorder: Recorder):
-    axes = plot_loss(recorder)
+    axes = recorder.plot_loss()
     assert lines_of(axes) == {
         "train": ([5, 6, 7, 8, 9], [5.0, 4.0, 3.0, 2.0, 1.0]),
         "valid": ([5, 10], [5.5, 2.5]),
@@ -59,24 +59,24 @@ def test_the_learning_curve_has_smoothed_and_validation_losses(recorder: Recorde
 
 
 def test_validation_within_what_is_skipped_is_left_out(recorder: Recorder):
-    assert lines_of(plot_loss(recorder, skip_start=6))["valid"] == ([10], [2.5])
+    assert lines_of(recorder.plot_loss(skip_start=6))["valid"] == ([10], [2.5])
 
 
 def test_a_short_fit_is_drawn_whole(recorder: Recorder):
     recorder.last.smoothed = recorder.last.smoothed[:6]
-    assert lines_of(plot_loss(recorder))["train"][0] == [0, 1, 2, 3, 4, 5]
+    assert lines_of(recorder.plot_loss())["train"][0] == [0, 1, 2, 3, 4, 5]
 
 
 def test_what_is_drawn_can_be_chosen(recorder: Recorder):
     _, given = plt.subplots()
-    axes = plot_loss(recorder, 0, with_valid=False, log=True, show_epochs=True, ax=given)
+    axes = recorder.plot_loss(0, with_valid=False, log=True, show_epochs=True, ax=given)
     assert axes is given
     assert axes.get_yscale() == "log"
     assert len(axes.get_lines()) == 3  # training, and the ends of two epochs
 
 
 def test_the_schedule_has_rate_and_momentum(recorder: Recorder):
-    plot_sched(recorder)
+    recorder.plot_sched()
     assert [(axes.get_title(), axes.get_ylabel()) for axes in plt.gcf().axes] == [
         ("lr", "learning rate"),
         ("mom", "momentum"),
@@ -87,12 +87,12 @@ def test_the_schedule_has_rate_and_momentum(recorder: Recorder):
 
 def test_a_schedule_without_momentum_is_one_plot(recorder: Recorder):
     recorder.last.moms = []
-    plot_sched(recorder)
+    recorder.plot_sched()
     assert len(plt.gcf().axes) == 1
 
 
 def test_metrics_are_drawn_beside_the_losses(recorder: Recorder):
-    plot_metrics(recorder)
+    recorder.plot_metrics()
     losses, accuracy = plt.gcf().axes
     assert lines_of(losses) == {"train": ([0, 1], [6.0, 1.0]), "valid": ([0, 1], [5.5, 2.5])}
     assert accuracy.get_title() == "accuracy"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from vizsla.types import Batch, PictureTable, Size, unknown_targets
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import pandas as pd
     from torch import nn
@@ -77,7 +78,14 @@ class DataLoader:
             for batch in batches:
                 yield dressed(batch, table=self.table)
 
-    def batches(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> Generator[Batch]:
+    def batches(
+        self,
+        *,
+        epoch: int = 0,
+        start: int = 0,
+        share: Share = ALL,
+        augmenting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> Generator[Batch]:
         """Yield the batches of an epoch; reading threads end when the generator is closed.
 
         Args:
@@ -87,6 +95,7 @@ class DataLoader:
             share: (rank, world): of every batch only the part of one of several processes, see ``PictureLoader.batches``.
                 All get the same number of batches; of a last batch with fewer pictures than processes some get a
                 batch of no pictures.
+            augmenting: Entered while a batch is augmented, for somebody who takes the time.
 
         Yields:
             Images float32 ``(B, 3, H, W)`` with values 0-1, channels-last, on the device.
@@ -103,14 +112,21 @@ class DataLoader:
 
             plan = chosen_plan(self, num_batches=len(self))[start:]
             plan = [part(turns, share=share) for turns in plan]
-        return self.read_plan(plan, epoch=epoch)
+        return self.read_plan(plan, epoch=epoch, augmenting=augmenting)
 
-    def read_plan(self, plan: Sequence[Tensor], *, epoch: int) -> Generator[Batch]:
+    def read_plan(
+        self,
+        plan: Sequence[Tensor],
+        *,
+        epoch: int,
+        augmenting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> Generator[Batch]:
         """Yield the batches of a plan, as ``PictureLoader.plan`` gives it.
 
         Args:
             plan: Turns of each batch.
             epoch: Number of the epoch, from 0; matters in training only.
+            augmenting: See ``batches``.
         """
         training = self.loader.training
         with (
@@ -118,7 +134,10 @@ class DataLoader:
             self.augmentation.foresee(plan, epoch=epoch, training=training),
         ):
             for turns, batch in zip(plan, batches, strict=True):
-                images = self.augmentation(batch.images, rows=turns, epoch=epoch, training=training)
+                with augmenting():
+                    images = self.augmentation(
+                        batch.images, rows=turns, epoch=epoch, training=training
+                    )
                 yield replace(batch, images=images)
 
     def one_batch(self, *, epoch: int | None = None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,9 @@
-"""The weights of many steps or epochs in, their average out, which often predicts better than the last of them."""
+"""Average the weights of many steps or epochs: the average often predicts better than the last of them.
+
+``torch.optim.swa_utils.AveragedModel`` and timm's ``ModelEmaV3`` are not used: both keep a deep copy of the whole model, the first
+begins at the weights after the first step and has no slow start, the second has another one, and what they save has other names.
+The kernel is the same, one call over all tensors.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +63,7 @@ class EMACallback(Callback):
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         values = _floats(fit.trainer.model)
-        # torch's own averaged models use this call too: one kernel for all tensors.
+        # torch's own averaged models use this call too.
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
             list(self._average.values()), [values[name] for name in self._average], share
         )
@@ -104,7 +109,7 @@ class WeightSoup(Callback):
 
     Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018 (arXiv 1803.05407); Wortsman
     et al., "Model soups", 2022 (arXiv 2203.05482). Batch norms that were trained get new statistics from one pass over the
-    training pictures.
+    training images.
 
     Args:
         last: Epochs to average; those of warm restarts are best taken at the ends of the cycles.
@@ -174,7 +179,7 @@ class WeightSoup(Callback):
 
 @torch.no_grad()
 def renew_batch_norms(trainer: Trainer) -> None:
-    """Measure the statistics of all batch norms that train, by one pass over the training pictures in order."""
+    """Measure the statistics of all batch norms that train, by one pass over the training images in order."""
     norms = [
         part
         for part in trainer.model.modules()

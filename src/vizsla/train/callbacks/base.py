@@ -1,27 +1,63 @@
-"""What happens in a fit comes in through seven events; what somebody wants to add to training hooks in here.
+"""What callbacks are told of a fit, and what they may change in it.
 
-A callback changes training only through what it is handed: the batch of a step, the state of the fit, the trainer. Its
-errors reach the user unchanged.
+A callback changes training only through what it is handed: the settings of the fit before it begins, the batch of a step, the
+state of the fit. Its errors reach the user unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from vizsla.errors import ConfigError
-from vizsla.train.recorder import SmoothedLoss
+from vizsla.errors import ConfigError, TrainingError
+from vizsla.train.distributed import mean_over_processes
+from vizsla.train.recorder import FitRecord, SmoothedLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vizsla.evaluate.predictions import Predictions
+    from vizsla.train.profile import PhaseClock
     from vizsla.train.schedules import Schedule
     from vizsla.train.trainer import Trainer
-    from vizsla.types import Batch
+    from vizsla.types import Batch, Size
+
+MAX_NAMED_FILES = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitSettings:
+    """How the steps of a fit are taken; a callback may return a changed copy before the first step.
+
+    Attributes:
+        accumulate: Batches whose gradients are gathered for one step of the optimiser.
+        clip: Largest norm of all gradients together; None leaves them.
+        sizes: ``(height, width)`` of the training images in the parts of the fit, which are equally long; empty for the size
+            of the loaders.
+        eager: Compute every step operation by operation, for a callback that looks into the network. Otherwise CUDA may
+            replay what it recorded.
+        clock: Told of every phase of a step; None measures nothing.
+
+    Raises:
+        ConfigError: A number cannot work.
+    """
+
+    accumulate: int = 1
+    clip: float | None = None
+    sizes: tuple[Size, ...] = ()
+    eager: bool = False
+    clock: PhaseClock | None = None
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or (self.clip is not None and not self.clip > 0):
+            raise ConfigError(
+                "accumulate is a number of batches, at least 1, and clip a positive norm or None. "
+                f"Received: accumulate={self.accumulate!r}, clip={self.clip!r}"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,26 +68,26 @@ class Fit:
         trainer: Whose fit it is.
         stage: Name of the fit, for people: ``"one cycle"``.
         number: How many fits the trainer did before.
-        n_epoch: Passes over the training pictures.
+        n_epoch: Passes over the training images.
         num_batches: Steps of an epoch.
         schedule: Rates and momentum of every step.
+        callbacks: All that are told of this fit, in order.
+        settings: How steps are taken; complete when ``before_fit`` is called.
+        scaler: Scales the losses of fp16; idle otherwise.
+        measured: Whether epochs are validated, recorded and printed.
         position: Epochs that the trainer did before this fit; data and random numbers depend on it.
         first_step: Where to begin. A callback may move it in ``before_fit`` to continue a fit that was cut off: the steps
-            before it are not done and their pictures are not read.
+            before it are not done and their images are not read.
         step: Steps done.
         epoch: The present epoch, from 0.
         batch: What the present step trains on.
         loss: Of the last step, a scalar on the device; reading it waits for the device.
+        record: Losses, rates and results so far.
         smoothed: Running mean of the losses; behind by a fraction of a second.
-        predictions: On the validation pictures after the last epoch.
+        predictions: On the validation images after the last epoch.
         values: ``train_loss``, ``valid_loss`` and the metrics after the last epoch.
         error: What ended the fit early, where something did; there in ``after_fit``.
         stop_reason: Why the fit is to end early; empty to go on.
-        read_losses: Waits for the device, so that the recorder knows all steps that were done.
-        scaler: Scales the losses of fp16; there when the fit begins.
-        callbacks: All that are told of this fit, in order.
-        eager: Compute every step operation by operation, as something that looks into the network needs it; set it in
-            ``before_fit``. Otherwise CUDA may replay what it recorded.
     """
 
     trainer: Trainer
@@ -60,23 +96,30 @@ class Fit:
     n_epoch: int
     num_batches: int
     schedule: Schedule
+    callbacks: Sequence[Callback] = ()
+    settings: FitSettings = FitSettings()
+    scaler: torch.amp.GradScaler = field(
+        default_factory=lambda: torch.amp.GradScaler(enabled=False)
+    )
+    measured: bool = True
     position: int = 0
     first_step: int = 0
     step: int = 0
     epoch: int = 0
     batch: Batch | None = None
     loss: Tensor | None = None
+    record: FitRecord = field(default_factory=lambda: FitRecord(stage=""))
     smoothed: SmoothedLoss = field(default_factory=SmoothedLoss)
     predictions: Predictions | None = None
     values: dict[str, float] = field(default_factory=dict)
     error: BaseException | None = None
     stop_reason: str = ""
-    read_losses: Callable[[], None] = lambda: None
-    scaler: torch.amp.GradScaler = field(
-        default_factory=lambda: torch.amp.GradScaler(enabled=False)
-    )
-    callbacks: Sequence[Callback] = ()
-    eager: bool = False
+    _unread: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole fit."""
+        return self.n_epoch * self.num_batches
 
     def stop(self, reason: str) -> None:
         """End the fit after the present step or epoch.
@@ -86,23 +129,50 @@ class Fit:
         """
         self.stop_reason = reason
 
-    def scaler_state(self) -> dict[str, Any]:
-        """Return the state of the scaler; empty where nothing is scaled."""
-        return self.scaler.state_dict()
+    def step_done(self, loss: Tensor, *, rows: Tensor) -> None:
+        """Count a step and keep its loss, which stays on the device.
 
-    def restore(
-        self, *, smoothed: Sequence[float], scaler: dict[str, Any], factors: Sequence[float]
-    ) -> None:
-        """Go on from an earlier state of this fit."""
-        self.smoothed.load_state(smoothed)
-        if scaler:
-            self.scaler.load_state_dict(scaler)
-        self.schedule = replace(self.schedule, factors=tuple(factors))
+        Args:
+            loss: A scalar.
+            rows: int64 ``(B,)``, the images of its batch, for the message if the loss is not finite.
+        """
+        self.loss = loss
+        self._unread.append((loss, rows))
+        self.step += 1
 
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole fit."""
-        return self.n_epoch * self.num_batches
+    def read_losses(self) -> None:
+        """Wait for the device, so that the record has all steps that were done.
+
+        Raises:
+            TrainingError: A loss is not finite.
+        """
+        if not self._unread:
+            return
+        stacked = torch.stack([loss for loss, _ in self._unread])
+        losses: list[float] = mean_over_processes(stacked).tolist()
+        steps = range(self.step - len(losses), self.step)
+        for step, loss, (_, rows) in zip(steps, losses, self._unread, strict=True):
+            if not math.isfinite(loss):
+                raise self._not_finite(loss, step=step, rows=rows)
+        self._unread.clear()
+        momenta = (self.schedule.momentum_at(step) for step in steps)
+        self.record.smoothed += self.smoothed.add(losses)
+        self.record.losses += losses
+        self.record.lrs += [self.schedule.rates_at(step)[-1] for step in steps]
+        self.record.moms += [momentum for momentum in momenta if momentum is not None]
+
+    def _not_finite(self, loss: float, *, step: int, rows: Tensor) -> TrainingError:
+        rates = ", ".join(
+            f"group {group}: {rate:.3g}" for group, rate in enumerate(self.schedule.rates_at(step))
+        )
+        table = self.trainer.dls.table
+        files = ", ".join(table.shown_path(row) for row in rows[:MAX_NAMED_FILES].tolist())
+        more = f" and {len(rows) - MAX_NAMED_FILES} more" if len(rows) > MAX_NAMED_FILES else ""
+        return TrainingError(
+            f"The loss became {loss} at step {step} of {self.num_steps}, at learning rates {rates} (earliest layers first), on "
+            f"{files}{more}. That step did not move the weights. Start again from the last good weights with a learning rate "
+            "ten times lower; if it happens at any rate, look at these images and labels."
+        )
 
 
 class Callback:
@@ -113,6 +183,11 @@ class Callback:
     """
 
     order: ClassVar[int] = 0
+
+    def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
+        """Nothing has begun: return how the steps of this fit are to be taken, changed or not."""
+        del fit
+        return settings
 
     def before_fit(self, fit: Fit) -> None:
         """The fit is about to begin; optimiser and schedule are there."""

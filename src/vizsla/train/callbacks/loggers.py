@@ -1,4 +1,4 @@
-"""The results of steps and epochs in; rows of a file, points of a dashboard, or a growing plot out."""
+"""Write what happens to files and dashboards: CSV, JSON lines, TensorBoard, Weights & Biases, a plot."""
 
 from __future__ import annotations
 

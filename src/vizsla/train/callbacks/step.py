@@ -1,11 +1,7 @@
-"""How steps are taken in one fit: gathered over batches, with clipped gradients, on pictures that grow.
-
-Batches in, batches whose pictures each hold part of another one out: MixUp and CutMix in training.
-"""
+"""Change how the steps of one fit are taken: gathered batches, clipped gradients, growing images, mixed images."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,33 +15,25 @@ from vizsla.types import Size, as_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vizsla.augment.batch_augmentation import BatchAugmentation
-    from vizsla.train.callbacks.base import Fit
+    from vizsla.train.callbacks.base import Fit, FitSettings
     from vizsla.types import Batch
 
 
 class GradientAccumulation(Callback):
-    """Gathers gradients until so many pictures were seen, then takes one step; what is left at an epoch's end is a step too.
+    """Gathers gradients until enough images were seen, then takes one step; what is left at an epoch's end is a step too.
 
     Args:
-        n_acc: Pictures of a step; rounded up to whole batches.
+        n_acc: Images of a step; rounded up to whole batches.
     """
 
     def __init__(self, n_acc: int = 32) -> None:
         if n_acc < 1:
-            raise ConfigError(f"n_acc is a number of pictures, at least 1. Received: {n_acc!r}")
+            raise ConfigError(f"n_acc is a number of images, at least 1. Received: {n_acc!r}")
         self.n_acc = n_acc
-        self._before: int | None = None
 
-    def before_fit(self, fit: Fit) -> None:
-        """Set it for this fit."""
-        self._before = fit.trainer.accumulate
-        fit.trainer.accumulate = -(-self.n_acc // fit.trainer.dls.train.bs)
-
-    def after_fit(self, fit: Fit) -> None:
-        """Put back what was there."""
-        if self._before is not None:
-            fit.trainer.accumulate, self._before = self._before, None
+    def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
+        """Ask for it."""
+        return replace(settings, accumulate=-(-self.n_acc // fit.trainer.dls.train.bs))
 
 
 class GradientClip(Callback):
@@ -63,24 +51,17 @@ class GradientClip(Callback):
                 f"Received: max_norm={max_norm!r}, norm_type={norm_type!r}"
             )
         self.max_norm = max_norm
-        self._before: float | None = None
-        self._is_set = False
 
-    def before_fit(self, fit: Fit) -> None:
-        """Set it for this fit."""
-        self._before, self._is_set = fit.trainer.clip, True
-        fit.trainer.clip = self.max_norm
-
-    def after_fit(self, fit: Fit) -> None:
-        """Put back what was there."""
-        if self._is_set:
-            fit.trainer.clip, self._is_set = self._before, False
+    def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
+        """Ask for it."""
+        del fit
+        return replace(settings, clip=self.max_norm)
 
 
 class ProgressiveResizing(Callback):
-    """Trains on small pictures first and on larger ones later: most of a fit then costs a fraction of the time.
+    """Trains on small images first and on larger ones later: most of a fit then costs a fraction of the time.
 
-    Howard, DAWNBench entry, 2018; Tan and Le, "EfficientNetV2", 2021 (arXiv 2104.00298). Validation pictures keep their size.
+    Howard, DAWNBench entry, 2018; Tan and Le, "EfficientNetV2", 2021 (arXiv 2104.00298). Validation images keep their size.
 
     Args:
         sizes: The size of each part of the fit, which are equally long: pixels, or (height, width).
@@ -90,29 +71,15 @@ class ProgressiveResizing(Callback):
         if not sizes:
             raise ConfigError("Progressive resizing needs at least one size. Received: none")
         self.sizes = tuple(as_size(size) for size in sizes)
-        self._before: BatchAugmentation | None = None
 
-    def before_fit(self, fit: Fit) -> None:
-        """Remember the size of the fit's end."""
-        self._before = fit.trainer.dls.train.augmentation
-
-    def before_epoch(self, fit: Fit) -> None:
-        """Set the size of this epoch."""
-        if self._before is None:
-            return
-        resized = copy.copy(self._before)
-        resized.size = self.sizes[fit.epoch * len(self.sizes) // fit.n_epoch]
-        fit.trainer.dls.train.augmentation = resized
-
-    def after_fit(self, fit: Fit) -> None:
-        """Put back what was there."""
-        if self._before is not None:
-            fit.trainer.dls.train.augmentation = self._before
-            self._before = None
+    def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
+        """Ask for it."""
+        del fit
+        return replace(settings, sizes=self.sizes)
 
 
 class _Mixing(Callback):
-    """Mixes each batch by ``_mix``; the loop then counts both targets of a picture as much as there is to see of them."""
+    """Mixes each batch by ``_mix``; the loop then counts both targets of a image as much as there is to see of them."""
 
     order = 90
 
@@ -122,7 +89,7 @@ class _Mixing(Callback):
         self.alpha = alpha
 
     def before_fit(self, fit: Fit) -> None:
-        """Find out now whether the loss can be had for each picture."""
+        """Find out now whether the loss can be had for each image."""
         per_picture(fit.trainer.loss_func)
 
     def before_step(self, fit: Fit, batch: Batch) -> Batch:
@@ -146,7 +113,7 @@ class _Mixing(Callback):
 
 
 class MixUp(_Mixing):
-    """Blends each picture with another one of its batch (Zhang et al., 2017, arXiv 1710.09412).
+    """Blends each image with another one of its batch (Zhang et al., 2017, arXiv 1710.09412).
 
     Args:
         alpha: Shares are Beta(alpha, alpha), and the larger part stays.
@@ -160,7 +127,7 @@ class MixUp(_Mixing):
 
 
 class CutMix(_Mixing):
-    """Pastes a box of another picture of the batch into each (Yun et al., 2019, arXiv 1905.04899).
+    """Pastes a box of another image of the batch into each (Yun et al., 2019, arXiv 1905.04899).
 
     Args:
         alpha: The share of the area that stays is Beta(alpha, alpha) before the box is cut off at the edges.

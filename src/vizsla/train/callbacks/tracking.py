@@ -1,4 +1,4 @@
-"""The results of each epoch in; a fit that ends early, keeps its best weights, or trains on at a lower rate, out."""
+"""Watch the results of each epoch: end a fit early, keep its best weights, or lower its rates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.checkpoint import Snapshot, load_weights, save_weights
+from vizsla.train.checkpoint import BestWeights, load_weights, save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,11 @@ class TrackerCallback(Callback):
             others.
         min_delta: A value must be better by this much.
         reset_on_fit: Forget the best value when a new fit begins.
+
+    Attributes:
+        best: The best value so far.
+        improved: Whether the last epoch had it.
+        wait: Epochs since then.
 
     Raises:
         ConfigError: At the start of a fit: there is no such figure.
@@ -50,10 +55,11 @@ class TrackerCallback(Callback):
         self.best = self.worst
         self.reset_on_fit = reset_on_fit
         self.improved = False
+        self.wait = 0
 
     def before_fit(self, fit: Fit) -> None:
         """Check the name; forget the last fit if so wished."""
-        names = ("train_loss", "valid_loss", *fit.trainer.recorder.metric_names)
+        names = fit.trainer.recorder.value_names
         if self.monitor not in names:
             raise ConfigError(
                 f"{type(self).__name__} cannot watch {self.monitor!r}: this learner has {', '.join(names)}. "
@@ -61,21 +67,24 @@ class TrackerCallback(Callback):
             )
         if self.reset_on_fit:
             self.best = self.worst
+        self.wait = 0
 
     def after_epoch(self, fit: Fit) -> None:
         """Compare."""
         value = fit.values[self.monitor]
         self.improved = self.better(value + self.margin, self.best)
+        self.wait = 0 if self.improved else self.wait + 1
         if self.improved:
             self.best = value
 
     def state(self) -> dict[str, Any]:
-        """Return the best value."""
-        return {"best": self.best if math.isfinite(self.best) else None}
+        """Return the best value and the count."""
+        return {"best": self.best if math.isfinite(self.best) else None, "wait": self.wait}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up the best value."""
+        """Take up the best value and the count."""
         self.best = self.worst if state["best"] is None else state["best"]
+        self.wait = state["wait"]
 
 
 class EarlyStoppingCallback(TrackerCallback):
@@ -99,28 +108,12 @@ class EarlyStoppingCallback(TrackerCallback):
     ) -> None:
         super().__init__(monitor, comp, min_delta, reset_on_fit)
         self.patience = patience
-        self.wait = 0
-
-    def before_fit(self, fit: Fit) -> None:
-        """Begin to count."""
-        super().before_fit(fit)
-        self.wait = 0
 
     def after_epoch(self, fit: Fit) -> None:
-        """Count, and stop when it is enough."""
+        """Stop when it is enough."""
         super().after_epoch(fit)
-        self.wait = 0 if self.improved else self.wait + 1
         if self.wait >= self.patience:
             fit.stop(f"No improvement since epoch {fit.epoch - self.wait}: early stopping")
-
-    def state(self) -> dict[str, Any]:
-        """Return the count too."""
-        return {**super().state(), "wait": self.wait}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up the count too."""
-        super().load_state(state)
-        self.wait = state["wait"]
 
 
 class KeepBest(TrackerCallback):
@@ -140,41 +133,30 @@ class KeepBest(TrackerCallback):
     ) -> None:
         super().__init__(monitor, comp, min_delta)
         self.epoch = -1
-        self._snapshot: Snapshot | None = None
+        self._best = BestWeights()
 
     def after_epoch(self, fit: Fit) -> None:
         """Keep better weights."""
         super().after_epoch(fit)
         if self.improved:
             self.epoch = fit.epoch
-            self._snapshot = Snapshot.of(fit.trainer.model, None)
+            self._best.keep(fit.trainer.model)
 
     def after_fit(self, fit: Fit) -> None:
         """Put the best weights back."""
-        if self._snapshot is not None:
-            fit.trainer.model.load_state_dict(self._snapshot.weights)
-            self._snapshot = None
+        if self._best:
+            self._best.put_back(fit.trainer.model)
+            self._best = BestWeights()
 
     def state(self) -> dict[str, Any]:
         """Return the weights too."""
-        weights = {} if self._snapshot is None else self._snapshot.weights
-        return {
-            **super().state(),
-            "epoch": self.epoch,
-            **{f"best/{k}": v for k, v in weights.items()},
-        }
+        return {**super().state(), "epoch": self.epoch, **self._best.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up the weights too."""
         super().load_state(state)
         self.epoch = state["epoch"]
-        weights = {
-            name.removeprefix("best/"): value
-            for name, value in state.items()
-            if name.startswith("best/")
-        }
-        if weights:
-            self._snapshot = Snapshot(weights=weights, trainable={}, training={}, optimiser=None)
+        self._best.load_state(state)
 
 
 class SaveModelCallback(TrackerCallback):
@@ -279,36 +261,47 @@ class ReduceLROnPlateau(TrackerCallback):
         self.patience = patience
         self.factor = factor
         self.min_lr = min_lr
-        self.wait = 0
+        self.lowered_at: list[int] = []
+        self._is_behind = False
 
     def before_fit(self, fit: Fit) -> None:
-        """Begin to count."""
+        """Begin with the rates as they are."""
         super().before_fit(fit)
-        self.wait = 0
+        self.lowered_at = []
+
+    def before_epoch(self, fit: Fit) -> None:
+        """Lower the rates of a run that was cut off as they had been lowered then."""
+        if self._is_behind:
+            self._is_behind = False
+            for step in self.lowered_at:
+                self._lower(fit, step=step)
 
     def after_epoch(self, fit: Fit) -> None:
-        """Count, and lower the rates when it is enough."""
+        """Lower the rates when it is enough."""
         super().after_epoch(fit)
-        self.wait = 0 if self.improved else self.wait + 1
         if self.wait < self.patience or fit.step >= fit.num_steps:
             return
         self.wait = 0
-        schedule, step = fit.schedule, fit.step
-        least = self.min_lr / schedule.rates[-1]
-        later = (max(value / self.factor, min(value, least)) for value in schedule.factors[step:])
-        fit.schedule = replace(schedule, factors=(*schedule.factors[:step], *later))
+        self.lowered_at.append(fit.step)
+        self._lower(fit, step=fit.step)
         fit.trainer.display.line(
-            f"Epoch {fit.epoch}: reducing lr to {fit.schedule.rates_at(step)[-1]:.3g}"
+            f"Epoch {fit.epoch}: reducing lr to {fit.schedule.rates_at(fit.step)[-1]:.3g}"
         )
 
     def state(self) -> dict[str, Any]:
-        """Return the count too."""
-        return {**super().state(), "wait": self.wait}
+        """Return the steps before which the rates were lowered too."""
+        return {**super().state(), "lowered_at": self.lowered_at}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up the count too."""
+        """Take them up too."""
         super().load_state(state)
-        self.wait = state["wait"]
+        self.lowered_at, self._is_behind = state["lowered_at"], True
+
+    def _lower(self, fit: Fit, *, step: int) -> None:
+        schedule = fit.schedule
+        least = self.min_lr / schedule.rates[-1]
+        later = (max(value / self.factor, min(value, least)) for value in schedule.factors[step:])
+        fit.schedule = replace(schedule, factors=(*schedule.factors[:step], *later))
 
 
 class TerminateOnNaNCallback(Callback):
