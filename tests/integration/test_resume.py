@@ -161,7 +161,7 @@ def cut_off(pictures: Path, tmp_path_factory: pytest.TempPathFactory, vizsla: Ru
         (("--size", 96), ["size: 64 then, 96 now", "presize: 83 then, 125 now"]),
         (("--lr", 1e-4), ["learning rate: 0.001 then, 0.0001 now"]),
         (("--epochs", 3, "--bs", 8), ["epochs: 2 then, 3 now", "batch size: 4 then, 8 now"]),
-        (("--valid", 0.5), ["split: other pictures to learn from or to validate on than then"]),
+        (("--valid", 0.5), ["split: other images to learn from or to validate on than then"]),
     ],
     ids=["size", "rate", "several", "split"],
 )
@@ -209,7 +209,7 @@ def test_force_goes_on_with_other_pictures(
     folder = shutil.copytree(cut_off, tmp_path / "run")
     refused = vizsla("train", more, *OPTIONS, "--out", folder, "--resume")
     assert refused.code == 2
-    assert "data: other pictures or labels than then" in refused.err
+    assert "data: other images or labels than then" in refused.err
     done = vizsla("train", more, *OPTIONS, "--out", folder, "--resume", "--force")
     assert (done.code, done.err) == (0, "")
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]

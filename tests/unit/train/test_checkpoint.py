@@ -15,7 +15,7 @@ from vizsla.train.callbacks.averaging import EMACallback
 from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.callbacks.loggers import CSVLogger
 from vizsla.train.callbacks.step import MixUp
-from vizsla.train.callbacks.tracking import KeepBest
+from vizsla.train.callbacks.tracking import KeepBest, ReduceLROnPlateau
 from vizsla.train.checkpoint import Checkpoint
 from vizsla.train.metrics import accuracy
 
@@ -161,6 +161,22 @@ def fit_one(learner: Learner, folder: Path, *, rate: float = 1e-3, **options: An
     learner.fit_one_cycle(1, rate, cbs=Checkpoint(folder, every_steps=1, **options))
 
 
+def test_rates_that_were_lowered_are_lowered_again(make_learner: Any, tmp_path: Path):
+    def train(folder: Path, *, die_at: int = 0, resume: bool = False) -> Learner:
+        learner = make_learner()
+        lower = ReduceLROnPlateau(min_delta=1e9, factor=2.0)  # nothing is good enough for it
+        checkpoint = Checkpoint(folder, every_steps=1, resume=resume)
+        learner.fit(4, 1e-2, cbs=[lower, checkpoint, DieAt(die_at)])
+        return learner
+
+    expected = train(tmp_path / "whole")
+    in_a_process_that_dies(lambda: train(tmp_path / "killed", die_at=13))
+    learner = train(tmp_path / "killed", resume=True)
+    assert learner.recorder.lrs == expected.recorder.lrs
+    assert len(set(learner.recorder.lrs)) == 3
+    assert learner.recorder.losses == expected.recorder.losses
+
+
 def test_other_settings_are_refused_by_name(make_learner: Any, make_loaders: Any, tmp_path: Path):
     fit_one(make_learner(), tmp_path)
     other = make_learner(make_loaders(batch_size=2))
@@ -168,6 +184,10 @@ def test_other_settings_are_refused_by_name(make_learner: Any, make_loaders: Any
         fit_one(other, tmp_path, resume=True)
     with pytest.raises(ConfigError, match="learning rates: "):
         fit_one(make_learner(), tmp_path, rate=2e-3, resume=True)
+    with pytest.raises(ConfigError, match="schedule: "):
+        learner = make_learner()
+        cbs = Checkpoint(tmp_path, resume=True)
+        learner.fit_one_cycle(1, 1e-3, pct_start=0.5, cbs=cbs)
 
 
 def test_force_goes_on_and_says_what_differs(

@@ -309,7 +309,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(make_loaders: Any):
         return str(error.value)
 
     for message in in_two_processes(work):
-        assert message.startswith("Batches of 1 pictures cannot be shared by 2 processes.")
+        assert message.startswith("Batches of 1 images cannot be shared by 2 processes.")
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch):

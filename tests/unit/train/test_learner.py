@@ -401,7 +401,7 @@ def test_rates_that_cannot_work_are_refused_before_the_first_step(
 
 def test_without_training_pictures_nothing_is_trained(make_learner: Any, make_loaders: Any):
     learner = make_learner(make_loaders(num_valid=24))
-    with pytest.raises(TrainingError, match="no training pictures"):
+    with pytest.raises(TrainingError, match="no training images"):
         learner.fit(1)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,17 @@ from torch.nn import functional as F
 
 from vizsla.errors import TrainingError
 from vizsla.train import loop
-from vizsla.train.callbacks.base import Callback, Fit
+from vizsla.train.callbacks.base import Callback, Fit, FitSettings
 from vizsla.train.optim import build_optimiser
 from vizsla.train.recorder import SmoothedLoss
 from vizsla.train.schedules import Schedule, constant, one_cycle
-from vizsla.train.step import TrainingStep
+from vizsla.train.step import (
+    TrainingStep,
+    step_copied_unless,
+    step_fused_unless,
+    step_unless,
+)
+from vizsla.train.trainer import Trainer
 from vizsla.types import Batch, PictureTable
 
 if TYPE_CHECKING:
@@ -81,66 +88,132 @@ class Source:
             self.closed = True
 
 
+class Loader:
+    """The loader of a trainer, which gives what a generator gives."""
+
+    bs = 5
+
+    def __init__(self, given: Generator[Batch], *, num_batches: int) -> None:
+        self.given = given
+        self.n = 5 * num_batches
+
+    def __len__(self) -> int:
+        return self.n // 5
+
+    def batches(self, **_: Any) -> Generator[Batch]:
+        return self.given
+
+
+class Bar:
+    """A display that notes where its bar was moved to."""
+
+    def __init__(self) -> None:
+        self.moved: list[int] = []
+
+    def line(self, text: str) -> None:
+        raise AssertionError(text)
+
+    @contextmanager
+    def bar(self, *_: object, **__: object) -> Generator[Any]:
+        yield lambda done, _note: self.moved.append(done)
+
+
 @dataclass
 class Context:
     """A network that is ready to be trained on some steps of a schedule."""
 
-    step: TrainingStep
+    network: nn.Module
     schedule: Schedule
-    on_read: Callable[[list[float]], None] | None = None
+    loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     callbacks: tuple[Callback, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    bar: Bar = field(default_factory=Bar)
+    optimiser: Any = None
+
+
+def groups_of(network: Any) -> tuple[tuple[nn.Parameter, ...], ...]:
+    return tuple(network[0].parameters()), tuple(network[1:].parameters())
 
 
 def context_for(
     network: nn.Module,
     *,
     loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    on_read: Callable[[list[float]], None] | None = None,
     num_steps: int = NUM_BATCHES,
     callbacks: tuple[Callback, ...] = (),
     **options: Any,
 ) -> Context:
-    groups = tuple(network[0].parameters()), tuple(network[1:].parameters())  # pyright: ignore[reportIndexIssue] (a Sequential)
-    step = TrainingStep(
-        network,
-        loss_function=loss_function,
-        optimiser=build_optimiser(network, groups),
-        **options,
-    )
     schedule = one_cycle(num_steps, peak_rates=PEAKS)
-    return Context(step, schedule, on_read=on_read, callbacks=callbacks)
+    return Context(network, schedule, loss_function, callbacks, options)
+
+
+class Watch(Callback):
+    """Begins a fit at a step, and keeps what it recorded."""
+
+    order = 1000
+
+    def __init__(self, *, first_step: int) -> None:
+        self.first_step = first_step
+        self.losses: list[float] = []
+
+    def before_fit(self, fit: Fit) -> None:
+        fit.first_step = self.first_step
+
+    def after_fit(self, fit: Fit) -> None:
+        self.losses = fit.record.losses
 
 
 def train_epoch(context: Context, source: Generator[Batch], *, first_step: int = 0) -> list[float]:
-    """Run the loop and return the losses of its steps."""
+    """Run a fit of one epoch and return the losses of its steps."""
+    num_steps = context.schedule.num_steps
     table = PictureTable(
-        root=Path("/pictures"),
-        paths=tuple(Path(f"/pictures/{row}.jpg") for row in range(30)),
+        root=Path("/images"),
+        paths=tuple(Path(f"/images/{row}.jpg") for row in range(30)),
         targets=torch.zeros(30, dtype=torch.int64),
         vocab=("a", "b", "c"),
         train_rows=torch.arange(30),
         valid_rows=torch.arange(0),
     )
-    fit = Fit(
-        trainer=SimpleNamespace(dls=SimpleNamespace(table=table)),  # pyright: ignore[reportArgumentType] (all the loop asks for)
-        stage="fit",
-        number=0,
-        n_epoch=1,
-        num_batches=context.schedule.num_steps,
-        schedule=context.schedule,
-        step=first_step,
+    loaders: Any = SimpleNamespace(
+        table=table,
+        vocab=table.vocab,
+        path=table.root,
+        device=torch.device("cpu"),
+        seed=0,
+        train=Loader(source, num_batches=num_steps),
+        valid=None,
     )
-    losses: list[float] = []
-
-    def on_read(fresh: list[float]) -> None:
-        losses.extend(fresh)
-        if context.on_read is not None:
-            context.on_read(fresh)
-
-    loop.train_epoch(
-        fit, source, take_step=context.step, callbacks=context.callbacks, on_read=on_read
+    trainer = Trainer(
+        loaders,
+        context.network,
+        context.loss_function,
+        splitter=groups_of,
+        quiet=True,
+        **context.options,
     )
-    return losses
+    trainer.display = context.bar  # pyright: ignore[reportAttributeAccessIssue] (all a trial asks for)
+    trainer.opt = context.optimiser
+    watch = Watch(first_step=first_step)
+    try:
+        trainer.run(
+            context.schedule,
+            n_epoch=1,
+            stage="fit",
+            cbs=[*context.callbacks, watch],
+            measured=False,
+        )
+    finally:
+        context.optimiser = trainer.opt
+    return watch.losses
+
+
+def step_for(network: nn.Module, **options: Any) -> TrainingStep:
+    return TrainingStep(
+        network,
+        loss_function=F.cross_entropy,
+        optimiser=build_optimiser(network, groups_of(network)),
+        **options,
+    )
 
 
 def plain_loop(network: nn.Sequential) -> list[float]:
@@ -178,7 +251,7 @@ def plain_loop(network: nn.Sequential) -> list[float]:
 def test_losses_and_weights_are_those_of_a_plain_loop():
     expected_network, network = small_network(), small_network()
     expected = plain_loop(expected_network)
-    found = train_epoch(context_for(network), Source(batches()).batches(), first_step=0)
+    found = train_epoch(context_for(network), Source(batches()).batches())
     # The first steps to the last bit; later ones see rates that were added up in another order.
     assert found[:1] == expected[:1]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -211,7 +284,7 @@ def test_losses_are_those_of_a_plain_loop_bit_for_bit_at_the_same_rates():
         loss.backward()
         optimiser.step()
         expected.append(loss.item())
-    assert train_epoch(context, Source(batches()).batches(), first_step=0) == expected
+    assert train_epoch(context, Source(batches()).batches()) == expected
     for name, value in network.state_dict().items():
         assert torch.equal(value, expected_network.state_dict()[name]), name
 
@@ -219,9 +292,9 @@ def test_losses_are_those_of_a_plain_loop_bit_for_bit_at_the_same_rates():
 def test_two_epochs_through_one_schedule_equal_one_long_epoch():
     once, twice = small_network(), small_network()
     given = batches()
-    whole = train_epoch(context_for(once), Source(given).batches(), first_step=0)
+    whole = train_epoch(context_for(once), Source(given).batches())
     context = context_for(twice)
-    halves = train_epoch(context, Source(given[:3]).batches(), first_step=0)
+    halves = train_epoch(context, Source(given[:3]).batches())
     halves += train_epoch(context, Source(given[3:]).batches(), first_step=3)
     assert halves == whole
 
@@ -242,13 +315,13 @@ def test_every_loss_is_reported_once_and_in_order():
 
 def test_no_gradient_is_left_behind():
     network = small_network()
-    train_epoch(context_for(network), Source(batches()).batches(), first_step=0)
+    train_epoch(context_for(network), Source(batches()).batches())
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_no_batches_make_no_steps():
     source = Source([])
-    assert train_epoch(context_for(small_network()), source.batches(), first_step=0) == []
+    assert train_epoch(context_for(small_network()), source.batches()) == []
     assert source.closed
 
 
@@ -272,13 +345,13 @@ def test_a_loss_that_is_not_finite_never_goes_unnoticed(step: int, value: float)
         f"group {group}: {rate:.3g}" for group, rate in enumerate(context.schedule.rates_at(step))
     )
     with pytest.raises(TrainingError) as error:
-        train_epoch(context, source.batches(), first_step=0)
+        train_epoch(context, source.batches())
     message = str(error.value)
     assert message.startswith(
         f"The loss became {value} at step {step} of {NUM_BATCHES}, at learning rates {rates} "
     )
     files = ", ".join(f"{5 * step + place}.jpg" for place in range(5))
-    assert f"on {files}. Start again" in message
+    assert f"on {files}. That step" in message
     assert "ten times lower" in message
     assert source.closed
 
@@ -294,18 +367,51 @@ def test_training_ends_at_the_first_look_after_a_bad_loss(monkeypatch: pytest.Mo
     source = Source(batches())
     context = context_for(small_network(), loss_function=infinite_at(2, math.nan))
     with pytest.raises(TrainingError, match="at step 2"):
-        train_epoch(context, source.batches(), first_step=0)
+        train_epoch(context, source.batches())
     assert source.taken == 3
     assert source.closed
 
 
 def test_looking_after_every_step_changes_no_loss(monkeypatch: pytest.MonkeyPatch):
-    seldom = train_epoch(context_for(small_network()), Source(batches()).batches(), first_step=0)
+    seldom = train_epoch(context_for(small_network()), Source(batches()).batches())
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_READS", -1.0)
-    seen: list[int] = []
-    context = context_for(small_network(), on_read=lambda fresh: seen.append(len(fresh)))
-    assert train_epoch(context, Source(batches()).batches(), first_step=0) == seldom
-    assert seen == [1] * NUM_BATCHES
+    context = context_for(small_network())
+    assert train_epoch(context, Source(batches()).batches()) == seldom
+    assert context.bar.moved == [*range(1, NUM_BATCHES + 1), NUM_BATCHES]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_moves_no_weight_from_that_very_step_on(value: float):
+    stopped, bad = small_network(), small_network()
+    train_epoch(context_for(stopped), Source(batches()[:3]).batches())
+    with pytest.raises(TrainingError, match="step 3"):
+        train_epoch(
+            context_for(bad, loss_function=infinite_at(3, value)), Source(batches()).batches()
+        )
+    for (name, weight), expected in zip(bad.named_parameters(), stopped.parameters(), strict=True):
+        assert torch.equal(weight, expected), name
+
+
+@pytest.mark.parametrize("step", [step_unless, step_fused_unless, step_copied_unless])
+def test_every_way_to_leave_a_step_out_moves_the_weights_otherwise_and_by_the_same(step: Any):
+    """The ways of other devices, on a CPU."""
+
+    def moved(take: Callable[[torch.optim.Optimizer], object], *, factor: float) -> list[Tensor]:
+        network = without_norm()
+        optimiser = build_optimiser(network, groups_of(network))
+        for _ in range(2):
+            loss = F.cross_entropy(network(batches()[0].images), batches()[0].targets)
+            (loss * factor).backward()
+            take(optimiser)
+            optimiser.zero_grad()
+        return [value.detach() for value in network.parameters()]
+
+    no, yes = torch.tensor(False), torch.tensor(True)  # noqa: FBT003 (values)
+    plain = moved(lambda optimiser: optimiser.step(), factor=1.0)
+    kept = moved(lambda optimiser: step(yes, optimiser), factor=math.nan)
+    same = moved(lambda optimiser: step(no, optimiser), factor=1.0)
+    for expected, found in ((plain, same), (list(without_norm().parameters()), kept)):
+        assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("out of memory")])
@@ -334,13 +440,13 @@ def test_an_error_of_the_loader_arrives_unchanged():
         raise cause
 
     with pytest.raises(OSError, match="the disk is gone") as raised:
-        train_epoch(context_for(small_network()), broken(), first_step=0)
+        train_epoch(context_for(small_network()), broken())
     assert raised.value is cause
 
 
 def test_bf16_trains_nearly_as_float32_and_the_loss_stays_float32():
     exact, rough = (
-        context_for(small_network(), precision=precision).step for precision in ("fp32", "bf16")
+        step_for(small_network(), precision=precision) for precision in ("fp32", "bf16")
     )
     batch = batches()[0]
     first, second = exact(batch), rough(batch)
@@ -391,7 +497,7 @@ def test_own_random_numbers_restore_the_global_state_after_an_error():
 def test_a_constant_schedule_trains_too():
     context = context_for(small_network())
     context.schedule = constant(NUM_BATCHES, rates=(0.05, 0.05))
-    first = train_epoch(context, Source(batches()).batches(), first_step=0)
+    first = train_epoch(context, Source(batches()).batches())
     assert all(map(math.isfinite, first))
 
 
@@ -409,13 +515,15 @@ def without_norm() -> nn.Sequential:
     return network
 
 
-def gradients_moved(network: nn.Sequential, given: list[Batch], **options: Any) -> dict[str, Any]:
+def gradients_moved(
+    network: nn.Sequential, given: list[Batch], *, clip: float | None = None, **options: Any
+) -> dict[str, Any]:
     """Return the weights after one step of the optimiser over these batches."""
     step = TrainingStep(
         network,
         loss_function=F.cross_entropy,
         optimiser=torch.optim.SGD(network.parameters(), lr=1.0),
-        accumulate=len(given),
+        settings=FitSettings(accumulate=len(given), clip=clip),
         **options,
     )
     for batch in given:
@@ -450,8 +558,9 @@ def test_what_is_left_of_gathered_batches_is_a_step_at_the_end_of_the_epoch():
     context = context_for(network, accumulate=4)
     before = [value.clone() for value in network.parameters()]
     train_epoch(context, Source(batches()).batches())
-    optimiser = context.step.optimiser
-    assert {int(state["step"]) for state in optimiser.state.values()} == {2}  # 4 + 2 batches
+    assert {int(state["step"]) for state in context.optimiser.state.values()} == {
+        2
+    }  # 4 + 2 batches
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(
         torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)
@@ -483,7 +592,7 @@ def test_a_batch_that_does_not_fit_goes_through_in_parts_and_moves_the_weights_a
 def test_a_picture_that_does_not_fit_is_an_error_that_says_what_to_do():
     network = SmallMemory(*without_norm())
     network.most = 0
-    with pytest.raises(TrainingError, match=r"not enough for 1 pictures of .8, 8. pixels.*smaller"):
+    with pytest.raises(TrainingError, match=r"not enough for 1 images of .8, 8. pixels.*smaller"):
         gradients_moved(network, [batches()[0]])
 
 
@@ -508,4 +617,4 @@ def test_mixed_pictures_count_for_both_of_their_targets():
         partner_targets=partners,
         shares=shares,
     )
-    assert float(context_for(network).step(mixed)) == pytest.approx(float(expected), rel=1e-6)
+    assert float(step_for(network)(mixed)) == pytest.approx(float(expected), rel=1e-6)

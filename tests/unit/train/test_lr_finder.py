@@ -357,7 +357,7 @@ def test_a_range_that_cannot_work_is_refused_before_the_first_step(
 
 def test_without_training_pictures_there_is_nothing_to_find(make_loaders: Any, make_learner: Any):
     learner = make_learner(make_loaders(num_valid=24))
-    with pytest.raises(TrainingError, match="no training pictures"):
+    with pytest.raises(TrainingError, match="no training images"):
         find_learning_rate(learner)
 
 

@@ -98,7 +98,7 @@ class _Looks(Callback):
         self.eager: list[bool] = []
 
     def after_step(self, fit: Fit) -> None:
-        self.eager.append(fit.eager)
+        self.eager.append(fit.settings.eager)
 
 
 def test_a_profiled_fit_asks_for_steps_that_can_be_looked_into(learn: Learner) -> None:

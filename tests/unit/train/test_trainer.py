@@ -20,6 +20,7 @@ from vizsla.errors import ConfigError, TrainingError
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.groups import norm_parameters
+from vizsla.train.callbacks.base import FitSettings
 from vizsla.train.learner import Learner
 from vizsla.train.losses import CrossEntropyLossFlat, balanced_class_weights
 from vizsla.train.metrics import accuracy
@@ -222,10 +223,10 @@ def test_a_batch_of_one_with_batch_norm_is_refused_before_the_first_step(
     make_learner: Any, make_loaders: Any
 ):
     learner = make_learner(make_loaders(batch_size=1))
-    with pytest.raises(TrainingError, match=r"Received: bs=1 and 20 training pictures\. Take bs=2"):
+    with pytest.raises(TrainingError, match=r"Received: bs=1 and 20 training images\. Take bs=2"):
         learner.fit(1)
     learner = make_learner(make_loaders(num_valid=23))
-    with pytest.raises(TrainingError, match="Received: bs=4 and 1 training pictures"):
+    with pytest.raises(TrainingError, match="Received: bs=4 and 1 training images"):
         learner.fit(1)
 
 
@@ -244,7 +245,7 @@ def test_a_batch_of_one_trains_a_head_without_norms(make_loaders: Any):
     model = Classifier(backbone, Head(), vocab=loaders.vocab)
     learner = Learner(loaders, model, train_bn=False, quiet=True)
     with pytest.raises(
-        TrainingError, match=r"cannot be trained on 1 picture of \(32, 32\) pixels.*bs=2"
+        TrainingError, match=r"cannot be trained on 1 image of \(32, 32\) pixels.*bs=2"
     ):
         learner.fit(1)
     learner.freeze()  # the norms of the body too
@@ -379,7 +380,7 @@ def test_a_step_in_fp16_needs_no_scaler_on_a_cpu():
         loss_function=F.cross_entropy,
         optimiser=torch.optim.SGD(network.parameters(), lr=0.1),
         precision="fp16",
-        clip=1.0,
+        settings=FitSettings(clip=1.0),
     )
     assert make_scaler("fp16").is_enabled() is torch.cuda.is_available()
     batch = Batch(
