@@ -184,9 +184,8 @@ def test_other_settings_are_refused_by_name(make_learner: Any, make_loaders: Any
         fit_one(other, tmp_path, resume=True)
     with pytest.raises(ConfigError, match="learning rates: "):
         fit_one(make_learner(), tmp_path, rate=2e-3, resume=True)
+    learner, cbs = make_learner(), Checkpoint(tmp_path, resume=True)
     with pytest.raises(ConfigError, match="schedule: "):
-        learner = make_learner()
-        cbs = Checkpoint(tmp_path, resume=True)
         learner.fit_one_cycle(1, 1e-3, pct_start=0.5, cbs=cbs)
 
 
