@@ -1,1 +1,1 @@
-"""Batches of uint8 pictures in, augmented float pictures out, with one interpolation."""
+"""From batches of uint8 images to augmented float images, with one interpolation."""

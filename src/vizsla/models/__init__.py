@@ -1,1 +1,1 @@
-"""A name in, a network with a head for our classes out."""
+"""From the name of an architecture to a network with a head for our classes."""

@@ -1,12 +1,7 @@
-"""The name of an architecture in, a network without its classifier out, with its weights and what they expect.
+"""Backbones: a network without its classifier, with its weights and what they expect, built by name.
 
-The order in which weights are looked for: a file that was given, the caches of this machine, the hub. The weights of
+Weights are looked for in this order: a file that was given, the caches of this machine, the hub. The weights of
 ``efficientnet_lite0`` come from an installed package instead, so that it works anywhere at once.
-
-Names of networks in, functions that build them out: ``resnet34`` and its kin as a notebook writes them, without torchvision.
-
-Importing torchvision takes over a second; these functions do so when they are called. ``vision_learner(dls, resnet34)``
-knows them by their names and never calls them.
 """
 
 from __future__ import annotations
@@ -29,6 +24,7 @@ from vizsla.models.bodies import (
     torchvision_body,
 )
 from vizsla.models.names import (
+    FUNCTION_NAMES,
     NAME_ATTRIBUTE,
     PACKAGED_NAME,
     TORCHVISION_PREFIX,
@@ -71,13 +67,13 @@ class BackboneSpec:
 
 
 class Backbone(nn.Module):
-    """A network without its classifier: normalised pictures in, the maps of its stages out.
+    """A network without its classifier: normalised images in, the maps of its stages out.
 
     Args:
         network: The layers.
         stages: How to get the maps out of them.
         spec: Where all that comes from.
-        preprocessing: What the weights expect of pictures; ``Classifier`` applies it.
+        preprocessing: What the weights expect of images; ``Classifier`` applies it.
 
     Attributes:
         network: As given.
@@ -117,19 +113,19 @@ class Backbone(nn.Module):
         """Return the map of each stage, the network's own final features last.
 
         Args:
-            images: Normalised pictures ``(B, 3, H, W)``.
+            images: Normalised images ``(B, 3, H, W)``.
 
         Returns:
             Maps ``(B, C, h, w)`` with C as in ``stage_channels``; for efficientnet_lite0 at 224 x 224 from
             ``(B, 16, 112, 112)`` to ``(B, 1280, 7, 7)``.
 
         Raises:
-            ConfigError: The network takes pictures of one size only, and these have another.
+            ConfigError: The network takes images of one size only, and these have another.
         """
         if self.fixed_size is not None and tuple(images.shape[2:]) != self.fixed_size:
             height, width = self.fixed_size
             raise ConfigError(
-                f"The network {self.spec.name} takes pictures of {height} x {width} pixels only. "
+                f"The network {self.spec.name} takes images of {height} x {width} pixels only. "
                 f"Received: {images.shape[2]} x {images.shape[3]}. Set the size to {height}, or choose a network of "
                 "convolutions."
             )
@@ -153,7 +149,7 @@ def build_backbone(
         pretrained: Use pretrained weights. An ``nn.Module`` keeps the weights that it has.
         weights_file: A file of weights (``read_weights_file``) to use instead of the published ones, whatever
             ``pretrained`` says; None for the published ones.
-        preprocessing: What the weights expect of pictures; None for what is known of the weights, and for an
+        preprocessing: What the weights expect of images; None for what is known of the weights, and for an
             ``nn.Module`` its attribute ``preprocessing`` if it has one, else the numbers of ImageNet.
         cut: Where the body ends, as in ``list(network.children())[:cut]``: for networks of torchvision and an
             ``nn.Module`` whose children run one after the other. None for the usual place, before pooling and classifier.
@@ -191,20 +187,20 @@ def build_backbone(
 
 
 def adapt_input_channels(backbone: Backbone, n_in: int) -> Backbone:
-    """Return a backbone for pictures of so many channels, which is the same one for 3 and refused for others.
+    """Return a backbone for images of so many channels, which is the same one for 3 and refused for others.
 
-    All pictures here are RGB: decoding turns grey ones into three equal channels, so there is nothing with another number.
+    All images here are RGB: decoding turns grey ones into three equal channels, so there is nothing with another number.
 
     Args:
-        backbone: Takes pictures of three channels.
-        n_in: Channels of a picture.
+        backbone: Takes images of three channels.
+        n_in: Channels of an image.
 
     Raises:
         ConfigError: ``n_in`` is not 3.
     """
     if n_in != 3:
         raise ConfigError(
-            f"n_in is 3: pictures become RGB when they are decoded, grey ones too. Received: {n_in!r}. "
+            f"n_in is 3: images become RGB when they are decoded, grey ones too. Received: {n_in!r}. "
             "Leave n_in out; a network for other channels can be trained with torch itself."
         )
     return backbone
@@ -269,34 +265,11 @@ def _own_random_numbers(seed: int) -> Generator[None]:
         yield
 
 
-TORCHVISION_FUNCTIONS = (
-    "alexnet",
-    *(f"convnext_{size}" for size in ("base", "large", "small", "tiny")),
-    *(f"densenet{layers}" for layers in (121, 161, 169, 201)),
-    *(f"efficientnet_b{number}" for number in range(8)),
-    *(f"efficientnet_v2_{size}" for size in "lms"),
-    *("googlenet", "inception_v3", "maxvit_t"),
-    *(f"mnasnet{width}" for width in ("0_5", "0_75", "1_0", "1_3")),
-    *("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"),
-    *(f"regnet_x_{cost}" for cost in ("16gf", "1_6gf", "32gf", "3_2gf", "400mf", "800mf", "8gf")),
-    *(f"regnet_y_{cost}" for cost in ("128gf", "16gf", "1_6gf", "32gf", "3_2gf", "400mf", "800mf")),
-    "regnet_y_8gf",
-    *(f"resnet{layers}" for layers in (18, 34, 50, 101, 152)),
-    *("resnext101_32x8d", "resnext101_64x4d", "resnext50_32x4d"),
-    *(f"shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0")),
-    *("squeezenet1_0", "squeezenet1_1"),
-    *(f"swin{version}_{size}" for version in ("", "_v2") for size in "bst"),
-    *(f"vgg{layers}{norm}" for layers in (11, 13, 16, 19) for norm in ("", "_bn")),
-    *(f"vit_{size}" for size in ("b_16", "b_32", "h_14", "l_16", "l_32")),
-    *("wide_resnet101_2", "wide_resnet50_2"),
-)
-"""Torchvision's networks for classification, by the names of its functions."""
-
-FUNCTION_NAMES = (PACKAGED_NAME, *TORCHVISION_FUNCTIONS)
-
-
 def architecture_function(name: str) -> Callable[..., nn.Module]:
-    """Return the function of an architecture.
+    """Return the function of an architecture, as a notebook writes it: ``vision_learner(dls, resnet34)``.
+
+    Importing torchvision takes over a second, so the function does that when it is called; ``vision_learner`` knows it by its
+    name and never calls it.
 
     Args:
         name: One of ``FUNCTION_NAMES``.
@@ -312,8 +285,6 @@ def architecture_function(name: str) -> Callable[..., nn.Module]:
 
     def build(pretrained: bool = False) -> nn.Module:
         if name == PACKAGED_NAME:
-            from vizsla.models.backbones import build_backbone
-
             return build_backbone(name, pretrained=pretrained).network
         from torchvision import models
 

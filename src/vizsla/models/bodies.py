@@ -1,4 +1,4 @@
-"""The name of an architecture of timm or torchvision in, its network without the classifier out, weights loaded."""
+"""Build a network of timm or torchvision without its classifier, by name, with its weights loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
 IMAGENET_PREPROCESSING = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's pictures, what most weights expect."""
+"""Mean and standard deviation of ImageNet's images, what most weights expect."""
 
 _RANDOM = Weights(tensors={}, origin="random")
 """Stands for the start of a network that was not pretrained."""
@@ -64,7 +64,7 @@ class Body:
     Attributes:
         network: The layers.
         stages: How to get maps out of them.
-        preprocessing: What the weights expect of pictures.
+        preprocessing: What the weights expect of images.
         origin: Where the weights come from, for people; ``"random"`` if nowhere.
         licence: Of the weights, as an SPDX name where known.
         num_parts: How many of the whole network's children were kept, if that is not what it usually is.
@@ -195,7 +195,7 @@ def _timm_as_body(
 def _timm_network(
     name: str, record: PretrainedCfg, *, published: Weights | None = None
 ) -> nn.Module:
-    """Return a network of timm without its classifier, for pictures of any size where the network allows that."""
+    """Return a network of timm without its classifier, for images of any size where the network allows that."""
     for options in _ANY_SIZE_OPTIONS if record.fixed_input_size else ():
         try:
             return _create_timm_network(name, published=published, options=options)
@@ -257,7 +257,7 @@ def _published_weights(published: PublishedFile, *, what: str, licence: str) -> 
         raise WeightsError(
             f"There are no pretrained weights for {what}: {error}. Three ways out: give a file of weights "
             f"(weights_file), use the architecture {PACKAGED_NAME!r}, whose weights an installed package carries, or ask "
-            "for random weights (pretrained=False), which need far more pictures and epochs."
+            "for random weights (pretrained=False), which need far more images and epochs."
         ) from error
     return Weights(
         tensors=read_weights_file(path),

@@ -1,6 +1,6 @@
-"""Pictures with values 0-1 in, logits out: normalise once, backbone, head.
+"""Classifier: normalise images once, run the backbone, run the head.
 
-Shapes: B pictures, C classes.
+Shapes: B images, C classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Classifier(nn.Module):
     """A backbone, a head and the names of the classes.
 
-    The only place where pictures are normalised, with the numbers that belong to the backbone's weights.
+    The only place where images are normalised, with the numbers that belong to the backbone's weights.
 
     Args:
         backbone: Gives stage maps.
@@ -73,7 +73,7 @@ class Classifier(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What the weights expect of pictures."""
+        """What the weights expect of images."""
         return self.backbone.preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Classifier(nn.Module):
             Logits ``(B, C)``.
 
         Raises:
-            ConfigError: The pictures are whole numbers (0-255), or not of that shape.
+            ConfigError: The images are whole numbers (0-255), or not of that shape.
         """
         return self.head(self.stage_maps(images))
 
@@ -102,7 +102,7 @@ class Classifier(nn.Module):
         return probabilities_of(logits, task=self.task)
 
     def stage_maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return what the head is given: the maps of all stages for the normalised pictures.
+        """Return what the head is given: the maps of all stages for the normalised images.
 
         Args:
             images: As for ``forward``.
@@ -112,13 +112,13 @@ class Classifier(nn.Module):
         """
         if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
             raise ConfigError(
-                "A classifier takes floating point pictures (B, 3, H, W) with values 0-1. "
-                f"Received: {images.dtype} {tuple(images.shape)}. Pictures of bytes become floats in the augmentation."
+                "A classifier takes floating point images (B, 3, H, W) with values 0-1. "
+                f"Received: {images.dtype} {tuple(images.shape)}. Images of bytes become floats in the augmentation."
             )
         return self.backbone((images - self.mean) / self.std)
 
     def place(self, device: torch.device) -> Classifier:
-        """Move everything to a device, weights in channels-last order, which convolutions of such pictures run fastest in.
+        """Move everything to a device, weights in channels-last order, which convolutions of such images run fastest in.
 
         Args:
             device: Where to.

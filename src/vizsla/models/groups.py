@@ -1,4 +1,4 @@
-"""A classifier in, its parameters in groups out; freezing of groups, and which parameters take no weight decay.
+"""Parameter groups of a classifier: freezing, learning rates by depth, and which parameters take no weight decay.
 
 The groups are early body, late body and head, or one per block: the later a layer, the more it has to learn for a new task,
 so groups get their own learning rates and may be frozen. A frozen parameter never changes: it needs no gradient and keeps
@@ -66,7 +66,7 @@ def fine_groups(classifier: Classifier) -> tuple[Group, ...]:
 def layer_decay_rates(rate: float, *, num_groups: int, decay: float) -> tuple[float, ...]:
     """Return learning rates that fall by one factor from each group to the one before it.
 
-    Layer-wise decay: Clark et al., "ELECTRA", ICLR 2020 (arXiv 2003.10555); for pictures Bao et al., "BEiT", ICLR 2022
+    Layer-wise decay: Clark et al., "ELECTRA", ICLR 2020 (arXiv 2003.10555); for images Bao et al., "BEiT", ICLR 2022
     (arXiv 2106.08254), with 0.65 to 0.9.
 
     Args:

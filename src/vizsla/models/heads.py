@@ -1,19 +1,16 @@
-"""Stage maps of a backbone in, logits out: the standard head of transfer learning, and the registry of heads.
+"""Heads: from the stage maps of a backbone to logits.
 
-Architecture and names of ``create_head``: fastai 2 (Howard and Gugger, "fastai: A Layered API for Deep Learning", 2020).
-Shapes: B pictures, C classes, maps ``(B, channels, h, w)``.
+``create_head`` is the standard head of transfer learning; architecture and names are those of fastai 2 (Howard and Gugger,
+"fastai: A Layered API for Deep Learning", 2020). ``FeatureHead`` is fitted in closed form (``recipe/head_fit.py``) on features that
+a frozen body computed once, and is an ordinary module afterwards: it trains on with the body, is saved with it and exported
+with it.
 
-Feature maps of several stages in, logits out: pooled statistics, standardised, then linear or through an RBF kernel.
-
-The head is fitted in closed form (``train/head_fit.py``) on features that a frozen body computed once, and is an ordinary
-module afterwards: it trains on with the body, is saved with it and exported with it.
-
-Shape legend: B pictures, D pooled features, M landmarks, C classes.
+Shapes: B images, C classes, D pooled features, M landmarks, maps ``(B, channels, h, w)``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -178,6 +175,17 @@ def rbf_kernel(left_BD: Tensor, right_MD: Tensor, *, bandwidth: float) -> Tensor
 
 
 _HIDDEN_WIDTHS = (512,)
+_HEAD_DEFAULTS: dict[str, object] = {
+    "lin_ftrs": None,
+    "ps": 0.5,
+    "concat_pool": True,
+    "first_bn": True,
+    "bn_final": False,
+    "lin_first": False,
+    "y_range": None,
+}
+"""What a head that says nothing of an option was made with."""
+
 _NORM_BIAS = 1e-3  # fastai's start; a norm that starts at exactly 0 leaves half of the ReLUs before it undecided.
 
 
@@ -207,6 +215,19 @@ class SigmoidRange(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Return ``sigmoid(values)`` stretched to the range."""
         return torch.sigmoid(values) * (self.high - self.low) + self.low
+
+
+class HeadOptions(TypedDict, total=False):
+    """The options of ``create_head`` that a ``ConcatPoolHead`` has, with the same defaults."""
+
+    lin_ftrs: Sequence[int] | None
+    ps: float | Sequence[float]
+    concat_pool: bool
+    first_bn: bool
+    bn_final: bool
+    lin_first: bool
+    y_range: tuple[float, float] | None
+    seed: int
 
 
 def create_head(
@@ -280,14 +301,7 @@ class ConcatPoolHead(nn.Module):
     Args:
         num_features: Channels of the last map.
         num_classes: Number of classes C.
-        lin_ftrs: This and the others as in ``create_head``.
-        ps: Dropouts.
-        concat_pool: Pool to maximum and mean.
-        first_bn: Begin with a norm.
-        bn_final: End with a norm.
-        lin_first: Linear layers before norms.
-        y_range: Bounds of the outputs.
-        seed: Of the random weights.
+        **options: As for ``create_head``.
 
     Raises:
         ConfigError: As for ``create_head``.
@@ -295,42 +309,14 @@ class ConcatPoolHead(nn.Module):
 
     kind = "concat_pool"
 
-    def __init__(
-        self,
-        num_features: int,
-        num_classes: int,
-        *,
-        lin_ftrs: Sequence[int] | None = None,
-        ps: float | Sequence[float] = 0.5,
-        concat_pool: bool = True,
-        first_bn: bool = True,
-        bn_final: bool = False,
-        lin_first: bool = False,
-        y_range: tuple[float, float] | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, num_features: int, num_classes: int, **options: Unpack[HeadOptions]) -> None:
         super().__init__()
-        self.layers = create_head(
-            num_features,
-            num_classes,
-            lin_ftrs,
-            ps,
-            concat_pool=concat_pool,
-            first_bn=first_bn,
-            bn_final=bn_final,
-            lin_first=lin_first,
-            y_range=y_range,
-            seed=seed,
-        )
+        self.layers = create_head(num_features, num_classes, pool=True, **options)
+        # The seed is of the random start only; a head that is built again gets its weights from elsewhere.
         self._config: dict[str, object] = {
-            "kind": self.kind,
-            "lin_ftrs": None if lin_ftrs is None else list(lin_ftrs),
-            "ps": ps if isinstance(ps, int | float) else list(ps),
-            "concat_pool": concat_pool,
-            "first_bn": first_bn,
-            "bn_final": bn_final,
-            "lin_first": lin_first,
-            "y_range": None if y_range is None else list(y_range),
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in {"kind": self.kind, **_HEAD_DEFAULTS, **options}.items()
+            if name != "seed"
         }
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
@@ -371,26 +357,15 @@ def build_head(
 def _concat_pool_head(
     config: Mapping[str, object], *, num_features: int, num_classes: int
 ) -> ConcatPoolHead:
-    defaults = ConcatPoolHead(1, 1).config()
-    unknown = sorted(set(config) - set(defaults))
+    options = {name: value for name, value in config.items() if name != "kind"}
+    unknown = sorted(set(options) - set(_HEAD_DEFAULTS))
     if unknown:
         raise ConfigError(
             f"A head of kind {ConcatPoolHead.kind!r} has no setting {', '.join(unknown)}; "
-            f"it has {', '.join(defaults)}. A newer vizsla may know more."
+            f"it has {', '.join(_HEAD_DEFAULTS)}. A newer vizsla may know more."
         )
-    settings = {**defaults, **config}
     try:
-        return ConcatPoolHead(
-            num_features,
-            num_classes,
-            lin_ftrs=cast("list[int] | None", settings["lin_ftrs"]),
-            ps=cast("float | list[float]", settings["ps"]),
-            concat_pool=bool(settings["concat_pool"]),
-            first_bn=bool(settings["first_bn"]),
-            bn_final=bool(settings["bn_final"]),
-            lin_first=bool(settings["lin_first"]),
-            y_range=cast("tuple[float, float] | None", settings["y_range"]),
-        )
+        return ConcatPoolHead(num_features, num_classes, **cast("HeadOptions", options))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"These settings make no head: {dict(config)!r}. {error}") from error
 

@@ -1,12 +1,10 @@
-"""What a caller named as architecture in, the library and the name it has there out; unknown names get the nearest ones.
+"""Architectures by name: which library is meant, where a body is cut, and the functions that stand for names.
 
 A text is looked up in this order: ``efficientnet_lite0`` (the network whose weights an installed package carries), a name
 of timm (with or without a tag, as in ``resnet18.a1_in1k``), a name of torchvision. So where both libraries have a name,
 timm's network is meant; ``torchvision:resnet34``, or torchvision's function ``resnet34`` itself, means torchvision's.
 
-Where a body ends, if somebody wants it elsewhere than usual: a number of parts in, a checked number, name or network out.
-
-The number counts the children of the whole network, as in ``list(network.children())[:cut]``. A network of torchvision that
+A cut counts the children of the whole network, as in ``list(network.children())[:cut]``. A network of torchvision that
 was cut is called ``resnet34[:6]``, and that name builds it again.
 """
 
@@ -26,12 +24,39 @@ Architecture = str | Callable[..., nn.Module] | nn.Module
 """A name, one of torchvision's functions such as ``torchvision.models.resnet34``, or a network."""
 
 NAME_ATTRIBUTE = "architecture_name"
-"""What the functions of ``models/functions.py`` are known by."""
+"""What the functions of ``backbones.architecture_function`` are known by."""
 
 PACKAGED_NAME = "efficientnet_lite0"
 """EfficientNet-Lite0 with ImageNet weights from an installed package: works without any network connection."""
 
 TORCHVISION_PREFIX = "torchvision:"
+
+_CUT_NAME = re.compile(r"(.+)\[:(\d{1,4})\]")
+
+TORCHVISION_FUNCTIONS = (
+    "alexnet",
+    *(f"convnext_{size}" for size in ("base", "large", "small", "tiny")),
+    *(f"densenet{layers}" for layers in (121, 161, 169, 201)),
+    *(f"efficientnet_b{number}" for number in range(8)),
+    *(f"efficientnet_v2_{size}" for size in "lms"),
+    *("googlenet", "inception_v3", "maxvit_t"),
+    *(f"mnasnet{width}" for width in ("0_5", "0_75", "1_0", "1_3")),
+    *("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"),
+    *(f"regnet_x_{cost}" for cost in ("16gf", "1_6gf", "32gf", "3_2gf", "400mf", "800mf", "8gf")),
+    *(f"regnet_y_{cost}" for cost in ("128gf", "16gf", "1_6gf", "32gf", "3_2gf", "400mf", "800mf")),
+    "regnet_y_8gf",
+    *(f"resnet{layers}" for layers in (18, 34, 50, 101, 152)),
+    *("resnext101_32x8d", "resnext101_64x4d", "resnext50_32x4d"),
+    *(f"shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0")),
+    *("squeezenet1_0", "squeezenet1_1"),
+    *(f"swin{version}_{size}" for version in ("", "_v2") for size in "bst"),
+    *(f"vgg{layers}{norm}" for layers in (11, 13, 16, 19) for norm in ("", "_bn")),
+    *(f"vit_{size}" for size in ("b_16", "b_32", "h_14", "l_16", "l_32")),
+    *("wide_resnet101_2", "wide_resnet50_2"),
+)
+"""Torchvision's networks for classification, by the names of its functions."""
+
+FUNCTION_NAMES = (PACKAGED_NAME, *TORCHVISION_FUNCTIONS)
 
 
 def resolve_architecture(
@@ -132,9 +157,6 @@ def _timm_name(arch: str) -> str | None:
                 f"Choose one of them, or {base!r} for its usual weights."
             ) from error
     return arch
-
-
-_CUT_NAME = re.compile(r"(.+)\[:(\d{1,4})\]")
 
 
 def check_cut(cut: object) -> int:

@@ -1,7 +1,7 @@
-"""A network from timm, torchvision or elsewhere in, a function out that gives its stage maps; found by trying it once.
+"""Find out, by trying it once, how a network gives its stage maps.
 
 A *stage* is a run of layers that share one resolution; its map is the output of the last of them, NCHW. Networks of
-tokens (ViT, Swin) give maps too: timm lays their tokens out as pictures and applies the last normalisation.
+tokens (ViT, Swin) give maps too: timm lays their tokens out as images and applies the last normalisation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vizsla.types import Size
 
 MapExtractor = Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
-"""Network and normalised pictures ``(B, 3, H, W)`` in, stage maps ``(B, C, h, w)`` out, the final map last."""
+"""Network and normalised images ``(B, 3, H, W)`` in, stage maps ``(B, C, h, w)`` out, the final map last."""
 
 _Result = TypeVar("_Result")
 
@@ -45,7 +45,7 @@ _PROBE_ERRORS = (
     NotImplementedError,
     LookupError,
 )
-"""What networks raise on pictures or arguments that they cannot take."""
+"""What networks raise on images or arguments that they cannot take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,7 @@ class TimmMaps:
     final: Literal["drop", "replace", "append"]
 
     def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the stage maps of normalised pictures."""
+        """Return the stage maps of normalised images."""
         output, maps = _forward_intermediates(network, images, normalise=self.normalise)
         if not isinstance(output, Tensor) or self.final == "drop":
             return maps
@@ -85,7 +85,7 @@ class SequentialMaps:
     channels_last: tuple[str, ...] = ()
 
     def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the stage maps of normalised pictures."""
+        """Return the stage maps of normalised images."""
         maps: list[Tensor] = []
         for step in self.steps:
             images = network.get_submodule(step)(images)
@@ -96,9 +96,9 @@ class SequentialMaps:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenMaps:
-    """Maps of torchvision's ViT: the tokens after each block, normalised and laid out as pictures.
+    """Maps of torchvision's ViT: the tokens after each block, normalised and laid out as images.
 
-    The embeddings of the positions are stretched to the picture's own grid (bicubic), so it takes pictures of any size from
+    The embeddings of the positions are stretched to the image's own grid (bicubic), so it takes images of any size from
     one patch on.
 
     Attributes:
@@ -108,7 +108,7 @@ class TokenMaps:
     blocks: tuple[str, ...]
 
     def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of normalised pictures."""
+        """Return the maps of normalised images."""
         vit = cast("VisionTransformer", network)
         patches = vit.conv_proj(images)
         height, width = patches.shape[2:]
@@ -130,7 +130,7 @@ class OwnMaps:
     """Maps of a network that somebody brought: what it returns, one map or several."""
 
     def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of normalised pictures."""
+        """Return the maps of normalised images."""
         maps = network(images)
         return (maps,) if isinstance(maps, Tensor) else tuple(maps)
 
@@ -252,17 +252,17 @@ def own_stages(network: nn.Module, *, size: Size) -> Stages:
 
     Args:
         network: Returns one map or several, the final one last.
-        size: Of the pictures that it is tried with, if it cannot take small ones.
+        size: Of the images that it is tried with, if it cannot take small ones.
 
     Raises:
-        ConfigError: It fails on a picture, or returns something other than maps ``(B, C, h, w)``.
+        ConfigError: It fails on an image, or returns something other than maps ``(B, C, h, w)``.
     """
     name = type(network).__name__
     trial = _try_sizes(partial(OwnMaps(), network), network, size=size)
     if trial is None:
         raise ConfigError(
-            f"The network {name} fails on a picture (1, 3, {size[0]}, {size[1]}). "
-            "A body for vizsla takes normalised pictures (B, 3, H, W) and returns maps (B, C, h, w)."
+            f"The network {name} fails on an image (1, 3, {size[0]}, {size[1]}). "
+            "A body for vizsla takes normalised images (B, 3, H, W) and returns maps (B, C, h, w)."
         )
     maps, fixed_size = trial
     return Stages(
@@ -290,7 +290,7 @@ def middle_part(network: nn.Module) -> str:
 
 
 def _side(found: Tensor) -> int | None:
-    """Return the side of a map of a square picture, whichever place its channels have; None if it is no such map."""
+    """Return the side of a map of a square image, whichever place its channels have; None if it is no such map."""
     if found.ndim != 4:
         return None
     if _has_channels_last(found):
@@ -299,7 +299,7 @@ def _side(found: Tensor) -> int | None:
 
 
 def _has_channels_last(found: Tensor) -> bool:
-    """Tell whether a map of a square picture is ``(B, h, w, C)``."""
+    """Tell whether a map of a square image is ``(B, h, w, C)``."""
     return found.shape[1] == found.shape[2] != found.shape[3]
 
 
@@ -308,8 +308,8 @@ def _stretched_positions(positions: Tensor, *, grid: Size) -> Tensor:
     side = math.isqrt(positions.shape[1] - 1)
     if grid == (side, side):
         return positions
-    picture = positions[:, 1:].transpose(1, 2).unflatten(2, (side, side))
-    stretched = F.interpolate(picture, size=grid, mode="bicubic", antialias=True)
+    image = positions[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    stretched = F.interpolate(image, size=grid, mode="bicubic", antialias=True)
     return torch.cat([positions[:, :1], stretched.flatten(2).transpose(1, 2)], dim=1)
 
 
@@ -351,7 +351,7 @@ def _feature_modules(network: nn.Module) -> list[str]:
 def _try_sizes(
     run: Callable[[Tensor], _Result], network: nn.Module, *, size: Size
 ) -> tuple[_Result, Size | None] | None:
-    """Return what an empty picture gives, and ``size`` if only that works; None if nothing does."""
+    """Return what an empty image gives, and ``size`` if only that works; None if nothing does."""
     with _trying(network):
         for tried, fixed_size in ((_SMALL_SIZE, None), (size, size)):
             with contextlib.suppress(*_PROBE_ERRORS):

@@ -1,19 +1,16 @@
-"""A file of weights in, tensors by name out, and from there into a network; nothing in a file is ever run.
+"""Weights: read files of tensors safely, find published ones, and copy them into networks.
 
 Files are safetensors, or what ``torch.save`` writes for a dictionary of tensors. The second kind is a pickle, which could
-contain code; it is read by torch's restricted reader, and a file that wants more than tensors is refused. This module is
-the only place where ``torch.load`` stands.
+contain code; it is read by torch's restricted reader, and a file that wants more than tensors is refused. Nothing in a file
+is ever run. This module is the only place where ``torch.load`` stands.
 
-Where pretrained weights are published in, a local file out: from the caches of this machine, else from the network.
+Published weights come from the caches of huggingface_hub and torch.hub on this machine, so what other programs fetched is
+found, and the other way round; else from the network. A server that does not answer is given up after seconds, not after
+minutes of repeated tries: somebody waits.
 
-The caches are those of huggingface_hub and of torch.hub, so what other programs fetched is found, and the other way round.
-A server that does not answer is given up after seconds, not after minutes of repeated tries: somebody waits.
-
-Nothing in, the ImageNet weights of EfficientNet-Lite0 from an installed package out, by timm's names.
-
-Architecture: Tan and Le, "EfficientNet", ICML 2019, in the "lite" variant of the TensorFlow models (no squeeze-excite,
-ReLU6, padding as TensorFlow does it). The package stores it in the layout of efficientnet-pytorch, where blocks are
-numbered through; timm numbers them stage by stage.
+The ImageNet weights of EfficientNet-Lite0 come from an installed package (Tan and Le, "EfficientNet", ICML 2019, in the
+"lite" variant of the TensorFlow models: no squeeze-excite, ReLU6, padding as TensorFlow does it). The package stores them in
+the layout of efficientnet-pytorch, where blocks are numbered through; timm numbers them stage by stage.
 """
 
 from __future__ import annotations
@@ -384,36 +381,34 @@ def _cached(published: PublishedFile, *, hub: Hub) -> Path | None:
 
 
 def _fetch_from_hub(published: PublishedFile, *, hub: Hub) -> Path:
-    """Fetch through huggingface_hub, after a short look whether anybody answers: on its own it tries for 20 seconds."""
-    from huggingface_hub import hf_hub_download, hf_hub_url
+    """Fetch through huggingface_hub, after one question whether it has the file: a download asks for 20 seconds."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
 
     repository, revision = _split_revision(published.repository)
-    reason = ""
+    reasons: list[str] = []
     for name in published.names:
         url = hf_hub_url(repository, name, revision=revision, endpoint=hub.endpoint)
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "vizsla"})
         try:
-            urllib.request.urlopen(request, timeout=hub.timeout_seconds).close()
-        except urllib.error.HTTPError as error:
-            reason = f"{url} answered {error.code} {error.reason}"
-        except _NETWORK_ERRORS as error:
-            # One server holds all names: if it does not answer, the next name is not tried.
+            get_hf_file_metadata(url, timeout=hub.timeout_seconds)
+            path = hf_hub_download(
+                repository,
+                name,
+                revision=revision,
+                endpoint=hub.endpoint,
+                cache_dir=hub.hub_cache,
+                etag_timeout=hub.timeout_seconds,
+            )
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            reasons.append(f"{url} cannot be fetched: the server answered {status}")
+        except Exception as error:
+            # Exception, because it raises the errors of whichever HTTP library it is built on. One server holds all names:
+            # if it does not answer, the next name is not tried.
             raise WeightsError(f"{url} cannot be fetched: {_reason(error)}") from error
         else:
-            try:
-                path = hf_hub_download(
-                    repository,
-                    name,
-                    revision=revision,
-                    endpoint=hub.endpoint,
-                    cache_dir=hub.hub_cache,
-                    etag_timeout=hub.timeout_seconds,
-                )
-            except Exception as error:
-                # Exception, because it raises the errors of whichever HTTP library it is built on.
-                raise WeightsError(f"{url} cannot be fetched: {_reason(error)}") from error
             return Path(path)
-    raise WeightsError(reason)
+    raise WeightsError("; ".join(reasons))
 
 
 def _split_revision(repository: str) -> tuple[str, str | None]:

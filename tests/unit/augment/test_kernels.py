@@ -1,21 +1,32 @@
-"""The operations on pixels, against independent ways to compute the same."""
+"""The operations on pixels, against independent ways to compute the same; hue, draws by function, Normalize."""
 
 from __future__ import annotations
 
+import colorsys
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
+from vizsla.augment.batch_augmentation import BatchAugmentation, Draws
+from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
+from vizsla.augment.geometry import Rotate
 from vizsla.augment.kernels import (
     ColourStep,
     area_average,
     change_lighting,
     sampling_grid,
+    turn_hue,
     warp_images,
 )
+from vizsla.augment.normalize import Normalize
+from vizsla.augment.presets import aug_transforms
+from vizsla.errors import ConfigError
 
 IDENTITY = torch.eye(3).repeat(2, 1, 1)
 
@@ -24,18 +35,18 @@ def noise(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("align_corners", [True, False])
-def test_the_grid_of_the_identity_is_where_the_pixels_are(align_corners: bool):
-    grid = sampling_grid(IDENTITY, size=(4, 5), align_corners=align_corners)
-    expected = F.affine_grid(IDENTITY[:, :2], [2, 3, 4, 5], align_corners=align_corners)
-    torch.testing.assert_close(grid, expected)
+def test_the_grid_of_the_identity_is_where_the_pixels_are():
+    for align_corners in [True, False]:
+        grid = sampling_grid(IDENTITY, size=(4, 5), align_corners=align_corners)
+        expected = F.affine_grid(IDENTITY[:, :2], [2, 3, 4, 5], align_corners=align_corners)
+        torch.testing.assert_close(grid, expected)
 
 
-@pytest.mark.parametrize("align_corners", [True, False])
-def test_a_side_of_one_pixel_looks_at_the_middle(align_corners: bool):
-    grid = sampling_grid(IDENTITY, size=(1, 3), align_corners=align_corners)
-    assert grid[..., 1].tolist() == [[[0, 0, 0]]] * 2
-    assert grid[0, 0, 1].tolist() == [0, 0]
+def test_a_side_of_one_pixel_looks_at_the_middle():
+    for align_corners in [True, False]:
+        grid = sampling_grid(IDENTITY, size=(1, 3), align_corners=align_corners)
+        assert grid[..., 1].tolist() == [[[0, 0, 0]]] * 2
+        assert grid[0, 0, 1].tolist() == [0, 0]
 
 
 def test_a_perspective_divides_by_the_depth():
@@ -59,38 +70,45 @@ def test_warping_keeps_the_scale_of_the_values():
     torch.testing.assert_close(found, images, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
-def test_modes_are_those_of_torch(mode: str):
-    images = noise(2, 3, 6, 7)
-    theta = torch.tensor([[0.9, 0.2, 0.1], [-0.1, 0.8, 0.0]]).repeat(2, 1, 1)
-    warp = torch.cat([theta, torch.tensor([0.0, 0, 1]).expand(2, 1, 3)], dim=1)
-    found = warp_images(images, warp=warp, size=(5, 4), mode=mode)  # pyright: ignore[reportArgumentType] any of three
-    grid = F.affine_grid(theta, [2, 3, 5, 4], align_corners=True)
-    expected = F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=True)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+def test_modes_are_those_of_torch():
+    for mode in ["nearest", "bilinear", "bicubic"]:
+        images = noise(2, 3, 6, 7)
+        theta = torch.tensor([[0.9, 0.2, 0.1], [-0.1, 0.8, 0.0]]).repeat(2, 1, 1)
+        warp = torch.cat([theta, torch.tensor([0.0, 0, 1]).expand(2, 1, 3)], dim=1)
+        found = warp_images(images, warp=warp, size=(5, 4), mode=mode)  # pyright: ignore[reportArgumentType] any of three
+        grid = F.affine_grid(theta, [2, 3, 5, 4], align_corners=True)
+        expected = F.grid_sample(
+            images, grid, mode=mode, padding_mode="reflection", align_corners=True
+        )
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize(
-    ("source", "size"),
-    [((46, 46), (44, 44)), ((7, 9), (7, 5)), ((64, 31), (20, 28)), ((12, 30), (3, 1)), ((5, 5), (5, 5))],
-)  # fmt: skip
-def test_area_average_is_adaptive_pooling(
-    source: tuple[int, int], size: tuple[int, int], channels_last: bool
-):
-    images = noise(2, 3, *source)
-    if channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    found = area_average(images, size=size)
-    torch.testing.assert_close(found, F.adaptive_avg_pool2d(images, size), atol=1e-6, rtol=1e-6)
+def test_area_average_is_adaptive_pooling():
+    for source, size in [
+        ((46, 46), (44, 44)),
+        ((7, 9), (7, 5)),
+        ((64, 31), (20, 28)),
+        ((12, 30), (3, 1)),
+        ((5, 5), (5, 5)),
+    ]:
+        for channels_last in [True, False]:
+            images = noise(2, 3, *source)
+            if channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            found = area_average(images, size=size)
+            torch.testing.assert_close(
+                found, F.adaptive_avg_pool2d(images, size), atol=1e-6, rtol=1e-6
+            )
 
 
-@pytest.mark.parametrize("room", [1, 3])
-def test_area_average_does_not_depend_on_spare_memory(room: int):
-    images = noise(2, 3, 30, 20).contiguous(memory_format=torch.channels_last)
-    spare = torch.full((room, 3, 30, 20), math.nan).contiguous(memory_format=torch.channels_last)
-    found = area_average(images, size=(29, 13), spare=spare)
-    assert torch.equal(found, area_average(images, size=(29, 13)))
+def test_area_average_does_not_depend_on_spare_memory():
+    for room in [1, 3]:
+        images = noise(2, 3, 30, 20).contiguous(memory_format=torch.channels_last)
+        spare = torch.full((room, 3, 30, 20), math.nan).contiguous(
+            memory_format=torch.channels_last
+        )
+        found = area_average(images, size=(29, 13), spare=spare)
+        assert torch.equal(found, area_average(images, size=(29, 13)))
 
 
 def step(gain: float, grey_gain: float | None, offset: float) -> ColourStep:
@@ -101,18 +119,16 @@ def step(gain: float, grey_gain: float | None, offset: float) -> ColourStep:
     )
 
 
-@pytest.mark.parametrize(
-    ("gain", "grey_gain", "offset"), [(1.2, None, -0.4), (1.2, 0.0, -0.4), (0.7, 0.3, 0.5)]
-)
-def test_colour_is_linear_in_the_logits(gain: float, grey_gain: float | None, offset: float):
-    images = noise(1, 3, 5, 6)
-    logits = -(1 / images.double() - 1).log()
-    grey = (torch.tensor([0.2989, 0.5870, 0.1140])[None, :, None, None] * logits).sum(
-        1, keepdim=True
-    )
-    expected = 1 / (1 + (-(gain * logits + (grey_gain or 0) * grey + offset)).exp())
-    found = change_lighting(images, colour=step(gain, grey_gain, offset))
-    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
+def test_colour_is_linear_in_the_logits():
+    for gain, grey_gain, offset in [(1.2, None, -0.4), (1.2, 0.0, -0.4), (0.7, 0.3, 0.5)]:
+        images = noise(1, 3, 5, 6)
+        logits = -(1 / images.double() - 1).log()
+        grey = (torch.tensor([0.2989, 0.5870, 0.1140])[None, :, None, None] * logits).sum(
+            1, keepdim=True
+        )
+        expected = 1 / (1 + (-(gain * logits + (grey_gain or 0) * grey + offset)).exp())
+        found = change_lighting(images, colour=step(gain, grey_gain, offset))
+        torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
 
 
 def test_colour_leaves_its_input_alone():
@@ -128,3 +144,172 @@ def test_black_and_white_stay_finite():
     assert found.isfinite().all()
     assert 0 <= float(found.min()) < 1e-4
     assert 1 - 1e-4 < float(found.max()) <= 1
+
+
+Maker = Callable[..., Tensor]
+IMAGENET = Normalize.from_stats([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def run(transforms: list[object], images: Tensor, *, seed: int = 0) -> Tensor:
+    rows = torch.arange(len(images))
+    augmentation = BatchAugmentation(transforms, seed=seed)  # pyright: ignore[reportArgumentType] any kind
+    return augmentation(images, rows=rows, epoch=0, training=True)
+
+
+def test_a_list_with_normalize_leaves_normalising_to_the_network(make_batch: Maker):
+    images, transforms = make_batch(), aug_transforms(size=12)
+    for normalize in (IMAGENET, Normalize()):
+        assert torch.equal(run([*transforms, normalize], images), run([*transforms], images))
+        assert torch.equal(run([normalize], images), images / 255)
+    augmentation = BatchAugmentation([IMAGENET])
+    rows = torch.arange(len(images))
+    valid = augmentation(images, rows=rows, epoch=0, training=False)
+    assert torch.equal(valid, images / 255)
+    assert augmentation.normalize == IMAGENET
+
+
+def test_normalize_without_statistics_cannot_be_called():
+    for call in (Normalize(), Normalize().decode):
+        with pytest.raises(ConfigError, match="from_stats"):
+            call(torch.zeros(1, 3, 2, 2))
+
+
+colours = st.tuples(*[st.integers(0, 255)] * 3)
+
+
+@given(colour=colours, shift=st.floats(-1, 1))
+@settings(max_examples=100, deadline=None)
+def test_hue_is_that_of_the_standard_library(colour: tuple[int, ...], shift: float):
+    red, green, blue = (part / 255 for part in colour)
+    hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
+    expected = colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)
+    picture = torch.tensor([red, green, blue]).view(1, 3, 1, 1)
+    found = turn_hue(picture, shift=torch.tensor([shift]))
+    torch.testing.assert_close(found.flatten(), torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+@given(shift=st.floats(-1, 1), seed=st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_turning_the_hue_there_and_back_is_the_identity(shift: float, seed: int):
+    images = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+    shifts = torch.tensor([shift, -shift])
+    found = turn_hue(turn_hue(images, shift=shifts), shift=-shifts)
+    torch.testing.assert_close(found, images, atol=1e-5, rtol=0)
+
+
+def test_a_third_of_the_circle_moves_each_colour_to_the_next_channel(make_batch: Maker):
+    images = make_batch()
+    found = run([Hue(p=1, draw=1 / 3)], images)
+    torch.testing.assert_close(found, (images / 255).roll(1, dims=1), atol=1e-6, rtol=0)
+
+
+def test_a_hue_that_does_not_turn_is_exact(make_batch: Maker):
+    for transform in [Hue(p=0), Hue(p=1, draw=0), Hue(p=1, draw=1)]:
+        images = make_batch()
+        assert torch.equal(run([transform], images), images / 255)
+
+
+def test_greys_have_no_hue():
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(run([Hue(p=1, draw=0.3)], images), images / 255)
+
+
+def test_two_hues_add_up_and_come_after_the_logits(make_batch: Maker):
+    images = make_batch()
+    parts = [Hue(p=1, draw=0.1), Brightness(p=1, draw=0.6), Hue(p=1, draw=0.25)]
+    expected = turn_hue(run([parts[1]], images), shift=torch.full((4,), 0.35))
+    torch.testing.assert_close(run([*parts], images), expected, atol=1e-6, rtol=0)
+
+
+def test_shifts_are_drawn_on_a_logarithmic_scale():
+    draws = Draws(seed=0, epoch=0, rows=torch.arange(4000))
+    shifts = Hue(0.1, 1).sample(draws, "augment/hue/0")
+    assert -0.1 <= float(shifts.min()) < -0.099
+    assert 0.11 < float(shifts.max()) <= 1 / 0.9 - 1
+    assert float((shifts + 1).log().mean()) == pytest.approx(0, abs=0.003)
+    some = Hue(0.1, 0.75).sample(draws, "augment/hue/0")
+    assert float((some == 0).double().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_draw_may_be_a_function_of_the_pictures(make_batch: Maker):
+    images = make_batch()
+
+    def by_brightness(pictures: Tensor) -> Tensor:
+        assert pictures is images
+        return pictures.float().mean(dim=(1, 2, 3)).sub(127).sign().mul(5)
+
+    fixed = by_brightness(images).tolist()
+    found = run([Rotate(p=1, draw=by_brightness)], images)
+    assert torch.equal(found, run([Rotate(p=1, draw=fixed)], images))
+    assert torch.equal(run([Contrast(p=1, draw=lambda _: 2.0)], images), run([Contrast(p=1, draw=2)], images))  # fmt: skip
+    assert torch.equal(run([Hue(p=1, draw=lambda x: [0.1] * len(x))], images), run([Hue(p=1, draw=0.1)], images))  # fmt: skip
+
+
+def test_a_function_that_makes_too_few_draws_is_refused(make_batch: Maker):
+    with pytest.raises(ConfigError, match="at least 4"):
+        run([Rotate(p=1, draw=lambda _: [1.0])], make_batch())
+    with pytest.raises(ConfigError, match="images="):
+        Contrast(draw=lambda _: 1.0).sample(Draws(seed=0, epoch=0, rows=torch.arange(1)), "c")
+
+
+# A bfloat16 has 8 significant bits: values in 0.5-1 are 2**-8 apart, rounding is off by 2**-9 at most. Coming in and going
+# out are both rounded. An interpolation does not enlarge the first error; colour steps do, by their steepness (here below 2).
+BFLOAT16_STEP = 2.0**-8
+
+
+def test_bfloat16_pictures_are_resampled_within_one_step(make_batch: Maker):
+    images = make_batch() / 255
+    angle = torch.tensor(0.3)
+    rotation = torch.tensor([[angle.cos(), angle.sin(), 0], [-angle.sin(), angle.cos(), 0], [0, 0, 1]])  # fmt: skip
+    warp = rotation.expand(4, 3, 3)
+    found = warp_images(images.bfloat16(), warp=warp, size=(30, 31))
+    assert found.dtype == torch.bfloat16
+    exact = warp_images(images, warp=warp, size=(30, 31))
+    torch.testing.assert_close(found.float(), exact, atol=BFLOAT16_STEP, rtol=0)
+
+
+def test_bfloat16_pictures_are_recoloured_within_two_steps(make_batch: Maker):
+
+    images = make_batch() / 255
+    draw = torch.tensor([0.8, 1.2, 1.25, 1.0], dtype=torch.float64)
+    step = Saturation().follow(Contrast().follow(ColourStep.neutral(4), draw), draw)
+    step = step.on(torch.device("cpu"))
+    shift = torch.tensor([0.1, -0.1, 0.0, 0.05])
+    for kernel in (
+        lambda pictures: change_lighting(pictures, colour=step),
+        lambda pictures: turn_hue(pictures, shift=shift),
+    ):
+        found = kernel(images.bfloat16())
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), kernel(images), atol=2 * BFLOAT16_STEP, rtol=0)
+
+
+class Pictures:
+    """A loader of one batch."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+        self.num_asked = 0
+
+    def one_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        self.num_asked += 1
+        return self.images, torch.zeros(len(self.images))
+
+
+def test_statistics_that_are_not_stated_are_measured_on_one_batch():
+    images = torch.rand(5, 3, 8, 9, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
+    loader = Pictures(images)
+    normalise = Normalize().set_up(loader)
+    assert loader.num_asked == 1
+    assert torch.allclose(torch.tensor(normalise.mean), images.mean((0, 2, 3)))
+    assert torch.allclose(torch.tensor(normalise.std), images.std((0, 2, 3)) + 1e-7)
+    found = normalise(images)
+    assert torch.allclose(found.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(found.std((0, 2, 3)), torch.ones(3), atol=1e-5)
+    assert IMAGENET.set_up(loader) is IMAGENET
+    assert loader.num_asked == 1
+
+
+def test_pictures_of_one_colour_have_a_spread_all_the_same():
+    normalise = Normalize.of(torch.full((2, 3, 4, 4), 0.5))
+    assert torch.isfinite(normalise(torch.full((2, 3, 4, 4), 0.5))).all()

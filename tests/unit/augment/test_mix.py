@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import scipy.stats
@@ -31,7 +30,7 @@ def draws_for(count: int, *, seed: int = 0) -> Draws:
     return Draws(seed=seed, epoch=0, rows=torch.arange(count))
 
 
-def flat_pictures(count: int, size: tuple[int, int] = (6, 8)) -> Tensor:
+def flat_images(count: int, size: tuple[int, int] = (6, 8)) -> Tensor:
     """Pictures of one value each: 0, 1, 2, ..."""
     return torch.arange(float(count)).view(-1, 1, 1, 1).expand(count, 3, *size)
 
@@ -46,29 +45,31 @@ def test_mixup_pictures_and_loss_equal_the_reference():
     assert float(loss) == pytest.approx(case["loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("case", RECORD["cutmix"]["cases"], ids=lambda c: f"{c['W']}x{c['H']}")
-def test_cutmix_boxes_and_shares_equal_the_reference(case: dict[str, Any]):
-    size = case["H"], case["W"]
-    centre = torch.tensor([[case["cy"], case["cx"]]]).expand(2, 2)
-    shares = torch.tensor([case["lam"]] * 2, dtype=torch.float64)
-    boxes = paste_boxes(shares, centres=centre, size=size)
-    left, top, right, bottom = case["box_x1y1x2y2"]
-    assert boxes[0].tolist() == [top, left, bottom, right]
-    images = flat_pictures(2, size)
-    mixed = paste_images(images, torch.tensor([0, 1]), boxes=boxes, partners=torch.tensor([1, 0]))
-    assert mixed.shares.tolist() == pytest.approx([case["adjusted_lam"]] * 2)
-    assert bool((mixed.images[0, :, top:bottom, left:right] == 1).all())
-    assert float(mixed.images[0].mean()) == pytest.approx(1 - case["adjusted_lam"])
-    assert mixed.partner_targets.tolist() == [1, 0]
+def test_cutmix_boxes_and_shares_equal_the_reference():
+    for case in RECORD["cutmix"]["cases"]:
+        size = case["H"], case["W"]
+        centre = torch.tensor([[case["cy"], case["cx"]]]).expand(2, 2)
+        shares = torch.tensor([case["lam"]] * 2, dtype=torch.float64)
+        boxes = paste_boxes(shares, centres=centre, size=size)
+        left, top, right, bottom = case["box_x1y1x2y2"]
+        assert boxes[0].tolist() == [top, left, bottom, right]
+        images = flat_images(2, size)
+        mixed = paste_images(
+            images, torch.tensor([0, 1]), boxes=boxes, partners=torch.tensor([1, 0])
+        )
+        assert mixed.shares.tolist() == pytest.approx([case["adjusted_lam"]] * 2)
+        assert bool((mixed.images[0, :, top:bottom, left:right] == 1).all())
+        assert float(mixed.images[0].mean()) == pytest.approx(1 - case["adjusted_lam"])
+        assert mixed.partner_targets.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("alpha", [0.2, 0.4, 0.5, 1.0, 3.0, 20.0])
-def test_shares_follow_the_beta_distribution(alpha: float):
-    uniform = draws_for(4000).uniform("test", count=2)
-    shares = beta_shares(uniform, alpha=alpha)
-    assert bool(((shares >= 0) & (shares <= 1)).all())
-    fit = scipy.stats.kstest(shares.numpy(), scipy.stats.beta(alpha, alpha).cdf)
-    assert fit.pvalue > 0.01
+def test_shares_follow_the_beta_distribution():
+    for alpha in [0.2, 0.4, 0.5, 1.0, 3.0, 20.0]:
+        uniform = draws_for(4000).uniform("test", count=2)
+        shares = beta_shares(uniform, alpha=alpha)
+        assert bool(((shares >= 0) & (shares <= 1)).all())
+        fit = scipy.stats.kstest(shares.numpy(), scipy.stats.beta(alpha, alpha).cdf)
+        assert fit.pvalue > 0.01
 
 
 def test_shares_are_finite_at_the_ends():
@@ -78,7 +79,7 @@ def test_shares_are_finite_at_the_ends():
 
 
 def test_mixup_blends_with_a_picture_of_the_batch_and_keeps_the_larger_part():
-    images, targets = flat_pictures(30), torch.arange(30) + 100
+    images, targets = flat_images(30), torch.arange(30) + 100
     mixed = mix_up(images, targets, draws=draws_for(30))
     assert 0.5 <= float(mixed.shares.min()) < 0.7 < float(mixed.shares.max()) <= 1
     assert sorted(mixed.partner_targets.tolist()) == targets.tolist()
@@ -89,7 +90,7 @@ def test_mixup_blends_with_a_picture_of_the_batch_and_keeps_the_larger_part():
 
 
 def test_cutmix_pastes_boxes_of_their_own():
-    images, targets = flat_pictures(30, (20, 30)), torch.arange(30)
+    images, targets = flat_images(30, (20, 30)), torch.arange(30)
     mixed = cut_mix(images, targets, draws=draws_for(30))
     own = (mixed.images == images).all(dim=1).double().mean(dim=(1, 2))
     moved = mixed.partner_targets != targets
@@ -98,27 +99,27 @@ def test_cutmix_pastes_boxes_of_their_own():
     assert bool((mixed.images.flatten(1).amax(dim=1) <= torch.maximum(targets, mixed.partner_targets)).all())  # fmt: skip
 
 
-@pytest.mark.parametrize("mix", [mix_up, cut_mix])
-def test_a_picture_alone_in_its_batch_stays_as_it_is(mix: Any):
-    images = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(0))
-    mixed = mix(images, torch.tensor([4]), draws=draws_for(1))
-    torch.testing.assert_close(mixed.images, images)
-    assert mixed.partner_targets.tolist() == [4]
+def test_a_picture_alone_in_its_batch_stays_as_it_is():
+    for mix in [mix_up, cut_mix]:
+        images = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+        mixed = mix(images, torch.tensor([4]), draws=draws_for(1))
+        torch.testing.assert_close(mixed.images, images)
+        assert mixed.partner_targets.tolist() == [4]
 
 
-@pytest.mark.parametrize("mix", [mix_up, cut_mix])
-def test_mixing_repeats_with_its_draws_and_leaves_the_input(mix: Any):
-    images, targets = flat_pictures(8).clone(), torch.arange(8)
-    before = images.clone()
-    one, again = (mix(images, targets, draws=draws_for(8, seed=1)) for _ in range(2))
-    other = mix(images, targets, draws=draws_for(8, seed=2))
-    assert torch.equal(one.images, again.images)
-    assert not torch.equal(one.images, other.images)
-    assert torch.equal(images, before)
+def test_mixing_repeats_with_its_draws_and_leaves_the_input():
+    for mix in [mix_up, cut_mix]:
+        images, targets = flat_images(8).clone(), torch.arange(8)
+        before = images.clone()
+        one, again = (mix(images, targets, draws=draws_for(8, seed=1)) for _ in range(2))
+        other = mix(images, targets, draws=draws_for(8, seed=2))
+        assert torch.equal(one.images, again.images)
+        assert not torch.equal(one.images, other.images)
+        assert torch.equal(images, before)
 
 
 def test_what_cannot_be_mixed_is_refused():
     with pytest.raises(ConfigError, match="alpha"):
-        mix_up(flat_pictures(2), torch.arange(2), draws=draws_for(2), alpha=0)
+        mix_up(flat_images(2), torch.arange(2), draws=draws_for(2), alpha=0)
     with pytest.raises(ConfigError, match="2 images, 3 targets, 2 rows"):
-        cut_mix(flat_pictures(2), torch.arange(3), draws=draws_for(2))
+        cut_mix(flat_images(2), torch.arange(3), draws=draws_for(2))

@@ -306,7 +306,7 @@ def test_covering_the_hottest_quarter_of_a_photo_costs_more_than_covering_the_co
         ({"stage": 1}, "has 1 stages, 0 to 0. Received: stage=1"),
         ({"stage": -2}, "Received: stage=-2"),
         ({"images": torch.zeros(1, 3, 4, 4)}, "have these sizes: 1 x 1. Give larger pictures"),
-        ({"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, "takes floating point pictures"),
+        ({"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, "takes floating point"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_explained_is_refused(colours, changes, message):

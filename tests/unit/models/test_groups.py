@@ -56,36 +56,20 @@ def trains(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-@pytest.mark.parametrize("name", GOLDEN["resnets"])
-def test_resnets_have_the_golden_groups(name):
-    with torch.device("meta"):
-        classifier = make_classifier(BUILDERS[name])
-    groups = parameter_groups(classifier)
-    golden = GOLDEN["resnets"][name]
-    assert [len(group) for group in groups] == [group["n_tensors"] for group in golden]
-    assert [count(group) for group in groups] == [group["n_params"] for group in golden]
-
-
-@pytest.mark.parametrize("name", GOLDEN["resnets"])
-def test_frozen_resnets_train_the_golden_parameters(name):
-    with torch.device("meta"):
-        classifier = make_classifier(BUILDERS[name])
-    groups = parameter_groups(classifier)
-    freeze_to(groups, -1, train_norms=norm_parameters(classifier))
-    for group, golden in zip(groups, GOLDEN["resnets"][name], strict=True):
-        trained = tuple(parameter for parameter in group if parameter.requires_grad)
-        assert len(trained) == golden["trainable_tensors_when_frozen"]
-        assert count(trained) == golden["trainable_params_when_frozen"]
-
-
-@pytest.mark.parametrize("name", GOLDEN["resnets"])
-def test_the_golden_parameters_of_resnets_take_no_weight_decay(name):
-    with torch.device("meta"):
-        classifier = make_classifier(BUILDERS[name])
-    for group, golden in zip(parameter_groups(classifier), GOLDEN["resnets"][name], strict=True):
-        decayed, undecayed = decay_split(group, module=classifier)
-        assert len(undecayed) == golden["n_tensors_without_wd"]
-        assert len(decayed) + len(undecayed) == len(group)
+def test_resnets_have_the_golden_groups_frozen_and_decayed():
+    for name, expected in GOLDEN["resnets"].items():
+        with torch.device("meta"):
+            classifier = make_classifier(BUILDERS[name])
+        groups = parameter_groups(classifier)
+        freeze_to(groups, -1, train_norms=norm_parameters(classifier))
+        for group, golden in zip(groups, expected, strict=True):
+            assert (len(group), count(group)) == (golden["n_tensors"], golden["n_params"]), name
+            trained = tuple(parameter for parameter in group if parameter.requires_grad)
+            assert len(trained) == golden["trainable_tensors_when_frozen"], name
+            assert count(trained) == golden["trainable_params_when_frozen"], name
+            decayed, undecayed = decay_split(group, module=classifier)
+            assert len(undecayed) == golden["n_tensors_without_wd"], name
+            assert len(decayed) + len(undecayed) == len(group), name
 
 
 def test_the_packaged_network_is_cut_after_its_third_stage():
@@ -123,9 +107,8 @@ def first_names(classifier: Classifier) -> list[str]:
     return [names[id(group[0])].split("network.")[-1] for group in fine_groups(classifier)]
 
 
-@pytest.mark.parametrize(
-    ("arch", "count"),
-    [
+def test_every_block_is_a_fine_group_and_the_head_is_the_last():
+    for arch, count in [
         ("convnext_tiny", 20),
         ("swin_base_patch4_window7_224", 26),
         ("efficientnet_b3", 28),
@@ -134,17 +117,15 @@ def first_names(classifier: Classifier) -> list[str]:
         (torchvision.models.resnet34, 18),
         ("torchvision:vit_l_16", 26),
         ("torchvision:swin_s", 29),
-    ],
-)
-def test_every_block_is_a_fine_group_and_the_head_is_the_last(arch, count):
-    with torch.device("meta"):
-        classifier = make_classifier(arch)
-    groups = fine_groups(classifier)
-    assert len(groups) == count
-    members = [id(parameter) for group in groups for parameter in group]
-    assert len(members) == len(set(members))
-    assert set(members) == {id(parameter) for parameter in classifier.parameters()}
-    assert {id(p) for p in groups[-1]} == {id(p) for p in classifier.head.parameters()}
+    ]:
+        with torch.device("meta"):
+            classifier = make_classifier(arch)
+        groups = fine_groups(classifier)
+        assert len(groups) == count
+        members = [id(parameter) for group in groups for parameter in group]
+        assert len(members) == len(set(members))
+        assert set(members) == {id(parameter) for parameter in classifier.parameters()}
+        assert {id(p) for p in groups[-1]} == {id(p) for p in classifier.head.parameters()}
 
 
 def test_the_fine_groups_of_a_resnet_are_its_stem_and_its_blocks():
@@ -209,19 +190,16 @@ def test_rates_fall_by_one_factor_from_group_to_group():
     assert layer_decay_rates(0.1, num_groups=1, decay=0.5) == (0.1,)
 
 
-@pytest.mark.parametrize(
-    ("rate", "decay", "message"),
-    [
+def test_a_decay_or_rate_that_cannot_be_is_refused():
+    for rate, decay, message in [
         (0.1, 0.0, "above 0 and at most 1.*Received: 0.0"),
         (0.1, 1.5, "Received: 1.5"),
         (0.1, float("nan"), "Received: nan"),
         (0.0, 0.5, "A learning rate is a positive finite number.*Received: 0.0"),
         (float("inf"), 0.5, "Received: inf"),
-    ],
-)
-def test_a_decay_or_rate_that_cannot_be_is_refused(rate, decay, message):
-    with pytest.raises(ConfigError, match=message):
-        layer_decay_rates(rate, num_groups=3, decay=decay)
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            layer_decay_rates(rate, num_groups=3, decay=decay)
 
 
 def test_a_parameter_that_two_layers_share_is_in_one_group():
@@ -238,19 +216,16 @@ def test_a_body_without_parts_leaves_its_groups_empty():
     assert [len(group) for group in groups] == [0, 0, 6]
 
 
-@pytest.mark.parametrize(
-    ("n", "expected"),
-    [
+def test_groups_from_the_given_position_train():
+    for n, expected in [
         (0, ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]),
         (1, ["1.weight", "1.bias", "2.weight", "2.bias"]),
         (-1, ["2.weight", "2.bias"]),
         (-3, ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]),
-    ],
-)
-def test_groups_from_the_given_position_train(n, expected):
-    model = toy()
-    freeze_to(toy_groups(model), n)
-    assert trains(model) == expected
+    ]:
+        model = toy()
+        freeze_to(toy_groups(model), n)
+        assert trains(model) == expected
 
 
 def test_norms_in_frozen_groups_train_if_asked():
@@ -317,19 +292,19 @@ def golden_toy() -> nn.Sequential:
     return model
 
 
-@pytest.mark.parametrize("case", FREEZING["cases"], ids=lambda case: case["name"])
-def test_training_while_frozen_gives_the_golden_parameters(case):
-    model = golden_toy()
-    layers = list(model)
-    cut = 1 if case["name"] == "frozen" else 2
-    early = tuple(p for layer in layers[:cut] for p in layer.parameters())
-    late = tuple(p for layer in layers[cut:] for p in layer.parameters())
-    norms = () if case["name"] == "frozen_bn_fixed" else norm_parameters(model)
-    freeze_to((early, late), -1, train_norms=norms)
-    train(model, adam(model, (early, late)), steps=5)
-    for name, expected in case["params_after_step"][-1].items():
-        parameter = model.get_parameter(name).detach().numpy()
-        np.testing.assert_allclose(parameter, expected, atol=3e-4, err_msg=name)
+def test_training_while_frozen_gives_the_golden_parameters():
+    for case in FREEZING["cases"]:
+        model = golden_toy()
+        layers = list(model)
+        cut = 1 if case["name"] == "frozen" else 2
+        early = tuple(p for layer in layers[:cut] for p in layer.parameters())
+        late = tuple(p for layer in layers[cut:] for p in layer.parameters())
+        norms = () if case["name"] == "frozen_bn_fixed" else norm_parameters(model)
+        freeze_to((early, late), -1, train_norms=norms)
+        train(model, adam(model, (early, late)), steps=5)
+        for name, expected in case["params_after_step"][-1].items():
+            parameter = model.get_parameter(name).detach().numpy()
+            np.testing.assert_allclose(parameter, expected, atol=3e-4, err_msg=name)
 
 
 def test_parameters_that_are_frozen_again_never_change():

