@@ -22,6 +22,7 @@ from vizsla.models.heads import (
     AdaptiveConcatPool2d,
     ConcatPoolHead,
     FeatureHead,
+    HeadOptions,
     SigmoidRange,
     build_head,
     create_head,
@@ -116,7 +117,8 @@ def test_dropouts_that_cannot_work_are_refused():
 
 
 def test_widths_that_cannot_work_are_refused():
-    for widths in [{"nf": 0}, {"n_out": 0}, {"lin_ftrs": [4, -1]}]:
+    refused: list[dict[str, Any]] = [{"nf": 0}, {"n_out": 0}, {"lin_ftrs": [4, -1]}]
+    for widths in refused:
         with pytest.raises(ConfigError, match="Widths of a head are positive"):
             create_head(**({"nf": 8, "n_out": 3} | widths))
 
@@ -128,12 +130,13 @@ def test_the_head_reads_the_last_map():
 
 
 def test_a_head_is_rebuilt_from_its_settings_as_json():
-    for settings in [
+    several: list[HeadOptions] = [
         {},
         {"lin_ftrs": [16, 8], "ps": [0.1, 0.2, 0.3], "bn_final": True},
         {"lin_ftrs": [], "concat_pool": False, "first_bn": False},
         {"lin_first": True, "y_range": (0.0, 5.0), "ps": 0},
-    ]:
+    ]
+    for settings in several:
         head = ConcatPoolHead(8, 3, **settings).eval()
         config = json.loads(json.dumps(head.config()))
         rebuilt = build_head(config, stage_channels=(4, 8), num_classes=3).eval()

@@ -149,7 +149,8 @@ def test_a_cut_that_leaves_nothing_or_asks_for_too_much_is_refused():
 
 
 def test_a_cut_that_is_no_whole_number_is_refused():
-    for cut in [lambda network: network, 2.0, True, "layer2"]:
+    refused: list[Any] = [lambda network: network, 2.0, True, "layer2"]
+    for cut in refused:
         for arch in (torchvision.models.resnet18, nn.Sequential(nn.ReLU())):
             with pytest.raises(ConfigError, match=r"cut is a whole number.*pass the nn\.Module"):
                 build_backbone(arch, pretrained=False, cut=cut)
