@@ -117,10 +117,10 @@ def test_dropouts_that_cannot_work_are_refused():
 
 
 def test_widths_that_cannot_work_are_refused():
-    refused: list[dict[str, Any]] = [{"nf": 0}, {"n_out": 0}, {"lin_ftrs": [4, -1]}]
-    for widths in refused:
+    usual: dict[str, Any] = {"nf": 8, "n_out": 3}
+    for widths in ({"nf": 0}, {"n_out": 0}, {"lin_ftrs": [4, -1]}):
         with pytest.raises(ConfigError, match="Widths of a head are positive"):
-            create_head(**({"nf": 8, "n_out": 3} | widths))
+            create_head(**{**usual, **widths})
 
 
 def test_the_head_reads_the_last_map():
