@@ -117,10 +117,10 @@ def test_dropouts_that_cannot_work_are_refused():
 
 
 def test_widths_that_cannot_work_are_refused():
-    usual: dict[str, Any] = {"nf": 8, "n_out": 3}
-    for widths in ({"nf": 0}, {"n_out": 0}, {"lin_ftrs": [4, -1]}):
+    refused: list[tuple[int, int, list[int]]] = [(0, 3, [4]), (8, 0, [4]), (8, 3, [4, -1])]
+    for inputs, outputs, hidden in refused:
         with pytest.raises(ConfigError, match="Widths of a head are positive"):
-            create_head(**{**usual, **widths})
+            create_head(inputs, outputs, hidden)
 
 
 def test_the_head_reads_the_last_map():
