@@ -343,11 +343,11 @@ def test_an_answer_has_its_label_set_and_a_notice_where_it_looks_foreign(
         )
         for part in (".set", ".foreign")
     )
-    stated = "This set holds the true label in 90 % of pictures like those of validation."
+    stated = "This set holds the true label in 90 % of images like those of validation."
     assert sets[0] == f"{' or '.join(answers[0].label_set or ())} {stated}"
     assert notices[known] == ""
     assert notices[foreign].startswith("Looks like none of the classes ")
-    assert "of the validation pictures were as little like any of the classes as this one. 5 % of the pictures of known classes get this notice too." in notices[foreign]  # fmt: skip
+    assert "of the validation images were as little like any of the classes as this one. 5 % of the images of known classes get this notice too." in notices[foreign]  # fmt: skip
     said = browser.evaluate("document.querySelector('#status').textContent")
     assert ("Looks like none of the classes" in said) == bool(
         answers[0 if said.startswith("a cross") else 1].none_of_these
@@ -355,7 +355,7 @@ def test_an_answer_has_its_label_set_and_a_notice_where_it_looks_foreign(
     assert browser.evaluate(PROBE) == {"cut": [], "width": width, "visible": width}
     assert browser.evaluate(NAMELESS) == []
     facts = browser.evaluate("document.querySelector('#facts').innerText")
-    assert "Calibrated on 40\u202fvalidation pictures; calibration error 20.0\u202f% before that, 10.0\u202f% after" in facts  # fmt: skip
+    assert "Calibrated on 40\u202fvalidation images; calibration error 20.0\u202f% before that, 10.0\u202f% after" in facts  # fmt: skip
     assert browser.complaints == []
 
 

@@ -252,8 +252,8 @@ def serve(
         max_requests: Requests under way at once; others are told that the server is busy.
     """
     from vizsla.serve.limits import Limits
-    from vizsla.serve.run import ServePlan
-    from vizsla.serve.run import serve as run_serve
+    from vizsla.serve.server import ServePlan
+    from vizsla.serve.server import serve as run_serve
 
     if run is not None and nearest is not None:
         raise ConfigError("--run and --nearest exclude each other. Choose one of them.")
@@ -263,7 +263,7 @@ def serve(
         body_bytes=body_bytes,
         buffered_bytes=max(256_000_000, body_bytes),
         pixels=round(max_megapixels * 1e6),
-        pictures=max_pictures,
+        images=max_pictures,
         requests_per_second=max_rate,
         seconds=max_seconds,
         requests=max_requests,
@@ -290,21 +290,21 @@ def _index(
 ) -> NearestIndex | None:
     """Read the training images, with a bar in a terminal."""
     from vizsla.serve.nearest import (
-        MOST_PICTURES,
+        MOST_IMAGES,
         build_index,
-        pictures_of_folder,
-        pictures_of_run,
+        images_of_folder,
+        images_of_run,
     )
     from vizsla.train.display import Display
 
     if run is not None:
-        images = pictures_of_run(run, data=data)
+        images = images_of_run(run, data=data)
     elif nearest is not None:
-        images = pictures_of_folder(nearest)
+        images = images_of_folder(nearest)
     else:
         return None
     display = Display()
-    total = min(len(images), MOST_PICTURES)
+    total = min(len(images), MOST_IMAGES)
     with display.bar("reading training images", total=total) as move:
         index = build_index(predictor, images, on_progress=move)
     left_out = f"; {index.num_left_out:,} cannot be read" if index.num_left_out else ""

@@ -1,11 +1,17 @@
-"""A prediction, or a model's description, in; plain values for JSON out, under the names that ``vizsla predict --json`` has."""
+"""What the JSON interface says: the types of its answers, and their description as OpenAPI 3.1 has it.
+
+The field names are those of ``Prediction.to_dict``, so that ``vizsla predict --json`` and the server say the same.
+"""
 
 from __future__ import annotations
 
 import base64
 import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from vizsla import __version__
 from vizsla.evaluate.novelty import REFUSED_SHARE
@@ -14,9 +20,12 @@ from vizsla.text import printable
 if TYPE_CHECKING:
     from vizsla.evaluate.calibration import Calibration
     from vizsla.model_file.manifest import Manifest
-    from vizsla.predict.predictor import Prediction
     from vizsla.serve.engine import Answer, Engine
     from vizsla.serve.limits import Limits
+    from vizsla.types import Task
+
+Json = dict[str, object]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 MOST_NEAREST = 12
 
@@ -24,7 +33,72 @@ USUAL_COVERAGE = 0.9
 """Share of the label sets that hold the true label, where nobody asks for another."""
 
 _LONGEST_NAME = 200
-_SHOWN_LIMITS = ("body_bytes", "pictures", "requests_per_second", "seconds")
+
+_REFUSALS = {
+    "400": "The form is damaged or has no file, or a number in the query cannot be taken.",
+    "403": "The request comes from a page of another site.",
+    "413": "The body is too large, or has too many images.",
+    "415": "The content type is none of those that a body may have.",
+    "421": "The server does not go by the name in the Host header.",
+    "429": "Too many requests from one address; Retry-After says when to try again.",
+    "503": "Too busy or too slow; Retry-After says when to try again.",
+}
+
+
+class LabelProbability(Struct, frozen=True):
+    """A class and how probable it is."""
+
+    label: str
+    probability: Share
+
+
+class NearestImage(Struct, frozen=True):
+    """A training image that is like the one that was sent; ``image`` is a data: URL."""
+
+    label: str
+    similarity: float
+    image: str
+
+
+class Error(Struct, frozen=True):
+    """Why there is no answer."""
+
+    error: str
+
+
+def answer_type(task: Task, *, calibration: Calibration | None) -> type[Struct]:
+    """Return the type of the answer about one image.
+
+    Args:
+        task: What is predicted.
+        calibration: Of the model file; None if it has none.
+    """
+    kinds: dict[Task, Any] = {
+        "category": str,
+        "multi_category": list[str],
+        "regression": dict[str, float],
+    }
+    optional: dict[str, Any] = {"error": str, "prediction": kinds[task]}
+    if task != "regression":
+        optional |= {
+            "probability": Share,
+            "top": list[LabelProbability],
+            "probabilities": dict[str, Share],
+        }
+    if usual_coverage(calibration) is not None:
+        meaning = (
+            "Labels, likeliest first, among which the true one is with the probability coverage."
+        )
+        optional["label_set"] = Annotated[list[str], Meta(min_length=1, description=meaning)]
+        optional["coverage"] = Share
+    if calibration is not None:
+        meaning = "Share of the validation images that were no more like one of the classes."
+        optional["familiarity"] = Annotated[float, Meta(ge=0, le=1, description=meaning)]
+        meaning = f"Whether familiarity is below {REFUSED_SHARE:g}: the image looks like none of the classes."
+        optional["none_of_these"] = Annotated[bool, Meta(description=meaning)]
+    optional |= {"heat": str, "nearest": list[NearestImage]}
+    fields = [(name, kind | UnsetType, UNSET) for name, kind in optional.items()]
+    return msgspec.defstruct("Answer", [("name", str), *fields], kw_only=True)
 
 
 def shown_name(name: str) -> str:
@@ -37,55 +111,24 @@ def shown_name(name: str) -> str:
     return one_line if len(one_line) <= _LONGEST_NAME else f"{one_line[: _LONGEST_NAME - 1]}…"
 
 
-def answer_values(answer: Answer, *, name: str, vocab: tuple[str, ...]) -> dict[str, object]:
-    """Return one element of ``pictures`` in the response.
+def answer_values(answer: Answer, *, name: str) -> dict[str, Any]:
+    """Return the fields of one element of ``images`` in the response.
 
     Args:
-        answer: What is said of the picture.
+        answer: What is said about the image.
         name: As the client gave it.
-        vocab: Names of the classes or numbers.
     """
-    values: dict[str, object] = {"name": shown_name(name)}
+    values: dict[str, Any] = {"name": shown_name(name)}
     if answer.prediction is None:
         return {**values, "error": printable(answer.error)}
-    values |= prediction_values(answer.prediction, vocab=vocab)
+    values |= answer.prediction.to_dict()
     if answer.heat is not None:
         values["heat"] = _data_address(answer.heat)
     if answer.nearest:
         values["nearest"] = [
-            {
-                "label": neighbour.label,
-                "similarity": neighbour.similarity,
-                "picture": _data_address(neighbour.thumbnail),
-            }
-            for neighbour in answer.nearest
+            NearestImage(one.label, one.similarity, _data_address(one.thumbnail))
+            for one in answer.nearest
         ]
-    return values
-
-
-def prediction_values(prediction: Prediction, *, vocab: tuple[str, ...]) -> dict[str, object]:
-    """Return what a model says of a picture.
-
-    Args:
-        prediction: Of any task.
-        vocab: Names of the classes or numbers.
-    """
-    if prediction.task == "regression":
-        return {"prediction": dict(zip(vocab, prediction.values, strict=True))}
-    several = prediction.task == "multi_category"
-    values: dict[str, object] = {
-        "prediction": list(prediction.labels) if several else prediction.label,
-        "probability": prediction.probability,
-        "top": [{"label": label, "probability": value} for label, value in prediction.top],
-        "probabilities": dict(zip(vocab, prediction.probabilities.tolist(), strict=True)),
-    }
-    if prediction.label_set is not None:
-        values |= {"label_set": list(prediction.label_set), "coverage": prediction.coverage}
-    if prediction.none_of_these is not None:
-        values |= {
-            "familiarity": prediction.familiarity,
-            "none_of_these": prediction.none_of_these,
-        }
     return values
 
 
@@ -110,7 +153,6 @@ def model_values(
         limits: What it takes.
         title: Name of the model for people.
     """
-    shown = asdict(limits)
     return {
         "title": shown_name(title),
         "task": manifest.task,
@@ -132,7 +174,13 @@ def model_values(
         "coverage": usual_coverage(engine.predictor.calibration),
         "heat": engine.explains,
         "nearest": 0 if engine.index is None else len(engine.index.labels),
-        "limits": {name: shown[name] for name in _SHOWN_LIMITS} | {"pixels": engine.max_pixels},
+        "limits": {
+            "body_bytes": limits.body_bytes,
+            "pictures": limits.images,
+            "requests_per_second": limits.requests_per_second,
+            "seconds": limits.seconds,
+            "pixels": engine.max_pixels,
+        },
         "device": str(engine.predictor.device),
         "vizsla": __version__,
     }
@@ -154,3 +202,121 @@ def _calibration_values(calibration: Calibration | None) -> dict[str, object] | 
 
 def _data_address(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+def description(
+    *, title: str, task: Task, calibration: Calibration | None, limits: Limits, max_pixels: int
+) -> Json:
+    """Return the OpenAPI document.
+
+    Args:
+        title: Name of the model.
+        task: What is predicted.
+        calibration: Of the model file; None if it has none.
+        limits: What the server takes.
+        max_pixels: Of one image.
+    """
+    answer: Any = answer_type(task, calibration=calibration)
+    predictions = msgspec.defstruct("Predictions", [("pictures", list[answer])])
+    _, schemas = msgspec.json.schema_components(
+        [predictions, Error], ref_template="#/components/schemas/{name}"
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"vizsla: {title}",
+            "version": __version__,
+            "description": (
+                "Images in, what a trained classifier says of them out. Limits: "
+                f"{limits.body_bytes / 1e6:g} MB a request, {limits.images} images a request, "
+                f"{max_pixels / 1e6:g} million pixels an image, {limits.seconds:g} seconds an answer"
+                + (
+                    f", {limits.requests_per_second:g} requests a second from one address."
+                    if limits.requests_per_second
+                    else "."
+                )
+            ),
+        },
+        "paths": {
+            "/api/predict": {"post": _predict(limits, calibration=calibration)},
+            "/api/model": {"get": _plain("Describe the model and the limits.", "application/json")},
+            "/health": {"get": _plain("Say whether the server takes images.", "application/json")},
+            "/metrics": {"get": _plain("Count what was done, for Prometheus.", "text/plain")},
+            "/openapi.json": {"get": _plain("This description.", "application/json")},
+        },
+        "components": {"schemas": schemas},
+    }
+
+
+def _predict(limits: Limits, *, calibration: Calibration | None) -> Json:
+    binary = {"type": "string", "format": "binary"}
+    form = {
+        "type": "object",
+        "required": ["pictures"],
+        "properties": {"pictures": {"type": "array", "items": binary, "maxItems": limits.images}},
+    }
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    answers = {"application/json": {"schema": {"$ref": "#/components/schemas/Predictions"}}}
+    return {
+        "summary": "Predict one image or several.",
+        "description": (
+            "Each file of the form is an image, whatever its field is called; or the body is one image. An unreadable "
+            "image has its place in the answer, with the cause."
+        ),
+        "parameters": [
+            _parameter("heat", "1: add where the network looked (Grad-CAM), as a JPEG.", most=1),
+            _parameter("nearest", "So many training images that are most alike.", MOST_NEAREST),
+            *_coverage_parameters(calibration),
+            {
+                "name": "name",
+                "in": "query",
+                "description": "Name of an image that is the body, to find it again in the answer.",
+                "schema": {"type": "string"},
+            },
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form},
+                "image/*": {"schema": binary},
+                "application/octet-stream": {"schema": binary},
+            },
+        },
+        "responses": {
+            "200": {"description": "One answer for each image, in order.", "content": answers},
+            "422": {"description": "No image could be read.", "content": answers},
+            **{
+                status: {"description": meaning, "content": error}
+                for status, meaning in _REFUSALS.items()
+            },
+        },
+    }
+
+
+def _parameter(name: str, meaning: str, most: int) -> Json:
+    schema = {"type": "integer", "minimum": 0, "maximum": most, "default": 0}
+    return {"name": name, "in": "query", "description": meaning, "schema": schema}
+
+
+def _coverage_parameters(calibration: Calibration | None) -> list[Json]:
+    usual = usual_coverage(calibration)
+    if usual is None:
+        return []
+    schema = {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 1,
+        "default": usual,
+    }
+    meaning = (
+        "Share of images, drawn as the validation images were, whose label_set holds the true "
+        "label, at least; on average over all, not for each class by itself."
+    )
+    return [{"name": "coverage", "in": "query", "description": meaning, "schema": schema}]
+
+
+def _plain(summary: str, content_type: str) -> Json:
+    return {
+        "summary": summary,
+        "responses": {"200": {"description": "It.", "content": {content_type: {}}}},
+    }

@@ -1,34 +1,43 @@
-"""An engine and its limits in, the web application out: the page, the JSON interface, health and metrics.
+"""The web application: the page, the JSON interface, health and metrics.
 
 Nothing here opens a file at a visitor's wish: the page's parts are read from the package at the start, by fixed names.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from vizsla.errors import ConfigError
-from vizsla.serve.answers import MOST_NEAREST, answer_values, model_values, usual_coverage
+from vizsla.serve.answers import (
+    MOST_NEAREST,
+    Error,
+    answer_type,
+    answer_values,
+    description,
+    model_values,
+    usual_coverage,
+)
 from vizsla.serve.engine import Engine
 from vizsla.serve.guard import LOOPBACK_NAMES, Guard
-from vizsla.serve.limits import Admission, Rates, RefusedError, busy
+from vizsla.serve.limits import Admission, RateLimiter, RefusedError, busy
 from vizsla.serve.metrics import CONTENT_TYPE, Metrics
-from vizsla.serve.openapi import description
-from vizsla.serve.uploads import check_content_type, is_form, read_body, uploads_of
+from vizsla.serve.uploads import check_content_type, read_uploads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 
     from vizsla.model_file.manifest import Manifest
     from vizsla.predict.predictor import Predictor
@@ -49,7 +58,7 @@ _COVERAGE = re.compile(r"0?\.[0-9]{1,6}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Names:
+class HostNames:
     """What a server may be called.
 
     Attributes:
@@ -61,14 +70,14 @@ class Names:
     any_address: bool = False
 
 
-class Site:
-    """Answers requests; one for each server.
+class JsonApi:
+    """Answers requests of programs; one for each server.
 
     Args:
         engine: Predicts.
         manifest: Of the model file.
         limits: What is taken.
-        metrics: Where pictures are counted.
+        metrics: Where images are counted.
         title: Name of the model, for people.
     """
 
@@ -78,8 +87,9 @@ class Site:
         self.engine = engine
         self.metrics = metrics
         self._limits = limits
-        self._rates = Rates(limits.requests_per_second)
+        self._rates = RateLimiter(limits.requests_per_second)
         self.admission = Admission(limits)
+        self._answer: Any = answer_type(manifest.task, calibration=engine.predictor.calibration)
         self._about = partial(model_values, manifest, engine=engine, limits=limits, title=title)
         self._description = description(
             title=title,
@@ -95,34 +105,26 @@ class Site:
         heat = bool(_number(request, "heat", most=1))
         nearest = _number(request, "nearest", most=MOST_NEAREST)
         coverage = self._coverage(request)
-        content_type = request.headers.get("content-type", "")
-        check_content_type(content_type)
+        check_content_type(request.headers.get("content-type", ""))
         with self.admission.admitted(_content_length(request)):
-            body = await read_body(request.stream(), limits=self._limits)
-            name = request.query_params.get("name", "")
-            split = partial(
-                uploads_of, body, content_type=content_type, name=name, limits=self._limits
-            )
-            uploads = await self.engine.work(split) if is_form(content_type) else split()
-            del body, split
+            uploads = await read_uploads(request, limits=self._limits)
             answers = await self.engine.answer(
                 [upload.data for upload in uploads],
                 coverage=coverage,
                 heat=heat,
                 nearest=nearest,
             )
-        vocab = self.engine.predictor.vocab
         values = [
-            answer_values(answer, name=upload.name, vocab=vocab)
+            self._answer(**answer_values(answer, name=upload.name))
             for upload, answer in zip(uploads, answers, strict=True)
         ]
         for answer in answers:
-            self.metrics.note_picture("unreadable" if answer.error else "predicted")
+            self.metrics.note_image("unreadable" if answer.error else "predicted")
         status = 200 if any(answer.prediction is not None for answer in answers) else 422
-        return JSONResponse({"pictures": values}, status_code=status)
+        return json_response({"pictures": values}, status=status)
 
     def _coverage(self, request: Request) -> float | None:
-        """Return what share of the label sets shall hold the true label; None where the model has no label sets."""
+        """Return what share of the label sets should hold the true label; None where the model has no label sets."""
         usual = usual_coverage(self.engine.predictor.calibration)
         text = request.query_params.get("coverage")
         if text is None:
@@ -138,15 +140,15 @@ class Site:
 
     async def model(self, _request: Request) -> Response:
         """Answer ``GET /api/model``."""
-        return JSONResponse(self._about())
+        return json_response(self._about())
 
     async def openapi(self, _request: Request) -> Response:
         """Answer ``GET /openapi.json``."""
-        return JSONResponse(self._description)
+        return json_response(self._description)
 
     async def health(self, _request: Request) -> Response:
         """Answer ``GET /health``."""
-        return JSONResponse({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def counters(self, _request: Request) -> Response:
         """Answer ``GET /metrics``."""
@@ -160,19 +162,19 @@ def build_app(
     limits: Limits,
     title: str,
     index: NearestIndex | None = None,
-    names: Names | None = None,
+    names: HostNames | None = None,
     max_batch: int = 0,
 ) -> Guard:
     """Return the web application.
 
     Args:
-        predictor: Predicts; its network is tried once on a grey picture.
+        predictor: Predicts; its network is tried once on a grey image.
         manifest: Of the model file.
         limits: What is taken.
         title: Name of the model, for people.
-        index: Training pictures to compare with; None for none.
+        index: Training images to compare with; None for none.
         names: What the server may be called; None for those of the loopback interface.
-        max_batch: Pictures that run through the network together; 0 for what suits the device.
+        max_batch: Images that run through the network together; 0 for what suits the device.
 
     Raises:
         ConfigError: The network's output is not finite.
@@ -187,12 +189,14 @@ def build_app(
         max_batch=max_batch,
         on_batch=metrics.note_batch,
     )
-    site = Site(engine, manifest=manifest, limits=limits, metrics=metrics, title=title)
-    metrics.gauges += [
-        ("vizsla_requests", "Predictions under way.", lambda: site.admission.requests),
-        ("vizsla_buffered_bytes", "Set aside for bodies.", lambda: site.admission.reserved_bytes),
+    api = JsonApi(engine, manifest=manifest, limits=limits, metrics=metrics, title=title)
+    gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
+        ("vizsla_requests", "Predictions under way.", lambda: api.admission.requests),
+        ("vizsla_buffered_bytes", "Set aside for bodies.", lambda: api.admission.reserved_bytes),
         ("vizsla_waiting_pictures", "Wait for their batch.", lambda: engine.batcher.num_waiting),
-    ]
+    )
+    for gauge in gauges:
+        metrics.add_gauge(*gauge)
 
     @asynccontextmanager
     async def working(_app: Starlette) -> AsyncGenerator[None]:
@@ -200,11 +204,11 @@ def build_app(
             yield
 
     routes = [
-        Route("/api/predict", site.predict, methods=["POST"]),
-        Route("/api/model", site.model),
-        Route("/openapi.json", site.openapi),
-        Route("/health", site.health),
-        Route("/metrics", site.counters),
+        Route("/api/predict", api.predict, methods=["POST"]),
+        Route("/api/model", api.model),
+        Route("/openapi.json", api.openapi),
+        Route("/health", api.health),
+        Route("/metrics", api.counters),
         *(Route(path, _asset(*asset)) for path, asset in ASSETS.items()),
     ]
     application = Starlette(
@@ -219,7 +223,7 @@ def build_app(
         },
     )
     application.router.redirect_slashes = False
-    known = Names() if names is None else names
+    known = HostNames() if names is None else names
     return Guard(
         application,
         limits=limits,
@@ -241,11 +245,19 @@ def _asset(file: str, content_type: str) -> Callable[[Request], Awaitable[Respon
     return answer
 
 
+def json_response(
+    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response in JSON; in ASCII, as names of classes need not be valid Unicode."""
+    text = json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
+    return Response(text, status_code=status, headers=headers, media_type="application/json")
+
+
 async def _refused(_request: Request, error: Exception) -> Response:
     refused = error if isinstance(error, RefusedError) else busy()
     again = refused.retry_seconds
     headers = None if again is None else {"retry-after": str(again)}
-    return JSONResponse({"error": refused.message}, status_code=refused.status, headers=headers)
+    return json_response(Error(refused.message), status=refused.status, headers=headers)
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:
@@ -253,17 +265,17 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 
 
 async def _failed(_request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, status_code=500)
+    return json_response(Error(str(error)), status=500)
 
 
 async def _not_found(_request: Request, _error: Exception) -> Response:
-    return JSONResponse({"error": "There is nothing here. /api lists what there is."}, status_code=404)  # fmt: skip
+    return json_response(Error("There is nothing here. /api lists what there is."), status=404)
 
 
 async def _wrong_method(request: Request, error: Exception) -> Response:
     headers = error.headers if isinstance(error, HTTPException) else None
     message = f"{request.method} is not possible here. /api lists what is."
-    return JSONResponse({"error": message}, status_code=405, headers=headers)
+    return json_response(Error(message), status=405, headers=headers)
 
 
 def _number(request: Request, name: str, *, most: int) -> int:

@@ -1,4 +1,4 @@
-"""Single items from many tasks in, results computed together in batches out, each to the task that asked."""
+"""Compute single items from many tasks together in batches, and give each task its results."""
 
 from __future__ import annotations
 

@@ -1,77 +1,102 @@
-"""Uploads in, what the model says of each out: decoded in threads, predicted together, explained where that is asked for."""
+"""Predict many uploads at once: decoded in threads, predicted together in batches, explained where that is asked for.
+
+On a CPU torch gives each layer of a batch to all processors, and each layer waits for the slowest of them. A server has other
+work on these processors: 16 images took 22 ms of processor time each that way, two cores being busy with decoding as well,
+and 12 ms where each processor has images of its own and works through all layers with them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+import torch
 from PIL import Image
 
 from vizsla.data.images.decode import cause_of
-from vizsla.errors import PictureError
-from vizsla.machine import default_num_workers, give_back_freed_memory
+from vizsla.errors import ConfigError, PictureError
+from vizsla.infer.grad_cam import grad_cam, overlay
+from vizsla.infer.streamline import streamlined
+from vizsla.machine import (
+    default_num_workers,
+    give_back_freed_memory,
+    map_in_threads,
+    use_threads,
+)
+from vizsla.predict.predictor import positions_by_shape
+from vizsla.seeding import generator
 from vizsla.serve.batching import Batcher
-from vizsla.serve.budget import Budget
-from vizsla.serve.nearest import jpeg_bytes
-from vizsla.serve.network import BATCH_PIXELS, Network, Outcome, Wish
-from vizsla.serve.screening import SMALL_PIXELS, screened
+from vizsla.serve.limits import FairBudget
+from vizsla.serve.nearest import features_of, jpeg_bytes
+from vizsla.serve.uploads import SMALL_PIXELS, screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from vizsla.predict.predictor import Prediction, Predictor
     from vizsla.serve.limits import Limits
-    from vizsla.serve.nearest import NearestIndex, Neighbour
+    from vizsla.serve.nearest import NearestIndex, SimilarImage
     from vizsla.types import Size
 
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 SMALL_PIXELS_AT_ONCE = 2 * SMALL_PIXELS
-"""Pixels of ordinary pictures that are decoded at the same time; 6 bytes each were measured."""
+"""Pixels of ordinary images that are decoded at the same time; 6 bytes each were measured."""
 
 _OWN_SIZE_PIXELS = 4_000_000
 _HEAT_SIDE = 448
 _HEAT_QUALITY = 85
+CPU_BATCH_OF_EACH, LEAST_CPU_BATCH, GPU_BATCH = 8, 16, 64
+"""Images that run through the network together: for each processor, for all of them at least, and on a GPU.
+
+Of 16 images, EfficientNet-Lite0's largest maps are 77 MB, more than a thread gets from glibc without a trip to the system:
+11.5 ms an image, of 8 or 4 images 7.6."""
+
+MOST_CPU_BATCH = 64
+BATCH_PIXELS = 32 * 512 * 512
+_HEATS_AT_ONCE = 8
+_WARM_UP_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What is said of one picture.
+    """What is said of one image.
 
     Attributes:
-        prediction: None where the picture cannot be read.
+        prediction: None where the image cannot be read.
         error: Why it cannot be read, empty where it can.
         heat: JPEG bytes of what the network was shown, with a heat map over it.
-        nearest: Training pictures, best first.
+        nearest: Training images, best first.
     """
 
     prediction: Prediction | None = None
     error: str = ""
     heat: bytes | None = None
-    nearest: list[Neighbour] = field(default_factory=list)
+    nearest: list[SimilarImage] = field(default_factory=list)
 
 
 class Engine:
     """Predicts for many tasks at once; an asynchronous context manager.
 
-    At most ``SMALL_PIXELS_AT_ONCE`` pixels of ordinary pictures are being decoded at any time, and one larger picture. The
-    others wait, in the order in which they came; larger pictures wait for one another and not in the way of ordinary ones.
+    At most ``SMALL_PIXELS_AT_ONCE`` pixels of ordinary images are being decoded at any time, and one larger image. The
+    others wait, in the order in which they came; larger images wait for one another and not in the way of ordinary ones.
 
     Args:
         predictor: The only way to predict: probabilities are those of ``Predictor.predict``.
-        limits: How large pictures may be.
-        index: Training pictures to compare with; None for none.
+        limits: How large images may be.
+        index: Training images to compare with; None for none.
         cover: ``(height, width)`` that the predictor's decoding covers, so that large JPEGs are decoded shrunk; None where it
             decodes all pixels.
-        keeps_size: Whether the network sees pictures in their own size; they are then held to 4 million pixels.
-        max_batch: Pictures that run through the network together; 1 predicts one by one, 0 takes what suits the device.
+        keeps_size: Whether the network sees images in their own size; they are then held to 4 million pixels.
+        max_batch: Images that run through the network together; 1 predicts one by one, 0 takes what suits the device.
         num_decoders: Threads that decode; 0 takes one for each processor, and two at least.
         on_batch: Told the size of each batch and the seconds that it took.
 
@@ -79,7 +104,7 @@ class Engine:
         predictor: As given.
         index: As given.
         explains: Whether heat maps can be made of this network.
-        max_pixels: Of one picture.
+        max_pixels: Of one image.
     """
 
     def __init__(
@@ -98,8 +123,8 @@ class Engine:
         self.index = index
         self.max_pixels = min(limits.pixels, _OWN_SIZE_PIXELS) if keeps_size else limits.pixels
         self._cover = cover
-        self._network = Network(predictor, index=index, max_batch=max_batch)
-        self.explains = self._network.explains
+        self._runner = BatchRunner(predictor, index=index, max_batch=max_batch)
+        self.explains = self._runner.explains
         self._num_decoders = num_decoders or max(2, default_num_workers())
         self._on_batch = on_batch
         self._num_decoding = 0
@@ -107,15 +132,15 @@ class Engine:
     async def __aenter__(self) -> Engine:
         """Start the threads."""
         self._decoders = ThreadPoolExecutor(self._num_decoders, thread_name_prefix="vizsla-decode")
-        self._budget = Budget(SMALL_PIXELS_AT_ONCE)
-        # Pictures that take hundreds of megabytes to decode wait for each other, not in the way of all others.
+        self._budget = FairBudget(SMALL_PIXELS_AT_ONCE)
+        # Images that take hundreds of megabytes to decode wait for each other, not in the way of all others.
         self._large_decoder = ThreadPoolExecutor(1, thread_name_prefix="vizsla-decode-large")
-        self.batcher = Batcher[Wish, Outcome](
-            self._network.run,
-            begin=self._network.begin,
-            max_items=self._network.max_batch,
+        self.batcher = Batcher[Query, QueryResult](
+            self._runner.run,
+            begin=self._runner.begin,
+            max_items=self._runner.max_batch,
             max_cost=BATCH_PIXELS,
-            cost=lambda wish: wish.pixels.shape[0] * wish.pixels.shape[1],
+            cost=lambda query: query.pixels.shape[0] * query.pixels.shape[1],
             more_to_come=lambda: self._num_decoding > 0,
             on_batch=self._on_batch,
         )
@@ -126,41 +151,41 @@ class Engine:
         """Finish what is under way and stop the threads."""
         await self.batcher.__aexit__()
         self._decoders.shutdown(cancel_futures=True)
-        # Not waited for: the answer it works on is not wanted any more, and one picture may take a second.
+        # Not waited for: the answer it works on is not wanted any more, and one image may take a second.
         self._large_decoder.shutdown(wait=False, cancel_futures=True)
 
     @property
     def pixels_in_decoding(self) -> int:
-        """Of ordinary pictures, right now."""
+        """Of ordinary images, right now."""
         return self._budget.used
 
-    async def work(self, function: Callable[[], Result]) -> Result:
+    async def work(self, function: Callable[[], Value]) -> Value:
         """Run a function that takes some milliseconds in a thread for decoding, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function)
 
     async def answer(
         self,
-        pictures: Sequence[bytes],
+        images: Sequence[bytes],
         *,
         coverage: float | None = None,
         heat: bool = False,
         nearest: int = 0,
     ) -> list[Answer]:
-        """Return what the model says of the bytes of some picture files, in their order.
+        """Return what the model says of the bytes of some image files, in their order.
 
         Args:
-            pictures: Each a file of any kind; what is no picture gets an answer with the cause.
+            images: Each a file of any kind; what is no image gets an answer with the cause.
             coverage: Of the label sets; None for none.
             heat: Show where the network looked, if ``explains``.
-            nearest: Find so many training pictures, if there is an ``index``.
+            nearest: Find so many training images, if there is an ``index``.
 
         Raises:
-            RefusedError: Too many pictures are waiting (503).
+            RefusedError: Too many images are waiting (503).
             ConfigError: The network's output is not finite, or the model has no label sets.
         """
-        prepared = await self._prepare_all(pictures)
-        wishes = [
-            Wish(
+        prepared = await self._prepare_all(images)
+        queries = [
+            Query(
                 pixels=pixels,
                 coverage=coverage,
                 heat=heat and self.explains,
@@ -169,23 +194,23 @@ class Engine:
             for pixels in prepared
             if not isinstance(pixels, str)
         ]
-        outcomes = iter(await self.batcher.submit(wishes))
+        results = iter(await self.batcher.submit(queries))
         return [
-            Answer(error=pixels) if isinstance(pixels, str) else await self._described(next(outcomes))
+            Answer(error=pixels) if isinstance(pixels, str) else await self._described(next(results))
             for pixels in prepared
         ]  # fmt: skip
 
-    async def _prepare_all(self, pictures: Sequence[bytes]) -> list[NDArray[np.uint8] | str]:
+    async def _prepare_all(self, images: Sequence[bytes]) -> list[NDArray[np.uint8] | str]:
         self._num_decoding += 1
         try:
-            return list(await asyncio.gather(*map(self._prepared, pictures)))
+            return list(await asyncio.gather(*map(self._prepared, images)))
         finally:
             self._num_decoding -= 1
 
     async def _prepared(self, data: bytes) -> NDArray[np.uint8] | str:
-        """Return the pixels of a picture, or why there are none."""
+        """Return the pixels of an image, or why there are none."""
         found = await self.work(
-            partial(screened, data, max_pixels=self.max_pixels, cover=self._cover)
+            partial(screen, data, max_pixels=self.max_pixels, cover=self._cover)
         )
         if found.refusal:
             return found.refusal
@@ -212,17 +237,200 @@ class Engine:
         finally:
             give_back_freed_memory()
 
-    async def _described(self, outcome: Outcome) -> Answer:
-        heat = outcome.heat
+    async def _described(self, result: QueryResult) -> Answer:
+        heat = result.heat
         encoded = None if heat is None else await self.work(lambda: _heat_jpeg(heat))
         return Answer(
-            prediction=outcome.prediction,
+            prediction=result.prediction,
             heat=encoded,
-            nearest=outcome.nearest,
+            nearest=result.nearest,
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
+    """A prepared image and what is asked about it.
+
+    Attributes:
+        pixels: uint8 ``(H, W, 3)``, as ``Predictor.prepare`` gives them.
+        coverage: Of the label set; None for none.
+        heat: Show where the network looked.
+        nearest: So many nearest training images.
+    """
+
+    pixels: NDArray[np.uint8]
+    coverage: float | None = None
+    heat: bool = False
+    nearest: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueryResult:
+    """What was asked for.
+
+    Attributes:
+        prediction: As ``Predictor.predict`` gives it.
+        heat: uint8 ``(3, H, W)``, the image with the heat map over it; None if not asked for.
+        nearest: Training images, best first.
+    """
+
+    prediction: Prediction
+    heat: Tensor | None = None
+    nearest: list[SimilarImage] = field(default_factory=list)
+
+
+class BatchRunner:
+    """Answers batches of queries, in one thread that calls it.
+
+    Args:
+        predictor: The only way to predict: probabilities are those of ``Predictor.predict``.
+        index: Training images to compare with; None for none.
+        max_batch: Images that run together; 1 predicts one by one, on all processors; 0 takes what suits the device.
+
+    Attributes:
+        predictor: As given.
+        index: As given.
+        max_batch: Images that run together at most.
+        explains: Whether heat maps can be made of this network.
+
+    Raises:
+        ConfigError: The network's output is not finite.
+    """
+
+    def __init__(
+        self, predictor: Predictor, *, index: NearestIndex | None = None, max_batch: int = 0
+    ) -> None:
+        self.predictor = predictor
+        self.index = index
+        self._num_threads = torch.get_num_threads()
+        usual_batch = GPU_BATCH
+        if predictor.device.type == "cpu":
+            usual_batch = max(LEAST_CPU_BATCH, CPU_BATCH_OF_EACH * self._num_threads)
+            usual_batch = min(usual_batch, MOST_CPU_BATCH)
+        self.max_batch = max_batch or usual_batch
+        self._splits_batches = predictor.device.type == "cpu" and self.max_batch > 1
+        self.explains = self._warm_up()
+
+    def begin(self) -> None:
+        """Prepare the thread that will call ``run``: elsewhere torch may have been told to use fewer processors."""
+        use_threads(self._num_threads)
+
+    def run(self, queries: list[Query]) -> list[QueryResult]:
+        """Return what was asked for about each image.
+
+        Args:
+            queries: Any number of them.
+
+        Raises:
+            ConfigError: The network's output is not finite.
+        """
+        predictions = self._predictions(queries)
+        heats = self._heats(queries, predictions)
+        similar = self._similar(queries)
+        return [
+            QueryResult(
+                prediction=prediction,
+                heat=heats.get(position),
+                nearest=similar.get(position, []),
+            )
+            for position, prediction in enumerate(predictions)
+        ]
+
+    def _predictions(self, queries: list[Query]) -> list[Prediction]:
+        if not self._splits_batches or len(queries) < self._num_threads:
+            return self._predicted(queries)  # An image that comes alone gets all processors.
+        return map_in_threads(
+            self._predicted, queries, num_threads=self._num_threads, together=CPU_BATCH_OF_EACH
+        )
+
+    def _predicted(self, queries: list[Query]) -> list[Prediction]:
+        """Return the predictions of images, those with the same coverage together."""
+        coverages = {query.coverage for query in queries}
+        if len(coverages) == 1:
+            pixels = [query.pixels for query in queries]
+            return self.predictor.predict_prepared(pixels, coverage=coverages.pop())
+        found = {
+            coverage: iter(
+                self._predicted([query for query in queries if query.coverage == coverage])
+            )
+            for coverage in coverages
+        }
+        return [next(found[query.coverage]) for query in queries]
+
+    def _heats(self, queries: list[Query], predictions: Sequence[Prediction]) -> dict[int, Tensor]:
+        asked = [position for position, query in enumerate(queries) if query.heat]
+        heats: dict[int, Tensor] = {}
+        for group in positions_by_shape(queries[position].pixels for position in asked):
+            for start in range(0, len(group), _HEATS_AT_ONCE):
+                chosen = [asked[place] for place in group[start : start + _HEATS_AT_ONCE]]
+                images = self.predictor.network_input(
+                    [queries[position].pixels for position in chosen]
+                )
+                targets = _explained([predictions[position] for position in chosen])
+                maps = grad_cam(self.predictor.classifier, images, targets=targets).cpu()
+                for position, image, heat in zip(chosen, images.cpu(), maps, strict=True):
+                    heats[position] = overlay(image, heat)
+        return heats
+
+    def _similar(self, queries: list[Query]) -> dict[int, list[SimilarImage]]:
+        asked = [position for position, query in enumerate(queries) if query.nearest]
+        if not asked or self.index is None:
+            return {}
+        features = features_of(self.predictor, [queries[position].pixels for position in asked])
+        most = max(queries[position].nearest for position in asked)
+        found = self.index.find(features, count=most)
+        return {
+            position: similar[: queries[position].nearest]
+            for position, similar in zip(asked, found, strict=True)
+        }
+
+    def _warm_up(self) -> bool:
+        """Predict a full batch of grey images, so that memory is what it will be; return whether heat maps can be made."""
+        grey = self.predictor.prepare(np.full((_WARM_UP_SIDE, _WARM_UP_SIDE, 3), 128, np.uint8))
+        count = max(1, min(self.max_batch, BATCH_PIXELS // grey[..., 0].size))
+        predictions = self._predictions([Query(pixels=grey)] * count)
+        try:
+            self._heats([Query(pixels=grey, heat=True)], predictions)
+        except ConfigError:  # The head gives no gradients, or no map has more than one position.
+            return False
+        return True
+
+
+def faster_copy(predictor: Predictor) -> Predictor:
+    """Return a predictor that says the same, up to rounding, in less time.
+
+    Args:
+        predictor: Left as it is; the same one comes back where nothing can be gained, and on a GPU: its convolutions round
+            their weights to ten bits (TF32), and weights with norms in them would be rounded to others.
+    """
+    if predictor.device.type != "cpu":
+        return predictor
+    noise = torch.randint(
+        256, (2, _WARM_UP_SIDE, _WARM_UP_SIDE, 3), generator=generator(0, "faster_copy")
+    )
+    images = [predictor.prepare(pixels) for pixels in noise.to(torch.uint8).numpy()]
+    classifier = streamlined(predictor.classifier, images=predictor.network_input(images))
+    quick = copy.copy(predictor)
+    quick.classifier = classifier
+    return quick
+
+
+def _explained(predictions: Sequence[Prediction]) -> Tensor:
+    """Return for each image the classes to explain, ``(B, C)`` of 0 and 1: those that were predicted, or the likeliest."""
+    rows: list[Tensor] = []
+    for prediction in predictions:
+        values = prediction.probabilities
+        row = torch.zeros_like(values)
+        index = prediction.index
+        if isinstance(index, torch.Tensor) and index.dtype == torch.bool and index.any():
+            row[index] = 1
+        else:
+            row[index if isinstance(index, int) else int(values.argmax())] = 1
+        rows.append(row)
+    return torch.stack(rows)
+
+
 def _heat_jpeg(heat: Tensor) -> bytes:
-    picture = Image.fromarray(heat.permute(1, 2, 0).numpy())
-    picture.thumbnail((_HEAT_SIDE, _HEAT_SIDE))
-    return jpeg_bytes(picture, quality=_HEAT_QUALITY)
+    image = Image.fromarray(heat.permute(1, 2, 0).numpy())
+    image.thumbnail((_HEAT_SIDE, _HEAT_SIDE))
+    return jpeg_bytes(image, quality=_HEAT_QUALITY)

@@ -1,4 +1,4 @@
-"""An ASGI application in, the same one behind its checks out: who is asking, how long it may take, what browsers may do.
+"""Check each request before the application sees it: who is asking, how long it may take, what browsers may do.
 
 Three kinds of attack come through a visitor's own browser, from a page of somebody else. Such a page may name this machine by
 a name of its own (DNS rebinding), which the Host check finds; it may send a form here without reading the answer, which the
@@ -99,7 +99,7 @@ class Guard:
             if status == 0:
                 refused = RefusedError(
                     503,
-                    f"The answer took longer than {self._limits.seconds:g} seconds. Come again later, with less.",
+                    f"The answer took longer than {self._limits.seconds:g} seconds. Try again later, with less.",
                     retry_seconds=5,
                 )
                 await send_refusal(refused, send=guarded_send)
@@ -121,7 +121,7 @@ class Guard:
         origin = headers.get("origin")
         foreign = origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower()
         if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            raise RefusedError(403, "Pages of other sites may not send pictures to this server.")
+            raise RefusedError(403, "Pages of other sites may not send images to this server.")
 
 
 async def send_refusal(refused: RefusedError, *, send: Send) -> None:

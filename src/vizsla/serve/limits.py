@@ -1,11 +1,15 @@
-"""Bounds of a server in; who may come in, how often and with how many bytes at once out. Used from one event loop only."""
+"""What a server takes at most, and the counting that holds it to that: rates, places for requests, shares of a budget.
+
+Everything here is used from one event loop only.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -26,13 +30,13 @@ class Limits:
 
     Attributes:
         body_bytes: Of one request.
-        pixels: Of one picture; larger ones are refused by their header, before they are decoded.
-        pictures: In one request.
+        pixels: Of one image; larger ones are refused by their header, before they are decoded.
+        images: In one request.
         requests_per_second: Predictions asked for by one client (an IPv4 address or an IPv6 /64 network), with bursts of
             two seconds' worth; 0 for any number.
         seconds: Time of one request, from its headers to the last byte of the answer.
-        requests: Predictions under way at once; more are asked to come again.
-        buffered_bytes: Bodies of all requests under way together; more are asked to come again.
+        requests: Predictions under way at once; more are asked to try again.
+        buffered_bytes: Bodies of all requests under way together; more are asked to try again.
         connections: Open at once.
         header_seconds: Time from the opening of a connection, or the end of an answer, to the next request's headers.
         stop_seconds: Time that requests under way have when the server is told to stop.
@@ -43,7 +47,7 @@ class Limits:
 
     body_bytes: int = 20_000_000
     pixels: int = 50_000_000
-    pictures: int = 32
+    images: int = 32
     requests_per_second: float = 50.0
     seconds: float = 30.0
     requests: int = 128
@@ -74,7 +78,7 @@ class RefusedError(Exception):
     Args:
         status: HTTP status.
         message: A sentence for people.
-        retry_seconds: When to come again; None where that would not help.
+        retry_seconds: When to try again; None where that would not help.
     """
 
     def __init__(self, status: int, message: str, *, retry_seconds: int | None = None) -> None:
@@ -84,7 +88,7 @@ class RefusedError(Exception):
         self.retry_seconds = retry_seconds
 
 
-class Rates:
+class RateLimiter:
     """Counts what each client asks for: a bucket of tokens each, filled at a steady rate.
 
     Args:
@@ -117,7 +121,7 @@ class Rates:
             wait = math.ceil((1 - tokens) / self._per_second)
             raise RefusedError(
                 429,
-                f"There are more than {self._per_second:g} requests a second from this address. Come again later.",
+                f"There are more than {self._per_second:g} requests a second from this address. Try again later.",
                 retry_seconds=max(1, wait),
             )
         self._buckets[client] = (tokens - 1, now)
@@ -171,17 +175,88 @@ class Admission:
 
 def busy() -> RefusedError:
     """Return the answer to a request that there is no room for now."""
-    return RefusedError(
-        503, "The server is busy with other pictures. Come again in a second.", retry_seconds=1
-    )
+    return RefusedError(503, "The server is busy. Try again in one second.", retry_seconds=1)
 
 
 def body_too_large(limits: Limits) -> RefusedError:
     """Return the answer to a body that is too large."""
     return RefusedError(
         413,
-        f"The request has more than {limits.body_bytes / 1e6:g} MB. Send fewer or smaller pictures.",
+        f"The request has more than {limits.body_bytes / 1e6:g} MB. Send fewer or smaller images.",
     )
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Waiting:
+    amount: int
+    turn: asyncio.Future[None]
+
+
+class FairBudget:
+    """Bounds what tasks of one event loop use together, such as the pixels that are being decoded.
+
+    First come, first served: who needs much is not overtaken for ever by those who need little.
+
+    Args:
+        most: What all of them may use at once.
+
+    Attributes:
+        used: Right now.
+        num_waiting: Tasks that wait for their share.
+
+    Example:
+        >>> budget = FairBudget(24_000_000)
+        >>> await budget.take(500 * 375)
+        >>> budget.give(500 * 375)
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: deque[_Waiting] = deque()
+        self.used = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Tasks that wait for their share."""
+        return sum(not waiting.turn.done() for waiting in self._waiting)
+
+    async def take(self, amount: int) -> None:
+        """Wait until there is enough, then count it as used; a caller that is cancelled meanwhile has taken nothing.
+
+        Args:
+            amount: Of more than there is at all, all that there is is waited for.
+        """
+        amount = min(amount, self._most)
+        waiting = _Waiting(amount=amount, turn=asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._let_in()
+        try:
+            await waiting.turn
+        except asyncio.CancelledError:
+            if waiting.turn.cancelled():
+                self._let_in()  # Those behind it may need less.
+            else:  # Its turn came at the same moment.
+                self.give(amount)
+            raise
+
+    def give(self, amount: int) -> None:
+        """Give back what was taken.
+
+        Args:
+            amount: As for ``take``.
+        """
+        self.used -= min(amount, self._most)
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting:
+            first = self._waiting[0]
+            if not first.turn.cancelled():
+                if self.used + first.amount > self._most:
+                    return
+                self.used += first.amount
+                first.turn.set_result(None)
+            self._waiting.popleft()
 
 
 def _client(address: str) -> str:

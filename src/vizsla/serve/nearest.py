@@ -1,7 +1,6 @@
-"""Training pictures in, those that a network finds most like a new one out, with small copies of them to look at.
+"""Show the training images that a network finds most like a new one: an index of their features and small copies of them.
 
-Features are what the head pools from the body, scaled to length 1, so that the similarity of two pictures is the cosine of
-their angle. Shapes: N training pictures, B new ones, D features.
+Shapes: N training images, B new ones, D features.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from vizsla.predict.predictor import Predictor
 
-MOST_PICTURES = 30_000
+MOST_IMAGES = 30_000
 """Of more, every k-th is taken; these take about 300 MB with a thousand features."""
 
 THUMBNAIL_SIDE = 144
@@ -42,8 +41,8 @@ _BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KnownPicture:
-    """A picture that a network learned from.
+class TrainingImage:
+    """An image that a network learned from.
 
     Attributes:
         path: The file; it is read once, and no visitor is told where it lies.
@@ -55,12 +54,12 @@ class KnownPicture:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Neighbour:
-    """A known picture that is like a new one.
+class SimilarImage:
+    """A known image that is like a new one.
 
     Attributes:
-        label: Of the known picture.
-        similarity: Cosine, 1 for pictures that the network cannot tell apart.
+        label: Of the known image.
+        similarity: Cosine, 1 for images that the network cannot tell apart.
         thumbnail: The bytes of a JPEG.
     """
 
@@ -71,13 +70,13 @@ class Neighbour:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NearestIndex:
-    """Features, labels and thumbnails of known pictures, all in memory.
+    """Features, labels and thumbnails of known images, all in memory.
 
     Attributes:
         features: float16 ``(N, D)``, rows of length 1.
         labels: One for each row.
         thumbnails: JPEG bytes for each row.
-        num_left_out: Pictures that could not be read.
+        num_left_out: Images that could not be read.
     """
 
     features: Tensor
@@ -85,8 +84,8 @@ class NearestIndex:
     thumbnails: tuple[bytes, ...]
     num_left_out: int = 0
 
-    def find(self, queries_BD: Tensor, *, count: int) -> list[list[Neighbour]]:
-        """Return the most similar known pictures of each new one, best first.
+    def find(self, queries_BD: Tensor, *, count: int) -> list[list[SimilarImage]]:
+        """Return the most similar known images of each new one, best first.
 
         Args:
             queries_BD: float32 ``(B, D)`` on the CPU, as ``pooled_features`` gives them.
@@ -94,7 +93,7 @@ class NearestIndex:
         """
         return [
             [
-                Neighbour(
+                SimilarImage(
                     label=self.labels[row], similarity=similarity, thumbnail=self.thumbnails[row]
                 )
                 for row, similarity in found
@@ -105,23 +104,23 @@ class NearestIndex:
 
 def build_index(
     predictor: Predictor,
-    pictures: Sequence[KnownPicture],
+    images: Sequence[TrainingImage],
     *,
     on_progress: Callable[[int], None] = lambda _done: None,
 ) -> NearestIndex:
-    """Read known pictures once and keep what is needed to find them again.
+    """Read known images once and keep what is needed to find them again.
 
     Args:
         predictor: Its network makes the features.
-        pictures: Those that cannot be read are left out.
+        images: Those that cannot be read are left out.
         on_progress: Told how many are done.
 
     Raises:
         DataError: None of them can be read.
     """
-    chosen = evenly_spread(pictures, most=MOST_PICTURES)
+    chosen = evenly_spread(images, most=MOST_IMAGES)
 
-    def read(known: KnownPicture) -> tuple[KnownPicture, NDArray[np.uint8] | None]:
+    def read(known: TrainingImage) -> tuple[TrainingImage, NDArray[np.uint8] | None]:
         try:
             return known, predictor.prepare(known.path)
         except PictureError:
@@ -143,7 +142,7 @@ def build_index(
             on_progress(done)
     if not labels:
         raise DataError(
-            f"None of the {len(chosen):,} training pictures can be read, so none can be shown as nearest. "
+            f"None of the {len(chosen):,} training images can be read, so none can be shown as nearest. "
             "Leave --run or --nearest out, or give the folder where they are."
         )
     return NearestIndex(
@@ -154,36 +153,36 @@ def build_index(
     )
 
 
-def features_of(predictor: Predictor, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Return the features of prepared pictures of any sizes, float32 ``(B, D)``; those of one size run together.
+def features_of(predictor: Predictor, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Return the features of prepared images of any sizes, float32 ``(B, D)``; those of one size run together.
 
     Args:
         predictor: Its network makes them.
-        pictures: As ``Predictor.prepare`` gives them.
+        images: As ``Predictor.prepare`` gives them.
     """
     rows: dict[int, Tensor] = {}
-    for positions in positions_by_shape(pictures):
-        images = predictor.network_input([pictures[position] for position in positions])
-        rows.update(zip(positions, pooled_features(predictor.classifier, images), strict=True))
-    return torch.stack([rows[position] for position in range(len(pictures))]) if rows else torch.zeros(0, 0)  # fmt: skip
+    for positions in positions_by_shape(images):
+        seen = predictor.network_input([images[position] for position in positions])
+        rows.update(zip(positions, pooled_features(predictor.classifier, seen), strict=True))
+    return torch.stack([rows[position] for position in range(len(images))]) if rows else torch.zeros(0, 0)  # fmt: skip
 
 
-def pictures_of_folder(folder: Path) -> list[KnownPicture]:
-    """Return the pictures below a folder, labelled with the name of the folder that they lie in.
+def images_of_folder(folder: Path) -> list[TrainingImage]:
+    """Return the images below a folder, labelled with the name of the folder that they lie in.
 
     Args:
-        folder: Where to look; pictures that lie in it directly have no label.
+        folder: Where to look; images that lie in it directly have no label.
 
     Raises:
-        DataError: It is no folder or has no pictures.
+        DataError: It is no folder or has no images.
     """
     return [
-        KnownPicture(path=path, label="" if path.parent == folder else path.parent.name)
+        TrainingImage(path=path, label="" if path.parent == folder else path.parent.name)
         for path in get_image_files(folder)
     ]
 
 
-def pictures_of_run(folder: Path, *, data: Path | None = None) -> list[KnownPicture]:
+def images_of_run(folder: Path, *, data: Path | None = None) -> list[TrainingImage]:
     """Return the images that a run of ``vizsla train`` or ``vizsla demo`` learned from.
 
     Args:
@@ -195,24 +194,24 @@ def pictures_of_run(folder: Path, *, data: Path | None = None) -> list[KnownPict
     """
     table = RunFolder(folder).table(data)
     return [
-        KnownPicture(path=table.paths[row], label=table.label(row))
+        TrainingImage(path=table.paths[row], label=table.label(row))
         for row in table.train_rows.tolist()
     ]
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
-    return jpeg_bytes(picture, quality=_JPEG_QUALITY)
+    image = Image.fromarray(pixels)
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
+    return jpeg_bytes(image, quality=_JPEG_QUALITY)
 
 
-def jpeg_bytes(picture: Image.Image, *, quality: int) -> bytes:
-    """Return a picture as the bytes of a JPEG file.
+def jpeg_bytes(image: Image.Image, *, quality: int) -> bytes:
+    """Return an image as the bytes of a JPEG file.
 
     Args:
-        picture: RGB.
+        image: RGB.
         quality: 1-95, as Pillow counts.
     """
     buffer = BytesIO()
-    picture.save(buffer, format="JPEG", quality=quality)
+    image.save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()

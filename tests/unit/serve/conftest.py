@@ -24,8 +24,8 @@ from vizsla.models.heads import ConcatPoolHead
 from vizsla.predict.predictor import Predictor
 from vizsla.serve.app import build_app
 from vizsla.serve.limits import Limits
-from vizsla.serve.nearest import KnownPicture, build_index
-from vizsla.serve.run import listening, make_server
+from vizsla.serve.nearest import TrainingImage, build_index
+from vizsla.serve.server import listening, make_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -147,21 +147,21 @@ def calibrated(model: Path) -> Predictor:
 @pytest.fixture(scope="session")
 def known(
     tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]
-) -> list[KnownPicture]:
+) -> list[TrainingImage]:
     """Eight pictures of two classes, and one that is none."""
     folder = tmp_path_factory.mktemp("known")
-    pictures: list[KnownPicture] = []
+    pictures: list[TrainingImage] = []
     for number in range(8):
         label = ("cross", "disc")[number % 2]
         path = folder / f"{number}.png"
         draw(label, number=number).save(path)
-        pictures.append(KnownPicture(path=path, label=label))
+        pictures.append(TrainingImage(path=path, label=label))
     (folder / "broken.png").write_bytes(b"no picture")
-    return [*pictures, KnownPicture(path=folder / "broken.png", label="disc")]
+    return [*pictures, TrainingImage(path=folder / "broken.png", label="disc")]
 
 
 @pytest.fixture(scope="session")
-def serve(model: Path, predictor: Predictor, known: list[KnownPicture]) -> Serve:
+def serve(model: Path, predictor: Predictor, known: list[TrainingImage]) -> Serve:
     """Return a context manager that runs a server with the given limits."""
 
     @contextmanager

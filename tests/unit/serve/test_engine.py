@@ -13,24 +13,31 @@ import torch
 from PIL import Image
 
 from vizsla.data.images.sizing import Resize
+from vizsla.machine import use_threads
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.predict.predictor import Predictor
 from vizsla.serve.answers import answer_values
-from vizsla.serve.engine import SMALL_PIXELS_AT_ONCE, Engine
-from vizsla.serve.limits import Limits
-from vizsla.serve.screening import SMALL_PIXELS, screened
+from vizsla.serve.batching import Batcher
+from vizsla.serve.engine import SMALL_PIXELS_AT_ONCE, BatchRunner, Engine, Query, faster_copy
+from vizsla.serve.limits import Limits, RefusedError
+from vizsla.serve.nearest import build_index
+from vizsla.serve.uploads import SMALL_PIXELS, screen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
     from vizsla.predict.predictor import AnyImage
     from vizsla.serve.engine import Answer
+    from vizsla.serve.nearest import TrainingImage
     from vizsla.types import Task
+
+    Draw = Callable[..., Image.Image]
+
 
 VOCAB = ("first", "second", "third")
 
@@ -66,7 +73,7 @@ def test_every_task_is_predicted_and_explained(draw: Callable[..., Image.Image],
     assert torch.equal(answer.prediction.probabilities, expected.probabilities)
     assert answer.heat is not None
     assert answer.nearest == []  # there is no index
-    values = answer_values(answer, name="a", vocab=VOCAB)
+    values = answer_values(answer, name="a")
     kinds = {"category": str, "multi_category": list, "regression": dict}
     assert isinstance(values["prediction"], kinds[task])
     assert ("probabilities" in values) == (task != "regression")
@@ -113,7 +120,7 @@ class Watched(Predictor):
     def prepare(self, image: AnyImage) -> NDArray[np.uint8]:
         if not isinstance(image, bytes):
             return super().prepare(image)
-        pixels = screened(image, max_pixels=10**9).pixels
+        pixels = screen(image, max_pixels=10**9).pixels
         with self.lock:
             self.under_way.append(pixels)
             large = [one for one in self.under_way if one > SMALL_PIXELS]
@@ -172,3 +179,206 @@ def test_a_large_picture_is_decoded_too():
     predictor = predictor_of("category", resize=Resize(64))
     (answer,) = ask(Engine(predictor, limits=Limits()), file_of(Image.new("L", (4000, 3001), 128)))
     assert answer.prediction is not None
+
+
+@pytest.fixture(params=[1, 2])
+def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    use_threads(request.param)
+    yield request.param
+    use_threads(before)
+
+
+@pytest.mark.parametrize(("count", "max_batch"), [(1, 0), (2, 0), (5, 0), (19, 0), (1, 1)])
+@pytest.mark.usefixtures("num_threads")
+def test_answers_are_those_of_the_predictor(predictor: Predictor, draw: Draw, count: int, max_batch: int):  # fmt: skip
+    network = BatchRunner(predictor, max_batch=max_batch)
+    assert network.max_batch == (1 if max_batch else 16)
+    pixels = [predictor.prepare(draw("disc", number=number)) for number in range(count)]
+    outcomes = network.run([Query(pixels=one) for one in pixels])
+    for one, outcome in zip(pixels, outcomes, strict=True):
+        (expected,) = predictor.predict_prepared([one])
+        assert outcome.prediction.label == expected.label
+        found = outcome.prediction.probabilities
+        torch.testing.assert_close(found, expected.probabilities, atol=1e-6, rtol=0)
+
+
+def test_each_picture_gets_what_was_asked_about_it(calibrated: Predictor, known: list[TrainingImage], draw: Draw):  # fmt: skip
+    network = BatchRunner(calibrated, index=build_index(calibrated, known))
+    pixels = calibrated.prepare(draw("cross", number=7))
+    queries = [
+        Query(pixels=pixels),
+        Query(pixels=pixels, coverage=0.9, nearest=2),
+        Query(pixels=pixels, coverage=0.5, heat=True),
+        Query(pixels=pixels, coverage=0.9),
+    ]
+    outcomes = network.run(queries)
+    for query, outcome in zip(queries, outcomes, strict=True):
+        (expected,) = calibrated.predict_prepared([pixels], coverage=query.coverage)
+        assert outcome.prediction.label_set == expected.label_set
+        assert outcome.prediction.coverage == query.coverage
+        assert (outcome.heat is not None) == query.heat
+        assert len(outcome.nearest) == query.nearest
+    assert len(outcomes[1].prediction.label_set or ()) > len(outcomes[2].prediction.label_set or ())
+
+
+def test_a_quickened_predictor_says_the_same_within_a_ten_thousandth(predictor: Predictor, draw: Draw):  # fmt: skip
+    quick = faster_copy(predictor)
+    assert quick.classifier is not predictor.classifier
+    pictures = [draw("disc", number=number) for number in range(5)]
+    for picture in pictures:
+        expected, found = predictor.predict(picture), quick.predict(picture)
+        assert found.label == expected.label
+        torch.testing.assert_close(found.probabilities, expected.probabilities, atol=1e-4, rtol=0)
+    norms = [layer for layer in predictor.classifier.modules() if "Norm" in type(layer).__name__]
+    left = [layer for layer in quick.classifier.modules() if "Norm2d" in type(layer).__name__]
+    assert norms
+    assert left == []
+
+
+def test_results_come_to_who_asked_in_the_order_asked():
+    async def run() -> list[list[int]]:
+        async with Batcher[int, int](lambda items: [item * 10 for item in items], max_items=4) as batcher:  # fmt: skip
+            return await asyncio.gather(*(batcher.submit([n, n + 1, n + 2]) for n in range(50)))
+
+    assert asyncio.run(run()) == [[10 * n, 10 * n + 10, 10 * n + 20] for n in range(50)]
+
+
+def test_what_arrives_while_a_batch_runs_makes_the_next_one():
+    batches: list[list[int]] = []
+    first_runs, go_on = threading.Event(), threading.Event()
+
+    def record(items: list[int]) -> list[int]:
+        batches.append(items)
+        first_runs.set()
+        go_on.wait(10)
+        return items
+
+    async def run() -> None:
+        async with Batcher[int, int](record, max_items=4) as batcher:
+            asked = [asyncio.create_task(batcher.submit([0]))]
+            await asyncio.to_thread(first_runs.wait, 10)
+            asked += [asyncio.create_task(batcher.submit([n])) for n in range(1, 8)]
+            await asyncio.sleep(0)
+            go_on.set()
+            await asyncio.gather(*asked)
+
+    asyncio.run(run())
+    assert batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+
+
+@pytest.mark.parametrize(("more_to_come", "expected"), [(True, [[1, 2]]), (False, [[1], [2]])])
+def test_an_idle_thread_waits_only_if_more_is_on_its_way(more_to_come: bool, expected: list[list[int]]):  # fmt: skip
+    batches: list[list[int]] = []
+
+    def record(items: list[int]) -> list[int]:
+        batches.append(items)
+        return items
+
+    async def run() -> None:
+        batcher = Batcher[int, int](
+            record, max_items=2, max_wait_seconds=5, more_to_come=lambda: more_to_come
+        )
+        async with batcher:
+            first = asyncio.create_task(batcher.submit([1]))
+            await asyncio.sleep(0.05)
+            await batcher.submit([2])
+            await first
+
+    asyncio.run(run())
+    assert batches == expected
+
+
+def test_the_wait_for_others_ends():
+    async def run() -> float:
+        batcher = Batcher[int, int](
+            lambda items: items, max_items=2, max_wait_seconds=0.02, more_to_come=lambda: True
+        )
+        async with batcher:
+            started = time.monotonic()
+            await batcher.submit([1])
+            return time.monotonic() - started
+
+    assert 0.02 <= asyncio.run(run()) < 5
+
+
+def test_batches_are_bounded_by_cost_but_one_item_may_cost_more():
+    batches: list[list[int]] = []
+
+    def record(items: list[int]) -> list[int]:
+        batches.append(items)
+        return items
+
+    async def run() -> None:
+        batcher = Batcher[int, int](record, max_items=9, max_cost=10, cost=float)
+        async with batcher:
+            await batcher.submit([4, 6, 1, 99, 5, 5])
+
+    asyncio.run(run())
+    assert batches == [[4, 6], [1], [99], [5, 5]]
+
+
+def test_an_item_that_fails_takes_no_other_with_it():
+    def divide(items: list[int]) -> list[float]:
+        return [1 / item for item in items]
+
+    async def run() -> list[object]:
+        async with Batcher[int, float](divide, max_items=8) as batcher:
+            asked = [batcher.submit([item]) for item in (1, 0, 2)]
+            return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    one, failed, half = asyncio.run(run())
+    assert (one, half) == ([1.0], [0.5])
+    assert isinstance(failed, ZeroDivisionError)
+
+
+def test_more_than_may_wait_is_refused_and_what_waits_is_kept():
+    async def run() -> list[int]:
+        async with Batcher[int, int](lambda items: items, max_items=2, max_waiting=3) as batcher:
+            kept = asyncio.create_task(batcher.submit([1, 2, 3]))
+            await asyncio.sleep(0)
+            with pytest.raises(RefusedError) as refused:
+                await batcher.submit([4])
+            assert refused.value.status == 503
+            return await kept
+
+    assert asyncio.run(run()) == [1, 2, 3]
+
+
+def test_items_of_a_cancelled_caller_are_left_out():
+    seen: list[int] = []
+    first_runs, go_on = threading.Event(), threading.Event()
+
+    def record(items: list[int]) -> list[int]:
+        seen.extend(items)
+        first_runs.set()
+        go_on.wait(10)
+        return items
+
+    async def run() -> None:
+        async with Batcher[int, int](record, max_items=1) as batcher:
+            first = asyncio.create_task(batcher.submit([1]))
+            await asyncio.to_thread(first_runs.wait, 10)
+            dropped = asyncio.create_task(batcher.submit([2]))
+            kept = asyncio.create_task(batcher.submit([3]))
+            await asyncio.sleep(0)
+            dropped.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            assert (await first, await kept) == ([1], [3])
+
+    asyncio.run(run())
+    assert seen == [1, 3]
+
+
+def test_the_end_finishes_what_waits_and_takes_nothing_new():
+    async def run() -> list[int]:
+        batcher = Batcher[int, int](lambda items: items, max_items=1)
+        async with batcher:
+            waiting = asyncio.create_task(batcher.submit([1, 2, 3]))
+            await asyncio.sleep(0)
+        with pytest.raises(RefusedError):
+            await batcher.submit([4])
+        return await waiting
+
+    assert asyncio.run(run()) == [1, 2, 3]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from vizsla.errors import ConfigError
-from vizsla.serve.limits import Admission, Limits, Rates, RefusedError
+from vizsla.serve.limits import Admission, FairBudget, Limits, RateLimiter, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-@pytest.mark.parametrize("name", ["body_bytes", "pixels", "pictures", "seconds", "requests", "connections", "header_seconds", "stop_seconds"])  # fmt: skip
+@pytest.mark.parametrize("name", ["body_bytes", "pixels", "images", "seconds", "requests", "connections", "header_seconds", "stop_seconds"])  # fmt: skip
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_a_limit_that_makes_no_sense_is_refused(name: str, value: Any):
     with pytest.raises(ConfigError, match=f"The limit {name} is a number above 0"):
@@ -18,7 +23,7 @@ def test_a_limit_that_makes_no_sense_is_refused(name: str, value: Any):
 
 
 def test_any_number_of_requests_is_a_rate_of_zero():
-    rates = Rates(Limits(requests_per_second=0).requests_per_second)
+    rates = RateLimiter(Limits(requests_per_second=0).requests_per_second)
     for _ in range(10_000):
         rates.take("1.2.3.4")
 
@@ -30,7 +35,7 @@ def test_a_buffer_that_holds_no_body_is_refused():
 
 def test_a_bucket_has_two_seconds_worth_and_fills_at_its_rate():
     now = 0.0
-    rates = Rates(10, clock=lambda: now)
+    rates = RateLimiter(10, clock=lambda: now)
     for _ in range(20):
         rates.take("1.2.3.4")
     with pytest.raises(RefusedError) as refused:
@@ -44,7 +49,7 @@ def test_a_bucket_has_two_seconds_worth_and_fills_at_its_rate():
 
 
 def test_a_slow_rate_says_how_long_to_wait():
-    rates = Rates(0.1, clock=lambda: 0.0)
+    rates = RateLimiter(0.1, clock=lambda: 0.0)
     rates.take("::1")
     with pytest.raises(RefusedError) as refused:
         rates.take("::1")
@@ -52,7 +57,7 @@ def test_a_slow_rate_says_how_long_to_wait():
 
 
 def test_an_ipv6_network_is_one_client():
-    rates = Rates(0.5, clock=lambda: 0.0)
+    rates = RateLimiter(0.5, clock=lambda: 0.0)
     rates.take("2001:db8::1")
     with pytest.raises(RefusedError):
         rates.take("2001:db8::ffff:2%eth0")
@@ -60,7 +65,7 @@ def test_an_ipv6_network_is_one_client():
 
 
 def test_many_addresses_take_bounded_memory():
-    rates = Rates(1, clock=lambda: 0.0)
+    rates = RateLimiter(1, clock=lambda: 0.0)
     for number in range(20_000):
         rates.take(f"10.{number // 65536}.{number // 256 % 256}.{number % 256}")
     assert len(rates._buckets) == 10_000
@@ -91,3 +96,90 @@ def test_a_body_that_is_too_large_whenever_it_comes_is_told_so():
     with pytest.raises(RefusedError) as refused, Admission(Limits(body_bytes=5)).admitted(6):
         pass
     assert (refused.value.status, refused.value.retry_seconds) == (413, None)
+
+
+def run(amounts: Sequence[int], *, most: int) -> tuple[list[int], int]:
+    """Let tasks take their amounts; return the order in which they came in, and the most that was ever used."""
+    order: list[int] = []
+    used = highest = 0
+
+    async def task(budget: FairBudget, number: int, amount: int) -> None:
+        nonlocal used, highest
+        await budget.take(amount)
+        order.append(number)
+        used += min(amount, most)
+        highest = max(highest, used)
+        for _ in range(1 + number % 5):
+            await asyncio.sleep(0)
+        used -= min(amount, most)
+        budget.give(amount)
+
+    async def all_of_them() -> None:
+        budget = FairBudget(most)
+        await asyncio.gather(*(task(budget, *one) for one in enumerate(amounts)))
+        assert budget.used == 0
+        assert budget.num_waiting == 0
+
+    asyncio.run(all_of_them())
+    return order, highest
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_never_more_is_used_than_there_is_and_all_come_in_in_their_order(seed: int):
+    numbers = torch.randint(1, 12, (200,), generator=torch.Generator().manual_seed(seed))
+    order, highest = run(numbers.tolist(), most=10)
+    assert order == list(range(200))
+    assert highest == 10
+
+
+def test_who_needs_more_than_there_is_gets_all_of_it():
+    order, highest = run([3, 99, 3], most=10)
+    assert order == [0, 1, 2]
+    assert highest == 10
+
+
+def test_who_needs_little_does_not_overtake_who_needs_much():
+    async def ask() -> list[str]:
+        budget, came = FairBudget(10), list[str]()
+
+        async def task(name: str, amount: int) -> None:
+            await budget.take(amount)
+            came.append(name)
+
+        await budget.take(6)
+        tasks = [asyncio.create_task(task(*one)) for one in (("much", 9), ("little", 1))]
+        await asyncio.sleep(0)
+        assert budget.num_waiting == 2
+        budget.give(6)
+        await asyncio.gather(*tasks)
+        return came
+
+    assert asyncio.run(ask()) == ["much", "little"]
+
+
+def test_who_gives_up_waiting_takes_nothing_and_lets_others_in():
+    async def ask() -> int:
+        budget = FairBudget(10)
+        await budget.take(5)
+        much, little = (asyncio.create_task(budget.take(amount)) for amount in (9, 4))
+        await asyncio.sleep(0)
+        much.cancel()
+        await asyncio.wait_for(little, 1)
+        return budget.used
+
+    assert asyncio.run(ask()) == 9
+
+
+def test_who_gives_up_when_its_turn_has_just_come_gives_back():
+    async def ask() -> int:
+        budget = FairBudget(10)
+        await budget.take(5)
+        waiting = asyncio.create_task(budget.take(9))
+        await asyncio.sleep(0)
+        budget.give(5)  # Its turn has come, but it has not run yet.
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return budget.used
+
+    assert asyncio.run(ask()) == 0

@@ -14,12 +14,12 @@ from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import FeatureHead
 from vizsla.serve.nearest import (
-    KnownPicture,
     NearestIndex,
+    TrainingImage,
     build_index,
     features_of,
-    pictures_of_folder,
-    pictures_of_run,
+    images_of_folder,
+    images_of_run,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_many_rows_are_compared_as_few_are():
     assert found[0].label == "12345"
 
 
-def test_an_index_keeps_what_can_be_read(predictor: Predictor, known: list[KnownPicture]):
+def test_an_index_keeps_what_can_be_read(predictor: Predictor, known: list[TrainingImage]):
     done: list[int] = []
     index = build_index(predictor, known, on_progress=done.append)
     assert index.labels == ("cross", "disc") * 4
@@ -56,12 +56,12 @@ def test_an_index_keeps_what_can_be_read(predictor: Predictor, known: list[Known
     assert all(picture.startswith(b"\xff\xd8") for picture in index.thumbnails)
 
 
-def test_an_index_of_nothing_readable_is_an_error(predictor: Predictor, known: list[KnownPicture]):
-    with pytest.raises(DataError, match="None of the 1 training pictures can be read"):
+def test_an_index_of_nothing_readable_is_an_error(predictor: Predictor, known: list[TrainingImage]):
+    with pytest.raises(DataError, match="None of the 1 training images can be read"):
         build_index(predictor, known[-1:])
 
 
-def test_features_do_not_depend_on_what_is_beside_them(predictor: Predictor, known: list[KnownPicture]):  # fmt: skip
+def test_features_do_not_depend_on_what_is_beside_them(predictor: Predictor, known: list[TrainingImage]):  # fmt: skip
     pixels = [predictor.prepare(one.path) for one in known[:3]]
     together = features_of(predictor, pixels)
     alone = torch.cat([features_of(predictor, [one]) for one in pixels])
@@ -84,7 +84,7 @@ def test_the_standardised_features_of_a_feature_head_are_compared():
 
 def test_a_folder_labels_pictures_by_their_folders(picture_folder: Path):
     (picture_folder / "cross" / "cross_0.jpg").rename(picture_folder / "loose.jpg")
-    found = {one.path.name: one.label for one in pictures_of_folder(picture_folder)}
+    found = {one.path.name: one.label for one in images_of_folder(picture_folder)}
     assert len(found) == 24
     assert (found["loose.jpg"], found["cross_1.jpg"], found["disc_0.jpg"]) == ("", "cross", "disc")
 
@@ -94,8 +94,8 @@ def test_a_run_says_what_it_learned_from(picture_folder: Path, tmp_path: Path):
     (tmp_path / "config.toml").write_text(text)
     (tmp_path / "metrics.json").write_text('{"facts": {}}')
     table = resolve_data(picture_folder, valid="0.25", seed=3)
-    assert pictures_of_run(tmp_path) == [
-        KnownPicture(path=table.paths[row], label=table.label(row))
+    assert images_of_run(tmp_path) == [
+        TrainingImage(path=table.paths[row], label=table.label(row))
         for row in table.train_rows.tolist()
     ]
 
@@ -105,9 +105,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, text: str | None):
     if text is not None:
         (tmp_path / "config.toml").write_text(text)
     with pytest.raises(DataError, match=str(tmp_path)):
-        pictures_of_run(tmp_path)
+        images_of_run(tmp_path)
 
 
-def test_of_too_many_pictures_evenly_spread_ones_are_taken(known: list[KnownPicture]):
+def test_of_too_many_pictures_evenly_spread_ones_are_taken(known: list[TrainingImage]):
     assert evenly_spread(known, most=3) == [known[0], known[3], known[6]]
     assert evenly_spread(known, most=9) == known

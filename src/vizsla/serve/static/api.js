@@ -31,7 +31,7 @@ function call(path, method, operation) {
   const kinds = Object.keys(operation.requestBody?.content ?? {});
   block.append(
     ...pairs("Query", (operation.parameters ?? []).map((one) => [one.name, one.description])),
-    ...pairs("Body", kinds.map((kind) => [kind, kind.startsWith("multipart") ? "Several pictures." : "One picture."])),
+    ...pairs("Body", kinds.map((kind) => [kind, kind.startsWith("multipart") ? "Several images." : "One image."])),
     ...(method === "post" ? pairs("Status", Object.entries(operation.responses).map(([status, one]) => [status, one.description])) : []),
   );
   return block;

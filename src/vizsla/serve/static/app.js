@@ -1,6 +1,6 @@
 "use strict";
 
-// Pictures from the file dialog, a drop or the clipboard in; a card for each out. Every text that came from a file or
+// Images from the file dialog, a drop or the clipboard in; a card for each out. Every text that came from a file or
 // from the server is put in as text, never as markup.
 
 const SENT_AT_ONCE = 3;
@@ -77,14 +77,14 @@ function showFacts(model) {
   for (const metric of model.metrics) {
     if (metric.name !== "accuracy" || metric.value === null) continue;
     const interval = metric.low === null ? "" : ` (95\u202f% interval ${percent(metric.low)} to ${percent(metric.high)})`;
-    facts.push(["Accuracy", `${percent(metric.value)}${interval} on ${counted(metric.num_pictures, "validation picture")}`]);
+    facts.push(["Accuracy", `${percent(metric.value)}${interval} on ${counted(metric.num_pictures, "validation image")}`]);
   }
   const calibration = model.calibration;
   if (calibration) {
     const errors = calibration.error_before === calibration.error_after
       ? percent(calibration.error_after)
       : `${percent(calibration.error_before)} before that, ${percent(calibration.error_after)} after`;
-    facts.push(["Probabilities", `Calibrated on ${counted(calibration.num_pictures, "validation picture")}; calibration error ${errors}`]);
+    facts.push(["Probabilities", `Calibrated on ${counted(calibration.num_pictures, "validation image")}; calibration error ${errors}`]);
     if (calibration.separation !== null) {
       facts.push(["None of these", `Tells a class left out from the others with an area of ${calibration.separation.toFixed(2)} under the ROC curve; 0.5 is chance`]);
     }
@@ -92,7 +92,7 @@ function showFacts(model) {
   if (model.weights) facts.push(["Started from", model.weights + (model.licence ? `; licence: ${model.licence}` : "")]);
   if (model.recipe) facts.push(["Recipe", model.recipe]);
   if (model.created) facts.push(["Made", model.created.slice(0, 10)]);
-  if (model.nearest) facts.push(["Compared with", counted(model.nearest, "training picture")]);
+  if (model.nearest) facts.push(["Compared with", counted(model.nearest, "training image")]);
   facts.push(["Version", `vizsla ${model.vizsla} on ${model.device}`]);
   byId("facts").replaceChildren(...facts.map(([name, value]) => {
     const row = element("div");
@@ -107,19 +107,19 @@ function showTrouble(words) {
   byId("trouble").hidden = !words;
 }
 
-// ---- taking pictures
+// ---- taking images
 
 function take(files) {
-  const pictures = [...files];
-  if (!pictures.length) {
-    showTrouble("There was no picture in that. Choose picture files, or copy a picture itself, not its address.");
+  const images = [...files];
+  if (!images.length) {
+    showTrouble("There was no image in that. Choose image files, or copy an image itself, not its address.");
     return;
   }
   showTrouble("");
   byId("answers").hidden = false;
-  const cards = pictures.map((file) => newCard(file));
+  const cards = images.map((file) => newCard(file));
   byId("list").prepend(...cards.map((card) => card.node));
-  say(`${counted(cards.length, "picture")} taken.`);
+  say(`${counted(cards.length, "image")} taken.`);
   for (const card of cards) enqueue(card);
 }
 
@@ -127,16 +127,16 @@ function newCard(file) {
   const node = byId("card").content.firstElementChild.cloneNode(true);
   const find = (selector) => node.querySelector(selector);
   const card = { file, node, find, address: URL.createObjectURL(file), removed: false };
-  breakable(find(".path"), file.name || "pasted picture");
-  const picture = find(".given img");
-  picture.alt = "The picture " + (file.name || "that was pasted");
-  picture.addEventListener("error", () => {
-    picture.hidden = true;
+  breakable(find(".path"), file.name || "pasted image");
+  const image = find(".given img");
+  image.alt = "The image " + (file.name || "that was pasted");
+  image.addEventListener("error", () => {
+    image.hidden = true;
     node.classList.add("blank");
     find(".given .missing").hidden = false;
   });
-  picture.src = card.address;
-  find(".remove").setAttribute("aria-label", "Remove " + (file.name || "pasted picture"));
+  image.src = card.address;
+  find(".remove").setAttribute("aria-label", "Remove " + (file.name || "pasted image"));
   find(".remove").addEventListener("click", () => removeCard(card));
   find(".again").addEventListener("click", () => {
     enqueue(card);
@@ -201,7 +201,7 @@ async function send(card) {
     await showResponse(card, response);
     return;
   }
-  if (!card.removed) showFault(card, "The server is busy", "It had no place for this picture for a while.", true);
+  if (!card.removed) showFault(card, "The server is busy", "It had no place for this image for a while.", true);
 }
 
 async function post(card) {
@@ -245,7 +245,7 @@ function showFault(card, title, words, again = false) {
   card.find(".fault-title").textContent = title;
   card.find(".fault-words").textContent = words;
   card.find(".again").hidden = !again;
-  say(`${card.file.name || "Pasted picture"}: ${title}. ${words}`);
+  say(`${card.file.name || "Pasted image"}: ${title}. ${words}`);
 }
 
 function finish(card) {
@@ -270,20 +270,20 @@ function showAnswer(card, answer) {
     heat.querySelector("img").alt = `Heat map: bright places speak for ${words.label}`;
   }
   if (answer.nearest) showNearest(card, answer.nearest);
-  say([`${card.file.name || "Pasted picture"}: ${words.label} ${words.share}`.trim(), ...foreign].join(". "));
+  say([`${card.file.name || "Pasted image"}: ${words.label} ${words.share}`.trim(), ...foreign].join(". "));
 }
 
-// Says that a picture is like none of those that the model knows; returns the words.
+// Says that an image is like none of those that the model knows; returns the words.
 function showForeign(card, answer) {
   card.find(".foreign").hidden = !answer.none_of_these;
   if (!answer.none_of_these) return [];
   const kind = page.model?.task === "multi_category" ? "labels" : "classes";
   const title = `Looks like none of the ${kind}`;
-  const many = answer.familiarity > 0 ? `${percent(answer.familiarity)} of the validation pictures were` : "No validation picture was";
+  const many = answer.familiarity > 0 ? `${percent(answer.familiarity)} of the validation images were` : "No validation image was";
   const refused = page.model?.calibration ? percent(page.model.calibration.refused_share, 0) : "Some";
   card.find(".foreign-title").textContent = title;
   card.find(".foreign-words").textContent =
-    `${many} as little like any of the ${kind} as this one. ${refused} of the pictures of known ${kind} get this notice too.`;
+    `${many} as little like any of the ${kind} as this one. ${refused} of the images of known ${kind} get this notice too.`;
   return [title];
 }
 
@@ -294,7 +294,7 @@ function showSet(card, answer) {
   const all = Object.keys(answer.probabilities).length;
   breakable(card.find(".set-labels"), setWords(answer.label_set, all));
   card.find(".set .aside").textContent =
-    `This set holds the true label in ${Number((100 * answer.coverage).toFixed(4))}\u202f% of pictures like those of validation.`;
+    `This set holds the true label in ${Number((100 * answer.coverage).toFixed(4))}\u202f% of images like those of validation.`;
 }
 
 function setWords(labels, all) {
@@ -345,10 +345,10 @@ function showNearest(card, nearest) {
   card.find(".gallery").replaceChildren(...nearest.map((one) => {
     const item = element("li");
     const frame = element("div", "thumb");
-    const picture = element("img");
-    picture.src = one.picture;
-    picture.alt = "";
-    frame.append(picture);
+    const image = element("img");
+    image.src = one.picture;
+    image.alt = "";
+    frame.append(image);
     item.append(frame, breakable(element("span", "name"), one.label || "no label"), element("span", "value", `similarity ${one.similarity.toFixed(2)}`));
     return item;
   }));
@@ -369,7 +369,7 @@ byId("clear").addEventListener("click", () => {
     node.remove();
   }
   byId("answers").hidden = true;
-  say("All pictures removed.");
+  say("All images removed.");
   byId("choose").focus();
 });
 addEventListener("paste", (event) => {

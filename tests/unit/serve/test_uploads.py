@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from vizsla.serve.screening import Screened, num_scans, screened
+from vizsla.serve.uploads import Screening, num_scans, screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ def file_of(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_ordinary_pictures_pass(draw: Callable[..., Image.Image], kind: str):
-    found = screened(file_of(draw("disc", number=1), kind), max_pixels=10_000)
+    found = screen(file_of(draw("disc", number=1), kind), max_pixels=10_000)
     assert found.refusal == ""
     assert found.pixels == 48 * 64 * (3 if kind == "WEBP" else 1)
 
@@ -30,17 +30,17 @@ def test_ordinary_pictures_pass(draw: Callable[..., Image.Image], kind: str):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_pictures_of_too_many_pixels_do_not(kind: str):
     data = file_of(Image.new("RGB", (101, 100)), kind)
-    assert screened(data, max_pixels=10_000).refusal == "it has 101 x 100 pixels, more than 0.01 million"  # fmt: skip
+    assert screen(data, max_pixels=10_000).refusal == "it has 101 x 100 pixels, more than 0.01 million"  # fmt: skip
 
 
 def test_icons_do_not_whose_header_need_not_be_true():
     data = file_of(Image.new("RGB", (32, 32)), "ICO")
-    assert screened(data, max_pixels=10_000).refusal == "it is an icon (ICO), which is not taken here; convert it to PNG"  # fmt: skip
+    assert screen(data, max_pixels=10_000).refusal == "it is an icon (ICO), which is not taken here; convert it to PNG"  # fmt: skip
 
 
 def test_nothing_is_refused_and_no_picture_is_left_to_the_decoder():
-    assert screened(b"", max_pixels=1).refusal == "the file is empty (0 bytes)"
-    assert screened(b"no picture", max_pixels=1) == Screened()
+    assert screen(b"", max_pixels=1).refusal == "the file is empty (0 bytes)"
+    assert screen(b"no picture", max_pixels=1) == Screening()
 
 
 @pytest.mark.parametrize(("progressive", "scans"), [(False, 1), (True, 10)])
@@ -56,9 +56,9 @@ def test_a_jpeg_of_very_many_scans_is_refused(draw: Callable[..., Image.Image]):
     data = file_of(draw("disc", number=1), "JPEG", progressive=True)
     start = data.rindex(b"\xff\xda")
     scan = data[start:-2]
-    assert screened(data[:-2] + scan * 150 + data[-2:], max_pixels=10_000).refusal == ""
+    assert screen(data[:-2] + scan * 150 + data[-2:], max_pixels=10_000).refusal == ""
     bomb = data[:-2] + scan * 300 + data[-2:]
-    assert screened(bomb, max_pixels=10_000).refusal == "it is a JPEG of more than 200 scans, which would take too long to decode"  # fmt: skip
+    assert screen(bomb, max_pixels=10_000).refusal == "it is a JPEG of more than 200 scans, which would take too long to decode"  # fmt: skip
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xda", b"\xff\xd8" + b"\xff" * 1000])  # fmt: skip
@@ -68,7 +68,7 @@ def test_a_damaged_jpeg_has_few_scans(data: bytes):
 
 def test_pixels_are_those_that_decoding_holds_at_once():
     def pixels(data: bytes) -> int:
-        return screened(data, max_pixels=50_000_000, cover=(224, 224)).pixels
+        return screen(data, max_pixels=50_000_000, cover=(224, 224)).pixels
 
     many = Image.new("L", (4001, 3001))
     assert pixels(file_of(many, "PNG")) == 4001 * 3001
@@ -84,13 +84,13 @@ def test_a_jpeg_counts_as_many_pixels_as_pillow_decodes(size: tuple[int, int]):
     with Image.open(io.BytesIO(data)) as picture:
         picture.draft("L", (224, 224))
         decoded = picture.width * picture.height
-    assert screened(data, max_pixels=50_000_000, cover=(224, 224)).pixels == decoded
+    assert screen(data, max_pixels=50_000_000, cover=(224, 224)).pixels == decoded
 
 
 def test_large_is_what_has_more_than_12_million_pixels_at_once():
-    assert not Screened(pixels=12_000_000).is_large
-    assert Screened(pixels=12_000_001).is_large
-    assert not Screened().is_large
+    assert not Screening(pixels=12_000_000).is_large
+    assert Screening(pixels=12_000_001).is_large
+    assert not Screening().is_large
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -98,7 +98,7 @@ def test_large_is_what_has_more_than_12_million_pixels_at_once():
 @pytest.mark.parametrize("exif", [b"", Image.Exif().tobytes()])
 def test_the_header_of_webp_is_read_without_opening_it(mode: str, lossless: bool, exif: bytes):
     data = file_of(Image.new(mode, (301, 207)), "WEBP", lossless=lossless, exif=exif)
-    found = screened(data, max_pixels=1000)
+    found = screen(data, max_pixels=1000)
     assert found.refusal == "it has 301 x 207 pixels, more than 0.001 million"
 
 
@@ -111,4 +111,4 @@ def test_no_pixel_is_decoded_to_screen_a_picture(monkeypatch: pytest.MonkeyPatch
 
     with Image.open(io.BytesIO(data)) as picture:
         monkeypatch.setattr(type(picture), "load", load)
-    assert screened(data, max_pixels=1000).refusal.startswith("it has 120 x 100 pixels")
+    assert screen(data, max_pixels=1000).refusal.startswith("it has 120 x 100 pixels")

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vizsla.errors import ConfigError, MissingExtraError
-from vizsla.serve.run import (
+from vizsla.serve.server import (
     ServePlan,
     address_of,
     check_extra,
+    host_names,
     is_loopback,
     listening,
-    names_for,
     title_of,
 )
 
@@ -32,7 +32,7 @@ def test_the_loopback_interface_goes_by_its_own_names_only():
         assert is_loopback(listener)
         port = listener.getsockname()[1]
         assert address_of(listener) == f"http://127.0.0.1:{port}/"
-        names = names_for(listener, allowed=("Cats.Example.",))
+        names = host_names(listener, allowed=("Cats.Example.",))
     assert names.names == {"localhost", "127.0.0.1", "::1", "cats.example"}
     assert not names.any_address
 
@@ -41,7 +41,7 @@ def test_another_interface_goes_by_the_machines_name_and_any_address():
     with listening("0.0.0.0", 0) as listener:
         assert not is_loopback(listener)
         assert address_of(listener).startswith("http://localhost:")
-        names = names_for(listener, allowed=())
+        names = host_names(listener, allowed=())
     assert socket.gethostname().lower() in names.names
     assert names.any_address
 
