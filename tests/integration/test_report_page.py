@@ -115,7 +115,7 @@ def browse(address: str, *flags: str, profile: Path) -> str:
 def make_content(
     folder: Path, *, vocab: Sequence[str], num_pictures: int, names: Sequence[str] = ()
 ) -> ReportContent:
-    """Make a report on noise pictures, of which about one in five is wrong."""
+    """Make a report on noise images, of which about one in five is wrong."""
     draws = torch.Generator().manual_seed(0)
     targets = torch.arange(num_pictures) % len(vocab)
     logits = torch.randn(num_pictures, len(vocab), generator=draws)
@@ -159,7 +159,7 @@ def make_content(
         facts=(
             ("Network", "efficientnet_lite0, 4.6 million parameters"),
             ("Data", "/data/a_rather_long_folder_name" * 6),
-            ("Pictures", "600 to learn from, 200 held out"),
+            ("Images", "600 to learn from, 200 held out"),
         ),
         history=history,
         metrics=summarise(predictions),
@@ -173,7 +173,7 @@ def make_content(
 
 
 def make_evidence(table: PictureTable, predictions: Predictions) -> Evidence:
-    """Make up what was found out about the pictures: heat maps, neighbours, file facts with copies in both sets."""
+    """Make up what was found out about the images: heat maps, neighbours, file facts with copies in both sets."""
     worst = worst_mistakes(predictions, 12).tolist()
     rows = (0, min(1, len(table.paths) - 1), min(5, len(table.paths) - 1))
     facts = picture_facts(table, predictions.rows, num_workers=0)
@@ -287,8 +287,8 @@ def test_the_shipped_page_is_drawn(pages: dict[str, Path], tmp_path: Path, width
         f"--window-size={max(width, 500)},3000",
         profile=tmp_path / "profile",
     )
-    with Image.open(file) as picture:
-        pixels = np.asarray(picture.convert("RGB").crop((0, 0, width, 3000)))
+    with Image.open(file) as image:
+        pixels = np.asarray(image.convert("RGB").crop((0, 0, width, 3000)))
     # The page's own background in the corner proves that its style was accepted under its policy.
     assert pixels[2, 2].tolist() in ([0xFA, 0xF9, 0xF6], [0x16, 0x18, 0x1B])
     filled = (np.abs(pixels.astype(int) - pixels[2, 2]).max(axis=2) > 40).mean(axis=1)

@@ -1,6 +1,6 @@
-"""What is known about a finished run in; one HTML file out that needs nothing else, ever.
+"""Write the report of a run: one offline HTML file that needs nothing else, ever.
 
-The page holds its pictures as ``data:`` addresses. A Content-Security-Policy forbids everything but those pictures, the one
+The page holds its images as ``data:`` addresses. A Content-Security-Policy forbids everything but those images, the one
 style sheet and the one script (which sorts tables) inside, both named by their hash: even a hostile file name loads and runs nothing.
 """
 
@@ -17,11 +17,11 @@ from vizsla.errors import ConfigError, MissingExtraError
 from vizsla.evaluate.interpret import least_certain, worst_mistakes
 from vizsla.files import atomic_write
 from vizsla.infer.mistakes import Evidence, explained_positions
-from vizsla.report import cards, charts, confusions, metric_words, sections
-from vizsla.report.calibration import calibration_of
+from vizsla.report import cards, charts, tables
+from vizsla.report.cards import BUDGET_BYTES, Album
+from vizsla.report.charts import calibration_of
 from vizsla.report.slices import slice_findings
-from vizsla.report.thumbnails import BUDGET_BYTES, Album
-from vizsla.text import printable
+from vizsla.text import duration_text, percent_range, percent_text, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
     from vizsla.types import PictureTable
 
+NONE = "\u2013"
+"""What stands where there is no number."""
 NUM_CARDS = 12
 NUM_CONFUSED_PAIRS = 10
 NUM_CONFUSED_PAIRS_ALONE = 30
@@ -52,10 +54,10 @@ class ReportContent:
         history: One point per epoch, over all stages.
         metrics: Numbers with intervals, as ``summarise`` gives them.
         references: (name, accuracy 0-1) of published results on the same data; may be empty.
-        predictions: What the final classifier said about the validation pictures.
+        predictions: What the final classifier said about the validation images.
         table: The table that ``predictions.rows`` point into.
         notes: Sentences to show at the end.
-        evidence: What was found out about the pictures beyond that; by default nothing.
+        evidence: What was found out about the images beyond that; by default nothing.
         temperature: What the model file divides logits by; None where it is not known.
 
     Raises:
@@ -92,7 +94,7 @@ def write_report(path: Path, *, content: ReportContent) -> Path:
 
     Args:
         path: File to write; its folder must exist, an old file is replaced at the end.
-        content: What to show. Pictures are read from the table's paths; one that cannot be read any more gets a
+        content: What to show. Images are read from the table's paths; one that cannot be read any more gets a
             placeholder.
 
     Returns:
@@ -148,20 +150,20 @@ def _values(content: ReportContent) -> dict[str, object]:
     first = content.metrics[0] if measured else None
     is_accuracy = first is not None and first.name == "accuracy"
     scale = charts.accuracy_scale(first, references=content.references) if first and is_accuracy else None  # fmt: skip
-    headline = sections.headline(predictions, metric=first) if first and is_accuracy else None
+    headline = tables.headline(predictions, metric=first) if first and is_accuracy else None
     return {
         "title": content.title,
         "facts": content.facts,
         "notes": content.notes,
         "task": predictions.task,
         "headline": headline,
-        "first": metric_words.metric_rows(content.metrics[:1])[0] if measured else None,
+        "first": tables.metric_rows(content.metrics[:1])[0] if measured else None,
         "scale": scale,
         "panels": charts.learning_curves(content.history),
-        "history": sections.history_rows(content.history),
-        "metrics": metric_words.metric_rows(content.metrics),
-        "interval_methods": metric_words.interval_methods(content.metrics),
-        "classes": sections.class_rows(predictions) if has_classes else (),
+        "history": content.history,
+        "metrics": tables.metric_rows(content.metrics),
+        "interval_methods": tables.interval_methods(content.metrics),
+        "classes": tables.sorted_classes(predictions) if has_classes else (),
         "vocab": predictions.vocab,
         "calibration": calibration_of(predictions, kept=content.temperature),
         "slices": slice_findings(predictions, content.evidence.valid_facts)
@@ -171,14 +173,14 @@ def _values(content: ReportContent) -> dict[str, object]:
             (_shown(path, root=table.root), cause) for path, cause in table.skipped[:NUM_SKIPPED]
         ],
         "num_skipped": len(table.skipped),
-        "not_known": metric_words.NOT_KNOWN,
+        "not_known": tables.NOT_KNOWN,
         "num_open_rows": NUM_OPEN_ROWS,
         **_galleries(content, has_classes=has_classes),
     }
 
 
 def _galleries(content: ReportContent, *, has_classes: bool) -> dict[str, object]:
-    """Return everything with pictures; what comes first here gets its pictures first where they are too many."""
+    """Return everything with images; what comes first here gets its images first where they are too many."""
     predictions, table, evidence = content.predictions, content.table, content.evidence
     album = Album(BUDGET_BYTES)
     worst = explained_positions(predictions, NUM_CARDS)
@@ -195,15 +197,15 @@ def _galleries(content: ReportContent, *, has_classes: bool) -> dict[str, object
     duplicates, num_duplicates = cards.duplicate_cards(
         predictions, table=table, evidence=evidence, album=album, limit=NUM_DUPLICATES
     )
-    groups: tuple[confusions.ConfusionGroup, ...] = ()
-    matrix: tuple[confusions.MatrixRow, ...] = ()
-    pairs: tuple[confusions.ConfusedPair, ...] = ()
+    groups: tuple[cards.ConfusionGroup, ...] = ()
+    matrix: tuple[cards.MatrixRow, ...] = ()
+    pairs: tuple[cards.ConfusedPair, ...] = ()
     if has_classes and predictions.task == "category":
-        groups = confusions.confusion_groups(predictions, table=table, album=album)
+        groups = cards.confusion_groups(predictions, table=table, album=album)
         anchors = {group.anchor for group in groups}
-        matrix = confusions.matrix_rows(predictions, anchors=anchors)
+        matrix = cards.matrix_rows(predictions, anchors=anchors)
         limit = NUM_CONFUSED_PAIRS if matrix else NUM_CONFUSED_PAIRS_ALONE
-        pairs = confusions.confused_pairs(predictions, limit=limit, anchors=anchors)
+        pairs = cards.confused_pairs(predictions, limit=limit, anchors=anchors)
     return {
         "mistakes": mistakes,
         "num_mistakes": len(worst_mistakes(predictions)) if has_classes else len(mistakes),
@@ -244,7 +246,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {
+        "breakable": _breakable,
+        "percent": percent_text,
+        "percent_range": lambda ends: percent_range(*ends),
+        "loss": lambda value: NONE if value is None else f"{value:.4f}",
+        "duration": duration_text,
+    }
+    environment.globals["dash"] = NONE
     return environment
 
 

@@ -1,21 +1,118 @@
-"""Positions into predictions in, cards with a picture and what was said about it out, for the page's galleries."""
+"""Cards of the report's galleries: a small image and what was said about it; mistakes, suspects, duplicates, confusions."""
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.report.duplicates import find_duplicates
-from vizsla.report.label_errors import suspected_labels
+from PIL import Image
+
+from vizsla.data.images.decode import open_picture
+from vizsla.data.images.duplicates import find_duplicates
+from vizsla.errors import PictureError
+from vizsla.evaluate.interpret import (
+    confusion_matrix,
+    confusion_shares,
+    most_confused,
+    worst_mistakes,
+)
+from vizsla.evaluate.label_errors import suspected_labels
 from vizsla.text import percent_text
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
     from torch import Tensor
 
     from vizsla.evaluate.predictions import Predictions
     from vizsla.infer.mistakes import Evidence
-    from vizsla.report.thumbnails import Album, Thumbnail
     from vizsla.types import PictureTable
+
+LONGEST_SIDE = 224
+BUDGET_BYTES = 4_300_000
+"""Of all addresses of a page; with its text it stays below 5 MB."""
+GONE = "cannot be read any more"
+NO_ROOM = "left out, the page is full"
+_JPEG_QUALITY = 80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thumbnail:
+    """A small image for a page.
+
+    Attributes:
+        address: ``data:image/jpeg;base64,...``, or an empty string where there is no image.
+        width: Pixels.
+        height: Pixels.
+        missing: Why there is no image; empty where there is one.
+    """
+
+    address: str
+    width: int
+    height: int
+    missing: str = ""
+
+
+class Album:
+    """The images of one page: makes them small, and leaves further ones out when the page would grow too large.
+
+    Args:
+        budget_bytes: What the addresses may take together.
+    """
+
+    def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
+        self._left = budget_bytes
+
+    def of_file(
+        self, path: Path, *, side: int = LONGEST_SIDE, quality: int = _JPEG_QUALITY
+    ) -> Thumbnail:
+        """Return the whole image of a file, scaled down so that its longest side is at most ``side`` pixels.
+
+        Args:
+            path: A image file. One that cannot be read any more gives an empty address: a report on hundreds of
+                images is not given up for one of them.
+            side: Pixels.
+            quality: Of the JPEG, as Pillow counts.
+        """
+        if self._left <= 0:
+            return _without(NO_ROOM, side=side)
+        try:
+            image = open_picture(path, cover=(side, side), truncated="ok")
+        except (PictureError, OSError):
+            return _without(GONE, side=side)
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        return self._placed(image, side=side, quality=quality)
+
+    def of_pixels(self, pixels: Tensor, *, side: int = LONGEST_SIDE) -> Thumbnail:
+        """Return pixels as a small image.
+
+        Args:
+            pixels: uint8 ``(3, H, W)`` on the CPU.
+            side: Longest side in pixels; larger ones are scaled down.
+        """
+        image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        return self._placed(image, side=side, quality=_JPEG_QUALITY)
+
+    def _placed(self, image: Image.Image, *, side: int, quality: int) -> Thumbnail:
+        buffer = io.BytesIO()
+        image.save(buffer, format="JPEG", quality=quality, optimize=True)
+        code = base64.b64encode(buffer.getvalue()).decode("ascii")
+        self._left -= len(code)
+        if self._left < 0:
+            self._left = 0
+            return _without(NO_ROOM, side=side)
+        return Thumbnail(
+            address=f"data:image/jpeg;base64,{code}", width=image.width, height=image.height
+        )
+
+
+def _without(why: str, *, side: int) -> Thumbnail:
+    return Thumbnail(address="", width=side, height=side, missing=why)
+
 
 SMALL_SIDE = 160
 TILE_SIDE = 112
@@ -24,7 +121,7 @@ _TILE_QUALITY = 72
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """A picture with what was said about it; ``verdict`` is right, wrong or empty without a label."""
+    """A image with what was said about it; ``verdict`` is right, wrong or empty without a label."""
 
     path: str
     thumbnail: Thumbnail
@@ -37,7 +134,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NeighbourCard:
-    """A training picture that is like another one."""
+    """A training image that is like another one."""
 
     path: str
     thumbnail: Thumbnail
@@ -50,9 +147,9 @@ class MistakeCard:
     """A mistake with what explains it.
 
     Attributes:
-        card: The picture and what was said.
+        card: The image and what was said.
         heat: Where the network looked, if that is known.
-        neighbours: Training pictures most like it.
+        neighbours: Training images most like it.
         support: How many of them have the label and how many what was predicted, in words; empty without neighbours.
     """
 
@@ -64,7 +161,7 @@ class MistakeCard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuspectCard:
-    """A picture whose label is probably wrong; ``split`` says which set it is in."""
+    """A image whose label is probably wrong; ``split`` says which set it is in."""
 
     card: Card
     split: str
@@ -72,7 +169,7 @@ class SuspectCard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DuplicateCard:
-    """A validation picture beside the training picture that is the same; ``note`` says how alike they are."""
+    """A validation image beside the training image that is the same; ``note`` says how alike they are."""
 
     valid: Thumbnail
     valid_path: str
@@ -98,7 +195,7 @@ def cards(
         predictions: What was said.
         table: Where the files are; looked up by the row of the prediction.
         positions: int64 positions into ``predictions``.
-        album: Makes the pictures.
+        album: Makes the images.
         side: Their longest side in pixels.
     """
     return tuple(
@@ -115,14 +212,14 @@ def mistake_cards(
     evidence: Evidence,
     album: Album,
 ) -> tuple[MistakeCard, ...]:
-    """Return a card for each mistake, with heat map and nearest training pictures where they are known.
+    """Return a card for each mistake, with heat map and nearest training images where they are known.
 
     Args:
         predictions: What was said.
         table: Where the files are.
         positions: int64 positions into ``predictions``.
         evidence: What was found out about them.
-        album: Makes the pictures.
+        album: Makes the images.
     """
     chosen: list[MistakeCard] = []
     for position, card in zip(
@@ -159,13 +256,13 @@ def suspect_cards(
     album: Album,
     limit: int,
 ) -> tuple[tuple[SuspectCard, ...], int, int]:
-    """Return cards of pictures whose label is probably wrong, the surest first.
+    """Return cards of images whose label is probably wrong, the surest first.
 
     Args:
-        predictions: On the validation pictures.
+        predictions: On the validation images.
         table: Where the files are.
-        left_out: Of training pictures, by a head that was fitted without them; may be absent.
-        album: Makes the pictures.
+        left_out: Of training images, by a head that was fitted without them; may be absent.
+        album: Makes the images.
         limit: At most so many cards.
 
     Returns:
@@ -199,13 +296,13 @@ def suspect_cards(
 def duplicate_cards(
     predictions: Predictions, *, table: PictureTable, evidence: Evidence, album: Album, limit: int
 ) -> tuple[tuple[DuplicateCard, ...], int]:
-    """Return the validation pictures that are trained on too, and how many there are in all.
+    """Return the validation images that are trained on too, and how many there are in all.
 
     Args:
-        predictions: On the validation pictures.
+        predictions: On the validation images.
         table: Where the files are.
         evidence: Has what the files say; without that there are none.
-        album: Makes the pictures.
+        album: Makes the images.
         limit: At most so many cards.
     """
     if evidence.valid_facts is None or evidence.train_facts is None:
@@ -233,13 +330,13 @@ def duplicate_cards(
 def tiles(
     predictions: Predictions, *, table: PictureTable, positions: list[int], album: Album
 ) -> tuple[Card, ...]:
-    """Return cards with very small pictures, for long lists.
+    """Return cards with very small images, for long lists.
 
     Args:
         predictions: What was said.
         table: Where the files are.
         positions: Into ``predictions``.
-        album: Makes the pictures.
+        album: Makes the images.
     """
     return tuple(
         _card(
@@ -303,5 +400,160 @@ def _support(card: Card, neighbours: tuple[NeighbourCard, ...]) -> str:
     if labels.count(card.prediction) == number:
         return f"All {number} are labelled as predicted."
     if labels.count(card.label) == number:
-        return f"All {number} have the label of this picture."
+        return f"All {number} have the label of this image."
     return ""
+
+
+LARGEST_MATRIX = 40
+NUM_SHADES = 8
+MOST_OF_A_GROUP = 24
+MOST_TILES = 480
+"""Images of all confusions together; the most frequent confusions get theirs first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A cell of the confusion matrix; ``shade`` is a class of the style sheet, ``link`` leads to its images."""
+
+    text: str
+    shade: str
+    hint: str
+    link: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixRow:
+    """A row of the confusion matrix: an actual class."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfusedPair:
+    """Two classes that were mixed up; ``link`` leads to the images, or is empty."""
+
+    actual: str
+    predicted: str
+    count: int
+    share: str
+    link: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfusionGroup:
+    """The images of one confusion: where links lead to, whose they are, and those that are shown."""
+
+    anchor: str
+    actual: str
+    predicted: str
+    count: int
+    cards: tuple[Card, ...]
+
+
+def confusion_groups(
+    predictions: Predictions, *, table: PictureTable, album: Album
+) -> tuple[ConfusionGroup, ...]:
+    """Return the images of each confusion, the most frequent first; of one confusion the worst first.
+
+    Args:
+        predictions: One class per image.
+        table: Where the files are.
+        album: Makes the images.
+    """
+    positions_of: dict[tuple[int, int], list[int]] = {}
+    predicted = predictions.predicted
+    for position in worst_mistakes(predictions).tolist():
+        pair = int(predictions.targets[position]), int(predicted[position])
+        positions_of.setdefault(pair, []).append(position)
+    groups: list[ConfusionGroup] = []
+    left = MOST_TILES
+    for pair in sorted(positions_of, key=lambda one: (-len(positions_of[one]), one)):
+        chosen = positions_of[pair][: min(MOST_OF_A_GROUP, left)]
+        left -= len(chosen)
+        if not chosen:
+            break
+        groups.append(
+            ConfusionGroup(
+                anchor=anchor_of(*pair),
+                actual=predictions.vocab[pair[0]],
+                predicted=predictions.vocab[pair[1]],
+                count=len(positions_of[pair]),
+                cards=tiles(predictions, table=table, positions=chosen, album=album),
+            )
+        )
+    return tuple(groups)
+
+
+def anchor_of(actual: int, predicted: int) -> str:
+    """Return the name of the place in the page where the images of a confusion are."""
+    return f"confused-{actual}-{predicted}"
+
+
+def matrix_rows(
+    predictions: Predictions, *, anchors: Collection[str] = ()
+) -> tuple[MatrixRow, ...]:
+    """Return the confusion matrix, or nothing where it has more than 40 classes and could not be read.
+
+    Args:
+        predictions: One class per image.
+        anchors: Places in the page; the cells that have one link to it.
+    """
+    vocab = predictions.vocab
+    if len(vocab) > LARGEST_MATRIX:
+        return ()
+    counts: list[list[int]] = confusion_matrix(predictions).tolist()
+    shares: list[list[float]] = confusion_shares(predictions).tolist()
+    return tuple(
+        MatrixRow(
+            name=vocab[actual],
+            cells=tuple(
+                Cell(
+                    text=str(count) if count or len(vocab) <= 10 else "",
+                    shade=_shade(shares[actual][predicted], is_right=actual == predicted),
+                    hint=f"{vocab[actual]} \u2192 {vocab[predicted]}" if count else "",
+                    link=_link(actual, predicted, anchors),
+                )
+                for predicted, count in enumerate(row)
+            ),
+        )
+        for actual, row in enumerate(counts)
+    )
+
+
+def confused_pairs(
+    predictions: Predictions, *, limit: int, anchors: Collection[str] = ()
+) -> tuple[ConfusedPair, ...]:
+    """Return the most frequent confusions with their share of the label's images.
+
+    Args:
+        predictions: One class per image.
+        limit: At most so many.
+        anchors: Places in the page; the pairs that have one link to it.
+    """
+    place_of = {name: place for place, name in enumerate(predictions.vocab)}
+    supports = confusion_matrix(predictions).sum(dim=1).tolist()
+    support_of = dict(zip(predictions.vocab, supports, strict=True))
+    return tuple(
+        ConfusedPair(
+            actual=actual,
+            predicted=predicted,
+            count=count,
+            share=percent_text(count / support_of[actual]),
+            link=_link(place_of[actual], place_of[predicted], anchors),
+        )
+        for actual, predicted, count in most_confused(predictions)[:limit]
+    )
+
+
+def _link(actual: int, predicted: int, anchors: Collection[str]) -> str:
+    anchor = anchor_of(actual, predicted)
+    return f"#{anchor}" if anchor in anchors else ""
+
+
+def _shade(share: float, *, is_right: bool) -> str:
+    """Return the style class of a cell; mistakes are few, so a square root makes small shares visible."""
+    if share <= 0:
+        return ""
+    strength = share if is_right else share**0.5
+    return f"{'right' if is_right else 'wrong'}-{max(1, round(NUM_SHADES * strength))}"

@@ -1,6 +1,6 @@
-"""Predictions and what the picture files say in, the accuracy on kinds of pictures out, with which of them are worse than the rest.
+"""The accuracy on kinds of images, and which of them are worse than the rest beyond chance.
 
-A slice is compared with all other pictures by Fisher's exact test, one-sided (R. A. Fisher, "The design of experiments", 1935),
+A slice is compared with all other images by Fisher's exact test, one-sided (R. A. Fisher, "The design of experiments", 1935),
 and the p-values are corrected for how many slices were looked at by Holm's method (S. Holm, "A simple sequentially rejective
 multiple test procedure", Scandinavian Journal of Statistics 1979): the chance that any slice is called worse though none is
 stays below 5 %.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vizsla.evaluate.statistics import wilson_interval
-from vizsla.text import percent_range, percent_text
+from vizsla.text import percent_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ERROR_RATE = 0.05
 FEWEST = 5
-"""Slices of fewer pictures are shown, but not compared: no number of mistakes among them would be telling."""
+"""Slices of fewer images are shown, but not compared: no number of mistakes among them would be telling."""
 NUM_PARTS = 4
 MOST_FOLDERS = 20
 _SHAPES = ("upright (taller than 5:4)", "nearly square", "wide (wider than 5:4)")
@@ -36,11 +36,11 @@ _SHAPE_RATIO = 1.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slice:
-    """A kind of pictures and how many of them are right.
+    """A kind of images and how many of them are right.
 
     Attributes:
-        quality: By what the pictures were divided.
-        name: What the pictures have in common.
+        quality: By what the images were divided.
+        name: What the images have in common.
         num_pictures: How many there are.
         num_correct: How many of them are right.
         p_value: Chance that so few are right if the slice is no harder than the rest, corrected for the number of slices
@@ -54,70 +54,55 @@ class Slice:
     p_value: float | None = None
 
     @property
+    def share(self) -> float:
+        """How many of them are right, 0-1."""
+        return self.num_correct / self.num_pictures
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the share."""
+        return wilson_interval(self.num_correct, self.num_pictures)
+
+    @property
     def is_worse(self) -> bool:
         """Whether it is worse than the rest beyond chance."""
         return self.p_value is not None and self.p_value < ERROR_RATE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SliceRow:
-    """A slice in words, with its interval in percent for the bar."""
-
-    name: str
-    num_pictures: int
-    accuracy: str
-    interval: str
-    bar: tuple[float, float, float]
-    is_worse: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SliceTable:
-    """The slices by one property, in words."""
-
-    title: str
-    rows: tuple[SliceRow, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SliceFindings:
-    """All slices in words.
+    """All slices.
 
     Attributes:
-        tables: One per property.
+        tables: The slices by one property, for each property.
         sentences: One per slice that is worse than the rest beyond chance, worst first.
         num_compared: Slices that were compared with the rest.
     """
 
-    tables: tuple[SliceTable, ...]
+    tables: tuple[tuple[Slice, ...], ...]
     sentences: tuple[str, ...]
     num_compared: int
 
 
 def slice_findings(predictions: Predictions, facts: PictureFacts | None) -> SliceFindings:
-    """Put the accuracy of kinds of pictures into words.
+    """Put the accuracy of kinds of images into words.
 
     Args:
-        predictions: Of classes, one or several per picture; pictures without a label are left out.
-        facts: Of the same pictures in the same order; None leaves the folders alone.
+        predictions: Of classes, one or several per image; images without a label are left out.
+        facts: Of the same images in the same order; None leaves the folders alone.
     """
     labelled = predictions.labelled
     correct = predictions.correct[labelled]
-    titles: list[str] = []
     groups: list[list[Slice]] = []
     for title, names in _groupings(predictions, facts, labelled=labelled):
         found = _slices(names, correct, title=title)
         if len(found) > 1:
-            titles.append(title)
             groups.append(found)
     compared = with_p_values(
         [each for group in groups for each in group], num_correct=int(correct.sum()), num_pictures=len(correct)
     )  # fmt: skip
     left = iter(compared)
-    tables = tuple(
-        SliceTable(title=title, rows=tuple(_row(next(left)) for _ in group))
-        for title, group in zip(titles, groups, strict=True)
-    )
+    tables = tuple(tuple(next(left) for _ in group) for group in groups)
     worse = sorted((each for each in compared if each.is_worse), key=lambda each: each.p_value or 0)
     number = sum(each.p_value is not None for each in compared)
     sentences = tuple(
@@ -133,8 +118,8 @@ def with_p_values(
     """Return the slices with p-values that are corrected for their number.
 
     Args:
-        slices: Parts of the pictures; they may overlap.
-        num_correct: Of all pictures.
+        slices: Parts of the images; they may overlap.
+        num_correct: Of all images.
         num_pictures: In all.
     """
     raw = {
@@ -177,7 +162,7 @@ def _log_choose(number: int, chosen: int) -> float:
 def _groupings(
     predictions: Predictions, facts: PictureFacts | None, *, labelled: Tensor
 ) -> list[tuple[str, list[str]]]:
-    """Return (title, name of the slice of each labelled picture); an empty name is in no slice."""
+    """Return (title, name of the slice of each labelled image); an empty name is in no slice."""
     groupings: list[tuple[str, list[str]]] = []
     if facts is not None:
         heights, widths = facts.heights[labelled].double(), facts.widths[labelled].double()
@@ -195,7 +180,7 @@ def _groupings(
 
 
 def _parts(values: Tensor) -> list[str]:
-    """Cut numbers into at most four parts of about the same number of pictures; equal numbers stay together."""
+    """Cut numbers into at most four parts of about the same number of images; equal numbers stay together."""
     known = values[~values.isnan()]
     if not len(known):
         return [""] * len(values)
@@ -226,7 +211,7 @@ def _shape(ratio: float) -> str:
 
 
 def _folders(predictions: Predictions, *, labelled: Tensor) -> list[str]:
-    """Return the folder of each labelled picture; nothing where folders are the classes, or are too many to show."""
+    """Return the folder of each labelled image; nothing where folders are the classes, or are too many to show."""
     places = labelled.nonzero()[:, 0].tolist()
     folders = [predictions.paths[place].rpartition("/")[0] or "." for place in places]
     labels = [predictions.label(place) for place in places]
@@ -255,26 +240,13 @@ def _order(name: str) -> tuple[float, str]:
     return (float(first), name) if first.isdigit() else (math.inf, name)
 
 
-def _row(part: Slice) -> SliceRow:
-    low, high = wilson_interval(part.num_correct, part.num_pictures)
-    share = part.num_correct / part.num_pictures
-    return SliceRow(
-        name=part.name,
-        num_pictures=part.num_pictures,
-        accuracy=percent_text(share),
-        interval=percent_range(low, high),
-        bar=(round(100 * low, 2), round(100 * high, 2), round(100 * share, 2)),
-        is_worse=part.is_worse,
-    )
-
-
 def _sentence(part: Slice, *, num_correct: int, num_pictures: int, number: int) -> str:
     rest = num_pictures - part.num_pictures
     of_rest = (num_correct - part.num_correct) / rest
     chance = max(part.p_value or 0.0, 1e-9)
     shown = "less than 1 of 1,000" if chance < 0.001 else f"1 of {round(1 / chance)}"
     return (
-        f"{part.quality}, {part.name}: {percent_text(part.num_correct / part.num_pictures)} of {part.num_pictures:,} pictures are right, "
+        f"{part.quality}, {part.name}: {percent_text(part.share)} of {part.num_pictures:,} images are right, "
         f"of the rest {percent_text(of_rest)}. Chance alone would show such a gap in {shown} reports that look at "
         f"{number} slices."
     )

@@ -1,4 +1,4 @@
-"""Report contents made from small real pictures."""
+"""Report contents made from small real images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HISTORY = (
 
 @pytest.fixture
 def make_content(picture_folder: Path) -> Callable[..., ReportContent]:
-    """Return a function that makes the content of a report on pictures of crosses and discs."""
+    """Return a function that makes the content of a report on images of crosses and discs."""
 
     def make(
         logits: Sequence[Sequence[float]] | Tensor,
@@ -77,7 +77,7 @@ def make_content(picture_folder: Path) -> Callable[..., ReportContent]:
 
 @pytest.fixture
 def content(make_content: Callable[..., ReportContent]) -> ReportContent:
-    """A report with 20 pictures of which three are wrong."""
+    """A report with 20 images of which three are wrong."""
     targets = [number % 2 for number in range(20)]
     logits = torch.nn.functional.one_hot(torch.tensor(targets), 2) * 2.0
     logits[[3, 8, 11]] = logits[[3, 8, 11]].flip(1) * torch.tensor([[0.5], [2.0], [1.0]])

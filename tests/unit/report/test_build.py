@@ -201,14 +201,14 @@ def test_names_may_break_at_their_separators_only_for_the_eye(content: ReportCon
 
 def test_no_mistakes_are_reported_with_the_interval(make_content: Maker):
     page = page_of(make_content(torch.eye(2).repeat(5, 1) * 4, [0, 1] * 5))
-    assert "None: all 10 validation pictures were classified correctly." in page.text
-    assert "72.2\u2013100.0 %, so mistakes on other pictures are to be expected" in page.text
+    assert "None: all 10 validation images were classified correctly." in page.text
+    assert "72.2\u2013100.0 %, so mistakes on other images are to be expected" in page.text
     assert page.count("img") == 10
 
 
 def test_a_single_validation_picture_is_enough(make_content: Maker):
     page = page_of(make_content([[3.0, 0.0]], [0]))
-    assert "None: the only validation picture was classified correctly." in page.text
+    assert "None: the only validation image was classified correctly." in page.text
     assert "20.7\u2013100.0 %" in page.text
     assert "not known" in page.text
 
@@ -232,7 +232,7 @@ def test_forty_classes_have_a_matrix_and_more_have_pairs(make_content: Maker):
 
 def test_pictures_without_labels_give_a_page_that_says_so(make_content: Maker):
     page = page_of(make_content([[0.0, 1.0]] * 3, [UNLABELLED] * 3))
-    assert "No validation picture has a label" in page.text
+    assert "No validation image has a label" in page.text
     assert page.count("img") == 3
     assert "not known" in page.text
 
@@ -321,7 +321,7 @@ def test_several_labels_have_their_first_metric_and_no_matrix(content: ReportCon
     page = page_of(
         replace(content, predictions=predictions, metrics=summarise(predictions), references=())
     )
-    assert "Exact match on the validation pictures. The 95 % interval is" in page.text
+    assert "Exact match on the validation images. The 95 % interval is" in page.text
     assert "Mean average precision" in page.text
     assert "cross" in page.text
     assert page.count("table", **{"class": "numbers classes sortable"}) == 1
@@ -338,7 +338,7 @@ def test_numbers_have_their_largest_errors(content: ReportContent):
         task="regression",
     )
     page = page_of(replace(content, predictions=predictions, metrics=summarise(predictions)))
-    assert "Mean absolute error on the validation pictures" in page.text
+    assert "Mean absolute error on the validation images" in page.text
     assert "Largest errors" in page.text
     assert page.count("img") == 12
     for absent in ("classes", "confusions", "uncertain", "slices"):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
+from PIL import Image
 
 from vizsla.data.images.facts import picture_facts
 from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.mistakes import Evidence, Neighbour
 from vizsla.report import cards
-from vizsla.report.thumbnails import Album
+from vizsla.report import cards as confusions
+from vizsla.report.cards import NO_ROOM, Album, Thumbnail
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:
@@ -116,3 +121,96 @@ def test_several_labels_and_numbers_have_cards_without_probabilities(make_conten
         )
         assert (card.verdict, card.label, card.prediction) == (verdict, label, said)
         assert (card.probability, card.label_probability) == ("", "")
+
+
+def mixed_up(make_content: Maker) -> ReportContent:
+    said = [1, 1, 2, 0, 0, 2, 2]
+    return make_content(torch.eye(3)[said] * 3.0, [0, 0, 0, 0, 1, 1, 2], vocab="abc")
+
+
+def test_each_confusion_has_its_pictures_the_most_frequent_first(make_content: Maker):
+    content = mixed_up(make_content)
+    groups = confusions.confusion_groups(content.predictions, table=content.table, album=Album())
+    assert [(group.actual, group.predicted, group.count) for group in groups] == [
+        ("a", "b", 2),
+        ("a", "c", 1),
+        ("b", "a", 1),
+        ("b", "c", 1),
+    ]
+    assert [len(group.cards) for group in groups] == [2, 1, 1, 1]
+    assert groups[0].cards[0].path == content.predictions.paths[0]
+
+
+def test_cells_and_pairs_lead_to_the_pictures(make_content: Maker):
+    content = mixed_up(make_content)
+    anchors = {"confused-0-1"}
+    rows = confusions.matrix_rows(content.predictions, anchors=anchors)
+    assert [[cell.link for cell in row.cells] for row in rows] == [
+        ["", "#confused-0-1", ""],
+        ["", "", ""],
+        ["", "", ""],
+    ]
+    pairs = confusions.confused_pairs(content.predictions, limit=2, anchors=anchors)
+    assert [pair.link for pair in pairs] == ["#confused-0-1", ""]
+
+
+def test_a_confusion_shows_its_worst_pictures_when_it_has_many(make_content: Maker):
+    logits = torch.zeros(40, 2)
+    logits[:, 1] = torch.arange(40) / 10 + 0.1
+    content = make_content(logits, [0] * 40)
+    (group,) = confusions.confusion_groups(content.predictions, table=content.table, album=Album(0))
+    assert (group.count, len(group.cards)) == (40, confusions.MOST_OF_A_GROUP)
+    assert group.cards[0].path == content.predictions.paths[39]
+
+
+def test_where_the_page_is_full_names_stay(make_content: Maker):
+    content = mixed_up(make_content)
+    groups = confusions.confusion_groups(content.predictions, table=content.table, album=Album(0))
+    cards = [card for group in groups for card in group.cards]
+    assert {card.thumbnail.missing for card in cards} == {NO_ROOM}
+    assert all(card.path for card in cards)
+
+
+def decoded(thumbnail: Thumbnail) -> Image.Image:
+    kind, code = thumbnail.address.split(",")
+    assert kind == "data:image/jpeg;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(code)))
+    assert image.format == "JPEG"
+    assert image.size == (thumbnail.width, thumbnail.height)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((300, 600), (224, 112)), ((48, 64), (64, 48)), ((1500, 4), (1, 224))],
+)
+def test_the_longest_side_is_at_most_224_pixels(
+    make_picture: Callable[..., Path], size: tuple[int, int], expected: tuple[int, int]
+):
+    assert decoded(Album().of_file(make_picture("a.png", size=size))).size == expected
+
+
+def test_a_thumbnail_looks_like_its_picture(tmp_path: Path):
+    Image.new("RGB", (800, 800), (200, 30, 40)).save(tmp_path / "red.jpg", quality=95)
+    pixel = decoded(Album().of_file(tmp_path / "red.jpg")).getpixel((100, 100))
+    assert pixel == pytest.approx((200, 30, 40), abs=6)
+
+
+def test_an_unreadable_or_missing_file_gives_no_address(tmp_path: Path):
+    (tmp_path / "empty.jpg").touch()
+    assert Album().of_file(tmp_path / "empty.jpg").address == ""
+    assert Album().of_file(tmp_path / "missing.jpg").address == ""
+
+
+def test_an_album_stops_when_it_is_full(make_picture: Callable[..., Path]):
+    path = make_picture("cross.jpg", size=(200, 300))
+    size = len(Album().of_file(path).address)
+    album = Album(2 * size)
+    found = [album.of_file(path) for _ in range(4)]
+    assert [bool(each.address) for each in found] == [True, True, False, False]
+    assert [each.missing for each in found[2:]] == [NO_ROOM, NO_ROOM]
+
+
+def test_pixels_become_a_thumbnail():
+    found = Album().of_pixels(torch.zeros(3, 100, 448, dtype=torch.uint8))
+    assert (found.width, found.height) == (224, 50)

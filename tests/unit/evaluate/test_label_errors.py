@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vizsla.evaluate.label_errors import suspected_labels
 from vizsla.evaluate.predictions import Predictions
-from vizsla.report.label_errors import suspected_labels
 from vizsla.types import UNLABELLED
 
 
@@ -21,7 +21,7 @@ def predictions(probabilities: torch.Tensor, targets: list[int]) -> Predictions:
 
 
 def test_a_picture_above_the_threshold_of_another_class_is_suspected():
-    # Class a: mean of 0.9, 0.8 and 0.1 is 0.6; class b: mean of 0.7 and 0.6 is 0.65. Only the third picture passes b's.
+    # Class a: mean of 0.9, 0.8 and 0.1 is 0.6; class b: mean of 0.7 and 0.6 is 0.65. Only the third image passes b's.
     shares = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7], [0.4, 0.6]])
     (found,) = suspected_labels(predictions(shares, [0, 0, 0, 1, 1]))
     assert (found.position, found.suggestion) == (2, 1)
@@ -30,7 +30,7 @@ def test_a_picture_above_the_threshold_of_another_class_is_suspected():
 
 
 def test_a_mistake_below_the_threshold_is_not_suspected():
-    # The third picture is predicted as b with 0.6, less than b's pictures usually have.
+    # The third image is predicted as b with 0.6, less than b's images usually have.
     shares = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.1, 0.9], [0.1, 0.9]])
     assert suspected_labels(predictions(shares, [0, 0, 0, 1, 1])) == ()
 

@@ -1,4 +1,4 @@
-"""Facts about validation and training files in, the pictures that are in both out: such pictures flatter the accuracy."""
+"""Facts about validation and training files in, the images that are in both out: such images flatter the accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 LEAST_LIKENESS = 0.995
 """Correlation of 24 x 24 grey values. Copies that were scaled or compressed anew correlate by 0.998 and more."""
 STANDS_OUT = 10.0
-"""A copy differs by at most a tenth of what the tenth-nearest training picture differs by: cells of a solar module, which are no
+"""A copy differs by at most a tenth of what the tenth-nearest training image differs by: cells of a solar module, which are no
 copies, correlate by up to 0.9985, and so 32 of 656 would be taken for some; 3 are with this rule.
 """
 _RANK = 10
@@ -22,11 +22,11 @@ _AT_ONCE = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Duplicate:
-    """A validation picture that is in the training set too.
+    """A validation image that is in the training set too.
 
     Attributes:
-        position: Of the validation picture, in its facts.
-        train_row: Row of the training picture.
+        position: Of the validation image, in its facts.
+        train_row: Row of the training image.
         likeness: Correlation of the two; 1 for files of the same bytes.
         is_exact: The files have the same bytes.
     """
@@ -38,11 +38,11 @@ class Duplicate:
 
 
 def find_duplicates(valid: PictureFacts, train: PictureFacts) -> tuple[Duplicate, ...]:
-    """Return the validation pictures that are also trained on, with the training picture most like each.
+    """Return the validation images that are also trained on, with the training image most like each.
 
     Args:
-        valid: Of validation pictures.
-        train: Of training pictures.
+        valid: Of validation images.
+        train: Of training images.
 
     Returns:
         Files of the same bytes first, then by likeness.
@@ -65,7 +65,7 @@ def find_duplicates(valid: PictureFacts, train: PictureFacts) -> tuple[Duplicate
         likeness = valid.likenesses[start : start + _AT_ONCE] @ train.likenesses.T
         best = likeness.topk(min(_RANK, likeness.shape[1]), dim=1)
         values, places = best.values[:, 0], best.indices[:, 0]
-        # Among fewer than ten training pictures the last one stands for the tenth; a single one is judged by itself.
+        # Among fewer than ten training images the last one stands for the tenth; a single one is judged by itself.
         usual = best.values[:, -1] if likeness.shape[1] > 1 else torch.zeros_like(values)
         is_copy = (values >= LEAST_LIKENESS) & (STANDS_OUT * (1 - values) <= 1 - usual)
         for offset in is_copy.nonzero()[:, 0].tolist():

@@ -1,26 +1,30 @@
-"""Metrics in, the rows of the page's table of metrics out: what each is called, what it says, and in which unit."""
+"""Tables of the report: what each metric is called and says, the headline, the classes in order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
+from vizsla.evaluate.metrics import ClassScore, Metric, per_class
 from vizsla.text import number_range, number_text, percent_range, percent_text
+from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vizsla.evaluate.metrics import Metric
+    from vizsla.evaluate.predictions import Predictions
 
 NOT_KNOWN = "not known"
 
 # name: (title, what it says, whether it is a share 0-1 shown in percent)
 _WORDS = {
-    "accuracy": ("Accuracy", "Share of pictures whose class was found.", True),
-    "error_rate": ("Error rate", "Share of pictures whose class was missed.", True),
+    "accuracy": ("Accuracy", "Share of images whose class was found.", True),
+    "error_rate": ("Error rate", "Share of images whose class was missed.", True),
     "top_5_accuracy": (
         "Top-5 accuracy",
-        "Share of pictures whose class is among the five likeliest.",
+        "Share of images whose class is among the five likeliest.",
         True,
     ),
     "balanced_accuracy": (
@@ -36,7 +40,7 @@ _WORDS = {
     ),
     "roc_auc": (
         "ROC AUC",
-        "Chance that a picture of a class ranks above one of another; 0.5 is guessing, 1 perfect.",
+        "Chance that a image of a class ranks above one of another; 0.5 is guessing, 1 perfect.",
         False,
     ),
     "log_loss": ("Log loss", "Mean surprise at the right answer, in nats; 0 is perfect.", False),
@@ -52,17 +56,17 @@ _WORDS = {
     ),
     "exact_match": (
         "Exact match",
-        "Share of pictures of which all labels were found and no other.",
+        "Share of images of which all labels were found and no other.",
         True,
     ),
     "accuracy_multi": (
         "Accuracy of decisions",
-        "Share of right decisions, one for each picture and label.",
+        "Share of right decisions, one for each image and label.",
         True,
     ),
     "hamming_loss": (
         "Hamming loss",
-        "Share of wrong decisions, one for each picture and label.",
+        "Share of wrong decisions, one for each image and label.",
         True,
     ),
     "micro_f1": (
@@ -72,7 +76,7 @@ _WORDS = {
     ),
     "mean_average_precision": (
         "Mean average precision",
-        "Mean over the labels of the precision at each picture that has the label; 1 is perfect.",
+        "Mean over the labels of the precision at each image that has the label; 1 is perfect.",
         False,
     ),
     "mae": ("Mean absolute error", "Mean distance of the answers from the numbers.", False),
@@ -138,10 +142,47 @@ def metric_text(metric: Metric) -> tuple[str, str, str]:
 def interval_methods(metrics: Sequence[Metric]) -> str:
     """Return where the intervals of these metrics come from, in words that end a sentence, without its full stop."""
     named = {
-        "Wilson\u2019s interval for shares of pictures": _WILSON,
-        "the pull of each picture (DeLong) for measures of rank": _INFLUENCE,
+        "Wilson\u2019s interval for shares of images": _WILSON,
+        "the pull of each image (DeLong) for measures of rank": _INFLUENCE,
     }
     parts = [text for text, names in named.items() if any(each.name in names for each in metrics)]
     if any(each.name not in _WILSON | _INFLUENCE for each in metrics):
-        parts.append("1,000 resamples of the pictures" + (" for the others" if parts else ""))
+        parts.append("1,000 resamples of the images" + (" for the others" if parts else ""))
     return ", ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Headline:
+    """The accuracy in words; ``baseline`` is what answering with the most frequent class would reach."""
+
+    accuracy: str
+    interval: str
+    num_correct: int
+    num_pictures: int
+    baseline: str
+    baseline_class: str
+
+
+def headline(predictions: Predictions, *, metric: Metric) -> Headline:
+    """Put the accuracy and the naive baseline into words.
+
+    Args:
+        predictions: At least one labelled image.
+        metric: Their accuracy.
+    """
+    labelled = predictions.targets[predictions.targets != UNLABELLED]
+    supports = torch.bincount(labelled, minlength=len(predictions.vocab))
+    most_frequent = int(supports.argmax())
+    return Headline(
+        accuracy=percent_text(metric.value),
+        interval=percent_range(metric.low, metric.high),
+        num_correct=int(predictions.correct.sum()),
+        num_pictures=metric.num_pictures,
+        baseline=percent_text(int(supports[most_frequent]) / metric.num_pictures),
+        baseline_class=predictions.vocab[most_frequent],
+    )
+
+
+def sorted_classes(predictions: Predictions) -> list[ClassScore]:
+    """Return the scores of each class, the one that is found least first; classes without images come last."""
+    return sorted(per_class(predictions), key=lambda score: (score.support == 0, score.recall))

@@ -1,4 +1,4 @@
-"""Duplicates: copies of files and pictures that were compressed or scaled anew are found; other pictures of a class are not."""
+"""Duplicates: copies of files and images that were compressed or scaled anew are found; other images of a class are not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
+from vizsla.data.images.duplicates import find_duplicates
 from vizsla.data.images.facts import picture_facts
-from vizsla.report.duplicates import find_duplicates
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def photo(path: Path, *, seed: int) -> Path:
-    """Write a picture with large soft shapes, as photos have them."""
+    """Write a image with large soft shapes, as photos have them."""
     noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     large = Image.fromarray(noise).resize((240, 180), Image.Resampling.BICUBIC)
     large.filter(ImageFilter.GaussianBlur(3)).save(path, quality=92)
@@ -48,8 +48,8 @@ def test_copies_and_pictures_that_were_saved_anew_are_found(tmp_path: Path):
     copy = tmp_path / "copy.jpg"
     shutil.copy(train[5], copy)
     again = tmp_path / "again.jpg"
-    with Image.open(train[2]) as picture:
-        picture.resize((130, 98)).save(again, quality=60)
+    with Image.open(train[2]) as image:
+        image.resize((130, 98)).save(again, quality=60)
     assert duplicates([*valid, again, copy], train) == [(4, 10, True), (3, 7, False)]
 
 
