@@ -24,6 +24,7 @@ from vizsla.report.slices import slice_findings
 from vizsla.text import duration_text, percent_range, percent_text, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from jinja2 import Environment
@@ -173,6 +174,7 @@ def _values(content: ReportContent) -> dict[str, object]:
             (_shown(path, root=table.root), cause) for path, cause in table.skipped[:NUM_SKIPPED]
         ],
         "num_skipped": len(table.skipped),
+        "dash": NONE,
         "not_known": tables.NOT_KNOWN,
         "num_open_rows": NUM_OPEN_ROWS,
         **_galleries(content, has_classes=has_classes),
@@ -246,14 +248,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., object]] = {
         "breakable": _breakable,
         "percent": percent_text,
         "percent_range": lambda ends: percent_range(*ends),
         "loss": lambda value: NONE if value is None else f"{value:.4f}",
         "duration": duration_text,
     }
-    environment.globals["dash"] = NONE
+    environment.filters.update(filters)
     return environment
 
 

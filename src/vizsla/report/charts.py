@@ -3,7 +3,7 @@
 Colours and fonts stay in the style sheet, so the charts follow light, dark and print like the rest of the page.
 
 Bins of confidence against the share of right answers: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks",
-ICML 2017. The temperature and the error with it are those of ``export/calibration.py``, cross-fitted.
+ICML 2017. The temperature and the error with it are those of ``evaluate/calibration.py``, cross-fitted.
 """
 
 from __future__ import annotations
