@@ -25,11 +25,11 @@ from .data.images.sizing import RatioResize as RatioResize
 from .data.images.sizing import Resize as Resize
 from .data.loading.dataloaders import DataLoaders as DataLoaders
 from .data.loading.dataloaders import default_device as default_device
+from .data.table.block import CategoryBlock as CategoryBlock
 from .data.table.block import DataBlock as DataBlock
-from .data.table.blocks import CategoryBlock as CategoryBlock
-from .data.table.blocks import ImageBlock as ImageBlock
-from .data.table.blocks import MultiCategoryBlock as MultiCategoryBlock
-from .data.table.blocks import RegressionBlock as RegressionBlock
+from .data.table.block import ImageBlock as ImageBlock
+from .data.table.block import MultiCategoryBlock as MultiCategoryBlock
+from .data.table.block import RegressionBlock as RegressionBlock
 from .data.table.factories import ImageDataLoaders as ImageDataLoaders
 from .data.table.labels import CategoryMap as CategoryMap
 from .data.table.labels import ColReader as ColReader

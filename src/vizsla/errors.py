@@ -1,8 +1,8 @@
 """The errors that vizsla raises on purpose; each message says what is wrong, where, what was received and what to do.
 
     VizslaError
-    ├── DataError              the pictures, labels or splits that were given cannot be used
-    │   ├── PictureError       one or more picture files cannot be read
+    ├── DataError              the images, labels or splits that were given cannot be used
+    │   ├── PictureError       one or more image files cannot be read
     │   ├── LabelError         a label is missing, unknown, or cannot be taken from a name
     │   └── TableError         a CSV or DataFrame lacks a column, or a row of it is unusable
     ├── ConfigError            an argument or option has a value that cannot work
@@ -30,11 +30,11 @@ class VizslaError(Exception):
 
 
 class DataError(VizslaError):
-    """The pictures, labels or splits that were given cannot be used."""
+    """The images, labels or splits that were given cannot be used."""
 
 
 class PictureError(DataError):
-    """One or more picture files cannot be read."""
+    """One or more image files cannot be read."""
 
 
 class LabelError(DataError):
@@ -111,7 +111,7 @@ class Problem:
     Attributes:
         kind: The error to raise if this is the only kind of problem.
         text: What is wrong, where, and the way out.
-        spoils_training_only: The pictures can be looked at all the same.
+        spoils_training_only: The images can be looked at all the same.
     """
 
     kind: type[DataError]

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +54,25 @@ def default_num_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
     return min(MAX_WORKERS, os.cpu_count() or 1)
+
+
+NumWorkers = int | Literal["auto"] | None
+"""How many threads read images: ``"auto"`` (or ``None``) is one for each core, 0 reads in the caller's thread."""
+
+
+def worker_count(num_workers: NumWorkers) -> int:
+    """Return a number of threads that may be given as ``"auto"``.
+
+    Raises:
+        ConfigError: It is below 0 or another word.
+    """
+    if num_workers is None or num_workers == "auto":
+        return default_num_workers()
+    if not isinstance(num_workers, int) or num_workers < 0:  # pyright: ignore[reportUnnecessaryIsInstance] (from the user)
+        raise ConfigError(
+            f'num_workers is at least 0, or "auto". Received: num_workers={num_workers!r}'
+        )
+    return num_workers
 
 
 def home_folder() -> Path:

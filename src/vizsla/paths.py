@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SHOWN = 3
 
 
-class PicturePaths(Sequence[Path]):
+class ImagePaths(Sequence[Path]):
     """Paths of files, kept as folders and names: a hundred thousand ``Path`` take 32 MB, these take 3.
 
     Equal to any sequence of the same paths.
@@ -25,7 +25,7 @@ class PicturePaths(Sequence[Path]):
         paths: The paths; a text is what ``Path`` makes of it.
 
     Example:
-        >>> PicturePaths(["pets/1.jpg", "pets/2.jpg"])[1].name
+        >>> ImagePaths(["pets/1.jpg", "pets/2.jpg"])[1].name
         '2.jpg'
     """
 
@@ -43,12 +43,12 @@ class PicturePaths(Sequence[Path]):
         self._keep(number_of, folder_of=folder_of, ends=ends, names=names)
 
     @classmethod
-    def of(cls, paths: Iterable[Path | str]) -> PicturePaths:
+    def of(cls, paths: Iterable[Path | str]) -> ImagePaths:
         """Return the paths themselves where they are kept in this way already, else the same kept so."""
-        return paths if isinstance(paths, PicturePaths) else cls(paths)
+        return paths if isinstance(paths, ImagePaths) else cls(paths)
 
     @classmethod
-    def in_folders(cls, runs: Iterable[tuple[str, Sequence[str]]]) -> PicturePaths:
+    def in_folders(cls, runs: Iterable[tuple[str, Sequence[str]]]) -> ImagePaths:
         """Return the paths of files that are given folder by folder.
 
         Args:
@@ -107,9 +107,9 @@ class PicturePaths(Sequence[Path]):
         """Yield all paths as texts."""
         return map(self.text, range(len(self)))
 
-    def chosen(self, positions: Sequence[int]) -> PicturePaths:
+    def chosen(self, positions: Sequence[int]) -> ImagePaths:
         """Return the paths at some positions, counted from 0, in the order of these."""
-        return PicturePaths.in_folders(
+        return ImagePaths.in_folders(
             (self._folders[self._folder_of[position]], (self._name(position),))
             for position in positions
         )
@@ -121,8 +121,8 @@ class PicturePaths(Sequence[Path]):
     @overload
     def __getitem__(self, index: int) -> Path: ...
     @overload
-    def __getitem__(self, index: slice) -> PicturePaths: ...
-    def __getitem__(self, index: int | slice) -> Path | PicturePaths:
+    def __getitem__(self, index: slice) -> ImagePaths: ...
+    def __getitem__(self, index: int | slice) -> Path | ImagePaths:
         """Return a path, or some of them."""
         if isinstance(index, slice):
             return self.chosen(range(len(self))[index])
@@ -149,7 +149,7 @@ class PicturePaths(Sequence[Path]):
         """Return the first paths and how many there are."""
         shown = ", ".join(repr(str(path)) for path in self[:_SHOWN])
         more = f", ... {len(self):,} in all" if len(self) > _SHOWN else ""
-        return f"PicturePaths([{shown}{more}])"
+        return f"ImagePaths([{shown}{more}])"
 
 
 def _encoded(name: str) -> bytes:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vizsla.errors import ConfigError, DataError
-from vizsla.paths import PicturePaths
+from vizsla.paths import ImagePaths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,7 +156,7 @@ class PictureTable:
 
     Attributes:
         root: Folder that paths are shown relative to.
-        paths: Image files, one per row; kept as ``PicturePaths``, in 30 bytes each.
+        paths: Image files, one per row; kept as ``ImagePaths``, in 30 bytes each.
         targets: By task. ``"category"``: int64 ``(N,)``, position of the row's label in ``vocab``, or ``UNLABELLED``.
             ``"multi_category"``: float32 ``(N, C)``, 1 for each class that the image has, else 0. ``"regression"``:
             float32 ``(N, K)``, the numbers. A row of the latter two whose label is not known is NaN.
@@ -182,7 +182,7 @@ class PictureTable:
     untrainable: DataError | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "paths", PicturePaths.of(self.paths))
+        object.__setattr__(self, "paths", ImagePaths.of(self.paths))
         check_task(self.task)
         expected = (torch.int64, 1) if self.task == "category" else (torch.float32, 2)
         if (self.targets.dtype, self.targets.ndim) != expected:
@@ -197,7 +197,7 @@ class PictureTable:
 
     def file(self, row: int) -> str:
         """Return the path of a row as text, which takes a tenth of the time of ``paths[row]``."""
-        return PicturePaths.of(self.paths).text(row)
+        return ImagePaths.of(self.paths).text(row)
 
     def shown_path(self, row: int) -> str:
         """Return the path of a row as people see it: posix, relative to ``root`` where it lies below it."""

@@ -104,15 +104,15 @@ def test_a_missing_folder_is_named_with_those_that_are_there(refusal: Refusal, f
 def test_a_folder_without_pictures_is_told_from_an_empty_one(refusal: Refusal, folder: Path):
     (folder / "texts").mkdir()
     assert refusal("texts") == (
-        "There are no pictures in 'texts' and the folders below it: no files at all. "
-        "Give the folder that holds the pictures."
+        "There are no images in 'texts' and the folders below it: no files at all. "
+        "Give the folder that holds the images."
     )
     for name in ("a.txt", "b.txt", "c.pdf"):
         (folder / "texts" / name).write_text("no picture")
     assert refusal("texts") == (
-        "There are no pictures in 'texts' and the folders below it. The files there have these extensions:\n"
+        "There are no images in 'texts' and the folders below it. The files there have these extensions:\n"
         "  .txt: 2 files\n  .pdf: 1 file\n"
-        "Give the folder that holds the pictures, or convert them to JPEG or PNG."
+        "Give the folder that holds the images, or convert them to JPEG or PNG."
     )
 
 
@@ -120,7 +120,7 @@ def test_a_single_class_is_refused(refusal: Refusal, picture_folder: Path):
     shutil.rmtree(picture_folder / "disc")
     message = refusal("pictures")
     assert message.startswith(
-        "There is only one class, 'cross', for all 12 pictures. A classifier needs two."
+        "There is only one class, 'cross', for all 12 images. A classifier needs two."
     )
     assert "Put each class into a folder of its own" in message
 
@@ -132,9 +132,9 @@ def test_a_class_with_a_single_picture_is_named(
         make_picture(f"pictures/cross/{number}.jpg", number=number)
     make_picture("pictures/disc/0.jpg", label="disc")
     assert refusal("pictures") == (
-        "1 class has a single picture, which cannot be in training and in validation:\n"
+        "1 class has a single image, which cannot be in training and in validation:\n"
         "  'disc': 'pictures/disc/0.jpg'\n"
-        "Add pictures of the class, or remove it."
+        "Add images of the class, or remove it."
     )
 
 
@@ -146,8 +146,8 @@ def test_a_class_that_only_validation_has_is_named(
             make_picture(f"pictures/{place}/{number}.jpg", number=number)
     assert refusal("pictures") == (
         "1 class is in validation but not in training:\n"
-        "  'star': 2 pictures, the first 'pictures/valid/star/0.jpg'\n"
-        "Add pictures of the class, or remove it."
+        "  'star': 2 images, the first 'pictures/valid/star/0.jpg'\n"
+        "Add images of the class, or remove it."
     )
 
 
@@ -174,7 +174,7 @@ def damaged_folder(picture_folder: Path) -> Path:
 @pytest.mark.usefixtures("damaged_folder")
 def test_all_unreadable_pictures_are_listed_at_once_before_training(refusal: Refusal):
     lines = refusal("pictures").splitlines()
-    assert lines[0] == "3 of 27 pictures cannot be read:"
+    assert lines[0] == "3 of 27 images cannot be read:"
     assert sorted(lines[1:-1]) == [
         f"  'pictures/{name}': {cause}" for name, cause in CAUSES.items()
     ]
@@ -230,7 +230,7 @@ def test_a_table_without_the_named_column_says_which_it_has(refusal: Refusal, ro
 def test_a_table_with_a_missing_file_names_row_and_path(refusal: Refusal):
     write_table(*GOOD_ROWS, "cross_99,cross")
     assert refusal("pictures", "--labels", "csv:labels.csv") == (
-        "1 of 25 picture files does not exist:\n  row 26 ('pictures/cross_99')\n"
+        "1 of 25 image files does not exist:\n  row 26 ('pictures/cross_99')\n"
         "Correct the names, or bring the files there."
     )
 
@@ -239,8 +239,8 @@ def test_a_table_with_a_missing_file_names_row_and_path(refusal: Refusal):
 def test_a_table_with_an_empty_label_names_the_row(refusal: Refusal):
     write_table("cross_0, ", *GOOD_ROWS[1:])
     assert refusal("pictures", "--labels", "csv:labels.csv") == (
-        "1 picture has an empty label:\n  row 2 ('pictures/cross/cross_0.jpg')\n"
-        "Fill the label in, or remove the picture.\n"
+        "1 image has an empty label:\n  row 2 ('pictures/cross/cross_0.jpg')\n"
+        "Fill the label in, or remove the image.\n"
         "Labels are read from column 'kind' of 'labels.csv' (its header is row 1)."
     )
 
@@ -249,10 +249,10 @@ def test_a_table_with_an_empty_label_names_the_row(refusal: Refusal):
 def test_a_table_with_duplicate_rows_names_them(refusal: Refusal):
     write_table(*GOOD_ROWS, GOOD_ROWS[0], "disc_11,cross")
     assert refusal("pictures", "--labels", "csv:labels.csv") == (
-        "2 pictures are listed more than once:\n"
+        "2 images are listed more than once:\n"
         "  'pictures/cross/cross_0.jpg': 2 times (row 2, row 26), each labelled 'cross'\n"
         "  'pictures/disc/disc_11.jpg': 2 times (row 25, row 27), with different labels: 'disc', 'cross'\n"
-        "List each picture once, with the label that is right."
+        "List each image once, with the label that is right."
     )
 
 
@@ -262,7 +262,7 @@ def test_a_table_with_duplicate_rows_names_them(refusal: Refusal):
 @pytest.mark.usefixtures("picture_folder")
 def test_a_regex_that_matches_nothing_shows_three_of_the_names(refusal: Refusal):
     message = refusal("pictures", "--labels", r"regex:(.+)-\d+")
-    assert message.startswith("None of 24 pictures gives a label:\n")
+    assert message.startswith("None of 24 images gives a label:\n")
     assert [f"'pictures/cross/cross_{number}.jpg'" in message for number in (0, 1, 10, 11)] == [
         *(True, True, True),
         False,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vizsla.paths import PicturePaths
+from vizsla.paths import ImagePaths
 
 NAMES = [
     "pets/a/1.jpg",
@@ -22,7 +22,7 @@ NAMES = [
 
 
 def test_it_is_a_sequence_of_the_same_paths():
-    paths, expected = PicturePaths(NAMES), [Path(name) for name in NAMES]
+    paths, expected = ImagePaths(NAMES), [Path(name) for name in NAMES]
     assert list(paths) == expected
     assert [paths[position] for position in range(-6, 6)] == expected * 2
     assert [paths.text(position) for position in range(-6, 6)] == [*map(str, expected)] * 2
@@ -37,31 +37,31 @@ def test_it_is_a_sequence_of_the_same_paths():
 
 
 def test_texts_become_what_path_makes_of_them():
-    assert PicturePaths(["./a//b/../1.jpg", "."]) == [Path("a/b/../1.jpg"), Path()]
+    assert ImagePaths(["./a//b/../1.jpg", "."]) == [Path("a/b/../1.jpg"), Path()]
 
 
 @pytest.mark.parametrize("position", [6, -7, 100])
 def test_a_position_outside_is_an_index_error(position: int):
     with pytest.raises(IndexError):
-        PicturePaths(NAMES)[position]
+        ImagePaths(NAMES)[position]
 
 
 def test_it_equals_any_sequence_of_the_same_paths():
-    paths, expected = PicturePaths(NAMES), [Path(name) for name in NAMES]
+    paths, expected = ImagePaths(NAMES), [Path(name) for name in NAMES]
     assert paths == expected
     assert paths == tuple(expected)
     assert tuple(expected) == paths
-    assert paths == PicturePaths(expected)
+    assert paths == ImagePaths(expected)
     assert paths != expected[:-1]
     assert paths != expected[::-1]
     assert paths != "pets"
-    assert PicturePaths() == []
+    assert ImagePaths() == []
     assert hash(paths) == hash(tuple(expected))
 
 
 def test_runs_of_names_in_folders_are_joined():
     runs = [("a" + os.sep, ["1.jpg", "é.jpg"]), ("", ["2.jpg"]), ("a" + os.sep, ["3.jpg"])]
-    paths = PicturePaths.in_folders(runs)
+    paths = ImagePaths.in_folders(runs)
     assert paths == [Path("a/1.jpg"), Path("a/é.jpg"), Path("2.jpg"), Path("a/3.jpg")]
     assert paths.folders == ("a" + os.sep, "")
     assert list(paths.folder_numbers) == [0, 0, 1, 0]
@@ -70,28 +70,28 @@ def test_runs_of_names_in_folders_are_joined():
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on posix only")
 def test_names_that_are_no_text_come_back():
     odd = [Path("a/\udcff.jpg"), Path("\udcfe/é\udc80.jpg")]
-    assert list(PicturePaths(odd)) == odd
-    assert PicturePaths.in_folders([("a/", ["\udcff.jpg"])]) == odd[:1]
+    assert list(ImagePaths(odd)) == odd
+    assert ImagePaths.in_folders([("a/", ["\udcff.jpg"])]) == odd[:1]
 
 
 def test_chosen_paths_are_in_the_order_asked_for():
-    assert PicturePaths(NAMES).chosen([4, 0, 0]) == [Path(NAMES[4]), Path(NAMES[0]), Path(NAMES[0])]
+    assert ImagePaths(NAMES).chosen([4, 0, 0]) == [Path(NAMES[4]), Path(NAMES[0]), Path(NAMES[0])]
 
 
 def test_a_copy_is_equal():
-    assert copy.deepcopy(PicturePaths(NAMES)) == PicturePaths(NAMES)
+    assert copy.deepcopy(ImagePaths(NAMES)) == ImagePaths(NAMES)
 
 
 def test_the_text_shows_the_first_paths():
-    assert repr(PicturePaths(["a.jpg"])) == "PicturePaths(['a.jpg'])"
-    assert repr(PicturePaths(map(str, range(4)))) == "PicturePaths(['0', '1', '2', ... 4 in all])"
+    assert repr(ImagePaths(["a.jpg"])) == "ImagePaths(['a.jpg'])"
+    assert repr(ImagePaths(map(str, range(4)))) == "ImagePaths(['0', '1', '2', ... 4 in all])"
 
 
 def test_a_path_takes_some_thirty_bytes():
-    names = [f"picture {number:07}.jpg" for number in range(20_000)]
+    names = [f"image {number:07}.jpg" for number in range(20_000)]
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    paths = PicturePaths.in_folders([("pictures/", names)])
+    paths = ImagePaths.in_folders([("images/", names)])
     held = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(paths) == 20_000

@@ -10,7 +10,7 @@ from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.decode import open_picture
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.loader import find_unreadable
+from vizsla.data.table.check import find_unreadable
 from vizsla.errors import PictureError
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from vizsla.data.images.reader import PictureReader
 from vizsla.data.loading.dataloaders import default_device
 from vizsla.data.loading.loader import PictureLoader
 from vizsla.data.loading.order import shuffled
-from vizsla.data.table.sources import check_folder, is_picture_name
+from vizsla.data.table.sources import check_folder, is_image_name
 from vizsla.data.table.tables import read_table
 from vizsla.errors import ConfigError, DataError, PictureError, TableError
 from vizsla.machine import default_num_workers
@@ -99,7 +99,7 @@ def folder_source(
     others: Counter[str] = Counter()
     for name in found:
         listing = sorted(os.listdir(Path(path, folder, name)))  # noqa: PTH208 (NotADirectoryError where it is a file)
-        pictures = [file for file in listing if is_picture_name(file) and not file.startswith(".")]
+        pictures = [file for file in listing if is_image_name(file) and not file.startswith(".")]
         others.update(Path(file).suffix or file for file in set(listing) - set(pictures))
         fnames += [f"{folder}/{name}/{file}" for file in pictures]
         labels += [known.index(name)] * len(pictures)
@@ -120,7 +120,7 @@ def read_dir(path: str | Path, folder: str) -> list[str]:
     """
     place = Path(path, folder)
     names = sorted(each.name for each in place.iterdir()) if place.is_dir() else []
-    fnames = [f"{folder}/{name}" for name in names if is_picture_name(name)]
+    fnames = [f"{folder}/{name}" for name in names if is_image_name(name)]
     if not fnames:
         raise FileNotFoundError(f"{folder} folder doesn't exist or is empty")
     return fnames

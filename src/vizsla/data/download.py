@@ -543,7 +543,7 @@ class _CountedReader:
         self._read += len(data)
         if self._read > self._most:
             raise _RefusedError(
-                f"it unpacks to more than {shown_bytes(self._most)}, which no archive of pictures of its size does"
+                f"it unpacks to more than {shown_bytes(self._most)}, which no archive of images of its size does"
             )
         if self._read > self._allowed:
             raise _RefusedError("one of its headers is larger than 1 MiB")
@@ -600,7 +600,7 @@ class _Folder:
                 self._num_bytes += len(data)
                 if self._num_bytes > self._most:
                     raise _RefusedError(
-                        f"its files are larger than {shown_bytes(self._most)} together, which no archive of pictures of "
+                        f"its files are larger than {shown_bytes(self._most)} together, which no archive of images of "
                         "its size holds"
                     )
                 with _written_to(place):
@@ -735,7 +735,7 @@ def _extract_zip(archive: Path, target: _Folder, *, most: int) -> None:
         if declared > most:
             raise _RefusedError(
                 f"its files are {shown_bytes(declared)} together, more than the {shown_bytes(most)} that an archive of "
-                "pictures of its size holds"
+                "images of its size holds"
             )
         for entry in opened.infolist():
             _add_entry(opened, entry, target)

@@ -22,7 +22,7 @@ from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate
 from vizsla.augment.normalize import Normalize
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.table.blocks import CategoryBlock, MultiCategoryBlock, output_block
+from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, output_block
 from vizsla.data.table.splits import RandomSplitter
 from vizsla.errors import ConfigError, DataError
 from vizsla.notebook.collections import collection_text

@@ -19,7 +19,7 @@ from vizsla.data.table.sources import (
     MAX_NESTED_LINKS,
     check_folder,
     get_image_files,
-    is_picture_name,
+    is_image_name,
 )
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
@@ -190,7 +190,7 @@ def _walk(folder: str, *, above: frozenset[tuple[int, int]], num_links: int) -> 
         path = os.path.join(folder, name.removesuffix("/"))  # noqa: PTH118 (a Path of each is slow)
         if not name.endswith("/"):
             # A broken link is kept: it is reported as missing.
-            if is_picture_name(name) and (os.path.islink(path) or os.path.isfile(path)):  # noqa: PTH113, PTH114
+            if is_image_name(name) and (os.path.islink(path) or os.path.isfile(path)):  # noqa: PTH113, PTH114
                 yield path
             continue
         links = num_links + os.path.islink(path)  # noqa: PTH114

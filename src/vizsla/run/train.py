@@ -17,8 +17,7 @@ from vizsla import __version__
 from vizsla.data.images.facts import SmallPictures, count_smaller, enlarged_text
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.loader import find_unreadable
-from vizsla.data.table.check import fingerprint, settle_unreadable
+from vizsla.data.table.check import find_unreadable, fingerprint, settle_unreadable
 from vizsla.errors import ConfigError
 from vizsla.evaluate.calibration import calibrate
 from vizsla.evaluate.metrics import Metric, summarise

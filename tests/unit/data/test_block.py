@@ -10,8 +10,13 @@ import torch
 
 from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
-from vizsla.data.table.block import DataBlock
-from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.block import (
+    CategoryBlock,
+    DataBlock,
+    ImageBlock,
+    MultiCategoryBlock,
+    RegressionBlock,
+)
 from vizsla.data.table.labels import ColReader, RegexLabeller, parent_label, using_attr
 from vizsla.data.table.sources import get_image_files
 from vizsla.data.table.splits import ColSplitter, GrandparentSplitter, IndexSplitter, RandomSplitter
@@ -162,7 +167,7 @@ def test_classes_that_only_validation_has_are_told_all_at_once(picture_folder: P
         splitter=IndexSplitter([1, 2, 12]),
     )
     message = (
-        r"3 classes are in validation but not in training:\n  'b': 2 pictures(?s:.*)'é'(?s:.*)'犬'"
+        r"3 classes are in validation but not in training:\n  'b': 2 images(?s:.*)'é'(?s:.*)'犬'"
     )
     with pytest.raises(LabelError, match=message):
         block.resolve(picture_folder)
@@ -170,7 +175,7 @@ def test_classes_that_only_validation_has_are_told_all_at_once(picture_folder: P
 
 def test_pictures_without_any_class_cannot_be_learnt_from(picture_folder: Path):
     blocks = (ImageBlock, MultiCategoryBlock)
-    with pytest.raises(LabelError, match="None of the 20 training pictures has a class"):
+    with pytest.raises(LabelError, match="None of the 20 training images has a class"):
         folder_block(blocks=blocks, get_y=lambda _: []).resolve(picture_folder)
     with pytest.raises(ConfigError, match=r"encoded=True\) needs vocab"):
         folder_block(
@@ -191,7 +196,7 @@ def test_functions_may_return_numbers(picture_folder: Path):
     )
     assert pairs.targets.tolist() == [[size(path), 2.0] for path in pairs.paths]
     with pytest.raises(
-        LabelError, match=r"None of 24 pictures gives(?s:.*)1 numbers .* instead of 3"
+        LabelError, match=r"None of 24 images gives(?s:.*)1 numbers .* instead of 3"
     ):
         folder_block(blocks=(ImageBlock, RegressionBlock(3)), get_y=size).resolve(picture_folder)
 
@@ -201,7 +206,7 @@ def test_all_that_is_wrong_with_numbers_is_told_at_once(picture_folder: Path):
     block = folder_block(
         blocks=(ImageBlock, RegressionBlock), get_y=lambda path: odd.get(path.name, 1)
     )
-    with pytest.raises(LabelError, match="3 of 24 pictures give no label") as caught:
+    with pytest.raises(LabelError, match="3 of 24 images give no label") as caught:
         block.resolve(picture_folder)
     for part in ("cross_1.jpg': the label is None", "'old' is no number", "it has 2 numbers"):
         assert part in str(caught.value)
@@ -238,7 +243,7 @@ def test_getters_can_be_given_together(picture_folder: Path):
 
 def test_labels_that_cannot_be_taken_are_told_before_any_loading(picture_folder: Path):
     block = folder_block(get_y=using_attr(RegexLabeller(r"(disc)_\d+"), "name"))
-    with pytest.raises(LabelError, match=r"12 of 24 pictures give no label:(?s:.*)and 7 more"):
+    with pytest.raises(LabelError, match=r"12 of 24 images give no label:(?s:.*)and 7 more"):
         block.dataloaders(picture_folder)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vizsla.data.table.blocks import (
+from vizsla.data.table.block import (
     CategoryBlock,
     ImageBlock,
     MultiCategoryBlock,

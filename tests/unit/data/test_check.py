@@ -1,4 +1,4 @@
-"""Every fault of labelled pictures is found, all of them are told in one message, and long lists are cut."""
+"""Every fault of labelled images is found, all of them are told in one message, and long lists are cut."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from vizsla.data.table.blocks import CategoryBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.table.build_table import assemble_for, assemble_table
+from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.build_table import class_table
 from vizsla.data.table.check import (
     ClassCount,
     describe_data,
@@ -18,7 +18,7 @@ from vizsla.data.table.check import (
     lonely_classes,
     settle_unreadable,
 )
-from vizsla.data.table.labels import LabelledPictures
+from vizsla.data.table.labels import LabelledImages
 from vizsla.errors import (
     ConfigError,
     DataError,
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def pictures_at(root: Path, **labels: object) -> LabelledPictures:
-    """Pictures ``{name}.jpg`` that exist, with these labels, as rows 2, 3, ... of a table."""
+def pictures_at(root: Path, **labels: object) -> LabelledImages:
+    """Images ``{name}.jpg`` that exist, with these labels, as rows 2, 3, ... of a table."""
     for name in labels:
         (root / f"{name}.jpg").touch()
-    return LabelledPictures(
+    return LabelledImages(
         root=root,
         paths=tuple(root / f"{name}.jpg" for name in labels),
         labels=tuple(labels.values()),
@@ -48,11 +48,11 @@ def pictures_at(root: Path, **labels: object) -> LabelledPictures:
     )
 
 
-def assemble(pictures: LabelledPictures, **arguments: object) -> PictureTable:
-    """Put every second picture into validation."""
-    count = len(pictures.paths)
+def assemble(images: LabelledImages, **arguments: object) -> PictureTable:
+    """Put every second image into validation."""
+    count = len(images.paths)
     split = {"train": list(range(0, count, 2)), "valid": list(range(1, count, 2))}
-    return assemble_table(pictures, **{**split, **arguments})  # pyright: ignore[reportArgumentType]
+    return class_table(images, **{**split, **arguments})  # pyright: ignore[reportArgumentType]
 
 
 def test_good_pictures_become_a_table(tmp_path: Path):
@@ -65,19 +65,19 @@ def test_good_pictures_become_a_table(tmp_path: Path):
 
 
 def test_a_given_vocabulary_keeps_its_order(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
-    table = assemble(pictures, vocab=["dog", "cat", "fox"])
+    images = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
+    table = assemble(images, vocab=["dog", "cat", "fox"])
     assert (table.vocab, table.targets.tolist()) == (("dog", "cat", "fox"), [0, 1, 1, 0])
 
 
 def test_classes_may_stay_in_order_of_appearance(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
-    assert assemble(pictures, sort=False).vocab == ("dog", "cat")
+    images = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
+    assert assemble(images, sort=False).vocab == ("dog", "cat")
 
 
 def test_unknown_labels_can_have_a_class_of_their_own(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="dog")
-    table = assemble(pictures, add_na=True)
+    images = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="dog")
+    table = assemble(images, add_na=True)
     assert (table.vocab, table.targets.tolist()) == (("#na#", "cat", "dog"), [2, 0, 1, 2])
 
 
@@ -87,26 +87,26 @@ def test_whole_numbers_are_sorted_as_numbers(tmp_path: Path):
 
 
 def test_pictures_in_neither_set_may_lack_a_label(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog", e="fox", f=None)
-    table = assemble(pictures, train=[0, 1], valid=[2, 3])
+    images = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog", e="fox", f=None)
+    table = assemble(images, train=[0, 1], valid=[2, 3])
     assert table.targets.tolist() == [1, 0, 0, 1, UNLABELLED, UNLABELLED]
 
 
 def test_a_class_only_in_validation_is_named_with_a_picture(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="dog", e="cat", f="fox")
-    message = r"1 class is in validation but not in training:\n  'fox': 2 pictures, the first row 3 \('.*b\.jpg'\)\n"
+    images = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="dog", e="cat", f="fox")
+    message = r"1 class is in validation but not in training:\n  'fox': 2 images, the first row 3 \('.*b\.jpg'\)\n"
     with pytest.raises(LabelError, match=message):
-        assemble(pictures)
+        assemble(images)
 
 
 def test_a_training_label_outside_a_given_vocabulary_is_named(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
-    with pytest.raises(LabelError, match=r"in training but not in vocab:\n  'cat': 1 picture"):
-        assemble(pictures, vocab=["dog", "fox", "cow"], valid=[1])
+    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
+    with pytest.raises(LabelError, match=r"in training but not in vocab:\n  'cat': 1 image"):
+        assemble(images, vocab=["dog", "fox", "cow"], valid=[1])
 
 
 def test_a_single_class_is_refused(tmp_path: Path):
-    with pytest.raises(LabelError, match="only one class, 'dog', for all 2 pictures"):
+    with pytest.raises(LabelError, match="only one class, 'dog', for all 2 images"):
         assemble(pictures_at(tmp_path, a="dog", b="dog"))
 
 
@@ -114,53 +114,53 @@ def test_a_single_class_is_refused(tmp_path: Path):
     ("train", "valid", "side"), [([0, 1], [], "validation"), ([], [0, 1], "training")]
 )
 def test_an_empty_set_is_refused(tmp_path: Path, train: list[int], valid: list[int], side: str):
-    with pytest.raises(DataError, match=f"There are no {side} pictures; all 2 pictures are for"):
+    with pytest.raises(DataError, match=f"There are no {side} images; all 2 images are for"):
         assemble(pictures_at(tmp_path, a="dog", b="cat"), train=train, valid=valid)
 
 
 def test_missing_files_are_listed_with_their_rows(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
-    pictures.paths[1].unlink()
+    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
+    images.paths[1].unlink()
     with pytest.raises(
-        PictureError, match=r"1 of 4 picture files does not exist:\n  row 3 \('.*b\.jpg'\)"
+        PictureError, match=r"1 of 4 image files does not exist:\n  row 3 \('.*b\.jpg'\)"
     ):
-        assemble(pictures)
+        assemble(images)
 
 
 def test_a_name_that_no_file_system_takes_is_a_missing_file(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
+    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
     odd = (tmp_path / "x\0y.jpg", tmp_path / ("n" * 5000))
     with pytest.raises(
-        PictureError, match=r"2 of 4 picture files do not exist:\n  row 2 \('.*x\\x00y"
+        PictureError, match=r"2 of 4 image files do not exist:\n  row 2 \('.*x\\x00y"
     ):
-        assemble(replace(pictures, paths=(*odd, *pictures.paths[2:])))
+        assemble(replace(images, paths=(*odd, *images.paths[2:])))
 
 
 def test_empty_labels_are_listed_with_their_rows(tmp_path: Path):
-    pictures = pictures_at(
+    images = pictures_at(
         tmp_path, a="dog", b="dog", c="cat", d="cat", e=None, f=float("nan"), g=" "
     )
-    message = r"3 pictures have an empty label:\n  row 6 \('.*e\.jpg'\)\n  row 7 .*\n  row 8 .*\nFill the label in"
+    message = r"3 images have an empty label:\n  row 6 \('.*e\.jpg'\)\n  row 7 .*\n  row 8 .*\nFill the label in"
     with pytest.raises(LabelError, match=message):
-        assemble(pictures)
+        assemble(images)
 
 
 def test_several_labels_and_decimal_numbers_are_no_class(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e=["a", "b"], f=0.5)
+    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e=["a", "b"], f=0.5)
     with pytest.raises(LabelError, match=r"(?s)row 6 .*\(multi-label\).*row 7 .*\(regression\)"):
-        assemble(pictures)
+        assemble(images)
 
 
 def test_repeated_pictures_are_listed_with_rows_and_labels(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e="cat", f="cat")
-    a, b, c, d = pictures.paths[:4]
+    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e="cat", f="cat")
+    a, b, c, d = images.paths[:4]
     message = (
-        r"2 pictures are listed more than once:\n"
+        r"2 images are listed more than once:\n"
         r"  '.*a\.jpg': 2 times \(row 2, row 6\), with different labels: 'dog', 'cat'\n"
         r"  '.*c\.jpg': 2 times \(row 4, row 7\), each labelled 'cat'\n"
     )
     with pytest.raises(DataError, match=message):
-        assemble(replace(pictures, paths=(a, b, c, d, a, c)))
+        assemble(replace(images, paths=(a, b, c, d, a, c)))
 
 
 @pytest.mark.parametrize(("num_missed", "num_shown"), [(6, 3), (5, 5), (30, 5)])
@@ -168,40 +168,40 @@ def test_misses_are_shown_by_three_or_five(tmp_path: Path, num_missed: int, num_
     labels: dict[str, object] = {f"m{n}": LabelError("no label") for n in range(num_missed)}
     if num_shown == 5:
         labels |= {"x": "dog", "y": "dog", "z": "cat", "w": "cat"}
-    pictures = replace(pictures_at(tmp_path, **labels), advice="Labels come from names.")
+    images = replace(pictures_at(tmp_path, **labels), advice="Labels come from names.")
     with pytest.raises(LabelError) as caught:
-        assemble(pictures)
+        assemble(images)
     message = str(caught.value)
     assert message.count("no label\n") == num_shown
     assert message.endswith("\nLabels come from names.")
-    head = f"None of {num_missed} pictures gives a label:" if num_shown == 3 else f"{num_missed} of"
+    head = f"None of {num_missed} images gives a label:" if num_shown == 3 else f"{num_missed} of"
     assert head in message
     assert ("and 25 more" in message) == (num_missed == 30)
 
 
 def test_all_kinds_of_problems_are_told_at_once(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="", e="cat", f="dog")
-    pictures.paths[4].unlink()
+    images = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="", e="cat", f="dog")
+    images.paths[4].unlink()
     known = Problem(kind=TableError, text="The table is odd.")
     with pytest.raises(DataError) as caught:
-        assemble(replace(pictures, problems=(known,)))
+        assemble(replace(images, problems=(known,)))
     lines = str(caught.value).splitlines()
     assert lines[:2] == ["The data has 4 problems.", "1. The table is odd."]
     numbered = [line for line in lines if re.match(r"\d\. ", line)]
-    assert [line[:30] for line in numbered[1:]] == [
-        "2. 1 of 6 picture files does n",
-        "3. 1 picture has an empty labe",
-        "4. 1 class is in validation bu",
+    assert [line[:28] for line in numbered[1:]] == [
+        "2. 1 of 6 image files does n",
+        "3. 1 image has an empty labe",
+        "4. 1 class is in validation ",
     ]
 
 
 def test_classes_with_one_picture_are_named(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="fox")
-    (problem,) = lonely_classes(pictures, range(4))
+    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="fox")
+    (problem,) = lonely_classes(images, range(4))
     assert re.match(
-        r"2 classes have a single picture.*:\n  'cat': row 4 .*\n  'fox': row 5 ", problem.text
+        r"2 classes have a single image.*:\n  'cat': row 4 .*\n  'fox': row 5 ", problem.text
     )
-    assert lonely_classes(pictures, range(2)) == []
+    assert lonely_classes(images, range(2)) == []
 
 
 def test_problems_of_one_kind_keep_their_error_class():
@@ -215,14 +215,14 @@ def test_problems_of_one_kind_keep_their_error_class():
 @pytest.fixture
 def table(tmp_path: Path) -> PictureTable:
     labels = {"a": "cat", "b": "cat", "c": "dog", "d": "dog", "e": "cat", "f": "dog"}
-    return assemble_table(pictures_at(tmp_path, **labels), train=[3, 0, 2, 4], valid=[5, 1])
+    return class_table(pictures_at(tmp_path, **labels), train=[3, 0, 2, 4], valid=[5, 1])
 
 
 def test_unreadable_pictures_are_refused_all_at_once(table: PictureTable):
     with pytest.raises(PictureError) as caught:
         settle_unreadable(table, [(0, "empty file"), (5, "is a text")])
     assert str(caught.value).splitlines() == [
-        "2 of 6 pictures cannot be read:",
+        "2 of 6 images cannot be read:",
         f"  {quoted(table.paths[0])}: empty file",
         f"  {quoted(table.paths[5])}: is a text",
         "Repair or remove the files, or train on the rest with --on-bad skip (on_bad='skip').",
@@ -246,14 +246,14 @@ def test_nothing_unreadable_changes_nothing(table: PictureTable):
 
 
 def test_a_class_that_loses_all_its_pictures_is_an_error(table: PictureTable):
-    with pytest.raises(DataError, match=r"nothing to learn from:\n  'dog': 2 training pictures\n"):
+    with pytest.raises(DataError, match=r"nothing to learn from:\n  'dog': 2 training images\n"):
         drop_unreadable(table, [(3, "x"), (2, "x")])
 
 
 def test_a_set_that_loses_all_its_pictures_is_an_error(table: PictureTable):
-    with pytest.raises(DataError, match=r"None of the 2 validation pictures can be read"):
+    with pytest.raises(DataError, match=r"None of the 2 validation images can be read"):
         drop_unreadable(table, [(5, "x"), (1, "x")])
-    with pytest.raises(DataError, match="None of the 4 training pictures can be read"):
+    with pytest.raises(DataError, match="None of the 4 training images can be read"):
         drop_unreadable(table, [(row, "x") for row in (0, 2, 3, 4)])
 
 
@@ -280,9 +280,7 @@ def test_data_is_counted_by_class_and_set(table: PictureTable):
 @pytest.fixture
 def several_labels(tmp_path: Path) -> PictureTable:
     labels = {"a": ["x"], "b": ["x", "y"], "c": [], "d": ["y"], "e": None}
-    return assemble_for(
-        MultiCategoryBlock(), pictures_at(tmp_path, **labels), train=[0, 1, 2], valid=[3]
-    )
+    return MultiCategoryBlock().table(pictures_at(tmp_path, **labels), train=[0, 1, 2], valid=[3])
 
 
 def test_pictures_with_several_labels_count_in_each_class(several_labels: PictureTable):
@@ -298,27 +296,25 @@ def test_a_class_among_several_that_loses_all_its_pictures_is_an_error(
     several_labels: PictureTable,
 ):
     assert drop_unreadable(several_labels, [(0, "x")]).targets.shape == (4, 2)
-    with pytest.raises(DataError, match=r"nothing to learn from:\n  'y': 1 training picture\n"):
+    with pytest.raises(DataError, match=r"nothing to learn from:\n  'y': 1 training image\n"):
         drop_unreadable(several_labels, [(1, "x")])
 
 
 def test_numbers_have_no_classes_to_count_or_to_lose(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a=1.5, b=-2, c="3", d=None)
-    table = assemble_for(RegressionBlock(), pictures, train=[0, 1], valid=[2])
+    images = pictures_at(tmp_path, a=1.5, b=-2, c="3", d=None)
+    table = RegressionBlock().table(images, train=[0, 1], valid=[2])
     summary = describe_data(table)
     assert (summary.classes, summary.num_train, summary.num_unlabelled) == ((), 2, 1)
     assert drop_unreadable(table, [(0, "x")]).targets[:2].tolist() == [[-2.0], [3.0]]
 
 
 def test_repeated_pictures_show_several_labels(tmp_path: Path):
-    pictures = pictures_at(tmp_path, a=["x"], b=["x", "y"], c=["y"])
-    a, b, _ = pictures.paths
+    images = pictures_at(tmp_path, a=["x"], b=["x", "y"], c=["y"])
+    a, b, _ = images.paths
     with pytest.raises(
         DataError, match=r"2 times \(row 2, row 4\), with different labels: 'x', 'y'"
     ):
-        assemble_for(
-            MultiCategoryBlock(), replace(pictures, paths=(a, b, a)), train=[0, 2], valid=[1]
-        )
+        MultiCategoryBlock().table(replace(images, paths=(a, b, a)), train=[0, 2], valid=[1])
 
 
 @pytest.mark.parametrize("block", [MultiCategoryBlock(), RegressionBlock(), CategoryBlock()])
@@ -328,5 +324,5 @@ def test_an_empty_set_is_refused_whatever_is_predicted(tmp_path: Path, block: An
     if not isinstance(block, MultiCategoryBlock):
         labels = {"a": 1, "b": 2}
     train, valid = ([], [0, 1]) if side == "training" else ([0, 1], [])
-    with pytest.raises(DataError, match=f"There are no {side} pictures"):
-        assemble_for(block, pictures_at(tmp_path, **labels), train=train, valid=valid)
+    with pytest.raises(DataError, match=f"There are no {side} images"):
+        block.table(pictures_at(tmp_path, **labels), train=train, valid=valid)

@@ -50,7 +50,7 @@ def test_the_split_follows_from_the_seed(cells: PictureTable):
 
 def test_the_licence_is_the_one_that_the_package_states(cells: PictureTable):
     stated = metadata("elpv-dataset")["License-Expression"]
-    assert stated == "CC-BY-NC-SA-4.0 AND Apache-2.0"  # the pictures, and the code of the package
+    assert stated == "CC-BY-NC-SA-4.0 AND Apache-2.0"  # the images, and the code of the package
     assert SOLAR_CELLS.licence == "CC BY-NC-SA 4.0"
     assert "commercial" in SOLAR_CELLS.terms
 

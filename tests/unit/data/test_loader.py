@@ -22,9 +22,9 @@ from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.loader import (
     PictureLoader,
-    find_unreadable,
     read_ahead,
 )
+from vizsla.data.table.check import find_unreadable
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.machine import default_num_workers
 from vizsla.types import PictureTable

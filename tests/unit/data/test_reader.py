@@ -15,7 +15,7 @@ from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import CropPad, RandomCrop, RandomResizedCrop, RatioResize, Resize
 from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.loading.loader import find_unreadable
+from vizsla.data.table.check import find_unreadable
 from vizsla.data.table.factories import ImageDataLoaders
 from vizsla.errors import ConfigError, DataError, PictureError
 

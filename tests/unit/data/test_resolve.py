@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def make(tmp_path: Path):
-    """Return a function that makes empty files of these names: resolving opens no picture."""
+    """Return a function that makes empty files of these names: resolving opens no image."""
 
     def make_files(*names: str) -> Path:
         for name in names:
@@ -109,7 +109,7 @@ def test_a_class_of_trains_is_no_training_set(make):
 def test_a_class_only_in_the_validation_folder_is_named(make):
     root = make("train/a/1.jpg", "train/b/2.jpg", "valid/zebra/3.jpg", "valid/a/4.jpg")
     with pytest.raises(
-        LabelError, match=r"validation but not in training:\n  'zebra': 1 picture, the first '"
+        LabelError, match=r"validation but not in training:\n  'zebra': 1 image, the first '"
     ):
         resolve_data(root, seed=0)
 
@@ -117,7 +117,7 @@ def test_a_class_only_in_the_validation_folder_is_named(make):
 def test_loose_pictures_are_named(make):
     root = make(*several("cat/{}.jpg"), *several("dog/{}.jpg"), "loose.jpg")
     with pytest.raises(
-        LabelError, match=r"1 of 11 pictures give no label:\n  '.*/loose\.jpg': it lies in no"
+        LabelError, match=r"1 of 11 images give no label:\n  '.*/loose\.jpg': it lies in no"
     ):
         resolve_data(root, seed=0)
 
@@ -125,7 +125,7 @@ def test_loose_pictures_are_named(make):
 def test_a_flat_folder_is_told_how_to_give_labels(make):
     root = make(*several("cat_{}.jpg"))
     with pytest.raises(
-        LabelError, match=r"(?s)None of 5 pictures gives a label.*regex:PATTERN.*csv:FILE"
+        LabelError, match=r"(?s)None of 5 images gives a label.*regex:PATTERN.*csv:FILE"
     ):
         resolve_data(root, seed=0)
 
@@ -138,7 +138,7 @@ def test_one_class_is_refused_with_the_ways_out(make):
 def test_a_class_with_one_picture_is_refused_where_it_must_be_split(make):
     root = make(*several("cat/{}.jpg"), "dog/1.jpg")
     with pytest.raises(
-        LabelError, match=r"1 class has a single picture.*:\n  'dog': '.*/dog/1\.jpg'"
+        LabelError, match=r"1 class has a single image.*:\n  'dog': '.*/dog/1\.jpg'"
     ):
         resolve_data(root, seed=0)
 
@@ -160,7 +160,7 @@ def test_an_expression_that_matches_nothing_shows_three_names(make):
     with pytest.raises(LabelError) as caught:
         resolve_data(root, labels=r"regex:(.+)_\d+\.jpg$", seed=0)
     message = str(caught.value)
-    assert message.startswith("None of 7 pictures gives a label:")
+    assert message.startswith("None of 7 images gives a label:")
     assert re.findall(r"in '(.*)'\n", message) == ["beagle-0.jpg", "beagle-1.jpg", "beagle-2.jpg"]
 
 
@@ -178,7 +178,7 @@ def test_unknown_kinds_of_labels_are_refused(make):
 
 @pytest.fixture
 def table_with(make, tmp_path: Path):
-    """Return a function that writes ``labels.csv`` beside pictures 0.jpg ... 9.jpg."""
+    """Return a function that writes ``labels.csv`` beside images 0.jpg ... 9.jpg."""
     make(*several("{}.jpg", 10))
 
     def write(header: str, *rows: str, name: str = "labels.csv") -> Path:
@@ -247,7 +247,7 @@ def test_a_table_as_data_takes_no_other_labels(table_with, labels: str):
 
 def test_a_picture_or_another_file_as_data_is_refused(make):
     root = make("a.jpg", "b.zip")
-    with pytest.raises(DataError, match=r"a\.jpg' is a picture"):
+    with pytest.raises(DataError, match=r"a\.jpg' is an image"):
         resolve_data(root / "a.jpg", seed=0)
     with pytest.raises(DataError, match=r"b\.zip' is neither a folder"):
         resolve_data(root / "b.zip", seed=0)
@@ -274,7 +274,7 @@ def test_a_name_that_two_pictures_have_is_not_guessed(make, table_with):
     make("x/p.jpg", "y/p.jpg")
     file = table_with("image,label", *rows_of("{n}.jpg,{label}"), "p.jpg,a")
     with pytest.raises(
-        PictureError, match=r"1 of 11 picture files does not exist:\n  row 12 \('.*/p\.jpg'\)"
+        PictureError, match=r"1 of 11 image files does not exist:\n  row 12 \('.*/p\.jpg'\)"
     ):
         resolve_data(file, seed=0)
 
@@ -295,7 +295,7 @@ def test_all_faults_of_a_table_are_told_at_once_with_rows(table_with):
         resolve_data(file, seed=0)
     message = str(caught.value)
     assert message.startswith("The data has 5 problems.")
-    assert "no picture in column 'image':\n  row 15: ('', 'a', 'train')" in message
+    assert "no image in column 'image':\n  row 15: ('', 'a', 'train')" in message
     assert "no set in column 'split':\n  row 11: ('9.jpg', 'b', 'perhaps')" in message
     assert re.search(r"do(es)? not exist:\n  row 12 \('.*gone\.jpg'\)", message)
     assert "0.jpg': 2 times (row 2, row 13), with different labels: 'a', 'b'" in message
@@ -366,9 +366,7 @@ def test_an_accent_may_be_written_in_either_way(make, table_with):
 def test_a_table_without_any_of_its_pictures_lists_twenty_of_them(tmp_path: Path):
     file = tmp_path / "labels.csv"
     file.write_text("\n".join(["image,label", *rows_of("{n}.jpg,{label}", 29), "n" * 5000 + ",a"]))
-    with pytest.raises(
-        PictureError, match=r"30 of 30 picture files do not exist(?s:.*)and 10 more"
-    ):
+    with pytest.raises(PictureError, match=r"30 of 30 image files do not exist(?s:.*)and 10 more"):
         resolve_data(file, seed=0)
 
 

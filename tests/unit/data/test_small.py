@@ -12,7 +12,7 @@ from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.facts import SmallPictures, count_smaller, enlarged_text
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.loader import find_unreadable
+from vizsla.data.table.check import find_unreadable
 from vizsla.types import PictureTable
 
 if TYPE_CHECKING:

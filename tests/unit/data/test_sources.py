@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vizsla.data.table.sources import PICTURE_SUFFIXES, get_image_files, list_pictures
+from vizsla.data.table.sources import IMAGE_SUFFIXES, get_image_files, list_images
 from vizsla.errors import DataError
 
 
@@ -122,19 +122,19 @@ def test_a_file_given_as_folder_is_an_error(tmp_path: Path):
 
 def test_a_folder_without_pictures_tells_what_is_in_it(tmp_path: Path):
     touch(tmp_path, "a.txt", "b/c.TXT", "d.mat", "readme")
-    message = r"no pictures in .*:\n  \.txt: 2 files\n(?s:.*)\.mat: 1 file\n(?s:.*)Give the folder"
+    message = r"no images in .*:\n  \.txt: 2 files\n(?s:.*)\.mat: 1 file\n(?s:.*)Give the folder"
     with pytest.raises(DataError, match=message):
         get_image_files(tmp_path)
 
 
 def test_an_empty_folder_says_so(tmp_path: Path):
-    with pytest.raises(DataError, match=r"no pictures in .* no files at all"):
+    with pytest.raises(DataError, match=r"no images in .* no files at all"):
         get_image_files(tmp_path)
 
 
 def test_every_suffix_is_lower_case_with_a_dot():
-    assert all(re.fullmatch(r"\.[a-z0-9]+", suffix) for suffix in PICTURE_SUFFIXES)
-    assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif"} <= PICTURE_SUFFIXES
+    assert all(re.fullmatch(r"\.[a-z0-9]+", suffix) for suffix in IMAGE_SUFFIXES)
+    assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".bmp", ".gif"} <= IMAGE_SUFFIXES
 
 
 def test_listing_asks_the_system_about_folders_and_not_about_each_file(
@@ -194,7 +194,7 @@ def test_a_listing_knows_of_all_but_links_that_they_are_there(tmp_path: Path):
     touch(tmp_path, "a/1.jpg", "a/3.jpg", "b/4.jpg")
     (tmp_path / "a" / "2.jpg").symlink_to("nowhere")
     (tmp_path / "b" / "5.jpg").symlink_to(tmp_path / "a" / "1.jpg")
-    listing = list_pictures(tmp_path)
+    listing = list_images(tmp_path)
     assert listing.in_doubt == (1, 4)
     assert listing.paths == get_image_files(tmp_path)
 
@@ -211,7 +211,7 @@ def test_folders_that_lie_in_one_another_leave_all_in_doubt(
     tmp_path: Path, folders: list[str], names: list[str]
 ):
     touch(tmp_path, "a/1.jpg", "a/c/2.jpg", "b/3.jpg")
-    listing = list_pictures(tmp_path, folders=folders)
+    listing = list_images(tmp_path, folders=folders)
     assert [path.relative_to(tmp_path).as_posix() for path in listing.paths] == names
     assert listing.in_doubt == (() if folders == ["b", "a"] else None)
 
@@ -224,4 +224,4 @@ def test_paths_are_written_as_path_writes_them(
     monkeypatch.chdir(tmp_path if root != "." else tmp_path / "pets")
     expected = [Path(root) / "2.jpg", Path(root) / "a" / "1.jpg"]
     assert get_image_files(root) == expected
-    assert [str(path) for path in list_pictures(root).paths] == [str(path) for path in expected]
+    assert [str(path) for path in list_images(root).paths] == [str(path) for path in expected]

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from vizsla.data.table.blocks import CategoryBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.data.table.targets import (
-    cell_labels,
     n_hot,
     number_targets,
     read_encoded,
@@ -185,6 +184,6 @@ def test_numbers_become_rows_of_float32_and_unknown_ones_nan():
 
 def test_empty_cells_name_no_class_but_stay_where_numbers_are_wanted():
     cells = [["a", NAN, " ", "b"], NAN, None, "a", []]
-    assert cell_labels(MultiCategoryBlock(), cells) == (["a", "b"], [], [], "a", [])
+    assert MultiCategoryBlock().cell_labels(cells) == (["a", "b"], [], [], "a", [])
     for block in (RegressionBlock(), CategoryBlock(), MultiCategoryBlock(encoded=True)):
-        assert cell_labels(block, cells) == tuple(cells)
+        assert block.cell_labels(cells) == tuple(cells)

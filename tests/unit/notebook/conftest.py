@@ -8,8 +8,7 @@ import pytest
 
 from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
-from vizsla.data.table.block import DataBlock
-from vizsla.data.table.blocks import CategoryBlock, ImageBlock
+from vizsla.data.table.block import CategoryBlock, DataBlock, ImageBlock
 from vizsla.data.table.labels import RegexLabeller, using_attr
 from vizsla.data.table.sources import get_image_files
 from vizsla.data.table.splits import RandomSplitter

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from vizsla.augment.geometry import Rotate
 from vizsla.data.images.sizing import Resize
-from vizsla.data.table.block import DataBlock
-from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock
+from vizsla.data.table.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock
 from vizsla.data.table.factories import ImageDataLoaders
 from vizsla.data.table.labels import CategoryMap, ColReader, RegexLabeller, parent_label
 from vizsla.errors import ConfigError, DataError, LabelError

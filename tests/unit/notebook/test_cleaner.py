@@ -8,8 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from vizsla.data.table.block import DataBlock
-from vizsla.data.table.blocks import ImageBlock, RegressionBlock
+from vizsla.data.table.block import DataBlock, ImageBlock, RegressionBlock
 from vizsla.errors import ConfigError
 from vizsla.notebook.cleaner import ImageClassifierCleaner
 from vizsla.train.vision_learner import vision_learner

@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.metrics import classification_report as reference_report
 
-from vizsla.data.table.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.block import ImageBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.errors import ConfigError
 from vizsla.evaluate.metrics import classification_report
 from vizsla.evaluate.predictions import Predictions

@@ -13,7 +13,7 @@ import pytest
 
 from vizsla.augment.geometry import Flip, Rotate
 from vizsla.data.images.sizing import Resize
-from vizsla.data.table.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.block import ImageBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.data.table.labels import RegexLabeller, using_attr
 from vizsla.data.table.splits import EndSplitter
 from vizsla.errors import ConfigError, LabelError
@@ -79,7 +79,7 @@ def test_a_label_that_is_not_found_ends_it_after_the_split(
     pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
 ):
     broken = replace(pets, get_y=using_attr(RegexLabeller(r"^(zzz)"), "name"))
-    with pytest.raises(LabelError, match="None of 20 pictures"):
+    with pytest.raises(LabelError, match="None of 20 images"):
         broken.summary(breeds)
     assert (
         capsys.readouterr().out.strip().splitlines()[-1].startswith("Setting up Pipeline: partial")

@@ -19,8 +19,13 @@ from vizsla.augment.geometry import RandomResizedCropGPU
 from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.table.block import DataBlock
-from vizsla.data.table.blocks import CategoryBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.block import (
+    CategoryBlock,
+    DataBlock,
+    ImageBlock,
+    MultiCategoryBlock,
+    RegressionBlock,
+)
 from vizsla.data.table.labels import parent_label
 from vizsla.data.table.sources import get_image_files
 from vizsla.data.table.splits import RandomSplitter

@@ -295,7 +295,7 @@ def test_unreadable_pictures_are_refused_or_left_out(picture_folder: Path, plan:
     (picture_folder / "cross" / "cross_3.jpg").write_bytes(b"")
     table = resolve_data(picture_folder, seed=0)
     cache = PictureCache()
-    with pytest.raises(PictureError, match="1 of 24 pictures cannot be read"):
+    with pytest.raises(PictureError, match="1 of 24 images cannot be read"):
         read_all(table, plan=plan, cache=cache, display=QUIET)
     skipping = RunPlan(title="", data="", config=plan.config, on_bad="skip")
     kept = read_all(table, plan=skipping, cache=cache, display=QUIET)

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
-from vizsla.data.table.block import DataBlock
-from vizsla.data.table.blocks import ImageBlock, MultiCategoryBlock, RegressionBlock
+from vizsla.data.table.block import DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from vizsla.data.table.sources import get_image_files
 from vizsla.data.table.splits import IndexSplitter
 from vizsla.errors import ConfigError, PictureError

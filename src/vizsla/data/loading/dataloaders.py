@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from vizsla.augment.batch_augmentation import BatchAugmentation
+from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
 from vizsla.data.cache.cache import PictureCache, expected_bytes
 from vizsla.data.cache.device_decode import load_decoder
 from vizsla.data.images.item_transforms import item_pipeline
@@ -23,19 +23,20 @@ from vizsla.data.loading.order import ALL, Share, balancing_weights, part
 from vizsla.data.table.labels import CategoryMap
 from vizsla.data.table.targets import labelled_like
 from vizsla.errors import ConfigError, DataError
-from vizsla.machine import Blocks
+from vizsla.machine import Blocks, worker_count
 from vizsla.types import Batch, PictureTable, Size, unknown_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator
     from contextlib import AbstractContextManager
+    from typing import Unpack
 
     import pandas as pd
     from torch import nn
 
-    from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.data.images.decode import Truncated
     from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms, Sizing
+    from vizsla.machine import NumWorkers
     from vizsla.notebook.batches import ImageItems
     from vizsla.notebook.collections import L
     from vizsla.notebook.summary import Steps
@@ -43,6 +44,53 @@ if TYPE_CHECKING:
 
 Getters = tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]
 """What gives the path and the label of an item; None where items are paths, or where nothing gives labels."""
+
+BatchTransforms = BatchTransform | Sequence[BatchTransform] | None
+
+
+class LoaderOptions(TypedDict, total=False):
+    """Options of every function that makes loaders: ``DataBlock.dataloaders``, ``ImageDataLoaders`` and ``DataLoaders.from_table``.
+
+    Attributes:
+        bs: Images in a training batch; 64 if not given.
+        val_bs: Images in a validation batch; ``None`` is ``bs``.
+        shuffle: Training images are always shuffled; only ``True`` is accepted.
+        num_workers: Threads that read ahead; ``"auto"`` is one for each core, 0 reads in the caller's thread.
+        device: Where batches go; ``None`` is the best there is.
+        cache: Keeps decoded images; ``None`` is a new one with the default budget.
+        truncated: ``"ok"`` takes what is there of JPEGs that end too early; ``"strict"`` refuses them.
+        balanced: Draw training images so that all classes come up equally often.
+    """
+
+    bs: int
+    val_bs: int | None
+    shuffle: bool
+    num_workers: NumWorkers
+    device: torch.device | str | None
+    cache: PictureCache | None
+    truncated: Truncated
+    balanced: bool
+
+
+def check_loader_options(options: LoaderOptions, item_tfms: ItemTransforms) -> None:
+    """Raise an error for options that do not exist or cannot work, before any image is looked for.
+
+    Raises:
+        TypeError: There is no option of such a name.
+        ConfigError: Images would not be shuffled, or ``item_tfms`` cannot work.
+    """
+    known = LoaderOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"There is no option {name!r} of loaders. There are: {', '.join(known)}"
+            )
+    if options.get("shuffle", True) is not True:
+        raise ConfigError(
+            "Training images are always shuffled, in an order that follows from the seed. "
+            f"Received: shuffle={options.get('shuffle')!r}. Leave it out; for a fixed order use the validation loader."
+        )
+    item_pipeline(item_tfms)
 
 
 def default_device() -> torch.device:
@@ -318,6 +366,9 @@ class DataLoader:
         return loader_card(self).html()
 
 
+_NAME_OF_OPTION = {"bs": "batch_size", "val_bs": "valid_batch_size"}
+
+
 class DataLoaders:
     """The training and the validation loader of a table, with one way of preparing pictures between them.
 
@@ -334,7 +385,7 @@ class DataLoaders:
         batch_size: Pictures in a training batch.
         valid_batch_size: Pictures in a batch otherwise; None is ``batch_size``.
         seed: Order, crops and augmentation depend on it, on the epoch and the row alone.
-        num_workers: Threads that read pictures; 0 for none, None for ``default_num_workers()``.
+        num_workers: Threads that read images; ``"auto"`` is one for each core, 0 reads in the caller's thread.
         device: Where batches go; None is ``default_device()``.
         cache: Keeps pictures once read; None is one in mode ``"auto"``, which looks at what is free.
         truncated: What to do about JPEGs that end too early, see ``open_picture``.
@@ -357,7 +408,7 @@ class DataLoaders:
         batch_size: int = 64,
         valid_batch_size: int | None = None,
         seed: int = 0,
-        num_workers: int | None = None,
+        num_workers: NumWorkers = "auto",
         device: torch.device | str | None = None,
         cache: PictureCache | None = None,
         truncated: Truncated = "strict",
@@ -382,7 +433,7 @@ class DataLoaders:
         self.bs = batch_size
         self.valid_bs = batch_size if valid_batch_size is None else valid_batch_size
         self.seed = seed
-        self.num_workers = num_workers
+        self.num_workers = worker_count(num_workers)
         self.getters: Getters = (None, None)
         self._memory = Blocks(max_blocks=MAX_BLOCKS)
         self.train = self._loader(
@@ -391,6 +442,44 @@ class DataLoaders:
         self.valid = self._loader(table, table.valid_rows, training=False)
         if self.device.type == "cuda" and cache.device_store is not None:
             load_decoder(self.device)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: PictureTable,
+        item_tfms: ItemTransforms = None,
+        batch_tfms: BatchTransforms = None,
+        *,
+        seed: int = 0,
+        **options: Unpack[LoaderOptions],
+    ) -> DataLoaders:
+        """Return the loaders of a table, with the options that all functions share that make loaders.
+
+        Args:
+            table: Images, targets and who is in which split.
+            item_tfms: See ``DataBlock``.
+            batch_tfms: Augmentations.
+            seed: Of shuffling, crops and augmentation.
+            **options: See ``LoaderOptions``.
+
+        Raises:
+            TypeError: There is no such option.
+            ConfigError: An option cannot work.
+        """
+        check_loader_options(options, item_tfms)
+        given: dict[str, Any] = {
+            _NAME_OF_OPTION.get(name, name): value
+            for name, value in options.items()
+            if name != "shuffle"
+        }
+        transforms = list(batch_tfms) if isinstance(batch_tfms, Sequence) else [batch_tfms]
+        return cls(
+            table,
+            resize=item_tfms,
+            transforms=[transform for transform in transforms if transform is not None],
+            seed=seed,
+            **given,
+        )
 
     def __iter__(self) -> Iterator[DataLoader]:
         """Yield the training, then the validation loader."""

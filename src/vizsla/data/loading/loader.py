@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from vizsla.data.cache.device_decode import DeviceDecoder
-from vizsla.data.images.decode import cause_of, source_name
+from vizsla.data.images.decode import source_name
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.order import (
     ALL,
@@ -50,7 +50,7 @@ from vizsla.data.loading.order import (
     turns_of,
 )
 from vizsla.errors import ConfigError, DataError, PictureError, VizslaError
-from vizsla.machine import Blocks, default_num_workers, share_heaps
+from vizsla.machine import Blocks, share_heaps, worker_count
 from vizsla.seeding import BATCHES_AT_ONCE, counter_uniform
 from vizsla.types import Batch
 
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.cache.device import DeviceStore, Place
     from vizsla.data.images.reader import PictureReader
+    from vizsla.machine import NumWorkers
     from vizsla.types import PictureTable, Size
 
 Job = TypeVar("Job")
@@ -389,7 +390,7 @@ class PictureLoader:
         batch_size: Pictures in a batch; the last may hold fewer.
         training: Shuffle, and take random windows.
         seed: Of the run.
-        num_workers: Threads that read ahead; 0 reads in the consumer's thread, None is ``default_num_workers()``.
+        num_workers: Threads that read ahead; ``"auto"`` is one for each core, 0 reads in the consumer's thread.
         device: Where images and targets go.
         drop_last: Leave out a last batch that is not full, unless it is the only one.
         weights: How often each of the rows comes up in training, in proportion, ``(N,)``; an epoch is as long as without,
@@ -410,18 +411,14 @@ class PictureLoader:
         batch_size: int,
         training: bool,
         seed: int = 0,
-        num_workers: int | None = None,
+        num_workers: NumWorkers = "auto",
         device: torch.device | str = "cpu",
         drop_last: bool = False,
         weights: Tensor | Sequence[float] | None = None,
         memory: Blocks | None = None,
     ) -> None:
-        num_workers = default_num_workers() if num_workers is None else num_workers
-        if batch_size < 1 or num_workers < 0:
-            raise ConfigError(
-                "batch_size is at least 1 and num_workers at least 0. "
-                f"Received: batch_size={batch_size}, num_workers={num_workers}"
-            )
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is at least 1. Received: batch_size={batch_size}")
         share_heaps()
         self.table = table
         self.rows = checked_rows(rows, count=len(table.paths))
@@ -429,7 +426,7 @@ class PictureLoader:
         self.batch_size = batch_size
         self.training = training
         self.seed = seed
-        self.num_workers = num_workers
+        self.num_workers = worker_count(num_workers)
         self.device = torch.device(device)
         self.drop_last = drop_last
         self.weights = None if weights is None else checked_weights(weights, count=len(self.rows))
@@ -658,52 +655,6 @@ class _Job(NamedTuple):
 
     batch: PendingBatch
     indices: Sequence[int]
-
-
-def find_unreadable(
-    table: PictureTable,
-    rows: Tensor,
-    *,
-    reader: PictureReader,
-    num_workers: int | None = None,
-    training: bool = False,
-    on_progress: Callable[[int], None] | None = None,
-) -> tuple[tuple[int, str], ...]:
-    """Read every picture of some rows once, into the reader's cache, and return those that cannot be read.
-
-    Args:
-        table: Where the rows point into.
-        rows: int64 ``(N,)``, which pictures.
-        reader: Reads one picture.
-        num_workers: Threads; 0 reads in this thread, None is ``default_num_workers()``.
-        training: Which form of the picture the cache gets, see ``PictureReader.read``.
-        on_progress: Called in this thread after each picture with the number of pictures read so far.
-
-    Returns:
-        ``(row, cause)`` in the order of ``rows``; the cause is in words, without the path.
-
-    Raises:
-        DataError: A row is outside of the table.
-    """
-
-    def problem_of(row: int) -> str | None:
-        try:
-            reader.read(table.paths[row], training=training)
-        except PictureError as error:
-            return cause_of(error)
-        return None
-
-    num_workers = default_num_workers() if num_workers is None else num_workers
-    all_rows: list[int] = checked_rows(rows, count=len(table.paths)).numpy().tolist()
-    unreadable: list[tuple[int, str]] = []
-    causes = read_ahead(problem_of, all_rows, num_workers=num_workers, max_waiting=8 * num_workers)
-    with closing(causes):
-        for done, (row, cause) in enumerate(zip(all_rows, causes, strict=True), start=1):
-            if cause is not None:
-                unreadable.append((row, cause))
-            if on_progress is not None:
-                on_progress(done)
-    return tuple(unreadable)
 
 
 _FEWEST_WORKERS = 4

@@ -1,39 +1,252 @@
-"""A description of where pictures, labels and split come from in; for each source a ``PictureTable``, and loaders, out.
-
-The description is resolved once for each call: its functions are called then, and none of them survives in the table.
-"""
+"""DataBlock: where images, labels and split come from; and the blocks that say what goes in and what comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vizsla.data.images.item_transforms import ItemTransforms, item_pipeline
-from vizsla.data.table.blocks import BlockOrClass, CategoryBlock, ImageBlock, output_block
-from vizsla.data.table.build_table import assemble_for
-from vizsla.data.table.factories import BatchTransforms, LoaderOptions
-from vizsla.data.table.labels import ColReader, LabelledPictures, take_labels
+from vizsla.data.loading.dataloaders import (
+    BatchTransforms,
+    DataLoaders,
+    LoaderOptions,
+    check_loader_options,
+)
+from vizsla.data.table.build_table import class_list_table, class_table, number_table
+from vizsla.data.table.labels import (
+    ColReader,
+    LabelledImages,
+    is_fraction,
+    is_missing,
+    is_several,
+    take_labels,
+)
 from vizsla.data.table.splits import RandomSplitter, Split, Splitter
-from vizsla.data.table.targets import cell_labels
 from vizsla.errors import ConfigError, DataError
 from vizsla.text import quoted
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import torch
+    from typing import Unpack
 
-    from vizsla.data.cache.cache import PictureCache
-    from vizsla.data.images.decode import Truncated
-    from vizsla.data.loading.dataloaders import DataLoaders
+    import pandas as pd
+
+    from vizsla.data.images.item_transforms import ItemTransforms
     from vizsla.notebook.batches import Datasets
     from vizsla.types import PictureTable
 
 
 @dataclass(frozen=True)
+class ImageBlock:
+    """Says that an image goes in."""
+
+
+@dataclass(frozen=True)
+class CategoryBlock:
+    """Says that one of several classes comes out.
+
+    Args:
+        vocab: The classes; their order is kept. ``None`` takes those of the training images.
+        sort: Whether classes that are taken from the images are sorted.
+        add_na: Whether a class ``"#na#"`` at position 0 takes labels that are not in the vocabulary.
+    """
+
+    vocab: Sequence[str] | None = None
+    sort: bool = True
+    add_na: bool = False
+
+    def cell_labels(self, labels: Sequence[Any]) -> tuple[Any, ...]:
+        """Return labels that were read from table cells: as they are."""
+        return tuple(labels)
+
+    def table(
+        self,
+        images: LabelledImages,
+        *,
+        train: Sequence[int],
+        valid: Sequence[int],
+        names: Sequence[str] = (),  # noqa: ARG002 (of use to the other blocks)
+    ) -> PictureTable:
+        """Return the checked table; see ``class_table``."""
+        return class_table(
+            images,
+            train=train,
+            valid=valid,
+            vocab=self.vocab,
+            sort=self.sort,
+            add_na=self.add_na,
+        )
+
+
+@dataclass(frozen=True)
+class MultiCategoryBlock:
+    """Says that any number of several classes comes out; an image's label is a list of them, which may be empty.
+
+    Args:
+        encoded: Whether a label is a list of zeros and ones, one for each class, instead of a list of classes.
+        vocab: The classes; their order is kept. ``None`` takes those of the training images, sorted; with ``encoded`` the
+            names of the columns that a ``ColReader`` reads.
+        add_na: Whether a class ``"#na#"`` at position 0 takes labels that are not in the vocabulary.
+
+    Raises:
+        ConfigError: ``encoded`` and ``add_na`` are both true: zeros and ones name no unknown class.
+
+    Example:
+        >>> MultiCategoryBlock(vocab=["cloudy", "clear", "water"])
+        MultiCategoryBlock(encoded=False, vocab=['cloudy', 'clear', 'water'], add_na=False)
+    """
+
+    encoded: bool = False
+    vocab: Sequence[str] | None = None
+    add_na: bool = False
+
+    def __post_init__(self) -> None:
+        if self.encoded and self.add_na:
+            raise ConfigError(
+                "MultiCategoryBlock: with encoded=True every label has its place in the vocabulary, so there is nothing for "
+                "add_na=True to take. Leave one of them out."
+            )
+
+    def cell_labels(self, labels: Sequence[Any]) -> tuple[Any, ...]:
+        """Return labels that were read from table cells, where an empty cell names no class."""
+        return tuple(labels) if self.encoded else tuple(map(_without_empty_cells, labels))
+
+    def table(
+        self,
+        images: LabelledImages,
+        *,
+        train: Sequence[int],
+        valid: Sequence[int],
+        names: Sequence[str] = (),
+    ) -> PictureTable:
+        """Return the checked table; see ``class_list_table``."""
+        return class_list_table(
+            images,
+            train=train,
+            valid=valid,
+            vocab=(self.vocab or names) if self.encoded else self.vocab,
+            encoded=self.encoded,
+            add_na=self.add_na,
+        )
+
+
+@dataclass(frozen=True)
+class RegressionBlock:
+    """Says that numbers come out; an image's label is a number, or a sequence of as many as every other image has.
+
+    Args:
+        n_out: How many numbers an image has; ``None`` takes it from the labels.
+
+    Raises:
+        ConfigError: ``n_out`` is below 1.
+    """
+
+    n_out: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_out is not None and self.n_out < 1:
+            raise ConfigError(f"RegressionBlock: n_out is at least 1. Received: {self.n_out!r}")
+
+    def cell_labels(self, labels: Sequence[Any]) -> tuple[Any, ...]:
+        """Return labels that were read from table cells: as they are."""
+        return tuple(labels)
+
+    def table(
+        self,
+        images: LabelledImages,
+        *,
+        train: Sequence[int],
+        valid: Sequence[int],
+        names: Sequence[str] = (),
+    ) -> PictureTable:
+        """Return the checked table; see ``number_table``."""
+        return number_table(images, train=train, valid=valid, n_out=self.n_out, names=names)
+
+
+OutputBlock = CategoryBlock | MultiCategoryBlock | RegressionBlock
+OutputBlockOrClass = (
+    OutputBlock | type[CategoryBlock] | type[MultiCategoryBlock] | type[RegressionBlock]
+)
+BlockOrClass = ImageBlock | type[ImageBlock] | OutputBlockOrClass
+
+_CHOICE = (
+    "CategoryBlock (one of several classes), MultiCategoryBlock (any number of them, multi-label) or RegressionBlock "
+    "(numbers)"
+)
+
+
+def output_block(blocks: Sequence[BlockOrClass]) -> OutputBlock:
+    """Return the instance of the output's block.
+
+    Raises:
+        ConfigError: ``blocks`` is not an image and one kind of label.
+    """
+    made = [block() if isinstance(block, type) else block for block in blocks]
+    if len(made) == 2 and isinstance(made[0], ImageBlock) and isinstance(made[1], OutputBlock):
+        return made[1]
+    names = [block.__name__ if isinstance(block, type) else repr(block) for block in blocks]
+    raise ConfigError(
+        f"blocks is an ImageBlock, one image in, and one block for its label: {_CHOICE}. "
+        f"Received: ({', '.join(names)})"
+    )
+
+
+def block_for_labels(labels: Iterable[Any], y_block: OutputBlockOrClass | None) -> OutputBlock:
+    """Return the block for labels that are given as a list.
+
+    Args:
+        labels: The labels. Decimal numbers are numbers to predict, lists are several labels, all else is a class.
+        y_block: The block that was asked for, which decides.
+
+    Raises:
+        ConfigError: ``y_block`` is not a block of labels.
+    """
+    if y_block is not None:
+        return _made(y_block)
+    known = [label for label in labels if not is_missing(label)]
+    if any(map(is_several, known)):
+        return MultiCategoryBlock()
+    is_decimal = any(map(is_fraction, known)) and not any(isinstance(label, str) for label in known)
+    return RegressionBlock() if is_decimal else CategoryBlock()
+
+
+def block_for_columns(
+    label_col: str | int | Sequence[str | int],
+    label_delim: str | None,
+    y_block: OutputBlockOrClass | None,
+) -> OutputBlock:
+    """Return the block for labels that stand in columns of a table.
+
+    Args:
+        label_col: The column, or several; several hold several labels.
+        label_delim: What stands between the labels of a cell; if given, there may be several.
+        y_block: The block that was asked for, which decides.
+
+    Raises:
+        ConfigError: ``y_block`` is not a block of labels.
+    """
+    if y_block is not None:
+        return _made(y_block)
+    several_columns = not isinstance(label_col, str | int) and len(label_col) > 1
+    return MultiCategoryBlock() if several_columns or label_delim is not None else CategoryBlock()
+
+
+def _made(y_block: OutputBlockOrClass) -> OutputBlock:
+    block = y_block() if isinstance(y_block, type) else y_block
+    if not isinstance(block, OutputBlock):  # pyright: ignore[reportUnnecessaryIsInstance] (from the user)
+        raise ConfigError(f"y_block is {_CHOICE}. Received: {y_block!r}")
+    return block
+
+
+def _without_empty_cells(label: Any) -> Any:
+    if is_missing(label):
+        return []
+    return [one for one in label if not is_missing(one)] if isinstance(label, list) else label
+
+
+@dataclass(frozen=True)
 class DataBlock:
-    r"""Describes how to get from a source to labelled pictures; it can be used on any number of sources.
+    r"""Describes how to get from a source to labelled images; it can be used on any number of sources.
 
     Args:
         blocks: What goes in and what comes out, classes or instances: ``ImageBlock``, and ``CategoryBlock``,
@@ -41,15 +254,15 @@ class DataBlock:
         dl_type: Not supported; loaders are always ours.
         getters: ``(get_x, get_y)`` in one list.
         n_inp: Number of inputs, 1.
-        item_tfms: What is done to each picture: a ``Resize`` (or ``RandomResizedCrop``, ``RandomCrop``, ``CropPad``,
+        item_tfms: What is done to each image: a ``Resize`` (or ``RandomResizedCrop``, ``RandomCrop``, ``CropPad``,
             ``RatioResize``), or a list of one of these and functions of uint8 ``(H, W, 3)`` arrays. Functions before it
-            see the whole decoded picture, functions after it the resized one, in training and validation alike.
+            see the whole decoded image, functions after it the resized one, in training and validation alike.
         batch_tfms: Augmentations, as ``aug_transforms`` gives them.
         get_items: Called with the source, returns the items; ``None`` says that the source is the items.
         splitter: Called with the items, returns the positions of the training and of the validation items; ``None`` is
             ``RandomSplitter()``.
         get_y: Called with an item, returns its label: a class, a list of classes, a number or a list of numbers.
-        get_x: Called with an item, returns the path of its picture; ``None`` says that the item is the path.
+        get_x: Called with an item, returns the path of its image; ``None`` says that the item is the path.
 
     Raises:
         ConfigError: One of the arguments cannot work.
@@ -84,11 +297,11 @@ class DataBlock:
             raise ConfigError(f"dl_type is not supported; leave it out. Received: {self.dl_type!r}")
         if self.n_inp != 1:
             raise ConfigError(
-                f"n_inp is 1, the picture; other numbers of inputs are not supported. Received: {self.n_inp!r}"
+                f"n_inp is 1, the image; other numbers of inputs are not supported. Received: {self.n_inp!r}"
             )
         if self.getters is not None and len(self.getters) != 2:
             raise ConfigError(
-                f"getters needs 2 functions, one for the picture and one for the label. Received: {len(self.getters)}"
+                f"getters needs 2 functions, one for the image and one for the label. Received: {len(self.getters)}"
             )
         if self.getters is not None and (self.get_x is not None or self.get_y is not None):
             raise ConfigError("Give either getters or get_x and get_y, not both.")
@@ -96,7 +309,7 @@ class DataBlock:
             raise ConfigError(
                 f"get_x needs 1 function, for the one input. Received: {len(self.get_x)}"
             )
-        item_pipeline(self.item_tfms)
+        check_loader_options({}, self.item_tfms)
 
     def resolve(self, source: Any, path: Path | str = ".") -> PictureTable:
         """Return the table of a source: items listed, split and labelled, everything checked.
@@ -135,19 +348,19 @@ class DataBlock:
         names: Sequence[str] = ()
         if isinstance(get_y, ColReader):
             names = _column_names(get_y, items if is_frame else None)
-            labels = cell_labels(block, labels)
+            labels = block.cell_labels(labels)
         is_folder = isinstance(source, str | Path) and Path(source).is_dir()
-        return assemble_for(
-            block,
-            LabelledPictures(
-                root=Path(source if is_folder else path),
-                paths=tuple(map(_as_path, found)),
-                labels=labels,
-                row_word="row" if is_frame else "" if is_folder else "item",
-                row_numbers=tuple(used),
-                advice="Labels are what get_y returns.",
-                before_training=False,
-            ),
+        images = LabelledImages(
+            root=Path(source if is_folder else path),
+            paths=tuple(map(_as_path, found)),
+            labels=labels,
+            row_word="row" if is_frame else "" if is_folder else "item",
+            row_numbers=tuple(used),
+            advice="Labels are what get_y returns.",
+            before_training=False,
+        )
+        return block.table(
+            images,
             train=[position_of[item] for item in train],
             valid=[position_of[item] for item in valid],
             names=names,
@@ -158,49 +371,26 @@ class DataBlock:
         source: Any,
         path: Path | str = ".",
         *,
-        bs: int = 64,
-        val_bs: int | None = None,
-        shuffle: bool = True,
-        num_workers: int | None = None,
-        device: str | torch.device | None = None,
         seed: int = 0,
-        cache: PictureCache | None = None,
-        truncated: Truncated = "strict",
-        balanced: bool = False,
+        **options: Unpack[LoaderOptions],
     ) -> DataLoaders:
         """Return the loaders of a source.
 
         Args:
             source: See ``resolve``.
             path: See ``resolve``.
-            bs: Pictures in a training batch.
-            val_bs: Pictures in a validation batch; ``None`` is ``bs``.
-            shuffle: Training pictures are always shuffled; only ``True`` is accepted.
-            num_workers: Threads that read ahead; ``None`` is one for each core.
-            device: Where batches go; ``None`` is the best there is.
             seed: Of shuffling, crops and augmentation.
-            cache: Keeps decoded pictures; ``None`` is a new one with the default budget.
-            truncated: ``"ok"`` takes what is there of JPEGs that end too early; ``"strict"`` refuses them.
-            balanced: Draw training pictures so that all classes come up equally often.
+            **options: See ``LoaderOptions``: ``bs``, ``val_bs``, ``num_workers``, ``device``, ...
 
         Raises:
             DataError: Something is wrong with the data; everything that was found is in the message.
             ConfigError: One of the arguments cannot work.
         """
-        options = LoaderOptions(
-            item_tfms=self.item_tfms,
-            batch_tfms=self.batch_tfms,
-            bs=bs,
-            val_bs=val_bs,
-            shuffle=shuffle,
-            num_workers=num_workers,
-            device=device,
-            seed=seed,
-            cache=cache,
-            truncated=truncated,
-            balanced=balanced,
+        check_loader_options(options, self.item_tfms)
+        table = self.resolve(source, path)
+        loaders = DataLoaders.from_table(
+            table, self.item_tfms, self.batch_tfms, seed=seed, **options
         )
-        loaders = options.loaders_of(self.resolve(source, path))
         loaders.getters = self._getters()
         return loaders
 
@@ -259,7 +449,7 @@ class DataBlock:
             return self.getters[0], self.getters[1]
         if self.get_y is None:
             raise ConfigError(
-                "The DataBlock has no get_y, so nothing says what the label of a picture is. "
+                "The DataBlock has no get_y, so nothing says what the label of an image is. "
                 "Add for example get_y=parent_label."
             )
         return (self.get_x[0] if isinstance(self.get_x, Sequence) else self.get_x), self.get_y
@@ -294,20 +484,20 @@ def checked_split(split: Any, num_items: int) -> Split:
 def _read_all(
     chosen: Any, get_x: Callable[[Any], Any] | None, get_y: Callable[[Any], Any]
 ) -> tuple[list[Any], tuple[Any, ...]]:
-    """Return the pictures and the labels of items, which are a list or a DataFrame."""
+    """Return the images and the labels of items, which are a list or a DataFrame."""
     if not hasattr(chosen, "iterrows"):
-        pictures = list(chosen) if get_x is None else [get_x(item) for item in chosen]
-        return pictures, take_labels(chosen, get_y)
+        images = list(chosen) if get_x is None else [get_x(item) for item in chosen]
+        return images, take_labels(chosen, get_y)
     columns_only = isinstance(get_x, ColReader) and isinstance(get_y, ColReader)
     # A Series for each row takes 100 times as long as reading whole columns: only where a function wants to see one.
     rows = [] if columns_only else [row for _, row in chosen.iterrows()]
     if isinstance(get_x, ColReader):
-        pictures = get_x.read_frame(chosen)
+        images = get_x.read_frame(chosen)
     else:
-        pictures = rows if get_x is None else [get_x(row) for row in rows]
+        images = rows if get_x is None else [get_x(row) for row in rows]
     if isinstance(get_y, ColReader):
-        return pictures, tuple(get_y.read_frame(chosen))
-    return pictures, take_labels(rows, get_y)
+        return images, tuple(get_y.read_frame(chosen))
+    return images, take_labels(rows, get_y)
 
 
 def _column_names(reader: ColReader, frame: pd.DataFrame | None) -> list[str]:
@@ -323,6 +513,6 @@ def _as_path(item: Any) -> Path:
     if isinstance(item, str | Path):
         return item if isinstance(item, Path) else Path(item)
     raise ConfigError(
-        f"A picture is given by its path. Received: {type(item).__name__} {item!r:.80}. "
+        f"An image is given by its path. Received: {type(item).__name__} {item!r:.80}. "
         "Give a get_x that returns the path of an item."
     )

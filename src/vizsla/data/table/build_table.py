@@ -1,4 +1,8 @@
-"""Labelled pictures and a split in, a checked ``PictureTable`` out: of one class each, of several labels, or of numbers."""
+"""Build the table that everything else reads: labelled images and a split, checked, with targets of the task.
+
+One function for each task: one class per image, a list of classes, or numbers. Each raises one error with everything that is
+wrong with the images.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from vizsla.data.table.blocks import CategoryBlock, MultiCategoryBlock, OutputBlock, RegressionBlock
 from vizsla.data.table.check import (
     class_problems,
     label_problems,
     missed_labels,
     missing_files,
-    repeated_pictures,
+    repeated_images,
     side_problems,
     unknown_classes,
 )
-from vizsla.data.table.labels import UNKNOWN_CLASS, LabelledPictures, build_vocab, class_texts
+from vizsla.data.table.labels import UNKNOWN_CLASS, build_vocab, class_texts
 from vizsla.data.table.targets import (
     n_hot,
     number_targets,
@@ -27,51 +29,20 @@ from vizsla.data.table.targets import (
     read_numbers,
     same_length,
 )
-from vizsla.errors import ConfigError, DataError, LabelError, Problem, raise_problems
-from vizsla.types import UNLABELLED, PictureTable, Task
+from vizsla.errors import ConfigError, LabelError, Problem, raise_problems
+from vizsla.types import UNLABELLED, PictureTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from vizsla.data.table.labels import LabelledImages
+    from vizsla.types import Task
 
 
-def assemble_for(
-    block: OutputBlock,
-    pictures: LabelledPictures,
-    *,
-    train: Sequence[int],
-    valid: Sequence[int],
-    names: Sequence[str] = (),
-) -> PictureTable:
-    """Build the table that a block asks for, or raise one error with everything that is wrong with the pictures.
-
-    Args:
-        block: Says what the labels are.
-        pictures: Pictures and labels as found.
-        train: Positions of the pictures to learn from.
-        valid: Positions of the pictures to hold out. Pictures in neither set stay in the table; a label of theirs that
-            cannot be used is not known.
-        names: Of the columns that the labels stand in, where they do; they name numbers and zeros and ones.
-
-    Raises:
-        DataError: Something is wrong with files, labels or split.
-        ConfigError: The block and the labels do not fit together.
-    """
-    if isinstance(block, CategoryBlock):
-        return assemble_table(
-            pictures,
-            train=train,
-            valid=valid,
-            vocab=block.vocab,
-            sort=block.sort,
-            add_na=block.add_na,
-        )
-    if isinstance(block, MultiCategoryBlock):
-        return _assemble_label_sets(block, pictures, train=train, valid=valid, names=names)
-    return _assemble_numbers(block, pictures, train=train, valid=valid, names=names)
-
-
-def assemble_table(
-    pictures: LabelledPictures,
+def class_table(
+    images: LabelledImages,
     *,
     train: Sequence[int],
     valid: Sequence[int],
@@ -79,148 +50,171 @@ def assemble_table(
     sort: bool = True,
     add_na: bool = False,
 ) -> PictureTable:
-    """Build the table of pictures, or raise one error with everything that is wrong with them.
+    """Return the table of images that have one class each.
 
     Args:
-        pictures: Pictures and labels as found.
-        train: Positions of the pictures to learn from.
-        valid: Positions of the pictures to hold out. Pictures in neither set stay in the table; a label of theirs that is
+        images: Images and labels as found.
+        train: Positions of the images to learn from.
+        valid: Positions of the images to hold out. Images in neither set stay in the table; a label of theirs that is
             missing or no class becomes ``UNLABELLED``.
-        vocab: The classes, in their order; ``None`` takes them from the training pictures.
-        sort: Whether to sort the classes, where they come from the pictures.
+        vocab: The classes, in their order; ``None`` takes them from the training images.
+        sort: Whether to sort the classes, where they come from the images.
         add_na: Whether a class ``"#na#"`` at position 0 takes labels that are not in the vocabulary.
 
     Raises:
         DataError: Something is wrong with files, labels or split.
     """
-    used = sorted({*train, *valid})
-    texts = class_texts(pictures.labels)
-    own_labels = (pictures.labels[position] for position in train if texts[position] is not None)
+    texts = class_texts(images.labels)
+    own_labels = (images.labels[position] for position in train if texts[position] is not None)
     names = dict.fromkeys(own_labels) if vocab is None else vocab
-    raw_vocab = build_vocab(names, sort=sort and vocab is None, add_na=add_na)
-    classes = tuple(dict.fromkeys(str(name) for name in raw_vocab))
+    classes = _class_names(names, sort=sort and vocab is None, add_na=add_na)
+    known = [text or "" for text in texts] if add_na else classes  # every label has a class then
     problems = [
-        *pictures.problems,
-        *missing_files(pictures),
-        *repeated_pictures(pictures),
-        *label_problems(pictures, used),
+        *_file_problems(images),
+        *label_problems(images, sorted({*train, *valid})),
+        *class_problems(images, train=train, valid=valid, vocab=known),
     ]
-    known = classes
-    if add_na:  # then every label has a class
-        known = [text or "" for text in texts]
-    problems += class_problems(pictures, train=train, valid=valid, vocab=known)
-    untrainable = raise_problems(problems, before_training=pictures.before_training)
     index = {name: position for position, name in enumerate(classes)}
     unknown = index[UNKNOWN_CLASS] if add_na else UNLABELLED
     targets = [UNLABELLED if text is None else index.get(text, unknown) for text in texts]
-    return _table(
-        pictures,
+    return _checked_table(
+        images,
+        problems,
         train=train,
         valid=valid,
         targets=torch.tensor(targets, dtype=torch.int64),
         vocab=classes,
         task="category",
-        untrainable=untrainable,
     )
 
 
-def _assemble_label_sets(
-    block: MultiCategoryBlock,
-    pictures: LabelledPictures,
+def class_list_table(
+    images: LabelledImages,
     *,
     train: Sequence[int],
     valid: Sequence[int],
-    names: Sequence[str],
+    vocab: Sequence[str] | None = None,
+    encoded: bool = False,
+    add_na: bool = False,
 ) -> PictureTable:
-    given = tuple(map(str, block.vocab)) if block.vocab is not None else None
-    if block.encoded:
-        given = given or tuple(names)
-        if not given:
+    """Return the table of images that have a list of classes each; see ``class_table``.
+
+    Args:
+        images: Images and labels as found.
+        train: Positions of the images to learn from.
+        valid: Positions of the images to hold out.
+        vocab: The classes, in their order; ``None`` takes them from the training images, sorted.
+        encoded: Whether a label is a list of zeros and ones, one for each class of ``vocab``.
+        add_na: Whether a class ``"#na#"`` at position 0 takes labels that are not in the vocabulary.
+
+    Raises:
+        DataError: Something is wrong with files, labels or split.
+        ConfigError: Labels are encoded and there is no ``vocab``.
+    """
+    if encoded:
+        if not vocab:
             raise ConfigError(
                 "MultiCategoryBlock(encoded=True) needs vocab, the names of the classes that the zeros and ones stand for. "
                 "Received: vocab=None"
             )
-        labels = [read_encoded(label, given) for label in pictures.labels]
+        given = tuple(map(str, vocab))
+        labels = [read_encoded(label, given) for label in images.labels]
     else:
-        labels = list(map(read_label_set, pictures.labels))
-    pictures = replace(pictures, labels=tuple(labels))
+        given = None if vocab is None else tuple(map(str, vocab))
+        labels = list(map(read_label_set, images.labels))
+    images = replace(images, labels=tuple(labels))
     train_labels = [labels[position] for position in train]
     seen = [name for label in train_labels if isinstance(label, tuple) for name in label]
-    raw_vocab = build_vocab(
-        seen if given is None else given, sort=given is None, add_na=block.add_na
-    )
-    vocab = tuple(dict.fromkeys(map(str, raw_vocab)))
-    problems = _common_problems(pictures, train=train, valid=valid)
-    if not block.add_na:  # else every label has a class
-        problems += unknown_classes(pictures, train=train, valid=valid, vocab=vocab, several=True)
-    if not vocab and train and not problems:
-        text = f"None of the {len(train)} training pictures has a class; all lists of labels are empty. {pictures.advice}"
+    classes = _class_names(seen if given is None else given, sort=given is None, add_na=add_na)
+    problems = _problems_of_lists(images, train=train, valid=valid)
+    if not add_na:  # else every label has a class
+        problems += unknown_classes(images, train=train, valid=valid, vocab=classes, several=True)
+    if not classes and train and not problems:
+        text = f"None of the {len(train)} training images has a class; all lists of labels are empty. {images.advice}"
         problems.append(Problem(kind=LabelError, text=text.rstrip()))
-    untrainable = raise_problems(problems, before_training=pictures.before_training)
-    return _table(
-        pictures,
+    return _checked_table(
+        images,
+        problems,
         train=train,
         valid=valid,
-        targets=n_hot(labels, vocab, unknown=vocab.index(UNKNOWN_CLASS) if block.add_na else None),
-        vocab=vocab,
+        targets=n_hot(labels, classes, unknown=classes.index(UNKNOWN_CLASS) if add_na else None),
+        vocab=classes,
         task="multi_category",
-        untrainable=untrainable,
     )
 
 
-def _assemble_numbers(
-    block: RegressionBlock,
-    pictures: LabelledPictures,
+def number_table(
+    images: LabelledImages,
     *,
     train: Sequence[int],
     valid: Sequence[int],
-    names: Sequence[str],
+    n_out: int | None = None,
+    names: Sequence[str] = (),
 ) -> PictureTable:
-    numbers = same_length(list(map(read_numbers, pictures.labels)), expected=block.n_out)
-    pictures = replace(pictures, labels=tuple(numbers))
-    problems = _common_problems(pictures, train=train, valid=valid)
-    untrainable = raise_problems(problems, before_training=pictures.before_training)
-    num_numbers = len(next(label for label in numbers if not isinstance(label, LabelError)))
+    """Return the table of images that have a number each, or several; see ``class_table``.
+
+    Args:
+        images: Images and labels as found.
+        train: Positions of the images to learn from.
+        valid: Positions of the images to hold out.
+        n_out: How many numbers each image must have; ``None`` is as many as most have.
+        names: Of the numbers; of another length than these they are not used.
+
+    Raises:
+        DataError: Something is wrong with files, labels or split.
+    """
+    numbers = same_length(list(map(read_numbers, images.labels)), expected=n_out)
+    images = replace(images, labels=tuple(numbers))
+    problems = _problems_of_lists(images, train=train, valid=valid)
+    num_numbers = next((len(label) for label in numbers if isinstance(label, tuple)), 1)
     vocab = tuple(names)
     if len(vocab) != num_numbers:
         vocab = tuple(f"value_{place}" for place in range(num_numbers))
         vocab = vocab if num_numbers > 1 else ("value",)
-    return _table(
-        pictures,
+    return _checked_table(
+        images,
+        problems,
         train=train,
         valid=valid,
         targets=number_targets(numbers, num_numbers=num_numbers),
         vocab=vocab,
         task="regression",
-        untrainable=untrainable,
     )
 
 
-def _common_problems(
-    pictures: LabelledPictures, *, train: Sequence[int], valid: Sequence[int]
+def _class_names(labels: Iterable[object], *, sort: bool, add_na: bool) -> tuple[str, ...]:
+    vocab = build_vocab(labels, sort=sort, add_na=add_na)
+    return tuple(dict.fromkeys(map(str, vocab)))
+
+
+def _file_problems(images: LabelledImages) -> list[Problem]:
+    return [*images.problems, *missing_files(images), *repeated_images(images)]
+
+
+def _problems_of_lists(
+    images: LabelledImages, *, train: Sequence[int], valid: Sequence[int]
 ) -> list[Problem]:
     return [
-        *pictures.problems,
-        *missing_files(pictures),
-        *repeated_pictures(pictures),
-        *missed_labels(pictures, sorted({*train, *valid})),
+        *_file_problems(images),
+        *missed_labels(images, sorted({*train, *valid})),
         *side_problems(train, valid),
     ]
 
 
-def _table(
-    pictures: LabelledPictures,
+def _checked_table(
+    images: LabelledImages,
+    problems: Sequence[Problem],
     *,
     train: Sequence[int],
     valid: Sequence[int],
     targets: Tensor,
     vocab: tuple[str, ...],
     task: Task,
-    untrainable: DataError | None,
 ) -> PictureTable:
+    untrainable = raise_problems(problems, before_training=images.before_training)
     return PictureTable(
-        root=pictures.root,
-        paths=pictures.paths,
+        root=images.root,
+        paths=images.paths,
         targets=targets,
         vocab=vocab,
         train_rows=torch.tensor(list(train), dtype=torch.int64),

@@ -1,6 +1,6 @@
-"""Labelled pictures and a split in, everything that is wrong with them out, all at once and before any training.
+"""Labelled images and a split in, everything that is wrong with them out, all at once and before any training.
 
-A table of pictures in, how many of them are where and of which class out, for people.
+A table of images in, how many of them are where and of which class out, for people.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from vizsla.data.images.decode import cause_of
+from vizsla.data.loading.loader import read_ahead
+from vizsla.data.loading.order import checked_rows
 from vizsla.data.table.labels import (
-    LabelledPictures,
+    LabelledImages,
     class_texts,
     is_fraction,
     is_missing,
@@ -23,26 +27,29 @@ from vizsla.data.table.labels import (
     label_text,
 )
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, Problem, raise_problems
-from vizsla.paths import PicturePaths
+from vizsla.machine import worker_count
+from vizsla.paths import ImagePaths
 from vizsla.text import counted, listed, quoted
 from vizsla.types import is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from vizsla.data.images.reader import PictureReader
+    from vizsla.machine import NumWorkers
     from vizsla.types import PictureTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassCount:
-    """How many pictures of a class are where.
+    """How many images of a class are where.
 
     Attributes:
         label: Name of the class.
-        num_train: Pictures to learn from.
-        num_valid: Pictures held out.
-        num_other: Pictures in neither set, such as those of a ``test`` folder.
+        num_train: Images to learn from.
+        num_valid: Images held out.
+        num_other: Images in neither set, such as those of a ``test`` folder.
     """
 
     label: str
@@ -56,13 +63,13 @@ class DataSummary:
     """What is in a table, for people.
 
     Attributes:
-        classes: Counts of each class, in the order of the vocabulary; a picture with several labels counts in each of its
+        classes: Counts of each class, in the order of the vocabulary; an image with several labels counts in each of its
             classes. Empty where the labels are numbers.
-        num_train: Pictures to learn from.
-        num_valid: Pictures held out.
-        num_other: Pictures in neither set.
-        num_unlabelled: Those of the pictures in neither set whose label is not known.
-        num_skipped: Unreadable pictures that were left out.
+        num_train: Images to learn from.
+        num_valid: Images held out.
+        num_other: Images in neither set.
+        num_unlabelled: Those of the images in neither set whose label is not known.
+        num_skipped: Unreadable images that were left out.
     """
 
     classes: tuple[ClassCount, ...]
@@ -74,7 +81,7 @@ class DataSummary:
 
 
 def describe_data(table: PictureTable) -> DataSummary:
-    """Count the pictures of a table by class and set."""
+    """Count the images of a table by class and set."""
     outside = torch.ones(len(table.paths), dtype=torch.bool)
     outside[table.train_rows] = False
     outside[table.valid_rows] = False
@@ -131,102 +138,102 @@ def class_counts(table: PictureTable, rows: torch.Tensor) -> list[int]:
     return torch.bincount(targets[targets >= 0], minlength=len(table.vocab)).tolist()
 
 
-ADD_OR_REMOVE = "Add pictures of the class, or remove it."
+ADD_OR_REMOVE = "Add images of the class, or remove it."
 
 
-def missing_files(pictures: LabelledPictures) -> list[Problem]:
-    """Return the problem of picture files that do not exist."""
-    doubtful = range(len(pictures.paths)) if pictures.in_doubt is None else pictures.in_doubt
-    text_of = PicturePaths.of(pictures.paths).text
+def missing_files(images: LabelledImages) -> list[Problem]:
+    """Return the problem of image files that do not exist."""
+    doubtful = range(len(images.paths)) if images.in_doubt is None else images.in_doubt
+    text_of = ImagePaths.of(images.paths).text
     missing = [position for position in doubtful if not os.path.isfile(text_of(position))]  # noqa: PTH113 (with a Path for each 4 instead of 2 microseconds)
     if not missing:
         return []
-    entries = listed([pictures.entry(position) for position in missing])
+    entries = listed([images.entry(position) for position in missing])
     return [
         Problem(
             kind=PictureError,
-            text=f"{len(missing)} of {counted(len(pictures.paths), 'picture file')} "
+            text=f"{len(missing)} of {counted(len(images.paths), 'image file')} "
             f"{'does' if len(missing) == 1 else 'do'} not exist:\n{entries}\nCorrect the names, or bring the files there.",
         )
     ]
 
 
 _MOST_PLACES = 5
-"""Of a picture that is listed more often the first places are told."""
+"""Of an image that is listed more often the first places are told."""
 
 
-def repeated_pictures(pictures: LabelledPictures) -> list[Problem]:
-    """Return the problem of pictures that are listed more than once: one copy may be trained on, the other held out."""
-    if pictures.in_doubt is not None:
+def repeated_images(images: LabelledImages) -> list[Problem]:
+    """Return the problem of images that are listed more than once: one copy may be trained on, the other held out."""
+    if images.in_doubt is not None:
         return []
-    texts = map(os.path.normcase, PicturePaths.of(pictures.paths).texts())
-    if len(set(texts)) == len(pictures.paths):
+    texts = map(os.path.normcase, ImagePaths.of(images.paths).texts())
+    if len(set(texts)) == len(images.paths):
         return []
     positions_of: defaultdict[Path, list[int]] = defaultdict(list)
-    for position, path in enumerate(pictures.paths):
+    for position, path in enumerate(images.paths):
         positions_of[path].append(position)
     repeated = {path: found for path, found in positions_of.items() if len(found) > 1}
     if not repeated:
         return []
     entries: list[str] = []
     for path, positions in repeated.items():
-        texts = [_shown_label(pictures.labels[position]) for position in positions]
+        texts = [_shown_label(images.labels[position]) for position in positions]
         labels = (
             f"each labelled {texts[0]!r}"
             if len(set(texts)) == 1
             else f"with different labels: {', '.join(map(repr, texts))}"
         )
-        rows = list(map(pictures.row, positions[:_MOST_PLACES]))
+        rows = list(map(images.row, positions[:_MOST_PLACES]))
         rows += ["..."] if len(positions) > _MOST_PLACES else []
-        places = f" ({', '.join(rows)})" if pictures.row_word else ""
+        places = f" ({', '.join(rows)})" if images.row_word else ""
         entries.append(f"{quoted(path)}: {len(positions)} times{places}, {labels}")
     what = "is" if len(repeated) == 1 else "are"
     return [
         Problem(
             kind=DataError,
-            text=f"{counted(len(repeated), 'picture')} {what} listed more than once:\n{listed(entries)}\n"
-            "List each picture once, with the label that is right.",
+            text=f"{counted(len(repeated), 'image')} {what} listed more than once:\n{listed(entries)}\n"
+            "List each image once, with the label that is right.",
             spoils_training_only=True,
         )
     ]
 
 
-def missed_labels(pictures: LabelledPictures, positions: Sequence[int]) -> list[Problem]:
-    """Return the problem of pictures at ``positions`` whose label is a ``LabelError``, each with what it says."""
-    misses = [p for p in positions if isinstance(pictures.labels[p], LabelError)]
+def missed_labels(images: LabelledImages, positions: Sequence[int]) -> list[Problem]:
+    """Return the problem of images at ``positions`` whose label is a ``LabelError``, each with what it says."""
+    misses = [p for p in positions if isinstance(images.labels[p], LabelError)]
     if not misses:
         return []
     # When nothing matches, three names show what names look like here; else the odd ones are of interest.
     none_found = len(misses) == len(positions)
-    entries = [f"{pictures.entry(p)}: {pictures.labels[p]}" for p in misses]
+    entries = [f"{images.entry(p)}: {images.labels[p]}" for p in misses]
     head = "None of" if none_found else f"{len(misses)} of"
-    text = f"{head} {counted(len(positions), 'picture')} {'gives a' if none_found else 'give no'} label:"
-    return [_about(text, listed(entries, limit=3 if none_found else 5), pictures)]
+    text = (
+        f"{head} {counted(len(positions), 'image')} {'gives a' if none_found else 'give no'} label:"
+    )
+    return [_about(text, listed(entries, limit=3 if none_found else 5), images)]
 
 
-def label_problems(pictures: LabelledPictures, positions: Sequence[int]) -> list[Problem]:
-    """Return what is wrong with the labels of the pictures at ``positions``, each taken alone, where each is one class."""
+def label_problems(images: LabelledImages, positions: Sequence[int]) -> list[Problem]:
+    """Return what is wrong with the labels of the images at ``positions``, each taken alone, where each is one class."""
     by_fault: defaultdict[str, list[int]] = defaultdict(list)
-    texts = class_texts(pictures.labels)
+    texts = class_texts(images.labels)
     for position in positions:
         if texts[position] is None:
-            by_fault[_fault(pictures.labels[position])].append(position)
-    problems = missed_labels(pictures, positions)
+            by_fault[_fault(images.labels[position])].append(position)
+    problems = missed_labels(images, positions)
     for fault, (what, cure) in _FAULTS.items():
         if found := by_fault[fault]:
-            text = (
-                f"{counted(len(found), 'picture')} {'has' if len(found) == 1 else 'have'} {what}:"
-            )
-            entries = [pictures.entry(position) for position in found]
-            problems.append(_about(text, f"{listed(entries)}\n{cure}", pictures))
+            text = f"{counted(len(found), 'image')} {'has' if len(found) == 1 else 'have'} {what}:"
+            entries = [images.entry(position) for position in found]
+            problems.append(_about(text, f"{listed(entries)}\n{cure}", images))
     return problems
 
 
 _FAULTS = {
-    "empty": ("an empty label", "Fill the label in, or remove the picture."),
+    "empty": ("an empty label", "Fill the label in, or remove the image."),
     "several": (
         "a list of labels",
-        "A picture has one class here. For several labels (multi-label) say so: y_block=MultiCategoryBlock, or in "
+        "An image has one class here. For several labels (multi-label) say so: y_block=MultiCategoryBlock, or in "
         "a DataBlock blocks=(ImageBlock, MultiCategoryBlock).",
     ),
     "fraction": (
@@ -247,33 +254,33 @@ def _fault(label: object) -> str:
     return "fraction" if is_fraction(label) else ""
 
 
-def _about(text: str, entries: str, pictures: LabelledPictures) -> Problem:
-    advice = f"\n{pictures.advice}" if pictures.advice else ""
+def _about(text: str, entries: str, images: LabelledImages) -> Problem:
+    advice = f"\n{images.advice}" if images.advice else ""
     return Problem(kind=LabelError, text=f"{text}\n{entries}{advice}")
 
 
-def lonely_classes(pictures: LabelledPictures, positions: Sequence[int]) -> list[Problem]:
-    """Return the problem of classes with one picture only, which no stratified split can have on both sides."""
-    texts = class_texts(pictures.labels)
+def lonely_classes(images: LabelledImages, positions: Sequence[int]) -> list[Problem]:
+    """Return the problem of classes with one image only, which no stratified split can have on both sides."""
+    texts = class_texts(images.labels)
     if 1 not in Counter(texts[position] for position in positions).values():
         return []
-    positions_of = _by_class(pictures, positions)
+    positions_of = _by_class(images, positions)
     lonely = {label: found[0] for label, found in positions_of.items() if len(found) == 1}
     if not lonely:
         return []
-    entries = [f"{label!r}: {pictures.entry(position)}" for label, position in lonely.items()]
+    entries = [f"{label!r}: {images.entry(position)}" for label, position in lonely.items()]
     what = "has" if len(lonely) == 1 else "have"
     return [
         Problem(
             kind=LabelError,
-            text=f"{counted(len(lonely), 'class', 'classes')} {what} a single picture, which cannot be in training and "
+            text=f"{counted(len(lonely), 'class', 'classes')} {what} a single image, which cannot be in training and "
             f"in validation:\n{listed(entries)}\n{ADD_OR_REMOVE}",
         )
     ]
 
 
 def side_problems(train: Sequence[int], valid: Sequence[int]) -> list[Problem]:
-    """Return the problem of a set that has no pictures."""
+    """Return the problem of a set that has no images."""
     sides = {"training": train, "validation": valid}
     problems: list[Problem] = []
     for side in [side for side, positions in sides.items() if not positions]:
@@ -281,40 +288,40 @@ def side_problems(train: Sequence[int], valid: Sequence[int]) -> list[Problem]:
         problems.append(
             Problem(
                 kind=DataError,
-                text=f"There are no {side} pictures; all {counted(len(sides[other]), 'picture')} are for {other}. "
-                "Add pictures, or split them otherwise.",
+                text=f"There are no {side} images; all {counted(len(sides[other]), 'image')} are for {other}. "
+                "Add images, or split them otherwise.",
             )
         )
     return problems
 
 
 def class_problems(
-    pictures: LabelledPictures, *, train: Sequence[int], valid: Sequence[int], vocab: Sequence[str]
+    images: LabelledImages, *, train: Sequence[int], valid: Sequence[int], vocab: Sequence[str]
 ) -> list[Problem]:
     """Return what is wrong with the classes as a whole and with how the split divides them.
 
     Args:
-        pictures: The pictures.
-        train: Positions of the training pictures.
-        valid: Positions of the validation pictures.
+        images: The images.
+        train: Positions of the training images.
+        valid: Positions of the validation images.
         vocab: The classes that the classifier will know.
     """
-    texts = class_texts(pictures.labels)
+    texts = class_texts(images.labels)
     classes = {texts[position] for side in (train, valid) for position in side}
     number = len(train) + len(valid)
     if len(classes) == 1 and None not in classes:
-        text = f"There is only one class, {classes.pop()!r}, for all {counted(number, 'picture')}. A classifier needs two."
-        advice = f" {pictures.advice}" if pictures.advice else ""
+        text = f"There is only one class, {classes.pop()!r}, for all {counted(number, 'image')}. A classifier needs two."
+        advice = f" {images.advice}" if images.advice else ""
         only_one = Problem(kind=LabelError, text=f"{text}{advice}", spoils_training_only=True)
         return [*side_problems(train, valid), only_one]
     return [
         *side_problems(train, valid),
-        *unknown_classes(pictures, train=train, valid=valid, vocab=vocab),
+        *unknown_classes(images, train=train, valid=valid, vocab=vocab),
     ]
 
 
 def unknown_classes(
-    pictures: LabelledPictures,
+    images: LabelledImages,
     *,
     train: Sequence[int],
     valid: Sequence[int],
@@ -324,28 +331,28 @@ def unknown_classes(
     """Return the problems of classes that the classifier would not know, or never see.
 
     Args:
-        pictures: The pictures.
-        train: Positions of the training pictures; without any there is nothing to say.
-        valid: Positions of the validation pictures.
+        images: The images.
+        train: Positions of the training images; without any there is nothing to say.
+        valid: Positions of the validation images.
         vocab: The classes that the classifier will know.
         several: Whether a label is a tuple of classes instead of one.
     """
     if not train:
         return []
-    texts = [] if several else class_texts(pictures.labels)
+    texts = [] if several else class_texts(images.labels)
     if texts and {texts[p] for side in (train, valid) for p in side} <= {*vocab, None}:
         return []
-    in_train = _by_class(pictures, train, several=several)
-    in_valid = _by_class(pictures, valid, several=several)
+    in_train = _by_class(images, train, several=several)
+    in_valid = _by_class(images, valid, several=several)
     unseen = {label: found for label, found in in_valid.items() if label not in in_train}
     return [
-        *_outside_vocab(pictures, in_train, vocab, where="in training but not in vocab"),
-        *_outside_vocab(pictures, unseen, vocab, where="in validation but not in training"),
+        *_outside_vocab(images, in_train, vocab, where="in training but not in vocab"),
+        *_outside_vocab(images, unseen, vocab, where="in validation but not in training"),
     ]
 
 
 def _outside_vocab(
-    pictures: LabelledPictures,
+    images: LabelledImages,
     classes: Mapping[str, Sequence[int]],
     vocab: Sequence[str],
     *,
@@ -356,7 +363,7 @@ def _outside_vocab(
     if not outside:
         return []
     entries = [
-        f"{label!r}: {counted(len(found), 'picture')}, the first {pictures.entry(found[0])}"
+        f"{label!r}: {counted(len(found), 'image')}, the first {images.entry(found[0])}"
         for label, found in outside.items()
     ]
     text = f"{counted(len(outside), 'class', 'classes')} {'is' if len(outside) == 1 else 'are'} {where}:"
@@ -364,12 +371,12 @@ def _outside_vocab(
 
 
 def _by_class(
-    pictures: LabelledPictures, positions: Sequence[int], *, several: bool = False
+    images: LabelledImages, positions: Sequence[int], *, several: bool = False
 ) -> dict[str, list[int]]:
-    """Return the positions of each class, classes in alphabetical order; pictures without a usable label are left out."""
+    """Return the positions of each class, classes in alphabetical order; images without a usable label are left out."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for position in positions:
-        label = pictures.labels[position]
+        label = images.labels[position]
         for name in map(label_text, label if several and isinstance(label, tuple) else (label,)):
             if name is not None:
                 found[name].append(position)
@@ -382,13 +389,59 @@ def _shown_label(label: object) -> str:
     return ";".join(map(str, label)) if isinstance(label, tuple | list) else str(label)
 
 
+def find_unreadable(
+    table: PictureTable,
+    rows: torch.Tensor,
+    *,
+    reader: PictureReader,
+    num_workers: NumWorkers = "auto",
+    training: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[tuple[int, str], ...]:
+    """Read every image of some rows once, into the reader's cache, and return those that cannot be read.
+
+    Args:
+        table: Where the rows point into.
+        rows: int64 ``(N,)``, which images.
+        reader: Reads one image.
+        num_workers: Threads; ``"auto"`` is one for each core, 0 reads in this thread.
+        training: Which form of the image the cache gets, see ``PictureReader.read``.
+        on_progress: Called in this thread after each image with the number of images read so far.
+
+    Returns:
+        ``(row, cause)`` in the order of ``rows``; the cause is in words, without the path.
+
+    Raises:
+        DataError: A row is outside of the table.
+    """
+
+    def problem_of(row: int) -> str | None:
+        try:
+            reader.read(table.paths[row], training=training)
+        except PictureError as error:
+            return cause_of(error)
+        return None
+
+    threads = worker_count(num_workers)
+    all_rows: list[int] = checked_rows(rows, count=len(table.paths)).numpy().tolist()
+    unreadable: list[tuple[int, str]] = []
+    causes = read_ahead(problem_of, all_rows, num_workers=threads, max_waiting=8 * threads)
+    with closing(causes):
+        for done, (row, cause) in enumerate(zip(all_rows, causes, strict=True), start=1):
+            if cause is not None:
+                unreadable.append((row, cause))
+            if on_progress is not None:
+                on_progress(done)
+    return tuple(unreadable)
+
+
 def settle_unreadable(
     table: PictureTable,
     unreadable: Sequence[tuple[int, str]],
     *,
     on_bad: Literal["error", "skip"] = "error",
 ) -> PictureTable:
-    """Refuse or leave out pictures that cannot be read.
+    """Refuse or leave out images that cannot be read.
 
     Args:
         table: The table that they are in.
@@ -399,8 +452,8 @@ def settle_unreadable(
         The table without them; they stand in its ``skipped``.
 
     Raises:
-        PictureError: There are such pictures and ``on_bad`` is ``"error"``.
-        DataError: Without them a class or a set has no pictures left.
+        PictureError: There are such images and ``on_bad`` is ``"error"``.
+        DataError: Without them a class or a set has no images left.
         ConfigError: ``on_bad`` is something else.
     """
     if on_bad not in ("error", "skip"):
@@ -411,13 +464,13 @@ def settle_unreadable(
         return drop_unreadable(table, unreadable)
     entries = [f"{quoted(table.paths[row])}: {cause}" for row, cause in unreadable]
     raise PictureError(
-        f"{len(unreadable)} of {counted(len(table.paths), 'picture')} cannot be read:\n{listed(entries)}\n"
+        f"{len(unreadable)} of {counted(len(table.paths), 'image')} cannot be read:\n{listed(entries)}\n"
         "Repair or remove the files, or train on the rest with --on-bad skip (on_bad='skip')."
     )
 
 
 def drop_unreadable(table: PictureTable, bad: Sequence[tuple[int, str]]) -> PictureTable:
-    """Return a table without the pictures that cannot be read; they are added to ``skipped``.
+    """Return a table without the images that cannot be read; they are added to ``skipped``.
 
     Rows are numbered anew. The vocabulary stays.
 
@@ -426,7 +479,7 @@ def drop_unreadable(table: PictureTable, bad: Sequence[tuple[int, str]]) -> Pict
         bad: Rows of the table, each with the cause.
 
     Raises:
-        DataError: A class that had training pictures, or a whole set, has none left.
+        DataError: A class that had training images, or a whole set, has none left.
     """
     causes = dict(bad)
     kept = [row for row in range(len(table.paths)) if row not in causes]
@@ -434,7 +487,7 @@ def drop_unreadable(table: PictureTable, bad: Sequence[tuple[int, str]]) -> Pict
     new_row[kept] = torch.arange(len(kept))
     after = replace(
         table,
-        paths=PicturePaths.of(table.paths).chosen(kept),
+        paths=ImagePaths.of(table.paths).chosen(kept),
         targets=table.targets[kept],
         train_rows=_renumbered(table.train_rows, new_row),
         valid_rows=_renumbered(table.valid_rows, new_row),
@@ -453,7 +506,7 @@ def _emptied(before: PictureTable, after: PictureTable) -> list[Problem]:
     problems = [
         Problem(
             kind=DataError,
-            text=f"None of the {len(old)} {side} pictures can be read. Repair the files.",
+            text=f"None of the {len(old)} {side} images can be read. Repair the files.",
         )
         for side, old, new in (
             ("training", before.train_rows, after.train_rows),
@@ -468,12 +521,12 @@ def _emptied(before: PictureTable, after: PictureTable) -> list[Problem]:
         strict=False,  # numbers have no classes, so no counts
     )
     emptied = [
-        f"{name!r}: {counted(old, 'training picture')}"
+        f"{name!r}: {counted(old, 'training image')}"
         for name, old, new in counts
         if old and not new
     ]
     if emptied and len(after.train_rows):
-        text = f"Without the unreadable pictures these classes have nothing to learn from:\n{listed(emptied)}"
+        text = f"Without the unreadable images these classes have nothing to learn from:\n{listed(emptied)}"
         problems.append(
             Problem(kind=DataError, text=f"{text}\nRepair the files, or remove the class.")
         )

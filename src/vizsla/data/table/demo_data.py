@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vizsla.data.table.build_table import assemble_table
-from vizsla.data.table.labels import LabelledPictures
+from vizsla.data.table.build_table import class_table
+from vizsla.data.table.labels import LabelledImages
 from vizsla.data.table.splits import stratified_split
 from vizsla.errors import DataError, MissingExtraError
 from vizsla.text import quoted
@@ -23,7 +23,7 @@ class PublishedResult:
 
     Attributes:
         method: What they used.
-        accuracy: Part of the validation pictures that was right, 0 to 1.
+        accuracy: Part of the validation images that was right, 0 to 1.
     """
 
     method: str
@@ -52,7 +52,7 @@ class DataSetNote:
 
 
 SOLAR_CELLS = DataSetNote(
-    name="ELPV: 2,624 electroluminescence pictures of solar cells (package elpv-dataset)",
+    name="ELPV: 2,624 electroluminescence images of solar cells (package elpv-dataset)",
     licence="CC BY-NC-SA 4.0",
     licence_url="https://creativecommons.org/licenses/by-nc-sa/4.0/",
     terms="Not for commercial use; name the authors, and share adaptations under the same licence.",
@@ -108,8 +108,8 @@ def solar_cells(*, seed: int, valid_fraction: float = 0.25) -> PictureTable:
         labels.append("defective" if defective else "functional")
         groups.append(f"{labels[-1]} {cell_type}")
     train, valid = stratified_split(groups, valid_fraction=valid_fraction, seed=seed)
-    pictures = LabelledPictures(root=folder, paths=tuple(paths), labels=tuple(labels))
-    return assemble_table(pictures, train=train, valid=valid)
+    images = LabelledImages(root=folder, paths=tuple(paths), labels=tuple(labels))
+    return class_table(images, train=train, valid=valid)
 
 
 def _package_folder(package: str) -> Path:

@@ -11,34 +11,36 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vizsla.data.table.build_table import assemble_table
+from vizsla.data.table.build_table import class_table
 from vizsla.data.table.check import lonely_classes
 from vizsla.data.table.labels import (
-    LabelledPictures,
+    FOLDER_ADVICE,
+    LabelledImages,
     RegexLabeller,
     class_texts,
+    folder_labels,
     take_labels,
     using_attr,
 )
-from vizsla.data.table.sources import check_folder, get_image_files, is_picture_name, list_pictures
+from vizsla.data.table.sources import check_folder, get_image_files, is_image_name, list_images
 from vizsla.data.table.splits import stratified_split
-from vizsla.data.table.tables import Table, pictures_of_table, positions_of, read_table
-from vizsla.errors import ConfigError, DataError, LabelError, TableError
-from vizsla.paths import PicturePaths
+from vizsla.data.table.tables import Table, images_of_table, positions_of, read_table
+from vizsla.errors import ConfigError, DataError, TableError
+from vizsla.paths import ImagePaths
 from vizsla.text import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Set
+    from collections.abc import Sequence
 
     from vizsla.types import PictureTable
 
 DEFAULT_VALID_FRACTION = 0.2
 
 IMAGE_COLUMNS = ("image", "file", "filename", "path", "fn")
-"""Column names that are taken for the picture's path, the first that is there; else the first column is."""
+"""Column names that are taken for the image's path, the first that is there; else the first column is."""
 
 LABEL_COLUMNS = ("label", "class", "category", "target", "breed")
-"""Column names that are taken for the label; else the first column that is not the picture's is."""
+"""Column names that are taken for the label; else the first column that is not the image's is."""
 
 SPLIT_COLUMNS = ("is_valid", "split")
 """Column names that are taken for the split."""
@@ -51,34 +53,30 @@ _SPLIT_OF_FOLDER = {
     "validation": "valid",
     "test": "test",
 }
-FOLDER_ADVICE = (
-    "Labels are the names of the folders that pictures lie in. Put each class into a folder of its own, or take labels "
-    "from file names (labels regex:PATTERN) or from a table (labels csv:FILE)."
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
-    """Pictures as listed, with the split that the data itself states: ``train``, ``valid`` or ``test`` for each."""
+    """Images as listed, with the split that the data itself states: ``train``, ``valid`` or ``test`` for each."""
 
-    pictures: LabelledPictures
+    images: LabelledImages
     splits: tuple[str, ...] | None
 
 
 def resolve_data(
     data: Path | str, *, labels: str = "folder", valid: float | str = "auto", seed: int
 ) -> PictureTable:
-    r"""Find the pictures, their labels and the split of a data set, and check all of it.
+    r"""Find the images, their labels and the split of a data set, and check all of it.
 
     Args:
-        data: A folder of pictures, or a CSV file (``labels`` is then ``csv:`` with that file).
-        labels: Where labels come from. ``"folder"``: the folder that a picture lies in. ``"regex:PATTERN"``: the first
+        data: A folder of images, or a CSV file (``labels`` is then ``csv:`` with that file).
+        labels: Where labels come from. ``"folder"``: the folder that an image lies in. ``"regex:PATTERN"``: the first
             group of the expression, searched in the file name. ``"csv:FILE[,image=COLUMN][,label=COLUMN]"``: a table;
-            its pictures are found by their path below ``data`` (or the CSV file's folder), else by their file name or
+            its images are found by their path below ``data`` (or the CSV file's folder), else by their file name or
             stem anywhere below it. Columns that are not named are chosen by ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.
         valid: ``"auto"`` keeps the split that the data states: a column ``is_valid`` or ``split``, or folders ``train``
             with ``valid``, ``val`` or ``validation``; without one a fifth of each class is held out. A number between 0
-            and 1 holds out that part of each class, whatever the data states. Pictures of a ``test`` folder or row stay in
+            and 1 holds out that part of each class, whatever the data states. Images of a ``test`` folder or row stay in
             neither set.
         seed: The run's seed; makes the drawn split repeatable.
 
@@ -94,23 +92,23 @@ def resolve_data(
     """
     fraction = _valid_fraction(valid)
     found = _find(Path(data), labels)
-    pictures, splits = found.pictures, found.splits
+    images, splits = found.images, found.splits
     if fraction is None and splits is not None and "valid" in splits:
         train = positions_of("train", splits)
-        return assemble_table(pictures, train=train, valid=positions_of("valid", splits))
+        return class_table(images, train=train, valid=positions_of("valid", splits))
     divided = [
         position
-        for position in range(len(pictures.paths))
+        for position in range(len(images.paths))
         if splits is None or splits[position] != "test"
     ]
-    texts = class_texts(pictures.labels)
+    texts = class_texts(images.labels)
     classes = [texts[position] for position in divided]
     train, valid_part = stratified_split(
         classes, valid_fraction=fraction or DEFAULT_VALID_FRACTION, seed=seed
     )
-    lonely = lonely_classes(pictures, divided)
-    return assemble_table(
-        replace(pictures, problems=(*pictures.problems, *lonely)),
+    lonely = lonely_classes(images, divided)
+    return class_table(
+        replace(images, problems=(*images.problems, *lonely)),
         train=[divided[position] for position in train],
         valid=[divided[position] for position in valid_part],
     )
@@ -151,13 +149,13 @@ def _find(data: Path, labels: str) -> _Found:
 
 
 def _find_in_csv_data(data: Path, kind: str, rest: str, labels: str) -> _Found:
-    if is_picture_name(data.name):
+    if is_image_name(data.name):
         raise DataError(
-            f"{quoted(data)} is a picture. Give the folder that holds the pictures, or a CSV file."
+            f"{quoted(data)} is an image. Give the folder that holds the images, or a CSV file."
         )
     if data.suffix.lower() not in _TABLE_SUFFIXES:
         raise DataError(
-            f"{quoted(data)} is neither a folder of pictures nor a CSV file ({', '.join(_TABLE_SUFFIXES)})."
+            f"{quoted(data)} is neither a folder of images nor a CSV file ({', '.join(_TABLE_SUFFIXES)})."
         )
     if labels == "folder":
         return _find_in_table(data, data.parent, None, None)
@@ -182,11 +180,11 @@ def _csv_options(text: str, labels: str) -> tuple[str, str | None, str | None]:
 
 
 def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
-    listing = list_pictures(data)
+    listing = list_images(data)
     paths, in_doubt = listing.paths, listing.in_doubt
     splits = _splits_of_folders(paths, data)
     loose = {data}
-    if splits is not None:  # pictures beside its folders, such as a sample, take no part
+    if splits is not None:  # images beside its folders, such as a sample, take no part
         kept = [position for position, split in enumerate(splits) if split]
         number_of = {position: number for number, position in enumerate(kept)}
         in_doubt = in_doubt and tuple(number_of[p] for p in in_doubt if p in number_of)
@@ -196,7 +194,7 @@ def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
         labels = folder_labels(paths, loose=loose)
     else:
         labels = take_labels(paths, using_attr(labeller, "name"))
-    pictures = LabelledPictures(
+    images = LabelledImages(
         root=data,
         paths=paths,
         in_doubt=in_doubt,
@@ -205,21 +203,13 @@ def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
         if labeller is None
         else f"Labels are taken from the file name by {labeller.pat!r}.",
     )
-    return _Found(pictures=pictures, splits=tuple(splits) if splits else None)
+    return _Found(images=images, splits=tuple(splits) if splits else None)
 
 
-def folder_labels(paths: PicturePaths, *, loose: Set[Path]) -> tuple[str | LabelError, ...]:
-    """Return the name of each picture's folder, or an error for those that lie directly in one of ``loose``."""
-    missed = LabelError("it lies in no folder of a class")
-    folders = map(Path, paths.folders)
-    labels = [missed if folder in loose else folder.name for folder in folders]
-    return tuple(map(labels.__getitem__, paths.folder_numbers))
-
-
-def _splits_of_folders(paths: PicturePaths, root: Path) -> list[str] | None:
+def _splits_of_folders(paths: ImagePaths, root: Path) -> list[str] | None:
     """Return the split of each path by the first folder below ``root`` (empty for other folders), or None.
 
-    A folder ``train`` alone says nothing: it may hold pictures of trains.
+    A folder ``train`` alone says nothing: it may hold images of trains.
     """
     found: list[str] = []
     for folder in map(Path, paths.folders):
@@ -234,7 +224,7 @@ def _find_in_table(file: Path, folder: Path, image: str | None, label: str | Non
     table = read_table(file)
     image_column, label_column = _choose_columns(table, image, label)
     split_columns = [name for name in table.columns if name.lower() in SPLIT_COLUMNS]
-    pictures, splits = pictures_of_table(
+    images, splits = images_of_table(
         table,
         folder=folder,
         image=image_column,
@@ -243,18 +233,16 @@ def _find_in_table(file: Path, folder: Path, image: str | None, label: str | Non
         locate=partial(_locate, folder=folder),
     )
     if splits is not None:
-        return _Found(pictures=pictures, splits=splits)
-    by_folder = _splits_of_folders(PicturePaths.of(pictures.paths), folder)
-    return _Found(
-        pictures=pictures, splits=tuple(by_folder) if by_folder and all(by_folder) else None
-    )
+        return _Found(images=images, splits=splits)
+    by_folder = _splits_of_folders(ImagePaths.of(images.paths), folder)
+    return _Found(images=images, splits=tuple(by_folder) if by_folder and all(by_folder) else None)
 
 
 def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple[int, int]:
     if len(table.columns) < 2:
         raise TableError(
             f"The table {table.source} has a single column, {', '.join(table.columns)!r}. "
-            "It needs one for the picture's path and one for its label."
+            "It needs one for the image's path and one for its label."
         )
     by_name = {name.lower(): position for position, name in reversed([*enumerate(table.columns)])}
     label_by_name = [by_name[name] for name in LABEL_COLUMNS if name in by_name]
@@ -279,9 +267,9 @@ def _locate(names: Sequence[str], *, folder: Path) -> list[Path]:
     if absent:
         by_name: defaultdict[str, list[Path]] = defaultdict(list)
         by_stem: defaultdict[str, list[Path]] = defaultdict(list)
-        for picture in _pictures_below(folder):
-            by_name[_composed(picture.name)].append(picture)
-            by_stem[_composed(picture.stem)].append(picture)
+        for image in _images_below(folder):
+            by_name[_composed(image.name)].append(image)
+            by_stem[_composed(image.stem)].append(image)
         for position in absent:
             name = _composed(paths[position].name)
             candidates = by_name[name] or by_stem[name]
@@ -295,8 +283,8 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _pictures_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path) -> list[Path]:
     try:
         return get_image_files(folder)
-    except DataError:  # no picture there at all: the names are reported as missing
+    except DataError:  # no image there at all: the names are reported as missing
         return []

@@ -1,28 +1,36 @@
-"""An item (a path or a table row) in, its label out; many labels in, the vocabulary of classes out.
+"""How labels are taken from a path or a table row, and which classes they make.
 
-Labels in, the classes in the order of their numbers out: a tuple that prints as a list and knows each class's number.
+A label that cannot be used becomes a ``LabelError`` that says why; ``check.py`` tells of all of them together.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import isnan
 from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from vizsla.errors import ConfigError, LabelError, Problem, TableError, VizslaError
-from vizsla.paths import PicturePaths
+from vizsla.paths import ImagePaths
 from vizsla.text import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     import pandas as pd
 
 UNKNOWN_CLASS = "#na#"
 """The class at position 0 that takes labels outside the vocabulary, where a block asks for it with ``add_na``."""
+
+
+FOLDER_ADVICE = (
+    "Labels are the names of the folders that images lie in. Put each class into a folder of its own, or take labels "
+    "from file names (labels regex:PATTERN) or from a table (labels csv:FILE)."
+)
 
 
 def parent_label(path: Path | str) -> str:
@@ -36,6 +44,14 @@ def parent_label(path: Path | str) -> str:
         'beagle'
     """
     return Path(path).parent.name
+
+
+def folder_labels(paths: ImagePaths, *, loose: Set[Path]) -> tuple[str | LabelError, ...]:
+    """Return the name of each image's folder, or an error for those that lie directly in one of ``loose``."""
+    missed = LabelError("it lies in no folder of a class")
+    folders = map(Path, paths.folders)
+    labels = [missed if folder in loose else folder.name for folder in folders]
+    return tuple(map(labels.__getitem__, paths.folder_numbers))
 
 
 def using_attr(function: Callable[[Any], Any], attribute: str) -> Callable[[Any], Any]:
@@ -191,7 +207,7 @@ def build_vocab(
     """Return the classes among labels, each once, in the order that their positions shall have.
 
     Args:
-        labels: The labels of the training pictures; missing ones (``None``, NaN) are passed over. A pandas categorical
+        labels: The labels of the training images; missing ones (``None``, NaN) are passed over. A pandas categorical
             gives its categories in their own order.
         sort: Whether to sort by Python's order (upper case before lower), else in order of appearance.
         add_na: Whether to put ``"#na#"`` first, for labels that are not in the vocabulary.
@@ -224,7 +240,7 @@ def is_missing(label: Any) -> bool:
         return True
     if isinstance(label, str):
         return not label.strip()
-    return isinstance(label, Real) and not isinstance(label, Integral) and isnan(label)
+    return isinstance(label, Real) and not isinstance(label, Integral) and math.isnan(label)
 
 
 def is_several(label: Any) -> bool:
@@ -263,19 +279,19 @@ class _ClassTexts(dict[str, "str | None"]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledPictures:
-    """Pictures with their labels as they were found, before any check.
+class LabelledImages:
+    """Images with their labels as they were found, before any check.
 
     Attributes:
         root: Folder that paths are shown relative to.
-        paths: Picture files.
-        labels: For each picture its label as given, or the ``LabelError`` that says why none could be taken.
+        paths: Image files.
+        labels: For each image its label as given, or the ``LabelError`` that says why none could be taken.
         row_word: How messages call a position: ``"row"`` of a table, ``"item"`` of a list, empty for files of a folder.
         row_numbers: The number that goes with it.
         advice: Where the labels come from and how to get others; ends messages about labels.
         problems: What was found wrong while reading.
         before_training: Whether images that can be looked at but not trained on are an error; otherwise a warning.
-        in_doubt: Positions of the pictures that may not be there; the others were found, each once. ``None``: of none of
+        in_doubt: Positions of the images that may not be there; the others were found, each once. ``None``: of none of
             them that is known.
     """
 
@@ -290,15 +306,15 @@ class LabelledPictures:
     in_doubt: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "paths", PicturePaths.of(self.paths))
+        object.__setattr__(self, "paths", ImagePaths.of(self.paths))
 
     def entry(self, position: int) -> str:
-        """Return how messages show a picture: its row, where it has one, and its path."""
+        """Return how messages show an image: its row, where it has one, and its path."""
         path = quoted(self.paths[position])
         return f"{self.row(position)} ({path})" if self.row_word else path
 
     def row(self, position: int) -> str:
-        """Return how messages show a picture's row; its path where it has none."""
+        """Return how messages show an image's row; its path where it has none."""
         if not self.row_word:
             return quoted(self.paths[position])
         return f"{self.row_word} {self.row_numbers[position]}"

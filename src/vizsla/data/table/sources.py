@@ -1,4 +1,4 @@
-"""A folder in, the paths of its pictures in a fixed order out; nothing is decoded."""
+"""A folder in, the paths of its images in a fixed order out; nothing is decoded."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vizsla.errors import DataError
-from vizsla.paths import PicturePaths
+from vizsla.paths import ImagePaths
 from vizsla.text import counted, listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 # Written out because Python's mimetypes module reads files of the operating system: the same folder would give other
-# pictures on another machine. Kinds that Pillow may not open (heic, jxl, camera raw) are here too, so that they are
-# reported as unreadable instead of left out in silence. Drawings (svg) are no pictures for a classifier.
+# images on another machine. Kinds that Pillow may not open (heic, jxl, camera raw) are here too, so that they are
+# reported as unreadable instead of left out in silence. Drawings (svg) are no images for a classifier.
 # fmt: off
-PICTURE_SUFFIXES = frozenset((
+IMAGE_SUFFIXES = frozenset((
     ".apng", ".arw", ".avif", ".avifs", ".bmp", ".cr2", ".cur", ".dcx", ".dds", ".dib", ".dng",
     ".emf", ".eps", ".gif", ".heic", ".heif", ".icns", ".ico", ".im", ".j2c", ".j2k", ".jfif",
     ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".mpo", ".msp", ".nef", ".orf",
@@ -29,16 +29,16 @@ PICTURE_SUFFIXES = frozenset((
     ".xpm",
 ))
 # fmt: on
-"""Lower-case file name endings that count as pictures."""
+"""Lower-case file name endings that count as images."""
 
 MAX_NESTED_LINKS = 16
-"""Symbolic links to folders that are followed on the way down to one picture."""
+"""Symbolic links to folders that are followed on the way down to one image."""
 
 
 def get_image_files(
     path: Path | str, recurse: bool = True, folders: Sequence[str] | str | None = None
 ) -> list[Path]:
-    """Return the pictures in a folder, sorted by their posix path, so that a seed gives the same split everywhere.
+    """Return the images in a folder, sorted by their posix path, so that a seed gives the same split everywhere.
 
     Symbolic links are followed, loops are not. Files and folders whose names start with a dot are left out.
 
@@ -51,17 +51,17 @@ def get_image_files(
         Paths that start with ``path``.
 
     Raises:
-        DataError: The folder does not exist or cannot be read, one of ``folders`` does not exist, or there is no picture.
+        DataError: The folder does not exist or cannot be read, one of ``folders`` does not exist, or there is no image.
 
     Example:
         >>> files = get_image_files("pets/images")
     """
-    return list(list_pictures(path, recurse=recurse, folders=folders).paths)
+    return list(list_images(path, recurse=recurse, folders=folders).paths)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """Pictures as they were found in a folder.
+    """Images as they were found in a folder.
 
     Attributes:
         paths: Sorted by their posix path.
@@ -69,14 +69,14 @@ class Listing:
             comes up twice. ``None``: folders were given that lie in one another, and nothing is known of any.
     """
 
-    paths: PicturePaths
+    paths: ImagePaths
     in_doubt: tuple[int, ...] | None
 
 
-def list_pictures(
+def list_images(
     path: Path | str, *, recurse: bool = True, folders: Sequence[str] | str | None = None
 ) -> Listing:
-    """Return the pictures in a folder without a ``Path`` for each; see ``get_image_files``.
+    """Return the images in a folder without a ``Path`` for each; see ``get_image_files``.
 
     Args:
         path: The folder.
@@ -98,15 +98,15 @@ def list_pictures(
             check_folder(start)
     walk = _Walk()
     starts.sort(key=lambda start: f"{start[0].as_posix()}/")
-    paths = PicturePaths.in_folders(
+    paths = ImagePaths.in_folders(
         run for start, below in starts for run in walk.runs(start, recurse=below)
     )
     if not paths:
-        raise DataError(_no_pictures(root, walk.others, recurse=recurse))
+        raise DataError(_no_images(root, walk.others, recurse=recurse))
     if len(starts) == 1 or _lie_apart([start for start, _ in starts]):
         return Listing(paths=paths, in_doubt=tuple(walk.links))
-    texts = sorted(picture.as_posix() for picture in paths)
-    return Listing(paths=PicturePaths(texts), in_doubt=None)
+    texts = sorted(image.as_posix() for image in paths)
+    return Listing(paths=ImagePaths(texts), in_doubt=None)
 
 
 def _lie_apart(folders: Sequence[Path]) -> bool:
@@ -117,9 +117,9 @@ def _lie_apart(folders: Sequence[Path]) -> bool:
     )
 
 
-def is_picture_name(name: str) -> bool:
-    """Return whether a file of this name counts as a picture."""
-    return _suffix(name) in PICTURE_SUFFIXES
+def is_image_name(name: str) -> bool:
+    """Return whether a file of this name counts as an image."""
+    return _suffix(name) in IMAGE_SUFFIXES
 
 
 def check_folder(folder: Path) -> None:
@@ -131,7 +131,7 @@ def check_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     if folder.exists():
-        raise DataError(f"{quoted(folder)} is a file. Give the folder that holds the pictures.")
+        raise DataError(f"{quoted(folder)} is a file. Give the folder that holds the images.")
     present = folder.parent
     while present != present.parent and not present.is_dir():
         present = present.parent
@@ -148,20 +148,20 @@ def check_folder(folder: Path) -> None:
 
 
 class _Walk:
-    """A way through folders, and what is found on it besides pictures.
+    """A way through folders, and what is found on it besides images.
 
     Attributes:
-        links: Positions of pictures that are links.
-        others: Endings of the files that are no pictures.
+        links: Positions of images that are links.
+        others: Endings of the files that are no images.
     """
 
     def __init__(self) -> None:
         self.links: list[int] = []
         self.others: Counter[str] = Counter()
-        self._num_pictures = 0
+        self._num_images = 0
 
     def runs(self, start: Path, *, recurse: bool) -> Iterator[tuple[str, list[str]]]:
-        """Yield (folder with a separator at its end, names of pictures in it), in the order of the posix paths."""
+        """Yield (folder with a separator at its end, names of images in it), in the order of the posix paths."""
         # os.scandir tells folders from files without a stat call each: 50,000 files take a third of the time of Path.rglob.
         place = str(start)
         prefix = "" if start == Path() else os.path.join(place, "")  # noqa: PTH118 (the separator at its end)
@@ -171,12 +171,12 @@ class _Walk:
             if isinstance(part, _Folder):
                 waiting += reversed(list(self._parts(part, recurse=recurse)))
                 continue
-            self.links += [self._num_pictures + position for position in part.links]
-            self._num_pictures += len(part.names)
+            self.links += [self._num_images + position for position in part.links]
+            self._num_images += len(part.names)
             yield part.prefix, part.names
 
     def _parts(self, folder: _Folder, *, recurse: bool) -> Iterator[_Folder | _Run]:
-        """Yield runs of pictures, and folders between them where their paths belong by their order."""
+        """Yield runs of images, and folders between them where their paths belong by their order."""
         try:
             with os.scandir(folder.path) as listing:
                 entries = [entry for entry in listing if not entry.name.startswith(".")]
@@ -192,7 +192,7 @@ class _Walk:
             name = entry.name
             if _is_folder(entry):
                 inside[f"{name}/"] = entry
-            elif _suffix(name) not in PICTURE_SUFFIXES:
+            elif _suffix(name) not in IMAGE_SUFFIXES:
                 self.others[_suffix(name) or "(no extension)"] += 1
             elif entry.is_symlink():  # a broken link is kept: it is reported as missing
                 names.append(name)
@@ -236,7 +236,7 @@ class _Folder(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Pictures of one folder whose paths follow one another."""
+    """Images of one folder whose paths follow one another."""
 
     prefix: str
     names: list[str]
@@ -265,12 +265,14 @@ def _suffix(name: str) -> str:
     return f".{suffix.lower()}" if stem and dot else ""
 
 
-def _no_pictures(root: Path, others: Counter[str], *, recurse: bool) -> str:
+def _no_images(root: Path, others: Counter[str], *, recurse: bool) -> str:
     where = f"in {quoted(root)}" + (" and the folders below it" if recurse else "")
     if not others:
-        return f"There are no pictures {where}: no files at all. Give the folder that holds the pictures."
+        return (
+            f"There are no images {where}: no files at all. Give the folder that holds the images."
+        )
     kinds = [f"{suffix}: {counted(number, 'file')}" for suffix, number in others.most_common()]
     return (
-        f"There are no pictures {where}. The files there have these extensions:\n{listed(kinds)}\n"
-        "Give the folder that holds the pictures, or convert them to JPEG or PNG."
+        f"There are no images {where}. The files there have these extensions:\n{listed(kinds)}\n"
+        "Give the folder that holds the images, or convert them to JPEG or PNG."
     )

@@ -58,7 +58,7 @@ class RandomSplitter:
 
 @dataclass(frozen=True)
 class EndSplitter:
-    """Puts the last items into the validation set, for pictures in the order of time.
+    """Puts the last items into the validation set, for images in the order of time.
 
     Args:
         valid_pct: Their part, between 0 and 1; rounded down to whole items.
@@ -166,7 +166,7 @@ class FileSplitter:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"The list of validation pictures {quoted(path)} cannot be read: {error}. "
+                f"The list of validation images {quoted(path)} cannot be read: {error}. "
                 "Give a text file in UTF-8 with one file name a line."
             ) from error
         names = {line.strip() for line in lines} - {""}
@@ -363,7 +363,7 @@ def _positions(names: Sequence[Any], wanted: str | Sequence[str]) -> list[int]:
 def _check_fraction(fraction: float, *, zero_allowed: bool) -> None:
     if not (0 <= fraction < 1 if zero_allowed else 0 < fraction < 1):
         raise ConfigError(
-            f"valid_pct is the part of the pictures that is held out, between 0 and 1. Received: {fraction!r}"
+            f"valid_pct is the part of the images that is held out, between 0 and 1. Received: {fraction!r}"
         )
 
 
@@ -460,7 +460,7 @@ class TrainTestSplitter:
 
 @dataclass(frozen=True)
 class GroupSplitter:
-    """Holds out whole groups, such as all pictures of one patient, so that none has pictures on both sides.
+    """Holds out whole groups, such as all images of one patient, so that none has images on both sides.
 
     The groups are drawn one after the other; one is held out where that brings the number of items held out closer to
     ``valid_pct`` of all. At least one group is in each set.
@@ -486,7 +486,7 @@ class GroupSplitter:
     def __post_init__(self) -> None:
         if not 0 < self.valid_pct < 1:
             raise ConfigError(
-                f"valid_pct is the part of the pictures that is held out, between 0 and 1. Received: {self.valid_pct!r}"
+                f"valid_pct is the part of the images that is held out, between 0 and 1. Received: {self.valid_pct!r}"
             )
 
     def __call__(self, items: Any) -> Split:

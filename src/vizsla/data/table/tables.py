@@ -1,6 +1,6 @@
 """A CSV file or a DataFrame in, its cells as a ``Table`` out.
 
-A list of pictures, or a table with columns for path, label and split, in; ``LabelledPictures`` and what split it states out.
+A list of images, or a table with columns for path, label and split, in; ``LabelledImages`` and what split it states out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vizsla.data.table.labels import LabelledPictures, is_missing, split_labels, take_labels
+from vizsla.data.table.labels import LabelledImages, is_missing, split_labels, take_labels
 from vizsla.data.table.splits import split_of_value
 from vizsla.errors import ConfigError, Problem, TableError
 from vizsla.text import counted, listed, quoted
@@ -93,7 +93,7 @@ def read_table(
     first = 0 if header is None or header == "infer" else header
     if len(records) <= first + (header is not None):
         what = "is empty" if not records else "has a header and no rows"
-        raise TableError(f"The table {source} {what}. It needs one row for each picture.")
+        raise TableError(f"The table {source} {what}. It needs one row for each image.")
     if header is None:
         columns = tuple(str(position) for position in range(len(records[0][1])))
     else:
@@ -168,19 +168,19 @@ def table_of_frame(frame: pd.DataFrame) -> Table:
     )
 
 
-def listed_pictures(
+def listed_images(
     path: Path | str,
     names: Sequence[Path | str],
     labels: Callable[[Any], Any] | Sequence[Any],
     *,
     advice: str,
-) -> LabelledPictures:
-    """Return the pictures of a list.
+) -> LabelledImages:
+    """Return the images of a list.
 
     Args:
         path: Folder that paths are shown relative to, and that names which do not exist as given are looked for in.
-        names: Paths of the pictures.
-        labels: A function of the path as given, or one label for each picture.
+        names: Paths of the images.
+        labels: A function of the path as given, or one label for each image.
         advice: Where the labels come from, for messages.
 
     Raises:
@@ -188,12 +188,12 @@ def listed_pictures(
     """
     folder, given = Path(path), [Path(name) for name in names]
     if not given:
-        raise ConfigError("fnames is empty. Check the folder that the pictures were listed from.")
+        raise ConfigError("fnames is empty. Check the folder that the images were listed from.")
     if not callable(labels) and len(labels) != len(given):
         raise ConfigError(
             f"labels must have one label for each of fnames. Received: {len(given)} fnames, {len(labels)} labels"
         )
-    return LabelledPictures(
+    return LabelledImages(
         root=folder,
         paths=tuple(_existing(name, folder) for name in given),
         labels=take_labels(given, labels) if callable(labels) else tuple(labels),
@@ -203,7 +203,7 @@ def listed_pictures(
     )
 
 
-def pictures_of_table(
+def images_of_table(
     table: Table,
     *,
     folder: Path,
@@ -212,20 +212,20 @@ def pictures_of_table(
     split: str | int | None,
     locate: Callable[[Sequence[Any]], Sequence[Path]],
     delimiter: str | None = None,
-) -> tuple[LabelledPictures, tuple[str, ...] | None]:
-    """Return the pictures of a table, and for each the set that the table puts it in.
+) -> tuple[LabelledImages, tuple[str, ...] | None]:
+    """Return the images of a table, and for each the set that the table puts it in.
 
     Args:
-        table: One row for each picture.
+        table: One row for each image.
         folder: Folder that paths are shown relative to.
-        image: Column of the picture's name, by name or position.
-        label: Column of its label, or several; a picture's label is then the list of their cells.
+        image: Column of the image's name, by name or position.
+        label: Column of its label, or several; an image's label is then the list of their cells.
         split: Column that says which set it belongs to; ``None`` where no column does.
         locate: Returns the paths of names.
-        delimiter: What stands between the labels of one cell; a picture's label is then the list of them.
+        delimiter: What stands between the labels of one cell; an image's label is then the list of them.
 
     Returns:
-        The pictures, and ``"train"``, ``"valid"`` or ``"test"`` for each, or ``None``. Rows without a name are left out
+        The images, and ``"train"``, ``"valid"`` or ``"test"`` for each, or ``None``. Rows without a name are left out
         and stand in the problems.
 
     Raises:
@@ -241,7 +241,7 @@ def pictures_of_table(
     problems: list[Problem] = []
     if len(rows) < len(names):
         absent = [row for row, name in enumerate(names) if is_missing(name)]
-        what = f"no picture in column {table.columns[table.position(image)]!r}"
+        what = f"no image in column {table.columns[table.position(image)]!r}"
         problems.append(_faulty_rows(table, absent, what, "Fill it in, or delete the row."))
     if split is not None and splits is not None and None in splits:
         unclear = [row for row, name in enumerate(splits) if name is None]
@@ -250,7 +250,7 @@ def pictures_of_table(
         problems.append(_faulty_rows(table, unclear, what, cure))
     label_names = [repr(table.columns[table.position(column)]) for column in label_columns]
     where = f"column{'s' if len(label_names) > 1 else ''} {', '.join(label_names)}"
-    pictures = LabelledPictures(
+    images = LabelledImages(
         root=folder,
         paths=tuple(locate([names[row] for row in rows])),
         labels=tuple(labels[row] for row in rows),
@@ -259,7 +259,7 @@ def pictures_of_table(
         advice=f"Labels are read from {where} of {table.source}{table.counting}.",
         problems=tuple(problems),
     )
-    return pictures, None if splits is None else tuple(splits[row] or "" for row in rows)
+    return images, None if splits is None else tuple(splits[row] or "" for row in rows)
 
 
 def paths_below(folder: Path, names: Sequence[Any], *, suffix: str) -> list[Path]:
@@ -268,7 +268,7 @@ def paths_below(folder: Path, names: Sequence[Any], *, suffix: str) -> list[Path
 
 
 def positions_of(split: str, splits: Sequence[str]) -> list[int]:
-    """Return the positions of the pictures that are in a set."""
+    """Return the positions of the images that are in a set."""
     return [position for position, name in enumerate(splits) if name == split]
 
 

@@ -1,9 +1,7 @@
-"""Labels as they were found in; lists of classes or numbers, and the targets of training, out.
+"""How labels become the targets of training: lists of classes, numbers, and labels of new images in the same terms.
 
 A label that cannot be used becomes a ``LabelError`` that says why, as where a label function finds none; ``check.py`` tells
-of all of them together. N pictures, C classes, K numbers.
-
-Labels of new pictures and the table of the training pictures in, the targets of the new ones in the same terms out.
+of all of them together. N images, C classes, K numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vizsla.data.table.blocks import MultiCategoryBlock, OutputBlock
 from vizsla.data.table.labels import is_missing, is_several, label_text, take_labels
 from vizsla.errors import ConfigError, LabelError
 from vizsla.text import listed, quoted
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
     from vizsla.types import PictureTable
 
 LabelSet = tuple[Any, ...]
-"""The classes of one picture, each once, as text or whole numbers."""
+"""The classes of one image, each once, as text or whole numbers."""
 
 Numbers = tuple[float, ...]
 
@@ -35,7 +32,7 @@ _LARGEST = torch.finfo(torch.float32).max
 
 
 def read_label_set(label: Any) -> LabelSet | LabelError:
-    """Return the classes of a picture.
+    """Return the classes of an image.
 
     Args:
         label: A list, tuple, set or array of texts or whole numbers; it may be empty, and a class may stand in it twice.
@@ -45,7 +42,7 @@ def read_label_set(label: Any) -> LabelSet | LabelError:
     label = _plain(label)
     if is_missing(label):
         return LabelError(
-            f"the label is {label!r}; it must be a list, [] for a picture that has none of the classes"
+            f"the label is {label!r}; it must be a list, [] for an image that has none of the classes"
         )
     if not is_several(label):
         return LabelError(
@@ -66,7 +63,7 @@ def read_label_set(label: Any) -> LabelSet | LabelError:
 
 
 def read_encoded(label: Any, vocab: Sequence[str]) -> LabelSet | LabelError:
-    """Return the classes of a picture whose label has a one for each class that it has, else a zero.
+    """Return the classes of an image whose label has a one for each class that it has, else a zero.
 
     Args:
         label: As many zeros and ones as there are classes; they may be text.
@@ -83,7 +80,7 @@ def read_encoded(label: Any, vocab: Sequence[str]) -> LabelSet | LabelError:
 
 
 def read_numbers(label: Any) -> Numbers | LabelError:
-    """Return the numbers of a picture as floats that float32 can hold.
+    """Return the numbers of an image as floats that float32 can hold.
 
     Args:
         label: A number, or a list, tuple or array of them; they may be text.
@@ -127,31 +124,13 @@ def same_length(
     ]
 
 
-def cell_labels(block: OutputBlock, labels: Sequence[Any]) -> tuple[Any, ...]:
-    """Return labels that stand in table cells; where a block takes several, empty cells name none.
-
-    Args:
-        block: Says what the labels are.
-        labels: For each picture its cell, or the list of several cells or of the parts of one.
-    """
-    if not isinstance(block, MultiCategoryBlock) or block.encoded:
-        return tuple(labels)
-    return tuple(_filled(label) for label in labels)
-
-
-def _filled(label: Any) -> Any:
-    if is_missing(label):
-        return []
-    return [one for one in label if not is_missing(one)] if isinstance(label, list) else label
-
-
 def n_hot(
     labels: Sequence[LabelSet | LabelError], vocab: Sequence[str], *, unknown: int | None
 ) -> Tensor:
-    """Return float32 ``(N, C)``, 1 for each class that a picture has; NaN where that is not known.
+    """Return float32 ``(N, C)``, 1 for each class that an image has; NaN where that is not known.
 
     Args:
-        labels: The classes of each picture.
+        labels: The classes of each image.
         vocab: All C classes.
         unknown: Position of the class that takes those which are not in the vocabulary; ``None`` if there is none: the
             whole label then counts as not known.
