@@ -123,3 +123,8 @@ def first_line(error: BaseException, *, limit: int = 300) -> str:
     """Return the first line of an error's message, at most ``limit`` characters; the name of its class if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)[:limit]
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's whole message on one line; the name of its class if there is none."""
+    return " ".join(str(error).split()) or type(error).__name__
