@@ -536,7 +536,10 @@ def test_version_is_that_of_the_package(vizsla: RunVizsla):
         assert (done.code, done.out, done.err) == (0, f"vizsla {package.__version__}\n", "")
 
 
-def test_help_names_every_command_in_whole_sentences(vizsla: RunVizsla):
+def test_help_names_every_command_in_whole_sentences(
+    vizsla: RunVizsla, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "120")
     for words in (("--help",), ("-h",), ("--debug",), ()):
         done = vizsla(*words)
         assert (done.code, done.err) == (0, "")

@@ -87,6 +87,7 @@ app = App(
 )
 for number, (name, command) in enumerate(COMMANDS.items()):
     app.command(command, name=name, sort_key=number)
+app.register_install_completion_command()
 
 
 def main() -> None:
