@@ -2,7 +2,7 @@
 
 It does what ``Predictor`` does, in operations that torch.export can follow for every size of image and batch, so that
 ONNX files and exported programs bring their preprocessing with them. The presize keeps whole grey levels between its steps,
-as ``data/presize.py`` does; the final resize is one matrix for each axis, made by the kernels of training.
+as ``data/images/sizing.py`` does; the final resize is one matrix for each axis, made by the kernels of training.
 
 Shape legend: B images, H x W as decoded, h x w as the network sees them, C classes (or numbers).
 """
@@ -124,7 +124,7 @@ class Presize(nn.Module):
         weights = triangles / triangles.sum(1, keepdim=True)
         powers = torch.tensor([2.0**digits for digits in range(_PILLOW_DIGITS + 1)]).double()
         fits = (weights.amax(dim=(0, 1)) * powers[1:] + 0.5).floor() < _TORCH_LIMIT
-        # Pillow for images that would first have to be copied at great length, see resample.py.
+        # Pillow for images that would first have to be copied at great length, see data/images/sizing.py.
         by_pillow = torch.full((1,), area) > self.most_by_torch
         digits = torch.where(by_pillow, _PILLOW_DIGITS, fits.sum())
         unit = powers.index_select(0, digits)

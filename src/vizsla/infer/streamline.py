@@ -1,9 +1,9 @@
-"""A classifier in, a copy that answers the same and takes less time for it out; for prediction only, it cannot be trained.
+"""Make a copy of a classifier that answers the same in less time; for prediction only, it cannot be trained.
 
 Norms in evaluation mode are a factor and a summand for each channel, and both fit into the convolution before them (Jacob et
 al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018, section 3.2).
 What stands before what is found by running the network once, not by names; that the copy gives the same is found by running
-both. EfficientNet-Lite0 at 224 px, 8 pictures on one thread: 12.9 ms a picture, 11.5 with the norms folded, and 7.3 with its
+both. EfficientNet-Lite0 at 224 px, 8 images on one thread: 12.9 ms an image, 11.5 with the norms folded, and 7.3 with its
 1x1 convolutions computed by oneDNN as well.
 """
 
@@ -35,7 +35,7 @@ _NOT_FOLDABLE = (AttributeError, TypeError, LookupError, RuntimeError, ValueErro
 class PointwiseConvolution(nn.Module):
     """A convolution with a 1x1 kernel, computed by oneDNN wherever that is faster.
 
-    On a single thread and for fewer than 16 pictures torch prefers its own code (``use_mkldnn`` in its Convolution.cpp), which
+    On a single thread and for fewer than 16 images torch prefers its own code (``use_mkldnn`` in its Convolution.cpp), which
     needs 1.6 times as long here; it does not where a kernel is dilated. A kernel of one pixel is the same with any dilation.
 
     Args:
@@ -50,7 +50,7 @@ class PointwiseConvolution(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps ``(B, K, h, w)`` for maps ``(B, C, h, w)``."""
-        # For one picture torch's own code is the faster one: oneDNN would reorder all weights for it.
+        # For one image torch's own code is the faster one: oneDNN would reorder all weights for it.
         dilation = 2 if len(maps) > 1 else 1
         return functional.conv2d(
             maps, self.weight, self.bias, dilation=dilation, groups=self.groups
@@ -88,7 +88,7 @@ def streamlined(classifier: Classifier, *, images: Tensor) -> Classifier:
 
     Args:
         classifier: Left as it is.
-        images: A few pictures to try it with, float ``(B, 3, H, W)``, values 0-1, as it will get them, on its device.
+        images: A few images to try it with, float ``(B, 3, H, W)``, values 0-1, as it will get them, on its device.
 
     Returns:
         The classifier itself where nothing can be gained, or where the copy does not give the same.

@@ -53,11 +53,11 @@ class LabelProbability(Struct, frozen=True):
 
 
 class NearestImage(Struct, frozen=True):
-    """A training image that is like the one that was sent; ``image`` is a data: URL."""
+    """A training image that is like the one that was sent; ``picture`` is a data: URL."""
 
     label: str
     similarity: float
-    image: str
+    picture: str
 
 
 class Error(Struct, frozen=True):
@@ -112,7 +112,7 @@ def shown_name(name: str) -> str:
 
 
 def answer_values(answer: Answer, *, name: str) -> dict[str, Any]:
-    """Return the fields of one element of ``images`` in the response.
+    """Return the fields of one element of ``pictures`` in the response.
 
     Args:
         answer: What is said about the image.
