@@ -22,7 +22,7 @@ import torch
 
 from vizsla.data.images.decode import open_picture, source_name
 from vizsla.data.table.sources import get_image_files
-from vizsla.errors import DataError, MissingExtraError, ModelFileError, OutputError
+from vizsla.errors import MissingExtraError, ModelFileError, OutputError
 from vizsla.files import atomic_write
 from vizsla.seeding import generator
 from vizsla.text import first_line
@@ -280,7 +280,11 @@ class Reference:
         self, predictor: Predictor, *, images: Sequence[Path | str] = (), cover: Size | None
     ) -> None:
         self._predictor = predictor
-        self._files = [file for given in map(Path, images) for file in _files_of(given)]
+        self._files = [
+            file
+            for given in map(Path, images)
+            for file in (get_image_files(given) if given.is_dir() else [given])
+        ]
         self._cover = cover
 
     def batches(self) -> Iterator[Golden]:
@@ -347,13 +351,6 @@ def check_close(parity: Parity, *, path: Path) -> None:
             f"{parity.max_difference:.2g}, and at most {LARGEST_DIFFERENCE:g} is the same. Leave out images of more than "
             "33 million pixels, or try other versions of torch and onnxruntime."
         )
-
-
-def _files_of(given: Path) -> Sequence[Path]:
-    files = get_image_files(given) if given.is_dir() else [given]
-    if not files:
-        raise DataError(f"There are no images in {given}. Give a folder with images.")
-    return files
 
 
 def _variants(pixels: NDArray[np.uint8], *, count: int) -> NDArray[np.uint8]:
