@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def test_a_limit_that_makes_no_sense_is_refused():
     for field in fields(Limits):
-        wrong = (-1, float("nan"), float("inf"))
+        wrong: tuple[Any, ...] = (-1, float("nan"), float("inf"))
         for value in wrong if field.name == "requests_per_second" else (0, *wrong):
             with pytest.raises(ConfigError, match=field.name):
                 Limits(**{field.name: value})
