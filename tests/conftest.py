@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image, ImageDraw
 
 from vizsla.cli.app import main
@@ -18,6 +20,13 @@ from vizsla.cli.app import main
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+# Property tests draw the same examples every day, and no test fails because the machine is busy.
+# HYPOTHESIS_PROFILE=explore draws others each time: add what it finds to the test as an @example.
+ANY_SPEED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, **ANY_SPEED)
+settings.register_profile("explore", derandomize=False, print_blob=True, **ANY_SPEED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(autouse=True, scope="session")
