@@ -289,7 +289,9 @@ def brightness_of(path: Path) -> float:
     return int(path.stem.split("_")[2]) / 60
 
 
-def trained(stripes: Path, block: Any, get_y: Any, metrics: Any) -> Any:
+def trained(
+    stripes: Path, block: Any, get_y: Any, metrics: Any, *, epochs: int = 6, **options: Any
+) -> Any:
     data = DataBlock(
         blocks=(ImageBlock, block),
         get_items=get_image_files,
@@ -299,9 +301,9 @@ def trained(stripes: Path, block: Any, get_y: Any, metrics: Any) -> Any:
     )
     loaders = data.dataloaders(stripes, bs=8, seed=0, num_workers=0, device="cpu")
     learner = vision_learner(
-        loaders, "test_resnet", pretrained=False, metrics=metrics, quiet=True, ps=0.0
+        loaders, "test_resnet", pretrained=False, metrics=metrics, quiet=True, ps=0.0, **options
     )
-    learner.fit_one_cycle(6, 1e-2)
+    learner.fit_one_cycle(epochs, 1e-2)
     return learner
 
 
@@ -332,12 +334,16 @@ def test_several_labels_are_learned_from_end_to_end(stripes: Path, tmp_path: Pat
 
 
 def test_numbers_are_learned_from_end_to_end(stripes: Path):
-    learner = trained(stripes, RegressionBlock, brightness_of, None)
+    # Without bounds and with a hidden layer, the losses of 24 images jump by factors of ten for so long that the rounding of the
+    # processor decides where they end, in a plain loop of torch too.
+    learner = trained(
+        stripes, RegressionBlock, brightness_of, None, epochs=20, y_range=(-0.1, 1.1), lin_ftrs=[]
+    )
     assert isinstance(learner.loss_func, MSELossFlat)
-    learner.fit_one_cycle(8, 1e-2)
-    assert learner.recorder.values[-1][1] < learner.recorder.values[0][1] / 2
     table = learner.dls.table
     values, targets, decoded, losses = learner.get_preds(with_decoded=True, with_loss=True)
+    # One number for all would be wrong by the variance. Five seeds and three instruction sets left 0.04 to 0.10 of it.
+    assert learner.recorder.values[-1][1] < 0.4 * float(targets.var(unbiased=False))
     assert values.shape == targets.shape == (8, 1)
     assert torch.equal(decoded, values)  # the outputs themselves
     torch.testing.assert_close(losses, (values - targets).square().mean(dim=1))
