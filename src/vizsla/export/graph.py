@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _PILLOW_DIGITS = 22
 """Binary digits of the weights of Pillow's resampling (``Resample.c``, ``PRECISION_BITS``)."""
 
+_COARSE = 2.0**11
+"""Weights of 22 digits are two of 11: 22 and the 8 of a pixel are more than float32 has. A picture that is enlarged from 40 to
+48 pixels has a value halfway between two grey levels in every fourth place, and the last digit says which it becomes."""
+
 _TORCH_LIMIT = 2**15
 """The largest weight of torch's resampling of bytes stays below this: it has as many digits as fit."""
 
@@ -108,11 +112,13 @@ class Presize(nn.Module):
             )
         area = planes.shape[2] * planes.shape[3]
         values = planes.float()
-        values = _rounded(torch.matmul(values, self._weights(values.shape[3], width, area=area).T))
-        return _rounded(torch.matmul(self._weights(values.shape[2], height, area=area), values))
+        coarse, fine = self._weights(values.shape[3], width, area=area)
+        values = _rounded(torch.matmul(values, coarse.T), torch.matmul(values, fine.T))
+        coarse, fine = self._weights(values.shape[2], height, area=area)
+        return _rounded(torch.matmul(coarse, values), torch.matmul(fine, values))
 
-    def _weights(self, source_side: int, side: int, *, area: int) -> Tensor:
-        """Return float32 ``(side, source_side)``: by how much each old pixel counts in each new one, along one axis.
+    def _weights(self, source_side: int, side: int, *, area: int) -> tuple[Tensor, Tensor]:
+        """Return two float32 ``(side, source_side)``; their sum is how much each old pixel counts in each new one on one axis.
 
         Triangles over what a new pixel covers (Pillow, ``Resample.c``), in as many binary digits as the resampler has: with
         all digits one grey level in 200 comes out differently, which moves a probability by up to 0.005.
@@ -128,7 +134,9 @@ class Presize(nn.Module):
         by_pillow = torch.full((1,), area) > self.most_by_torch
         digits = torch.where(by_pillow, _PILLOW_DIGITS, fits.sum())
         unit = powers.index_select(0, digits)
-        return ((weights * unit + 0.5).floor() / unit).float()
+        weights = (weights * unit + 0.5).floor() / unit
+        coarse = (weights * _COARSE).floor() / _COARSE
+        return coarse.float(), (weights - coarse).float()
 
     def _boxed(self, planes: Tensor, *, dim: int, side: int, wanted: int) -> Tensor:
         """Cut or pad one axis; ``wanted`` is how long it would be in a box of the right shape around the other one."""
@@ -177,8 +185,10 @@ class SeparableResize(nn.Module):
         return values.clamp(0, 255) if self.clamps else values
 
 
-def _rounded(values: Tensor) -> Tensor:
-    return (values + 0.5).floor().clamp(0, 255)
+def _rounded(coarse: Tensor, fine: Tensor) -> Tensor:
+    # Whole levels apart from the rest, for which all digits of float32 are left.
+    whole = coarse.floor()
+    return (whole + (coarse - whole + fine + 0.5).floor()).clamp(0, 255)
 
 
 def inference_graph(bundle: Bundle) -> InferenceGraph:

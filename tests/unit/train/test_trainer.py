@@ -405,6 +405,9 @@ def test_precisions_are_chosen_by_word(make_learner: Any):
     shutil.which("c++") is None, reason="torch compiles for the CPU with a C++ compiler"
 )
 def test_a_compiled_network_trains_as_the_plain_one(make_loaders: Any):
+    from torch._functorch import config as functorch_config
+    from torch._inductor import config as inductor_config
+
     def losses(*, compiled: bool) -> list[float]:
         torch.manual_seed(0)
         loaders = make_loaders(num_valid=4)
@@ -415,11 +418,14 @@ def test_a_compiled_network_trains_as_the_plain_one(make_loaders: Any):
         learner.fit(1, 1e-2)  # compiled once
         return learner.recorder.losses
 
+    # What torch has kept of earlier compilations may be for other instructions than it uses today, and then fails.
+    with (
+        inductor_config.patch(fx_graph_cache=False),
+        functorch_config.patch(enable_autograd_cache=False),
+    ):
+        compiled = losses(compiled=True)
     torch.testing.assert_close(
-        torch.tensor(losses(compiled=True)),
-        torch.tensor(losses(compiled=False)),
-        rtol=1e-4,
-        atol=1e-5,
+        torch.tensor(compiled), torch.tensor(losses(compiled=False)), rtol=1e-4, atol=1e-5
     )
 
 

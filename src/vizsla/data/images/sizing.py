@@ -1,8 +1,13 @@
 """An RGB picture in, the same in another size out: bilinear over the area that each new pixel covers, as Pillow does it.
 
-torch does the same with vector instructions, in 0.55 instead of 3.6 ms from 1000 x 750 to 613 x 460, and its values differ from
-Pillow's by at most one grey level (those of ``Image.resize`` with ``BILINEAR``). Where torch has none for the processor, and
-for pictures that would first have to be copied at great length, Pillow does it. H, W: sides of an array.
+torch does the same with vector instructions, in 0.55 instead of 3.6 ms from 1000 x 750 to 613 x 460. Where torch has none for
+the processor, and for images that would first have to be copied at great length, Pillow does it.
+
+The two differ by one grey level in about 2 of 1,000 values (2,700 random sizes up to 1,200 pixels), by two in 4 of 1,000,000,000,
+and never by more. Both resize along the rows, round to whole levels, resize along the columns and round again. torch's weights
+have 15 binary digits and Pillow's 22, which moves a value by less than 0.1. So the first rounding differs by at most one level, a
+weighted mean of such values by less than 1.1, and the second rounding by at most two. Decoders of JPEG differ by as much, so that
+is accepted; what is kept on disk knows who made it (``resampler``). H, W: sides of an array.
 
 An RGB picture of any size in, one of the presize out: the middle of it, or a strip that a training crop slides along.
 
@@ -52,7 +57,9 @@ def resized(picture: Image.Image, *, size: Size) -> Image.Image:
         size: ``(height, width)``.
     """
     if _is_for_pillow(picture, size=size):
-        return picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        # Along the rows first, always: from version 13 on Pillow alone may decide otherwise, which changes one value in four.
+        rows = picture.resize((size[1], picture.height), Image.Resampling.BILINEAR)
+        return rows.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return Image.fromarray(_resized(np.array(picture), size=size))
 
 
