@@ -132,9 +132,11 @@ def test_the_training_loss_is_smoothed_over_the_fit(make_learner: Any):
 def test_fine_tune_learns(make_learner: Any):
     learner = make_learner(metrics=accuracy, dropout=0.0)
     before = learner.validate(0)
-    learner.fine_tune(6, base_lr=2e-2)
+    # With 6 epochs of 2e-2, one seed of three ended with a higher loss than it began.
+    learner.fine_tune(20, base_lr=1e-2)
     after = learner.validate(0)
-    assert after[0] < before[0] - 0.2
+    # From 0.69 to between 0.06 and 0.11, all images right: five seeds, with and without vector instructions.
+    assert after[0] < before[0] / 2
     assert after[1] > 0.8
 
 
