@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 # Property tests draw the same examples every day, and no test fails because the machine is busy.
 # HYPOTHESIS_PROFILE=explore draws others each time: add what it finds to the test as an @example.
-ANY_SPEED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("repeatable", derandomize=True, **ANY_SPEED)
-settings.register_profile("explore", derandomize=False, print_blob=True, **ANY_SPEED)
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "explore", print_blob=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 

@@ -308,7 +308,8 @@ def trained(
 
 
 def test_several_labels_are_learned_from_end_to_end(stripes: Path, tmp_path: Path):
-    learner = trained(stripes, MultiCategoryBlock, colours_of, accuracy_multi)
+    # After 6 epochs 0.67 to 0.92 of the labels are right, after 20 all of them: six seeds.
+    learner = trained(stripes, MultiCategoryBlock, colours_of, accuracy_multi, epochs=20)
     assert isinstance(learner.loss_func, BCEWithLogitsLossFlat)
     assert learner.dls.vocab == NAMES
     table = learner.dls.table
@@ -320,7 +321,7 @@ def test_several_labels_are_learned_from_end_to_end(stripes: Path, tmp_path: Pat
     loss, right = learner.validate()
     assert loss == pytest.approx(float(losses.mean()), abs=1e-5)
     assert learner.recorder.values[-1][0] < learner.recorder.losses[0]
-    assert right > 0.7
+    assert right > 0.8
     path = table.paths[int(table.valid_rows[0])]
     prediction = learner.predict(path)
     torch.testing.assert_close(tuple(prediction)[2], probabilities[0], atol=1e-5, rtol=1e-5)
