@@ -1,6 +1,6 @@
-"""Labelled images and a split in, everything that is wrong with them out, all at once and before any training.
+"""Find everything that is wrong with labelled images and their split, tell of all of it at once, before any training.
 
-A table of images in, how many of them are where and of which class out, for people.
+Also: read every image once to find those that cannot be read, leave these out, and count images by class and set.
 """
 
 from __future__ import annotations
@@ -262,12 +262,11 @@ def _about(text: str, entries: str, images: LabelledImages) -> Problem:
 def lonely_classes(images: LabelledImages, positions: Sequence[int]) -> list[Problem]:
     """Return the problem of classes with one image only, which no stratified split can have on both sides."""
     texts = class_texts(images.labels)
-    if 1 not in Counter(texts[position] for position in positions).values():
+    counts = Counter(texts[position] for position in positions)
+    if not any(number == 1 and text is not None for text, number in counts.items()):
         return []
     positions_of = _by_class(images, positions)
     lonely = {label: found[0] for label, found in positions_of.items() if len(found) == 1}
-    if not lonely:
-        return []
     entries = [f"{label!r}: {images.entry(position)}" for label, position in lonely.items()]
     what = "has" if len(lonely) == 1 else "have"
     return [
@@ -281,18 +280,18 @@ def lonely_classes(images: LabelledImages, positions: Sequence[int]) -> list[Pro
 
 def side_problems(train: Sequence[int], valid: Sequence[int]) -> list[Problem]:
     """Return the problem of a set that has no images."""
-    sides = {"training": train, "validation": valid}
-    problems: list[Problem] = []
-    for side in [side for side, positions in sides.items() if not positions]:
-        other = "validation" if side == "training" else "training"
-        problems.append(
-            Problem(
-                kind=DataError,
-                text=f"There are no {side} images; all {counted(len(sides[other]), 'image')} are for {other}. "
-                "Add images, or split them otherwise.",
-            )
+    return [
+        Problem(
+            kind=DataError,
+            text=f"There are no {side} images; all {counted(len(rest), 'image')} are for {other}. "
+            "Add images, or split them otherwise.",
         )
-    return problems
+        for side, positions, other, rest in (
+            ("training", train, "validation", valid),
+            ("validation", valid, "training", train),
+        )
+        if not positions
+    ]
 
 
 def class_problems(

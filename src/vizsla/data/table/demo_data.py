@@ -1,4 +1,4 @@
-"""An installed data set package in, a split ``PictureTable`` out, with the licence and the published results beside it."""
+"""The demo's data set: solar cells from an installed package, with its licence and the published results."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +22,6 @@ from vizsla.data.table.splits import RandomSplitter
 from vizsla.data.table.tables import (
     images_of_table,
     listed_images,
-    paths_below,
     positions_of,
     read_table,
     table_of_frame,
@@ -313,7 +311,7 @@ def _table_of_columns(
         image=fn_col,
         label=label_col,
         split=valid_col,
-        locate=partial(paths_below, path / (folder or ""), suffix=suff),
+        locate=lambda names: [path / (folder or "") / f"{name}{suff}" for name in names],
         delimiter=label_delim,
     )
     columns = [label_col] if isinstance(label_col, str | int) else label_col

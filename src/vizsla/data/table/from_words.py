@@ -1,4 +1,4 @@
-"""A folder or CSV file and where its labels stand in, a checked and split ``PictureTable`` out; what the command line reads."""
+"""Resolve what the command line is given, a folder or CSV file and words for labels and split, to a checked table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder in, the paths of its images in a fixed order out; nothing is decoded."""
+"""Find the images in a folder, in an order that is the same everywhere; nothing is decoded."""
 
 from __future__ import annotations
 

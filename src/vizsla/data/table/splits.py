@@ -1,7 +1,4 @@
-"""Items in, positions of the training and of the validation items out; the same seed gives the same split anywhere.
-
-Items in, a split that is drawn at random out: of a part of the items, as scikit-learn draws it, or of whole groups.
-"""
+"""Splitters: which items are for training and which for validation; the same seed gives the same split anywhere."""
 
 from __future__ import annotations
 
@@ -50,10 +47,48 @@ class RandomSplitter:
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets, in random order."""
-        own = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        order: list[int] = torch.randperm(len(items), generator=own).tolist()
+        order = _random_order(len(items), self.seed)
         cut = int(self.valid_pct * len(items))
         return order[cut:], order[:cut]
+
+
+@dataclass(frozen=True)
+class RandomSubsetSplitter:
+    """Draws a training and a validation set that need not be all of the items.
+
+    Args:
+        train_sz: Part of the items to learn from, between 0 and 1; rounded down to whole items.
+        valid_sz: Part of the items to hold out, likewise.
+        seed: Makes the split repeatable; the global generator of torch is then left alone. ``None`` draws from it.
+
+    Raises:
+        ConfigError: A part is not above 0, or both together are more than all items.
+
+    Example:
+        >>> RandomSubsetSplitter(0.3, 0.2, seed=42)(range(20))
+        ([2, 14, 18, 15, 1, 10], [0, 4, 6, 11])
+    """
+
+    train_sz: float
+    valid_sz: float
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        # The sum of two parts such as 0.7 and 0.3 may pass 1 by rounding.
+        if not (
+            self.train_sz > 0 and self.valid_sz > 0 and self.train_sz + self.valid_sz < 1 + 1e-9
+        ):
+            raise ConfigError(
+                "train_sz and valid_sz are parts of the items, above 0 and together at most 1. "
+                f"Received: train_sz={self.train_sz!r}, valid_sz={self.valid_sz!r}"
+            )
+
+    def __call__(self, items: Any) -> Split:
+        """Return the positions of both sets, in random order."""
+        order = _random_order(len(items), self.seed)
+        num_train = int(len(items) * self.train_sz)
+        num_valid = int(len(items) * self.valid_sz)
+        return order[:num_train], order[num_train : num_train + num_valid]
 
 
 @dataclass(frozen=True)
@@ -251,7 +286,7 @@ class StratifiedSplitter:
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets, in order."""
-        seed = int(torch.randint(2**62, ())) if self.seed is None else self.seed
+        seed = _drawn_seed() if self.seed is None else self.seed
         groups = [self.label_func(item) for item in items]
         return stratified_split(groups, valid_fraction=self.valid_pct, seed=seed)
 
@@ -288,123 +323,6 @@ def stratified_split(groups: Sequence[Hashable], *, valid_fraction: float, seed:
         drawn: list[int] = order[:count].tolist()
         valid.update(members[name][index] for index in drawn)
     return _split_by([position in valid for position in range(len(groups))])
-
-
-def column_of(items: Any, column: str | int, *, user: str) -> pd.Series:
-    """Return a column of a DataFrame.
-
-    Args:
-        items: What should be a DataFrame.
-        column: Name or position; a number that is a name counts as one.
-        user: Who asks, for messages.
-
-    Raises:
-        TableError: ``items`` is no DataFrame, or lacks the column.
-    """
-    if not hasattr(items, "iloc"):
-        raise TableError(
-            f"{user} splits the rows of a DataFrame. Received: {type(items).__name__}. "
-            "Give a DataFrame as the source, or choose another splitter."
-        )
-    by_name = not isinstance(column, int) or column in items.columns
-    present = column in items.columns if by_name else -items.shape[1] <= column < items.shape[1]
-    if not present:
-        raise TableError(
-            f"There is no column {column!r}. The columns are: {[str(name) for name in items.columns]}. "
-            "Name one of them."
-        )
-    return items[column] if by_name else items.iloc[:, column]
-
-
-def split_of_value(value: Any) -> str | None:
-    """Return what a cell says of its row, ``"train"``, ``"valid"`` or ``"test"``, or ``None`` where it says nothing.
-
-    Text is understood in any case: ``true 1 yes valid val validation`` / ``false 0 no train training`` / ``test``.
-    Anything else goes by its truth.
-    """
-    if is_missing(value):
-        return None
-    if not isinstance(value, str):
-        return "valid" if value else "train"
-    return _SPLIT_OF_TEXT.get(value.strip().lower())
-
-
-_SPLIT_OF_TEXT = {
-    **dict.fromkeys(("true", "1", "1.0", "yes", "valid", "val", "validation"), "valid"),
-    **dict.fromkeys(("false", "0", "0.0", "no", "train", "training"), "train"),
-    "test": "test",
-}
-
-
-def _shares(sizes: Sequence[int], fraction: float) -> list[int]:
-    """Return whole shares of ``fraction`` of each size whose sum is the rounded share of the total, as far as possible."""
-    exact = [Fraction(fraction).limit_denominator(10**6) * size for size in sizes]
-    shares = [int(share) for share in exact]
-    left_over = int(sum(exact) + Fraction(1, 2)) - sum(shares)
-    by_remainder = sorted(range(len(sizes)), key=lambda index: shares[index] - exact[index])
-    for index in by_remainder[:left_over]:
-        shares[index] += 1
-    return [
-        min(max(share, 1), size - 1) if size > 1 else 0
-        for share, size in zip(shares, sizes, strict=True)
-    ]
-
-
-def _split_by(is_valid: Sequence[bool]) -> Split:
-    train = [position for position, held_out in enumerate(is_valid) if not held_out]
-    return train, [position for position, held_out in enumerate(is_valid) if held_out]
-
-
-def _positions(names: Sequence[Any], wanted: str | Sequence[str]) -> list[int]:
-    chosen = {wanted} if isinstance(wanted, str) else set(wanted)
-    return [position for position, name in enumerate(names) if name in chosen]
-
-
-def _check_fraction(fraction: float, *, zero_allowed: bool) -> None:
-    if not (0 <= fraction < 1 if zero_allowed else 0 < fraction < 1):
-        raise ConfigError(
-            f"valid_pct is the part of the images that is held out, between 0 and 1. Received: {fraction!r}"
-        )
-
-
-@dataclass(frozen=True)
-class RandomSubsetSplitter:
-    """Draws a training and a validation set that need not be all of the items.
-
-    Args:
-        train_sz: Part of the items to learn from, between 0 and 1; rounded down to whole items.
-        valid_sz: Part of the items to hold out, likewise.
-        seed: Makes the split repeatable; the global generator of torch is then left alone. ``None`` draws from it.
-
-    Raises:
-        ConfigError: A part is not above 0, or both together are more than all items.
-
-    Example:
-        >>> RandomSubsetSplitter(0.3, 0.2, seed=42)(range(20))
-        ([2, 14, 18, 15, 1, 10], [0, 4, 6, 11])
-    """
-
-    train_sz: float
-    valid_sz: float
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        # The sum of two parts such as 0.7 and 0.3 may pass 1 by rounding.
-        if not (
-            self.train_sz > 0 and self.valid_sz > 0 and self.train_sz + self.valid_sz < 1 + 1e-9
-        ):
-            raise ConfigError(
-                "train_sz and valid_sz are parts of the items, above 0 and together at most 1. "
-                f"Received: train_sz={self.train_sz!r}, valid_sz={self.valid_sz!r}"
-            )
-
-    def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in random order."""
-        own = None if self.seed is None else torch.Generator().manual_seed(self.seed)
-        order: list[int] = torch.randperm(len(items), generator=own).tolist()
-        num_train = int(len(items) * self.train_sz)
-        num_valid = int(len(items) * self.valid_sz)
-        return order[:num_train], order[num_train : num_train + num_valid]
 
 
 @dataclass(frozen=True)
@@ -484,10 +402,7 @@ class GroupSplitter:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.valid_pct < 1:
-            raise ConfigError(
-                f"valid_pct is the part of the images that is held out, between 0 and 1. Received: {self.valid_pct!r}"
-            )
+        _check_fraction(self.valid_pct, zero_allowed=False)
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets, in order.
@@ -504,16 +419,13 @@ class GroupSplitter:
                 f"GroupSplitter needs groups for both sets. Received: {len(items)} items in {len(members)} group(s): "
                 f"{', '.join(map(repr, members))}. Choose another group, or a splitter that divides groups."
             )
-        seed = int(torch.randint(2**62, ())) if self.seed is None else self.seed
+        seed = _drawn_seed() if self.seed is None else self.seed
         names = sorted(members)
-        order: list[int] = torch.randperm(
-            len(names), generator=generator(seed, "split/groups")
-        ).tolist()
-        drawn = [names[index] for index in order]
+        order = torch.randperm(len(names), generator=generator(seed, "split/groups"))
+        drawn = [names[index] for index in order.tolist()]
         held_out = _closest([len(members[name]) for name in drawn], self.valid_pct * len(items))
-        valid = sorted(p for index in held_out for p in members[drawn[index]])
-        chosen = set(valid)
-        return [position for position in range(len(items)) if position not in chosen], valid
+        valid = {position for index in held_out for position in members[drawn[index]]}
+        return _split_by([position in valid for position in range(len(items))])
 
     def _groups(self, items: Any) -> Sequence[Hashable]:
         if isinstance(self.group, str | int):
@@ -534,3 +446,90 @@ def _closest(sizes: Sequence[int], target: float) -> list[int]:
     if not taken:  # every group is more than twice too large
         return [min(range(len(sizes)), key=lambda position: sizes[position])]
     return taken[:-1] if len(taken) == len(sizes) else taken
+
+
+def column_of(items: Any, column: str | int, *, user: str) -> pd.Series:
+    """Return a column of a DataFrame.
+
+    Args:
+        items: What should be a DataFrame.
+        column: Name or position; a number that is a name counts as one.
+        user: Who asks, for messages.
+
+    Raises:
+        TableError: ``items`` is no DataFrame, or lacks the column.
+    """
+    if not hasattr(items, "iloc"):
+        raise TableError(
+            f"{user} splits the rows of a DataFrame. Received: {type(items).__name__}. "
+            "Give a DataFrame as the source, or choose another splitter."
+        )
+    by_name = not isinstance(column, int) or column in items.columns
+    present = column in items.columns if by_name else -items.shape[1] <= column < items.shape[1]
+    if not present:
+        raise TableError(
+            f"There is no column {column!r}. The columns are: {[str(name) for name in items.columns]}. "
+            "Name one of them."
+        )
+    return items[column] if by_name else items.iloc[:, column]
+
+
+def split_of_value(value: Any) -> str | None:
+    """Return what a cell says of its row, ``"train"``, ``"valid"`` or ``"test"``, or ``None`` where it says nothing.
+
+    Text is understood in any case: ``true 1 yes valid val validation`` / ``false 0 no train training`` / ``test``.
+    Anything else goes by its truth.
+    """
+    if is_missing(value):
+        return None
+    if not isinstance(value, str):
+        return "valid" if value else "train"
+    return _SPLIT_OF_TEXT.get(value.strip().lower())
+
+
+_SPLIT_OF_TEXT = {
+    **dict.fromkeys(("true", "1", "1.0", "yes", "valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("false", "0", "0.0", "no", "train", "training"), "train"),
+    "test": "test",
+}
+
+
+def _shares(sizes: Sequence[int], fraction: float) -> list[int]:
+    """Return whole shares of ``fraction`` of each size whose sum is the rounded share of the total, as far as possible."""
+    exact = [Fraction(fraction).limit_denominator(10**6) * size for size in sizes]
+    shares = [int(share) for share in exact]
+    left_over = int(sum(exact) + Fraction(1, 2)) - sum(shares)
+    by_remainder = sorted(range(len(sizes)), key=lambda index: shares[index] - exact[index])
+    for index in by_remainder[:left_over]:
+        shares[index] += 1
+    return [
+        min(max(share, 1), size - 1) if size > 1 else 0
+        for share, size in zip(shares, sizes, strict=True)
+    ]
+
+
+def _random_order(count: int, seed: int | None) -> list[int]:
+    """Return positions in random order; without a seed torch's global generator draws it, as in the lessons."""
+    own = None if seed is None else torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=own).tolist()
+
+
+def _drawn_seed() -> int:
+    return int(torch.randint(2**62, ()))
+
+
+def _split_by(is_valid: Sequence[bool]) -> Split:
+    train = [position for position, held_out in enumerate(is_valid) if not held_out]
+    return train, [position for position, held_out in enumerate(is_valid) if held_out]
+
+
+def _positions(names: Sequence[Any], wanted: str | Sequence[str]) -> list[int]:
+    chosen = {wanted} if isinstance(wanted, str) else set(wanted)
+    return [position for position, name in enumerate(names) if name in chosen]
+
+
+def _check_fraction(fraction: float, *, zero_allowed: bool) -> None:
+    if not (0 <= fraction < 1 if zero_allowed else 0 < fraction < 1):
+        raise ConfigError(
+            f"valid_pct is the part of the images that is held out, between 0 and 1. Received: {fraction!r}"
+        )

@@ -1,7 +1,4 @@
-"""A CSV file or a DataFrame in, its cells as a ``Table`` out.
-
-A list of images, or a table with columns for path, label and split, in; ``LabelledImages`` and what split it states out.
-"""
+"""Read the cells of a CSV file or DataFrame, and find images, labels and split in them or in a list."""
 
 from __future__ import annotations
 
@@ -260,11 +257,6 @@ def images_of_table(
         problems=tuple(problems),
     )
     return images, None if splits is None else tuple(splits[row] or "" for row in rows)
-
-
-def paths_below(folder: Path, names: Sequence[Any], *, suffix: str) -> list[Path]:
-    """Return the files of names: ``folder`` / name + suffix."""
-    return [folder / f"{name}{suffix}" for name in names]
 
 
 def positions_of(split: str, splits: Sequence[str]) -> list[int]:
