@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,13 +18,17 @@ from vizsla.data.table.block import (
     MultiCategoryBlock,
     RegressionBlock,
 )
+from vizsla.data.table.factories import ImageDataLoaders
 from vizsla.data.table.labels import ColReader, RegexLabeller, parent_label, using_attr
 from vizsla.data.table.sources import get_image_files
 from vizsla.data.table.splits import ColSplitter, GrandparentSplitter, IndexSplitter, RandomSplitter
-from vizsla.errors import ConfigError, DataError, LabelError, PictureError
+from vizsla.errors import ConfigError, DataError, LabelError, PictureError, TableError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from vizsla.data.loading.dataloaders import DataLoaders
+    from vizsla.types import PictureTable
 
 
 def folder_block(**arguments: object) -> DataBlock:
@@ -317,3 +322,303 @@ def test_new_changes_the_transforms_of_a_copy():
     other = block.new(batch_tfms=aug_transforms(size=32))
     assert (other.item_tfms, block.batch_tfms) == (Resize(46), None)
     assert block.new(item_tfms=Resize(20)).item_tfms == Resize(20)
+
+
+QUIET: dict[str, Any] = {"num_workers": 0, "device": "cpu", "item_tfms": Resize(24), "bs": 4}
+FACTORIES = [name for name in vars(ImageDataLoaders) if name.startswith("from_")]
+
+
+@pytest.fixture
+def files(picture_folder: Path) -> list[Path]:
+    return get_image_files(picture_folder)
+
+
+@pytest.fixture
+def frame(files: list[Path]) -> pd.DataFrame:
+    names = [f"{file.parent.name}/{file.stem}" for file in files]
+    kinds = [file.parent.name[0] for file in files]
+    held_out = [number % 4 == 0 for number in range(24)]
+    return pd.DataFrame({"name": names, "kind": kinds, "held_out": held_out, "other": "x"})
+
+
+def valid_names(loaders: DataLoaders) -> list[str]:
+    return [loaders.table.paths[row].name for row in loaders.valid.rows.tolist()]
+
+
+def random_names(files: list[Path], seed: int, part: float = 0.2) -> list[str]:
+    return [files[position].name for position in RandomSplitter(part, seed)(files)[1]]
+
+
+def test_from_folder_uses_train_and_valid(make_picture, tmp_path: Path):
+    for name in ("train/a/1.png", "train/b/deep/b/2.png", "valid/b/3.png", "other/c/4.png"):
+        make_picture(name)
+    loaders = ImageDataLoaders.from_folder(tmp_path, **QUIET)
+    assert (loaders.vocab, loaders.path) == (("a", "b"), tmp_path)
+    assert (loaders.train.n, valid_names(loaders)) == (2, ["3.png"])
+
+
+def test_from_folder_takes_other_names_and_a_vocabulary(make_picture, tmp_path: Path):
+    for name in ("learn/a/1.png", "learn/b/2.png", "check/b/3.png"):
+        make_picture(name)
+    loaders = ImageDataLoaders.from_folder(tmp_path, "learn", "check", vocab=["b", "a"], **QUIET)
+    assert (loaders.vocab, valid_names(loaders)) == (("b", "a"), ["3.png"])
+
+
+def test_from_folder_can_split_at_random(picture_folder: Path, files: list[Path]):
+    loaders = ImageDataLoaders.from_folder(picture_folder, valid_pct=0.25, seed=3, **QUIET)
+    assert valid_names(loaders) == random_names(files, 3, 0.25)
+
+
+def test_from_folder_refuses_pictures_outside_class_folders(make_picture, tmp_path: Path):
+    for name in ("train/a/1.png", "train/b/2.png", "valid/3.png"):
+        make_picture(name)
+    with pytest.raises(LabelError, match=r"1 of 3 images give no label:\n  '.*/valid/3\.png'"):
+        ImageDataLoaders.from_folder(tmp_path, **QUIET)
+
+
+def test_from_folder_names_the_folder_that_is_missing(picture_folder: Path):
+    with pytest.raises(DataError, match=r"no folder '.*/train'"):
+        ImageDataLoaders.from_folder(picture_folder)
+
+
+def test_from_path_func_and_name_func_call_the_function(picture_folder: Path, files: list[Path]):
+    by_path = ImageDataLoaders.from_path_func(
+        picture_folder, files, lambda path: path.parent.name.upper(), seed=5, **QUIET
+    )
+    by_name = ImageDataLoaders.from_name_func(
+        picture_folder, files, lambda name: name.split("_")[0], seed=5, **QUIET
+    )
+    assert (by_path.vocab, by_name.vocab) == (("CROSS", "DISC"), ("cross", "disc"))
+    assert valid_names(by_path) == valid_names(by_name) == random_names(files, 5)
+
+
+def test_from_path_re_and_name_re_search_path_and_name(picture_folder: Path, files: list[Path]):
+    by_path = ImageDataLoaders.from_path_re(picture_folder, files, r"/([^/]+)_\d+.jpg$", **QUIET)
+    by_name = ImageDataLoaders.from_name_re(picture_folder, files, r"^(.)", **QUIET)
+    assert (by_path.vocab, by_name.vocab) == (("cross", "disc"), ("c", "d"))
+    with pytest.raises(LabelError, match="None of 24 images gives a label"):
+        ImageDataLoaders.from_name_re(picture_folder, files, r"/([^/]+)_\d+.jpg$")
+
+
+def test_names_that_lie_below_the_path_are_found(picture_folder: Path, files: list[Path]):
+    names = [file.relative_to(picture_folder).as_posix() for file in files]
+    loaders = ImageDataLoaders.from_name_re(picture_folder, names, r"^(.)", seed=1, **QUIET)
+    assert loaders.table.paths == tuple(files)
+
+
+def test_from_lists_takes_labels_in_order(picture_folder: Path, files: list[Path]):
+    labels = [len(file.parent.name) for file in files]
+    loaders = ImageDataLoaders.from_lists(picture_folder, files, labels, seed=1, **QUIET)
+    assert (loaders.vocab, loaders.table.label(0)) == (("4", "5"), "5")
+
+
+def test_from_lists_refuses_what_does_not_fit(picture_folder: Path, files: list[Path]):
+    with pytest.raises(ConfigError, match="Received: 24 fnames, 2 labels"):
+        ImageDataLoaders.from_lists(picture_folder, files, ["a", "b"])
+    with pytest.raises(ConfigError, match="fnames is empty"):
+        ImageDataLoaders.from_lists(picture_folder, [], [])
+    with pytest.raises(LabelError, match=r"1 of 24 images give no label:\n  item 3 .*'x' is no"):
+        ImageDataLoaders.from_lists(
+            picture_folder, files, [0.5] * 3 + ["x"] + [1] * 20, y_block=RegressionBlock
+        )
+    with pytest.raises(LabelError, match=r"2 images have a decimal number(?s:.*)RegressionBlock"):
+        ImageDataLoaders.from_lists(picture_folder, files, ["a", "b"] * 11 + [0.5, 0.5])
+
+
+def test_from_lists_takes_lists_for_several_labels_and_decimals_for_numbers(
+    picture_folder: Path, files: list[Path]
+):
+    lists = [["b", "a"], [], ["c"]] * 8
+    several = ImageDataLoaders.from_lists(picture_folder, files, lists, seed=1, **QUIET).table
+    assert (several.task, several.vocab) == ("multi_category", ("a", "b", "c"))
+    assert several.targets[:3].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert [several.label(row) for row in range(3)] == ["a;b", "", "c"]
+    ages = [float(number) - 3 for number in range(24)]
+    numbers = ImageDataLoaders.from_lists(picture_folder, files, ages, seed=1, **QUIET).table
+    assert (numbers.task, numbers.vocab) == ("regression", ("value",))
+    assert (numbers.targets.shape, numbers.targets.dtype) == ((24, 1), torch.float32)
+    assert numbers.targets[:, 0].tolist() == ages
+    assert numbers.label(0) == "-3"
+    points = [(x, -x / 2) for x in ages]
+    pairs = ImageDataLoaders.from_lists(
+        picture_folder, files, points, y_block=RegressionBlock(2), seed=1, **QUIET
+    ).table
+    assert (pairs.vocab, pairs.label(1)) == (("value_0", "value_1"), "-2;1")
+
+
+def test_from_df_reads_columns_by_position_and_name(
+    picture_folder: Path, frame: pd.DataFrame, files: list[Path]
+):
+    first = ImageDataLoaders.from_df(frame, picture_folder, suff=".jpg", seed=2, **QUIET)
+    assert (first.vocab, valid_names(first)) == (("c", "d"), random_names(files, 2))
+    second = ImageDataLoaders.from_df(
+        frame.reindex(columns=["held_out", "kind", "name"]),
+        picture_folder.parent,
+        folder=picture_folder.name,
+        suff=".jpg",
+        fn_col="name",
+        label_col="kind",
+        valid_col="held_out",
+        **QUIET,
+    )
+    assert second.table.paths == first.table.paths
+    assert second.valid.rows.tolist() == [0, 4, 8, 12, 16, 20]
+
+
+def test_from_df_tells_all_faults_with_their_rows(picture_folder: Path, frame: pd.DataFrame):
+    frame.loc[3, "kind"] = None
+    frame.loc[5, "name"] = "gone"
+    frame.loc[7, "name"] = frame.loc[8, "name"]
+    frame.loc[9, "name"] = None
+    with pytest.raises(DataError) as caught:
+        ImageDataLoaders.from_df(frame, picture_folder, suff=".jpg", seed=0)
+    message = str(caught.value)
+    assert "The data has 4 problems." in message
+    for part in ("row 3 (", "row 5 (", "(row 7, row 8)", "row 9: (None,", "its first row is row 0"):
+        assert part in message
+
+
+def test_from_df_names_a_missing_column(picture_folder: Path, frame: pd.DataFrame):
+    with pytest.raises(TableError, match="no column 'breed' in the DataFrame"):
+        ImageDataLoaders.from_df(frame, picture_folder, label_col="breed")
+
+
+def test_from_csv_reads_the_file_in_the_folder(picture_folder: Path, frame: pd.DataFrame):
+    frame.to_csv(picture_folder / "labels.csv", index=False)
+    loaders = ImageDataLoaders.from_csv(picture_folder, suff=".jpg", valid_col="held_out", **QUIET)
+    assert (loaders.vocab, loaders.valid.rows.tolist()) == (("c", "d"), [0, 4, 8, 12, 16, 20])
+
+
+def test_from_csv_follows_delimiter_and_header(picture_folder: Path, frame: pd.DataFrame):
+    frame.to_csv(picture_folder / "l.txt", index=False, sep=";", header=False)
+    loaders = ImageDataLoaders.from_csv(
+        picture_folder, "l.txt", header=None, delimiter=";", suff=".jpg", seed=0, **QUIET
+    )
+    assert (loaders.vocab, len(loaders.table.paths)) == (("c", "d"), 24)
+
+
+def test_from_csv_names_missing_files_by_their_row(picture_folder: Path, frame: pd.DataFrame):
+    frame.loc[0, "name"] = "gone"
+    frame.to_csv(picture_folder / "labels.csv", index=False)
+    with pytest.raises(PictureError, match=r"row 2 \('.*/gone\.jpg'\)"):
+        ImageDataLoaders.from_csv(picture_folder, suff=".jpg", seed=0)
+
+
+@pytest.fixture
+def tags(frame: pd.DataFrame) -> pd.DataFrame:
+    """Images with two labels, one or none; missing cells as pandas has them; and two numbers."""
+    frame["tags"] = ["sun; sea", "sea", None, " sun;;"] * 6
+    frame["first"] = ["sun", "sea", None, "sun"] * 6
+    frame["second"] = ["sea", None, None, " "] * 6
+    frame["is_sun"], frame["is_sea"] = [1, 0, 0, 1] * 6, [1, 1, 0, 0] * 6
+    frame["age"], frame["weight"] = [0.5, -1.0, 1e3, 7.0] * 6, [1, 2, 3, 4] * 6
+    return frame
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "vocab"),
+    [
+        ({"label_col": "tags", "label_delim": ";"}, ("sea", "sun")),
+        ({"label_col": ["first", "second"]}, ("sea", "sun")),
+        ({"label_col": [5, "second", "tags"], "label_delim": ";"}, ("sea", "sun")),
+        (
+            {"label_col": ["is_sea", "is_sun"], "y_block": MultiCategoryBlock(encoded=True)},
+            ("is_sea", "is_sun"),
+        ),
+        (
+            {
+                "label_col": ["is_sea", "is_sun"],
+                "y_block": MultiCategoryBlock(encoded=True, vocab=["sea", "sun"]),
+            },
+            ("sea", "sun"),
+        ),
+    ],
+    ids=range(5),
+)
+def test_several_labels_are_read_from_a_delimiter_from_columns_and_from_zeros_and_ones(
+    picture_folder: Path,
+    tags: pd.DataFrame,
+    from_file: bool,
+    arguments: dict[str, Any],
+    vocab: tuple[str, ...],
+):
+    arguments = {**arguments, **QUIET, "suff": ".jpg", "seed": 0}
+    if from_file:
+        tags.to_csv(picture_folder / "labels.csv", index=False)
+        loaders = ImageDataLoaders.from_csv(picture_folder, **arguments)
+    else:
+        loaders = ImageDataLoaders.from_df(tags, picture_folder, **arguments)
+    assert (loaders.table.task, loaders.vocab) == ("multi_category", vocab)
+    assert loaders.table.targets.tolist() == [[1, 1], [1, 0], [0, 0], [0, 1]] * 6
+    images, targets = loaders.one_batch()
+    assert (len(images), targets.shape, targets.dtype) == (4, (4, 2), torch.float32)
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_numbers_are_read_from_columns(picture_folder: Path, tags: pd.DataFrame, from_file: bool):
+    arguments: dict[str, Any] = {"y_block": RegressionBlock, "suff": ".jpg", "seed": 0, **QUIET}
+    tags.to_csv(picture_folder / "labels.csv", index=False)
+
+    def table_of(label_col: Any) -> PictureTable:
+        if from_file:
+            return ImageDataLoaders.from_csv(picture_folder, label_col=label_col, **arguments).table
+        return ImageDataLoaders.from_df(
+            tags, picture_folder, label_col=label_col, **arguments
+        ).table
+
+    assert table_of("age").vocab == ("age",)
+    both = table_of(["age", "weight"])
+    assert (both.vocab, both.label(2)) == (("age", "weight"), "1000;3")
+    assert both.targets[:2].tolist() == [[0.5, 1.0], [-1.0, 2.0]]
+
+
+def test_cells_that_are_no_numbers_are_named_by_their_rows(
+    picture_folder: Path, tags: pd.DataFrame
+):
+    tags.loc[2, "age"] = None
+    with pytest.raises(LabelError, match=r"1 of 24 images give no label:\n  row 2 .* is None"):
+        ImageDataLoaders.from_df(
+            tags, picture_folder, label_col="age", y_block=RegressionBlock, suff=".jpg", seed=0
+        )
+    with pytest.raises(LabelError, match=r"None of 24 images gives a label:(?s:.*)column 'kind'"):
+        ImageDataLoaders.from_df(
+            tags, picture_folder, label_col="kind", y_block=RegressionBlock, suff=".jpg", seed=0
+        )
+
+
+def test_one_text_is_no_list_of_labels(picture_folder: Path, tags: pd.DataFrame):
+    with pytest.raises(LabelError, match=r"not a list of labels; split it \(label_delim\)"):
+        ImageDataLoaders.from_df(
+            tags, picture_folder, label_col="kind", y_block=MultiCategoryBlock, suff=".jpg", seed=0
+        )
+
+
+def test_what_is_no_block_is_refused(picture_folder: Path, frame: pd.DataFrame):
+    with pytest.raises(ConfigError, match=r"y_block is CategoryBlock.*Received: 'numbers'"):
+        ImageDataLoaders.from_df(frame, picture_folder, y_block="numbers")  # pyright: ignore[reportArgumentType]
+
+
+def test_loaders_have_the_sizes_that_were_asked_for(picture_folder: Path, files: list[Path]):
+    loaders = ImageDataLoaders.from_name_re(
+        picture_folder, files, "^(.)", seed=1, batch_tfms=aug_transforms(size=16), val_bs=2, **QUIET
+    )
+    assert (loaders.train.bs, loaders.valid.bs) == (4, 2)
+    assert [tuple(images.shape) for images, _ in loaders.valid] == [(2, 3, 16, 16)] * 2
+
+
+def test_a_misspelt_argument_is_a_type_error_before_any_image_is_looked_for():
+    for name in FACTORIES:
+        factory = getattr(ImageDataLoaders, name)
+        required = [
+            one for one in inspect.signature(factory).parameters.values()
+            if one.default is one.empty and one.kind is not one.VAR_KEYWORD
+        ]  # fmt: skip
+        with pytest.raises(TypeError, match="vaild_pct"):
+            factory(*["nowhere"] * len(required), vaild_pct=0.2)
+
+
+def test_all_factories_share_the_arguments_of_the_loaders():
+    for name in FACTORIES:
+        parameters = inspect.signature(getattr(ImageDataLoaders, name)).parameters
+        assert list(parameters)[-3:] == ["item_tfms", "batch_tfms", "options"]
