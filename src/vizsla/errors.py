@@ -97,7 +97,7 @@ PACKAGES_OF_EXTRA = {
 def install_command(extra: str) -> str:
     """Return the command that installs what an extra brings, in any installation of vizsla.
 
-    Example:
+    Examples:
         >>> install_command("parquet")
         'pip install pyarrow'
     """

@@ -1,4 +1,4 @@
-"""The path of a file to write in, a temporary path to write to out; the file appears whole or not at all."""
+"""Write a file so that it appears whole or not at all; what was there before stays until then."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def atomic_write(path: Path | str) -> Generator[Path]:
         OutputError: The file cannot be written; the message has the path and the operating system's reason. Errors of
             the block that are not about this file pass through unchanged.
 
-    Example:
+    Examples:
         >>> with atomic_write("history.csv") as temporary:
         ...     temporary.write_text("epoch,loss")
     """

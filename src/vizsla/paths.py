@@ -28,7 +28,7 @@ class ImagePaths(Sequence[Path]):
     Args:
         paths: The paths; a text is what ``Path`` makes of it.
 
-    Example:
+    Examples:
         >>> ImagePaths(["pets/1.jpg", "pets/2.jpg"])[1].name
         '2.jpg'
     """

@@ -22,7 +22,7 @@ THIN_SPACE = "\u202f"
 def percent_text(value: float, *, decimals: int = 1) -> str:
     """Return a share 0-1 as a percentage that never claims 0 or 100 % unless it is.
 
-    Example:
+    Examples:
         >>> percent_text(0.98), percent_text(0.99996), percent_text(0.0002)
         ('98.0\u202f%', '> 99.9\u202f%', '< 0.1\u202f%')
     """
@@ -67,7 +67,7 @@ def duration_text(seconds: float) -> str:
 def printable(text: str) -> str:
     r"""Return a text with control characters, direction marks and broken Unicode written out as escapes.
 
-    Example:
+    Examples:
         >>> printable("cat\x00.jpg")
         'cat\\x00.jpg'
     """
@@ -83,7 +83,7 @@ def printable(text: str) -> str:
 def valid_unicode(text: str) -> str:
     r"""Return a text that UTF-8 can encode: lone surrogates, from file names that are not valid Unicode, become escapes.
 
-    Example:
+    Examples:
         >>> valid_unicode("caf\udce9.jpg")
         'caf\\udce9.jpg'
     """
@@ -106,7 +106,7 @@ def listed(entries: Sequence[str], *, limit: int = LISTED_AT_MOST) -> str:
 def joined(entries: Sequence[str], *, limit: int, separator: str = ", ") -> str:
     """Return entries on one line; at most ``limit`` of them, and then how many more there are.
 
-    Example:
+    Examples:
         >>> joined(["a.jpg", "b.jpg", "c.jpg"], limit=2)
         'a.jpg, b.jpg and 1 more'
     """

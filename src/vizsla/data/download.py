@@ -97,7 +97,7 @@ def download_file(
             file that a later call can go on with.
         OutputError: It cannot be written; what came of it is removed.
 
-    Example:
+    Examples:
         >>> download_file("https://example.com/pets.tgz", Path("pets.tgz"), size=811706944)
     """
     expected = _Expected(size, sha256)
@@ -870,7 +870,7 @@ def untar_data(
         DataError: It cannot be downloaded, is not what was expected, or is unsafe to unpack.
         OutputError: It cannot be written.
 
-    Example:
+    Examples:
         >>> path = untar_data(URLs.PETS)
     """
     name, stem = _names(url)

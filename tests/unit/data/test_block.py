@@ -265,9 +265,8 @@ def test_a_misspelt_argument_is_a_type_error(picture_folder: Path):
         folder_block().dataloaders(picture_folder, batch_size=4)  # pyright: ignore[reportCallIssue]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_arguments_that_cannot_work_are_refused():
+    for arguments, message in [
         ({"blocks": (ImageBlock,)}, r"Received: \(ImageBlock\)"),
         ({"blocks": (CategoryBlock, ImageBlock)}, r"Received: \(CategoryBlock, ImageBlock\)"),
         (
@@ -281,11 +280,9 @@ def test_a_misspelt_argument_is_a_type_error(picture_folder: Path):
         ({"get_x": [str, str]}, "get_x needs 1 function.* Received: 2"),
         ({"item_tfms": 460}, "one Resize"),
         ({"item_tfms": [Resize(10), Resize(20)]}, "one Resize"),
-    ],
-)
-def test_arguments_that_cannot_work_are_refused(arguments: dict, message: str):
-    with pytest.raises(ConfigError, match=message):
-        DataBlock(**arguments)
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            DataBlock(**arguments)
 
 
 def test_a_missing_part_is_named_with_a_cure(picture_folder: Path):
@@ -299,17 +296,14 @@ def test_a_missing_part_is_named_with_a_cure(picture_folder: Path):
         DataBlock(get_y=str, splitter=IndexSplitter([0])).resolve([(1, 2), (3, 4)])
 
 
-@pytest.mark.parametrize(
-    ("split", "message"),
-    [
+def test_an_impossible_split_is_refused(picture_folder: Path):
+    for split, message in [
         (([0, 1], [1, 2]), "1 items into training and into validation, the first at position 1"),
         (([0], [24]), "position 24; there are 24 items"),
         (([0], [1], [2]), "Received: 3 lists"),
-    ],
-)
-def test_an_impossible_split_is_refused(picture_folder: Path, split: object, message: str):
-    with pytest.raises(ConfigError, match=message):
-        folder_block(splitter=lambda _: split).resolve(picture_folder)
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            folder_block(splitter=lambda _, split=split: split).resolve(picture_folder)
 
 
 def test_the_order_of_training_cannot_be_switched_off(picture_folder: Path):

@@ -231,12 +231,10 @@ def test_redirects_are_followed_to_web_addresses_only(web, url: str, target: Pat
             download_file(f"{web.address}/{name}.bin", tmp_path / "b.bin")
 
 
-@pytest.mark.parametrize(
-    "address", ["ftp://host/a.tgz", "a.tgz", "/data/a.tgz", "file://host/a", "https:///a"]
-)
-def test_other_addresses_are_refused(address: str, target: Path):
-    with pytest.raises(ConfigError, match="An address begins with https://"):
-        download_file(address, target)
+def test_other_addresses_are_refused(target: Path):
+    for address in ["ftp://host/a.tgz", "a.tgz", "/data/a.tgz", "file://host/a", "https:///a"]:
+        with pytest.raises(ConfigError, match="An address begins with https://"):
+            download_file(address, target)
 
 
 def test_a_file_address_is_used_where_it_is(tmp_path: Path, target: Path):
@@ -506,10 +504,10 @@ def test_an_archive_that_is_damaged_at_its_end_is_refused(unpack):
         unpack(bytes(content))
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>no</html>", b"PK\x03\x04", b"\x1f\x8b\x08\x00"])
-def test_what_is_no_archive_is_refused(content: bytes, unpack):
-    with pytest.raises(DataError, match=r"neither a tar nor a zip|damaged"):
-        unpack(content)
+def test_what_is_no_archive_is_refused(unpack):
+    for content in [b"", b"<html>no</html>", b"PK\x03\x04", b"\x1f\x8b\x08\x00"]:
+        with pytest.raises(DataError, match=r"neither a tar nor a zip|damaged"):
+            unpack(content)
 
 
 def test_an_encrypted_zip_is_refused(unpack):
@@ -542,13 +540,7 @@ def test_progress_is_told_the_bytes_written(tmp_path: Path):
 
 
 def tgz_of(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return gzip.compress(buffer.getvalue(), mtime=0)
+    return gzip.compress(tar_of(files), mtime=0)
 
 
 PETS = tgz_of({"oxford-pets/images/a_1.jpg": b"1", "oxford-pets/annotations/list.txt": b"2"})
@@ -676,12 +668,10 @@ def test_two_programs_at_once_make_one_folder(web, url_datasets: str, home: Path
     assert len(web.asked) == 1
 
 
-@pytest.mark.parametrize(
-    "address", ["https://host/", "https://host", "https://host/..", "https://host/.tgz"]
-)
-def test_an_address_without_a_file_name_is_refused(address: str, home: Path):
-    with pytest.raises(ConfigError, match="ends in the name of its archive"):
-        untar_data(address)
+def test_an_address_without_a_file_name_is_refused(home: Path):
+    for address in ["https://host/", "https://host", "https://host/..", "https://host/.tgz"]:
+        with pytest.raises(ConfigError, match="ends in the name of its archive"):
+            untar_data(address)
 
 
 def test_every_listed_set_has_its_own_folder_and_a_known_size():

@@ -243,18 +243,18 @@ def test_a_file_name_with_commas_is_no_option(table_with, tmp_path: Path):
     assert resolve_data(tmp_path, labels="csv:a,b.csv", seed=0).vocab == ("a", "b")
 
 
-@pytest.mark.parametrize("labels", ["csv:l.csv,image=a,image=b", "csv:l.csv,label="])
-def test_odd_column_options_are_refused(make, labels: str):
-    with pytest.raises(ConfigError, match="Name each column once"):
-        resolve_data(make("a.jpg"), labels=labels, seed=0)
+def test_odd_column_options_are_refused(make):
+    for labels in ["csv:l.csv,image=a,image=b", "csv:l.csv,label="]:
+        with pytest.raises(ConfigError, match="Name each column once"):
+            resolve_data(make("a.jpg"), labels=labels, seed=0)
 
 
-@pytest.mark.parametrize("labels", ["regex:(.)", "csv:other.csv"])
-def test_a_table_as_data_takes_no_other_labels(table_with, labels: str):
-    with pytest.raises(
-        ConfigError, match="Labels come from the CSV file that is given as the data"
-    ):
-        resolve_data(table_with("image,label", "0.jpg,a"), labels=labels, seed=0)
+def test_a_table_as_data_takes_no_other_labels(table_with):
+    for labels in ["regex:(.)", "csv:other.csv"]:
+        with pytest.raises(
+            ConfigError, match="Labels come from the CSV file that is given as the data"
+        ):
+            resolve_data(table_with("image,label", "0.jpg,a"), labels=labels, seed=0)
 
 
 def test_a_picture_or_another_file_as_data_is_refused(make):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -47,10 +47,10 @@ def test_parent_label_is_the_folder():
         assert parent_label(path) == parent_label(Path(path)) == label
 
 
-@pytest.mark.parametrize("case", GOLDEN["regex_labeller"], ids=lambda case: case["pat"])
-def test_regex_labeller_gives_the_recorded_labels(case: dict):
-    labeller = RegexLabeller(case["pat"], match=case["match"])
-    assert [[text, labeller(text)] for text, _ in case["pairs"]] == case["pairs"]
+def test_regex_labeller_gives_the_recorded_labels():
+    for case in GOLDEN["regex_labeller"]:
+        labeller = RegexLabeller(case["pat"], match=case["match"])
+        assert [[text, labeller(text)] for text, _ in case["pairs"]] == case["pairs"]
 
 
 def test_regex_labeller_reads_paths_with_slashes():
@@ -63,18 +63,15 @@ def test_using_attr_passes_one_attribute_on():
     assert labeller(Path("pets/great_pyrenees_173.jpg")) == "great_pyrenees"
 
 
-@pytest.mark.parametrize("name", ["foo.png", "_3.jpg"])
-def test_a_name_without_label_is_an_error_with_name_and_expression(name: str):
-    with pytest.raises(LabelError, match=r"'\(\.\*\)_\\\\d\+' finds no label in '" + name):
-        RegexLabeller(r"(.*)_\d+")(name)
+def test_a_name_without_label_is_an_error_with_name_and_expression():
+    for name in ["foo.png", "_3.jpg"]:
+        with pytest.raises(LabelError, match=r"'\(\.\*\)_\\\\d\+' finds no label in '" + name):
+            RegexLabeller(r"(.*)_\d+")(name)
 
 
-def test_an_expression_without_group_is_refused():
-    with pytest.raises(ConfigError, match=r"has no group.*round brackets"):
+def test_an_expression_that_is_faulty_or_has_no_group_is_refused():
+    with pytest.raises(ConfigError, match="no group"):
         RegexLabeller(r".+_\d+.jpg$")
-
-
-def test_a_faulty_expression_is_refused():
     with pytest.raises(ConfigError, match=r"no regular expression: .* at position 0"):
         RegexLabeller("(a")
 
@@ -98,12 +95,12 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: type(row).__name__)
-def test_col_reader_reads_by_name_and_position(row: object):
-    assert ColReader("label")(row) == ColReader(1)(row) == "beagle"
-    assert ColReader(["label", 0])(row) == ["beagle", "beagle_1"]
-    assert ColReader("name", pref="images/", suff=".jpg")(row) == "images/beagle_1.jpg"
-    assert ColReader("name", pref=Path("images"), suff=".jpg")(row) == "images/beagle_1.jpg"
+def test_col_reader_reads_by_name_and_position():
+    for row in ROWS:
+        assert ColReader("label")(row) == ColReader(1)(row) == "beagle"
+        assert ColReader(["label", 0])(row) == ["beagle", "beagle_1"]
+        assert ColReader("name", pref="images/", suff=".jpg")(row) == "images/beagle_1.jpg"
+        assert ColReader("name", pref=Path("images"), suff=".jpg")(row) == "images/beagle_1.jpg"
 
 
 def test_col_reader_reads_a_whole_frame_as_it_reads_its_rows():
@@ -130,17 +127,19 @@ def test_col_reader_splits_several_labels():
     assert ColReader("l", label_delim=";")({"l": "a; b c;;"}) == ["a", "b c"]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: type(row).__name__)
-@pytest.mark.parametrize("column", ["breed", 2])
-def test_col_reader_names_a_missing_column_and_those_there_are(row: object, column: str | int):
-    with pytest.raises(TableError, match=rf"no column {column!r}\. It has: \['name', 'label'\]"):
-        ColReader(column)(row)
+def test_col_reader_names_a_missing_column_and_those_there_are():
+    for row in ROWS:
+        for column in ["breed", 2]:
+            with pytest.raises(
+                TableError, match=rf"no column {column!r}\. It has: \['name', 'label'\]"
+            ):
+                ColReader(column)(row)
 
 
-@pytest.mark.parametrize("case", GOLDEN["category_map"], ids=lambda case: str(case["kwargs"]))
-def test_vocabularies_are_the_recorded_ones(case: dict):
-    column = [float("nan") if value == "NaN(float)" else value for value in case["col"]]
-    assert list(build_vocab(column, **case["kwargs"])) == case["vocab"]
+def test_vocabularies_are_the_recorded_ones():
+    for case in GOLDEN["category_map"]:
+        column = [float("nan") if value == "NaN(float)" else value for value in case["col"]]
+        assert list(build_vocab(column, **case["kwargs"])) == case["vocab"]
 
 
 def test_a_categorical_column_keeps_its_order():
@@ -196,21 +195,17 @@ def test_other_errors_of_ours_pass_through_a_label_function():
         take_labels([{"a": 1}], ColReader("l"))
 
 
-GOLDEN_TARGETS = json.loads(
-    (Path(__file__).parents[2] / "golden" / "split.json").read_text("utf-8")
-)
 NAN = float("nan")
 
 
 def test_label_lists_are_encoded_as_recorded():
-    case = GOLDEN_TARGETS["multi_category"]
+    case = GOLDEN["multi_category"]
     labels = list(map(read_label_set, case["items"]))
     assert n_hot(labels, case["vocab"], unknown=None).tolist() == case["encoded"]
 
 
-@pytest.mark.parametrize(
-    ("label", "classes"),
-    [
+def test_lists_of_classes_are_read():
+    for label, classes in [
         ([], ()),
         (["b", "a", "b"], ("b", "a")),
         (("犬", "a;b", "é"), ("犬", "a;b", "é")),
@@ -221,16 +216,12 @@ def test_label_lists_are_encoded_as_recorded():
         (pd.Series(["x"]), ("x",)),
         ((name for name in "ab"), ("a", "b")),
         ({"a"}, ("a",)),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_lists_of_classes_are_read(label: Any, classes: tuple[Any, ...]):
-    assert read_label_set(label) == classes
+    ]:
+        assert read_label_set(label) == classes
 
 
-@pytest.mark.parametrize(
-    ("label", "words"),
-    [
+def test_what_is_no_list_of_classes_says_why():
+    for label, words in [
         ("a b", "'a b', and not a list of labels; split it"),
         (7, "7, and not a list of labels"),
         (0.5, "0.5, and not a list of labels"),
@@ -247,18 +238,15 @@ def test_lists_of_classes_are_read(label: Any, classes: tuple[Any, ...]):
         ([{"a": 1}], "is no class"),
         (["x" * 500], None),
         ([0.25] * 500, r"0.25 in the list \[0.25, 0.25.*\.\.\. is no class"),
-    ],
-    ids=range(16),
-)
-def test_what_is_no_list_of_classes_says_why(label: Any, words: str | None):
-    found = read_label_set(label)
-    if words is None:
-        assert found == tuple(label)
-        return
-    assert isinstance(found, LabelError)
-    assert len(str(found)) < 300
-    with pytest.raises(LabelError, match=words):
-        raise found
+    ]:
+        found = read_label_set(label)
+        if words is None:
+            assert found == tuple(label)
+            return
+        assert isinstance(found, LabelError)
+        assert len(str(found)) < 300
+        with pytest.raises(LabelError, match=words):
+            raise found
 
 
 def test_an_error_of_the_label_function_is_kept():
@@ -275,27 +263,22 @@ def test_unknown_classes_take_the_place_for_them_or_make_the_label_unknown():
     assert known.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("label", "classes"),
-    [
+def test_zeros_and_ones_name_their_classes():
+    for label, classes in [
         ([1, 0, 1], ("a", "c")),
         (["0", "1.0", "0"], ("b",)),
         (np.array([True, False, False]), ("a",)),
-    ],
-    ids=str,
-)
-def test_zeros_and_ones_name_their_classes(label: Any, classes: tuple[str, ...]):
-    assert read_encoded(label, ("a", "b", "c")) == classes
+    ]:
+        assert read_encoded(label, ("a", "b", "c")) == classes
 
 
-@pytest.mark.parametrize("label", [[1, 0], [1, 0, 2], ["a", "b", "c"], None, [NAN, 0, 1], []])
-def test_other_lists_are_no_zeros_and_ones(label: Any):
-    assert isinstance(read_encoded(label, ("a", "b", "c")), LabelError)
+def test_other_lists_are_no_zeros_and_ones():
+    for label in [[1, 0], [1, 0, 2], ["a", "b", "c"], None, [NAN, 0, 1], []]:
+        assert isinstance(read_encoded(label, ("a", "b", "c")), LabelError)
 
 
-@pytest.mark.parametrize(
-    ("label", "numbers"),
-    [
+def test_numbers_are_read():
+    for label, numbers in [
         (3, (3.0,)),
         (-2.5, (-2.5,)),
         (" 1e3 ", (1000.0,)),
@@ -304,16 +287,12 @@ def test_other_lists_are_no_zeros_and_ones(label: Any):
         (np.array([[1.0], [2.0]])[:, 0], (1.0, 2.0)),
         (torch.tensor(4), (4.0,)),
         (True, (1.0,)),
-    ],
-    ids=str,
-)
-def test_numbers_are_read(label: Any, numbers: tuple[float, ...]):
-    assert read_numbers(label) == numbers
+    ]:
+        assert read_numbers(label) == numbers
 
 
-@pytest.mark.parametrize(
-    ("label", "words"),
-    [
+def test_what_is_no_number_says_why():
+    for label, words in [
         (None, "the label is None, which is no number"),
         (NAN, "the label is nan, which is no number"),
         (np.float32("nan"), "which is no number"),
@@ -331,14 +310,11 @@ def test_numbers_are_read(label: Any, numbers: tuple[float, ...]):
         ([[1.0, 2.0]], "is no number"),
         ({1, 2}, "which has no order"),
         ({"x": 1}, "which has no order"),
-    ],
-    ids=range(17),
-)
-def test_what_is_no_number_says_why(label: Any, words: str):
-    found = read_numbers(label)
-    assert isinstance(found, LabelError)
-    with pytest.raises(LabelError, match=words):
-        raise found
+    ]:
+        found = read_numbers(label)
+        assert isinstance(found, LabelError)
+        with pytest.raises(LabelError, match=words):
+            raise found
 
 
 def test_pictures_have_as_many_numbers_as_most():
@@ -365,30 +341,23 @@ def test_empty_cells_name_no_class_but_stay_where_numbers_are_wanted():
         assert block.cell_labels(cells) == tuple(cells)
 
 
-NAN_BLOCKS = float("nan")
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
+def test_labels_that_are_given_say_what_they_are():
+    for labels, expected in [
         (["a", "b"], CategoryBlock()),
         ([1, 2], CategoryBlock()),
         ([1, "b"], CategoryBlock()),
         ([], CategoryBlock()),
-        ([NAN_BLOCKS, None], CategoryBlock()),
-        (["a", NAN_BLOCKS], CategoryBlock()),
+        ([NAN, None], CategoryBlock()),
+        (["a", NAN], CategoryBlock()),
         (["a", 0.5], CategoryBlock()),
         ([0.5, -1.5], RegressionBlock()),
         ([1, 0.5, None], RegressionBlock()),
         (np.array([1.0, 2.0]), RegressionBlock()),
         ([["a", "b"], ["a"]], MultiCategoryBlock()),
         ([[], ["a"], None], MultiCategoryBlock()),
-    ],
-    ids=str,
-)
-def test_labels_that_are_given_say_what_they_are(labels: Any, expected: object):
-    assert block_for_labels(labels, None) == expected
-    assert block_for_labels(labels, RegressionBlock(2)) == RegressionBlock(2)
+    ]:
+        assert block_for_labels(labels, None) == expected
+        assert block_for_labels(labels, RegressionBlock(2)) == RegressionBlock(2)
 
 
 def test_several_columns_or_a_delimiter_are_several_labels():
@@ -406,9 +375,9 @@ def test_what_is_no_block_is_refused():
         block_for_labels(["a"], ImageBlock)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("block", [CategoryBlock, MultiCategoryBlock, RegressionBlock])
-def test_a_picture_and_a_block_of_labels_make_a_pair(block: Any):
-    assert output_block((ImageBlock, block)) == output_block((ImageBlock(), block())) == block()
+def test_a_picture_and_a_block_of_labels_make_a_pair():
+    for block in [CategoryBlock, MultiCategoryBlock, RegressionBlock]:
+        assert output_block((ImageBlock, block)) == output_block((ImageBlock(), block())) == block()
 
 
 def test_arguments_that_cannot_work_are_refused():

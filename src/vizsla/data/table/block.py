@@ -91,7 +91,7 @@ class MultiCategoryBlock:
     Raises:
         ConfigError: ``encoded`` and ``add_na`` are both true: zeros and ones name no unknown class.
 
-    Example:
+    Examples:
         >>> MultiCategoryBlock(vocab=["cloudy", "clear", "water"])
         MultiCategoryBlock(encoded=False, vocab=['cloudy', 'clear', 'water'], add_na=False)
     """
@@ -267,7 +267,7 @@ class DataBlock:
     Raises:
         ConfigError: One of the arguments cannot work.
 
-    Example:
+    Examples:
         >>> pets = DataBlock(
         ...     blocks=(ImageBlock, CategoryBlock),
         ...     get_items=get_image_files,

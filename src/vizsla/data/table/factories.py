@@ -58,7 +58,7 @@ class ImageDataLoaders:
     work. Labels are classes, one for each image, unless a method says otherwise; ``y_block`` is the block to use instead:
     ``MultiCategoryBlock`` for several labels, ``RegressionBlock`` for numbers, or one of them with arguments.
 
-    Example:
+    Examples:
         >>> loaders = ImageDataLoaders.from_folder("dogscats", item_tfms=Resize(224))
     """
 

@@ -87,7 +87,7 @@ def resolve_data(
         DataError: Something is wrong with the data; everything that was found is in the message.
         ConfigError: ``labels`` or ``valid`` cannot be understood.
 
-    Example:
+    Examples:
         >>> table = resolve_data("pets/images", labels=r"regex:(.+)_\d+\.jpg$", seed=0)
     """
     fraction = _valid_fraction(valid)

@@ -39,7 +39,7 @@ def parent_label(path: Path | str) -> str:
     Args:
         path: Of the file.
 
-    Example:
+    Examples:
         >>> parent_label("pets/beagle/12.jpg")
         'beagle'
     """
@@ -61,7 +61,7 @@ def using_attr(function: Callable[[Any], Any], attribute: str) -> Callable[[Any]
         function: Called with the attribute's value.
         attribute: Name of the attribute, such as ``"name"`` of a path.
 
-    Example:
+    Examples:
         >>> using_attr(str.upper, "name")(Path("pets/beagle.jpg"))
         'BEAGLE.JPG'
     """
@@ -83,7 +83,7 @@ class RegexLabeller:
     Raises:
         ConfigError: ``pat`` is no regular expression, or has no group.
 
-    Example:
+    Examples:
         >>> RegexLabeller(r"(.+)_\d+.jpg$")("great_pyrenees_173.jpg")
         'great_pyrenees'
     """
@@ -132,7 +132,7 @@ class ColReader:
         suff: Put after the value.
         label_delim: Splits the value into a list of labels; spaces around them go, an empty cell gives none.
 
-    Example:
+    Examples:
         >>> ColReader("name", pref=Path("images"), suff=".jpg")({"name": "beagle_1"})
         'images/beagle_1.jpg'
     """
@@ -213,7 +213,7 @@ def build_vocab(
         add_na: Whether to put ``"#na#"`` first, for labels that are not in the vocabulary.
         strict: Whether to leave out categories of a pandas categorical that no label has.
 
-    Example:
+    Examples:
         >>> build_vocab(["b", "a", "c", "a", "B"])
         ('B', 'a', 'b', 'c')
     """
@@ -356,7 +356,7 @@ class CategoryMap(tuple[Any, ...]):
     Attributes:
         o2i: The number of each class.
 
-    Example:
+    Examples:
         >>> CategoryMap(["b", "a", "b"])
         ['a', 'b']
     """

@@ -53,7 +53,7 @@ def get_image_files(
     Raises:
         DataError: The folder does not exist or cannot be read, one of ``folders`` does not exist, or there is no image.
 
-    Example:
+    Examples:
         >>> files = get_image_files("pets/images")
     """
     return list(list_images(path, recurse=recurse, folders=folders).paths)

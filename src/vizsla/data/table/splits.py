@@ -34,7 +34,7 @@ class RandomSplitter:
         valid_pct: The part, from 0 up to but not including 1; rounded down to whole items.
         seed: Makes the split repeatable; the global generator of torch is then left alone. ``None`` draws from it.
 
-    Example:
+    Examples:
         >>> RandomSplitter(seed=42)(range(10))
         ([1, 8, 4, 5, 0, 9, 3, 7], [2, 6])
     """
@@ -64,7 +64,7 @@ class RandomSubsetSplitter:
     Raises:
         ConfigError: A part is not above 0, or both together are more than all items.
 
-    Example:
+    Examples:
         >>> RandomSubsetSplitter(0.3, 0.2, seed=42)(range(20))
         ([2, 14, 18, 15, 1, 10], [0, 4, 6, 11])
     """
@@ -307,7 +307,7 @@ def stratified_split(groups: Sequence[Hashable], *, valid_fraction: float, seed:
     Returns:
         Positions of both sets, in order.
 
-    Example:
+    Examples:
         >>> train, valid = stratified_split(["cat"] * 8 + ["dog"] * 4, valid_fraction=0.25, seed=0)
         >>> len(train), len(valid)
         (9, 3)
@@ -336,7 +336,7 @@ class TrainTestSplitter:
         train_size: Part or number of the items to learn from; ``None`` is all others.
         shuffle: ``False`` takes the items in order, the last ones for validation.
 
-    Example:
+    Examples:
         >>> TrainTestSplitter(random_state=0)(range(10))
         ([4, 9, 1, 6, 7, 3, 0, 5], [2, 8])
     """
@@ -391,7 +391,7 @@ class GroupSplitter:
     Raises:
         ConfigError: ``valid_pct`` is not between 0 and 1.
 
-    Example:
+    Examples:
         >>> patients = ["ann", "ann", "bob", "bob", "eve"]
         >>> GroupSplitter(patients.__getitem__, valid_pct=0.4, seed=0)(range(5))
         ([2, 3, 4], [0, 1])
