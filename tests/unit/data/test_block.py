@@ -266,7 +266,7 @@ def test_a_misspelt_argument_is_a_type_error(picture_folder: Path):
 
 
 def test_arguments_that_cannot_work_are_refused():
-    for arguments, message in [
+    cases: list[Any] = [
         ({"blocks": (ImageBlock,)}, r"Received: \(ImageBlock\)"),
         ({"blocks": (CategoryBlock, ImageBlock)}, r"Received: \(CategoryBlock, ImageBlock\)"),
         (
@@ -280,7 +280,8 @@ def test_arguments_that_cannot_work_are_refused():
         ({"get_x": [str, str]}, "get_x needs 1 function.* Received: 2"),
         ({"item_tfms": 460}, "one Resize"),
         ({"item_tfms": [Resize(10), Resize(20)]}, "one Resize"),
-    ]:
+    ]
+    for arguments, message in cases:
         with pytest.raises(ConfigError, match=message):
             DataBlock(**arguments)
 

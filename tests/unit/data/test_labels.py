@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -221,7 +221,7 @@ def test_lists_of_classes_are_read():
 
 
 def test_what_is_no_list_of_classes_says_why():
-    for label, words in [
+    cases: list[Any] = [
         ("a b", "'a b', and not a list of labels; split it"),
         (7, "7, and not a list of labels"),
         (0.5, "0.5, and not a list of labels"),
@@ -238,7 +238,8 @@ def test_what_is_no_list_of_classes_says_why():
         ([{"a": 1}], "is no class"),
         (["x" * 500], None),
         ([0.25] * 500, r"0.25 in the list \[0.25, 0.25.*\.\.\. is no class"),
-    ]:
+    ]
+    for label, words in cases:
         found = read_label_set(label)
         if words is None:
             assert found == tuple(label)
