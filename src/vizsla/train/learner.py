@@ -12,11 +12,18 @@ from torch import Tensor
 from vizsla.data.table.check import fingerprint
 from vizsla.errors import ConfigError
 from vizsla.evaluate.calibration import calibrate
-from vizsla.infer.run import Outputs, augmented_probabilities, compute_outputs, mix_with_plain
+from vizsla.infer.run import (
+    Outputs,
+    augmented_probabilities,
+    compute_outputs,
+    mix_with_plain,
+    predict_batches,
+)
 from vizsla.model_file.bundle import save_bundle
 from vizsla.model_file.final_resize import storable
 from vizsla.predict.predictor import AnyImage, Prediction, Predictor
 from vizsla.train.checkpoint import load_weights, save_weights
+from vizsla.train.distributed import share
 from vizsla.train.losses import activation_of, per_picture
 from vizsla.train.step import resolve_precision
 from vizsla.train.summary import Table, summarise_model
@@ -27,11 +34,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from vizsla.data.loading.dataloaders import DataLoader
+    from vizsla.evaluate.calibration import Calibration
+    from vizsla.evaluate.predictions import Predictions
     from vizsla.infer.run import Precision
 
 
 class Learner(Trainer):
     """Trains a network, predicts with it, saves it; the arguments are those of ``Trainer``."""
+
+    _calibrated: tuple[object, Calibration | None] | None = None
 
     def validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> list[float]:
         """Return the loss and the metrics on a split.
@@ -91,7 +102,9 @@ class Learner(Trainer):
         return tuple(results)
 
     def predict(self, item: AnyImage, with_input: bool = False) -> Prediction | tuple[Any, ...]:
-        """Return what the model says of one image; unpacks as (label, index, probabilities).
+        """Return what the model says of one image, as the exported model would; unpacks as (label, index, probabilities).
+
+        Probabilities are calibrated on the validation images, see ``calibration``; those of ``get_preds`` are the network's own.
 
         Args:
             item: A path, the bytes of a file, a uint8 array ``(H, W, 3)`` or a Pillow image, which stays as it is.
@@ -100,12 +113,39 @@ class Learner(Trainer):
         Raises:
             PictureError: The image cannot be read.
         """
-        predictor = Predictor(self.model, resize=self.dls.items, augmentation=self.dls.augmentation)  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
+        predictor = Predictor(
+            self.model,  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
+            resize=self.dls.items,
+            augmentation=self.dls.augmentation,
+            calibration=self.calibration(),
+        )
         pixels = predictor.prepare(item)
         (prediction,) = predictor.predict_prepared([pixels])
         if not with_input:
             return prediction
         return (predictor.network_input([pixels])[0].cpu(), *prediction)
+
+    def calibration(self) -> Calibration | None:
+        """Return what makes the probabilities of ``predict``, and of the file that ``export`` writes, honest.
+
+        It is fitted on the validation images, once for each state of the network: those of the last epoch were predicted
+        already; after another change the first call predicts them. None where nothing can be fitted, see ``calibrate``.
+        """
+        if self.dls.table.task == "regression":
+            return None
+        key = self.state_key()
+        if self._calibrated is None or self._calibrated[0] != key:
+            self._calibrated = (key, calibrate(self._held_out()))
+        return self._calibrated[1]
+
+    def _held_out(self) -> Predictions:
+        """Return the predictions of the validation images by the network as it is; other processes need not take part."""
+        if self._validated is not None and self._validated[0] == self.state_key():
+            return self._validated[1]
+        if share()[1] == 1:
+            return self.predictions()
+        batches, table = self.dls.valid.batches(), self.dls.table
+        return predict_batches(self.model, batches, table=table, precision=self.precision)  # pyright: ignore[reportArgumentType]
 
     def tta(
         self,
@@ -232,15 +272,14 @@ class Learner(Trainer):
         from vizsla.evaluate.metrics import summarise
 
         resize, augmentation = storable(self.dls.items, self.dls.augmentation)
-        predictions = self.predictions()
         return save_bundle(
             fname,
             classifier=self.model,  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
             resize=resize,
             augmentation=augmentation,
-            metrics=summarise(predictions),
+            metrics=summarise(self._held_out()),
             data_fingerprint=fingerprint(self.dls.table),
-            calibration=calibrate(predictions),
+            calibration=self.calibration(),
         )
 
     def to_fp16(self) -> Learner:

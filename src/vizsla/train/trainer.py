@@ -125,6 +125,7 @@ class Trainer:
         recorder: History of all fits.
         opt: The optimiser; None before the first fit and after freezing.
         epochs_done: Passes over the training images so far; each has its own order and augmentation.
+        steps_done: Steps so far, those of trials included.
         cuda_graphs: Replay forward and backward pass from a CUDA graph, with the same results: None where network and loss
             are made of torch's, torchvision's, timm's and vizsla's parts alone, True also for parts of your own (whose
             Python then runs once), False never. Set it before a fit.
@@ -191,9 +192,11 @@ class Trainer:
         self.groups: tuple[Group, ...] = tuple(tuple(group) for group in groups)
         self.opt: torch.optim.Optimizer | None = None
         self.epochs_done = 0
+        self.steps_done = 0
         self.cuda_graphs: bool | None = None
         self._compiled: nn.Module | None = None
         self._captured: CapturedForward | None = None
+        self._validated: tuple[object, Predictions] | None = None
 
     def __repr__(self) -> str:
         """Return network, data and how far training is, on one line."""
@@ -645,6 +648,7 @@ class Trainer:
         Raises:
             ConfigError: ``ds_idx`` is neither.
         """
+        is_validation = ds_idx == 1 and dl is None
         dl = self.plain_loader(ds_idx) if dl is None else dl
         alone = share()[1] == 1
         predictions = predict_batches(
@@ -654,7 +658,20 @@ class Trainer:
             precision=self.precision,
             forward=self._recorded_forward(),
         )
-        return predictions if alone else whole_predictions(predictions, order=dl.rows)
+        if not alone:
+            predictions = whole_predictions(predictions, order=dl.rows)
+        if is_validation:
+            self._validated = (self.state_key(), predictions)
+        return predictions
+
+    def state_key(self) -> tuple[object, ...]:
+        """Return what is another one when the network would say something else of the validation images.
+
+        The fused optimisers do not count their changes in the tensors, as all other operations do: so steps count too.
+        """
+        values = (*self.model.parameters(), *self.model.buffers())
+        changes = sum(value._version for value in values if not value.is_inference())  # pyright: ignore[reportPrivateUsage] (there is no other)
+        return self.steps_done, changes, id(self.dls.valid), self.precision
 
     def plain_loader(self, ds_idx: int) -> DataLoader:
         """Return a loader of the training (0) or validation (1) images in order, prepared as in validation.

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,14 @@ from torch.nn import functional as F
 
 from vizsla.augment.presets import aug_transforms
 from vizsla.errors import ConfigError, TrainingError
+from vizsla.evaluate.calibration import calibrate
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.groups import norm_parameters
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.predict.predictor import Predictor, load_learner
+from vizsla.train import learner as learner_module
+from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.learner import Learner
 from vizsla.train.metrics import accuracy, error_rate
 from vizsla.train.recorder import SmoothedLoss
@@ -290,6 +294,57 @@ def test_an_exported_model_gives_the_same_probabilities(make_learner: Any, tmp_p
         found = torch.stack([opened.predict(path).probabilities for path in paths])
         torch.testing.assert_close(found, probabilities, atol=1e-5, rtol=1e-5)
     learner.fit(1)  # it goes on training
+
+
+def test_predict_is_calibrated_as_the_exported_model_is(
+    make_learner: Any, make_loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # A temperature that is kept takes more images than there are here.
+    monkeypatch.setattr(learner_module, "calibrate", partial(calibrate, temperature=3.0))
+    learner = make_learner(make_loaders(num_valid=12))
+    path = learner.dls.table.paths[0]
+    plain = learner.model.activation(learner.predictions(dl=learner.dls.test_dl([path])).logits)
+    opened = Predictor.load(learner.export(tmp_path / "model.safetensors"), device="cpu")
+    assert opened.calibration == learner.calibration()
+    probabilities = learner.predict(path).probabilities
+    torch.testing.assert_close(probabilities, opened.predict(path).probabilities)
+    assert not torch.allclose(probabilities, plain[0], atol=1e-3)
+
+
+def test_the_calibration_is_fitted_once_for_each_state_of_the_network(
+    make_learner: Any, make_loaders: Any, monkeypatch: pytest.MonkeyPatch
+):
+    learner = make_learner(make_loaders(num_valid=12))
+    predicted: list[int] = []
+    predictions = type(learner).predictions
+
+    def count(self: Any, *arguments: Any, **options: Any) -> Any:
+        predicted.append(self.steps_done)
+        return predictions(self, *arguments, **options)
+
+    monkeypatch.setattr(type(learner), "predictions", count)
+    path = learner.dls.table.paths[0]
+    learner.predict(path)
+    first = learner.calibration()
+    learner.predict(path)
+    assert predicted == [0]
+    learner.fit(1, 1e-2)
+    steps = learner.steps_done
+    learner.predict(path)  # The validation of the epoch is all that it takes.
+    assert learner.calibration() != first
+    assert predicted == [0, steps]
+    with pytest.raises(KeyboardInterrupt):
+        learner.fit(1, 1e-2, cbs=Interrupt())
+    second = learner.calibration()
+    assert predicted == [0, steps, steps + 2]
+    learner.model.load_state_dict(make_learner().model.state_dict())
+    assert learner.calibration() != second
+
+
+class Interrupt(Callback):
+    def after_step(self, fit: Fit) -> None:
+        if fit.step == 2:
+            raise KeyboardInterrupt
 
 
 def test_an_exported_model_resizes_on_the_device_as_validation_does(

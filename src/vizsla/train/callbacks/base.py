@@ -139,6 +139,7 @@ class Fit:
         self.loss = loss
         self._unread.append((loss, rows))
         self.step += 1
+        self.trainer.steps_done += 1
 
     def read_losses(self) -> None:
         """Wait for the device, so that the record has all steps that were done.
