@@ -277,6 +277,7 @@ class BatchAugmentation:
 
     Example:
         >>> augment = BatchAugmentation(aug_transforms(size=224), seed=1)
+        >>> batch = next(dls.train.loader.batches())  # of bytes
         >>> images = augment(batch.images, rows=batch.rows, epoch=0, training=True)
     """
 

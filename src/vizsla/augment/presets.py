@@ -67,6 +67,7 @@ def aug_transforms(
         ConfigError: A value cannot work, or ``min_scale`` is given without ``size``.
 
     Example:
+        >>> from vizsla.augment.batch_augmentation import BatchAugmentation
         >>> augment = BatchAugmentation(aug_transforms(size=224, min_scale=0.75), seed=1)
     """
     if min_scale != 1.0 and size is None:

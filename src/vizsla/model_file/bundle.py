@@ -197,7 +197,7 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
     Example:
         >>> bundle = load_bundle("model.safetensors")
         >>> bundle.manifest.vocab
-        ('cat', 'dog')
+        ('beagle', 'cat', 'dog')
     """
     path, device = Path(path), usable_device(device)
     manifest = read_manifest(path)

@@ -39,6 +39,8 @@ class Classifier(nn.Module):
         ConfigError: ``vocab`` is empty or has a name twice, or ``task`` is none of ``Task``.
 
     Example:
+        >>> from vizsla.models.backbones import build_backbone
+        >>> from vizsla.models.heads import ConcatPoolHead
         >>> backbone = build_backbone("efficientnet_lite0")
         >>> head = ConcatPoolHead(backbone.num_features, 2)
         >>> classifier = Classifier(backbone, head, vocab=("cat", "dog"))

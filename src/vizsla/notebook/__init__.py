@@ -1,1 +1,1 @@
-"""What only a notebook needs: tensors that show themselves and act at once, for looking and trying out."""
+"""What only a notebook needs: images, tensors and cards that show themselves, for looking and trying out."""

@@ -45,7 +45,7 @@ class ImageItems:
 
     Examples:
         >>> dls.train_ds[0]
-        (PILImage mode=RGB size=40x30, TensorCategory(0))
+        (PILImage mode=RGB size=40x30, TensorCategory(...))
     """
 
     def __init__(self, table: PictureTable, rows: Tensor) -> None:

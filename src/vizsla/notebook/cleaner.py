@@ -1,4 +1,4 @@
-"""A trained learner in, a list of pictures that may be labelled wrongly out; what shall happen to them is noted, nothing is touched."""
+"""Find images that may be labelled wrongly, and note what to do with each of them; no file is touched."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPLITS = ("Train", "Valid")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Suspect:
-    """A picture that the model finds hard.
+    """An image that the model finds hard.
 
     Attributes:
         path: Its file.
@@ -51,14 +51,14 @@ class Suspect:
 
 
 class ImageClassifierCleaner:
-    """Pictures with the largest losses of one class and split, and what shall happen to each of them.
+    """Images with the largest losses of one class and split, and what shall happen to each of them.
 
     Nothing is deleted or moved: ``delete()`` and ``change()`` say what was decided, ``save_csv`` writes it down, and
     what to do with it is up to you. The model runs once for each split.
 
     Args:
-        learn: A trained learner that predicts one class for each picture.
-        max_n: Pictures at a time.
+        learn: A trained learner that predicts one class for each image.
+        max_n: Images at a time.
 
     Raises:
         ConfigError: The learner predicts something else.
@@ -67,15 +67,15 @@ class ImageClassifierCleaner:
         >>> cleaner = ImageClassifierCleaner(learn)
         >>> cleaner.choose("beagle", "Train").show()
         >>> cleaner.mark(0, "<Delete>")
-        >>> cleaner.mark(3, "basset_hound")
-        >>> for place in cleaner.delete():
-        ...     cleaner.fns[place].unlink()
+        >>> cleaner.mark(1, "dog")
+        >>> cleaner.delete(), cleaner.change()
+        ((#1) [0], (#1) [(1, 'dog')])
     """
 
     def __init__(self, learn: Learner, max_n: int = 30) -> None:
         if learn.dls.table.task != "category":
             raise ConfigError(
-                "Labels are proposed for pictures of one class each. "
+                "Labels are proposed for images of one class each. "
                 f"Received: a learner of the task {learn.dls.table.task!r}"
             )
         self.learn = learn
@@ -86,7 +86,7 @@ class ImageClassifierCleaner:
         self.choose(learn.dls.table.vocab[0])
 
     def choose(self, cls: str, split: str = "Train") -> ImageClassifierCleaner:
-        """Look at the pictures of a class.
+        """Look at the images of a class.
 
         Args:
             cls: The class that they are labelled with.
@@ -110,46 +110,46 @@ class ImageClassifierCleaner:
 
     @property
     def fns(self) -> L[Path]:
-        """The files of the chosen pictures, largest loss first."""
+        """The files of the chosen images, largest loss first."""
         return L([one.path for one in self._shown])
 
     def mark(self, index: int, action: str) -> None:
-        """Note what shall happen to one of the chosen pictures.
+        """Note what shall happen to one of the chosen images.
 
         Args:
             index: Its position in ``fns``.
             action: ``"<Keep>"``, ``"<Delete>"``, or the class that it should have.
 
         Raises:
-            ConfigError: There is no such picture or class.
+            ConfigError: There is no such image or class.
         """
         allowed = (KEEP, DELETE, *self.learn.dls.table.vocab)
         if not 0 <= index < len(self._shown) or action not in allowed:
             raise ConfigError(
-                f"Mark one of the {len(self._shown)} pictures (from 0) with one of {list(allowed)}. "
+                f"Mark one of the {len(self._shown)} images (from 0) with one of {list(allowed)}. "
                 f"Received: {index!r}, {action!r}"
             )
         one = self._shown[index]
         self._actions[one.path] = KEEP if action == one.label else action
 
     def delete(self) -> L[int]:
-        """Return the positions in ``fns`` of the pictures that were marked for deletion."""
+        """Return the positions in ``fns`` of the images that were marked for deletion."""
         actions = enumerate(map(self._action, self._shown))
         return L([place for place, action in actions if action == DELETE])
 
     def change(self) -> L[tuple[int, str]]:
-        """Return (position in ``fns``, new class) of the pictures that were marked with another class."""
+        """Return (position in ``fns``, new class) of the images that were marked with another class."""
         actions = enumerate(map(self._action, self._shown))
         return L([(place, action) for place, action in actions if action not in {KEEP, DELETE}])
 
     def propose(self, *, probability: float = 0.9, splits: Sequence[str] = SPLITS) -> L[Suspect]:
-        """Return the pictures of all classes that the model contradicts with certainty, largest loss first.
+        """Return the images of all classes that the model contradicts with certainty, largest loss first.
 
         What was marked stays as it was; the others are proposed to be relabelled as predicted.
 
         Args:
             probability: How certain it must be, 0-1.
-            splits: Where to look. Training pictures are known to the model, so it contradicts few of them.
+            splits: Where to look. Training images are known to the model, so it contradicts few of them.
         """
         found = [one for split in splits for one in self._suspects(split)]
         wrong = [
@@ -186,14 +186,14 @@ class ImageClassifierCleaner:
         return path
 
     def show(self, nrows: int | None = None, ncols: int | None = None) -> None:
-        """Draw the chosen pictures with their position, the prediction and what they are marked with.
+        """Draw the chosen images with their position, the prediction and what they are marked with.
 
         Args:
             nrows: Rows; None follows from the rest.
             ncols: Columns; None follows from the rest.
 
         Raises:
-            ConfigError: The class has no pictures in the split.
+            ConfigError: The class has no images in the split.
         """
         places = picture_grid(len(self._shown), nrows=nrows, ncols=ncols, title_lines=2)
         for axes, one in zip(places, self._shown, strict=False):
@@ -208,7 +208,7 @@ class ImageClassifierCleaner:
         return self._actions.get(one.path, KEEP)
 
     def _suspects(self, split: str) -> list[Suspect]:
-        """Return all pictures of a split, largest loss first."""
+        """Return all images of a split, largest loss first."""
         if split not in self._predictions:
             self._predictions[split] = self.learn.predictions(SPLITS.index(split))
         predictions = self._predictions[split]

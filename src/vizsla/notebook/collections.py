@@ -1,8 +1,6 @@
-"""Anything that can be walked through in, a list that prints short and is indexed freely out; and the small helpers of notebooks.
+"""``L``, a list that prints short and is indexed freely, and the small helpers that notebooks expect to have a name.
 
-Nothing here is changed by importing this module; ``patch_path`` gives ``pathlib.Path`` its listing and its short form.
-
-Small things that notebooks expect to have a name: choices, statistics, getters of items, the check of picture files.
+Nothing is changed by importing this module; ``patch_path`` gives ``pathlib.Path`` its listing and its short form.
 """
 
 from __future__ import annotations
@@ -191,7 +189,7 @@ def _listed(items: Any, *, take_apart: bool = False) -> Iterable[Any]:
 
 
 def _is_array(thing: object) -> bool:
-    """Whether it is an array, a tensor, a table or a picture: something that counts as one item."""
+    """Whether it is an array, a tensor, a table or an image: something that counts as one item."""
     return any(hasattr(thing, name) for name in ("__array__", "__array_interface__", "iloc"))
 
 
@@ -268,7 +266,7 @@ def tensor(
     """Return numbers as a tensor; 64-bit floats become 32-bit ones, as networks have them.
 
     Args:
-        *values: A number, a list (of lists), an array, a picture, a table, a tensor, or a list of tensors of one shape;
+        *values: A number, a list (of lists), an array, an image, a table, a tensor, or a list of tensors of one shape;
             several arguments are taken as a list of them.
         dtype: Of the result; None keeps that of the values.
         device: Where it shall lie; None keeps a tensor where it is.
@@ -380,7 +378,7 @@ imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 class ResizeMethod(StrEnum):
-    """How ``Resize`` makes a picture square."""
+    """How ``Resize`` makes an image square."""
 
     Crop = "crop"
     Pad = "pad"
@@ -388,7 +386,7 @@ class ResizeMethod(StrEnum):
 
 
 class PadMode(StrEnum):
-    """What is seen outside of a picture."""
+    """What is seen outside of an image."""
 
     Zeros = "zeros"
     Border = "border"

@@ -1,9 +1,7 @@
-"""Pictures or a function in, a pyplot figure with them out.
+"""Images in a notebook: ``PILImage``, which shows itself, and functions that draw images or a curve on a pyplot figure.
 
-A picture is a tensor (channels, height, width), float 0-1 or uint8 0-255, an array (height, width, channels), or a
-Pillow picture; without channels it is grey.
-
-A picture in any form in, a ``PILImage`` out: a Pillow picture that prints its size, shows itself, and is always upright RGB.
+An image is a tensor (channels, height, width), float 0-1 or uint8 0-255, an array (height, width, channels), or a Pillow
+image; without channels it is grey.
 """
 
 from __future__ import annotations
@@ -14,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from vizsla.data.images.decode import open_picture, to_rgb
+from vizsla.data.images.decode import open_picture
 from vizsla.data.loading.loader import read_ahead
 from vizsla.errors import ConfigError, PictureError
 from vizsla.machine import default_num_workers
 from vizsla.notebook.collections import L
+from vizsla.predict.predictor import as_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,16 +31,16 @@ if TYPE_CHECKING:
 
     from vizsla.types import Size
 
-    Picture = Tensor | NDArray[Any] | Image.Image
+    AnyImage = Tensor | NDArray[Any] | Image.Image
 
 INCHES = 3.0
-"""Side of one picture in a figure, unless something else is asked for."""
+"""Side of one image in a figure, unless something else is asked for."""
 
 _MOST_CHANNELS = 4
 
 
 def show_image(
-    im: Picture,
+    im: AnyImage,
     ax: Axes | None = None,
     figsize: tuple[float, float] | None = None,
     title: str | None = None,
@@ -49,23 +48,23 @@ def show_image(
     *,
     cmap: str | None = None,
 ) -> Axes:
-    """Draw one picture, without scales around it.
+    """Draw one image, without scales around it.
 
     Args:
-        im: The picture; see the top of this module.
+        im: The image; see the top of this module.
         ax: Axes to draw on; None: a new figure of pyplot.
         figsize: (width, height) of a new figure in inches; None: 3 by 3.
         title: Written above it.
         ctx: Another name of ``ax``.
-        cmap: Colours of a picture without channels, a name of matplotlib's; None: its default.
+        cmap: Colours of an image without channels, a name of matplotlib's; None: its default.
 
     Returns:
         The axes.
 
     Raises:
-        ConfigError: It is no picture, or a batch of them.
+        ConfigError: It is no image, or a batch of them.
     """
-    pixels = picture_pixels(im)
+    pixels = image_pixels(im)
     axes = ctx if ax is None else ax
     if axes is None:
         import matplotlib.pyplot as plt
@@ -79,7 +78,7 @@ def show_image(
 
 
 def show_images(
-    ims: Sequence[Picture],
+    ims: Sequence[AnyImage],
     nrows: int = 1,
     ncols: int | None = None,
     titles: Sequence[str] | None = None,
@@ -87,28 +86,28 @@ def show_images(
     imsize: float = INCHES,
     suptitle: str | None = None,
 ) -> None:
-    """Draw pictures side by side.
+    """Draw images side by side.
 
     Args:
-        ims: The pictures.
+        ims: The images.
         nrows: Rows of them.
-        ncols: Pictures in a row; None: as many as it takes.
+        ncols: Images in a row; None: as many as it takes.
         titles: One above each.
         figsize: (width, height) of the figure in inches; None: by ``imsize``.
-        imsize: Side of one picture in inches.
+        imsize: Side of one image in inches.
         suptitle: Written above all.
 
     Raises:
-        ConfigError: One of them is no picture, or there are not as many titles.
+        ConfigError: One of them is no image, or there are not as many titles.
     """
     if titles is not None and len(titles) != len(ims):
-        raise ConfigError(f"Each of the {len(ims)} pictures has one title. Received: {len(titles)}")
+        raise ConfigError(f"Each of the {len(ims)} images has one title. Received: {len(titles)}")
     columns = math.ceil(len(ims) / nrows) if ncols is None else ncols
     _, places = subplots(nrows, max(1, columns), figsize=figsize, imsize=imsize, suptitle=suptitle)
     for place in places.flat:
         place.axis("off")
-    for number, (picture, place) in enumerate(zip(ims, places.flat, strict=False)):
-        show_image(picture, ax=place, title=None if titles is None else titles[number])
+    for number, (image, place) in enumerate(zip(ims, places.flat, strict=False)):
+        show_image(image, ax=place, title=None if titles is None else titles[number])
 
 
 def subplots(
@@ -118,7 +117,7 @@ def subplots(
     imsize: float = INCHES,
     suptitle: str | None = None,
 ) -> tuple[Figure, NDArray[Any]]:
-    """Make a figure with room for pictures.
+    """Make a figure with room for images.
 
     Args:
         nrows: Rows of axes.
@@ -180,42 +179,42 @@ def plot_function(
         axes.set_title(title)
 
 
-def picture_pixels(picture: Picture) -> NDArray[Any]:
-    """Return a picture as matplotlib draws it.
+def image_pixels(image: AnyImage) -> NDArray[Any]:
+    """Return an image as matplotlib draws it.
 
     Args:
-        picture: See the top of this module. Floats are clipped to 0-1.
+        image: See the top of this module. Floats are clipped to 0-1.
 
     Returns:
         uint8 or float32 ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``.
 
     Raises:
-        ConfigError: It is no picture, or a batch of them.
+        ConfigError: It is no image, or a batch of them.
     """
-    if isinstance(picture, Tensor):
-        pixels = tensor_pixels(picture)
+    if isinstance(image, Tensor):
+        pixels = tensor_pixels(image)
     else:
-        pixels = np.asarray(picture)
+        pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
-    is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
-    if not is_picture or not (np.issubdtype(pixels.dtype, np.number) or pixels.dtype == bool):
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if not is_image or not (np.issubdtype(pixels.dtype, np.number) or pixels.dtype == bool):
         raise ConfigError(
-            "A picture is a tensor (1, 3 or 4, height, width), an array (height, width, 1, 3 or 4), or without channels; "
-            f"take one of a batch with [0]. Received: {type(picture).__name__} of {pixels.dtype}, shape {pixels.shape}"
+            "An image is a tensor (1, 3 or 4, height, width), an array (height, width, 1, 3 or 4), or without channels; "
+            f"take one of a batch with [0]. Received: {type(image).__name__} of {pixels.dtype}, shape {pixels.shape}"
         )
     if pixels.ndim == 3 and np.issubdtype(pixels.dtype, np.floating):
         return pixels.astype(np.float32).clip(0, 1)
     return pixels
 
 
-def tensor_pixels(picture: Tensor) -> NDArray[Any]:
+def tensor_pixels(image: Tensor) -> NDArray[Any]:
     """Return a tensor as an array, its channels last.
 
     Args:
-        picture: ``(C, H, W)`` with up to 4 channels, or another shape, which is kept. Half precision becomes float32.
+        image: ``(C, H, W)`` with up to 4 channels, or another shape, which is kept. Half precision becomes float32.
     """
-    plain = picture.detach().as_subclass(Tensor).cpu()
+    plain = image.detach().as_subclass(Tensor).cpu()
     if plain.dtype in (torch.bfloat16, torch.float16):
         plain = plain.float()
     channels_first = plain.ndim == 3 and plain.shape[0] <= _MOST_CHANNELS
@@ -226,23 +225,23 @@ _WHITE = 255
 
 
 class PILImage(Image.Image):
-    """A Pillow picture that prints as ``PILImage mode=RGB size=500x375`` (width x height); make one with ``create``.
+    """A Pillow image that prints as ``PILImage mode=RGB size=500x375`` (width x height); make one with ``create``.
 
     Item transforms such as ``Resize(460)`` give a ``PILImage`` for one; Pillow's own methods (``rotate``, ``crop`` ...) give
-    plain Pillow pictures.
+    plain Pillow images.
     """
 
     @classmethod
     def create(
         cls, fn: Path | str | bytes | bytearray | NDArray[Any] | Tensor | Image.Image
     ) -> PILImage:
-        """Return a picture as upright RGB with 8 bits, with memory of its own; what is given is not changed.
+        """Return an image as upright RGB with 8 bits, with memory of its own; what is given is not changed.
 
         The EXIF orientation is applied, what is transparent is laid over white, 16 bits become 8, as in training.
 
         Args:
             fn: A file; the bytes of one; an array ``(H, W)`` or ``(H, W, 1, 3 or 4)``, uint8, or float 0-1; a tensor
-                ``(H, W)`` or ``(1, 3 or 4, H, W)``, uint8, or float 0-1; or a Pillow picture.
+                ``(H, W)`` or ``(1, 3 or 4, H, W)``, uint8, or float 0-1; or a Pillow image.
 
         Raises:
             PictureError: It cannot be read, or is none of these.
@@ -256,13 +255,8 @@ class PILImage(Image.Image):
         if isinstance(fn, Tensor):
             fn = tensor_pixels(fn)
         if isinstance(fn, np.ndarray):
-            return _owned(_from_pixels(fn), cls)
-        if not isinstance(fn, Image.Image):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise PictureError(
-                "A picture is a path, the bytes of a file, an array, a tensor or a Pillow picture. "
-                f"Received: {type(fn).__name__}"
-            )
-        return _owned(_upright(fn), cls)
+            fn = _bytes_of(fn)
+        return _owned(as_rgb(fn), cls)
 
     @property
     def shape(self) -> Size:
@@ -280,7 +274,7 @@ class PILImage(Image.Image):
         title: str | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> Axes:
-        """Draw the picture.
+        """Draw the image.
 
         Args:
             ctx: matplotlib axes to draw on; None: a new figure of pyplot.
@@ -293,7 +287,7 @@ class PILImage(Image.Image):
         return show_image(self, ctx=ctx, title=title, figsize=figsize)
 
     def to_thumb(self, h: int, w: int | None = None) -> PILImage:
-        """Return a copy that is no larger than a box, with its shape kept; small pictures stay as they are.
+        """Return a copy that is no larger than a box, with its shape kept; small images stay as they are.
 
         Args:
             h: Height of the box in pixels.
@@ -313,44 +307,39 @@ class PILImage(Image.Image):
         p.text("PILImage(...)" if cycle else repr(self))
 
 
-def _owned(picture: Image.Image, cls: type[PILImage]) -> PILImage:
-    """Return a copy as a picture of our class; a copy never holds on to a file, whatever it was opened as."""
-    copied = picture.copy()
+def _owned(image: Image.Image, cls: type[PILImage]) -> PILImage:
+    """Return a copy as an image of our class; a copy never holds on to a file, whatever it was opened as."""
+    copied = image.copy()
     copied.__class__ = cls
     return copied  # pyright: ignore[reportReturnType]
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    try:
-        return to_rgb(ImageOps.exif_transpose(picture))
-    except Exception as error:
-        raise PictureError(
-            f"Cannot use the picture {picture!r}: {error}. Give a picture that Pillow can convert to RGB."
-        ) from error
+def _bytes_of(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return pixels of floats 0-1 as bytes; bytes as they are.
 
-
-def _from_pixels(pixels: NDArray[Any]) -> Image.Image:
-    """Return a picture of pixels ``(H, W)`` or ``(H, W, C)``."""
-    is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))
+    Raises:
+        PictureError: They are no image.
+    """
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))
     is_float = np.issubdtype(pixels.dtype, np.floating)
-    if not is_picture or 0 in pixels.shape or not (is_float or pixels.dtype == np.uint8):
+    if not is_image or 0 in pixels.shape or not (is_float or pixels.dtype == np.uint8):
         raise PictureError(
-            "A picture's values are uint8 0-255 or float 0-1, of shape (height, width) or (height, width, 1, 3 or 4); "
+            "An image's values are uint8 0-255 or float 0-1, of shape (height, width) or (height, width, 1, 3 or 4); "
             f"a tensor's channels come first. Received: {pixels.dtype} of shape {pixels.shape}"
         )
-    if is_float:
-        low, high = float(pixels.min()), float(pixels.max())
-        if not 0 <= low <= high <= 1:
-            raise PictureError(
-                "A picture of floats has values 0 to 1; bring them there, or convert 0 to 255 to uint8. "
-                f"Received: values from {low:g} to {high:g}"
-            )
-        pixels = np.rint(pixels * _WHITE).astype(np.uint8)
-    return to_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
+    if not is_float:
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())
+    if not 0 <= low <= high <= 1:
+        raise PictureError(
+            "An image of floats has values 0 to 1; bring them there, or convert 0 to 255 to uint8. "
+            f"Received: values from {low:g} to {high:g}"
+        )
+    return np.rint(pixels * _WHITE).astype(np.uint8)
 
 
 def verify_images(fns: Iterable[Path | str]) -> L[Path | str]:
-    """Return the files that cannot be read as pictures; they are decoded whole, by as many threads as there are cores.
+    """Return the files that cannot be read as images; they are decoded whole, by as many threads as there are cores.
 
     Args:
         fns: Files.

@@ -1,6 +1,6 @@
-"""A trained learner in, answers to "what does it get wrong?" out: numbers computed once, pictures read when they are shown.
+"""What does a trained learner get wrong? Numbers computed once, images read when they are shown.
 
-N: pictures; C: classes; H, W: sides.
+N images, C classes.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ if TYPE_CHECKING:
 
     from vizsla.train.learner import Learner
 
-    Pictures = Callable[[Tensor], Tensor]
+    Images = Callable[[Tensor], Tensor]
     """Positions int64 ``(K,)`` -> float32 ``(K, 3, H, W)``, 0-1, on the CPU."""
 
-_NOTHING = "There is no picture with a label to show. Ask for at least one, of labelled pictures."
+_NOTHING = "There is no image with a label to show. Ask for at least one, of labelled images."
 
 
 class ClassificationInterpretation:
-    """What a learner says of labelled pictures, to be looked at from many sides; make one with ``from_learner``.
+    """What a learner says of labelled images, to be looked at from many sides; make one with ``from_learner``.
 
     Args:
         learn: The learner; only ``plot_grad_cam`` asks its model again.
         predictions: What it said.
-        pictures: Gives the pictures as the network saw them.
+        images: Gives the images as the network saw them.
 
     Attributes:
         predictions: As given.
         losses: float32 ``(N,)``, by the learner's own loss; NaN where the label is not known.
     """
 
-    def __init__(self, learn: Learner, predictions: Predictions, *, pictures: Pictures) -> None:
+    def __init__(self, learn: Learner, predictions: Predictions, *, images: Images) -> None:
         self.learn = learn
         self.predictions = predictions
         self.losses = _losses(learn, predictions)
-        self._pictures = pictures
+        self._images = images
 
     @classmethod
     def from_learner(
@@ -64,15 +64,15 @@ class ClassificationInterpretation:
         ds_idx: int = 1,
         dl: DataLoader | Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> ClassificationInterpretation:
-        """Run the model once over some pictures.
+        """Run the model once over some images.
 
         Args:
             learn: A trained learner.
-            ds_idx: 0 for training, 1 for validation pictures; both prepared as in validation.
-            dl: Other pictures: a loader, as ``dls.test_dl(items, with_labels=True)`` gives it, or a list of batches.
+            ds_idx: 0 for training, 1 for validation images; both prepared as in validation.
+            dl: Other images: a loader, as ``dls.test_dl(items, with_labels=True)`` gives it, or a list of batches.
 
         Raises:
-            ConfigError: ``ds_idx`` is neither, or the pictures of ``dl`` have no labels.
+            ConfigError: ``ds_idx`` is neither, or the images of ``dl`` have no labels.
         """
         if dl is None:
             table, predictions = learn.dls.table, learn.predictions(ds_idx)
@@ -84,13 +84,13 @@ class ClassificationInterpretation:
         else:
             return cls._of_batches(learn, dl)
 
-        def pictures(positions: Tensor) -> Tensor:
+        def images(positions: Tensor) -> Tensor:
             rows = predictions.rows[positions]
             own = table is learn.dls.table
             chosen = learn.dls.loader_for(rows) if own else learn.dls.loader_for(rows, table=table)
             return torch.cat([batch.images.cpu() for batch in chosen.batches()])
 
-        return cls(learn, predictions, pictures=pictures)
+        return cls(learn, predictions, images=images)
 
     @classmethod
     def _of_batches(
@@ -98,17 +98,17 @@ class ClassificationInterpretation:
     ) -> ClassificationInterpretation:
         outputs = compute_outputs(learn.model, batches, precision=learn.precision, keep_images=True)
         if outputs.targets is None or outputs.images is None:
-            raise ConfigError("The batches have no labels. Give (pictures, labels) pairs.")
+            raise ConfigError("The batches have no labels. Give (images, labels) pairs.")
         number, images = len(outputs.logits), outputs.images
         predictions = Predictions(
             rows=torch.arange(number),
-            paths=tuple(f"picture {place}" for place in range(number)),
+            paths=tuple(f"image {place}" for place in range(number)),
             logits=outputs.logits,
             targets=outputs.targets,
             vocab=learn.dls.table.vocab,
             task=learn.dls.table.task,
         )
-        return cls(learn, predictions, pictures=lambda positions: images[positions])
+        return cls(learn, predictions, images=lambda positions: images[positions])
 
     @property
     def vocab(self) -> CategoryMap:
@@ -145,7 +145,7 @@ class ClassificationInterpretation:
     def top_losses(
         self, k: int | None = None, largest: bool = True, items: bool = False
     ) -> tuple[Any, ...]:
-        """Return the pictures with the largest losses.
+        """Return the images with the largest losses.
 
         Args:
             k: At most so many; None is all.
@@ -153,13 +153,13 @@ class ClassificationInterpretation:
             items: Return their paths too.
 
         Returns:
-            Losses float32 ``(K,)``, positions int64 ``(K,)`` in the order of the pictures, and paths if asked for.
+            Losses float32 ``(K,)``, positions int64 ``(K,)`` in the order of the images, and paths if asked for.
 
         Raises:
             ConfigError: ``k`` is negative.
         """
         if k is not None and k < 0:
-            raise ConfigError(f"The number of pictures cannot be negative. Received: k={k}")
+            raise ConfigError(f"The number of images cannot be negative. Received: k={k}")
         labelled = (~self.losses.isnan()).nonzero()[:, 0]
         order = self.losses[labelled].argsort(descending=largest, stable=True)
         chosen = labelled[order][:k]
@@ -209,17 +209,17 @@ class ClassificationInterpretation:
         ncols: int | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> None:
-        """Draw the pictures with the largest losses, with prediction, label, loss and probability of the prediction.
+        """Draw the images with the largest losses, with prediction, label, loss and probability of the prediction.
 
         Args:
             k: How many.
             largest: False starts with the smallest loss.
             nrows: Rows; None follows from the rest.
             ncols: Columns; None follows from the rest.
-            figsize: (width, height) in inches; None is 3 x 3 for each picture.
+            figsize: (width, height) in inches; None is 3 x 3 for each image.
 
         Raises:
-            ConfigError: There is no picture to show.
+            ConfigError: There is no image to show.
         """
         self._draw(self.top_losses(k, largest)[1], nrows=nrows, ncols=ncols, figsize=figsize)
 
@@ -232,44 +232,39 @@ class ClassificationInterpretation:
         figsize: tuple[float, float] | None = None,
         stage: int = -1,
     ) -> None:
-        """Draw the pictures with the largest losses, and on them in colour what spoke for the predicted class (Grad-CAM).
+        """Draw the images with the largest losses, and on them in colour what spoke for the predicted class (Grad-CAM).
 
         Args:
             k: How many.
             largest: False starts with the smallest loss.
             nrows: Rows; None follows from the rest.
             ncols: Columns; None follows from the rest.
-            figsize: (width, height) in inches; None is 3 x 3 for each picture.
+            figsize: (width, height) in inches; None is 3 x 3 for each image.
             stage: Which stage of the network is asked; the last one sees most and is the coarsest.
 
         Raises:
-            ConfigError: There is no picture to show, or no such stage.
+            ConfigError: There is no image to show, or no such stage.
         """
         from vizsla.infer.grad_cam import grad_cam, overlay
 
         chosen = self.top_losses(k, largest)[1]
         if not len(chosen):
             raise ConfigError(_NOTHING)
-        images = self._pictures(chosen).to(self.learn.dls.device)
+        images = self._images(chosen).to(self.learn.dls.device)
         targets = self.decoded[chosen].to(images.device)
         heat = grad_cam(self.learn.model, images, targets=targets, stage=stage)  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
         seen = [overlay(image, one).cpu() for image, one in zip(images, heat, strict=True)]
         self._draw(chosen, nrows=nrows, ncols=ncols, figsize=figsize, images=torch.stack(seen))
 
     def show_results(self, idxs: Sequence[int] | Tensor) -> None:
-        """Draw chosen pictures with their label and, below it, the prediction: green if they agree, else red.
+        """Draw chosen images with their label and, below it, the prediction: green if they agree, else red.
 
         Args:
             idxs: Positions, as ``top_losses`` gives them.
         """
         positions = torch.as_tensor(idxs)
-        images = self._pictures(positions)
         pairs = [(self._label(place), self._guess(place)) for place in positions.tolist()]
-        places = picture_grid(len(pairs), title="Target/Prediction", title_lines=2)
-        for axes, image in zip(places, images, strict=True):
-            TensorImage(image).show(ctx=axes)
-        colours = ["green" if label == guess else "red" for label, guess in pairs]
-        set_fitting_titles(places, ["\n".join(pair) for pair in pairs], colours=colours)
+        draw_results(self._images(positions), pairs)
 
     def print_classification_report(self) -> None:
         """Print precision, recall and F1 of each class."""
@@ -286,7 +281,7 @@ class ClassificationInterpretation:
     ) -> None:
         if not len(positions):
             raise ConfigError(_NOTHING)
-        images = self._pictures(positions) if images is None else images
+        images = self._images(positions) if images is None else images
         title = "Prediction/Actual/Loss/Probability"
         places = picture_grid(
             len(positions), nrows=nrows, ncols=ncols, figsize=figsize, title=title, title_lines=2
@@ -312,8 +307,22 @@ class ClassificationInterpretation:
         return [self.predictions.paths[place] for place in positions.tolist()]
 
 
+def draw_results(images: Tensor, pairs: Sequence[tuple[str, str]]) -> None:
+    """Draw images, each with its label and its prediction above it: green if they agree, else red.
+
+    Args:
+        images: float ``(N, 3, H, W)``, values 0-1.
+        pairs: (label, prediction) of each.
+    """
+    places = picture_grid(len(pairs), title="Target/Prediction", title_lines=2)
+    for axes, image in zip(places, images, strict=True):
+        TensorImage(image).show(ctx=axes)
+    colours = ["green" if label == guess else "red" for label, guess in pairs]
+    set_fitting_titles(places, ["\n".join(pair) for pair in pairs], colours=colours)
+
+
 def _losses(learn: Learner, predictions: Predictions) -> Tensor:
-    """Return the loss of each picture, float32 ``(N,)``; NaN where the label is not known."""
+    """Return the loss of each image, float32 ``(N,)``; NaN where the label is not known."""
     losses = torch.full((len(predictions.rows),), torch.nan)
     known = predictions.labelled
     if known.any():

@@ -63,7 +63,7 @@ class Step:
         name: Of the step, or of the first of its members.
         settings: What it was given.
         members: What else happens in the same step: names and settings.
-        transforms: The batch transforms that it stands for; none for steps that every picture goes through.
+        transforms: The batch transforms that it stands for; none for steps that every image goes through.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Steps:
 
 
 def item_steps(items: ItemPipeline) -> Steps:
-    """Return what is done to each picture before it becomes part of a batch."""
+    """Return what is done to each image before it becomes part of a batch."""
     own = [step_of_function(function) for function in items.before]
     if items.sizing is not None:
         own.append(Step(name=type(items.sizing).__name__, settings=settings_of(items.sizing)))
@@ -179,7 +179,7 @@ _MOST_CLASSES = 10
 
 
 class CollateError(DataError, RuntimeError):
-    """The pictures of a batch have different sizes."""
+    """The images of a batch have different sizes."""
 
 
 @dataclass(kw_only=True)
@@ -202,13 +202,13 @@ class _Announced:
 def summarise_block(
     block: DataBlock, source: Any, *, getters: Getters, bs: int, path: Path | str
 ) -> DataLoaders:
-    """Print what happens to the pictures of a source.
+    """Print what happens to the images of a source.
 
     Args:
         block: The description.
         source: What it is used on.
-        getters: What gives the picture (None: the item is it) and the label of an item.
-        bs: Pictures in the batch; the first training pictures, fewer where there are fewer.
+        getters: What gives the image (None: the item is it) and the label of an item.
+        bs: Images in the batch; the first training images, fewer where there are fewer.
         path: See ``DataBlock.resolve``.
 
     Returns:
@@ -216,11 +216,11 @@ def summarise_block(
 
     Raises:
         DataError: Something is wrong with the data; everything that was found is in the message.
-        CollateError: The pictures of the batch have different sizes.
+        CollateError: The images of the batch have different sizes.
         ConfigError: ``bs`` is not positive.
     """
     if bs < 1:
-        raise ConfigError(f"A batch has at least one picture. Received: bs={bs}")
+        raise ConfigError(f"A batch has at least one image. Received: bs={bs}")
     _say(f"Setting-up type transforms pipelines\nCollecting items from {_short(source)}")
     announced = _Announced(splitter=RandomSplitter() if block.splitter is None else block.splitter)
     split_block = replace(block, splitter=announced)
@@ -251,14 +251,14 @@ def summarise_block(
 
 
 def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
-    """Print how the first training pictures become a batch."""
+    """Print how the first training images become a batch."""
     own, together = item_steps(loaders.items), batch_steps(loaders.augmentation)
     _say(f"Setting up after_item: {own}\nSetting up before_batch: {Steps()}")
     _say(f"Setting up after_batch: {together}\n\nBuilding one batch")
     _say("Applying item_tfms to the first sample:")
     target = sample[1]
     made = _pictures_after(loaders, sample[0])
-    _tell_steps(own, sample, [(picture, target) for picture in made])
+    _tell_steps(own, sample, [(image, target) for image in made])
     rows = loaders.train.rows[: loaders.bs]
     _say(f"\nAdding the next {len(rows) - 1} samples")
     _say("\nNo before_batch transform to apply\n\nCollating items in a batch")
@@ -281,14 +281,14 @@ def _tell_of_one_go(together: Steps, *, source: Tensor, result: Tensor) -> None:
     if len(together) > 2:
         before, after = (f"{images.shape[-2]}x{images.shape[-1]}" for images in (source, result))
         _say(
-            f"\nIn training all of this is done at once: each picture is interpolated once, from {before} to {after}."
+            f"\nIn training all of this is done at once: each image is interpolated once, from {before} to {after}."
         )
 
 
-def _pictures_after(loaders: DataLoaders, picture: PILImage) -> list[PILImage | TensorImage]:
-    """Return a picture after each of its item transforms, as training may see it."""
+def _pictures_after(loaders: DataLoaders, image: PILImage) -> list[PILImage | TensorImage]:
+    """Return an image after each of its item transforms, as training may see it."""
     items = loaders.items
-    pixels: NDArray[np.uint8] = np.array(picture)
+    pixels: NDArray[np.uint8] = np.array(image)
     made: list[PILImage | TensorImage] = []
     for function in items.before:
         pixels = function(pixels)
@@ -324,7 +324,7 @@ def _collated(loaders: DataLoaders, rows: Tensor) -> Tensor:
         )
         other = next(place for place, shape in enumerate(shapes) if shape != shapes[0])
         raise CollateError(
-            "The pictures of a batch must have one size, and these have several: "
+            "The images of a batch must have one size, and these have several: "
             f"{_sides(shapes[0])} ({table.shown_path(int(rows[0]))}), "
             f"{_sides(shapes[other])} ({table.shown_path(int(rows[other]))}). "
             "add item_tfms=Resize(...) to the DataBlock, for example item_tfms=Resize(460)."
@@ -340,10 +340,10 @@ def _sides(shape: Sequence[int]) -> str:
 def _type_steps(
     block: DataBlock, *, getters: Getters, vocab: Sequence[str] | None
 ) -> tuple[Steps, Steps]:
-    """Return what makes the picture and the target of an item."""
+    """Return what makes the image and the target of an item."""
     path_of, label_of = getters
     own = [] if path_of is None else [step_of_function(path_of)]
-    picture = Step(name="PILBase.create", settings={})
+    image = Step(name="PILBase.create", settings={})
     output = output_block(block.blocks)
     settings = settings_of(output)
     name = "RegressionSetup"
@@ -351,7 +351,7 @@ def _type_steps(
         name = "Categorize" if isinstance(output, CategoryBlock) else "MultiCategorize"
         settings["vocab"] = _classes(output.vocab if vocab is None else vocab)
     encode = Step(name=name, settings=settings)
-    return Steps((*own, picture)), Steps((step_of_function(label_of), encode))
+    return Steps((*own, image)), Steps((step_of_function(label_of), encode))
 
 
 def _classes(vocab: Sequence[str] | None) -> object:

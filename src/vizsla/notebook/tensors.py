@@ -1,10 +1,10 @@
-"""Pictures as tensors come in, tensors that print, show and transform themselves go out; for looking, not for training.
+"""Tensors that print their kind, show themselves, and transform themselves: for looking and trying out, not for training.
 
-Training works on plain tensors: a subclass costs time at every operation. Here each call acts at once and on its own,
-with one interpolation, so a chain of calls shows what several interpolations do to a picture; a ``Pipeline`` composes
-its transforms and interpolates once.
+Training works on plain tensors: a subclass costs time at every operation. Here each call acts at once and on its own, with
+one interpolation, so a chain of calls shows what several interpolations do to an image; a ``Pipeline`` composes its
+transforms and interpolates once.
 
-Shape legend: B pictures, C channels, H x W pixels.
+B images, C channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vizsla.augment.colour import Brightness, Contrast
 from vizsla.augment.geometry import Dihedral, Flip, Rotate, Warp, Zoom
 from vizsla.augment.kernels import area_average, prefilter_sizes, sample_at, sampling_grid
 from vizsla.errors import ConfigError
+from vizsla.notebook.images import show_image
 from vizsla.types import as_size
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from vizsla.types import Size, Task
 
     Step = BatchTransform | Callable[[Tensor], Tensor]
-
-_INCHES = 3.0
-"""Side of a picture that is shown on its own."""
 
 
 class TensorCategory(Tensor):
@@ -52,7 +50,7 @@ class TensorCategory(Tensor):
 
 
 class TensorMultiCategory(Tensor):
-    """Several labels of a picture, or of a batch: 1 for each class that it has, else 0; prints as ``TensorMultiCategory``.
+    """Several labels of an image, or of a batch: 1 for each class that it has, else 0; prints as ``TensorMultiCategory``.
 
     Args:
         data: Numbers of 0 and 1.
@@ -76,10 +74,10 @@ def as_target(target: Tensor, *, task: Task) -> Tensor:
 
 
 class TensorImage(Tensor):
-    """One picture ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1; prints as ``TensorImage(...)``.
+    """One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1; prints as ``TensorImage(...)``.
 
-    The methods below return new pictures: float, in the dtype that came in (float32 for uint8). Those that draw at
-    random do so per picture, from torch's default generator unless one is given.
+    The methods below return new images: float, in the dtype that came in (float32 for uint8). Those that draw at
+    random do so per image, from torch's default generator unless one is given.
 
     Args:
         data: A tensor, or anything that ``torch.as_tensor`` takes; memory is shared where possible.
@@ -89,7 +87,7 @@ class TensorImage(Tensor):
     """
 
     def __new__(cls, data: ArrayLike | Tensor) -> TensorImage:
-        """Return the pictures, sharing memory where possible."""
+        """Return the images, sharing memory where possible."""
         return torch.as_tensor(data).as_subclass(cls)
 
     def affine_coord(
@@ -102,16 +100,16 @@ class TensorImage(Tensor):
         pad_mode: PadMode = "reflection",
         align_corners: bool = True,
     ) -> TensorImage:
-        """Return the pictures seen through a map, in another size.
+        """Return the images seen through a map, in another size.
 
         Args:
             mat: float ``(2, 3)``, ``(3, 3)``, ``(B, 2, 3)`` or ``(B, 3, 3)``: output coordinates (x, y, 1), -1 to 1, to
-                source coordinates; three rows for a perspective; ``None``: the whole picture.
+                source coordinates; three rows for a perspective; ``None``: the whole image.
             coord_tfm: Changes the source coordinates (x, y) of all output pixels, ``(B, H, W, 2)``, after ``mat``; ``None``:
                 they stay.
             sz: (height, width) of what comes out, or one number; ``None``: unchanged.
             mode: Interpolation: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
-            pad_mode: What is seen outside the picture: ``"reflection"``, ``"border"`` or ``"zeros"``.
+            pad_mode: What is seen outside the image: ``"reflection"``, ``"border"`` or ``"zeros"``.
             align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
 
         Raises:
@@ -255,7 +253,7 @@ class TensorImage(Tensor):
         title: str | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> Axes:
-        """Draw the picture.
+        """Draw the image.
 
         Args:
             ctx: matplotlib axes to draw on; ``None``: a new figure of pyplot.
@@ -270,24 +268,15 @@ class TensorImage(Tensor):
         """
         if self.ndim != 3 or self.shape[0] not in {1, 3}:
             raise ConfigError(
-                "Only one picture (1 or 3, height, width) can be shown; take one of a batch with [0]. "
+                "Only one image (1 or 3, height, width) can be shown; take one of a batch with [0]. "
                 f"Received: shape {tuple(self.shape)}"
             )
-        if ctx is None:
-            import matplotlib.pyplot as plt
-
-            ctx = plt.subplots(figsize=figsize or (_INCHES, _INCHES))[1]
-        plain = _plain(self).detach().cpu()
-        unit = plain / 255 if plain.dtype == torch.uint8 else plain.float().clamp(0, 1)
-        ctx.imshow(unit.expand(3, -1, -1).permute(1, 2, 0).numpy())
-        ctx.axis("off")
-        if title is not None:
-            ctx.set_title(title)
-        return ctx
+        plain = _plain(self).expand(3, -1, -1)  # so that grey is drawn grey
+        return show_image(plain, ctx=ctx, title=title, figsize=figsize)
 
 
 class Pipeline:
-    """Transforms that act on pictures when called, all of them, whatever they are for in training.
+    """Transforms that act on images when called, all of them, whatever they are for in training.
 
     Neighbours that are batch transforms are composed as in training: one interpolation, one colour step. A
     ``Normalize`` among them acts after the others. Any other function acts alone, at its place.
@@ -307,7 +296,7 @@ class Pipeline:
         self.generator = generator
 
     def __call__(self, images: Tensor) -> TensorImage:
-        """Return transformed pictures.
+        """Return transformed images.
 
         Args:
             images: ``(C, H, W)`` or ``(B, C, H, W)``, uint8 0-255 or float 0-1.
@@ -340,13 +329,13 @@ class Pipeline:
         return runs
 
 
-def _plain(pictures: Tensor) -> Tensor:
-    return pictures.as_subclass(Tensor)
+def _plain(images: Tensor) -> Tensor:
+    return images.as_subclass(Tensor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sampling:
-    """How pictures are looked up: interpolation, what lies outside, what -1 and 1 mean."""
+    """How images are looked up: interpolation, what lies outside, what -1 and 1 mean."""
 
     mode: Mode
     pad_mode: PadMode
@@ -361,7 +350,7 @@ def _seen(
     size: Size,
     how: _Sampling,
 ) -> Tensor:
-    """Return pictures seen through maps and a function of the coordinates, averaged before that as the maps need it."""
+    """Return images seen through maps and a function of the coordinates, averaged before that as the maps need it."""
     grid = sampling_grid(maps.float().to(images.device), size=size, align_corners=how.align_corners)
     shape = grid.shape
     grid = coord_tfm(grid)
@@ -398,7 +387,7 @@ def _as_maps(mat: Tensor | None, *, count: int) -> Tensor:
     shape = tuple(mat.shape)
     if shape[-2:] not in {(2, 3), (3, 3)} or shape[:-2] not in {(), (1,), (count,)}:
         raise ConfigError(
-            f"A map is (2, 3) or (3, 3), or {count} of them for {count} pictures. Received: shape {shape}"
+            f"A map is (2, 3) or (3, 3), or {count} of them for {count} images. Received: shape {shape}"
         )
     maps[:, : mat.shape[-2]] = mat.detach().cpu().double()
     return maps

@@ -124,8 +124,10 @@ def train_classifier(
         ModelFileError: The checkpoint is damaged.
 
     Example:
-        >>> run = train_classifier(resolve_data(Path("pets"), seed=0))
-        >>> run.predictions.correct.float().mean()
+        >>> from vizsla.data.table.from_words import resolve_data
+        >>> table = resolve_data("pets", seed=0)
+        >>> run = train_classifier(table, config=TrainConfig(size=128, epochs=0))
+        >>> accuracy = run.predictions.correct.float().mean()
     """
     config = TrainConfig() if config is None else config
     display = Display() if display is None else display

@@ -64,7 +64,8 @@ class RunProfile:
 
     Example:
         >>> profile = RunProfile()
-        >>> run = train_classifier(table, profile=profile)
+        >>> config = TrainConfig(size=128, epochs=0)
+        >>> run = train_classifier(table, config=config, profile=profile)
         >>> profile.stages()[-1].seconds
     """
 

@@ -192,26 +192,19 @@ class Learner(Trainer):
             max_n: Images at most.
             shuffle: Choose them at random, others at each call; otherwise the first ones.
         """
-        from vizsla.evaluate.plots import picture_grid, set_fitting_titles
+        from vizsla.notebook.interpretation import draw_results
 
         rows = self.plain_loader(ds_idx).rows
         chosen = rows[torch.randperm(len(rows))[:max_n]] if shuffle else rows[:max_n]
         outputs = self._outputs(ds_idx, self.dls.loader_for(chosen), keep_images=True)
-        predicted = self._decoded(outputs.logits)
         table = self.dls.table
-        axes = picture_grid(len(chosen), title="Target/Prediction", title_lines=2)
-        titles: list[tuple[str, str]] = []
-        for place, row in enumerate(chosen.tolist()):
-            guess = label_of(predicted[place], task=table.task, vocab=table.vocab)
-            titles.append((table.label(row), guess))
-            if outputs.images is not None:
-                axes[place].imshow(outputs.images[place].permute(1, 2, 0).numpy())
-            axes[place].axis("off")
-        set_fitting_titles(
-            axes,
-            ["\n".join(pair) for pair in titles],
-            colours=["green" if label == guess else "red" for label, guess in titles],
-        )
+        guesses = [
+            label_of(one, task=table.task, vocab=table.vocab)
+            for one in self._decoded(outputs.logits)
+        ]
+        labels = [table.label(row) for row in chosen.tolist()]
+        if outputs.images is not None:
+            draw_results(outputs.images, list(zip(labels, guesses, strict=True)))
 
     def save(self, file: str | Path, with_opt: bool = True) -> Path:
         """Write weights to ``path/models/FILE.safetensors``, to go on with later; ``export`` writes a finished model.

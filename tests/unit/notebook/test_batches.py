@@ -162,7 +162,7 @@ def test_one_picture_can_be_shown_many_times(dls: DataLoaders):
     shown = dls.show_batch(max_n=4, unique=True, show=False)
     assert shown is not None
     assert len({label for _, label in shown}) == 1
-    assert len({picture.numpy().tobytes() for picture, _ in shown}) == 4
+    assert len({image.numpy().tobytes() for image, _ in shown}) == 4
     assert plt.get_fignums() == []
 
 

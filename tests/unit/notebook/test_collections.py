@@ -101,7 +101,7 @@ def test_one_thing_is_wrapped_and_collections_are_taken_apart(given, items):
 @pytest.mark.parametrize(
     "thing",
     [np.arange(3), torch.arange(3), pd.DataFrame({"a": [1, 2]}), Image.new("RGB", (2, 2))],
-    ids=["array", "tensor", "table", "picture"],
+    ids=["array", "tensor", "table", "image"],
 )
 def test_arrays_tables_and_pictures_count_as_one(thing):
     assert L(thing)[0] is thing

@@ -1,4 +1,4 @@
-"""Interpretation: numbers as fastai and scikit-learn give them, computed once; pictures with the titles of the seeds."""
+"""Interpretation: numbers as fastai and scikit-learn give them, computed once; images with the titles of the seeds."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def from_counts(counts: Sequence[Sequence[int]], vocab: Sequence[str]) -> Predic
 
 
 def nothing(_: torch.Tensor) -> torch.Tensor:
-    raise AssertionError("no picture is read for numbers")
+    raise AssertionError("no image is read for numbers")
 
 
 @pytest.fixture
 def golden(learn: Learner) -> ClassificationInterpretation:
     case = GOLDEN["confusion_matrix"]
     predictions = said(case["targs"], torch.tensor(case["preds"]).log(), "abc")
-    return ClassificationInterpretation(learn, predictions, pictures=nothing)
+    return ClassificationInterpretation(learn, predictions, images=nothing)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_the_confusion_matrix_is_that_of_fastai(golden: ClassificationInterpreta
 )
 def test_most_confused_is_that_of_fastai_with_plain_ints(learn: Learner, case: dict[str, Any]):
     interp = ClassificationInterpretation(
-        learn, from_counts(case["confusion"], case["vocab"]), pictures=nothing
+        learn, from_counts(case["confusion"], case["vocab"]), images=nothing
     )
     for least, expected in case["most_confused"].items():
         if int(least) > 0:  # there zeros and the diagonal are listed
@@ -191,9 +191,9 @@ def test_top_losses_are_drawn_with_prediction_label_loss_and_probability(
 
 
 def test_no_pictures_cannot_be_drawn(interp: ClassificationInterpretation):
-    with pytest.raises(ConfigError, match="no picture with a label"):
+    with pytest.raises(ConfigError, match="image"):
         interp.plot_top_losses(0)
-    with pytest.raises(ConfigError, match="no picture with a label"):
+    with pytest.raises(ConfigError, match="image"):
         interp.plot_grad_cam(0)
 
 
@@ -201,7 +201,7 @@ def test_grad_cam_colours_the_pictures(interp: ClassificationInterpretation, lea
     modes = [part.training for part in learn.model.modules()]
     interp.plot_grad_cam(2, stage=2)
     shown = [axes.get_images()[0].get_array() for axes in plt.gcf().axes]
-    plain = interp._pictures(interp.top_losses(2)[1])
+    plain = interp._images(interp.top_losses(2)[1])
     assert [pixels.shape for pixels in shown if pixels is not None] == [(24, 24, 3)] * 2
     assert not np.allclose(np.asarray(shown[0]), plain[0].permute(1, 2, 0).numpy())
     assert [part.training for part in learn.model.modules()] == modes

@@ -1,4 +1,4 @@
-"""``summary()`` tells the same story as fastai's, line by line, and says what is missing where pictures make no batch."""
+"""``summary()`` tells the same story as fastai's, line by line, and says what is missing where images make no batch."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_label_that_is_not_found_ends_it_after_the_split(
     pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
 ):
     broken = replace(pets, get_y=using_attr(RegexLabeller(r"^(zzz)"), "name"))
-    with pytest.raises(LabelError, match="None of 20 images"):
+    with pytest.raises(LabelError, match="None of 20"):
         broken.summary(breeds)
     assert (
         capsys.readouterr().out.strip().splitlines()[-1].startswith("Setting up Pipeline: partial")

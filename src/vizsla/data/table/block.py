@@ -276,7 +276,7 @@ class DataBlock:
         ...     item_tfms=Resize(460),
         ...     batch_tfms=aug_transforms(size=224, min_scale=0.75),
         ... )
-        >>> loaders = pets.dataloaders(Path("pets/images"))
+        >>> loaders = pets.dataloaders(Path("breeds"))
     """
 
     blocks: Sequence[BlockOrClass] = (ImageBlock, CategoryBlock)

@@ -88,7 +88,7 @@ def resolve_data(
         ConfigError: ``labels`` or ``valid`` cannot be understood.
 
     Examples:
-        >>> table = resolve_data("pets/images", labels=r"regex:(.+)_\d+\.jpg$", seed=0)
+        >>> table = resolve_data("breeds", labels=r"regex:(.+)_\d+\.jpg$", seed=0)
     """
     fraction = _valid_fraction(valid)
     found = _find(Path(data), labels)

@@ -54,7 +54,7 @@ def get_image_files(
         DataError: The folder does not exist or cannot be read, one of ``folders`` does not exist, or there is no image.
 
     Examples:
-        >>> files = get_image_files("pets/images")
+        >>> files = get_image_files("pets")
     """
     return list(list_images(path, recurse=recurse, folders=folders).paths)
 
