@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench docs clean
+.PHONY: help setup demo test quick explore bench docs clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,13 @@ demo: setup  ## train on 2,624 pictures of solar cells and write a report to run
 test: setup  ## formatting, lint, types, spelling, then the tests
 	@scripts/check
 	@scripts/test
+
+quick: setup  ## lint and the tests that take less than a minute together
+	@scripts/check --quick
+	@scripts/test --quick
+
+explore: setup  ## property tests with other random examples than every day's; a find becomes an @example
+	@HYPOTHESIS_PROFILE=explore scripts/test $$(grep -rl "from hypothesis" tests --include="test_*.py")
 
 bench: setup  ## run the benchmarks on this machine (a quarter of an hour); DATA=folder brings your pictures
 	@$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)")
