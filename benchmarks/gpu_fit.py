@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import torch
 
     from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.models.classifier import Classifier
@@ -160,7 +160,7 @@ def run_model_alone(task: Task) -> Times:
 
     times = Times()
     learn = vizsla_learner(task, times=times)
-    images, targets = learn.dls.one_batch()
+    images, targets = (part.as_subclass(torch.Tensor) for part in learn.dls.one_batch())
     batch = Batch(images=images, targets=targets, rows=learn.dls.train.rows[: len(images)])
     for freeze, epochs in ((learn.freeze, task.frozen), (learn.unfreeze, task.later)):
         freeze()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -30,4 +31,12 @@ def test_nothing_is_asserted():
         for file in FILES
         for node in ast.walk(parsed(file))
         if isinstance(node, ast.Assert)
+    ] == []
+
+
+def test_examples_stand_under_a_heading_that_documentation_renders():
+    assert [
+        str(file.relative_to(SOURCE))
+        for file in FILES
+        if re.search(r"^ *Example:$", file.read_text("utf-8"), re.MULTILINE)
     ] == []

@@ -155,7 +155,7 @@ def _act_alone(
     Raises:
         ConfigError: It is neither one image nor a batch.
 
-    Example:
+    Examples:
         >>> turned = Rotate(draw=30, p=1)(images)
     """
     return act([self], images, generator=generator)
@@ -275,7 +275,7 @@ class BatchAugmentation:
     Raises:
         ConfigError: The list holds something that is no transform, or more than one crop, erasing or normalisation.
 
-    Example:
+    Examples:
         >>> augment = BatchAugmentation(aug_transforms(size=224), seed=1)
         >>> batch = next(dls.train.loader.batches())  # of bytes
         >>> images = augment(batch.images, rows=batch.rows, epoch=0, training=True)

@@ -358,7 +358,7 @@ def centre_crop_box(
     Returns:
         Top, left, height, width in pixels.
 
-    Example:
+    Examples:
         >>> centre_crop_box((20, 32), ratio=(3 / 4, 4 / 3))
         (0, 3, 20, 26)
     """

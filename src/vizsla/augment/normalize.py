@@ -35,7 +35,7 @@ class Normalize:
         std: Per channel, above 0; given together with ``mean``.
         axes: Axes that share a mean; only (0, 2, 3), all but the channel, is meaningful for batches of images.
 
-    Example:
+    Examples:
         >>> normalised = Normalize.from_stats([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(images)
     """
 
@@ -72,7 +72,7 @@ class Normalize:
         Args:
             loader: Gives images, float ``(B, C, H, W)``, for example ``dls.train``.
 
-        Example:
+        Examples:
             >>> normalised = Normalize().set_up(dls.train)(images)
         """
         if self.mean is not None:

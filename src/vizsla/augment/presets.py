@@ -66,7 +66,7 @@ def aug_transforms(
     Raises:
         ConfigError: A value cannot work, or ``min_scale`` is given without ``size``.
 
-    Example:
+    Examples:
         >>> from vizsla.augment.batch_augmentation import BatchAugmentation
         >>> augment = BatchAugmentation(aug_transforms(size=224, min_scale=0.75), seed=1)
     """
@@ -106,7 +106,7 @@ def setup_aug_tfms(tfms: Sequence[BatchTransform]) -> list[BatchTransform]:
     Returns:
         The composed geometry, the composed colour (each if there is any), then the others in their order.
 
-    Example:
+    Examples:
         >>> setup_aug_tfms([Contrast(), Flip(), Hue(), Rotate()])[0].transforms == (Flip(), Rotate())
         True
     """

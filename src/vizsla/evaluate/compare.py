@@ -126,7 +126,7 @@ def paired_interval(num_gained: int, num_lost: int, *, num_pairs: int) -> tuple[
     Returns:
         Ends within -1 and 1 around ``(num_gained - num_lost) / num_pairs``.
 
-    Example:
+    Examples:
         >>> low, high = paired_interval(20, 5, num_pairs=100)
         >>> f"{low:.3f} {high:.3f}"
         '0.056 0.249'

@@ -49,7 +49,7 @@ class Predictions:
     Raises:
         ConfigError: Lengths, dtypes, target values or class names do not fit together, or a logit is not finite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> predictions = Predictions(
         ...     rows=torch.tensor([0, 1]),

@@ -276,7 +276,7 @@ def wilson_interval(successes: int, trials: int, *, level: float = LEVEL) -> tup
     Raises:
         ConfigError: The counts or the level cannot be.
 
-    Example:
+    Examples:
         >>> low, high = wilson_interval(98, 100)
         >>> f"{low:.3f} {high:.3f}"
         '0.930 0.994'

@@ -86,7 +86,7 @@ def push_to_hub(
         ConfigError: ``repo_id`` is no name of a repository, or the predictor was not loaded from a file.
         OutputError: The hub cannot be reached, or refuses; nothing was changed there, or nothing but an empty repository made.
 
-    Example:
+    Examples:
         >>> push_to_hub("runs/pets/model.safetensors", "me/pets")
         'https://huggingface.co/me/pets'
     """
@@ -124,7 +124,7 @@ def from_hub(
         ModelFileError: There is no such repository, revision or file, the hub cannot be reached and no copy is here, or
             what was fetched is no model file of ours.
 
-    Example:
+    Examples:
         >>> from_hub("me/pets").predict("photo.jpg").label
         'beagle'
     """

@@ -95,7 +95,7 @@ def export_model(
         DataError: An image cannot be read, or a folder has none.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
 
-    Example:
+    Examples:
         >>> export_model("model.safetensors", onnx="model.onnx")[0].parity.max_difference < 1e-3
         True
     """

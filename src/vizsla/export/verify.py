@@ -124,7 +124,7 @@ def verify_onnx(path: Path | str, *, golden: Path | str | None = None) -> Parity
         ModelFileError: A file is missing or damaged, or the answers differ by more; the message names the image.
         MissingExtraError: onnxruntime is not installed.
 
-    Example:
+    Examples:
         >>> verify_onnx("model.onnx").max_difference < 1e-3
         True
     """

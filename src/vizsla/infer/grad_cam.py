@@ -58,7 +58,7 @@ def grad_cam(
             has a single position, or the logits do not depend on it: in networks of tokens only the maps that the head
             looks at are part of the way to the logits.
 
-    Example:
+    Examples:
         >>> heat = grad_cam(classifier, batch.images)
         >>> picture = overlay(batch.images[0], heat[0])
     """

@@ -122,7 +122,7 @@ def save_bundle(
             not be opened without the user's code.
         OutputError: The file cannot be written. An old one is untouched.
 
-    Example:
+    Examples:
         >>> save_bundle("model.safetensors", classifier=classifier, resize=Resize((224, 224)))
     """
     head = dict(_check_can_be_named(classifier))
@@ -194,7 +194,7 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
             timm and torchvision do not know.
         ConfigError: This machine has no such device.
 
-    Example:
+    Examples:
         >>> bundle = load_bundle("model.safetensors")
         >>> bundle.manifest.vocab
         ('beagle', 'cat', 'dog')

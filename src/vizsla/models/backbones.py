@@ -164,7 +164,7 @@ def build_backbone(
             cannot be cut there.
         WeightsError: The weights cannot be found, read or matched.
 
-    Example:
+    Examples:
         >>> build_backbone("efficientnet_lite0").stage_channels
         (16, 24, 40, 112, 320, 1280)
     """

@@ -38,7 +38,7 @@ class Classifier(nn.Module):
     Raises:
         ConfigError: ``vocab`` is empty or has a name twice, or ``task`` is none of ``Task``.
 
-    Example:
+    Examples:
         >>> from vizsla.models.backbones import build_backbone
         >>> from vizsla.models.heads import ConcatPoolHead
         >>> backbone = build_backbone("efficientnet_lite0")

@@ -80,7 +80,7 @@ def layer_decay_rates(rate: float, *, num_groups: int, decay: float) -> tuple[fl
     Raises:
         ConfigError: A number is not finite or out of range.
 
-    Example:
+    Examples:
         >>> layer_decay_rates(0.5, num_groups=3, decay=0.5)
         (0.125, 0.25, 0.5)
     """

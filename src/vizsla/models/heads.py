@@ -269,7 +269,7 @@ def create_head(
         ConfigError: The number of dropouts is neither one nor one per linear layer, one of them is not in [0, 1), or a
             width is not positive.
 
-    Example:
+    Examples:
         >>> head = create_head(512, 37)
         >>> [type(layer).__name__ for layer in head][:4]
         ['AdaptiveConcatPool2d', 'Flatten', 'BatchNorm1d', 'Dropout']

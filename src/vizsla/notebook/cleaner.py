@@ -63,7 +63,7 @@ class ImageClassifierCleaner:
     Raises:
         ConfigError: The learner predicts something else.
 
-    Example:
+    Examples:
         >>> cleaner = ImageClassifierCleaner(learn)
         >>> cleaner.choose("beagle", "Train").show()
         >>> cleaner.mark(0, "<Delete>")

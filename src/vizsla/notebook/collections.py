@@ -37,7 +37,7 @@ def collection_text(items: Sequence[object], *, limit: int = SHOWN_AT_MOST) -> s
         items: Only the first ``limit`` of them are asked for.
         limit: How many to print.
 
-    Example:
+    Examples:
         >>> collection_text(range(30), limit=3)
         '(#30) [0,1,2...]'
     """
@@ -56,7 +56,7 @@ class L(list[Item]):
         *more: Further items; then ``items`` is the first of them, whatever it is.
         use_list: Take an array, a tensor or a text apart as well.
 
-    Example:
+    Examples:
         >>> L("a", "b", "c")[[True, False, True]].map(str.upper)
         (#2) ['A','C']
     """
@@ -277,7 +277,7 @@ def tensor(
     Raises:
         ConfigError: They are no numbers, or lists of different lengths.
 
-    Example:
+    Examples:
         >>> tensor(0.5, 1, 2)
         tensor([0.5000, 1.0000, 2.0000])
     """

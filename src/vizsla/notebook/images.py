@@ -246,7 +246,7 @@ class PILImage(Image.Image):
         Raises:
             PictureError: It cannot be read, or is none of these.
 
-        Example:
+        Examples:
             >>> PILImage.create(np.zeros((375, 500, 3), np.uint8))
             PILImage mode=RGB size=500x375
         """

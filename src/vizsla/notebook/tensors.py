@@ -82,7 +82,7 @@ class TensorImage(Tensor):
     Args:
         data: A tensor, or anything that ``torch.as_tensor`` takes; memory is shared where possible.
 
-    Example:
+    Examples:
         >>> one_by_one = TensorImage(images).affine_coord(sz=224).rotate(draw=30, p=1).zoom(draw=1.2, p=1)
     """
 
@@ -285,7 +285,7 @@ class Pipeline:
         transforms: Batch transforms, and functions of a tensor that return a tensor.
         generator: Where random draws come from; ``None``: torch's default generator (``torch.manual_seed``).
 
-    Example:
+    Examples:
         >>> composed = Pipeline(setup_aug_tfms([Rotate(draw=30, p=1, size=224), Zoom(draw=1.2, p=1)]))(images)
     """
 

@@ -146,7 +146,7 @@ class Predictor:
     sums, which may differ in the sixth digit; the calibrated probability is that of the logits of validation, divided by
     the temperature.
 
-    Example:
+    Examples:
         >>> predictor = Predictor.load("model.safetensors")
         >>> predictor.predict("photo.jpg").label
         'cat'
@@ -514,7 +514,7 @@ def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
     Raises:
         ModelFileError: The file is missing, damaged, not one of ours, or newer than this version.
 
-    Example:
+    Examples:
         >>> load_learner("model.safetensors").predict("cat.jpg").label
         'cat'
     """

@@ -123,7 +123,7 @@ def train_classifier(
         TrainingError: A head cannot be fitted to the features.
         ModelFileError: The checkpoint is damaged.
 
-    Example:
+    Examples:
         >>> from vizsla.data.table.from_words import resolve_data
         >>> table = resolve_data("pets", seed=0)
         >>> run = train_classifier(table, config=TrainConfig(size=128, epochs=0))

@@ -62,7 +62,7 @@ class RunProfile:
         wanted: Whether somebody asked.
         steps: Takes part in the end-to-end epochs.
 
-    Example:
+    Examples:
         >>> profile = RunProfile()
         >>> config = TrainConfig(size=128, epochs=0)
         >>> run = train_classifier(table, config=config, profile=profile)

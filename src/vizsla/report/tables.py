@@ -130,7 +130,7 @@ def metric_text(metric: Metric) -> tuple[str, str, str]:
     Args:
         metric: Any.
 
-    Example:
+    Examples:
         >>> from vizsla.evaluate.metrics import Metric
         >>> metric_text(Metric(name="rmse", value=2.0, low=1.5, high=2.5, num_pictures=9))
         ('Root mean squared error', '2.000', '1.500\u20132.500')

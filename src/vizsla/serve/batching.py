@@ -43,7 +43,7 @@ class Batcher(Generic[Item, Result]):
         more_to_come: Whether another item is about to arrive.
         on_batch: Told the size of each batch and the seconds that it took.
 
-    Example:
+    Examples:
         >>> batcher = Batcher(lambda numbers: [number * 2 for number in numbers], max_items=8)
         >>> async with batcher:
         ...     await batcher.submit([1, 2])

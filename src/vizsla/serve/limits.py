@@ -204,7 +204,7 @@ class FairBudget:
         used: Right now.
         num_waiting: Tasks that wait for their share.
 
-    Example:
+    Examples:
         >>> budget = FairBudget(24_000_000)
         >>> await budget.take(500 * 375)
         >>> budget.give(500 * 375)

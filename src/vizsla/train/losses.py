@@ -121,7 +121,7 @@ class CrossEntropyLossFlat(nn.Module):
     Raises:
         ConfigError: ``reduction`` is none of the three; in the call, outputs and targets do not fit together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss = CrossEntropyLossFlat()
         >>> f"{loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1])):.4f}"
@@ -423,7 +423,7 @@ def per_picture(loss_func: LossFunction) -> LossFunction:
     Raises:
         ConfigError: The loss has neither.
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss = per_picture(F.cross_entropy)
         >>> [round(value, 4) for value in loss(torch.zeros(2, 4), torch.tensor([0, 3])).tolist()]
@@ -490,7 +490,7 @@ def balanced_class_weights(targets: Tensor, num_classes: int) -> Tensor:
     Raises:
         ConfigError: A target is not a class, or none is known.
 
-    Example:
+    Examples:
         >>> import torch
         >>> balanced_class_weights(torch.tensor([0, 0, 0, 1]), 2)
         tensor([0.6667, 2.0000])

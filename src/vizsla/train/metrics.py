@@ -223,7 +223,7 @@ class F1Score:
         pos_label: The class that ``"binary"`` scores.
         average: See ``Average``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> metric = F1Score()
         >>> outputs = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])

@@ -80,7 +80,7 @@ def Adam(  # noqa: N802 (the notebooks' name for it)
         wd: Weight decay.
         decouple_wd: Shrink weights by ``lr * wd`` in each step; else add ``wd`` times the weight to its gradient.
 
-    Example:
+    Examples:
         >>> optimiser = Adam(torch.nn.Linear(2, 2).parameters(), 1e-3)
         >>> optimiser.defaults["betas"]
         (0.9, 0.99)

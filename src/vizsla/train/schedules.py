@@ -82,7 +82,7 @@ def polynomial(start: float, end: float, position: float, *, power: float = 2.0)
 def combined(pcts: Sequence[float], parts: Sequence[Curve]) -> Curve:
     """Return a curve that runs through several others, one behind the other.
 
-    Example:
+    Examples:
         ``combined([0.25, 0.75], [partial(cosine, 0.04, 1.0), partial(cosine, 1.0, 1e-5)])`` is the shape of a one-cycle.
 
     Args:

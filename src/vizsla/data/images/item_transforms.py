@@ -272,7 +272,7 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     Raises:
         ConfigError: Something else, or more than one that brings pictures to a size.
 
-    Example:
+    Examples:
         >>> item_pipeline([np.fliplr, Resize(224)]).sizing.size
         (224, 224)
     """

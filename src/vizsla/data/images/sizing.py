@@ -138,7 +138,7 @@ class Resize:
     Raises:
         ConfigError: One of the arguments is none of these.
 
-    Example:
+    Examples:
         >>> Resize(224)(Image.new("RGB", (500, 375))).size
         (224, 224)
     """
@@ -405,7 +405,7 @@ class RandomResizedCrop:
     Raises:
         ConfigError: One of them is out of its range.
 
-    Example:
+    Examples:
         >>> RandomResizedCrop(224, min_scale=0.35)(Image.new("RGB", (500, 375))).size
         (224, 224)
     """
