@@ -160,7 +160,8 @@ def run_model_alone(task: Task) -> Times:
 
     times = Times()
     learn = vizsla_learner(task, times=times)
-    images, targets = (part.as_subclass(torch.Tensor) for part in learn.dls.one_batch())
+    first = next(learn.dls.train.batches())
+    images, targets = first.images, first.targets
     batch = Batch(images=images, targets=targets, rows=learn.dls.train.rows[: len(images)])
     for freeze, epochs in ((learn.freeze, task.frozen), (learn.unfreeze, task.later)):
         freeze()

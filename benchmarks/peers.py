@@ -217,7 +217,8 @@ def run_model_alone(setting: Setting) -> EpochLog:
     keep_freed_memory()
     learn = vizsla_learner(setting)
     classifier = cast("Classifier", learn.model)
-    images, targets = (part.as_subclass(torch.Tensor) for part in learn.dls.one_batch())
+    first = next(learn.dls.train.batches())
+    images, targets = first.images, first.targets
     valid_sizes = [len(rows) for rows in learn.dls.valid.rows.split(learn.dls.valid.bs)]
     log = EpochLog()
     for epoch in range(setting.freeze_epochs + setting.epochs):
