@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import torch
 
     from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.models.classifier import Classifier
