@@ -29,7 +29,7 @@ from PIL import Image
 
 import vizsla
 from vizsla.data.images.decode import open_picture
-from vizsla.data.images.sizing import Resize, resized_pixels
+from vizsla.data.images.sizing import Resize, resize
 from vizsla.data.table.sources import get_image_files
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def vizsla_decoder(data: bytes, presize: int | None) -> object:
     """What training does: the smallest scale that covers the presize, then ``Resize``."""
     if presize is None:
         return np.asarray(open_picture(data))
-    resize = Resize(presize)
-    return resize.pixels(open_picture(data, cover=resize.size), training=True)
+    sizing = Resize(presize)
+    return sizing.presize(open_picture(data, cover=sizing.size), training=True)
 
 
 def pillow_resized(picture: Image.Image, presize: int) -> Image.Image:
@@ -80,7 +80,7 @@ def resized_as_vizsla_does(pixels: NDArray[np.uint8], presize: int) -> NDArray[n
     """Resized so that the short side is the presize."""
     height, width, _ = pixels.shape
     factor = presize / min(width, height)
-    return resized_pixels(pixels, size=(round(factor * height), round(factor * width)))
+    return resize(pixels, size=(round(factor * height), round(factor * width)))
 
 
 def simplejpeg_scaled(data: bytes, presize: int | None, *, fast: bool = False) -> object:

@@ -23,9 +23,7 @@ from benchmarks.machine import described, with_spread
 from benchmarks.pictures import photographs
 from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.augment.presets import aug_transforms
-from vizsla.data.cache.device import DeviceStore
-from vizsla.data.cache.device_decode import DeviceDecoder
-from vizsla.data.images.sizing import Resize
+from vizsla.data.cache.device import DeviceDecoder, DeviceStore
 from vizsla.data.table.sources import get_image_files
 
 if TYPE_CHECKING:
@@ -121,10 +119,10 @@ def passes(folder: Path, *, decoder: str) -> tuple[float, list[float]]:
 
 def warm_up(loaders: DataLoaders) -> None:
     """Let the device's decoder load its libraries, into a store that is thrown away."""
-    loader, resize = loaders.train.loader, loaders.resize
-    if isinstance(resize, Resize):
+    loader, sizing = loaders.train.loader, loaders.resize
+    if sizing is not None and loader.reader.scales_one_box:
         store = DeviceStore(torch.device("cuda"), budget_bytes=2**28)
-        DeviceDecoder(loader.reader, resize=resize, store=store).fill(loader.table.paths[:64])
+        DeviceDecoder(loader.reader, sizing=sizing, store=store).fill(loader.table.paths[:64])
 
 
 def augmentation_rates() -> list[float]:

@@ -87,8 +87,8 @@ def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Pa
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0] == "19 images to learn from, 5 to validate on, 2 classes"
-    assert lines[1] == "24 pictures are smaller than 64 x 64 pixels and will be enlarged."
-    assert lines[2].startswith("cache auto: 24 pictures")
+    assert lines[1] == "24 images are smaller than 64 x 64 pixels and will be enlarged."
+    assert lines[2].startswith("cache auto: 24 images")
     assert lines[3].split() == [
         *("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time")
     ]
@@ -351,7 +351,7 @@ def test_an_unreadable_picture_gets_its_line_and_the_command_exit_code_2(
     done = vizsla("predict", model, tmp_path, *words)
     assert done.code == 2
     assert done.err == "vizsla: 1 image could not be read; see the lines above.\n"
-    cause = "it is no picture but text that begins with 'Dear diary'"
+    cause = "it is not an image but text that begins with 'Dear diary'"
     path = str(tmp_path / "b.jpg")
     if form == "table":
         lines = done.out.splitlines()

@@ -154,8 +154,8 @@ def test_a_class_that_only_validation_has_is_named(
 # --- pictures that cannot be read ------------------------------------------------------------------------------------
 
 CAUSES = {
-    "cross/cut.jpg": "the file is truncated, it ends before the picture does",
-    "cross/text.jpg": "it is no picture but text that begins with 'Dear diary'",
+    "cross/cut.jpg": "the file is truncated, it ends before the image does",
+    "cross/text.jpg": "it is not an image but text that begins with 'Dear diary'",
     "disc/zero.jpg": "the file is empty (0 bytes)",
 }
 

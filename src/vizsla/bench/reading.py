@@ -70,7 +70,7 @@ def time_one_thread(
             bad.append(row)
             continue
         middle = time.perf_counter()
-        resize.pixels(picture, training=True)
+        resize.presize(picture, training=True)
         decoding += middle - started
         resizing += time.perf_counter() - middle
         done += 1

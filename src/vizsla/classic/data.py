@@ -343,12 +343,18 @@ class ArrayReader(PictureReader):
         super().__init__(resize=transforms.sizing, cache=PictureCache(mode="off"))
         self._pictures = pictures
 
-    def _kept(self, source: Path | str | bytes, *, training: bool) -> NDArray[np.uint8]:
+    def read(
+        self,
+        source: Path | str | bytes | Image.Image,
+        *,
+        training: bool = False,
+        draws: Sequence[float] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return the pixels of one image, see ``PictureReader.read``; the source is the name of a row."""
         values = self._pictures[Path(str(source))]
         pixels = values if values.dtype == np.uint8 else np.rint(np.clip(values, 0, 1) * 255)
-        return self.items.kept(
-            Image.fromarray(pixels.astype(np.uint8)), training=training, name=str(source)
-        )
+        image = Image.fromarray(pixels.astype(np.uint8))
+        return super().read(image, training=training, draws=draws)
 
 
 def open_image(fn: str | Path) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,7 +31,13 @@ from vizsla.augment.geometry import Dihedral, Flip, Rotate, Zoom
 from vizsla.classic.models import IMAGENET_STATS, INCEPTION_STATS, Arch, Stats, stats_of
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.reader import PictureReader
-from vizsla.data.images.sizing import RandomCrop, RandomResizedCrop, Resize, cut_or_padded
+from vizsla.data.images.sizing import (
+    RandomResizedCrop,
+    Resize,
+    SizingDefaults,
+    cut_or_padded,
+    window_box,
+)
 from vizsla.errors import ConfigError
 from vizsla.seeding import counter_uniform
 
@@ -40,67 +46,47 @@ if TYPE_CHECKING:
 
     from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.augment.kernels import PadMode
-    from vizsla.data.images.item_transforms import Sizing
+    from vizsla.data.images.sizing import Box, Pixels, Sizing
     from vizsla.types import Size
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class ScaledCrop(RandomCrop):
-    """Scales the smaller side of each picture, adds a border, and cuts out a square; the middle in validation.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledCrop(SizingDefaults):
+    """Scales the smaller side of each image, adds a border, and cuts out a square; the middle in validation.
 
     Args:
-        side: Pixels of the square.
-        short_side: What the smaller side is scaled to, at least ``side``.
+        size: ``(height, width)`` of the square.
+        short_side: What the smaller side is scaled to, at least that of the square.
         pad: Pixels of border on all sides, in training.
         pad_mode: What the border is, see ``Resize``.
         centred_only: Cut out the middle in training too.
     """
 
+    size: Size
     short_side: int
     pad: int
     pad_mode: PadMode
     centred_only: bool
+    num_draws: ClassVar[int] = 2  # x and y.
 
-    def __init__(
-        self, side: int, *, short_side: int, pad: int, pad_mode: PadMode, centred_only: bool
-    ) -> None:
-        RandomCrop.__init__(self, side)
-        object.__setattr__(self, "short_side", short_side)
-        object.__setattr__(self, "pad", pad)
-        object.__setattr__(self, "pad_mode", pad_mode)
-        object.__setattr__(self, "centred_only", centred_only)
-
-    def cover(self, *, training: bool) -> Size | None:
-        """Return the square of the smaller side.
-
-        Args:
-            training: Of no matter.
-        """
-        del training
+    def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002 (others differ in training)
+        """Return the square of the smaller side."""
         return self.short_side, self.short_side
 
-    def centred(self, picture: Image.Image) -> Image.Image:
-        """Return the middle of the scaled picture.
-
-        Args:
-            picture: RGB, any size.
-        """
-        scaled = Resize(self.short_side).centred(picture)
+    def presize(self, image: Image.Image, *, training: bool) -> Pixels:
+        """Return the middle of the scaled image; in training all of it with its border, unless only the middle is cut out."""
+        if training and not self.centred_only:
+            scaled = Image.fromarray(Resize(self.short_side).presize(image, training=True))
+            box = (-self.pad, -self.pad, scaled.width + self.pad, scaled.height + self.pad)
+            return np.asarray(cut_or_padded(scaled, box, pad_mode=self.pad_mode))
+        scaled = Resize(self.short_side).presize(image, training=False)
         start = -(-(self.short_side - self.size[0]) // 2)
         end = start + self.size[0]
-        return scaled if not start else scaled.crop((start, start, end, end))
+        return np.ascontiguousarray(scaled[start:end, start:end])
 
-    def strip(self, picture: Image.Image) -> Image.Image:
-        """Return the whole scaled picture with its border, or the middle where nothing else is cut out.
-
-        Args:
-            picture: RGB, any size.
-        """
-        if self.centred_only:
-            return self.centred(picture)
-        scaled = Resize(self.short_side).strip(picture)
-        box = (-self.pad, -self.pad, scaled.width + self.pad, scaled.height + self.pad)
-        return cut_or_padded(scaled, box, pad_mode=self.pad_mode) if self.pad else scaled
+    def part(self, size: Size, draws: Sequence[float]) -> Box:
+        """Return a square anywhere in the scaled image; the draws are x and y."""
+        return window_box(size, self.size, x=draws[0], y=draws[1])
 
 
 @dataclass(frozen=True)
@@ -381,7 +367,7 @@ class Transforms:
         pixels = np.rint(np.clip(im, 0, 1) * 255).astype(np.uint8)
         seed = int(torch.randint(2**31, ())) if self.is_random else 0
         reader = PictureReader(resize=self.sizing, cache=PictureCache(mode="off"))
-        kept = reader.prepare(Image.fromarray(pixels), training=self.is_random)
+        kept = reader.read(Image.fromarray(pixels), training=self.is_random)
         x = self.finished(kept, reader=reader, seed=seed)
         return x if y is None else (x, y)
 
@@ -401,7 +387,7 @@ class Transforms:
         row = torch.zeros(1, dtype=torch.int64)
         if self.is_random:
             draws = counter_uniform(seed, "crop", epoch=0, rows=row, count=reader.num_draws)
-            kept = reader.items.training_view(kept, draws=draws[0].tolist(), name="a picture")
+            kept = reader.items.view(kept, draws=draws[0].tolist(), name="an image")
         batch = torch.tensor(kept).permute(2, 0, 1)[None]
         augment = self.augmentation(seed=seed)
         images = augment(batch, rows=row, epoch=0, training=self.is_random)
@@ -580,7 +566,11 @@ def _sizing(crop: CropType, *, side: int, short: int, pad: int, pad_mode: PadMod
     if crop == CropType.RANDOM and side == short and not pad:
         return Resize(side)
     return ScaledCrop(
-        side, short_side=short, pad=pad, pad_mode=pad_mode, centred_only=crop == CropType.CENTER
+        size=(side, side),
+        short_side=short,
+        pad=pad,
+        pad_mode=pad_mode,
+        centred_only=crop == CropType.CENTER,
     )
 
 

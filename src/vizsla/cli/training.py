@@ -346,11 +346,11 @@ def show_cache(*, clear: bool = False) -> None:
     if clear:
         before = clear_disk_cache(folder)
         size = shown_bytes(before.num_bytes)
-        say(f"Removed {before.num_pictures:,} images, {size}, from {folder}")
+        say(f"Removed {before.num_images:,} images, {size}, from {folder}")
         return
     use = disk_use(folder)
     say(f"place   {use.folder}")
-    say(f"size    {shown_bytes(use.num_bytes)}, {use.num_pictures:,} images")
+    say(f"size    {shown_bytes(use.num_bytes)}, {use.num_images:,} images")
     say(
         f"budget  {shown_bytes(use.budget_bytes)}, a quarter of the space that is free or taken by it; "
         "train --cache-budget changes it for a run"

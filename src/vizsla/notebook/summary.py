@@ -21,6 +21,7 @@ from vizsla.augment.erasing import RandomErasing
 from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
 from vizsla.augment.normalize import Normalize
 from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.sizing import view
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, output_block
 from vizsla.data.table.splits import RandomSplitter
@@ -294,8 +295,8 @@ def _pictures_after(loaders: DataLoaders, image: PILImage) -> list[PILImage | Te
         pixels = function(pixels)
         made.append(PILImage.create(pixels))
     if items.sizing is not None:
-        strip = np.asarray(items.sizing.strip(PILImage.create(pixels)))
-        pixels = np.array(items.sizing.window(strip, draws=[0.5] * items.sizing.num_draws))
+        presized = items.sizing.presize(PILImage.create(pixels), training=True)
+        pixels = np.array(view(items.sizing, presized, draws=[0.5] * items.sizing.num_draws))
         made.append(PILImage.create(pixels))
     for function in items.after:
         pixels = function(pixels)
@@ -312,7 +313,7 @@ def _collated(loaders: DataLoaders, rows: Tensor) -> Tensor:
     reader, table = loaders.reader, loaders.table
     draws = counter_uniform(loaders.seed, "crop", epoch=0, rows=rows, count=reader.num_draws)
     pixels = [
-        reader.read_window(table.paths[row], draws=own)
+        reader.read(table.paths[row], draws=own)
         for row, own in zip(rows.tolist(), draws.tolist(), strict=True)
     ]
     shapes = [torch.Size((3, *one.shape[:2])) for one in pixels]

@@ -334,9 +334,7 @@ class Predictor:
         Raises:
             PictureError: The image cannot be read.
         """
-        if isinstance(image, Path | str | bytes):
-            return self._reader.read(image)
-        return self._reader.prepare(as_rgb(image))
+        return self._reader.read(image if isinstance(image, Path | str | bytes) else as_rgb(image))
 
     def predict_prepared(
         self,

@@ -81,7 +81,7 @@ def test_unreadable_pictures_are_passed_over_until_there_is_no_other(picture_fol
     assert result.num_sampled <= 18
     for path in paths:
         path.write_text("no picture")
-    with pytest.raises(PictureError, match="it is no picture but text"):
+    with pytest.raises(PictureError, match="it is not an image but text"):
         run_bench(table, config=CONFIG, data="pets", seconds=1, display=QUIET)
 
 

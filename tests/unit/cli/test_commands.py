@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vizsla.data.cache.cache import PictureCache
-from vizsla.data.cache.key import PictureKey
+from vizsla.data.cache.cache import PictureCache, PictureKey
 from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError
 from vizsla.model_file.bundle import save_bundle

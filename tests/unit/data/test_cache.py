@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,12 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vizsla.data.cache.cache import CacheMode, PictureCache, expected_bytes
-from vizsla.data.cache.key import PictureKey
+from vizsla.data.cache.cache import CacheMode, PictureCache, PictureKey, expected_bytes
+from vizsla.data.cache.disk import DiskStore, cache_folder, clear_disk_cache, disk_use
+from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize
-from vizsla.errors import ConfigError, PictureError
+from vizsla.errors import ConfigError, OutputError, PictureError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -35,9 +41,18 @@ class Maker:
         return np.full((10, 10, 3), self.count, np.uint8)
 
 
+def get(cache: PictureCache, key: PictureKey, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return an image from the cache, or make it and let the cache take it."""
+    found = cache.find(key)
+    if found is None:
+        found = make()
+        cache.keep(key, found)
+    return found
+
+
 def test_a_picture_is_made_once():
     cache, make = PictureCache(budget_bytes=1000), Maker()
-    first, second = cache.get(key_of(0), make), cache.get(key_of(0), make)
+    first, second = get(cache, key_of(0), make), get(cache, key_of(0), make)
     assert second is first
     assert make.count == 1
 
@@ -46,22 +61,22 @@ def test_it_stops_storing_at_its_budget_and_still_gives_pictures():
     cache, make = PictureCache(budget_bytes=700), Maker()
     for _ in range(2):
         for number in range(3):
-            cache.get(key_of(number), make)
+            get(cache, key_of(number), make)
     assert make.count == 4
-    assert cache.describe() == "cache auto: 2 pictures, 0.0 MB in memory of at most 0.0 MB"
+    assert cache.describe() == "cache auto: 2 images, 0.0 MB in memory of at most 0.0 MB"
 
 
 def test_off_stores_nothing():
     cache, make = PictureCache(mode="off", budget_bytes=1000), Maker()
-    cache.get(key_of(0), make)
-    cache.get(key_of(0), make)
+    get(cache, key_of(0), make)
+    get(cache, key_of(0), make)
     assert make.count == 2
-    assert cache.describe() == "cache off: every picture is decoded each time"
+    assert cache.describe() == "cache off: every image is decoded each time"
 
 
 def test_what_it_gives_cannot_be_written_to():
     for cache in (PictureCache(), PictureCache(mode="off")):
-        picture = cache.get(key_of(0), Maker())
+        picture = get(cache, key_of(0), Maker())
         with pytest.raises(ValueError, match="read-only"):
             picture[0, 0, 0] = 9
 
@@ -73,8 +88,8 @@ def test_an_error_passes_through_and_nothing_is_kept():
         raise PictureError("broken")
 
     with pytest.raises(PictureError, match="broken"):
-        cache.get(key_of(0), fail)
-    cache.get(key_of(0), make)
+        get(cache, key_of(0), fail)
+    get(cache, key_of(0), make)
     assert make.count == 1
 
 
@@ -87,8 +102,8 @@ def test_threads_that_ask_at_once_get_equal_pictures_and_the_bytes_are_counted_o
         return np.zeros((10, 10, 3), np.uint8)
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: cache.get(key_of(0), make), range(4)))
-    assert cache.get(key_of(1), Maker()) is cache.get(key_of(1), Maker())
+        list(pool.map(lambda _: get(cache, key_of(0), make), range(4)))
+    assert get(cache, key_of(1), Maker()) is get(cache, key_of(1), Maker())
 
 
 def test_a_changed_file_or_another_preparation_has_another_key(tmp_path: Path):
@@ -121,28 +136,28 @@ def test_unknown_modes_and_negative_budgets_are_refused():
 def test_a_changed_file_takes_the_room_of_its_earlier_state():
     cache, make = PictureCache(mode="memory", budget_bytes=300), Maker()
     for modified_ns in (1, 2, 2):
-        cache.get(replace(key_of(0), modified_ns=modified_ns), make)
+        get(cache, replace(key_of(0), modified_ns=modified_ns), make)
     assert make.count == 2
-    assert cache.describe() == "cache memory: 1 pictures, 0.0 MB in memory of at most 0.0 MB"
+    assert cache.describe() == "cache memory: 1 images, 0.0 MB in memory of at most 0.0 MB"
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk", "device"])
 def test_every_mode_gives_the_same_read_only_pixels(mode: CacheMode, tmp_path: Path):
     cache, make = PictureCache(mode=mode, budget_bytes=10**6, folder=tmp_path), Maker()
-    first = cache.get(key_of(0), make)
-    second = cache.get(key_of(0), make)
+    first = get(cache, key_of(0), make)
+    second = get(cache, key_of(0), make)
     assert np.array_equal(first, second)
     assert make.count == 1
     assert not second.flags.writeable
     assert cache.kind == mode
-    assert cache.describe().startswith(f"cache {mode}: 1 pictures, 0.0 MB ")
+    assert cache.describe().startswith(f"cache {mode}: 1 images, 0.0 MB ")
 
 
 def test_auto_takes_memory_if_everything_fits_there(tmp_path: Path):
     cache = PictureCache(expected_bytes=10**6, budget_bytes=2 * 10**6, folder=tmp_path)
     assert cache.kind == "memory"
     assert cache.describe() == (
-        "cache auto: 0 pictures, 0.0 MB in memory of at most 2.0 MB (1.0 MB needed)"
+        "cache auto: 0 images, 0.0 MB in memory of at most 2.0 MB (1.0 MB needed)"
     )
 
 
@@ -165,7 +180,7 @@ def test_auto_is_off_where_nearly_nothing_fits_and_says_why(tmp_path: Path):
     cache = PictureCache(expected_bytes=10**9, budget_bytes=10**6, folder=tmp_path)
     assert cache.kind == "off"
     assert cache.describe() == (
-        "cache auto, no room (1.0 GB needed): every picture is decoded each time"
+        "cache auto, no room (1.0 GB needed): every image is decoded each time"
     )
 
 
@@ -182,3 +197,307 @@ def test_what_pictures_will_take_is_reckoned():
     assert expected_bytes(Resize(10), num_centred=2, num_strips=4) == 300 * (2 + 6)
     assert expected_bytes(Resize(10, "squish"), num_centred=2, num_strips=4) == 300 * 6
     assert expected_bytes(None, num_centred=2, num_strips=4) is None
+
+
+PICTURE_ON_DISK = 8192  # 40 x 50 x 3 bytes and the header, in whole blocks
+
+
+def key_of_disk_cache(number: int, **other: object) -> PictureKey:
+    facts = dict(path=f"/secret/{number}.jpg", num_bytes=1, modified_ns=2, preparation="whole")
+    return PictureKey(**(facts | other))  # pyright: ignore[reportArgumentType]
+
+
+def picture_of(number: int) -> np.ndarray:
+    picture = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    picture.setflags(write=False)
+    return picture
+
+
+def store_of(folder: Path, *, num_images: int = 1000) -> DiskStore:
+    """Return a store whose limit, a sixteenth below its budget, is exactly so many pictures."""
+    return DiskStore(folder, budget_bytes=-(-num_images * PICTURE_ON_DISK * 16 // 15))
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.pic"))
+
+
+def make_old(path: Path, *, seconds: float) -> None:
+    then = time.time_ns() - int(seconds * 1e9)
+    os.utime(path, ns=(then, then))
+
+
+# ── one process ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_one_store_keeps_another_finds_mapped_and_read_only(tmp_path: Path):
+    store_of(tmp_path).keep(key_of_disk_cache(1), picture_of(1))
+    found = store_of(tmp_path).find(key_of_disk_cache(1))
+    assert found is not None
+    assert np.array_equal(found, picture_of(1))
+    assert found.dtype == np.uint8
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0, 0] = 1
+    assert store_of(tmp_path).find(key_of_disk_cache(2)) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(path="/secret/1.JPG"),
+        dict(num_bytes=9),
+        dict(modified_ns=9),
+        dict(preparation="half"),
+        dict(decoder="another"),
+    ],
+)
+def test_every_part_of_the_key_counts(tmp_path: Path, other: dict[str, object]):
+    store = store_of(tmp_path)
+    store.keep(key_of_disk_cache(1), picture_of(1))
+    assert store.find(key_of_disk_cache(1, **other)) is None
+
+
+def test_names_tell_nothing_and_the_folder_is_for_the_user_alone(tmp_path: Path):
+    folder = tmp_path / "cache"
+    store_of(folder).keep(key_of_disk_cache(1), picture_of(1))
+    (entry,) = entries(folder)
+    assert len(entry.stem) == 64
+    assert set(entry.stem) <= set("0123456789abcdef")
+    assert b"secret" not in entry.read_bytes()
+    if os.name == "posix":
+        assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_name_that_is_no_text_is_a_key_too(tmp_path: Path):
+    store = store_of(tmp_path)
+    store.keep(key_of_disk_cache(1, path="/a\udcff\n'\".jpg"), picture_of(1))
+    assert store.find(key_of_disk_cache(1, path="/a\udcff\n'\".jpg")) is not None
+
+
+@pytest.mark.parametrize("where", [0, 20, 41, 53, 64, 3000, -1])
+def test_a_flipped_bit_anywhere_is_noticed_and_the_picture_made_anew(tmp_path: Path, where: int):
+    cache = PictureCache(mode="disk", budget_bytes=10**7, folder=tmp_path)
+    get(cache, key_of_disk_cache(1), lambda: picture_of(1).copy())
+    (entry,) = entries(tmp_path)
+    content = bytearray(entry.read_bytes())
+    content[where] ^= 16
+    entry.write_bytes(content)
+    again = get(cache, key_of_disk_cache(1), lambda: picture_of(7).copy())
+    assert np.array_equal(again, picture_of(7))
+    assert np.array_equal(get(cache, key_of_disk_cache(1), lambda: picture_of(8)), picture_of(7))
+    assert "cache disk: 1 images, 0.0 MB on disk" in cache.describe()
+    assert "1 damaged ones made anew" in cache.describe()
+
+
+@pytest.mark.parametrize("num_bytes", [0, 10, 64, 5000])
+def test_a_file_that_was_cut_short_is_noticed(tmp_path: Path, num_bytes: int):
+    store = store_of(tmp_path)
+    store.keep(key_of_disk_cache(1), picture_of(1))
+    (entry,) = entries(tmp_path)
+    os.truncate(entry, num_bytes)
+    assert store.find(key_of_disk_cache(1)) is None
+    assert entries(tmp_path) == []
+
+
+def test_a_picture_under_the_name_of_another_is_not_used(tmp_path: Path):
+    store = store_of(tmp_path)
+    store.keep(key_of_disk_cache(1), picture_of(1))
+    (first,) = entries(tmp_path)
+    store.keep(key_of_disk_cache(2), picture_of(2))
+    second = next(entry for entry in entries(tmp_path) if entry != first)
+    second.write_bytes(first.read_bytes())
+    assert store.find(key_of_disk_cache(2)) is None
+    assert store.find(key_of_disk_cache(1)) is not None
+
+
+# ── the budget ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_pictures_that_were_not_used_for_longest_make_room(tmp_path: Path):
+    earlier = store_of(tmp_path)
+    for number in range(8):
+        earlier.keep(key_of_disk_cache(number), picture_of(number))
+        newest = max(entries(tmp_path), key=lambda entry: entry.stat().st_mtime_ns)
+        make_old(newest, seconds=1000 - number)
+    later = store_of(tmp_path, num_images=8)
+    assert later.find(key_of_disk_cache(0)) is not None  # It is the oldest, and used now.
+    later.keep(key_of_disk_cache(8), picture_of(8))
+    left = [number for number in range(9) if later.find(key_of_disk_cache(number)) is not None]
+    assert left == [0, 3, 4, 5, 6, 7, 8]  # Two went: room for one, and an eighth more.
+
+
+def test_a_run_does_not_evict_what_it_used_itself(tmp_path: Path):
+    store = store_of(tmp_path, num_images=5)
+    for _ in range(2):
+        for number in range(20):
+            if store.find(key_of_disk_cache(number)) is None:
+                store.keep(key_of_disk_cache(number), picture_of(number))
+    assert [
+        number for number in range(20) if store.find(key_of_disk_cache(number)) is not None
+    ] == [*range(5)]
+
+
+def test_a_budget_of_nothing_stores_nothing(tmp_path: Path):
+    store = DiskStore(tmp_path, budget_bytes=0)
+    store.keep(key_of_disk_cache(1), picture_of(1))
+    assert entries(tmp_path) == []
+
+
+def test_leftovers_of_a_crash_are_removed_once_they_are_old(tmp_path: Path):
+    store_of(tmp_path).keep(key_of_disk_cache(1), picture_of(1))
+    (entry,) = entries(tmp_path)
+    old, new = entry.with_name("old.part"), entry.with_name("new.part")
+    for part in (old, new):
+        part.write_bytes(b"half")
+    make_old(old, seconds=7200)
+    store = store_of(tmp_path, num_images=3)  # So small that each storing looks.
+    store.keep(key_of_disk_cache(2), picture_of(2))
+    assert not old.exists()
+    assert new.exists()
+
+
+# ── trouble ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_the_way_out(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"folder .*file.*VIZSLA_HOME"):
+        PictureCache(mode="disk", folder=tmp_path / "file" / "cache")
+
+
+def test_trouble_while_writing_ends_the_storing_and_is_told(tmp_path: Path):
+    store = store_of(tmp_path)
+    store.keep(key_of_disk_cache(1), picture_of(1))
+    (entry,) = entries(tmp_path)
+    clear_disk_cache(tmp_path)
+    entry.parent.write_text("a file where the folder was")
+    store.keep(key_of_disk_cache(1), picture_of(1))
+    assert store.find(key_of_disk_cache(1)) is None
+    assert "no more are stored: Not a directory" in store.describe()
+
+
+def test_a_cleared_cache_fills_again(tmp_path: Path):
+    store = store_of(tmp_path)
+    store.keep(key_of_disk_cache(1), picture_of(1))
+    assert clear_disk_cache(tmp_path).num_images == 1
+    assert store.find(key_of_disk_cache(1)) is None
+    store.keep(key_of_disk_cache(1), picture_of(1))
+    assert store.find(key_of_disk_cache(1)) is not None
+
+
+def test_clearing_removes_our_files_only(tmp_path: Path):
+    store_of(tmp_path).keep(key_of_disk_cache(1), picture_of(1))
+    others = [tmp_path / "note.pic", tmp_path / "ab" / "note.txt", tmp_path / "photos" / "a.pic"]
+    for other in others:
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("mine")
+    clear_disk_cache(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
+    assert disk_use(tmp_path).num_images == 0
+    assert clear_disk_cache(tmp_path / "nothing here").num_bytes == 0
+
+
+def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VIZSLA_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "cache" / "pictures"
+    monkeypatch.delenv("VIZSLA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".vizsla" / "cache" / "pictures"
+
+
+# ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+READ_ALL = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from vizsla.data.cache.cache import PictureCache
+    from vizsla.data.images.decode import open_picture
+    from vizsla.data.images.sizing import Resize
+    from vizsla.data.images.reader import PictureReader
+
+    root, rounds = Path(sys.argv[1]), int(sys.argv[2])
+    caches = [(Path(folder), int(budget)) for folder, budget in zip(sys.argv[3::2], sys.argv[4::2], strict=True)]
+    paths = sorted(root.rglob("*.jpg"))
+    expected = [np.asarray(Resize(32)(open_picture(path, cover=(32, 32)))) for path in paths]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for folder, budget in caches * rounds:
+        cache = PictureCache(mode="disk", budget_bytes=budget, folder=folder)
+        reader = PictureReader(resize=Resize(32), cache=cache)
+        for path, pixels in zip(paths, expected, strict=True):
+            assert np.array_equal(reader.read(path), pixels), path
+        assert "no more" not in cache.describe(), cache.describe()
+    print("good", flush=True)
+    """
+)
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", READ_ALL, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_at_once_read_the_right_pixels_and_keep_the_budget(
+    picture_folder: Path, tmp_path: Path
+):
+    roomy, tight = (tmp_path / "roomy", 10**8), (tmp_path / "tight", 14 * 4096)
+    processes = [started(picture_folder, 8, *roomy, *tight) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (0, "good\n"), err
+    for folder, budget in (roomy, tight):
+        assert disk_use(folder).num_bytes <= budget
+        assert list(folder.rglob("*.part")) == []
+    assert len(entries(roomy[0])) == 24
+
+
+def test_a_process_that_was_killed_leaves_no_wrong_pixels(picture_folder: Path, tmp_path: Path):
+    folder = tmp_path / "cache"
+    process = started(picture_folder, 10**6, folder, 10**8)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    deadline = time.monotonic() + 20
+    while len(entries(folder)) < 5 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=20)
+    reader = PictureReader(
+        resize=Resize(32), cache=PictureCache(mode="disk", budget_bytes=10**8, folder=folder)
+    )
+    plain = PictureReader(resize=Resize(32), cache=PictureCache(mode="off"))
+    for path in sorted(picture_folder.rglob("*.jpg")):
+        assert np.array_equal(reader.read(path), plain.read(path))
+    assert "damaged" not in reader.cache.describe()
+
+
+def test_a_later_process_does_not_decode_what_an_earlier_one_kept(
+    picture_folder: Path, tmp_path: Path
+):
+    paths = sorted(picture_folder.rglob("*.jpg"))
+    caches = [PictureCache(mode="disk", budget_bytes=10**8, folder=tmp_path) for _ in range(2)]
+    first, second = (PictureReader(resize=Resize(32), cache=cache) for cache in caches)
+    expected = [first.read(path).copy() for path in paths]
+    for path in paths:  # The same size and time, other content: whoever decodes it fails.
+        facts = path.stat()
+        path.write_bytes(b"x" * facts.st_size)
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    for path, pixels in zip(paths, expected, strict=True):
+        assert np.array_equal(second.read(path), pixels)

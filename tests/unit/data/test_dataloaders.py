@@ -127,7 +127,7 @@ def test_iterating_gives_images_and_targets(table: PictureTable):
 def test_one_batch_is_the_first_one_and_reads_no_other(table: PictureTable):
     loaders = loaders_of(table, cache=PictureCache(mode="memory"))
     images, targets = loaders.one_batch()
-    assert loaders.cache.describe().startswith("cache memory: 5 pictures")
+    assert loaders.cache.describe().startswith("cache memory: 5 images")
     first = next(loaders_of(table).train.batches())
     assert torch.equal(images, first.images)
     assert torch.equal(targets, first.targets)
@@ -144,7 +144,7 @@ def test_an_epoch_taken_up_in_the_middle_goes_on_bit_for_bit_without_reading_wha
         table.paths[row].unlink()
     rest = list(loaders.train.batches(epoch=3, start=start))
     assert len(rest) == 3 - start
-    assert loaders.cache.describe().startswith(f"cache memory: {4 * (3 - start)} pictures")
+    assert loaders.cache.describe().startswith(f"cache memory: {4 * (3 - start)} images")
     for batch, expected in zip(rest, whole[start:], strict=True):
         assert torch.equal(batch.rows, expected.rows)
         assert torch.equal(batch.targets, expected.targets)
@@ -249,7 +249,7 @@ def test_both_loaders_share_one_cache_that_is_on_by_default(table: PictureTable)
     loaders = loaders_of(table)
     list(loaders.valid.batches())
     list(loaders.train.batches())
-    assert loaders.cache.describe().startswith("cache auto: 22 pictures")
+    assert loaders.cache.describe().startswith("cache auto: 22 images")
     for path in table.paths[1::2]:
         path.unlink()
     with pytest.raises(PictureError, match="there is no such file"):

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, features
 
-from vizsla.data.images.decode import cause_of, open_picture, picture_size, source_name, to_rgb
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images import reader as reading
+from vizsla.data.images.decode import (
+    cause_of,
+    decodes_as_pillow,
+    open_picture,
+    picture_size,
+    plain_jpeg,
+    plain_pixels,
+    source_name,
+    to_rgb,
+)
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import Resize, ResizeMethod
 from vizsla.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
@@ -22,6 +38,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.images.decode import Truncated
     from vizsla.types import Size
+
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 40), (30, 40, 210)
 
@@ -254,9 +271,9 @@ def test_the_message_names_the_file_the_cause_and_the_way_out(tmp_path: Path):
     with pytest.raises(PictureError) as caught:
         open_picture(path)
     assert str(caught.value) == (
-        f"Cannot read the picture {path}: the file is empty (0 bytes). Replace the file or leave it out."
+        f"Cannot read the image {path}: the file is empty (0 bytes). Replace the file or leave it out."
     )
-    with pytest.raises(PictureError, match="given as 3 bytes: it is no picture but text"):
+    with pytest.raises(PictureError, match="given as 3 bytes: it is not an image but text"):
         open_picture(b"abc")
 
 
@@ -268,19 +285,19 @@ def test_missing_files_and_folders_are_told_apart(tmp_path: Path):
 def test_text_with_the_name_of_a_picture_is_recognised(tmp_path: Path):
     path = tmp_path / "page.jpg"
     path.write_text("<html>not found</html>")
-    assert cause(path) == "it is no picture but text that begins with '<html>not found</html>'"
+    assert cause(path) == "it is not an image but text that begins with '<html>not found</html>'"
 
 
 def test_unknown_bytes_and_heic_are_named():
     assert cause(b"\0\1\2\3" * 9) == (
-        "it is no picture, or its header is damaged (it begins with b'\\x00\\x01\\x02\\x03\\x00\\x01\\x02\\x03')"
+        "it is not an image, or its header is damaged (it begins with b'\\x00\\x01\\x02\\x03\\x00\\x01\\x02\\x03')"
     )
     assert "HEIC" in cause(b"\0\0\0\x18ftypheic" + b"\0" * 40)
 
 
 def test_formats_that_run_other_programs_are_not_opened():
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
-    assert cause(eps).startswith("it is no picture but text that begins with '%!PS-Adobe")
+    assert cause(eps).startswith("it is not an image but text that begins with '%!PS-Adobe")
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.98])
@@ -292,7 +309,7 @@ def test_truncated_files_are_refused(kind: str, kept: float, cover: Size | None)
     with pytest.raises(PictureError) as caught:
         open_picture(data[: int(kept * len(data))], cover=cover)
     if kind in ("JPEG", "PNG"):
-        assert cause_of(caught.value) == "the file is truncated, it ends before the picture does"
+        assert cause_of(caught.value) == "the file is truncated, it ends before the image does"
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -485,3 +502,166 @@ def test_rare_modes_of_open_pictures_become_rgb():
 
 def test_the_cause_of_another_error_is_its_message():
     assert cause_of(PictureError("two files are bad")) == "two files are bad"
+
+
+pytestmark = pytest.mark.skipif(
+    not decodes_as_pillow(), reason="torchvision decodes otherwise here"
+)
+
+
+def jpeg(width: int = 61, height: int = 47, **options: Any) -> bytes:
+    values = np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8)
+    picture = Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+    stream = BytesIO()
+    picture.convert(options.pop("mode", "RGB")).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(61, 47), (8, 8), (1, 1), (640, 3)])
+def test_pixels_are_those_of_pillow(subsampling: int, mode: str, size: tuple[int, int]):
+    options = {} if mode == "L" else {"subsampling": subsampling}
+    data = jpeg(*size, mode=mode, **options)
+    found = plain_pixels(data, cover=(40, 40))
+    assert found is not None
+    assert found.flags.writeable
+    assert np.array_equal(found, np.asarray(open_picture(data)))
+
+
+def test_what_pillow_does_better_is_left_to_it():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert plain_pixels(jpeg(exif=exif), cover=(40, 40)) is None
+    assert plain_pixels(jpeg(progressive=True), cover=(40, 40)) is None
+    assert plain_pixels(jpeg(mode="CMYK"), cover=(40, 40)) is None
+    assert plain_pixels(jpeg()[:-60], cover=(40, 40)) is None
+    assert plain_pixels(b"", cover=(40, 40)) is None
+    # Half of the sides still covers it: decoding that is faster.
+    assert plain_pixels(jpeg(), cover=(20, 20)) is None
+
+
+@pytest.mark.parametrize("method", ["crop", "squish"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [(61, 47), (47, 61), (50, 50), (40, 300)])
+def test_a_reader_gives_the_same_with_both_decoders(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: ResizeMethod,
+    training: bool,
+    size: tuple[int, int],
+):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(*size))
+    seen: list[tuple[int, int]] = []
+
+    def read(*, plain: bool) -> Any:
+        monkeypatch.setattr(reading, "is_worthwhile", lambda: plain)
+        reader = PictureReader(
+            resize=Resize(40, method),
+            cache=PictureCache(mode="off"),
+            on_decoded=lambda _path, decoded: seen.append(decoded),
+        )
+        return reader.read(path, training=training)
+
+    plain, usual = read(plain=True), read(plain=False)
+    assert np.array_equal(plain, usual)
+    assert not plain.flags.writeable
+    assert seen[0] == seen[1] == (size[1], size[0])
+
+
+def test_bad_files_are_named_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reading, "is_worthwhile", lambda: True)
+    reader = PictureReader(resize=Resize(40), cache=PictureCache(mode="off"))
+    with pytest.raises(PictureError, match=r"absent\.jpg: there is no such file"):
+        reader.read(tmp_path / "absent.jpg")
+    short = tmp_path / "short.jpg"
+    short.write_bytes(jpeg()[:-60])
+    with pytest.raises(PictureError, match=r"short\.jpg: the file is truncated"):
+        reader.read(short)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (40, 24)) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encoded(image: Image.Image | None = None, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    (image or picture()).save(buffer, format="JPEG", **options)
+    return buffer.getvalue()
+
+
+def exif_of(orientation: int, *, order: str = "II") -> bytes:
+    kind = "little" if order == "II" else "big"
+    entry = b"".join(
+        value.to_bytes(length, kind)  # pyright: ignore[reportArgumentType]
+        for value, length in ((0x0112, 2), (3, 2), (1, 4), (orientation, 2), (0, 2))
+    )
+    magic = b"II*\0" if order == "II" else b"MM\0*"
+    return b"Exif\0\0" + magic + (8).to_bytes(4, kind) + (1).to_bytes(2, kind) + entry + bytes(4)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("options", [{}, {"quality": 30}, {"subsampling": 0}, {"subsampling": 1}, {"optimize": True}, {"dpi": (72, 72)}, {"comment": b"a comment"}])  # fmt: skip
+def test_baseline_files_are_plain(options: dict[str, Any]):
+    header = plain_jpeg(encoded(**options))
+    assert header is not None
+    assert (header.size, header.orientation) == ((24, 40), 1)
+
+
+def test_grey_files_are_plain():
+    header = plain_jpeg(encoded(picture("L")))
+    assert header is not None
+    assert header.size == (24, 40)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["II", "MM"])
+def test_the_orientation_is_that_which_pillow_reads(orientation: int, order: str):
+    data = encoded(exif=exif_of(orientation, order=order))
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == orientation
+    header = plain_jpeg(data)
+    assert header is not None
+    assert header.orientation == orientation
+
+
+def test_exif_data_without_an_orientation_means_upright():
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    header = plain_jpeg(encoded(exif=exif))
+    assert header is not None
+    assert header.orientation == 1
+
+
+UNUSUAL = {
+    "progressive": encoded(progressive=True),
+    "CMYK": encoded(picture("CMYK")),
+    "stored as RGB": encoded(keep_rgb=True),
+    "orientation 0": encoded(exif=exif_of(0)),
+    "orientation 9": encoded(exif=exif_of(9)),
+    "orientation in XMP": encoded(xmp=XMP),
+    "damaged EXIF": encoded(exif=b"Exif\0\0no tiff"),
+    "EXIF cut off": encoded(exif=exif_of(6)[:20]),
+    "truncated": encoded()[:-200],
+    "something after its end": encoded() + b"more",
+    "PNG": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "no header": b"\xff\xd8\xff\xd9",
+    "text": b"not a picture",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_what_is_unusual_is_left_to_the_usual_decoder(kind: str):
+    assert plain_jpeg(UNUSUAL[kind]) is None
+
+
+@given(at=st.integers(2, 400), value=st.integers(0, 255), length=st.integers(0, 2000))
+def test_no_damage_makes_it_fail(at: int, value: int, length: int):
+    data = bytearray(encoded(exif=exif_of(6)))
+    data[at] = value
+    plain_jpeg(bytes(data))
+    plain_jpeg(bytes(data[:length]) + b"\xff\xd9")

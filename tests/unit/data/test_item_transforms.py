@@ -1,17 +1,43 @@
-"""Lists of item transforms: who sees what in which order, and what is said of a function that fails."""
+"""Item transforms and the reader: who sees what in which order, what is cached, what an error names."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from vizsla.data.images.item_transforms import ItemPipeline, function_name, item_pipeline
-from vizsla.data.images.sizing import CropPad, RandomResizedCrop, Resize
-from vizsla.errors import ConfigError
+from vizsla.augment.geometry import Dihedral, Flip, Rotate
+from vizsla.data.cache.cache import PictureCache
+from vizsla.data.images.item_transforms import (
+    DihedralItem,
+    FlipItem,
+    ItemPipeline,
+    function_name,
+    item_pipeline,
+    symmetry,
+)
+from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.sizing import CropPad, RandomCrop, RandomResizedCrop, RatioResize, Resize
+from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.table.check import find_unreadable
+from vizsla.data.table.factories import ImageDataLoaders
+from vizsla.errors import ConfigError, DataError, PictureError
+from vizsla.types import PictureTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from vizsla.data.images.decode import Truncated
+    from vizsla.data.images.item_transforms import ItemTransforms
 
 
 def inverted(pixels: np.ndarray) -> np.ndarray:
@@ -21,6 +47,10 @@ def inverted(pixels: np.ndarray) -> np.ndarray:
 def noise(height: int = 30, width: int = 40) -> Image.Image:
     values = np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(values)
+
+
+def reader_of(transforms: ItemTransforms, **options: Any) -> PictureReader:
+    return PictureReader(resize=transforms, cache=PictureCache(mode="memory"), **options)
 
 
 class Recorder:
@@ -60,11 +90,9 @@ def test_what_cannot_work_is_refused(wrong: Any):
         item_pipeline(wrong)
 
 
-def test_before_sees_the_decoded_picture_and_after_the_resized_one():
+def test_before_sees_the_decoded_image_and_after_the_resized_one():
     first, last = Recorder(), Recorder()
-    pipeline = item_pipeline([first, Resize(24), last])
-    kept = pipeline.kept(noise(), training=False, name="a")
-    pipeline.finished(kept, name="a")
+    reader_of([first, Resize(24), last]).read(noise())
     assert (first.shapes, last.shapes) == ([(30, 40, 3)], [(24, 24, 3)])
 
 
@@ -77,69 +105,327 @@ def test_with_a_function_before_it_nothing_is_decoded_at_a_smaller_scale():
 
 
 def test_the_training_view_goes_through_the_functions_after_the_resize():
-    pipeline = item_pipeline([Resize(24), inverted])
-    kept = pipeline.kept(noise(), training=True, name="a")
-    view = pipeline.training_view(kept, draws=[0.0], name="a")
+    reader = reader_of([Resize(24), inverted])
+    kept = reader.read(noise(), training=True)
     assert kept.shape == (24, 32, 3)
-    assert np.array_equal(view, 255 - kept[:, :24])
+    assert np.array_equal(reader.read(noise(), draws=[0.0]), 255 - kept[:, :24])
 
 
-def test_a_function_may_write_into_what_it_is_given():
+def test_a_function_may_write_into_what_it_is_given(make_picture: Callable[..., Path]):
     def blackened(pixels: np.ndarray) -> np.ndarray:
         pixels[:] = 0
         return pixels
 
-    picture = noise()
+    image, path = noise(), make_picture("a.png")
     for transforms in ([blackened, Resize(24)], [Resize(24), blackened]):
-        pipeline = item_pipeline(transforms)
-        kept = pipeline.kept(picture, training=False, name="a")
-        before = kept.copy()
-        assert not pipeline.finished(kept, name="a").any()
-        assert np.array_equal(kept, before)
-    assert np.asarray(picture).any()
+        reader = reader_of(transforms)
+        assert not reader.read(image).any()
+        assert not reader.read(path).any()
+        assert not reader.read(path).any()
+        kept = reader.cache.find(reader.key(path, training=False))
+        assert kept is None or kept.any()
+    assert np.asarray(image).any()
 
 
 def test_a_function_may_change_the_size_and_return_a_view():
-    pipeline = item_pipeline([lambda pixels: pixels[::-1, :20], Resize((30, 20))])
-    kept = pipeline.kept(noise(30, 40), training=False, name="a")
-    assert np.array_equal(kept, np.asarray(noise(30, 40))[::-1, :20])
+    reader = reader_of([lambda pixels: pixels[::-1, :20], Resize((30, 20))])
+    assert np.array_equal(reader.read(noise(30, 40)), np.asarray(noise(30, 40))[::-1, :20])
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_a_function_that_raises_is_named_with_the_picture(place: str):
+def test_a_function_that_raises_is_named_with_the_image(make_picture: Callable[..., Path]):
     def careless(pixels: np.ndarray) -> np.ndarray:
         raise IndexError("no such corner")
 
-    transforms = [careless, Resize(24)] if place == "before" else [Resize(24), careless]
-    pipeline = item_pipeline(transforms)
-    with pytest.raises(
-        ConfigError, match=r"careless failed on the picture pets/a\.jpg: IndexError: no such"
-    ) as caught:
-        pipeline.finished(
-            pipeline.kept(noise(), training=False, name="pets/a.jpg"), name="pets/a.jpg"
-        )
-    assert isinstance(caught.value.__cause__, IndexError)
+    path = make_picture("pets/a.jpg")
+    for transforms in ([careless, Resize(24)], [Resize(24), careless]):
+        with pytest.raises(
+            ConfigError, match=r"careless .*pets/a\.jpg: IndexError: no such"
+        ) as caught:
+            reader_of(transforms).read(path)
+        assert isinstance(caught.value.__cause__, IndexError)
 
 
-@pytest.mark.parametrize(
-    ("result", "shown"),
-    [
+def test_a_function_that_returns_something_else_is_named_with_it(make_picture: Callable[..., Path]):
+    wrong: list[tuple[Any, str]] = [
         (None, "NoneType"),
         (np.zeros((4, 4, 3), np.float32), r"float32 of shape \(4, 4, 3\)"),
         (np.zeros((4, 4), np.uint8), r"uint8 of shape \(4, 4\)"),
         (np.zeros((0, 4, 3), np.uint8), r"uint8 of shape \(0, 4, 3\)"),
         (np.zeros((3, 4, 4), np.uint8), r"uint8 of shape \(3, 4, 4\)"),
-    ],
-)
-def test_a_function_that_returns_something_else_is_named_with_it(result: Any, shown: str):
-    pipeline = item_pipeline([Resize(24), lambda pixels: result])
-    with pytest.raises(
-        ConfigError, match=rf"<lambda> must return .* picture a\.jpg it returned: {shown}"
-    ):
-        pipeline.finished(pipeline.kept(noise(), training=False, name="a.jpg"), name="a.jpg")
+    ]
+    path = make_picture("a.jpg")
+    for result, shown in wrong:
+        with pytest.raises(ConfigError, match=rf"<lambda> .*a\.jpg .*: {shown}"):
+            reader_of([Resize(24), lambda _pixels, result=result: result]).read(path)
 
 
 def test_functions_without_a_name_are_shown_as_they_print():
     assert function_name(inverted) == "inverted"
     assert function_name(Recorder()) == "Recorder()"
     assert "partial" in function_name(functools.partial(np.roll, shift=1))
+
+
+def noise_item_flips(height: int = 9, width: int = 9) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_symmetries_of_an_item_are_those_of_a_batch_and_of_pillow():
+    pixels = noise_item_flips()
+    images = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    for number in range(8):
+        found = symmetry(pixels, number)
+        expected = Dihedral(p=1.0, draw=number, mode="nearest")(images) * 255
+        assert torch.equal(
+            torch.from_numpy(found.copy()).permute(2, 0, 1), expected.round().to(torch.uint8)
+        )
+        if number:
+            turned = Image.fromarray(pixels).transpose(Image.Transpose(number - 1))
+            assert np.array_equal(found, np.asarray(turned))
+
+
+def test_a_flip_acts_as_often_as_it_says():
+    pixels = noise_item_flips()
+    assert np.array_equal(FlipItem(p=0.3).view(pixels, draws=[0.29]), pixels[:, ::-1])
+    assert np.array_equal(FlipItem(p=0.3).view(pixels, draws=[0.3]), pixels)
+    assert np.array_equal(DihedralItem(p=0.5).view(pixels, draws=[0.5, 0.3]), pixels)
+    turned = DihedralItem(p=0.5).view(pixels, draws=[0.4, 3 / 8])
+    assert np.array_equal(turned, np.rot90(pixels))
+
+
+def test_called_it_acts_at_once_on_arrays_and_pillow_pictures():
+    pixels = noise_item_flips(6, 8)
+    assert np.array_equal(FlipItem(p=1)(pixels), pixels[:, ::-1])
+    flipped = FlipItem(p=1)(Image.fromarray(pixels))
+    assert np.array_equal(np.asarray(flipped), pixels[:, ::-1])
+    torch.manual_seed(0)
+    shapes = {DihedralItem()(Image.fromarray(pixels)).size for _ in range(40)}
+    assert shapes == {(6, 8), (8, 6)}
+
+
+def test_flips_follow_the_sizing_wherever_they_are_listed():
+    def inverted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return 255 - pixels
+
+    pipeline = item_pipeline([FlipItem(), inverted, Resize(24), inverted, DihedralItem()])
+    assert pipeline == ItemPipeline(
+        before=(inverted,), sizing=Resize(24), after=(FlipItem(), inverted, DihedralItem())
+    )
+    assert pipeline.functions == (inverted, inverted)
+    assert pipeline.num_draws == 4
+
+
+def test_validation_is_not_flipped_and_training_differs_by_epoch_and_row(picture_folder: Path):
+    paths = tuple(sorted(picture_folder.glob("*/*.jpg")))
+    table = PictureTable(
+        root=picture_folder,
+        paths=paths,
+        targets=torch.zeros(len(paths), dtype=torch.int64),
+        vocab=("picture",),
+        train_rows=torch.arange(len(paths)),
+        valid_rows=torch.arange(len(paths)),
+    )
+
+    def pixels_of(*item_tfms: Any, epoch: int = 0, training: bool = True) -> torch.Tensor:
+        loaders = DataLoaders(
+            table,
+            resize=[Resize((24, 32)), *item_tfms],
+            device="cpu",
+            cache=PictureCache(mode="memory"),
+            num_workers=1,
+        )
+        loader = loaders.loader_for(table.train_rows, training=training)
+        (batch,) = loader.batches(epoch=epoch)
+        return batch.images[batch.rows.argsort()]
+
+    plain = pixels_of(training=False)
+    assert torch.equal(pixels_of(FlipItem(), training=False), plain)
+    first, again, second = (pixels_of(FlipItem(), epoch=epoch) for epoch in (0, 0, 1))
+    mirrored = [bool(torch.equal(a, b.flip(2))) for a, b in zip(first, plain, strict=True)]
+    same = [bool(torch.equal(a, b)) for a, b in zip(first, plain, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, same, strict=True))
+    assert 4 <= sum(mirrored) <= 20
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("wrong", [[Resize((24, 32)), DihedralItem()], [Flip()], [Rotate()]])
+def test_what_cannot_work_is_refused_item_flips(wrong: Any):
+    with pytest.raises(ConfigError, match=r"needs a square size|item_tfms is one Resize"):
+        item_pipeline(wrong)
+    with pytest.raises(ConfigError, match=r"FlipItem\(p=...\) must be from 0 to 1"):
+        FlipItem(1.5)
+
+
+def loaders_of(folder: Path, transforms: ItemTransforms, *, num_workers: int = 2) -> DataLoaders:
+    return ImageDataLoaders.from_folder(
+        folder,
+        valid_pct=0.25,
+        seed=1,
+        item_tfms=transforms,
+        bs=4,
+        device="cpu",
+        num_workers=num_workers,
+    )
+
+
+class Counter:
+    """A function that counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return pixels
+
+
+def test_a_function_works_on_validation_and_training_pictures_alike(
+    make_picture: Callable[..., Path],
+):
+    path = make_picture("a.png", size=(30, 40))
+    plain, reader = reader_of(Resize(24)), reader_of([Resize(24), inverted])
+    assert np.array_equal(reader.read(path), 255 - plain.read(path))
+    window = plain.read(path, draws=[0.3])
+    assert np.array_equal(reader.read(path, draws=[0.3]), 255 - window)
+    assert np.array_equal(reader.read(Image.open(path)), 255 - plain.read(path))
+
+
+def test_functions_after_the_resize_are_called_anew_and_what_is_cached_stays(
+    make_picture: Callable[..., Path],
+):
+    path, counter = make_picture("a.png"), Counter()
+    reader = reader_of([Resize(24), inverted, counter])
+    first, second = reader.read(path), reader.read(path)
+    assert counter.calls == 2
+    assert np.array_equal(first, second)
+
+
+def test_what_a_function_before_the_resize_makes_is_not_cached(make_picture: Callable[..., Path]):
+    path, counter = make_picture("a.png"), Counter()
+    reader = reader_of([counter, Resize(24)])
+    assert np.array_equal(reader.read(path), reader_of(Resize(24)).read(path))
+    reader.read(path)
+    assert counter.calls == 2
+    assert "0 images" in reader.cache.describe()
+
+
+def test_an_error_of_a_function_names_file_and_function_through_the_threads(picture_folder: Path):
+    def careless(pixels: np.ndarray) -> np.ndarray:
+        raise RuntimeError("not for me")
+
+    loaders = loaders_of(picture_folder, [Resize(24), careless])
+    with pytest.raises(ConfigError, match=r"careless .*\d\.jpg: RuntimeError: not for me"):
+        list(loaders.valid.batches())
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        RandomResizedCrop(24, min_scale=0.3),
+        RandomCrop((20, 28)),
+        CropPad(70),
+        [inverted, Resize(24)],
+        [Resize(24), np.ascontiguousarray],
+    ],
+)
+def test_training_views_depend_on_neither_workers_nor_cache_nor_batch_size(
+    picture_folder: Path, transforms: ItemTransforms
+):
+    def by_row(loaders: DataLoaders, epoch: int = 0) -> dict[int, bytes]:
+        return {
+            row: image.numpy().tobytes()
+            for batch in loaders.train.loader.batches(epoch=epoch)
+            for row, image in zip(batch.rows.tolist(), batch.images, strict=True)
+        }
+
+    loaders = loaders_of(picture_folder, transforms)
+    first = by_row(loaders)
+    again = by_row(loaders_of(picture_folder, transforms, num_workers=0))
+    assert {row: first[row] for row in first.keys() & again.keys()} == {
+        row: again[row] for row in first.keys() & again.keys()
+    }
+    assert by_row(loaders) == first  # this time from the cache
+
+
+def test_random_resized_crops_move_between_epochs_and_reach_the_network(picture_folder: Path):
+    loaders = loaders_of(picture_folder, RandomResizedCrop(24, min_scale=0.3))
+    assert loaders.final_size == (24, 24)
+    batches = [next(loaders.train.loader.batches(epoch=epoch)) for epoch in (0, 0, 1)]
+    assert batches[0].images.shape == (4, 3, 24, 24)
+    assert torch.equal(batches[0].images, batches[1].images)
+    images, targets = loaders.one_batch()
+    assert (images.shape, targets.shape) == ((4, 3, 24, 24), (4,))
+    valid = next(loaders.valid.batches())
+    expected = RandomResizedCrop(24)(Image.open(loaders.table.paths[int(valid.rows[0])]))
+    found = (valid.images[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    assert np.array_equal(found, np.asarray(expected))
+
+
+def test_ratio_resize_keeps_shapes_so_mixed_batches_are_refused(
+    picture_folder: Path, make_picture: Callable[..., Path]
+):
+    make_picture("pictures/disc/tall.jpg", size=(90, 30))
+    loaders = loaders_of(picture_folder, RatioResize(24))
+    assert loaders.final_size is None
+    with pytest.raises(
+        DataError, match=r"18 x 24 .*; 24 x 8 .*tall\.jpg|24 x 8 .*tall\.jpg.*; 18 x 24"
+    ):
+        list(loaders.loader_for(torch.tensor([0, 24])).batches())
+
+
+# ── files that end too early ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cut_short(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: int(0.7 * path.stat().st_size)])
+    return path
+
+
+def test_truncated_jpegs_are_bad_unless_they_are_wanted(make_picture: Callable[..., Path]):
+    path = cut_short(make_picture("a.jpg"))
+    with pytest.raises(PictureError, match="truncated"):
+        reader_of(Resize(24)).read(path)
+    assert reader_of(Resize(24), truncated="ok").read(path).shape == (24, 24, 3)
+
+
+def test_readers_that_differ_about_truncated_jpegs_share_no_pixels(
+    make_picture: Callable[..., Path],
+):
+    path = cut_short(make_picture("a.jpg"))
+    cache = PictureCache(mode="memory")
+    PictureReader(resize=Resize(24), cache=cache, truncated="ok").read(path)
+    with pytest.raises(PictureError, match="truncated"):
+        PictureReader(resize=Resize(24), cache=cache).read(path)
+
+
+def test_loaders_take_truncated_jpegs_where_asked_to(picture_folder: Path):
+    table = loaders_of(picture_folder, Resize(24)).table
+    cut_short(table.paths[0])
+    rows = torch.arange(len(table.paths))
+    expected: dict[Truncated, int] = {"strict": 1, "ok": 0}
+    for truncated, number in expected.items():
+        loaders = DataLoaders(table, resize=Resize(24), device="cpu", truncated=truncated)
+        assert len(find_unreadable(table, rows, reader=loaders.reader)) == number
+
+
+# ── names and shapes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_odd_names_and_shapes_go_all_the_way_into_a_batch(
+    picture_folder: Path, make_picture: Callable[..., Path]
+):
+    names = ["with space.png", "quo'te\".png", "new\nline.png", "été 犬.png"]
+    if sys.platform == "linux":
+        names.append(os.fsdecode(b"caf\xe9.png"))
+    for number, name in enumerate(names):
+        make_picture(f"pictures/disc/{name}", number=number)
+    for number, size in enumerate([(1, 1), (10, 20_000), (20_000, 10), (3, 5)]):
+        make_picture(f"pictures/cross/shape_{number}.png", size=(48, 64))
+        Image.new("RGB", (size[1], size[0])).save(picture_folder / f"cross/shape_{number}.png")
+    loaders = loaders_of(picture_folder, Resize(24))
+    rows = torch.arange(len(loaders.table.paths))
+    assert len(rows) == 24 + len(names) + 4
+    for training in (False, True):
+        batches = list(loaders.loader_for(rows, training=training).batches())
+        assert sorted(row for batch in batches for row in batch.rows.tolist()) == rows.tolist()
+        assert all(batch.images.shape[1:] == (3, 24, 24) for batch in batches)

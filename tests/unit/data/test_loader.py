@@ -17,12 +17,23 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.cache import CacheMode, PictureCache
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.loader import (
     PictureLoader,
     read_ahead,
+    reading_meanwhile,
+)
+from vizsla.data.loading.order import (
+    balancing_weights,
+    check_share,
+    checked_weights,
+    drawn,
+    part,
+    rows_of,
+    shuffled,
+    turns_of,
 )
 from vizsla.data.table.check import find_unreadable
 from vizsla.errors import ConfigError, DataError, PictureError
@@ -82,11 +93,11 @@ def test_reading_a_file_its_bytes_and_the_open_picture_give_the_same(
 ):
     path = make_picture("a.png")
     reader = reader_of(Resize(24))
-    expected = np.asarray(Resize(24).centred(Image.open(path)))
+    expected = np.asarray(Resize(24)(Image.open(path)))
     assert np.array_equal(reader.read(path), expected)
     assert np.array_equal(reader.read(str(path)), expected)
     assert np.array_equal(reader.read(path.read_bytes()), expected)
-    assert np.array_equal(reader.prepare(Image.open(path)), expected)
+    assert np.array_equal(reader.read(Image.open(path)), expected)
 
 
 def test_training_reads_the_strip(make_picture: Callable[..., Path]):
@@ -245,7 +256,7 @@ def test_different_sizes_without_resize_are_shown_with_the_way_out(
     with pytest.raises(DataError) as caught:
         list(loader_of(table, reader=reader_of(), num_workers=num_workers).batches())
     assert str(caught.value) == (
-        "The pictures of a batch must have one size, and these 5 have 2 different ones (height x width): "
+        "The images of a batch must have one size, and these 5 have 2 different ones (height x width): "
         "48 x 64 (cross/cross_0.jpg); 20 x 30 (cross/cross_1.jpg). add item_tfms=Resize(...)"
     )
 
@@ -273,7 +284,7 @@ def test_the_first_unreadable_picture_in_the_order_is_named(table: PictureTable,
     assert next(batches).rows.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(PictureError) as caught:
         next(batches)
-    assert f"Cannot read the picture {table.paths[7]}: the file is truncated" in str(caught.value)
+    assert f"Cannot read the image {table.paths[7]}: the file is truncated" in str(caught.value)
     with pytest.raises(StopIteration):
         next(batches)
 
@@ -415,7 +426,7 @@ def test_unreadable_pictures_are_all_found_with_their_causes(table: PictureTable
     )
     assert found == (
         (20, "there is no such file"),
-        (9, "it is no picture but text that begins with 'not a picture'"),
+        (9, "it is not an image but text that begins with 'not a picture'"),
         (2, "the file is empty (0 bytes)"),
     )
     assert progress == [1, 2, 3, 4]
@@ -424,7 +435,7 @@ def test_unreadable_pictures_are_all_found_with_their_causes(table: PictureTable
 def test_the_pass_fills_the_cache(table: PictureTable):
     reader = reader_of(Resize(24), mode="memory")
     assert find_unreadable(table, table.train_rows, reader=reader, training=True) == ()
-    assert reader.cache.describe().startswith("cache memory: 24 pictures")
+    assert reader.cache.describe().startswith("cache memory: 24 images")
     before = by_row(loader_of(table, training=True, reader=reader))
     for path in table.paths:
         facts = path.stat()
@@ -517,7 +528,7 @@ def test_a_device_that_has_room_for_some_pictures_mixes_them_with_read_ones(
     loader = loader_of(table, training=True, reader=reader)
     for epoch in (0, 1, 2):
         assert by_row(loader, epoch=epoch) == by_row(loader_of(table, training=True), epoch=epoch)
-    assert reader.cache.describe().startswith("cache device: 9 pictures")
+    assert reader.cache.describe().startswith("cache device: 9 images")
 
 
 def test_once_the_device_has_all_pictures_none_is_read(table: PictureTable, tmp_path: Path):
@@ -552,7 +563,7 @@ def test_a_file_that_vanished_between_epochs_is_named(
     table.paths[13].unlink()
     with pytest.raises(PictureError) as caught:
         by_row(loader)
-    assert f"Cannot read the picture {table.paths[13]}: there is no such file" in str(caught.value)
+    assert f"Cannot read the image {table.paths[13]}: there is no such file" in str(caught.value)
 
 
 @pytest.mark.skipif(
@@ -574,15 +585,12 @@ def test_a_file_that_is_written_to_while_it_is_read_is_not_kept(
 ):
     path = make_picture("a.png", number=1)
 
-    class Meddler(PictureReader):
-        def _make(self, *args: object, **kwargs: object) -> np.ndarray:
-            pixels = super()._make(*args, **kwargs)  # pyright: ignore[reportArgumentType]
-            os.utime(path, ns=(5, self.cache.budget_bytes))
-            return pixels
-
     cache = PictureCache(mode="memory", budget_bytes=10**6)
-    Meddler(resize=Resize(24), cache=cache).read(path)
-    assert cache.describe().startswith("cache memory: 0 pictures")
+    reader = PictureReader(
+        resize=Resize(24), cache=cache, on_decoded=lambda path, _size: os.utime(path, ns=(5, 10**6))
+    )
+    reader.read(path)
+    assert cache.describe().startswith("cache memory: 0 images")
 
 
 # ── slow files ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -633,7 +641,7 @@ def test_a_file_that_hangs_for_too_long_is_named_and_does_not_keep_the_program(
     with pytest.raises(PictureError) as caught:
         list(loader_of(table).batches())
     assert str(caught.value).startswith(
-        f"Cannot read the picture {table.paths[12]}: it took more than 0.2 seconds."
+        f"Cannot read the image {table.paths[12]}: it took more than 0.2 seconds."
     )
     assert len(reader_threads()) == 1
     pipe_at_row_12()
@@ -695,3 +703,150 @@ def test_ten_epochs_leave_memory_flat(picture_folder: Path, tmp_path: Path):
     assert ratios == {
         mode: pytest.approx(1, abs=0.02) for mode in ("off", "memory", "disk", "device")
     }
+
+
+def test_turns_count_how_often_a_row_came_up_before():
+    rows = torch.tensor([7, 3, 7, 7, 0, 3])
+    turns = turns_of(rows)
+    assert torch.equal(rows_of(turns), rows)
+    assert [turn >> 32 for turn in turns.tolist()] == [0, 0, 1, 2, 0, 1]
+
+
+def test_turns_of_rows_that_do_not_repeat_are_the_rows():
+    rows = torch.randperm(50)
+    assert torch.equal(turns_of(rows), rows)
+    assert turns_of(rows[:0]).tolist() == []
+
+
+def test_drawn_classes_come_equally_often_and_their_pictures_evenly():
+    targets = torch.tensor([0] * 60 + [1] * 30 + [2] * 7)
+    rows = torch.arange(100, 197)
+    weights = balancing_weights(targets)
+    for epoch in range(5):
+        found = drawn(rows, weights=weights, groups=targets, seed=1, epoch=epoch) - 100
+        counts = torch.bincount(targets[found], minlength=3)
+        assert counts.sum() == 97
+        assert counts.max() - counts.min() <= 1
+        each = torch.bincount(found, minlength=97)
+        assert set(each[:60].tolist()) <= {0, 1}
+        assert set(each[60:90].tolist()) <= {1, 2}
+        assert set(each[90:].tolist()) <= {4, 5}
+
+
+def test_drawn_rows_depend_on_seed_and_epoch_alone():
+    rows, weights = torch.arange(40), torch.linspace(1, 3, 40)
+    drawings = [
+        drawn(rows, weights=weights, seed=seed, epoch=epoch).tolist()
+        for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))
+    ]
+    assert drawings[0] == drawings[3]
+    assert len({tuple(each) for each in drawings}) == 3
+
+
+def test_a_weight_of_zero_keeps_a_row_out():
+    weights = torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0])
+    found = [drawn(torch.arange(5), weights=weights, seed=0, epoch=epoch) for epoch in range(50)]
+    counts = torch.bincount(torch.cat(found), minlength=5).tolist()
+    assert counts[0] == counts[2] == counts[4] == 0
+    assert abs(counts[3] - 2 * counts[1]) < 30
+
+
+def test_equal_weights_draw_each_row_once_in_the_usual_number():
+    found = drawn(torch.arange(33), weights=torch.ones(33), seed=0, epoch=0)
+    assert sorted(found.tolist()) == list(range(33))
+    assert sorted(shuffled(torch.arange(33), seed=0, epoch=0).tolist()) == list(range(33))
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 5, 8, 64])
+def test_parts_are_neighbours_of_even_number_and_together_the_batch(num_rows: int):
+    batch = torch.arange(num_rows)
+    for world in (1, 2, 3, 8):
+        parts = [part(batch, share=(rank, world)) for rank in range(world)]
+        assert torch.equal(torch.cat(parts), batch)
+        sizes = [len(each) for each in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_what_cannot_be_drawn_or_shared_is_refused():
+    with pytest.raises(ConfigError, match=r"3 numbers of at least 0.*shape \(2,\)"):
+        checked_weights([1.0, 2.0], count=3)
+    with pytest.raises(ConfigError, match="negative or not finite"):
+        checked_weights([1.0, float("nan")], count=2)
+    with pytest.raises(ConfigError, match="All weights are 0"):
+        checked_weights([0.0, 0.0], count=2)
+    with pytest.raises(ConfigError, match=r"share=\(2, 2\)"):
+        check_share((2, 2))
+    with pytest.raises(ConfigError, match="do not have one class each"):
+        balancing_weights(torch.zeros(4, 3))
+
+
+def loader_of_meanwhile(
+    paths: list[Path], *, mode: CacheMode = "device", workers: int = 4
+) -> PictureLoader:
+    table = PictureTable(
+        root=paths[0].parent,
+        paths=tuple(paths),
+        targets=torch.zeros(len(paths), dtype=torch.int64),
+        vocab=("picture",),
+        train_rows=torch.arange(0),
+        valid_rows=torch.arange(len(paths)),
+    )
+    reader = PictureReader(resize=Resize(16), cache=PictureCache(mode=mode, device="cpu"))
+    return PictureLoader(
+        table, table.valid_rows, reader=reader, batch_size=2, training=False, num_workers=workers
+    )
+
+
+@pytest.fixture
+def paths(make_picture: Callable[..., Path]) -> list[Path]:
+    return [make_picture(f"{number}.jpg", size=(20, 30)) for number in range(5)]
+
+
+def reading_threads() -> list[threading.Thread]:
+    names = "vizsla-reader", "vizsla-meanwhile"
+    return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
+
+
+def wait_until_read(loader: PictureLoader, count: int) -> None:
+    for _ in range(1000):
+        if loader.reader.cache.describe().startswith(f"cache device: {count} images"):
+            return
+        threading.Event().wait(0.01)
+    pytest.fail(loader.reader.cache.describe())
+
+
+def test_the_pictures_are_there_afterwards_and_the_threads_are_gone(paths: list[Path]):
+    loader = loader_of_meanwhile(paths)
+    with reading_meanwhile(loader):
+        wait_until_read(loader, 5)
+    assert not reading_threads()
+    for path in paths:
+        assert loader.reader.place(path, training=False) is not None
+    found = torch.cat([batch.images for batch in loader.batches()])
+    expected = torch.cat(
+        [batch.images for batch in loader_of_meanwhile(paths, mode="off").batches()]
+    )
+    assert torch.equal(found, expected)
+
+
+def test_it_ends_early_where_nobody_waits_any_more(paths: list[Path]):
+    loader = loader_of_meanwhile(paths * 200)
+    with reading_meanwhile(loader):
+        pass
+    assert not reading_threads()
+
+
+def test_a_bad_picture_is_left_for_who_wants_it(paths: list[Path]):
+    paths[2].write_bytes(b"\xff\xd8\xff nothing")
+    loader = loader_of_meanwhile(paths)
+    with reading_meanwhile(loader):
+        wait_until_read(loader, 4)
+    with pytest.raises(PictureError, match=r"2\.jpg"):
+        list(loader.batches())
+
+
+@pytest.mark.parametrize(("mode", "workers"), [("memory", 4), ("off", 4), ("device", 2)])
+def test_where_it_would_not_help_nothing_is_read(paths: list[Path], mode: CacheMode, workers: int):
+    loader = loader_of_meanwhile(paths, mode=mode, workers=workers)
+    with reading_meanwhile(loader):
+        assert not reading_threads()

@@ -272,7 +272,7 @@ def test_unreadable_pictures_are_counted_and_keep_their_place(
     assert failed == 2
     causes = (
         "the file is empty (0 bytes)",
-        "it is no picture but text that begins with 'Dear diary'",
+        "it is not an image but text that begins with 'Dear diary'",
     )
     if form is Format.table:
         lines = text.splitlines()
@@ -389,7 +389,7 @@ def test_a_file_has_a_row_for_each_picture_in_order_and_nothing_is_left_beside_i
     else:
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in few_pictures]
-    assert rows[3]["error"] == "it is no picture but text that begins with 'Dear diary'"
+    assert rows[3]["error"] == "it is not an image but text that begins with 'Dear diary'"
     assert ("label_set" in rows[0], "familiarity" in rows[0]) == (True, True)
 
 

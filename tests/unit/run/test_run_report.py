@@ -95,7 +95,7 @@ def test_mistakes_that_cannot_be_looked_into_do_not_lose_the_report(
     (picture_folder / min(names)).write_bytes(b"broken")
     page = rebuild_report(run, device="cpu", display=QUIET).read_text("utf-8")
     assert 'id="mistakes"' in page
-    assert "The mistakes could not be looked into: Cannot read the picture" in page
+    assert "The mistakes could not be looked into: Cannot read the image" in page
 
 
 def test_what_training_knows_of_its_pictures_is_what_the_final_classifier_sees(

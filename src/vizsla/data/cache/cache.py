@@ -1,26 +1,24 @@
-"""A key and a way to make a picture in, the picture out, made only once while there is room: in memory, on disk, on a device."""
+"""Keep prepared images, so that each is decoded and presized once: in memory, on disk, on the device that trains, or nowhere."""
 
 from __future__ import annotations
 
+import os
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import torch
 
 from vizsla.data.cache.device import DeviceStore
 from vizsla.data.cache.disk import DiskStore, cache_folder, disk_use
-from vizsla.data.images.sizing import Resize
+from vizsla.data.images.decode import DECODER_VERSION
 from vizsla.errors import ConfigError, OutputError
 from vizsla.machine import free_device_bytes, free_memory_bytes, shown_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from vizsla.data.cache.key import PictureKey
+    from vizsla.data.images.sizing import Pixels, Sizing
 
 CacheMode = Literal["auto", "memory", "disk", "off", "device"]
 Kind = Literal["memory", "disk", "off", "device"]
@@ -31,33 +29,69 @@ SHARE_OF_FREE_MEMORY = {"auto": 0.25, "memory": 0.75}
 SHARE_OF_FREE_DEVICE = {"auto": 0.25, "device": 0.5}
 """The same for a device: the network and its gradients need the rest."""
 
-STRIP_WINDOWS = 1.5
-"""Length of a typical strip in windows: most photos are 4:3 or 3:2."""
-
 _WORTH_KEEPING = 0.05
-"""Share of the pictures; keeping fewer saves no time that anybody would notice."""
+"""Share of the images; keeping fewer saves no time that anybody would notice."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PictureKey:
+    """Everything that the pixels of a prepared image depend on; a changed file gets another key.
+
+    Attributes:
+        path: The file, absolute.
+        num_bytes: Its size.
+        modified_ns: When it was last written, nanoseconds since 1970.
+        preparation: What is done to the image after decoding, in words.
+        decoder: Version of the decoder.
+    """
+
+    path: str
+    num_bytes: int
+    modified_ns: int
+    preparation: str
+    decoder: str = DECODER_VERSION
+
+    @classmethod
+    def of_file(cls, path: Path | str, *, preparation: str) -> PictureKey:
+        """Return the key of a file as it is now.
+
+        Raises:
+            OSError: There is no such file.
+        """
+        facts = os.stat(path)  # noqa: PTH116 (a third of the time of Path.stat, and paid for every image)
+        return cls(
+            path=os.path.abspath(path),  # noqa: PTH100 (Path.resolve follows links)
+            num_bytes=facts.st_size,
+            modified_ns=facts.st_mtime_ns,
+            preparation=preparation,
+        )
+
+    @property
+    def slot(self) -> tuple[str, str]:
+        """The file and its preparation: what stays the same when the file changes."""
+        return self.path, self.preparation
 
 
 class Store(Protocol):
-    """A place that keeps pictures."""
+    """A place that keeps images; for any number of threads."""
 
     budget_bytes: int
 
-    def find(self, key: PictureKey) -> NDArray[np.uint8] | None:
-        """Return the read-only picture of a key, or None."""
+    def find(self, key: PictureKey) -> Pixels | None:
+        """Return the read-only image of a key, or None."""
         ...
 
-    def keep(self, key: PictureKey, picture: NDArray[np.uint8]) -> object:
-        """Take a read-only picture, if there is room."""
+    def keep(self, key: PictureKey, pixels: Pixels) -> object:
+        """Take a read-only image, if there is room."""
         ...
 
     def describe(self) -> str:
-        """Return how many pictures and bytes are kept, and where."""
+        """Return how many images and bytes are kept, and where."""
         ...
 
 
 class MemoryStore:
-    """Pictures in the memory of this process, until the budget is used up. For any number of threads.
+    """Images in the memory of this process, until the budget is used up. For any number of threads.
 
     Args:
         budget_bytes: At most so many bytes of pixels.
@@ -66,47 +100,47 @@ class MemoryStore:
     def __init__(self, *, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._used_bytes = 0
-        self._pictures: dict[tuple[str, str], tuple[PictureKey, NDArray[np.uint8]]] = {}
+        self._images: dict[tuple[str, str], tuple[PictureKey, Pixels]] = {}
         self._lock = threading.Lock()
 
-    def find(self, key: PictureKey) -> NDArray[np.uint8] | None:
-        """Return the picture of a key, or None; another state of the same file does not count."""
-        known = self._pictures.get(key.slot)
+    def find(self, key: PictureKey) -> Pixels | None:
+        """Return the image of a key, or None; another state of the same file does not count."""
+        known = self._images.get(key.slot)
         return known[1] if known is not None and known[0] == key else None
 
-    def keep(self, key: PictureKey, picture: NDArray[np.uint8]) -> None:
-        """Take a picture in the place of an earlier state of the same file, if there is room."""
+    def keep(self, key: PictureKey, pixels: Pixels) -> None:
+        """Take an image in the place of an earlier state of the same file, if there is room."""
         with self._lock:
-            known = self._pictures.get(key.slot)
+            known = self._images.get(key.slot)
             if known is not None and known[0] == key:
                 return
             if known is not None:
-                del self._pictures[key.slot]
+                del self._images[key.slot]
                 self._used_bytes -= known[1].nbytes
-            if self._used_bytes + picture.nbytes <= self.budget_bytes:
-                self._pictures[key.slot] = (key, picture)
-                self._used_bytes += picture.nbytes
+            if self._used_bytes + pixels.nbytes <= self.budget_bytes:
+                self._images[key.slot] = (key, pixels)
+                self._used_bytes += pixels.nbytes
 
     def describe(self) -> str:
         """Return what is kept where, for people."""
-        return f"{len(self._pictures)} pictures, {self._used_bytes / 1e6:.1f} MB in memory"
+        return f"{len(self._images)} images, {self._used_bytes / 1e6:.1f} MB in memory"
 
 
 class PictureCache:
-    """Keeps prepared pictures until the budget is used up; later ones are made anew each time. For any number of threads.
+    """Keeps prepared images until the budget is used up; later ones are decoded each time. For any number of threads.
 
     Args:
         mode: ``"memory"``: in this process. ``"disk"``: in files that later and other runs use too, least recently used
-            ones replaced (``disk_cache.py``). ``"device"``: on the device that trains, where batches are then gathered.
-            ``"off"``: nowhere. ``"auto"``: on a CUDA device if all expected pictures fit into a quarter of its free
+            ones replaced (``disk.py``). ``"device"``: on the device that trains, where batches are then gathered.
+            ``"off"``: nowhere. ``"auto"``: on a CUDA device if all expected images fit into a quarter of its free
             memory; else in memory if they fit into a quarter of that; else on disk likewise; else as many as fit in
             memory, or none if that would be less than one in twenty.
         budget_bytes: At most so many bytes of pixels; None is three quarters of the free memory, half of that of a
             device, a quarter of the free space of a disk.
         device: The device that trains.
-        expected_bytes: What all pictures will take, as ``expected_bytes`` reckons; None is not known: then ``"auto"`` is
+        expected_bytes: What all images will take, as ``expected_bytes`` reckons; None is not known: then ``"auto"`` is
             memory.
-        folder: Where mode disk keeps pictures; None is ``cache_folder()``.
+        folder: Where mode disk keeps images; None is ``cache_folder()``.
 
     Raises:
         ConfigError: The mode is unknown, or the budget is negative.
@@ -129,82 +163,65 @@ class PictureCache:
         if budget_bytes is not None and budget_bytes < 0:
             raise ConfigError(f"budget_bytes is at least 0. Received: {budget_bytes}")
         self.mode: CacheMode = mode
+        self._expected_bytes = expected_bytes
         self.kind: Kind
         self._store: Store | None
         device = torch.device(device)
-        self._expected_bytes = expected_bytes
         if mode == "auto":
-            self.kind, self._store = _chosen(
+            self.kind, self._store = _fastest_store(
                 budget_bytes, device=device, expected=expected_bytes, folder=folder
             )
         else:
             self.kind = mode
-            self._store = _store(
+            self._store = _store_of(
                 mode, budget_bytes, device=device, expected=expected_bytes, folder=folder
             )
         self.budget_bytes = 0 if self._store is None else self._store.budget_bytes
 
-    def get(self, key: PictureKey, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Return the picture of a key, from the cache or freshly made.
-
-        Args:
-            key: What the pixels depend on.
-            make: Makes the picture. It runs outside of the lock; its errors pass through and nothing is kept.
-
-        Returns:
-            uint8 array, read-only: it may be shared with others.
-        """
-        known = self.find(key)
-        if known is not None:
-            return known
-        picture = make()
-        self.keep(key, picture)
-        return picture
-
-    def find(self, key: PictureKey) -> NDArray[np.uint8] | None:
-        """Return the picture of a key, read-only, or None if it is not kept."""
+    def find(self, key: PictureKey) -> Pixels | None:
+        """Return the image of a key, read-only, or None if it is not kept."""
         return None if self._store is None else self._store.find(key)
 
-    def keep(self, key: PictureKey, picture: NDArray[np.uint8]) -> None:
-        """Make a picture read-only and take it, if there is room."""
-        picture.setflags(write=False)
+    def keep(self, key: PictureKey, pixels: Pixels) -> None:
+        """Make an image read-only and take it, if there is room."""
+        pixels.setflags(write=False)
         if self._store is not None:
-            self._store.keep(key, picture)
+            self._store.keep(key, pixels)
 
     @property
     def device_store(self) -> DeviceStore | None:
-        """What gathers batches on the device, if this cache keeps pictures there."""
+        """What gathers batches on the device, if this cache keeps images there."""
         return self._store if isinstance(self._store, DeviceStore) else None
 
     def describe(self) -> str:
-        """Return one line for people: mode, number of pictures, where, bytes used and allowed."""
+        """Return one line for people: mode, number of images, where, bytes used and allowed."""
         expected = (
             "" if self._expected_bytes is None else f" ({shown_bytes(self._expected_bytes)} needed)"
         )
         if self._store is None:
             why = f", no room{expected}" if self.mode == "auto" else ""
-            return f"cache {self.mode}{why}: every picture is decoded each time"
+            return f"cache {self.mode}{why}: every image is decoded each time"
         return (
             f"cache {self.mode}: {self._store.describe()} "
             f"of at most {self.budget_bytes / 1e6:.1f} MB{expected if self.mode == 'auto' else ''}"
         )
 
 
-def expected_bytes(resize: object, *, num_centred: int, num_strips: int) -> int | None:
-    """Return about how many bytes pictures take once they are prepared; None where that depends on the pictures.
+def expected_bytes(sizing: Sizing | None, *, num_centred: int, num_strips: int) -> int | None:
+    """Return about how many bytes images take once they are prepared; None where that depends on the images.
 
     Args:
-        resize: What brings them to one size; known of ``Resize`` only.
-        num_centred: Pictures prepared as in validation.
-        num_strips: Pictures prepared as in training, taken to be ``STRIP_WINDOWS`` long where they are cropped.
+        sizing: What brings them to one size.
+        num_centred: Images prepared as in validation.
+        num_strips: Images prepared as in training.
     """
-    if not isinstance(resize, Resize):
+    size, num_windows = (None, None) if sizing is None else (sizing.size, sizing.num_windows())
+    if size is None or num_windows is None:
         return None
-    long = STRIP_WINDOWS if resize.method == "crop" else 1.0
-    return int(3 * resize.size[0] * resize.size[1] * (num_centred + long * num_strips))
+    return int(3 * size[0] * size[1] * (num_centred + num_windows * num_strips))
 
 
-def _store(
+def _store_of(
     kind: Kind,
     budget: int | None,
     *,
@@ -225,10 +242,10 @@ def _store(
     return MemoryStore(budget_bytes=budget)
 
 
-def _chosen(
+def _fastest_store(
     budget: int | None, *, device: torch.device, expected: int | None, folder: Path | None
 ) -> tuple[Kind, Store | None]:
-    """Return the fastest place where all expected pictures fit; see ``PictureCache``."""
+    """Return the fastest place where all expected images fit; see ``PictureCache``."""
     limit = 2**62 if budget is None else budget
     if device.type == "cuda" and expected is not None:
         room = min(limit, int(SHARE_OF_FREE_DEVICE["auto"] * free_device_bytes(device)))

@@ -1,34 +1,57 @@
-"""Keys and pixels in, batches cut from pictures that stay on a device out, without the host touching a pixel.
+"""Keep prepared images in the memory of the device that trains, and cut whole batches of windows out of them there.
 
-Pictures lie one after the other in a few large buffers, uint8 HWC, each at its own size. The lines of a window are runs
+Images lie one after the other in a few large buffers, uint8 HWC, each at its own size. The lines of a window are runs
 of bytes, so a whole batch of windows is one ``index_select`` per buffer over a view whose row i is the run that begins
-at byte i. B: pictures of a batch; H, W: sides of the windows.
+at byte i: the host touches no pixel. B: images of a batch; H, W: sides of the windows.
+
+``DeviceDecoder`` fills the store in the first pass over training images: plain JPEGs are decoded and presized on the device,
+many at a time. Its decoder rounds a little differently from that of the CPU, and does not scale while it decodes, so
+validation images are left to the CPU: they are what predictions will see. Whatever is unusual about a file leaves it to the
+CPU too, which says what is wrong with it. Pixels are CHW there until they are stored.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import nullcontext
+from functools import cache
+from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from vizsla.data.images.decode import JpegHeader, plain_jpeg
+from vizsla.types import SYMMETRIES, SYMMETRY_OF_ORIENTATION
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from vizsla.data.cache.key import PictureKey
+    from vizsla.data.cache.cache import PictureKey
+    from vizsla.data.images.reader import PictureReader
+    from vizsla.data.images.sizing import Box, Pixels, Sizing
     from vizsla.types import Size
 
 _FIRST_BUFFER_BYTES = 64 * 2**20
 _LARGEST_STEP_BYTES = 2**30
 
+LARGEST_PIXELS = 4_000_000
+"""Of larger images the CPU decodes only what the presize needs, an eighth of the sides of a camera's image."""
+
+_PIXELS_AT_ONCE = 32_000_000
+"""Decoded images take three bytes a pixel until they are presized: 96 MB."""
+
+_TRIES = 3
+"""After so many failures in a row the device is taken to have no decoder."""
+
 
 class Place(NamedTuple):
-    """Where a picture lies: which buffer, from which byte on, and its sides."""
+    """Where an image lies: which buffer, from which byte on, and its sides."""
 
     buffer: int
     start: int
@@ -37,7 +60,7 @@ class Place(NamedTuple):
 
 
 class DeviceStore:
-    """Pictures in the memory of a device, until the budget is used up. For any number of threads.
+    """Images in the memory of a device, until the budget is used up. For any number of threads.
 
     Args:
         device: Whose memory; the CPU's works too.
@@ -66,24 +89,24 @@ class DeviceStore:
 
     @property
     def is_full(self) -> bool:
-        """Whether there was no room for a picture, so that none is taken any more."""
+        """Whether there was no room for an image, so that none is taken any more."""
         return self._full
 
     def locate(self, key: PictureKey) -> Place | None:
-        """Return where the picture of a key lies, or None."""
+        """Return where the image of a key lies, or None."""
         known = self._places.get(key.slot)
         return known[1] if known is not None and known[0] == key else None
 
     def has(self, slot: tuple[str, str]) -> bool:
-        """Whether there is a picture of a ``PictureKey.slot``, of whatever time."""
+        """Whether there is an image of a ``PictureKey.slot``, of whatever time."""
         return slot in self._places
 
     def unchanged(self, slot: tuple[str, str], num_bytes: int, modified_ns: int) -> Place | None:
-        """Return where the picture of a slot lies if its file still has this size and time, or None."""
+        """Return where the image of a slot lies if its file still has this size and time, or None."""
         key, place = self._places[slot]
         return place if (key.num_bytes, key.modified_ns) == (num_bytes, modified_ns) else None
 
-    def find(self, key: PictureKey) -> NDArray[np.uint8] | None:
+    def find(self, key: PictureKey) -> Pixels | None:
         """Return the pixels of a key, copied to the host, or None."""
         place = self.locate(key)
         if place is None:
@@ -94,18 +117,18 @@ class DeviceStore:
         pixels.setflags(write=False)
         return pixels
 
-    def keep(self, key: PictureKey, picture: NDArray[np.uint8]) -> Place | None:
-        """Copy a picture to the device; return where it lies, or None if there is no room."""
+    def keep(self, key: PictureKey, pixels: Pixels) -> Place | None:
+        """Copy an image to the device; return where it lies, or None if there is no room."""
         place = self.locate(key)  # Another thread may have been quicker.
         if place is not None:
             return place
-        place = self.reserve(height=picture.shape[0], width=picture.shape[1])
+        place = self.reserve(height=pixels.shape[0], width=pixels.shape[1])
         if place is None:
             return None
         # Of a copy: torch wants memory that it could write to, and from pinned memory nobody waits for the copy to the device.
         is_cuda = self._stream is not None
-        source = torch.empty(picture.shape, dtype=torch.uint8, pin_memory=is_cuda)
-        np.copyto(source.numpy(), picture)
+        source = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=is_cuda)
+        np.copyto(source.numpy(), pixels)
         # On a stream of its own: a copy waits for what its stream does before, and that would be the network's work.
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             self.view(place).copy_(source, non_blocking=is_cuda)
@@ -113,7 +136,7 @@ class DeviceStore:
         return place
 
     def publish(self, filled: Sequence[tuple[PictureKey, Place]]) -> None:
-        """Let pictures be found that were written to where ``reserve`` said.
+        """Let images be found that were written to where ``reserve`` said.
 
         The copies have ended, or are on this store's own stream, for which whoever reads waits.
         """
@@ -123,18 +146,20 @@ class DeviceStore:
                 self._used_bytes += place.height * place.width * 3
 
     def view(self, place: Place) -> Tensor:
-        """Return the memory of a picture, uint8 ``(H, W, 3)``."""
+        """Return the memory of an image, uint8 ``(H, W, 3)``."""
         num_bytes = place.height * place.width * 3
         pixels = self._buffers[place.buffer][place.start : place.start + num_bytes]
         return pixels.view(place.height, place.width, 3)
 
-    def gather(self, places: Sequence[Place], *, positions: Sequence[float], size: Size) -> Tensor:
-        """Return windows of some pictures as one tensor.
+    def gather(
+        self, places: Sequence[Place], *, corners: Sequence[tuple[int, int]], size: Size
+    ) -> Tensor:
+        """Return windows of some images as one tensor.
 
         Args:
-            places: Of the pictures, ``B`` of them.
-            positions: In [0, 1), where each window lies along the long side; see ``presize.window``.
-            size: ``(H, W)``, at most that of each picture.
+            places: Of the images, ``B`` of them.
+            corners: (left, top) of each window, see ``Sizing.part``.
+            size: ``(H, W)``, at most that of each image.
 
         Returns:
             uint8 ``(B, H, W, 3)`` on the device.
@@ -144,8 +169,9 @@ class DeviceStore:
         height, width = size
         numbers = torch.tensor(
             [
-                _window_start(place, position, size=size)
-                for place, position in zip(places, positions, strict=True)
+                # The first byte of a window, and the bytes from one of its lines to the next.
+                (place.start + (top * place.width + left) * 3, place.width * 3)
+                for place, (left, top) in zip(places, corners, strict=True)
             ],
             dtype=torch.int64,
         ).to(self.device, non_blocking=True)
@@ -164,7 +190,7 @@ class DeviceStore:
 
     def describe(self) -> str:
         """Return what is kept where, for people."""
-        return f"{len(self._places)} pictures, {self._used_bytes / 1e6:.1f} MB on the device {self.device}"
+        return f"{len(self._places)} images, {self._used_bytes / 1e6:.1f} MB on the device {self.device}"
 
     def _lines(self, buffer: int, starts_BH: Tensor, *, width: int) -> Tensor:
         pixels = self._buffers[buffer]
@@ -172,7 +198,7 @@ class DeviceStore:
         return runs.index_select(0, starts_BH.flatten()).view(*starts_BH.shape, width, 3)
 
     def reserve(self, *, height: int, width: int) -> Place | None:
-        """Return room for a picture that will be written, or None if there is none."""
+        """Return room for an image that will be written, or None if there is none."""
         num_bytes = height * width * 3
         with self._lock:
             if self._full:
@@ -203,8 +229,183 @@ def _numbered(device: torch.device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
 
 
-def _window_start(place: Place, position: float, *, size: Size) -> tuple[int, int]:
-    """Return the first byte of a window, and the bytes from one of its lines to the next."""
-    top = int(position * (place.height - size[0] + 1))
-    left = int(position * (place.width - size[1] + 1))
-    return place.start + (top * place.width + left) * 3, place.width * 3
+class _Encoded(NamedTuple):
+    path: Path
+    key: PictureKey
+    data: bytes
+    header: JpegHeader
+
+
+class DeviceDecoder:
+    """Fills a store with training images; for any number of threads.
+
+    Args:
+        reader: Whose images; it ``scales_one_box`` of each.
+        sizing: What says which.
+        store: Where they go. On the CPU it works too, as a test of everything but the device's decoder.
+    """
+
+    def __init__(self, reader: PictureReader, *, sizing: Sizing, store: DeviceStore) -> None:
+        self.reader = reader
+        self.sizing = sizing
+        self.store = store
+        self._num_failed = 0
+        self._lock = threading.Lock()
+        on_cuda = store.device.type == "cuda"
+        self._stream = torch.cuda.Stream(store.device) if on_cuda else None
+
+    def fill(self, paths: Sequence[Path]) -> None:
+        """Store those of the images that the device can decode; nothing is said of the others.
+
+        Args:
+            paths: Files. What is stored already, cannot be read or is unusual is left out.
+        """
+        for some in _bounded(self._encoded(paths)):
+            try:
+                self._decode(some)
+                self._num_failed = 0
+            except (RuntimeError, AttributeError):
+                # A file that only looked plain, no memory, or no decoder: the CPU tries each file by itself.
+                self._num_failed += 1
+
+    def _encoded(self, paths: Sequence[Path]) -> Iterator[_Encoded]:
+        for path in paths:
+            if self._num_failed >= _TRIES or self.store.is_full:
+                return
+            try:
+                key = self.reader.key(path, training=True)
+                if self.store.locate(key) is not None:
+                    continue
+                data = path.read_bytes()
+            except OSError:
+                continue
+            header = plain_jpeg(data)
+            if header is not None and header.size[0] * header.size[1] <= LARGEST_PIXELS:
+                yield _Encoded(path, key, data, header)
+
+    def _decode(self, some: Sequence[_Encoded]) -> None:
+        sources = [torch.frombuffer(bytearray(one.data), dtype=torch.uint8) for one in some]
+        # torchvision lets one thread at a time decode on a device, and writes on a stream of its own into memory of ours:
+        # when the lock is free nothing of ours is under way that could still need that memory.
+        filled: list[tuple[_Encoded, Place]] = []
+        with self._lock, nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            decoded = _decoded(sources, device=self.store.device)
+            by_size: dict[Size, list[tuple[_Encoded, Tensor]]] = {}
+            for image, one in zip(decoded, some, strict=True):
+                image = upright(image, one.header.orientation)
+                by_size.setdefault((image.shape[1], image.shape[2]), []).append((one, image))
+            del decoded
+            for size, alike in by_size.items():
+                places = self._write([image for _, image in alike], size=size)
+                filled += zip((one for one, _ in alike), places, strict=False)
+            del by_size
+            if self._stream is not None:
+                self._stream.synchronize()
+        self.store.publish([(one.key, place) for one, place in filled if _is_unchanged(one)])
+
+    def _write(self, images: list[Tensor], *, size: Size) -> list[Place]:
+        """Write images of one size to the store, together; return where they are, nowhere where there is no room."""
+        found = self.sizing.presize_box(size, training=True)
+        if found is None:
+            return []
+        box, (height, width) = found
+        region = self.store.reserve(height=len(images) * height, width=width)
+        if region is None:
+            return []
+        out = self.store.view(region).view(len(images), height, width, 3)
+        write_presized(torch.stack(images), box=box, out=out)
+        num_bytes = height * width * 3
+        return [
+            Place(region.buffer, region.start + number * num_bytes, height, width)
+            for number in range(len(images))
+        ]
+
+
+def _is_unchanged(one: _Encoded) -> bool:
+    try:
+        facts = os.stat(one.path)  # noqa: PTH116 (a third of the time of Path.stat, and paid for every image)
+    except OSError:
+        return False
+    return (facts.st_size, facts.st_mtime_ns) == (one.key.num_bytes, one.key.modified_ns)
+
+
+def _decoded(sources: list[Tensor], *, device: torch.device) -> list[Tensor]:
+    """Return RGB images, uint8 ``(3, H, W)``, on the device.
+
+    This calls what stands behind ``torchvision.io.decode_jpeg``, because that warns, in every thread, that it will move to
+    another package; where it has moved there is an AttributeError, and the CPU decodes.
+    """
+    from torchvision.io import ImageReadMode  # It brings the operations along.
+
+    mode = ImageReadMode.RGB.value
+    if device.type == "cuda":
+        return torch.ops.image.decode_jpegs_cuda(sources, mode, device)
+    return [torch.ops.image.decode_jpeg(source, mode) for source in sources]
+
+
+@cache
+def load_decoder(device: torch.device) -> None:
+    """Let a thread load the device's decoder, which takes 0.7 s once in a process, while loaders and networks are made."""
+    threading.Thread(target=_load_decoder, args=(device,), daemon=True).start()
+
+
+def _load_decoder(device: torch.device) -> None:
+    stream = BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "JPEG")
+    source = torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8)
+    try:
+        image = _decoded([source], device=device)[0]
+        out = torch.empty((1, 8, 8, 3), dtype=torch.uint8, device=device)
+        write_presized(image[None], box=(0, 0, 16, 16), out=out)
+        torch.cuda.current_stream(device).synchronize()
+    except (ImportError, RuntimeError, AttributeError):
+        return  # Whoever decodes will find out.
+
+
+def upright(image: Tensor, orientation: int) -> Tensor:
+    """Return an image turned as its EXIF orientation says, as a view or a copy.
+
+    Args:
+        image: ``(C, H, W)``.
+        orientation: 1 to 8.
+    """
+    transposed, *reversed_ = SYMMETRIES[SYMMETRY_OF_ORIENTATION[orientation]]
+    image = image.transpose(1, 2) if transposed else image
+    sides = [side for side, is_reversed in zip((1, 2), reversed_, strict=True) if is_reversed]
+    return image.flip(sides) if sides else image
+
+
+def write_presized(images: Tensor, *, box: Box, out: Tensor) -> None:
+    """Write what training keeps of images of one size, as ``Sizing.presize`` makes it on the CPU, within one or two grey levels.
+
+    All together, because each operation costs ten microseconds under the interpreter lock, for which the training loop waits.
+
+    Args:
+        images: uint8 ``(B, 3, H, W)``.
+        box: The part that is shown, see ``Sizing.presize_box``.
+        out: uint8 ``(B, h, w, 3)``, overwritten.
+    """
+    left, top, right, bottom = box
+    part = images[:, :, top:bottom, left:right]
+    size = [out.shape[1], out.shape[2]]
+    if list(part.shape[2:]) != size:
+        part = F.interpolate(part.float(), size=size, mode="bilinear", antialias=True)
+        part = part.add_(
+            0.5
+        )  # What is behind the point is cut off; a mean of pixels is at most 255.
+    out.copy_(part.permute(0, 2, 3, 1))
+
+
+def _bounded(images: Iterator[_Encoded]) -> Iterator[list[_Encoded]]:
+    """Yield images in lists that are decoded at once."""
+    some: list[_Encoded] = []
+    num_pixels = 0
+    for one in images:
+        pixels = one.header.size[0] * one.header.size[1]
+        if some and num_pixels + pixels > _PIXELS_AT_ONCE:
+            yield some
+            some, num_pixels = [], 0
+        some.append(one)
+        num_pixels += pixels
+    if some:
+        yield some

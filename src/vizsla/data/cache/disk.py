@@ -1,9 +1,9 @@
-"""Keys and pixels in, memory-mapped pixels out, now or in another process: prepared pictures in files of a cache folder.
+"""Keep prepared images in files of a cache folder, memory-mapped, for this process and others, now and later.
 
-One file per picture, ``ab/abcd....pic``, named by a hash of the key: a header of 64 bytes with the hash, the sides and a
+One file per image, ``ab/abcd....pic``, named by a hash of the key: a header of 64 bytes with the hash, the sides and a
 checksum over everything, then the pixels, uint8 HWC. A file is written under a temporary name and renamed, never changed
 afterwards, so any number of processes may share the folder; each reading verifies the checksum. What a run has used it
-does not evict: a run over more pictures than fit would otherwise throw each one away just before it is needed again.
+does not evict: a run over more images than fit would otherwise throw each one away just before it is needed again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vizsla.data.cache.key import PictureKey
+    from vizsla.data.cache.cache import PictureKey
 
 SHARE_OF_FREE_DISK = 0.25
 """The budget where none is given, as a share of the space that is free or taken by the cache already."""
@@ -47,7 +47,7 @@ _ENTRY, _PART = ".pic", ".part"
 
 
 def cache_folder() -> Path:
-    """Return where pictures are kept between runs: ``cache/pictures`` in ``$VIZSLA_HOME``, else in ``~/.vizsla``."""
+    """Return where images are kept between runs: ``cache/pictures`` in ``$VIZSLA_HOME``, else in ``~/.vizsla``."""
     return home_folder() / "cache" / "pictures"
 
 
@@ -57,13 +57,13 @@ class DiskUse:
 
     Attributes:
         folder: The folder; it may not exist.
-        num_pictures: Pictures in it.
+        num_images: Images in it.
         num_bytes: Disk space that they take, in whole blocks.
         budget_bytes: What a run may fill where no budget is given.
     """
 
     folder: Path
-    num_pictures: int
+    num_images: int
     num_bytes: int
     budget_bytes: int
 
@@ -86,14 +86,14 @@ def _use(folder: Path) -> DiskUse:
     sizes = [_on_disk(facts.st_size) for _, facts in _files(folder, _ENTRY)]
     return DiskUse(
         folder=folder,
-        num_pictures=len(sizes),
+        num_images=len(sizes),
         num_bytes=sum(sizes),
         budget_bytes=int(SHARE_OF_FREE_DISK * (free_disk_bytes(folder) + sum(sizes))),
     )
 
 
 def clear_disk_cache(folder: Path) -> DiskUse:
-    """Remove all pictures from a cache folder and nothing else; running programs make theirs anew.
+    """Remove all images from a cache folder and nothing else; running programs make theirs anew.
 
     Returns:
         What it held before.
@@ -117,11 +117,11 @@ def clear_disk_cache(folder: Path) -> DiskUse:
 
 
 class DiskStore:
-    """Pictures in a folder that outlives the process; safe for many threads and processes at once.
+    """Images in a folder that outlives the process; safe for many threads and processes at once.
 
     Args:
         folder: Where to keep them; it is made if need be.
-        budget_bytes: All pictures in the folder together take at most so much; None is a quarter of what is free.
+        budget_bytes: All images in the folder together take at most so much; None is a quarter of what is free.
 
     Raises:
         OutputError: The folder cannot be made or written to.
@@ -135,16 +135,16 @@ class DiskStore:
             use = _use(folder)
         except OSError as error:
             raise OutputError(
-                f"Cannot keep pictures in the folder {folder}: {error.strerror}. Set VIZSLA_HOME to another folder, "
+                f"Cannot keep images in the folder {folder}: {error.strerror}. Set VIZSLA_HOME to another folder, "
                 "or choose another cache mode than disk."
             ) from error
         self.budget_bytes = use.budget_bytes if budget_bytes is None else budget_bytes
-        # Others may add pictures between two of our looks into the folder.
+        # Others may add images between two of our looks into the folder.
         self._limit_bytes = self.budget_bytes - self.budget_bytes // 16
         self._lock = threading.Lock()
         self._started_ns = time.time_ns()
         self._used_bytes = use.num_bytes
-        self._num_pictures = use.num_pictures
+        self._num_images = use.num_images
         self._added_bytes = 0  # Since the last look into the folder.
         self._full = False
         self._num_damaged = 0
@@ -157,27 +157,27 @@ class DiskStore:
         try:
             with path.open("rb") as file:
                 facts = os.fstat(file.fileno())
-                picture = _mapped(file.fileno(), num_bytes=facts.st_size, digest=digest)
+                pixels = _mapped(file.fileno(), num_bytes=facts.st_size, digest=digest)
         except FileNotFoundError:
             return None
         except OSError as error:
             self._trouble = error.strerror or "unreadable"
             return None
-        if picture is None:
+        if pixels is None:
             self._drop_damaged(path, num_bytes=facts.st_size)
         elif facts.st_mtime_ns < self._started_ns:
             now = time.time_ns()
             with contextlib.suppress(OSError):  # Evicted meanwhile; it is mapped all the same.
                 os.utime(path, ns=(now, now))
-        return picture
+        return pixels
 
-    def keep(self, key: PictureKey, picture: NDArray[np.uint8]) -> None:
+    def keep(self, key: PictureKey, pixels: NDArray[np.uint8]) -> None:
         """Write the pixels of a key, if there is room or room can be made; trouble with the disk only ends the storing."""
         if self._trouble:
             return
         try:
-            if self._make_room(_on_disk(_HEADER.size + picture.nbytes)):
-                self._store(key, picture)
+            if self._make_room(_on_disk(_HEADER.size + pixels.nbytes)):
+                self._store(key, pixels)
         except OSError as error:
             self._trouble = error.strerror or "unwritable"
 
@@ -186,23 +186,23 @@ class DiskStore:
         notes = f", {self._num_damaged} damaged ones made anew" if self._num_damaged else ""
         if self._trouble:
             notes += f", no more are stored: {self._trouble}"
-        return f"{self._num_pictures} pictures, {self._used_bytes / 1e6:.1f} MB on disk in {self.folder}{notes}"
+        return f"{self._num_images} images, {self._used_bytes / 1e6:.1f} MB on disk in {self.folder}{notes}"
 
-    def _store(self, key: PictureKey, picture: NDArray[np.uint8]) -> None:
+    def _store(self, key: PictureKey, pixels: NDArray[np.uint8]) -> None:
         digest = _digest(key)
         path = self._path(digest)
-        picture = np.ascontiguousarray(picture)
-        start = _HEADER.pack(_MAGIC, digest, *picture.shape, 0)[:_CHECKSUM_AT]
-        checksum = zlib.crc32(picture.data, zlib.crc32(start))
-        header = _HEADER.pack(_MAGIC, digest, *picture.shape, checksum)
+        pixels = np.ascontiguousarray(pixels)
+        start = _HEADER.pack(_MAGIC, digest, *pixels.shape, 0)[:_CHECKSUM_AT]
+        checksum = zlib.crc32(pixels.data, zlib.crc32(start))
+        header = _HEADER.pack(_MAGIC, digest, *pixels.shape, checksum)
         try:
             try:
-                _write(path, header, picture)
+                _write(path, header, pixels)
             except FileNotFoundError:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _write(path, header, picture)
+                _write(path, header, pixels)
         except PermissionError:
-            # On Windows a picture that is in use cannot be replaced, and need not be.
+            # On Windows an image that is in use cannot be replaced, and need not be.
             if not path.exists():
                 raise
 
@@ -213,13 +213,13 @@ class DiskStore:
     def _drop_damaged(self, path: Path, *, num_bytes: int) -> None:
         with self._lock:
             self._num_damaged += 1
-            self._num_pictures -= 1
+            self._num_images -= 1
             self._used_bytes -= _on_disk(num_bytes)
         with contextlib.suppress(OSError):
             path.unlink()
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Reserve room for one picture; look into the folder, and evict, only now and then."""
+        """Reserve room for one image; look into the folder, and evict, only now and then."""
         with self._lock:
             if self._full:
                 return False
@@ -231,11 +231,11 @@ class DiskStore:
                     return False
             self._used_bytes += num_bytes
             self._added_bytes += num_bytes
-            self._num_pictures += 1
+            self._num_images += 1
             return True
 
     def _tidy(self, num_bytes: int) -> None:
-        """Count what is there; if it is too much, evict pictures that this run has not used, oldest use first."""
+        """Count what is there; if it is too much, evict images that this run has not used, oldest use first."""
         _remove_abandoned(self.folder)
         entries = [
             (facts.st_mtime_ns, _on_disk(facts.st_size), path)
@@ -244,13 +244,13 @@ class DiskStore:
         used, left = sum(size for _, size, _ in entries), len(entries)
         if used + num_bytes > self._limit_bytes:
             for used_ns, size, path in sorted(entries):
-                # A little more than needed, so that the next picture does not need to look again.
+                # A little more than needed, so that the next image does not need to look again.
                 if used_ns >= self._started_ns or used + num_bytes <= self._limit_bytes * 7 // 8:
                     break
                 with contextlib.suppress(OSError):
                     path.unlink()
                     used, left = used - size, left - 1
-        self._used_bytes, self._num_pictures, self._added_bytes = used, left, 0
+        self._used_bytes, self._num_images, self._added_bytes = used, left, 0
 
 
 def _digest(key: PictureKey) -> bytes:
@@ -281,13 +281,13 @@ def _mapped(descriptor: int, *, num_bytes: int, digest: bytes) -> NDArray[np.uin
     return pixels.reshape(height, width, channels)
 
 
-def _write(path: Path, header: bytes, picture: NDArray[np.uint8]) -> None:
+def _write(path: Path, header: bytes, pixels: NDArray[np.uint8]) -> None:
     """Write a file that appears whole or not at all. Not synced: after a power cut the checksum tells."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}{_PART}")
     try:
         with temporary.open("xb") as file:
             file.write(header)
-            file.write(picture.data)
+            file.write(pixels.data)
         now = time.time_ns()  # The kernel's own clock for files lags by some milliseconds.
         os.utime(temporary, ns=(now, now))
         temporary.replace(path)

@@ -1,20 +1,14 @@
-"""A picture file or its bytes in, an upright RGB Pillow picture out; whatever is wrong with the file becomes one sentence.
+"""Decode an image file, or its bytes, to upright RGB; whatever is wrong with the file becomes one sentence.
 
-The bytes of a JPEG in, its size and orientation out, if it is of the plain kind that any decoder takes; nothing is decoded.
-
-Pillow tells as much, but needs 80 instead of 10 microseconds under the interpreter lock, which is too long where a device decodes
-ten thousand pictures a second.
-
-The bytes of a plain JPEG in, its pixels out, the same as Pillow's, decoded without the interpreter lock.
-
-Pillow holds the lock for most of the time: on 16 cores 16 threads of it decoded and presized 673 pictures a second, 500 one
-thread alone. torchvision lets go of it (3,400). Both call libjpeg-turbo with the same settings; whether their pixels are the same
-is tried once, on a picture made for it.
+Pillow decodes everything, but holds the interpreter lock for most of the time: on 16 cores 16 threads of it decoded and
+presized 673 images a second, 500 one thread alone. torchvision lets go of it (3,400), so where there are cores to win, it
+decodes plain JPEGs. Both call libjpeg-turbo with the same settings; whether their pixels are the same is tried once, on an
+image made for it. What a plain JPEG is, its header says; it is parsed here, because Pillow needs 80 instead of 10
+microseconds for it under the lock, too long where a device decodes ten thousand images a second.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import struct
 import threading
@@ -31,18 +25,270 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vizsla.errors import ConfigError, PictureError
 from vizsla.seeding import counter_uniform
+from vizsla.types import SYMMETRIES, SYMMETRY_OF_ORIENTATION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vizsla.types import Size
 
+DECODER_VERSION = f"2, Pillow {PIL.__version__}"
+"""Changes when the same file may give other pixels; part of the key of every cached image."""
+
+MAX_PIXELS = 200_000_000
+"""Larger images are refused: 200 million pixels, the largest phone cameras, take 600 MB; a crafted file claims far more."""
+
+Truncated = Literal["strict", "ok"]
+"""What to do about a JPEG that ends too early: refuse it, or take what is there."""
+
+# Raster formats that are recognised by their first bytes. Pillow's others run a program (EPS), guess (TGA), or are no images.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_TRUNCATED = "the file is truncated, it ends before the image does"
+_WIDE_ROWS = 64
+_HEADER_LOCK = threading.Lock()
+
+
+class _UnreadableError(Exception):
+    """Why an image cannot be read, in words that continue "Cannot read the image PATH: ..."."""
+
+
+# ── any file ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def open_picture(
+    source: Path | str | bytes,
+    *,
+    cover: Size | None = None,
+    truncated: Truncated = "strict",
+    data: bytes | None = None,
+) -> Image.Image:
+    """Open, decode and turn upright one image.
+
+    The EXIF orientation is applied; 16-bit values are scaled to 8 bits; grey, 1-bit, palette and CMYK images become
+    RGB; what is transparent is laid over white; of an animation the first frame is taken.
+
+    Args:
+        source: A file, or the bytes of one.
+        cover: ``(height, width)``. A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 at which it still
+            covers this size; None decodes all pixels. See ``benchmarks/README.md`` for what that saves.
+        truncated: ``"ok"`` takes of a JPEG that ends too early what is there; the rest of it is grey. ``"strict"`` refuses
+            it, as other truncated files always are.
+        data: The bytes of the file, where they were read already.
+
+    Returns:
+        A decoded image of mode RGB.
+
+    Raises:
+        PictureError: The file is missing, empty, truncated, damaged, larger than ``MAX_PIXELS`` or no image. The
+            message names the file; ``cause_of`` gives the cause alone.
+        ConfigError: ``truncated`` is something else.
+    """
+    if truncated not in get_args(Truncated):
+        raise ConfigError(f"truncated is 'strict' or 'ok'. Received: {truncated!r}")
+    try:
+        data = _bytes_of(source) if data is None else data
+        try:
+            return _decode(_open_header(data), cover)
+        except _UnreadableError as failure:
+            if truncated == "strict" or str(failure) != _TRUNCATED or data[:2] != _JPEG_START:
+                raise
+            # With an end put to it libjpeg fills up the rest. Pillow's own switch for this is global, not for one file.
+            return _decode(_open_header(data + _JPEG_END), cover)
+    except _UnreadableError as failure:
+        raise _error(source, failure) from failure
+
+
+def read_bytes(source: Path | str | bytes) -> bytes:
+    """Return the bytes of an image file, or those that were given.
+
+    Raises:
+        PictureError: The file cannot be read or is empty.
+    """
+    try:
+        return _bytes_of(source)
+    except _UnreadableError as failure:
+        raise _error(source, failure) from failure
+
+
+def picture_size(source: Path | str | bytes) -> Size | None:
+    """Return the upright ``(height, width)`` of an image from its header alone, or None where it cannot be read."""
+    try:
+        image = _open_header(_bytes_of(source))
+    except _UnreadableError:
+        return None
+    if image.format == "PNG" and "exif" not in image.info:
+        # Pillow would decode all pixels to look behind them, those of a bomb too.
+        return image.height, image.width
+    swapped, *_ = SYMMETRIES[_symmetry_of(image)]
+    return image.size if swapped else (image.height, image.width)
+
+
+def source_name(source: Path | str | bytes | Image.Image) -> str:
+    """Return how messages name an image: its path (quoted where it has line breaks or bytes that are no text), or its length."""
+    if isinstance(source, Image.Image):
+        return "given as an image in memory"
+    if isinstance(source, bytes):
+        return f"given as {len(source)} bytes"
+    name = str(source)
+    return name if name.isprintable() else repr(name)
+
+
+def cause_of(error: PictureError) -> str:
+    """Return why ``open_picture`` could not read an image, without the file's name; of another error the whole message."""
+    cause = error.__cause__
+    return str(cause) if isinstance(cause, _UnreadableError) else str(error)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB: 16 bits scaled to 8, transparency laid over white.
+
+    Args:
+        image: Any Pillow image. Modes I and F must hold values of 0-65535 and 0-1.
+
+    Returns:
+        ``image`` itself where it is plain RGB.
+
+    Raises:
+        ValueError: The values of a mode I or F image are outside of that range, or Pillow cannot convert its mode.
+    """
+    transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa")
+    if image.mode == "RGB" and not transparent:
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_wide_values(image)
+    if transparent:
+        with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
+        over_white = Image.new("RGB", image.size, "white")
+        over_white.paste(with_alpha, mask=with_alpha)
+        return over_white
+    return image.convert("RGB")
+
+
+def _from_wide_values(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    white = 1.0 if image.mode == "F" else 65535.0
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= white:
+        raise ValueError(
+            f"its values go from {low:g} to {high:g}, only 0 to {white:g} have a known meaning"
+        )
+    narrow = np.empty(values.shape, dtype=np.uint8)
+    for start in range(0, len(values), _WIDE_ROWS):  # At once, 50 million values took 1.3 GB.
+        rows = slice(start, start + _WIDE_ROWS)
+        narrow[rows] = np.rint(values[rows].astype(np.float64) * (255 / white)).astype(np.uint8)
+    return Image.fromarray(narrow).convert("RGB")
+
+
+def _error(source: Path | str | bytes, failure: _UnreadableError) -> PictureError:
+    return PictureError(
+        f"Cannot read the image {source_name(source)}: {failure}. Replace the file or leave it out."
+    )
+
+
+def _bytes_of(source: Path | str | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    path = Path(source)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise _UnreadableError("there is no such file") from error
+    except OSError as error:
+        cause = "it is a folder" if path.is_dir() else f"the system says {error.strerror!r}"
+        raise _UnreadableError(cause) from error
+    if not data:
+        raise _UnreadableError("the file is empty (0 bytes)")
+    return data
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _open_header(data: bytes) -> Image.Image:
+    formats = _formats()
+    # Pillow's own limit (a warning from 89 million pixels, an error from 179) is a module global and would turn away
+    # cameras of today. Opening reads the header only, so the lock is held for some 20 microseconds.
+    with _HEADER_LOCK:
+        usual_limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            return Image.open(BytesIO(data), formats=formats)
+        except UnidentifiedImageError as error:
+            raise _UnreadableError(_what_it_is_instead(data)) from error
+        except Exception as error:
+            raise _UnreadableError(_why_not_decoded(error)) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual_limit
+
+
+def _decode(image: Image.Image, cover: Size | None) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _UnreadableError(
+            f"it has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million"
+        )
+    try:
+        if image.format in ("JPEG", "MPO") and cover is not None:
+            swapped, *_ = SYMMETRIES[_symmetry_of(image)]
+            image.draft(image.mode, cover if swapped else (cover[1], cover[0]))
+        image.load()
+        symmetry = _symmetry_of(image)
+        upright = to_rgb(image)
+        if symmetry:
+            upright = upright.transpose(Image.Transpose(symmetry - 1))
+    except Exception as error:
+        raise _UnreadableError(_why_not_decoded(error)) from error
+    upright.info = {}  # it still has the EXIF data, and the orientation must not be applied twice
+    return upright
+
+
+def _symmetry_of(image: Image.Image) -> int:
+    """Return what turns an image upright; 0 where its EXIF data is absent or damaged: the pixels may still be good."""
+    damaged = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, OSError)
+    try:
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (*damaged, UserWarning, struct.error):
+        return 0
+    return SYMMETRY_OF_ORIENTATION.get(orientation, 0)
+
+
+def _what_it_is_instead(data: bytes) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
+        return "it is an HEIC image, which Pillow does not read; convert it to JPEG"
+    start = data[:24]
+    if start.isascii() and start.decode("ascii").split() and b"\0" not in start:
+        return f"it is not an image but text that begins with {start.decode('ascii')!r}"
+    return f"it is not an image, or its header is damaged (it begins with {start[:8]!r})"
+
+
+def _why_not_decoded(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "truncated" in text.lower() or isinstance(error, EOFError):
+        return _TRUNCATED
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    if isinstance(error, ValueError) and text.startswith("its values"):
+        return text
+    return f"its data is damaged ({text})"
+
+
+# ── plain JPEGs ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LARGEST_PLAIN_PIXELS = 2**22
+"""Of what is larger Pillow decodes a part of the frequencies only, where it can."""
+
+_FEWEST_CORES = 4
+"""With fewer, waiting for the lock costs nothing that could be won, and torchvision need not be imported."""
+
 _BASELINE = 0xC0
 _NOT_BASELINE = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _APP1, _APP14, _SCAN = 0xE1, 0xEE, 0xDA
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))
-_ORIENTATION = 0x0112
-_SHORT = 3
+_ORIENTATION, _SHORT = 0x0112, 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +304,10 @@ class JpegHeader:
     orientation: int
 
 
+class _UnusualError(Exception):
+    """There is something about the file that the usual decoder should see."""
+
+
 def plain_jpeg(data: bytes) -> JpegHeader | None:
     """Return the header of a plain JPEG: baseline, 8 bits, grey or YCbCr, whole.
 
@@ -68,19 +318,72 @@ def plain_jpeg(data: bytes) -> JpegHeader | None:
         None for everything else, also where something about the file is unusual: progressive, CMYK or stored as RGB, one that
         does not end as it should, one whose EXIF data is damaged or whose orientation stands elsewhere than there.
     """
-    if not data.startswith(b"\xff\xd8\xff") or not data.endswith(b"\xff\xd9"):
+    if not data.startswith(b"\xff\xd8\xff") or not data.endswith(_JPEG_END):
         return None
     try:
-        return _header(data)
+        return _plain_header(data)
     except (IndexError, _UnusualError):
         return None
 
 
-class _UnusualError(Exception):
-    """There is something about the file that the usual decoder should see."""
+@cache
+def is_worthwhile() -> bool:
+    """Whether this machine has cores that would wait for Pillow, and a second decoder with the same pixels."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (num_cores or 1) >= _FEWEST_CORES and decodes_as_pillow()
 
 
-def _header(data: bytes) -> JpegHeader:
+def plain_pixels(data: bytes, *, cover: Size) -> NDArray[np.uint8] | None:
+    """Return the pixels of a JPEG, if it is one that is best decoded here; ask ``is_worthwhile`` before.
+
+    Args:
+        data: All bytes of a file.
+        cover: ``(height, width)`` that is wanted. Where half of the sides would still cover it, Pillow decodes only that.
+
+    Returns:
+        uint8 ``(H, W, 3)`` with memory of its own; None for what is left to Pillow, such as everything unusual.
+    """
+    header = plain_jpeg(data)
+    if header is None or header.orientation != 1:
+        return None
+    height, width = header.size
+    can_be_halved = min(height // cover[0], width // cover[1]) >= 2
+    if can_be_halved or height * width > LARGEST_PLAIN_PIXELS:
+        return None
+    try:
+        return _decode_plain(data)
+    except RuntimeError:
+        return None
+
+
+@cache
+def decodes_as_pillow() -> bool:
+    """Whether there is a second decoder on this machine, and its pixels are Pillow's."""
+    try:
+        import torchvision.io  # noqa: F401  # pyright: ignore[reportUnusedImport] (it brings the operations along)
+
+        values = counter_uniform(0, "decoders", epoch=0, rows=torch.arange(9), count=33)
+        pixels = (values * 256).to(torch.uint8).view(9, 11, 3).numpy()
+        image = Image.fromarray(pixels).resize((75, 53), Image.Resampling.BICUBIC)
+        for subsampling in (0, 1, 2):
+            stream = BytesIO()
+            image.save(stream, "JPEG", quality=85, subsampling=subsampling)
+            with Image.open(stream) as opened:
+                if not np.array_equal(np.asarray(opened), _decode_plain(stream.getvalue())):
+                    return False
+    except (ImportError, AttributeError, RuntimeError, OSError):
+        return False
+    return True
+
+
+def _decode_plain(data: bytes) -> NDArray[np.uint8]:
+    # What stands behind ``torchvision.io.decode_jpeg``, which warns in every thread that it will move to another package.
+    mode = 3  # ImageReadMode.RGB
+    source = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return torch.ops.image.decode_jpeg(source, mode).permute(1, 2, 0).contiguous().numpy()
+
+
+def _plain_header(data: bytes) -> JpegHeader:
     size: Size | None = None
     orientation, at = 1, 2
     while True:
@@ -119,16 +422,15 @@ def _frame_size(body: bytes) -> Size:
 
 def _exif_orientation(tiff: bytes) -> int:
     """Return the orientation that the first directory of EXIF data states, 1 if it states none."""
-    orders = {b"II*\0": "little", b"MM\0*": "big"}
-    order = orders.get(tiff[:4])
-    if order is None:
+    order: Literal["little", "big"] = "little" if tiff[:4] == b"II*\0" else "big"
+    if tiff[:4] not in (b"II*\0", b"MM\0*"):
         raise _UnusualError
 
     def number(start: int, length: int) -> int:
         part = tiff[start : start + length]
         if len(part) < length:
             raise _UnusualError
-        return int.from_bytes(part, "little" if order == "little" else "big")
+        return int.from_bytes(part, order)
 
     start = number(4, 4)
     for entry in range(start + 2, start + 2 + 12 * number(start, 2), 12):
@@ -138,347 +440,3 @@ def _exif_orientation(tiff: bytes) -> int:
                 raise _UnusualError
             return value
     return 1
-
-
-LARGEST_PIXELS = 2**22
-"""Of what is larger Pillow decodes a part of the frequencies only, where it can."""
-
-_FEWEST_CORES = 4
-"""With fewer, waiting for the lock costs nothing that could be won, and torchvision need not be imported."""
-
-
-@cache
-def is_worthwhile() -> bool:
-    """Whether this machine has cores that would wait for Pillow, and a second decoder with the same pixels."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (num_cores or 1) >= _FEWEST_CORES and decodes_as_pillow()
-
-
-def plain_pixels(data: bytes, *, cover: Size) -> NDArray[np.uint8] | None:
-    """Return the pixels of a JPEG, if it is one that is best decoded here; ask ``is_worthwhile`` before.
-
-    Args:
-        data: All bytes of a file.
-        cover: ``(height, width)`` that is wanted. Where half of the sides would still cover it, Pillow decodes only that.
-
-    Returns:
-        uint8 ``(H, W, 3)`` with memory of its own; None for what is left to Pillow, such as everything unusual.
-    """
-    header = plain_jpeg(data)
-    if header is None or header.orientation != 1:
-        return None
-    height, width = header.size
-    can_be_halved = min(height // cover[0], width // cover[1]) >= 2
-    if can_be_halved or height * width > LARGEST_PIXELS:
-        return None
-    try:
-        return _decoded(data)
-    except RuntimeError:
-        return None
-
-
-@cache
-def decodes_as_pillow() -> bool:
-    """Whether there is a second decoder on this machine, and its pixels are Pillow's."""
-    try:
-        import torchvision.io  # noqa: F401  # pyright: ignore[reportUnusedImport] (it brings the operations along)
-
-        values = counter_uniform(0, "decoders", epoch=0, rows=torch.arange(9), count=33)
-        pixels = (values * 256).to(torch.uint8).view(9, 11, 3).numpy()
-        picture = Image.fromarray(pixels).resize((75, 53), Image.Resampling.BICUBIC)
-        for subsampling in (0, 1, 2):
-            stream = BytesIO()
-            picture.save(stream, "JPEG", quality=85, subsampling=subsampling)
-            with Image.open(stream) as opened:
-                if not np.array_equal(np.asarray(opened), _decoded(stream.getvalue())):
-                    return False
-    except (ImportError, AttributeError, RuntimeError, OSError):
-        return False
-    return True
-
-
-def _decoded(data: bytes) -> NDArray[np.uint8]:
-    # What stands behind ``torchvision.io.decode_jpeg``, which warns in every thread that it will move to another package.
-    mode = 3  # ImageReadMode.RGB
-    source = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return torch.ops.image.decode_jpeg(source, mode).permute(1, 2, 0).contiguous().numpy()
-
-
-DECODER_VERSION = f"2, Pillow {PIL.__version__}"
-"""Changes when the same file may give other pixels; part of the key of every cached picture."""
-
-MAX_PIXELS = 200_000_000
-"""Larger pictures are refused: 200 million pixels, the largest phone cameras, take 600 MB; a crafted file claims far more."""
-
-Truncated = Literal["strict", "ok"]
-"""What to do about a JPEG that ends too early: refuse it, or take what is there."""
-
-# Raster formats that are recognised by their first bytes. Pillow's others either run a program (EPS), guess (TGA), or are no pictures.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDES_SWAPPED_FROM = 5
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_TRUNCATED = "the file is truncated, it ends before the picture does"
-_WIDE_ROWS = 64
-_HEADER_LOCK = threading.Lock()
-
-
-class _UnreadableError(Exception):
-    """Why a picture cannot be read, in words that continue "Cannot read the picture PATH: ..."."""
-
-
-def open_picture(
-    source: Path | str | bytes,
-    *,
-    cover: Size | None = None,
-    truncated: Truncated = "strict",
-    data: bytes | None = None,
-) -> Image.Image:
-    """Open, decode and turn upright one picture.
-
-    The EXIF orientation is applied; 16-bit values are scaled to 8 bits; grey, 1-bit, palette and CMYK pictures become
-    RGB; what is transparent is laid over white; of an animation the first frame is taken.
-
-    Args:
-        source: A file, or the bytes of one.
-        cover: ``(height, width)``. A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 at which it still
-            covers this size; None decodes all pixels. See ``benchmarks/README.md`` for what that saves.
-        truncated: ``"ok"`` takes of a JPEG that ends too early what is there; the rest of it is grey. ``"strict"`` refuses
-            it, as other truncated files always are.
-        data: The bytes of the file, where they were read already.
-
-    Returns:
-        A decoded picture of mode RGB.
-
-    Raises:
-        PictureError: The file is missing, empty, truncated, damaged, larger than ``MAX_PIXELS`` or no picture. The
-            message names the file; ``cause_of`` gives the cause alone.
-        ConfigError: ``truncated`` is something else.
-    """
-    if truncated not in get_args(Truncated):
-        raise ConfigError(f"truncated is 'strict' or 'ok'. Received: {truncated!r}")
-    try:
-        if data is None:
-            data = source if isinstance(source, bytes) else _read_bytes(Path(source))
-        try:
-            return _decode(data, cover)
-        except _UnreadableError as failure:
-            if truncated == "strict" or str(failure) != _TRUNCATED or data[:2] != _JPEG_START:
-                raise
-            # With an end put to it libjpeg fills up the rest. Pillow's own switch for this is global, not for one file.
-            return _decode(data + _JPEG_END, cover)
-    except _UnreadableError as failure:
-        raise _error(source, failure) from failure
-
-
-def read_bytes(source: Path | str | bytes) -> bytes:
-    """Return the bytes of a picture.
-
-    Args:
-        source: A file, or the bytes themselves.
-
-    Raises:
-        PictureError: The file cannot be read or is empty.
-    """
-    try:
-        return source if isinstance(source, bytes) else _read_bytes(Path(source))
-    except _UnreadableError as failure:
-        raise _error(source, failure) from failure
-
-
-def picture_size(source: Path | str | bytes) -> Size | None:
-    """Return the size of a picture from its header alone, upright, or None where it cannot be read.
-
-    Args:
-        source: A file, or the bytes of one.
-
-    Returns:
-        ``(height, width)``.
-    """
-    try:
-        data = source if isinstance(source, bytes) else _read_bytes(Path(source))
-        picture = _open_header(data)
-    except _UnreadableError:
-        return None
-    width, height = picture.size
-    if picture.format == "PNG" and "exif" not in picture.info:
-        return (
-            height,
-            width,
-        )  # Pillow would decode all pixels to look behind them, those of a bomb too.
-    swapped = _orientation(picture) >= _SIDES_SWAPPED_FROM
-    return (width, height) if swapped else (height, width)
-
-
-def source_name(source: Path | str | bytes) -> str:
-    """Return how messages name a picture: its path (quoted where it has line breaks or bytes that are no text), or its length.
-
-    Args:
-        source: A file, or the bytes of one.
-    """
-    if isinstance(source, bytes):
-        return f"given as {len(source)} bytes"
-    name = str(source)
-    return name if name.isprintable() else repr(name)
-
-
-def cause_of(error: PictureError) -> str:
-    """Return why a picture cannot be read, in words, without the name of the file.
-
-    Args:
-        error: As ``open_picture`` raised it; of any other the whole message is returned.
-    """
-    cause = error.__cause__
-    return str(cause) if isinstance(cause, _UnreadableError) else str(error)
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Return a picture of any mode as RGB: 16 bits scaled to 8, transparency laid over white.
-
-    Args:
-        picture: Any Pillow picture. Modes I and F must hold values of 0-65535 and 0-1.
-
-    Returns:
-        ``picture`` itself where it is plain RGB.
-
-    Raises:
-        ValueError: The values of a mode I or F picture are outside of that range, or Pillow cannot convert its mode.
-    """
-    transparent = "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa")
-    if picture.mode == "RGB" and not transparent:
-        return picture
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        return _from_wide_values(picture)
-    if transparent:
-        with_alpha = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        over_white = Image.new("RGB", picture.size, "white")
-        over_white.paste(with_alpha, mask=with_alpha)
-        return over_white
-    return picture.convert("RGB")
-
-
-def _error(source: Path | str | bytes, failure: _UnreadableError) -> PictureError:
-    return PictureError(
-        f"Cannot read the picture {source_name(source)}: {failure}. Replace the file or leave it out."
-    )
-
-
-def _from_wide_values(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture)
-    white = 1.0 if picture.mode == "F" else 65535.0
-    low, high = float(values.min()), float(values.max())
-    if not 0 <= low <= high <= white:
-        raise ValueError(
-            f"its values go from {low:g} to {high:g}, only 0 to {white:g} have a known meaning"
-        )
-    narrow = np.empty(values.shape, dtype=np.uint8)
-    for start in range(0, len(values), _WIDE_ROWS):  # At once, 50 million values took 1.3 GB.
-        rows = slice(start, start + _WIDE_ROWS)
-        narrow[rows] = np.rint(values[rows].astype(np.float64) * (255 / white)).astype(np.uint8)
-    return Image.fromarray(narrow).convert("RGB")
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise _UnreadableError("there is no such file") from error
-    except OSError as error:
-        cause = "it is a folder" if path.is_dir() else f"the system says {error.strerror!r}"
-        raise _UnreadableError(cause) from error
-    if not data:
-        raise _UnreadableError("the file is empty (0 bytes)")
-    return data
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def _open_header(data: bytes) -> Image.Image:
-    formats = _formats()
-    # Pillow's own limit (a warning from 89 million pixels, an error from 179) is a module global and would turn away
-    # cameras of today. Opening reads the header only, so the lock is held for some 20 microseconds.
-    with _HEADER_LOCK:
-        usual_limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            return Image.open(BytesIO(data), formats=formats)
-        except UnidentifiedImageError as error:
-            raise _UnreadableError(_what_it_is_instead(data)) from error
-        except Exception as error:
-            raise _UnreadableError(_why_not_decoded(error)) from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = usual_limit
-
-
-def _what_it_is_instead(data: bytes) -> str:
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
-        return "it is an HEIC picture, which Pillow does not read; convert it to JPEG"
-    start = data[:24]
-    if start.isascii() and start.decode("ascii").split() and b"\0" not in start:
-        return f"it is no picture but text that begins with {start.decode('ascii')!r}"
-    return f"it is no picture, or its header is damaged (it begins with {start[:8]!r})"
-
-
-def _decode(data: bytes, cover: Size | None) -> Image.Image:
-    picture = _open_header(data)
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise _UnreadableError(
-            f"it has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million"
-        )
-    try:
-        if picture.format in ("JPEG", "MPO") and cover is not None:
-            swapped = _orientation(picture) >= _SIDES_SWAPPED_FROM
-            picture.draft(picture.mode, cover if swapped else (cover[1], cover[0]))
-        picture.load()
-        turn = _UPRIGHT.get(_orientation(picture))
-        upright = to_rgb(picture)
-        upright = upright if turn is None else upright.transpose(turn)
-    except Exception as error:
-        raise _UnreadableError(_why_not_decoded(error)) from error
-    upright.info = {}  # it still has the EXIF data, and the orientation must not be applied twice
-    return upright
-
-
-def _orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation, 1 where there is none or the EXIF data is damaged: the pixels may still be good."""
-    try:
-        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except (
-        SyntaxError,
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        OSError,
-        UserWarning,
-        struct.error,
-    ):
-        return 1
-
-
-def _why_not_decoded(error: Exception) -> str:
-    text = _one_line(error)
-    if "truncated" in text.lower() or isinstance(error, EOFError):
-        return _TRUNCATED
-    if isinstance(error, MemoryError):
-        return "it needs more memory than there is"
-    if isinstance(error, ValueError) and text.startswith("its values"):
-        return text
-    return f"its data is damaged ({text})"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

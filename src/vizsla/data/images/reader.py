@@ -1,4 +1,4 @@
-"""A picture file in; the uint8 pixels that validation or one training step sees of it out, from the cache where it has them.
+"""Read an image file: the uint8 pixels that validation or one training step sees of it, from the cache where it has them.
 
 Arrays are HWC as Pillow and the cache have them. H, W: sides.
 """
@@ -9,7 +9,10 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vizsla.data.cache.key import PictureKey
+import numpy as np
+from PIL import Image
+
+from vizsla.data.cache.cache import PictureKey
 from vizsla.data.images.decode import (
     Truncated,
     is_worthwhile,
@@ -18,32 +21,33 @@ from vizsla.data.images.decode import (
     read_bytes,
     source_name,
 )
-from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms, item_pipeline
-from vizsla.data.images.sizing import Resize, resampler
+from vizsla.data.images.item_transforms import (
+    ItemPipeline,
+    ItemTransforms,
+    item_pipeline,
+    run_functions,
+)
+from vizsla.data.images.sizing import presize_pixels, resampler, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-
     from vizsla.data.cache.cache import PictureCache
     from vizsla.data.cache.device import Place
-    from vizsla.data.images.item_transforms import Sizing
+    from vizsla.data.images.sizing import Pixels, Sizing
     from vizsla.types import Size
 
 
 class PictureReader:
-    """Turns one picture into the pixels that training or validation see; the same for a batch and for a single file.
+    """Turns one image into the pixels that training or validation see; the same for a batch and for a single file.
 
     Args:
-        resize: Brings all pictures to one size; None leaves each at its own. Or a list of item transforms.
+        resize: Brings all images to one size; None leaves each at its own. Or a list of item transforms.
         cache: Keeps what was read from files.
         truncated: What to do about JPEGs that end too early, see ``open_picture``.
         on_decoded: Called, in the thread that reads, for each file that is decoded, with its path and the (height, width) of
-            what was decoded: smaller than what is asked for only where the picture is.
+            what was decoded: smaller than what is asked for only where the image is.
 
     Raises:
         ConfigError: The item transforms cannot work.
@@ -67,57 +71,92 @@ class PictureReader:
 
     @property
     def resize(self) -> Sizing | None:
-        """What brings pictures to one size; None leaves each at its own."""
+        """What brings images to one size; None leaves each at its own."""
         return self.items.sizing
 
     @property
     def num_draws(self) -> int:
-        """Random numbers that ``read_window`` takes."""
+        """Random numbers of one training view."""
         return self.items.num_draws
 
     @property
     def windows_are_slices(self) -> bool:
-        """Whether a training view is a slice along the long side of the strip and nothing else, as ``Resize`` makes it."""
-        return isinstance(self.items.sizing, Resize) and not (self.items.before or self.items.after)
+        """Whether a training view is a slice of ``size`` of what is kept, and nothing else is done to images."""
+        sizing, others = self.items.sizing, (*self.items.before, *self.items.after)
+        return sizing is not None and sizing.num_windows() is not None and not others
 
-    def read(self, source: Path | str | bytes, *, training: bool = False) -> NDArray[np.uint8]:
-        """Return the pixels of one picture.
+    @property
+    def scales_one_box(self) -> bool:
+        """Whether what is kept of an image is one box of it, scaled: then other decoders than Pillow can help."""
+        sizing = self.items.sizing
+        if sizing is None or sizing.size is None or self.items.before:
+            return False
+        return sizing.presize_box(sizing.size, training=True) is not None
 
-        Args:
-            source: A file, or the bytes of one (which are not cached).
-            training: Give the strip that random windows are taken of, not the centred picture.
-
-        Returns:
-            uint8 ``(H, W, 3)``, read-only unless a function of the user's own made it.
-
-        Raises:
-            PictureError: The picture cannot be read; the message names it and says why.
-            ConfigError: An item transform failed; the message names it and the picture.
-        """
-        kept = self._kept(source, training=training)
-        return kept if training else self.items.finished(kept, name=source_name(source))
-
-    def read_window(
-        self, source: Path | str | bytes, *, draws: Sequence[float]
-    ) -> NDArray[np.uint8]:
-        """Return what one training step sees of a picture.
+    def read(
+        self,
+        source: Path | str | bytes | Image.Image,
+        *,
+        training: bool = False,
+        draws: Sequence[float] | None = None,
+    ) -> Pixels:
+        """Return the pixels of one image.
 
         Args:
-            source: A file, or the bytes of one.
-            draws: ``num_draws`` random numbers in [0, 1).
+            source: A file, the bytes of one, or an upright RGB image as ``open_picture`` gives it. Files are cached.
+            training: Give what training takes its random views of, not what validation sees.
+            draws: ``num_draws`` numbers in [0, 1): give the training view that they say.
 
         Returns:
-            uint8 ``(H, W, 3)`` of the size; it may be a view of what the cache keeps, and read-only.
+            uint8 ``(H, W, 3)``; it may be a view of what the cache keeps, and is read-only unless a function of the user's
+            own made it.
 
         Raises:
-            PictureError: The picture cannot be read; the message names it and says why.
-            ConfigError: An item transform failed; the message names it and the picture.
+            PictureError: The image cannot be read; the message names it and says why.
+            ConfigError: An item transform failed; the message names it and the image.
         """
-        kept = self._kept(source, training=True)
-        return self.items.training_view(kept, draws=draws, name=source_name(source))
+        items, sizing, name = self.items, self.items.sizing, source_name(source)
+        training = training or draws is not None
+        file = None if isinstance(source, bytes | Image.Image) else source
+        key = None
+        if file is not None and not items.before:
+            with suppress(OSError):  # Decoding says what is wrong with the file.
+                key = self.key(file, training=training)
+        kept = None if key is None else self.cache.find(key)
+        if kept is None:
+            image: Image.Image | Pixels | None = None
+            if isinstance(source, Image.Image):
+                image = source
+            else:
+                data, cover = read_bytes(source), items.cover(training=training)
+                if cover is not None and self.scales_one_box and is_worthwhile():
+                    image = plain_pixels(data, cover=cover)
+                if image is None:
+                    image = open_picture(source, cover=cover, truncated=self.truncated, data=data)
+                if self.on_decoded is not None and file is not None:
+                    self.on_decoded(file, size_of(image))
+            if items.before:
+                image = Image.fromarray(run_functions(items.before, np.array(image), name=name))
+            if sizing is None:
+                kept = np.asarray(image)
+            elif isinstance(image, Image.Image):
+                kept = sizing.presize(image, training=training)
+            else:
+                kept = presize_pixels(sizing, image, training=training)
+            kept.setflags(write=False)
+            with suppress(OSError):  # Kept if the file was not written to meanwhile.
+                if (
+                    file is not None
+                    and key is not None
+                    and key == self.key(file, training=training)
+                ):
+                    self.cache.keep(key, kept)
+        if training and draws is None:
+            return kept
+        return items.view(kept, draws=draws, name=name)
 
     def place(self, path: Path | str, *, training: bool) -> Place | None:
-        """Return where the picture of a file lies on the device, if the cache keeps it there and the file is unchanged.
+        """Return where the image of a file lies on the device, if the cache keeps it there and the file is unchanged.
 
         Args:
             path: The file.
@@ -127,7 +166,7 @@ class PictureReader:
         if store is None:
             return None
         try:
-            # Every picture of every epoch comes by here: the key is made only where the path is not known as it is written.
+            # Every image of every epoch comes by here: the key is made only where the path is not known as it is written.
             slot = os.fspath(path), self._preparations[training]
             if store.has(slot):
                 facts = os.stat(path)  # noqa: PTH116 (a third of the time of Path.stat)
@@ -135,39 +174,6 @@ class PictureReader:
             return store.locate(self.key(path, training=training))
         except OSError:
             return None
-
-    def prepare(self, picture: Image.Image, *, training: bool = False) -> NDArray[np.uint8]:
-        """Return the pixels of a picture that is open already.
-
-        Args:
-            picture: Upright RGB, as ``open_picture`` and ``to_rgb`` give it.
-            training: As for ``read``.
-
-        Returns:
-            uint8 ``(H, W, 3)``.
-
-        Raises:
-            ConfigError: An item transform failed.
-        """
-        name = "given as a picture in memory"
-        kept = self.items.kept(picture, training=training, name=name)
-        return kept if training else self.items.finished(kept, name=name)
-
-    def _kept(self, source: Path | str | bytes, *, training: bool) -> NDArray[np.uint8]:
-        if isinstance(source, bytes) or self.items.before:
-            return self._make(source, training=training)
-        try:
-            key = self.key(source, training=training)
-        except OSError:
-            return self._make(source, training=training)  # It says what is wrong with the file.
-        known = self.cache.find(key)
-        if known is not None:
-            return known
-        pixels = self._make(source, training=training)
-        with suppress(OSError):
-            if self.key(source, training=training) == key:  # Not written to meanwhile.
-                self.cache.keep(key, pixels)
-        return pixels
 
     def key(self, path: Path | str, *, training: bool) -> PictureKey:
         """Return the key of what the cache keeps of a file as it is now.
@@ -180,32 +186,3 @@ class PictureReader:
             OSError: There is no such file.
         """
         return PictureKey.of_file(path, preparation=self._preparations[training])
-
-    def _make(self, source: Path | str | bytes, *, training: bool) -> NDArray[np.uint8]:
-        cover = self.items.cover(training=training)
-        data: bytes | None = None
-        resize = self.items.sizing
-        may_be_plain = not self.items.before and is_worthwhile()
-        if may_be_plain and isinstance(resize, Resize) and resize.method != "pad":
-            data = read_bytes(source)
-            decoded = plain_pixels(data, cover=resize.size)
-            if decoded is not None:
-                return self._made_plain(decoded, source, resize=resize, training=training)
-        picture = open_picture(source, cover=cover, truncated=self.truncated, data=data)
-        if self.on_decoded is not None and not isinstance(source, bytes):
-            self.on_decoded(source, (picture.height, picture.width))
-        return self.items.kept(picture, training=training, name=source_name(source))
-
-    def _made_plain(
-        self,
-        decoded: NDArray[np.uint8],
-        source: Path | str | bytes,
-        *,
-        resize: Resize,
-        training: bool,
-    ) -> NDArray[np.uint8]:
-        if self.on_decoded is not None and not isinstance(source, bytes):
-            self.on_decoded(source, (decoded.shape[0], decoded.shape[1]))
-        pixels = resize.pixels_of(decoded, training=training)
-        pixels.setflags(write=False)
-        return pixels

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
 from vizsla.data.cache.cache import PictureCache, expected_bytes
-from vizsla.data.cache.device_decode import load_decoder
+from vizsla.data.cache.device import load_decoder
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import PictureReader
 from vizsla.data.loading.loader import MAX_BLOCKS, PictureLoader
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vizsla.data.images.decode import Truncated
-    from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms, Sizing
+    from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms
+    from vizsla.data.images.sizing import Sizing
     from vizsla.machine import NumWorkers
     from vizsla.notebook.batches import ImageItems
     from vizsla.notebook.collections import L

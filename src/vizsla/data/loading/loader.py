@@ -1,42 +1,30 @@
-"""A table and some of its rows in, batches of uint8 pictures in a known order out, read in threads ahead of the consumer.
+"""Read images in threads ahead of the consumer, and put them into batches of uint8 in an order that is known beforehand.
 
-B: pictures of a batch; H, W: sides. Arrays are HWC as Pillow and the cache have them; batches are CHW views of that memory.
+A pass keeps a window of batches. For each image of a batch that is not on the device already, one of the threads reads it and
+writes its pixels into the memory of the batch; the consumer waits for the batch that is its turn. On CUDA that memory is
+pinned, and whoever writes the last image starts the copy on a stream of its own, so that it runs while the network works on
+the batch before. Images that a ``DeviceStore`` keeps are gathered on the device instead.
 
-A function and its jobs in, the results in order out, worked out in threads ahead of the consumer.
-
-Pictures one by one and from many threads in, one batch on the device out, already on its way before anybody waits for it.
-
-Threads write pixels straight into the memory of the batch. On CUDA that memory is pinned, and whoever puts in the last
-picture starts the copy on a stream of its own, so that it runs while the network works on the batch before. Pictures that
-a ``DeviceStore`` keeps are gathered there instead. B: pictures of a batch; H, W: sides.
-
-A loader in; its pictures read into the cache by threads of their own while something else goes on.
-
-While a device trains its first epoch, the processor's cores have nothing to do that the next batch waits for. The validation
-pictures of 7,390 took 1.4 to 2 s after the first epoch; read meanwhile they are there.
+B: images of a batch; H, W: sides. Arrays are HWC as Pillow and the cache have them; batches are CHW views of that memory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vizsla.data.cache.device_decode import DeviceDecoder
+from vizsla.data.cache.device import DeviceDecoder
 from vizsla.data.images.decode import source_name
-from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.order import (
     ALL,
     Share,
@@ -56,12 +44,10 @@ from vizsla.types import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from vizsla.data.cache.device import DeviceStore, Place
     from vizsla.data.images.reader import PictureReader
+    from vizsla.data.images.sizing import Pixels, Sizing
     from vizsla.machine import NumWorkers
     from vizsla.types import PictureTable, Size
 
@@ -69,10 +55,89 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 PREFETCH_BYTES = 512 * 2**20
-"""Results that wait for the consumer take at most this much memory."""
+"""What waits for the consumer takes at most this much memory."""
 
 CLOSE_SECONDS = 5.0
 """How long the end waits for threads that are at work. A thread that hangs in the system longer ends when that lets go."""
+
+MAX_SECONDS = 300.0
+"""For one image; a disk or network share that takes longer is given up, with an error that names the file."""
+
+MAX_BLOCKS = 6
+"""The reading threads fill up to three batches, the consumer has one."""
+
+_BATCHES_AHEAD = 2
+"""Besides the one that the consumer waits for or works on."""
+
+_DECODING_WORKERS = 4
+"""Where a device decodes: more threads wait for one another."""
+
+_DECODED_BATCHES_AHEAD = 1024
+"""Then; images that are decoded stay there, so these take next to no memory."""
+
+_FEWEST_CORES_TO_READ_MEANWHILE = 4
+"""With fewer the training needs all of them."""
+
+
+# ── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ReadingThreads:
+    """Threads that work until closed; unlike those of the standard pools, one that hangs does not keep the program.
+
+    Args:
+        num_threads: 0 does everything in the caller's thread. Each is started by a call, so that an epoch that reads nothing
+            has none.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._closed = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
+        """Hand work to the threads. Without any it is done here and now, and its error comes out here."""
+        future: Future[Result] = Future()
+        if self._num_threads == 0:
+            future.set_result(work(*arguments))
+            return future
+        self._jobs.put((future, work, arguments))
+        if len(self._threads) < self._num_threads:
+            thread = threading.Thread(
+                target=_work,
+                args=(self._jobs, self._closed),
+                name=f"vizsla-reader-{len(self._threads)}",
+                daemon=True,
+            )
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def close(self) -> None:
+        """Drop the work that was not begun and wait for the threads, but not for ever."""
+        self._closed.set()
+        with suppress(Empty):
+            while True:
+                self._jobs.get_nowait()
+        for _ in self._threads:
+            self._jobs.put(None)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+
+_Job = tuple[Future[Any], "Callable[..., object]", tuple[object, ...]]
+
+
+def _work(jobs: SimpleQueue[_Job | None], closed: threading.Event) -> None:
+    while (job := jobs.get()) is not None and not closed.is_set():
+        future, work, arguments = job
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as error:  # noqa: BLE001 (it is handed to the consumer, unchanged)
+            future.set_exception(error)
+        del job, future, work, arguments  # An idle thread holds no image.
 
 
 def _nothing(_result: object) -> int:
@@ -87,8 +152,6 @@ def read_ahead(
     max_waiting: int,
     max_bytes: int = PREFETCH_BYTES,
     num_bytes: Callable[[Result], int] = _nothing,
-    max_seconds: float | None = None,
-    too_slow: Callable[[Job], Exception] | None = None,
 ) -> Generator[Result]:
     """Yield ``function(job)`` of every job, in order, worked out in threads ahead of the consumer.
 
@@ -102,8 +165,6 @@ def read_ahead(
         max_waiting: At most so many results are worked on or wait (but always one per worker).
         max_bytes: The same in bytes, reckoned with the largest result so far.
         num_bytes: Size of a result.
-        max_seconds: Wait at most so long for one result; None waits for ever. Without workers nothing is measured.
-        too_slow: Gives the error that is raised then; None raises TimeoutError.
 
     Yields:
         Results, in the order of the jobs.
@@ -111,91 +172,57 @@ def read_ahead(
     if num_workers == 0:
         yield from map(function, jobs)
         return
-    threads = _Threads(function, num_workers)
-    waiting: deque[tuple[Job, Future[Result]]] = deque()
-
-    def oldest() -> Result:
-        job, future = waiting.popleft()
-        try:
-            # The oldest job was begun before all others, so it is not waiting for a thread.
-            return future.result(timeout=max_seconds)
-        except TimeoutError as error:
-            if future.done() or too_slow is None:
-                raise
-            raise too_slow(job) from error
-
+    waiting: deque[Future[Result]] = deque()
     num_allowed = num_workers  # Until the size of a result is known.
     largest = 1
-    try:
+    with closing(ReadingThreads(num_workers)) as threads:
         for job in jobs:
             while len(waiting) >= num_allowed:
-                result = oldest()
+                result = waiting.popleft().result()
                 largest = max(largest, num_bytes(result))
                 num_allowed = max(num_workers, min(max_waiting, max_bytes // largest))
                 yield result
-            waiting.append((job, threads.submit(job)))
+            waiting.append(threads.submit(function, job))
         while waiting:
-            yield oldest()
-    finally:
-        waiting.clear()
-        threads.close()
+            yield waiting.popleft().result()
 
 
-class _Threads(Generic[Job, Result]):
-    """Threads that work on jobs until closed; unlike those of the standard pools, one that hangs does not keep the program.
+def map_rows(
+    function: Callable[[int], Result],
+    rows: Tensor,
+    *,
+    num_workers: NumWorkers = "auto",
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Result]:
+    """Return ``function(row)`` of some rows, in their order, worked out in threads.
 
     Args:
-        function: What to do with a job.
-        num_threads: How many.
+        function: Must be thread-safe; its error comes out unchanged.
+        rows: int64 ``(N,)``.
+        num_workers: Threads; ``"auto"`` is one for each core, 0 works in this thread.
+        on_progress: Called in this thread after each row with the number of rows done so far.
     """
-
-    def __init__(self, function: Callable[[Job], Result], num_threads: int) -> None:
-        self._function = function
-        self._num_threads = num_threads
-        self._jobs: SimpleQueue[tuple[Job, Future[Result]] | None] = SimpleQueue()
-        self._closed = threading.Event()
-        self._threads: list[threading.Thread] = []
-
-    def submit(self, job: Job) -> Future[Result]:
-        """Hand a job to the threads; the first jobs each start one, so that an epoch that reads nothing has none."""
-        future: Future[Result] = Future()
-        self._jobs.put((job, future))
-        if len(self._threads) < self._num_threads:
-            thread = threading.Thread(
-                target=_work,
-                args=(self._function, self._jobs, self._closed),
-                name=f"vizsla-reader-{len(self._threads)}",
-                daemon=True,
-            )
-            self._threads.append(thread)
-            thread.start()
-        return future
-
-    def close(self) -> None:
-        """Drop the jobs that were not begun and wait for the threads, but not for ever."""
-        self._closed.set()
-        with contextlib.suppress(Exception):
-            while not self._jobs.empty():
-                self._jobs.get_nowait()
-        for _ in self._threads:
-            self._jobs.put(None)
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for thread in self._threads:
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+    num_workers = worker_count(num_workers)
+    done: list[Result] = []
+    results = read_ahead(
+        function, rows.tolist(), num_workers=num_workers, max_waiting=32 * num_workers
+    )
+    with closing(results):
+        for result in results:
+            done.append(result)
+            if on_progress is not None:
+                on_progress(len(done))
+    return done
 
 
-def _work(
-    function: Callable[[Job], Result],
-    jobs: SimpleQueue[tuple[Job, Future[Result]] | None],
-    closed: threading.Event,
-) -> None:
-    while (item := jobs.get()) is not None and not closed.is_set():
-        job, future = item
-        try:
-            future.set_result(function(job))
-        except BaseException as error:  # noqa: BLE001 (it is handed to the consumer, unchanged)
-            future.set_exception(error)
-        del item, job, future  # An idle thread holds no picture.
+# ── one batch ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sent(NamedTuple):
+    """Tensors on their way to the device, and the event that is reached when they are there; None if they are."""
+
+    tensors: tuple[Tensor, ...]
+    event: torch.cuda.Event | None
 
 
 class Shipping:
@@ -203,8 +230,9 @@ class Shipping:
 
     Args:
         device: Where batches go.
-        store: Keeps pictures there; None if none does.
-        size: ``(H, W)`` of all pictures, where that is known before the first is read; a store needs it.
+        store: Keeps images there; None if none does.
+        sizing: What says which window of a stored image is seen.
+        size: ``(H, W)`` of all images, where that is known before the first is read; a store needs it.
         memory: Where batches on the CPU take theirs from.
     """
 
@@ -213,11 +241,13 @@ class Shipping:
         device: torch.device,
         *,
         store: DeviceStore | None = None,
+        sizing: Sizing | None = None,
         size: Size | None = None,
         memory: Blocks,
     ) -> None:
         self.device = device
         self.store = store
+        self.sizing = sizing
         self.size = size
         self.memory = memory
         self.on_cuda = device.type == "cuda"
@@ -232,7 +262,7 @@ class Shipping:
     def send(self, *tensors: Tensor) -> Sent:
         """Start the copy of some tensors; they must not be written to any more."""
         if self._stream is None:
-            return Sent(tensors=tuple(tensor.to(self.device) for tensor in tensors), event=None)
+            return Sent(tuple(tensor.to(self.device) for tensor in tensors), None)
         with torch.cuda.stream(self._stream):
             there = tuple(
                 (tensor if tensor.is_pinned() else tensor.pin_memory()).to(
@@ -242,29 +272,16 @@ class Shipping:
             )
         event = torch.cuda.Event()
         event.record(self._stream)
-        return Sent(tensors=there, event=event)
+        return Sent(there, event)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sent:
-    """Tensors on their way to the device.
-
-    Attributes:
-        tensors: On the device.
-        event: Reached when they are there; None if they are.
-    """
-
-    tensors: tuple[Tensor, ...]
-    event: torch.cuda.Event | None
-
-    def received(self) -> tuple[Tensor, ...]:
-        """Let the current stream wait for the tensors, and return them."""
-        if self.event is not None:
-            stream = torch.cuda.current_stream(self.tensors[0].device)
-            stream.wait_event(self.event)
-            for tensor in self.tensors:
+    def receive(self, sent: Sent) -> tuple[Tensor, ...]:
+        """Let the current stream wait for tensors that were sent, and return them."""
+        if sent.event is not None:
+            stream = torch.cuda.current_stream(sent.tensors[0].device)
+            stream.wait_event(sent.event)
+            for tensor in sent.tensors:
                 tensor.record_stream(stream)
-        return self.tensors
+        return sent.tensors
 
 
 class PendingBatch:
@@ -273,37 +290,43 @@ class PendingBatch:
     Args:
         rows: int64 ``(B,)``, rows of the table.
         targets: int64 ``(B,)``, their targets.
-        draws: Random numbers of each picture; the first says where a window lies on its strip.
+        draws: Random numbers of each image.
         shipping: How it gets to its device.
+        places: Of the images that are on the device already; None for the others.
+
+    Attributes:
+        missing: Positions of the images that must be put in.
+        jobs: Who reads them: positions, and what is done when they are there.
     """
 
     def __init__(
-        self, *, rows: Tensor, targets: Tensor, draws: list[list[float]], shipping: Shipping
+        self,
+        *,
+        rows: Tensor,
+        targets: Tensor,
+        draws: list[list[float]],
+        shipping: Shipping,
+        places: Sequence[Place | None],
     ) -> None:
         self.rows = rows
         self.draws = draws
         self.shipping = shipping
+        self.missing = [index for index, place in enumerate(places) if place is None]
+        self.jobs: list[tuple[Sequence[int], Future[None]]] = []
         self.shapes: list[tuple[int, ...]] = [()] * len(rows)
-        self.missing: Sequence[int] = range(len(rows))
         self._targets = targets
-        self._places: dict[int, Place] = {}
+        self._places = {index: place for index, place in enumerate(places) if place is not None}
         self._images_BHWC: Tensor | None = None
         if shipping.size is not None and shipping.store is None and len(rows):
             # Here, in the consumer's thread: the C library keeps freed blocks for the thread that took them, and
             # with every reading thread taking some, memory grew by 10 % from the second epoch to the sixth.
             self._images_BHWC = shipping.empty((len(rows), *shipping.size, 3))
-        self._num_missing = len(rows)
+        self._num_missing = len(self.missing)
         self._sent: Sent | None = None
         self._lock = threading.Lock()
 
-    def place_known(self, places: Sequence[Place | None]) -> None:
-        """Note the pictures that are on the device already; the others stay missing. Before anything is put in."""
-        self._places = {index: place for index, place in enumerate(places) if place is not None}
-        self.missing = [index for index, place in enumerate(places) if place is None]
-        self._num_missing = len(self.missing)
-
-    def put(self, index: int, pixels: NDArray[np.uint8]) -> None:
-        """Copy a picture, ``(H, W, 3)``, into its place in the batch."""
+    def put(self, index: int, pixels: Pixels) -> None:
+        """Copy an image, ``(H, W, 3)``, into its place in the batch."""
         with self._lock:
             if self._images_BHWC is None:
                 self._images_BHWC = self.shipping.empty((len(self.rows), *pixels.shape))
@@ -314,21 +337,27 @@ class PendingBatch:
         self._one_less()
 
     def put_place(self, index: int, place: Place) -> None:
-        """Note that a picture is on the device now."""
+        """Note that an image is on the device now."""
         with self._lock:
             self._places[index] = place
         self._one_less()
 
     @property
     def has_mixed_sizes(self) -> bool:
-        """Whether the pictures that were put in differ in size, so that they are no batch; ``shapes`` has the sizes."""
+        """Whether the images that were put in differ in size, so that they are no batch; ``shapes`` has the sizes."""
         return len({shape for shape in self.shapes if shape}) > 1
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Of its images; None where their size is not known yet."""
+        size = next((shape for shape in self.shapes if shape), self.shipping.size)
+        return None if size is None else 3 * size[0] * size[1] * len(self.rows)
 
     def finish(self) -> Batch:
         """Return the batch once nothing is missing; its images are in channels-last memory."""
         if self._sent is None:  # Nothing had to be sent but this.
             self._sent = self.shipping.send(self._targets)
-        targets, *read = self._sent.received()
+        targets, *read = self.shipping.receive(self._sent)
         self._sent = None
         if not len(self.rows):
             shape = 0, *(self.shipping.size or (1, 1)), 3
@@ -338,20 +367,28 @@ class PendingBatch:
         return Batch(images=images_BHWC.permute(0, 3, 1, 2), targets=targets, rows=self.rows)
 
     def _with_gathered(self, read: list[Tensor]) -> Tensor:
-        """Return the pictures of the store, and in between those that were read because the store has no room."""
+        """Return the images of the store, and in between those that were read because the store has no room."""
         store, size = self.shipping.store, self.shipping.size
         if store is None or size is None:
-            raise ValueError("Pictures have places on a device only where a store gave them.")
+            raise ValueError("Images have places on a device only where a store gave them.")
         indices = sorted(self._places)
         images_BHWC = store.gather(
             [self._places[index] for index in indices],
-            positions=[(self.draws[index] or [0.0])[0] for index in indices],
+            corners=[self._corner(index) for index in indices],
             size=size,
         )
         if not read:
             return images_BHWC
         read[0][torch.tensor(indices, device=read[0].device)] = images_BHWC
         return read[0]
+
+    def _corner(self, index: int) -> tuple[int, int]:
+        """Return (left, top) of what is seen of an image of the store."""
+        place, draws, sizing = self._places[index], self.draws[index], self.shipping.sizing
+        if not draws or sizing is None:
+            return 0, 0
+        left, top, _, _ = sizing.part((place.height, place.width), draws)
+        return left, top
 
     def _one_less(self) -> None:
         with self._lock:
@@ -362,32 +399,22 @@ class PendingBatch:
             self._images_BHWC = None
 
 
-MAX_BLOCKS = 6
-"""The reading threads fill up to three batches, the consumer has one."""
-
-_DECODING_WORKERS = 4
-"""Where a device decodes: more threads wait for one another."""
-
-_BATCHES_AHEAD = 1024
-"""Then; pictures that are decoded stay there, so these take next to no memory."""
-
-MAX_SECONDS = 300.0
-"""For one picture; a disk or network share that takes longer is given up, with an error that names the file."""
+# ── all batches ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class PictureLoader:
-    """Batches of uint8 pictures from some rows of a table.
+    """Batches of uint8 images from some rows of a table.
 
-    In training the rows are shuffled anew each epoch and of every picture a random window is taken along its long side.
+    In training the rows are shuffled for each epoch and of every image a random window is taken.
     Both depend on the seed, the epoch and the row alone, not on batch size or number of workers; a row that comes up more
-    than once in an epoch gets another window each time. Otherwise the rows come in the order given and the pictures are
+    than once in an epoch gets another window each time. Otherwise the rows come in the order given and the images are
     centred.
 
     Args:
         table: Where the rows point into.
-        rows: int64 ``(N,)``, which pictures; a row may occur more than once.
-        reader: Reads one picture.
-        batch_size: Pictures in a batch; the last may hold fewer.
+        rows: int64 ``(N,)``, which images; a row may occur more than once.
+        reader: Reads one image.
+        batch_size: Images in a batch; the last may hold fewer.
         training: Shuffle, and take random windows.
         seed: Of the run.
         num_workers: Threads that read ahead; ``"auto"`` is one for each core, 0 reads in the consumer's thread.
@@ -439,7 +466,7 @@ class PictureLoader:
         return full if self.drop_last and full else full + (rest > 0)
 
     def plan(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> tuple[Tensor, ...]:
-        """Return what comes up in every batch of an epoch, without reading a picture.
+        """Return what comes up in every batch of an epoch, without reading an image.
 
         Args:
             epoch: Number of the epoch, from 0; matters in training only.
@@ -466,19 +493,19 @@ class PictureLoader:
 
         Args:
             epoch: Number of the epoch, from 0; matters in training only.
-            start: So many batches are left out at the beginning, their pictures not read; the others are the same as
+            start: So many batches are left out at the beginning, their images not read; the others are the same as
                 without it, bit for bit.
-            share: (rank, world). Each of several processes gets neighbouring pictures of every batch, all together get
-                every picture once, and all get the same number of batches. A last batch with fewer pictures than there
-                are processes leaves some with a batch of no pictures, ``(0, 3, H, W)``.
+            share: (rank, world). Each of several processes gets neighbouring images of every batch, all together get
+                every image once, and all get the same number of batches. A last batch with fewer images than there
+                are processes leaves some with a batch of no images, ``(0, 3, H, W)``.
 
         Yields:
             Images uint8 ``(B, 3, H, W)``, channels-last, on the device. H and W of an empty batch are those of the
             others where a transform says so, else 1.
 
         Raises:
-            PictureError: A picture cannot be read; the first one in the order of the batches is named.
-            DataError: The pictures of a batch differ in size, because there is no ``Resize``.
+            PictureError: An image cannot be read; the first one in the order of the batches is named.
+            DataError: The images of a batch differ in size, because there is no ``Resize``.
             ConfigError: As ``plan`` raises.
         """
         return self.read_plan(self.plan(epoch=epoch, start=start, share=share), epoch=epoch)
@@ -493,36 +520,84 @@ class PictureLoader:
         Yields:
             Images uint8 ``(B, 3, H, W)``, channels-last, on the device.
         """
-        plan = tuple(plan)
-        planned: deque[tuple[PendingBatch, int]] = deque()  # Each with the number of its jobs.
         shipping = self._shipping()
         decoder = self._device_decoder(shipping)
-        done = read_ahead(
-            partial(self._read, decoder=decoder),
-            self._jobs(
-                plan, epoch=epoch, shipping=shipping, planned=planned, whole=decoder is not None
-            ),
-            num_workers=self.num_workers
-            if decoder is None
-            else min(_DECODING_WORKERS, self.num_workers),
-            max_waiting=2 * self.batch_size if decoder is None else _BATCHES_AHEAD,
-            num_bytes=int,
-            max_seconds=MAX_SECONDS,
-            too_slow=self._too_slow,
-        )
-        num_ready = 0
-        with closing(done):
-            for _ in plan:
-                while not planned:  # Asking for a result plans batches.
-                    num_ready += next(done, None) is not None
-                batch, num_jobs = planned.popleft()
-                num_ready -= num_jobs
-                while num_ready < 0:
-                    next(done)
-                    num_ready += 1
+        num_workers = self.num_workers
+        if decoder is not None:
+            num_workers = min(_DECODING_WORKERS, num_workers)
+        num_workers, num_allowed = self.num_workers, 1
+        if decoder is not None:
+            num_workers, num_allowed = min(_DECODING_WORKERS, num_workers), _DECODED_BATCHES_AHEAD
+        pending = self._pending_batches(tuple(plan), epoch=epoch, shipping=shipping)
+        window: deque[PendingBatch] = deque()
+        with closing(ReadingThreads(num_workers)) as threads:
+            while True:
+                while len(window) < num_allowed and (batch := next(pending, None)) is not None:
+                    for indices in [batch.missing] if decoder else [[one] for one in batch.missing]:
+                        job = threads.submit(self._read, batch, indices, decoder)
+                        batch.jobs.append((indices, job))
+                    window.append(batch)
+                if not window:
+                    return
+                batch = window.popleft()
+                for indices, job in batch.jobs:
+                    try:
+                        # In the order of the images, so each was begun before all that follow.
+                        job.result(timeout=MAX_SECONDS)
+                    except TimeoutError as error:
+                        if job.done():
+                            raise
+                        raise self._too_slow(batch, indices[0]) from error
                 if batch.has_mixed_sizes:
                     raise DataError(self._mixed_sizes(batch))
+                if num_workers and decoder is None:  # Without threads nothing is read ahead.
+                    num_allowed = _window_length(batch.num_bytes)
                 yield batch.finish()
+
+    def _pending_batches(
+        self, plan: tuple[Tensor, ...], *, epoch: int, shipping: Shipping
+    ) -> Iterator[PendingBatch]:
+        """Yield the batches of a plan, with nothing read."""
+        count = self.reader.num_draws if self.training else 0
+        for first in range(0, len(plan), BATCHES_AT_ONCE):
+            some = plan[first : first + BATCHES_AT_ONCE]
+            drawn = counter_uniform(
+                self.seed, "crop", epoch=epoch, rows=torch.cat(some), count=count
+            )
+            for turns, draws in zip(some, drawn.split([len(turns) for turns in some]), strict=True):
+                rows = rows_of(turns)
+                places: list[Place | None] = [None] * len(rows)
+                if shipping.store is not None:
+                    paths = [self.table.file(row) for row in rows.tolist()]
+                    places = [self.reader.place(path, training=self.training) for path in paths]
+                yield PendingBatch(
+                    rows=rows,
+                    targets=self.table.targets[rows],
+                    draws=draws.tolist(),
+                    shipping=shipping,
+                    places=places,
+                )
+
+    def _read(
+        self, batch: PendingBatch, indices: Sequence[int], decoder: DeviceDecoder | None
+    ) -> None:
+        """Put some images of a batch into their places; in a thread."""
+        reader, training, rows = self.reader, self.training, batch.rows.tolist()
+        if decoder is not None:
+            decoder.fill([self.table.paths[rows[index]] for index in indices])
+        on_device = batch.shipping.store is not None
+        for index in indices:
+            path = self.table.file(rows[index])
+            # Where the device has it, or gets it now, the batch takes it from there.
+            place = reader.place(path, training=training) if on_device else None
+            if place is None:
+                draws = batch.draws[index] if training else None
+                pixels = reader.read(path, draws=draws)
+                place = reader.place(path, training=training) if on_device else None
+                if place is None:
+                    batch.put(index, pixels)
+                    continue
+            batch.put_place(index, place)
 
     def _order(self, epoch: int) -> Tensor:
         """Return the turns of an epoch, ``(N,)``."""
@@ -540,95 +615,20 @@ class PictureLoader:
 
     def _shipping(self) -> Shipping:
         """Return how the batches of a pass get to the device."""
-        resize, store = self.reader.resize, self.reader.cache.device_store
+        sizing, store = self.reader.resize, self.reader.cache.device_store
         if store is not None and not (store.serves(self.device) and self.reader.windows_are_slices):
             store = None
         # A function of the user's own may give any size.
-        size = None if resize is None or self.reader.items.after else resize.size
-        return Shipping(self.device, store=store, size=size, memory=self._memory)
+        size = None if sizing is None or self.reader.items.after else sizing.size
+        return Shipping(self.device, store=store, sizing=sizing, size=size, memory=self._memory)
 
     def _device_decoder(self, shipping: Shipping) -> DeviceDecoder | None:
-        """Return what decodes training pictures on a CUDA device that will keep them, if this is one."""
-        resize, store = self.reader.resize, shipping.store
-        usable = self.training and self.device.type == "cuda"
-        if not usable or store is None or not isinstance(resize, Resize) or resize.method == "pad":
+        """Return what decodes training images on a CUDA device that will keep them, if this is one."""
+        sizing, store = self.reader.resize, shipping.store
+        usable = self.training and self.device.type == "cuda" and self.reader.scales_one_box
+        if not usable or store is None or sizing is None:
             return None
-        return DeviceDecoder(self.reader, resize=resize, store=store)
-
-    def _jobs(
-        self,
-        plan: tuple[Tensor, ...],
-        *,
-        epoch: int,
-        shipping: Shipping,
-        planned: deque[tuple[PendingBatch, int]],
-        whole: bool,
-    ) -> Iterator[_Job]:
-        """Yield what must be read, picture by picture or batch by batch; batches are added to ``planned`` before their jobs."""
-        for turns, draws in self._with_draws(plan, epoch=epoch):
-            batch = self._pending(turns, draws=draws, shipping=shipping)
-            if whole and batch.missing:
-                jobs = [_Job(batch, batch.missing)]
-            else:
-                jobs = [_Job(batch, [index]) for index in batch.missing]
-            planned.append((batch, len(jobs)))
-            yield from jobs
-
-    def _with_draws(
-        self, plan: tuple[Tensor, ...], *, epoch: int
-    ) -> Iterator[tuple[Tensor, list[list[float]]]]:
-        """Yield the turns of each batch with the random numbers of each picture, which are drawn for several batches at once."""
-        count = self.reader.num_draws if self.training else 0
-        for first in range(0, len(plan), BATCHES_AT_ONCE):
-            some = plan[first : first + BATCHES_AT_ONCE]
-            rows = torch.cat(some)
-            drawn = counter_uniform(self.seed, "crop", epoch=epoch, rows=rows, count=count)
-            for turns, draws in zip(some, drawn.split([len(turns) for turns in some]), strict=True):
-                yield turns, draws.tolist()
-
-    def _pending(
-        self, turns: Tensor, *, draws: list[list[float]], shipping: Shipping
-    ) -> PendingBatch:
-        rows = rows_of(turns)
-        batch = PendingBatch(
-            rows=rows,
-            targets=self.table.targets[rows],
-            draws=draws,
-            shipping=shipping,
-        )
-        if shipping.store is not None:
-            paths = [self.table.file(row) for row in rows.tolist()]
-            batch.place_known([self.reader.place(path, training=self.training) for path in paths])
-        return batch
-
-    def _read(self, job: _Job, *, decoder: DeviceDecoder | None) -> int:
-        """Put some pictures of a batch into their places; return their bytes."""
-        if decoder is not None:
-            decoder.fill([self._path(job.batch, index) for index in job.indices])
-        return sum(self._put(job.batch, index) for index in job.indices)
-
-    def _put(self, batch: PendingBatch, index: int) -> int:
-        """Put one picture of a batch into its place; return its bytes."""
-        path = self._path(batch, index)
-        # Where the device has it, the batch takes it from there.
-        on_device = batch.shipping.store is not None
-        place = self.reader.place(path, training=self.training) if on_device else None
-        num_bytes = 0
-        if place is None:
-            if self.training:
-                pixels = self.reader.read_window(path, draws=batch.draws[index])
-            else:
-                pixels = self.reader.read(path)
-            num_bytes = pixels.nbytes
-            place = self.reader.place(path, training=self.training) if on_device else None
-            if place is None:
-                batch.put(index, pixels)
-                return num_bytes
-        batch.put_place(index, place)
-        return num_bytes
-
-    def _path(self, batch: PendingBatch, index: int) -> Path:
-        return self.table.paths[int(batch.rows[index])]
+        return DeviceDecoder(self.reader, sizing=sizing, store=store)
 
     def _mixed_sizes(self, batch: PendingBatch) -> str:
         first_of: dict[tuple[int, ...], int] = {}
@@ -639,36 +639,35 @@ class PictureLoader:
             for shape, row in islice(first_of.items(), 4)
         )
         return (
-            f"The pictures of a batch must have one size, and these {len(batch.rows)} have {len(first_of)} different "
+            f"The images of a batch must have one size, and these {len(batch.rows)} have {len(first_of)} different "
             f"ones (height x width): {shown}{'; ...' if len(first_of) > 4 else ''}. add item_tfms=Resize(...)"
         )
 
-    def _too_slow(self, job: _Job) -> PictureError:
+    def _too_slow(self, batch: PendingBatch, index: int) -> PictureError:
+        path = self.table.file(int(batch.rows[index]))
         return PictureError(
-            f"Cannot read the picture {source_name(self._path(job.batch, job.indices[0]))}: it took more than "
-            f"{MAX_SECONDS:g} seconds. The disk or network share that it lies on may hang; copy the pictures to a local disk."
+            f"Cannot read the image {source_name(path)}: it took more than {MAX_SECONDS:g} seconds. "
+            "The disk or network share that it lies on may hang; copy the images to a local disk."
         )
 
 
-class _Job(NamedTuple):
-    """Some pictures of a batch that are read one after the other."""
-
-    batch: PendingBatch
-    indices: Sequence[int]
-
-
-_FEWEST_WORKERS = 4
-"""With fewer cores the training needs all of them."""
+def _window_length(num_bytes: int | None) -> int:
+    """Return how many batches are read or wait at once, the one that the consumer waits for included."""
+    if num_bytes is None:
+        return 1
+    return min(1 + _BATCHES_AHEAD, max(2, PREFETCH_BYTES // max(1, num_bytes)))
 
 
 @contextmanager
 def reading_meanwhile(loader: PictureLoader) -> Generator[None]:
-    """Read pictures that will be wanted, as long as this lasts; where it would not help, do nothing.
+    """Read validation images into the cache while something else goes on; where it would not help, do nothing.
 
-    A picture that cannot be read is left for whoever wants it.
+    While a device trains its first epoch, the processor's cores have nothing to do that the next batch waits for. The
+    validation images of 7,390 took 1.4 to 2 s after the first epoch; read meanwhile they are there. An image that cannot be
+    read is left for whoever wants it.
 
     Args:
-        loader: Of the pictures, prepared as in validation.
+        loader: Of the images, prepared as in validation.
     """
     reader, table = loader.reader, loader.table
     store = reader.cache.device_store
@@ -676,18 +675,16 @@ def reading_meanwhile(loader: PictureLoader) -> Generator[None]:
     def is_there(row: int) -> bool:
         return reader.place(table.file(row), training=False) is not None
 
-    has_cores = loader.num_workers >= _FEWEST_WORKERS and not loader.training
+    has_cores = loader.num_workers >= _FEWEST_CORES_TO_READ_MEANWHILE and not loader.training
     if store is None or not has_cores or not len(loader.rows) or is_there(int(loader.rows[-1])):
         yield
         return
-    rows = loader.rows.tolist()
+    rows, ended = loader.rows.tolist(), threading.Event()
 
     def read(row: int) -> None:
         with suppress(VizslaError):
             if not is_there(row):
                 reader.read(table.file(row))
-
-    ended = threading.Event()
 
     def read_all() -> None:
         num_workers = loader.num_workers // 2

@@ -9,14 +9,13 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from vizsla.data.images.decode import cause_of
-from vizsla.data.loading.loader import read_ahead
+from vizsla.data.loading.loader import map_rows
 from vizsla.data.loading.order import checked_rows
 from vizsla.data.table.labels import (
     LabelledImages,
@@ -27,7 +26,6 @@ from vizsla.data.table.labels import (
     label_text,
 )
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, Problem, raise_problems
-from vizsla.machine import worker_count
 from vizsla.paths import ImagePaths
 from vizsla.text import counted, listed, quoted
 from vizsla.types import is_labelled
@@ -414,24 +412,17 @@ def find_unreadable(
         DataError: A row is outside of the table.
     """
 
-    def problem_of(row: int) -> str | None:
+    def cause(row: int) -> str | None:
         try:
-            reader.read(table.paths[row], training=training)
+            reader.read(table.file(row), training=training)
         except PictureError as error:
             return cause_of(error)
         return None
 
-    threads = worker_count(num_workers)
-    all_rows: list[int] = checked_rows(rows, count=len(table.paths)).numpy().tolist()
-    unreadable: list[tuple[int, str]] = []
-    causes = read_ahead(problem_of, all_rows, num_workers=threads, max_waiting=8 * threads)
-    with closing(causes):
-        for done, (row, cause) in enumerate(zip(all_rows, causes, strict=True), start=1):
-            if cause is not None:
-                unreadable.append((row, cause))
-            if on_progress is not None:
-                on_progress(done)
-    return tuple(unreadable)
+    rows = checked_rows(rows, count=len(table.paths))
+    causes = map_rows(cause, rows, num_workers=num_workers, on_progress=on_progress)
+    found = zip(rows.tolist(), causes, strict=True)
+    return tuple((row, cause) for row, cause in found if cause is not None)
 
 
 def settle_unreadable(

@@ -1,8 +1,9 @@
-"""DeviceDecoder: training pictures decoded and presized where they will be kept. Here on the CPU; the decoder itself on CUDA."""
+"""DeviceStore: pictures of any size stay on a device, and batches of windows are cut from them there. Here on the CPU."""
 
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.cache.cache import PictureCache
-from vizsla.data.cache.device import DeviceStore
-from vizsla.data.cache.device_decode import DeviceDecoder, upright, write_presized
+from vizsla.data.cache.cache import PictureCache, PictureKey
+from vizsla.data.cache.device import DeviceDecoder, DeviceStore, upright, write_presized
 from vizsla.data.images.decode import open_picture
 from vizsla.data.images.reader import PictureReader
-from vizsla.data.images.sizing import Resize, ResizeMethod
+from vizsla.data.images.sizing import Resize, ResizeMethod, view, window_box
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.loading.loader import PictureLoader
 from vizsla.errors import PictureError
@@ -26,6 +26,86 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.data.loading.loader import Shipping
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def key_of(number: int, *, modified_ns: int = 0) -> PictureKey:
+    return PictureKey(path=str(number), num_bytes=1, modified_ns=modified_ns, preparation="strip")
+
+
+def picture_of(height: int, width: int, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("expected_bytes", [None, 5000])
+def test_gathered_windows_are_those_of_presize(device: str, expected_bytes: int | None):
+    store = DeviceStore(torch.device(device), budget_bytes=10**6, expected_bytes=expected_bytes)
+    sizes = [(24, 32), (40, 24), (24, 24), (24, 100), (24, 32)]
+    pictures = [picture_of(*size, seed=seed) for seed, size in enumerate(sizes)]
+    places = [store.keep(key_of(number), picture) for number, picture in enumerate(pictures)]
+    assert len({place.buffer for place in places if place}) == (1 if expected_bytes is None else 3)
+    order, positions = [3, 0, 1, 1, 4, 2], [0.99, 0.0, 0.5, 0.9999, 0.3, 0.7]
+    corners = [
+        window_box(sizes[number], (24, 24), x=at, y=at)[:2]
+        for number, at in zip(order, positions, strict=True)
+    ]
+    batch = store.gather(
+        [place for number in order if (place := places[number])],
+        corners=corners,
+        size=(24, 24),
+    )
+    assert batch.shape == (6, 24, 24, 3)
+    for image, number, position in zip(batch.cpu(), order, positions, strict=True):
+        assert np.array_equal(image.numpy(), view(Resize(24), pictures[number], draws=[position]))
+
+
+def test_pictures_come_back_as_they_were_and_read_only():
+    store = DeviceStore(torch.device("cpu"), budget_bytes=10**6)
+    store.keep(key_of(0), picture_of(7, 9))
+    found = store.find(key_of(0))
+    assert found is not None
+    assert np.array_equal(found, picture_of(7, 9))
+    assert not found.flags.writeable
+    assert store.find(key_of(1)) is None
+
+
+def test_a_changed_file_is_not_found_and_takes_the_place_of_the_earlier_state():
+    store = DeviceStore(torch.device("cpu"), budget_bytes=10**6)
+    store.keep(key_of(0), picture_of(7, 9))
+    assert store.locate(key_of(0, modified_ns=5)) is None
+    store.keep(key_of(0, modified_ns=5), picture_of(7, 9, seed=5))
+    assert store.locate(key_of(0)) is None
+    assert store.locate(key_of(0, modified_ns=5)) is not None
+
+
+def test_the_budget_is_kept_and_a_key_is_stored_once():
+    store = DeviceStore(torch.device("cpu"), budget_bytes=700, expected_bytes=700)
+    first = store.keep(key_of(0), picture_of(10, 10))
+    assert store.keep(key_of(0), picture_of(10, 10)) == first
+    assert store.keep(key_of(1), picture_of(10, 10)) is not None
+    assert store.keep(key_of(2), picture_of(10, 10)) is None
+    assert store.describe() == "2 images, 0.0 MB on the device cpu"
+
+
+def test_threads_store_side_by_side():
+    store = DeviceStore(torch.device("cpu"), budget_bytes=10**6, expected_bytes=4000)
+    pictures = [picture_of(10, 10 + number, seed=number) for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: store.keep(key_of(number), pictures[number]), range(40)))
+    for number, picture in enumerate(pictures):
+        found = store.find(key_of(number))
+        assert found is not None
+        assert np.array_equal(found, picture)
+
+
+def test_a_store_serves_its_own_device_only():
+    store = DeviceStore(torch.device("cpu"), budget_bytes=10)
+    assert store.serves(torch.device("cpu"))
+    assert not store.serves(torch.device("meta"))
+
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -58,7 +138,7 @@ def made(
     reader = PictureReader(resize=resize, cache=PictureCache(mode="device", device=device))
     store = reader.cache.device_store
     assert store is not None
-    return reader, store, DeviceDecoder(reader, resize=resize, store=store)
+    return reader, store, DeviceDecoder(reader, sizing=resize, store=store)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -69,12 +149,12 @@ def test_plain_files_are_stored_as_the_usual_decoder_would_and_the_others_are_le
     resize = Resize((24, 30), method)
     reader, store, decoder = made(device, resize=resize)
     decoder.fill(paths)
-    assert store.describe().startswith("3 pictures")
+    assert store.describe().startswith("3 images")
     for path in paths[:3]:
         assert reader.place(path, training=True) is not None
         assert reader.place(path, training=False) is None
         found = reader.read(path, training=True).astype(int)
-        expected = np.asarray(resize.strip(open_picture(path)))
+        expected = resize.presize(open_picture(path), training=True)
         assert found.shape == expected.shape
         # Decoders round differently, and CUDA's interpolates colours otherwise: much, in pictures as colourful as these.
         assert np.abs(found - expected).mean() < (1 if device == "cpu" else 9)
@@ -91,11 +171,11 @@ def test_what_is_stored_already_is_not_decoded_again(paths: list[Path]):
 def test_nothing_is_decoded_for_a_store_that_is_full(paths: list[Path]):
     store = DeviceStore(torch.device("cpu"), budget_bytes=10)
     reader = made()[0]
-    decoder = DeviceDecoder(reader, resize=Resize(24), store=store)
+    decoder = DeviceDecoder(reader, sizing=Resize(24), store=store)
     decoder.fill(paths[:1])
     assert store.is_full
     decoder.fill(paths[:3])
-    assert store.describe().startswith("0 pictures")
+    assert store.describe().startswith("0 images")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -114,14 +194,16 @@ def test_presizing_is_that_of_the_cpu_within_two_grey_levels(size: tuple[int, in
     resize = Resize(24)
     picture = photograph(*size)
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    expected = np.asarray(resize.strip(picture)).astype(int)
-    box, strip_size = resize.strip_box(size)
+    expected = resize.presize(picture, training=True).astype(int)
+    found_box = resize.presize_box(size, training=True)
+    assert found_box is not None
+    box, strip_size = found_box
     assert strip_size == expected.shape[:2]
     found = torch.empty((2, *strip_size, 3), dtype=torch.uint8)
     write_presized(torch.stack([image, image.flip(2)]), box=box, out=found)
     assert np.abs(found[0].numpy() - expected).max() <= 2
     mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    expected = np.asarray(resize.strip(mirrored)).astype(int)
+    expected = resize.presize(mirrored, training=True).astype(int)
     assert np.abs(found[1].numpy() - expected).max() <= 2
 
 
@@ -134,7 +216,7 @@ def test_a_file_that_only_looks_plain_leaves_its_whole_batch_to_the_usual_decode
     paths[0].write_bytes(bytes(data))
     reader, store, decoder = made()
     decoder.fill(paths[:3])
-    assert store.describe().startswith("0 pictures")
+    assert store.describe().startswith("0 images")
     assert reader.read(paths[1], training=True).shape == (42, 24, 3)
     with pytest.raises(PictureError, match=r"0\.jpg"):
         reader.read(paths[0], training=True)
@@ -144,10 +226,10 @@ class DecodingLoader(PictureLoader):
     """A loader that goes on the CPU the way that others go on CUDA only."""
 
     def _device_decoder(self, shipping: Shipping) -> DeviceDecoder | None:
-        resize, store = self.reader.resize, shipping.store
-        assert isinstance(resize, Resize)
+        sizing, store = self.reader.resize, shipping.store
+        assert sizing is not None
         assert store is not None
-        return DeviceDecoder(self.reader, resize=resize, store=store)
+        return DeviceDecoder(self.reader, sizing=sizing, store=store)
 
 
 def decoding_loader(files: Sequence[Path], *, num_workers: int) -> DecodingLoader:
@@ -181,7 +263,7 @@ def test_a_loader_reads_whole_batches_and_gives_the_same_in_later_epochs(
         assert torch.equal(batch.rows, expected.rows)
         assert torch.equal(batch.targets, batch.rows)
         assert torch.equal(batch.images, expected.images)
-    assert loader.reader.cache.describe().startswith("cache device: 6 pictures")
+    assert loader.reader.cache.describe().startswith("cache device: 6 images")
     usual = PictureLoader(
         loader.table,
         loader.rows,
@@ -226,6 +308,6 @@ def test_loaders_on_cuda_fill_the_store_from_all_kinds_of_files_and_name_the_bad
     again = [batch.images.cpu() for batch in loader.batches(epoch=1)]
     assert [len(images) for images in first] == [4, 2]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert loaders.cache.describe().startswith("cache device: 6 pictures")
+    assert loaders.cache.describe().startswith("cache device: 6 images")
     with pytest.raises(PictureError, match=r"6\.jpg: the file is truncated"):
         list(loaders_of((*good, paths[6])).loader_for(torch.arange(7), training=True).batches())
