@@ -31,7 +31,7 @@ def filled_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = PictureCache(mode="disk")
     for number in range(3):
         key = PictureKey(path=str(number), num_bytes=1, modified_ns=2, preparation="whole")
-        cache.get(key, lambda: np.zeros((300, 300, 3), np.uint8))
+        cache.keep(key, np.zeros((300, 300, 3), np.uint8))
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""DeviceStore: pictures of any size stay on a device, and batches of windows are cut from them there. Here on the CPU."""
+"""DeviceStore and DeviceDecoder: images stay on a device, are decoded there, and cut into batches there. Here on the CPU."""
 
 from __future__ import annotations
 
@@ -105,9 +105,6 @@ def test_a_store_serves_its_own_device_only():
     store = DeviceStore(torch.device("cpu"), budget_bytes=10)
     assert store.serves(torch.device("cpu"))
     assert not store.serves(torch.device("meta"))
-
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def photograph(height: int, width: int, *, seed: int = 0) -> Image.Image:

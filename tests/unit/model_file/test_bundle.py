@@ -482,7 +482,7 @@ def test_nothing_is_random_in_it():
 
 
 def shown(resize: Sizing | None, augmentation: BatchAugmentation, picture: Image.Image) -> Tensor:
-    pixels = np.array(picture if resize is None else resize.centred(picture))
+    pixels = np.array(picture if resize is None else resize.presize(picture, training=False))
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     return augmentation(images, rows=torch.arange(1), epoch=0, training=False)
 
