@@ -58,7 +58,7 @@ from vizsla.infer.run import evaluation_mode, extract_features, predict_batches
 from vizsla.machine import default_num_workers
 from vizsla.models.groups import freeze_to
 from vizsla.train.optim import build_optimiser
-from vizsla.train.schedules import lr_range, lr_range_linear
+from vizsla.train.schedules import lr_range
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -806,9 +806,9 @@ class ConvLearner(Network):
         self.save(FINDER_NAME)
         trainer = self._bench.trainer
         before = trainer.snapshot()
-        rising = lr_range_linear if linear else lr_range
         try:
-            rates = rising(len(self.data.trn_dl), self._rates(start_lr), float(end_lr))
+            num_steps, start = len(self.data.trn_dl), self._rates(start_lr)
+            rates = lr_range(num_steps, start, float(end_lr), linearly=linear)
             self._run(rates, 1, LRFinder(), wds, metrics, callbacks)
         finally:
             trainer.opt = None
@@ -822,7 +822,7 @@ class ConvLearner(Network):
             wds: Weight decay.
         """
         rates = self._rates(lr)
-        schedule = lr_range_linear(len(self.data.trn_dl), rates, rates[-1])
+        schedule = lr_range(len(self.data.trn_dl), rates, rates[-1], linearly=True)
         self._run(schedule, 1, LRFinder(), wds)
 
     def _rates(self, lrs: Rates) -> tuple[float, ...]:

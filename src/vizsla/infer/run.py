@@ -1,17 +1,8 @@
-"""A classifier and batches of float pictures in, ``Predictions`` out; the classifier is left as it was.
+"""Run a network over batches: predictions of a table's images, raw outputs, features, and test-time augmentation.
 
-Shapes: B pictures of a batch, N pictures in all, C classes (or numbers, where the task is regression).
+The network is left as it was, and the device is not waited for until the end, when all results are copied to the CPU at once.
 
-A classifier and batches of any kind in; its raw outputs, in the order of the batches, out.
-
-Loaders give ``Batch`` values with rows of a table; a notebook also hands in plain lists of ``(images, targets)``. Here both
-are the same: what comes out knows of no table.
-
-A network and pictures in; probabilities averaged over several augmented views of each out: test-time augmentation.
-
-A classifier and batches of float pictures in, the features that its head pools out; the classifier is left as it was.
-
-Shape legend: N pictures, V views of each, D features.
+Shapes: B images of a batch, N images in all, V views of each, C classes (or numbers, where the task is regression), D features.
 """
 
 from __future__ import annotations
@@ -38,18 +29,54 @@ if TYPE_CHECKING:
     from vizsla.models.heads import FeatureHead
     from vizsla.types import PictureTable
 
-Precision = Literal["fp32", "bf16", "fp16"]
+NumberFormat = Literal["fp32", "bf16", "fp16"]
 """``"fp32"``, or ``"bf16"`` or ``"fp16"``: half as many bits where torch's autocast deems it safe."""
+
+VIEWS = ("plain", "mirrored")
+"""Fixed ways of looking at an image; ``mirrored`` is flipped left to right."""
+
+FIRST_VIEW = 1_000_000
+"""Epoch number of the first augmented view, far from those of training, so no view was ever trained on."""
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outputs:
+    """What a network gave for N images, on the CPU.
+
+    Attributes:
+        logits: float32 ``(N, C)``.
+        targets: As the batches had them; None if they had none.
+        images: float32 ``(N, 3, H, W)``, values 0-1, if they were to be kept.
+    """
+
+    logits: Tensor
+    targets: Tensor | None
+    images: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """Pooled features of some images.
+
+    Attributes:
+        values: float32 ``(N, V, D)`` on the CPU.
+        targets: int64 ``(N,)``.
+        rows: int64 ``(N,)``, rows of the table.
+    """
+
+    values: Tensor
+    targets: Tensor
+    rows: Tensor
+
+
+def autocast(device: torch.device, precision: NumberFormat) -> AbstractContextManager[object]:
     """Return a context in which the network computes in this precision.
 
     Args:
         device: Where it computes.
-        precision: See ``Precision``.
+        precision: See ``NumberFormat``.
 
     Raises:
         ConfigError: ``precision`` is unknown.
@@ -80,14 +107,14 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
 
 
 def compute_logits(
-    classifier: Classifier, images: Tensor, *, precision: Precision = "fp32"
+    classifier: Classifier, images: Tensor, *, precision: NumberFormat = "fp32"
 ) -> Tensor:
     """Return the logits of one batch, without gradients and without waiting for the device.
 
     Args:
         classifier: In evaluation mode (``evaluation_mode``).
         images: float32 ``(B, 3, H, W)`` with values 0-1, on any device.
-        precision: See ``Precision``.
+        precision: See ``NumberFormat``.
 
     Returns:
         float32 ``(B, C)`` on the classifier's device.
@@ -108,56 +135,189 @@ def predict_batches(
     batches: Iterable[Batch],
     *,
     table: PictureTable,
-    precision: Precision = "fp32",
+    precision: NumberFormat = "fp32",
     forward: Callable[[Tensor], Tensor] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Run a classifier over batches and return what it says of every picture, in the order of the batches.
+    """Run a classifier over batches and return what it says of every image, in the order of the batches.
 
-    The device is not waited for until the end, when all logits are copied to the CPU at once. If the batches come from
-    a generator, it is closed, also after an error, so that its threads end.
+    If the batches come from a generator, it is closed, also after an error, so that its threads end.
 
     Args:
         classifier: Used in evaluation mode; every part is in its own mode again afterwards.
-        batches: Pictures as float32 0-1 (augmentation applied), as ``DataLoader.batches()`` yields them.
+        batches: Images as float32 0-1 (augmentation applied), as ``DataLoader.batches()`` yields them.
         table: The table that the rows of the batches point into; gives paths and class names.
-        precision: See ``Precision``.
-        forward: Takes the pictures of a batch and returns their logits; None is ``compute_logits``.
-        on_progress: Called after each batch with the number of pictures done so far, for a progress bar.
+        precision: See ``NumberFormat``.
+        forward: Takes the images of a batch and returns their logits; None is ``compute_logits``.
+        on_progress: Called after each batch with the number of images done so far, for a progress bar.
 
     Returns:
-        Predictions of N pictures; float32 logits ``(N, C)`` on the CPU.
+        Predictions of N images; float32 logits ``(N, C)`` on the CPU.
 
     Raises:
-        ConfigError: ``precision`` is unknown.
-        PictureError: A loader met a picture that it cannot read.
+        ConfigError: ``precision`` is unknown, or the classifier is for another task.
+        PictureError: A loader met an image that it cannot read.
     """
-    _check_task(classifier, table)
+    task = getattr(classifier, "task", table.task)  # a module of the user's own does not say
+    if task != table.task:
+        raise ConfigError(
+            f"The classifier is of the task {task!r} and the images' labels of the task {table.task!r}. "
+            "Build it for these: Classifier(..., task=table.task)."
+        )
     if forward is None:
         forward = partial(compute_logits, classifier, precision=precision)
-    logits: list[Tensor] = []
-    rows: list[Tensor] = []
-    targets: list[Tensor] = []
-    iterator = iter(batches)
-    ending = closing(iterator) if isinstance(iterator, Generator) else nullcontext()
-    with ending, evaluation_mode(classifier):
-        for batch in iterator:
-            logits.append(forward(batch.images))
-            rows.append(batch.rows)
-            targets.append(batch.targets)
-            if on_progress is not None:
-                on_progress(sum(map(len, rows)))
+    found = _over(classifier, batches, forward, on_progress=on_progress)
     num_outputs = len(table.vocab)
-    nothing = unknown_targets(0, task=table.task, num_outputs=num_outputs)
-    all_rows = _joined(rows, torch.zeros(0, dtype=torch.int64)).cpu()
+    rows = _joined(found.rows, torch.zeros(0, dtype=torch.int64))
     return Predictions(
-        rows=all_rows,
-        paths=tuple(table.shown_path(row) for row in all_rows.tolist()),
-        logits=_joined(logits, torch.zeros((0, num_outputs))).cpu(),
-        targets=_joined(targets, nothing).cpu(),
+        rows=rows,
+        paths=tuple(table.shown_path(row) for row in rows.tolist()),
+        logits=_joined(found.outputs, torch.zeros((0, num_outputs))),
+        targets=_joined(
+            found.targets, unknown_targets(0, task=table.task, num_outputs=num_outputs)
+        ),
         vocab=table.vocab,
         task=table.task,
     )
+
+
+def compute_outputs(
+    model: nn.Module,
+    batches: object,
+    *,
+    precision: NumberFormat = "fp32",
+    keep_images: bool = False,
+) -> Outputs:
+    """Run a network over batches of any kind; what comes out knows of no table.
+
+    Args:
+        model: Used in evaluation mode; afterwards every part is in the mode that it was in.
+        batches: A loader, or anything with a length that gives ``Batch`` values, ``(images, targets)`` or ``(images,)``; the
+            images are floats 0-1.
+        precision: See ``NumberFormat``.
+        keep_images: Return the images too.
+
+    Raises:
+        ConfigError: ``batches`` has no length, or nothing in it.
+    """
+    forward = partial(compute_logits, model, precision=precision)  # pyright: ignore[reportArgumentType] (any module with logits will do)
+    found = _over(model, _iterator(batches), forward, keep_images=keep_images)
+    if not found.outputs:
+        raise ConfigError("There is nothing to predict: the loader gives no batches.")
+    targets = None
+    if len(found.targets) == len(found.outputs):
+        targets = torch.cat(found.targets).cpu()
+        targets = targets if is_labelled(targets).any() else None
+    return Outputs(
+        logits=torch.cat(found.outputs).cpu(),
+        targets=targets,
+        images=torch.cat(found.images) if keep_images else None,
+    )
+
+
+def extract_features(
+    classifier: Classifier,
+    batches: Generator[Batch],
+    *,
+    head: FeatureHead,
+    views: Sequence[str] = ("plain",),
+    precision: NumberFormat = "fp32",
+    on_progress: Callable[[int], None] | None = None,
+) -> Features:
+    """Run the body of a classifier over images once and keep what a head pools from its maps.
+
+    Args:
+        classifier: Its body is used in evaluation mode; every part is in its own mode again afterwards.
+        batches: Images as float32 0-1; closed at the end, whatever happens.
+        head: Its ``pool`` is used; it need not be fitted yet, nor be the classifier's own.
+        views: Some of ``VIEWS``.
+        precision: See ``NumberFormat``.
+        on_progress: Called after each batch with the number of images done so far.
+
+    Returns:
+        The features, in the order of the batches.
+
+    Raises:
+        ConfigError: A view is not known.
+        PictureError: An image cannot be read.
+    """
+    if not views or not set(views) <= set(VIEWS):
+        raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
+    keep_freed_memory()
+
+    def pooled(images: Tensor) -> Tensor:
+        seen = (images.flip(3) if view == "mirrored" else images for view in views)
+        with autocast(images.device, precision), torch.inference_mode():
+            return torch.stack([head.pool(classifier.stage_maps(view)) for view in seen], dim=1)
+
+    found = _over(classifier, batches, pooled, on_progress=on_progress)
+    return Features(
+        values=torch.cat(found.outputs).cpu().clone(),
+        targets=torch.cat(found.targets).cpu().clone(),
+        rows=torch.cat(found.rows).cpu(),
+    )
+
+
+def augmented_probabilities(
+    classifier: Classifier,
+    augmenting: DataLoader,
+    *,
+    order: Tensor,
+    activation: Callable[[Tensor], Tensor],
+    num_views: int = 4,
+    precision: NumberFormat = "fp32",
+    on_progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return the probabilities of every view of every image.
+
+    Args:
+        classifier: Used in evaluation mode.
+        augmenting: Loads the images as in training, in any order, each once.
+        order: int64 ``(N,)``, the rows in the order of the result.
+        activation: Makes probabilities of raw outputs ``(N, C)``.
+        num_views: Augmented views of each image.
+        precision: See ``NumberFormat``.
+        on_progress: Called with the number of views done so far.
+
+    Returns:
+        float32 ``(V, N, C)`` on the CPU.
+
+    Raises:
+        ConfigError: ``num_views`` is no whole number from 1 on.
+    """
+    if not isinstance(num_views, int) or num_views < 1:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
+        raise ConfigError(f"The number of views is at least 1. Received: {num_views!r}")
+    views: list[Tensor] = []
+    for view in range(num_views):
+        predictions = predict_batches(
+            classifier,
+            augmenting.batches(epoch=FIRST_VIEW + view),
+            table=augmenting.table,
+            precision=precision,
+        )
+        place_of = {row: place for place, row in enumerate(predictions.rows.tolist())}
+        places = torch.tensor([place_of[row] for row in order.tolist()], dtype=torch.int64)
+        views.append(activation(predictions.logits[places]))
+        if on_progress is not None:
+            on_progress(view + 1)
+    return torch.stack(views)
+
+
+def mix_with_plain(
+    views: Tensor, plain: Tensor, *, beta: float | None = 0.25, use_max: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Join what was said of augmented and of plain images, as fastai does.
+
+    Args:
+        views: float32 ``(V, N, C)``, probabilities.
+        plain: float32 ``(N, C)``.
+        beta: Weight of the plain images, the rest is that of the mean of the views; None returns (mean of the views, plain).
+        use_max: Take the largest probability of each class instead; rows then no longer sum to 1.
+    """
+    if use_max:
+        return torch.cat([views, plain[None]]).amax(dim=0)
+    mean = views.mean(dim=0)
+    return (mean, plain) if beta is None else torch.lerp(mean, plain, beta)
 
 
 def usable_device(device: torch.device | str) -> torch.device:
@@ -187,76 +347,43 @@ def usable_device(device: torch.device | str) -> torch.device:
     return found
 
 
-def _check_task(classifier: nn.Module, table: PictureTable) -> None:
-    task = getattr(classifier, "task", table.task)  # a module of the user's own does not say
-    if task != table.task:
-        raise ConfigError(
-            f"The classifier is of the task {task!r} and the pictures' labels of the task {table.task!r}. "
-            "Build it for these: Classifier(..., task=table.task)."
-        )
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a run over batches gave, batch by batch."""
+
+    outputs: list[Tensor]
+    targets: list[Tensor]
+    rows: list[Tensor]
+    images: list[Tensor]
 
 
-def _joined(parts: list[Tensor], nothing: Tensor) -> Tensor:
-    return torch.cat(parts) if parts else nothing
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outputs:
-    """What a network gave for N pictures, on the CPU.
-
-    Attributes:
-        logits: float32 ``(N, C)``.
-        targets: As the batches had them; None if they had none.
-        images: float32 ``(N, 3, H, W)``, values 0-1, if they were to be kept.
-    """
-
-    logits: Tensor
-    targets: Tensor | None
-    images: Tensor | None = None
-
-
-def compute_outputs(
+def _over(
     model: nn.Module,
-    batches: object,
+    batches: Iterable[object],
+    forward: Callable[[Tensor], Tensor],
     *,
-    precision: Precision = "fp32",
     keep_images: bool = False,
-) -> Outputs:
-    """Run a network over batches.
-
-    Args:
-        model: Used in evaluation mode; afterwards every part is in the mode that it was in.
-        batches: A loader, or anything with a length that gives ``Batch`` values, ``(images, targets)`` or ``(images,)``; the
-            images are floats 0-1.
-        precision: See ``Precision``.
-        keep_images: Return the images too.
-
-    Raises:
-        ConfigError: ``batches`` has no length, or nothing in it.
-    """
-    logits: list[Tensor] = []
-    targets: list[Tensor] = []
-    images: list[Tensor] = []
-    iterator = _iterator(batches)
+    on_progress: Callable[[int], None] | None = None,
+) -> _Found:
+    """Call ``forward`` with the images of every batch, the model in evaluation mode; a generator is closed afterwards."""
+    found = _Found([], [], [], [])
+    done = 0
+    iterator = iter(batches)
     ending = closing(iterator) if isinstance(iterator, Generator) else nullcontext()
     with ending, evaluation_mode(model):
         for batch in iterator:
-            pictures, known = _parts(batch)
-            logits.append(compute_logits(model, pictures, precision=precision))  # pyright: ignore[reportArgumentType] (any module with logits will do)
-            if known is not None:
-                targets.append(known)
+            images, targets = _parts(batch)
+            found.outputs.append(forward(images))
+            if targets is not None:
+                found.targets.append(targets)
+            if isinstance(batch, Batch):
+                found.rows.append(batch.rows)
             if keep_images:
-                images.append(pictures.cpu())
-    if not logits:
-        raise ConfigError("There is nothing to predict: the loader gives no batches.")
-    all_targets = torch.cat(targets).cpu() if len(targets) == len(logits) else None
-    if all_targets is not None and not is_labelled(all_targets).any():
-        all_targets = None
-    return Outputs(
-        logits=torch.cat(logits).cpu(),
-        targets=all_targets,
-        images=torch.cat(images) if keep_images else None,
-    )
+                found.images.append(images.cpu())
+            done += len(images)
+            if on_progress is not None:
+                on_progress(done)
+    return found
 
 
 def _iterator(batches: Any) -> Iterable[object]:
@@ -267,7 +394,7 @@ def _iterator(batches: Any) -> Iterable[object]:
             "Batches come from a loader or a list, which have a length and may be gone through again. "
             f"Received: {type(batches).__name__}. Wrap it: dl=list(...)."
         )
-    return iter(batches)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType] (checked by the loop)
+    return batches  # pyright: ignore[reportReturnType, reportUnknownVariableType] (checked by the loop)
 
 
 def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -279,141 +406,5 @@ def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
     return images.as_subclass(Tensor), known
 
 
-def augmented_probabilities(
-    classifier: Classifier,
-    augmenting: DataLoader,
-    *,
-    order: Tensor,
-    activation: Callable[[Tensor], Tensor],
-    num_views: int = 4,
-    precision: Precision = "fp32",
-    on_progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Return the probabilities of every view of every picture.
-
-    Args:
-        classifier: Used in evaluation mode.
-        augmenting: Loads the pictures as in training, in any order, each once.
-        order: int64 ``(N,)``, the rows in the order of the result.
-        activation: Makes probabilities of raw outputs ``(N, C)``.
-        num_views: Augmented views of each picture.
-        precision: See ``Precision``.
-        on_progress: Called with the number of views done so far.
-
-    Returns:
-        float32 ``(V, N, C)`` on the CPU.
-
-    Raises:
-        ConfigError: ``num_views`` is no whole number from 1 on.
-    """
-    if not isinstance(num_views, int) or num_views < 1:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
-        raise ConfigError(f"The number of views is at least 1. Received: {num_views!r}")
-    views: list[Tensor] = []
-    for view in range(num_views):
-        # Views are epochs of their own, far from those of training, so no view was ever trained on.
-        predictions = predict_batches(
-            classifier,
-            augmenting.batches(epoch=FIRST_VIEW + view),
-            table=augmenting.table,
-            precision=precision,
-        )
-        place_of = {row: place for place, row in enumerate(predictions.rows.tolist())}
-        places = torch.tensor([place_of[row] for row in order.tolist()], dtype=torch.int64)
-        views.append(activation(predictions.logits[places]))
-        if on_progress is not None:
-            on_progress(view + 1)
-    return torch.stack(views)
-
-
-FIRST_VIEW = 1_000_000
-"""Epoch number of the first view."""
-
-
-def mix_with_plain(
-    views: Tensor, plain: Tensor, *, beta: float | None = 0.25, use_max: bool = False
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Join what was said of augmented and of plain pictures, as fastai does.
-
-    Args:
-        views: float32 ``(V, N, C)``, probabilities.
-        plain: float32 ``(N, C)``.
-        beta: Weight of the plain pictures, the rest is that of the mean of the views; None returns (mean of the views, plain).
-        use_max: Take the largest probability of each class instead; rows then no longer sum to 1.
-    """
-    if use_max:
-        return torch.cat([views, plain[None]]).amax(dim=0)
-    mean = views.mean(dim=0)
-    return (mean, plain) if beta is None else torch.lerp(mean, plain, beta)
-
-
-VIEWS = ("plain", "mirrored")
-"""Fixed ways of looking at a picture; ``mirrored`` is flipped left to right."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Features:
-    """Pooled features of some pictures.
-
-    Attributes:
-        values: float32 ``(N, V, D)`` on the CPU.
-        targets: int64 ``(N,)``.
-        rows: int64 ``(N,)``, rows of the table.
-    """
-
-    values: Tensor
-    targets: Tensor
-    rows: Tensor
-
-
-def extract_features(
-    classifier: Classifier,
-    batches: Generator[Batch],
-    *,
-    head: FeatureHead,
-    views: Sequence[str] = ("plain",),
-    precision: Precision = "fp32",
-    on_progress: Callable[[int], None] | None = None,
-) -> Features:
-    """Run the body of a classifier over pictures once and keep what a head pools from its maps.
-
-    Args:
-        classifier: Its body is used in evaluation mode; every part is in its own mode again afterwards.
-        batches: Pictures as float32 0-1; closed at the end, whatever happens.
-        head: Its ``pool`` is used; it need not be fitted yet, nor be the classifier's own.
-        views: Some of ``VIEWS``.
-        precision: See ``Precision``.
-        on_progress: Called after each batch with the number of pictures done so far.
-
-    Returns:
-        The features, in the order of the batches.
-
-    Raises:
-        ConfigError: A view is not known.
-        PictureError: A picture cannot be read.
-    """
-    if not views or not set(views) <= set(VIEWS):
-        raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
-    keep_freed_memory()
-    values: list[Tensor] = []
-    targets: list[Tensor] = []
-    rows: list[Tensor] = []
-    with closing(batches), evaluation_mode(classifier):
-        for batch in batches:
-            images = batch.images
-            with autocast(images.device, precision), torch.inference_mode():
-                seen = [
-                    head.pool(
-                        classifier.stage_maps(images.flip(3) if view == "mirrored" else images)
-                    )
-                    for view in views
-                ]
-            values.append(torch.stack(seen, dim=1))
-            targets.append(batch.targets)
-            rows.append(batch.rows)
-            if on_progress is not None:
-                on_progress(sum(map(len, rows)))
-    return Features(
-        values=torch.cat(values).cpu().clone(),
-        targets=torch.cat(targets).cpu().clone(),
-        rows=torch.cat(rows).cpu(),
-    )
+def _joined(parts: list[Tensor], nothing: Tensor) -> Tensor:
+    return (torch.cat(parts) if parts else nothing).cpu()

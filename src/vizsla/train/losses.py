@@ -1,15 +1,9 @@
-"""Outputs and targets in, one number to descend out: the losses of a notebook, and what belongs to a loss of any origin.
+"""Loss functions: what training descends, with the activation and the decision that belong to each.
 
-A loss here also knows what its outputs say (``activation``, such as softmax) and which answer they give (``decodes``).
-``per_picture`` gives any loss without its mean, which mixing two losses, listing the worst pictures and weighing them need.
+``per_picture`` gives any loss without its mean, which mixing two losses, listing the worst images and weighting them need.
+Nothing here reads a value, so nothing waits for the device. Losses are computed in the dtype of the outputs.
 
-Shapes: B pictures, C classes, K numbers. Losses are computed in the dtype of the outputs.
-
-What a loss receives in, the same in shapes that torch's losses take out, or an error that says what does not fit.
-
-Nothing here reads a value, so nothing waits for the device.
-
-Training targets in, weights that let each class count the same in the loss out.
+Shapes: B images, C classes, K numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +12,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,91 +25,53 @@ if TYPE_CHECKING:
     from vizsla.types import Task
 
 Reduction = Literal["mean", "sum", "none"]
-
-
-def checked_reduction(reduction: str) -> Reduction:
-    """Return the reduction.
-
-    Raises:
-        ConfigError: It is none of "mean", "sum" and "none".
-    """
-    for known in get_args(Reduction):
-        if reduction == known:
-            return known
-    raise ConfigError(
-        f"reduction is one of {', '.join(get_args(Reduction))}. Received: {reduction!r}"
-    )
-
-
-def flat_classes(inp: Tensor, targ: Tensor, *, axis: int) -> tuple[Tensor, Tensor]:
-    """Return outputs ``(M, C)`` and targets int64 ``(M,)``, whatever axes they had.
-
-    Args:
-        inp: Float; the classes lie along ``axis``.
-        targ: Whole numbers of any width, one for each place that is left without the classes.
-        axis: Where the classes are.
-
-    Raises:
-        ConfigError: Their sizes do not fit, or the targets are not whole numbers.
-    """
-    flat = inp.movedim(axis, -1).reshape(-1, inp.shape[axis])
-    if targ.numel() != len(flat) or targ.is_floating_point():
-        raise ConfigError(
-            f"This loss takes one whole number, the position of the class, for each of {len(flat)} outputs with "
-            f"{flat.shape[1]} classes. Received: outputs of shape {tuple(inp.shape)} and targets {targ.dtype} of shape "
-            f"{tuple(targ.shape)}. For several labels per picture use BCEWithLogitsLossFlat."
-        )
-    return flat, targ.reshape(-1).long()
-
-
-def shaped_like(targ: Tensor, inp: Tensor) -> Tensor:
-    """Return the targets in the shape and dtype of the outputs: ``(B,)`` fits ``(B, 1)``.
-
-    Raises:
-        ConfigError: They differ in size.
-    """
-    if targ.numel() != inp.numel():
-        raise ConfigError(
-            "This loss takes as many targets as outputs. Received: outputs of shape "
-            f"{tuple(inp.shape)} and targets of shape {tuple(targ.shape)}"
-        )
-    return targ.reshape(inp.shape).to(inp.dtype)
-
-
-def beside(weight: Tensor | None, outputs: Tensor) -> Tensor | None:
-    """Return class weights on the device and in the dtype of the outputs."""
-    return None if weight is None else weight.to(device=outputs.device, dtype=outputs.dtype)
-
-
-def takes_reduction(loss_func: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    """Return whether a loss can be called with an argument ``reduction``."""
-    try:
-        return "reduction" in inspect.signature(loss_func).parameters
-    except (TypeError, ValueError):  # built in, without a signature
-        return False
-
-
-def has_a_mean_only(loss_func: Callable[[Tensor, Tensor], Tensor]) -> ConfigError:
-    """Return the error for a loss that gives one number and nothing else."""
-    name = getattr(loss_func, "__name__", repr(loss_func))
-    return ConfigError(
-        f"The loss {name} cannot be had for each picture by itself, which is needed here (mixed pictures, or losses of "
-        'pictures). Give it an argument or attribute "reduction" that returns one loss per picture when it is "none", as '
-        "torch.nn.functional.cross_entropy has it, or use a loss of vizsla.train.losses."
-    )
-
+"""``"mean"``, ``"sum"``, or ``"none"`` for one loss per target."""
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
-class CrossEntropyLossFlat(nn.Module):
+class _SoftmaxLoss(nn.Module):
+    """What the losses for one class per image have in common; ``axis`` is where the classes are in the outputs."""
+
+    weight: Tensor | None
+
+    def __init__(self, axis: int, weight: Tensor | None, reduction: Reduction) -> None:
+        super().__init__()
+        self.axis = axis
+        self.register_buffer("weight", weight)
+        self.reduction: Reduction = _checked(reduction)
+
+    def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
+        """Return the loss of outputs ``(B, C)`` and whole-number targets ``(B,)``; further axes may follow both."""
+        logits_MC = inp.movedim(self.axis, -1).reshape(-1, inp.shape[self.axis])
+        if targ.numel() != len(logits_MC) or targ.is_floating_point():
+            raise ConfigError(
+                f"This loss takes one whole number, the position of the class, for each of {len(logits_MC)} outputs with "
+                f"{logits_MC.shape[1]} classes. Received: outputs of shape {tuple(inp.shape)} and targets {targ.dtype} of "
+                f"shape {tuple(targ.shape)}. For several labels per image use BCEWithLogitsLossFlat."
+            )
+        return self._loss(logits_MC, targ.reshape(-1).long(), _beside(self.weight, logits_MC))
+
+    def _loss(self, logits_MC: Tensor, targets_M: Tensor, weight: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def activation(self, logits: Tensor) -> Tensor:
+        """Return the probabilities: softmax over the classes."""
+        return logits.softmax(dim=self.axis)
+
+    def decodes(self, probabilities: Tensor) -> Tensor:
+        """Return the class with the largest probability (or logit), int64."""
+        return probabilities.argmax(dim=self.axis)
+
+
+class CrossEntropyLossFlat(_SoftmaxLoss):
     """Cross-entropy: minus the logarithm of the probability, by softmax, of the right class.
 
     Args:
         axis: Where the classes are in the outputs.
-        weight: How much pictures of each class count, ``(C,)``, or None for all the same; the mean is the weighted one.
+        weight: How much images of each class count, ``(C,)``, or None for all the same; the mean is the weighted one.
             ``balanced_class_weights`` makes such weights. A learner moves them to its device.
-        ignore_index: Pictures with this target do not count.
+        ignore_index: Images with this target do not count.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss per target, flat.
 
     Raises:
@@ -128,8 +84,6 @@ class CrossEntropyLossFlat(nn.Module):
         '0.6931'
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         axis: int = -1,
@@ -137,36 +91,23 @@ class CrossEntropyLossFlat(nn.Module):
         ignore_index: int = -100,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
-        self.axis = axis
-        self.register_buffer("weight", weight)
+        super().__init__(axis, weight, reduction)
         self.ignore_index = ignore_index
-        self.reduction: Reduction = checked_reduction(reduction)
 
-    def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the loss of outputs ``(B, C)`` and whole-number targets ``(B,)``; further axes may follow both."""
-        flat, targets = flat_classes(inp, targ, axis=self.axis)
+    def _loss(self, logits_MC: Tensor, targets_M: Tensor, weight: Tensor | None) -> Tensor:
         return F.cross_entropy(
-            flat,
-            targets,
-            weight=beside(self.weight, flat),
+            logits_MC,
+            targets_M,
+            weight=weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
         )
-
-    def activation(self, logits: Tensor) -> Tensor:
-        """Return the probabilities: softmax over the classes."""
-        return logits.softmax(dim=self.axis)
-
-    def decodes(self, probabilities: Tensor) -> Tensor:
-        """Return the class with the largest probability (or logit), int64."""
-        return probabilities.argmax(dim=self.axis)
 
     def __repr__(self) -> str:
         return "FlattenedLoss of CrossEntropyLoss()"
 
 
-class LabelSmoothingCrossEntropy(nn.Module):
+class LabelSmoothingCrossEntropy(_SoftmaxLoss):
     """Cross-entropy against targets that give a share ``eps`` to all classes alike, and the rest to the right one.
 
     Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016, section 7: eps times the mean
@@ -182,8 +123,6 @@ class LabelSmoothingCrossEntropy(nn.Module):
         ConfigError: As :class:`CrossEntropyLossFlat`; ``eps`` does not lie in 0 to 1.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         eps: float = 0.1,
@@ -191,50 +130,35 @@ class LabelSmoothingCrossEntropy(nn.Module):
         reduction: Reduction = "mean",
         axis: int = -1,
     ) -> None:
-        super().__init__()
+        super().__init__(axis, weight, reduction)
         if not 0 <= eps <= 1:
             raise ConfigError(f"eps is the share of smoothing, 0 to 1. Received: eps={eps!r}")
         self.eps = eps
-        self.register_buffer("weight", weight)
-        self.reduction: Reduction = checked_reduction(reduction)
-        self.axis = axis
 
-    def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the loss of outputs ``(B, C)`` and whole-number targets ``(B,)``; further axes may follow both."""
-        flat, targets = flat_classes(inp, targ, axis=self.axis)
+    def _loss(self, logits_MC: Tensor, targets_M: Tensor, weight: Tensor | None) -> Tensor:
         return F.cross_entropy(
-            flat,
-            targets,
-            weight=beside(self.weight, flat),
+            logits_MC,
+            targets_M,
+            weight=weight,
             reduction=self.reduction,
             label_smoothing=self.eps,
         )
 
-    def activation(self, logits: Tensor) -> Tensor:
-        """Return the probabilities: softmax over the classes."""
-        return logits.softmax(dim=self.axis)
 
-    def decodes(self, probabilities: Tensor) -> Tensor:
-        """Return the class with the largest probability (or logit), int64."""
-        return probabilities.argmax(dim=self.axis)
-
-
-class FocalLossFlat(nn.Module):
-    """Cross-entropy times ``(1 - p) ** gamma``, p being the probability of the right class: easy pictures count less.
+class FocalLossFlat(_SoftmaxLoss):
+    """Cross-entropy times ``(1 - p) ** gamma``, p being the probability of the right class: easy images count less.
 
     Lin et al., "Focal loss for dense object detection", ICCV 2017, eq. 5. With ``gamma=0`` it is the cross-entropy.
 
     Args:
         gamma: How much less, 0 or more.
         axis: Where the classes are in the outputs.
-        weight: How much pictures of each class count, ``(C,)``, or None; the mean is the weighted one.
+        weight: How much images of each class count, ``(C,)``, or None; the mean is the weighted one.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss per target, flat.
 
     Raises:
         ConfigError: As :class:`CrossEntropyLossFlat`; ``gamma`` is negative.
     """
-
-    weight: Tensor | None
 
     def __init__(
         self,
@@ -243,46 +167,32 @@ class FocalLossFlat(nn.Module):
         weight: Tensor | None = None,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
+        super().__init__(axis, weight, reduction)
         if not gamma >= 0:
             raise ConfigError(f"gamma must be 0 or more. Received: gamma={gamma!r}")
         self.gamma = gamma
-        self.axis = axis
-        self.register_buffer("weight", weight)
-        self.reduction: Reduction = checked_reduction(reduction)
 
-    def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the loss of outputs ``(B, C)`` and whole-number targets ``(B,)``; further axes may follow both."""
-        flat, targets = flat_classes(inp, targ, axis=self.axis)
-        plain = F.cross_entropy(flat, targets, reduction="none")
-        # 1 - exp(-x) would lose the small x of pictures that are nearly certain.
-        losses = (-torch.expm1(-plain)) ** self.gamma * plain
-        weight = beside(self.weight, flat)
-        shares = torch.ones_like(plain) if weight is None else weight[targets]
+    def _loss(self, logits_MC: Tensor, targets_M: Tensor, weight: Tensor | None) -> Tensor:
+        plain_M = F.cross_entropy(logits_MC, targets_M, reduction="none")
+        # 1 - exp(-x) would lose the small x of images that are nearly certain.
+        losses_M = (-torch.expm1(-plain_M)) ** self.gamma * plain_M
+        shares_M = torch.ones_like(plain_M) if weight is None else weight[targets_M]
         if self.reduction == "mean":
-            return (losses * shares).sum() / shares.sum()
-        return (losses * shares).sum() if self.reduction == "sum" else losses * shares
-
-    def activation(self, logits: Tensor) -> Tensor:
-        """Return the probabilities: softmax over the classes."""
-        return logits.softmax(dim=self.axis)
-
-    def decodes(self, probabilities: Tensor) -> Tensor:
-        """Return the class with the largest probability (or logit), int64."""
-        return probabilities.argmax(dim=self.axis)
+            return (losses_M * shares_M).sum() / shares_M.sum()
+        return (losses_M * shares_M).sum() if self.reduction == "sum" else losses_M * shares_M
 
     def __repr__(self) -> str:
         return "FlattenedLoss of FocalLoss()"
 
 
 class BCEWithLogitsLossFlat(nn.Module):
-    """Binary cross-entropy of each class by itself, for pictures with any number of labels.
+    """Binary cross-entropy of each class by itself, for images with any number of labels.
 
     Args:
         thresh: A label is given where its probability is above this.
         weight: How much each class counts, ``(C,)``, or None.
         pos_weight: How much more its presence counts than its absence, ``(C,)``, or None.
-        reduction: ``"mean"`` over pictures and classes, ``"sum"``, or ``"none"`` for the shape of the outputs.
+        reduction: ``"mean"`` over images and classes, ``"sum"``, or ``"none"`` for the shape of the outputs.
 
     Raises:
         ConfigError: ``reduction`` is none of the three; in the call, outputs and targets differ in size.
@@ -302,15 +212,15 @@ class BCEWithLogitsLossFlat(nn.Module):
         self.thresh = thresh
         self.register_buffer("weight", weight)
         self.register_buffer("pos_weight", pos_weight)
-        self.reduction: Reduction = checked_reduction(reduction)
+        self.reduction: Reduction = _checked(reduction)
 
     def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the loss of outputs ``(B, C)`` and targets ``(B, C)`` of 0 and 1, of any dtype."""
         return F.binary_cross_entropy_with_logits(
             inp,
             shaped_like(targ, inp),
-            weight=beside(self.weight, inp),
-            pos_weight=beside(self.pos_weight, inp),
+            weight=_beside(self.weight, inp),
+            pos_weight=_beside(self.pos_weight, inp),
             reduction=self.reduction,
         )
 
@@ -326,64 +236,76 @@ class BCEWithLogitsLossFlat(nn.Module):
         return "FlattenedLoss of BCEWithLogitsLoss()"
 
 
-class MSELossFlat(nn.Module):
+class _NumberLoss(nn.Module):
+    """A loss for numbers: outputs ``(B, K)`` and targets ``(B, K)``, or ``(B,)`` for one number."""
+
+    formula: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        self.reduction: Reduction = _checked(reduction)
+
+    def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
+        """Return the loss of outputs ``(B, K)`` and targets of the same size."""
+        return type(self).formula(inp, shaped_like(targ, inp), reduction=self.reduction)
+
+    def activation(self, logits: Tensor) -> Tensor:
+        """Return the outputs as they are."""
+        return logits
+
+    def decodes(self, probabilities: Tensor) -> Tensor:
+        """Return the outputs as they are."""
+        return probabilities
+
+    def __repr__(self) -> str:
+        return f"FlattenedLoss of {type(self).__name__.removesuffix('Flat')}()"
+
+
+class MSELossFlat(_NumberLoss):
     """Mean squared difference between outputs and targets, for numbers.
 
     Args:
-        reduction: ``"mean"`` over pictures and numbers, ``"sum"``, or ``"none"`` for the shape of the outputs.
+        reduction: ``"mean"`` over images and numbers, ``"sum"``, or ``"none"`` for the shape of the outputs.
 
     Raises:
         ConfigError: ``reduction`` is none of the three; in the call, outputs and targets differ in size.
     """
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        self.reduction: Reduction = checked_reduction(reduction)
-
-    def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the loss of outputs ``(B, K)`` and targets ``(B, K)``, or ``(B,)`` for one number."""
-        return F.mse_loss(inp, shaped_like(targ, inp), reduction=self.reduction)
-
-    def activation(self, logits: Tensor) -> Tensor:
-        """Return the outputs as they are."""
-        return logits
-
-    def decodes(self, probabilities: Tensor) -> Tensor:
-        """Return the outputs as they are."""
-        return probabilities
-
-    def __repr__(self) -> str:
-        return "FlattenedLoss of MSELoss()"
+    formula = staticmethod(F.mse_loss)
 
 
-class L1LossFlat(nn.Module):
-    """Mean absolute difference between outputs and targets, for numbers.
+class L1LossFlat(_NumberLoss):
+    """Mean absolute difference between outputs and targets, for numbers; arguments as :class:`MSELossFlat`."""
 
-    Args:
-        reduction: ``"mean"`` over pictures and numbers, ``"sum"``, or ``"none"`` for the shape of the outputs.
+    formula = staticmethod(F.l1_loss)
+
+
+def shaped_like(targ: Tensor, inp: Tensor) -> Tensor:
+    """Return the targets in the shape and dtype of the outputs: ``(B,)`` fits ``(B, 1)``.
 
     Raises:
-        ConfigError: ``reduction`` is none of the three; in the call, outputs and targets differ in size.
+        ConfigError: They differ in size.
     """
+    if targ.numel() != inp.numel():
+        raise ConfigError(
+            "Outputs and targets must have the same size. Received: outputs of shape "
+            f"{tuple(inp.shape)} and targets of shape {tuple(targ.shape)}"
+        )
+    return targ.reshape(inp.shape).to(inp.dtype)
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        self.reduction: Reduction = checked_reduction(reduction)
 
-    def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the loss of outputs ``(B, K)`` and targets ``(B, K)``, or ``(B,)`` for one number."""
-        return F.l1_loss(inp, shaped_like(targ, inp), reduction=self.reduction)
+def _beside(weight: Tensor | None, outputs: Tensor) -> Tensor | None:
+    """Return class weights on the device and in the dtype of the outputs."""
+    return None if weight is None else weight.to(device=outputs.device, dtype=outputs.dtype)
 
-    def activation(self, logits: Tensor) -> Tensor:
-        """Return the outputs as they are."""
-        return logits
 
-    def decodes(self, probabilities: Tensor) -> Tensor:
-        """Return the outputs as they are."""
-        return probabilities
-
-    def __repr__(self) -> str:
-        return "FlattenedLoss of L1Loss()"
+def _checked(reduction: str) -> Reduction:
+    for known in get_args(Reduction):
+        if reduction == known:
+            return known
+    raise ConfigError(
+        f"reduction is one of {', '.join(get_args(Reduction))}. Received: {reduction!r}"
+    )
 
 
 def default_loss(task: Task) -> nn.Module:
@@ -409,14 +331,14 @@ def default_loss(task: Task) -> nn.Module:
 
 
 def per_picture(loss_func: LossFunction) -> LossFunction:
-    """Return the same loss without the mean over pictures; ``loss_func`` itself stays as it is.
+    """Return the same loss without the mean over images; ``loss_func`` itself stays as it is.
 
     Args:
         loss_func: A function with an argument ``reduction`` (``F.cross_entropy``, a partial of it) or an object with such
             an attribute (all losses of this module and of torch).
 
     Returns:
-        Function of outputs ``(B, ...)`` and targets that returns ``(B,)``: the mean over what belongs to one picture. With
+        Function of outputs ``(B, ...)`` and targets that returns ``(B,)``: the mean over what belongs to one image. With
         class weights each loss is multiplied by its weight and not divided by their sum. It raises ConfigError where the
         loss still returns one number.
 
@@ -432,18 +354,35 @@ def per_picture(loss_func: LossFunction) -> LossFunction:
     if isinstance(getattr(loss_func, "reduction", None), str):
         whole = copy.copy(loss_func)  # it shares the weights, so they move between devices together
         whole.reduction = "none"  # pyright: ignore[reportFunctionMemberAccess]  (it has the attribute)
-    elif takes_reduction(loss_func):
+    elif _takes_reduction(loss_func):
         whole = partial(loss_func, reduction="none")  # pyright: ignore[reportCallIssue]
     else:
-        raise has_a_mean_only(loss_func)
+        raise _mean_only(loss_func)
 
     def losses(logits: Tensor, targets: Tensor) -> Tensor:
         each = whole(logits, targets)
         if each.ndim == 0 or each.numel() % len(logits):
-            raise has_a_mean_only(loss_func)
+            raise _mean_only(loss_func)
         return each.reshape(len(logits), -1).mean(dim=1)
 
     return losses
+
+
+def _takes_reduction(loss_func: LossFunction) -> bool:
+    try:
+        return "reduction" in inspect.signature(loss_func).parameters
+    except (TypeError, ValueError):  # built in, without a signature
+        return False
+
+
+def _mean_only(loss_func: LossFunction) -> ConfigError:
+    """Return the error for a loss that gives one number and nothing else."""
+    name = getattr(loss_func, "__name__", repr(loss_func))
+    return ConfigError(
+        f"The loss {name} gives no loss for each image by itself, which is needed here (mixed images, or losses of "
+        'images). Give it an argument or attribute "reduction" that returns one loss per image when it is "none", as '
+        "torch.nn.functional.cross_entropy has it, or use a loss of vizsla.train.losses."
+    )
 
 
 def activation_of(loss_func: LossFunction) -> Callable[[Tensor], Tensor]:
@@ -474,14 +413,14 @@ def activation_of(loss_func: LossFunction) -> Callable[[Tensor], Tensor]:
 
 
 def balanced_class_weights(targets: Tensor, num_classes: int) -> Tensor:
-    """Return the inverse frequency of each class, scaled so that the mean over the pictures is 1.
+    """Return the inverse frequency of each class, scaled so that the mean over the images is 1.
 
     With these weights each class has the same part in the loss, and the loss keeps its size, so the learning rate needs no
     change (G. King, L. Zeng, "Logistic regression in rare events data", Political Analysis 2001; scikit-learn's
     ``class_weight="balanced"``).
 
     Args:
-        targets: int64 ``(N,)``, those of the training pictures; ``UNLABELLED`` ones are left out.
+        targets: int64 ``(N,)``, those of the training images; ``UNLABELLED`` ones are left out.
         num_classes: C.
 
     Returns:
@@ -497,7 +436,7 @@ def balanced_class_weights(targets: Tensor, num_classes: int) -> Tensor:
     """
     if targets.ndim != 1 or targets.is_floating_point():
         raise ConfigError(
-            "Class weights need one whole number for each picture, the position of its class. "
+            "Class weights need one whole number for each image, the position of its class. "
             f"Received: targets {targets.dtype} of shape {tuple(targets.shape)}"
         )
     known = targets[targets != UNLABELLED].cpu().long()

@@ -1,8 +1,8 @@
-"""A trainer in, the loss over a rising learning rate out; the trainer is afterwards exactly as it was, whatever happened.
+"""Find a learning rate: raise it batch by batch and watch the loss; the trainer is left exactly as it was.
 
 Smith, "Cyclical learning rates for training neural networks", WACV 2017 (arXiv 1506.01186), section 3.3. The run is an ordinary
-fit that is neither validated nor recorded; weights, statistics of norms and the optimiser are kept in memory meanwhile and put
-back. Reading rates from the curve is the business of ``suggestions``.
+fit that is neither validated nor recorded; weights, statistics of norms and the optimiser are kept in memory and put back,
+whatever happens. ``suggestions`` reads rates from the curve.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vizsla.train.schedules import lr_range, whole_number
 from vizsla.train.suggestions import SKIPPED_AT_END
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -30,15 +30,16 @@ if TYPE_CHECKING:
     from vizsla.train.schedules import Schedule
     from vizsla.train.suggestions import SuggestedLRs
     from vizsla.train.trainer import Trainer
+    from vizsla.types import Task
 
 FEWEST_STEPS = 6
-"""Fewer are not worth a plot; who asks for fewer gets these."""
+"""Fewer are not worth a plot; a smaller number is raised to this."""
 
 RUNAWAY = 4.0
-"""A smoothed loss so many times its best has run away."""
+"""A smoothed loss this many times its best has run away."""
 
 LOWEST_BEST = 0.05
-"""What a best loss counts as at least. A trained classifier starts near 0, where one odd picture makes four times its best."""
+"""What a best loss counts as at least. A trained classifier starts near 0, where one odd image makes four times its best."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,28 +64,6 @@ class FinderCurve:
     def steps(self) -> int:
         """Number of points."""
         return len(self.lrs)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StopRule:
-    """When a loss has run away. One that is not a finite number always has.
-
-    Attributes:
-        wait: Never before so many steps.
-        lowest_best: What the best counts as at least.
-        ratio: So many times the best is too much; infinite for never.
-    """
-
-    wait: int = 0
-    lowest_best: float = 0.0
-    ratio: float = RUNAWAY
-
-    def ran_away(self, smoothed: Sequence[float]) -> bool:
-        """Return whether to stop after these smoothed losses, the last of which is new."""
-        if not math.isfinite(smoothed[-1]):
-            return True
-        limit = self.ratio * max(min(smoothed), self.lowest_best)
-        return len(smoothed) >= self.wait and smoothed[-1] > limit
 
 
 def find_learning_rate(
@@ -115,7 +94,7 @@ def find_learning_rate(
     Raises:
         ConfigError: A rate or a number cannot work.
         TrainingError: There is nothing to train on.
-        PictureError: A picture cannot be read.
+        PictureError: An image cannot be read.
     """
     whole_number(num_it, name="num_it", least=1)
     whole_number(num_runs, name="num_runs", least=1)
@@ -127,18 +106,37 @@ def find_learning_rate(
         raise ConfigError(
             f"The rate rises, so start_lr is below end_lr. Received: start_lr={start_lr}, end_lr={end_lr}"
         )
-    rule = StopRule(
-        wait=steps // 10 + 15,
-        # A regression's loss has the units of its targets: there is no telling what is near 0.
-        lowest_best=0.0 if trainer.dls.table.task == "regression" else LOWEST_BEST,
-        ratio=RUNAWAY if stop_div else math.inf,
-    )
     probes: list[_Probe] = []
     with _left_as_it_was(trainer) as begin_again:
         for run in range(num_runs):
             begin_again(run)
-            probes.append(_probe(trainer, schedule, rule=rule, cbs=cbs))
-    return _curve(probes, schedule=schedule, share=shares[-1])
+            probes.append(_Probe(num_steps=steps, stop_div=stop_div, task=trainer.dls.table.task))
+            _run(trainer, schedule, probe=probes[-1], cbs=cbs)
+    done = min(len(probe.losses) for probe in probes)
+    smoothed = zip(*(probe.smoothed[:done] for probe in probes), strict=True)
+    return FinderCurve(
+        lrs=tuple(schedule.rates_at(step)[-1] / shares[-1] for step in range(done)),
+        losses=tuple(math.fsum(losses) / num_runs for losses in smoothed),
+        runs=tuple(tuple(probe.losses[:done]) for probe in probes),
+        num_it=steps,
+        stopped=any(probe.stopped for probe in probes),
+    )
+
+
+def ran_away(
+    smoothed: Sequence[float], *, wait: int = 0, lowest_best: float = 0.0, ratio: float = RUNAWAY
+) -> bool:
+    """Return whether to stop after these losses, the last of which is new; one that is not finite has always run away.
+
+    Args:
+        smoothed: Running means of the losses.
+        wait: Never stop before so many steps.
+        lowest_best: What the best counts as at least.
+        ratio: This many times the best is too much; infinite for never.
+    """
+    if not math.isfinite(smoothed[-1]):
+        return True
+    return len(smoothed) >= wait and smoothed[-1] > ratio * max(min(smoothed), lowest_best)
 
 
 def plot_finder(
@@ -206,12 +204,15 @@ class _Probe(Callback):
 
     order = 1000  # last: it sees what the others have left
 
-    def __init__(self, *, num_steps: int, rule: StopRule) -> None:
+    def __init__(self, *, num_steps: int, stop_div: bool, task: Task) -> None:
         self.losses: list[float] = []
         self.smoothed: list[float] = []
         self.stopped = False
         self._num_steps = num_steps
-        self._rule = rule
+        self._wait = num_steps // 10 + 15
+        self._ratio = RUNAWAY if stop_div else math.inf
+        # A regression's loss has the units of its targets: there is no telling what is near 0.
+        self._lowest_best = 0.0 if task == "regression" else LOWEST_BEST
         self._mean = SmoothedLoss()
 
     def after_step(self, fit: Fit) -> None:
@@ -220,16 +221,17 @@ class _Probe(Callback):
         loss = math.nan if fit.loss is None else float(fit.loss)
         self.losses.append(loss)
         self.smoothed += self._mean.add([loss])
-        if self._rule.ran_away(self.smoothed):
+        if ran_away(
+            self.smoothed, wait=self._wait, lowest_best=self._lowest_best, ratio=self._ratio
+        ):
             self.stopped = True
             fit.stop("The loss has run away.")
         elif len(self.losses) == self._num_steps:
             fit.stop("All rates were tried.")
 
 
-def _probe(trainer: Trainer, schedule: Schedule, *, rule: StopRule, cbs: Callbacks) -> _Probe:
+def _run(trainer: Trainer, schedule: Schedule, *, probe: _Probe, cbs: Callbacks) -> None:
     trainer.check_batches()
-    probe = _Probe(num_steps=schedule.num_steps, rule=rule)
     taking_part = [each for each in trainer.cbs if _changes_batches(each)]
     try:
         trainer.run(
@@ -243,50 +245,32 @@ def _probe(trainer: Trainer, schedule: Schedule, *, rule: StopRule, cbs: Callbac
         # The loop finds a loss that is not finite, too, and calls it an error; here it is the end of the curve.
         if not probe.stopped:
             raise
-    return probe
 
 
 def _changes_batches(callback: Callback) -> bool:
     return type(callback).before_step is not Callback.before_step
 
 
-class _Restart:
-    """Puts a trainer back to where a snapshot was taken, with the batches of another run ahead."""
+@contextmanager
+def _left_as_it_was(trainer: Trainer) -> Generator[Callable[[int], None]]:
+    """Let the trainer be trained in the block; afterwards it is as before, whatever ended the block.
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._snapshot = trainer.snapshot()
-        self._epochs_done = trainer.epochs_done
-        self._callbacks = [(each, dict(vars(each))) for each in trainer.cbs]
+    The block gets a function that puts everything back, with the batches of a run by its number ahead.
+    """
+    snapshot, epochs_done = trainer.snapshot(), trainer.epochs_done
+    callbacks = [(each, dict(vars(each))) for each in trainer.cbs]
 
-    def __call__(self, run: int) -> None:
-        self._trainer.restore(self._snapshot)
+    def begin_again(run: int) -> None:
+        trainer.restore(snapshot)
         # Data and random numbers of an epoch follow from its number. The fit to come may well use those of the first run; no
         # fit reaches those of the others.
-        self._trainer.epochs_done = self._epochs_done + run * 1_000_000
-        for callback, state in self._callbacks:
+        trainer.epochs_done = epochs_done + run * 1_000_000
+        for callback, state in callbacks:
             vars(callback).clear()
             vars(callback).update(state)
 
-
-@contextmanager
-def _left_as_it_was(trainer: Trainer) -> Generator[_Restart]:
-    """Let the trainer be trained in the block; afterwards it is as before, whatever ended the block."""
-    restart = _Restart(trainer)
     try:
         with own_random_numbers(device=trainer.dls.device):
-            yield restart
+            yield begin_again
     finally:
-        restart(0)
-
-
-def _curve(probes: Sequence[_Probe], *, schedule: Schedule, share: float) -> FinderCurve:
-    steps = min(len(probe.losses) for probe in probes)
-    smoothed = zip(*(probe.smoothed[:steps] for probe in probes), strict=True)
-    return FinderCurve(
-        lrs=tuple(schedule.rates_at(step)[-1] / share for step in range(steps)),
-        losses=tuple(math.fsum(losses) / len(probes) for losses in smoothed),
-        runs=tuple(tuple(probe.losses[:steps]) for probe in probes),
-        num_it=schedule.num_steps,
-        stopped=any(probe.stopped for probe in probes),
-    )
+        begin_again(0)

@@ -1,32 +1,13 @@
-"""Outputs and targets of a whole split in, one number out: the metrics that a notebook passes to a learner by name.
+"""Metrics that a learner is given: plain functions (``accuracy``), and classes with settings (``F1Score(average="macro")``).
 
-The learner calls a metric once for each epoch with everything, never batch by batch, so batches of unequal size count
-right. ``train/score_metrics.py`` has those that need settings (``F1Score()``), ``train/label_metrics.py`` those for
-several labels per picture.
+A learner calls a metric once per epoch with the outputs and targets of the whole split, never batch by batch, so batches of
+unequal size count right. All compute what the scikit-learn function of the same ``__name__`` computes; ``evaluate/statistics.py``
+has the arithmetic. ``average="auto"`` scores the second of two classes, and the mean of the classes where there are more: that
+a metric made for two classes fails on three was a common stumble.
 
-Shapes: N pictures, C classes, K numbers.
+Every metric raises ``ConfigError`` where outputs and targets do not fit together, or a setting is not possible.
 
-Metrics with settings, for pictures of one class each: ``F1Score()`` and kin are called like the functions of ``metrics.py``.
-
-They compute what the scikit-learn functions compute that they are named after; ``evaluate/counts.py`` and
-``evaluate/ranking.py`` have the arithmetic. ``average="auto"`` scores the second of two classes, and the mean of the
-classes where there are more: that a metric made for two classes fails on three was a common stumble.
-
-Shapes: N pictures, C classes.
-
-Metrics with settings, for pictures with any number of labels: ``F1ScoreMulti()`` and kin.
-
-They are called like the functions of ``train/metrics.py`` and compute what the scikit-learn functions compute that they
-are named after. As there, a label that neither occurs nor is predicted scores 0 and counts in the mean.
-
-Shapes: N pictures, C labels.
-
-Metrics of how well outputs rank pictures, with settings: ``RocAuc()`` and kin are called like the functions of ``metrics.py``.
-
-They compute what the scikit-learn functions compute that they are named after, and leave out classes for which the metric
-is not defined; NaN where it is for none.
-
-Shapes: N pictures, C classes.
+Shapes: N images, C classes or labels, K numbers.
 """
 
 from __future__ import annotations
@@ -39,19 +20,65 @@ import torch
 from torch import Tensor
 
 from vizsla.errors import ConfigError
-from vizsla.evaluate import statistics as formulas
-from vizsla.evaluate import statistics as ranking
-from vizsla.evaluate.statistics import explained_variance, mean_over_classes
+from vizsla.evaluate import statistics as stats
 from vizsla.train.losses import shaped_like
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from vizsla.evaluate.statistics import Formula, Ranked, Tallies
 
+Average = Literal["auto", "binary", "macro", "micro", "weighted"]
+"""``"binary"``: the class ``pos_label`` of two; ``"macro"``: the mean of the classes; ``"weighted"``: by their numbers of
+images; ``"micro"``: of all decisions together; ``"auto"``: binary for two classes, macro for more."""
+
+LabelAverage = Literal["macro", "micro", "weighted", "samples"]
+"""``"macro"``: the mean of the labels; ``"weighted"``: by their numbers of images; ``"micro"``: of all decisions together;
+``"samples"``: each image is scored by itself, then their mean."""
+
+_FORMULAS: dict[str, Formula] = {
+    "f1_score": stats.f_beta,
+    "precision_score": stats.precision,
+    "recall_score": stats.recall,
+    "jaccard_score": stats.jaccard,
+}
+"""Metrics of each class that are averaged, by ``__name__``; for one class per image (``axis``) and for labels (``thresh``)."""
+
+_OF_DECISIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "hamming_loss": lambda targets, predicted, _: (targets != predicted).double().mean(),
+    "matthews_corrcoef": lambda targets, predicted, num_classes: stats.matthews_correlation(
+        stats.count_classes(targets, predicted, num_classes=num_classes)
+    )[0],
+}
+"""Metrics of all decisions together, by ``__name__``: from targets and predictions, int64 ``(N,)``, and C."""
+
+_RANKINGS = {"roc_auc_score": stats.roc_auc, "average_precision_score": stats.average_precision}
+"""Metrics of how well scores rank the images, by ``__name__``."""
+
+
+def unique_names(metrics: Iterable[Callable[..., object]]) -> tuple[str, ...]:
+    """Return a name for each metric, as tables, histories and trackers show them: no two are the same.
+
+    Args:
+        metrics: Functions, partials of them, or objects with ``__name__``. The second ``f1_score`` becomes ``f1_score_2``.
+    """
+    names: list[str] = []
+    for metric in metrics:
+        inner = getattr(metric, "func", metric)  # a partial has no name of its own
+        name = base = getattr(inner, "__name__", type(inner).__name__)
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{base}_{number}"
+        names.append(name)
+    return tuple(names)
+
+
+# --- without settings ---
+
 
 def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
-    """Return the share of pictures whose highest score is at their class.
+    """Return the share of images whose highest score is at their class.
 
     Args:
         inp: Logits or probabilities ``(N, C)``.
@@ -60,45 +87,24 @@ def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
 
     Returns:
         float32 scalar, 0 to 1.
-
-    Raises:
-        ConfigError: There is not one target for each picture.
     """
     predicted = inp.argmax(dim=axis)
-    return (predicted == one_each(targ, predicted)).float().mean()
+    return (predicted == _one_each(targ, predicted)).float().mean()
 
 
 def error_rate(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
-    """Return the share of pictures whose highest score is not at their class: ``1 - accuracy``.
-
-    Args:
-        inp: Logits or probabilities ``(N, C)``.
-        targ: int64 ``(N,)``.
-        axis: Where the classes are.
-
-    Returns:
-        float32 scalar, 0 to 1.
-
-    Raises:
-        ConfigError: There is not one target for each picture.
-    """
+    """Return the share of images whose highest score is not at their class: ``1 - accuracy``, with its arguments."""
     return 1 - accuracy(inp, targ, axis=axis)
 
 
 def top_k_accuracy(inp: Tensor, targ: Tensor, k: int = 5, axis: int = -1) -> Tensor:
-    """Return the share of pictures whose class is among the k highest scores; of equal scores the first comes first.
+    """Return the share of images whose class is among the k highest scores; of equal scores the first comes first.
 
     Args:
         inp: Logits or probabilities ``(N, C)``.
         targ: int64 ``(N,)``.
         k: 1 to C.
         axis: Where the classes are.
-
-    Returns:
-        float32 scalar, 0 to 1.
-
-    Raises:
-        ConfigError: ``k`` is not within 1 to C, or there is not one target for each picture.
     """
     scores_NC = inp.movedim(axis, -1).reshape(-1, inp.shape[axis])
     num_classes = scores_NC.shape[1]
@@ -107,114 +113,82 @@ def top_k_accuracy(inp: Tensor, targ: Tensor, k: int = 5, axis: int = -1) -> Ten
             f"top_k_accuracy needs k in 1..{num_classes}, as there are {num_classes} classes. Received: k={k}. "
             "Pass for example functools.partial(top_k_accuracy, k=2)."
         )
-    targets_N = one_each(targ, scores_NC[:, 0]).long()
-    return (formulas.places_of(scores_NC, targets_N) < k).float().mean()
+    targets_N = _one_each(targ, scores_NC[:, 0]).long()
+    return (stats.places_of(scores_NC, targets_N) < k).float().mean()
 
 
-def accuracy_multi(
-    inp: Tensor,
-    targ: Tensor,
-    thresh: float = 0.5,
-    sigmoid: bool = True,
-) -> Tensor:
-    """Return the share of decisions, one for each picture and label, that are right.
+def accuracy_multi(inp: Tensor, targ: Tensor, thresh: float = 0.5, sigmoid: bool = True) -> Tensor:
+    """Return the share of decisions, one for each image and label, that are right.
 
     Args:
         inp: Logits ``(N, C)``, or probabilities.
         targ: ``(N, C)`` of 0 and 1.
         thresh: A label is given where its probability is above this.
         sigmoid: Turn logits into probabilities first; False where ``inp`` holds probabilities.
-
-    Returns:
-        float32 scalar, 0 to 1.
-
-    Raises:
-        ConfigError: Outputs and targets differ in size.
     """
     probabilities = inp.sigmoid() if sigmoid else inp
     return ((probabilities > thresh) == shaped_like(targ, inp).bool()).float().mean()
 
 
 def mse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the mean squared difference.
-
-    Args:
-        inp: Outputs ``(N, K)``.
-        targ: ``(N, K)``, or ``(N,)`` for one number.
-
-    Raises:
-        ConfigError: Outputs and targets differ in size.
-    """
+    """Return the mean squared difference of ``(N, K)`` and ``(N, K)``, or ``(N,)`` for one number."""
     return (inp - shaped_like(targ, inp)).square().mean()
 
 
 def rmse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the root of the mean squared difference.
-
-    Args:
-        inp: Outputs ``(N, K)``.
-        targ: ``(N, K)``, or ``(N,)`` for one number.
-
-    Raises:
-        ConfigError: Outputs and targets differ in size.
-    """
+    """Return the root of the mean squared difference; arguments as ``mse``."""
     return mse(inp, targ).sqrt()
 
 
 def mae(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the mean absolute difference.
-
-    Args:
-        inp: Outputs ``(N, K)``.
-        targ: ``(N, K)``, or ``(N,)`` for one number.
-
-    Raises:
-        ConfigError: Outputs and targets differ in size.
-    """
+    """Return the mean absolute difference; arguments as ``mse``."""
     return (inp - shaped_like(targ, inp)).abs().mean()
 
 
 def r2_score(inp: Tensor, targ: Tensor) -> Tensor:
     """Return the share of the targets' variance that the outputs explain: 1 is perfect, 0 as good as their mean.
 
-    Args:
-        inp: Outputs ``(N, K)``.
-        targ: ``(N, K)``, or ``(N,)`` for one number; several numbers are scored one by one and averaged.
-
-    Returns:
-        float64 scalar; NaN where no target varies.
-
-    Raises:
-        ConfigError: Outputs and targets differ in size.
+    Several numbers are scored one by one and averaged; NaN where no target varies. Arguments as ``mse``.
     """
     targets = shaped_like(targ, inp).detach().cpu().double().reshape(len(inp), -1)
     errors = inp.detach().cpu().double().reshape(len(inp), -1) - targets
     once = torch.ones((len(inp), 1), dtype=torch.float64)
-    return explained_variance(errors, targets, counts=once)[0]
+    return stats.explained_variance(errors, targets, counts=once)[0]
 
 
-def one_each(targ: Tensor, predicted: Tensor) -> Tensor:
-    """Return the targets in the shape of what is predicted: ``(N, 1)`` fits ``(N,)``.
-
-    Raises:
-        ConfigError: There is not one target for each prediction. Compared as they are, ``(N, 1)`` and ``(N,)`` would
-            make N times N pairs.
-    """
+def _one_each(targ: Tensor, predicted: Tensor) -> Tensor:
+    """Return the targets in the shape of what is predicted: ``(N, 1)`` fits ``(N,)``."""
     if targ.numel() != predicted.numel():
         raise ConfigError(
-            f"This metric needs one target for each of {predicted.numel()} pictures. Received: targets of shape "
-            f"{tuple(targ.shape)}. For several labels per picture use accuracy_multi or the metrics ending in Multi."
+            f"This metric needs one target for each of {predicted.numel()} images. Received: targets of shape "
+            f"{tuple(targ.shape)}. For several labels per image use accuracy_multi or the metrics ending in Multi."
         )
     return targ.reshape(predicted.shape)
 
 
-Average = Literal["auto", "binary", "macro", "micro", "weighted"]
-"""``"binary"``: the class ``pos_label`` of two; ``"macro"``: the mean of the classes; ``"weighted"``: by their numbers of
-pictures; ``"micro"``: of all decisions together; ``"auto"``: binary for two classes, macro for more."""
+# --- one class per image: a mean over classes ---
 
 
-@dataclass(frozen=True, slots=True)
-class F1Score:
+@dataclass(frozen=True)
+class _ClassAverage:
+    """A formula of each class, averaged. ``labels`` of None are the classes that occur among targets or predictions."""
+
+    __name__ = ""
+    axis: int = -1
+    labels: Sequence[int] | None = None
+    pos_label: int = 1
+    average: Average = "auto"
+
+    def __post_init__(self) -> None:
+        _check_made(self, self.axis)
+        _check_word("average", self.average, known=get_args(Average))
+
+    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
+        """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
+        return _class_average(self, inp, targ, formula=_FORMULAS[self.__name__])
+
+
+class F1Score(_ClassAverage):
     """The harmonic mean of precision and recall.
 
     Args:
@@ -232,27 +206,40 @@ class F1Score:
     """
 
     __name__ = "f1_score"
-    axis: int = -1
-    labels: Sequence[int] | None = None
-    pos_label: int = 1
-    average: Average = "auto"
-
-    def __post_init__(self) -> None:
-        _check_settings(self)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        return _averaged(self, inp, targ, formula=formulas.f_beta)
 
 
-@dataclass(frozen=True, slots=True)
+class Precision(_ClassAverage):
+    """The share of images predicted to be of a class that are of it; 0 for one that is never predicted.
+
+    Arguments as :class:`F1Score`.
+    """
+
+    __name__ = "precision_score"
+
+
+class Recall(_ClassAverage):
+    """The share of images of a class that are predicted to be of it; 0 for one that does not occur.
+
+    Arguments as :class:`F1Score`.
+    """
+
+    __name__ = "recall_score"
+
+
+class Jaccard(_ClassAverage):
+    """Images of a class that were found, over those that are of it or predicted to be. Arguments as :class:`F1Score`."""
+
+    __name__ = "jaccard_score"
+
+
+@dataclass(frozen=True)
 class FBeta:
     """The harmonic mean of precision and recall, with recall counting ``beta ** 2`` times.
 
     Args:
         beta: Above 1 favours recall, below 1 precision.
-        axis: Where the classes are in the outputs.
-        labels: Classes to average over; None means those that occur among targets or predictions.
+        axis: Where the classes are in the outputs; this and the rest as for :class:`F1Score`.
+        labels: Classes to average over.
         pos_label: The class that ``"binary"`` scores.
         average: See ``Average``.
     """
@@ -265,90 +252,19 @@ class FBeta:
     average: Average = "auto"
 
     def __post_init__(self) -> None:
-        _check_settings(self)
-        check_beta(self.beta)
+        _check_made(self, self.axis)
+        _check_word("average", self.average, known=get_args(Average))
+        _check_beta(self.beta)
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        return _averaged(self, inp, targ, formula=partial(formulas.f_beta, beta=self.beta))
+        return _class_average(self, inp, targ, formula=partial(stats.f_beta, beta=self.beta))
 
 
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """The share of pictures predicted to be of a class that are of it; 0 for one that is never predicted.
-
-    Args:
-        axis: Where the classes are in the outputs.
-        labels: Classes to average over; None means those that occur among targets or predictions.
-        pos_label: The class that ``"binary"`` scores.
-        average: See ``Average``.
-    """
-
-    __name__ = "precision_score"
-    axis: int = -1
-    labels: Sequence[int] | None = None
-    pos_label: int = 1
-    average: Average = "auto"
-
-    def __post_init__(self) -> None:
-        _check_settings(self)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        return _averaged(self, inp, targ, formula=formulas.precision)
+# --- one class per image: other scores ---
 
 
-@dataclass(frozen=True, slots=True)
-class Recall:
-    """The share of pictures of a class that are predicted to be of it; 0 for one that does not occur.
-
-    Args:
-        axis: Where the classes are in the outputs.
-        labels: Classes to average over; None means those that occur among targets or predictions.
-        pos_label: The class that ``"binary"`` scores.
-        average: See ``Average``.
-    """
-
-    __name__ = "recall_score"
-    axis: int = -1
-    labels: Sequence[int] | None = None
-    pos_label: int = 1
-    average: Average = "auto"
-
-    def __post_init__(self) -> None:
-        _check_settings(self)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        return _averaged(self, inp, targ, formula=formulas.recall)
-
-
-@dataclass(frozen=True, slots=True)
-class Jaccard:
-    """Pictures of a class that were found, over those that are of it or predicted to be.
-
-    Args:
-        axis: Where the classes are in the outputs.
-        labels: Classes to average over; None means those that occur among targets or predictions.
-        pos_label: The class that ``"binary"`` scores.
-        average: See ``Average``.
-    """
-
-    __name__ = "jaccard_score"
-    axis: int = -1
-    labels: Sequence[int] | None = None
-    pos_label: int = 1
-    average: Average = "auto"
-
-    def __post_init__(self) -> None:
-        _check_settings(self)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        return _averaged(self, inp, targ, formula=formulas.jaccard)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BalancedAccuracy:
     """The mean recall of the classes that occur among the targets.
 
@@ -362,19 +278,20 @@ class BalancedAccuracy:
     adjusted: bool = False
 
     def __post_init__(self) -> None:
-        check_made(self, self.axis)
+        _check_made(self, self.axis)
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        tallies = _tallies(inp, targ, axis=self.axis)
-        score = formulas.balanced_accuracy(tallies)[0]
+        targets, predicted, num_classes = _classes_of(inp, targ, axis=self.axis)
+        tallies = stats.count_classes(targets, predicted, num_classes=num_classes)
+        score = stats.balanced_accuracy(tallies)[0]
         if not self.adjusted:
             return score
         chance = 1 / (tallies.supports > 0).sum()
         return (score - chance) / (1 - chance)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CohenKappa:
     """How much better than by chance targets and predictions agree: 1 is perfect, 0 chance, NaN for a single class.
 
@@ -389,7 +306,7 @@ class CohenKappa:
     weights: Literal["linear", "quadratic"] | None = None
 
     def __post_init__(self) -> None:
-        check_made(self, self.axis)
+        _check_made(self, self.axis)
         if self.weights not in (None, "linear", "quadratic"):
             raise ConfigError(
                 f'weights is None, "linear" or "quadratic". Received: {self.weights!r}'
@@ -397,60 +314,277 @@ class CohenKappa:
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        targets, predicted, num_classes = classes_of(inp, targ, axis=self.axis)
+        targets, predicted, num_classes = _classes_of(inp, targ, axis=self.axis)
         cells = torch.bincount(targets * num_classes + predicted, minlength=num_classes**2)
         confusion = cells.view(num_classes, num_classes)
-        return formulas.cohen_kappa(confusion, weights=self.weights)
+        return stats.cohen_kappa(confusion, weights=self.weights)
 
 
-@dataclass(frozen=True, slots=True)
-class MatthewsCorrCoef:
-    """The correlation of targets and predictions, -1 to 1; 0 where one of them is always the same.
+@dataclass(frozen=True)
+class _ClassDecisions:
+    """A score of all decisions together; ``axis`` is where the classes are in the outputs."""
 
-    Args:
-        axis: Where the classes are in the outputs.
-    """
-
-    __name__ = "matthews_corrcoef"
+    __name__ = ""
     axis: int = -1
 
     def __post_init__(self) -> None:
-        check_made(self, self.axis)
+        _check_made(self, self.axis)
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        return formulas.matthews_correlation(_tallies(inp, targ, axis=self.axis))[0]
+        return _OF_DECISIONS[self.__name__](*_classes_of(inp, targ, axis=self.axis))
 
 
-@dataclass(frozen=True, slots=True)
-class HammingLoss:
-    """The share of pictures predicted wrongly.
+class MatthewsCorrCoef(_ClassDecisions):
+    """The correlation of targets and predictions, -1 to 1; 0 where one of them is always the same. Argument: ``axis``."""
+
+    __name__ = "matthews_corrcoef"
+
+
+class HammingLoss(_ClassDecisions):
+    """The share of images predicted wrongly. Argument: ``axis``, where the classes are in the outputs."""
+
+    __name__ = "hamming_loss"
+
+
+@dataclass(frozen=True)
+class RocAuc:
+    """The area under the ROC curve, averaged over classes: how often the right image of two ranks higher.
 
     Args:
         axis: Where the classes are in the outputs.
+        average: ``"macro"`` is the mean, ``"weighted"`` weighs by numbers of images.
+        multi_class: ``"ovr"`` ranks each class against all others; ``"ovo"`` takes two classes at a time (D. Hand, R. Till,
+            "A simple generalisation of the area under the ROC curve for multiple class classification problems", 2001).
     """
 
-    __name__ = "hamming_loss"
+    __name__ = "roc_auc_score"
+    axis: int = -1
+    average: Literal["macro", "weighted"] = "macro"
+    multi_class: Literal["ovr", "ovo"] = "ovr"
+
+    def __post_init__(self) -> None:
+        _check_made(self, self.axis)
+        _check_word("average", self.average, known=("macro", "weighted"))
+        _check_word("multi_class", self.multi_class, known=("ovr", "ovo"))
+
+    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
+        """Return the area, float64, of logits ``(N, C)`` and int64 targets ``(N,)``."""
+        targets_N, _, num_classes = _classes_of(inp, targ, axis=self.axis)
+        # Log-probabilities rank as probabilities do, and do not run together near 1.
+        logits_NC = inp.detach().cpu().movedim(self.axis, -1).reshape(-1, num_classes)
+        offsets_N = logits_NC.double().logsumexp(dim=1)
+        supports_C = torch.bincount(targets_N, minlength=num_classes).double()
+        if self.multi_class == "ovo":
+            scores_NC = (logits_NC - offsets_N[:, None]).float()
+            return _one_against_one(scores_NC, targets_N, supports_C, average=self.average)
+        found = stats.mean_over_classes(
+            stats.roc_auc,
+            logits_NC,
+            positive=lambda index: targets_N == index,
+            offsets=offsets_N,
+            weights=supports_C if self.average == "weighted" else None,
+        )
+        return _value(found)
+
+
+@dataclass(frozen=True)
+class _SecondOfTwo:
+    """A ranking by the log odds of the second of two classes; ``axis`` is where they are in the outputs."""
+
+    __name__ = ""
     axis: int = -1
 
     def __post_init__(self) -> None:
-        check_made(self, self.axis)
+        _check_made(self, self.axis)
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the share, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        targets, predicted, _ = classes_of(inp, targ, axis=self.axis)
-        return (targets != predicted).double().mean()
+        """Return the metric, float64, of logits ``(N, 2)`` and int64 targets ``(N,)``."""
+        if inp.shape[self.axis] != 2:
+            raise ConfigError(
+                f"{type(self).__name__} needs outputs of two classes. Received: outputs of shape {tuple(inp.shape)}. "
+                "RocAuc takes any number of classes, APScoreMulti labels."
+            )
+        targets_N, _, _ = _classes_of(inp, targ, axis=self.axis)
+        logits_N2 = inp.detach().cpu().double().movedim(self.axis, -1).reshape(-1, 2)
+        return _value(_RANKINGS[self.__name__](logits_N2[:, 1] - logits_N2[:, 0], targets_N == 1))
 
 
-def classes_of(inp: Tensor, targ: Tensor, *, axis: int) -> tuple[Tensor, Tensor, int]:
-    """Return targets and predicted classes, int64 ``(N,)`` on the CPU, and the number of classes.
+class RocAucBinary(_SecondOfTwo):
+    """The area under the ROC curve of the second of two classes. Argument: ``axis``, where the classes are."""
 
-    Raises:
-        ConfigError: There is not one target for each picture, or a target is not one of the classes.
+    __name__ = "roc_auc_score"
+
+
+class APScoreBinary(_SecondOfTwo):
+    """The average precision of the second of two classes. Argument: ``axis``, where the classes are."""
+
+    __name__ = "average_precision_score"
+
+
+# --- any number of labels per image ---
+
+
+@dataclass(frozen=True)
+class _LabelAverage:
+    """A formula of each label, averaged. A label that neither occurs nor is predicted scores 0 and counts in the mean."""
+
+    __name__ = ""
+    thresh: float = 0.5
+    sigmoid: bool = True
+    labels: Sequence[int] | None = None
+    average: LabelAverage = "macro"
+
+    def __post_init__(self) -> None:
+        _check_made(self, self.sigmoid)
+        _check_word("average", self.average, known=get_args(LabelAverage))
+
+    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
+        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
+        return _label_average(self, inp, targ, formula=_FORMULAS[self.__name__])
+
+
+class F1ScoreMulti(_LabelAverage):
+    """The harmonic mean of precision and recall.
+
+    Args:
+        thresh: A label is given where its probability is above this.
+        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
+        labels: Labels to average over; None means all.
+        average: See ``LabelAverage``.
     """
+
+    __name__ = "f1_score"
+
+
+class PrecisionMulti(_LabelAverage):
+    """The share of given labels that are right; 0 where none is given. Arguments as :class:`F1ScoreMulti`."""
+
+    __name__ = "precision_score"
+
+
+class RecallMulti(_LabelAverage):
+    """The share of true labels that are given; 0 where there is none. Arguments as :class:`F1ScoreMulti`."""
+
+    __name__ = "recall_score"
+
+
+class JaccardMulti(_LabelAverage):
+    """Labels rightly given, over those that are true or given. Arguments as :class:`F1ScoreMulti`."""
+
+    __name__ = "jaccard_score"
+
+
+@dataclass(frozen=True)
+class FBetaMulti:
+    """The harmonic mean of precision and recall, with recall counting ``beta ** 2`` times.
+
+    Args:
+        beta: Above 1 favours recall, below 1 precision.
+        thresh: A label is given where its probability is above this; this and the rest as for :class:`F1ScoreMulti`.
+        sigmoid: Turn logits into probabilities first.
+        labels: Labels to average over.
+        average: See ``LabelAverage``.
+    """
+
+    __name__ = "fbeta_score"
+    beta: float
+    thresh: float = 0.5
+    sigmoid: bool = True
+    labels: Sequence[int] | None = None
+    average: LabelAverage = "macro"
+
+    def __post_init__(self) -> None:
+        _check_made(self, self.thresh)  # called like a metric, these are the targets
+        _check_word("average", self.average, known=get_args(LabelAverage))
+        _check_beta(self.beta)
+
+    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
+        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
+        return _label_average(self, inp, targ, formula=partial(stats.f_beta, beta=self.beta))
+
+
+@dataclass(frozen=True)
+class _LabelDecisions:
+    """A score of all decisions together, one for each image and label; arguments as :class:`F1ScoreMulti`."""
+
+    __name__ = ""
+    thresh: float = 0.5
+    sigmoid: bool = True
+
+    def __post_init__(self) -> None:
+        _check_made(self, self.sigmoid)
+
+    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
+        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
+        truth_NC, given_NC = _decisions(inp, targ, thresh=self.thresh, sigmoid=self.sigmoid)
+        return _OF_DECISIONS[self.__name__](truth_NC.flatten().long(), given_NC.flatten().long(), 2)
+
+
+class HammingLossMulti(_LabelDecisions):
+    """The share of decisions that are wrong. Arguments ``thresh`` and ``sigmoid`` as for :class:`F1ScoreMulti`."""
+
+    __name__ = "hamming_loss"
+
+
+class MatthewsCorrCoefMulti(_LabelDecisions):
+    """The correlation of true and given labels over all decisions, -1 to 1; 0 where one of them is always the same."""
+
+    __name__ = "matthews_corrcoef"
+
+
+@dataclass(frozen=True)
+class _LabelRanking:
+    """A ranking of the images by each label, averaged; ``sigmoid`` makes no difference to ranks within a label."""
+
+    __name__ = ""
+    sigmoid: bool = True
+    average: Literal["macro", "micro", "weighted"] = "macro"
+
+    def __post_init__(self) -> None:
+        _check_made(self, self.average)
+        _check_word("average", self.average, known=("macro", "micro", "weighted"))
+
+    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
+        """Return the metric, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
+        ranking, scores_NC = _RANKINGS[self.__name__], inp.detach().cpu()
+        truth_NC = shaped_like(targ.detach().cpu(), scores_NC).bool()
+        if self.average == "micro":
+            return _value(ranking(scores_NC.flatten(), truth_NC.flatten()))
+        found = stats.mean_over_classes(
+            ranking,
+            scores_NC,
+            positive=lambda index: truth_NC[:, index],
+            weights=truth_NC.double().sum(0) if self.average == "weighted" else None,
+        )
+        return _value(found)
+
+
+class RocAucMulti(_LabelRanking):
+    """The area under the ROC curve of each label of images with any number of labels.
+
+    Args:
+        sigmoid: Whether the outputs are logits; it makes no difference to ranks within a label.
+        average: ``"macro"`` is the mean, ``"weighted"`` weighs by numbers of images, ``"micro"`` ranks all decisions together.
+    """
+
+    __name__ = "roc_auc_score"
+
+
+class APScoreMulti(_LabelRanking):
+    """The average precision of each label; the mean over labels is known as mAP. Arguments as :class:`RocAucMulti`."""
+
+    __name__ = "average_precision_score"
+
+
+# --- what they share ---
+
+
+def _classes_of(inp: Tensor, targ: Tensor, *, axis: int) -> tuple[Tensor, Tensor, int]:
+    """Return targets and predicted classes, int64 ``(N,)`` on the CPU, and the number of classes."""
     num_classes = inp.shape[axis]
     predicted = inp.detach().argmax(dim=axis).flatten().cpu()
-    targets = one_each(targ.detach().cpu(), predicted).long()
+    targets = _one_each(targ.detach().cpu(), predicted).long()
     if ((targets < 0) | (targets >= num_classes)).any():
         raise ConfigError(
             f"Targets must lie in 0..{num_classes - 1}, as the outputs have {num_classes} classes. "
@@ -459,30 +593,12 @@ def classes_of(inp: Tensor, targ: Tensor, *, axis: int) -> tuple[Tensor, Tensor,
     return targets, predicted, num_classes
 
 
-def check_beta(beta: object) -> None:
-    """Raise an error unless beta is a number of at least 0.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if not isinstance(beta, int | float) or not beta >= 0:
-        raise ConfigError(f"beta must be a number of at least 0. Received: beta={beta!r}")
-
-
-def _tallies(inp: Tensor, targ: Tensor, *, axis: int) -> Tallies:
-    targets, predicted, num_classes = classes_of(inp, targ, axis=axis)
-    return formulas.count_classes(targets, predicted, num_classes=num_classes)
-
-
-def _averaged(
-    metric: F1Score | FBeta | Precision | Recall | Jaccard,
-    inp: Tensor,
-    targ: Tensor,
-    *,
-    formula: Formula,
+def _class_average(
+    metric: _ClassAverage | FBeta, inp: Tensor, targ: Tensor, *, formula: Formula
 ) -> Tensor:
-    tallies = _tallies(inp, targ, axis=metric.axis)
-    num_classes, average = len(tallies.hits), metric.average
+    targets, predicted, num_classes = _classes_of(inp, targ, axis=metric.axis)
+    tallies = stats.count_classes(targets, predicted, num_classes=num_classes)
+    average = metric.average
     if average == "auto":
         average = "macro" if num_classes > 2 else "binary"
     chosen = metric.labels if average != "binary" else [metric.pos_label]
@@ -498,238 +614,7 @@ def _averaged(
     part = tallies.only(
         tallies.seen[:, 0] if chosen is None else torch.tensor(list(chosen), dtype=torch.int64)
     )
-    return average_of(formula, part, average=average)
-
-
-def average_of(formula: Formula, tallies: Tallies, *, average: str) -> Tensor:
-    """Return the score of some classes as one number, float64 scalar.
-
-    Args:
-        formula: Scores each class.
-        tallies: Of these classes, one weighting.
-        average: ``"micro"`` scores all decisions together; ``"weighted"`` weighs classes by their pictures; else their mean.
-    """
-    if average == "micro":
-        return formula(tallies.total())[0, 0]
-    scores = formula(tallies)[:, 0]
-    if average != "weighted":
-        return scores.mean()
-    supports = tallies.supports[:, 0]
-    return (scores * supports).sum() / supports.sum().clamp(min=1)
-
-
-def check_made(metric: object, setting: object) -> None:
-    """Raise an error for a metric that was called before it was made: ``metrics=F1Score`` in place of ``F1Score()``.
-
-    Args:
-        metric: The metric.
-        setting: One of its settings; then it is the targets of the pictures.
-
-    Raises:
-        ConfigError: The setting is a tensor.
-    """
-    if isinstance(setting, Tensor):
-        name = type(metric).__name__
-        raise ConfigError(
-            f"{name} is made first and then called. Write metrics={name}(), with brackets. "
-            f"Received: a tensor of shape {tuple(setting.shape)} in place of a setting"
-        )
-
-
-def check_word(argument: str, word: str, *, known: Sequence[str]) -> None:
-    """Raise an error for a word that an argument does not know.
-
-    Raises:
-        ConfigError: ``word`` is none of ``known``.
-    """
-    if word not in known:
-        raise ConfigError(f"{argument} is one of {', '.join(known)}. Received: {word!r:.80}")
-
-
-def _check_settings(metric: F1Score | FBeta | Precision | Recall | Jaccard) -> None:
-    check_made(metric, metric.axis)
-    check_word("average", metric.average, known=get_args(Average))
-
-
-LabelAverage = Literal["macro", "micro", "weighted", "samples"]
-"""``"macro"``: the mean of the labels; ``"weighted"``: by their numbers of pictures; ``"micro"``: of all decisions
-together; ``"samples"``: each picture is scored by itself, then their mean."""
-
-
-@dataclass(frozen=True, slots=True)
-class F1ScoreMulti:
-    """The harmonic mean of precision and recall.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-        labels: Labels to average over; None means all.
-        average: See ``LabelAverage``.
-    """
-
-    __name__ = "f1_score"
-    thresh: float = 0.5
-    sigmoid: bool = True
-    labels: Sequence[int] | None = None
-    average: LabelAverage = "macro"
-
-    def __post_init__(self) -> None:
-        _check_settings_label_metrics(self)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        return _averaged_label_metrics(self, inp, targ, formula=formulas.f_beta)
-
-
-@dataclass(frozen=True, slots=True)
-class FBetaMulti:
-    """The harmonic mean of precision and recall, with recall counting ``beta ** 2`` times.
-
-    Args:
-        beta: Above 1 favours recall, below 1 precision.
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-        labels: Labels to average over; None means all.
-        average: See ``LabelAverage``.
-    """
-
-    __name__ = "fbeta_score"
-    beta: float
-    thresh: float = 0.5
-    sigmoid: bool = True
-    labels: Sequence[int] | None = None
-    average: LabelAverage = "macro"
-
-    def __post_init__(self) -> None:
-        _check_settings_label_metrics(self)
-        check_beta(self.beta)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        return _averaged_label_metrics(
-            self, inp, targ, formula=partial(formulas.f_beta, beta=self.beta)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PrecisionMulti:
-    """The share of given labels that are right; 0 where none is given.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-        labels: Labels to average over; None means all.
-        average: See ``LabelAverage``.
-    """
-
-    __name__ = "precision_score"
-    thresh: float = 0.5
-    sigmoid: bool = True
-    labels: Sequence[int] | None = None
-    average: LabelAverage = "macro"
-
-    def __post_init__(self) -> None:
-        _check_settings_label_metrics(self)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        return _averaged_label_metrics(self, inp, targ, formula=formulas.precision)
-
-
-@dataclass(frozen=True, slots=True)
-class RecallMulti:
-    """The share of true labels that are given; 0 where there is none.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-        labels: Labels to average over; None means all.
-        average: See ``LabelAverage``.
-    """
-
-    __name__ = "recall_score"
-    thresh: float = 0.5
-    sigmoid: bool = True
-    labels: Sequence[int] | None = None
-    average: LabelAverage = "macro"
-
-    def __post_init__(self) -> None:
-        _check_settings_label_metrics(self)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        return _averaged_label_metrics(self, inp, targ, formula=formulas.recall)
-
-
-@dataclass(frozen=True, slots=True)
-class JaccardMulti:
-    """Labels rightly given, over those that are true or given.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-        labels: Labels to average over; None means all.
-        average: See ``LabelAverage``.
-    """
-
-    __name__ = "jaccard_score"
-    thresh: float = 0.5
-    sigmoid: bool = True
-    labels: Sequence[int] | None = None
-    average: LabelAverage = "macro"
-
-    def __post_init__(self) -> None:
-        _check_settings_label_metrics(self)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        return _averaged_label_metrics(self, inp, targ, formula=formulas.jaccard)
-
-
-@dataclass(frozen=True, slots=True)
-class HammingLossMulti:
-    """The share of decisions, one for each picture and label, that are wrong.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-    """
-
-    __name__ = "hamming_loss"
-    thresh: float = 0.5
-    sigmoid: bool = True
-
-    def __post_init__(self) -> None:
-        check_made(self, self.sigmoid)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the share, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        truth, given = _decisions(inp, targ, thresh=self.thresh, sigmoid=self.sigmoid)
-        return (truth != given).double().mean()
-
-
-@dataclass(frozen=True, slots=True)
-class MatthewsCorrCoefMulti:
-    """The correlation of true and given labels over all decisions, -1 to 1; 0 where one of them is always the same.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-    """
-
-    __name__ = "matthews_corrcoef"
-    thresh: float = 0.5
-    sigmoid: bool = True
-
-    def __post_init__(self) -> None:
-        check_made(self, self.sigmoid)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the correlation, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        decisions = _decisions(inp, targ, thresh=self.thresh, sigmoid=self.sigmoid)
-        truth, given = (decision.flatten().long() for decision in decisions)
-        tallies = formulas.count_classes(truth, given, num_classes=2)
-        return formulas.matthews_correlation(tallies)[0]
+    return _average_of(formula, part, average=average)
 
 
 def _decisions(inp: Tensor, targ: Tensor, *, thresh: float, sigmoid: bool) -> tuple[Tensor, Tensor]:
@@ -739,12 +624,8 @@ def _decisions(inp: Tensor, targ: Tensor, *, thresh: float, sigmoid: bool) -> tu
     return truth, (outputs.sigmoid() if sigmoid else outputs) > thresh
 
 
-def _averaged_label_metrics(
-    metric: F1ScoreMulti | FBetaMulti | PrecisionMulti | RecallMulti | JaccardMulti,
-    inp: Tensor,
-    targ: Tensor,
-    *,
-    formula: Formula,
+def _label_average(
+    metric: _LabelAverage | FBetaMulti, inp: Tensor, targ: Tensor, *, formula: Formula
 ) -> Tensor:
     truth_NC, given_NC = _decisions(inp, targ, thresh=metric.thresh, sigmoid=metric.sigmoid)
     if metric.labels is not None:
@@ -754,144 +635,21 @@ def _averaged_label_metrics(
                 f"labels are positions of labels, 0..{num_labels - 1}. Received: {chosen!r}"
             )
         truth_NC, given_NC = truth_NC[:, chosen], given_NC[:, chosen]
-    # The scores of pictures are those of labels, with the two axes exchanged.
+    # The scores of images are those of labels, with the two axes exchanged.
     if metric.average == "samples":
         truth_NC, given_NC = truth_NC.T, given_NC.T
-    tallies = formulas.count_labels(truth_NC, given_NC)
-    return average_of(formula, tallies, average=metric.average)
+    tallies = stats.count_labels(truth_NC, given_NC)
+    return _average_of(formula, tallies, average=metric.average)
 
 
-def _check_settings_label_metrics(
-    metric: F1ScoreMulti | FBetaMulti | PrecisionMulti | RecallMulti | JaccardMulti,
-) -> None:
-    # The second setting: where a class is called like a metric, it is the targets.
-    check_made(metric, metric.thresh if isinstance(metric, FBetaMulti) else metric.sigmoid)
-    check_word("average", metric.average, known=get_args(LabelAverage))
-
-
-@dataclass(frozen=True, slots=True)
-class RocAuc:
-    """The area under the ROC curve, averaged over classes: how often the right picture of two ranks higher.
-
-    Args:
-        axis: Where the classes are in the outputs.
-        average: ``"macro"`` is the mean, ``"weighted"`` weighs by numbers of pictures.
-        multi_class: ``"ovr"`` ranks each class against all others; ``"ovo"`` takes two classes at a time (D. Hand, R. Till,
-            "A simple generalisation of the area under the ROC curve for multiple class classification problems", 2001).
-    """
-
-    __name__ = "roc_auc_score"
-    axis: int = -1
-    average: Literal["macro", "weighted"] = "macro"
-    multi_class: Literal["ovr", "ovo"] = "ovr"
-
-    def __post_init__(self) -> None:
-        check_made(self, self.axis)
-        check_word("average", self.average, known=("macro", "weighted"))
-        check_word("multi_class", self.multi_class, known=("ovr", "ovo"))
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the area, float64, of logits ``(N, C)`` and int64 targets ``(N,)``."""
-        targets_N, _, num_classes = classes_of(inp, targ, axis=self.axis)
-        # Log-probabilities rank as probabilities do, and do not run together near 1.
-        logits_NC = inp.detach().cpu().movedim(self.axis, -1).reshape(-1, num_classes)
-        offsets_N = logits_NC.double().logsumexp(dim=1)
-        supports_C = torch.bincount(targets_N, minlength=num_classes).double()
-        if self.multi_class == "ovo":
-            scores_NC = (logits_NC - offsets_N[:, None]).float()
-            return _one_against_one(scores_NC, targets_N, supports_C, average=self.average)
-        found = mean_over_classes(
-            ranking.roc_auc,
-            logits_NC,
-            positive=lambda index: targets_N == index,
-            offsets=offsets_N,
-            weights=supports_C if self.average == "weighted" else None,
-        )
-        return _value(found)
-
-
-@dataclass(frozen=True, slots=True)
-class RocAucBinary:
-    """The area under the ROC curve of the second of two classes.
-
-    Args:
-        axis: Where the classes are in the outputs.
-    """
-
-    __name__ = "roc_auc_score"
-    axis: int = -1
-
-    def __post_init__(self) -> None:
-        check_made(self, self.axis)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the area, float64, of logits ``(N, 2)`` and int64 targets ``(N,)``."""
-        return _value(ranking.roc_auc(*_second_of_two(self, inp, targ, axis=self.axis)))
-
-
-@dataclass(frozen=True, slots=True)
-class APScoreBinary:
-    """The average precision of the second of two classes.
-
-    Args:
-        axis: Where the classes are in the outputs.
-    """
-
-    __name__ = "average_precision_score"
-    axis: int = -1
-
-    def __post_init__(self) -> None:
-        check_made(self, self.axis)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the average precision, float64, of logits ``(N, 2)`` and int64 targets ``(N,)``."""
-        return _value(ranking.average_precision(*_second_of_two(self, inp, targ, axis=self.axis)))
-
-
-@dataclass(frozen=True, slots=True)
-class RocAucMulti:
-    """The area under the ROC curve of each label of pictures with any number of labels.
-
-    Args:
-        sigmoid: Whether the outputs are logits; it makes no difference to ranks within a label.
-        average: ``"macro"`` is the mean, ``"weighted"`` weighs by numbers of pictures, ``"micro"`` ranks all decisions
-            together.
-    """
-
-    __name__ = "roc_auc_score"
-    sigmoid: bool = True
-    average: Literal["macro", "micro", "weighted"] = "macro"
-
-    def __post_init__(self) -> None:
-        check_made(self, self.average)
-        check_word("average", self.average, known=("macro", "micro", "weighted"))
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the area, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        return _of_labels(ranking.roc_auc, inp, targ, average=self.average)
-
-
-@dataclass(frozen=True, slots=True)
-class APScoreMulti:
-    """The average precision of each label of pictures with any number of labels; their mean is known as mAP.
-
-    Args:
-        sigmoid: Whether the outputs are logits; it makes no difference to ranks within a label.
-        average: ``"macro"`` is the mean, ``"weighted"`` weighs by numbers of pictures, ``"micro"`` ranks all decisions
-            together.
-    """
-
-    __name__ = "average_precision_score"
-    sigmoid: bool = True
-    average: Literal["macro", "micro", "weighted"] = "macro"
-
-    def __post_init__(self) -> None:
-        check_made(self, self.average)
-        check_word("average", self.average, known=("macro", "micro", "weighted"))
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the average precision, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        return _of_labels(ranking.average_precision, inp, targ, average=self.average)
+def _average_of(formula: Formula, tallies: Tallies, *, average: str) -> Tensor:
+    if average == "micro":
+        return formula(tallies.total())[0, 0]
+    scores = formula(tallies)[:, 0]
+    if average != "weighted":
+        return scores.mean()
+    supports = tallies.supports[:, 0]
+    return (scores * supports).sum() / supports.sum().clamp(min=1)
 
 
 def _one_against_one(scores: Tensor, targets: Tensor, supports: Tensor, *, average: str) -> Tensor:
@@ -902,7 +660,7 @@ def _one_against_one(scores: Tensor, targets: Tensor, supports: Tensor, *, avera
         for second in present[place + 1 :]:
             either = (targets == first) | (targets == second)
             pair = [
-                ranking.roc_auc(scores[either, index], targets[either] == index)
+                stats.roc_auc(scores[either, index], targets[either] == index)
                 for index in (first, second)
             ]
             areas.append(sum(found.value for found in pair if found is not None) / 2)
@@ -912,35 +670,25 @@ def _one_against_one(scores: Tensor, targets: Tensor, supports: Tensor, *, avera
     return (torch.tensor(areas, dtype=torch.float64) * weights).sum() / weights.sum()
 
 
-def _second_of_two(
-    metric: object, inp: Tensor, targ: Tensor, *, axis: int
-) -> tuple[Tensor, Tensor]:
-    """Return the log odds of the second class, float64 ``(N,)``, and bool ``(N,)``, whether it is the target."""
-    if inp.shape[axis] != 2:
-        raise ConfigError(
-            f"{type(metric).__name__} needs outputs of two classes. Received: outputs of shape {tuple(inp.shape)}. "
-            "RocAuc takes any number of classes, APScoreMulti labels."
-        )
-    targets, _, _ = classes_of(inp, targ, axis=axis)
-    first, second = inp.detach().cpu().double().movedim(axis, -1).reshape(-1, 2).unbind(1)
-    return second - first, targets == 1
-
-
-def _of_labels(
-    metric: Callable[[Tensor, Tensor], Ranked | None], inp: Tensor, targ: Tensor, *, average: str
-) -> Tensor:
-    scores_NC = inp.detach().cpu()
-    truth_NC = shaped_like(targ.detach().cpu(), scores_NC).bool()
-    if average == "micro":
-        return _value(metric(scores_NC.flatten(), truth_NC.flatten()))
-    found = mean_over_classes(
-        metric,
-        scores_NC,
-        positive=lambda index: truth_NC[:, index],
-        weights=truth_NC.double().sum(0) if average == "weighted" else None,
-    )
-    return _value(found)
-
-
 def _value(found: Ranked | None) -> Tensor:
     return torch.tensor(torch.nan if found is None else found.value, dtype=torch.float64)
+
+
+def _check_made(metric: object, setting: object) -> None:
+    """Raise for ``metrics=F1Score`` in place of ``F1Score()``: then a setting is a tensor."""
+    if isinstance(setting, Tensor):
+        name = type(metric).__name__
+        raise ConfigError(
+            f"{name} is made first and then called. Write metrics={name}(), with brackets. "
+            f"Received: a tensor of shape {tuple(setting.shape)} in place of a setting"
+        )
+
+
+def _check_word(argument: str, word: str, *, known: Sequence[str]) -> None:
+    if word not in known:
+        raise ConfigError(f"{argument} is one of {', '.join(known)}. Received: {word!r:.80}")
+
+
+def _check_beta(beta: object) -> None:
+    if not isinstance(beta, int | float) or not beta >= 0:
+        raise ConfigError(f"beta must be a number of at least 0. Received: beta={beta!r}")

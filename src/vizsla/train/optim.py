@@ -1,7 +1,7 @@
-"""Parameter groups and an optimiser in words in, the optimiser out; its rates and momentum follow a schedule.
+"""Optimisers: ``Adam`` and ``SGD`` as notebooks know them, and any other of torch or timm by its name.
 
 AdamW: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019 (arXiv 1711.05101). Frozen parameters are not
-handed to an optimiser, so weight decay cannot touch them; biases and norms take no decay.
+given to an optimiser, so weight decay cannot touch them; biases and norms take no decay.
 
 ``Adam`` and ``SGD`` run torch's fused kernels, on the CPU too. A step of AdamW there (torch 2.14, one thread of two shared
 cores, best of 25) takes 3.3 ms fused, 7.9 ms in a loop and 11.8 ms with foreach for the 147 tensors of efficientnet_lite0;
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,9 +32,7 @@ WEIGHT_DECAY = 0.01
 MOMENTUM = 0.9
 SQUARED_MOMENTUM = 0.99
 EPSILON = 1e-5
-"""As fastai has them: a shorter memory of squares than torch's 0.999 suits runs of a few hundred steps."""
-
-_FUSED_DEVICES = ("cuda", "cpu")
+"""The values of fastai: a shorter memory of squares than torch's 0.999 suits runs of a few hundred steps."""
 
 # Some optimisers refuse 0; a schedule sets the rate before every step.
 _RATE_BEFORE_ANY_STEP = 1e-3
@@ -52,7 +50,7 @@ _REFUSALS = (
 
 _NOT_FOR_THIS_LOOP = {
     "lbfgs": "it computes the loss several times in one step, and the training loop computes it once",
-    "sparseadam": "it takes sparse gradients only, and those of pictures are dense",
+    "sparseadam": "it takes sparse gradients only, and those of images are dense",
     "adahessian": "it needs second derivatives of the loss, which the training loop does not keep",
 }
 
@@ -86,15 +84,7 @@ def Adam(  # noqa: N802 (the notebooks' name for it)
         (0.9, 0.99)
     """
     make = torch.optim.AdamW if decouple_wd else torch.optim.Adam
-    given = list(params)
-    return make(
-        cast("Any", given),
-        lr=lr,
-        betas=(mom, sqr_mom),
-        eps=eps,
-        weight_decay=wd,
-        fused=_can_be_fused(given) or None,
-    )
+    return _fused(make, params, lr=lr, betas=(mom, sqr_mom), eps=eps, weight_decay=wd)
 
 
 def SGD(  # noqa: N802 (the notebooks' name for it)
@@ -111,14 +101,7 @@ def SGD(  # noqa: N802 (the notebooks' name for it)
     """
     if decouple_wd:
         return _timm_optim().SGDW(params, lr=lr, momentum=mom, weight_decay=wd)
-    given = list(params)
-    return torch.optim.SGD(
-        cast("Any", given),
-        lr=lr,
-        momentum=mom,
-        weight_decay=wd,
-        fused=_can_be_fused(given) or None,
-    )
+    return _fused(torch.optim.SGD, params, lr=lr, momentum=mom, weight_decay=wd)
 
 
 def build_optimiser(
@@ -150,12 +133,17 @@ def build_optimiser(
             parameters, or the weight decay is negative, not finite, or not one per group.
         TrainingError: No parameter trains.
     """
-    settings = _torch_groups(
-        module,
-        groups,
-        decays=_decay_per_group(weight_decay, num_groups=len(groups)),
-        decay_everything=decay_norms_and_biases,
-    )
+    decays = _decay_per_group(weight_decay, num_groups=len(groups))
+    settings: list[dict[str, Any]] = []
+    for position, (group, decay) in enumerate(zip(groups, decays, strict=True)):
+        training = tuple(parameter for parameter in group if parameter.requires_grad)
+        decayed, exempt = (
+            (training, ()) if decay_norms_and_biases else decay_split(training, module=module)
+        )
+        for parameters, own_decay in ((decayed, decay), (exempt, 0.0)):
+            if parameters:
+                chosen = {} if own_decay is None else {"weight_decay": own_decay}
+                settings.append({"params": list(parameters), "layer_group": position, **chosen})
     if not settings:
         raise TrainingError(
             f"Nothing trains: all parameters of the {len(groups)} parameter groups are frozen. "
@@ -209,14 +197,11 @@ _OWN: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 def _decay_per_group(
     weight_decay: float | Sequence[float] | None, *, num_groups: int
-) -> tuple[float | None, ...]:
+) -> Sequence[float | None]:
     if weight_decay is None:
         return (None,) * num_groups
-    given = (
-        (float(weight_decay),) * num_groups
-        if isinstance(weight_decay, int | float)
-        else tuple(float(decay) for decay in weight_decay)
-    )
+    single = isinstance(weight_decay, int | float)
+    given = [float(one) for one in ([weight_decay] * num_groups if single else weight_decay)]
     if len(given) != num_groups:
         raise ConfigError(
             f"Weight decay is one number, or one for each of the {num_groups} parameter groups. "
@@ -229,31 +214,11 @@ def _decay_per_group(
     return given
 
 
-def _torch_groups(
-    module: nn.Module,
-    groups: Sequence[Group],
-    *,
-    decays: Sequence[float | None],
-    decay_everything: bool,
-) -> list[dict[str, Any]]:
-    """Return the groups for torch: of each layer group what is decayed and what is not, empty ones left out."""
-    settings: list[dict[str, Any]] = []
-    for position, (group, decay) in enumerate(zip(groups, decays, strict=True)):
-        training = tuple(parameter for parameter in group if parameter.requires_grad)
-        decayed, exempt = (
-            (training, ()) if decay_everything else decay_split(training, module=module)
-        )
-        for parameters, own_decay in ((decayed, decay), (exempt, 0.0)):
-            if parameters:
-                chosen = {} if own_decay is None else {"weight_decay": own_decay}
-                settings.append({"params": list(parameters), "layer_group": position, **chosen})
-    return settings
-
-
 def _make(opt_func: OptimiserFactory, settings: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Return an optimiser from what makes it, with the refusals of libraries in one error of ours."""
     factory = _factory_of(opt_func)
-    shown = repr(opt_func) if isinstance(opt_func, str) else _name_of(opt_func)
+    named = opt_func.func if isinstance(opt_func, partial) else opt_func
+    shown = repr(opt_func) if isinstance(opt_func, str) else getattr(named, "__name__", repr(named))
     try:
         optimiser = factory(settings, lr=_RATE_BEFORE_ANY_STEP)
     except _REFUSALS as error:
@@ -319,22 +284,15 @@ def _torch_classes() -> dict[str, type[torch.optim.Optimizer]]:
     }
 
 
-def _name_of(opt_func: Callable[..., torch.optim.Optimizer]) -> str:
-    inner = opt_func.func if isinstance(opt_func, partial) else opt_func
-    return getattr(inner, "__name__", repr(inner))
-
-
-def _can_be_fused(given: Sequence[Tensor | dict[str, Any]]) -> bool:
-    """Tell whether all parameters lie on one kind of device that torch has fused kernels for."""
-    tensors: list[Tensor] = []
-    for entry in given:
-        if isinstance(entry, dict):
-            inner = entry["params"]
-            tensors += [inner] if isinstance(inner, Tensor) else list(inner)
-        else:
-            tensors.append(entry)
+def _fused(
+    make: Callable[..., torch.optim.Optimizer], params: Parameters, **settings: Any
+) -> torch.optim.Optimizer:
+    """Return an optimiser with fused kernels where all parameters lie on one kind of device that torch has them for."""
+    given = list(params)
+    nested = [entry["params"] if isinstance(entry, dict) else [entry] for entry in given]
+    tensors = [one for part in nested for one in ([part] if isinstance(part, Tensor) else part)]
     kinds = {tensor.device.type for tensor in tensors}
-    return len(kinds) == 1 and kinds <= set(_FUSED_DEVICES)
+    return make(given, fused=kinds in ({"cuda"}, {"cpu"}) or None, **settings)
 
 
 def _updated(current: object, value: float) -> object:

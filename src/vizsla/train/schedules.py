@@ -1,22 +1,13 @@
-"""A number of steps and a rate per group in, the learning rate of every group and the momentum of every step out.
+"""Learning-rate schedules: the rate of every parameter group and the momentum, step by step.
 
-Schedules are pure functions of whole-numbered positions, so they can be plotted, tested, and taken up again anywhere. The
-groups share one shape: the rate of a group at a step is the group's rate times the step's factor. The schedules of lesson
-one's notebooks are in ``cycles``, the curves that all are made of in ``annealing``.
+A ``Schedule`` is made once, from whole-numbered positions, so it can be plotted, tested, and continued anywhere. The groups share
+one shape: the rate of a group at a step is the group's rate times the step's factor. First the curves that schedules are made of,
+then one rate per group out of what users write, then the schedules of fastai 2, then those of lesson one's notebooks.
 
-A position from 0 to 1 in, a value out: the curves that schedules are made of.
-
-Each function takes the values at both ends and the position between them. ``combined`` puts several behind one another.
-
-One learning rate, a slice, a list or an array in; one learning rate per parameter group out, earliest layers first.
-
-Lower rates for earlier layers: Howard and Ruder, "Universal language model fine-tuning for text classification", ACL 2018
-(arXiv 1801.06146), who call them discriminative.
-
-The schedules of lesson one's notebooks: a number of steps and the steps of a cycle in, a ``Schedule`` out.
-
-Warm restarts: Loshchilov and Hutter, ICLR 2017 (arXiv 1608.03983), with the warm-up of fastai 0.7. Triangles: Smith,
-"Cyclical learning rates for training neural networks", WACV 2017 (arXiv 1506.01186).
+One-cycle: Smith, "A disciplined approach to neural network hyper-parameters", 2018 (arXiv 1803.09820). Warm restarts: Loshchilov
+and Hutter, "SGDR", ICLR 2017 (arXiv 1608.03983). Triangles and the range test: Smith, "Cyclical learning rates for training
+neural networks", WACV 2017 (arXiv 1506.01186). Lower rates for earlier layers: Howard and Ruder, "Universal language model
+fine-tuning for text classification", ACL 2018 (arXiv 1801.06146).
 """
 
 from __future__ import annotations
@@ -36,6 +27,8 @@ from vizsla.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# --- curves ---
+
 Curve = Callable[[float], float]
 """From a position, 0 to 1, to a value."""
 
@@ -49,20 +42,12 @@ def linear(start: float, end: float, position: float) -> float:
 
 
 def cosine(start: float, end: float, position: float) -> float:
-    """Return the value at ``position`` (0 to 1) of half a cosine from ``start`` to ``end``.
-
-    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017 (arXiv 1608.03983).
-    """
+    """Return the value at ``position`` (0 to 1) of half a cosine from ``start`` to ``end``."""
     return start + (1 - math.cos(math.pi * position)) * (end - start) / 2
 
 
 def exponential(start: float, end: float, position: float) -> float:
-    """Return the value at ``position`` (0 to 1) of a curve from ``start`` to ``end`` that grows by equal factors.
-
-    Args:
-        start: Not 0.
-        end: Not 0, of the same sign as ``start``.
-        position: 0 to 1.
+    """Return the value at ``position`` (0 to 1) of a curve that grows by equal factors; both ends have the same sign.
 
     Raises:
         ConfigError: An end is 0, or they differ in sign.
@@ -80,10 +65,7 @@ def polynomial(start: float, end: float, position: float, *, power: float = 2.0)
 
 
 def combined(pcts: Sequence[float], parts: Sequence[Curve]) -> Curve:
-    """Return a curve that runs through several others, one behind the other.
-
-    Examples:
-        ``combined([0.25, 0.75], [partial(cosine, 0.04, 1.0), partial(cosine, 1.0, 1e-5)])`` is the shape of a one-cycle.
+    """Return a curve that runs through several others, one after the other.
 
     Args:
         pcts: Share of the whole that each part takes; they add up to 1.
@@ -102,31 +84,24 @@ def combined(pcts: Sequence[float], parts: Sequence[Curve]) -> Curve:
         )
     shares = tuple(float(share) for share in pcts)
     starts = tuple(math.fsum(shares[:part]) for part in range(len(shares)))
-    return partial(_at, shares=shares, starts=starts, parts=tuple(parts))
+    used = [part for part, share in enumerate(shares) if share > 0]
+
+    def curve(position: float) -> float:
+        reached = [part for part in used if position >= starts[part] - ROUNDING]
+        part = reached[-1] if reached else used[0]
+        inside = (position - starts[part]) / shares[part]
+        return parts[part](min(1.0, max(0.0, inside)))
+
+    return curve
 
 
-def _at(
-    position: float,
-    *,
-    shares: tuple[float, ...],
-    starts: tuple[float, ...],
-    parts: tuple[Curve, ...],
-) -> float:
-    reached = [
-        part
-        for part, (start, share) in enumerate(zip(starts, shares, strict=True))
-        if share > 0 and position >= start - ROUNDING
-    ]
-    part = reached[-1] if reached else next(i for i, share in enumerate(shares) if share > 0)
-    inside = (position - starts[part]) / shares[part]
-    return parts[part](min(1.0, max(0.0, inside)))
-
+# --- one rate per group ---
 
 Rates = float | slice | list[float] | tuple[float, ...] | NDArray[Any]
 """One rate for all groups, ``slice(last)``, ``slice(first, last)``, or one rate per group."""
 
 EARLIER_SHARE = 10
-"""``slice(last)`` gives the earlier groups so many times less than the last, as fastai does."""
+"""``slice(last)`` gives the earlier groups a tenth of the rate of the last, as fastai does."""
 
 _REFUSED = "Learning rates are positive finite numbers"
 
@@ -134,7 +109,7 @@ _REFUSED = "Learning rates are positive finite numbers"
 def rates_per_group(rates: Rates, *, num_groups: int) -> tuple[float, ...]:
     """Return one learning rate per parameter group, earliest layers first.
 
-    A slice whose first rate is the higher one works and warns, because lower rates for earlier layers are the usual wish.
+    A slice whose first rate is the higher one works with a warning: lower rates for earlier layers are the usual wish.
 
     Args:
         rates: ``x``: x everywhere. ``slice(x)``: x for the last group, x/10 for the others. ``slice(a, b)``: from a to b in
@@ -178,13 +153,9 @@ def _number(rate: object) -> float:
 
 
 def _of_slice(rates: slice, *, num_groups: int) -> tuple[float, ...]:
-    if rates.step is not None:
+    if rates.step is not None or rates.stop is None:
         raise ConfigError(
-            f"A slice of learning rates has two parts: slice(last) or slice(first, last). Received: {rates}"
-        )
-    if rates.stop is None:
-        raise ConfigError(
-            f"A slice of learning rates needs its end: slice(last) or slice(first, last). Received: {rates}"
+            f"A slice of learning rates is slice(last) or slice(first, last). Received: {rates}"
         )
     first, last = _number(rates.start or 0), _number(rates.stop)
     # The root of their ratio has to be a real number.
@@ -202,6 +173,9 @@ def _of_slice(rates: slice, *, num_groups: int) -> tuple[float, ...]:
         )
     factor = (last / first) ** (1 / (num_groups - 1))
     return (*(first * factor**group for group in range(num_groups - 1)), last)
+
+
+# --- schedules ---
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,9 +237,10 @@ def shaped(
     Raises:
         ConfigError: ``num_steps`` is not a whole number from 0 on.
     """
-    positions = _positions(num_steps)
+    whole_number(num_steps, name="num_steps", least=0)
+    positions = [step / num_steps for step in range(num_steps)]
     return Schedule(
-        rates=tuple(float(rate) for rate in rates),
+        rates=_floats(rates),
         factors=tuple(float(shape(position)) for position in positions),
         momenta=() if momentum is None else tuple(float(momentum(p)) for p in positions),
     )
@@ -287,8 +262,7 @@ def one_cycle(
 ) -> Schedule:
     """Return a one-cycle schedule: the rate rises by half a cosine, then falls by one; the momentum goes the other way.
 
-    Smith, "A disciplined approach to neural network hyper-parameters", 2018 (arXiv 1803.09820), with the cosine halves and
-    the constants of fastai 2.
+    The cosine halves and the constants are those of fastai 2.
 
     Args:
         num_steps: Steps of the whole cycle.
@@ -350,14 +324,13 @@ def cosine_restarts(
 ) -> Schedule:
     """Return cycles that each fall from the rate towards 0 by half a cosine; the momentum stays as it is.
 
-    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017 (arXiv 1608.03983). Every
-    cycle begins at the full rate exactly, because positions are counted in steps.
+    Every cycle begins at the full rate exactly, because positions are counted in steps.
 
     Args:
         num_cycles: At least 1.
         rates: One per group, at the start of each cycle.
         cycle_steps: Steps of the first cycle, at least 1.
-        cycle_mult: Every cycle is so many times longer than the one before; 1 keeps them equal.
+        cycle_mult: How many times longer each cycle is than the one before; 1 keeps them equal.
 
     Raises:
         ConfigError: One of the three is not a whole number from 1 on.
@@ -366,44 +339,29 @@ def cosine_restarts(
     whole_number(cycle_steps, name="cycle_steps", least=1)
     whole_number(cycle_mult, name="cycle_mult", least=1)
     lengths = [cycle_steps * cycle_mult**cycle for cycle in range(num_cycles)]
-    return Schedule(
-        rates=tuple(float(rate) for rate in rates),
-        factors=tuple(cosine(1.0, 0.0, step / n) for n in lengths for step in range(n)),
-    )
+    factors = tuple(cosine(1.0, 0.0, step / n) for n in lengths for step in range(n))
+    return Schedule(rates=_floats(rates), factors=factors)
 
 
-def lr_range(num_steps: int, start: Sequence[float], end: float) -> Schedule:
-    """Return rates that grow by equal factors from ``start`` towards ``end``, which the step after the last would reach.
-
-    Smith, "Cyclical learning rates for training neural networks", WACV 2017 (arXiv 1506.01186), section 3.3.
+def lr_range(
+    num_steps: int, start: Sequence[float], end: float, *, linearly: bool = False
+) -> Schedule:
+    """Return rates that rise towards ``end``, which the step after the last would reach.
 
     Args:
         num_steps: Steps of the whole range.
         start: Rate of each group at the first step.
         end: The last group heads for it; the others keep their ratios to the last.
+        linearly: Rise from 0 by equal amounts, as lesson one's finder does with ``linear=True``; then only the ratios of
+            ``start`` count. Otherwise the rates grow by equal factors.
 
     Raises:
         ConfigError: A rate is not a positive finite number.
     """
-    last = start[-1]
     rates_per_group([*start, end], num_groups=len(start) + 1)
-    return shaped(num_steps, rates=start, shape=partial(exponential, 1.0, end / last))
-
-
-def lr_range_linear(num_steps: int, start: Sequence[float], end: float) -> Schedule:
-    """Return rates that grow from 0 towards ``end`` by equal amounts, as lesson one's finder does with ``linear=True``.
-
-    Args:
-        num_steps: Steps of the whole range.
-        start: One rate per group; only their ratios count.
-        end: The last group heads for it.
-
-    Raises:
-        ConfigError: A rate is not a positive finite number.
-    """
-    last = start[-1]
-    rates_per_group([*start, end], num_groups=len(start) + 1)
-    return shaped(num_steps, rates=start, shape=partial(linear, 0.0, end / last))
+    top = end / start[-1]
+    shape = partial(linear, 0.0, top) if linearly else partial(exponential, 1.0, top)
+    return shaped(num_steps, rates=start, shape=shape)
 
 
 def whole_number(value: object, *, name: str, least: int) -> None:
@@ -416,22 +374,20 @@ def whole_number(value: object, *, name: str, least: int) -> None:
         raise ConfigError(f"{name} is a whole number from {least} on. Received: {value!r}")
 
 
-def _positions(num_steps: int) -> list[float]:
-    whole_number(num_steps, name="num_steps", least=0)
-    return [step / num_steps for step in range(num_steps)]
+def _floats(rates: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(rate) for rate in rates)
 
+
+# --- lesson one's notebooks ---
 
 WARM_UP_PART = 20
 """The first 1/20 of the first cycle, rounded up, ..."""
 WARM_UP_DIVISOR = 100
 """... trains at 1/100 of the rate."""
 
-Shape = Callable[[int], float]
-"""From a step of a cycle to a share, 0 to 1, of the way from the lowest to the highest rate."""
-
 
 def classic_epochs(n_cycle: int, *, cycle_len: int | None = None, cycle_mult: float = 1) -> int:
-    """Return the epochs of so many cycles; a ``cycle_len`` of None counts as 1.
+    """Return the number of epochs of ``n_cycle`` cycles; a ``cycle_len`` of None counts as 1.
 
     Raises:
         ConfigError: ``n_cycle`` or ``cycle_len`` is negative or no whole number, or ``cycle_mult`` is not positive.
@@ -439,9 +395,13 @@ def classic_epochs(n_cycle: int, *, cycle_len: int | None = None, cycle_mult: fl
     whole_number(n_cycle, name="n_cycle", least=0)
     length = 1 if cycle_len is None else cycle_len
     whole_number(length, name="cycle_len", least=1)
+    _check_growth(cycle_mult)
+    return math.ceil(sum(length * cycle_mult**cycle for cycle in range(n_cycle)) - 1e-9)
+
+
+def _check_growth(cycle_mult: float) -> None:
     if not (math.isfinite(cycle_mult) and cycle_mult > 0):
         raise ConfigError(f"cycle_mult is a positive number. Received: {cycle_mult!r}")
-    return math.ceil(sum(length * cycle_mult**cycle for cycle in range(n_cycle)) - 1e-9)
 
 
 def warm_restarts_classic(
@@ -456,15 +416,14 @@ def warm_restarts_classic(
         num_steps: Steps of the whole fit; the last cycle may be cut short.
         rates: One per group, at the start of each cycle.
         cycle_steps: Steps of the first cycle, at least 1.
-        cycle_mult: Every cycle is so many times longer than the one before.
+        cycle_mult: How many times longer each cycle is than the one before.
 
     Raises:
-        ConfigError: A number of steps is no whole number, or ``cycle_mult`` is not positive.
+        ConfigError: A number of steps is not a whole number, or ``cycle_mult`` is not positive.
     """
     whole_number(num_steps, name="num_steps", least=0)
     whole_number(cycle_steps, name="cycle_steps", least=1)
-    if not (math.isfinite(cycle_mult) and cycle_mult > 0):
-        raise ConfigError(f"cycle_mult is a positive number. Received: {cycle_mult!r}")
+    _check_growth(cycle_mult)
     factors: list[float] = []
     length = float(cycle_steps)
     while len(factors) < num_steps:
@@ -527,10 +486,7 @@ def triangular_beta(
         cycle_steps: Steps of every triangle with its tail.
         div: The triangle starts and ends at rate / div.
         pct: Part of a cycle for the tail, in percent.
-        momenta: Highest and lowest, which mirror the rate one step ahead of it, as fastai 0.7 has it; None leaves it as it is.
-
-    Raises:
-        ConfigError: The rise has no step, or ``div`` is not positive.
+        momenta: As for ``triangular``.
     """
     rise = int(cycle_steps * (1 - pct / 100) / 2) if 0 <= pct < 100 else 0
     _check_triangle(num_steps, cycle_steps, rise, div, hint=f"pct={pct}")
@@ -562,8 +518,8 @@ def _repeated(
     rates: Sequence[float],
     cycle_steps: int,
     *,
-    factor: Shape,
-    share: Shape,
+    factor: Callable[[int], float],
+    share: Callable[[int], float],
     momenta: tuple[float, float] | None,
 ) -> Schedule:
     if momenta is not None and not all(0 <= momentum < 1 for momentum in momenta):
@@ -575,7 +531,3 @@ def _repeated(
         if momenta is None
         else tuple(linear(*momenta, share((step + 1) % cycle_steps)) for step in range(num_steps)),
     )
-
-
-def _floats(rates: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(rate) for rate in rates)

@@ -1,18 +1,14 @@
-"""The curve of a learning-rate finder in, learning rates to train with out: readings known from notebooks, and a robust one.
+"""Learning rates read from the curve of a finder: the readings that notebooks know, a robust one, and what to say of them.
 
 Each reading takes ``(lrs, losses, num_it)`` and returns ``(rate, (x, y))``, the rate and where its dot goes in the plot; where
 there are too few points all three are nan.
 
-N: points of the curve.
-
-Curves of several short finder runs in; a rate, the range in which it is safe, or the reason why there is none, out.
-
-The readings of ``suggestions`` look at one run, smoothed by a running mean that lags behind. Here each of several runs, which
-saw other pictures in another order from the same weights, is read by itself from its plain losses, smoothed by a running median
-that neither lags nor minds an odd batch. How much a loss must move to count is measured on the run: the spread of neighbouring
-losses. The range begins where the mean of the runs, and every run, lies below all that was before, and ends where the first of
-them was lowest before it rose. The suggestion lies half-way, in powers of ten, between the rate at which the runs fell fastest
-(their median) and the end of the range: learning has taken hold there and nothing has begun to shake.
+``robust`` weighs several short runs, which saw other images in another order from the same weights. Each is read by itself from
+its plain losses, smoothed by a running median, which neither lags nor minds an odd batch. How much a loss must move to count is
+measured on the run: the spread of neighbouring losses. The range begins where the mean of the runs, and every run, lies below all
+that was before, and ends where the first of them was lowest before it rose. The suggestion lies half-way, in powers of ten,
+between the rate at which the runs fell fastest (their median) and the end of the range: learning has taken hold there and nothing
+has begun to shake.
 
 R: runs; N: points of each.
 """
@@ -39,29 +35,154 @@ if TYPE_CHECKING:
 
     Curve = NDArray[np.float64]
 
+Reading = tuple[float, tuple[float, float]]
+"""A rate, and the place of its dot in the plot."""
+
+Suggestion = Callable[[Tensor, Tensor, int], Reading]
+"""From rates float32 ``(N,)``, smoothed losses float32 ``(N,)`` and the number of steps asked for to a reading."""
+
+NOTHING: Reading = (math.nan, (math.nan, math.nan))
+SKIPPED_AT_END = 5
+"""The last points are those of a loss that runs away."""
+
+
+def usable_points(lrs: Tensor, losses: Tensor, num_it: int) -> tuple[Tensor, Tensor]:
+    """Return the part of a curve that can be read.
+
+    Left out are the first tenth, where the running mean is still that of a few batches, the last five points, and everything
+    from the first loss on that is not a finite number.
+
+    Args:
+        lrs: float32 ``(N,)``.
+        losses: float32 ``(N,)``, or ``(R, N)`` of several runs.
+        num_it: Steps that were asked for; the run may have ended earlier.
+
+    Returns:
+        Rates ``(M,)`` and losses ``(M,)`` or ``(R, M)``.
+    """
+    kept = slice(num_it // 10, -SKIPPED_AT_END)
+    lrs, losses = lrs[kept], losses[..., kept]
+    broken = ~torch.isfinite(losses)
+    broken = broken.any(dim=0) if broken.ndim > 1 else broken
+    end = int(broken.int().argmax()) if bool(broken.any()) else len(lrs)
+    return lrs[:end], losses[..., :end]
+
+
+def minimum(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
+    """Suggest a tenth of the rate at which the loss was lowest; arguments as for every ``Suggestion``."""
+    del num_it
+    if not len(losses):
+        return NOTHING
+    lowest = int(losses.argmin())
+    rate = float(lrs[lowest])
+    return rate / 10, (rate, float(losses[lowest]))
+
+
+def steep(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
+    """Suggest the rate at which the loss fell fastest over the logarithm of the rate."""
+    del num_it
+    slopes = torch.diff(losses) / torch.diff(lrs.log())
+    slopes = torch.where(torch.isfinite(slopes), slopes, math.inf)
+    if not len(slopes):
+        return NOTHING
+    steepest = int(slopes.argmin())
+    rate = float(lrs[steepest])
+    return rate, (rate, float(losses[steepest]))
+
+
+def valley(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
+    """Suggest a rate about half-way down the longest valley.
+
+    The valley is the longest strictly falling subsequence of the losses, found in O(N log N) as in Fredman, "On computing the
+    length of longest increasing subsequences", Discrete Mathematics 11, 1975; the rate stands at half of its length.
+    """
+    del num_it
+    if not len(losses):
+        return NOTHING
+    # lowest_ends[k]: the best last value, negated, of a falling subsequence of k + 1 points.
+    lowest_ends: list[float] = []
+    longest, end = 0, 0
+    for position, loss in enumerate(losses.tolist()):
+        length = bisect_left(lowest_ends, -loss)
+        lowest_ends[length : length + 1] = [-loss]
+        if length + 1 > longest:
+            longest, end = length + 1, position
+    start = end - longest
+    third = longest / 3
+    middle = max(0, start + int(third) + int(third / 2))
+    rate = float(lrs[middle])
+    return rate, (rate, float(losses[middle]))
+
+
+def slide(
+    lrs: Tensor,
+    losses: Tensor,
+    num_it: int,
+    lr_diff: int = 15,
+    thresh: float = 0.005,
+    adjust_value: float = 1.0,
+) -> Reading:
+    """Suggest the rate at which an interval, sliding down from the highest rates, first has the same slope at both ends.
+
+    Args:
+        lrs: Rates, float32 ``(N,)``, rising.
+        losses: float32 ``(N,)``.
+        num_it: Not used; all readings are called alike.
+        lr_diff: Points between the ends of the interval.
+        thresh: Slopes nearer to each other than this are the same.
+        adjust_value: The rate is multiplied by it.
+    """
+    del num_it
+    count = len(losses)
+    if count < max(2, lr_diff + 1):
+        return NOTHING
+    values = losses.numpy()
+    with np.errstate(invalid="ignore"):  # inf - inf
+        slopes = np.gradient(values)
+        right, left = count - 1, count - 1 - lr_diff
+        found = left
+        while left >= 0 and abs(slopes[right] - slopes[left]) > thresh:
+            found = left
+            right, left = right - 1, left - 1
+    rate = float(lrs[found]) * adjust_value
+    height = float(np.interp(np.log10(rate), np.log10(lrs.numpy()), values))
+    return rate, (rate, height)
+
+
+# --- several runs ---
+
 ROBUST_RUNS = 3
-"""Runs that are worth their time: one can be misled by its order of pictures, three outvote it."""
+"""Three are worth their time: one can be misled by its order of images, three outvote it."""
 
 WINDOW_PART = 7
 """A window of the running median is a seventh of the points: a factor of ten in the rate, where it rises by eight of them."""
 
 FEWEST_POINTS = 15
-"""Below there are hardly three windows: a beginning, a fall and a rise cannot be told apart."""
+"""With fewer there are hardly three windows: one cannot see a beginning, a fall and a rise."""
 
 CERTAIN = 3.0
-"""The fall of the mean of the runs, or the rise of one, counts from so many standard errors on."""
+"""Standard errors from which on the fall of the mean of the runs, or the rise of one, counts."""
 
 LIKELY = 1.0
 """For the fall of each single run less is enough, because that of the mean is certain."""
 
 SAFETY = 3.0
-"""The suggestion stays so many times below the end of the range: the loss of a short run rises late."""
+"""How many times the suggestion stays below the end of the range: the loss of a short run rises late."""
 
 _DEVIATION_TO_SPREAD = 1.4826
 """From the median absolute deviation of normally distributed numbers to their standard deviation."""
 
 _MEDIAN_ERROR = math.sqrt(math.pi / 2)
 """Standard error of a median, relative to that of a mean."""
+
+
+def robust(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
+    """Suggest a rate that is safe in all of several runs (see ``robust_rate``); nan if there is none.
+
+    ``losses`` may be ``(R, N)``: asked for by name in ``suggest``, it sees the plain losses of every run.
+    """
+    del num_it
+    return _dot_of(robust_rate(lrs, losses), lrs, losses)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,153 +325,10 @@ def _steepest(log_rates: Curve, run: Curve, *, first: int, last: int, reach: int
     return first + int(slopes.argmin())
 
 
-Reading = tuple[float, tuple[float, float]]
-"""A rate, and the place of its dot in the plot."""
-
-Suggestion = Callable[[Tensor, Tensor, int], Reading]
-"""From rates float32 ``(N,)``, smoothed losses float32 ``(N,)`` and the number of steps asked for to a reading."""
-
-NOTHING: Reading = (math.nan, (math.nan, math.nan))
-SKIPPED_AT_END = 5
-"""The last points are those of a loss that runs away."""
-
-
-def usable_points(lrs: Tensor, losses: Tensor, num_it: int) -> tuple[Tensor, Tensor]:
-    """Return the part of a curve that can be read.
-
-    Left out are the first tenth, where the running mean is still that of a few batches, the last five points, and everything
-    from the first loss on that is not a finite number.
-
-    Args:
-        lrs: float32 ``(N,)``.
-        losses: float32 ``(N,)``, or ``(R, N)`` of several runs.
-        num_it: Steps that were asked for; the run may have ended earlier.
-
-    Returns:
-        Rates ``(M,)`` and losses ``(M,)`` or ``(R, M)``.
-    """
-    kept = slice(num_it // 10, -SKIPPED_AT_END)
-    lrs, losses = lrs[kept], losses[..., kept]
-    broken = ~torch.isfinite(losses)
-    broken = broken.any(dim=0) if broken.ndim > 1 else broken
-    end = int(broken.int().argmax()) if bool(broken.any()) else len(lrs)
-    return lrs[:end], losses[..., :end]
-
-
-def minimum(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest a tenth of the rate at which the loss was lowest.
-
-    Args:
-        lrs: float32 ``(N,)``, rising.
-        losses: float32 ``(N,)``.
-        num_it: Not used.
-    """
-    del num_it
-    if not len(losses):
-        return NOTHING
-    lowest = int(losses.argmin())
-    rate = float(lrs[lowest])
-    return rate / 10, (rate, float(losses[lowest]))
-
-
-def steep(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest the rate at which the loss fell fastest over the logarithm of the rate.
-
-    Args:
-        lrs: float32 ``(N,)``, rising.
-        losses: float32 ``(N,)``.
-        num_it: Not used.
-    """
-    del num_it
-    slopes = torch.diff(losses) / torch.diff(lrs.log())
-    slopes = torch.where(torch.isfinite(slopes), slopes, math.inf)
-    if not len(slopes):
-        return NOTHING
-    steepest = int(slopes.argmin())
-    rate = float(lrs[steepest])
-    return rate, (rate, float(losses[steepest]))
-
-
-def valley(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest a rate about half-way down the longest valley.
-
-    The valley is the longest strictly falling subsequence of the losses, found in O(N log N) as in Fredman, "On computing the
-    length of longest increasing subsequences", Discrete Mathematics 11, 1975; the rate stands at half of its length.
-
-    Args:
-        lrs: float32 ``(N,)``, rising.
-        losses: float32 ``(N,)``.
-        num_it: Not used.
-    """
-    del num_it
-    if not len(losses):
-        return NOTHING
-    # lowest_ends[k]: the best last value, negated, of a falling subsequence of k + 1 points.
-    lowest_ends: list[float] = []
-    longest, end = 0, 0
-    for position, loss in enumerate(losses.tolist()):
-        length = bisect_left(lowest_ends, -loss)
-        lowest_ends[length : length + 1] = [-loss]
-        if length + 1 > longest:
-            longest, end = length + 1, position
-    start = end - longest
-    third = longest / 3
-    middle = max(0, start + int(third) + int(third / 2))
-    rate = float(lrs[middle])
-    return rate, (rate, float(losses[middle]))
-
-
-def slide(
-    lrs: Tensor,
-    losses: Tensor,
-    num_it: int,
-    lr_diff: int = 15,
-    thresh: float = 0.005,
-    adjust_value: float = 1.0,
-) -> Reading:
-    """Suggest the rate at which an interval, sliding down from the highest rates, first has the same slope at both ends.
-
-    Args:
-        lrs: float32 ``(N,)``, rising.
-        losses: float32 ``(N,)``.
-        num_it: Not used.
-        lr_diff: Points between the ends of the interval.
-        thresh: Slopes nearer to each other than this are the same.
-        adjust_value: The rate is multiplied by it.
-    """
-    del num_it
-    count = len(losses)
-    if count < max(2, lr_diff + 1):
-        return NOTHING
-    values = losses.numpy()
-    with np.errstate(invalid="ignore"):  # inf - inf
-        slopes = np.gradient(values)
-        right, left = count - 1, count - 1 - lr_diff
-        found = left
-        while left >= 0 and abs(slopes[right] - slopes[left]) > thresh:
-            found = left
-            right, left = right - 1, left - 1
-    rate = float(lrs[found]) * adjust_value
-    height = float(np.interp(np.log10(rate), np.log10(lrs.numpy()), values))
-    return rate, (rate, height)
-
-
-def robust(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest a rate that is safe in all of several runs (see ``robust_rate``); nan if there is none.
-
-    Asked for by name in ``suggest``, it sees the plain losses of every run.
-
-    Args:
-        lrs: float32 ``(N,)``, rising.
-        losses: float32 ``(R, N)``, or ``(N,)`` for one run.
-        num_it: Not used.
-    """
-    del num_it
-    return _dot_of(robust_rate(lrs, losses), lrs, losses)
-
+# --- what was asked for ---
 
 DEFAULT_SUGGESTIONS: tuple[Suggestion, ...] = (valley,)
-"""What is shown where nobody said what to suggest."""
+"""What is shown unless others are asked for."""
 
 OLDER_MEANING: tuple[Suggestion, ...] = (minimum, steep)
 """What ``lr_min, lr_steep = learn.lr_find()`` unpacks to; notebooks of 2020 have that line."""
@@ -365,7 +343,7 @@ class SuggestedLRs:
     Args:
         readings: Name to reading, in order; the rate is nan where there were too few points.
         unpacked: What iteration gives.
-        note: A sentence for people, where something has to be said; else empty.
+        note: A sentence for people, or empty.
         robust_rate: Range and reason, where the robust suggestion was asked for.
     """
 
@@ -487,3 +465,15 @@ def _dot_of(found: RobustRate, lrs: Tensor, losses: Tensor) -> Reading:
         return NOTHING
     nearest = int((lrs.log() - math.log(found.value)).abs().argmin())
     return found.value, (found.value, float(losses[..., nearest].mean()))
+
+
+def describe(suggestions: SuggestedLRs) -> tuple[str, ...]:
+    """Return suggestions as lines for people, in the order in which they were asked for, and the note below."""
+    lines: list[str] = []
+    for name, rate in suggestions.as_dict().items():
+        shown = "none" if math.isnan(rate) else f"{rate:.2e}"
+        found = suggestions.robust_rate if name == "robust" else None
+        if found is not None and found.safe:
+            shown += f"  safe from {found.low:.2e} to {found.high:.2e} in {found.num_runs} runs"
+        lines.append(f"{name:<8}  {shown}")
+    return (*lines, *([suggestions.note] if suggestions.note else []))

@@ -11,7 +11,7 @@ import pytest
 
 from vizsla.classic.training import FitPlan, Lengths, decays_of, rates_of
 from vizsla.errors import ConfigError
-from vizsla.train.schedules import lr_range, lr_range_linear
+from vizsla.train.schedules import lr_range
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")
@@ -105,7 +105,7 @@ def test_the_finder_keeps_the_ratios_of_the_groups():
 
 
 def test_the_linear_finder_starts_at_zero():
-    schedule = lr_range_linear(32, (1e-5,), 10.0)
+    schedule = lr_range(32, (1e-5,), 10.0, linearly=True)
     for step, rate in GOLDEN["lr_find"]["linear_n32_points"].items():
         assert schedule.rates_at(int(step))[0] == pytest.approx(rate, rel=1e-9)
 

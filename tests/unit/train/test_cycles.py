@@ -13,7 +13,6 @@ from vizsla.errors import ConfigError
 from vizsla.train.schedules import (
     classic_epochs,
     lr_range,
-    lr_range_linear,
     triangular,
     triangular_beta,
     warm_restarts_classic,
@@ -124,7 +123,7 @@ def test_a_long_rising_range_passes_through_the_golden_points(steps: int):
 
 
 def test_a_linear_range_passes_through_the_golden_points():
-    schedule = lr_range_linear(32, [1e-5], 10.0)
+    schedule = lr_range(32, [1e-5], 10.0, linearly=True)
     for step, rate in FINDER["linear_n32_points"].items():
         assert schedule.rates_at(int(step))[0] == pytest.approx(rate, rel=1e-9)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ from vizsla.train.callbacks.step import MixUp
 from vizsla.train.lr_finder import (
     LOWEST_BEST,
     FinderCurve,
-    StopRule,
     find_learning_rate,
     plot_finder,
+    ran_away,
 )
 from vizsla.train.suggestions import (
     RobustRate,
@@ -362,18 +363,17 @@ def test_without_training_pictures_there_is_nothing_to_find(make_loaders: Any, m
 
 
 def test_the_rule_lets_a_trained_network_go_on():
-    rule = StopRule(wait=25, lowest_best=LOWEST_BEST)
-    assert not any(rule.ran_away(TRAINED_HEAD[: n + 1]) for n in range(len(TRAINED_HEAD)))
+    stops = partial(ran_away, wait=25, lowest_best=LOWEST_BEST)
+    assert not any(stops(TRAINED_HEAD[: n + 1]) for n in range(len(TRAINED_HEAD)))
     later = [*TRAINED_HEAD, *[0.02] * 20]
-    assert not rule.ran_away(later)
-    assert rule.ran_away([*later, 0.21])
+    assert not stops(later)
+    assert stops([*later, 0.21])
 
 
 def test_the_rule_waits():
-    rule = StopRule(wait=3)
-    assert not rule.ran_away([1.0, 9.0])
-    assert rule.ran_away([1.0, 9.0, 9.0])
-    assert rule.ran_away([1.0, math.inf])
+    assert not ran_away([1.0, 9.0], wait=3)
+    assert ran_away([1.0, 9.0, 9.0], wait=3)
+    assert ran_away([1.0, math.inf], wait=3)
 
 
 def curve_of(steps: int) -> FinderCurve:
