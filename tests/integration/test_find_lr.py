@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vizsla.run.find_rate import describe
-from vizsla.train.suggestions import RobustRate, SuggestedLRs
+from vizsla.train.suggestions import RobustRate, SuggestedLRs, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,7 +22,7 @@ from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
-    from vizsla.infer.run import Precision
+    from vizsla.infer.run import NumberFormat
     from vizsla.recipe.config import TrainConfig
     from vizsla.types import PictureTable
 
@@ -70,7 +70,7 @@ class NetworkBench:
         self._table = table
         self._loaders = loaders_for(table, config=config, cache=cache)
         self.device = self._loaders.device
-        self.precision: Precision = resolve_precision(
+        self.precision: NumberFormat = resolve_precision(
             config.precision, device=self.device, model=classifier
         )
         self.classifier = classifier
@@ -89,11 +89,7 @@ class NetworkBench:
 
     def _trainer(self) -> Trainer:
         return end_to_end_trainer(
-            self._loaders,
-            self.classifier,
-            presize=self.config.kept_size,
-            precision=self.precision,
-            display=Display(quiet=True),
+            self._loaders, self.classifier, config=self.config, display=Display(quiet=True)
         )
 
     def forward(self, *, within: float) -> float:

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from vizsla.classic.models import Arch, Entry
     from vizsla.classic.training import Callback
     from vizsla.evaluate.predictions import Predictions
-    from vizsla.infer.run import Precision
+    from vizsla.infer.run import NumberFormat
     from vizsla.models.groups import Group
     from vizsla.train.display import Display
     from vizsla.train.optim import OptimiserFactory
@@ -90,7 +90,7 @@ def cached_features(
     *,
     file: Path,
     preparation: str,
-    precision: Precision,
+    precision: NumberFormat,
     display: Display,
 ) -> NDArray[np.float32]:
     """Return the features of the pictures of a loader, float32 ``(N, nf)``.

@@ -170,10 +170,11 @@ def find_lr(
         out: The plot, a PNG; default: NAME-learning-rate.png.
     """
     from vizsla.data.table.from_words import resolve_data
-    from vizsla.recipe.recipe import EPOCH_COLUMNS
-    from vizsla.run.find_rate import describe, find_rate
+    from vizsla.recipe.features_first import EPOCH_COLUMNS
+    from vizsla.run.find_rate import find_rate
     from vizsla.train.display import Display
     from vizsla.train.lr_finder import save_finder_plot
+    from vizsla.train.suggestions import describe
 
     check_arch(choices.arch)
     check_device(choices.device)

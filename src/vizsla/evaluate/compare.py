@@ -1,6 +1,6 @@
-"""Predictions of two runs on the same pictures in, whether they can be told apart out.
+"""Compare two runs on the same images: is one of them better?
 
-Both runs saw the same pictures, so only those count that one run gets right and the other does not. The interval of the
+Both runs saw the same images, so only those count that one run gets right and the other does not. The interval of the
 difference is Tango's (T. Tango, "Equivalence test and confidence interval for the difference in proportions for the
 paired-sample design", Statistics in Medicine 1998): the differences that a score test would not reject. It leaves out 0
 exactly when McNemar's test (Psychometrika 1947) finds the runs to differ.
@@ -25,17 +25,17 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """How two runs differ on the same pictures.
+    """How two runs differ on the same images.
 
     Attributes:
         names: What the two runs are called.
-        accuracies: Shares of pictures predicted correctly (all labels of it, where there may be several).
+        accuracies: Shares of images predicted correctly (all labels of it, where there may be several).
         difference: The second accuracy minus the first.
         low: Lower end of its paired 95 % interval.
         high: Upper end of its paired 95 % interval.
-        num_only_first: Pictures that only the first run gets right.
-        num_only_second: Pictures that only the second run gets right.
-        num_pictures: Labelled pictures that were compared.
+        num_only_first: Images that only the first run gets right.
+        num_only_second: Images that only the second run gets right.
+        num_pictures: Labelled images that were compared.
     """
 
     names: tuple[str, str]
@@ -56,45 +56,45 @@ class Comparison:
     def sentence(self) -> str:
         """The result in words, with the difference in percentage points."""
         first, second = self.names
-        pictures = "1 picture" if self.num_pictures == 1 else f"{self.num_pictures:,} pictures"
-        # With 10,000 pictures or more, single ones show only in the second decimal.
+        images = "1 image" if self.num_pictures == 1 else f"{self.num_pictures:,} images"
+        # With 10,000 images or more, single ones show only in the second decimal.
         digits = 1 if self.num_pictures < 10_000 else 2
         change, low, high = (
             f"{100 * share:+.{digits}f}" for share in (self.difference, self.low, self.high)
         )
         before, after = (f"{share:.{digits}%}" for share in self.accuracies)
         finding = (
-            f"{first} predicts {before} and {second} {after} of the same {pictures} correctly, "
+            f"{first} predicts {before} and {second} {after} of the same {images} correctly, "
             f"a difference of {change} points (95 % interval {low} to {high})"
         )
         if not self.can_be_told_apart:
-            return f"{finding}: these pictures cannot tell the two apart."
+            return f"{finding}: these images cannot tell the two apart."
         return f"{finding}: {second if self.difference > 0 else first} is better."
 
 
 def compare(
     a: Predictions, b: Predictions, *, names: tuple[str, str] = ("the first run", "the second run")
 ) -> Comparison:
-    """Compare the accuracy of two runs, picture by picture.
+    """Compare the accuracy of two runs, image by image.
 
     Args:
         a: What the first run predicts.
-        b: What the second run predicts of the same pictures, in any order.
+        b: What the second run predicts of the same images, in any order.
         names: What to call the two runs.
 
     Returns:
-        The difference with its paired interval; pictures without a label are left out.
+        The difference with its paired interval; images without a label are left out.
 
     Raises:
         ConfigError: Rows, paths or labels of the two are not the same, or the task is not to find classes.
-        DataError: No picture has a label.
+        DataError: No image has a label.
     """
     orders = _matching_orders(a, b)
     labelled = a.labelled[orders[0]]
     if not labelled.any():
         raise DataError(
-            f"None of the {len(a.paths)} pictures has a label, so nothing can be compared. "
-            "Compare predictions of pictures whose labels are known, for example the validation split."
+            f"None of the {len(a.paths)} images has a label, so nothing can be compared. "
+            "Compare predictions of images whose labels are known, for example the validation split."
         )
     right_a, right_b = (
         predictions.correct[order][labelled]
@@ -167,7 +167,7 @@ def _score(difference: float, num_gained: int, num_lost: int, *, num_pairs: int)
 
 
 def _matching_orders(a: Predictions, b: Predictions) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two int64 ``(N,)`` that bring both into the order of their rows; raise where the pictures are not the same."""
+    """Return two int64 ``(N,)`` that bring both into the order of their rows; raise where the images are not the same."""
     a.refuse_regression("compare")
     b.refuse_regression("compare")
     if a.task != b.task:
@@ -176,15 +176,15 @@ def _matching_orders(a: Predictions, b: Predictions) -> tuple[torch.Tensor, torc
         )
     if len(a.rows) != len(b.rows):
         raise ConfigError(
-            "Two runs can be compared on the same pictures only. "
-            f"Received: predictions of {len(a.rows)} and of {len(b.rows)} pictures. Predict the same split with both."
+            "Two runs can be compared on the same images only. "
+            f"Received: predictions of {len(a.rows)} and of {len(b.rows)} images. Predict the same split with both."
         )
     orders = a.rows.argsort(stable=True), b.rows.argsort(stable=True)
     for place_a, place_b in zip(orders[0].tolist(), orders[1].tolist(), strict=True):
         same_row = bool(a.rows[place_a] == b.rows[place_b])
         if not same_row or a.paths[place_a] != b.paths[place_b]:
             raise ConfigError(
-                "Two runs can be compared on the same pictures only. Received: row "
+                "Two runs can be compared on the same images only. Received: row "
                 f"{int(a.rows[place_a])} {a.paths[place_a]!r} and row {int(b.rows[place_b])} {b.paths[place_b]!r}. "
                 "Predict the same split of the same data with both."
             )

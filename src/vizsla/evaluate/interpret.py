@@ -1,4 +1,4 @@
-"""Predictions in, answers to "which pictures and classes go wrong?" out: counts, and positions into the predictions."""
+"""Find what goes wrong: confusion matrix, most confused classes, images by loss and by confidence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def confusion_matrix(predictions: Predictions) -> Tensor:
-    """Return how often each class was predicted as each; pictures without a label are left out.
+    """Return how often each class was predicted as each; images without a label are left out.
 
     Returns:
         int64 ``(C, C)``: rows are actual classes, columns predicted ones.
@@ -24,7 +24,7 @@ def confusion_matrix(predictions: Predictions) -> Tensor:
     """
     if predictions.task != "category":
         raise ConfigError(
-            "A confusion matrix needs pictures that have one class each. "
+            "A confusion matrix needs images that have one class each. "
             f"Received: predictions of the task {predictions.task!r}. Look at top_losses instead."
         )
     num_classes = len(predictions.vocab)
@@ -50,7 +50,7 @@ def most_confused(predictions: Predictions, *, min_count: int = 1) -> list[tuple
     """Return the pairs of classes that were mixed up.
 
     Args:
-        predictions: Any number of pictures.
+        predictions: Any number of images.
         min_count: Leave out pairs that occur less often; below 1 means 1.
 
     Returns:
@@ -69,10 +69,10 @@ def most_confused(predictions: Predictions, *, min_count: int = 1) -> list[tuple
 
 
 def top_losses(predictions: Predictions, k: int | None = None, *, largest: bool = True) -> Tensor:
-    """Return the labelled pictures with the largest (or smallest) losses.
+    """Return the labelled images with the largest (or smallest) losses.
 
     Args:
-        predictions: Any number of pictures.
+        predictions: Any number of images.
         k: At most so many; None means all.
         largest: False starts with the smallest loss.
 
@@ -88,10 +88,10 @@ def top_losses(predictions: Predictions, k: int | None = None, *, largest: bool 
 
 
 def worst_mistakes(predictions: Predictions, k: int | None = None) -> Tensor:
-    """Return the pictures that were predicted wrongly (of several labels, at least one), largest loss first.
+    """Return the images that were predicted wrongly (of several labels, at least one), largest loss first.
 
     Args:
-        predictions: Any number of pictures.
+        predictions: Any number of images.
         k: At most so many; None means all.
 
     Returns:
@@ -105,10 +105,10 @@ def worst_mistakes(predictions: Predictions, k: int | None = None) -> Tensor:
 
 
 def least_certain(predictions: Predictions, k: int | None = None) -> Tensor:
-    """Return the pictures whose prediction has the lowest confidence, right or wrong, labelled or not.
+    """Return the images whose prediction has the lowest confidence, right or wrong, labelled or not.
 
     Args:
-        predictions: Any number of pictures.
+        predictions: Any number of images.
         k: At most so many; None means all.
 
     Returns:
@@ -122,5 +122,5 @@ def least_certain(predictions: Predictions, k: int | None = None) -> Tensor:
 
 def _first(positions: Tensor, k: int | None) -> Tensor:
     if k is not None and k < 0:
-        raise ConfigError(f"The number of pictures to return cannot be negative. Received: k={k}")
+        raise ConfigError(f"The number of images to return cannot be negative. Received: k={k}")
     return positions[:k]

@@ -1,8 +1,7 @@
-"""Predictions or a training history in, a matplotlib Figure out; no global state is touched and nothing is shown.
+"""Plots of results as matplotlib figures, and grids of images.
 
 The figures do not belong to pyplot: show one by returning it from a notebook cell, or keep it with ``figure.savefig``.
-
-A number of pictures in, a pyplot figure with a place for each out; titles are made to fit above them.
+``image_grid`` is the exception: notebooks show it at once, so it belongs to pyplot.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
 
 _INCHES = 3.0
-"""Side of the place of one picture."""
+"""Side of the place of one image."""
 
 _POINTS_PER_INCH = 72
 
@@ -34,10 +33,10 @@ _LINE_HEIGHT = 1.25
 
 
 def grid_shape(n: int, *, nrows: int | None = None, ncols: int | None = None) -> tuple[int, int]:
-    """Return (rows, columns) of a grid for ``n`` pictures; what is not given follows from the rest.
+    """Return (rows, columns) of a grid for ``n`` images; what is not given follows from the rest.
 
     Args:
-        n: Pictures.
+        n: Images.
         nrows: Rows; None is the root of ``n``, rounded down.
         ncols: Columns.
 
@@ -46,15 +45,15 @@ def grid_shape(n: int, *, nrows: int | None = None, ncols: int | None = None) ->
     """
     if n < 1 or (nrows is not None and nrows < 1) or (ncols is not None and ncols < 1):
         raise ConfigError(
-            "A grid shows at least one picture in at least one row and column. "
-            f"Received: {n} pictures, nrows={nrows}, ncols={ncols}"
+            "A grid shows at least one image in at least one row and column. "
+            f"Received: {n} images, nrows={nrows}, ncols={ncols}"
         )
     if nrows is None:
         nrows = math.ceil(n / ncols) if ncols is not None else math.isqrt(n)
     return nrows, math.ceil(n / nrows) if ncols is None else ncols
 
 
-def picture_grid(
+def image_grid(
     n: int,
     *,
     nrows: int | None = None,
@@ -63,18 +62,18 @@ def picture_grid(
     title: str | None = None,
     title_lines: int = 1,
 ) -> list[Axes]:
-    """Return the axes for ``n`` pictures in a new figure of pyplot, all without scales.
+    """Return the axes for ``n`` images in a new figure of pyplot, all without scales.
 
     Args:
-        n: Pictures.
+        n: Images.
         nrows: Rows; None follows from the rest.
         ncols: Columns; None follows from the rest.
-        figsize: (width, height) in inches; None is 3 x 3 for each picture.
+        figsize: (width, height) in inches; None is 3 x 3 for each image.
         title: Above the figure.
-        title_lines: Lines of text above each picture, for which room is made.
+        title_lines: Lines of text above each image, for which room is made.
 
     Returns:
-        As many axes as there are pictures and places.
+        As many axes as there are images and places.
 
     Raises:
         ConfigError: There is nothing to show, or a number is not positive.
@@ -95,10 +94,10 @@ def picture_grid(
 def set_fitting_titles(
     places: Sequence[Axes], titles: Sequence[str], *, colours: Sequence[str] | None = None
 ) -> None:
-    """Write titles above pictures, all in one size in which the longest is no wider than its place.
+    """Write titles above images, all in one size in which the longest is no wider than its place.
 
     Args:
-        places: Axes, as ``picture_grid`` gives them.
+        places: Axes, as ``image_grid`` gives them.
         titles: One for each; of more, the last ones are left out.
         colours: Of each title; None for the usual one.
     """
@@ -131,7 +130,7 @@ def plot_confusion(
     """Draw the confusion matrix, rows actual and columns predicted.
 
     Args:
-        predictions: Any number of pictures.
+        predictions: Any number of images.
         normalise: Divide each row by its sum; the row of an absent class stays 0.
         title: Heading of the figure.
         colours: Name of a matplotlib colour map.

@@ -1,6 +1,7 @@
-"""Logits, targets and rows of a pass over pictures in; one ``Predictions`` value out, which everything after reads.
+"""What a model said of some images: ``Predictions``, which metrics, plots and the report read.
 
-Shapes: N pictures, C classes (or numbers, where the task is regression). All tensors are on the CPU and in the order in which the pictures were asked for.
+Shapes: N images, C classes (or numbers, where the task is regression). All tensors are on the CPU and in the
+order in which the images were asked for.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Predictions:
-    """What a classifier said about some pictures; metrics, plots and the report are computed from it alone.
+    """What a classifier said about some images; metrics, plots and the report are computed from it alone.
 
     The properties compute their result at each access; keep it in a variable where it is used often.
 
     Attributes:
-        rows: int64 ``(N,)``, rows of the table that the pictures come from.
+        rows: int64 ``(N,)``, rows of the table that the images come from.
         paths: The N paths as people see them.
         logits: float32 ``(N, C)``, finite; what the network puts out.
         targets: By task, as in a ``PictureTable``: int64 ``(N,)``, 0 to C-1, or ``UNLABELLED``; float32 ``(N, C)`` of 0 and
@@ -97,7 +98,7 @@ class Predictions:
         if infinite.any():
             place = int(infinite.nonzero()[0])
             raise ConfigError(
-                f"The network's output is not finite for {int(infinite.sum())} of {len(self.paths)} pictures, first for "
+                f"The network's output is not finite for {int(infinite.sum())} of {len(self.paths)} images, first for "
                 f"{self.paths[place]!r}. Received: {self.logits[place].tolist()[:5]}. Train with a lower learning "
                 'rate, or predict with precision="fp32".'
             )
@@ -157,7 +158,7 @@ class Predictions:
 
     @property
     def losses(self) -> Tensor:
-        """float32 ``(N,)``: the loss of each picture; NaN where the label is not known.
+        """float32 ``(N,)``: the loss of each image; NaN where the label is not known.
 
         Cross-entropy; for several labels binary cross-entropy, for regression the squared error, both averaged over the
         outputs.
@@ -201,18 +202,18 @@ class Predictions:
             )
 
     def label(self, position: int) -> str:
-        """Return the label of the picture at a position (not row) as text, or an empty string where it is not known.
+        """Return the label of the image at a position (not row) as text, or an empty string where it is not known.
 
         Several labels, or numbers, are joined by ``;``.
         """
         return label_of(self.targets[position], task=self.task, vocab=self.vocab)
 
     def prediction(self, position: int) -> str:
-        """Return what is predicted of the picture at a position (not row) as text, in the form of :meth:`label`."""
+        """Return what is predicted of the image at a position (not row) as text, in the form of :meth:`label`."""
         return label_of(self.predicted[position], task=self.task, vocab=self.vocab)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a pandas DataFrame with one line per picture.
+        """Return a pandas DataFrame with one line per image.
 
         Returns:
             Columns ``path label prediction probability loss`` and ``prob_<class>`` for each class. The label is empty
@@ -279,16 +280,16 @@ def _as_text(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryPoint:
-    """What was measured at the end of one epoch, or of one fit on part of the pictures; a missing figure is None.
+    """What was measured at the end of one epoch, or of one fit on part of the images; a missing figure is None.
 
     Attributes:
         stage: Name of the part of training, for example ``"head"``.
         epoch: Number of the epoch within the run or stage, as the epoch table shows it.
         train_loss: Smoothed training loss.
-        valid_loss: Mean loss on the validation pictures.
-        accuracy: Share of validation pictures predicted correctly, 0-1.
+        valid_loss: Mean loss on the validation images.
+        accuracy: Share of validation images predicted correctly, 0-1.
         seconds: Wall time of the epoch.
-        num_pictures: Training pictures that were fitted on, where that is what changes from point to point.
+        num_pictures: Training images that were fitted on, where that is what changes from point to point.
     """
 
     stage: str

@@ -1,10 +1,10 @@
-"""A classifier and pictures in, heat maps of where it looked out (Grad-CAM); the classifier is left as it was.
+"""Show where a classifier looked: heat maps by Grad-CAM. The classifier is left as it was.
 
 Selvaraju et al., "Grad-CAM: Visual explanations from deep networks via gradient-based localization", ICCV 2017 (arXiv
 1610.02391): the maps of a stage, weighted with the mean gradient of the logit over their positions, summed, negative values
 cut off. Backbones give their maps themselves, so no layer has to be named, and networks of tokens work like others.
 
-Shapes: B pictures, C classes, stage maps ``(B, K, h, w)``.
+Shapes: B images, C classes, stage maps ``(B, K, h, w)``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vizsla.models.classifier import Classifier
 
 STRENGTH = 0.6
-"""How much of a picture the hottest colour covers in ``overlay``."""
+"""How much of an image the hottest colour covers in ``overlay``."""
 
 # Black-violet, red, yellow: darker to lighter, so it can be read in grey and with any colour vision.
 _COLOURS = ((0.15, 0.0, 0.35), (0.85, 0.15, 0.2), (1.0, 0.9, 0.3))
@@ -37,30 +37,30 @@ def grad_cam(
     targets: Tensor | Sequence[int] | None = None,
     stage: int = -1,
 ) -> Tensor:
-    """Return how much each place of each picture speaks for a class.
+    """Return how much each place of each image speaks for a class.
 
     Works with frozen bodies and under ``torch.no_grad()``; modes, gradients and ``requires_grad`` stay as they are.
 
     Args:
         classifier: Used in evaluation mode and float32.
         images: Floating point ``(B, 3, H, W)`` with values 0-1.
-        targets: The class to explain for each picture, int64 ``(B,)``; or ``(B, C)`` with 1 or True for one class or more,
+        targets: The class to explain for each image, int64 ``(B,)``; or ``(B, C)`` with 1 or True for one class or more,
             whose logits are added. None for the class with the largest logit.
         stage: Position of a stage map of the backbone; -1 for the last one that the head looks at and that has more than
             one position.
 
     Returns:
-        float32 ``(B, H, W)`` on the classifier's device, 0 to 1, bilinearly enlarged; the hottest place of a picture is 1,
+        float32 ``(B, H, W)`` on the classifier's device, 0 to 1, bilinearly enlarged; the hottest place of an image is 1,
         unless nothing in it speaks for the class.
 
     Raises:
-        ConfigError: The pictures have another shape, the targets are not one per picture, there is no such stage, its map
+        ConfigError: The images have another shape, the targets are not one per image, there is no such stage, its map
             has a single position, or the logits do not depend on it: in networks of tokens only the maps that the head
             looks at are part of the way to the logits.
 
     Examples:
         >>> heat = grad_cam(classifier, batch.images)
-        >>> picture = overlay(batch.images[0], heat[0])
+        >>> shown = overlay(batch.images[0], heat[0])
     """
     parameter = next(classifier.parameters(), classifier.mean)
     with (
@@ -70,9 +70,9 @@ def grad_cam(
         evaluation_mode(classifier),
     ):
         # A copy that is no part of anybody's graph; inside inference mode it would be a tensor without gradients.
-        pictures = images.detach().to(parameter.device, copy=True)
+        copied = images.detach().to(parameter.device, copy=True)
         chosen_maps, gradients = _maps_and_gradients(
-            classifier, pictures, targets=targets, stage=stage
+            classifier, copied, targets=targets, stage=stage
         )
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     heat = (weights * chosen_maps).sum(dim=1, keepdim=True).clamp_min(0).float()
@@ -82,30 +82,30 @@ def grad_cam(
     return torch.where(largest > 0, heat / largest.clamp_min(torch.finfo(heat.dtype).tiny), 0.0)
 
 
-def overlay(picture: Tensor, heat: Tensor, *, strength: float = STRENGTH) -> Tensor:
-    """Return a picture with its heat map over it.
+def overlay(image: Tensor, heat: Tensor, *, strength: float = STRENGTH) -> Tensor:
+    """Return an image with its heat map over it.
 
     Args:
-        picture: RGB ``(3, H, W)``, uint8 0-255 or floating point 0-1.
+        image: RGB ``(3, H, W)``, uint8 0-255 or floating point 0-1.
         heat: Floating point 0-1 ``(h, w)``, as one of those that ``grad_cam`` returns; enlarged bilinearly if it is smaller.
-        strength: What share of a picture the hottest colour covers, 0 to 1; cold places cover nothing.
+        strength: What share of an image the hottest colour covers, 0 to 1; cold places cover nothing.
 
     Returns:
-        uint8 ``(3, H, W)`` on the picture's device.
+        uint8 ``(3, H, W)`` on the image's device.
 
     Raises:
-        ConfigError: Picture or heat have another shape, or ``strength`` is out of range.
+        ConfigError: Image or heat have another shape, or ``strength`` is out of range.
     """
-    if picture.ndim != 3 or picture.shape[0] != 3 or heat.ndim != 2:
+    if image.ndim != 3 or image.shape[0] != 3 or heat.ndim != 2:
         raise ConfigError(
-            "overlay takes one RGB picture (3, H, W) and its heat map (h, w). "
-            f"Received: {tuple(picture.shape)} and {tuple(heat.shape)}"
+            "overlay takes one RGB image (3, H, W) and its heat map (h, w). "
+            f"Received: {tuple(image.shape)} and {tuple(heat.shape)}"
         )
     if not 0 <= strength <= 1:
         raise ConfigError(f"strength is a number from 0 to 1. Received: {strength!r}")
-    below = picture.float() if picture.is_floating_point() else picture.float() / 255
-    heat = heat.detach().to(picture.device, torch.float32)[None, None]
-    heat = F.interpolate(heat, size=picture.shape[1:], mode="bilinear", align_corners=False)[0]
+    below = image.float() if image.is_floating_point() else image.float() / 255
+    heat = heat.detach().to(image.device, torch.float32)[None, None]
+    heat = F.interpolate(heat, size=image.shape[1:], mode="bilinear", align_corners=False)[0]
     share = heat.clamp(0, 1) * strength
     mixed = torch.lerp(below, _colours(heat[0].clamp(0, 1)), share)
     return (mixed.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -113,14 +113,14 @@ def overlay(picture: Tensor, heat: Tensor, *, strength: float = STRENGTH) -> Ten
 
 def _maps_and_gradients(
     classifier: Classifier,
-    pictures: Tensor,
+    images: Tensor,
     *,
     targets: Tensor | Sequence[int] | None,
     stage: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the maps of the chosen stage ``(B, K, h, w)`` and the gradients of the classes' logits with respect to them."""
     with torch.no_grad():
-        maps = classifier.stage_maps(pictures)
+        maps = classifier.stage_maps(images)
     leaves = tuple(found.detach().requires_grad_() for found in maps)
     scores = _scores(classifier.head(_copies(leaves)), targets)
     direct = _gradients(scores, leaves)
@@ -129,16 +129,16 @@ def _maps_and_gradients(
     gradient = direct[chosen]
     if gradient is not None and chosen == used[-1]:
         return maps[chosen], gradient
-    # Later maps, which the head looks at too, depend on this one: the gradient has to come back through the body. Pictures
+    # Later maps, which the head looks at too, depend on this one: the gradient has to come back through the body. Images
     # that need gradients make torch keep what that takes, although no parameter may need any.
-    maps = classifier.stage_maps(pictures.requires_grad_())
+    maps = classifier.stage_maps(images.requires_grad_())
     scores = _scores(classifier.head(_copies(maps)), targets)
     (gradient,) = _gradients(scores, (maps[chosen],))
     if gradient is None:
         raise ConfigError(
             f"The logits do not depend on the map of stage {chosen} of {len(maps)}: the head does not look at it, and "
             "what the network passes on is not that map (networks of tokens pass tokens on). Choose stage=-1, with "
-            "pictures large enough that the last map has more than one position."
+            "images large enough that the last map has more than one position."
         )
     return maps[chosen].detach(), gradient
 
@@ -156,7 +156,7 @@ def _gradients(scores: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor | Non
 
 
 def _scores(logits: Tensor, targets: Tensor | Sequence[int] | None) -> Tensor:
-    """Return of each picture the logit of its class, or the sum of its classes' logits, ``(B,)``."""
+    """Return of each image the logit of its class, or the sum of its classes' logits, ``(B,)``."""
     count, num_classes = logits.shape
     if targets is None:
         return logits.amax(dim=1)
@@ -166,7 +166,7 @@ def _scores(logits: Tensor, targets: Tensor | Sequence[int] | None) -> Tensor:
     whole = not chosen.is_floating_point() and chosen.dtype != torch.bool
     if chosen.shape != (count,) or not whole:
         raise ConfigError(
-            f"targets has one class number for each of {count} pictures, or a row of {num_classes} zeros and ones. "
+            f"targets has one class number for each of {count} images, or a row of {num_classes} zeros and ones. "
             f"Received: {chosen.dtype} {tuple(chosen.shape)}"
         )
     if count and not 0 <= int(chosen.min()) <= int(chosen.max()) < num_classes:
@@ -196,7 +196,7 @@ def _chosen_stage(maps: tuple[Tensor, ...], *, used: list[int], stage: int) -> i
     sides = ", ".join(f"{found.shape[2]} x {found.shape[3]}" for found in maps)
     raise ConfigError(
         f"A map of one position says nothing about places. The maps have these sizes: {sides}. "
-        "Give larger pictures, or another stage."
+        "Give larger images, or another stage."
     )
 
 

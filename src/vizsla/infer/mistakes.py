@@ -1,9 +1,6 @@
-"""A classifier, its predictions and the pictures in, what explains its mistakes out, as plain values that a report can show.
+"""Explain mistakes: where the network looked, which training images are like the mistaken ones, what the files say.
 
-A report never runs a model, so whatever takes one is done here: where the network looked (Grad-CAM), which training pictures
-are most like a mistaken one, and what the files themselves say (``data/picture_facts.py``).
-
-Shape legend: N pictures of the predictions, T training pictures, D features.
+A report never runs a model, so what needs one is done here, and the result is plain values.
 """
 
 from __future__ import annotations
@@ -11,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +19,7 @@ from vizsla.errors import ConfigError
 from vizsla.evaluate.interpret import top_losses, worst_mistakes
 from vizsla.infer.grad_cam import grad_cam, overlay
 from vizsla.infer.neighbours import evenly_spread, nearest, pooled_features
+from vizsla.infer.run import over_batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,23 +31,23 @@ if TYPE_CHECKING:
 NUM_EXPLAINED = 12
 NUM_NEIGHBOURS = 3
 MOST_TRAINING = 4000
-"""Of more training pictures so many are looked at, evenly spread: it takes a second or two on a GPU."""
+"""Training images that are looked at, evenly spread where there are more: it takes a second or two on a GPU."""
 _EXPLAINED_AT_ONCE = 4
 
 BatchesOf = Callable[[Tensor], Generator["Batch"]]
-"""Rows of a table -> batches of their pictures as float32 0-1 on the classifier's device, as validation prepares them."""
+"""Rows of a table -> batches of their images as float32 0-1 on the classifier's device, as validation prepares them."""
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how far it is, and how far it goes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class KnownPictures:
-    """What training knows of the pictures that it learned from.
+class KnownImages:
+    """What training knows of the images that it learned from.
 
     Attributes:
         rows: int64 ``(T,)``, rows of the table.
         features: float32 ``(T, D)``, what ``pooled_features`` of the final classifier gives; None where it changed since.
-        left_out: What a head says of each training picture when it is fitted without that picture; None where not known.
+        left_out: What a head says of each training image when it is fitted without that image; None where not known.
     """
 
     rows: Tensor
@@ -58,7 +57,7 @@ class KnownPictures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbour:
-    """A training picture that the network finds like another one; ``similarity`` is the cosine of their features."""
+    """A training image that the network finds like another one; ``similarity`` is the cosine of their features."""
 
     row: int
     similarity: float
@@ -69,12 +68,12 @@ class Evidence:
     """What was found out about a finished run; what was not looked at is absent.
 
     Attributes:
-        valid_facts: Of the pictures of the predictions, in their order.
-        train_facts: Of training pictures, at most ``MOST_TRAINING``.
-        heat: By position in the predictions: the picture as the network saw it with the places that spoke for its answer,
+        valid_facts: Of the images of the predictions, in their order.
+        train_facts: Of training images, at most ``MOST_TRAINING``.
+        heat: By position in the predictions: the image as the network saw it with the places that spoke for its answer,
             uint8 ``(3, H, W)``.
-        neighbours: By position in the predictions: the training pictures most like it, best first.
-        left_out: What a head says of training pictures that it was not fitted on.
+        neighbours: By position in the predictions: the training images most like it, best first.
+        left_out: What a head says of training images that it was not fitted on.
     """
 
     valid_facts: PictureFacts | None = None
@@ -87,15 +86,7 @@ class Evidence:
 
 
 def explained_positions(predictions: Predictions, k: int = NUM_EXPLAINED) -> Tensor:
-    """Return the pictures that are shown as the worst: mistakes by loss, and for numbers the largest losses.
-
-    Args:
-        predictions: Any.
-        k: At most so many.
-
-    Returns:
-        int64, positions into the predictions.
-    """
+    """Return the positions, int64, of at most ``k`` images that are shown as the worst: mistakes by loss, for numbers losses."""
     if predictions.task == "regression":
         return top_losses(predictions, k)
     return worst_mistakes(predictions, k)
@@ -107,23 +98,23 @@ def collect_evidence(
     predictions: Predictions,
     table: PictureTable,
     batches_of: BatchesOf,
-    known: KnownPictures | None = None,
+    known: KnownImages | None = None,
     num_workers: int | None = None,
     on_progress: Progress = lambda _what, _done, _total: None,
 ) -> Evidence:
-    """Look at the worst mistakes with the network, and at the files of all pictures.
+    """Look at the worst mistakes with the network, and at the files of all images.
 
     Args:
         classifier: Used in evaluation mode and left as it was.
-        predictions: What it said of the validation pictures.
+        predictions: What it said of the validation images.
         table: The table that their rows point into.
-        batches_of: Gives pictures by row.
+        batches_of: Gives images by row.
         known: What training left, so that it need not be computed again.
         num_workers: Threads that read files; None is one per core.
         on_progress: Moves a bar.
 
     Raises:
-        PictureError: A picture that was there in training cannot be read any more.
+        PictureError: An image that was there in training cannot be read any more.
     """
     positions = explained_positions(predictions)
     sample = torch.tensor(
@@ -132,30 +123,25 @@ def collect_evidence(
     heat: dict[int, Tensor] = {}
     neighbours: dict[int, tuple[Neighbour, ...]] = {}
     if len(positions):
-        features = known.features if known is not None else None
-        rows = known.rows if known is not None and features is not None else sample
+        rows, features = (sample, None) if known is None else (known.rows, known.features)
         if features is None:
+            rows = sample
             features = _features_of(
                 classifier, rows, batches_of=batches_of, on_progress=on_progress
             )
         seen = _look_at(classifier, predictions, positions, batches_of=batches_of, heat=heat)
         if len(features):
+            found = nearest(seen, features, count=NUM_NEIGHBOURS)
             neighbours = {
                 position: tuple(
-                    Neighbour(row=int(rows[place]), similarity=similarity)
-                    for place, similarity in found
+                    Neighbour(row=int(rows[at]), similarity=cosine) for at, cosine in like
                 )
-                for position, found in zip(
-                    positions.tolist(), nearest(seen, features, count=NUM_NEIGHBOURS), strict=True
-                )
+                for position, like in zip(positions.tolist(), found, strict=True)
             }
-    workers = {"num_workers": num_workers}
 
     def facts(of_rows: Tensor, what: str) -> PictureFacts:
-        def moved(done: int) -> None:
-            on_progress(what, done, len(of_rows))
-
-        return picture_facts(table, of_rows, on_progress=moved, **workers)
+        moved = partial(_tell, on_progress, what, len(of_rows))
+        return picture_facts(table, of_rows, on_progress=moved, num_workers=num_workers)
 
     return Evidence(
         valid_facts=facts(predictions.rows, "looking at validation files"),
@@ -166,17 +152,20 @@ def collect_evidence(
     )
 
 
+def _tell(on_progress: Progress, what: str, total: int, done: int) -> None:
+    on_progress(what, done, total)
+
+
 def _features_of(
     classifier: Classifier, rows: Tensor, *, batches_of: BatchesOf, on_progress: Progress
 ) -> Tensor:
-    parts: list[Tensor] = []
-    done = 0
-    with closing(batches_of(rows)) as batches:
-        for batch in batches:
-            parts.append(pooled_features(classifier, batch.images))
-            done += len(batch.rows)
-            on_progress("features of training pictures", done, len(rows))
-    return torch.cat(parts) if parts else torch.zeros(0, 0)
+    found = over_batches(
+        classifier,
+        batches_of(rows),
+        partial(pooled_features, classifier),
+        on_progress=partial(_tell, on_progress, "features of training images", len(rows)),
+    )
+    return torch.cat(found.outputs) if found.outputs else torch.zeros(0, 0)
 
 
 def _look_at(
@@ -187,7 +176,7 @@ def _look_at(
     batches_of: BatchesOf,
     heat: dict[int, Tensor],
 ) -> Tensor:
-    """Put the heat maps of some pictures into ``heat``; return their features ``(P, D)`` in the order of the positions."""
+    """Put the heat maps of some images into ``heat``; return their features ``(P, D)`` in the order of the positions."""
     place_of = {int(predictions.rows[position]): position for position in positions.tolist()}
     found: dict[int, Tensor] = {}
     with closing(batches_of(predictions.rows[positions])) as batches:
@@ -204,7 +193,7 @@ def _look_at(
 def _overlays(
     classifier: Classifier, predictions: Predictions, images: Tensor, *, places: list[int]
 ) -> dict[int, Tensor]:
-    """Return overlays by position; none for networks and picture sizes that have no map to look at."""
+    """Return overlays by position; none for networks and image sizes that have no map to look at."""
     said = predictions.predicted[torch.tensor(places)]
     if predictions.task == "regression":
         said = torch.ones(len(places), len(predictions.vocab))
@@ -215,7 +204,7 @@ def _overlays(
     except ConfigError:
         return {}
     return {
-        place: overlay(picture.cpu(), warmth.cpu())
-        for place, picture, warmth in zip(places, images, maps, strict=True)
+        place: overlay(image.cpu(), warmth.cpu())
+        for place, image, warmth in zip(places, images, maps, strict=True)
         if bool(warmth.any())  # else no place speaks for the answer
     }

@@ -130,6 +130,54 @@ def compute_logits(
         return classifier(images).float()
 
 
+@dataclass(frozen=True, slots=True)
+class BatchResults:
+    """What a run over batches gave, one entry per batch; rows and targets where the batches have them."""
+
+    outputs: list[Tensor]
+    targets: list[Tensor]
+    rows: list[Tensor]
+    images: list[Tensor]
+
+
+def over_batches(
+    model: nn.Module,
+    batches: Iterable[object],
+    forward: Callable[[Tensor], Tensor],
+    *,
+    keep_images: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> BatchResults:
+    """Call a function with the images of every batch, the model in evaluation mode.
+
+    Args:
+        model: Every part is in its own mode again afterwards.
+        batches: ``Batch`` values, ``(images, targets)`` or ``(images,)``; a generator is closed afterwards, so that its
+            threads end.
+        forward: From images ``(B, 3, H, W)`` to whatever is kept of them, ``(B, ...)``.
+        keep_images: Keep the images too, on the CPU.
+        on_progress: Called after each batch with the number of images done so far.
+    """
+    found = BatchResults([], [], [], [])
+    done = 0
+    iterator = iter(batches)
+    ending = closing(iterator) if isinstance(iterator, Generator) else nullcontext()
+    with ending, evaluation_mode(model):
+        for batch in iterator:
+            images, targets = _parts(batch)
+            found.outputs.append(forward(images))
+            if targets is not None:
+                found.targets.append(targets)
+            if isinstance(batch, Batch):
+                found.rows.append(batch.rows)
+            if keep_images:
+                found.images.append(images.cpu())
+            done += len(images)
+            if on_progress is not None:
+                on_progress(done)
+    return found
+
+
 def predict_batches(
     classifier: Classifier,
     batches: Iterable[Batch],
@@ -140,8 +188,6 @@ def predict_batches(
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Run a classifier over batches and return what it says of every image, in the order of the batches.
-
-    If the batches come from a generator, it is closed, also after an error, so that its threads end.
 
     Args:
         classifier: Used in evaluation mode; every part is in its own mode again afterwards.
@@ -166,7 +212,7 @@ def predict_batches(
         )
     if forward is None:
         forward = partial(compute_logits, classifier, precision=precision)
-    found = _over(classifier, batches, forward, on_progress=on_progress)
+    found = over_batches(classifier, batches, forward, on_progress=on_progress)
     num_outputs = len(table.vocab)
     rows = _joined(found.rows, torch.zeros(0, dtype=torch.int64))
     return Predictions(
@@ -201,7 +247,7 @@ def compute_outputs(
         ConfigError: ``batches`` has no length, or nothing in it.
     """
     forward = partial(compute_logits, model, precision=precision)  # pyright: ignore[reportArgumentType] (any module with logits will do)
-    found = _over(model, _iterator(batches), forward, keep_images=keep_images)
+    found = over_batches(model, _iterator(batches), forward, keep_images=keep_images)
     if not found.outputs:
         raise ConfigError("There is nothing to predict: the loader gives no batches.")
     targets = None
@@ -250,7 +296,7 @@ def extract_features(
         with autocast(images.device, precision), torch.inference_mode():
             return torch.stack([head.pool(classifier.stage_maps(view)) for view in seen], dim=1)
 
-    found = _over(classifier, batches, pooled, on_progress=on_progress)
+    found = over_batches(classifier, batches, pooled, on_progress=on_progress)
     return Features(
         values=torch.cat(found.outputs).cpu().clone(),
         targets=torch.cat(found.targets).cpu().clone(),
@@ -344,45 +390,6 @@ def usable_device(device: torch.device | str) -> torch.device:
             f"The device {str(found)!r} was asked for, and torch {torch.__version__} does not find it on this machine. "
             "Use 'auto' or 'cpu', or install the build of torch for that device and its driver."
         )
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What a run over batches gave, batch by batch."""
-
-    outputs: list[Tensor]
-    targets: list[Tensor]
-    rows: list[Tensor]
-    images: list[Tensor]
-
-
-def _over(
-    model: nn.Module,
-    batches: Iterable[object],
-    forward: Callable[[Tensor], Tensor],
-    *,
-    keep_images: bool = False,
-    on_progress: Callable[[int], None] | None = None,
-) -> _Found:
-    """Call ``forward`` with the images of every batch, the model in evaluation mode; a generator is closed afterwards."""
-    found = _Found([], [], [], [])
-    done = 0
-    iterator = iter(batches)
-    ending = closing(iterator) if isinstance(iterator, Generator) else nullcontext()
-    with ending, evaluation_mode(model):
-        for batch in iterator:
-            images, targets = _parts(batch)
-            found.outputs.append(forward(images))
-            if targets is not None:
-                found.targets.append(targets)
-            if isinstance(batch, Batch):
-                found.rows.append(batch.rows)
-            if keep_images:
-                found.images.append(images.cpu())
-            done += len(images)
-            if on_progress is not None:
-                on_progress(done)
     return found
 
 

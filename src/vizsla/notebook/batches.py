@@ -18,7 +18,7 @@ from vizsla.data.images.reader import PictureReader
 from vizsla.data.loading.order import rows_of, turns_of
 from vizsla.data.table.labels import CategoryMap
 from vizsla.errors import ConfigError, DataError
-from vizsla.evaluate.plots import picture_grid, set_fitting_titles
+from vizsla.evaluate.plots import image_grid, set_fitting_titles
 from vizsla.notebook.collections import L, collection_text
 from vizsla.notebook.images import PILImage
 from vizsla.notebook.summary import transforms_of
@@ -194,7 +194,7 @@ def show_batch(
     decoded = decode_batch(loader, batch, max_n=max_n)
     if not show:
         return decoded
-    places = picture_grid(len(decoded), nrows=nrows, ncols=ncols, figsize=figsize)
+    places = image_grid(len(decoded), nrows=nrows, ncols=ncols, figsize=figsize)
     for axes, (image, *_) in zip(places, decoded, strict=False):
         image.show(ctx=axes)
     set_fitting_titles(places, [label for _, *labels in decoded for label in labels])

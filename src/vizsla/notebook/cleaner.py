@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla.errors import ConfigError
-from vizsla.evaluate.plots import picture_grid, set_fitting_titles
+from vizsla.evaluate.plots import image_grid, set_fitting_titles
 from vizsla.files import atomic_write
 from vizsla.notebook.collections import L
 from vizsla.notebook.images import PILImage
@@ -195,7 +195,7 @@ class ImageClassifierCleaner:
         Raises:
             ConfigError: The class has no images in the split.
         """
-        places = picture_grid(len(self._shown), nrows=nrows, ncols=ncols, title_lines=2)
+        places = image_grid(len(self._shown), nrows=nrows, ncols=ncols, title_lines=2)
         for axes, one in zip(places, self._shown, strict=False):
             PILImage.create(one.path).show(ctx=axes)
         titles = [

@@ -16,12 +16,12 @@ from vizsla.data.table.labels import CategoryMap
 from vizsla.errors import ConfigError
 from vizsla.evaluate import interpret
 from vizsla.evaluate.metrics import classification_report
-from vizsla.evaluate.plots import draw_confusion, picture_grid, set_fitting_titles
+from vizsla.evaluate.plots import draw_confusion, image_grid, set_fitting_titles
 from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.run import compute_outputs, predict_batches
 from vizsla.notebook.collections import L
 from vizsla.notebook.tensors import TensorImage
-from vizsla.train.losses import per_picture
+from vizsla.train.losses import per_image
 from vizsla.types import label_of
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class ClassificationInterpretation:
             raise ConfigError(_NOTHING)
         images = self._images(positions) if images is None else images
         title = "Prediction/Actual/Loss/Probability"
-        places = picture_grid(
+        places = image_grid(
             len(positions), nrows=nrows, ncols=ncols, figsize=figsize, title=title, title_lines=2
         )
         for axes, image in zip(places, images, strict=False):
@@ -314,7 +314,7 @@ def draw_results(images: Tensor, pairs: Sequence[tuple[str, str]]) -> None:
         images: float ``(N, 3, H, W)``, values 0-1.
         pairs: (label, prediction) of each.
     """
-    places = picture_grid(len(pairs), title="Target/Prediction", title_lines=2)
+    places = image_grid(len(pairs), title="Target/Prediction", title_lines=2)
     for axes, image in zip(places, images, strict=True):
         TensorImage(image).show(ctx=axes)
     colours = ["green" if label == guess else "red" for label, guess in pairs]
@@ -326,6 +326,6 @@ def _losses(learn: Learner, predictions: Predictions) -> Tensor:
     losses = torch.full((len(predictions.rows),), torch.nan)
     known = predictions.labelled
     if known.any():
-        loss = per_picture(learn.loss_func)
+        loss = per_image(learn.loss_func)
         losses[known] = loss(predictions.logits[known], predictions.targets[known]).detach().cpu()
     return losses

@@ -1,4 +1,4 @@
-"""A classifier with a fitted head in, the same classifier trained end to end out; the best state is remembered on the way.
+"""The second stage: a classifier whose head is fitted is trained end to end; the best state on the way is kept.
 
 Norms stay as they were pretrained: the head was fitted on features in evaluation mode, so training starts from exactly its
 accuracy, at low rates.
@@ -19,14 +19,15 @@ from vizsla.recipe.features_first import show_point
 from vizsla.train.callbacks.base import Callback, Fit, as_callbacks
 from vizsla.train.checkpoint import BestWeights
 from vizsla.train.schedules import one_cycle
+from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from vizsla.evaluate.predictions import Predictions
-    from vizsla.infer.run import Precision
     from vizsla.models.classifier import Classifier
+    from vizsla.recipe.config import TrainConfig
     from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.display import Display
 
@@ -44,7 +45,7 @@ class BestState:
 
     Args:
         classifier: The one that is being trained; the given predictions are those of its present weights.
-        predictions: On the validation pictures.
+        predictions: On the validation images.
         name: Of the present state, for people.
     """
 
@@ -70,7 +71,7 @@ class BestState:
         """Return what a checkpoint has to keep."""
         return {
             "name": self.name,
-            "pictures": self._pictures(),
+            "pictures": self._images(),
             "logits": self.predictions.logits,
             **self._best.state(),
         }
@@ -79,12 +80,12 @@ class BestState:
         """Take up what ``state`` returned.
 
         Args:
-            state: Where it is of other pictures, those that are there now are predicted by its weights.
+            state: Where it is of other images, those that are there now are predicted by its weights.
             predict: Does so with the classifier as it is.
         """
         self.name = state["name"]
         self._best.load_state(state)
-        if state["pictures"] == self._pictures():
+        if state["pictures"] == self._images():
             self.predictions = replace(self.predictions, logits=state["logits"])
             return
         present = BestWeights()
@@ -93,8 +94,8 @@ class BestState:
         self.predictions = predict()
         present.put_back(self.classifier)
 
-    def _pictures(self) -> str:
-        """Return a digest of which pictures were predicted."""
+    def _images(self) -> str:
+        """Return a digest of which images were predicted."""
         return hashlib.sha256("\n".join(self.predictions.paths).encode()).hexdigest()
 
 
@@ -103,61 +104,61 @@ def train_end_to_end(
     *,
     best: BestState,
     history: list[HistoryPoint],
-    notes: Mapping[str, Any] | None = None,
-    epochs: int,
-    presize: int,
-    learning_rate: float,
-    precision: Precision,
+    notes: Mapping[str, Any],
+    config: TrainConfig,
     display: Display,
     cbs: Callbacks = None,
 ) -> None:
     """Train body and head together by one cycle, record each epoch's results, and offer each state to ``best``.
 
     Args:
-        loaders: Their validation pictures are predicted after each epoch; their seed, workers, device and cache are used.
+        loaders: Their validation images are predicted after each epoch; their seed, workers, device and cache are used.
         best: Holds the classifier, which is trained in place.
         history: Gets a point per epoch, at once.
-        notes: On what was done before, such as the recipe in words; kept in checkpoints, for ``read_cut_off``.
-        epochs: Passes over the training pictures.
-        presize: Short side, in pixels, at which training pictures are kept for random crops.
-        learning_rate: Peak rate of the late body; see ``RATE_SHARES``.
-        precision: Of the forward pass.
+        notes: On what was done before, such as the recipe in words; kept in checkpoints.
+        config: Has the number of epochs, the presize, the precision, and the peak rate of the late body (``RATE_SHARES``).
         display: Shows bars and a row per epoch.
         cbs: Further callbacks.
 
     Raises:
         TrainingError: The loss is not finite any more.
-        PictureError: A picture cannot be read.
+        PictureError: An image cannot be read.
     """
-    trainer = end_to_end_trainer(
-        loaders, best.classifier, presize=presize, precision=precision, display=display
-    )
+    trainer = end_to_end_trainer(loaders, best.classifier, config=config, display=display)
+    epochs = config.epochs_on(loaders.device)
     schedule = one_cycle(
         epochs * len(trainer.dls.train),
-        peak_rates=tuple(share * learning_rate for share in RATE_SHARES),
+        peak_rates=tuple(share * config.learning_rate for share in RATE_SHARES),
     )
     trainer.run(
         schedule,
         n_epoch=epochs,
         stage=END_TO_END,
-        cbs=[OfferEpochs(best, history=history, notes=notes or {}), *as_callbacks(cbs)],
+        cbs=[OfferEpochs(best, history=history, notes=notes), *as_callbacks(cbs)],
     )
 
 
 def end_to_end_trainer(
-    loaders: DataLoaders,
-    classifier: Classifier,
-    *,
-    presize: int,
-    precision: Precision,
-    display: Display,
+    loaders: DataLoaders, classifier: Classifier, *, config: TrainConfig, display: Display
 ) -> Trainer:
     """Return what trains everything but the norms; its arguments are those of ``train_end_to_end``."""
+    training = DataLoaders(
+        loaders.table,
+        resize=Resize(config.kept_size),
+        transforms=aug_transforms(size=loaders.final_size, min_scale=0.75),
+        batch_size=loaders.bs,
+        seed=loaders.seed,
+        num_workers=loaders.num_workers,
+        device=loaders.device,
+        cache=loaders.cache,
+        truncated=loaders.reader.truncated,
+    )
+    training.valid = loaders.valid  # prepared as before
     trainer = Trainer(
-        _training_loaders(loaders, presize=presize),
+        training,
         classifier,
         train_bn=False,
-        precision=precision,
+        precision=resolve_precision(config.precision, device=loaders.device, model=classifier),
         show_table=False,
     )
     trainer.display = display
@@ -210,24 +211,3 @@ class OfferEpochs(Callback):
         self.history[:] = [HistoryPoint(**point) for point in state["history"]]
         if self._trainer is not None:
             self.best.load_state(state, predict=self._trainer.predictions)
-
-
-def _training_loaders(loaders: DataLoaders, *, presize: int) -> DataLoaders:
-    """Return loaders that keep training pictures at the presize, in the same cache, and augment them.
-
-    Validation pictures are those of ``loaders``, prepared in the same way.
-    """
-    size = loaders.final_size
-    training = DataLoaders(
-        loaders.table,
-        resize=Resize(presize),
-        transforms=aug_transforms(size=size, min_scale=0.75),
-        batch_size=loaders.bs,
-        seed=loaders.seed,
-        num_workers=loaders.num_workers,
-        device=loaders.device,
-        cache=loaders.cache,
-        truncated=loaders.reader.truncated,
-    )
-    training.valid = loaders.valid
-    return training

@@ -1,7 +1,7 @@
-"""Loaders and the name of a network in; a classifier out whose head was fitted on features of the frozen body.
+"""The first stage: the features of every image are computed once with a frozen body, and a head is fitted on them.
 
-The body sees every picture once (training pictures also mirrored), forward only. The head is then also fitted on parts of
-the training pictures: if accuracy still rises towards all of them, more pictures would help.
+The body sees every image once (training images also mirrored), forward only. The head is then also fitted on parts of the
+training images: if accuracy still rises towards all of them, more images would help.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
-from vizsla.infer.mistakes import MOST_TRAINING, KnownPictures
+from vizsla.infer.mistakes import MOST_TRAINING, KnownImages
 from vizsla.infer.neighbours import evenly_spread, standardised
 from vizsla.infer.run import Features, extract_features
 from vizsla.models.backbones import build_backbone
@@ -37,27 +37,31 @@ from vizsla.train.profile import (
     OVERHEAD,
     WAITING,
     PhaseClock,
+    RunProfile,
     watched_batches,
 )
+from vizsla.train.step import resolve_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
-    from vizsla.infer.run import Precision
+    from vizsla.infer.run import NumberFormat
     from vizsla.models.names import Architecture
+    from vizsla.recipe.config import TrainConfig
     from vizsla.types import PictureTable
 
 STATISTICS = ("mean", "std")
 NUM_POOLED_STAGES = 4
 """Of the end of the body; the edges and colours before that say little about classes."""
 SHARES = (0.125, 0.25, 0.5, 1.0)
-"""Parts of the training pictures that the head is fitted on, one after the other."""
+"""Parts of the training images that the head is fitted on, one after the other."""
 TRAINING_VIEWS = ("plain", "mirrored")
-"""Mirrored training pictures took solar cells from 88.7 to 89.7 % with a fixed kernel head (mean of three splits)."""
+"""Mirrored training images took solar cells from 88.7 to 89.7 % with a fixed kernel head (mean of three splits)."""
 BUILDING, CHOOSING, FITTING = "loading the network", "choosing a head", "fitting the head"
+FEATURES_FIRST = "features first"
 FEATURE_PHASES = (BUILDING, WAITING, COPY, AUGMENTATION, FORWARD, CHOOSING, FITTING, OVERHEAD)
-"""Where the time of this stage goes; what is called augmentation only makes floats of the pictures here."""
+"""Where the time of this stage goes; what is called augmentation only makes floats of the images here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,49 +71,57 @@ class FeatureStage:
     Attributes:
         classifier: Body and fitted head, in eval mode.
         fit: The head and how it was chosen.
-        predictions: On the validation pictures.
-        history: One point per fit of the head, on growing parts of the training pictures.
-        known: Features of training pictures, and what the head says of each when it is fitted without it.
+        predictions: On the validation images.
+        history: One point per fit of the head, on growing parts of the training images.
+        known: Features of training images, and what the head says of each when it is fitted without it.
     """
 
     classifier: Classifier
     fit: HeadFit
     predictions: Predictions
     history: tuple[HistoryPoint, ...]
-    known: KnownPictures
+    known: KnownImages
 
 
-def fit_on_features(
+def features_first(
     loaders: DataLoaders,
     *,
-    arch: Architecture,
-    weights: Path | str | None = None,
-    precision: Precision,
+    config: TrainConfig,
     display: Display,
-    clock: PhaseClock | None = None,
+    profile: RunProfile | None = None,
 ) -> FeatureStage:
-    """Compute the features of all pictures once, choose a head by leave-one-out, and fit it.
+    """Compute the features of all images once, choose a head by leave-one-out, and fit it.
 
     Args:
-        loaders: Of the table; pictures are prepared as in validation.
-        arch: The network; its pretrained weights are used.
-        weights: A file of weights to use instead of the published ones.
-        precision: Of the body.
+        loaders: Of the table; images are prepared as in validation.
+        config: Names the network and its weights.
         display: Shows bars, and a row per fit.
-        clock: Told of ``FEATURE_PHASES`` as they come.
+        profile: Told where the time goes.
 
     Raises:
         ConfigError: There is no such network.
         WeightsError: Its weights cannot be found.
-        PictureError: A picture cannot be read.
+        PictureError: An image cannot be read.
     """
     table = loaders.table
     started = time.monotonic()
-    clock = PhaseClock(FEATURE_PHASES) if clock is None else clock
-    clock.to(BUILDING)
-    classifier, pooling, layout = pooling_classifier(loaders, arch=arch, weights=weights)
+    profile = RunProfile(wanted=False) if profile is None else profile
+    clock = profile.stage(
+        FEATURES_FIRST,
+        phases=FEATURE_PHASES,
+        num_images=loaders.train.n + loaders.valid.n,
+        device=loaders.device,
+    )
+    classifier, pooling, layout = pooling_classifier(
+        loaders, arch=config.arch, weights=config.weights or None
+    )
     extract = partial(
-        _extract, classifier, pooling, precision=precision, display=display, clock=clock
+        _extract,
+        classifier,
+        pooling,
+        precision=resolve_precision(config.precision, device=loaders.device),
+        display=display,
+        clock=clock,
     )
     train = extract(loaders.loader_for(table.train_rows), "features, training", TRAINING_VIEWS)
     valid = extract(loaders.valid, "features, validation", ("plain",))
@@ -125,7 +137,6 @@ def fit_on_features(
         )
     clock.to(FITTING)
     order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
-    fits: list[tuple[HeadFit, Predictions]] = []
     history: list[HistoryPoint] = []
     for fraction in SHARES:
         part = order[: max(2, round(fraction * len(order)))].sort().values
@@ -137,12 +148,20 @@ def fit_on_features(
             setting=setting,
             seed=loaders.seed,
         )
-        fits.append((fit, _predictions(fit, valid, table=table, layout=layout)))
-        seconds = time.monotonic() - started
-        history.append(_point(*fits[-1], num_pictures=len(part), seconds=seconds))
+        predictions = _predictions(fit, valid, table=table, layout=layout)
+        history.append(
+            HistoryPoint(
+                stage="head",
+                epoch=0,
+                train_loss=fit.loss,
+                valid_loss=float(predictions.losses.mean()),
+                accuracy=float(predictions.correct.float().mean()),
+                seconds=time.monotonic() - started,
+                num_pictures=len(part),
+            )
+        )
         show_point(history[-1], display=display)
         started = time.monotonic()
-    fit, predictions = fits[-1]
     known = _known(fit, train, table=table, layout=layout)
     classifier.head = fit.head.to(loaders.device)
     clock.stop()
@@ -179,7 +198,7 @@ def _extract(
     label: str,
     views: tuple[str, ...],
     *,
-    precision: Precision,
+    precision: NumberFormat,
     display: Display,
     clock: PhaseClock,
 ) -> Features:
@@ -204,26 +223,15 @@ def _extract(
     )
 
 
+EPOCH_COLUMNS = ("stage", "images", "epoch", "train_loss", "valid_loss", "accuracy", "time")
+
+
 def show_point(point: HistoryPoint, *, display: Display) -> None:
-    """Write a row of the epoch table; ``EPOCH_COLUMNS`` of ``recipes.py`` names the columns."""
+    """Write a row of the epoch table; ``EPOCH_COLUMNS`` names the columns."""
     numbers = (point.train_loss, point.valid_loss, point.accuracy)
     cells = ("" if number is None else f"{number:.6f}" for number in numbers)
-    pictures = "" if point.num_pictures is None else f"{point.num_pictures:,}"
-    display.row([point.stage, pictures, str(point.epoch), *cells, format_seconds(point.seconds)])
-
-
-def _point(
-    fit: HeadFit, predictions: Predictions, *, num_pictures: int, seconds: float
-) -> HistoryPoint:
-    return HistoryPoint(
-        stage="head",
-        epoch=0,
-        train_loss=fit.loss,
-        valid_loss=float(predictions.losses.mean()),
-        accuracy=float(predictions.correct.float().mean()),
-        seconds=seconds,
-        num_pictures=num_pictures,
-    )
+    num_images = "" if point.num_pictures is None else f"{point.num_pictures:,}"
+    display.row([point.stage, num_images, str(point.epoch), *cells, format_seconds(point.seconds)])
 
 
 def _predictions(
@@ -243,13 +251,13 @@ def _predictions(
 
 def _known(
     fit: HeadFit, train: Features, *, table: PictureTable, layout: FeatureLayout
-) -> KnownPictures:
+) -> KnownImages:
     columns = layout.columns(fit.setting.stages, fit.setting.statistics)
     chosen = torch.tensor(evenly_spread(range(len(train.rows)), most=MOST_TRAINING))
     rows = train.rows[fit.sample]
     with torch.inference_mode():
         features = standardised(fit.head, train.values[chosen, 0][:, columns])
-    return KnownPictures(
+    return KnownImages(
         rows=train.rows[chosen],
         features=features.clone(),
         left_out=Predictions(

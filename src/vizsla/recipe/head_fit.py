@@ -1,11 +1,11 @@
-"""Cached features and targets in, a fitted ``FeatureHead`` out, in seconds and in closed form.
+"""Fit a head on cached features, in seconds and in closed form.
 
 Regularised least squares on one-hot targets (Rifkin, Yeo, Poggio: "Regularized least-squares classification", 2003). Its
 leave-one-out predictions cost next to nothing (Allen's PRESS statistic, 1974), so the stages, the kernel, its width and the
-penalty are chosen on the training pictures alone, and the scores become calibrated logits by a temperature fitted on the
-same leave-one-out predictions. All views of a picture are left out together.
+penalty are chosen on the training images alone, and the scores become calibrated logits by a temperature fitted on the
+same leave-one-out predictions. All views of an image are left out together.
 
-Shape legend: N pictures, V views of each, R = N * V rows, D features, P expanded features, M landmarks, C classes.
+Shape legend: N images, V views of each, R = N * V rows, D features, P expanded features, M landmarks, C classes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ NUM_LANDMARKS = 2048
 NUM_LANDMARKS_TO_CHOOSE = 768
 """Enough to tell good settings from bad ones, at a twentieth of the cost."""
 MAX_KERNEL_ROWS = 20_000
-"""Above this many rows only linear heads are tried: kernels gain least where pictures are many, and cost most."""
+"""Above this many rows only linear heads are tried: kernels gain least where images are many, and cost most."""
 MAX_ROWS = 50_000
 """Above this many rows a head is fitted on a random sample: its few thousand numbers no longer gain from more."""
 BANDWIDTHS = (0.5, 1.0)
-"""For standardised features; at 1 two unrelated pictures have a similarity of about exp(-2)."""
+"""For standardised features; at 1 two unrelated images have a similarity of about exp(-2)."""
 LEAST_SPREAD = 0.1
 """Of the typical spread of a feature; steadier ones are not blown up to it. A fifth of EfficientNet-Lite0's last features are
-zero in all of 128 simple pictures, and one that wakes up in the next picture would outweigh all others.
+zero in all of 128 simple images, and one that wakes up in the next image would outweigh all others.
 """
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-6, 5))
 """Shares of the mean eigenvalue of the Gram matrix, so that they mean the same for any data."""
@@ -96,15 +96,15 @@ class HeadSetting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadFit:
-    """A fitted head, and what was seen of it on the training pictures.
+    """A fitted head, and what was seen of it on the training images.
 
     Attributes:
         head: The head, in eval mode.
         setting: What it is.
         penalty: As a share of the mean eigenvalue.
-        accuracy: Share of training pictures that are right when the head is fitted without them.
+        accuracy: Share of training images that are right when the head is fitted without them.
         loss: Mean cross-entropy of the same leave-one-out predictions, with targets smoothed by 1 / (N + 2).
-        sample: int64 ``(S,)``, positions of the pictures that it was fitted on.
+        sample: int64 ``(S,)``, positions of the images that it was fitted on.
         left_out: float32 ``(S, C)``, logits of each of them from the head fitted without it.
     """
 
@@ -144,10 +144,10 @@ def choose_setting(
     settings: Sequence[HeadSetting],
     seed: int = 0,
 ) -> HeadSetting:
-    """Return the setting whose leave-one-out loss on the training pictures is lowest.
+    """Return the setting whose leave-one-out loss on the training images is lowest.
 
     Args:
-        features: float32 ``(N, V, D)``, pooled features of V views of each training picture.
+        features: float32 ``(N, V, D)``, pooled features of V views of each training image.
         targets: int64 ``(N,)``.
         layout: What the columns are.
         num_classes: C.
@@ -191,7 +191,7 @@ def fit_feature_head(
     """Fit one head with the penalty and the temperature whose leave-one-out loss is lowest.
 
     Args:
-        features: float32 ``(N, V, D)``, pooled features of V views of each training picture.
+        features: float32 ``(N, V, D)``, pooled features of V views of each training image.
         targets: int64 ``(N,)``, classes ``0 .. num_classes - 1``.
         layout: What the columns are.
         num_classes: C.
@@ -200,13 +200,13 @@ def fit_feature_head(
         seed: For the choice of landmarks, and of the sample where there are more than ``MAX_ROWS`` rows.
 
     Raises:
-        TrainingError: A feature is not finite, or fewer than two pictures were given.
+        TrainingError: A feature is not finite, or fewer than two images were given.
     """
     bad = int((~torch.isfinite(features)).sum())
     if len(features) < 2 or bad:
         raise TrainingError(
-            "A head is fitted on finite features of at least two pictures. "
-            f"Received: {len(features)} pictures, {bad} values that are not finite."
+            "A head is fitted on finite features of at least two images. "
+            f"Received: {len(features)} images, {bad} values that are not finite."
         )
     random = generator(seed, "head fit")
     num_views = features.shape[1]
@@ -268,7 +268,7 @@ def _expand(rows_RD: Tensor, landmarks_MD: Tensor, *, bandwidth: float) -> tuple
         return rows_RD, rows_RD.T
     similarity_RM = rbf_kernel(rows_RD, landmarks_MD, bandwidth=bandwidth)
     among_MM = rbf_kernel(landmarks_MD, landmarks_MD, bandwidth=bandwidth)
-    # Two views of one picture may be nearly the same landmark; the jitter keeps their matrix positive definite.
+    # Two views of one image may be nearly the same landmark; the jitter keeps their matrix positive definite.
     root_MM = torch.linalg.cholesky(among_MM + 1e-6 * torch.eye(len(among_MM), dtype=torch.float64))
     expanded_RM = torch.linalg.solve_triangular(root_MM, similarity_RM.T, upper=False).T
     return expanded_RM, torch.linalg.solve_triangular(root_MM.T, expanded_RM.T, upper=True)
@@ -289,9 +289,9 @@ class _Solution:
 def _best_penalty(
     centred_RP: Tensor, centred_RC: Tensor, prior_C: Tensor, *, num_views: int
 ) -> _Solution:
-    """Return the penalty with the lowest leave-one-picture-out loss; one eigendecomposition serves all penalties.
+    """Return the penalty with the lowest leave-one-image-out loss; one eigendecomposition serves all penalties.
 
-    Rows and targets are centred, which is the same as an intercept without penalty. It is left out with the picture too, by
+    Rows and targets are centred, which is the same as an intercept without penalty. It is left out with the image too, by
     the 1 / R in the leverage: a row that stays in the mean is minus the sum of all others, and they would give it away.
     """
     basis_RK, eigenvalues_K = _spectrum(centred_RP)
@@ -301,7 +301,7 @@ def _best_penalty(
     blocks_NVK = basis_RK.unflatten(0, (-1, num_views))
     wanted_NVC = centred_RC.unflatten(0, (-1, num_views))
     targets_N = (wanted_NVC[:, 0] + prior_C).argmax(1)
-    # A hair above one keeps a picture that the penalty leaves entirely free from dividing by zero.
+    # A hair above one keeps an image that the penalty leaves entirely free from dividing by zero.
     identity = (1 + 1e-9) * torch.eye(num_views, dtype=torch.float64)
     solutions: list[_Solution] = []
     for share in PENALTIES:
@@ -340,7 +340,7 @@ def _temperature(scores_NC: Tensor, targets_N: Tensor) -> tuple[float, float]:
     """Return the factor that makes ``factor * scores`` the best-calibrated logits, and their mean cross-entropy.
 
     Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017), on a grid from 1 to 100 in steps
-    of 5 %: finer than the loss can tell. Targets are smoothed by 1 / (N + 2), as Platt did (1999): few pictures that are all
+    of 5 %: finer than the loss can tell. Targets are smoothed by 1 / (N + 2), as Platt did (1999): few images that are all
     right do not prove that the next one is.
     """
     smoothing = 1 / (len(targets_N) + 2)

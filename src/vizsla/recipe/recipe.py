@@ -1,6 +1,6 @@
-"""A table and a few choices in, a trained classifier with its predictions and history out: what ``vizsla train`` does.
+"""What ``vizsla train`` does with a table: features first, then end to end; a run that was cut off is continued.
 
-Features first: a frozen body sees every picture once, a head is fitted on what it says in seconds (``head_fit.py``), and that
+Features first: a frozen body sees every image once, a head is fitted on what it says in seconds (``head_fit.py``), and that
 is already a good classifier and a verdict on the data. Then, where there is a GPU or epochs are asked for, everything is
 trained end to end from there at low rates, and the best state is kept.
 """
@@ -20,36 +20,30 @@ from vizsla.infer.run import predict_batches
 from vizsla.machine import parse_bytes
 from vizsla.models.heads import build_head
 from vizsla.recipe.config import TrainConfig
-from vizsla.recipe.end_to_end import END_TO_END, BestState, train_end_to_end
-from vizsla.recipe.features_first import (
-    FEATURE_PHASES,
-    FeatureStage,
-    fit_on_features,
-    pooling_classifier,
-)
-from vizsla.recipe.resuming import CutOffRun, read_cut_off
-from vizsla.recipe.run_profile import FEATURES_FIRST, RunProfile
+from vizsla.recipe.end_to_end import END_TO_END, BestState, OfferEpochs, train_end_to_end
+from vizsla.recipe.features_first import EPOCH_COLUMNS, features_first, pooling_classifier
 from vizsla.train.callbacks.base import as_callbacks
-from vizsla.train.checkpoint import data_identity
+from vizsla.train.checkpoint import data_identity, differences
 from vizsla.train.display import Display
+from vizsla.train.profile import RunProfile
 from vizsla.train.step import resolve_precision
 
 if TYPE_CHECKING:
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
-    from vizsla.infer.mistakes import KnownPictures
+    from vizsla.infer.mistakes import KnownImages
     from vizsla.models.classifier import Classifier
     from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.checkpoint import Checkpoint
     from vizsla.types import PictureTable
 
-EPOCH_COLUMNS = ("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time")
+_CANNOT_DIFFER = ("arch", "weights")
 
 
 def cache_for(table: PictureTable, *, config: TrainConfig) -> PictureCache:
-    """Return the cache for a run over a table: all its pictures centred, and strips of what the end-to-end epochs see.
+    """Return the cache for a run over a table: all its images centred, and strips of what the end-to-end epochs see.
 
     Args:
-        table: The pictures.
+        table: The images.
         config: Has mode, budget, device and sizes.
 
     Raises:
@@ -75,13 +69,13 @@ class TrainedRun:
 
     Attributes:
         classifier: In eval mode, on the device it was trained on.
-        resize: How its pictures are prepared.
-        predictions: On the validation pictures.
+        resize: How its images are prepared.
+        predictions: On the validation images.
         history: One point per fit of the head and per epoch.
         recipe: What was done, in words.
         interrupted: Ctrl-C ended the end-to-end epochs early; this is the best state until then.
         problem: Why the end-to-end epochs could not go on, empty if they could; this is the best state until then.
-        known: What the first stage knows of the training pictures; None after a resumed run.
+        known: What the first stage knows of the training images; None after a resumed run.
     """
 
     classifier: Classifier
@@ -91,7 +85,7 @@ class TrainedRun:
     recipe: str
     interrupted: bool = False
     problem: str = ""
-    known: KnownPictures | None = None
+    known: KnownImages | None = None
 
 
 def train_classifier(
@@ -106,20 +100,20 @@ def train_classifier(
     """Train a classifier on a table by the default recipe.
 
     Args:
-        table: Labelled pictures with their split.
+        table: Labelled images with their split.
         config: Choices; None is all defaults.
         display: Where to show progress; None is the screen.
-        cache: Pictures that were read already at the size of ``config``; None is a new ``cache_for(table, config=config)``.
+        cache: Images that were read already at the size of ``config``; None is a new ``cache_for(table, config=config)``.
         checkpoint: Writes the state of the end-to-end epochs now and then, and goes on from it where it is to resume.
         profile: Told where the time goes; None does not measure that.
 
     Returns:
-        The classifier with what it says of the validation pictures.
+        The classifier with what it says of the validation images.
 
     Raises:
         ConfigError: There is no such network, a choice cannot work, or the checkpoint is of another run.
         WeightsError: Its weights cannot be found.
-        PictureError: A picture cannot be read.
+        PictureError: An image cannot be read.
         TrainingError: A head cannot be fitted to the features.
         ModelFileError: The checkpoint is damaged.
 
@@ -133,22 +127,22 @@ def train_classifier(
     display = Display() if display is None else display
     profile = RunProfile(wanted=False) if profile is None else profile
     loaders = loaders_for(table, config=config, cache=cache)
-    settings = settings_of(config, table=table, device=loaders.device)
-    cut_off = read_cut_off(checkpoint, settings=settings)
+    settings = _settings_of(config, table=table, device=loaders.device)
+    kept = _kept_by(checkpoint, settings=settings)
     display.header(EPOCH_COLUMNS)
     history: list[HistoryPoint] = []
-    known: KnownPictures | None = None
-    if cut_off is None:
+    known: KnownImages | None = None
+    if kept is None:
         first = features_first(loaders, config=config, display=display, profile=profile)
         best = BestState(
             first.classifier, predictions=first.predictions, name="the head on frozen features"
         )
         history += first.history
         known = first.known
-        recipe = f"Features first: {first.fit.setting}; {first.fit.accuracy:.1%} leave-one-out on the training pictures."
+        recipe = f"Features first: {first.fit.setting}; {first.fit.accuracy:.1%} leave-one-out on the training images."
     else:
-        best = _best_before(cut_off, loaders, config=config)
-        recipe = cut_off.recipe
+        best = _best_before(kept["head"], loaders, config=config)
+        recipe = kept["notes"]["recipe"]
     epochs = config.epochs_on(loaders.device)
     interrupted, problem = False, ""
     if epochs:
@@ -159,7 +153,7 @@ def train_classifier(
             notes={"recipe": recipe, "settings": settings},
             config=config,
             display=display,
-            cbs=[*as_callbacks(checkpoint), *profile.callbacks()],
+            cbs=[*as_callbacks(checkpoint), *profile.steps(END_TO_END)],
         )
         done = sum(point.stage == END_TO_END for point in history)
         number = str(epochs) if done == epochs else f"{done} of {epochs}"
@@ -181,10 +175,10 @@ def train_classifier(
 def loaders_for(
     table: PictureTable, *, config: TrainConfig, cache: PictureCache | None = None
 ) -> DataLoaders:
-    """Return loaders of a table that prepare its pictures as in validation.
+    """Return loaders of a table that prepare its images as in validation.
 
     Args:
-        table: Labelled pictures with their split.
+        table: Labelled images with their split.
         config: Choices of the run.
         cache: None is a new ``cache_for(table, config=config)``.
 
@@ -208,40 +202,7 @@ def loaders_for(
     )
 
 
-def features_first(
-    loaders: DataLoaders,
-    *,
-    config: TrainConfig,
-    display: Display,
-    profile: RunProfile | None = None,
-) -> FeatureStage:
-    """Do the first stage of the recipe: a head on features of the frozen body; see ``fit_on_features``.
-
-    Args:
-        loaders: From ``loaders_for``.
-        config: Choices of the run.
-        display: Where to show progress.
-        profile: Told where the time goes.
-    """
-    clock = None
-    if profile is not None:
-        clock = profile.stage(
-            FEATURES_FIRST,
-            phases=FEATURE_PHASES,
-            num_pictures=loaders.train.n + loaders.valid.n,
-            device=loaders.device,
-        )
-    return fit_on_features(
-        loaders,
-        arch=config.arch,
-        weights=config.weights or None,
-        precision=resolve_precision(config.precision, device=loaders.device),
-        display=display,
-        clock=clock,
-    )
-
-
-def settings_of(
+def _settings_of(
     config: TrainConfig, *, table: PictureTable, device: torch.device
 ) -> dict[str, Any]:
     """Return what has to be the same for a run to be continued: its data, and the choices that its result depends on."""
@@ -259,15 +220,28 @@ def settings_of(
     }
 
 
-def _best_before(cut_off: CutOffRun, loaders: DataLoaders, *, config: TrainConfig) -> BestState:
+def _kept_by(checkpoint: Checkpoint | None, *, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what ``OfferEpochs`` kept of a run that was cut off in its end-to-end epochs; None if there is none to continue."""
+    kept = None if checkpoint is None else checkpoint.kept_by(OfferEpochs)
+    if checkpoint is None or kept is None:
+        return None
+    differing = differences(kept["notes"]["settings"], settings)
+    if differing and (not checkpoint.force or differing.keys() & set(_CANNOT_DIFFER)):
+        raise ConfigError(
+            f"The run to continue ({checkpoint.path}) was another one. What differs: {'; '.join(differing.values())}. Give "
+            "what was given then, leave out --resume to train from the start, or continue all the same with --force, which "
+            "cannot bridge another network."
+        )
+    return kept
+
+
+def _best_before(head: dict[str, Any], loaders: DataLoaders, *, config: TrainConfig) -> BestState:
     """Return a classifier with a head of the same make; the checkpoint will put its weights in."""
     classifier, _, _ = pooling_classifier(loaders, arch=config.arch, weights=config.weights or None)
-    head = build_head(
-        cut_off.head,
-        stage_channels=classifier.backbone.stage_channels,
-        num_classes=loaders.c,
+    made = build_head(
+        head, stage_channels=classifier.backbone.stage_channels, num_classes=loaders.c
     )
-    classifier.head = head.to(loaders.device)
+    classifier.head = made.to(loaders.device)
     precision = resolve_precision(config.precision, device=loaders.device, model=classifier)
     predictions = predict_batches(
         classifier, loaders.valid.batches(), table=loaders.table, precision=precision
@@ -292,12 +266,7 @@ def _end_to_end(
             best=best,
             history=history,
             notes=notes,
-            epochs=config.epochs_on(loaders.device),
-            presize=config.kept_size,
-            learning_rate=config.learning_rate,
-            precision=resolve_precision(
-                config.precision, device=loaders.device, model=best.classifier
-            ),
+            config=config,
             display=display,
             cbs=cbs,
         )

@@ -7,13 +7,12 @@ body, late body and head.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from vizsla.recipe.end_to_end import RATE_SHARES, end_to_end_trainer
-from vizsla.recipe.recipe import features_first, loaders_for
+from vizsla.recipe.features_first import features_first
+from vizsla.recipe.recipe import loaders_for
 from vizsla.train.lr_finder import find_learning_rate
-from vizsla.train.step import resolve_precision
 from vizsla.train.suggestions import ROBUST_RUNS, minimum, robust, slide, steep, suggest, valley
 
 if TYPE_CHECKING:
@@ -54,15 +53,7 @@ def find_rate(
     """
     loaders = loaders_for(table, config=config)
     first = features_first(loaders, config=config, display=display)
-    trainer = end_to_end_trainer(
-        loaders,
-        first.classifier,
-        presize=config.kept_size,
-        precision=resolve_precision(
-            config.precision, device=loaders.device, model=first.classifier
-        ),
-        display=display,
-    )
+    trainer = end_to_end_trainer(loaders, first.classifier, config=config, display=display)
     curve = find_learning_rate(
         trainer,
         start_lr=start_lr,
@@ -72,15 +63,3 @@ def find_rate(
         shares=RATE_SHARES,
     )
     return curve, suggest(curve, (robust, valley, slide, steep, minimum))
-
-
-def describe(suggestions: SuggestedLRs) -> tuple[str, ...]:
-    """Return what ``find_rate`` suggests as lines for people, the robust rate first."""
-    lines: list[str] = []
-    for name, rate in suggestions.as_dict().items():
-        shown = "none" if math.isnan(rate) else f"{rate:.2e}"
-        found = suggestions.robust_rate if name == "robust" else None
-        if found is not None and found.safe:
-            shown += f"  safe from {found.low:.2e} to {found.high:.2e} in {found.num_runs} runs"
-        lines.append(f"{name:<8}  {shown}")
-    return (*lines, *([suggestions.note] if suggestions.note else []))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.cache.cache import PictureCache
     from vizsla.evaluate.predictions import Predictions
-    from vizsla.infer.mistakes import BatchesOf, KnownPictures
+    from vizsla.infer.mistakes import BatchesOf, KnownImages
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.display import Display, MoveBar
@@ -39,7 +39,7 @@ def gather_evidence(
     config: TrainConfig,
     display: Display,
     cache: PictureCache | None = None,
-    known: KnownPictures | None = None,
+    known: KnownImages | None = None,
 ) -> tuple[Evidence, tuple[str, ...]]:
     """Find out what explains the mistakes of a run.
 

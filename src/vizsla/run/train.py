@@ -26,7 +26,6 @@ from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import save_bundle
 from vizsla.recipe.end_to_end import END_TO_END
 from vizsla.recipe.recipe import TrainedRun, cache_for, train_classifier
-from vizsla.recipe.run_profile import READING, RESULTS, RunProfile
 from vizsla.report.build import ReportContent, write_report
 from vizsla.run.folder import (
     CONFIG,
@@ -46,6 +45,7 @@ from vizsla.text import counted
 from vizsla.train.checkpoint import FILE_NAME, Checkpoint
 from vizsla.train.display import Display, format_seconds
 from vizsla.train.distributed import is_main
+from vizsla.train.profile import RunProfile
 from vizsla.train.recorder import save_history
 from vizsla.types import as_size
 
@@ -153,7 +153,7 @@ def run_training(
         )
         with noted_on_stop("There was no model to save yet, and nothing was written."):
             cache = cache_for(table, config=plan.config)
-            with times.part(READING, num_pictures=num_pictures):
+            with times.part("reading images", num_images=num_pictures):
                 table, plan = _read(table, plan=plan, cache=cache, display=display)
             display.line(cache.describe())
             run = train_classifier(
@@ -169,7 +169,7 @@ def run_training(
             note = f"The results were being written to {folder}; not all files are there."
             with noted_on_stop(note), place_to_write(folder) as place:
                 seconds = time.monotonic() - started
-                with times.part(RESULTS, num_pictures=num_pictures):
+                with times.part("results", num_images=num_pictures):
                     write_run(
                         place,
                         run=run,

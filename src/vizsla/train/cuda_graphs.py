@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vizsla.infer.run import Precision
+    from vizsla.infer.run import NumberFormat
     from vizsla.models.classifier import Classifier
     from vizsla.train.trainer import Trainer
     from vizsla.types import Batch, Size
@@ -45,12 +45,12 @@ class CapturedForward:
 
     Args:
         classifier: On a CUDA device.
-        precision: See ``Precision``.
+        precision: See ``NumberFormat``.
     """
 
-    def __init__(self, classifier: Classifier, *, precision: Precision) -> None:
+    def __init__(self, classifier: Classifier, *, precision: NumberFormat) -> None:
         self.classifier = classifier
-        self.precision: Precision = precision
+        self.precision: NumberFormat = precision
         self._recorded: _Recorded | None = None
         self._last_shape: tuple[int, ...] = ()
         self._addresses: tuple[int, ...] = ()

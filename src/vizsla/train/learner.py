@@ -24,7 +24,7 @@ from vizsla.model_file.final_resize import storable
 from vizsla.predict.predictor import AnyImage, Prediction, Predictor
 from vizsla.train.checkpoint import load_weights, save_weights
 from vizsla.train.distributed import share
-from vizsla.train.losses import activation_of, per_picture
+from vizsla.train.losses import activation_of, per_image
 from vizsla.train.step import resolve_precision
 from vizsla.train.summary import Table, summarise_model
 from vizsla.train.trainer import Trainer
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.evaluate.calibration import Calibration
     from vizsla.evaluate.predictions import Predictions
-    from vizsla.infer.run import Precision
+    from vizsla.infer.run import NumberFormat
 
 
 class Learner(Trainer):
@@ -98,7 +98,7 @@ class Learner(Trainer):
                 raise ConfigError(
                     "These images have no labels, so they have no loss. Leave out with_loss."
                 )
-            results.append(per_picture(self.loss_func)(outputs.logits, outputs.targets))
+            results.append(per_image(self.loss_func)(outputs.logits, outputs.targets))
         return tuple(results)
 
     def predict(self, item: AnyImage, with_input: bool = False) -> Prediction | tuple[Any, ...]:
@@ -300,7 +300,7 @@ class Learner(Trainer):
         finally:
             self.display.bars = before
 
-    def _to(self, precision: Precision) -> Learner:
+    def _to(self, precision: NumberFormat) -> Learner:
         self.precision = resolve_precision(precision, device=self.dls.device)
         return self
 

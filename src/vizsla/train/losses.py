@@ -1,6 +1,6 @@
 """Loss functions: what training descends, with the activation and the decision that belong to each.
 
-``per_picture`` gives any loss without its mean, which mixing two losses, listing the worst images and weighting them need.
+``per_image`` gives any loss without its mean, which mixing two losses, listing the worst images and weighting them need.
 Nothing here reads a value, so nothing waits for the device. Losses are computed in the dtype of the outputs.
 
 Shapes: B images, C classes, K numbers.
@@ -330,7 +330,7 @@ def default_loss(task: Task) -> nn.Module:
     return losses[task]()
 
 
-def per_picture(loss_func: LossFunction) -> LossFunction:
+def per_image(loss_func: LossFunction) -> LossFunction:
     """Return the same loss without the mean over images; ``loss_func`` itself stays as it is.
 
     Args:
@@ -347,7 +347,7 @@ def per_picture(loss_func: LossFunction) -> LossFunction:
 
     Examples:
         >>> import torch
-        >>> loss = per_picture(F.cross_entropy)
+        >>> loss = per_image(F.cross_entropy)
         >>> [round(value, 4) for value in loss(torch.zeros(2, 4), torch.tensor([0, 3])).tolist()]
         [1.3863, 1.3863]
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.train.callbacks.base import Fit, FitSettings
+    from vizsla.train.display import Display
     from vizsla.types import Batch
 
 WAITING, COPY, AUGMENTATION = "waiting for data", "copy to device", "augmentation"
@@ -170,3 +171,128 @@ def watched_batches(loader: DataLoader, *, clock: PhaseClock) -> Generator[Batch
                 clock.to(WAITING)
     finally:
         clock.to(OVERHEAD)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageTimes:
+    """Where the time of a stage of a run went.
+
+    Attributes:
+        stage: Its name.
+        unit: What was counted: ``"images"`` or ``"steps"``.
+        number: How many; each image counts once, however often it was looked at.
+        phases: Seconds of each phase, in the order in which they come.
+    """
+
+    stage: str
+    unit: str
+    number: int
+    phases: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole stage."""
+        return sum(self.phases.values())
+
+
+class RunProfile:
+    """Takes the time of the stages of a run; a stage ends when the next begins.
+
+    Args:
+        wanted: Without it nothing is measured, and the run is as fast as it can be.
+
+    Examples:
+        >>> profile = RunProfile()
+        >>> config = TrainConfig(size=128, epochs=0)
+        >>> run = train_classifier(table, config=config, profile=profile)
+        >>> profile.stages()[-1].seconds
+    """
+
+    def __init__(self, *, wanted: bool = True) -> None:
+        self.wanted = wanted
+        self._stages: list[tuple[str, int, PhaseClock | StepProfile]] = []
+
+    def stage(
+        self,
+        name: str,
+        *,
+        phases: Sequence[str],
+        num_images: int,
+        device: torch.device | None = None,
+    ) -> PhaseClock:
+        """Begin a stage and its first phase; return the clock to tell of the next phases and to stop.
+
+        Args:
+            name: Of the stage.
+            phases: All that there will be, in the order to show them in.
+            num_images: That it goes through.
+            device: Where the work is done.
+        """
+        clock = PhaseClock(phases, device=device if self.wanted else None)
+        self._stages.append((name, num_images, clock))
+        clock.to(phases[0])
+        return clock
+
+    @contextmanager
+    def part(self, name: str, *, num_images: int) -> Generator[None]:
+        """Take the time of the block as a stage without phases."""
+        clock = self.stage(name, phases=(name,), num_images=num_images)
+        try:
+            yield
+        finally:
+            clock.stop()
+
+    def steps(self, name: str) -> list[Callback]:
+        """Begin a stage of training steps; return the callbacks that have to take part in its fit."""
+        if not self.wanted:
+            return []
+        profile = StepProfile(show=False)
+        self._stages.append((name, 0, profile))
+        return [profile]
+
+    def stages(self) -> tuple[StageTimes, ...]:
+        """Return the stages so far, in the order in which they came."""
+        found: list[StageTimes] = []
+        for name, num_images, source in self._stages:
+            is_steps = isinstance(source, StepProfile)
+            number = source.num_steps if is_steps else num_images
+            if number or not is_steps:
+                unit = "steps" if is_steps else "images"
+                times = dict(source.seconds)
+                found.append(StageTimes(stage=name, unit=unit, number=number, phases=times))
+        return tuple(found)
+
+    def values(self) -> dict[str, object]:
+        """Return all of it as what JSON can hold."""
+        stages = [
+            {
+                "stage": stage.stage,
+                "unit": stage.unit,
+                "number": stage.number,
+                "seconds": stage.seconds,
+                "phases": [{"phase": name, "seconds": of} for name, of in stage.phases.items()],
+            }
+            for stage in self.stages()
+        ]
+        return {"seconds": sum(stage.seconds for stage in self.stages()), "stages": stages}
+
+    def show(self, display: Display) -> None:
+        """Print a table: each stage, and each of its phases below it."""
+        stages = self.stages()
+        whole = sum(stage.seconds for stage in stages) or 1.0
+        rows: list[tuple[str, float, float | None]] = []
+        for stage in stages:
+            each = 1000 / stage.number if stage.number else 0.0
+            title = f"{stage.stage}, {stage.number:,} {stage.unit}"
+            rows.append((title, stage.seconds, stage.seconds * each))
+            if len(stage.phases) > 1:
+                for name, seconds in stage.phases.items():
+                    rows.append(
+                        (f"  {name}", seconds, None if name == VALIDATION else seconds * each)
+                    )
+        width = max((len(title) for title, _, _ in rows), default=0)
+        display.line("")
+        display.header(("where the time went".ljust(width), " seconds", "   share", " ms each"))
+        for title, seconds, each in rows:
+            cells = (f"{seconds:.2f}", f"{seconds / whole:.1%}", "" if each is None else f"{each:.2f}")  # fmt: skip
+            display.row((title, *(cell.rjust(8) for cell in cells)))

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from vizsla.augment.mix import MixedBatch, mixed_loss
 from vizsla.errors import ConfigError, TrainingError
-from vizsla.infer.run import Precision, autocast
+from vizsla.infer.run import NumberFormat, autocast
 from vizsla.train.callbacks.base import FitSettings
 from vizsla.train.cuda_graphs import CapturedGradients
 from vizsla.train.distributed import any_on_device, share
-from vizsla.train.losses import per_picture
+from vizsla.train.losses import per_image
 from vizsla.train.profile import BACKWARD, FORWARD, OPTIMISER, OVERHEAD
 from vizsla.types import Batch
 
@@ -56,7 +56,7 @@ class TrainingStep:
         *,
         loss_function: LossFunction,
         optimiser: torch.optim.Optimizer,
-        precision: Precision = "fp32",
+        precision: NumberFormat = "fp32",
         settings: FitSettings | None = None,
         forward: Callable[[Tensor], Tensor] | None = None,
         scaler: torch.amp.GradScaler | None = None,
@@ -68,7 +68,7 @@ class TrainingStep:
         self.model = model
         self.loss_function = loss_function
         self.optimiser = optimiser
-        self.precision: Precision = precision
+        self.precision: NumberFormat = precision
         self.accumulate = settings.accumulate
         self.clip = settings.clip
         self.forward = model if forward is None else forward
@@ -276,7 +276,7 @@ def parameters_with_gradients(optimiser: torch.optim.Optimizer) -> list[nn.Param
     ]
 
 
-def make_scaler(precision: Precision) -> torch.amp.GradScaler:
+def make_scaler(precision: NumberFormat) -> torch.amp.GradScaler:
     """Return what scales the losses of fp16, so that small gradients do not vanish; idle in other precisions and on a CPU."""
     needed = precision == "fp16" and torch.cuda.is_available()
     return torch.amp.GradScaler("cuda", init_scale=GRADIENT_SCALE, enabled=needed)
@@ -298,7 +298,7 @@ def batch_loss(logits: Tensor, batch: Batch, *, loss_function: LossFunction) -> 
         partner_targets=batch.partner_targets,
         shares=batch.shares,
     )
-    return mixed_loss(logits, mixed, loss=per_picture(loss_function))
+    return mixed_loss(logits, mixed, loss=per_image(loss_function))
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
@@ -321,7 +321,7 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
 
 def resolve_precision(
     precision: str, *, device: torch.device, model: nn.Module | None = None
-) -> Precision:
+) -> NumberFormat:
     """Return ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
     ``"auto"`` is fp32, but on CUDA, which gains from less, fp16 for networks with batch norms and bf16 for others: cuDNN has fast
@@ -343,7 +343,7 @@ def resolve_precision(
             isinstance(part, nn.BatchNorm2d) for part in model.modules()
         )
         return "fp16" if has_norms else "bf16"
-    for known in get_args(Precision):
+    for known in get_args(NumberFormat):
         if precision == known:
             return "fp32" if known == "fp16" and device.type == "cpu" else known
     raise ConfigError(f"precision is 'auto', 'fp32', 'bf16' or 'fp16'. Received: {precision!r}")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from vizsla.errors import ConfigError, TrainingError
-from vizsla.infer.run import Precision, predict_batches
+from vizsla.infer.run import NumberFormat, predict_batches
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
 from vizsla.train.callbacks.base import Fit, FitSettings, as_callbacks
 from vizsla.train.checkpoint import Snapshot
@@ -30,6 +29,7 @@ from vizsla.train.distributed import (
 )
 from vizsla.train.loop import run_fit
 from vizsla.train.losses import default_loss
+from vizsla.train.metrics import unique_names
 from vizsla.train.optim import Adam, build_optimiser
 from vizsla.train.recorder import FitRecord, Recorder
 from vizsla.train.schedules import (
@@ -80,7 +80,7 @@ class TrainerOptions(TypedDict, total=False):
     wd_bn_bias: bool
     train_bn: bool
     moms: tuple[float, float, float]
-    precision: Precision | str
+    precision: NumberFormat | str
     accumulate: int
     clip: float | None
     compile: bool | str
@@ -151,7 +151,7 @@ class Trainer:
         train_bn: bool = True,
         moms: tuple[float, float, float] = MOMENTA,
         *,
-        precision: Precision | str = "auto",
+        precision: NumberFormat | str = "auto",
         accumulate: int = 1,
         clip: float | None = None,
         compile: bool | str = False,  # noqa: A002 (torch's own word)
@@ -179,7 +179,7 @@ class Trainer:
         self.wd_bn_bias = wd_bn_bias
         self.train_bn = train_bn
         self.moms = moms
-        self.precision: Precision = resolve_precision(
+        self.precision: NumberFormat = resolve_precision(
             precision, device=dls.device, model=self.model
         )
         self.accumulate = accumulate
@@ -187,7 +187,7 @@ class Trainer:
         self.compile = compile
         self.show_table = show_table
         self.display = make_display(quiet=quiet or not is_main())
-        self.recorder = Recorder(metric_names=metric_names(self.metrics))
+        self.recorder = Recorder(metric_names=unique_names(self.metrics))
         groups = (splitter or parameter_groups)(self.model)  # pyright: ignore[reportArgumentType] (a model without groups brings a splitter)
         self.groups: tuple[Group, ...] = tuple(tuple(group) for group in groups)
         self.opt: torch.optim.Optimizer | None = None
@@ -710,18 +710,6 @@ class Trainer:
         known.refresh()
         self._captured = known
         return known
-
-
-def metric_names(metrics: Sequence[MetricFunction]) -> tuple[str, ...]:
-    """Return the name of each metric; of several with one name the later ones get a number."""
-    names: list[str] = []
-    seen: Counter[str] = Counter()
-    for metric in metrics:
-        inner = getattr(metric, "func", metric)  # a partial has no name of its own
-        name = getattr(inner, "__name__", type(inner).__name__)
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return tuple(names)
 
 
 def _check_classes(model: nn.Module, dls: DataLoaders) -> None:

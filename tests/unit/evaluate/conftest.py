@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def from_logits() -> Callable[..., Predictions]:
-    """Return a function that makes predictions of pictures 0.jpg, 1.jpg, ... from logits and targets."""
+    """Return a function that makes predictions of images 0.jpg, 1.jpg, ... from logits and targets."""
 
     def make(
         logits: Sequence[Sequence[float]] | torch.Tensor,

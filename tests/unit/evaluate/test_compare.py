@@ -1,4 +1,4 @@
-"""Comparing two runs on the same pictures."""
+"""Comparing two runs on the same images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(right: Sequence[bool]) -> Predictions:
-    """Predictions of two classes that are right for the pictures that are named so."""
+    """Predictions of two classes that are right for the images that are named so."""
     targets = torch.arange(len(right)) % 2
     given_classes = torch.where(torch.tensor(right), targets, 1 - targets)
     return Predictions(
@@ -45,7 +45,7 @@ def test_a_clear_difference_is_told_with_its_direction():
     assert found.difference == pytest.approx(0.15)
     assert found.can_be_told_apart
     assert found.sentence == (
-        "before predicts 70.0% and after 85.0% of the same 100 pictures correctly, a difference of +15.0 points "
+        "before predicts 70.0% and after 85.0% of the same 100 images correctly, a difference of +15.0 points "
         f"(95 % interval +{100 * found.low:.1f} to +{100 * found.high:.1f}): after is better."
     )
     swapped = compare(AFTER, BEFORE, names=("after", "before"))
@@ -56,7 +56,7 @@ def test_a_clear_difference_is_told_with_its_direction():
 def test_a_small_difference_is_not_made_more_of():
     found = compare(BEFORE, run([True] * 72 + [False] * 28))
     assert not found.can_be_told_apart
-    assert found.sentence.endswith("these pictures cannot tell the two apart.")
+    assert found.sentence.endswith("these images cannot tell the two apart.")
     assert found.low < 0 < found.high
 
 
@@ -146,7 +146,7 @@ def test_pictures_without_label_are_left_out():
     ]
     assert compare(*runs).num_pictures == 90
     nothing = replace(BEFORE, targets=torch.full((100,), UNLABELLED))
-    with pytest.raises(DataError, match="None of the 100 pictures has a label"):
+    with pytest.raises(DataError, match="None of the 100 images has a label"):
         compare(nothing, nothing)
 
 
@@ -178,7 +178,7 @@ def test_other_pictures_or_labels_are_refused(changed: dict[str, object], messag
 
 
 def test_other_numbers_of_pictures_and_other_tasks_are_refused():
-    with pytest.raises(ConfigError, match="predictions of 100 and of 2 pictures"):
+    with pytest.raises(ConfigError, match="predictions of 100 and of 2 images"):
         compare(BEFORE, run([True, False]))
     numbers = replace(BEFORE, targets=torch.zeros(100, 2), task="regression")
     with pytest.raises(ConfigError, match="compare needs predictions of classes"):

@@ -1,4 +1,4 @@
-"""Confusions, top losses and least certain pictures against recorded values and by hand."""
+"""Confusions, top losses and least certain images against recorded values and by hand."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_pictures_without_label_have_no_place_among_losses(from_logits: Maker):
 
 
 def test_worst_mistakes_leave_out_right_answers(from_logits: Maker):
-    # The second picture is right with a larger loss than the wrong third one has.
+    # The second image is right with a larger loss than the wrong third one has.
     logits = [[0.0, 5.0, 0.0], [0.1, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 9.0]]
     predictions = from_logits(logits, [0, 0, 2, 2])
     assert worst_mistakes(predictions).tolist() == [0, 2]

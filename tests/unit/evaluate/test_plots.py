@@ -15,7 +15,7 @@ from PIL import Image
 from vizsla.errors import ConfigError
 from vizsla.evaluate.plots import (
     grid_shape,
-    picture_grid,
+    image_grid,
     plot_confusion,
     plot_history,
     set_fitting_titles,
@@ -113,12 +113,12 @@ def test_rows_and_columns_follow_from_the_number(
 
 @pytest.mark.parametrize("given", [(0, None, None), (1, 0, None), (1, None, -1)])
 def test_an_empty_grid_is_refused(given: tuple[int, int | None, int | None]):
-    with pytest.raises(ConfigError, match="at least one picture"):
+    with pytest.raises(ConfigError, match="at least one image"):
         grid_shape(given[0], nrows=given[1], ncols=given[2])
 
 
 def test_places_without_a_picture_stay_empty():
-    places = picture_grid(3, nrows=2, ncols=2)
+    places = image_grid(3, nrows=2, ncols=2)
     assert len(places) == 3
     assert len(plt.gcf().axes) == 4
     assert not any(axes.axison for axes in plt.gcf().axes)
@@ -126,13 +126,13 @@ def test_places_without_a_picture_stay_empty():
 
 
 def test_more_lines_of_title_get_more_room():
-    picture_grid(1, title_lines=3, title="above")
+    image_grid(1, title_lines=3, title="above")
     assert plt.gcf().get_size_inches()[1] > 3.2
     assert plt.gcf().get_suptitle() == "above"
 
 
 def test_long_titles_are_no_wider_than_their_pictures():
-    places = picture_grid(4)
+    places = image_grid(4)
     set_fitting_titles(places, ["american_staffordshire_bull_terrier_of_some_kind"] * 4)
     figure = plt.gcf()
     figure.canvas.draw()
@@ -141,7 +141,7 @@ def test_long_titles_are_no_wider_than_their_pictures():
 
 
 def test_short_titles_keep_their_size_and_get_colours():
-    places = picture_grid(2)
+    places = image_grid(2)
     set_fitting_titles(places, ["cat", "dog", "unused"], colours=["green", "red", "red"])
     usual = plt.figure().add_subplot().set_title("x").get_fontsize()
     assert [axes.title.get_fontsize() for axes in places] == [usual, usual]

@@ -64,7 +64,7 @@ def test_fields_cannot_be_changed(from_logits: Maker):
         ("targets", torch.tensor([0, 2]), r"'b.jpg' must lie in 0..1.*Received: 2"),
         ("targets", torch.tensor([-2, 0]), r"'a.jpg' must lie in 0..1.*Received: -2"),
         ("vocab", ("cat", "cat"), r"must differ.*'cat', 'cat'"),
-        ("logits", torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]), r"1 of 2 pictures, first for 'b"),
+        ("logits", torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]), r"1 of 2 images, first for 'b"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(field: str, value: object, said: str):
@@ -246,7 +246,7 @@ def test_targets_of_several_labels_are_floats(several: Predictions):
 def test_outputs_that_are_not_finite_are_refused_whatever_is_predicted(
     from_logits: Maker, task: Task
 ):
-    with pytest.raises(ConfigError, match=r"not finite for 1 of 2 pictures, first for '1.jpg'"):
+    with pytest.raises(ConfigError, match=r"not finite for 1 of 2 images, first for '1.jpg'"):
         from_logits([[0.0], [NAN]], [[0.0], [1.0]], task=task)
 
 

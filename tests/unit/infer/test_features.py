@@ -27,7 +27,7 @@ class Body(nn.Sequential):
 
 
 class Source:
-    """Gives pictures in batches as a loader does, and remembers whether it was closed."""
+    """Gives images in batches as a loader does, and remembers whether it was closed."""
 
     def __init__(self, images: Tensor, parts: Sequence[Sequence[int]]) -> None:
         self.images = images

@@ -59,7 +59,7 @@ def colours() -> Classifier:
 
 
 def scene() -> Tensor:
-    """One picture: a red square top left, a blue one bottom right, black elsewhere."""
+    """One image: a red square top left, a blue one bottom right, black elsewhere."""
     image = torch.zeros(1, 3, 32, 32)
     image[0, 0, 4:12, 4:12] = 1
     image[0, 2, 20:28, 20:28] = 1
@@ -298,14 +298,14 @@ def test_covering_the_hottest_quarter_of_a_photo_costs_more_than_covering_the_co
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"targets": [0, 1]}, "one class number for each of 1 pictures, or a row of 2 zeros and ones"),
+        ({"targets": [0, 1]}, "one class number for each of 1 images, or a row of 2 zeros and ones"),
         ({"targets": torch.tensor([0.0])}, "torch.float32 (1,)"),
         ({"targets": torch.tensor([True])}, "torch.bool (1,)"),
         ({"targets": [2]}, "class numbers from 0 to 1. Received: [2]"),
         ({"targets": [-1]}, "Received: [-1]"),
         ({"stage": 1}, "has 1 stages, 0 to 0. Received: stage=1"),
         ({"stage": -2}, "Received: stage=-2"),
-        ({"images": torch.zeros(1, 3, 4, 4)}, "have these sizes: 1 x 1. Give larger pictures"),
+        ({"images": torch.zeros(1, 3, 4, 4)}, "have these sizes: 1 x 1. Give larger images"),
         ({"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, "takes floating point"),
     ],
 )  # fmt: skip

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
-from vizsla.infer.run import compute_logits, evaluation_mode, predict_batches, usable_device
+from vizsla.infer.run import (
+    compute_logits,
+    compute_outputs,
+    evaluation_mode,
+    mix_with_plain,
+    predict_batches,
+    usable_device,
+)
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
@@ -19,6 +27,7 @@ from vizsla.types import UNLABELLED, Batch, PictureTable, Task
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
 
 VOCAB = ("cat", "dog", "fish")
 
@@ -193,3 +202,128 @@ def test_devices_that_are_not_there_are_named():
             usable_device(name)
     with pytest.raises(ConfigError, match=r"no device of that name. Received: 'gpu'"):
         usable_device("gpu")
+
+
+class Mean(nn.Module):
+    """Two logits: the mean of the image, and its negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.mean(dim=(1, 2, 3)) * self.scale
+        return torch.stack([mean, -mean], dim=1)
+
+
+IMAGES = torch.arange(5, dtype=torch.float32).view(5, 1, 1, 1).expand(5, 3, 4, 4) / 10
+TARGETS = torch.tensor([0, 1, 0, 1, 1])
+LOGITS = torch.stack([torch.arange(5) / 10, -torch.arange(5) / 10], dim=1)
+
+
+def batch(place: slice, *, targets: Tensor = TARGETS) -> Batch:
+    return Batch(images=IMAGES[place], targets=targets[place], rows=torch.arange(5)[place])
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [(IMAGES[:3], TARGETS[:3]), (IMAGES[3:], TARGETS[3:])],
+        [[IMAGES, TARGETS]],
+        ((IMAGES[:1], TARGETS[:1]), (IMAGES[1:], TARGETS[1:])),
+        [batch(slice(0, 2)), batch(slice(2, 5))],
+    ],
+    ids=["pairs", "a list", "a tuple", "batches"],
+)
+def test_batches_of_any_form_give_outputs_in_their_order(batches: Any):
+    found = compute_outputs(Mean(), batches, keep_images=True)
+    torch.testing.assert_close(found.logits, LOGITS)
+    assert found.targets is not None
+    assert torch.equal(found.targets, TARGETS)
+    assert found.images is not None
+    assert torch.equal(found.images, IMAGES)
+    assert found.logits.dtype == torch.float32
+    assert not found.logits.requires_grad
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [(IMAGES,)],
+        [batch(slice(None), targets=torch.full((5,), UNLABELLED))],
+        [(IMAGES[:3], TARGETS[:3]), (IMAGES[3:],)],
+    ],
+    ids=["no targets", "unknown", "some without"],
+)
+def test_without_labels_there_are_no_targets(batches: Any):
+    found = compute_outputs(Mean(), batches)
+    torch.testing.assert_close(found.logits, LOGITS)
+    assert found.targets is None
+    assert found.images is None
+
+
+def test_what_has_no_length_is_refused_by_its_type():
+    with pytest.raises(ConfigError, match=r"Received: generator\. Wrap it: dl=list\(\.\.\.\)"):
+        compute_outputs(Mean(), (pair for pair in [(IMAGES, TARGETS)]))
+
+
+def test_nothing_to_predict_is_said():
+    with pytest.raises(ConfigError, match="the loader gives no batches"):
+        compute_outputs(Mean(), [])
+
+
+def test_every_part_is_afterwards_in_the_mode_that_it_was_in():
+    network = nn.Sequential(Mean(), nn.Dropout(0.9), nn.Dropout(0.9))
+    network.train()
+    network[2].eval()
+    torch.testing.assert_close(compute_outputs(network, [(IMAGES, TARGETS)]).logits, LOGITS)
+    assert [part.training for part in network.modules()] == [True, True, True, False]
+
+
+def test_a_loader_is_closed_after_an_error():
+    closed: list[bool] = []
+
+    class Loader:
+        def batches(self) -> Any:
+            try:
+                yield batch(slice(None))
+            finally:
+                closed.append(True)
+
+    class Broken(Mean):
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        compute_outputs(Broken(), Loader())
+    assert closed == [True]
+
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tta.json").read_text("utf-8"))
+VIEWS, PLAIN = torch.tensor(GOLDEN["aug_preds"]), torch.tensor(GOLDEN["plain_preds"])
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "beta_0_25"),
+        ({"beta": 0.25}, "beta_0_25"),
+        ({"beta": 0.6}, "beta_0_6"),
+        ({"use_max": True}, "use_max"),
+    ],
+)
+def test_views_and_plain_pictures_are_mixed_as_recorded(options: dict[str, Any], name: str):
+    mixed = mix_with_plain(VIEWS, PLAIN, **options)
+    torch.testing.assert_close(mixed, torch.tensor(GOLDEN[name]), atol=1e-5, rtol=0)
+
+
+def test_without_a_beta_both_come_apart():
+    mean, plain = mix_with_plain(VIEWS, PLAIN, beta=None)
+    torch.testing.assert_close(mean, torch.tensor(GOLDEN["beta_none"][0]), atol=1e-5, rtol=0)
+    assert torch.equal(plain, PLAIN)
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0.0, VIEWS.mean(dim=0)), (1.0, PLAIN)])
+def test_the_ends_of_beta_are_one_or_the_other(beta: float, expected: torch.Tensor):
+    mixed = mix_with_plain(VIEWS, PLAIN, beta=beta)
+    torch.testing.assert_close(mixed, expected)

@@ -328,10 +328,10 @@ def test_a_profile_is_a_seventh_file_and_a_table(
     written = json.loads((tmp_path / "run" / "profile.json").read_text("utf-8"))
     stages = written["stages"]
     assert [(stage["stage"], stage["unit"], stage["number"]) for stage in stages] == [
-        ("reading pictures", "pictures", 24),
-        ("features first", "pictures", 24),
+        ("reading images", "images", 24),
+        ("features first", "images", 24),
         ("end to end", "steps", 2),
-        ("results", "pictures", 24),
+        ("results", "images", 24),
     ]
     assert written["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages))
     for stage in stages:
@@ -341,7 +341,7 @@ def test_a_profile_is_a_seventh_file_and_a_table(
     assert [part["phase"] for part in stages[2]["phases"]] == [*STEP_PHASES, VALIDATION]
     printed = file.getvalue()
     assert "where the time went" in printed
-    for line in ("reading pictures, 24 pictures", "end to end, 2 steps", "  choosing a head"):
+    for line in ("reading images, 24 images", "end to end, 2 steps", "  choosing a head"):
         assert line in printed
 
 

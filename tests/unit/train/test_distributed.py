@@ -19,7 +19,8 @@ from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.groups import norm_parameters
 from vizsla.models.heads import FeatureHead
-from vizsla.recipe.features_first import fit_on_features
+from vizsla.recipe.config import TrainConfig
+from vizsla.recipe.features_first import features_first
 from vizsla.train import checkpoint as checkpoint_module
 from vizsla.train import distributed
 from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
@@ -277,12 +278,8 @@ def test_the_head_on_features_is_that_of_one_process(make_loaders: Any):
     def work() -> dict[str, Any]:
         loaders = make_loaders(num_valid=5, batch_size=5)
         loaders.valid.loader.batch_size = 4
-        stage = fit_on_features(
-            loaders,
-            arch="efficientnet_lite0",
-            precision="fp32",
-            display=quiet_table(),
-        )
+        config = TrainConfig(precision="fp32", device="cpu")
+        stage = features_first(loaders, config=config, display=quiet_table())
         head = stage.classifier.head
         assert isinstance(head, FeatureHead)
         return {"rows": stage.predictions.rows, "logits": stage.predictions.logits}

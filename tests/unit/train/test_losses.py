@@ -6,8 +6,10 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,9 +23,11 @@ from vizsla.train.losses import (
     LossFunction,
     MSELossFlat,
     activation_of,
+    balanced_class_weights,
     default_loss,
-    per_picture,
+    per_image,
 )
+from vizsla.types import UNLABELLED
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())
 CASE = GOLDEN["cross_entropy"]
@@ -65,7 +69,7 @@ def test_classes_may_lie_along_another_axis():
     assert loss(inputs, targets).item() == pytest.approx(case["loss"], abs=1e-6)
     assert loss.activation(inputs).sum(dim=1).allclose(torch.ones(2, 2, 2))
     assert loss.decodes(inputs).shape == (2, 2, 2)
-    each = per_picture(loss)(inputs, targets)
+    each = per_image(loss)(inputs, targets)
     assert each.shape == (2,)
     assert each.mean().item() == pytest.approx(case["loss"], abs=1e-6)
 
@@ -162,7 +166,7 @@ def test_each_task_has_its_loss():
 )
 def test_losses_of_pictures_have_the_mean_that_the_loss_gives(loss: LossFunction):
     before = str(vars(loss)) if isinstance(loss, nn.Module) else ""
-    each = per_picture(loss)(LOGITS, TARGETS)
+    each = per_image(loss)(LOGITS, TARGETS)
     assert each.shape == (6,)
     torch.testing.assert_close(each.mean(), loss(LOGITS, TARGETS))
     assert before == (str(vars(loss)) if isinstance(loss, nn.Module) else "")
@@ -181,13 +185,13 @@ def test_losses_of_pictures_have_the_mean_that_the_loss_gives(loss: LossFunction
 )
 def test_losses_of_pictures_average_over_classes(loss: LossFunction):
     logits, targets = randomly(7, 3), randomly(7, 3, seed=1).gt(0).float()
-    each = per_picture(loss)(logits, targets)
+    each = per_image(loss)(logits, targets)
     assert each.shape == (7,)
     torch.testing.assert_close(each[2], loss(logits[2:3], targets[2:3]))
 
 
 def test_weighted_losses_of_pictures_are_multiplied_by_their_weight():
-    each = per_picture(CrossEntropyLossFlat(weight=WEIGHTS))(LOGITS, TARGETS)
+    each = per_image(CrossEntropyLossFlat(weight=WEIGHTS))(LOGITS, TARGETS)
     torch.testing.assert_close(each, torch.tensor(CASE["ce_none"]) * WEIGHTS[TARGETS])
 
 
@@ -200,10 +204,10 @@ def deaf(logits: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -
 
 
 def test_a_loss_that_has_only_a_mean_is_named():
-    with pytest.raises(ConfigError, match="The loss mean_only cannot be had for each picture"):
-        per_picture(mean_only)
+    with pytest.raises(ConfigError, match="The loss mean_only gives no loss for each image"):
+        per_image(mean_only)
     with pytest.raises(ConfigError, match=r"The loss deaf .* use a loss of vizsla\.train\.losses"):
-        per_picture(deaf)(LOGITS, TARGETS)
+        per_image(deaf)(LOGITS, TARGETS)
 
 
 @pytest.mark.parametrize(
@@ -247,3 +251,38 @@ def test_impossible_settings_are_refused():
         LabelSmoothingCrossEntropy(eps=1.5)
     with pytest.raises(ConfigError, match="gamma=-1"):
         FocalLossFlat(gamma=-1)
+
+
+TARGETS_CLASS_WEIGHTS = torch.tensor([0] * 6 + [1] * 3 + [2])
+
+
+def test_weights_are_those_of_scikit_learn():
+    expected = compute_class_weight(
+        "balanced", classes=np.arange(3), y=TARGETS_CLASS_WEIGHTS.numpy()
+    )
+    weights = balanced_class_weights(TARGETS_CLASS_WEIGHTS, 3)
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights.double(), torch.tensor(expected), rtol=1e-6, atol=0)
+    assert weights[TARGETS_CLASS_WEIGHTS].mean().item() == pytest.approx(1)
+
+
+def test_a_class_that_does_not_occur_weighs_one_and_leaves_the_others_as_they_are():
+    weights = balanced_class_weights(TARGETS_CLASS_WEIGHTS, 4)
+    assert weights[3] == 1
+    assert torch.equal(weights[:3], balanced_class_weights(TARGETS_CLASS_WEIGHTS, 3))
+
+
+def test_pictures_without_label_do_not_count():
+    more = torch.cat([TARGETS_CLASS_WEIGHTS, torch.full((7,), UNLABELLED)])
+    assert torch.equal(
+        balanced_class_weights(more, 3), balanced_class_weights(TARGETS_CLASS_WEIGHTS, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [torch.tensor([0, 3]), torch.tensor([-2]), torch.tensor([UNLABELLED]), torch.zeros(4), torch.zeros(2, 2).long()],
+)  # fmt: skip
+def test_targets_that_are_no_classes_are_refused(targets: torch.Tensor):
+    with pytest.raises(ConfigError, match="Class weights need"):
+        balanced_class_weights(targets, 3)

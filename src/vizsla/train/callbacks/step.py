@@ -9,7 +9,7 @@ from vizsla.augment.batch_augmentation import Draws
 from vizsla.augment.mix import MixedBatch, cut_mix, mix_up
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.losses import per_picture
+from vizsla.train.losses import per_image
 from vizsla.types import Size, as_size
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class _Mixing(Callback):
 
     def before_fit(self, fit: Fit) -> None:
         """Find out now whether the loss can be had for each image."""
-        per_picture(fit.trainer.loss_func)
+        per_image(fit.trainer.loss_func)
 
     def before_step(self, fit: Fit, batch: Batch) -> Batch:
         """Mix."""

@@ -14,7 +14,7 @@ from vizsla.data.table.from_words import resolve_data
 from vizsla.evaluate.predictions import Predictions
 from vizsla.infer import mistakes as evidence
 from vizsla.infer.mistakes import (
-    KnownPictures,
+    KnownImages,
     collect_evidence,
     explained_positions,
 )
@@ -86,7 +86,7 @@ def test_each_mistake_has_a_heat_map_and_three_neighbours(
     assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
     assert [part.training for part in classifier.modules()] == modes
     assert list(dict.fromkeys(bars)) == [
-        "features of training pictures",
+        "features of training images",
         "looking at validation files",
         "looking at training files",
     ]
@@ -103,7 +103,7 @@ def test_what_training_left_is_not_computed_again(loaders: DataLoaders, classifi
     (batch,) = loaders.loader_for(predictions.rows[:1]).batches()
     own = pooled_features(classifier, batch.images)
     rows = loaders.table.train_rows[:2]
-    known = KnownPictures(rows=rows, features=torch.cat([-own, own]), left_out=predictions)
+    known = KnownImages(rows=rows, features=torch.cat([-own, own]), left_out=predictions)
     found = collect_evidence(
         classifier,
         predictions=predictions,

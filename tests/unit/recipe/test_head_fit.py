@@ -1,6 +1,6 @@
-"""Fitted heads against heads that are really fitted again without each picture, and what choosing among them is worth.
+"""Fitted heads against heads that are really fitted again without each image, and what choosing among them is worth.
 
-N pictures, V views of each, D features.
+N images, V views of each, D features.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def fit(features: Tensor, targets: Tensor, *, bandwidth: float = 0.0, seed: int 
 def problem(
     num_pictures: int, num_views: int, num_features: int, *, num_classes: int = 3, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return overlapping classes of unequal size; the views of a picture are alike, columns differ in offset and scale."""
+    """Return overlapping classes of unequal size; the views of an image are alike, columns differ in offset and scale."""
     random = torch.Generator().manual_seed(seed)
     targets = (torch.rand(num_pictures, generator=random) ** 1.5 * num_classes).long()
     centres = torch.randn(num_classes, num_features, generator=random)
@@ -77,7 +77,7 @@ def ring(num_pictures: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Reference:
-    """Leave-one-picture-out scores of a ridge regression that is solved anew for every picture and penalty."""
+    """Leave-one-image-out scores of a ridge regression that is solved anew for every image and penalty."""
 
     kernel_RR: Array
     targets: NDArray[np.int64]
@@ -106,7 +106,7 @@ class Reference:
         return self.kernel_RR[at][:, kept] @ solution[:size] + solution[size]
 
     def left_out(self, penalty: float) -> Array:
-        """Return ``(N, C)``: the mean score of a picture's views, by the ridge without any of them."""
+        """Return ``(N, C)``: the mean score of an image's views, by the ridge without any of them."""
         picture_of_row = np.repeat(np.arange(len(self.targets)), self.num_views)
         return np.stack(
             [
@@ -349,7 +349,7 @@ def test_few_pictures_that_are_all_right_do_not_make_a_head_sure_of_itself(
     with torch.no_grad():
         probabilities = found.head.classify(features[:, 0]).softmax(1)
     confidence = float(probabilities.amax(1).mean())
-    # Platt's estimate for a picture like them is 1 - 1 / (N + 2).
+    # Platt's estimate for an image like them is 1 - 1 / (N + 2).
     assert confidence == pytest.approx(1 - 1 / (num_pictures + 2), abs=0.09)
 
 
@@ -406,14 +406,14 @@ def test_features_that_are_not_finite_are_counted_and_refused(value: float):
     features, targets = problem(10, 2, 4)
     features[3, 1, 2] = value
     features[4, 0, :2] = value
-    with pytest.raises(TrainingError, match="10 pictures, 3 values that are not finite"):
+    with pytest.raises(TrainingError, match="10 images, 3 values that are not finite"):
         fit(features, targets)
 
 
 @pytest.mark.parametrize("num_pictures", [0, 1])
 def test_fewer_than_two_pictures_are_refused(num_pictures: int):
     features, targets = problem(10, 2, 4)
-    with pytest.raises(TrainingError, match=f"at least two pictures. Received: {num_pictures} "):
+    with pytest.raises(TrainingError, match=f"at least two images. Received: {num_pictures} "):
         fit_feature_head(
             features[:num_pictures],
             targets[:num_pictures],
@@ -449,7 +449,7 @@ def test_of_too_many_rows_a_sample_of_whole_pictures_is_used(monkeypatch: pytest
     monkeypatch.setattr(head_fit, "MAX_ROWS", 40)
     sample = fit(features, targets)
     assert not torch.equal(sample.head.offset, everything.head.offset)
-    # Twenty pictures: leave-one-out accuracy is a multiple of a twentieth.
+    # Twenty images: leave-one-out accuracy is a multiple of a twentieth.
     assert sample.accuracy * 20 == pytest.approx(round(sample.accuracy * 20))
     again = fit(features, targets)
     assert torch.equal(sample.head.linear.weight, again.head.linear.weight)

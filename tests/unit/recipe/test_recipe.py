@@ -1,0 +1,240 @@
+"""The choices of a run, and what is wrong with those that cannot work."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from vizsla.data.table.from_words import resolve_data
+from vizsla.errors import ConfigError
+from vizsla.evaluate.predictions import Predictions
+from vizsla.infer.run import predict_batches
+from vizsla.models.backbones import build_backbone
+from vizsla.models.classifier import Classifier
+from vizsla.models.groups import norm_parameters
+from vizsla.models.heads import FeatureHead
+from vizsla.recipe.config import TrainConfig
+from vizsla.recipe.end_to_end import BestState, train_end_to_end
+from vizsla.recipe.features_first import EPOCH_COLUMNS, FEATURE_PHASES, features_first
+from vizsla.recipe.recipe import loaders_for, train_classifier
+from vizsla.train.display import Display
+from vizsla.train.profile import FORWARD, OVERHEAD, PhaseClock, RunProfile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from vizsla.data.loading.dataloaders import DataLoaders
+    from vizsla.evaluate.predictions import HistoryPoint
+
+CONFIG = TrainConfig(size=32, batch_size=4, epochs=0, device="cpu")
+QUIET = Display(quiet=True)
+
+
+def test_defaults_can_work():
+    config = TrainConfig()
+    assert config.kept_size == round(1.3 * config.size)
+    assert EPOCH_COLUMNS[-1] == "time"
+
+
+def test_a_presize_of_ones_own_is_kept():
+    assert TrainConfig(size=64, presize=64).kept_size == 64
+    assert TrainConfig(size=100).kept_size == 130
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"epochs": -1},
+        {"epochs": 1.5},
+        {"epochs": "many"},
+        {"size": 0},
+        {"size": -64},
+        {"presize": 100},
+        {"presize": "large"},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": -1e-3},
+        {"device": "tpu"},
+    ],
+    ids=str,
+)
+def test_a_choice_that_cannot_work_is_refused(choice: dict[str, Any]):
+    ((name, value),) = choice.items()
+    with pytest.raises(ConfigError, match=f"Received: {value!r}") as error:
+        TrainConfig(**choice)
+    assert name in str(error.value)
+
+
+VOCAB = ("cross", "disc")
+
+
+@pytest.fixture
+def loaders(picture_folder: Path) -> DataLoaders:
+    return loaders_for(resolve_data(picture_folder, seed=0), config=CONFIG)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+    channels = backbone.stage_channels[-1]
+    head = FeatureHead(stages=(-1,), statistics=("mean",), num_features=channels, num_classes=2)
+    return Classifier(backbone, head, vocab=VOCAB).eval()
+
+
+def predictions(*, logit: float) -> Predictions:
+    """Return predictions that are the better, the larger the logit."""
+    return Predictions(
+        rows=torch.arange(2),
+        paths=("a", "b"),
+        logits=torch.tensor([[logit, 0.0], [0.0, logit]]),
+        targets=torch.tensor([0, 1]),
+        vocab=VOCAB,
+    )
+
+
+def state_of(classifier: Classifier) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in classifier.state_dict().items()}
+
+
+def change(classifier: Classifier) -> None:
+    with torch.no_grad():
+        for value in classifier.state_dict().values():
+            value.add_(1)
+
+
+def test_the_state_with_the_lowest_loss_is_put_back(classifier: Classifier):
+    best = BestState(classifier, predictions=predictions(logit=1.0), name="start")
+    change(classifier)
+    best.offer(better := predictions(logit=2.0), name="epoch 1")
+    expected = state_of(classifier)
+    change(classifier)
+    best.offer(predictions(logit=1.5), name="epoch 2")
+    best.restore()
+    assert best.name == "epoch 1"
+    assert best.predictions is better
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_an_equal_loss_does_not_replace_an_earlier_state(classifier: Classifier):
+    best = BestState(classifier, predictions=predictions(logit=1.0), name="start")
+    expected = state_of(classifier)
+    change(classifier)
+    best.offer(predictions(logit=1.0), name="epoch 1")
+    best.restore()
+    assert best.name == "start"
+    assert all(torch.equal(v, expected[name]) for name, v in classifier.state_dict().items())
+
+
+def run(loaders: DataLoaders, classifier: Classifier) -> tuple[BestState, list[HistoryPoint]]:
+    start = predict_batches(classifier, loaders.valid.batches(), table=loaders.table)
+    best = BestState(classifier, predictions=start, name="start")
+    display = Display(quiet=True)
+    display.header(("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time"))
+    points: list[HistoryPoint] = []
+    train_end_to_end(
+        loaders,
+        best=best,
+        history=points,
+        notes={},
+        config=TrainConfig(
+            epochs=2, size=32, presize=40, learning_rate=1e-2, precision="fp32", device="cpu"
+        ),
+        display=display,
+    )
+    return best, points
+
+
+def test_everything_trains_but_norms_stay_as_they_were(
+    classifier: Classifier, loaders: DataLoaders
+):
+    norms = {id(parameter) for parameter in norm_parameters(classifier)}
+    fixed = {name for name, value in classifier.named_parameters() if id(value) in norms}
+    before = state_of(classifier)
+    _, points = run(loaders, classifier)
+    assert [point.epoch for point in points] == [1, 2]
+    changed = {
+        name
+        for name, value in classifier.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    trained = {name for name, _ in classifier.named_parameters()} - fixed
+    assert changed == trained
+
+
+def test_the_best_predictions_are_those_of_the_restored_network(
+    classifier: Classifier, loaders: DataLoaders
+):
+    best, points = run(loaders, classifier)
+    best.restore()
+    again = predict_batches(classifier, loaders.valid.batches(), table=loaders.table)
+    assert torch.equal(again.logits, best.predictions.logits)
+    losses = [point.valid_loss for point in points if point.valid_loss is not None]
+    assert float(best.predictions.losses.mean()) <= min(losses) + 1e-6
+
+
+def test_a_clock_charges_what_is_going_on_and_nothing_after_its_stop():
+    clock = PhaseClock(("one", "two"))
+    clock.to("one")
+    clock.to("two")
+    clock.stop()
+    after = dict(clock.seconds)
+    clock.stop()
+    assert clock.seconds == after
+    assert list(after) == ["one", "two"]
+    assert min(after.values()) > 0
+
+
+def test_the_features_stage_has_every_phase(picture_folder: Path):
+    profile = RunProfile()
+    train_classifier(
+        resolve_data(picture_folder, seed=0), config=CONFIG, display=QUIET, profile=profile
+    )
+    (stage,) = profile.stages()  # no end-to-end epochs, so no steps
+    assert (stage.stage, stage.unit, stage.number) == ("features first", "images", 24)
+    seconds = stage.phases
+    assert list(seconds) == list(FEATURE_PHASES)
+    for phase in ("loading the network", "waiting for data", FORWARD, "choosing a head"):
+        assert seconds[phase] > 0
+    assert stage.seconds == pytest.approx(sum(seconds.values()))
+
+
+def test_the_features_stage_is_the_same_with_and_without_a_profile(picture_folder: Path):
+    loaders = loaders_for(resolve_data(picture_folder, seed=0), config=CONFIG)
+    augmentation = loaders.valid.augmentation
+    plain = features_first(loaders, config=CONFIG, display=QUIET)
+    watched = features_first(loaders, config=CONFIG, display=QUIET, profile=RunProfile())
+    assert torch.equal(plain.predictions.logits, watched.predictions.logits)
+    assert loaders.valid.augmentation is augmentation
+
+
+def test_the_table_has_stages_and_their_phases_in_order():
+    profile = RunProfile()
+    clock = profile.stage("looking", phases=("far", OVERHEAD), num_images=10)
+    clock.stop()
+    clock.seconds.update({"far": 3.0, OVERHEAD: 1.0})
+    clock = profile.stage("writing", phases=("writing",), num_images=0)
+    clock.stop()
+    clock.seconds["writing"] = 4.0
+    file = io.StringIO()
+    console = Console(file=file, soft_wrap=True, width=100)
+    profile.show(Display(console=console))
+    assert file.getvalue().splitlines() == [
+        "",
+        "where the time went    seconds     share   ms each",
+        "looking, 10 images        4.00     50.0%    400.00",
+        "  far                     3.00     37.5%    300.00",
+        "  everything else         1.00     12.5%    100.00",
+        "writing, 0 images         4.00     50.0%      0.00",
+    ]
+
+
+def test_a_profile_that_is_not_wanted_takes_no_part_in_the_steps():
+    assert RunProfile(wanted=False).steps("end to end") == []
+    assert RunProfile().steps("end to end") != []
