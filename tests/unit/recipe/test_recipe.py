@@ -227,11 +227,11 @@ def test_the_table_has_stages_and_their_phases_in_order():
     profile.show(Display(console=console))
     assert file.getvalue().splitlines() == [
         "",
-        "where the time went    seconds     share   ms each",
-        "looking, 10 images        4.00     50.0%    400.00",
-        "  far                     3.00     37.5%    300.00",
-        "  everything else         1.00     12.5%    100.00",
-        "writing, 0 images         4.00     50.0%      0.00",
+        "where the time went   seconds     share   ms each",
+        "looking, 10 images       4.00     50.0%    400.00",
+        "  far                    3.00     37.5%    300.00",
+        "  everything else        1.00     12.5%    100.00",
+        "writing, 0 images        4.00     50.0%      0.00",
     ]
 
 
