@@ -57,6 +57,7 @@ from vizsla.files import atomic_write
 from vizsla.infer.run import evaluation_mode, extract_features, predict_batches
 from vizsla.machine import default_num_workers
 from vizsla.models.groups import freeze_to
+from vizsla.train.metrics import unique_names
 from vizsla.train.optim import build_optimiser
 from vizsla.train.schedules import lr_range
 
@@ -302,7 +303,7 @@ class Workbench:
         """
         trainer = self.trainer
         trainer.metrics = tuple(metrics)
-        trainer.recorder.metric_names = tuple(map(_name_of, metrics))
+        trainer.recorder.metric_names = unique_names(metrics)
         trainer.opt = build_optimiser(
             trainer.model,
             trainer.groups,
@@ -344,11 +345,6 @@ class Workbench:
         return ClassicTrainer(
             loaders, model, splitter=split, train_bn=False, wd_bn_bias=True, show_table=False
         )
-
-
-def _name_of(metric: MetricFunction) -> str:
-    inner = getattr(metric, "func", metric)  # a partial has no name of its own
-    return getattr(inner, "__name__", type(inner).__name__)
 
 
 class Network:

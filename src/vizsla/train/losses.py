@@ -63,6 +63,9 @@ class _SoftmaxLoss(nn.Module):
         """Return the class with the largest probability (or logit), int64."""
         return probabilities.argmax(dim=self.axis)
 
+    def __repr__(self) -> str:
+        return _shown(self)
+
 
 class CrossEntropyLossFlat(_SoftmaxLoss):
     """Cross-entropy: minus the logarithm of the probability, by softmax, of the right class.
@@ -102,9 +105,6 @@ class CrossEntropyLossFlat(_SoftmaxLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
         )
-
-    def __repr__(self) -> str:
-        return "FlattenedLoss of CrossEntropyLoss()"
 
 
 class LabelSmoothingCrossEntropy(_SoftmaxLoss):
@@ -181,9 +181,6 @@ class FocalLossFlat(_SoftmaxLoss):
             return (losses_M * shares_M).sum() / shares_M.sum()
         return (losses_M * shares_M).sum() if self.reduction == "sum" else losses_M * shares_M
 
-    def __repr__(self) -> str:
-        return "FlattenedLoss of FocalLoss()"
-
 
 class BCEWithLogitsLossFlat(nn.Module):
     """Binary cross-entropy of each class by itself, for images with any number of labels.
@@ -233,7 +230,7 @@ class BCEWithLogitsLossFlat(nn.Module):
         return probabilities > self.thresh
 
     def __repr__(self) -> str:
-        return "FlattenedLoss of BCEWithLogitsLoss()"
+        return _shown(self)
 
 
 class _NumberLoss(nn.Module):
@@ -258,7 +255,7 @@ class _NumberLoss(nn.Module):
         return probabilities
 
     def __repr__(self) -> str:
-        return f"FlattenedLoss of {type(self).__name__.removesuffix('Flat')}()"
+        return _shown(self)
 
 
 class MSELossFlat(_NumberLoss):
@@ -292,6 +289,14 @@ def shaped_like(targ: Tensor, inp: Tensor) -> Tensor:
             f"{tuple(inp.shape)} and targets of shape {tuple(targ.shape)}"
         )
     return targ.reshape(inp.shape).to(inp.dtype)
+
+
+def _shown(loss: nn.Module) -> str:
+    """Return what notebooks print for a loss: torch's name for it."""
+    name = type(loss).__name__
+    return (
+        f"FlattenedLoss of {name.removesuffix('Flat')}()" if name.endswith("Flat") else f"{name}()"
+    )
 
 
 def _beside(weight: Tensor | None, outputs: Tensor) -> Tensor | None:

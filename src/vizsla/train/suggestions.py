@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from vizsla.train.lr_finder import FinderCurve
 
-    Curve = NDArray[np.float64]
+    Array = NDArray[np.float64]
 
 Reading = tuple[float, tuple[float, float]]
 """A rate, and the place of its dot in the plot."""
@@ -258,7 +258,7 @@ def _none(why: str, num_runs: int, *, high: float = math.nan) -> RobustRate:
     )
 
 
-def _running_median(runs: Curve, *, window: int) -> Curve:
+def _running_median(runs: Array, *, window: int) -> Array:
     """Return the median of a window around each point, ``(R, N)``; at the ends the window is cut."""
     half = window // 2
     columns = [
@@ -268,7 +268,7 @@ def _running_median(runs: Curve, *, window: int) -> Curve:
     return np.stack(columns, axis=1)
 
 
-def _spreads(runs: Curve) -> Curve:
+def _spreads(runs: Array) -> Array:
     """Return the standard deviation of the losses of each run, ``(R,)``, by the differences of neighbours."""
     spreads: list[float] = []
     for run in runs:
@@ -277,7 +277,7 @@ def _spreads(runs: Curve) -> Curve:
     return np.array(spreads)
 
 
-def _before_rise(run: Curve, *, margin: float, window: int) -> tuple[int, int]:
+def _before_rise(run: Array, *, margin: float, window: int) -> tuple[int, int]:
     """Return where a run was lowest before it rose for good, and the last point before the rise.
 
     A rise is more than the margin, for a window or up to the end: a few odd batches in a row come back down. Without one both
@@ -294,7 +294,7 @@ def _before_rise(run: Curve, *, margin: float, window: int) -> tuple[int, int]:
     return (last, last) if level == last else (lowest, level)
 
 
-def _first_of_fall(runs: Curve, smooth: Curve, *, errors: Curve, window: int) -> int | None:
+def _first_of_fall(runs: Array, smooth: Array, *, errors: Array, window: int) -> int | None:
     """Return the first point from which on all runs are below what was before, up to the end; None if there is none.
 
     Args:
@@ -316,7 +316,7 @@ def _first_of_fall(runs: Curve, smooth: Curve, *, errors: Curve, window: int) ->
     return first if first < count else None
 
 
-def _steepest(log_rates: Curve, run: Curve, *, first: int, last: int, reach: int) -> int:
+def _steepest(log_rates: Array, run: Array, *, first: int, last: int, reach: int) -> int:
     """Return the point of a range at which the loss falls fastest over the logarithm of the rate."""
     points = range(first, last + 1)
     left = np.array([max(0, point - reach) for point in points])
