@@ -272,14 +272,6 @@ def test_nothing_to_predict_is_said():
         compute_outputs(Mean(), [])
 
 
-def test_every_part_is_afterwards_in_the_mode_that_it_was_in():
-    network = nn.Sequential(Mean(), nn.Dropout(0.9), nn.Dropout(0.9))
-    network.train()
-    network[2].eval()
-    torch.testing.assert_close(compute_outputs(network, [(IMAGES, TARGETS)]).logits, LOGITS)
-    assert [part.training for part in network.modules()] == [True, True, True, False]
-
-
 def test_a_loader_is_closed_after_an_error():
     closed: list[bool] = []
 
