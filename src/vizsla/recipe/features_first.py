@@ -137,6 +137,7 @@ def features_first(
         )
     clock.to(FITTING)
     order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
+    fits: list[tuple[HeadFit, Predictions]] = []
     history: list[HistoryPoint] = []
     for fraction in SHARES:
         part = order[: max(2, round(fraction * len(order)))].sort().values
@@ -149,6 +150,7 @@ def features_first(
             seed=loaders.seed,
         )
         predictions = _predictions(fit, valid, table=table, layout=layout)
+        fits.append((fit, predictions))
         history.append(
             HistoryPoint(
                 stage="head",
@@ -162,6 +164,7 @@ def features_first(
         )
         show_point(history[-1], display=display)
         started = time.monotonic()
+    fit, predictions = fits[-1]
     known = _known(fit, train, table=table, layout=layout)
     classifier.head = fit.head.to(loaders.device)
     clock.stop()

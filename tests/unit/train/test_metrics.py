@@ -414,16 +414,11 @@ def test_rankings_of_another_number_of_classes_are_refused():
 
 
 OF_AXIS_ALONE: list[Any] = [MatthewsCorrCoef, HammingLoss, RocAucBinary, APScoreBinary]
-CLASSES: list[Any] = [F1Score, Precision, Recall, Jaccard, BalancedAccuracy, CohenKappa, RocAuc]
-CLASSES += [
-    F1ScoreMulti,
-    PrecisionMulti,
-    RecallMulti,
-    JaccardMulti,
-    HammingLossMulti,
-    MatthewsCorrCoefMulti,
-]
-CLASSES += [RocAucMulti, APScoreMulti]
+OF_CLASSES: list[Any] = [F1Score, Precision, Recall, Jaccard, BalancedAccuracy, CohenKappa, RocAuc]
+OF_LABELS: list[Any] = [F1ScoreMulti, PrecisionMulti, RecallMulti, JaccardMulti, HammingLossMulti]
+OF_LABELS_TOO: list[Any] = [MatthewsCorrCoefMulti, RocAucMulti, APScoreMulti]
+CLASSES = OF_CLASSES + OF_LABELS + OF_LABELS_TOO
+WITH_BETA: list[Any] = [FBeta, FBetaMulti]
 
 
 def test_printed_names_are_those_of_scikit_learn():
@@ -435,7 +430,7 @@ def test_printed_names_are_those_of_scikit_learn():
 
 
 def test_forgotten_brackets_are_named():
-    for metric in (*CLASSES, FBeta, FBetaMulti):
+    for metric in CLASSES + WITH_BETA:
         with pytest.raises(ConfigError, match=rf"metrics={metric.__name__}\(\)"):
             metric(LABEL_LOGITS, LABELS)
 

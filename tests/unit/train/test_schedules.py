@@ -345,7 +345,8 @@ def test_every_cycle_falls_from_the_full_rate_and_never_reaches_zero(
 def test_cycles_are_counted_in_whole_numbers():
     good: dict[str, Any] = {"num_cycles": 2, "cycle_steps": 3, "cycle_mult": 2}
     bad: list[dict[str, Any]] = [{"num_cycles": 0}, {"cycle_steps": 0}, {"cycle_mult": 0}]
-    for options in (*bad, {"cycle_mult": 1.5}, {"num_cycles": True}):
+    bad += [{"cycle_mult": 1.5}, {"num_cycles": True}]
+    for options in bad:
         with pytest.raises(ConfigError, match=f"^{next(iter(options))} is a whole number"):
             cosine_restarts(rates=[1.0], **(good | options))
 
