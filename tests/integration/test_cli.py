@@ -372,10 +372,7 @@ def test_paths_that_do_not_exist_are_all_named_before_the_first_line(
     long = "x" * 300
     done = vizsla("predict", model, pictures, "none.jpg", long, "nowhere/")
     assert (done.code, done.out) == (2, "")
-    assert done.err == (
-        f"vizsla: There is no such file or folder:\n  'none.jpg'\n  '{long}'\n  'nowhere'\n"
-        "Check the spelling; give pictures, or folders of them.\n"
-    )
+    assert f"\n  'none.jpg'\n  '{long}'\n  'nowhere'\n" in done.err
 
 
 def test_csv_and_json_exclude_each_other(vizsla: RunVizsla, model: Path, pictures: Path):

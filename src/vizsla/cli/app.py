@@ -77,7 +77,10 @@ app = App(
     help_flags=("--help", "-h"),
     help_epilogue="--debug, anywhere, shows the whole traceback of an error.",
     default_parameter=Parameter(
-        negative=(), name_transform=option_name, show_default=shown_default
+        negative=(),
+        name_transform=option_name,
+        show_default=shown_default,
+        allow_repeating=True,  # the last one counts, as a script that adds to given words expects
     ),
     config=read_config,
     result_action="return_value",
