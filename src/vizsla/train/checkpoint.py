@@ -16,7 +16,6 @@ import threading
 import time
 import warnings
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vizsla import __version__
 from vizsla.data.table.check import fingerprint
 from vizsla.errors import ConfigError, ModelFileError, OutputError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.files import atomic_write
+from vizsla.text import joined
 from vizsla.train.callbacks.base import Callback
 from vizsla.train.distributed import STEPS_BETWEEN_READS, any_of, is_main, share, wait_for_all
 from vizsla.train.recorder import FitRecord
@@ -328,10 +329,9 @@ def _load(trainer: Trainer, weights: dict[str, Tensor], *, path: Path, strict: b
         problems += [f"{name} is missing there" for name in own.keys() - weights.keys()]
         problems += [f"{name} is unknown here" for name in weights.keys() - own.keys()]
     if problems:
-        shown = "; ".join(sorted(problems)[:MAX_NAMED])
-        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        shown = joined(sorted(problems), limit=MAX_NAMED, separator="; ")
         raise ModelFileError(
-            f"The weights in {path} do not fit this model: {shown}{more}. Build it with the same head."
+            f"The weights in {path} do not fit this model: {shown}. Build it with the same head."
         )
     trainer.model.load_state_dict(weights, strict=strict)
 
@@ -582,20 +582,13 @@ def identity_of(fit: Fit) -> dict[str, Any]:
         "trained parameters": len(trains),
         "batches of a step": fit.settings.accumulate,
         "precision": trainer.precision,
-        "vizsla": _version("vizsla"),
+        "vizsla": __version__,
         "torch": torch.__version__,
     }
 
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _below(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from vizsla.errors import ConfigError, TrainingError
 from vizsla.infer.run import NumberFormat, predict_batches
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
 from vizsla.train.callbacks.base import Fit, FitSettings, as_callbacks
-from vizsla.train.checkpoint import Snapshot
+from vizsla.train.checkpoint import Snapshot, describe_model
 from vizsla.train.cuda_graphs import CapturedForward, is_known
 from vizsla.train.display import make_display
 from vizsla.train.distributed import (
@@ -200,8 +200,7 @@ class Trainer:
 
     def __repr__(self) -> str:
         """Return network, data and how far training is, on one line."""
-        backbone = getattr(self.model, "backbone", None)
-        name = type(self.model).__name__ if backbone is None else backbone.spec.name
+        name = describe_model(self)["architecture"]
         frozen = self.num_frozen_groups
         what_trains = f"groups 0 to {frozen - 1} of {len(self.groups)} frozen" if frozen else "nothing frozen"  # fmt: skip
         return (

@@ -1,11 +1,13 @@
-"""The training loop against a plain one written out here, and what it does when something goes wrong."""
+"""The training loop and its step against plain ones written out here, when something goes wrong, profiled, and from CUDA graphs."""
 
 from __future__ import annotations
 
 import json
 import math
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vizsla import ImageDataLoaders, Resize, vision_learner
+from vizsla.augment.presets import aug_transforms
 from vizsla.errors import TrainingError
 from vizsla.train import loop
+from vizsla.train.callbacks.averaging import EMACallback
 from vizsla.train.callbacks.base import Callback, Fit, FitSettings
+from vizsla.train.callbacks.step import MixUp
+from vizsla.train.cuda_graphs import STEPS_BEFORE, CapturedGradients, has_hooks, is_known, rehearsal
+from vizsla.train.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from vizsla.train.optim import build_optimiser
+from vizsla.train.profile import STEP_PHASES, VALIDATION, StepProfile
 from vizsla.train.recorder import SmoothedLoss
 from vizsla.train.schedules import Schedule, constant, one_cycle
 from vizsla.train.step import (
@@ -32,7 +41,11 @@ from vizsla.train.trainer import Trainer
 from vizsla.types import Batch, PictureTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
+
+    from vizsla.train.callbacks.base import Fit
+    from vizsla.train.learner import Learner
+
 
 GOLDEN = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "training.json").read_text("utf-8")
@@ -336,24 +349,25 @@ def infinite_at(step: int, value: float) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-@pytest.mark.parametrize("step", range(NUM_BATCHES))
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_never_goes_unnoticed(step: int, value: float):
-    source = Source(batches())
-    context = context_for(small_network(), loss_function=infinite_at(step, value))
-    rates = ", ".join(
-        f"group {group}: {rate:.3g}" for group, rate in enumerate(context.schedule.rates_at(step))
-    )
-    with pytest.raises(TrainingError) as error:
-        train_epoch(context, source.batches())
-    message = str(error.value)
-    assert message.startswith(
-        f"The loss became {value} at step {step} of {NUM_BATCHES}, at learning rates {rates} "
-    )
-    files = ", ".join(f"{5 * step + place}.jpg" for place in range(5))
-    assert f"on {files}. That step" in message
-    assert "ten times lower" in message
-    assert source.closed
+def test_a_loss_that_is_not_finite_never_goes_unnoticed():
+    for value in [math.nan, math.inf]:
+        for step in (0, 3, NUM_BATCHES - 1):
+            source = Source(batches())
+            context = context_for(small_network(), loss_function=infinite_at(step, value))
+            rates = ", ".join(
+                f"group {group}: {rate:.3g}"
+                for group, rate in enumerate(context.schedule.rates_at(step))
+            )
+            with pytest.raises(TrainingError) as error:
+                train_epoch(context, source.batches())
+            message = str(error.value)
+            assert message.startswith(
+                f"The loss became {value} at step {step} of {NUM_BATCHES}, at learning rates {rates} "
+            )
+            files = ", ".join(f"{5 * step + place}.jpg" for place in range(5))
+            assert f"on {files}. That step" in message
+            assert "ten times lower" in message
+            assert source.closed
 
 
 def test_the_step_that_is_named_counts_from_the_start_of_the_fit():
@@ -380,38 +394,42 @@ def test_looking_after_every_step_changes_no_loss(monkeypatch: pytest.MonkeyPatc
     assert context.bar.moved == [*range(1, NUM_BATCHES + 1), NUM_BATCHES]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_moves_no_weight_from_that_very_step_on(value: float):
-    stopped, bad = small_network(), small_network()
-    train_epoch(context_for(stopped), Source(batches()[:3]).batches())
-    with pytest.raises(TrainingError, match="step 3"):
-        train_epoch(
-            context_for(bad, loss_function=infinite_at(3, value)), Source(batches()).batches()
-        )
-    for (name, weight), expected in zip(bad.named_parameters(), stopped.parameters(), strict=True):
-        assert torch.equal(weight, expected), name
+def test_a_loss_that_is_not_finite_moves_no_weight_from_that_very_step_on():
+    for value in [math.nan, math.inf]:
+        stopped, bad = small_network(), small_network()
+        train_epoch(context_for(stopped), Source(batches()[:3]).batches())
+        with pytest.raises(TrainingError, match="step 3"):
+            train_epoch(
+                context_for(bad, loss_function=infinite_at(3, value)), Source(batches()).batches()
+            )
+        for (name, weight), expected in zip(
+            bad.named_parameters(), stopped.parameters(), strict=True
+        ):
+            assert torch.equal(weight, expected), name
 
 
-@pytest.mark.parametrize("step", [step_unless, step_fused_unless, step_copied_unless])
-def test_every_way_to_leave_a_step_out_moves_the_weights_otherwise_and_by_the_same(step: Any):
+def test_every_way_to_leave_a_step_out_moves_the_weights_otherwise_and_by_the_same():
     """The ways of other devices, on a CPU."""
+    for step in [step_unless, step_fused_unless, step_copied_unless]:
 
-    def moved(take: Callable[[torch.optim.Optimizer], object], *, factor: float) -> list[Tensor]:
-        network = without_norm()
-        optimiser = build_optimiser(network, groups_of(network))
-        for _ in range(2):
-            loss = F.cross_entropy(network(batches()[0].images), batches()[0].targets)
-            (loss * factor).backward()
-            take(optimiser)
-            optimiser.zero_grad()
-        return [value.detach() for value in network.parameters()]
+        def moved(
+            take: Callable[[torch.optim.Optimizer], object], *, factor: float
+        ) -> list[Tensor]:
+            network = without_norm()
+            optimiser = build_optimiser(network, groups_of(network))
+            for _ in range(2):
+                loss = F.cross_entropy(network(batches()[0].images), batches()[0].targets)
+                (loss * factor).backward()
+                take(optimiser)
+                optimiser.zero_grad()
+            return [value.detach() for value in network.parameters()]
 
-    no, yes = torch.tensor(False), torch.tensor(True)  # noqa: FBT003 (values)
-    plain = moved(lambda optimiser: optimiser.step(), factor=1.0)
-    kept = moved(lambda optimiser: step(yes, optimiser), factor=math.nan)
-    same = moved(lambda optimiser: step(no, optimiser), factor=1.0)
-    for expected, found in ((plain, same), (list(without_norm().parameters()), kept)):
-        assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
+        no, yes = torch.tensor(False), torch.tensor(True)  # noqa: FBT003 (values)
+        plain = moved(lambda optimiser: optimiser.step(), factor=1.0)
+        kept = moved(partial(step, yes), factor=math.nan)
+        same = moved(partial(step, no), factor=1.0)
+        for expected, found in ((plain, same), (list(without_norm().parameters()), kept)):
+            assert all(torch.equal(one, two) for one, two in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("out of memory")])
@@ -457,16 +475,16 @@ def test_bf16_trains_nearly_as_float32_and_the_loss_stays_float32():
     assert {parameter.dtype for parameter in rough.model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("case", GOLDEN["smoothed_losses"], ids=lambda case: f"beta {case['beta']}")
-def test_losses_are_smoothed_as_recorded(case: dict[str, list[float]]):
-    one_by_one, at_once = SmoothedLoss(beta=case["beta"]), SmoothedLoss(beta=case["beta"])  # pyright: ignore[reportArgumentType] (a number)
-    found: list[float] = []
-    for loss in case["losses"]:
-        one_by_one.add([loss])
-        found.append(one_by_one.value)
-    at_once.add(case["losses"])
-    np.testing.assert_allclose(found, case["smoothed"], atol=1e-5)
-    assert at_once.value == found[-1]
+def test_losses_are_smoothed_as_recorded():
+    for case in GOLDEN["smoothed_losses"]:
+        one_by_one, at_once = SmoothedLoss(beta=case["beta"]), SmoothedLoss(beta=case["beta"])  # pyright: ignore[reportArgumentType] (a number)
+        found: list[float] = []
+        for loss in case["losses"]:
+            one_by_one.add([loss])
+            found.append(one_by_one.value)
+        at_once.add(case["losses"])
+        np.testing.assert_allclose(found, case["smoothed"], atol=1e-5)
+        assert at_once.value == found[-1]
 
 
 def test_the_smoothed_loss_is_unknown_before_the_first_step():
@@ -618,3 +636,359 @@ def test_mixed_pictures_count_for_both_of_their_targets():
         shares=shares,
     )
     assert float(step_for(network)(mixed)) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.fixture
+def learn(picture_folder: Path) -> Learner:
+    dls = ImageDataLoaders.from_folder(
+        picture_folder,
+        valid_pct=0.34,
+        seed=1,
+        item_tfms=Resize(36),
+        batch_tfms=aug_transforms(size=32),
+        bs=8,
+        device="cpu",
+    )
+    return vision_learner(dls, "efficientnet_lite0", pretrained=False, quiet=True)
+
+
+def test_every_phase_of_a_step_on_the_cpu_but_the_copy_takes_time(learn: Learner) -> None:
+    profile = StepProfile()
+    learn.fit(2, 1e-3, cbs=profile)
+    assert profile.num_steps == 2 * len(learn.dls.train)
+    for phase in (*STEP_PHASES, VALIDATION):
+        assert profile.seconds[phase] >= 0
+    for phase in ("waiting for data", "augmentation", "forward", "backward", "optimiser"):
+        assert profile.milliseconds(phase) > 0
+
+
+def test_rows_end_with_the_whole_step(learn: Learner) -> None:
+    profile = StepProfile()
+    learn.fit(1, 1e-3, cbs=profile)
+    *phases, whole = profile.rows()
+    assert [name for name, _, _ in phases] == list(STEP_PHASES)
+    assert whole[0] == "whole step"
+    assert whole[2] == "100.0%"
+    assert float(whole[1]) == pytest.approx(sum(float(row[1]) for row in phases), abs=0.05)
+
+
+def test_training_with_a_profile_is_training_without(learn: Learner) -> None:
+    start = learn.snapshot()
+    learn.fit(1, 1e-3)
+    plain = [parameter.detach().clone() for parameter in learn.model.parameters()]
+    learn.restore(start)
+    learn.epochs_done = 0
+    learn.fit(1, 1e-3, cbs=StepProfile(), reset_opt=True)
+    assert all(
+        torch.equal(one, other) for one, other in zip(plain, learn.model.parameters(), strict=True)
+    )
+
+
+class _Fails(Callback):
+    def before_step(self, fit: Fit, batch: Batch) -> Batch:
+        raise TrainingError("as the test wants it")
+
+
+def test_what_it_put_in_is_gone_after_an_error(learn: Learner) -> None:
+    before = learn.dls.train.augmentation
+    with pytest.raises(TrainingError, match="as the test wants it"):
+        learn.fit(1, 1e-3, cbs=[_Fails(), StepProfile()])
+    assert learn.dls.train.augmentation is before
+    assert not learn.model._forward_hooks
+    assert not learn.model._forward_pre_hooks
+
+
+def test_table_is_printed_when_a_fit_ends(
+    learn: Learner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vizsla.train.display import Display
+
+    learn.display = Display()
+    learn.show_table = False
+    learn.fit(1, 1e-3, cbs=StepProfile())
+    printed = capsys.readouterr().out
+    for phase in (*STEP_PHASES, "whole step"):
+        assert phase in printed
+
+
+class _Looks(Callback):
+    def __init__(self) -> None:
+        self.eager: list[bool] = []
+
+    def after_step(self, fit: Fit) -> None:
+        self.eager.append(fit.settings.eager)
+
+
+def test_a_profiled_fit_asks_for_steps_that_can_be_looked_into(learn: Learner) -> None:
+    looks = _Looks()
+    learn.fit(1, 1e-3, cbs=[looks, StepProfile(show=False)])
+    assert looks.eager
+    assert all(looks.eager)
+
+
+def test_a_trial_of_several_epochs_leaves_the_augmentation_as_it_was(learn: Learner) -> None:
+    before = learn.dls.train.augmentation
+    profile = StepProfile(show=False)
+    schedule = constant(2 * len(learn.dls.train), rates=[1e-4] * len(learn.groups))
+    learn.run(schedule, n_epoch=2, stage="trial", cbs=profile, measured=False)
+    assert profile.num_steps == 2 * len(learn.dls.train)
+    assert profile.seconds["augmentation"] > 0
+    assert learn.dls.train.augmentation is before
+
+
+gpu = pytest.mark.gpu
+
+
+class OwnLoss(nn.Module):
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets)
+
+
+def test_parts_of_known_packages_are_known():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    assert is_known(model, nn.CrossEntropyLoss())
+    assert is_known(model, F.cross_entropy)
+    assert is_known(model, CrossEntropyLossFlat())
+    assert is_known(model, LabelSmoothingCrossEntropy())
+
+
+def test_a_part_of_the_users_own_is_not_known():
+    class Own(nn.Module):
+        pass
+
+    assert not is_known(nn.Sequential(Own()), nn.CrossEntropyLoss())
+    assert not is_known(nn.Linear(2, 2), OwnLoss())
+    assert not is_known(nn.Linear(2, 2), lambda logits, _targets: logits.sum())
+
+
+def test_hooks_are_seen():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    assert not has_hooks(model)
+    handle = model[1].register_forward_hook(lambda *_: None)
+    assert has_hooks(model)
+    handle.remove()
+    assert not has_hooks(model)
+    model[0].register_full_backward_hook(lambda *_: None)
+    assert has_hooks(model)
+
+
+class WatchLosses(Callback):
+    """Notes the loss of every step and which of them came from a graph."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.grads: list[bool] = []
+
+    def after_step(self, fit: Fit) -> None:
+        self.losses.append(float(fit.loss if fit.loss is not None else torch.nan))
+
+
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with every step from a graph."""
+    count: list[int] = []
+    whole = CapturedGradients.__call__
+
+    def call(self: CapturedGradients, batch: Batch) -> Tensor | None:
+        loss = whole(self, batch)
+        count.extend([1] * (loss is not None))
+        return loss
+
+    monkeypatch.setattr(CapturedGradients, "__call__", call)
+    return count
+
+
+@pytest.fixture
+def exact() -> Iterator[None]:
+    """Let the device compute the same each time."""
+    backends = torch.backends
+    before = backends.cudnn.deterministic, backends.cudnn.allow_tf32
+    backends.cudnn.deterministic, backends.cudnn.allow_tf32 = True, False
+    yield
+    backends.cudnn.deterministic, backends.cudnn.allow_tf32 = before
+
+
+def trained(
+    make_learner: Any,
+    make_loaders: Any,
+    *,
+    cuda_graphs: bool | None,
+    precision: str = "fp32",
+    cbs: tuple[Callback, ...] = (),
+    loss_func: Any = None,
+    stages: tuple[bool, ...] = (False,),
+) -> tuple[list[float], dict[str, Tensor], Any]:
+    loaders = make_loaders(num_workers=2, transforms=aug_transforms(size=32)).to("cuda")
+    watch = WatchLosses()
+    extra = {} if loss_func is None else {"loss_func": loss_func}
+    learner = make_learner(loaders, precision=precision, **extra)
+    learner.cuda_graphs = cuda_graphs
+    for frozen in stages:
+        (learner.freeze if frozen else learner.unfreeze)()
+        learner.fit_one_cycle(3, 1e-3, cbs=[watch, *cbs])
+    state = {name: value.cpu().clone() for name, value in learner.model.state_dict().items()}
+    return watch.losses, state, learner
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_fit_from_graphs_is_the_fit_without(
+    make_learner: Any, make_loaders: Any, replays: list[int], exact: None, precision: str
+):
+    stages = True, False
+    losses, state, _ = trained(
+        make_learner, make_loaders, cuda_graphs=False, precision=precision, stages=stages
+    )
+    assert not replays
+    found, same, _ = trained(
+        make_learner, make_loaders, cuda_graphs=None, precision=precision, stages=stages
+    )
+    # 20 pictures in batches of 4: five steps an epoch, three epochs, two fits.
+    assert len(found) == len(losses) == 30
+    assert len(replays) == 30 - 2 * STEPS_BEFORE
+    assert found == pytest.approx(losses, rel=1e-5, abs=1e-6)
+    for name, value in state.items():
+        torch.testing.assert_close(same[name], value, rtol=1e-4, atol=1e-5)
+
+
+@gpu
+def test_mixed_batches_and_averaged_weights_are_the_same_too(
+    make_learner: Any, make_loaders: Any, replays: list[int], exact: None
+):
+    losses, state, _ = trained(
+        make_learner, make_loaders, cuda_graphs=False, cbs=(MixUp(), EMACallback(0.9))
+    )
+    found, same, _ = trained(
+        make_learner, make_loaders, cuda_graphs=None, cbs=(MixUp(), EMACallback(0.9))
+    )
+    assert replays
+    assert found == pytest.approx(losses, rel=1e-5, abs=1e-6)
+    for name, value in state.items():
+        torch.testing.assert_close(same[name], value, rtol=1e-4, atol=1e-5)
+
+
+@gpu
+def test_a_loss_of_the_users_own_is_not_recorded_unasked(
+    make_learner: Any, make_loaders: Any, replays: list[int]
+):
+    trained(make_learner, make_loaders, cuda_graphs=None, loss_func=OwnLoss())
+    assert not replays
+    trained(make_learner, make_loaders, cuda_graphs=True, loss_func=OwnLoss())
+    assert replays
+
+
+@gpu
+def test_who_wants_to_see_every_operation_gets_them(
+    make_learner: Any, make_loaders: Any, replays: list[int]
+):
+    class Eager(Callback):
+        def before_fit(self, fit: Fit) -> None:
+            fit.eager = True
+
+    class Hooked(Callback):
+        seen = 0
+
+        def before_fit(self, fit: Fit) -> None:
+            def count(*_: Any) -> None:
+                self.seen += 1
+
+            fit.trainer.model.register_forward_hook(count)
+
+    trained(make_learner, make_loaders, cuda_graphs=None, cbs=(Eager(),))
+    hooked = Hooked()
+    trained(make_learner, make_loaders, cuda_graphs=None, cbs=(hooked,))
+    assert not replays
+    assert hooked.seen >= 15
+
+
+@gpu
+def test_what_cannot_be_recorded_goes_on_without_a_graph(
+    make_learner: Any, make_loaders: Any, replays: list[int], capsys: pytest.CaptureFixture[str]
+):
+    class Asking(nn.Module):
+        def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+            loss = F.cross_entropy(logits, targets)
+            return loss if float(loss.detach()) > 0 else loss * 0  # asks the device
+
+    losses, _, learner = trained(
+        make_learner, make_loaders, cuda_graphs=True, loss_func=Asking(), stages=(False,)
+    )
+    assert not replays
+    assert len(losses) == 15
+    assert all(loss == loss for loss in losses)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert learner.cuda_graphs is False  # It is not tried again.
+    learner.fit_one_cycle(1, 1e-3)
+    assert not replays
+
+
+@gpu
+def test_a_model_that_changed_is_recorded_anew():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).cuda()
+
+    def compute(batch: Batch) -> Tensor:
+        loss = F.cross_entropy(model(batch.images), batch.targets)
+        loss.backward()
+        return loss.detach()
+
+    captured = CapturedGradients(compute, model=model)
+    batch = Batch(
+        images=torch.randn(8, 4, device="cuda"),
+        targets=torch.zeros(8, dtype=torch.int64, device="cuda"),
+        rows=torch.arange(8),
+    )
+
+    def step() -> Tensor | None:
+        for parameter in model.parameters():
+            parameter.grad = None
+        return captured(batch)
+
+    def recorded() -> Tensor:
+        captured.refresh()
+        for _ in range(STEPS_BEFORE):
+            assert step() is None
+            compute(batch)
+        loss = step()
+        assert loss is not None
+        return loss
+
+    first = recorded()
+    captured.refresh()  # Nothing changed: the graph stays.
+    assert step() is not None
+    model[1].eval()
+    second = recorded()
+    assert float(second) != float(first)
+    model[0].requires_grad_(requires_grad=False)
+    recorded()
+    assert model[0].weight.grad is None
+    assert model[2].weight.grad is not None
+
+
+def test_on_a_cpu_there_is_nothing_to_rehearse(make_learner: Any):
+    with rehearsal(make_learner()) as thread:
+        assert thread is None
+
+
+@pytest.mark.gpu
+def test_weights_statistics_and_random_numbers_stay_as_they_were(
+    make_learner: Any, make_loaders: Any
+):
+    learner = make_learner(make_loaders(num_workers=2).to("cuda"), precision="bf16")
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    random_state = torch.cuda.get_rng_state()
+    with rehearsal(learner) as thread:
+        assert thread is not None
+        thread.join()
+    assert not [t for t in threading.enumerate() if t.name == "vizsla-rehearsal"]
+    assert torch.equal(torch.cuda.get_rng_state(), random_state)
+    for name, value in learner.model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
+
+
+@pytest.mark.gpu
+def test_who_looks_on_sees_no_rehearsal(make_learner: Any, make_loaders: Any):
+    learner = make_learner(make_loaders(num_workers=2).to("cuda"))
+    learner.cuda_graphs = False
+    with rehearsal(learner) as thread:
+        assert thread is None

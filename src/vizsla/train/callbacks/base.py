@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from vizsla.errors import ConfigError, TrainingError
+from vizsla.text import joined
 from vizsla.train.distributed import mean_over_processes
 from vizsla.train.recorder import FitRecord, SmoothedLoss
 
@@ -167,11 +168,10 @@ class Fit:
             f"group {group}: {rate:.3g}" for group, rate in enumerate(self.schedule.rates_at(step))
         )
         table = self.trainer.dls.table
-        files = ", ".join(table.shown_path(row) for row in rows[:MAX_NAMED_FILES].tolist())
-        more = f" and {len(rows) - MAX_NAMED_FILES} more" if len(rows) > MAX_NAMED_FILES else ""
+        paths = [table.shown_path(row) for row in rows.tolist()]
         return TrainingError(
             f"The loss became {loss} at step {step} of {self.num_steps}, at learning rates {rates} (earliest layers first), on "
-            f"{files}{more}. That step did not move the weights. Start again from the last good weights with a learning rate "
+            f"{joined(paths, limit=MAX_NAMED_FILES)}. That step did not move the weights. Start again from the last good weights with a learning rate "
             "ten times lower; if it happens at any rate, look at these images and labels."
         )
 
