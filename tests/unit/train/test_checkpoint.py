@@ -346,7 +346,7 @@ def test_what_is_missing_is_named_unless_it_is_not_needed(make_learner: Any, tmp
 def test_a_damaged_or_foreign_file_is_refused(make_learner: Any, tmp_path: Path):
     for content in [b"", b"not a model", b"\x80\x02}q\x00."]:
         path = tmp_path / "models" / "odd.safetensors"
-        path.parent.mkdir()
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         with pytest.raises(ModelFileError, match="damaged or another kind of file"):
             make_learner(path=tmp_path).load("odd")

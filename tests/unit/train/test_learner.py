@@ -1196,8 +1196,9 @@ def test_on_cuda_networks_with_batch_norms_get_what_those_are_fast_in():
     assert resolve_precision("auto", device=torch.device("cpu"), model=norms) == "fp32"
 
 
-def test_anything_else_is_refused():
-    for wish in ["half", "", "BF16", None]:
+def test_any_other_precision_is_refused():
+    wishes: list[Any] = ["half", "", "BF16", None]
+    for wish in wishes:
         with pytest.raises(
             ConfigError, match=f"'auto', 'fp32', 'bf16' or 'fp16'. Received: {wish!r}"
         ):

@@ -6,7 +6,7 @@ import json
 import math
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -882,8 +882,8 @@ def test_who_wants_to_see_every_operation_gets_them(
     make_learner: Any, make_loaders: Any, replays: list[int]
 ):
     class Eager(Callback):
-        def before_fit(self, fit: Fit) -> None:
-            fit.eager = True
+        def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
+            return replace(settings, eager=True)
 
     class Hooked(Callback):
         seen = 0

@@ -278,7 +278,8 @@ def test_numbers_of_cycles_that_cannot_work_are_refused(make_learner: Any):
 
 
 def test_options_of_a_learner_that_cannot_work_are_refused(make_loaders: Any):
-    for options in [{"accumulate": 0}, {"clip": 0.0}, {"clip": -1.0}]:
+    refused: list[dict[str, Any]] = [{"accumulate": 0}, {"clip": 0.0}, {"clip": -1.0}]
+    for options in refused:
         loaders = make_loaders()
         model = plain_model(loaders)
         with pytest.raises(ConfigError, match="Received: accumulate="):
