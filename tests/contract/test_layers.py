@@ -143,7 +143,7 @@ def broken_rule(importer: str, found: Import) -> str | None:
         return "relative imports are not used"
     if importer == "vizsla.all" and (found.for_types_only or found.target == "vizsla"):
         return None  # the list that a star import takes is made of the public names
-    if found.what.endswith("import *"):
+    if found.what.endswith("import *") and importer != "vizsla.classic":
         return "names are imported one by one"
     if part_of(importer) == "" or found.target.split(".")[0] != "vizsla":
         return None

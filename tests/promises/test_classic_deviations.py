@@ -27,7 +27,7 @@ from vizsla.classic import (
     tfms_from_model,
     transforms_side_on,
 )
-from vizsla.classic.training import FitPlan, Lengths
+from vizsla.classic.training import FitPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -242,7 +242,7 @@ def test_v12_cycles_are_saved_with_the_weights_of_their_end(lesson: str):
 
 def test_v13_cycles_of_one_step_begin_at_the_full_rate():
     def factors(cycle_mult: int) -> tuple[float, ...]:
-        plan = FitPlan(lengths=Lengths(3, 1, cycle_mult), batches=1)
+        plan = FitPlan(n_cycle=3, cycle_len=1, cycle_mult=cycle_mult, batches=1)
         return plan.schedule((1.0,)).factors
 
     assert factors(1) == (1.0, 1.0, 1.0)

@@ -1,8 +1,10 @@
 """The lesson-1 dialect: ``from vizsla.classic import *`` gives a notebook of fastai 0.7 the names that it uses.
 
-A thin layer: pictures are read, augmented, trained on and predicted by vizsla's engine. ``docs/classic.md`` says what every name
+A thin layer: images are read, augmented, trained on and predicted by vizsla's engine. ``docs/classic.md`` says what every name
 is in the engine's own words, and where the meaning differs from the original.
 """
+
+# ruff: noqa: F403, F405 (each module says what it gives)
 
 import math
 import os
@@ -21,149 +23,23 @@ from PIL import Image
 from torch import nn, optim
 from torch.nn import functional as F
 
-from vizsla.classic.data import (
-    ImageClassifierData,
-    csv_source,
-    folder_source,
-    get_cv_idxs,
-    open_image,
-    read_dir,
-    split_by_idx,
-)
-from vizsla.classic.learner import ConvLearner
-from vizsla.classic.metrics import (
-    VV,
-    T,
-    V,
-    accuracy,
-    accuracy_multi,
-    accuracy_np,
-    accuracy_thresh,
-    confusion_matrix,
-    to_np,
-)
-from vizsla.classic.models import (
-    AdaptiveConcatPool2d,
-    ConvnetBuilder,
-    dn121,
-    dn161,
-    dn169,
-    dn201,
-    efficientnet_lite0,
-    inception_4,
-    inceptionresnet_2,
-    resnet18,
-    resnet34,
-    resnet50,
-    resnet101,
-    resnet152,
-    resnext50,
-    resnext101,
-    resnext101_64,
-    vgg16,
-    vgg19,
-    wrn,
-)
-from vizsla.classic.plots import ImageModelResults, plot_confusion_matrix, plots
-from vizsla.classic.training import Callback
-from vizsla.classic.transforms import (
-    CONSTANT,
-    REFLECT,
-    REPLICATE,
-    CropType,
-    RandomDihedral,
-    RandomFlip,
-    RandomLighting,
-    RandomRotate,
-    RandomScale,
-    Scale,
-    TfmType,
-    Transforms,
-    imagenet_stats,
-    inception_stats,
-    tfms_from_model,
-    tfms_from_stats,
-    transforms_basic,
-    transforms_side_on,
-    transforms_top_down,
-)
+from vizsla.classic import data, learner, metrics, models, training, transforms
+from vizsla.classic.data import *
+from vizsla.classic.learner import *
+from vizsla.classic.metrics import *
+from vizsla.classic.models import *
+from vizsla.classic.plots import *
+from vizsla.classic.training import *
+from vizsla.classic.transforms import *
 
-__all__ = [
-    "CONSTANT",
-    "PIL",
-    "REFLECT",
-    "REPLICATE",
-    "VV",
-    "AdaptiveConcatPool2d",
-    "Callback",
-    "ConvLearner",
-    "ConvnetBuilder",
-    "CropType",
-    "F",
-    "Image",
-    "ImageClassifierData",
-    "ImageModelResults",
-    "RandomDihedral",
-    "RandomFlip",
-    "RandomLighting",
-    "RandomRotate",
-    "RandomScale",
-    "Scale",
-    "T",
-    "TfmType",
-    "Transforms",
-    "V",
-    "accuracy",
-    "accuracy_multi",
-    "accuracy_np",
-    "accuracy_thresh",
-    "confusion_matrix",
-    "csv_source",
-    "dn121",
-    "dn161",
-    "dn169",
-    "dn201",
-    "efficientnet_lite0",
-    "folder_source",
-    "get_cv_idxs",
-    "glob",
-    "imagenet_stats",
-    "inception_4",
-    "inception_stats",
-    "inceptionresnet_2",
-    "math",
-    "nn",
-    "np",
-    "open_image",
-    "optim",
-    "os",
-    "pd",
-    "plot_confusion_matrix",
-    "plots",
-    "plt",
-    "random",
-    "read_dir",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50",
-    "resnext101",
-    "resnext101_64",
-    "shutil",
-    "split_by_idx",
-    "tfms_from_model",
-    "tfms_from_stats",
-    "to_np",
-    "torch",
-    "transforms_basic",
-    "transforms_side_on",
-    "transforms_top_down",
-    "vgg16",
-    "vgg19",
-    "wrn",
-]
+__all__ = ["PIL", "F", "Image", "glob", "math", "nn", "np", "optim", "os", "pd", "plt", "random"]
+__all__ += ["ImageModelResults", "plot_confusion_matrix", "plots", "shutil", "torch"]
+__all__ += data.__all__
+__all__ += learner.__all__
+__all__ += metrics.__all__
+__all__ += models.__all__
+__all__ += training.__all__
+__all__ += transforms.__all__
 
 # Log-probabilities of a sure model, -0.00007 beside -9.63393, are unreadable in exponents. Of this dialect only.
 np.set_printoptions(precision=5, linewidth=110, suppress=True)

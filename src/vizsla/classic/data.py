@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vizsla.classic.transforms import to_array
+from vizsla.classic.metrics import to_array
 from vizsla.data.cache.cache import PictureCache, expected_bytes
 from vizsla.data.images.decode import open_picture
 from vizsla.data.images.item_transforms import item_pipeline
@@ -49,6 +49,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vizsla.classic.transforms import Transforms
+
+__all__ = [
+    "ImageClassifierData",
+    "csv_source",
+    "folder_source",
+    "get_cv_idxs",
+    "open_image",
+    "read_dir",
+    "split_by_idx",
+]
 
 _NO_CLASSES = {".ipynb_checkpoints", ".DS_Store"}
 CV_SEED = 42
@@ -233,7 +243,7 @@ class Dataset(Protocol):
         ...
 
 
-class PictureDataset:
+class ImageDataset:
     """Pictures of a folder.
 
     Args:
@@ -751,7 +761,7 @@ class Workshop:
             files = (table.paths[row] for row in rows.tolist())
             pictures = dict(zip(files, np.asarray(part.x), strict=True))
             reader = ArrayReader(pictures, transforms=tfm)
-        dataset = PictureDataset(
+        dataset = ImageDataset(
             self.path,
             fnames=part.fnames,
             y=part.y,
@@ -1164,7 +1174,7 @@ class ImageClassifierData:
             path=Path(self.path),
         )
 
-    def of_features(
+    def with_features(
         self, train: NDArray[Any], valid: NDArray[Any], test: NDArray[Any] | None
     ) -> ImageClassifierData:
         """Return the same items with rows of features instead of pictures.

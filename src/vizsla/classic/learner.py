@@ -1,42 +1,21 @@
-"""Data and an architecture in; a network that is trained, saved and asked, out: lesson one's learner over the engine's trainer.
+"""Lesson one's learner: a network that is trained, saved and asked, over the engine's trainer.
 
-A network and loaders in; the features that its head sees of every picture out, from a cache where nothing has changed.
-
-A cache is ``tmp/x_act_<name>_<sz>.npy``, float32 ``(N, nf)``, with a note beside it of what it was made from. It is used again
-only if that is the same still: body and weights, preparation, and the pictures themselves, by the digests of their
-contents where their dates are not those of the note.
-
-A network and data in; what is being trained, on pictures or on features, and which of its groups train, out.
-
-There are two trainers of the engine: one of the whole network on pictures, one of the head alone on features of the body that
-were computed once (``precompute``). Both train the same head.
-
-Data and a network in; what a notebook may ask of the network out: its layers, which of them train, its files, its predictions.
-
-``ConvLearner`` adds training to it.
+There are two trainers: one of the whole network on images, one of the head alone on features of the body that were computed
+once (``precompute``). Both train the same head.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from vizsla.classic.features import cached_features
 from vizsla.classic.metrics import usual_loss, usual_metrics
-from vizsla.classic.models import (
-    ConvnetBuilder,
-    load_model,
-    model_summary,
-    parameters_of,
-    save_model,
-)
+from vizsla.classic.models import ConvnetBuilder, load_model, model_summary, save_model
 from vizsla.classic.training import (
     BestSaver,
     CallbackBridge,
@@ -44,18 +23,15 @@ from vizsla.classic.training import (
     CycleSaver,
     EndOfFit,
     FitPlan,
-    Lengths,
     LossRecorder,
     LRFinder,
     TablePrinter,
     decays_of,
     rates_of,
-    returned,
+    returned_values,
 )
 from vizsla.errors import ConfigError
-from vizsla.files import atomic_write
-from vizsla.infer.run import evaluation_mode, extract_features, predict_batches
-from vizsla.machine import default_num_workers
+from vizsla.infer.run import evaluation_mode, predict_batches
 from vizsla.models.groups import freeze_to
 from vizsla.train.metrics import unique_names
 from vizsla.train.optim import build_optimiser
@@ -69,560 +45,40 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vizsla.classic.data import Batches, ImageClassifierData
-    from vizsla.classic.models import Arch, Entry
+    from vizsla.classic.models import Arch, SummaryRow
     from vizsla.classic.training import Callback
     from vizsla.evaluate.predictions import Predictions
-    from vizsla.infer.run import NumberFormat
-    from vizsla.models.groups import Group
-    from vizsla.train.display import Display
     from vizsla.train.optim import OptimiserFactory
     from vizsla.train.schedules import Rates, Schedule
     from vizsla.train.trainer import LossFunction, MetricFunction
 
-FORMAT = 1
-"""Of the note; another one is not trusted."""
-
-Note = dict[str, Any]
-
-
-def cached_features(
-    models: ConvnetBuilder,
-    loader: Batches,
-    *,
-    file: Path,
-    preparation: str,
-    precision: NumberFormat,
-    display: Display,
-) -> NDArray[np.float32]:
-    """Return the features of the pictures of a loader, float32 ``(N, nf)``.
-
-    Args:
-        models: Body and pooling are used in evaluation mode.
-        loader: Gives the pictures in order.
-        file: The cache; made where there is none, replaced where it does not fit.
-        preparation: What is done to the pictures, in words.
-        precision: Of the body.
-        display: Shows how far it is.
-
-    Raises:
-        PictureError: A picture cannot be read.
-        OutputError: The cache cannot be written.
-    """
-    files = [loader.table.paths[row] for row in loader.rows.tolist()]
-    note: Note = {
-        "format": FORMAT,
-        "body": models.name,
-        "weights": _weights_digest(models.top_model),
-        "preparation": preparation,
-        "precision": precision,
-        "names": [loader.table.shown_path(row) for row in loader.rows.tolist()],
-        "dates": _dates(files),
-    }
-    known = _read(file, note, files=files)
-    if known is not None:
-        return known
-    note["contents"] = _contents(files)
-    with display.bar(f"features {file.stem}", total=loader.n) as move:
-        found = extract_features(
-            models.classifier,
-            loader.batches(),
-            head=cast("Any", models.classifier.head),
-            precision=precision,
-            on_progress=move,
-        )
-    values = found.values[:, 0].float().numpy()
-    with atomic_write(file) as temporary, temporary.open("wb") as out:
-        np.save(out, values, allow_pickle=False)
-    _write_note(file, note)
-    return values
-
-
-def _note_file(file: Path) -> Path:
-    return file.with_suffix(".json")
-
-
-def _write_note(file: Path, note: Note) -> None:
-    with atomic_write(_note_file(file)) as temporary:
-        temporary.write_text(json.dumps(note), encoding="utf-8")
-
-
-def _read(file: Path, note: Note, *, files: list[Path]) -> NDArray[np.float32] | None:
-    """Return the features of a cache that was made from what the note says, else None."""
-    try:
-        known: Note = json.loads(_note_file(file).read_text(encoding="utf-8"))
-        values: NDArray[np.float32] = np.load(file, allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    dates = known.pop("dates", None)
-    contents = known.pop("contents", None)
-    same = {key: value for key, value in note.items() if key != "dates"} == known
-    if not same or len(values) != len(files):
-        return None
-    if dates != note["dates"]:
-        # A copied or touched folder has other dates; only the contents can tell.
-        if contents != _contents(files):
-            return None
-        _write_note(file, {**note, "contents": contents})
-    return values
-
-
-def _dates(files: list[Path]) -> str:
-    """Return a digest of what the file system says of the files; moving or writing one changes it."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        try:
-            facts = os.stat(file)  # noqa: PTH116 (paid for every picture)
-            numbers = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
-        except OSError:
-            numbers = ()
-        digest.update(repr(numbers).encode())
-    return digest.hexdigest()
-
-
-def _contents(files: list[Path]) -> str:
-    """Return a digest of all bytes of the files; a file that cannot be read counts as empty."""
-
-    def one(file: Path) -> bytes:
-        try:
-            return hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
-        except OSError:
-            return b""
-
-    with ThreadPoolExecutor(max(1, default_num_workers())) as pool:
-        return hashlib.blake2b(b"".join(pool.map(one, files)), digest_size=16).hexdigest()
-
-
-def _weights_digest(body: torch.nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in body.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-DEFAULT_OPTIMISER = partial(torch.optim.SGD, momentum=0.9)
-
-
-class Workbench:
-    """Trainers of one network on one data object.
-
-    Args:
-        images: Pictures.
-        models: The network.
-
-    Attributes:
-        images: As given.
-        models: As given.
-        features: The same data as features; None until they are computed.
-        whole: Trains body and head on pictures.
-        head: Trains the head on features; None until they are computed.
-        head_only: Whether the latter is in use.
-    """
-
-    def __init__(self, images: ImageClassifierData, models: ConvnetBuilder) -> None:
-        self.images = images
-        self.models = models
-        self.features: ImageClassifierData | None = None
-        self.whole = self._new_trainer(images, models.classifier)
-        self.head: ClassicTrainer | None = None
-        self.head_only = False
-
-    @property
-    def data(self) -> ImageClassifierData:
-        """What is trained on."""
-        return self.features if self.head_only and self.features is not None else self.images
-
-    @property
-    def trainer(self) -> ClassicTrainer:
-        """What trains."""
-        return self.head if self.head_only and self.head is not None else self.whole
-
-    def freeze_norms(self, frozen: bool) -> None:
-        """Keep the statistics of all norms, or let them move again."""
-        for trainer in (self.whole, self.head):
-            if trainer is not None:
-                trainer.norms_frozen = frozen
-
-    def compute_features(self, folder: Path) -> None:
-        """Run the body over all pictures once, or read what it gave from a cache.
-
-        Args:
-            folder: Of the cache.
-
-        Raises:
-            PictureError: A picture cannot be read.
-            OutputError: The cache cannot be written.
-        """
-        data = self.images
-        size = f"{self.models.name}_{data.sz}"
-
-        def of(loader: Batches, name: str) -> NDArray[Any]:
-            return cached_features(
-                self.models,
-                loader,
-                file=folder / f"{name}_{size}.npy",
-                preparation=repr(data.tfms[1]),
-                precision=self.whole.precision,
-                display=self.whole.display,
-            )
-
-        self.features = data.of_features(
-            of(data.fix_dl, "x_act"),
-            of(data.val_dl, "x_act_val"),
-            None if data.test_dl is None else of(data.test_dl, "x_act_test"),
-        )
-        self.head = self._new_trainer(self.features, self.models.fc_model)
-        self.head.norms_frozen = self.whole.norms_frozen
-
-    def run(
-        self,
-        schedule: Schedule,
-        *,
-        n_epoch: int,
-        sched: LossRecorder,
-        opt_fn: OptimiserFactory | None,
-        wds: float | Sequence[float] | None,
-        metrics: Sequence[MetricFunction],
-        callbacks: Sequence[Callback] | None,
-        savers: Sequence[Any] = (),
-    ) -> OrderedDict[int, list[float]] | None:
-        """Run one fit with a new optimiser, and print a row per epoch.
-
-        Args:
-            schedule: Rates of every step.
-            n_epoch: Passes over the training items.
-            sched: Records it.
-            opt_fn: Makes the optimiser; None is SGD with momentum.
-            wds: Weight decay, one or one per group.
-            metrics: Functions of outputs and targets.
-            callbacks: Of the user's.
-            savers: Callbacks of the engine that save weights.
-
-        Returns:
-            The printed values by epoch; None if a callback ended the fit within an epoch.
-        """
-        trainer = self.trainer
-        trainer.metrics = tuple(metrics)
-        trainer.recorder.metric_names = unique_names(metrics)
-        trainer.opt = build_optimiser(
-            trainer.model,
-            trainer.groups,
-            opt_func=DEFAULT_OPTIMISER if opt_fn is None else opt_fn,
-            weight_decay=decays_of(wds, num_groups=len(trainer.groups)),
-            decay_norms_and_biases=True,
-        )
-        table = TablePrinter()
-        cbs = [sched, table, *savers, CallbackBridge(callbacks or (), sched=sched)]
-        try:
-            trainer.run(schedule, n_epoch=n_epoch, stage="lesson one", cbs=cbs)
-        except EndOfFit:
-            if not sched.epochs or sched.epochs[-1] < len(sched.lrs):
-                return None
-        return table.values
-
-    def predictions(self, loader: Batches, *, whole: bool = False, epoch: int = 0) -> Predictions:
-        """Return what the network says of the items of a loader.
-
-        Args:
-            loader: Of pictures or features, as ``data`` has them.
-            whole: Use body and head, whatever is being trained.
-            epoch: Another one has other crops, where they are random.
-        """
-        trainer = self.whole if whole else self.trainer
-        model: Any = trainer.model
-        return predict_batches(
-            model, loader.batches(epoch=epoch), table=loader.table, precision=trainer.precision
-        )
-
-    def _new_trainer(self, data: ImageClassifierData, model: nn.Module) -> ClassicTrainer:
-        of_head = model is self.models.fc_model
-
-        def split(module: nn.Module) -> list[Group]:
-            del module
-            return [parameters_of(group) for group in self.models.get_layer_groups(of_head)]
-
-        loaders: Any = data.loaders
-        return ClassicTrainer(
-            loaders, model, splitter=split, train_bn=False, wd_bn_bias=True, show_table=False
-        )
-
-
-class Network:
-    """A network and its data.
-
-    Args:
-        data: Pictures.
-        models: The network in parts.
-        tmp_name: Folder of cached features, in the data's folder.
-        models_name: Folder of saved weights, in the data's folder.
-
-    Attributes:
-        models: As given.
-        tmp_path: Folder of cached features.
-        models_path: Folder of saved weights.
-    """
-
-    def __init__(
-        self,
-        data: ImageClassifierData,
-        models: ConvnetBuilder,
-        *,
-        tmp_name: str = "tmp",
-        models_name: str = "models",
-    ) -> None:
-        self.models = models
-        self.tmp_path = str(Path(data.path, tmp_name))
-        self.models_path = str(Path(data.path, models_name))
-        for folder in (self.tmp_path, self.models_path):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        self._bench = Workbench(data, models)
-        self._num_passes = 0
-        self.freeze()
-
-    @property
-    def precompute(self) -> bool:
-        """Whether the head alone is trained, on features of the body that are computed once."""
-        return self._bench.head_only
-
-    @precompute.setter
-    def precompute(self, value: bool) -> None:
-        if value and self._bench.features is None:
-            self._bench.compute_features(Path(self.tmp_path))
-        self._bench.head_only = bool(value)
-
-    @property
-    def data(self) -> ImageClassifierData:
-        """What is trained on: pictures, or features while ``precompute``."""
-        return self._bench.data
-
-    @property
-    def fc_data(self) -> ImageClassifierData | None:
-        """The features; None until they are computed."""
-        return self._bench.features
-
-    @property
-    def model(self) -> nn.Sequential:
-        """What is trained: body and head in one sequence, or the head while ``precompute``."""
-        return self.models.fc_model if self.precompute else self.models.model
-
-    @property
-    def children(self) -> list[nn.Module]:
-        """The layers of the model."""
-        return list(self.model)
-
-    def __getitem__(self, index: int) -> nn.Module:
-        """Return a layer of the model."""
-        return self.children[index]
-
-    def __repr__(self) -> str:
-        """Return how the model prints."""
-        return repr(self.model)
-
-    def get_layer_groups(self) -> list[list[nn.Module]]:
-        """Return the layers in groups; each may have a learning rate of its own."""
-        return self.models.get_layer_groups(self.precompute)
-
-    def set_data(self, data: ImageClassifierData, precompute: bool = False) -> None:
-        """Take other data of the same classes, and freeze the body.
-
-        Args:
-            data: Pictures, of another size too.
-            precompute: Compute features of them and train the head alone.
-        """
-        self._bench = Workbench(data, self.models)
-        self.freeze()
-        self.precompute = precompute
-
-    def freeze_to(self, n: int) -> None:
-        """Let the groups from position ``n`` on train, and no others.
-
-        Args:
-            n: Negative numbers count from the end.
-        """
-        freeze_to(self._groups(), n)
-
-    def freeze(self) -> None:
-        """Train the head only."""
-        self.freeze_to(-1)
-
-    def unfreeze(self) -> None:
-        """Train everything; features that were computed once are no longer used."""
-        self.precompute = False
-        self.freeze_to(0)
-
-    def freeze_all_but(self, n: int) -> None:
-        """Train one group only.
-
-        Args:
-            n: Its position.
-        """
-        groups = self._groups()
-        for group in groups:
-            for parameter in group:
-                parameter.requires_grad_(group is groups[n])
-
-    def bn_freeze(self, do_freeze: bool) -> None:
-        """Keep the statistics of all norms as they are from now on, or let them move again.
-
-        Args:
-            do_freeze: Whether to keep them.
-        """
-        self._bench.freeze_norms(do_freeze)
-
-    def save(self, name: str) -> None:
-        """Write the weights of body and head to ``models/NAME.safetensors``.
-
-        Args:
-            name: Of the file, without suffix.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
-        save_model(self.models, Path(self.models_path, name))
-
-    def load(self, name: str) -> None:
-        """Read weights that ``save`` wrote, or those of a file ``NAME.h5`` of the original library.
-
-        Args:
-            name: Of the file, without suffix.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            WeightsError: It is of another network.
-        """
-        load_model(self.models, Path(self.models_path, name))
-
-    def save_cycle(self, name: str, cycle: int) -> None:
-        """Save as ``NAME_cyc_0`` and so on.
-
-        Args:
-            name: First part of the name.
-            cycle: Number of the cycle.
-        """
-        self.save(f"{name}_cyc_{cycle}")
-
-    def load_cycle(self, name: str, cycle: int) -> None:
-        """Load what ``save_cycle`` wrote.
-
-        Args:
-            name: First part of the name.
-            cycle: Number of the cycle.
-        """
-        self.load(f"{name}_cyc_{cycle}")
-
-    def predict(self, is_test: bool = False) -> NDArray[np.float32]:
-        """Return the outputs for the validation pictures, in their order: log-probabilities, float32 ``(N, C)``.
-
-        With several labels per picture they are probabilities.
-
-        Args:
-            is_test: Take the test pictures instead.
-
-        Raises:
-            ValueError: There are none.
-        """
-        return self.predict_with_targs(is_test)[0]
-
-    def predict_with_targs(self, is_test: bool = False) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Return outputs as ``predict`` does, and targets ``(N,)``.
-
-        Args:
-            is_test: Take the test pictures instead.
-
-        Raises:
-            ValueError: There are none.
-        """
-        loader = _test_or_valid(self.data.test_dl if is_test else self.data.val_dl)
-        predictions = self._bench.predictions(loader)
-        return predictions.logits.numpy(), predictions.targets.numpy()
-
-    def predict_dl(self, dl: Batches) -> NDArray[np.float32]:
-        """Return the outputs for the items of a loader.
-
-        Args:
-            dl: One of the learner's data.
-        """
-        return self._bench.predictions(dl).logits.numpy()
-
-    def predict_array(self, arr: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the outputs for normalised pictures.
-
-        Args:
-            arr: ``(N, 3, H, W)`` as transforms make them; or features ``(N, nf)``.
-        """
-        model = self.models.model if np.ndim(arr) == 4 else self.models.fc_model
-        device = next(model.parameters()).device
-        with evaluation_mode(model), torch.inference_mode():
-            return model(torch.as_tensor(arr, dtype=torch.float32, device=device)).cpu().numpy()
-
-    def TTA(  # noqa: N802 (the notebooks' name for it)
-        self, n_aug: int = 4, is_test: bool = False
-    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Return the outputs for the pictures as they are and for augmented versions of them.
-
-        Args:
-            n_aug: Number of augmented versions; for every four of them the plain outputs are repeated once, in front.
-            is_test: Take the test pictures instead of the validation pictures.
-
-        Returns:
-            float32 ``(ceil(n_aug / 4) + n_aug, N, C)``, to be averaged as probabilities; and targets ``(N,)``.
-
-        Raises:
-            ValueError: There are no test pictures.
-        """
-        data, bench = self._bench.images, self._bench
-        plain = _test_or_valid(data.test_dl if is_test else data.val_dl)
-        augmented = _test_or_valid(data.test_aug_dl if is_test else data.aug_dl)
-        first = bench.predictions(plain, whole=True)
-        outputs = [first.logits.numpy()] * -(-n_aug // 4)
-        with bench.whole.display.bar("augmented", total=n_aug, unit="passes") as move:
-            for number in range(n_aug):
-                epoch = self._num_passes + number
-                found = bench.predictions(augmented, whole=True, epoch=epoch)
-                outputs.append(found.logits.numpy())
-                move(number + 1)
-        self._num_passes += n_aug
-        return np.stack(outputs), first.targets.numpy()
-
-    def summary(self) -> OrderedDict[str, Entry]:
-        """Return what each layer of body and head takes and gives; nothing changes by it."""
-        sz = self._bench.images.sz
-        return model_summary(self.models.model, (3, sz, sz))
-
-    def _groups(self) -> list[Group]:
-        return [parameters_of(group) for group in self.get_layer_groups()]
-
-
-def _test_or_valid(loader: Batches | None) -> Batches:
-    if loader is None:
-        raise ConfigError("no test set: pass test_name=")
-    return loader
-
+__all__ = ["ConvLearner"]
 
 FINDER_NAME = "tmp"
 """Under it ``lr_find`` saves the weights before it begins."""
 
+DEFAULT_OPTIMISER = partial(torch.optim.SGD, momentum=0.9)
 
-class ConvLearner(Network):
-    """A network, its data and how it is trained; made by ``ConvLearner.pretrained``.
 
-    Args:
-        data: Pictures.
-        models: The network.
-        precompute: Train the head alone, on features of the body that are computed once.
-        opt_fn: Makes the optimiser, anew for each fit; None is SGD with momentum 0.9.
-        tmp_name: Folder of cached features, in the data's folder.
-        models_name: Folder of saved weights, in the data's folder.
-        metrics: Functions of outputs and targets; None is accuracy.
-        clip: Largest norm of the gradients; None leaves them.
-        crit: Loss of outputs and targets; None is the one that fits the outputs.
+class DataAndTrainer(NamedTuple):
+    """Images with the trainer of the whole network, or features with that of the head."""
+
+    data: ImageClassifierData
+    trainer: ClassicTrainer
+
+
+class ConvLearner:
+    """A network, its data and how it is trained; made by ``ConvLearner.pretrained``, which explains the options.
 
     Attributes:
+        models: The network in parts.
         sched: What happened in the last fit.
-        metrics: As given.
-        crit: As given.
-        clip: As given.
-        opt_fn: As given.
+        metrics: Functions of outputs and targets.
+        crit: Loss of outputs and targets.
+        clip: Largest norm of the gradients; None leaves them.
+        opt_fn: Makes the optimiser of each fit.
+        tmp_path: Folder of cached features.
+        models_path: Folder of saved weights.
     """
 
     def __init__(
@@ -637,14 +93,19 @@ class ConvLearner(Network):
         clip: float | None = None,
         crit: LossFunction | None = None,
     ) -> None:
-        super().__init__(data, models, tmp_name=tmp_name, models_name=models_name)
         task = data.table.task
+        self.models = models
         self.opt_fn = opt_fn
         self.clip = clip
         self.crit: LossFunction = usual_loss(task) if crit is None else crit
         self.metrics = usual_metrics(task) if metrics is None else list(metrics)
         self.sched: Any = None
-        self.precompute = precompute
+        self.tmp_path = str(Path(data.path, tmp_name))
+        self.models_path = str(Path(data.path, models_name))
+        for folder in (self.tmp_path, self.models_path):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        self._num_passes = 0
+        self.set_data(data, precompute)
 
     @classmethod
     def pretrained(
@@ -668,19 +129,19 @@ class ConvLearner(Network):
 
         Args:
             f: The architecture, such as ``resnet34``.
-            data: Pictures.
+            data: Images.
             ps: Dropout before each linear layer of the head; one number for all; None for 0.25, and 0.5 before the last.
             xtra_fc: Widths of the head's hidden layers; None for one of 512.
-            xtra_cut: So many more layers of the body are cut off.
+            xtra_cut: How many more layers of the body are cut off.
             custom_head: Takes maps instead of the usual head.
             precompute: Train the head alone, on features of the body that are computed once.
             pretrained: Start from published weights.
-            opt_fn: Makes the optimiser, anew for each fit; None is SGD with momentum 0.9.
-            tmp_name: Folder of cached features.
-            models_name: Folder of saved weights.
+            opt_fn: Makes a new optimiser for each fit; None is SGD with momentum 0.9.
+            tmp_name: Folder of cached features, in the data's folder.
+            models_name: Folder of saved weights, in the data's folder.
             metrics: Functions of outputs and targets; None is accuracy.
-            clip: Largest norm of the gradients.
-            crit: Loss of outputs and targets.
+            clip: Largest norm of the gradients; None leaves them.
+            crit: Loss of outputs and targets; None is the one that fits the outputs.
 
         Raises:
             WeightsError: There are no published weights; the message names the ways out.
@@ -699,6 +160,123 @@ class ConvLearner(Network):
             seed=data.loaders.seed,
         )
         return cls(data, models, precompute, opt_fn, tmp_name, models_name, metrics, clip, crit)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """Return a layer of the model."""
+        return self.children[index]
+
+    def __repr__(self) -> str:
+        """Return how the model prints."""
+        return repr(self.model)
+
+    # --- data and network --------------------------------------------------------------------------------------------
+
+    @property
+    def precompute(self) -> bool:
+        """Whether the head alone is trained, on features of the body that are computed once."""
+        return self._precompute
+
+    @precompute.setter
+    def precompute(self, value: bool) -> None:
+        if value and self._head is None:
+            self._head = self._with_trainer(self._feature_data(), self.models.fc_model)
+            self._head.trainer.norms_frozen = self._whole.trainer.norms_frozen
+        self._precompute = bool(value)
+
+    @property
+    def data(self) -> ImageClassifierData:
+        """What is trained on: images, or features while ``precompute``."""
+        return self._current.data
+
+    @property
+    def fc_data(self) -> ImageClassifierData | None:
+        """The features; None until they are computed."""
+        return None if self._head is None else self._head.data
+
+    @property
+    def model(self) -> nn.Sequential:
+        """What is trained: body and head in one sequence, or the head while ``precompute``."""
+        return self.models.fc_model if self.precompute else self.models.model
+
+    @property
+    def children(self) -> list[nn.Module]:
+        """The layers of the model."""
+        return list(self.model)
+
+    def set_data(self, data: ImageClassifierData, precompute: bool = False) -> None:
+        """Take other data of the same classes, and freeze the body.
+
+        Args:
+            data: Images, of another size too.
+            precompute: Compute features of them and train the head alone.
+        """
+        self._whole = self._with_trainer(data, self.models.classifier)
+        self._head: DataAndTrainer | None = None
+        self._precompute = False
+        self.freeze()
+        self.precompute = precompute
+
+    def get_layer_groups(self) -> list[list[nn.Module]]:
+        """Return the layers in groups; each may have a learning rate of its own."""
+        return self.models.get_layer_groups(self.precompute)
+
+    def freeze_to(self, n: int) -> None:
+        """Let the groups from position ``n`` on train, and no others; negative numbers count from the end."""
+        freeze_to(self.models.parameter_groups(self.precompute), n)
+
+    def freeze(self) -> None:
+        """Train the head only."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Train everything; features that were computed once are no longer used."""
+        self.precompute = False
+        self.freeze_to(0)
+
+    def freeze_all_but(self, n: int) -> None:
+        """Train the group at position ``n`` only."""
+        groups = self.models.parameter_groups(self.precompute)
+        for group in groups:
+            for parameter in group:
+                parameter.requires_grad_(group is groups[n])
+
+    def bn_freeze(self, do_freeze: bool) -> None:
+        """Keep the statistics of all norms as they are from now on, or let them move again."""
+        for each in (self._whole, self._head):
+            if each is not None:
+                each.trainer.norms_frozen = do_freeze
+
+    def summary(self) -> OrderedDict[str, SummaryRow]:
+        """Return what each layer of body and head takes and gives; nothing changes by it."""
+        sz = self._whole.data.sz
+        return model_summary(self.models.model, (3, sz, sz))
+
+    def save(self, name: str) -> None:
+        """Write the weights of body and head to ``models/NAME.safetensors``.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        save_model(self.models, Path(self.models_path, name))
+
+    def load(self, name: str) -> None:
+        """Read weights that ``save`` wrote, or those of a file ``NAME.h5`` of the original library.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            WeightsError: It is of another network.
+        """
+        load_model(self.models, Path(self.models_path, name))
+
+    def save_cycle(self, name: str, cycle: int) -> None:
+        """Save as ``NAME_cyc_0`` and so on."""
+        self.save(f"{name}_cyc_{cycle}")
+
+    def load_cycle(self, name: str, cycle: int) -> None:
+        """Load what ``save_cycle`` wrote."""
+        self.load(f"{name}_cyc_{cycle}")
+
+    # --- training ----------------------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -728,7 +306,7 @@ class ConvLearner(Network):
             n_cycle: Number of cycles; of epochs without ``cycle_len``.
             wds: Weight decay, or one per group; None is none.
             cycle_len: Epochs of the first cycle, whose rate falls by half a cosine; None keeps the rate constant.
-            cycle_mult: Every cycle is so many times longer than the one before.
+            cycle_mult: Every cycle is this many times longer than the one before.
             cycle_save_name: Save the weights after each cycle, as ``NAME_cyc_0`` and so on.
             best_save_name: Save the weights whenever the first metric is the best so far.
             use_clr: (div, cut_div) or (div, cut_div, highest, lowest momentum): triangles instead of cosines.
@@ -758,7 +336,9 @@ class ConvLearner(Network):
             )
         del swa_start, swa_eval_freq
         plan = FitPlan(
-            lengths=Lengths(n_cycle, cycle_len, cycle_mult),
+            n_cycle=n_cycle,
+            cycle_len=cycle_len,
+            cycle_mult=cycle_mult,
             batches=len(self.data.trn_dl),
             use_clr=use_clr,
             use_clr_beta=use_clr_beta,
@@ -775,7 +355,7 @@ class ConvLearner(Network):
         values = self._run(schedule, plan.epochs, LossRecorder(), wds, metrics, callbacks, savers)
         if values is None:
             return None
-        last = returned(self._bench.trainer.recorder.last.values[-1])
+        last = returned_values(self._current.trainer.recorder.last.values[-1])
         return (last, values) if get_ep_vals else last
 
     def lr_find(
@@ -800,15 +380,15 @@ class ConvLearner(Network):
             callbacks: Told of the fit.
         """
         self.save(FINDER_NAME)
-        trainer = self._bench.trainer
+        trainer = self._current.trainer
+        trainer.opt = None
         before = trainer.snapshot()
         try:
             num_steps, start = len(self.data.trn_dl), self._rates(start_lr)
             rates = lr_range(num_steps, start, float(end_lr), linearly=linear)
             self._run(rates, 1, LRFinder(), wds, metrics, callbacks)
         finally:
-            trainer.opt = None
-            before.restore(trainer.model, None)
+            trainer.restore(before)
 
     def warm_up(self, lr: Rates, wds: float | Sequence[float] | None = None) -> None:
         """Train one epoch at rates that rise from 0 to ``lr``, and keep the result.
@@ -820,6 +400,112 @@ class ConvLearner(Network):
         rates = self._rates(lr)
         schedule = lr_range(len(self.data.trn_dl), rates, rates[-1], linearly=True)
         self._run(schedule, 1, LRFinder(), wds)
+
+    # --- predictions -------------------------------------------------------------------------------------------------
+
+    def predict(self, is_test: bool = False) -> NDArray[np.float32]:
+        """Return the outputs for the validation images, in their order: log-probabilities, float32 ``(N, C)``.
+
+        With several labels per image they are probabilities.
+
+        Args:
+            is_test: Take the test images instead.
+
+        Raises:
+            ValueError: There are none.
+        """
+        return self.predict_with_targs(is_test)[0]
+
+    def predict_with_targs(self, is_test: bool = False) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """Return outputs as ``predict`` does, and targets ``(N,)``.
+
+        Args:
+            is_test: Take the test images instead.
+
+        Raises:
+            ValueError: There are none.
+        """
+        loader = _existing(self.data.test_dl if is_test else self.data.val_dl)
+        found = _predictions(self._current.trainer, loader)
+        return found.logits.numpy(), found.targets.numpy()
+
+    def predict_dl(self, dl: Batches) -> NDArray[np.float32]:
+        """Return the outputs for the items of a loader of the learner's data."""
+        return _predictions(self._current.trainer, dl).logits.numpy()
+
+    def predict_array(self, arr: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the outputs for normalised images.
+
+        Args:
+            arr: ``(N, 3, H, W)`` as transforms make them; or features ``(N, nf)``.
+        """
+        model = self.models.model if np.ndim(arr) == 4 else self.models.fc_model
+        device = next(model.parameters()).device
+        with evaluation_mode(model), torch.inference_mode():
+            return model(torch.as_tensor(arr, dtype=torch.float32, device=device)).cpu().numpy()
+
+    def TTA(  # noqa: N802 (the notebooks' name for it)
+        self, n_aug: int = 4, is_test: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """Return the outputs for the images as they are and for augmented versions of them.
+
+        Args:
+            n_aug: Number of augmented versions; for every four of them the plain outputs are repeated once, in front.
+            is_test: Take the test images instead of the validation images.
+
+        Returns:
+            float32 ``(ceil(n_aug / 4) + n_aug, N, C)``, to be averaged as probabilities; and targets ``(N,)``.
+
+        Raises:
+            ValueError: There are no test images.
+        """
+        data, trainer = self._whole
+        plain = _existing(data.test_dl if is_test else data.val_dl)
+        augmented = _existing(data.test_aug_dl if is_test else data.aug_dl)
+        first = _predictions(trainer, plain)
+        outputs = [first.logits.numpy()] * -(-n_aug // 4)
+        with trainer.display.bar("augmented", total=n_aug, unit="passes") as move:
+            for number in range(n_aug):
+                found = _predictions(trainer, augmented, epoch=self._num_passes + number)
+                outputs.append(found.logits.numpy())
+                move(number + 1)
+        self._num_passes += n_aug
+        return np.stack(outputs), first.targets.numpy()
+
+    # --- the engine's trainers ---------------------------------------------------------------------------------------
+
+    @property
+    def _current(self) -> DataAndTrainer:
+        return self._head if self._precompute and self._head is not None else self._whole
+
+    def _with_trainer(self, data: ImageClassifierData, model: nn.Module) -> DataAndTrainer:
+        groups = self.models.parameter_groups(precompute=model is self.models.fc_model)
+        trainer = ClassicTrainer(
+            data.loaders,  # pyright: ignore[reportArgumentType] (it has what a trainer asks for)
+            model,
+            splitter=lambda _: groups,
+            train_bn=False,
+            wd_bn_bias=True,
+            show_table=False,
+        )
+        return DataAndTrainer(data, trainer)
+
+    def _feature_data(self) -> ImageClassifierData:
+        """Run the body over all images once, or read what it gave from the cache."""
+        data, trainer = self._whole
+
+        def features(loader: Batches, name: str) -> NDArray[np.float32]:
+            file = Path(self.tmp_path, f"{name}_{self.models.name}_{data.sz}.npy")
+            preparation = repr(data.tfms[1])
+            return cached_features(
+                self.models, loader, file=file, preparation=preparation, trainer=trainer
+            )
+
+        return data.with_features(
+            features(data.fix_dl, "x_act"),
+            features(data.val_dl, "x_act_val"),
+            None if data.test_dl is None else features(data.test_dl, "x_act_test"),
+        )
 
     def _rates(self, lrs: Rates) -> tuple[float, ...]:
         count = len(self.get_layer_groups())
@@ -835,16 +521,37 @@ class ConvLearner(Network):
         callbacks: Sequence[Callback] | None = None,
         savers: Sequence[Any] = (),
     ) -> OrderedDict[int, list[float]] | None:
+        """Run one fit with a new optimiser; return what was printed, or None if a callback ended it within an epoch."""
         self.sched = sched
-        trainer = self._bench.trainer
+        trainer = self._current.trainer
         trainer.loss_func, trainer.clip = self.crit, self.clip
-        return self._bench.run(
-            schedule,
-            n_epoch=n_epoch,
-            sched=sched,
-            opt_fn=self.opt_fn,
-            wds=wds,
-            metrics=self.metrics if metrics is None else metrics,
-            callbacks=callbacks,
-            savers=savers,
+        trainer.metrics = tuple(self.metrics if metrics is None else metrics)
+        trainer.recorder.metric_names = unique_names(trainer.metrics)
+        trainer.opt = build_optimiser(
+            trainer.model,
+            trainer.groups,
+            opt_func=DEFAULT_OPTIMISER if self.opt_fn is None else self.opt_fn,
+            weight_decay=decays_of(wds, num_groups=len(trainer.groups)),
+            decay_norms_and_biases=True,
         )
+        table = TablePrinter()
+        cbs = [sched, table, *savers, CallbackBridge(callbacks or ())]
+        try:
+            trainer.run(schedule, n_epoch=n_epoch, stage="lesson one", cbs=cbs)
+        except EndOfFit:
+            if not sched.epochs or sched.epochs[-1] < len(sched.lrs):
+                return None
+        return table.values
+
+
+def _predictions(trainer: ClassicTrainer, loader: Batches, *, epoch: int = 0) -> Predictions:
+    """Return what a network says of the items of a loader; another epoch has other crops, where they are random."""
+    model: Any = trainer.model
+    batches = loader.batches(epoch=epoch)
+    return predict_batches(model, batches, table=loader.table, precision=trainer.precision)
+
+
+def _existing(loader: Batches | None) -> Batches:
+    if loader is None:
+        raise ConfigError("no test set: pass test_name=")
+    return loader

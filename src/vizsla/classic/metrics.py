@@ -1,8 +1,6 @@
-"""Predictions and labels in, a number out: the metrics of lesson one, for arrays and tensors alike.
+"""The metrics and losses of lesson one, for arrays and tensors alike, and what turns one into the other.
 
-N: pictures; C: classes; A: passes of test-time augmentation.
-
-The kind of labels in; the loss and the metrics of lesson one out.
+Shapes: N images, C classes, A passes of test-time augmentation.
 """
 
 from __future__ import annotations
@@ -14,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vizsla.classic.transforms import to_array
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -24,13 +20,25 @@ if TYPE_CHECKING:
     from vizsla.train.trainer import LossFunction, MetricFunction
     from vizsla.types import Task
 
+__all__ = [
+    "VV",
+    "T",
+    "V",
+    "accuracy",
+    "accuracy_multi",
+    "accuracy_np",
+    "accuracy_thresh",
+    "confusion_matrix",
+    "to_np",
+]
+
 
 @overload
 def accuracy(preds: Tensor, targs: Any) -> Tensor: ...
 @overload
 def accuracy(preds: NDArray[Any], targs: Any) -> float: ...
 def accuracy(preds: Tensor | NDArray[Any], targs: Any) -> Tensor | float:
-    """Return the share of pictures whose highest score is at their class.
+    """Return the share of images whose highest score is at their class.
 
     Args:
         preds: Scores ``(N, C)``; or log-probabilities of several passes ``(A, N, C)``, whose probabilities are averaged.
@@ -42,12 +50,11 @@ def accuracy(preds: Tensor | NDArray[Any], targs: Any) -> Tensor | float:
     scores = to_array(preds)
     if scores.ndim == 3:
         scores = np.exp(scores).mean(axis=0)
-    share = accuracy_np(scores, to_array(targs))
-    return torch.tensor(share, dtype=torch.float64) if isinstance(preds, Tensor) else share
+    return _in_kind(accuracy_np(scores, targs), preds)
 
 
 def accuracy_np(preds: Any, targs: Any) -> float:
-    """Return the share of pictures whose highest score is at their class.
+    """Return the share of images whose highest score is at their class.
 
     Args:
         preds: Scores ``(N, C)``.
@@ -57,7 +64,7 @@ def accuracy_np(preds: Any, targs: Any) -> float:
 
 
 def accuracy_multi(preds: Any, targs: Any, thresh: float) -> Tensor | float:
-    """Return the share of right answers over all pictures and classes.
+    """Return the share of right answers over all images and classes.
 
     Args:
         preds: Probabilities ``(N, C)``.
@@ -67,16 +74,11 @@ def accuracy_multi(preds: Any, targs: Any, thresh: float) -> Tensor | float:
     Returns:
         As for ``accuracy``.
     """
-    share = float(((to_array(preds) > thresh) == (to_array(targs) > 0.5)).mean())
-    return torch.tensor(share, dtype=torch.float64) if isinstance(preds, Tensor) else share
+    return _in_kind(float(((to_array(preds) > thresh) == (to_array(targs) > 0.5)).mean()), preds)
 
 
 def accuracy_thresh(thresh: float) -> Callable[[Any, Any], Tensor | float]:
-    """Return ``accuracy_multi`` with a fixed threshold, under the name ``accuracy_thresh``.
-
-    Args:
-        thresh: As for ``accuracy_multi``.
-    """
+    """Return ``accuracy_multi`` with a fixed threshold, under the name ``accuracy_thresh``."""
 
     def measure(preds: Any, targs: Any) -> Tensor | float:
         return accuracy_multi(preds, targs, thresh)
@@ -91,19 +93,23 @@ def confusion_matrix(
     """Return how often each class was predicted as each: rows are actual classes, columns predicted ones.
 
     Args:
-        y_true: Classes, ``(N,)``.
+        y_true: Classes, ``(N,)``; the matrix has those that occur here or in ``y_pred``.
         y_pred: Predicted classes, ``(N,)``.
     """
-    actual, predicted = np.asarray(y_true), np.asarray(y_pred)
-    classes = np.unique(np.concatenate([actual, predicted]))
-    cells = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(cells, (np.searchsorted(classes, actual), np.searchsorted(classes, predicted)), 1)
-    return cells
+    classes, places = np.unique(np.concatenate([y_true, y_pred]), return_inverse=True)
+    actual, predicted = np.split(places, 2)
+    count = len(classes)
+    return np.bincount(actual * count + predicted, minlength=count**2).reshape(count, count)
 
 
 def to_np(v: Any) -> Any:
     """Return a tensor as an array on the CPU; of a list or tuple each element."""
     return [to_np(each) for each in v] if isinstance(v, list | tuple) else to_array(v)
+
+
+def to_array(x: object) -> NDArray[Any]:
+    """Return a tensor, an array or a sequence as an array on the CPU."""
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
 def T(a: Any) -> Tensor:  # noqa: N802 (the notebooks' name for it)
@@ -140,3 +146,7 @@ def usual_metrics(task: Task) -> list[MetricFunction]:
     if task == "category":
         return [accuracy]
     return [] if task == "regression" else [accuracy_thresh(0.5)]
+
+
+def _in_kind(share: float, preds: object) -> Any:
+    return torch.tensor(share, dtype=torch.float64) if isinstance(preds, Tensor) else share

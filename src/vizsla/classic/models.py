@@ -1,15 +1,7 @@
-"""An architecture and data in; lesson one's network out: body, two poolings, head, in one sequence of layers.
+"""The networks of lesson one: bodies by their names of that time, two poolings and a head, in one sequence of layers.
 
-The engine trains the same layers inside of a ``Classifier``, which normalises. B: pictures; nf: inputs of the head.
-
-Names of lesson one's networks in, functions out that build their bodies as a plain sequence of layers.
-
-A *body* is the network without pooling and classifier. The functions are told apart by identity; their ``__name__`` is part of
-the names of cached features.
-
-A sequence of layers and the size of a picture in; one entry per layer, in the order in which they run, out.
-
-A network and a path in; its weights in a safetensors file out, and back; files of the original library are read too.
+The engine trains the same layers inside a ``Classifier``, which normalises images. A *body* is a network without pooling and
+classifier. Shapes: B images, C outputs, nf inputs of the head.
 """
 
 from __future__ import annotations
@@ -19,20 +11,18 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
-from vizsla.files import atomic_write
-from vizsla.infer.run import evaluation_mode
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.weights import Weights, load_weights, read_weights_file
 from vizsla.seeding import generator
+from vizsla.train.checkpoint import save_state
+from vizsla.train.summary import run_watched
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
@@ -42,8 +32,31 @@ if TYPE_CHECKING:
     from vizsla.models.groups import Group
     from vizsla.types import Task
 
+__all__ = [
+    "AdaptiveConcatPool2d",
+    "ConvnetBuilder",
+    "dn121",
+    "dn161",
+    "dn169",
+    "dn201",
+    "efficientnet_lite0",
+    "inception_4",
+    "inceptionresnet_2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50",
+    "resnext101",
+    "resnext101_64",
+    "vgg16",
+    "vgg19",
+    "wrn",
+]
+
 Arch = Callable[..., nn.Module]
-"""One of the functions below, one of torchvision's, or a function of the user's own: ``f(pretrained)`` returns a body."""
+"""A function below, one of torchvision's, or the user's own: ``f(pretrained)`` returns a body. Its name names cached features."""
 
 Stats = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of values 0-1."""
@@ -51,21 +64,26 @@ Stats = tuple[tuple[float, ...], tuple[float, ...]]
 IMAGENET_STATS: Stats = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION_STATS: Stats = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-_RESNET_V2_PARTS = (
-    *("conv2d_1a", "conv2d_2a", "conv2d_2b", "maxpool_3a", "conv2d_3b", "conv2d_4a", "maxpool_5a"),
-    *("mixed_5b", "repeat", "mixed_6a", "repeat_1", "mixed_7a", "repeat_2", "block8", "conv2d_7b"),
-)
+HIDDEN = (512,)
+DROPOUT = (0.25, 0.5)
+"""Before the hidden layers, and before the last."""
+
+SUFFIXES = (".safetensors", ".h5")
+"""Of files of weights: ours, and what the original library called the files of ``torch.save``."""
+
+
+# --- bodies ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Design:
-    """How a body is made.
+class Body:
+    """How a network becomes a sequence of layers.
 
     Attributes:
         network: What the engine calls it.
         early: Layers of the first group.
         parts: The layers in the order in which they run; ``name.*`` stands for all layers in it. Empty: all children.
-        stats: What its weights expect of pictures.
+        stats: What its weights expect of images.
     """
 
     network: str
@@ -73,110 +91,71 @@ class Design:
     parts: tuple[str, ...] = ()
     stats: Stats = IMAGENET_STATS
 
-
-_DESIGNS = {
-    **{
-        f"resnet{depth}": Design(network=f"torchvision:resnet{depth}", early=6)
-        for depth in (18, 34, 50, 101, 152)
-    },
-    **{
-        f"vgg{depth}": Design(network=f"torchvision:vgg{depth}_bn", early=22, parts=("features.*",))
-        for depth in (16, 19)
-    },
-    "resnext50": Design(network="torchvision:resnext50_32x4d", early=6),
-    "resnext101": Design(network="torchvision:resnext101_32x8d", early=6),
-    "resnext101_64": Design(network="torchvision:resnext101_64x4d", early=6),
-    "wrn": Design(network="torchvision:wide_resnet50_2", early=6),
-    "inceptionresnet_2": Design(
-        network="inception_resnet_v2", early=9, parts=_RESNET_V2_PARTS, stats=INCEPTION_STATS
-    ),
-    "inception_4": Design(
-        network="inception_v4", early=9, parts=("features.*",), stats=INCEPTION_STATS
-    ),
-    **{
-        f"dn{depth}": Design(network=f"torchvision:densenet{depth}", early=7, parts=("features.*",))
-        for depth in (121, 161, 169, 201)
-    },
-    "efficientnet_lite0": Design(
-        network="efficientnet_lite0",
-        early=5,  # as the engine cuts it: after the third of seven blocks
-        parts=("conv_stem", "bn1", "blocks.*", "conv_head", "bn2"),
-        stats=INCEPTION_STATS,
-    ),
-}
-_LIBRARIES = ("vizsla.models.", "torchvision.models.")
+    def layers(self, *, pretrained: bool) -> list[nn.Module]:
+        """Build the network and return its layers without pooling and classifier."""
+        network = build_backbone(self.network, pretrained=pretrained).network
+        layers: list[nn.Module] = []
+        for part in self.parts or (".*",):
+            module = network.get_submodule(part.removesuffix(".*"))
+            layers += module.children() if part.endswith(".*") else [module]
+        return layers
 
 
-def _function(name: str) -> Arch:
-    design = _DESIGNS[name]
+_BODIES: dict[str, Body] = {}
+
+
+def _architecture(
+    name: str, network: str, early: int, *parts: str, stats: Stats = IMAGENET_STATS
+) -> Arch:
+    """Make the function that builds a body; it is told apart by identity and name."""
+    body = _BODIES[name] = Body(network=network, early=early, parts=parts, stats=stats)
 
     def build(pretrained: bool = False) -> nn.Module:
-        return nn.Sequential(*_layers(design, pretrained=pretrained))
+        return nn.Sequential(*body.layers(pretrained=pretrained))
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = (
-        f"Return the body of {design.network}, with published or random weights.\n\n"
+        f"Return the body of {network}, with published or random weights.\n\n"
         "Args:\n    pretrained: Whether to load the published weights, which may need a download."
     )
     return build
 
 
-resnet18 = _function("resnet18")
-resnet34 = _function("resnet34")
-resnet50 = _function("resnet50")
-resnet101 = _function("resnet101")
-resnet152 = _function("resnet152")
-vgg16 = _function("vgg16")
-vgg19 = _function("vgg19")
-resnext50 = _function("resnext50")
-resnext101 = _function("resnext101")
-resnext101_64 = _function("resnext101_64")
-wrn = _function("wrn")
-inceptionresnet_2 = _function("inceptionresnet_2")
-inception_4 = _function("inception_4")
-dn121 = _function("dn121")
-dn161 = _function("dn161")
-dn169 = _function("dn169")
-dn201 = _function("dn201")
-efficientnet_lite0 = _function("efficientnet_lite0")
-
-
-def stats_of(arch: Arch) -> Stats:
-    """Return mean and standard deviation that the weights of an architecture expect; ImageNet's where nothing is known."""
-    design = _design_of(arch)
-    return IMAGENET_STATS if design is None else design.stats
-
-
-def body_layers(arch: Arch, *, pretrained: bool) -> tuple[list[nn.Module], int]:
-    """Return the layers of a body in the order in which they run, and how many of them are the first group.
-
-    Args:
-        arch: A function. One that is not known here is called as ``arch(pretrained)``, and what it returns is one layer.
-        pretrained: Load published weights.
-
-    Raises:
-        WeightsError: There are no weights; the message names the ways out.
-        ConfigError: ``arch`` cannot be called.
-    """
-    design = _design_of(arch)
-    if design is not None:
-        return _layers(design, pretrained=pretrained), design.early
-    if _is_of_a_library(arch):
-        return [LastMap(build_backbone(arch, pretrained=pretrained))], 0
-    if not callable(arch) or isinstance(arch, nn.Module):
-        raise ConfigError(
-            "An architecture is a function such as resnet34, without brackets, or one of your own that takes "
-            f"pretrained and returns a body. Received: {arch!r}"
-        )
-    return [arch(pretrained)], 0
+resnet18 = _architecture("resnet18", "torchvision:resnet18", 6)
+resnet34 = _architecture("resnet34", "torchvision:resnet34", 6)
+resnet50 = _architecture("resnet50", "torchvision:resnet50", 6)
+resnet101 = _architecture("resnet101", "torchvision:resnet101", 6)
+resnet152 = _architecture("resnet152", "torchvision:resnet152", 6)
+vgg16 = _architecture("vgg16", "torchvision:vgg16_bn", 22, "features.*")
+vgg19 = _architecture("vgg19", "torchvision:vgg19_bn", 22, "features.*")
+resnext50 = _architecture("resnext50", "torchvision:resnext50_32x4d", 6)
+resnext101 = _architecture("resnext101", "torchvision:resnext101_32x8d", 6)
+resnext101_64 = _architecture("resnext101_64", "torchvision:resnext101_64x4d", 6)
+wrn = _architecture("wrn", "torchvision:wide_resnet50_2", 6)
+inceptionresnet_2 = _architecture(
+    "inceptionresnet_2",
+    "inception_resnet_v2",
+    9,
+    *("conv2d_1a", "conv2d_2a", "conv2d_2b", "maxpool_3a", "conv2d_3b", "conv2d_4a", "maxpool_5a"),
+    *("mixed_5b", "repeat", "mixed_6a", "repeat_1", "mixed_7a", "repeat_2", "block8", "conv2d_7b"),
+    stats=INCEPTION_STATS,
+)
+inception_4 = _architecture("inception_4", "inception_v4", 9, "features.*", stats=INCEPTION_STATS)
+dn121 = _architecture("dn121", "torchvision:densenet121", 7, "features.*")
+dn161 = _architecture("dn161", "torchvision:densenet161", 7, "features.*")
+dn169 = _architecture("dn169", "torchvision:densenet169", 7, "features.*")
+dn201 = _architecture("dn201", "torchvision:densenet201", 7, "features.*")
+efficientnet_lite0 = _architecture(
+    "efficientnet_lite0",
+    "efficientnet_lite0",
+    5,  # as the engine cuts it: after the third of seven blocks
+    *("conv_stem", "bn1", "blocks.*", "conv_head", "bn2"),
+    stats=INCEPTION_STATS,
+)
 
 
 class LastMap(nn.Module):
-    """Normalised pictures in, the last map of an engine's backbone out.
-
-    Args:
-        backbone: The backbone.
-    """
+    """One of the engine's backbones as a layer: normalised images to the last map."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -187,34 +166,55 @@ class LastMap(nn.Module):
         return self.backbone(images)[-1]
 
 
-def _is_of_a_library(arch: Arch) -> bool:
-    return (getattr(arch, "__module__", "") or "").startswith(_LIBRARIES)
+def stats_of(arch: Arch) -> Stats:
+    """Return the mean and standard deviation that an architecture's weights expect; ImageNet's where nothing is known."""
+    body = _known_body(arch)
+    return IMAGENET_STATS if body is None else body.stats
 
 
-def _design_of(arch: Arch) -> Design | None:
+def body_layers(arch: Arch, *, pretrained: bool) -> tuple[list[nn.Module], int]:
+    """Return the layers of a body in the order in which they run, and how many of them are the first group.
+
+    Args:
+        arch: A function. One that is not known here is called as ``arch(pretrained)``; what it returns is one layer.
+        pretrained: Load published weights.
+
+    Raises:
+        WeightsError: There are no weights; the message names the ways out.
+        ConfigError: ``arch`` cannot be called.
+    """
+    body = _known_body(arch)
+    if body is not None:
+        return body.layers(pretrained=pretrained), body.early
+    if _module_of(arch).startswith(("vizsla.models.", "torchvision.models.")):
+        return [LastMap(build_backbone(arch, pretrained=pretrained))], 0
+    if not callable(arch) or isinstance(arch, nn.Module):
+        raise ConfigError(
+            "An architecture is a function such as resnet34, without brackets, or one of your own that takes "
+            f"pretrained and returns a body. Received: {arch!r}"
+        )
+    return [arch(pretrained)], 0
+
+
+def _known_body(arch: Arch) -> Body | None:
+    """Return the body of a function below, or of the engine's or torchvision's function of the same name."""
+    libraries = (__name__, "vizsla.models.", "torchvision.models.")
     name = getattr(arch, "__name__", "")
-    own = arch is globals().get(name)
-    return _DESIGNS.get(name) if own or _is_of_a_library(arch) else None
+    return _BODIES.get(name) if _module_of(arch).startswith(libraries) else None
 
 
-def _layers(design: Design, *, pretrained: bool) -> list[nn.Module]:
-    network = build_backbone(design.network, pretrained=pretrained).network
-    if not design.parts:
-        return list(network.children())
-    layers: list[nn.Module] = []
-    for part in design.parts:
-        module = network.get_submodule(part.removesuffix(".*"))
-        layers += module.children() if part.endswith(".*") else [module]
-    return layers
+def _module_of(arch: Arch) -> str:
+    return getattr(arch, "__module__", None) or ""
 
 
-HIDDEN = (512,)
-DROPOUT = (0.25, 0.5)
-"""Before the hidden layers, and before the last."""
+# --- head and whole network --------------------------------------------------------------------------------------------
 
 
 class AdaptiveConcatPool2d(nn.Module):
-    """Maps ``(B, N, h, w)`` in, ``(B, 2N, 1, 1)`` out: the largest value of each channel, then the mean of each."""
+    """Maps ``(B, N, h, w)`` in, ``(B, 2N, 1, 1)`` out: the largest value of each channel, then the mean of each.
+
+    Unlike the engine's it has a layer for each pooling, because ``learn.summary()`` lists both.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,12 +227,7 @@ class AdaptiveConcatPool2d(nn.Module):
 
 
 class MapHead(nn.Module):
-    """Pooling and head as the engine's classifier calls them.
-
-    Args:
-        pooling: Maps to vectors.
-        layers: Vectors to outputs.
-    """
+    """Pooling and head as the engine's classifier calls them, with the maps of all stages."""
 
     def __init__(self, pooling: nn.Sequential, layers: nn.Sequential) -> None:
         super().__init__()
@@ -240,7 +235,7 @@ class MapHead(nn.Module):
         self.layers = layers
 
     def pool(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Return the features of pictures, ``(B, nf)``."""
+        """Return the features of images, ``(B, nf)``."""
         return self.pooling(maps[-1])
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
@@ -255,13 +250,13 @@ class ConvnetBuilder:
         f: The architecture.
         vocab: Names of the outputs.
         task: What they stand for.
-        stats: Mean and standard deviation that the pictures are normalised with; None leaves them at 0-1.
+        stats: Mean and standard deviation that the images are normalised with; None leaves them at 0-1.
         ps: Dropout before each linear layer; one number for all; None for 0.25, and 0.5 before the last.
         xtra_fc: Widths of hidden layers; None for one of 512.
-        xtra_cut: So many more layers of the body are cut off.
+        xtra_cut: How many more layers of the body are cut off.
         custom_head: Takes maps instead of pooling and head.
         pretrained: Start from published weights.
-        seed: Of the head's random weights.
+        seed: For the head's random weights.
 
     Attributes:
         name: ``resnet34_0``: the architecture and ``xtra_cut``.
@@ -291,30 +286,30 @@ class ConvnetBuilder:
         pretrained: bool,
         seed: int,
     ) -> None:
-        layers, early = body_layers(f, pretrained=pretrained)
+        layers, self._early = body_layers(f, pretrained=pretrained)
         if not 0 <= xtra_cut < len(layers):
             raise ConfigError(
                 f"xtra_cut is from 0 to {len(layers) - 1} for this architecture. Received: {xtra_cut}"
             )
         self.name = f"{getattr(f, '__name__', type(f).__name__)}_{xtra_cut}"
         self.body = layers[: len(layers) - xtra_cut]
-        self._early = early
         mean, std = stats or ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         backbone = build_backbone(
             nn.Sequential(*self.body),
             preprocessing=Preprocessing(mean=_triple(mean), std=_triple(std)),
         )
         self.nf = 2 * backbone.num_features
-        if custom_head is not None:
-            pooling, self.fc_model = nn.Sequential(), as_sequential(custom_head)
-        else:
-            pooling = nn.Sequential(AdaptiveConcatPool2d(), nn.Flatten())
+        if custom_head is None:
+            self._pooling = nn.Sequential(AdaptiveConcatPool2d(), nn.Flatten())
             widths = (self.nf, *(HIDDEN if xtra_fc is None else xtra_fc), len(vocab))
-            self.fc_model = build_head(widths, ps=ps, task=task, seed=seed)
-        self._pooling = pooling
-        self.top_model = nn.Sequential(*self.body, *pooling)
-        self.model = nn.Sequential(*self.body, *pooling, *self.fc_model)
-        head = MapHead(pooling, self.fc_model)
+            self.fc_model = head_layers(widths, ps=ps, task=task, seed=seed)
+        else:
+            self._pooling = nn.Sequential()
+            is_sequence = isinstance(custom_head, nn.Sequential)
+            self.fc_model = custom_head if is_sequence else nn.Sequential(custom_head)
+        self.top_model = nn.Sequential(*self.body, *self._pooling)
+        self.model = nn.Sequential(*self.top_model, *self.fc_model)
+        head = MapHead(self._pooling, self.fc_model)
         self.classifier = Classifier(backbone, head, vocab=vocab, task=task)
 
     def get_layer_groups(self, precompute: bool = False) -> list[list[nn.Module]]:
@@ -328,20 +323,27 @@ class ConvnetBuilder:
             return [head]
         return [self.body[: self._early], [*self.body[self._early :], *self._pooling], head]
 
+    def parameter_groups(self, precompute: bool = False) -> list[Group]:
+        """Return the parameters of each group of layers."""
+        return [
+            tuple(parameter for layer in group for parameter in layer.parameters())
+            for group in self.get_layer_groups(precompute)
+        ]
 
-def build_head(
+
+def head_layers(
     widths: Sequence[int], *, ps: float | Sequence[float] | None, task: Task, seed: int
 ) -> nn.Sequential:
     """Make a head: norm, dropout, linear layer and ReLU for each width, then the final activation.
 
-    Linear weights start from a normal distribution of standard deviation sqrt(2 / inputs) (He et al. 2015, arXiv
-    1502.01852), biases at 0.
+    Unlike those of the engine's ``create_head`` the linear layers have biases. Weights start from a normal distribution of
+    standard deviation sqrt(2 / inputs) (He et al. 2015, arXiv 1502.01852), biases at 0.
 
     Args:
         widths: Inputs, hidden layers, outputs.
         ps: See ``ConvnetBuilder``.
         task: Decides the activation: log-softmax, sigmoid for several labels, none for numbers.
-        seed: Of the random weights.
+        seed: For the random weights.
 
     Raises:
         ConfigError: The number of dropouts is not that of linear layers.
@@ -357,29 +359,13 @@ def build_head(
     random = generator(seed, "classic head")
     layers: list[nn.Module] = []
     for number, p in enumerate(dropouts):
-        inputs, outputs = widths[number : number + 2]
-        linear = nn.Linear(inputs, outputs)
-        with torch.no_grad():
-            linear.weight.normal_(0, math.sqrt(2 / inputs), generator=random)
-            linear.bias.zero_()
-        layers.append(nn.BatchNorm1d(inputs))
-        layers += [nn.Dropout(p)] if p else []
-        layers += [linear] if number == count - 1 else [linear, nn.ReLU()]
-    if task == "category":
-        layers.append(nn.LogSoftmax(dim=1))
-    elif task == "multi_category":
-        layers.append(nn.Sigmoid())
-    return nn.Sequential(*layers)
-
-
-def parameters_of(layers: Sequence[nn.Module]) -> Group:
-    """Return the parameters of some layers."""
-    return tuple(parameter for layer in layers for parameter in layer.parameters())
-
-
-def as_sequential(module: nn.Module) -> nn.Sequential:
-    """Return a module as a sequence: itself if it is one."""
-    return module if isinstance(module, nn.Sequential) else nn.Sequential(module)
+        linear = nn.Linear(widths[number], widths[number + 1])
+        nn.init.normal_(linear.weight, 0, math.sqrt(2 / linear.in_features), generator=random)
+        nn.init.zeros_(linear.bias)
+        layers += [nn.BatchNorm1d(linear.in_features), *([nn.Dropout(p)] if p else []), linear]
+        layers += [nn.ReLU()] if number < count - 1 else []
+    last = {"category": nn.LogSoftmax(dim=1), "multi_category": nn.Sigmoid()}
+    return nn.Sequential(*layers, *([last[task]] if task in last else []))
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:
@@ -387,13 +373,13 @@ def _triple(values: Sequence[float]) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-Entry = OrderedDict[str, Any]
+# --- summary -----------------------------------------------------------------------------------------------------------
+
+SummaryRow = OrderedDict[str, Any]
 
 
-def model_summary(model: nn.Module, input_size: tuple[int, ...]) -> OrderedDict[str, Entry]:
-    """Return what each layer takes and gives.
-
-    The model runs in evaluation mode on one empty input; its mode and its norms' statistics are afterwards as before.
+def model_summary(model: nn.Module, input_size: tuple[int, ...]) -> OrderedDict[str, SummaryRow]:
+    """Return what each layer takes and gives; the model runs once in evaluation mode, and nothing changes.
 
     Args:
         model: Any network; containers and the model itself have no entry.
@@ -403,60 +389,46 @@ def model_summary(model: nn.Module, input_size: tuple[int, ...]) -> OrderedDict[
         ``Conv2d-1`` and so on, each with ``input_shape`` and ``output_shape`` (-1 is the batch), ``nb_params`` (weight
         and bias), and ``trainable`` where there is a weight.
     """
-    found: OrderedDict[str, Entry] = OrderedDict()
+    found: OrderedDict[str, SummaryRow] = OrderedDict()
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+        row: SummaryRow = OrderedDict(input_shape=_shape(inputs[0]), output_shape=_shape(output))
+        weight, bias = (getattr(layer, name, None) for name in ("weight", "bias"))
+        if isinstance(weight, Tensor):
+            row["trainable"] = weight.requires_grad
+        row["nb_params"] = sum(own.numel() for own in (weight, bias) if isinstance(own, Tensor))
+        found[f"{type(layer).__name__}-{len(found) + 1}"] = row
+
     layers = [
         module
         for module in model.modules()
         if module is not model and not isinstance(module, nn.Sequential | nn.ModuleList)
     ]
-    hooks = [layer.register_forward_hook(partial(_note, found)) for layer in layers]
-    device = next(model.parameters()).device
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(1, *input_size, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    empty = torch.zeros(1, *input_size, device=next(model.parameters()).device)
+    run_watched(model, empty, layers=layers, note=note)
     return found
 
 
-def _note(
-    found: OrderedDict[str, Entry], layer: nn.Module, inputs: tuple[Any, ...], output: Any
-) -> None:
-    entry: Entry = OrderedDict()
-    entry["input_shape"] = _shape(inputs[0])
-    entry["output_shape"] = _shape(output)
-    weights = [getattr(layer, name, None) for name in ("weight", "bias")]
-    own = [weight for weight in weights if isinstance(weight, Tensor)]
-    if isinstance(weights[0], Tensor):
-        entry["trainable"] = weights[0].requires_grad
-    entry["nb_params"] = sum(weight.numel() for weight in own)
-    found[f"{type(layer).__name__}-{len(found) + 1}"] = entry
-
-
-def _shape(value: Any) -> list[Any]:
+def _shape(value: object) -> list[Any]:
     if isinstance(value, Tensor):
         return [-1, *value.shape[1:]]
     return [_shape(each) for each in value] if isinstance(value, Sequence) else []
 
 
-SUFFIXES = (".safetensors", ".h5")
-"""Ours, and what the original library called the files of ``torch.save``."""
+# --- files of weights --------------------------------------------------------------------------------------------------
 
 
 def save_model(models: ConvnetBuilder, path: Path) -> None:
-    """Write the weights of body and head.
+    """Write the weights of body and head to a file, whole or not at all.
 
     Args:
         models: The network.
         path: Without suffix.
 
     Raises:
-        OutputError: The file cannot be written; an old one is untouched.
+        OutputError: The file cannot be written.
     """
-    tensors = {name: value.contiguous() for name, value in models.model.state_dict().items()}
-    with atomic_write(with_suffix(path, SUFFIXES[0])) as temporary:
-        safetensors.torch.save_file(tensors, temporary)
+    save_state(_with_suffix(path, SUFFIXES[0]), models.model.state_dict(), values={})
 
 
 def load_model(models: ConvnetBuilder, path: Path) -> None:
@@ -470,7 +442,7 @@ def load_model(models: ConvnetBuilder, path: Path) -> None:
         FileNotFoundError: There is no such file.
         WeightsError: It is of another network.
     """
-    files = [with_suffix(path, suffix) for suffix in SUFFIXES]
+    files = [_with_suffix(path, suffix) for suffix in SUFFIXES]
     file = next((each for each in files if each.exists()), None)
     if file is None:
         raise FileNotFoundError(
@@ -486,6 +458,6 @@ def load_model(models: ConvnetBuilder, path: Path) -> None:
     warnings.warn(f"{file} holds a head only: the body is as it was.", stacklevel=4)
 
 
-def with_suffix(path: Path, suffix: str) -> Path:
+def _with_suffix(path: Path, suffix: str) -> Path:
     """Return a path with a suffix added; points in the name stay."""
     return path.with_name(path.name + suffix)

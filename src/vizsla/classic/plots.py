@@ -1,4 +1,4 @@
-"""Pictures, predictions and confusion matrices in, pyplot figures out."""
+"""Draw images, confusion matrices, and the images that a model gets right or wrong."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vizsla.classic.transforms import to_array
+from vizsla.classic.metrics import to_array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from vizsla.classic.data import PictureDataset
+    from vizsla.classic.data import ImageDataset
 
 __all__ = ["ImageModelResults", "plot_confusion_matrix", "plots"]
 
@@ -29,14 +29,14 @@ def plots(
     titles: Sequence[Any] | None = None,
     maintitle: str | None = None,
 ) -> None:
-    """Draw pictures in a grid.
+    """Draw images in a grid.
 
     Args:
-        ims: Pictures ``(H, W, 3)``, or an array of them, also with the channels in front.
+        ims: Images ``(H, W, 3)``, or an array of them, also with the channels in front.
         figsize: Inches.
         rows: Of the grid.
         interp: Smooth pixels.
-        titles: One above each picture.
+        titles: One above each image.
         maintitle: Above all.
     """
     import matplotlib.pyplot as plt
@@ -47,12 +47,12 @@ def plots(
     if maintitle is not None:
         figure.suptitle(maintitle, fontsize=16)
     columns = max(1, -(-len(ims) // rows))
-    for number, picture in enumerate(ims):
+    for number, image in enumerate(ims):
         axes = figure.add_subplot(rows, columns, number + 1)
         axes.axis("off")
         if titles is not None:
             axes.set_title(str(titles[number]), fontsize=16)
-        values = to_array(picture)
+        values = to_array(image)
         shown = values if values.dtype == np.uint8 else np.clip(values, 0, 1)
         axes.imshow(shown, interpolation="bilinear" if interp else "none")
 
@@ -82,9 +82,8 @@ def plot_confusion_matrix(
         cells = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
     sys.stdout.write(f"{cells}\n")
     figure, axes = plt.subplots(figsize=figsize)
-    image = axes.imshow(cells, interpolation="nearest", cmap=cmap)
+    figure.colorbar(axes.imshow(cells, interpolation="nearest", cmap=cmap))
     axes.set_title(title)
-    figure.colorbar(image)
     axes.set_xticks(range(len(classes)), classes, rotation=45)
     axes.set_yticks(range(len(classes)), classes)
     for (actual, predicted), value in np.ndenumerate(cells):
@@ -97,64 +96,41 @@ def plot_confusion_matrix(
 
 
 class ImageModelResults:
-    """Which pictures a model gets right, wrong, or cannot decide.
+    """Which images a model gets right, wrong, or cannot decide; each plot returns False if there are none to show.
 
     Args:
-        ds: The pictures.
+        ds: The images.
         log_preds: Log-probabilities, float ``(N, C)``, in their order.
     """
 
-    def __init__(self, ds: PictureDataset, log_preds: NDArray[Any]) -> None:
+    def __init__(self, ds: ImageDataset, log_preds: NDArray[Any]) -> None:
         self.ds = ds
         self.preds = np.argmax(log_preds, axis=1)
         self.probs = np.exp(log_preds)
         self.num_classes = log_preds.shape[1]
 
     def plot_most_correct(self, y: int) -> bool | None:
-        """Draw pictures of a class that were recognised, the surest first.
-
-        Args:
-            y: Position of the class.
-
-        Returns:
-            False if there are none.
-        """
-        return self._plot(self._ranked(y, right=True), y)
+        """Draw images of the class at position ``y`` that were recognised, the surest first."""
+        return self._plot(self._of_class(y, right=True), -self.probs[:, y], y)
 
     def plot_most_incorrect(self, y: int) -> bool | None:
-        """Draw pictures of a class that were taken for another, the surest first.
-
-        Args:
-            y: Position of the class.
-
-        Returns:
-            False if there are none.
-        """
-        return self._plot(self._ranked(y, right=False), y)
+        """Draw images of the class at position ``y`` that were taken for another, the surest first."""
+        return self._plot(self._of_class(y, right=False), self.probs[:, y], y)
 
     def plot_most_uncertain(self, y: int) -> bool | None:
-        """Draw pictures whose probability of a class is nearest to that of guessing.
+        """Draw images whose probability of the class at position ``y`` is nearest to that of guessing."""
+        distances = np.abs(self.probs[:, y] - 1 / self.num_classes)
+        return self._plot(np.arange(len(self.probs)), distances, y)
 
-        Args:
-            y: Position of the class.
-
-        Returns:
-            False if there are none.
-        """
-        distance = np.abs(self.probs[:, y] - 1 / self.num_classes)
-        return self._plot(np.argsort(distance, kind="stable")[:MAX_SHOWN], y)
-
-    def _ranked(self, y: int, *, right: bool) -> NDArray[np.int64]:
+    def _of_class(self, y: int, *, right: bool) -> NDArray[np.int64]:
         targets = np.asarray(self.ds.y)
-        places = np.where(((self.preds == targets) == right) & (targets == y))[0]
-        sign = -1 if right else 1
-        order = np.argsort(sign * self.probs[places, y], kind="stable")
-        return places[order[:MAX_SHOWN]]
+        return np.where(((self.preds == targets) == right) & (targets == y))[0]
 
-    def _plot(self, places: NDArray[np.int64], y: int) -> bool | None:
-        if not len(places):
+    def _plot(self, positions: NDArray[np.int64], scores: NDArray[Any], y: int) -> bool | None:
+        """Draw the images with the lowest scores."""
+        shown = positions[np.argsort(scores[positions], kind="stable")[:MAX_SHOWN]]
+        if not len(shown):
             return False
-        pictures = self.ds.denorm(np.stack([self.ds[place][0] for place in places]))
-        titles = [float(self.probs[place, y]) for place in places]
-        plots(pictures, titles=[f"{title:.4f}" for title in titles], figsize=(16, 8))
+        images = self.ds.denorm(np.stack([self.ds[position][0] for position in shown]))
+        plots(images, titles=[f"{self.probs[each, y]:.4f}" for each in shown], figsize=(16, 8))
         return None

@@ -1,9 +1,4 @@
-"""Cycles, rates and batches of a fit in; how many epochs it has, its schedule, and where its cycles end, out.
-
-Steps of a fit in; rates, losses and their plots, as ``learn.sched`` shows them, out.
-
-Events of the engine's fits in; lesson one's table, saved cycles and callbacks out.
-"""
+"""A fit of lesson one: its cycles and rates, what ``learn.sched`` shows of it, the table it prints, and its callbacks."""
 
 from __future__ import annotations
 
@@ -13,13 +8,13 @@ import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
 from vizsla.errors import ConfigError
-from vizsla.train.callbacks import base as callback
+from vizsla.train.callbacks import base
 from vizsla.train.recorder import SmoothedLoss
 from vizsla.train.schedules import (
     classic_epochs,
@@ -35,38 +30,43 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
-    from torch import Tensor
 
     from vizsla.train.callbacks.base import Fit
     from vizsla.train.schedules import Rates, Schedule
 
+__all__ = ["Callback"]
 
-class Lengths(NamedTuple):
-    """How long the cycles are.
+DIVERGED = 4.0
+"""The finder stops at a loss this many times the best one."""
 
-    Attributes:
-        n_cycle: Their number.
-        cycle_len: Epochs of the first; None counts as 1 and keeps the rate constant.
-        cycle_mult: Every cycle is so many times longer than the one before.
-    """
+STEPS_WITHOUT_BEST = 11
+"""The first losses are not trusted to be the best."""
 
-    n_cycle: int
-    cycle_len: int | None
-    cycle_mult: float
+WIDTH = 10
+"""Of a column of the table."""
+
+DECIMALS = 6
+
+
+# --- cycles and rates --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitPlan:
-    """A fit that is to be.
+    """How long a fit is and what rates it has.
 
     Attributes:
-        lengths: Of the cycles.
+        n_cycle: Number of cycles.
+        cycle_len: Epochs of the first; None counts as 1 and keeps the rate constant.
+        cycle_mult: Every cycle is this many times longer than the one before.
         batches: Steps of an epoch.
         use_clr: (div, cut_div) and perhaps two momenta.
         use_clr_beta: (div, pct) and perhaps two momenta.
     """
 
-    lengths: Lengths
+    n_cycle: int
+    cycle_len: int | None
+    cycle_mult: float
     batches: int
     use_clr: Sequence[float] | None = None
     use_clr_beta: Sequence[float] | None = None
@@ -78,56 +78,44 @@ class FitPlan:
         Raises:
             ConfigError: A number cannot work.
         """
-        n_cycle, cycle_len, cycle_mult = self.lengths
-        return classic_epochs(n_cycle, cycle_len=cycle_len, cycle_mult=cycle_mult)
+        return classic_epochs(self.n_cycle, cycle_len=self.cycle_len, cycle_mult=self.cycle_mult)
 
     @property
     def cycle_ends(self) -> tuple[int, ...]:
         """Steps done at the end of each cycle."""
-        n_cycle, cycle_len, cycle_mult = self.lengths
-        if self.use_clr is not None or self.use_clr_beta is not None:
-            cycle_mult = 1
-        lengths = (self.batches * (cycle_len or 1) * cycle_mult**cycle for cycle in range(n_cycle))
+        has_triangles = self.use_clr is not None or self.use_clr_beta is not None
+        growth = 1 if has_triangles else self.cycle_mult
+        first = self.batches * (self.cycle_len or 1)
+        lengths = (first * growth**cycle for cycle in range(self.n_cycle))
         return tuple(round(end) for end in accumulate(lengths))
 
     def schedule(self, rates: tuple[float, ...]) -> Schedule:
-        """Return the rates of every step.
-
-        Args:
-            rates: One per group.
+        """Return the rates of every step, from one per group.
 
         Raises:
             ConfigError: Triangles are asked for without ``cycle_len``, or cannot be made.
         """
         num_steps = self.epochs * self.batches
         triangles = self.use_clr or self.use_clr_beta
-        if self.lengths.cycle_len is None:
+        if self.cycle_len is None:
             if triangles:
                 raise ConfigError("use_clr and use_clr_beta need cycle_len, the epochs of a cycle.")
             return constant(num_steps, rates=rates)
-        cycle_steps = self.batches * self.lengths.cycle_len
-        if triangles:
-            momenta = (triangles[2], triangles[3]) if len(triangles) == 4 else None
-            if self.use_clr_beta:
-                return triangular_beta(
-                    num_steps,
-                    rates=rates,
-                    cycle_steps=cycle_steps,
-                    div=triangles[0],
-                    pct=triangles[1],
-                    momenta=momenta,
-                )
-            return triangular(
-                num_steps,
-                rates=rates,
-                cycle_steps=cycle_steps,
-                div=triangles[0],
-                cut_div=triangles[1],
-                momenta=momenta,
+        cycle_steps = self.batches * self.cycle_len
+        if not triangles:
+            return warm_restarts_classic(
+                num_steps, rates=rates, cycle_steps=cycle_steps, cycle_mult=self.cycle_mult
             )
-        return warm_restarts_classic(
-            num_steps, rates=rates, cycle_steps=cycle_steps, cycle_mult=self.lengths.cycle_mult
-        )
+        div, second, *momenta = triangles
+        options: dict[str, Any] = {
+            "rates": rates,
+            "cycle_steps": cycle_steps,
+            "div": div,
+            "momenta": tuple(momenta) if len(momenta) == 2 else None,
+        }
+        if self.use_clr_beta:
+            return triangular_beta(num_steps, pct=second, **options)
+        return triangular(num_steps, cut_div=second, **options)
 
 
 def rates_of(lrs: Rates, *, num_groups: int, head_only: bool) -> tuple[float, ...]:
@@ -142,25 +130,18 @@ def rates_of(lrs: Rates, *, num_groups: int, head_only: bool) -> tuple[float, ..
         ConfigError: There is not one rate per group.
     """
     if isinstance(lrs, list | tuple | np.ndarray):
-        numbers = [float(rate) for rate in np.asarray(lrs, dtype=np.float64).reshape(-1)]
-        if len(numbers) == 1:
-            return rates_per_group(numbers[0], num_groups=num_groups)
-        if head_only and len(numbers) == 3:
+        lrs = np.asarray(lrs, dtype=np.float64).reshape(-1)
+        if head_only and len(lrs) == 3:
             warnings.warn(
-                f"Only the head trains while precompute is True: of the three rates {numbers} the last was taken.",
+                f"Only the head trains while precompute is True: of the three rates {lrs.tolist()} the last was taken.",
                 stacklevel=4,
             )
-            return rates_per_group(numbers[-1], num_groups=1)
-        return rates_per_group(numbers, num_groups=num_groups)
+            lrs = lrs[-1:]
     return rates_per_group(lrs, num_groups=num_groups)
 
 
 def decays_of(wds: float | Sequence[float] | None, *, num_groups: int) -> tuple[float, ...]:
-    """Return one weight decay per group.
-
-    Args:
-        wds: One, or one per group; None is none.
-        num_groups: Number of groups.
+    """Return one weight decay per group, from one, one per group, or None for none.
 
     Raises:
         ConfigError: There is not one per group.
@@ -174,71 +155,51 @@ def decays_of(wds: float | Sequence[float] | None, *, num_groups: int) -> tuple[
     return tuple(numbers * num_groups if len(numbers) == 1 else numbers)
 
 
-DIVERGED = 4.0
-"""The finder stops at a loss so many times the best one."""
-
-STEPS_WITHOUT_BEST = 11
-"""The first losses are not trusted to be the best."""
-
-START_OF_BEST = 1e9
+# --- what learn.sched shows --------------------------------------------------------------------------------------------
 
 
 class EndOfFit(Exception):  # noqa: N818 (no error: it ends a fit early and never reaches the user)
-    """Raised inside of a fit to end it at once."""
+    """Raised inside a fit to end it at once."""
 
 
-class LossRecorder(callback.Callback):
-    """What happened in one fit.
+class LossRecorder(base.Callback):
+    """What happened in one fit; the engine's record of it under the names of lesson one.
 
     Attributes:
         lrs: Learning rate of the last group at each step.
+        losses: Running mean of the training losses after each step.
         momentums: Momentum at each step, where the schedule sets it.
-        iterations: 1, 2, ... for each step.
+        epochs: Steps done at the end of each epoch.
         val_losses: Validation loss of each epoch.
         rec_metrics: Metrics of each epoch.
-        epochs: Steps done at the end of each epoch.
     """
 
     order = -20
 
     def __init__(self) -> None:
         self.lrs: list[float] = []
+        self.losses: list[float] = []
         self.momentums: list[float] = []
-        self.iterations: list[int] = []
+        self.epochs: list[int] = []
         self.val_losses: list[float] = []
         self.rec_metrics: list[list[float]] = []
-        self.epochs: list[int] = []
-        self._losses: list[float] = []
-        self._smoothed = SmoothedLoss()
-        self._unread: list[Tensor] = []
 
     @property
-    def losses(self) -> list[float]:
-        """Running mean of the training losses after each step."""
-        self._losses += self._smoothed.add([float(loss) for loss in self._unread])
-        self._unread.clear()
-        return self._losses
+    def iterations(self) -> list[int]:
+        """1, 2, ... for each step."""
+        return list(range(1, len(self.lrs) + 1))
 
-    def after_step(self, fit: Fit) -> None:
-        """Keep rate and loss; the loss stays on the device."""
-        momentum = fit.schedule.momentum_at(fit.step - 1)
-        self.lrs.append(fit.schedule.rates_at(fit.step - 1)[-1])
-        self.momentums += [] if momentum is None else [momentum]
-        self.iterations.append(fit.step)
-        if fit.loss is not None:
-            self._unread.append(fit.loss)
+    def before_fit(self, fit: Fit) -> None:
+        """Look at the engine's record, which grows while the fit runs."""
+        record = fit.record
+        self.lrs, self.losses = record.lrs, record.smoothed
+        self.momentums, self.epochs = record.moms, record.iters
 
     def after_epoch(self, fit: Fit) -> None:
         """Keep what was measured."""
-        _, loss, *metrics = fit.trainer.recorder.last.values[-1]
+        _, loss, *metrics = fit.record.values[-1]
         self.val_losses.append(loss)
         self.rec_metrics.append(metrics)
-        self.epochs.append(fit.step)
-
-    def after_fit(self, fit: Fit) -> None:
-        """Read the losses, so that nothing on the device is kept."""
-        del fit
-        _ = self.losses
 
     def plot_loss(self, n_skip: int = 10, n_skip_end: int = 5) -> None:
         """Draw the losses against the steps on the current axes.
@@ -247,8 +208,8 @@ class LossRecorder(callback.Callback):
             n_skip: Steps left out at the start; all are drawn if no line would be left.
             n_skip_end: Steps left out at the end.
         """
-        kept = _kept(len(self.losses), n_skip, n_skip_end)
-        _current_axes().plot(self.iterations[kept], self.losses[kept])
+        shown = _shown(len(self.losses), n_skip, n_skip_end)
+        _current_axes().plot(self.iterations[shown], self.losses[shown])
 
     def plot_lr(self) -> None:
         """Draw the rate of the last group against the steps; beside it the momentum, where the schedule sets it."""
@@ -263,20 +224,20 @@ class LossRecorder(callback.Callback):
 
 
 class LRFinder(LossRecorder):
-    """Records a fit of rising rates, and ends it when the loss runs away."""
+    """Records a fit of rising rates, and ends it when the loss runs away; that step is not recorded."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._best = START_OF_BEST
-        self._finder_loss = SmoothedLoss()
+        self._best = 1e9
+        self._smoothed = SmoothedLoss()
 
     def after_step(self, fit: Fit) -> None:
-        """Look at the loss, then keep it."""
+        """Look at the loss, then let it be recorded."""
         if fit.loss is not None:
-            (smoothed,) = self._finder_loss.add([float(fit.loss)])
+            (smoothed,) = self._smoothed.add([float(fit.loss)])
             if self.diverges(smoothed, step=fit.step - 1):
                 raise EndOfFit
-        super().after_step(fit)
+        fit.read_losses()
 
     def diverges(self, smoothed: float, *, step: int) -> bool:
         """Return whether a loss ends the search, and remember the best one.
@@ -298,14 +259,14 @@ class LRFinder(LossRecorder):
             n_skip: Steps left out at the start; all are drawn if no line would be left.
             n_skip_end: Steps left out at the end, and one more.
         """
-        kept = _kept(len(self.losses), n_skip, n_skip_end + 1)
+        shown = _shown(len(self.losses), n_skip, n_skip_end + 1)
         axes = _current_axes()
-        _draw(axes, self.lrs[kept], self.losses[kept], y="loss")
+        _draw(axes, self.lrs[shown], self.losses[shown], y="loss")
         axes.set_xlabel("learning rate (log scale)")
         axes.set_xscale("log")
 
 
-def _kept(count: int, n_skip: int, n_skip_end: int) -> slice:
+def _shown(count: int, n_skip: int, n_skip_end: int) -> slice:
     """Return which points are drawn: all of a short search, of which no line would be left."""
     left = count - n_skip - n_skip_end
     return slice(n_skip, count - n_skip_end) if left > 1 else slice(None)
@@ -323,10 +284,64 @@ def _draw(axes: Axes, x: Sequence[float], y_values: Sequence[float], *, y: str) 
     axes.plot(x, y_values)
 
 
-WIDTH = 10
-"""Of a column of the table."""
+# --- the engine's trainer and callbacks --------------------------------------------------------------------------------
 
-DECIMALS = 6
+
+class ClassicTrainer(Trainer):
+    """The engine's trainer; norms keep their statistics where they do not train, or where ``norms_frozen`` says so."""
+
+    norms_frozen = False
+
+    def training_mode(self) -> None:
+        """Put the model in training mode, except norms that are not to learn statistics."""
+        super().training_mode()
+        if self.norms_frozen:
+            for part in self.model.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
+                    part.eval()
+
+
+class TablePrinter(base.Callback):
+    """Prints a header after the first epoch and a row after each.
+
+    Attributes:
+        values: By epoch: training loss, validation loss and metrics, rounded as printed.
+    """
+
+    order = -10
+
+    def __init__(self) -> None:
+        self.values: OrderedDict[int, list[float]] = OrderedDict()
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Print the row of the epoch."""
+        if not self.values:
+            names = fit.trainer.recorder.metric_names
+            sys.stdout.write(header_line(["epoch", "trn_loss", "val_loss", *names]) + "\n")
+        values = fit.record.values[-1]
+        self.values[fit.epoch] = [round(value, DECIMALS) for value in values]
+        sys.stdout.write(row_line(fit.epoch, values) + "\n")
+
+
+def header_line(columns: Sequence[str]) -> str:
+    """Return the names of the columns as the table has them."""
+    return "".join(f"{name:<{WIDTH}} " for name in columns)
+
+
+def row_line(epoch: int, values: Sequence[float]) -> str:
+    """Return a row: zeros at the end of a number are dropped."""
+    cells = (f" {round(float(value), DECIMALS)!s:<{WIDTH}}" for value in values)
+    return f"{epoch:^{WIDTH}}{''.join(cells)}"
+
+
+def returned_values(values: Sequence[float]) -> list[float]:
+    """Return what ``fit`` gives back of an epoch: plain floats, the loss as short as a float32 can be written.
+
+    Args:
+        values: Training loss, validation loss, metrics.
+    """
+    _, loss, *metrics = values
+    return [float(str(np.float32(loss))), *(float(metric) for metric in metrics)]
 
 
 class Callback:
@@ -365,67 +380,13 @@ class Callback:
         """The fit is over."""
 
 
-class ClassicTrainer(Trainer):
-    """The engine's trainer; norms keep their statistics where they do not train, or where ``norms_frozen`` says so."""
-
-    norms_frozen = False
-
-    def training_mode(self) -> None:
-        """Put the model in training mode, except norms that are not to learn statistics."""
-        super().training_mode()
-        if self.norms_frozen:
-            for part in self.model.modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
-                    part.eval()
-
-
-class TablePrinter(callback.Callback):
-    """Prints a header after the first epoch and a row after each.
-
-    Attributes:
-        values: By epoch: training loss, validation loss and metrics, rounded as printed.
-    """
-
-    order = -10
-
-    def __init__(self) -> None:
-        self.values: OrderedDict[int, list[float]] = OrderedDict()
-
-    def after_epoch(self, fit: Fit) -> None:
-        """Print the row of the epoch."""
-        record = fit.trainer.recorder
-        if not self.values:
-            columns = ["epoch", "trn_loss", "val_loss", *record.metric_names]
-            sys.stdout.write(header_line(columns) + "\n")
-        values = record.last.values[-1]
-        self.values[fit.epoch] = [round(value, DECIMALS) for value in values]
-        sys.stdout.write(row_line(fit.epoch, values) + "\n")
-
-
-def header_line(columns: Sequence[str]) -> str:
-    """Return the names of the columns as the table has them."""
-    return "".join(f"{name:<{WIDTH}} " for name in columns)
-
-
-def row_line(epoch: int, values: Sequence[float]) -> str:
-    """Return a row: zeros at the end of a number are dropped."""
-    cells = (f" {round(float(value), DECIMALS)!s:<{WIDTH}}" for value in values)
-    return f"{epoch:^{WIDTH}}{''.join(cells)}"
-
-
-class CallbackBridge(callback.Callback):
-    """Tells callbacks of the user's.
-
-    Args:
-        callbacks: In the order in which they are told.
-        sched: Knows the running mean of the loss.
-    """
+class CallbackBridge(base.Callback):
+    """Tells the user's callbacks, in their order, and ends the fit where one says so."""
 
     order = 20
 
-    def __init__(self, callbacks: Sequence[Callback], *, sched: LossRecorder) -> None:
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
         self._callbacks = list(callbacks)
-        self._sched = sched
         self._ended_in_batch = False
 
     def before_fit(self, fit: Fit) -> None:
@@ -436,7 +397,7 @@ class CallbackBridge(callback.Callback):
         for each in self._callbacks:
             each.on_phase_begin()
 
-    def before_step(self, fit: Fit, batch: callback.Batch) -> callback.Batch:
+    def before_step(self, fit: Fit, batch: base.Batch) -> base.Batch:
         """Tell of a batch."""
         del fit
         for each in self._callbacks:
@@ -444,16 +405,17 @@ class CallbackBridge(callback.Callback):
         return batch
 
     def after_step(self, fit: Fit) -> None:
-        """Tell of a step; end the fit if one says so."""
-        del fit
-        loss = self._sched.losses[-1] if self._callbacks else 0.0
-        if any(each.on_batch_end(loss) for each in self._callbacks):
+        """Tell of a step, with a loss that the device is waited for."""
+        if not self._callbacks:
+            return
+        fit.read_losses()
+        if any(each.on_batch_end(fit.smoothed.value) for each in self._callbacks):
             self._ended_in_batch = True
             raise EndOfFit
 
     def after_epoch(self, fit: Fit) -> None:
-        """Tell of an epoch; end the fit if one says so."""
-        values = returned(fit.trainer.recorder.last.values[-1])
+        """Tell of an epoch."""
+        values = returned_values(fit.record.values[-1])
         if any(each.on_epoch_end(values) for each in self._callbacks):
             raise EndOfFit
 
@@ -467,13 +429,8 @@ class CallbackBridge(callback.Callback):
             each.on_train_end()
 
 
-class CycleSaver(callback.Callback):
-    """Saves after the last step of each cycle.
-
-    Args:
-        save: Called with the number of the cycle.
-        ends: Steps done at the end of each cycle.
-    """
+class CycleSaver(base.Callback):
+    """Calls ``save`` with the number of each cycle after its last step; ``ends`` are the steps done at the end of each."""
 
     def __init__(self, save: Callable[[int], None], *, ends: Sequence[int]) -> None:
         self._save = save
@@ -485,12 +442,8 @@ class CycleSaver(callback.Callback):
             self._save(self._cycle_of[fit.step])
 
 
-class BestSaver(callback.Callback):
-    """Saves whenever the first metric is higher, or the same at a lower validation loss; without metrics, by that loss.
-
-    Args:
-        save: Called with nothing.
-    """
+class BestSaver(base.Callback):
+    """Saves whenever the first metric is higher, or the same at a lower validation loss; without metrics, by that loss."""
 
     def __init__(self, save: Callable[[], None]) -> None:
         self._save = save
@@ -498,18 +451,8 @@ class BestSaver(callback.Callback):
 
     def after_epoch(self, fit: Fit) -> None:
         """Save, if this is the best epoch so far."""
-        _, loss, *metrics = fit.trainer.recorder.last.values[-1]
+        _, loss, *metrics = fit.record.values[-1]
         score = (metrics[0] if metrics else 0.0, -loss)
         if self._best is None or score > self._best:
             self._best = score
             self._save()
-
-
-def returned(values: Sequence[float]) -> list[float]:
-    """Return what ``fit`` gives back of an epoch: plain floats, the loss as short as a float32 can be written.
-
-    Args:
-        values: Training loss, validation loss, metrics.
-    """
-    _, loss, *metrics = values
-    return [float(str(np.float32(loss))), *(float(metric) for metric in metrics)]

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.augment.geometry import Dihedral, Flip, Rotate, Zoom
+from vizsla.classic.metrics import to_array
 from vizsla.classic.models import IMAGENET_STATS, INCEPTION_STATS, Arch, Stats, stats_of
 from vizsla.data.cache.cache import PictureCache
 from vizsla.data.images.reader import PictureReader
@@ -503,11 +504,6 @@ def tfms_from_stats(
         ),
         Transforms(sz=sz, sizing=valid, stats=numbers),
     )
-
-
-def to_array(x: object) -> NDArray[Any]:
-    """Return a tensor, an array or a sequence as an array on the CPU."""
-    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
 def _scaling(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from vizsla.infer.run import evaluation_mode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from vizsla.train.trainer import Trainer
 
 WIDTHS = (36, 22, 12, 9)
@@ -35,17 +37,16 @@ def summarise_model(trainer: Trainer) -> Table:
     loader = trainer.dls.valid if trainer.dls.valid.n else trainer.dls.train
     images = loader.one_batch()[0][:1].as_subclass(Tensor)
     rows: list[tuple[str, ...]] = []
-    hooks = [
-        part.register_forward_hook(_note(rows))
-        for part in trainer.model.modules()
-        if not list(part.children())
-    ]
-    try:
-        with evaluation_mode(trainer.model), torch.inference_mode():
-            trainer.model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+    def note(part: nn.Module, _: object, output: object) -> None:
+        shape = " x ".join(map(str, output.shape)) if isinstance(output, Tensor) else ""
+        own = list(part.parameters())
+        count = sum(parameter.numel() for parameter in own)
+        trains = str(any(parameter.requires_grad for parameter in own)) if own else ""
+        rows.append((type(part).__name__, shape, f"{count:,}" if own else "", trains))
+
+    layers = [part for part in trainer.model.modules() if not list(part.children())]
+    run_watched(trainer.model, images, layers=layers, note=note)
     parameters = list(trainer.model.parameters())
     total = sum(parameter.numel() for parameter in parameters)
     trains = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -72,16 +73,29 @@ def summarise_model(trainer: Trainer) -> Table:
     return Table("\n".join(notes))
 
 
+def run_watched(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    layers: Iterable[nn.Module],
+    note: Callable[[nn.Module, tuple[Any, ...], object], None],
+) -> None:
+    """Run a model once in evaluation mode, without changing it.
+
+    Args:
+        model: Any network.
+        images: What it is given.
+        layers: Those to watch.
+        note: Called with the layer, its inputs and its output whenever one of them has run.
+    """
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        with evaluation_mode(model), torch.inference_mode():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _row(cells: tuple[str, ...]) -> str:
     return "".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
-
-
-def _note(rows: list[tuple[str, ...]]):  # noqa: ANN202 (a hook)
-    def hook(part: nn.Module, _: object, output: object) -> None:
-        shape = " x ".join(map(str, output.shape)) if isinstance(output, Tensor) else ""
-        own = list(part.parameters())
-        count = sum(parameter.numel() for parameter in own)
-        trains = str(any(parameter.requires_grad for parameter in own)) if own else ""
-        rows.append((type(part).__name__, shape, f"{count:,}" if own else "", trains))
-
-    return hook

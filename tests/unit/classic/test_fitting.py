@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vizsla.classic.training import BestSaver, CycleSaver, header_line, returned, row_line
+from vizsla.classic.training import BestSaver, CycleSaver, header_line, returned_values, row_line
 
 FORMAT: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")
@@ -28,16 +28,14 @@ def test_rows_are_the_recorded_ones(row: dict[str, Any]):
 
 
 def test_the_loss_is_returned_as_short_as_a_float32_can_be_written():
-    assert repr(returned([0.1, 0.021074643358588219, 0.9931640625])) == (
+    assert repr(returned_values([0.1, 0.021074643358588219, 0.9931640625])) == (
         "[0.021074643, 0.9931640625]"
     )
 
 
 def ended(values: list[float]) -> Any:
     """Return a fit whose last epoch had these values."""
-    return SimpleNamespace(
-        trainer=SimpleNamespace(recorder=SimpleNamespace(last=SimpleNamespace(values=[values])))
-    )
+    return SimpleNamespace(record=SimpleNamespace(values=[values]))
 
 
 @pytest.mark.parametrize(

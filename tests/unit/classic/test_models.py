@@ -13,8 +13,8 @@ from torch import nn
 from vizsla.classic.models import (
     AdaptiveConcatPool2d,
     ConvnetBuilder,
-    build_head,
     efficientnet_lite0,
+    head_layers,
     model_summary,
     resnet18,
     resnet34,
@@ -111,14 +111,14 @@ def test_freezing_leaves_the_recorded_tensors(small: ConvnetBuilder, n: int, nam
 def test_variants_of_the_head_are_the_recorded_ones():
     golden = MODEL["variants"]
     widths = (1024, 512, 2)
-    plain = build_head((1024, 2), ps=None, task="category", seed=0)
+    plain = head_layers((1024, 2), ps=None, task="category", seed=0)
     assert [type(layer).__name__ for layer in plain] == [n.split("(")[0] for n in golden["xtra_fc=[]"]]  # fmt: skip
-    without = build_head(widths, ps=0, task="category", seed=0)
+    without = head_layers(widths, ps=0, task="category", seed=0)
     assert [type(layer).__name__ for layer in without] == golden["ps=0"]
-    deep = build_head((1024, 1024, 512, 2), ps=None, task="category", seed=0)
+    deep = head_layers((1024, 1024, 512, 2), ps=None, task="category", seed=0)
     assert [layer.p for layer in deep if isinstance(layer, nn.Dropout)] == golden["xtra_fc=[1024,512]_ps"]  # fmt: skip
-    assert isinstance(build_head(widths, ps=None, task="multi_category", seed=0)[-1], nn.Sigmoid)
-    assert isinstance(build_head(widths, ps=None, task="regression", seed=0)[-1], nn.Linear)
+    assert isinstance(head_layers(widths, ps=None, task="multi_category", seed=0)[-1], nn.Sigmoid)
+    assert isinstance(head_layers(widths, ps=None, task="regression", seed=0)[-1], nn.Linear)
 
 
 def test_more_of_the_body_may_be_cut():

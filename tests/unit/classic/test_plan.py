@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vizsla.classic.training import FitPlan, Lengths, decays_of, rates_of
+from vizsla.classic.training import FitPlan, decays_of, rates_of
 from vizsla.errors import ConfigError
 from vizsla.train.schedules import lr_range
 
@@ -21,7 +21,9 @@ GOLDEN: dict[str, Any] = json.loads(
 def plan(
     n_cycle: int, cycle_len: int | None, cycle_mult: float, batches: int, **more: Any
 ) -> FitPlan:
-    return FitPlan(lengths=Lengths(n_cycle, cycle_len, cycle_mult), batches=batches, **more)
+    return FitPlan(
+        n_cycle=n_cycle, cycle_len=cycle_len, cycle_mult=cycle_mult, batches=batches, **more
+    )
 
 
 @pytest.mark.parametrize("case", GOLDEN["epochs"]["cases"])

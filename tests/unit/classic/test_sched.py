@@ -14,6 +14,7 @@ import torch
 
 from vizsla.classic import ConvLearner, ImageClassifierData, tfms_from_model
 from vizsla.classic.training import EndOfFit, LossRecorder, LRFinder
+from vizsla.train.callbacks.base import Fit
 from vizsla.train.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -42,10 +43,15 @@ def feed(
     """Show a recorder a fit whose rate is 0.01 * (step + 1)."""
     factors = tuple(float(step + 1) for step in range(len(losses)))
     schedule = Schedule(rates=(0.001, 0.01), factors=factors, momenta=momenta)
-    for step, loss in enumerate(losses, start=1):
-        value = torch.tensor(loss, dtype=torch.float64)
-        fit: Any = SimpleNamespace(step=step, schedule=schedule, loss=value)
+    trainer: Any = SimpleNamespace()
+    fit = Fit(
+        trainer=trainer, stage="", number=0, n_epoch=1, num_batches=len(losses), schedule=schedule
+    )
+    recorder.before_fit(fit)
+    for loss in losses:
+        fit.step_done(torch.tensor(loss, dtype=torch.float64), rows=torch.zeros(1))
         recorder.after_step(fit)
+    fit.read_losses()
     return recorder
 
 
