@@ -43,7 +43,7 @@ def feed(
     """Show a recorder a fit whose rate is 0.01 * (step + 1)."""
     factors = tuple(float(step + 1) for step in range(len(losses)))
     schedule = Schedule(rates=(0.001, 0.01), factors=factors, momenta=momenta)
-    trainer: Any = SimpleNamespace()
+    trainer: Any = SimpleNamespace(steps_done=0)
     fit = Fit(
         trainer=trainer, stage="", number=0, n_epoch=1, num_batches=len(losses), schedule=schedule
     )
