@@ -272,7 +272,11 @@ class MSELossFlat(_NumberLoss):
 
 
 class L1LossFlat(_NumberLoss):
-    """Mean absolute difference between outputs and targets, for numbers; arguments as :class:`MSELossFlat`."""
+    """Mean absolute difference between outputs and targets, for numbers.
+
+    Args:
+        reduction: ``"mean"`` over images and numbers, ``"sum"``, or ``"none"`` for the shape of the outputs.
+    """
 
     formula = staticmethod(F.l1_loss)
 

@@ -93,7 +93,13 @@ def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
 
 
 def error_rate(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
-    """Return the share of images whose highest score is not at their class: ``1 - accuracy``, with its arguments."""
+    """Return the share of images whose highest score is not at their class: ``1 - accuracy``.
+
+    Args:
+        inp: Logits or probabilities ``(N, C)``.
+        targ: int64 ``(N,)``.
+        axis: Where the classes are.
+    """
     return 1 - accuracy(inp, targ, axis=axis)
 
 
@@ -131,24 +137,43 @@ def accuracy_multi(inp: Tensor, targ: Tensor, thresh: float = 0.5, sigmoid: bool
 
 
 def mse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the mean squared difference of ``(N, K)`` and ``(N, K)``, or ``(N,)`` for one number."""
+    """Return the mean squared difference.
+
+    Args:
+        inp: Outputs ``(N, K)``.
+        targ: ``(N, K)``, or ``(N,)`` for one number.
+    """
     return (inp - shaped_like(targ, inp)).square().mean()
 
 
 def rmse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the root of the mean squared difference; arguments as ``mse``."""
+    """Return the root of the mean squared difference.
+
+    Args:
+        inp: Outputs ``(N, K)``.
+        targ: ``(N, K)``, or ``(N,)`` for one number.
+    """
     return mse(inp, targ).sqrt()
 
 
 def mae(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the mean absolute difference; arguments as ``mse``."""
+    """Return the mean absolute difference.
+
+    Args:
+        inp: Outputs ``(N, K)``.
+        targ: ``(N, K)``, or ``(N,)`` for one number.
+    """
     return (inp - shaped_like(targ, inp)).abs().mean()
 
 
 def r2_score(inp: Tensor, targ: Tensor) -> Tensor:
     """Return the share of the targets' variance that the outputs explain: 1 is perfect, 0 as good as their mean.
 
-    Several numbers are scored one by one and averaged; NaN where no target varies. Arguments as ``mse``.
+    Several numbers are scored one by one and averaged; NaN where no target varies.
+
+    Args:
+        inp: Outputs ``(N, K)``.
+        targ: ``(N, K)``, or ``(N,)`` for one number.
     """
     targets = shaped_like(targ, inp).detach().cpu().double().reshape(len(inp), -1)
     errors = inp.detach().cpu().double().reshape(len(inp), -1) - targets
@@ -211,7 +236,11 @@ class F1Score(_ClassAverage):
 class Precision(_ClassAverage):
     """The share of images predicted to be of a class that are of it; 0 for one that is never predicted.
 
-    Arguments as :class:`F1Score`.
+    Args:
+        axis: Where the classes are in the outputs.
+        labels: Classes to average over; None means those that occur among targets or predictions.
+        pos_label: The class that ``"binary"`` scores.
+        average: See ``Average``.
     """
 
     __name__ = "precision_score"
@@ -220,14 +249,25 @@ class Precision(_ClassAverage):
 class Recall(_ClassAverage):
     """The share of images of a class that are predicted to be of it; 0 for one that does not occur.
 
-    Arguments as :class:`F1Score`.
+    Args:
+        axis: Where the classes are in the outputs.
+        labels: Classes to average over; None means those that occur among targets or predictions.
+        pos_label: The class that ``"binary"`` scores.
+        average: See ``Average``.
     """
 
     __name__ = "recall_score"
 
 
 class Jaccard(_ClassAverage):
-    """Images of a class that were found, over those that are of it or predicted to be. Arguments as :class:`F1Score`."""
+    """Images of a class that were found, over those that are of it or predicted to be.
+
+    Args:
+        axis: Where the classes are in the outputs.
+        labels: Classes to average over; None means those that occur among targets or predictions.
+        pos_label: The class that ``"binary"`` scores.
+        average: See ``Average``.
+    """
 
     __name__ = "jaccard_score"
 
@@ -336,13 +376,21 @@ class _ClassDecisions:
 
 
 class MatthewsCorrCoef(_ClassDecisions):
-    """The correlation of targets and predictions, -1 to 1; 0 where one of them is always the same. Argument: ``axis``."""
+    """The correlation of targets and predictions, -1 to 1; 0 where one of them is always the same.
+
+    Args:
+        axis: Where the classes are in the outputs.
+    """
 
     __name__ = "matthews_corrcoef"
 
 
 class HammingLoss(_ClassDecisions):
-    """The share of images predicted wrongly. Argument: ``axis``, where the classes are in the outputs."""
+    """The share of images predicted wrongly.
+
+    Args:
+        axis: Where the classes are in the outputs.
+    """
 
     __name__ = "hamming_loss"
 
@@ -411,13 +459,21 @@ class _SecondOfTwo:
 
 
 class RocAucBinary(_SecondOfTwo):
-    """The area under the ROC curve of the second of two classes. Argument: ``axis``, where the classes are."""
+    """The area under the ROC curve of the second of two classes.
+
+    Args:
+        axis: Where the classes are in the outputs.
+    """
 
     __name__ = "roc_auc_score"
 
 
 class APScoreBinary(_SecondOfTwo):
-    """The average precision of the second of two classes. Argument: ``axis``, where the classes are."""
+    """The average precision of the second of two classes.
+
+    Args:
+        axis: Where the classes are in the outputs.
+    """
 
     __name__ = "average_precision_score"
 
@@ -458,19 +514,40 @@ class F1ScoreMulti(_LabelAverage):
 
 
 class PrecisionMulti(_LabelAverage):
-    """The share of given labels that are right; 0 where none is given. Arguments as :class:`F1ScoreMulti`."""
+    """The share of given labels that are right; 0 where none is given.
+
+    Args:
+        thresh: A label is given where its probability is above this.
+        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
+        labels: Labels to average over; None means all.
+        average: See ``LabelAverage``.
+    """
 
     __name__ = "precision_score"
 
 
 class RecallMulti(_LabelAverage):
-    """The share of true labels that are given; 0 where there is none. Arguments as :class:`F1ScoreMulti`."""
+    """The share of true labels that are given; 0 where there is none.
+
+    Args:
+        thresh: A label is given where its probability is above this.
+        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
+        labels: Labels to average over; None means all.
+        average: See ``LabelAverage``.
+    """
 
     __name__ = "recall_score"
 
 
 class JaccardMulti(_LabelAverage):
-    """Labels rightly given, over those that are true or given. Arguments as :class:`F1ScoreMulti`."""
+    """Labels rightly given, over those that are true or given.
+
+    Args:
+        thresh: A label is given where its probability is above this.
+        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
+        labels: Labels to average over; None means all.
+        average: See ``LabelAverage``.
+    """
 
     __name__ = "jaccard_score"
 
@@ -522,13 +599,23 @@ class _LabelDecisions:
 
 
 class HammingLossMulti(_LabelDecisions):
-    """The share of decisions that are wrong. Arguments ``thresh`` and ``sigmoid`` as for :class:`F1ScoreMulti`."""
+    """The share of decisions that are wrong.
+
+    Args:
+        thresh: A label is given where its probability is above this.
+        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
+    """
 
     __name__ = "hamming_loss"
 
 
 class MatthewsCorrCoefMulti(_LabelDecisions):
-    """The correlation of true and given labels over all decisions, -1 to 1; 0 where one of them is always the same."""
+    """The correlation of true and given labels over all decisions, -1 to 1; 0 where one of them is always the same.
+
+    Args:
+        thresh: A label is given where its probability is above this.
+        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
+    """
 
     __name__ = "matthews_corrcoef"
 
@@ -572,7 +659,12 @@ class RocAucMulti(_LabelRanking):
 
 
 class APScoreMulti(_LabelRanking):
-    """The average precision of each label; the mean over labels is known as mAP. Arguments as :class:`RocAucMulti`."""
+    """The average precision of each label; the mean over labels is known as mAP.
+
+    Args:
+        sigmoid: Whether the outputs are logits; it makes no difference to ranks within a label.
+        average: ``"macro"`` is the mean, ``"weighted"`` weighs by numbers of images, ``"micro"`` ranks all decisions together.
+    """
 
     __name__ = "average_precision_score"
 

@@ -69,7 +69,13 @@ def usable_points(lrs: Tensor, losses: Tensor, num_it: int) -> tuple[Tensor, Ten
 
 
 def minimum(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest a tenth of the rate at which the loss was lowest; arguments as for every ``Suggestion``."""
+    """Suggest a tenth of the rate at which the loss was lowest.
+
+    Args:
+        lrs: float32 ``(N,)``, rising.
+        losses: float32 ``(N,)``.
+        num_it: Not used; all readings are called alike.
+    """
     del num_it
     if not len(losses):
         return NOTHING
@@ -79,7 +85,13 @@ def minimum(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
 
 
 def steep(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest the rate at which the loss fell fastest over the logarithm of the rate."""
+    """Suggest the rate at which the loss fell fastest over the logarithm of the rate.
+
+    Args:
+        lrs: float32 ``(N,)``, rising.
+        losses: float32 ``(N,)``.
+        num_it: Not used; all readings are called alike.
+    """
     del num_it
     slopes = torch.diff(losses) / torch.diff(lrs.log())
     slopes = torch.where(torch.isfinite(slopes), slopes, math.inf)
@@ -95,6 +107,11 @@ def valley(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
 
     The valley is the longest strictly falling subsequence of the losses, found in O(N log N) as in Fredman, "On computing the
     length of longest increasing subsequences", Discrete Mathematics 11, 1975; the rate stands at half of its length.
+
+    Args:
+        lrs: float32 ``(N,)``, rising.
+        losses: float32 ``(N,)``.
+        num_it: Not used; all readings are called alike.
     """
     del num_it
     if not len(losses):
@@ -179,7 +196,12 @@ _MEDIAN_ERROR = math.sqrt(math.pi / 2)
 def robust(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
     """Suggest a rate that is safe in all of several runs (see ``robust_rate``); nan if there is none.
 
-    ``losses`` may be ``(R, N)``: asked for by name in ``suggest``, it sees the plain losses of every run.
+    Asked for by name in ``suggest``, it sees the plain losses of every run.
+
+    Args:
+        lrs: float32 ``(N,)``, rising.
+        losses: float32 ``(R, N)``, or ``(N,)`` for one run.
+        num_it: Not used.
     """
     del num_it
     return _dot_of(robust_rate(lrs, losses), lrs, losses)
