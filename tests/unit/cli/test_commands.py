@@ -135,7 +135,7 @@ def test_train_profile_prints_where_the_time_went_and_writes_it(
     lines = done.out.splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("where the time"))
     assert lines[start + 1].startswith("reading images, 24 images")
-    assert lines[start + 2].startswith("features first, 24 pictures")
+    assert lines[start + 2].startswith("features first, 24 images")
     stages = json.loads((out / "profile.json").read_text("utf-8"))["stages"]
     names = ["reading images", "features first", "results"]
     assert [stage["stage"] for stage in stages] == names
