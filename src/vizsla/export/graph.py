@@ -20,7 +20,6 @@ from vizsla.errors import ConfigError
 from vizsla.types import probabilities_of
 
 if TYPE_CHECKING:
-    from vizsla.augment.kernels import Mode, PadMode
     from vizsla.data.images.sizing import Resize
     from vizsla.model_file.bundle import Bundle
     from vizsla.model_file.final_resize import FinalResize
@@ -32,7 +31,7 @@ _PILLOW_DIGITS = 22
 """Binary digits of the weights of Pillow's resampling (``Resample.c``, ``PRECISION_BITS``)."""
 
 _COARSE = 2.0**11
-"""Weights of 22 digits are two of 11: 22 and the 8 of a pixel are more than float32 has. A picture that is enlarged from 40 to
+"""Weights of 22 digits are two of 11: 22 and the 8 of a pixel are more than float32 has. An image that is enlarged from 40 to
 48 pixels has a value halfway between two grey levels in every fourth place, and the last digit says which it becomes."""
 
 _TORCH_LIMIT = 2**15
@@ -86,11 +85,7 @@ class InferenceGraph(nn.Module):
 
 
 class Presize(nn.Module):
-    """``Resize.centred`` for batches of tensors; only its first shrinking of images above 33 million pixels is left out.
-
-    Args:
-        resize: What to do.
-    """
+    """``Resize.centred`` for batches of tensors; only its first shrinking of images above 33 million pixels is left out."""
 
     def __init__(self, resize: Resize) -> None:
         super().__init__()
@@ -192,10 +187,7 @@ def _rounded(coarse: Tensor, fine: Tensor) -> Tensor:
 
 
 def inference_graph(bundle: Bundle) -> InferenceGraph:
-    """Return the module that takes decoded images, for a model file that was opened.
-
-    Args:
-        bundle: On the CPU; the graph uses its classifier.
+    """Return the module that takes decoded images, for a model file that was opened on the CPU; it uses its classifier.
 
     Raises:
         ConfigError: Images keep their own size until the final resize, so that this would differ from image to image.
@@ -221,10 +213,6 @@ def separable_resize(final: FinalResize, *, source_size: Size) -> SeparableResiz
 
     The matrices are made of what ``augment_images`` uses, applied to one image for each row of the source: the area
     average before a strong shrinking, then the sampling at the places that the map of validation gives.
-
-    Args:
-        final: How images come to the size that the network sees.
-        source_size: ``(height, width)`` of the presize.
     """
     size = source_size if final.size is None else final.size
     warp_133 = final.augmentation().validation_map(1, source_size=source_size)
@@ -234,43 +222,23 @@ def separable_resize(final: FinalResize, *, source_size: Size) -> SeparableResiz
     if final.mode != "nearest":
         pooled = prefilter_sizes(warp_133, source_size=source_size, size=size)
     grid = sampling_grid(warp_133.float(), size=size, align_corners=final.align_corners)
-    matrices = [
-        _axis_matrix(
-            grid[:, 0, :, 0] if axis == 1 else grid[:, :, 0, 1],
-            side=source_size[axis],
-            pooled_side=None if pooled[0] is None else pooled[0][axis],
+    matrices: list[Tensor] = []
+    for side, pooled_side, places in zip(
+        source_size,
+        pooled[0] or (None, None),
+        (grid[:, :, 0, 1], grid[:, 0, :, 0]),  # down and across: (1, outputs), -1 to 1
+        strict=True,
+    ):
+        # How images of one row are sampled of which each has one white pixel.
+        rows = torch.eye(side).view(side, 1, 1, side)
+        if pooled_side is not None:
+            rows = area_average(rows, size=(1, pooled_side))
+        seen = sample_at(
+            rows.permute(1, 0, 2, 3),  # as the channels of one image
+            grid=torch.stack([places, torch.zeros_like(places)], dim=-1)[:, None],
             mode=final.mode,
             pad_mode=final.pad_mode,
             align_corners=final.align_corners,
         )
-        for axis in (0, 1)
-    ]
-    return SeparableResize(matrices[0], matrices[1], clamps=final.mode == "bicubic")
-
-
-def _axis_matrix(
-    places: Tensor,
-    *,
-    side: int,
-    pooled_side: int | None,
-    mode: Mode,
-    pad_mode: PadMode,
-    align_corners: bool,
-) -> Tensor:
-    """Return float32 ``(outputs, side)``, from how images of one row are sampled of which each has one white pixel.
-
-    Args:
-        places: float32 ``(1, outputs)``, -1 to 1 along the axis.
-        side: Pixels of the source along the axis.
-        pooled_side: Pixels after the area average; None without one.
-        mode: Interpolation.
-        pad_mode: What is seen outside the image.
-        align_corners: Whether -1 and 1 are the centres of the corner pixels.
-    """
-    rows = torch.eye(side).view(side, 1, 1, side)
-    if pooled_side is not None:
-        rows = area_average(rows, size=(1, pooled_side))
-    rows = rows.permute(1, 0, 2, 3)  # as the channels of one image
-    grid = torch.stack([places, torch.zeros_like(places)], dim=-1)[:, None]
-    seen = sample_at(rows, grid=grid, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
-    return seen[0, :, 0].T.contiguous()
+        matrices.append(seen[0, :, 0].T.contiguous())
+    return SeparableResize(*matrices, clamps=final.mode == "bicubic")

@@ -20,7 +20,7 @@ from vizsla.errors import ConfigError, ModelFileError, OutputError
 from vizsla.model_file.bundle import read_manifest
 from vizsla.models.weights import hub_from_environment
 from vizsla.predict.predictor import Predictor
-from vizsla.text import first_line
+from vizsla.text import first_line, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
 MODEL_NAME = "model.safetensors"
 """The one file that is fetched from a repository."""
 
-_WAITS_SECONDS = (
-    0.5,
-    2.0,
-)  # huggingface_hub tries all but the creation of a repository again by itself.
+# huggingface_hub tries all but the creation of a repository again by itself.
+_WAITS_SECONDS = (0.5, 2.0)
 _LOG_IN = "Log in with `hf auth login`, set HF_TOKEN, or pass token=...; writing needs a token with the right to write."
 _MOST_CLASSES = 200
 _HEAD = """---
@@ -147,12 +145,8 @@ def from_hub(
         )
 
     where = repo_id if revision is None else f"{repo_id} at revision {revision!r}"
-    path = _asked(
-        fetch,
-        problem=ModelFileError,
-        what=f"The model {where} cannot be fetched from {address}",
-    )
-    return Predictor.load(path)
+    what = f"The model {where} cannot be fetched from {address}"
+    return Predictor.load(_asked(fetch, problem=ModelFileError, what=what))
 
 
 def _push(
@@ -201,13 +195,9 @@ def _asked(
     what: str,
     waits: tuple[float, ...] = (),
 ) -> Any:
-    """Return what the hub answers; turn what huggingface_hub raises into one error of ours with the way out.
+    """Return what the hub answers, or raise ``problem``, whose message begins with ``what`` and names the way out.
 
-    Args:
-        question: Asks.
-        problem: The error to raise.
-        what: The first words of its message.
-        waits: Seconds to wait before each further try where nobody answered or the server said that it cannot now.
+    ``waits`` are seconds before each further try where nobody answered or the server said that it cannot now.
     """
     from huggingface_hub.errors import HFValidationError
 
@@ -251,7 +241,7 @@ def _reason(error: Exception, *, status: int | None) -> str:
         return f"it has no file {MODEL_NAME}. Push one with vizsla, or choose another repository."
     if status == 404:
         return (
-            "there is no such repository, or it is private (404). Check owner and name, and log in."
+            f"there is no such repository, or it is private (404). Check owner and name. {_LOG_IN}"
         )
     if status is not None:
         return f"the hub answered {status}: {_sentence(error)} Try again later."
@@ -275,12 +265,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def model_card(manifest: Manifest, *, repo_id: str) -> str:
-    """Return the text of ``README.md`` for a model.
-
-    Args:
-        manifest: Of the model file. Its texts may come from anywhere and are shown as they are, not as Markdown.
-        repo_id: Name of the repository.
-    """
+    """Return the text of ``README.md``. Texts of the manifest may come from anywhere and are not shown as Markdown."""
     task = _TASKS[manifest.task].format(count=len(manifest.vocab))
     size = manifest.size
     sees = "images of their own size" if size is None else f"{size[0]} x {size[1]} pixels"
@@ -328,11 +313,8 @@ def _honesty(manifest: Manifest) -> str:
     """Return how far the probabilities are to be trusted."""
     found = manifest.calibration
     if found is None:
-        return (
-            "No calibration of its probabilities is recorded.\n"
-            if manifest.task != "regression"
-            else ""
-        )
+        none = "No calibration of its probabilities is recorded.\n"
+        return "" if manifest.task == "regression" else none
     return (
         f"Logits are divided by {found.temperature:.3g} before they become probabilities. Expected calibration error on "
         f"{found.num_pictures:,} held-out images: {_number(found.error_before)} before, {_number(found.error_after)} after.\n"
@@ -341,10 +323,7 @@ def _honesty(manifest: Manifest) -> str:
 
 def _classes(manifest: Manifest) -> str:
     title = "Numbers" if manifest.task == "regression" else "Classes"
-    shown = ", ".join(map(_code, manifest.vocab[:_MOST_CLASSES]))
-    rest = len(manifest.vocab) - _MOST_CLASSES
-    more = f", and {rest:,} more in the file" if rest > 0 else ""
-    return f"## {title}\n\n{shown}{more}\n"
+    return f"## {title}\n\n{joined(list(map(_code, manifest.vocab)), limit=_MOST_CLASSES)}\n"
 
 
 def _origin(manifest: Manifest) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ from vizsla.predict.predictor import Predictor
 from vizsla.text import first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -141,10 +142,7 @@ def export_model(
 
 
 def exported_program(graph: InferenceGraph) -> ExportedProgram:
-    """Return the graph as torch.export sees it, for every number and size of images.
-
-    Args:
-        graph: In evaluation mode.
+    """Return the graph, in evaluation mode, as torch.export sees it, for every number and size of images.
 
     Raises:
         ConfigError: torch cannot follow the network, or it takes images of some sizes only.
@@ -155,7 +153,7 @@ def exported_program(graph: InferenceGraph) -> ExportedProgram:
     sides = {0: Dim("batch", min=1, max=largest), 1: Dim("height", min=1, max=largest)}
     example = torch.zeros((2, 96, 80, 3), dtype=torch.uint8)
     shapes = ({**sides, 2: Dim("width", min=1, max=largest)},)
-    with _quiet(), torch.no_grad():
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
         try:
             program = export(graph, (example,), dynamic_shapes=shapes)
         except Exception as error:
@@ -171,11 +169,7 @@ def exported_program(graph: InferenceGraph) -> ExportedProgram:
 
 
 def onnx_bytes(program: ExportedProgram, *, manifest: Manifest) -> bytes:
-    """Return a program as the content of an ONNX file.
-
-    Args:
-        program: As ``exported_program`` gives it.
-        manifest: Its text, the names of the classes and the task become metadata of the file.
+    """Return a program as the content of an ONNX file, with manifest, names of the classes and task as metadata.
 
     Raises:
         ConfigError: An operation of the network has no counterpart in ONNX, or the file would be above 1.9 GB.
@@ -187,8 +181,7 @@ def onnx_bytes(program: ExportedProgram, *, manifest: Manifest) -> bytes:
         raise ConfigError(
             f"The weights take {num_bytes / 1e9:.1f} GB, and an ONNX file has at most 2. Use --torch FILE instead."
         )
-    name = manifest.backbone.name
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):
         try:
             written: Any = torch.onnx.export(
                 program,
@@ -200,11 +193,16 @@ def onnx_bytes(program: ExportedProgram, *, manifest: Manifest) -> bytes:
             )
         except Exception as error:
             raise ConfigError(
-                f"The network {name} cannot be written as ONNX by torch {torch.__version__}: {_reason(error)} "
+                f"The network {manifest.backbone.name} cannot be written as ONNX by torch {torch.__version__}: {_reason(error)} "
                 "Use --torch FILE instead, or another architecture."
             ) from error
     proto: Any = written.model_proto
-    _remove_traces(proto)
+    graph = proto.graph
+    lists = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer, [graph])
+    # Torch notes for its own developers the source lines, with paths, of every operation.
+    for part in chain(*lists):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     for key, value in (
         ("manifest", manifest_to_json(manifest)),
         ("vocab", json.dumps(manifest.vocab)),
@@ -217,10 +215,9 @@ def onnx_bytes(program: ExportedProgram, *, manifest: Manifest) -> bytes:
 def program_answers(path: Path) -> Answers:
     """Return a function from uint8 ``(B, H, W, 3)`` to float32 ``(B, C)``, computed by a program of ``torch.export``.
 
-    Args:
-        path: A ``.pt2`` file of your own: torch does not promise that opening a foreign one is safe.
+    The ``.pt2`` file must be your own: torch does not promise that opening a foreign one is safe.
     """
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):
         module = torch.export.load(path).module()
 
     def answers(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -230,33 +227,10 @@ def program_answers(path: Path) -> Answers:
     return answers
 
 
-def _remove_traces(proto: Any) -> None:
-    """Leave out what torch notes for its own developers: source lines, with paths, of every operation."""
-    graph = proto.graph
-    for part in (
-        *graph.node,
-        *graph.input,
-        *graph.output,
-        *graph.value_info,
-        *graph.initializer,
-        graph,
-    ):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-
-
 def _check_installed() -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise MissingExtraError(package, extra="onnx", purpose="write ONNX files")
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Let torch's exporters keep to themselves what they warn their developers of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _reason(error: BaseException) -> str:

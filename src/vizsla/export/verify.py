@@ -78,11 +78,9 @@ class Parity:
     num_images: int = 0
 
     def with_batch(self, golden: Golden, *, found: NDArray[np.float32]) -> Parity:
-        """Return what is known after one more batch.
+        """Return what is known after one more batch, for which float32 ``(B, C)`` was found.
 
-        Args:
-            golden: What was expected.
-            found: float32 ``(B, C)``, what there is. Another shape, or a number that is not finite, is infinitely far off.
+        Another shape, or a number that is not finite, is infinitely far off.
         """
         difference = _difference(golden.answers, found)
         is_worse = difference > self.max_difference or not self.worst
@@ -145,9 +143,6 @@ def verify_onnx(path: Path | str, *, golden: Path | str | None = None) -> Parity
 def onnx_answers(path: Path) -> Answers:
     """Return a function from uint8 ``(B, H, W, 3)`` to float32 ``(B, C)``, computed by onnxruntime on the CPU.
 
-    Args:
-        path: The ONNX file.
-
     Raises:
         ModelFileError: It is missing, or onnxruntime cannot use it; also when the function is called.
         MissingExtraError: onnxruntime is not installed.
@@ -169,15 +164,7 @@ def onnx_answers(path: Path) -> Answers:
 
 
 def write_golden(path: Path, batches: Sequence[Golden]) -> None:
-    """Write images and answers as one NPZ file, whole or not at all.
-
-    Args:
-        path: Where to.
-        batches: At least one.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write images and answers as one NPZ file, whole or not at all."""
     arrays: dict[str, NDArray[Any]] = {}
     for number, batch in enumerate(batches):
         # The file goes to others, and folders of this machine are nobody's business.
@@ -189,10 +176,7 @@ def write_golden(path: Path, batches: Sequence[Golden]) -> None:
 
 
 def read_golden(path: Path) -> Iterable[Golden]:
-    """Yield what ``write_golden`` wrote, batch by batch.
-
-    Args:
-        path: The NPZ file. It may come from anywhere: nothing in it is unpickled.
+    """Yield what ``write_golden`` wrote. The file may come from anywhere: nothing in it is unpickled.
 
     Raises:
         ModelFileError: It is missing, damaged, or holds something else.
@@ -314,10 +298,6 @@ def compare(
 ) -> tuple[list[Parity], list[Golden]]:
     """Compare what several programs answer with what was expected.
 
-    Args:
-        batches: Images and expected answers; each is asked for once and not kept.
-        answers: The programs.
-
     Returns:
         The differences of each program, and batches for a golden file: the first ones, up to 8 MB.
     """
@@ -336,15 +316,7 @@ def compare(
 
 
 def check_close(parity: Parity, *, path: Path) -> None:
-    """Raise an error where a program does not answer as the model does.
-
-    Args:
-        parity: What was measured.
-        path: The file that was to be written, for the message.
-
-    Raises:
-        OutputError: The largest difference is above ``LARGEST_DIFFERENCE``.
-    """
+    """Raise OutputError where the program that was to be written does not answer as the model does."""
     if not parity.is_close:
         raise OutputError(
             f"{path} was not written: for the image {parity.worst} its answers differ from the model's by "
@@ -361,17 +333,7 @@ def _variants(pixels: NDArray[np.uint8], *, count: int) -> NDArray[np.uint8]:
 
 def _synthetic() -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Yield textured images: usual sizes, both ways round, tiny ones, and very long ones."""
-    sizes = (
-        (240, 320),
-        (160, 160),
-        (500, 333),
-        (61, 47),
-        (1, 1),
-        (2, 90),
-        (300, 3),
-        (33, 800),
-        (1024, 768),
-    )
+    sizes = ((240, 320), (160, 160), (500, 333), (61, 47), (1, 1), (2, 90), (300, 3), (33, 800), (1024, 768))  # fmt: skip
     for number, (height, width) in enumerate(sizes):
         yield f"made for this check, {height} x {width}", _texture((height, width), number=number)
 

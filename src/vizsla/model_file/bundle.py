@@ -32,13 +32,13 @@ from vizsla.errors import ConfigError, ModelFileError
 from vizsla.files import atomic_write
 from vizsla.infer.run import usable_device
 from vizsla.model_file.final_resize import FinalResize
-from vizsla.model_file.manifest import Manifest, manifest_from_json, manifest_to_json
+from vizsla.model_file.manifest import AGAIN, Manifest, manifest_from_json, manifest_to_json
 from vizsla.model_file.rebuild import (
     STORED_DTYPES,
-    Form,
     describe_differences,
     expected_forms,
     form_of,
+    forms_of,
     rebuild_classifier,
     shown_versions,
 )
@@ -70,17 +70,11 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 # Protocols 2 to 5 begin with their number, protocols 0 and 1 with the first thing that they hold: a list, a dictionary,
 # an imported name. (Python, Lib/pickletools.py)
 _PICKLE = re.compile(rb"\x80[\x02-\x0f]|\(?[ld]p\d+\n|\(?c[\w.]+\n[\w.]+\n|\(?[]}]q")
-_AGAIN = "Copy the file again from where it came, or export the model again."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """What a model file holds.
-
-    Attributes:
-        classifier: In evaluation mode.
-        manifest: Everything else.
-    """
+    """What a model file holds: the classifier, in evaluation mode, and everything else."""
 
     classifier: Classifier
     manifest: Manifest
@@ -158,9 +152,6 @@ def save_bundle(
 def read_manifest(path: Path | str) -> Manifest:
     """Return what a model file says of itself; the weights are not read.
 
-    Args:
-        path: A file that ``save_bundle`` wrote.
-
     Raises:
         ModelFileError: The file is missing, foreign, damaged, or in a newer format.
     """
@@ -177,17 +168,13 @@ def read_manifest(path: Path | str) -> Manifest:
     manifest = manifest_from_json(text, path=path)
     if header.get(_DIGEST_KEY) != hashlib.sha256(text.encode()).hexdigest():
         raise ModelFileError(
-            f"{path} is damaged: its manifest was changed after it was written (the digest does not match). {_AGAIN}"
+            f"{path} is damaged: its manifest was changed after it was written (the digest does not match). {AGAIN}"
         )
     return manifest
 
 
 def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bundle:
     """Open a model file: rebuild the network by its name and put the weights in. No code of the file is run.
-
-    Args:
-        path: A file that ``save_bundle`` wrote.
-        device: Where the classifier goes.
 
     Raises:
         ModelFileError: The file is missing, foreign, damaged, in a newer format, or of a network that the installed
@@ -204,9 +191,9 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
     tensors = _read_tensors(path)
     if _digest(tensors) != manifest.tensors_sha256:
         raise ModelFileError(
-            f"{path} is damaged: its weights are not those that were written (the digest does not match). {_AGAIN}"
+            f"{path} is damaged: its weights are not those that were written (the digest does not match). {AGAIN}"
         )
-    problems = describe_differences(expected_forms(manifest, path=path), _forms_of(tensors))
+    problems = describe_differences(expected_forms(manifest, path=path), forms_of(tensors))
     if problems:
         raise ModelFileError(
             f"The weights in {path} do not fit the network {manifest.backbone.name}: {problems}. They were written with "
@@ -218,15 +205,7 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
 
 
 def check_is_safetensors(path: Path) -> None:
-    """Return if a file can be a safetensors file; its header is not parsed yet.
-
-    Args:
-        path: What the user gave as a model file.
-
-    Raises:
-        ModelFileError: There is no such file, it is a folder, cannot be read, is a pickle or zip archive (which is not
-            opened), or too short for what its first bytes say.
-    """
+    """Raise ModelFileError for what can be no safetensors file: missing, a folder, unreadable, a pickle or archive, cut short."""
     if path.is_dir():
         raise ModelFileError(
             f"{path} is a folder, not a model file. Give the file in it, for example {path / 'model.safetensors'}"
@@ -254,34 +233,27 @@ def _check_bytes(path: Path, file: BinaryIO) -> None:
     # The length may begin like a pickle does (640 is 80 02), so this is asked first.
     if fits and start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
         return
-    _refuse_foreign(path, start)
+    unopened = "It was not opened, because opening a pickle can run any program."
+    for what, is_it in (
+        (f"a Python pickle. {unopened}", _PICKLE.match(start)),
+        (f"a zip archive, in which torch.save puts pickles. {unopened}", start.startswith(_ZIP)),
+        ("an HDF5 file, as Keras writes it.", start.startswith(_HDF5)),
+    ):
+        if is_it:
+            raise ModelFileError(
+                f"{path} is {what} Give a model.safetensors that vizsla wrote, or train and export the model with vizsla."
+            )
     if num_bytes < _LENGTH_BYTES + 2:
-        raise ModelFileError(f"{path} is too short to be a model file: {num_bytes} bytes. {_AGAIN}")
+        raise ModelFileError(f"{path} is too short to be a model file: {num_bytes} bytes. {AGAIN}")
     if start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
         raise ModelFileError(
             f"{path} is cut short or damaged: its header should have {header_length:,} bytes (at most "
-            f"{LARGEST_HEADER:,}), the file has {num_bytes:,}. {_AGAIN}"
+            f"{LARGEST_HEADER:,}), the file has {num_bytes:,}. {AGAIN}"
         )
     raise ModelFileError(
         f"{path} is not a model file: it is not in the safetensors format, it begins with {start[:16]!r}. "
         "Give a model.safetensors that vizsla wrote."
     )
-
-
-def _refuse_foreign(path: Path, start: bytes) -> None:
-    """Raise for the kinds of file that people may take for a model file."""
-    cure = "Give a model.safetensors that vizsla wrote, or train and export the model with vizsla."
-    if _PICKLE.match(start):
-        raise ModelFileError(
-            f"{path} is a Python pickle. It was not opened, because opening a pickle can run any program. {cure}"
-        )
-    if start.startswith(_ZIP):
-        raise ModelFileError(
-            f"{path} is a zip archive, in which torch.save puts pickles. It was not opened, because opening a pickle "
-            f"can run any program. {cure}"
-        )
-    if start.startswith(_HDF5):
-        raise ModelFileError(f"{path} is an HDF5 file, as Keras writes it. {cure}")
 
 
 def _check_can_be_named(classifier: Classifier) -> Mapping[str, object]:
@@ -311,7 +283,7 @@ def _check_can_be_rebuilt(manifest: Manifest, tensors: Mapping[str, Tensor]) -> 
             f"The network {name} cannot be built again from its name and settings: {error.__cause__} Use an architecture "
             f"and a head that vizsla built, or {_KEEP_WEIGHTS}."
         ) from error
-    problems = describe_differences(expected, _forms_of(tensors))
+    problems = describe_differences(expected, forms_of(tensors))
     if problems:
         raise ConfigError(
             f"The network {name} was changed after it was built, so name and settings do not describe it any more: "
@@ -342,10 +314,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _forms_of(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
-    return {name: form_of(tensor) for name, tensor in tensors.items()}
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """Return all tensors, as views of the file; safetensors has compared shapes and positions with the file's size."""
     with _opened(path) as file:
@@ -355,7 +323,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             if dtype not in STORED_DTYPES:
                 raise ModelFileError(
                     f"{path} is damaged or not written by vizsla: its tensor {name[:80]!r} is of type {dtype}, where only "
-                    f"{', '.join(STORED_DTYPES)} occur. {_AGAIN}"
+                    f"{', '.join(STORED_DTYPES)} occur. {AGAIN}"
                 )
         return {name: file.get_tensor(name) for name in names}
 
@@ -364,7 +332,6 @@ class _StoredTensor(Protocol):
     """A tensor in a safetensors file, not read yet."""
 
     def get_dtype(self) -> str: ...
-    def get_shape(self) -> list[int]: ...
 
 
 class _SafetensorsFile(Protocol):
@@ -383,15 +350,14 @@ def _opened(path: Path) -> Generator[_SafetensorsFile]:
             yield cast("_SafetensorsFile", file)
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
-            f"{path} is damaged or not a safetensors file: {str(error)[:300]}. {_AGAIN}"
+            f"{path} is damaged or not a safetensors file: {str(error)[:300]}. {AGAIN}"
         ) from error
 
 
 def _library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
-        with suppress(
-            metadata.PackageNotFoundError
-        ):  # Some builds go by another name, for example pillow-simd.
+        # Some builds go by another name, for example pillow-simd.
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions

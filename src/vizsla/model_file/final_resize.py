@@ -36,11 +36,7 @@ class FinalResize:
 
     @classmethod
     def of(cls, augmentation: BatchAugmentation) -> FinalResize:
-        """Return what an augmentation does when it does not train.
-
-        Args:
-            augmentation: Of the loaders, for example ``DataLoaders.augmentation``.
-        """
+        """Return what an augmentation does when it does not train."""
         sampling = augmentation.sampling
         crop = augmentation.crop if isinstance(augmentation.crop, RandomResizedCropGPU) else None
         return cls(
@@ -74,13 +70,8 @@ def storable(
 ) -> tuple[Resize | None, BatchAugmentation]:
     """Return a resize and an augmentation that a model file can hold and that show validation images as these do.
 
-    Args:
-        items: What is done to each image (``DataLoaders.items``).
-        augmentation: What batches go through after that (``DataLoaders.augmentation``).
-
-    Returns:
-        Those given, where a file can hold them. The middle that a ``RandomResizedCrop`` shows becomes a ``Resize`` to the
-        larger size and a window in the middle of it.
+    They are those given, where a file can hold them. The middle that a ``RandomResizedCrop`` shows becomes a ``Resize`` to
+    the larger size and a window in the middle of it.
 
     Raises:
         ConfigError: There is a function of the user's own, or a transform that only cuts or keeps shapes.
@@ -105,7 +96,6 @@ def storable(
     # Half a pixel more, because the window's sides are rounded down.
     scale = min(1.0, max((height + 0.5) / outer_height, (width + 0.5) / outer_width))
     shape = width / height
-    shown = replace(
-        final, size=final.size or sizing.size, crop_ratio=(shape, shape), crop_scale=scale
-    )
+    size = final.size or sizing.size
+    shown = replace(final, size=size, crop_ratio=(shape, shape), crop_scale=scale)
     return Resize(sizing.valid_size), shown.augmentation()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+AGAIN = "Copy the file again from where it came, or export the model again."
 FORMAT_NAME = "vizsla-model"
 FORMAT_VERSION = 2
 """The newest format; it rises when a file can no longer be read by older versions of vizsla.
@@ -93,11 +94,7 @@ class Manifest:
 def manifest_to_json(manifest: Manifest) -> str:
     """Return a manifest as JSON text; metrics that are not finite become null."""
     version = 1 if manifest.task == "category" else FORMAT_VERSION
-    content: dict[str, Any] = {
-        "format": FORMAT_NAME,
-        "format_version": version,
-        **asdict(manifest),
-    }
+    content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": version, **asdict(manifest)}
     for metric in content["metrics"]:
         metric |= {end: None for end in _ENDS if not math.isfinite(metric[end])}
     # Not msgspec.json, which has no way to write or read the lone surrogates of file names that are not valid Unicode.
@@ -105,11 +102,7 @@ def manifest_to_json(manifest: Manifest) -> str:
 
 
 def manifest_from_json(text: str, *, path: Path) -> Manifest:
-    """Read a manifest from JSON text and check every field of it.
-
-    Args:
-        text: As ``manifest_to_json`` writes it.
-        path: The model file, for messages.
+    """Read a manifest from JSON text and check every field of it; messages name the file at ``path``.
 
     Raises:
         ModelFileError: The text is not JSON, comes from a newer format, or a field is missing or of the wrong type.
@@ -152,8 +145,7 @@ def _parsed(text: str, *, path: Path) -> dict[str, Any]:
         )
     except (ValueError, RecursionError) as error:
         raise ModelFileError(
-            f"{path} is damaged: the manifest in its header is not JSON that vizsla writes ({error}). "
-            "Copy the file again from where it came, or export the model again."
+            f"{path} is damaged: the manifest in its header is not JSON that vizsla writes ({error}). {AGAIN}"
         ) from error
     if not isinstance(content, dict):
         _refuse("", content, "expected an object", path=path)
@@ -257,7 +249,7 @@ def _refuse(field: str, received: object, problem: str, *, path: Path) -> NoRetu
     place = f"its field {field!r} is wrong" if field else "its manifest is wrong"
     raise ModelFileError(
         f"{path} is damaged or not written by vizsla: {place}: {problem}. "
-        f"Received: {_shown(received)}. Export the model again, or copy the file again."
+        f"Received: {_shown(received)}. {AGAIN}"
     )
 
 

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vizsla.errors import ModelFileError, VizslaError
 from vizsla.models.backbones import Backbone, build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import build_head
+from vizsla.text import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 Form = tuple[str, tuple[int, ...]]
 """Type and shape of a tensor, as the header of a safetensors file has them: ``("F32", (1000, 1280))``."""
 
-_MOST_NAMED = 3
 _MOST_SHOWN = 500  # Characters of what a library says; it may repeat all settings that a file has.
 _DTYPE_NAMES = {
     torch.float32: "F32",
@@ -56,24 +56,15 @@ _BUILD_ERRORS = (
 def rebuild_classifier(manifest: Manifest, *, path: Path) -> Classifier:
     """Return a classifier with random weights; the global random state is left as it is.
 
-    Args:
-        manifest: What to build.
-        path: The model file, for messages.
-
     Raises:
         ModelFileError: The installed libraries do not know the network, or the settings of the head make no sense.
     """
     with torch.random.fork_rng(devices=[]), _explained(manifest, path=path):
-        backbone = _backbone(manifest)
-        return _joined(backbone, _head(manifest, backbone=backbone), manifest=manifest)
+        return _with_head(_backbone(manifest), manifest)
 
 
 def expected_forms(manifest: Manifest, *, path: Path) -> dict[str, Form]:
     """Return types and shapes of the weights that a manifest asks for, by name, without memory for them.
-
-    Args:
-        manifest: What to build.
-        path: The model file, for messages.
 
     Raises:
         ModelFileError: As for ``rebuild_classifier``.
@@ -87,9 +78,7 @@ def expected_forms(manifest: Manifest, *, path: Path) -> dict[str, Form]:
             # RegNets and one of timm's 1,300. Their memory is what the library says, not what the file says.
             backbone = _backbone(manifest)
         with torch.device("meta"), _WithoutStorage():
-            head = _head(manifest, backbone=backbone)
-            classifier = _joined(backbone, head, manifest=manifest)
-    return {name: form_of(tensor) for name, tensor in classifier.state_dict().items()}
+            return forms_of(_with_head(backbone, manifest).state_dict())
 
 
 def form_of(tensor: Tensor) -> Form:
@@ -97,16 +86,13 @@ def form_of(tensor: Tensor) -> Form:
     return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
 
 
+def forms_of(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
+    """Return type and shape of each tensor."""
+    return {name: form_of(tensor) for name, tensor in tensors.items()}
+
+
 def describe_differences(expected: Mapping[str, Form], found: Mapping[str, Form]) -> str:
-    """Name up to three tensors that are missing, unexpected, or of another type or shape.
-
-    Args:
-        expected: What the network needs.
-        found: What there is.
-
-    Returns:
-        One line, empty if all fit.
-    """
+    """Name up to three tensors that are missing, unexpected, or of another type or shape; empty if all fit."""
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
     problems += [f"{name[:200]} is unexpected" for name in found.keys() - expected.keys()]
     problems += [
@@ -114,45 +100,33 @@ def describe_differences(expected: Mapping[str, Form], found: Mapping[str, Form]
         for name in expected.keys() & found.keys()
         if expected[name] != found[name]
     ]
-    problems.sort()
-    rest = len(problems) - _MOST_NAMED
-    return "; ".join(problems[:_MOST_NAMED]) + (f"; and {rest} more" if rest > 0 else "")
+    return joined(sorted(problems), limit=3, separator="; ")
 
 
 def shown_versions(manifest: Manifest) -> str:
     """Return with which versions a file was written, for messages."""
-    libraries = manifest.libraries
-    named = [name for name in ("torch", "torchvision", "timm") if name in libraries]
-    versions = [
-        f"vizsla {manifest.vizsla_version[:40]}",
-        *(f"{name} {libraries[name][:40]}" for name in named),
-    ]
-    return ", ".join(versions)
+    versions = {**manifest.libraries, "vizsla": manifest.vizsla_version}
+    named = [name for name in ("vizsla", "torch", "torchvision", "timm") if name in versions]
+    return ", ".join(f"{name} {versions[name][:40]}" for name in named)
 
 
 def _backbone(manifest: Manifest) -> Backbone:
     backbone = build_backbone(
         manifest.backbone.arch, pretrained=False, preprocessing=manifest.preprocessing
     )
-    backbone.spec = (
-        manifest.backbone
-    )  # It says where the weights come from, and they are not random.
+    # It says where the weights come from, and they are not random.
+    backbone.spec = manifest.backbone
     return backbone
 
 
-def _head(manifest: Manifest, *, backbone: Backbone) -> nn.Module:
-    return build_head(
-        manifest.head, stage_channels=backbone.stage_channels, num_classes=len(manifest.vocab)
-    )
-
-
-def _joined(backbone: Backbone, head: nn.Module, *, manifest: Manifest) -> Classifier:
-    return Classifier(backbone, head, vocab=manifest.vocab, task=manifest.task)
+def _with_head(backbone: Backbone, manifest: Manifest) -> Classifier:
+    vocab = manifest.vocab
+    head = build_head(manifest.head, stage_channels=backbone.stage_channels, num_classes=len(vocab))
+    return Classifier(backbone, head, vocab=vocab, task=manifest.task)
 
 
 def _shown_form(form: Form) -> str:
-    dtype, shape = form
-    return f"{dtype} {list(shape)}"[:200]
+    return f"{form[0]} {list(form[1])}"[:200]
 
 
 @contextmanager

@@ -57,45 +57,37 @@ class Format(StrEnum):
 
 
 def row_of(path: Path | str, result: Prediction | PictureError) -> Row:
-    """Return what is written about an image.
-
-    Args:
-        path: Of the image, as given.
-        result: What the model says about it, or why it cannot be read.
-    """
+    """Return what is written about an image: what the model says about it, or why it cannot be read."""
     if isinstance(result, PictureError):
         return {"path": str(path), "error": cause_of(result)}
     return {"path": str(path), **result.to_dict()}
 
 
-def table_line(row: Row) -> str:
-    """Return a row as a line for people."""
-    path = row["path"]
+def header_line(form: Format, columns: tuple[Column, ...]) -> str:
+    """Return what stands above the rows: names of columns in CSV, else nothing."""
+    return _csv_line(column.name for column in columns) if form is Format.csv else ""
+
+
+def row_line(
+    row: Row, form: Format, columns: tuple[Column, ...], *, only_ascii: bool = False
+) -> str:
+    """Return a row as a line of text; ``only_ascii`` has JSON escape other letters, for a file that cannot hold them."""
+    if form is Format.csv:
+        return _csv_line(column.text(row) for column in columns)
+    if form is Format.json:
+        return json.dumps(row, ensure_ascii=only_ascii) + "\n"
     if "error" in row:
-        line = f"{path}  cannot be read: {row['error']}"
+        said = f"cannot be read: {row['error']}"
     elif "probability" not in row:
-        numbers = ", ".join(f"{name} {value:.6g}" for name, value in row["prediction"].items())
-        line = f"{path}  {numbers}"
+        said = ", ".join(f"{name} {value:.6g}" for name, value in row["prediction"].items())
     else:
         top = ", ".join(f"{one['label']} {one['probability']:.1%}" for one in row["top"])
-        line = (
-            f"{path}  {_joined(row['prediction']) or '(none)'}  {row['probability']:.1%}  ({top})"
-        )
+        said = f"{_joined(row['prediction']) or '(none)'}  {row['probability']:.1%}  ({top})"
         if "label_set" in row:
-            line += f"  {{{', '.join(row['label_set'])}}}"
+            said += f"  {{{', '.join(row['label_set'])}}}"
         if row.get("none_of_these"):
-            line += "  unlike the validation images: maybe none of these"
-    return f"{printable(line).translate(_BREAKS)}\n"
-
-
-def json_line(row: Row, *, only_ascii: bool = False) -> str:
-    """Return a row as a line with a JSON object.
-
-    Args:
-        row: What is written.
-        only_ascii: Write other letters as escapes, for a file that cannot hold them.
-    """
-    return json.dumps(row, ensure_ascii=only_ascii) + "\n"
+            said += "  unlike the validation images: maybe none of these"
+    return printable(f"{row['path']}  {said}").translate(_BREAKS) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,12 +125,7 @@ class Column:
 
 
 def columns_of(predictor: Predictor, *, coverage: float | None) -> tuple[Column, ...]:
-    """Return the columns of a CSV or Parquet file, from ``path`` to ``error``.
-
-    Args:
-        predictor: The model that predicts.
-        coverage: Of the label sets; None for none.
-    """
+    """Return the columns of a CSV or Parquet file, from ``path`` to ``error``."""
     vocab = predictor.vocab
     if predictor.task == "regression":
         middle = [
@@ -147,12 +134,17 @@ def columns_of(predictor: Predictor, *, coverage: float | None) -> tuple[Column,
         ]
     else:
         middle = [
-            Column(name="prediction", kind="text", cell=_prediction),
+            Column(
+                name="prediction",
+                kind="text",
+                cell=lambda row: None if "error" in row else _joined(row["prediction"]),
+            ),
             Column(name="probability", kind="probability", cell=_field("probability")),
         ]
-        for name in vocab:
-            cell = _entry("probabilities", name)
-            middle.append(Column(name=f"prob_{name}", kind="probability", cell=cell))
+        middle += [
+            Column(name=f"prob_{name}", kind="probability", cell=_entry("probabilities", name))
+            for name in vocab
+        ]
         if coverage is not None:
             middle.append(Column(name="label_set", kind="labels", cell=_field("label_set")))
         if predictor.calibration is not None:
@@ -170,21 +162,13 @@ def _entry(field: str, name: str) -> Callable[[Row], Any]:
     return lambda row: None if "error" in row else row[field][name]
 
 
-def _prediction(row: Row) -> str | None:
-    return None if "error" in row else _joined(row["prediction"])
-
-
-def csv_line(cells: Iterable[str]) -> str:
-    """Return a line of CSV (RFC 4180, but for its end, which is a line feed).
-
-    Args:
-        cells: Quoted where they have to be.
-    """
-    return ",".join(map(_quoted_cell, cells)) + "\n"
-
-
-def _quoted_cell(cell: str) -> str:
-    return cell if _NEEDS_QUOTES.isdisjoint(cell) else '"' + cell.replace('"', '""') + '"'
+def _csv_line(cells: Iterable[str]) -> str:
+    """Return a line of CSV (RFC 4180, but for its end, which is a line feed)."""
+    quoted_cells = (
+        cell if _NEEDS_QUOTES.isdisjoint(cell) else '"' + cell.replace('"', '""') + '"'
+        for cell in cells
+    )
+    return ",".join(quoted_cells) + "\n"
 
 
 def _joined(prediction: str | list[str]) -> str:
@@ -192,11 +176,7 @@ def _joined(prediction: str | list[str]) -> str:
 
 
 def check_parquet_installed() -> None:
-    """Raise an error if Parquet files cannot be written.
-
-    Raises:
-        MissingExtraError: pyarrow is not installed.
-    """
+    """Raise MissingExtraError if pyarrow is not installed."""
     try:
         import_module("pyarrow.parquet")
     except ImportError as error:
@@ -205,39 +185,24 @@ def check_parquet_installed() -> None:
         ) from error
 
 
-def write_rows(
+def _write_rows(
     file: Path, rows: Iterator[Row], *, form: Format, columns: tuple[Column, ...]
 ) -> None:
-    """Write rows as a file, whole or not at all.
-
-    Args:
-        file: Where to.
-        rows: Taken a few thousand at a time.
-        form: Not a table.
-        columns: Of a CSV or Parquet file; in Parquet numbers are float32, and what is not known is null.
-
-    Raises:
-        OutputError: The disk is full, for example.
-    """
+    """Write rows as a file, whole or not at all."""
     with atomic_write(file) as temporary:
         if form is Format.parquet:
             _write_parquet(temporary, rows, columns=columns)
             return
         with temporary.open("w", encoding="utf-8", newline="") as opened:
-            if form is Format.csv:
-                opened.write(valid_unicode(csv_line(column.name for column in columns)))
+            opened.write(valid_unicode(header_line(form, columns)))
             for row in rows:
-                line = (
-                    csv_line([column.text(row) for column in columns])
-                    if form is Format.csv
-                    else json_line(row)
-                )
-                opened.write(valid_unicode(line))
+                opened.write(valid_unicode(row_line(row, form, columns)))
             opened.flush()
             os.fsync(opened.fileno())
 
 
 def _write_parquet(file: Path, rows: Iterator[Row], *, columns: tuple[Column, ...]) -> None:
+    """Write rows, a few thousand at a time: numbers are float32, and what is not known is null."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -278,11 +243,7 @@ class PartFile:
         self._num_waiting = 0
 
     def begin(self) -> None:
-        """Start with no rows.
-
-        Raises:
-            OutputError: The part cannot be written.
-        """
+        """Start with no rows; raise OutputError if the part cannot be written."""
         settings = settings_of(self._file)
         try:
             settings.unlink(missing_ok=True)
@@ -293,13 +254,7 @@ class PartFile:
             temporary.write_text(json.dumps(self._settings, indent=1), encoding="utf-8")
 
     def resume(self, images: Iterator[str]) -> Iterator[str]:
-        """Go on with the rows that are there.
-
-        Args:
-            images: Paths of all of them, from the first one on.
-
-        Returns:
-            Those that have no row yet.
+        """Go on with the rows that are there: return those of all the images that have no row yet.
 
         Raises:
             ConfigError: What is there comes from other images or settings.
@@ -328,11 +283,7 @@ class PartFile:
         return chain(waiting, images)
 
     def write(self, row: Row) -> None:
-        """Add a row.
-
-        Raises:
-            OutputError: The disk is full, for example; what is there stays.
-        """
+        """Add a row; after an OutputError (the disk is full, for example) what is there stays."""
         text = json.dumps(row)
         line = f'{{"crc32": {zlib.crc32(text.encode())}, "row": {text}}}\n'
         try:
@@ -345,30 +296,18 @@ class PartFile:
             raise self._said(error) from error
 
     def finish(self, *, form: Format, columns: tuple[Column, ...]) -> None:
-        """Make the file appear and remove the part.
-
-        Args:
-            form: Of the file.
-            columns: Of a CSV or Parquet file.
-
-        Raises:
-            OutputError: The disk is full, for example; what is there stays.
-        """
+        """Make the file appear and remove the part; after an OutputError what is there stays."""
         part = part_of(self._file)
         try:
             self.close()
-            write_rows(self._file, self._checked_rows(part), form=form, columns=columns)
+            _write_rows(self._file, self._checked_rows(part), form=form, columns=columns)
             part.unlink()
             settings_of(self._file).unlink(missing_ok=True)
         except OSError as error:
             raise self._said(error) from error
 
     def close(self) -> None:
-        """Let go of what is open; nothing is removed.
-
-        Raises:
-            OutputError: The last rows cannot be written.
-        """
+        """Close the part, which stays; raise OutputError if its last rows cannot be written."""
         if self._part is not None:
             try:
                 self._part.close()

@@ -128,79 +128,48 @@ def describe(
         # Tensors of their own, usable outside of inference mode.
         return [_numbers(row.clone(), vocab=vocab) for row in logits.mean(0).unbind()]
     temperature = 1.0 if calibration is None else calibration.temperature
+    novelty = None if calibration is None else calibration.novelty
+    threshold = None
+    if calibration is not None and calibration.label_sets is not None and coverage is not None:
+        threshold = calibration.label_sets.threshold(coverage)
     probabilities_BC = probabilities_of(logits / temperature, task=task).mean(0)
     # One view by logits: probabilities may round to the same value. Stable: of equals the first, as argmax does.
     ranked_BC = logits[0] if len(logits) == 1 else probabilities_BC
     order_BC = ranked_BC.argsort(dim=1, descending=True, stable=True)
     largest_B: list[float] = logits.mean(0).amax(1).tolist()
-    return [
-        _classes(
-            probabilities,
-            order=order,
-            largest_logit=largest,
+    predictions: list[Prediction] = []
+    for probabilities, order, largest in zip(
+        probabilities_BC.unbind(), order_BC.unbind(), largest_B, strict=True
+    ):
+        best: list[int] = order[:_NUM_TOP].tolist()
+        top = tuple((vocab[index], float(probabilities[index])) for index in best)
+        label, index, probability, labels = top[0][0], best[0], top[0][1], (top[0][0],)
+        if task == "multi_category":
+            index = probabilities > DECISION_THRESHOLD
+            labels = tuple(name for name, has in zip(vocab, index.tolist(), strict=True) if has)
+            label = LABEL_SEPARATOR.join(labels)
+            probability = float(torch.maximum(probabilities, 1 - probabilities).amin())
+        label_set = None
+        if threshold is not None:
+            # The likeliest class is there even where none reaches the threshold: an empty set helps nobody.
+            count = max(1, int((probabilities >= threshold).sum()))
+            label_set = tuple(vocab[index] for index in order[:count].tolist())
+        prediction = Prediction(
+            label=label,
+            index=index,
+            probability=probability,
+            probabilities=probabilities,
+            top=top,
+            labels=labels,
             task=task,
-            vocab=vocab,
-            calibration=calibration,
+            familiarity=None if novelty is None else novelty.familiarity(largest),
+            none_of_these=None if novelty is None else largest < novelty.threshold,
+            label_set=label_set,
             coverage=coverage,
+            vocab=vocab,
         )
-        for probabilities, order, largest in zip(
-            probabilities_BC.unbind(), order_BC.unbind(), largest_B, strict=True
-        )
-    ]
-
-
-def _classes(
-    probabilities: Tensor,
-    *,
-    order: Tensor,
-    largest_logit: float,
-    task: Task,
-    vocab: tuple[str, ...],
-    calibration: Calibration | None,
-    coverage: float | None,
-) -> Prediction:
-    """Return the prediction of one image from probabilities ``(C,)`` and positions of the classes, best first."""
-    best: list[int] = order[:_NUM_TOP].tolist()
-    top = tuple((vocab[index], float(probabilities[index])) for index in best)
-    label, index, probability, labels = top[0][0], best[0], top[0][1], (top[0][0],)
-    if task == "multi_category":
-        index = probabilities > DECISION_THRESHOLD
-        labels = tuple(name for name, has in zip(vocab, index.tolist(), strict=True) if has)
-        label = LABEL_SEPARATOR.join(labels)
-        probability = float(torch.maximum(probabilities, 1 - probabilities).amin())
-    novelty = None if calibration is None else calibration.novelty
-    return Prediction(
-        label=label,
-        index=index,
-        probability=probability,
-        probabilities=probabilities,
-        top=top,
-        labels=labels,
-        task=task,
-        familiarity=None if novelty is None else novelty.familiarity(largest_logit),
-        none_of_these=None if novelty is None else largest_logit < novelty.threshold,
-        label_set=_label_set(
-            probabilities, order=order, vocab=vocab, calibration=calibration, coverage=coverage
-        ),
-        coverage=coverage,
-        vocab=vocab,
-    )
-
-
-def _label_set(
-    probabilities: Tensor,
-    *,
-    order: Tensor,
-    vocab: tuple[str, ...],
-    calibration: Calibration | None,
-    coverage: float | None,
-) -> tuple[str, ...] | None:
-    if calibration is None or calibration.label_sets is None or coverage is None:
-        return None
-    threshold = calibration.label_sets.threshold(coverage)
-    # The likeliest class is there even where no class reaches the threshold: an empty set helps nobody.
-    count = max(1, int((probabilities >= threshold).sum()))
-    return tuple(vocab[index] for index in order[:count].tolist())
+        predictions.append(prediction)
+    return predictions
 
 
 def _numbers(numbers: Tensor, *, vocab: tuple[str, ...]) -> Prediction:

@@ -46,10 +46,7 @@ if TYPE_CHECKING:
 
 
 def as_rgb(image: NDArray[np.uint8] | Image.Image) -> Image.Image:
-    """Return an image from memory as upright RGB; what was given is not changed.
-
-    Args:
-        image: uint8 ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow image of any mode.
+    """Return an image from memory (see ``AnyImage``) as upright RGB; what was given is not changed.
 
     Raises:
         PictureError: It is none of these, or Pillow cannot convert it.
@@ -87,28 +84,8 @@ _PLACES = ((0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0))
 MOST_VIEWS = 2 * (1 + len(_PLACES))
 
 
-def check_num_views(views: int) -> None:
-    """Raise an error for a number of views that there is not.
-
-    Raises:
-        ConfigError: It is no whole number from 1 to ``MOST_VIEWS``.
-    """
-    if not isinstance(views, int) or not 1 <= views <= MOST_VIEWS:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
-        raise ConfigError(
-            f"The number of views of each image is a whole number from 1 to {MOST_VIEWS}. Received: {views!r}"
-        )
-
-
 def view_of(images: Tensor, *, number: int) -> Tensor:
-    """Return one view of each image.
-
-    Args:
-        images: float ``(B, 3, h, w)``.
-        number: 0 to ``MOST_VIEWS`` - 1.
-
-    Returns:
-        Of the same shape and type.
-    """
+    """Return view 0 to ``MOST_VIEWS`` - 1 of each image, float ``(B, 3, h, w)``, in the same shape."""
     if number >= 2:
         down, across = _PLACES[number // 2 - 1]
         height, width = images.shape[-2:]
@@ -138,8 +115,8 @@ class Predictor:
     Attributes:
         vocab: Names of the classes or numbers, in the order of the probabilities.
         task: What is predicted.
-        classifier: As given.
-        calibration: As given; of a model file, what was fitted on its validation images.
+        classifier: The network.
+        calibration: Of a model file, what was fitted on its validation images.
         path: The model file that it was loaded from; None if it was not.
 
     An image gets the same answer alone, in a batch of any size, and in validation, but for the rounding of the network's
@@ -174,7 +151,7 @@ class Predictor:
 
         Args:
             path: A file that ``save_bundle`` wrote.
-            device: Where to run; ``"auto"`` is CUDA if there is one, else Apple's MPS, else the CPU.
+            device: ``"auto"`` is CUDA if there is one, else Apple's MPS, else the CPU.
 
         Raises:
             ModelFileError: The file is missing, foreign, damaged, or in a newer format.
@@ -189,11 +166,7 @@ class Predictor:
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Predictor:
-        """Return the predictor of a model file that is open already.
-
-        Args:
-            bundle: Its classifier is used, not copied.
-        """
+        """Return the predictor of a model file that is open already; its classifier is used, not copied."""
         return cls(
             bundle.classifier,
             resize=bundle.manifest.resize,
@@ -225,12 +198,8 @@ class Predictor:
             valid_rows=nothing,
             task=self.task,
         )
-        loaders = DataLoaders(
-            table,
-            resize=self._reader.items,
-            device=self.device,
-            cache=PictureCache(mode="off"),
-        )
+        cache = PictureCache(mode="off")
+        loaders = DataLoaders(table, resize=self._reader.items, device=self.device, cache=cache)
         loaders.augmentation = self._augmentation
         return loaders
 
@@ -268,11 +237,7 @@ class Predictor:
         return probabilities, outputs.targets, decoded
 
     def validate(self) -> list[float]:
-        """Refuse: a model file has no images to validate on.
-
-        Raises:
-            ConfigError: Always; the message says what to do.
-        """
+        """Raise ConfigError, which says what to do: a model file has no images to validate on."""
         raise ConfigError(
             "A model file holds no images, so there is nothing to validate on. "
             "Measure it on labelled images with: vizsla evaluate MODEL DATA"
@@ -303,16 +268,11 @@ class Predictor:
         return self._predict_batch([self.prepare(image)], coverage=coverage, views=views)[0]
 
     def check_options(self, *, coverage: float | None, views: int) -> None:
-        """Raise an error if predictions cannot be made in this way.
-
-        Args:
-            coverage: See ``predict``.
-            views: See ``predict``.
-
-        Raises:
-            ConfigError: There are no such views, or the model file has no label sets.
-        """
-        check_num_views(views)
+        """Raise ConfigError if there are no such views, or the model file has no label sets for the coverage."""
+        if not isinstance(views, int) or not 1 <= views <= MOST_VIEWS:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
+            raise ConfigError(
+                f"The number of views of each image is a whole number from 1 to {MOST_VIEWS}. Received: {views!r}"
+            )
         if coverage is None:
             return
         check_coverage(coverage)
@@ -324,9 +284,6 @@ class Predictor:
 
     def prepare(self, image: AnyImage) -> NDArray[np.uint8]:
         """Decode an image and bring it to size, as validation sees it; safe in any thread.
-
-        Args:
-            image: See ``AnyImage``. It is not changed.
 
         Returns:
             uint8 ``(H, W, 3)`` for ``predict_prepared``.
@@ -343,27 +300,12 @@ class Predictor:
         coverage: float | None = None,
         views: int = 1,
     ) -> list[Prediction]:
-        """Return what the classifier says of images that ``prepare`` gave; those of one size run together.
-
-        Args:
-            images: Any number of them, uint8 ``(H, W, 3)`` each.
-            coverage: See ``predict``.
-            views: See ``predict``.
-
-        Returns:
-            One prediction for each, in their order.
-
-        Raises:
-            ConfigError: See ``predict``.
-        """
+        """Do ``predict`` for any number of images that ``prepare`` gave, in their order; those of one size run together."""
         self.check_options(coverage=coverage, views=views)
         return self._predict_batch(images, coverage=coverage, views=views)
 
     def network_input(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Return what the network is shown of images that ``prepare`` gave, for heat maps and features.
-
-        Args:
-            images: uint8 ``(H, W, 3)`` each, all of one size.
+        """Return what the network is shown of images of one size that ``prepare`` gave, for heat maps and features.
 
         Returns:
             float32 ``(B, 3, height, width)`` with values 0-1, on the classifier's device.
@@ -434,7 +376,7 @@ class Predictor:
             images,
             num_workers=num_workers,
             max_waiting=2 * batch_size,
-            num_bytes=_num_bytes,
+            num_bytes=lambda read: getattr(read[1], "nbytes", 0),
         )
         return self._stream(prepared, batch_size=batch_size, coverage=coverage, views=views)
 
@@ -463,10 +405,21 @@ class Predictor:
     def _predict_batch(
         self, images: Sequence[NDArray[np.uint8]], *, coverage: float | None, views: int
     ) -> list[Prediction]:
-        """Return the predictions of images, in their order; those of one size run together."""
         predictions: dict[int, Prediction] = {}
         for positions in positions_by_shape(images):
-            logits_VBC = self._logits([images[position] for position in positions], views=views)
+            seen = self.network_input([images[position] for position in positions])
+            with evaluation_mode(self.classifier):
+                logits_VBC = torch.stack(
+                    [
+                        compute_logits(self.classifier, view_of(seen, number=number))
+                        for number in range(views)
+                    ]
+                ).cpu()
+            if not logits_VBC.isfinite().all():
+                raise ConfigError(
+                    "The network's output is not finite: its weights are damaged. "
+                    "Train it again with a lower learning rate."
+                )
             described = describe(
                 logits_VBC,
                 task=self.task,
@@ -476,22 +429,6 @@ class Predictor:
             )
             predictions.update(zip(positions, described, strict=True))
         return [predictions[position] for position in range(len(images))]
-
-    def _logits(self, images: Sequence[NDArray[np.uint8]], *, views: int) -> Tensor:
-        """Return float32 ``(V, B, C)`` on the CPU for images of one size, uint8 ``(H, W, 3)`` each."""
-        seen = self.network_input(images)
-        with evaluation_mode(self.classifier):
-            logits_VBC = torch.stack(
-                [
-                    compute_logits(self.classifier, view_of(seen, number=number))
-                    for number in range(views)
-                ]
-            ).cpu()
-        if not logits_VBC.isfinite().all():
-            raise ConfigError(
-                "The network's output is not finite: its weights are damaged. Train it again with a lower learning rate."
-            )
-        return logits_VBC
 
 
 def positions_by_shape(images: Iterable[NDArray[np.uint8]]) -> list[list[int]]:
@@ -517,8 +454,3 @@ def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
         'cat'
     """
     return Predictor.load(fname, device="cpu" if cpu else "auto")
-
-
-def _num_bytes(prepared: tuple[AnyImage, NDArray[np.uint8] | PictureError]) -> int:
-    pixels = prepared[1]
-    return 0 if isinstance(pixels, PictureError) else pixels.nbytes

@@ -15,12 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vizsla.data.table.sources import (
-    MAX_NESTED_LINKS,
-    check_folder,
-    get_image_files,
-    is_image_name,
-)
+from vizsla.data.table.sources import MAX_NESTED_LINKS, check_folder, get_image_files, is_image_name
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
 from vizsla.model_file.manifest import manifest_to_json
@@ -29,11 +24,10 @@ from vizsla.predict.formats import (
     PartFile,
     check_parquet_installed,
     columns_of,
-    csv_line,
-    json_line,
+    header_line,
     part_of,
+    row_line,
     row_of,
-    table_line,
 )
 from vizsla.predict.predictor import Predictor
 from vizsla.text import listed, quoted
@@ -73,11 +67,7 @@ class PathSource:
         return len(self.paths)
 
     def check(self) -> None:
-        """Find out before anything is computed what can be found out.
-
-        Raises:
-            DataError: A path or list does not exist, a folder has no images, or nothing was given.
-        """
+        """Raise DataError if a path or list does not exist, a folder has no images, or nothing was given."""
         if not self.paths and not self.lists:
             raise DataError(
                 "No images were given. Give paths of images, folders, or a list of paths."
@@ -103,33 +93,25 @@ class PathSource:
         Raises:
             DataError: A folder or list cannot be read, or a list is separated otherwise.
         """
-        for path in self.paths:
+        for place, path in enumerate([*self.paths, *self.lists]):
             if str(path) == STDIN:
                 yield from read_list(sys.stdin.buffer, null=self.null, name="standard input")
+            elif place >= len(self.paths):
+                try:
+                    with Path(path).open("rb") as file:
+                        yield from read_list(file, null=self.null, name=str(path))
+                except OSError as error:
+                    raise DataError(
+                        f"The list {quoted(path)} cannot be read: {error.strerror}. Give a text file of paths."
+                    ) from error
             elif Path(path).is_dir():
                 yield from walk_images(Path(path))
             else:
                 yield str(path)
-        for path in self.lists:
-            if str(path) == STDIN:
-                yield from read_list(sys.stdin.buffer, null=self.null, name="standard input")
-                continue
-            try:
-                with Path(path).open("rb") as file:
-                    yield from read_list(file, null=self.null, name=str(path))
-            except OSError as error:
-                raise DataError(
-                    f"The list {quoted(path)} cannot be read: {error.strerror}. Give a text file of paths."
-                ) from error
 
 
 def read_list(file: BinaryIO, *, null: bool, name: str) -> Iterator[str]:
-    """Yield the paths of a list as they come; empty lines are left out.
-
-    Args:
-        file: Bytes, for example a pipe.
-        null: See ``PathSource``.
-        name: What messages call it.
+    """Yield the paths of a list as they come; empty lines are left out. Messages call it by ``name``.
 
     Raises:
         DataError: A path has a zero byte or is longer than any path.
@@ -162,8 +144,7 @@ def _listed_path(path: bytes, *, null: bool, name: str) -> Iterator[str]:
 def walk_images(folder: Path) -> Iterator[str]:
     """Yield the images below a folder in the order of ``get_image_files``, which sorts them all.
 
-    Args:
-        folder: Symbolic links in it are followed, loops are not; names that start with a dot are left out.
+    Symbolic links are followed, loops are not; names that start with a dot are left out.
 
     Raises:
         DataError: A folder cannot be read.
@@ -299,16 +280,10 @@ def print_predictions(
     # Readable where the file can hold every character; escapes that JSON knows elsewhere.
     only_ascii = (where.encoding or "utf-8").lower().replace("-", "") != "utf8"
     results = _results(predictor, source.images(), options=options)
-    if form is Format.csv:
-        where.write(csv_line(column.name for column in columns))
+    where.write(header_line(form, columns))
 
     def write(row: dict[str, Any]) -> None:
-        if form is Format.csv:
-            where.write(csv_line([column.text(row) for column in columns]))
-        elif form is Format.json:
-            where.write(json_line(row, only_ascii=only_ascii))
-        else:
-            where.write(table_line(row))
+        where.write(row_line(row, form, columns, only_ascii=only_ascii))
         where.flush()  # Whoever reads the lines on gets each at once, not when a buffer is full.
 
     return _run(results, write=write, on_progress=on_progress)

@@ -67,12 +67,7 @@ class Error(Struct, frozen=True):
 
 
 def answer_type(task: Task, *, calibration: Calibration | None) -> type[Struct]:
-    """Return the type of the answer about one image.
-
-    Args:
-        task: What is predicted.
-        calibration: Of the model file; None if it has none.
-    """
+    """Return the type of the answer about one image."""
     kinds: dict[Task, Any] = {
         "category": str,
         "multi_category": list[str],
@@ -87,7 +82,7 @@ def answer_type(task: Task, *, calibration: Calibration | None) -> type[Struct]:
         }
     if usual_coverage(calibration) is not None:
         meaning = (
-            "Labels, likeliest first, among which the true one is with the probability coverage."
+            "Labels, likeliest first; the true one is among them with the probability coverage."
         )
         optional["label_set"] = Annotated[list[str], Meta(min_length=1, description=meaning)]
         optional["coverage"] = Share
@@ -102,22 +97,13 @@ def answer_type(task: Task, *, calibration: Calibration | None) -> type[Struct]:
 
 
 def shown_name(name: str) -> str:
-    """Return the name of an upload to be read by people, on one line; it is never used as a path.
-
-    Args:
-        name: As the client gave it, any text.
-    """
+    """Return the name of an upload, any text, to be read by people, on one line; it is never used as a path."""
     one_line = printable(name).replace("\n", " ").replace("\t", " ").strip()
     return one_line if len(one_line) <= _LONGEST_NAME else f"{one_line[: _LONGEST_NAME - 1]}…"
 
 
 def answer_values(answer: Answer, *, name: str) -> dict[str, Any]:
-    """Return the fields of one element of ``pictures`` in the response.
-
-    Args:
-        answer: What is said about the image.
-        name: As the client gave it.
-    """
+    """Return the fields of one element of ``pictures`` in the response."""
     values: dict[str, Any] = {"name": shown_name(name)}
     if answer.prediction is None:
         return {**values, "error": printable(answer.error)}
@@ -133,11 +119,7 @@ def answer_values(answer: Answer, *, name: str) -> dict[str, Any]:
 
 
 def usual_coverage(calibration: Calibration | None) -> float | None:
-    """Return the coverage of label sets where nobody asks for another; None for a model that has none.
-
-    Args:
-        calibration: Of the model.
-    """
+    """Return the coverage of label sets where nobody asks for another; None for a model that has none."""
     has_sets = calibration is not None and calibration.label_sets is not None
     return USUAL_COVERAGE if has_sets else None
 
@@ -145,14 +127,8 @@ def usual_coverage(calibration: Calibration | None) -> float | None:
 def model_values(
     manifest: Manifest, *, engine: Engine, limits: Limits, title: str
 ) -> dict[str, object]:
-    """Return what ``GET /api/model`` says.
-
-    Args:
-        manifest: Of the model file.
-        engine: What it runs in.
-        limits: What it takes.
-        title: Name of the model for people.
-    """
+    """Return what ``GET /api/model`` says."""
+    calibration = engine.predictor.calibration
     return {
         "title": shown_name(title),
         "task": manifest.task,
@@ -170,8 +146,16 @@ def model_values(
             }
             for metric in manifest.metrics
         ],
-        "calibration": _calibration_values(engine.predictor.calibration),
-        "coverage": usual_coverage(engine.predictor.calibration),
+        "calibration": calibration
+        and {
+            "num_pictures": calibration.num_pictures,
+            "temperature": calibration.temperature,
+            "error_before": calibration.error_before,
+            "error_after": calibration.error_after,
+            "refused_share": REFUSED_SHARE,
+            "separation": calibration.novelty.separation,
+        },
+        "coverage": usual_coverage(calibration),
         "heat": engine.explains,
         "nearest": 0 if engine.index is None else len(engine.index.labels),
         "limits": {
@@ -186,20 +170,6 @@ def model_values(
     }
 
 
-def _calibration_values(calibration: Calibration | None) -> dict[str, object] | None:
-    """Return how far the answers may be trusted; None where the model file does not say."""
-    if calibration is None:
-        return None
-    return {
-        "num_pictures": calibration.num_pictures,
-        "temperature": calibration.temperature,
-        "error_before": calibration.error_before,
-        "error_after": calibration.error_after,
-        "refused_share": REFUSED_SHARE,
-        "separation": calibration.novelty.separation,
-    }
-
-
 def _data_address(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
@@ -207,15 +177,15 @@ def _data_address(jpeg: bytes) -> str:
 def description(
     *, title: str, task: Task, calibration: Calibration | None, limits: Limits, max_pixels: int
 ) -> Json:
-    """Return the OpenAPI document.
-
-    Args:
-        title: Name of the model.
-        task: What is predicted.
-        calibration: Of the model file; None if it has none.
-        limits: What the server takes.
-        max_pixels: Of one image.
-    """
+    """Return the OpenAPI document."""
+    rate = f"{limits.requests_per_second:g} requests a second from one address"
+    taken = [
+        f"{limits.body_bytes / 1e6:g} MB a request",
+        f"{limits.images} images a request",
+        f"{max_pixels / 1e6:g} million pixels an image",
+        f"{limits.seconds:g} seconds an answer",
+        *([rate] if limits.requests_per_second else []),
+    ]
     answer: Any = answer_type(task, calibration=calibration)
     predictions = msgspec.defstruct("Predictions", [("pictures", list[answer])])
     _, schemas = msgspec.json.schema_components(
@@ -226,16 +196,7 @@ def description(
         "info": {
             "title": f"vizsla: {title}",
             "version": __version__,
-            "description": (
-                "Images in, what a trained classifier says of them out. Limits: "
-                f"{limits.body_bytes / 1e6:g} MB a request, {limits.images} images a request, "
-                f"{max_pixels / 1e6:g} million pixels an image, {limits.seconds:g} seconds an answer"
-                + (
-                    f", {limits.requests_per_second:g} requests a second from one address."
-                    if limits.requests_per_second
-                    else "."
-                )
-            ),
+            "description": f"Classify images with a trained model. Limits: {', '.join(taken)}.",
         },
         "paths": {
             "/api/predict": {"post": _predict(limits, calibration=calibration)},
@@ -302,12 +263,7 @@ def _coverage_parameters(calibration: Calibration | None) -> list[Json]:
     usual = usual_coverage(calibration)
     if usual is None:
         return []
-    schema = {
-        "type": "number",
-        "exclusiveMinimum": 0,
-        "exclusiveMaximum": 1,
-        "default": usual,
-    }
+    schema = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": usual}
     meaning = (
         "Share of images, drawn as the validation images were, whose label_set holds the true "
         "label, at least; on average over all, not for each class by itself."

@@ -5,15 +5,12 @@ Nothing here opens a file at a visitor's wish: the page's parts are read from th
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -31,13 +28,13 @@ from vizsla.serve.answers import (
     usual_coverage,
 )
 from vizsla.serve.engine import Engine
-from vizsla.serve.guard import LOOPBACK_NAMES, Guard
-from vizsla.serve.limits import Admission, RateLimiter, RefusedError, busy
+from vizsla.serve.guard import Guard, HostNames, json_response, refusal
+from vizsla.serve.limits import Admission, RateLimiter, RefusedError
 from vizsla.serve.metrics import CONTENT_TYPE, Metrics
 from vizsla.serve.uploads import check_content_type, read_uploads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from vizsla.model_file.manifest import Manifest
     from vizsla.predict.predictor import Predictor
@@ -57,29 +54,8 @@ ASSETS = {
 _COVERAGE = re.compile(r"0?\.[0-9]{1,6}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HostNames:
-    """What a server may be called.
-
-    Attributes:
-        names: Of this machine, lower case.
-        any_address: Whether any IP address will do too.
-    """
-
-    names: Collection[str] = LOOPBACK_NAMES
-    any_address: bool = False
-
-
 class JsonApi:
-    """Answers requests of programs; one for each server.
-
-    Args:
-        engine: Predicts.
-        manifest: Of the model file.
-        limits: What is taken.
-        metrics: Where images are counted.
-        title: Name of the model, for people.
-    """
+    """Answers requests of programs; one for each server."""
 
     def __init__(
         self, engine: Engine, *, manifest: Manifest, limits: Limits, metrics: Metrics, title: str
@@ -109,10 +85,7 @@ class JsonApi:
         with self.admission.admitted(_content_length(request)):
             uploads = await read_uploads(request, limits=self._limits)
             answers = await self.engine.answer(
-                [upload.data for upload in uploads],
-                coverage=coverage,
-                heat=heat,
-                nearest=nearest,
+                [upload.data for upload in uploads], coverage=coverage, heat=heat, nearest=nearest
             )
         values = [
             self._answer(**answer_values(answer, name=upload.name))
@@ -190,13 +163,10 @@ def build_app(
         on_batch=metrics.note_batch,
     )
     api = JsonApi(engine, manifest=manifest, limits=limits, metrics=metrics, title=title)
-    gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
-        ("vizsla_requests", "Predictions under way.", lambda: api.admission.requests),
-        ("vizsla_buffered_bytes", "Set aside for bodies.", lambda: api.admission.reserved_bytes),
-        ("vizsla_waiting_pictures", "Wait for their batch.", lambda: engine.batcher.num_waiting),
-    )
-    for gauge in gauges:
-        metrics.add_gauge(*gauge)
+    room, gauge = api.admission, metrics.add_gauge
+    gauge("vizsla_requests", "Predictions under way.", lambda: room.requests)
+    gauge("vizsla_buffered_bytes", "Set aside for bodies.", lambda: room.reserved_bytes)
+    gauge("vizsla_waiting_pictures", "Wait for their batch.", lambda: engine.batcher.num_waiting)
 
     @asynccontextmanager
     async def working(_app: Starlette) -> AsyncGenerator[None]:
@@ -223,14 +193,12 @@ def build_app(
         },
     )
     application.router.redirect_slashes = False
-    known = HostNames() if names is None else names
     return Guard(
         application,
         limits=limits,
         metrics=metrics,
         routes=[route.path for route in routes],
-        names=known.names,
-        any_address=known.any_address,
+        names=HostNames() if names is None else names,
     )
 
 
@@ -245,19 +213,8 @@ def _asset(file: str, content_type: str) -> Callable[[Request], Awaitable[Respon
     return answer
 
 
-def json_response(
-    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Return a response in JSON; in ASCII, as names of classes need not be valid Unicode."""
-    text = json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
-    return Response(text, status_code=status, headers=headers, media_type="application/json")
-
-
 async def _refused(_request: Request, error: Exception) -> Response:
-    refused = error if isinstance(error, RefusedError) else busy()
-    again = refused.retry_seconds
-    headers = None if again is None else {"retry-after": str(again)}
-    return json_response(Error(refused.message), status=refused.status, headers=headers)
+    return refusal(cast("RefusedError", error))
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:

@@ -96,10 +96,7 @@ class Batcher(Generic[Item, Result]):
         return len(self._waiting)
 
     async def submit(self, items: Sequence[Item]) -> list[Result]:
-        """Return the results of some items, in their order, when all of them are there.
-
-        Args:
-            items: Any number. If the caller is cancelled, those that have not begun are left out.
+        """Return the results of some items, in their order. If the caller is cancelled, those that have not begun are left out.
 
         Raises:
             RefusedError: Too many are waiting, or the batcher is stopping (503).

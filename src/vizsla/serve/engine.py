@@ -22,12 +22,7 @@ from vizsla.data.images.decode import cause_of
 from vizsla.errors import ConfigError, PictureError
 from vizsla.infer.grad_cam import grad_cam, overlay
 from vizsla.infer.streamline import streamlined
-from vizsla.machine import (
-    default_num_workers,
-    give_back_freed_memory,
-    map_in_threads,
-    use_threads,
-)
+from vizsla.machine import default_num_workers, give_back_freed_memory, map_in_threads, use_threads
 from vizsla.predict.predictor import positions_by_shape
 from vizsla.seeding import generator
 from vizsla.serve.batching import Batcher
@@ -101,8 +96,6 @@ class Engine:
         on_batch: Told the size of each batch and the seconds that it took.
 
     Attributes:
-        predictor: As given.
-        index: As given.
         explains: Whether heat maps can be made of this network.
         max_pixels: Of one image.
     """
@@ -171,19 +164,20 @@ class Engine:
         heat: bool = False,
         nearest: int = 0,
     ) -> list[Answer]:
-        """Return what the model says of the bytes of some image files, in their order.
+        """Return what the model says of the bytes of some files, in their order; see ``Query``.
 
-        Args:
-            images: Each a file of any kind; what is no image gets an answer with the cause.
-            coverage: Of the label sets; None for none.
-            heat: Show where the network looked, if ``explains``.
-            nearest: Find so many training images, if there is an ``index``.
+        What is no image gets an answer with the cause. There are heat maps only if ``explains``, nearest images only with
+        an ``index``.
 
         Raises:
             RefusedError: Too many images are waiting (503).
             ConfigError: The network's output is not finite, or the model has no label sets.
         """
-        prepared = await self._prepare_all(images)
+        self._num_decoding += 1
+        try:
+            prepared = await asyncio.gather(*map(self._prepared, images))
+        finally:
+            self._num_decoding -= 1
         queries = [
             Query(
                 pixels=pixels,
@@ -195,17 +189,16 @@ class Engine:
             if not isinstance(pixels, str)
         ]
         results = iter(await self.batcher.submit(queries))
-        return [
-            Answer(error=pixels) if isinstance(pixels, str) else await self._described(next(results))
-            for pixels in prepared
-        ]  # fmt: skip
-
-    async def _prepare_all(self, images: Sequence[bytes]) -> list[NDArray[np.uint8] | str]:
-        self._num_decoding += 1
-        try:
-            return list(await asyncio.gather(*map(self._prepared, images)))
-        finally:
-            self._num_decoding -= 1
+        answers: list[Answer] = []
+        for pixels in prepared:
+            if isinstance(pixels, str):
+                answers.append(Answer(error=pixels))
+                continue
+            result = next(results)
+            shown = result.heat
+            jpeg = None if shown is None else await self.work(partial(_heat_jpeg, shown))
+            answers.append(Answer(prediction=result.prediction, heat=jpeg, nearest=result.nearest))
+        return answers
 
     async def _prepared(self, data: bytes) -> NDArray[np.uint8] | str:
         """Return the pixels of an image, or why there are none."""
@@ -236,15 +229,6 @@ class Engine:
             return self._decoded(data)
         finally:
             give_back_freed_memory()
-
-    async def _described(self, result: QueryResult) -> Answer:
-        heat = result.heat
-        encoded = None if heat is None else await self.work(lambda: _heat_jpeg(heat))
-        return Answer(
-            prediction=result.prediction,
-            heat=encoded,
-            nearest=result.nearest,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -287,12 +271,6 @@ class BatchRunner:
         index: Training images to compare with; None for none.
         max_batch: Images that run together; 1 predicts one by one, on all processors; 0 takes what suits the device.
 
-    Attributes:
-        predictor: As given.
-        index: As given.
-        max_batch: Images that run together at most.
-        explains: Whether heat maps can be made of this network.
-
     Raises:
         ConfigError: The network's output is not finite.
     """
@@ -316,24 +294,13 @@ class BatchRunner:
         use_threads(self._num_threads)
 
     def run(self, queries: list[Query]) -> list[QueryResult]:
-        """Return what was asked for about each image.
-
-        Args:
-            queries: Any number of them.
-
-        Raises:
-            ConfigError: The network's output is not finite.
-        """
+        """Return what was asked for about each image; raise ConfigError if the network's output is not finite."""
         predictions = self._predictions(queries)
         heats = self._heats(queries, predictions)
         similar = self._similar(queries)
         return [
-            QueryResult(
-                prediction=prediction,
-                heat=heats.get(position),
-                nearest=similar.get(position, []),
-            )
-            for position, prediction in enumerate(predictions)
+            QueryResult(prediction=one, heat=heats.get(place), nearest=similar.get(place, []))
+            for place, one in enumerate(predictions)
         ]
 
     def _predictions(self, queries: list[Query]) -> list[Prediction]:
@@ -399,19 +366,16 @@ class BatchRunner:
 def faster_copy(predictor: Predictor) -> Predictor:
     """Return a predictor that says the same, up to rounding, in less time.
 
-    Args:
-        predictor: Left as it is; the same one comes back where nothing can be gained, and on a GPU: its convolutions round
-            their weights to ten bits (TF32), and weights with norms in them would be rounded to others.
+    The same one comes back where nothing can be gained, and on a GPU: its convolutions round their weights to ten bits
+    (TF32), and weights with norms in them would be rounded to others.
     """
     if predictor.device.type != "cpu":
         return predictor
-    noise = torch.randint(
-        256, (2, _WARM_UP_SIDE, _WARM_UP_SIDE, 3), generator=generator(0, "faster_copy")
-    )
+    size = (2, _WARM_UP_SIDE, _WARM_UP_SIDE, 3)
+    noise = torch.randint(256, size, generator=generator(0, "faster_copy"))
     images = [predictor.prepare(pixels) for pixels in noise.to(torch.uint8).numpy()]
-    classifier = streamlined(predictor.classifier, images=predictor.network_input(images))
     quick = copy.copy(predictor)
-    quick.classifier = classifier
+    quick.classifier = streamlined(predictor.classifier, images=predictor.network_input(images))
     return quick
 
 

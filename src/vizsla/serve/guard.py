@@ -11,13 +11,17 @@ import asyncio
 import ipaddress
 import json
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import msgspec
+from starlette.responses import Response
 
 from vizsla.serve.limits import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, MutableMapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
     from typing import Any
 
     from vizsla.serve.limits import Limits
@@ -46,16 +50,23 @@ _HEADERS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostNames:
+    """What a server may be called.
+
+    Attributes:
+        names: Of this machine, lower case.
+        any_address: Whether any IP address will do too: a page cannot rebind one.
+    """
+
+    names: Collection[str] = LOOPBACK_NAMES
+    any_address: bool = False
+
+
 class Guard:
     """Refuses what should not come in, sets headers on what goes out, holds each request to its time, and counts.
 
-    Args:
-        application: What is guarded.
-        limits: Time of a request.
-        metrics: Where requests are counted.
-        routes: Paths that are counted by name; others as ``other``.
-        names: What this machine is called, lower case.
-        any_address: Whether it may be called by any IP address too: a page cannot rebind one.
+    Requests are counted by their path if it is one of ``routes``, else as ``other``.
     """
 
     def __init__(
@@ -65,15 +76,13 @@ class Guard:
         limits: Limits,
         metrics: Metrics,
         routes: Collection[str],
-        names: Collection[str] = LOOPBACK_NAMES,
-        any_address: bool = False,
+        names: HostNames,
     ) -> None:
         self._application = application
         self._limits = limits
         self._metrics = metrics
         self._routes = frozenset(routes)
-        self._names = frozenset(names)
-        self._any_address = any_address
+        self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's event, as ASGI says."""
@@ -94,7 +103,7 @@ class Guard:
                 self._check(scope)
                 await self._application(scope, receive, guarded_send)
         except RefusedError as refused:
-            await send_refusal(refused, send=guarded_send)
+            await refusal(refused)(scope, receive, guarded_send)
         except TimeoutError:
             if status == 0:
                 refused = RefusedError(
@@ -102,7 +111,7 @@ class Guard:
                     f"The answer took longer than {self._limits.seconds:g} seconds. Try again later, with less.",
                     retry_seconds=5,
                 )
-                await send_refusal(refused, send=guarded_send)
+                await refusal(refused)(scope, receive, guarded_send)
         finally:
             route = scope["path"] if scope["path"] in self._routes else "other"
             seconds = time.monotonic() - started
@@ -111,7 +120,8 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}  # fmt: skip
         host = _host_of(headers.get("host", ""))
-        if host not in self._names and not (self._any_address and _is_address(host)):
+        known = self._names
+        if host not in known.names and not (known.any_address and _is_address(host)):
             raise RefusedError(
                 421,
                 "This server does not go by that name. Use its address, or start it with --allowed-host NAME.",
@@ -124,22 +134,19 @@ class Guard:
             raise RefusedError(403, "Pages of other sites may not send images to this server.")
 
 
-async def send_refusal(refused: RefusedError, *, send: Send) -> None:
-    """Answer with an error in JSON.
+def json_response(
+    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response in JSON; in ASCII, as names of classes need not be valid Unicode."""
+    text = json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
+    return Response(text, status_code=status, headers=headers, media_type="application/json")
 
-    Args:
-        refused: Why.
-        send: As ASGI says.
-    """
-    body = json.dumps({"error": refused.message}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    if refused.retry_seconds is not None:
-        headers.append((b"retry-after", str(refused.retry_seconds).encode()))
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+
+def refusal(refused: RefusedError) -> Response:
+    """Return the answer to a request that is not served."""
+    again = refused.retry_seconds
+    headers = None if again is None else {"retry-after": str(again)}
+    return json_response({"error": refused.message}, status=refused.status, headers=headers)
 
 
 def _with_headers(headers: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -73,13 +73,7 @@ class Limits:
 
 
 class RefusedError(Exception):
-    """Why a request is not served.
-
-    Args:
-        status: HTTP status.
-        message: A sentence for people.
-        retry_seconds: When to try again; None where that would not help.
-    """
+    """Why a request is not served: HTTP status, a sentence for people, and when to try again (None if that does not help)."""
 
     def __init__(self, status: int, message: str, *, retry_seconds: int | None = None) -> None:
         super().__init__(message)
@@ -103,14 +97,7 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, address: str) -> None:
-        """Take a token of a client's.
-
-        Args:
-            address: Its IP address.
-
-        Raises:
-            RefusedError: It has none left (429).
-        """
+        """Take a token of the client at an IP address; raise RefusedError (429) if it has none left."""
         if not self._per_second:
             return
         client, now = _client(address), self._clock()
@@ -132,9 +119,6 @@ class RateLimiter:
 class Admission:
     """Lets requests in while there is room for them and for their bodies.
 
-    Args:
-        limits: How much room there is.
-
     Attributes:
         requests: Under way.
         reserved_bytes: Set aside for their bodies.
@@ -147,10 +131,7 @@ class Admission:
 
     @contextmanager
     def admitted(self, body_bytes: int | None) -> Generator[None]:
-        """Hold a place for a request while the block runs.
-
-        Args:
-            body_bytes: Length of its body; None if it does not say.
+        """Hold a place for a request while the block runs; None for a body that does not say its length.
 
         Raises:
             RefusedError: There is no room now (503), or the body is too large whenever it comes (413).
@@ -159,10 +140,8 @@ class Admission:
         if body_bytes is not None and body_bytes > limits.body_bytes:
             raise body_too_large(limits)
         reserved = limits.body_bytes if body_bytes is None else body_bytes
-        if (
-            self.requests >= limits.requests
-            or self.reserved_bytes + reserved > limits.buffered_bytes
-        ):
+        is_full = self.requests >= limits.requests
+        if is_full or self.reserved_bytes + reserved > limits.buffered_bytes:
             raise busy()
         self.requests += 1
         self.reserved_bytes += reserved
@@ -223,8 +202,7 @@ class FairBudget:
     async def take(self, amount: int) -> None:
         """Wait until there is enough, then count it as used; a caller that is cancelled meanwhile has taken nothing.
 
-        Args:
-            amount: Of more than there is at all, all that there is is waited for.
+        Of more than there is at all, all that there is is waited for.
         """
         amount = min(amount, self._most)
         waiting = _Waiting(amount=amount, turn=asyncio.get_running_loop().create_future())
@@ -240,11 +218,7 @@ class FairBudget:
             raise
 
     def give(self, amount: int) -> None:
-        """Give back what was taken.
-
-        Args:
-            amount: As for ``take``.
-        """
+        """Give back what was taken."""
         self.used -= min(amount, self._most)
         self._let_in()
 

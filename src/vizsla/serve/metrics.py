@@ -61,13 +61,7 @@ class Metrics:
         Gauge(name, meaning, registry=self._gauges).set_function(value)
 
     def note_request(self, route: str, *, status: int, seconds: float) -> None:
-        """Count an answered request.
-
-        Args:
-            route: One of a fixed set, so that visitors cannot make new counters.
-            status: HTTP status.
-            seconds: From headers to the last byte.
-        """
+        """Count an answered request; the route is one of a fixed set, so that visitors cannot make new counters."""
         self._requests.labels(route, str(status)).inc()
         if route == "/api/predict":
             self._seconds.observe(seconds)

@@ -42,12 +42,7 @@ _BATCH_SIZE = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingImage:
-    """An image that a network learned from.
-
-    Attributes:
-        path: The file; it is read once, and no visitor is told where it lies.
-        label: In words, empty where it is not known.
-    """
+    """An image that a network learned from: its file, of which no visitor is told, and its label, empty if not known."""
 
     path: Path
     label: str
@@ -85,12 +80,7 @@ class NearestIndex:
     num_left_out: int = 0
 
     def find(self, queries_BD: Tensor, *, count: int) -> list[list[SimilarImage]]:
-        """Return the most similar known images of each new one, best first.
-
-        Args:
-            queries_BD: float32 ``(B, D)`` on the CPU, as ``pooled_features`` gives them.
-            count: How many; fewer where there are not so many.
-        """
+        """Return the most similar known images of each new one, best first, for the features of the new ones."""
         return [
             [
                 SimilarImage(
@@ -154,12 +144,7 @@ def build_index(
 
 
 def features_of(predictor: Predictor, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Return the features of prepared images of any sizes, float32 ``(B, D)``; those of one size run together.
-
-    Args:
-        predictor: Its network makes them.
-        images: As ``Predictor.prepare`` gives them.
-    """
+    """Return the features of prepared images of any sizes, float32 ``(B, D)``; those of one size run together."""
     rows: dict[int, Tensor] = {}
     for positions in positions_by_shape(images):
         seen = predictor.network_input([images[position] for position in positions])
@@ -168,10 +153,7 @@ def features_of(predictor: Predictor, images: Sequence[NDArray[np.uint8]]) -> Te
 
 
 def images_of_folder(folder: Path) -> list[TrainingImage]:
-    """Return the images below a folder, labelled with the name of the folder that they lie in.
-
-    Args:
-        folder: Where to look; images that lie in it directly have no label.
+    """Return the images below a folder, labelled with the name of the folder that they lie in; those directly in it have none.
 
     Raises:
         DataError: It is no folder or has no images.
@@ -206,12 +188,7 @@ def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def jpeg_bytes(image: Image.Image, *, quality: int) -> bytes:
-    """Return an image as the bytes of a JPEG file.
-
-    Args:
-        image: RGB.
-        quality: 1-95, as Pillow counts.
-    """
+    """Return an RGB image as the bytes of a JPEG file."""
     buffer = BytesIO()
     image.save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import uvicorn
 
-    from vizsla.serve.app import HostNames
+    from vizsla.serve.guard import HostNames
     from vizsla.serve.nearest import NearestIndex
 
 DEFAULT_PORT = 8000
@@ -110,30 +110,16 @@ def serve(
 
 
 def check_extra() -> None:
-    """Find out whether the packages of the extra are there.
-
-    Raises:
-        MissingExtraError: One is not.
-    """
+    """Raise MissingExtraError unless the packages of the extra are there."""
     from importlib.util import find_spec
 
-    for package, name in (
-        ("starlette", "starlette"),
-        ("uvicorn", "uvicorn"),
-        ("python_multipart", "python-multipart"),
-        ("prometheus_client", "prometheus-client"),
-    ):
-        if find_spec(package) is None:
+    for name in ("starlette", "uvicorn", "python-multipart", "prometheus-client"):
+        if find_spec(name.replace("-", "_")) is None:
             raise MissingExtraError(name, extra="serve", purpose="serve a model")
 
 
 def make_server(application: object, *, limits: Limits) -> uvicorn.Server:
-    """Return a server that has not begun.
-
-    Args:
-        application: An ASGI application.
-        limits: Connections, and the times for headers and for stopping.
-    """
+    """Return a server of an ASGI application that has not begun."""
     import uvicorn
 
     # Damaged forms get their answer; a line for each on standard error would let visitors fill a disk.
@@ -162,9 +148,6 @@ def timed_connection(header_seconds: float) -> type[asyncio.Protocol]:
     refused already. Each such connection would hold one of the places that there are, so one on which no request has come for
     a while is closed, however many bytes have. It is h11's, not that of httptools: h11 bounds the bytes of a header (64 kB),
     httptools does not, and a faster parser would win little beside the milliseconds of the network.
-
-    Args:
-        header_seconds: From the opening, or from the end of an answer, to the headers of the next request.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -208,11 +191,7 @@ def timed_connection(header_seconds: float) -> type[asyncio.Protocol]:
 
 @contextmanager
 def listening(host: str, port: int) -> Generator[socket.socket]:
-    """Give a socket that listens.
-
-    Args:
-        host: A name or an address.
-        port: 0 for any free one.
+    """Give a socket that listens at a name or address; port 0 is any free one.
 
     Raises:
         ConfigError: There is no such address here, or the port is taken or not allowed.
@@ -244,14 +223,8 @@ def address_of(listener: socket.socket) -> str:
 
 
 def host_names(listener: socket.socket, *, allowed: tuple[str, ...]) -> HostNames:
-    """Return what the server may be called in requests.
-
-    Args:
-        listener: Its socket. Where others can reach it, the machine's name and any IP address will do too.
-        allowed: Further names.
-    """
-    from vizsla.serve.app import HostNames
-    from vizsla.serve.guard import LOOPBACK_NAMES
+    """Return what the server may be called: where others can reach it, the machine's name and any IP address will do too."""
+    from vizsla.serve.guard import LOOPBACK_NAMES, HostNames
 
     further = {name.lower().rstrip(".") for name in allowed}
     if is_loopback(listener):

@@ -241,7 +241,7 @@ def test_weights_that_do_not_fit_the_named_network_are_named(saved: Path, rewrit
         load_bundle(saved)
     assert "do not fit the network test_resnet: " in str(caught.value)
     assert "head.layers.4.weight is F32 [16, 192] and should be F32 [17, 192]" in str(caught.value)
-    assert "; and 3 more" in str(caught.value)
+    assert "and 3 more" in str(caught.value)
 
 
 def test_a_network_that_the_installed_libraries_lack_is_named(saved: Path, rewrite: Any):
@@ -445,7 +445,7 @@ def test_differences_name_at_most_three_tensors():
     assert describe_differences(expected, expected) == ""
     found = {"b": two, "c": ("I64", (1,)), "d": one, "e": one, "x": one}
     assert describe_differences(expected, found) == (
-        "a is missing; b is F32 [2, 2] and should be F32 [1]; c is I64 [1] and should be F32 [1]; and 1 more"
+        "a is missing; b is F32 [2, 2] and should be F32 [1]; c is I64 [1] and should be F32 [1] and 1 more"
     )
 
 
