@@ -98,7 +98,7 @@ def test_v1_validation_labels_follow_the_training_classes(lesson: str):
 
 def test_v2_files_are_sorted_and_what_is_no_picture_is_left_out_with_a_warning(lesson: str):
     Path(lesson, "train", "cats", "Thumbs.db").write_bytes(b"x")
-    with pytest.warns(UserWarning, match="1 files .* are no pictures"):
+    with pytest.warns(UserWarning, match="1 files .* are not images"):
         data: Any = make_data(lesson)
     names = data.trn_ds.fnames
     assert names == sorted(names)

@@ -21,7 +21,7 @@ globals().update({name: getattr(classic, name) for name in __all__})
 
 
 class ConvLearner(learner.ConvLearner):
-    """The learner whose ``TTA`` returns the mean over the versions of each picture."""
+    """The learner whose ``TTA`` returns the mean over the versions of each image."""
 
     def TTA(  # noqa: N802 (the notebooks' name for it)
         self, n_aug: int = 4, is_test: bool = False
@@ -30,7 +30,7 @@ class ConvLearner(learner.ConvLearner):
 
         Args:
             n_aug: Number of augmented versions; for every four of them the plain outputs count once more.
-            is_test: Take the test pictures instead of the validation pictures.
+            is_test: Take the test images instead of the validation images.
         """
         log_preds, targets = super().TTA(n_aug, is_test)
         return log_preds.mean(axis=0), targets

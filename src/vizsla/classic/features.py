@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vizsla.classic.data import Batches
+    from vizsla.classic.loaders import Batches
     from vizsla.classic.models import ConvnetBuilder
     from vizsla.classic.training import ClassicTrainer
 

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from vizsla.classic.data import Batches, ImageClassifierData
+    from vizsla.classic.data import ImageClassifierData
+    from vizsla.classic.loaders import Batches
     from vizsla.classic.models import Arch, SummaryRow
     from vizsla.classic.training import Callback
     from vizsla.evaluate.predictions import Predictions

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vizsla.classic.data import ImageDataset
+    from vizsla.classic.loaders import ImageDataset
 
 __all__ = ["ImageModelResults", "plot_confusion_matrix", "plots"]
 

@@ -1,15 +1,8 @@
-"""Numbers of lesson one's transforms in, how the engine prepares pictures for training and for validation out.
+"""What lesson one lets happen to images, and how the engine does it.
 
 Scale, zoom, rotation, flip and crop become one sizing on the CPU and one map with one interpolation (``vizsla.augment``);
-``RandomLighting`` has a formula of its own and follows it. Arrays are HWC float 0-1 before and CHW normalised after.
-
-An RGB picture of any size in, a square of it out: scaled by its smaller side, with a border, cut anywhere or in the middle.
-
-uint8 batches in, float batches 0-1 out: the engine's augmentation, then lesson one's change of brightness and contrast.
-
-Shapes: B pictures of a batch.
-
-What lesson one lets happen to pictures, as values: how they are scaled, turned, mirrored and cut.
+``RandomLighting`` has a formula of its own and follows it. Arrays are HWC float 0-1 before and CHW normalised after. B: images
+of a batch.
 """
 
 from __future__ import annotations
@@ -43,12 +36,152 @@ from vizsla.errors import ConfigError
 from vizsla.seeding import counter_uniform
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.augment.kernels import PadMode
     from vizsla.data.images.sizing import Box, Pixels, Sizing
     from vizsla.types import Size
+
+__all__ = [
+    "CONSTANT",
+    "REFLECT",
+    "REPLICATE",
+    "CropType",
+    "RandomDihedral",
+    "RandomFlip",
+    "RandomLighting",
+    "RandomRotate",
+    "RandomScale",
+    "Scale",
+    "TfmType",
+    "Transforms",
+    "imagenet_stats",
+    "inception_stats",
+    "tfms_from_model",
+    "tfms_from_stats",
+    "transforms_basic",
+    "transforms_side_on",
+    "transforms_top_down",
+]
+
+imagenet_stats = IMAGENET_STATS
+inception_stats = INCEPTION_STATS
+
+REFLECT: PadMode = "reflection"
+REPLICATE: PadMode = "border"
+CONSTANT: PadMode = "zeros"
+_OPENCV_BORDERS: dict[object, PadMode] = {0: CONSTANT, 1: REPLICATE, 2: REFLECT, 4: REFLECT}
+
+
+# --- what a notebook asks for ------------------------------------------------------------------------------------------
+
+
+class CropType(IntEnum):
+    """How a square is taken out of an image."""
+
+    RANDOM = 1
+    CENTER = 2
+    NO = 3
+    GOOGLENET = 4
+
+
+class TfmType(IntEnum):
+    """What a transform does to the target; only NO is there for classification."""
+
+    NO = 1
+    PIXEL = 2
+    COORD = 3
+    CLASS = 4
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Bring the smaller side to ``sz`` pixels."""
+
+    sz: int
+
+
+@dataclass(frozen=True)
+class RandomScale:
+    """Bring the smaller side to between ``sz`` and ``max_zoom * sz`` pixels.
+
+    Args:
+        sz: Pixels.
+        max_zoom: Largest factor, or (smallest, largest).
+        p: Probability; otherwise the factor is 1.
+    """
+
+    sz: int
+    max_zoom: float | tuple[float, float]
+    p: float = 0.75
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest factor."""
+        if isinstance(self.max_zoom, Sequence):
+            low, high = self.max_zoom
+            return float(low), float(high)
+        return 1.0, float(self.max_zoom)
+
+
+@dataclass(frozen=True)
+class RandomRotate:
+    """Turn about the middle by up to ``deg`` degrees either way.
+
+    Args:
+        deg: Largest angle.
+        p: Probability.
+        mode: What is seen outside the image: ``REFLECT``, ``REPLICATE`` or ``CONSTANT``.
+        tfm_y: ``TfmType.NO``.
+    """
+
+    deg: float
+    p: float = 0.75
+    mode: PadMode | int = REFLECT
+    tfm_y: TfmType = TfmType.NO
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Mirror left and right, with probability ``p``."""
+
+    tfm_y: TfmType = TfmType.NO
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class RandomDihedral:
+    """Turn by a multiple of 90 degrees and mirror half of the images."""
+
+    tfm_y: TfmType = TfmType.NO
+
+
+@dataclass(frozen=True)
+class RandomLighting:
+    """Add to all pixels, and move them towards their mean or away from it; it always acts.
+
+    Args:
+        b: Largest change of brightness either way, values being 0-1.
+        c: Largest change of contrast: a draw c >= 0 multiplies by 1 + c, one below by 1 / (1 - c).
+        tfm_y: Of no matter for classification.
+    """
+
+    b: float
+    c: float
+    tfm_y: int = 1
+
+
+ScaleTransform = Scale | RandomScale
+
+transforms_basic = [RandomRotate(10), RandomLighting(0.05, 0.05)]
+transforms_side_on = [*transforms_basic, RandomFlip()]
+transforms_top_down = [*transforms_basic, RandomDihedral()]
+
+
+# --- how the engine does it --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,30 +223,8 @@ class ScaledCrop(SizingDefaults):
         return window_box(size, self.size, x=draws[0], y=draws[1])
 
 
-@dataclass(frozen=True)
-class RandomLighting:
-    """Add to all pixels, and move them towards their mean or away from it; it always acts.
-
-    Args:
-        b: Largest change of brightness either way, values being 0-1.
-        c: Largest change of contrast: a draw c >= 0 multiplies by 1 + c, one below by 1 / (1 - c).
-        tfm_y: Of no matter for classification.
-    """
-
-    b: float
-    c: float
-    tfm_y: int = 1
-
-
 class Lighting(BatchAugmentation):
-    """The engine's augmentation followed by ``RandomLighting``.
-
-    Args:
-        transforms: As for ``BatchAugmentation``.
-        size: As for ``BatchAugmentation``.
-        seed: As for ``BatchAugmentation``.
-        lighting: What follows.
-    """
+    """The engine's augmentation, whose options it has, followed by ``RandomLighting``."""
 
     def __init__(
         self,
@@ -127,35 +238,25 @@ class Lighting(BatchAugmentation):
         self.lighting = lighting
 
     def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
-        """Return the pictures as float32 0-1; arguments as for ``BatchAugmentation``.
-
-        Args:
-            images_u8: uint8 ``(B, 3, H, W)``.
-            rows: int64 ``(B,)``.
-            epoch: Number of the epoch.
-            training: Whether to augment.
-        """
+        """Return the images as float32 0-1; arguments as for ``BatchAugmentation``."""
         images = super().__call__(images_u8, rows=rows, epoch=epoch, training=training)
         for number, each in enumerate(self.lighting if training else ()):
             stream = f"classic lighting {number}"
             draws = counter_uniform(self.seed, stream, epoch=epoch, rows=rows, count=2)
             brightness, contrast = (draws * 2 - 1).to(images.device).unbind(1)
-            images = lit(images, brightness=brightness * each.b, contrast=contrast * each.c)
+            images = relight(images, brightness=brightness * each.b, contrast=contrast * each.c)
         return images
 
 
 @torch.no_grad()
-def lit(images: Tensor, *, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Return pictures with another brightness and contrast.
+def relight(images: Tensor, *, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Return images with another brightness and contrast, clipped to 0-1.
 
     Args:
         images: float ``(B, 3, H, W)``, 0-1.
         brightness: float ``(B,)``, added.
         contrast: float ``(B,)``: 0.05 multiplies the distance from the mean of all pixels and channels by 1.05, -0.05 by
             1 / 1.05.
-
-    Returns:
-        Like ``images``, clipped to 0-1.
     """
     factor = torch.where(contrast >= 0, 1 + contrast, 1 / (1 - contrast))
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
@@ -163,152 +264,19 @@ def lit(images: Tensor, *, brightness: Tensor, contrast: Tensor) -> Tensor:
     return (changed + brightness[:, None, None, None]).clamp_(0, 1)
 
 
-REFLECT: PadMode = "reflection"
-REPLICATE: PadMode = "border"
-CONSTANT: PadMode = "zeros"
-
-
-class CropType(IntEnum):
-    """How a square is taken out of a picture."""
-
-    RANDOM = 1
-    CENTER = 2
-    NO = 3
-    GOOGLENET = 4
-
-
-class TfmType(IntEnum):
-    """What a transform does to the target; only NO is there for classification."""
-
-    NO = 1
-    PIXEL = 2
-    COORD = 3
-    CLASS = 4
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Bring the smaller side to ``sz`` pixels.
-
-    Args:
-        sz: Pixels.
-    """
-
-    sz: int
-
-
-@dataclass(frozen=True)
-class RandomScale:
-    """Bring the smaller side to between ``sz`` and ``max_zoom * sz`` pixels.
-
-    Args:
-        sz: Pixels.
-        max_zoom: Largest factor, or (smallest, largest).
-        p: Probability; otherwise the factor is 1.
-    """
-
-    sz: int
-    max_zoom: float | tuple[float, float]
-    p: float = 0.75
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Smallest and largest factor."""
-        if isinstance(self.max_zoom, Sequence):
-            low, high = self.max_zoom
-            return float(low), float(high)
-        return 1.0, float(self.max_zoom)
-
-
-@dataclass(frozen=True)
-class RandomRotate:
-    """Turn about the middle by up to ``deg`` degrees either way.
-
-    Args:
-        deg: Largest angle.
-        p: Probability.
-        mode: What is seen outside of the picture: ``REFLECT``, ``REPLICATE`` or ``CONSTANT``.
-        tfm_y: ``TfmType.NO``.
-    """
-
-    deg: float
-    p: float = 0.75
-    mode: PadMode | int = REFLECT
-    tfm_y: TfmType = TfmType.NO
-
-
-@dataclass(frozen=True)
-class RandomFlip:
-    """Mirror left and right.
-
-    Args:
-        tfm_y: ``TfmType.NO``.
-        p: Probability.
-    """
-
-    tfm_y: TfmType = TfmType.NO
-    p: float = 0.5
-
-
-@dataclass(frozen=True)
-class RandomDihedral:
-    """Turn by a multiple of 90 degrees and mirror half of the pictures.
-
-    Args:
-        tfm_y: ``TfmType.NO``.
-    """
-
-    tfm_y: TfmType = TfmType.NO
-
-
-ScaleTransform = Scale | RandomScale
-
-transforms_basic = [RandomRotate(10), RandomLighting(0.05, 0.05)]
-transforms_side_on = [*transforms_basic, RandomFlip()]
-transforms_top_down = [*transforms_basic, RandomDihedral()]
-
-
-__all__ = [
-    "CONSTANT",
-    "REFLECT",
-    "REPLICATE",
-    "CropType",
-    "RandomDihedral",
-    "RandomFlip",
-    "RandomLighting",
-    "RandomRotate",
-    "RandomScale",
-    "Scale",
-    "TfmType",
-    "Transforms",
-    "imagenet_stats",
-    "inception_stats",
-    "tfms_from_model",
-    "tfms_from_stats",
-    "transforms_basic",
-    "transforms_side_on",
-    "transforms_top_down",
-]
-
-imagenet_stats = IMAGENET_STATS
-inception_stats = INCEPTION_STATS
-
-_OPENCV_BORDERS: dict[object, PadMode] = {0: CONSTANT, 1: REPLICATE, 2: REFLECT, 4: REFLECT}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Transforms:
-    """How one kind of pictures is prepared; made by ``tfms_from_model`` and ``tfms_from_stats``.
+    """How one kind of images is prepared; made by ``tfms_from_model`` and ``tfms_from_stats``.
 
-    Calling it prepares one picture: ``val_tfms(open_image(path))`` is what ``learn.predict_array`` takes, less the batch axis.
+    Calling it prepares one image: ``val_tfms(open_image(path))`` is what ``learn.predict_array`` takes, less the batch axis.
 
     Attributes:
         sz: Pixels of a side of what comes out.
-        sizing: What happens to a picture on the CPU.
+        sizing: What happens to an image on the CPU.
         policies: What then happens with one interpolation; empty for validation.
         lighting: What happens to brightness and contrast after that.
-        stats: Mean and standard deviation that pictures are normalised with; None leaves them at 0-1.
-        is_random: Whether a picture comes out differently each time.
+        stats: Mean and standard deviation that images are normalised with; None leaves them at 0-1.
+        is_random: Whether an image comes out differently each time.
     """
 
     sz: int
@@ -324,31 +292,22 @@ class Transforms:
         return np.array(mean, dtype=np.float32), np.array(std, dtype=np.float32)
 
     def augmentation(self, *, seed: int) -> Lighting:
-        """Return what turns uint8 batches into float batches 0-1.
-
-        Args:
-            seed: Of the random numbers.
-        """
+        """Return what turns uint8 batches into float batches 0-1, with random numbers of this seed."""
         return Lighting(self.policies, size=(self.sz, self.sz), seed=seed, lighting=self.lighting)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Return pictures of values 0-1, ``(..., 3, H, W)``, as a network wants them."""
+        """Return images of values 0-1, ``(..., 3, H, W)``, as a network wants them."""
         mean, std = (images.new_tensor(values)[:, None, None] for values in self._statistics)
         return (images - mean) / std
 
-    def unnormalised(self, images: Tensor) -> Tensor:
-        """Return normalised pictures, ``(..., 3, H, W)``, with values 0-1 again."""
-        mean, std = (images.new_tensor(values)[:, None, None] for values in self._statistics)
-        return images * std + mean
-
     def denorm(self, x: NDArray[Any] | Tensor) -> NDArray[np.float32]:
-        """Return normalised pictures as a plot wants them.
+        """Return normalised images as a plot wants them.
 
         Args:
             x: ``(3, H, W)`` or ``(N, 3, H, W)``.
 
         Returns:
-            float32 ``(N, H, W, 3)``, about 0-1; N is 1 for a single picture.
+            float32 ``(N, H, W, 3)``, about 0-1; N is 1 for a single image.
         """
         images = to_array(x).astype(np.float32)
         images = images[None] if images.ndim == 3 else images
@@ -356,43 +315,36 @@ class Transforms:
         return images.transpose(0, 2, 3, 1) * std + mean
 
     def __call__(self, im: NDArray[Any], y: object = None) -> Any:
-        """Return one picture prepared.
+        """Return one image prepared.
 
         Args:
             im: Values 0-1, ``(H, W, 3)``, any size.
-            y: Given back beside the picture if it is not None.
+            y: Given back beside the image if it is not None.
 
         Returns:
             float32 ``(3, sz, sz)``, normalised; or that and ``y``.
         """
-        pixels = np.rint(np.clip(im, 0, 1) * 255).astype(np.uint8)
-        seed = int(torch.randint(2**31, ())) if self.is_random else 0
         reader = PictureReader(resize=self.sizing, cache=PictureCache(mode="off"))
-        kept = reader.read(Image.fromarray(pixels), training=self.is_random)
-        x = self.finished(kept, reader=reader, seed=seed)
+        x = self.prepare(as_image(im), reader=reader)
         return x if y is None else (x, y)
 
-    def finished(
-        self, kept: NDArray[np.uint8], *, reader: PictureReader, seed: int
-    ) -> NDArray[np.float32]:
-        """Return what ``reader`` keeps of a picture, finished.
-
-        Args:
-            kept: uint8 ``(H, W, 3)``.
-            reader: Has this sizing.
-            seed: Of the random numbers.
-
-        Returns:
-            float32 ``(3, sz, sz)``, normalised.
-        """
-        row = torch.zeros(1, dtype=torch.int64)
+    def prepare(self, source: Path | Image.Image, *, reader: PictureReader) -> NDArray[np.float32]:
+        """Return one image as the network sees it, float32 ``(3, sz, sz)``, normalised; ``reader`` has this sizing."""
+        seed, draws, row = 0, None, torch.zeros(1, dtype=torch.int64)
         if self.is_random:
-            draws = counter_uniform(seed, "crop", epoch=0, rows=row, count=reader.num_draws)
-            kept = reader.items.view(kept, draws=draws[0].tolist(), name="an image")
-        batch = torch.tensor(kept).permute(2, 0, 1)[None]
+            seed = int(torch.randint(2**31, ()))
+            drawn = counter_uniform(seed, "crop", epoch=0, rows=row, count=reader.num_draws)
+            draws = drawn[0].tolist()
+        batch = torch.tensor(reader.read(source, draws=draws)).permute(2, 0, 1)[None]
         augment = self.augmentation(seed=seed)
         images = augment(batch, rows=row, epoch=0, training=self.is_random)
         return np.ascontiguousarray(self.normalised(images)[0].numpy())
+
+
+def as_image(values: NDArray[Any]) -> Image.Image:
+    """Return ``(H, W, 3)`` values as an image: floats are 0-1, uint8 0-255."""
+    pixels = values if values.dtype == np.uint8 else np.rint(np.clip(values, 0, 1) * 255)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def tfms_from_model(
@@ -408,7 +360,7 @@ def tfms_from_model(
     norm_y: bool = True,
     scale: ScaleTransform | Sequence[ScaleTransform] | None = None,
 ) -> tuple[Transforms, Transforms]:
-    """Return how training and validation pictures are prepared, with the statistics that belong to an architecture.
+    """Return how training and validation images are prepared, with the statistics that belong to an architecture.
 
     Args:
         f_model: The architecture, such as ``resnet34``.
@@ -417,11 +369,11 @@ def tfms_from_model(
         max_zoom: Largest zoom in training, or (smallest, largest).
         pad: Pixels of border that a training crop may reach into.
         crop_type: How the square is taken.
-        tfm_y: Targets that are pictures or points are not supported; None or ``TfmType.NO``.
+        tfm_y: Targets that are images or points are not supported; None or ``TfmType.NO``.
         sz_y: As for ``tfm_y``; None.
-        pad_mode: What is seen outside of the picture.
+        pad_mode: What is seen outside the image.
         norm_y: Of no matter.
-        scale: What brings pictures to a size, instead of ``max_zoom``.
+        scale: What brings images to a size, instead of ``max_zoom``.
 
     Returns:
         (of training, of validation).
@@ -449,32 +401,11 @@ def tfms_from_stats(
     norm_y: bool = True,
     scale: ScaleTransform | Sequence[ScaleTransform] | None = None,
 ) -> tuple[Transforms, Transforms]:
-    """Return how training and validation pictures are prepared; arguments as for ``tfms_from_model``.
-
-    Args:
-        stats: Mean and standard deviation per channel; None leaves pictures at 0-1.
-        sz: Pixels of a side.
-        aug_tfms: What may happen in training.
-        max_zoom: Largest zoom in training.
-        pad: Pixels of border.
-        crop_type: How the square is taken.
-        tfm_y: None or ``TfmType.NO``.
-        sz_y: None.
-        pad_mode: What is seen outside of the picture.
-        norm_y: Of no matter.
-        scale: What brings pictures to a size.
-
-    Returns:
-        (of training, of validation).
-
-    Raises:
-        NotImplementedError: The targets are to be transformed too.
-        ConfigError: A number cannot work.
-    """
+    """Return what ``tfms_from_model`` does, with a mean and a standard deviation per channel; None leaves images at 0-1."""
     del norm_y
     if tfm_y not in (None, TfmType.NO) or sz_y is not None:
         raise NotImplementedError(
-            "Targets that are pictures or points (tfm_y, sz_y) are not part of this dialect, which classifies."
+            "Targets that are images or points (tfm_y, sz_y) are not part of this dialect, which classifies."
         )
     crop = CropType.RANDOM if crop_type is None else CropType(crop_type)
     scaling = _scaling(scale, sz=sz, max_zoom=max_zoom)
@@ -518,7 +449,7 @@ def _scaling(
     chosen = given[0] if given else Scale(sz) if max_zoom is None else RandomScale(sz, max_zoom)
     if chosen.sz < sz:
         raise ConfigError(
-            f"Pictures are scaled to at least the size that is cut out of them. Received: {chosen} for sz={sz}"
+            f"Images are scaled to at least the size that is cut out of them. Received: {chosen} for sz={sz}"
         )
     return chosen
 

@@ -23,7 +23,7 @@ from vizsla.classic.transforms import (
     ScaledCrop,
     TfmType,
     imagenet_stats,
-    lit,
+    relight,
     tfms_from_model,
     tfms_from_stats,
     transforms_basic,
@@ -156,7 +156,7 @@ def test_lighting_has_the_recorded_formula():
     golden = GOLDEN["lighting"]
     pixels = np.array(golden["in"]).reshape(golden["shape"])
     images = torch.tensor(pixels, dtype=torch.float64).permute(2, 0, 1)[None]
-    found = lit(
+    found = relight(
         images, brightness=torch.tensor([golden["b"]]), contrast=torch.tensor([golden["c"] - 1])
     )
     expected = np.array(golden["out"]).reshape(golden["shape"])
@@ -166,7 +166,7 @@ def test_lighting_has_the_recorded_formula():
 @pytest.mark.parametrize("draw", GOLDEN["contrast_map"])
 def test_contrast_is_mapped_to_the_recorded_factor(draw: str):
     images = torch.tensor([0.25, 0.75], dtype=torch.float64).reshape(1, 1, 1, 2).expand(1, 3, 1, 2)
-    found = lit(images, brightness=torch.zeros(1), contrast=torch.tensor([float(draw)]))
+    found = relight(images, brightness=torch.zeros(1), contrast=torch.tensor([float(draw)]))
     factor = GOLDEN["contrast_map"][draw]
     assert float(found[0, 0, 0, 1] - 0.5) == pytest.approx(0.25 * factor, rel=1e-6)
 
