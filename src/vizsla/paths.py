@@ -25,9 +25,6 @@ class ImagePaths(Sequence[Path]):
 
     Equal to any sequence of the same paths.
 
-    Args:
-        paths: The paths; a text is what ``Path`` makes of it.
-
     Examples:
         >>> ImagePaths(["pets/1.jpg", "pets/2.jpg"])[1].name
         '2.jpg'
@@ -92,9 +89,6 @@ class ImagePaths(Sequence[Path]):
 
     def text(self, position: int) -> str:
         """Return a path as text, which takes a tenth of the time of making a ``Path``.
-
-        Args:
-            position: From 0; negative ones count from the end.
 
         Raises:
             IndexError: There is no such path.

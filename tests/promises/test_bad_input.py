@@ -195,7 +195,7 @@ def test_on_bad_skip_trains_on_the_rest_and_the_report_lists_the_others(
 ):
     done = vizsla("train", "pictures", "--size", "64", "--out", "run", "--on-bad", "skip")
     assert (done.code, done.err) == (0, "")
-    assert "Left out 3 unreadable pictures; the report lists what was wrong." in done.out
+    assert "Left out 3 unreadable images; the report lists what was wrong." in done.out
     report = re.sub(r"<[^>]*>", "", (folder / "run" / "report.html").read_text("utf-8"))
     assert all(f"{name}{cause}" in report for name, cause in escaped_causes().items())
     predictions = (folder / "run" / "predictions.csv").read_text("utf-8")

@@ -243,7 +243,10 @@ def _finish(
     if any(changes.needs[at].pooled_size for at in share):
         spare = _empty(shape, device=device)
     for needs, positions in _groups(changes.needs, share, at_a_time=at_a_time):
-        chosen = _selector(positions, device=device)
+        if positions[-1] - positions[0] == len(positions) - 1:  # neighbours: a slice copies nothing
+            chosen = slice(positions[0], positions[-1] + 1)
+        else:
+            chosen = torch.tensor(positions).to(device, non_blocking=True)
         part = floats[: len(positions)].copy_(images[chosen])
         if needs.pooled_size is not None:
             part = area_average(part, size=needs.pooled_size, spare=spare)
@@ -293,13 +296,6 @@ def _empty(shape: tuple[int, ...], *, device: torch.device, memory: Blocks | Non
     count, channels, height, width = shape
     lying = memory.empty((count, height, width, channels), dtype=torch.float32)
     return lying.permute(0, 3, 1, 2)
-
-
-def _selector(positions: list[int], *, device: torch.device) -> slice | Tensor:
-    """Return an index for these images: a slice, which copies nothing, where they are neighbours."""
-    if positions[-1] - positions[0] == len(positions) - 1:
-        return slice(positions[0], positions[-1] + 1)
-    return torch.tensor(positions).to(device, non_blocking=True)
 
 
 def _flags(flags: Tensor) -> list[bool]:

@@ -115,11 +115,11 @@ def act(
 
     Args:
         transforms: What is done, random or fixed. A ``Normalize`` acts after the others.
-        images: One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1; left as they are.
+        images: One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1.
         generator: Where random draws come from; ``None``: torch's default generator.
 
     Returns:
-        Images of the same class, float: in the dtype that came in, float32 for uint8.
+        New images of the same class, in the dtype that came in, float32 for uint8.
 
     Raises:
         ConfigError: It is neither one image nor a batch, or the transforms cannot be composed.
@@ -142,22 +142,7 @@ def act(
 def _act_alone(
     self: BatchTransform, images: Tensor, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Return images with this one transform applied at once; see ``act``.
-
-    Args:
-        self: The transform.
-        images: One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1; left as they are.
-        generator: Where random draws come from; ``None``: torch's default generator (``torch.manual_seed``).
-
-    Returns:
-        Images of the same class, float: in the dtype that came in, float32 for uint8.
-
-    Raises:
-        ConfigError: It is neither one image nor a batch.
-
-    Examples:
-        >>> turned = Rotate(draw=30, p=1)(images)
-    """
+    """Return images with this one transform applied at once, as in ``Rotate(draw=30, p=1)(images)``; see ``act``."""
     return act([self], images, generator=generator)
 
 
@@ -294,12 +279,11 @@ class BatchAugmentation:
         self.crop = None if crop is None else crop[0]
         self.normalize = _only([t for t in self.transforms if isinstance(t, Normalize)])
         first = self._geometry[0][0] if self._geometry else None
+        self.sampling = Sampling() if self.crop is None else Sampling(mode=self.crop.mode)
         if first is not None:
             self.sampling = Sampling(
                 mode=first.mode, pad_mode=first.pad_mode, align_corners=first.align_corners
             )
-        else:
-            self.sampling = Sampling() if self.crop is None else Sampling(mode=self.crop.mode)
         wanted = [size, *(t.size for t in (self.crop, first) if t is not None)]
         self.size = next((as_size(one) for one in wanted if one is not None), None)
         self.seed = seed
@@ -367,15 +351,7 @@ class BatchAugmentation:
         training: bool,
         device: torch.device,
     ) -> Changes:
-        """Draw and compose what is done to some images; no pixels are touched.
-
-        Args:
-            draws: Where the random numbers come from, one row per image.
-            source_size: (height, width) of the images that come in.
-            size: (height, width) of what comes out.
-            training: Whether to augment, or only to resize.
-            device: Of the images.
-        """
+        """Draw and compose what is done to some images; no pixels are touched."""
         colour = erasing = None
         with _one_thread():
             if training:
@@ -398,10 +374,6 @@ class BatchAugmentation:
 
     def training_map(self, draws: Draws, *, source_size: Size) -> Tensor:
         """Draw and compose the geometry of training: one map per image.
-
-        Args:
-            draws: For whom.
-            source_size: (height, width) of the images that come in.
 
         Returns:
             float64 ``(B, 3, 3)``, output to source; exactly the identity where nothing happens.
@@ -427,12 +399,7 @@ class BatchAugmentation:
         return total
 
     def validation_map(self, count: int, *, source_size: Size) -> Tensor:
-        """Return the maps of validation: the middle window if the transforms crop, else the whole image.
-
-        Args:
-            count: B, how many images there are.
-            source_size: (height, width) of the images that come in.
-        """
+        """Return the maps of validation: the middle window if the transforms crop, else the whole image."""
         if self.crop is None:
             return _identity(count)
         return self.crop.middle(
@@ -451,19 +418,12 @@ class BatchAugmentation:
 
 @dataclass(kw_only=True, eq=False)
 class _Foreseen:
-    """What will be done to batches that are known to come, drawn for some of them at a time.
+    """What will be done to batches that are known to come, drawn for some of them at a time."""
 
-    Attributes:
-        plan: The rows of each batch, int64 ``(B,)`` on the CPU; they are recognised as these very tensors.
-        epoch: Epoch number, from 0.
-        training: Whether to augment, or only to resize.
-        drawn: For which kind of batches, the number of the first of them, and their changes.
-    """
-
-    plan: Sequence[Tensor]
+    plan: Sequence[Tensor]  # rows of each batch; recognised as these very tensors
     epoch: int
     training: bool
-    drawn: tuple[object, int, list[Changes]] = (None, 0, [])
+    drawn: tuple[object, int, list[Changes]] = (None, 0, [])  # kind, number of the first, changes
     numbers: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -472,13 +432,7 @@ class _Foreseen:
     def changes(
         self, rows: Tensor, *, kind: object, draw: Callable[[Tensor], Changes]
     ) -> Changes | None:
-        """Return what is done to a batch; None if it is none of the plan.
-
-        Args:
-            rows: Of the batch, as in the plan.
-            kind: What else the changes depend on; if it differs from last time, they are drawn again.
-            draw: Makes the changes for rows of several batches.
-        """
+        """Return what is done to a batch, None if it is not of the plan; drawn again for another ``kind`` of batches."""
         number = self.numbers.get(id(rows))
         if number is None:
             return None
@@ -510,9 +464,6 @@ def stream_names(transforms: Sequence[object]) -> tuple[str, ...]:
 def as_batch(images: Tensor) -> Tensor:
     """Return plain images ``(B, C, H, W)``.
 
-    Args:
-        images: One image ``(C, H, W)`` or a batch.
-
     Raises:
         ConfigError: It is neither.
     """
@@ -533,11 +484,7 @@ def in_form_of(images: Tensor, found: Tensor) -> Tensor:
 
 
 def check_range(transform: object, name: str, value: float, *, low: float, high: float) -> None:
-    """Refuse an option outside [low, high].
-
-    Raises:
-        ConfigError: It is outside.
-    """
+    """Raise ``ConfigError`` for an option outside [low, high]."""
     if not low <= value <= high:
         raise ConfigError(
             f"{type(transform).__name__}({name}=...) must be from {low:g} to {high:g}. Received: {value!r}"
@@ -545,11 +492,7 @@ def check_range(transform: object, name: str, value: float, *, low: float, high:
 
 
 def store_draws(transform: object) -> None:
-    """Store lists of draws as tuples, so that a transform under construction becomes a value.
-
-    Raises:
-        ConfigError: A draw is neither a number, nor numbers, nor a function.
-    """
+    """Store lists of draws as tuples, so that a transform is a value; raise ``ConfigError`` for what is no draw."""
     for name in _draw_names(transform):
         value = cast("object", getattr(transform, name))
         if isinstance(value, (list, tuple)):

@@ -164,13 +164,6 @@ def sample_at(
 ) -> Tensor:
     """Return what images show at some places.
 
-    Args:
-        images: float ``(B, C, H, W)``; values keep their scale.
-        grid: float ``(B, h, w, 2)``: x, y of each place, -1 to 1 inside the image.
-        mode: Interpolation.
-        pad_mode: What is seen outside the image.
-        align_corners: Whether -1 and 1 are the centres of the corner pixels.
-
     Returns:
         ``(B, C, h, w)`` in the dtype of the images.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixedBatch:
-    """Pictures that each show two.
+    """Images that each show two.
 
     Attributes:
         images: float ``(B, C, H, W)``.
@@ -52,7 +52,7 @@ def mix_up(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 0.4)
         alpha: Shares are Beta(alpha, alpha), and the larger part stays; the default leaves most images almost as they are.
 
     Returns:
-        The batch. A image that is alone in its batch stays as it is.
+        The batch. An image that is alone in its batch stays as it is.
 
     Raises:
         ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each image.
@@ -76,7 +76,7 @@ def cut_mix(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 1.0
         alpha: 1 minus the share of the area that the box has, before it is cut off at the edges, is Beta(alpha, alpha).
 
     Returns:
-        The batch; shares are those of the pixels. A image that is alone in its batch stays as it is.
+        The batch; shares are those of the pixels. An image that is alone in its batch stays as it is.
 
     Raises:
         ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each image.

@@ -34,17 +34,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import (
-    HTTPDefaultErrorHandler,
-    HTTPErrorProcessor,
-    HTTPHandler,
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    OpenerDirector,
-    ProxyHandler,
-    Request,
-    url2pathname,
-)
+from urllib.request import HTTPRedirectHandler, Request, build_opener, url2pathname
 
 from vizsla import __version__
 from vizsla.errors import ConfigError, DataError, OutputError
@@ -72,72 +62,57 @@ def download_file(
     size: int | None = None,
     sha256: str | None = None,
     force: bool = False,
-    quiet: bool = False,
     pauses_seconds: Sequence[float] = PAUSES_SECONDS,
 ) -> Path:
-    """Bring a file from the internet to a place on the disk.
-
-    Calls for one target at the same time, from any process, wait for each other.
+    """Download a file; calls for one target at the same time, from any process, wait for each other.
 
     Args:
         url: An ``http``, ``https`` or ``file`` address.
         target: Where it goes; its folder is made. A ``file`` address is used where it is, and nothing is written.
-        size: In bytes; None if it is not known.
-        sha256: In hexadecimal; None if it is not known.
+        size: In bytes, if known.
+        sha256: In hexadecimal, if known.
         force: Download it even if it is there; what is there stays until the new one is whole.
-        quiet: Say nothing.
         pauses_seconds: Waits before each new try after a dropped connection.
 
     Returns:
         ``target``, or the path of a ``file`` address.
 
     Raises:
-        ConfigError: It is another kind of address.
-        DataError: It cannot be had, or is not what was expected. What came of it is removed, except the beginning of a
-            file that a later call can go on with.
+        ConfigError: The address is of another kind.
+        DataError: The file cannot be downloaded, or is not what was expected. Only what a later call can go on with stays.
         OutputError: It cannot be written; what came of it is removed.
 
     Examples:
         >>> download_file("https://example.com/pets.tgz", Path("pets.tgz"), size=811706944)
     """
-    expected = _Expected(size, sha256)
     local = _local_path(url)
     if local is not None:
-        _checked(local, url=url, expected=expected, recorded=None)
+        _checked_sha256(local, url=url, size=size, sha256=sha256)
         return local
     part = _Part(target.with_name(f"{target.name}.part"), url=url, size=size)
     waiting = f"Another program is downloading {target.name}; waiting for it."
-    with _locked(target.with_name(f".{target.name}.lock"), waiting=waiting, quiet=quiet):
+    with _locked(target.with_name(f".{target.name}.lock"), waiting=waiting):
         recorded = _recorded_sha256(target, url)
         if target.exists() and not force:
             try:
-                _checked(target, url=url, expected=expected, recorded=recorded)
+                _checked_sha256(target, url=url, size=size, sha256=sha256, recorded=recorded)
             except DataError:
-                _say(
-                    f"{target} is damaged or of another version; downloading it again.", quiet=quiet
-                )
+                _say(f"{target} is damaged or of another version; downloading it again.")
             else:
                 return target
-        _say(f"Downloading {url} to {target}", quiet=quiet)
-        with _Bar(f"Downloading {target.name}", quiet=quiet) as bar:
+        _say(f"Downloading {url} to {target}")
+        with _Bar(f"Downloading {target.name}") as bar:
             part.fill(pauses_seconds, bar=bar)
         try:
-            found = _checked(part.path, url=url, expected=expected, recorded=recorded)
+            found = _checked_sha256(part.path, url=url, size=size, sha256=sha256, recorded=recorded)
             if sha256 is None and recorded is None:
-                _record(target, url=url, found=found, quiet=quiet)
+                _record(target, url=url, size=part.size(), sha256=found)
             os.replace(part.path, target)  # noqa: PTH105 (Path.replace says less: its error lacks the target on some systems)
         except OSError as error:
             raise _unwritable(target, error) from error
         finally:
             part.remove()
     return target
-
-
-class _Expected(NamedTuple):
-    """Size in bytes and SHA-256 in hexadecimal of a file; None where it is not known."""
-
-    size: int | None = None
-    sha256: str | None = None
 
 
 def _local_path(url: str) -> Path | None:
@@ -156,18 +131,20 @@ def _local_path(url: str) -> Path | None:
     return path
 
 
-def _checked(path: Path, *, url: str, expected: _Expected, recorded: str | None) -> _Expected:
-    """Return size and SHA-256 of a file that is as expected."""
-    size = path.stat().st_size
-    if expected.size is not None and size != expected.size:
-        raise _unlike(url, f"it has {size:,} bytes, not {expected.size:,}")
+def _checked_sha256(
+    path: Path, *, url: str, size: int | None, sha256: str | None, recorded: str | None = None
+) -> str:
+    """Return the SHA-256 of a file that is as expected, or as it was when it first came."""
+    found_size = path.stat().st_size
+    if size is not None and found_size != size:
+        raise _unlike(url, f"it has {found_size:,} bytes, not {size:,}")
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    known = recorded if expected.sha256 is None else expected.sha256.lower()
-    if known is not None and sha256 != known:
-        when = " as when it was first downloaded" if expected.sha256 is None else ""
-        raise _unlike(url, f"its SHA-256 is {sha256}, not {known}{when}")
-    return _Expected(size, sha256)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    known = recorded if sha256 is None else sha256.lower()
+    if known is not None and found != known:
+        when = " as when it was first downloaded" if sha256 is None else ""
+        raise _unlike(url, f"its SHA-256 is {found}, not {known}{when}")
+    return found
 
 
 def _record_path(target: Path) -> Path:
@@ -189,16 +166,15 @@ def _recorded_sha256(target: Path, url: str) -> str | None:
     return str(record["sha256"]) if same and "sha256" in record else None
 
 
-def _record(target: Path, *, url: str, found: _Expected, quiet: bool) -> None:
+def _record(target: Path, *, url: str, size: int, sha256: str) -> None:
     path = _record_path(target)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    record = {"url": url, "size": found.size, "sha256": found.sha256, "first_downloaded": now}
+    record = {"url": url, "size": size, "sha256": sha256, "first_downloaded": now}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     _say(
-        f"No check sum is known for {url}. What came ({shown_bytes(found.size or 0)}, SHA-256 {found.sha256}) is noted "
-        f"in {path}; later downloads must be the same.",
-        quiet=quiet,
+        f"No check sum is known for {url}. What came ({shown_bytes(size)}, SHA-256 {sha256}) is noted in {path}; "
+        "later downloads must be the same."
     )
 
 
@@ -207,13 +183,7 @@ class _DroppedError(Exception):
 
 
 class _Part:
-    """The part of a file that has arrived so far, and the note that says of which version it is.
-
-    Args:
-        path: Of the part; its folder must exist.
-        url: ``http`` or ``https``.
-        size: Of the whole file in bytes, if it is known.
-    """
+    """The part of a file that has arrived so far, and the note that says of which version it is."""
 
     def __init__(self, path: Path, *, url: str, size: int | None) -> None:
         self.path = path
@@ -222,27 +192,19 @@ class _Part:
         self._note = path.with_name(f"{path.name}.json")
 
     def remove(self) -> None:
-        """Remove the part and its note."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
     def fill(self, pauses_seconds: Sequence[float], *, bar: _Bar) -> None:
-        """Download the rest, in as many tries as it takes; an earlier call's part is gone on with.
-
-        Only after a connection that kept breaking the part stays, for a later call to go on with.
-
-        Raises:
-            DataError: The server does not give the file, or gives another size.
-            OutputError: The part cannot be written, or the disk has no room for it.
-        """
+        """Download the rest, in as many tries as it takes; the part stays only if the connection kept breaking."""
         failures = 0
         while True:
-            before = self._size()
+            before = self.size()
             try:
                 self._try_once(bar)
                 return
             except _DroppedError as drop:
-                failures = 0 if self._size() > before else failures
+                failures = 0 if self.size() > before else failures
                 if failures >= len(pauses_seconds):
                     raise self._gave_up(drop, num_tries=failures + 1) from drop
                 bar.line(f"{drop}; trying again in {pauses_seconds[failures]:g} s")
@@ -251,7 +213,7 @@ class _Part:
 
     def _try_once(self, bar: _Bar) -> None:
         version = self._version()
-        start = 0 if version is None else self._size()
+        start = 0 if version is None else self.size()
         headers = {"User-Agent": f"vizsla/{__version__}", "Accept-Encoding": "identity"}
         if version is not None and start:
             headers |= {"Range": f"bytes={start}-", "If-Range": version}
@@ -332,14 +294,14 @@ class _Part:
 
     def _gave_up(self, drop: _DroppedError, *, num_tries: int) -> DataError:
         end = "Check the connection, and try again later."
-        if self._size() == 0 or self._version() is None:
+        if self.size() == 0 or self._version() is None:
             self.remove()
         else:
-            kept = shown_bytes(self._size())
+            kept = shown_bytes(self.size())
             end = f"{kept} are kept; check the connection, and call it again to go on from there."
         return DataError(f"Cannot download {self._url}: {drop}; {num_tries} tries were made. {end}")
 
-    def _size(self) -> int:
+    def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def _version(self) -> str | None:
@@ -355,29 +317,19 @@ class _Part:
 
 
 def _open(request: Request) -> Any:
-    opener = OpenerDirector()
-    for handler in (
-        ProxyHandler(),
-        HTTPHandler(),
-        HTTPSHandler(),
-        _SafeRedirects(),
-        HTTPDefaultErrorHandler(),
-        HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
     try:
-        return opener.open(request, timeout=_TIMEOUT_SECONDS)
+        return build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT_SECONDS)
     except HTTPError:
         raise
-    except URLError as error:
-        if isinstance(error.reason, ssl.SSLCertVerificationError):
+    except (OSError, HTTPException) as error:
+        came = "connection to" if isinstance(error, URLError) else "answer from"
+        reason = error.reason if isinstance(error, URLError) else error
+        if isinstance(reason, ssl.SSLCertVerificationError):
             raise DataError(
-                f"Cannot download {request.full_url}: the server's certificate is not valid ({error.reason}). "
+                f"Cannot download {request.full_url}: the server's certificate is not valid ({reason}). "
                 "Check the address, and the certificates of this system."
             ) from error
-        raise _DroppedError(f"No connection to {request.host} ({error.reason})") from error
-    except (OSError, HTTPException) as error:
-        raise _DroppedError(f"No answer from {request.host} ({error})") from error
+        raise _DroppedError(f"No {came} {request.host} ({reason})") from error
 
 
 class _SafeRedirects(HTTPRedirectHandler):
@@ -420,7 +372,7 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
 
 
 @contextmanager
-def _locked(path: Path, *, waiting: str, quiet: bool = False) -> Generator[None]:
+def _locked(path: Path, *, waiting: str) -> Generator[None]:
     """Be the only one with a lock file until the block ends; its folder is made. The system frees the lock of a killed program."""
     from filelock import FileLock, Timeout
 
@@ -431,7 +383,7 @@ def _locked(path: Path, *, waiting: str, quiet: bool = False) -> Generator[None]
             try:
                 stack.enter_context(lock.acquire(timeout=0))
             except Timeout:
-                _say(waiting, quiet=quiet)
+                _say(waiting)
                 stack.enter_context(lock.acquire())
         except (OSError, NotImplementedError) as error:
             reason = error if isinstance(error, OSError) else OSError(str(error))
@@ -439,45 +391,29 @@ def _locked(path: Path, *, waiting: str, quiet: bool = False) -> Generator[None]
         yield
 
 
-def _say(text: str, *, quiet: bool = False) -> None:
-    """Write one line to standard output as it is."""
-    if not quiet:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 class _Bar:
-    """Shows how far a transfer is: a bar in a terminal, which goes away, or a line now and then elsewhere.
+    """Shows how far a transfer is: a bar in a terminal, which goes away, or a line now and then elsewhere."""
 
-    Args:
-        label: What is being done.
-        quiet: Show nothing.
-    """
-
-    def __init__(self, label: str, *, quiet: bool = False) -> None:
+    def __init__(self, label: str) -> None:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
 
         self._label = label
-        self._console = Console(file=sys.stdout, soft_wrap=True, quiet=quiet)
-        self._is_live = self._console.is_terminal and not quiet
-        text = TextColumn("{task.description}", markup=False)
-        columns = (
-            text,
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(
-            *columns, console=self._console, transient=True, disable=not self._is_live
+        self._console = Console(file=sys.stdout, soft_wrap=True)
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task(label, total=None)
         self._last = time.monotonic()
@@ -491,7 +427,7 @@ class _Bar:
 
     def move(self, done: int, total: int | None = None) -> None:
         """Show that ``done`` bytes of ``total`` are there; ``total`` is None while it is not known."""
-        if self._is_live:
+        if self._console.is_terminal:
             self._progress.update(self._task, completed=done, total=total)
         elif time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
@@ -499,7 +435,6 @@ class _Bar:
             self.line(f"{self._label}: {shown_bytes(done)}{of}")
 
     def line(self, text: str) -> None:
-        """Write a line as it is, above a bar."""
         self._console.print(text, markup=False, highlight=False)
 
 
@@ -511,27 +446,12 @@ _DRIVE = re.compile(r"^[A-Za-z]:")
 _STARTS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 # RuntimeError: a zip file has a password.
-_DAMAGED = (
-    EOFError,
-    OSError,
-    ValueError,
-    zlib.error,
-    lzma.LZMAError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    RuntimeError,
-)
+_DAMAGED = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What an archive may unpack to.
-
-    Attributes:
-        max_bytes: All files together.
-        max_files: Files and folders.
-        max_ratio: Times the size of the archive; up to 10 MiB are always allowed.
-    """
+    """What an archive may unpack to: bytes, files and folders, times its own size (10 MiB are always allowed)."""
 
     max_bytes: int = 200 * 10**9
     max_files: int = 5_000_000
@@ -554,24 +474,23 @@ def extract_archive(
     archive: Path,
     folder: Path,
     *,
-    limits: Limits | None = None,
+    limits: Limits = Limits(),
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Unpack a tar file (plain, gzip, bzip2 or xz) or a zip file into a new folder.
 
-    Permissions, owners and times in the archive are not applied.
+    Its first bytes tell which, not its name. Permissions, owners and times in it are not applied.
 
     Args:
-        archive: The file; what it is shows in its first bytes, not in its name.
-        folder: Where the files go; it must not exist, its parent must. When anything fails, it is removed.
-        limits: What it may unpack to; None for the defaults.
+        archive: The file.
+        folder: Must not exist, its parent must. It is removed when anything fails.
+        limits: What it may unpack to.
         progress: Called with the number of bytes written so far.
 
     Raises:
         DataError: The archive is damaged, no archive, or holds what it must not; the message says which entry.
         OutputError: The folder cannot be written to.
     """
-    limits = limits or Limits()
     with _writing(folder):
         folder.mkdir()
     try:
@@ -610,10 +529,7 @@ def extract_archive(
 
 
 def _place(folder: Path, name: str) -> Path:
-    """Return where an entry goes; posix and Windows separators count alike, whatever the system.
-
-    This and the refusal of links are stricter than tarfile's filter "data", and hold for zip files too.
-    """
+    """Return where an entry goes; stricter than tarfile's filter "data", and for zip files too."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     rooted = name.startswith(("/", "\\")) or _DRIVE.match(name)
     # A colon names a hidden stream of another file on Windows.
@@ -665,7 +581,10 @@ def _tar_entries(archive: Path, most: int, start: bytes) -> Iterator[_Entry]:
             while (member := _next_member(tar, reader)) is not None:
                 content = None
                 if not member.isdir():
-                    _check_kind(member)
+                    if not member.isreg() or member.issparse():
+                        raise _special(member.name, is_link=member.issym() or member.islnk())
+                    if member.size < 0:
+                        raise _RefusedError(f"{quoted(member.name)} in it has a negative size")
                     reader.allow(member.size)
                     content = tar.extractfile(member)
                 yield _Entry(member.name, member.size, content)
@@ -684,21 +603,13 @@ def _next_member(tar: tarfile.TarFile, reader: _CountedReader) -> tarfile.TarInf
     return member
 
 
-def _check_kind(member: tarfile.TarInfo) -> None:
-    if not member.isreg() or member.issparse():
-        kind = "link" if member.issym() or member.islnk() else "device, pipe or other special file"
-        raise _RefusedError(f"{quoted(member.name)} in it is a {kind}")
-    if member.size < 0:
-        raise _RefusedError(f"{quoted(member.name)} in it has a negative size")
+def _special(name: str, *, is_link: bool) -> _RefusedError:
+    kind = "link" if is_link else "device, pipe or other special file"
+    return _RefusedError(f"{quoted(name)} in it is a {kind}")
 
 
 class _CountedReader:
-    """Reads a stream up to limits that it is told; more than that is a bomb or a damaged header.
-
-    Args:
-        stream: Decompressed data.
-        most: Bytes in all.
-    """
+    """Reads a decompressed stream up to limits that it is told; more than that is a bomb or a damaged header."""
 
     def __init__(self, stream: IO[bytes], *, most: int) -> None:
         self._stream = stream
@@ -711,7 +622,6 @@ class _CountedReader:
         self._allowed = self._read + num_bytes + _HEADER_ROOM + 2 * _BLOCK
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes."""
         try:
             data = self._stream.read(size)
         except _DAMAGED as error:
@@ -741,8 +651,7 @@ def _zip_entries(archive: Path, most: int) -> Iterator[_Entry]:
         for entry in opened.infolist():
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                what = "link" if kind == stat.S_IFLNK else "device, pipe or other special file"
-                raise _RefusedError(f"{quoted(entry.filename)} in it is a {what}")
+                raise _special(entry.filename, is_link=kind == stat.S_IFLNK)
             try:
                 content = None if entry.is_dir() else opened.open(entry)
             except _DAMAGED as error:
@@ -866,7 +775,7 @@ def untar_data(
         that folder.
 
     Raises:
-        ConfigError: Another kind of address, or one that does not end in a file name.
+        ConfigError: The address is of another kind, or does not end in a file name.
         DataError: It cannot be downloaded, is not what was expected, or is unsafe to unpack.
         OutputError: It cannot be written.
 
@@ -910,19 +819,16 @@ def _unpack(archive: Path, folder: Path) -> None:
             shutil.rmtree(fresh)
         with _Bar(f"Unpacking {archive.name}") as bar:
             extract_archive(archive, fresh, progress=bar.move)
-        _put_in_place(_inner(fresh, archive), folder)
+        # What macOS adds to archives does not count.
+        entries = [at for at in fresh.iterdir() if not at.name.startswith((".", "__MACOSX"))]
+        if not entries:
+            raise DataError(f"The archive {archive} holds no files. Check its address.")
+        only = entries[0] if len(entries) == 1 and entries[0].is_dir() else fresh
+        _put_in_place(only, folder)
     except OSError as error:
         raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _inner(fresh: Path, archive: Path) -> Path:
-    """Return the only folder in what was unpacked, or all of it; what macOS adds to archives does not count."""
-    entries = [entry for entry in fresh.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-    if not entries:
-        raise DataError(f"The archive {archive} holds no files. Check its address.")
-    return entries[0] if len(entries) == 1 and entries[0].is_dir() else fresh
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:

@@ -40,7 +40,7 @@ def confusion_shares(predictions: Predictions) -> Tensor:
         float64 ``(C, C)``, 0-1.
 
     Raises:
-        ConfigError: As for ``confusion_matrix``.
+        ConfigError: The predictions are of several labels or of numbers.
     """
     counts = confusion_matrix(predictions).double()
     return counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
@@ -57,7 +57,7 @@ def most_confused(predictions: Predictions, *, min_count: int = 1) -> list[tuple
         ``(actual, predicted, count)``, most frequent first; equal ones in the order of the confusion matrix, row by row.
 
     Raises:
-        ConfigError: As for ``confusion_matrix``.
+        ConfigError: The predictions are of several labels or of numbers.
     """
     counts = confusion_matrix(predictions).fill_diagonal_(0)
     cells = (counts >= max(min_count, 1)).nonzero().tolist()

@@ -1,7 +1,7 @@
 """Predictions on images that were not learned from in, the labels among them that are probably wrong out.
 
 Confident learning (Northcutt, Jiang, Chuang, "Confident learning: Estimating uncertainty in dataset labels", JAIR 2021): a class's
-threshold is the mean probability of that class among the images labelled with it. A image counts as surely of a class if its
+threshold is the mean probability of that class among the images labelled with it. An image counts as surely of a class if its
 probability reaches that class's threshold; where that class, the likeliest of such, is not its label, the label is suspected. Such a
 threshold allows for classes that the network is sure or unsure of as a whole.
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Suspect:
-    """A image whose label is probably wrong.
+    """An image whose label is probably wrong.
 
     Attributes:
         position: In the predictions.
@@ -41,10 +41,6 @@ class Suspect:
 def suspected_labels(predictions: Predictions) -> tuple[Suspect, ...]:
     """Return the images whose label is suspected, the surest first.
 
-    Args:
-        predictions: One class per image, by a model that did not learn from these images (validation, or leave-one-out).
-            Images without a label are left out.
-
     Returns:
         In the order of the gap between the suggested class and the label; empty for other tasks.
     """
@@ -59,7 +55,7 @@ def suspected_labels(predictions: Predictions) -> tuple[Suspect, ...]:
     sums_C = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, targets_N, own_N)
     # No image can surely be of a class that no label names.
     thresholds_C = (sums_C / counts_C).nan_to_num(nan=torch.inf)
-    # A image alone in its class has its own probability as threshold; rounding must not decide.
+    # An image alone in its class has its own probability as threshold; rounding must not decide.
     sure_NC = probabilities_NC >= thresholds_C - 1e-12
     likeliest_N = probabilities_NC.where(sure_NC, -1.0).argmax(dim=1)
     suspected = sure_NC.any(dim=1) & (likeliest_N != targets_N)

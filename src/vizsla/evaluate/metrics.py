@@ -162,9 +162,6 @@ def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
 def per_class(predictions: Predictions) -> tuple[ClassScore, ...]:
     """Return precision, recall, F1 and support of each class, in the order of the vocabulary.
 
-    Args:
-        predictions: Of one class per image, or of several labels; then each label is scored by itself.
-
     Raises:
         DataError: No image has a label.
         ConfigError: The predictions are numbers.
@@ -423,10 +420,6 @@ _WIDTH = 9
 def classification_report(predictions: Predictions, *, digits: int = 2) -> str:
     """Return precision, recall, F1 and support of each class, the accuracy, and means over classes.
 
-    Args:
-        predictions: At least one image with a label.
-        digits: After the decimal point.
-
     Returns:
         Lines of text; ``macro avg`` counts every class alike, ``weighted avg`` every image.
 
@@ -446,19 +439,17 @@ def classification_report(predictions: Predictions, *, digits: int = 2) -> str:
     def numbers(values: Sequence[float], support: int) -> list[str]:
         return [*(f"{value:.{digits}f}" for value in values), str(support)]
 
+    rows = [(score.precision, score.recall, score.f1) for score in scores]
     lines = [line("", _COLUMNS), ""]
-    for score in scores:
-        values = (score.precision, score.recall, score.f1)
+    for score, values in zip(scores, rows, strict=True):
         lines.append(line(score.name, numbers(values, score.support)))
     lines += ["", line("accuracy", ["", "", *numbers([accuracy], total)])]
     equal = [1 / len(scores)] * len(scores)
     by_support = [score.support / max(total, 1) for score in scores]
     for name, weights in (("macro avg", equal), ("weighted avg", by_support)):
-        lines.append(line(name, numbers(_means(scores, weights), total)))
+        means = [
+            sum(weight * value for weight, value in zip(weights, column, strict=True))
+            for column in zip(*rows, strict=True)
+        ]
+        lines.append(line(name, numbers(means, total)))
     return "\n".join(lines) + "\n"
-
-
-def _means(scores: Sequence[ClassScore], weights: Sequence[float]) -> list[float]:
-    rows = [(score.precision, score.recall, score.f1) for score in scores]
-    columns = zip(*rows, strict=True)
-    return [sum(w * value for w, value in zip(weights, column, strict=True)) for column in columns]

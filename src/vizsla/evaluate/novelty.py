@@ -45,11 +45,7 @@ class Novelty:
     separation: float | None
 
     def familiarity(self, largest_logit: float) -> float:
-        """Return the share of the held-out images whose largest logit is no larger, 0-1.
-
-        Args:
-            largest_logit: Of an image, before any temperature.
-        """
+        """Return the share of the held-out images whose largest logit is no larger, 0-1."""
         place = bisect_right(self.quantiles, largest_logit)
         if place == 0:
             return 0.0

@@ -165,17 +165,7 @@ def draw_confusion(
     decimals: int = 2,
     show_numbers: bool = True,
 ) -> None:
-    """Draw the confusion matrix on axes, rows actual and columns predicted; the arguments are those of ``plot_confusion``.
-
-    Args:
-        axes: Where to draw.
-        predictions: See ``plot_confusion``.
-        normalise: See ``plot_confusion``.
-        title: See ``plot_confusion``.
-        colours: See ``plot_confusion``.
-        decimals: See ``plot_confusion``.
-        show_numbers: See ``plot_confusion``.
-    """
+    """Draw the confusion matrix on axes, rows actual and columns predicted; the arguments are those of ``plot_confusion``."""
     cells = confusion_shares(predictions) if normalise else confusion_matrix(predictions)
     num_classes = len(predictions.vocab)
     axes.imshow(cells.numpy(), interpolation="nearest", cmap=colours)
@@ -194,11 +184,7 @@ def draw_confusion(
 
 
 def plot_history(history: Sequence[HistoryPoint]) -> Figure:
-    """Draw losses and accuracy over the epochs of a run, all stages one after another.
-
-    Args:
-        history: One point per epoch; figures that a point does not have leave a gap.
-    """
+    """Draw losses and accuracy over the epochs of a run, all stages one after another."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 3.5), layout="constrained")

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from vizsla.errors import ConfigError
 from vizsla.files import atomic_write
+from vizsla.text import valid_unicode
 from vizsla.types import (
     DECISION_THRESHOLD,
     LABEL_SEPARATOR,
@@ -226,22 +227,22 @@ class Predictions:
         outputs_NC = self.probabilities
         if self.task == "regression":
             values: dict[str, object] = {
-                "path": [_as_text(path) for path in self.paths],
+                "path": [valid_unicode(path) for path in self.paths],
                 "loss": self.losses.numpy(),
             }
             for index, name in enumerate(self.vocab):
-                values[f"target_{_as_text(name)}"] = self.targets[:, index].numpy()
-                values[f"prediction_{_as_text(name)}"] = outputs_NC[:, index].numpy()
+                values[f"target_{valid_unicode(name)}"] = self.targets[:, index].numpy()
+                values[f"prediction_{valid_unicode(name)}"] = outputs_NC[:, index].numpy()
             return pd.DataFrame(values)
         columns: dict[str, object] = {
-            "path": [_as_text(path) for path in self.paths],
-            "label": [_as_text(self.label(position)) for position in range(len(self.paths))],
-            "prediction": [_as_text(text) for text in self._predicted_texts()],
+            "path": [valid_unicode(path) for path in self.paths],
+            "label": [valid_unicode(self.label(position)) for position in range(len(self.paths))],
+            "prediction": [valid_unicode(text) for text in self._predicted_texts()],
             "probability": self.confidence.numpy(),
             "loss": self.losses.numpy(),
         }
         for index, name in enumerate(self.vocab):
-            columns[f"prob_{_as_text(name)}"] = outputs_NC[:, index].numpy()
+            columns[f"prob_{valid_unicode(name)}"] = outputs_NC[:, index].numpy()
         return pd.DataFrame(columns)
 
     def _predicted_texts(self) -> list[str]:
@@ -271,11 +272,6 @@ class Predictions:
         with atomic_write(path) as temporary:
             temporary.write_bytes(text.encode("utf-8"))
         return path
-
-
-def _as_text(text: str) -> str:
-    """A file name that is not valid Unicode holds lone surrogates, which pandas refuses with pyarrow; escapes take their place."""
-    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

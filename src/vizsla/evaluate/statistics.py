@@ -100,13 +100,7 @@ def count_classes(
 
 
 def count_labels(targets: Tensor, predicted: Tensor, *, counts: Tensor | None = None) -> Tallies:
-    """Count where each image has any number of labels.
-
-    Args:
-        targets: Bool ``(N, C)``.
-        predicted: Bool ``(N, C)``.
-        counts: ``(N, R)``, how often each image counts; None means once, with R = 1.
-    """
+    """Count where each image has any number of labels."""
     if counts is None:
         counts = torch.ones((len(targets), 1), dtype=torch.float64)
     tallies = Tallies(
@@ -417,10 +411,6 @@ def roc_auc(scores: Tensor, positive: Tensor) -> Ranked | None:
 
 def average_precision(scores: Tensor, positive: Tensor) -> Ranked | None:
     """Return the mean, over the positive images, of the precision among all that score at least as high.
-
-    Args:
-        scores: ``(N,)``, any float.
-        positive: Bool ``(N,)``.
 
     Returns:
         None where none is positive.

@@ -6,7 +6,6 @@ Weights are looked for in this order: a file that was given, the caches of this 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -41,7 +40,7 @@ from vizsla.seeding import derive_seed
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +75,6 @@ class Backbone(nn.Module):
         preprocessing: What the weights expect of images; ``Classifier`` applies it.
 
     Attributes:
-        network: As given.
-        spec: As given.
-        preprocessing: As given.
         fixed_size: The only size that the network takes, None if it takes any.
         stage_channels: Channels of each map.
         num_features: Channels of the last map.
@@ -168,15 +164,24 @@ def build_backbone(
         >>> build_backbone("efficientnet_lite0").stage_channels
         (16, 24, 40, 112, 320, 1280)
     """
-    given = None if weights_file is None else _given_weights(Path(weights_file))
-    with _own_random_numbers(seed):
+    given = None
+    if weights_file is not None:
+        # The name alone: the spec travels in model files, and folders of this machine are nobody's business.
+        origin = f"file {Path(weights_file).name}"
+        given = Weights(tensors=read_weights_file(weights_file), origin=origin)
+    with torch.random.fork_rng(devices=[]):  # the global random state stays as it is
+        torch.manual_seed(derive_seed(seed, "backbone"))
         if isinstance(arch, nn.Module):
             source, name = "module", type(arch).__name__
             network = arch if cut is None else cut_module(arch, cut=check_cut(cut))
             body = _own_body(network, name=name, given=given)
         else:
             source, name, cut = _library_name_cut(arch, cut=cut)
-            body = _library_body(source, name, cut=cut, pretrained=pretrained, given=given)
+            if source == "torchvision":
+                body = torchvision_body(name, pretrained=pretrained, given=given, cut=cut)
+            else:
+                build = packaged_body if name == PACKAGED_NAME else timm_body
+                body = build(name, pretrained=pretrained, given=given)
             name = name if body.num_parts is None else cut_name(name, body.num_parts)
     return Backbone(
         body.network,
@@ -223,25 +228,6 @@ def _library_name_cut(
     return source, name, cut
 
 
-def _library_body(
-    source: Literal["timm", "torchvision"],
-    name: str,
-    *,
-    cut: int | None,
-    pretrained: bool,
-    given: Weights | None,
-) -> Body:
-    if source == "torchvision":
-        return torchvision_body(name, pretrained=pretrained, given=given, cut=cut)
-    build = packaged_body if name == PACKAGED_NAME else timm_body
-    return build(name, pretrained=pretrained, given=given)
-
-
-def _given_weights(file: Path) -> Weights:
-    # The name alone: the spec travels in model files, and folders of this machine are nobody's business.
-    return Weights(tensors=read_weights_file(file), origin=f"file {file.name}")
-
-
 def _own_body(network: nn.Module, *, name: str, given: Weights | None) -> Body:
     """Return a network that somebody brought as a body."""
     own = getattr(network, "preprocessing", None)
@@ -257,22 +243,11 @@ def _own_body(network: nn.Module, *, name: str, given: Weights | None) -> Body:
     )
 
 
-@contextmanager
-def _own_random_numbers(seed: int) -> Generator[None]:
-    """Let random weights come from a seed, and leave the global random state as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "backbone"))
-        yield
-
-
 def architecture_function(name: str) -> Callable[..., nn.Module]:
     """Return the function of an architecture, as a notebook writes it: ``vision_learner(dls, resnet34)``.
 
     Importing torchvision takes over a second, so the function does that when it is called; ``vision_learner`` knows it by its
     name and never calls it.
-
-    Args:
-        name: One of ``FUNCTION_NAMES``.
 
     Returns:
         ``build(pretrained=False)``, with ``name`` as its name; it returns the network.

@@ -81,11 +81,6 @@ class Body:
 def packaged_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
     """Build EfficientNet-Lite0, whose weights an installed package carries.
 
-    Args:
-        name: What it is called here.
-        pretrained: Use the package's weights, unless some are given.
-        given: Weights to use instead, by the package's names or by timm's.
-
     Raises:
         WeightsError: The package is missing or damaged, or the given weights do not fit.
     """
@@ -100,11 +95,6 @@ def packaged_body(name: str, *, pretrained: bool, given: Weights | None) -> Body
 
 def timm_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
     """Build a network of timm.
-
-    Args:
-        name: As timm knows it.
-        pretrained: Use the published weights, unless some are given.
-        given: Weights to use instead.
 
     Raises:
         ConfigError: The network does not give maps.
@@ -140,7 +130,12 @@ def torchvision_body(
     from torchvision import models
 
     usual = cast("Any", models.get_model_weights(name)).DEFAULT
-    preprocessing = _torchvision_preprocessing(usual, name=name)
+    expected = usual.transforms()
+    side = int(expected.crop_size[0])
+    mean, std = _triple(expected.mean), _triple(expected.std)
+    if name in _TORCHVISION_OPTIONS:
+        mean = std = _TENSORFLOW_VALUES
+    preprocessing = Preprocessing(mean=mean, std=std, size=(side, side))
     weights = given or _RANDOM
     if given is None and pretrained:
         weights = _published_weights(
@@ -208,15 +203,12 @@ def _timm_network(
 def _create_timm_network(
     name: str, *, published: Weights | None, options: Mapping[str, Any]
 ) -> nn.Module:
-    """Return a network of timm without its classifier.
-
-    Published weights are loaded by timm, which knows how the files of each family differ from its networks. It gets
-    them for the whole network, classifier included: only then does it insist that everything fits.
-    """
     import timm
 
     if published is None:
         return timm.create_model(name, num_classes=0, **options)
+    # timm loads them: it knows how the files of each family differ from its networks. It gets them for the whole network,
+    # classifier included: only then does it insist that everything fits.
     overlay = {"state_dict": dict(published.tensors)}
     try:
         network = timm.create_model(
@@ -273,15 +265,6 @@ def _triple(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _names(names: str | Sequence[str] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
-
-
-def _torchvision_preprocessing(usual: Any, *, name: str) -> Preprocessing:
-    """Return what torchvision's usual weights of a network expect."""
-    expected = usual.transforms()
-    side = int(expected.crop_size[0])
-    if name in _TORCHVISION_OPTIONS:
-        return Preprocessing(mean=_TENSORFLOW_VALUES, std=_TENSORFLOW_VALUES, size=(side, side))
-    return Preprocessing(mean=_triple(expected.mean), std=_triple(expected.std), size=(side, side))
 
 
 def _torchvision_stages(

@@ -95,9 +95,6 @@ class Classifier(nn.Module):
     def activation(self, logits: Tensor) -> Tensor:
         """Return what logits say: probabilities, or numbers.
 
-        Args:
-            logits: float ``(B, C)``, or ``(C,)``.
-
         Returns:
             Like ``logits``: softmax, sigmoid for several labels, the logits themselves for regression.
         """
@@ -105,9 +102,6 @@ class Classifier(nn.Module):
 
     def stage_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return what the head is given: the maps of all stages for the normalised images.
-
-        Args:
-            images: As for ``forward``.
 
         Raises:
             ConfigError: As for ``forward``.
@@ -121,9 +115,6 @@ class Classifier(nn.Module):
 
     def place(self, device: torch.device) -> Classifier:
         """Move everything to a device, weights in channels-last order, which convolutions of such images run fastest in.
-
-        Args:
-            device: Where to.
 
         Returns:
             The same classifier.

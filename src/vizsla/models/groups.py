@@ -135,9 +135,6 @@ def train_mode(module: nn.Module) -> None:
 
     A frozen body then gives the same features throughout, which may be computed once. ``module.train()`` instead keeps
     all statistics moving, as the notebooks' library does.
-
-    Args:
-        module: Changed in place.
     """
     module.train()
     for norm in _norms(module):

@@ -200,12 +200,7 @@ class AdaptiveConcatPool2d(nn.Module):
 
 
 class SigmoidRange(nn.Module):
-    """Squeeze numbers of any size between two bounds.
-
-    Args:
-        low: Lower bound.
-        high: Upper bound.
-    """
+    """Squeeze numbers of any size between two bounds."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
@@ -291,17 +286,15 @@ def create_head(
         layers.append(nn.BatchNorm1d(n_out, momentum=0.01))
     if y_range is not None:
         layers.append(SigmoidRange(*y_range))
-    _initialise_linears(layers, seed=seed)
+    random = generator(seed, "head")
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, generator=random)
     return nn.Sequential(*layers)
 
 
 class ConcatPoolHead(nn.Module):
     """``create_head`` over the last stage map.
-
-    Args:
-        num_features: Channels of the last map.
-        num_classes: Number of classes C.
-        **options: As for ``create_head``.
 
     Raises:
         ConfigError: As for ``create_head``.
@@ -333,11 +326,6 @@ def build_head(
 ) -> nn.Module:
     """Make a head from its settings, with random weights.
 
-    Args:
-        config: What a head's ``config()`` returned.
-        stage_channels: Channels of the backbone's maps.
-        num_classes: Number of classes.
-
     Raises:
         ConfigError: The kind of head is unknown, or a setting of it is.
     """
@@ -351,12 +339,6 @@ def build_head(
             f'There is no head of kind {kind!r}; the kinds are "{ConcatPoolHead.kind}" and "features". '
             "A newer vizsla may know it."
         )
-    return _concat_pool_head(config, num_features=stage_channels[-1], num_classes=num_classes)
-
-
-def _concat_pool_head(
-    config: Mapping[str, object], *, num_features: int, num_classes: int
-) -> ConcatPoolHead:
     options = {name: value for name, value in config.items() if name != "kind"}
     unknown = sorted(set(options) - set(_HEAD_DEFAULTS))
     if unknown:
@@ -365,7 +347,7 @@ def _concat_pool_head(
             f"it has {', '.join(_HEAD_DEFAULTS)}. A newer vizsla may know more."
         )
     try:
-        return ConcatPoolHead(num_features, num_classes, **cast("HeadOptions", options))
+        return ConcatPoolHead(stage_channels[-1], num_classes, **cast("HeadOptions", options))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"These settings make no head: {dict(config)!r}. {error}") from error
 
@@ -421,10 +403,3 @@ def _linear(num_inputs: int, num_outputs: int, *, bias: bool) -> nn.Linear:
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-def _initialise_linears(layers: Sequence[nn.Module], *, seed: int) -> None:
-    random = generator(seed, "head")
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, generator=random)

@@ -109,13 +109,7 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def nearest_names(name: str, names: tuple[str, ...], *, count: int = 3) -> tuple[str, ...]:
-    """Return the names that look most like ``name``, the nearest first.
-
-    Args:
-        name: What was asked for.
-        names: What there is.
-        count: How many to return, if there are as many.
-    """
+    """Return the names that look most like ``name``, the nearest first."""
     return tuple(difflib.get_close_matches(name.lower(), names, n=count, cutoff=0.0))
 
 
@@ -162,9 +156,6 @@ def _timm_name(arch: str) -> str | None:
 def check_cut(cut: object) -> int:
     """Return ``cut`` if it is a whole number.
 
-    Args:
-        cut: What was given.
-
     Raises:
         ConfigError: It is something else, such as a function.
     """
@@ -178,32 +169,18 @@ def check_cut(cut: object) -> int:
 
 
 def split_cut_name(name: str) -> tuple[str, int | None]:
-    """Return the name of an architecture and where it is cut: ``"resnet34[:6]"`` is ``("resnet34", 6)``.
-
-    Args:
-        name: With or without a cut at its end.
-    """
+    """Return the name of an architecture and where it is cut: ``"resnet34[:6]"`` is ``("resnet34", 6)``."""
     found = _CUT_NAME.fullmatch(name)
     return (found[1], int(found[2])) if found else (name, None)
 
 
 def cut_name(name: str, num_parts: int) -> str:
-    """Return the name of an architecture of which only the first parts are kept.
-
-    Args:
-        name: Of the whole architecture.
-        num_parts: How many of its children are kept.
-    """
+    """Return the name of an architecture of which only the first parts are kept."""
     return f"{name}[:{num_parts}]"
 
 
 def kept_parts(network: nn.Module, *, cut: int, name: str) -> int:
     """Return how many children of a network a cut keeps.
-
-    Args:
-        network: Whole.
-        cut: How many to keep; negative, how many to leave out.
-        name: For messages.
 
     Raises:
         ConfigError: Nothing would be left, or there are not so many.
@@ -220,10 +197,6 @@ def kept_parts(network: nn.Module, *, cut: int, name: str) -> int:
 
 def cut_module(network: nn.Module, *, cut: int) -> nn.Sequential:
     """Return the first children of a network, one after the other.
-
-    Args:
-        network: Its children run in the order in which it defines them.
-        cut: How many to keep; negative, how many to leave out.
 
     Raises:
         ConfigError: As for ``kept_parts``.

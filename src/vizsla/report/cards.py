@@ -57,11 +57,7 @@ class Thumbnail:
 
 
 class Album:
-    """The images of one page: makes them small, and leaves further ones out when the page would grow too large.
-
-    Args:
-        budget_bytes: What the addresses may take together.
-    """
+    """The images of one page: makes them small, and leaves further ones out when the page would grow too large."""
 
     def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
         self._left = budget_bytes
@@ -69,13 +65,9 @@ class Album:
     def of_file(
         self, path: Path, *, side: int = LONGEST_SIDE, quality: int = _JPEG_QUALITY
     ) -> Thumbnail:
-        """Return the whole image of a file, scaled down so that its longest side is at most ``side`` pixels.
+        """Return the whole image of a file, its longest side at most ``side`` pixels, ``quality`` as Pillow counts.
 
-        Args:
-            path: A image file. One that cannot be read any more gives an empty address: a report on hundreds of
-                images is not given up for one of them.
-            side: Pixels.
-            quality: Of the JPEG, as Pillow counts.
+        A file that cannot be read any more gives an empty address: a report is not given up for one image.
         """
         if self._left <= 0:
             return _without(NO_ROOM, side=side)
@@ -87,12 +79,7 @@ class Album:
         return self._placed(image, side=side, quality=quality)
 
     def of_pixels(self, pixels: Tensor, *, side: int = LONGEST_SIDE) -> Thumbnail:
-        """Return pixels as a small image.
-
-        Args:
-            pixels: uint8 ``(3, H, W)`` on the CPU.
-            side: Longest side in pixels; larger ones are scaled down.
-        """
+        """Return pixels as a small image."""
         image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
         return self._placed(image, side=side, quality=_JPEG_QUALITY)
@@ -121,7 +108,7 @@ _TILE_QUALITY = 72
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """A image with what was said about it; ``verdict`` is right, wrong or empty without a label."""
+    """An image with what was said about it; ``verdict`` is right, wrong or empty without a label."""
 
     path: str
     thumbnail: Thumbnail
@@ -161,7 +148,7 @@ class MistakeCard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SuspectCard:
-    """A image whose label is probably wrong; ``split`` says which set it is in."""
+    """An image whose label is probably wrong; ``split`` says which set it is in."""
 
     card: Card
     split: str
@@ -189,15 +176,7 @@ def cards(
     album: Album,
     side: int = SMALL_SIDE,
 ) -> tuple[Card, ...]:
-    """Return a card with a thumbnail for each position.
-
-    Args:
-        predictions: What was said.
-        table: Where the files are; looked up by the row of the prediction.
-        positions: int64 positions into ``predictions``.
-        album: Makes the images.
-        side: Their longest side in pixels.
-    """
+    """Return a card with a thumbnail for each position."""
     return tuple(
         _card(predictions, position=position, table=table, album=album, side=side)
         for position in positions.tolist()
@@ -212,15 +191,7 @@ def mistake_cards(
     evidence: Evidence,
     album: Album,
 ) -> tuple[MistakeCard, ...]:
-    """Return a card for each mistake, with heat map and nearest training images where they are known.
-
-    Args:
-        predictions: What was said.
-        table: Where the files are.
-        positions: int64 positions into ``predictions``.
-        evidence: What was found out about them.
-        album: Makes the images.
-    """
+    """Return a card for each mistake, with heat map and nearest training images where they are known."""
     chosen: list[MistakeCard] = []
     for position, card in zip(
         positions.tolist(),
@@ -258,13 +229,6 @@ def suspect_cards(
 ) -> tuple[tuple[SuspectCard, ...], int, int]:
     """Return cards of images whose label is probably wrong, the surest first.
 
-    Args:
-        predictions: On the validation images.
-        table: Where the files are.
-        left_out: Of training images, by a head that was fitted without them; may be absent.
-        album: Makes the images.
-        limit: At most so many cards.
-
     Returns:
         The cards, and how many validation and training labels are suspected in all.
     """
@@ -296,15 +260,7 @@ def suspect_cards(
 def duplicate_cards(
     predictions: Predictions, *, table: PictureTable, evidence: Evidence, album: Album, limit: int
 ) -> tuple[tuple[DuplicateCard, ...], int]:
-    """Return the validation images that are trained on too, and how many there are in all.
-
-    Args:
-        predictions: On the validation images.
-        table: Where the files are.
-        evidence: Has what the files say; without that there are none.
-        album: Makes the images.
-        limit: At most so many cards.
-    """
+    """Return the validation images that are trained on too, and how many there are in all."""
     if evidence.valid_facts is None or evidence.train_facts is None:
         return (), 0
     found = find_duplicates(evidence.valid_facts, evidence.train_facts)
@@ -330,14 +286,7 @@ def duplicate_cards(
 def tiles(
     predictions: Predictions, *, table: PictureTable, positions: list[int], album: Album
 ) -> tuple[Card, ...]:
-    """Return cards with very small images, for long lists.
-
-    Args:
-        predictions: What was said.
-        table: Where the files are.
-        positions: Into ``predictions``.
-        album: Makes the images.
-    """
+    """Return cards with very small images, for long lists."""
     return tuple(
         _card(
             predictions,
@@ -358,7 +307,7 @@ def _card(
     table: PictureTable,
     album: Album,
     side: int,
-    quality: int = 80,
+    quality: int = _JPEG_QUALITY,
 ) -> Card:
     thumbnail = album.of_file(
         table.paths[int(predictions.rows[position])], side=side, quality=quality
@@ -393,15 +342,10 @@ def _numbers(predictions: Predictions, position: int) -> tuple[str, str, str]:
 
 
 def _support(card: Card, neighbours: tuple[NeighbourCard, ...]) -> str:
-    if not neighbours:
-        return ""
-    labels = [each.label for each in neighbours]
-    number = len(labels)
-    if labels.count(card.prediction) == number:
-        return f"All {number} are labelled as predicted."
-    if labels.count(card.label) == number:
-        return f"All {number} have the label of this image."
-    return ""
+    labels = {each.label for each in neighbours}
+    if labels == {card.prediction}:
+        return f"All {len(neighbours)} are labelled as predicted."
+    return f"All {len(neighbours)} have the label of this image." if labels == {card.label} else ""
 
 
 LARGEST_MATRIX = 40
@@ -454,13 +398,7 @@ class ConfusionGroup:
 def confusion_groups(
     predictions: Predictions, *, table: PictureTable, album: Album
 ) -> tuple[ConfusionGroup, ...]:
-    """Return the images of each confusion, the most frequent first; of one confusion the worst first.
-
-    Args:
-        predictions: One class per image.
-        table: Where the files are.
-        album: Makes the images.
-    """
+    """Return the images of each confusion, the most frequent first; of one confusion the worst first."""
     positions_of: dict[tuple[int, int], list[int]] = {}
     predicted = predictions.predicted
     for position in worst_mistakes(predictions).tolist():
@@ -493,12 +431,7 @@ def anchor_of(actual: int, predicted: int) -> str:
 def matrix_rows(
     predictions: Predictions, *, anchors: Collection[str] = ()
 ) -> tuple[MatrixRow, ...]:
-    """Return the confusion matrix, or nothing where it has more than 40 classes and could not be read.
-
-    Args:
-        predictions: One class per image.
-        anchors: Places in the page; the cells that have one link to it.
-    """
+    """Return the confusion matrix, or nothing where it has more than 40 classes and could not be read."""
     vocab = predictions.vocab
     if len(vocab) > LARGEST_MATRIX:
         return ()
@@ -524,13 +457,7 @@ def matrix_rows(
 def confused_pairs(
     predictions: Predictions, *, limit: int, anchors: Collection[str] = ()
 ) -> tuple[ConfusedPair, ...]:
-    """Return the most frequent confusions with their share of the label's images.
-
-    Args:
-        predictions: One class per image.
-        limit: At most so many.
-        anchors: Places in the page; the pairs that have one link to it.
-    """
+    """Return the most frequent confusions with their share of the label's images."""
     place_of = {name: place for place, name in enumerate(predictions.vocab)}
     supports = confusion_matrix(predictions).sum(dim=1).tolist()
     support_of = dict(zip(predictions.vocab, supports, strict=True))

@@ -104,12 +104,7 @@ def nice_values(low: float, high: float, *, count: int) -> tuple[float, ...]:
 
 
 def accuracy_scale(metric: Metric, *, references: Sequence[tuple[str, float]]) -> AccuracyScale:
-    """Lay an accuracy, its interval and published numbers out on one scale.
-
-    Args:
-        metric: Accuracy 0-1 with its interval.
-        references: (name, accuracy 0-1).
-    """
+    """Lay an accuracy, its interval and published numbers out on one scale."""
     values = (metric.low, metric.high, *(value for _, value in references))
     margin = max(0.01, 0.12 * (max(values) - min(values)))
     start, end = max(0.0, min(values) - margin), min(1.0, max(values) + margin)
@@ -271,7 +266,7 @@ def _decimals(step: float) -> int:
 
 
 SIDE = 320.0
-_LEFT_calibration, _BOTTOM_calibration, _LENGTH = 44.0, 284.0, 264.0
+_SQUARE_LEFT, _SQUARE_BOTTOM, _SQUARE_LENGTH = 44.0, 284.0, 264.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -342,7 +337,7 @@ def _points(logits: Tensor, targets: Tensor) -> tuple[ReliabilityPoint, ...]:
         mean = float(confidence[inside].mean())
         points.append(
             ReliabilityPoint(
-                x=round(_LEFT_calibration + _LENGTH * mean, 2),
+                x=round(_SQUARE_LEFT + _SQUARE_LENGTH * mean, 2),
                 y=_place(right / number),
                 low=_place(low),
                 high=_place(high),
@@ -354,7 +349,7 @@ def _points(logits: Tensor, targets: Tensor) -> tuple[ReliabilityPoint, ...]:
 
 
 def _place(share: float) -> float:
-    return round(_BOTTOM_calibration - _LENGTH * share, 2)
+    return round(_SQUARE_BOTTOM - _SQUARE_LENGTH * share, 2)
 
 
 def _lean(logits: Tensor, targets: Tensor) -> str:

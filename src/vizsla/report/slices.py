@@ -115,13 +115,7 @@ def slice_findings(predictions: Predictions, facts: PictureFacts | None) -> Slic
 def with_p_values(
     slices: Sequence[Slice], *, num_correct: int, num_pictures: int
 ) -> tuple[Slice, ...]:
-    """Return the slices with p-values that are corrected for their number.
-
-    Args:
-        slices: Parts of the images; they may overlap.
-        num_correct: Of all images.
-        num_pictures: In all.
-    """
+    """Return the slices with p-values that are corrected for their number."""
     raw = {
         place: hypergeometric_tail(
             each.num_correct, drawn=each.num_pictures, marked=num_correct, total=num_pictures
@@ -138,14 +132,7 @@ def with_p_values(
 
 
 def hypergeometric_tail(most: int, *, drawn: int, marked: int, total: int) -> float:
-    """Return the chance to draw at most so many marked ones.
-
-    Args:
-        most: Marked ones among those drawn.
-        drawn: How many are drawn without putting back.
-        marked: How many are marked.
-        total: How many there are.
-    """
+    """Return the chance of at most ``most`` marked ones among ``drawn`` of ``total``, ``marked`` of which are marked."""
     whole = _log_choose(total, drawn)
     fewest = max(0, drawn + marked - total)
     terms = (
@@ -190,16 +177,12 @@ def _parts(values: Tensor) -> list[str]:
     names: dict[int, str] = {}
     for part in parts[~values.isnan()].unique().tolist():
         inside = values[(parts == part) & ~values.isnan()]
-        names[part] = _span(float(inside.min()), float(inside.max()))
+        first, last = f"{float(inside.min()):.0f}", f"{float(inside.max()):.0f}"
+        names[part] = first if first == last else f"{first} to {last}"
     return [
         "" if math.isnan(value) else names[part]
         for value, part in zip(values.tolist(), parts.tolist(), strict=True)
     ]
-
-
-def _span(low: float, high: float) -> str:
-    first, last = f"{low:.0f}", f"{high:.0f}"
-    return first if first == last else f"{first} to {last}"
 
 
 def _shape(ratio: float) -> str:

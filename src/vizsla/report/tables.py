@@ -40,7 +40,7 @@ _WORDS = {
     ),
     "roc_auc": (
         "ROC AUC",
-        "Chance that a image of a class ranks above one of another; 0.5 is guessing, 1 perfect.",
+        "Chance that an image of a class ranks above one of another; 0.5 is guessing, 1 perfect.",
         False,
     ),
     "log_loss": ("Log loss", "Mean surprise at the right answer, in nats; 0 is perfect.", False),
@@ -127,9 +127,6 @@ def metric_rows(metrics: Sequence[Metric]) -> tuple[MetricRow, ...]:
 def metric_text(metric: Metric) -> tuple[str, str, str]:
     """Return title, value and interval of a metric as ``metric_rows`` writes them.
 
-    Args:
-        metric: Any.
-
     Examples:
         >>> from vizsla.evaluate.metrics import Metric
         >>> metric_text(Metric(name="rmse", value=2.0, low=1.5, high=2.5, num_pictures=9))
@@ -164,12 +161,7 @@ class Headline:
 
 
 def headline(predictions: Predictions, *, metric: Metric) -> Headline:
-    """Put the accuracy and the naive baseline into words.
-
-    Args:
-        predictions: At least one labelled image.
-        metric: Their accuracy.
-    """
+    """Put the accuracy and the naive baseline into words."""
     labelled = predictions.targets[predictions.targets != UNLABELLED]
     supports = torch.bincount(labelled, minlength=len(predictions.vocab))
     most_frequent = int(supports.argmax())

@@ -1,7 +1,7 @@
-"""A resolved table and a configuration in; learning rates for the end-to-end epochs, in words, out.
+"""Find learning rates for the end-to-end epochs of a training.
 
 Everything is as ``vizsla train`` does it up to the first end-to-end step: a head is fitted on features of the frozen body,
-and from there the rate is raised step by step, three times, on the same pictures with the same shares of the rate for early
+and from there the rate is raised step by step, three times, on the same images with the same shares of the rate for early
 body, late body and head.
 """
 
@@ -38,7 +38,7 @@ def find_rate(
     """Return the loss over the rate of the end-to-end epochs, and what is to be read from it.
 
     Args:
-        table: Labelled pictures with their split.
+        table: Labelled images with their split.
         config: The choices of the training that the rate is for; its own rate does not matter.
         display: Where to show progress.
         num_it: Steps of each of three runs.
@@ -48,7 +48,7 @@ def find_rate(
     Raises:
         ConfigError: There is no such network, or a choice cannot work.
         WeightsError: Its weights cannot be found.
-        PictureError: A picture cannot be read.
+        PictureError: An image cannot be read.
         TrainingError: There is nothing to train on.
     """
     loaders = loaders_for(table, config=config)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from vizsla.errors import ConfigError, DataError, OutputError
 from vizsla.recipe.config import TrainConfig
+from vizsla.text import valid_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -45,9 +46,6 @@ DEMO_DATA = "elpv-dataset"
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of a finished run, read when it is asked for something.
-
-    Args:
-        path: As ``vizsla train`` and ``vizsla demo`` wrote it.
 
     Raises:
         DataError: A file is missing or damaged; from whatever reads it.
@@ -116,9 +114,6 @@ class RunFolder:
 
     def table(self, data: Path | None = None) -> PictureTable:
         """Find the images of the run again, without those that could not be read then.
-
-        Args:
-            data: See ``find_data``.
 
         Raises:
             DataError: They are not there, or something is wrong with them by now.
@@ -222,16 +217,7 @@ def config_text(
     on_bad: str,
     config: TrainConfig,
 ) -> str:
-    """Return the choices of a run as TOML, such that they hold from any directory.
-
-    Args:
-        folder: Where the file will be.
-        source: What the run was trained on: a path, or the name of a data set that is no path.
-        labels: As given to ``resolve_data``.
-        valid: As given to ``resolve_data``.
-        on_bad: ``"error"`` or ``"skip"``.
-        config: The other choices.
-    """
+    """Return the choices of a run as TOML, such that they hold from any directory."""
     values: dict[str, object] = {"data": source}
     if isinstance(source, Path):
         values["data"] = str(Path(os.path.abspath(source)))  # noqa: PTH100 (a link stays the link that was typed)
@@ -273,8 +259,8 @@ def _from_data(labels: str, data: Path) -> str:
 
 def toml_value(value: object) -> str:
     """Return a text or a number as TOML: as JSON writes it, but for escapes that TOML lacks or wants."""
-    if isinstance(value, str):  # A file name that is not valid Unicode holds lone surrogates.
-        value = value.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    if isinstance(value, str):
+        value = valid_unicode(value)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vizsla.errors import VizslaError
 from vizsla.evaluate.metrics import summarise
 from vizsla.infer.mistakes import Evidence, collect_evidence
-from vizsla.model_file.bundle import Bundle, load_bundle
+from vizsla.model_file.bundle import load_bundle
 from vizsla.recipe.recipe import loaders_for
 from vizsla.report.build import ReportContent, write_report
 from vizsla.run.folder import REPORT, RunFolder
@@ -42,15 +42,6 @@ def gather_evidence(
     known: KnownImages | None = None,
 ) -> tuple[Evidence, tuple[str, ...]]:
     """Find out what explains the mistakes of a run.
-
-    Args:
-        classifier: The final one.
-        predictions: What it said of the validation pictures.
-        table: The table that their rows point into.
-        config: Choices of the run.
-        display: Shows bars.
-        cache: Pictures that were read already.
-        known: What training left.
 
     Returns:
         The evidence, and sentences for the report about what could not be found out: a run is not lost for its report.
@@ -129,6 +120,7 @@ def rebuild_report(
     table = run.table(data)
     predictions = run.predictions(table)
     bundle = load_bundle(run.model)
+    calibration = bundle.manifest.calibration
     evidence, notes = gather_evidence(
         bundle.classifier, predictions=predictions, table=table, config=config, display=display
     )
@@ -142,16 +134,6 @@ def rebuild_report(
         table=table,
         notes=(*map(str, metrics.get("notes", ())), *notes),
         evidence=evidence,
-        temperature=temperature_of(bundle),
+        temperature=None if calibration is None else calibration.temperature,
     )
     return write_report(folder / REPORT, content=content)
-
-
-def temperature_of(bundle: Bundle) -> float | None:
-    """Return what the model file says that logits are divided by, or None where it says nothing.
-
-    Args:
-        bundle: From ``load_bundle``.
-    """
-    calibration = bundle.manifest.calibration
-    return None if calibration is None else calibration.temperature

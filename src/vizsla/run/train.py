@@ -27,21 +27,9 @@ from vizsla.model_file.bundle import save_bundle
 from vizsla.recipe.end_to_end import END_TO_END
 from vizsla.recipe.recipe import TrainedRun, cache_for, train_classifier
 from vizsla.report.build import ReportContent, write_report
-from vizsla.run.folder import (
-    CONFIG,
-    HISTORY,
-    METRICS,
-    MODEL,
-    PREDICTIONS,
-    PROFILE,
-    REPORT,
-    config_text,
-    make_run_folder,
-    noted_on_stop,
-    place_to_write,
-)
+from vizsla.run import folder as files
 from vizsla.run.report import gather_evidence
-from vizsla.text import counted
+from vizsla.text import counted, valid_unicode
 from vizsla.train.checkpoint import FILE_NAME, Checkpoint
 from vizsla.train.display import Display, format_seconds
 from vizsla.train.distributed import is_main
@@ -67,9 +55,9 @@ class RunPlan:
 
     Attributes:
         title: Heading of the report.
-        data: Where the pictures come from, in words.
+        data: Where the images come from, in words.
         config: Choices of the training.
-        on_bad: Refuse unreadable pictures, or train on the rest.
+        on_bad: Refuse unreadable images, or train on the rest.
         source: What ``config.toml`` names as the data: a path, or the name of a data set that is no path; None is ``data``.
         labels: Where labels come from, as given to ``resolve_data``.
         valid: How the split is made, as given to ``resolve_data``.
@@ -94,7 +82,7 @@ class FinishedRun:
 
     Attributes:
         folder: Where its files are.
-        metrics: On the validation pictures, with intervals.
+        metrics: On the validation images, with intervals.
         interrupted: Ctrl-C ended it early.
         problem: What ended it early otherwise, or empty.
     """
@@ -116,10 +104,10 @@ def run_training(
     profile: bool = False,
     display: Display,
 ) -> FinishedRun:
-    """Check the pictures, train, and write everything into a run folder.
+    """Check the images, train, and write everything into a run folder.
 
     Args:
-        table: Labelled pictures with their split.
+        table: Labelled images with their split.
         plan: What the run is about.
         out: Folder to write; if it exists and ``force`` is off, ``out-2``, ``out-3`` ... is taken.
         force: Write into ``out`` even if it exists, replacing the files of an earlier run once all new ones are written;
@@ -134,27 +122,37 @@ def run_training(
 
     Raises:
         OutputError: The folder cannot be written to, which is found before training; or a file cannot be written.
-        PictureError: Pictures cannot be read, and ``plan.on_bad`` is ``"error"``; all are named. Found before training.
+        PictureError: Images cannot be read, and ``plan.on_bad`` is ``"error"``; all are named. Found before training.
         ConfigError: There is nothing to resume because the run is finished, or it is one with other data or settings.
         VizslaError: As ``train_classifier`` raises.
     """
     started = time.monotonic()
     times = RunProfile(wanted=profile)
     num_pictures = len(table.train_rows) + len(table.valid_rows)
-    if resume:
-        _check_unfinished(out)
+    has_checkpoint = (out / CHECKPOINT_FOLDER / FILE_NAME).is_file()
+    if resume and (out / files.MODEL).is_file() and not has_checkpoint:
+        raise ConfigError(
+            f"There is nothing to go on with in {out}: its model is there and no checkpoint. The run was finished, or "
+            "stopped before its first checkpoint. Leave out --resume to train anew; with --force in the same folder."
+        )
     # Of several processes one has the folder; the others train with it and write nothing.
-    with make_run_folder(out, force=force or resume) if is_main() else nullcontext(out) as folder:
+    claimed = files.make_run_folder(out, force=force or resume) if is_main() else nullcontext(out)
+    with claimed as folder:
         checkpoint = Checkpoint(
             folder / CHECKPOINT_FOLDER,
             every_seconds=checkpoint_seconds,
             resume=resume,
             force=force,
         )
-        with noted_on_stop("There was no model to save yet, and nothing was written."):
+        with files.noted_on_stop("There was no model to save yet, and nothing was written."):
             cache = cache_for(table, config=plan.config)
+            small = SmallPictures(as_size(plan.config.size))
             with times.part("reading images", num_images=num_pictures):
-                table, plan = _read(table, plan=plan, cache=cache, display=display)
+                table = read_all(table, plan=plan, cache=cache, display=display, small=small)
+                enlarged = enlarged_pictures(table, plan=plan, small=small)
+            if enlarged:
+                display.line(enlarged)
+                plan = replace(plan, notes=(*plan.notes, enlarged))
             display.line(cache.describe())
             run = train_classifier(
                 table,
@@ -167,7 +165,7 @@ def run_training(
             metrics = summarise(run.predictions)
         if is_main():
             note = f"The results were being written to {folder}; not all files are there."
-            with noted_on_stop(note), place_to_write(folder) as place:
+            with files.noted_on_stop(note), files.place_to_write(folder) as place:
                 seconds = time.monotonic() - started
                 with times.part("results", num_images=num_pictures):
                     write_run(
@@ -182,41 +180,15 @@ def run_training(
                         home=folder,
                     )
                 if profile:
-                    _write_text(place / PROFILE, json.dumps(times.values(), indent=2) + "\n")
+                    _write_text(place / files.PROFILE, json.dumps(times.values(), indent=2) + "\n")
                     times.show(display)
-            if not run.interrupted and not run.problem:
-                remove_checkpoint(checkpoint)
+            if not run.interrupted and not run.problem:  # the model file has the weights
+                checkpoint.path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # its folder stays if something else is in it
+                    checkpoint.path.parent.rmdir()
     return FinishedRun(
         folder=folder, metrics=metrics, interrupted=run.interrupted, problem=run.problem
     )
-
-
-def _read(
-    table: PictureTable, *, plan: RunPlan, cache: PictureCache, display: Display
-) -> tuple[PictureTable, RunPlan]:
-    """Read every picture; return the table of the readable ones, and the plan with a note if some are small."""
-    small = SmallPictures(as_size(plan.config.size))
-    table = read_all(table, plan=plan, cache=cache, display=display, small=small)
-    enlarged = enlarged_pictures(table, plan=plan, small=small)
-    if not enlarged:
-        return table, plan
-    display.line(enlarged)
-    return table, replace(plan, notes=(*plan.notes, enlarged))
-
-
-def _check_unfinished(folder: Path) -> None:
-    if (folder / MODEL).is_file() and not (folder / CHECKPOINT_FOLDER / FILE_NAME).is_file():
-        raise ConfigError(
-            f"There is nothing to go on with in {folder}: its model is there and no checkpoint. The run was finished, or "
-            "stopped before its first checkpoint. Leave out --resume to train anew; with --force in the same folder."
-        )
-
-
-def remove_checkpoint(checkpoint: Checkpoint) -> None:
-    """Remove the state of a run that is finished: its model file has the weights."""
-    checkpoint.path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # It stays if something else is in it, or if it never was.
-        checkpoint.path.parent.rmdir()
 
 
 def read_all(
@@ -227,7 +199,7 @@ def read_all(
     display: Display,
     small: SmallPictures | None = None,
 ) -> PictureTable:
-    """Read every picture of both splits once, into the cache; note small ones; return the table of the readable ones.
+    """Read every image of both splits once, into the cache; note small ones; return the table of the readable ones.
 
     Raises:
         PictureError: Some cannot be read, and ``plan.on_bad`` is ``"error"``; all are named.
@@ -235,21 +207,20 @@ def read_all(
     import torch
 
     rows = torch.cat([table.train_rows, table.valid_rows])
-    num_workers = plan.config.num_threads
     reader = PictureReader(
         resize=Resize(plan.config.size),
         cache=cache,
         truncated=plan.config.truncated,
         on_decoded=None if small is None else small.note,
     )
-    with display.bar("reading pictures", total=len(rows)) as move:
+    with display.bar("reading images", total=len(rows)) as move:
         unreadable = find_unreadable(
-            table, rows, reader=reader, num_workers=num_workers, on_progress=move
+            table, rows, reader=reader, num_workers=plan.config.num_threads, on_progress=move
         )
     kept = settle_unreadable(table, unreadable, on_bad=plan.on_bad)
     if unreadable:
         display.line(
-            f"Left out {counted(len(unreadable), 'unreadable picture')}; the report lists what was wrong."
+            f"Left out {counted(len(unreadable), 'unreadable image')}; the report lists what was wrong."
         )
     return kept
 
@@ -257,13 +228,12 @@ def read_all(
 def enlarged_pictures(
     table: PictureTable, *, plan: RunPlan, small: SmallPictures | None = None
 ) -> str:
-    """Return a sentence about the pictures of both splits that are smaller than the size, empty if there are none."""
+    """Return a sentence about the images of both splits that are smaller than the size, empty if there are none."""
     import torch
 
     size = as_size(plan.config.size)
     rows = torch.cat([table.train_rows, table.valid_rows])
-    num_workers = plan.config.num_threads
-    number = count_smaller(table, rows, size=size, num_workers=num_workers, noted=small)
+    number = count_smaller(table, rows, size=size, num_workers=plan.config.num_threads, noted=small)
     return enlarged_text(number, size=size)
 
 
@@ -281,17 +251,6 @@ def write_run(
 ) -> None:
     """Write the files of a run, the model first and the report last.
 
-    Args:
-        folder: Where they are written.
-        run: What training left.
-        table: Its images.
-        plan: What the run is about.
-        metrics: On the validation images.
-        seconds: How long it took until here.
-        display: Shows bars; None is none.
-        cache: Images that were read already.
-        home: Where the files will be in the end; None is ``folder``.
-
     Raises:
         OutputError: A file cannot be written; one that was there before is untouched.
     """
@@ -301,7 +260,7 @@ def write_run(
     # A head that was only fitted on features has a temperature already, from its leave-one-out predictions.
     calibration = calibrate(run.predictions, temperature=None if trained_on else 1.0)
     save_bundle(
-        folder / MODEL,
+        folder / files.MODEL,
         classifier=run.classifier,
         resize=run.resize,
         metrics=metrics,
@@ -309,14 +268,12 @@ def write_run(
         notes=run.recipe,
         calibration=calibration,
     )
-    save_history(folder / HISTORY, run.history)
-    run.predictions.save_csv(folder / PREDICTIONS)
-    facts = run_facts(run, table=table, plan=plan, seconds=seconds)
-    _write_text(
-        folder / METRICS,
-        metrics_text(run, metrics=metrics, facts=facts, plan=plan, table=table),
-    )
-    choices = config_text(
+    save_history(folder / files.HISTORY, run.history)
+    run.predictions.save_csv(folder / files.PREDICTIONS)
+    facts = _facts(run, table=table, plan=plan, seconds=seconds)
+    numbers = _metrics_json(run, metrics=metrics, facts=facts, plan=plan, table=table)
+    _write_text(folder / files.METRICS, numbers)
+    choices = files.config_text(
         home,
         source=plan.data if plan.source is None else plan.source,
         labels=plan.labels,
@@ -324,7 +281,7 @@ def write_run(
         on_bad=plan.on_bad,
         config=plan.config,
     )
-    _write_text(folder / CONFIG, choices)
+    _write_text(folder / files.CONFIG, choices)
     evidence, remarks = gather_evidence(
         run.classifier,
         predictions=run.predictions,
@@ -346,10 +303,10 @@ def write_run(
         evidence=evidence,
         temperature=None if calibration is None else calibration.temperature,
     )
-    write_report(folder / REPORT, content=content)
+    write_report(folder / files.REPORT, content=content)
 
 
-def run_facts(
+def _facts(
     run: TrainedRun, *, table: PictureTable, plan: RunPlan, seconds: float
 ) -> tuple[tuple[str, str], ...]:
     """Return (name, value) of what was trained on what, for people."""
@@ -357,13 +314,14 @@ def run_facts(
 
     spec = run.classifier.backbone.spec
     device = next(run.classifier.parameters()).device
+    more = " ..." if len(table.vocab) > 12 else ""
     return (
         ("Data", plan.data),
         (
-            "Pictures",
+            "Images",
             f"{len(table.train_rows):,} to learn from, {len(table.valid_rows):,} to validate on",
         ),
-        ("Classes", f"{len(table.vocab)}: " + _shortened(table.vocab)),
+        ("Classes", f"{len(table.vocab)}: {', '.join(table.vocab[:12])}{more}"),
         ("Network", spec.name),
         ("Weights", f"{spec.weights}; licence: {spec.licence}" if spec.licence else spec.weights),
         (
@@ -372,7 +330,7 @@ def run_facts(
             + (" Stopped early by Ctrl-C." if run.interrupted else "")
             + f" {run.problem}".rstrip(),
         ),
-        ("Picture size", f"{plan.config.size} x {plan.config.size} pixels"),
+        ("Image size", f"{plan.config.size} x {plan.config.size} pixels"),
         ("Seed", str(plan.config.seed)),
         ("Time", f"{format_seconds(seconds)} on {device_name(device)}"),
         ("Peak memory", f"{peak_memory_bytes() / 2**30:.1f} GiB"),
@@ -383,7 +341,7 @@ def run_facts(
     )
 
 
-def metrics_text(
+def _metrics_json(
     run: TrainedRun,
     *,
     metrics: tuple[Metric, ...],
@@ -411,10 +369,5 @@ def metrics_text(
 
 
 def _write_text(path: Path, text: str) -> None:
-    # Lone surrogates become escapes, which JSON knows.
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def _shortened(names: tuple[str, ...], *, limit: int = 12) -> str:
-    return ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
+        temporary.write_text(valid_unicode(text), encoding="utf-8")

@@ -19,12 +19,12 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 @pytest.fixture(scope="session")
 def golden() -> Mapping[str, dict[str, Any]]:
-    """The recorded cases by the name of their result, with its pictures as ``"found"`` and the source as ``"images"``."""
+    """The recorded cases by the name of their result, with its images as ``"found"`` and the source as ``"images"``."""
     record = json.loads((GOLDEN / "augment.json").read_text(encoding="utf-8"))
     with np.load(GOLDEN / "augment.npz") as arrays:
-        pictures = {name: torch.from_numpy(arrays[name].astype(np.float32) / 65535) for name in arrays.files}  # fmt: skip
+        images = {name: torch.from_numpy(arrays[name].astype(np.float32) / 65535) for name in arrays.files}  # fmt: skip
     return {
-        case["out"]: case | {"images": pictures[case["input"]], "expected": pictures[case["out"]]}
+        case["out"]: case | {"images": images[case["input"]], "expected": images[case["out"]]}
         for case in record["cases"]
     }
 

@@ -1,4 +1,4 @@
-"""RandomErasing: the blocks of the reference, for each picture on its own, with noise that looks like a picture's numbers."""
+"""RandomErasing: the blocks of the reference, for each image on its own, with noise that looks like an image's numbers."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_picture_that_is_not_erased_is_exact_and_the_rest_of_one_that_is(make_
 
 def test_pictures_of_a_batch_have_their_own_blocks_and_noise():
     found = run(RandomErasing(1, 0.2, 0.3), torch.full((6, 3, 20, 24), 7, dtype=torch.uint8))
-    assert len({tuple(picture.flatten().tolist()) for picture in found}) == 6
+    assert len({tuple(image.flatten().tolist()) for image in found}) == 6
 
 
 def test_noise_has_the_statistics_of_pictures_and_stays_within_0_and_1():

@@ -1,4 +1,4 @@
-"""Geometry and colour against pictures recorded from the reference."""
+"""Geometry and colour against images recorded from the reference."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_window_that_shrinks_by_less_than_2_is_not_filtered_on_purpose(golden:
 
 def test_a_window_is_filtered_with_its_surroundings_on_purpose(golden: Golden):
     # The reference cuts the window first and averages 50 x 60 pixels to 48 x 57. Here the window is part of the map, so the
-    # whole picture is averaged, to twice the output: a little more filter, and no second resampling.
+    # whole image is averaged, to twice the output: a little more filter, and no second resampling.
     case = golden["rrcgpu_x64_10_4_50x60_24"]
     warp = window_map(case)
     assert prefilter_sizes(warp, source_size=(64, 64), size=(24, 24)) == [(48, 48)] * 2

@@ -215,12 +215,6 @@ def test_a_later_download_must_be_the_same_as_the_first(web, url: str, target: P
     assert left_in(target.parent) == {"a.bin.sha256.json"}
 
 
-def test_a_quiet_download_says_nothing(web, url: str, target: Path, capsys):
-    web.drops = [1000]
-    download_file(url, target, quiet=True, pauses_seconds=PAUSES)
-    assert capsys.readouterr().out == ""
-
-
 def test_redirects_are_followed_to_web_addresses_only(web, url: str, target: Path, tmp_path: Path):
     secret = tmp_path / "secret"
     secret.write_text("x")
@@ -251,7 +245,7 @@ def test_a_file_address_is_used_where_it_is(tmp_path: Path, target: Path):
 def test_two_calls_at_a_time_download_once(web, url: str, target: Path):
     web.hold.clear()
     with ThreadPoolExecutor(2) as pool:
-        calls = [pool.submit(download_file, url, target, quiet=True) for _ in range(2)]
+        calls = [pool.submit(download_file, url, target) for _ in range(2)]
         while not web.asked:
             time.sleep(0.01)
         web.hold.set()
@@ -270,7 +264,7 @@ from vizsla.errors import OutputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 try:
-    download_file(sys.argv[1], Path(sys.argv[2]), quiet=True)
+    download_file(sys.argv[1], Path(sys.argv[2]))
 except OutputError as error:
     print(error)
 """
@@ -278,7 +272,7 @@ except OutputError as error:
         [sys.executable, "-W", "error", "-c", code, url, str(target)],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert done.stdout.startswith(f"Cannot write {target}.part: File too large.")
+    assert f"Cannot write {target}.part: File too large." in done.stdout
     assert left_in(target.parent) == set()
 
 
@@ -303,7 +297,7 @@ download_file(sys.argv[1], Path(sys.argv[2]))
     process.wait()
     web.hold.set()
     assert not target.exists()
-    download_file(url, target, quiet=True)
+    download_file(url, target)
     assert target.read_bytes() == CONTENT
 
 
@@ -342,10 +336,10 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 def unpack(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that unpacks bytes below ``tmp_path/there``."""
 
-    def run(content: bytes, *, limits: Limits | None = None) -> Path:
+    def run(content: bytes, **options: Limits) -> Path:
         archive = tmp_path / "archive.any"
         archive.write_bytes(content)
-        extract_archive(archive, tmp_path / "there", limits=limits)
+        extract_archive(archive, tmp_path / "there", **options)
         return tmp_path / "there"
 
     return run

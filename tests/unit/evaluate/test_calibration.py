@@ -140,7 +140,7 @@ def test_label_sets_hold_the_true_class_as_often_as_they_state(coverage: float):
 
 def test_thresholds_are_the_order_statistics_of_the_theorem():
     sets = fit_label_sets(torch.tensor([0.9, 0.1, 0.5, 0.7, 0.3, 0.8, 0.2, 0.6, 0.4]))
-    # Of 9 pictures, ceil(10 * 0.9) = 9: the lowest of the nine; 0.91 would need a tenth picture.
+    # Of 9 images, ceil(10 * 0.9) = 9: the lowest of the nine; 0.91 would need a tenth image.
     assert sets.threshold(0.9) == pytest.approx(0.1)
     assert sets.threshold(0.5) == pytest.approx(0.5)
     assert sets.threshold(0.505) == sets.threshold(0.51) == pytest.approx(0.4)

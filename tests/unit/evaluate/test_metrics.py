@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate.metrics import measure, per_class, summarise
 from vizsla.evaluate.predictions import Predictions
 from vizsla.evaluate.statistics import wilson_interval
-from vizsla.types import UNLABELLED
+from vizsla.types import UNLABELLED, Task
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())["metrics"]
 MACRO: dict[str, Any] = {"average": "macro", "zero_division": 0}
 Maker = Callable[..., Predictions]
 
@@ -30,18 +31,17 @@ def values(predictions: Predictions) -> dict[str, float]:
 
 
 def test_values_agree_with_recorded_ones(from_logits: Maker):
-    case = GOLDEN["metrics"]
-    got = values(from_logits(case["logits"], case["targs"]))
-    expected = case["multiclass"]
+    predictions = from_logits(GOLDEN["logits"], GOLDEN["targs"])
+    got, expected = values(predictions), GOLDEN["multiclass"]
     assert got["accuracy"] == expected["accuracy"]
     assert got["error_rate"] == pytest.approx(expected["error_rate"], abs=1e-6)
     assert got["macro_f1"] == pytest.approx(expected["F1Score_macro"], abs=1e-12)
     assert got["balanced_accuracy"] == pytest.approx(expected["BalancedAccuracy"], abs=1e-12)
     assert got["macro_precision"] == pytest.approx(expected["Precision_macro"], abs=1e-12)
     assert got["roc_auc"] == pytest.approx(expected["RocAuc_macro_ovr"], abs=1e-12)
-    recall = measure(from_logits(case["logits"], case["targs"]), "macro_recall")
+    recall = measure(predictions, "macro_recall")
     assert recall.value == pytest.approx(expected["Recall_macro"], abs=1e-12)
-    second = measure(from_logits(case["logits"], case["targs"]), f"top_{2}_accuracy")
+    second = measure(predictions, "top_2_accuracy")
     assert (second.name, second.value) == ("top_2_accuracy", expected["top_k_accuracy_k2"])
 
 
@@ -95,12 +95,17 @@ def test_a_perfect_and_certain_classifier_has_no_error(from_logits: Maker):
 
 
 def test_single_metrics_are_those_of_the_summary(random_predictions: Maker):
-    predictions = random_predictions(num_pictures=60, num_classes=3)
-    for metric in summarise(predictions, seed=4):
-        assert measure(predictions, metric.name, seed=4) == metric
+    for predictions in (
+        random_predictions(num_pictures=60, num_classes=3),
+        random_labels(num_pictures=40, num_labels=3),
+        random_numbers(num_pictures=20, num_outputs=2),
+    ):
+        for metric in summarise(predictions, seed=4):
+            assert measure(predictions, metric.name, seed=4) == metric
+            assert metric.low <= metric.value <= metric.high
 
 
-# 6,000 pictures are more than are resampled in one part.
+# 6,000 images are more than are resampled in one part.
 @pytest.mark.parametrize("num_pictures", [500, 6000])
 def test_the_interval_of_a_mean_is_what_theory_says(random_predictions: Maker, num_pictures: int):
     predictions = random_predictions(num_pictures=num_pictures, num_classes=2)
@@ -144,14 +149,20 @@ def test_every_interval_holds_its_value_and_the_seed_repeats_it(random_predictio
     assert {metric.num_pictures for metric in first} == {90}
 
 
-def test_pictures_without_label_are_left_out(random_predictions: Maker, from_logits: Maker):
-    known = random_predictions(num_pictures=30, num_classes=3)
-    more = from_logits(
-        torch.cat([known.logits, torch.randn(5, 3)]),
-        torch.cat([known.targets, torch.full((5,), UNLABELLED)]),
-    )
-    assert summarise(more) == summarise(known)
-    assert per_class(more) == per_class(known)
+def test_images_without_label_are_left_out(random_predictions: Maker, from_logits: Maker):
+    classes = random_predictions(num_pictures=30, num_classes=3)
+    labels = random_labels(num_pictures=30, num_labels=3)
+    ages = random_numbers(num_pictures=10, num_outputs=1)
+    for known, make, unknown in (
+        (classes, from_logits, torch.full((5,), UNLABELLED)),
+        (labels, labelled, torch.full((5, 3), torch.nan)),
+        (ages, numbers, torch.full((5, 1), torch.nan)),
+    ):
+        logits = torch.cat([known.logits, torch.randn(5, known.logits.shape[1])])
+        more = make(logits, torch.cat([known.targets, unknown]))
+        assert summarise(more) == summarise(known)
+        if known is not ages:
+            assert per_class(more) == per_class(known)
 
 
 def test_without_any_label_nothing_is_measured(from_logits: Maker):
@@ -161,6 +172,7 @@ def test_without_any_label_nothing_is_measured(from_logits: Maker):
         lambda: per_class(unknown),
         lambda: measure(unknown, "accuracy"),
         lambda: measure(unknown, "brier"),
+        lambda: summarise(numbers(torch.zeros(2, 1), torch.full((2, 1), torch.nan))),
     ):
         with pytest.raises(DataError, match="None of the 2 images"):
             measured()
@@ -192,7 +204,7 @@ def test_a_class_without_pictures_has_an_open_interval(from_confusion: Maker):
 
 @st.composite
 def any_predictions(draw: st.DrawFn) -> Predictions:
-    """Few pictures with ties, absent classes, a single class, all right or all wrong."""
+    """Few images with ties, absent classes, a single class, all right or all wrong."""
     num_classes = draw(st.integers(2, 7))
     num_pictures = draw(st.integers(1, 12))
     steps = st.lists(st.integers(-2, 2), min_size=num_classes, max_size=num_classes)
@@ -231,7 +243,7 @@ def test_values_of_any_predictions_are_those_of_scikit_learn(predictions: Predic
         assert got["roc_auc"].value == pytest.approx(np.mean(areas))
     assert ("roc_auc" in got) == (len(present) > 1)
     assert ("top_5_accuracy" in got) == (len(predictions.vocab) > 5)
-    assert measure(predictions, f"top_{1}_accuracy").value == got["accuracy"].value
+    assert measure(predictions, "top_1_accuracy").value == got["accuracy"].value
     for metric in got.values():
         assert 0 <= metric.low <= metric.value <= metric.high, metric
 
@@ -263,34 +275,26 @@ def test_more_than_all_classes_are_refused(from_logits: Maker, k: int):
 
 
 def test_predictions_of_another_task_are_sent_to_their_metrics():
-    numbers = Predictions(
-        rows=torch.arange(2),
-        paths=("0.jpg", "1.jpg"),
-        logits=torch.zeros(2, 1),
-        targets=torch.ones(2, 1),
-        vocab=("age",),
-        task="regression",
-    )
+    ages = numbers(torch.zeros(2, 1), torch.ones(2, 1))
     with pytest.raises(ConfigError, match=r"'accuracy'.*'regression'.*'category'.*mae, r2, rmse"):
-        measure(numbers, "accuracy")
+        measure(ages, "accuracy")
     with pytest.raises(ConfigError):
-        per_class(numbers)
+        per_class(ages)
 
 
-GOLDEN_MULTI_LABEL = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())[
-    "metrics"
-]
-
-
-def labelled(logits: torch.Tensor, targets: torch.Tensor) -> Predictions:
+def of_task(task: Task, logits: torch.Tensor, targets: torch.Tensor) -> Predictions:
     return Predictions(
         rows=torch.arange(len(logits)),
         paths=tuple(f"{number}.jpg" for number in range(len(logits))),
         logits=logits,
         targets=targets,
         vocab=tuple(f"label {index}" for index in range(logits.shape[1])),
-        task="multi_category",
+        task=task,
     )
+
+
+labelled = partial(of_task, "multi_category")
+numbers = partial(of_task, "regression")
 
 
 def random_labels(*, num_pictures: int, num_labels: int, seed: int = 0) -> Predictions:
@@ -300,18 +304,9 @@ def random_labels(*, num_pictures: int, num_labels: int, seed: int = 0) -> Predi
     return labelled(logits, targets)
 
 
-def values_multi_label(predictions: Predictions) -> dict[str, float]:
-    return {metric.name: metric.value for metric in summarise(predictions)}
-
-
 def test_values_agree_with_recorded_ones_multi_label():
-    got = values_multi_label(
-        labelled(
-            torch.tensor(GOLDEN_MULTI_LABEL["multi_logits"]),
-            torch.tensor(GOLDEN_MULTI_LABEL["multi_targs"]),
-        )
-    )
-    expected = GOLDEN_MULTI_LABEL["multilabel"]
+    logits, targets = (torch.tensor(GOLDEN[name]) for name in ("multi_logits", "multi_targs"))
+    got, expected = values(labelled(logits, targets)), GOLDEN["multilabel"]
     assert got["accuracy_multi"] == pytest.approx(expected["accuracy_multi"])
     assert got["hamming_loss"] == pytest.approx(expected["HammingLossMulti"])
     assert got["macro_f1"] == pytest.approx(expected["F1ScoreMulti_macro"])
@@ -323,7 +318,7 @@ def test_values_agree_with_scikit_learn_multi_label(num_pictures: int, num_label
     predictions = random_labels(num_pictures=num_pictures, num_labels=num_labels)
     truth, given = predictions.targets.numpy(), predictions.predicted.numpy()
     probabilities = predictions.logits.double().sigmoid().numpy()
-    got = values_multi_label(predictions)
+    got = values(predictions)
     assert list(got) == [
         "exact_match",
         "accuracy_multi",
@@ -355,23 +350,6 @@ def test_the_interval_of_average_precision_is_that_of_resampling():
     assert metric.high - metric.low == pytest.approx(high - low, rel=0.25)
 
 
-def test_single_metrics_are_those_of_the_summary_multi_label():
-    predictions = random_labels(num_pictures=40, num_labels=3)
-    for metric in summarise(predictions, seed=4):
-        assert measure(predictions, metric.name, seed=4) == metric
-        assert metric.low <= metric.value <= metric.high
-
-
-def test_pictures_without_labels_are_left_out():
-    known = random_labels(num_pictures=30, num_labels=3)
-    more = labelled(
-        torch.cat([known.logits, torch.randn(4, 3)]),
-        torch.cat([known.targets, torch.full((4, 3), torch.nan)]),
-    )
-    assert summarise(more) == summarise(known)
-    assert per_class(more) == per_class(known)
-
-
 def test_each_label_is_scored_by_itself():
     predictions = random_labels(num_pictures=60, num_labels=5)
     expected = reference.precision_recall_fscore_support(
@@ -386,23 +364,12 @@ def test_each_label_is_scored_by_itself():
 
 def test_without_a_single_label_what_is_undefined_is_left_out_and_named():
     bare = labelled(torch.full((3, 2), -5.0), torch.zeros(3, 2))
-    got = values_multi_label(bare)
+    got = values(bare)
     assert list(got) == ["exact_match", "accuracy_multi", "hamming_loss", "log_loss"]
     assert got["exact_match"] == 1
     for name in ("macro_f1", "micro_f1", "mean_average_precision", "roc_auc"):
         with pytest.raises(DataError, match=f"{name} is not defined"):
             measure(bare, name)
-
-
-def numbers(outputs: torch.Tensor, targets: torch.Tensor) -> Predictions:
-    return Predictions(
-        rows=torch.arange(len(outputs)),
-        paths=tuple(f"{number}.jpg" for number in range(len(outputs))),
-        logits=outputs,
-        targets=targets,
-        vocab=tuple(f"number {index}" for index in range(outputs.shape[1])),
-        task="regression",
-    )
 
 
 def random_numbers(*, num_pictures: int, num_outputs: int, mean: float = 0.0) -> Predictions:
@@ -415,8 +382,7 @@ def random_numbers(*, num_pictures: int, num_outputs: int, mean: float = 0.0) ->
 def test_values_agree_with_scikit_learn_regression(num_outputs: int):
     predictions = random_numbers(num_pictures=50, num_outputs=num_outputs, mean=1000)
     arrays = predictions.targets.double().numpy(), predictions.logits.double().numpy()
-    got = {metric.name: metric.value for metric in summarise(predictions)}
-    assert got == {
+    assert values(predictions) == {
         "mae": pytest.approx(reference.mean_absolute_error(*arrays)),
         "rmse": pytest.approx(reference.mean_squared_error(*arrays) ** 0.5),
         "r2": pytest.approx(reference.r2_score(*arrays)),
@@ -440,16 +406,9 @@ def test_intervals_are_those_of_resampling():
         assert metric.high == pytest.approx(high, abs=0.15 * (high - low))
 
 
-def test_single_metrics_are_those_of_the_summary_regression():
-    predictions = random_numbers(num_pictures=20, num_outputs=2)
-    for metric in summarise(predictions, seed=3):
-        assert measure(predictions, metric.name, seed=3) == metric
-
-
 def test_perfect_numbers_have_no_error():
     targets = torch.arange(4.0)[:, None]
-    got = {metric.name: metric.value for metric in summarise(numbers(targets, targets))}
-    assert got == {"mae": 0, "rmse": 0, "r2": 1}
+    assert values(numbers(targets, targets)) == {"mae": 0, "rmse": 0, "r2": 1}
 
 
 @pytest.mark.parametrize("num_pictures", [1, 5])
@@ -459,14 +418,3 @@ def test_targets_that_do_not_vary_have_no_explained_share(num_pictures: int):
     assert [metric.name for metric in summarise(predictions)] == ["mae", "rmse"]
     with pytest.raises(DataError, match="r2"):
         measure(predictions, "r2")
-
-
-def test_pictures_without_numbers_are_left_out():
-    known = random_numbers(num_pictures=10, num_outputs=1)
-    more = numbers(
-        torch.cat([known.logits, torch.zeros(2, 1)]),
-        torch.cat([known.targets, torch.full((2, 1), torch.nan)]),
-    )
-    assert summarise(more) == summarise(known)
-    with pytest.raises(DataError, match="None of the 2"):
-        summarise(numbers(torch.zeros(2, 1), torch.full((2, 1), torch.nan)))

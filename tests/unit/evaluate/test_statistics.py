@@ -1,4 +1,4 @@
-"""Tallies of classes and labels: resampled counts are those of drawing the pictures one by one."""
+"""Tallies of classes and labels: resampled counts are those of drawing the images one by one."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_resamples_do_not_depend_on_how_many_are_made_at_a_time_beyond_their_dra
 
 
 def test_bootstrap_intervals_cover_as_often_as_they_say():
-    # 200 samples of 60 pictures: 95 % give 190 hits, with a standard deviation of 3; percentiles run a little short.
+    # 200 samples of 60 images: 95 % give 190 hits, with a standard deviation of 3; percentiles run a little short.
     hits = 0
     for seed in range(200):
         metric = bootstrap(mean_of(normal(60, seed=seed)), num_images=60, seed=seed)["mean"]
@@ -134,7 +134,7 @@ def test_bootstrap_intervals_cover_as_often_as_they_say():
 
 def test_what_is_undefined_is_left_out_and_undefined_resamples_do_not_count():
     def measure(counts: torch.Tensor) -> dict[str, torch.Tensor]:
-        drawn = counts[0] > 0  # a third of all resamples lack the first picture
+        drawn = counts[0] > 0  # a third of all resamples lack the first image
         value = torch.where(drawn, counts[0], torch.nan)
         return {"never": value * torch.nan, "sometimes": value}
 
@@ -150,7 +150,7 @@ def test_a_single_picture_has_an_interval_without_width():
 
 
 def test_influences_give_the_interval_of_a_share_in_log_odds():
-    # The influence of a picture on a mean is its deviation over N.
+    # The influence of an image on a mean is its deviation over N.
     hits = torch.tensor([1.0] * 80 + [0.0] * 20, dtype=torch.float64)
     metric = influence_metric("share", value=0.8, influence=(hits - 0.8) / 100)
     half = normal_quantile() * math.sqrt(0.8 * 0.2 / 100) / (0.8 * 0.2)
@@ -202,7 +202,7 @@ def test_values_and_influences_are_right_for_any_ranking(
         less = expected(positive, scores, sample_weight=weights)
         slope = (more - less) / (2 * step)
         assert found.influence[place].item() == pytest.approx(slope, abs=1e-6)
-    # The weights of all pictures together change nothing.
+    # The weights of all images together change nothing.
     assert found.influence.sum().item() == pytest.approx(0, abs=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""The classifier: normalises once, refuses what is not a picture, keeps its numbers out of the weights."""
+"""The classifier: normalises once, refuses what is not an image, keeps its numbers out of the weights."""
 
 from __future__ import annotations
 

@@ -180,10 +180,6 @@ def test_the_fine_groups_of_a_network_of_ones_own_are_the_layers_in_its_containe
     ]
 
 
-def test_a_body_without_parameters_has_the_head_as_its_only_fine_group():
-    assert [len(g) for g in fine_groups(make_classifier(nn.Identity(), num_classes=2))] == [6]
-
-
 def test_rates_fall_by_one_factor_from_group_to_group():
     assert layer_decay_rates(1.0, num_groups=4, decay=0.5) == (0.125, 0.25, 0.5, 1.0)
     assert layer_decay_rates(0.1, num_groups=2, decay=1) == (0.1, 0.1)
@@ -212,39 +208,25 @@ def test_a_parameter_that_two_layers_share_is_in_one_group():
 
 
 def test_a_body_without_parts_leaves_its_groups_empty():
-    groups = parameter_groups(make_classifier(nn.Identity(), num_classes=2))
-    assert [len(group) for group in groups] == [0, 0, 6]
+    classifier = make_classifier(nn.Identity(), num_classes=2)
+    assert [len(group) for group in parameter_groups(classifier)] == [0, 0, 6]
+    assert [len(group) for group in fine_groups(classifier)] == [6]
+
+
+ALL = [f"{layer}.{part}" for layer in range(3) for part in ("weight", "bias")]
 
 
 def test_groups_from_the_given_position_train():
-    for n, expected in [
-        (0, ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]),
-        (1, ["1.weight", "1.bias", "2.weight", "2.bias"]),
-        (-1, ["2.weight", "2.bias"]),
-        (-3, ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]),
-    ]:
+    for n, expected in [(0, ALL), (1, ALL[2:]), (-1, ALL[4:]), (-3, ALL)]:
         model = toy()
         freeze_to(toy_groups(model), n)
         assert trains(model) == expected
-
-
-def test_norms_in_frozen_groups_train_if_asked():
-    model = toy()
-    freeze_to(toy_groups(model), -1, train_norms=norm_parameters(model))
-    assert trains(model) == ["1.weight", "1.bias", "2.weight", "2.bias"]
-
-
-def test_unfreezing_lets_everything_train_again():
-    model = toy()
-    freeze_to(toy_groups(model), -1)
-    freeze_to(toy_groups(model), 0)
-    assert len(trains(model)) == 6
-
-
-def test_one_group_stays_trainable():
-    model = toy()
-    freeze_to((tuple(model.parameters()),), -1)
-    assert len(trains(model)) == 6
+        freeze_to(toy_groups(model), 0)
+        assert trains(model) == ALL
+        freeze_to((tuple(model.parameters()),), -1)  # one group
+        assert trains(model) == ALL
+        freeze_to(toy_groups(model), -1, train_norms=norm_parameters(model))
+        assert trains(model) == ALL[2:]
 
 
 def test_freezing_everything_warns():
@@ -346,19 +328,10 @@ def test_norms_of_other_libraries_count_as_norms():
 
 def test_training_mode_leaves_the_statistics_of_frozen_norms_alone():
     model = golden_toy()
-    freeze_to(toy_groups(model), -1)
-    train_mode(model)
-    assert [part.training for part in model] == [True, False, True]
-
-
-def test_training_mode_lets_the_statistics_of_trained_norms_move():
-    model = golden_toy()
-    freeze_to(toy_groups(model), -1, train_norms=norm_parameters(model))
-    train_mode(model)
-    assert [part.training for part in model] == [True, True, True]
-
-
-def test_training_mode_trains_norms_without_parameters():
-    model = nn.Sequential(nn.BatchNorm1d(3, affine=False))
-    train_mode(model)
-    assert model[0].training
+    for norms, expected in [((), [True, False, True]), (norm_parameters(model), [True] * 3)]:
+        freeze_to(toy_groups(model), -1, train_norms=norms)
+        train_mode(model)
+        assert [part.training for part in model] == expected
+    without_parameters = nn.Sequential(nn.BatchNorm1d(3, affine=False))
+    train_mode(without_parameters)
+    assert without_parameters[0].training

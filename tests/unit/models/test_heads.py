@@ -61,12 +61,6 @@ def test_create_head_makes_the_golden_layers():
         shapes = {name: list(parameter.shape) for name, parameter in head.named_parameters()}
         assert shapes == case["params"]
         assert sum(parameter.numel() for parameter in head.parameters()) == case["n_params"]
-
-
-def test_every_variant_gives_logits_and_gradients():
-    for name in GOLDEN["create_head"]:
-        case = GOLDEN["create_head"][name]
-        head = create_head(case["nf"], case["n_out"], **case["kwargs"])
         has_pool = case["kwargs"].get("pool", True)
         logits = head(torch.randn(4, case["nf"], 3, 3) if has_pool else torch.randn(4, case["nf"]))
         assert logits.shape == (4, case["n_out"])
@@ -80,11 +74,7 @@ def test_linear_weights_start_with_the_standard_deviation_of_kaiming():
     assert linears[0].weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=1e-2)
     assert linears[1].weight.std().item() == pytest.approx((2 / 4000) ** 0.5, rel=1e-2)
     assert linears[0].weight.mean().item() == pytest.approx(0, abs=1e-3)
-
-
-def test_biases_of_linear_layers_start_at_zero():
-    head = create_head(8, 3, lin_first=True)
-    last = list(head)[-1]
+    last = list(create_head(8, 3, lin_first=True))[-1]
     assert isinstance(last, nn.Linear)
     assert last.bias.tolist() == [0, 0, 0]
 
@@ -110,13 +100,10 @@ def test_a_range_squeezes_numbers_between_its_bounds():
     assert SigmoidRange(1, 5)(values).tolist() == [1.0, 3.0, 5.0]
 
 
-def test_dropouts_that_cannot_work_are_refused():
+def test_dropouts_and_widths_that_cannot_work_are_refused():
     for ps in [1.0, -0.1, [0.1, 0.2, 0.3], []]:
         with pytest.raises(ConfigError, match=r"each of the 2 linear layers\. Received: "):
             create_head(8, 3, ps=ps)
-
-
-def test_widths_that_cannot_work_are_refused():
     refused: list[tuple[int, int, list[int]]] = [(0, 3, [4]), (8, 0, [4]), (8, 3, [4, -1])]
     for inputs, outputs, hidden in refused:
         with pytest.raises(ConfigError, match="Widths of a head are positive"):
@@ -153,21 +140,19 @@ def test_changing_the_settings_does_not_change_the_head():
     assert head.config()["kind"] == "concat_pool"
 
 
-def test_an_unknown_kind_of_head_is_refused():
-    for config in [{}, {"kind": "attention"}, {"kind": None}]:
-        with pytest.raises(ConfigError, match='the kinds are "concat_pool" and "features"'):
+def test_an_unknown_kind_or_setting_is_refused():
+    kinds, wrong = 'the kinds are "concat_pool" and "features"', "These settings make no head|ps is"
+    for config, words in [
+        ({}, kinds),
+        ({"kind": "attention"}, kinds),
+        ({"kind": None}, kinds),
+        ({"kind": "concat_pool", "width": 3}, r"no setting width; .*lin_ftrs, ps"),
+        ({"kind": "concat_pool", "lin_ftrs": 5}, wrong),
+        ({"kind": "concat_pool", "ps": "high"}, wrong),
+        ({"kind": "concat_pool", "y_range": [1]}, wrong),
+    ]:
+        with pytest.raises(ConfigError, match=words):
             build_head(config, stage_channels=(8,), num_classes=3)
-
-
-def test_an_unknown_setting_is_refused():
-    with pytest.raises(ConfigError, match=r"no setting width; .*lin_ftrs, ps"):
-        build_head({"kind": "concat_pool", "width": 3}, stage_channels=(8,), num_classes=3)
-
-
-def test_a_setting_of_the_wrong_type_is_refused():
-    for setting in [{"lin_ftrs": 5}, {"ps": "high"}, {"y_range": [1]}]:
-        with pytest.raises(ConfigError):
-            build_head({"kind": "concat_pool", **setting}, stage_channels=(8,), num_classes=3)
 
 
 CHANNELS = (3, 4, 5)
@@ -203,17 +188,8 @@ def make_head(*, num_landmarks: int = 0, stages: tuple[int, ...] = (1, 2)) -> Fe
 def test_statistics_are_those_of_numpy_in_the_order_asked_for():
     maps = make_maps()
     arrays = [stage.numpy().reshape(len(stage), stage.shape[1], -1) for stage in maps]
-    expected = np.concatenate(
-        [
-            arrays[2].std(2),
-            arrays[2].mean(2),
-            arrays[2].max(2),
-            arrays[0].std(2),
-            arrays[0].mean(2),
-            arrays[0].max(2),
-        ],
-        axis=1,
-    )
+    columns = [(one.std(2), one.mean(2), one.max(2)) for one in (arrays[2], arrays[0])]
+    expected = np.concatenate([*columns[0], *columns[1]], axis=1)
     found = pool_statistics(maps, stages=[2, 0], statistics=["std", "mean", "max"])
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -374,9 +350,6 @@ def test_settings_that_make_no_head_are_refused():
         config = make_head().config() | change
         with pytest.raises(ConfigError, match="feature head"):
             build_head(config, stage_channels=CHANNELS, num_classes=3)
-
-
-def test_a_missing_setting_is_refused():
     for field in ["stages", "statistics", "num_landmarks", "bandwidth"]:
         config = make_head().config()
         del config[field]

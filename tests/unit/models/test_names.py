@@ -25,56 +25,34 @@ from vizsla.models.names import (
 )
 
 
-def test_the_packaged_network_is_timms():
-    assert resolve_architecture("efficientnet_lite0") == ("timm", "efficientnet_lite0")
+def test_a_name_means_timms_network_where_timm_has_it_and_else_torchvisions():
+    for arch, expected in [
+        ("efficientnet_lite0", ("timm", "efficientnet_lite0")),
+        ("resnet34", ("timm", "resnet34")),
+        ("resnet18.a1_in1k", ("timm", "resnet18.a1_in1k")),
+        ("mnasnet0_5", ("torchvision", "mnasnet0_5")),
+        ("torchvision:resnet34", ("torchvision", "resnet34")),
+        (models.resnet34, ("torchvision", "resnet34")),
+        (architecture_function("resnet34"), ("torchvision", "resnet34")),
+        # A name that timm has replaced.
+        ("convnext_tiny_in22k", ("timm", "convnext_tiny.fb_in22k")),
+    ]:
+        assert resolve_architecture(arch) == expected
 
 
-def test_a_name_that_both_libraries_have_means_timms_network():
-    assert resolve_architecture("resnet34") == ("timm", "resnet34")
-
-
-def test_a_name_with_a_known_tag_is_kept():
-    assert resolve_architecture("resnet18.a1_in1k") == ("timm", "resnet18.a1_in1k")
-
-
-def test_a_name_that_only_torchvision_has_means_torchvisions_network():
-    assert resolve_architecture("mnasnet0_5") == ("torchvision", "mnasnet0_5")
-
-
-def test_a_prefix_chooses_torchvision():
-    assert resolve_architecture("torchvision:resnet34") == ("torchvision", "resnet34")
-
-
-def test_torchvisions_function_means_torchvisions_network():
-    assert resolve_architecture(torchvision.models.resnet34) == ("torchvision", "resnet34")
-
-
-def test_a_name_that_timm_has_replaced_becomes_the_new_one():
-    assert resolve_architecture("convnext_tiny_in22k") == ("timm", "convnext_tiny.fb_in22k")
-
-
-def test_an_unknown_name_is_refused_with_the_three_nearest():
-    with pytest.raises(ConfigError, match=r"'efficentnet_lite0'") as caught:
-        resolve_architecture("efficentnet_lite0")
-    assert "nearest names are: efficientnet_lite0, efficientnet_lite4, efficientnet_lite3." in str(
-        caught.value
-    )
-
-
-def test_an_unknown_name_of_torchvision_is_refused_with_names_of_torchvision():
-    with pytest.raises(ConfigError, match=r"torchvision is called 'resnet35'.*resnet34"):
-        resolve_architecture("torchvision:resnet35")
-
-
-def test_other_texts_are_no_names():
-    for name in ["", "hf-hub:timm/resnet18", "local-dir:/tmp", "a/b"]:
-        with pytest.raises(ConfigError, match="The nearest names are"):
-            resolve_architecture(name)
-
-
-def test_an_unknown_tag_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"no weights 'a9_in1k'.*resnet18\.a1_in1k"):
-        resolve_architecture("resnet18.a9_in1k")
+def test_an_unknown_name_is_refused_with_the_nearest():
+    nearest = "nearest names are: efficientnet_lite0, efficientnet_lite4, efficientnet_lite3."
+    for arch, words in [
+        ("efficentnet_lite0", f"'efficentnet_lite0'.*{nearest}"),
+        ("torchvision:resnet35", r"torchvision is called 'resnet35'.*resnet34"),
+        ("resnet18.a9_in1k", r"no weights 'a9_in1k'.*resnet18\.a1_in1k"),
+        *(
+            (name, "The nearest names are")
+            for name in ("", "hf-hub:timm/resnet18", "local-dir:/tmp", "a/b")
+        ),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            resolve_architecture(arch)
 
 
 def my_network() -> nn.Module:
@@ -175,10 +153,6 @@ def test_a_cut_inside_the_head_is_refused():
 
 def test_there_is_one_for_each_of_torchvisions_networks():
     assert sorted(TORCHVISION_FUNCTIONS) == models.list_models(module=models)
-
-
-def test_a_function_means_torchvisions_network():
-    assert resolve_architecture(architecture_function("resnet34")) == ("torchvision", "resnet34")
 
 
 def test_the_packaged_network_has_a_function_too():

@@ -205,7 +205,7 @@ def test_counters_of_batches_may_be_missing():
         ),
         (
             {f"{number}.x": torch.zeros(1) for number in range(5)},
-            r"2 missing \(0\.weight, 0\.bias\); 5 not part of the network \(0\.x, 1\.x, 2\.x, \.\.\.\)",
+            r"2 missing \(0\.weight, 0\.bias\); 5 not part of the network \(0\.x, 1\.x, 2\.x and 2 more\)",
         ),
     ],
 )
@@ -428,7 +428,7 @@ def backbone() -> Backbone:
 
 
 def pattern(count: int, side: int) -> Tensor:
-    """Return uint8 pictures (B, 3, H, W) by the formula in the golden file."""
+    """Return uint8 images (B, 3, H, W) by the formula in the golden file."""
     k, i, j, c = np.ogrid[:count, :side, :side, :3]
     pixels = (3 * i + 5 * j + 40 * c + 57 * k + (i * j) // (7 + c)) % 256
     return torch.from_numpy(pixels.astype(np.uint8)).permute(0, 3, 1, 2)

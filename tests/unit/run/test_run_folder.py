@@ -268,11 +268,11 @@ def test_metrics_json_has_metrics_references_and_facts(
     accuracy = written["metrics"]["accuracy"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
     facts = written["facts"]
-    assert facts["Pictures"] == "19 to learn from, 5 to validate on"
+    assert facts["Images"] == "19 to learn from, 5 to validate on"
     assert facts["Classes"] == "2: cross, disc"
     assert (facts["Network"], facts["Weights"]) == ("test_resnet", "random; licence: unknown")
     assert facts["Recipe"] == "Made up."
-    assert facts["Picture size"] == "32 x 32 pixels"
+    assert facts["Image size"] == "32 x 32 pixels"
     assert facts["Time"].startswith("01:01 on ")
 
 

@@ -56,7 +56,7 @@ class CategoryBlock:
     add_na: bool = False
 
     def cell_labels(self, labels: Sequence[Any]) -> tuple[Any, ...]:
-        """Return labels that were read from table cells: as they are."""
+        """Return labels that were read from table cells."""
         return tuple(labels)
 
     def table(
@@ -148,7 +148,7 @@ class RegressionBlock:
             raise ConfigError(f"RegressionBlock: n_out is at least 1. Received: {self.n_out!r}")
 
     def cell_labels(self, labels: Sequence[Any]) -> tuple[Any, ...]:
-        """Return labels that were read from table cells: as they are."""
+        """Return labels that were read from table cells."""
         return tuple(labels)
 
     def table(
@@ -216,11 +216,6 @@ def block_for_columns(
     y_block: OutputBlockOrClass | None,
 ) -> OutputBlock:
     """Return the block for labels that stand in columns of a table.
-
-    Args:
-        label_col: The column, or several; several hold several labels.
-        label_delim: What stands between the labels of a cell; if given, there may be several.
-        y_block: The block that was asked for, which decides.
 
     Raises:
         ConfigError: ``y_block`` is not a block of labels.
@@ -383,7 +378,7 @@ class DataBlock:
             **options: See ``LoaderOptions``: ``bs``, ``val_bs``, ``num_workers``, ``device``, ...
 
         Raises:
-            DataError: Something is wrong with the data; everything that was found is in the message.
+            DataError: See ``resolve``.
             ConfigError: One of the arguments cannot work.
         """
         check_loader_options(options, self.item_tfms)
@@ -414,7 +409,7 @@ class DataBlock:
             path: See ``resolve``.
 
         Raises:
-            DataError: Something is wrong with the data; everything that was found is in the message.
+            DataError: See ``resolve``.
         """
         from vizsla.notebook.batches import Datasets
 
@@ -435,7 +430,7 @@ class DataBlock:
             path: See ``resolve``.
 
         Raises:
-            DataError: Something is wrong with the data; everything that was found is in the message.
+            DataError: See ``resolve``.
             CollateError: The images have different sizes.
         """
         from vizsla.notebook.summary import summarise_block

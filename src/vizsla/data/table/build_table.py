@@ -99,14 +99,6 @@ def class_list_table(
 ) -> PictureTable:
     """Return the table of images that have a list of classes each; see ``class_table``.
 
-    Args:
-        images: Images and labels as found.
-        train: Positions of the images to learn from.
-        valid: Positions of the images to hold out.
-        vocab: The classes, in their order; ``None`` takes them from the training images, sorted.
-        encoded: Whether a label is a list of zeros and ones, one for each class of ``vocab``.
-        add_na: Whether a class ``"#na#"`` at position 0 takes labels that are not in the vocabulary.
-
     Raises:
         DataError: Something is wrong with files, labels or split.
         ConfigError: Labels are encoded and there is no ``vocab``.

@@ -122,12 +122,7 @@ def fingerprint(table: PictureTable) -> str:
 
 
 def class_counts(table: PictureTable, rows: torch.Tensor) -> list[int]:
-    """Return how many of some rows have each class, in the order of the vocabulary; nothing where labels are numbers.
-
-    Args:
-        table: The table.
-        rows: int64 ``(N,)``, or bool for every row.
-    """
+    """Return how many of some rows have each class, in the order of the vocabulary; nothing where labels are numbers."""
     targets = table.targets[rows]
     if table.task == "regression":
         return []
@@ -295,14 +290,7 @@ def side_problems(train: Sequence[int], valid: Sequence[int]) -> list[Problem]:
 def class_problems(
     images: LabelledImages, *, train: Sequence[int], valid: Sequence[int], vocab: Sequence[str]
 ) -> list[Problem]:
-    """Return what is wrong with the classes as a whole and with how the split divides them.
-
-    Args:
-        images: The images.
-        train: Positions of the training images.
-        valid: Positions of the validation images.
-        vocab: The classes that the classifier will know.
-    """
+    """Return what is wrong with the classes as a whole and with how the split divides them."""
     texts = class_texts(images.labels)
     classes = {texts[position] for side in (train, valid) for position in side}
     number = len(train) + len(valid)
@@ -325,15 +313,7 @@ def unknown_classes(
     vocab: Sequence[str],
     several: bool = False,
 ) -> list[Problem]:
-    """Return the problems of classes that the classifier would not know, or never see.
-
-    Args:
-        images: The images.
-        train: Positions of the training images; without any there is nothing to say.
-        valid: Positions of the validation images.
-        vocab: The classes that the classifier will know.
-        several: Whether a label is a tuple of classes instead of one.
-    """
+    """Return the problems of classes that the classifier would not know, or never see."""
     if not train:
         return []
     texts = [] if several else class_texts(images.labels)
@@ -433,11 +413,6 @@ def settle_unreadable(
 ) -> PictureTable:
     """Refuse or leave out images that cannot be read.
 
-    Args:
-        table: The table that they are in.
-        unreadable: Their rows, each with the cause, as ``find_unreadable`` returns them.
-        on_bad: ``"error"`` refuses them, all in one message; ``"skip"`` goes on with the rest.
-
     Returns:
         The table without them; they stand in its ``skipped``.
 
@@ -463,10 +438,6 @@ def drop_unreadable(table: PictureTable, bad: Sequence[tuple[int, str]]) -> Pict
     """Return a table without the images that cannot be read; they are added to ``skipped``.
 
     Rows are numbered anew. The vocabulary stays.
-
-    Args:
-        table: The table.
-        bad: Rows of the table, each with the cause.
 
     Raises:
         DataError: A class that had training images, or a whole set, has none left.

@@ -84,10 +84,6 @@ def solar_cells(*, seed: int, valid_fraction: float = 0.25) -> PictureTable:
     The split keeps the parts of both classes and both cell types (mono- and polycrystalline), as Deitsch et al. 2019 did
     with 75 % for training; which cells they drew is not known.
 
-    Args:
-        seed: The run's seed; makes the split repeatable.
-        valid_fraction: The part that is held out.
-
     Raises:
         MissingExtraError: The package is not installed.
         DataError: The package does not hold what it should.

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,12 +55,8 @@ _SPLIT_OF_FOLDER = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
-    """Images as listed, with the split that the data itself states: ``train``, ``valid`` or ``test`` for each."""
-
-    images: LabelledImages
-    splits: tuple[str, ...] | None
+_Found = tuple[LabelledImages, tuple[str, ...] | None]
+"""Images as listed, with the split that the data itself states: ``train``, ``valid`` or ``test`` for each."""
 
 
 def resolve_data(
@@ -91,16 +87,12 @@ def resolve_data(
         >>> table = resolve_data("breeds", labels=r"regex:(.+)_\d+\.jpg$", seed=0)
     """
     fraction = _valid_fraction(valid)
-    found = _find(Path(data), labels)
-    images, splits = found.images, found.splits
+    images, splits = _find(Path(data), labels)
     if fraction is None and splits is not None and "valid" in splits:
         train = positions_of("train", splits)
         return class_table(images, train=train, valid=positions_of("valid", splits))
-    divided = [
-        position
-        for position in range(len(images.paths))
-        if splits is None or splits[position] != "test"
-    ]
+    all_positions = range(len(images.paths))
+    divided = [p for p in all_positions if splits is None or splits[p] != "test"]
     texts = class_texts(images.labels)
     classes = [texts[position] for position in divided]
     train, valid_part = stratified_split(
@@ -203,7 +195,7 @@ def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
         if labeller is None
         else f"Labels are taken from the file name by {labeller.pat!r}.",
     )
-    return _Found(images=images, splits=tuple(splits) if splits else None)
+    return images, tuple(splits) if splits else None
 
 
 def _splits_of_folders(paths: ImagePaths, root: Path) -> list[str] | None:
@@ -233,9 +225,9 @@ def _find_in_table(file: Path, folder: Path, image: str | None, label: str | Non
         locate=partial(_locate, folder=folder),
     )
     if splits is not None:
-        return _Found(images=images, splits=splits)
+        return images, splits
     by_folder = _splits_of_folders(ImagePaths.of(images.paths), folder)
-    return _Found(images=images, splits=tuple(by_folder) if by_folder and all(by_folder) else None)
+    return images, tuple(by_folder) if by_folder and all(by_folder) else None
 
 
 def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple[int, int]:
@@ -252,11 +244,10 @@ def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple
         image_column = table.position(image)
     else:
         taken = label_column if label_column is not None else next(iter(label_by_name), None)
-        free = [position for position in range(len(table.columns)) if position != taken]
-        image_column = next((p for p in image_by_name if p != label_column), free[0])
+        image_column = next((p for p in image_by_name if p != label_column), int(taken == 0))
     if label_column is None:
-        free = [position for position in range(len(table.columns)) if position != image_column]
-        label_column = next((p for p in label_by_name if p != image_column), free[0])
+        free = int(image_column == 0)
+        label_column = next((p for p in label_by_name if p != image_column), free)
     return image_column, label_column
 
 
@@ -267,7 +258,11 @@ def _locate(names: Sequence[str], *, folder: Path) -> list[Path]:
     if absent:
         by_name: defaultdict[str, list[Path]] = defaultdict(list)
         by_stem: defaultdict[str, list[Path]] = defaultdict(list)
-        for image in _images_below(folder):
+        try:
+            below = get_image_files(folder)
+        except DataError:  # no image there at all: the names are reported as missing
+            below = []
+        for image in below:
             by_name[_composed(image.name)].append(image)
             by_stem[_composed(image.stem)].append(image)
         for position in absent:
@@ -281,10 +276,3 @@ def _locate(names: Sequence[str], *, folder: Path) -> list[Path]:
 def _composed(name: str) -> str:
     """Return a name with accents as single letters; archives from a Mac write them as letter and accent."""
     return unicodedata.normalize("NFC", name)
-
-
-def _images_below(folder: Path) -> list[Path]:
-    try:
-        return get_image_files(folder)
-    except DataError:  # no image there at all: the names are reported as missing
-        return []

@@ -299,14 +299,6 @@ def stratified_split(groups: Sequence[Hashable], *, valid_fraction: float, seed:
     need be at the price of the total; a single item goes to training. The members are drawn by a generator of the group's
     own, so another group more or less changes them only through its number of items.
 
-    Args:
-        groups: The group of each item.
-        valid_fraction: Between 0 and 1.
-        seed: The run's seed.
-
-    Returns:
-        Positions of both sets, in order.
-
     Examples:
         >>> train, valid = stratified_split(["cat"] * 8 + ["dog"] * 4, valid_fraction=0.25, seed=0)
         >>> len(train), len(valid)

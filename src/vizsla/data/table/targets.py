@@ -63,12 +63,7 @@ def read_label_set(label: Any) -> LabelSet | LabelError:
 
 
 def read_encoded(label: Any, vocab: Sequence[str]) -> LabelSet | LabelError:
-    """Return the classes of an image whose label has a one for each class that it has, else a zero.
-
-    Args:
-        label: As many zeros and ones as there are classes; they may be text.
-        vocab: The classes.
-    """
+    """Return the classes of an image whose label has a one for each class that it has, else a zero."""
     numbers = read_numbers(label)
     if isinstance(numbers, LabelError):
         return numbers
@@ -80,11 +75,7 @@ def read_encoded(label: Any, vocab: Sequence[str]) -> LabelSet | LabelError:
 
 
 def read_numbers(label: Any) -> Numbers | LabelError:
-    """Return the numbers of an image as floats that float32 can hold.
-
-    Args:
-        label: A number, or a list, tuple or array of them; they may be text.
-    """
+    """Return the numbers of an image as floats that float32 can hold."""
     if isinstance(label, LabelError):
         return label
     label = _plain(label)
