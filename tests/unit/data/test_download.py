@@ -336,10 +336,10 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 def unpack(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that unpacks bytes below ``tmp_path/there``."""
 
-    def run(content: bytes, **options: Limits) -> Path:
+    def run(content: bytes, *, limits: Limits | None = None) -> Path:
         archive = tmp_path / "archive.any"
         archive.write_bytes(content)
-        extract_archive(archive, tmp_path / "there", **options)
+        extract_archive(archive, tmp_path / "there", limits=limits or Limits())
         return tmp_path / "there"
 
     return run
