@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import sys
@@ -44,19 +43,19 @@ RED, GREEN, BLUE = (220, 30, 30), (30, 200, 40), (30, 40, 210)
 
 
 def left_red_right_blue(width: int = 64, height: int = 32) -> Image.Image:
-    picture = Image.new("RGB", (width, height), RED)
-    picture.paste(BLUE, (width // 2, 0, width, height))
-    return picture
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (width // 2, 0, width, height))
+    return image
 
 
-def as_bytes(picture: Image.Image, **options: object) -> bytes:
+def as_bytes(image: Image.Image, **options: object) -> bytes:
     buffer = BytesIO()
-    picture.save(buffer, **options)  # pyright: ignore[reportArgumentType]  options of the format
+    image.save(buffer, **options)  # pyright: ignore[reportArgumentType]  options of the format
     return buffer.getvalue()
 
 
-def near(picture: Image.Image, xy: tuple[int, int], colour: tuple[int, int, int]) -> bool:
-    return bool(np.abs(np.asarray(picture)[xy[1], xy[0]].astype(int) - colour).max() <= 6)
+def near(image: Image.Image, xy: tuple[int, int], colour: tuple[int, int, int]) -> bool:
+    return bool(np.abs(np.asarray(image)[xy[1], xy[0]].astype(int) - colour).max() <= 6)
 
 
 def noisy(height: int = 120, width: int = 100) -> Image.Image:
@@ -90,15 +89,13 @@ def test_a_path_a_string_and_bytes_give_the_same(tmp_path: Path):
     left_red_right_blue().save(path)
     expected = left_red_right_blue().tobytes()
     for source in (path, str(path), path.read_bytes()):
-        picture = open_picture(source)
-        assert picture.mode == "RGB"
-        assert picture.tobytes() == expected
+        image = open_picture(source)
+        assert image.mode == "RGB"
+        assert image.tobytes() == expected
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("cover", [None, (8, 10)])
-def test_every_exif_orientation_is_turned_upright(orientation: int, kind: str, cover: Size | None):
+def test_every_exif_orientation_is_turned_upright(kind: str):
     upright = Image.new("RGB", (64, 48), "white")
     upright.paste(RED, (0, 0, 32, 24))
     upright.paste(BLUE, (32, 0, 64, 24))
@@ -111,33 +108,36 @@ def test_every_exif_orientation_is_turned_upright(orientation: int, kind: str, c
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }
-    stored = upright if orientation == 1 else upright.transpose(undo[orientation])
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}
-    picture = open_picture(as_bytes(stored, format=kind, exif=exif, **options), cover=cover)
-    width, height = picture.size
-    assert width * 48 == height * 64
-    assert near(picture, (width // 4, height // 4), RED)
-    assert near(picture, (3 * width // 4, height // 4), BLUE)
-    assert near(picture, (width // 4, 3 * height // 4), (255, 255, 255))
-    assert picture.getexif().get(0x0112, 1) == 1
+    for orientation in range(1, 9):
+        stored = upright if orientation == 1 else upright.transpose(undo[orientation])
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = as_bytes(stored, format=kind, exif=exif, **options)
+        for cover in (None, (8, 10)):
+            image = open_picture(data, cover=cover)
+            width, height = image.size
+            assert width * 48 == height * 64
+            assert near(image, (width // 4, height // 4), RED)
+            assert near(image, (3 * width // 4, height // 4), BLUE)
+            assert near(image, (width // 4, 3 * height // 4), (255, 255, 255))
+            assert image.getexif().get(0x0112, 1) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-@pytest.mark.parametrize("exif", [b"MM\0*\0\0\0\x08\xff\xff\x01", b"no TIFF header", b"MM"])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_damaged_exif_data_does_not_cost_the_picture(exif: bytes, kind: str):
-    data = as_bytes(left_red_right_blue(), format=kind, exif=b"Exif\0\0" + exif)
-    assert open_picture(data, cover=(32, 32)).size == (64, 32)
+def test_damaged_exif_data_does_not_cost_the_image():
+    for exif in (b"MM\0*\0\0\0\x08\xff\xff\x01", b"no TIFF header", b"MM"):
+        for kind in ("JPEG", "PNG", "WEBP"):
+            data = as_bytes(left_red_right_blue(), format=kind, exif=b"Exif\0\0" + exif)
+            assert open_picture(data, cover=(32, 32)).size == (64, 32)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_scaled_and_not_clipped(kind: str):
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    picture = open_picture(as_bytes(Image.fromarray(values), format=kind))
+    image = open_picture(as_bytes(Image.fromarray(values), format=kind))
     expected = np.rint(values / 257).astype(np.uint8)
-    assert np.array_equal(np.asarray(picture), np.stack([expected] * 3, axis=-1))
+    assert np.array_equal(np.asarray(image), np.stack([expected] * 3, axis=-1))
 
 
 def test_wide_values_without_a_known_meaning_are_refused():
@@ -147,34 +147,34 @@ def test_wide_values_without_a_known_meaning_are_refused():
     assert cause(floats) == "its values go from -2.5 to -2.5, only 0 to 1 have a known meaning"
 
 
-def test_float_pictures_from_0_to_1_are_scaled():
+def test_float_images_from_0_to_1_are_scaled():
     half = as_bytes(Image.fromarray(np.full((4, 4), 0.5, np.float32)), format="TIFF")
     assert open_picture(half).getcolors() == [(16, (128, 128, 128))]
 
 
 def test_transparent_pixels_become_white_whatever_their_hidden_colour():
-    picture = Image.new("RGBA", (4, 1), (*RED, 0))
-    picture.putpixel((1, 0), (*RED, 255))
-    picture.putpixel((2, 0), (0, 0, 0, 51))
+    image = Image.new("RGBA", (4, 1), (*RED, 0))
+    image.putpixel((1, 0), (*RED, 255))
+    image.putpixel((2, 0), (0, 0, 0, 51))
     for kind in ("PNG", "TIFF"):
-        opened = open_picture(as_bytes(picture, format=kind))
+        opened = open_picture(as_bytes(image, format=kind))
         found = [opened.getpixel((x, 0)) for x in range(4)]
         assert found == [(255, 255, 255), RED, (204, 204, 204), (255, 255, 255)]
 
 
 def test_grey_with_alpha_is_laid_over_white():
-    picture = Image.new("LA", (2, 1), (7, 0))
-    picture.putpixel((1, 0), (7, 255))
-    opened = open_picture(as_bytes(picture, format="PNG"))
+    image = Image.new("LA", (2, 1), (7, 0))
+    image.putpixel((1, 0), (7, 255))
+    opened = open_picture(as_bytes(image, format="PNG"))
     assert [opened.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (7, 7, 7)]
 
 
 @pytest.mark.parametrize("transparency", [1, b"\xff\x00\xff"])
 def test_palette_with_transparency_is_laid_over_white(transparency: int | bytes):
-    picture = Image.new("P", (3, 1))
-    picture.putpalette([*RED, *GREEN, *BLUE])
-    picture.putdata([0, 1, 2])
-    opened = open_picture(as_bytes(picture, format="PNG", transparency=transparency))
+    image = Image.new("P", (3, 1))
+    image.putpalette([*RED, *GREEN, *BLUE])
+    image.putdata([0, 1, 2])
+    opened = open_picture(as_bytes(image, format="PNG", transparency=transparency))
     assert [opened.getpixel((x, 0)) for x in range(3)] == [RED, (255, 255, 255), BLUE]
 
 
@@ -186,13 +186,13 @@ def test_a_transparent_colour_of_an_rgb_png_becomes_white():
 
 
 def test_cmyk_jpeg_becomes_rgb():
-    picture = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
-    opened = open_picture(as_bytes(picture, format="JPEG", quality=95), cover=(4, 4))
+    image = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
+    opened = open_picture(as_bytes(image, format="JPEG", quality=95), cover=(4, 4))
     assert opened.mode == "RGB"
     assert near(opened, (1, 1), (255, 0, 0))
 
 
-def test_grey_and_one_bit_pictures_become_rgb():
+def test_grey_and_one_bit_images_become_rgb():
     grey = open_picture(as_bytes(Image.new("L", (5, 4), 77), format="JPEG"))
     assert grey.getcolors() == [(20, (77, 77, 77))]
     bits = Image.new("1", (2, 1))
@@ -208,7 +208,7 @@ def test_of_an_animation_the_first_frame_is_taken(kind: str):
     assert near(open_picture(data), (4, 4), RED)
 
 
-def test_multi_picture_jpeg_of_a_phone_gives_its_first_picture():
+def test_multi_image_jpeg_of_a_phone_gives_its_first_picture():
     data = as_bytes(
         left_red_right_blue(400, 200),
         format="MPO",
@@ -226,35 +226,23 @@ def test_the_format_is_told_by_the_content_not_by_the_name(tmp_path: Path):
     assert open_picture(path).getpixel((0, 0)) == RED
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2000, 10), (10, 2000)])
-def test_tiny_and_thin_pictures_keep_their_size(size: tuple[int, int]):
-    for kind in ("JPEG", "PNG"):
-        data = as_bytes(Image.new("RGB", size, GREEN), format=kind)
-        assert open_picture(data, cover=(224, 224)).size == size
-
-
 # ── the scale of JPEGs ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    ("cover", "expected"),
-    [
-        (None, (800, 600)),
-        ((600, 600), (800, 600)),
-        ((301, 301), (800, 600)),
-        ((300, 400), (400, 300)),
-        ((160, 160), (400, 300)),
-        ((150, 150), (200, 150)),
-        ((75, 100), (100, 75)),
-        ((10, 10), (100, 75)),
-        ((2000, 2000), (800, 600)),
-    ],
-)
-def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers(
-    cover: Size | None, expected: tuple[int, int]
-):
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers():
     data = as_bytes(left_red_right_blue(800, 600), format="JPEG")
-    assert open_picture(data, cover=cover).size == expected
+    expected: dict[Size | None, tuple[int, int]] = {
+        None: (800, 600),
+        (600, 600): (800, 600),
+        (301, 301): (800, 600),
+        (300, 400): (400, 300),
+        (160, 160): (400, 300),
+        (150, 150): (200, 150),
+        (75, 100): (100, 75),
+        (10, 10): (100, 75),
+        (2000, 2000): (800, 600),
+    }
+    assert {cover: open_picture(data, cover=cover).size for cover in expected} == expected
 
 
 def test_other_formats_are_decoded_whole():
@@ -282,7 +270,7 @@ def test_missing_files_and_folders_are_told_apart(tmp_path: Path):
     assert cause(tmp_path) == "it is a folder"
 
 
-def test_text_with_the_name_of_a_picture_is_recognised(tmp_path: Path):
+def test_text_with_the_name_of_a_image_is_recognised(tmp_path: Path):
     path = tmp_path / "page.jpg"
     path.write_text("<html>not found</html>")
     assert cause(path) == "it is not an image but text that begins with '<html>not found</html>'"
@@ -300,16 +288,19 @@ def test_formats_that_run_other_programs_are_not_opened():
     assert cause(eps).startswith("it is not an image but text that begins with '%!PS-Adobe")
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.98])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
-@pytest.mark.parametrize("cover", [None, (10, 10)])
-def test_truncated_files_are_refused(kind: str, kept: float, cover: Size | None):
-    noise = np.random.default_rng(1).integers(0, 256, (80, 90, 3), np.uint8)
-    data = as_bytes(Image.fromarray(noise), format=kind)
-    with pytest.raises(PictureError) as caught:
-        open_picture(data[: int(kept * len(data))], cover=cover)
-    if kind in ("JPEG", "PNG"):
-        assert cause_of(caught.value) == "the file is truncated, it ends before the image does"
+def test_truncated_files_are_refused(kind: str):
+    data = as_bytes(noisy(), format=kind)
+    for kept in (0.3, 0.6, 0.98):
+        for cover in (None, (10, 10)):
+            with pytest.raises(PictureError) as caught:
+                open_picture(data[: int(kept * len(data))], cover=cover)
+            if kind in ("JPEG", "PNG"):
+                cause = cause_of(caught.value)
+                assert cause == "the file is truncated, it ends before the image does"
+    if kind != "JPEG":
+        with pytest.raises(PictureError):
+            open_picture(data[: int(0.6 * len(data))], truncated="ok")
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -331,18 +322,11 @@ def test_a_whole_jpeg_is_the_same_whether_truncated_ones_are_taken_or_not():
     assert open_picture(data, truncated="ok").tobytes() == open_picture(data).tobytes()
 
 
-@pytest.mark.parametrize("kept", [3, 40, 200])
-def test_a_jpeg_without_a_single_pixel_is_refused_all_the_same(kept: int):
-    data = as_bytes(noisy(), format="JPEG")[:kept]
-    with pytest.raises(PictureError):
-        open_picture(data, truncated="ok")
-
-
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "TIFF", "WEBP", "BMP"])
-def test_other_truncated_files_are_refused_all_the_same(kind: str):
-    data = as_bytes(noisy(), format=kind)
-    with pytest.raises(PictureError):
-        open_picture(data[: int(0.6 * len(data))], truncated="ok")
+def test_a_jpeg_without_a_single_pixel_is_refused_all_the_same():
+    data = as_bytes(noisy(), format="JPEG")
+    for kept in (3, 40, 200):
+        with pytest.raises(PictureError):
+            open_picture(data[:kept], truncated="ok")
 
 
 def test_an_unknown_word_for_truncated_files_is_refused():
@@ -357,7 +341,7 @@ def test_damaged_pixel_data_is_refused():
     assert cause(bytes(data)).startswith("its data is damaged (")
 
 
-def test_pictures_above_the_pixel_limit_are_refused_before_any_memory_is_taken():
+def test_images_above_the_pixel_limit_are_refused_before_any_memory_is_taken():
     assert (
         cause(png(20_000, 10_001, zlib.compress(b"\0" * 9)))
         == "it has 20000 x 10001 pixels, more than 200 million"
@@ -391,12 +375,13 @@ def test_avif_is_read_where_pillow_can():
     assert near(opened, (56, 8), BLUE)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-@pytest.mark.parametrize("size", [(20_000, 10), (10, 20_000), (1, 1)])
-def test_the_longest_thinnest_and_smallest_pictures_are_read(kind: str, size: tuple[int, int]):
-    data = as_bytes(Image.new("RGB", size, GREEN), format=kind, quality=95)
-    assert near(open_picture(data, cover=(224, 224)), (0, 0), GREEN)
-    assert open_picture(data, cover=(224, 224)).size == size
+def test_the_longest_thinnest_and_smallest_images_are_read():
+    for kind in ("JPEG", "PNG"):
+        for size in ((20_000, 10), (10, 20_000), (1, 1)):
+            data = as_bytes(Image.new("RGB", size, GREEN), format=kind, quality=95)
+            image = open_picture(data, cover=(224, 224))
+            assert image.size == size
+            assert near(image, (0, 0), GREEN)
 
 
 @pytest.mark.parametrize("name", ["with space.png", "quo'te\".png", "new\nline.png", "été 犬.png"])
@@ -443,13 +428,13 @@ def test_the_size_is_told_upright_without_decoding(tmp_path: Path):
 
 
 def test_what_has_no_header_has_no_size(tmp_path: Path):
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "a.jpg").write_bytes(b"no image")
     assert picture_size(tmp_path / "a.jpg") is None
     assert picture_size(tmp_path / "absent.jpg") is None
     assert picture_size(tmp_path) is None
 
 
-def test_pictures_below_the_limit_are_not_turned_away_by_pillows_own(
+def test_images_below_the_limit_are_not_turned_away_by_pillows_own(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -457,7 +442,7 @@ def test_pictures_below_the_limit_are_not_turned_away_by_pillows_own(
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_any_cut_or_flipped_byte_gives_a_picture_or_our_error():
+def test_any_cut_or_flipped_byte_gives_a_image_or_our_error():
     sources = [
         as_bytes(left_red_right_blue(), format=kind)
         for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000")
@@ -475,27 +460,27 @@ def test_any_cut_or_flipped_byte_gives_a_picture_or_our_error():
             assert mode in ("RGB", "refused")
 
 
-def test_many_threads_may_open_pictures_at_once():
+def test_many_threads_may_open_images_at_once():
     data = [as_bytes(Image.new("RGB", (9, 9), (i, i, i)), format="PNG") for i in range(40)]
     limit = Image.MAX_IMAGE_PIXELS
     with ThreadPoolExecutor(8) as pool:
-        found = [picture.getpixel((4, 4)) for picture in pool.map(open_picture, data)]
+        found = [image.getpixel((4, 4)) for image in pool.map(open_picture, data)]
     assert found == [(i, i, i) for i in range(40)]
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
 def test_plain_rgb_is_not_copied():
-    picture = left_red_right_blue()
-    assert to_rgb(picture) is picture
+    image = left_red_right_blue()
+    assert to_rgb(image) is image
 
 
-def test_rare_modes_of_open_pictures_become_rgb():
-    picture = left_red_right_blue()
+def test_rare_modes_of_open_images_become_rgb():
+    image = left_red_right_blue()
     for rare in (
-        picture.convert("RGBA").convert("RGBa"),
-        picture.quantize(4).convert("PA"),
-        picture.convert("YCbCr"),
-        picture.convert("HSV"),
+        image.convert("RGBA").convert("RGBa"),
+        image.quantize(4).convert("PA"),
+        image.convert("YCbCr"),
+        image.convert("HSV"),
     ):
         assert near(to_rgb(rare), (0, 0), RED)
 
@@ -504,31 +489,34 @@ def test_the_cause_of_another_error_is_its_message():
     assert cause_of(PictureError("two files are bad")) == "two files are bad"
 
 
-pytestmark = pytest.mark.skipif(
+# ── plain JPEGs ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+with_second_decoder = pytest.mark.skipif(
     not decodes_as_pillow(), reason="torchvision decodes otherwise here"
 )
 
 
 def jpeg(width: int = 61, height: int = 47, **options: Any) -> bytes:
     values = np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8)
-    picture = Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
     stream = BytesIO()
-    picture.convert(options.pop("mode", "RGB")).save(stream, "JPEG", **options)
+    image.convert(options.pop("mode", "RGB")).save(stream, "JPEG", **options)
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("subsampling", [0, 1, 2])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("size", [(61, 47), (8, 8), (1, 1), (640, 3)])
-def test_pixels_are_those_of_pillow(subsampling: int, mode: str, size: tuple[int, int]):
-    options = {} if mode == "L" else {"subsampling": subsampling}
-    data = jpeg(*size, mode=mode, **options)
-    found = plain_pixels(data, cover=(40, 40))
-    assert found is not None
-    assert found.flags.writeable
-    assert np.array_equal(found, np.asarray(open_picture(data)))
+@with_second_decoder
+def test_pixels_are_those_of_pillow():
+    for size in ((61, 47), (8, 8), (1, 1), (640, 3)):
+        kinds: list[dict[str, Any]] = [{"mode": "L"}, *({"subsampling": n} for n in (0, 1, 2))]
+        for options in kinds:
+            data = jpeg(*size, **options)
+            found = plain_pixels(data, cover=(40, 40))
+            assert found is not None
+            assert found.flags.writeable
+            assert np.array_equal(found, np.asarray(open_picture(data)))
 
 
+@with_second_decoder
 def test_what_pillow_does_better_is_left_to_it():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -541,21 +529,14 @@ def test_what_pillow_does_better_is_left_to_it():
     assert plain_pixels(jpeg(), cover=(20, 20)) is None
 
 
+@with_second_decoder
 @pytest.mark.parametrize("method", ["crop", "squish"])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("size", [(61, 47), (47, 61), (50, 50), (40, 300)])
 def test_a_reader_gives_the_same_with_both_decoders(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    method: ResizeMethod,
-    training: bool,
-    size: tuple[int, int],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: ResizeMethod
 ):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(jpeg(*size))
-    seen: list[tuple[int, int]] = []
+    path, seen = tmp_path / "a.jpg", list[Any]()
 
-    def read(*, plain: bool) -> Any:
+    def read(*, plain: bool, training: bool) -> Any:
         monkeypatch.setattr(reading, "is_worthwhile", lambda: plain)
         reader = PictureReader(
             resize=Resize(40, method),
@@ -564,12 +545,17 @@ def test_a_reader_gives_the_same_with_both_decoders(
         )
         return reader.read(path, training=training)
 
-    plain, usual = read(plain=True), read(plain=False)
-    assert np.array_equal(plain, usual)
-    assert not plain.flags.writeable
-    assert seen[0] == seen[1] == (size[1], size[0])
+    for size in ((61, 47), (47, 61), (50, 50), (40, 300)):
+        path.write_bytes(jpeg(*size))
+        for training in (True, False):
+            seen.clear()
+            plain, usual = (read(plain=plain, training=training) for plain in (True, False))
+            assert np.array_equal(plain, usual)
+            assert not plain.flags.writeable
+            assert seen == [(size[1], size[0])] * 2
 
 
+@with_second_decoder
 def test_bad_files_are_named_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reading, "is_worthwhile", lambda: True)
     reader = PictureReader(resize=Resize(40), cache=PictureCache(mode="off"))
@@ -584,17 +570,6 @@ def test_bad_files_are_named_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyP
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
 
 
-def picture(mode: str = "RGB", size: tuple[int, int] = (40, 24)) -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def encoded(image: Image.Image | None = None, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    (image or picture()).save(buffer, format="JPEG", **options)
-    return buffer.getvalue()
-
-
 def exif_of(orientation: int, *, order: str = "II") -> bytes:
     kind = "little" if order == "II" else "big"
     entry = b"".join(
@@ -605,51 +580,49 @@ def exif_of(orientation: int, *, order: str = "II") -> bytes:
     return b"Exif\0\0" + magic + (8).to_bytes(4, kind) + (1).to_bytes(2, kind) + entry + bytes(4)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("options", [{}, {"quality": 30}, {"subsampling": 0}, {"subsampling": 1}, {"optimize": True}, {"dpi": (72, 72)}, {"comment": b"a comment"}])  # fmt: skip
-def test_baseline_files_are_plain(options: dict[str, Any]):
-    header = plain_jpeg(encoded(**options))
-    assert header is not None
-    assert (header.size, header.orientation) == ((24, 40), 1)
+def test_baseline_files_are_plain():
+    kinds: list[dict[str, Any]] = [
+        *({}, {"quality": 30}, {"subsampling": 0}, {"subsampling": 1}, {"optimize": True}),
+        *({"dpi": (72, 72)}, {"comment": b"a comment"}, {"mode": "L"}),
+    ]
+    for options in kinds:
+        header = plain_jpeg(jpeg(**options))
+        assert header is not None
+        assert (header.size, header.orientation) == ((47, 61), 1)
 
 
-def test_grey_files_are_plain():
-    header = plain_jpeg(encoded(picture("L")))
-    assert header is not None
-    assert header.size == (24, 40)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("order", ["II", "MM"])
-def test_the_orientation_is_that_which_pillow_reads(orientation: int, order: str):
-    data = encoded(exif=exif_of(orientation, order=order))
-    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == orientation
-    header = plain_jpeg(data)
-    assert header is not None
-    assert header.orientation == orientation
+def test_the_orientation_is_that_which_pillow_reads():
+    for order in ("II", "MM"):
+        for orientation in range(1, 9):
+            data = jpeg(exif=exif_of(orientation, order=order))
+            assert Image.open(BytesIO(data)).getexif()[0x0112] == orientation
+            header = plain_jpeg(data)
+            assert header is not None
+            assert header.orientation == orientation
 
 
 def test_exif_data_without_an_orientation_means_upright():
     exif = Image.Exif()
     exif[0x010F] = "a camera"
-    header = plain_jpeg(encoded(exif=exif))
+    header = plain_jpeg(jpeg(exif=exif))
     assert header is not None
     assert header.orientation == 1
 
 
 UNUSUAL = {
-    "progressive": encoded(progressive=True),
-    "CMYK": encoded(picture("CMYK")),
-    "stored as RGB": encoded(keep_rgb=True),
-    "orientation 0": encoded(exif=exif_of(0)),
-    "orientation 9": encoded(exif=exif_of(9)),
-    "orientation in XMP": encoded(xmp=XMP),
-    "damaged EXIF": encoded(exif=b"Exif\0\0no tiff"),
-    "EXIF cut off": encoded(exif=exif_of(6)[:20]),
-    "truncated": encoded()[:-200],
-    "something after its end": encoded() + b"more",
+    "progressive": jpeg(progressive=True),
+    "CMYK": jpeg(mode="CMYK"),
+    "stored as RGB": jpeg(keep_rgb=True),
+    "orientation 0": jpeg(exif=exif_of(0)),
+    "orientation 9": jpeg(exif=exif_of(9)),
+    "orientation in XMP": jpeg(xmp=XMP),
+    "damaged EXIF": jpeg(exif=b"Exif\0\0no tiff"),
+    "EXIF cut off": jpeg(exif=exif_of(6)[:20]),
+    "truncated": jpeg()[:-200],
+    "something after its end": jpeg() + b"more",
     "PNG": b"\x89PNG\r\n\x1a\n" + bytes(100),
     "no header": b"\xff\xd8\xff\xd9",
-    "text": b"not a picture",
+    "text": b"not an image",
     "nothing": b"",
 }
 
@@ -661,7 +634,7 @@ def test_what_is_unusual_is_left_to_the_usual_decoder(kind: str):
 
 @given(at=st.integers(2, 400), value=st.integers(0, 255), length=st.integers(0, 2000))
 def test_no_damage_makes_it_fail(at: int, value: int, length: int):
-    data = bytearray(encoded(exif=exif_of(6)))
+    data = bytearray(jpeg(exif=exif_of(6)))
     data[at] = value
     plain_jpeg(bytes(data))
     plain_jpeg(bytes(data[:length]) + b"\xff\xd9")
