@@ -25,7 +25,7 @@ from vizsla.augment.batch_augmentation import (
 )
 from vizsla.augment.kernels import Mode, PadMode
 from vizsla.errors import ConfigError
-from vizsla.types import as_size
+from vizsla.types import SYMMETRIES, as_size
 
 if TYPE_CHECKING:
     from vizsla.types import Size
@@ -36,15 +36,11 @@ _LARGEST_WARP = 0.7
 _TRIES = 10
 """How often a window is drawn before the middle is taken instead; torchvision and fastai use the same number."""
 
-_SYMMETRIES = (
-    ((1, 0), (0, 1)),
-    ((-1, 0), (0, 1)),
-    ((1, 0), (0, -1)),
-    ((0, -1), (1, 0)),
-    ((-1, 0), (0, -1)),
-    ((0, 1), (-1, 0)),
-    ((0, 1), (1, 0)),
-    ((0, -1), (-1, 0)),
+_SYMMETRIES = tuple(
+    ((0, 1 - 2 * rows), (1 - 2 * columns, 0))
+    if transposed
+    else ((1 - 2 * columns, 0), (0, 1 - 2 * rows))
+    for transposed, rows, columns in SYMMETRIES  # The last two say whether these are reversed.
 )
 """The matrices of ``Dihedral``, in the order of its draws."""
 

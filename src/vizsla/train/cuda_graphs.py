@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from vizsla.infer.run import autocast, compute_logits
+from vizsla.machine import free_device_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -161,9 +162,7 @@ def has_hooks(model: nn.Module) -> bool:
 
 def has_room() -> bool:
     """Whether the device has memory for as much as was ever in use, besides what is in use."""
-    free, _ = torch.cuda.mem_get_info()
-    free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return free > _ROOM * torch.cuda.max_memory_allocated()
+    return free_device_bytes(torch.device("cuda")) > _ROOM * torch.cuda.max_memory_allocated()
 
 
 def addresses_of(model: nn.Module) -> tuple[int, ...]:

@@ -102,10 +102,10 @@ def default_device() -> torch.device:
 
 
 class DataLoader:
-    """Batches of float pictures: a ``PictureLoader`` followed by the augmentation.
+    """Batches of float images: a ``PictureLoader`` followed by the augmentation.
 
     Args:
-        loader: Gives uint8 batches; its ``training`` decides whether pictures are augmented or only resized.
+        loader: Gives uint8 batches; its ``training`` decides whether images are augmented or only resized.
         augmentation: Makes them float and, in training, different each epoch.
     """
 
@@ -139,19 +139,19 @@ class DataLoader:
 
         Args:
             epoch: Number of the epoch, from 0; matters in training only.
-            start: So many batches are left out at the beginning, their pictures not read; the others are the same as
+            start: So many batches are left out at the beginning, their images not read; the others are the same as
                 without it, bit for bit.
             share: (rank, world): of every batch only the part of one of several processes, see ``PictureLoader.batches``.
-                All get the same number of batches; of a last batch with fewer pictures than processes some get a
-                batch of no pictures.
+                All get the same number of batches; of a last batch with fewer images than processes some get a
+                batch of no images.
             augmenting: Entered while a batch is augmented, for somebody who takes the time.
 
         Yields:
             Images float32 ``(B, 3, H, W)`` with values 0-1, channels-last, on the device.
 
         Raises:
-            PictureError: A picture cannot be read.
-            DataError: The pictures of a batch differ in size, because there is no ``Resize``.
+            PictureError: An image cannot be read.
+            DataError: The images of a batch differ in size, because there is no ``Resize``.
             ConfigError: There are fewer batches than ``start``, or no such share.
         """
         if self._get_idxs is None:
@@ -216,12 +216,12 @@ class DataLoader:
 
     @property
     def n(self) -> int:
-        """Number of pictures, those of a last batch that is left out included."""
+        """Number of images, those of a last batch that is left out included."""
         return len(self.loader.rows)
 
     @property
     def bs(self) -> int:
-        """Pictures in a batch."""
+        """Images in a batch."""
         return self.loader.batch_size
 
     @property
@@ -371,31 +371,31 @@ _NAME_OF_OPTION = {"bs": "batch_size", "val_bs": "valid_batch_size"}
 
 
 class DataLoaders:
-    """The training and the validation loader of a table, with one way of preparing pictures between them.
+    """The training and the validation loader of a table, with one way of preparing images between them.
 
-    Training pictures are shuffled, cropped at random and augmented; a last batch that is not full is left out unless it
-    is the only one. Validation pictures come in order, centred and only resized. ``loader_for`` and ``test_dl`` give
-    the latter for other pictures.
+    Training images are shuffled, cropped at random and augmented; a last batch that is not full is left out unless it
+    is the only one. Validation images come in order, centred and only resized. ``loader_for`` and ``test_dl`` give
+    the latter for other images.
 
     Args:
-        table: Pictures, targets and who is in which split.
-        resize: Brings every picture to one size on the CPU; None needs pictures that have one size already. Or a list of
+        table: Images, targets and who is in which split.
+        resize: Brings every image to one size on the CPU; None needs images that have one size already. Or a list of
             item transforms, see ``DataBlock``.
         transforms: Augmentations, as ``aug_transforms`` returns them.
         size: ``(height, width)`` that the network sees; None follows the transforms, else ``resize``.
-        batch_size: Pictures in a training batch.
-        valid_batch_size: Pictures in a batch otherwise; None is ``batch_size``.
+        batch_size: Images in a training batch.
+        valid_batch_size: Images in a batch otherwise; None is ``batch_size``.
         seed: Order, crops and augmentation depend on it, on the epoch and the row alone.
         num_workers: Threads that read images; ``"auto"`` is one for each core, 0 reads in the caller's thread.
         device: Where batches go; None is ``default_device()``.
-        cache: Keeps pictures once read; None is one in mode ``"auto"``, which looks at what is free.
+        cache: Keeps images once read; None is one in mode ``"auto"``, which looks at what is free.
         truncated: What to do about JPEGs that end too early, see ``open_picture``.
-        balanced: Training pictures are drawn, with replacement, so that all classes come up equally often; an epoch is
+        balanced: Training images are drawn, with replacement, so that all classes come up equally often; an epoch is
             as long as without.
         weights: How often each training row comes up, in proportion, ``(T,)``, instead; see ``PictureLoader``.
 
     Raises:
-        ConfigError: A number is out of range, or the pictures cannot be drawn as asked.
+        ConfigError: A number is out of range, or the images cannot be drawn as asked.
         DataError: A row of a split is outside of the table.
     """
 
@@ -496,17 +496,17 @@ class DataLoaders:
 
     @property
     def resize(self) -> Sizing | None:
-        """What brings every picture to one size on the CPU."""
+        """What brings every image to one size on the CPU."""
         return self.reader.resize
 
     @property
     def items(self) -> ItemPipeline:
-        """Everything that is done to a picture on the CPU, functions of the user's own included."""
+        """Everything that is done to an image on the CPU, functions of the user's own included."""
         return self.reader.items
 
     @property
     def cache(self) -> PictureCache:
-        """What keeps the pictures that were read."""
+        """What keeps the images that were read."""
         return self.reader.cache
 
     @property
@@ -526,7 +526,7 @@ class DataLoaders:
 
     @property
     def final_size(self) -> Size | None:
-        """``(height, width)`` of the batches; None where each picture keeps its own."""
+        """``(height, width)`` of the batches; None where each image keeps its own."""
         if self.augmentation.size is not None:
             return self.augmentation.size
         return None if self.resize is None else self.resize.size
@@ -546,7 +546,7 @@ class DataLoaders:
 
         Args:
             rows: int64 ``(N,)``.
-            training: Shuffle, crop at random and augment; otherwise pictures are prepared as in validation.
+            training: Shuffle, crop at random and augment; otherwise images are prepared as in validation.
             table: Where the rows point into; None is the loaders' own.
         """
         return self._loader(self.table if table is None else table, rows, training=training)

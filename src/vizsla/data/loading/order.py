@@ -1,7 +1,7 @@
-"""Rows, a seed and an epoch in; the order in which pictures come up in that epoch, and one process's part of a batch, out.
+"""The order in which images come up in an epoch, decided by (rows, seed, epoch), and one process's part of a batch.
 
-A *turn* says which picture comes up and for which time in the epoch: ``row + 2**32 * times_before``. Random numbers are keyed
-by turns, so that a picture that comes up twice in an epoch is cropped and augmented in two ways. Where no row is repeated,
+A *turn* says which image comes up and for which time in the epoch: ``row + 2**32 * times_before``. Random numbers are keyed
+by turns, so that an image that comes up twice in an epoch is cropped and augmented in two ways. Where no row is repeated,
 turns are the rows themselves. N: rows; M: turns.
 """
 
@@ -29,11 +29,7 @@ _ROW_MASK = (1 << _ROW_BITS) - 1
 
 
 def checked_rows(rows: Tensor, *, count: int) -> Tensor:
-    """Return rows as int64 on the CPU.
-
-    Args:
-        rows: ``(N,)``.
-        count: Rows of the table.
+    """Return rows of a table of ``count`` rows as int64 ``(N,)`` on the CPU.
 
     Raises:
         DataError: One is outside of the table.
@@ -66,13 +62,7 @@ def turns_of(rows: Tensor) -> Tensor:
 
 
 def shuffled(rows: Tensor, *, seed: int, epoch: int) -> Tensor:
-    """Return rows in the random order of an epoch, int64 ``(N,)``.
-
-    Args:
-        rows: int64 ``(N,)``.
-        seed: Of the run.
-        epoch: Number of the epoch, from 0.
-    """
+    """Return rows, int64 ``(N,)``, in the random order of an epoch."""
     return rows[torch.randperm(len(rows), generator=generator(seed, f"order {epoch}"))]
 
 
@@ -108,17 +98,14 @@ def drawn(
 
 
 def balancing_weights(targets: Tensor) -> Tensor:
-    """Return weights with which all classes come up equally often, float64 ``(N,)``.
-
-    Args:
-        targets: int64 ``(N,)``.
+    """Return weights with which all classes, int64 ``(N,)``, come up equally often: float64 ``(N,)``.
 
     Raises:
-        ConfigError: They are not one class for each picture.
+        ConfigError: The targets are not one class for each image.
     """
     if targets.ndim != 1 or targets.is_floating_point():
         raise ConfigError(
-            "balanced=True draws the classes of pictures equally often, and these pictures do not have one class each "
+            "balanced=True draws the classes of images equally often, and these images do not have one class each "
             f"(targets are {targets.dtype} of shape {tuple(targets.shape)}). Leave it out, or give weights for the rows."
         )
     _, which, counts = torch.unique(targets, return_inverse=True, return_counts=True)
@@ -126,14 +113,10 @@ def balancing_weights(targets: Tensor) -> Tensor:
 
 
 def checked_weights(weights: Tensor | Sequence[float], *, count: int) -> Tensor:
-    """Return weights as float64 ``(N,)`` on the CPU.
-
-    Args:
-        weights: One for each of the rows.
-        count: N.
+    """Return the weights of ``count`` rows as float64 ``(N,)`` on the CPU.
 
     Raises:
-        ConfigError: They are not so many, not finite, negative, or all 0.
+        ConfigError: There are more or fewer, or they are not finite, negative, or all 0.
     """
     found = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
     fits = found.shape == (count,)
@@ -143,16 +126,12 @@ def checked_weights(weights: Tensor | Sequence[float], *, count: int) -> Tensor:
             f"weights are {count} numbers of at least 0, one for each row. Received: {what}"
         )
     if count and not bool(found.any()):
-        raise ConfigError("All weights are 0, so no picture could come up. Give some more.")
+        raise ConfigError("All weights are 0, so no image could come up. Give some more.")
     return found
 
 
 def check_share(share: Share) -> None:
-    """Refuse a share that no process can have.
-
-    Raises:
-        ConfigError: It is not (rank, world) with 0 <= rank < world.
-    """
+    """Raise a ConfigError for a share that is not (rank, world) with 0 <= rank < world."""
     rank, world = share
     if not 0 <= rank < world:
         raise ConfigError(
@@ -161,14 +140,10 @@ def check_share(share: Share) -> None:
 
 
 def part(batch: Tensor, *, share: Share) -> Tensor:
-    """Return the rows of a batch that belong to one process: neighbours, as many as the others have or one more or less.
+    """Return the rows of a batch, ``(B,)``, that belong to one process: neighbours, as many as the others have, give or take one.
 
     The parts of all processes in the order of their ranks are the batch. Where a batch has fewer rows than there are
     processes, some parts are empty.
-
-    Args:
-        batch: ``(B,)``.
-        share: Whose part.
     """
     rank, world = share
     return batch[len(batch) * rank // world : len(batch) * (rank + 1) // world]
