@@ -14,7 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vizsla.data.images.sizing import Resize
+from vizsla.evaluate.calibration import Calibration, calibrate
 from vizsla.evaluate.metrics import Metric
+from vizsla.evaluate.predictions import Predictions
 from vizsla.model_file.bundle import save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
@@ -52,6 +54,35 @@ def saved(saved_once: bytes, tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     path.write_bytes(saved_once)
     return path
+
+
+@pytest.fixture(scope="session")
+def calibration_for() -> Callable[[tuple[str, ...]], Calibration]:
+    """Return a function from names of classes to a calibration of logits that are three times too sharp."""
+
+    def fit(vocab: tuple[str, ...]) -> Calibration:
+        random = torch.Generator().manual_seed(0)
+        honest = torch.randn((200, len(vocab)), generator=random) * 2
+        predictions = Predictions(
+            rows=torch.arange(200),
+            paths=tuple(map(str, range(200))),
+            logits=honest * 3,
+            targets=torch.multinomial(honest.softmax(1), 1, generator=random)[:, 0],
+            vocab=vocab,
+        )
+        found = calibrate(predictions)
+        assert found is not None
+        return found
+
+    return fit
+
+
+@pytest.fixture
+def calibrated(classifier: Classifier, tmp_path: Path, calibration_for: Any) -> Path:
+    """A model file with a calibration."""
+    path = tmp_path / "calibrated.safetensors"
+    calibration = calibration_for(VOCAB)
+    return save_bundle(path, classifier=classifier, resize=Resize(32), calibration=calibration)
 
 
 @pytest.fixture

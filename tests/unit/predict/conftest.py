@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from vizsla.data.images.sizing import Resize
-from vizsla.evaluate.calibration import calibrate
-from vizsla.evaluate.predictions import Predictions
 from vizsla.model_file.bundle import save_bundle
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
@@ -23,22 +20,13 @@ VOCAB = ("a", "b\r", 'c,"')
 
 
 @pytest.fixture(scope="session")
-def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def calibrated(tmp_path_factory: pytest.TempPathFactory, calibration_for: Any) -> Path:
     backbone = build_backbone("test_resnet", pretrained=False, seed=1)
     head = ConcatPoolHead(backbone.num_features, len(VOCAB), lin_ftrs=[], seed=1)
     classifier = Classifier(backbone, head, vocab=VOCAB)
-    random = torch.Generator().manual_seed(0)
-    predictions = Predictions(
-        rows=torch.arange(50),
-        paths=tuple(map(str, range(50))),
-        logits=torch.randn((50, len(VOCAB)), generator=random),
-        targets=torch.randint(len(VOCAB), (50,), generator=random),
-        vocab=VOCAB,
-    )
     path = tmp_path_factory.mktemp("calibrated") / "model.safetensors"
-    return save_bundle(
-        path, classifier=classifier, resize=Resize(32), calibration=calibrate(predictions)
-    )
+    calibration = calibration_for(VOCAB)
+    return save_bundle(path, classifier=classifier, resize=Resize(32), calibration=calibration)
 
 
 @pytest.fixture
