@@ -62,26 +62,24 @@ def file_of(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("task", ["category", "multi_category", "regression"])
-def test_every_task_is_predicted_and_explained(draw: Callable[..., Image.Image], task: Task):
-    predictor = predictor_of(task, resize=Resize(64))
+def test_every_task_is_predicted_and_explained(draw: Draw):
     data = file_of(draw("disc", number=4))
-    (answer,) = ask(Engine(predictor, limits=Limits()), data)
-    expected = predictor.predict(data)
-    assert answer.prediction is not None
-    assert answer.prediction.label == expected.label
-    assert torch.equal(answer.prediction.probabilities, expected.probabilities)
-    assert answer.heat is not None
-    assert answer.nearest == []  # there is no index
-    values = answer_values(answer, name="a")
-    kinds = {"category": str, "multi_category": list, "regression": dict}
-    assert isinstance(values["prediction"], kinds[task])
-    assert ("probabilities" in values) == (task != "regression")
+    kinds: dict[Task, type] = {"category": str, "multi_category": list, "regression": dict}
+    for task, kind in kinds.items():
+        predictor = predictor_of(task, resize=Resize(64))
+        (answer,) = ask(Engine(predictor, limits=Limits()), data)
+        expected = predictor.predict(data)
+        assert answer.prediction is not None
+        assert answer.prediction.label == expected.label
+        assert torch.equal(answer.prediction.probabilities, expected.probabilities)
+        assert answer.heat is not None
+        assert answer.nearest == []  # there is no index
+        values = answer_values(answer, name="a")
+        assert isinstance(values["prediction"], kind)
+        assert ("probabilities" in values) == (task != "regression")
 
 
-def test_pictures_of_their_own_size_run_beside_each_other_and_are_held_to_fewer_pixels(
-    draw: Callable[..., Image.Image],
-):
+def test_images_of_their_own_size_run_beside_each_other_and_are_held_to_fewer_pixels(draw: Draw):
     predictor = predictor_of("category", resize=None)
     engine = Engine(predictor, limits=Limits(), keeps_size=True)
     files = [file_of(draw("disc", number=n, size=(64 + 32 * (n % 2), 96))) for n in range(4)]
@@ -94,7 +92,7 @@ def test_pictures_of_their_own_size_run_beside_each_other_and_are_held_to_fewer_
     assert answers[-1].error == "it has 2001 x 2000 pixels, more than 4 million"
 
 
-def test_a_network_that_cannot_be_explained_predicts_all_the_same(draw: Callable[..., Image.Image]):
+def test_a_network_that_cannot_be_explained_predicts_all_the_same(draw: Draw):
     predictor = predictor_of("category", resize=Resize(64))
 
     class Constant(torch.nn.Module):
@@ -112,7 +110,8 @@ def test_a_network_that_cannot_be_explained_predicts_all_the_same(draw: Callable
 class Watched(Predictor):
     """Notes how many pixels are being decoded at the same time."""
 
-    def watch(self) -> None:
+    def __init__(self) -> None:
+        super().__init__(predictor_of("category", resize=None).classifier, resize=Resize(64))
         self.lock = threading.Lock()
         self.under_way: list[int] = []
         self.highest = self.highest_large = 0
@@ -135,9 +134,7 @@ class Watched(Predictor):
 
 
 def test_never_more_pixels_than_stated_are_in_decoding_and_all_pictures_are_answered():
-    plain = predictor_of("category", resize=Resize(64))
-    predictor = Watched(plain.classifier, resize=Resize(64))
-    predictor.watch()
+    predictor = Watched()
     sides = [(4000, 2900), (4000, 1500), (40, 30), (4100, 3000)]
     files = [file_of(Image.new("1", side)) for side in sides]
 
@@ -155,9 +152,7 @@ def test_never_more_pixels_than_stated_are_in_decoding_and_all_pictures_are_answ
 
 
 def test_a_picture_that_is_given_up_counts_until_its_thread_is_done_with_it():
-    plain = predictor_of("category", resize=Resize(64))
-    predictor = Watched(plain.classifier, resize=Resize(64))
-    predictor.watch()
+    predictor = Watched()
     data = file_of(Image.new("1", (2000, 1000)))
 
     async def give_up() -> tuple[int, int]:
@@ -244,36 +239,41 @@ def test_results_come_to_who_asked_in_the_order_asked():
     assert asyncio.run(run()) == [[10 * n, 10 * n + 10, 10 * n + 20] for n in range(50)]
 
 
-def test_what_arrives_while_a_batch_runs_makes_the_next_one():
-    batches: list[list[int]] = []
-    first_runs, go_on = threading.Event(), threading.Event()
+class Recorder:
+    """Gives items back and notes their batches; the first batch takes until ``go_on`` is set."""
 
-    def record(items: list[int]) -> list[int]:
-        batches.append(items)
-        first_runs.set()
-        go_on.wait(10)
+    def __init__(self, *, waits: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.first_runs, self.go_on = threading.Event(), threading.Event()
+        if not waits:
+            self.go_on.set()
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.batches.append(items)
+        self.first_runs.set()
+        self.go_on.wait(10)
         return items
+
+
+def test_what_arrives_while_a_batch_runs_makes_the_next_one():
+    record = Recorder(waits=True)
 
     async def run() -> None:
         async with Batcher[int, int](record, max_items=4) as batcher:
             asked = [asyncio.create_task(batcher.submit([0]))]
-            await asyncio.to_thread(first_runs.wait, 10)
+            await asyncio.to_thread(record.first_runs.wait, 10)
             asked += [asyncio.create_task(batcher.submit([n])) for n in range(1, 8)]
             await asyncio.sleep(0)
-            go_on.set()
+            record.go_on.set()
             await asyncio.gather(*asked)
 
     asyncio.run(run())
-    assert batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+    assert record.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
 
 
 @pytest.mark.parametrize(("more_to_come", "expected"), [(True, [[1, 2]]), (False, [[1], [2]])])
 def test_an_idle_thread_waits_only_if_more_is_on_its_way(more_to_come: bool, expected: list[list[int]]):  # fmt: skip
-    batches: list[list[int]] = []
-
-    def record(items: list[int]) -> list[int]:
-        batches.append(items)
-        return items
+    record = Recorder()
 
     async def run() -> None:
         batcher = Batcher[int, int](
@@ -286,7 +286,7 @@ def test_an_idle_thread_waits_only_if_more_is_on_its_way(more_to_come: bool, exp
             await first
 
     asyncio.run(run())
-    assert batches == expected
+    assert record.batches == expected
 
 
 def test_the_wait_for_others_ends():
@@ -303,11 +303,7 @@ def test_the_wait_for_others_ends():
 
 
 def test_batches_are_bounded_by_cost_but_one_item_may_cost_more():
-    batches: list[list[int]] = []
-
-    def record(items: list[int]) -> list[int]:
-        batches.append(items)
-        return items
+    record = Recorder()
 
     async def run() -> None:
         batcher = Batcher[int, int](record, max_items=9, max_cost=10, cost=float)
@@ -315,7 +311,7 @@ def test_batches_are_bounded_by_cost_but_one_item_may_cost_more():
             await batcher.submit([4, 6, 1, 99, 5, 5])
 
     asyncio.run(run())
-    assert batches == [[4, 6], [1], [99], [5, 5]]
+    assert record.batches == [[4, 6], [1], [99], [5, 5]]
 
 
 def test_an_item_that_fails_takes_no_other_with_it():
@@ -346,29 +342,22 @@ def test_more_than_may_wait_is_refused_and_what_waits_is_kept():
 
 
 def test_items_of_a_cancelled_caller_are_left_out():
-    seen: list[int] = []
-    first_runs, go_on = threading.Event(), threading.Event()
-
-    def record(items: list[int]) -> list[int]:
-        seen.extend(items)
-        first_runs.set()
-        go_on.wait(10)
-        return items
+    record = Recorder(waits=True)
 
     async def run() -> None:
         async with Batcher[int, int](record, max_items=1) as batcher:
             first = asyncio.create_task(batcher.submit([1]))
-            await asyncio.to_thread(first_runs.wait, 10)
+            await asyncio.to_thread(record.first_runs.wait, 10)
             dropped = asyncio.create_task(batcher.submit([2]))
             kept = asyncio.create_task(batcher.submit([3]))
             await asyncio.sleep(0)
             dropped.cancel()
             await asyncio.sleep(0)
-            go_on.set()
+            record.go_on.set()
             assert (await first, await kept) == ([1], [3])
 
     asyncio.run(run())
-    assert seen == [1, 3]
+    assert record.batches == [[1], [3]]
 
 
 def test_the_end_finishes_what_waits_and_takes_nothing_new():
