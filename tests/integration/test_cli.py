@@ -90,7 +90,7 @@ def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Pa
     assert lines[1] == "24 images are smaller than 64 x 64 pixels and will be enlarged."
     assert lines[2].startswith("cache auto: 24 images")
     assert lines[3].split() == [
-        *("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time")
+        *("stage", "images", "epoch", "train_loss", "valid_loss", "accuracy", "time")
     ]
     assert lines[-2].startswith("Validation accuracy ")
     assert lines[-2].endswith("(5 images)")
