@@ -126,33 +126,16 @@ def test_a_class_only_in_the_validation_folder_is_named(make):
         resolve_data(root, seed=0)
 
 
-def test_loose_pictures_are_named(make):
-    root = make(*several("cat/{}.jpg"), *several("dog/{}.jpg"), "loose.jpg")
-    with pytest.raises(
-        LabelError, match=r"1 of 11 images give no label:\n  '.*/loose\.jpg': it lies in no"
-    ):
-        resolve_data(root, seed=0)
-
-
-def test_a_flat_folder_is_told_how_to_give_labels(make):
-    root = make(*several("cat_{}.jpg"))
-    with pytest.raises(
-        LabelError, match=r"(?s)None of 5 images gives a label.*regex:PATTERN.*csv:FILE"
-    ):
-        resolve_data(root, seed=0)
-
-
-def test_one_class_is_refused_with_the_ways_out(make):
-    with pytest.raises(LabelError, match=r"only one class, 'images', for all 5 .*regex:PATTERN"):
-        resolve_data(make(*several("images/cat_{}.jpg")), seed=0)
-
-
-def test_a_class_with_one_picture_is_refused_where_it_must_be_split(make):
-    root = make(*several("cat/{}.jpg"), "dog/1.jpg")
-    with pytest.raises(
-        LabelError, match=r"1 class has a single image.*:\n  'dog': '.*/dog/1\.jpg'"
-    ):
-        resolve_data(root, seed=0)
+def test_names_and_folders_that_give_no_usable_label_are_told_with_the_ways_out(make, tmp_path):
+    for place, names, words in [
+        ("loose", [*several("cat/{}.jpg"), *several("dog/{}.jpg"), "loose.jpg"], r"1 of 11 images give no label:\n  '.*/loose\.jpg': it lies in no"),
+        ("flat", several("cat_{}.jpg"), r"(?s)None of 5 images gives a label.*regex:PATTERN.*csv:FILE"),
+        ("one", several("images/cat_{}.jpg"), r"only one class, 'images', for all 5 .*regex:PATTERN"),
+        ("single", [*several("cat/{}.jpg"), "dog/1.jpg"], r"1 class has a single image.*:\n  'dog': '.*/dog/1\.jpg'"),
+    ]:  # fmt: skip
+        make(*(f"{place}/{name}" for name in names))
+        with pytest.raises(LabelError, match=words):
+            resolve_data(tmp_path / place, seed=0)
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path):
@@ -176,16 +159,14 @@ def test_an_expression_that_matches_nothing_shows_three_names(make):
     assert re.findall(r"in '(.*)'\n", message) == ["beagle-0.jpg", "beagle-1.jpg", "beagle-2.jpg"]
 
 
-def test_an_expression_without_group_is_refused(make):
-    with pytest.raises(ConfigError, match="has no group"):
-        resolve_data(make("a_1.jpg"), labels=r"regex:.+_\d+\.jpg$", seed=0)
-
-
-def test_unknown_kinds_of_labels_are_refused(make):
-    with pytest.raises(
-        ConfigError, match=r"'csv:FILE\[,image=COLUMN\]\[,label=COLUMN\]'. Received: 'names'"
-    ):
-        resolve_data(make("a_1.jpg"), labels="names", seed=0)
+def test_unknown_kinds_of_labels_and_expressions_without_group_are_refused(make):
+    root = make("a_1.jpg")
+    for labels, words in [
+        (r"regex:.+_\d+\.jpg$", "has no group"),
+        ("names", r"'csv:FILE\[,image=COLUMN\]\[,label=COLUMN\]'. Received: 'names'"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            resolve_data(root, labels=labels, seed=0)
 
 
 @pytest.fixture
@@ -269,9 +250,6 @@ def test_a_missing_column_is_named_with_those_that_are_there(table_with):
     file = table_with("image,label", "0.jpg,a")
     with pytest.raises(TableError, match=r"(?s)no column 'breed' in .*  0: 'image'\n  1: 'label'"):
         resolve_data(file, labels="csv:,label=breed", seed=0)
-
-
-def test_a_table_with_one_column_is_refused(table_with):
     with pytest.raises(TableError, match="has a single column, 'image'"):
         resolve_data(table_with("image", "0.jpg"), seed=0)
 

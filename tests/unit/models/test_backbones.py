@@ -311,13 +311,10 @@ def test_a_network_of_ones_own_keeps_its_weights_and_preprocessing():
     assert backbone.num_features == 2
 
 
-def test_a_network_of_ones_own_without_preprocessing_gets_that_of_imagenet():
-    assert build_backbone(nn.Identity()).preprocessing.mean == (0.485, 0.456, 0.406)
-
-
-def test_given_preprocessing_comes_first():
+def test_given_preprocessing_comes_first_and_that_of_imagenet_last():
     given = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), size=(32, 32))
     assert build_backbone(TINY, pretrained=False, preprocessing=given).preprocessing == given
+    assert build_backbone(nn.Identity()).preprocessing.mean == (0.485, 0.456, 0.406)
 
 
 def test_random_weights_depend_on_the_seed_only_and_leave_the_global_random_state():
@@ -427,15 +424,10 @@ def test_a_stage_ends_where_the_resolution_falls(layers):
     assert stages.channels == (4, 6, 10)
     assert stages.early_end == "2"
     assert stages.fixed_size is None
-
-
-def test_stage_maps_are_the_outputs_of_the_last_layers_of_the_stages(layers):
-    stages = sequential_stages(layers, steps=("0", "1", "2", "3", "4"), size=SIZE, name="mine")
     images = torch.randn(2, 3, 16, 16)
     maps = stages.maps(layers, images)
-    assert torch.equal(maps[0], layers[:2](images))
-    assert torch.equal(maps[1], layers[:3](images))
-    assert torch.equal(maps[2], layers(images))
+    for found, end in zip(maps, (2, 3, 5), strict=True):
+        assert torch.equal(found, layers[:end](images))
 
 
 def test_a_few_pixels_lost_at_the_border_begin_no_stage():
@@ -534,17 +526,13 @@ def test_a_network_of_ones_own_gives_one_map_or_several(layers):
 
 
 def test_a_network_of_ones_own_without_maps_is_refused():
-    for returned, shown in [
-        (torch.zeros(1, 5), r"\(1, 5\)"),
-        ([torch.zeros(1, 5, 2, 2), 3], "int"),
+    for network, words in [
+        (Returns(torch.zeros(1, 5)), r"The network Returns returns \(1, 5\) where maps"),
+        (Returns([torch.zeros(1, 5, 2, 2), 3]), "The network Returns returns int where maps"),
+        (OnlyThisSize(1), r"OnlyThisSize fails on an image \(1, 3, 128, 128\)"),
     ]:
-        with pytest.raises(ConfigError, match=rf"The network Returns returns {shown} where maps"):
-            own_stages(Returns(returned), size=SIZE)
-
-
-def test_a_network_of_ones_own_that_fails_is_refused():
-    with pytest.raises(ConfigError, match=r"OnlyThisSize fails on an image \(1, 3, 128, 128\)"):
-        own_stages(OnlyThisSize(1), size=SIZE)
+        with pytest.raises(ConfigError, match=words):
+            own_stages(network, size=SIZE)
 
 
 def test_the_middle_part_ends_the_first_half_of_the_children(layers):
@@ -606,17 +594,12 @@ def test_a_network_of_timm_that_cannot_normalise_maps_gives_them_as_they_are():
     assert timm_stages(network, size=SIZE, name="mine").channels == (4, 6)
 
 
-def test_a_network_of_timm_whose_last_map_is_not_its_features_is_refused():
+def test_a_network_of_timm_without_maps_of_its_features_is_refused(layers):
     network = LikeTimm(None)
-    network.num_features = 7
-    with pytest.raises(ConfigError, match="'mine' does not give maps of features"):
-        timm_stages(network, size=SIZE, name="mine")
-
-
-def test_a_network_of_timm_without_intermediate_maps_is_refused(layers):
-    layers.num_features = 10
-    with pytest.raises(ConfigError, match="'mine' does not give maps of features"):
-        timm_stages(layers, size=SIZE, name="mine")
+    network.num_features, layers.num_features = 7, 10
+    for other in (network, layers):
+        with pytest.raises(ConfigError, match="'mine' does not give maps of features"):
+            timm_stages(other, size=SIZE, name="mine")
 
 
 def test_timms_record_of_stages_decides_where_the_early_body_ends_if_it_is_right():

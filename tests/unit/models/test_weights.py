@@ -63,19 +63,11 @@ def assert_same(read: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(read[name], TENSORS[name]) for name in TENSORS)
 
 
-def test_safetensors_are_read(tmp_path):
-    safetensors.torch.save_file(TENSORS, tmp_path / "w.safetensors")
-    assert_same(read_weights_file(tmp_path / "w.safetensors"))
-
-
-def test_what_torch_saved_is_read(tmp_path):
+def test_what_safetensors_and_torch_saved_is_read_whatever_its_suffix(tmp_path):
+    safetensors.torch.save_file(TENSORS, tmp_path / "safe.pth")
+    assert_same(read_weights_file(str(tmp_path / "safe.pth")))
     for legacy in [False, True]:
         assert_same(read_weights_file(save(TENSORS, tmp_path / "w.pth", legacy=legacy)))
-
-
-def test_the_content_decides_not_the_suffix(tmp_path):
-    safetensors.torch.save_file(TENSORS, tmp_path / "w.pth")
-    assert_same(read_weights_file(str(tmp_path / "w.pth")))
 
 
 def test_weights_inside_a_checkpoint_are_found(tmp_path):
@@ -99,12 +91,9 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_runs_nothing(tmp_path, l
     assert not (tmp_path / "proof").exists()
 
 
-def test_a_pickled_network_is_refused_with_the_way_out(tmp_path, linear):
+def test_a_pickled_network_and_a_missing_file_are_refused(tmp_path, linear):
     with pytest.raises(WeightsError, match=r"Save the state dict alone"):
         read_weights_file(save(linear, tmp_path / "w.pth"))
-
-
-def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"none\.pth: No such file"):
         read_weights_file(tmp_path / "none.pth")
 
@@ -146,20 +135,15 @@ def test_a_file_without_weights_is_refused(tmp_path):
             read_weights_file(save(content, tmp_path / "w.pth"))
 
 
-def test_a_file_is_read_if_its_digest_is_the_expected_one(tmp_path):
+def test_a_file_is_read_only_if_its_digest_is_the_expected_one(tmp_path):
     path = save(TENSORS, tmp_path / "w.pth")
     assert_same(read_checked_file(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
-
-
-def test_a_file_with_another_digest_is_refused(tmp_path):
-    path = save(TENSORS, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=f"digest is [0-9a-f]{{64}}, expected {'0' * 64}"):
-        read_checked_file(path, sha256="0" * 64)
-
-
-def test_a_missing_checked_file_is_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"none\.pth.*Install its package again"):
-        read_checked_file(tmp_path / "none.pth", sha256="0" * 64)
+    for file, words in [
+        (path, f"digest is [0-9a-f]{{64}}, expected {'0' * 64}"),
+        (tmp_path / "none.pth", r"none\.pth.*Install its package again"),
+    ]:
+        with pytest.raises(WeightsError, match=words):
+            read_checked_file(file, sha256="0" * 64)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.network."])
@@ -169,16 +153,13 @@ def test_weights_are_loaded_with_and_without_known_prefixes(linear, prefix):
     assert_same(linear.state_dict())
 
 
-def test_the_head_of_a_model_file_of_ours_is_left_out(linear):
-    given = {f"backbone.network.{name}": tensor for name, tensor in TENSORS.items()}
-    given["head.layers.0.weight"] = torch.zeros(7)
-    load_weights(linear, weights(given), what="my network")
+def test_our_head_and_the_former_classifier_are_left_out(linear):
+    ours = {f"backbone.network.{name}": tensor for name, tensor in TENSORS.items()}
+    ours["head.layers.0.weight"] = torch.zeros(7)
+    load_weights(linear, weights(ours), what="my network")
     assert_same(linear.state_dict())
-
-
-def test_the_former_classifier_is_left_out(linear):
-    given = {**TENSORS, "fc.weight": torch.zeros(9, 2), "fc.bias": torch.zeros(9)}
-    load_weights(linear, weights(given), ignored=("fc",), what="my network")
+    whole = {**TENSORS, "fc.weight": torch.zeros(9, 2), "fc.bias": torch.zeros(9)}
+    load_weights(linear, weights(whole), ignored=("fc",), what="my network")
     assert_same(linear.state_dict())
 
 
@@ -347,23 +328,18 @@ def test_a_fetched_file_that_is_not_what_its_name_promises_is_refused(tmp_path, 
     assert list((tmp_path / "a").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path, file_server):
+def test_an_address_or_place_that_cannot_be_is_told(tmp_path, file_server):
     file_server.files["/tiny.pth"] = CONTENT
     (tmp_path / "file").write_text("")
-    with pytest.raises(WeightsError, match=r"tiny\.pth cannot be fetched: .*"):
-        fetch_url(f"{file_server.url}/tiny.pth", folder=tmp_path / "file", timeout_seconds=1)
-
-
-def test_a_place_that_cannot_be_written_is_told(tmp_path, file_server):
-    file_server.files["/tiny.pth"] = CONTENT
     (tmp_path / "tiny.pth").mkdir()
-    with pytest.raises(WeightsError, match=r"Cannot write .*tiny\.pth"):
-        fetch_url(f"{file_server.url}/tiny.pth", folder=tmp_path, timeout_seconds=1)
-
-
-def test_an_address_that_is_none_is_told(tmp_path):
-    with pytest.raises(WeightsError, match=r"tiny\.pth cannot be fetched: unknown url type"):
-        fetch_url("tiny.pth", folder=tmp_path, timeout_seconds=1)
+    url = f"{file_server.url}/tiny.pth"
+    for address, folder, words in [
+        (url, tmp_path / "file", r"tiny\.pth cannot be fetched: "),
+        (url, tmp_path, r"Cannot write .*tiny\.pth"),
+        ("tiny.pth", tmp_path, r"tiny\.pth cannot be fetched: unknown url type"),
+    ]:
+        with pytest.raises(WeightsError, match=words):
+            fetch_url(address, folder=folder, timeout_seconds=1)
 
 
 def test_the_environment_says_where_to_look(tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ from vizsla.data.images.facts import picture_facts
 from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.mistakes import Evidence, Neighbour
 from vizsla.report import cards
-from vizsla.report import cards as confusions
 from vizsla.report.cards import NO_ROOM, Album, Thumbnail
 from vizsla.types import PictureTable
 
@@ -29,12 +28,7 @@ if TYPE_CHECKING:
     Maker = Callable[..., ReportContent]
 
 
-def test_a_mistake_has_its_heat_map_and_its_neighbours(make_content: Maker):
-    content = make_content([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0]], [1, 0, 1])
-    evidence = Evidence(
-        heat={0: torch.full((3, 40, 50), 200, dtype=torch.uint8)},
-        neighbours={0: (Neighbour(row=1, similarity=0.9), Neighbour(row=1, similarity=0.8))},
-    )
+def first_mistake(content: ReportContent, evidence: Evidence) -> cards.MistakeCard:
     (mistake,) = cards.mistake_cards(
         content.predictions,
         table=content.table,
@@ -42,6 +36,16 @@ def test_a_mistake_has_its_heat_map_and_its_neighbours(make_content: Maker):
         evidence=evidence,
         album=Album(),
     )
+    return mistake
+
+
+def test_a_mistake_has_its_heat_map_and_its_neighbours(make_content: Maker):
+    content = make_content([[3.0, 0.0], [3.0, 0.0], [0.0, 3.0]], [1, 0, 1])
+    evidence = Evidence(
+        heat={0: torch.full((3, 40, 50), 200, dtype=torch.uint8)},
+        neighbours={0: (Neighbour(row=1, similarity=0.9), Neighbour(row=1, similarity=0.8))},
+    )
+    mistake = first_mistake(content, evidence)
     assert mistake.heat is not None
     assert (mistake.heat.width, mistake.heat.height) == (50, 40)
     assert [(each.label, each.similarity) for each in mistake.neighbours] == [
@@ -53,13 +57,7 @@ def test_a_mistake_has_its_heat_map_and_its_neighbours(make_content: Maker):
 
 def test_without_evidence_a_mistake_is_only_itself(make_content: Maker):
     content = make_content([[3.0, 0.0]], [1])
-    (mistake,) = cards.mistake_cards(
-        content.predictions,
-        table=content.table,
-        positions=torch.tensor([0]),
-        evidence=Evidence(),
-        album=Album(),
-    )
+    mistake = first_mistake(content, Evidence())
     assert mistake.heat is None
     assert mistake.neighbours == ()
     assert mistake.support == ""
@@ -130,7 +128,7 @@ def mixed_up(make_content: Maker) -> ReportContent:
 
 def test_each_confusion_has_its_pictures_the_most_frequent_first(make_content: Maker):
     content = mixed_up(make_content)
-    groups = confusions.confusion_groups(content.predictions, table=content.table, album=Album())
+    groups = cards.confusion_groups(content.predictions, table=content.table, album=Album())
     assert [(group.actual, group.predicted, group.count) for group in groups] == [
         ("a", "b", 2),
         ("a", "c", 1),
@@ -144,13 +142,13 @@ def test_each_confusion_has_its_pictures_the_most_frequent_first(make_content: M
 def test_cells_and_pairs_lead_to_the_pictures(make_content: Maker):
     content = mixed_up(make_content)
     anchors = {"confused-0-1"}
-    rows = confusions.matrix_rows(content.predictions, anchors=anchors)
+    rows = cards.matrix_rows(content.predictions, anchors=anchors)
     assert [[cell.link for cell in row.cells] for row in rows] == [
         ["", "#confused-0-1", ""],
         ["", "", ""],
         ["", "", ""],
     ]
-    pairs = confusions.confused_pairs(content.predictions, limit=2, anchors=anchors)
+    pairs = cards.confused_pairs(content.predictions, limit=2, anchors=anchors)
     assert [pair.link for pair in pairs] == ["#confused-0-1", ""]
 
 
@@ -158,17 +156,17 @@ def test_a_confusion_shows_its_worst_pictures_when_it_has_many(make_content: Mak
     logits = torch.zeros(40, 2)
     logits[:, 1] = torch.arange(40) / 10 + 0.1
     content = make_content(logits, [0] * 40)
-    (group,) = confusions.confusion_groups(content.predictions, table=content.table, album=Album(0))
-    assert (group.count, len(group.cards)) == (40, confusions.MOST_OF_A_GROUP)
+    (group,) = cards.confusion_groups(content.predictions, table=content.table, album=Album(0))
+    assert (group.count, len(group.cards)) == (40, cards.MOST_OF_A_GROUP)
     assert group.cards[0].path == content.predictions.paths[39]
 
 
 def test_where_the_page_is_full_names_stay(make_content: Maker):
     content = mixed_up(make_content)
-    groups = confusions.confusion_groups(content.predictions, table=content.table, album=Album(0))
-    cards = [card for group in groups for card in group.cards]
-    assert {card.thumbnail.missing for card in cards} == {NO_ROOM}
-    assert all(card.path for card in cards)
+    groups = cards.confusion_groups(content.predictions, table=content.table, album=Album(0))
+    shown = [card for group in groups for card in group.cards]
+    assert {card.thumbnail.missing for card in shown} == {NO_ROOM}
+    assert all(card.path for card in shown)
 
 
 def decoded(thumbnail: Thumbnail) -> Image.Image:
