@@ -446,21 +446,17 @@ def drop_unreadable(table: PictureTable, bad: Sequence[tuple[int, str]]) -> Pict
     kept = [row for row in range(len(table.paths)) if row not in causes]
     new_row = torch.full((len(table.paths),), -1, dtype=torch.int64)
     new_row[kept] = torch.arange(len(kept))
+    train, valid = (new_row[rows] for rows in (table.train_rows, table.valid_rows))
     after = replace(
         table,
         paths=ImagePaths.of(table.paths).chosen(kept),
         targets=table.targets[kept],
-        train_rows=_renumbered(table.train_rows, new_row),
-        valid_rows=_renumbered(table.valid_rows, new_row),
+        train_rows=train[train >= 0],
+        valid_rows=valid[valid >= 0],
         skipped=(*table.skipped, *((table.paths[row], cause) for row, cause in causes.items())),
     )
     raise_problems(_emptied(table, after))
     return after
-
-
-def _renumbered(rows: torch.Tensor, new_row: torch.Tensor) -> torch.Tensor:
-    renumbered = new_row[rows]
-    return renumbered[renumbered >= 0]
 
 
 def _emptied(before: PictureTable, after: PictureTable) -> list[Problem]:
@@ -488,7 +484,6 @@ def _emptied(before: PictureTable, after: PictureTable) -> list[Problem]:
     ]
     if emptied and len(after.train_rows):
         text = f"Without the unreadable images these classes have nothing to learn from:\n{listed(emptied)}"
-        problems.append(
-            Problem(kind=DataError, text=f"{text}\nRepair the files, or remove the class.")
-        )
+        text += "\nRepair the files, or remove the class."
+        problems.append(Problem(kind=DataError, text=text))
     return problems

@@ -286,7 +286,7 @@ class StratifiedSplitter:
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets, in order."""
-        seed = _drawn_seed() if self.seed is None else self.seed
+        seed = _given_or_drawn(self.seed)
         groups = [self.label_func(item) for item in items]
         return stratified_split(groups, valid_fraction=self.valid_pct, seed=seed)
 
@@ -411,9 +411,9 @@ class GroupSplitter:
                 f"GroupSplitter needs groups for both sets. Received: {len(items)} items in {len(members)} group(s): "
                 f"{', '.join(map(repr, members))}. Choose another group, or a splitter that divides groups."
             )
-        seed = _drawn_seed() if self.seed is None else self.seed
         names = sorted(members)
-        order = torch.randperm(len(names), generator=generator(seed, "split/groups"))
+        own = generator(_given_or_drawn(self.seed), "split/groups")
+        order = torch.randperm(len(names), generator=own)
         drawn = [names[index] for index in order.tolist()]
         held_out = _closest([len(members[name]) for name in drawn], self.valid_pct * len(items))
         valid = {position for index in held_out for position in members[drawn[index]]}
@@ -506,8 +506,8 @@ def _random_order(count: int, seed: int | None) -> list[int]:
     return torch.randperm(count, generator=own).tolist()
 
 
-def _drawn_seed() -> int:
-    return int(torch.randint(2**62, ()))
+def _given_or_drawn(seed: int | None) -> int:
+    return int(torch.randint(2**62, ())) if seed is None else seed
 
 
 def _split_by(is_valid: Sequence[bool]) -> Split:
