@@ -1,1 +1,1 @@
-"""Pictures and a configuration in, what each part of training and predicting costs on this machine out."""
+"""Measure a machine: what each part of training and predicting costs on it, and what would be faster."""

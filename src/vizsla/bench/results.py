@@ -1,8 +1,17 @@
-"""The values that a bench leaves: what was measured, what follows from it, and the same as lines for people."""
+"""What a bench found: the times of the parts, what they mean for a training run, advice, and all of it as lines.
+
+Arithmetic only: nothing is measured here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from vizsla.train.profile import AUGMENTATION, BACKWARD, COPY, FORWARD, OPTIMISER
+
+WORTH_SAYING = 1.1
+"""Settings that are faster by less than a tenth are within what measurements vary."""
+READING, NETWORK = "reading images", "the network"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,7 +21,7 @@ class PartTime:
     Attributes:
         name: Of the part.
         how: Threads, batch or size that it was measured with.
-        milliseconds: For one picture.
+        milliseconds: For one image.
         pictures_per_second: The same the other way round.
     """
 
@@ -23,13 +32,7 @@ class PartTime:
 
     @classmethod
     def of(cls, name: str, *, how: str, seconds: float) -> PartTime:
-        """Return the time of a part.
-
-        Args:
-            name: Of the part.
-            how: What it was measured with.
-            seconds: For one picture.
-        """
+        """Return the time of a part that takes these seconds for one image."""
         rate = 1 / seconds if seconds else 0.0
         return cls(name=name, how=how, milliseconds=1000 * seconds, pictures_per_second=rate)
 
@@ -53,23 +56,23 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchResult:
-    """What this machine does with these pictures.
+    """What this machine does with these images.
 
     Attributes:
-        data: Where the pictures come from, in words.
-        num_train: Pictures to learn from.
-        num_valid: Pictures held out.
+        data: Where the images come from, in words.
+        num_train: Images to learn from.
+        num_valid: Images held out.
         num_classes: Classes.
-        num_sampled: Training pictures that were measured with.
+        num_sampled: Training images that were measured with.
         device: Name of what computes.
         precision: Of the network.
         arch: The network.
         size: Side of the square that it sees, in pixels.
-        presize: Short side at which training pictures are kept, in pixels.
-        batch_size: Pictures in a step.
-        num_workers: Threads that read pictures.
+        presize: Short side at which training images are kept, in pixels.
+        batch_size: Images in a step.
+        num_workers: Threads that read images.
         parts: What was measured.
-        estimates: What that means for training on all of these pictures.
+        estimates: What that means for training on all of these images.
         advice: What would be faster, as far as it was measured.
         not_measured: What there was no time for.
         seconds: What the bench took.
@@ -94,6 +97,135 @@ class BenchResult:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """Seconds for one image, of each part of the work.
+
+    Attributes:
+        num_train: Images to learn from.
+        num_valid: Images held out.
+        shares_processor: Whether reading and the network need the same cores, so that their times add up; else the
+            slower of them decides.
+        size: Side of the square that the network sees, in pixels.
+        read_strip: Reading at the presize, with all threads.
+        read_centred: Reading at the size, with all threads.
+        forward: Forward pass alone.
+        phases: Of an end-to-end step, by the names of ``STEP_PHASES``.
+        step: A whole end-to-end step, images kept.
+        frozen_step: A whole step with a frozen body whose norms train.
+        kept_share: Part of the prepared images that the cache has room for, 0-1.
+        needed: What all prepared images take, in words.
+        steps_by_batch: A whole step at other batch sizes.
+        steps_by_size: A whole step at other sizes.
+        reads_by_workers: Reading with other numbers of threads.
+    """
+
+    num_train: int
+    num_valid: int
+    shares_processor: bool
+    size: int
+    read_strip: float
+    read_centred: float
+    forward: float
+    phases: dict[str, float]
+    step: float
+    frozen_step: float | None = None
+    kept_share: float = 1.0
+    needed: str = ""
+    steps_by_batch: dict[int, float] = field(default_factory=dict[int, float])
+    steps_by_size: dict[int, float] = field(default_factory=dict[int, float])
+    reads_by_workers: dict[int, float] = field(default_factory=dict[int, float])
+
+
+def estimates_of(measured: Measured) -> tuple[Estimate, ...]:
+    """Return what the parts of a training run will take: features first, a frozen epoch, end-to-end epochs."""
+    train, valid = measured.num_train, measured.num_valid
+    read_again = (1 - measured.kept_share) * train * measured.read_strip
+    validation = valid * measured.forward
+    # Training images are looked at twice, plain and mirrored.
+    found = [
+        _estimate(
+            "features first, once",
+            measured,
+            reading=(train + valid) * measured.read_centred,
+            network={FORWARD: (2 * train + valid) * measured.forward},
+        )
+    ]
+    if measured.frozen_step is not None:
+        network = {"the step": train * measured.frozen_step, "validation": validation}
+        name = "a frozen epoch of fine_tune"
+        found.append(_estimate(name, measured, reading=read_again, network=network))
+    whole = sum(measured.phases.values()) or 1.0
+    step = {
+        NETWORK: sum(measured.phases.get(name, 0.0) for name in (FORWARD, BACKWARD, OPTIMISER)),
+        AUGMENTATION: measured.phases.get(AUGMENTATION, 0.0) + measured.phases.get(COPY, 0.0),
+    }
+    step["everything else"] = whole - sum(step.values())
+    network = {name: train * measured.step * value / whole for name, value in step.items()}
+    network["validation"] = validation
+    first = train * measured.read_strip
+    return (
+        *found,
+        _estimate("the first end-to-end epoch", measured, reading=first, network=network),
+        _estimate("each later end-to-end epoch", measured, reading=read_again, network=network),
+    )
+
+
+def _estimate(
+    name: str, measured: Measured, *, reading: float, network: dict[str, float]
+) -> Estimate:
+    computing = sum(network.values())
+    seconds = reading + computing if measured.shares_processor else max(reading, computing)
+    bottleneck, most = max({READING: reading, **network}.items(), key=lambda part: part[1])
+    return Estimate(
+        name=name,
+        seconds=seconds,
+        bottleneck=bottleneck,
+        share=min(1.0, most / seconds) if seconds else 0.0,
+    )
+
+
+def advice_of(measured: Measured) -> tuple[str, ...]:
+    """Return what would make training faster, in sentences, each with what was measured."""
+    lines: list[str] = []
+    if measured.steps_by_batch:
+        size, seconds = min(measured.steps_by_batch.items(), key=lambda item: item[1])
+        if measured.step / seconds >= WORTH_SAYING:
+            lines.append(
+                f"--bs {size}: {measured.step / seconds:.2f} times the images a second in end-to-end steps "
+                f"({1 / seconds:,.1f} instead of {1 / measured.step:,.1f})"
+            )
+    for size, seconds in sorted(measured.steps_by_size.items(), reverse=True):
+        if size < measured.size and measured.step / seconds >= WORTH_SAYING:
+            lines.append(
+                f"--size {size}: {measured.step / seconds:.2f} times the images a second in end-to-end steps; the network "
+                "sees less"
+            )
+    if measured.reads_by_workers:
+        workers, seconds = min(measured.reads_by_workers.items(), key=lambda item: item[1])
+        now, then = (_epochs(each)[0] for each in (measured, replace(measured, read_strip=seconds)))
+        if now / then >= WORTH_SAYING:
+            lines.append(
+                f"--workers {workers}: reads {measured.read_strip / seconds:.2f} times as fast "
+                f"({1 / seconds:,.0f} instead of {1 / measured.read_strip:,.0f} images/s); the first end-to-end epoch takes "
+                f"{shown_seconds(then)} instead of {shown_seconds(now)}"
+            )
+    now, then = (_epochs(each)[1] for each in (measured, replace(measured, kept_share=1.0)))
+    if now / then >= WORTH_SAYING:
+        lines.append(
+            f"A larger --cache-budget, or --cache disk: prepared images take {measured.needed} and there is room for "
+            f"{measured.kept_share:.0%} of them; with room for all a later epoch takes {shown_seconds(then)} instead of "
+            f"{shown_seconds(now)}"
+        )
+    return tuple(lines)
+
+
+def _epochs(measured: Measured) -> tuple[float, float]:
+    """Return the seconds of the first and of a later end-to-end epoch; never nothing."""
+    *_, first, later = estimates_of(measured)
+    return max(first.seconds, 1e-9), max(later.seconds, 1e-9)
+
+
 def lines_of(result: BenchResult) -> list[str]:
     """Return a result as lines for people: a table of the parts, the estimates, and advice."""
     lines = [
@@ -101,7 +233,7 @@ def lines_of(result: BenchResult) -> list[str]:
         f"{result.precision}, {result.num_workers} reading threads; {result.device}",
         "",
     ]
-    rows = [("part", "measured with", "ms a picture", "pictures/s")]
+    rows = [("part", "measured with", "ms an image", "images/s")]
     rows += [
         (part.name, part.how, f"{part.milliseconds:,.2f}", f"{part.pictures_per_second:,.1f}")
         for part in result.parts
@@ -109,7 +241,7 @@ def lines_of(result: BenchResult) -> list[str]:
     name, how = (max(len(row[column]) for row in rows) for column in (0, 1))
     lines += [f"{a.ljust(name)}  {b.ljust(how)}  {c:>12}  {d:>10}" for a, b, c, d in rows]
     number = result.num_train + result.num_valid
-    lines += ["", f"Training on {result.data} ({number:,} pictures) would take about:"]
+    lines += ["", f"Training on {result.data} ({number:,} images) would take about:"]
     width = max(len(each.name) for each in result.estimates)
     lines += [
         f"{each.name.ljust(width)}  {shown_seconds(each.seconds):>9}, most of it {each.bottleneck} ({each.share:.0%})"

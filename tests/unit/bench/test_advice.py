@@ -6,16 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from vizsla.bench.advice import Measured, advice_of, estimates_of
-from vizsla.bench.results import Estimate
+from vizsla.bench.results import Estimate, Measured, advice_of, estimates_of
 
 MEASURED = Measured(
     num_train=100,
     num_valid=50,
     shares_processor=True,
-    batch_size=32,
     size=224,
-    num_workers=2,
     read_strip=0.02,
     read_centred=0.01,
     forward=0.04,
@@ -34,7 +31,7 @@ MEASURED = Measured(
 
 def test_estimates_add_up_what_the_parts_take():
     features, frozen, first, later = estimates_of(MEASURED)
-    # 150 pictures are read; 100 are looked at twice and 50 once.
+    # 150 images are read; 100 are looked at twice and 50 once.
     assert features.name == "features first, once"
     assert features.seconds == pytest.approx(1.5 + 10.0)
     assert (features.bottleneck, features.share) == ("forward", pytest.approx(10 / 11.5))
@@ -47,12 +44,12 @@ def test_estimates_add_up_what_the_parts_take():
 def test_where_the_device_computes_alone_the_slower_of_reading_and_computing_decides():
     *_, first, later = estimates_of(replace(MEASURED, shares_processor=False, read_strip=0.5))
     assert first == Estimate(
-        name="the first end-to-end epoch", seconds=50.0, bottleneck="reading pictures", share=1.0
+        name="the first end-to-end epoch", seconds=50.0, bottleneck="reading images", share=1.0
     )
     assert later.seconds == pytest.approx(18.0)
 
 
-def test_pictures_that_are_not_kept_are_read_again_in_each_epoch():
+def test_images_that_are_not_kept_are_read_again_in_each_epoch():
     *_, later = estimates_of(replace(MEASURED, kept_share=0.25))
     assert later.seconds == pytest.approx(18.0 + 0.75 * 100 * 0.02)
 
@@ -79,8 +76,8 @@ def test_without_a_faster_setting_there_is_no_advice():
 def test_settings_that_are_faster_by_a_tenth_are_named_with_what_was_measured():
     faster = replace(MEASURED, steps_by_batch={64: 0.08, 16: 0.1}, steps_by_size={160: 0.1})
     assert advice_of(faster) == (
-        "--bs 64: 2.00 times the pictures a second in end-to-end steps (12.5 instead of 6.2)",
-        "--size 160: 1.60 times the pictures a second in end-to-end steps; the network sees less",
+        "--bs 64: 2.00 times the images a second in end-to-end steps (12.5 instead of 6.2)",
+        "--size 160: 1.60 times the images a second in end-to-end steps; the network sees less",
     )
 
 
@@ -89,7 +86,7 @@ def test_more_threads_are_worth_saying_only_where_the_epoch_gains():
     assert advice_of(slow) == ()  # 20 seconds become 19
     slow = replace(slow, read_strip=0.2)
     assert advice_of(slow) == (
-        "--workers 4: reads 20.00 times as fast (100 instead of 5 pictures/s); the first end-to-end epoch takes 19 s "
+        "--workers 4: reads 20.00 times as fast (100 instead of 5 images/s); the first end-to-end epoch takes 19 s "
         "instead of 38 s",
     )
 
@@ -99,6 +96,6 @@ def test_a_cache_that_is_too_small_is_worth_saying_where_reading_costs():
     assert advice_of(small) == ()
     (advice,) = advice_of(replace(small, read_strip=0.36))
     assert advice == (
-        "A larger --cache-budget, or --cache disk: prepared pictures take 9.0 GB and there is room for 50% of them; with "
+        "A larger --cache-budget, or --cache disk: prepared images take 9.0 GB and there is room for 50% of them; with "
         "room for all a later epoch takes 18 s instead of 36 s"
     )

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.bench.budget import Budget, seconds_of
 from vizsla.bench.made_up import HEIGHT, WIDTH, make_photographs
 from vizsla.bench.results import PartTime, lines_of, shown_seconds
 from vizsla.bench.run import run_bench
+from vizsla.bench.timing import Budget, seconds_of
 from vizsla.data.table.from_words import resolve_data
 from vizsla.errors import ConfigError, PictureError
 from vizsla.recipe.config import TrainConfig
@@ -97,11 +97,11 @@ def test_lines_have_a_row_for_each_part_and_estimate(picture_folder: Path):
     result = run_bench(table, config=CONFIG, data="pets", seconds=1, display=QUIET)
     lines = lines_of(result)
     assert lines[0].startswith("test_resnet at 64 pixels, presize 83, batches of 4, fp32, 2 ")
-    assert lines[2].split() == ["part", "measured", "with", "ms", "a", "picture", "pictures/s"]
+    assert lines[2].split() == ["part", "measured", "with", "ms", "an", "image", "images/s"]
     first = 3 + len(result.parts)
     for line, part in zip(lines[3:first], result.parts, strict=True):
         assert line.startswith(part.name)
-    assert lines[first + 1] == "Training on pets (24 pictures) would take about:"
+    assert lines[first + 1] == "Training on pets (24 images) would take about:"
     assert len(lines[2]) == len(lines[3]) == len(lines[first - 1])
 
 
@@ -165,23 +165,23 @@ def test_the_command_prints_one_json_object(picture_folder: Path, vizsla: Callab
 def test_without_data_photographs_are_made_up(vizsla: Callable[..., Done]):
     done = vizsla("bench", "--arch", "test_resnet", "--size", "32", "--bs", "4", "--seconds", "1")
     assert (done.code, done.err) == (0, "")
-    text = "Training on photographs like those made up (1,000 pictures) would take about:"
+    text = "Training on photographs like those made up (1,000 images) would take about:"
     assert text in done.out.splitlines()
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "facts"),
     [
-        (("nowhere",), "vizsla: There is no folder 'nowhere'."),
-        (("nowhere", "--seconds", "0"), "vizsla: There is no folder 'nowhere'."),
-        (("--bs", "0"), "vizsla: batch_size (--bs) is at least 1. Received: 0"),
-        (("--arch", "resnet35"), "vizsla: "),
-        (("--device", "tpu"), "vizsla: --device is auto, cpu, cuda or mps. Received: 'tpu'"),
+        (("nowhere", "--seconds", "0"), ("nowhere",)),
+        (("--bs", "0"), ("batch_size", "0")),
+        (("--arch", "resnet35"), ("resnet35",)),
+        (("--device", "tpu"), ("--device", "cuda", "'tpu'")),
     ],
 )
 def test_wrong_words_are_one_message(
-    vizsla: Callable[..., Done], words: tuple[str, ...], message: str
+    vizsla: Callable[..., Done], words: tuple[str, ...], facts: tuple[str, ...]
 ):
     done = vizsla("bench", *words)
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith(message)
+    assert done.err.startswith("vizsla: ")
+    assert all(fact in done.err for fact in facts)

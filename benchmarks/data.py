@@ -1,0 +1,643 @@
+"""How fast images are listed, decoded, loaded and augmented, in how much memory, beside fastai.
+
+    python -m benchmarks.data COMMAND --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import (
+    ANY_DATA,
+    JSON,
+    NUM_IMAGES,
+    WORKERS,
+    Command,
+    Figures,
+    Measure,
+    answer,
+    by_turns,
+    comparison,
+    cpu_seconds,
+    described,
+    has_fastai,
+    head,
+    images_or_made_up,
+    in_own_process,
+    installed,
+    row,
+    tree_bytes,
+    with_spread,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import Tensor
+
+    from vizsla import DataLoaders
+    from vizsla.data.cache.cache import CacheMode
+
+PRESIZE, SIZE, MIN_SCALE, BATCH_SIZE = 460, 224, 0.75, 64
+LIBRARIES = ("vizsla", "fastai")
+
+
+# --- Loader and memory -----------------------------------------------------------------------------------------------
+
+LOADERS = ("vizsla", "vizsla, cache off", "fastai")
+LOADER_MEASURES = (
+    Measure(name="first epoch, images/s", figure=lambda run: run["rates"][0], digits=0),
+    Measure(name="later epochs, images/s", figure=lambda run: median(run["rates"][1:]), digits=0),
+    Measure(name="first epoch, CPU ms/image", figure=lambda run: run["cpu_ms"][0]),
+    Measure(name="later epochs, CPU ms/image", figure=lambda run: median(run["cpu_ms"][1:])),
+    Measure(name="peak memory, MB", figure=lambda run: run["peak_bytes"] / 1e6, digits=0),
+)
+MEMORY_EPOCHS = 10
+
+
+def loader(options: argparse.Namespace) -> int:
+    """Decode, presize and augment with vizsla and with fastai: presize 460, size 224, batch 64, on the CPU.
+
+    Each measurement is a process of its own, the libraries take turns, and medians are compared: whatever else the machine does
+    meets both.
+    """
+    if options.epochs < 2 or options.rounds < 1:
+        print("--epochs is at least 2 and --rounds at least 1", file=sys.stderr)
+        return 2
+    print(described("vizsla", "fastai", "torch", "pillow"), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        count = 130 if options.quick else NUM_IMAGES
+        data = str(images_or_made_up(options.data, made_in=Path(folder), count=count))
+        asked = {"folder": data, "epochs": options.epochs, "workers": options.workers}
+        runs = by_turns(
+            installed(options.only),
+            rounds=1 if options.quick else options.rounds,
+            measure=lambda library, _: in_own_process("data:feed", library=library, **asked),
+            told=lambda library, run: (
+                f"{library}: {', '.join(f'{rate:.0f}' for rate in run['rates'])} images/s"
+            ),
+            json_file=options.json,
+        )
+    ratios = [(own, "fastai") for own in LOADERS[:2]]
+    print("\n" + comparison(runs, LOADER_MEASURES, ratios=ratios))
+    return 0
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Show the memory of a process after each of ten epochs of loading and augmenting.
+
+    It counts memory of the process itself (anonymous pages), not the pages of libraries: the share of those that a process is
+    charged with changes whenever another process that uses the same library starts or ends. Linux only.
+    """
+    print(described("vizsla", "torch", "pillow"), flush=True)
+    epochs = map(str, range(1, MEMORY_EPOCHS + 1))
+    print("\n" + head("MB after epoch", *epochs, "last / second"), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        count = 130 if options.quick else NUM_IMAGES
+        data = str(images_or_made_up(options.data, made_in=Path(folder), count=count))
+        asked = {"folder": data, "epochs": MEMORY_EPOCHS, "workers": options.workers}
+        for library in LOADERS[:2]:
+            after = in_own_process("data:feed", library=library, **asked)["bytes_after_epoch"]
+            growth = f"{after[-1] / after[1]:.3f}" if after[1] else ""
+            print(row(library, *(f"{used / 1e6:,.0f}" for used in after), growth), flush=True)
+
+
+def feed(library: str, folder: str, epochs: int, workers: int | str) -> Figures:
+    """Run epochs of one of ``LOADERS`` in this process: what a training step would get."""
+    if library == "fastai":
+        batches = _feed_fastai(Path(folder), workers=workers)
+    else:
+        cache = "off" if library == "vizsla, cache off" else "memory"
+        loaders = vizsla_loaders(Path(folder), workers=workers, cache=cache)
+        batches = lambda epoch: (batch.images for batch in loaders.train.batches(epoch=epoch))  # noqa: E731
+    rates: list[float] = []
+    cpu_ms: list[float] = []
+    after: list[int] = []
+    for epoch in range(epochs):
+        started, cpu_started, count = time.perf_counter(), cpu_seconds(), 0
+        for images in batches(epoch):
+            count += len(images)
+        rates.append(count / (time.perf_counter() - started))
+        cpu_ms.append(1000 * (cpu_seconds() - cpu_started) / count)
+        after.append(tree_bytes(os.getpid(), own=True))
+    return {"rates": rates, "cpu_ms": cpu_ms, "bytes_after_epoch": after}
+
+
+def vizsla_loaders(
+    folder: Path, *, workers: int | str = "auto", cache: CacheMode, device: str = "cpu"
+) -> DataLoaders:
+    """Return vizsla's loaders; all images of the folder are training images."""
+    import torch
+
+    from vizsla import DataLoaders, Resize, aug_transforms, get_image_files
+    from vizsla.data.cache.cache import PictureCache
+    from vizsla.types import PictureTable
+
+    paths = tuple(get_image_files(folder))
+    table = PictureTable(
+        root=folder,
+        paths=paths,
+        targets=torch.zeros(len(paths), dtype=torch.int64),
+        vocab=("image",),
+        train_rows=torch.arange(len(paths)),
+        valid_rows=torch.arange(0),
+    )
+    named: Any = workers
+    return DataLoaders(
+        table,
+        resize=Resize(PRESIZE),
+        transforms=aug_transforms(size=SIZE, min_scale=MIN_SCALE),
+        batch_size=BATCH_SIZE,
+        num_workers=named,
+        device=device,
+        cache=PictureCache(mode=cache, device=device),
+    )
+
+
+def _feed_fastai(folder: Path, *, workers: int | str) -> Callable[[int], Iterable[Tensor]]:
+    """Return a function that gives the batches of an epoch; "auto" is a process per core, fastai's own default."""
+    from fastai.vision.all import (
+        CategoryBlock,
+        DataBlock,
+        ImageBlock,
+        IndexSplitter,
+        Resize,
+        aug_transforms,
+        get_image_files,
+        parent_label,
+    )
+
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock),
+        get_items=get_image_files,
+        get_y=parent_label,
+        splitter=IndexSplitter([]),
+        item_tfms=Resize(PRESIZE),
+        batch_tfms=aug_transforms(size=SIZE, min_scale=MIN_SCALE),
+    )
+    num_workers = os.cpu_count() if workers == "auto" else workers
+    loaders = block.dataloaders(folder, bs=BATCH_SIZE, num_workers=num_workers, device="cpu")
+    return lambda _epoch: (images for images, _ in loaders.train)
+
+
+# --- Augmentation ----------------------------------------------------------------------------------------------------
+
+AUGMENTED_BATCHES = 4
+
+
+def augment(options: argparse.Namespace) -> None:
+    """Augment 64 uint8 images of 460 x 460 to 224 x 224 on the CPU, augmentation alone, with vizsla and with fastai.
+
+    Each measurement is a process of its own.
+    """
+    libraries = installed(LIBRARIES)
+    print(described("vizsla", "fastai", "torch"), flush=True)
+    heads = [f"{library}, images/s" for library in libraries]
+    print("\n" + head("threads", *heads, *(["vizsla / fastai"] if len(libraries) == 2 else [])))
+    for threads in [1] if options.quick else options.threads:
+        runs = by_turns(
+            libraries,
+            rounds=1 if options.quick else options.rounds,
+            measure=lambda library, _, threads=threads: in_own_process(
+                "data:augmentation_rate", library=library, threads=threads
+            ),
+        )
+        rates = [[run["rate"] for run in each] for each in runs.values()]
+        ratio = [f"{median(rates[0]) / median(rates[1]):.1f}"] if len(rates) == 2 else []
+        print(row(str(threads), *map(with_spread, rates), *ratio), flush=True)
+
+
+def augmentation_rate(library: str, threads: int) -> Figures:
+    """Return how many images a second one library augments: the median batch, after one to warm up."""
+    import torch
+
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    shape = BATCH_SIZE, PRESIZE, PRESIZE, 3
+    images_BHWC = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    images = images_BHWC.permute(0, 3, 1, 2)
+    if library == "vizsla":
+        from vizsla import aug_transforms
+        from vizsla.augment.batch_augmentation import BatchAugmentation
+
+        augmentation = BatchAugmentation(aug_transforms(size=SIZE, min_scale=MIN_SCALE))
+        rows = torch.arange(BATCH_SIZE)
+
+        def apply(number: int) -> object:
+            return augmentation(images, rows=rows, epoch=number, training=True)
+    else:
+        from fastai.vision.all import IntToFloatTensor, Pipeline, TensorImage, aug_transforms
+
+        transforms = [IntToFloatTensor(), *aug_transforms(size=SIZE, min_scale=MIN_SCALE)]
+        pipeline = Pipeline(transforms, split_idx=0)
+        images = images.contiguous()
+
+        def apply(number: int) -> object:
+            del number
+            return pipeline(TensorImage(images))
+
+    seconds: list[float] = []
+    for number in range(AUGMENTED_BATCHES + 1):
+        started = time.perf_counter()
+        apply(number)
+        seconds.append(time.perf_counter() - started)
+    return {"rate": BATCH_SIZE / median(seconds[1:])}
+
+
+# --- Decoding --------------------------------------------------------------------------------------------------------
+
+FILE_KINDS = {"500 x 375": (375, 500), "12 megapixels": (3000, 4000)}
+PRESIZES = (None, 160, 224, 460)
+PILLOW, OURS = "Pillow, whole", "vizsla (Pillow, scaled)"
+
+
+def decode(options: argparse.Namespace) -> None:
+    """Time the decoding of JPEG files, whole and for a presize, with every decoder that is installed: ms an image.
+
+    The images of the folder are brought to 500 x 375 and to 12 megapixels (4000 x 3000). Each cell is the fastest of the rounds; the
+    decoders take turns within a round, so that other work on the machine slows all of them alike. --clock cpu counts processor
+    time instead, which other work hardly changes.
+    """
+    import torch
+
+    rounds, count = (1, 2) if options.quick else (options.rounds, options.images)
+    torch.set_num_threads(1)
+    print(described("vizsla", "pillow", "torch", "torchvision", "simplejpeg"))
+    source = "made-up images" if options.data is None else "photographs"
+    print(
+        f"{count} {source}, JPEG quality {options.quality}, {rounds} rounds after one to warm up, {options.clock} time"
+    )
+    records: list[Figures] = []
+    for kind, size in FILE_KINDS.items():
+        files = _encoded(options.data, size=size, count=count, quality=options.quality)
+        samples: dict[tuple[str, int | None, int], list[float]] = {}
+        for _ in range(rounds + 1):
+            for presize in PRESIZES:
+                for threads in (1, 2):
+                    for name, decoder in _decoders().items():
+                        work = partial(_decode_one, decoder, presize)
+                        taken = _seconds_each(work, files, threads=threads, clock=options.clock)
+                        samples.setdefault((name, presize, threads), []).append(taken)
+        for (name, presize, threads), taken in samples.items():
+            record = {"images": kind, "decoder": name, "presize": presize, "threads": threads}
+            best, middle = 1000 * min(taken[1:]), 1000 * median(taken[1:])
+            records.append(record | {"milliseconds": best, "median": middle, "clock": options.clock})
+        megabytes = statistics.mean(map(len, files)) / 1e6
+        _print_decoders(kind, {key: 1000 * min(each[1:]) for key, each in samples.items()}, megabytes)
+    if options.json is not None:
+        options.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
+
+
+def _print_decoders(
+    kind: str, milliseconds: dict[tuple[str, int | None, int], float], megabytes: float
+) -> None:
+    print(f"\n**{kind}**, {megabytes:.2f} MB each; ms an image with 1 thread / 2 threads\n")
+    print(head("decoder", "whole", *map(str, PRESIZES[1:])))
+    for name in _decoders():
+        pairs = [[milliseconds[name, side, threads] for threads in (1, 2)] for side in PRESIZES]
+        print(row(name, *(f"{one:.1f} / {two:.1f}" for one, two in pairs)))
+    whole = milliseconds[PILLOW, None, 1]
+    ratios = [f"{whole / milliseconds[OURS, side, 1]:.1f}x at {side}" for side in PRESIZES[1:]]
+    print(f"\nPillow's whole decode against vizsla's decode and presize, 1 thread: {', '.join(ratios)}")
+
+
+def _seconds_each(
+    work: Callable[[bytes], None], files: list[bytes], *, threads: int, clock: str
+) -> float:
+    """Return seconds for each image, several threads working at once."""
+    now = time.perf_counter if clock == "wall" else time.process_time
+    with ThreadPoolExecutor(threads) as pool:
+        started = now()
+        for _ in pool.map(work, files):
+            pass
+        return (now() - started) / len(files)
+
+
+def _decode_one(
+    decoder: Callable[[bytes, int | None], object], presize: int | None, data: bytes
+) -> None:
+    decoder(data, presize)
+
+
+def _encoded(folder: Path | None, *, size: tuple[int, int], count: int, quality: int) -> list[bytes]:
+    """Return JPEGs of one size, of photographs or made-up ones, upright images turned."""
+    from PIL.Image import Resampling
+
+    from vizsla import get_image_files
+    from vizsla.bench.made_up import made_up_photograph
+    from vizsla.data.images.decode import open_picture
+
+    if folder is None:
+        images = [made_up_photograph(number) for number in range(count)]
+    else:
+        paths = get_image_files(folder)
+        images = [open_picture(path) for path in paths[:: max(1, len(paths) // count)][:count]]
+    files: list[bytes] = []
+    for image in images:
+        lying = image.rotate(90, expand=True) if image.height > image.width else image
+        buffer = BytesIO()
+        resized = lying.resize((size[1], size[0]), Resampling.BICUBIC)
+        resized.save(buffer, format="JPEG", quality=quality)
+        files.append(buffer.getvalue())
+    return files
+
+
+def _decoders() -> dict[str, Callable[[bytes, int | None], object]]:
+    """Return the decoders that are installed; each takes the bytes of a JPEG and the presize, None for the whole image."""
+    found = {PILLOW: _pillow_whole, OURS: _vizsla_scaled}
+    scaled = {
+        "simplejpeg, scaled": _simplejpeg_scaled,
+        "simplejpeg, scaled, fast": partial(_simplejpeg_scaled, fast=True),
+    }
+    for package, decoders in (
+        ("torchvision", {"torchvision, whole": _torchvision_whole}),
+        ("simplejpeg", scaled),
+    ):
+        try:
+            __import__(package)
+        except ImportError:
+            continue
+        found |= decoders
+    return found
+
+
+def _vizsla_scaled(data: bytes, presize: int | None) -> object:
+    """What training does: the smallest scale that covers the presize, then ``Resize``."""
+    import numpy as np
+
+    from vizsla import Resize
+    from vizsla.data.images.decode import open_picture
+
+    if presize is None:
+        return np.asarray(open_picture(data))
+    sizing = Resize(presize)
+    return sizing.presize(open_picture(data, cover=sizing.size), training=True)
+
+
+def _pillow_resized(image: Image.Image, presize: int | None) -> object:
+    """Resized by Pillow so that the short side is the presize."""
+    import numpy as np
+    from PIL.Image import Resampling
+
+    if presize is None:
+        return np.asarray(image)
+    width, height = image.size
+    factor = presize / min(width, height)
+    size = round(factor * width), round(factor * height)
+    return np.asarray(image.resize(size, Resampling.BILINEAR))
+
+
+def _pillow_whole(data: bytes, presize: int | None) -> object:
+    """Every pixel is decoded, then resized, both by Pillow."""
+    from PIL import Image
+
+    image = Image.open(BytesIO(data))
+    image.load()
+    return _pillow_resized(image, presize)
+
+
+def _torchvision_whole(data: bytes, presize: int | None) -> object:
+    """Decoded by torchvision, which knows no scales; resized by Pillow."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+    if presize is None:
+        return pixels
+    return _pillow_resized(Image.fromarray(np.ascontiguousarray(pixels)), presize)
+
+
+def _simplejpeg_scaled(data: bytes, presize: int | None, *, fast: bool = False) -> object:
+    """Decoded by simplejpeg at the smallest scale that covers the presize; resized as vizsla does.
+
+    ``fast`` takes the coarser inverse transform and chroma upsampling.
+    """
+    import simplejpeg
+
+    from vizsla.data.images.sizing import resize
+
+    side = 0 if presize is None else presize
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        data, min_height=side, min_width=side, min_factor=1, fastdct=fast, fastupsample=fast
+    )
+    if presize is None:
+        return pixels
+    height, width, _ = pixels.shape
+    factor = presize / min(width, height)
+    return resize(pixels, size=(round(factor * height), round(factor * width)))
+
+
+# --- Listing and growth ----------------------------------------------------------------------------------------------
+
+CASES = ((1_000, 2), (10_000, 2), (100_000, 2), (100_000, 1_000), (100_000, 10_000))
+FULL_CASES = (*CASES, (1_000_000, 2), (1_000_000, 10_000))
+QUICK_CASES = ((100, 2), (1_000, 2), (1_000, 100))
+LINKS_PER_FILE = 10_000
+"""File systems allow 65,000 and some less."""
+
+
+def listing(options: argparse.Namespace) -> None:
+    """List many files of one folder, and say how long the fastest round took by the clock and in processor time."""
+    from vizsla import get_image_files
+
+    num_files, rounds = (2_000, 1) if options.quick else (options.files, options.rounds)
+    print(described("vizsla"))
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(num_files):
+            (Path(folder) / f"image {number:06d}.jpg").touch()
+        walls: list[float] = []
+        processors: list[float] = []
+        for _ in range(rounds):
+            wall, processor = time.perf_counter(), time.process_time()
+            found = len(get_image_files(folder))
+            walls.append(time.perf_counter() - wall)
+            processors.append(time.process_time() - processor)
+            if found != num_files:
+                raise SystemExit(f"{found:,} of {num_files:,} files were found")
+    print(
+        f"{num_files:,} files in one folder: {min(walls):.2f} s by the clock ({max(walls):.2f} s at the slowest), "
+        f"{min(processors):.2f} s of processor time"
+    )
+
+
+def growth(options: argparse.Namespace) -> None:
+    """Show how listing, labels, split and table grow with the number of files and of classes.
+
+    Files are hard links to a few images, one folder for each class; loaders are made of them and no image is read. Each measurement
+    is a process of its own, the libraries alternate, medians are printed. Memory is what the process holds afterwards beyond
+    what it held after its imports.
+    """
+    cases = FULL_CASES if options.full else QUICK_CASES if options.quick else CASES
+    libraries = LIBRARIES if has_fastai() else LIBRARIES[:1]
+    print(described("vizsla", "fastai", "torch"))
+    names = ["files", "classes", "list, s", "loaders, s", "memory, MB", "bytes a file"]
+    others = ["fastai: list, s", "loaders, s", "memory, MB"] if len(libraries) == 2 else []
+    print("\n" + head(*names, *others), flush=True)
+    with tempfile.TemporaryDirectory(dir=options.within) as folder:
+        for num_files, num_classes in cases:
+            place = Path(folder) / f"{num_files}-{num_classes}"
+            _make_links(place, num_files=num_files, num_classes=num_classes)
+            runs: dict[str, list[Figures]] = {library: [] for library in libraries}
+            for number in range(1 if options.quick else options.rounds):
+                # Who lists first waits for the disk.
+                for library in libraries[:: -1 if number % 2 else 1]:
+                    run = in_own_process(f"data:list_{library}", folder=str(place / "images"))
+                    runs[library].append(run)
+            shutil.rmtree(place)
+            cells = [f"{num_files:,}", f"{num_classes:,}"]
+            for library, each in runs.items():
+                listed, loaded, held = (
+                    median(run[name] for run in each) for name in ("list", "loaders", "megabytes")
+                )
+                cells += [f"{listed:.2f}", f"{loaded:.2f}", f"{held:,.1f}"]
+                cells += [f"{1e6 * held / num_files:,.0f}"] if library == "vizsla" else []
+            print(row(*cells), flush=True)
+
+
+def _make_links(folder: Path, *, num_files: int, num_classes: int) -> None:
+    """Fill a folder with images in sub-folders; all are links to few files."""
+    from vizsla.bench.made_up import made_up_photograph
+
+    folder.mkdir()
+    source = folder / "source"
+    for number in range(num_classes):
+        (folder / "images" / f"class {number:05}").mkdir(parents=True)
+    for number in range(num_files):
+        if number % LINKS_PER_FILE == 0:
+            source = folder / f"source {number}"
+            made_up_photograph(number, size=(32, 32)).save(source, format="JPEG")
+        place = folder / "images" / f"class {number % num_classes:05}"
+        os.link(source, place / f"image {number:07}.jpg")
+
+
+def list_vizsla(folder: str) -> Figures:
+    """Measure listing and loaders of vizsla in this process."""
+    from vizsla import ImageDataLoaders, Resize, get_image_files
+
+    def load() -> int:
+        loaders = ImageDataLoaders.from_folder(
+            folder, valid_pct=0.2, seed=0, item_tfms=Resize(64), device="cpu"
+        )
+        held.append(loaders)
+        return len(loaders.table.paths)
+
+    held: list[object] = []
+    return _list_and_load(lambda: len(get_image_files(folder)), load)
+
+
+def list_fastai(folder: str) -> Figures:
+    """Measure listing and loaders of fastai in this process."""
+    from fastai.vision.all import ImageDataLoaders, Resize, get_image_files
+
+    def load() -> int:
+        loaders = ImageDataLoaders.from_folder(
+            folder, valid_pct=0.2, seed=0, item_tfms=Resize(64), device="cpu", num_workers=0
+        )
+        held.append(loaders)
+        return len(loaders.train_ds) + len(loaders.valid_ds)
+
+    held: list[object] = []
+    return _list_and_load(lambda: len(get_image_files(folder)), load)
+
+
+def _list_and_load(list_files: Callable[[], int], load: Callable[[], int]) -> Figures:
+    def own_bytes() -> int:
+        gc.collect()
+        return tree_bytes(os.getpid(), own=True)
+
+    before = own_bytes()
+    started = time.perf_counter()
+    listed = list_files()
+    middle = time.perf_counter()
+    loaded = load()
+    ended = time.perf_counter()
+    if listed != loaded:
+        raise SystemExit(f"{listed} files were listed and {loaded} are in the loaders")
+    megabytes = (own_bytes() - before) / 1e6
+    return {"list": middle - started, "loaders": ended - middle, "megabytes": megabytes}
+
+
+COMMANDS = {
+    "decode": Command(
+        asks="How fast is a JPEG decoded and presized, by which library?",
+        run=decode,
+        options={
+            "data": ANY_DATA,
+            "rounds": {"default": 5},
+            "images": {"default": 8},
+            "quality": {"default": 90},
+            "clock": {"default": "wall", "choices": ("wall", "cpu")},
+            "json": JSON,
+        },
+        short="--rounds 2 --images 4",
+        data="--data {folder}",
+    ),
+    "listing": Command(
+        asks="How long does a folder of 50,000 files take to list?",
+        run=listing,
+        options={"files": {"default": 50_000}, "rounds": {"default": 5}},
+        short="--rounds 2",
+    ),
+    "augment": Command(
+        asks="How fast is the augmentation of a batch, beside fastai's?",
+        run=augment,
+        options={
+            "rounds": {"default": 2},
+            "threads": {"default": [1, 2], "type": int, "nargs": "+", "help": "of torch"},
+        },
+        short="--rounds 1",
+    ),
+    "loader": Command(
+        asks="How fast are images loaded and augmented, beside fastai, and in how much memory?",
+        run=loader,
+        options={
+            "data": ANY_DATA,
+            "rounds": {"default": 2},
+            "epochs": {"default": 2, "help": "the first and the later ones together"},
+            "workers": WORKERS,
+            "only": {"nargs": "+", "choices": LOADERS, "default": list(LOADERS), "type": str},
+            "json": JSON,
+        },
+        short="--rounds 1",
+        data="--data {folder}",
+    ),
+    "memory": Command(
+        asks="Does memory stay flat over ten epochs?",
+        run=memory,
+        options={"data": ANY_DATA, "workers": WORKERS},
+        data="--data {folder}",
+    ),
+    "growth": Command(
+        asks="How do listing, split and table grow with files and classes?",
+        run=growth,
+        options={
+            "full": {"action": "store_true", "help": "a million files too"},
+            "rounds": {"default": 3},
+            "within": {"type": Path, "help": "where to make the folders (default: temporary)"},
+        },
+        short="--rounds 1",
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(answer(COMMANDS))
