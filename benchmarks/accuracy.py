@@ -107,7 +107,9 @@ def _answer_tasks(
         folder = demo(Path(made_in)) if demo is not None and not pairs else None
         pairs = pairs if folder is None else [(folder, 1)]
         if not pairs:
-            print("Errors are worth comparing on real images only. Give FOLDER:EPOCHS, such as dogscats:2.")
+            print(
+                "Errors are worth comparing on real images only. Give FOLDER:EPOCHS, such as dogscats:2."
+            )
             return
         kept = Kept(options.json)
         seeds = options.seeds[:1] if options.quick else options.seeds
@@ -249,7 +251,10 @@ def _compare_times(tasks: Sequence[Task]) -> None:
                 run = task.run(way, seed, epochs=0 if way == "recipe" else None, needs="ends")
                 found.append(first_as_good(run, wanted=wanted))
             figures = [f"{way} {_shown(found[-1])}" for way, found in own.items()]
-            print(f"{task.name}, seed {seed}: fastai {_shown(peers[-1])}; {'; '.join(figures)}", flush=True)
+            print(
+                f"{task.name}, seed {seed}: fastai {_shown(peers[-1])}; {'; '.join(figures)}",
+                flush=True,
+            )
         for way, found in own.items():
             ratio = median(each.seconds for each in found) / median(each.seconds for each in peers)
             cells = [task.name, str(task.setting.epochs), _accuracies(peers), _seconds(peers)]

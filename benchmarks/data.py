@@ -1,11 +1,10 @@
 """How fast images are listed, decoded, loaded and augmented, in how much memory, beside fastai.
 
-    python -m benchmarks.data COMMAND --help
+python -m benchmarks.data COMMAND --help
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -45,6 +44,7 @@ from benchmarks.measure import (
 )
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterable
 
     import numpy as np
@@ -298,9 +298,13 @@ def decode(options: argparse.Namespace) -> None:
         for (name, presize, threads), taken in samples.items():
             record = {"images": kind, "decoder": name, "presize": presize, "threads": threads}
             best, middle = 1000 * min(taken[1:]), 1000 * median(taken[1:])
-            records.append(record | {"milliseconds": best, "median": middle, "clock": options.clock})
+            records.append(
+                record | {"milliseconds": best, "median": middle, "clock": options.clock}
+            )
         megabytes = statistics.mean(map(len, files)) / 1e6
-        _print_decoders(kind, {key: 1000 * min(each[1:]) for key, each in samples.items()}, megabytes)
+        _print_decoders(
+            kind, {key: 1000 * min(each[1:]) for key, each in samples.items()}, megabytes
+        )
     if options.json is not None:
         options.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
 
@@ -315,7 +319,9 @@ def _print_decoders(
         print(row(name, *(f"{one:.1f} / {two:.1f}" for one, two in pairs)))
     whole = milliseconds[PILLOW, None, 1]
     ratios = [f"{whole / milliseconds[OURS, side, 1]:.1f}x at {side}" for side in PRESIZES[1:]]
-    print(f"\nPillow's whole decode against vizsla's decode and presize, 1 thread: {', '.join(ratios)}")
+    print(
+        f"\nPillow's whole decode against vizsla's decode and presize, 1 thread: {', '.join(ratios)}"
+    )
 
 
 def _seconds_each(
@@ -336,7 +342,9 @@ def _decode_one(
     decoder(data, presize)
 
 
-def _encoded(folder: Path | None, *, size: tuple[int, int], count: int, quality: int) -> list[bytes]:
+def _encoded(
+    folder: Path | None, *, size: tuple[int, int], count: int, quality: int
+) -> list[bytes]:
     """Return JPEGs of one size, of photographs or made-up ones, upright images turned."""
     from PIL.Image import Resampling
 

@@ -1,168 +1,314 @@
-"""Epochs of vizsla, of fastai and of the network alone on a CUDA device, then what a batch is made of there; tables out.
+"""Epochs of vizsla, of fastai and of the network alone on a CUDA device, then what a batch is made of there.
 
-Not part of ``python -m benchmarks``: it needs a CUDA device.
+Not part of ``python -m benchmarks`` without names: it needs a CUDA device.
 
     python -m benchmarks.gpu --data FOLDER --json gpu.json
-
-The pictures are JPEGs of 394 x 333 with about 45 kB, 37 classes, as the Oxford pets have them, cut from those of the folder. The
-libraries take turns, each measurement is a process of its own; runs that are in the file are not repeated.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
+import itertools
+import shutil
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
-from benchmarks import gpu_pieces
-from benchmarks.gpu_fit import KINDS, Task, as_arguments
-from benchmarks.machine import MemoryWatch, described, with_spread
-from benchmarks.pictures import photographs
-from vizsla.data.table.sources import get_image_files
+from benchmarks.data import vizsla_loaders as loaders_of_all
+from benchmarks.measure import (
+    ANY_DATA,
+    KEPT_JSON,
+    Command,
+    Figures,
+    Kept,
+    Measure,
+    answer,
+    by_turns,
+    comparison,
+    described,
+    head,
+    images_or_made_up,
+    in_own_process,
+    row,
+    with_spread,
+)
+from benchmarks.peer import EpochLog
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
+    import torch
+
+    from vizsla import DataLoaders, Learner
+    from vizsla.models.classifier import Classifier
+
+BATCH_SIZE, SIZE, PRESIZE, MIN_SCALE = 64, 224, 460, 0.75
 NUM_CLASSES, WIDTH, HEIGHT, QUALITY = 37, 394, 333, 95
-Run = dict[str, Any]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print the tables.
+# --- Epochs, in the process of a measurement -------------------------------------------------------------------------
 
-    Args:
-        arguments: Of the command line.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+        folder: A folder for each class.
+        arch: A function of ``torchvision.models``.
+        frozen: Epochs with a frozen body; the first of all reads every file.
+        later: Epochs with everything unfrozen.
+        seed: Of split, order and augmentation.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+
+    folder: str
+    arch: str = "resnet34"
+    frozen: int = 2
+    later: int = 2
+    seed: int = 0
+
+
+def _wait() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def train_vizsla(task: Task, *, cuda_graphs: bool | None = None) -> EpochLog:
+    """Fine-tune with vizsla's defaults; ``cuda_graphs`` as in ``Trainer``."""
+    log = EpochLog(wait=_wait)
+    watch = log.of_vizsla()
+    learn = vizsla_learner(task, log=log)
+    learn.cuda_graphs = cuda_graphs
+    learn.fine_tune(task.later, freeze_epochs=task.frozen, cbs=watch)
+    log.mark("trained")
+    return log
+
+
+def vizsla_loaders(task: Task) -> DataLoaders:
+    """Return loaders of 460 to 224 pixels."""
+    from vizsla import ImageDataLoaders, Resize, aug_transforms
+
+    return ImageDataLoaders.from_folder(
+        Path(task.folder),
+        valid_pct=0.2,
+        seed=task.seed,
+        item_tfms=Resize(PRESIZE),
+        batch_tfms=aug_transforms(size=SIZE, min_scale=MIN_SCALE),
+        bs=BATCH_SIZE,
     )
-    parser.add_argument(
-        "--data", type=Path, help="photographs in any sub-folders (default: drawn ones)"
+
+
+def vizsla_learner(task: Task, *, log: EpochLog) -> Learner:
+    """Return a learner with random weights."""
+    import torchvision.models
+
+    from vizsla import error_rate, vision_learner
+
+    log.mark("imports")
+    loaders = vizsla_loaders(task)
+    log.mark("loaders")
+    learn = vision_learner(
+        loaders,
+        getattr(torchvision.models, task.arch),
+        pretrained=False,
+        metrics=error_rate,
+        quiet=True,
     )
-    parser.add_argument("--pictures", type=int, default=7390)
-    parser.add_argument("--archs", nargs="+", default=["resnet34", "resnet50"])
-    parser.add_argument("--only", nargs="*", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-pieces", action="store_true", help="epochs only")
-    parser.add_argument("--json", type=Path, help="every measurement is kept there")
-    parser.add_argument("--quick", action="store_true", help="one round with few pictures")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        options.rounds, options.pictures, options.archs = 1, 512, options.archs[:1]
-    if not torch.cuda.is_available():
-        sys.exit("benchmarks.gpu needs a CUDA device, and torch sees none here.")
-    print(
-        f"{torch.cuda.get_device_name()}; "
-        f"{described('vizsla', 'fastai', 'torch', 'torchvision', 'pillow')}",
-        flush=True,
+    log.mark("learner")
+    return learn
+
+
+def run_model_alone(task: Task) -> EpochLog:
+    """Take as many steps and predictions as the epochs have, from CUDA graphs, on one batch that is ready: the limit."""
+    from vizsla.infer.run import compute_logits, evaluation_mode
+    from vizsla.train.step import TrainingStep
+    from vizsla.types import Batch
+
+    log = EpochLog(wait=_wait)
+    learn = vizsla_learner(task, log=log)
+    first = next(learn.dls.train.batches())
+    images, targets = first.images, first.targets
+    batch = Batch(images=images, targets=targets, rows=learn.dls.train.rows[: len(images)])
+    for freeze, epochs in ((learn.freeze, task.frozen), (learn.unfreeze, task.later)):
+        freeze()
+        learn.create_opt()
+        take_step = TrainingStep(
+            learn.model,
+            loss_function=learn.loss_func,
+            optimiser=cast("torch.optim.Optimizer", learn.opt),
+            precision=learn.precision,
+            captured=True,
+        )
+        for _ in range(epochs):
+            learn.training_mode()
+            take_step.refresh()
+            log.start()
+            for _ in range(len(learn.dls.train)):
+                take_step(batch)
+            log.trained()
+            with evaluation_mode(learn.model):
+                for rows in learn.dls.valid.rows.split(BATCH_SIZE):
+                    compute_logits(
+                        cast("Classifier", learn.model),
+                        images[: len(rows)],
+                        precision=learn.precision,
+                    )
+            log.end([])
+    return log
+
+
+def train_fastai(task: Task, *, half: bool = True) -> EpochLog:
+    """Fine-tune with fastai, on vizsla's split; ``half``: with ``to_fp16()``."""
+    log = EpochLog(wait=_wait)
+    import torchvision.models
+    from fastai.vision.all import (
+        ImageDataLoaders,
+        Resize,
+        aug_transforms,
+        error_rate,
+        vision_learner,
     )
-    with tempfile.TemporaryDirectory() as name:
-        data = photographs(options.data, made_in=Path(name) / "drawn")
-        folder = pets_like(data, into=Path(name) / "pictures", count=options.pictures)
-        runs = measure_all(folder, options)
-        for arch in options.archs:
-            print(f"\n{arch}, {options.pictures:,} JPEGs, {epochs_table(runs, arch=arch)}")
-        if not options.no_pieces:
-            gpu_pieces.main(["--pictures", str(options.pictures), "--data", str(folder)])
+
+    log.mark("imports")
+    loaders = ImageDataLoaders.from_folder(
+        Path(task.folder),
+        valid_pct=0.2,
+        seed=task.seed,
+        item_tfms=Resize(PRESIZE),
+        batch_tfms=aug_transforms(size=SIZE, min_scale=MIN_SCALE),
+        bs=BATCH_SIZE,
+    )
+    log.mark("loaders")
+    learn = vision_learner(
+        loaders, getattr(torchvision.models, task.arch), pretrained=False, metrics=error_rate
+    )
+    if half:
+        learn = learn.to_fp16()
+    log.mark("learner")
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(task.later, freeze_epochs=task.frozen, cbs=log.of_fastai())
+    log.mark("trained")
+    return log
 
 
-def measure_all(folder: Path, options: argparse.Namespace) -> dict[str, Run]:
-    """Return every measurement by its name; those of the file are taken from there."""
-    runs: dict[str, Run] = {}
-    if options.json is not None and options.json.exists():
-        runs = json.loads(options.json.read_text(encoding="utf-8"))
-    for number in range(1, options.rounds + 1):
-        for arch in options.archs:
-            for kind in options.only:
-                name = f"{arch}/{kind}/{number}"
-                if name in runs:
-                    continue
-                # A frozen epoch of fastai takes as long as the first one, which waits for its files too.
-                frozen = 1 if kind.startswith("fastai") else 2
-                task = Task(folder=str(folder), arch=arch, frozen=frozen, seed=number)
-                run = measured(kind, task)
-                if run is None:
-                    continue
-                runs[name] = run
-                seconds = ", ".join(f"{value:.2f}" for value in run["epochs"])
-                print(f"{name}: epochs {seconds} s", flush=True)
-                if options.json is not None:
-                    options.json.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
-    return runs
+KINDS: dict[str, Callable[[Task], EpochLog]] = {
+    "vizsla": train_vizsla,
+    "vizsla, no graphs": lambda task: train_vizsla(task, cuda_graphs=False),
+    "fastai fp16": train_fastai,
+    "fastai fp32": lambda task: train_fastai(task, half=False),
+    "network alone": run_model_alone,
+}
+"""What can be measured, and how."""
 
 
-def measured(kind: str, task: Task) -> Run | None:
-    """Run one measurement in a process of its own; None where it fails, which is said."""
-    root = Path(__file__).parents[1]
-    with (
-        subprocess.Popen(
-            as_arguments(kind, task), cwd=root, stdout=subprocess.PIPE, text=True
-        ) as child,
-        MemoryWatch(child.pid) as watch,
-    ):
-        printed, _ = child.communicate()
-    if child.returncode:
-        print(f"{task.arch}, {kind}: failed with exit code {child.returncode}", flush=True)
-        return None
-    return json.loads(printed.strip().splitlines()[-1]) | {"peak_bytes": watch.peak_bytes}
+def train(kind: str, task: dict[str, Any]) -> Figures:
+    """Train in this process and return the figures."""
+    import torch
+
+    asked = Task(**task)
+    log = KINDS[kind](asked)
+    return {
+        "epochs": log.seconds,
+        "train": log.train_seconds,
+        "marks": log.marks,
+        "frozen": asked.frozen,
+        "device_bytes": torch.cuda.max_memory_reserved(),
+    }
 
 
-MEASURES: tuple[tuple[str, int, Callable[[Run], list[float]]], ...] = (
-    ("frozen epoch, the first (cold), s", 2, lambda run: run["epochs"][:1]),
-    ("frozen epoch, later, s", 2, lambda run: run["epochs"][1 : run["frozen"]]),
-    ("unfrozen epoch, the first, s", 2, lambda run: run["epochs"][run["frozen"] :][:1]),
-    ("unfrozen epoch, later, s", 2, lambda run: run["epochs"][run["frozen"] + 1 :]),
-    ("of that without validation, s", 2, lambda run: run["train"][run["frozen"] + 1 :]),
-    ("imports, s", 1, lambda run: [run["marks"]["imports"]]),
-    ("loaders and learner, s", 1, lambda run: [run["marks"]["learner"] - run["marks"]["imports"]]),
-    ("device memory, MB", 0, lambda run: [run["device_bytes"] / 1e6]),
-    ("host memory with all processes, MB", 0, lambda run: [run["peak_bytes"] / 1e6]),
+# --- The table of epochs ---------------------------------------------------------------------------------------------
+
+MEASURES = (
+    Measure(name="frozen epoch, the first (cold), s", figure=lambda run: run["epochs"][:1]),
+    Measure(name="frozen epoch, later, s", figure=lambda run: run["epochs"][1 : run["frozen"]]),
+    Measure(name="unfrozen epoch, the first, s", figure=lambda run: _unfrozen(run, "epochs")[:1]),
+    Measure(name="unfrozen epoch, later, s", figure=lambda run: _unfrozen(run, "epochs")[1:]),
+    Measure(name="of that without validation, s", figure=lambda run: _unfrozen(run, "train")[1:]),
+    Measure(name="imports, s", digits=1, figure=lambda run: run["marks"]["imports"]),
+    Measure(
+        name="loaders and learner, s",
+        digits=1,
+        figure=lambda run: run["marks"]["learner"] - run["marks"]["imports"],
+    ),
+    Measure(name="device memory, MB", digits=0, figure=lambda run: run["device_bytes"] / 1e6),
+    Measure(
+        name="host memory with all processes, MB",
+        digits=0,
+        figure=lambda run: run["peak_bytes"] / 1e6,
+    ),
 )
 
 
-def epochs_table(runs: dict[str, Run], *, arch: str) -> str:
-    """Return a Markdown table of one network, medians with the smallest and the largest value.
+def _unfrozen(run: Figures, name: str) -> list[float]:
+    return run[name][run["frozen"] :]
 
-    Args:
-        runs: By name.
-        arch: Which network.
+
+def gpu(options: argparse.Namespace) -> None:
+    """Time epochs of vizsla, of fastai and of the network alone on a CUDA device, then what a batch is made of there.
+
+    The images are JPEGs of 394 x 333 with about 45 kB, 37 classes, as the Oxford pets have them, cut from those of the folder.
+    The libraries take turns, each measurement is a process of its own; runs that are in the file are not repeated. --part pieces
+    copies the files of the folder as they are until there are --images of them.
     """
-    by_kind: dict[str, list[Run]] = {}
-    for name, run in runs.items():
-        if name.startswith(f"{arch}/"):
-            by_kind.setdefault(name.split("/")[1], []).append(run)
-    peers = [kind for kind in by_kind if kind.startswith("fastai") and "vizsla" in by_kind]
-    heads = [*by_kind, *(f"{peer} / vizsla" for peer in peers)]
-    rounds = max(map(len, by_kind.values()), default=0)
-    lines = [
-        f"{rounds} rounds:\n",
-        "| | " + " | ".join(heads) + " |",
-        "|---|" + "---:|" * len(heads),
-    ]
-    for label, digits, figures in MEASURES:
-        values = {
-            kind: [value for run in each for value in figures(run)]
-            for kind, each in by_kind.items()
-        }
-        cells = [with_spread(each, digits=digits) if each else "" for each in values.values()]
-        cells += [
-            f"{median(values[peer]) / median(values['vizsla']):.1f}" if values[peer] else ""
-            for peer in peers
-        ]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    import torch
+
+    if options.quick:
+        options.rounds, options.archs = 1, options.archs[:1]
+        options.images = 256 if options.part == "pieces" else 512
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks.gpu needs a CUDA device, and torch sees none here.")
+    machine = described("vizsla", "fastai", "torch", "torchvision", "pillow")
+    print(f"{torch.cuda.get_device_name()}; {machine}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = images_or_made_up(options.data, made_in=Path(name) / "made up")
+        if options.part != "pieces":
+            folder = _pets_like(folder, into=Path(name) / "images", count=options.images)
+            for arch in options.archs:
+                runs = _measure_epochs(folder, arch, options)
+                rounds = max(map(len, runs.values()), default=0)
+                ratios = [(kind, "vizsla") for kind in runs if kind.startswith("fastai")]
+                print(f"\n{arch}, {options.images:,} JPEGs, {rounds} rounds:\n")
+                print(comparison(runs, MEASURES, ratios=ratios, digits=1))
+        if options.part != "epochs":
+            _print_pieces(_copied(folder, into=Path(name) / "copies", count=options.images))
 
 
-def pets_like(data: Path, *, into: Path, count: int) -> Path:
+def _measure_epochs(
+    folder: Path, arch: str, options: argparse.Namespace
+) -> dict[str, list[Figures]]:
+    """Return the runs of one network by kind; one that fails says so and is left out."""
+    kept = Kept(options.json)
+
+    def measure(kind: str, number: int) -> Figures:
+        # A frozen epoch of fastai takes as long as the first one, which waits for its files too.
+        frozen = 1 if kind.startswith("fastai") else 2
+        task = Task(folder=str(folder), arch=arch, frozen=frozen, seed=number)
+        key = {"arch": arch, "kind": kind, "round": number}
+        try:
+            return kept.figures(
+                key, lambda: in_own_process("gpu:train", kind=kind, task=asdict(task))
+            )
+        except SystemExit as error:
+            print(error, flush=True)
+            return {}
+
+    def told(kind: str, run: Figures) -> str:
+        seconds = ", ".join(f"{value:.2f}" for value in run.get("epochs", []))
+        return f"{arch}, {kind}: epochs {seconds} s"
+
+    runs = by_turns(options.only, rounds=options.rounds, measure=measure, told=told)
+    done = {kind: [run for run in each if run] for kind, each in runs.items()}
+    return {kind: each for kind, each in done.items() if each}
+
+
+def _pets_like(data: Path, *, into: Path, count: int) -> Path:
     """Return a folder of so many JPEGs in 37 folders, cut from photographs so that no two are alike.
 
     Args:
@@ -170,6 +316,8 @@ def pets_like(data: Path, *, into: Path, count: int) -> Path:
         into: Folder that is made.
         count: How many.
     """
+    from vizsla import get_image_files
+
     sources = get_image_files(data)
     for number in range(NUM_CLASSES):
         (into / f"class{number:02}").mkdir(parents=True)
@@ -183,18 +331,143 @@ def pets_like(data: Path, *, into: Path, count: int) -> Path:
 
 
 def _cut(number: int, *, sources: Sequence[Path], into: Path) -> int:
-    """Save one picture, the number says from which photograph and where; return its bytes."""
+    """Save one image, the number says from which photograph and where; return its bytes."""
     from PIL import Image
 
     turn, place = divmod(number, len(sources))
     with Image.open(sources[place]) as opened:
-        picture = opened.convert("RGB")
+        image = opened.convert("RGB")
     inset = 0.004 * turn
-    box = inset * picture.width, inset * picture.height, picture.width, picture.height
+    box = inset * image.width, inset * image.height, image.width, image.height
     path = into / f"class{number % NUM_CLASSES:02}" / f"{number:05}.jpg"
-    picture.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=box).save(path, quality=QUALITY)
+    image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=box).save(path, quality=QUALITY)
     return path.stat().st_size
 
 
+# --- What a batch is made of -----------------------------------------------------------------------------------------
+
+PASSES = 5
+AUGMENTED_BATCHES = 200
+
+
+def _print_pieces(folder: Path) -> None:
+    """Print the cold first pass, later passes from the device cache, augmentation alone."""
+    count = len(list(folder.iterdir()))
+    print("\n" + head(f"{count:,} JPEGs, images/s", ""), flush=True)
+    for decoder in ("CPU", "device"):
+        first, later = passes(folder, decoder=decoder)
+        name = f"first pass, decoded by the {decoder} ({count / first:.2f} s)"
+        print(row(name, f"{first:,.0f}"), flush=True)
+        print(row("later passes, device cache", with_spread(later)), flush=True)
+    name = f"augmentation alone, {PRESIZE} to {SIZE}, batch {BATCH_SIZE}"
+    print(row(name, with_spread(augmentation_rates())))
+
+
+def _copied(data: Path, *, into: Path, count: int) -> Path:
+    """Return a folder of ``count`` files, copies of those of another folder in turn.
+
+    Args:
+        data: Folder of images.
+        into: Folder that is made.
+        count: How many.
+    """
+    from vizsla import get_image_files
+
+    into.mkdir(parents=True)
+    for number, source in enumerate(
+        itertools.islice(itertools.cycle(get_image_files(data)), count)
+    ):
+        shutil.copyfile(source, into / f"{number:05}{source.suffix}")
+    return into
+
+
+def passes(folder: Path, *, decoder: str) -> tuple[float, list[float]]:
+    """Return images/s of the first pass over a folder and of each later one.
+
+    Files that were read a moment ago are in the system's memory: what is cold is vizsla's cache.
+
+    Args:
+        folder: Folder of images.
+        decoder: ``"device"`` decodes plain JPEGs there, as usual; ``"CPU"`` never does.
+    """
+    import torch
+
+    torch.empty(1, device="cuda")  # The first use of a device takes a second of its own.
+    loaders = loaders_of_all(folder, cache="device", device="cuda")
+    if decoder == "CPU":
+        vars(loaders.train.loader)["_device_decoder"] = lambda _shipping: None
+    else:
+        warm_up(loaders)
+    rates: list[float] = []
+    for epoch in range(1 + PASSES):
+        count = 0
+        started = time.perf_counter()
+        for batch in loaders.train.batches(epoch=epoch):
+            count += len(batch.images)
+        torch.cuda.synchronize()
+        rates.append(count / (time.perf_counter() - started))
+    return rates[0], rates[1:]
+
+
+def warm_up(loaders: DataLoaders) -> None:
+    """Let the device's decoder load its libraries, into a store that is thrown away."""
+    import torch
+
+    from vizsla.data.cache.device import DeviceDecoder, DeviceStore
+
+    loader, sizing = loaders.train.loader, loaders.resize
+    if sizing is not None and loader.reader.scales_one_box:
+        store = DeviceStore(torch.device("cuda"), budget_bytes=2**28)
+        DeviceDecoder(loader.reader, sizing=sizing, store=store).fill(loader.table.paths[:64])
+
+
+def augmentation_rates() -> list[float]:
+    """Return images/s of the augmentation alone, a few times; the images are on the device already."""
+    import torch
+
+    from vizsla import aug_transforms
+    from vizsla.augment.batch_augmentation import BatchAugmentation
+
+    augmentation = BatchAugmentation(aug_transforms(size=SIZE, min_scale=MIN_SCALE))
+    shape = BATCH_SIZE, PRESIZE, PRESIZE, 3
+    images = torch.randint(256, shape, dtype=torch.uint8, device="cuda").permute(0, 3, 1, 2)
+    plan = torch.arange(AUGMENTED_BATCHES * BATCH_SIZE).split(BATCH_SIZE)
+
+    def augment_all() -> None:
+        with augmentation.foresee(plan, epoch=0, training=True):
+            for rows in plan:
+                augmentation(images, rows=rows, epoch=0, training=True)
+
+    _seconds(augment_all)
+    return [AUGMENTED_BATCHES * BATCH_SIZE / _seconds(augment_all) for _ in range(PASSES)]
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    import torch
+
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+COMMANDS = {
+    "gpu": Command(
+        asks="How long are epochs on a GPU, beside fastai and the network alone?",
+        run=gpu,
+        options={
+            "data": ANY_DATA,
+            "images": {"default": 7390},
+            "archs": {"nargs": "+", "default": ["resnet34", "resnet50"], "type": str},
+            "only": {"nargs": "*", "choices": list(KINDS), "default": list(KINDS), "type": str},
+            "rounds": {"default": 3},
+            "part": {"default": "all", "choices": ("all", "epochs", "pieces")},
+            "json": KEPT_JSON,
+        },
+        data="--data {folder}",
+    ),
+}
+
 if __name__ == "__main__":
-    main()
+    sys.exit(answer(COMMANDS))

@@ -5,7 +5,6 @@ vizsla has the names of fastai, so both run the same code; only the import and t
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ from benchmarks.measure import (
 from benchmarks.peer import ARCHITECTURE, MIN_SCALE, lite0
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 NAMESPACES = {"vizsla": "vizsla.all", "fastai": "fastai.vision.all"}
@@ -78,7 +78,9 @@ class Session:
         exported: The model file: ``export`` writes it, other tasks open it.
     """
 
-    def __init__(self, library: str, *, work: Work, folder: Path, many: Path, exported: Path) -> None:
+    def __init__(
+        self, library: str, *, work: Work, folder: Path, many: Path, exported: Path
+    ) -> None:
         self.library = library
         self.work = work
         self.folder = folder

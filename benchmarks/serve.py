@@ -1,18 +1,10 @@
-"""A running ``vizsla serve`` and many clients in; what it answered, how fast, and how its memory went out.
+"""How much can the page take? A running ``vizsla serve`` and many clients, good and hostile ones.
 
-    python -m benchmarks.serve [--quick] [--part flood|speed] [--seconds 60] [--clients 200] [--model FILE] [--json FILE]
-
-First part: clients send good pictures and hostile bodies mixed: bombs, cut-off pictures and forms, wrong types, 100 MB with and
-without a stated length, half a request, no HTTP at all. A good request must get its right answer (the probabilities of
-``Predictor.predict``); a 503 or 429 with Retry-After counts as an answer if coming again helps. Anything else is lost, and
-the exit code is 1.
-
-Second part: good pictures only, in batches against one by one (``--max-batch 1``), from many clients and from a single one.
+python -m benchmarks.serve [--quick] [--part flood|speed] [--seconds 60] [--clients 200] [--model FILE] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import io
 import json
@@ -30,14 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from benchmarks.decode import drawn_photograph
-from benchmarks.machine import described
-from vizsla.predict.predictor import Predictor
+from benchmarks.measure import Command, answer, described
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Awaitable, Callable, Generator
 
-NUM_PICTURES = 16
+NUM_IMAGES = 16
 MOST_DIFFERENCE = 1e-4
 HOST = "127.0.0.1"
 HUGE = 100_000_000
@@ -48,7 +39,7 @@ GOOD_SHARE = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class Good:
-    """A picture and what must be said of it."""
+    """An image and what must be said of it."""
 
     data: bytes
     probabilities: tuple[float, ...]
@@ -68,7 +59,7 @@ class Tally:
 
 def make_model(folder: Path) -> Path:
     """Write a model file of the default network at its default size, its head at random."""
-    from vizsla.data.images.sizing import Resize
+    from vizsla import Resize
     from vizsla.model_file.bundle import save_bundle
     from vizsla.models.backbones import build_backbone
     from vizsla.models.classifier import Classifier
@@ -82,13 +73,16 @@ def make_model(folder: Path) -> Path:
     return save_bundle(path, classifier=classifier, resize=Resize(292), size=(224, 224))
 
 
-def make_pictures(model: Path) -> list[Good]:
-    """Return pictures with the predictor's own answers."""
+def make_images(model: Path) -> list[Good]:
+    """Return images with the predictor's own answers."""
+    from vizsla import Predictor
+    from vizsla.bench.made_up import made_up_photograph
+
     predictor = Predictor.load(model, device="cpu")
     found: list[Good] = []
-    for number in range(NUM_PICTURES):
+    for number in range(NUM_IMAGES):
         buffer = io.BytesIO()
-        drawn_photograph(number).save(buffer, format="JPEG", quality=90)
+        made_up_photograph(number).save(buffer, format="JPEG", quality=90)
         prediction = predictor.predict(buffer.getvalue())
         probabilities = tuple(prediction.probabilities.tolist())
         found.append(Good(data=buffer.getvalue(), probabilities=probabilities))
@@ -156,7 +150,7 @@ def right(body: bytes, good: Good) -> bool:
 
 
 async def ask_well(port: int, good: Good, tally: Tally) -> None:
-    """Send a good picture, come again when told to, and note what came of it."""
+    """Send a good image, try again when told to, and note what came of it."""
     began = time.perf_counter()
     while time.perf_counter() - began < GIVE_UP_SECONDS:
         started = time.perf_counter()
@@ -197,9 +191,9 @@ def hostile_bodies(good: Good) -> dict[str, tuple[list[bytes], tuple[int, ...]]]
         "bomb": (post(bomb.getvalue()), (422, 503)),
         "WebP bomb": (post(claimed), (422, 503)),
         "48 million pixels": (post(large.getvalue()), (200, 503)),
-        "cut-off picture": (post(good.data[: len(good.data) // 2]), (422, 503)),
-        "damaged picture": (post(good.data[:200] + bytes(5000)), (422, 503)),
-        "text": (post(b"no picture at all"), (422, 503)),
+        "cut-off image": (post(good.data[: len(good.data) // 2]), (422, 503)),
+        "damaged image": (post(good.data[:200] + bytes(5000)), (422, 503)),
+        "text": (post(b"no image at all"), (422, 503)),
         "wrong type": (post(b"{}", "application/json"), (415,)),
         "cut-off form": (post(form, "multipart/form-data; boundary=a"), (400, 503)),
         "damaged form": (post(good.data, "multipart/form-data; boundary=a"), (400, 503)),
@@ -293,7 +287,7 @@ def percentile(values: list[float], share: float) -> float:
 def timed(tally: Tally, seconds: float) -> dict[str, float]:
     """Return rate and times of the good answers."""
     return {
-        "pictures_per_second": len(tally.seconds) / seconds,
+        "images_per_second": len(tally.seconds) / seconds,
         **{f"p{int(100 * share)}_seconds": percentile(tally.seconds, share) for share in (0.5, 0.95, 0.99)},
         "p99_with_waits_seconds": percentile(tally.with_waits, 0.99),
     }  # fmt: skip
@@ -351,11 +345,11 @@ def compare(model: Path, goods: list[Good], *, seconds: float) -> dict[str, Any]
             rows[name] = timed(tally, time.perf_counter() - started - 1)
             rows[name]["cpu_ms"] = 1000 * (cpu_seconds(pid) - cpu) / max(1, len(tally.seconds))
             rows[name]["lost"] = len(tally.lost)
-    print(f"\ngood pictures only, {seconds:g} s each")
-    first = next(iter(rows.values()))["pictures_per_second"]
+    print(f"\ngood images only, {seconds:g} s each")
+    first = next(iter(rows.values()))["images_per_second"]
     for name, row in rows.items():
-        rate = row["pictures_per_second"]
-        print(f"  {name:32} {rate:7.1f} pictures/s, {row['cpu_ms']:5.1f} ms of processor each   p50 {row['p50_seconds']:.3f} s   batches are {first / rate:.2f}x")  # fmt: skip
+        rate = row["images_per_second"]
+        print(f"  {name:32} {rate:7.1f} images/s, {row['cpu_ms']:5.1f} ms of processor each   p50 {row['p50_seconds']:.3f} s   batches are {first / rate:.2f}x")  # fmt: skip
     return rows
 
 
@@ -363,21 +357,21 @@ async def _awaited(tally: Awaitable[Tally]) -> Tally:
     return await tally
 
 
-def main() -> int:
-    """Run both parts; return 1 where a good answer was lost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="10 s")
-    parser.add_argument("--part", choices=("all", "flood", "speed"), default="all")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def serve(options: argparse.Namespace) -> int:
+    """Ask a running `vizsla serve` from many clients; say what it answered, how fast, and how its memory went.
+
+    First part: clients send good images and hostile bodies mixed: bombs, cut-off images and forms, wrong types, 100 MB with and
+    without a stated length, half a request, no HTTP at all. A good request must get its right answer (the probabilities of
+    Predictor.predict); a 503 or 429 with Retry-After counts as an answer if trying again helps. Anything else is lost, and the
+    exit code is 1.
+
+    Second part: good images only, in batches against one by one (--max-batch 1), from many clients and from a single one.
+    """
     seconds = 10.0 if options.quick else options.seconds
     print(described("vizsla", "torch", "starlette", "uvicorn", "pillow"))
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or make_model(Path(folder))
-        goods = make_pictures(model)
+        goods = make_images(model)
         figures: dict[str, Any] = {"lost": 0}
         if options.part != "speed":
             figures = flood(model, goods, clients=options.clients, seconds=seconds)
@@ -388,5 +382,19 @@ def main() -> int:
     return int(figures["lost"] > 0)
 
 
+COMMANDS = {
+    "serve": Command(
+        asks="How much can the page take?",
+        run=serve,
+        options={
+            "part": {"default": "all", "choices": ("all", "flood", "speed")},
+            "seconds": {"default": 60.0},
+            "clients": {"default": 200},
+            "model": {"type": Path},
+            "json": {"type": Path},
+        },
+    ),
+}
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answer(COMMANDS))

@@ -1,11 +1,11 @@
 """How long an epoch, a step, a prediction, lesson one's quick start and the imports take, beside fastai and the network alone.
 
-    python -m benchmarks.speed COMMAND --help
+python -m benchmarks.speed COMMAND --help
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -40,6 +40,7 @@ from benchmarks.measure import (
 from benchmarks.peer import ARCHITECTURE, Setting, fastai_learner, measured, vizsla_learner
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Generator
 
     from torch import Tensor
@@ -249,7 +250,7 @@ def _loop_milliseconds(trainer: Trainer) -> list[float]:
     count = len(trainer.dls.train)
     schedule = one_cycle(count, peak_rates=(1e-5,) * len(trainer.groups), momenta=trainer.moms)
     trainer.run(schedule, n_epoch=1, stage="timing", cbs=StepTimes())
-    return [1000 * (end - start) for start, end in zip(ends, ends[1:], strict=False)]
+    return [1000 * (end - start) for start, end in itertools.pairwise(ends)]
 
 
 def _bare_milliseconds(trainer: Trainer) -> list[float]:

@@ -175,7 +175,7 @@ def test_without_data_photographs_are_made_up(vizsla: Callable[..., Done]):
         (("nowhere", "--seconds", "0"), ("nowhere",)),
         (("--bs", "0"), ("batch_size", "0")),
         (("--arch", "resnet35"), ("resnet35",)),
-        (("--device", "tpu"), ("--device", "cuda", "'tpu'")),
+        (("--device", "tpu"), ("cuda", "tpu")),
     ],
 )
 def test_wrong_words_are_one_message(

@@ -21,13 +21,13 @@ pytestmark = pytest.mark.skipif(
 
 def run(*arguments: str) -> str:
     """Return what a benchmark printed; fastai is hidden from it."""
-    name, *options = arguments
+    module, *options = arguments
     program = (
         "import importlib.util as util, runpy, sys\n"
         "find = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name == 'fastai' else find(name, *rest)\n"
-        f"sys.argv = {[name, *options]!r}\n"
-        f"runpy.run_module('benchmarks.{name}', run_name='__main__')\n"
+        f"sys.argv = {[module, *options]!r}\n"
+        f"runpy.run_module('benchmarks.{module}', run_name='__main__')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
@@ -55,31 +55,35 @@ def parts(picture_folder: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_parity_compares_errors_and_keeps_runs(parts: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
-    first = run("parity", f"{parts}:1", "--quick", "--workers", "0", "--json", str(kept))
+    first = run(
+        "accuracy", "parity", f"{parts}:1", "--quick", "--workers", "0", "--json", str(kept)
+    )
     assert "parts" in table_rows(first)
     (entry,) = json.loads(kept.read_text())
     assert len(entry["figures"]["values"]) == 2  # one frozen epoch, one unfrozen
     entry["figures"]["values"][-1][-1] = 0.125
     kept.write_text(json.dumps([entry]))
-    second = run("parity", f"{parts}:1", "--quick", "--workers", "0", "--json", str(kept))
+    second = run(
+        "accuracy", "parity", f"{parts}:1", "--quick", "--workers", "0", "--json", str(kept)
+    )
     assert "12.5 (12.5)" in second
 
 
 @pytest.mark.slow
 def test_recipe_measures_one_pass_and_the_same_passes(parts: Path, tmp_path: Path) -> None:
-    printed = run("recipe", f"{parts}:1", "--quick", "--workers", "0")
+    printed = run("accuracy", "recipe", f"{parts}:1", "--quick", "--workers", "0")
     assert "recipe, 1 pass: error" in printed
     assert "recipe, same passes: error" in printed
 
 
 def test_accuracy_without_pictures_says_what_to_give() -> None:
-    assert "Give FOLDER:EPOCHS" in run("parity")
+    assert "Give FOLDER:EPOCHS" in run("accuracy", "parity")
 
 
 @pytest.mark.slow
 def test_epoch_times_both_epochs_and_the_network_alone(parts: Path) -> None:
     options = ("--quick", "--data", str(parts), "--size", "32", "--batch-size", "8")
-    printed = run("epoch", *options, "--workers", "0")
+    printed = run("speed", "epoch", *options, "--workers", "0")
     assert table_rows(printed) == [
         "frozen epoch (first), s",
         "unfrozen epoch (later), s",
@@ -108,13 +112,13 @@ def test_tasks_have_a_row_each_and_keep_their_runs(parts: Path, tmp_path: Path) 
         "0",
     )
     options = (*options, "--only", "import", "validate", "load", "--json", str(kept))
-    assert table_rows(run("tasks", *options)) == ["`import *`", "`validate`", "`load_learner`"]
+    assert table_rows(run("notebook", *options)) == ["`import *`", "`validate`", "`load_learner`"]
     entries = json.loads(kept.read_text())
     assert [entry["task"] for entry in entries] == ["import", "validate", "load"]
     assert all(entry["figures"]["seconds"] > 0 for entry in entries)
     entries[1]["figures"]["seconds"] = 1234.5
     kept.write_text(json.dumps(entries))
-    assert "1,234.50" in run("tasks", *options)
+    assert "1,234.50" in run("notebook", *options)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def test_the_first_model_that_is_as_good_is_found(
 ) -> None:
     sys.path.insert(0, str(ROOT))
     try:
-        from benchmarks.time_to_accuracy import first_as_good
+        from benchmarks.accuracy import first_as_good
     finally:
         sys.path.remove(str(ROOT))
     found = first_as_good({"values": values, "ends": ends}, wanted=0.8)
@@ -140,25 +144,25 @@ def test_the_first_model_that_is_as_good_is_found(
 
 @pytest.mark.slow
 def test_step_has_overhead_prediction_and_breakdown(parts: Path) -> None:
-    rows = table_rows(run("step", "--quick", "--data", str(parts)))
+    rows = table_rows(run("speed", "step", "--quick", "--data", str(parts)))
     for row in ("one linear layer", "decode and forward", "vizsla, learn.predict", "whole step"):
         assert row in rows
 
 
 @pytest.mark.slow
 def test_imports_have_a_row_for_each_statement() -> None:
-    rows = table_rows(run("imports", "--quick"))
+    rows = table_rows(run("speed", "imports", "--quick"))
     assert rows[:3] == ["`import torch`", "`import vizsla`", "`from vizsla.all import *`"]
 
 
 @pytest.mark.slow
 def test_growth_has_a_row_for_each_case() -> None:
-    assert table_rows(run("growth", "--quick"))[1:] == ["100", "1,000", "1,000"]
+    assert table_rows(run("data", "growth", "--quick"))[1:] == ["100", "1,000", "1,000"]
 
 
 @pytest.mark.slow
 def test_precompute_times_features_and_epochs(parts: Path) -> None:
-    printed = run("precompute", "--quick", "--data", str(parts), "--size", "32")
+    printed = run("speed", "precompute", "--quick", "--data", str(parts), "--size", "32")
     assert "quick start in all" in table_rows(printed)
     assert not (parts / "tmp").exists()
 
