@@ -187,9 +187,9 @@ def test_a_calibration_that_cannot_be_is_refused_by_name(calibrated: Path):
         ("error_after", 2, "error_after"),
         ("num_pictures", "many", "num_pictures"),
         ("novelty", None, "novelty"),
-        ("label_sets.coverages", [0.9, 0.5], "label_sets.thresholds"),
-        ("label_sets.thresholds", [0.1, 0.2], "label_sets.thresholds"),
-    ):
+        ("label_sets", {"coverages": [0.9, 0.5], "thresholds": [0.1, 0.2], "num_pictures": 9}, "label_sets.thresholds"),
+        ("label_sets", {"coverages": [0.9], "thresholds": [0.1, 0.2], "num_pictures": 9}, "label_sets.thresholds"),
+    ):  # fmt: skip
         with pytest.raises(ModelFileError, match=f"'calibration.{field}'"):
             read_changed(sound, f"calibration.{place}", value)
 
