@@ -17,8 +17,8 @@ from vizsla.classic.loaders import (
     ArrayReader,
     ArrayRows,
     Batches,
-    Dataset,
     ImageDataset,
+    ItemSets,
     LabelledItems,
     TrainerLoaders,
     open_image,
@@ -207,24 +207,30 @@ Tfms = tuple["Transforms | None", "Transforms | None"]
 class ImageClassifierData:
     """Training, validation and test images with their loaders; made by ``from_paths`` and its siblings.
 
+    Each loader ``*_dl`` has its dataset ``*_ds``, which gives the same items one by one.
+
     Attributes:
         classes: Names of the classes, a list.
+        c: Number of classes, or of numbers.
+        sz: Pixels of a side of what the network sees, or number of features.
+        is_multi: Whether an image may have several labels.
+        is_reg: Whether labels are numbers.
         trn_dl: Shuffled batches of training images.
         val_dl: Batches of validation images, in order, like the following ones.
         fix_dl: Batches of training images, prepared as in validation.
         aug_dl: Batches of validation images, prepared as in training.
         test_dl: Batches of test images, or None.
         test_aug_dl: The same, prepared as in training, or None.
+        trn_y: Labels of the training images: int64 ``(N,)``, or float32 ``(N, C)`` where an image has several.
+        val_y: Labels of the validation images.
         table: Training and validation images as the engine sees them.
+        loaders: What the engine's trainer takes.
     """
 
     def __init__(
         self,
         path: str | Path,
-        *,
-        trn: LabelledItems,
-        val: LabelledItems,
-        test: LabelledItems | None,
+        items: ItemSets,
         tfms: Tfms,
         classes: Sequence[str],
         bs: int,
@@ -237,23 +243,38 @@ class ImageClassifierData:
         self.classes = list(classes)
         self.tfms = tfms
         self.is_reg = is_reg
-        self._items = (trn, val, test)
+        self._items = items
+        trn, val, test = items
         # Another one for each data object, which ``torch.manual_seed`` repeats.
         self._seed = int(torch.randint(2**31, ()))
         self._device = default_device()
         self._cache = _new_cache(tfms, num_images=len(trn.fnames) + len(val.fnames))
         self.table = table = training_table(path, trn=trn, val=val, classes=classes, is_reg=is_reg)
-        trn_rows, val_rows = table.train_rows, table.valid_rows
-        self.trn_dl = self._loader(trn, table, trn_rows, tfms[0], shuffle=True)
-        self.val_dl = self._loader(val, table, val_rows, tfms[1])
-        self.fix_dl = self._loader(trn, table, trn_rows, tfms[1])
-        self.aug_dl = self._loader(val, table, val_rows, tfms[0])
+        self.trn_dl = self._loader(trn, table, table.train_rows, tfms[0], shuffle=True)
+        self.val_dl = self._loader(val, table, table.valid_rows, tfms[1])
+        self.fix_dl = self._loader(trn, table, table.train_rows, tfms[1])
+        self.aug_dl = self._loader(val, table, table.valid_rows, tfms[0])
         self.test_dl: Batches | None = None
         self.test_aug_dl: Batches | None = None
         if test is not None:
             table = table_of_test(test, like=table)
             self.test_dl = self._loader(test, table, table.valid_rows, tfms[1])
             self.test_aug_dl = self._loader(test, table, table.valid_rows, tfms[0])
+        self.trn_ds, self.val_ds = self.trn_dl.dataset, self.val_dl.dataset
+        self.fix_ds, self.aug_ds = self.fix_dl.dataset, self.aug_dl.dataset
+        self.test_ds = None if self.test_dl is None else self.test_dl.dataset
+        self.test_aug_ds = None if self.test_aug_dl is None else self.test_aug_dl.dataset
+        self.trn_y, self.val_y = self.trn_ds.y, self.val_ds.y
+        self.c, self.sz, self.is_multi = len(table.vocab), self.trn_ds.sz, self.trn_ds.is_multi
+        self.loaders = TrainerLoaders(
+            train=self.trn_dl,
+            valid=self.val_dl,
+            fixed=self.fix_dl,
+            table=self.table,
+            device=self._device,
+            seed=self._seed,
+            path=Path(path),
+        )
 
     @classmethod
     def from_paths(
@@ -291,19 +312,11 @@ class ImageClassifierData:
         test = None
         if test_name and test_with_labels:
             test_fnames, test_y, _ = folder_source(path, test_name, classes)
-            test = LabelledItems(fnames=test_fnames, y=test_y)
+            test = LabelledItems(test_fnames, test_y)
         elif test_name:
             test = _test_items(path, test_name)
-        return cls(
-            path,
-            trn=LabelledItems(fnames=fnames, y=y),
-            val=LabelledItems(fnames=valid_fnames, y=valid_y),
-            test=test,
-            tfms=tfms,
-            classes=classes,
-            bs=bs,
-            num_workers=num_workers,
-        )
+        items = ItemSets(LabelledItems(fnames, y), LabelledItems(valid_fnames, valid_y), test)
+        return cls(path, items, tfms, classes, bs, num_workers)
 
     @classmethod
     def from_csv(
@@ -384,17 +397,9 @@ class ImageClassifierData:
         chosen = get_cv_idxs(len(fnames)) if val_idxs is None else val_idxs
         names = np.array([f"{name}{suffix}" for name in fnames])
         (valid_names, names), (valid_y, train_y) = split_by_idx(chosen, names, np.asarray(y))  # pyright: ignore[reportArgumentType]
-        return cls(
-            path,
-            trn=LabelledItems(fnames=names, y=train_y),
-            val=LabelledItems(fnames=valid_names, y=valid_y),
-            test=_test_items(path, test_name) if test_name else None,
-            tfms=tfms,
-            classes=classes,
-            bs=bs,
-            num_workers=num_workers,
-            is_reg=continuous,
-        )
+        test = _test_items(path, test_name) if test_name else None
+        items = ItemSets(LabelledItems(names, train_y), LabelledItems(valid_names, valid_y), test)
+        return cls(path, items, tfms, classes, bs, num_workers, continuous)
 
     @classmethod
     def from_arrays(
@@ -423,88 +428,15 @@ class ImageClassifierData:
         y = np.asarray(trn[1])
         count = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
         names = [str(number) for number in range(count)] if classes is None else classes
-        test_items = None
+        of_test = None
         if test is not None:
             x, test_y = test if isinstance(test, tuple) else (test, np.zeros((len(test), 1)))
-            test_items = LabelledItems.of_array("test", x, test_y)
-        return cls(
-            path,
-            trn=LabelledItems.of_array("train", *trn),
-            val=LabelledItems.of_array("valid", *val),
-            test=test_items,
-            tfms=tfms,
-            classes=names,
-            bs=bs,
-            num_workers=num_workers,
+            of_test = LabelledItems.of_array("test", x, test_y)
+        of_train, of_valid = (
+            LabelledItems.of_array(name, *each) for name, each in (("train", trn), ("valid", val))
         )
-
-    @property
-    def trn_ds(self) -> Dataset:
-        """Training images, prepared as in training."""
-        return self.trn_dl.dataset
-
-    @property
-    def val_ds(self) -> Dataset:
-        """Validation images."""
-        return self.val_dl.dataset
-
-    @property
-    def fix_ds(self) -> Dataset:
-        """Training images, prepared as in validation."""
-        return self.fix_dl.dataset
-
-    @property
-    def aug_ds(self) -> Dataset:
-        """Validation images, prepared as in training."""
-        return self.aug_dl.dataset
-
-    @property
-    def test_ds(self) -> Dataset | None:
-        """Test images; None if there are none."""
-        return None if self.test_dl is None else self.test_dl.dataset
-
-    @property
-    def test_aug_ds(self) -> Dataset | None:
-        """Test images, prepared as in training; None if there are none."""
-        return None if self.test_aug_dl is None else self.test_aug_dl.dataset
-
-    @property
-    def trn_y(self) -> NDArray[Any]:
-        """Labels of the training images: int64 ``(N,)``, or float32 ``(N, C)`` where an image has several."""
-        return self.trn_ds.y
-
-    @property
-    def val_y(self) -> NDArray[Any]:
-        """Labels of the validation images."""
-        return self.val_ds.y
-
-    @property
-    def is_multi(self) -> bool:
-        """Whether an image may have several labels."""
-        return self.trn_ds.is_multi
-
-    @property
-    def c(self) -> int:
-        """Number of classes, or of numbers."""
-        return len(self.table.vocab)
-
-    @property
-    def sz(self) -> int:
-        """Pixels of a side of what the network sees, or number of features."""
-        return self.trn_ds.sz
-
-    @property
-    def loaders(self) -> TrainerLoaders:
-        """What the engine's trainer takes."""
-        return TrainerLoaders(
-            train=self.trn_dl,
-            valid=self.val_dl,
-            fixed=self.fix_dl,
-            table=self.table,
-            device=self._device,
-            seed=self._seed,
-            path=Path(self.path),
-        )
+        items = ItemSets(of_train, of_valid, of_test)
+        return cls(path, items, tfms, names, bs, num_workers)
 
     def with_features(
         self, train: NDArray[Any], valid: NDArray[Any], test: NDArray[Any] | None
@@ -517,15 +449,12 @@ class ImageClassifierData:
             test: float32 ``(N, D)``; None without a test set.
         """
         trn, val, of_test = self._items
-        return self._with(
-            LabelledItems(fnames=trn.fnames, y=trn.y, x=train),
-            LabelledItems(fnames=val.fnames, y=val.y, x=valid),
-            None
-            if of_test is None or test is None
-            else LabelledItems(fnames=of_test.fnames, y=of_test.y, x=test),
-            path=self.path,
-            tfms=(None, None),
+        items = ItemSets(
+            LabelledItems(trn.fnames, trn.y, train),
+            LabelledItems(val.fnames, val.y, valid),
+            None if of_test is None else LabelledItems(of_test.fnames, of_test.y, test),
         )
+        return self._with(self.path, items, (None, None))
 
     def resize(self, targ_sz: int, new_path: str = "tmp") -> ImageClassifierData:
         """Write every image once with a smaller side of ``targ_sz`` pixels, and return the data of those.
@@ -543,27 +472,11 @@ class ImageClassifierData:
         target = Path(self.path, new_path, str(targ_sz))
         names = [name for items in self._items if items is not None for name in items.fnames]
         write_smaller(Path(self.path), target, names, side=targ_sz)
-        return self._with(*self._items, path=f"{target}/", tfms=self.tfms)
+        return self._with(f"{target}/", self._items, self.tfms)
 
-    def _with(
-        self,
-        trn: LabelledItems,
-        val: LabelledItems,
-        test: LabelledItems | None,
-        *,
-        path: str | Path,
-        tfms: Tfms,
-    ) -> ImageClassifierData:
+    def _with(self, path: str | Path, items: ItemSets, tfms: Tfms) -> ImageClassifierData:
         return ImageClassifierData(
-            path,
-            trn=trn,
-            val=val,
-            test=test,
-            tfms=tfms,
-            classes=self.classes,
-            bs=self.bs,
-            num_workers=self.num_workers,
-            is_reg=self.is_reg,
+            path, items, tfms, self.classes, self.bs, self.num_workers, self.is_reg
         )
 
     def _loader(
@@ -620,7 +533,7 @@ class ImageClassifierData:
 def _test_items(path: str | Path, test_name: str) -> LabelledItems:
     """Return the images of a folder without labels."""
     fnames = read_dir(path, test_name)
-    return LabelledItems(fnames=fnames, y=np.zeros((len(fnames), 1), dtype=np.int64))
+    return LabelledItems(fnames, np.zeros((len(fnames), 1), dtype=np.int64))
 
 
 def _check_transforms(tfms: Tfms) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vizsla.data.loading.dataloaders import DataLoader
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LabelledItems:
     """One of the sets of items: for training, validation or test.
 
@@ -51,7 +51,15 @@ class LabelledItems:
     @classmethod
     def of_array(cls, name: str, x: NDArray[Any], y: NDArray[Any]) -> LabelledItems:
         """Return rows of an array, called ``name/0`` and so on."""
-        return cls(fnames=[f"{name}/{row}" for row in range(len(x))], y=np.asarray(y), x=x)
+        return cls([f"{name}/{row}" for row in range(len(x))], np.asarray(y), x)
+
+
+class ItemSets(NamedTuple):
+    """What is trained on, what is held out, and what is tested on, if anything."""
+
+    train: LabelledItems
+    valid: LabelledItems
+    test: LabelledItems | None = None
 
 
 # --- datasets ----------------------------------------------------------------------------------------------------------
