@@ -6,7 +6,7 @@
 # called in vizsla itself.
 #
 # Run it as `python examples/dogs_v_cats.py DATA/`, where `DATA` holds `train` and `valid` and each of these one folder per
-# class. Weights come with the package, so no download is needed. On two CPU cores and 600 training pictures the first three
+# class. Weights come with the package, so no download is needed. On two CPU cores and 600 training images the first three
 # steps take about a minute, the whole page a quarter of an hour; `--size 96` is five times as fast and a little less right.
 
 # %%
@@ -31,7 +31,7 @@ from vizsla.evaluate.statistics import wilson_interval
 parser = argparse.ArgumentParser(description="The first lesson, start to end.")
 parser.add_argument("data", help="folder with train/CLASS/ and valid/CLASS/")
 parser.add_argument("--size", type=int, default=224, help="pixels of a side")
-parser.add_argument("--bs", type=int, default=64, help="pictures in a batch")
+parser.add_argument("--bs", type=int, default=64, help="images in a batch")
 parser.add_argument("--figures", default=None, help="folder for figures; default: draw none")
 options, _ = parser.parse_known_args()
 torch.manual_seed(0)
@@ -45,19 +45,19 @@ def keep_figure(name: str) -> None:
 
 
 def report(what: str, probabilities: np.ndarray, labels: np.ndarray) -> None:
-    """Print an accuracy with the range that so many pictures leave open."""
+    """Print an accuracy with the range that so many images leave open."""
     right = round(accuracy_np(probabilities, labels) * len(labels))
     low, high = wilson_interval(right, len(labels))
     share = right / len(labels)
     print(
-        f"{what}: {share:.1%} of {len(labels)} pictures right (95% interval {low:.1%} to {high:.1%})"
+        f"{what}: {share:.1%} of {len(labels)} images right (95% interval {low:.1%} to {high:.1%})"
     )
 
 
 # %% [markdown]
 # ## 1. Augmentation, and features computed once
 # A cat that leans, stands nearer or looks the other way is still a cat: `transforms_side_on` and `max_zoom` say so. With
-# `precompute=True` they wait, though. The body of the network is frozen, so what it makes of a picture never changes; it is
+# `precompute=True` they wait, though. The body of the network is frozen, so what it makes of an image never changes; it is
 # computed once, kept below `tmp/`, and the head learns from that. Augmentation has to wait until step 4.
 
 # %%
@@ -65,7 +65,7 @@ arch = efficientnet_lite0
 tfms = tfms_from_model(arch, options.size, aug_tfms=transforms_side_on, max_zoom=1.1)
 data = ImageClassifierData.from_paths(options.data, bs=options.bs, tfms=tfms)
 learn = ConvLearner.pretrained(arch, data, precompute=True)
-print(f"{len(data.trn_ds)} pictures to learn from, {len(data.val_ds)} held out: {data.classes}")
+print(f"{len(data.trn_ds)} images to learn from, {len(data.val_ds)} held out: {data.classes}")
 
 # %% [markdown]
 # ## 2. How fast may it learn?
@@ -86,8 +86,8 @@ learn.fit(1e-2, 2)
 report("head alone", np.exp(learn.predict()), data.val_y)
 
 # %% [markdown]
-# ## 4. The head, on augmented pictures
-# From here on every picture goes through the body again, a little different each time. `cycle_len=1` lets the rate fall along
+# ## 4. The head, on augmented images
+# From here on every image goes through the body again, a little different each time. `cycle_len=1` lets the rate fall along
 # half a cosine within each epoch and jump back up for the next: small steps to settle, a jump to leave narrow valleys.
 
 # %%
@@ -134,8 +134,8 @@ learn.save("all")
 
 # %% [markdown]
 # ## What came out
-# Each held-out picture is looked at five times, once as it is and four times augmented, and the probabilities are averaged. Of
-# so few pictures, a percent more or less means nothing: the interval says how much is left open.
+# Each held-out image is looked at five times, once as it is and four times augmented, and the probabilities are averaged. Of
+# so few images, a percent more or less means nothing: the interval says how much is left open.
 
 # %%
 log_preds, labels = learn.TTA()

@@ -1,4 +1,4 @@
-"""Lesson one as a notebook writes it, start to end, on small pictures: what is printed, returned, drawn and written."""
+"""Lesson one as a notebook writes it, start to end, on small images: what is printed, returned, drawn and written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "dogs_v_cats.py"
 
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]) -> str:
-    """Two classes, 20 + 8 pictures each, JPEG and PNG; the path ends in a slash."""
+    """Two classes, 20 + 8 images each, JPEG and PNG; the path ends in a slash."""
     root = tmp_path_factory.mktemp("lesson")
     for name, numbers in (("train", range(20)), ("valid", range(20, 28))):
         for label, shape, suffix in (("cats", "cross", "jpg"), ("dogs", "disc", "png")):
@@ -180,7 +180,7 @@ def test_callbacks_are_told_and_may_end_the_fit(lesson: str, capsys: pytest.Capt
     assert learn.fit(1e-2, 0) is None
 
 
-def test_several_labels_per_picture_train_with_probabilities(lesson: str):
+def test_several_labels_per_image_train_with_probabilities(lesson: str):
     ns = names()
     arch = ns["efficientnet_lite0"]
     files = [f"train/cats/{number}.jpg" for number in range(20)]
@@ -202,5 +202,5 @@ def test_the_example_reports_its_accuracy_with_an_interval(lesson: str, tmp_path
         capture_output=True, text=True, timeout=200, check=False, env={"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(re.findall(r"% of 16 pictures right \(95% interval", done.stdout)) == 3
+    assert len(re.findall(r"% of 16 images right \(95% interval", done.stdout)) == 3
     assert len(list(tmp_path.glob("*.png"))) == 4

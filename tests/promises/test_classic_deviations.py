@@ -58,7 +58,7 @@ def _no_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 @pytest.fixture
 def lesson(tmp_path: Path, draw: Callable[..., Image.Image]) -> str:
-    """Two classes, 9 + 4 pictures each; the path ends in a slash."""
+    """Two classes, 9 + 4 images each; the path ends in a slash."""
     torch.manual_seed(0)
     for name, numbers in (("train", range(9)), ("valid", range(9, 13))):
         for label, shape in (("cats", "cross"), ("dogs", "disc")):
@@ -96,7 +96,7 @@ def test_v1_validation_labels_follow_the_training_classes(lesson: str):
         make_data(lesson)
 
 
-def test_v2_files_are_sorted_and_what_is_no_picture_is_left_out_with_a_warning(lesson: str):
+def test_v2_files_are_sorted_and_what_is_no_image_is_left_out_with_a_warning(lesson: str):
     Path(lesson, "train", "cats", "Thumbs.db").write_bytes(b"x")
     with pytest.warns(UserWarning, match="1 files .* are not images"):
         data: Any = make_data(lesson)
@@ -148,7 +148,7 @@ class TestV7TheCacheOfFeaturesIsNeverStale:
         assert file.stat().st_mtime_ns == written
 
     @pytest.mark.parametrize("dates", ["new", "kept"])
-    def test_pictures_with_swapped_contents_are_noticed(self, lesson: str, dates: str):
+    def test_images_with_swapped_contents_are_noticed(self, lesson: str, dates: str):
         first = self.features(lesson)
         one, other = (Path(lesson, "valid", "cats", f"cats.{number}.png") for number in (10, 11))
         facts = [(file.stat().st_atime_ns, file.stat().st_mtime_ns) for file in (one, other)]
@@ -166,8 +166,8 @@ class TestV7TheCacheOfFeaturesIsNeverStale:
         self.features(lesson)
         file = Path(lesson, "tmp", f"x_act_val_tiny_net_0_{SIZE}.npy")
         written = file.stat().st_mtime_ns
-        for picture in Path(lesson, "valid").rglob("*.png"):
-            os.utime(picture)
+        for image in Path(lesson, "valid").rglob("*.png"):
+            os.utime(image)
         self.features(lesson)
         assert file.stat().st_mtime_ns == written
 
@@ -214,9 +214,9 @@ def test_v9_rates_are_spread_over_the_groups_or_refused(lesson: str):
     assert learner.sched.lrs[-1] == 1e-2
 
 
-def test_v10_a_last_batch_of_one_picture_is_left_out_in_training(lesson: str):
+def test_v10_a_last_batch_of_one_image_is_left_out_in_training(lesson: str):
     Path(lesson, "train", "cats", "cats.0.png").unlink()
-    data = make_data(lesson)  # 17 pictures in batches of 4
+    data = make_data(lesson)  # 17 images in batches of 4
     assert [len(y) for _, y in data.trn_dl] == [4, 4, 4, 4]
     assert sum(len(y) for _, y in data.fix_dl) == 17
     learner = ConvLearner.pretrained(tiny_net, data, pretrained=False)
@@ -320,7 +320,7 @@ def test_v18_without_a_test_set_the_error_says_what_to_pass(lesson: str):
             ask(is_test=True)
 
 
-def test_v19_tta_looks_at_pictures_while_precompute(lesson: str):
+def test_v19_tta_looks_at_images_while_precompute(lesson: str):
     learner = make_learner(lesson, precompute=True)
     learner.fit(0.05, 2)
     log_preds, y = learner.TTA()

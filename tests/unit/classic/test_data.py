@@ -1,4 +1,4 @@
-"""Folders, CSV files and arrays become datasets and loaders whose pictures are the same."""
+"""Folders, CSV files and arrays become datasets and loaders whose images are the same."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_a_folder_has_the_attributes_of_the_original(data: ImageClassifierData, 
 def test_file_names_are_relative_to_the_folder(data: ImageClassifierData, lesson: str):
     dataset: Any = data.val_ds
     assert dataset.fnames[0] == "valid/cats/cats.10.jpg"
-    with Image.open(lesson + dataset.fnames[0]) as picture:
-        assert picture.size == (56, 40)
+    with Image.open(lesson + dataset.fnames[0]) as image:
+        assert image.size == (56, 40)
 
 
 def test_an_item_is_what_the_batch_has_of_it(data: ImageClassifierData):
@@ -72,7 +72,7 @@ def test_an_item_is_what_the_batch_has_of_it(data: ImageClassifierData):
     assert labels == (1, 1)
 
 
-def test_training_batches_are_shuffled_anew_and_hold_every_picture(data: ImageClassifierData):
+def test_training_batches_are_shuffled_anew_and_hold_every_image(data: ImageClassifierData):
     first, second = ([y.tolist() for _, y in data.trn_dl] for _ in range(2))
     assert first != second
     assert sorted(label for batch in first for label in batch) == sorted(data.trn_y.tolist())
@@ -93,7 +93,7 @@ def test_data_made_twice_is_augmented_differently(lesson: str, tfms: Any):
     assert (one - other).abs().mean() > 0.01
 
 
-def test_the_engine_gets_the_same_pictures_unnormalised(data: ImageClassifierData):
+def test_the_engine_gets_the_same_images_unnormalised(data: ImageClassifierData):
     (batch, *_) = data.loaders.valid.batches()
     x, _ = next(iter(data.val_dl))
     assert 0 <= batch.images.min() <= batch.images.max() <= 1
@@ -107,7 +107,7 @@ def test_batches_from_the_middle_are_those_of_the_whole_epoch(data: ImageClassif
     assert torch.equal(rest[0].images, whole[2].images)
 
 
-def test_test_pictures_come_in_order_and_without_labels(lesson: str, tfms: Any):
+def test_test_images_come_in_order_and_without_labels(lesson: str, tfms: Any):
     data = ImageClassifierData.from_paths(lesson, bs=8, tfms=tfms, test_name="valid/cats")
     assert data.test_ds is not None
     assert data.test_ds.y.shape == (4, 1)
@@ -120,12 +120,9 @@ def test_a_missing_test_folder_is_named(lesson: str, tfms: Any):
         ImageClassifierData.from_paths(lesson, tfms=tfms, test_name="test")
 
 
-def test_transforms_are_needed(lesson: str):
+def test_transforms_and_a_relative_folder_are_needed(lesson: str, tfms: Any):
     with pytest.raises(AssertionError, match="please provide transformations"):
         ImageClassifierData.from_paths(lesson)
-
-
-def test_a_csv_folder_must_be_relative(tfms: Any):
     with pytest.raises(AssertionError, match="relative path"):
         ImageClassifierData.from_csv("p", "/train", "labels.csv", tfms=tfms)
 
@@ -136,16 +133,14 @@ def test_a_file_among_the_class_folders_is_an_error(lesson: str):
         folder_source(lesson, "train")
 
 
-@pytest.mark.parametrize("name", ["csv_single", "csv_multi"])
-def test_a_csv_file_is_read_as_recorded(name: str, tmp_path: Path):
-    golden = SPLITS[name]
+def test_a_csv_file_is_read_as_recorded(tmp_path: Path):
     file = tmp_path / "labels.csv"
-    file.write_text(golden["text"])
-    fnames, y, classes = csv_source(golden["folder"], file, suffix=golden["suffix"])
-    assert fnames == golden["fnames"]
-    assert y.tolist() == golden["y"]
-    assert y.dtype == (np.int64 if y.ndim == 1 else np.float32)
-    assert classes == golden["classes"]
+    for name in ("csv_single", "csv_multi"):
+        golden = SPLITS[name]
+        file.write_text(golden["text"])
+        fnames, y, classes = csv_source(golden["folder"], file, suffix=golden["suffix"])
+        assert (fnames, y.tolist(), classes) == (golden["fnames"], golden["y"], golden["classes"])
+        assert y.dtype == (np.int64 if y.ndim == 1 else np.float32)
 
 
 def test_a_csv_file_becomes_data_with_a_fifth_held_out(lesson: str, tfms: Any):
@@ -174,12 +169,12 @@ def test_several_labels_and_numbers_set_the_task(lesson: str, tfms: Any):
     assert (data.table.task, data.c) == ("regression", 1)
 
 
-def test_arrays_of_pictures_are_prepared_and_rows_of_features_are_not(tmp_path: Path, tfms: Any):
-    pictures = np.random.default_rng(0).random((6, 40, 50, 3))
+def test_arrays_of_images_are_prepared_and_rows_of_features_are_not(tmp_path: Path, tfms: Any):
+    images = np.random.default_rng(0).random((6, 40, 50, 3))
     y = np.array([0, 1, 0, 1, 0, 1])
-    data = ImageClassifierData.from_arrays(tmp_path, (pictures, y), (pictures, y), bs=4, tfms=tfms)
+    data = ImageClassifierData.from_arrays(tmp_path, (images, y), (images, y), bs=4, tfms=tfms)
     x, _ = next(iter(data.val_dl))
-    assert x[2].numpy() == pytest.approx(tfms[1](pictures[2]), abs=1e-6)
+    assert x[2].numpy() == pytest.approx(tfms[1](images[2]), abs=1e-6)
     assert next(iter(data.trn_dl))[0].shape == (4, 3, 32, 32)
     features = np.ones((6, 5), dtype=np.float32)
     data = ImageClassifierData.from_arrays(tmp_path, (features, y), (features, y), bs=4)
@@ -187,43 +182,37 @@ def test_arrays_of_pictures_are_prepared_and_rows_of_features_are_not(tmp_path: 
     assert torch.equal(next(iter(data.val_dl))[0].cpu(), torch.ones(4, 5))
 
 
-def test_pictures_are_written_smaller_once(lesson: str, data: ImageClassifierData):
+def test_images_are_written_smaller_once(lesson: str, data: ImageClassifierData):
     smaller = data.resize(20)
     assert smaller.path == f"{lesson}tmp/20/"
     first = Path(smaller.path, "train/cats/cats.0.jpg")
-    with Image.open(first) as picture:
-        assert picture.size == (28, 20)
+    with Image.open(first) as image:
+        assert image.size == (28, 20)
     written = first.stat().st_mtime_ns
     data.resize(20)
     assert first.stat().st_mtime_ns == written
     assert len(smaller.trn_ds) == 26
 
 
-@pytest.mark.parametrize(("arguments", "golden"), [((10,), "n10"), ((10, 1), "n10_cv1"), ((100,), "n100")])  # fmt: skip
-def test_the_validation_set_is_the_recorded_one(arguments: tuple[int, ...], golden: str):
-    assert get_cv_idxs(*arguments).tolist() == SPLITS[golden]
-
-
-def test_both_sides_of_a_split_keep_their_order():
+def test_the_validation_set_is_the_recorded_one_and_both_sides_keep_their_order():
+    for arguments, golden in (((10,), "n10"), ((10, 1), "n10_cv1"), ((100,), "n100")):
+        assert get_cv_idxs(*arguments).tolist() == SPLITS[golden]
     ((chosen, others),) = split_by_idx([3, 1], np.arange(5))
     assert [chosen.tolist(), others.tolist()] == SPLITS["split_by_idx_[1,3]_of_0..4"]
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
+def test_an_image_that_cannot_be_opened_is_an_os_error(lesson: str):
+    Path(lesson, "bad.jpg").write_bytes(b"no image")
+    for name, message in (
         ("missing.jpg", "No such file or directory"),
         ("train", "Is a directory"),
         ("bad.jpg", "Error handling image at"),
-    ],
-)
-def test_a_picture_that_cannot_be_opened_is_an_os_error(lesson: str, name: str, message: str):
-    Path(lesson, "bad.jpg").write_bytes(b"no picture")
-    with pytest.raises(OSError, match=message):
-        open_image(lesson + name)
+    ):
+        with pytest.raises(OSError, match=message):
+            open_image(lesson + name)
 
 
-def test_a_picture_is_opened_as_floats(lesson: str):
+def test_an_image_is_opened_as_floats(lesson: str):
     found = open_image(f"{lesson}train/signs/signs.0.png")
     assert (found.shape, found.dtype) == ((44, 36, 3), np.float32)
     assert 0 <= found.min() < found.max() <= 1

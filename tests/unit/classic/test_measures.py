@@ -1,4 +1,4 @@
-"""Metrics of lesson one on small examples, and its pictures."""
+"""Metrics of lesson one on small examples, and its images."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_normalised_matrix_is_printed_as_it_is_drawn(capsys: pytest.CaptureFix
     assert plt.gcf().axes[0].images[0].get_array().max() == 0.75  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def test_pictures_are_drawn_in_rows_whatever_the_place_of_their_channels():
+def test_images_are_drawn_in_rows_whatever_the_place_of_their_channels():
     import matplotlib.pyplot as plt
 
     plots(np.random.default_rng(0).random((5, 3, 8, 9)), rows=2, titles=range(5), maintitle="five")
@@ -117,14 +117,14 @@ def test_pictures_are_drawn_in_rows_whatever_the_place_of_their_channels():
     assert [each.get_title() for each in axes] == list("01234")
 
 
-def test_no_pictures_make_an_empty_figure():
+def test_no_images_make_an_empty_figure():
     plots([])
 
 
 def test_results_show_the_surest_and_the_least_sure():
     import matplotlib.pyplot as plt
 
-    class Pictures:
+    class Images:
         y = np.array([0, 0, 1, 1])
 
         def __getitem__(self, place: Any) -> tuple[Any, int]:
@@ -134,7 +134,7 @@ def test_results_show_the_surest_and_the_least_sure():
             return images.transpose(0, 2, 3, 1)
 
     dogs = np.array([0.1, 0.7, 0.45, 0.9])
-    dataset: Any = Pictures()
+    dataset: Any = Images()
     results = ImageModelResults(dataset, np.log(np.stack([1 - dogs, dogs], axis=1)))
     shown: list[list[str]] = []
     for draw, y in (

@@ -48,16 +48,14 @@ def small() -> ConvnetBuilder:
     return build(resnet18)
 
 
-@pytest.mark.parametrize(
-    ("f", "name"), [(resnet18, "resnet18"), (resnet50, "resnet50"), (vgg16, "vgg16")]
-)
-def test_bodies_have_the_recorded_sizes_and_groups(f: Any, name: str):
-    models = build(f)
-    assert models.nf == MODEL["nf"][name]
-    assert count(nn.Sequential(*models.body)) == MODEL["body_params"][name]
-    groups = [len(group) for group in models.get_layer_groups()]
-    assert groups == MODEL["group_child_counts"][name]
-    assert count(models.fc_model) == MODEL["head_params"][f"nf{models.nf}_c2"]
+def test_bodies_have_the_recorded_sizes_and_groups():
+    for f in (resnet18, resnet50, vgg16):
+        models, name = build(f), f.__name__
+        assert models.nf == MODEL["nf"][name]
+        assert count(nn.Sequential(*models.body)) == MODEL["body_params"][name]
+        groups = [len(group) for group in models.get_layer_groups()]
+        assert groups == MODEL["group_child_counts"][name]
+        assert count(models.fc_model) == MODEL["head_params"][f"nf{models.nf}_c2"]
 
 
 def test_the_head_is_the_recorded_one(small: ConvnetBuilder):
@@ -97,15 +95,12 @@ def test_linear_layers_start_as_recorded(small: ConvnetBuilder):
         assert not linear.bias.any()
 
 
-@pytest.mark.parametrize(("n", "name"), [(-1, "frozen"), (0, "unfrozen"), (1, "freeze_to_1")])
-def test_freezing_leaves_the_recorded_tensors(small: ConvnetBuilder, n: int, name: str):
-    groups = [
-        tuple(parameter for layer in group for parameter in layer.parameters())
-        for group in small.get_layer_groups()
-    ]
-    freeze_to(groups, n)
-    training = [sum(parameter.requires_grad for parameter in group) for group in groups]
-    assert training == MODEL["resnet18_trainable_tensors_per_group"][name]
+def test_freezing_leaves_the_recorded_tensors(small: ConvnetBuilder):
+    groups = small.parameter_groups()
+    for n, name in ((-1, "frozen"), (0, "unfrozen"), (1, "freeze_to_1")):
+        freeze_to(groups, n)
+        training = [sum(parameter.requires_grad for parameter in group) for group in groups]
+        assert training == MODEL["resnet18_trainable_tensors_per_group"][name]
 
 
 def test_variants_of_the_head_are_the_recorded_ones():
@@ -129,9 +124,9 @@ def test_more_of_the_body_may_be_cut():
 
 
 def test_an_impossible_cut_and_wrong_dropouts_are_refused():
-    with pytest.raises(ConfigError, match="xtra_cut is from 0 to 7"):
+    with pytest.raises(ConfigError, match="xtra_cut"):
         build(resnet18, xtra_cut=8)
-    with pytest.raises(ConfigError, match="one for each of the 2 linear layers"):
+    with pytest.raises(ConfigError, match=r"ps .* 2 .*\[0\.1\]"):
         build(resnet18, ps=[0.1])
 
 
