@@ -28,7 +28,7 @@ class Table(str):
 
 
 def summarise_model(trainer: Trainer) -> Table:
-    """Return the layers of a model in the order in which a image goes through them.
+    """Return the layers of a model in the order in which an image goes through them.
 
     Args:
         trainer: Its first validation image (or training image) goes through the network once, in evaluation mode: nothing

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def photo(path: Path, *, seed: int) -> Path:
-    """Write a image with large soft shapes, as photos have them."""
+    """Write an image with large soft shapes, as photos have them."""
     noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     large = Image.fromarray(noise).resize((240, 180), Image.Resampling.BICUBIC)
     large.filter(ImageFilter.GaussianBlur(3)).save(path, quality=92)

@@ -79,7 +79,7 @@ class ProgressiveResizing(Callback):
 
 
 class _Mixing(Callback):
-    """Mixes each batch by ``_mix``; the loop then counts both targets of a image as much as there is to see of them."""
+    """Mixes each batch by ``_mix``; the loop then counts both targets of an image as much as there is to see of them."""
 
     order = 90
 
