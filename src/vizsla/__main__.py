@@ -1,4 +1,4 @@
-"""``python -m vizsla`` in, the command line out."""
+"""``python -m vizsla`` runs the command line."""
 
 from vizsla.cli.app import main
 

@@ -257,6 +257,18 @@ def test_the_choices_of_a_run_train_another_one(
     )
     assert second.pop("data_from_here") != first.pop("data_from_here")
     assert second == {**first, "seed": 5}
+    # Labels of a table in the data are those of that table, whatever lies where the command is run.
+    data = tmp_path / "project" / "data"
+    shutil.copytree(pictures, data)
+    rows = [f"{path.relative_to(data)},{path.parent.name}" for path in sorted(data.rglob("*.png"))]
+    (data / "labels.csv").write_text("\n".join(["image,label", *rows]), "utf-8")
+    words = ("--labels", f"csv:{data / 'labels.csv'}", "--size", "48", "--out", "project/run")
+    assert vizsla("train", data, *words).code == 0
+    (tmp_path / "labels.csv").write_text("image,label\nnone.png,other\n", "utf-8")
+    (tmp_path / "project").rename(tmp_path / "copied")
+    moved = vizsla("train", "--config", "copied/run/config.toml", "--out", "moved")
+    assert (moved.code, moved.err) == (0, "")
+    assert "19 images to learn from, 5 to validate on, 2 classes" in moved.out
     (tmp_path / "odd.toml").write_text("sizee = 3")
     odd = vizsla("train", pictures, "--config", "odd.toml")
     assert odd.code == 2

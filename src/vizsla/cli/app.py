@@ -22,6 +22,7 @@ from vizsla.cli.models import export, predict, serve, verify
 from vizsla.cli.terminal import reported_errors
 from vizsla.cli.training import bench, check, demo, find_lr, report, show_cache, train
 from vizsla.errors import ConfigError
+from vizsla.run.folder import locate_data
 
 if TYPE_CHECKING:
     from cyclopts import ArgumentCollection
@@ -64,7 +65,15 @@ def read_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
         raise ConfigError(
             f"Cannot read --config {file}: {error}. Give the config.toml of a run folder, or a TOML file like it."
         ) from error
-    values.pop("data_from_here", None)  # for a folder that moved together with its data
+    typed = [
+        argument.tokens[0].value
+        for argument in arguments
+        if "--data" in argument.names and argument.tokens
+    ]
+    if typed or "data" in values:
+        data, labels = locate_data(values, file.parent, Path(typed[0]) if typed else None)
+        values |= {"data": str(data), "labels": labels}
+    values.pop("data_from_here", None)
     options = {option_name(name): value for name, value in values.items()}
     Dict({commands[0]: options}, source=str(file))(app, commands, arguments)
 

@@ -1,1 +1,1 @@
-"""Predictions in, numbers and plots out; nothing here runs a model."""
+"""Numbers with intervals and plots, from predictions alone: nothing here runs a model."""

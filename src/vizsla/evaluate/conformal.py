@@ -1,4 +1,4 @@
-"""Probabilities of the true classes of held-out images in; for each coverage the probability from which classes are kept out.
+"""Label sets that hold the true class as often as they say: conformal prediction on held-out images.
 
 Split conformal prediction with the score "one minus the probability of the class" (Sadinle, Lei, Wasserman: "Least ambiguous
 set-valued classifiers with bounded error levels", JASA 2019). For images that are drawn as the held-out ones were, a set

@@ -1,4 +1,4 @@
-"""Predictions on images that were not learned from in, the labels among them that are probably wrong out.
+"""Find labels that are probably wrong, from predictions on images that were not learned from.
 
 Confident learning (Northcutt, Jiang, Chuang, "Confident learning: Estimating uncertainty in dataset labels", JAIR 2021): a class's
 threshold is the mean probability of that class among the images labelled with it. An image counts as surely of a class if its

@@ -1,4 +1,4 @@
-"""Logits of held-out images in; how usual the largest logit of a new image is, and whether it is "none of these", out.
+"""Notice images of none of the classes, by how unusual their largest logit is.
 
 An image that is like none of the classes seldom gets a large logit for any of them (Hendrycks et al., "Scaling
 out-of-distribution detection for real-world settings", ICML 2022). The score of an image is the share of the held-out

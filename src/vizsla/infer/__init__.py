@@ -1,1 +1,1 @@
-"""A classifier and batches in, predictions or features out."""
+"""Run a classifier without gradients: predictions, features, heat maps, what explains mistakes."""

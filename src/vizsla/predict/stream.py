@@ -1,4 +1,4 @@
-"""Predict any number of images: paths, folders and lists of paths in, one row for each out, in their order.
+"""Predict any number of images from paths, folders and lists of paths: one row for each, in their order.
 
 Nothing grows with the number of images: a folder is walked one folder at a time, so that only the names of one folder (and of
 those above it) are in memory.
@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vizsla.data.table.sources import MAX_NESTED_LINKS, check_folder, get_image_files, is_image_name
+from vizsla.data.table.sources import (
+    MAX_NESTED_LINKS,
+    check_folder,
+    folder_identity,
+    get_image_files,
+    is_folder_entry,
+    is_image_name,
+)
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
 from vizsla.model_file.manifest import manifest_to_json
@@ -150,7 +157,7 @@ def walk_images(folder: Path) -> Iterator[str]:
         DataError: A folder cannot be read.
     """
     check_folder(folder)
-    yield from _walk(str(folder), above=frozenset({_identity(str(folder))}), num_links=0)
+    yield from _walk(str(folder), above=frozenset({folder_identity(str(folder))}), num_links=0)
 
 
 def _walk(folder: str, *, above: frozenset[tuple[int, int]], num_links: int) -> Iterator[str]:
@@ -158,7 +165,7 @@ def _walk(folder: str, *, above: frozenset[tuple[int, int]], num_links: int) -> 
         with os.scandir(folder) as entries:
             # A folder sorts as its images do, by its name and the separator after it.
             names = sorted(
-                entry.name + "/" * _is_folder(entry)
+                entry.name + "/" * is_folder_entry(entry)
                 for entry in entries
                 if not entry.name.startswith(".")
             )
@@ -175,7 +182,7 @@ def _walk(folder: str, *, above: frozenset[tuple[int, int]], num_links: int) -> 
                 yield path
             continue
         links = num_links + os.path.islink(path)  # noqa: PTH114
-        identity = _identity(path)
+        identity = folder_identity(path)
         if identity in above:
             continue
         if links > MAX_NESTED_LINKS:
@@ -184,18 +191,6 @@ def _walk(folder: str, *, above: frozenset[tuple[int, int]], num_links: int) -> 
                 "Remove the symbolic links that point back up."
             )
         yield from _walk(path, above=above | {identity}, num_links=links)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that points to itself
-        return False
-
-
-def _identity(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)  # noqa: PTH116 (a Path for each folder would be made for nothing)
-    return status.st_dev, status.st_ino
 
 
 def _exists(path: Path) -> bool:

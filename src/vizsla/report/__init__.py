@@ -1,1 +1,1 @@
-"""A finished run in, one offline HTML page out."""
+"""The report of a run: one offline HTML page."""

@@ -96,21 +96,9 @@ class RunFolder:
         Raises:
             DataError: They are not there.
         """
-        if data is not None:
-            return data
-        try:
-            absolute = Path(str(self.config["data"]))
-        except KeyError as error:
-            raise self._damaged(CONFIG, "it does not say what the run was trained on") from error
-        beside = self.path / str(self.config.get("data_from_here", absolute))
-        for place in (absolute, beside):
-            if place.exists():
-                return place
-        raise DataError(
-            f"The images of the run {self.path} are not at {absolute} any more"
-            + ("" if beside == absolute else f", nor at {beside}")
-            + ". Say where they are: data=PATH in Python, --data PATH on the command line."
-        )
+        if data is None and "data" not in self.config:
+            raise self._damaged(CONFIG, "it does not say what the run was trained on")
+        return locate_data(self.config, self.path, data)[0]
 
     def table(self, data: Path | None = None) -> PictureTable:
         """Find the images of the run again, without those that could not be read then.
@@ -126,9 +114,9 @@ class RunFolder:
         if self.config.get("data") == DEMO_DATA:
             table = solar_cells(seed=seed)
         else:
-            labels, valid = (str(self.config.get(name, default)) for name, default in _WHERE)
-            place = self.find_data(data)
-            table = resolve_data(place, labels=_from_data(labels, place), valid=valid, seed=seed)
+            place, labels = locate_data(self.config, self.path, self.find_data(data))
+            valid = str(self.config.get("valid", "auto"))
+            table = resolve_data(place, labels=labels, valid=valid, seed=seed)
         causes = dict(self.metrics.get("skipped", ()))
         row_of = {table.shown_path(row): row for row in range(len(table.paths))}
         return drop_unreadable(
@@ -183,9 +171,6 @@ class RunFolder:
             f"{self.path} is not the folder of a finished run, or {name} in it is damaged ({what}). Give the folder that "
             f"vizsla train wrote, with {CONFIG}, {METRICS}, {HISTORY}, {PREDICTIONS} and {MODEL} in it."
         )
-
-
-_WHERE = (("labels", "folder"), ("valid", "auto"))
 
 
 def _point(row: Mapping[str, str]) -> HistoryPoint:
@@ -251,10 +236,35 @@ def _to_data(labels: str, data: Path) -> str:
     return f"csv:{found.relative_to(root) if found.is_relative_to(root) else found}{options}"
 
 
-def _from_data(labels: str, data: Path) -> str:
-    """Return labels whose table is found from any directory: the opposite of ``_to_data``."""
+def locate_data(
+    config: Mapping[str, Any], folder: Path, data: Path | None = None
+) -> tuple[Path, str]:
+    """Return where the images of a ``config.toml`` are now, and its labels as they are found from any directory.
+
+    Args:
+        config: What the file says; it has ``data`` unless that is given.
+        folder: Where the file is.
+        data: Where the images are, from somebody who knows; None looks where they were, then beside the folder.
+
+    Raises:
+        DataError: The images are not there.
+    """
+    place = data
+    if place is None:
+        absolute = Path(str(config["data"]))
+        beside = folder / str(config.get("data_from_here", absolute))
+        place = next((one for one in (absolute, beside) if one.exists()), None)
+        if place is None:
+            raise DataError(
+                f"The images of the run {folder} are not at {absolute} any more"
+                + ("" if beside == absolute else f", nor at {beside}")
+                + ". Say where they are: data=PATH in Python, --data PATH on the command line."
+            )
+    labels = str(config.get("labels", "folder"))
     file, options = _csv_file(labels)
-    return f"csv:{data / file}{options}" if file else labels
+    if file and (place / file).is_file():  # the opposite of ``_to_data``
+        labels = f"csv:{place / file}{options}"
+    return place, labels
 
 
 def toml_value(value: object) -> str:

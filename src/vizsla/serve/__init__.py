@@ -1,1 +1,1 @@
-"""A model file in, a web page and a JSON interface that predict images out; for one machine or a trusted network."""
+"""A web page and a JSON interface that classify images with a model file, for one machine or a trusted network."""

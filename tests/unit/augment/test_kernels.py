@@ -261,7 +261,6 @@ def test_bfloat16_pictures_are_resampled_within_one_step(make_batch: Maker):
 
 
 def test_bfloat16_pictures_are_recoloured_within_two_steps(make_batch: Maker):
-
     images = make_batch() / 255
     draw = torch.tensor([0.8, 1.2, 1.25, 1.0], dtype=torch.float64)
     step = Saturation().follow(Contrast().follow(ColourStep.neutral(4), draw), draw)

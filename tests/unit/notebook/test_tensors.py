@@ -67,10 +67,10 @@ def test_everything_prints_with_its_class():
 
 
 def test_a_part_or_a_copy_of_a_picture_is_one(images: Tensor):
-    images = TensorImage(images)
-    for found in (images[0], images.clone(), images / 2, TensorImage(images)):
+    kept = TensorImage(images)
+    for found in (kept[0], kept.clone(), kept / 2, TensorImage(kept)):
         assert type(found) is TensorImage
-    assert images.data_ptr() == images.data_ptr()
+    assert kept.data_ptr() == images.data_ptr()
 
 
 CALLS: dict[str, tuple[Any, Any]] = {
@@ -151,23 +151,23 @@ def test_affine_coord_takes_maps(images: Tensor):
 
 
 def test_affine_coord_changes_coordinates_by_a_function_after_the_map(images: Tensor):
-    images = TensorImage(images)
+    kept = TensorImage(images)
     mirror = torch.tensor([[-1.0, 0, 0], [0, 1, 0]])
 
     def upside_down(coordinates: Tensor) -> Tensor:
         assert coordinates.shape == (2, 12, 16, 2)
         return coordinates * torch.tensor([1.0, -1.0])
 
-    found = images.affine_coord(mat=mirror, coord_tfm=upside_down)
+    found = kept.affine_coord(mat=mirror, coord_tfm=upside_down)
     assert type(found) is TensorImage
     assert torch.allclose(found.as_subclass(Tensor), images.flip(3).flip(2), atol=1e-5)
-    plain = images.affine_coord(sz=(5, 4), coord_tfm=lambda coordinates: coordinates)
-    expected = images.affine_coord(sz=(5, 4))
+    plain = kept.affine_coord(sz=(5, 4), coord_tfm=lambda coordinates: coordinates)
+    expected = kept.affine_coord(sz=(5, 4))
     assert torch.allclose(plain.as_subclass(Tensor), expected.as_subclass(Tensor), atol=1e-5)
     one = TensorImage((images[0] * 255).to(torch.uint8))
     assert one.affine_coord(coord_tfm=lambda coordinates: coordinates).shape == (3, 12, 16)
     with pytest.raises(ConfigError, match=r"coordinates of shape \(2, 12, 16, 2\)"):
-        images.affine_coord(coord_tfm=lambda coordinates: coordinates[..., :1])
+        kept.affine_coord(coord_tfm=lambda coordinates: coordinates[..., :1])
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from vizsla.types import Size
 
-DECODER_VERSION = f"2, Pillow {PIL.__version__}"
+DECODER_VERSION = f"3, Pillow {PIL.__version__}"
 """Changes when the same file may give other pixels; part of the key of every cached image."""
 
 MAX_PIXELS = 200_000_000

@@ -1,4 +1,4 @@
-"""Facts about validation and training files in, the images that are in both out: such images flatter the accuracy."""
+"""Find images that are in the training and in the validation set: they flatter the accuracy."""
 
 from __future__ import annotations
 

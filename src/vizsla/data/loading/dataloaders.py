@@ -1,4 +1,4 @@
-"""A table in; augmented float batches for training, plainly resized ones for validation and for anything else out."""
+"""Loaders of a table: augmented float batches for training, plainly resized ones for validation and for anything else."""
 
 from __future__ import annotations
 
