@@ -234,7 +234,7 @@ def _network_trainer(count: int) -> Trainer:
 def _loop_milliseconds(trainer: Trainer) -> list[float]:
     """Return the time of each step of an epoch of the loop, its first step left out."""
     from vizsla import Callback
-    from vizsla.train.schedules import one_cycle
+    from vizsla.train.rates.schedules import one_cycle
 
     ends: list[float] = []
 

@@ -103,6 +103,7 @@ from .train.callbacks.tracking import TerminateOnNaNCallback as TerminateOnNaNCa
 from .train.callbacks.tracking import TrackerCallback as TrackerCallback
 from .train.checkpoint import Checkpoint as Checkpoint
 from .train.learner import Learner as Learner
+from .train.learner import vision_learner as vision_learner
 from .train.losses import BCEWithLogitsLossFlat as BCEWithLogitsLossFlat
 from .train.losses import CrossEntropyLossFlat as CrossEntropyLossFlat
 from .train.losses import FocalLossFlat as FocalLossFlat
@@ -141,13 +142,12 @@ from .train.metrics import rmse as rmse
 from .train.metrics import top_k_accuracy as top_k_accuracy
 from .train.optim import SGD as SGD
 from .train.optim import Adam as Adam
-from .train.suggestions import SuggestedLRs as SuggestedLRs
-from .train.suggestions import minimum as minimum
-from .train.suggestions import robust as robust
-from .train.suggestions import slide as slide
-from .train.suggestions import steep as steep
-from .train.suggestions import valley as valley
-from .train.vision_learner import vision_learner as vision_learner
+from .train.rates.suggestions import SuggestedLRs as SuggestedLRs
+from .train.rates.suggestions import minimum as minimum
+from .train.rates.suggestions import robust as robust
+from .train.rates.suggestions import slide as slide
+from .train.rates.suggestions import steep as steep
+from .train.rates.suggestions import valley as valley
 
 __version__: str
 __all__: list[str]

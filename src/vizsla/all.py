@@ -47,7 +47,7 @@ from vizsla.notebook.collections import (
     tensor,
 )
 from vizsla.notebook.images import plot_function, subplots
-from vizsla.train.vision_learner import cnn_learner
+from vizsla.train.learner import cnn_learner
 
 # fmt: off
 _FOR_PROGRAMS = {

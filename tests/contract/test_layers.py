@@ -60,7 +60,7 @@ STAR_IMPORTED = {SOURCE / "all.py", SOURCE / "classic" / "__init__.py"}
 # Below the parts that are for people to look at, these modules draw.
 DRAWING = {
     SOURCE / "evaluate" / "plots.py",
-    SOURCE / "train" / "lr_finder.py",
+    SOURCE / "train" / "rates" / "lr_finder.py",
     SOURCE / "train" / "recorder.py",
 }
 IMPORT_NAME = {"pillow": "PIL", "scikit_learn": "sklearn", "ipython": "IPython"}

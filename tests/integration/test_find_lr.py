@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vizsla.train.suggestions import RobustRate, SuggestedLRs, describe
+from vizsla.train.rates.suggestions import RobustRate, SuggestedLRs, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

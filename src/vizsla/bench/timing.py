@@ -27,7 +27,7 @@ from vizsla.train.callbacks.base import Callback
 from vizsla.train.cuda_graphs import STEPS_BEFORE
 from vizsla.train.display import Display
 from vizsla.train.profile import STEP_PHASES, StepProfile
-from vizsla.train.schedules import constant
+from vizsla.train.rates.schedules import constant
 from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
 

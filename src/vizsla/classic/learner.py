@@ -35,7 +35,7 @@ from vizsla.infer.run import evaluation_mode, predict_batches
 from vizsla.models.groups import freeze_to
 from vizsla.train.metrics import unique_names
 from vizsla.train.optim import build_optimiser
-from vizsla.train.schedules import lr_range
+from vizsla.train.rates.schedules import lr_range
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from vizsla.classic.training import Callback
     from vizsla.evaluate.predictions import Predictions
     from vizsla.train.optim import OptimiserFactory
-    from vizsla.train.schedules import Rates, Schedule
+    from vizsla.train.rates.schedules import Rates, Schedule
     from vizsla.train.trainer import LossFunction, MetricFunction
 
 __all__ = ["ConvLearner"]

@@ -20,9 +20,9 @@ from vizsla.errors import ConfigError
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.weights import Weights, load_weights, read_weights_file
+from vizsla.notebook.model_summary import run_watched
 from vizsla.seeding import generator
 from vizsla.train.checkpoint import save_state
-from vizsla.train.summary import run_watched
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from torch import nn
 
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks import base
-from vizsla.train.recorder import SmoothedLoss
-from vizsla.train.schedules import (
+from vizsla.train.rates.schedules import (
     classic_epochs,
     constant,
     rates_per_group,
@@ -24,6 +23,7 @@ from vizsla.train.schedules import (
     triangular_beta,
     warm_restarts_classic,
 )
+from vizsla.train.recorder import SmoothedLoss
 from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from vizsla.train.callbacks.base import Fit
-    from vizsla.train.schedules import Rates, Schedule
+    from vizsla.train.rates.schedules import Rates, Schedule
 
 __all__ = ["Callback"]
 

@@ -173,8 +173,8 @@ def find_lr(
     from vizsla.recipe.features_first import EPOCH_COLUMNS
     from vizsla.run.find_rate import find_rate
     from vizsla.train.display import Display
-    from vizsla.train.lr_finder import save_finder_plot
-    from vizsla.train.suggestions import describe
+    from vizsla.train.rates.lr_finder import save_finder_plot
+    from vizsla.train.rates.suggestions import describe
 
     check_arch(choices.arch)
     check_device(choices.device)

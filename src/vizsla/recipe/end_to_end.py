@@ -18,7 +18,7 @@ from vizsla.models.groups import norm_parameters
 from vizsla.recipe.features_first import show_point
 from vizsla.train.callbacks.base import Callback, Fit, as_callbacks
 from vizsla.train.checkpoint import BestWeights
-from vizsla.train.schedules import one_cycle
+from vizsla.train.rates.schedules import one_cycle
 from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
 

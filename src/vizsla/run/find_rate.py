@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING
 from vizsla.recipe.end_to_end import RATE_SHARES, end_to_end_trainer
 from vizsla.recipe.features_first import features_first
 from vizsla.recipe.recipe import loaders_for
-from vizsla.train.lr_finder import find_learning_rate
-from vizsla.train.suggestions import ROBUST_RUNS, minimum, robust, slide, steep, suggest, valley
+from vizsla.train.rates.lr_finder import find_learning_rate
+from vizsla.train.rates.suggestions import (
+    ROBUST_RUNS,
+    minimum,
+    robust,
+    slide,
+    steep,
+    suggest,
+    valley,
+)
 
 if TYPE_CHECKING:
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.display import Display
-    from vizsla.train.lr_finder import FinderCurve
-    from vizsla.train.suggestions import SuggestedLRs
+    from vizsla.train.rates.lr_finder import FinderCurve
+    from vizsla.train.rates.suggestions import SuggestedLRs
     from vizsla.types import PictureTable
 
 START_RATE = 1e-7

@@ -31,8 +31,7 @@ from vizsla.train.loop import run_fit
 from vizsla.train.losses import default_loss
 from vizsla.train.metrics import unique_names
 from vizsla.train.optim import Adam, build_optimiser
-from vizsla.train.recorder import FitRecord, Recorder
-from vizsla.train.schedules import (
+from vizsla.train.rates.schedules import (
     constant,
     cosine_restarts,
     flat_cosine,
@@ -40,8 +39,9 @@ from vizsla.train.schedules import (
     rates_per_group,
     whole_number,
 )
+from vizsla.train.rates.suggestions import DEFAULT_SUGGESTIONS, runs_needed, suggest
+from vizsla.train.recorder import FitRecord, Recorder
 from vizsla.train.step import make_scaler, resolve_precision
-from vizsla.train.suggestions import DEFAULT_SUGGESTIONS, runs_needed, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from vizsla.models.groups import Group
     from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.optim import OptimiserFactory
-    from vizsla.train.schedules import Rates, Schedule
-    from vizsla.train.suggestions import SuggestedLRs, Suggestion
+    from vizsla.train.rates.schedules import Rates, Schedule
+    from vizsla.train.rates.suggestions import SuggestedLRs, Suggestion
 
     MetricFunction = Callable[[Tensor, Tensor], Tensor | float]
     LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -445,7 +445,7 @@ class Trainer:
         Returns:
             The suggestions; None if none were asked for.
         """
-        from vizsla.train.lr_finder import find_learning_rate, plot_finder
+        from vizsla.train.rates.lr_finder import find_learning_rate, plot_finder
 
         curve = find_learning_rate(
             self,

@@ -29,7 +29,7 @@ from vizsla.classic.training import (
 )
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Fit
-from vizsla.train.schedules import Schedule, lr_range
+from vizsla.train.rates.schedules import Schedule, lr_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

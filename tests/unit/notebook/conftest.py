@@ -12,7 +12,7 @@ from vizsla.data.table.block import CategoryBlock, DataBlock, ImageBlock
 from vizsla.data.table.labels import RegexLabeller, using_attr
 from vizsla.data.table.sources import get_image_files
 from vizsla.data.table.splits import RandomSplitter
-from vizsla.train.vision_learner import vision_learner
+from vizsla.train.learner import vision_learner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,7 @@ from vizsla.data.table.labels import CategoryMap, ColReader, RegexLabeller, pare
 from vizsla.errors import ConfigError, DataError, LabelError
 from vizsla.notebook.collections import Inf, L
 from vizsla.notebook.tensors import TensorCategory, TensorImage, TensorMultiCategory
-from vizsla.train.vision_learner import vision_learner
+from vizsla.train.learner import vision_learner
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import pytest
 from vizsla.data.table.block import DataBlock, ImageBlock, RegressionBlock
 from vizsla.errors import ConfigError
 from vizsla.notebook.cleaner import ImageClassifierCleaner
-from vizsla.train.vision_learner import vision_learner
+from vizsla.train.learner import vision_learner
 
 if TYPE_CHECKING:
     from pathlib import Path

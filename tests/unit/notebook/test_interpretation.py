@@ -18,8 +18,8 @@ from vizsla.errors import ConfigError
 from vizsla.evaluate.metrics import classification_report
 from vizsla.evaluate.predictions import Predictions
 from vizsla.notebook.interpretation import ClassificationInterpretation
+from vizsla.train.learner import vision_learner
 from vizsla.train.losses import LabelSmoothingCrossEntropy
-from vizsla.train.vision_learner import vision_learner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -31,18 +31,17 @@ from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.groups import norm_parameters
 from vizsla.models.heads import ConcatPoolHead
+from vizsla.notebook.model_summary import Table
 from vizsla.predict.predictor import Predictor, load_learner
 from vizsla.train import learner as learner_module
 from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.callbacks.step import MixUp
 from vizsla.train.display import Display
-from vizsla.train.learner import Learner
+from vizsla.train.learner import Learner, vision_learner
 from vizsla.train.losses import BCEWithLogitsLossFlat, MSELossFlat
 from vizsla.train.metrics import accuracy, accuracy_multi, error_rate
 from vizsla.train.recorder import SmoothedLoss
 from vizsla.train.step import resolve_precision
-from vizsla.train.summary import Table
-from vizsla.train.vision_learner import vision_learner
 
 FITS = {
     case["name"]: case

@@ -29,8 +29,8 @@ from vizsla.train.cuda_graphs import STEPS_BEFORE, CapturedGradients, has_hooks,
 from vizsla.train.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from vizsla.train.optim import build_optimiser
 from vizsla.train.profile import STEP_PHASES, VALIDATION, StepProfile
+from vizsla.train.rates.schedules import Schedule, constant, one_cycle
 from vizsla.train.recorder import SmoothedLoss
-from vizsla.train.schedules import Schedule, constant, one_cycle
 from vizsla.train.step import (
     TrainingStep,
     step_copied_unless,

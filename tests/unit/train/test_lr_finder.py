@@ -19,14 +19,14 @@ from torch.nn import functional as F
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.train.callbacks.base import Callback
 from vizsla.train.callbacks.step import MixUp
-from vizsla.train.lr_finder import (
+from vizsla.train.rates.lr_finder import (
     LOWEST_BEST,
     FinderCurve,
     find_learning_rate,
     plot_finder,
     ran_away,
 )
-from vizsla.train.suggestions import (
+from vizsla.train.rates.suggestions import (
     RobustRate,
     SuggestedLRs,
     minimum,

@@ -27,7 +27,7 @@ from vizsla.train.optim import (
     optimiser_names,
     set_hyperparameters,
 )
-from vizsla.train.schedules import Schedule, constant, one_cycle, rates_per_group
+from vizsla.train.rates.schedules import Schedule, constant, one_cycle, rates_per_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vizsla.errors import ConfigError
-from vizsla.train.schedules import (
+from vizsla.train.rates.schedules import (
     Rates,
     Schedule,
     classic_epochs,

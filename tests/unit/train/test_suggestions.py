@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vizsla.errors import ConfigError
-from vizsla.train.lr_finder import FinderCurve
-from vizsla.train.suggestions import (
+from vizsla.train.rates.lr_finder import FinderCurve
+from vizsla.train.rates.suggestions import (
     RobustRate,
     minimum,
     robust,
@@ -31,7 +31,7 @@ from vizsla.train.suggestions import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vizsla.train.suggestions import Reading, Suggestion
+    from vizsla.train.rates.suggestions import Reading, Suggestion
 
 
 CURVES = {

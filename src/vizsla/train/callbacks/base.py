@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vizsla.evaluate.predictions import Predictions
     from vizsla.train.profile import PhaseClock
-    from vizsla.train.schedules import Schedule
+    from vizsla.train.rates.schedules import Schedule
     from vizsla.train.trainer import Trainer
     from vizsla.types import Batch, Size
 

@@ -16,9 +16,9 @@ from vizsla.errors import ConfigError, TrainingError
 from vizsla.files import atomic_write
 from vizsla.train.callbacks.base import Callback, as_callbacks
 from vizsla.train.loop import own_random_numbers
+from vizsla.train.rates.schedules import lr_range, whole_number
+from vizsla.train.rates.suggestions import SKIPPED_AT_END
 from vizsla.train.recorder import SmoothedLoss
-from vizsla.train.schedules import lr_range, whole_number
-from vizsla.train.suggestions import SKIPPED_AT_END
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from vizsla.train.callbacks.base import Callbacks, Fit
-    from vizsla.train.schedules import Schedule
-    from vizsla.train.suggestions import SuggestedLRs
+    from vizsla.train.rates.schedules import Schedule
+    from vizsla.train.rates.suggestions import SuggestedLRs
     from vizsla.train.trainer import Trainer
     from vizsla.types import Task
 

@@ -31,7 +31,7 @@ from vizsla.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vizsla.train.lr_finder import FinderCurve
+    from vizsla.train.rates.lr_finder import FinderCurve
 
     Array = NDArray[np.float64]
 

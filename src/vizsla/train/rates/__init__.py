@@ -1,0 +1,1 @@
+"""Learning rates: schedules, the finder, and what it suggests."""
