@@ -147,11 +147,11 @@ def vizsla_loaders(
     import torch
 
     from vizsla import DataLoaders, Resize, aug_transforms, get_image_files
-    from vizsla.data.cache.cache import PictureCache
-    from vizsla.types import PictureTable
+    from vizsla.data.cache.cache import ImageCache
+    from vizsla.types import ImageTable
 
     paths = tuple(get_image_files(folder))
-    table = PictureTable(
+    table = ImageTable(
         root=folder,
         paths=paths,
         targets=torch.zeros(len(paths), dtype=torch.int64),
@@ -167,7 +167,7 @@ def vizsla_loaders(
         batch_size=BATCH_SIZE,
         num_workers=named,
         device=device,
-        cache=PictureCache(mode=cache, device=device),
+        cache=ImageCache(mode=cache, device=device),
     )
 
 
@@ -350,13 +350,13 @@ def _encoded(
 
     from vizsla import get_image_files
     from vizsla.bench.made_up import made_up_photograph
-    from vizsla.data.images.decode import open_picture
+    from vizsla.data.images.decode import decode_image
 
     if folder is None:
         images = [made_up_photograph(number) for number in range(count)]
     else:
         paths = get_image_files(folder)
-        images = [open_picture(path) for path in paths[:: max(1, len(paths) // count)][:count]]
+        images = [decode_image(path) for path in paths[:: max(1, len(paths) // count)][:count]]
     files: list[bytes] = []
     for image in images:
         lying = image.rotate(90, expand=True) if image.height > image.width else image
@@ -391,12 +391,12 @@ def _vizsla_scaled(data: bytes, presize: int | None) -> object:
     import numpy as np
 
     from vizsla import Resize
-    from vizsla.data.images.decode import open_picture
+    from vizsla.data.images.decode import decode_image
 
     if presize is None:
-        return np.asarray(open_picture(data))
+        return np.asarray(decode_image(data))
     sizing = Resize(presize)
-    return sizing.presize(open_picture(data, cover=sizing.size), training=True)
+    return sizing.presize(decode_image(data, cover=sizing.size), training=True)
 
 
 def _pillow_resized(image: Image.Image, presize: int | None) -> object:

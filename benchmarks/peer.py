@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vizsla import Callback, DataLoaders, Learner
     from vizsla.models.classifier import Classifier
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 ARCHITECTURE = "efficientnet_lite0"
 NAME_PATTERN = r"^(.+)_\d+\.jpe?g$"
@@ -347,7 +347,7 @@ def lite0(pretrained: bool = True) -> nn.Sequential:
     return nn.Sequential(nn.Sequential(normalised, *layers), nn.AdaptiveAvgPool2d(1), nn.Identity())
 
 
-def fastai_loaders(setting: Setting, table: PictureTable) -> Any:
+def fastai_loaders(setting: Setting, table: ImageTable) -> Any:
     """Return fastai's loaders of the images of vizsla's table with the same split."""
     from fastai.vision.all import (
         CategoryBlock,
@@ -379,7 +379,7 @@ def fastai_loaders(setting: Setting, table: PictureTable) -> Any:
     )
 
 
-def fastai_learner(setting: Setting, table: PictureTable) -> Any:
+def fastai_learner(setting: Setting, table: ImageTable) -> Any:
     """Return fastai's learner with the same weights, its body frozen."""
     from fastai.vision.all import L, error_rate, params, set_seed, vision_learner
 

@@ -172,7 +172,7 @@ def _ready_loaders(*, size: int, count: int) -> DataLoaders:
 
     from vizsla import DataLoaders, Resize
     from vizsla.data.loading.dataloaders import DataLoader
-    from vizsla.types import Batch, PictureTable
+    from vizsla.types import Batch, ImageTable
 
     class ReadyLoader(DataLoader):
         """Gives one batch as often as an epoch is long."""
@@ -188,7 +188,7 @@ def _ready_loaders(*, size: int, count: int) -> DataLoaders:
 
     random = torch.Generator().manual_seed(0)
     images = torch.rand(BATCH_SIZE, 3, size, size, generator=random)
-    table = PictureTable(
+    table = ImageTable(
         root=Path(),
         paths=tuple(Path(f"{number}.jpg") for number in range(BATCH_SIZE)),
         targets=torch.arange(BATCH_SIZE) % 2,
@@ -279,13 +279,13 @@ def _print_prediction(setting: Setting, *, rounds: int) -> None:
     import torch
 
     from vizsla.augment.batch_augmentation import BatchAugmentation
-    from vizsla.data.cache.cache import PictureCache
-    from vizsla.data.images.reader import PictureReader
+    from vizsla.data.cache.cache import ImageCache
+    from vizsla.data.images.reader import ImageReader
     from vizsla.infer.run import compute_logits, evaluation_mode
 
     learn = vizsla_learner(setting)
     path = learn.dls.table.paths[0]
-    reader = PictureReader(resize=learn.dls.resize, cache=PictureCache(mode="off"))
+    reader = ImageReader(resize=learn.dls.resize, cache=ImageCache(mode="off"))
     plain = BatchAugmentation(size=(setting.size, setting.size))
 
     def decode() -> Tensor:
@@ -417,11 +417,11 @@ def _print_one(model: Path, image: Path, *, options: argparse.Namespace) -> None
     import torch
 
     from vizsla import Predictor, Resize
-    from vizsla.data.cache.cache import PictureCache
-    from vizsla.data.images.reader import PictureReader
+    from vizsla.data.cache.cache import ImageCache
+    from vizsla.data.images.reader import ImageReader
 
     predictor = Predictor.load(model, device="cpu")
-    reader = PictureReader(resize=Resize(options.size), cache=PictureCache(mode="off"))
+    reader = ImageReader(resize=Resize(options.size), cache=ImageCache(mode="off"))
 
     def by_hand() -> None:
         pixels = torch.from_numpy(np.stack([reader.read(image)]))

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from vizsla import Resize, Rotate, Warp, Zoom, setup_aug_tfms
-from vizsla.data.images.decode import open_picture
+from vizsla.data.images.decode import decode_image
 from vizsla.notebook.tensors import Pipeline, TensorImage
 
 parser = argparse.ArgumentParser(description="Draw one interpolation and four side by side.")
@@ -40,7 +40,7 @@ options, _ = parser.parse_known_args()
 
 
 # %%
-def drawn_picture(side: int = 600) -> Image.Image:
+def drawn_image(side: int = 600) -> Image.Image:
     """Return a picture of rings, rays, a chequered field and fine lines on a soft background."""
     ramp = np.linspace(60, 200, side)
     background = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], 255 - ramp[:, None]), -1)
@@ -63,7 +63,7 @@ def drawn_picture(side: int = 600) -> Image.Image:
     return picture
 
 
-original = drawn_picture() if options.picture is None else open_picture(options.picture)
+original = drawn_image() if options.picture is None else decode_image(options.picture)
 
 # %% [markdown]
 # ## Step one: a large square

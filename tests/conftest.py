@@ -51,7 +51,7 @@ def _ctrl_c_interrupts():
     signal.signal(signal.SIGINT, before)
 
 
-def draw_picture(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> Image.Image:
+def draw_image(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> Image.Image:
     """Return an RGB picture of ``size`` (height, width): a red disc or a blue cross, elsewhere noise; ``number`` varies it."""
     height, width = size
     noise = np.random.default_rng([number, sum(label.encode())])
@@ -71,12 +71,12 @@ def draw_picture(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -
 
 @pytest.fixture(scope="session")
 def draw() -> Callable[..., Image.Image]:
-    """``draw_picture``, for fixtures that outlive a test."""
-    return draw_picture
+    """``draw_image``, for fixtures that outlive a test."""
+    return draw_image
 
 
 @pytest.fixture
-def make_picture(tmp_path: Path) -> Callable[..., Path]:
+def make_image(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes one picture below the test's folder and returns its path."""
 
     def make(
@@ -84,20 +84,20 @@ def make_picture(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_picture(label, number=number, size=size).save(path)
+        draw_image(label, number=number, size=size).save(path)
         return path
 
     return make
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path) -> Path:
     """A folder ``pictures/{cross,disc}/`` with 12 small JPEGs in each."""
     root = tmp_path / "pictures"
     for label in ("cross", "disc"):
         (root / label).mkdir(parents=True)
         for number in range(12):
-            draw_picture(label, number=number).save(
+            draw_image(label, number=number).save(
                 root / label / f"{label}_{number}.jpg", quality=95
             )
     return root

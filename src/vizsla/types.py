@@ -2,7 +2,7 @@
 
 Sizes are ``(height, width)``. Images are RGB ``(3, H, W)`` uint8 tensors with values 0-255, batches ``(B, 3, H, W)``;
 in memory they are channels-last. They become float32 0-1 in one place (``augment/apply.py``) and are normalised in one
-place (the first step of ``models/classifier.py``). A *row* is a position in a ``PictureTable``; it follows an image
+place (the first step of ``models/classifier.py``). A *row* is a position in a ``ImageTable``; it follows an image
 through loading, training and evaluation, so no result depends on the order of a loader.
 """
 
@@ -101,7 +101,7 @@ def is_labelled(targets: Tensor) -> Tensor:
     """Return which targets are known.
 
     Args:
-        targets: int64 ``(N,)`` or float32 ``(N, K)``, as a ``PictureTable`` has them.
+        targets: int64 ``(N,)`` or float32 ``(N, K)``, as a ``ImageTable`` has them.
 
     Returns:
         Bool ``(N,)``.
@@ -151,7 +151,7 @@ def as_size(size: int | tuple[int, int]) -> Size:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PictureTable:
+class ImageTable:
     """Labelled images and who is in which split, resolved once; row ``r`` is ``paths[r]``, ``targets[r]``.
 
     Attributes:

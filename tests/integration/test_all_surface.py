@@ -111,7 +111,7 @@ def run_notebook(cells: list[str], *, folder: Path) -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the kernel's client: ports, event loops
-def test_a_notebook_runs_and_shows_tables_and_pictures(picture_folder: Path):
+def test_a_notebook_runs_and_shows_tables_and_pictures(image_folder: Path):
     outputs = run_notebook(
         [
             "import torch; torch.set_num_threads(1)\nfrom vizsla.all import *",
@@ -122,7 +122,7 @@ def test_a_notebook_runs_and_shows_tables_and_pictures(picture_folder: Path):
             "learn = vision_learner(dls, efficientnet_lite0, metrics=[accuracy, error_rate])\nlearn.fine_tune(2)",
             "ClassificationInterpretation.from_learner(learn).plot_confusion_matrix()",
         ],
-        folder=picture_folder.parent,
+        folder=image_folder.parent,
     )
     assert outputs[1][0]["data"]["text/plain"] == "(#1) [Path('pictures')]"
     assert "image/png" in outputs[2][0]["data"]

@@ -20,12 +20,12 @@ NOWHERE = (float("nan"), float("nan"))
 
 def test_rates_are_printed_and_drawn(
     tmp_path: Path,
-    picture_folder: Path,
+    image_folder: Path,
     vizsla: Callable[..., Done],
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
-    words = ("find-lr", picture_folder, "--size", 32, "--bs", 8, "--steps", 20, "--device", "cpu")
+    words = ("find-lr", image_folder, "--size", 32, "--bs", 8, "--steps", 20, "--device", "cpu")
     done = vizsla(*words)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -42,9 +42,9 @@ def test_rates_are_printed_and_drawn(
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(
-    tmp_path: Path, picture_folder: Path, vizsla: Callable[..., Done]
+    tmp_path: Path, image_folder: Path, vizsla: Callable[..., Done]
 ):
-    done = vizsla("find-lr", picture_folder, "--out", tmp_path / "nowhere" / "lr.png")
+    done = vizsla("find-lr", image_folder, "--out", tmp_path / "nowhere" / "lr.png")
     assert done.code == 2
     assert done.err.startswith(
         f"vizsla: Cannot write {tmp_path / 'nowhere' / 'lr.png'}: there is no"

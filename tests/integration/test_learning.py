@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vizsla.evaluate.predictions import Predictions
     from vizsla.train.display import MoveBar
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 CONFIG = TrainConfig(epochs=0, size=64, batch_size=8, device="cpu", num_workers=2)
 
@@ -43,12 +43,12 @@ def _one_thread():
 
 
 @pytest.fixture
-def make_table(make_picture: Callable[..., Path]) -> Callable[[int], PictureTable]:
+def make_table(make_image: Callable[..., Path]) -> Callable[[int], ImageTable]:
     """Return a function that writes so many pictures of each class and holds a quarter of them out."""
 
-    def make(per_class: int) -> PictureTable:
+    def make(per_class: int) -> ImageTable:
         paths = [
-            make_picture(f"many/{label}/{number}.jpg", label=label, number=number)
+            make_image(f"many/{label}/{number}.jpg", label=label, number=number)
             for label in ("cross", "disc")
             for number in range(per_class)
         ]
@@ -58,15 +58,15 @@ def make_table(make_picture: Callable[..., Path]) -> Callable[[int], PictureTabl
 
 
 @pytest.fixture
-def table(make_table: Callable[[int], PictureTable]) -> PictureTable:
+def table(make_table: Callable[[int], ImageTable]) -> ImageTable:
     return make_table(16)
 
 
-def train(table: PictureTable, config: TrainConfig = CONFIG) -> TrainedRun:
+def train(table: ImageTable, config: TrainConfig = CONFIG) -> TrainedRun:
     return train_classifier(table, config=config, display=Display(quiet=True))
 
 
-def predicted_anew(run: TrainedRun, table: PictureTable) -> Predictions:
+def predicted_anew(run: TrainedRun, table: ImageTable) -> Predictions:
     loaders = DataLoaders(table, resize=run.resize, batch_size=7, num_workers=0, device="cpu")
     return predict_batches(run.classifier, loaders.valid.batches(), table=table)
 
@@ -76,7 +76,7 @@ def mean_loss(predictions: Predictions) -> float:
 
 
 def test_two_classes_of_small_pictures_are_told_apart_in_seconds(
-    make_table: Callable[[int], PictureTable],
+    make_table: Callable[[int], ImageTable],
 ):
     table = make_table(60)
     started = time.process_time()
@@ -91,7 +91,7 @@ def test_two_classes_of_small_pictures_are_told_apart_in_seconds(
 
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_what_is_returned_is_one_network_that_says_what_was_reported(
-    table: PictureTable, epochs: int, tmp_path: Path
+    table: ImageTable, epochs: int, tmp_path: Path
 ):
     run = train(table, replace(CONFIG, epochs=epochs))
     assert isinstance(run.classifier.head, FeatureHead)
@@ -111,7 +111,7 @@ def test_what_is_returned_is_one_network_that_says_what_was_reported(
         )
 
 
-def test_training_end_to_end_never_ends_with_a_higher_validation_loss(table: PictureTable):
+def test_training_end_to_end_never_ends_with_a_higher_validation_loss(table: ImageTable):
     head_alone = train(table)
     for learning_rate in (1e-4, 0.05):  # the latter ruins the network; the head alone is then kept
         config = replace(CONFIG, epochs=1, learning_rate=learning_rate)
@@ -131,7 +131,7 @@ def test_training_end_to_end_never_ends_with_a_higher_validation_loss(table: Pic
 
 
 def test_the_same_seed_gives_the_same_predictions_whatever_the_number_of_workers(
-    table: PictureTable,
+    table: ImageTable,
 ):
     runs = [
         train(table, replace(CONFIG, epochs=1, num_workers=num_workers)) for num_workers in (0, 2)
@@ -150,7 +150,7 @@ class Interrupting(Display):
             yield move
 
 
-def test_ctrl_c_keeps_the_best_state_so_far(table: PictureTable):
+def test_ctrl_c_keeps_the_best_state_so_far(table: ImageTable):
     console = Console(file=io.StringIO())
     run = train_classifier(
         table, config=replace(CONFIG, epochs=3), display=Interrupting(console=console)
@@ -164,7 +164,7 @@ def test_ctrl_c_keeps_the_best_state_so_far(table: PictureTable):
     assert "Ctrl-C" in console.file.getvalue()
 
 
-def test_a_loss_that_explodes_keeps_the_best_state_so_far(table: PictureTable):
+def test_a_loss_that_explodes_keeps_the_best_state_so_far(table: ImageTable):
     run = train_classifier(
         table,
         config=replace(CONFIG, epochs=2, learning_rate=1e30),

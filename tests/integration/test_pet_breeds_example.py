@@ -18,11 +18,11 @@ FIGURES = ("batch", "one-picture", "learning-rate", "losses", "confusion", "top-
 
 
 def test_the_pet_breeds_example_trains_and_explains(
-    tmp_path: Path, make_picture: Callable[..., Path]
+    tmp_path: Path, make_image: Callable[..., Path]
 ):
     for label in ("cross", "disc"):
         for number in range(12):
-            make_picture(f"images/{label}_{number}.jpg", label=label, number=number)
+            make_image(f"images/{label}_{number}.jpg", label=label, number=number)
     out = tmp_path / "out"
     words = ["--images", tmp_path / "images", "--epochs", 1, "--size", 32, "--batch-size", 6, "--out", out]  # fmt: skip
     done = subprocess.run(

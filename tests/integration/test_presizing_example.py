@@ -38,11 +38,11 @@ def test_the_presizing_example_is_a_program_that_draws_its_own_picture(tmp_path:
 
 def test_the_presizing_example_takes_a_picture(
     tmp_path: Path,
-    make_picture: Callable[..., Path],
+    make_image: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    picture, out = make_picture("a picture.png", size=(300, 400)), tmp_path / "figure.png"
+    picture, out = make_image("a picture.png", size=(300, 400)), tmp_path / "figure.png"
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(picture), "--out", str(out)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     check(capsys.readouterr().out, out)

@@ -18,13 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.images.facts import picture_facts
+from vizsla.data.images.facts import image_facts
 from vizsla.evaluate.interpret import worst_mistakes
 from vizsla.evaluate.metrics import summarise
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
 from vizsla.infer.mistakes import Evidence, Neighbour
 from vizsla.report.build import ReportContent, write_report
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -127,7 +127,7 @@ def make_content(
         paths.append(folder / f"{name[:200]}_{number}.jpg")
         shape = ((60, 90, 3), (90, 60, 3), (300, 8, 3))[number % 3]
         Image.fromarray(noise.integers(0, 255, shape, dtype=np.uint8)).save(paths[-1])
-    table = PictureTable(
+    table = ImageTable(
         root=folder,
         paths=tuple(paths[row % 16] for row in range(num_pictures)),
         targets=targets,
@@ -172,11 +172,11 @@ def make_content(
     )
 
 
-def make_evidence(table: PictureTable, predictions: Predictions) -> Evidence:
+def make_evidence(table: ImageTable, predictions: Predictions) -> Evidence:
     """Make up what was found out about the images: heat maps, neighbours, file facts with copies in both sets."""
     worst = worst_mistakes(predictions, 12).tolist()
     rows = (0, min(1, len(table.paths) - 1), min(5, len(table.paths) - 1))
-    facts = picture_facts(table, predictions.rows, num_workers=0)
+    facts = image_facts(table, predictions.rows, num_workers=0)
     return Evidence(
         valid_facts=facts,
         train_facts=facts,

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from vizsla.augment.presets import aug_transforms
-from vizsla.data.cache.cache import CacheMode, PictureCache
+from vizsla.data.cache.cache import CacheMode, ImageCache
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.errors import PictureError
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,13 +25,13 @@ CUT = 5
 
 
 @pytest.fixture
-def table(picture_folder: Path) -> PictureTable:
-    paths = tuple(sorted(picture_folder.glob("*/*.jpg")))
+def table(image_folder: Path) -> ImageTable:
+    paths = tuple(sorted(image_folder.glob("*/*.jpg")))
     Image.effect_noise((64, 48), 60).convert("RGB").save(paths[CUT], quality=95)
     data = paths[CUT].read_bytes()
     paths[CUT].write_bytes(data[: len(data) // 2])
-    return PictureTable(
-        root=picture_folder,
+    return ImageTable(
+        root=image_folder,
         paths=paths,
         targets=torch.arange(len(paths)) % 2,
         vocab=("even", "odd"),
@@ -41,7 +41,7 @@ def table(picture_folder: Path) -> PictureTable:
 
 
 def loaders_of(
-    table: PictureTable,
+    table: ImageTable,
     truncated: Truncated,
     *,
     cache: CacheMode = "memory",
@@ -53,12 +53,12 @@ def loaders_of(
         transforms=aug_transforms(size=32),
         batch_size=6,
         device="cpu",
-        cache=PictureCache(mode=cache, folder=folder),
+        cache=ImageCache(mode=cache, folder=folder),
         truncated=truncated,
     )
 
 
-def test_strict_loaders_name_the_file_in_training_and_validation(table: PictureTable):
+def test_strict_loaders_name_the_file_in_training_and_validation(table: ImageTable):
     loaders = loaders_of(table, "strict")
     for loader in loaders:
         with pytest.raises(PictureError) as caught:
@@ -68,7 +68,7 @@ def test_strict_loaders_name_the_file_in_training_and_validation(table: PictureT
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "device", "off"])
 def test_lenient_loaders_show_what_is_there_and_the_other_pictures_as_strict_ones_do(
-    table: PictureTable, tmp_path: Path, cache: CacheMode
+    table: ImageTable, tmp_path: Path, cache: CacheMode
 ):
     folder = tmp_path / "cache"
     lenient = loaders_of(table, "ok", cache=cache, folder=folder)

@@ -116,8 +116,8 @@ def test_a_folder_without_pictures_is_told_from_an_empty_one(refusal: Refusal, f
     )
 
 
-def test_a_single_class_is_refused(refusal: Refusal, picture_folder: Path):
-    shutil.rmtree(picture_folder / "disc")
+def test_a_single_class_is_refused(refusal: Refusal, image_folder: Path):
+    shutil.rmtree(image_folder / "disc")
     message = refusal("pictures")
     assert message.startswith(
         "There is only one class, 'cross', for all 12 images. A classifier needs two."
@@ -125,12 +125,10 @@ def test_a_single_class_is_refused(refusal: Refusal, picture_folder: Path):
     assert "Put each class into a folder of its own" in message
 
 
-def test_a_class_with_a_single_picture_is_named(
-    refusal: Refusal, make_picture: Callable[..., Path]
-):
+def test_a_class_with_a_single_picture_is_named(refusal: Refusal, make_image: Callable[..., Path]):
     for number in range(4):
-        make_picture(f"pictures/cross/{number}.jpg", number=number)
-    make_picture("pictures/disc/0.jpg", label="disc")
+        make_image(f"pictures/cross/{number}.jpg", number=number)
+    make_image("pictures/disc/0.jpg", label="disc")
     assert refusal("pictures") == (
         "1 class has a single image, which cannot be in training and in validation:\n"
         "  'disc': 'pictures/disc/0.jpg'\n"
@@ -139,11 +137,11 @@ def test_a_class_with_a_single_picture_is_named(
 
 
 def test_a_class_that_only_validation_has_is_named(
-    refusal: Refusal, make_picture: Callable[..., Path]
+    refusal: Refusal, make_image: Callable[..., Path]
 ):
     for place in ("train/cross", "train/disc", "valid/cross", "valid/disc", "valid/star"):
         for number in range(2):
-            make_picture(f"pictures/{place}/{number}.jpg", number=number)
+            make_image(f"pictures/{place}/{number}.jpg", number=number)
     assert refusal("pictures") == (
         "1 class is in validation but not in training:\n"
         "  'star': 2 images, the first 'pictures/valid/star/0.jpg'\n"
@@ -161,14 +159,14 @@ CAUSES = {
 
 
 @pytest.fixture
-def damaged_folder(picture_folder: Path) -> Path:
+def damaged_folder(image_folder: Path) -> Path:
     """Twelve good pictures of each class, and the three bad ones of ``CAUSES``."""
-    good = (picture_folder / "cross" / "cross_0.jpg").read_bytes()
+    good = (image_folder / "cross" / "cross_0.jpg").read_bytes()
     for (name, _), content in zip(
         CAUSES.items(), (good[: len(good) // 2], b"Dear diary", b""), strict=True
     ):
-        (picture_folder / name).write_bytes(content)
-    return picture_folder
+        (image_folder / name).write_bytes(content)
+    return image_folder
 
 
 @pytest.mark.usefixtures("damaged_folder")
@@ -217,7 +215,7 @@ def write_table(*rows: str) -> None:
     Path("labels.csv").write_text("\n".join(("file,kind", *rows)), "utf-8")
 
 
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 @pytest.mark.parametrize("role", ["image", "label"])
 def test_a_table_without_the_named_column_says_which_it_has(refusal: Refusal, role: str):
     write_table(*GOOD_ROWS)
@@ -226,7 +224,7 @@ def test_a_table_without_the_named_column_says_which_it_has(refusal: Refusal, ro
     )
 
 
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 def test_a_table_with_a_missing_file_names_row_and_path(refusal: Refusal):
     write_table(*GOOD_ROWS, "cross_99,cross")
     assert refusal("pictures", "--labels", "csv:labels.csv") == (
@@ -235,7 +233,7 @@ def test_a_table_with_a_missing_file_names_row_and_path(refusal: Refusal):
     )
 
 
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 def test_a_table_with_an_empty_label_names_the_row(refusal: Refusal):
     write_table("cross_0, ", *GOOD_ROWS[1:])
     assert refusal("pictures", "--labels", "csv:labels.csv") == (
@@ -245,7 +243,7 @@ def test_a_table_with_an_empty_label_names_the_row(refusal: Refusal):
     )
 
 
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 def test_a_table_with_duplicate_rows_names_them(refusal: Refusal):
     write_table(*GOOD_ROWS, GOOD_ROWS[0], "disc_11,cross")
     assert refusal("pictures", "--labels", "csv:labels.csv") == (
@@ -259,7 +257,7 @@ def test_a_table_with_duplicate_rows_names_them(refusal: Refusal):
 # --- regular expressions and networks --------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 def test_a_regex_that_matches_nothing_shows_three_of_the_names(refusal: Refusal):
     message = refusal("pictures", "--labels", r"regex:(.+)-\d+")
     assert message.startswith("None of 24 images gives a label:\n")
@@ -270,14 +268,14 @@ def test_a_regex_that_matches_nothing_shows_three_of_the_names(refusal: Refusal)
     assert "... and 21 more" in message
 
 
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 def test_a_regex_without_a_group_is_told_to_get_one(refusal: Refusal):
     message = refusal("pictures", "--labels", r"regex:.+_\d+")
     assert "has no group, so it does not say which part is the label" in message
     assert r"Put that part in round brackets, for example '(.+)_\d+\.jpg$'." in message
 
 
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 def test_a_network_that_does_not_exist_gets_the_three_nearest_names(refusal: Refusal):
     message = refusal("pictures", "--arch", "efficientnet_lite9")
     assert message.startswith("No network of timm and torchvision is called 'efficientnet_lite9'.")
@@ -298,9 +296,9 @@ class Bomb:
 
 
 @pytest.fixture
-def refused_model(vizsla: RunVizsla, make_picture: Callable[..., Path]) -> Callable[[str], str]:
+def refused_model(vizsla: RunVizsla, make_image: Callable[..., Path]) -> Callable[[str], str]:
     """Return a function that predicts with a model file, expects to be refused without a line of output, and returns why."""
-    make_picture("new.jpg")
+    make_image("new.jpg")
 
     def refuse(model: str) -> str:
         done = vizsla("predict", model, "new.jpg")
@@ -354,7 +352,7 @@ def test_a_model_of_a_newer_format_says_who_wrote_it(refused_model: Callable[[st
 # --- places that cannot be written to --------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_file_in_place_of_a_folder_of_the_output_is_refused_before_training(
     vizsla: RunVizsla, force: tuple[str, ...], folder: Path
@@ -372,7 +370,7 @@ def test_a_file_in_place_of_a_folder_of_the_output_is_refused_before_training(
 @pytest.mark.skipif(
     not Path("/proc/self").exists(), reason="a folder of Linux that nobody can write to"
 )
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 @pytest.mark.parametrize("out", ["/proc/results", "/proc"])
 def test_a_folder_that_even_root_cannot_write_to_is_refused_before_training(
     vizsla: RunVizsla, out: str
@@ -403,7 +401,7 @@ def in_own_mounts(script: str, *arguments: object) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.usefixtures("picture_folder", "earlier_run")
+@pytest.mark.usefixtures("image_folder", "earlier_run")
 def test_a_read_only_disk_is_refused_before_training():
     done = in_own_mounts(
         """
@@ -425,7 +423,7 @@ exit $status
 
 
 @needs_posix
-@pytest.mark.usefixtures("picture_folder")
+@pytest.mark.usefixtures("image_folder")
 def test_a_limit_on_files_while_writing_leaves_the_earlier_run_as_it_was(
     vizsla: RunVizsla, earlier_run: Path
 ):
@@ -451,7 +449,7 @@ def test_a_limit_on_files_while_writing_leaves_the_earlier_run_as_it_was(
     assert [path.name for path in earlier_run.parent.iterdir()] == ["pets"]
 
 
-@pytest.mark.usefixtures("picture_folder", "earlier_run")
+@pytest.mark.usefixtures("image_folder", "earlier_run")
 def test_a_disk_that_fills_up_after_the_model_leaves_the_earlier_run_and_the_new_model():
     # There is room for one more folder and one more file: the earlier run must not become half of each.
     done = in_own_mounts(
@@ -487,9 +485,9 @@ exit $status
     not Path("/dev/full").exists(), reason="the device that is always full is of Linux"
 )
 def test_predictions_that_do_not_fit_on_the_disk_end_with_one_message(
-    make_picture: Callable[..., Path],
+    make_image: Callable[..., Path],
 ):
-    make_picture("new.jpg")
+    make_image("new.jpg")
     backbone = build_backbone("test_resnet", pretrained=False)
     head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[])
     classifier = Classifier(backbone, head, vocab=("cross", "disc"))

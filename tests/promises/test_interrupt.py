@@ -119,8 +119,8 @@ def test_ctrl_c_while_features_are_computed_leaves_no_run_folder(
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
-def test_ctrl_c_in_an_end_to_end_epoch_saves_the_best_state(picture_folder: Path):
-    folder = picture_folder.parent
+def test_ctrl_c_in_an_end_to_end_epoch_saves_the_best_state(image_folder: Path):
+    folder = image_folder.parent
     ended = press_ctrl_c(
         *("train", "pictures", "--size", "32", "--bs", "4", "--epochs", "1000", "--out", "run"),
         folder=folder,

@@ -24,12 +24,12 @@ class LastMap(nn.Module):
         return maps[-1].flatten(1)
 
 
-def test_a_normalize_in_the_transforms_does_not_normalise_a_second_time(picture_folder: Path):
+def test_a_normalize_in_the_transforms_does_not_normalise_a_second_time(image_folder: Path):
     classifier = Classifier(build_backbone(nn.Identity(), preprocessing=OWN), LastMap(), vocab=("a", "b"))  # fmt: skip
     seen: list[Tensor] = []
     for transforms in ([], [OTHERS], [Normalize()]):
         loaders = ImageDataLoaders.from_folder(
-            picture_folder, valid_pct=0.5, seed=1, item_tfms=Resize(24), batch_tfms=transforms,
+            image_folder, valid_pct=0.5, seed=1, item_tfms=Resize(24), batch_tfms=transforms,
             bs=8, num_workers=0, device="cpu",
         )  # fmt: skip
         for loader in loaders:

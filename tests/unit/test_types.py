@@ -12,7 +12,7 @@ from torch import Tensor
 from vizsla.errors import ConfigError
 from vizsla.types import (
     UNLABELLED,
-    PictureTable,
+    ImageTable,
     Task,
     is_labelled,
     label_of,
@@ -23,9 +23,9 @@ from vizsla.types import (
 NAN = torch.nan
 
 
-def table_of(task: Task, targets: Tensor) -> PictureTable:
+def table_of(task: Task, targets: Tensor) -> ImageTable:
     rows = torch.arange(len(targets))
-    return PictureTable(
+    return ImageTable(
         root=Path("/data"),
         paths=tuple(Path(f"/data/{row}.jpg") for row in rows.tolist()),
         targets=targets,
@@ -47,7 +47,7 @@ def test_labels_are_shown_by_task():
 
 def test_a_table_is_of_one_class_unless_it_says_otherwise():
     rows = torch.arange(1)
-    table = PictureTable(
+    table = ImageTable(
         root=Path(),
         paths=(Path("a"),),
         targets=rows,

@@ -26,7 +26,7 @@ from vizsla.bench.timing import (
     time_one_thread,
     time_reading,
 )
-from vizsla.data.cache.cache import PictureCache, expected_bytes
+from vizsla.data.cache.cache import ImageCache, expected_bytes
 from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError, PictureError
 from vizsla.machine import default_num_workers, device_name, shown_bytes
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.display import Display, MoveBar
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 MIN_SECONDS = 1.0
 BATCHES_SAMPLED = 8
@@ -55,7 +55,7 @@ SMALLER = 0.7
 
 
 def run_bench(
-    table: PictureTable,
+    table: ImageTable,
     *,
     config: TrainConfig,
     data: str,
@@ -99,7 +99,7 @@ def run_bench(
 class _Bench:
     """The parts of a bench, one after the other."""
 
-    table: PictureTable
+    table: ImageTable
     config: TrainConfig
     classifier: Classifier
     data: str
@@ -210,7 +210,7 @@ class _Bench:
         config: TrainConfig | None = None,
         num_workers: int | None = None,
         presized: bool = True,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
     ) -> float:
         """Return the seconds an image; settings that are not given are those of the bench."""
         seconds, _ = time_reading(
@@ -245,7 +245,7 @@ class _Bench:
         alone = network.predict_one(int(rows[0]), within=self.budget.part(0.02))
         self._add("prediction, from the file", "one alone", alone)
 
-    def _other_batches(self, rows: Tensor, *, cache: PictureCache, step: float) -> dict[int, float]:
+    def _other_batches(self, rows: Tensor, *, cache: ImageCache, step: float) -> dict[int, float]:
         found: dict[int, float] = {}
         for size in (2 * self.config.batch_size, self.config.batch_size // 2):
             if size < 1 or len(rows) < 2 * size:
@@ -278,7 +278,7 @@ class _Bench:
         return {} if seconds is None else {size: seconds}
 
     def _step_of(
-        self, rows: Tensor, *, config: TrainConfig, cache: PictureCache, step: float, how: str
+        self, rows: Tensor, *, config: TrainConfig, cache: ImageCache, step: float, how: str
     ) -> float | None:
         """Return a step's seconds an image with other settings; None if there is no time to measure it."""
         least = 3 * config.batch_size * step  # the first of them does not count
@@ -302,10 +302,10 @@ class _Bench:
         room = cache_for(self.table, config=config).budget_bytes
         return min(1.0, room / max(needed, 1)), shown_bytes(needed)
 
-    def _cache(self, config: TrainConfig, *, num_images: int) -> PictureCache:
+    def _cache(self, config: TrainConfig, *, num_images: int) -> ImageCache:
         """Return a cache for the images that are measured with: on the device where those of a run would be, else in memory."""
         on_device = config.cache in ("auto", "device")
-        return PictureCache(
+        return ImageCache(
             mode="auto" if on_device else "memory",
             device=next(self.classifier.parameters()).device,
             expected_bytes=expected_bytes(
@@ -313,7 +313,7 @@ class _Bench:
             ),
         )
 
-    def _timer(self, rows: Tensor, *, config: TrainConfig, cache: PictureCache) -> NetworkTimer:
+    def _timer(self, rows: Tensor, *, config: TrainConfig, cache: ImageCache) -> NetworkTimer:
         table = replace(self.table, train_rows=rows, valid_rows=rows[:0])
         return NetworkTimer(table, config=config, cache=cache, classifier=self.classifier)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from vizsla.data.cache.cache import PictureCache
-from vizsla.data.images.decode import open_picture
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.cache.cache import ImageCache
+from vizsla.data.images.decode import decode_image
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import default_device
 from vizsla.data.table.check import find_unreadable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from vizsla.infer.run import NumberFormat
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.callbacks.base import Fit
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 MAX_CALLS = 100
 MAX_EPOCHS = 1000
@@ -87,7 +87,7 @@ def seconds_of(call: Callable[[], object], *, within: float, device: torch.devic
 
 
 def time_one_thread(
-    table: PictureTable, rows: Sequence[int], *, config: TrainConfig, within: float
+    table: ImageTable, rows: Sequence[int], *, config: TrainConfig, within: float
 ) -> tuple[float, float]:
     """Read images one after the other for some seconds; return the seconds an image to decode it, and to presize it.
 
@@ -106,7 +106,7 @@ def time_one_thread(
         if done and started > ended:
             break
         try:
-            image = open_picture(
+            image = decode_image(
                 table.paths[row], cover=resize.cover(training=True), truncated=config.truncated
             )
         except PictureError as error:
@@ -123,13 +123,13 @@ def time_one_thread(
 
 
 def time_reading(
-    table: PictureTable,
+    table: ImageTable,
     rows: Tensor,
     *,
     config: TrainConfig,
     num_workers: int,
     presized: bool = True,
-    cache: PictureCache | None = None,
+    cache: ImageCache | None = None,
 ) -> tuple[float, set[int]]:
     """Read images in threads as training does; return the seconds an image by the clock, and rows that cannot be read.
 
@@ -141,9 +141,9 @@ def time_reading(
         presized: Strips at the presize for random crops, not centred squares at the size.
         cache: Keeps what was read; None keeps nothing.
     """
-    reader = PictureReader(
+    reader = ImageReader(
         resize=Resize(config.kept_size if presized else config.size),
-        cache=PictureCache(mode="off") if cache is None else cache,
+        cache=ImageCache(mode="off") if cache is None else cache,
         truncated=config.truncated,
     )
     started = time.perf_counter()
@@ -277,17 +277,17 @@ class NetworkTimer:
 
     def __init__(
         self,
-        table: PictureTable,
+        table: ImageTable,
         *,
         config: TrainConfig,
-        cache: PictureCache,
+        cache: ImageCache,
         classifier: Classifier,
     ) -> None:
         self._config = config
         self._table = table
         self._classifier = classifier
         self._loaders = loaders_for(table, config=config, cache=cache)
-        self._uncached = loaders_for(table, config=config, cache=PictureCache(mode="off"))
+        self._uncached = loaders_for(table, config=config, cache=ImageCache(mode="off"))
         self.device = self._loaders.device
         self.precision: NumberFormat = resolve_precision(
             config.precision, device=self.device, model=classifier

@@ -25,11 +25,11 @@ from vizsla.classic.loaders import (
     table_of_test,
     training_table,
 )
-from vizsla.data.cache.cache import PictureCache, expected_bytes
-from vizsla.data.images.decode import open_picture
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.cache.cache import ImageCache, expected_bytes
+from vizsla.data.images.decode import decode_image
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.dataloaders import DataLoader, default_device
-from vizsla.data.loading.loader import PictureLoader
+from vizsla.data.loading.loader import ImageLoader
 from vizsla.data.table.sources import check_folder, is_image_name
 from vizsla.data.table.tables import read_table
 from vizsla.errors import ConfigError, DataError, TableError
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vizsla.classic.transforms import Transforms
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 __all__ = [
     "ImageClassifierData",
@@ -482,7 +482,7 @@ class ImageClassifierData:
     def _loader(
         self,
         items: LabelledItems,
-        table: PictureTable,
+        table: ImageTable,
         rows: Tensor,
         tfm: Transforms | None,
         *,
@@ -500,12 +500,12 @@ class ImageClassifierData:
             )
             dataset = ArrayDataset(values, y=items.y, c=c, is_reg=self.is_reg)
         else:
-            reader = PictureReader(resize=tfm.sizing, cache=self._cache)
+            reader = ImageReader(resize=tfm.sizing, cache=self._cache)
             if items.x is not None:
                 paths = (table.paths[row] for row in rows.tolist())
                 arrays = dict(zip(paths, np.asarray(items.x), strict=True))
                 reader = ArrayReader(arrays, transforms=tfm)
-            loader = PictureLoader(
+            loader = ImageLoader(
                 table,
                 rows,
                 reader=reader,
@@ -541,17 +541,17 @@ def _check_transforms(tfms: Tfms) -> None:
         raise AssertionError("please provide transformations for your train and validation sets")
 
 
-def _new_cache(tfms: Tfms, *, num_images: int) -> PictureCache:
+def _new_cache(tfms: Tfms, *, num_images: int) -> ImageCache:
     """Return a cache that looks at what is free; each image may be wanted as in training and as in validation."""
     train, valid = tfms
     if train is None or valid is None:
-        return PictureCache(mode="off")
+        return ImageCache(mode="off")
     parts = (
         expected_bytes(train.sizing, num_centred=0, num_strips=num_images),
         expected_bytes(valid.sizing, num_centred=num_images, num_strips=0),
     )
     needed = None if None in parts else sum(part or 0 for part in parts)
-    return PictureCache(device=default_device(), expected_bytes=needed)
+    return ImageCache(device=default_device(), expected_bytes=needed)
 
 
 def write_smaller(source: Path, target: Path, names: Sequence[str], *, side: int) -> None:
@@ -577,7 +577,7 @@ def write_smaller(source: Path, target: Path, names: Sequence[str], *, side: int
 
 
 def _write_one(source: Path, target: Path, *, side: int) -> None:
-    image = open_picture(source, cover=(side, side))
+    image = decode_image(source, cover=(side, side))
     ratio = side / min(image.size)
     size = (max(side, int(image.width * ratio)), max(side, int(image.height * ratio)))
     target.parent.mkdir(parents=True, exist_ok=True)

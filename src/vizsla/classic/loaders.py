@@ -16,12 +16,12 @@ from torch import Tensor
 
 from vizsla.classic.metrics import to_array
 from vizsla.classic.transforms import as_image
-from vizsla.data.cache.cache import PictureCache
-from vizsla.data.images.decode import open_picture
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.cache.cache import ImageCache
+from vizsla.data.images.decode import decode_image
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.order import shuffled
 from vizsla.errors import ConfigError, PictureError
-from vizsla.types import Batch, PictureTable, Task
+from vizsla.types import Batch, ImageTable, Task
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -110,7 +110,7 @@ class ImageDataset(Dataset):
         path: str | Path,
         items: LabelledItems,
         *,
-        reader: PictureReader,
+        reader: ImageReader,
         transform: Transforms,
         c: int,
         is_reg: bool,
@@ -156,11 +156,11 @@ class ArrayDataset(Dataset):
         return self.x[index], self.y[index]
 
 
-class ArrayReader(PictureReader):
+class ArrayReader(ImageReader):
     """Reads images out of arrays, ``(H, W, 3)`` each, by the paths that stand for them."""
 
     def __init__(self, arrays: dict[Path, NDArray[Any]], *, transforms: Transforms) -> None:
-        super().__init__(resize=transforms.sizing, cache=PictureCache(mode="off"))
+        super().__init__(resize=transforms.sizing, cache=ImageCache(mode="off"))
         self._arrays = arrays
 
     def read(
@@ -170,7 +170,7 @@ class ArrayReader(PictureReader):
         training: bool = False,
         draws: Sequence[float] | None = None,
     ) -> Pixels:
-        """Return the pixels of one image, see ``PictureReader.read``; the source is the path of a row."""
+        """Return the pixels of one image, see ``ImageReader.read``; the source is the path of a row."""
         image = as_image(self._arrays[Path(str(source))])
         return super().read(image, training=training, draws=draws)
 
@@ -185,7 +185,7 @@ def open_image(fn: str | Path) -> NDArray[np.float32]:
         OSError: There is no such file, it is a folder, or it cannot be read as an image.
     """
     with _as_os_error(Path(fn)):
-        return to_array(open_picture(fn)).astype(np.float32) / np.float32(255)
+        return to_array(decode_image(fn)).astype(np.float32) / np.float32(255)
 
 
 @contextmanager
@@ -215,7 +215,7 @@ class ArrayRows:
     """
 
     def __init__(
-        self, values: Tensor, *, table: PictureTable, rows: Tensor, device: torch.device
+        self, values: Tensor, *, table: ImageTable, rows: Tensor, device: torch.device
     ) -> None:
         self._values = values.to(device)
         self._targets = table.targets[rows].to(device)
@@ -248,7 +248,7 @@ class Batches:
         source: DataLoader | ArrayRows,
         *,
         dataset: Dataset,
-        table: PictureTable,
+        table: ImageTable,
         rows: Tensor,
         bs: int,
         shuffle: bool,
@@ -304,7 +304,7 @@ class TrainerLoaders:
     train: Batches
     valid: Batches
     fixed: Batches
-    table: PictureTable
+    table: ImageTable
     device: torch.device
     seed: int
     path: Path
@@ -330,7 +330,7 @@ def training_table(
     val: LabelledItems,
     classes: Sequence[str],
     is_reg: bool,
-) -> PictureTable:
+) -> ImageTable:
     """Return the engine's table of training and validation items, in this order.
 
     Raises:
@@ -345,7 +345,7 @@ def training_table(
     targets = _targets(y, is_reg=is_reg)
     outputs = targets.shape[1] if targets.ndim == 2 else 1
     rows = torch.arange(len(names))
-    return PictureTable(
+    return ImageTable(
         root=Path(path),
         paths=tuple(Path(path, name) for name in names),
         targets=targets,
@@ -356,12 +356,12 @@ def training_table(
     )
 
 
-def table_of_test(test: LabelledItems, *, like: PictureTable) -> PictureTable:
+def table_of_test(test: LabelledItems, *, like: ImageTable) -> ImageTable:
     """Return the engine's table of test items; labels that are not known count as the first class."""
     given = _targets(test.y, is_reg=like.task == "regression")
     expected = torch.zeros((len(test.fnames), *like.targets.shape[1:]), dtype=like.targets.dtype)
     is_known = given.shape == expected.shape and given.dtype == expected.dtype
-    return PictureTable(
+    return ImageTable(
         root=like.root,
         paths=tuple(Path(like.root, name) for name in test.fnames),
         targets=given if is_known else expected,

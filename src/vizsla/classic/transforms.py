@@ -23,8 +23,8 @@ from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.augment.geometry import Dihedral, Flip, Rotate, Zoom
 from vizsla.classic.metrics import to_array
 from vizsla.classic.models import IMAGENET_STATS, INCEPTION_STATS, Arch, Stats, stats_of
-from vizsla.data.cache.cache import PictureCache
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.cache.cache import ImageCache
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import (
     RandomResizedCrop,
     Resize,
@@ -324,11 +324,11 @@ class Transforms:
         Returns:
             float32 ``(3, sz, sz)``, normalised; or that and ``y``.
         """
-        reader = PictureReader(resize=self.sizing, cache=PictureCache(mode="off"))
+        reader = ImageReader(resize=self.sizing, cache=ImageCache(mode="off"))
         x = self.prepare(as_image(im), reader=reader)
         return x if y is None else (x, y)
 
-    def prepare(self, source: Path | Image.Image, *, reader: PictureReader) -> NDArray[np.float32]:
+    def prepare(self, source: Path | Image.Image, *, reader: ImageReader) -> NDArray[np.float32]:
         """Return one image as the network sees it, float32 ``(3, sz, sz)``, normalised; ``reader`` has this sizing."""
         seed, draws, row = 0, None, torch.zeros(1, dtype=torch.int64)
         if self.is_random:

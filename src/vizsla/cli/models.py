@@ -217,7 +217,7 @@ def serve(
     max_batch: int = 0,
     max_mb: float = 20.0,
     max_megapixels: float = 50.0,
-    max_pictures: int = 32,
+    max_images: int = 32,
     max_rate: float = 50.0,
     max_seconds: float = 30.0,
     max_requests: int = 128,
@@ -246,7 +246,7 @@ def serve(
         max_batch: Images that run through the network together; 0: by the device.
         max_mb: Megabytes in a request.
         max_megapixels: Millions of pixels in an image.
-        max_pictures: Images in a request.
+        max_images: Images in a request.
         max_rate: Requests a second from one address; 0: any number.
         max_seconds: Seconds that an answer may take.
         max_requests: Requests under way at once; others are told that the server is busy.
@@ -263,7 +263,7 @@ def serve(
         body_bytes=body_bytes,
         buffered_bytes=max(256_000_000, body_bytes),
         pixels=round(max_megapixels * 1e6),
-        images=max_pictures,
+        images=max_images,
         requests_per_second=max_rate,
         seconds=max_seconds,
         requests=max_requests,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.run.train import FinishedRun
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 
 def say(text: str = "", *, err: bool = False) -> None:
@@ -96,7 +96,7 @@ def data_name(data: Path) -> str:
     return data.resolve().name if data.is_dir() else data.stem
 
 
-def counts_line(table: PictureTable) -> str:
+def counts_line(table: ImageTable) -> str:
     """Return how many images and classes there are, in a sentence."""
     return (
         f"{len(table.train_rows):,} images to learn from, {len(table.valid_rows):,} to validate on, "

@@ -22,7 +22,7 @@ from vizsla.recipe.config import DataConfig, TrainConfig, Truncated
 
 if TYPE_CHECKING:
     from vizsla.train.display import Display
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 Labels = Annotated[DataConfig, Parameter(name="*")]
 Choices = Annotated[TrainConfig, Parameter(name="*")]
@@ -215,11 +215,11 @@ def check(
         seed: The split that is drawn follows from it.
         json: Print the counts as one JSON object.
     """
-    from vizsla.data.cache.cache import PictureCache
-    from vizsla.data.images.facts import SmallPictures
+    from vizsla.data.cache.cache import ImageCache
+    from vizsla.data.images.facts import SmallImages
     from vizsla.data.table.check import describe_data
     from vizsla.data.table.from_words import resolve_data
-    from vizsla.run.train import RunPlan, enlarged_pictures, read_all
+    from vizsla.run.train import RunPlan, enlarged_images, read_all
     from vizsla.train.display import Display
     from vizsla.types import as_size
 
@@ -227,7 +227,7 @@ def check(
     display = Display(quiet=json)
     config = TrainConfig(truncated=truncated)
     plan = RunPlan(title="", data=str(data), config=config)
-    cache, small = PictureCache(mode="off"), SmallPictures(as_size(config.size))
+    cache, small = ImageCache(mode="off"), SmallImages(as_size(config.size))
     table = read_all(table, plan=plan, cache=cache, display=display, small=small)
     summary = describe_data(table)
     if json:
@@ -239,7 +239,7 @@ def check(
         counts = f"{one.num_train:>7,}  {one.num_valid:>7,}  {one.num_other:>7,}"
         display.line(f"{one.label.ljust(width)}  {counts}")
     display.line(f"All {summary.num_train + summary.num_valid:,} images can be read.")
-    enlarged = enlarged_pictures(table, plan=plan, small=small)
+    enlarged = enlarged_images(table, plan=plan, small=small)
     if enlarged:
         display.line(enlarged)
 
@@ -300,7 +300,7 @@ def bench(
         display.line(line)
 
 
-def _made_up(folder: Path, batch_size: int, display: Display) -> PictureTable:
+def _made_up(folder: Path, batch_size: int, display: Display) -> ImageTable:
     """Make photographs of two classes and return their table."""
     from vizsla.bench.made_up import make_photographs
     from vizsla.data.table.from_words import resolve_data

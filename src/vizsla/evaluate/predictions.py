@@ -43,7 +43,7 @@ class Predictions:
         rows: int64 ``(N,)``, rows of the table that the images come from.
         paths: The N paths as people see them.
         logits: float32 ``(N, C)``, finite; what the network puts out.
-        targets: By task, as in a ``PictureTable``: int64 ``(N,)``, 0 to C-1, or ``UNLABELLED``; float32 ``(N, C)`` of 0 and
+        targets: By task, as in a ``ImageTable``: int64 ``(N,)``, 0 to C-1, or ``UNLABELLED``; float32 ``(N, C)`` of 0 and
             1; float32 ``(N, C)`` of finite numbers. A row of the latter two is NaN where the label is not known.
         vocab: The C names of the classes or numbers, in the order of the logits.
         task: What was predicted.

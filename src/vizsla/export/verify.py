@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import torch
 
-from vizsla.data.images.decode import open_picture, source_name
+from vizsla.data.images.decode import decode_image, source_name
 from vizsla.data.table.sources import get_image_files
 from vizsla.errors import MissingExtraError, ModelFileError, OutputError
 from vizsla.files import atomic_write
@@ -290,7 +290,7 @@ class Reference:
 
     def _decoded(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         for file in self._files:
-            yield source_name(file), np.array(open_picture(file, cover=self._cover))
+            yield source_name(file), np.array(decode_image(file, cover=self._cover))
 
 
 def compare(

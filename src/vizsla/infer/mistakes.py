@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.data.images.facts import PictureFacts, picture_facts
+from vizsla.data.images.facts import ImageFacts, image_facts
 from vizsla.errors import ConfigError
 from vizsla.evaluate.interpret import top_losses, worst_mistakes
 from vizsla.infer.grad_cam import grad_cam, overlay
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from vizsla.evaluate.predictions import Predictions
     from vizsla.models.classifier import Classifier
-    from vizsla.types import Batch, PictureTable
+    from vizsla.types import Batch, ImageTable
 
 NUM_EXPLAINED = 12
 NUM_NEIGHBOURS = 3
@@ -76,8 +76,8 @@ class Evidence:
         left_out: What a head says of training images that it was not fitted on.
     """
 
-    valid_facts: PictureFacts | None = None
-    train_facts: PictureFacts | None = None
+    valid_facts: ImageFacts | None = None
+    train_facts: ImageFacts | None = None
     heat: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
     neighbours: Mapping[int, tuple[Neighbour, ...]] = field(
         default_factory=dict[int, tuple[Neighbour, ...]]
@@ -96,7 +96,7 @@ def collect_evidence(
     classifier: Classifier,
     *,
     predictions: Predictions,
-    table: PictureTable,
+    table: ImageTable,
     batches_of: BatchesOf,
     known: KnownImages | None = None,
     num_workers: int | None = None,
@@ -139,9 +139,9 @@ def collect_evidence(
                 for position, like in zip(positions.tolist(), found, strict=True)
             }
 
-    def facts(of_rows: Tensor, what: str) -> PictureFacts:
+    def facts(of_rows: Tensor, what: str) -> ImageFacts:
         moved = partial(_tell, on_progress, what, len(of_rows))
-        return picture_facts(table, of_rows, on_progress=moved, num_workers=num_workers)
+        return image_facts(table, of_rows, on_progress=moved, num_workers=num_workers)
 
     return Evidence(
         valid_facts=facts(predictions.rows, "looking at validation files"),

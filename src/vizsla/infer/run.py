@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.models.classifier import Classifier
     from vizsla.models.heads import FeatureHead
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 NumberFormat = Literal["fp32", "bf16", "fp16"]
 """``"fp32"``, or ``"bf16"`` or ``"fp16"``: half as many bits where torch's autocast deems it safe."""
@@ -182,7 +182,7 @@ def predict_batches(
     classifier: Classifier,
     batches: Iterable[Batch],
     *,
-    table: PictureTable,
+    table: ImageTable,
     precision: NumberFormat = "fp32",
     forward: Callable[[Tensor], Tensor] | None = None,
     on_progress: Callable[[int], None] | None = None,

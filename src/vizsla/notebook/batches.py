@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.data.images.item_transforms import item_pipeline
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.order import rows_of, turns_of
 from vizsla.data.table.labels import CategoryMap
 from vizsla.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
-    from vizsla.types import Batch, PictureTable
+    from vizsla.types import Batch, ImageTable
 
 
 class ImageItems:
@@ -48,7 +48,7 @@ class ImageItems:
         (PILImage mode=RGB size=40x30, TensorCategory(...))
     """
 
-    def __init__(self, table: PictureTable, rows: Tensor) -> None:
+    def __init__(self, table: ImageTable, rows: Tensor) -> None:
         self.table = table
         self.rows = rows
 
@@ -99,7 +99,7 @@ class Datasets:
         valid: Validation images.
     """
 
-    def __init__(self, table: PictureTable) -> None:
+    def __init__(self, table: ImageTable) -> None:
         self.table = table
         self.train = ImageItems(table, table.train_rows)
         self.valid = ImageItems(table, table.valid_rows)
@@ -128,7 +128,7 @@ class Datasets:
         return len(self.table.vocab)
 
 
-def dressed(batch: Batch, *, table: PictureTable) -> tuple[Tensor, Tensor]:
+def dressed(batch: Batch, *, table: ImageTable) -> tuple[Tensor, Tensor]:
     """Return the images and targets of a batch as tensors that print their kind; images alone where no label is known."""
     images = TensorImage(batch.images)
     if not bool(is_labelled(batch.targets).any()):
@@ -209,7 +209,7 @@ def _one_image(loader: DataLoader, count: int) -> tuple[Tensor, Tensor]:
     raise DataError("There is no batch to show: this loader was given no images.")
 
 
-def loss_of(table: PictureTable) -> nn.Module:
+def loss_of(table: ImageTable) -> nn.Module:
     """Return the loss that suits the labels of a table."""
     return default_loss(table.task)
 
@@ -228,7 +228,7 @@ def add_transforms(
         items = dls.items
         sizing = [] if items.sizing is None else [items.sizing]
         pipeline = item_pipeline([*items.before, *sizing, *items.after, *transforms])
-        dls.reader = PictureReader(resize=pipeline, cache=dls.cache, truncated=dls.reader.truncated)
+        dls.reader = ImageReader(resize=pipeline, cache=dls.cache, truncated=dls.reader.truncated)
         for loader in dls:
             loader.loader.reader = dls.reader
         return

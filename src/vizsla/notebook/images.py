@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vizsla.data.images.decode import open_picture
+from vizsla.data.images.decode import decode_image
 from vizsla.data.loading.loader import read_ahead
 from vizsla.errors import ConfigError, PictureError
 from vizsla.machine import default_num_workers
@@ -251,7 +251,7 @@ class PILImage(Image.Image):
             PILImage mode=RGB size=500x375
         """
         if isinstance(fn, Path | str | bytes | bytearray):
-            return _owned(open_picture(bytes(fn) if isinstance(fn, bytearray) else fn), cls)
+            return _owned(decode_image(bytes(fn) if isinstance(fn, bytearray) else fn), cls)
         if isinstance(fn, Tensor):
             fn = tensor_pixels(fn)
         if isinstance(fn, np.ndarray):
@@ -347,7 +347,7 @@ def verify_images(fns: Iterable[Path | str]) -> L[Path | str]:
 
     def unreadable(file: Path | str) -> bool:
         try:
-            open_picture(file)
+            decode_image(file)
         except PictureError:
             return True
         return False

@@ -20,7 +20,7 @@ from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
 from vizsla.augment.erasing import RandomErasing
 from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
 from vizsla.augment.normalize import Normalize
-from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images.sizing import view
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, output_block
@@ -225,19 +225,19 @@ def summarise_block(
     _say(f"Setting-up type transforms pipelines\nCollecting items from {_short(source)}")
     announced = _Announced(splitter=RandomSplitter() if block.splitter is None else block.splitter)
     split_block = replace(block, splitter=announced)
-    picture_steps, label_steps = _type_steps(block, getters=getters, vocab=None)
+    image_steps, label_steps = _type_steps(block, getters=getters, vocab=None)
     try:
         table = split_block.resolve(source, path)
     finally:
-        _say(f"Setting up {picture_steps}\nSetting up {label_steps}")
+        _say(f"Setting up {image_steps}\nSetting up {label_steps}")
     row = int(table.train_rows[0])
-    picture_steps, label_steps = _type_steps(block, getters=getters, vocab=table.vocab)
+    image_steps, label_steps = _type_steps(block, getters=getters, vocab=table.vocab)
     sample = PILImage.create(table.paths[row]), as_target(table.targets[row], task=table.task)
     _say("\nBuilding one sample")
     path_of, label_of = getters
     start = announced.first
     found = [] if path_of is None else [path_of(start)]
-    _tell_steps(picture_steps, start, [*found, sample[0]])
+    _tell_steps(image_steps, start, [*found, sample[0]])
     _tell_steps(label_steps, start, [label_of(start), sample[1]])
     _say(f"\nFinal sample: {_shown(sample)}\n\n")
     loaders = DataLoaders(
@@ -245,7 +245,7 @@ def summarise_block(
         resize=block.item_tfms,
         transforms=_listed(block.batch_tfms),
         batch_size=bs,
-        cache=PictureCache(mode="off"),
+        cache=ImageCache(mode="off"),
     )
     _tell_batch(loaders, sample)
     return loaders
@@ -258,7 +258,7 @@ def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
     _say(f"Setting up after_batch: {together}\n\nBuilding one batch")
     _say("Applying item_tfms to the first sample:")
     target = sample[1]
-    made = _pictures_after(loaders, sample[0])
+    made = _images_after(loaders, sample[0])
     _tell_steps(own, sample, [(image, target) for image in made])
     rows = loaders.train.rows[: loaders.bs]
     _say(f"\nAdding the next {len(rows) - 1} samples")
@@ -286,7 +286,7 @@ def _tell_of_one_go(together: Steps, *, source: Tensor, result: Tensor) -> None:
         )
 
 
-def _pictures_after(loaders: DataLoaders, image: PILImage) -> list[PILImage | TensorImage]:
+def _images_after(loaders: DataLoaders, image: PILImage) -> list[PILImage | TensorImage]:
     """Return an image after each of its item transforms, as training may see it."""
     items = loaders.items
     pixels: NDArray[np.uint8] = np.array(image)

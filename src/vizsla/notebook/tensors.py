@@ -65,7 +65,7 @@ def as_target(target: Tensor, *, task: Task) -> Tensor:
     """Return a target, or those of a batch, as what prints its kind.
 
     Args:
-        target: As a ``PictureTable`` or a ``Batch`` has it.
+        target: As a ``ImageTable`` or a ``Batch`` has it.
         task: What it is.
     """
     if task == "category":

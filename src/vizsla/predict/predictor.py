@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from vizsla.augment.batch_augmentation import BatchAugmentation
-from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images.decode import to_rgb
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.dataloaders import DataLoader, DataLoaders, default_device
 from vizsla.data.loading.loader import read_ahead
 from vizsla.data.table.sources import get_image_files
@@ -33,7 +33,7 @@ from vizsla.infer.run import compute_logits, compute_outputs, evaluation_mode, u
 from vizsla.machine import default_num_workers
 from vizsla.model_file.bundle import load_bundle
 from vizsla.predict.prediction import Prediction, describe
-from vizsla.types import DECISION_THRESHOLD, PictureTable, probabilities_of, unknown_targets
+from vizsla.types import DECISION_THRESHOLD, ImageTable, probabilities_of, unknown_targets
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -142,7 +142,7 @@ class Predictor:
         self.task: Task = classifier.task
         self.classifier = classifier
         self.path: Path | None = None
-        self._reader = PictureReader(resize=resize, cache=PictureCache(mode="off"))
+        self._reader = ImageReader(resize=resize, cache=ImageCache(mode="off"))
         self._augmentation = BatchAugmentation() if augmentation is None else augmentation
 
     @classmethod
@@ -189,7 +189,7 @@ class Predictor:
     def dls(self) -> DataLoaders:
         """Loaders without images that prepare others as this model needs them: ``dls.test_dl(files)``, ``dls.vocab``."""
         nothing = torch.zeros(0, dtype=torch.int64)
-        table = PictureTable(
+        table = ImageTable(
             root=Path(),
             paths=(),
             targets=unknown_targets(0, task=self.task, num_outputs=len(self.vocab)),
@@ -198,7 +198,7 @@ class Predictor:
             valid_rows=nothing,
             task=self.task,
         )
-        cache = PictureCache(mode="off")
+        cache = ImageCache(mode="off")
         loaders = DataLoaders(table, resize=self._reader.items, device=self.device, cache=cache)
         loaders.augmentation = self._augmentation
         return loaders

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from vizsla.infer.run import NumberFormat
     from vizsla.models.names import Architecture
     from vizsla.recipe.config import TrainConfig
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 STATISTICS = ("mean", "std")
 NUM_POOLED_STAGES = 4
@@ -238,7 +238,7 @@ def show_point(point: HistoryPoint, *, display: Display) -> None:
 
 
 def _predictions(
-    fit: HeadFit, features: Features, *, table: PictureTable, layout: FeatureLayout
+    fit: HeadFit, features: Features, *, table: ImageTable, layout: FeatureLayout
 ) -> Predictions:
     columns = layout.columns(fit.setting.stages, fit.setting.statistics)
     with torch.inference_mode():
@@ -253,7 +253,7 @@ def _predictions(
 
 
 def _known(
-    fit: HeadFit, train: Features, *, table: PictureTable, layout: FeatureLayout
+    fit: HeadFit, train: Features, *, table: ImageTable, layout: FeatureLayout
 ) -> KnownImages:
     columns = layout.columns(fit.setting.stages, fit.setting.statistics)
     chosen = torch.tensor(evenly_spread(range(len(train.rows)), most=MOST_TRAINING))

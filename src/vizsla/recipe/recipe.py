@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vizsla.data.cache.cache import PictureCache, expected_bytes
+from vizsla.data.cache.cache import ImageCache, expected_bytes
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders, default_device
 from vizsla.errors import ConfigError, PictureError, TrainingError
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from vizsla.models.classifier import Classifier
     from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.checkpoint import Checkpoint
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 _CANNOT_DIFFER = ("arch", "weights")
 
 
-def cache_for(table: PictureTable, *, config: TrainConfig) -> PictureCache:
+def cache_for(table: ImageTable, *, config: TrainConfig) -> ImageCache:
     """Return the cache for a run over a table: all its images centred, and strips of what the end-to-end epochs see.
 
     Args:
@@ -55,7 +55,7 @@ def cache_for(table: PictureTable, *, config: TrainConfig) -> PictureCache:
     strips = expected_bytes(Resize(config.kept_size), num_centred=0, num_strips=num_train)
     needed = (centred or 0) + (strips or 0) * (config.epochs_on(device) > 0)
     budget = config.cache_budget
-    return PictureCache(
+    return ImageCache(
         mode=config.cache,
         budget_bytes=None if budget == "auto" else parse_bytes(budget, option="cache_budget"),
         device=device,
@@ -89,11 +89,11 @@ class TrainedRun:
 
 
 def train_classifier(
-    table: PictureTable,
+    table: ImageTable,
     *,
     config: TrainConfig | None = None,
     display: Display | None = None,
-    cache: PictureCache | None = None,
+    cache: ImageCache | None = None,
     checkpoint: Checkpoint | None = None,
     profile: RunProfile | None = None,
 ) -> TrainedRun:
@@ -173,7 +173,7 @@ def train_classifier(
 
 
 def loaders_for(
-    table: PictureTable, *, config: TrainConfig, cache: PictureCache | None = None
+    table: ImageTable, *, config: TrainConfig, cache: ImageCache | None = None
 ) -> DataLoaders:
     """Return loaders of a table that prepare its images as in validation.
 
@@ -202,9 +202,7 @@ def loaders_for(
     )
 
 
-def _settings_of(
-    config: TrainConfig, *, table: PictureTable, device: torch.device
-) -> dict[str, Any]:
+def _settings_of(config: TrainConfig, *, table: ImageTable, device: torch.device) -> dict[str, Any]:
     """Return what has to be the same for a run to be continued: its data, and the choices that its result depends on."""
     return {
         **data_identity(table),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from vizsla.evaluate.metrics import Metric
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 NONE = "\u2013"
 """What stands where there is no number."""
@@ -71,7 +71,7 @@ class ReportContent:
     metrics: tuple[Metric, ...]
     references: tuple[tuple[str, float], ...]
     predictions: Predictions
-    table: PictureTable
+    table: ImageTable
     notes: tuple[str, ...] = ()
     evidence: Evidence = field(default_factory=Evidence)
     temperature: float | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vizsla.data.images.decode import open_picture
+from vizsla.data.images.decode import decode_image
 from vizsla.data.images.duplicates import find_duplicates
 from vizsla.errors import PictureError
 from vizsla.evaluate.interpret import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from vizsla.evaluate.predictions import Predictions
     from vizsla.infer.mistakes import Evidence
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 LONGEST_SIDE = 224
 BUDGET_BYTES = 4_300_000
@@ -72,7 +72,7 @@ class Album:
         if self._left <= 0:
             return _without(NO_ROOM, side=side)
         try:
-            image = open_picture(path, cover=(side, side), truncated="ok")
+            image = decode_image(path, cover=(side, side), truncated="ok")
         except (PictureError, OSError):
             return _without(GONE, side=side)
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -171,7 +171,7 @@ class DuplicateCard:
 def cards(
     predictions: Predictions,
     *,
-    table: PictureTable,
+    table: ImageTable,
     positions: Tensor,
     album: Album,
     side: int = SMALL_SIDE,
@@ -186,7 +186,7 @@ def cards(
 def mistake_cards(
     predictions: Predictions,
     *,
-    table: PictureTable,
+    table: ImageTable,
     positions: Tensor,
     evidence: Evidence,
     album: Album,
@@ -222,7 +222,7 @@ def mistake_cards(
 def suspect_cards(
     predictions: Predictions,
     *,
-    table: PictureTable,
+    table: ImageTable,
     left_out: Predictions | None,
     album: Album,
     limit: int,
@@ -258,7 +258,7 @@ def suspect_cards(
 
 
 def duplicate_cards(
-    predictions: Predictions, *, table: PictureTable, evidence: Evidence, album: Album, limit: int
+    predictions: Predictions, *, table: ImageTable, evidence: Evidence, album: Album, limit: int
 ) -> tuple[tuple[DuplicateCard, ...], int]:
     """Return the validation images that are trained on too, and how many there are in all."""
     if evidence.valid_facts is None or evidence.train_facts is None:
@@ -284,7 +284,7 @@ def duplicate_cards(
 
 
 def tiles(
-    predictions: Predictions, *, table: PictureTable, positions: list[int], album: Album
+    predictions: Predictions, *, table: ImageTable, positions: list[int], album: Album
 ) -> tuple[Card, ...]:
     """Return cards with very small images, for long lists."""
     return tuple(
@@ -304,7 +304,7 @@ def _card(
     predictions: Predictions,
     *,
     position: int,
-    table: PictureTable,
+    table: ImageTable,
     album: Album,
     side: int,
     quality: int = _JPEG_QUALITY,
@@ -396,7 +396,7 @@ class ConfusionGroup:
 
 
 def confusion_groups(
-    predictions: Predictions, *, table: PictureTable, album: Album
+    predictions: Predictions, *, table: ImageTable, album: Album
 ) -> tuple[ConfusionGroup, ...]:
     """Return the images of each confusion, the most frequent first; of one confusion the worst first."""
     positions_of: dict[tuple[int, int], list[int]] = {}

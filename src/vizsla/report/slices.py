@@ -22,7 +22,7 @@ from vizsla.text import percent_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vizsla.data.images.facts import PictureFacts
+    from vizsla.data.images.facts import ImageFacts
     from vizsla.evaluate.predictions import Predictions
 
 ERROR_RATE = 0.05
@@ -84,7 +84,7 @@ class SliceFindings:
     num_compared: int
 
 
-def slice_findings(predictions: Predictions, facts: PictureFacts | None) -> SliceFindings:
+def slice_findings(predictions: Predictions, facts: ImageFacts | None) -> SliceFindings:
     """Put the accuracy of kinds of images into words.
 
     Args:
@@ -147,7 +147,7 @@ def _log_choose(number: int, chosen: int) -> float:
 
 
 def _groupings(
-    predictions: Predictions, facts: PictureFacts | None, *, labelled: Tensor
+    predictions: Predictions, facts: ImageFacts | None, *, labelled: Tensor
 ) -> list[tuple[str, list[str]]]:
     """Return (title, name of the slice of each labelled image); an empty name is in no slice."""
     groupings: list[tuple[str, list[str]]] = []

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from vizsla.train.display import Display
     from vizsla.train.rates.lr_finder import FinderCurve
     from vizsla.train.rates.suggestions import SuggestedLRs
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 START_RATE = 1e-7
 END_RATE = 1.0
 
 
 def find_rate(
-    table: PictureTable,
+    table: ImageTable,
     *,
     config: TrainConfig,
     display: Display,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 MODEL = "model.safetensors"
 HISTORY = "history.csv"
@@ -100,7 +100,7 @@ class RunFolder:
             raise self._damaged(CONFIG, "it does not say what the run was trained on")
         return locate_data(self.config, self.path, data)[0]
 
-    def table(self, data: Path | None = None) -> PictureTable:
+    def table(self, data: Path | None = None) -> ImageTable:
         """Find the images of the run again, without those that could not be read then.
 
         Raises:
@@ -123,7 +123,7 @@ class RunFolder:
             table, [(row_of[path], str(cause)) for path, cause in causes.items() if path in row_of]
         )
 
-    def predictions(self, table: PictureTable) -> Predictions:
+    def predictions(self, table: ImageTable) -> Predictions:
         """Return what was predicted of the validation images of ``table``.
 
         Logits are the logarithms of the probabilities: the same up to a number per image.

@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
     import torch
 
-    from vizsla.data.cache.cache import PictureCache
+    from vizsla.data.cache.cache import ImageCache
     from vizsla.evaluate.predictions import Predictions
     from vizsla.infer.mistakes import BatchesOf, KnownImages
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.display import Display, MoveBar
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 
 def gather_evidence(
     classifier: Classifier,
     *,
     predictions: Predictions,
-    table: PictureTable,
+    table: ImageTable,
     config: TrainConfig,
     display: Display,
-    cache: PictureCache | None = None,
+    cache: ImageCache | None = None,
     known: KnownImages | None = None,
 ) -> tuple[Evidence, tuple[str, ...]]:
     """Find out what explains the mistakes of a run.

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from vizsla import __version__
-from vizsla.data.images.facts import SmallPictures, count_smaller, enlarged_text
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.facts import SmallImages, count_smaller, enlarged_text
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import Resize
 from vizsla.data.table.check import find_unreadable, fingerprint, settle_unreadable
 from vizsla.errors import ConfigError
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from vizsla.data.cache.cache import PictureCache
+    from vizsla.data.cache.cache import ImageCache
     from vizsla.recipe.config import TrainConfig
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 CHECKPOINT_FOLDER = "checkpoint"
 CHECKPOINT_SECONDS = 300.0
@@ -94,7 +94,7 @@ class FinishedRun:
 
 
 def run_training(
-    table: PictureTable,
+    table: ImageTable,
     *,
     plan: RunPlan,
     out: Path,
@@ -146,10 +146,10 @@ def run_training(
         )
         with files.noted_on_stop("There was no model to save yet, and nothing was written."):
             cache = cache_for(table, config=plan.config)
-            small = SmallPictures(as_size(plan.config.size))
+            small = SmallImages(as_size(plan.config.size))
             with times.part("reading images", num_images=num_pictures):
                 table = read_all(table, plan=plan, cache=cache, display=display, small=small)
-                enlarged = enlarged_pictures(table, plan=plan, small=small)
+                enlarged = enlarged_images(table, plan=plan, small=small)
             if enlarged:
                 display.line(enlarged)
                 plan = replace(plan, notes=(*plan.notes, enlarged))
@@ -192,13 +192,13 @@ def run_training(
 
 
 def read_all(
-    table: PictureTable,
+    table: ImageTable,
     *,
     plan: RunPlan,
-    cache: PictureCache,
+    cache: ImageCache,
     display: Display,
-    small: SmallPictures | None = None,
-) -> PictureTable:
+    small: SmallImages | None = None,
+) -> ImageTable:
     """Read every image of both splits once, into the cache; note small ones; return the table of the readable ones.
 
     Raises:
@@ -207,7 +207,7 @@ def read_all(
     import torch
 
     rows = torch.cat([table.train_rows, table.valid_rows])
-    reader = PictureReader(
+    reader = ImageReader(
         resize=Resize(plan.config.size),
         cache=cache,
         truncated=plan.config.truncated,
@@ -225,9 +225,7 @@ def read_all(
     return kept
 
 
-def enlarged_pictures(
-    table: PictureTable, *, plan: RunPlan, small: SmallPictures | None = None
-) -> str:
+def enlarged_images(table: ImageTable, *, plan: RunPlan, small: SmallImages | None = None) -> str:
     """Return a sentence about the images of both splits that are smaller than the size, empty if there are none."""
     import torch
 
@@ -241,12 +239,12 @@ def write_run(
     folder: Path,
     *,
     run: TrainedRun,
-    table: PictureTable,
+    table: ImageTable,
     plan: RunPlan,
     metrics: tuple[Metric, ...],
     seconds: float,
     display: Display | None = None,
-    cache: PictureCache | None = None,
+    cache: ImageCache | None = None,
     home: Path | None = None,
 ) -> None:
     """Write the files of a run, the model first and the report last.
@@ -307,7 +305,7 @@ def write_run(
 
 
 def _facts(
-    run: TrainedRun, *, table: PictureTable, plan: RunPlan, seconds: float
+    run: TrainedRun, *, table: ImageTable, plan: RunPlan, seconds: float
 ) -> tuple[tuple[str, str], ...]:
     """Return (name, value) of what was trained on what, for people."""
     import torch
@@ -347,7 +345,7 @@ def _metrics_json(
     metrics: tuple[Metric, ...],
     facts: tuple[tuple[str, str], ...],
     plan: RunPlan,
-    table: PictureTable,
+    table: ImageTable,
 ) -> str:
     """Return the numbers of a run as JSON, with what its report needs to be made again."""
     skipped = {

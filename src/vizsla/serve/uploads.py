@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from vizsla.data.images.decode import picture_size
+from vizsla.data.images.decode import size_from_header
 from vizsla.serve.limits import RefusedError, body_too_large
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def screen(data: bytes, *, max_pixels: int, cover: Size | None = None) -> Screen
         return Screening(refusal="it is an icon (ICO), which is not taken here; convert it to PNG")
     # Pillow sets aside two canvases to open a WebP file, which may be of 34 bytes: so its header is read here.
     webp = _webp_size(data)
-    size = webp or picture_size(data)
+    size = webp or size_from_header(data)
     if size is None:
         return Screening()  # Decoding says what is wrong.
     height, width = size

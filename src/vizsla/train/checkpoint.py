@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from vizsla.train.callbacks.base import Fit
     from vizsla.train.trainer import Trainer
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -555,7 +555,7 @@ def differences(saved: dict[str, Any], present: dict[str, Any]) -> dict[str, str
     }
 
 
-def data_identity(table: PictureTable) -> dict[str, str]:
+def data_identity(table: ImageTable) -> dict[str, str]:
     """Return digests of the images with their labels, and of who is in which split."""
     splits = [
         sorted(table.shown_path(row) for row in rows.tolist())

@@ -47,10 +47,10 @@ VARIANTS = ["batches of 8", "batches of 2", "32 pixels"]
 """Measured where there is time."""
 
 
-def test_every_part_is_measured_and_nothing_is_written(picture_folder: Path):
-    before = sorted(picture_folder.rglob("*"))
+def test_every_part_is_measured_and_nothing_is_written(image_folder: Path):
+    before = sorted(image_folder.rglob("*"))
     result = run_bench(
-        resolve_data(picture_folder, seed=0), config=CONFIG, data="pets", seconds=2, display=QUIET
+        resolve_data(image_folder, seed=0), config=CONFIG, data="pets", seconds=2, display=QUIET
     )
     parts = [(part.name, part.how) for part in result.parts]
     assert parts[: len(PARTS)] == PARTS
@@ -70,11 +70,11 @@ def test_every_part_is_measured_and_nothing_is_written(picture_folder: Path):
         "each later end-to-end epoch",
     ]
     assert all(each.seconds > 0 and 0 < each.share <= 1 for each in result.estimates)
-    assert sorted(picture_folder.rglob("*")) == before
+    assert sorted(image_folder.rglob("*")) == before
 
 
-def test_unreadable_pictures_are_passed_over_until_there_is_no_other(picture_folder: Path):
-    table = resolve_data(picture_folder, seed=0)
+def test_unreadable_pictures_are_passed_over_until_there_is_no_other(image_folder: Path):
+    table = resolve_data(image_folder, seed=0)
     paths = [table.paths[row] for row in table.train_rows.tolist()]
     paths[0].write_text("no picture")
     result = run_bench(table, config=CONFIG, data="pets", seconds=1, display=QUIET)
@@ -86,14 +86,14 @@ def test_unreadable_pictures_are_passed_over_until_there_is_no_other(picture_fol
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
-def test_too_little_time_is_refused(picture_folder: Path, seconds: float):
-    table = resolve_data(picture_folder, seed=0)
+def test_too_little_time_is_refused(image_folder: Path, seconds: float):
+    table = resolve_data(image_folder, seed=0)
     with pytest.raises(ConfigError, match=r"seconds \(--seconds\) is at least 1"):
         run_bench(table, config=CONFIG, data="pets", seconds=seconds, display=QUIET)
 
 
-def test_lines_have_a_row_for_each_part_and_estimate(picture_folder: Path):
-    table = resolve_data(picture_folder, seed=0)
+def test_lines_have_a_row_for_each_part_and_estimate(image_folder: Path):
+    table = resolve_data(image_folder, seed=0)
     result = run_bench(table, config=CONFIG, data="pets", seconds=1, display=QUIET)
     lines = lines_of(result)
     assert lines[0].startswith("test_resnet at 64 pixels, presize 83, batches of 4, fp32, 2 ")
@@ -151,13 +151,13 @@ def test_times_are_shown_in_the_unit_that_suits():
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_prints_one_json_object(picture_folder: Path, vizsla: Callable[..., Done]):
+def test_the_command_prints_one_json_object(image_folder: Path, vizsla: Callable[..., Done]):
     options = ("--arch", "test_resnet", "--size", "32", "--bs", "4", "--seconds", "1")
-    done = vizsla("bench", picture_folder, *options, "--json")
+    done = vizsla("bench", image_folder, *options, "--json")
     assert (done.code, done.err) == (0, "")
     (line,) = done.out.splitlines()
     written = json.loads(line)
-    assert (written["data"], written["num_train"]) == (str(picture_folder), 19)
+    assert (written["data"], written["num_train"]) == (str(image_folder), 19)
     assert (written["arch"], written["size"], written["batch_size"]) == ("test_resnet", 32, 4)
     assert [(part["name"], part["how"]) for part in written["parts"][:2]] == PARTS[:2]
 

@@ -43,12 +43,12 @@ def table_rows(printed: str) -> list[str]:
 
 
 @pytest.fixture
-def parts(picture_folder: Path, tmp_path: Path) -> Path:
+def parts(image_folder: Path, tmp_path: Path) -> Path:
     """The pictures below ``train`` and ``valid``."""
     root = tmp_path / "parts"
     root.mkdir()
     for part in ("train", "valid"):
-        (root / part).symlink_to(picture_folder, target_is_directory=True)
+        (root / part).symlink_to(image_folder, target_is_directory=True)
     return root
 
 

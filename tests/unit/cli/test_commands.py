@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vizsla.data.cache.cache import PictureCache, PictureKey
+from vizsla.data.cache.cache import ImageCache, ImageKey
 from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError
 from vizsla.model_file.bundle import save_bundle
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 def filled_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A VIZSLA_HOME whose cache holds three pictures."""
     monkeypatch.setenv("VIZSLA_HOME", str(tmp_path))
-    cache = PictureCache(mode="disk")
+    cache = ImageCache(mode="disk")
     for number in range(3):
-        key = PictureKey(path=str(number), num_bytes=1, modified_ns=2, preparation="whole")
+        key = ImageKey(path=str(number), num_bytes=1, modified_ns=2, preparation="whole")
         cache.keep(key, np.zeros((300, 300, 3), np.uint8))
     return tmp_path
 
@@ -73,9 +73,9 @@ def test_cache_makes_no_folder_by_looking(
     ],
 )
 def test_train_refuses_cache_options_that_cannot_work(
-    picture_folder: Path, arguments: list[str], said: str, vizsla: Callable[..., Done]
+    image_folder: Path, arguments: list[str], said: str, vizsla: Callable[..., Done]
 ):
-    result = vizsla("train", picture_folder, *arguments)
+    result = vizsla("train", image_folder, *arguments)
     assert result.code == 2
     assert said in result.err
 
@@ -127,10 +127,10 @@ def test_export_without_a_file_to_write_says_which_there_are(
 
 
 def test_train_profile_prints_where_the_time_went_and_writes_it(
-    vizsla: Callable[..., Done], picture_folder: Path, tmp_path: Path
+    vizsla: Callable[..., Done], image_folder: Path, tmp_path: Path
 ):
     out = tmp_path / "run"
-    done = vizsla("train", picture_folder, "--size", "32", "--profile", "--out", out)
+    done = vizsla("train", image_folder, "--size", "32", "--profile", "--out", out)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("where the time"))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.data.loading.dataloaders import DataLoaders
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 
 def folder_block(**arguments: object) -> DataBlock:
@@ -40,7 +40,7 @@ def folder_block(**arguments: object) -> DataBlock:
     return DataBlock(**{**defaults, **arguments})  # pyright: ignore[reportArgumentType]
 
 
-def test_the_notebook_block_gives_loaders(picture_folder: Path):
+def test_the_notebook_block_gives_loaders(image_folder: Path):
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock),
         get_items=get_image_files,
@@ -49,7 +49,7 @@ def test_the_notebook_block_gives_loaders(picture_folder: Path):
         item_tfms=Resize(46),
         batch_tfms=aug_transforms(size=32, min_scale=0.75),
     )
-    loaders = block.dataloaders(picture_folder, bs=4, num_workers=0, device="cpu")
+    loaders = block.dataloaders(image_folder, bs=4, num_workers=0, device="cpu")
     images, targets = loaders.one_batch()
     assert loaders.vocab == ("cross", "disc")
     assert (loaders.train.n, loaders.valid.n) == (20, 4)
@@ -57,17 +57,17 @@ def test_the_notebook_block_gives_loaders(picture_folder: Path):
     assert (images.dtype, targets.dtype) == (torch.float32, torch.int64)
 
 
-def test_the_table_has_the_splitters_order_over_sorted_files(picture_folder: Path):
-    table = folder_block().resolve(picture_folder)
-    files = get_image_files(picture_folder)
+def test_the_table_has_the_splitters_order_over_sorted_files(image_folder: Path):
+    table = folder_block().resolve(image_folder)
+    files = get_image_files(image_folder)
     train, valid = RandomSplitter(seed=42)(files)
     assert list(table.paths) == files
     assert (table.train_rows.tolist(), table.valid_rows.tolist()) == (train, valid)
-    assert table.root == picture_folder
+    assert table.root == image_folder
     assert [table.label(row) for row in range(24)] == [file.parent.name for file in files]
 
 
-def test_a_block_is_resolved_anew_for_each_source(make_picture, tmp_path: Path):
+def test_a_block_is_resolved_anew_for_each_source(make_image, tmp_path: Path):
     for name in (
         "first/a/1.png",
         "first/a/2.png",
@@ -75,22 +75,22 @@ def test_a_block_is_resolved_anew_for_each_source(make_picture, tmp_path: Path):
         "second/c/4.png",
         "second/d/5.png",
     ):
-        make_picture(name)
-    make_picture("second/c/6.png")
+        make_image(name)
+    make_image("second/c/6.png")
     block = folder_block(splitter=IndexSplitter([0]))
     assert block.resolve(tmp_path / "first").vocab == ("a", "b")
     assert block.resolve(tmp_path / "second").vocab == ("c", "d")
     assert block.resolve(tmp_path / "first").vocab == ("a", "b")
 
 
-def test_blocks_may_be_instances_and_keep_a_given_vocabulary(picture_folder: Path):
+def test_blocks_may_be_instances_and_keep_a_given_vocabulary(image_folder: Path):
     blocks = (ImageBlock(), CategoryBlock(vocab=["disc", "cross"]))
-    assert folder_block(blocks=blocks).resolve(picture_folder).vocab == ("disc", "cross")
+    assert folder_block(blocks=blocks).resolve(image_folder).vocab == ("disc", "cross")
 
 
-def test_items_in_neither_set_take_no_part(make_picture, tmp_path: Path):
+def test_items_in_neither_set_take_no_part(make_image, tmp_path: Path):
     for name in ("train/a/1.png", "train/b/2.png", "valid/b/3.png", "test/4.png"):
-        make_picture(name)
+        make_image(name)
     table = folder_block(splitter=GrandparentSplitter()).resolve(tmp_path)
     assert [table.shown_path(row) for row in range(len(table.paths))] == [
         "train/a/1.png",
@@ -99,39 +99,39 @@ def test_items_in_neither_set_take_no_part(make_picture, tmp_path: Path):
     ]
 
 
-def test_a_frame_is_a_source(picture_folder: Path):
+def test_a_frame_is_a_source(image_folder: Path):
     names = [f"{label}/{label}_{n}" for label in ("cross", "disc") for n in range(3)]
     frame = pd.DataFrame({"name": names, "kind": ["x", "x", "x", "o", "o", "o"], "n": range(6)})
     frame["is_valid"] = [False, False, True, False, True, False]
     frame.index = pd.Index([10, 11, 12, 13, 14, 15])
     block = DataBlock(
-        get_x=ColReader("name", pref=picture_folder, suff=".jpg"),
+        get_x=ColReader("name", pref=image_folder, suff=".jpg"),
         get_y=ColReader("kind"),
         splitter=ColSplitter(),
     )
-    table = block.resolve(frame, path=picture_folder)
+    table = block.resolve(frame, path=image_folder)
     assert table.vocab == ("o", "x")
     assert table.targets.tolist() == [1, 1, 1, 0, 0, 0]
     assert table.valid_rows.tolist() == [2, 4]
     assert table.shown_path(5) == "disc/disc_2.jpg"
 
 
-def test_functions_and_column_readers_may_be_mixed_over_a_frame(picture_folder: Path):
+def test_functions_and_column_readers_may_be_mixed_over_a_frame(image_folder: Path):
     names = [f"{label}/{label}_{n}.jpg" for label in ("cross", "disc") for n in range(3)]
     frame = pd.DataFrame({"name": names, "kind": ["x", "x", "x", "o", "o", "o"]})
 
     def path_of(row: Any) -> Path:
-        return picture_folder / row["name"]
+        return image_folder / row["name"]
 
     def kind_of(row: Any) -> str:
         return row["kind"]
 
     tables = [
         DataBlock(get_x=get_x, get_y=get_y, splitter=RandomSplitter(seed=3)).resolve(frame)
-        for get_x in (path_of, ColReader("name", pref=picture_folder))
+        for get_x in (path_of, ColReader("name", pref=image_folder))
         for get_y in (kind_of, ColReader("kind"))
     ]
-    assert {table.paths for table in tables} == {tuple(picture_folder / name for name in names)}
+    assert {table.paths for table in tables} == {tuple(image_folder / name for name in names)}
     assert [table.targets.tolist() for table in tables] == [[1, 1, 1, 0, 0, 0]] * 4
     with pytest.raises(ConfigError, match="Give a get_x"):
         DataBlock(get_y=kind_of, splitter=RandomSplitter(seed=3)).resolve(frame)
@@ -141,19 +141,19 @@ def two_labels(path: Path) -> list[str]:
     return [path.parent.name, f"{path.stem[-1]}!"] if path.stem[-1] in "13" else []
 
 
-def test_functions_may_return_lists_of_classes(picture_folder: Path):
+def test_functions_may_return_lists_of_classes(image_folder: Path):
     table = folder_block(blocks=(ImageBlock, MultiCategoryBlock), get_y=two_labels).resolve(
-        picture_folder
+        image_folder
     )
     assert (table.task, table.vocab) == ("multi_category", ("1!", "3!", "cross", "disc"))
     for row, path in enumerate(table.paths):
         assert table.label(row) == ";".join(sorted(two_labels(path)))
 
 
-def test_a_vocabulary_for_several_labels_keeps_its_order_and_knows_all(picture_folder: Path):
+def test_a_vocabulary_for_several_labels_keeps_its_order_and_knows_all(image_folder: Path):
     def resolve(**arguments: Any) -> Any:
         blocks = (ImageBlock, MultiCategoryBlock(**arguments))
-        return folder_block(blocks=blocks, get_y=two_labels).resolve(picture_folder)
+        return folder_block(blocks=blocks, get_y=two_labels).resolve(image_folder)
 
     vocab = ["disc", "3!", "none", "cross", "1!"]
     assert resolve(vocab=vocab).vocab == tuple(vocab)
@@ -164,7 +164,7 @@ def test_a_vocabulary_for_several_labels_keeps_its_order_and_knows_all(picture_f
     assert {table.label(row) for row in range(24)} == {"", "#na#;cross", "#na#;disc"}
 
 
-def test_classes_that_only_validation_has_are_told_all_at_once(picture_folder: Path):
+def test_classes_that_only_validation_has_are_told_all_at_once(image_folder: Path):
     names = {"cross_1.jpg": ["a", "犬"], "cross_10.jpg": ["a", "b"], "disc_0.jpg": ["b", "é"]}
     block = folder_block(
         blocks=(ImageBlock, MultiCategoryBlock),
@@ -175,56 +175,56 @@ def test_classes_that_only_validation_has_are_told_all_at_once(picture_folder: P
         r"3 classes are in validation but not in training:\n  'b': 2 images(?s:.*)'é'(?s:.*)'犬'"
     )
     with pytest.raises(LabelError, match=message):
-        block.resolve(picture_folder)
+        block.resolve(image_folder)
 
 
-def test_pictures_without_any_class_cannot_be_learnt_from(picture_folder: Path):
+def test_pictures_without_any_class_cannot_be_learnt_from(image_folder: Path):
     blocks = (ImageBlock, MultiCategoryBlock)
     with pytest.raises(LabelError, match="None of the 20 training images has a class"):
-        folder_block(blocks=blocks, get_y=lambda _: []).resolve(picture_folder)
+        folder_block(blocks=blocks, get_y=lambda _: []).resolve(image_folder)
     with pytest.raises(ConfigError, match=r"encoded=True\) needs vocab"):
         folder_block(
             blocks=(ImageBlock, MultiCategoryBlock(encoded=True)), get_y=lambda _: [1]
-        ).resolve(picture_folder)
+        ).resolve(image_folder)
 
 
-def test_functions_may_return_numbers(picture_folder: Path):
+def test_functions_may_return_numbers(image_folder: Path):
     def size(path: Path) -> float:
         return -float(path.stem.split("_")[1])
 
     blocks = (ImageBlock, RegressionBlock)
-    table = folder_block(blocks=blocks, get_y=size).resolve(picture_folder)
+    table = folder_block(blocks=blocks, get_y=size).resolve(image_folder)
     assert (table.task, table.vocab) == ("regression", ("value",))
     assert table.targets[:, 0].tolist() == [size(path) for path in table.paths]
     pairs = folder_block(blocks=blocks, get_y=lambda path: torch.tensor([size(path), 2.0])).resolve(
-        picture_folder
+        image_folder
     )
     assert pairs.targets.tolist() == [[size(path), 2.0] for path in pairs.paths]
     with pytest.raises(
         LabelError, match=r"None of 24 images gives(?s:.*)1 numbers .* instead of 3"
     ):
-        folder_block(blocks=(ImageBlock, RegressionBlock(3)), get_y=size).resolve(picture_folder)
+        folder_block(blocks=(ImageBlock, RegressionBlock(3)), get_y=size).resolve(image_folder)
 
 
-def test_all_that_is_wrong_with_numbers_is_told_at_once(picture_folder: Path):
+def test_all_that_is_wrong_with_numbers_is_told_at_once(image_folder: Path):
     odd: dict[str, Any] = {"cross_1.jpg": None, "cross_2.jpg": "old", "disc_3.jpg": [1.0, 2.0]}
     block = folder_block(
         blocks=(ImageBlock, RegressionBlock), get_y=lambda path: odd.get(path.name, 1)
     )
     with pytest.raises(LabelError, match="3 of 24 images give no label") as caught:
-        block.resolve(picture_folder)
+        block.resolve(image_folder)
     for part in ("cross_1.jpg': the label is None", "'old' is no number", "it has 2 numbers"):
         assert part in str(caught.value)
 
 
-def test_a_column_reader_names_numbers_and_zeros_and_ones(picture_folder: Path):
+def test_a_column_reader_names_numbers_and_zeros_and_ones(image_folder: Path):
     frame = pd.DataFrame({"name": [f"cross/cross_{n}.jpg" for n in range(6)], "age": range(6)})
     frame["sun"], frame["tags"] = [0, 1] * 3, ["a b", None, "b", "", "a", "a"]
 
     def table(block: object, get_y: ColReader) -> Any:
         return DataBlock(
             blocks=(ImageBlock, block),  # pyright: ignore[reportArgumentType]
-            get_x=ColReader("name", pref=picture_folder),
+            get_x=ColReader("name", pref=image_folder),
             get_y=get_y,
             splitter=IndexSplitter([0]),
         ).resolve(frame)
@@ -238,31 +238,31 @@ def test_a_column_reader_names_numbers_and_zeros_and_ones(picture_folder: Path):
     assert [several.label(row) for row in range(6)] == ["a;b", "", "b", "", "a", "a"]
 
 
-def test_getters_can_be_given_together(picture_folder: Path):
-    items = [(file, file.parent.name) for file in get_image_files(picture_folder)]
+def test_getters_can_be_given_together(image_folder: Path):
+    items = [(file, file.parent.name) for file in get_image_files(image_folder)]
     block = DataBlock(
         getters=[lambda item: item[0], lambda item: item[1]], splitter=RandomSplitter(seed=1)
     )
     assert block.resolve(items).vocab == ("cross", "disc")
 
 
-def test_labels_that_cannot_be_taken_are_told_before_any_loading(picture_folder: Path):
+def test_labels_that_cannot_be_taken_are_told_before_any_loading(image_folder: Path):
     block = folder_block(get_y=using_attr(RegexLabeller(r"(disc)_\d+"), "name"))
     with pytest.raises(LabelError, match=r"12 of 24 images give no label:(?s:.*)and 7 more"):
-        block.dataloaders(picture_folder)
+        block.dataloaders(image_folder)
 
 
-def test_missing_files_of_a_list_are_named_by_their_place(picture_folder: Path):
-    items = [*get_image_files(picture_folder), picture_folder / "disc" / "gone.jpg"]
+def test_missing_files_of_a_list_are_named_by_their_place(image_folder: Path):
+    items = [*get_image_files(image_folder), image_folder / "disc" / "gone.jpg"]
     with pytest.raises(PictureError, match=r"item 24 \('.*/disc/gone\.jpg'\)"):
         DataBlock(get_y=parent_label, splitter=RandomSplitter(seed=0)).resolve(items)
 
 
-def test_a_misspelt_argument_is_a_type_error(picture_folder: Path):
+def test_a_misspelt_argument_is_a_type_error(image_folder: Path):
     with pytest.raises(TypeError, match="get_itmes"):
         DataBlock(get_itmes=get_image_files)  # pyright: ignore[reportCallIssue]
     with pytest.raises(TypeError, match="batch_size"):
-        folder_block().dataloaders(picture_folder, batch_size=4)  # pyright: ignore[reportCallIssue]
+        folder_block().dataloaders(image_folder, batch_size=4)  # pyright: ignore[reportCallIssue]
 
 
 def test_arguments_that_cannot_work_are_refused():
@@ -286,30 +286,30 @@ def test_arguments_that_cannot_work_are_refused():
             DataBlock(**arguments)
 
 
-def test_a_missing_part_is_named_with_a_cure(picture_folder: Path):
+def test_a_missing_part_is_named_with_a_cure(image_folder: Path):
     with pytest.raises(ConfigError, match="Add get_items=get_image_files"):
-        DataBlock(get_y=parent_label).resolve(picture_folder)
+        DataBlock(get_y=parent_label).resolve(image_folder)
     with pytest.raises(ConfigError, match="Add for example get_y=parent_label"):
-        DataBlock(get_items=get_image_files).resolve(picture_folder)
+        DataBlock(get_items=get_image_files).resolve(image_folder)
     with pytest.raises(DataError, match="gives no items"):
         DataBlock(get_y=parent_label).resolve([])
     with pytest.raises(ConfigError, match=r"by its path. Received: tuple \(1, 2\)"):
         DataBlock(get_y=str, splitter=IndexSplitter([0])).resolve([(1, 2), (3, 4)])
 
 
-def test_an_impossible_split_is_refused(picture_folder: Path):
+def test_an_impossible_split_is_refused(image_folder: Path):
     for split, message in [
         (([0, 1], [1, 2]), "1 items into training and into validation, the first at position 1"),
         (([0], [24]), "position 24; there are 24 items"),
         (([0], [1], [2]), "Received: 3 lists"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            folder_block(splitter=lambda _, split=split: split).resolve(picture_folder)
+            folder_block(splitter=lambda _, split=split: split).resolve(image_folder)
 
 
-def test_the_order_of_training_cannot_be_switched_off(picture_folder: Path):
+def test_the_order_of_training_cannot_be_switched_off(image_folder: Path):
     with pytest.raises(ConfigError, match="always shuffled"):
-        folder_block().dataloaders(picture_folder, shuffle=False)
+        folder_block().dataloaders(image_folder, shuffle=False)
 
 
 def test_new_changes_the_transforms_of_a_copy():
@@ -324,8 +324,8 @@ FACTORIES = [name for name in vars(ImageDataLoaders) if name.startswith("from_")
 
 
 @pytest.fixture
-def files(picture_folder: Path) -> list[Path]:
-    return get_image_files(picture_folder)
+def files(image_folder: Path) -> list[Path]:
+    return get_image_files(image_folder)
 
 
 @pytest.fixture
@@ -344,112 +344,112 @@ def random_names(files: list[Path], seed: int, part: float = 0.2) -> list[str]:
     return [files[position].name for position in RandomSplitter(part, seed)(files)[1]]
 
 
-def test_from_folder_uses_train_and_valid(make_picture, tmp_path: Path):
+def test_from_folder_uses_train_and_valid(make_image, tmp_path: Path):
     for name in ("train/a/1.png", "train/b/deep/b/2.png", "valid/b/3.png", "other/c/4.png"):
-        make_picture(name)
+        make_image(name)
     loaders = ImageDataLoaders.from_folder(tmp_path, **QUIET)
     assert (loaders.vocab, loaders.path) == (("a", "b"), tmp_path)
     assert (loaders.train.n, valid_names(loaders)) == (2, ["3.png"])
 
 
-def test_from_folder_takes_other_names_and_a_vocabulary(make_picture, tmp_path: Path):
+def test_from_folder_takes_other_names_and_a_vocabulary(make_image, tmp_path: Path):
     for name in ("learn/a/1.png", "learn/b/2.png", "check/b/3.png"):
-        make_picture(name)
+        make_image(name)
     loaders = ImageDataLoaders.from_folder(tmp_path, "learn", "check", vocab=["b", "a"], **QUIET)
     assert (loaders.vocab, valid_names(loaders)) == (("b", "a"), ["3.png"])
 
 
-def test_from_folder_can_split_at_random(picture_folder: Path, files: list[Path]):
-    loaders = ImageDataLoaders.from_folder(picture_folder, valid_pct=0.25, seed=3, **QUIET)
+def test_from_folder_can_split_at_random(image_folder: Path, files: list[Path]):
+    loaders = ImageDataLoaders.from_folder(image_folder, valid_pct=0.25, seed=3, **QUIET)
     assert valid_names(loaders) == random_names(files, 3, 0.25)
 
 
-def test_from_folder_refuses_pictures_outside_class_folders(make_picture, tmp_path: Path):
+def test_from_folder_refuses_pictures_outside_class_folders(make_image, tmp_path: Path):
     for name in ("train/a/1.png", "train/b/2.png", "valid/3.png"):
-        make_picture(name)
+        make_image(name)
     with pytest.raises(LabelError, match=r"1 of 3 images give no label:\n  '.*/valid/3\.png'"):
         ImageDataLoaders.from_folder(tmp_path, **QUIET)
 
 
-def test_from_folder_names_the_folder_that_is_missing(picture_folder: Path):
+def test_from_folder_names_the_folder_that_is_missing(image_folder: Path):
     with pytest.raises(DataError, match=r"no folder '.*/train'"):
-        ImageDataLoaders.from_folder(picture_folder)
+        ImageDataLoaders.from_folder(image_folder)
 
 
-def test_from_path_func_and_name_func_call_the_function(picture_folder: Path, files: list[Path]):
+def test_from_path_func_and_name_func_call_the_function(image_folder: Path, files: list[Path]):
     by_path = ImageDataLoaders.from_path_func(
-        picture_folder, files, lambda path: path.parent.name.upper(), seed=5, **QUIET
+        image_folder, files, lambda path: path.parent.name.upper(), seed=5, **QUIET
     )
     by_name = ImageDataLoaders.from_name_func(
-        picture_folder, files, lambda name: name.split("_")[0], seed=5, **QUIET
+        image_folder, files, lambda name: name.split("_")[0], seed=5, **QUIET
     )
     assert (by_path.vocab, by_name.vocab) == (("CROSS", "DISC"), ("cross", "disc"))
     assert valid_names(by_path) == valid_names(by_name) == random_names(files, 5)
 
 
-def test_from_path_re_and_name_re_search_path_and_name(picture_folder: Path, files: list[Path]):
-    by_path = ImageDataLoaders.from_path_re(picture_folder, files, r"/([^/]+)_\d+.jpg$", **QUIET)
-    by_name = ImageDataLoaders.from_name_re(picture_folder, files, r"^(.)", **QUIET)
+def test_from_path_re_and_name_re_search_path_and_name(image_folder: Path, files: list[Path]):
+    by_path = ImageDataLoaders.from_path_re(image_folder, files, r"/([^/]+)_\d+.jpg$", **QUIET)
+    by_name = ImageDataLoaders.from_name_re(image_folder, files, r"^(.)", **QUIET)
     assert (by_path.vocab, by_name.vocab) == (("cross", "disc"), ("c", "d"))
     with pytest.raises(LabelError, match="None of 24 images gives a label"):
-        ImageDataLoaders.from_name_re(picture_folder, files, r"/([^/]+)_\d+.jpg$")
+        ImageDataLoaders.from_name_re(image_folder, files, r"/([^/]+)_\d+.jpg$")
 
 
-def test_names_that_lie_below_the_path_are_found(picture_folder: Path, files: list[Path]):
-    names = [file.relative_to(picture_folder).as_posix() for file in files]
-    loaders = ImageDataLoaders.from_name_re(picture_folder, names, r"^(.)", seed=1, **QUIET)
+def test_names_that_lie_below_the_path_are_found(image_folder: Path, files: list[Path]):
+    names = [file.relative_to(image_folder).as_posix() for file in files]
+    loaders = ImageDataLoaders.from_name_re(image_folder, names, r"^(.)", seed=1, **QUIET)
     assert loaders.table.paths == tuple(files)
 
 
-def test_from_lists_takes_labels_in_order(picture_folder: Path, files: list[Path]):
+def test_from_lists_takes_labels_in_order(image_folder: Path, files: list[Path]):
     labels = [len(file.parent.name) for file in files]
-    loaders = ImageDataLoaders.from_lists(picture_folder, files, labels, seed=1, **QUIET)
+    loaders = ImageDataLoaders.from_lists(image_folder, files, labels, seed=1, **QUIET)
     assert (loaders.vocab, loaders.table.label(0)) == (("4", "5"), "5")
 
 
-def test_from_lists_refuses_what_does_not_fit(picture_folder: Path, files: list[Path]):
+def test_from_lists_refuses_what_does_not_fit(image_folder: Path, files: list[Path]):
     with pytest.raises(ConfigError, match="Received: 24 fnames, 2 labels"):
-        ImageDataLoaders.from_lists(picture_folder, files, ["a", "b"])
+        ImageDataLoaders.from_lists(image_folder, files, ["a", "b"])
     with pytest.raises(ConfigError, match="fnames is empty"):
-        ImageDataLoaders.from_lists(picture_folder, [], [])
+        ImageDataLoaders.from_lists(image_folder, [], [])
     with pytest.raises(LabelError, match=r"1 of 24 images give no label:\n  item 3 .*'x' is no"):
         ImageDataLoaders.from_lists(
-            picture_folder, files, [0.5] * 3 + ["x"] + [1] * 20, y_block=RegressionBlock
+            image_folder, files, [0.5] * 3 + ["x"] + [1] * 20, y_block=RegressionBlock
         )
     with pytest.raises(LabelError, match=r"2 images have a decimal number(?s:.*)RegressionBlock"):
-        ImageDataLoaders.from_lists(picture_folder, files, ["a", "b"] * 11 + [0.5, 0.5])
+        ImageDataLoaders.from_lists(image_folder, files, ["a", "b"] * 11 + [0.5, 0.5])
 
 
 def test_from_lists_takes_lists_for_several_labels_and_decimals_for_numbers(
-    picture_folder: Path, files: list[Path]
+    image_folder: Path, files: list[Path]
 ):
     lists = [["b", "a"], [], ["c"]] * 8
-    several = ImageDataLoaders.from_lists(picture_folder, files, lists, seed=1, **QUIET).table
+    several = ImageDataLoaders.from_lists(image_folder, files, lists, seed=1, **QUIET).table
     assert (several.task, several.vocab) == ("multi_category", ("a", "b", "c"))
     assert several.targets[:3].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
     assert [several.label(row) for row in range(3)] == ["a;b", "", "c"]
     ages = [float(number) - 3 for number in range(24)]
-    numbers = ImageDataLoaders.from_lists(picture_folder, files, ages, seed=1, **QUIET).table
+    numbers = ImageDataLoaders.from_lists(image_folder, files, ages, seed=1, **QUIET).table
     assert (numbers.task, numbers.vocab) == ("regression", ("value",))
     assert (numbers.targets.shape, numbers.targets.dtype) == ((24, 1), torch.float32)
     assert numbers.targets[:, 0].tolist() == ages
     assert numbers.label(0) == "-3"
     points = [(x, -x / 2) for x in ages]
     pairs = ImageDataLoaders.from_lists(
-        picture_folder, files, points, y_block=RegressionBlock(2), seed=1, **QUIET
+        image_folder, files, points, y_block=RegressionBlock(2), seed=1, **QUIET
     ).table
     assert (pairs.vocab, pairs.label(1)) == (("value_0", "value_1"), "-2;1")
 
 
 def test_from_df_reads_columns_by_position_and_name(
-    picture_folder: Path, frame: pd.DataFrame, files: list[Path]
+    image_folder: Path, frame: pd.DataFrame, files: list[Path]
 ):
-    first = ImageDataLoaders.from_df(frame, picture_folder, suff=".jpg", seed=2, **QUIET)
+    first = ImageDataLoaders.from_df(frame, image_folder, suff=".jpg", seed=2, **QUIET)
     assert (first.vocab, valid_names(first)) == (("c", "d"), random_names(files, 2))
     second = ImageDataLoaders.from_df(
         frame.reindex(columns=["held_out", "kind", "name"]),
-        picture_folder.parent,
-        folder=picture_folder.name,
+        image_folder.parent,
+        folder=image_folder.name,
         suff=".jpg",
         fn_col="name",
         label_col="kind",
@@ -460,43 +460,43 @@ def test_from_df_reads_columns_by_position_and_name(
     assert second.valid.rows.tolist() == [0, 4, 8, 12, 16, 20]
 
 
-def test_from_df_tells_all_faults_with_their_rows(picture_folder: Path, frame: pd.DataFrame):
+def test_from_df_tells_all_faults_with_their_rows(image_folder: Path, frame: pd.DataFrame):
     frame.loc[3, "kind"] = None
     frame.loc[5, "name"] = "gone"
     frame.loc[7, "name"] = frame.loc[8, "name"]
     frame.loc[9, "name"] = None
     with pytest.raises(DataError) as caught:
-        ImageDataLoaders.from_df(frame, picture_folder, suff=".jpg", seed=0)
+        ImageDataLoaders.from_df(frame, image_folder, suff=".jpg", seed=0)
     message = str(caught.value)
     assert "The data has 4 problems." in message
     for part in ("row 3 (", "row 5 (", "(row 7, row 8)", "row 9: (None,", "its first row is row 0"):
         assert part in message
 
 
-def test_from_df_names_a_missing_column(picture_folder: Path, frame: pd.DataFrame):
+def test_from_df_names_a_missing_column(image_folder: Path, frame: pd.DataFrame):
     with pytest.raises(TableError, match="no column 'breed' in the DataFrame"):
-        ImageDataLoaders.from_df(frame, picture_folder, label_col="breed")
+        ImageDataLoaders.from_df(frame, image_folder, label_col="breed")
 
 
-def test_from_csv_reads_the_file_in_the_folder(picture_folder: Path, frame: pd.DataFrame):
-    frame.to_csv(picture_folder / "labels.csv", index=False)
-    loaders = ImageDataLoaders.from_csv(picture_folder, suff=".jpg", valid_col="held_out", **QUIET)
+def test_from_csv_reads_the_file_in_the_folder(image_folder: Path, frame: pd.DataFrame):
+    frame.to_csv(image_folder / "labels.csv", index=False)
+    loaders = ImageDataLoaders.from_csv(image_folder, suff=".jpg", valid_col="held_out", **QUIET)
     assert (loaders.vocab, loaders.valid.rows.tolist()) == (("c", "d"), [0, 4, 8, 12, 16, 20])
 
 
-def test_from_csv_follows_delimiter_and_header(picture_folder: Path, frame: pd.DataFrame):
-    frame.to_csv(picture_folder / "l.txt", index=False, sep=";", header=False)
+def test_from_csv_follows_delimiter_and_header(image_folder: Path, frame: pd.DataFrame):
+    frame.to_csv(image_folder / "l.txt", index=False, sep=";", header=False)
     loaders = ImageDataLoaders.from_csv(
-        picture_folder, "l.txt", header=None, delimiter=";", suff=".jpg", seed=0, **QUIET
+        image_folder, "l.txt", header=None, delimiter=";", suff=".jpg", seed=0, **QUIET
     )
     assert (loaders.vocab, len(loaders.table.paths)) == (("c", "d"), 24)
 
 
-def test_from_csv_names_missing_files_by_their_row(picture_folder: Path, frame: pd.DataFrame):
+def test_from_csv_names_missing_files_by_their_row(image_folder: Path, frame: pd.DataFrame):
     frame.loc[0, "name"] = "gone"
-    frame.to_csv(picture_folder / "labels.csv", index=False)
+    frame.to_csv(image_folder / "labels.csv", index=False)
     with pytest.raises(PictureError, match=r"row 2 \('.*/gone\.jpg'\)"):
-        ImageDataLoaders.from_csv(picture_folder, suff=".jpg", seed=0)
+        ImageDataLoaders.from_csv(image_folder, suff=".jpg", seed=0)
 
 
 @pytest.fixture
@@ -532,7 +532,7 @@ def tags(frame: pd.DataFrame) -> pd.DataFrame:
     ids=range(5),
 )
 def test_several_labels_are_read_from_a_delimiter_from_columns_and_from_zeros_and_ones(
-    picture_folder: Path,
+    image_folder: Path,
     tags: pd.DataFrame,
     from_file: bool,
     arguments: dict[str, Any],
@@ -540,10 +540,10 @@ def test_several_labels_are_read_from_a_delimiter_from_columns_and_from_zeros_an
 ):
     arguments = {**arguments, **QUIET, "suff": ".jpg", "seed": 0}
     if from_file:
-        tags.to_csv(picture_folder / "labels.csv", index=False)
-        loaders = ImageDataLoaders.from_csv(picture_folder, **arguments)
+        tags.to_csv(image_folder / "labels.csv", index=False)
+        loaders = ImageDataLoaders.from_csv(image_folder, **arguments)
     else:
-        loaders = ImageDataLoaders.from_df(tags, picture_folder, **arguments)
+        loaders = ImageDataLoaders.from_df(tags, image_folder, **arguments)
     assert (loaders.table.task, loaders.vocab) == ("multi_category", vocab)
     assert loaders.table.targets.tolist() == [[1, 1], [1, 0], [0, 0], [0, 1]] * 6
     images, targets = loaders.one_batch()
@@ -551,16 +551,14 @@ def test_several_labels_are_read_from_a_delimiter_from_columns_and_from_zeros_an
 
 
 @pytest.mark.parametrize("from_file", [False, True])
-def test_numbers_are_read_from_columns(picture_folder: Path, tags: pd.DataFrame, from_file: bool):
+def test_numbers_are_read_from_columns(image_folder: Path, tags: pd.DataFrame, from_file: bool):
     arguments: dict[str, Any] = {"y_block": RegressionBlock, "suff": ".jpg", "seed": 0, **QUIET}
-    tags.to_csv(picture_folder / "labels.csv", index=False)
+    tags.to_csv(image_folder / "labels.csv", index=False)
 
-    def table_of(label_col: Any) -> PictureTable:
+    def table_of(label_col: Any) -> ImageTable:
         if from_file:
-            return ImageDataLoaders.from_csv(picture_folder, label_col=label_col, **arguments).table
-        return ImageDataLoaders.from_df(
-            tags, picture_folder, label_col=label_col, **arguments
-        ).table
+            return ImageDataLoaders.from_csv(image_folder, label_col=label_col, **arguments).table
+        return ImageDataLoaders.from_df(tags, image_folder, label_col=label_col, **arguments).table
 
     assert table_of("age").vocab == ("age",)
     both = table_of(["age", "weight"])
@@ -568,35 +566,33 @@ def test_numbers_are_read_from_columns(picture_folder: Path, tags: pd.DataFrame,
     assert both.targets[:2].tolist() == [[0.5, 1.0], [-1.0, 2.0]]
 
 
-def test_cells_that_are_no_numbers_are_named_by_their_rows(
-    picture_folder: Path, tags: pd.DataFrame
-):
+def test_cells_that_are_no_numbers_are_named_by_their_rows(image_folder: Path, tags: pd.DataFrame):
     tags.loc[2, "age"] = None
     with pytest.raises(LabelError, match=r"1 of 24 images give no label:\n  row 2 .* is None"):
         ImageDataLoaders.from_df(
-            tags, picture_folder, label_col="age", y_block=RegressionBlock, suff=".jpg", seed=0
+            tags, image_folder, label_col="age", y_block=RegressionBlock, suff=".jpg", seed=0
         )
     with pytest.raises(LabelError, match=r"None of 24 images gives a label:(?s:.*)column 'kind'"):
         ImageDataLoaders.from_df(
-            tags, picture_folder, label_col="kind", y_block=RegressionBlock, suff=".jpg", seed=0
+            tags, image_folder, label_col="kind", y_block=RegressionBlock, suff=".jpg", seed=0
         )
 
 
-def test_one_text_is_no_list_of_labels(picture_folder: Path, tags: pd.DataFrame):
+def test_one_text_is_no_list_of_labels(image_folder: Path, tags: pd.DataFrame):
     with pytest.raises(LabelError, match=r"not a list of labels; split it \(label_delim\)"):
         ImageDataLoaders.from_df(
-            tags, picture_folder, label_col="kind", y_block=MultiCategoryBlock, suff=".jpg", seed=0
+            tags, image_folder, label_col="kind", y_block=MultiCategoryBlock, suff=".jpg", seed=0
         )
 
 
-def test_what_is_no_block_is_refused(picture_folder: Path, frame: pd.DataFrame):
+def test_what_is_no_block_is_refused(image_folder: Path, frame: pd.DataFrame):
     with pytest.raises(ConfigError, match=r"y_block is CategoryBlock.*Received: 'numbers'"):
-        ImageDataLoaders.from_df(frame, picture_folder, y_block="numbers")  # pyright: ignore[reportArgumentType]
+        ImageDataLoaders.from_df(frame, image_folder, y_block="numbers")  # pyright: ignore[reportArgumentType]
 
 
-def test_loaders_have_the_sizes_that_were_asked_for(picture_folder: Path, files: list[Path]):
+def test_loaders_have_the_sizes_that_were_asked_for(image_folder: Path, files: list[Path]):
     loaders = ImageDataLoaders.from_name_re(
-        picture_folder, files, "^(.)", seed=1, batch_tfms=aug_transforms(size=16), val_bs=2, **QUIET
+        image_folder, files, "^(.)", seed=1, batch_tfms=aug_transforms(size=16), val_bs=2, **QUIET
     )
     assert (loaders.train.bs, loaders.valid.bs) == (4, 2)
     assert [tuple(images.shape) for images, _ in loaders.valid] == [(2, 3, 16, 16)] * 2

@@ -1,4 +1,4 @@
-"""PictureCache: makes each picture once, keeps within its budget, notices changed files."""
+"""ImageCache: makes each picture once, keeps within its budget, notices changed files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vizsla.data.cache.cache import CacheMode, PictureCache, PictureKey, expected_bytes
+from vizsla.data.cache.cache import CacheMode, ImageCache, ImageKey, expected_bytes
 from vizsla.data.cache.disk import DiskStore, cache_folder, clear_disk_cache, disk_use
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError, OutputError, PictureError
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def key_of(number: int) -> PictureKey:
-    return PictureKey(path=str(number), num_bytes=1, modified_ns=2, preparation="whole")
+def key_of(number: int) -> ImageKey:
+    return ImageKey(path=str(number), num_bytes=1, modified_ns=2, preparation="whole")
 
 
 class Maker:
@@ -41,7 +41,7 @@ class Maker:
         return np.full((10, 10, 3), self.count, np.uint8)
 
 
-def get(cache: PictureCache, key: PictureKey, make: Callable[[], np.ndarray]) -> np.ndarray:
+def get(cache: ImageCache, key: ImageKey, make: Callable[[], np.ndarray]) -> np.ndarray:
     """Return an image from the cache, or make it and let the cache take it."""
     found = cache.find(key)
     if found is None:
@@ -51,14 +51,14 @@ def get(cache: PictureCache, key: PictureKey, make: Callable[[], np.ndarray]) ->
 
 
 def test_a_picture_is_made_once():
-    cache, make = PictureCache(budget_bytes=1000), Maker()
+    cache, make = ImageCache(budget_bytes=1000), Maker()
     first, second = get(cache, key_of(0), make), get(cache, key_of(0), make)
     assert second is first
     assert make.count == 1
 
 
 def test_it_stops_storing_at_its_budget_and_still_gives_pictures():
-    cache, make = PictureCache(budget_bytes=700), Maker()
+    cache, make = ImageCache(budget_bytes=700), Maker()
     for _ in range(2):
         for number in range(3):
             get(cache, key_of(number), make)
@@ -67,7 +67,7 @@ def test_it_stops_storing_at_its_budget_and_still_gives_pictures():
 
 
 def test_off_stores_nothing():
-    cache, make = PictureCache(mode="off", budget_bytes=1000), Maker()
+    cache, make = ImageCache(mode="off", budget_bytes=1000), Maker()
     get(cache, key_of(0), make)
     get(cache, key_of(0), make)
     assert make.count == 2
@@ -75,14 +75,14 @@ def test_off_stores_nothing():
 
 
 def test_what_it_gives_cannot_be_written_to():
-    for cache in (PictureCache(), PictureCache(mode="off")):
+    for cache in (ImageCache(), ImageCache(mode="off")):
         picture = get(cache, key_of(0), Maker())
         with pytest.raises(ValueError, match="read-only"):
             picture[0, 0, 0] = 9
 
 
 def test_an_error_passes_through_and_nothing_is_kept():
-    cache, make = PictureCache(budget_bytes=1000), Maker()
+    cache, make = ImageCache(budget_bytes=1000), Maker()
 
     def fail() -> np.ndarray:
         raise PictureError("broken")
@@ -94,7 +94,7 @@ def test_an_error_passes_through_and_nothing_is_kept():
 
 
 def test_threads_that_ask_at_once_get_equal_pictures_and_the_bytes_are_counted_once():
-    cache = PictureCache(budget_bytes=650)
+    cache = ImageCache(budget_bytes=650)
     together = threading.Barrier(4)
 
     def make() -> np.ndarray:
@@ -109,32 +109,32 @@ def test_threads_that_ask_at_once_get_equal_pictures_and_the_bytes_are_counted_o
 def test_a_changed_file_or_another_preparation_has_another_key(tmp_path: Path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"one")
-    before = PictureKey.of_file(path, preparation="centred 224")
-    assert PictureKey.of_file(path, preparation="centred 224") == before
-    assert PictureKey.of_file(path, preparation="strip 224") != before
+    before = ImageKey.of_file(path, preparation="centred 224")
+    assert ImageKey.of_file(path, preparation="centred 224") == before
+    assert ImageKey.of_file(path, preparation="strip 224") != before
     os.utime(path, ns=(1, 1))
-    assert PictureKey.of_file(path, preparation="centred 224") != before
+    assert ImageKey.of_file(path, preparation="centred 224") != before
 
 
 def test_budgets_are_stated_shares_of_the_free_memory():
-    auto, memory = PictureCache().budget_bytes, PictureCache(mode="memory").budget_bytes
+    auto, memory = ImageCache().budget_bytes, ImageCache(mode="memory").budget_bytes
     assert auto > 0
     assert memory == pytest.approx(3 * auto, rel=0.2)
-    assert PictureCache(mode="off").budget_bytes == 0
+    assert ImageCache(mode="off").budget_bytes == 0
 
 
 def test_unknown_modes_and_negative_budgets_are_refused():
     with pytest.raises(ConfigError, match=r"'disc'\. Use one of auto, memory, disk, off, device"):
-        PictureCache(mode="disc")  # pyright: ignore[reportArgumentType]  the mistake under test
+        ImageCache(mode="disc")  # pyright: ignore[reportArgumentType]  the mistake under test
     with pytest.raises(ConfigError, match="at least 0"):
-        PictureCache(budget_bytes=-1)
+        ImageCache(budget_bytes=-1)
 
 
 # ── modes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_changed_file_takes_the_room_of_its_earlier_state():
-    cache, make = PictureCache(mode="memory", budget_bytes=300), Maker()
+    cache, make = ImageCache(mode="memory", budget_bytes=300), Maker()
     for modified_ns in (1, 2, 2):
         get(cache, replace(key_of(0), modified_ns=modified_ns), make)
     assert make.count == 2
@@ -143,7 +143,7 @@ def test_a_changed_file_takes_the_room_of_its_earlier_state():
 
 @pytest.mark.parametrize("mode", ["memory", "disk", "device"])
 def test_every_mode_gives_the_same_read_only_pixels(mode: CacheMode, tmp_path: Path):
-    cache, make = PictureCache(mode=mode, budget_bytes=10**6, folder=tmp_path), Maker()
+    cache, make = ImageCache(mode=mode, budget_bytes=10**6, folder=tmp_path), Maker()
     first = get(cache, key_of(0), make)
     second = get(cache, key_of(0), make)
     assert np.array_equal(first, second)
@@ -154,7 +154,7 @@ def test_every_mode_gives_the_same_read_only_pixels(mode: CacheMode, tmp_path: P
 
 
 def test_auto_takes_memory_if_everything_fits_there(tmp_path: Path):
-    cache = PictureCache(expected_bytes=10**6, budget_bytes=2 * 10**6, folder=tmp_path)
+    cache = ImageCache(expected_bytes=10**6, budget_bytes=2 * 10**6, folder=tmp_path)
     assert cache.kind == "memory"
     assert cache.describe() == (
         "cache auto: 0 images, 0.0 MB in memory of at most 2.0 MB (1.0 MB needed)"
@@ -165,19 +165,19 @@ def test_auto_takes_the_disk_if_memory_is_too_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("vizsla.data.cache.cache.free_memory_bytes", lambda: 400_000)
-    assert PictureCache(expected_bytes=100_000, folder=tmp_path).kind == "memory"
-    cache = PictureCache(expected_bytes=100_001, folder=tmp_path)
+    assert ImageCache(expected_bytes=100_000, folder=tmp_path).kind == "memory"
+    cache = ImageCache(expected_bytes=100_001, folder=tmp_path)
     assert cache.kind == "disk"
     assert str(tmp_path) in cache.describe()
 
 
 def test_auto_keeps_in_memory_what_it_can_if_nothing_has_room_for_all(tmp_path: Path):
-    cache = PictureCache(expected_bytes=10**7, budget_bytes=10**6, folder=tmp_path)
+    cache = ImageCache(expected_bytes=10**7, budget_bytes=10**6, folder=tmp_path)
     assert (cache.kind, cache.budget_bytes) == ("memory", 10**6)
 
 
 def test_auto_is_off_where_nearly_nothing_fits_and_says_why(tmp_path: Path):
-    cache = PictureCache(expected_bytes=10**9, budget_bytes=10**6, folder=tmp_path)
+    cache = ImageCache(expected_bytes=10**9, budget_bytes=10**6, folder=tmp_path)
     assert cache.kind == "off"
     assert cache.describe() == (
         "cache auto, no room (1.0 GB needed): every image is decoded each time"
@@ -189,7 +189,7 @@ def test_auto_does_without_a_disk_that_cannot_be_written_to(
 ):
     monkeypatch.setattr("vizsla.data.cache.cache.free_memory_bytes", lambda: 400_000)
     (tmp_path / "file").write_text("")
-    cache = PictureCache(expected_bytes=200_000, folder=tmp_path / "file" / "x")
+    cache = ImageCache(expected_bytes=200_000, folder=tmp_path / "file" / "x")
     assert cache.kind == "memory"
 
 
@@ -202,12 +202,12 @@ def test_what_pictures_will_take_is_reckoned():
 PICTURE_ON_DISK = 8192  # 40 x 50 x 3 bytes and the header, in whole blocks
 
 
-def key_of_disk_cache(number: int, **other: object) -> PictureKey:
+def key_of_disk_cache(number: int, **other: object) -> ImageKey:
     facts = dict(path=f"/secret/{number}.jpg", num_bytes=1, modified_ns=2, preparation="whole")
-    return PictureKey(**(facts | other))  # pyright: ignore[reportArgumentType]
+    return ImageKey(**(facts | other))  # pyright: ignore[reportArgumentType]
 
 
-def picture_of(number: int) -> np.ndarray:
+def image_of(number: int) -> np.ndarray:
     picture = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     picture.setflags(write=False)
     return picture
@@ -231,10 +231,10 @@ def make_old(path: Path, *, seconds: float) -> None:
 
 
 def test_what_one_store_keeps_another_finds_mapped_and_read_only(tmp_path: Path):
-    store_of(tmp_path).keep(key_of_disk_cache(1), picture_of(1))
+    store_of(tmp_path).keep(key_of_disk_cache(1), image_of(1))
     found = store_of(tmp_path).find(key_of_disk_cache(1))
     assert found is not None
-    assert np.array_equal(found, picture_of(1))
+    assert np.array_equal(found, image_of(1))
     assert found.dtype == np.uint8
     with pytest.raises(ValueError, match="read-only"):
         found[0, 0, 0] = 1
@@ -253,13 +253,13 @@ def test_what_one_store_keeps_another_finds_mapped_and_read_only(tmp_path: Path)
 )
 def test_every_part_of_the_key_counts(tmp_path: Path, other: dict[str, object]):
     store = store_of(tmp_path)
-    store.keep(key_of_disk_cache(1), picture_of(1))
+    store.keep(key_of_disk_cache(1), image_of(1))
     assert store.find(key_of_disk_cache(1, **other)) is None
 
 
 def test_names_tell_nothing_and_the_folder_is_for_the_user_alone(tmp_path: Path):
     folder = tmp_path / "cache"
-    store_of(folder).keep(key_of_disk_cache(1), picture_of(1))
+    store_of(folder).keep(key_of_disk_cache(1), image_of(1))
     (entry,) = entries(folder)
     assert len(entry.stem) == 64
     assert set(entry.stem) <= set("0123456789abcdef")
@@ -270,21 +270,21 @@ def test_names_tell_nothing_and_the_folder_is_for_the_user_alone(tmp_path: Path)
 
 def test_a_name_that_is_no_text_is_a_key_too(tmp_path: Path):
     store = store_of(tmp_path)
-    store.keep(key_of_disk_cache(1, path="/a\udcff\n'\".jpg"), picture_of(1))
+    store.keep(key_of_disk_cache(1, path="/a\udcff\n'\".jpg"), image_of(1))
     assert store.find(key_of_disk_cache(1, path="/a\udcff\n'\".jpg")) is not None
 
 
 @pytest.mark.parametrize("where", [0, 20, 41, 53, 64, 3000, -1])
 def test_a_flipped_bit_anywhere_is_noticed_and_the_picture_made_anew(tmp_path: Path, where: int):
-    cache = PictureCache(mode="disk", budget_bytes=10**7, folder=tmp_path)
-    get(cache, key_of_disk_cache(1), lambda: picture_of(1).copy())
+    cache = ImageCache(mode="disk", budget_bytes=10**7, folder=tmp_path)
+    get(cache, key_of_disk_cache(1), lambda: image_of(1).copy())
     (entry,) = entries(tmp_path)
     content = bytearray(entry.read_bytes())
     content[where] ^= 16
     entry.write_bytes(content)
-    again = get(cache, key_of_disk_cache(1), lambda: picture_of(7).copy())
-    assert np.array_equal(again, picture_of(7))
-    assert np.array_equal(get(cache, key_of_disk_cache(1), lambda: picture_of(8)), picture_of(7))
+    again = get(cache, key_of_disk_cache(1), lambda: image_of(7).copy())
+    assert np.array_equal(again, image_of(7))
+    assert np.array_equal(get(cache, key_of_disk_cache(1), lambda: image_of(8)), image_of(7))
     assert "cache disk: 1 images, 0.0 MB on disk" in cache.describe()
     assert "1 damaged ones made anew" in cache.describe()
 
@@ -292,7 +292,7 @@ def test_a_flipped_bit_anywhere_is_noticed_and_the_picture_made_anew(tmp_path: P
 @pytest.mark.parametrize("num_bytes", [0, 10, 64, 5000])
 def test_a_file_that_was_cut_short_is_noticed(tmp_path: Path, num_bytes: int):
     store = store_of(tmp_path)
-    store.keep(key_of_disk_cache(1), picture_of(1))
+    store.keep(key_of_disk_cache(1), image_of(1))
     (entry,) = entries(tmp_path)
     os.truncate(entry, num_bytes)
     assert store.find(key_of_disk_cache(1)) is None
@@ -301,9 +301,9 @@ def test_a_file_that_was_cut_short_is_noticed(tmp_path: Path, num_bytes: int):
 
 def test_a_picture_under_the_name_of_another_is_not_used(tmp_path: Path):
     store = store_of(tmp_path)
-    store.keep(key_of_disk_cache(1), picture_of(1))
+    store.keep(key_of_disk_cache(1), image_of(1))
     (first,) = entries(tmp_path)
-    store.keep(key_of_disk_cache(2), picture_of(2))
+    store.keep(key_of_disk_cache(2), image_of(2))
     second = next(entry for entry in entries(tmp_path) if entry != first)
     second.write_bytes(first.read_bytes())
     assert store.find(key_of_disk_cache(2)) is None
@@ -316,12 +316,12 @@ def test_a_picture_under_the_name_of_another_is_not_used(tmp_path: Path):
 def test_pictures_that_were_not_used_for_longest_make_room(tmp_path: Path):
     earlier = store_of(tmp_path)
     for number in range(8):
-        earlier.keep(key_of_disk_cache(number), picture_of(number))
+        earlier.keep(key_of_disk_cache(number), image_of(number))
         newest = max(entries(tmp_path), key=lambda entry: entry.stat().st_mtime_ns)
         make_old(newest, seconds=1000 - number)
     later = store_of(tmp_path, num_images=8)
     assert later.find(key_of_disk_cache(0)) is not None  # It is the oldest, and used now.
-    later.keep(key_of_disk_cache(8), picture_of(8))
+    later.keep(key_of_disk_cache(8), image_of(8))
     left = [number for number in range(9) if later.find(key_of_disk_cache(number)) is not None]
     assert left == [0, 3, 4, 5, 6, 7, 8]  # Two went: room for one, and an eighth more.
 
@@ -331,7 +331,7 @@ def test_a_run_does_not_evict_what_it_used_itself(tmp_path: Path):
     for _ in range(2):
         for number in range(20):
             if store.find(key_of_disk_cache(number)) is None:
-                store.keep(key_of_disk_cache(number), picture_of(number))
+                store.keep(key_of_disk_cache(number), image_of(number))
     assert [
         number for number in range(20) if store.find(key_of_disk_cache(number)) is not None
     ] == [*range(5)]
@@ -339,19 +339,19 @@ def test_a_run_does_not_evict_what_it_used_itself(tmp_path: Path):
 
 def test_a_budget_of_nothing_stores_nothing(tmp_path: Path):
     store = DiskStore(tmp_path, budget_bytes=0)
-    store.keep(key_of_disk_cache(1), picture_of(1))
+    store.keep(key_of_disk_cache(1), image_of(1))
     assert entries(tmp_path) == []
 
 
 def test_leftovers_of_a_crash_are_removed_once_they_are_old(tmp_path: Path):
-    store_of(tmp_path).keep(key_of_disk_cache(1), picture_of(1))
+    store_of(tmp_path).keep(key_of_disk_cache(1), image_of(1))
     (entry,) = entries(tmp_path)
     old, new = entry.with_name("old.part"), entry.with_name("new.part")
     for part in (old, new):
         part.write_bytes(b"half")
     make_old(old, seconds=7200)
     store = store_of(tmp_path, num_images=3)  # So small that each storing looks.
-    store.keep(key_of_disk_cache(2), picture_of(2))
+    store.keep(key_of_disk_cache(2), image_of(2))
     assert not old.exists()
     assert new.exists()
 
@@ -362,31 +362,31 @@ def test_leftovers_of_a_crash_are_removed_once_they_are_old(tmp_path: Path):
 def test_a_folder_that_cannot_be_made_is_refused_with_the_way_out(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"folder .*file.*VIZSLA_HOME"):
-        PictureCache(mode="disk", folder=tmp_path / "file" / "cache")
+        ImageCache(mode="disk", folder=tmp_path / "file" / "cache")
 
 
 def test_trouble_while_writing_ends_the_storing_and_is_told(tmp_path: Path):
     store = store_of(tmp_path)
-    store.keep(key_of_disk_cache(1), picture_of(1))
+    store.keep(key_of_disk_cache(1), image_of(1))
     (entry,) = entries(tmp_path)
     clear_disk_cache(tmp_path)
     entry.parent.write_text("a file where the folder was")
-    store.keep(key_of_disk_cache(1), picture_of(1))
+    store.keep(key_of_disk_cache(1), image_of(1))
     assert store.find(key_of_disk_cache(1)) is None
     assert "no more are stored: Not a directory" in store.describe()
 
 
 def test_a_cleared_cache_fills_again(tmp_path: Path):
     store = store_of(tmp_path)
-    store.keep(key_of_disk_cache(1), picture_of(1))
+    store.keep(key_of_disk_cache(1), image_of(1))
     assert clear_disk_cache(tmp_path).num_images == 1
     assert store.find(key_of_disk_cache(1)) is None
-    store.keep(key_of_disk_cache(1), picture_of(1))
+    store.keep(key_of_disk_cache(1), image_of(1))
     assert store.find(key_of_disk_cache(1)) is not None
 
 
 def test_clearing_removes_our_files_only(tmp_path: Path):
-    store_of(tmp_path).keep(key_of_disk_cache(1), picture_of(1))
+    store_of(tmp_path).keep(key_of_disk_cache(1), image_of(1))
     others = [tmp_path / "note.pic", tmp_path / "ab" / "note.txt", tmp_path / "photos" / "a.pic"]
     for other in others:
         other.parent.mkdir(exist_ok=True)
@@ -413,20 +413,20 @@ READ_ALL = textwrap.dedent(
     import sys
     from pathlib import Path
     import numpy as np
-    from vizsla.data.cache.cache import PictureCache
-    from vizsla.data.images.decode import open_picture
+    from vizsla.data.cache.cache import ImageCache
+    from vizsla.data.images.decode import decode_image
     from vizsla.data.images.sizing import Resize
-    from vizsla.data.images.reader import PictureReader
+    from vizsla.data.images.reader import ImageReader
 
     root, rounds = Path(sys.argv[1]), int(sys.argv[2])
     caches = [(Path(folder), int(budget)) for folder, budget in zip(sys.argv[3::2], sys.argv[4::2], strict=True)]
     paths = sorted(root.rglob("*.jpg"))
-    expected = [np.asarray(Resize(32)(open_picture(path, cover=(32, 32)))) for path in paths]
+    expected = [np.asarray(Resize(32)(decode_image(path, cover=(32, 32)))) for path in paths]
     print("ready", flush=True)
     sys.stdin.readline()
     for folder, budget in caches * rounds:
-        cache = PictureCache(mode="disk", budget_bytes=budget, folder=folder)
-        reader = PictureReader(resize=Resize(32), cache=cache)
+        cache = ImageCache(mode="disk", budget_bytes=budget, folder=folder)
+        reader = ImageReader(resize=Resize(32), cache=cache)
         for path, pixels in zip(paths, expected, strict=True):
             assert np.array_equal(reader.read(path), pixels), path
         assert "no more" not in cache.describe(), cache.describe()
@@ -446,10 +446,10 @@ def started(*arguments: object) -> subprocess.Popen[str]:
 
 
 def test_two_processes_at_once_read_the_right_pixels_and_keep_the_budget(
-    picture_folder: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path
 ):
     roomy, tight = (tmp_path / "roomy", 10**8), (tmp_path / "tight", 14 * 4096)
-    processes = [started(picture_folder, 8, *roomy, *tight) for _ in range(2)]
+    processes = [started(image_folder, 8, *roomy, *tight) for _ in range(2)]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -466,9 +466,9 @@ def test_two_processes_at_once_read_the_right_pixels_and_keep_the_budget(
     assert len(entries(roomy[0])) == 24
 
 
-def test_a_process_that_was_killed_leaves_no_wrong_pixels(picture_folder: Path, tmp_path: Path):
+def test_a_process_that_was_killed_leaves_no_wrong_pixels(image_folder: Path, tmp_path: Path):
     folder = tmp_path / "cache"
-    process = started(picture_folder, 10**6, folder, 10**8)
+    process = started(image_folder, 10**6, folder, 10**8)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdout.readline()
@@ -479,21 +479,21 @@ def test_a_process_that_was_killed_leaves_no_wrong_pixels(picture_folder: Path, 
         time.sleep(0.001)
     process.kill()
     process.communicate(timeout=20)
-    reader = PictureReader(
-        resize=Resize(32), cache=PictureCache(mode="disk", budget_bytes=10**8, folder=folder)
+    reader = ImageReader(
+        resize=Resize(32), cache=ImageCache(mode="disk", budget_bytes=10**8, folder=folder)
     )
-    plain = PictureReader(resize=Resize(32), cache=PictureCache(mode="off"))
-    for path in sorted(picture_folder.rglob("*.jpg")):
+    plain = ImageReader(resize=Resize(32), cache=ImageCache(mode="off"))
+    for path in sorted(image_folder.rglob("*.jpg")):
         assert np.array_equal(reader.read(path), plain.read(path))
     assert "damaged" not in reader.cache.describe()
 
 
 def test_a_later_process_does_not_decode_what_an_earlier_one_kept(
-    picture_folder: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path
 ):
-    paths = sorted(picture_folder.rglob("*.jpg"))
-    caches = [PictureCache(mode="disk", budget_bytes=10**8, folder=tmp_path) for _ in range(2)]
-    first, second = (PictureReader(resize=Resize(32), cache=cache) for cache in caches)
+    paths = sorted(image_folder.rglob("*.jpg"))
+    caches = [ImageCache(mode="disk", budget_bytes=10**8, folder=tmp_path) for _ in range(2)]
+    first, second = (ImageReader(resize=Resize(32), cache=cache) for cache in caches)
     expected = [first.read(path).copy() for path in paths]
     for path in paths:  # The same size and time, other content: whoever decodes it fails.
         facts = path.stat()

@@ -29,13 +29,13 @@ from vizsla.errors import (
     raise_problems,
 )
 from vizsla.text import quoted
-from vizsla.types import UNLABELLED, PictureTable
+from vizsla.types import UNLABELLED, ImageTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def pictures_at(root: Path, **labels: object) -> LabelledImages:
+def images_at(root: Path, **labels: object) -> LabelledImages:
     """Images ``{name}.jpg`` that exist, with these labels, as rows 2, 3, ... of a table."""
     for name in labels:
         (root / f"{name}.jpg").touch()
@@ -48,7 +48,7 @@ def pictures_at(root: Path, **labels: object) -> LabelledImages:
     )
 
 
-def assemble(images: LabelledImages, **arguments: object) -> PictureTable:
+def assemble(images: LabelledImages, **arguments: object) -> ImageTable:
     """Put every second image into validation."""
     count = len(images.paths)
     split = {"train": list(range(0, count, 2)), "valid": list(range(1, count, 2))}
@@ -56,7 +56,7 @@ def assemble(images: LabelledImages, **arguments: object) -> PictureTable:
 
 
 def test_good_pictures_become_a_table(tmp_path: Path):
-    table = assemble(pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog"))
+    table = assemble(images_at(tmp_path, a="dog", b="cat", c="cat", d="dog"))
     assert table.vocab == ("cat", "dog")
     assert table.targets.tolist() == [1, 0, 0, 1]
     assert (table.train_rows.tolist(), table.valid_rows.tolist()) == ([0, 2], [1, 3])
@@ -65,59 +65,59 @@ def test_good_pictures_become_a_table(tmp_path: Path):
 
 
 def test_a_given_vocabulary_keeps_its_order(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
+    images = images_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
     table = assemble(images, vocab=["dog", "cat", "fox"])
     assert (table.vocab, table.targets.tolist()) == (("dog", "cat", "fox"), [0, 1, 1, 0])
 
 
 def test_classes_may_stay_in_order_of_appearance(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
+    images = images_at(tmp_path, a="dog", b="cat", c="cat", d="dog")
     assert assemble(images, sort=False).vocab == ("dog", "cat")
 
 
 def test_unknown_labels_can_have_a_class_of_their_own(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="dog")
+    images = images_at(tmp_path, a="dog", b="fox", c="cat", d="dog")
     table = assemble(images, add_na=True)
     assert (table.vocab, table.targets.tolist()) == (("#na#", "cat", "dog"), [2, 0, 1, 2])
 
 
 def test_whole_numbers_are_sorted_as_numbers(tmp_path: Path):
-    table = assemble(pictures_at(tmp_path, a=10, b=10, c=9, d=9))
+    table = assemble(images_at(tmp_path, a=10, b=10, c=9, d=9))
     assert (table.vocab, table.targets.tolist()) == (("9", "10"), [1, 1, 0, 0])
 
 
 def test_pictures_in_neither_set_may_lack_a_label(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="cat", c="cat", d="dog", e="fox", f=None)
+    images = images_at(tmp_path, a="dog", b="cat", c="cat", d="dog", e="fox", f=None)
     table = assemble(images, train=[0, 1], valid=[2, 3])
     assert table.targets.tolist() == [1, 0, 0, 1, UNLABELLED, UNLABELLED]
 
 
 def test_a_class_only_in_validation_is_named_with_a_picture(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="dog", e="cat", f="fox")
+    images = images_at(tmp_path, a="dog", b="fox", c="cat", d="dog", e="cat", f="fox")
     message = r"1 class is in validation but not in training:\n  'fox': 2 images, the first row 3 \('.*b\.jpg'\)\n"
     with pytest.raises(LabelError, match=message):
         assemble(images)
 
 
 def test_a_training_label_outside_a_given_vocabulary_is_named(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
+    images = images_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
     with pytest.raises(LabelError, match=r"in training but not in vocab:\n  'cat': 1 image"):
         assemble(images, vocab=["dog", "fox", "cow"], valid=[1])
 
 
 def test_a_single_class_is_refused(tmp_path: Path):
     with pytest.raises(LabelError, match="only one class, 'dog', for all 2 images"):
-        assemble(pictures_at(tmp_path, a="dog", b="dog"))
+        assemble(images_at(tmp_path, a="dog", b="dog"))
 
 
 def test_an_empty_set_is_refused(tmp_path: Path):
     for train, valid, side in [([0, 1], [], "validation"), ([], [0, 1], "training")]:
         with pytest.raises(DataError, match=f"There are no {side} images; all 2 images are for"):
-            assemble(pictures_at(tmp_path, a="dog", b="cat"), train=train, valid=valid)
+            assemble(images_at(tmp_path, a="dog", b="cat"), train=train, valid=valid)
 
 
 def test_missing_files_are_listed_with_their_rows(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
+    images = images_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
     images.paths[1].unlink()
     with pytest.raises(
         PictureError, match=r"1 of 4 image files does not exist:\n  row 3 \('.*b\.jpg'\)"
@@ -126,7 +126,7 @@ def test_missing_files_are_listed_with_their_rows(tmp_path: Path):
 
 
 def test_a_name_that_no_file_system_takes_is_a_missing_file(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
+    images = images_at(tmp_path, a="dog", b="dog", c="cat", d="cat")
     odd = (tmp_path / "x\0y.jpg", tmp_path / ("n" * 5000))
     with pytest.raises(
         PictureError, match=r"2 of 4 image files do not exist:\n  row 2 \('.*x\\x00y"
@@ -135,22 +135,20 @@ def test_a_name_that_no_file_system_takes_is_a_missing_file(tmp_path: Path):
 
 
 def test_empty_labels_are_listed_with_their_rows(tmp_path: Path):
-    images = pictures_at(
-        tmp_path, a="dog", b="dog", c="cat", d="cat", e=None, f=float("nan"), g=" "
-    )
+    images = images_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e=None, f=float("nan"), g=" ")
     message = r"3 images have an empty label:\n  row 6 \('.*e\.jpg'\)\n  row 7 .*\n  row 8 .*\nFill the label in"
     with pytest.raises(LabelError, match=message):
         assemble(images)
 
 
 def test_several_labels_and_decimal_numbers_are_no_class(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e=["a", "b"], f=0.5)
+    images = images_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e=["a", "b"], f=0.5)
     with pytest.raises(LabelError, match=r"(?s)row 6 .*\(multi-label\).*row 7 .*\(regression\)"):
         assemble(images)
 
 
 def test_repeated_pictures_are_listed_with_rows_and_labels(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e="cat", f="cat")
+    images = images_at(tmp_path, a="dog", b="dog", c="cat", d="cat", e="cat", f="cat")
     a, b, c, d = images.paths[:4]
     message = (
         r"2 images are listed more than once:\n"
@@ -166,7 +164,7 @@ def test_misses_are_shown_by_three_or_five(tmp_path: Path, num_missed: int, num_
     labels: dict[str, object] = {f"m{n}": LabelError("no label") for n in range(num_missed)}
     if num_shown == 5:
         labels |= {"x": "dog", "y": "dog", "z": "cat", "w": "cat"}
-    images = replace(pictures_at(tmp_path, **labels), advice="Labels come from names.")
+    images = replace(images_at(tmp_path, **labels), advice="Labels come from names.")
     with pytest.raises(LabelError) as caught:
         assemble(images)
     message = str(caught.value)
@@ -178,7 +176,7 @@ def test_misses_are_shown_by_three_or_five(tmp_path: Path, num_missed: int, num_
 
 
 def test_all_kinds_of_problems_are_told_at_once(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="fox", c="cat", d="", e="cat", f="dog")
+    images = images_at(tmp_path, a="dog", b="fox", c="cat", d="", e="cat", f="dog")
     images.paths[4].unlink()
     known = Problem(kind=TableError, text="The table is odd.")
     with pytest.raises(DataError) as caught:
@@ -194,7 +192,7 @@ def test_all_kinds_of_problems_are_told_at_once(tmp_path: Path):
 
 
 def test_classes_with_one_picture_are_named(tmp_path: Path):
-    images = pictures_at(tmp_path, a="dog", b="dog", c="cat", d="fox")
+    images = images_at(tmp_path, a="dog", b="dog", c="cat", d="fox")
     (problem,) = lonely_classes(images, range(4))
     assert re.match(
         r"2 classes have a single image.*:\n  'cat': row 4 .*\n  'fox': row 5 ", problem.text
@@ -211,12 +209,12 @@ def test_problems_of_one_kind_keep_their_error_class():
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> PictureTable:
+def table(tmp_path: Path) -> ImageTable:
     labels = {"a": "cat", "b": "cat", "c": "dog", "d": "dog", "e": "cat", "f": "dog"}
-    return class_table(pictures_at(tmp_path, **labels), train=[3, 0, 2, 4], valid=[5, 1])
+    return class_table(images_at(tmp_path, **labels), train=[3, 0, 2, 4], valid=[5, 1])
 
 
-def test_unreadable_pictures_are_refused_all_at_once(table: PictureTable):
+def test_unreadable_pictures_are_refused_all_at_once(table: ImageTable):
     with pytest.raises(PictureError) as caught:
         settle_unreadable(table, [(0, "empty file"), (5, "is a text")])
     assert str(caught.value).splitlines() == [
@@ -227,7 +225,7 @@ def test_unreadable_pictures_are_refused_all_at_once(table: PictureTable):
     ]
 
 
-def test_skipped_pictures_leave_the_table_and_stand_in_skipped(table: PictureTable):
+def test_skipped_pictures_leave_the_table_and_stand_in_skipped(table: ImageTable):
     after = settle_unreadable(table, [(0, "empty file"), (1, "is a text")], on_bad="skip")
     assert after.paths == table.paths[2:]
     assert after.targets.tolist() == [1, 1, 0, 1]
@@ -239,28 +237,28 @@ def test_skipped_pictures_leave_the_table_and_stand_in_skipped(table: PictureTab
     assert again.skipped == (*after.skipped, (table.paths[2], "truncated"))
 
 
-def test_nothing_unreadable_changes_nothing(table: PictureTable):
+def test_nothing_unreadable_changes_nothing(table: ImageTable):
     assert settle_unreadable(table, []) is table
 
 
-def test_a_class_that_loses_all_its_pictures_is_an_error(table: PictureTable):
+def test_a_class_that_loses_all_its_pictures_is_an_error(table: ImageTable):
     with pytest.raises(DataError, match=r"nothing to learn from:\n  'dog': 2 training images\n"):
         drop_unreadable(table, [(3, "x"), (2, "x")])
 
 
-def test_a_set_that_loses_all_its_pictures_is_an_error(table: PictureTable):
+def test_a_set_that_loses_all_its_pictures_is_an_error(table: ImageTable):
     with pytest.raises(DataError, match=r"None of the 2 validation images can be read"):
         drop_unreadable(table, [(5, "x"), (1, "x")])
     with pytest.raises(DataError, match="None of the 4 training images can be read"):
         drop_unreadable(table, [(row, "x") for row in (0, 2, 3, 4)])
 
 
-def test_an_unknown_way_with_bad_pictures_is_refused(table: PictureTable):
+def test_an_unknown_way_with_bad_pictures_is_refused(table: ImageTable):
     with pytest.raises(ConfigError, match="Received: 'ignore'"):
         settle_unreadable(table, [], on_bad="ignore")  # pyright: ignore[reportArgumentType]
 
 
-def test_data_is_counted_by_class_and_set(table: PictureTable):
+def test_data_is_counted_by_class_and_set(table: ImageTable):
     targets = table.targets.clone()
     targets[4] = UNLABELLED
     other = replace(
@@ -276,12 +274,12 @@ def test_data_is_counted_by_class_and_set(table: PictureTable):
 
 
 @pytest.fixture
-def several_labels(tmp_path: Path) -> PictureTable:
+def several_labels(tmp_path: Path) -> ImageTable:
     labels = {"a": ["x"], "b": ["x", "y"], "c": [], "d": ["y"], "e": None}
-    return MultiCategoryBlock().table(pictures_at(tmp_path, **labels), train=[0, 1, 2], valid=[3])
+    return MultiCategoryBlock().table(images_at(tmp_path, **labels), train=[0, 1, 2], valid=[3])
 
 
-def test_pictures_with_several_labels_count_in_each_class(several_labels: PictureTable):
+def test_pictures_with_several_labels_count_in_each_class(several_labels: ImageTable):
     summary = describe_data(several_labels)
     assert summary.classes == (
         ClassCount(label="x", num_train=2, num_valid=0, num_other=0),
@@ -291,7 +289,7 @@ def test_pictures_with_several_labels_count_in_each_class(several_labels: Pictur
 
 
 def test_a_class_among_several_that_loses_all_its_pictures_is_an_error(
-    several_labels: PictureTable,
+    several_labels: ImageTable,
 ):
     assert drop_unreadable(several_labels, [(0, "x")]).targets.shape == (4, 2)
     with pytest.raises(DataError, match=r"nothing to learn from:\n  'y': 1 training image\n"):
@@ -299,7 +297,7 @@ def test_a_class_among_several_that_loses_all_its_pictures_is_an_error(
 
 
 def test_numbers_have_no_classes_to_count_or_to_lose(tmp_path: Path):
-    images = pictures_at(tmp_path, a=1.5, b=-2, c="3", d=None)
+    images = images_at(tmp_path, a=1.5, b=-2, c="3", d=None)
     table = RegressionBlock().table(images, train=[0, 1], valid=[2])
     summary = describe_data(table)
     assert (summary.classes, summary.num_train, summary.num_unlabelled) == ((), 2, 1)
@@ -307,7 +305,7 @@ def test_numbers_have_no_classes_to_count_or_to_lose(tmp_path: Path):
 
 
 def test_repeated_pictures_show_several_labels(tmp_path: Path):
-    images = pictures_at(tmp_path, a=["x"], b=["x", "y"], c=["y"])
+    images = images_at(tmp_path, a=["x"], b=["x", "y"], c=["y"])
     a, b, _ = images.paths
     with pytest.raises(
         DataError, match=r"2 times \(row 2, row 4\), with different labels: 'x', 'y'"
@@ -323,4 +321,4 @@ def test_an_empty_set_is_refused_whatever_is_predicted(tmp_path: Path, block: An
         labels = {"a": 1, "b": 2}
     train, valid = ([], [0, 1]) if side == "training" else ([0, 1], [])
     with pytest.raises(DataError, match=f"There are no {side} images"):
-        block.table(pictures_at(tmp_path, **labels), train=train, valid=valid)
+        block.table(images_at(tmp_path, **labels), train=train, valid=valid)

@@ -13,18 +13,18 @@ import torch
 from vizsla.augment.colour import Brightness
 from vizsla.augment.geometry import Flip
 from vizsla.augment.presets import aug_transforms
-from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders, default_device
 from vizsla.errors import ConfigError, DataError, PictureError
-from vizsla.types import UNLABELLED, PictureTable
+from vizsla.types import UNLABELLED, ImageTable
 
 
 @pytest.fixture
-def table(picture_folder: Path) -> PictureTable:
-    paths = tuple(sorted(picture_folder.glob("*/*.jpg")))
-    return PictureTable(
-        root=picture_folder,
+def table(image_folder: Path) -> ImageTable:
+    paths = tuple(sorted(image_folder.glob("*/*.jpg")))
+    return ImageTable(
+        root=image_folder,
         paths=paths,
         targets=torch.tensor([path.parent.name == "disc" for path in paths]).long(),
         vocab=("cross", "disc"),
@@ -33,14 +33,14 @@ def table(picture_folder: Path) -> PictureTable:
     )
 
 
-def loaders_of(table: PictureTable, **options: object) -> DataLoaders:
+def loaders_of(table: ImageTable, **options: object) -> DataLoaders:
     settings = dict(
         resize=Resize(32), transforms=aug_transforms(size=24), batch_size=5, device="cpu"
     )
     return DataLoaders(table, **(settings | options))  # pyright: ignore[reportArgumentType]
 
 
-def test_validation_batches_are_the_centred_pictures_over_255_in_order(table: PictureTable):
+def test_validation_batches_are_the_centred_pictures_over_255_in_order(table: ImageTable):
     loaders = loaders_of(table, transforms=[Flip(1.0), Brightness(0.5, 1.0)])
     rows, pixels = [], []
     for batch in loaders.valid.batches(epoch=3):
@@ -54,7 +54,7 @@ def test_validation_batches_are_the_centred_pictures_over_255_in_order(table: Pi
         assert np.array_equal(image.permute(1, 2, 0).numpy(), centred.astype(np.float32) / 255)
 
 
-def test_training_batches_are_augmented_and_their_last_short_one_is_left_out(table: PictureTable):
+def test_training_batches_are_augmented_and_their_last_short_one_is_left_out(table: ImageTable):
     loaders = loaders_of(table)
     batches = list(loaders.train.batches())
     assert [tuple(batch.images.shape) for batch in batches] == [(5, 3, 24, 24)] * 2
@@ -66,13 +66,13 @@ def test_training_batches_are_augmented_and_their_last_short_one_is_left_out(tab
         assert not torch.equal(plain.images, batch.images)
 
 
-def test_few_training_pictures_still_make_a_batch(table: PictureTable):
+def test_few_training_pictures_still_make_a_batch(table: ImageTable):
     loaders = loaders_of(table, batch_size=64)
     assert len(loaders.train) == 1
     assert len(loaders.one_batch()[0]) == 12
 
 
-def test_training_differs_by_epoch_and_repeats_by_seed(table: PictureTable):
+def test_training_differs_by_epoch_and_repeats_by_seed(table: ImageTable):
     def images(
         *, seed: int, epoch: int, batch_size: int = 12, num_workers: int = 2
     ) -> torch.Tensor:
@@ -87,7 +87,7 @@ def test_training_differs_by_epoch_and_repeats_by_seed(table: PictureTable):
     assert not torch.equal(images(seed=2, epoch=0), first)
 
 
-def test_predictions_on_training_rows_use_validation_transforms(table: PictureTable):
+def test_predictions_on_training_rows_use_validation_transforms(table: ImageTable):
     loaders = loaders_of(table)
     first, second = (list(loaders.loader_for(table.train_rows).batches(epoch=e)) for e in (0, 1))
     assert torch.cat([batch.rows for batch in first]).tolist() == table.train_rows.tolist()
@@ -95,7 +95,7 @@ def test_predictions_on_training_rows_use_validation_transforms(table: PictureTa
         assert torch.equal(one.images, other.images)
 
 
-def test_loader_for_training_augments_and_keeps_every_row(table: PictureTable):
+def test_loader_for_training_augments_and_keeps_every_row(table: ImageTable):
     loader = loaders_of(table).loader_for(table.train_rows, training=True)
     rows = torch.cat([batch.rows for batch in loader.batches(epoch=1)])
     assert len(rows) == 12
@@ -103,7 +103,7 @@ def test_loader_for_training_augments_and_keeps_every_row(table: PictureTable):
     assert sorted(rows.tolist()) == table.train_rows.tolist()
 
 
-def test_other_pictures_come_in_their_order_without_labels(table: PictureTable):
+def test_other_pictures_come_in_their_order_without_labels(table: ImageTable):
     loaders = loaders_of(table)
     items = [table.paths[9], str(table.paths[1]), table.paths[9]]
     loader = loaders.test_dl(items)
@@ -117,15 +117,15 @@ def test_other_pictures_come_in_their_order_without_labels(table: PictureTable):
     assert loader.table.vocab == loaders.vocab
 
 
-def test_iterating_gives_images_and_targets(table: PictureTable):
+def test_iterating_gives_images_and_targets(table: ImageTable):
     loaders = loaders_of(table)
     for (images, targets), batch in zip(loaders.valid, loaders.valid.batches(), strict=True):
         assert torch.equal(images, batch.images)
         assert torch.equal(targets, batch.targets)
 
 
-def test_one_batch_is_the_first_one_and_reads_no_other(table: PictureTable):
-    loaders = loaders_of(table, cache=PictureCache(mode="memory"))
+def test_one_batch_is_the_first_one_and_reads_no_other(table: ImageTable):
+    loaders = loaders_of(table, cache=ImageCache(mode="memory"))
     images, targets = loaders.one_batch()
     assert loaders.cache.describe().startswith("cache memory: 5 images")
     first = next(loaders_of(table).train.batches())
@@ -136,10 +136,10 @@ def test_one_batch_is_the_first_one_and_reads_no_other(table: PictureTable):
 
 @pytest.mark.parametrize("start", [0, 1, 2])
 def test_an_epoch_taken_up_in_the_middle_goes_on_bit_for_bit_without_reading_what_was_before(
-    table: PictureTable, start: int
+    table: ImageTable, start: int
 ):
     whole = list(loaders_of(table, batch_size=4).train.batches(epoch=3))
-    loaders = loaders_of(table, batch_size=4, cache=PictureCache(mode="memory"))
+    loaders = loaders_of(table, batch_size=4, cache=ImageCache(mode="memory"))
     for row in torch.cat([batch.rows for batch in whole[:start]]).tolist() if start else []:
         table.paths[row].unlink()
     rest = list(loaders.train.batches(epoch=3, start=start))
@@ -152,7 +152,7 @@ def test_an_epoch_taken_up_in_the_middle_goes_on_bit_for_bit_without_reading_wha
 
 
 def test_an_epoch_taken_up_at_its_end_has_nothing_left_and_beyond_it_is_refused(
-    table: PictureTable,
+    table: ImageTable,
 ):
     loaders = loaders_of(table, batch_size=4)
     assert list(loaders.train.batches(start=3)) == []
@@ -164,7 +164,7 @@ def test_an_epoch_taken_up_at_its_end_has_nothing_left_and_beyond_it_is_refused(
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_that_share_batches_see_together_what_one_would_see(
-    table: PictureTable, world: int
+    table: ImageTable, world: int
 ):
     for training in (True, False):
         loader = loaders_of(table).loader_for(table.valid_rows, training=training)  # 5, 5 and 2
@@ -180,7 +180,7 @@ def test_processes_that_share_batches_see_together_what_one_would_see(
 
 
 def test_a_part_without_pictures_is_an_empty_batch_also_where_no_size_is_known(
-    table: PictureTable,
+    table: ImageTable,
 ):
     loader = loaders_of(table, resize=None, transforms=()).loader_for(torch.tensor([3]))
     (batch,) = loader.batches(share=(0, 2))
@@ -190,7 +190,7 @@ def test_a_part_without_pictures_is_an_empty_batch_also_where_no_size_is_known(
 
 
 def test_balanced_training_shows_classes_equally_often_and_repeated_pictures_differently(
-    table: PictureTable,
+    table: ImageTable,
 ):
     rows = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 23])  # nine crosses and a disc
     uneven = replace(table, train_rows=rows)
@@ -207,7 +207,7 @@ def test_balanced_training_shows_classes_equally_often_and_repeated_pictures_dif
     )
 
 
-def test_weights_say_which_training_rows_come_up(table: PictureTable):
+def test_weights_say_which_training_rows_come_up(table: ImageTable):
     weights = [0.0] * 11 + [1.0]
     loaders = loaders_of(table, weights=weights)
     assert {row for batch in loaders.train.batches() for row in batch.rows.tolist()} == {22}
@@ -215,12 +215,12 @@ def test_weights_say_which_training_rows_come_up(table: PictureTable):
         loaders_of(table, balanced=True, weights=weights)
 
 
-def test_one_batch_of_nothing_says_so(table: PictureTable):
+def test_one_batch_of_nothing_says_so(table: ImageTable):
     with pytest.raises(DataError, match="given no images"):
         loaders_of(table).loader_for(torch.arange(0)).one_batch()
 
 
-def test_attributes_describe_the_data(table: PictureTable):
+def test_attributes_describe_the_data(table: ImageTable):
     loaders = loaders_of(table, valid_batch_size=9)
     assert loaders.vocab == ("cross", "disc")
     assert loaders.c == 2
@@ -237,7 +237,7 @@ def test_attributes_describe_the_data(table: PictureTable):
         loaders[2]
 
 
-def test_the_final_size_follows_the_size_else_the_transforms_else_resize(table: PictureTable):
+def test_the_final_size_follows_the_size_else_the_transforms_else_resize(table: ImageTable):
     assert loaders_of(table, size=(16, 20)).final_size == (16, 20)
     assert loaders_of(table).final_size == (24, 24)
     assert loaders_of(table, transforms=()).final_size == (32, 32)
@@ -245,7 +245,7 @@ def test_the_final_size_follows_the_size_else_the_transforms_else_resize(table: 
     assert loaders_of(table, size=(16, 20)).one_batch()[0].shape == (5, 3, 16, 20)
 
 
-def test_both_loaders_share_one_cache_that_is_on_by_default(table: PictureTable):
+def test_both_loaders_share_one_cache_that_is_on_by_default(table: ImageTable):
     loaders = loaders_of(table)
     list(loaders.valid.batches())
     list(loaders.train.batches())
@@ -256,13 +256,13 @@ def test_both_loaders_share_one_cache_that_is_on_by_default(table: PictureTable)
         list(loaders.valid.batches())
 
 
-def test_closing_early_ends_the_threads(table: PictureTable):
+def test_closing_early_ends_the_threads(table: ImageTable):
     for batches in (loaders_of(table).valid.batches(), iter(loaders_of(table).train)):
         next(batches)
         batches.close()  # pyright: ignore[reportAttributeAccessIssue]  a generator
     assert not [t for t in threading.enumerate() if t.name.startswith("vizsla-reader")]
 
 
-def test_the_default_device_exists(table: PictureTable):
+def test_the_default_device_exists(table: ImageTable):
     assert DataLoaders(table, resize=Resize(8)).device == default_device()
     assert torch.zeros(1, device=default_device()).item() == 0

@@ -1,4 +1,4 @@
-"""open_picture: every kind of file comes out as upright RGB, and what cannot be read is said in words."""
+"""decode_image: every kind of file comes out as upright RGB, and what cannot be read is said in words."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images import reader as reading
 from vizsla.data.images.decode import (
     cause_of,
+    decode_image,
     decodes_as_pillow,
-    open_picture,
-    picture_size,
     plain_jpeg,
     plain_pixels,
+    size_from_header,
     source_name,
     to_rgb,
 )
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import Resize, ResizeMethod
 from vizsla.errors import ConfigError, PictureError
 
@@ -64,7 +64,7 @@ def noisy(height: int = 120, width: int = 100) -> Image.Image:
 
 def cause(source: Path | bytes) -> str:
     with pytest.raises(PictureError) as caught:
-        open_picture(source)
+        decode_image(source)
     return cause_of(caught.value)
 
 
@@ -89,7 +89,7 @@ def test_a_path_a_string_and_bytes_give_the_same(tmp_path: Path):
     left_red_right_blue().save(path)
     expected = left_red_right_blue().tobytes()
     for source in (path, str(path), path.read_bytes()):
-        image = open_picture(source)
+        image = decode_image(source)
         assert image.mode == "RGB"
         assert image.tobytes() == expected
 
@@ -115,7 +115,7 @@ def test_every_exif_orientation_is_turned_upright(kind: str):
         exif[0x0112] = orientation
         data = as_bytes(stored, format=kind, exif=exif, **options)
         for cover in (None, (8, 10)):
-            image = open_picture(data, cover=cover)
+            image = decode_image(data, cover=cover)
             width, height = image.size
             assert width * 48 == height * 64
             assert near(image, (width // 4, height // 4), RED)
@@ -129,13 +129,13 @@ def test_damaged_exif_data_does_not_cost_the_image():
     for exif in (b"MM\0*\0\0\0\x08\xff\xff\x01", b"no TIFF header", b"MM"):
         for kind in ("JPEG", "PNG", "WEBP"):
             data = as_bytes(left_red_right_blue(), format=kind, exif=b"Exif\0\0" + exif)
-            assert open_picture(data, cover=(32, 32)).size == (64, 32)
+            assert decode_image(data, cover=(32, 32)).size == (64, 32)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_scaled_and_not_clipped(kind: str):
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    image = open_picture(as_bytes(Image.fromarray(values), format=kind))
+    image = decode_image(as_bytes(Image.fromarray(values), format=kind))
     expected = np.rint(values / 257).astype(np.uint8)
     assert np.array_equal(np.asarray(image), np.stack([expected] * 3, axis=-1))
 
@@ -149,7 +149,7 @@ def test_wide_values_without_a_known_meaning_are_refused():
 
 def test_float_images_from_0_to_1_are_scaled():
     half = as_bytes(Image.fromarray(np.full((4, 4), 0.5, np.float32)), format="TIFF")
-    assert open_picture(half).getcolors() == [(16, (128, 128, 128))]
+    assert decode_image(half).getcolors() == [(16, (128, 128, 128))]
 
 
 def test_transparent_pixels_become_white_whatever_their_hidden_colour():
@@ -157,7 +157,7 @@ def test_transparent_pixels_become_white_whatever_their_hidden_colour():
     image.putpixel((1, 0), (*RED, 255))
     image.putpixel((2, 0), (0, 0, 0, 51))
     for kind in ("PNG", "TIFF"):
-        opened = open_picture(as_bytes(image, format=kind))
+        opened = decode_image(as_bytes(image, format=kind))
         found = [opened.getpixel((x, 0)) for x in range(4)]
         assert found == [(255, 255, 255), RED, (204, 204, 204), (255, 255, 255)]
 
@@ -165,7 +165,7 @@ def test_transparent_pixels_become_white_whatever_their_hidden_colour():
 def test_grey_with_alpha_is_laid_over_white():
     image = Image.new("LA", (2, 1), (7, 0))
     image.putpixel((1, 0), (7, 255))
-    opened = open_picture(as_bytes(image, format="PNG"))
+    opened = decode_image(as_bytes(image, format="PNG"))
     assert [opened.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (7, 7, 7)]
 
 
@@ -174,30 +174,30 @@ def test_palette_with_transparency_is_laid_over_white(transparency: int | bytes)
     image = Image.new("P", (3, 1))
     image.putpalette([*RED, *GREEN, *BLUE])
     image.putdata([0, 1, 2])
-    opened = open_picture(as_bytes(image, format="PNG", transparency=transparency))
+    opened = decode_image(as_bytes(image, format="PNG", transparency=transparency))
     assert [opened.getpixel((x, 0)) for x in range(3)] == [RED, (255, 255, 255), BLUE]
 
 
 def test_a_transparent_colour_of_an_rgb_png_becomes_white():
     data = as_bytes(left_red_right_blue(), format="PNG", transparency=BLUE)
-    opened = open_picture(data)
+    opened = decode_image(data)
     assert opened.getpixel((0, 0)) == RED
     assert opened.getpixel((63, 0)) == (255, 255, 255)
 
 
 def test_cmyk_jpeg_becomes_rgb():
     image = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
-    opened = open_picture(as_bytes(image, format="JPEG", quality=95), cover=(4, 4))
+    opened = decode_image(as_bytes(image, format="JPEG", quality=95), cover=(4, 4))
     assert opened.mode == "RGB"
     assert near(opened, (1, 1), (255, 0, 0))
 
 
 def test_grey_and_one_bit_images_become_rgb():
-    grey = open_picture(as_bytes(Image.new("L", (5, 4), 77), format="JPEG"))
+    grey = decode_image(as_bytes(Image.new("L", (5, 4), 77), format="JPEG"))
     assert grey.getcolors() == [(20, (77, 77, 77))]
     bits = Image.new("1", (2, 1))
     bits.putpixel((1, 0), 1)
-    opened = open_picture(as_bytes(bits, format="PNG"))
+    opened = decode_image(as_bytes(bits, format="PNG"))
     assert [opened.getpixel((x, 0)) for x in range(2)] == [(0, 0, 0), (255, 255, 255)]
 
 
@@ -205,7 +205,7 @@ def test_grey_and_one_bit_images_become_rgb():
 def test_of_an_animation_the_first_frame_is_taken(kind: str):
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     data = as_bytes(frames[0], format=kind, save_all=True, append_images=frames[1:], lossless=True)
-    assert near(open_picture(data), (4, 4), RED)
+    assert near(decode_image(data), (4, 4), RED)
 
 
 def test_multi_image_jpeg_of_a_phone_gives_its_first_picture():
@@ -215,7 +215,7 @@ def test_multi_image_jpeg_of_a_phone_gives_its_first_picture():
         save_all=True,
         append_images=[Image.new("RGB", (400, 200), GREEN)],
     )
-    opened = open_picture(data, cover=(100, 100))
+    opened = decode_image(data, cover=(100, 100))
     assert opened.size == (200, 100)
     assert near(opened, (10, 10), RED)
 
@@ -223,7 +223,7 @@ def test_multi_image_jpeg_of_a_phone_gives_its_first_picture():
 def test_the_format_is_told_by_the_content_not_by_the_name(tmp_path: Path):
     path = tmp_path / "really_a_png.jpg"
     left_red_right_blue().save(path, format="PNG")
-    assert open_picture(path).getpixel((0, 0)) == RED
+    assert decode_image(path).getpixel((0, 0)) == RED
 
 
 # ── the scale of JPEGs ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -242,12 +242,12 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers():
         (10, 10): (100, 75),
         (2000, 2000): (800, 600),
     }
-    assert {cover: open_picture(data, cover=cover).size for cover in expected} == expected
+    assert {cover: decode_image(data, cover=cover).size for cover in expected} == expected
 
 
 def test_other_formats_are_decoded_whole():
     data = as_bytes(left_red_right_blue(800, 600), format="PNG")
-    assert open_picture(data, cover=(10, 10)).size == (800, 600)
+    assert decode_image(data, cover=(10, 10)).size == (800, 600)
 
 
 # ── what cannot be read ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -257,12 +257,12 @@ def test_the_message_names_the_file_the_cause_and_the_way_out(tmp_path: Path):
     path = tmp_path / "nothing.jpg"
     path.touch()
     with pytest.raises(PictureError) as caught:
-        open_picture(path)
+        decode_image(path)
     assert str(caught.value) == (
         f"Cannot read the image {path}: the file is empty (0 bytes). Replace the file or leave it out."
     )
     with pytest.raises(PictureError, match="given as 3 bytes: it is not an image but text"):
-        open_picture(b"abc")
+        decode_image(b"abc")
 
 
 def test_missing_files_and_folders_are_told_apart(tmp_path: Path):
@@ -294,13 +294,13 @@ def test_truncated_files_are_refused(kind: str):
     for kept in (0.3, 0.6, 0.98):
         for cover in (None, (10, 10)):
             with pytest.raises(PictureError) as caught:
-                open_picture(data[: int(kept * len(data))], cover=cover)
+                decode_image(data[: int(kept * len(data))], cover=cover)
             if kind in ("JPEG", "PNG"):
                 cause = cause_of(caught.value)
                 assert cause == "the file is truncated, it ends before the image does"
     if kind != "JPEG":
         with pytest.raises(PictureError):
-            open_picture(data[: int(0.6 * len(data))], truncated="ok")
+            decode_image(data[: int(0.6 * len(data))], truncated="ok")
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -308,8 +308,8 @@ def test_truncated_files_are_refused(kind: str):
 def test_of_a_truncated_jpeg_what_is_there_can_be_taken(progressive: bool, cover: Size | None):
     whole = as_bytes(noisy(), format="JPEG", quality=90, progressive=progressive)
     cut = whole[: int(0.6 * len(whole))]
-    part = np.asarray(open_picture(cut, cover=cover, truncated="ok")).astype(int)
-    full = np.asarray(open_picture(whole, cover=cover)).astype(int)
+    part = np.asarray(decode_image(cut, cover=cover, truncated="ok")).astype(int)
+    full = np.asarray(decode_image(whole, cover=cover)).astype(int)
     assert part.shape == full.shape
     if not progressive:  # a progressive one is all there, but coarser
         third = len(part) // 3
@@ -319,19 +319,19 @@ def test_of_a_truncated_jpeg_what_is_there_can_be_taken(progressive: bool, cover
 
 def test_a_whole_jpeg_is_the_same_whether_truncated_ones_are_taken_or_not():
     data = as_bytes(noisy(), format="JPEG")
-    assert open_picture(data, truncated="ok").tobytes() == open_picture(data).tobytes()
+    assert decode_image(data, truncated="ok").tobytes() == decode_image(data).tobytes()
 
 
 def test_a_jpeg_without_a_single_pixel_is_refused_all_the_same():
     data = as_bytes(noisy(), format="JPEG")
     for kept in (3, 40, 200):
         with pytest.raises(PictureError):
-            open_picture(data[:kept], truncated="ok")
+            decode_image(data[:kept], truncated="ok")
 
 
 def test_an_unknown_word_for_truncated_files_is_refused():
     with pytest.raises(ConfigError, match=r"truncated is 'strict' or 'ok'\. Received: 'maybe'"):
-        open_picture(b"", truncated="maybe")  # pyright: ignore[reportArgumentType]  the mistake under test
+        decode_image(b"", truncated="maybe")  # pyright: ignore[reportArgumentType]  the mistake under test
 
 
 def test_damaged_pixel_data_is_refused():
@@ -357,19 +357,19 @@ def test_a_decompression_bomb_is_refused_without_being_unpacked(
     path.write_bytes(png(15_000, 15_000, zlib.compress(b"\0" * 1876 * 15_000, 9), bits=1))
     assert path.stat().st_size < 30_000
     with pytest.raises(PictureError) as caught:
-        open_picture(path, cover=(224, 224), truncated=truncated)
+        decode_image(path, cover=(224, 224), truncated=truncated)
     assert cause_of(caught.value) == "it has 15000 x 15000 pixels, more than 200 million"
 
 
 def test_a_file_made_like_the_bomb_but_smaller_is_a_picture():
     data = png(1000, 1000, zlib.compress(b"\0" * 126 * 1000, 9), bits=1)
-    assert open_picture(data).getcolors() == [(1_000_000, (0, 0, 0))]
+    assert decode_image(data).getcolors() == [(1_000_000, (0, 0, 0))]
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
 def test_avif_is_read_where_pillow_can():
     data = as_bytes(left_red_right_blue(), format="AVIF", quality=95)
-    opened = open_picture(data)
+    opened = decode_image(data)
     assert opened.size == (64, 32)
     assert near(opened, (8, 8), RED)
     assert near(opened, (56, 8), BLUE)
@@ -379,7 +379,7 @@ def test_the_longest_thinnest_and_smallest_images_are_read():
     for kind in ("JPEG", "PNG"):
         for size in ((20_000, 10), (10, 20_000), (1, 1)):
             data = as_bytes(Image.new("RGB", size, GREEN), format=kind, quality=95)
-            image = open_picture(data, cover=(224, 224))
+            image = decode_image(data, cover=(224, 224))
             assert image.size == size
             assert near(image, (0, 0), GREEN)
 
@@ -388,10 +388,10 @@ def test_the_longest_thinnest_and_smallest_images_are_read():
 def test_odd_names_are_read_and_named_on_one_line(tmp_path: Path, name: str):
     path = tmp_path / name
     left_red_right_blue().save(path)
-    assert open_picture(path).size == (64, 32)
+    assert decode_image(path).size == (64, 32)
     path.write_bytes(b"\0")
     with pytest.raises(PictureError) as caught:
-        open_picture(path)
+        decode_image(path)
     assert source_name(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -400,10 +400,10 @@ def test_odd_names_are_read_and_named_on_one_line(tmp_path: Path, name: str):
 def test_a_name_that_is_no_text_is_read_and_its_message_can_be_printed(tmp_path: Path):
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
     left_red_right_blue().save(path)
-    assert open_picture(path).size == (64, 32)
+    assert decode_image(path).size == (64, 32)
     path.write_bytes(b"\0")
     with pytest.raises(PictureError) as caught:
-        open_picture(path)
+        decode_image(path)
     assert rb"caf\udce9.png" in str(caught.value).encode("utf-8")
 
 
@@ -421,24 +421,24 @@ def test_the_size_is_told_upright_without_decoding(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     left_red_right_blue(64, 32).save(path, exif=exif)
-    assert picture_size(path) == (64, 32)
-    assert open_picture(path).size == (32, 64)
+    assert size_from_header(path) == (64, 32)
+    assert decode_image(path).size == (32, 64)
     path.write_bytes(path.read_bytes()[:-40])
-    assert picture_size(path) == (64, 32)
+    assert size_from_header(path) == (64, 32)
 
 
 def test_what_has_no_header_has_no_size(tmp_path: Path):
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    assert picture_size(tmp_path / "a.jpg") is None
-    assert picture_size(tmp_path / "absent.jpg") is None
-    assert picture_size(tmp_path) is None
+    assert size_from_header(tmp_path / "a.jpg") is None
+    assert size_from_header(tmp_path / "absent.jpg") is None
+    assert size_from_header(tmp_path) is None
 
 
 def test_images_below_the_limit_are_not_turned_away_by_pillows_own(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert open_picture(as_bytes(left_red_right_blue(), format="PNG")).size == (64, 32)
+    assert decode_image(as_bytes(left_red_right_blue(), format="PNG")).size == (64, 32)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
@@ -454,7 +454,7 @@ def test_any_cut_or_flipped_byte_gives_a_image_or_our_error():
             for place in chance.integers(0, min(len(source), 400), 3):
                 damaged[place] = chance.integers(256)
             try:
-                mode = open_picture(bytes(damaged), cover=(4, 4)).mode
+                mode = decode_image(bytes(damaged), cover=(4, 4)).mode
             except PictureError:
                 mode = "refused"
             assert mode in ("RGB", "refused")
@@ -464,7 +464,7 @@ def test_many_threads_may_open_images_at_once():
     data = [as_bytes(Image.new("RGB", (9, 9), (i, i, i)), format="PNG") for i in range(40)]
     limit = Image.MAX_IMAGE_PIXELS
     with ThreadPoolExecutor(8) as pool:
-        found = [image.getpixel((4, 4)) for image in pool.map(open_picture, data)]
+        found = [image.getpixel((4, 4)) for image in pool.map(decode_image, data)]
     assert found == [(i, i, i) for i in range(40)]
     assert limit == Image.MAX_IMAGE_PIXELS
 
@@ -513,7 +513,7 @@ def test_pixels_are_those_of_pillow():
             found = plain_pixels(data, cover=(40, 40))
             assert found is not None
             assert found.flags.writeable
-            assert np.array_equal(found, np.asarray(open_picture(data)))
+            assert np.array_equal(found, np.asarray(decode_image(data)))
 
 
 @with_second_decoder
@@ -538,9 +538,9 @@ def test_a_reader_gives_the_same_with_both_decoders(
 
     def read(*, plain: bool, training: bool) -> Any:
         monkeypatch.setattr(reading, "is_worthwhile", lambda: plain)
-        reader = PictureReader(
+        reader = ImageReader(
             resize=Resize(40, method),
-            cache=PictureCache(mode="off"),
+            cache=ImageCache(mode="off"),
             on_decoded=lambda _path, decoded: seen.append(decoded),
         )
         return reader.read(path, training=training)
@@ -558,7 +558,7 @@ def test_a_reader_gives_the_same_with_both_decoders(
 @with_second_decoder
 def test_bad_files_are_named_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reading, "is_worthwhile", lambda: True)
-    reader = PictureReader(resize=Resize(40), cache=PictureCache(mode="off"))
+    reader = ImageReader(resize=Resize(40), cache=ImageCache(mode="off"))
     with pytest.raises(PictureError, match=r"absent\.jpg: there is no such file"):
         reader.read(tmp_path / "absent.jpg")
     short = tmp_path / "short.jpg"

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.cache.cache import PictureCache, PictureKey
+from vizsla.data.cache.cache import ImageCache, ImageKey
 from vizsla.data.cache.device import DeviceDecoder, DeviceStore, upright, write_presized
-from vizsla.data.images.decode import open_picture
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.decode import decode_image
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import Resize, ResizeMethod, view, window_box
 from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.loading.loader import PictureLoader
+from vizsla.data.loading.loader import ImageLoader
 from vizsla.errors import PictureError
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-def key_of(number: int, *, modified_ns: int = 0) -> PictureKey:
-    return PictureKey(path=str(number), num_bytes=1, modified_ns=modified_ns, preparation="strip")
+def key_of(number: int, *, modified_ns: int = 0) -> ImageKey:
+    return ImageKey(path=str(number), num_bytes=1, modified_ns=modified_ns, preparation="strip")
 
 
-def picture_of(height: int, width: int, *, seed: int = 0) -> np.ndarray:
+def image_of(height: int, width: int, *, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -44,7 +44,7 @@ def picture_of(height: int, width: int, *, seed: int = 0) -> np.ndarray:
 def test_gathered_windows_are_those_of_presize(device: str, expected_bytes: int | None):
     store = DeviceStore(torch.device(device), budget_bytes=10**6, expected_bytes=expected_bytes)
     sizes = [(24, 32), (40, 24), (24, 24), (24, 100), (24, 32)]
-    pictures = [picture_of(*size, seed=seed) for seed, size in enumerate(sizes)]
+    pictures = [image_of(*size, seed=seed) for seed, size in enumerate(sizes)]
     places = [store.keep(key_of(number), picture) for number, picture in enumerate(pictures)]
     assert len({place.buffer for place in places if place}) == (1 if expected_bytes is None else 3)
     order, positions = [3, 0, 1, 1, 4, 2], [0.99, 0.0, 0.5, 0.9999, 0.3, 0.7]
@@ -64,35 +64,35 @@ def test_gathered_windows_are_those_of_presize(device: str, expected_bytes: int 
 
 def test_pictures_come_back_as_they_were_and_read_only():
     store = DeviceStore(torch.device("cpu"), budget_bytes=10**6)
-    store.keep(key_of(0), picture_of(7, 9))
+    store.keep(key_of(0), image_of(7, 9))
     found = store.find(key_of(0))
     assert found is not None
-    assert np.array_equal(found, picture_of(7, 9))
+    assert np.array_equal(found, image_of(7, 9))
     assert not found.flags.writeable
     assert store.find(key_of(1)) is None
 
 
 def test_a_changed_file_is_not_found_and_takes_the_place_of_the_earlier_state():
     store = DeviceStore(torch.device("cpu"), budget_bytes=10**6)
-    store.keep(key_of(0), picture_of(7, 9))
+    store.keep(key_of(0), image_of(7, 9))
     assert store.locate(key_of(0, modified_ns=5)) is None
-    store.keep(key_of(0, modified_ns=5), picture_of(7, 9, seed=5))
+    store.keep(key_of(0, modified_ns=5), image_of(7, 9, seed=5))
     assert store.locate(key_of(0)) is None
     assert store.locate(key_of(0, modified_ns=5)) is not None
 
 
 def test_the_budget_is_kept_and_a_key_is_stored_once():
     store = DeviceStore(torch.device("cpu"), budget_bytes=700, expected_bytes=700)
-    first = store.keep(key_of(0), picture_of(10, 10))
-    assert store.keep(key_of(0), picture_of(10, 10)) == first
-    assert store.keep(key_of(1), picture_of(10, 10)) is not None
-    assert store.keep(key_of(2), picture_of(10, 10)) is None
+    first = store.keep(key_of(0), image_of(10, 10))
+    assert store.keep(key_of(0), image_of(10, 10)) == first
+    assert store.keep(key_of(1), image_of(10, 10)) is not None
+    assert store.keep(key_of(2), image_of(10, 10)) is None
     assert store.describe() == "2 images, 0.0 MB on the device cpu"
 
 
 def test_threads_store_side_by_side():
     store = DeviceStore(torch.device("cpu"), budget_bytes=10**6, expected_bytes=4000)
-    pictures = [picture_of(10, 10 + number, seed=number) for number in range(40)]
+    pictures = [image_of(10, 10 + number, seed=number) for number in range(40)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: store.keep(key_of(number), pictures[number]), range(40)))
     for number, picture in enumerate(pictures):
@@ -130,9 +130,9 @@ def paths(tmp_path: Path) -> list[Path]:
 
 def made(
     device: str = "cpu", *, resize: Resize | None = None
-) -> tuple[PictureReader, DeviceStore, DeviceDecoder]:
+) -> tuple[ImageReader, DeviceStore, DeviceDecoder]:
     resize = resize or Resize(24)
-    reader = PictureReader(resize=resize, cache=PictureCache(mode="device", device=device))
+    reader = ImageReader(resize=resize, cache=ImageCache(mode="device", device=device))
     store = reader.cache.device_store
     assert store is not None
     return reader, store, DeviceDecoder(reader, sizing=resize, store=store)
@@ -151,7 +151,7 @@ def test_plain_files_are_stored_as_the_usual_decoder_would_and_the_others_are_le
         assert reader.place(path, training=True) is not None
         assert reader.place(path, training=False) is None
         found = reader.read(path, training=True).astype(int)
-        expected = resize.presize(open_picture(path), training=True)
+        expected = resize.presize(decode_image(path), training=True)
         assert found.shape == expected.shape
         # Decoders round differently, and CUDA's interpolates colours otherwise: much, in pictures as colourful as these.
         assert np.abs(found - expected).mean() < (1 if device == "cpu" else 9)
@@ -182,7 +182,7 @@ def test_pictures_are_turned_as_pillow_turns_them(tmp_path: Path, orientation: i
     path = tmp_path / "a.jpg"
     photograph(20, 30).save(path, exif=exif, quality=95)
     plain = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
-    expected = np.asarray(open_picture(path))
+    expected = np.asarray(decode_image(path))
     assert np.array_equal(upright(plain, orientation).permute(1, 2, 0).numpy(), expected)
 
 
@@ -219,7 +219,7 @@ def test_a_file_that_only_looks_plain_leaves_its_whole_batch_to_the_usual_decode
         reader.read(paths[0], training=True)
 
 
-class DecodingLoader(PictureLoader):
+class DecodingLoader(ImageLoader):
     """A loader that goes on the CPU the way that others go on CUDA only."""
 
     def _device_decoder(self, shipping: Shipping) -> DeviceDecoder | None:
@@ -230,7 +230,7 @@ class DecodingLoader(PictureLoader):
 
 
 def decoding_loader(files: Sequence[Path], *, num_workers: int) -> DecodingLoader:
-    table = PictureTable(
+    table = ImageTable(
         root=files[0].parent,
         paths=tuple(files),
         targets=torch.arange(len(files)),
@@ -238,7 +238,7 @@ def decoding_loader(files: Sequence[Path], *, num_workers: int) -> DecodingLoade
         train_rows=torch.arange(len(files)),
         valid_rows=torch.arange(0),
     )
-    reader = PictureReader(resize=Resize(24), cache=PictureCache(mode="device"))
+    reader = ImageReader(resize=Resize(24), cache=ImageCache(mode="device"))
     return DecodingLoader(
         table,
         table.train_rows,
@@ -261,10 +261,10 @@ def test_a_loader_reads_whole_batches_and_gives_the_same_in_later_epochs(
         assert torch.equal(batch.targets, batch.rows)
         assert torch.equal(batch.images, expected.images)
     assert loader.reader.cache.describe().startswith("cache device: 6 images")
-    usual = PictureLoader(
+    usual = ImageLoader(
         loader.table,
         loader.rows,
-        reader=PictureReader(resize=Resize(24), cache=PictureCache(mode="off")),
+        reader=ImageReader(resize=Resize(24), cache=ImageCache(mode="off")),
         batch_size=4,
         training=True,
     )
@@ -288,7 +288,7 @@ def test_loaders_on_cuda_fill_the_store_from_all_kinds_of_files_and_name_the_bad
     good = tuple(paths[:6])
 
     def loaders_of(files: tuple[Path, ...]) -> DataLoaders:
-        table = PictureTable(
+        table = ImageTable(
             root=files[0].parent,
             paths=files,
             targets=torch.zeros(len(files), dtype=torch.int64),
@@ -296,7 +296,7 @@ def test_loaders_on_cuda_fill_the_store_from_all_kinds_of_files_and_name_the_bad
             train_rows=torch.arange(len(files)),
             valid_rows=torch.arange(len(files)),
         )
-        cache = PictureCache(mode="device", device="cuda")
+        cache = ImageCache(mode="device", device="cuda")
         return DataLoaders(table, resize=Resize(24), batch_size=4, device="cuda", cache=cache)
 
     loaders = loaders_of(good)

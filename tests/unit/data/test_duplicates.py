@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageFilter
 
 from vizsla.data.images.duplicates import find_duplicates
-from vizsla.data.images.facts import picture_facts
-from vizsla.types import PictureTable
+from vizsla.data.images.facts import image_facts
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def photo(path: Path, *, seed: int) -> Path:
 
 def duplicates(valid: list[Path], train: list[Path]) -> list[tuple[int, int, bool]]:
     paths = (*valid, *train)
-    table = PictureTable(
+    table = ImageTable(
         root=paths[0].parent,
         paths=paths,
         targets=torch.zeros(len(paths), dtype=torch.int64),
@@ -36,8 +36,8 @@ def duplicates(valid: list[Path], train: list[Path]) -> list[tuple[int, int, boo
         valid_rows=torch.arange(len(valid)),
     )
     found = find_duplicates(
-        picture_facts(table, table.valid_rows, num_workers=0),
-        picture_facts(table, table.train_rows, num_workers=0),
+        image_facts(table, table.valid_rows, num_workers=0),
+        image_facts(table, table.train_rows, num_workers=0),
     )
     return [(each.position, each.train_row, each.is_exact) for each in found]
 

@@ -20,12 +20,12 @@ from vizsla.errors import (
     PictureError,
     TableError,
 )
-from vizsla.types import UNLABELLED, PictureTable
+from vizsla.types import UNLABELLED, ImageTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def several(pattern: str, count: int = 5) -> list[str]:
     return [pattern.format(number) for number in range(count)]
 
 
-def shown(table: PictureTable, rows: object) -> list[str]:
+def shown(table: ImageTable, rows: object) -> list[str]:
     return [table.shown_path(row) for row in rows.tolist()]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def labelled(table: PictureTable) -> dict[str, str]:
+def labelled(table: ImageTable) -> dict[str, str]:
     return {table.shown_path(row): table.label(row) for row in range(len(table.paths))}
 
 
@@ -95,7 +95,7 @@ def test_pictures_of_a_test_folder_are_in_neither_set(make):
     assert not any(path.startswith("test") for path in used)
 
 
-def range_of(table: PictureTable):
+def range_of(table: ImageTable):
     return table.targets.new_tensor(range(len(table.paths)))
 
 
@@ -372,12 +372,12 @@ def test_paths_may_be_relative(make, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture(scope="module")
-def cells() -> PictureTable:
+def cells() -> ImageTable:
     pytest.importorskip("elpv_dataset", reason="the extra demo is not installed")
     return solar_cells(seed=0)
 
 
-def test_the_cells_are_those_of_the_paper(cells: PictureTable):
+def test_the_cells_are_those_of_the_paper(cells: ImageTable):
     assert cells.vocab == ("defective", "functional")
     assert Counter(map(cells.label, range(len(cells.paths)))) == {
         "functional": 1803,
@@ -387,7 +387,7 @@ def test_the_cells_are_those_of_the_paper(cells: PictureTable):
     assert all(path.is_file() for path in cells.paths)
 
 
-def test_a_quarter_is_held_out_with_equal_parts_of_classes_and_cell_types(cells: PictureTable):
+def test_a_quarter_is_held_out_with_equal_parts_of_classes_and_cell_types(cells: ImageTable):
     assert (len(cells.train_rows), len(cells.valid_rows)) == (1968, 656)
     assert len({*cells.train_rows.tolist(), *cells.valid_rows.tolist()}) == 2624
     types = [line.split()[2] for line in (cells.root / "labels.csv").read_text().splitlines()]
@@ -396,12 +396,12 @@ def test_a_quarter_is_held_out_with_equal_parts_of_classes_and_cell_types(cells:
     assert all(abs(strata[stratum] - count / 4) < 1 for stratum, count in whole.items())
 
 
-def test_the_split_follows_from_the_seed(cells: PictureTable):
+def test_the_split_follows_from_the_seed(cells: ImageTable):
     assert solar_cells(seed=0).valid_rows.equal(cells.valid_rows)
     assert not solar_cells(seed=1).valid_rows.equal(cells.valid_rows)
 
 
-def test_the_licence_is_the_one_that_the_package_states(cells: PictureTable):
+def test_the_licence_is_the_one_that_the_package_states(cells: ImageTable):
     stated = metadata("elpv-dataset")["License-Expression"]
     assert stated == "CC-BY-NC-SA-4.0 AND Apache-2.0"  # the images, and the code of the package
     assert SOLAR_CELLS.licence == "CC BY-NC-SA 4.0"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vizsla.augment.geometry import Dihedral, Flip, Rotate
-from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images.item_transforms import (
     DihedralItem,
     FlipItem,
@@ -22,13 +22,13 @@ from vizsla.data.images.item_transforms import (
     item_pipeline,
     symmetry,
 )
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import CropPad, RandomCrop, RandomResizedCrop, RatioResize, Resize
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.check import find_unreadable
 from vizsla.data.table.factories import ImageDataLoaders
 from vizsla.errors import ConfigError, DataError, PictureError
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +49,8 @@ def noise(height: int = 30, width: int = 40) -> Image.Image:
     return Image.fromarray(values)
 
 
-def reader_of(transforms: ItemTransforms, **options: Any) -> PictureReader:
-    return PictureReader(resize=transforms, cache=PictureCache(mode="memory"), **options)
+def reader_of(transforms: ItemTransforms, **options: Any) -> ImageReader:
+    return ImageReader(resize=transforms, cache=ImageCache(mode="memory"), **options)
 
 
 class Recorder:
@@ -111,12 +111,12 @@ def test_the_training_view_goes_through_the_functions_after_the_resize():
     assert np.array_equal(reader.read(noise(), draws=[0.0]), 255 - kept[:, :24])
 
 
-def test_a_function_may_write_into_what_it_is_given(make_picture: Callable[..., Path]):
+def test_a_function_may_write_into_what_it_is_given(make_image: Callable[..., Path]):
     def blackened(pixels: np.ndarray) -> np.ndarray:
         pixels[:] = 0
         return pixels
 
-    image, path = noise(), make_picture("a.png")
+    image, path = noise(), make_image("a.png")
     for transforms in ([blackened, Resize(24)], [Resize(24), blackened]):
         reader = reader_of(transforms)
         assert not reader.read(image).any()
@@ -132,11 +132,11 @@ def test_a_function_may_change_the_size_and_return_a_view():
     assert np.array_equal(reader.read(noise(30, 40)), np.asarray(noise(30, 40))[::-1, :20])
 
 
-def test_a_function_that_raises_is_named_with_the_image(make_picture: Callable[..., Path]):
+def test_a_function_that_raises_is_named_with_the_image(make_image: Callable[..., Path]):
     def careless(pixels: np.ndarray) -> np.ndarray:
         raise IndexError("no such corner")
 
-    path = make_picture("pets/a.jpg")
+    path = make_image("pets/a.jpg")
     for transforms in ([careless, Resize(24)], [Resize(24), careless]):
         with pytest.raises(
             ConfigError, match=r"careless .*pets/a\.jpg: IndexError: no such"
@@ -145,7 +145,7 @@ def test_a_function_that_raises_is_named_with_the_image(make_picture: Callable[.
         assert isinstance(caught.value.__cause__, IndexError)
 
 
-def test_a_function_that_returns_something_else_is_named_with_it(make_picture: Callable[..., Path]):
+def test_a_function_that_returns_something_else_is_named_with_it(make_image: Callable[..., Path]):
     wrong: list[tuple[Any, str]] = [
         (None, "NoneType"),
         (np.zeros((4, 4, 3), np.float32), r"float32 of shape \(4, 4, 3\)"),
@@ -153,7 +153,7 @@ def test_a_function_that_returns_something_else_is_named_with_it(make_picture: C
         (np.zeros((0, 4, 3), np.uint8), r"uint8 of shape \(0, 4, 3\)"),
         (np.zeros((3, 4, 4), np.uint8), r"uint8 of shape \(3, 4, 4\)"),
     ]
-    path = make_picture("a.jpg")
+    path = make_image("a.jpg")
     for result, shown in wrong:
         with pytest.raises(ConfigError, match=rf"<lambda> .*a\.jpg .*: {shown}"):
             reader_of([Resize(24), lambda _pixels, result=result: result]).read(path)
@@ -214,10 +214,10 @@ def test_flips_follow_the_sizing_wherever_they_are_listed():
     assert pipeline.num_draws == 4
 
 
-def test_validation_is_not_flipped_and_training_differs_by_epoch_and_row(picture_folder: Path):
-    paths = tuple(sorted(picture_folder.glob("*/*.jpg")))
-    table = PictureTable(
-        root=picture_folder,
+def test_validation_is_not_flipped_and_training_differs_by_epoch_and_row(image_folder: Path):
+    paths = tuple(sorted(image_folder.glob("*/*.jpg")))
+    table = ImageTable(
+        root=image_folder,
         paths=paths,
         targets=torch.zeros(len(paths), dtype=torch.int64),
         vocab=("picture",),
@@ -230,7 +230,7 @@ def test_validation_is_not_flipped_and_training_differs_by_epoch_and_row(picture
             table,
             resize=[Resize((24, 32)), *item_tfms],
             device="cpu",
-            cache=PictureCache(mode="memory"),
+            cache=ImageCache(mode="memory"),
             num_workers=1,
         )
         loader = loaders.loader_for(table.train_rows, training=training)
@@ -280,9 +280,9 @@ class Counter:
 
 
 def test_a_function_works_on_validation_and_training_pictures_alike(
-    make_picture: Callable[..., Path],
+    make_image: Callable[..., Path],
 ):
-    path = make_picture("a.png", size=(30, 40))
+    path = make_image("a.png", size=(30, 40))
     plain, reader = reader_of(Resize(24)), reader_of([Resize(24), inverted])
     assert np.array_equal(reader.read(path), 255 - plain.read(path))
     window = plain.read(path, draws=[0.3])
@@ -291,17 +291,17 @@ def test_a_function_works_on_validation_and_training_pictures_alike(
 
 
 def test_functions_after_the_resize_are_called_anew_and_what_is_cached_stays(
-    make_picture: Callable[..., Path],
+    make_image: Callable[..., Path],
 ):
-    path, counter = make_picture("a.png"), Counter()
+    path, counter = make_image("a.png"), Counter()
     reader = reader_of([Resize(24), inverted, counter])
     first, second = reader.read(path), reader.read(path)
     assert counter.calls == 2
     assert np.array_equal(first, second)
 
 
-def test_what_a_function_before_the_resize_makes_is_not_cached(make_picture: Callable[..., Path]):
-    path, counter = make_picture("a.png"), Counter()
+def test_what_a_function_before_the_resize_makes_is_not_cached(make_image: Callable[..., Path]):
+    path, counter = make_image("a.png"), Counter()
     reader = reader_of([counter, Resize(24)])
     assert np.array_equal(reader.read(path), reader_of(Resize(24)).read(path))
     reader.read(path)
@@ -309,11 +309,11 @@ def test_what_a_function_before_the_resize_makes_is_not_cached(make_picture: Cal
     assert "0 images" in reader.cache.describe()
 
 
-def test_an_error_of_a_function_names_file_and_function_through_the_threads(picture_folder: Path):
+def test_an_error_of_a_function_names_file_and_function_through_the_threads(image_folder: Path):
     def careless(pixels: np.ndarray) -> np.ndarray:
         raise RuntimeError("not for me")
 
-    loaders = loaders_of(picture_folder, [Resize(24), careless])
+    loaders = loaders_of(image_folder, [Resize(24), careless])
     with pytest.raises(ConfigError, match=r"careless .*\d\.jpg: RuntimeError: not for me"):
         list(loaders.valid.batches())
 
@@ -329,7 +329,7 @@ def test_an_error_of_a_function_names_file_and_function_through_the_threads(pict
     ],
 )
 def test_training_views_depend_on_neither_workers_nor_cache_nor_batch_size(
-    picture_folder: Path, transforms: ItemTransforms
+    image_folder: Path, transforms: ItemTransforms
 ):
     def by_row(loaders: DataLoaders, epoch: int = 0) -> dict[int, bytes]:
         return {
@@ -338,17 +338,17 @@ def test_training_views_depend_on_neither_workers_nor_cache_nor_batch_size(
             for row, image in zip(batch.rows.tolist(), batch.images, strict=True)
         }
 
-    loaders = loaders_of(picture_folder, transforms)
+    loaders = loaders_of(image_folder, transforms)
     first = by_row(loaders)
-    again = by_row(loaders_of(picture_folder, transforms, num_workers=0))
+    again = by_row(loaders_of(image_folder, transforms, num_workers=0))
     assert {row: first[row] for row in first.keys() & again.keys()} == {
         row: again[row] for row in first.keys() & again.keys()
     }
     assert by_row(loaders) == first  # this time from the cache
 
 
-def test_random_resized_crops_move_between_epochs_and_reach_the_network(picture_folder: Path):
-    loaders = loaders_of(picture_folder, RandomResizedCrop(24, min_scale=0.3))
+def test_random_resized_crops_move_between_epochs_and_reach_the_network(image_folder: Path):
+    loaders = loaders_of(image_folder, RandomResizedCrop(24, min_scale=0.3))
     assert loaders.final_size == (24, 24)
     batches = [next(loaders.train.loader.batches(epoch=epoch)) for epoch in (0, 0, 1)]
     assert batches[0].images.shape == (4, 3, 24, 24)
@@ -362,10 +362,10 @@ def test_random_resized_crops_move_between_epochs_and_reach_the_network(picture_
 
 
 def test_ratio_resize_keeps_shapes_so_mixed_batches_are_refused(
-    picture_folder: Path, make_picture: Callable[..., Path]
+    image_folder: Path, make_image: Callable[..., Path]
 ):
-    make_picture("pictures/disc/tall.jpg", size=(90, 30))
-    loaders = loaders_of(picture_folder, RatioResize(24))
+    make_image("pictures/disc/tall.jpg", size=(90, 30))
+    loaders = loaders_of(image_folder, RatioResize(24))
     assert loaders.final_size is None
     with pytest.raises(
         DataError, match=r"18 x 24 .*; 24 x 8 .*tall\.jpg|24 x 8 .*tall\.jpg.*; 18 x 24"
@@ -381,25 +381,25 @@ def cut_short(path: Path) -> Path:
     return path
 
 
-def test_truncated_jpegs_are_bad_unless_they_are_wanted(make_picture: Callable[..., Path]):
-    path = cut_short(make_picture("a.jpg"))
+def test_truncated_jpegs_are_bad_unless_they_are_wanted(make_image: Callable[..., Path]):
+    path = cut_short(make_image("a.jpg"))
     with pytest.raises(PictureError, match="truncated"):
         reader_of(Resize(24)).read(path)
     assert reader_of(Resize(24), truncated="ok").read(path).shape == (24, 24, 3)
 
 
 def test_readers_that_differ_about_truncated_jpegs_share_no_pixels(
-    make_picture: Callable[..., Path],
+    make_image: Callable[..., Path],
 ):
-    path = cut_short(make_picture("a.jpg"))
-    cache = PictureCache(mode="memory")
-    PictureReader(resize=Resize(24), cache=cache, truncated="ok").read(path)
+    path = cut_short(make_image("a.jpg"))
+    cache = ImageCache(mode="memory")
+    ImageReader(resize=Resize(24), cache=cache, truncated="ok").read(path)
     with pytest.raises(PictureError, match="truncated"):
-        PictureReader(resize=Resize(24), cache=cache).read(path)
+        ImageReader(resize=Resize(24), cache=cache).read(path)
 
 
-def test_loaders_take_truncated_jpegs_where_asked_to(picture_folder: Path):
-    table = loaders_of(picture_folder, Resize(24)).table
+def test_loaders_take_truncated_jpegs_where_asked_to(image_folder: Path):
+    table = loaders_of(image_folder, Resize(24)).table
     cut_short(table.paths[0])
     rows = torch.arange(len(table.paths))
     expected: dict[Truncated, int] = {"strict": 1, "ok": 0}
@@ -412,17 +412,17 @@ def test_loaders_take_truncated_jpegs_where_asked_to(picture_folder: Path):
 
 
 def test_odd_names_and_shapes_go_all_the_way_into_a_batch(
-    picture_folder: Path, make_picture: Callable[..., Path]
+    image_folder: Path, make_image: Callable[..., Path]
 ):
     names = ["with space.png", "quo'te\".png", "new\nline.png", "été 犬.png"]
     if sys.platform == "linux":
         names.append(os.fsdecode(b"caf\xe9.png"))
     for number, name in enumerate(names):
-        make_picture(f"pictures/disc/{name}", number=number)
+        make_image(f"pictures/disc/{name}", number=number)
     for number, size in enumerate([(1, 1), (10, 20_000), (20_000, 10), (3, 5)]):
-        make_picture(f"pictures/cross/shape_{number}.png", size=(48, 64))
-        Image.new("RGB", (size[1], size[0])).save(picture_folder / f"cross/shape_{number}.png")
-    loaders = loaders_of(picture_folder, Resize(24))
+        make_image(f"pictures/cross/shape_{number}.png", size=(48, 64))
+        Image.new("RGB", (size[1], size[0])).save(image_folder / f"cross/shape_{number}.png")
+    loaders = loaders_of(image_folder, Resize(24))
     rows = torch.arange(len(loaders.table.paths))
     assert len(rows) == 24 + len(names) + 4
     for training in (False, True):

@@ -1,4 +1,4 @@
-"""PictureReader, PictureLoader, find_unreadable, read_ahead: order, randomness, errors, threads that end."""
+"""ImageReader, ImageLoader, find_unreadable, read_ahead: order, randomness, errors, threads that end."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.cache.cache import CacheMode, PictureCache
-from vizsla.data.images.reader import PictureReader
+from vizsla.data.cache.cache import CacheMode, ImageCache
+from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.loader import (
-    PictureLoader,
+    ImageLoader,
     read_ahead,
     reading_meanwhile,
 )
@@ -38,7 +38,7 @@ from vizsla.data.loading.order import (
 from vizsla.data.table.check import find_unreadable
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.machine import default_num_workers
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,10 +56,10 @@ def reader_threads() -> list[str]:
 
 
 @pytest.fixture
-def table(picture_folder: Path) -> PictureTable:
-    paths = tuple(sorted(picture_folder.glob("*/*.jpg")))
-    return PictureTable(
-        root=picture_folder,
+def table(image_folder: Path) -> ImageTable:
+    paths = tuple(sorted(image_folder.glob("*/*.jpg")))
+    return ImageTable(
+        root=image_folder,
         paths=paths,
         targets=torch.tensor([path.parent.name == "disc" for path in paths]).long(),
         vocab=("cross", "disc"),
@@ -68,16 +68,16 @@ def table(picture_folder: Path) -> PictureTable:
     )
 
 
-def reader_of(resize: Resize | None = None, mode: str = "off") -> PictureReader:
-    return PictureReader(resize=resize, cache=PictureCache(mode=mode))  # pyright: ignore[reportArgumentType]
+def reader_of(resize: Resize | None = None, mode: str = "off") -> ImageReader:
+    return ImageReader(resize=resize, cache=ImageCache(mode=mode))  # pyright: ignore[reportArgumentType]
 
 
-def loader_of(table: PictureTable, **options: object) -> PictureLoader:
+def loader_of(table: ImageTable, **options: object) -> ImageLoader:
     settings = dict(reader=reader_of(Resize(24)), batch_size=5, training=False, num_workers=2)
-    return PictureLoader(table, table.train_rows, **(settings | options))  # pyright: ignore[reportArgumentType]
+    return ImageLoader(table, table.train_rows, **(settings | options))  # pyright: ignore[reportArgumentType]
 
 
-def by_row(loader: PictureLoader, *, epoch: int = 0) -> dict[int, bytes]:
+def by_row(loader: ImageLoader, *, epoch: int = 0) -> dict[int, bytes]:
     return {
         row: image.numpy().tobytes()
         for batch in loader.batches(epoch=epoch)
@@ -89,9 +89,9 @@ def by_row(loader: PictureLoader, *, epoch: int = 0) -> dict[int, bytes]:
 
 
 def test_reading_a_file_its_bytes_and_the_open_picture_give_the_same(
-    make_picture: Callable[..., Path],
+    make_image: Callable[..., Path],
 ):
-    path = make_picture("a.png")
+    path = make_image("a.png")
     reader = reader_of(Resize(24))
     expected = np.asarray(Resize(24)(Image.open(path)))
     assert np.array_equal(reader.read(path), expected)
@@ -100,32 +100,32 @@ def test_reading_a_file_its_bytes_and_the_open_picture_give_the_same(
     assert np.array_equal(reader.read(Image.open(path)), expected)
 
 
-def test_training_reads_the_strip(make_picture: Callable[..., Path]):
-    path = make_picture("a.png", size=(48, 64))
+def test_training_reads_the_strip(make_image: Callable[..., Path]):
+    path = make_image("a.png", size=(48, 64))
     reader = reader_of(Resize(24), mode="memory")
     assert reader.read(path, training=True).shape == (24, 32, 3)
     assert reader.read(path).shape == (24, 24, 3)
     assert reader.read(path, training=True).shape == (24, 32, 3)
 
 
-def test_without_resize_the_whole_picture_is_read(make_picture: Callable[..., Path]):
-    assert reader_of().read(make_picture("a.jpg", size=(48, 64)), training=True).shape == (
+def test_without_resize_the_whole_picture_is_read(make_image: Callable[..., Path]):
+    assert reader_of().read(make_image("a.jpg", size=(48, 64)), training=True).shape == (
         48,
         64,
         3,
     )
 
 
-def test_a_cached_file_that_changes_is_read_again(make_picture: Callable[..., Path]):
+def test_a_cached_file_that_changes_is_read_again(make_image: Callable[..., Path]):
     reader = reader_of(Resize(24), mode="memory")
-    before = reader.read(make_picture("a.png", number=1))
-    assert reader.read(make_picture("a.png", number=1).with_name("a.png")) is not None
-    after = reader.read(make_picture("a.png", number=2, size=(48, 70)))
+    before = reader.read(make_image("a.png", number=1))
+    assert reader.read(make_image("a.png", number=1).with_name("a.png")) is not None
+    after = reader.read(make_image("a.png", number=2, size=(48, 70)))
     assert not np.array_equal(before, after)
 
 
-def test_pixels_are_read_only_whether_cached_or_not(make_picture: Callable[..., Path]):
-    path = make_picture("a.png")
+def test_pixels_are_read_only_whether_cached_or_not(make_image: Callable[..., Path]):
+    path = make_image("a.png")
     for source in (path, path.read_bytes()):
         assert not reader_of(Resize(24)).read(source).flags.writeable
 
@@ -134,9 +134,7 @@ def test_pixels_are_read_only_whether_cached_or_not(make_picture: Callable[..., 
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_validation_batches_are_the_centred_pictures_in_order(
-    table: PictureTable, num_workers: int
-):
+def test_validation_batches_are_the_centred_pictures_in_order(table: ImageTable, num_workers: int):
     batches = list(loader_of(table, num_workers=num_workers).batches())
     assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(24))
     assert [len(batch.images) for batch in batches] == [5, 5, 5, 5, 4]
@@ -149,16 +147,16 @@ def test_validation_batches_are_the_centred_pictures_in_order(
             assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
-def test_rows_may_be_any_selection_with_repeats(table: PictureTable):
+def test_rows_may_be_any_selection_with_repeats(table: ImageTable):
     rows = torch.tensor([7, 7, 3])
-    loader = PictureLoader(
+    loader = ImageLoader(
         table, rows, reader=reader_of(Resize(24)), batch_size=2, training=False, num_workers=1
     )
     assert [batch.rows.tolist() for batch in loader.batches()] == [[7, 7], [3]]
     assert len(loader) == 2
 
 
-def test_training_shuffles_by_seed_and_epoch_alone(table: PictureTable):
+def test_training_shuffles_by_seed_and_epoch_alone(table: ImageTable):
     def order(*, seed: int, epoch: int, batch_size: int = 5) -> list[int]:
         loader = loader_of(table, training=True, seed=seed, batch_size=batch_size)
         return torch.cat(loader.plan(epoch=epoch)).tolist()
@@ -174,7 +172,7 @@ def test_training_shuffles_by_seed_and_epoch_alone(table: PictureTable):
     assert len({tuple(rows) for rows in orders}) == 4
 
 
-def test_training_pixels_depend_on_neither_batch_size_nor_workers_nor_cache(table: PictureTable):
+def test_training_pixels_depend_on_neither_batch_size_nor_workers_nor_cache(table: ImageTable):
     first = by_row(loader_of(table, training=True, batch_size=24, num_workers=0), epoch=3)
     reader = reader_of(Resize(24), mode="memory")
     for num_workers in (1, 3, 3):
@@ -184,7 +182,7 @@ def test_training_pixels_depend_on_neither_batch_size_nor_workers_nor_cache(tabl
         assert by_row(loader, epoch=3) == first
 
 
-def test_training_windows_move_between_epochs_and_lie_on_the_strip(table: PictureTable):
+def test_training_windows_move_between_epochs_and_lie_on_the_strip(table: ImageTable):
     loader = loader_of(table, training=True)
     starts = set()
     for epoch in range(4):
@@ -199,13 +197,13 @@ def test_training_windows_move_between_epochs_and_lie_on_the_strip(table: Pictur
     assert starts == set(range(9))
 
 
-def test_a_later_epoch_needs_no_earlier_one(table: PictureTable):
+def test_a_later_epoch_needs_no_earlier_one(table: ImageTable):
     loader = loader_of(table, training=True)
     list(loader.batches(epoch=0))
     assert by_row(loader, epoch=5) == by_row(loader_of(table, training=True), epoch=5)
 
 
-def test_a_part_of_a_plan_gives_the_same_batches(table: PictureTable):
+def test_a_part_of_a_plan_gives_the_same_batches(table: ImageTable):
     loader = loader_of(table, training=True)
     whole = list(loader.batches(epoch=2))
     rest = list(loader.read_plan(loader.plan(epoch=2)[3:], epoch=2))
@@ -228,9 +226,9 @@ def test_a_part_of_a_plan_gives_the_same_batches(table: PictureTable):
     ],
 )
 def test_drop_last_never_drops_the_only_batch(
-    table: PictureTable, num_rows: int, drop_last: bool, expected: list[int]
+    table: ImageTable, num_rows: int, drop_last: bool, expected: list[int]
 ):
-    loader = PictureLoader(
+    loader = ImageLoader(
         table,
         torch.arange(num_rows),
         reader=reader_of(Resize(24)),
@@ -243,14 +241,14 @@ def test_drop_last_never_drops_the_only_batch(
     assert len(loader) == len(expected)
 
 
-def test_pictures_of_one_size_need_no_resize(table: PictureTable):
+def test_pictures_of_one_size_need_no_resize(table: ImageTable):
     batch = next(loader_of(table, reader=reader_of(), training=True).batches())
     assert batch.images.shape == (5, 3, 48, 64)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_different_sizes_without_resize_are_shown_with_the_way_out(
-    table: PictureTable, num_workers: int
+    table: ImageTable, num_workers: int
 ):
     Image.new("RGB", (30, 20)).save(table.paths[1])
     with pytest.raises(DataError) as caught:
@@ -261,15 +259,13 @@ def test_different_sizes_without_resize_are_shown_with_the_way_out(
     )
 
 
-def test_impossible_numbers_and_rows_are_refused(table: PictureTable):
+def test_impossible_numbers_and_rows_are_refused(table: ImageTable):
     with pytest.raises(ConfigError, match="batch_size=0"):
         loader_of(table, batch_size=0)
     with pytest.raises(ConfigError, match="num_workers=-1"):
         loader_of(table, num_workers=-1)
     with pytest.raises(DataError, match=r"Rows go from 0 to 23 .* rows from 2 to 24"):
-        PictureLoader(
-            table, torch.tensor([2, 24]), reader=reader_of(), batch_size=1, training=False
-        )
+        ImageLoader(table, torch.tensor([2, 24]), reader=reader_of(), batch_size=1, training=False)
     assert loader_of(table, num_workers=None).num_workers == default_num_workers() <= 16
 
 
@@ -277,7 +273,7 @@ def test_impossible_numbers_and_rows_are_refused(table: PictureTable):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_first_unreadable_picture_in_the_order_is_named(table: PictureTable, num_workers: int):
+def test_the_first_unreadable_picture_in_the_order_is_named(table: ImageTable, num_workers: int):
     table.paths[7].write_bytes(table.paths[7].read_bytes()[:500])
     table.paths[11].unlink()
     batches = loader_of(table, num_workers=num_workers).batches()
@@ -289,7 +285,7 @@ def test_the_first_unreadable_picture_in_the_order_is_named(table: PictureTable,
         next(batches)
 
 
-def test_closing_early_ends_the_threads(table: PictureTable):
+def test_closing_early_ends_the_threads(table: ImageTable):
     batches = loader_of(table, num_workers=3).batches()
     next(batches)
     assert len(reader_threads()) == 3
@@ -297,14 +293,14 @@ def test_closing_early_ends_the_threads(table: PictureTable):
     assert reader_threads() == []
 
 
-def test_leaving_a_loop_ends_the_threads(table: PictureTable):
+def test_leaving_a_loop_ends_the_threads(table: ImageTable):
     for _ in loader_of(table).batches():
         break
     gc.collect()
     assert reader_threads() == []
 
 
-def test_an_error_of_the_consumer_ends_the_threads(table: PictureTable):
+def test_an_error_of_the_consumer_ends_the_threads(table: ImageTable):
     def consume() -> None:
         for _ in loader_of(table).batches():
             raise RuntimeError("consumer")
@@ -315,7 +311,7 @@ def test_an_error_of_the_consumer_ends_the_threads(table: PictureTable):
     assert reader_threads() == []
 
 
-def test_a_generator_that_is_never_started_has_no_threads(table: PictureTable):
+def test_a_generator_that_is_never_started_has_no_threads(table: ImageTable):
     loader_of(table).batches()
     assert reader_threads() == []
 
@@ -411,7 +407,7 @@ def test_without_workers_everything_happens_when_asked_for():
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_unreadable_pictures_are_all_found_with_their_causes(table: PictureTable, num_workers: int):
+def test_unreadable_pictures_are_all_found_with_their_causes(table: ImageTable, num_workers: int):
     table.paths[2].write_bytes(b"")
     table.paths[9].write_text("not a picture")
     table.paths[20].unlink()
@@ -432,7 +428,7 @@ def test_unreadable_pictures_are_all_found_with_their_causes(table: PictureTable
     assert progress == [1, 2, 3, 4]
 
 
-def test_the_pass_fills_the_cache(table: PictureTable):
+def test_the_pass_fills_the_cache(table: ImageTable):
     reader = reader_of(Resize(24), mode="memory")
     assert find_unreadable(table, table.train_rows, reader=reader, training=True) == ()
     assert reader.cache.describe().startswith("cache memory: 24 images")
@@ -444,7 +440,7 @@ def test_the_pass_fills_the_cache(table: PictureTable):
     assert by_row(loader_of(table, training=True, reader=reader)) == before
 
 
-def test_an_error_in_the_progress_callback_ends_the_threads(table: PictureTable):
+def test_an_error_in_the_progress_callback_ends_the_threads(table: ImageTable):
     def stop(done: int) -> None:
         raise RuntimeError("stop")
 
@@ -458,16 +454,16 @@ def test_an_error_in_the_progress_callback_ends_the_threads(table: PictureTable)
 # ── caches ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def reader_with(mode: str, folder: Path, *, budget: int = 10**8) -> PictureReader:
-    cache = PictureCache(mode=mode, budget_bytes=budget, folder=folder)  # pyright: ignore[reportArgumentType]
-    return PictureReader(resize=Resize(24), cache=cache)
+def reader_with(mode: str, folder: Path, *, budget: int = 10**8) -> ImageReader:
+    cache = ImageCache(mode=mode, budget_bytes=budget, folder=folder)  # pyright: ignore[reportArgumentType]
+    return ImageReader(resize=Resize(24), cache=cache)
 
 
 @pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_are_the_same_whatever_the_cache(
-    table: PictureTable, tmp_path: Path, mode: str, training: bool, num_workers: int
+    table: ImageTable, tmp_path: Path, mode: str, training: bool, num_workers: int
 ):
     expected = by_row(loader_of(table, training=training), epoch=1)
     loader = loader_of(
@@ -484,10 +480,10 @@ def test_batches_are_the_same_whatever_the_cache(
 @pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_on_cuda_are_those_of_the_cpu(
-    table: PictureTable, tmp_path: Path, mode: str, num_workers: int
+    table: ImageTable, tmp_path: Path, mode: str, num_workers: int
 ):
     expected = by_row(loader_of(table, training=True), epoch=1)
-    cache = PictureCache(
+    cache = ImageCache(
         mode=mode,  # pyright: ignore[reportArgumentType]
         budget_bytes=24 * 32 * 3 * (9 if num_workers else 100),
         device="cuda",
@@ -498,7 +494,7 @@ def test_batches_on_cuda_are_those_of_the_cpu(
         training=True,
         device="cuda",
         num_workers=num_workers,
-        reader=PictureReader(resize=Resize(24), cache=cache),
+        reader=ImageReader(resize=Resize(24), cache=cache),
     )
     for _ in range(2):
         found: dict[int, bytes] = {}
@@ -522,7 +518,7 @@ def test_batches_on_cuda_are_those_of_the_cpu(
 
 
 def test_a_device_that_has_room_for_some_pictures_mixes_them_with_read_ones(
-    table: PictureTable, tmp_path: Path
+    table: ImageTable, tmp_path: Path
 ):
     reader = reader_with("device", tmp_path, budget=24 * 32 * 3 * 9)
     loader = loader_of(table, training=True, reader=reader)
@@ -531,7 +527,7 @@ def test_a_device_that_has_room_for_some_pictures_mixes_them_with_read_ones(
     assert reader.cache.describe().startswith("cache device: 9 images")
 
 
-def test_once_the_device_has_all_pictures_none_is_read(table: PictureTable, tmp_path: Path):
+def test_once_the_device_has_all_pictures_none_is_read(table: ImageTable, tmp_path: Path):
     loader = loader_of(table, reader=reader_with("device", tmp_path))
     expected = by_row(loader)
     for path in table.paths:  # The same size and time, other content: whoever decodes it fails.
@@ -543,7 +539,7 @@ def test_once_the_device_has_all_pictures_none_is_read(table: PictureTable, tmp_
 
 @pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
 def test_a_file_that_changed_between_epochs_is_read_again(
-    table: PictureTable, tmp_path: Path, mode: str
+    table: ImageTable, tmp_path: Path, mode: str
 ):
     loader = loader_of(table, reader=reader_with(mode, tmp_path / "cache"))
     before = by_row(loader)
@@ -556,7 +552,7 @@ def test_a_file_that_changed_between_epochs_is_read_again(
 @pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_file_that_vanished_between_epochs_is_named(
-    table: PictureTable, tmp_path: Path, mode: str, num_workers: int
+    table: ImageTable, tmp_path: Path, mode: str, num_workers: int
 ):
     loader = loader_of(table, num_workers=num_workers, reader=reader_with(mode, tmp_path / "cache"))
     by_row(loader)
@@ -570,7 +566,7 @@ def test_a_file_that_vanished_between_epochs_is_named(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user"
 )
 def test_a_file_that_lost_its_permission_is_named_or_comes_from_the_cache(
-    table: PictureTable, tmp_path: Path
+    table: ImageTable, tmp_path: Path
 ):
     plain, cached = loader_of(table), loader_of(table, reader=reader_with("memory", tmp_path))
     expected = by_row(cached)
@@ -581,12 +577,12 @@ def test_a_file_that_lost_its_permission_is_named_or_comes_from_the_cache(
 
 
 def test_a_file_that_is_written_to_while_it_is_read_is_not_kept(
-    make_picture: Callable[..., Path], tmp_path: Path
+    make_image: Callable[..., Path], tmp_path: Path
 ):
-    path = make_picture("a.png", number=1)
+    path = make_image("a.png", number=1)
 
-    cache = PictureCache(mode="memory", budget_bytes=10**6)
-    reader = PictureReader(
+    cache = ImageCache(mode="memory", budget_bytes=10**6)
+    reader = ImageReader(
         resize=Resize(24), cache=cache, on_decoded=lambda path, _size: os.utime(path, ns=(5, 10**6))
     )
     reader.read(path)
@@ -597,7 +593,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_not_kept(
 
 
 @pytest.fixture
-def pipe_at_row_12(table: PictureTable) -> Iterator[Callable[[], None]]:
+def pipe_at_row_12(table: ImageTable) -> Iterator[Callable[[], None]]:
     """Row 12 becomes a named pipe, which hangs whoever reads it; gives a function that lets go."""
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")
@@ -622,7 +618,7 @@ def pipe_at_row_12(table: PictureTable) -> Iterator[Callable[[], None]]:
 
 
 def test_a_hanging_file_stalls_its_own_batch_only(
-    table: PictureTable, pipe_at_row_12: Callable[[], None]
+    table: ImageTable, pipe_at_row_12: Callable[[], None]
 ):
     batches = loader_of(table).batches()
     started = time.monotonic()
@@ -634,7 +630,7 @@ def test_a_hanging_file_stalls_its_own_batch_only(
 
 
 def test_a_file_that_hangs_for_too_long_is_named_and_does_not_keep_the_program(
-    table: PictureTable, pipe_at_row_12: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    table: ImageTable, pipe_at_row_12: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("vizsla.data.loading.loader.MAX_SECONDS", 0.2)
     monkeypatch.setattr("vizsla.data.loading.loader.CLOSE_SECONDS", 0.2)
@@ -654,11 +650,11 @@ import gc, os, sys
 from pathlib import Path
 import torch
 from vizsla.augment.presets import aug_transforms
-from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.cache import ImageCache
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.images.sizing import Resize
 from vizsla.machine import default_num_workers
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 def resident():
     gc.collect()
@@ -671,14 +667,14 @@ def epoch(loaders, number):
 
 torch.set_num_threads(1)
 paths = tuple(sorted(Path(sys.argv[1]).rglob("*.jpg"))) * 2
-table = PictureTable(
+table = ImageTable(
     root=Path(sys.argv[1]), paths=paths, targets=torch.zeros(len(paths), dtype=torch.int64), vocab=("a",),
     train_rows=torch.arange(len(paths)), valid_rows=torch.arange(12),
 )
 for mode in ("off", "memory", "disk", "device"):
     loaders = DataLoaders(
         table, resize=Resize(48), transforms=aug_transforms(size=32), batch_size=8, num_workers=2, device="cpu",
-        cache=PictureCache(mode=mode, budget_bytes=10**7, folder=Path(sys.argv[2])),
+        cache=ImageCache(mode=mode, budget_bytes=10**7, folder=Path(sys.argv[2])),
     )
     for number in range(4):
         epoch(loaders, number)
@@ -690,9 +686,9 @@ for mode in ("off", "memory", "disk", "device"):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
-def test_ten_epochs_leave_memory_flat(picture_folder: Path, tmp_path: Path):
+def test_ten_epochs_leave_memory_flat(image_folder: Path, tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", TEN_EPOCHS, str(picture_folder), str(tmp_path / "cache")],
+        [sys.executable, "-c", TEN_EPOCHS, str(image_folder), str(tmp_path / "cache")],
         capture_output=True,
         text=True,
         timeout=100,
@@ -782,8 +778,8 @@ def test_what_cannot_be_drawn_or_shared_is_refused():
 
 def loader_of_meanwhile(
     paths: list[Path], *, mode: CacheMode = "device", workers: int = 4
-) -> PictureLoader:
-    table = PictureTable(
+) -> ImageLoader:
+    table = ImageTable(
         root=paths[0].parent,
         paths=tuple(paths),
         targets=torch.zeros(len(paths), dtype=torch.int64),
@@ -791,15 +787,15 @@ def loader_of_meanwhile(
         train_rows=torch.arange(0),
         valid_rows=torch.arange(len(paths)),
     )
-    reader = PictureReader(resize=Resize(16), cache=PictureCache(mode=mode, device="cpu"))
-    return PictureLoader(
+    reader = ImageReader(resize=Resize(16), cache=ImageCache(mode=mode, device="cpu"))
+    return ImageLoader(
         table, table.valid_rows, reader=reader, batch_size=2, training=False, num_workers=workers
     )
 
 
 @pytest.fixture
-def paths(make_picture: Callable[..., Path]) -> list[Path]:
-    return [make_picture(f"{number}.jpg", size=(20, 30)) for number in range(5)]
+def paths(make_image: Callable[..., Path]) -> list[Path]:
+    return [make_image(f"{number}.jpg", size=(20, 30)) for number in range(5)]
 
 
 def reading_threads() -> list[threading.Thread]:
@@ -807,7 +803,7 @@ def reading_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
-def wait_until_read(loader: PictureLoader, count: int) -> None:
+def wait_until_read(loader: ImageLoader, count: int) -> None:
     for _ in range(1000):
         if loader.reader.cache.describe().startswith(f"cache device: {count} images"):
             return

@@ -303,9 +303,9 @@ def test_a_program_that_answers_otherwise_is_refused_with_the_picture(
 
 
 def test_an_onnx_file_of_a_calibrated_run_gives_the_predictor_s_probabilities(
-    picture_folder: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path
 ):
-    table = resolve_data(picture_folder, valid=0.5, seed=0)
+    table = resolve_data(image_folder, valid=0.5, seed=0)
     loaders = DataLoaders(table, resize=Resize(32), batch_size=4, num_workers=0, device="cpu")
     backbone = build_backbone("test_resnet", pretrained=False, seed=1)
     head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[8], seed=1)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def loaders(picture_folder: Path) -> DataLoaders:
-    table = resolve_data(picture_folder, seed=0)
+def loaders(image_folder: Path) -> DataLoaders:
+    table = resolve_data(image_folder, seed=0)
     return DataLoaders(table, resize=Resize(64), batch_size=4, seed=0, num_workers=0, device="cpu")
 
 

@@ -23,7 +23,7 @@ from vizsla.infer.run import (
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
-from vizsla.types import UNLABELLED, Batch, PictureTable, Task
+from vizsla.types import UNLABELLED, Batch, ImageTable, Task
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -47,8 +47,8 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture
-def table() -> PictureTable:
-    return PictureTable(
+def table() -> ImageTable:
+    return ImageTable(
         root=Path("/data"),
         paths=tuple(Path(f"/data/{number}.jpg") for number in range(7)),
         targets=torch.tensor([0, 1, 2, 0, 1, 2, UNLABELLED]),
@@ -63,18 +63,18 @@ def images() -> Tensor:
     return torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def of_task(table: PictureTable, task: Task) -> PictureTable:
+def of_task(table: ImageTable, task: Task) -> ImageTable:
     targets = torch.randint(2, (7, 3), generator=torch.Generator().manual_seed(2)).float()
     return replace(table, task=task, targets=targets)
 
 
-def batches_of(images: Tensor, table: PictureTable, rows: list[list[int]]) -> Iterator[Batch]:
+def batches_of(images: Tensor, table: ImageTable, rows: list[list[int]]) -> Iterator[Batch]:
     for part in rows:
         yield Batch(images=images[part], targets=table.targets[part], rows=torch.tensor(part))
 
 
 def test_logits_are_those_of_the_network_in_evaluation_mode_in_the_order_of_the_batches(
-    classifier: Classifier, table: PictureTable, images: Tensor
+    classifier: Classifier, table: ImageTable, images: Tensor
 ):
     found = predict_batches(
         classifier, batches_of(images, table, [[6, 2], [0, 4], [5]]), table=table
@@ -90,7 +90,7 @@ def test_logits_are_those_of_the_network_in_evaluation_mode_in_the_order_of_the_
 
 
 def test_predictions_are_plain_float32_tensors_on_the_cpu(
-    classifier: Classifier, table: PictureTable, images: Tensor
+    classifier: Classifier, table: ImageTable, images: Tensor
 ):
     logits = predict_batches(classifier, batches_of(images, table, [[0, 1]]), table=table).logits
     assert logits.dtype == torch.float32
@@ -99,7 +99,7 @@ def test_predictions_are_plain_float32_tensors_on_the_cpu(
     assert not logits.requires_grad
 
 
-def test_the_classifier_is_not_changed(classifier: Classifier, table: PictureTable, images: Tensor):
+def test_the_classifier_is_not_changed(classifier: Classifier, table: ImageTable, images: Tensor):
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     predict_batches(classifier, batches_of(images, table, [[0, 1], [2]]), table=table)
     assert classifier.training
@@ -108,7 +108,7 @@ def test_the_classifier_is_not_changed(classifier: Classifier, table: PictureTab
         assert torch.equal(value, before[name]), name
 
 
-def test_no_batches_give_no_predictions(classifier: Classifier, table: PictureTable):
+def test_no_batches_give_no_predictions(classifier: Classifier, table: ImageTable):
     found = predict_batches(classifier, [], table=table)
     assert found.logits.shape == (0, 3)
     assert found.paths == ()
@@ -116,7 +116,7 @@ def test_no_batches_give_no_predictions(classifier: Classifier, table: PictureTa
 
 
 def test_progress_gets_the_number_of_pictures_so_far(
-    classifier: Classifier, table: PictureTable, images: Tensor
+    classifier: Classifier, table: ImageTable, images: Tensor
 ):
     seen: list[int] = []
     batches = batches_of(images, table, [[0, 1, 2], [3]])
@@ -125,7 +125,7 @@ def test_progress_gets_the_number_of_pictures_so_far(
 
 
 def test_bf16_gives_nearly_the_same_as_float32(
-    classifier: Classifier, table: PictureTable, images: Tensor
+    classifier: Classifier, table: ImageTable, images: Tensor
 ):
     classifier.eval()
     exact = compute_logits(classifier, images)
@@ -155,7 +155,7 @@ def test_every_part_is_in_its_own_mode_again_after_an_error(classifier: Classifi
 
 
 def test_a_generator_of_batches_is_closed_when_the_network_fails(
-    classifier: Classifier, table: PictureTable, images: Tensor
+    classifier: Classifier, table: ImageTable, images: Tensor
 ):
     closed: list[bool] = []
 
@@ -174,7 +174,7 @@ def test_a_generator_of_batches_is_closed_when_the_network_fails(
 
 @pytest.mark.parametrize("task", ["multi_category", "regression"])
 def test_float_targets_arrive_in_the_order_of_the_batches(
-    classifier: Classifier, table: PictureTable, images: Tensor, task: Task
+    classifier: Classifier, table: ImageTable, images: Tensor, task: Task
 ):
     table = of_task(table, task)
     classifier = Classifier(classifier.backbone, classifier.head, vocab=VOCAB, task=task)
@@ -186,7 +186,7 @@ def test_float_targets_arrive_in_the_order_of_the_batches(
 
 
 def test_a_classifier_of_another_task_is_refused_before_it_runs(
-    classifier: Classifier, table: PictureTable, images: Tensor
+    classifier: Classifier, table: ImageTable, images: Tensor
 ):
     with pytest.raises(ConfigError, match=r"task 'category' and .* 'regression'. Build it"):
         predict_batches(

@@ -43,7 +43,7 @@ from vizsla.model_file.rebuild import (
 from vizsla.models.backbones import BackboneSpec, build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead, FeatureHead
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -234,9 +234,9 @@ def test_a_network_that_the_installed_libraries_lack_is_named(saved: Path, rewri
 def test_the_fingerprint_depends_on_names_sizes_and_labels_and_not_on_order_or_place(
     tmp_path: Path,
 ):
-    def table(root: Path, names: list[str], targets: list[int]) -> PictureTable:
+    def table(root: Path, names: list[str], targets: list[int]) -> ImageTable:
         nothing = torch.zeros(0, dtype=torch.int64)
-        return PictureTable(
+        return ImageTable(
             root=root,
             paths=tuple(root / name for name in names),
             targets=torch.tensor(targets),

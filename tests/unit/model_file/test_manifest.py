@@ -195,9 +195,9 @@ def test_a_calibration_that_cannot_be_is_refused_by_name(calibrated: Path):
 
 
 def test_a_file_of_before_opens_and_predicts_as_it_did(
-    saved: Path, rewrite: Callable[..., Path], make_picture: Callable[..., Path]
+    saved: Path, rewrite: Callable[..., Path], make_image: Callable[..., Path]
 ):
-    picture = make_picture("a.png")
+    picture = make_image("a.png")
     expected = Predictor.load(saved, device="cpu").predict(picture)
     rewrite(saved, lambda manifest: manifest.pop("calibration"))
     found = Predictor.load(saved, device="cpu").predict(picture)

@@ -190,8 +190,8 @@ def test_other_pictures_come_with_labels_on_request(dls: DataLoaders, breeds: Pa
     assert repr(labels) == "TensorCategory([3, 2, 1, 0])"
 
 
-def test_labels_that_are_no_class_are_named(dls: DataLoaders, make_picture: Callable[..., Path]):
-    files = [make_picture("mouse_1.jpg"), make_picture("nothing.jpg")]
+def test_labels_that_are_no_class_are_named(dls: DataLoaders, make_image: Callable[..., Path]):
+    files = [make_image("mouse_1.jpg"), make_image("nothing.jpg")]
     with pytest.raises(
         LabelError, match=r"2 of 2 images have no label.*\n.*'mouse'\n.*no label in"
     ):

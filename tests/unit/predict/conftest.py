@@ -30,10 +30,10 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, calibration_for: Any) -
 
 
 @pytest.fixture
-def few_pictures(make_picture: Callable[..., Path]) -> list[Path]:
+def few_images(make_image: Callable[..., Path]) -> list[Path]:
     """Seven pictures, of which one cannot be read and some have names that CSV must quote."""
     names = ["a.png", "comma,.png", "line\nbreak.png", 'quo"te.png', "return\r.png", "z.png"]
-    paths = [make_picture(name, number=number, size=(32, 32)) for number, name in enumerate(names)]
+    paths = [make_image(name, number=number, size=(32, 32)) for number, name in enumerate(names)]
     broken = paths[0].with_name("broken.png")
     broken.write_text("Dear diary")
     return [*paths[:3], broken, *paths[3:]]

@@ -39,7 +39,7 @@ from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.predict.prediction import Prediction, describe
 from vizsla.predict.predictor import MOST_VIEWS, AnyImage, Predictor, view_of
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,7 +101,7 @@ def test_a_prediction_is_consistent_in_itself(predictor: Predictor, photo: Path)
     (),
 ], ids=["resize", "crop", "nothing"])  # fmt: skip
 def test_one_picture_a_stream_and_the_validation_loader_agree(
-    classifier: Classifier, make_picture, tmp_path: Path, transforms
+    classifier: Classifier, make_image, tmp_path: Path, transforms
 ):
     sizes = {
         "wide.jpg": (48, 64),
@@ -110,11 +110,11 @@ def test_one_picture_a_stream_and_the_validation_loader_agree(
         "tiny.png": (20, 30),
     }
     paths = [
-        make_picture(name, number=number, size=size)
+        make_image(name, number=number, size=size)
         for number, (name, size) in enumerate(sizes.items())
     ]
     rows = torch.arange(len(paths))
-    table = PictureTable(
+    table = ImageTable(
         root=tmp_path,
         paths=tuple(paths),
         targets=torch.zeros_like(rows),
@@ -286,11 +286,11 @@ def test_what_cannot_work_is_refused_when_called(predictor: Predictor):
 
 
 def test_without_a_resize_pictures_of_several_sizes_are_predicted_together(
-    classifier: Classifier, make_picture
+    classifier: Classifier, make_image
 ):
     predictor = Predictor(classifier, resize=None)
     paths = [
-        make_picture(f"{number}.png", number=number, size=(40 + 8 * (number % 2), 48))
+        make_image(f"{number}.png", number=number, size=(40 + 8 * (number % 2), 48))
         for number in range(5)
     ]
     found = list(predictor.predict_many(paths, batch_size=5))
@@ -347,7 +347,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 
 @pytest.fixture
-def loaders(picture_folder: Path, task: Task) -> DataLoaders:
+def loaders(image_folder: Path, task: Task) -> DataLoaders:
     block, get_y, _ = TASKS[task]
     return DataBlock(
         blocks=(ImageBlock, block),
@@ -355,7 +355,7 @@ def loaders(picture_folder: Path, task: Task) -> DataLoaders:
         splitter=RandomSplitter(0.4, seed=3),
         get_y=get_y,
         item_tfms=Resize((40, 32)),
-    ).dataloaders(picture_folder, bs=5, num_workers=0, device="cpu")
+    ).dataloaders(image_folder, bs=5, num_workers=0, device="cpu")
 
 
 @pytest.fixture
@@ -470,11 +470,11 @@ def test_a_device_that_is_not_there_is_our_error(saved: Path):
 
 
 def test_probabilities_are_those_of_the_logits_divided_by_the_temperature(
-    calibrated: Path, make_picture: Callable[..., Path]
+    calibrated: Path, make_image: Callable[..., Path]
 ):
     predictor = Predictor.load(calibrated, device="cpu")
     assert predictor.calibration is not None
-    picture = make_picture("a.png")
+    picture = make_image("a.png")
     plain = Predictor(predictor.classifier, resize=Resize(32)).predict(picture)
     found = predictor.predict(picture, coverage=0.9)
     expected = (plain.probabilities.log() / predictor.calibration.temperature).softmax(0)
@@ -484,9 +484,9 @@ def test_probabilities_are_those_of_the_logits_divided_by_the_temperature(
 
 
 def test_one_picture_and_a_batch_agree_with_views_and_label_sets(
-    calibrated: Path, make_picture: Callable[..., Path], tmp_path: Path
+    calibrated: Path, make_image: Callable[..., Path], tmp_path: Path
 ):
-    paths = [make_picture(f"many/{number}.png", number=number) for number in range(5)]
+    paths = [make_image(f"many/{number}.png", number=number) for number in range(5)]
     predictor = Predictor.load(calibrated, device="cpu")
     folder = tmp_path / "many"
     many = list(predictor.predict_many(folder, batch_size=3, coverage=0.8, views=3))

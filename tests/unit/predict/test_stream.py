@@ -145,9 +145,9 @@ def printed(model: Path, paths: Sequence[Path], form: Format) -> tuple[int, str]
 
 
 def test_a_table_line_has_path_class_probability_and_the_likeliest_three(
-    model: Path, make_picture: Callable[..., Path]
+    model: Path, make_image: Callable[..., Path]
 ):
-    path = make_picture("a.png")
+    path = make_image("a.png")
     expected = Predictor.load(model, device="cpu").predict(path)
     failed, text = printed(model, [path], Format.table)
     assert failed == 0
@@ -159,9 +159,9 @@ def test_a_table_line_has_path_class_probability_and_the_likeliest_three(
 
 
 def test_several_labels_are_joined_and_have_a_column_each(
-    tmp_path: Path, make_picture: Callable[..., Path]
+    tmp_path: Path, make_image: Callable[..., Path]
 ):
-    model, path = model_of("multi_category", tmp_path), make_picture("a.png")
+    model, path = model_of("multi_category", tmp_path), make_image("a.png")
     expected = Predictor.load(model, device="cpu").predict(path)
     _, text = printed(model, [path], Format.csv)
     header, row = csv.reader(io.StringIO(text, newline=""))
@@ -178,9 +178,9 @@ def test_several_labels_are_joined_and_have_a_column_each(
 
 
 def test_numbers_have_a_column_each_and_no_probability(
-    tmp_path: Path, make_picture: Callable[..., Path]
+    tmp_path: Path, make_image: Callable[..., Path]
 ):
-    model, path = model_of("regression", tmp_path), make_picture("a.png")
+    model, path = model_of("regression", tmp_path), make_image("a.png")
     gone = tmp_path / "gone.png"
     gone.touch()
     values = Predictor.load(model, device="cpu").predict(path).values
@@ -196,9 +196,9 @@ def test_numbers_have_a_column_each_and_no_probability(
 
 
 def test_csv_can_be_read_back_whatever_is_in_the_class_names(
-    model: Path, make_picture: Callable[..., Path]
+    model: Path, make_image: Callable[..., Path]
 ):
-    path = make_picture('a,\n"b".png')
+    path = make_image('a,\n"b".png')
     expected = Predictor.load(model, device="cpu").predict(path)
     _, text = printed(model, [path], Format.csv)
     header, row = csv.reader(io.StringIO(text, newline=""))
@@ -208,8 +208,8 @@ def test_csv_can_be_read_back_whatever_is_in_the_class_names(
     assert row == [str(path), expected.label, *(f"{number:.6f}" for number in numbers), ""]
 
 
-def test_json_has_the_numbers_in_full(model: Path, make_picture: Callable[..., Path]):
-    path = make_picture("a.png")
+def test_json_has_the_numbers_in_full(model: Path, make_image: Callable[..., Path]):
+    path = make_image("a.png")
     expected = Predictor.load(model, device="cpu").predict(path)
     _, text = printed(model, [path], Format.json)
     assert text.count("\n") == 1
@@ -224,9 +224,9 @@ def test_json_has_the_numbers_in_full(model: Path, make_picture: Callable[..., P
 
 
 def test_json_is_readable_where_the_file_has_the_letters_and_valid_everywhere(
-    model: Path, make_picture: Callable[..., Path]
+    model: Path, make_image: Callable[..., Path]
 ):
-    path = make_picture("äł\U0001f600.png")
+    path = make_image("äł\U0001f600.png")
     source = PathSource(paths=[path])
     for encoding, shown in (("utf-8", "äł\U0001f600"), ("ascii", r"\u00e4\u0142\ud83d\ude00")):
         content = io.BytesIO()
@@ -239,9 +239,9 @@ def test_json_is_readable_where_the_file_has_the_letters_and_valid_everywhere(
 
 @pytest.mark.parametrize("form", [Format.table, Format.csv, Format.json])
 def test_unreadable_pictures_are_counted_and_keep_their_place(
-    model: Path, make_picture: Callable[..., Path], tmp_path: Path, form: Format
+    model: Path, make_image: Callable[..., Path], tmp_path: Path, form: Format
 ):
-    good = make_picture("good.png")
+    good = make_image("good.png")
     empty, gone = tmp_path / "empty.png", tmp_path / "text\n.png"
     empty.touch()
     gone.write_text("Dear diary")
@@ -268,7 +268,7 @@ def test_unreadable_pictures_are_counted_and_keep_their_place(
         assert said[2] == {"path": str(gone), "error": causes[1]}
 
 
-def test_each_line_is_written_out_at_once(model: Path, make_picture: Callable[..., Path]):
+def test_each_line_is_written_out_at_once(model: Path, make_image: Callable[..., Path]):
     class Raw(io.BytesIO):
         writes = 0
 
@@ -276,16 +276,16 @@ def test_each_line_is_written_out_at_once(model: Path, make_picture: Callable[..
             Raw.writes += 1
             return super().write(data)
 
-    paths = [make_picture(f"{number}.png", number=number) for number in range(5)]
+    paths = [make_image(f"{number}.png", number=number) for number in range(5)]
     file = io.TextIOWrapper(io.BufferedWriter(Raw()), "utf-8")  # pyright: ignore[reportArgumentType] (a BytesIO is raw enough)
     print_predictions(model, PathSource(paths=paths), options=OPTIONS, file=file)
     assert Raw.writes == 5
 
 
 def test_a_missing_path_and_an_empty_folder_are_refused_before_the_first_line(
-    model: Path, make_picture: Callable[..., Path], tmp_path: Path
+    model: Path, make_image: Callable[..., Path], tmp_path: Path
 ):
-    good = make_picture("good.png")
+    good = make_image("good.png")
     (tmp_path / "empty").mkdir()
     file = io.StringIO()
     with pytest.raises(DataError, match=r"There is no such file or folder:\n  '.*none\.png'\n"):
@@ -295,8 +295,8 @@ def test_a_missing_path_and_an_empty_folder_are_refused_before_the_first_line(
     assert file.getvalue() == ""
 
 
-def test_a_file_that_is_no_model_is_refused(make_picture: Callable[..., Path]):
-    picture = make_picture("a.png")
+def test_a_file_that_is_no_model_is_refused(make_image: Callable[..., Path]):
+    picture = make_image("a.png")
     with pytest.raises(ModelFileError, match="is not a model file"):
         print_predictions(picture, PathSource(paths=[picture]), file=io.StringIO())
 
@@ -334,11 +334,11 @@ def written(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_has_a_row_for_each_picture_in_order_and_nothing_is_left_beside_it(
-    calibrated: Path, few_pictures: list[Path], tmp_path: Path, form: Format
+    calibrated: Path, few_images: list[Path], tmp_path: Path, form: Format
 ):
     file = tmp_path / "out" / "predictions"
     file.parent.mkdir()
-    done = written(calibrated, few_pictures, file, form)
+    done = written(calibrated, few_images, file, form)
     assert done is not None
     assert (done.num_images, done.num_failed, done.num_before) == (7, 1, 0)
     assert [path.name for path in file.parent.iterdir()] == ["predictions"]
@@ -355,7 +355,7 @@ def test_a_file_has_a_row_for_each_picture_in_order_and_nothing_is_left_beside_i
         assert [row["prediction"] == "" for row in rows] == [number == 3 for number in range(7)]
     else:
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    assert [row["path"] for row in rows] == [str(path) for path in few_pictures]
+    assert [row["path"] for row in rows] == [str(path) for path in few_images]
     assert rows[3]["error"] == "it is not an image but text that begins with 'Dear diary'"
     assert ("label_set" in rows[0], "familiarity" in rows[0]) == (True, True)
 
@@ -363,9 +363,9 @@ def test_a_file_has_a_row_for_each_picture_in_order_and_nothing_is_left_beside_i
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("stop", [1, 4, 13])
 def test_a_stopped_run_goes_on_to_the_same_bytes(
-    calibrated: Path, few_pictures: list[Path], tmp_path: Path, form: Format, stop: int
+    calibrated: Path, few_images: list[Path], tmp_path: Path, form: Format, stop: int
 ):
-    whole, file, paths = tmp_path / "whole", tmp_path / "file", [*few_pictures, *few_pictures]
+    whole, file, paths = tmp_path / "whole", tmp_path / "file", [*few_images, *few_images]
     written(calibrated, paths, whole, form)
     with pytest.raises(StoppedError):
         written(calibrated, paths, file, form, on_progress=stop_after(stop))
@@ -375,18 +375,18 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert done.num_before + done.num_images == 14
     assert file.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(
-        [*(path.name for path in few_pictures), "file", "whole"]
+        [*(path.name for path in few_images), "file", "whole"]
     )
     assert written(calibrated, paths, file, form, resume=True) is None
 
 
 def test_a_part_that_was_cut_or_damaged_anywhere_goes_on_to_the_same_bytes(
-    calibrated: Path, few_pictures: list[Path], tmp_path: Path
+    calibrated: Path, few_images: list[Path], tmp_path: Path
 ):
     whole, file = tmp_path / "whole", tmp_path / "file"
-    written(calibrated, few_pictures, whole, Format.json)
+    written(calibrated, few_images, whole, Format.json)
     with pytest.raises(StoppedError):
-        written(calibrated, few_pictures, file, Format.json, on_progress=stop_after(7))
+        written(calibrated, few_images, file, Format.json, on_progress=stop_after(7))
     content, settings = part_of(file).read_bytes(), settings_of(file).read_bytes()
     assert content.count(b"\n") == 7
     for place in {0, 1, 40, *range(100, len(content), len(content) // 10), len(content) - 1}:
@@ -394,7 +394,7 @@ def test_a_part_that_was_cut_or_damaged_anywhere_goes_on_to_the_same_bytes(
         for left in (content[:place], damaged):
             part_of(file).write_bytes(left)
             settings_of(file).write_bytes(settings)
-            done = written(calibrated, few_pictures, file, Format.json, resume=True)
+            done = written(calibrated, few_images, file, Format.json, resume=True)
             assert done is not None
             # Rows count in whole batches of four, up to the first one that is cut or damaged.
             assert done.num_before == (4 if content[:place].count(b"\n") >= 4 else 0)
@@ -402,46 +402,46 @@ def test_a_part_that_was_cut_or_damaged_anywhere_goes_on_to_the_same_bytes(
 
 
 def test_parquet_rows_come_in_groups(
-    calibrated: Path, few_pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    calibrated: Path, few_images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("vizsla.predict.formats.ROWS_OF_GROUP", 6)
     file = tmp_path / "file"
-    written(calibrated, [*few_pictures, *few_pictures], file, Format.parquet)
+    written(calibrated, [*few_images, *few_images], file, Format.parquet)
     metadata = parquet.ParquetFile(file).metadata
     assert [metadata.row_group(group).num_rows for group in range(3)] == [6, 6, 2]
 
 
 def test_other_images_or_options_are_not_mixed_in(
-    calibrated: Path, few_pictures: list[Path], tmp_path: Path
+    calibrated: Path, few_images: list[Path], tmp_path: Path
 ):
     file, form = tmp_path / "file", Format.csv
     with pytest.raises(StoppedError):
-        written(calibrated, few_pictures, file, form, on_progress=stop_after(5))
+        written(calibrated, few_images, file, form, on_progress=stop_after(5))
     with pytest.raises(ConfigError, match=r"--resume.*--force"):
-        written(calibrated, few_pictures, file, form)
+        written(calibrated, few_images, file, form)
     other = replace(OPTIONS_RESUMING, views=2)
     with pytest.raises(ConfigError, match=r"--tta was 1 and is 2"):
-        written(calibrated, few_pictures, file, form, options=other, resume=True)
-    swapped = [few_pictures[1], few_pictures[0], *few_pictures[2:]]
+        written(calibrated, few_images, file, form, options=other, resume=True)
+    swapped = [few_images[1], few_images[0], *few_images[2:]]
     with pytest.raises(ConfigError, match=r"Row 1 .* is about '.*a\.png', and now it is '.*comma"):
         written(calibrated, swapped, file, form, resume=True)
     with pytest.raises(ConfigError, match=r"Row 3 .* and now there is no such image"):
-        written(calibrated, few_pictures[:2], file, form, resume=True)
+        written(calibrated, few_images[:2], file, form, resume=True)
     done = written(calibrated, swapped, file, form, force=True)
     assert done is not None
     assert (done.num_images, done.num_before) == (7, 0)
 
 
 def test_an_old_file_is_there_until_the_new_one_is_whole(
-    calibrated: Path, few_pictures: list[Path], tmp_path: Path
+    calibrated: Path, few_images: list[Path], tmp_path: Path
 ):
     file = tmp_path / "file.csv"
     file.write_text("old")
     with pytest.raises(StoppedError):
-        written(calibrated, few_pictures, file, Format.csv, on_progress=stop_after(5))
+        written(calibrated, few_images, file, Format.csv, on_progress=stop_after(5))
     assert file.read_text() == "old"
-    written(calibrated, few_pictures, file, Format.csv, resume=True)
+    written(calibrated, few_images, file, Format.csv, resume=True)
     assert file.read_text("utf-8").startswith("path,")
 
 
@@ -506,13 +506,13 @@ print(kills)
     [Format.csv, *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])],
 )
 def test_a_run_killed_at_random_moments_loses_and_doubles_nothing(
-    calibrated: Path, few_pictures: list[Path], tmp_path: Path, form: Format
+    calibrated: Path, few_images: list[Path], tmp_path: Path, form: Format
 ):
     if form is Format.parquet:
         pytest.importorskip("pyarrow")
     listing = tmp_path / "list"
     listing.write_bytes(
-        b"".join(bytes(path) + b"\n" for path in few_pictures if "\n" not in str(path)) * 15
+        b"".join(bytes(path) + b"\n" for path in few_images if "\n" not in str(path)) * 15
     )
     command = [sys.executable, "-W", "ignore", "-c", KILLED_AGAIN_AND_AGAIN]
     done = subprocess.run(
@@ -529,7 +529,7 @@ def test_a_run_killed_at_random_moments_loses_and_doubles_nothing(
 
 @pytest.mark.slow
 def test_memory_is_flat_over_twenty_thousand_pictures(
-    calibrated: Path, few_pictures: list[Path], tmp_path: Path
+    calibrated: Path, few_images: list[Path], tmp_path: Path
 ):
     def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -537,7 +537,7 @@ def test_memory_is_flat_over_twenty_thousand_pictures(
     if sys.platform != "linux":
         pytest.skip("reads /proc")
     listing = tmp_path / "list"
-    one = b"".join(bytes(path) + b"\n" for path in few_pictures if "\n" not in str(path))
+    one = b"".join(bytes(path) + b"\n" for path in few_images if "\n" not in str(path))
     listing.write_bytes(one * (20_000 // 6 + 1))
     seen: dict[int, int] = {}
 

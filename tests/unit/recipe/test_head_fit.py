@@ -107,10 +107,10 @@ class Reference:
 
     def left_out(self, penalty: float) -> Array:
         """Return ``(N, C)``: the mean score of an image's views, by the ridge without any of them."""
-        picture_of_row = np.repeat(np.arange(len(self.targets)), self.num_views)
+        image_of_row = np.repeat(np.arange(len(self.targets)), self.num_views)
         return np.stack(
             [
-                self.solve(picture_of_row != picture, penalty, at=picture_of_row == picture).mean(0)
+                self.solve(image_of_row != picture, penalty, at=image_of_row == picture).mean(0)
                 for picture in range(len(self.targets))
             ]
         )

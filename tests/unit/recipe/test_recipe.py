@@ -75,8 +75,8 @@ VOCAB = ("cross", "disc")
 
 
 @pytest.fixture
-def loaders(picture_folder: Path) -> DataLoaders:
-    return loaders_for(resolve_data(picture_folder, seed=0), config=CONFIG)
+def loaders(image_folder: Path) -> DataLoaders:
+    return loaders_for(resolve_data(image_folder, seed=0), config=CONFIG)
 
 
 @pytest.fixture
@@ -191,10 +191,10 @@ def test_a_clock_charges_what_is_going_on_and_nothing_after_its_stop():
     assert min(after.values()) > 0
 
 
-def test_the_features_stage_has_every_phase(picture_folder: Path):
+def test_the_features_stage_has_every_phase(image_folder: Path):
     profile = RunProfile()
     train_classifier(
-        resolve_data(picture_folder, seed=0), config=CONFIG, display=QUIET, profile=profile
+        resolve_data(image_folder, seed=0), config=CONFIG, display=QUIET, profile=profile
     )
     (stage,) = profile.stages()  # no end-to-end epochs, so no steps
     assert (stage.stage, stage.unit, stage.number) == ("features first", "images", 24)
@@ -205,8 +205,8 @@ def test_the_features_stage_has_every_phase(picture_folder: Path):
     assert stage.seconds == pytest.approx(sum(seconds.values()))
 
 
-def test_the_features_stage_is_the_same_with_and_without_a_profile(picture_folder: Path):
-    loaders = loaders_for(resolve_data(picture_folder, seed=0), config=CONFIG)
+def test_the_features_stage_is_the_same_with_and_without_a_profile(image_folder: Path):
+    loaders = loaders_for(resolve_data(image_folder, seed=0), config=CONFIG)
     augmentation = loaders.valid.augmentation
     plain = features_first(loaders, config=CONFIG, display=QUIET)
     watched = features_first(loaders, config=CONFIG, display=QUIET, profile=RunProfile())

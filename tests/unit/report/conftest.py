@@ -10,7 +10,7 @@ import torch
 from vizsla.evaluate.metrics import summarise
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
 from vizsla.report.build import ReportContent
-from vizsla.types import UNLABELLED, PictureTable
+from vizsla.types import UNLABELLED, ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ HISTORY = (
 
 
 @pytest.fixture
-def make_content(picture_folder: Path) -> Callable[..., ReportContent]:
+def make_content(image_folder: Path) -> Callable[..., ReportContent]:
     """Return a function that makes the content of a report on images of crosses and discs."""
 
     def make(
@@ -42,10 +42,10 @@ def make_content(picture_folder: Path) -> Callable[..., ReportContent]:
         notes: tuple[str, ...] = (),
         skipped: tuple[tuple[Path, str], ...] = (),
     ) -> ReportContent:
-        files = tuple(paths) or tuple(sorted(picture_folder.rglob("*.jpg")))
+        files = tuple(paths) or tuple(sorted(image_folder.rglob("*.jpg")))
         files = tuple(files[number % len(files)] for number in range(len(targets)))
-        table = PictureTable(
-            root=picture_folder,
+        table = ImageTable(
+            root=image_folder,
             paths=files,
             targets=torch.tensor(targets, dtype=torch.int64),
             vocab=tuple(vocab),

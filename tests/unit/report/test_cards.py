@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.images.facts import picture_facts
+from vizsla.data.images.facts import image_facts
 from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.mistakes import Evidence, Neighbour
 from vizsla.report import cards
 from vizsla.report.cards import NO_ROOM, Album, Thumbnail
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,12 +75,12 @@ def test_suspects_of_validation_and_training_are_ranked_together(make_content: M
     assert (found[0].card.label, found[0].card.prediction) == ("cross", "disc")
 
 
-def test_duplicates_tell_both_files_and_whether_their_labels_differ(picture_folder: Path):
-    first = sorted((picture_folder / "cross").glob("*.jpg"))[0]
-    copy = picture_folder / "disc" / "copy.jpg"
+def test_duplicates_tell_both_files_and_whether_their_labels_differ(image_folder: Path):
+    first = sorted((image_folder / "cross").glob("*.jpg"))[0]
+    copy = image_folder / "disc" / "copy.jpg"
     shutil.copy(first, copy)
-    table = PictureTable(
-        root=picture_folder,
+    table = ImageTable(
+        root=image_folder,
         paths=(first, copy),
         targets=torch.tensor([0, 1]),
         vocab=("cross", "disc"),
@@ -95,8 +95,8 @@ def test_duplicates_tell_both_files_and_whether_their_labels_differ(picture_fold
         vocab=table.vocab,
     )
     evidence = Evidence(
-        valid_facts=picture_facts(table, table.valid_rows, num_workers=0),
-        train_facts=picture_facts(table, table.train_rows, num_workers=0),
+        valid_facts=image_facts(table, table.valid_rows, num_workers=0),
+        train_facts=image_facts(table, table.train_rows, num_workers=0),
     )
     (found,), number = cards.duplicate_cards(
         predictions, table=table, evidence=evidence, album=Album(), limit=4
@@ -183,9 +183,9 @@ def decoded(thumbnail: Thumbnail) -> Image.Image:
     [((300, 600), (224, 112)), ((48, 64), (64, 48)), ((1500, 4), (1, 224))],
 )
 def test_the_longest_side_is_at_most_224_pixels(
-    make_picture: Callable[..., Path], size: tuple[int, int], expected: tuple[int, int]
+    make_image: Callable[..., Path], size: tuple[int, int], expected: tuple[int, int]
 ):
-    assert decoded(Album().of_file(make_picture("a.png", size=size))).size == expected
+    assert decoded(Album().of_file(make_image("a.png", size=size))).size == expected
 
 
 def test_a_thumbnail_looks_like_its_picture(tmp_path: Path):
@@ -200,8 +200,8 @@ def test_an_unreadable_or_missing_file_gives_no_address(tmp_path: Path):
     assert Album().of_file(tmp_path / "missing.jpg").address == ""
 
 
-def test_an_album_stops_when_it_is_full(make_picture: Callable[..., Path]):
-    path = make_picture("cross.jpg", size=(200, 300))
+def test_an_album_stops_when_it_is_full(make_image: Callable[..., Path]):
+    path = make_image("cross.jpg", size=(200, 300))
     size = len(Album().of_file(path).address)
     album = Album(2 * size)
     found = [album.of_file(path) for _ in range(4)]

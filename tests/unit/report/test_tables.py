@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.data.images.facts import PictureFacts
+from vizsla.data.images.facts import ImageFacts
 from vizsla.evaluate.metrics import Metric, measure, summarise
 from vizsla.evaluate.predictions import Predictions
 from vizsla.report import cards
@@ -99,7 +99,7 @@ def test_confused_pairs_give_the_share_of_the_label(make_content: Maker):
 
 
 def test_a_card_tells_path_label_prediction_and_probabilities(
-    make_content: Maker, picture_folder: Path
+    make_content: Maker, image_folder: Path
 ):
     logits = torch.tensor([[0.0, 0.0], [0.75, 0.25], [0.75, 0.25]]).log().nan_to_num(neginf=0.0)
     content = make_content(logits, [0, 1, UNLABELLED])
@@ -158,9 +158,9 @@ def test_intervals_are_told_as_they_were_made():
 
 def facts(
     sizes: Sequence[tuple[int, int]], *, brightness: Sequence[float] | None = None
-) -> PictureFacts:
+) -> ImageFacts:
     number = len(sizes)
-    return PictureFacts(
+    return ImageFacts(
         rows=torch.arange(number),
         heights=torch.tensor([height for height, _ in sizes]),
         widths=torch.tensor([width for _, width in sizes]),

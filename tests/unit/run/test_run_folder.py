@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from vizsla.data.cache.cache import PictureCache
+from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images.sizing import Resize
 from vizsla.data.table.from_words import resolve_data
 from vizsla.errors import DataError, OutputError, PictureError
@@ -31,7 +31,7 @@ from vizsla.train.display import Display
 from vizsla.train.profile import STEP_PHASES, VALIDATION
 
 if TYPE_CHECKING:
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 QUIET = Display(quiet=True)
 RUN_FILES = [
@@ -203,8 +203,8 @@ def test_ctrl_c_gets_a_note_and_other_errors_do_not():
 
 
 @pytest.fixture
-def table(picture_folder: Path) -> PictureTable:
-    return resolve_data(picture_folder, seed=0)
+def table(image_folder: Path) -> ImageTable:
+    return resolve_data(image_folder, seed=0)
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def plan() -> RunPlan:
     )
 
 
-def trained(table: PictureTable, *, interrupted: bool = False) -> TrainedRun:
+def trained(table: ImageTable, *, interrupted: bool = False) -> TrainedRun:
     """Return what training could have left, without the training."""
     torch.manual_seed(0)
     backbone = build_backbone("test_resnet", pretrained=False)
@@ -242,13 +242,13 @@ def trained(table: PictureTable, *, interrupted: bool = False) -> TrainedRun:
     )
 
 
-def write(folder: Path, table: PictureTable, plan: RunPlan, *, interrupted: bool = False) -> None:
+def write(folder: Path, table: ImageTable, plan: RunPlan, *, interrupted: bool = False) -> None:
     run = trained(table, interrupted=interrupted)
     metrics = summarise(run.predictions)
     write_run(folder, run=run, table=table, plan=plan, metrics=metrics, seconds=61.0)
 
 
-def test_a_run_is_six_files(tmp_path: Path, table: PictureTable, plan: RunPlan):
+def test_a_run_is_six_files(tmp_path: Path, table: ImageTable, plan: RunPlan):
     (tmp_path / "run").mkdir()
     write(tmp_path / "run", table, plan)
     assert names_in(tmp_path / "run") == RUN_FILES
@@ -259,7 +259,7 @@ def test_a_run_is_six_files(tmp_path: Path, table: PictureTable, plan: RunPlan):
 
 
 def test_metrics_json_has_metrics_references_and_facts(
-    tmp_path: Path, table: PictureTable, plan: RunPlan
+    tmp_path: Path, table: ImageTable, plan: RunPlan
 ):
     write(tmp_path, table, plan)
     written = json.loads((tmp_path / "metrics.json").read_text("utf-8"))
@@ -276,7 +276,7 @@ def test_metrics_json_has_metrics_references_and_facts(
     assert facts["Time"].startswith("01:01 on ")
 
 
-def test_the_report_says_that_a_run_was_stopped(tmp_path: Path, table: PictureTable, plan: RunPlan):
+def test_the_report_says_that_a_run_was_stopped(tmp_path: Path, table: ImageTable, plan: RunPlan):
     write(tmp_path, table, plan, interrupted=True)
     assert json.loads((tmp_path / "metrics.json").read_text("utf-8"))["interrupted"] is True
     report = (tmp_path / "report.html").read_text("utf-8")
@@ -284,17 +284,17 @@ def test_the_report_says_that_a_run_was_stopped(tmp_path: Path, table: PictureTa
     assert "Drawn by a test." in report
 
 
-def test_the_model_is_written_first(tmp_path: Path, table: PictureTable, plan: RunPlan):
+def test_the_model_is_written_first(tmp_path: Path, table: ImageTable, plan: RunPlan):
     (tmp_path / "history.csv").mkdir()  # the second file cannot be written
     with pytest.raises(OutputError, match="there is a folder of that name"):
         write(tmp_path, table, plan)
     assert names_in(tmp_path) == ["history.csv", "model.safetensors", "pictures"]
 
 
-def test_unreadable_pictures_are_refused_or_left_out(picture_folder: Path, plan: RunPlan):
-    (picture_folder / "cross" / "cross_3.jpg").write_bytes(b"")
-    table = resolve_data(picture_folder, seed=0)
-    cache = PictureCache()
+def test_unreadable_pictures_are_refused_or_left_out(image_folder: Path, plan: RunPlan):
+    (image_folder / "cross" / "cross_3.jpg").write_bytes(b"")
+    table = resolve_data(image_folder, seed=0)
+    cache = ImageCache()
     with pytest.raises(PictureError, match="1 of 24 images cannot be read"):
         read_all(table, plan=plan, cache=cache, display=QUIET)
     skipping = RunPlan(title="", data="", config=plan.config, on_bad="skip")
@@ -302,13 +302,11 @@ def test_unreadable_pictures_are_refused_or_left_out(picture_folder: Path, plan:
     assert len(kept.paths) == 23
     assert [path.name for path, _ in kept.skipped] == ["cross_3.jpg"]
     with pytest.raises(PictureError):
-        run_training(table, plan=plan, out=picture_folder.parent / "run", display=QUIET)
-    assert names_in(picture_folder.parent) == [picture_folder.name]
+        run_training(table, plan=plan, out=image_folder.parent / "run", display=QUIET)
+    assert names_in(image_folder.parent) == [image_folder.name]
 
 
-def test_a_profile_is_a_seventh_file_and_a_table(
-    tmp_path: Path, table: PictureTable, plan: RunPlan
-):
+def test_a_profile_is_a_seventh_file_and_a_table(tmp_path: Path, table: ImageTable, plan: RunPlan):
     file = io.StringIO()
     console = Console(file=file, soft_wrap=True, width=200)
     config = replace(plan.config, epochs=1, batch_size=8, precision="fp32")
@@ -341,7 +339,7 @@ def test_a_profile_is_a_seventh_file_and_a_table(
 
 
 def test_run_training_gives_the_folder_and_the_metrics_of_its_files(
-    tmp_path: Path, table: PictureTable, plan: RunPlan
+    tmp_path: Path, table: ImageTable, plan: RunPlan
 ):
     done = run_training(table, plan=plan, out=tmp_path / "run", display=QUIET)
     assert (done.folder, done.interrupted) == (tmp_path / "run", False)
@@ -408,12 +406,12 @@ def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
 
 
 def test_a_run_is_found_again_from_another_directory_and_after_moves(
-    tmp_path: Path, table: PictureTable, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, table: ImageTable, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "shapes"
     folder.mkdir(parents=True)
-    typed = picture_folder.relative_to(tmp_path)
+    typed = image_folder.relative_to(tmp_path)
     plan = RunPlan(title="Shapes", data=str(typed), source=typed, config=TrainConfig(size=32))
     write(folder, table, plan)
     (tmp_path / "elsewhere").mkdir()
@@ -430,26 +428,26 @@ def test_a_run_is_found_again_from_another_directory_and_after_moves(
     project = tmp_path / "project"
     project.mkdir()
     (tmp_path / "runs").rename(project / "runs")
-    picture_folder.rename(project / picture_folder.name)
+    image_folder.rename(project / image_folder.name)
     assert rows_found(project / "runs" / "shapes") == expected
     # The data alone moves.
-    (project / picture_folder.name).rename(tmp_path / "photos")
+    (project / image_folder.name).rename(tmp_path / "photos")
     with pytest.raises(DataError) as error:
         RunFolder(project / "runs" / "shapes").table()
-    assert str(picture_folder) in str(error.value)
+    assert str(image_folder) in str(error.value)
     assert "--data" in str(error.value)
     assert rows_found(project / "runs" / "shapes", tmp_path / "photos") == expected
 
 
 def test_a_table_of_labels_is_found_again_too(
-    tmp_path: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    (picture_folder / "in.csv").touch()
+    (image_folder / "in.csv").touch()
     (tmp_path / "out.csv").touch()
     run = tmp_path / "run"
     run.mkdir()
-    data = picture_folder.relative_to(tmp_path)
+    data = image_folder.relative_to(tmp_path)
     for typed, kept in (
         ("csv:in.csv,image=a,label=b", "csv:in.csv,image=a,label=b"),
         (f"csv:{data / 'in.csv'}", "csv:in.csv"),

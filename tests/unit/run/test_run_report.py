@@ -27,24 +27,24 @@ QUIET = Display(quiet=True)
 
 
 @pytest.fixture
-def run(picture_folder: Path, tmp_path: Path) -> Path:
+def run(image_folder: Path, tmp_path: Path) -> Path:
     """A finished run on 24 pictures, one of which could not be read."""
-    (picture_folder / "cross" / "cross_3.jpg").write_bytes(b"")
+    (image_folder / "cross" / "cross_3.jpg").write_bytes(b"")
     # A mislabelled copy gives the report a mistake and a duplicate.
-    (picture_folder / "disc" / "copy_1.jpg").write_bytes(
-        (picture_folder / "cross" / "cross_5.jpg").read_bytes()
+    (image_folder / "disc" / "copy_1.jpg").write_bytes(
+        (image_folder / "cross" / "cross_5.jpg").read_bytes()
     )
     plan = RunPlan(
         title="Shapes <b>",
-        data=str(picture_folder),
+        data=str(image_folder),
         config=TrainConfig(size=64, epochs=0, device="cpu", num_workers=0),
         on_bad="skip",
-        source=picture_folder,
+        source=image_folder,
         valid="0.4",
         references=(("by hand", 0.5),),
         notes=("Drawn by a test.",),
     )
-    table = resolve_data(picture_folder, valid=0.4, seed=0)
+    table = resolve_data(image_folder, valid=0.4, seed=0)
     return run_training(table, plan=plan, out=tmp_path / "run", display=QUIET).folder
 
 
@@ -73,8 +73,8 @@ def section(page: str, name: str) -> str:
     return page.split(f'<section id="{name}"')[1].split("</section>")[0]
 
 
-def test_pictures_that_are_gone_are_named(run: Path, picture_folder: Path):
-    for path in (picture_folder / "disc").iterdir():
+def test_pictures_that_are_gone_are_named(run: Path, image_folder: Path):
+    for path in (image_folder / "disc").iterdir():
         path.rename(path.with_stem(f"{path.stem}_b"))
     with pytest.raises(DataError, match=r"predictions\.csv does not fit"):
         rebuild_report(run, device="cpu", display=QUIET)
@@ -87,21 +87,19 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, vizsla: Callable[...
     assert "config.toml" in done.err
 
 
-def test_mistakes_that_cannot_be_looked_into_do_not_lose_the_report(
-    run: Path, picture_folder: Path
-):
-    table = resolve_data(picture_folder, valid=0.4, seed=0)
+def test_mistakes_that_cannot_be_looked_into_do_not_lose_the_report(run: Path, image_folder: Path):
+    table = resolve_data(image_folder, valid=0.4, seed=0)
     names = {table.shown_path(row) for row in table.train_rows.tolist()} - {"cross/cross_3.jpg"}
-    (picture_folder / min(names)).write_bytes(b"broken")
+    (image_folder / min(names)).write_bytes(b"broken")
     page = rebuild_report(run, device="cpu", display=QUIET).read_text("utf-8")
     assert 'id="mistakes"' in page
     assert "The mistakes could not be looked into: Cannot read the image" in page
 
 
 def test_what_training_knows_of_its_pictures_is_what_the_final_classifier_sees(
-    picture_folder: Path,
+    image_folder: Path,
 ):
-    table = resolve_data(picture_folder, valid=0.4, seed=0)
+    table = resolve_data(image_folder, valid=0.4, seed=0)
     config = TrainConfig(size=64, epochs=0, device="cpu", num_workers=0)
     run = train_classifier(table, config=config, display=QUIET)
     known = run.known

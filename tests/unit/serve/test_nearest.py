@@ -82,18 +82,18 @@ def test_the_standardised_features_of_a_feature_head_are_compared():
     torch.testing.assert_close(pooled_features(classifier, images), expected)
 
 
-def test_a_folder_labels_pictures_by_their_folders(picture_folder: Path):
-    (picture_folder / "cross" / "cross_0.jpg").rename(picture_folder / "loose.jpg")
-    found = {one.path.name: one.label for one in images_of_folder(picture_folder)}
+def test_a_folder_labels_pictures_by_their_folders(image_folder: Path):
+    (image_folder / "cross" / "cross_0.jpg").rename(image_folder / "loose.jpg")
+    found = {one.path.name: one.label for one in images_of_folder(image_folder)}
     assert len(found) == 24
     assert (found["loose.jpg"], found["cross_1.jpg"], found["disc_0.jpg"]) == ("", "cross", "disc")
 
 
-def test_a_run_says_what_it_learned_from(picture_folder: Path, tmp_path: Path):
-    text = f'data = "{picture_folder.as_posix()}"\nlabels = "folder"\nvalid = "0.25"\nseed = 3\n'
+def test_a_run_says_what_it_learned_from(image_folder: Path, tmp_path: Path):
+    text = f'data = "{image_folder.as_posix()}"\nlabels = "folder"\nvalid = "0.25"\nseed = 3\n'
     (tmp_path / "config.toml").write_text(text)
     (tmp_path / "metrics.json").write_text('{"facts": {}}')
-    table = resolve_data(picture_folder, valid="0.25", seed=3)
+    table = resolve_data(image_folder, valid="0.25", seed=3)
     assert images_of_run(tmp_path) == [
         TrainingImage(path=table.paths[row], label=table.label(row))
         for row in table.train_rows.tolist()

@@ -13,7 +13,7 @@ from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
 from vizsla.train.learner import Learner
-from vizsla.types import PictureTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,12 +68,12 @@ def _one_thread():
 
 
 @pytest.fixture
-def table(picture_folder: Path) -> PictureTable:
+def table(image_folder: Path) -> ImageTable:
     """All 24 pictures, those of the two classes by turns; nobody is in a split yet."""
-    paths = sorted(picture_folder.rglob("*.jpg"), key=lambda path: (path.stem[-2:], path.stem))
+    paths = sorted(image_folder.rglob("*.jpg"), key=lambda path: (path.stem[-2:], path.stem))
     vocab = ("cross", "disc")
-    return PictureTable(
-        root=picture_folder,
+    return ImageTable(
+        root=image_folder,
         paths=tuple(paths),
         targets=torch.tensor([vocab.index(path.parent.name) for path in paths]),
         vocab=vocab,
@@ -83,7 +83,7 @@ def table(picture_folder: Path) -> PictureTable:
 
 
 @pytest.fixture
-def make_loaders(table: PictureTable) -> MakeLoaders:
+def make_loaders(table: ImageTable) -> MakeLoaders:
     """Return a function that makes loaders: the last ``num_valid`` pictures are held out."""
 
     def make(
@@ -96,7 +96,7 @@ def make_loaders(table: PictureTable) -> MakeLoaders:
         method: ResizeMethod = "crop",
     ) -> DataLoaders:
         rows = torch.arange(len(table.paths))
-        split = PictureTable(
+        split = ImageTable(
             root=table.root,
             paths=table.paths,
             targets=table.targets,

@@ -38,7 +38,7 @@ from vizsla.train.step import (
     step_unless,
 )
 from vizsla.train.trainer import Trainer
-from vizsla.types import Batch, PictureTable
+from vizsla.types import Batch, ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -179,7 +179,7 @@ class Watch(Callback):
 def train_epoch(context: Context, source: Generator[Batch], *, first_step: int = 0) -> list[float]:
     """Run a fit of one epoch and return the losses of its steps."""
     num_steps = context.schedule.num_steps
-    table = PictureTable(
+    table = ImageTable(
         root=Path("/images"),
         paths=tuple(Path(f"/images/{row}.jpg") for row in range(30)),
         targets=torch.zeros(30, dtype=torch.int64),
@@ -639,9 +639,9 @@ def test_mixed_pictures_count_for_both_of_their_targets():
 
 
 @pytest.fixture
-def learn(picture_folder: Path) -> Learner:
+def learn(image_folder: Path) -> Learner:
     dls = ImageDataLoaders.from_folder(
-        picture_folder,
+        image_folder,
         valid_pct=0.34,
         seed=1,
         item_tfms=Resize(36),

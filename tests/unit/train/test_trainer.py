@@ -25,7 +25,7 @@ from vizsla.train.learner import Learner
 from vizsla.train.losses import CrossEntropyLossFlat, balanced_class_weights
 from vizsla.train.metrics import accuracy
 from vizsla.train.step import TrainingStep, make_scaler
-from vizsla.types import Batch, PictureTable
+from vizsla.types import Batch, ImageTable
 
 if TYPE_CHECKING:
     from vizsla.train.callbacks.base import Fit
@@ -312,10 +312,10 @@ def test_a_module_of_ones_own_trains_with_a_splitter(make_loaders: Any):
     assert learner.predictions().logits.shape == (4, 2)
 
 
-def uneven(table: PictureTable) -> PictureTable:
+def uneven(table: ImageTable) -> ImageTable:
     """Return a table with 3 crosses and 9 discs to learn from, 4 pictures to validate on."""
     crosses, discs = ((table.targets == k).nonzero().flatten() for k in (0, 1))
-    return PictureTable(
+    return ImageTable(
         root=table.root,
         paths=table.paths,
         targets=table.targets,
@@ -325,7 +325,7 @@ def uneven(table: PictureTable) -> PictureTable:
     )
 
 
-def test_class_weights_weigh_the_loss(table: PictureTable, make_learner: Any):
+def test_class_weights_weigh_the_loss(table: ImageTable, make_learner: Any):
     loaders = DataLoaders(
         uneven(table), resize=Resize(32), batch_size=4, num_workers=0, device="cpu"
     )
@@ -339,7 +339,7 @@ def test_class_weights_weigh_the_loss(table: PictureTable, make_learner: Any):
     assert learner.recorder.values[0][1] == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_balanced_loaders_show_all_classes_equally_often(table: PictureTable, make_learner: Any):
+def test_balanced_loaders_show_all_classes_equally_often(table: ImageTable, make_learner: Any):
     from vizsla.train.callbacks.base import Callback
 
     seen: list[Tensor] = []

@@ -34,7 +34,7 @@ _WORTH_KEEPING = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PictureKey:
+class ImageKey:
     """Everything that the pixels of a prepared image depend on; a changed file gets another key.
 
     Attributes:
@@ -52,7 +52,7 @@ class PictureKey:
     decoder: str = DECODER_VERSION
 
     @classmethod
-    def of_file(cls, path: Path | str, *, preparation: str) -> PictureKey:
+    def of_file(cls, path: Path | str, *, preparation: str) -> ImageKey:
         """Return the key of a file as it is now.
 
         Raises:
@@ -77,11 +77,11 @@ class Store(Protocol):
 
     budget_bytes: int
 
-    def find(self, key: PictureKey) -> Pixels | None:
+    def find(self, key: ImageKey) -> Pixels | None:
         """Return the read-only image of a key, or None."""
         ...
 
-    def keep(self, key: PictureKey, pixels: Pixels) -> object:
+    def keep(self, key: ImageKey, pixels: Pixels) -> object:
         """Take a read-only image, if there is room."""
         ...
 
@@ -100,15 +100,15 @@ class MemoryStore:
     def __init__(self, *, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._used_bytes = 0
-        self._images: dict[tuple[str, str], tuple[PictureKey, Pixels]] = {}
+        self._images: dict[tuple[str, str], tuple[ImageKey, Pixels]] = {}
         self._lock = threading.Lock()
 
-    def find(self, key: PictureKey) -> Pixels | None:
+    def find(self, key: ImageKey) -> Pixels | None:
         """Return the image of a key, or None; another state of the same file does not count."""
         known = self._images.get(key.slot)
         return known[1] if known is not None and known[0] == key else None
 
-    def keep(self, key: PictureKey, pixels: Pixels) -> None:
+    def keep(self, key: ImageKey, pixels: Pixels) -> None:
         """Take an image in the place of an earlier state of the same file, if there is room."""
         with self._lock:
             known = self._images.get(key.slot)
@@ -126,7 +126,7 @@ class MemoryStore:
         return f"{len(self._images)} images, {self._used_bytes / 1e6:.1f} MB in memory"
 
 
-class PictureCache:
+class ImageCache:
     """Keeps prepared images until the budget is used up; later ones are decoded each time. For any number of threads.
 
     Args:
@@ -178,11 +178,11 @@ class PictureCache:
             )
         self.budget_bytes = 0 if self._store is None else self._store.budget_bytes
 
-    def find(self, key: PictureKey) -> Pixels | None:
+    def find(self, key: ImageKey) -> Pixels | None:
         """Return the image of a key, read-only, or None if it is not kept."""
         return None if self._store is None else self._store.find(key)
 
-    def keep(self, key: PictureKey, pixels: Pixels) -> None:
+    def keep(self, key: ImageKey, pixels: Pixels) -> None:
         """Make an image read-only and take it, if there is room."""
         pixels.setflags(write=False)
         if self._store is not None:
@@ -245,7 +245,7 @@ def _store_of(
 def _fastest_store(
     budget: int | None, *, device: torch.device, expected: int | None, folder: Path | None
 ) -> tuple[Kind, Store | None]:
-    """Return the fastest place where all expected images fit; see ``PictureCache``."""
+    """Return the fastest place where all expected images fit; see ``ImageCache``."""
     limit = 2**62 if budget is None else budget
     if device.type == "cuda" and expected is not None:
         room = min(limit, int(SHARE_OF_FREE_DEVICE["auto"] * free_device_bytes(device)))

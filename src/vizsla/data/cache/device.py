@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from vizsla.data.cache.cache import PictureKey
-    from vizsla.data.images.reader import PictureReader
+    from vizsla.data.cache.cache import ImageKey
+    from vizsla.data.images.reader import ImageReader
     from vizsla.data.images.sizing import Box, Pixels, Sizing
     from vizsla.types import Size
 
@@ -79,7 +79,7 @@ class DeviceStore:
         self._filled = 0  # Bytes of the last buffer.
         self._used_bytes = 0
         self._full = False
-        self._places: dict[tuple[str, str], tuple[PictureKey, Place]] = {}
+        self._places: dict[tuple[str, str], tuple[ImageKey, Place]] = {}
         self._lock = threading.Lock()
 
     def serves(self, device: torch.device) -> bool:
@@ -92,13 +92,13 @@ class DeviceStore:
         """Whether there was no room for an image, so that none is taken any more."""
         return self._full
 
-    def locate(self, key: PictureKey) -> Place | None:
+    def locate(self, key: ImageKey) -> Place | None:
         """Return where the image of a key lies, or None."""
         known = self._places.get(key.slot)
         return known[1] if known is not None and known[0] == key else None
 
     def has(self, slot: tuple[str, str]) -> bool:
-        """Whether there is an image of a ``PictureKey.slot``, of whatever time."""
+        """Whether there is an image of a ``ImageKey.slot``, of whatever time."""
         return slot in self._places
 
     def unchanged(self, slot: tuple[str, str], num_bytes: int, modified_ns: int) -> Place | None:
@@ -106,7 +106,7 @@ class DeviceStore:
         key, place = self._places[slot]
         return place if (key.num_bytes, key.modified_ns) == (num_bytes, modified_ns) else None
 
-    def find(self, key: PictureKey) -> Pixels | None:
+    def find(self, key: ImageKey) -> Pixels | None:
         """Return the pixels of a key, copied to the host, or None."""
         place = self.locate(key)
         if place is None:
@@ -117,7 +117,7 @@ class DeviceStore:
         pixels.setflags(write=False)
         return pixels
 
-    def keep(self, key: PictureKey, pixels: Pixels) -> Place | None:
+    def keep(self, key: ImageKey, pixels: Pixels) -> Place | None:
         """Copy an image to the device; return where it lies, or None if there is no room."""
         place = self.locate(key)  # Another thread may have been quicker.
         if place is not None:
@@ -135,7 +135,7 @@ class DeviceStore:
         self.publish([(key, place)])
         return place
 
-    def publish(self, filled: Sequence[tuple[PictureKey, Place]]) -> None:
+    def publish(self, filled: Sequence[tuple[ImageKey, Place]]) -> None:
         """Let images be found that were written to where ``reserve`` said.
 
         The copies have ended, or are on this store's own stream, for which whoever reads waits.
@@ -231,7 +231,7 @@ def _numbered(device: torch.device) -> torch.device:
 
 class _Encoded(NamedTuple):
     path: Path
-    key: PictureKey
+    key: ImageKey
     data: bytes
     header: JpegHeader
 
@@ -245,7 +245,7 @@ class DeviceDecoder:
         store: Where they go. On the CPU it works too, as a test of everything but the device's decoder.
     """
 
-    def __init__(self, reader: PictureReader, *, sizing: Sizing, store: DeviceStore) -> None:
+    def __init__(self, reader: ImageReader, *, sizing: Sizing, store: DeviceStore) -> None:
         self.reader = reader
         self.sizing = sizing
         self.store = store

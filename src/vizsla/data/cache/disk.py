@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vizsla.data.cache.cache import PictureKey
+    from vizsla.data.cache.cache import ImageKey
 
 SHARE_OF_FREE_DISK = 0.25
 """The budget where none is given, as a share of the space that is free or taken by the cache already."""
@@ -150,7 +150,7 @@ class DiskStore:
         self._num_damaged = 0
         self._trouble = ""
 
-    def find(self, key: PictureKey) -> NDArray[np.uint8] | None:
+    def find(self, key: ImageKey) -> NDArray[np.uint8] | None:
         """Return the pixels of a key, mapped into memory and read-only; None where there are none or they are damaged."""
         digest = _digest(key)
         path = self._path(digest)
@@ -171,7 +171,7 @@ class DiskStore:
                 os.utime(path, ns=(now, now))
         return pixels
 
-    def keep(self, key: PictureKey, pixels: NDArray[np.uint8]) -> None:
+    def keep(self, key: ImageKey, pixels: NDArray[np.uint8]) -> None:
         """Write the pixels of a key, if there is room or room can be made; trouble with the disk only ends the storing."""
         if self._trouble:
             return
@@ -188,7 +188,7 @@ class DiskStore:
             notes += f", no more are stored: {self._trouble}"
         return f"{self._num_images} images, {self._used_bytes / 1e6:.1f} MB on disk in {self.folder}{notes}"
 
-    def _store(self, key: PictureKey, pixels: NDArray[np.uint8]) -> None:
+    def _store(self, key: ImageKey, pixels: NDArray[np.uint8]) -> None:
         digest = _digest(key)
         path = self._path(digest)
         pixels = np.ascontiguousarray(pixels)
@@ -253,7 +253,7 @@ class DiskStore:
         self._used_bytes, self._num_images, self._added_bytes = used, left, 0
 
 
-def _digest(key: PictureKey) -> bytes:
+def _digest(key: ImageKey) -> bytes:
     """Return 32 bytes that stand for a key: nothing of the path can be read from them."""
     parts = (
         __version__,

@@ -56,7 +56,7 @@ class _UnreadableError(Exception):
 # ── any file ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def open_picture(
+def decode_image(
     source: Path | str | bytes,
     *,
     cover: Size | None = None,
@@ -111,7 +111,7 @@ def read_bytes(source: Path | str | bytes) -> bytes:
         raise _error(source, failure) from failure
 
 
-def picture_size(source: Path | str | bytes) -> Size | None:
+def size_from_header(source: Path | str | bytes) -> Size | None:
     """Return the upright ``(height, width)`` of an image from its header alone, or None where it cannot be read."""
     try:
         image = _open_header(_bytes_of(source))
@@ -135,7 +135,7 @@ def source_name(source: Path | str | bytes | Image.Image) -> str:
 
 
 def cause_of(error: PictureError) -> str:
-    """Return why ``open_picture`` could not read an image, without the file's name; of another error the whole message."""
+    """Return why ``decode_image`` could not read an image, without the file's name; of another error the whole message."""
     cause = error.__cause__
     return str(cause) if isinstance(cause, _UnreadableError) else str(error)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from vizsla.data.images.facts import PictureFacts
+    from vizsla.data.images.facts import ImageFacts
 
 LEAST_LIKENESS = 0.995
 """Correlation of 24 x 24 grey values. Copies that were scaled or compressed anew correlate by 0.998 and more."""
@@ -37,7 +37,7 @@ class Duplicate:
     is_exact: bool
 
 
-def find_duplicates(valid: PictureFacts, train: PictureFacts) -> tuple[Duplicate, ...]:
+def find_duplicates(valid: ImageFacts, train: ImageFacts) -> tuple[Duplicate, ...]:
     """Return the validation images that are also trained on, with the training image most like each.
 
     Args:

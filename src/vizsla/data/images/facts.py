@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vizsla.data.images.decode import open_picture, picture_size
+from vizsla.data.images.decode import decode_image, size_from_header
 from vizsla.data.loading.loader import map_rows
 from vizsla.errors import PictureError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.machine import NumWorkers
-    from vizsla.types import PictureTable, Size
+    from vizsla.types import ImageTable, Size
 
 LIKENESS_SIDE = 24
 """Enough to tell different photos of one thing apart, too little for compression and rescaling to show."""
@@ -33,7 +33,7 @@ _DECODED_SIDE = 96
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class PictureFacts:
+class ImageFacts:
     """What the files of some images say; an image that cannot be read has zeros, NaN and no digest.
 
     Attributes:
@@ -54,13 +54,13 @@ class PictureFacts:
     likenesses: Tensor
 
 
-def picture_facts(
-    table: PictureTable,
+def image_facts(
+    table: ImageTable,
     rows: Tensor,
     *,
     num_workers: NumWorkers = "auto",
     on_progress: Callable[[int], None] | None = None,
-) -> PictureFacts:
+) -> ImageFacts:
     """Read the files of some rows once and note what they are like.
 
     Args:
@@ -78,7 +78,7 @@ def picture_facts(
     likenesses = np.zeros((len(found), LIKENESS_SIDE**2), dtype=np.float32)
     for position, fact in enumerate(found):
         likenesses[position] = fact.likeness
-    return PictureFacts(
+    return ImageFacts(
         rows=rows.clone(),
         heights=torch.tensor([fact.size[0] for fact in found], dtype=torch.int64),
         widths=torch.tensor([fact.size[1] for fact in found], dtype=torch.int64),
@@ -102,7 +102,7 @@ def _fact_of(path: Path) -> _Fact:
     nothing = np.zeros(LIKENESS_SIDE**2, dtype=np.float32)
     try:
         data = path.read_bytes()
-        image = open_picture(data, cover=(_DECODED_SIDE, _DECODED_SIDE), truncated="ok")
+        image = decode_image(data, cover=(_DECODED_SIDE, _DECODED_SIDE), truncated="ok")
     except (OSError, PictureError):
         return _Fact(likeness=nothing)
     grey = image.convert("L").resize((LIKENESS_SIDE, LIKENESS_SIDE), Image.Resampling.BOX)
@@ -111,14 +111,14 @@ def _fact_of(path: Path) -> _Fact:
     if spread >= FLAT:
         nothing = (values - brightness) / (spread * LIKENESS_SIDE)
     return _Fact(
-        size=picture_size(data) or (0, 0),
+        size=size_from_header(data) or (0, 0),
         brightness=brightness / 255,
         digest=hashlib.sha256(data).hexdigest(),
         likeness=nothing,
     )
 
 
-class SmallPictures:
+class SmallImages:
     """Which images have a side shorter than that of a size, noted while they are read anyway; for any number of threads.
 
     Args:
@@ -131,7 +131,7 @@ class SmallPictures:
         self._others: set[str] = set()
 
     def note(self, path: Path | str, size: Size) -> None:
-        """Note the (height, width) of an image; as ``on_decoded`` of a ``PictureReader`` that brings them to this size."""
+        """Note the (height, width) of an image; as ``on_decoded`` of a ``ImageReader`` that brings them to this size."""
         is_small = size[0] < self.size[0] or size[1] < self.size[1]
         (self._small if is_small else self._others).add(str(path))
 
@@ -139,7 +139,7 @@ class SmallPictures:
         """Return whether an image is small; where it was not noted its header is read. One that cannot be read is not."""
         name = str(path)
         if name not in self._small and name not in self._others:
-            found = picture_size(path)
+            found = size_from_header(path)
             if found is None:
                 return False
             self.note(path, found)
@@ -147,12 +147,12 @@ class SmallPictures:
 
 
 def count_smaller(
-    table: PictureTable,
+    table: ImageTable,
     rows: Tensor,
     *,
     size: Size,
     num_workers: NumWorkers = "auto",
-    noted: SmallPictures | None = None,
+    noted: SmallImages | None = None,
 ) -> int:
     """Return how many images have a side shorter than that of ``size``; at most their headers are read.
 
@@ -163,7 +163,7 @@ def count_smaller(
         num_workers: Threads; ``"auto"`` is one for each core, 0 reads in this thread.
         noted: What is known of them already, for this size.
     """
-    small = noted if noted is not None and noted.size == size else SmallPictures(size)
+    small = noted if noted is not None and noted.size == size else SmallImages(size)
     return sum(
         map_rows(lambda row: small.is_small(table.paths[row]), rows, num_workers=num_workers)
     )

@@ -97,10 +97,10 @@ RandomFlip = FlipItem | DihedralItem
 
 _FLIPS = (FlipItem, DihedralItem)
 
-PictureFunction = Callable[[Pixels], Pixels]
+ImageFunction = Callable[[Pixels], Pixels]
 """A custom item transform: uint8 ``(H, W, 3)`` to uint8 ``(H, W, 3)``; it may write into what it is given."""
 
-ItemTransform = Sizing | RandomFlip | PictureFunction
+ItemTransform = Sizing | RandomFlip | ImageFunction
 ItemTransforms = ItemTransform | Sequence[ItemTransform] | None
 
 
@@ -136,9 +136,9 @@ class ItemPipeline:
             them act in training only.
     """
 
-    before: tuple[PictureFunction, ...] = ()
+    before: tuple[ImageFunction, ...] = ()
     sizing: Sizing | None = None
-    after: tuple[RandomFlip | PictureFunction, ...] = ()
+    after: tuple[RandomFlip | ImageFunction, ...] = ()
 
     @property
     def num_draws(self) -> int:
@@ -147,7 +147,7 @@ class ItemPipeline:
         return own + sum(one.num_draws for one in self.after if isinstance(one, _FLIPS))
 
     @property
-    def functions(self) -> tuple[PictureFunction, ...]:
+    def functions(self) -> tuple[ImageFunction, ...]:
         """All functions of the user's own."""
         return (*self.before, *(one for one in self.after if not isinstance(one, _FLIPS)))
 
@@ -231,7 +231,7 @@ def function_name(function: Callable[..., object]) -> str:
     return getattr(function, "__qualname__", None) or repr(function)
 
 
-def run_functions(functions: Sequence[PictureFunction], pixels: Pixels, *, name: str) -> Pixels:
+def run_functions(functions: Sequence[ImageFunction], pixels: Pixels, *, name: str) -> Pixels:
     """Return pixels after functions of the user's own.
 
     Args:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from vizsla.data.cache.cache import PictureKey
+from vizsla.data.cache.cache import ImageKey
 from vizsla.data.images.decode import (
     Truncated,
+    decode_image,
     is_worthwhile,
-    open_picture,
     plain_pixels,
     read_bytes,
     source_name,
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from vizsla.data.cache.cache import PictureCache
+    from vizsla.data.cache.cache import ImageCache
     from vizsla.data.cache.device import Place
     from vizsla.data.images.sizing import Pixels, Sizing
     from vizsla.types import Size
 
 
-class PictureReader:
+class ImageReader:
     """Turns one image into the pixels that training or validation see; the same for a batch and for a single file.
 
     Args:
         resize: Brings all images to one size; None leaves each at its own. Or a list of item transforms.
         cache: Keeps what was read from files.
-        truncated: What to do about JPEGs that end too early, see ``open_picture``.
+        truncated: What to do about JPEGs that end too early, see ``decode_image``.
         on_decoded: Called, in the thread that reads, for each file that is decoded, with its path and the (height, width) of
             what was decoded: smaller than what is asked for only where the image is.
 
@@ -57,7 +57,7 @@ class PictureReader:
         self,
         *,
         resize: ItemTransforms | ItemPipeline,
-        cache: PictureCache,
+        cache: ImageCache,
         truncated: Truncated = "strict",
         on_decoded: Callable[[Path | str, Size], None] | None = None,
     ) -> None:
@@ -103,7 +103,7 @@ class PictureReader:
         """Return the pixels of one image.
 
         Args:
-            source: A file, the bytes of one, or an upright RGB image as ``open_picture`` gives it. Files are cached.
+            source: A file, the bytes of one, or an upright RGB image as ``decode_image`` gives it. Files are cached.
             training: Give what training takes its random views of, not what validation sees.
             draws: ``num_draws`` numbers in [0, 1): give the training view that they say.
 
@@ -132,7 +132,7 @@ class PictureReader:
                 if cover is not None and self.scales_one_box and is_worthwhile():
                     image = plain_pixels(data, cover=cover)
                 if image is None:
-                    image = open_picture(source, cover=cover, truncated=self.truncated, data=data)
+                    image = decode_image(source, cover=cover, truncated=self.truncated, data=data)
                 if self.on_decoded is not None and file is not None:
                     self.on_decoded(file, size_of(image))
             if items.before:
@@ -175,7 +175,7 @@ class PictureReader:
         except OSError:
             return None
 
-    def key(self, path: Path | str, *, training: bool) -> PictureKey:
+    def key(self, path: Path | str, *, training: bool) -> ImageKey:
         """Return the key of what the cache keeps of a file as it is now.
 
         Args:
@@ -185,4 +185,4 @@ class PictureReader:
         Raises:
             OSError: There is no such file.
         """
-        return PictureKey.of_file(path, preparation=self._preparations[training])
+        return ImageKey.of_file(path, preparation=self._preparations[training])

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
-from vizsla.data.cache.cache import PictureCache, expected_bytes
+from vizsla.data.cache.cache import ImageCache, expected_bytes
 from vizsla.data.cache.device import load_decoder
 from vizsla.data.images.item_transforms import item_pipeline
-from vizsla.data.images.reader import PictureReader
-from vizsla.data.loading.loader import MAX_BLOCKS, PictureLoader
+from vizsla.data.images.reader import ImageReader
+from vizsla.data.loading.loader import MAX_BLOCKS, ImageLoader
 from vizsla.data.loading.order import ALL, Share, balancing_weights, part
 from vizsla.data.table.labels import CategoryMap
 from vizsla.data.table.targets import labelled_like
 from vizsla.errors import ConfigError, DataError
 from vizsla.machine import Blocks, worker_count
-from vizsla.types import Batch, PictureTable, Size, unknown_targets
+from vizsla.types import Batch, ImageTable, Size, unknown_targets
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
@@ -68,7 +68,7 @@ class LoaderOptions(TypedDict, total=False):
     shuffle: bool
     num_workers: NumWorkers
     device: torch.device | str | None
-    cache: PictureCache | None
+    cache: ImageCache | None
     truncated: Truncated
     balanced: bool
 
@@ -102,14 +102,14 @@ def default_device() -> torch.device:
 
 
 class DataLoader:
-    """Batches of float images: a ``PictureLoader`` followed by the augmentation.
+    """Batches of float images: a ``ImageLoader`` followed by the augmentation.
 
     Args:
         loader: Gives uint8 batches; its ``training`` decides whether images are augmented or only resized.
         augmentation: Makes them float and, in training, different each epoch.
     """
 
-    def __init__(self, loader: PictureLoader, *, augmentation: BatchAugmentation) -> None:
+    def __init__(self, loader: ImageLoader, *, augmentation: BatchAugmentation) -> None:
         self.loader = loader
         self.augmentation = augmentation
         self._num_looks = 0
@@ -141,7 +141,7 @@ class DataLoader:
             epoch: Number of the epoch, from 0; matters in training only.
             start: So many batches are left out at the beginning, their images not read; the others are the same as
                 without it, bit for bit.
-            share: (rank, world): of every batch only the part of one of several processes, see ``PictureLoader.batches``.
+            share: (rank, world): of every batch only the part of one of several processes, see ``ImageLoader.batches``.
                 All get the same number of batches; of a last batch with fewer images than processes some get a
                 batch of no images.
             augmenting: Entered while a batch is augmented, for somebody who takes the time.
@@ -170,7 +170,7 @@ class DataLoader:
         epoch: int,
         augmenting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Generator[Batch]:
-        """Yield the batches of a plan, as ``PictureLoader.plan`` gives it.
+        """Yield the batches of a plan, as ``ImageLoader.plan`` gives it.
 
         Args:
             plan: Turns of each batch.
@@ -230,7 +230,7 @@ class DataLoader:
         return self.loader.rows
 
     @property
-    def table(self) -> PictureTable:
+    def table(self) -> ImageTable:
         """The table that the rows point into."""
         return self.loader.table
 
@@ -389,10 +389,10 @@ class DataLoaders:
         num_workers: Threads that read images; ``"auto"`` is one for each core, 0 reads in the caller's thread.
         device: Where batches go; None is ``default_device()``.
         cache: Keeps images once read; None is one in mode ``"auto"``, which looks at what is free.
-        truncated: What to do about JPEGs that end too early, see ``open_picture``.
+        truncated: What to do about JPEGs that end too early, see ``decode_image``.
         balanced: Training images are drawn, with replacement, so that all classes come up equally often; an epoch is
             as long as without.
-        weights: How often each training row comes up, in proportion, ``(T,)``, instead; see ``PictureLoader``.
+        weights: How often each training row comes up, in proportion, ``(T,)``, instead; see ``ImageLoader``.
 
     Raises:
         ConfigError: A number is out of range, or the images cannot be drawn as asked.
@@ -401,7 +401,7 @@ class DataLoaders:
 
     def __init__(
         self,
-        table: PictureTable,
+        table: ImageTable,
         *,
         resize: ItemTransforms | ItemPipeline,
         transforms: Sequence[BatchTransform] = (),
@@ -411,7 +411,7 @@ class DataLoaders:
         seed: int = 0,
         num_workers: NumWorkers = "auto",
         device: torch.device | str | None = None,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
         truncated: Truncated = "strict",
         balanced: bool = False,
         weights: Tensor | Sequence[float] | None = None,
@@ -429,8 +429,8 @@ class DataLoaders:
                 num_centred=len(table.valid_rows),
                 num_strips=len(table.train_rows),
             )
-            cache = PictureCache(device=self.device, expected_bytes=needed)
-        self.reader = PictureReader(resize=resize, cache=cache, truncated=truncated)
+            cache = ImageCache(device=self.device, expected_bytes=needed)
+        self.reader = ImageReader(resize=resize, cache=cache, truncated=truncated)
         self.bs = batch_size
         self.valid_bs = batch_size if valid_batch_size is None else valid_batch_size
         self.seed = seed
@@ -447,7 +447,7 @@ class DataLoaders:
     @classmethod
     def from_table(
         cls,
-        table: PictureTable,
+        table: ImageTable,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
         *,
@@ -505,7 +505,7 @@ class DataLoaders:
         return self.reader.items
 
     @property
-    def cache(self) -> PictureCache:
+    def cache(self) -> ImageCache:
         """What keeps the images that were read."""
         return self.reader.cache
 
@@ -540,7 +540,7 @@ class DataLoaders:
         return self.train.one_batch(epoch=epoch)
 
     def loader_for(
-        self, rows: Tensor, *, training: bool = False, table: PictureTable | None = None
+        self, rows: Tensor, *, training: bool = False, table: ImageTable | None = None
     ) -> DataLoader:
         """Return a loader of any rows of the table, training rows included; every row comes up.
 
@@ -576,7 +576,7 @@ class DataLoaders:
         frame: Any = items
         rows = [row for _, row in frame.iterrows()] if hasattr(frame, "iterrows") else list(frame)
         get_x, get_y = self.getters
-        table = PictureTable(
+        table = ImageTable(
             root=self.table.root,
             paths=tuple(Path(row if get_x is None else get_x(row)) for row in rows),
             targets=unknown_targets(len(rows), task=self.table.task, num_outputs=self.c),
@@ -591,14 +591,14 @@ class DataLoaders:
 
     def _loader(
         self,
-        table: PictureTable,
+        table: ImageTable,
         rows: Tensor,
         *,
         training: bool,
         drop_last: bool = False,
         weights: Tensor | Sequence[float] | None = None,
     ) -> DataLoader:
-        loader = PictureLoader(
+        loader = ImageLoader(
             table,
             rows,
             reader=self.reader,

@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from vizsla.data.cache.device import DeviceStore, Place
-    from vizsla.data.images.reader import PictureReader
+    from vizsla.data.images.reader import ImageReader
     from vizsla.data.images.sizing import Pixels, Sizing
     from vizsla.machine import NumWorkers
-    from vizsla.types import PictureTable, Size
+    from vizsla.types import ImageTable, Size
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -402,7 +402,7 @@ class PendingBatch:
 # ── all batches ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class PictureLoader:
+class ImageLoader:
     """Batches of uint8 images from some rows of a table.
 
     In training the rows are shuffled for each epoch and of every image a random window is taken.
@@ -431,10 +431,10 @@ class PictureLoader:
 
     def __init__(
         self,
-        table: PictureTable,
+        table: ImageTable,
         rows: Tensor,
         *,
-        reader: PictureReader,
+        reader: ImageReader,
         batch_size: int,
         training: bool,
         seed: int = 0,
@@ -659,7 +659,7 @@ def _window_length(num_bytes: int | None) -> int:
 
 
 @contextmanager
-def reading_meanwhile(loader: PictureLoader) -> Generator[None]:
+def reading_meanwhile(loader: ImageLoader) -> Generator[None]:
     """Read validation images into the cache while something else goes on; where it would not help, do nothing.
 
     While a device trains its first epoch, the processor's cores have nothing to do that the next batch waits for. The

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.images.item_transforms import ItemTransforms
     from vizsla.notebook.batches import Datasets
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CategoryBlock:
         train: Sequence[int],
         valid: Sequence[int],
         names: Sequence[str] = (),  # noqa: ARG002 (of use to the other blocks)
-    ) -> PictureTable:
+    ) -> ImageTable:
         """Return the checked table; see ``class_table``."""
         return class_table(
             images,
@@ -118,7 +118,7 @@ class MultiCategoryBlock:
         train: Sequence[int],
         valid: Sequence[int],
         names: Sequence[str] = (),
-    ) -> PictureTable:
+    ) -> ImageTable:
         """Return the checked table; see ``class_list_table``."""
         return class_list_table(
             images,
@@ -158,7 +158,7 @@ class RegressionBlock:
         train: Sequence[int],
         valid: Sequence[int],
         names: Sequence[str] = (),
-    ) -> PictureTable:
+    ) -> ImageTable:
         """Return the checked table; see ``number_table``."""
         return number_table(images, train=train, valid=valid, n_out=self.n_out, names=names)
 
@@ -306,7 +306,7 @@ class DataBlock:
             )
         check_loader_options({}, self.item_tfms)
 
-    def resolve(self, source: Any, path: Path | str = ".") -> PictureTable:
+    def resolve(self, source: Any, path: Path | str = ".") -> ImageTable:
         """Return the table of a source: items listed, split and labelled, everything checked.
 
         Images that can be shown but not trained on (of one class only, or the same one in both sets) give a warning

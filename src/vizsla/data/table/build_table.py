@@ -30,7 +30,7 @@ from vizsla.data.table.targets import (
     same_length,
 )
 from vizsla.errors import ConfigError, LabelError, Problem, raise_problems
-from vizsla.types import UNLABELLED, PictureTable
+from vizsla.types import UNLABELLED, ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,7 +49,7 @@ def class_table(
     vocab: Sequence[str] | None = None,
     sort: bool = True,
     add_na: bool = False,
-) -> PictureTable:
+) -> ImageTable:
     """Return the table of images that have one class each.
 
     Args:
@@ -96,7 +96,7 @@ def class_list_table(
     vocab: Sequence[str] | None = None,
     encoded: bool = False,
     add_na: bool = False,
-) -> PictureTable:
+) -> ImageTable:
     """Return the table of images that have a list of classes each; see ``class_table``.
 
     Raises:
@@ -142,7 +142,7 @@ def number_table(
     valid: Sequence[int],
     n_out: int | None = None,
     names: Sequence[str] = (),
-) -> PictureTable:
+) -> ImageTable:
     """Return the table of images that have a number each, or several; see ``class_table``.
 
     Args:
@@ -202,9 +202,9 @@ def _checked_table(
     targets: Tensor,
     vocab: tuple[str, ...],
     task: Task,
-) -> PictureTable:
+) -> ImageTable:
     untrainable = raise_problems(problems, before_training=images.before_training)
-    return PictureTable(
+    return ImageTable(
         root=images.root,
         paths=images.paths,
         targets=targets,

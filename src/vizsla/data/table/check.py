@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from vizsla.data.images.reader import PictureReader
+    from vizsla.data.images.reader import ImageReader
     from vizsla.machine import NumWorkers
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +78,7 @@ class DataSummary:
     num_skipped: int
 
 
-def describe_data(table: PictureTable) -> DataSummary:
+def describe_data(table: ImageTable) -> DataSummary:
     """Count the images of a table by class and set."""
     outside = torch.ones(len(table.paths), dtype=torch.bool)
     outside[table.train_rows] = False
@@ -100,7 +100,7 @@ def describe_data(table: PictureTable) -> DataSummary:
     )
 
 
-def fingerprint(table: PictureTable) -> str:
+def fingerprint(table: ImageTable) -> str:
     """Return a digest of the images and labels of a table: SHA-256 over sorted (path, bytes, label).
 
     Args:
@@ -121,7 +121,7 @@ def fingerprint(table: PictureTable) -> str:
     return hashlib.sha256(json.dumps(sorted(items)).encode()).hexdigest()
 
 
-def class_counts(table: PictureTable, rows: torch.Tensor) -> list[int]:
+def class_counts(table: ImageTable, rows: torch.Tensor) -> list[int]:
     """Return how many of some rows have each class, in the order of the vocabulary; nothing where labels are numbers."""
     targets = table.targets[rows]
     if table.task == "regression":
@@ -367,10 +367,10 @@ def _shown_label(label: object) -> str:
 
 
 def find_unreadable(
-    table: PictureTable,
+    table: ImageTable,
     rows: torch.Tensor,
     *,
-    reader: PictureReader,
+    reader: ImageReader,
     num_workers: NumWorkers = "auto",
     training: bool = False,
     on_progress: Callable[[int], None] | None = None,
@@ -382,7 +382,7 @@ def find_unreadable(
         rows: int64 ``(N,)``, which images.
         reader: Reads one image.
         num_workers: Threads; ``"auto"`` is one for each core, 0 reads in this thread.
-        training: Which form of the image the cache gets, see ``PictureReader.read``.
+        training: Which form of the image the cache gets, see ``ImageReader.read``.
         on_progress: Called in this thread after each image with the number of images read so far.
 
     Returns:
@@ -406,11 +406,11 @@ def find_unreadable(
 
 
 def settle_unreadable(
-    table: PictureTable,
+    table: ImageTable,
     unreadable: Sequence[tuple[int, str]],
     *,
     on_bad: Literal["error", "skip"] = "error",
-) -> PictureTable:
+) -> ImageTable:
     """Refuse or leave out images that cannot be read.
 
     Returns:
@@ -434,7 +434,7 @@ def settle_unreadable(
     )
 
 
-def drop_unreadable(table: PictureTable, bad: Sequence[tuple[int, str]]) -> PictureTable:
+def drop_unreadable(table: ImageTable, bad: Sequence[tuple[int, str]]) -> ImageTable:
     """Return a table without the images that cannot be read; they are added to ``skipped``.
 
     Rows are numbered anew. The vocabulary stays.
@@ -459,7 +459,7 @@ def drop_unreadable(table: PictureTable, bad: Sequence[tuple[int, str]]) -> Pict
     return after
 
 
-def _emptied(before: PictureTable, after: PictureTable) -> list[Problem]:
+def _emptied(before: ImageTable, after: ImageTable) -> list[Problem]:
     problems = [
         Problem(
             kind=DataError,

@@ -14,7 +14,7 @@ from vizsla.errors import DataError, MissingExtraError
 from vizsla.text import quoted
 
 if TYPE_CHECKING:
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +78,7 @@ DEFECT_THRESHOLD = 0.5
 """Cells whose probability of a defect, as experts rated it (0, 1/3, 2/3 or 1), is above this count as defective."""
 
 
-def solar_cells(*, seed: int, valid_fraction: float = 0.25) -> PictureTable:
+def solar_cells(*, seed: int, valid_fraction: float = 0.25) -> ImageTable:
     """Return the solar cells of the package ``elpv-dataset``, functional against defective.
 
     The split keeps the parts of both classes and both cell types (mono- and polycrystalline), as Deitsch et al. 2019 did

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vizsla.data.loading.dataloaders import BatchTransforms, LoaderOptions
     from vizsla.data.table.block import OutputBlock, OutputBlockOrClass
     from vizsla.data.table.tables import Table
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 _BY_FUNCTION = "Labels are what label_func returns."
 
@@ -302,7 +302,7 @@ def _table_of_columns(
     label_delim: str | None,
     y_block: OutputBlockOrClass | None,
     valid_col: str | int | None,
-) -> PictureTable:
+) -> ImageTable:
     """Return the checked table of the images in a CSV file or DataFrame; arguments as in ``from_df``."""
     block = block_for_columns(label_col, label_delim, y_block)
     images, splits = images_of_table(
@@ -333,7 +333,7 @@ def _split_table(
     splits: Sequence[str] | None = None,
     block: OutputBlock | None = None,
     names: Sequence[str] = (),
-) -> PictureTable:
+) -> ImageTable:
     """Return the checked table of images that are split at random, or as ``splits`` says: ``train`` or ``valid`` for each."""
     if splits is None:
         train, valid = RandomSplitter(valid_pct, seed)(images.paths)

@@ -32,7 +32,7 @@ from vizsla.text import quoted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 DEFAULT_VALID_FRACTION = 0.2
 
@@ -61,7 +61,7 @@ _Found = tuple[LabelledImages, tuple[str, ...] | None]
 
 def resolve_data(
     data: Path | str, *, labels: str = "folder", valid: float | str = "auto", seed: int
-) -> PictureTable:
+) -> ImageTable:
     r"""Find the images, their labels and the split of a data set, and check all of it.
 
     Args:

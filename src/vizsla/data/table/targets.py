@@ -21,7 +21,7 @@ from vizsla.errors import ConfigError, LabelError
 from vizsla.text import listed, quoted
 
 if TYPE_CHECKING:
-    from vizsla.types import PictureTable
+    from vizsla.types import ImageTable
 
 LabelSet = tuple[Any, ...]
 """The classes of one image, each once, as text or whole numbers."""
@@ -170,8 +170,8 @@ def _shown(value: Any) -> str:
 
 
 def labelled_like(
-    table: PictureTable, items: Sequence[Any], label_of: Callable[[Any], Any] | None
-) -> PictureTable:
+    table: ImageTable, items: Sequence[Any], label_of: Callable[[Any], Any] | None
+) -> ImageTable:
     """Return a table with the targets of its items' labels.
 
     Args:
@@ -206,7 +206,7 @@ def labelled_like(
     return replace(table, targets=torch.stack(known) if known else table.targets)
 
 
-def _target_like(label: Any, *, table: PictureTable, number_of: dict[str, int]) -> Tensor | None:
+def _target_like(label: Any, *, table: ImageTable, number_of: dict[str, int]) -> Tensor | None:
     if isinstance(label, LabelError):
         return None
     match table.task:
