@@ -11,7 +11,7 @@ help:  ## list these targets
 setup:  ## make .venv and install everything (nothing to do when nothing changed); PYTHON=python3.12 chooses
 	@PYTHON="$(PYTHON)" scripts/setup
 
-demo: setup  ## train on 2,624 pictures of solar cells and write a report to runs/demo
+demo: setup  ## train on 2,624 images of solar cells and write a report to runs/demo
 	@$(BIN)/vizsla demo
 
 test: setup  ## formatting, lint, types, spelling, then the tests
@@ -25,7 +25,7 @@ quick: setup  ## lint and the tests that take less than a minute together
 explore: setup  ## property tests with other random examples than every day's; a find becomes an @example
 	@HYPOTHESIS_PROFILE=explore scripts/test $$(grep -rl "from hypothesis" tests --include="test_*.py")
 
-bench: setup  ## run the benchmarks on this machine (a quarter of an hour); DATA=folder brings your pictures
+bench: setup  ## run the benchmarks on this machine (a quarter of an hour); DATA=folder brings your images
 	@$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)")
 
 docs: setup  ## build the documentation into site/

@@ -217,7 +217,7 @@ def serve(
     max_batch: int = 0,
     max_mb: float = 20.0,
     max_megapixels: float = 50.0,
-    max_images: int = 32,
+    max_images: Annotated[int, Parameter(name=["--max-images", "--max-pictures"])] = 32,
     max_rate: float = 50.0,
     max_seconds: float = 30.0,
     max_requests: int = 128,
@@ -321,7 +321,7 @@ def export(
     *,
     onnx: Path | None = None,
     torch: Path | None = None,
-    pictures: tuple[Path, ...] = (),
+    images: Annotated[tuple[Path, ...], Parameter(name=["--images", "--pictures"])] = (),
 ) -> None:
     """Write a model as ONNX or as a torch.export program.
 
@@ -330,17 +330,17 @@ def export(
 
     For example:
 
-        vizsla export runs/pets --onnx pets.onnx --pictures data/valid
+        vizsla export runs/pets --onnx pets.onnx --images data/valid
 
     Args:
         model: A model.safetensors, or the folder of a run.
         onnx: ONNX file to write, with its preprocessing inside.
         torch: Program of torch.export (.pt2) to write.
-        pictures: An image or a folder of them to check with; may be repeated. Default: some made for this.
+        images: An image or a folder of them to check with; may be repeated. Default: some made for this.
     """
     from vizsla.export.onnx import export_model
 
-    written = export_model(model_file(model), onnx=onnx, torch_program=torch, images=pictures)
+    written = export_model(model_file(model), onnx=onnx, torch_program=torch, images=images)
     for one in written:
         parity = one.parity
         say(
