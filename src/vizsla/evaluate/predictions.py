@@ -6,7 +6,7 @@ order in which the images were asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -201,6 +201,18 @@ class Predictions:
                 f"{what} needs predictions of classes. Received: predictions of the task 'regression', which are numbers. "
                 "Look at the losses, or at the differences between predicted and targets."
             )
+
+    def take(self, positions: Tensor) -> Predictions:
+        """Return the predictions of some images: int64 positions (not rows) in any order, or a bool for each image."""
+        if positions.dtype == torch.bool:
+            positions = positions.nonzero()[:, 0]
+        return replace(
+            self,
+            rows=self.rows[positions],
+            paths=tuple(self.paths[position] for position in positions.tolist()),
+            logits=self.logits[positions],
+            targets=self.targets[positions],
+        )
 
     def label(self, position: int) -> str:
         """Return the label of the image at a position (not row) as text, or an empty string where it is not known.

@@ -9,17 +9,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, MissingExtraError
-from vizsla.evaluate.interpret import least_certain, worst_mistakes
+from vizsla.evaluate.interpret import confusion_matrix, least_certain, worst_mistakes
+from vizsla.evaluate.metrics import per_class
 from vizsla.files import atomic_write
 from vizsla.infer.mistakes import Evidence, explained_positions
 from vizsla.report import cards, charts, tables
 from vizsla.report.cards import BUDGET_BYTES, Album
-from vizsla.report.charts import calibration_of
 from vizsla.report.slices import slice_findings
 from vizsla.text import duration_text, percent_range, percent_text, printable, valid_unicode
 
@@ -43,6 +44,9 @@ NUM_SUSPECTS = 12
 NUM_DUPLICATES = 12
 NUM_SKIPPED = 100
 NUM_OPEN_ROWS = 50
+LARGEST_MATRIX = 40
+"""Classes; a larger confusion matrix could not be read."""
+NUM_SHADES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,85 +146,94 @@ def _hash(text: str) -> str:
 
 def _values(content: ReportContent) -> dict[str, object]:
     """Return what the templates print, by the names that they use."""
-    predictions, table = content.predictions, content.table
+    predictions, table, evidence = content.predictions, content.table, content.evidence
     measured = bool(content.metrics) and bool(predictions.labelled.any())
     has_classes = measured and predictions.task != "regression"
-    first = content.metrics[0] if measured else None
-    is_accuracy = first is not None and first.name == "accuracy"
-    scale = charts.accuracy_scale(first, references=content.references) if first and is_accuracy else None  # fmt: skip
-    headline = tables.headline(predictions, metric=first) if first and is_accuracy else None
-    return {
+    metrics = [tables.metric_row(metric) for metric in content.metrics]
+    values: dict[str, object] = {
         "title": content.title,
         "facts": content.facts,
         "notes": content.notes,
         "task": predictions.task,
-        "headline": headline,
-        "first": tables.metric_rows(content.metrics[:1])[0] if measured else None,
-        "scale": scale,
+        "vocab": predictions.vocab,
+        "first": metrics[0] if measured else None,
+        "scale": None,
         "panels": charts.learning_curves(content.history),
         "history": content.history,
-        "metrics": tables.metric_rows(content.metrics),
+        "metrics": metrics,
         "interval_methods": tables.interval_methods(content.metrics),
-        "classes": tables.sorted_classes(predictions) if has_classes else (),
-        "vocab": predictions.vocab,
-        "calibration": calibration_of(predictions, kept=content.temperature),
-        "slices": slice_findings(predictions, content.evidence.valid_facts)
-        if has_classes
-        else None,
+        "classes": (),
+        "calibration": charts.calibration_of(predictions, kept=content.temperature),
+        "slices": slice_findings(predictions, evidence.valid_facts) if has_classes else None,
         "skipped": [
             (_shown(path, root=table.root), cause) for path, cause in table.skipped[:NUM_SKIPPED]
         ],
         "num_skipped": len(table.skipped),
+        "num_train": len(table.train_rows),
+        "num_train_facts": 0 if evidence.train_facts is None else len(evidence.train_facts.rows),
+        "looked_at_training_labels": evidence.left_out is not None,
         "dash": NONE,
         "not_known": tables.NOT_KNOWN,
         "num_open_rows": NUM_OPEN_ROWS,
-        **_galleries(content, has_classes=has_classes),
     }
+    if has_classes:
+        # The class that is found least comes first; classes without images come last.
+        values["classes"] = sorted(
+            per_class(predictions), key=lambda score: (score.support == 0, score.recall)
+        )
+    if measured and content.metrics[0].name == "accuracy":
+        supports = Counter(predictions.targets[predictions.labelled].tolist())
+        most_frequent = min(supports, key=lambda index: (-supports[index], index))
+        num_labelled = supports.total()
+        values |= {
+            "scale": charts.accuracy_scale(content.metrics[0], references=content.references),
+            "num_correct": int(predictions.correct.sum()),
+            "num_labelled": num_labelled,
+            "most_frequent": (
+                predictions.vocab[most_frequent],
+                supports[most_frequent] / num_labelled,
+            ),
+        }
+    return values | _galleries(content, has_classes=has_classes)
 
 
 def _galleries(content: ReportContent, *, has_classes: bool) -> dict[str, object]:
-    """Return everything with images; what comes first here gets its images first where they are too many."""
+    """Return everything with images. What comes first here gets its images first where there are too many."""
     predictions, table, evidence = content.predictions, content.table, content.evidence
     album = Album(BUDGET_BYTES)
     worst = explained_positions(predictions, NUM_CARDS)
-    mistakes = cards.mistake_cards(
-        predictions, table=table, positions=worst, evidence=evidence, album=album
-    )
-    uncertain: tuple[cards.Card, ...] = ()
+    mistakes = cards.mistake_cards(predictions, worst, evidence=evidence, table=table, album=album)
+    uncertain: list[cards.Card] = []
     if predictions.task != "regression":
         positions = least_certain(predictions, NUM_CARDS)
-        uncertain = cards.cards(predictions, table=table, positions=positions, album=album)
-    suspects, num_valid, num_train = cards.suspect_cards(
-        predictions, table=table, left_out=evidence.left_out, album=album, limit=NUM_SUSPECTS
+        uncertain = cards.cards(predictions, positions, table=table, album=album)
+    suspects, num_suspects = cards.suspect_cards(
+        predictions, left_out=evidence.left_out, table=table, album=album, limit=NUM_SUSPECTS
     )
     duplicates, num_duplicates = cards.duplicate_cards(
-        predictions, table=table, evidence=evidence, album=album, limit=NUM_DUPLICATES
+        predictions, evidence=evidence, table=table, album=album, limit=NUM_DUPLICATES
     )
-    groups: tuple[cards.ConfusionGroup, ...] = ()
-    matrix: tuple[cards.MatrixRow, ...] = ()
-    pairs: tuple[cards.ConfusedPair, ...] = ()
+    confusions: list[cards.Confusion] = []
+    matrix: list[list[int]] = []
     if has_classes and predictions.task == "category":
-        groups = cards.confusion_groups(predictions, table=table, album=album)
-        anchors = {group.anchor for group in groups}
-        matrix = cards.matrix_rows(predictions, anchors=anchors)
-        limit = NUM_CONFUSED_PAIRS if matrix else NUM_CONFUSED_PAIRS_ALONE
-        pairs = cards.confused_pairs(predictions, limit=limit, anchors=anchors)
+        confusions = cards.confusions(predictions, table=table, album=album)
+        if len(predictions.vocab) <= LARGEST_MATRIX:
+            matrix = confusion_matrix(predictions).tolist()
+    groups = [confusion for confusion in confusions if confusion.cards]
     return {
         "mistakes": mistakes,
         "num_mistakes": len(worst_mistakes(predictions)) if has_classes else len(mistakes),
-        "has_heat": any(one.heat for one in mistakes),
-        "has_neighbours": any(one.neighbours for one in mistakes),
+        "has_heat": any(card.heat for card in mistakes),
+        "has_neighbours": any(card.neighbours for card in mistakes),
         "uncertain": uncertain,
         "suspects": suspects,
-        "num_suspects": (num_valid, num_train),
-        "looked_at_training_labels": evidence.left_out is not None,
+        "num_suspects": num_suspects,
         "duplicates": duplicates,
         "num_duplicates": num_duplicates,
-        "num_train_facts": 0 if evidence.train_facts is None else len(evidence.train_facts.rows),
-        "num_train": len(table.train_rows),
-        "groups": groups,
         "matrix": matrix,
-        "pairs": pairs,
+        "pairs": confusions[: NUM_CONFUSED_PAIRS if matrix else NUM_CONFUSED_PAIRS_ALONE],
+        "groups": groups,
+        "anchors": {group.anchor for group in groups},
         "num_linked": sum(group.count for group in groups),
     }
 
@@ -249,9 +262,11 @@ def _environment() -> Environment:
     filters: dict[str, Callable[..., object]] = {
         "breakable": _breakable,
         "percent": percent_text,
+        "known_percent": lambda share: "" if share is None else percent_text(share),
         "percent_range": lambda ends: percent_range(*ends),
         "loss": lambda value: NONE if value is None else f"{value:.4f}",
         "duration": duration_text,
+        "shade": _shade,
     }
     environment.filters.update(filters)
     return environment
@@ -263,3 +278,9 @@ def _breakable(name: str) -> Markup:
 
     parts = re.split(r"(?<=[/_-])(?=[^/_-])", printable(name))
     return Markup("<wbr>").join(escape(part) for part in parts)
+
+
+def _shade(share: float, is_right: bool) -> str:
+    """Return the style class of a cell of the matrix; mistakes are few, so a square root makes small shares visible."""
+    strength = share if is_right else share**0.5
+    return f"{'right' if is_right else 'wrong'}-{max(1, round(NUM_SHADES * strength))}"

@@ -1,28 +1,24 @@
-"""Cards of the report's galleries: a small image and what was said about it; mistakes, suspects, duplicates, confusions."""
+"""Cards of the report's galleries: small images with what is said about them."""
 
 from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from PIL import Image
 
 from vizsla.data.images.decode import decode_image
-from vizsla.data.images.duplicates import find_duplicates
+from vizsla.data.images.duplicates import Duplicate, find_duplicates
 from vizsla.errors import PictureError
-from vizsla.evaluate.interpret import (
-    confusion_matrix,
-    confusion_shares,
-    most_confused,
-    worst_mistakes,
-)
+from vizsla.evaluate.interpret import worst_mistakes
 from vizsla.evaluate.label_errors import suspected_labels
-from vizsla.text import percent_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -31,456 +27,269 @@ if TYPE_CHECKING:
     from vizsla.infer.mistakes import Evidence
     from vizsla.types import ImageTable
 
-LONGEST_SIDE = 224
+LONGEST_SIDE, SMALL_SIDE, TILE_SIDE = 224, 160, 112
 BUDGET_BYTES = 4_300_000
-"""Of all addresses of a page; with its text it stays below 5 MB."""
+"""For all images of a page, as text; with its words the page stays below 5 MB."""
 GONE = "cannot be read any more"
 NO_ROOM = "left out, the page is full"
-_JPEG_QUALITY = 80
+MOST_OF_A_GROUP = 24
+MOST_TILES = 480
+"""Images of all confusions together; the most frequent confusions get theirs first."""
+_QUALITY, _TILE_QUALITY = 80, 72
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thumbnail:
-    """A small image for a page.
+    """A small image as a ``data:`` address; without one, ``missing`` says why."""
 
-    Attributes:
-        address: ``data:image/jpeg;base64,...``, or an empty string where there is no image.
-        width: Pixels.
-        height: Pixels.
-        missing: Why there is no image; empty where there is one.
-    """
-
-    address: str
-    width: int
-    height: int
+    address: str = ""
+    width: int = 0
+    height: int = 0
     missing: str = ""
 
 
 class Album:
-    """The images of one page: makes them small, and leaves further ones out when the page would grow too large."""
+    """Makes the small images of one page until their budget is spent; later ones are left out."""
 
     def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
         self._left = budget_bytes
 
     def of_file(
-        self, path: Path, *, side: int = LONGEST_SIDE, quality: int = _JPEG_QUALITY
+        self, path: Path, *, side: int = LONGEST_SIDE, quality: int = _QUALITY
     ) -> Thumbnail:
-        """Return the whole image of a file, its longest side at most ``side`` pixels, ``quality`` as Pillow counts.
+        """Return the whole image of a file, its longest side at most ``side`` pixels.
 
-        A file that cannot be read any more gives an empty address: a report is not given up for one image.
+        A file that can no longer be read becomes a placeholder: one image must not cost the report.
         """
         if self._left <= 0:
-            return _without(NO_ROOM, side=side)
+            return Thumbnail(missing=NO_ROOM)
         try:
             image = decode_image(path, cover=(side, side), truncated="ok")
         except (PictureError, OSError):
-            return _without(GONE, side=side)
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        return self._placed(image, side=side, quality=quality)
+            return Thumbnail(missing=GONE)
+        return self._add(image, side=side, quality=quality)
 
-    def of_pixels(self, pixels: Tensor, *, side: int = LONGEST_SIDE) -> Thumbnail:
-        """Return pixels as a small image."""
+    def of_pixels(self, pixels: Tensor) -> Thumbnail:
+        """Return uint8 ``(3, H, W)`` as a small image."""
         image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        return self._placed(image, side=side, quality=_JPEG_QUALITY)
+        return self._add(image, side=LONGEST_SIDE, quality=_QUALITY)
 
-    def _placed(self, image: Image.Image, *, side: int, quality: int) -> Thumbnail:
+    def _add(self, image: Image.Image, *, side: int, quality: int) -> Thumbnail:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         image.save(buffer, format="JPEG", quality=quality, optimize=True)
         code = base64.b64encode(buffer.getvalue()).decode("ascii")
         self._left -= len(code)
         if self._left < 0:
-            self._left = 0
-            return _without(NO_ROOM, side=side)
+            return Thumbnail(missing=NO_ROOM)
         return Thumbnail(
             address=f"data:image/jpeg;base64,{code}", width=image.width, height=image.height
         )
 
 
-def _without(why: str, *, side: int) -> Thumbnail:
-    return Thumbnail(address="", width=side, height=side, missing=why)
-
-
-SMALL_SIDE = 160
-TILE_SIDE = 112
-_TILE_QUALITY = 72
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """An image with what was said about it; ``verdict`` is right, wrong or empty without a label."""
-
-    path: str
-    thumbnail: Thumbnail
-    label: str
-    label_probability: str
-    prediction: str
-    probability: str
-    verdict: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NeighbourCard:
-    """A training image that is like another one."""
-
-    path: str
-    thumbnail: Thumbnail
-    label: str
-    similarity: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MistakeCard:
-    """A mistake with what explains it.
+    """An image with what is said about it; whatever is not known is empty or None.
 
     Attributes:
-        card: The image and what was said.
-        heat: Where the network looked, if that is known.
-        neighbours: Training images most like it.
-        support: How many of them have the label and how many what was predicted, in words; empty without neighbours.
+        path: As people see it.
+        thumbnail: The image.
+        label: Its label.
+        label_probability: Of the label, 0-1, where an image has one class.
+        prediction: What was predicted.
+        probability: Of the prediction, 0-1, where an image has one class.
+        verdict: ``"right"`` or ``"wrong"``; empty without a label and for numbers.
+        split: The set that the image is in, where a gallery mixes both.
+        heat: Where the network looked.
+        neighbours: Training images most like it, each with the cosine of their features.
     """
 
-    card: Card
-    heat: Thumbnail | None
-    neighbours: tuple[NeighbourCard, ...]
-    support: str
+    path: str
+    thumbnail: Thumbnail
+    label: str
+    label_probability: float | None = None
+    prediction: str = ""
+    probability: float | None = None
+    verdict: str = ""
+    split: str = ""
+    heat: Thumbnail | None = None
+    neighbours: tuple[tuple[Card, float], ...] = ()
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SuspectCard:
-    """An image whose label is probably wrong; ``split`` says which set it is in."""
-
-    card: Card
-    split: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DuplicateCard:
-    """A validation image beside the training image that is the same; ``note`` says how alike they are."""
-
-    valid: Thumbnail
-    valid_path: str
-    valid_label: str
-    train: Thumbnail
-    train_path: str
-    train_label: str
-    note: str
-    labels_differ: bool
+    @property
+    def support(self) -> str:
+        """What the labels of the neighbours speak for, in words, where they agree."""
+        labels = {neighbour.label for neighbour, _ in self.neighbours}
+        if self.probability is None or labels not in ({self.prediction}, {self.label}):
+            return ""
+        all_of_them = f"All {len(self.neighbours)}"
+        if labels == {self.prediction}:
+            return f"{all_of_them} are labelled as predicted."
+        return f"{all_of_them} have the label of this image."
 
 
 def cards(
     predictions: Predictions,
+    positions: Tensor | Sequence[int],
     *,
     table: ImageTable,
-    positions: Tensor,
     album: Album,
     side: int = SMALL_SIDE,
-) -> tuple[Card, ...]:
-    """Return a card with a thumbnail for each position."""
-    return tuple(
-        _card(predictions, position=position, table=table, album=album, side=side)
-        for position in positions.tolist()
-    )
+    quality: int = _QUALITY,
+) -> list[Card]:
+    """Return the cards of the images at some positions of the predictions."""
+    shown = predictions.take(torch.as_tensor(positions, dtype=torch.int64))
+    known, probabilities = shown.labelled.tolist(), shown.probabilities
+    right = [] if shown.task == "regression" else shown.correct.tolist()
+    made: list[Card] = []
+    for place, row in enumerate(shown.rows.tolist()):
+        verdict = ("right" if right[place] else "wrong") if right and known[place] else ""
+        card = Card(
+            path=shown.paths[place],
+            thumbnail=album.of_file(table.paths[row], side=side, quality=quality),
+            label=shown.label(place) or ("none" if verdict else ""),
+            prediction=shown.prediction(place) or "none",
+            verdict=verdict,
+        )
+        if shown.task == "category":
+            own = float(probabilities[place, shown.targets[place]]) if known[place] else None
+            highest = float(probabilities[place].max())
+            card = replace(card, label_probability=own, probability=highest)
+        made.append(card)
+    return made
 
 
 def mistake_cards(
     predictions: Predictions,
-    *,
-    table: ImageTable,
     positions: Tensor,
+    *,
     evidence: Evidence,
+    table: ImageTable,
     album: Album,
-) -> tuple[MistakeCard, ...]:
-    """Return a card for each mistake, with heat map and nearest training images where they are known."""
-    chosen: list[MistakeCard] = []
-    for position, card in zip(
-        positions.tolist(),
-        cards(predictions, table=table, positions=positions, album=album, side=224),
-        strict=True,
-    ):
-        pixels = evidence.heat.get(position)
+) -> list[Card]:
+    """Return larger cards, with heat maps and the nearest training images where they are known."""
+    plain = cards(predictions, positions, table=table, album=album, side=LONGEST_SIDE)
+    made: list[Card] = []
+    for position, card in zip(positions.tolist(), plain, strict=True):
         neighbours = tuple(
-            NeighbourCard(
-                path=table.shown_path(each.row),
-                thumbnail=album.of_file(table.paths[each.row], side=TILE_SIDE),
-                label=table.label(each.row),
-                similarity=f"{each.similarity:.2f}",
-            )
+            (_card_of_row(each.row, table=table, album=album), each.similarity)
             for each in evidence.neighbours.get(position, ())
         )
-        chosen.append(
-            MistakeCard(
-                card=card,
-                heat=None if pixels is None else album.of_pixels(pixels),
-                neighbours=neighbours,
-                support=_support(card, neighbours) if predictions.task == "category" else "",
-            )
-        )
-    return tuple(chosen)
+        pixels = evidence.heat.get(position)
+        heat = None if pixels is None else album.of_pixels(pixels)
+        made.append(replace(card, heat=heat, neighbours=neighbours))
+    return made
 
 
 def suspect_cards(
     predictions: Predictions,
     *,
-    table: ImageTable,
     left_out: Predictions | None,
+    table: ImageTable,
     album: Album,
     limit: int,
-) -> tuple[tuple[SuspectCard, ...], int, int]:
-    """Return cards of images whose label is probably wrong, the surest first.
+) -> tuple[list[Card], tuple[int, int]]:
+    """Return images whose label is probably wrong, the surest first, with the class that each probably is.
 
     Returns:
-        The cards, and how many validation and training labels are suspected in all.
+        At most ``limit`` cards, and how many validation and training labels are suspected in all.
     """
-    found = [("validation", predictions, each) for each in suspected_labels(predictions)]
-    num_valid = len(found)
+    sources = [("validation", predictions)]
     if left_out is not None:
-        found += [("training", left_out, each) for each in suspected_labels(left_out)]
-    ranked = sorted(found, key=lambda one: one[2].label_probability - one[2].probability)
-    chosen = tuple(
-        SuspectCard(
-            card=Card(
-                path=source.paths[each.position],
-                thumbnail=album.of_file(
-                    table.paths[int(source.rows[each.position])], side=SMALL_SIDE
-                ),
-                label=source.label(each.position),
-                label_probability=percent_text(each.label_probability),
+        sources.append(("training", left_out))
+    found = [(*source, each) for source in sources for each in suspected_labels(source[1])]
+    found.sort(key=lambda one: one[2].label_probability - one[2].probability)
+    made: list[Card] = []
+    for split, source, each in found[:limit]:
+        (card,) = cards(source, [each.position], table=table, album=album)
+        made.append(
+            replace(
+                card,
+                split=split,
+                label_probability=each.label_probability,
                 prediction=source.vocab[each.suggestion],
-                probability=percent_text(each.probability),
-                verdict="",
-            ),
-            split=split,
+                probability=each.probability,
+            )
         )
-        for split, source, each in ranked[:limit]
-    )
-    return chosen, num_valid, len(found) - num_valid
+    counts = Counter(split for split, _, _ in found)
+    return made, (counts["validation"], counts["training"])
 
 
 def duplicate_cards(
-    predictions: Predictions, *, table: ImageTable, evidence: Evidence, album: Album, limit: int
-) -> tuple[tuple[DuplicateCard, ...], int]:
-    """Return the validation images that are trained on too, and how many there are in all."""
+    predictions: Predictions, *, evidence: Evidence, table: ImageTable, album: Album, limit: int
+) -> tuple[list[tuple[Duplicate, Card, Card]], int]:
+    """Return validation images that are trained on too, each with that training image; and how many there are in all."""
     if evidence.valid_facts is None or evidence.train_facts is None:
-        return (), 0
+        return [], 0
     found = find_duplicates(evidence.valid_facts, evidence.train_facts)
-    chosen: list[DuplicateCard] = []
-    for each in found[:limit]:
-        row = int(predictions.rows[each.position])
-        labels = table.label(row), table.label(each.train_row)
-        chosen.append(
-            DuplicateCard(
-                valid=album.of_file(table.paths[row], side=TILE_SIDE),
-                valid_path=table.shown_path(row),
-                valid_label=labels[0],
-                train=album.of_file(table.paths[each.train_row], side=TILE_SIDE),
-                train_path=table.shown_path(each.train_row),
-                train_label=labels[1],
-                note="the same file" if each.is_exact else f"likeness {each.likeness:.3f}",
-                labels_differ=labels[0] != labels[1],
-            )
+    made = [
+        (
+            each,
+            _card_of_row(int(predictions.rows[each.position]), table=table, album=album),
+            _card_of_row(each.train_row, table=table, album=album),
         )
-    return tuple(chosen), len(found)
+        for each in found[:limit]
+    ]
+    return made, len(found)
 
 
-def tiles(
-    predictions: Predictions, *, table: ImageTable, positions: list[int], album: Album
-) -> tuple[Card, ...]:
-    """Return cards with very small images, for long lists."""
-    return tuple(
-        _card(
-            predictions,
-            position=position,
-            table=table,
-            album=album,
-            side=TILE_SIDE,
-            quality=_TILE_QUALITY,
-        )
-        for position in positions
-    )
-
-
-def _card(
-    predictions: Predictions,
-    *,
-    position: int,
-    table: ImageTable,
-    album: Album,
-    side: int,
-    quality: int = _JPEG_QUALITY,
-) -> Card:
-    thumbnail = album.of_file(
-        table.paths[int(predictions.rows[position])], side=side, quality=quality
-    )
-    label_probability, probability, verdict = _numbers(predictions, position)
+def _card_of_row(row: int, *, table: ImageTable, album: Album) -> Card:
     return Card(
-        path=predictions.paths[position],
-        thumbnail=thumbnail,
-        label=predictions.label(position) or ("none" if verdict else ""),
-        label_probability=label_probability,
-        prediction=predictions.prediction(position) or "none",
-        probability=probability,
-        verdict=verdict,
+        path=table.shown_path(row),
+        thumbnail=album.of_file(table.paths[row], side=TILE_SIDE),
+        label=table.label(row),
     )
 
 
-def _numbers(predictions: Predictions, position: int) -> tuple[str, str, str]:
-    """Return the probabilities of label and prediction and the verdict, empty where the task has none."""
-    target = predictions.targets[position]
-    logits = predictions.logits[position]
-    if predictions.task == "regression":
-        return "", "", ""
-    if predictions.task == "multi_category":
-        known = not bool(target.isnan().any())
-        right = bool(((logits.sigmoid() > 0.5).float() == target).all())
-        return "", "", ("right" if right else "wrong") if known else ""
-    shares = logits.softmax(dim=0)
-    known, predicted = int(target) >= 0, int(logits.argmax())
-    own = percent_text(float(shares[int(target)])) if known else ""
-    verdict = ("right" if int(target) == predicted else "wrong") if known else ""
-    return own, percent_text(float(shares[predicted])), verdict
-
-
-def _support(card: Card, neighbours: tuple[NeighbourCard, ...]) -> str:
-    labels = {each.label for each in neighbours}
-    if labels == {card.prediction}:
-        return f"All {len(neighbours)} are labelled as predicted."
-    return f"All {len(neighbours)} have the label of this image." if labels == {card.label} else ""
-
-
-LARGEST_MATRIX = 40
-NUM_SHADES = 8
-MOST_OF_A_GROUP = 24
-MOST_TILES = 480
-"""Images of all confusions together; the most frequent confusions get theirs first."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """A cell of the confusion matrix; ``shade`` is a class of the style sheet, ``link`` leads to its images."""
+class Confusion:
+    """The images of one class that were taken for another.
 
-    text: str
-    shade: str
-    hint: str
-    link: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MatrixRow:
-    """A row of the confusion matrix: an actual class."""
-
-    name: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfusedPair:
-    """Two classes that were mixed up; ``link`` leads to the images, or is empty."""
+    Attributes:
+        actual: Their class.
+        predicted: What they were taken for.
+        count: How many they are.
+        share: Of the images of their class, 0-1.
+        anchor: Name of the place in the page where they are shown.
+        cards: Those that are shown.
+    """
 
     actual: str
     predicted: str
     count: int
-    share: str
-    link: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfusionGroup:
-    """The images of one confusion: where links lead to, whose they are, and those that are shown."""
-
+    share: float
     anchor: str
-    actual: str
-    predicted: str
-    count: int
-    cards: tuple[Card, ...]
+    cards: list[Card]
 
 
-def confusion_groups(
-    predictions: Predictions, *, table: ImageTable, album: Album
-) -> tuple[ConfusionGroup, ...]:
-    """Return the images of each confusion, the most frequent first; of one confusion the worst first."""
+def confusions(predictions: Predictions, *, table: ImageTable, album: Album) -> list[Confusion]:
+    """Return the most frequent confusions first, each with its worst images first while there is room for them."""
     positions_of: dict[tuple[int, int], list[int]] = {}
-    predicted = predictions.predicted
+    targets, predicted = predictions.targets.tolist(), predictions.predicted.tolist()
     for position in worst_mistakes(predictions).tolist():
-        pair = int(predictions.targets[position]), int(predicted[position])
-        positions_of.setdefault(pair, []).append(position)
-    groups: list[ConfusionGroup] = []
+        positions_of.setdefault((targets[position], predicted[position]), []).append(position)
+    supports = Counter(targets)
     left = MOST_TILES
-    for pair in sorted(positions_of, key=lambda one: (-len(positions_of[one]), one)):
-        chosen = positions_of[pair][: min(MOST_OF_A_GROUP, left)]
+    found: list[Confusion] = []
+    for pair, positions in sorted(positions_of.items(), key=lambda one: (-len(one[1]), one[0])):
+        chosen = positions[: min(MOST_OF_A_GROUP, left)]
         left -= len(chosen)
-        if not chosen:
-            break
-        groups.append(
-            ConfusionGroup(
-                anchor=anchor_of(*pair),
-                actual=predictions.vocab[pair[0]],
-                predicted=predictions.vocab[pair[1]],
-                count=len(positions_of[pair]),
-                cards=tiles(predictions, table=table, positions=chosen, album=album),
+        tiles: list[Card] = []
+        if chosen:
+            tiles = cards(
+                predictions,
+                chosen,
+                table=table,
+                album=album,
+                side=TILE_SIDE,
+                quality=_TILE_QUALITY,
             )
+        confusion = Confusion(
+            actual=predictions.vocab[pair[0]],
+            predicted=predictions.vocab[pair[1]],
+            count=len(positions),
+            share=len(positions) / supports[pair[0]],
+            anchor=f"confused-{pair[0]}-{pair[1]}",
+            cards=tiles,
         )
-    return tuple(groups)
-
-
-def anchor_of(actual: int, predicted: int) -> str:
-    """Return the name of the place in the page where the images of a confusion are."""
-    return f"confused-{actual}-{predicted}"
-
-
-def matrix_rows(
-    predictions: Predictions, *, anchors: Collection[str] = ()
-) -> tuple[MatrixRow, ...]:
-    """Return the confusion matrix, or nothing where it has more than 40 classes and could not be read."""
-    vocab = predictions.vocab
-    if len(vocab) > LARGEST_MATRIX:
-        return ()
-    counts: list[list[int]] = confusion_matrix(predictions).tolist()
-    shares: list[list[float]] = confusion_shares(predictions).tolist()
-    return tuple(
-        MatrixRow(
-            name=vocab[actual],
-            cells=tuple(
-                Cell(
-                    text=str(count) if count or len(vocab) <= 10 else "",
-                    shade=_shade(shares[actual][predicted], is_right=actual == predicted),
-                    hint=f"{vocab[actual]} \u2192 {vocab[predicted]}" if count else "",
-                    link=_link(actual, predicted, anchors),
-                )
-                for predicted, count in enumerate(row)
-            ),
-        )
-        for actual, row in enumerate(counts)
-    )
-
-
-def confused_pairs(
-    predictions: Predictions, *, limit: int, anchors: Collection[str] = ()
-) -> tuple[ConfusedPair, ...]:
-    """Return the most frequent confusions with their share of the label's images."""
-    place_of = {name: place for place, name in enumerate(predictions.vocab)}
-    supports = confusion_matrix(predictions).sum(dim=1).tolist()
-    support_of = dict(zip(predictions.vocab, supports, strict=True))
-    return tuple(
-        ConfusedPair(
-            actual=actual,
-            predicted=predicted,
-            count=count,
-            share=percent_text(count / support_of[actual]),
-            link=_link(place_of[actual], place_of[predicted], anchors),
-        )
-        for actual, predicted, count in most_confused(predictions)[:limit]
-    )
-
-
-def _link(actual: int, predicted: int, anchors: Collection[str]) -> str:
-    anchor = anchor_of(actual, predicted)
-    return f"#{anchor}" if anchor in anchors else ""
-
-
-def _shade(share: float, *, is_right: bool) -> str:
-    """Return the style class of a cell; mistakes are few, so a square root makes small shares visible."""
-    if share <= 0:
-        return ""
-    strength = share if is_right else share**0.5
-    return f"{'right' if is_right else 'wrong'}-{max(1, round(NUM_SHADES * strength))}"
+        found.append(confusion)
+    return found

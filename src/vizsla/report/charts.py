@@ -32,7 +32,7 @@ _STEPS = (1.0, 2.0, 2.5, 5.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tick:
-    """A mark on an axis: where it stands, and what it says."""
+    """A mark on an axis: where it is, and what it says."""
 
     place: float
     text: str
@@ -208,7 +208,7 @@ def _panel(
 
 
 def _x_text(history: Sequence[HistoryPoint], epoch: int) -> str:
-    """Return what stands below a point: the images fitted on, else the epoch, counted anew after such fits."""
+    """Return what stands below a point: the images fitted on, else the epoch, counted from 1 after such fits."""
     point = history[epoch - 1]
     if point.num_pictures is not None:
         return f"{point.num_pictures:,}"
@@ -216,7 +216,7 @@ def _x_text(history: Sequence[HistoryPoint], epoch: int) -> str:
 
 
 def _line(name: str, points: Sequence[tuple[int, float, float]]) -> Line:
-    """Connect the points of neighbouring epochs; ``points`` are (epoch index, x, y)."""
+    """Connect the points of neighbouring epochs. ``points`` are (epoch index, x, y)."""
     pieces: list[list[tuple[float, float]]] = []
     before = None
     for index, x, y in points:
@@ -260,18 +260,17 @@ def _verdict(metric: Metric, *, value: float) -> str:
 
 
 def _decimals(step: float) -> int:
-    """Return how many digits after the point a multiple of ``step`` needs, at most 6."""
+    """Return how many digits a multiple of ``step`` needs after the point, at most 6."""
     exact = (digits for digits in range(6) if abs(round(step, digits) - step) < 1e-9 * step)
     return next(exact, 6)
 
 
-SIDE = 320.0
 _SQUARE_LEFT, _SQUARE_BOTTOM, _SQUARE_LENGTH = 44.0, 284.0, 264.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReliabilityPoint:
-    """A bin of confidence: where it stands in the plot, and what it holds, in words."""
+    """A bin of confidence: where it is in the plot, and what it holds, in words."""
 
     x: float
     y: float
@@ -282,16 +281,16 @@ class ReliabilityPoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Calibration:
+class CalibrationPlot:
     """The plot and its numbers in words.
 
     Attributes:
         points: Bins that hold images, in a square of 320 units.
-        before: Calibration error of the probabilities as they are; empty where images are too few, as are the next two.
+        before: Calibration error of the plain probabilities; this and the next two are empty where images are too few.
         after: The same after the logits were divided by the temperature, cross-fitted.
-        temperature: What logits would be divided by, fitted on all images; 1 where that does not help.
+        temperature: What logits would be divided by, fitted on all images; 1 where none helps.
         kept: The temperature in the model file; empty where it is not known.
-        verdict: What it comes to.
+        verdict: What that means, in a sentence.
     """
 
     points: tuple[ReliabilityPoint, ...]
@@ -302,7 +301,7 @@ class Calibration:
     verdict: str
 
 
-def calibration_of(predictions: Predictions, *, kept: float | None = None) -> Calibration | None:
+def calibration_of(predictions: Predictions, *, kept: float | None = None) -> CalibrationPlot | None:
     """Return what the page shows of calibration.
 
     Args:
@@ -314,7 +313,7 @@ def calibration_of(predictions: Predictions, *, kept: float | None = None) -> Ca
     known = predictions.labelled
     logits, targets = predictions.logits[known].double(), predictions.targets[known]
     fitted = calibrate(predictions)
-    return Calibration(
+    return CalibrationPlot(
         points=_points(logits, targets),
         before="" if fitted is None else percent_text(fitted.error_before),
         after="" if fitted is None else percent_text(fitted.error_after),
@@ -353,7 +352,7 @@ def _place(share: float) -> float:
 
 
 def _lean(logits: Tensor, targets: Tensor) -> str:
-    """Say whether the probabilities are too high or too low on the whole, where chance does not explain it."""
+    """Say whether the probabilities are too high or too low overall, beyond what chance explains."""
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
     right = int((predicted == targets).sum())
     low, high = wilson_interval(right, len(targets))

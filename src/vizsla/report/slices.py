@@ -1,7 +1,7 @@
-"""The accuracy on kinds of images, and which of them are worse than the rest beyond chance.
+"""The accuracy on kinds of images, and which kinds are worse than the rest beyond chance.
 
 A slice is compared with all other images by Fisher's exact test, one-sided (R. A. Fisher, "The design of experiments", 1935),
-and the p-values are corrected for how many slices were looked at by Holm's method (S. Holm, "A simple sequentially rejective
+and the p-values are corrected for the number of slices by Holm's method (S. Holm, "A simple sequentially rejective
 multiple test procedure", Scandinavian Journal of Statistics 1979): the chance that any slice is called worse though none is
 stays below 5 %.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,7 +31,6 @@ FEWEST = 5
 """Slices of fewer images are shown, but not compared: no number of mistakes among them would be telling."""
 NUM_PARTS = 4
 MOST_FOLDERS = 20
-_SHAPES = ("upright (taller than 5:4)", "nearly square", "wide (wider than 5:4)")
 _SHAPE_RATIO = 1.25
 
 
@@ -39,7 +39,7 @@ class Slice:
     """A kind of images and how many of them are right.
 
     Attributes:
-        quality: By what the images were divided.
+        quality: The property by which the images were divided.
         name: What the images have in common.
         num_pictures: How many there are.
         num_correct: How many of them are right.
@@ -89,27 +89,35 @@ def slice_findings(predictions: Predictions, facts: ImageFacts | None) -> SliceF
 
     Args:
         predictions: Of classes, one or several per image; images without a label are left out.
-        facts: Of the same images in the same order; None leaves the folders alone.
+        facts: Of the same images in the same order; None leaves only the folders.
     """
     labelled = predictions.labelled
     correct = predictions.correct[labelled]
-    groups: list[list[Slice]] = []
-    for title, names in _groupings(predictions, facts, labelled=labelled):
-        found = _slices(names, correct, title=title)
-        if len(found) > 1:
-            groups.append(found)
-    compared = with_p_values(
-        [each for group in groups for each in group], num_correct=int(correct.sum()), num_pictures=len(correct)
-    )  # fmt: skip
-    left = iter(compared)
-    tables = tuple(tuple(next(left) for _ in group) for group in groups)
-    worse = sorted((each for each in compared if each.is_worse), key=lambda each: each.p_value or 0)
-    number = sum(each.p_value is not None for each in compared)
-    sentences = tuple(
-        _sentence(each, num_correct=int(correct.sum()), num_pictures=len(correct), number=number)
-        for each in worse
+    num_correct, num_pictures = int(correct.sum()), len(correct)
+    kinds = {} if facts is None else _kinds_of_files(facts, labelled=labelled)
+    kinds["Folder"] = _folders(predictions.take(labelled))
+    slices = [
+        Slice(
+            quality=quality,
+            name=name,
+            num_pictures=int(inside.sum()),
+            num_correct=int(correct[inside].sum()),
+        )
+        for quality, parts in kinds.items()
+        if len(parts) > 1
+        for name, inside in parts.items()
+    ]
+    slices = with_p_values(slices, num_correct=num_correct, num_pictures=num_pictures)
+    worse = sorted((each for each in slices if each.is_worse), key=lambda each: each.p_value or 0)
+    num_compared = sum(each.p_value is not None for each in slices)
+    return SliceFindings(
+        tables=tuple(tuple(group) for _, group in groupby(slices, lambda each: each.quality)),
+        sentences=tuple(
+            _sentence(each, num_correct=num_correct, num_pictures=num_pictures, number=num_compared)
+            for each in worse
+        ),
+        num_compared=num_compared,
     )
-    return SliceFindings(tables=tables, sentences=sentences, num_compared=number)
 
 
 def with_p_values(
@@ -146,81 +154,54 @@ def _log_choose(number: int, chosen: int) -> float:
     return math.lgamma(number + 1) - math.lgamma(chosen + 1) - math.lgamma(number - chosen + 1)
 
 
-def _groupings(
-    predictions: Predictions, facts: ImageFacts | None, *, labelled: Tensor
-) -> list[tuple[str, list[str]]]:
-    """Return (title, name of the slice of each labelled image); an empty name is in no slice."""
-    groupings: list[tuple[str, list[str]]] = []
-    if facts is not None:
-        heights, widths = facts.heights[labelled].double(), facts.widths[labelled].double()
-        readable = heights > 0
-        sides = torch.minimum(heights, widths).where(readable, torch.nan)
-        groupings.append(("Short side in pixels", _parts(sides)))
-        brightness = facts.brightness[labelled].double() * 100
-        groupings.append(("Brightness, 0 to 100", _parts(brightness)))
-        ratios = (widths / heights.clamp_min(1)).where(readable, torch.nan)
-        groupings.append(("Shape", [_shape(ratio) for ratio in ratios.tolist()]))
-    folders = _folders(predictions, labelled=labelled)
-    if folders:
-        groupings.append(("Folder", folders))
-    return groupings
+def _kinds_of_files(facts: ImageFacts, *, labelled: Tensor) -> dict[str, dict[str, Tensor]]:
+    """Return, by property and then by name, which of the labelled images are of a kind, bool ``(N,)``."""
+    heights, widths = facts.heights[labelled].double(), facts.widths[labelled].double()
+    readable = heights > 0
+    ratios = (widths / heights.clamp_min(1)).where(readable, torch.nan)
+    upright, wide = ratios < 1 / _SHAPE_RATIO, ratios > _SHAPE_RATIO
+    shapes = {
+        "upright (taller than 5:4)": upright,
+        "nearly square": readable & ~upright & ~wide,
+        "wide (wider than 5:4)": wide,
+    }
+    return {
+        "Short side in pixels": _parts(torch.minimum(heights, widths).where(readable, torch.nan)),
+        "Brightness, 0 to 100": _parts(facts.brightness[labelled].double() * 100),
+        "Shape": {name: inside for name, inside in shapes.items() if inside.any()},
+    }
 
 
-def _parts(values: Tensor) -> list[str]:
+def _parts(values: Tensor) -> dict[str, Tensor]:
     """Cut numbers into at most four parts of about the same number of images; equal numbers stay together."""
-    known = values[~values.isnan()]
-    if not len(known):
-        return [""] * len(values)
+    known = ~values.isnan()
+    if not known.any():
+        return {}
     ranks = torch.tensor([place / NUM_PARTS for place in range(1, NUM_PARTS)], dtype=torch.float64)
-    edges = known.quantile(ranks, interpolation="lower").unique()
-    parts = torch.bucketize(values.contiguous(), edges, right=False)
-    names: dict[int, str] = {}
-    for part in parts[~values.isnan()].unique().tolist():
-        inside = values[(parts == part) & ~values.isnan()]
-        first, last = f"{float(inside.min()):.0f}", f"{float(inside.max()):.0f}"
-        names[part] = first if first == last else f"{first} to {last}"
-    return [
-        "" if math.isnan(value) else names[part]
-        for value, part in zip(values.tolist(), parts.tolist(), strict=True)
-    ]
+    edges = values[known].quantile(ranks, interpolation="lower").unique()
+    parts = torch.bucketize(values.contiguous(), edges, right=False).where(known, -1)
+    found: dict[str, Tensor] = {}
+    for part in parts[known].unique().tolist():
+        inside = parts == part
+        first, last = f"{float(values[inside].min()):.0f}", f"{float(values[inside].max()):.0f}"
+        name = first if first == last else f"{first} to {last}"
+        found[name] = (
+            found.get(name, torch.zeros_like(known)) | inside
+        )  # Rounded names may be equal.
+    return found
 
 
-def _shape(ratio: float) -> str:
-    if math.isnan(ratio):
-        return ""
-    if ratio < 1 / _SHAPE_RATIO:
-        return _SHAPES[0]
-    return _SHAPES[2] if ratio > _SHAPE_RATIO else _SHAPES[1]
-
-
-def _folders(predictions: Predictions, *, labelled: Tensor) -> list[str]:
-    """Return the folder of each labelled image; nothing where folders are the classes, or are too many to show."""
-    places = labelled.nonzero()[:, 0].tolist()
-    folders = [predictions.paths[place].rpartition("/")[0] or "." for place in places]
-    labels = [predictions.label(place) for place in places]
+def _folders(labelled: Predictions) -> dict[str, Tensor]:
+    """Return the images of each folder; nothing where folders are the classes. Of many only the largest are shown."""
+    folders = [path.rpartition("/")[0] or "." for path in labelled.paths]
+    labels = [labelled.label(place) for place in range(len(folders))]
     counts = Counter(folders)
-    one_each = len(set(zip(folders, labels, strict=True))) == len(counts)
-    if len(counts) < 2 or one_each:
-        return []
-    shown = {name for name, _ in counts.most_common(MOST_FOLDERS)}
-    return [name if name in shown else "" for name in folders]
-
-
-def _slices(names: list[str], correct: Tensor, *, title: str) -> list[Slice]:
-    """Return the slices in the order of their names: numbers by their size, others as letters go."""
-    sizes = Counter(name for name in names if name)
-    hits = Counter(name for name, hit in zip(names, correct.tolist(), strict=True) if hit)
-    return [
-        Slice(quality=title, name=name, num_pictures=sizes[name], num_correct=hits[name])
-        for name in sorted(sizes, key=_order)
-    ]
-
-
-def _order(name: str) -> tuple[float, str]:
-    if name in _SHAPES:
-        return float(_SHAPES.index(name)), name
-    first = name.split(" to ")[0]
-    return (float(first), name) if first.isdigit() else (math.inf, name)
+    if len(counts) < 2 or len(set(zip(folders, labels, strict=True))) == len(counts):
+        return {}
+    names = [name for name, _ in counts.most_common(MOST_FOLDERS)]
+    # Numbers by their size, before other names.
+    names.sort(key=lambda name: (float(name) if name.isdigit() else math.inf, name))
+    return {name: torch.tensor([folder == name for folder in folders]) for name in names}
 
 
 def _sentence(part: Slice, *, num_correct: int, num_pictures: int, number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ import torch
 from vizsla.evaluate.metrics import summarise
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
 from vizsla.report.build import ReportContent
-from vizsla.types import UNLABELLED, ImageTable
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,42 +35,35 @@ def make_content(image_folder: Path) -> Callable[..., ReportContent]:
         *,
         vocab: Sequence[str] = ("cross", "disc"),
         paths: Sequence[Path] = (),
-        history: tuple[HistoryPoint, ...] = HISTORY,
-        references: tuple[tuple[str, float], ...] = (),
-        title: str = "Crosses and discs",
-        facts: tuple[tuple[str, str], ...] = (("Network", "tiny"),),
-        notes: tuple[str, ...] = (),
         skipped: tuple[tuple[Path, str], ...] = (),
+        **changes: Any,
     ) -> ReportContent:
         files = tuple(paths) or tuple(sorted(image_folder.rglob("*.jpg")))
-        files = tuple(files[number % len(files)] for number in range(len(targets)))
+        rows = torch.arange(len(targets))
         table = ImageTable(
             root=image_folder,
-            paths=files,
+            paths=tuple(files[row % len(files)] for row in rows.tolist()),
             targets=torch.tensor(targets, dtype=torch.int64),
             vocab=tuple(vocab),
             train_rows=torch.arange(0),
-            valid_rows=torch.arange(len(targets)),
+            valid_rows=rows,
             skipped=skipped,
         )
         predictions = Predictions(
-            rows=torch.arange(len(targets)),
-            paths=tuple(table.shown_path(row) for row in range(len(targets))),
+            rows=rows,
+            paths=tuple(map(table.shown_path, rows.tolist())),
             logits=torch.as_tensor(logits, dtype=torch.float32),
             targets=table.targets,
             vocab=table.vocab,
         )
-        labelled = bool((table.targets != UNLABELLED).any())
-        return ReportContent(
-            title=title,
-            facts=facts,
-            history=history,
-            metrics=summarise(predictions) if labelled else (),
-            references=references,
-            predictions=predictions,
-            table=table,
-            notes=notes,
-        )
+        usual: dict[str, Any] = {
+            "title": "Crosses and discs",
+            "facts": (("Network", "tiny"),),
+            "history": HISTORY,
+            "metrics": summarise(predictions) if bool(predictions.labelled.any()) else (),
+            "references": (),
+        }
+        return ReportContent(predictions=predictions, table=table, **(usual | changes))
 
     return make
 

@@ -1,4 +1,4 @@
-"""Cards: mistakes with what explains them, suspects of both sets, duplicates with their labels, and tasks without one class."""
+"""Cards: mistakes with what explains them, suspects, duplicates, confusions, and the small images of a page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.mistakes import Evidence, Neighbour
 from vizsla.report import cards
 from vizsla.report.cards import NO_ROOM, Album, Thumbnail
-from vizsla.types import ImageTable
+from vizsla.types import UNLABELLED, ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,15 +28,39 @@ if TYPE_CHECKING:
     Maker = Callable[..., ReportContent]
 
 
-def first_mistake(content: ReportContent, evidence: Evidence) -> cards.MistakeCard:
+def first_mistake(content: ReportContent, evidence: Evidence) -> cards.Card:
     (mistake,) = cards.mistake_cards(
         content.predictions,
-        table=content.table,
-        positions=torch.tensor([0]),
+        torch.tensor([0]),
         evidence=evidence,
+        table=content.table,
         album=Album(),
     )
     return mistake
+
+
+def test_a_card_has_path_label_prediction_and_probabilities(make_content: Maker):
+    logits = torch.tensor([[0.0, 0.0], [0.75, 0.25], [0.75, 0.25]]).log().nan_to_num(neginf=0.0)
+    content = make_content(logits, [0, 1, UNLABELLED])
+    wrong, unknown = cards.cards(content.predictions, [1, 2], table=content.table, album=Album())
+    assert wrong.path == "cross/cross_1.jpg"
+    assert (wrong.prediction, wrong.label, wrong.verdict) == ("cross", "disc", "wrong")
+    assert (wrong.probability, wrong.label_probability) == pytest.approx((0.75, 0.25))
+    assert (unknown.label, unknown.label_probability, unknown.verdict) == ("", None, "")
+    assert wrong.thumbnail.address.startswith("data:image/jpeg;base64,")
+
+
+def test_several_labels_and_numbers_have_cards_without_probabilities(make_content: Maker):
+    content = make_content([[3.0, 0.0]], [1])
+    for task, targets, verdict, label, said in (
+        ("multi_category", [[0.0, 1.0]], "wrong", "disc", "cross"),
+        ("multi_category", [[1.0, 0.0]], "right", "cross", "cross"),
+        ("regression", [[1.5, 2.0]], "", "1.5;2", "3;0"),
+    ):
+        predictions = replace(content.predictions, targets=torch.tensor(targets), task=task)
+        (card,) = cards.cards(predictions, [0], table=content.table, album=Album())
+        assert (card.verdict, card.label, card.prediction) == (verdict, label, said)
+        assert (card.probability, card.label_probability) == (None, None)
 
 
 def test_a_mistake_has_its_heat_map_and_its_neighbours(make_content: Maker):
@@ -48,34 +72,27 @@ def test_a_mistake_has_its_heat_map_and_its_neighbours(make_content: Maker):
     mistake = first_mistake(content, evidence)
     assert mistake.heat is not None
     assert (mistake.heat.width, mistake.heat.height) == (50, 40)
-    assert [(each.label, each.similarity) for each in mistake.neighbours] == [
-        ("cross", "0.90"),
-        ("cross", "0.80"),
+    assert [(card.label, cosine) for card, cosine in mistake.neighbours] == [
+        ("cross", 0.9),
+        ("cross", 0.8),
     ]
     assert mistake.support == "All 2 are labelled as predicted."
-
-
-def test_without_evidence_a_mistake_is_only_itself(make_content: Maker):
-    content = make_content([[3.0, 0.0]], [1])
-    mistake = first_mistake(content, Evidence())
-    assert mistake.heat is None
-    assert mistake.neighbours == ()
-    assert mistake.support == ""
+    plain = first_mistake(content, Evidence())
+    assert (plain.heat, plain.neighbours, plain.support) == (None, (), "")
 
 
 def test_suspects_of_validation_and_training_are_ranked_together(make_content: Maker):
-    logits = torch.eye(2)[[0, 0, 1, 1, 1]] * 3.0
-    content = make_content(logits, [0, 0, 0, 1, 1])
+    content = make_content(torch.eye(2)[[0, 0, 1, 1, 1]] * 3.0, [0, 0, 0, 1, 1])
     left_out = replace(content.predictions, logits=content.predictions.logits * 2)
-    found, num_valid, num_train = cards.suspect_cards(
-        content.predictions, table=content.table, left_out=left_out, album=Album(), limit=9
+    found, numbers = cards.suspect_cards(
+        content.predictions, left_out=left_out, table=content.table, album=Album(), limit=9
     )
-    assert (num_valid, num_train) == (1, 1)
-    assert [one.split for one in found] == ["training", "validation"]
-    assert (found[0].card.label, found[0].card.prediction) == ("cross", "disc")
+    assert numbers == (1, 1)
+    assert [card.split for card in found] == ["training", "validation"]
+    assert (found[0].label, found[0].prediction) == ("cross", "disc")
 
 
-def test_duplicates_tell_both_files_and_whether_their_labels_differ(image_folder: Path):
+def test_duplicates_have_both_files_and_their_labels(image_folder: Path):
     first = sorted((image_folder / "cross").glob("*.jpg"))[0]
     copy = image_folder / "disc" / "copy.jpg"
     shutil.copy(first, copy)
@@ -98,75 +115,37 @@ def test_duplicates_tell_both_files_and_whether_their_labels_differ(image_folder
         valid_facts=image_facts(table, table.valid_rows, num_workers=0),
         train_facts=image_facts(table, table.train_rows, num_workers=0),
     )
-    (found,), number = cards.duplicate_cards(
-        predictions, table=table, evidence=evidence, album=Album(), limit=4
+    ((found, valid, train),), number = cards.duplicate_cards(
+        predictions, evidence=evidence, table=table, album=Album(), limit=4
     )
-    assert number == 1
-    assert (found.valid_path, found.train_path) == ("disc/copy.jpg", "cross/cross_0.jpg")
-    assert (found.note, found.labels_differ) == ("the same file", True)
+    assert (number, found.is_exact) == (1, True)
+    assert (valid.path, valid.label) == ("disc/copy.jpg", "disc")
+    assert (train.path, train.label) == ("cross/cross_0.jpg", "cross")
 
 
-def test_several_labels_and_numbers_have_cards_without_probabilities(make_content: Maker):
-    content = make_content([[3.0, 0.0]], [1])
-    for task, targets, verdict, label, said in (
-        ("multi_category", [[0.0, 1.0]], "wrong", "disc", "cross"),
-        ("multi_category", [[1.0, 0.0]], "right", "cross", "cross"),
-        ("regression", [[1.5, 2.0]], "", "1.5;2", "3;0"),
-    ):
-        predictions = replace(content.predictions, targets=torch.tensor(targets), task=task)
-        (card,) = cards.cards(
-            predictions, table=content.table, positions=torch.tensor([0]), album=Album()
-        )
-        assert (card.verdict, card.label, card.prediction) == (verdict, label, said)
-        assert (card.probability, card.label_probability) == ("", "")
-
-
-def mixed_up(make_content: Maker) -> ReportContent:
+def test_each_confusion_has_its_images_the_most_frequent_first(make_content: Maker):
     said = [1, 1, 2, 0, 0, 2, 2]
-    return make_content(torch.eye(3)[said] * 3.0, [0, 0, 0, 0, 1, 1, 2], vocab="abc")
-
-
-def test_each_confusion_has_its_pictures_the_most_frequent_first(make_content: Maker):
-    content = mixed_up(make_content)
-    groups = cards.confusion_groups(content.predictions, table=content.table, album=Album())
-    assert [(group.actual, group.predicted, group.count) for group in groups] == [
-        ("a", "b", 2),
-        ("a", "c", 1),
-        ("b", "a", 1),
-        ("b", "c", 1),
+    content = make_content(torch.eye(3)[said] * 3.0, [0, 0, 0, 0, 1, 1, 2], vocab="abc")
+    found = cards.confusions(content.predictions, table=content.table, album=Album())
+    assert [(one.actual, one.predicted, one.count, one.share, len(one.cards)) for one in found] == [
+        ("a", "b", 2, 0.5, 2),
+        ("a", "c", 1, 0.25, 1),
+        ("b", "a", 1, 0.5, 1),
+        ("b", "c", 1, 0.5, 1),
     ]
-    assert [len(group.cards) for group in groups] == [2, 1, 1, 1]
-    assert groups[0].cards[0].path == content.predictions.paths[0]
+    assert found[0].cards[0].path == content.predictions.paths[0]
+    full = cards.confusions(content.predictions, table=content.table, album=Album(0))
+    assert {card.thumbnail.missing for one in full for card in one.cards} == {NO_ROOM}
+    assert all(card.path for one in full for card in one.cards)
 
 
-def test_cells_and_pairs_lead_to_the_pictures(make_content: Maker):
-    content = mixed_up(make_content)
-    anchors = {"confused-0-1"}
-    rows = cards.matrix_rows(content.predictions, anchors=anchors)
-    assert [[cell.link for cell in row.cells] for row in rows] == [
-        ["", "#confused-0-1", ""],
-        ["", "", ""],
-        ["", "", ""],
-    ]
-    pairs = cards.confused_pairs(content.predictions, limit=2, anchors=anchors)
-    assert [pair.link for pair in pairs] == ["#confused-0-1", ""]
-
-
-def test_a_confusion_shows_its_worst_pictures_when_it_has_many(make_content: Maker):
+def test_a_confusion_shows_its_worst_images_when_it_has_many(make_content: Maker):
     logits = torch.zeros(40, 2)
     logits[:, 1] = torch.arange(40) / 10 + 0.1
     content = make_content(logits, [0] * 40)
-    (group,) = cards.confusion_groups(content.predictions, table=content.table, album=Album(0))
-    assert (group.count, len(group.cards)) == (40, cards.MOST_OF_A_GROUP)
-    assert group.cards[0].path == content.predictions.paths[39]
-
-
-def test_where_the_page_is_full_names_stay(make_content: Maker):
-    content = mixed_up(make_content)
-    groups = cards.confusion_groups(content.predictions, table=content.table, album=Album(0))
-    shown = [card for group in groups for card in group.cards]
-    assert {card.thumbnail.missing for card in shown} == {NO_ROOM}
-    assert all(card.path for card in shown)
+    (found,) = cards.confusions(content.predictions, table=content.table, album=Album(0))
+    assert (found.count, len(found.cards)) == (40, cards.MOST_OF_A_GROUP)
+    assert found.cards[0].path == content.predictions.paths[39]
 
 
 def decoded(thumbnail: Thumbnail) -> Image.Image:
@@ -178,20 +157,20 @@ def decoded(thumbnail: Thumbnail) -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((300, 600), (224, 112)), ((48, 64), (64, 48)), ((1500, 4), (1, 224))],
-)
-def test_the_longest_side_is_at_most_224_pixels(
-    make_image: Callable[..., Path], size: tuple[int, int], expected: tuple[int, int]
+def test_a_thumbnail_looks_like_its_image_and_is_at_most_224_pixels_long(
+    make_image: Callable[..., Path], tmp_path: Path
 ):
-    assert decoded(Album().of_file(make_image("a.png", size=size))).size == expected
-
-
-def test_a_thumbnail_looks_like_its_picture(tmp_path: Path):
+    for size, expected in (
+        ((300, 600), (224, 112)),
+        ((48, 64), (64, 48)),
+        ((1500, 4), (1, 224)),
+    ):
+        assert decoded(Album().of_file(make_image("a.png", size=size))).size == expected
     Image.new("RGB", (800, 800), (200, 30, 40)).save(tmp_path / "red.jpg", quality=95)
     pixel = decoded(Album().of_file(tmp_path / "red.jpg")).getpixel((100, 100))
     assert pixel == pytest.approx((200, 30, 40), abs=6)
+    found = Album().of_pixels(torch.zeros(3, 100, 448, dtype=torch.uint8))
+    assert (found.width, found.height) == (224, 50)
 
 
 def test_an_unreadable_or_missing_file_gives_no_address(tmp_path: Path):
@@ -207,8 +186,3 @@ def test_an_album_stops_when_it_is_full(make_image: Callable[..., Path]):
     found = [album.of_file(path) for _ in range(4)]
     assert [bool(each.address) for each in found] == [True, True, False, False]
     assert [each.missing for each in found[2:]] == [NO_ROOM, NO_ROOM]
-
-
-def test_pixels_become_a_thumbnail():
-    found = Album().of_pixels(torch.zeros(3, 100, 448, dtype=torch.uint8))
-    assert (found.width, found.height) == (224, 50)

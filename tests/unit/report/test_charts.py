@@ -1,4 +1,4 @@
-"""Charts: everything drawn lies inside, in the right order, and ticks are round numbers."""
+"""Charts: everything drawn lies inside and in the right order; ticks are round numbers."""
 
 from __future__ import annotations
 
@@ -33,17 +33,14 @@ def points(
     )
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "count", "values"),
-    [
+def test_ticks_are_round():
+    for low, high, count, values in (
         (0.0, 1.0, 5, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
         (0.82, 0.93, 5, (0.825, 0.85, 0.875, 0.9, 0.925)),
         (3.0, 11.0, 4, (4.0, 6.0, 8.0, 10.0)),
         (-30.0, 120.0, 3, (0.0, 50.0, 100.0)),
-    ],
-)
-def test_ticks_are_round(low: float, high: float, count: int, values: tuple[float, ...]):
-    assert nice_values(low, high, count=count) == pytest.approx(values)
+    ):
+        assert nice_values(low, high, count=count) == pytest.approx(values)
 
 
 @given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), count=st.integers(1, 10))
@@ -110,20 +107,20 @@ def test_a_missing_or_infinite_figure_leaves_a_gap():
     assert len(line.dots) == 3
 
 
-@pytest.mark.parametrize("history", [(), points((1.0, 1.0, 0.5)), points((None, None, None)) * 3])
-def test_what_was_not_measured_twice_is_not_drawn(history: tuple[HistoryPoint, ...]):
-    assert learning_curves(history) == ()
+def test_what_was_not_measured_twice_is_not_drawn():
+    for history in ((), points((1.0, 1.0, 0.5)), points((None, None, None)) * 3):
+        assert learning_curves(history) == ()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_an_accuracy_that_never_changes_has_a_scale_that_stays_within_0_and_100(share: float):
-    (accuracy,) = learning_curves(points((None, None, share), (None, None, share)))
-    heights = {y for _, y in accuracy.lines[0].dots}
-    assert len(heights) == 1
-    assert 0 < heights.pop() < PANEL_HEIGHT
-    ticks = [float(tick.text) for tick in accuracy.y_ticks]
-    assert len(ticks) > 1
-    assert 0 <= min(ticks) <= 100 * share <= max(ticks) <= 100
+def test_an_accuracy_that_never_changes_has_a_scale_within_0_and_100():
+    for share in (0.0, 0.5, 1.0):
+        (accuracy,) = learning_curves(points((None, None, share), (None, None, share)))
+        heights = {y for _, y in accuracy.lines[0].dots}
+        assert len(heights) == 1
+        assert 0 < heights.pop() < PANEL_HEIGHT
+        ticks = [float(tick.text) for tick in accuracy.y_ticks]
+        assert len(ticks) > 1
+        assert 0 <= min(ticks) <= 100 * share <= max(ticks) <= 100
 
 
 def test_stages_are_marked_and_named_where_there_is_room():
@@ -145,7 +142,7 @@ def test_a_long_history_has_lines_without_dots_and_few_ticks():
 
 
 def predictions(confidence: float, *, num_right: int, number: int) -> Predictions:
-    """Return images that are all stated with the same confidence, so many of which are right."""
+    """Return images that all have the same confidence; the first ``num_right`` are right."""
     logit = torch.logit(torch.tensor(confidence))
     targets = torch.zeros(number, dtype=torch.int64)
     targets[num_right:] = 1
@@ -167,7 +164,7 @@ def test_a_bin_stands_where_its_confidence_and_accuracy_are():
     assert point.hint == "stated 90.0\u202f%, right 75.0\u202f% of 100"
 
 
-def test_sureness_beyond_chance_is_told_and_a_temperature_mends_it():
+def test_overconfidence_beyond_chance_is_named_and_a_temperature_lowers_it():
     found = calibration_of(predictions(0.98, num_right=75, number=100), kept=1.5)
     assert found is not None
     assert found.verdict.endswith("it is surer than it should be.")
@@ -196,7 +193,7 @@ def test_the_error_is_the_metric_of_that_name():
     assert found.kept == ""
 
 
-def test_few_pictures_have_a_plot_and_no_temperature():
+def test_few_images_have_a_plot_and_no_temperature():
     found = calibration_of(predictions(0.9, num_right=3, number=4))
     assert found is not None
     assert (found.before, found.after, found.temperature) == ("", "", "")
