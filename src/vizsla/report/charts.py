@@ -301,7 +301,9 @@ class CalibrationPlot:
     verdict: str
 
 
-def calibration_of(predictions: Predictions, *, kept: float | None = None) -> CalibrationPlot | None:
+def calibration_of(
+    predictions: Predictions, *, kept: float | None = None
+) -> CalibrationPlot | None:
     """Return what the page shows of calibration.
 
     Args:
