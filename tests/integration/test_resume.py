@@ -161,7 +161,7 @@ def cut_off(pictures: Path, tmp_path_factory: pytest.TempPathFactory, vizsla: Ru
         (("--size", 96), ["size: 64 then, 96 now", "presize: 83 then, 125 now"]),
         (("--lr", 1e-4), ["learning rate: 0.001 then, 0.0001 now"]),
         (("--epochs", 3, "--bs", 8), ["epochs: 2 then, 3 now", "batch size: 4 then, 8 now"]),
-        (("--valid", 0.5), ["split: other images to learn from or to validate on than then"]),
+        (("--valid", 0.5), ["split: other training or validation images than then"]),
     ],
     ids=["size", "rate", "several", "split"],
 )

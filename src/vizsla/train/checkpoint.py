@@ -1,4 +1,4 @@
-"""Keep the state of training: in memory, as saved weights, and as a checkpoint from which a new process goes on.
+"""Keep the state of training: the best weights in memory, saved weights, and checkpoints from which a new process goes on.
 
 A step depends on the weights, the optimiser, the rates of its position, its batch and its random numbers. The last three follow
 from (seed, epoch, step); the first two, the record so far and the state of callbacks are what a checkpoint holds. So a run that
@@ -8,14 +8,13 @@ them can run code.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import signal
 import threading
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,51 +43,8 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Snapshot:
-    """The state of a model and of its optimiser, in memory; it can be put back bit for bit.
-
-    Attributes:
-        weights: Parameters and buffers, by name.
-        trainable: Which parameters train.
-        training: Which modules are in training mode.
-        optimiser: Its state; None if there was no optimiser.
-    """
-
-    weights: dict[str, Tensor]
-    trainable: dict[str, bool]
-    training: dict[str, bool]
-    optimiser: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> Snapshot:
-        """Take a snapshot."""
-        return cls(
-            weights=_copy_of(model),
-            trainable={name: weight.requires_grad for name, weight in model.named_parameters()},
-            training={name: part.training for name, part in model.named_modules()},
-            optimiser=None if optimiser is None else copy.deepcopy(optimiser.state_dict()),
-        )
-
-    def restore(self, model: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
-        """Put everything back; gradients are gone afterwards.
-
-        Args:
-            model: The one the snapshot was taken of.
-            optimiser: The one it was taken of, or None if there was none.
-        """
-        model.load_state_dict(self.weights)
-        for name, weight in model.named_parameters():
-            weight.requires_grad_(self.trainable[name])
-            weight.grad = None
-        for name, part in model.named_modules():
-            part.training = self.training[name]
-        if optimiser is not None and self.optimiser is not None:
-            optimiser.load_state_dict(copy.deepcopy(self.optimiser))
-
-
 class BestWeights:
-    """The best weights of a model so far: kept in memory, and by a checkpoint."""
+    """The best weights of a model so far, in memory and in the state of a checkpoint."""
 
     _PREFIX = "best/"
 
@@ -100,11 +56,12 @@ class BestWeights:
         return bool(self._weights)
 
     def keep(self, model: nn.Module) -> None:
-        """Copy the present weights; they are the best so far."""
-        self._weights = _copy_of(model)
+        """Copy the present weights."""
+        state = model.state_dict(keep_vars=True)
+        self._weights = {name: value.detach().clone() for name, value in state.items()}
 
     def put_back(self, model: nn.Module) -> None:
-        """Give them to the model."""
+        """Give the model the kept weights."""
         model.load_state_dict(self._weights)
 
     def state(self) -> dict[str, Tensor]:
@@ -112,30 +69,16 @@ class BestWeights:
         return {f"{self._PREFIX}{name}": value for name, value in self._weights.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state`` returned; there may be other things beside it."""
+        """Take the kept weights from a state that ``state`` contributed to."""
         self._weights = _below(self._PREFIX, state)
 
 
-def _copy_of(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value.detach().clone() for name, value in model.state_dict(keep_vars=True).items()
-    }
-
-
 VALUES_KEY = "vizsla.state"
-_OPTIMISER = "optimiser/"
+_MODEL, _OPTIMISER = "model/", "optimiser/"
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], *, values: Mapping[str, Any]) -> Path:
-    """Write tensors and values to one file, whole or not at all.
-
-    Args:
-        path: File to write; its folder is made.
-        tensors: On any device; a tensor that is there under several names is written for each.
-        values: Anything that JSON can hold.
-
-    Returns:
-        The path.
+    """Write tensors, and values that JSON can hold, to one file, whole or not at all; its folder is made.
 
     Raises:
         OutputError: The file cannot be written; an old one is untouched.
@@ -159,7 +102,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors, on the CPU, and the values of a file that ``save_state`` wrote.
 
     Raises:
-        ModelFileError: There is no such file, it is damaged, or it is another kind of file.
+        ModelFileError: There is no such file, it is damaged, or another kind of file.
     """
     if not path.is_file():
         raise ModelFileError(f"There is no file {path}. Check the name and the folder.")
@@ -170,8 +113,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except KeyError as error:
         raise ModelFileError(
-            f"{path} holds no state of a training. A finished model is opened by load_learner; give a file that "
-            "learn.save wrote."
+            f"{path} holds no training state. Open a finished model with load_learner; give a file that learn.save wrote."
         ) from error
     except (SafetensorError, ValueError) as error:
         raise ModelFileError(
@@ -180,12 +122,14 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, values
 
 
-def pack_optimiser(
-    optimiser: torch.optim.Optimizer,
+def pack_state(
+    trainer: Trainer, *, with_opt: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of an optimiser's state, by names that ``unpack_optimiser`` knows, and the rest as values."""
-    state = optimiser.state_dict()
-    tensors: dict[str, Tensor] = {}
+    """Return the tensors of model and optimiser for a file, and the optimiser's other values; those are empty without one."""
+    tensors = {f"{_MODEL}{name}": value for name, value in trainer.model.state_dict().items()}
+    if not with_opt or trainer.opt is None:
+        return tensors, {}
+    state = trainer.opt.state_dict()
     rest: dict[str, dict[str, Any]] = {}
     for place, entries in state["state"].items():
         for name, value in entries.items():
@@ -199,12 +143,7 @@ def pack_optimiser(
 def unpack_optimiser(
     optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
 ) -> None:
-    """Put a packed state into an optimiser over the same parameters.
-
-    Args:
-        optimiser: Of the same kind, over as many parameters in the same groups.
-        tensors: May hold others too.
-        values: As ``pack_optimiser`` returned them.
+    """Put what ``pack_state`` returned into an optimiser over the same parameters; ``tensors`` may hold others too.
 
     Raises:
         ModelFileError: The optimiser is over other parameters.
@@ -213,12 +152,9 @@ def unpack_optimiser(
         int(place): dict(entries) for place, entries in values["rest"].items()
     }
     parameters = [weight for group in optimiser.param_groups for weight in group["params"]]
-    for key, value in tensors.items():
-        if key.startswith(_OPTIMISER):
-            place, _, name = key.removeprefix(_OPTIMISER).partition("/")
-            state.setdefault(int(place), {})[name] = _laid_out(
-                value, like=parameters, at=int(place)
-            )
+    for key, value in _below(_OPTIMISER, tensors).items():
+        place, _, name = key.partition("/")
+        state.setdefault(int(place), {})[name] = _laid_out(value, like=parameters, at=int(place))
     groups = [
         {name: tuple(value) if name == "betas" else value for name, value in group.items()}
         for group in values["groups"]
@@ -233,33 +169,27 @@ def unpack_optimiser(
 
 
 def _laid_out(value: Tensor, *, like: list[Tensor], at: int) -> Tensor:
-    """Return a tensor in the memory order of its parameter (channels-last); kernels compute in that order."""
+    """Return a tensor in the memory order of its parameter (channels-last), in which kernels compute."""
     if at >= len(like) or like[at].shape != value.shape:
         return value
     return torch.empty_like(like[at], dtype=value.dtype, device=value.device).copy_(value)
 
 
 MAX_NAMED = 4
-_MODEL = "model/"
 
 
 def save_weights(trainer: Trainer, path: Path, *, with_opt: bool = True) -> Path:
     """Write the weights of a trainer's model; the folder is made.
 
-    Of several processes the main one writes, and all have to call this: when it returns, the file is there for all.
+    Every process has to call this. The main one writes; when the call returns, the file is there for all.
 
     Raises:
         OutputError: The file cannot be written; an old one is untouched.
     """
-    if not is_main():
-        wait_for_all()
-        return path
-    tensors = {f"{_MODEL}{name}": value for name, value in trainer.model.state_dict().items()}
-    values: dict[str, Any] = describe_model(trainer)
-    if with_opt and trainer.opt is not None:
-        state, values["optimiser"] = pack_optimiser(trainer.opt)
-        tensors |= state
-    save_state(path, tensors, values=values)
+    if is_main():
+        tensors, optimiser = pack_state(trainer, with_opt=with_opt)
+        values = describe_model(trainer) | ({"optimiser": optimiser} if optimiser else {})
+        save_state(path, tensors, values=values)
     wait_for_all()
     return path
 
@@ -270,15 +200,15 @@ def load_weights(
     """Read weights that ``save_weights`` wrote.
 
     Raises:
-        ModelFileError: There is no such file, or it is of another network or other classes.
+        ModelFileError: There is no such file, or it belongs to another network or other classes.
     """
     tensors, values = load_state(path)
-    check_same_model(trainer, values, path=path)
+    _check_same_model(trainer, values, path=path)
     _load(trainer, _below(_MODEL, tensors), path=path, strict=strict)
     if not with_opt:
         return
     if "optimiser" not in values:
-        warnings.warn(f"{path} has no state of an optimiser; it starts afresh.", stacklevel=3)
+        warnings.warn(f"{path} has no optimiser state; the optimiser starts afresh.", stacklevel=3)
         trainer.opt = None
         return
     trainer.create_opt()
@@ -291,18 +221,13 @@ def load_weights(
 
 
 def describe_model(trainer: Trainer) -> dict[str, Any]:
-    """Return what has to agree for weights to fit: network and classes."""
+    """Return what must agree for weights to fit: network and classes."""
     backbone = getattr(trainer.model, "backbone", None)
     architecture = type(trainer.model).__name__ if backbone is None else backbone.spec.name
     return {"architecture": architecture, "vocab": list(trainer.dls.vocab)}
 
 
-def check_same_model(trainer: Trainer, values: dict[str, Any], *, path: Path) -> None:
-    """Raise an error if a file is of another network or other classes.
-
-    Raises:
-        ModelFileError: It is; both are named.
-    """
+def _check_same_model(trainer: Trainer, values: dict[str, Any], *, path: Path) -> None:
     own = describe_model(trainer)
     if values.get("architecture") != own["architecture"]:
         raise ModelFileError(
@@ -318,7 +243,7 @@ def check_same_model(trainer: Trainer, values: dict[str, Any], *, path: Path) ->
 
 
 def _load(trainer: Trainer, weights: dict[str, Tensor], *, path: Path, strict: bool) -> None:
-    """Put weights into the model, all or none: torch itself puts in those that fit before it says that others do not."""
+    """Put weights into the model, all or none: torch loads those that fit before it reports the others."""
     own = trainer.model.state_dict()
     problems = [
         f"{name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} here"
@@ -341,29 +266,29 @@ FILE_NAME = "checkpoint.safetensors"
 _CANNOT_DIFFER = ("model", "callbacks", "trained parameters")
 _IN_WORDS = {
     "data": "data: other images or labels than then",
-    "split": "split: other images to learn from or to validate on than then",
-    "schedule": "schedule: other rates or momenta in the course of the fit than then",
+    "split": "split: other training or validation images than then",
+    "schedule": "schedule: other rates or momenta over the fit than then",
 }
 _MAKES_THE_STEPS = ("stage", "epochs", "steps of an epoch")
 
 TERMINATED = 128 + signal.SIGTERM
-"""Exit status of a process that was told to end."""
+"""Exit status of a process that was told to end, as shells count it."""
 
 
 class Checkpoint(Callback):
     """Writes the state of training to a file now and then, and goes on from it in another process.
 
-    Build the same learner and call the same fits again with ``resume=True``: fits that were done are left out, the one that was
-    cut off continues at its step. Each file replaces the last one, whole or not at all.
+    Build the same learner and call the same fits again with ``resume=True``: finished fits are skipped, the interrupted one
+    continues at its step. Each file replaces the last one, whole or not at all.
 
     Args:
         folder: Where the file is written; made if need be.
-        every_steps: Write after so many steps.
-        every_seconds: Write when so much time has passed since the last time; several processes look at their clocks every
-            20 steps. Both may be None: then at the ends of epochs only, where it is written in any case.
+        every_steps: Write after this many steps.
+        every_seconds: Write after this much time; several processes look at their clocks every 20 steps. With both None the file
+            is written only at the ends of epochs, as it is in any case.
         resume: Go on from the file in ``folder``; if there is none, begin.
-        force: Go on although data, settings or versions differ from those of the file; where that makes for another number of
-            steps, at the beginning of the epoch that was cut off.
+        force: Go on although data, settings or versions differ from those of the file. Where that changes the number of steps,
+            go on at the beginning of the interrupted epoch.
 
     Raises:
         ConfigError: A number is not positive; at the start of a fit: the file is of other data, settings or versions.
@@ -393,15 +318,13 @@ class Checkpoint(Callback):
         self.every_seconds = every_seconds
         self.resume = resume
         self.force = force
-        self.callbacks: tuple[Callback, ...] = ()
         self._identity: dict[str, Any] = {}
         self._last = 0.0
         self._told_to_end = False
         self._old_handler: Any = None
-        self._listens = False
 
     def before_fit(self, fit: Fit) -> None:
-        """Go on from the file if there is one; begin to listen for the signal to end."""
+        """Go on from the file if there is one; begin to listen for SIGTERM."""
         self._last = time.monotonic()
         self._told_to_end = False
         self._identity = identity_of(fit)
@@ -409,16 +332,15 @@ class Checkpoint(Callback):
             self._go_on(fit)
         if threading.current_thread() is threading.main_thread():
             self._old_handler = signal.signal(signal.SIGTERM, self._on_signal)
-            self._listens = True
 
     def after_step(self, fit: Fit) -> None:
         """Write if it is time."""
         in_epoch = fit.step % fit.num_batches
         if not in_epoch or in_epoch % fit.settings.accumulate:
-            return  # The epoch is about to be validated and then written; gathered gradients are not in the file.
+            return  # An epoch is written after its validation, and a file cannot hold half-gathered gradients.
         due = self.every_steps is not None and in_epoch % self.every_steps == 0
         ends = False
-        # Several processes have to ask one another at the same steps.
+        # Several processes have to ask each other at the same steps.
         if share()[1] == 1 or in_epoch % STEPS_BETWEEN_READS == 0:
             passed = time.monotonic() - self._last
             late = self.every_seconds is not None and passed > self.every_seconds
@@ -438,22 +360,18 @@ class Checkpoint(Callback):
     def after_fit(self, fit: Fit) -> None:
         """Stop listening."""
         del fit
-        if self._listens:
+        if self._old_handler is not None:
             signal.signal(signal.SIGTERM, self._old_handler)
-            self._listens = False
+            self._old_handler = None
 
     def write(self, fit: Fit) -> None:
-        """Write the state of a fit to the file; of several processes only the main one does."""
+        """Write the state of a fit to the file; of several processes only the main one writes."""
         fit.read_losses()
         self._last = time.monotonic()
         if not is_main():
             return
         trainer = fit.trainer
-        tensors = {f"{_MODEL}{name}": value for name, value in trainer.model.state_dict().items()}
-        optimiser: dict[str, Any] = {}
-        if trainer.opt is not None:
-            state, optimiser = pack_optimiser(trainer.opt)
-            tensors |= state
+        tensors, optimiser = pack_state(trainer)
         kept: list[dict[str, Any]] = []
         for place, callback in enumerate(fit.callbacks):
             plain: dict[str, Any] = {}
@@ -477,7 +395,7 @@ class Checkpoint(Callback):
         save_state(self.path, tensors, values=values)
 
     def kept_by(self, callback: type[Callback]) -> dict[str, Any] | None:
-        """Return the plain values that a callback of a class kept in the file; None if there is nothing to go on from.
+        """Return the plain values that a callback of this class has in the file; None if there is nothing to go on from.
 
         Raises:
             ModelFileError: The file is damaged.
@@ -488,13 +406,13 @@ class Checkpoint(Callback):
         return next((each["values"] for each in kept if each["class"] == callback.__name__), None)
 
     def _go_on(self, fit: Fit) -> None:
-        """Put everything back to where the file was written, if that was in this fit or a later one."""
+        """Restore the state of the file if it is of this fit; skip this fit if the file is of a later one."""
         tensors, values = load_state(self.path)
         saved = values["fit"]
         if fit.number > saved["number"]:
             return
         if fit.number < saved["number"]:
-            fit.first_step = fit.num_steps  # It was done.
+            fit.first_step = fit.num_steps
             return
         differing = self._check_identity(fit, values["identity"])
         trainer = fit.trainer
@@ -521,7 +439,7 @@ class Checkpoint(Callback):
         trainer.display.line(f"Going on after step {fit.first_step} of {fit.num_steps}.")
 
     def _check_identity(self, fit: Fit, saved: dict[str, Any]) -> set[str]:
-        """Return the names of what differs, which was forced then."""
+        """Return the names of what differs, all of it forced; raise an error where it cannot be or was not forced."""
         differing = differences(saved, self._identity)
         if not differing:
             return set()
@@ -547,7 +465,7 @@ class Checkpoint(Callback):
 
 
 def differences(saved: dict[str, Any], present: dict[str, Any]) -> dict[str, str]:
-    """Return what was another one then, by name, in words."""
+    """Return what differed then, by name, in words."""
     return {
         name: _IN_WORDS.get(name, f"{name}: {_short(saved.get(name))} then, {_short(value)} now")
         for name, value in present.items()
@@ -556,7 +474,7 @@ def differences(saved: dict[str, Any], present: dict[str, Any]) -> dict[str, str
 
 
 def data_identity(table: ImageTable) -> dict[str, str]:
-    """Return digests of the images with their labels, and of who is in which split."""
+    """Return digests of the images with their labels, and of the splits."""
     splits = [
         sorted(table.shown_path(row) for row in rows.tolist())
         for rows in (table.train_rows, table.valid_rows)
@@ -566,7 +484,7 @@ def data_identity(table: ImageTable) -> dict[str, str]:
 
 def identity_of(fit: Fit) -> dict[str, Any]:
     """Return what has to be the same for a fit to be continued."""
-    trainer: Trainer = fit.trainer
+    trainer = fit.trainer
     trains = [name for name, value in trainer.model.named_parameters() if value.requires_grad]
     return {
         "model": describe_model(trainer),
@@ -592,7 +510,7 @@ def _digest(value: object) -> str:
 
 
 def _below(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return what has a name with this beginning, by the rest of the name."""
+    """Return the entries whose name starts with a prefix, by the rest of the name."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()

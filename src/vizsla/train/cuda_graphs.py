@@ -1,13 +1,13 @@
 """Record the work of CUDA as graphs, and replay them: predictions, training steps, and a rehearsal of the first step.
 
-A graph (``torch.cuda.CUDAGraph``) records the kernels that a piece of work launches and repeats them in one call, on the memory that
+A graph (``torch.cuda.CUDAGraph``) records the kernels that a piece of work launches and repeats them in one call, in the memory that
 they were recorded with. At 64 images a processor needs longer to launch the kernels of a network than the device to run them:
 resnet34 at 224 pixels on an H100 with a slow core takes 26 ms a step when each of its kernels is launched by itself, 8 ms from a
-graph. Nothing of Python runs in a repetition, so only work whose Python is known to do nothing else is recorded. The optimiser's
-few kernels stay outside, where schedules, clipping and callbacks can reach them.
+graph. A replay runs no Python, so only work whose Python is known to do nothing else is recorded. The optimiser's few kernels stay
+outside, where schedules, clipping and callbacks can reach them.
 
-CUDA loads a kernel when it is first launched. For a step of resnet34 that takes a second, in which the device has nothing to do;
-so does the decoding of the first images. The rehearsal does both at once, which takes hardly longer than one of them.
+CUDA loads a kernel when it is first launched. For a step of resnet34 that takes a second, while the device waits; so does decoding
+the first images. The rehearsal does both at once, which takes hardly longer than one of them.
 """
 
 from __future__ import annotations
@@ -35,19 +35,14 @@ if TYPE_CHECKING:
     from vizsla.types import Batch, Size
 
 _ROOM = 1.2
-"""How many times the most memory that was ever in use has to be free, for what a graph keeps besides."""
+"""This many times the most memory ever in use has to be free, because a graph keeps more."""
 
 _KNOWN_PACKAGES = ("torch", "torchvision", "timm", "vizsla")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class CapturedForward:
-    """Computes logits as ``compute_logits`` does, from a graph where a shape came up before.
-
-    Args:
-        classifier: On a CUDA device.
-        precision: See ``NumberFormat``.
-    """
+    """Computes logits as ``compute_logits`` does on CUDA, from a graph once a batch repeats the shape of the one before."""
 
     def __init__(self, classifier: Classifier, *, precision: NumberFormat) -> None:
         self.classifier = classifier
@@ -63,7 +58,7 @@ class CapturedForward:
         return None if self._recorded is None else tuple(self._recorded.images.shape)
 
     def refresh(self) -> None:
-        """Forget the recording where the weights lie elsewhere now, or somebody watches; call it before each pass."""
+        """Forget the recording if the weights moved in memory or a hook watches; call it before each pass."""
         addresses = addresses_of(self.classifier)
         self._is_usable = not has_hooks(self.classifier)
         if addresses != self._addresses or not self._is_usable:
@@ -72,14 +67,7 @@ class CapturedForward:
         self._addresses = addresses
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the logits of one batch, without waiting for the device.
-
-        Args:
-            images: float32 ``(B, 3, H, W)`` with values 0-1, on the device.
-
-        Returns:
-            float32 ``(B, C)``.
-        """
+        """Return the logits, float32 ``(B, C)``, of images on the device, float32 ``(B, 3, H, W)`` 0-1, without waiting for it."""
         if self._is_usable and self._recorded is None and tuple(images.shape) == self._last_shape:
             self._is_usable = has_room()
             if self._is_usable:
@@ -112,15 +100,12 @@ class _Recorded(NamedTuple):
 
 @contextmanager
 def recording(graph: torch.cuda.CUDAGraph) -> Generator[None]:
-    """Record what is launched inside, which is not run.
+    """Record into a graph what is launched inside the block, which is not run.
 
-    Other threads, which decode and copy images meanwhile, may do what a recording forbids to its own.
-
-    Args:
-        graph: Gets it.
+    Other threads, which decode and copy images meanwhile, may do what is forbidden to the recording one.
 
     Raises:
-        RuntimeError: Something cannot be recorded, such as waiting for the device, or there is no memory.
+        RuntimeError: Something cannot be recorded, such as waiting for the device, or memory is short.
     """
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
     spare = generator.clone_state()
@@ -132,19 +117,15 @@ def recording(graph: torch.cuda.CUDAGraph) -> Generator[None]:
         ):
             yield
     except RuntimeError:
-        generator.graphsafe_set_state(
-            spare
-        )  # Its own would wait for the end of the recording for ever.
+        # Its own state would wait for the end of the recording for ever.
+        generator.graphsafe_set_state(spare)
         raise
 
 
 def is_known(*modules: object) -> bool:
-    """Whether modules and functions are made of torch's, torchvision's, timm's and vizsla's parts alone.
+    """Whether networks and losses are made of parts of torch, torchvision, timm and vizsla alone.
 
-    What their Python does besides launching kernels is nothing that a graph would miss.
-
-    Args:
-        modules: Networks, losses.
+    Their Python does nothing but launch kernels, so a graph misses nothing.
     """
     origins: set[str] = set()
     for module in modules:
@@ -156,36 +137,35 @@ def is_known(*modules: object) -> bool:
 
 
 def has_hooks(model: nn.Module) -> bool:
-    """Whether something looks on when a part of the model computes; it would see nothing of a graph."""
+    """Whether a hook watches a part of the model; graphs would not call it."""
     return any(getattr(part, kind, None) for part in model.modules() for kind in _HOOKS)
 
 
 def has_room() -> bool:
-    """Whether the device has memory for as much as was ever in use, besides what is in use."""
+    """Whether as much memory as was ever in use is free besides what is in use now."""
     return free_device_bytes(torch.device("cuda")) > _ROOM * torch.cuda.max_memory_allocated()
 
 
 def addresses_of(model: nn.Module) -> tuple[int, ...]:
-    """Return where weights and buffers lie; a graph reads them there."""
+    """Return the addresses of weights and buffers, where a graph reads them."""
     return tuple(value.data_ptr() for value in (*model.parameters(), *model.buffers()))
 
 
 STEPS_BEFORE = 3
-"""Batches of a shape that go the usual way first: libraries load and choose their kernels in them, which cannot be recorded."""
+"""Batches of a shape computed the usual way first: in them libraries load and choose kernels, which cannot be recorded."""
 
 _MAX_GRAPHS = 4
-"""Each keeps the memory of a whole step; a fit with more shapes goes the usual way with the rest."""
+"""Each keeps the memory of a whole step; further shapes are computed the usual way."""
 
 
 class CapturedGradients:
-    """Computes loss and gradients of batches, from a graph where their shape has come up often enough.
+    """Computes loss and gradients of batches, from a graph once their shape has come up often enough.
 
     Args:
-        compute: Takes a batch, adds gradients to the parameters and returns the loss. Called to be recorded, once per shape.
-        model: Whose parameters.
-        remember: Called after ``compute`` was recorded; what it returns is called each time that the graph ran, to do again what
-            Python did besides launching kernels.
-        say: Told in a sentence when a step cannot be recorded.
+        compute: Takes a batch, adds gradients to the parameters of the model and returns the loss. Recorded once per shape.
+        remember: Called after a recording; the function it returns is called after each replay, to repeat what the Python of
+            ``compute`` did besides launching kernels.
+        say: Called with a sentence when a step cannot be recorded.
 
     Attributes:
         gave_up: Whether a step could not be recorded. torch's allocator does not recover from that altogether: in the same
@@ -211,10 +191,7 @@ class CapturedGradients:
         self.gave_up = False
 
     def refresh(self) -> None:
-        """Forget what was recorded where the model is not as it was: other modes, other trained parts, other memory.
-
-        Call it before an epoch.
-        """
+        """Forget all recordings if modes, trained parameters or addresses of the model changed; call it before an epoch."""
         model = self._model
         state = (
             tuple(part.training for part in model.modules()),
@@ -228,15 +205,9 @@ class CapturedGradients:
             self._seen.clear()
 
     def __call__(self, batch: Batch) -> Tensor | None:
-        """Compute loss and gradients from a graph.
+        """Compute the gradients of parameters that have none, from a graph, and return the loss.
 
-        The parameters must have no gradients.
-
-        Args:
-            batch: Float images on the device.
-
-        Returns:
-            The loss, as ``compute`` returns it; None where nothing was done, and ``compute`` is to be called.
+        None where nothing was done: then call ``compute``.
         """
         if self.gave_up or self._is_watched:
             return None
@@ -259,13 +230,13 @@ class CapturedGradients:
         except RuntimeError as error:  # An OutOfMemoryError is one too.
             self.gave_up = True
             self._graphs.clear()
-            # What ends a recording that failed raises an error of its own.
+            # Ending a failed recording raises an error of its own.
             reason = str(error.__context__ or error).strip().partition("\n")[0]
             self._say(
                 f"The step could not be recorded as a CUDA graph ({reason}). Training goes on, with more work for the "
                 "processor."
             )
-        # Outside of the handler: the traceback of the error keeps the tensors of the failed recording alive.
+        # Outside the handler: the traceback of the error keeps the tensors of the failed recording alive.
         for parameter in self._model.parameters():
             parameter.grad = None
         torch.cuda.empty_cache()
@@ -340,15 +311,10 @@ _REHEARSAL_ROOM = 0.5
 
 @contextmanager
 def rehearsal(trainer: Trainer) -> Generator[threading.Thread | None]:
-    """Go forward and backward through a copy of the network, on images of noise, in a thread.
+    """In a thread, go forward and backward through a copy of the network on blank images, and yield the thread.
 
-    Nothing of the trainer changes, nor any random number: the copy has its dropout switched off.
-
-    Args:
-        trainer: Its steps may be recorded as CUDA graphs, so nothing in them looks on.
-
-    Yields:
-        The thread, to be waited for before the first step; None where there is nothing to gain. It has ended afterwards.
+    Wait for it before the first step; it has ended after the block. None where there is nothing to gain. Neither the trainer nor
+    any random number changes: the copy has its dropout switched off.
     """
     size: Size | None = getattr(trainer.dls, "final_size", None)  # Cached features have none.
     is_known = trainer.uses_graphs() and not has_hooks(trainer.model)
@@ -383,7 +349,7 @@ def _rehearse(trainer: Trainer, model: nn.Module, shape: tuple[int, ...], target
             trainer.loss_func(logits.float(), targets.to(device)).backward()
             torch.cuda.current_stream(device).synchronize()
     except (RuntimeError, ValueError):
-        return  # The first step will tell.
+        return  # The first step will raise the same error.
 
 
 def _has_room_to_rehearse() -> bool:

@@ -1,4 +1,4 @@
-"""The learner of the notebooks: a trainer that also validates, predicts, shows results, saves and exports; and ``vision_learner``."""
+"""The learner of notebooks, ``vision_learner``: a trainer that also validates, predicts, shows results, saves and exports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from vizsla.notebook.model_summary import Table
     from vizsla.train.trainer import TrainerOptions
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 class Learner(Trainer):
     """Trains a network, predicts with it, saves it; the arguments are those of ``Trainer``."""
@@ -66,7 +63,7 @@ class Learner(Trainer):
         """
         if dl is None:
             return self.measure(self.predictions(ds_idx))
-        outputs = compute_outputs(self.model, dl, precision=self.precision)
+        outputs = self._outputs(ds_idx, dl)
         if outputs.targets is None:
             raise ConfigError(
                 "These images have no labels, so there is nothing to compare with. Make the loader with with_labels=True."
@@ -82,7 +79,7 @@ class Learner(Trainer):
         with_loss: bool = False,
         act: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """Return what the model says of images, all on the CPU and in order.
+        """Predict images; all results are on the CPU and in order.
 
         Args:
             ds_idx: 0 for training, 1 for validation images; both prepared as in validation.
@@ -94,8 +91,7 @@ class Learner(Trainer):
             act: Applied to the outputs; None is the activation of the loss (softmax for classes).
 
         Returns:
-            Images if asked for, predictions float32 ``(N, C)``, targets (None if there are no labels), then what else was
-            asked for.
+            Images if asked for, predictions float32 ``(N, C)``, targets (None without labels), then the additions.
 
         Raises:
             ConfigError: ``dl`` has no length, or the losses of images without labels were asked for.
@@ -115,7 +111,7 @@ class Learner(Trainer):
         return tuple(results)
 
     def predict(self, item: AnyImage, with_input: bool = False) -> Prediction | tuple[Any, ...]:
-        """Return what the model says of one image, as the exported model would; unpacks as (label, index, probabilities).
+        """Predict one image as the exported model would; the result unpacks as (label, index, probabilities).
 
         Probabilities are calibrated on the validation images, see ``calibration``; those of ``get_preds`` are the network's own.
 
@@ -139,10 +135,10 @@ class Learner(Trainer):
         return (predictor.network_input([pixels])[0].cpu(), *prediction)
 
     def calibration(self) -> Calibration | None:
-        """Return what makes the probabilities of ``predict``, and of the file that ``export`` writes, honest.
+        """Return the calibration of the probabilities of ``predict`` and of the file that ``export`` writes.
 
-        It is fitted on the validation images, once for each state of the network: those of the last epoch were predicted
-        already; after another change the first call predicts them. None where nothing can be fitted, see ``calibrate``.
+        It is fitted on the validation images, once for each state of the network: the last epoch has predicted them already;
+        after another change the first call predicts them. None where nothing can be fitted, see ``calibrate``.
         """
         if self.dls.table.task == "regression":
             return None
@@ -152,7 +148,7 @@ class Learner(Trainer):
         return self._calibrated[1]
 
     def _held_out(self) -> Predictions:
-        """Return the predictions of the validation images by the network as it is; other processes need not take part."""
+        """Return the present network's predictions on the validation images; other processes need not take part."""
         if self._validated is not None and self._validated[0] == self.state_key():
             return self._validated[1]
         if share()[1] == 1:
@@ -168,13 +164,13 @@ class Learner(Trainer):
         beta: float | None = 0.25,
         use_max: bool = False,
     ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
-        """Return predictions averaged over augmented views of each image (test-time augmentation).
+        """Average predictions over augmented views of each image (test-time augmentation).
 
         Args:
             ds_idx: 0 for training, 1 for validation images.
-            dl: Another loader of ours.
-            n: Augmented views, with random crops and all that training does.
-            beta: Weight of the plain image; the views have the rest. None returns both apart: (views, plain).
+            dl: Another loader of vizsla.
+            n: Augmented views, with random crops and everything else that training does.
+            beta: Weight of the plain image; the views share the rest. None returns both: (views, plain).
             use_max: Take the largest probability of each class instead.
 
         Returns:
@@ -198,12 +194,12 @@ class Learner(Trainer):
         return mixed, plain.targets
 
     def show_results(self, ds_idx: int = 1, max_n: int = 9, shuffle: bool = True) -> None:
-        """Draw images with their label and the prediction below it: green if they agree, red if not.
+        """Draw images with label and prediction: green if they agree, red if not.
 
         Args:
             ds_idx: 0 for training, 1 for validation images.
             max_n: Images at most.
-            shuffle: Choose them at random, others at each call; otherwise the first ones.
+            shuffle: Choose images at random, differently at each call; otherwise the first ones.
         """
         from vizsla.notebook.interpretation import draw_results
 
@@ -220,17 +216,14 @@ class Learner(Trainer):
             draw_results(outputs.images, list(zip(labels, guesses, strict=True)))
 
     def save(self, file: str | Path, with_opt: bool = True) -> Path:
-        """Write weights to ``path/models/FILE.safetensors``, to go on with later; ``export`` writes a finished model.
+        """Write weights to ``path/models/FILE.safetensors`` and return that path; ``export`` writes a finished model.
 
         Args:
             file: Name without a suffix, or a path.
             with_opt: Write the state of the optimiser too.
 
-        Returns:
-            The file.
-
         Raises:
-            OutputError: It cannot be written; an old one is untouched.
+            OutputError: The file cannot be written; an old one is untouched.
         """
         return save_weights(self, self._weights_path(file), with_opt=with_opt)
 
@@ -241,20 +234,16 @@ class Learner(Trainer):
         with_opt: bool = True,
         strict: bool = True,
     ) -> Learner:
-        """Read weights that ``save`` wrote.
+        """Read weights that ``save`` wrote, and return the learner.
 
         Args:
             file: Name without a suffix, or a path.
             device: Move model and loaders there first; None leaves them.
-            with_opt: Read the state of the optimiser too; where the file has none, or one of other frozen groups, a warning
-                says so.
-            strict: Whether all weights must be there.
-
-        Returns:
-            The learner.
+            with_opt: Read the state of the optimiser too; a warning says so where the file has none that fits.
+            strict: Require all weights.
 
         Raises:
-            ModelFileError: There is no such file, or it is of another network or other classes.
+            ModelFileError: There is no such file, or it belongs to another network or other classes.
         """
         if device is not None:
             self.dls.to(device)
@@ -263,17 +252,14 @@ class Learner(Trainer):
         return self
 
     def export(self, fname: Path | str = "model.safetensors") -> Path:
-        """Write the model as one safe file that ``load_learner`` and ``vizsla predict`` open; the learner stays as it is.
+        """Write the model as one safe file, for ``load_learner`` and ``vizsla predict``, and return its path.
 
         Args:
             fname: File to write.
 
-        Returns:
-            The path.
-
         Raises:
             OutputError: The file cannot be written; an old one is untouched.
-            ConfigError: The network, or an item transform, is of your own making: a file without code cannot hold it.
+            ConfigError: The network or an item transform is your own code, which the file cannot hold.
         """
         from vizsla.evaluate.metrics import summarise
 
@@ -308,7 +294,7 @@ class Learner(Trainer):
 
     @contextmanager
     def no_bar(self) -> Generator[Learner]:
-        """Show no progress bars while the block runs; tables stay."""
+        """Hide progress bars inside the block; tables stay."""
         before, self.display.bars = self.display.bars, False
         try:
             yield self
@@ -339,7 +325,6 @@ class Learner(Trainer):
         return learner_card(self).text()
 
     def _repr_html_(self) -> str:
-        """Return the learner as a card, for notebooks."""
         from vizsla.notebook.cards import learner_card
 
         return learner_card(self).html()
@@ -373,11 +358,11 @@ def vision_learner(
         arch: Name of a network (``"efficientnet_lite0"`` needs no download), a function of ``torchvision.models``, or a
             module.
         normalize: Images are always normalised as the weights expect it; only ``True`` is accepted.
-        n_out: Number of outputs; None is what the data has, and another number is refused.
+        n_out: Number of outputs; the data decides it, and another number is refused.
         pretrained: Start from published weights; otherwise from random ones, with nothing frozen.
         weights: A file of weights to use instead of the published ones.
         cut: Where the body ends, counted in the children of a torchvision network; None is before its own head.
-        custom_head: Called with the maps of all stages instead of the usual head, used as it is.
+        custom_head: Used as it is instead of the usual head; called with the maps of all stages.
         concat_pool: Pool to maximum and mean instead of the mean alone.
         lin_ftrs: Widths of the hidden layers of the head; None is one of 512.
         ps: Dropout before the last layer of the head; half of it before the others.
@@ -386,7 +371,7 @@ def vision_learner(
         lin_first: Linear layers before norms.
         y_range: Squeeze the outputs between these bounds.
         n_in: Channels of an image; images are RGB here, so it is 3.
-        options: ``loss_func``, ``metrics``, ``cbs``, ``wd`` and all else that a ``Trainer`` is given, by name.
+        options: ``loss_func``, ``metrics``, ``cbs``, ``wd`` and all other arguments of a ``Trainer``, by name.
 
     Returns:
         The learner.
@@ -433,18 +418,12 @@ def vision_learner(
     return learner
 
 
-def _renamed(function: Callable[P, R], old: str) -> Callable[P, R]:
-    """Return a function under its old name, which says so."""
-    message = f"`{old}` has been renamed to `{function.__name__}` -- please update your code"
-
-    @wraps(function)
-    def under_old_name(*args: P.args, **kwargs: P.kwargs) -> R:
-        warnings.warn(message, stacklevel=2)
-        return function(*args, **kwargs)
-
-    under_old_name.__name__ = under_old_name.__qualname__ = old
-    return under_old_name
+@wraps(vision_learner)
+def cnn_learner(*args: Any, **kwargs: Any) -> Learner:
+    """Warn and call ``vision_learner``, which had this name in older notebooks."""
+    message = "`cnn_learner` has been renamed to `vision_learner` -- please update your code"
+    warnings.warn(message, stacklevel=2)
+    return vision_learner(*args, **kwargs)
 
 
-cnn_learner = _renamed(vision_learner, "cnn_learner")
-"""The name that ``vision_learner`` had in older notebooks; warns and does the same."""
+cnn_learner.__name__ = cnn_learner.__qualname__ = "cnn_learner"

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, each epoch validated, everything recorded, callbacks told of all of it.
+"""The training loop: epochs of steps, each epoch validated and recorded, callbacks called at every event.
 
 ``run_fit``, read from top to bottom, is all that happens in a fit. Nothing in a step waits for the device: losses stay there and
 are read a few times a second, when the progress bar moves.
@@ -37,20 +37,12 @@ SECONDS_BETWEEN_READS = 0.25
 
 
 def run_fit(fit: Fit) -> None:
-    """Train epoch by epoch.
-
-    Args:
-        fit: About to begin; its trainer has an optimiser.
-
-    Raises:
-        TrainingError: The loss is not finite any more.
-        PictureError: An image cannot be read.
-    """
+    """Train epoch by epoch; ``Trainer.run`` made the fit."""
     trainer, callbacks = fit.trainer, fit.callbacks
     rank, world = share()
     process = "" if world == 1 else f" in process {rank}"
     keep_freed_memory()
-    with _telling_of_the_end(fit):
+    with _after_fit_of_all(fit):
         for callback in callbacks:
             fit.settings = callback.configure(fit, fit.settings)
         for callback in callbacks:
@@ -75,7 +67,7 @@ def run_fit(fit: Fit) -> None:
                 _batches_of_epoch(fit) as batches,
             ):
                 for batch in batches:
-                    # What is random in a step follows from its number, so that a fit can be taken up anywhere.
+                    # Random numbers follow from the number of the step, so that a fit can be resumed anywhere.
                     name = f"step {fit.step} of epoch {fit.position + epoch}{process}"
                     seed_global(derive_seed(trainer.dls.seed, name), device=batch.images.device)
                     set_hyperparameters(
@@ -114,7 +106,7 @@ def run_fit(fit: Fit) -> None:
 
 @contextmanager
 def own_random_numbers(*, device: torch.device) -> Generator[None]:
-    """Let training draw its own random numbers; the global random state is afterwards as it was."""
+    """Let training draw its own random numbers; afterwards the global random state is as before."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
@@ -122,7 +114,7 @@ def own_random_numbers(*, device: torch.device) -> Generator[None]:
 def _step_of(fit: Fit) -> TrainingStep:
     trainer = fit.trainer
     if trainer.opt is None:
-        raise TrainingError("A callback took the optimiser away before the fit.")
+        raise TrainingError("A callback removed the optimiser before the fit.")
     is_alone = share()[1] == 1
     return TrainingStep(
         trainer.model,
@@ -140,7 +132,7 @@ def _step_of(fit: Fit) -> TrainingStep:
 
 @contextmanager
 def _batches_of_epoch(fit: Fit) -> Generator[Generator[Batch]]:
-    """Give the batches of the present epoch that are still to be trained on; nothing that reads them outlives the block."""
+    """Give the batches of this epoch that are still to be trained on; no thread that reads them outlives the block."""
     trainer, settings = fit.trainer, fit.settings
     loader, valid = trainer.dls.train, trainer.dls.valid
     if settings.sizes:
@@ -152,7 +144,7 @@ def _batches_of_epoch(fit: Fit) -> Generator[Generator[Batch]]:
         options["augmenting"] = settings.clock.augmenting
     start = fit.step - fit.epoch * fit.num_batches
     batches = loader.batches(epoch=fit.position + fit.epoch, start=start, **options)
-    # Lesson one has loaders of its own, which are read as they come.
+    # Loaders of the classic dialect cannot be read ahead.
     reads_ahead = fit.measured and isinstance(valid, DataLoader)  # pyright: ignore[reportUnnecessaryIsInstance]
     # Later fits find the kernels loaded.
     is_first = fit.number == 0 and fit.step == fit.first_step and not settings.eager
@@ -166,14 +158,14 @@ def _batches_of_epoch(fit: Fit) -> Generator[Generator[Batch]]:
 
 
 def _after(thread: threading.Thread, batches: Generator[Batch]) -> Generator[Batch]:
-    """Yield batches, the first of them when a thread has ended that may run while it is read."""
+    """Yield batches, the first of them once a thread has ended; it may run while that batch is read."""
     for batch in batches:
         thread.join()
         yield batch
 
 
 def _is_time_to_read(fit: Fit, last_read: float) -> bool:
-    """Whether to look at the losses. Several processes have to do it at the same step, whatever their clocks say."""
+    """Whether to read the losses. Several processes must do so at the same step, whatever their clocks say."""
     if share()[1] > 1:
         return fit.step % STEPS_BETWEEN_READS == 0
     return time.monotonic() - last_read > SECONDS_BETWEEN_READS
@@ -187,7 +179,7 @@ def _read_losses(fit: Fit, move_bar: MoveBar) -> float:
 
 
 def _validate(fit: Fit, *, started: float) -> None:
-    """Measure the model on the validation images, record it, print a row."""
+    """Measure the model on the validation images, record the results, print a row."""
     trainer, record = fit.trainer, fit.record
     recorder = trainer.recorder
     fit.predictions = trainer.predictions()
@@ -213,11 +205,10 @@ def _validate(fit: Fit, *, started: float) -> None:
 
 
 @contextmanager
-def _telling_of_the_end(fit: Fit) -> Generator[None]:
-    """Call ``after_fit`` of all callbacks at the end of the block, whatever ends it; then the first error comes up.
+def _after_fit_of_all(fit: Fit) -> Generator[None]:
+    """Call ``after_fit`` of every callback when the block ends, whatever ended it; then raise the first error.
 
-    What ended the fit arrives unchanged: an error of ``after_fit`` is a note to it. A fit of which nothing was learned leaves no
-    record.
+    The error that ended the fit arrives unchanged; one in ``after_fit`` becomes a note to it. A fit without a step leaves no record.
     """
     fits, problem = fit.trainer.recorder.fits, None
     if fit.measured:

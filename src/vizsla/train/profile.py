@@ -1,8 +1,8 @@
 """Where the time of training goes: waiting for data, copy, augmentation, forward, backward, optimiser.
 
-The loader, the step and the loop say when a phase begins; nothing that is computed changes. On CUDA the clock waits for the
-device whenever a phase ends, since kernels would otherwise be charged to whoever waits for them, and the step is computed
-operation by operation instead of from a captured graph: such a run is slower than one without, and its shares are what counts.
+The loader, the step and the events of the fit tell a clock when a phase begins; results stay the same. On CUDA the clock waits
+for the device whenever a phase ends, because kernels would otherwise be charged to whoever waits for them, and steps are computed
+operation by operation instead of from a captured graph. Such a run is slower than usual: read its shares, not its total.
 """
 
 from __future__ import annotations
@@ -29,19 +29,14 @@ WAITING, COPY, AUGMENTATION = "waiting for data", "copy to device", "augmentatio
 FORWARD, BACKWARD, OPTIMISER = "forward", "backward", "optimiser"
 OVERHEAD, VALIDATION = "everything else", "validation"
 STEP_PHASES = (WAITING, COPY, AUGMENTATION, FORWARD, BACKWARD, OPTIMISER, OVERHEAD)
-"""In the order in which a step goes through them. The backward pass has the loss with it, and clipping; what reads the losses a
-few times a second is with waiting."""
+"""In the order of a step. The backward pass includes the loss and clipping; reading the losses a few times a second counts as
+waiting."""
 
 
 class PhaseClock:
-    """Charges time to whichever phase is going on.
+    """Charges time to the phase that is going on; ``seconds`` has the time of each so far.
 
-    Args:
-        phases: What there is.
-        device: Where a phase's work is done; a CUDA device is waited for when a phase ends.
-
-    Attributes:
-        seconds: Of each phase so far.
+    On CUDA it waits for the device when a phase ends.
     """
 
     def __init__(self, phases: Sequence[str], *, device: torch.device | None = None) -> None:
@@ -51,12 +46,7 @@ class PhaseClock:
         self._since = 0.0
 
     def to(self, phase: str, *, wait: bool = True) -> None:
-        """End the present phase, where there is one, and begin another.
-
-        Args:
-            phase: The next one; an empty text stops the clock.
-            wait: For the device, so that what it still computes belongs to the phase that ends.
-        """
+        """End the present phase, if any, and begin another; with ``wait``, the first one includes what the device still computes."""
         if wait and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -70,7 +60,7 @@ class PhaseClock:
 
     @contextmanager
     def augmenting(self) -> Generator[None]:
-        """Charge the block to augmentation, and what is still on its way to the device to the copy."""
+        """Charge the block to augmentation, and what is still being copied to the device to the copy."""
         self.to(COPY, wait=False)
         self.to(AUGMENTATION)
         yield
@@ -94,7 +84,7 @@ class StepProfile(Callback):
     """
 
     order: ClassVar[int] = 1000
-    """Last: what other callbacks take is charged to everything else."""
+    """Last: the time of other callbacks is charged to everything else."""
 
     def __init__(self, *, show: bool = True) -> None:
         self.show = show
@@ -103,15 +93,11 @@ class StepProfile(Callback):
         self.seconds = self._clock.seconds
 
     def milliseconds(self, phase: str) -> float:
-        """Return the mean time of a phase in a step, in milliseconds.
-
-        Args:
-            phase: One of ``STEP_PHASES``.
-        """
+        """Return the mean time of one of ``STEP_PHASES`` in a step, in milliseconds."""
         return 1000 * self.seconds[phase] / max(self.num_steps, 1)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return (phase, milliseconds in a step, share of the step) of each phase, and of all together, as texts."""
+        """Return (phase, milliseconds a step, share of the step) as text: each phase, then the whole step."""
         whole = sum(self.milliseconds(phase) for phase in STEP_PHASES)
         rows = [(phase, self.milliseconds(phase)) for phase in STEP_PHASES]
         return [
@@ -120,34 +106,34 @@ class StepProfile(Callback):
         ]
 
     def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
-        """Ask to be told of the phases; a captured step has none."""
+        """Listen to the phases; a captured step has none."""
         self._clock.device = fit.trainer.dls.device
         return replace(settings, eager=True, clock=self._clock)
 
     def before_epoch(self, fit: Fit) -> None:
-        """The first batch is waited for."""
+        """Wait for the first batch."""
         del fit
         self._clock.to(WAITING)
 
     def after_step(self, fit: Fit) -> None:
-        """The next batch is waited for from here on."""
+        """Wait for the next batch."""
         del fit
         self.num_steps += 1
         self._clock.to(WAITING)
 
     def before_validate(self, fit: Fit) -> None:
-        """The steps of the epoch are done."""
+        """Begin the validation."""
         del fit
         self._clock.to(VALIDATION)
 
     def after_epoch(self, fit: Fit) -> None:
-        """The validation is done."""
+        """End the validation."""
         del fit
         self._clock.stop()
 
     def after_fit(self, fit: Fit) -> None:
         """Print the table."""
-        self._clock.phase = ""  # Of an epoch that was cut off: what was going on is not charged.
+        self._clock.phase = ""  # What an interrupted epoch was doing is not charged.
         if self.show and self.num_steps and fit.error is None:
             fit.trainer.display.header(("phase           ", "ms per step", "share"))
             for row in self.rows():
@@ -155,13 +141,7 @@ class StepProfile(Callback):
 
 
 def watched_batches(loader: DataLoader, *, clock: PhaseClock) -> Generator[Batch]:
-    """Yield this process's part of a loader's batches, which go through a network; the clock is told of every phase.
-
-    Args:
-        loader: Makes the batches; its threads end with the generator.
-        clock: Knows the phases up to ``FORWARD``, which is that of whoever takes a batch, and ``OVERHEAD``, which goes on
-            afterwards.
-    """
+    """Yield this process's part of a loader's batches; the clock is in ``FORWARD`` while the caller has a batch."""
     try:
         clock.to(WAITING)
         with closing(own_part(loader, augmenting=clock.augmenting)) as batches:
@@ -177,11 +157,8 @@ def watched_batches(loader: DataLoader, *, clock: PhaseClock) -> Generator[Batch
 class StageTimes:
     """Where the time of a stage of a run went.
 
-    Attributes:
-        stage: Its name.
-        unit: What was counted: ``"images"`` or ``"steps"``.
-        number: How many; each image counts once, however often it was looked at.
-        phases: Seconds of each phase, in the order in which they come.
+    ``number`` counts ``unit``: ``"images"``, each once however often it was used, or ``"steps"``. ``phases`` are seconds, in the
+    order in which the phases come.
     """
 
     stage: str
@@ -191,22 +168,12 @@ class StageTimes:
 
     @property
     def seconds(self) -> float:
-        """Of the whole stage."""
+        """Seconds of the whole stage."""
         return sum(self.phases.values())
 
 
 class RunProfile:
-    """Takes the time of the stages of a run; a stage ends when the next begins.
-
-    Args:
-        wanted: Without it nothing is measured, and the run is as fast as it can be.
-
-    Examples:
-        >>> profile = RunProfile()
-        >>> config = TrainConfig(size=128, epochs=0)
-        >>> run = train_classifier(table, config=config, profile=profile)
-        >>> profile.stages()[-1].seconds
-    """
+    """Times the stages of a run; a stage ends when the next begins. With ``wanted=False`` nothing is measured."""
 
     def __init__(self, *, wanted: bool = True) -> None:
         self.wanted = wanted
@@ -220,14 +187,7 @@ class RunProfile:
         num_images: int,
         device: torch.device | None = None,
     ) -> PhaseClock:
-        """Begin a stage and its first phase; return the clock to tell of the next phases and to stop.
-
-        Args:
-            name: Of the stage.
-            phases: All that there will be, in the order to show them in.
-            num_images: That it goes through.
-            device: Where the work is done.
-        """
+        """Begin a stage and its first phase; return the clock, to be told of the next phases and to be stopped."""
         clock = PhaseClock(phases, device=device if self.wanted else None)
         self._stages.append((name, num_images, clock))
         clock.to(phases[0])
@@ -235,7 +195,7 @@ class RunProfile:
 
     @contextmanager
     def part(self, name: str, *, num_images: int) -> Generator[None]:
-        """Take the time of the block as a stage without phases."""
+        """Time the block as a stage without phases."""
         clock = self.stage(name, phases=(name,), num_images=num_images)
         try:
             yield
@@ -243,7 +203,7 @@ class RunProfile:
             clock.stop()
 
     def steps(self, name: str) -> list[Callback]:
-        """Begin a stage of training steps; return the callbacks that have to take part in its fit."""
+        """Begin a stage of training steps; return the callbacks for its fit."""
         if not self.wanted:
             return []
         profile = StepProfile(show=False)
@@ -251,7 +211,7 @@ class RunProfile:
         return [profile]
 
     def stages(self) -> tuple[StageTimes, ...]:
-        """Return the stages so far, in the order in which they came."""
+        """Return the stages so far, in order."""
         found: list[StageTimes] = []
         for name, num_images, source in self._stages:
             is_steps = isinstance(source, StepProfile)
@@ -263,7 +223,7 @@ class RunProfile:
         return tuple(found)
 
     def values(self) -> dict[str, object]:
-        """Return all of it as what JSON can hold."""
+        """Return everything in a form that JSON can hold."""
         stages = [
             {
                 "stage": stage.stage,

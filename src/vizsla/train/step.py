@@ -1,12 +1,13 @@
 """One training step: forward, backward, and one move of the weights by the optimiser.
 
-Nothing here waits for the device. Gradients may be gathered over several batches before the weights move, and a batch that
-does not fit into the device's memory goes through in parts; in both cases every image counts the same, so the result is
-that of one large batch (except for batch norms, which see the parts). A loss that is not finite moves no weight.
+Nothing here waits for the device. Gradients may be added up over several batches before the weights move, and a batch too large
+for the device's memory goes through in parts. Either way every image counts the same, so the result is that of one large batch
+(except for batch norms, which see the parts). A loss that is not finite moves no weight.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -15,39 +16,33 @@ from torch import Tensor, nn
 from vizsla.augment.mix import MixedBatch, mixed_loss
 from vizsla.errors import ConfigError, TrainingError
 from vizsla.infer.run import NumberFormat, autocast
+from vizsla.text import counted
 from vizsla.train.callbacks.base import FitSettings
 from vizsla.train.cuda_graphs import CapturedGradients
 from vizsla.train.distributed import any_on_device, share
 from vizsla.train.losses import per_image
 from vizsla.train.profile import BACKWARD, FORWARD, OPTIMISER, OVERHEAD
-from vizsla.types import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vizsla.types import Batch
+
     LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 GRADIENT_SCALE = 2.0**12
-"""Where fp16 begins to scale its losses, so that small gradients do not vanish; it adapts within a few steps."""
+"""First factor on the losses of fp16; it adapts within a few steps."""
 
 
 class TrainingStep:
-    """Moves the weights of a model.
+    """Computes the gradients of a batch and moves the weights of a model by them.
 
     Args:
-        model: Trained in place; its mode is the caller's choice.
         loss_function: Takes logits ``(B, C)`` in float32 and targets, returns the mean over the images.
-        optimiser: Over the parameters that train.
-        precision: ``"fp32"``, or autocast to ``"bf16"`` or ``"fp16"``; fp16 scales its losses.
-        settings: Gathering, clipping, and who is told of the phases.
-        forward: What the images go through, where that is not the model itself: its compiled form.
-        scaler: Scales the losses of fp16; None is a new one.
-        whole_batch: Images of a batch in all, where several processes have a part each; None where this one has it whole.
+        forward: What images go through instead of the model itself: its compiled form.
+        whole_batch: Images of a batch over all processes; None where this process has the whole batch.
         captured: Compute loss and gradients from CUDA graphs where one step is one batch; results are the same.
-        say: Told in a sentence when batches have to be split.
-
-    Attributes:
-        parts: How many parts a batch goes through in.
+        say: Called with a sentence when batches have to be split.
     """
 
     def __init__(
@@ -91,7 +86,7 @@ class TrainingStep:
             )
 
     def refresh(self) -> None:
-        """Look at the model's modes and at what of it trains; call it before an epoch."""
+        """Notice changed modes and frozen parameters of the model; call it before an epoch."""
         if self._captured is not None:
             self._captured.refresh()
 
@@ -101,15 +96,10 @@ class TrainingStep:
         return self._captured is not None and self._captured.gave_up
 
     def __call__(self, batch: Batch, *, last: bool = False) -> Tensor:
-        """Take one step.
+        """Take one step and return the mean loss of the batch, a scalar on the device.
 
-        Args:
-            batch: Float images on the model's device.
-            last: Move the weights even if fewer than ``accumulate`` batches are gathered.
-
-        Returns:
-            The mean loss of the batch, a scalar that stays on the device. Of several processes each gets what its part adds to
-            it, times their number: the mean over the processes is the mean loss of the whole batch.
+        Of several processes each gets what its part adds to the loss, times their number: the mean over the processes is the
+        mean loss of the whole batch. ``last`` moves the weights even where fewer than ``accumulate`` batches are added up.
 
         Raises:
             TrainingError: Not even one image fits into the device's memory, or a batch norm gets a single value.
@@ -122,7 +112,7 @@ class TrainingStep:
             try:
                 loss = self._backward(batch)
             except torch.OutOfMemoryError as error:
-                # Of several processes the others would wait for gradients that this one computes twice.
+                # With several processes, the others would wait for gradients that this one computes twice.
                 alone = self.whole_batch is None
                 if self.parts >= len(batch.rows) or self._batches or not alone:
                     raise TrainingError(
@@ -134,12 +124,12 @@ class TrainingStep:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise TrainingError(
-                    f"Batch norms cannot be trained on {len(batch.rows)} image{'s' * (len(batch.rows) > 1)} of "
+                    f"Batch norms cannot be trained on {counted(len(batch.rows), 'image')} of "
                     f"{tuple(batch.images.shape[2:])} pixels: the last maps of the network are of one pixel, and the mean "
                     "of one value is that value. Take bs=2 or more, larger images, or train_bn=False."
                 ) from error
             if loss is None:
-                # Outside of the handler: the traceback of the error keeps the tensors of the failed step alive.
+                # Outside the handler: the traceback of the error keeps the tensors of the failed step alive.
                 self.optimiser.zero_grad(set_to_none=True)
                 self.parts *= 2
                 self.say(
@@ -160,7 +150,7 @@ class TrainingStep:
         total: Tensor | None = None
         size, weight = len(batch.rows), 1.0
         if self.whole_batch is not None:
-            # Gradients and losses are averaged over the processes as if all parts were of one size.
+            # Gradients and losses are averaged over the processes as if all parts had one size.
             weight = size * share()[1] / self.whole_batch
             size = self.whole_batch
         for part in split_batch(batch, self.parts):
@@ -173,11 +163,11 @@ class TrainingStep:
             self.scaler.scale(loss * (size / self._unit)).backward()
             total = loss.detach() if total is None else total + loss.detach()
         if total is None:
-            raise TrainingError("A batch without images came to be trained on.")
+            raise TrainingError("A training batch has no images.")
         return total
 
     def _move(self) -> None:
-        """Let the optimiser move the weights by the gradients that were gathered."""
+        """Let the optimiser move the weights by the gradients added up so far."""
         gathered = self._images / self._unit
         self._batches = self._images = 0
         if self.clip is not None or gathered != 1:
@@ -201,7 +191,7 @@ class TrainingStep:
         self.optimiser.zero_grad(set_to_none=True)
 
     def _replayed(self, batch: Batch) -> Tensor | None:
-        """Add the gradients of a batch from a CUDA graph, and return its loss; None where there is no graph of it."""
+        """Add the gradients of a batch from a CUDA graph, and return its loss; None where there is no graph for it."""
         if self._captured is None or self.parts > 1:
             return None
         loss = self._captured(batch)
@@ -211,14 +201,14 @@ class TrainingStep:
         return loss
 
     def _unscaled(self, batch: Batch) -> Tensor:
-        """Go through a batch, and in fp16 look for infinities at once: one kernel of a graph, a loop over parameters outside."""
+        """Add gradients, and in fp16 look for infinities at once: one kernel in a graph, a loop over parameters outside."""
         loss = self._backward(batch)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimiser)
         return loss
 
     def _remember_unscaled(self) -> Callable[[], None]:
-        """Return what lets the scaler know, after a graph ran, what the recorded call told it."""
+        """Return a function that tells the scaler, after a graph ran, what the recorded call told it."""
         if not self.scaler.is_enabled():
             return lambda: None
         number = id(self.optimiser)
@@ -232,12 +222,7 @@ class TrainingStep:
 
 
 def step_unless(flag: Tensor, optimiser: torch.optim.Optimizer) -> None:
-    """Let an optimiser move the weights unless a flag is set, without waiting for the device that has the flag.
-
-    Args:
-        flag: A bool on the device of the weights.
-        optimiser: Its gradients are there.
-    """
+    """Let an optimiser move the weights unless a flag, a bool on their device, is set; do not wait for the device."""
     if flag.device.type == "cpu":  # There is nothing to wait for.
         if not flag:
             optimiser.step()
@@ -248,7 +233,7 @@ def step_unless(flag: Tensor, optimiser: torch.optim.Optimizer) -> None:
 
 
 def step_fused_unless(flag: Tensor, optimiser: Any) -> None:
-    """Do it for one of torch's fused optimisers: their kernels look at a flag, which is how torch's scaler of fp16 skips steps."""
+    """Do so for one of torch's fused optimisers: their kernels read a flag, which is how torch's fp16 scaler skips steps."""
     optimiser.grad_scale, optimiser.found_inf = None, flag.float()
     try:
         optimiser.step()
@@ -258,7 +243,7 @@ def step_fused_unless(flag: Tensor, optimiser: Any) -> None:
 
 @torch.no_grad()
 def step_copied_unless(flag: Tensor, optimiser: torch.optim.Optimizer) -> None:
-    """Do it for any other optimiser: the weights are kept meanwhile, and put back by the device."""
+    """Do so for any other optimiser: the device puts back a copy of the weights."""
     weights = parameters_with_gradients(optimiser)
     before = [weight.clone() for weight in weights]
     optimiser.step()
@@ -283,13 +268,7 @@ def make_scaler(precision: NumberFormat) -> torch.amp.GradScaler:
 
 
 def batch_loss(logits: Tensor, batch: Batch, *, loss_function: LossFunction) -> Tensor:
-    """Return the mean loss of a batch; images that were mixed count for both of their targets.
-
-    Args:
-        logits: float32 ``(B, C)``, of ``batch.images``.
-        batch: What went through the network.
-        loss_function: Takes logits and targets, returns the mean over the images.
-    """
+    """Return the mean loss of logits, float32 ``(B, C)``; mixed images count for both of their targets."""
     if batch.shares is None or batch.partner_targets is None:
         return loss_function(logits, batch.targets)
     mixed = MixedBatch(
@@ -302,20 +281,15 @@ def batch_loss(logits: Tensor, batch: Batch, *, loss_function: LossFunction) -> 
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """Return a batch in so many parts of neighbouring images, which share its memory."""
+    """Return a batch as this many batches of neighbouring images, which share its memory."""
     if parts == 1:
         return [batch]
     size = -(-len(batch.rows) // parts)
-    places = [slice(first, first + size) for first in range(0, len(batch.rows), size)]
+    whole = {each.name: getattr(batch, each.name) for each in fields(batch)}
+    given = {name: tensor for name, tensor in whole.items() if tensor is not None}
     return [
-        Batch(
-            images=batch.images[place],
-            targets=batch.targets[place],
-            rows=batch.rows[place],
-            partner_targets=None if batch.partner_targets is None else batch.partner_targets[place],
-            shares=None if batch.shares is None else batch.shares[place],
-        )
-        for place in places
+        replace(batch, **{name: tensor[first : first + size] for name, tensor in given.items()})
+        for first in range(0, len(batch.rows), size)
     ]
 
 
@@ -324,14 +298,9 @@ def resolve_precision(
 ) -> NumberFormat:
     """Return ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
-    ``"auto"`` is fp32, but on CUDA, which gains from less, fp16 for networks with batch norms and bf16 for others: cuDNN has fast
-    kernels for batch norms in fp16 alone. A step of resnet34 (64 images of 224 pixels, H100, torch 2.11) takes 7.7 ms in fp16
-    and 9.3 in bf16. fp16 stays fp32 on a CPU, where it would only be slower.
-
-    Args:
-        precision: The wish.
-        device: Where it computes.
-        model: What will be trained, where that is known.
+    ``"auto"`` is fp32, except on CUDA: fp16 for networks with batch norms, for which cuDNN has fast kernels in fp16 alone, and bf16
+    for others. A step of resnet34 (64 images of 224 pixels, H100, torch 2.11) takes 7.7 ms in fp16 and 9.3 in bf16. fp16 stays fp32
+    on a CPU, where it would only be slower.
 
     Raises:
         ConfigError: It is none of the four.
@@ -339,10 +308,8 @@ def resolve_precision(
     if precision == "auto":
         if device.type != "cuda":
             return "fp32"
-        has_norms = model is not None and any(
-            isinstance(part, nn.BatchNorm2d) for part in model.modules()
-        )
-        return "fp16" if has_norms else "bf16"
+        parts = () if model is None else model.modules()
+        return "fp16" if any(isinstance(part, nn.BatchNorm2d) for part in parts) else "bf16"
     for known in get_args(NumberFormat):
         if precision == known:
             return "fp32" if known == "fp16" and device.type == "cpu" else known

@@ -1,13 +1,15 @@
-"""Train a network: what is trained with which settings, and a fit by every usual schedule.
+"""Train a network: its settings, and a fit by each of the usual schedules.
 
-``Trainer.run`` sets one fit up and hands it to the loop (``loop.py``); ``fit_one_cycle`` and the others make its schedule.
+``fit_one_cycle`` and the others make a schedule; ``Trainer.run`` sets the fit up and hands it to the loop (``loop.py``).
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from torch import nn
@@ -16,7 +18,6 @@ from vizsla.errors import ConfigError, TrainingError
 from vizsla.infer.run import NumberFormat, predict_batches
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
 from vizsla.train.callbacks.base import Fit, FitSettings, as_callbacks
-from vizsla.train.checkpoint import Snapshot, describe_model
 from vizsla.train.cuda_graphs import CapturedForward, is_known
 from vizsla.train.display import make_display
 from vizsla.train.distributed import (
@@ -65,8 +66,18 @@ MOMENTA = (0.95, 0.85, 0.95)
 """Momentum at the start, the peak and the end of a one-cycle."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A copy of all that training changes: weights by name, which of them train, modes of modules, state of the optimiser."""
+
+    weights: dict[str, Tensor]
+    trainable: dict[str, bool]
+    training: dict[str, bool]
+    optimiser: dict[str, Any] | None
+
+
 class TrainerOptions(TypedDict, total=False):
-    """What a ``Trainer`` may be given besides data and network, by name."""
+    """The keyword arguments of a ``Trainer``."""
 
     loss_func: LossFunction | None
     opt_func: OptimiserFactory
@@ -91,21 +102,21 @@ class TrainerOptions(TypedDict, total=False):
 class Trainer:
     """Trains a network on loaders and remembers what happened.
 
-    All fits raise a ``ConfigError`` before anything is trained if a number cannot work, and a ``TrainingError`` if the loss is
-    not finite any more.
+    Every fit raises a ``ConfigError`` before the first step if a number cannot work, and a ``TrainingError`` when the loss is no
+    longer finite.
 
     Args:
         dls: Training and validation loaders; never changed.
         model: Trained in place, on the device of the loaders.
-        loss_func: Takes outputs ``(B, C)`` and targets; None is the one of the task: cross-entropy for classes.
+        loss_func: Takes outputs ``(B, C)`` and targets; None follows from the task: cross-entropy for classes.
         opt_func: Makes the optimiser: ``Adam``, ``SGD``, a class of ``torch.optim``, or a name.
-        lr: Learning rate where a fit is given none.
-        splitter: Splits the model's parameters into groups with rates of their own, earliest layers first; None is early
-            body, late body, head.
+        lr: Learning rate of fits that are given none.
+        splitter: Splits the model's parameters into groups with their own rates, earliest layers first; None is early body,
+            late body, head.
         cbs: Callbacks of all fits.
         metrics: One function or several, each called with the outputs ``(N, C)`` and targets of the whole validation
-            set, so that batches of unequal size cannot bend it.
-        path: Folder that ``save`` and ``export`` write below; None is that of the data.
+            set, so that batches of unequal size cannot distort it.
+        path: Folder for ``save`` and ``export``; None is that of the data.
         model_dir: Folder below it for saved weights.
         wd: Weight decay; None is the optimiser's own.
         wd_bn_bias: Decay norms and biases too.
@@ -114,9 +125,9 @@ class Trainer:
         moms: Momentum at the start, the peak and the end of a one-cycle.
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` autocast; ``"auto"`` is one of these two on CUDA, see
             ``resolve_precision``, and fp32 elsewhere.
-        accumulate: Batches whose gradients are gathered for one step of the optimiser.
+        accumulate: Batches whose gradients are added up for one step of the optimiser.
         clip: Largest norm of the gradients; None leaves them.
-        compile: Compile the network (``torch.compile``): slow to begin, then faster steps, mostly on CUDA. A text is torch's
+        compile: Compile the network (``torch.compile``): slow to begin, then faster steps, mostly on CUDA. A string is torch's
             mode: ``"reduce-overhead"`` replays the step from CUDA graphs, which pays for small networks and batches.
         show_table: Print a row per epoch.
         quiet: Print nothing at all.
@@ -125,13 +136,13 @@ class Trainer:
         recorder: History of all fits.
         opt: The optimiser; None before the first fit and after freezing.
         epochs_done: Passes over the training images so far; each has its own order and augmentation.
-        steps_done: Steps so far, those of trials included.
+        steps_done: Steps so far, including those of trials.
         cuda_graphs: Replay forward and backward pass from a CUDA graph, with the same results: None where network and loss
-            are made of torch's, torchvision's, timm's and vizsla's parts alone, True also for parts of your own (whose
-            Python then runs once), False never. Set it before a fit.
+            are made of parts of torch, torchvision, timm and vizsla alone, True also for parts of your own (whose Python then
+            runs once), False never. Set it before a fit.
 
     Raises:
-        ConfigError: Model and data have different classes, or a number or word cannot work.
+        ConfigError: Model and data have different classes, or an argument cannot work.
     """
 
     def __init__(
@@ -159,7 +170,7 @@ class Trainer:
         quiet: bool = False,
     ) -> None:
         _check_classes(model, dls)
-        FitSettings(accumulate=accumulate, clip=clip)  # Refuses what cannot work.
+        FitSettings(accumulate=accumulate, clip=clip)  # Raises the ConfigError.
         self.dls = dls
         self.model = model.place(dls.device) if hasattr(model, "place") else model.to(dls.device)  # pyright: ignore[reportCallIssue] (a Classifier)
         self.loss_func: LossFunction = (
@@ -198,19 +209,9 @@ class Trainer:
         self._captured: CapturedForward | None = None
         self._validated: tuple[object, Predictions] | None = None
 
-    def __repr__(self) -> str:
-        """Return network, data and how far training is, on one line."""
-        name = describe_model(self)["architecture"]
-        frozen = self.num_frozen_groups
-        what_trains = f"groups 0 to {frozen - 1} of {len(self.groups)} frozen" if frozen else "nothing frozen"  # fmt: skip
-        return (
-            f"{type(self).__name__}({name}, {len(self.dls.vocab)} outputs, {self.dls.train.n:,} training and "
-            f"{self.dls.valid.n:,} validation images, {what_trains}, {self.epochs_done} epochs done)"
-        )
-
     @property
     def num_frozen_groups(self) -> int:
-        """How many groups from the first on do not train; norms train in frozen groups too, by default, and do not count."""
+        """How many groups do not train; norms, which by default train in frozen groups too, do not count."""
         norms = {id(parameter) for parameter in norm_parameters(self.model)}
         return sum(
             not any(parameter.requires_grad and id(parameter) not in norms for parameter in group)
@@ -228,26 +229,18 @@ class Trainer:
         reset_opt: bool = False,
         start_epoch: int = 0,
     ) -> None:
-        """Train at constant rates; the momentum stays what it was.
+        """Train at constant rates; the momentum stays as it was.
 
         Args:
             n_epoch: Passes over the training images.
             lr: One rate, a slice, or one per group, see ``rates_per_group``; None is the learner's own.
-            wd: Weight decay from now on.
+            wd: Weight decay from now on; None leaves it.
             cbs: Callbacks of this fit alone.
-            reset_opt: Begin with a new optimiser.
-            start_epoch: Epochs before it are taken as done; the schedule goes on where it would be.
+            reset_opt: Begin with a new optimiser instead of going on with the averages of the last fit.
+            start_epoch: Skip the epochs before it; the schedule goes on from there.
         """
         schedule = constant(self._num_steps(n_epoch), rates=self._rates(lr))
-        self.run(
-            schedule,
-            n_epoch=n_epoch,
-            stage="fit",
-            cbs=cbs,
-            wd=wd,
-            reset_opt=reset_opt,
-            start_epoch=start_epoch,
-        )
+        self.run(schedule, n_epoch, "fit", cbs, wd, reset_opt, start_epoch)
 
     def fit_one_cycle(
         self,
@@ -262,30 +255,17 @@ class Trainer:
         reset_opt: bool = False,
         start_epoch: int = 0,
     ) -> None:
-        """Train with the one-cycle policy (``schedules.one_cycle``); what is not explained here is as in ``fit``.
+        """Train with the one-cycle policy (``schedules.one_cycle``); ``fit`` explains the other arguments.
 
         Args:
-            n_epoch: See ``fit``.
             lr_max: Rates at the peak; None is the learner's own.
             div: The cycle starts at ``lr_max / div``.
             div_final: It ends at ``lr_max / div_final``.
-            pct_start: Part of the cycle that rises.
-            wd: See ``fit``.
+            pct_start: Part of the cycle in which the rates rise.
             moms: Momentum at the start, the peak and the end; None is the learner's own.
-            cbs: See ``fit``.
-            reset_opt: See ``fit``.
-            start_epoch: See ``fit``.
         """
         schedule = self._cycle(n_epoch, lr_max, div, div_final, pct_start, moms)
-        self.run(
-            schedule,
-            n_epoch=n_epoch,
-            stage="one cycle",
-            cbs=cbs,
-            wd=wd,
-            reset_opt=reset_opt,
-            start_epoch=start_epoch,
-        )
+        self.run(schedule, n_epoch, "one cycle", cbs, wd, reset_opt, start_epoch)
 
     def fit_flat_cos(
         self,
@@ -298,33 +278,16 @@ class Trainer:
         reset_opt: bool = False,
         start_epoch: int = 0,
     ) -> None:
-        """Train at constant rates, then let them fall by half a cosine; what is not explained here is as in ``fit``.
+        """Train at constant rates, then let them fall by half a cosine; ``fit`` explains the other arguments.
 
         Args:
-            n_epoch: See ``fit``.
             lr: Rates of the flat part; None is the learner's own.
             div_final: The rates end at ``lr / div_final``.
-            pct_start: Part that is flat.
-            wd: See ``fit``.
-            cbs: See ``fit``.
-            reset_opt: See ``fit``.
-            start_epoch: See ``fit``.
+            pct_start: Part of the fit at constant rates.
         """
-        schedule = flat_cosine(
-            self._num_steps(n_epoch),
-            rates=self._rates(lr),
-            div_final=div_final,
-            pct_start=pct_start,
-        )
-        self.run(
-            schedule,
-            n_epoch=n_epoch,
-            stage="flat cosine",
-            cbs=cbs,
-            wd=wd,
-            reset_opt=reset_opt,
-            start_epoch=start_epoch,
-        )
+        num_steps, rates = self._num_steps(n_epoch), self._rates(lr)
+        schedule = flat_cosine(num_steps, rates=rates, div_final=div_final, pct_start=pct_start)
+        self.run(schedule, n_epoch, "flat cosine", cbs, wd, reset_opt, start_epoch)
 
     def fit_sgdr(
         self,
@@ -337,23 +300,16 @@ class Trainer:
         wd: float | None = None,
         start_epoch: int = 0,
     ) -> None:
-        """Train with cosine annealing and warm restarts; what is not explained here is as in ``fit``.
+        """Train with cosine annealing and warm restarts; ``fit`` explains the other arguments.
 
         Args:
             n_cycles: Number of cycles.
-            cycle_len: Epochs of the first.
+            cycle_len: Epochs of the first cycle.
             lr_max: Rates at the start of each cycle; None is the learner's own.
             cycle_mult: Each cycle is this many times longer than the one before.
-            cbs: See ``fit``.
-            reset_opt: See ``fit``.
-            wd: See ``fit``.
-            start_epoch: See ``fit``.
         """
-        for name, value in (
-            ("n_cycles", n_cycles),
-            ("cycle_len", cycle_len),
-            ("cycle_mult", cycle_mult),
-        ):
+        counts = {"n_cycles": n_cycles, "cycle_len": cycle_len, "cycle_mult": cycle_mult}
+        for name, value in counts.items():
             whole_number(value, name=name, least=1)
         n_epoch = cycle_len * sum(cycle_mult**cycle for cycle in range(n_cycles))
         schedule = cosine_restarts(
@@ -362,15 +318,7 @@ class Trainer:
             cycle_steps=self._num_steps(n_epoch) // n_epoch * cycle_len,
             cycle_mult=cycle_mult,
         )
-        self.run(
-            schedule,
-            n_epoch=n_epoch,
-            stage="warm restarts",
-            cbs=cbs,
-            wd=wd,
-            reset_opt=reset_opt,
-            start_epoch=start_epoch,
-        )
+        self.run(schedule, n_epoch, "warm restarts", cbs, wd, reset_opt, start_epoch)
 
     def fine_tune(
         self,
@@ -395,30 +343,30 @@ class Trainer:
             base_lr: Peak rate of the head in the frozen phase; half of it afterwards.
             freeze_epochs: Passes with the body frozen.
             lr_mult: The earliest layers train at a rate this many times lower than the head.
-            pct_start: Part of the second cycle that rises.
+            pct_start: Part of the second cycle in which the rates rise.
             div: The second cycle starts at its peak rate / div.
-            lr_max: Not for this method, whose rates follow from ``base_lr``; refused.
+            lr_max: Refused: the rates follow from ``base_lr``.
             div_final: Both cycles end at the peak rate / div_final.
-            wd: Weight decay from now on.
-            moms: Momentum at the start, the peak and the end; None is the learner's own.
+            wd: Weight decay from now on; None leaves it.
+            moms: Momentum at the start, the peak and the end of both cycles; None is the learner's own.
             cbs: Callbacks of both phases.
             reset_opt: Begin the second phase with a new optimiser; the first always does.
         """
         if lr_max is not None:
             raise ConfigError(
-                f"fine_tune has its rates from base_lr and lr_mult. Received: lr_max={lr_max!r}. Give base_lr, or freeze, "
+                f"fine_tune takes its rates from base_lr and lr_mult. Received: lr_max={lr_max!r}. Give base_lr, or freeze, "
                 "fit_one_cycle(1, lr_max), unfreeze and fit_one_cycle(n, lr_max) yourself."
             )
         if not lr_mult > 0:
             raise ConfigError(f"lr_mult is positive. Received: {lr_mult}")
-        # Both before the first step: a bad number of the second would otherwise be found after the first was trained.
+        # Both before the first step: a bad number for the second phase would otherwise surface after the first was trained.
         frozen = self._cycle(freeze_epochs, slice(base_lr), 25.0, div_final, 0.99, moms)
         rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
         unfrozen = self._cycle(epochs, rates, div, div_final, pct_start, moms)
         self.freeze()
-        self.run(frozen, n_epoch=freeze_epochs, stage="frozen", cbs=cbs, wd=wd)
+        self.run(frozen, freeze_epochs, "frozen", cbs, wd)
         self.unfreeze()
-        self.run(unfrozen, n_epoch=epochs, stage="unfrozen", cbs=cbs, reset_opt=reset_opt)
+        self.run(unfrozen, epochs, "unfrozen", cbs, reset_opt=reset_opt)
 
     def lr_find(
         self,
@@ -429,18 +377,18 @@ class Trainer:
         show_plot: bool = True,
         suggest_funcs: Suggestion | Sequence[Suggestion] | None = DEFAULT_SUGGESTIONS,
     ) -> SuggestedLRs | None:
-        """Raise the learning rate step by step and see where the loss falls; the learner is left as it was.
+        """Raise the learning rate step by step and watch where the loss falls; the learner is left as it was.
 
         Smith, "Cyclical learning rates for training neural networks", 2017 (arXiv 1506.01186).
 
         Args:
             start_lr: Rate of the first step.
-            end_lr: Rate that the last step comes close to.
+            end_lr: The last step comes close to this rate.
             num_it: Steps.
             stop_div: Stop when the loss is several times its best.
             show_plot: Draw the loss against the rate, with the suggestions.
             suggest_funcs: ``minimum``, ``steep``, ``valley``, ``slide``, ``robust`` (three runs), or functions of the same form;
-                None for the plot alone. Without it ``valley`` is shown and unpacking gives (minimum, steep), as it used to.
+                None for the plot alone. By default ``valley`` is shown and unpacking gives (minimum, steep), as it used to.
 
         Returns:
             The suggestions; None if none were asked for.
@@ -465,26 +413,21 @@ class Trainer:
     def run(
         self,
         schedule: Schedule,
-        *,
         n_epoch: int,
         stage: str,
         cbs: Callbacks = None,
         wd: float | None = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
+        *,
         measured: bool = True,
     ) -> None:
-        """Run one fit.
+        """Run one fit; ``fit`` explains the other arguments.
 
         Args:
             schedule: Rates of every step of all epochs.
-            n_epoch: Passes over the training images.
             stage: Name of the fit, for people.
-            cbs: Callbacks of this fit, besides those of the trainer.
-            wd: Weight decay from now on; None leaves it.
-            reset_opt: Begin with a new optimiser instead of going on with the averages of the last fit.
-            start_epoch: Epochs before it are taken as done: their steps are left out.
-            measured: Validate, print and record. Without, only callbacks see what happens: a trial.
+            measured: Validate, print and record. Without, this is a trial that only its callbacks see.
 
         Raises:
             TrainingError: The loss is not finite, or there is nothing to train on.
@@ -519,7 +462,7 @@ class Trainer:
                 self.epochs_done = epochs_before
 
     def check_batches(self) -> None:
-        """Raise an error where training cannot begin.
+        """Check that training can begin.
 
         Raises:
             TrainingError: There are no training images, or batch norms would see one value.
@@ -574,26 +517,18 @@ class Trainer:
         self.freeze_to(0)
 
     def freeze_to(self, n: int) -> None:
-        """Freeze the parameter groups before position ``n``; the optimiser starts afresh.
-
-        Args:
-            n: First group that trains; negative numbers count from the end.
-        """
+        """Freeze the parameter groups before position ``n`` (negative: from the end); the optimiser starts afresh."""
         norms = norm_parameters(self.model) if self.train_bn else ()
         freeze_to(self.groups, n, train_norms=norms)
         self.opt = None
 
-    def create_opt(self, *, wd: float | None = None) -> None:
-        """Make a new optimiser over the parameters that train.
-
-        Args:
-            wd: Weight decay; None is the trainer's own.
-        """
+    def create_opt(self) -> None:
+        """Make a new optimiser over the parameters that train."""
         self.opt = build_optimiser(
             self.model,
             self.groups,
             opt_func=self.opt_func,
-            weight_decay=self.wd if wd is None else wd,
+            weight_decay=self.wd,
             decay_norms_and_biases=self.wd_bn_bias,
         )
 
@@ -605,7 +540,7 @@ class Trainer:
             train_mode(self.model)
 
     def forward_pass(self) -> Callable[[Tensor], Tensor]:
-        """Return what images go through in training: the model, compiled and in step with other processes if need be."""
+        """Return what training images go through: the model, compiled and in step with other processes if need be."""
         if self.compile and self._compiled is None:
             mode = self.compile if isinstance(self.compile, str) else None
             self._compiled = cast("nn.Module", torch.compile(self.model, mode=mode))
@@ -619,17 +554,28 @@ class Trainer:
 
     def snapshot(self) -> Snapshot:
         """Return a copy of all that training changes in model and optimiser."""
-        return Snapshot.of(self.model, self.opt)
+        state = self.model.state_dict(keep_vars=True)
+        return Snapshot(
+            weights={name: value.detach().clone() for name, value in state.items()},
+            trainable={name: each.requires_grad for name, each in self.model.named_parameters()},
+            training={name: part.training for name, part in self.model.named_modules()},
+            optimiser=None if self.opt is None else copy.deepcopy(self.opt.state_dict()),
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put model and optimiser back to where a snapshot was taken."""
-        for name, value in self.model.named_parameters():
-            value.requires_grad_(snapshot.trainable[name])
+        """Put model and optimiser back to where a snapshot was taken, bit for bit; gradients are dropped."""
+        self.model.load_state_dict(snapshot.weights)
+        for name, weight in self.model.named_parameters():
+            weight.requires_grad_(snapshot.trainable[name])
+            weight.grad = None
+        for name, part in self.model.named_modules():
+            part.training = snapshot.training[name]
         if snapshot.optimiser is None:
             self.opt = None
-        elif self.opt is None or not self._optimises_what_trains(self.opt):
+            return
+        if self.opt is None or not self._optimises_what_trains(self.opt):
             self.create_opt()
-        snapshot.restore(self.model, self.opt)
+        cast("torch.optim.Optimizer", self.opt).load_state_dict(copy.deepcopy(snapshot.optimiser))
 
     def _optimises_what_trains(self, optimiser: torch.optim.Optimizer) -> bool:
         moved = {id(value) for group in optimiser.param_groups for value in group["params"]}
@@ -638,38 +584,32 @@ class Trainer:
     # --- what it predicts ------------------------------------------------------------------------------------------------
 
     def predictions(self, ds_idx: int = 1, dl: DataLoader | None = None) -> Predictions:
-        """Return what the model says of the training (0) or validation (1) images, prepared as in validation.
-
-        Args:
-            ds_idx: Which split.
-            dl: Another loader.
+        """Predict the training (0) or validation (1) images, prepared as in validation, or those of another loader.
 
         Raises:
             ConfigError: ``ds_idx`` is neither.
         """
         is_validation = ds_idx == 1 and dl is None
         dl = self.plain_loader(ds_idx) if dl is None else dl
-        alone = share()[1] == 1
         predictions = predict_batches(
             self.model,  # pyright: ignore[reportArgumentType] (any module with logits will do)
-            dl.batches() if alone else own_part(dl),
+            dl.batches() if share()[1] == 1 else own_part(dl),
             table=dl.table,
             precision=self.precision,
             forward=self._recorded_forward(),
         )
-        if not alone:
-            predictions = whole_predictions(predictions, order=dl.rows)
+        predictions = whole_predictions(predictions, order=dl.rows)
         if is_validation:
             self._validated = (self.state_key(), predictions)
         return predictions
 
     def state_key(self) -> tuple[object, ...]:
-        """Return what is another one when the network would say something else of the validation images.
+        """Return a key that changes whenever the network's answers on the validation images may change.
 
-        The fused optimisers do not count their changes in the tensors, as all other operations do: so steps count too.
+        Fused optimisers do not count their changes in the tensors, as all other operations do: so steps count too.
         """
         values = (*self.model.parameters(), *self.model.buffers())
-        changes = sum(value._version for value in values if not value.is_inference())  # pyright: ignore[reportPrivateUsage] (there is no other)
+        changes = sum(value._version for value in values if not value.is_inference())  # pyright: ignore[reportPrivateUsage] (there is no public one)
         return self.steps_done, changes, id(self.dls.valid), self.precision
 
     def plain_loader(self, ds_idx: int) -> DataLoader:
@@ -699,7 +639,7 @@ class Trainer:
         return [float(loss), *(float(metric(logits, targets)) for metric in self.metrics)]
 
     def _recorded_forward(self) -> CapturedForward | None:
-        """Return what predicts from a graph; None where nothing is recorded."""
+        """Return what predicts from a CUDA graph; None where nothing is recorded."""
         if not self.uses_graphs():
             self._captured = None
             return None

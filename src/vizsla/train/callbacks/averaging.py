@@ -1,7 +1,7 @@
 """Average the weights of many steps or epochs: the average often predicts better than the last of them.
 
-``torch.optim.swa_utils.AveragedModel`` and timm's ``ModelEmaV3`` are not used: both keep a deep copy of the whole model, the first
-begins at the weights after the first step and has no slow start, the second has another one, and what they save has other names.
+``torch.optim.swa_utils.AveragedModel`` and timm's ``ModelEmaV3`` are not used: both keep a deep copy of the whole model and save it
+under other names, torch's begins at the weights after the first step and has no slow start, and timm's slow start is another one.
 The kernel is the same, one call over all tensors.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.checkpoint import Snapshot
+from vizsla.train.checkpoint import BestWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,14 +26,14 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class EMACallback(Callback):
-    """Keeps an exponential moving average of the weights; it is what is validated, and what is left at the end.
+    """Keeps an exponential moving average of the weights, validates it, and leaves it in the model at the end.
 
     Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; the running statistics of batch norms
-    are averaged too. The average begins slowly, ``min(decay, (1 + steps) / (10 + steps))``, so that a short fit is not an
-    average with its own start.
+    are averaged too. The average begins slowly, ``min(decay, (1 + steps) / (10 + steps))``, so that in a short fit the initial
+    weights do not dominate it.
 
     Args:
-        decay: Share of the past in each step.
+        decay: Share of the old average at each step.
 
     Raises:
         ConfigError: ``decay`` is not between 0 and 1.
@@ -53,9 +53,7 @@ class EMACallback(Callback):
         """Begin the average at the present weights."""
         self.steps = 0
         self._raw = None
-        self._average = {
-            name: value.detach().clone() for name, value in _floats(fit.trainer.model).items()
-        }
+        self._average = _copy_of_floats(fit.trainer.model)
 
     @torch.no_grad()
     def after_step(self, fit: Fit) -> None:
@@ -69,34 +67,32 @@ class EMACallback(Callback):
         )
 
     def before_validate(self, fit: Fit) -> None:
-        """Put the average in."""
-        values = _floats(fit.trainer.model)
-        self._raw = {name: value.detach().clone() for name, value in values.items()}
+        """Put the average into the model."""
+        self._raw = _copy_of_floats(fit.trainer.model)
         _put(fit.trainer.model, self._average)
 
     def before_epoch(self, fit: Fit) -> None:
-        """Train on with the weights themselves; until now everybody saw the average."""
+        """Go on training with the weights themselves."""
         if self._raw is not None:
             _put(fit.trainer.model, self._raw)
             self._raw = None
 
     def after_fit(self, fit: Fit) -> None:
-        """Leave the average, also where the fit was cut off within an epoch."""
+        """Leave the average, also where the fit ended within an epoch."""
         if self.steps and self._raw is None:
             _put(fit.trainer.model, self._average)
         self._average, self._raw = {}, None
 
     def state(self) -> dict[str, Any]:
         """Return the average and its age, and the weights themselves while the average is in their place."""
-        raw = self._raw or {}
         return {
             "steps": self.steps,
             **{f"ema/{name}": value for name, value in self._average.items()},
-            **{f"raw/{name}": value for name, value in raw.items()},
+            **{f"raw/{name}": value for name, value in (self._raw or {}).items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up the average."""
+        """Go on with the average of ``state``."""
         self.steps = state["steps"]
         for name, value in self._average.items():
             value.copy_(state[f"ema/{name}"])
@@ -112,7 +108,7 @@ class WeightSoup(Callback):
     training images.
 
     Args:
-        last: Epochs to average; those of warm restarts are best taken at the ends of the cycles.
+        last: How many epochs to average, counted from the end.
 
     Raises:
         ConfigError: ``last`` is less than 2.
@@ -127,15 +123,14 @@ class WeightSoup(Callback):
         self._ingredients: list[dict[str, Tensor]] = []
 
     def before_fit(self, fit: Fit) -> None:
-        """Begin with none."""
+        """Forget the epochs of an earlier fit."""
         del fit
         self._ingredients = []
 
     def after_epoch(self, fit: Fit) -> None:
-        """Take a copy if this is one of the last epochs."""
+        """Copy the weights of one of the last epochs."""
         if fit.n_epoch - fit.epoch <= self.last:
-            values = _floats(fit.trainer.model)
-            self._ingredients.append({k: v.detach().clone() for k, v in values.items()})
+            self._ingredients.append(_copy_of_floats(fit.trainer.model))
 
     def after_fit(self, fit: Fit) -> None:
         """Average, measure, and leave the better of the two."""
@@ -143,7 +138,8 @@ class WeightSoup(Callback):
         if fit.error is not None or len(ingredients) < 2:
             return
         trainer = fit.trainer
-        single = Snapshot.of(trainer.model, None)
+        single = BestWeights()
+        single.keep(trainer.model)
         soup = {
             name: torch.stack([each[name] for each in ingredients]).mean(dim=0)
             for name in ingredients[0]
@@ -154,7 +150,7 @@ class WeightSoup(Callback):
         before = fit.values["valid_loss"]
         better = loss < before
         if not better:
-            trainer.model.load_state_dict(single.weights)
+            single.put_back(trainer.model)
         trainer.display.line(
             f"Average of the weights of {len(ingredients)} epochs: valid_loss {loss:.6f}, the last epoch alone {before:.6f}; "
             f"kept: {'the average' if better else 'the last epoch'}."
@@ -169,7 +165,7 @@ class WeightSoup(Callback):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up the copies."""
+        """Go on with the copies of ``state``."""
         found: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
             _, number, name = key.split("/", 2)
@@ -179,7 +175,7 @@ class WeightSoup(Callback):
 
 @torch.no_grad()
 def renew_batch_norms(trainer: Trainer) -> None:
-    """Measure the statistics of all batch norms that train, by one pass over the training images in order."""
+    """Measure the statistics of all batch norms that train anew, in one pass over the training images."""
     norms = [
         part
         for part in trainer.model.modules()
@@ -205,12 +201,13 @@ def renew_batch_norms(trainer: Trainer) -> None:
 
 
 def _floats(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers that can be averaged: not the counters of norms."""
-    return {
-        name: value.detach()
-        for name, value in model.state_dict(keep_vars=True).items()
-        if value.is_floating_point()
-    }
+    """Return the parameters and buffers that can be averaged: all but the counters of norms."""
+    state = model.state_dict(keep_vars=True)
+    return {name: value.detach() for name, value in state.items() if value.is_floating_point()}
+
+
+def _copy_of_floats(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in _floats(model).items()}
 
 
 @torch.no_grad()

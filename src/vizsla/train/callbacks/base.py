@@ -1,4 +1,4 @@
-"""What callbacks are told of a fit, and what they may change in it.
+"""What callbacks are told about a fit, and what they may change in it.
 
 A callback changes training only through what it is handed: the settings of the fit before it begins, the batch of a step, the
 state of the fit. Its errors reach the user unchanged.
@@ -35,13 +35,13 @@ class FitSettings:
     """How the steps of a fit are taken; a callback may return a changed copy before the first step.
 
     Attributes:
-        accumulate: Batches whose gradients are gathered for one step of the optimiser.
+        accumulate: Batches whose gradients are added up for one step of the optimiser.
         clip: Largest norm of all gradients together; None leaves them.
-        sizes: ``(height, width)`` of the training images in the parts of the fit, which are equally long; empty for the size
+        sizes: ``(height, width)`` of the training images in each part of the fit, all parts equally long; empty for the size
             of the loaders.
         eager: Compute every step operation by operation, for a callback that looks into the network. Otherwise CUDA may
-            replay what it recorded.
-        clock: Told of every phase of a step; None measures nothing.
+            replay a recorded step.
+        clock: Told about every phase of a step; None measures nothing.
 
     Raises:
         ConfigError: A number cannot work.
@@ -72,22 +72,22 @@ class Fit:
         n_epoch: Passes over the training images.
         num_batches: Steps of an epoch.
         schedule: Rates and momentum of every step.
-        callbacks: All that are told of this fit, in order.
+        callbacks: All callbacks of this fit, in the order in which they are called.
         settings: How steps are taken; complete when ``before_fit`` is called.
         scaler: Scales the losses of fp16; idle otherwise.
         measured: Whether epochs are validated, recorded and printed.
         position: Epochs that the trainer did before this fit; data and random numbers depend on it.
-        first_step: Where to begin. A callback may move it in ``before_fit`` to continue a fit that was cut off: the steps
-            before it are not done and their images are not read.
+        first_step: Where to begin. A callback may move it in ``before_fit`` to continue an interrupted fit: earlier steps are
+            skipped and their images are not read.
+        record: Losses, rates and results so far.
         step: Steps done.
         epoch: The present epoch, from 0.
         batch: What the present step trains on.
         loss: Of the last step, a scalar on the device; reading it waits for the device.
-        record: Losses, rates and results so far.
         smoothed: Running mean of the losses; behind by a fraction of a second.
         predictions: On the validation images after the last epoch.
         values: ``train_loss``, ``valid_loss`` and the metrics after the last epoch.
-        error: What ended the fit early, where something did; there in ``after_fit``.
+        error: In ``after_fit``, the error that ended the fit early, if any.
         stop_reason: Why the fit is to end early; empty to go on.
     """
 
@@ -105,11 +105,11 @@ class Fit:
     measured: bool = True
     position: int = 0
     first_step: int = 0
+    record: FitRecord = field(default_factory=lambda: FitRecord(stage=""))
     step: int = 0
     epoch: int = 0
     batch: Batch | None = None
     loss: Tensor | None = None
-    record: FitRecord = field(default_factory=lambda: FitRecord(stage=""))
     smoothed: SmoothedLoss = field(default_factory=SmoothedLoss)
     predictions: Predictions | None = None
     values: dict[str, float] = field(default_factory=dict)
@@ -123,27 +123,18 @@ class Fit:
         return self.n_epoch * self.num_batches
 
     def stop(self, reason: str) -> None:
-        """End the fit after the present step or epoch.
-
-        Args:
-            reason: Printed; a short sentence.
-        """
+        """End the fit after the present step or epoch, and print the reason, a short sentence."""
         self.stop_reason = reason
 
     def step_done(self, loss: Tensor, *, rows: Tensor) -> None:
-        """Count a step and keep its loss, which stays on the device.
-
-        Args:
-            loss: A scalar.
-            rows: int64 ``(B,)``, the images of its batch, for the message if the loss is not finite.
-        """
+        """Count a step and keep its loss, a scalar that stays on the device; ``rows`` are the images of its batch."""
         self.loss = loss
         self._unread.append((loss, rows))
         self.step += 1
         self.trainer.steps_done += 1
 
     def read_losses(self) -> None:
-        """Wait for the device, so that the record has all steps that were done.
+        """Wait for the device, so that the record holds every step that was taken.
 
         Raises:
             TrainingError: A loss is not finite.
@@ -167,8 +158,7 @@ class Fit:
         rates = ", ".join(
             f"group {group}: {rate:.3g}" for group, rate in enumerate(self.schedule.rates_at(step))
         )
-        table = self.trainer.dls.table
-        paths = [table.shown_path(row) for row in rows.tolist()]
+        paths = [self.trainer.dls.table.shown_path(row) for row in rows.tolist()]
         return TrainingError(
             f"The loss became {loss} at step {step} of {self.num_steps}, at learning rates {rates} (earliest layers first), on "
             f"{joined(paths, limit=MAX_NAMED_FILES)}. That step did not move the weights. Start again from the last good weights with a learning rate "
@@ -177,21 +167,21 @@ class Fit:
 
 
 class Callback:
-    """Something that is told of the events of a fit; override the ones that matter.
+    """Is called at the events of a fit; override the methods that matter.
 
     Attributes:
-        order: Callbacks with a lower number are told first.
+        order: Callbacks with a lower number are called first.
     """
 
     order: ClassVar[int] = 0
 
     def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
-        """Nothing has begun: return how the steps of this fit are to be taken, changed or not."""
+        """Before anything begins: return how the steps of this fit are to be taken, changed or not."""
         del fit
         return settings
 
     def before_fit(self, fit: Fit) -> None:
-        """The fit is about to begin; optimiser and schedule are there."""
+        """The fit is about to begin; optimiser and schedule exist."""
 
     def before_epoch(self, fit: Fit) -> None:
         """An epoch is about to begin."""
@@ -205,20 +195,20 @@ class Callback:
         """The weights have moved (with accumulation: the gradients have been added)."""
 
     def before_validate(self, fit: Fit) -> None:
-        """The epoch is trained and about to be validated: weights put in now are those that are measured."""
+        """The epoch is trained and about to be validated: weights put in now are the ones that are measured."""
 
     def after_epoch(self, fit: Fit) -> None:
-        """The epoch was validated; ``fit.values`` and ``fit.predictions`` are of this epoch."""
+        """The epoch was validated; ``fit.values`` and ``fit.predictions`` belong to it."""
 
     def after_fit(self, fit: Fit) -> None:
-        """The fit is over, whatever ended it: every callback is told, last of all."""
+        """The fit is over, whatever ended it; every callback is called."""
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint has to keep: tensors, and values that JSON can hold."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state`` returned in a run that was cut off."""
+        """Go on from what ``state`` returned in an interrupted run."""
 
 
 Callbacks = Callback | Iterable[Callback] | None
@@ -229,7 +219,7 @@ def as_callbacks(cbs: Callbacks) -> list[Callback]:
     """Return callbacks as a new list.
 
     Raises:
-        ConfigError: One of them is none.
+        ConfigError: Something in it is not a callback.
     """
     found = [] if cbs is None else [cbs] if isinstance(cbs, Callback) else list(cbs)
     for callback in found:

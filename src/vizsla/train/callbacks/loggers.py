@@ -1,4 +1,4 @@
-"""Write what happens to files and dashboards: CSV, JSON lines, TensorBoard, Weights & Biases, a plot."""
+"""Log a fit to files and dashboards: CSV, JSON lines, TensorBoard, Weights & Biases, a plot."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import time
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 
 
 class _FileLogger(Callback):
-    """Adds a row per epoch to a file below the learner's path; what is there is complete after every epoch.
-
-    Of several processes the main one writes.
-    """
+    """Adds a row per epoch to a file below the learner's path, complete after every epoch; only the main process writes."""
 
     order = 60
 
@@ -33,7 +31,7 @@ class _FileLogger(Callback):
         self._begun = False
 
     def before_fit(self, fit: Fit) -> None:
-        """Find the place of the file."""
+        """Place the file below the learner's path."""
         self.path = fit.trainer.path / self.fname
 
     def before_epoch(self, fit: Fit) -> None:
@@ -46,17 +44,17 @@ class _FileLogger(Callback):
         return time.monotonic() - self._started
 
     def state(self) -> dict[str, Any]:
-        """Return how much of the file is this run's."""
+        """Return how much of the file belongs to this run."""
         return {"bytes": self.path.stat().st_size if self._begun else None}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on with the same file; rows of epochs that are done again are taken off its end."""
+        """Go on with the same file, without the rows of epochs that are done again."""
         self._begun = state["bytes"] is not None
         if self._begun and self.path.exists() and is_main():
             os.truncate(self.path, state["bytes"])
 
     def _write(self, text: str, *, header: str = "") -> None:
-        """Add a row. The first one begins a new file, the fits after it (``fine_tune`` has two) go on with it."""
+        """Add a row. The first one begins a new file; later fits (``fine_tune`` has two) go on with it."""
         if not is_main():
             return
         begins = not self._begun and not self.append
@@ -76,7 +74,7 @@ class CSVLogger(_FileLogger):
 
     Args:
         fname: File below the learner's path.
-        append: Add to a file that is there; otherwise the first fit begins a new one.
+        append: Add to an existing file; otherwise the first fit begins a new one.
     """
 
     def __init__(self, fname: str | Path = "history.csv", append: bool = False) -> None:
@@ -84,8 +82,11 @@ class CSVLogger(_FileLogger):
 
     def after_epoch(self, fit: Fit) -> None:
         """Add a row."""
+        header, row = StringIO(), StringIO()
+        csv.writer(header, lineterminator="\n").writerow(["stage", "epoch", *fit.values, "time"])
         values = [fit.stage, fit.epoch, *fit.values.values(), self.seconds()]
-        self._write(_row(values), header=_row(["stage", "epoch", *fit.values, "time"]))
+        csv.writer(row, lineterminator="\n").writerow(values)
+        self._write(row.getvalue(), header=header.getvalue())
 
 
 class JSONLLogger(_FileLogger):
@@ -93,7 +94,7 @@ class JSONLLogger(_FileLogger):
 
     Args:
         fname: File below the learner's path.
-        append: Add to a file that is there; otherwise the first fit begins a new one.
+        append: Add to an existing file; otherwise the first fit begins a new one.
     """
 
     def __init__(self, fname: str | Path = "history.jsonl", append: bool = False) -> None:
@@ -138,7 +139,7 @@ class TensorBoardLogger(Callback):
         """Send the steps and the results of the epoch."""
         if self.writer is None:
             return
-        record = fit.trainer.recorder.fits[-1]
+        record = fit.record
         done = (record.iters[-2] if len(record.iters) > 1 else 0, record.iters[-1])
         for place in range(*done):
             self.writer.add_scalar("loss/step", record.losses[place], self.steps)
@@ -148,7 +149,7 @@ class TensorBoardLogger(Callback):
             self.writer.add_scalar(f"epoch/{name}", value, self.steps)
 
     def after_fit(self, fit: Fit) -> None:
-        """Write everything out."""
+        """Flush the event file."""
         del fit
         if self.writer is not None:
             self.writer.flush()
@@ -158,14 +159,14 @@ class TensorBoardLogger(Callback):
         return {"steps": self.steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on counting there."""
+        """Go on counting from there."""
         self.steps = state["steps"]
 
 
 class WandbLogger(Callback):
     """Sends losses, rates and metrics of every epoch to Weights & Biases.
 
-    Start a run of it first: ``wandb.init(project="pets")``, with ``mode="offline"`` to keep everything on this machine.
+    Start a run first: ``wandb.init(project="pets")``, with ``mode="offline"`` to keep everything on this machine.
 
     Raises:
         MissingExtraError: wandb is not installed.
@@ -184,20 +185,18 @@ class WandbLogger(Callback):
         self.wandb: Any = wandb
 
     def before_fit(self, fit: Fit) -> None:
-        """Find out now whether there is a run to send to."""
+        """Check that there is a run to send to."""
         del fit
         if is_main() and self.wandb.run is None:
             raise ConfigError(
-                "WandbLogger sends to a run of wandb and none was started. Call wandb.init(project=...) first."
+                "WandbLogger sends to a run of wandb, and none was started. Call wandb.init(project=...) first."
             )
 
     def after_epoch(self, fit: Fit) -> None:
         """Send the results of the epoch."""
         if not is_main():
             return
-        record = fit.trainer.recorder.fits[-1]
-        entry = {"epoch": fit.epoch, "learning_rate": record.lrs[-1], **fit.values}
-        self.wandb.log(entry)
+        self.wandb.log({"epoch": fit.epoch, "learning_rate": fit.record.lrs[-1], **fit.values})
 
 
 class ShowGraphCallback(Callback):
@@ -207,13 +206,5 @@ class ShowGraphCallback(Callback):
 
     def after_fit(self, fit: Fit) -> None:
         """Draw."""
-        if fit.trainer.recorder.fits[-1].values:
+        if fit.record.values:
             fit.trainer.recorder.plot_loss()
-
-
-def _row(cells: list[Any]) -> str:
-    from io import StringIO
-
-    buffer = StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
-    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Change how the steps of one fit are taken: gathered batches, clipped gradients, growing images, mixed images."""
+"""Change how the steps of one fit are taken: accumulated batches, clipped gradients, growing images, mixed images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class GradientAccumulation(Callback):
-    """Gathers gradients until enough images were seen, then takes one step; what is left at an epoch's end is a step too.
+    """Adds up gradients until enough images were seen, then takes one step; the rest of an epoch is a step too.
 
     Args:
         n_acc: Images of a step; rounded up to whole batches.
@@ -32,7 +32,7 @@ class GradientAccumulation(Callback):
         self.n_acc = n_acc
 
     def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
-        """Ask for it."""
+        """Set it for this fit."""
         return replace(settings, accumulate=-(-self.n_acc // fit.trainer.dls.train.bs))
 
 
@@ -40,8 +40,8 @@ class GradientClip(Callback):
     """Scales gradients down to a largest norm.
 
     Args:
-        max_norm: Of all gradients together.
-        norm_type: 2, the only one.
+        max_norm: Largest norm of all gradients together.
+        norm_type: Only 2 is accepted.
     """
 
     def __init__(self, max_norm: float = 1.0, norm_type: float = 2.0) -> None:
@@ -53,7 +53,7 @@ class GradientClip(Callback):
         self.max_norm = max_norm
 
     def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
-        """Ask for it."""
+        """Set it for this fit."""
         del fit
         return replace(settings, clip=self.max_norm)
 
@@ -73,13 +73,13 @@ class ProgressiveResizing(Callback):
         self.sizes = tuple(as_size(size) for size in sizes)
 
     def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
-        """Ask for it."""
+        """Set it for this fit."""
         del fit
         return replace(settings, sizes=self.sizes)
 
 
 class _Mixing(Callback):
-    """Mixes each batch by ``_mix``; the loop then counts both targets of an image as much as there is to see of them."""
+    """Mixes each batch by ``_mix``; the loss then counts both targets of an image by the share that is visible."""
 
     order = 90
 
@@ -89,11 +89,11 @@ class _Mixing(Callback):
         self.alpha = alpha
 
     def before_fit(self, fit: Fit) -> None:
-        """Find out now whether the loss can be had for each image."""
+        """Check that the loss can be computed for each image."""
         per_image(fit.trainer.loss_func)
 
     def before_step(self, fit: Fit, batch: Batch) -> Batch:
-        """Mix."""
+        """Mix the batch."""
         draws = Draws(
             seed=fit.trainer.dls.seed,
             epoch=fit.position + fit.epoch,
@@ -102,10 +102,7 @@ class _Mixing(Callback):
         )
         mixed = self._mix(batch, draws=draws)
         return replace(
-            batch,
-            images=mixed.images,
-            partner_targets=mixed.partner_targets,
-            shares=mixed.shares,
+            batch, images=mixed.images, partner_targets=mixed.partner_targets, shares=mixed.shares
         )
 
     def _mix(self, batch: Batch, *, draws: Draws) -> MixedBatch:
@@ -116,7 +113,7 @@ class MixUp(_Mixing):
     """Blends each image with another one of its batch (Zhang et al., 2017, arXiv 1710.09412).
 
     Args:
-        alpha: Shares are Beta(alpha, alpha), and the larger part stays.
+        alpha: Shares follow Beta(alpha, alpha); the larger part is the image itself.
     """
 
     def __init__(self, alpha: float = 0.4) -> None:
@@ -130,7 +127,7 @@ class CutMix(_Mixing):
     """Pastes a box of another image of the batch into each (Yun et al., 2019, arXiv 1905.04899).
 
     Args:
-        alpha: The share of the area that stays is Beta(alpha, alpha) before the box is cut off at the edges.
+        alpha: The share of the area that stays follows Beta(alpha, alpha) before the box is cut off at the edges.
     """
 
     def __init__(self, alpha: float = 1.0) -> None:

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 class TrackerCallback(Callback):
-    """Knows the best value of a figure so far.
+    """Tracks the best value of a loss or metric.
 
     Args:
         monitor: ``train_loss``, ``valid_loss`` or the name of a metric.
-        comp: Whether a value is better than another one; None is smaller for names with loss or error in them, larger for
-            others.
+        comp: Whether its first argument is better than its second; None prefers smaller values for names with loss or error in
+            them, larger ones for others.
         min_delta: A value must be better by this much.
         reset_on_fit: Forget the best value when a new fit begins.
 
     Attributes:
         best: The best value so far.
-        improved: Whether the last epoch had it.
+        improved: Whether the last epoch reached it.
         wait: Epochs since then.
 
     Raises:
-        ConfigError: At the start of a fit: there is no such figure.
+        ConfigError: At the start of a fit: there is no such value.
     """
 
     order = 60
@@ -48,7 +48,7 @@ class TrackerCallback(Callback):
         self.monitor = monitor
         smaller = "loss" in monitor or "error" in monitor
         self.better = comp or ((lambda a, b: a < b) if smaller else (lambda a, b: a > b))
-        # With a function of one's own the sign of the margin follows from what the function prefers.
+        # With a user's function the sign of the margin follows from what the function prefers.
         prefers_small = self.better(0.0, 1.0)
         self.margin = abs(min_delta) if prefers_small else -abs(min_delta)
         self.worst = math.inf if prefers_small else -math.inf
@@ -58,7 +58,7 @@ class TrackerCallback(Callback):
         self.wait = 0
 
     def before_fit(self, fit: Fit) -> None:
-        """Check the name; forget the last fit if so wished."""
+        """Check the name; forget the last fit unless told not to."""
         names = fit.trainer.recorder.value_names
         if self.monitor not in names:
             raise ConfigError(
@@ -70,7 +70,7 @@ class TrackerCallback(Callback):
         self.wait = 0
 
     def after_epoch(self, fit: Fit) -> None:
-        """Compare."""
+        """Compare the value with the best."""
         value = fit.values[self.monitor]
         self.improved = self.better(value + self.margin, self.best)
         self.wait = 0 if self.improved else self.wait + 1
@@ -78,17 +78,17 @@ class TrackerCallback(Callback):
             self.best = value
 
     def state(self) -> dict[str, Any]:
-        """Return the best value and the count."""
+        """Return the best value, and the epochs since."""
         return {"best": self.best if math.isfinite(self.best) else None, "wait": self.wait}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up the best value and the count."""
+        """Go on from the best value of ``state``."""
         self.best = self.worst if state["best"] is None else state["best"]
         self.wait = state["wait"]
 
 
 class EarlyStoppingCallback(TrackerCallback):
-    """Ends a fit that does not get better.
+    """Ends a fit that stops getting better.
 
     Args:
         monitor: See ``TrackerCallback``.
@@ -110,14 +110,14 @@ class EarlyStoppingCallback(TrackerCallback):
         self.patience = patience
 
     def after_epoch(self, fit: Fit) -> None:
-        """Stop when it is enough."""
+        """Stop after ``patience`` epochs without an improvement."""
         super().after_epoch(fit)
         if self.wait >= self.patience:
             fit.stop(f"No improvement since epoch {fit.epoch - self.wait}: early stopping")
 
 
 class KeepBest(TrackerCallback):
-    """Keeps the weights of the best epoch in memory and puts them back when the fit is over, also after Ctrl-C.
+    """Keeps the weights of the best epoch in memory and puts them back when the fit ends, also after Ctrl-C.
 
     Args:
         monitor: See ``TrackerCallback``.
@@ -149,26 +149,26 @@ class KeepBest(TrackerCallback):
             self._best = BestWeights()
 
     def state(self) -> dict[str, Any]:
-        """Return the weights too."""
+        """Add the weights."""
         return {**super().state(), "epoch": self.epoch, **self._best.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take up the weights too."""
+        """Restore the weights too."""
         super().load_state(state)
         self.epoch = state["epoch"]
         self._best.load_state(state)
 
 
 class SaveModelCallback(TrackerCallback):
-    """Saves weights when they are the best so far, and loads them when the fit is over.
+    """Saves weights when they are the best so far, and loads them when the fit ends.
 
     Args:
         monitor: See ``TrackerCallback``.
         comp: See ``TrackerCallback``.
         min_delta: See ``TrackerCallback``.
         fname: Name of the file below the learner's models folder, without a suffix.
-        every_epoch: Save after every epoch instead (a number: every so many) as ``fname_0``, ``fname_1``, ...
-        at_end: Save when the fit is over, too.
+        every_epoch: Save after every epoch instead, as ``fname_0``, ``fname_1``, ...; a number n saves every n epochs.
+        at_end: Save when the fit ends, too.
         with_opt: Save the state of the optimiser, too.
         reset_on_fit: See ``TrackerCallback``.
     """
@@ -194,12 +194,12 @@ class SaveModelCallback(TrackerCallback):
         self.saved: Path | None = None
 
     def before_fit(self, fit: Fit) -> None:
-        """Begin with no file."""
+        """Forget the file of an earlier fit."""
         super().before_fit(fit)
         self.saved = None
 
     def after_epoch(self, fit: Fit) -> None:
-        """Save if this epoch is to be saved."""
+        """Save the epoch if it is due or the best so far."""
         super().after_epoch(fit)
         if self.every_epoch:
             if fit.epoch % self.every_epoch == 0:
@@ -211,18 +211,18 @@ class SaveModelCallback(TrackerCallback):
             self.saved = self._save(fit, self.fname)
 
     def after_fit(self, fit: Fit) -> None:
-        """Load the best weights."""
+        """Save the last weights if asked to, else load the best."""
         if self.at_end and fit.error is None:
             self._save(fit, self.fname)
         elif self.saved is not None:
             load_weights(fit.trainer, self.saved, with_opt=self.with_opt)
 
     def state(self) -> dict[str, Any]:
-        """Return where the best weights are too."""
+        """Add the path of the best weights."""
         return {**super().state(), "saved": None if self.saved is None else str(self.saved)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Remember where the best weights are too."""
+        """Restore the path too."""
         super().load_state(state)
         self.saved = None if state["saved"] is None else Path(state["saved"])
 
@@ -233,7 +233,7 @@ class SaveModelCallback(TrackerCallback):
 
 
 class ReduceLROnPlateau(TrackerCallback):
-    """Lowers the rates of the rest of the fit when it does not get better; meant for constant rates.
+    """Lowers the rates for the rest of the fit when it stops getting better; meant for constant rates.
 
     Args:
         monitor: See ``TrackerCallback``.
@@ -241,7 +241,7 @@ class ReduceLROnPlateau(TrackerCallback):
         min_delta: See ``TrackerCallback``.
         patience: Epochs without an improvement before the rates are lowered.
         factor: Rates are divided by it.
-        min_lr: The rate of the last group does not go below it; those of earlier ones keep their ratio to it.
+        min_lr: Lower bound for the rate of the last group; earlier groups keep their ratio to it.
         reset_on_fit: See ``TrackerCallback``.
     """
 
@@ -265,19 +265,19 @@ class ReduceLROnPlateau(TrackerCallback):
         self._is_behind = False
 
     def before_fit(self, fit: Fit) -> None:
-        """Begin with the rates as they are."""
+        """Forget what an earlier fit lowered."""
         super().before_fit(fit)
         self.lowered_at = []
 
     def before_epoch(self, fit: Fit) -> None:
-        """Lower the rates of a run that was cut off as they had been lowered then."""
+        """After a resume, lower the rates as the interrupted run had."""
         if self._is_behind:
             self._is_behind = False
             for step in self.lowered_at:
                 self._lower(fit, step=step)
 
     def after_epoch(self, fit: Fit) -> None:
-        """Lower the rates when it is enough."""
+        """Lower the rates after ``patience`` epochs without an improvement."""
         super().after_epoch(fit)
         if self.wait < self.patience or fit.step >= fit.num_steps:
             return
@@ -289,11 +289,11 @@ class ReduceLROnPlateau(TrackerCallback):
         )
 
     def state(self) -> dict[str, Any]:
-        """Return the steps before which the rates were lowered too."""
+        """Add the steps at which the rates were lowered."""
         return {**super().state(), "lowered_at": self.lowered_at}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take them up too."""
+        """Restore those steps too."""
         super().load_state(state)
         self.lowered_at, self._is_behind = state["lowered_at"], True
 
@@ -305,4 +305,4 @@ class ReduceLROnPlateau(TrackerCallback):
 
 
 class TerminateOnNaNCallback(Callback):
-    """Is there for notebooks that name it: every fit stops at a loss that is not finite, with an error that says where."""
+    """Does nothing, for notebooks that use it: every fit stops at a loss that is not finite, with an error that says where."""
