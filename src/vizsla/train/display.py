@@ -1,4 +1,4 @@
-"""Show progress: bars and tables in a terminal, HTML in a notebook, plain lines elsewhere; nothing else prints."""
+"""Show progress: bars and tables in a terminal, HTML in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,20 +19,13 @@ MIN_COLUMN_WIDTH = 8
 class MoveBar(Protocol):
     """Moves a bar to a number of steps done, with a note beside it."""
 
-    def __call__(self, done: int, note: str = "", /) -> None:
-        """Move it."""
-        ...
+    def __call__(self, done: int, note: str = "", /) -> None: ...  # noqa: D102
 
 
 class Display:
-    """Bars that move in a terminal and stay silent elsewhere; lines and tables everywhere.
+    """Shows bars in a terminal, lines and tables everywhere; set ``bars`` to False to hide the bars.
 
-    Args:
-        quiet: Say nothing at all.
-        console: Where to write; None is standard output.
-
-    Attributes:
-        bars: Whether to show bars.
+    ``console`` None is standard output; ``quiet`` prints nothing at all.
     """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
@@ -44,27 +37,26 @@ class Display:
             else console
         )
         self.bars = True
-        self._widths: list[int] = []
+        self._columns: list[str] = []
 
     def line(self, text: str) -> None:
-        """Write one line of text as it is: brackets and numbers are not decorated."""
+        """Print one line of text as it is: brackets and numbers are not decorated."""
         self.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def header(self, columns: Sequence[str]) -> None:
         """Begin a table."""
-        self._widths = [max(MIN_COLUMN_WIDTH, len(column)) for column in columns]
+        self._columns = list(columns)
         self.row(columns)
 
     def row(self, cells: Sequence[str]) -> None:
-        """Write a row of the table that was begun last, left-justified, two spaces between columns."""
-        padded = (cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True))
-        self.line("  ".join(padded).rstrip())
+        """Add a row to the present table."""
+        self.line(table_text(self._columns, [cells]))
 
     @contextmanager
     def bar(self, label: str, *, total: int, unit: str = "images") -> Generator[MoveBar]:
-        """Show a bar with rate and time left while the block runs; give a function to move it.
+        """Show a bar with the time left in a terminal while the block runs; yield a function to move it.
 
-        Outside of a terminal nothing is shown. Whatever ends the block, the terminal is left as it was.
+        Whatever ends the block, the terminal is left as it was.
         """
         from rich.progress import (
             BarColumn,
@@ -87,11 +79,7 @@ class Display:
             *columns, console=self.console, transient=True, disable=not shown
         ) as progress:
             task = progress.add_task(label, total=total, note="")
-
-            def move(done: int, note: str = "", /) -> None:
-                progress.update(task, completed=done, note=note)
-
-            yield move
+            yield lambda done, note="", /: progress.update(task, completed=done, note=note)
 
 
 def format_seconds(seconds: float) -> str:
@@ -102,65 +90,51 @@ def format_seconds(seconds: float) -> str:
 
 
 _SECONDS_BETWEEN = 0.2
-"""A bar is drawn anew at most five times a second: each drawing is a message to the browser."""
+"""A bar is redrawn at most five times a second: each drawing is a message to the browser."""
 
 _BAR_WIDTH_PX = 240
 
 
 def make_display(*, quiet: bool = False) -> Display:
-    """Return what suits the place: HTML in a notebook, bars in a terminal, plain lines elsewhere.
-
-    Args:
-        quiet: Say nothing at all.
-    """
+    """Return the display for this place: HTML in a notebook, bars in a terminal, plain lines elsewhere."""
     return NotebookDisplay(quiet=quiet) if in_notebook() else Display(quiet=quiet)
 
 
 def in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook (one that shows HTML)."""
+    """Whether this process is the kernel of a notebook, which shows HTML."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return type(shell).__name__ in {"ZMQInteractiveShell", "Shell"}  # the latter is Colab's
 
 
 class NotebookDisplay(Display):
-    """Tables and bars of HTML, changed in place; lines of text as they are.
-
-    Args:
-        quiet: Say nothing at all.
-    """
+    """Shows tables and bars as HTML, changed in place; lines of text as they are."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         super().__init__(quiet=quiet)
-        self._quiet = quiet
-        self._columns: list[str] = []
         self._rows: list[list[str]] = []
         self._bar = ""
         self._place: Any = None
 
     def line(self, text: str) -> None:
-        """Write one line of text as it is."""
-        if not self._quiet:
+        """Print one line of text as it is."""
+        if not self.console.quiet:
             sys.stdout.write(text + "\n")
 
     def header(self, columns: Sequence[str]) -> None:
-        """Begin a table, in a place of its own."""
+        """Begin a table in a new place."""
         self._columns, self._rows, self._bar, self._place = list(columns), [], "", None
         self._show()
 
     def row(self, cells: Sequence[str]) -> None:
-        """Add a row to the table that was begun last."""
+        """Add a row to the present table."""
         self._rows.append(list(cells))
         self._show()
 
     @contextmanager
     def bar(self, label: str, *, total: int, unit: str = "images") -> Generator[MoveBar]:
-        """Show a bar with time left while the block runs; give a function to move it.
-
-        It stands below the table that was begun last, and is gone afterwards, whatever ends the block.
-        """
-        started = time.monotonic()
-        drawn = started
+        """Show a bar below the present table while the block runs; yield a function to move it."""
+        started = drawn = time.monotonic()
         own_place = not self._columns
 
         def move(done: int, note: str = "", /) -> None:
@@ -183,15 +157,15 @@ class NotebookDisplay(Display):
                 self._place = None
 
     def _show(self) -> None:
-        """Draw table and bar, in the place where they were drawn before."""
-        if self._quiet:
+        """Draw table and bar in their place."""
+        if self.console.quiet:
             return
         from IPython.display import display
 
         table = table_html(self._columns, self._rows) if self._columns else ""
         bundle = {
             "text/html": table + self._bar,
-            "text/plain": table_text(self._columns, self._rows) if self._columns else "",
+            "text/plain": table_text(self._columns, [self._columns, *self._rows]),
         }
         if self._place is None:
             self._place = display(bundle, raw=True, display_id=True)
@@ -200,43 +174,29 @@ class NotebookDisplay(Display):
 
 
 def table_html(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table as HTML.
-
-    Args:
-        columns: Names above the columns.
-        rows: Cells of each row.
-    """
+    """Return a table as HTML."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-        return f"<tr>{inner}</tr>"
+        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
 
-    head = line(columns, "th").replace("<tr>", '<tr style="text-align: left;">')
-    body = "".join(line(cells, "td") for cells in rows)
-    return f'<table border="1" class="dataframe"><thead>{head}</thead><tbody>{body}</tbody></table>'
+    body = "".join(f"<tr>{line(cells, 'td')}</tr>" for cells in rows)
+    return (
+        '<table border="1" class="dataframe"><thead><tr style="text-align: left;">'
+        f"{line(columns, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    )
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return the same table as text, for places that show no HTML."""
+    """Return rows of a table as text: left-justified below their columns, two spaces between these."""
     widths = [max(MIN_COLUMN_WIDTH, len(column)) for column in columns]
-    lines = [
+    return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-        for cells in (columns, *rows)
-    ]
-    return "\n".join(lines)
+        for cells in rows
+    )
 
 
 def bar_html(label: str, *, done: int, total: int, unit: str, note: str, seconds: float) -> str:
-    """Return a bar as HTML.
-
-    Args:
-        label: Before it.
-        done: Steps done.
-        total: Steps in all.
-        unit: Of the steps.
-        note: After it.
-        seconds: How long it took so far.
-    """
+    """Return a bar as HTML: the label before it, steps done, seconds taken and left, and a note after it."""
     rest = seconds * (total - done) / done if done else 0.0
     times = f"{format_seconds(seconds)} &lt; {format_seconds(rest)}" if done else ""
     words = [f"{done}/{total} {html.escape(unit)}", times, html.escape(note)]

@@ -1,9 +1,8 @@
 """Train in several processes as if one did it all: each has a part of every batch.
 
-``torchrun --nproc-per-node N -m vizsla train ...`` starts the processes and tells them of one another by environment variables.
-Gradients are averaged by torch's DistributedDataParallel. A batch stays the batch that was asked for: each process has a part of
-it, and every image of it counts the same, so rates, losses and results are those of one process. Without ``start``, everything
-here is about one process.
+``torchrun --nproc-per-node N -m vizsla train ...`` starts the processes and connects them by environment variables. Gradients are
+averaged by torch's DistributedDataParallel. The batch size is that of all processes together, and every image counts the same, so
+rates, losses and results are those of one process. Without ``start``, everything here is about one process.
 """
 
 from __future__ import annotations
@@ -25,18 +24,14 @@ if TYPE_CHECKING:
     from vizsla.types import Batch
 
 STEPS_BETWEEN_READS = 20
-"""Several processes look at losses and clocks at the same steps: each would otherwise wait for others that do not."""
+"""Several processes read losses and clocks at the same steps; otherwise one would wait for others that do not."""
 
 
 @contextmanager
 def start(device: str = "auto") -> Generator[torch.device | None]:
-    """Join the other processes if torchrun started several, and leave them at the end.
+    """Join the other processes if torchrun started several, leave them at the end; yield the device of this one, None if alone.
 
-    Args:
-        device: ``"cuda"``: each process takes the GPU of its number; ``"auto"`` likewise if there is one; else the CPU.
-
-    Yields:
-        The device of this process; None if it is alone.
+    With ``"cuda"`` each process takes the GPU of its number; ``"auto"`` does so if there are GPUs; otherwise the CPU.
 
     Raises:
         ConfigError: There are fewer GPUs than processes on this machine.
@@ -62,7 +57,7 @@ def start(device: str = "auto") -> Generator[torch.device | None]:
 
 
 def share() -> tuple[int, int]:
-    """Return the number of this process, from 0, and how many there are."""
+    """Return the number of this process, from 0, and the number of processes."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
@@ -74,22 +69,22 @@ def is_main() -> bool:
 
 
 def as_one(model: nn.Module) -> nn.Module:
-    """Return what training images go through: the model itself, or the model in step with those of the other processes.
+    """Return the model, kept in step with those of the other processes if there are any.
 
     Batch norms that train see each process's own part of a batch; their running statistics are those of the main process.
     """
     if share()[1] == 1 or not any(value.requires_grad for value in model.parameters()):
         return model
     device = next(model.parameters()).device
-    # A head that pools early stages leaves later layers without gradients: torch finds out which in the first step, and
-    # the graph of a fit stays the same.
+    # A head that pools early stages leaves later layers without gradients; torch finds out which in the first step. The graph
+    # of a fit stays the same.
     return nn.parallel.DistributedDataParallel(
         model, device_ids=[device] if device.type == "cuda" else None, static_graph=True
     )
 
 
 def mean_over_processes(losses: Tensor) -> Tensor:
-    """Return losses that each process has its part of, averaged."""
+    """Average losses over the processes, each of which has its part of every loss."""
     _, world = share()
     if world > 1:
         distributed.all_reduce(losses)
@@ -98,7 +93,7 @@ def mean_over_processes(losses: Tensor) -> Tensor:
 
 
 def any_of(flag: bool) -> bool:
-    """Return whether it is so in any of the processes; every one has to ask."""
+    """Return whether the flag is set in any process; every process has to call this."""
     _, world = share()
     if world == 1:
         return flag
@@ -109,7 +104,7 @@ def any_of(flag: bool) -> bool:
 
 
 def any_on_device(flag: Tensor) -> Tensor:
-    """Return the same for a flag on a device, a bool, which is not waited for; every process has to ask."""
+    """Return the same for a bool on a device, without waiting for it; every process has to call this."""
     if share()[1] == 1:
         return flag
     found = flag.float()
@@ -118,17 +113,12 @@ def any_on_device(flag: Tensor) -> Tensor:
 
 
 def wait_for_all() -> None:
-    """Go on when every process is here: a file that the main one wrote is there then."""
+    """Go on when every process has come here: what the main one wrote before exists then."""
     any_of(flag=False)
 
 
 def own_part(loader: DataLoader, **options: Any) -> Generator[Batch]:
-    """Yield this process's part of the batches of a loader; where it has no images of a batch, nothing.
-
-    Args:
-        loader: All its images, once.
-        options: Further arguments of ``DataLoader.batches``.
-    """
+    """Yield this process's part of the batches of a loader, without those that leave it no images."""
     with closing(loader.batches(share=share(), **options)) as batches:
         for batch in batches:
             if len(batch.rows):
@@ -136,7 +126,7 @@ def own_part(loader: DataLoader, **options: Any) -> Generator[Batch]:
 
 
 def all_of(part: Any) -> list[Any]:
-    """Return the values of all processes, in their order; every process has to ask."""
+    """Return the values of all processes, in their order; every process has to call this."""
     _, world = share()
     if world == 1:
         return [part]
@@ -146,12 +136,7 @@ def all_of(part: Any) -> list[Any]:
 
 
 def whole_predictions(part: Predictions, *, order: Tensor) -> Predictions:
-    """Return the predictions of all processes as one.
-
-    Args:
-        part: What this process predicted.
-        order: int64 ``(N,)``, the rows in the order of the result.
-    """
+    """Join the predictions of all processes, in the order of the rows ``order``, int64 ``(N,)``."""
     if share()[1] == 1:
         return part
     parts: list[Predictions] = all_of(part)
@@ -169,13 +154,13 @@ def whole_predictions(part: Predictions, *, order: Tensor) -> Predictions:
 
 
 def positions_of(wanted: Tensor, rows: Tensor) -> Tensor:
-    """Return where each of the wanted rows is among rows that are all different."""
+    """Return where each of the wanted rows stands among distinct rows."""
     place_of = {row: place for place, row in enumerate(rows.tolist())}
     return torch.tensor([place_of[row] for row in wanted.tolist()], dtype=torch.int64)
 
 
 def check_parts(batch_sizes: Sequence[int]) -> None:
-    """Raise an error if a process would get no images of a training batch.
+    """Check that every process gets images of every training batch.
 
     Raises:
         ConfigError: A batch has fewer images than there are processes.

@@ -1,4 +1,4 @@
-"""Record what happens in training: losses, rates and results of every fit, and plots of them."""
+"""Record training: losses, rates and results of every fit, and plots of them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FEWEST_STEPS_LEFT = 2
-"""Fewer than this after what is skipped at the start, and nothing is skipped: a curve of one point shows nothing."""
+"""If skipping the start would leave fewer steps, nothing is skipped: a curve of one point shows nothing."""
 
 _WIDTH, _HEIGHT = 6.4, 4.0
 """Inches of one plot."""
 
 _SHRUNK = 0.75
-"""Of several side by side, so that three fit into a page."""
+"""Scale of several plots side by side, so that three fit on a page."""
 
 SMOOTHING = 0.98
-"""Share of the past in the smoothed loss; about the last 50 steps count."""
+"""Weight of the past in the smoothed loss; about the last 50 steps count."""
 
 
 class SmoothedLoss:
-    """Exponentially weighted mean of the losses of a fit, corrected for its start at zero.
-
-    Args:
-        beta: Share of the past.
-    """
+    """Exponentially weighted mean of the losses of a fit, corrected for its start at zero; ``beta`` weighs the past."""
 
     def __init__(self, *, beta: float = SMOOTHING) -> None:
         self._beta = beta
@@ -44,7 +40,7 @@ class SmoothedLoss:
         self._steps = 0
 
     def add(self, losses: Sequence[float]) -> list[float]:
-        """Take in the losses of further steps and return the mean after each of them."""
+        """Add the losses of further steps and return the mean after each of them."""
         means: list[float] = []
         for loss in losses:
             self._sum = self._beta * self._sum + (1 - self._beta) * loss
@@ -68,7 +64,7 @@ class SmoothedLoss:
 
 @dataclass(kw_only=True, slots=True)
 class FitRecord:
-    """What happened in one fit.
+    """The record of one fit.
 
     Attributes:
         stage: Name of the fit.
@@ -91,7 +87,7 @@ class FitRecord:
 
 @dataclass(kw_only=True, slots=True)
 class Recorder:
-    """What happened to a learner so far.
+    """The record of all fits of a learner.
 
     Attributes:
         metric_names: Names of the metrics in ``values``.
@@ -113,7 +109,7 @@ class Recorder:
         """The record of the last fit.
 
         Raises:
-            ConfigError: There was none.
+            ConfigError: Nothing was trained so far.
         """
         if not self.fits:
             raise ConfigError("Nothing was trained so far, so there is nothing to show. Fit first.")
@@ -150,8 +146,8 @@ class Recorder:
         """Draw the losses of the last fit over its steps.
 
         Args:
-            skip_start: So many steps are left out at the start, where the loss falls from far above. With hardly more steps
-                than that, none are.
+            skip_start: Leave out this many steps at the start, where the loss falls from far above; in a fit that has hardly
+                more, none.
             with_valid: Draw the validation loss at the end of each epoch too.
             log: Draw the losses on a logarithmic scale.
             show_epochs: Mark the end of each epoch.
@@ -159,9 +155,6 @@ class Recorder:
 
         Returns:
             The axes.
-
-        Raises:
-            ConfigError: Nothing was trained so far.
         """
         record = self.last
         if ax is None:
@@ -187,27 +180,18 @@ class Recorder:
         return ax
 
     def plot_sched(self) -> None:
-        """Draw the learning rate of the last group, and the momentum where it is scheduled, at every step of the last fit.
-
-        Raises:
-            ConfigError: Nothing was trained so far.
-        """
+        """Draw the learning rate of the last group, and the momentum where it is scheduled, at every step of the last fit."""
         record = self.last
-        drawn = [
-            (name, values) for name, values in (("lr", record.lrs), ("mom", record.moms)) if values
-        ]
-        for axes, (name, values) in zip(_new_axes(max(1, len(drawn))), drawn, strict=False):
+        curves = (("lr", "learning rate", record.lrs), ("mom", "momentum", record.moms))
+        drawn = [curve for curve in curves if curve[2]]
+        for axes, (name, label, values) in zip(_new_axes(max(1, len(drawn))), drawn, strict=False):
             axes.plot(range(len(values)), values)
             axes.set_xlabel("steps")
-            axes.set_ylabel({"lr": "learning rate", "mom": "momentum"}[name])
+            axes.set_ylabel(label)
             axes.set_title(name)
 
     def plot_metrics(self) -> None:
-        """Draw losses and metrics of the last fit over its epochs: the losses together, each metric on its own.
-
-        Raises:
-            ConfigError: Nothing was trained so far.
-        """
+        """Draw losses and metrics of the last fit over its epochs: the losses together, each metric on its own."""
         rows = self.last.values
         epochs = range(len(rows))
         places = _new_axes(1 + len(self.metric_names))
@@ -215,11 +199,8 @@ class Recorder:
             places[0].plot(epochs, [row[column] for row in rows], "o-", markersize=3, label=name)
         places[0].set_title("losses")
         places[0].legend()
-        for number, name in enumerate(self.metric_names):
-            axes = places[1 + number]
-            axes.plot(
-                epochs, [row[2 + number] for row in rows], "o-", markersize=3, color="#2ca02c"
-            )
+        for column, (axes, name) in enumerate(zip(places[1:], self.metric_names, strict=True), 2):
+            axes.plot(epochs, [row[column] for row in rows], "o-", markersize=3, color="#2ca02c")
             axes.set_title(name)
         for axes in places:
             axes.set_xlabel("epoch")
@@ -227,7 +208,7 @@ class Recorder:
 
 
 def save_history(path: Path, history: Sequence[HistoryPoint]) -> Path:
-    """Write one row per epoch as CSV, numbers in full precision; a figure that a stage does not have is empty.
+    """Write one row per epoch as CSV, numbers in full precision; a value that a stage does not have is empty.
 
     Raises:
         OutputError: The file cannot be written; an old one is untouched.
@@ -241,7 +222,7 @@ def save_history(path: Path, history: Sequence[HistoryPoint]) -> Path:
 
 
 def _new_axes(number: int) -> list[Axes]:
-    """Return so many axes side by side in a new figure of pyplot."""
+    """Return axes side by side in a new figure of pyplot."""
     import matplotlib.pyplot as plt
 
     share = 1 if number == 1 else _SHRUNK
