@@ -320,7 +320,8 @@ def test_a_bar_says_how_long_it_will_take():
 
 
 def test_the_text_has_columns_at_least_eight_wide():
-    assert table_text(("epoch", "time"), [("0", "00:01")]) == "epoch     time\n0         00:01"
+    rows = [("epoch", "time"), ("0", "00:01")]
+    assert table_text(rows[0], rows) == "epoch     time\n0         00:01"
 
 
 @pytest.mark.parametrize(
