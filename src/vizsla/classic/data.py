@@ -58,21 +58,6 @@ _NO_CLASSES = {".ipynb_checkpoints", ".DS_Store"}
 CV_SEED = 42
 
 
-def folder_classes(path: str | Path, folder: str) -> list[str]:
-    """Return the names of the classes: the folders in ``path/folder``, sorted.
-
-    Raises:
-        DataError: There is no such folder, or it is empty.
-    """
-    check_folder(Path(path, folder))
-    classes = sorted(name for name in os.listdir(Path(path, folder)) if name not in _NO_CLASSES)  # noqa: PTH208
-    if not classes:
-        raise DataError(
-            f"There are no folders of classes in {Path(path, folder)}. It holds one folder per class, with images in each."
-        )
-    return classes
-
-
 def folder_source(
     path: str | Path, folder: str, classes: Sequence[str] | None = None
 ) -> tuple[list[str], NDArray[np.int64], list[str]]:
@@ -89,20 +74,26 @@ def folder_source(
     Raises:
         ConfigError: A class of the folder is not among ``classes``.
         NotADirectoryError: A file stands where a class folder should.
-        DataError: There is no such folder.
+        DataError: There is no such folder, or it is empty.
     """
-    found = folder_classes(path, folder)
+    place = Path(path, folder)
+    check_folder(place)
+    found = sorted({each.name for each in place.iterdir()} - _NO_CLASSES)
+    if not found:
+        raise DataError(
+            f"There are no folders of classes in {place}. It holds one folder per class, with images in each."
+        )
     known = found if classes is None else list(classes)
     if unknown := [name for name in found if name not in known]:
         raise ConfigError(
-            f"The folder {Path(path, folder)} has classes that the training images do not: {', '.join(unknown)}. "
+            f"The folder {place} has classes that the training images do not: {', '.join(unknown)}. "
             f"Those are: {', '.join(known)}. Rename or remove the folders."
         )
     fnames: list[str] = []
     labels: list[int] = []
     others: Counter[str] = Counter()
     for name in found:
-        listing = sorted(os.listdir(Path(path, folder, name)))  # noqa: PTH208 (NotADirectoryError where it is a file)
+        listing = sorted(os.listdir(place / name))  # noqa: PTH208 (NotADirectoryError where it is a file)
         images = [file for file in listing if is_image_name(file) and not file.startswith(".")]
         others.update(Path(file).suffix or file for file in set(listing) - set(images))
         fnames += [f"{folder}/{name}/{file}" for file in images]
@@ -110,17 +101,17 @@ def folder_source(
     if others:
         kinds = ", ".join(sorted(others))
         warnings.warn(
-            f"{others.total()} files in {Path(path, folder)} are not images and were left out ({kinds}).",
+            f"{others.total()} files in {place} are not images and were left out ({kinds}).",
             stacklevel=4,
         )
     return fnames, np.array(labels, dtype=np.int64), known
 
 
 def read_dir(path: str | Path, folder: str) -> list[str]:
-    """List the files of a folder of unlabelled images, relative to ``path``, sorted.
+    """List the images of a folder without labels, relative to ``path``, sorted.
 
     Raises:
-        FileNotFoundError: It does not exist or has no images.
+        FileNotFoundError: The folder does not exist or has no images.
     """
     place = Path(path, folder)
     names = sorted(each.name for each in place.iterdir()) if place.is_dir() else []
@@ -137,27 +128,32 @@ def csv_source(
     suffix: str = "",
     continuous: bool = False,
 ) -> tuple[list[str], NDArray[Any], list[str]]:
-    """Read file names and labels of a CSV file.
+    """Read file names and labels from a CSV file.
 
     Args:
         folder: Folder of the images, relative to the data's.
         csv_file: The file: a column of names, then one of labels, separated by spaces where an image has several.
-        skip_header: Whether its first row names the columns.
+        skip_header: Whether the first row names the columns.
         suffix: Added to each name, for example ``".jpg"``.
-        continuous: Labels are numbers.
+        continuous: Whether labels are numbers.
 
     Returns:
         File names; labels sorted by name: int64 ``(N,)``, float32 n-hot ``(N, C)`` where an image has several, float32
         ``(N,)`` if they are numbers; the classes, sorted.
 
     Raises:
-        TableError: The file cannot be read, or a label is no number.
+        TableError: The file cannot be read, or a label is not a number.
     """
     table = read_table(csv_file, header="infer" if skip_header else None, delimiter=",")
     pairs = sorted(zip(map(str, table.column(0)), map(str, table.column(1)), strict=True))
     fnames = [f"{folder}/{name}{suffix}" for name, _ in pairs]
     if continuous:
-        return fnames, _numbers([label for _, label in pairs], csv_file), []
+        try:
+            return fnames, np.array([float(label) for _, label in pairs], dtype=np.float32), []
+        except ValueError as error:
+            raise TableError(
+                f"A label in {csv_file} is not a number: {error}. Correct it."
+            ) from error
     labels = [label.split(" ") for _, label in pairs]
     classes = sorted({name for names in labels for name in names})
     if all(len(names) == 1 for names in labels):
@@ -169,13 +165,13 @@ def csv_source(
 def get_cv_idxs(
     n: int, cv_idx: int = 0, val_pct: float = 0.2, seed: int = CV_SEED
 ) -> NDArray[np.int64]:
-    """Return the positions of a validation set, chosen at random.
+    """Return the positions of a random validation set; the global random state is neither used nor changed.
 
     Args:
         n: Number of items.
-        cv_idx: Which part, of those that can be made.
+        cv_idx: Which of the parts of this size.
         val_pct: Share of the items.
-        seed: Of the choice; the global random state is neither used nor changed.
+        seed: Seed of the choice.
     """
     order = np.random.RandomState(seed).permutation(n)  # noqa: TID251 (the numbers that this dialect had)
     size = int(val_pct * n)
@@ -187,18 +183,11 @@ def split_by_idx(idxs: Sequence[int], *a: Any) -> list[tuple[Any, Any]]:
 
     Args:
         idxs: Positions that are chosen.
-        *a: Arrays of one length.
+        *a: Arrays of equal length.
     """
     chosen = np.zeros(len(a[0]), dtype=bool)
     chosen[np.array(idxs, dtype=np.int64)] = True
     return [(np.asarray(each)[chosen], np.asarray(each)[~chosen]) for each in a]
-
-
-def _numbers(labels: list[str], csv_file: str | Path) -> NDArray[np.float32]:
-    try:
-        return np.array([float(label) for label in labels], dtype=np.float32)
-    except ValueError as error:
-        raise TableError(f"A label in {csv_file} is no number: {error}. Correct it.") from error
 
 
 Tfms = tuple["Transforms | None", "Transforms | None"]
@@ -212,11 +201,11 @@ class ImageClassifierData:
     Attributes:
         classes: Names of the classes, a list.
         c: Number of classes, or of numbers.
-        sz: Pixels of a side of what the network sees, or number of features.
+        sz: Pixels per side of what the network sees, or number of features.
         is_multi: Whether an image may have several labels.
         is_reg: Whether labels are numbers.
         trn_dl: Shuffled batches of training images.
-        val_dl: Batches of validation images, in order, like the following ones.
+        val_dl: Batches of validation images, in order, like the ones below.
         fix_dl: Batches of training images, prepared as in validation.
         aug_dl: Batches of validation images, prepared as in training.
         test_dl: Batches of test images, or None.
@@ -245,7 +234,7 @@ class ImageClassifierData:
         self.is_reg = is_reg
         self._items = items
         trn, val, test = items
-        # Another one for each data object, which ``torch.manual_seed`` repeats.
+        # A new one for each data object; ``torch.manual_seed`` makes it repeatable.
         self._seed = int(torch.randint(2**31, ()))
         self._device = default_device()
         self._cache = _new_cache(tfms, num_images=len(trn.fnames) + len(val.fnames))
@@ -292,8 +281,8 @@ class ImageClassifierData:
 
         Args:
             path: The folder.
-            bs: Images of a batch.
-            tfms: As ``tfms_from_model`` returns them.
+            bs: Images per batch.
+            tfms: From ``tfms_from_model``.
             trn_name: Name of the training folder.
             val_name: Name of the validation folder.
             test_name: Name of the folder of test images.
@@ -339,12 +328,12 @@ class ImageClassifierData:
             path: The data's folder.
             folder: Folder of the images, relative to it.
             csv_fname: The file; not relative to ``path``.
-            bs: Images of a batch.
-            tfms: As ``tfms_from_model`` returns them.
-            val_idxs: Positions of the validation images among the names in their order; None chooses a fifth.
+            bs: Images per batch.
+            tfms: From ``tfms_from_model``.
+            val_idxs: Positions of the validation images in the sorted names; None chooses a fifth at random.
             suffix: Added to each name.
             test_name: Name of the folder of test images.
-            continuous: Labels are numbers.
+            continuous: Whether labels are numbers.
             skip_header: Whether the first row names the columns.
             num_workers: Threads that read images.
 
@@ -375,23 +364,9 @@ class ImageClassifierData:
         bs: int = 64,
         continuous: bool = False,
     ) -> ImageClassifierData:
-        """Return the data of file names and an array of labels.
+        """Return the data of file names and an array of labels; the options are those of ``from_csv``.
 
-        Args:
-            path: The data's folder.
-            fnames: Files, relative to it.
-            y: Labels: positions of classes ``(N,)``, n-hot ``(N, C)``, or numbers.
-            classes: Names of the classes.
-            val_idxs: Positions of the validation images; None chooses a fifth.
-            test_name: Name of the folder of test images.
-            num_workers: Threads that read images.
-            suffix: Added to each name.
-            tfms: As ``tfms_from_model`` returns them.
-            bs: Images of a batch.
-            continuous: Labels are numbers.
-
-        Raises:
-            AssertionError: There are no transforms.
+        ``y`` holds positions of classes ``(N,)``, n-hot rows ``(N, C)``, or numbers; ``classes`` are the names of the classes.
         """
         _check_transforms(tfms)
         chosen = get_cv_idxs(len(fnames)) if val_idxs is None else val_idxs
@@ -416,11 +391,11 @@ class ImageClassifierData:
         """Return the data of arrays in memory.
 
         Args:
-            path: Folder that ``tmp`` and ``models`` are made in.
+            path: Folder that gets ``tmp`` and ``models``.
             trn: (x, y) to train on: images ``(N, H, W, 3)`` of values 0-1 with ``tfms``, or features ``(N, D)`` without.
             val: (x, y) held out.
-            bs: Items of a batch.
-            tfms: As ``tfms_from_model`` returns them; (None, None) takes the rows as they are.
+            bs: Items per batch.
+            tfms: From ``tfms_from_model``; (None, None) takes the rows as they are.
             classes: Names of the classes; None numbers them.
             num_workers: Threads that prepare images.
             test: x, or (x, y), of the test set.
@@ -441,13 +416,7 @@ class ImageClassifierData:
     def with_features(
         self, train: NDArray[Any], valid: NDArray[Any], test: NDArray[Any] | None
     ) -> ImageClassifierData:
-        """Return the same items with rows of features instead of images.
-
-        Args:
-            train: float32 ``(T, D)``.
-            valid: float32 ``(V, D)``.
-            test: float32 ``(N, D)``; None without a test set.
-        """
+        """Return the same items with features, float32 ``(N, D)``, instead of images."""
         trn, val, of_test = self._items
         items = ItemSets(
             LabelledItems(trn.fnames, trn.y, train),
@@ -471,7 +440,22 @@ class ImageClassifierData:
         """
         target = Path(self.path, new_path, str(targ_sz))
         names = [name for items in self._items if items is not None for name in items.fnames]
-        write_smaller(Path(self.path), target, names, side=targ_sz)
+
+        def write(some: Sequence[str]) -> Sequence[None]:
+            for name in some:
+                image = decode_image(Path(self.path, name), cover=(targ_sz, targ_sz))
+                ratio = targ_sz / min(image.size)
+                size = (
+                    max(targ_sz, int(image.width * ratio)),
+                    max(targ_sz, int(image.height * ratio)),
+                )
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                image.resize(size, Image.Resampling.BILINEAR).save(target / name)
+            return [None] * len(some)
+
+        if names and not (target / names[0]).exists():
+            map_in_threads(write, names[1:], num_threads=max(1, default_num_workers()), together=1)
+            write(names[:1])  # Last, because it says that all are there.
         return self._with(f"{target}/", self._items, self.tfms)
 
     def _with(self, path: str | Path, items: ItemSets, tfms: Tfms) -> ImageClassifierData:
@@ -488,7 +472,7 @@ class ImageClassifierData:
         *,
         shuffle: bool = False,
     ) -> Batches:
-        """Return a loader of items, at these rows of the table; without transforms they are rows of an array as they are."""
+        """Return a loader of items at these rows of the table; without transforms the rows of the array stay as they are."""
         c = len(table.vocab)
         if tfm is None:
             values = np.zeros(0) if items.x is None else np.asarray(items.x)
@@ -498,7 +482,8 @@ class ImageClassifierData:
                 rows=rows,
                 device=self._device,
             )
-            dataset = ArrayDataset(values, y=items.y, c=c, is_reg=self.is_reg)
+            width = values.shape[1] if values.ndim > 1 else 0
+            dataset = ArrayDataset(x=values, y=items.y, sz=width, c=c, is_reg=self.is_reg)
         else:
             reader = ImageReader(resize=tfm.sizing, cache=self._cache)
             if items.x is not None:
@@ -517,10 +502,17 @@ class ImageClassifierData:
             )
             source = DataLoader(loader, augmentation=tfm.augmentation(seed=self._seed))
             dataset = ImageDataset(
-                self.path, items, reader=reader, transform=tfm, c=c, is_reg=self.is_reg
+                path=self.path,
+                fnames=items.fnames,
+                y=items.y,
+                transform=tfm,
+                reader=reader,
+                sz=tfm.sz,
+                c=c,
+                is_reg=self.is_reg,
             )
         return Batches(
-            source,
+            source=source,
             dataset=dataset,
             table=table,
             rows=rows,
@@ -531,7 +523,6 @@ class ImageClassifierData:
 
 
 def _test_items(path: str | Path, test_name: str) -> LabelledItems:
-    """Return the images of a folder without labels."""
     fnames = read_dir(path, test_name)
     return LabelledItems(fnames, np.zeros((len(fnames), 1), dtype=np.int64))
 
@@ -542,7 +533,7 @@ def _check_transforms(tfms: Tfms) -> None:
 
 
 def _new_cache(tfms: Tfms, *, num_images: int) -> ImageCache:
-    """Return a cache that looks at what is free; each image may be wanted as in training and as in validation."""
+    """Return a cache with room for each image as in training and as in validation."""
     train, valid = tfms
     if train is None or valid is None:
         return ImageCache(mode="off")
@@ -552,33 +543,3 @@ def _new_cache(tfms: Tfms, *, num_images: int) -> ImageCache:
     )
     needed = None if None in parts else sum(part or 0 for part in parts)
     return ImageCache(device=default_device(), expected_bytes=needed)
-
-
-def write_smaller(source: Path, target: Path, names: Sequence[str], *, side: int) -> None:
-    """Write images with a smaller side of ``side`` pixels to another folder, unless the first is there already.
-
-    Args:
-        source: Folder of the images.
-        target: Folder of the copies; the folders between are made.
-        names: Files, relative to both.
-        side: Pixels.
-
-    Raises:
-        PictureError: An image cannot be read.
-    """
-
-    def write(some: Sequence[str]) -> Sequence[None]:
-        return [_write_one(source / name, target / name, side=side) for name in some]
-
-    if not names or (target / names[0]).exists():
-        return
-    map_in_threads(write, names[1:], num_threads=max(1, default_num_workers()), together=1)
-    write(names[:1])  # Last, because it says that all are there.
-
-
-def _write_one(source: Path, target: Path, *, side: int) -> None:
-    image = decode_image(source, cover=(side, side))
-    ratio = side / min(image.size)
-    size = (max(side, int(image.width * ratio)), max(side, int(image.height * ratio)))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    image.resize(size, Image.Resampling.BILINEAR).save(target)

@@ -1,7 +1,7 @@
 """``from vizsla.classic.early import *``: the dialect as it was in November 2017, whose ``TTA`` returns a mean.
 
-The mean is that of the log-probabilities. It may decide otherwise than the mean of the probabilities, which
-``vizsla.classic`` leaves to the notebook; see ``docs/classic.md``.
+It is the mean of the log-probabilities, whose decision can differ from that of the mean of the probabilities, which
+``vizsla.classic`` leaves to the notebook (``docs/classic.md``).
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ class ConvLearner(learner.ConvLearner):
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Return the mean log-probabilities over plain and augmented versions, float32 ``(N, C)``, and targets ``(N,)``.
 
-        Args:
-            n_aug: Number of augmented versions; for every four of them the plain outputs count once more.
-            is_test: Take the test images instead of the validation images.
+        For every four augmented versions the plain outputs count once more; ``is_test`` takes the test images.
         """
         log_preds, targets = super().TTA(n_aug, is_test)
         return log_preds.mean(axis=0), targets

@@ -1,8 +1,8 @@
 """Features of a body that are computed once (``precompute``), in a cache that is never stale.
 
-The cache is ``tmp/x_act_<name>_<sz>.npy``, float32 ``(N, nf)``, with a note beside it of what it was made from. It is used again
-only if that is still the same: body and weights, preparation, and the images themselves, by the digests of their contents
-where their dates are not those of the note.
+The cache is ``tmp/x_act_<name>_<sz>.npy``, float32 ``(N, nf)``, with a note beside it of what it was made from. It is used
+again only if that is unchanged: body and weights, preparation, and the images themselves, compared by content where their
+dates differ from the note.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vizsla.classic.training import ClassicTrainer
 
 FORMAT = 1
-"""Of the note; another one is not trusted."""
+"""Of the note; a note of another format is not trusted."""
 
 Note = dict[str, Any]
 
@@ -42,14 +42,7 @@ def cached_features(
     preparation: str,
     trainer: ClassicTrainer,
 ) -> NDArray[np.float32]:
-    """Return the features of the images of a loader, float32 ``(N, nf)``.
-
-    Args:
-        models: Body and pooling are used in evaluation mode.
-        loader: Gives the images in order.
-        file: The cache; made where there is none, replaced where it does not fit.
-        preparation: What is done to the images, in words.
-        trainer: Its precision and its progress bar are used.
+    """Return the features of the images of a loader, float32 ``(N, nf)``; ``preparation`` says in words what is done to them.
 
     Raises:
         PictureError: An image cannot be read.
@@ -86,7 +79,7 @@ def cached_features(
 
 
 def _read(file: Path, note: Note, *, files: list[Path], dates: str) -> NDArray[np.float32] | None:
-    """Return the features of a cache that was made from what the note says, else None."""
+    """Return the cached features if they were made from what the note says."""
     try:
         known: Note = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         values: NDArray[np.float32] = np.load(file, allow_pickle=False)
@@ -109,7 +102,7 @@ def _write_note(file: Path, note: Note) -> None:
 
 
 def _digest_of_dates(files: list[Path]) -> str:
-    """Return a digest of what the file system says of the files; moving or writing one changes it."""
+    """Return a digest of size, dates and inode of the files; moving or writing one changes it."""
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         try:
@@ -122,21 +115,20 @@ def _digest_of_dates(files: list[Path]) -> str:
 
 
 def _digest_of_contents(files: list[Path]) -> str:
-    """Return a digest of all bytes of the files; a file that cannot be read counts as empty."""
+    """Return a digest of all bytes of the files; an unreadable file counts as empty."""
 
     def digests(some: list[Path]) -> list[bytes]:
-        return [_digest_of_file(file) for file in some]
+        found: list[bytes] = []
+        for file in some:
+            try:
+                found.append(hashlib.blake2b(file.read_bytes(), digest_size=16).digest())
+            except OSError:
+                found.append(b"")
+        return found
 
     num_threads = max(1, default_num_workers())
     parts = map_in_threads(digests, files, num_threads=num_threads, together=16)
     return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
-
-
-def _digest_of_file(file: Path) -> bytes:
-    try:
-        return hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
-    except OSError:
-        return b""
 
 
 def _digest_of_weights(body: torch.nn.Module) -> str:

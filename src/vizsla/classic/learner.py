@@ -1,6 +1,6 @@
-"""Lesson one's learner: a network that is trained, saved and asked, over the engine's trainer.
+"""Lesson one's learner: a network to train, save and ask, over the engine's trainer.
 
-There are two trainers: one of the whole network on images, one of the head alone on features of the body that were computed
+There are two trainers: one for the whole network on images, one for the head alone on features of the body that were computed
 once (``precompute``). Both train the same head.
 """
 
@@ -15,7 +15,7 @@ import torch
 
 from vizsla.classic.features import cached_features
 from vizsla.classic.metrics import usual_loss, usual_metrics
-from vizsla.classic.models import ConvnetBuilder, load_model, model_summary, save_model
+from vizsla.classic.models import SUFFIXES, ConvnetBuilder, load_model, model_summary
 from vizsla.classic.training import (
     BestSaver,
     CallbackBridge,
@@ -33,6 +33,7 @@ from vizsla.classic.training import (
 from vizsla.errors import ConfigError
 from vizsla.infer.run import evaluation_mode, predict_batches
 from vizsla.models.groups import freeze_to
+from vizsla.train.checkpoint import save_state
 from vizsla.train.metrics import unique_names
 from vizsla.train.optim import build_optimiser
 from vizsla.train.rates.schedules import lr_range
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["ConvLearner"]
 
 FINDER_NAME = "tmp"
-"""Under it ``lr_find`` saves the weights before it begins."""
+"""The name under which ``lr_find`` saves the weights before it begins."""
 
 DEFAULT_OPTIMISER = partial(torch.optim.SGD, momentum=0.9)
 
@@ -69,11 +70,11 @@ class DataAndTrainer(NamedTuple):
 
 
 class ConvLearner:
-    """A network, its data and how it is trained; made by ``ConvLearner.pretrained``, which explains the options.
+    """A network with its data and training; made by ``ConvLearner.pretrained``, which explains the options.
 
     Attributes:
         models: The network in parts.
-        sched: What happened in the last fit.
+        sched: Record of the last fit, with its plots.
         metrics: Functions of outputs and targets.
         crit: Loss of outputs and targets.
         clip: Largest norm of the gradients; None leaves them.
@@ -133,10 +134,10 @@ class ConvLearner:
             data: Images.
             ps: Dropout before each linear layer of the head; one number for all; None for 0.25, and 0.5 before the last.
             xtra_fc: Widths of the head's hidden layers; None for one of 512.
-            xtra_cut: How many more layers of the body are cut off.
+            xtra_cut: How many more layers of the body to cut off.
             custom_head: Takes maps instead of the usual head.
-            precompute: Train the head alone, on features of the body that are computed once.
-            pretrained: Start from published weights.
+            precompute: Whether to train the head alone, on features of the body that are computed once.
+            pretrained: Whether to start from published weights.
             opt_fn: Makes a new optimiser for each fit; None is SGD with momentum 0.9.
             tmp_name: Folder of cached features, in the data's folder.
             models_name: Folder of saved weights, in the data's folder.
@@ -167,14 +168,14 @@ class ConvLearner:
         return self.children[index]
 
     def __repr__(self) -> str:
-        """Return how the model prints."""
+        """Return the model's text."""
         return repr(self.model)
 
     # --- data and network --------------------------------------------------------------------------------------------
 
     @property
     def precompute(self) -> bool:
-        """Whether the head alone is trained, on features of the body that are computed once."""
+        """Whether the head alone trains, on features of the body that are computed once."""
         return self._precompute
 
     @precompute.setter
@@ -186,7 +187,7 @@ class ConvLearner:
 
     @property
     def data(self) -> ImageClassifierData:
-        """What is trained on: images, or features while ``precompute``."""
+        """The training data: images, or features while ``precompute``."""
         return self._current.data
 
     @property
@@ -196,7 +197,7 @@ class ConvLearner:
 
     @property
     def model(self) -> nn.Sequential:
-        """What is trained: body and head in one sequence, or the head while ``precompute``."""
+        """What trains: body and head in one sequence, or the head while ``precompute``."""
         return self.models.fc_model if self.precompute else self.models.model
 
     @property
@@ -205,12 +206,7 @@ class ConvLearner:
         return list(self.model)
 
     def set_data(self, data: ImageClassifierData, precompute: bool = False) -> None:
-        """Take other data of the same classes, and freeze the body.
-
-        Args:
-            data: Images, of another size too.
-            precompute: Compute features of them and train the head alone.
-        """
+        """Take other data of the same classes, perhaps with images of another size, and freeze the body."""
         self._whole = self._with_trainer(data, self.models.classifier)
         self._head: DataAndTrainer | None = None
         self._precompute = False
@@ -218,7 +214,7 @@ class ConvLearner:
         self.precompute = precompute
 
     def get_layer_groups(self) -> list[list[nn.Module]]:
-        """Return the layers in groups; each may have a learning rate of its own."""
+        """Return the layers in groups; each group may have its own learning rate."""
         return self.models.get_layer_groups(self.precompute)
 
     def freeze_to(self, n: int) -> None:
@@ -230,7 +226,7 @@ class ConvLearner:
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
-        """Train everything; features that were computed once are no longer used."""
+        """Train everything; this ends ``precompute``."""
         self.precompute = False
         self.freeze_to(0)
 
@@ -242,13 +238,13 @@ class ConvLearner:
                 parameter.requires_grad_(group is groups[n])
 
     def bn_freeze(self, do_freeze: bool) -> None:
-        """Keep the statistics of all norms as they are from now on, or let them move again."""
+        """Freeze the statistics of all norms, or let them move again."""
         for each in (self._whole, self._head):
             if each is not None:
                 each.trainer.norms_frozen = do_freeze
 
     def summary(self) -> OrderedDict[str, SummaryRow]:
-        """Return what each layer of body and head takes and gives; nothing changes by it."""
+        """Return the inputs and outputs of each layer of body and head; nothing changes."""
         sz = self._whole.data.sz
         return model_summary(self.models.model, (3, sz, sz))
 
@@ -258,7 +254,8 @@ class ConvLearner:
         Raises:
             OutputError: The file cannot be written.
         """
-        save_model(self.models, Path(self.models_path, name))
+        file = Path(self.models_path, name + SUFFIXES[0])
+        save_state(file, self.models.model.state_dict(), values={})
 
     def load(self, name: str) -> None:
         """Read weights that ``save`` wrote, or those of a file ``NAME.h5`` of the original library.
@@ -312,22 +309,22 @@ class ConvLearner:
             best_save_name: Save the weights whenever the first metric is the best so far.
             use_clr: (div, cut_div) or (div, cut_div, highest, lowest momentum): triangles instead of cosines.
             use_clr_beta: (div, pct) or (div, pct, highest, lowest momentum): triangles with a tail.
-            metrics: Instead of the learner's.
-            callbacks: Told of the fit.
-            use_wd_sched: Not supported.
+            metrics: Replace the learner's.
+            callbacks: Objects that follow the fit and may end it.
+            use_wd_sched: Not supported, like the five options below.
             norm_wds: Not supported.
             wds_sched_mult: Not supported.
             use_swa: Not supported.
             swa_start: Not supported.
             swa_eval_freq: Not supported.
-            get_ep_vals: Return the values of all epochs too.
+            get_ep_vals: Whether to return the values of all epochs too.
 
         Returns:
             ``[validation loss, metrics...]`` of the last epoch, or that and the values by epoch; None if a callback ended the
             fit within an epoch or there were no epochs.
 
         Raises:
-            NotImplementedError: An option that is not supported was given.
+            NotImplementedError: An unsupported option was given.
             ConfigError: A number cannot work, or there is not one rate per group.
         """
         if use_wd_sched or norm_wds or use_swa or wds_sched_mult is not None:
@@ -370,15 +367,16 @@ class ConvLearner:
     ) -> None:
         """Train one epoch at rising rates, keep the losses for ``sched.plot()``, and put everything back.
 
-        A row is printed if the loss does not run away before the end of the epoch.
+        A row is printed if the loss does not diverge before the end of the epoch. ``wds``, ``metrics`` and ``callbacks`` are those of
+        ``fit``.
 
         Args:
             start_lr: First rate, or one per group.
             end_lr: Rate that the last group heads for.
             wds: Weight decay.
-            linear: Rates rise by equal amounts from 0 instead of by equal factors.
-            metrics: Instead of the learner's.
-            callbacks: Told of the fit.
+            linear: Whether rates rise by equal amounts from 0 instead of by equal factors.
+            metrics: Replace the learner's.
+            callbacks: Follow the fit.
         """
         self.save(FINDER_NAME)
         trainer = self._current.trainer
@@ -392,12 +390,7 @@ class ConvLearner:
             trainer.restore(before)
 
     def warm_up(self, lr: Rates, wds: float | Sequence[float] | None = None) -> None:
-        """Train one epoch at rates that rise from 0 to ``lr``, and keep the result.
-
-        Args:
-            lr: Rate of the end, or one per group.
-            wds: Weight decay.
-        """
+        """Train one epoch at rates that rise from 0 to ``lr``, one or one per group, and keep the result."""
         rates = self._rates(lr)
         schedule = lr_range(len(self.data.trn_dl), rates, rates[-1], linearly=True)
         self._run(schedule, 1, LRFinder(), wds)
@@ -405,27 +398,17 @@ class ConvLearner:
     # --- predictions -------------------------------------------------------------------------------------------------
 
     def predict(self, is_test: bool = False) -> NDArray[np.float32]:
-        """Return the outputs for the validation images, in their order: log-probabilities, float32 ``(N, C)``.
+        """Return the outputs for the validation or test images, in order: log-probabilities, float32 ``(N, C)``.
 
-        With several labels per image they are probabilities.
-
-        Args:
-            is_test: Take the test images instead.
+        For several labels per image they are probabilities.
 
         Raises:
-            ValueError: There are none.
+            ValueError: There are no test images.
         """
         return self.predict_with_targs(is_test)[0]
 
     def predict_with_targs(self, is_test: bool = False) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Return outputs as ``predict`` does, and targets ``(N,)``.
-
-        Args:
-            is_test: Take the test images instead.
-
-        Raises:
-            ValueError: There are none.
-        """
+        """Return outputs as ``predict`` does, and targets ``(N,)``."""
         loader = _existing(self.data.test_dl if is_test else self.data.val_dl)
         found = _predictions(self._current.trainer, loader)
         return found.logits.numpy(), found.targets.numpy()
@@ -435,11 +418,7 @@ class ConvLearner:
         return _predictions(self._current.trainer, dl).logits.numpy()
 
     def predict_array(self, arr: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the outputs for normalised images.
-
-        Args:
-            arr: ``(N, 3, H, W)`` as transforms make them; or features ``(N, nf)``.
-        """
+        """Return the outputs for normalised images ``(N, 3, H, W)``, as transforms make them, or features ``(N, nf)``."""
         model = self.models.model if np.ndim(arr) == 4 else self.models.fc_model
         device = next(model.parameters()).device
         with evaluation_mode(model), torch.inference_mode():
@@ -492,7 +471,7 @@ class ConvLearner:
         return DataAndTrainer(data, trainer)
 
     def _feature_data(self) -> ImageClassifierData:
-        """Run the body over all images once, or read what it gave from the cache."""
+        """Run the body over all images once, or read its outputs from the cache."""
         data, trainer = self._whole
 
         def features(loader: Batches, name: str) -> NDArray[np.float32]:
@@ -522,7 +501,7 @@ class ConvLearner:
         callbacks: Sequence[Callback] | None = None,
         savers: Sequence[Any] = (),
     ) -> OrderedDict[int, list[float]] | None:
-        """Run one fit with a new optimiser; return what was printed, or None if a callback ended it within an epoch."""
+        """Run one fit with a new optimiser; return the printed values, or None if a callback ended it within an epoch."""
         self.sched = sched
         trainer = self._current.trainer
         trainer.loss_func, trainer.clip = self.crit, self.clip
@@ -546,7 +525,7 @@ class ConvLearner:
 
 
 def _predictions(trainer: ClassicTrainer, loader: Batches, *, epoch: int = 0) -> Predictions:
-    """Return what a network says of the items of a loader; another epoch has other crops, where they are random."""
+    """Return the outputs for the items of a loader; random crops differ between epochs."""
     model: Any = trainer.model
     batches = loader.batches(epoch=epoch)
     return predict_batches(model, batches, table=loader.table, precision=trainer.precision)

@@ -1,12 +1,12 @@
 """The datasets and loaders of lesson one, over the engine's reading and batching.
 
-Whoever iterates gets normalised ``[x, y]``; the engine gets images of 0-1 with their rows. N: items; B: items of a batch.
+A notebook that iterates gets normalised ``[x, y]``; the engine gets images of 0-1 with their rows. N: items; B: items per batch.
 """
 
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelledItems:
-    """One of the sets of items: for training, validation or test.
+    """One set of items: training, validation or test.
 
     Attributes:
         fnames: File names relative to the data's folder, or names that stand for rows of an array.
@@ -55,7 +55,7 @@ class LabelledItems:
 
 
 class ItemSets(NamedTuple):
-    """What is trained on, what is held out, and what is tested on, if anything."""
+    """What to train on, what is held out, and what to test on, if anything."""
 
     train: LabelledItems
     valid: LabelledItems
@@ -65,23 +65,26 @@ class ItemSets(NamedTuple):
 # --- datasets ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(eq=False, kw_only=True)
 class Dataset:
     """Items by number: ``(x, y)`` of one, or of a slice.
 
     Attributes:
         y: Targets.
-        sz: Pixels of a side, or number of features.
+        sz: Pixels per side, or number of features.
         c: Number of classes or outputs.
         is_reg: Whether targets are numbers.
-        is_multi: Whether an item has several labels.
     """
 
-    def __init__(self, y: NDArray[Any], *, sz: int, c: int, is_reg: bool) -> None:
-        self.y = y
-        self.sz = sz
-        self.c = c
-        self.is_reg = is_reg
-        self.is_multi = y.ndim == 2 and y.shape[1] == c and not is_reg
+    y: NDArray[Any]
+    sz: int
+    c: int
+    is_reg: bool
+
+    @property
+    def is_multi(self) -> bool:
+        """Whether an item has several labels."""
+        return self.y.ndim == 2 and self.y.shape[1] == self.c and not self.is_reg
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -92,10 +95,11 @@ class Dataset:
         raise NotImplementedError
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Return what the engine's batches hold as whoever iterates gets it."""
+        """Return a batch of the engine as the notebook gets it."""
         return images
 
 
+@dataclass(eq=False, kw_only=True)
 class ImageDataset(Dataset):
     """Images of a folder, read as the loaders do.
 
@@ -103,26 +107,16 @@ class ImageDataset(Dataset):
         path: The folder.
         fnames: Files, relative to it.
         transform: How they are prepared.
+        reader: Reads them.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        items: LabelledItems,
-        *,
-        reader: ImageReader,
-        transform: Transforms,
-        c: int,
-        is_reg: bool,
-    ) -> None:
-        super().__init__(items.y, sz=transform.sz, c=c, is_reg=is_reg)
-        self.path = path
-        self.fnames = items.fnames
-        self.transform = transform
-        self._reader = reader
+    path: str | Path
+    fnames: Sequence[str]
+    transform: Transforms
+    reader: ImageReader
 
     def __getitem__(self, index: Any) -> tuple[Any, Any]:
-        """Return ``(x, y)``: float32 ``(3, sz, sz)`` normalised and the target; of a slice x stacked and a tuple of y.
+        """Return ``(x, y)``: float32 ``(3, sz, sz)`` normalised and the target; for a slice stacked x and a tuple of y.
 
         Raises:
             OSError: The file cannot be read.
@@ -132,11 +126,11 @@ class ImageDataset(Dataset):
             return np.stack([x for x, _ in items]), tuple(y for _, y in items)
         position = range(len(self))[int(index)]
         with _as_os_error(file := Path(self.path) / self.fnames[position]):
-            x = self.transform.prepare(file, reader=self._reader)
+            x = self.transform.prepare(file, reader=self.reader)
         return x, self.y[position]
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Return images of 0-1 as a network wants them."""
+        """Return images of 0-1 normalised."""
         return self.transform.normalised(images)
 
     def denorm(self, arr: Any) -> NDArray[np.float32]:
@@ -144,12 +138,11 @@ class ImageDataset(Dataset):
         return self.transform.denorm(arr)
 
 
+@dataclass(eq=False, kw_only=True)
 class ArrayDataset(Dataset):
     """Rows of an array, as they are."""
 
-    def __init__(self, x: NDArray[Any], *, y: NDArray[Any], c: int, is_reg: bool) -> None:
-        super().__init__(y, sz=x.shape[1] if x.ndim > 1 else 0, c=c, is_reg=is_reg)
-        self.x = x
+    x: NDArray[Any]
 
     def __getitem__(self, index: Any) -> tuple[Any, Any]:
         """Return ``(x, y)`` of one row or of a slice of rows."""
@@ -157,7 +150,7 @@ class ArrayDataset(Dataset):
 
 
 class ArrayReader(ImageReader):
-    """Reads images out of arrays, ``(H, W, 3)`` each, by the paths that stand for them."""
+    """Reads images ``(H, W, 3)`` out of arrays, by the paths that stand for them."""
 
     def __init__(self, arrays: dict[Path, NDArray[Any]], *, transforms: Transforms) -> None:
         super().__init__(resize=transforms.sizing, cache=ImageCache(mode="off"))
@@ -170,7 +163,7 @@ class ArrayReader(ImageReader):
         training: bool = False,
         draws: Sequence[float] | None = None,
     ) -> Pixels:
-        """Return the pixels of one image, see ``ImageReader.read``; the source is the path of a row."""
+        """Return the pixels of one image; ``source`` is the path of a row."""
         image = as_image(self._arrays[Path(str(source))])
         return super().read(image, training=training, draws=draws)
 
@@ -190,7 +183,7 @@ def open_image(fn: str | Path) -> NDArray[np.float32]:
 
 @contextmanager
 def _as_os_error(file: Path) -> Generator[None]:
-    """Turn the engine's error about an image into the one that this dialect promises."""
+    """Turn the engine's error about an image into the ``OSError`` that this dialect promises."""
     try:
         yield
     except PictureError as error:
@@ -207,11 +200,7 @@ def _as_os_error(file: Path) -> Generator[None]:
 class ArrayRows:
     """Gives batches of rows of an array as the engine's loaders give images.
 
-    Args:
-        values: float32 ``(N, ...)``.
-        table: Has the targets.
-        rows: int64 ``(N,)``, neighbouring rows of the table, one for each value.
-        device: Where batches go.
+    ``values`` are float32 ``(N, ...)``, ``rows`` int64 ``(N,)`` neighbouring rows of the table, one for each value.
     """
 
     def __init__(
@@ -222,46 +211,36 @@ class ArrayRows:
         self._first = int(rows[0]) if len(rows) else 0
 
     def read_plan(self, plan: Sequence[Tensor], *, epoch: int) -> Generator[Batch]:
-        """Yield the batches of a plan; they are the same in every epoch."""
+        """Yield the batches of a plan, the same in every epoch."""
         del epoch
         for rows in plan:
             places = (rows - self._first).to(self._values.device)
             yield Batch(images=self._values[places], targets=self._targets[places], rows=rows)
 
 
+@dataclass(eq=False, kw_only=True)
 class Batches:
-    """Batches of some items, in order or shuffled anew each epoch.
+    """Batches of some items, in order or shuffled differently each epoch.
 
-    Args:
+    Attributes:
         source: Reads the batches of a plan.
         dataset: The same items one by one.
         table: Has their targets.
         rows: int64 ``(N,)``, where they are in it.
-        bs: Items of a batch; the last may hold fewer. In training one of a single item is left out, unless it is the only
-            one: batch norms could not work with it.
-        shuffle: For training.
-        seed: Of the orders.
+        bs: Items per batch; the last may hold fewer. In training a last batch of one item is left out, unless it is the
+            only one: batch norms could not work with it.
+        shuffle: Whether for training.
+        seed: Seed of the orders.
     """
 
-    def __init__(
-        self,
-        source: DataLoader | ArrayRows,
-        *,
-        dataset: Dataset,
-        table: ImageTable,
-        rows: Tensor,
-        bs: int,
-        shuffle: bool,
-        seed: int,
-    ) -> None:
-        self.dataset = dataset
-        self.table = table
-        self.rows = rows
-        self.bs = bs
-        self.shuffle = shuffle
-        self._source = source
-        self._seed = seed
-        self._passes = 0
+    source: DataLoader | ArrayRows
+    dataset: Dataset
+    table: ImageTable
+    rows: Tensor
+    bs: int
+    shuffle: bool
+    seed: int
+    _passes: int = field(default=0, init=False)
 
     @property
     def n(self) -> int:
@@ -273,26 +252,20 @@ class Batches:
         return len(self._plan(0))
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        """Yield ``[x, y]`` as the network gets them, on the device; each pass is another one where something is random."""
+        """Yield ``[x, y]`` as the network gets them, on the device; where something is random, each pass differs."""
         epoch, self._passes = self._passes, self._passes + 1
         with closing(self.batches(epoch=epoch)) as batches:
             for batch in batches:
                 yield [self.dataset.normalised(batch.images), batch.targets]
 
     def batches(self, *, epoch: int = 0, start: int = 0) -> Generator[Batch]:
-        """Yield the batches of an epoch for the engine, images with values 0-1: the classifier normalises them.
-
-        Args:
-            epoch: Number of the epoch; another one has other crops and another order where they are random.
-            start: Number of batches that are left out at the beginning.
-        """
-        return self._source.read_plan(self._plan(epoch)[start:], epoch=epoch)
+        """Yield the batches of an epoch for the engine, from number ``start`` on; images are 0-1, since the classifier normalises them."""
+        return self.source.read_plan(self._plan(epoch)[start:], epoch=epoch)
 
     def _plan(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return the rows of each batch of an epoch."""
         if not self.n:
             return ()
-        rows = shuffled(self.rows, seed=self._seed, epoch=epoch) if self.shuffle else self.rows
+        rows = shuffled(self.rows, seed=self.seed, epoch=epoch) if self.shuffle else self.rows
         plan = torch.split(rows, self.bs)
         return plan[:-1] if self.shuffle and len(plan) > 1 and len(plan[-1]) == 1 else plan
 
@@ -315,7 +288,7 @@ class TrainerLoaders:
         return self.table.vocab
 
     def loader_for(self, rows: Tensor) -> Batches:
-        """Return the training items in order, prepared as in validation; other rows are not asked for."""
+        """Return the training items in order, prepared as in validation; the trainer asks for no other rows."""
         del rows
         return self.fixed
 
@@ -331,10 +304,10 @@ def training_table(
     classes: Sequence[str],
     is_reg: bool,
 ) -> ImageTable:
-    """Return the engine's table of training and validation items, in this order.
+    """Return the engine's table of training items, then validation items.
 
     Raises:
-        ConfigError: There are not as many labels as names.
+        ConfigError: The numbers of labels and names differ.
     """
     y = np.concatenate([np.asarray(trn.y), np.asarray(val.y)])
     names = [*trn.fnames, *val.fnames]
@@ -357,7 +330,7 @@ def training_table(
 
 
 def table_of_test(test: LabelledItems, *, like: ImageTable) -> ImageTable:
-    """Return the engine's table of test items; labels that are not known count as the first class."""
+    """Return the engine's table of test items; unknown labels count as the first class."""
     given = _targets(test.y, is_reg=like.task == "regression")
     expected = torch.zeros((len(test.fnames), *like.targets.shape[1:]), dtype=like.targets.dtype)
     is_known = given.shape == expected.shape and given.dtype == expected.dtype
@@ -373,7 +346,7 @@ def table_of_test(test: LabelledItems, *, like: ImageTable) -> ImageTable:
 
 
 def _targets(y: NDArray[Any], *, is_reg: bool) -> Tensor:
-    """Return labels as a table's targets: int64 ``(N,)``, or float32 ``(N, C)`` for several labels and for numbers."""
+    """Return labels as targets of a table: int64 ``(N,)``, or float32 ``(N, C)`` for several labels and for numbers."""
     if is_reg:
         return torch.tensor(y, dtype=torch.float32).reshape(len(y), -1)
     return torch.tensor(y, dtype=torch.float32 if y.ndim == 2 else torch.int64)

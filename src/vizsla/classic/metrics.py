@@ -1,4 +1,4 @@
-"""The metrics and losses of lesson one, for arrays and tensors alike, and what turns one into the other.
+"""The metrics and losses of lesson one, for arrays and tensors alike, and conversions between the two.
 
 Shapes: N images, C classes, A passes of test-time augmentation.
 """
@@ -54,25 +54,17 @@ def accuracy(preds: Tensor | NDArray[Any], targs: Any) -> Tensor | float:
 
 
 def accuracy_np(preds: Any, targs: Any) -> float:
-    """Return the share of images whose highest score is at their class.
-
-    Args:
-        preds: Scores ``(N, C)``.
-        targs: Classes, ``(N,)``.
-    """
+    """Return the accuracy of scores ``(N, C)`` for classes ``(N,)``."""
     return float((to_array(preds).argmax(axis=1) == to_array(targs)).mean())
 
 
 def accuracy_multi(preds: Any, targs: Any, thresh: float) -> Tensor | float:
-    """Return the share of right answers over all images and classes.
+    """Return the share of right answers over all images and classes, in the type that ``accuracy`` returns.
 
     Args:
         preds: Probabilities ``(N, C)``.
         targs: 0 or 1, ``(N, C)``.
-        thresh: A class counts as there above it.
-
-    Returns:
-        As for ``accuracy``.
+        thresh: A class counts as present above it.
     """
     return _in_kind(float(((to_array(preds) > thresh) == (to_array(targs) > 0.5)).mean()), preds)
 
@@ -92,9 +84,7 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """Return how often each class was predicted as each: rows are actual classes, columns predicted ones.
 
-    Args:
-        y_true: Classes, ``(N,)``; the matrix has those that occur here or in ``y_pred``.
-        y_pred: Predicted classes, ``(N,)``.
+    The matrix has the classes that occur in ``y_true`` or ``y_pred``, ``(N,)`` each.
     """
     classes, places = np.unique(np.concatenate([y_true, y_pred]), return_inverse=True)
     actual, predicted = np.split(places, 2)
@@ -103,7 +93,7 @@ def confusion_matrix(
 
 
 def to_np(v: Any) -> Any:
-    """Return a tensor as an array on the CPU; of a list or tuple each element."""
+    """Return a tensor as an array on the CPU; for a list or tuple, each element."""
     return [to_np(each) for each in v] if isinstance(v, list | tuple) else to_array(v)
 
 
@@ -113,7 +103,7 @@ def to_array(x: object) -> NDArray[Any]:
 
 
 def T(a: Any) -> Tensor:  # noqa: N802 (the notebooks' name for it)
-    """Return an array as a tensor: whole numbers as int64, others as float32."""
+    """Return an array as a tensor: integers as int64, others as float32."""
     if isinstance(a, Tensor):
         return a
     values = np.asarray(a)
@@ -121,7 +111,7 @@ def T(a: Any) -> Tensor:  # noqa: N802 (the notebooks' name for it)
 
 
 def V(x: Any) -> Any:  # noqa: N802 (the notebooks' name for it)
-    """Return an array as a tensor; of a list or tuple each element."""
+    """Return an array as a tensor; for a list or tuple, each element."""
     return [T(each) for each in x] if isinstance(x, list | tuple) else T(x)
 
 
@@ -129,13 +119,13 @@ VV = V
 
 
 def binary_cross_entropy(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy of probabilities, ``(B, C)`` both, whatever the precision around it."""
+    """Return the mean binary cross-entropy of probabilities, ``(B, C)`` both, in float32 under autocast too."""
     with torch.autocast(probabilities.device.type, enabled=False):
         return F.binary_cross_entropy(probabilities.float(), targets.float())
 
 
 def usual_loss(task: Task) -> LossFunction:
-    """Return the loss for what the network of a task puts out: log-probabilities, probabilities, numbers."""
+    """Return the loss for the outputs of a task: log-probabilities, probabilities, or numbers."""
     if task == "category":
         return F.nll_loss
     return F.l1_loss if task == "regression" else binary_cross_entropy

@@ -22,7 +22,6 @@ from vizsla.models.classifier import Classifier
 from vizsla.models.weights import Weights, load_weights, read_weights_file
 from vizsla.notebook.model_summary import run_watched
 from vizsla.seeding import generator
-from vizsla.train.checkpoint import save_state
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ DROPOUT = (0.25, 0.5)
 """Before the hidden layers, and before the last."""
 
 SUFFIXES = (".safetensors", ".h5")
-"""Of files of weights: ours, and what the original library called the files of ``torch.save``."""
+"""Of weights files: ours, and those that the original library wrote with ``torch.save``."""
 
 
 # --- bodies ------------------------------------------------------------------------------------------------------------
@@ -81,9 +80,9 @@ class Body:
 
     Attributes:
         network: What the engine calls it.
-        early: Layers of the first group.
+        early: Number of layers in the first group.
         parts: The layers in the order in which they run; ``name.*`` stands for all layers in it. Empty: all children.
-        stats: What its weights expect of images.
+        stats: Mean and standard deviation that its weights expect.
     """
 
     network: str
@@ -107,7 +106,7 @@ _BODIES: dict[str, Body] = {}
 def _architecture(
     name: str, network: str, early: int, *parts: str, stats: Stats = IMAGENET_STATS
 ) -> Arch:
-    """Make the function that builds a body; it is told apart by identity and name."""
+    """Make the function that builds a body."""
     body = _BODIES[name] = Body(network=network, early=early, parts=parts, stats=stats)
 
     def build(pretrained: bool = False) -> nn.Module:
@@ -167,7 +166,7 @@ class LastMap(nn.Module):
 
 
 def stats_of(arch: Arch) -> Stats:
-    """Return the mean and standard deviation that an architecture's weights expect; ImageNet's where nothing is known."""
+    """Return the statistics that an architecture's weights expect; ImageNet's for an unknown one."""
     body = _known_body(arch)
     return IMAGENET_STATS if body is None else body.stats
 
@@ -175,12 +174,10 @@ def stats_of(arch: Arch) -> Stats:
 def body_layers(arch: Arch, *, pretrained: bool) -> tuple[list[nn.Module], int]:
     """Return the layers of a body in the order in which they run, and how many of them are the first group.
 
-    Args:
-        arch: A function. One that is not known here is called as ``arch(pretrained)``; what it returns is one layer.
-        pretrained: Load published weights.
+    An unknown function is called as ``arch(pretrained)``; what it returns is one layer.
 
     Raises:
-        WeightsError: There are no weights; the message names the ways out.
+        WeightsError: There are no published weights.
         ConfigError: ``arch`` cannot be called.
     """
     body = _known_body(arch)
@@ -197,7 +194,7 @@ def body_layers(arch: Arch, *, pretrained: bool) -> tuple[list[nn.Module], int]:
 
 
 def _known_body(arch: Arch) -> Body | None:
-    """Return the body of a function below, or of the engine's or torchvision's function of the same name."""
+    """Return the body of a function of this module, or of the engine's or torchvision's function of the same name."""
     libraries = (__name__, "vizsla.models.", "torchvision.models.")
     name = getattr(arch, "__name__", "")
     return _BODIES.get(name) if _module_of(arch).startswith(libraries) else None
@@ -211,7 +208,7 @@ def _module_of(arch: Arch) -> str:
 
 
 class AdaptiveConcatPool2d(nn.Module):
-    """Maps ``(B, N, h, w)`` in, ``(B, 2N, 1, 1)`` out: the largest value of each channel, then the mean of each.
+    """Pools maps ``(B, N, h, w)`` to ``(B, 2N, 1, 1)``: the maximum of each channel, then the mean of each.
 
     Unlike the engine's it has a layer for each pooling, because ``learn.summary()`` lists both.
     """
@@ -244,22 +241,10 @@ class MapHead(nn.Module):
 
 
 class ConvnetBuilder:
-    """The parts of a network.
-
-    Args:
-        f: The architecture.
-        vocab: Names of the outputs.
-        task: What they stand for.
-        stats: Mean and standard deviation that the images are normalised with; None leaves them at 0-1.
-        ps: Dropout before each linear layer; one number for all; None for 0.25, and 0.5 before the last.
-        xtra_fc: Widths of hidden layers; None for one of 512.
-        xtra_cut: How many more layers of the body are cut off.
-        custom_head: Takes maps instead of pooling and head.
-        pretrained: Start from published weights.
-        seed: For the head's random weights.
+    """The parts of a network; ``ConvLearner.pretrained`` explains the options.
 
     Attributes:
-        name: ``resnet34_0``: the architecture and ``xtra_cut``.
+        name: ``resnet34_0``: the architecture and ``xtra_cut``; names cached features.
         body: Layers of the body.
         top_model: Body and pooling.
         fc_model: The head.
@@ -313,11 +298,7 @@ class ConvnetBuilder:
         self.classifier = Classifier(backbone, head, vocab=vocab, task=task)
 
     def get_layer_groups(self, precompute: bool = False) -> list[list[nn.Module]]:
-        """Return the layers in groups: early body, late body with pooling, head; the head alone while it is trained alone.
-
-        Args:
-            precompute: Whether it is.
-        """
+        """Return the layers in groups: early body, late body with pooling, head; with ``precompute`` the head only."""
         head = list(self.fc_model)
         if precompute:
             return [head]
@@ -337,13 +318,8 @@ def head_layers(
     """Make a head: norm, dropout, linear layer and ReLU for each width, then the final activation.
 
     Unlike those of the engine's ``create_head`` the linear layers have biases. Weights start from a normal distribution of
-    standard deviation sqrt(2 / inputs) (He et al. 2015, arXiv 1502.01852), biases at 0.
-
-    Args:
-        widths: Inputs, hidden layers, outputs.
-        ps: See ``ConvnetBuilder``.
-        task: Decides the activation: log-softmax, sigmoid for several labels, none for numbers.
-        seed: For the random weights.
+    standard deviation sqrt(2 / inputs) (He et al. 2015, arXiv 1502.01852), biases at 0. The activation is log-softmax, sigmoid
+    for several labels, none for numbers.
 
     Raises:
         ConfigError: The number of dropouts is not that of linear layers.
@@ -379,7 +355,7 @@ SummaryRow = OrderedDict[str, Any]
 
 
 def model_summary(model: nn.Module, input_size: tuple[int, ...]) -> OrderedDict[str, SummaryRow]:
-    """Return what each layer takes and gives; the model runs once in evaluation mode, and nothing changes.
+    """Return the inputs and outputs of each layer; the model runs once in evaluation mode and does not change.
 
     Args:
         model: Any network; containers and the model itself have no entry.
@@ -418,31 +394,16 @@ def _shape(value: object) -> list[Any]:
 # --- files of weights --------------------------------------------------------------------------------------------------
 
 
-def save_model(models: ConvnetBuilder, path: Path) -> None:
-    """Write the weights of body and head to a file, whole or not at all.
-
-    Args:
-        models: The network.
-        path: Without suffix.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    save_state(_with_suffix(path, SUFFIXES[0]), models.model.state_dict(), values={})
-
-
 def load_model(models: ConvnetBuilder, path: Path) -> None:
-    """Read weights into body and head, or into the head alone where a file holds nothing else.
+    """Read weights into body and head, or into the head alone where a file holds nothing else; all or nothing.
 
-    Args:
-        models: Changed in place, and only if everything fits.
-        path: Without suffix; ``.safetensors`` comes before ``.h5``.
+    ``path`` has no suffix; ``.safetensors`` comes before ``.h5``.
 
     Raises:
         FileNotFoundError: There is no such file.
         WeightsError: It is of another network.
     """
-    files = [_with_suffix(path, suffix) for suffix in SUFFIXES]
+    files = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
     file = next((each for each in files if each.exists()), None)
     if file is None:
         raise FileNotFoundError(
@@ -456,8 +417,3 @@ def load_model(models: ConvnetBuilder, path: Path) -> None:
         return
     load_weights(models.fc_model, weights, what=f"the head of {models.name}")
     warnings.warn(f"{file} holds a head only: the body is as it was.", stacklevel=4)
-
-
-def _with_suffix(path: Path, suffix: str) -> Path:
-    """Return a path with a suffix added; points in the name stay."""
-    return path.with_name(path.name + suffix)

@@ -32,12 +32,12 @@ def plots(
     """Draw images in a grid.
 
     Args:
-        ims: Images ``(H, W, 3)``, or an array of them, also with the channels in front.
+        ims: Images ``(H, W, 3)``, or an array of them, also with channels first.
         figsize: Inches.
-        rows: Of the grid.
-        interp: Smooth pixels.
+        rows: Rows of the grid.
+        interp: Whether to smooth pixels.
         titles: One above each image.
-        maintitle: Above all.
+        maintitle: Title of the figure.
     """
     import matplotlib.pyplot as plt
 
@@ -68,10 +68,10 @@ def plot_confusion_matrix(
     """Draw a confusion matrix, and print it.
 
     Args:
-        cm: Rows actual classes, columns predicted ones.
+        cm: Rows are actual classes, columns predicted ones.
         classes: Their names.
-        normalize: Divide each row by its sum.
-        title: Above it.
+        normalize: Whether to divide each row by its sum.
+        title: Title of the figure.
         cmap: Colours.
         figsize: Inches.
     """
@@ -110,15 +110,15 @@ class ImageModelResults:
         self.num_classes = log_preds.shape[1]
 
     def plot_most_correct(self, y: int) -> bool | None:
-        """Draw images of the class at position ``y`` that were recognised, the surest first."""
+        """Draw correctly recognised images of class ``y``, the surest first."""
         return self._plot(self._of_class(y, right=True), -self.probs[:, y], y)
 
     def plot_most_incorrect(self, y: int) -> bool | None:
-        """Draw images of the class at position ``y`` that were taken for another, the surest first."""
+        """Draw images of class ``y`` that were taken for another, the surest first."""
         return self._plot(self._of_class(y, right=False), self.probs[:, y], y)
 
     def plot_most_uncertain(self, y: int) -> bool | None:
-        """Draw images whose probability of the class at position ``y`` is nearest to that of guessing."""
+        """Draw the images whose probability of class ``y`` is closest to guessing."""
         distances = np.abs(self.probs[:, y] - 1 / self.num_classes)
         return self._plot(np.arange(len(self.probs)), distances, y)
 
@@ -127,7 +127,6 @@ class ImageModelResults:
         return np.where(((self.preds == targets) == right) & (targets == y))[0]
 
     def _plot(self, positions: NDArray[np.int64], scores: NDArray[Any], y: int) -> bool | None:
-        """Draw the images with the lowest scores."""
         shown = positions[np.argsort(scores[positions], kind="stable")[:MAX_SHOWN]]
         if not len(shown):
             return False

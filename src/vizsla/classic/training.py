@@ -1,4 +1,4 @@
-"""A fit of lesson one: its cycles and rates, what ``learn.sched`` shows of it, the table it prints, and its callbacks."""
+"""A fit of lesson one: its cycles and rates, what ``learn.sched`` shows, the table it prints, and its callbacks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Callback"]
 
 DIVERGED = 4.0
-"""The finder stops at a loss this many times the best one."""
+"""The finder stops at a loss of this many times the best one."""
 
 STEPS_WITHOUT_BEST = 11
 """The first losses are not trusted to be the best."""
@@ -53,16 +53,7 @@ DECIMALS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class FitPlan:
-    """How long a fit is and what rates it has.
-
-    Attributes:
-        n_cycle: Number of cycles.
-        cycle_len: Epochs of the first; None counts as 1 and keeps the rate constant.
-        cycle_mult: Every cycle is this many times longer than the one before.
-        batches: Steps of an epoch.
-        use_clr: (div, cut_div) and perhaps two momenta.
-        use_clr_beta: (div, pct) and perhaps two momenta.
-    """
+    """The length of a fit and its rates; the options are those of ``ConvLearner.fit``, ``batches`` are the steps of an epoch."""
 
     n_cycle: int
     cycle_len: int | None
@@ -73,11 +64,7 @@ class FitPlan:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole fit.
-
-        Raises:
-            ConfigError: A number cannot work.
-        """
+        """Epochs of the whole fit."""
         return classic_epochs(self.n_cycle, cycle_len=self.cycle_len, cycle_mult=self.cycle_mult)
 
     @property
@@ -119,12 +106,9 @@ class FitPlan:
 
 
 def rates_of(lrs: Rates, *, num_groups: int, head_only: bool) -> tuple[float, ...]:
-    """Return one rate per group.
+    """Return one rate per group, from one or one per group; a list or array of one counts as one.
 
-    Args:
-        lrs: One rate, or one per group; a list or array of one counts as one.
-        num_groups: Number of groups.
-        head_only: Whether the head is the only group, because features are precomputed: of three rates the last is taken.
+    While precomputed features make the head the only group (``head_only``), of three rates the last is taken.
 
     Raises:
         ConfigError: There is not one rate per group.
@@ -141,11 +125,7 @@ def rates_of(lrs: Rates, *, num_groups: int, head_only: bool) -> tuple[float, ..
 
 
 def decays_of(wds: float | Sequence[float] | None, *, num_groups: int) -> tuple[float, ...]:
-    """Return one weight decay per group, from one, one per group, or None for none.
-
-    Raises:
-        ConfigError: There is not one per group.
-    """
+    """Return one weight decay per group, from one, one per group, or None for none."""
     numbers = [float(each) for each in np.asarray(0.0 if wds is None else wds).reshape(-1)]
     if len(numbers) not in (1, num_groups):
         raise ConfigError(
@@ -163,7 +143,7 @@ class EndOfFit(Exception):  # noqa: N818 (no error: it ends a fit early and neve
 
 
 class LossRecorder(base.Callback):
-    """What happened in one fit; the engine's record of it under the names of lesson one.
+    """The engine's record of one fit under the names of lesson one.
 
     Attributes:
         lrs: Learning rate of the last group at each step.
@@ -190,29 +170,24 @@ class LossRecorder(base.Callback):
         return list(range(1, len(self.lrs) + 1))
 
     def before_fit(self, fit: Fit) -> None:
-        """Look at the engine's record, which grows while the fit runs."""
+        """Share the engine's record, which grows while the fit runs."""
         record = fit.record
         self.lrs, self.losses = record.lrs, record.smoothed
         self.momentums, self.epochs = record.moms, record.iters
 
     def after_epoch(self, fit: Fit) -> None:
-        """Keep what was measured."""
+        """Keep the validation loss and the metrics."""
         _, loss, *metrics = fit.record.values[-1]
         self.val_losses.append(loss)
         self.rec_metrics.append(metrics)
 
     def plot_loss(self, n_skip: int = 10, n_skip_end: int = 5) -> None:
-        """Draw the losses against the steps on the current axes.
-
-        Args:
-            n_skip: Steps left out at the start; all are drawn if no line would be left.
-            n_skip_end: Steps left out at the end.
-        """
+        """Draw the losses against the steps on the current axes, without ``n_skip`` steps at the start and ``n_skip_end`` at the end."""
         shown = _shown(len(self.losses), n_skip, n_skip_end)
         _current_axes().plot(self.iterations[shown], self.losses[shown])
 
     def plot_lr(self) -> None:
-        """Draw the rate of the last group against the steps; beside it the momentum, where the schedule sets it."""
+        """Draw the rate of the last group against the steps; next to it the momentum, where the schedule sets it."""
         import matplotlib.pyplot as plt
 
         if not self.momentums:
@@ -224,7 +199,7 @@ class LossRecorder(base.Callback):
 
 
 class LRFinder(LossRecorder):
-    """Records a fit of rising rates, and ends it when the loss runs away; that step is not recorded."""
+    """Records a fit of rising rates, and ends it when the loss diverges; that step is not recorded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,7 +207,7 @@ class LRFinder(LossRecorder):
         self._smoothed = SmoothedLoss()
 
     def after_step(self, fit: Fit) -> None:
-        """Look at the loss, then let it be recorded."""
+        """Check the loss, then let it be recorded."""
         if fit.loss is not None:
             (smoothed,) = self._smoothed.add([float(fit.loss)])
             if self.diverges(smoothed, step=fit.step - 1):
@@ -240,12 +215,7 @@ class LRFinder(LossRecorder):
         fit.read_losses()
 
     def diverges(self, smoothed: float, *, step: int) -> bool:
-        """Return whether a loss ends the search, and remember the best one.
-
-        Args:
-            smoothed: Running mean of the losses.
-            step: Number of the step, from 0.
-        """
+        """Return whether a smoothed loss ends the search at a step (from 0), and remember the best one."""
         if math.isnan(smoothed) or smoothed > DIVERGED * self._best:
             return True
         if smoothed < self._best and step >= STEPS_WITHOUT_BEST:
@@ -253,12 +223,7 @@ class LRFinder(LossRecorder):
         return False
 
     def plot(self, n_skip: int = 10, n_skip_end: int = 5) -> None:
-        """Draw the losses against the rates on the current axes.
-
-        Args:
-            n_skip: Steps left out at the start; all are drawn if no line would be left.
-            n_skip_end: Steps left out at the end, and one more.
-        """
+        """Draw the losses against the rates on the current axes, without ``n_skip`` steps at the start and ``n_skip_end + 1`` at the end."""
         shown = _shown(len(self.losses), n_skip, n_skip_end + 1)
         axes = _current_axes()
         _draw(axes, self.lrs[shown], self.losses[shown], y="loss")
@@ -267,7 +232,7 @@ class LRFinder(LossRecorder):
 
 
 def _shown(count: int, n_skip: int, n_skip_end: int) -> slice:
-    """Return which points are drawn: all of a short search, of which no line would be left."""
+    """Return which points are drawn: all where skipping would leave no line."""
     left = count - n_skip - n_skip_end
     return slice(n_skip, count - n_skip_end) if left > 1 else slice(None)
 
@@ -288,12 +253,12 @@ def _draw(axes: Axes, x: Sequence[float], y_values: Sequence[float], *, y: str) 
 
 
 class ClassicTrainer(Trainer):
-    """The engine's trainer; norms keep their statistics where they do not train, or where ``norms_frozen`` says so."""
+    """The engine's trainer; ``norms_frozen`` keeps the statistics of all norms."""
 
     norms_frozen = False
 
     def training_mode(self) -> None:
-        """Put the model in training mode, except norms that are not to learn statistics."""
+        """Put the model in training mode, except norms whose statistics are frozen."""
         super().training_mode()
         if self.norms_frozen:
             for part in self.model.modules():
@@ -324,28 +289,24 @@ class TablePrinter(base.Callback):
 
 
 def header_line(columns: Sequence[str]) -> str:
-    """Return the names of the columns as the table has them."""
+    """Return the header of the table."""
     return "".join(f"{name:<{WIDTH}} " for name in columns)
 
 
 def row_line(epoch: int, values: Sequence[float]) -> str:
-    """Return a row: zeros at the end of a number are dropped."""
+    """Return a row; zeros at the end of a number are dropped."""
     cells = (f" {round(float(value), DECIMALS)!s:<{WIDTH}}" for value in values)
     return f"{epoch:^{WIDTH}}{''.join(cells)}"
 
 
 def returned_values(values: Sequence[float]) -> list[float]:
-    """Return what ``fit`` gives back of an epoch: plain floats, the loss as short as a float32 can be written.
-
-    Args:
-        values: Training loss, validation loss, metrics.
-    """
+    """Return validation loss and metrics as plain floats, the loss as short as a float32 can be written."""
     _, loss, *metrics = values
     return [float(str(np.float32(loss))), *(float(metric) for metric in metrics)]
 
 
 class Callback:
-    """Something of the user's that is told of a fit; override what matters.
+    """Follows a fit; override what matters.
 
     A true value from ``on_batch_end`` ends the fit at once, one from ``on_epoch_end`` after the epoch.
     """
@@ -360,28 +321,20 @@ class Callback:
         """The fit begins, after ``on_train_begin``."""
 
     def on_epoch_end(self, metrics: list[float]) -> bool | None:
-        """An epoch was measured.
-
-        Args:
-            metrics: Validation loss and metrics.
-        """
+        """An epoch was validated; ``metrics`` are its validation loss and metrics."""
 
     def on_phase_end(self) -> None:
         """The fit is over, before ``on_train_end``."""
 
     def on_batch_end(self, metrics: float) -> bool | None:
-        """A step was taken.
-
-        Args:
-            metrics: Running mean of the training loss.
-        """
+        """A step was taken; ``metrics`` is the running mean of the training loss."""
 
     def on_train_end(self) -> None:
         """The fit is over."""
 
 
 class CallbackBridge(base.Callback):
-    """Tells the user's callbacks, in their order, and ends the fit where one says so."""
+    """Calls the user's callbacks, in their order, and ends the fit where one says so."""
 
     order = 20
 
@@ -390,7 +343,7 @@ class CallbackBridge(base.Callback):
         self._ended_in_batch = False
 
     def before_fit(self, fit: Fit) -> None:
-        """Tell of the beginning."""
+        """Call the callbacks at the beginning."""
         del fit
         for each in self._callbacks:
             each.on_train_begin()
@@ -398,14 +351,14 @@ class CallbackBridge(base.Callback):
             each.on_phase_begin()
 
     def before_step(self, fit: Fit, batch: base.Batch) -> base.Batch:
-        """Tell of a batch."""
+        """Call them before a batch."""
         del fit
         for each in self._callbacks:
             each.on_batch_begin()
         return batch
 
     def after_step(self, fit: Fit) -> None:
-        """Tell of a step, with a loss that the device is waited for."""
+        """Call them after a step, with a loss that waits for the device."""
         if not self._callbacks:
             return
         fit.read_losses()
@@ -414,13 +367,13 @@ class CallbackBridge(base.Callback):
             raise EndOfFit
 
     def after_epoch(self, fit: Fit) -> None:
-        """Tell of an epoch."""
+        """Call them after an epoch."""
         values = returned_values(fit.record.values[-1])
         if any(each.on_epoch_end(values) for each in self._callbacks):
             raise EndOfFit
 
     def after_fit(self, fit: Fit) -> None:
-        """Tell of the end, unless a step was the end."""
+        """Call them at the end, unless a step or an error ended the fit."""
         if self._ended_in_batch or not (fit.error is None or isinstance(fit.error, EndOfFit)):
             return
         for each in self._callbacks:
@@ -430,7 +383,7 @@ class CallbackBridge(base.Callback):
 
 
 class CycleSaver(base.Callback):
-    """Calls ``save`` with the number of each cycle after its last step; ``ends`` are the steps done at the end of each."""
+    """Calls ``save`` with the number of each cycle after its last step; ``ends`` are the numbers of those steps."""
 
     def __init__(self, save: Callable[[int], None], *, ends: Sequence[int]) -> None:
         self._save = save
@@ -443,7 +396,7 @@ class CycleSaver(base.Callback):
 
 
 class BestSaver(base.Callback):
-    """Saves whenever the first metric is higher, or the same at a lower validation loss; without metrics, by that loss."""
+    """Saves whenever the first metric is higher, or equal at a lower validation loss; without metrics, by that loss."""
 
     def __init__(self, save: Callable[[], None]) -> None:
         self._save = save

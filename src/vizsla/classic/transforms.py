@@ -1,8 +1,8 @@
-"""What lesson one lets happen to images, and how the engine does it.
+"""The transforms of lesson one, and how the engine applies them.
 
 Scale, zoom, rotation, flip and crop become one sizing on the CPU and one map with one interpolation (``vizsla.augment``);
-``RandomLighting`` has a formula of its own and follows it. Arrays are HWC float 0-1 before and CHW normalised after. B: images
-of a batch.
+``RandomLighting`` has its own formula and comes last. Arrays are HWC float 0-1 before and CHW normalised after. B: images of a
+batch.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class CropType(IntEnum):
 
 
 class TfmType(IntEnum):
-    """What a transform does to the target; only NO is there for classification."""
+    """What a transform does to the target; classification has only NO."""
 
     NO = 1
     PIXEL = 2
@@ -161,12 +161,12 @@ class RandomDihedral:
 
 @dataclass(frozen=True)
 class RandomLighting:
-    """Add to all pixels, and move them towards their mean or away from it; it always acts.
+    """Add to all pixels, and move them towards their mean or away from it, always.
 
     Args:
-        b: Largest change of brightness either way, values being 0-1.
+        b: Largest change of brightness either way, for values 0-1.
         c: Largest change of contrast: a draw c >= 0 multiplies by 1 + c, one below by 1 / (1 - c).
-        tfm_y: Of no matter for classification.
+        tfm_y: Ignored for classification.
     """
 
     b: float
@@ -188,12 +188,12 @@ transforms_top_down = [*transforms_basic, RandomDihedral()]
 class ScaledCrop(SizingDefaults):
     """Scales the smaller side of each image, adds a border, and cuts out a square; the middle in validation.
 
-    Args:
+    Attributes:
         size: ``(height, width)`` of the square.
         short_side: What the smaller side is scaled to, at least that of the square.
         pad: Pixels of border on all sides, in training.
-        pad_mode: What the border is, see ``Resize``.
-        centred_only: Cut out the middle in training too.
+        pad_mode: Filling of the border, see ``Resize``.
+        centred_only: Whether training cuts out the middle too.
     """
 
     size: Size
@@ -208,7 +208,7 @@ class ScaledCrop(SizingDefaults):
         return self.short_side, self.short_side
 
     def presize(self, image: Image.Image, *, training: bool) -> Pixels:
-        """Return the middle of the scaled image; in training all of it with its border, unless only the middle is cut out."""
+        """Return the middle of the scaled image; for a random crop in training, all of it with its border."""
         if training and not self.centred_only:
             scaled = Image.fromarray(Resize(self.short_side).presize(image, training=True))
             box = (-self.pad, -self.pad, scaled.width + self.pad, scaled.height + self.pad)
@@ -224,7 +224,7 @@ class ScaledCrop(SizingDefaults):
 
 
 class Lighting(BatchAugmentation):
-    """The engine's augmentation, whose options it has, followed by ``RandomLighting``."""
+    """The engine's augmentation followed by ``RandomLighting``."""
 
     def __init__(
         self,
@@ -238,7 +238,7 @@ class Lighting(BatchAugmentation):
         self.lighting = lighting
 
     def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
-        """Return the images as float32 0-1; arguments as for ``BatchAugmentation``."""
+        """Return the images as float32 0-1."""
         images = super().__call__(images_u8, rows=rows, epoch=epoch, training=training)
         for number, each in enumerate(self.lighting if training else ()):
             stream = f"classic lighting {number}"
@@ -250,13 +250,10 @@ class Lighting(BatchAugmentation):
 
 @torch.no_grad()
 def relight(images: Tensor, *, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Return images with another brightness and contrast, clipped to 0-1.
+    """Return images, float ``(B, 3, H, W)`` 0-1, with another brightness and contrast, clipped to 0-1.
 
-    Args:
-        images: float ``(B, 3, H, W)``, 0-1.
-        brightness: float ``(B,)``, added.
-        contrast: float ``(B,)``: 0.05 multiplies the distance from the mean of all pixels and channels by 1.05, -0.05 by
-            1 / 1.05.
+    ``brightness`` ``(B,)`` is added. ``contrast`` ``(B,)`` moves pixels away from the mean of all pixels and channels: 0.05 by a factor
+    of 1.05, -0.05 by 1 / 1.05.
     """
     factor = torch.where(contrast >= 0, 1 + contrast, 1 / (1 - contrast))
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
@@ -266,16 +263,16 @@ def relight(images: Tensor, *, brightness: Tensor, contrast: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Transforms:
-    """How one kind of images is prepared; made by ``tfms_from_model`` and ``tfms_from_stats``.
+    """How training or validation images are prepared; made by ``tfms_from_model`` and ``tfms_from_stats``.
 
     Calling it prepares one image: ``val_tfms(open_image(path))`` is what ``learn.predict_array`` takes, less the batch axis.
 
     Attributes:
-        sz: Pixels of a side of what comes out.
-        sizing: What happens to an image on the CPU.
-        policies: What then happens with one interpolation; empty for validation.
-        lighting: What happens to brightness and contrast after that.
-        stats: Mean and standard deviation that images are normalised with; None leaves them at 0-1.
+        sz: Pixels per side of the result.
+        sizing: Preparation on the CPU.
+        policies: Transforms that follow with one interpolation; empty for validation.
+        lighting: Changes of brightness and contrast after that.
+        stats: Mean and standard deviation for normalising images; None leaves them at 0-1.
         is_random: Whether an image comes out differently each time.
     """
 
@@ -296,30 +293,23 @@ class Transforms:
         return Lighting(self.policies, size=(self.sz, self.sz), seed=seed, lighting=self.lighting)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Return images of values 0-1, ``(..., 3, H, W)``, as a network wants them."""
+        """Return images of 0-1, ``(..., 3, H, W)``, normalised."""
         mean, std = (images.new_tensor(values)[:, None, None] for values in self._statistics)
         return (images - mean) / std
 
     def denorm(self, x: NDArray[Any] | Tensor) -> NDArray[np.float32]:
-        """Return normalised images as a plot wants them.
-
-        Args:
-            x: ``(3, H, W)`` or ``(N, 3, H, W)``.
-
-        Returns:
-            float32 ``(N, H, W, 3)``, about 0-1; N is 1 for a single image.
-        """
+        """Return normalised images, ``(3, H, W)`` or ``(N, 3, H, W)``, for plotting: float32 ``(N, H, W, 3)``, about 0-1; N is 1 for one."""
         images = to_array(x).astype(np.float32)
         images = images[None] if images.ndim == 3 else images
         mean, std = self._statistics
         return images.transpose(0, 2, 3, 1) * std + mean
 
     def __call__(self, im: NDArray[Any], y: object = None) -> Any:
-        """Return one image prepared.
+        """Prepare one image.
 
         Args:
             im: Values 0-1, ``(H, W, 3)``, any size.
-            y: Given back beside the image if it is not None.
+            y: Returned with the image if it is not None.
 
         Returns:
             float32 ``(3, sz, sz)``, normalised; or that and ``y``.
@@ -360,23 +350,20 @@ def tfms_from_model(
     norm_y: bool = True,
     scale: ScaleTransform | Sequence[ScaleTransform] | None = None,
 ) -> tuple[Transforms, Transforms]:
-    """Return how training and validation images are prepared, with the statistics that belong to an architecture.
+    """Return the preparation of training and of validation images, with the statistics of an architecture.
 
     Args:
         f_model: The architecture, such as ``resnet34``.
-        sz: Pixels of a side of what the network sees.
-        aug_tfms: What may happen in training, such as ``transforms_side_on``, or the engine's own transforms.
+        sz: Pixels per side of what the network sees.
+        aug_tfms: Augmentation in training, such as ``transforms_side_on``, or the engine's own transforms.
         max_zoom: Largest zoom in training, or (smallest, largest).
         pad: Pixels of border that a training crop may reach into.
-        crop_type: How the square is taken.
-        tfm_y: Targets that are images or points are not supported; None or ``TfmType.NO``.
-        sz_y: As for ``tfm_y``; None.
+        crop_type: How the square is cut.
+        tfm_y: None or ``TfmType.NO``: targets that are images or points are not supported.
+        sz_y: None, for the same reason.
         pad_mode: What is seen outside the image.
-        norm_y: Of no matter.
+        norm_y: Ignored.
         scale: What brings images to a size, instead of ``max_zoom``.
-
-    Returns:
-        (of training, of validation).
 
     Raises:
         NotImplementedError: The targets are to be transformed too.
@@ -416,24 +403,24 @@ def tfms_from_stats(
         low, grow = scaling.limits
         point = 0.5 if crop == CropType.CENTER else None
         policies.append(Zoom(low, grow, scaling.p, None, point, point, pad_mode=border))
-    # Scaled to what the largest zoom needs, so that zooming makes no pixels up.
+    # Scaled to what the largest zoom needs, so that zooming invents no pixels.
     side, short = (math.ceil(pixels * max(1.0, grow)) for pixels in (sz, scaling.sz))
     train = _sizing(crop, side=side, short=short, pad=math.ceil(pad * side / sz), pad_mode=border)
     still = CropType.NO if crop == CropType.NO else CropType.CENTER
     valid = _sizing(still, side=sz, short=scaling.sz, pad=0, pad_mode=border)
     if still == CropType.CENTER and scaling.sz == sz:
         valid = Resize(sz)
-    numbers = None if stats is None else (_floats(stats[0]), _floats(stats[1]))
+    mean_and_std = None if stats is None else (_floats(stats[0]), _floats(stats[1]))
     return (
         Transforms(
             sz=sz,
             sizing=train,
             policies=tuple(policies),
             lighting=tuple(lighting),
-            stats=numbers,
+            stats=mean_and_std,
             is_random=True,
         ),
-        Transforms(sz=sz, sizing=valid, stats=numbers),
+        Transforms(sz=sz, sizing=valid, stats=mean_and_std),
     )
 
 
@@ -464,7 +451,7 @@ def _border(mode: PadMode | int) -> PadMode:
 def _policies(
     aug_tfms: Sequence[Any] | Any | None, *, border: PadMode
 ) -> tuple[list[BatchTransform], list[RandomLighting]]:
-    """Return what becomes part of the one map, and what follows it; the caller's list is left as it is."""
+    """Return the transforms of the one map, and the lighting that follows it; the caller's list is not changed."""
     policies: list[BatchTransform] = []
     lighting: list[RandomLighting] = []
     given = [] if aug_tfms is None else aug_tfms if isinstance(aug_tfms, Sequence) else [aug_tfms]
