@@ -475,7 +475,7 @@ class ImageClassifierData:
         """Return a loader of items at these rows of the table; without transforms the rows of the array stay as they are."""
         c = len(table.vocab)
         if tfm is None:
-            values = np.zeros(0) if items.x is None else np.asarray(items.x)
+            values: NDArray[Any] = np.zeros(0) if items.x is None else np.asarray(items.x)
             source = ArrayRows(
                 torch.as_tensor(values, dtype=torch.float32),
                 table=table,

@@ -1,7 +1,7 @@
 """What a notebook shows of data loaders: batches that print their kind, grids of labelled images, the items behind them.
 
-Training reads plain tensors (``DataLoader.batches``). Only what a person asks for (``one_batch``, iteration,
-``show_batch``) comes as ``TensorImage`` and ``TensorCategory``. B images of a batch, H and W their sides.
+Training reads plain tensors (``DataLoader.batches``). Only what a person asks for (``one_batch``, iteration, ``show_batch``) comes
+as ``TensorImage`` and ``TensorCategory``. Shapes: B images of H x W pixels.
 """
 
 from __future__ import annotations
@@ -31,17 +31,12 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
     from vizsla.types import Batch, ImageTable
 
 
 class ImageItems:
-    """Images with their labels before any transform, read when they are looked at.
-
-    Args:
-        table: Paths and targets.
-        rows: int64 ``(N,)``, which of them.
+    """Images with their labels before any transform, each read when it is looked at.
 
     Examples:
         >>> dls.train_ds[0]
@@ -91,9 +86,6 @@ class ImageItems:
 class Datasets:
     """The training and the validation images of a table.
 
-    Args:
-        table: Paths, targets, and who is in which split.
-
     Attributes:
         train: Training images.
         valid: Validation images.
@@ -124,12 +116,12 @@ class Datasets:
 
     @property
     def c(self) -> int:
-        """Number of classes, or of numbers that are predicted."""
+        """Number of classes, or of predicted numbers."""
         return len(self.table.vocab)
 
 
 def dressed(batch: Batch, *, table: ImageTable) -> tuple[Tensor, Tensor]:
-    """Return the images and targets of a batch as tensors that print their kind; images alone where no label is known."""
+    """Return images and targets of a batch as tensors that print their kind; images alone where no label is known."""
     images = TensorImage(batch.images)
     if not bool(is_labelled(batch.targets).any()):
         return (images,)  # pyright: ignore[reportReturnType] (nothing to unpack, as in fastai)
@@ -145,7 +137,7 @@ def usual_positions(loader: DataLoader) -> list[int]:
 
 
 def chosen_plan(loader: DataLoader, *, num_batches: int) -> tuple[Tensor, ...]:
-    """Return the turns of at most so many batches of the positions that the loader's ``get_idxs`` gives."""
+    """Return the turns of up to ``num_batches`` batches of the positions that the loader's ``get_idxs`` gives."""
     most = min(num_batches * loader.bs, loader.n) if num_batches > 1 else loader.bs
     places = [int(place) for place in islice(iter(loader.get_idxs()), most)]
     outside = [place for place in places if not -loader.n <= place < loader.n]
@@ -157,7 +149,7 @@ def chosen_plan(loader: DataLoader, *, num_batches: int) -> tuple[Tensor, ...]:
 
 
 def decode_batch(loader: DataLoader, batch: Sequence[Tensor], *, max_n: int) -> L[Any]:
-    """Return (``TensorImage`` uint8 ``(3, H, W)``, label in words) of the images of a batch; see ``DataLoader.decode_batch``."""
+    """Return (``TensorImage`` uint8 ``(3, H, W)``, label in words) of each image of a batch."""
     images = batch[0][:max_n].detach().as_subclass(Tensor).cpu()
     if images.is_floating_point():
         images = (images.clamp(0, 1) * 255).to(torch.uint8)
@@ -180,7 +172,7 @@ def show_batch(
     unique: bool,
     show: bool,
 ) -> L[Any] | None:
-    """Draw the images of a batch with their labels, or return what would be shown; see ``DataLoader.show_batch``."""
+    """Draw the images of a batch with their labels, or return what would be drawn."""
     if nrows is not None and ncols is not None:
         most = nrows * ncols
         max_n = most if batch is None and unique else min(max_n, most)
@@ -202,7 +194,7 @@ def show_batch(
 
 
 def _one_image(loader: DataLoader, count: int) -> tuple[Tensor, Tensor]:
-    """Return the first image so many times, cropped and augmented differently each time."""
+    """Return the first image ``count`` times, cropped and augmented differently each time."""
     rows = rows_of(loader.loader.plan()[0][:1]) if len(loader) else loader.rows
     for batch in loader.read_plan([turns_of(rows.repeat(count))], epoch=loader.next_look()):
         return dressed(batch, table=loader.table)
@@ -210,7 +202,7 @@ def _one_image(loader: DataLoader, count: int) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(table: ImageTable) -> nn.Module:
-    """Return the loss that suits the labels of a table."""
+    """Return the default loss of a table's task."""
     return default_loss(table.task)
 
 
@@ -232,13 +224,10 @@ def add_transforms(
         for loader in dls:
             loader.loader.reader = dls.reader
         return
-    added = _augmented(dls.augmentation, transforms)
+    old = dls.augmentation
+    size = old.size if BatchAugmentation(old.transforms).size != old.size else None
+    new = BatchAugmentation([*transforms_of(old), *transforms], size=size, seed=old.seed)
     for loader in dls if loaders is None else loaders:
-        (dls[loader] if isinstance(loader, int) else loader).augmentation = added
+        (dls[loader] if isinstance(loader, int) else loader).augmentation = new
     if loaders is None:
-        dls.augmentation = added
-
-
-def _augmented(there: BatchAugmentation, added: Sequence[BatchTransform]) -> BatchAugmentation:
-    size = there.size if BatchAugmentation(there.transforms).size != there.size else None
-    return BatchAugmentation([*transforms_of(there), *added], size=size, seed=there.seed)
+        dls.augmentation = new

@@ -1,4 +1,4 @@
-"""One line of text, or a small HTML card in a notebook, for what a cell ends with: loaders, a learner, a predictor, a prediction."""
+"""The line of text, or in a notebook the small HTML card, that loaders, a learner, a predictor or a prediction show of themselves."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from vizsla.train.learner import Learner
 
 _MOST_CLASSES = 5
-"""Of more classes the first are named."""
+"""How many classes are named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """What is said about an object.
+    """What an object says about itself.
 
     Attributes:
-        title: Its class, or its one most important fact.
+        title: Its class, or its most important fact.
         facts: (name, value), most important first.
         bars: (name, share 0-1) drawn as bars.
     """
@@ -36,22 +36,25 @@ class Card:
     bars: tuple[tuple[str, float], ...] = ()
 
     def text(self) -> str:
-        """Return it in one line."""
+        """Return the card as one line."""
         facts = [f"{name}={value}" for name, value in self.facts]
         bars = [f"{name}={share:.2f}" for name, share in self.bars]
         return f"{self.title}({', '.join([*facts, *bars])})"
 
     def html(self) -> str:
-        """Return it as a table; every text is escaped, no style leaks out."""
+        """Return the card as a table; every text is escaped, no style leaks out."""
+        cells = [(name, escape(value)) for name, value in self.facts]
+        cells += [
+            (
+                name,
+                f'<meter min="0" max="1" value="{share:.4f}" style="width:8em"></meter> {share:.1%}',
+            )
+            for name, share in self.bars
+        ]
         rows = [
             f'<tr><th style="text-align:left">{escape(name)}</th>'
-            f'<td style="text-align:left">{escape(value)}</td></tr>'
-            for name, value in self.facts
-        ]
-        rows += [
-            f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">'
-            f'<meter min="0" max="1" value="{share:.4f}" style="width:8em"></meter> {share:.1%}</td></tr>'
-            for name, share in self.bars
+            f'<td style="text-align:left">{value}</td></tr>'
+            for name, value in cells
         ]
         return f"<table><caption><b>{escape(self.title)}</b></caption>{''.join(rows)}</table>"
 

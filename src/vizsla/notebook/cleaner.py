@@ -1,4 +1,4 @@
-"""Find images that may be labelled wrongly, and note what to do with each of them; no file is touched."""
+"""Find images that may be mislabelled, and note what to do with each; no file is touched."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Suspect:
     Attributes:
         path: Its file.
         split: ``"Train"`` or ``"Valid"``.
-        label: As it is labelled.
-        prediction: What the model says.
-        probability: Of the prediction, 0-1.
+        label: Its label.
+        prediction: The predicted class.
+        probability: Probability of the prediction, 0-1.
         loss: Cross-entropy of the label.
         action: ``"<Keep>"``, ``"<Delete>"``, or the class that it should have.
     """
@@ -51,10 +51,10 @@ class Suspect:
 
 
 class ImageClassifierCleaner:
-    """Images with the largest losses of one class and split, and what shall happen to each of them.
+    """Images with the largest losses of one class and split, and what to do with each of them.
 
-    Nothing is deleted or moved: ``delete()`` and ``change()`` say what was decided, ``save_csv`` writes it down, and
-    what to do with it is up to you. The model runs once for each split.
+    Nothing is deleted or moved: ``delete()`` and ``change()`` return what was decided, ``save_csv`` writes it down, and the rest is
+    up to you. The model runs once for each split.
 
     Args:
         learn: A trained learner that predicts one class for each image.
@@ -86,14 +86,7 @@ class ImageClassifierCleaner:
         self.choose(learn.dls.table.vocab[0])
 
     def choose(self, cls: str, split: str = "Train") -> ImageClassifierCleaner:
-        """Look at the images of a class.
-
-        Args:
-            cls: The class that they are labelled with.
-            split: ``"Train"`` or ``"Valid"``.
-
-        Returns:
-            This object.
+        """Look at the images labelled ``cls`` in the split ``"Train"`` or ``"Valid"``; return this object.
 
         Raises:
             ConfigError: There is no such class or split.
@@ -114,7 +107,7 @@ class ImageClassifierCleaner:
         return L([one.path for one in self._shown])
 
     def mark(self, index: int, action: str) -> None:
-        """Note what shall happen to one of the chosen images.
+        """Note what to do with one of the chosen images.
 
         Args:
             index: Its position in ``fns``.
@@ -133,23 +126,23 @@ class ImageClassifierCleaner:
         self._actions[one.path] = KEEP if action == one.label else action
 
     def delete(self) -> L[int]:
-        """Return the positions in ``fns`` of the images that were marked for deletion."""
+        """Return the positions in ``fns`` of the images marked for deletion."""
         actions = enumerate(map(self._action, self._shown))
         return L([place for place, action in actions if action == DELETE])
 
     def change(self) -> L[tuple[int, str]]:
-        """Return (position in ``fns``, new class) of the images that were marked with another class."""
+        """Return (position in ``fns``, new class) of the images marked with another class."""
         actions = enumerate(map(self._action, self._shown))
         return L([(place, action) for place, action in actions if action not in {KEEP, DELETE}])
 
     def propose(self, *, probability: float = 0.9, splits: Sequence[str] = SPLITS) -> L[Suspect]:
-        """Return the images of all classes that the model contradicts with certainty, largest loss first.
+        """Return the images of all classes whose label the model contradicts with certainty, largest loss first.
 
-        What was marked stays as it was; the others are proposed to be relabelled as predicted.
+        Marked images keep their action; for the others the predicted class is proposed.
 
         Args:
-            probability: How certain it must be, 0-1.
-            splits: Where to look. Training images are known to the model, so it contradicts few of them.
+            probability: How certain the model must be, 0-1.
+            splits: Where to look. The model has seen the training images, so it contradicts few of them.
         """
         found = [one for split in splits for one in self._suspects(split)]
         wrong = [
@@ -161,14 +154,11 @@ class ImageClassifierCleaner:
         return L(sorted(proposed, key=lambda one: -one.loss))
 
     def save_csv(self, path: Path, *, probability: float = 0.9) -> Path:
-        """Write what was marked, and what is proposed besides, as a table for a person to go through.
+        """Write all marked and proposed images to a table for a person to go through; return its path.
 
         Args:
             path: File to write.
             probability: How certain the model must be of a proposal.
-
-        Returns:
-            The path.
 
         Raises:
             OutputError: The file cannot be written; an old one is untouched.
@@ -186,11 +176,7 @@ class ImageClassifierCleaner:
         return path
 
     def show(self, nrows: int | None = None, ncols: int | None = None) -> None:
-        """Draw the chosen images with their position, the prediction and what they are marked with.
-
-        Args:
-            nrows: Rows; None follows from the rest.
-            ncols: Columns; None follows from the rest.
+        """Draw the chosen images with their position, prediction and action; rows and columns follow from the rest if None.
 
         Raises:
             ConfigError: The class has no images in the split.

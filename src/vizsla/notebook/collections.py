@@ -1,6 +1,6 @@
-"""``L``, a list that prints short and is indexed freely, and the small helpers that notebooks expect to have a name.
+"""``L``, a list that prints short and takes any index, and the small helpers that notebooks expect by name.
 
-Nothing is changed by importing this module; ``patch_path`` gives ``pathlib.Path`` its listing and its short form.
+Importing this module changes nothing; ``patch_path`` gives ``pathlib.Path`` its listing and its short form.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SHOWN_AT_MOST = 20
-"""Items that a collection prints before it says ``...``."""
+"""Items that a collection prints before ``...``."""
 
 
 def collection_text(items: Sequence[object], *, limit: int = SHOWN_AT_MOST) -> str:
     """Return a collection as notebooks print it: its length, its first items, and ``...`` if there are more.
 
-    Args:
-        items: Only the first ``limit`` of them are asked for.
-        limit: How many to print.
+    Only the printed items are asked for.
 
     Examples:
         >>> collection_text(range(30), limit=3)
@@ -48,13 +46,13 @@ def collection_text(items: Sequence[object], *, limit: int = SHOWN_AT_MOST) -> s
 class L(list[Item]):
     """A list that prints its length and its first 20 items, takes lists of places and masks as index, and maps itself.
 
-    Whatever is not a collection is wrapped: None gives an empty list, a text, a number, an array, a tensor or a path
-    gives a list of one.
+    Anything but a collection is wrapped: None gives an empty list; a text, a number, an array, a tensor or a path gives a list of
+    one.
 
     Args:
-        items: What to hold: a collection, an iterator, one thing, or None.
+        items: A collection, an iterator, one thing, or None.
         *more: Further items; then ``items`` is the first of them, whatever it is.
-        use_list: Take an array, a tensor or a text apart as well.
+        use_list: Whether to take an array, a tensor or a text apart as well.
 
     Examples:
         >>> L("a", "b", "c")[[True, False, True]].map(str.upper)
@@ -99,20 +97,11 @@ class L(list[Item]):
         return self._new(self)
 
     def map(self, function: Callable[..., Any]) -> L[Any]:
-        """Return what a function makes of each item.
-
-        Args:
-            function: Called with one item.
-        """
+        """Return the results of a function for each item."""
         return self._new([function(item) for item in self])
 
     def filter(self, function: Callable[[Item], object] = bool, negate: bool = False) -> L[Item]:
-        """Return the items for which a function is true.
-
-        Args:
-            function: Called with one item; by default empty and zero items are left out.
-            negate: Return the others.
-        """
+        """Return the items for which a function is true (or false with ``negate``); by default the items that are not empty or zero."""
         return self._new([item for item in self if bool(function(item)) != negate])
 
     def sorted(
@@ -141,30 +130,19 @@ class L(list[Item]):
         return self._new(found)
 
     def attrgot(self, name: str, default: Any = None) -> L[Any]:
-        """Return an attribute of each item (of a dict: the value of that key).
-
-        Args:
-            name: Of the attribute.
-            default: For items without it.
-        """
+        """Return an attribute of each item (for a dict, the value of that key), or ``default`` where it is missing."""
         return self._new(
-            [
-                item.get(name, default) if isinstance(item, dict) else getattr(item, name, default)
-                for item in self
-            ]
+            item.get(name, default) if isinstance(item, dict) else getattr(item, name, default)
+            for item in self
         )
 
     def unique(self, sort: bool = False) -> L[Item]:
-        """Return each item once, in the order in which they first appear.
-
-        Args:
-            sort: In order of size instead.
-        """
+        """Return each item once, in order of first appearance, or sorted."""
         once = list(dict.fromkeys(self))
         return self._new(sorted(once) if sort else once)  # pyright: ignore[reportArgumentType]
 
     def zip(self) -> L[Any]:
-        """Return the first of each item together, the second of each together, and so on, up to the shortest."""
+        """Return the first elements of the items together, then the second ones, and so on, up to the shortest."""
         return self._new(zip(*self))  # pyright: ignore[reportArgumentType] # noqa: B905
 
     def concat(self) -> L[Any]:
@@ -172,7 +150,7 @@ class L(list[Item]):
         return self._new(itertools.chain.from_iterable(_listed(item) for item in self))
 
     def _new(self, items: Iterable[Any]) -> L[Any]:
-        """Return a collection of just these items, even if they are a single one."""
+        """Return a collection of exactly these items, even of a single one."""
         new = type(self)()
         new.extend(items)
         return new
@@ -189,7 +167,7 @@ def _listed(items: Any, *, take_apart: bool = False) -> Iterable[Any]:
 
 
 def _is_array(thing: object) -> bool:
-    """Whether it is an array, a tensor, a table or an image: something that counts as one item."""
+    """Whether it is an array, a tensor, a table or an image, which counts as one item."""
     return any(hasattr(thing, name) for name in ("__array__", "__array_interface__", "iloc"))
 
 
@@ -200,7 +178,7 @@ def _is_one_place(place: Any) -> bool:
 
 
 def _places(places: Any, *, length: int) -> list[int]:
-    """Return whole numbers for a list of them, or for a mask."""
+    """Return integers for a list of places, or for a mask."""
     listed = places.tolist() if isinstance(places, Tensor | np.ndarray) else list(places)
     if not listed or not all(isinstance(place, bool | np.bool_) for place in listed):
         return [operator.index(place) for place in listed]
@@ -212,7 +190,7 @@ def _places(places: Any, *, length: int) -> list[int]:
 
 
 class Endless:
-    """Iterators that never end; each access gives a new one, which starts from the beginning."""
+    """Iterators that never end; each access gives a new one."""
 
     @property
     def count(self) -> Iterator[int]:
@@ -240,21 +218,12 @@ Inf = Endless()
 
 
 def first(items: Iterable[Item], function: Callable[[Item], object] | None = None) -> Item | None:
-    """Return the first item, or None if there is none.
-
-    Args:
-        items: Anything that can be walked through; an iterator moves on.
-        function: Return the first item for which it is true.
-    """
+    """Return the first item (for which a function is true), or None."""
     return next((item for item in items if function is None or function(item)), None)
 
 
 def noop(x: Any = None) -> Any:
-    """Return what is given.
-
-    Args:
-        x: Anything.
-    """
+    """Return ``x``."""
     return x
 
 
@@ -268,14 +237,14 @@ def tensor(
     Args:
         *values: A number, a list (of lists), an array, an image, a table, a tensor, or a list of tensors of one shape;
             several arguments are taken as a list of them.
-        dtype: Of the result; None keeps that of the values.
-        device: Where it shall lie; None keeps a tensor where it is.
+        dtype: Type of the result; None keeps that of the values.
+        device: Device of the result; None keeps a tensor where it is.
 
     Returns:
-        A tensor with memory of its own, unless a tensor was given that already is as wanted: that tensor.
+        A tensor with its own memory; a tensor that already fits is returned itself.
 
     Raises:
-        ConfigError: They are no numbers, or lists of different lengths.
+        ConfigError: They are not numbers, or lists of different lengths.
 
     Examples:
         >>> tensor(0.5, 1, 2)
@@ -308,13 +277,9 @@ def _as_tensor(given: Any) -> Tensor:
 
 
 def set_seed(s: int, reproducible: bool = False) -> None:
-    """Set the seeds of torch, numpy and Python at once, and, if asked, make cuDNN choose repeatable ways.
+    """Set the seeds of torch, numpy and Python at once; ``reproducible`` also picks cuDNN's deterministic, perhaps slower, algorithms.
 
     vizsla's own draws come from the seed of the data loaders; this is for code around it.
-
-    Args:
-        s: The seed.
-        reproducible: Also choose the deterministic algorithms of cuDNN, which may be slower.
     """
     import random  # noqa: TID251 (seeding the generators that others use is what this is for)
 
@@ -327,10 +292,10 @@ def set_seed(s: int, reproducible: bool = False) -> None:
 
 
 def patch_path() -> None:
-    """Give ``pathlib.Path`` the method ``ls`` and the attribute ``BASE_PATH``; for the whole program, and for good.
+    """Give ``pathlib.Path`` the method ``ls`` and the attribute ``BASE_PATH``, for the whole program.
 
-    ``path.ls()`` lists a folder. With ``Path.BASE_PATH = folder`` paths below that folder print relative to it; the
-    paths themselves stay as they are. Calling it again changes nothing.
+    ``path.ls()`` lists a folder. With ``Path.BASE_PATH = folder`` paths below that folder print relative to it; the paths themselves
+    do not change. Calling it again changes nothing.
     """
     for name, value in (("ls", _ls), ("BASE_PATH", None)):
         if not hasattr(Path, name):
@@ -344,16 +309,13 @@ def _ls(
     file_type: str | None = None,
     file_exts: str | Sequence[str] | None = None,
 ) -> L[Path]:
-    """List a folder, by name.
+    """List the files and folders in a folder by name, hidden ones too.
 
     Args:
         self: The folder.
-        n_max: Return at most so many.
+        n_max: Return at most this many.
         file_type: Only files of this kind, as ``mimetypes`` knows them: ``"image"``, ``"text"``.
         file_exts: Only files with this ending or one of these, such as ``".jpg"``.
-
-    Returns:
-        Paths of files and folders, hidden ones too.
     """
     endings = {ending.lower() for ending in L(file_exts)}
     if file_type is not None:
@@ -386,7 +348,7 @@ class ResizeMethod(StrEnum):
 
 
 class PadMode(StrEnum):
-    """What is seen outside of an image."""
+    """What is seen outside an image."""
 
     Zeros = "zeros"
     Border = "border"
@@ -395,11 +357,7 @@ class PadMode(StrEnum):
 
 @dataclass(frozen=True)
 class ItemGetter:
-    """Takes one part of an item: ``item[i]``.
-
-    Args:
-        i: Position or key.
-    """
+    """Takes one part of an item: ``item[i]``."""
 
     i: Any
 
@@ -410,12 +368,7 @@ class ItemGetter:
 
 @dataclass(frozen=True)
 class AttrGetter:
-    """Takes one attribute of an item.
-
-    Args:
-        nm: Its name.
-        default: For items without it.
-    """
+    """Takes the attribute ``nm`` of an item, or ``default`` where it is missing."""
 
     nm: str
     default: Any = None

@@ -1,7 +1,7 @@
 """Images in a notebook: ``PILImage``, which shows itself, and functions that draw images or a curve on a pyplot figure.
 
-An image is a tensor (channels, height, width), float 0-1 or uint8 0-255, an array (height, width, channels), or a Pillow
-image; without channels it is grey.
+An image is a tensor (channels, height, width), float 0-1 or uint8 0-255, an array (height, width, channels), or a Pillow image;
+without channels it is grey.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     AnyImage = Tensor | NDArray[Any] | Image.Image
 
 INCHES = 3.0
-"""Side of one image in a figure, unless something else is asked for."""
+"""Default side of one image in a figure."""
 
 _MOST_CHANNELS = 4
 
@@ -48,21 +48,18 @@ def show_image(
     *,
     cmap: str | None = None,
 ) -> Axes:
-    """Draw one image, without scales around it.
+    """Draw one image, without scales around it, and return its axes.
 
     Args:
-        im: The image; see the top of this module.
+        im: A tensor ``(C, H, W)``, an array ``(H, W, C)`` or a Pillow image; without channels it is grey.
         ax: Axes to draw on; None: a new figure of pyplot.
         figsize: (width, height) of a new figure in inches; None: 3 by 3.
-        title: Written above it.
+        title: Title above it.
         ctx: Another name of ``ax``.
-        cmap: Colours of an image without channels, a name of matplotlib's; None: its default.
-
-    Returns:
-        The axes.
+        cmap: Name of a matplotlib colour map for a grey image.
 
     Raises:
-        ConfigError: It is no image, or a batch of them.
+        ConfigError: It is not an image, or a batch of images.
     """
     pixels = image_pixels(im)
     axes = ctx if ax is None else ax
@@ -90,15 +87,15 @@ def show_images(
 
     Args:
         ims: The images.
-        nrows: Rows of them.
-        ncols: Images in a row; None: as many as it takes.
+        nrows: Rows.
+        ncols: Images per row; None: as many as it takes.
         titles: One above each.
         figsize: (width, height) of the figure in inches; None: by ``imsize``.
         imsize: Side of one image in inches.
-        suptitle: Written above all.
+        suptitle: Title of the figure.
 
     Raises:
-        ConfigError: One of them is no image, or there are not as many titles.
+        ConfigError: One of them is not an image, or the number of titles differs.
     """
     if titles is not None and len(titles) != len(ims):
         raise ConfigError(f"Each of the {len(ims)} images has one title. Received: {len(titles)}")
@@ -124,10 +121,10 @@ def subplots(
         ncols: Columns of axes.
         figsize: (width, height) in inches; None: by ``imsize``.
         imsize: Side of each axes in inches.
-        suptitle: Written above all.
+        suptitle: Title of the figure.
 
     Returns:
-        The figure, and its axes as an array also where there is one: ``(ncols,)`` for one row, ``(nrows,)`` for one
+        The figure, and its axes as an array, even for a single one: ``(ncols,)`` for one row, ``(nrows,)`` for one
         column, else ``(nrows, ncols)``.
     """
     import matplotlib.pyplot as plt
@@ -155,9 +152,9 @@ def plot_function(
 
     Args:
         f: From a float32 tensor ``(steps,)`` to as many values.
-        tx: What the horizontal axis says.
-        ty: What the vertical axis says.
-        title: Written above it.
+        tx: Label of the horizontal axis.
+        ty: Label of the vertical axis.
+        title: Title above it.
         min: The first x.
         max: The last x.
         figsize: (width, height) in inches.
@@ -180,21 +177,12 @@ def plot_function(
 
 
 def image_pixels(image: AnyImage) -> NDArray[Any]:
-    """Return an image as matplotlib draws it.
-
-    Args:
-        image: See the top of this module. Floats are clipped to 0-1.
-
-    Returns:
-        uint8 or float32 ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``.
+    """Return an image as matplotlib draws it, ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``; floats are clipped to 0-1.
 
     Raises:
-        ConfigError: It is no image, or a batch of them.
+        ConfigError: It is not an image, or a batch of images.
     """
-    if isinstance(image, Tensor):
-        pixels = tensor_pixels(image)
-    else:
-        pixels = np.asarray(image)
+    pixels = tensor_pixels(image) if isinstance(image, Tensor) else np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
@@ -209,11 +197,7 @@ def image_pixels(image: AnyImage) -> NDArray[Any]:
 
 
 def tensor_pixels(image: Tensor) -> NDArray[Any]:
-    """Return a tensor as an array, its channels last.
-
-    Args:
-        image: ``(C, H, W)`` with up to 4 channels, or another shape, which is kept. Half precision becomes float32.
-    """
+    """Return a tensor as an array, channels last where it is ``(C, H, W)`` with up to 4; half precision becomes float32."""
     plain = image.detach().as_subclass(Tensor).cpu()
     if plain.dtype in (torch.bfloat16, torch.float16):
         plain = plain.float()
@@ -221,13 +205,10 @@ def tensor_pixels(image: Tensor) -> NDArray[Any]:
     return (plain.permute(1, 2, 0) if channels_first else plain).numpy()
 
 
-_WHITE = 255
-
-
 class PILImage(Image.Image):
     """A Pillow image that prints as ``PILImage mode=RGB size=500x375`` (width x height); make one with ``create``.
 
-    Item transforms such as ``Resize(460)`` give a ``PILImage`` for one; Pillow's own methods (``rotate``, ``crop`` ...) give
+    Item transforms such as ``Resize(460)`` turn a ``PILImage`` into another; Pillow's own methods (``rotate``, ``crop`` ...) return
     plain Pillow images.
     """
 
@@ -235,9 +216,9 @@ class PILImage(Image.Image):
     def create(
         cls, fn: Path | str | bytes | bytearray | NDArray[Any] | Tensor | Image.Image
     ) -> PILImage:
-        """Return an image as upright RGB with 8 bits, with memory of its own; what is given is not changed.
+        """Return an image as upright RGB with 8 bits, in its own memory.
 
-        The EXIF orientation is applied, what is transparent is laid over white, 16 bits become 8, as in training.
+        As in training, the EXIF orientation is applied, transparent parts are laid over white, and 16 bits become 8.
 
         Args:
             fn: A file; the bytes of one; an array ``(H, W)`` or ``(H, W, 1, 3 or 4)``, uint8, or float 0-1; a tensor
@@ -274,25 +255,17 @@ class PILImage(Image.Image):
         title: str | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> Axes:
-        """Draw the image.
+        """Draw the image, and return its axes.
 
         Args:
             ctx: matplotlib axes to draw on; None: a new figure of pyplot.
-            title: Written above it.
+            title: Title above it.
             figsize: (width, height) of a new figure in inches.
-
-        Returns:
-            The axes.
         """
         return show_image(self, ctx=ctx, title=title, figsize=figsize)
 
     def to_thumb(self, h: int, w: int | None = None) -> PILImage:
-        """Return a copy that is no larger than a box, with its shape kept; small images stay as they are.
-
-        Args:
-            h: Height of the box in pixels.
-            w: Its width; None: as the height.
-        """
+        """Return a copy that fits into ``h`` x ``w`` pixels (``w`` None: ``h``) and keeps its shape; small images keep their size."""
         thumb = _owned(self, type(self))
         thumb.thumbnail((h if w is None else w, h))
         return thumb
@@ -303,22 +276,22 @@ class PILImage(Image.Image):
     __str__ = __repr__
 
     def _repr_pretty_(self, p: Any, cycle: bool) -> None:
-        """Print the same in IPython, for which Pillow has a text of its own."""
+        """Print the same in IPython, for which Pillow has its own text."""
         p.text("PILImage(...)" if cycle else repr(self))
 
 
 def _owned(image: Image.Image, cls: type[PILImage]) -> PILImage:
-    """Return a copy as an image of our class; a copy never holds on to a file, whatever it was opened as."""
+    """Return a copy as an image of our class; a copy never keeps a file open."""
     copied = image.copy()
     copied.__class__ = cls
     return copied  # pyright: ignore[reportReturnType]
 
 
 def _bytes_of(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return pixels of floats 0-1 as bytes; bytes as they are.
+    """Return pixels of floats 0-1 as bytes; bytes stay.
 
     Raises:
-        PictureError: They are no image.
+        PictureError: They are not an image.
     """
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))
     is_float = np.issubdtype(pixels.dtype, np.floating)
@@ -335,15 +308,11 @@ def _bytes_of(pixels: NDArray[Any]) -> NDArray[np.uint8]:
             "An image of floats has values 0 to 1; bring them there, or convert 0 to 255 to uint8. "
             f"Received: values from {low:g} to {high:g}"
         )
-    return np.rint(pixels * _WHITE).astype(np.uint8)
+    return np.rint(pixels * 255).astype(np.uint8)
 
 
 def verify_images(fns: Iterable[Path | str]) -> L[Path | str]:
-    """Return the files that cannot be read as images; they are decoded whole, by as many threads as there are cores.
-
-    Args:
-        fns: Files.
-    """
+    """Return the files that cannot be read as images; every file is decoded completely, in a thread per core."""
 
     def unreadable(file: Path | str) -> bool:
         try:
@@ -352,7 +321,6 @@ def verify_images(fns: Iterable[Path | str]) -> L[Path | str]:
             return True
         return False
 
-    files = list(fns)
-    workers = default_num_workers()
+    files, workers = list(fns), default_num_workers()
     wrong = read_ahead(unreadable, files, num_workers=workers, max_waiting=8 * workers)
     return L([file for file, bad in zip(files, wrong, strict=True) if bad])

@@ -1,4 +1,4 @@
-"""What does a trained learner get wrong? Numbers computed once, images read when they are shown.
+"""What does a trained learner get wrong? Numbers are computed once; images are read when they are shown.
 
 N images, C classes.
 """
@@ -39,15 +39,15 @@ _NOTHING = "There is no image with a label to show. Ask for at least one, of lab
 
 
 class ClassificationInterpretation:
-    """What a learner says of labelled images, to be looked at from many sides; make one with ``from_learner``.
+    """The predictions of a learner for labelled images, from many sides; make one with ``from_learner``.
 
     Args:
-        learn: The learner; only ``plot_grad_cam`` asks its model again.
-        predictions: What it said.
+        learn: The learner; only ``plot_grad_cam`` runs its model again.
+        predictions: Its predictions.
         images: Gives the images as the network saw them.
 
     Attributes:
-        predictions: As given.
+        predictions: The predictions.
         losses: float32 ``(N,)``, by the learner's own loss; NaN where the label is not known.
     """
 
@@ -69,7 +69,7 @@ class ClassificationInterpretation:
         Args:
             learn: A trained learner.
             ds_idx: 0 for training, 1 for validation images; both prepared as in validation.
-            dl: Other images: a loader, as ``dls.test_dl(items, with_labels=True)`` gives it, or a list of batches.
+            dl: Other images: a loader, such as ``dls.test_dl(items, with_labels=True)``, or a list of batches.
 
         Raises:
             ConfigError: ``ds_idx`` is neither, or the images of ``dl`` have no labels.
@@ -135,11 +135,7 @@ class ClassificationInterpretation:
         return interpret.confusion_matrix(self.predictions).numpy()
 
     def most_confused(self, min_val: int = 1) -> list[tuple[str, str, int]]:
-        """Return the pairs of classes that were mixed up: (actual, predicted, count), most frequent first.
-
-        Args:
-            min_val: Leave out pairs that occur less often; below 1 means 1.
-        """
+        """Return the confused pairs of classes: (actual, predicted, count), most frequent first; pairs below ``min_val`` are left out."""
         return interpret.most_confused(self.predictions, min_count=min_val)
 
     def top_losses(
@@ -148,9 +144,9 @@ class ClassificationInterpretation:
         """Return the images with the largest losses.
 
         Args:
-            k: At most so many; None is all.
+            k: At most this many; None is all.
             largest: False starts with the smallest loss.
-            items: Return their paths too.
+            items: Whether to return their paths too.
 
         Returns:
             Losses float32 ``(K,)``, positions int64 ``(K,)`` in the order of the images, and paths if asked for.
@@ -163,8 +159,10 @@ class ClassificationInterpretation:
         labelled = (~self.losses.isnan()).nonzero()[:, 0]
         order = self.losses[labelled].argsort(descending=largest, stable=True)
         chosen = labelled[order][:k]
-        found: tuple[Any, ...] = self.losses[chosen], chosen
-        return (*found, L(self._paths(chosen))) if items else found
+        if not items:
+            return self.losses[chosen], chosen
+        paths = [self.predictions.paths[place] for place in chosen.tolist()]
+        return self.losses[chosen], chosen, L(paths)
 
     def plot_confusion_matrix(
         self,
@@ -179,13 +177,13 @@ class ClassificationInterpretation:
         """Draw the confusion matrix in a new figure, rows actual and columns predicted.
 
         Args:
-            normalize: Divide each row by its sum; the row of an absent class stays 0.
-            title: Above it.
+            normalize: Whether to divide each row by its sum; the row of an absent class stays 0.
+            title: Title above it.
             cmap: Name of a matplotlib colour map.
             norm_dec: Digits after the point when normalised.
-            plot_txt: Write the number into each cell.
+            plot_txt: Whether to write the number into each cell.
             figsize: (width, height) in inches; None grows with the number of classes.
-            dpi: Dots per inch; None is pyplot's own.
+            dpi: Dots per inch; None is pyplot's default.
         """
         import matplotlib.pyplot as plt
 
@@ -232,7 +230,7 @@ class ClassificationInterpretation:
         figsize: tuple[float, float] | None = None,
         stage: int = -1,
     ) -> None:
-        """Draw the images with the largest losses, and on them in colour what spoke for the predicted class (Grad-CAM).
+        """Draw the images with the largest losses, and over them in colour the evidence for the predicted class (Grad-CAM).
 
         Args:
             k: How many.
@@ -240,7 +238,7 @@ class ClassificationInterpretation:
             nrows: Rows; None follows from the rest.
             ncols: Columns; None follows from the rest.
             figsize: (width, height) in inches; None is 3 x 3 for each image.
-            stage: Which stage of the network is asked; the last one sees most and is the coarsest.
+            stage: Which stage of the network to explain; the last one sees most and is the coarsest.
 
         Raises:
             ConfigError: There is no image to show, or no such stage.
@@ -257,13 +255,10 @@ class ClassificationInterpretation:
         self._draw(chosen, nrows=nrows, ncols=ncols, figsize=figsize, images=torch.stack(seen))
 
     def show_results(self, idxs: Sequence[int] | Tensor) -> None:
-        """Draw chosen images with their label and, below it, the prediction: green if they agree, else red.
-
-        Args:
-            idxs: Positions, as ``top_losses`` gives them.
-        """
+        """Draw the images at some positions with their label and, below it, the prediction: green if they agree, else red."""
         positions = torch.as_tensor(idxs)
-        pairs = [(self._label(place), self._guess(place)) for place in positions.tolist()]
+        places = positions.tolist()
+        pairs = [(self.predictions.label(place), self._guess(place)) for place in places]
         draw_results(self._images(positions), pairs)
 
     def print_classification_report(self) -> None:
@@ -291,29 +286,19 @@ class ClassificationInterpretation:
         set_fitting_titles(places, [self._title(place) for place in positions.tolist()])
 
     def _title(self, place: int) -> str:
-        text = f"{self._guess(place)}/{self._label(place)}\n{float(self.losses[place]):.2f}"
+        label = self.predictions.label(place)
+        text = f"{self._guess(place)}/{label}\n{float(self.losses[place]):.2f}"
         if self.predictions.task == "regression":  # numbers come without a probability
             return text
         return f"{text} / {float(self.predictions.confidence[place]):.2f}"
-
-    def _label(self, place: int) -> str:
-        return self.predictions.label(place)
 
     def _guess(self, place: int) -> str:
         predicted = self.predictions.predicted[place]
         return label_of(predicted, task=self.predictions.task, vocab=self.predictions.vocab)
 
-    def _paths(self, positions: Tensor) -> list[str]:
-        return [self.predictions.paths[place] for place in positions.tolist()]
-
 
 def draw_results(images: Tensor, pairs: Sequence[tuple[str, str]]) -> None:
-    """Draw images, each with its label and its prediction above it: green if they agree, else red.
-
-    Args:
-        images: float ``(N, 3, H, W)``, values 0-1.
-        pairs: (label, prediction) of each.
-    """
+    """Draw images, float ``(N, 3, H, W)`` 0-1, with (label, prediction) above each: green if they agree, else red."""
     places = image_grid(len(pairs), title="Target/Prediction", title_lines=2)
     for axes, image in zip(places, images, strict=True):
         TensorImage(image).show(ctx=axes)

@@ -1,4 +1,4 @@
-"""A table of a network: its layers, their output shapes, their parameters, and what of them trains."""
+"""A table of a network: its layers, their output shapes, their parameters, and which of them train."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ class Table(str):
 
 
 def summarise_model(trainer: Trainer) -> Table:
-    """Return the layers of a model in the order in which an image goes through them.
+    """Return the layers of a model in the order in which an image passes through them.
 
-    Args:
-        trainer: Its first validation image (or training image) goes through the network once, in evaluation mode: nothing
-            changes.
+    The first validation image (or training image) goes through the network once, in evaluation mode; nothing changes.
     """
     loader = trainer.dls.valid if trainer.dls.valid.n else trainer.dls.train
     images = loader.one_batch()[0][:1].as_subclass(Tensor)
@@ -51,13 +49,12 @@ def summarise_model(trainer: Trainer) -> Table:
     total = sum(parameter.numel() for parameter in parameters)
     trains = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     line = "-" * sum(WIDTHS)
-    header = _row(("Layer (type)", "Output Shape", "Param #", "Trainable"))
     frozen = trainer.num_frozen_groups
     factory = getattr(trainer.opt_func, "func", trainer.opt_func)
     notes = [
         f"{type(trainer.model).__name__} (Input shape: {' x '.join(map(str, images.shape))})",
         line,
-        header,
+        _row(("Layer (type)", "Output Shape", "Param #", "Trainable")),
         line,
         *map(_row, rows),
         line,
@@ -80,14 +77,7 @@ def run_watched(
     layers: Iterable[nn.Module],
     note: Callable[[nn.Module, tuple[Any, ...], object], None],
 ) -> None:
-    """Run a model once in evaluation mode, without changing it.
-
-    Args:
-        model: Any network.
-        images: What it is given.
-        layers: Those to watch.
-        note: Called with the layer, its inputs and its output whenever one of them has run.
-    """
+    """Run a model once in evaluation mode, without changing it; call ``note(layer, inputs, output)`` after each of the layers."""
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         with evaluation_mode(model), torch.inference_mode():

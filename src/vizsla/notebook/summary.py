@@ -1,7 +1,7 @@
 """Show how images are prepared: the steps of ``dls.after_item`` and ``dls.after_batch``, and the text of ``DataBlock.summary``.
 
-One line for each step: its name, then what it was given. What vizsla does in one go, such as all geometry in one
-interpolation, is one step with its members below one another. H, W: sides of an image; B: images of the batch.
+One line for each step: its name, then its settings. What vizsla does in one go, such as all geometry in one interpolation, is one
+step with its members below one another. H, W: sides of an image; B: images of the batch.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ORDER = (
     (Normalize,),
     (RandomErasing,),
 )
-"""The order in which they work, whatever the order in which they were given."""
+"""The order in which they work, whatever order they were given in."""
 
 _DECIDED_BY_FIRST = ("size", "mode", "pad_mode", "align_corners", "batch")
 
@@ -61,10 +61,10 @@ class Step:
     """One step of a pipeline, as people see it.
 
     Attributes:
-        name: Of the step, or of the first of its members.
-        settings: What it was given.
+        name: Name of the step, or of the first of its members.
+        settings: Its settings.
         members: What else happens in the same step: names and settings.
-        transforms: The batch transforms that it stands for; none for steps that every image goes through.
+        transforms: The batch transforms behind it; none for steps that every image goes through.
     """
 
     name: str
@@ -106,12 +106,26 @@ def item_steps(items: ItemPipeline) -> Steps:
 
 
 def batch_steps(augmentation: BatchAugmentation) -> Steps:
-    """Return what is done to a training batch; validation keeps the middle and the size, and nothing random."""
+    """Return what is done to a training batch; validation keeps only the size and nothing random."""
     steps = [Step(name="IntToFloatTensor", settings={"div": 255.0})]
     for kinds in _ORDER:
         transforms = [one for one in transforms_of(augmentation) if type(one) in kinds]
-        if transforms:
-            steps.append(_merged(transforms))
+        if not transforms:
+            continue
+        first, *others = transforms
+        members: list[tuple[str, dict[str, Any]]] = []
+        for one in others:  # the first one decides some settings for all
+            own = _drawn(one).items()
+            settings = {name: value for name, value in own if name not in _DECIDED_BY_FIRST}
+            members.append((type(one).__name__, settings))
+        steps.append(
+            Step(
+                name=type(first).__name__,
+                settings=_drawn(first),
+                members=tuple(members),
+                transforms=tuple(transforms),
+            )
+        )
     return Steps(tuple(steps))
 
 
@@ -124,47 +138,25 @@ def transforms_of(augmentation: BatchAugmentation) -> tuple[BatchTransform, ...]
     return tuple(sorted(augmentation.transforms, key=lambda one: rank.get(type(one), last)))
 
 
-def step_of_function(function: Callable[..., object], **settings: object) -> Step:
-    """Return the step that a function of the user's own is, with what it was given.
-
-    Args:
-        function: Any function or object that can be called.
-        **settings: Shown after its name.
-    """
+def step_of_function(function: Callable[..., object]) -> Step:
+    """Return the step of a function, or of an object that can be called."""
     name = getattr(function, "__name__", None) or type(function).__name__
-    return Step(name=name, settings=dict(settings))
+    return Step(name=name, settings={})
 
 
 def settings_of(transform: object) -> dict[str, Any]:
-    """Return the fields of a dataclass, in the order in which they are declared."""
+    """Return the fields of a dataclass, in order of declaration."""
     if not is_dataclass(transform):
         return {}
     return {field.name: getattr(transform, field.name) for field in fields(transform) if field.repr}
 
 
-def _merged(transforms: Sequence[BatchTransform]) -> Step:
-    first, *others = transforms
-    return Step(
-        name=type(first).__name__,
-        settings=_drawn(settings_of(first)),
-        members=tuple((type(one).__name__, _own(settings_of(one))) for one in others),
-        transforms=tuple(transforms),
-    )
-
-
-def _drawn(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings without the draws that were left to chance."""
+def _drawn(transform: BatchTransform) -> dict[str, Any]:
+    """Return the settings of a transform without the draws that are left to chance."""
     return {
         name: value
-        for name, value in settings.items()
+        for name, value in settings_of(transform).items()
         if not (name.startswith("draw") and value is None)
-    }
-
-
-def _own(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a member without those that the first of a merged step decides for all."""
-    return {
-        name: value for name, value in _drawn(settings).items() if name not in _DECIDED_BY_FIRST
     }
 
 
@@ -173,10 +165,10 @@ def _line(name: str, settings: dict[str, Any]) -> str:
 
 
 _LARGEST_WHOLE = 20
-"""Tensors of more values are shown by their size."""
+"""Larger tensors are shown by their size."""
 
 _MOST_CLASSES = 10
-"""Of more classes the first are shown."""
+"""How many classes are shown."""
 
 
 class CollateError(DataError, RuntimeError):
@@ -185,7 +177,7 @@ class CollateError(DataError, RuntimeError):
 
 @dataclass(kw_only=True)
 class _Announced:
-    """A splitter that prints what it was given and what it returns, and keeps the first training item."""
+    """A splitter that prints its input and output, and keeps the first training item."""
 
     splitter: Callable[[Any], Split]
     first: Any = None
@@ -203,20 +195,13 @@ class _Announced:
 def summarise_block(
     block: DataBlock, source: Any, *, getters: Getters, bs: int, path: Path | str
 ) -> DataLoaders:
-    """Print what happens to the images of a source.
+    """Print what happens to the images of a source, and return its loaders.
 
-    Args:
-        block: The description.
-        source: What it is used on.
-        getters: What gives the image (None: the item is it) and the label of an item.
-        bs: Images in the batch; the first training images, fewer where there are fewer.
-        path: See ``DataBlock.resolve``.
-
-    Returns:
-        Loaders of the source.
+    ``getters`` give the image (None: the item is it) and the label of an item; ``bs`` is the number of first training images in the
+    batch.
 
     Raises:
-        DataError: Something is wrong with the data; everything that was found is in the message.
+        DataError: The data has faults; the message has all that were found.
         CollateError: The images of the batch have different sizes.
         ConfigError: ``bs`` is not positive.
     """
@@ -240,10 +225,12 @@ def summarise_block(
     _tell_steps(image_steps, start, [*found, sample[0]])
     _tell_steps(label_steps, start, [label_of(start), sample[1]])
     _say(f"\nFinal sample: {_shown(sample)}\n\n")
+    batch_tfms: Any = block.batch_tfms
+    listed = batch_tfms if isinstance(batch_tfms, list | tuple) else [batch_tfms]
     loaders = DataLoaders(
         table,
         resize=block.item_tfms,
-        transforms=_listed(block.batch_tfms),
+        transforms=[transform for transform in listed if transform is not None],
         batch_size=bs,
         cache=ImageCache(mode="off"),
     )
@@ -274,13 +261,8 @@ def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
         found = augment(images, rows=rows, epoch=0, training=True)
         values.append((TensorImage(found), targets))
     _tell_steps(together, (TensorImage(images), targets), values)
-    _tell_of_one_go(together, source=images, result=values[-1][0])
-
-
-def _tell_of_one_go(together: Steps, *, source: Tensor, result: Tensor) -> None:
-    """Say what the steps do not show: that they are no passes of their own."""
-    if len(together) > 2:
-        before, after = (f"{images.shape[-2]}x{images.shape[-1]}" for images in (source, result))
+    if len(together) > 2:  # what the steps do not show
+        before, after = (f"{one.shape[-2]}x{one.shape[-1]}" for one in (images, values[-1][0]))
         _say(
             f"\nIn training all of this is done at once: each image is interpolated once, from {before} to {after}."
         )
@@ -324,24 +306,22 @@ def _collated(loaders: DataLoaders, rows: Tensor) -> Tensor:
             + ",".join(map(str, shapes))
         )
         other = next(place for place, shape in enumerate(shapes) if shape != shapes[0])
+        first, second = (
+            f"{shapes[at][1]} x {shapes[at][2]} ({table.shown_path(int(rows[at]))})"
+            for at in (0, other)
+        )
         raise CollateError(
-            "The images of a batch must have one size, and these have several: "
-            f"{_sides(shapes[0])} ({table.shown_path(int(rows[0]))}), "
-            f"{_sides(shapes[other])} ({table.shown_path(int(rows[other]))}). "
-            "add item_tfms=Resize(...) to the DataBlock, for example item_tfms=Resize(460)."
+            f"The images of a batch must have one size, and these have several: {first}, {second}. "
+            "Add item_tfms=Resize(...) to the DataBlock, for example item_tfms=Resize(460)."
         )
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
     return images.to(loaders.device)
 
 
-def _sides(shape: Sequence[int]) -> str:
-    return f"{shape[1]} x {shape[2]}"
-
-
 def _type_steps(
     block: DataBlock, *, getters: Getters, vocab: Sequence[str] | None
 ) -> tuple[Steps, Steps]:
-    """Return what makes the image and the target of an item."""
+    """Return the steps that make the image and the target of an item."""
     path_of, label_of = getters
     own = [] if path_of is None else [step_of_function(path_of)]
     image = Step(name="PILBase.create", settings={})
@@ -356,7 +336,7 @@ def _type_steps(
 
 
 def _classes(vocab: Sequence[str] | None) -> object:
-    """Return classes for printing: all of them, or the first of many."""
+    """Return all classes, or the first of many, for printing."""
     if vocab is None or len(vocab) <= _MOST_CLASSES:
         return vocab if vocab is None else list(vocab)
     return _Text(collection_text(vocab, limit=_MOST_CLASSES))
@@ -372,7 +352,7 @@ class _Text(str):
 
 
 def _tell_steps(steps: Steps, start: object, values: Sequence[object]) -> None:
-    """Print a pipeline, what it begins with, and what each of its steps gives."""
+    """Print a pipeline, its input, and the result of each of its steps."""
     _say(f"  {steps}\n    starting from\n{_indented(start)}")
     for step, value in zip(steps.fs, values, strict=True):
         _say(f"    applying {step} gives\n{_indented(value)}")
@@ -383,7 +363,7 @@ def _indented(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value as text; large tensors by their size, paths whole."""
+    """Return a value as text; large tensors by their size."""
     if isinstance(value, tuple):
         return f"({', '.join(map(_shown, value))})"
     if isinstance(value, Tensor):
@@ -394,16 +374,11 @@ def _shown(value: object) -> str:
 
 
 def _short(source: object) -> str:
-    """Return how a source is named: a path, or the kind and number of its items."""
+    """Return the name of a source: a path, or the kind and number of its items."""
     if isinstance(source, str | Path):
         return str(source)
     length = f" of {len(source)}" if hasattr(source, "__len__") else ""  # pyright: ignore[reportArgumentType]
     return f"a {type(source).__name__}{length}"
-
-
-def _listed(batch_tfms: Any) -> list[BatchTransform]:
-    found = batch_tfms if isinstance(batch_tfms, list | tuple) else [batch_tfms]
-    return [transform for transform in found if transform is not None]
 
 
 def _say(text: str) -> None:

@@ -1,16 +1,15 @@
 """Tensors that print their kind, show themselves, and transform themselves: for looking and trying out, not for training.
 
-Training works on plain tensors: a subclass costs time at every operation. Here each call acts at once and on its own, with
-one interpolation, so a chain of calls shows what several interpolations do to an image; a ``Pipeline`` composes its
-transforms and interpolates once.
+Training works on plain tensors, because a subclass costs time at every operation. Here each call acts at once, with its own
+interpolation, so a chain of calls shows what several interpolations do to an image; a ``Pipeline`` composes its transforms and
+interpolates once.
 
 B images, C channels, H x W pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -35,14 +34,33 @@ if TYPE_CHECKING:
     from vizsla.types import Size, Task
 
     Step = BatchTransform | Callable[[Tensor], Tensor]
+    Runs = list[list[BatchTransform] | Callable[[Tensor], Tensor]]
+
+
+class _Sampling(TypedDict):
+    mode: Mode
+    pad_mode: PadMode
+    align_corners: bool
+
+
+class _Geometry(TypedDict, total=False):
+    p: float
+    size: int | Size | None
+    mode: Mode
+    pad_mode: PadMode
+    align_corners: bool
+    batch: bool
+
+
+class _Lighting(TypedDict, total=False):
+    max_lighting: float
+    p: float
+    draw: Draw
+    batch: bool
 
 
 class TensorCategory(Tensor):
-    """A label, or the labels of a batch, as int64; prints as ``TensorCategory(1)``.
-
-    Args:
-        data: One whole number or several.
-    """
+    """A label, or the labels of a batch, as int64; prints as ``TensorCategory(1)``."""
 
     def __new__(cls, data: ArrayLike | Tensor) -> TensorCategory:
         """Return the labels as int64."""
@@ -50,11 +68,7 @@ class TensorCategory(Tensor):
 
 
 class TensorMultiCategory(Tensor):
-    """Several labels of an image, or of a batch: 1 for each class that it has, else 0; prints as ``TensorMultiCategory``.
-
-    Args:
-        data: Numbers of 0 and 1.
-    """
+    """Labels of an image, or of a batch: 1 for each class that it has, else 0; prints as ``TensorMultiCategory``."""
 
     def __new__(cls, data: Tensor | Sequence[float]) -> TensorMultiCategory:
         """Return the labels as float32."""
@@ -62,12 +76,7 @@ class TensorMultiCategory(Tensor):
 
 
 def as_target(target: Tensor, *, task: Task) -> Tensor:
-    """Return a target, or those of a batch, as what prints its kind.
-
-    Args:
-        target: As a ``ImageTable`` or a ``Batch`` has it.
-        task: What it is.
-    """
+    """Return a target, or those of a batch, as a tensor that prints its kind."""
     if task == "category":
         return TensorCategory(target)
     return TensorMultiCategory(target) if task == "multi_category" else target
@@ -76,8 +85,8 @@ def as_target(target: Tensor, *, task: Task) -> Tensor:
 class TensorImage(Tensor):
     """One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1; prints as ``TensorImage(...)``.
 
-    The methods below return new images: float, in the dtype that came in (float32 for uint8). Those that draw at
-    random do so per image, from torch's default generator unless one is given.
+    The methods below return new images: float, in the dtype that came in (float32 for uint8). Their options are those of the
+    transform of the same name. Random draws are made per image, from ``generator`` or torch's default one.
 
     Args:
         data: A tensor, or anything that ``torch.as_tensor`` takes; memory is shared where possible.
@@ -105,146 +114,97 @@ class TensorImage(Tensor):
         Args:
             mat: float ``(2, 3)``, ``(3, 3)``, ``(B, 2, 3)`` or ``(B, 3, 3)``: output coordinates (x, y, 1), -1 to 1, to
                 source coordinates; three rows for a perspective; ``None``: the whole image.
-            coord_tfm: Changes the source coordinates (x, y) of all output pixels, ``(B, H, W, 2)``, after ``mat``; ``None``:
-                they stay.
-            sz: (height, width) of what comes out, or one number; ``None``: unchanged.
+            coord_tfm: Changes the source coordinates (x, y) of all output pixels, ``(B, H, W, 2)``, after ``mat``; ``None``
+                keeps them.
+            sz: (height, width) of the result, or one number; ``None``: unchanged.
             mode: Interpolation: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
             pad_mode: What is seen outside the image: ``"reflection"``, ``"border"`` or ``"zeros"``.
             align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
 
         Raises:
-            ConfigError: ``mat`` has another shape, or ``coord_tfm`` returned another one.
+            ConfigError: ``mat`` or the result of ``coord_tfm`` has the wrong shape.
         """
         images = as_batch(self)
         maps = _as_maps(mat, count=len(images))
         size = (images.shape[-2], images.shape[-1]) if sz is None else as_size(sz)
-        how = _Sampling(mode=mode, pad_mode=pad_mode, align_corners=align_corners)
-        if coord_tfm is not None:
-            return TensorImage(in_form_of(self, _seen(images, maps, coord_tfm, size=size, how=how)))
-        found = augment_images(
-            images,
-            warp=maps,
-            size=size,
-            mode=mode,
-            pad_mode=pad_mode,
-            align_corners=align_corners,
-        )
+        sampling = _Sampling(mode=mode, pad_mode=pad_mode, align_corners=align_corners)
+        if coord_tfm is None:
+            found = augment_images(images, warp=maps, size=size, **sampling)
+        else:
+            found = _seen(images, maps, coord_tfm, size=size, **sampling)
         return TensorImage(in_form_of(self, found))
 
     def flip_batch(
         self,
         *,
-        p: float = 0.5,
-        draw: Draw = None,
-        size: int | Size | None = None,
-        mode: Mode = "bilinear",
-        pad_mode: PadMode = "reflection",
-        align_corners: bool = True,
-        batch: bool = False,
         generator: torch.Generator | None = None,
+        draw: Draw = None,
+        **options: Unpack[_Geometry],
     ) -> TensorImage:
-        """Mirror left and right; the arguments are those of ``Flip``, and where random numbers come from."""
-        transform = Flip(p, draw, size, mode, pad_mode, align_corners, batch)
-        return Pipeline([transform], generator=generator)(self)
+        """Mirror left and right, as ``Flip``."""
+        return Pipeline([Flip(draw=draw, **options)], generator=generator)(self)
 
     def dihedral_batch(
         self,
         *,
-        p: float = 0.5,
-        draw: Draw = None,
-        size: int | Size | None = None,
-        mode: Mode = "bilinear",
-        pad_mode: PadMode = "reflection",
-        align_corners: bool = True,
-        batch: bool = False,
         generator: torch.Generator | None = None,
+        draw: Draw = None,
+        **options: Unpack[_Geometry],
     ) -> TensorImage:
-        """Apply a symmetry of the square; the arguments are those of ``Dihedral``, and where random numbers come from."""
-        transform = Dihedral(p, draw, size, mode, pad_mode, align_corners, batch)
-        return Pipeline([transform], generator=generator)(self)
+        """Apply a symmetry of the square, as ``Dihedral``."""
+        return Pipeline([Dihedral(draw=draw, **options)], generator=generator)(self)
 
     def rotate(
         self,
         *,
-        max_deg: float = 10,
-        p: float = 0.5,
-        draw: Draw = None,
-        size: int | Size | None = None,
-        mode: Mode = "bilinear",
-        pad_mode: PadMode = "reflection",
-        align_corners: bool = True,
-        batch: bool = False,
         generator: torch.Generator | None = None,
+        max_deg: float = 10,
+        draw: Draw = None,
+        **options: Unpack[_Geometry],
     ) -> TensorImage:
-        """Turn about the middle; the arguments are those of ``Rotate``, and where random numbers come from."""
-        transform = Rotate(max_deg, p, draw, size, mode, pad_mode, align_corners, batch)
-        return Pipeline([transform], generator=generator)(self)
+        """Turn about the middle, as ``Rotate``."""
+        return Pipeline([Rotate(max_deg, draw=draw, **options)], generator=generator)(self)
 
     def zoom(
         self,
         *,
+        generator: torch.Generator | None = None,
         min_zoom: float = 1.0,
         max_zoom: float = 1.1,
-        p: float = 0.5,
         draw: Draw = None,
         draw_x: Draw = None,
         draw_y: Draw = None,
-        size: int | Size | None = None,
-        mode: Mode = "bilinear",
-        pad_mode: PadMode = "reflection",
-        align_corners: bool = True,
-        batch: bool = False,
-        generator: torch.Generator | None = None,
+        **options: Unpack[_Geometry],
     ) -> TensorImage:
-        """Magnify about a point; the arguments are those of ``Zoom``, and where random numbers come from."""
-        points = draw, draw_x, draw_y
-        transform = Zoom(min_zoom, max_zoom, p, *points, size, mode, pad_mode, align_corners, batch)
+        """Magnify about a point, as ``Zoom``."""
+        point = {"draw_x": draw_x, "draw_y": draw_y}
+        transform = Zoom(min_zoom, max_zoom, draw=draw, **point, **options)
         return Pipeline([transform], generator=generator)(self)
 
     def warp(
         self,
         *,
+        generator: torch.Generator | None = None,
         magnitude: float = 0.2,
-        p: float = 0.5,
         draw_x: Draw = None,
         draw_y: Draw = None,
-        size: int | Size | None = None,
-        mode: Mode = "bilinear",
-        pad_mode: PadMode = "reflection",
-        align_corners: bool = True,
-        batch: bool = False,
-        generator: torch.Generator | None = None,
+        **options: Unpack[_Geometry],
     ) -> TensorImage:
-        """Change the perspective; the arguments are those of ``Warp``, and where random numbers come from."""
-        moves = draw_x, draw_y
-        transform = Warp(magnitude, p, *moves, size, mode, pad_mode, align_corners, batch)
+        """Change the perspective, as ``Warp``."""
+        transform = Warp(magnitude, draw_x=draw_x, draw_y=draw_y, **options)
         return Pipeline([transform], generator=generator)(self)
 
     def brightness(
-        self,
-        *,
-        max_lighting: float = 0.2,
-        p: float = 0.75,
-        draw: Draw = None,
-        batch: bool = False,
-        generator: torch.Generator | None = None,
+        self, *, generator: torch.Generator | None = None, **options: Unpack[_Lighting]
     ) -> TensorImage:
-        """Make lighter or darker; the arguments are those of ``Brightness``, and where random numbers come from."""
-        transform = Brightness(max_lighting, p, draw, batch)
-        return Pipeline([transform], generator=generator)(self)
+        """Make lighter or darker, as ``Brightness``."""
+        return Pipeline([Brightness(**options)], generator=generator)(self)
 
     def contrast(
-        self,
-        *,
-        max_lighting: float = 0.2,
-        p: float = 0.75,
-        draw: Draw = None,
-        batch: bool = False,
-        generator: torch.Generator | None = None,
+        self, *, generator: torch.Generator | None = None, **options: Unpack[_Lighting]
     ) -> TensorImage:
-        """Change the contrast; the arguments are those of ``Contrast``, and where random numbers come from."""
-        transform = Contrast(max_lighting, p, draw, batch)
-        return Pipeline([transform], generator=generator)(self)
+        """Change the contrast, as ``Contrast``."""
+        return Pipeline([Contrast(**options)], generator=generator)(self)
 
     def show(
         self,
@@ -253,15 +213,12 @@ class TensorImage(Tensor):
         title: str | None = None,
         figsize: tuple[float, float] | None = None,
     ) -> Axes:
-        """Draw the image.
+        """Draw the image, and return its axes.
 
         Args:
             ctx: matplotlib axes to draw on; ``None``: a new figure of pyplot.
-            title: Written above it.
+            title: Title above it.
             figsize: (width, height) of a new figure in inches; ``None``: 3 by 3.
-
-        Returns:
-            The axes.
 
         Raises:
             ConfigError: This is a batch, or has neither 1 nor 3 channels.
@@ -271,19 +228,19 @@ class TensorImage(Tensor):
                 "Only one image (1 or 3, height, width) can be shown; take one of a batch with [0]. "
                 f"Received: shape {tuple(self.shape)}"
             )
-        plain = _plain(self).expand(3, -1, -1)  # so that grey is drawn grey
+        plain = self.as_subclass(Tensor).expand(3, -1, -1)  # so that grey is drawn grey
         return show_image(plain, ctx=ctx, title=title, figsize=figsize)
 
 
 class Pipeline:
-    """Transforms that act on images when called, all of them, whatever they are for in training.
+    """Transforms that act on images when called, whatever they are for in training.
 
-    Neighbours that are batch transforms are composed as in training: one interpolation, one colour step. A
-    ``Normalize`` among them acts after the others. Any other function acts alone, at its place.
+    Neighbouring batch transforms are composed as in training: one interpolation, one colour step. A ``Normalize`` among them acts
+    after the others. Any other function acts alone, in its place.
 
     Args:
         transforms: Batch transforms, and functions of a tensor that return a tensor.
-        generator: Where random draws come from; ``None``: torch's default generator (``torch.manual_seed``).
+        generator: Source of random draws; ``None``: torch's default generator (``torch.manual_seed``).
 
     Examples:
         >>> composed = Pipeline(setup_aug_tfms([Rotate(draw=30, p=1, size=224), Zoom(draw=1.2, p=1)]))(images)
@@ -316,9 +273,9 @@ class Pipeline:
         names = (getattr(step, "__name__", type(step).__name__) for step in self.transforms)
         return "Pipeline: " + " -> ".join(name for name in names if name != "noop")
 
-    def _runs(self) -> list[list[BatchTransform] | Callable[[Tensor], Tensor]]:
+    def _runs(self) -> Runs:
         """Return the steps, neighbouring batch transforms together."""
-        runs: list[list[BatchTransform] | Callable[[Tensor], Tensor]] = []
+        runs: Runs = []
         for step in self.transforms:
             if not isinstance(step, BatchTransform):
                 runs.append(step)
@@ -329,29 +286,17 @@ class Pipeline:
         return runs
 
 
-def _plain(images: Tensor) -> Tensor:
-    return images.as_subclass(Tensor)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sampling:
-    """How images are looked up: interpolation, what lies outside, what -1 and 1 mean."""
-
-    mode: Mode
-    pad_mode: PadMode
-    align_corners: bool
-
-
 def _seen(
     images: Tensor,
     maps: Tensor,
     coord_tfm: Callable[[Tensor], Tensor],
     *,
     size: Size,
-    how: _Sampling,
+    **sampling: Unpack[_Sampling],
 ) -> Tensor:
     """Return images seen through maps and a function of the coordinates, averaged before that as the maps need it."""
-    grid = sampling_grid(maps.float().to(images.device), size=size, align_corners=how.align_corners)
+    align_corners = sampling["align_corners"]
+    grid = sampling_grid(maps.float().to(images.device), size=size, align_corners=align_corners)
     shape = grid.shape
     grid = coord_tfm(grid)
     if grid.shape != shape:
@@ -359,24 +304,14 @@ def _seen(
             f"coord_tfm takes and returns coordinates of shape {tuple(shape)}. Received: {tuple(grid.shape)}"
         )
     source = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    source_size = source.shape[-2], source.shape[-1]
-    pooled = prefilter_sizes(maps, source_size=source_size, size=size)
+    pooled = prefilter_sizes(maps, source_size=(source.shape[-2], source.shape[-1]), size=size)
     seen: list[Tensor] = []
-    for at, pooled_size in enumerate(pooled):
-        part = source[at : at + 1]
-        if pooled_size is not None and how.mode != "nearest":
+    for part, pooled_size, places in zip(source.split(1), pooled, grid.split(1), strict=True):
+        if pooled_size is not None and sampling["mode"] != "nearest":
             part = area_average(part, size=pooled_size)
-        seen.append(
-            sample_at(
-                part,
-                grid=grid[at : at + 1],
-                mode=how.mode,
-                pad_mode=how.pad_mode,
-                align_corners=how.align_corners,
-            )
-        )
+        seen.append(sample_at(part, grid=places, **sampling))
     found = torch.cat(seen)
-    return found.clamp_(0, 1) if how.mode == "bicubic" else found
+    return found.clamp_(0, 1) if sampling["mode"] == "bicubic" else found
 
 
 def _as_maps(mat: Tensor | None, *, count: int) -> Tensor:
