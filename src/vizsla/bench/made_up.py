@@ -1,4 +1,4 @@
-"""Make photographs to measure with where there are none."""
+"""Make photographs for measuring where there are none."""
 
 from __future__ import annotations
 
@@ -14,19 +14,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEIGHT, WIDTH = 375, 500
-"""Of most images on photo pages; JPEGs of them take 40 to 60 kB."""
+"""The size of most images on photo pages; their JPEGs take 40 to 60 kB."""
 NUM_CLASSES = 2
 
 
 def made_up_photograph(number: int, *, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Image.Image:
-    """Return noise with the 1/f amplitude spectrum of natural images, grey with a little colour.
+    """Return noise with the 1/f amplitude spectrum of natural images, grey with a little colour, of ``(height, width)``.
 
-    Decoders work on it as long as on a photograph. The spectrum: Field, "Relations between the statistics of natural images",
+    Decoders take as long for it as for a photograph. The spectrum: Field, "Relations between the statistics of natural images",
     1987.
-
-    Args:
-        number: Decides the noise.
-        size: (height, width) in pixels.
     """
     height, width = size
     rows, columns = torch.fft.fftfreq(height) * height, torch.fft.rfftfreq(width) * width
@@ -40,18 +36,11 @@ def made_up_photograph(number: int, *, size: tuple[int, int] = (HEIGHT, WIDTH)) 
 
 
 def make_photographs(
-    folder: Path, *, number: int, on_progress: Callable[[int], None] | None = None
+    folder: Path, *, number: int, on_progress: Callable[[int], None] = lambda _done: None
 ) -> None:
-    """Fill a folder with JPEGs, a sub-folder for each of two classes.
-
-    Args:
-        folder: Is there.
-        number: Of images.
-        on_progress: Called after each with the number so far.
-    """
+    """Fill an existing folder with JPEGs, a sub-folder for each of two classes."""
     for position in range(number):
         place = folder / f"class {position % NUM_CLASSES}"
         place.mkdir(exist_ok=True)
         made_up_photograph(position).save(place / f"{position:04}.jpg", quality=90)
-        if on_progress is not None:
-            on_progress(position + 1)
+        on_progress(position + 1)

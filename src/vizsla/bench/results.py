@@ -1,4 +1,4 @@
-"""What a bench found: the times of the parts, what they mean for a training run, advice, and all of it as lines.
+"""The results of a bench: times of the parts, estimates for a training run, advice, and all of it as lines.
 
 Arithmetic only: nothing is measured here.
 """
@@ -10,20 +10,13 @@ from dataclasses import dataclass, field, replace
 from vizsla.train.profile import AUGMENTATION, BACKWARD, COPY, FORWARD, OPTIMISER
 
 WORTH_SAYING = 1.1
-"""Settings that are faster by less than a tenth are within what measurements vary."""
+"""A gain of less than a tenth is within the variation of the measurements."""
 READING, NETWORK = "reading images", "the network"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartTime:
-    """What one part of the work costs.
-
-    Attributes:
-        name: Of the part.
-        how: Threads, batch or size that it was measured with.
-        milliseconds: For one image.
-        pictures_per_second: The same the other way round.
-    """
+    """The cost of one part of the work for one image; ``how`` says with which threads, batch or size it was measured."""
 
     name: str
     how: str
@@ -32,21 +25,14 @@ class PartTime:
 
     @classmethod
     def of(cls, name: str, *, how: str, seconds: float) -> PartTime:
-        """Return the time of a part that takes these seconds for one image."""
+        """Return the time of a part that takes ``seconds`` for one image."""
         rate = 1 / seconds if seconds else 0.0
         return cls(name=name, how=how, milliseconds=1000 * seconds, pictures_per_second=rate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What a part of a training run will take, reckoned from the measured parts.
-
-    Attributes:
-        name: Of the part of the run.
-        seconds: About.
-        bottleneck: What takes most of it.
-        share: Which part of it that is, 0-1.
-    """
+    """The estimated time of a part of a training run, with what takes most of it and which share (0-1) that is."""
 
     name: str
     seconds: float
@@ -56,7 +42,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchResult:
-    """What this machine does with these images.
+    """How fast this machine is on some images.
 
     Attributes:
         data: Where the images come from, in words.
@@ -64,18 +50,18 @@ class BenchResult:
         num_valid: Images held out.
         num_classes: Classes.
         num_sampled: Training images that were measured with.
-        device: Name of what computes.
-        precision: Of the network.
+        device: Name of the device.
+        precision: Number format of the network.
         arch: The network.
         size: Side of the square that it sees, in pixels.
         presize: Short side at which training images are kept, in pixels.
-        batch_size: Images in a step.
+        batch_size: Images per step.
         num_workers: Threads that read images.
         parts: What was measured.
         estimates: What that means for training on all of these images.
-        advice: What would be faster, as far as it was measured.
+        advice: Faster settings, as far as they were measured.
         not_measured: What there was no time for.
-        seconds: What the bench took.
+        seconds: Time that the bench took.
     """
 
     data: str
@@ -99,22 +85,22 @@ class BenchResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """Seconds for one image, of each part of the work.
+    """Seconds per image of each part of the work.
 
     Attributes:
         num_train: Images to learn from.
         num_valid: Images held out.
-        shares_processor: Whether reading and the network need the same cores, so that their times add up; else the
-            slower of them decides.
+        shares_processor: Whether reading and the network need the same cores, so that their times add up; otherwise the slower
+            one decides.
         size: Side of the square that the network sees, in pixels.
         read_strip: Reading at the presize, with all threads.
         read_centred: Reading at the size, with all threads.
         forward: Forward pass alone.
         phases: Of an end-to-end step, by the names of ``STEP_PHASES``.
-        step: A whole end-to-end step, images kept.
+        step: A whole end-to-end step, with cached images.
         frozen_step: A whole step with a frozen body whose norms train.
-        kept_share: Part of the prepared images that the cache has room for, 0-1.
-        needed: What all prepared images take, in words.
+        kept_share: Share of the prepared images that fits into the cache, 0-1.
+        needed: Size of all prepared images, in words.
         steps_by_batch: A whole step at other batch sizes.
         steps_by_size: A whole step at other sizes.
         reads_by_workers: Reading with other numbers of threads.
@@ -138,11 +124,11 @@ class Measured:
 
 
 def estimates_of(measured: Measured) -> tuple[Estimate, ...]:
-    """Return what the parts of a training run will take: features first, a frozen epoch, end-to-end epochs."""
+    """Return the estimated parts of a training run: features first, a frozen epoch, end-to-end epochs."""
     train, valid = measured.num_train, measured.num_valid
     read_again = (1 - measured.kept_share) * train * measured.read_strip
     validation = valid * measured.forward
-    # Training images are looked at twice, plain and mirrored.
+    # The features-first stage sees training images twice, plain and mirrored.
     found = [
         _estimate(
             "features first, once",
@@ -186,7 +172,7 @@ def _estimate(
 
 
 def advice_of(measured: Measured) -> tuple[str, ...]:
-    """Return what would make training faster, in sentences, each with what was measured."""
+    """Return what would make training faster, in sentences with the measured figures."""
     lines: list[str] = []
     if measured.steps_by_batch:
         size, seconds = min(measured.steps_by_batch.items(), key=lambda item: item[1])
@@ -221,13 +207,13 @@ def advice_of(measured: Measured) -> tuple[str, ...]:
 
 
 def _epochs(measured: Measured) -> tuple[float, float]:
-    """Return the seconds of the first and of a later end-to-end epoch; never nothing."""
+    """Return the seconds of the first and of a later end-to-end epoch, never 0."""
     *_, first, later = estimates_of(measured)
     return max(first.seconds, 1e-9), max(later.seconds, 1e-9)
 
 
 def lines_of(result: BenchResult) -> list[str]:
-    """Return a result as lines for people: a table of the parts, the estimates, and advice."""
+    """Return a result as lines: a table of the parts, the estimates, and advice."""
     lines = [
         f"{result.arch} at {result.size} pixels, presize {result.presize}, batches of {result.batch_size}, "
         f"{result.precision}, {result.num_workers} reading threads; {result.device}",
@@ -253,12 +239,12 @@ def lines_of(result: BenchResult) -> list[str]:
         lines += ["", "None of the other settings that were measured is faster by a tenth or more."]
     if result.not_measured:
         left = ", ".join(result.not_measured)
-        lines.append(f"Not measured, for want of time (--seconds): {left}")
+        lines.append(f"Not measured, because time (--seconds) ran out: {left}")
     return lines
 
 
 def shown_seconds(seconds: float) -> str:
-    """Return a time for people: ``0.42 s``, ``93 s``, ``12 min``, ``3.4 h``."""
+    """Return a time such as ``0.42 s``, ``93 s``, ``12 min``, ``3.4 h``."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 120:

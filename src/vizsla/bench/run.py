@@ -1,4 +1,4 @@
-"""Measure what each part of training and predicting costs on this machine, and reckon what a training run would take.
+"""Measure each part of training and predicting on this machine, and estimate the time of a training run.
 
 Nothing is left behind: the weights are random, which costs the same as trained ones and needs no download, and images are kept in
 memory. Steps are those of the real loop.
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 MIN_SECONDS = 1.0
 BATCHES_SAMPLED = 8
 LEAST_BATCHES = 4
-"""Two of twice the size."""
+"""Enough for two batches of twice the size."""
 READING_ROUNDS = 2
-"""The faster one counts: what else the machine does only makes it slower."""
+"""The faster round counts: other work on the machine only makes it slower."""
 NUM_PARTS = 8
-"""That the bar counts."""
+"""Length of the progress bar."""
 SMALLER = 0.7
-"""Of the side: half of the pixels."""
+"""This part of the side has half of the pixels."""
 
 
 def run_bench(
@@ -67,16 +67,16 @@ def run_bench(
 
     Args:
         table: Labelled images with their split.
-        config: Choices of the training that is to be measured.
+        config: Choices of the training to measure.
         data: Where the images come from, in words.
-        counts: (to learn from, held out), how many images to reckon for; None is what the table has.
-        seconds: About how long it may take, without loading libraries. Everything is measured at least once where the
-            estimates need it, however long that takes; other settings are measured where there is time.
+        counts: (to learn from, held out), how many images to estimate for; None takes those of the table.
+        seconds: About how long it may take, without loading libraries. What the estimates need is measured at least once,
+            however long that takes; other settings are measured where there is time.
         display: Shows a bar.
 
     Raises:
         ConfigError: ``seconds`` is too small, there is no such network, or a choice cannot work.
-        PictureError: None of the images that were looked at can be read.
+        PictureError: No image of the sample can be read.
         TrainingError: There is nothing to train on.
     """
     if not seconds >= MIN_SECONDS:
@@ -97,7 +97,7 @@ def run_bench(
 
 @dataclass(kw_only=True)
 class _Bench:
-    """The parts of a bench, one after the other."""
+    """One bench, part by part."""
 
     table: ImageTable
     config: TrainConfig
@@ -115,7 +115,7 @@ class _Bench:
         self.batch = f"batches of {self.config.batch_size}"
 
     def run(self) -> BenchResult:
-        """Measure everything, in the order in which later parts need what earlier ones found."""
+        """Measure everything; later parts need the results of earlier ones."""
         sample = self._sample()
         cache = self._cache(self.config, num_images=len(sample))
         self._begin("reading")
@@ -179,7 +179,7 @@ class _Bench:
         )
 
     def _sample(self) -> Tensor:
-        """Return rows of training images that can be read, as many as there is time to read."""
+        """Return rows of readable training images, as many as there is time to read."""
         self._begin("decoding")
         rows = self.table.train_rows
         rows = rows[torch.randperm(len(rows), generator=generator(self.config.seed, "bench"))]
@@ -199,7 +199,7 @@ class _Bench:
         kept = [row for row in chosen.tolist() if row not in bad]
         if not kept:
             raise PictureError(
-                f"None of the {len(bad)} images that were looked at can be read. vizsla check says why."
+                f"None of the {len(bad)} images of the sample can be read. vizsla check says why."
             )
         return torch.tensor(kept)
 
@@ -212,7 +212,7 @@ class _Bench:
         presized: bool = True,
         cache: ImageCache | None = None,
     ) -> float:
-        """Return the seconds an image; settings that are not given are those of the bench."""
+        """Return the seconds per image, by default with the settings of the bench."""
         seconds, _ = time_reading(
             self.table,
             rows,
@@ -224,7 +224,7 @@ class _Bench:
         return seconds
 
     def _read_with_threads(self, rows: Tensor) -> tuple[float, dict[int, float]]:
-        """Return the seconds of an image with the threads that were asked for, and with other numbers of them."""
+        """Return the seconds per image with the requested threads, and with other numbers of them."""
         numbers = sorted({max(self.num_workers // 2, 1), self.num_workers, 2 * self.num_workers})
         rounds = [
             [self._read(rows, num_workers=number) for number in numbers]
@@ -258,7 +258,7 @@ class _Bench:
         return found
 
     def _confirmed(self, network: NetworkTimer, step: float, *, others: dict[int, float]) -> float:
-        """Return the step's seconds an image, measured once more where another batch seems faster: the machine may be busy."""
+        """Return the seconds per image of a step, measured again where another batch seems faster: the machine may be busy."""
         least = 3 * self.config.batch_size * step
         is_faster = others and step / min(others.values()) >= WORTH_SAYING
         if not is_faster or not self.budget.allows(least):
@@ -280,7 +280,7 @@ class _Bench:
     def _step_of(
         self, rows: Tensor, *, config: TrainConfig, cache: ImageCache, step: float, how: str
     ) -> float | None:
-        """Return a step's seconds an image with other settings; None if there is no time to measure it."""
+        """Return the seconds per image of a step with other settings; None if there is no time to measure it."""
         least = 3 * config.batch_size * step  # the first of them does not count
         if not self.budget.allows(least):
             self.not_measured.append(f"end-to-end steps with {how}")
@@ -292,7 +292,7 @@ class _Bench:
         return seconds
 
     def _room(self) -> tuple[float, str]:
-        """Return the share of all prepared images that the cache of a run has room for, and what they take, in words."""
+        """Return the share of all prepared images that fits into the cache of a run, and their size in words."""
         config = replace(self.config, epochs=1)
         num_train, num_valid = self.counts
         num_centred = num_train + num_valid
@@ -303,7 +303,7 @@ class _Bench:
         return min(1.0, room / max(needed, 1)), shown_bytes(needed)
 
     def _cache(self, config: TrainConfig, *, num_images: int) -> ImageCache:
-        """Return a cache for the images that are measured with: on the device where those of a run would be, else in memory."""
+        """Return a cache for the sample: on the device where that of a run would be, else in memory."""
         on_device = config.cache in ("auto", "device")
         return ImageCache(
             mode="auto" if on_device else "memory",

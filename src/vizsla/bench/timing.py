@@ -45,7 +45,7 @@ _RATE = 1e-6
 
 
 class Budget:
-    """The time that a bench may take, in seconds."""
+    """The seconds that a bench may take."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -53,20 +53,20 @@ class Budget:
 
     @property
     def used(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
     def part(self, share: float) -> float:
-        """Return the seconds that a part of the work may take."""
+        """Return a share of the time, in seconds."""
         return share * self.seconds
 
     def allows(self, seconds: float) -> bool:
-        """Return whether there is still time for something that takes this long."""
+        """Return whether there is time left for something that takes this long."""
         return self.used + seconds <= self.seconds
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when a CUDA device has done all its work; elsewhere at once."""
+    """Wait until a CUDA device has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -74,7 +74,7 @@ def wait_for(device: torch.device) -> None:
 def seconds_of(call: Callable[[], object], *, within: float, device: torch.device) -> float:
     """Return the median time of a call; all calls together take about ``within`` seconds.
 
-    The first call, which sets things up, counts only where there is no time for another.
+    The first call, which sets things up, counts only if there is no time for another.
     """
     times: list[float] = []
     while len(times) <= MAX_CALLS and (not times or sum(times) + times[-1] <= within):
@@ -89,9 +89,7 @@ def seconds_of(call: Callable[[], object], *, within: float, device: torch.devic
 def time_one_thread(
     table: ImageTable, rows: Sequence[int], *, config: TrainConfig, within: float
 ) -> tuple[float, float]:
-    """Read images one after the other for some seconds; return the seconds an image to decode it, and to presize it.
-
-    Images that cannot be read do not count.
+    """Read images one by one for some seconds; return the seconds per image to decode and to presize, readable images only.
 
     Raises:
         PictureError: None of the images can be read; the message is about the last one.
@@ -131,15 +129,9 @@ def time_reading(
     presized: bool = True,
     cache: ImageCache | None = None,
 ) -> tuple[float, set[int]]:
-    """Read images in threads as training does; return the seconds an image by the clock, and rows that cannot be read.
+    """Read images in threads as training does; return the elapsed seconds per image, and the rows that cannot be read.
 
-    Args:
-        table: Labelled images.
-        rows: int64 ``(N,)``, which of them.
-        config: Has the sizes.
-        num_workers: Threads.
-        presized: Strips at the presize for random crops, not centred squares at the size.
-        cache: Keeps what was read; None keeps nothing.
+    ``presized`` reads strips at the presize for random crops, else centred squares at the size. Without a cache nothing is kept.
     """
     reader = ImageReader(
         resize=Resize(config.kept_size if presized else config.size),
@@ -153,7 +145,7 @@ def time_reading(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTimes:
-    """What a training step costs, in seconds an image.
+    """The cost of a training step, in seconds per image.
 
     Attributes:
         seconds: A whole step, measured without looking into it.
@@ -165,12 +157,10 @@ class StepTimes:
 
 
 def time_steps(trainer: Trainer, *, within: float, settled: bool = False) -> StepTimes:
-    """Take training steps for some seconds; the first one, in which memory and kernels are set up, does not count.
+    """Take training steps at a tiny rate for some seconds; the first one, which sets up memory and kernels, does not count.
 
-    Args:
-        trainer: Its network is trained a little, at a tiny rate.
-        within: Seconds, the set-up included. At least one step is counted.
-        settled: Steps of this kind were taken before: where there is no time for a second one, the first counts.
+    At least one step is counted. ``settled``: steps of this kind were taken before, so the first counts if there is no time for a
+    second.
 
     Raises:
         TrainingError: There is nothing to train on.
@@ -196,14 +186,7 @@ def _run(trainer: Trainer, callbacks: list[Callback]) -> None:
 
 
 class _Until(Callback):
-    """Ends a fit after some seconds, and knows what its steps took.
-
-    Args:
-        within: Seconds from the beginning of the fit.
-        profile: What its phases are taken from.
-        warm_up: How many steps at the beginning do not count.
-        settled: They do where there is no time for more.
-    """
+    """Ends a fit after ``within`` seconds, and measures its steps after ``warm_up`` ones; ``settled``: see ``time_steps``."""
 
     order: ClassVar[int] = StepProfile.order + 1
 
@@ -231,7 +214,7 @@ class _Until(Callback):
         self._began = self._since = time.perf_counter()
 
     def after_step(self, fit: Fit) -> None:
-        """Look at the clock."""
+        """Read the clock."""
         elapsed = time.perf_counter() - self._began
         is_warm_up = fit.step <= self.warm_up
         last = elapsed > self.within and (self.settled or not is_warm_up)
@@ -254,11 +237,7 @@ class _Until(Callback):
 
 
 def random_classifier(config: TrainConfig, *, vocab: tuple[str, ...]) -> Classifier:
-    """Return the network of a configuration with random weights, on its device.
-
-    Raises:
-        ConfigError: There is no such network.
-    """
+    """Return the network of a configuration with random weights, on its device."""
     device = default_device() if config.device == "auto" else torch.device(config.device)
     backbone = build_backbone(config.arch, pretrained=False, seed=config.seed)
     head = ConcatPoolHead(backbone.num_features, len(vocab), lin_ftrs=[], first_bn=False)
@@ -266,14 +245,7 @@ def random_classifier(config: TrainConfig, *, vocab: tuple[str, ...]) -> Classif
 
 
 class NetworkTimer:
-    """Times a network on some images.
-
-    Args:
-        table: The images; all training rows are used.
-        config: Choices of the training.
-        cache: Has the images once they were read.
-        classifier: The network.
-    """
+    """Times a network on the training rows of a table; ``cache`` has the images once they were read."""
 
     def __init__(
         self,
@@ -294,11 +266,11 @@ class NetworkTimer:
         )
 
     def end_to_end(self, *, within: float) -> StepTimes:
-        """Return what a step of an end-to-end epoch costs: everything trains but the norms."""
+        """Return the cost of a step of an end-to-end epoch: everything trains but the norms."""
         return time_steps(self._trainer(), within=within)
 
     def frozen(self, *, within: float) -> StepTimes:
-        """Return what a step costs with a frozen body whose norms train, as ``fine_tune`` begins; after ``end_to_end``."""
+        """Return the cost of a step with a frozen body whose norms train, as ``fine_tune`` begins; call it after ``end_to_end``."""
         loaders = self._trainer().dls
         trainer = Trainer(loaders, self._classifier, precision=self.precision, quiet=True)
         trainer.freeze()
@@ -310,7 +282,7 @@ class NetworkTimer:
         )
 
     def forward(self, *, within: float) -> float:
-        """Return the seconds that an image's forward pass takes, in batches."""
+        """Return the seconds per image of the forward pass, in batches."""
         images = self._loaders.loader_for(self._table.train_rows).one_batch()[0].as_subclass(Tensor)
         with evaluation_mode(self._classifier):
             seconds = seconds_of(
@@ -321,7 +293,7 @@ class NetworkTimer:
         return seconds / len(images)
 
     def predict(self, rows: Tensor) -> float:
-        """Return the seconds that an image takes from its file to its answer, of the many in ``rows``; none is kept."""
+        """Return the seconds per image from file to answer, for many uncached images."""
         wait_for(self.device)
 
         def predict_all() -> None:
@@ -332,7 +304,7 @@ class NetworkTimer:
         return seconds_of(predict_all, within=0.0, device=self.device) / max(len(rows), 1)
 
     def predict_one(self, row: int, *, within: float) -> float:
-        """Return the seconds from the file of an image to its answer, alone."""
+        """Return the seconds from the file of a single image to its answer."""
         path = self._table.paths[row]
 
         def answer() -> Tensor:

@@ -1,9 +1,8 @@
 """The command line: words typed in a terminal become calls of the public functions.
 
-Results go to standard output, errors to standard error. Exit codes: 0 done, 2 something was wrong with what was given (one
-message says what), 130 stopped by Ctrl-C. Heavy modules are imported inside the commands, so that ``--help`` answers at once.
-A new command is a function in ``training.py`` or ``models.py`` and a line in ``COMMANDS``; a new option of training is a field
-of ``TrainConfig``.
+Results go to standard output, errors to standard error. Exit codes: 0 done, 2 the input was wrong (one message says how), 130
+stopped by Ctrl-C. Heavy modules are imported inside the commands, so that ``--help`` answers at once. A new command is a function
+in ``training.py`` or ``models.py`` and a line in ``COMMANDS``; a new option of training is a field of ``TrainConfig``.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ _SHORT_NAMES = {"batch_size": "bs", "learning_rate": "lr", "num_workers": "worke
 
 
 def option_name(field: str) -> str:
-    """Return what a field of a configuration is called on the command line."""
+    """Return the name of a configuration field on the command line."""
     return _SHORT_NAMES.get(field) or default_name_transform(field)
 
 
 def shown_default(value: object) -> object:
-    """Return a default in the words of the help."""
+    """Return a default as the help shows it."""
     return "off" if value is False else "none" if value in ("", ()) else value
 
 
 def read_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Take what ``--config FILE`` says for every option that was not typed."""
+    """Apply ``--config FILE`` to every option that was not typed."""
     given = [argument.tokens for argument in arguments if "--config" in argument.names]
     if not given or not given[0]:
         return
@@ -107,7 +106,7 @@ def main() -> None:
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
     debug = "--debug" in words[:end]
-    # File and class names need not be valid Unicode, nor a terminal know their letters; escapes are shown instead.
+    # File and class names need not be valid Unicode, and a terminal may lack their letters; escapes are shown instead.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     with reported_errors(debug=debug):

@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 
     from vizsla.predict.formats import Format
     from vizsla.predict.predictor import Predictor
-    from vizsla.predict.stream import Predicted
     from vizsla.serve.nearest import NearestIndex
 
 _STDOUT = Path("-")
-# "-" is standard input or output, and no option.
+# "-" is standard input or output, not an option.
 PathOrDash = Annotated[Path, Parameter(allow_leading_hyphen=True)]
 
 
 def model_file(model: Path) -> Path:
-    """Return the model file of a run folder; another path as it is."""
+    """Return the model file of a run folder; any other path stays."""
     return model / "model.safetensors" if model.is_dir() else model
 
 
@@ -50,9 +49,9 @@ def predict(
 ) -> None:
     """Classify images: label, probability, top 3.
 
-    Any number of images, in the order given, in memory that does not grow with them. A file that is written appears
-    when it is whole; until then its rows lie beside it, and --resume goes on with them after a stop of any kind. An
-    image that cannot be read gets a row with the cause, and the exit code is then 2.
+    Any number of images, in the order given, in constant memory. A file appears when it is complete; until then its rows lie beside
+    it, and --resume continues with them after a stop of any kind. An image that cannot be read gets a row with the cause, and the
+    exit code is then 2.
 
     For example:
 
@@ -67,9 +66,9 @@ def predict(
         jsonl: Write one JSON object per line to this file.
         parquet: Write a Parquet file.
         json: Print one JSON object per line.
-        resume: Go on with a file that was not finished.
+        resume: Continue a file that was not finished.
         force: Throw away the rows of a file that was not finished.
-        lists: A file with one path in each line; may be repeated.
+        lists: A file with one path per line; may be repeated.
         null: The paths of lists end with zero bytes (find -print0).
         tta: Views of each image to average, 1 to 12.
         coverage: Add the set of classes that holds the true one so often, such as 0.95.
@@ -104,8 +103,8 @@ def predict(
         if file is None:
             done = print_predictions(model, source, form=form, options=options, on_progress=move)
         else:
-            done = _kept_on_stop(
-                lambda: write_predictions(
+            try:
+                done = write_predictions(
                     model,
                     source,
                     file=file,
@@ -115,20 +114,24 @@ def predict(
                     force=force,
                     on_progress=move,
                 )
-            )
+            except KeyboardInterrupt as stop:
+                stop.add_note("The rows until then are kept; go on with --resume.")
+                raise
     if done is None:
         say(f"{file} is complete already.", err=True)
         return
     if file is not None:
-        say(_summary(done, file=file), err=True)
+        rate = done.num_images / max(done.seconds, 1e-9)
+        before = f" (after {done.num_before:,} that were there)" if done.num_before else ""
+        images = _images(done.num_images)
+        say(f"{file}: {images}{before} in {done.seconds:.1f} s, {rate:,.0f} images/s", err=True)
     if done.num_failed:
-        number = f"{done.num_failed:,} images" if done.num_failed > 1 else "1 image"
         place = "the lines above" if file is None else "the column 'error'"
-        end(2, f"vizsla: {number} could not be read; see {place}.")
+        end(2, f"vizsla: {_images(done.num_failed)} could not be read; see {place}.")
 
 
 def _check_no_options(paths: tuple[Path, ...]) -> None:
-    """Refuse what was meant as an option: paths may begin with a hyphen, but then they are there."""
+    """Refuse a mistyped option: a path may begin with a hyphen, but then it must exist."""
     for path in paths:
         if str(path).startswith("-") and path != _STDOUT and not path.exists():
             raise ConfigError(
@@ -136,10 +139,14 @@ def _check_no_options(paths: tuple[Path, ...]) -> None:
             )
 
 
+def _images(number: int) -> str:
+    return f"{number:,} image{'s' * (number != 1)}"
+
+
 def _target(
     *, csv: Path | None, jsonl: Path | None, parquet: Path | None, json: bool
 ) -> tuple[Format, Path | None]:
-    """Return the form, and the file to write, None for standard output."""
+    """Return the format, and the file to write or None for standard output."""
     from vizsla.predict.formats import Format
 
     chosen = {
@@ -157,24 +164,9 @@ def _target(
     return form, None if file == _STDOUT else file
 
 
-def _summary(done: Predicted, *, file: Path) -> str:
-    images = "1 image" if done.num_images == 1 else f"{done.num_images:,} images"
-    rate = done.num_images / max(done.seconds, 1e-9)
-    before = f" (after {done.num_before:,} that were there)" if done.num_before else ""
-    return f"{file}: {images}{before} in {done.seconds:.1f} s, {rate:,.0f} images/s"
-
-
-def _kept_on_stop(work: Callable[[], Predicted | None]) -> Predicted | None:
-    try:
-        return work()
-    except KeyboardInterrupt as stop:
-        stop.add_note("The rows until then are kept; go on with --resume.")
-        raise
-
-
 @contextmanager
 def _bar(total: int | None, *, prints: bool) -> Generator[Callable[[int], None]]:
-    """Show a bar on standard error while the block runs, unless rows appear on the same screen."""
+    """Show a bar on standard error, unless rows appear on the same screen."""
     import sys
 
     from rich.console import Console
@@ -194,7 +186,7 @@ def _bar(total: int | None, *, prints: bool) -> Generator[Callable[[int], None]]
 
         def move(done: int) -> None:
             now = time.perf_counter()
-            if not first:  # Rows of before cost no time.
+            if not first:  # Rows of an earlier run took no time.
                 first.append((done, now))
             rate = (done - first[0][0]) / max(now - first[0][1], 1e-9)
             progress.update(task, completed=done, rate=f"{rate:,.0f}/s" if rate else "")
@@ -224,9 +216,8 @@ def serve(
 ) -> None:
     """Show a model on a web page, with a JSON interface beside it.
 
-    The page takes images that are dropped, chosen or pasted and shows the answer, where the network looked and, with
-    --run or --nearest, the most similar training images. Images are not stored. Only this machine can reach it, unless
-    --host says otherwise.
+    The page takes images that are dropped, chosen or pasted and shows the answer, where the network looked and, with --run or
+    --nearest, the most similar training images. Images are not stored. Only this machine can reach it, unless --host says otherwise.
 
     For example:
 
@@ -240,16 +231,16 @@ def serve(
         run: Folder of the run that made the model: shows the most similar of its training images.
         nearest: Folder of images to show the most similar of, labelled by their folders.
         data: Where the images of --run are now, if they have moved.
-        allowed_host: A further name that this machine goes by; may be repeated.
+        allowed_host: Another name of this machine; may be repeated.
         title: Heading of the page.
         device: auto, cpu, cuda or mps.
-        max_batch: Images that run through the network together; 0: by the device.
-        max_mb: Megabytes in a request.
-        max_megapixels: Millions of pixels in an image.
-        max_images: Images in a request.
-        max_rate: Requests a second from one address; 0: any number.
+        max_batch: Images that run through the network together; 0: depends on the device.
+        max_mb: Megabytes per request.
+        max_megapixels: Millions of pixels per image.
+        max_images: Images per request.
+        max_rate: Requests per second from one address; 0: any number.
         max_seconds: Seconds that an answer may take.
-        max_requests: Requests under way at once; others are told that the server is busy.
+        max_requests: Requests in progress at once; others are told that the server is busy.
     """
     from vizsla.serve.limits import Limits
     from vizsla.serve.server import ServePlan
@@ -289,12 +280,7 @@ def _index(
     predictor: Predictor, *, run: Path | None, nearest: Path | None, data: Path | None
 ) -> NearestIndex | None:
     """Read the training images, with a bar in a terminal."""
-    from vizsla.serve.nearest import (
-        MOST_IMAGES,
-        build_index,
-        images_of_folder,
-        images_of_run,
-    )
+    from vizsla.serve.nearest import MOST_IMAGES, build_index, images_of_folder, images_of_run
     from vizsla.train.display import Display
 
     if run is not None:
@@ -309,9 +295,7 @@ def _index(
         index = build_index(predictor, images, on_progress=move)
     left_out = f"; {index.num_left_out:,} cannot be read" if index.num_left_out else ""
     of = f" of {len(images):,}" if len(images) > total else ""
-    display.line(
-        f"Similar images are sought among {len(index.labels):,}{of} training images{left_out}."
-    )
+    display.line(f"Similar images come from {len(index.labels):,}{of} training images{left_out}.")
     return index
 
 
@@ -325,8 +309,8 @@ def export(
 ) -> None:
     """Write a model as ONNX or as a torch.export program.
 
-    Its answers are compared with the model's before it is kept; beside an ONNX file lie images and answers that
-    vizsla verify compares with anywhere. Needs: pip install onnx onnxruntime onnxscript
+    Its answers are compared with the model's before it is kept; beside an ONNX file lie images and answers that vizsla verify
+    compares with anywhere. Needs: pip install onnx onnxruntime onnxscript
 
     For example:
 

@@ -1,4 +1,4 @@
-"""What the commands of the command line share: errors as messages, results as lines, choices checked early."""
+"""What the commands share: errors as messages, results as lines, early checks of choices."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def end(code: int, message: str = "") -> NoReturn:
 
 @contextmanager
 def reported_errors(*, debug: bool = False) -> Generator[None]:
-    """Turn errors of ours, and words that cannot be understood, into one message and exit code 2, Ctrl-C into exit code 130.
+    """Turn our errors and words that make no sense into one message and exit code 2, Ctrl-C into exit code 130.
 
-    With ``debug`` the traceback takes the place of the message.
+    ``debug`` shows the traceback instead of the message.
     """
     import traceback
     import warnings
@@ -49,7 +49,7 @@ def reported_errors(*, debug: bool = False) -> Generator[None]:
         shown = "".join(traceback.format_exception(error)).rstrip() if debug else message
         end(code, shown if debug else f"vizsla: {shown}")
 
-    # Pillow warns of oddities in files that it reads all the same; what it cannot read is reported by us.
+    # Pillow warns of oddities in files that it reads anyway; we report what it cannot read.
     warnings.filterwarnings("ignore", module="PIL")
     try:
         yield
@@ -62,11 +62,11 @@ def reported_errors(*, debug: bool = False) -> Generator[None]:
     except KeyboardInterrupt as error:
         stop(130, error, " ".join(["Stopped by Ctrl-C.", *getattr(error, "__notes__", ())]))
     except BrokenPipeError:
-        # Whoever read our lines has seen enough (head, for example). What is still in the buffer would fail once more.
+        # The reader of our lines has seen enough (head, for example). What is still in the buffer would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # Without a file name it is standard output, which goes into a file on a full disk.
+        # Without a file name it is standard output, redirected to a file on a full disk.
         if error.filename is not None or error.errno not in (ENOSPC, EDQUOT, EFBIG, EIO):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -92,12 +92,12 @@ def finish(run: FinishedRun, *, references: tuple[tuple[str, float], ...] = ()) 
 
 
 def data_name(data: Path) -> str:
-    """Return what results on some data are called: the name of the folder, or of the file without its suffix."""
+    """Return the name of results on some data: the name of the folder, or of the file without its suffix."""
     return data.resolve().name if data.is_dir() else data.stem
 
 
 def counts_line(table: ImageTable) -> str:
-    """Return how many images and classes there are, in a sentence."""
+    """Return the numbers of images and classes as a sentence."""
     return (
         f"{len(table.train_rows):,} images to learn from, {len(table.valid_rows):,} to validate on, "
         f"{len(table.vocab)} classes"
@@ -105,33 +105,21 @@ def counts_line(table: ImageTable) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before anything is computed whether a file can be written.
-
-    Raises:
-        OutputError: Its folder is not there, or it is a folder itself.
-    """
+    """Raise OutputError, before anything is computed, if a file cannot be written."""
     if path.is_dir() or not path.parent.is_dir():
         what = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise OutputError(f"Cannot write {path}: {what}. Choose another --out.")
 
 
 def check_arch(arch: str) -> None:
-    """Find out before the images are looked at whether there is such a network.
-
-    Raises:
-        ConfigError: There is none; the message has the nearest names.
-    """
+    """Raise ConfigError, before the images are read, if there is no such network."""
     from vizsla.models.names import resolve_architecture
 
     resolve_architecture(arch)
 
 
 def check_device(device: str) -> None:
-    """Find out before anything is read whether there is such a device.
-
-    Raises:
-        ConfigError: There is none, or it is not the name of one.
-    """
+    """Raise ConfigError, before anything is read, if there is no such device."""
     import torch
 
     is_there = {
@@ -149,5 +137,5 @@ def check_device(device: str) -> None:
 
 
 def as_json(value: object) -> str:
-    """Return a dataclass of plain values as one JSON object; letters that are no Unicode are escapes."""
+    """Return a dataclass of plain values as one JSON object in ASCII."""
     return json.dumps(asdict(value))  # pyright: ignore[reportArgumentType] (any dataclass)

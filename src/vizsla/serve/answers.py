@@ -1,6 +1,6 @@
-"""What the JSON interface says: the types of its answers, and their description as OpenAPI 3.1 has it.
+"""The JSON interface: the types of its answers, and their description in OpenAPI 3.1.
 
-The field names are those of ``Prediction.to_dict``, so that ``vizsla predict --json`` and the server say the same.
+The field names are those of ``Prediction.to_dict``, so ``vizsla predict --json`` and the server answer alike.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 MOST_NEAREST = 12
 
 USUAL_COVERAGE = 0.9
-"""Share of the label sets that hold the true label, where nobody asks for another."""
+"""Share of the label sets that hold the true label, unless a request asks for another."""
 
 _LONGEST_NAME = 200
 
@@ -53,7 +53,7 @@ class LabelProbability(Struct, frozen=True):
 
 
 class NearestImage(Struct, frozen=True):
-    """A training image that is like the one that was sent; ``picture`` is a data: URL."""
+    """A training image similar to the one that was sent; ``picture`` is a data: URL."""
 
     label: str
     similarity: float
@@ -97,7 +97,7 @@ def answer_type(task: Task, *, calibration: Calibration | None) -> type[Struct]:
 
 
 def shown_name(name: str) -> str:
-    """Return the name of an upload, any text, to be read by people, on one line; it is never used as a path."""
+    """Return the name of an upload, any text, on one line for people to read; it is never used as a path."""
     one_line = printable(name).replace("\n", " ").replace("\t", " ").strip()
     return one_line if len(one_line) <= _LONGEST_NAME else f"{one_line[: _LONGEST_NAME - 1]}…"
 
@@ -119,7 +119,7 @@ def answer_values(answer: Answer, *, name: str) -> dict[str, Any]:
 
 
 def usual_coverage(calibration: Calibration | None) -> float | None:
-    """Return the coverage of label sets where nobody asks for another; None for a model that has none."""
+    """Return the default coverage of label sets; None for a model without them."""
     has_sets = calibration is not None and calibration.label_sets is not None
     return USUAL_COVERAGE if has_sets else None
 
@@ -127,7 +127,7 @@ def usual_coverage(calibration: Calibration | None) -> float | None:
 def model_values(
     manifest: Manifest, *, engine: Engine, limits: Limits, title: str
 ) -> dict[str, object]:
-    """Return what ``GET /api/model`` says."""
+    """Return the answer to ``GET /api/model``."""
     calibration = engine.predictor.calibration
     return {
         "title": shown_name(title),
@@ -216,6 +216,14 @@ def _predict(limits: Limits, *, calibration: Calibration | None) -> Json:
         "required": ["pictures"],
         "properties": {"pictures": {"type": "array", "items": binary, "maxItems": limits.images}},
     }
+    coverage: list[Json] = []
+    if (usual := usual_coverage(calibration)) is not None:
+        schema = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": usual}
+        meaning = (
+            "Share of images, drawn like the validation images, whose label_set holds the true label, at least; on "
+            "average over all, not for each class by itself."
+        )
+        coverage = [{"name": "coverage", "in": "query", "description": meaning, "schema": schema}]
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     answers = {"application/json": {"schema": {"$ref": "#/components/schemas/Predictions"}}}
     return {
@@ -226,8 +234,8 @@ def _predict(limits: Limits, *, calibration: Calibration | None) -> Json:
         ),
         "parameters": [
             _parameter("heat", "1: add where the network looked (Grad-CAM), as a JPEG.", most=1),
-            _parameter("nearest", "So many training images that are most alike.", MOST_NEAREST),
-            *_coverage_parameters(calibration),
+            _parameter("nearest", "Number of most similar training images.", MOST_NEAREST),
+            *coverage,
             {
                 "name": "name",
                 "in": "query",
@@ -257,18 +265,6 @@ def _predict(limits: Limits, *, calibration: Calibration | None) -> Json:
 def _parameter(name: str, meaning: str, most: int) -> Json:
     schema = {"type": "integer", "minimum": 0, "maximum": most, "default": 0}
     return {"name": name, "in": "query", "description": meaning, "schema": schema}
-
-
-def _coverage_parameters(calibration: Calibration | None) -> list[Json]:
-    usual = usual_coverage(calibration)
-    if usual is None:
-        return []
-    schema = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": usual}
-    meaning = (
-        "Share of images, drawn as the validation images were, whose label_set holds the true "
-        "label, at least; on average over all, not for each class by itself."
-    )
-    return [{"name": "coverage", "in": "query", "description": meaning, "schema": schema}]
 
 
 def _plain(summary: str, content_type: str) -> Json:

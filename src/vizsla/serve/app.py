@@ -1,6 +1,6 @@
 """The web application: the page, the JSON interface, health and metrics.
 
-Nothing here opens a file at a visitor's wish: the page's parts are read from the package at the start, by fixed names.
+No request can make it open a file: the parts of the page are read from the package at the start, by fixed names.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _COVERAGE = re.compile(r"0?\.[0-9]{1,6}")
 
 
 class JsonApi:
-    """Answers requests of programs; one for each server."""
+    """Answers the requests of programs; one per server."""
 
     def __init__(
         self, engine: Engine, *, manifest: Manifest, limits: Limits, metrics: Metrics, title: str
@@ -97,7 +97,7 @@ class JsonApi:
         return json_response({"pictures": values}, status=status)
 
     def _coverage(self, request: Request) -> float | None:
-        """Return what share of the label sets should hold the true label; None where the model has no label sets."""
+        """Return the requested share of label sets that hold the true label; None where the model has no label sets."""
         usual = usual_coverage(self.engine.predictor.calibration)
         text = request.query_params.get("coverage")
         if text is None:
@@ -140,14 +140,8 @@ def build_app(
 ) -> Guard:
     """Return the web application.
 
-    Args:
-        predictor: Predicts; its network is tried once on a grey image.
-        manifest: Of the model file.
-        limits: What is taken.
-        title: Name of the model, for people.
-        index: Training images to compare with; None for none.
-        names: What the server may be called; None for those of the loopback interface.
-        max_batch: Images that run through the network together; 0 for what suits the device.
+    ``index`` holds training images to compare with; ``names`` None means those of the loopback interface. The network is tried once
+    on a grey image.
 
     Raises:
         ConfigError: The network's output is not finite.
@@ -203,7 +197,7 @@ def build_app(
 
 
 def _asset(file: str, content_type: str) -> Callable[[Request], Awaitable[Response]]:
-    """Return what answers with a file of the package, read once."""
+    """Return an endpoint that answers with a file of the package, read once."""
     content = (files("vizsla.serve") / "static" / file).read_bytes()
     headers = {"content-type": content_type, "cache-control": "no-cache"}
 

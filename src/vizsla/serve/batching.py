@@ -27,21 +27,21 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs a function over items in one thread of its own, as many together as are waiting.
+    """Runs a function over items in its own thread, as many together as are waiting.
 
-    While a batch runs, the next one gathers, so batches grow with the load. An idle thread starts at once, unless more is
-    about to arrive: then it waits a few milliseconds for it.
+    While a batch runs, the next one gathers, so batches grow with the load. An idle thread starts at once, unless more is about to
+    arrive: then it waits a few milliseconds for it.
 
     Args:
         run: Takes items and returns one result for each; called in the thread.
         begin: Called once in the thread before all else.
-        max_items: In a batch.
-        max_cost: What the items of a batch may cost together; one item alone may cost more.
-        cost: Of an item, such as its pixels.
-        max_wait_seconds: Longest that an item waits for others.
+        max_items: Largest batch.
+        max_cost: Largest total cost of a batch; a single item may cost more.
+        cost: Cost of an item, such as its pixels.
+        max_wait_seconds: Longest time that an item waits for others.
         max_waiting: Items that may wait; more are refused.
         more_to_come: Whether another item is about to arrive.
-        on_batch: Told the size of each batch and the seconds that it took.
+        on_batch: Called with the size of each batch and the seconds that it took.
 
     Examples:
         >>> batcher = Batcher(lambda numbers: [number * 2 for number in numbers], max_items=8)
@@ -78,7 +78,7 @@ class Batcher(Generic[Item, Result]):
         self._closing = False
 
     async def __aenter__(self) -> Batcher[Item, Result]:
-        """Begin to work."""
+        """Start to work."""
         self._task = asyncio.create_task(self._work())
         return self
 
@@ -96,7 +96,7 @@ class Batcher(Generic[Item, Result]):
         return len(self._waiting)
 
     async def submit(self, items: Sequence[Item]) -> list[Result]:
-        """Return the results of some items, in their order. If the caller is cancelled, those that have not begun are left out.
+        """Return the results of some items, in order; if the caller is cancelled, items that have not begun are dropped.
 
         Raises:
             RefusedError: Too many are waiting, or the batcher is stopping (503).
@@ -125,7 +125,7 @@ class Batcher(Generic[Item, Result]):
                 await self._answer(batch)
 
     async def _gather(self) -> None:
-        """Wait for more items where they are on their way."""
+        """Wait for more items that are on their way."""
         until = self._waiting[0].since + self._max_wait_seconds
         while len(self._waiting) < self._max_items and self._more_to_come() and not self._closing:
             left = until - time.monotonic()
@@ -140,7 +140,7 @@ class Batcher(Generic[Item, Result]):
         cost = 0.0
         while self._waiting and len(batch) < self._max_items:
             first = self._waiting[0]
-            if not first.answer.done():  # Else nobody waits for it any more.
+            if not first.answer.done():  # Otherwise nobody waits for it any more.
                 cost += self._cost(first.item)
                 if batch and cost > self._max_cost:
                     break
@@ -159,7 +159,7 @@ class Batcher(Generic[Item, Result]):
             for one, result in zip(batch, running.result(), strict=True):
                 if not one.answer.done():
                     one.answer.set_result(result)
-        elif len(batch) > 1:  # One item must not take the others with it.
+        elif len(batch) > 1:  # One item must not make the others fail.
             for one in batch:
                 await self._answer([one])
         elif not batch[0].answer.done():

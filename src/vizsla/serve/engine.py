@@ -1,8 +1,8 @@
-"""Predict many uploads at once: decoded in threads, predicted together in batches, explained where that is asked for.
+"""Predict many uploads at once: decoded in threads, predicted together in batches, explained on request.
 
 On a CPU torch gives each layer of a batch to all processors, and each layer waits for the slowest of them. A server has other
-work on these processors: 16 images took 22 ms of processor time each that way, two cores being busy with decoding as well,
-and 12 ms where each processor has images of its own and works through all layers with them.
+work on these processors: 16 images took 22 ms of processor time each that way, with two cores busy decoding as well, and 12 ms
+where each processor takes its own images through all layers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 SMALL_PIXELS_AT_ONCE = 2 * SMALL_PIXELS
-"""Pixels of ordinary images that are decoded at the same time; 6 bytes each were measured."""
+"""Pixels of ordinary images that are decoded at the same time; they take 6 bytes each, as measured."""
 
 _OWN_SIZE_PIXELS = 4_000_000
 _HEAT_SIDE = 448
@@ -52,8 +52,8 @@ _HEAT_QUALITY = 85
 CPU_BATCH_OF_EACH, LEAST_CPU_BATCH, GPU_BATCH = 8, 16, 64
 """Images that run through the network together: for each processor, for all of them at least, and on a GPU.
 
-Of 16 images, EfficientNet-Lite0's largest maps are 77 MB, more than a thread gets from glibc without a trip to the system:
-11.5 ms an image, of 8 or 4 images 7.6."""
+For 16 images, EfficientNet-Lite0's largest maps are 77 MB, more than a thread gets from glibc without a system call: 11.5 ms per
+image; for 8 or 4 images 7.6."""
 
 MOST_CPU_BATCH = 64
 BATCH_PIXELS = 32 * 512 * 512
@@ -63,11 +63,11 @@ _WARM_UP_SIDE = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What is said of one image.
+    """The answer about one image: a prediction, or why it cannot be read.
 
     Attributes:
         prediction: None where the image cannot be read.
-        error: Why it cannot be read, empty where it can.
+        error: Why it cannot be read, else empty.
         heat: JPEG bytes of what the network was shown, with a heat map over it.
         nearest: Training images, best first.
     """
@@ -79,25 +79,25 @@ class Answer:
 
 
 class Engine:
-    """Predicts for many tasks at once; an asynchronous context manager.
+    """Predicts for many tasks at once, exactly as ``Predictor.predict``; an asynchronous context manager.
 
-    At most ``SMALL_PIXELS_AT_ONCE`` pixels of ordinary images are being decoded at any time, and one larger image. The
-    others wait, in the order in which they came; larger images wait for one another and not in the way of ordinary ones.
+    At any time at most ``SMALL_PIXELS_AT_ONCE`` pixels of ordinary images are being decoded, and one larger image. The others wait in
+    order of arrival; larger images wait for one another without holding up ordinary ones.
 
     Args:
-        predictor: The only way to predict: probabilities are those of ``Predictor.predict``.
+        predictor: Opens and predicts images.
         limits: How large images may be.
-        index: Training images to compare with; None for none.
+        index: Training images to compare with.
         cover: ``(height, width)`` that the predictor's decoding covers, so that large JPEGs are decoded shrunk; None where it
             decodes all pixels.
-        keeps_size: Whether the network sees images in their own size; they are then held to 4 million pixels.
-        max_batch: Images that run through the network together; 1 predicts one by one, 0 takes what suits the device.
-        num_decoders: Threads that decode; 0 takes one for each processor, and two at least.
-        on_batch: Told the size of each batch and the seconds that it took.
+        keeps_size: Whether the network sees images in their own size, which is then limited to 4 million pixels.
+        max_batch: Images that run through the network together; 1 predicts one by one, 0 suits the device.
+        num_decoders: Threads that decode; 0 is one per processor, and at least two.
+        on_batch: Called with the size of each batch and the seconds that it took.
 
     Attributes:
-        explains: Whether heat maps can be made of this network.
-        max_pixels: Of one image.
+        explains: Whether heat maps can be made for this network.
+        max_pixels: Largest image.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Engine:
         """Start the threads."""
         self._decoders = ThreadPoolExecutor(self._num_decoders, thread_name_prefix="vizsla-decode")
         self._budget = FairBudget(SMALL_PIXELS_AT_ONCE)
-        # Images that take hundreds of megabytes to decode wait for each other, not in the way of all others.
+        # Images that take hundreds of megabytes to decode wait for each other, without holding up all others.
         self._large_decoder = ThreadPoolExecutor(1, thread_name_prefix="vizsla-decode-large")
         self.batcher = Batcher[Query, QueryResult](
             self._runner.run,
@@ -141,19 +141,19 @@ class Engine:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        """Finish what is under way and stop the threads."""
+        """Finish the work in progress and stop the threads."""
         await self.batcher.__aexit__()
         self._decoders.shutdown(cancel_futures=True)
-        # Not waited for: the answer it works on is not wanted any more, and one image may take a second.
+        # Not waited for: nobody wants its answer any more, and one image may take a second.
         self._large_decoder.shutdown(wait=False, cancel_futures=True)
 
     @property
     def pixels_in_decoding(self) -> int:
-        """Of ordinary images, right now."""
+        """Pixels of ordinary images that are being decoded now."""
         return self._budget.used
 
     async def work(self, function: Callable[[], Value]) -> Value:
-        """Run a function that takes some milliseconds in a thread for decoding, and return its result."""
+        """Run a function that takes some milliseconds in a decoding thread, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function)
 
     async def answer(
@@ -164,10 +164,9 @@ class Engine:
         heat: bool = False,
         nearest: int = 0,
     ) -> list[Answer]:
-        """Return what the model says of the bytes of some files, in their order; see ``Query``.
+        """Return the answers about the bytes of some files, in order; an unreadable one gets the cause.
 
-        What is no image gets an answer with the cause. There are heat maps only if ``explains``, nearest images only with
-        an ``index``.
+        There are heat maps only if ``explains``, nearest images only with an ``index``.
 
         Raises:
             RefusedError: Too many images are waiting (503).
@@ -212,7 +211,7 @@ class Engine:
             return await loop.run_in_executor(self._large_decoder, self._large_decoded, data)
         await self._budget.take(found.pixels)
         job = self._decoders.submit(self._decoded, data)
-        # Given back when the thread is done, which may be after the request was given up.
+        # Given back when the thread is done, perhaps after the request was cancelled.
         job.add_done_callback(
             lambda _job: loop.call_soon_threadsafe(self._budget.give, found.pixels)
         )
@@ -233,14 +232,7 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
-    """A prepared image and what is asked about it.
-
-    Attributes:
-        pixels: uint8 ``(H, W, 3)``, as ``Predictor.prepare`` gives them.
-        coverage: Of the label set; None for none.
-        heat: Show where the network looked.
-        nearest: So many nearest training images.
-    """
+    """A prepared image, uint8 ``(H, W, 3)`` from ``Predictor.prepare``, and what to compute for it."""
 
     pixels: NDArray[np.uint8]
     coverage: float | None = None
@@ -250,13 +242,7 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueryResult:
-    """What was asked for.
-
-    Attributes:
-        prediction: As ``Predictor.predict`` gives it.
-        heat: uint8 ``(3, H, W)``, the image with the heat map over it; None if not asked for.
-        nearest: Training images, best first.
-    """
+    """The results for one image; ``heat`` is uint8 ``(3, H, W)``, the image with its heat map."""
 
     prediction: Prediction
     heat: Tensor | None = None
@@ -264,12 +250,7 @@ class QueryResult:
 
 
 class BatchRunner:
-    """Answers batches of queries, in one thread that calls it.
-
-    Args:
-        predictor: The only way to predict: probabilities are those of ``Predictor.predict``.
-        index: Training images to compare with; None for none.
-        max_batch: Images that run together; 1 predicts one by one, on all processors; 0 takes what suits the device.
+    """Answers batches of queries, all from one thread; its options are those of ``Engine``.
 
     Raises:
         ConfigError: The network's output is not finite.
@@ -290,11 +271,11 @@ class BatchRunner:
         self.explains = self._warm_up()
 
     def begin(self) -> None:
-        """Prepare the thread that will call ``run``: elsewhere torch may have been told to use fewer processors."""
+        """Prepare the thread that will call ``run``: elsewhere torch may have been limited to fewer processors."""
         use_threads(self._num_threads)
 
     def run(self, queries: list[Query]) -> list[QueryResult]:
-        """Return what was asked for about each image; raise ConfigError if the network's output is not finite."""
+        """Return the results for each image; raise ConfigError if the network's output is not finite."""
         predictions = self._predictions(queries)
         heats = self._heats(queries, predictions)
         similar = self._similar(queries)
@@ -305,13 +286,13 @@ class BatchRunner:
 
     def _predictions(self, queries: list[Query]) -> list[Prediction]:
         if not self._splits_batches or len(queries) < self._num_threads:
-            return self._predicted(queries)  # An image that comes alone gets all processors.
+            return self._predicted(queries)  # A single image gets all processors.
         return map_in_threads(
             self._predicted, queries, num_threads=self._num_threads, together=CPU_BATCH_OF_EACH
         )
 
     def _predicted(self, queries: list[Query]) -> list[Prediction]:
-        """Return the predictions of images, those with the same coverage together."""
+        """Return the predictions of images, grouped by coverage."""
         coverages = {query.coverage for query in queries}
         if len(coverages) == 1:
             pixels = [query.pixels for query in queries]
@@ -352,7 +333,7 @@ class BatchRunner:
         }
 
     def _warm_up(self) -> bool:
-        """Predict a full batch of grey images, so that memory is what it will be; return whether heat maps can be made."""
+        """Predict a full batch of grey images, to take the memory at once; return whether heat maps can be made."""
         grey = self.predictor.prepare(np.full((_WARM_UP_SIDE, _WARM_UP_SIDE, 3), 128, np.uint8))
         count = max(1, min(self.max_batch, BATCH_PIXELS // grey[..., 0].size))
         predictions = self._predictions([Query(pixels=grey)] * count)
@@ -364,10 +345,10 @@ class BatchRunner:
 
 
 def faster_copy(predictor: Predictor) -> Predictor:
-    """Return a predictor that says the same, up to rounding, in less time.
+    """Return a faster predictor with the same answers, up to rounding.
 
-    The same one comes back where nothing can be gained, and on a GPU: its convolutions round their weights to ten bits
-    (TF32), and weights with norms in them would be rounded to others.
+    The same one comes back where nothing can be gained, and on a GPU: its convolutions round their weights to ten bits (TF32), and
+    weights with norms folded in would round differently.
     """
     if predictor.device.type != "cpu":
         return predictor
@@ -380,12 +361,11 @@ def faster_copy(predictor: Predictor) -> Predictor:
 
 
 def _explained(predictions: Sequence[Prediction]) -> Tensor:
-    """Return for each image the classes to explain, ``(B, C)`` of 0 and 1: those that were predicted, or the likeliest."""
+    """Return the classes to explain for each image, ``(B, C)`` of 0 and 1: the predicted ones, or the likeliest."""
     rows: list[Tensor] = []
     for prediction in predictions:
-        values = prediction.probabilities
+        values, index = prediction.probabilities, prediction.index
         row = torch.zeros_like(values)
-        index = prediction.index
         if isinstance(index, torch.Tensor) and index.dtype == torch.bool and index.any():
             row[index] = 1
         else:

@@ -1,8 +1,8 @@
 """Check each request before the application sees it: who is asking, how long it may take, what browsers may do.
 
-Three kinds of attack come through a visitor's own browser, from a page of somebody else. Such a page may name this machine by
-a name of its own (DNS rebinding), which the Host check finds; it may send a form here without reading the answer, which the
-Origin check finds; and it may frame the page, which the headers forbid. No other site may read answers (there is no CORS).
+Three kinds of attack come through a visitor's own browser, from someone else's page. Such a page may call this machine by its own
+name (DNS rebinding), which the Host check finds; it may send a form here without reading the answer, which the Origin check
+finds; and it may frame the page, which the headers forbid. No other site may read answers (there is no CORS).
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _HEADERS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostNames:
-    """What a server may be called.
+    """The names of a server.
 
     Attributes:
-        names: Of this machine, lower case.
-        any_address: Whether any IP address will do too: a page cannot rebind one.
+        names: Names of this machine, lower case.
+        any_address: Whether any IP address is accepted too: a page cannot rebind one.
     """
 
     names: Collection[str] = LOOPBACK_NAMES
@@ -64,7 +64,7 @@ class HostNames:
 
 
 class Guard:
-    """Refuses what should not come in, sets headers on what goes out, holds each request to its time, and counts.
+    """Refuses bad requests, sets headers on answers, holds each request to its time, and counts.
 
     Requests are counted by their path if it is one of ``routes``, else as ``other``.
     """
@@ -85,7 +85,7 @@ class Guard:
         self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection's event, as ASGI says."""
+        """Serve one connection's event, as ASGI defines it."""
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
@@ -124,26 +124,26 @@ class Guard:
         if host not in known.names and not (known.any_address and _is_address(host)):
             raise RefusedError(
                 421,
-                "This server does not go by that name. Use its address, or start it with --allowed-host NAME.",
+                "This server does not have that name. Use its address, or start it with --allowed-host NAME.",
             )
         if scope["method"] in ("GET", "HEAD"):
             return
         origin = headers.get("origin")
         foreign = origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower()
         if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            raise RefusedError(403, "Pages of other sites may not send images to this server.")
+            raise RefusedError(403, "Pages of other sites cannot send images to this server.")
 
 
 def json_response(
     value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a response in JSON; in ASCII, as names of classes need not be valid Unicode."""
+    """Return a JSON response, in ASCII because class names need not be valid Unicode."""
     text = json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
     return Response(text, status_code=status, headers=headers, media_type="application/json")
 
 
 def refusal(refused: RefusedError) -> Response:
-    """Return the answer to a request that is not served."""
+    """Return the answer to a refused request."""
     again = refused.retry_seconds
     headers = None if again is None else {"retry-after": str(again)}
     return json_response({"error": refused.message}, status=refused.status, headers=headers)
@@ -156,7 +156,7 @@ def _with_headers(headers: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes,
 
 
 def _host_of(header: str) -> str:
-    """Return the name in a Host header, without port and brackets, lower case; empty where there is none."""
+    """Return the name in a Host header, lower case, without port and brackets; empty if there is none."""
     try:
         return (urlsplit(f"//{header}").hostname or "").rstrip(".")
     except ValueError:

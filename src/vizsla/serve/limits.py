@@ -1,4 +1,4 @@
-"""What a server takes at most, and the counting that holds it to that: rates, places for requests, shares of a budget.
+"""The limits of a server, and the counting that enforces them: request rates, places for requests, shares of a budget.
 
 Everything here is used from one event loop only.
 """
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 _MOST_CLIENTS = 10_000
 _BURST_SECONDS = 2.0
-_IPV6_NETWORK_BITS = 64  # Whoever has one such address has a whole network of them.
+_IPV6_NETWORK_BITS = 64  # Whoever has one such address has the whole network.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a server takes at most.
+    """The limits of a server.
 
     Attributes:
-        body_bytes: Of one request.
-        pixels: Of one image; larger ones are refused by their header, before they are decoded.
-        images: In one request.
-        requests_per_second: Predictions asked for by one client (an IPv4 address or an IPv6 /64 network), with bursts of
-            two seconds' worth; 0 for any number.
+        body_bytes: Largest request.
+        pixels: Largest image; larger ones are refused by their header, before they are decoded.
+        images: Images per request.
+        requests_per_second: Predictions for one client (an IPv4 address or an IPv6 /64 network), with bursts of two seconds'
+            worth; 0 is any number.
         seconds: Time of one request, from its headers to the last byte of the answer.
-        requests: Predictions under way at once; more are asked to try again.
-        buffered_bytes: Bodies of all requests under way together; more are asked to try again.
-        connections: Open at once.
+        requests: Predictions in progress at once; more are asked to try again.
+        buffered_bytes: Bodies of all requests in progress together; more are asked to try again.
+        connections: Open connections.
         header_seconds: Time from the opening of a connection, or the end of an answer, to the next request's headers.
-        stop_seconds: Time that requests under way have when the server is told to stop.
+        stop_seconds: Time that requests in progress have when the server is told to stop.
 
     Raises:
         ConfigError: A number is negative, or 0 where that makes no sense.
@@ -73,7 +73,7 @@ class Limits:
 
 
 class RefusedError(Exception):
-    """Why a request is not served: HTTP status, a sentence for people, and when to try again (None if that does not help)."""
+    """Why a request is refused: HTTP status, a sentence for people, and when to try again (None if that does not help)."""
 
     def __init__(self, status: int, message: str, *, retry_seconds: int | None = None) -> None:
         super().__init__(message)
@@ -83,12 +83,7 @@ class RefusedError(Exception):
 
 
 class RateLimiter:
-    """Counts what each client asks for: a bucket of tokens each, filled at a steady rate.
-
-    Args:
-        per_second: Tokens that a bucket gains; 0 counts nothing.
-        clock: Seconds that never go back.
-    """
+    """Counts the requests of each client: a bucket of tokens each, filled at a steady rate; a rate of 0 counts nothing."""
 
     def __init__(self, per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
@@ -97,7 +92,7 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, address: str) -> None:
-        """Take a token of the client at an IP address; raise RefusedError (429) if it has none left."""
+        """Take a token of the client at an IP address; raise RefusedError (429) if none is left."""
         if not self._per_second:
             return
         client, now = _client(address), self._clock()
@@ -112,16 +107,16 @@ class RateLimiter:
                 retry_seconds=max(1, wait),
             )
         self._buckets[client] = (tokens - 1, now)
-        while len(self._buckets) > _MOST_CLIENTS:  # Those not seen for longest had time to refill.
+        while len(self._buckets) > _MOST_CLIENTS:  # The ones unused for longest had time to refill.
             self._buckets.popitem(last=False)
 
 
 class Admission:
-    """Lets requests in while there is room for them and for their bodies.
+    """Admits requests while there is room for them and for their bodies.
 
     Attributes:
-        requests: Under way.
-        reserved_bytes: Set aside for their bodies.
+        requests: Requests in progress.
+        reserved_bytes: Memory reserved for their bodies.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -131,10 +126,10 @@ class Admission:
 
     @contextmanager
     def admitted(self, body_bytes: int | None) -> Generator[None]:
-        """Hold a place for a request while the block runs; None for a body that does not say its length.
+        """Hold a place for a request while the block runs; None for a body of unknown length.
 
         Raises:
-            RefusedError: There is no room now (503), or the body is too large whenever it comes (413).
+            RefusedError: There is no room now (503), or the body is too large (413).
         """
         limits = self._limits
         if body_bytes is not None and body_bytes > limits.body_bytes:
@@ -153,7 +148,7 @@ class Admission:
 
 
 def busy() -> RefusedError:
-    """Return the answer to a request that there is no room for now."""
+    """Return the answer to a request while there is no room."""
     return RefusedError(503, "The server is busy. Try again in one second.", retry_seconds=1)
 
 
@@ -172,16 +167,12 @@ class _Waiting:
 
 
 class FairBudget:
-    """Bounds what tasks of one event loop use together, such as the pixels that are being decoded.
+    """Limits what tasks of one event loop use together, such as the pixels being decoded.
 
-    First come, first served: who needs much is not overtaken for ever by those who need little.
-
-    Args:
-        most: What all of them may use at once.
+    First come, first served: tasks that need little never overtake one that needs much.
 
     Attributes:
-        used: Right now.
-        num_waiting: Tasks that wait for their share.
+        used: Amount in use now.
 
     Examples:
         >>> budget = FairBudget(24_000_000)
@@ -200,9 +191,9 @@ class FairBudget:
         return sum(not waiting.turn.done() for waiting in self._waiting)
 
     async def take(self, amount: int) -> None:
-        """Wait until there is enough, then count it as used; a caller that is cancelled meanwhile has taken nothing.
+        """Wait until there is enough, then count it as used; a cancelled caller has taken nothing.
 
-        Of more than there is at all, all that there is is waited for.
+        More than the whole budget waits for all of it.
         """
         amount = min(amount, self._most)
         waiting = _Waiting(amount=amount, turn=asyncio.get_running_loop().create_future())
@@ -212,7 +203,7 @@ class FairBudget:
             await waiting.turn
         except asyncio.CancelledError:
             if waiting.turn.cancelled():
-                self._let_in()  # Those behind it may need less.
+                self._let_in()  # The ones behind it may need less.
             else:  # Its turn came at the same moment.
                 self.give(amount)
             raise

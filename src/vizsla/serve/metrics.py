@@ -1,4 +1,4 @@
-"""Count what a server does, for Prometheus. Each server has its own registry, so that tests may run several."""
+"""Count what a server does, for Prometheus. Each server has its own registry, so that tests can run several."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()
         self._registry = CollectorRegistry()
-        # Of their own: ``vizsla_requests`` beside ``vizsla_requests_total`` is one name too many for a registry.
+        # Separate, because one registry refuses both ``vizsla_requests`` and ``vizsla_requests_total``.
         self._gauges = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._requests = Counter(
@@ -57,7 +57,7 @@ class Metrics:
         )
 
     def add_gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """Add a value that is read when it is asked for."""
+        """Add a value that is read on each scrape."""
         Gauge(name, meaning, registry=self._gauges).set_function(value)
 
     def note_request(self, route: str, *, status: int, seconds: float) -> None:
@@ -76,5 +76,5 @@ class Metrics:
         self._busy.inc(seconds)
 
     def text(self) -> bytes:
-        """Return all of it in the text format of Prometheus."""
+        """Return everything in the text format of Prometheus."""
         return generate_latest(self._registry) + generate_latest(self._gauges)

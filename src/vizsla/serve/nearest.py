@@ -1,4 +1,4 @@
-"""Show the training images that a network finds most like a new one: an index of their features and small copies of them.
+"""Find the training images that a network finds most similar to a new one: an index of their features and thumbnails.
 
 Shapes: N training images, B new ones, D features.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vizsla.predict.predictor import Predictor
 
 MOST_IMAGES = 30_000
-"""Of more, every k-th is taken; these take about 300 MB with a thousand features."""
+"""Of more images every k-th is taken; this many take about 300 MB with a thousand features."""
 
 THUMBNAIL_SIDE = 144
 _JPEG_QUALITY = 78
@@ -42,7 +42,7 @@ _BATCH_SIZE = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingImage:
-    """An image that a network learned from: its file, of which no visitor is told, and its label, empty if not known."""
+    """A training image: its file, which no visitor learns of, and its label, empty if unknown."""
 
     path: Path
     label: str
@@ -50,10 +50,10 @@ class TrainingImage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimilarImage:
-    """A known image that is like a new one.
+    """A known image that is similar to a new one.
 
     Attributes:
-        label: Of the known image.
+        label: Its label.
         similarity: Cosine, 1 for images that the network cannot tell apart.
         thumbnail: The bytes of a JPEG.
     """
@@ -80,7 +80,7 @@ class NearestIndex:
     num_left_out: int = 0
 
     def find(self, queries_BD: Tensor, *, count: int) -> list[list[SimilarImage]]:
-        """Return the most similar known images of each new one, best first, for the features of the new ones."""
+        """Return the most similar known images for the features of each new one, best first."""
         return [
             [
                 SimilarImage(
@@ -98,12 +98,7 @@ def build_index(
     *,
     on_progress: Callable[[int], None] = lambda _done: None,
 ) -> NearestIndex:
-    """Read known images once and keep what is needed to find them again.
-
-    Args:
-        predictor: Its network makes the features.
-        images: Those that cannot be read are left out.
-        on_progress: Told how many are done.
+    """Read known images once and keep what is needed to find them again; unreadable ones are left out.
 
     Raises:
         DataError: None of them can be read.
@@ -144,7 +139,7 @@ def build_index(
 
 
 def features_of(predictor: Predictor, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Return the features of prepared images of any sizes, float32 ``(B, D)``; those of one size run together."""
+    """Return the features of prepared images of any sizes, float32 ``(B, D)``; images of one size run together."""
     rows: dict[int, Tensor] = {}
     for positions in positions_by_shape(images):
         seen = predictor.network_input([images[position] for position in positions])
@@ -153,10 +148,10 @@ def features_of(predictor: Predictor, images: Sequence[NDArray[np.uint8]]) -> Te
 
 
 def images_of_folder(folder: Path) -> list[TrainingImage]:
-    """Return the images below a folder, labelled with the name of the folder that they lie in; those directly in it have none.
+    """Return the images below a folder, labelled with the name of their own folder; those directly in it have no label.
 
     Raises:
-        DataError: It is no folder or has no images.
+        DataError: It is not a folder or has no images.
     """
     return [
         TrainingImage(path=path, label="" if path.parent == folder else path.parent.name)
@@ -165,14 +160,10 @@ def images_of_folder(folder: Path) -> list[TrainingImage]:
 
 
 def images_of_run(folder: Path, *, data: Path | None = None) -> list[TrainingImage]:
-    """Return the images that a run of ``vizsla train`` or ``vizsla demo`` learned from.
-
-    Args:
-        folder: Of the run.
-        data: Where its images are now; None looks where they were, see ``RunFolder.find_data``.
+    """Return the images that a run of ``vizsla train`` or ``vizsla demo`` learned from; ``data`` is where they are now.
 
     Raises:
-        DataError: A file of the run is missing or damaged, or its images are not there any more.
+        DataError: A file of the run is missing or damaged, or its images are gone.
     """
     table = RunFolder(folder).table(data)
     return [

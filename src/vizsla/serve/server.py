@@ -1,4 +1,4 @@
-"""Run a server until it is told to stop, then finish what it has begun."""
+"""Run a server until it is told to stop, then finish the requests in progress."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _BACKLOG = 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServePlan:
-    """How a model is served.
+    """What to serve, and where.
 
     Attributes:
         model: A model file.
-        host: Address to listen at; others than those of the loopback interface let other machines in.
+        host: Address to listen at; any but a loopback address lets other machines in.
         port: 0 for any free one.
         device: Where the network runs.
-        limits: What is taken.
-        allowed_hosts: Further names that this machine goes by.
+        limits: Limits of the server.
+        allowed_hosts: Further names of this machine.
         title: Name of the model on the page; empty for that of its file or folder.
-        max_batch: Images that run through the network together; 1 predicts one by one, 0 takes what suits the device.
+        max_batch: Images that run through the network together; 1 predicts one by one, 0 suits the device.
     """
 
     model: Path
@@ -68,12 +68,9 @@ def serve(
     make_index: Callable[[Predictor], NearestIndex | None] = lambda _predictor: None,
     say: Callable[[str], None],
 ) -> None:
-    """Serve a model until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for requests under way.
+    """Serve a model until SIGTERM or Ctrl-C; a second Ctrl-C does not wait for requests in progress.
 
-    Args:
-        plan: What to serve where.
-        make_index: Makes the index of training images once the model is open, or returns None.
-        say: Writes a line for people.
+    ``make_index`` makes the index of training images once the model is open, or returns None; ``say`` writes a line for people.
 
     Raises:
         MissingExtraError: A package of the extra ``serve`` is not installed.
@@ -102,15 +99,15 @@ def serve(
             say(f"Serving {plan.model} at {address_of(listener)}  (Ctrl-C stops)")
             if not is_loopback(listener):
                 say(
-                    "Warning: other machines can reach this server. It knows no passwords and no encryption; let only "
-                    "people whom you trust into this network, or put a proxy with both before it."
+                    "Warning: other machines can reach this server. It has no passwords and no encryption; let only "
+                    "people whom you trust into this network, or put a proxy with both in front of it."
                 )
             server.run(sockets=[listener])
     say("Stopped.")
 
 
 def check_extra() -> None:
-    """Raise MissingExtraError unless the packages of the extra are there."""
+    """Raise MissingExtraError unless the packages of the extra are installed."""
     from importlib.util import find_spec
 
     for name in ("starlette", "uvicorn", "python-multipart", "prometheus-client"):
@@ -119,7 +116,7 @@ def check_extra() -> None:
 
 
 def make_server(application: object, *, limits: Limits) -> uvicorn.Server:
-    """Return a server of an ASGI application that has not begun."""
+    """Return a server of an ASGI application that has not started."""
     import uvicorn
 
     # Damaged forms get their answer; a line for each on standard error would let visitors fill a disk.
@@ -142,12 +139,12 @@ def make_server(application: object, *, limits: Limits) -> uvicorn.Server:
 
 
 def timed_connection(header_seconds: float) -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol, held to a time in which each request must arrive.
+    """Return uvicorn's protocol with a time limit for each request to arrive.
 
-    uvicorn waits for ever for the first byte of a connection, for the rest of a header, and for the rest of a body that was
-    refused already. Each such connection would hold one of the places that there are, so one on which no request has come for
-    a while is closed, however many bytes have. It is h11's, not that of httptools: h11 bounds the bytes of a header (64 kB),
-    httptools does not, and a faster parser would win little beside the milliseconds of the network.
+    uvicorn waits for ever for the first byte of a connection, for the rest of a header, and for the rest of a body that was already
+    refused. Each such connection would hold one of the places, so a connection without a complete request is closed after a while,
+    however many bytes have come. It is h11's protocol, not that of httptools: h11 limits the bytes of a header (64 kB), httptools does
+    not, and a faster parser would gain little next to the milliseconds of the network.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -223,7 +220,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 def host_names(listener: socket.socket, *, allowed: tuple[str, ...]) -> HostNames:
-    """Return what the server may be called: where others can reach it, the machine's name and any IP address will do too."""
+    """Return the names of the server: where others can reach it, also the machine's name and any IP address."""
     from vizsla.serve.guard import LOOPBACK_NAMES, HostNames
 
     further = {name.lower().rstrip(".") for name in allowed}
@@ -234,14 +231,14 @@ def host_names(listener: socket.socket, *, allowed: tuple[str, ...]) -> HostName
 
 
 def title_of(model: Path) -> str:
-    """Return a name for a model: that of its file, or of its folder where all files are called the same."""
+    """Return a name for a model: that of its file, or of its folder where all files have the same name."""
     path = model.resolve()
     return path.parent.name if path.name == "model.safetensors" else path.stem
 
 
 @contextmanager
 def _stopped_by_signals(server: uvicorn.Server) -> Generator[None]:
-    """Let signals stop a server, not the process: before it has begun, and when it raises them again after its end."""
+    """Let signals stop a server, not the process: before it has started, and when it raises them again after its end."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         server.should_exit = True

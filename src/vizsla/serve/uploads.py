@@ -1,7 +1,7 @@
-"""Read the files that a request brings, and refuse by their headers those that would take too much to decode.
+"""Read the files of a request, and refuse by their headers those that would take too much to decode.
 
-Files stay in memory and are never written anywhere. What passes the screening may still be damaged, which decoding finds; what
-does not pass would take far more memory or time than an image of the size that people send.
+Files stay in memory and are never written anywhere. A file that passes may still be damaged, which decoding finds; one that does
+not pass would take far more memory or time than an image of the size that people send.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vizsla.types import Size
 
 _MOST_FIELDS = 16
-"""Parts of a form that are no files; they are passed over."""
+"""Parts of a form that are not files; they are ignored."""
 
 _FORM = "multipart/form-data"
 _RAW = ("image/", "application/octet-stream")
@@ -35,14 +35,14 @@ _WANTED = (
 )
 
 MOST_SCANS = 200
-"""Progressive JPEGs of cameras and editors have about 10 scans; each one more costs a pass over all pixels."""
+"""Progressive JPEGs of cameras and editors have about 10 scans; each scan costs a pass over all pixels."""
 
 SMALL_PIXELS = 12_000_000
-"""Images of which more than this is decoded come one at a time."""
+"""Images with more decoded pixels are decoded one at a time."""
 
 # In coded data a 255 is followed by 0 or by a restart marker; any other follower begins the next segment.
 _NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
-# A plain string is sought 20 times as fast: 0.04 ms in a JPEG of 120 kB.
+# A plain string is found 20 times as fast: 0.04 ms in a JPEG of 120 kB.
 _SCAN = re.compile(rb"\xff\xda")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _ICON_START = b"\x00\x00\x01\x00"
@@ -50,19 +50,19 @@ _JPEG_START = b"\xff\xd8"
 _JPEG_SCALES = (8, 4, 2)
 
 _WEBP_CANVASES = 3
-"""Pillow holds a WebP image so many times while it decodes it: 16 bytes a pixel were measured, of PNG 6."""
+"""Pillow holds a WebP image this many times while it decodes it: 16 bytes per pixel were measured, for PNG 6."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:
-    """A file that a client sent; its name is any text, for showing only."""
+    """A file from a client; its name is any text, only for display."""
 
     name: str
     data: bytes
 
 
 def check_content_type(content_type: str) -> None:
-    """Raise RefusedError (415) where the body, by its header, cannot hold images; an empty header counts as an image."""
+    """Raise RefusedError (415) if the body, by its header, cannot hold images; an empty header counts as an image."""
     kind = _kind_of(content_type)
     if kind and kind != _FORM and not kind.startswith(_RAW):
         raise RefusedError(415, f"The content type {kind[:80]!r} is not taken. {_WANTED}")
@@ -85,7 +85,7 @@ async def read_uploads(request: Request, *, limits: Limits) -> list[Upload]:
 
 
 class _Form(MultiPartParser):
-    """Starlette's parser, which does not say by itself whether a form came to its end, nor closes files of one that did not."""
+    """Starlette's parser, which does not tell whether a form was complete, nor closes files of one that was not."""
 
     ended = False
 
@@ -141,8 +141,8 @@ class Screening:
     """What is known of an upload before it is decoded.
 
     Attributes:
-        refusal: Why it is not decoded, empty where it may be.
-        pixels: So many will be in memory at once; 0 where the header does not tell, and decoding will find nothing.
+        refusal: Why it is not decoded, else empty.
+        pixels: How many will be in memory at once; 0 where the header does not tell, and decoding will find nothing.
     """
 
     refusal: str = ""
@@ -150,12 +150,12 @@ class Screening:
 
     @property
     def is_large(self) -> bool:
-        """Whether decoding takes so much memory that it is done one image at a time."""
+        """Whether decoding takes so much memory that images are decoded one at a time."""
         return self.pixels > SMALL_PIXELS
 
 
 def screen(data: bytes, *, max_pixels: int, cover: Size | None = None) -> Screening:
-    """Return whether and with how many pixels the bytes of a file may be decoded.
+    """Return whether the bytes of a file may be decoded, and with how many pixels.
 
     JPEGs are decoded at the smallest of libjpeg's scales that covers ``cover``, ``(height, width)``; None for all pixels.
     """
@@ -179,7 +179,7 @@ def screen(data: bytes, *, max_pixels: int, cover: Size | None = None) -> Screen
     if scans > MOST_SCANS:
         why = f"it is a JPEG of more than {MOST_SCANS} scans, which would take too long to decode"
         return Screening(refusal=why)
-    # Of one with several scans libjpeg holds all of the image, whatever scale is asked for.
+    # With several scans libjpeg holds the whole image, whatever the scale.
     scale = 1 if scans > 1 or cover is None else _jpeg_scale(size, cover=cover)
     return Screening(pixels=-(-width // scale) * -(-height // scale))
 
@@ -202,7 +202,7 @@ def num_scans(data: bytes, *, most: int) -> int:
 
 
 def _webp_size(data: bytes) -> Size | None:
-    """Return ``(height, width)`` as stored (RFC 9649, section 2.5 to 2.7), None where it is no WebP file."""
+    """Return ``(height, width)`` as stored (RFC 9649, section 2.5 to 2.7), None for any other file."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
     kind = data[12:16]
@@ -218,6 +218,6 @@ def _webp_size(data: bytes) -> Size | None:
 
 
 def _jpeg_scale(size: Size, *, cover: Size) -> int:
-    """Return the factor by which a JPEG is shrunk while it is decoded, as Pillow chooses it."""
+    """Return the factor by which Pillow shrinks a JPEG while decoding it."""
     shrinks = min(side // needed for side, needed in zip(size, cover, strict=True))
     return next((scale for scale in _JPEG_SCALES if shrinks >= scale), 1)
