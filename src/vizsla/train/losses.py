@@ -30,10 +30,45 @@ Reduction = Literal["mean", "sum", "none"]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
+def shaped_like(targ: Tensor, inp: Tensor) -> Tensor:
+    """Return the targets in the shape and dtype of the outputs: ``(B,)`` fits ``(B, 1)``."""
+    if targ.numel() != inp.numel():
+        raise ConfigError(
+            "Outputs and targets must have the same size. Received: outputs of shape "
+            f"{tuple(inp.shape)} and targets of shape {tuple(targ.shape)}"
+        )
+    return targ.reshape(inp.shape).to(inp.dtype)
+
+
+def _shown(self: nn.Module) -> str:
+    """Return what notebooks print for a loss: torch's name for it."""
+    name = type(self).__name__
+    return (
+        f"FlattenedLoss of {name.removesuffix('Flat')}()" if name.endswith("Flat") else f"{name}()"
+    )
+
+
+def _beside(weight: Tensor | None, outputs: Tensor) -> Tensor | None:
+    """Return class weights on the device and in the dtype of the outputs."""
+    return None if weight is None else weight.to(device=outputs.device, dtype=outputs.dtype)
+
+
+def _checked(reduction: str) -> Reduction:
+    for known in get_args(Reduction):
+        if reduction == known:
+            return known
+    raise ConfigError(
+        f"reduction is one of {', '.join(get_args(Reduction))}. Received: {reduction!r}"
+    )
+
+
 class _SoftmaxLoss(nn.Module):
-    """What the losses for one class per image have in common; ``axis`` is where the classes are in the outputs."""
+    """A loss for one class per image: cross-entropy, or what a subclass makes of it."""
 
     weight: Tensor | None
+    ignore_index = -100
+    eps = 0.0
+    __repr__ = _shown
 
     def __init__(self, axis: int, weight: Tensor | None, reduction: Reduction) -> None:
         super().__init__()
@@ -53,7 +88,14 @@ class _SoftmaxLoss(nn.Module):
         return self._loss(logits_MC, targ.reshape(-1).long(), _beside(self.weight, logits_MC))
 
     def _loss(self, logits_MC: Tensor, targets_M: Tensor, weight: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        return F.cross_entropy(
+            logits_MC,
+            targets_M,
+            weight=weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.eps,
+        )
 
     def activation(self, logits: Tensor) -> Tensor:
         """Return the probabilities: softmax over the classes."""
@@ -63,22 +105,19 @@ class _SoftmaxLoss(nn.Module):
         """Return the class with the largest probability (or logit), int64."""
         return probabilities.argmax(dim=self.axis)
 
-    def __repr__(self) -> str:
-        return _shown(self)
-
 
 class CrossEntropyLossFlat(_SoftmaxLoss):
     """Cross-entropy: minus the logarithm of the probability, by softmax, of the right class.
 
     Args:
         axis: Where the classes are in the outputs.
-        weight: How much images of each class count, ``(C,)``, or None for all the same; the mean is the weighted one.
+        weight: How much images of each class count, ``(C,)``, or None for all the same; the mean is then the weighted one.
             ``balanced_class_weights`` makes such weights. A learner moves them to its device.
         ignore_index: Images with this target do not count.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss per target, flat.
 
     Raises:
-        ConfigError: ``reduction`` is none of the three; in the call, outputs and targets do not fit together.
+        ConfigError: ``reduction`` is not one of the three; in the call, outputs and targets do not fit together.
 
     Examples:
         >>> import torch
@@ -97,24 +136,15 @@ class CrossEntropyLossFlat(_SoftmaxLoss):
         super().__init__(axis, weight, reduction)
         self.ignore_index = ignore_index
 
-    def _loss(self, logits_MC: Tensor, targets_M: Tensor, weight: Tensor | None) -> Tensor:
-        return F.cross_entropy(
-            logits_MC,
-            targets_M,
-            weight=weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
-
 
 class LabelSmoothingCrossEntropy(_SoftmaxLoss):
-    """Cross-entropy against targets that give a share ``eps`` to all classes alike, and the rest to the right one.
+    """Cross-entropy against smoothed targets: a share ``eps`` for all classes alike, the rest for the right one.
 
     Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016, section 7: eps times the mean
     over classes of minus log p, plus (1 - eps) times the cross-entropy.
 
     Args:
-        eps: Share for all classes, 0 to 1.
+        eps: 0 to 1.
         weight: How much each class counts, ``(C,)``, or None; as in ``torch.nn.CrossEntropyLoss``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         axis: Where the classes are in the outputs.
@@ -134,15 +164,6 @@ class LabelSmoothingCrossEntropy(_SoftmaxLoss):
         if not 0 <= eps <= 1:
             raise ConfigError(f"eps is the share of smoothing, 0 to 1. Received: eps={eps!r}")
         self.eps = eps
-
-    def _loss(self, logits_MC: Tensor, targets_M: Tensor, weight: Tensor | None) -> Tensor:
-        return F.cross_entropy(
-            logits_MC,
-            targets_M,
-            weight=weight,
-            reduction=self.reduction,
-            label_smoothing=self.eps,
-        )
 
 
 class FocalLossFlat(_SoftmaxLoss):
@@ -186,17 +207,18 @@ class BCEWithLogitsLossFlat(nn.Module):
     """Binary cross-entropy of each class by itself, for images with any number of labels.
 
     Args:
-        thresh: A label is given where its probability is above this.
+        thresh: A label is predicted where its probability is above this.
         weight: How much each class counts, ``(C,)``, or None.
         pos_weight: How much more its presence counts than its absence, ``(C,)``, or None.
         reduction: ``"mean"`` over images and classes, ``"sum"``, or ``"none"`` for the shape of the outputs.
 
     Raises:
-        ConfigError: ``reduction`` is none of the three; in the call, outputs and targets differ in size.
+        ConfigError: ``reduction`` is not one of the three; in the call, outputs and targets differ in size.
     """
 
     weight: Tensor | None
     pos_weight: Tensor | None
+    __repr__ = _shown
 
     def __init__(
         self,
@@ -226,17 +248,15 @@ class BCEWithLogitsLossFlat(nn.Module):
         return logits.sigmoid()
 
     def decodes(self, probabilities: Tensor) -> Tensor:
-        """Return which labels are given, bool: probabilities (not logits) above the threshold."""
+        """Return which labels are predicted, bool: probabilities (not logits) above the threshold."""
         return probabilities > self.thresh
-
-    def __repr__(self) -> str:
-        return _shown(self)
 
 
 class _NumberLoss(nn.Module):
     """A loss for numbers: outputs ``(B, K)`` and targets ``(B, K)``, or ``(B,)`` for one number."""
 
     formula: ClassVar[Callable[..., Tensor]]
+    __repr__ = _shown
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
@@ -254,9 +274,6 @@ class _NumberLoss(nn.Module):
         """Return the outputs as they are."""
         return probabilities
 
-    def __repr__(self) -> str:
-        return _shown(self)
-
 
 class MSELossFlat(_NumberLoss):
     """Mean squared difference between outputs and targets, for numbers.
@@ -265,7 +282,7 @@ class MSELossFlat(_NumberLoss):
         reduction: ``"mean"`` over images and numbers, ``"sum"``, or ``"none"`` for the shape of the outputs.
 
     Raises:
-        ConfigError: ``reduction`` is none of the three; in the call, outputs and targets differ in size.
+        ConfigError: ``reduction`` is not one of the three; in the call, outputs and targets differ in size.
     """
 
     formula = staticmethod(F.mse_loss)
@@ -281,55 +298,8 @@ class L1LossFlat(_NumberLoss):
     formula = staticmethod(F.l1_loss)
 
 
-def shaped_like(targ: Tensor, inp: Tensor) -> Tensor:
-    """Return the targets in the shape and dtype of the outputs: ``(B,)`` fits ``(B, 1)``.
-
-    Raises:
-        ConfigError: They differ in size.
-    """
-    if targ.numel() != inp.numel():
-        raise ConfigError(
-            "Outputs and targets must have the same size. Received: outputs of shape "
-            f"{tuple(inp.shape)} and targets of shape {tuple(targ.shape)}"
-        )
-    return targ.reshape(inp.shape).to(inp.dtype)
-
-
-def _shown(loss: nn.Module) -> str:
-    """Return what notebooks print for a loss: torch's name for it."""
-    name = type(loss).__name__
-    return (
-        f"FlattenedLoss of {name.removesuffix('Flat')}()" if name.endswith("Flat") else f"{name}()"
-    )
-
-
-def _beside(weight: Tensor | None, outputs: Tensor) -> Tensor | None:
-    """Return class weights on the device and in the dtype of the outputs."""
-    return None if weight is None else weight.to(device=outputs.device, dtype=outputs.dtype)
-
-
-def _checked(reduction: str) -> Reduction:
-    for known in get_args(Reduction):
-        if reduction == known:
-            return known
-    raise ConfigError(
-        f"reduction is one of {', '.join(get_args(Reduction))}. Received: {reduction!r}"
-    )
-
-
 def default_loss(task: Task) -> nn.Module:
-    """Return the loss that a task is trained with unless another is given.
-
-    Args:
-        task: What is predicted.
-
-    Returns:
-        Cross-entropy for ``"category"``, binary cross-entropy for ``"multi_category"``, mean squared error for
-        ``"regression"``.
-
-    Raises:
-        ConfigError: ``task`` is none of these.
-    """
+    """Return the loss that a task is trained with unless another is given."""
     check_task(task)
     losses = {
         "category": CrossEntropyLossFlat,
@@ -347,12 +317,11 @@ def per_image(loss_func: LossFunction) -> LossFunction:
             an attribute (all losses of this module and of torch).
 
     Returns:
-        Function of outputs ``(B, ...)`` and targets that returns ``(B,)``: the mean over what belongs to one image. With
-        class weights each loss is multiplied by its weight and not divided by their sum. It raises ConfigError where the
-        loss still returns one number.
+        Function of outputs ``(B, ...)`` and targets that returns the mean over what belongs to one image, ``(B,)``. Class
+        weights multiply each loss; nothing is divided by their sum.
 
     Raises:
-        ConfigError: The loss has neither.
+        ConfigError: The loss has neither, or, when called, still returns one number.
 
     Examples:
         >>> import torch
@@ -388,48 +357,41 @@ def _mean_only(loss_func: LossFunction) -> ConfigError:
     """Return the error for a loss that gives one number and nothing else."""
     name = getattr(loss_func, "__name__", repr(loss_func))
     return ConfigError(
-        f"The loss {name} gives no loss for each image by itself, which is needed here (mixed images, or losses of "
-        'images). Give it an argument or attribute "reduction" that returns one loss per image when it is "none", as '
-        "torch.nn.functional.cross_entropy has it, or use a loss of vizsla.train.losses."
+        f"The loss {name} gives no loss for each image by itself, which mixed images and the list of the worst images "
+        'need. Give it an argument or attribute "reduction" that returns one loss per image when it is "none", as '
+        "torch.nn.functional.cross_entropy has, or use a loss of vizsla.train.losses."
     )
 
 
 def activation_of(loss_func: LossFunction) -> Callable[[Tensor], Tensor]:
-    """Return what turns outputs that were trained with this loss into what people read.
+    """Return what turns outputs into what people read: the loss's own ``activation``, or that of a loss of torch.
 
-    Args:
-        loss_func: Any loss.
-
-    Returns:
-        The loss's own ``activation`` if it has one. Softmax over the last axis for torch's cross-entropy, the sigmoid for
-        its binary cross-entropy with logits, ``exp`` for its negative log-likelihood; for any other loss the outputs as
-        they are, as nothing is known of them.
+    Nothing is known of other losses, whose outputs stay as they are.
     """
     own: Callable[[Tensor], Tensor] | None = getattr(loss_func, "activation", None)
     if callable(own):
         return own
     while isinstance(loss_func, partial):
         loss_func = loss_func.func
-    if loss_func is F.cross_entropy or isinstance(loss_func, nn.CrossEntropyLoss):
-        return partial(torch.softmax, dim=-1)
-    if loss_func is F.nll_loss or isinstance(loss_func, nn.NLLLoss):
-        return torch.exp
-    if loss_func is F.binary_cross_entropy_with_logits or isinstance(
-        loss_func, nn.BCEWithLogitsLoss
-    ):
-        return torch.sigmoid
+    known: tuple[tuple[object, type[nn.Module], Callable[[Tensor], Tensor]], ...] = (
+        (F.cross_entropy, nn.CrossEntropyLoss, partial(torch.softmax, dim=-1)),
+        (F.nll_loss, nn.NLLLoss, torch.exp),
+        (F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss, torch.sigmoid),
+    )
+    for function, kind, activation in known:
+        if loss_func is function or isinstance(loss_func, kind):
+            return activation
     return nn.Identity()
 
 
 def balanced_class_weights(targets: Tensor, num_classes: int) -> Tensor:
     """Return the inverse frequency of each class, scaled so that the mean over the images is 1.
 
-    With these weights each class has the same part in the loss, and the loss keeps its size, so the learning rate needs no
-    change (G. King, L. Zeng, "Logistic regression in rare events data", Political Analysis 2001; scikit-learn's
+    Each class then has the same part in the loss, and the loss keeps its size, so the learning rate needs no change (G. King, L. Zeng, "Logistic regression in rare events data", Political Analysis 2001; scikit-learn's
     ``class_weight="balanced"``).
 
     Args:
-        targets: int64 ``(N,)``, those of the training images; ``UNLABELLED`` ones are left out.
+        targets: int64 ``(N,)``, of the training images; ``UNLABELLED`` ones are left out.
         num_classes: C.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Metrics that a learner is given: plain functions (``accuracy``), and classes with settings (``F1Score(average="macro")``).
+"""Metrics for a learner: plain functions (``accuracy``), and classes with settings (``F1Score(average="macro")``).
 
 A learner calls a metric once per epoch with the outputs and targets of the whole split, never batch by batch, so batches of
-unequal size count right. All compute what the scikit-learn function of the same ``__name__`` computes; ``evaluate/statistics.py``
-has the arithmetic. ``average="auto"`` scores the second of two classes, and the mean of the classes where there are more: that
-a metric made for two classes fails on three was a common stumble.
+different sizes cannot bias it. Each computes what the scikit-learn function of the same ``__name__`` computes;
+``evaluate/statistics.py`` has the arithmetic. ``average="auto"`` scores the second of two classes, and the mean over classes
+where there are more: a metric made for two classes that fails on three is a common stumble.
 
 Every metric raises ``ConfigError`` where outputs and targets do not fit together, or a setting is not possible.
 
@@ -12,9 +12,11 @@ Shapes: N images, C classes or labels, K numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: TC003 (_check looks it up)
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, get_args
+from itertools import combinations
+from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -24,25 +26,26 @@ from vizsla.evaluate import statistics as stats
 from vizsla.train.losses import shaped_like
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from vizsla.evaluate.statistics import Formula, Ranked, Tallies
 
 Average = Literal["auto", "binary", "macro", "micro", "weighted"]
-"""``"binary"``: the class ``pos_label`` of two; ``"macro"``: the mean of the classes; ``"weighted"``: by their numbers of
-images; ``"micro"``: of all decisions together; ``"auto"``: binary for two classes, macro for more."""
+"""``"binary"``: the class ``pos_label`` of two; ``"macro"``: the mean over classes; ``"weighted"``: that mean, weighted by the
+number of images of each class; ``"micro"``: all decisions together; ``"auto"``: binary for two classes, macro for more."""
 
 LabelAverage = Literal["macro", "micro", "weighted", "samples"]
-"""``"macro"``: the mean of the labels; ``"weighted"``: by their numbers of images; ``"micro"``: of all decisions together;
-``"samples"``: each image is scored by itself, then their mean."""
+"""As ``Average``, over labels; ``"samples"``: each image is scored by itself, then their mean is taken."""
 
-_FORMULAS: dict[str, Formula] = {
+# The three kinds of metrics with settings, by ``__name__``. Each serves one class per image (settings ``axis``, ...) and any
+# number of labels (``thresh``, ...).
+_TALLIED: dict[str, Formula] = {
     "f1_score": stats.f_beta,
     "precision_score": stats.precision,
     "recall_score": stats.recall,
     "jaccard_score": stats.jaccard,
 }
-"""Metrics of each class that are averaged, by ``__name__``; for one class per image (``axis``) and for labels (``thresh``)."""
+"""A score of each class, which is then averaged."""
 
 _OF_DECISIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "hamming_loss": lambda targets, predicted, _: (targets != predicted).double().mean(),
@@ -50,18 +53,14 @@ _OF_DECISIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
         stats.count_classes(targets, predicted, num_classes=num_classes)
     )[0],
 }
-"""Metrics of all decisions together, by ``__name__``: from targets and predictions, int64 ``(N,)``, and C."""
+"""One score of all decisions: from targets and predictions, int64 ``(N,)``, and C."""
 
 _RANKINGS = {"roc_auc_score": stats.roc_auc, "average_precision_score": stats.average_precision}
-"""Metrics of how well scores rank the images, by ``__name__``."""
+"""How well the scores rank the images."""
 
 
 def unique_names(metrics: Iterable[Callable[..., object]]) -> tuple[str, ...]:
-    """Return a name for each metric, as tables, histories and trackers show them: no two are the same.
-
-    Args:
-        metrics: Functions, partials of them, or objects with ``__name__``. The second ``f1_score`` becomes ``f1_score_2``.
-    """
+    """Return a different name for each metric, for tables and histories: the second ``f1_score`` becomes ``f1_score_2``."""
     names: list[str] = []
     for metric in metrics:
         inner = getattr(metric, "func", metric)  # a partial has no name of its own
@@ -78,28 +77,19 @@ def unique_names(metrics: Iterable[Callable[..., object]]) -> tuple[str, ...]:
 
 
 def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
-    """Return the share of images whose highest score is at their class.
+    """Return the share of images whose highest score is at their class, a float32 scalar.
 
     Args:
         inp: Logits or probabilities ``(N, C)``.
         targ: int64 ``(N,)``.
         axis: Where the classes are.
-
-    Returns:
-        float32 scalar, 0 to 1.
     """
     predicted = inp.argmax(dim=axis)
     return (predicted == _one_each(targ, predicted)).float().mean()
 
 
 def error_rate(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
-    """Return the share of images whose highest score is not at their class: ``1 - accuracy``.
-
-    Args:
-        inp: Logits or probabilities ``(N, C)``.
-        targ: int64 ``(N,)``.
-        axis: Where the classes are.
-    """
+    """Return ``1 - accuracy``, which has the same arguments."""
     return 1 - accuracy(inp, targ, axis=axis)
 
 
@@ -124,12 +114,12 @@ def top_k_accuracy(inp: Tensor, targ: Tensor, k: int = 5, axis: int = -1) -> Ten
 
 
 def accuracy_multi(inp: Tensor, targ: Tensor, thresh: float = 0.5, sigmoid: bool = True) -> Tensor:
-    """Return the share of decisions, one for each image and label, that are right.
+    """Return the share of right decisions, one for each image and label.
 
     Args:
         inp: Logits ``(N, C)``, or probabilities.
         targ: ``(N, C)`` of 0 and 1.
-        thresh: A label is given where its probability is above this.
+        thresh: A label is predicted where its probability is above this.
         sigmoid: Turn logits into probabilities first; False where ``inp`` holds probabilities.
     """
     probabilities = inp.sigmoid() if sigmoid else inp
@@ -137,32 +127,17 @@ def accuracy_multi(inp: Tensor, targ: Tensor, thresh: float = 0.5, sigmoid: bool
 
 
 def mse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the mean squared difference.
-
-    Args:
-        inp: Outputs ``(N, K)``.
-        targ: ``(N, K)``, or ``(N,)`` for one number.
-    """
+    """Return the mean squared difference of outputs ``(N, K)`` and targets ``(N, K)``, or ``(N,)`` for one number."""
     return (inp - shaped_like(targ, inp)).square().mean()
 
 
 def rmse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the root of the mean squared difference.
-
-    Args:
-        inp: Outputs ``(N, K)``.
-        targ: ``(N, K)``, or ``(N,)`` for one number.
-    """
+    """Return the root of ``mse``, which has the same arguments."""
     return mse(inp, targ).sqrt()
 
 
 def mae(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the mean absolute difference.
-
-    Args:
-        inp: Outputs ``(N, K)``.
-        targ: ``(N, K)``, or ``(N,)`` for one number.
-    """
+    """Return the mean absolute difference of outputs ``(N, K)`` and targets ``(N, K)``, or ``(N,)`` for one number."""
     return (inp - shaped_like(targ, inp)).abs().mean()
 
 
@@ -182,7 +157,7 @@ def r2_score(inp: Tensor, targ: Tensor) -> Tensor:
 
 
 def _one_each(targ: Tensor, predicted: Tensor) -> Tensor:
-    """Return the targets in the shape of what is predicted: ``(N, 1)`` fits ``(N,)``."""
+    """Return the targets in the shape of the predictions: ``(N, 1)`` fits ``(N,)``."""
     if targ.numel() != predicted.numel():
         raise ConfigError(
             f"This metric needs one target for each of {predicted.numel()} images. Received: targets of shape "
@@ -191,26 +166,62 @@ def _one_each(targ: Tensor, predicted: Tensor) -> Tensor:
     return targ.reshape(predicted.shape)
 
 
-# --- one class per image: a mean over classes ---
+def _check(metric: object) -> None:
+    """Check the settings of a metric; one that is annotated as a ``Literal`` has to be one of its words."""
+    hints = get_type_hints(type(metric))
+    for name, value in vars(metric).items():
+        if isinstance(value, Tensor) and name != "labels":
+            made = type(metric).__name__
+            raise ConfigError(
+                f"{made} is made first and then called. Write metrics={made}(), with brackets. "
+                f"Received: a tensor of shape {tuple(value.shape)} in place of a setting"
+            )
+        choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else (value,)
+        if value not in choices:
+            raise ConfigError(
+                f"{name} is one of {', '.join(map(str, choices))}. Received: {value!r:.80}"
+            )
+        if name == "beta" and not (isinstance(value, int | float) and value >= 0):
+            raise ConfigError(f"beta must be a number of at least 0. Received: beta={value!r}")
+
+
+# --- one class per image ---
+
+
+def _score_of_classes(metric: _ClassAverage | FBeta, inp: Tensor, targ: Tensor) -> Tensor:
+    """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
+    targets, predicted, num_classes = _classes_of(inp, targ, axis=metric.axis)
+    average = metric.average
+    if average == "auto":
+        average = "macro" if num_classes > 2 else "binary"
+    chosen = metric.labels if average != "binary" else [metric.pos_label]
+    _check_positions(chosen, num_classes, what="labels and pos_label are positions of classes")
+    if average == "binary" and num_classes > 2:
+        raise ConfigError(
+            f'average="binary" scores one of two classes. Received: outputs of {num_classes} classes. '
+            'Choose "macro", "micro" or "weighted", or leave average out.'
+        )
+    tallies = stats.count_classes(targets, predicted, num_classes=num_classes)
+    return _averaged(
+        metric,
+        tallies.only(
+            tallies.seen[:, 0] if chosen is None else torch.tensor(list(chosen), dtype=torch.int64)
+        ),
+        average=average,
+    )
 
 
 @dataclass(frozen=True)
 class _ClassAverage:
-    """A formula of each class, averaged. ``labels`` of None are the classes that occur among targets or predictions."""
+    """A score of each class, averaged."""
 
     __name__ = ""
+    __call__ = _score_of_classes
+    __post_init__ = _check
     axis: int = -1
     labels: Sequence[int] | None = None
     pos_label: int = 1
     average: Average = "auto"
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.axis)
-        _check_word("average", self.average, known=get_args(Average))
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        return _class_average(self, inp, targ, formula=_FORMULAS[self.__name__])
 
 
 class F1Score(_ClassAverage):
@@ -234,40 +245,19 @@ class F1Score(_ClassAverage):
 
 
 class Precision(_ClassAverage):
-    """The share of images predicted to be of a class that are of it; 0 for one that is never predicted.
-
-    Args:
-        axis: Where the classes are in the outputs.
-        labels: Classes to average over; None means those that occur among targets or predictions.
-        pos_label: The class that ``"binary"`` scores.
-        average: See ``Average``.
-    """
+    """The share of images predicted to be of a class that are of it; 0 for one never predicted. Settings: ``F1Score``."""
 
     __name__ = "precision_score"
 
 
 class Recall(_ClassAverage):
-    """The share of images of a class that are predicted to be of it; 0 for one that does not occur.
-
-    Args:
-        axis: Where the classes are in the outputs.
-        labels: Classes to average over; None means those that occur among targets or predictions.
-        pos_label: The class that ``"binary"`` scores.
-        average: See ``Average``.
-    """
+    """The share of images of a class that are predicted to be of it; 0 for one that does not occur. Settings: ``F1Score``."""
 
     __name__ = "recall_score"
 
 
 class Jaccard(_ClassAverage):
-    """Images of a class that were found, over those that are of it or predicted to be.
-
-    Args:
-        axis: Where the classes are in the outputs.
-        labels: Classes to average over; None means those that occur among targets or predictions.
-        pos_label: The class that ``"binary"`` scores.
-        average: See ``Average``.
-    """
+    """Images of a class that were found, over those that are of it or predicted to be. Settings: ``F1Score``."""
 
     __name__ = "jaccard_score"
 
@@ -277,31 +267,17 @@ class FBeta:
     """The harmonic mean of precision and recall, with recall counting ``beta ** 2`` times.
 
     Args:
-        beta: Above 1 favours recall, below 1 precision.
-        axis: Where the classes are in the outputs; this and the rest as for :class:`F1Score`.
-        labels: Classes to average over.
-        pos_label: The class that ``"binary"`` scores.
-        average: See ``Average``.
+        beta: Above 1 favours recall, below 1 precision. The other settings are those of ``F1Score``.
     """
 
     __name__ = "fbeta_score"
+    __call__ = _score_of_classes
+    __post_init__ = _check
     beta: float
     axis: int = -1
     labels: Sequence[int] | None = None
     pos_label: int = 1
     average: Average = "auto"
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.axis)
-        _check_word("average", self.average, known=get_args(Average))
-        _check_beta(self.beta)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
-        return _class_average(self, inp, targ, formula=partial(stats.f_beta, beta=self.beta))
-
-
-# --- one class per image: other scores ---
 
 
 @dataclass(frozen=True)
@@ -314,11 +290,9 @@ class BalancedAccuracy:
     """
 
     __name__ = "balanced_accuracy_score"
+    __post_init__ = _check
     axis: int = -1
     adjusted: bool = False
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.axis)
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
@@ -333,7 +307,7 @@ class BalancedAccuracy:
 
 @dataclass(frozen=True)
 class CohenKappa:
-    """How much better than by chance targets and predictions agree: 1 is perfect, 0 chance, NaN for a single class.
+    """How much better than chance targets and predictions agree: 1 is perfect, 0 chance, NaN for a single class.
 
     Args:
         axis: Where the classes are in the outputs.
@@ -342,22 +316,15 @@ class CohenKappa:
     """
 
     __name__ = "cohen_kappa_score"
+    __post_init__ = _check
     axis: int = -1
-    weights: Literal["linear", "quadratic"] | None = None
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.axis)
-        if self.weights not in (None, "linear", "quadratic"):
-            raise ConfigError(
-                f'weights is None, "linear" or "quadratic". Received: {self.weights!r}'
-            )
+    weights: Literal[None, "linear", "quadratic"] = None
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
         targets, predicted, num_classes = _classes_of(inp, targ, axis=self.axis)
         cells = torch.bincount(targets * num_classes + predicted, minlength=num_classes**2)
-        confusion = cells.view(num_classes, num_classes)
-        return stats.cohen_kappa(confusion, weights=self.weights)
+        return stats.cohen_kappa(cells.view(num_classes, num_classes), weights=self.weights)
 
 
 @dataclass(frozen=True)
@@ -365,10 +332,8 @@ class _ClassDecisions:
     """A score of all decisions together; ``axis`` is where the classes are in the outputs."""
 
     __name__ = ""
+    __post_init__ = _check
     axis: int = -1
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.axis)
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the score, float64, of logits or probabilities ``(N, C)`` and int64 targets ``(N,)``."""
@@ -376,21 +341,13 @@ class _ClassDecisions:
 
 
 class MatthewsCorrCoef(_ClassDecisions):
-    """The correlation of targets and predictions, -1 to 1; 0 where one of them is always the same.
-
-    Args:
-        axis: Where the classes are in the outputs.
-    """
+    """The correlation of targets and predictions, -1 to 1; 0 where one of them is always the same."""
 
     __name__ = "matthews_corrcoef"
 
 
 class HammingLoss(_ClassDecisions):
-    """The share of images predicted wrongly.
-
-    Args:
-        axis: Where the classes are in the outputs.
-    """
+    """The share of images predicted wrongly."""
 
     __name__ = "hamming_loss"
 
@@ -407,14 +364,10 @@ class RocAuc:
     """
 
     __name__ = "roc_auc_score"
+    __post_init__ = _check
     axis: int = -1
     average: Literal["macro", "weighted"] = "macro"
     multi_class: Literal["ovr", "ovo"] = "ovr"
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.axis)
-        _check_word("average", self.average, known=("macro", "weighted"))
-        _check_word("multi_class", self.multi_class, known=("ovr", "ovo"))
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the area, float64, of logits ``(N, C)`` and int64 targets ``(N,)``."""
@@ -441,10 +394,8 @@ class _SecondOfTwo:
     """A ranking by the log odds of the second of two classes; ``axis`` is where they are in the outputs."""
 
     __name__ = ""
+    __post_init__ = _check
     axis: int = -1
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.axis)
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the metric, float64, of logits ``(N, 2)`` and int64 targets ``(N,)``."""
@@ -459,21 +410,13 @@ class _SecondOfTwo:
 
 
 class RocAucBinary(_SecondOfTwo):
-    """The area under the ROC curve of the second of two classes.
-
-    Args:
-        axis: Where the classes are in the outputs.
-    """
+    """The area under the ROC curve of the second of two classes."""
 
     __name__ = "roc_auc_score"
 
 
 class APScoreBinary(_SecondOfTwo):
-    """The average precision of the second of two classes.
-
-    Args:
-        axis: Where the classes are in the outputs.
-    """
+    """The average precision of the second of two classes."""
 
     __name__ = "average_precision_score"
 
@@ -481,30 +424,37 @@ class APScoreBinary(_SecondOfTwo):
 # --- any number of labels per image ---
 
 
+def _score_of_labels(metric: _LabelAverage | FBetaMulti, inp: Tensor, targ: Tensor) -> Tensor:
+    """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
+    truth_NC, given_NC = _decisions(inp, targ, thresh=metric.thresh, sigmoid=metric.sigmoid)
+    _check_positions(metric.labels, truth_NC.shape[1], what="labels are positions of labels")
+    if metric.labels is not None:
+        chosen = list(metric.labels)
+        truth_NC, given_NC = truth_NC[:, chosen], given_NC[:, chosen]
+    # The scores of images are those of labels, with the two axes exchanged.
+    if metric.average == "samples":
+        truth_NC, given_NC = truth_NC.T, given_NC.T
+    return _averaged(metric, stats.count_labels(truth_NC, given_NC), average=metric.average)
+
+
 @dataclass(frozen=True)
 class _LabelAverage:
-    """A formula of each label, averaged. A label that neither occurs nor is predicted scores 0 and counts in the mean."""
+    """A score of each label, averaged. A label that neither occurs nor is predicted scores 0 and counts in the mean."""
 
     __name__ = ""
+    __call__ = _score_of_labels
+    __post_init__ = _check
     thresh: float = 0.5
     sigmoid: bool = True
     labels: Sequence[int] | None = None
     average: LabelAverage = "macro"
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.sigmoid)
-        _check_word("average", self.average, known=get_args(LabelAverage))
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        return _label_average(self, inp, targ, formula=_FORMULAS[self.__name__])
 
 
 class F1ScoreMulti(_LabelAverage):
     """The harmonic mean of precision and recall.
 
     Args:
-        thresh: A label is given where its probability is above this.
+        thresh: A label is predicted where its probability is above this.
         sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
         labels: Labels to average over; None means all.
         average: See ``LabelAverage``.
@@ -514,40 +464,19 @@ class F1ScoreMulti(_LabelAverage):
 
 
 class PrecisionMulti(_LabelAverage):
-    """The share of given labels that are right; 0 where none is given.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-        labels: Labels to average over; None means all.
-        average: See ``LabelAverage``.
-    """
+    """The share of predicted labels that are right; 0 where none is predicted. Settings: ``F1ScoreMulti``."""
 
     __name__ = "precision_score"
 
 
 class RecallMulti(_LabelAverage):
-    """The share of true labels that are given; 0 where there is none.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-        labels: Labels to average over; None means all.
-        average: See ``LabelAverage``.
-    """
+    """The share of true labels that are predicted; 0 where there is none. Settings: ``F1ScoreMulti``."""
 
     __name__ = "recall_score"
 
 
 class JaccardMulti(_LabelAverage):
-    """Labels rightly given, over those that are true or given.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-        labels: Labels to average over; None means all.
-        average: See ``LabelAverage``.
-    """
+    """Labels rightly predicted, over those that are true or predicted. Settings: ``F1ScoreMulti``."""
 
     __name__ = "jaccard_score"
 
@@ -557,40 +486,27 @@ class FBetaMulti:
     """The harmonic mean of precision and recall, with recall counting ``beta ** 2`` times.
 
     Args:
-        beta: Above 1 favours recall, below 1 precision.
-        thresh: A label is given where its probability is above this; this and the rest as for :class:`F1ScoreMulti`.
-        sigmoid: Turn logits into probabilities first.
-        labels: Labels to average over.
-        average: See ``LabelAverage``.
+        beta: Above 1 favours recall, below 1 precision. The other settings are those of ``F1ScoreMulti``.
     """
 
     __name__ = "fbeta_score"
+    __call__ = _score_of_labels
+    __post_init__ = _check
     beta: float
     thresh: float = 0.5
     sigmoid: bool = True
     labels: Sequence[int] | None = None
     average: LabelAverage = "macro"
 
-    def __post_init__(self) -> None:
-        _check_made(self, self.thresh)  # called like a metric, these are the targets
-        _check_word("average", self.average, known=get_args(LabelAverage))
-        _check_beta(self.beta)
-
-    def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
-        """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
-        return _label_average(self, inp, targ, formula=partial(stats.f_beta, beta=self.beta))
-
 
 @dataclass(frozen=True)
 class _LabelDecisions:
-    """A score of all decisions together, one for each image and label; arguments as :class:`F1ScoreMulti`."""
+    """A score of all decisions together, one for each image and label; settings as ``F1ScoreMulti``."""
 
     __name__ = ""
+    __post_init__ = _check
     thresh: float = 0.5
     sigmoid: bool = True
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.sigmoid)
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the score, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
@@ -599,38 +515,25 @@ class _LabelDecisions:
 
 
 class HammingLossMulti(_LabelDecisions):
-    """The share of decisions that are wrong.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-    """
+    """The share of decisions that are wrong."""
 
     __name__ = "hamming_loss"
 
 
 class MatthewsCorrCoefMulti(_LabelDecisions):
-    """The correlation of true and given labels over all decisions, -1 to 1; 0 where one of them is always the same.
-
-    Args:
-        thresh: A label is given where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-    """
+    """The correlation of true and predicted labels over all decisions, -1 to 1; 0 where one of them is always the same."""
 
     __name__ = "matthews_corrcoef"
 
 
 @dataclass(frozen=True)
 class _LabelRanking:
-    """A ranking of the images by each label, averaged; ``sigmoid`` makes no difference to ranks within a label."""
+    """A ranking of the images by each label, averaged."""
 
     __name__ = ""
+    __post_init__ = _check
     sigmoid: bool = True
     average: Literal["macro", "micro", "weighted"] = "macro"
-
-    def __post_init__(self) -> None:
-        _check_made(self, self.average)
-        _check_word("average", self.average, known=("macro", "micro", "weighted"))
 
     def __call__(self, inp: Tensor, targ: Tensor) -> Tensor:
         """Return the metric, float64, of outputs ``(N, C)`` and targets ``(N, C)`` of 0 and 1."""
@@ -659,17 +562,17 @@ class RocAucMulti(_LabelRanking):
 
 
 class APScoreMulti(_LabelRanking):
-    """The average precision of each label; the mean over labels is known as mAP.
-
-    Args:
-        sigmoid: Whether the outputs are logits; it makes no difference to ranks within a label.
-        average: ``"macro"`` is the mean, ``"weighted"`` weighs by numbers of images, ``"micro"`` ranks all decisions together.
-    """
+    """The average precision of each label; the mean over labels is known as mAP. Settings: ``RocAucMulti``."""
 
     __name__ = "average_precision_score"
 
 
 # --- what they share ---
+
+
+def _check_positions(chosen: Sequence[int] | None, num_classes: int, *, what: str) -> None:
+    if chosen is not None and any(not 0 <= label < num_classes for label in chosen):
+        raise ConfigError(f"{what}, 0..{num_classes - 1}. Received: {list(chosen)!r}")
 
 
 def _classes_of(inp: Tensor, targ: Tensor, *, axis: int) -> tuple[Tensor, Tensor, int]:
@@ -685,56 +588,20 @@ def _classes_of(inp: Tensor, targ: Tensor, *, axis: int) -> tuple[Tensor, Tensor
     return targets, predicted, num_classes
 
 
-def _class_average(
-    metric: _ClassAverage | FBeta, inp: Tensor, targ: Tensor, *, formula: Formula
-) -> Tensor:
-    targets, predicted, num_classes = _classes_of(inp, targ, axis=metric.axis)
-    tallies = stats.count_classes(targets, predicted, num_classes=num_classes)
-    average = metric.average
-    if average == "auto":
-        average = "macro" if num_classes > 2 else "binary"
-    chosen = metric.labels if average != "binary" else [metric.pos_label]
-    if chosen is not None and any(not 0 <= label < num_classes for label in chosen):
-        raise ConfigError(
-            f"labels and pos_label are positions of classes, 0..{num_classes - 1}. Received: {list(chosen)!r}"
-        )
-    if average == "binary" and num_classes > 2:
-        raise ConfigError(
-            f'average="binary" scores one of two classes. Received: outputs of {num_classes} classes. '
-            'Choose "macro", "micro" or "weighted", or leave average out.'
-        )
-    part = tallies.only(
-        tallies.seen[:, 0] if chosen is None else torch.tensor(list(chosen), dtype=torch.int64)
-    )
-    return _average_of(formula, part, average=average)
-
-
 def _decisions(inp: Tensor, targ: Tensor, *, thresh: float, sigmoid: bool) -> tuple[Tensor, Tensor]:
-    """Return which labels are true and which are given, bool ``(N, C)`` each, on the CPU."""
+    """Return which labels are true and which are predicted, bool ``(N, C)`` each, on the CPU."""
     outputs = inp.detach().cpu()
     truth = shaped_like(targ.detach().cpu(), outputs).bool()
     return truth, (outputs.sigmoid() if sigmoid else outputs) > thresh
 
 
-def _label_average(
-    metric: _LabelAverage | FBetaMulti, inp: Tensor, targ: Tensor, *, formula: Formula
+def _averaged(
+    metric: _ClassAverage | FBeta | _LabelAverage | FBetaMulti, tallies: Tallies, *, average: str
 ) -> Tensor:
-    truth_NC, given_NC = _decisions(inp, targ, thresh=metric.thresh, sigmoid=metric.sigmoid)
-    if metric.labels is not None:
-        num_labels, chosen = truth_NC.shape[1], list(metric.labels)
-        if any(not 0 <= label < num_labels for label in chosen):
-            raise ConfigError(
-                f"labels are positions of labels, 0..{num_labels - 1}. Received: {chosen!r}"
-            )
-        truth_NC, given_NC = truth_NC[:, chosen], given_NC[:, chosen]
-    # The scores of images are those of labels, with the two axes exchanged.
-    if metric.average == "samples":
-        truth_NC, given_NC = truth_NC.T, given_NC.T
-    tallies = stats.count_labels(truth_NC, given_NC)
-    return _average_of(formula, tallies, average=metric.average)
-
-
-def _average_of(formula: Formula, tallies: Tallies, *, average: str) -> Tensor:
+    if isinstance(metric, FBeta | FBetaMulti):
+        formula: Formula = partial(stats.f_beta, beta=metric.beta)
+    else:
+        formula = _TALLIED[metric.__name__]
     if average == "micro":
         return formula(tallies.total())[0, 0]
     scores = formula(tallies)[:, 0]
@@ -745,42 +612,17 @@ def _average_of(formula: Formula, tallies: Tallies, *, average: str) -> Tensor:
 
 
 def _one_against_one(scores: Tensor, targets: Tensor, supports: Tensor, *, average: str) -> Tensor:
-    present = supports.nonzero()[:, 0].tolist()
+    """Return the mean over pairs of classes of the mean area of each against the other."""
     areas: list[float] = []
     shares: list[float] = []
-    for place, first in enumerate(present):
-        for second in present[place + 1 :]:
-            either = (targets == first) | (targets == second)
-            pair = [
-                stats.roc_auc(scores[either, index], targets[either] == index)
-                for index in (first, second)
-            ]
-            areas.append(sum(found.value for found in pair if found is not None) / 2)
-            shares.append(float(supports[first] + supports[second]))
+    for pair in combinations(supports.nonzero()[:, 0].tolist(), 2):
+        either = (targets == pair[0]) | (targets == pair[1])
+        found = [stats.roc_auc(scores[either, one], targets[either] == one) for one in pair]
+        areas.append(sum(area.value for area in found if area is not None) / 2)
+        shares.append(float(supports[list(pair)].sum()) if average == "weighted" else 1.0)
     weights = torch.tensor(shares, dtype=torch.float64)
-    weights = weights if average == "weighted" else torch.ones_like(weights)
     return (torch.tensor(areas, dtype=torch.float64) * weights).sum() / weights.sum()
 
 
 def _value(found: Ranked | None) -> Tensor:
     return torch.tensor(torch.nan if found is None else found.value, dtype=torch.float64)
-
-
-def _check_made(metric: object, setting: object) -> None:
-    """Raise for ``metrics=F1Score`` in place of ``F1Score()``: then a setting is a tensor."""
-    if isinstance(setting, Tensor):
-        name = type(metric).__name__
-        raise ConfigError(
-            f"{name} is made first and then called. Write metrics={name}(), with brackets. "
-            f"Received: a tensor of shape {tuple(setting.shape)} in place of a setting"
-        )
-
-
-def _check_word(argument: str, word: str, *, known: Sequence[str]) -> None:
-    if word not in known:
-        raise ConfigError(f"{argument} is one of {', '.join(known)}. Received: {word!r:.80}")
-
-
-def _check_beta(beta: object) -> None:
-    if not isinstance(beta, int | float) or not beta >= 0:
-        raise ConfigError(f"beta must be a number of at least 0. Received: beta={beta!r}")

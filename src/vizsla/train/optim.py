@@ -1,9 +1,9 @@
-"""Optimisers: ``Adam`` and ``SGD`` as notebooks know them, and any other of torch or timm by its name.
+"""Optimisers: ``Adam`` and ``SGD`` as notebooks know them, and any other of torch or timm by name.
 
 AdamW: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019 (arXiv 1711.05101). Frozen parameters are not
 given to an optimiser, so weight decay cannot touch them; biases and norms take no decay.
 
-``Adam`` and ``SGD`` run torch's fused kernels, on the CPU too. A step of AdamW there (torch 2.14, one thread of two shared
+``Adam`` and ``SGD`` run torch's fused kernels, on a CPU too. A step of AdamW there (torch 2.14, one thread of two shared
 cores, best of 25) takes 3.3 ms fused, 7.9 ms in a loop and 11.8 ms with foreach for the 147 tensors of efficientnet_lite0;
 6.3, 45 and 28 ms for the 62 of resnet18. SGD with momentum: 1.3, 3.1 and 3.3 ms; 4.0, 9.0 and 17 ms.
 """
@@ -32,10 +32,10 @@ WEIGHT_DECAY = 0.01
 MOMENTUM = 0.9
 SQUARED_MOMENTUM = 0.99
 EPSILON = 1e-5
-"""The values of fastai: a shorter memory of squares than torch's 0.999 suits runs of a few hundred steps."""
+"""fastai's values: a shorter memory of squares than torch's 0.999 suits runs of a few hundred steps."""
 
 # Some optimisers refuse 0; a schedule sets the rate before every step.
-_RATE_BEFORE_ANY_STEP = 1e-3
+_INITIAL_RATE = 1e-3
 
 _REFUSALS = (
     AssertionError,
@@ -46,11 +46,11 @@ _REFUSALS = (
     TypeError,
     ValueError,
 )
-"""What libraries raise for settings, parameters or missing packages with which an optimiser cannot be made."""
+"""What libraries raise for settings, parameters or missing packages that make an optimiser impossible."""
 
 _NOT_FOR_THIS_LOOP = {
     "lbfgs": "it computes the loss several times in one step, and the training loop computes it once",
-    "sparseadam": "it takes sparse gradients only, and those of images are dense",
+    "sparseadam": "it takes sparse gradients only, and those of image classifiers are dense",
     "adahessian": "it needs second derivatives of the loss, which the training loop does not keep",
 }
 
@@ -112,16 +112,14 @@ def build_optimiser(
     weight_decay: float | Sequence[float] | None = None,
     decay_norms_and_biases: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return an optimiser over the parameters that train; each of its groups knows its layer group.
-
-    The learning rates are set before each step (``set_hyperparameters``).
+    """Return an optimiser over the parameters that train; ``set_hyperparameters`` sets its rates before each step.
 
     Args:
-        module: Tells which parameters are norms and biases.
+        module: Says which parameters are norms and biases.
         groups: Layer groups, earliest first. Parameters without ``requires_grad`` are left out.
         opt_func: Called with torch's groups of parameters and ``lr``; or a name: ``"adam"`` and ``"adamw"`` are ``Adam``,
             ``"sgd"`` is ``SGD`` with momentum 0.9, then come the classes of ``torch.optim`` (``"rmsprop"``) and the names
-            of timm's ``create_optimizer_v2`` (``"lion"``, ``"lamb"``), upper and lower case alike.
+            of timm's ``create_optimizer_v2`` (``"lion"``, ``"lamb"``), in upper or lower case.
         weight_decay: For all groups, or one for each; None for the optimiser's own.
         decay_norms_and_biases: Decay these too.
 
@@ -161,15 +159,10 @@ def build_optimiser(
 def set_hyperparameters(
     optimiser: torch.optim.Optimizer, *, rates: Sequence[float], momentum: float | None = None
 ) -> None:
-    """Give an optimiser the rates and the momentum of its next step.
+    """Set the rate of each layer group and the momentum for the next step of an optimiser from ``build_optimiser``.
 
-    Values that are tensors (a captured CUDA graph reads them) are overwritten in place.
-
-    Args:
-        optimiser: From ``build_optimiser``.
-        rates: Learning rate of each layer group.
-        momentum: The first of the ``betas``, or ``momentum``; None leaves it. An optimiser that was made without
-            momentum stays without.
+    The momentum is the first of the ``betas``, or ``momentum``; None leaves it, and an optimiser made without momentum stays
+    without. Values that are tensors (a captured CUDA graph reads them) are overwritten in place.
     """
     has_momentum = bool(optimiser.defaults.get("momentum", 0.0))
     for group in optimiser.param_groups:
@@ -200,8 +193,9 @@ def _decay_per_group(
 ) -> Sequence[float | None]:
     if weight_decay is None:
         return (None,) * num_groups
-    single = isinstance(weight_decay, int | float)
-    given = [float(one) for one in ([weight_decay] * num_groups if single else weight_decay)]
+    if isinstance(weight_decay, int | float):
+        weight_decay = [weight_decay] * num_groups
+    given = [float(decay) for decay in weight_decay]
     if len(given) != num_groups:
         raise ConfigError(
             f"Weight decay is one number, or one for each of the {num_groups} parameter groups. "
@@ -209,18 +203,18 @@ def _decay_per_group(
         )
     if any(decay < 0 or not math.isfinite(decay) for decay in given):
         raise ConfigError(
-            f"Weight decay is a finite number from 0 on, such as 0.01. Received: {weight_decay!r}"
+            f"Weight decay is a finite number of at least 0, such as 0.01. Received: {given}"
         )
     return given
 
 
 def _make(opt_func: OptimiserFactory, settings: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Return an optimiser from what makes it, with the refusals of libraries in one error of ours."""
+    """Call what makes an optimiser, and turn what libraries raise into one error of ours."""
     factory = _factory_of(opt_func)
     named = opt_func.func if isinstance(opt_func, partial) else opt_func
     shown = repr(opt_func) if isinstance(opt_func, str) else getattr(named, "__name__", repr(named))
     try:
-        optimiser = factory(settings, lr=_RATE_BEFORE_ANY_STEP)
+        optimiser = factory(settings, lr=_INITIAL_RATE)
     except _REFUSALS as error:
         raise ConfigError(
             f"The optimiser {shown} cannot be made for these parameters: {error} "
@@ -229,8 +223,8 @@ def _make(opt_func: OptimiserFactory, settings: list[dict[str, Any]]) -> torch.o
     groups = getattr(optimiser, "param_groups", None)
     if groups is None or any("layer_group" not in group for group in groups):
         raise ConfigError(
-            f"opt_func makes a torch.optim.Optimizer from the groups of parameters that it is given. {shown} returned "
-            f"{type(optimiser).__name__} without them. Pass its first argument on to torch as it is."
+            f"opt_func makes a torch.optim.Optimizer from the parameter groups that it is given. {shown} returned "
+            f"{type(optimiser).__name__} without them. Pass its first argument on to torch unchanged."
         )
     _check_usable(type(optimiser).__name__)
     return optimiser
@@ -275,7 +269,7 @@ def _timm_optim() -> Any:
 
 
 def _torch_classes() -> dict[str, type[torch.optim.Optimizer]]:
-    """Return the optimisers of torch by their names in lower case; not Muon, which refuses biases (timm's takes them)."""
+    """Return torch's optimisers by lower-case name; not Muon, which refuses biases (timm's takes them)."""
     base = torch.optim.Optimizer
     return {
         name.lower(): found
@@ -287,14 +281,17 @@ def _torch_classes() -> dict[str, type[torch.optim.Optimizer]]:
 def _fused(
     make: Callable[..., torch.optim.Optimizer], params: Parameters, **settings: Any
 ) -> torch.optim.Optimizer:
-    """Return an optimiser with fused kernels where all parameters lie on one kind of device that torch has them for."""
+    """Return an optimiser with fused kernels where all parameters are on one kind of device that has them."""
     given = list(params)
-    nested = [entry["params"] if isinstance(entry, dict) else [entry] for entry in given]
-    tensors = [one for part in nested for one in ([part] if isinstance(part, Tensor) else part)]
-    kinds = {tensor.device.type for tensor in tensors}
+    entries = [entry["params"] if isinstance(entry, dict) else entry for entry in given]
+    kinds = {
+        tensor.device.type
+        for entry in entries
+        for tensor in ([entry] if isinstance(entry, Tensor) else entry)
+    }
     return make(given, fused=kinds in ({"cuda"}, {"cpu"}) or None, **settings)
 
 
 def _updated(current: object, value: float) -> object:
-    """Return the new value, or the tensor that held the old one with the new one in it."""
+    """Return the new value; a tensor that held the old one gets it and is returned."""
     return current.fill_(value) if isinstance(current, Tensor) else value

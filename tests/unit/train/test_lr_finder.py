@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
 from vizsla.errors import ConfigError, TrainingError
@@ -114,36 +115,25 @@ def fail() -> None:
     raise ArithmeticError("of the user's own making")
 
 
-def after_some_training(learner: Learner) -> Learner:
-    learner.fit(1, 1e-3)
-    return learner
-
-
-def test_the_rates_are_those_asked_for_and_go_round_the_epochs(make_learner: Any):
+def test_rates_and_running_mean_of_the_losses(make_learner: Any):
     learner = make_learner()
-    assert len(learner.dls.train) == 5
-    curve = find_learning_rate(learner, num_it=12, stop_div=False, end_lr=1e-2)
-    expected = 1e-7 * (1e-2 / 1e-7) ** (np.arange(12) / 12)
+    assert len(learner.dls.train) == 5  # so it takes three epochs
+    curve = find_learning_rate(learner, num_it=12, stop_div=False, end_lr=1e-3)
+    expected = 1e-7 * (1e-3 / 1e-7) ** (np.arange(12) / 12)
     np.testing.assert_allclose(curve.lrs, expected, rtol=1e-9)
     assert curve.steps == len(curve.losses) == len(curve.runs[0]) == curve.num_it == 12
     assert not curve.stopped
-
-
-def test_the_losses_are_the_running_mean_of_those_of_the_steps(make_learner: Any):
-    curve = find_learning_rate(make_learner(), num_it=8, end_lr=1e-3)
     (losses,) = curve.runs
-    assert len(set(losses)) == 8
-    weights = 0.98 ** np.arange(8)[::-1]
-    means = [np.average(losses[: n + 1], weights=weights[7 - n :]) for n in range(8)]
+    assert len(set(losses)) == 12
+    weights = 0.98 ** np.arange(12)[::-1]
+    means = [np.average(losses[: n + 1], weights=weights[11 - n :]) for n in range(12)]
     np.testing.assert_allclose(curve.losses, means, rtol=1e-9)
+    assert find_learning_rate(learner, num_it=12, stop_div=False, end_lr=1e-3) == curve
+    for num_it in (1, 5, 6):
+        assert find_learning_rate(learner, num_it=num_it, end_lr=1e-3).steps == 6
 
 
-@pytest.mark.parametrize("num_it", [1, 5, 6])
-def test_at_least_six_steps_are_taken(make_learner: Any, num_it: int):
-    assert find_learning_rate(make_learner(), num_it=num_it, end_lr=1e-3).steps == 6
-
-
-def test_the_first_loss_is_that_of_the_untouched_network(make_learner: Any):
+def test_first_loss_is_that_of_the_untouched_network(make_learner: Any):
     learner = make_learner(dropout=0.0)
     batch = next(learner.dls.train.batches(epoch=0))
     learner.model.train()
@@ -155,12 +145,12 @@ def test_the_first_loss_is_that_of_the_untouched_network(make_learner: Any):
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["all trains", "body frozen"])
 @pytest.mark.parametrize("trained", [False, True], ids=["no optimiser yet", "after a fit"])
-def test_no_trace_is_left(make_learner: Any, tmp_path: Path, trained: bool, frozen: bool):
+def test_run_leaves_no_trace(make_learner: Any, tmp_path: Path, trained: bool, frozen: bool):
     learner = make_learner(metrics=[])
     if frozen:
         learner.freeze()
     if trained:
-        after_some_training(learner)
+        learner.fit(1, 1e-3)
     learner.model.eval()
     before, files = StateOf(learner), sorted(tmp_path.rglob("*"))
     curve = find_learning_rate(learner, num_it=9, stop_div=False)
@@ -172,12 +162,12 @@ def test_no_trace_is_left(make_learner: Any, tmp_path: Path, trained: bool, froz
 
 @pytest.mark.parametrize("action", [interrupt, fail])
 @pytest.mark.parametrize("trained", [False, True], ids=["no optimiser yet", "after a fit"])
-def test_no_trace_is_left_by_a_run_that_was_cut_off(
+def test_interrupted_run_leaves_no_trace(
     make_learner: Any, trained: bool, action: Callable[[], None]
 ):
     learner = make_learner()
     if trained:
-        after_some_training(learner)
+        learner.fit(1, 1e-3)
     before = StateOf(learner)
     with pytest.raises((KeyboardInterrupt, ArithmeticError)) as error:
         find_learning_rate(learner, num_it=20, cbs=At(7, action))
@@ -229,7 +219,7 @@ FINDERS = [
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("finder", FINDERS)
 @pytest.mark.parametrize("where", ["before", "between"])
-def test_a_fit_after_the_finder_is_bit_for_bit_the_fit_without_it(
+def test_fit_after_the_finder_is_the_fit_without_it(
     make_learner: Any, finder: Callable[[Learner], None], where: str
 ):
     def train(learner: Learner, *, probe: bool) -> Learner:
@@ -244,18 +234,9 @@ def test_a_fit_after_the_finder_is_bit_for_bit_the_fit_without_it(
     plain = train(make_learner(), probe=False)
     probed = train(make_learner(), probe=True)
     StateOf(probed).assert_equal(StateOf(plain))
-    assert [fit.losses for fit in probed.recorder.fits] == [
-        fit.losses for fit in plain.recorder.fits
-    ]
-    assert [fit.values for fit in probed.recorder.fits] == [
-        fit.values for fit in plain.recorder.fits
-    ]
-
-
-def test_the_same_learner_gives_the_same_curve_again(make_learner: Any):
-    learner = make_learner()
-    first = find_learning_rate(learner, num_it=8)
-    assert find_learning_rate(learner, num_it=8) == first
+    for name in ("losses", "values"):
+        found, expected = ([getattr(fit, name) for fit in one.recorder.fits] for one in (probed, plain))  # fmt: skip
+        assert found == expected
 
 
 def test_every_run_sees_other_batches_from_the_same_weights(make_learner: Any):
@@ -270,24 +251,20 @@ def test_every_run_sees_other_batches_from_the_same_weights(make_learner: Any):
     assert curve.losses[0] == pytest.approx(np.mean([run[0] for run in curve.runs]))
 
 
-def test_a_loss_that_runs_away_ends_the_run_but_not_too_early(make_learner: Any):
-    learner = make_learner()
-    curve = find_learning_rate(learner, start_lr=1.0, end_lr=1e6, num_it=60)
+def test_runaway_loss_ends_the_run_but_not_too_early(make_learner: Any):
+    curve = find_learning_rate(make_learner(), start_lr=1.0, end_lr=1e6, num_it=60)
     assert curve.stopped
     assert 60 // 10 + 15 <= curve.steps < 60
     best = max(LOWEST_BEST, min(curve.losses))
     assert curve.losses[-1] > 4 * best
     assert all(loss <= 4 * best for loss in curve.losses[21:-1])
-
-
-def test_without_stop_div_a_loss_may_run_away(make_learner: Any):
     curve = find_learning_rate(make_learner(), start_lr=1.0, end_lr=1e2, num_it=40, stop_div=False)
     assert curve.steps == 40
     assert not curve.stopped
     assert max(curve.losses) > 4 * max(LOWEST_BEST, min(curve.losses))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_without_an_error(make_learner: Any):
+def test_loss_that_is_not_finite_ends_the_run_without_an_error(make_learner: Any):
     steps = 0
 
     def breaking(logits: Tensor, targets: Tensor) -> Tensor:
@@ -301,10 +278,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_without_an_error(make_learner: A
     assert math.isnan(curve.losses[-1])
     found = suggest(curve, (minimum, valley))
     assert all(math.isnan(rate) for rate in found)
-    assert found.note.startswith("Of 5 losses 0 can be read")
+    assert "5 losses 0" in found.note
 
 
-def test_what_a_callback_of_the_user_calls_a_training_error_is_one(make_learner: Any):
+def test_training_error_of_a_callback_is_raised(make_learner: Any):
     def refuse() -> None:
         raise TrainingError("Not today.")
 
@@ -312,9 +289,7 @@ def test_what_a_callback_of_the_user_calls_a_training_error_is_one(make_learner:
         find_learning_rate(make_learner(), num_it=8, cbs=At(2, refuse))
 
 
-def test_callbacks_that_only_watch_are_not_told_and_those_that_change_batches_take_part(
-    make_learner: Any,
-):
+def test_only_callbacks_that_change_batches_take_part(make_learner: Any):
     class Counting(Callback):
         def __init__(self) -> None:
             self.steps = 0
@@ -333,44 +308,32 @@ def test_callbacks_that_only_watch_are_not_told_and_those_that_change_batches_ta
     assert find_learning_rate(learner, num_it=6).losses != plain.losses
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_impossible_ranges_are_refused_before_the_first_step(make_learner: Any, make_loaders: Any):
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"start_lr": 0.0}, "positive finite"),
         ({"start_lr": -1e-7}, "positive finite"),
         ({"end_lr": math.nan}, "positive finite"),
-        ({"start_lr": 1.0, "end_lr": 0.1}, "start_lr is below end_lr"),
-        ({"start_lr": 1.0, "end_lr": 1.0}, "start_lr is below end_lr"),
-        ({"num_it": 0}, "num_it is a whole number"),
-        ({"num_it": 9.5}, "num_it is a whole number"),
-        ({"num_runs": 0}, "num_runs is a whole number"),
-    ],
-    ids=str,
-)
-def test_a_range_that_cannot_work_is_refused_before_the_first_step(
-    make_learner: Any, options: dict[str, Any], message: str
-):
-    watch = At(1, fail)
-    with pytest.raises(ConfigError, match=message):
-        find_learning_rate(make_learner(), cbs=watch, **options)
+        ({"start_lr": 1.0, "end_lr": 0.1}, r"start_lr=1\.0, end_lr=0\.1"),
+        ({"start_lr": 1.0, "end_lr": 1.0}, r"start_lr=1\.0, end_lr=1\.0"),
+        ({"num_it": 0}, "num_it"),
+        ({"num_it": 9.5}, "num_it"),
+        ({"num_runs": 0}, "num_runs"),
+    ]
+    learner, watch = make_learner(), At(1, fail)
+    for options, facts in cases:
+        with pytest.raises(ConfigError, match=facts):
+            find_learning_rate(learner, cbs=watch, **options)
     assert watch.steps_seen == 0
-
-
-def test_without_training_pictures_there_is_nothing_to_find(make_loaders: Any, make_learner: Any):
-    learner = make_learner(make_loaders(num_valid=24))
     with pytest.raises(TrainingError, match="no training images"):
-        find_learning_rate(learner)
+        find_learning_rate(make_learner(make_loaders(num_valid=24)))
 
 
-def test_the_rule_lets_a_trained_network_go_on():
+def test_rule_for_stopping():
     stops = partial(ran_away, wait=25, lowest_best=LOWEST_BEST)
     assert not any(stops(TRAINED_HEAD[: n + 1]) for n in range(len(TRAINED_HEAD)))
     later = [*TRAINED_HEAD, *[0.02] * 20]
     assert not stops(later)
     assert stops([*later, 0.21])
-
-
-def test_the_rule_waits():
     assert not ran_away([1.0, 9.0], wait=3)
     assert ran_away([1.0, 9.0, 9.0], wait=3)
     assert ran_away([1.0, math.inf], wait=3)
@@ -385,13 +348,11 @@ def curve_of(steps: int) -> FinderCurve:
 @pytest.fixture
 def _closed_figures():
     yield
-    from matplotlib import pyplot as plt
-
     plt.close("all")
 
 
 @pytest.mark.usefixtures("_closed_figures")
-def test_the_plot_shows_the_loss_over_the_rate_without_the_last_points_and_the_suggestions():
+def test_plot_shows_the_curve_without_its_end_and_the_suggestions():
     curve = curve_of(60)
     found = suggest(curve, (minimum, valley))
     ax: Any = plot_finder(curve, found)
@@ -403,51 +364,36 @@ def test_the_plot_shows_the_loss_over_the_rate_without_the_last_points_and_the_s
     places = [(dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots]
     assert places == list(found.dots.values())
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["minimum", "valley"]
-
-
-@pytest.mark.usefixtures("_closed_figures")
-def test_the_plot_without_suggestions_is_the_curve_alone():
-    from matplotlib import pyplot as plt
-
-    axes = plt.subplots()[1]
-    assert plot_finder(curve_of(60), ax=axes) is axes
-    assert len(axes.get_lines()) == 1
-    assert axes.get_legend() is None
-
-
-@pytest.mark.usefixtures("_closed_figures")
-@pytest.mark.parametrize("steps", [0, 1, 5])
-def test_a_short_curve_is_drawn_whole_and_nan_gets_no_dot(steps: int):
-    curve = curve_of(steps)
-    ax: Any = plot_finder(curve, suggest(curve))
-    (line,) = ax.get_lines()
-    assert len(line.get_xdata()) == steps
-
-
-@pytest.mark.usefixtures("_closed_figures")
-def test_the_safe_range_is_shaded():
-    found = SuggestedLRs(
-        {"robust": (1e-3, (1e-3, 1.7))},
-        unpacked=[1e-3],
-        robust_rate=RobustRate(value=1e-3, low=1e-4, high=1e-2),
-    )
-    ax: Any = plot_finder(curve_of(60), found)
+    safe = RobustRate(value=1e-3, low=1e-4, high=1e-2)
+    found = SuggestedLRs({"robust": (1e-3, (1e-3, 1.7))}, unpacked=[1e-3], robust_rate=safe)
+    ax = plot_finder(curve, found)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["robust", "safe range"]
 
 
 @pytest.mark.usefixtures("_closed_figures")
-def test_a_learner_shows_the_valley_and_unpacks_to_two_as_notebooks_of_any_age_expect(
-    make_learner: Any,
-):
+def test_plot_of_a_curve_alone_or_a_short_one():
+    axes = plt.subplots()[1]
+    assert plot_finder(curve_of(60), ax=axes) is axes
+    assert len(axes.get_lines()) == 1
+    assert axes.get_legend() is None
+    for steps in (0, 1, 5):
+        ax: Any = plot_finder(curve_of(steps), suggest(curve_of(steps)))
+        (line,) = ax.get_lines()
+        assert len(line.get_xdata()) == steps
+
+
+@pytest.mark.usefixtures("_closed_figures")
+def test_lr_find_shows_the_valley_and_unpacks_to_two(make_learner: Any):
     learner = make_learner()
     found = learner.lr_find(num_it=40, end_lr=0.1)
     assert repr(found) == f"SuggestedLRs(valley={found.valley})"
     lr_min, lr_steep = learner.lr_find(num_it=40, end_lr=0.1, show_plot=False)
     curve = find_learning_rate(learner, num_it=40, end_lr=0.1)
     assert [lr_min, lr_steep] == list(suggest(curve, (minimum, steep)))
+    assert learner.lr_find(num_it=6, show_plot=False, suggest_funcs=None) is None
 
 
-def test_a_learner_makes_several_runs_for_the_robust_suggestion(make_learner: Any):
+def test_lr_find_makes_several_runs_for_the_robust_suggestion(make_learner: Any):
     learner = make_learner()
     before = StateOf(learner)
     found = learner.lr_find(num_it=24, end_lr=1e-5, show_plot=False, suggest_funcs=(valley, robust))
@@ -456,17 +402,12 @@ def test_a_learner_makes_several_runs_for_the_robust_suggestion(make_learner: An
     StateOf(learner).assert_equal(before)
 
 
-def test_a_learner_says_in_one_sentence_when_there_are_too_few_points(
+def test_lr_find_says_when_there_are_too_few_points(
     make_learner: Any, capsys: pytest.CaptureFixture[str]
 ):
     learner = make_learner(quiet=False)
     found = learner.lr_find(num_it=12, show_plot=False, suggest_funcs=(valley, slide))
     assert found.valley > 0
     assert math.isnan(found.slide)
-    assert capsys.readouterr().out == (
-        "Of 12 losses 6 can be read, too few to suggest slide; take more steps (num_it).\n"
-    )
-
-
-def test_a_learner_may_be_asked_for_the_plot_alone(make_learner: Any):
-    assert make_learner().lr_find(num_it=6, show_plot=False, suggest_funcs=None) is None
+    assert capsys.readouterr().out == f"{found.note}\n"
+    assert "slide" in found.note

@@ -111,7 +111,7 @@ def prepared(case: dict[str, Any]) -> tuple[nn.Sequential, torch.optim.Optimizer
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_parameters_after_every_step_are_the_golden_ones(name: str):
+def test_golden_parameters_after_every_step(name: str):
     case = CASES[name]
     losses, states = run(*prepared(case))
     np.testing.assert_allclose(losses, case["losses"], atol=3e-4)
@@ -122,7 +122,7 @@ def test_parameters_after_every_step_are_the_golden_ones(name: str):
             np.testing.assert_allclose(state[parameter], value, atol=tolerance, err_msg=parameter)
 
 
-def test_running_statistics_after_the_steps_are_the_golden_ones():
+def test_golden_running_statistics():
     model, optimiser, schedule = prepared(CASES["adam_defaults"])
     run(model, optimiser, schedule)
     buffers = dict(model[1].named_buffers())
@@ -130,15 +130,16 @@ def test_running_statistics_after_the_steps_are_the_golden_ones():
         np.testing.assert_allclose(buffers[name], expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["frozen", "frozen_bn_trains", "frozen_bn_fixed"])
-def test_a_frozen_layer_stays_exactly_as_it_is(name: str):
-    model, optimiser, schedule = prepared(CASES[name])
-    run(model, optimiser, schedule)
-    for parameter in ("0.weight", "0.bias"):
-        assert torch.equal(model.state_dict()[parameter], torch.tensor(PROBLEM["start"][parameter]))
+def test_frozen_layer_stays_exactly_as_it_is():
+    for name in ("frozen", "frozen_bn_trains", "frozen_bn_fixed"):
+        model, optimiser, schedule = prepared(CASES[name])
+        run(model, optimiser, schedule)
+        for parameter in ("0.weight", "0.bias"):
+            expected = torch.tensor(PROBLEM["start"][parameter])
+            assert torch.equal(model.state_dict()[parameter], expected)
 
 
-def test_a_layer_that_was_trained_and_then_frozen_does_not_move_again():
+def test_layer_frozen_after_training_does_not_move():
     # The recorded library goes on shrinking it by weight decay: its gradient stays zero instead of none.
     model = toy()
     groups = groups_of(model, [[0], [1, 2]])
@@ -158,7 +159,7 @@ def test_a_layer_that_was_trained_and_then_frozen_does_not_move_again():
 @pytest.mark.parametrize(
     ("given", "first", "second"), [(0.25, 0.25, 0.25), ((0.5, 0.25), 0.5, 0.25), (None, 0.01, 0.01)]
 )
-def test_each_parameter_that_trains_is_handed_over_once_with_its_group_and_decay(
+def test_groups_and_decay_of_parameters(
     given: float | tuple[float, ...] | None, first: float, second: float
 ):
     model = toy()
@@ -179,7 +180,7 @@ def test_each_parameter_that_trains_is_handed_over_once_with_its_group_and_decay
     }
 
 
-def test_norms_and_biases_are_decayed_if_asked():
+def test_norms_and_biases_are_decayed_on_request():
     model = toy()
     optimiser = build_optimiser(
         model, (tuple(model.parameters()),), weight_decay=0.25, decay_norms_and_biases=True
@@ -187,7 +188,7 @@ def test_norms_and_biases_are_decayed_if_asked():
     assert [group["weight_decay"] for group in optimiser.param_groups] == [0.25]
 
 
-def test_the_fused_kernels_are_used_where_all_parameters_are_on_one_device():
+def test_fused_kernels_are_used_on_one_device():
     model = nn.Linear(2, 2)
     assert Adam(model.parameters(), 0.1).defaults["fused"] is True
     assert SGD([{"params": model.weight}], 0.1).defaults["fused"] is True
@@ -195,7 +196,7 @@ def test_the_fused_kernels_are_used_where_all_parameters_are_on_one_device():
     assert Adam(mixed, 0.1).defaults["fused"] is None
 
 
-def test_adam_has_the_notebooks_constants_and_either_kind_of_weight_decay():
+def test_adam_has_fastais_constants_and_either_kind_of_weight_decay():
     decoupled, added = (Adam(toy().parameters(), 0.1, decouple_wd=kind) for kind in (True, False))
     assert type(decoupled) is torch.optim.AdamW
     assert type(added) is torch.optim.Adam
@@ -208,51 +209,33 @@ def test_adam_has_the_notebooks_constants_and_either_kind_of_weight_decay():
         }
 
 
-@pytest.mark.parametrize(("decouple", "expected"), [(True, 0.95), (False, 0.95)])
-def test_sgd_shrinks_weights_by_rate_times_decay(decouple: bool, expected: float):
-    weight = nn.Parameter(torch.ones(1))
-    weight.grad = torch.zeros(1)
-    SGD([weight], 0.1, wd=0.5, decouple_wd=decouple).step()
-    assert weight.item() == pytest.approx(expected)
-
-
-def test_decoupled_decay_of_sgd_does_not_enter_its_momentum():
-    # Two steps without gradients: (1 - 0.05)^2 decoupled; added to the gradient the second step has momentum too.
-    ends: list[float] = []
-    for decouple in (True, False):
+def test_weight_decay_of_sgd():
+    # Two steps without gradients. Decoupled: (1 - 0.05)^2; added to the gradient, the second step has momentum too.
+    ends: dict[bool, list[float]] = {True: [], False: []}
+    for decouple, found in ends.items():
         weight = nn.Parameter(torch.ones(1))
         optimiser = SGD([weight], 0.1, mom=0.9, wd=0.5, decouple_wd=decouple)
         for _ in range(2):
             weight.grad = torch.zeros(1)
             optimiser.step()
-        ends.append(weight.item())
-    assert ends == pytest.approx([0.9025, 0.95 - 0.1 * (0.9 * 0.5 + 0.95 * 0.5)])
+            found.append(weight.item())
+    assert ends[True] == pytest.approx([0.95, 0.9025])
+    assert ends[False] == pytest.approx([0.95, 0.95 - 0.1 * (0.9 * 0.5 + 0.95 * 0.5)])
 
 
-def test_a_step_gets_the_rates_of_its_groups_and_its_momentum():
+def test_rates_and_momentum_of_a_step():
     optimiser = optimiser_of(toy(), layers=([0], [1], [2]))
     set_hyperparameters(optimiser, rates=(4.0, 5.0, 6.0), momentum=0.25)
-    assert [(group["layer_group"], group["lr"]) for group in optimiser.param_groups] == [
-        (0, 4.0),
-        (0, 4.0),
-        (1, 5.0),
-        (2, 6.0),
-        (2, 6.0),
-    ]
+    rates = [(group["layer_group"], group["lr"]) for group in optimiser.param_groups]
+    assert rates == [(0, 4.0), (0, 4.0), (1, 5.0), (2, 6.0), (2, 6.0)]
     assert {group["betas"] for group in optimiser.param_groups} == {(0.25, SQUARED_MOMENTUM)}
-
-
-def test_no_momentum_leaves_it_as_it_was():
-    optimiser = optimiser_of(toy())
-    assert {group["betas"] for group in optimiser.param_groups} == {(MOMENTUM, SQUARED_MOMENTUM)}
-    set_hyperparameters(optimiser, rates=(1.0,), momentum=0.6)
-    set_hyperparameters(optimiser, rates=(2.0,))
-    assert {group["betas"] for group in optimiser.param_groups} == {(0.6, SQUARED_MOMENTUM)}
+    set_hyperparameters(optimiser, rates=(2.0, 2.0, 2.0))  # without a momentum it stays
+    assert {group["betas"] for group in optimiser.param_groups} == {(0.25, SQUARED_MOMENTUM)}
     assert {group["lr"] for group in optimiser.param_groups} == {2.0}
     assert {group["eps"] for group in optimiser.param_groups} == {EPSILON}
 
 
-def test_sgd_gets_a_momentum_if_it_was_made_with_one():
+def test_momentum_of_sgd_stays_zero_if_it_was_made_without():
     without = optimiser_of(toy(), opt_func=SGD)
     with_some = optimiser_of(toy(), opt_func=partial(SGD, mom=0.8))
     for momentum in (0.0, 0.7):
@@ -262,7 +245,7 @@ def test_sgd_gets_a_momentum_if_it_was_made_with_one():
         assert {group["momentum"] for group in with_some.param_groups} == {momentum}
 
 
-def test_values_that_a_captured_graph_reads_are_overwritten_in_place():
+def test_tensors_of_a_captured_graph_are_overwritten_in_place():
     optimiser = optimiser_of(toy())
     rate = torch.tensor(1.0)
     optimiser.param_groups[0]["lr"] = rate
@@ -286,7 +269,7 @@ def test_values_that_a_captured_graph_reads_are_overwritten_in_place():
         (partial(torch.optim.SGD, nesterov=True, momentum=0.9), "SGD"),
     ],
 )
-def test_optimisers_by_name_class_or_partial_learn(name: OptimiserFactory, kind: str):
+def test_optimiser_by_name_class_or_partial_learns(name: OptimiserFactory, kind: str):
     model = toy()
     optimiser = optimiser_of(model, layers=([0], [1, 2]), opt_func=name, weight_decay=0.01)
     assert type(optimiser).__name__ == kind
@@ -294,65 +277,47 @@ def test_optimisers_by_name_class_or_partial_learn(name: OptimiserFactory, kind:
     assert losses[-1] < losses[0]
 
 
-def test_sgd_by_name_has_momentum():
-    assert optimiser_of(toy(), opt_func="sgd").defaults["momentum"] == MOMENTUM
-
-
-def test_an_unknown_name_is_refused_with_the_nearest_ones():
-    with pytest.raises(ConfigError, match=r"called 'adamv'\. The nearest names are: adam"):
-        optimiser_of(toy(), opt_func="adamv")
-
-
-def test_all_names_are_known_and_the_unusable_ones_left_out():
+def test_optimiser_names():
     names = optimiser_names()
     assert {"adam", "adamw", "sgd", "rmsprop", "lion", "lamb"} <= set(names)
     assert not {"lbfgs", "optimizer", "adahessian"} & set(names)
     assert list(names) == sorted(names)
+    assert optimiser_of(toy(), opt_func="sgd").defaults["momentum"] == MOMENTUM
 
 
-@pytest.mark.parametrize("opt_func", ["LBFGS", torch.optim.LBFGS])
-def test_an_optimiser_that_wants_the_loss_several_times_is_refused(opt_func: OptimiserFactory):
-    model = nn.Sequential(nn.Linear(2, 2, bias=False))
-    with pytest.raises(ConfigError, match="LBFGS cannot be used: it computes the loss several"):
-        build_optimiser(model, (tuple(model.parameters()),), opt_func=opt_func)
+def without_groups(params: Any, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([one for group in params for one in group["params"]], lr=lr)
 
 
-@pytest.mark.parametrize(
-    ("opt_func", "message"),
-    [
-        (partial(Adam, sqr_mom=1.5), r"The optimiser Adam cannot be made .* Invalid beta"),
-        (cast("Any", partial)(SGD, nesterov=True), r"The optimiser SGD cannot be made .*'nesterov'"),
-        (lambda params, lr: torch.optim.SGD([p for g in params for p in g["params"]], lr=lr),
-         "returned SGD without them"),
-        (lambda params, lr: None, "returned NoneType without them"),
-        (3, r"opt_func is Adam, SGD, .* Received: 3"),
-    ],
-)  # fmt: skip
-def test_what_makes_no_optimiser_is_refused(opt_func: Any, message: str):
-    with pytest.raises(ConfigError, match=message):
-        optimiser_of(toy(), opt_func=opt_func)
+def test_impossible_optimisers_are_refused():
+    cases: list[tuple[Any, str]] = [
+        ("adamv", r"'adamv'.*: adam"),
+        ("LBFGS", "LBFGS"),
+        (partial(Adam, sqr_mom=1.5), r"Adam.*Invalid beta"),
+        (cast("Any", partial)(SGD, nesterov=True), r"SGD.*'nesterov'"),
+        (without_groups, "without_groups.*SGD"),
+        (lambda params, lr: None, "NoneType"),
+        (3, "3$"),
+    ]
+    for opt_func, facts in cases:
+        with pytest.raises(ConfigError, match=facts):
+            optimiser_of(toy(), opt_func=opt_func)
+    bias_free = nn.Sequential(nn.Linear(2, 2, bias=False))  # LBFGS takes a single group
+    with pytest.raises(ConfigError, match="LBFGS"):
+        build_optimiser(bias_free, (tuple(bias_free.parameters()),), opt_func=torch.optim.LBFGS)
 
 
-@pytest.mark.parametrize(
-    ("weight_decay", "message"),
-    [
-        ((0.1, 0.2), "one for each of the 1 parameter groups. Received: 2 numbers"),
-        (-0.1, r"finite number from 0 on, such as 0\.01\. Received: -0\.1"),
-        (float("nan"), "Received: nan"),
-    ],
-)
-def test_a_weight_decay_that_cannot_be_is_refused(weight_decay: Any, message: str):
-    with pytest.raises(ConfigError, match=message):
-        optimiser_of(toy(), weight_decay=weight_decay)
-
-
-def test_a_weight_decay_that_the_optimiser_lacks_is_refused():
-    with pytest.raises(ConfigError, match="The optimiser Rprop has no weight decay"):
+def test_impossible_weight_decays_are_refused():
+    decays: list[tuple[Any, str]] = [((0.1, 0.2), "1 parameter groups.*2"), (-0.1, r"-0\.1"), (float("nan"), "nan")]  # fmt: skip
+    for weight_decay, facts in decays:
+        with pytest.raises(ConfigError, match=facts):
+            optimiser_of(toy(), weight_decay=weight_decay)
+    with pytest.raises(ConfigError, match=r"Rprop.*weight_decay=0\.1"):
         optimiser_of(toy(), opt_func="rprop", weight_decay=0.1)
 
 
 def test_nothing_to_train_is_refused():
     model = toy()
     freeze_to((tuple(model.parameters()), ()), -1)
-    with pytest.raises(TrainingError, match="all parameters of the 1 parameter groups are frozen"):
+    with pytest.raises(TrainingError, match="1 parameter groups"):
         optimiser_of(model)

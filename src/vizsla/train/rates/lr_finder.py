@@ -1,8 +1,8 @@
 """Find a learning rate: raise it batch by batch and watch the loss; the trainer is left exactly as it was.
 
 Smith, "Cyclical learning rates for training neural networks", WACV 2017 (arXiv 1506.01186), section 3.3. The run is an ordinary
-fit that is neither validated nor recorded; weights, statistics of norms and the optimiser are kept in memory and put back,
-whatever happens. ``suggestions`` reads rates from the curve.
+fit without validation and without a record; weights, statistics of norms and the optimiser are kept in memory and put back,
+however it ends. ``suggestions`` reads rates from the curve.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from vizsla.types import Task
 
 FEWEST_STEPS = 6
-"""Fewer are not worth a plot; a smaller number is raised to this."""
+"""Fewer are not worth a plot, so a smaller number is raised to this."""
 
 RUNAWAY = 4.0
 """A smoothed loss this many times its best has run away."""
 
 LOWEST_BEST = 0.05
-"""What a best loss counts as at least. A trained classifier starts near 0, where one odd image makes four times its best."""
+"""A best loss below this counts as this: a trained classifier starts near 0, where one odd image makes four times its best."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class FinderCurve:
     """The loss over the learning rate.
 
     Attributes:
-        lrs: Rate at every step: of the last parameter group, or what the groups have their shares of.
+        lrs: Rate at every step: of the last parameter group, or, with ``shares``, the rate they are shares of.
         losses: Running mean of the losses at every step; with several runs, their mean.
         runs: The plain losses of every run.
         num_it: Steps that were asked for.
@@ -79,7 +79,7 @@ def find_learning_rate(
 ) -> FinderCurve:
     """Raise the rate of all groups by equal factors, batch by batch, and watch the loss.
 
-    Callbacks of the trainer that change batches (MixUp) take part; those that only watch are not told.
+    Callbacks of the trainer that change batches (MixUp) take part; those that only watch are not called.
 
     Args:
         trainer: Left as it was: weights, norms, optimiser, modes, record, random numbers. Nothing is written.
@@ -88,7 +88,7 @@ def find_learning_rate(
         num_it: Steps, at least 6; over as many epochs as it takes.
         stop_div: End when the smoothed loss is four times its best, though not before ``num_it // 10 + 15`` steps.
         num_runs: Runs from the same weights, each with other batches; the curve is as long as the shortest.
-        shares: What each group has of the rate, for trainings whose groups have rates of their own; None is all of it.
+        shares: The share of the rate that each group trains at; None is all of it.
         cbs: Further callbacks of these runs.
 
     Raises:
@@ -126,12 +126,12 @@ def find_learning_rate(
 def ran_away(
     smoothed: Sequence[float], *, wait: int = 0, lowest_best: float = 0.0, ratio: float = RUNAWAY
 ) -> bool:
-    """Return whether to stop after these losses, the last of which is new; one that is not finite has always run away.
+    """Return whether the last of these smoothed losses has run away; one that is not finite always has.
 
     Args:
         smoothed: Running means of the losses.
-        wait: Never stop before so many steps.
-        lowest_best: What the best counts as at least.
+        wait: Never stop before this many steps.
+        lowest_best: A best loss below this counts as this.
         ratio: This many times the best is too much; infinite for never.
     """
     if not math.isfinite(smoothed[-1]):
@@ -142,15 +142,9 @@ def ran_away(
 def plot_finder(
     curve: FinderCurve, suggestions: SuggestedLRs | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw the loss over the rate without the last five points, with a dot for each suggestion.
+    """Draw the loss over the rate without the last five points, with a dot for each suggestion, and return the axes.
 
-    Args:
-        curve: What a finder returned.
-        suggestions: Rates that are nan get no dot; the range of the robust one is shaded.
-        ax: Where to draw; None is a new figure.
-
-    Returns:
-        The axes.
+    Rates that are nan get no dot; the range of the robust one is shaded.
     """
     from matplotlib import pyplot as plt
 
@@ -177,19 +171,7 @@ def plot_finder(
 
 
 def save_finder_plot(path: Path, curve: FinderCurve, suggestions: SuggestedLRs) -> Path:
-    """Write what ``plot_finder`` draws as PNG.
-
-    Args:
-        path: File to write.
-        curve: What a finder returned.
-        suggestions: What was read from it.
-
-    Returns:
-        The path.
-
-    Raises:
-        OutputError: The file cannot be written; an old one is untouched.
-    """
+    """Write what ``plot_finder`` draws as PNG, and return the path."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -200,9 +182,9 @@ def save_finder_plot(path: Path, curve: FinderCurve, suggestions: SuggestedLRs) 
 
 
 class _Probe(Callback):
-    """Reads the loss of every step and ends the fit when the range is through or the loss has run away."""
+    """Reads the loss of every step and ends the fit after the last rate or when the loss has run away."""
 
-    order = 1000  # last: it sees what the others have left
+    order = 1000  # last: after whatever changes the loss
 
     def __init__(self, *, num_steps: int, stop_div: bool, task: Task) -> None:
         self.losses: list[float] = []
@@ -211,13 +193,13 @@ class _Probe(Callback):
         self._num_steps = num_steps
         self._wait = num_steps // 10 + 15
         self._ratio = RUNAWAY if stop_div else math.inf
-        # A regression's loss has the units of its targets: there is no telling what is near 0.
+        # A regression's loss has the units of its targets, so no number is "near 0" for all of them.
         self._lowest_best = 0.0 if task == "regression" else LOWEST_BEST
         self._mean = SmoothedLoss()
 
     def after_step(self, fit: Fit) -> None:
         """Read the loss, and decide."""
-        # Here the device is waited for: whether to go on depends on the loss.
+        # This waits for the device: whether to go on depends on the loss.
         loss = math.nan if fit.loss is None else float(fit.loss)
         self.losses.append(loss)
         self.smoothed += self._mean.add([loss])
@@ -242,7 +224,7 @@ def _run(trainer: Trainer, schedule: Schedule, *, probe: _Probe, cbs: Callbacks)
             measured=False,
         )
     except TrainingError:
-        # The loop finds a loss that is not finite, too, and calls it an error; here it is the end of the curve.
+        # The loop notices a loss that is not finite, too, and raises an error; here it is the end of the curve.
         if not probe.stopped:
             raise
 
@@ -253,17 +235,17 @@ def _changes_batches(callback: Callback) -> bool:
 
 @contextmanager
 def _left_as_it_was(trainer: Trainer) -> Generator[Callable[[int], None]]:
-    """Let the trainer be trained in the block; afterwards it is as before, whatever ended the block.
+    """Leave the trainer as it was before the block, however the block ends.
 
-    The block gets a function that puts everything back, with the batches of a run by its number ahead.
+    The block gets a function that restores everything and moves on to the batches of a run, given its number.
     """
     snapshot, epochs_done = trainer.snapshot(), trainer.epochs_done
     callbacks = [(each, dict(vars(each))) for each in trainer.cbs]
 
     def begin_again(run: int) -> None:
         trainer.restore(snapshot)
-        # Data and random numbers of an epoch follow from its number. The fit to come may well use those of the first run; no
-        # fit reaches those of the others.
+        # Data and random numbers of an epoch follow from its number. The next fit may well use those of the first run; no fit
+        # ever reaches those of the others.
         trainer.epochs_done = epochs_done + run * 1_000_000
         for callback, state in callbacks:
             vars(callback).clear()

@@ -1,8 +1,8 @@
 """Learning-rate schedules: the rate of every parameter group and the momentum, step by step.
 
-A ``Schedule`` is made once, from whole-numbered positions, so it can be plotted, tested, and continued anywhere. The groups share
-one shape: the rate of a group at a step is the group's rate times the step's factor. First the curves that schedules are made of,
-then one rate per group out of what users write, then the schedules of fastai 2, then those of lesson one's notebooks.
+A ``Schedule`` is made once, from whole-numbered positions, so it can be plotted, tested, and continued anywhere. All groups share
+one shape: the rate of a group at a step is the group's rate times the step's factor. First one rate per group from what users
+write, then the schedules of fastai 2, then those of lesson one's notebooks.
 
 One-cycle: Smith, "A disciplined approach to neural network hyper-parameters", 2018 (arXiv 1803.09820). Warm restarts: Loshchilov
 and Hutter, "SGDR", ICLR 2017 (arXiv 1608.03983). Triangles and the range test: Smith, "Cyclical learning rates for training
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,82 +24,16 @@ from numpy.typing import NDArray
 from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-# --- curves ---
-
-Curve = Callable[[float], float]
-"""From a position, 0 to 1, to a value."""
-
-ROUNDING = 1e-9
-"""A position nearer than this to the end of a part belongs to the next part, whichever side rounding put it on."""
-
-
-def linear(start: float, end: float, position: float) -> float:
-    """Return the value at ``position`` (0 to 1) of a straight line from ``start`` to ``end``."""
-    return start + position * (end - start)
-
-
-def cosine(start: float, end: float, position: float) -> float:
-    """Return the value at ``position`` (0 to 1) of half a cosine from ``start`` to ``end``."""
-    return start + (1 - math.cos(math.pi * position)) * (end - start) / 2
-
-
-def exponential(start: float, end: float, position: float) -> float:
-    """Return the value at ``position`` (0 to 1) of a curve that grows by equal factors; both ends have the same sign.
-
-    Raises:
-        ConfigError: An end is 0, or they differ in sign.
-    """
-    if not start * end > 0:
-        raise ConfigError(
-            f"An exponential runs between two numbers of the same sign, neither 0. Received: {start} to {end}"
-        )
-    return start * (end / start) ** position
-
-
-def polynomial(start: float, end: float, position: float, *, power: float = 2.0) -> float:
-    """Return the value at ``position`` (0 to 1) of ``start + (end - start) * position**power``."""
-    return start + (end - start) * position**power
-
-
-def combined(pcts: Sequence[float], parts: Sequence[Curve]) -> Curve:
-    """Return a curve that runs through several others, one after the other.
-
-    Args:
-        pcts: Share of the whole that each part takes; they add up to 1.
-        parts: As many curves, each of positions 0 to 1.
-
-    Raises:
-        ConfigError: Shares and parts differ in number, a share is negative, or they do not add up to 1.
-    """
-    if len(pcts) != len(parts) or not parts:
-        raise ConfigError(
-            f"Every part has its share. Received: {len(pcts)} shares and {len(parts)} parts"
-        )
-    if not (all(share >= 0 for share in pcts) and abs(math.fsum(pcts) - 1) < 1e-6):
-        raise ConfigError(
-            f"The shares of the parts are not negative and add up to 1. Received: {list(pcts)}"
-        )
-    shares = tuple(float(share) for share in pcts)
-    starts = tuple(math.fsum(shares[:part]) for part in range(len(shares)))
-    used = [part for part, share in enumerate(shares) if share > 0]
-
-    def curve(position: float) -> float:
-        reached = [part for part in used if position >= starts[part] - ROUNDING]
-        part = reached[-1] if reached else used[0]
-        inside = (position - starts[part]) / shares[part]
-        return parts[part](min(1.0, max(0.0, inside)))
-
-    return curve
-
+    Curve = Callable[[float], float]  # position, 0 to 1 -> value
 
 # --- one rate per group ---
 
 Rates = float | slice | list[float] | tuple[float, ...] | NDArray[Any]
 """One rate for all groups, ``slice(last)``, ``slice(first, last)``, or one rate per group."""
 
-EARLIER_SHARE = 10
+_EARLIER_SHARE = 10
 """``slice(last)`` gives the earlier groups a tenth of the rate of the last, as fastai does."""
 
 _REFUSED = "Learning rates are positive finite numbers"
@@ -113,7 +46,7 @@ def rates_per_group(rates: Rates, *, num_groups: int) -> tuple[float, ...]:
 
     Args:
         rates: ``x``: x everywhere. ``slice(x)``: x for the last group, x/10 for the others. ``slice(a, b)``: from a to b in
-            equal factors. A list or tuple: as given. A numpy array: as given, one of a single number counts as that number.
+            equal factors. A list, tuple or numpy array: one per group; an array of one number counts as that number.
         num_groups: Number of groups.
 
     Raises:
@@ -122,11 +55,11 @@ def rates_per_group(rates: Rates, *, num_groups: int) -> tuple[float, ...]:
     if isinstance(rates, slice):
         result = _of_slice(rates, num_groups=num_groups)
     elif isinstance(rates, (np.ndarray, np.generic)):
-        flat = rates.reshape(-1).tolist() if rates.ndim < 2 else None
-        if flat is None:
+        if rates.ndim > 1:
             raise ConfigError(
                 f"An array of learning rates has one dimension. Received: shape {rates.shape}"
             )
+        flat = rates.reshape(-1).tolist()
         result = tuple(flat * num_groups if len(flat) == 1 else flat)
     elif isinstance(rates, (list, tuple)):
         result = tuple[Any, ...](rates)
@@ -146,7 +79,7 @@ def rates_per_group(rates: Rates, *, num_groups: int) -> tuple[float, ...]:
 
 
 def _number(rate: object) -> float:
-    """Return a rate as a float; nan for what is no number."""
+    """Return a rate as a float; nan for anything but a number."""
     if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)):
         return math.nan
     return float(rate)
@@ -162,12 +95,12 @@ def _of_slice(rates: slice, *, num_groups: int) -> tuple[float, ...]:
     if not (math.isfinite(first) and first >= 0 and math.isfinite(last) and last > 0):
         raise ConfigError(f"{_REFUSED}. Received: {rates!r}")
     if not first:
-        return (*(last / EARLIER_SHARE for _ in range(num_groups - 1)), last)
+        return (*(last / _EARLIER_SHARE for _ in range(num_groups - 1)), last)
     if num_groups == 1:
         return (last,)
     if first > last:
         warnings.warn(
-            f"slice({first:g}, {last:g}) gives the earliest layers the higher rate; it was taken as it stands, "
+            f"slice({first:g}, {last:g}) gives the earliest layers the higher rate. It is used as given: "
             f"{first:g} for the first of {num_groups} groups down to {last:g} for the last.",
             stacklevel=3,
         )
@@ -186,9 +119,6 @@ class Schedule:
         rates: One number per parameter group, earliest layers first.
         factors: One number per step; the rate of a group at a step is its rate times the step's factor.
         momenta: One number per step; empty leaves the momentum as it is.
-
-    Raises:
-        ConfigError: There are momenta, but not one per step.
     """
 
     rates: tuple[float, ...]
@@ -196,7 +126,6 @@ class Schedule:
     momenta: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that the lengths agree."""
         if self.momenta and len(self.momenta) != len(self.factors):
             raise ConfigError(
                 f"A schedule has a momentum for every step or none. Received: {len(self.momenta)} momenta "
@@ -217,26 +146,38 @@ class Schedule:
         """Return the momentum at a step, counted from 0; None leaves it as it is."""
         return self.momenta[step] if self.momenta else None
 
-    @property
-    def learning_rates(self) -> tuple[tuple[float, ...], ...]:
-        """The rates of all groups at all steps, for plots and tests; a loop asks ``rates_at``."""
-        return tuple(self.rates_at(step) for step in range(self.num_steps))
+
+def linear(start: float, end: float, position: float) -> float:
+    """Return the value at ``position`` (0 to 1) of a straight line from ``start`` to ``end``."""
+    return start + position * (end - start)
 
 
-def shaped(
+def cosine(start: float, end: float, position: float) -> float:
+    """Return the value at ``position`` (0 to 1) of half a cosine from ``start`` to ``end``."""
+    return start + (1 - math.cos(math.pi * position)) * (end - start) / 2
+
+
+def exponential(start: float, end: float, position: float) -> float:
+    """Return the value at ``position`` (0 to 1) of a curve that changes by equal factors; both ends have the same sign."""
+    return start * (end / start) ** position
+
+
+def _two_parts(pct: float, first: Curve, second: Curve) -> Curve:
+    """Return a curve that runs through ``first`` in the share ``pct`` of the positions, and through ``second`` in the rest."""
+
+    def curve(position: float) -> float:
+        # A position that rounding put a hair before the boundary belongs to the second part.
+        if pct == 1 or (pct > 0 and position < pct - 1e-9):
+            return first(min(1.0, max(0.0, position / pct)))
+        return second(min(1.0, max(0.0, (position - pct) / (1 - pct))))
+
+    return curve
+
+
+def _shaped(
     num_steps: int, *, rates: Sequence[float], shape: Curve, momentum: Curve | None = None
 ) -> Schedule:
-    """Return a schedule of any shape.
-
-    Args:
-        num_steps: Steps of the whole fit.
-        rates: One per group.
-        shape: From the position of a step, 0 for the first and always below 1, to the factor on the rates.
-        momentum: From the position to the momentum; None leaves it as it is.
-
-    Raises:
-        ConfigError: ``num_steps`` is not a whole number from 0 on.
-    """
+    """Return a schedule with factors and momenta by the position of each step: 0 for the first, always below 1."""
     whole_number(num_steps, name="num_steps", least=0)
     positions = [step / num_steps for step in range(num_steps)]
     return Schedule(
@@ -248,7 +189,7 @@ def shaped(
 
 def constant(num_steps: int, *, rates: Sequence[float]) -> Schedule:
     """Return the same rates for every step; the momentum stays as it is."""
-    return shaped(num_steps, rates=rates, shape=partial(linear, 1.0, 1.0))
+    return _shaped(num_steps, rates=rates, shape=lambda _: 1.0)
 
 
 def one_cycle(
@@ -281,12 +222,11 @@ def one_cycle(
             "pct_start lies between 0 and 1, div and div_final are positive, momenta lie between 0 and below 1. "
             f"Received: pct_start={pct_start}, div={div}, div_final={div_final}, momenta={momenta}"
         )
-    shares = (pct_start, 1 - pct_start)
 
     def hill(start: float, middle: float, end: float) -> Curve:
-        return combined(shares, (partial(cosine, start, middle), partial(cosine, middle, end)))
+        return _two_parts(pct_start, partial(cosine, start, middle), partial(cosine, middle, end))
 
-    return shaped(
+    return _shaped(
         num_steps,
         rates=peak_rates,
         shape=hill(1 / div, 1.0, 1 / div_final),
@@ -297,50 +237,33 @@ def one_cycle(
 def flat_cosine(
     num_steps: int, *, rates: Sequence[float], div_final: float = 1e5, pct_start: float = 0.75
 ) -> Schedule:
-    """Return rates that stay, then fall by half a cosine; the momentum stays as it is.
+    """Return rates that stay for the share ``pct_start`` of the steps, then fall by half a cosine towards rate / div_final.
 
-    Popular with optimisers that warm up by themselves; the constants are those of fastai 2.
-
-    Args:
-        num_steps: Steps of the whole fit.
-        rates: One per group, of the flat part.
-        div_final: The rates end towards rate / div_final.
-        pct_start: Part that is flat, 0 to 1.
-
-    Raises:
-        ConfigError: ``pct_start`` is outside of 0 to 1, or ``div_final`` is not positive.
+    Popular with optimisers that warm up by themselves; the constants are those of fastai 2. The momentum stays as it is.
     """
     if not (0 <= pct_start <= 1 and div_final > 0):
         raise ConfigError(
             "pct_start lies between 0 and 1 and div_final is positive. "
             f"Received: pct_start={pct_start}, div_final={div_final}"
         )
-    parts = (partial(linear, 1.0, 1.0), partial(cosine, 1.0, 1 / div_final))
-    return shaped(num_steps, rates=rates, shape=combined((pct_start, 1 - pct_start), parts))
+    fall = partial(cosine, 1.0, 1 / div_final)
+    return _shaped(num_steps, rates=rates, shape=_two_parts(pct_start, lambda _: 1.0, fall))
 
 
 def cosine_restarts(
     num_cycles: int, *, rates: Sequence[float], cycle_steps: int, cycle_mult: int = 2
 ) -> Schedule:
-    """Return cycles that each fall from the rate towards 0 by half a cosine; the momentum stays as it is.
+    """Return cycles that each fall from the rate towards 0 by half a cosine, each ``cycle_mult`` times as long as the last.
 
-    Every cycle begins at the full rate exactly, because positions are counted in steps.
-
-    Args:
-        num_cycles: At least 1.
-        rates: One per group, at the start of each cycle.
-        cycle_steps: Steps of the first cycle, at least 1.
-        cycle_mult: How many times longer each cycle is than the one before; 1 keeps them equal.
-
-    Raises:
-        ConfigError: One of the three is not a whole number from 1 on.
+    Every cycle begins at the full rate exactly, because positions are counted in steps. The momentum stays as it is.
     """
     whole_number(num_cycles, name="num_cycles", least=1)
     whole_number(cycle_steps, name="cycle_steps", least=1)
     whole_number(cycle_mult, name="cycle_mult", least=1)
     lengths = [cycle_steps * cycle_mult**cycle for cycle in range(num_cycles)]
-    factors = tuple(cosine(1.0, 0.0, step / n) for n in lengths for step in range(n))
-    return Schedule(rates=_floats(rates), factors=factors)
+    return Schedule(
+        rates=_floats(rates), factors=tuple(factor for n in lengths for factor in _fall(n))
+    )
 
 
 def lr_range(
@@ -361,15 +284,11 @@ def lr_range(
     rates_per_group([*start, end], num_groups=len(start) + 1)
     top = end / start[-1]
     shape = partial(linear, 0.0, top) if linearly else partial(exponential, 1.0, top)
-    return shaped(num_steps, rates=start, shape=shape)
+    return _shaped(num_steps, rates=start, shape=shape)
 
 
 def whole_number(value: object, *, name: str, least: int) -> None:
-    """Check that a value is a whole number from ``least`` on.
-
-    Raises:
-        ConfigError: It is not.
-    """
+    """Check that a value is a whole number from ``least`` on; raise ``ConfigError`` with its name otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} is a whole number from {least} on. Received: {value!r}")
 
@@ -378,20 +297,21 @@ def _floats(rates: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(rate) for rate in rates)
 
 
+def _fall(num_steps: int) -> list[float]:
+    """Return the factors of one cycle: from 1 towards 0 by half a cosine."""
+    return [cosine(1.0, 0.0, step / num_steps) for step in range(num_steps)]
+
+
 # --- lesson one's notebooks ---
 
-WARM_UP_PART = 20
+_WARM_UP_PART = 20
 """The first 1/20 of the first cycle, rounded up, ..."""
-WARM_UP_DIVISOR = 100
+_WARM_UP_DIVISOR = 100
 """... trains at 1/100 of the rate."""
 
 
 def classic_epochs(n_cycle: int, *, cycle_len: int | None = None, cycle_mult: float = 1) -> int:
-    """Return the number of epochs of ``n_cycle`` cycles; a ``cycle_len`` of None counts as 1.
-
-    Raises:
-        ConfigError: ``n_cycle`` or ``cycle_len`` is negative or no whole number, or ``cycle_mult`` is not positive.
-    """
+    """Return the number of epochs of ``n_cycle`` cycles; a ``cycle_len`` of None counts as 1."""
     whole_number(n_cycle, name="n_cycle", least=0)
     length = 1 if cycle_len is None else cycle_len
     whole_number(length, name="cycle_len", least=1)
@@ -407,19 +327,10 @@ def _check_growth(cycle_mult: float) -> None:
 def warm_restarts_classic(
     num_steps: int, *, rates: Sequence[float], cycle_steps: int, cycle_mult: float = 1
 ) -> Schedule:
-    """Return cycles that fall from the rate towards 0 by half a cosine, with a short warm-up in the first.
+    """Return cycles like those of ``cosine_restarts``, with a short warm-up in the first; the last may be cut short.
 
-    The warm-up, ``ceil(cycle_steps / 20)`` steps at a hundredth of the rate, counts as part of its cycle, and a cycle of one
-    step has none. The momentum stays as it is.
-
-    Args:
-        num_steps: Steps of the whole fit; the last cycle may be cut short.
-        rates: One per group, at the start of each cycle.
-        cycle_steps: Steps of the first cycle, at least 1.
-        cycle_mult: How many times longer each cycle is than the one before.
-
-    Raises:
-        ConfigError: A number of steps is not a whole number, or ``cycle_mult`` is not positive.
+    The warm-up, ``ceil(cycle_steps / 20)`` steps at a hundredth of the rate, counts as part of its cycle. A cycle of one
+    step has none.
     """
     whole_number(num_steps, name="num_steps", least=0)
     whole_number(cycle_steps, name="cycle_steps", least=1)
@@ -427,11 +338,10 @@ def warm_restarts_classic(
     factors: list[float] = []
     length = float(cycle_steps)
     while len(factors) < num_steps:
-        steps = max(1, math.ceil(length - 1e-9))
-        factors += [cosine(1.0, 0.0, step / steps) for step in range(steps)]
+        factors += _fall(max(1, math.ceil(length - 1e-9)))
         length *= cycle_mult
-    warm_up = min(-(-cycle_steps // WARM_UP_PART), cycle_steps - 1, num_steps)
-    factors[:warm_up] = [1 / WARM_UP_DIVISOR] * warm_up
+    warm_up = min(-(-cycle_steps // _WARM_UP_PART), cycle_steps - 1, num_steps)
+    factors[:warm_up] = [1 / _WARM_UP_DIVISOR] * warm_up
     return Schedule(rates=_floats(rates), factors=tuple(factors[:num_steps]))
 
 
@@ -453,20 +363,23 @@ def triangular(
         div: The triangle starts at rate / div.
         cut_div: Part of the triangle that rises, as a divisor.
         momenta: Highest and lowest, which mirror the rate one step ahead of it, as fastai 0.7 has it; None leaves it as it is.
-
-    Raises:
-        ConfigError: The rise has no step, or ``div`` is not positive.
     """
     rise = int(cycle_steps // cut_div) if cut_div > 0 else 0
-    _check_triangle(num_steps, cycle_steps, rise, div, hint=f"cut_div={cut_div}")
 
     def share(step: int) -> float:
         return step / rise if step <= rise else 1 - (step - rise) / (cycle_steps - rise)
 
-    def factor(step: int) -> float:
-        return linear(1 / div, 1.0, share(step))
-
-    return _repeated(num_steps, rates, cycle_steps, factor=factor, share=share, momenta=momenta)
+    return _triangles(
+        num_steps,
+        rates,
+        cycle_steps,
+        share,
+        rise=rise,
+        tail=cycle_steps,
+        div=div,
+        momenta=momenta,
+        hint=f"cut_div={cut_div}",
+    )
 
 
 def triangular_beta(
@@ -480,30 +393,39 @@ def triangular_beta(
 ) -> Schedule:
     """Return triangles with a tail (``use_clr_beta``): straight up, straight down, then down to a hundredth of the start.
 
-    Args:
-        num_steps: Steps of the whole fit.
-        rates: One per group, at the tip.
-        cycle_steps: Steps of every triangle with its tail.
-        div: The triangle starts and ends at rate / div.
-        pct: Part of a cycle for the tail, in percent.
-        momenta: As for ``triangular``.
+    Args as for ``triangular``; ``pct`` is the part of a cycle for the tail, in percent.
     """
     rise = int(cycle_steps * (1 - pct / 100) / 2) if 0 <= pct < 100 else 0
-    _check_triangle(num_steps, cycle_steps, rise, div, hint=f"pct={pct}")
 
     def share(step: int) -> float:
         return max(0.0, 1 - abs(step - rise) / rise)
 
-    def factor(step: int) -> float:
-        if step <= 2 * rise:
-            return linear(1 / div, 1.0, share(step))
-        tail = (step - 2 * rise) / (cycle_steps - 2 * rise)
-        return linear(1 / div, 1 / div / WARM_UP_DIVISOR, tail)
+    return _triangles(
+        num_steps,
+        rates,
+        cycle_steps,
+        share,
+        rise=rise,
+        tail=2 * rise,
+        div=div,
+        momenta=momenta,
+        hint=f"pct={pct}",
+    )
 
-    return _repeated(num_steps, rates, cycle_steps, factor=factor, share=share, momenta=momenta)
 
-
-def _check_triangle(num_steps: int, cycle_steps: int, rise: int, div: float, *, hint: str) -> None:
+def _triangles(
+    num_steps: int,
+    rates: Sequence[float],
+    cycle_steps: int,
+    share: Callable[[int], float],
+    *,
+    rise: int,
+    tail: int,
+    div: float,
+    momenta: tuple[float, float] | None,
+    hint: str,
+) -> Schedule:
+    """Return triangles by the share of their height at each step of a cycle; after the step ``tail``, a line below them."""
     whole_number(num_steps, name="num_steps", least=0)
     whole_number(cycle_steps, name="cycle_steps", least=1)
     if rise < 1 or not (math.isfinite(div) and div > 0):
@@ -511,23 +433,20 @@ def _check_triangle(num_steps: int, cycle_steps: int, rise: int, div: float, *, 
             "A triangle rises for at least one step from a rate divided by a positive number. "
             f"Received: div={div}, {hint} with cycles of {cycle_steps} steps. Make the cycle longer or the rise a larger part of it."
         )
-
-
-def _repeated(
-    num_steps: int,
-    rates: Sequence[float],
-    cycle_steps: int,
-    *,
-    factor: Callable[[int], float],
-    share: Callable[[int], float],
-    momenta: tuple[float, float] | None,
-) -> Schedule:
     if momenta is not None and not all(0 <= momentum < 1 for momentum in momenta):
         raise ConfigError(f"Momenta lie between 0 and below 1. Received: {momenta}")
+
+    def factor(step: int) -> float:
+        if step <= tail:
+            return linear(1 / div, 1.0, share(step))
+        below = (step - tail) / (cycle_steps - tail)
+        return linear(1 / div, 1 / div / _WARM_UP_DIVISOR, below)
+
+    steps = range(num_steps)
     return Schedule(
         rates=_floats(rates),
-        factors=tuple(factor(step % cycle_steps) for step in range(num_steps)),
+        factors=tuple(factor(step % cycle_steps) for step in steps),
         momenta=()
         if momenta is None
-        else tuple(linear(*momenta, share((step + 1) % cycle_steps)) for step in range(num_steps)),
+        else tuple(linear(*momenta, share((step + 1) % cycle_steps)) for step in steps),
     )

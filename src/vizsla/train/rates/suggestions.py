@@ -1,14 +1,11 @@
-"""Learning rates read from the curve of a finder: the readings that notebooks know, a robust one, and what to say of them.
+"""Learning rates read from the curve of a finder: the readings that notebooks know, a robust one, and how to show them.
 
-Each reading takes ``(lrs, losses, num_it)`` and returns ``(rate, (x, y))``, the rate and where its dot goes in the plot; where
-there are too few points all three are nan.
-
-``robust`` weighs several short runs, which saw other images in another order from the same weights. Each is read by itself from
-its plain losses, smoothed by a running median, which neither lags nor minds an odd batch. How much a loss must move to count is
-measured on the run: the spread of neighbouring losses. The range begins where the mean of the runs, and every run, lies below all
-that was before, and ends where the first of them was lowest before it rose. The suggestion lies half-way, in powers of ten,
-between the rate at which the runs fell fastest (their median) and the end of the range: learning has taken hold there and nothing
-has begun to shake.
+``robust`` weighs several short runs from the same weights, each with other images in another order. Each run is read by itself
+from its plain losses, smoothed by a running median, which neither lags nor follows an odd batch. How far a loss must move to count
+is measured on the run: the spread of neighbouring losses. The safe range begins where the mean of the runs, and every run, has
+fallen below all that came before, and ends where the first of them was lowest before it rose. The suggestion lies half-way, in
+powers of ten, between the rate at which the runs fell fastest (their median) and the end of the range: there the network learns
+and the loss is still steady.
 
 R: runs; N: points of each.
 """
@@ -19,7 +16,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vizsla.errors import ConfigError
+from vizsla.train.metrics import unique_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +36,8 @@ Reading = tuple[float, tuple[float, float]]
 """A rate, and the place of its dot in the plot."""
 
 Suggestion = Callable[[Tensor, Tensor, int], Reading]
-"""From rates float32 ``(N,)``, smoothed losses float32 ``(N,)`` and the number of steps asked for to a reading."""
+"""From rising rates float32 ``(N,)``, smoothed losses float32 ``(N,)`` and the number of steps asked for to a reading; where
+there are too few points all its numbers are nan."""
 
 NOTHING: Reading = (math.nan, (math.nan, math.nan))
 SKIPPED_AT_END = 5
@@ -47,18 +45,10 @@ SKIPPED_AT_END = 5
 
 
 def usable_points(lrs: Tensor, losses: Tensor, num_it: int) -> tuple[Tensor, Tensor]:
-    """Return the part of a curve that can be read.
+    """Return the part of a curve that can be read, of one run ``(N,)`` or several ``(R, N)``.
 
-    Left out are the first tenth, where the running mean is still that of a few batches, the last five points, and everything
-    from the first loss on that is not a finite number.
-
-    Args:
-        lrs: float32 ``(N,)``.
-        losses: float32 ``(N,)``, or ``(R, N)`` of several runs.
-        num_it: Steps that were asked for; the run may have ended earlier.
-
-    Returns:
-        Rates ``(M,)`` and losses ``(M,)`` or ``(R, M)``.
+    The first tenth of ``num_it`` is left out, where the running mean is still that of a few batches, and so are the last five
+    points and everything from the first loss on that is not finite.
     """
     kept = slice(num_it // 10, -SKIPPED_AT_END)
     lrs, losses = lrs[kept], losses[..., kept]
@@ -69,13 +59,7 @@ def usable_points(lrs: Tensor, losses: Tensor, num_it: int) -> tuple[Tensor, Ten
 
 
 def minimum(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest a tenth of the rate at which the loss was lowest.
-
-    Args:
-        lrs: float32 ``(N,)``, rising.
-        losses: float32 ``(N,)``.
-        num_it: Not used; all readings are called alike.
-    """
+    """Suggest a tenth of the rate at which the loss was lowest."""
     del num_it
     if not len(losses):
         return NOTHING
@@ -85,13 +69,7 @@ def minimum(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
 
 
 def steep(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest the rate at which the loss fell fastest over the logarithm of the rate.
-
-    Args:
-        lrs: float32 ``(N,)``, rising.
-        losses: float32 ``(N,)``.
-        num_it: Not used; all readings are called alike.
-    """
+    """Suggest the rate at which the loss fell fastest over the logarithm of the rate."""
     del num_it
     slopes = torch.diff(losses) / torch.diff(lrs.log())
     slopes = torch.where(torch.isfinite(slopes), slopes, math.inf)
@@ -106,12 +84,7 @@ def valley(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
     """Suggest a rate about half-way down the longest valley.
 
     The valley is the longest strictly falling subsequence of the losses, found in O(N log N) as in Fredman, "On computing the
-    length of longest increasing subsequences", Discrete Mathematics 11, 1975; the rate stands at half of its length.
-
-    Args:
-        lrs: float32 ``(N,)``, rising.
-        losses: float32 ``(N,)``.
-        num_it: Not used; all readings are called alike.
+    length of longest increasing subsequences", Discrete Mathematics 11, 1975; the suggestion is the rate at half of its length.
     """
     del num_it
     if not len(losses):
@@ -142,7 +115,7 @@ def slide(
     """Suggest the rate at which an interval, sliding down from the highest rates, first has the same slope at both ends.
 
     Args:
-        lrs: Rates, float32 ``(N,)``, rising.
+        lrs: Rising rates, float32 ``(N,)``.
         losses: float32 ``(N,)``.
         num_it: Not used; all readings are called alike.
         lr_diff: Points between the ends of the interval.
@@ -169,40 +142,32 @@ def slide(
 # --- several runs ---
 
 ROBUST_RUNS = 3
-"""Three are worth their time: one can be misled by its order of images, three outvote it."""
+"""The order of images can mislead one run; two others outvote it."""
 
 WINDOW_PART = 7
-"""A window of the running median is a seventh of the points: a factor of ten in the rate, where it rises by eight of them."""
+"""A window of the running median is a seventh of the points: about a factor of ten in the rate, of the usual eight."""
 
 FEWEST_POINTS = 15
-"""With fewer there are hardly three windows: one cannot see a beginning, a fall and a rise."""
+"""With fewer there are hardly three windows: too few for a beginning, a fall and a rise."""
 
 CERTAIN = 3.0
-"""Standard errors from which on the fall of the mean of the runs, or the rise of one, counts."""
+"""By how many standard errors the mean of the runs has to fall, or one run has to rise, to count."""
 
 LIKELY = 1.0
-"""For the fall of each single run less is enough, because that of the mean is certain."""
+"""Less is enough for the fall of a single run, because that of the mean is certain."""
 
 SAFETY = 3.0
-"""How many times the suggestion stays below the end of the range: the loss of a short run rises late."""
+"""The suggestion is at least this many times below the end of the range: the loss of a short run rises late."""
 
 _DEVIATION_TO_SPREAD = 1.4826
-"""From the median absolute deviation of normally distributed numbers to their standard deviation."""
+"""Median absolute deviation of normally distributed numbers -> their standard deviation."""
 
 _MEDIAN_ERROR = math.sqrt(math.pi / 2)
 """Standard error of a median, relative to that of a mean."""
 
 
 def robust(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest a rate that is safe in all of several runs (see ``robust_rate``); nan if there is none.
-
-    Asked for by name in ``suggest``, it sees the plain losses of every run.
-
-    Args:
-        lrs: float32 ``(N,)``, rising.
-        losses: float32 ``(R, N)``, or ``(N,)`` for one run.
-        num_it: Not used.
-    """
+    """Suggest a rate that is safe in all of several runs, whose plain losses ``(R, N)`` it is given; nan if there is none."""
     del num_it
     return _dot_of(robust_rate(lrs, losses), lrs, losses)
 
@@ -215,8 +180,8 @@ class RobustRate:
         value: The suggested rate; nan if none is safe.
         low: All runs fall from this rate on; nan if they do not.
         high: No run rises up to this rate; nan if one does from the beginning.
-        reason: Why there is no safe rate, in a sentence; empty if there is one.
-        num_runs: Runs that were weighed.
+        reason: Why there is no safe rate, as a sentence; empty if there is one.
+        num_runs: Number of runs.
     """
 
     value: float = math.nan
@@ -236,7 +201,7 @@ def robust_rate(lrs: Tensor, losses: Tensor) -> RobustRate:
 
     Args:
         lrs: float32 ``(N,)``, rising by equal factors.
-        losses: float32 ``(R, N)``, the plain losses of the steps; ``(N,)`` for one run. One that is not finite is a rise.
+        losses: The plain losses of the steps, float32 ``(R, N)``, or ``(N,)`` for one run. One that is not finite is a rise.
     """
     rates = lrs.double().numpy()
     runs = np.atleast_2d(losses.double().numpy())
@@ -291,19 +256,16 @@ def _running_median(runs: Array, *, window: int) -> Array:
 
 
 def _spreads(runs: Array) -> Array:
-    """Return the standard deviation of the losses of each run, ``(R,)``, by the differences of neighbours."""
-    spreads: list[float] = []
-    for run in runs:
-        steps = np.abs(np.diff(run[np.isfinite(run)]))
-        spreads.append(_DEVIATION_TO_SPREAD * float(np.median(steps)) / math.sqrt(2))
-    return np.array(spreads)
+    """Return the standard deviation of the losses of each run, ``(R,)``, from the differences of neighbours."""
+    steps = [float(np.median(np.abs(np.diff(run[np.isfinite(run)])))) for run in runs]
+    return np.array([_DEVIATION_TO_SPREAD * step / math.sqrt(2) for step in steps])
 
 
 def _before_rise(run: Array, *, margin: float, window: int) -> tuple[int, int]:
-    """Return where a run was lowest before it rose for good, and the last point before the rise.
+    """Return where a run was lowest before it rose for good, and the last point before that rise.
 
-    A rise is more than the margin, for a window or up to the end: a few odd batches in a row come back down. Without one both
-    are the last point.
+    A rise is larger than the margin and lasts for a window or up to the end: a few odd batches in a row come back down. Without
+    a rise both are the last point.
     """
     lowest, level = 0, 0
     for point, loss in enumerate(run):
@@ -317,7 +279,7 @@ def _before_rise(run: Array, *, margin: float, window: int) -> tuple[int, int]:
 
 
 def _first_of_fall(runs: Array, smooth: Array, *, errors: Array, window: int) -> int | None:
-    """Return the first point from which on all runs are below what was before, up to the end; None if there is none.
+    """Return the first point from which all runs stay below what came before, up to the end; None if there is none.
 
     Args:
         runs: Losses, ``(R, N)``.
@@ -350,7 +312,7 @@ def _steepest(log_rates: Array, run: Array, *, first: int, last: int, reach: int
 # --- what was asked for ---
 
 DEFAULT_SUGGESTIONS: tuple[Suggestion, ...] = (valley,)
-"""What is shown unless others are asked for."""
+"""What is suggested by default."""
 
 OLDER_MEANING: tuple[Suggestion, ...] = (minimum, steep)
 """What ``lr_min, lr_steep = learn.lr_find()`` unpacks to; notebooks of 2020 have that line."""
@@ -359,13 +321,13 @@ OLDER_MEANING: tuple[Suggestion, ...] = (minimum, steep)
 class SuggestedLRs:
     """The suggested rates, by the names of what suggested them.
 
-    Each is an attribute: ``suggested.valley``. Unpacking gives them in the order in which they were asked for; where nobody
-    asked for any in particular it gives (minimum, steep), as the notebooks expect that unpack two numbers.
+    Each is an attribute: ``suggested.valley``. Unpacking gives them in the order in which they were asked for. By default it
+    gives (minimum, steep), for the notebooks that unpack two numbers.
 
     Args:
-        readings: Name to reading, in order; the rate is nan where there were too few points.
+        readings: Name -> reading, in order; the rate is nan where there were too few points.
         unpacked: What iteration gives.
-        note: A sentence for people, or empty.
+        note: A sentence for the user, or empty.
         robust_rate: Range and reason, where the robust suggestion was asked for.
     """
 
@@ -392,15 +354,15 @@ class SuggestedLRs:
             setattr(self, name, rate)
 
     def __repr__(self) -> str:
-        """Name the rates that were asked for."""
+        """Show the rates that were asked for."""
         return f"SuggestedLRs({', '.join(f'{name}={rate}' for name, rate in self._rates.items())})"
 
     def __iter__(self) -> Iterator[float]:
-        """Go through the rates, see the class."""
+        """Iterate over what unpacking gives."""
         return iter(self._unpacked)
 
     def __len__(self) -> int:
-        """Return how many rates unpacking gives."""
+        """Return the number of rates that unpacking gives."""
         return len(self._unpacked)
 
     def __getitem__(self, position: int) -> float:
@@ -413,9 +375,9 @@ class SuggestedLRs:
 
 
 def runs_needed(suggest_funcs: Suggestion | Iterable[Suggestion] | None) -> int:
-    """Return how many runs of the finder these functions want: one, or several for ``robust``."""
+    """Return how many runs of the finder these functions need: one, or several for ``robust``."""
     functions = () if suggest_funcs is None else _functions(suggest_funcs)
-    return ROBUST_RUNS if any(_bare(function) is robust for function in functions) else 1
+    return ROBUST_RUNS if any(_is_robust(function) for function in functions) else 1
 
 
 def suggest(
@@ -424,9 +386,9 @@ def suggest(
     """Read rates from the curve of a finder.
 
     Args:
-        curve: What ``find_learning_rate`` returned.
-        suggest_funcs: ``minimum``, ``steep``, ``valley``, ``slide``, ``robust``, or functions of the same form; one or
-            several. A ``functools.partial`` goes by the name of its function.
+        curve: From ``find_learning_rate``.
+        suggest_funcs: One or several of ``minimum``, ``steep``, ``valley``, ``slide``, ``robust`` and functions of the same
+            form. A ``functools.partial`` goes by the name of its function.
 
     Raises:
         ConfigError: No function was given.
@@ -434,17 +396,14 @@ def suggest(
     functions = _functions(suggest_funcs)
     if not functions:
         raise ConfigError(
-            "Name what to suggest: minimum, steep, valley, slide or robust. Received: nothing"
+            "Choose what to suggest: minimum, steep, valley, slide or robust. Received: nothing"
         )
     lrs, losses = torch.tensor(curve.lrs), torch.tensor(curve.losses)
     used, read = usable_points(lrs, losses, curve.num_it)
     readings: dict[str, Reading] = {}
     found: RobustRate | None = None
-    for function in functions:
-        name = base = _name(function)
-        while name in readings:
-            name = f"{base}_{sum(other.startswith(base) for other in readings) + 1}"
-        if _bare(function) is robust:
+    for name, function in zip(unique_names(functions), functions, strict=True):
+        if _is_robust(function):
             rates, runs = usable_points(lrs, torch.tensor(curve.runs), curve.num_it)
             found = robust_rate(rates, runs)
             readings[name] = _dot_of(found, rates, runs)
@@ -470,15 +429,8 @@ def _functions(suggest_funcs: Suggestion | Iterable[Suggestion]) -> tuple[Sugges
     return (suggest_funcs,) if callable(suggest_funcs) else tuple(suggest_funcs)
 
 
-def _bare(function: Suggestion) -> Suggestion:
-    while isinstance(function, partial):
-        function = function.func
-    return function
-
-
-def _name(function: Suggestion) -> str:
-    bare = _bare(function)
-    return getattr(bare, "__name__", type(bare).__name__)
+def _is_robust(function: Suggestion) -> bool:
+    return getattr(function, "func", function) is robust
 
 
 def _dot_of(found: RobustRate, lrs: Tensor, losses: Tensor) -> Reading:
@@ -490,7 +442,7 @@ def _dot_of(found: RobustRate, lrs: Tensor, losses: Tensor) -> Reading:
 
 
 def describe(suggestions: SuggestedLRs) -> tuple[str, ...]:
-    """Return suggestions as lines for people, in the order in which they were asked for, and the note below."""
+    """Return the suggestions as lines of text, in the order in which they were asked for, then the note."""
     lines: list[str] = []
     for name, rate in suggestions.as_dict().items():
         shown = "none" if math.isnan(rate) else f"{rate:.2e}"
