@@ -1,15 +1,15 @@
-"""Make the probabilities of a model honest: fit a temperature on held-out images, and keep it only where it surely helps.
+"""Calibrate a model: fit a temperature on held-out images, and keep it only where it surely helps.
 
 Temperature scaling (Guo, Pleiss, Sun, Weinberger: "On calibration of modern neural networks", ICML 2017) divides logits by one
 number, so the order of the classes stays. With it come the thresholds of label sets (``conformal.py``) and of "none of these"
 (``novelty.py``).
 
-A temperature that was fitted on few images can be worse than none, so three rules decide whether it is kept:
+A temperature fitted on few images can be worse than none, so it is kept only by three rules:
 
 - There are at least ``FEWEST_FOR_TEMPERATURE`` labelled images. Fitted on 12 images of a network that needs no temperature, it
   comes out anywhere from 0.9 to 3.7; on 50, from 0.9 to 1.9.
 - The fit lies inside ``TEMPERATURE_BOUNDS``. At a bound the images do not determine it.
-- The loss of images that it was not fitted on falls by more than one standard error of that change. Without this rule, 4 to
+- The loss on images that it was not fitted on falls by more than one standard error of that change. Without this rule, 4 to
   23 % of the networks that need no temperature would get one; with it, 1 to 3 %. Of networks whose logits are twice too
   large, 65 to 93 % get theirs with 50 images, all with 300. (60 draws each, 4 and 37 classes.)
 
@@ -39,7 +39,7 @@ FEWEST_IMAGES = 10
 """With fewer labelled held-out images nothing is fitted."""
 
 FEWEST_FOR_TEMPERATURE = 50
-"""With fewer labelled held-out images probabilities are left as the network gives them."""
+"""With fewer labelled held-out images probabilities stay as the network gives them."""
 
 TEMPERATURE_BOUNDS = (0.1, 10.0)
 """Networks need 0.5 to 4; a fit at a bound is discarded."""
@@ -53,16 +53,16 @@ _VALUES_AT_ONCE = 4_000_000  # Logits in float64 at a time, 32 MB.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """How the answers of a model are made honest, and how honest they were found to be.
+    """How the answers of a model are calibrated, and how far they were off.
 
     Attributes:
         temperature: What logits are divided by before they become probabilities; 1 where that did not help.
         num_pictures: Held-out images with a label that it was fitted on.
         error_before: Expected calibration error of the plain probabilities of these images, 0-1.
-        error_after: The same after the temperature. The images were divided into five parts, and each was measured with
-            the temperature of the other four, so that no image took part in its own.
+        error_after: The same after the temperature, cross-fitted: each fifth of the images was measured with a temperature
+            fitted on the other four.
         loss_before: Mean log loss before.
-        loss_after: Mean log loss after, measured in the same way as ``error_after``.
+        loss_after: Mean log loss after, cross-fitted as well.
         label_sets: Thresholds of label sets; None unless each image has one class.
         novelty: Threshold of "none of these".
     """
@@ -84,7 +84,7 @@ def calibrate(predictions: Predictions, *, temperature: float | None = None) -> 
     (1999): a few images that are all right do not prove that the next one is.
 
     Args:
-        predictions: Of images that the network was not trained on. Those without a label are left out.
+        predictions: Of images that the network was not trained on; those without a label are left out.
         temperature: Take this one instead of fitting it, for example 1 for a head that was calibrated when it was fitted.
 
     Returns:
@@ -126,13 +126,8 @@ def calibration_error(
 ) -> Tensor:
     """Return the expected calibration error: the mean gap between stated probability and share of right answers.
 
-    Args:
-        confidence_N: float64 ``(N,)``, 0-1: what was stated.
-        right_N: bool ``(N,)``: whether the answer was right.
-        counts_NR: float64 ``(N, R)``: how often each answer was drawn, for resamples; None counts each answer once.
-
-    Returns:
-        float64 ``(R,)``; ``(1,)`` without ``counts_NR``.
+    Confidence is float64 ``(N,)``, 0-1. ``counts_NR`` says how often each answer was drawn, for resamples; the result is
+    float64 ``(R,)``, or ``(1,)`` without it.
     """
     # Bins are (0, 1/15], (1/15, 2/15], ...
     bins_N = (confidence_N * NUM_CALIBRATION_BINS).ceil().long()
@@ -145,17 +140,9 @@ def calibration_error(
 
 
 def fit_temperature(logits: Tensor, targets: Tensor, *, task: Task) -> float:
-    """Return the number to divide logits by that minimises the log loss.
+    """Return the number to divide logits ``(N, C)`` by that minimises the log loss, within ``TEMPERATURE_BOUNDS``.
 
-    The loss is convex in the inverse of the temperature, so that its slope has one zero, which is found by halving.
-
-    Args:
-        logits: float ``(N, C)``; N is at least 1.
-        targets: int64 ``(N,)``, or float ``(N, C)`` of 0 and 1 for several labels.
-        task: Not regression.
-
-    Returns:
-        Within ``TEMPERATURE_BOUNDS``.
+    The loss is convex in the inverse of the temperature, so its slope has one zero, which is found by halving.
     """
     low, high = 1 / TEMPERATURE_BOUNDS[1], 1 / TEMPERATURE_BOUNDS[0]
     for _ in range(50):

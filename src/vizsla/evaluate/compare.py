@@ -1,6 +1,6 @@
 """Compare two runs on the same images: is one of them better?
 
-Both runs saw the same images, so only those count that one run gets right and the other does not. The interval of the
+Both runs saw the same images, so only those count that one run gets right and the other wrong. The interval of the
 difference is Tango's (T. Tango, "Equivalence test and confidence interval for the difference in proportions for the
 paired-sample design", Statistics in Medicine 1998): the differences that a score test would not reject. It leaves out 0
 exactly when McNemar's test (Psychometrika 1947) finds the runs to differ.
@@ -16,8 +16,6 @@ from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate.statistics import normal_quantile
 
 if TYPE_CHECKING:
-    import torch
-
     from vizsla.evaluate.predictions import Predictions
 
 _HALVINGS = 60
@@ -29,7 +27,7 @@ class Comparison:
 
     Attributes:
         names: What the two runs are called.
-        accuracies: Shares of images predicted correctly (all labels of it, where there may be several).
+        accuracies: Share of images that each predicts correctly, with all labels where there may be several.
         difference: The second accuracy minus the first.
         low: Lower end of its paired 95 % interval.
         high: Upper end of its paired 95 % interval.
@@ -86,20 +84,17 @@ def compare(
         The difference with its paired interval; images without a label are left out.
 
     Raises:
-        ConfigError: Rows, paths or labels of the two are not the same, or the task is not to find classes.
+        ConfigError: Rows, paths or labels of the two are not the same, or they do not predict classes.
         DataError: No image has a label.
     """
-    orders = _matching_orders(a, b)
-    labelled = a.labelled[orders[0]]
+    a, b = _in_one_order(a, b)
+    labelled = a.labelled
     if not labelled.any():
         raise DataError(
             f"None of the {len(a.paths)} images has a label, so nothing can be compared. "
             "Compare predictions of images whose labels are known, for example the validation split."
         )
-    right_a, right_b = (
-        predictions.correct[order][labelled]
-        for predictions, order in zip((a, b), orders, strict=True)
-    )
+    right_a, right_b = a.correct[labelled], b.correct[labelled]
     num_pictures = len(right_a)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     low, high = paired_interval(only_b, only_a, num_pairs=num_pictures)
@@ -118,13 +113,7 @@ def compare(
 def paired_interval(num_gained: int, num_lost: int, *, num_pairs: int) -> tuple[float, float]:
     """Return Tango's 95 % interval for the difference of two shares of the same pairs.
 
-    Args:
-        num_gained: Pairs in which only the second succeeds.
-        num_lost: Pairs in which only the first succeeds.
-        num_pairs: All pairs, at least 1.
-
-    Returns:
-        Ends within -1 and 1 around ``(num_gained - num_lost) / num_pairs``.
+    ``num_gained`` pairs are those in which only the second succeeds, ``num_lost`` those in which only the first does.
 
     Examples:
         >>> low, high = paired_interval(20, 5, num_pairs=100)
@@ -139,7 +128,7 @@ def paired_interval(num_gained: int, num_lost: int, *, num_pairs: int) -> tuple[
 
 
 def _upper_end(num_gained: int, num_lost: int, *, num_pairs: int) -> float:
-    """Return the largest difference that the score test does not reject, by halving."""
+    """Return the largest difference that the score test does not reject, found by halving."""
     quantile = normal_quantile()
     inside, outside = (num_gained - num_lost) / num_pairs, 1.0
     for _ in range(_HALVINGS):
@@ -152,8 +141,8 @@ def _upper_end(num_gained: int, num_lost: int, *, num_pairs: int) -> float:
 
 
 def _score(difference: float, num_gained: int, num_lost: int, *, num_pairs: int) -> float:
-    """Return how many standard errors a true difference lies above the one that was found (Tango, eq. 9 to 12)."""
-    # Most likely share of pairs that are lost, if the true difference is as given: the root of a quadratic equation.
+    """Return how many standard errors a true difference is above the one that was found (Tango, eq. 9 to 12)."""
+    # The most likely share of lost pairs if the true difference is as given: the root of a quadratic equation.
     square = 2 * num_pairs
     linear = -num_gained - num_lost + (2 * num_pairs - num_gained + num_lost) * difference
     constant = -num_lost * difference * (1 - difference)
@@ -166,8 +155,8 @@ def _score(difference: float, num_gained: int, num_lost: int, *, num_pairs: int)
     return excess / math.sqrt(variance)
 
 
-def _matching_orders(a: Predictions, b: Predictions) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two int64 ``(N,)`` that bring both into the order of their rows; raise where the images are not the same."""
+def _in_one_order(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
+    """Return both in the order of their rows; raise ConfigError where images or labels are not the same."""
     a.refuse_regression("compare")
     b.refuse_regression("compare")
     if a.task != b.task:
@@ -176,22 +165,21 @@ def _matching_orders(a: Predictions, b: Predictions) -> tuple[torch.Tensor, torc
         )
     if len(a.rows) != len(b.rows):
         raise ConfigError(
-            "Two runs can be compared on the same images only. "
+            "Two runs can be compared only on the same images. "
             f"Received: predictions of {len(a.rows)} and of {len(b.rows)} images. Predict the same split with both."
         )
-    orders = a.rows.argsort(stable=True), b.rows.argsort(stable=True)
-    for place_a, place_b in zip(orders[0].tolist(), orders[1].tolist(), strict=True):
-        same_row = bool(a.rows[place_a] == b.rows[place_b])
-        if not same_row or a.paths[place_a] != b.paths[place_b]:
+    a, b = (each.take(each.rows.argsort(stable=True)) for each in (a, b))
+    for place, (path_a, path_b) in enumerate(zip(a.paths, b.paths, strict=True)):
+        row_a, row_b = int(a.rows[place]), int(b.rows[place])
+        if (row_a, path_a) != (row_b, path_b):
             raise ConfigError(
-                "Two runs can be compared on the same images only. Received: row "
-                f"{int(a.rows[place_a])} {a.paths[place_a]!r} and row {int(b.rows[place_b])} {b.paths[place_b]!r}. "
-                "Predict the same split of the same data with both."
+                f"Two runs can be compared only on the same images. Received: row {row_a} {path_a!r} and row {row_b} "
+                f"{path_b!r}. Predict the same split of the same data with both."
             )
         # Names, not numbers: the two may have their classes in different orders.
-        if a.label(place_a) != b.label(place_b):
+        if a.label(place) != b.label(place):
             raise ConfigError(
-                "Two runs can be compared with the same labels only. Received: for "
-                f"{a.paths[place_a]!r} the labels {a.label(place_a)!r} and {b.label(place_b)!r}."
+                "Two runs can be compared only with the same labels. Received: for "
+                f"{path_a!r} the labels {a.label(place)!r} and {b.label(place)!r}."
             )
-    return orders
+    return a, b

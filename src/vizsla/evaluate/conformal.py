@@ -2,7 +2,7 @@
 
 Split conformal prediction with the score "one minus the probability of the class" (Sadinle, Lei, Wasserman: "Least ambiguous
 set-valued classifiers with bounded error levels", JASA 2019). For images that are drawn as the held-out ones were, a set
-holds the true class at least as often as it states; averaged over images, not for each class or each image by itself.
+holds the true class at least as often as it states, on average over all images, not for each class or image by itself.
 
 Shapes: N held-out images.
 """
@@ -30,8 +30,8 @@ class LabelSets:
 
     Attributes:
         coverages: Ascending, 0-1: how often a set holds the true class, at least.
-        thresholds: For each coverage the probability, 0-1, from which a class is in the set; 0 takes all classes, where the
-            held-out images are too few for that coverage.
+        thresholds: For each coverage the probability, 0-1, from which a class is in the set; 0, which takes all classes,
+            where the held-out images are too few for that coverage.
         num_pictures: Held-out images that the thresholds come from.
     """
 
@@ -42,9 +42,7 @@ class LabelSets:
     def threshold(self, coverage: float) -> float:
         """Return the probability from which a class is in the set.
 
-        Args:
-            coverage: Above 0 and below 1. One that is not kept is rounded up to one that is; above the largest all classes
-                are taken.
+        A coverage that is not kept is rounded up to one that is; above the largest all classes are taken.
 
         Raises:
             ConfigError: ``coverage`` is not between 0 and 1.
@@ -57,11 +55,7 @@ class LabelSets:
 
 
 def check_coverage(coverage: float) -> None:
-    """Raise an error for a number that is no coverage.
-
-    Raises:
-        ConfigError: It is not between 0 and 1.
-    """
+    """Raise ConfigError for a coverage that is not between 0 and 1."""
     if not 0 < coverage < 1:
         raise ConfigError(
             "A coverage is above 0 and below 1: 0.95 means that the sets hold the true class of 95 % of the images. "
@@ -70,11 +64,7 @@ def check_coverage(coverage: float) -> None:
 
 
 def fit_label_sets(true_probabilities: Tensor) -> LabelSets:
-    """Return the thresholds for all ``COVERAGES``.
-
-    Args:
-        true_probabilities: float ``(N,)``: what the model gave the true class of each held-out image; N is at least 1.
-    """
+    """Return the thresholds for all ``COVERAGES`` from the probabilities ``(N,)`` of the true classes; N is at least 1."""
     ascending: list[float] = true_probabilities.double().sort().values.tolist()
     num_pictures = len(ascending)
     thresholds: list[float] = []

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
 
 def confusion_matrix(predictions: Predictions) -> Tensor:
-    """Return how often each class was predicted as each; images without a label are left out.
+    """Return how often each class was predicted as each, int64 ``(C, C)``: rows actual, columns predicted.
 
-    Returns:
-        int64 ``(C, C)``: rows are actual classes, columns predicted ones.
+    Images without a label are left out.
 
     Raises:
         ConfigError: The predictions are of several labels or of numbers.
@@ -33,31 +32,10 @@ def confusion_matrix(predictions: Predictions) -> Tensor:
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def confusion_shares(predictions: Predictions) -> Tensor:
-    """Return the confusion matrix with each row divided by its sum; the row of an absent class is 0.
-
-    Returns:
-        float64 ``(C, C)``, 0-1.
-
-    Raises:
-        ConfigError: The predictions are of several labels or of numbers.
-    """
-    counts = confusion_matrix(predictions).double()
-    return counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-
-
 def most_confused(predictions: Predictions, *, min_count: int = 1) -> list[tuple[str, str, int]]:
-    """Return the pairs of classes that were mixed up.
+    """Return (actual, predicted, count) of the classes that were mixed up at least ``min_count`` times, and at least once.
 
-    Args:
-        predictions: Any number of images.
-        min_count: Leave out pairs that occur less often; below 1 means 1.
-
-    Returns:
-        ``(actual, predicted, count)``, most frequent first; equal ones in the order of the confusion matrix, row by row.
-
-    Raises:
-        ConfigError: The predictions are of several labels or of numbers.
+    The most frequent come first, equal ones in the order of the confusion matrix, row by row.
     """
     counts = confusion_matrix(predictions).fill_diagonal_(0)
     cells = (counts >= max(min_count, 1)).nonzero().tolist()
@@ -69,15 +47,9 @@ def most_confused(predictions: Predictions, *, min_count: int = 1) -> list[tuple
 
 
 def top_losses(predictions: Predictions, k: int | None = None, *, largest: bool = True) -> Tensor:
-    """Return the labelled images with the largest (or smallest) losses.
+    """Return the positions of the labelled images with the largest (or smallest) losses, most extreme first.
 
-    Args:
-        predictions: Any number of images.
-        k: At most so many; None means all.
-        largest: False starts with the smallest loss.
-
-    Returns:
-        int64 ``(min(k, labelled),)``: positions into ``predictions``, most extreme first; equal ones in their order.
+    At most ``k`` of them, int64; None means all. Equal losses keep their order.
 
     Raises:
         ConfigError: ``k`` is negative.
@@ -88,14 +60,7 @@ def top_losses(predictions: Predictions, k: int | None = None, *, largest: bool 
 
 
 def worst_mistakes(predictions: Predictions, k: int | None = None) -> Tensor:
-    """Return the images that were predicted wrongly (of several labels, at least one), largest loss first.
-
-    Args:
-        predictions: Any number of images.
-        k: At most so many; None means all.
-
-    Returns:
-        int64, positions into ``predictions``; empty when nothing is wrong.
+    """Return the positions of the images that were predicted wrong (of several labels, at least one), largest loss first.
 
     Raises:
         ConfigError: ``k`` is negative, or the predictions are numbers.
@@ -105,14 +70,7 @@ def worst_mistakes(predictions: Predictions, k: int | None = None) -> Tensor:
 
 
 def least_certain(predictions: Predictions, k: int | None = None) -> Tensor:
-    """Return the images whose prediction has the lowest confidence, right or wrong, labelled or not.
-
-    Args:
-        predictions: Any number of images.
-        k: At most so many; None means all.
-
-    Returns:
-        int64 ``(min(k, N),)``: positions into ``predictions``, least certain first; equal ones in their order.
+    """Return the positions of the images with the lowest confidence first, right or wrong, labelled or not.
 
     Raises:
         ConfigError: ``k`` is negative, or the predictions are numbers.

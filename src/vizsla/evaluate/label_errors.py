@@ -1,9 +1,9 @@
 """Find labels that are probably wrong, from predictions on images that were not learned from.
 
-Confident learning (Northcutt, Jiang, Chuang, "Confident learning: Estimating uncertainty in dataset labels", JAIR 2021): a class's
-threshold is the mean probability of that class among the images labelled with it. An image counts as surely of a class if its
-probability reaches that class's threshold; where that class, the likeliest of such, is not its label, the label is suspected. Such a
-threshold allows for classes that the network is sure or unsure of as a whole.
+Confident learning (Northcutt, Jiang, Chuang, "Confident learning: Estimating uncertainty in dataset labels", JAIR 2021): the
+threshold of a class is its mean probability among the images labelled with it. An image is surely of a class if its probability
+reaches that threshold. Where the likeliest such class is not its label, the label is suspected. The thresholds allow for
+classes that the network is less sure of than others.
 
 Shapes: N images, C classes.
 """
@@ -27,7 +27,7 @@ class Suspect:
 
     Attributes:
         position: In the predictions.
-        suggestion: The class that it probably is, a position in the vocabulary.
+        suggestion: The class that it probably is, as a position in the vocabulary.
         label_probability: Of the class that the label says, 0-1.
         probability: Of the suggested class, 0-1.
     """
@@ -39,11 +39,7 @@ class Suspect:
 
 
 def suspected_labels(predictions: Predictions) -> tuple[Suspect, ...]:
-    """Return the images whose label is suspected, the surest first.
-
-    Returns:
-        In the order of the gap between the suggested class and the label; empty for other tasks.
-    """
+    """Return the images whose label is suspected, the largest gap between suggestion and label first; none for other tasks."""
     if predictions.task != "category":
         return ()
     places = (predictions.targets != UNLABELLED).nonzero()[:, 0]

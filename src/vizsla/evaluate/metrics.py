@@ -1,7 +1,7 @@
 """Metrics of predictions, each with its 95 % interval; images without a label are left out.
 
-``summarise`` gives what says most about a task; ``measure`` one metric by its name; ``per_class`` precision and recall of each
-class. ``statistics.py`` has the formulas and says where the intervals come from. A new metric is one line in ``_METRICS``.
+``summarise`` gives the metrics that say most about a task, ``measure`` one metric by name, ``per_class`` precision and recall
+of each class. ``statistics.py`` has the formulas and says where the intervals come from. A new metric is one line in ``_METRICS``.
 
 Shapes: N labelled images, C classes (or K numbers), R resamples.
 """
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from vizsla.evaluate.predictions import Predictions
     from vizsla.types import Task
 
-_VALUES_AT_ONCE = 2**22
 _TOP_K = re.compile(r"top_(\d+)_accuracy")
 
 
@@ -57,15 +56,10 @@ class ClassScore:
 
 
 def summarise(predictions: Predictions, *, seed: int = 0) -> tuple[Metric, ...]:
-    """Return the metrics that say most about predictions of this task; one set of resamples serves all of them.
+    """Return the metrics that say most about predictions of this task: those marked with * in ``measure``, in that order.
 
-    Args:
-        predictions: At least one image with a label.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        Those marked with * in ``measure``, in that order. What these images do not define, such as the ROC-AUC of a single
-        class, is left out, and so is the top-5 accuracy of at most five classes.
+    What these images do not define, such as the ROC-AUC of a single class, is left out; so is the top-5 accuracy of at most
+    five classes. One set of resamples, drawn by ``seed``, serves all metrics.
 
     Raises:
         DataError: No image has a label.
@@ -74,7 +68,7 @@ def summarise(predictions: Predictions, *, seed: int = 0) -> tuple[Metric, ...]:
     resampled = _resample(known, seed=seed)
     found: list[Metric] = []
     for name in _METRICS[predictions.task]:
-        if name in _NOT_IN_SUMMARY or (name == "top_5_accuracy" and known.num_classes <= 5):
+        if name in _NOT_IN_SUMMARY or (name == "top_5_accuracy" and len(known.vocab) <= 5):
             continue
         metric = resampled.get(name) or _computed(name, known)
         if metric is not None:
@@ -87,7 +81,7 @@ def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
 
     One class per image:
 
-    - ``accuracy`` *, ``error_rate`` *: share of the images that were predicted rightly or wrongly (Wilson's interval).
+    - ``accuracy`` *, ``error_rate`` *: share of the images that were predicted right or wrong (Wilson's interval).
     - ``top_5_accuracy`` *, or any other number up to C: share of the images whose class is among the likeliest; of equally
       likely classes the first come first (Wilson's interval).
     - ``balanced_accuracy`` *: mean recall of the classes that occur among the labels.
@@ -103,7 +97,7 @@ def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
 
     Several labels per image:
 
-    - ``exact_match`` *: share of the images of which all labels were predicted and no other (Wilson's interval).
+    - ``exact_match`` *: share of the images of which exactly the right labels were predicted (Wilson's interval).
     - ``accuracy_multi`` *, ``hamming_loss`` *: share of the decisions, one per image and label, that are right or wrong.
     - ``macro_f1`` *, ``micro_f1`` *: the mean over labels that occur, and of all decisions together.
     - ``mean_average_precision`` *: the mean over labels of the precision among all images that score at least as high as
@@ -116,7 +110,7 @@ def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
 
     Args:
         predictions: At least one image with a label.
-        name: See above; where nothing else is said, the interval comes from 1,000 resamples of the images.
+        name: See above. Unless noted, the interval comes from 1,000 resamples of the images.
         seed: Seed of the bootstrap.
 
     Raises:
@@ -146,9 +140,10 @@ def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
             + f". Choose one of {known_names}."
         )
     known = _labelled(predictions)
-    if top is not None and not 1 <= int(top[1]) <= known.num_classes:
+    num_classes = len(known.vocab)
+    if top is not None and not 1 <= int(top[1]) <= num_classes:
         raise ConfigError(
-            f"k must lie in 1..{known.num_classes}, as there are {known.num_classes} classes. Received: k={top[1]}"
+            f"k must lie in 1..{num_classes}, as there are {num_classes} classes. Received: k={top[1]}"
         )
     resampled = None if top or _METRICS[task][name] else _resample(known, seed=seed).get(name)
     metric = resampled or _computed(name, known)
@@ -168,11 +163,8 @@ def per_class(predictions: Predictions) -> tuple[ClassScore, ...]:
     """
     if predictions.task == "regression":
         raise ConfigError("Predictions of numbers have no classes to score. Use summarise.")
-    tallies = _tallies(_labelled(predictions))
-    columns = (tallies.hits, tallies.supports, tallies.predicted)
-    counts = zip(
-        predictions.vocab, *(column[:, 0].long().tolist() for column in columns), strict=True
-    )
+    known = _labelled(predictions)
+    counts = (tally[:, 0].long().tolist() for tally in _tallies(known, known.predicted))
     return tuple(
         ClassScore(
             name=name,
@@ -184,51 +176,33 @@ def per_class(predictions: Predictions) -> tuple[ClassScore, ...]:
             recall_interval=wilson_interval(hits, support),
             f1=2 * hits / max(support + num_predicted, 1),
         )
-        for name, hits, support, num_predicted in counts
+        for name, hits, support, num_predicted in zip(predictions.vocab, *counts, strict=True)
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Labelled:
-    """The images of some predictions whose label is known, N of them, at least one: shapes as predictions have them."""
-
-    task: Task
-    num_classes: int
-    logits: Tensor
-    targets: Tensor
-    predicted: Tensor
-
-
-def _labelled(predictions: Predictions) -> _Labelled:
+def _labelled(predictions: Predictions) -> Predictions:
+    """Return the predictions of images whose label is known, at least one."""
     labelled = predictions.labelled
     if not labelled.any():
         raise DataError(
             f"None of the {len(predictions.paths)} images has a label, so nothing can be measured. "
             "Give images whose labels are known, for example the validation split."
         )
-    parts = (predictions.logits, predictions.targets, predictions.predicted)
-    logits, targets, predicted = parts if labelled.all() else [part[labelled] for part in parts]
-    return _Labelled(
-        task=predictions.task,
-        num_classes=len(predictions.vocab),
-        logits=logits,
-        targets=targets,
-        predicted=predicted,
-    )
+    return predictions if labelled.all() else predictions.take(labelled)
 
 
-def _tallies(known: _Labelled, counts: Tensor | None = None) -> stats.Tallies:
+def _tallies(known: Predictions, predicted: Tensor, counts: Tensor | None = None) -> stats.Tallies:
     if known.task == "category":
         return stats.count_classes(
-            known.targets, known.predicted, num_classes=known.num_classes, counts=counts
+            known.targets, predicted, num_classes=len(known.vocab), counts=counts
         )
-    return stats.count_labels(known.targets.bool(), known.predicted, counts=counts)
+    return stats.count_labels(known.targets.bool(), predicted, counts=counts)
 
 
-# --- metrics that are a share of the images, or of their ranks: computed at once, with an interval of their own ---
+# --- metrics that are a share of the images or of their ranks, with intervals of their own ---
 
 
-def _computed(name: str, known: _Labelled) -> Metric | None:
+def _computed(name: str, known: Predictions) -> Metric | None:
     """Return the metric, None where these images do not define it."""
     top, compute = _TOP_K.fullmatch(name), _METRICS[known.task].get(name)
     found = _in_top(known, int(top[1])) if top else compute(known) if compute else None
@@ -239,17 +213,15 @@ def _computed(name: str, known: _Labelled) -> Metric | None:
     return stats.share_metric(name, successes=int(found.sum()), trials=len(found))
 
 
-def _in_top(known: _Labelled, k: int) -> Tensor:
+def _in_top(known: Predictions, k: int) -> Tensor:
     """Return bool ``(N,)``: the class is among the k likeliest."""
-    at_once = max(1, _VALUES_AT_ONCE // known.num_classes)
-    parts = zip(known.logits.split(at_once), known.targets.split(at_once), strict=True)
+    parts = stats.in_parts(known.logits, known.targets)
     return torch.cat([stats.places_of(logits, targets) < k for logits, targets in parts])
 
 
-def _class_auc(known: _Labelled) -> Ranked | None:
-    at_once = max(1, _VALUES_AT_ONCE // known.num_classes)
+def _class_auc(known: Predictions) -> Ranked | None:
     # Log-probabilities rank as probabilities do, and do not run together near 1.
-    offsets_N = torch.cat([part.double().logsumexp(1) for part in known.logits.split(at_once)])
+    offsets_N = torch.cat([part.double().logsumexp(1) for (part,) in stats.in_parts(known.logits)])
     return stats.mean_over_classes(
         stats.roc_auc,
         known.logits,
@@ -260,7 +232,7 @@ def _class_auc(known: _Labelled) -> Ranked | None:
 
 def _over_labels(
     formula: Callable[[Tensor, Tensor], Ranked | None],
-) -> Callable[[_Labelled], Ranked | None]:
+) -> Callable[[Predictions], Ranked | None]:
     return lambda known: stats.mean_over_classes(
         formula, known.logits, positive=lambda index: known.targets[:, index].bool()
     )
@@ -269,23 +241,22 @@ def _over_labels(
 # --- metrics whose interval comes from resamples of the images ---
 
 
-def _resample(known: _Labelled, *, seed: int) -> dict[str, Metric]:
-    regression = known.task == "regression"
+def _resample(known: Predictions, *, seed: int) -> dict[str, Metric]:
     return stats.bootstrap(
         _RESAMPLED[known.task](known),
         num_images=len(known.targets),
-        num_values=1 if regression else known.num_classes,
+        num_values=1 if known.task == "regression" else len(known.vocab),
         seed=seed,
     )
 
 
-def _measure_classes(known: _Labelled) -> Measure:
-    targets_N, num_images = known.targets, len(known.targets)
-    losses_N, squares_N, confidence_N = _per_image(known.logits, targets_N)
-    right_N = known.predicted == targets_N
+def _measure_classes(known: Predictions) -> Measure:
+    losses_N, squares_N, confidence_N = _per_image(known)
+    predicted_N, num_images = known.predicted, len(known.targets)
+    right_N = predicted_N == known.targets
 
     def measured(counts: Tensor) -> dict[str, Tensor]:
-        tallies = _tallies(known, counts)
+        tallies = _tallies(known, predicted_N, counts)
         seen = tallies.seen
         return {
             "balanced_accuracy": stats.balanced_accuracy(tallies),
@@ -302,40 +273,34 @@ def _measure_classes(known: _Labelled) -> Measure:
     return measured
 
 
-def _per_image(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _per_image(known: Predictions) -> tuple[Tensor, Tensor, Tensor]:
     """Return cross-entropy, squared distance from the truth, and confidence of each image, float64 ``(N,)`` each."""
-    at_once = max(1, _VALUES_AT_ONCE // logits.shape[1])
-    losses: list[Tensor] = []
-    squares: list[Tensor] = []
-    confidences: list[Tensor] = []
-    for logits_BC, targets_B in zip(logits.split(at_once), targets.split(at_once), strict=True):
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for logits_BC, targets_B in stats.in_parts(known.logits, known.targets):
         log_probabilities_BC = logits_BC.double().log_softmax(dim=1)
         loss_B = -log_probabilities_BC.gather(1, targets_B[:, None])[:, 0]
         probabilities_BC = log_probabilities_BC.exp_()
-        losses.append(loss_B)
         # |p - truth|^2, multiplied out; rounding may leave -1e-17 for a perfect prediction.
         square_B = probabilities_BC.square().sum(1) - 2 * (-loss_B).exp() + 1
-        squares.append(square_B.clamp(min=0))
-        confidences.append(probabilities_BC.amax(1))
-    return torch.cat(losses), torch.cat(squares), torch.cat(confidences)
+        found.append((loss_B, square_B.clamp(min=0), probabilities_BC.amax(1)))
+    losses, squares, confidences = map(torch.cat, zip(*found, strict=True))
+    return losses, squares, confidences
 
 
-def _measure_labels(known: _Labelled) -> Measure:
-    truth_NC, num_images = known.targets.bool(), len(known.targets)
-    wrong_N = (truth_NC != known.predicted).double().mean(dim=1)
-    at_once = max(1, _VALUES_AT_ONCE // truth_NC.shape[1])
-    parts = zip(known.logits.split(at_once), known.targets.split(at_once), strict=True)
+def _measure_labels(known: Predictions) -> Measure:
+    predicted_NC, num_images = known.predicted, len(known.targets)
+    wrong_N = (known.targets.bool() != predicted_NC).double().mean(dim=1)
     losses_N = torch.cat(
         [
             F.binary_cross_entropy_with_logits(
                 logits_BC.double(), targets_BC.double(), reduction="none"
             ).mean(dim=1)
-            for logits_BC, targets_BC in parts
+            for logits_BC, targets_BC in stats.in_parts(known.logits, known.targets)
         ]
     )
 
     def measured(counts: Tensor) -> dict[str, Tensor]:
-        tallies = _tallies(known, counts)
+        tallies = _tallies(known, predicted_NC, counts)
         hamming = wrong_N @ counts / num_images
         together = tallies.total()
         return {
@@ -349,7 +314,7 @@ def _measure_labels(known: _Labelled) -> Measure:
     return measured
 
 
-def _measure_numbers(known: _Labelled) -> Measure:
+def _measure_numbers(known: Predictions) -> Measure:
     targets_NK = known.targets.double()
     errors_NK = known.logits.double() - targets_NK
     sizes_N, squares_N = errors_NK.abs().mean(dim=1), errors_NK.square().mean(dim=1)
@@ -365,15 +330,15 @@ def _measure_numbers(known: _Labelled) -> Measure:
     return measured
 
 
-_RESAMPLED: dict[Task, Callable[[_Labelled], Measure]] = {
+_RESAMPLED: dict[Task, Callable[[Predictions], Measure]] = {
     "category": _measure_classes,
     "multi_category": _measure_labels,
     "regression": _measure_numbers,
 }
-_METRICS: dict[Task, dict[str, Callable[[_Labelled], Tensor | Ranked | None] | None]] = {
+_METRICS: dict[Task, dict[str, Callable[[Predictions], Tensor | Ranked | None] | None]] = {
     "category": {
-        "accuracy": lambda known: known.targets == known.predicted,
-        "error_rate": lambda known: known.targets != known.predicted,
+        "accuracy": lambda known: known.correct,
+        "error_rate": lambda known: ~known.correct,
         "top_5_accuracy": lambda known: _in_top(known, 5),
         "balanced_accuracy": None,
         "macro_f1": None,
@@ -385,7 +350,7 @@ _METRICS: dict[Task, dict[str, Callable[[_Labelled], Tensor | Ranked | None] | N
         "expected_calibration_error": None,
     },
     "multi_category": {
-        "exact_match": lambda known: (known.predicted == known.targets.bool()).all(dim=1),
+        "exact_match": lambda known: known.correct,
         "accuracy_multi": None,
         "hamming_loss": None,
         "macro_f1": None,
@@ -413,9 +378,6 @@ _UNDEFINED = {
 
 # --- as a text ---
 
-_COLUMNS = ("precision", "recall", "f1-score", "support")
-_WIDTH = 9
-
 
 def classification_report(predictions: Predictions, *, digits: int = 2) -> str:
     """Return precision, recall, F1 and support of each class, the accuracy, and means over classes.
@@ -434,13 +396,13 @@ def classification_report(predictions: Predictions, *, digits: int = 2) -> str:
     width = max(len("weighted avg"), *(len(score.name) for score in scores))
 
     def line(name: str, cells: Sequence[str]) -> str:
-        return f"{name:>{width}} " + "".join(f" {cell:>{_WIDTH}}" for cell in cells)
+        return f"{name:>{width}} " + "".join(f" {cell:>9}" for cell in cells)
 
     def numbers(values: Sequence[float], support: int) -> list[str]:
         return [*(f"{value:.{digits}f}" for value in values), str(support)]
 
     rows = [(score.precision, score.recall, score.f1) for score in scores]
-    lines = [line("", _COLUMNS), ""]
+    lines = [line("", ("precision", "recall", "f1-score", "support")), ""]
     for score, values in zip(scores, rows, strict=True):
         lines.append(line(score.name, numbers(values, score.support)))
     lines += ["", line("accuracy", ["", "", *numbers([accuracy], total)])]

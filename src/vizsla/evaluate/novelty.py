@@ -2,8 +2,8 @@
 
 An image that is like none of the classes seldom gets a large logit for any of them (Hendrycks et al., "Scaling
 out-of-distribution detection for real-world settings", ICML 2022). The score of an image is the share of the held-out
-images whose largest logit is no larger: 0.5 is as usual as can be, near 0 is unlike all of them. It is compared with
-images of the known classes alone; how many foreign images stay below the threshold depends on how foreign they are.
+images whose largest logit is no larger: 0.5 is most usual, near 0 is unlike all of them. The threshold comes from images of
+known classes alone; how many foreign images stay below it depends on how foreign they are.
 
 Shapes: N held-out images, C classes, Q kept quantiles.
 """
@@ -21,21 +21,21 @@ REFUSED_SHARE = 0.05
 
 NUM_QUANTILES = 101
 MOST_CLASSES_LEFT_OUT = 50
-"""Classes that are left out in turn to measure the separation; of more, this many, evenly spread."""
+"""Classes that are left out in turn to measure the separation; where there are more, evenly spread ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Novelty:
-    """What the largest logit of images of known classes is like.
+    """How large the largest logit of images of known classes is.
 
     Attributes:
         quantiles: ``(Q,)``, ascending: the smallest, ..., the largest largest logit of the held-out images, in equal steps
             of their share.
         threshold: The largest logit below which an image is "none of these"; 95 % of the held-out images reach it.
         num_pictures: Held-out images.
-        separation: How well the largest logit tells images of a class that the model cannot name from all others: each
+        separation: How well the largest logit separates images of a class that the model cannot name from all others: each
             class in turn was left out of the answers, and this is the mean area under the ROC curve, 0.5 is chance. The
-            network did see that class in training, so a class that it never saw may be told less well. None for two
+            network did see that class in training, so it may separate a class that it never saw less well. None for two
             classes or several labels.
     """
 
@@ -56,12 +56,7 @@ class Novelty:
 
 
 def fit_novelty(logits: Tensor, *, targets: Tensor | None) -> Novelty:
-    """Return what the largest logits of held-out images are like.
-
-    Args:
-        logits: float ``(N, C)``; N is at least 1.
-        targets: int64 ``(N,)``, their classes; None where an image may have several.
-    """
+    """Return how large the largest of the logits ``(N, C)`` are; targets int64 ``(N,)``, None where images have several labels."""
     largest_N = logits.double().amax(1)
     shares = torch.linspace(0, 1, NUM_QUANTILES, dtype=torch.float64)
     ascending = largest_N.sort().values

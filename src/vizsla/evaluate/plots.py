@@ -1,44 +1,30 @@
-"""Plots of results as matplotlib figures, and grids of images.
-
-The figures do not belong to pyplot: show one by returning it from a notebook cell, or keep it with ``figure.savefig``.
-``image_grid`` is the exception: notebooks show it at once, so it belongs to pyplot.
-"""
+"""Plots of results on matplotlib axes, and grids of images as figures of pyplot, which notebooks show at once."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError
-from vizsla.evaluate.interpret import confusion_matrix, confusion_shares
+from vizsla.evaluate.interpret import confusion_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-    from vizsla.evaluate.predictions import HistoryPoint, Predictions
+    from vizsla.evaluate.predictions import Predictions
 
-_INCHES = 3.0
-"""Side of the place of one image."""
-
+_INCHES = 3.0  # Side of the place of one image.
 _POINTS_PER_INCH = 72
-
-_CHARACTER_WIDTH = 0.6
-"""Of a letter, in font sizes; the mean over class names in matplotlib's own font is a little less."""
-
+_CHARACTER_WIDTH = (
+    0.6  # In font sizes; the mean over class names in matplotlib's own font is a little less.
+)
 _LINE_HEIGHT = 1.25
 
 
 def grid_shape(n: int, *, nrows: int | None = None, ncols: int | None = None) -> tuple[int, int]:
-    """Return (rows, columns) of a grid for ``n`` images; what is not given follows from the rest.
-
-    Args:
-        n: Images.
-        nrows: Rows; None is the root of ``n``, rounded down.
-        ncols: Columns.
+    """Return (rows, columns) of a grid for ``n`` images; None follows from the rest, or is the root of ``n``.
 
     Raises:
         ConfigError: There is nothing to show, or a number is not positive.
@@ -62,21 +48,10 @@ def image_grid(
     title: str | None = None,
     title_lines: int = 1,
 ) -> list[Axes]:
-    """Return the axes for ``n`` images in a new figure of pyplot, all without scales.
+    """Return the axes for ``n`` images in a new figure of pyplot, none with scales.
 
-    Args:
-        n: Images.
-        nrows: Rows; None follows from the rest.
-        ncols: Columns; None follows from the rest.
-        figsize: (width, height) in inches; None is 3 x 3 for each image.
-        title: Above the figure.
-        title_lines: Lines of text above each image, for which room is made.
-
-    Returns:
-        As many axes as there are images and places.
-
-    Raises:
-        ConfigError: There is nothing to show, or a number is not positive.
+    ``nrows`` and ``ncols`` as in ``grid_shape``; without ``figsize`` each image has 3 x 3 inches and room for
+    ``title_lines`` lines of text above it.
     """
     import matplotlib.pyplot as plt
 
@@ -94,13 +69,7 @@ def image_grid(
 def set_fitting_titles(
     places: Sequence[Axes], titles: Sequence[str], *, colours: Sequence[str] | None = None
 ) -> None:
-    """Write titles above images, all in one size in which the longest is no wider than its place.
-
-    Args:
-        places: Axes, as ``image_grid`` gives them.
-        titles: One for each; of more, the last ones are left out.
-        colours: Of each title; None for the usual one.
-    """
+    """Write titles above images, all in one size at which the longest is no wider than its place."""
     import matplotlib.pyplot as plt
     from matplotlib.font_manager import FontProperties
 
@@ -116,45 +85,6 @@ def set_fitting_titles(
             text.set_color(colours[number])
 
 
-def plot_confusion(
-    predictions: Predictions,
-    *,
-    normalise: bool = False,
-    title: str = "Confusion matrix",
-    colours: str = "Blues",
-    decimals: int = 2,
-    show_numbers: bool = True,
-    figure_size: tuple[float, float] | None = None,
-    dots_per_inch: float = 100.0,
-) -> Figure:
-    """Draw the confusion matrix, rows actual and columns predicted.
-
-    Args:
-        predictions: Any number of images.
-        normalise: Divide each row by its sum; the row of an absent class stays 0.
-        title: Heading of the figure.
-        colours: Name of a matplotlib colour map.
-        decimals: Digits after the point when normalised.
-        show_numbers: Write the number into each cell.
-        figure_size: (width, height) in inches; None grows with the number of classes.
-        dots_per_inch: Resolution.
-    """
-    from matplotlib.figure import Figure
-
-    side = 3.5 + 0.35 * len(predictions.vocab)
-    figure = Figure(figsize=figure_size or (side, side), dpi=dots_per_inch, layout="constrained")
-    draw_confusion(
-        figure.add_subplot(),
-        predictions,
-        normalise=normalise,
-        title=title,
-        colours=colours,
-        decimals=decimals,
-        show_numbers=show_numbers,
-    )
-    return figure
-
-
 def draw_confusion(
     axes: Axes,
     predictions: Predictions,
@@ -165,8 +95,13 @@ def draw_confusion(
     decimals: int = 2,
     show_numbers: bool = True,
 ) -> None:
-    """Draw the confusion matrix on axes, rows actual and columns predicted; the arguments are those of ``plot_confusion``."""
-    cells = confusion_shares(predictions) if normalise else confusion_matrix(predictions)
+    """Draw the confusion matrix, rows actual and columns predicted.
+
+    ``normalise`` divides each row by its sum, where the row of an absent class stays 0, and shows ``decimals`` digits.
+    """
+    cells = confusion_matrix(predictions)
+    if normalise:
+        cells = cells.double() / cells.sum(dim=1, keepdim=True).clamp(min=1)
     num_classes = len(predictions.vocab)
     axes.imshow(cells.numpy(), interpolation="nearest", cmap=colours)
     axes.set_title(title)
@@ -181,29 +116,3 @@ def draw_confusion(
                 text = f"{value:.{decimals}f}" if normalise else str(value)
                 colour = "white" if value > half else "black"
                 axes.text(predicted, actual, text, ha="center", va="center", color=colour)
-
-
-def plot_history(history: Sequence[HistoryPoint]) -> Figure:
-    """Draw losses and accuracy over the epochs of a run, all stages one after another."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 3.5), layout="constrained")
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
-    epochs = range(1, len(history) + 1)
-    lines = (
-        (loss_axes, "train", [point.train_loss for point in history]),
-        (loss_axes, "valid", [point.valid_loss for point in history]),
-        (accuracy_axes, "accuracy", [point.accuracy for point in history]),
-    )
-    for axes, name, values in lines:
-        numbers = [math.nan if value is None else value for value in values]
-        axes.plot(epochs, numbers, marker="o", markersize=3, label=name)
-    for axes, title in ((loss_axes, "loss"), (accuracy_axes, "validation accuracy")):
-        axes.set_title(title)
-        axes.set_xlabel("epoch")
-        axes.locator_params(axis="x", integer=True)
-        for place, (before, after) in enumerate(pairwise(history), start=1):
-            if before.stage != after.stage:
-                axes.axvline(place + 0.5, linestyle=":", linewidth=1, color="grey")
-    loss_axes.legend()
-    return figure

@@ -1,7 +1,7 @@
-"""What a model said of some images: ``Predictions``, which metrics, plots and the report read.
+"""What a model said about some images: ``Predictions``, which metrics, plots and the report read.
 
-Shapes: N images, C classes (or numbers, where the task is regression). All tensors are on the CPU and in the
-order in which the images were asked for.
+Shapes: N images, C classes (or numbers, where the task is regression). All tensors are on the CPU, in the order in which
+the images were asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from vizsla.files import atomic_write
 from vizsla.text import valid_unicode
 from vizsla.types import (
     DECISION_THRESHOLD,
-    LABEL_SEPARATOR,
     UNLABELLED,
     Task,
     check_task,
@@ -37,13 +36,13 @@ if TYPE_CHECKING:
 class Predictions:
     """What a classifier said about some images; metrics, plots and the report are computed from it alone.
 
-    The properties compute their result at each access; keep it in a variable where it is used often.
+    Each property is computed anew whenever it is read; keep it in a variable where it is used often.
 
     Attributes:
         rows: int64 ``(N,)``, rows of the table that the images come from.
         paths: The N paths as people see them.
-        logits: float32 ``(N, C)``, finite; what the network puts out.
-        targets: By task, as in a ``ImageTable``: int64 ``(N,)``, 0 to C-1, or ``UNLABELLED``; float32 ``(N, C)`` of 0 and
+        logits: float32 ``(N, C)``, finite: the network's output.
+        targets: By task, as in an ``ImageTable``: int64 ``(N,)``, 0 to C-1, or ``UNLABELLED``; float32 ``(N, C)`` of 0 and
             1; float32 ``(N, C)`` of finite numbers. A row of the latter two is NaN where the label is not known.
         vocab: The C names of the classes or numbers, in the order of the logits.
         task: What was predicted.
@@ -87,9 +86,6 @@ class Predictions:
                     f"Predictions of {shapes[0]} paths and {shapes[1]} classes need {name} as {dtype} of shape "
                     f"{shape} on the CPU. Received: {values.dtype} of shape {tuple(values.shape)} on {values.device}."
                 )
-        self._check_values()
-
-    def _check_values(self) -> None:
         if len(set(self.vocab)) != len(self.vocab):
             raise ConfigError(
                 f"Class names must differ from one another. Received: vocab={self.vocab!r}"
@@ -188,14 +184,7 @@ class Predictions:
         return hits if self.task == "category" else hits.all(dim=1)
 
     def refuse_regression(self, what: str) -> None:
-        """Raise an error where the task is regression.
-
-        Args:
-            what: Name of the thing that is asked for.
-
-        Raises:
-            ConfigError: The task is regression.
-        """
+        """Raise ConfigError if the task is regression; the message says that ``what`` was asked for."""
         if self.task == "regression":
             raise ConfigError(
                 f"{what} needs predictions of classes. Received: predictions of the task 'regression', which are numbers. "
@@ -231,42 +220,32 @@ class Predictions:
         Returns:
             Columns ``path label prediction probability loss`` and ``prob_<class>`` for each class. The label is empty
             and the loss NaN where the label is not known; probability is :attr:`confidence`. Several labels are joined by
-            ``;``. Bytes of file names that are no text become escapes. For regression: ``path loss`` and for each number
+            ``;``. Bytes of file names that are not text become escapes. For regression: ``path loss`` and for each number
             ``target_<name>`` and ``prediction_<name>``.
         """
         import pandas as pd
 
-        outputs_NC = self.probabilities
+        columns: dict[str, object] = {"path": list(map(valid_unicode, self.paths))}
+        outputs_CN = zip(map(valid_unicode, self.vocab), self.probabilities.T.numpy(), strict=True)
         if self.task == "regression":
-            values: dict[str, object] = {
-                "path": [valid_unicode(path) for path in self.paths],
-                "loss": self.losses.numpy(),
-            }
-            for index, name in enumerate(self.vocab):
-                values[f"target_{valid_unicode(name)}"] = self.targets[:, index].numpy()
-                values[f"prediction_{valid_unicode(name)}"] = outputs_NC[:, index].numpy()
-            return pd.DataFrame(values)
-        columns: dict[str, object] = {
-            "path": [valid_unicode(path) for path in self.paths],
-            "label": [valid_unicode(self.label(position)) for position in range(len(self.paths))],
-            "prediction": [valid_unicode(text) for text in self._predicted_texts()],
+            columns["loss"] = self.losses.numpy()
+            for (name, values), targets in zip(outputs_CN, self.targets.T.numpy(), strict=True):
+                columns |= {f"target_{name}": targets, f"prediction_{name}": values}
+            return pd.DataFrame(columns)
+        columns |= {
+            "label": self._texts(self.targets),
+            "prediction": self._texts(self.predicted),
             "probability": self.confidence.numpy(),
             "loss": self.losses.numpy(),
         }
-        for index, name in enumerate(self.vocab):
-            columns[f"prob_{valid_unicode(name)}"] = outputs_NC[:, index].numpy()
-        return pd.DataFrame(columns)
+        return pd.DataFrame(columns | {f"prob_{name}": values for name, values in outputs_CN})
 
-    def _predicted_texts(self) -> list[str]:
-        predicted = self.predicted
+    def _texts(self, values: Tensor) -> list[str]:
+        """Return targets or predictions of all images as text, in the form of :meth:`label`."""
         if self.task == "category":
-            return [self.vocab[index] for index in predicted.tolist()]
-        return [
-            LABEL_SEPARATOR.join(
-                name for name, present in zip(self.vocab, row, strict=True) if present
-            )
-            for row in predicted.tolist()
-        ]
+            names = [*map(valid_unicode, self.vocab), ""]  # UNLABELLED is -1
+            return [names[index] for index in values.tolist()]
+        return [valid_unicode(label_of(row, task=self.task, vocab=self.vocab)) for row in values]
 
     def save_csv(self, path: Path) -> Path:
         """Write :meth:`to_frame` as UTF-8 CSV, whole or not at all.
@@ -288,7 +267,7 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryPoint:
-    """What was measured at the end of one epoch, or of one fit on part of the images; a missing figure is None.
+    """What was measured after one epoch, or after one fit on part of the images; a missing figure is None.
 
     Attributes:
         stage: Name of the part of training, for example ``"head"``.
@@ -297,7 +276,7 @@ class HistoryPoint:
         valid_loss: Mean loss on the validation images.
         accuracy: Share of validation images predicted correctly, 0-1.
         seconds: Wall time of the epoch.
-        num_pictures: Training images that were fitted on, where that is what changes from point to point.
+        num_pictures: Training images that were fitted on, where that is what changes between points.
     """
 
     stage: str

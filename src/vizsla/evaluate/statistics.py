@@ -1,8 +1,8 @@
 """The arithmetic of metrics: counts, rankings and explained variance, and the 95 % interval of each number.
 
-Precision, recall, F1 and kin come from tallies of each class. Images may count more than once (a resample) or once each;
-everything is computed for R such weightings side by side. A share of nothing is 0, as in scikit-learn; equal scores of a
-ranking are counted as scikit-learn counts them.
+Precision, recall, F1 and kin come from tallies of each class. A weighting says how often each image counts: once, or as often
+as a resample drew it; R weightings are computed side by side. A share of nothing is 0, and equal scores of a ranking are
+counted, as in scikit-learn.
 
 Intervals:
 
@@ -16,7 +16,7 @@ Intervals:
   (the infinitesimal jackknife: Jaeckel 1972; Efron and Tibshirani, ch. 21). For the area under the ROC curve that is the
   method of DeLong, DeLong and Clarke-Pearson (Biometrics 1988).
 
-Shapes: N images, P of them positive, M not; C classes; R weightings or resamples. All numbers are float64.
+Shapes: N images, P of them positive, M not; C classes; R weightings. All numbers are float64.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,21 +36,20 @@ from vizsla.seeding import generator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_VALUES_AT_ONCE = 2**22
+LEVEL = 0.95
+NUM_RESAMPLES = 1000
+_DRAWS_AT_ONCE = 2**21  # Keeps the bootstrap at about 60 MB, whatever the number of images.
+_VALUES_AT_ONCE = 2**22  # Of a matrix that is copied in a wider type: 32 MB as float64.
 
 Formula = Callable[["Tallies"], Tensor]
 """Tallies -> a score of each class, float64 ``(C, R)``."""
 
+Measure = Callable[[Tensor], dict[str, Tensor]]
+"""Counts float64 ``(N, R)``, how often each image was drawn -> metrics by name, float64 ``(R,)``, NaN where undefined."""
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Tallies:
-    """How often each class was right, there, and predicted.
 
-    Attributes:
-        hits: ``(C, R)``, images of the class that were predicted to be of it.
-        supports: ``(C, R)``, images of the class.
-        predicted: ``(C, R)``, images predicted to be of the class.
-    """
+class Tallies(NamedTuple):
+    """How often each class was right, there, and predicted: float64 ``(C, R)`` each."""
 
     hits: Tensor
     supports: Tensor
@@ -63,32 +62,17 @@ class Tallies:
 
     def only(self, classes: Tensor) -> Tallies:
         """Return the tallies of some classes: positions int64, or bool ``(C,)``."""
-        return Tallies(
-            hits=self.hits[classes],
-            supports=self.supports[classes],
-            predicted=self.predicted[classes],
-        )
+        return Tallies(*(tally[classes] for tally in self))
 
     def total(self) -> Tallies:
         """Return the sums over classes as if they were one class."""
-        return Tallies(
-            hits=self.hits.sum(0, keepdim=True),
-            supports=self.supports.sum(0, keepdim=True),
-            predicted=self.predicted.sum(0, keepdim=True),
-        )
+        return Tallies(*(tally.sum(0, keepdim=True) for tally in self))
 
 
 def count_classes(
     targets: Tensor, predicted: Tensor, *, num_classes: int, counts: Tensor | None = None
 ) -> Tallies:
-    """Count where each image has one class.
-
-    Args:
-        targets: int64 ``(N,)``.
-        predicted: int64 ``(N,)``.
-        num_classes: C.
-        counts: ``(N, R)``, how often each image counts; None means once, with R = 1.
-    """
+    """Count int64 targets and predictions ``(N,)``; without ``counts`` ``(N, R)`` each image counts once."""
     if counts is None:
         counts = torch.ones((len(targets), 1), dtype=torch.float64)
     right = (targets == predicted).nonzero()[:, 0]
@@ -100,30 +84,27 @@ def count_classes(
 
 
 def count_labels(targets: Tensor, predicted: Tensor, *, counts: Tensor | None = None) -> Tallies:
-    """Count where each image has any number of labels."""
+    """Count bool targets and predictions ``(N, C)``, any number of labels per image; ``counts`` as for classes."""
     if counts is None:
         counts = torch.ones((len(targets), 1), dtype=torch.float64)
-    tallies = Tallies(
-        **{
-            name: torch.zeros((targets.shape[1], counts.shape[1]), dtype=torch.float64)
-            for name in ("hits", "supports", "predicted")
-        }
-    )
+    sums = torch.zeros((3, targets.shape[1], counts.shape[1]), dtype=torch.float64)
     # In parts, as a matrix of zeros and ones takes 4 times its bytes as float32. Such sums are exact below 2**24.
-    at_once = max(1, _VALUES_AT_ONCE // max(1, targets.shape[1]))
-    for start in range(0, len(targets), at_once):
-        part = slice(start, start + at_once)
-        counts_BR = counts[part].float()
-        tallies.hits.add_((targets[part] & predicted[part]).float().T @ counts_BR)
-        tallies.supports.add_(targets[part].float().T @ counts_BR)
-        tallies.predicted.add_(predicted[part].float().T @ counts_BR)
-    return tallies
+    for truth_BC, given_BC, counts_BR in in_parts(targets, predicted, counts):
+        for total, decided_BC in zip(sums, (truth_BC & given_BC, truth_BC, given_BC), strict=True):
+            total.add_(decided_BC.float().T @ counts_BR.float())
+    return Tallies(*sums)
 
 
 def sums_by(values: Tensor, *, groups: Tensor, num_groups: int) -> Tensor:
-    """Return float64 ``(num_groups, R)``: the sums of the rows of ``values`` ``(N, R)`` in each group."""
+    """Return ``(num_groups, R)``: the sums of the rows of ``values`` ``(N, R)`` in each group."""
     sums = torch.zeros((num_groups, values.shape[1]), dtype=values.dtype)
     return sums.index_add_(0, groups, values)
+
+
+def in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same rows of all tensors, so few at a time that a copy of them in a wider type stays small."""
+    at_once = max(1, _VALUES_AT_ONCE // max(1, tensors[0].shape[1:].numel()))
+    return zip(*(tensor.split(at_once) for tensor in tensors), strict=True)
 
 
 def precision(tallies: Tallies) -> Tensor:
@@ -198,14 +179,9 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def places_of(scores: Tensor, targets: Tensor) -> Tensor:
-    """Return the place of each image's class in the order of its scores, 0 for the highest; of equal ones the first leads.
+    """Return the place of each image's class, int64 ``(N,)``, among its scores ``(N, C)``: 0 for the highest.
 
-    Args:
-        scores: ``(N, C)``.
-        targets: int64 ``(N,)``.
-
-    Returns:
-        int64 ``(N,)``.
+    Of equal scores the first leads.
     """
     own_N1 = scores.gather(1, targets[:, None])
     before = torch.arange(scores.shape[1], device=scores.device) < targets[:, None]
@@ -215,10 +191,7 @@ def places_of(scores: Tensor, targets: Tensor) -> Tensor:
 def explained_variance(errors: Tensor, targets: Tensor, *, counts: Tensor) -> Tensor:
     """Return ``(R,)``: R2 of each weighting, averaged over the numbers whose targets vary; NaN where none does.
 
-    Args:
-        errors: float64 ``(N, K)``, predictions minus targets.
-        targets: float64 ``(N, K)``.
-        counts: float64 ``(N, R)``, how often each image counts.
+    Errors are predictions minus targets; both are ``(N, K)``, counts ``(N, R)``.
     """
     # Around the mean, or the subtraction below would cancel where the targets are large and close together.
     centred = targets - targets.mean(dim=0)
@@ -231,13 +204,7 @@ def explained_variance(errors: Tensor, targets: Tensor, *, counts: Tensor) -> Te
     return explained_KR.masked_fill(~varies_KR, 0).sum(0) / varies_KR.sum(0)
 
 
-LEVEL = 0.95
-NUM_RESAMPLES = 1000
-# 2**21 draws at a time bound the memory at about 60 MB, whatever the number of images.
-_DRAWS_AT_ONCE = 2**21
-
-Measure = Callable[[Tensor], dict[str, Tensor]]
-"""Counts float64 ``(N, R)``, how often each image was drawn -> metrics by name, float64 ``(R,)``, NaN where undefined."""
+# --- intervals ---
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,15 +227,10 @@ class Metric:
 
 
 def wilson_interval(successes: int, trials: int, *, level: float = LEVEL) -> tuple[float, float]:
-    """Return Wilson's score interval for a share.
-
-    Args:
-        successes: How often it happened, 0 to ``trials``.
-        trials: How often it could have happened; with 0, nothing is known and the interval is (0, 1).
-        level: Confidence, between 0 and 1.
+    """Return Wilson's score interval for a share; without trials nothing is known and it is (0, 1).
 
     Raises:
-        ConfigError: The counts or the level cannot be.
+        ConfigError: The counts or the level are impossible.
 
     Examples:
         >>> low, high = wilson_interval(98, 100)
@@ -305,15 +267,10 @@ def share_metric(name: str, *, successes: int, trials: int) -> Metric:
 
 
 def influence_metric(name: str, *, value: float, influence: Tensor) -> Metric:
-    """Return a metric between 0 and 1 with the interval that the pull of each image gives.
+    """Return a metric between 0 and 1 with the interval that the influences ``(N,)`` of the images give.
 
     The interval is symmetric in the log odds, so it stays within 0 and 1. At 0 or 1 no image pulls: such an interval
     has no width, and that says "not known", not "certain".
-
-    Args:
-        name: Of the metric.
-        value: 0 to 1.
-        influence: float64 ``(N,)``, derivative of the metric with respect to the weight of each image, at weight 1.
     """
     low = high = value
     if 0 < value < 1:
@@ -333,11 +290,11 @@ def bootstrap(
         measure: All metrics of some resamples at a time; one set of resamples serves them all.
         num_images: N, at least 1.
         num_values: Numbers that ``measure`` makes for each resample beside the counts; more of them mean smaller parts.
-        seed: Repeats the resamples.
+        seed: The same seed gives the same resamples.
 
     Returns:
-        By name, in the order of ``measure``. A metric that is undefined for the images themselves (NaN) is left out;
-        resamples for which it is undefined do not count.
+        By name. A metric that is undefined for the images themselves (NaN) is left out; resamples for which it is
+        undefined do not count.
     """
     once_N1 = torch.ones((num_images, 1), dtype=torch.float64)
     values = {name: float(found) for name, found in measure(once_N1).items()}
@@ -364,14 +321,11 @@ def bootstrap(
     return metrics
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Ranked:
-    """A metric of a ranking, 0 to 1.
+# --- rankings ---
 
-    Attributes:
-        value: The metric.
-        influence: ``(N,)``, how much the metric changes with the weight of each image.
-    """
+
+class Ranked(NamedTuple):
+    """A metric of a ranking, 0 to 1, and its influences ``(N,)``: how much it changes with the weight of each image."""
 
     value: float
     influence: Tensor
@@ -381,14 +335,7 @@ def roc_auc(scores: Tensor, positive: Tensor) -> Ranked | None:
     """Return the probability that a positive image scores above one that is not, equal scores counting half.
 
     Influences are the structural components of DeLong, DeLong and Clarke-Pearson (Biometrics 1988). Only the positive
-    scores are sorted, so a class with few images costs little.
-
-    Args:
-        scores: ``(N,)``, any float.
-        positive: Bool ``(N,)``.
-
-    Returns:
-        None where all or none are positive: there is nothing to compare.
+    scores are sorted, so a class with few images costs little. None where all or none are positive.
     """
     ascending_P, order_P = scores[positive].sort()
     others_M = scores[~positive].contiguous()
@@ -412,8 +359,7 @@ def roc_auc(scores: Tensor, positive: Tensor) -> Ranked | None:
 def average_precision(scores: Tensor, positive: Tensor) -> Ranked | None:
     """Return the mean, over the positive images, of the precision among all that score at least as high.
 
-    Returns:
-        None where none is positive.
+    None where no image is positive.
     """
     num_images, num_positive = len(scores), int(positive.sum())
     if num_positive == 0:
@@ -441,17 +387,14 @@ def mean_over_classes(
     offsets: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Ranked | None:
-    """Return the mean of a metric over the classes for which it is defined.
+    """Return the mean of a metric over the classes for which it is defined; None where it is defined for none.
 
     Args:
         metric: ``roc_auc`` or ``average_precision``.
         scores: ``(N, C)``, any float; read a few classes at a time.
         positive: Class -> bool ``(N,)``.
         offsets: float64 ``(N,)``, subtracted from the scores of each image; turns logits into log-probabilities.
-        weights: ``(C,)``, how much each class counts; None means all the same. They do not enter the influences.
-
-    Returns:
-        None where it is defined for no class.
+        weights: ``(C,)``, how much each class counts; None means all the same. Influences take them as fixed.
     """
     total, influence, sum_of_weights = 0.0, torch.zeros(len(scores), dtype=torch.float64), 0.0
     for index, column in _columns(scores):

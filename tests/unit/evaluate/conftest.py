@@ -1,4 +1,4 @@
-"""Predictions to measure, made from what they shall say."""
+"""Predictions to measure, made from what they should say."""
 
 from __future__ import annotations
 
@@ -42,14 +42,24 @@ def from_logits() -> Callable[..., Predictions]:
 
 @pytest.fixture
 def random_predictions(from_logits: Callable[..., Predictions]) -> Callable[..., Predictions]:
-    """Return a function that makes predictions that are right more often than not."""
+    """Return a function that makes predictions of any task that are right more often than not."""
 
-    def make(*, num_pictures: int, num_classes: int, seed: int = 0) -> Predictions:
-        generator = torch.Generator().manual_seed(seed)
-        targets = torch.randint(num_classes, (num_pictures,), generator=generator)
-        logits = torch.randn(num_pictures, num_classes, generator=generator)
-        logits[torch.arange(num_pictures), targets] += 1.5
-        return from_logits(logits, targets)
+    def make(
+        num_images: int, num_outputs: int, *, task: Task = "category", mean: float = 0.0
+    ) -> Predictions:
+        draws = torch.Generator().manual_seed(0)
+        shape = num_images, num_outputs
+        if task == "category":
+            targets = torch.randint(num_outputs, shape[:1], generator=draws)
+            logits = torch.randn(shape, generator=draws)
+            logits[torch.arange(num_images), targets] += 1.5
+        elif task == "multi_category":
+            targets = (torch.rand(shape, generator=draws) < 0.3).float()
+            logits = torch.randn(shape, generator=draws) + 2 * targets - 1
+        else:
+            targets = mean + 3 * torch.randn(shape, generator=draws)
+            logits = targets + torch.randn(shape, generator=draws)
+        return from_logits(logits, targets, task=task)
 
     return make
 

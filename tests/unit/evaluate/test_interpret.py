@@ -1,28 +1,34 @@
-"""Confusions, top losses and least certain images against recorded values and by hand."""
+"""Confusions, losses, suspected labels and their plots, against recorded values and cases worked out by hand."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from vizsla.errors import ConfigError
 from vizsla.evaluate.interpret import (
     confusion_matrix,
-    confusion_shares,
     least_certain,
     most_confused,
     top_losses,
     worst_mistakes,
 )
+from vizsla.evaluate.label_errors import suspected_labels
+from vizsla.evaluate.plots import draw_confusion, grid_shape, image_grid, set_fitting_titles
 from vizsla.evaluate.predictions import Predictions
-from vizsla.types import UNLABELLED, Task
+from vizsla.types import UNLABELLED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())
+NAN = float("nan")
 Maker = Callable[..., Predictions]
 
 
@@ -32,38 +38,26 @@ def recorded(from_logits: Maker) -> Predictions:
     return from_logits(torch.tensor(case["preds"]).log(), case["targs"])
 
 
-def test_the_confusion_matrix_agrees_with_the_recorded_one(recorded: Predictions):
+def test_the_confusion_matrix_agrees_with_the_recorded_one(
+    recorded: Predictions, from_confusion: Maker
+):
     counts = confusion_matrix(recorded)
     assert counts.dtype == torch.int64
     assert counts.tolist() == GOLDEN["confusion_matrix"]["confusion"]
+    absent = [[2, 1, 0], [0, 3, 0], [0, 0, 0]]
+    assert confusion_matrix(from_confusion(absent)).tolist() == absent
 
 
-def test_the_confusion_matrix_has_room_for_classes_that_never_occur(from_confusion: Maker):
-    assert confusion_matrix(from_confusion([[2, 1, 0], [0, 3, 0], [0, 0, 0]])).tolist() == [
-        [2, 1, 0],
-        [0, 3, 0],
-        [0, 0, 0],
-    ]
-
-
-def test_shares_of_an_absent_class_are_zero(from_confusion: Maker):
-    shares = confusion_shares(from_confusion([[3, 1], [0, 0]]))
-    assert shares.tolist() == [[0.75, 0.25], [0.0, 0.0]]
-
-
-@pytest.mark.parametrize("case", GOLDEN["most_confused"])
-def test_most_confused_agrees_with_the_recorded_lists(case: dict[str, Any], from_confusion: Maker):
-    predictions = from_confusion(case["confusion"], vocab=case["vocab"])
-    for min_count, expected in case["most_confused"].items():
-        pairs = most_confused(predictions, min_count=int(min_count))
-        assert pairs == [tuple(pair) for pair in expected]
-        assert all(type(count) is int for _, _, count in pairs)
-
-
-@pytest.mark.parametrize("min_count", [0, -3])
-def test_a_minimum_below_one_means_one(from_confusion: Maker, min_count: int):
-    predictions = from_confusion([[2, 0], [1, 4]])
-    assert most_confused(predictions, min_count=min_count) == [("class 1", "class 0", 1)]
+def test_most_confused_agrees_with_the_recorded_lists(from_confusion: Maker):
+    for case in GOLDEN["most_confused"]:
+        predictions = from_confusion(case["confusion"], vocab=case["vocab"])
+        for min_count, expected in case["most_confused"].items():
+            pairs = most_confused(predictions, min_count=int(min_count))
+            assert pairs == [tuple(pair) for pair in expected]
+            assert all(type(count) is int for _, _, count in pairs)
+    for min_count in (0, -3):
+        pairs = most_confused(from_confusion([[2, 0], [1, 4]]), min_count=min_count)
+        assert pairs == [("class 1", "class 0", 1)]
 
 
 def test_top_losses_agree_with_the_recorded_ones(recorded: Predictions):
@@ -73,53 +67,40 @@ def test_top_losses_agree_with_the_recorded_ones(recorded: Predictions):
     assert top_losses(recorded, 3, largest=False).tolist() == case["k3_smallest"]["idx"]
 
 
-def test_top_losses_without_a_number_are_all_and_equal_ones_keep_their_order(from_logits: Maker):
+def test_top_losses_are_all_by_default_and_equal_ones_keep_their_order(from_logits: Maker):
     predictions = from_logits([[0.0, 0.0], [0.0, 2.0], [0.0, 0.0]], [0, 0, 1])
-    assert top_losses(predictions).tolist() == [1, 0, 2]
-    assert top_losses(predictions, 99).tolist() == [1, 0, 2]
-    assert top_losses(predictions, 0).tolist() == []
+    for k, expected in ((None, [1, 0, 2]), (99, [1, 0, 2]), (0, [])):
+        assert top_losses(predictions, k).tolist() == expected
 
 
-def test_pictures_without_label_have_no_place_among_losses(from_logits: Maker):
+def test_images_without_label_have_no_place_among_losses(from_logits: Maker):
     predictions = from_logits([[9.0, 0.0], [0.0, 1.0], [2.0, 0.0]], [UNLABELLED, 0, 0])
     assert top_losses(predictions).tolist() == [1, 2]
     assert worst_mistakes(predictions).tolist() == [1]
     assert confusion_matrix(predictions).tolist() == [[1, 1], [0, 0]]
 
 
-def test_worst_mistakes_leave_out_right_answers(from_logits: Maker):
+def test_worst_mistakes_leave_out_right_answers(from_logits: Maker, from_confusion: Maker):
     # The second image is right with a larger loss than the wrong third one has.
     logits = [[0.0, 5.0, 0.0], [0.1, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 9.0]]
     predictions = from_logits(logits, [0, 0, 2, 2])
     assert worst_mistakes(predictions).tolist() == [0, 2]
     assert worst_mistakes(predictions, 1).tolist() == [0]
-
-
-def test_no_mistakes_give_no_positions(from_confusion: Maker):
     assert worst_mistakes(from_confusion([[2, 0], [0, 2]]), 12).tolist() == []
 
 
-def test_least_certain_pictures_come_first_labelled_or_not(from_logits: Maker):
+def test_least_certain_images_come_first_labelled_or_not(from_logits: Maker):
     predictions = from_logits([[4.0, 0.0], [1.0, 0.0], [2.0, 0.0]], [0, UNLABELLED, 0])
     assert least_certain(predictions).tolist() == [1, 2, 0]
     assert least_certain(predictions, 2).tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("ask", [top_losses, worst_mistakes, least_certain])
-def test_a_negative_number_of_pictures_is_refused(from_logits: Maker, ask: Callable[..., object]):
-    with pytest.raises(ConfigError, match="k=-1"):
-        ask(from_logits([[1.0, 0.0]], [0]), -1)
-
-
-@pytest.fixture
-def several(from_logits: Maker) -> Predictions:
-    nan = float("nan")
-    targets = [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [nan, nan]]
-    logits = [[9.0, -9.0], [0.2, -9.0], [-5.0, 5.0], [0.1, 0.0]]
-    return from_logits(logits, targets, task="multi_category")
-
-
-def test_pictures_with_several_labels_are_ranked_by_their_mean_loss(several: Predictions):
+def test_several_labels_are_ranked_by_their_mean_loss(from_logits: Maker):
+    several = from_logits(
+        [[9.0, -9.0], [0.2, -9.0], [-5.0, 5.0], [0.1, 0.0]],
+        [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [NAN, NAN]],
+        task="multi_category",
+    )
     assert top_losses(several).tolist() == [2, 1, 0]
     assert top_losses(several, 1, largest=False).tolist() == [0]
     assert worst_mistakes(several).tolist() == [2, 1]
@@ -129,18 +110,125 @@ def test_pictures_with_several_labels_are_ranked_by_their_mean_loss(several: Pre
 def test_numbers_are_ranked_by_their_squared_error(from_logits: Maker):
     numbers = from_logits([[1.0], [-1.0], [8.0]], [[1.5], [-4.0], [8.0]], task="regression")
     assert top_losses(numbers).tolist() == [1, 0, 2]
+
+
+def test_what_cannot_be_answered_is_refused(from_logits: Maker):
+    classes = from_logits([[1.0, 0.0]], [0])
+    for ask in (top_losses, worst_mistakes, least_certain):
+        with pytest.raises(ConfigError, match="k=-1"):
+            ask(classes, -1)
+    for task in ("multi_category", "regression"):
+        for ask in (confusion_matrix, most_confused):
+            with pytest.raises(ConfigError, match=f"'{task}'"):
+                ask(from_logits([[0.0, 1.0]], [[0.0, 1.0]], task=task))
     for ask in (worst_mistakes, least_certain):
         with pytest.raises(ConfigError, match="'regression'"):
-            ask(numbers)
+            ask(from_logits([[0.0, 1.0]], [[0.0, 1.0]], task="regression"))
 
 
-@pytest.mark.parametrize("ask", [confusion_matrix, confusion_shares, most_confused])
-@pytest.mark.parametrize("task", ["multi_category", "regression"])
-def test_confusions_are_of_single_classes_only(
-    from_logits: Maker, ask: Callable[..., object], task: Task
-):
-    predictions = from_logits([[0.0, 1.0]], [[0.0, 1.0]], task=task)
-    with pytest.raises(
-        ConfigError, match=f"one class each. Received: predictions of the task '{task}'"
+def test_an_image_above_the_threshold_of_another_class_is_suspected(from_logits: Maker):
+    # Class a: mean of 0.9, 0.8 and 0.1 is 0.6; class b: mean of 0.7 and 0.6 is 0.65. Only the third image passes b's.
+    shares = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7], [0.4, 0.6]])
+    (found,) = suspected_labels(from_logits(shares.log(), [0, 0, 0, 1, 1]))
+    assert (found.position, found.suggestion) == (2, 1)
+    assert found.label_probability == pytest.approx(0.1)
+    assert found.probability == pytest.approx(0.9)
+
+
+def test_what_is_not_suspected(from_logits: Maker):
+    # The third image is predicted as b with 0.6, less than b's images usually have.
+    shares = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.1, 0.9], [0.1, 0.9]])
+    assert suspected_labels(from_logits(shares.log(), [0, 0, 0, 1, 1])) == ()
+    # No label names class 2.
+    shares = torch.tensor([[0.6, 0.1, 0.3], [0.05, 0.05, 0.9], [0.2, 0.7, 0.1]])
+    found = suspected_labels(from_logits(shares.log(), [0, 0, 1]))
+    assert all(each.suggestion != 2 for each in found)
+    unlabelled = from_logits([[0.9, 0.1], [0.1, 0.9]], [UNLABELLED, UNLABELLED])
+    assert suspected_labels(unlabelled) == ()
+    several = from_logits([[3.0, 3.0]], [[0.0, 0.0]], task="multi_category")
+    assert suspected_labels(several) == ()
+
+
+def test_wrong_labels_are_found_among_many(from_logits: Maker):
+    random = torch.Generator().manual_seed(0)
+    truth = torch.arange(300) % 3
+    logits = torch.randn(300, 3, generator=random) + 8 * torch.eye(3)[truth]
+    wrong = list(range(0, 300, 25))
+    targets = truth.clone()
+    targets[wrong] = (truth[wrong] + 1) % 3
+    found = suspected_labels(from_logits(logits, targets))
+    places = {each.position for each in found}
+    assert len(places & set(wrong)) >= 11
+    assert len(places - set(wrong)) <= 6
+    gaps = [each.probability - each.label_probability for each in found]
+    assert gaps == sorted(gaps, reverse=True)
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def test_the_confusion_plot_has_counts_names_and_readable_colours(from_confusion: Maker):
+    axes = plt.figure().add_subplot()
+    draw_confusion(axes, from_confusion([[9, 1], [0, 6]], vocab=("cat", "dog")))
+    assert [text.get_text() for text in axes.texts] == ["9", "1", "0", "6"]
+    assert [text.get_color() for text in axes.texts] == ["white", "black", "black", "white"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog"]
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {90.0}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Predicted", "Actual")
+    assert axes.get_title() == "Confusion matrix"
+
+
+def test_the_confusion_plot_shows_shares_or_no_numbers(from_confusion: Maker):
+    predictions = from_confusion([[3, 1], [0, 0]])
+    cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
+        ({"normalise": True, "decimals": 1}, ["0.8", "0.2", "0.0", "0.0"]),
+        ({"show_numbers": False}, []),
+    )
+    for options, expected in cases:
+        axes = plt.figure().add_subplot()
+        draw_confusion(axes, predictions, **options)
+        assert [text.get_text() for text in axes.texts] == expected
+
+
+def test_rows_and_columns_of_a_grid_follow_from_the_number():
+    for n, given, expected in (
+        (9, {}, (3, 3)),
+        (24, {}, (4, 6)),
+        (1, {}, (1, 1)),
+        (8, {}, (2, 4)),
+        (7, {"ncols": 3}, (3, 3)),
+        (7, {"nrows": 2}, (2, 4)),
+        (9, {"nrows": 1, "ncols": 3}, (1, 3)),
     ):
-        ask(predictions)
+        assert grid_shape(n, **given) == expected
+    for n, given in ((0, {}), (1, {"nrows": 0}), (1, {"ncols": -1})):
+        with pytest.raises(ConfigError, match="at least one image"):
+            grid_shape(n, **given)
+
+
+def test_a_grid_has_room_for_images_and_lines_of_title():
+    places = image_grid(3, nrows=2, ncols=2)
+    assert len(places) == 3
+    assert len(plt.gcf().axes) == 4
+    assert not any(axes.axison for axes in plt.gcf().axes)
+    assert plt.gcf().get_size_inches().tolist() == [6.0, 6.0]
+    image_grid(1, title_lines=3, title="above")
+    assert plt.gcf().get_size_inches()[1] > 3.2
+    assert plt.gcf().get_suptitle() == "above"
+
+
+def test_only_long_titles_shrink_until_they_fit():
+    places = image_grid(4)
+    set_fitting_titles(places, ["american_staffordshire_bull_terrier_of_some_kind"] * 4)
+    figure = plt.gcf()
+    figure.canvas.draw()
+    for axes in places:
+        assert axes.title.get_window_extent().width <= figure.bbox.width / 2
+    places = image_grid(2)
+    set_fitting_titles(places, ["cat", "dog", "unused"], colours=["green", "red", "red"])
+    usual = plt.figure().add_subplot().set_title("x").get_fontsize()
+    assert [axes.title.get_fontsize() for axes in places] == [usual, usual]
+    assert [axes.title.get_color() for axes in places] == ["green", "red"]

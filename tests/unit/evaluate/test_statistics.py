@@ -1,8 +1,9 @@
-"""Tallies of classes and labels: resampled counts are those of drawing the images one by one."""
+"""The arithmetic of metrics: tallies, rankings and intervals, against scipy, scikit-learn and naive counting."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as reference
+from torch import Tensor
 
 from vizsla.errors import ConfigError
 from vizsla.evaluate import statistics as formulas
-from vizsla.evaluate import statistics as ranking
 from vizsla.evaluate.statistics import (
     Ranked,
+    Tallies,
     average_precision,
     bootstrap,
     influence_metric,
@@ -31,43 +33,47 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_resampled_classes_are_counted_as_if_drawn_one_by_one():
-    targets, predicted = torch.tensor([0, 2, 1, 1]), torch.tensor([0, 1, 1, 0])
-    counts = torch.tensor([[2.0, 0.0], [1.0, 0.0], [1.0, 3.0], [0.0, 1.0]], dtype=torch.float64)
-    tallies = formulas.count_classes(targets, predicted, num_classes=3, counts=counts)
-    for resample in range(2):
-        drawn = torch.arange(4).repeat_interleave(counts[:, resample].long())
-        alone = formulas.count_classes(targets[drawn], predicted[drawn], num_classes=3)
-        for name in ("hits", "supports", "predicted"):
-            assert torch.equal(getattr(tallies, name)[:, [resample]], getattr(alone, name))
+def test_resampled_images_are_counted_as_if_drawn_one_by_one():
+    draws = torch.Generator().manual_seed(0)
+    counts = torch.randint(3, (30, 5), generator=draws).double()
+
+    count_classes = partial(formulas.count_classes, num_classes=4)
+    for count, values in (
+        (count_classes, torch.randint(4, (2, 30), generator=draws)),
+        (formulas.count_labels, torch.rand(2, 30, 4, generator=draws) < 0.4),
+    ):
+        tallies = count(*values, counts=counts)
+        for resample in range(5):
+            drawn = torch.arange(30).repeat_interleave(counts[:, resample].long())
+            for found, alone in zip(tallies, count(*values[:, drawn]), strict=True):
+                assert torch.equal(found[:, [resample]], alone)
 
 
-def test_resampled_labels_are_counted_as_if_drawn_one_by_one():
-    generator = torch.Generator().manual_seed(0)
-    targets, predicted = (torch.rand(2, 30, 4, generator=generator) < 0.4).unbind()
-    counts = torch.randint(3, (30, 5), generator=generator).double()
-    tallies = formulas.count_labels(targets, predicted, counts=counts)
-    for resample in range(5):
-        drawn = torch.arange(30).repeat_interleave(counts[:, resample].long())
-        alone = formulas.count_labels(targets[drawn], predicted[drawn])
-        for name in ("hits", "supports", "predicted"):
-            assert torch.equal(getattr(tallies, name)[:, [resample]], getattr(alone, name))
+def test_large_matrices_give_the_same_in_parts(monkeypatch: pytest.MonkeyPatch):
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.rand(2, 30, 4, generator=draws) < 0.4
+    scores, targets = torch.randn(40, 7, generator=draws), torch.arange(40) % 7
 
+    def found() -> tuple[Tallies, Ranked | None]:
+        area = mean_over_classes(roc_auc, scores, positive=lambda index: targets == index)
+        return formulas.count_labels(*labels), area
 
-def test_labels_are_counted_the_same_in_parts(monkeypatch: pytest.MonkeyPatch):
-    targets, predicted = (torch.rand(2, 30, 4) < 0.4).unbind()
-    whole = formulas.count_labels(targets, predicted)
-    monkeypatch.setattr(formulas, "_VALUES_AT_ONCE", 28)
-    parts = formulas.count_labels(targets, predicted)
-    assert torch.equal(whole.hits, parts.hits)
-    assert torch.equal(whole.supports, parts.supports)
+    tallies, area = found()
+    monkeypatch.setattr(formulas, "_VALUES_AT_ONCE", 80)
+    tallies_of_parts, area_of_parts = found()
+    assert area is not None
+    assert area_of_parts is not None
+    assert area.value == area_of_parts.value
+    for whole, parts in zip(
+        (*tallies, area.influence), (*tallies_of_parts, area_of_parts.influence), strict=True
+    ):
+        assert torch.equal(whole, parts)
 
 
 def test_a_share_of_nothing_is_zero():
     none = formulas.count_classes(torch.tensor([0]), torch.tensor([1]), num_classes=3)
-    assert formulas.precision(none)[:, 0].tolist() == [0, 0, 0]
-    assert formulas.recall(none)[:, 0].tolist() == [0, 0, 0]
-    assert formulas.jaccard(none)[:, 0].tolist() == [0, 0, 0]
+    for formula in (formulas.precision, formulas.recall, formulas.jaccard, formulas.f_beta):
+        assert formula(none)[:, 0].tolist() == [0, 0, 0]
     assert formulas.f_beta(none, beta=0)[:, 0].tolist() == [0, 0, 0]
     assert none.seen[:, 0].tolist() == [True, True, False]
 
@@ -88,31 +94,26 @@ def test_wilson_agrees_with_scipy(data: st.DataObject):
     assert 0 <= low <= successes / trials <= high <= 1
 
 
-def test_wilson_knows_nothing_without_trials():
+def test_wilson_knows_nothing_without_trials_and_refuses_impossible_counts():
     assert wilson_interval(0, 0) == (0.0, 1.0)
+    for successes, trials, level in ((3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0), (1, 2, 0.0)):
+        with pytest.raises(ConfigError, match=f"={successes},.*={trials},.*={level}"):
+            wilson_interval(successes, trials, level=level)
 
 
-@pytest.mark.parametrize(
-    ("successes", "trials", "level"), [(3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0), (1, 2, 0.0)]
-)
-def test_wilson_refuses_impossible_counts(successes: int, trials: int, level: float):
-    with pytest.raises(ConfigError, match=f"successes={successes}, trials={trials}, level={level}"):
-        wilson_interval(successes, trials, level=level)
-
-
-def mean_of(values: torch.Tensor):
-    def measure(counts: torch.Tensor) -> dict[str, torch.Tensor]:
+def mean_of(values: Tensor):
+    def measure(counts: Tensor) -> dict[str, Tensor]:
         return {"mean": values @ counts / counts.sum(0)}
 
     return measure
 
 
-def normal(num_values: int, *, seed: int = 0) -> torch.Tensor:
+def normal(num_values: int, *, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(num_values, generator=generator, dtype=torch.float64)
 
 
-def test_resamples_do_not_depend_on_how_many_are_made_at_a_time_beyond_their_draws():
+def test_the_number_of_resamples_at_a_time_does_not_matter():
     # 3,000 classes leave room for 699 resamples at a time, 10 classes for all.
     values = normal(400)
     few = bootstrap(mean_of(values), num_images=400, num_values=3000, seed=0)["mean"]
@@ -133,7 +134,7 @@ def test_bootstrap_intervals_cover_as_often_as_they_say():
 
 
 def test_what_is_undefined_is_left_out_and_undefined_resamples_do_not_count():
-    def measure(counts: torch.Tensor) -> dict[str, torch.Tensor]:
+    def measure(counts: Tensor) -> dict[str, Tensor]:
         drawn = counts[0] > 0  # a third of all resamples lack the first image
         value = torch.where(drawn, counts[0], torch.nan)
         return {"never": value * torch.nan, "sometimes": value}
@@ -142,11 +143,6 @@ def test_what_is_undefined_is_left_out_and_undefined_resamples_do_not_count():
     assert list(metrics) == ["sometimes"]
     assert (metrics["sometimes"].low, metrics["sometimes"].value) == (1, 1)
     assert metrics["sometimes"].high >= 3
-
-
-def test_a_single_picture_has_an_interval_without_width():
-    metric = bootstrap(mean_of(torch.tensor([0.5]).double()), num_images=1, seed=0)["mean"]
-    assert (metric.low, metric.value, metric.high) == (0.5, 0.5, 0.5)
 
 
 def test_influences_give_the_interval_of_a_share_in_log_odds():
@@ -160,16 +156,12 @@ def test_influences_give_the_interval_of_a_share_in_log_odds():
     assert metric.num_pictures == 100
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_where_no_picture_pulls_the_interval_has_no_width(value: float):
-    metric = influence_metric("share", value=value, influence=torch.zeros(5).double())
-    assert metric.low == metric.high == value
-
-
-METRICS = [
-    (roc_auc, reference.roc_auc_score),
-    (average_precision, reference.average_precision_score),
-]
+def test_where_all_images_are_alike_the_interval_has_no_width():
+    metric = bootstrap(mean_of(torch.tensor([0.5]).double()), num_images=1, seed=0)["mean"]
+    assert (metric.low, metric.value, metric.high) == (0.5, 0.5, 0.5)
+    for value in (0.0, 1.0):
+        metric = influence_metric("share", value=value, influence=torch.zeros(5).double())
+        assert metric.low == metric.high == value
 
 
 @st.composite
@@ -181,11 +173,17 @@ def rankings(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return np.array(scores, dtype=float), np.array([True, False, *positive])
 
 
-@pytest.mark.parametrize(("metric", "expected"), METRICS)
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (roc_auc, reference.roc_auc_score),
+        (average_precision, reference.average_precision_score),
+    ],
+)
 @given(case=rankings())
 @settings(max_examples=40, deadline=None)
 def test_values_and_influences_are_right_for_any_ranking(
-    metric: Callable[[torch.Tensor, torch.Tensor], Ranked | None],
+    metric: Callable[[Tensor, Tensor], Ranked | None],
     expected: Callable[..., float],
     case: tuple[np.ndarray, np.ndarray],
 ):
@@ -206,24 +204,12 @@ def test_values_and_influences_are_right_for_any_ranking(
     assert found.influence.sum().item() == pytest.approx(0, abs=1e-12)
 
 
-def test_one_kind_of_pictures_cannot_be_ranked():
+def test_images_of_one_kind_cannot_be_ranked():
     scores = torch.arange(3.0)
     assert roc_auc(scores, torch.ones(3, dtype=torch.bool)) is None
     assert roc_auc(scores, torch.zeros(3, dtype=torch.bool)) is None
     assert average_precision(scores, torch.zeros(3, dtype=torch.bool)) is None
     assert mean_over_classes(roc_auc, scores[:, None], positive=lambda _: scores > 9) is None
-
-
-def test_columns_are_read_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch):
-    scores = torch.randn(40, 7, generator=torch.Generator().manual_seed(0))
-    targets = torch.arange(40) % 7
-    whole = mean_over_classes(roc_auc, scores, positive=lambda index: targets == index)
-    monkeypatch.setattr(ranking, "_VALUES_AT_ONCE", 80)
-    parts = mean_over_classes(roc_auc, scores, positive=lambda index: targets == index)
-    assert whole is not None
-    assert parts is not None
-    assert whole.value == parts.value
-    assert torch.equal(whole.influence, parts.influence)
 
 
 def test_intervals_of_the_area_cover_as_often_as_they_say():
