@@ -415,10 +415,10 @@ def warm_up(loaders: DataLoaders) -> None:
 
     from vizsla.data.cache.device import DeviceDecoder, DeviceStore
 
-    loader, sizing = loaders.train.loader, loaders.resize
-    if sizing is not None and loader.reader.scales_one_box:
+    loader = loaders.train.loader
+    if loader.reader.scales_one_box:
         store = DeviceStore(torch.device("cuda"), budget_bytes=2**28)
-        DeviceDecoder(loader.reader, sizing=sizing, store=store).fill(loader.table.paths[:64])
+        DeviceDecoder(loader.reader, store=store).fill(loader.table.paths[:64])
 
 
 def augmentation_rates() -> list[float]:
@@ -434,9 +434,9 @@ def augmentation_rates() -> list[float]:
     plan = torch.arange(AUGMENTED_BATCHES * BATCH_SIZE).split(BATCH_SIZE)
 
     def augment_all() -> None:
-        with augmentation.foresee(plan, epoch=0, training=True):
-            for rows in plan:
-                augmentation(images, rows=rows, epoch=0, training=True)
+        augment = augmentation.ahead(plan, epoch=0, training=True)
+        for number in range(len(plan)):
+            augment(number, images)
 
     _seconds(augment_all)
     return [AUGMENTED_BATCHES * BATCH_SIZE / _seconds(augment_all) for _ in range(PASSES)]

@@ -1,13 +1,13 @@
 """What this computer has, and how this process uses it: names, free memory and disk, the C library's allocator, threads.
 
-Three habits are set here because defaults cost much:
+Three defaults are changed here because they cost much:
 
 - glibc gives freed blocks back to the system, and a network on the CPU frees blocks of many megabytes in every layer:
   EfficientNet-Lite0 at 224 px ran at 70 images a second on two cores that way, and at 150 with freed blocks kept.
-- Threads that start anew for each batch take memory each time: glibc gives a new thread whichever of its heaps is free, and
-  soon every heap has held the blocks of every kind of thread. One pool of threads stays, and memory is flat.
-- Where a small block has taken a corner of a freed batch, the next batch does not fit there any more, and the process grew by
-  a batch every few epochs. ``Blocks`` hands the same memory to the next batch.
+- New threads for each batch take memory each time: glibc gives a new thread whichever of its heaps is free, and soon every
+  heap has held the blocks of every kind of thread. With one pool of threads that stays, memory is flat.
+- Once a small block has taken a corner of a freed batch, the next batch no longer fits there, and the process grew by a batch
+  every few epochs. ``Blocks`` hands the same memory to the next batch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_WORKERS = 16
-"""More threads than this were not seen to decode faster: the interpreter lock is held between the images."""
+"""More threads than this did not decode faster: the interpreter lock is held between the images."""
 
 
 def device_name(device: torch.device) -> str:
@@ -49,11 +49,16 @@ def device_name(device: torch.device) -> str:
     return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device.type
 
 
-def default_num_workers() -> int:
-    """Return how many threads read images by default: the CPU cores that this process may use, at most ``MAX_WORKERS``."""
+def num_cores() -> int:
+    """Return how many CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
-    return min(MAX_WORKERS, os.cpu_count() or 1)
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_num_workers() -> int:
+    """Return how many threads read images by default: one for each core, at most ``MAX_WORKERS``."""
+    return min(MAX_WORKERS, num_cores())
 
 
 NumWorkers = int | Literal["auto"] | None
@@ -61,11 +66,7 @@ NumWorkers = int | Literal["auto"] | None
 
 
 def worker_count(num_workers: NumWorkers) -> int:
-    """Return a number of threads that may be given as ``"auto"``.
-
-    Raises:
-        ConfigError: It is below 0 or another word.
-    """
+    """Return a number of threads that may be given as ``"auto"``; raise a ConfigError for anything below 0."""
     if num_workers is None or num_workers == "auto":
         return default_num_workers()
     if not isinstance(num_workers, int) or num_workers < 0:  # pyright: ignore[reportUnnecessaryIsInstance] (from the user)
@@ -76,11 +77,7 @@ def worker_count(num_workers: NumWorkers) -> int:
 
 
 def home_folder() -> Path:
-    """Return the folder that vizsla keeps things in between runs: ``$VIZSLA_HOME``, else ``~/.vizsla``; it may not exist.
-
-    Raises:
-        ConfigError: ``VIZSLA_HOME`` is not set and the user has no home folder.
-    """
+    """Return the folder where vizsla keeps files between runs: ``$VIZSLA_HOME``, else ``~/.vizsla``; it may not exist."""
     chosen = os.environ.get("VIZSLA_HOME")
     if chosen:
         return Path(chosen).absolute()
@@ -101,14 +98,9 @@ _NUM_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(i?)b?)\s*", re.IGNOR
 
 
 def parse_bytes(text: int | str, *, option: str) -> int:
-    """Return a number of bytes that was written as ``4GB``, ``500 MB``, ``1.5GiB`` or plainly.
+    """Return the number of bytes that an option gives as ``4GB``, ``500 MB``, ``1.5GiB`` or a plain number.
 
-    Args:
-        text: What was written. kB, MB, GB, TB are powers of 1000, KiB to TiB of 1024; the B may be missing.
-        option: Name of the option, for the message.
-
-    Raises:
-        ConfigError: It is no number of bytes.
+    kB, MB, GB, TB are powers of 1000, KiB to TiB of 1024; the B may be missing.
     """
     match = _NUM_BYTES.fullmatch(str(text))
     if match is None or (match[3] and not match[2]):
@@ -127,7 +119,7 @@ def shown_bytes(num_bytes: int) -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process has had so far; 0 where the system does not tell."""
+    """Return the most memory that this process has used so far; 0 if the system does not tell."""
     if sys.platform == "win32":
         return 0
     import resource
@@ -137,17 +129,13 @@ def peak_memory_bytes() -> int:
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Return the free space of the disk that a folder is on, or will be on once it is made.
-
-    Raises:
-        OSError: The disk does not tell.
-    """
+    """Return the free space of the disk that a folder is on, or will be on once it is made; an OSError if unknown."""
     existing = next((place for place in (folder, *folder.parents) if place.is_dir()), folder)
     return shutil.disk_usage(existing).free
 
 
 def free_device_bytes(device: torch.device) -> int:
-    """Return how much memory of a device may be taken now; of the CPU's and Apple's it is that of the machine."""
+    """Return how much memory of a device may be taken now; the CPU and Apple's GPU share that of the machine."""
     if device.type != "cuda":
         return free_memory_bytes()
     free, _total = torch.cuda.mem_get_info(device)
@@ -158,11 +146,8 @@ def free_device_bytes(device: torch.device) -> int:
 def free_memory_bytes(root: Path = Path("/")) -> int:
     """Return how much memory a program may take now without harm.
 
-    On Linux it is what the kernel calls available, or less where a control group (a container) sets a limit. Elsewhere
-    it is half of the machine's memory, and 4 GiB where even that is not known.
-
-    Args:
-        root: Where the system's files lie.
+    On Linux that is what the kernel calls available, or less if a control group (a container) sets a limit. Elsewhere it is
+    half of the machine's memory, or 4 GiB if even that is unknown. ``root`` is where the system's files lie.
     """
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
@@ -177,7 +162,7 @@ def free_memory_bytes(root: Path = Path("/")) -> int:
 
 
 def _left_in_control_group(root: Path) -> int:
-    """Return what control groups (version 2) leave to this program; a huge number where there is no limit."""
+    """Return what control groups (version 2) leave to this program; a huge number if there is no limit."""
     group = root / "sys/fs/cgroup"
     try:
         limit = (group / "memory.max").read_text().strip()
@@ -199,19 +184,16 @@ _KEPT_BYTES = 2**30
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    """Return the C library, if it is glibc on Linux; others need no help, or know none of this."""
+    """Return the C library if it is glibc on Linux; others need no help, or have none of these options."""
     is_glibc = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
     return ctypes.CDLL(None) if is_glibc else None
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process keep freed blocks of up to 1 GiB for the next layer; called by whatever runs a network.
+    """Let this process keep freed blocks of up to 1 GiB for the next layer; return whether the allocator has that option.
 
-    The process does not need more memory than before at its peak, but gives less back in between.
-
-    Returns:
-        Whether the allocator could be told.
+    Everything that runs a network calls this. The peak of memory stays the same; less is given back in between.
     """
     glibc = _glibc()
     options = _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD
@@ -220,19 +202,13 @@ def keep_freed_memory() -> bool:
 
 @cache
 def share_heaps(num_heaps: int | None = None) -> bool:
-    """Let threads share heaps; called by whatever starts threads, before it does.
+    """Let threads share heaps (None: two for each core); return whether the allocator has that option.
 
-    glibc gives a new thread a heap that no other has, up to eight for each core. Where reading threads end and others begin
-    with each epoch, an old one is often not quite gone, so that there was another heap of 24 MB every few epochs. In a
-    server each decoding thread would in time hold the largest of all images that visitors sent, and a network's largest maps
-    do not fit beside each other into a thread's own heap (64 MB): their pages were asked of the system for each batch anew,
-    500 for each image with two heaps, 40 with one.
-
-    Args:
-        num_heaps: How many; None is two for each core.
-
-    Returns:
-        Whether the allocator could be told.
+    Everything that starts threads calls this first. glibc gives a new thread a heap of its own, up to eight for each core.
+    When reading threads end and others begin with each epoch, an old one is often not quite gone, so that another heap of 24
+    MB appeared every few epochs. In a server each decoding thread would in time hold the largest of all images that visitors
+    sent, and a network's largest maps do not fit beside each other into a thread's own heap (64 MB): their pages were
+    requested from the system for each batch again, 500 for each image with two heaps, 40 with one.
     """
     glibc = _glibc()
     num_heaps = 2 * (os.cpu_count() or 1) + 1 if num_heaps is None else num_heaps
@@ -240,20 +216,16 @@ def share_heaps(num_heaps: int | None = None) -> bool:
 
 
 def give_back_freed_memory() -> bool:
-    """Give free memory back to the system; takes some milliseconds, and the next batch some more.
-
-    Returns:
-        Whether there was any.
-    """
+    """Give free memory back to the system, and return whether there was any. It slows the next batch by milliseconds."""
     glibc = _glibc()
     return glibc is not None and bool(glibc.malloc_trim(0))
 
 
 @contextmanager
 def long_lived_objects_set_aside() -> Generator[None]:
-    """Let Python not look for garbage among the objects that are there already, while the block runs.
+    """Keep Python from looking for garbage among the objects that exist already, while the block runs.
 
-    The modules of torch and timm alone are 400,000 objects: all threads stood still for 0.2 seconds each time.
+    The modules of torch and timm alone are 400,000 objects: each search stopped all threads for 0.2 seconds.
     """
     gc.collect()
     gc.freeze()
@@ -264,22 +236,20 @@ def long_lived_objects_set_aside() -> Generator[None]:
 
 
 class Blocks:
-    """Memory on the CPU for tensors that are alike, such as batches; for any number of threads.
+    """Memory on the CPU for tensors that are alike, such as batches. Safe for any number of threads.
 
-    A block is used again when nothing refers to the tensor any more that had it, nor to a view of that tensor or an array
-    that shares its memory: whoever gets a tensor may keep it as long as they like. (A ring of buffers would need a consumer
-    that says when it is done with a batch; ``for x, y in dls.train`` says nothing.)
-
-    Args:
-        max_blocks: So many blocks are kept at most. While more tensors are in use, the others get memory of their own.
+    A block is used again once nothing refers to its tensor, to a view of the tensor or to an array that shares its memory:
+    whoever gets a tensor may keep it as long as they like. (A ring of buffers would need a consumer that says when it is done
+    with a batch; ``for x, y in dls.train`` says nothing.) While more than ``max_blocks`` tensors are in use, the others get
+    memory of their own.
     """
 
-    _ALIGNMENT = 64  # Bytes; torch's own tensors begin at such addresses, which vector instructions like best.
+    _ALIGNMENT = 64  # Bytes; torch's own tensors begin at such addresses, where vector instructions are fastest.
 
     def __init__(self, *, max_blocks: int) -> None:
         self._max_blocks = max_blocks
         self._blocks: list[NDArray[np.uint8]] = []
-        # Measured because it depends on the version of Python: what looking at a list counts itself.
+        # Looking at a list adds references, how many depends on the version of Python.
         self._own_references = _references([np.empty(0, dtype=np.uint8)])[0]
         self._lock = threading.Lock()
 
@@ -296,13 +266,9 @@ class Blocks:
             return used.view(dtype).view(shape)
 
     def _block(self, num_bytes: int) -> NDArray[np.uint8] | None:
-        """Return a free block of at least so many bytes; None if all that may be kept are in use."""
-        counts = _references(self._blocks)
-        free = [
-            block
-            for block, count in zip(self._blocks, counts, strict=True)
-            if count == self._own_references
-        ]
+        """Return a free block of at least ``num_bytes``; None if all blocks that may be kept are in use."""
+        counts = zip(self._blocks, _references(self._blocks), strict=True)
+        free = [block for block, count in counts if count == self._own_references]
         fitting = [block for block in free if block.nbytes >= num_bytes]
         if fitting:
             return min(fitting, key=lambda block: block.nbytes)
@@ -336,24 +302,17 @@ _POOLS: list[_Pool] = []
 
 
 def use_threads(count: int) -> None:
-    """Let torch use so many threads in the calling thread, at least 1.
-
-    It also becomes the default of threads that torch has not seen yet.
-    """
-    # Torch sets a thread's number to the default when it first looks at it, and so would overwrite what was set before.
+    """Let torch use ``count`` threads in the calling thread; also the default for threads that torch has not seen yet."""
+    # Torch sets a thread's number to the default when it first meets the thread, and would overwrite an earlier setting.
     torch.get_num_threads()
     torch.set_num_threads(count)
 
 
 def run_in_threads(work: Callable[[Share], Result], shares: Sequence[Share]) -> list[Result]:
-    """Do all shares of some work at the same time, each in a thread in which torch uses no others; return the results.
+    """Return the results of all shares of some work, done at the same time, each in a thread in which torch uses no others.
 
-    Args:
-        work: Does one share.
-        shares: What to do, a thread for each. The threads live as long as the process.
-
-    Raises:
-        Exception: What the work raised, unchanged; of several errors that of the first share. All shares have ended then.
+    The threads live as long as the process. An error is raised unchanged once all shares have ended; of several, that of the
+    first share.
     """
     executor = _executor(len(shares))
     jobs = [executor.submit(work, share) for share in shares]
@@ -370,16 +329,10 @@ def map_in_threads(
     num_threads: int,
     together: int,
 ) -> list[Result]:
-    """Return one result for each item, in their order, from several threads at the same time.
+    """Return ``run`` of all items, in order, from ``num_threads`` threads at the same time.
 
-    Args:
-        run: Takes items and returns one result for each; called in the threads.
-        items: Any number; each thread gets as many as any other, or one fewer.
-        num_threads: At least 1.
-        together: Items that the function is given at a time, at most.
-
-    Raises:
-        Exception: What the function raised, unchanged; all threads have ended their shares then.
+    ``run`` returns one result for each of up to ``together`` items. Each thread gets as many items as the others, or one
+    fewer. An error is raised unchanged once all threads have ended.
 
     Examples:
         >>> map_in_threads(lambda numbers: [2 * number for number in numbers], [1, 2, 3], num_threads=2, together=8)
@@ -397,8 +350,8 @@ def map_in_threads(
 
 def _executor(num_threads: int) -> ThreadPoolExecutor:
     """Return the pool of this process, with at least so many threads."""
-    # No lock: one that another thread holds while a process forks is never released there. Two threads that come here at the
-    # same time make two pools; whoever uses the one that is not kept keeps it alive, and its threads end with it.
+    # No lock: if another thread holds it while the process forks, it is never released in the child. Two threads that come
+    # here at the same time make two pools; the one that is not kept lives as long as it is used, and its threads end with it.
     process = os.getpid()
     for pool in _POOLS:
         if pool.process == process and pool.num_threads >= num_threads:
@@ -422,7 +375,7 @@ def _start_pool(num_threads: int) -> ThreadPoolExecutor:
         for job in [executor.submit(begin) for _ in range(num_threads)]:
             job.result()
     except BaseException:
-        all_there.abort()  # Where not all can be started, those that were must not wait for ever.
+        all_there.abort()  # If not all can be started, the others must not wait for ever.
         raise
     finally:
         use_threads(threads)

@@ -1,8 +1,8 @@
 """Random numbers from one seed: named generators, and numbers that depend on (seed, stream, epoch, row) alone.
 
 ``counter_uniform`` is Philox-4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
-written in tensor arithmetic. The numbers of a row depend on (seed, stream, epoch, row) only, so augmentation is the same
-whatever the batch size, the number of workers or devices, and after a resume.
+written in tensor arithmetic. So augmentation depends neither on the batch size nor on the number of workers or devices, and
+is the same after a resume.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
 BATCHES_AT_ONCE = 16
-"""Where the rows of coming batches are known, numbers are drawn for so many of them, which takes hardly longer than for one."""
+"""Numbers are drawn for this many coming batches at once, which takes hardly longer than for one."""
 
 
 def derive_seed(seed: int, name: str) -> int:
     """Return a seed for the part called ``name``: 63 bits of SHA-256 over both, so parts never share a stream."""
-    # The name of a class may come from a file name that is not valid Unicode.
+    # The name may be that of a class, from a file name that is not valid Unicode.
     digest = hashlib.sha256(f"{seed}/{name}".encode(errors="backslashreplace")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -34,9 +34,9 @@ def generator(seed: int, name: str) -> torch.Generator:
 
 
 def seed_global(seed: int, *, device: torch.device) -> None:
-    """Seed torch's global generators of the CPU and of one device, as ``torch.manual_seed`` does those of all devices.
+    """Seed torch's global generators of the CPU and of one device.
 
-    That takes 0.7 ms for each step of a network on CUDA, this 0.02.
+    ``torch.manual_seed`` seeds those of all devices, which takes 0.7 ms for each step of a network on CUDA; this takes 0.02.
     """
     if device.type not in ("cpu", "cuda"):
         torch.manual_seed(seed)
@@ -48,15 +48,7 @@ def seed_global(seed: int, *, device: torch.device) -> None:
 
 
 def philox_4x32(counter: Tensor, key: tuple[int, int]) -> Tensor:
-    """Return four pseudo-random 32-bit words for each counter.
-
-    Args:
-        counter: int64 ``(..., 4)``, words of 32 bits (0 to 2**32-1).
-        key: Two words of 32 bits.
-
-    Returns:
-        int64 ``(..., 4)``, words of 32 bits.
-    """
+    """Return four pseudo-random words of 32 bits for each counter of four, both int64 ``(..., 4)``; the key is two words."""
     c0, c1, c2, c3 = counter.unbind(-1)
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -73,17 +65,10 @@ def philox_4x32(counter: Tensor, key: tuple[int, int]) -> Tensor:
 
 
 def counter_uniform(seed: int, stream: str, *, epoch: int, rows: Tensor, count: int) -> Tensor:
-    """Return uniform random numbers in [0, 1) that depend on nothing but the arguments.
+    """Return uniform random numbers in [0, 1) that depend on the arguments alone.
 
-    Args:
-        seed: The run's seed.
-        stream: Name of the consumer, for example ``"crop"``; streams are independent.
-        epoch: Epoch number, from 0.
-        rows: int64 ``(B,)``, on any device.
-        count: Numbers per row.
-
-    Returns:
-        float32 ``(B, count)`` on the device of ``rows``, multiples of 2**-24.
+    They are float32 ``(B, count)``, multiples of 2**-24, on the device of ``rows``, int64 ``(B,)``. ``stream`` is the name of
+    the consumer, for example ``"crop"``; streams are independent.
     """
     stream_seed = derive_seed(seed, stream)
     key = (stream_seed & _LOW_32, (stream_seed >> 32) & _LOW_32)

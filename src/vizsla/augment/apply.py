@@ -3,10 +3,10 @@
 This is the one place where pixels stop being uint8. Maps and colour steps are known on the CPU, so what an image needs
 (nothing, a resampling, an area average before it) is decided there, without asking the device.
 
-On the CPU each image goes alone from uint8 to its finished floats, on one of as many threads as torch uses: a 460 x 460
+On the CPU each image goes alone from uint8 to its finished floats, in one of as many threads as torch uses: a 460 x 460
 image then stays in the cache from step to step. 64 of them to 224 x 224, with colour, took 68 ms of one core that way and
 181 ms as a whole batch. Channels-last input is sampled as fast as planar input and is cheaper to convert (68 and 82 ms).
-On other devices all images that need the same go together.
+On other devices all images that need the same steps go together.
 
 Shape legend: B images, C channels, H x W source, h x w output.
 """
@@ -56,18 +56,10 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
-    """Which steps an image needs at all; images with the same needs go together.
-
-    Attributes:
-        resamples: Whether it is seen through a map or gets another size.
-        pooled_size: (height, width) that it is averaged to before that, ``None``: it is not.
-        recolours: Whether its logits change.
-        turns_hue: Whether its colour circle is turned.
-        erases: Whether blocks of it are covered.
-    """
+    """Which steps an image needs at all; images with the same needs go together."""
 
     resamples: bool
-    pooled_size: Size | None
+    pooled_size: Size | None  # What it is averaged to before it is resampled; None: it is not.
     recolours: bool
     turns_hue: bool
     erases: bool
@@ -75,15 +67,9 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """What is done to each of some images, made by ``plan_changes``.
+    """What is done to each of some images, to give them one size; made by ``plan_changes``.
 
-    Attributes:
-        needs: Which steps each needs.
-        size: (height, width) of what comes out.
-        sampling: How the images are looked up.
-        warp: float32 ``(B, 3, 3)`` on the device of the images, output coordinates to source coordinates.
-        colour: The colour step, there too; ``None``: none.
-        erasing: The blocks to cover, there too; ``None``: none.
+    ``warp``, float32 ``(B, 3, 3)``, takes output coordinates to source coordinates. The tensors lie on the images' device.
     """
 
     needs: Sequence[Needs]
@@ -110,35 +96,16 @@ def augment_images(
     warp: Tensor,
     size: Size,
     colour: ColourStep | None = None,
-    erasing: Erasing | None = None,
-    mode: Mode = "bilinear",
-    pad_mode: PadMode = "reflection",
-    align_corners: bool = True,
+    sampling: Sampling | None = None,
 ) -> Tensor:
-    """Return images seen through their maps and recoloured; what the numbers say is not needed is not done.
-
-    An image that shrinks by more than 2 is averaged over areas first, see ``kernels.prefilter_sizes``.
-
-    Args:
-        images: ``(B, C, H, W)``, uint8 0-255 or float 0-1.
-        warp: ``(B, 3, 3)`` on the CPU, output coordinates to source coordinates.
-        size: (height, width) of what comes out.
-        colour: The colour step, on the CPU; ``None``: none.
-        erasing: The blocks to cover, on the CPU; ``None``: none.
-        mode: Interpolation.
-        pad_mode: What is seen outside the image.
-        align_corners: Whether -1 and 1 are the centres of the corner pixels.
-
-    Returns:
-        float32 ``(B, C, h, w)``, 0-1, channels-last. Each image is independent of the others of its batch.
-    """
+    """Return images seen through their maps and recoloured, as ``plan_changes`` and ``apply_changes`` do it."""
     changes = plan_changes(
         warp,
         source_size=(images.shape[-2], images.shape[-1]),
         size=size,
-        sampling=Sampling(mode=mode, pad_mode=pad_mode, align_corners=align_corners),
+        sampling=sampling or Sampling(),
         colour=colour,
-        erasing=erasing,
+        erasing=None,
         device=images.device,
     )
     return apply_changes(images, changes)
@@ -154,16 +121,10 @@ def plan_changes(
     erasing: Erasing | None,
     device: torch.device,
 ) -> Changes:
-    """Decide which steps each image needs, and send the numbers to the device.
+    """Decide which steps each image needs, and send the numbers to the device without waiting for it.
 
-    Args:
-        warp: float64 ``(B, 3, 3)`` on the CPU, output coordinates to source coordinates.
-        source_size: (height, width) of the images that come in.
-        size: (height, width) of what comes out.
-        sampling: How the images are looked up; the nearest pixel is taken without a filter.
-        colour: The colour step, on the CPU; ``None``: none.
-        erasing: The blocks to cover, on the CPU; ``None``: none.
-        device: Of the images; it is not waited for.
+    All that comes in is on the CPU. An image that shrinks by more than 2 is averaged over areas first, see
+    ``kernels.prefilter_sizes``, unless the nearest pixel is asked for. ``warp``: ``(B, 3, 3)``, output coordinates to source.
     """
     count = len(warp)
     identity = torch.eye(3, dtype=warp.dtype)
@@ -198,15 +159,12 @@ def plan_changes(
 
 
 def apply_changes(images: Tensor, changes: Changes, *, memory: Blocks | None = None) -> Tensor:
-    """Return the changed images.
+    """Return the changed images, float32 ``(B, C, h, w)``, 0-1, channels-last; each is independent of the others.
 
     Args:
         images: ``(B, C, H, W)``, uint8 0-255 or float 0-1.
         changes: What is done to each of them.
         memory: Where the result lies, on the CPU; ``None``: memory of its own.
-
-    Returns:
-        float32 ``(B, C, h, w)``, 0-1, channels-last.
     """
     # Inference mode belongs to a thread: what it makes could not be written to by the threads below.
     with torch.inference_mode(mode=False), torch.no_grad():
@@ -216,9 +174,8 @@ def apply_changes(images: Tensor, changes: Changes, *, memory: Blocks | None = N
             _finish(range(count), images=images, changes=changes, out=out, at_a_time=count)
             return out
         keep_freed_memory()  # Each batch takes the same blocks again: 1.0 ms of system time for an image, 0.1 so.
-        # Each thread does its images alone: inside one operation torch's threads wait for one another. There are a dozen
-        # short operations for each image, and with other threads around (decoding) each of these waits was measured at
-        # up to 8 ms.
+        # Each thread works on images of its own: inside one operation torch's threads wait for one another. An image takes a
+        # dozen short operations, and with other threads around (decoding) each of these waits was measured at up to 8 ms.
         threads = min(torch.get_num_threads(), count)
         if threads <= 1:
             _finish(range(count), images=images, changes=changes, out=out, at_a_time=1)
@@ -239,9 +196,8 @@ def _finish(
     device, sampling = images.device, changes.sampling
     shape = at_a_time, *images.shape[1:]
     floats = _empty(shape, device=device)
-    spare: Tensor | None = None
-    if any(changes.needs[at].pooled_size for at in share):
-        spare = _empty(shape, device=device)
+    is_pooled = any(changes.needs[at].pooled_size for at in share)
+    spare = _empty(shape, device=device) if is_pooled else None
     for needs, positions in _groups(changes.needs, share, at_a_time=at_a_time):
         if positions[-1] - positions[0] == len(positions) - 1:  # neighbours: a slice copies nothing
             chosen = slice(positions[0], positions[-1] + 1)

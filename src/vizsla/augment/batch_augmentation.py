@@ -1,7 +1,7 @@
 """From a list of transforms and (seed, epoch, rows) to augmented images: one map, one colour step, one resampling.
 
 Every transform is one class that owns its options, its random draw and what it does: a 3x3 matrix, a window, a change of the
-colour step, or blocks to cover. Which of these it is, its base class says: ``GeometricTransform``, ``CropTransform``,
+colour step, or blocks to cover. Its base class says which of these it is: ``GeometricTransform``, ``CropTransform``,
 ``ColourTransform`` or ``ErasingTransform``. ``BatchAugmentation`` draws for all of them, composes, and applies the result.
 
 A map takes coordinates of the **output** (x, y, 1), x to the right and y down, both from -1 to 1, to those of the source:
@@ -10,8 +10,8 @@ no entry: output and source span -1 to 1 whatever their number of pixels.
 
 Random numbers depend on (seed, stream, epoch, row) only (``seeding.counter_uniform``), never on the batch that an image
 happens to be in. They are a few numbers per image and stay on the CPU, whatever the device of the images. Drawing and
-composing take a few dozen operations: 4 ms for a batch of 64 on a slow core, and hardly more for sixteen such batches. What
-depends on nothing but (seed, epoch, row) is therefore drawn for several batches at once (``BatchAugmentation.foresee``).
+composing take a few dozen operations: 4 ms for a batch of 64 on a slow core, and hardly more for sixteen such batches. So
+they are done for several batches at once (``BatchAugmentation.ahead``).
 
 Shape legend: B images, K values that a transform draws per image; maps are float64 ``(B, 3, 3)``.
 """
@@ -21,8 +21,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from dataclasses import dataclass, fields
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -48,18 +49,19 @@ A function is called with the images ``(B, 3, H, W)`` as they come in (uint8 in 
 _MAX_BLOCKS = 4
 """Blocks of memory for results: the consumer has a batch, and holds the one before until the next is there."""
 
+_CHOICES = {"mode": get_args(Mode), "pad_mode": get_args(PadMode)}
+
 _Kind = TypeVar("_Kind")
+
+
+# ── drawing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draws:
-    """Where random numbers come from: who asks, for which images.
+    """Random numbers for the images of some rows, int64 ``(B,)`` on the CPU, in one epoch of a run.
 
-    Attributes:
-        seed: The run's seed.
-        epoch: Epoch number, from 0.
-        rows: int64 ``(B,)`` on the CPU.
-        images: The images as they come in, for transforms whose ``draw`` is a function of them.
+    ``images`` are the images as they come in, for transforms whose ``draw`` is a function of them.
     """
 
     seed: int
@@ -73,11 +75,7 @@ class Draws:
         return counter_uniform(self.seed, stream, epoch=self.epoch, rows=rows, count=count).double()
 
     def fixed_or(self, fresh: Tensor, *, draw: Draw) -> Tensor:
-        """Return the values ``(B,)`` that the user fixed, or the fresh ones where none were.
-
-        Raises:
-            ConfigError: There are fewer fixed values than images, or a function of the images has none to look at.
-        """
+        """Return the values ``(B,)`` that the user fixed, or the fresh ones if none were fixed."""
         if draw is None:
             return fresh
         if not isinstance(draw, (float, int, Sequence)):
@@ -103,6 +101,9 @@ class Draws:
         return torch.where(acts, values, torch.full_like(values, neutral))
 
 
+# ── transforms ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def act(
     transforms: Sequence[BatchTransform],
     images: Tensor,
@@ -111,29 +112,22 @@ def act(
 ) -> Tensor:
     """Return images after some transforms, composed as in training: one interpolation, one colour step.
 
-    For looking, and for calls by hand: in training random numbers depend on seed, epoch and row.
+    For looking, and for calls by hand: random numbers come from ``generator`` (``None``: torch's default), not from rows. A
+    ``Normalize`` acts after the other transforms.
 
     Args:
-        transforms: What is done, random or fixed. A ``Normalize`` acts after the others.
+        transforms: Random or fixed ones.
         images: One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1.
-        generator: Where random draws come from; ``None``: torch's default generator.
+        generator: Where random draws come from.
 
     Returns:
         New images of the same class, in the dtype that came in, float32 for uint8.
-
-    Raises:
-        ConfigError: It is neither one image nor a batch, or the transforms cannot be composed.
     """
     augmentation = BatchAugmentation(transforms)
     plain = as_batch(images)
     seed = int(torch.randint(2**62, (), generator=generator))
     draws = Draws(seed=seed, epoch=0, rows=torch.arange(len(plain)), images=plain)
-    source_size = plain.shape[-2], plain.shape[-1]
-    size = augmentation.size or source_size
-    changes = augmentation.draw_changes(
-        draws, source_size=source_size, size=size, training=True, device=plain.device
-    )
-    found = apply_changes(plain, changes)
+    found = apply_changes(plain, augmentation.draw_changes(draws, plain, training=True))
     if augmentation.normalize is not None:
         found = augmentation.normalize(found)
     return in_form_of(images, found)
@@ -149,7 +143,7 @@ def _act_alone(
 class GeometricTransform(ABC):
     """A transform that is a map of coordinates; the first one of a list decides size and sampling for all.
 
-    A subclass is a frozen dataclass with these options, checked by ``check_geometry``.
+    A subclass is a frozen dataclass with these options, checked by ``check_options``.
     """
 
     __slots__ = ()
@@ -170,7 +164,7 @@ class GeometricTransform(ABC):
 
     @abstractmethod
     def matrix(self, values: Tensor) -> Tensor:
-        """Return the maps ``(B, 3, 3)``, affine ones for a square image."""
+        """Return the maps ``(B, 3, 3)`` for values from ``sample``; affine ones for a square image."""
 
 
 class CropTransform(ABC):
@@ -194,20 +188,31 @@ class CropTransform(ABC):
 
 
 class ColourTransform(ABC):
-    """A transform that changes the one colour step of a list."""
+    """A transform that changes the one colour step of a list. A subclass is a frozen dataclass with these options."""
 
     __slots__ = ()
     __call__ = _act_alone
 
+    neutral: ClassVar[float]
+    """The strength that changes nothing."""
+
+    p: float
+    draw: Draw
     batch: bool
 
-    @abstractmethod
     def sample(self, draws: Draws, stream: str) -> Tensor:
         """Return float64 ``(B,)``, how strongly it acts on each image."""
+        chance, uniform = draws.uniform(stream, count=2, same_for_all=self.batch).unbind(1)
+        fresh = self.strength(uniform)
+        return draws.values(fresh, draw=self.draw, acts=chance < self.p, neutral=self.neutral)
+
+    @abstractmethod
+    def strength(self, uniform: Tensor) -> Tensor:
+        """Return random strengths ``(B,)`` from numbers that are uniform in [0, 1)."""
 
     @abstractmethod
     def follow(self, step: ColourStep, values: Tensor) -> ColourStep:
-        """Return the step followed by this transform with these values ``(B,)``."""
+        """Return the step followed by this transform with these strengths ``(B,)``."""
 
 
 class ErasingTransform(ABC):
@@ -225,11 +230,7 @@ class ErasingTransform(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """Transforms that act as one; made by ``setup_aug_tfms``.
-
-    Args:
-        transforms: At least one, in the order in which they act. The first geometric one decides size and sampling.
-    """
+    """Transforms that act as one, in this order; made by ``setup_aug_tfms``. The first geometric one decides size and sampling."""
 
     __call__ = _act_alone
 
@@ -239,6 +240,50 @@ class Composed:
 BatchTransform = (
     GeometricTransform | CropTransform | ColourTransform | ErasingTransform | Composed | Normalize
 )
+
+
+def check_options(transform: object, **limits: tuple[float, float]) -> None:
+    """Check the options of a transform, and store sizes and draws as tuples, so that a transform is a value.
+
+    Probabilities ``p`` lie in [0, 1] and the other options in their limits (each number of a tuple on its own); ``mode`` and
+    ``pad_mode`` are known words, ``size`` is a size, and an option whose name begins with ``draw`` is a ``Draw``.
+    """
+    owner, limits = type(transform).__name__, {"p": (0, 1), **limits}
+    for name in (one.name for one in fields(cast("Any", transform))):
+        value: Any = getattr(transform, name)
+        if name in limits:
+            low, high = limits[name]
+            if not all(
+                low <= one <= high for one in (value if isinstance(value, tuple) else (value,))
+            ):
+                raise ConfigError(
+                    f"{owner}({name}=...) must be from {low:g} to {high:g}. Received: {value!r}"
+                )
+        elif name in _CHOICES and value not in _CHOICES[name]:
+            raise ConfigError(
+                f"{owner}({name}=...) must be one of {', '.join(_CHOICES[name])}. Received: {value!r}"
+            )
+        elif name == "size" and value is not None:
+            object.__setattr__(transform, name, as_size(value))
+        elif name.startswith("draw") and isinstance(value, (list, tuple)):
+            numbers = tuple(float(number) for number in cast("Sequence[float]", value))
+            object.__setattr__(transform, name, numbers)
+        elif name.startswith("draw") and not (
+            isinstance(value, float | int | None) or callable(value)
+        ):
+            raise ConfigError(
+                f"{owner}({name}=...) is a number, a list with one number per image, or a function that makes them from "
+                f"the batch. Received: {value!r}"
+            )
+
+
+def stream_names(transforms: Sequence[object]) -> tuple[str, ...]:
+    """Return a stream of random numbers for each transform: its class, and which one of that class it is."""
+    classes = [type(transform).__name__.lower() for transform in transforms]
+    return tuple(f"augment/{name}/{classes[:at].count(name)}" for at, name in enumerate(classes))
+
+
+# ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class BatchAugmentation:
@@ -254,11 +299,12 @@ class BatchAugmentation:
         crop: The one that crops, ``None``: none.
         normalize: What the list says of normalisation; no image is changed by it (see ``Normalize``).
         sampling: That of the first geometric transform.
-        size: (height, width) of what comes out: that of a crop, or else of the first geometric transform; ``None``: unchanged.
+        size: (height, width) of what comes out: as given, or that of a crop, or of the first geometric transform; ``None``:
+            unchanged.
         seed: The run's seed.
 
     Raises:
-        ConfigError: The list holds something that is no transform, or more than one crop, erasing or normalisation.
+        ConfigError: The list holds something that is not a transform, or more than one crop, erasing or normalisation.
 
     Examples:
         >>> augment = BatchAugmentation(aug_transforms(size=224), seed=1)
@@ -270,14 +316,13 @@ class BatchAugmentation:
         self, transforms: Sequence[BatchTransform] = (), *, size: Size | None = None, seed: int = 0
     ) -> None:
         self.transforms = tuple(_one_by_one(transforms))
-        named = list(zip(self.transforms, stream_names(self.transforms), strict=True))
-        self._geometry = [(t, stream) for t, stream in named if isinstance(t, GeometricTransform)]
-        self._colours = [(t, stream) for t, stream in named if isinstance(t, ColourTransform)]
-        crop = _only([(t, stream) for t, stream in named if isinstance(t, CropTransform)])
-        self._crop_stream = "" if crop is None else crop[1]
-        self._erasing = _only([(t, s) for t, s in named if isinstance(t, ErasingTransform)])
-        self.crop = None if crop is None else crop[0]
-        self.normalize = _only([t for t in self.transforms if isinstance(t, Normalize)])
+        self._geometry = self._of_kind(GeometricTransform)
+        self._colours = self._of_kind(ColourTransform)
+        self._crop = _only(self._of_kind(CropTransform))
+        self._erasing = _only(self._of_kind(ErasingTransform))
+        self.crop = None if self._crop is None else self._crop[0]
+        normalize = _only(self._of_kind(Normalize))
+        self.normalize = None if normalize is None else normalize[0]
         first = self._geometry[0][0] if self._geometry else None
         self.sampling = Sampling() if self.crop is None else Sampling(mode=self.crop.mode)
         if first is not None:
@@ -288,28 +333,12 @@ class BatchAugmentation:
         self.size = next((as_size(one) for one in wanted if one is not None), None)
         self.seed = seed
         self._memory = Blocks(max_blocks=_MAX_BLOCKS)
-        self._foreseen: list[_Foreseen] = []
 
-    @contextmanager
-    def foresee(self, plan: Sequence[Tensor], *, epoch: int, training: bool) -> Generator[None]:
-        """Let random numbers be drawn for several batches at once, which does not change them.
+    def _of_kind(self, kind: type[_Kind]) -> list[tuple[_Kind, str]]:
+        """Return the transforms of a kind, each with its stream of random numbers."""
+        named = zip(self.transforms, stream_names(self.transforms), strict=True)
+        return [(transform, stream) for transform, stream in named if isinstance(transform, kind)]
 
-        Args:
-            plan: The rows of the batches that will come; calls with these very tensors profit.
-            epoch: Epoch number, from 0.
-            training: Whether they will be augmented.
-        """
-        if any(_looks_at_the_batch(t) for t, _ in (*self._geometry, *self._colours)):
-            yield
-            return
-        foreseen = _Foreseen(plan=plan, epoch=epoch, training=training)
-        self._foreseen.append(foreseen)
-        try:
-            yield
-        finally:
-            self._foreseen.remove(foreseen)
-
-    @torch.no_grad()
     def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
         """Return the images as the network gets them, apart from normalisation.
 
@@ -326,34 +355,41 @@ class BatchAugmentation:
         Raises:
             ConfigError: The images are not an uint8 batch, or there is not one row for each.
         """
-        _check_batch(images_u8, rows)
-        source_size = images_u8.shape[-2], images_u8.shape[-1]
-        device, size = images_u8.device, self.size or source_size
+        return self.ahead([rows], epoch=epoch, training=training)(0, images_u8)
 
-        def draw(rows: Tensor, images: Tensor | None = None) -> Changes:
-            draws = Draws(seed=self.seed, epoch=epoch, rows=rows, images=images)
-            return self.draw_changes(
-                draws, source_size=source_size, size=size, training=training, device=device
-            )
+    def ahead(
+        self, plan: Sequence[Tensor], *, epoch: int, training: bool
+    ) -> Callable[[int, Tensor], Tensor]:
+        """Return a function of (number of a batch in the plan, its images) that augments, as a call of this object does.
 
-        changes = None
-        for foreseen in self._foreseen:
-            if changes is None and (foreseen.epoch, foreseen.training) == (epoch, training):
-                changes = foreseen.changes(rows, kind=(source_size, size, device), draw=draw)
-        return apply_changes(images_u8, changes or draw(rows, images_u8), memory=self._memory)
+        The plan holds the rows of the batches that will come. Random numbers are drawn for ``BATCHES_AT_ONCE`` of them at
+        once, which does not change them. Where they depend on the batch or on pixels, they are drawn for each batch alone.
+        """
+        alone = any(_looks_at_the_batch(t) for t, _ in (*self._geometry, *self._colours))
+        at_once = 1 if alone else BATCHES_AT_ONCE
+        known: tuple[object, int, list[Changes]] = None, 0, []
 
-    def draw_changes(
-        self,
-        draws: Draws,
-        *,
-        source_size: Size,
-        size: Size,
-        training: bool,
-        device: torch.device,
-    ) -> Changes:
-        """Draw and compose what is done to some images; no pixels are touched."""
-        colour = erasing = None
-        with _one_thread():
+        def augment(number: int, images_u8: Tensor) -> Tensor:
+            nonlocal known
+            _check_batch(images_u8, plan[number])
+            kind = images_u8.shape[2:], images_u8.device
+            known_kind, first, changes = known
+            if kind != known_kind or not first <= number < first + len(changes):
+                some = tuple(plan[number : number + at_once])
+                draws = Draws(seed=self.seed, epoch=epoch, rows=torch.cat(some), images=images_u8)
+                drawn = self.draw_changes(draws, images_u8, training=training)
+                ends = list(accumulate(map(len, some)))
+                parts = zip([0, *ends], ends, strict=False)
+                known = _, first, changes = kind, number, [drawn.of(slice(*part)) for part in parts]
+            return apply_changes(images_u8, changes[number - first], memory=self._memory)
+
+        return augment
+
+    def draw_changes(self, draws: Draws, images: Tensor, *, training: bool) -> Changes:
+        """Draw and compose what is done to images of the size and on the device of ``images``, without touching a pixel."""
+        source_size = images.shape[-2], images.shape[-1]
+        size, colour, erasing = self.size or source_size, None, None
+        with torch.no_grad(), _one_thread():
             if training:
                 warp = self.training_map(draws, source_size=source_size)
                 colour = self.colour_step(draws)
@@ -369,15 +405,11 @@ class BatchAugmentation:
                 sampling=self.sampling,
                 colour=colour,
                 erasing=erasing,
-                device=device,
+                device=images.device,
             )
 
     def training_map(self, draws: Draws, *, source_size: Size) -> Tensor:
-        """Draw and compose the geometry of training: one map per image.
-
-        Returns:
-            float64 ``(B, 3, 3)``, output to source; exactly the identity where nothing happens.
-        """
+        """Draw and compose the geometry of training: float64 ``(B, 3, 3)``; exactly the identity where nothing happens."""
         affine = _identity(len(draws.rows))
         perspectives: list[Tensor] = []
         for transform, stream in self._geometry:
@@ -389,12 +421,11 @@ class BatchAugmentation:
         total = correct_aspect(affine, source_size=source_size)
         for matrix in perspectives:
             total = matrix @ total
-        if self.crop is not None:
-            total = total @ self.crop.window(
-                draws,
-                self._crop_stream,
-                source_size=source_size,
-                align_corners=self.sampling.align_corners,
+        if self._crop is not None:
+            crop, stream = self._crop
+            align_corners = self.sampling.align_corners
+            total = total @ crop.window(
+                draws, stream, source_size=source_size, align_corners=align_corners
             )
         return total
 
@@ -416,38 +447,6 @@ class BatchAugmentation:
         return step
 
 
-@dataclass(kw_only=True, eq=False)
-class _Foreseen:
-    """What will be done to batches that are known to come, drawn for some of them at a time."""
-
-    plan: Sequence[Tensor]  # rows of each batch; recognised as these very tensors
-    epoch: int
-    training: bool
-    drawn: tuple[object, int, list[Changes]] = (None, 0, [])  # kind, number of the first, changes
-    numbers: dict[int, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.numbers = {id(rows): number for number, rows in enumerate(self.plan)}
-
-    def changes(
-        self, rows: Tensor, *, kind: object, draw: Callable[[Tensor], Changes]
-    ) -> Changes | None:
-        """Return what is done to a batch, None if it is not of the plan; drawn again for another ``kind`` of batches."""
-        number = self.numbers.get(id(rows))
-        if number is None:
-            return None
-        known, first, drawn = self.drawn
-        if known != kind or not 0 <= number - first < len(drawn):
-            first, drawn = number, []
-            some = self.plan[first : first + BATCHES_AT_ONCE]
-            whole, start = draw(torch.cat(list(some))), 0
-            for part in some:
-                drawn.append(whole.of(slice(start, start + len(part))))
-                start += len(part)
-            self.drawn = kind, first, drawn
-        return drawn[number - first]
-
-
 def correct_aspect(affine: Tensor, *, source_size: Size) -> Tensor:
     """Return maps that act on an image of this size as the given ones do on a square: rotations do not shear."""
     height, width = source_size
@@ -455,18 +454,8 @@ def correct_aspect(affine: Tensor, *, source_size: Size) -> Tensor:
     return affine * factors
 
 
-def stream_names(transforms: Sequence[object]) -> tuple[str, ...]:
-    """Return a stream of random numbers for each transform: its class, and which one of that class it is."""
-    classes = [type(transform).__name__.lower() for transform in transforms]
-    return tuple(f"augment/{name}/{classes[:at].count(name)}" for at, name in enumerate(classes))
-
-
 def as_batch(images: Tensor) -> Tensor:
-    """Return plain images ``(B, C, H, W)``.
-
-    Raises:
-        ConfigError: It is neither.
-    """
+    """Return one image or a batch as plain images ``(B, C, H, W)``."""
     if images.ndim not in {3, 4}:
         raise ConfigError(
             "A TensorImage that is transformed is one image (channels, height, width) or a batch of them. "
@@ -483,36 +472,11 @@ def in_form_of(images: Tensor, found: Tensor) -> Tensor:
     return (found[0] if images.ndim == 3 else found).as_subclass(type(images))
 
 
-def check_range(transform: object, name: str, value: float, *, low: float, high: float) -> None:
-    """Raise ``ConfigError`` for an option outside [low, high]."""
-    if not low <= value <= high:
-        raise ConfigError(
-            f"{type(transform).__name__}({name}=...) must be from {low:g} to {high:g}. Received: {value!r}"
-        )
-
-
-def store_draws(transform: object) -> None:
-    """Store lists of draws as tuples, so that a transform is a value; raise ``ConfigError`` for what is no draw."""
-    for name in _draw_names(transform):
-        value = cast("object", getattr(transform, name))
-        if isinstance(value, (list, tuple)):
-            numbers = tuple(float(number) for number in cast("Sequence[float]", value))
-            object.__setattr__(transform, name, numbers)
-        elif value is not None and not isinstance(value, (int, float)) and not callable(value):
-            raise ConfigError(
-                f"{type(transform).__name__}({name}=...) is a number, a list with one number per image, or a "
-                f"function that makes them from the batch. Received: {value!r}"
-            )
-
-
-def _draw_names(transform: object) -> list[str]:
-    return [one.name for one in fields(cast("Any", transform)) if one.name.startswith("draw")]
-
-
 def _looks_at_the_batch(transform: GeometricTransform | ColourTransform) -> bool:
-    """Whether what happens to an image depends on which others are in its batch, or on pixels."""
-    draws = [getattr(transform, name) for name in _draw_names(transform)]
-    return transform.batch or not all(isinstance(draw, float | int | None) for draw in draws)
+    """Whether what happens to an image depends on the other images of its batch, or on pixels."""
+    names = [one.name for one in fields(cast("Any", transform)) if one.name.startswith("draw")]
+    numbers = all(isinstance(getattr(transform, name), float | int | None) for name in names)
+    return transform.batch or not numbers
 
 
 def _one_by_one(transforms: Sequence[BatchTransform]) -> Generator[BatchTransform]:
@@ -528,11 +492,12 @@ def _one_by_one(transforms: Sequence[BatchTransform]) -> Generator[BatchTransfor
             )
 
 
-def _only(found: list[_Kind]) -> _Kind | None:
-    """Return the one there is, or ``None``."""
+def _only(found: list[tuple[_Kind, str]]) -> tuple[_Kind, str] | None:
+    """Return the one transform there is, with its stream, or ``None``."""
     if len(found) > 1:
         raise ConfigError(
-            f"Only one of these can be part of a list of transforms; keep one. Received: {found}"
+            "Only one of these can be part of a list of transforms; keep one. "
+            f"Received: {[transform for transform, _ in found]}"
         )
     return found[0] if found else None
 

@@ -2,27 +2,21 @@
 
 The first three act on logits; ``Hue`` turns the colour circle after that, wherever it stands in a list. A new colour
 transform is one class here, and its line in the list of public names.
-
-Shape legend: B images.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from vizsla.augment.batch_augmentation import (
-    ColourTransform,
-    Draw,
-    Draws,
-    check_range,
-    store_draws,
-)
+from vizsla.augment.batch_augmentation import ColourTransform, Draw, check_options
 from vizsla.augment.kernels import GREY_WEIGHTS, ColourStep
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_STRENGTHS = (0, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +30,20 @@ class Brightness(ColourTransform):
         batch: Draw once for a whole batch (for its first row) instead of once per image.
     """
 
+    neutral: ClassVar[float] = 0.5
+
     max_lighting: float = 0.2
     p: float = 0.75
     draw: Draw = None
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_options(self, "max_lighting", self.max_lighting, p=self.p)
+        check_options(self, max_lighting=_STRENGTHS)
 
-    def sample(self, draws: Draws, stream: str) -> Tensor:
-        """Return where mid-grey goes, ``(B,)``, neutral 0.5."""
+    def strength(self, uniform: Tensor) -> Tensor:
+        """Return where mid-grey goes."""
         low, high = 0.5 * (1 - self.max_lighting), 0.5 * (1 + self.max_lighting)
-        chance, fresh = draws.uniform(stream, count=2, same_for_all=self.batch).unbind(1)
-        fresh = low + (high - low) * fresh
-        return draws.values(fresh, draw=self.draw, acts=chance < self.p, neutral=0.5)
+        return low + (high - low) * uniform
 
     def follow(self, step: ColourStep, values: Tensor) -> ColourStep:
         """Return the step followed by this transform."""
@@ -67,19 +61,19 @@ class Contrast(ColourTransform):
         batch: Draw once for a whole batch (for its first row) instead of once per image.
     """
 
+    neutral: ClassVar[float] = 1
+
     max_lighting: float = 0.2
     p: float = 0.75
     draw: Draw = None
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_options(self, "max_lighting", self.max_lighting, p=self.p)
+        check_options(self, max_lighting=_STRENGTHS)
 
-    def sample(self, draws: Draws, stream: str) -> Tensor:
-        """Return factors ``(B,)``, neutral 1."""
-        chance, fresh = draws.uniform(stream, count=2, same_for_all=self.batch).unbind(1)
-        fresh = _factor(fresh, self.max_lighting)
-        return draws.values(fresh, draw=self.draw, acts=chance < self.p, neutral=1)
+    def strength(self, uniform: Tensor) -> Tensor:
+        """Return factors."""
+        return _factor(uniform, self.max_lighting)
 
     def follow(self, step: ColourStep, values: Tensor) -> ColourStep:
         """Return the step followed by this transform."""
@@ -97,19 +91,19 @@ class Saturation(ColourTransform):
         batch: Draw once for a whole batch (for its first row) instead of once per image.
     """
 
+    neutral: ClassVar[float] = 1
+
     max_lighting: float = 0.2
     p: float = 0.75
     draw: Draw = None
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_options(self, "max_lighting", self.max_lighting, p=self.p)
+        check_options(self, max_lighting=_STRENGTHS)
 
-    def sample(self, draws: Draws, stream: str) -> Tensor:
-        """Return factors ``(B,)``, neutral 1."""
-        chance, fresh = draws.uniform(stream, count=2, same_for_all=self.batch).unbind(1)
-        fresh = _factor(fresh, self.max_lighting)
-        return draws.values(fresh, draw=self.draw, acts=chance < self.p, neutral=1)
+    def strength(self, uniform: Tensor) -> Tensor:
+        """Return factors."""
+        return _factor(uniform, self.max_lighting)
 
     def follow(self, step: ColourStep, values: Tensor) -> ColourStep:
         """Return the step followed by this transform."""
@@ -137,19 +131,19 @@ class Hue(ColourTransform):
         batch: Draw once for a whole batch (for its first row) instead of once per image.
     """
 
+    neutral: ClassVar[float] = 0
+
     max_hue: float = 0.1
     p: float = 0.75
     draw: Draw = None
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_options(self, "max_hue", self.max_hue, p=self.p)
+        check_options(self, max_hue=_STRENGTHS)
 
-    def sample(self, draws: Draws, stream: str) -> Tensor:
-        """Return shifts ``(B,)``, neutral 0."""
-        chance, fresh = draws.uniform(stream, count=2, same_for_all=self.batch).unbind(1)
-        fresh = _factor(fresh, self.max_hue) - 1
-        return draws.values(fresh, draw=self.draw, acts=chance < self.p, neutral=0)
+    def strength(self, uniform: Tensor) -> Tensor:
+        """Return shifts."""
+        return _factor(uniform, self.max_hue) - 1
 
     def follow(self, step: ColourStep, values: Tensor) -> ColourStep:
         """Return the step followed by this transform."""
@@ -160,9 +154,3 @@ def _factor(uniform: Tensor, strength: float) -> Tensor:
     """Return factors whose logarithm is uniform around 0: as often ten per cent more as ten per cent less."""
     limit = -math.log1p(-strength)
     return (-limit + (limit - -limit) * uniform).exp()
-
-
-def _check_options(transform: ColourTransform, name: str, strength: float, *, p: float) -> None:
-    check_range(transform, "p", p, low=0, high=1)
-    check_range(transform, name, strength, low=0, high=0.99)
-    store_draws(transform)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vizsla.augment.batch_augmentation import Draws, ErasingTransform, check_range
+from vizsla.augment.batch_augmentation import Draws, ErasingTransform, check_options
 from vizsla.augment.kernels import Erasing
 from vizsla.seeding import generator
 
@@ -47,16 +47,14 @@ class RandomErasing(ErasingTransform):
     max_count: int = 1
 
     def __post_init__(self) -> None:
-        check_range(self, "p", self.p, low=0, high=1)
-        check_range(self, "sl", self.sl, low=0, high=self.sh)
-        check_range(self, "sh", self.sh, low=self.sl, high=1)
-        check_range(self, "min_aspect", self.min_aspect, low=0.01, high=1)
-        check_range(self, "max_count", self.max_count, low=1, high=100)
+        check_options(
+            self, sl=(0, self.sh), sh=(self.sl, 1), min_aspect=(0.01, 1), max_count=(1, 100)
+        )
 
     def blocks(
         self, draws: Draws, stream: str, *, size: Size, normalize: Normalize | None
     ) -> Erasing:
-        """Draw the blocks of each image and where its noise begins; arguments as for ``ErasingTransform``."""
+        """Draw the blocks of each image and where its noise begins."""
         most = self.max_count
         uniform = draws.uniform(stream, count=4 + 4 * most)
         counts = (uniform[:, 1] * most).floor() + 1
@@ -97,15 +95,8 @@ def erasing_noise(size: Size, *, seed: int, normalize: Normalize | None = None) 
     """Return what blocks are filled with: normal noise with the statistics of normalised images, within 0-1.
 
     It is drawn once for a run; images see it from different offsets, which costs nothing and looks the same as drawing it
-    again for each.
-
-    Args:
-        size: (height, width) of the images.
-        seed: The run's seed.
-        normalize: Where the statistics come from; ``None``, or one without statistics: ImageNet's.
-
-    Returns:
-        float32 ``(3, h, w)``, 0-1, on the CPU; the same tensor at every call, not to be written to.
+    again for each. The statistics are ImageNet's where ``normalize`` has none. float32 ``(3, h, w)``, 0-1, on the CPU; the
+    same tensor at every call, not to be written to.
     """
     mean, std = _IMAGENET_MEAN, _IMAGENET_STD
     if normalize is not None and normalize.mean is not None and normalize.std is not None:

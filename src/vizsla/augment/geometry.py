@@ -1,7 +1,7 @@
 """Flip, Dihedral, Rotate, Zoom, Warp, RandomResizedCropGPU: each with its options, its random draw and its 3x3 matrix.
 
 A new geometric transform is one class here, and its line in the list of public names. Argument order follows the notebook
-API of fastai 2. What a map is, says ``batch_augmentation.py``.
+API of fastai 2. ``batch_augmentation.py`` says what a map is.
 
 Shape legend: B images, T tries, K values; maps are float64 ``(B, 3, 3)``.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,14 +20,13 @@ from vizsla.augment.batch_augmentation import (
     Draw,
     Draws,
     GeometricTransform,
-    check_range,
-    store_draws,
+    check_options,
 )
-from vizsla.augment.kernels import Mode, PadMode
 from vizsla.errors import ConfigError
-from vizsla.types import SYMMETRIES, as_size
+from vizsla.types import SYMMETRIES
 
 if TYPE_CHECKING:
+    from vizsla.augment.kernels import Mode, PadMode
     from vizsla.types import Size
 
 _LARGEST_WARP = 0.7
@@ -68,15 +67,15 @@ class Flip(GeometricTransform):
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_options(self, p=self.p)
+        check_options(self)
 
     def sample(self, draws: Draws, stream: str) -> Tensor:
         """Return ``(B, 1)``: 1 mirrors, 0 does not."""
-        acts, fresh, _, _ = _uniform(self, draws, stream, p=self.p)
+        acts, fresh, _, _ = _uniform(self, draws, stream)
         return draws.values(torch.ones_like(fresh), draw=self.draw, acts=acts, neutral=0)[:, None]
 
     def matrix(self, values: Tensor) -> Tensor:
-        """Return the maps of values as ``sample`` draws them."""
+        """Return the maps ``(B, 3, 3)``."""
         first, zero = values[:, 0], torch.zeros_like(values[:, 0])
         return _matrix((1 - 2 * first, zero, zero), (zero, zero + 1, zero))
 
@@ -89,7 +88,7 @@ class Dihedral(GeometricTransform):
         p: Probability, per image, that it acts.
         draw: Fixed: 0 as it is, 1 mirrored left to right, 2 upside down, 3 4 5 turned anticlockwise by 90 180 270 degrees,
             6 transposed, 7 transposed along the other diagonal; or one per image; ``None``: random.
-        size: This and the following ones as for ``Flip``.
+        size: As for ``Flip``, and so are the options that follow.
         mode: Interpolation.
         pad_mode: What is seen outside the image.
         align_corners: What -1 and 1 are.
@@ -105,15 +104,15 @@ class Dihedral(GeometricTransform):
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_options(self, p=self.p)
+        check_options(self)
 
     def sample(self, draws: Draws, stream: str) -> Tensor:
         """Return ``(B, 1)``: 0 to 7, as for ``draw``."""
-        acts, fresh, _, _ = _uniform(self, draws, stream, p=self.p)
+        acts, fresh, _, _ = _uniform(self, draws, stream)
         return draws.values((fresh * 8).floor(), draw=self.draw, acts=acts, neutral=0)[:, None]
 
     def matrix(self, values: Tensor) -> Tensor:
-        """Return the maps of values as ``sample`` draws them."""
+        """Return the maps ``(B, 3, 3)``."""
         zero = torch.zeros_like(values[:, 0])
         x, y = values.new_tensor(_SYMMETRIES)[values[:, 0].long()].unbind(1)
         return _matrix((x[:, 0], x[:, 1], zero), (y[:, 0], y[:, 1], zero))
@@ -127,7 +126,7 @@ class Rotate(GeometricTransform):
         max_deg: Largest angle either way, degrees.
         p: Probability, per image, that it acts.
         draw: Fixed degrees, positive is clockwise; or one per image; ``None``: random.
-        size: This and the following ones as for ``Flip``.
+        size: As for ``Flip``, and so are the options that follow.
         mode: Interpolation.
         pad_mode: What is seen outside the image.
         align_corners: What -1 and 1 are.
@@ -144,17 +143,16 @@ class Rotate(GeometricTransform):
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_options(self, p=self.p)
-        check_range(self, "max_deg", self.max_deg, low=0, high=360)
+        check_options(self, max_deg=(0, 360))
 
     def sample(self, draws: Draws, stream: str) -> Tensor:
         """Return ``(B, 1)``: degrees."""
-        acts, fresh, _, _ = _uniform(self, draws, stream, p=self.p)
+        acts, fresh, _, _ = _uniform(self, draws, stream)
         degrees = (fresh * 2 - 1) * self.max_deg
         return draws.values(degrees, draw=self.draw, acts=acts, neutral=0)[:, None]
 
     def matrix(self, values: Tensor) -> Tensor:
-        """Return the maps of values as ``sample`` draws them."""
+        """Return the maps ``(B, 3, 3)``."""
         angle, zero = values[:, 0].deg2rad(), torch.zeros_like(values[:, 0])
         return _matrix((angle.cos(), angle.sin(), zero), (-angle.sin(), angle.cos(), zero))
 
@@ -170,7 +168,7 @@ class Zoom(GeometricTransform):
         draw: Fixed factor; or one per image; ``None``: random.
         draw_x: Fixed place of the point that stays, 0 left to 1 right; or one per image; ``None``: random.
         draw_y: The same, 0 top to 1 bottom; or one per image; ``None``: random.
-        size: This and the following ones as for ``Flip``.
+        size: As for ``Flip``, and so are the options that follow.
         mode: Interpolation.
         pad_mode: What is seen outside the image.
         align_corners: What -1 and 1 are.
@@ -190,20 +188,18 @@ class Zoom(GeometricTransform):
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_options(self, p=self.p)
-        check_range(self, "min_zoom", self.min_zoom, low=0.01, high=self.max_zoom)
-        check_range(self, "max_zoom", self.max_zoom, low=self.min_zoom, high=100)
+        check_options(self, min_zoom=(0.01, self.max_zoom), max_zoom=(self.min_zoom, 100))
 
     def sample(self, draws: Draws, stream: str) -> Tensor:
         """Return ``(B, 3)``: the factor, x and y of the point that stays (0-1)."""
-        acts, fresh, x, y = _uniform(self, draws, stream, p=self.p)
+        acts, fresh, x, y = _uniform(self, draws, stream)
         factor = self.min_zoom + (self.max_zoom - self.min_zoom) * fresh
         factor = draws.values(factor, draw=self.draw, acts=acts, neutral=1)
         x, y = draws.fixed_or(x, draw=self.draw_x), draws.fixed_or(y, draw=self.draw_y)
         return torch.stack([factor, x, y], dim=1)
 
     def matrix(self, values: Tensor) -> Tensor:
-        """Return the maps of values as ``sample`` draws them."""
+        """Return the maps ``(B, 3, 3)``."""
         scale, zero = 1 / values[:, 0], torch.zeros_like(values[:, 0])
         x, y = ((1 - scale) * (2 * values[:, at] - 1) for at in (1, 2))
         return _matrix((scale, zero, x), (zero, scale, y))
@@ -218,7 +214,7 @@ class Warp(GeometricTransform):
         p: Probability, per image and direction, that it acts.
         draw_x: Fixed move along x; or one per image; ``None``: random.
         draw_y: Fixed move along y; or one per image; ``None``: random.
-        size: This and the following ones as for ``Flip``.
+        size: As for ``Flip``, and so are the options that follow.
         mode: Interpolation.
         pad_mode: What is seen outside the image.
         align_corners: What -1 and 1 are.
@@ -238,8 +234,7 @@ class Warp(GeometricTransform):
     batch: bool = False
 
     def __post_init__(self) -> None:
-        _check_options(self, p=self.p)
-        check_range(self, "magnitude", self.magnitude, low=0, high=_LARGEST_WARP)
+        check_options(self, magnitude=(0, _LARGEST_WARP))
 
     def sample(self, draws: Draws, stream: str) -> Tensor:
         """Return ``(B, 2)``: moves along x and y, in half-widths and half-heights; each acts on its own."""
@@ -288,26 +283,29 @@ class RandomResizedCropGPU(CropTransform):
     max_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_choice(self, "mode", self.mode, get_args(Mode))
-        object.__setattr__(self, "size", as_size(self.size))
         object.__setattr__(self, "ratio", tuple(self.ratio))
-        low, high = self.ratio
-        check_range(self, "min_scale", self.min_scale, low=1e-6, high=self.max_scale)
-        check_range(self, "max_scale", self.max_scale, low=self.min_scale, high=1)
-        check_range(self, "valid_scale", self.valid_scale, low=0.01, high=1)
-        check_range(self, "ratio[0]", low, low=0.01, high=high)
-        check_range(self, "ratio[1]", high, low=low, high=100)
+        check_options(
+            self,
+            min_scale=(1e-6, self.max_scale),
+            max_scale=(self.min_scale, 1),
+            valid_scale=(0.01, 1),
+            ratio=(0.01, 100),
+        )
+        if len(self.ratio) != 2 or self.ratio[0] > self.ratio[1]:
+            raise ConfigError(
+                f"RandomResizedCropGPU(ratio=...) is (smallest, largest). Received: {self.ratio!r}"
+            )
 
     def window(
         self, draws: Draws, stream: str, *, source_size: Size, align_corners: bool
     ) -> Tensor:
-        """Return the maps of training; arguments as for ``CropTransform``."""
+        """Return the maps of training, ``(B, 3, 3)``."""
         uniform = draws.uniform(stream, count=2 * _TRIES + 2)
         boxes = self.boxes(uniform, source_size=source_size)
         return crop_matrix(boxes, source_size=source_size, align_corners=align_corners)
 
     def middle(self, count: int, *, source_size: Size, align_corners: bool) -> Tensor:
-        """Return the maps of validation; arguments as for ``CropTransform``."""
+        """Return the maps of validation, ``(count, 3, 3)``."""
         box = centre_crop_box(source_size, ratio=self.ratio, scale=self.valid_scale)
         boxes = torch.tensor([box]).expand(count, 4)
         return crop_matrix(boxes, source_size=source_size, align_corners=align_corners)
@@ -322,7 +320,7 @@ class RandomResizedCropGPU(CropTransform):
             source_size: (height, width) of the images.
 
         Returns:
-            int64 ``(B, 4)``: top, left, height, width in pixels of the source.
+            int64 ``(B, 4)``: top, left, height, width in pixels.
         """
         height, width = source_size
         area_BT = self.min_scale + (self.max_scale - self.min_scale) * uniform[:, :_TRIES]
@@ -344,15 +342,9 @@ class RandomResizedCropGPU(CropTransform):
 def centre_crop_box(
     source_size: Size, *, ratio: tuple[float, float], scale: float = 1.0
 ) -> tuple[int, int, int, int]:
-    """Return the middle of an image at the nearest allowed ratio of width to height.
+    """Return the middle of an image at the nearest allowed width / height: top, left, height, width in pixels.
 
-    Args:
-        source_size: (height, width) of the image.
-        ratio: Smallest and largest width / height.
-        scale: Both sides of the window are multiplied by it.
-
-    Returns:
-        Top, left, height, width in pixels.
+    Both sides of the window are multiplied by ``scale``.
 
     Examples:
         >>> centre_crop_box((20, 32), ratio=(3 / 4, 4 / 3))
@@ -370,13 +362,7 @@ def centre_crop_box(
 
 
 def crop_matrix(boxes: Tensor, *, source_size: Size, align_corners: bool = True) -> Tensor:
-    """Return the maps that show a window of the source only.
-
-    Args:
-        boxes: int64 ``(B, 4)``: top, left, height, width in pixels.
-        source_size: (height, width) in pixels.
-        align_corners: Whether -1 and 1 are the centres of the corner pixels.
-    """
+    """Return the maps that show only a window of the source; boxes are int64 ``(B, 4)``: top, left, height, width in pixels."""
     height, width = source_size
     top, left, crop_height, crop_width = boxes.double().unbind(1)
     zero = torch.zeros_like(top)
@@ -390,11 +376,11 @@ def crop_matrix(boxes: Tensor, *, source_size: Size, align_corners: bool = True)
 
 
 def _uniform(
-    transform: GeometricTransform, draws: Draws, stream: str, *, p: float
+    transform: Flip | Dihedral | Rotate | Zoom, draws: Draws, stream: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return whether a transform acts, bool ``(B,)``, and three uniform numbers, ``(B,)`` each."""
     chance, *numbers = draws.uniform(stream, count=4, same_for_all=transform.batch).unbind(1)
-    return chance < p, numbers[0], numbers[1], numbers[2]
+    return chance < transform.p, numbers[0], numbers[1], numbers[2]
 
 
 def _matrix(x_row: tuple[Tensor, ...], y_row: tuple[Tensor, ...]) -> Tensor:
@@ -402,20 +388,3 @@ def _matrix(x_row: tuple[Tensor, ...], y_row: tuple[Tensor, ...]) -> Tensor:
     zero = torch.zeros_like(x_row[0])
     rows = (*x_row, *y_row, zero, zero, zero + 1)
     return torch.stack(rows, dim=1).view(-1, 3, 3)
-
-
-def _check_options(transform: GeometricTransform, *, p: float) -> None:
-    """Check what the geometric transforms share, and store their size and draws as tuples."""
-    check_range(transform, "p", p, low=0, high=1)
-    _check_choice(transform, "mode", transform.mode, get_args(Mode))
-    _check_choice(transform, "pad_mode", transform.pad_mode, get_args(PadMode))
-    if transform.size is not None:
-        object.__setattr__(transform, "size", as_size(transform.size))
-    store_draws(transform)
-
-
-def _check_choice(transform: object, name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{type(transform).__name__}({name}=...) must be one of {', '.join(choices)}. Received: {value!r}"
-        )

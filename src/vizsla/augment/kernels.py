@@ -40,13 +40,8 @@ HORIZON = 1e-6
 class ColourStep:
     """z' = gain * z + grey_gain * grey(z) + offset on the logits z of the pixels, then a turn of the colour circle.
 
-    Brightness, contrast and saturation are all of the first form, and so is any sequence of them.
-
-    Attributes:
-        gain: float ``(B,)``.
-        grey_gain: float ``(B,)``; ``None``: 0 for all, no transform changes the saturation.
-        offset: float ``(B,)``.
-        hue: float ``(B,)``, the turn as a share of the circle; ``None``: 0 for all.
+    Brightness, contrast and saturation are all of the first form, and so is any sequence of them. Each number is float
+    ``(B,)``; ``hue`` is a share of the circle. ``None`` is 0 for all.
     """
 
     gain: Tensor
@@ -56,7 +51,7 @@ class ColourStep:
 
     @classmethod
     def neutral(cls, count: int) -> ColourStep:
-        """Return the step that changes nothing, float64, for so many images."""
+        """Return the step that changes nothing, float64, for ``count`` images."""
         zero = torch.zeros(count, dtype=torch.float64)
         return cls(gain=zero + 1, grey_gain=None, offset=zero)
 
@@ -97,21 +92,15 @@ class ColourStep:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Erasing:
-    """What is covered in each image of a batch, and with what.
+    """What is covered in each image of a batch, and with what."""
 
-    Attributes:
-        boxes: int64 ``(B, K, 4)``: top, left, height, width in pixels; a height of 0 is no block.
-        offsets: int64 ``(B, 2)``: how far the noise of each image is rolled, in pixels.
-        noise: float32 ``(3, h, w)``, 0-1.
-    """
-
-    boxes: Tensor
-    offsets: Tensor
-    noise: Tensor
+    boxes: Tensor  # int64 (B, K, 4): top, left, height, width in pixels; a height of 0 is no block.
+    offsets: Tensor  # int64 (B, 2): how far the noise of each image is rolled, in pixels.
+    noise: Tensor  # float32 (3, h, w), 0-1.
 
     @property
     def is_neutral(self) -> Tensor:
-        """Bool ``(B,)``: images that nothing is covered of."""
+        """Bool ``(B,)``: images in which nothing is covered."""
         return (self.boxes[..., 2:].amin(dim=-1) == 0).all(dim=-1)
 
     def of(self, chosen: slice | Tensor) -> Erasing:
@@ -135,19 +124,10 @@ def warp_images(
     pad_mode: PadMode = "reflection",
     align_corners: bool = True,
 ) -> Tensor:
-    """Return images seen through their maps: one resampling, nothing before it.
+    """Return images ``(B, C, H, W)`` seen through their maps ``(B, 3, 3)``, as ``(B, C, h, w)``: one resampling.
 
-    Args:
-        images: float ``(B, C, H, W)``; values keep their scale.
-        warp: float ``(B, 3, 3)``, output coordinates to source coordinates (see ``compose``).
-        size: (height, width) of what comes out.
-        mode: Interpolation.
-        pad_mode: What is seen outside the image.
-        align_corners: Whether -1 and 1 are the centres of the corner pixels.
-
-    Returns:
-        ``(B, C, h, w)`` in the dtype of the images. Positions and sums are float32 at least: 8 bits of a bfloat16 could
-        not tell neighbouring pixels apart.
+    Values keep their scale and dtype. Positions and sums are float32 at least: the 8 bits of a bfloat16 could not distinguish
+    neighbouring pixels.
     """
     exact = torch.promote_types(images.dtype, torch.float32)
     grid = sampling_grid(warp.to(images.device, exact), size=size, align_corners=align_corners)
@@ -162,11 +142,7 @@ def sample_at(
     pad_mode: PadMode = "reflection",
     align_corners: bool = True,
 ) -> Tensor:
-    """Return what images show at some places.
-
-    Returns:
-        ``(B, C, h, w)`` in the dtype of the images.
-    """
+    """Return what images ``(B, C, H, W)`` show at the places of a grid ``(B, h, w, 2)``, in the dtype of the images."""
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
     return F.grid_sample(
         exact, grid.to(exact), mode=mode, padding_mode=pad_mode, align_corners=align_corners
@@ -174,16 +150,7 @@ def sample_at(
 
 
 def sampling_grid(warp: Tensor, *, size: Size, align_corners: bool = True) -> Tensor:
-    """Return where each output pixel lies in the source.
-
-    Args:
-        warp: float32 ``(B, 3, 3)``, output coordinates to source coordinates.
-        size: (height, width) of the output.
-        align_corners: Whether -1 and 1 are the centres of the corner pixels.
-
-    Returns:
-        float32 ``(B, h, w, 2)``: x, y, -1 to 1 inside the image.
-    """
+    """Return where each output pixel lies in the source, float32 ``(B, h, w, 2)``: x, y, -1 to 1 inside the image."""
     ys, xs = (_positions(side, align_corners=align_corners, device=warp.device) for side in size)
     along_x = warp[:, :, 0, None] * xs  # B 3 w
     along_y = warp[:, :, 1, None] * ys + warp[:, :, 2, None]  # B 3 h
@@ -193,15 +160,9 @@ def sampling_grid(warp: Tensor, *, size: Size, align_corners: bool = True) -> Te
 
 
 def area_average(images: Tensor, *, size: Size, spare: Tensor | None = None) -> Tensor:
-    """Return images of a smaller size whose pixels are the mean of the area that they cover, partly or fully.
+    """Return ``torch.nn.functional.adaptive_avg_pool2d(images, size)`` for a size at most that of the images.
 
-    Args:
-        images: float ``(B, C, H, W)``.
-        size: (height, width) of what comes out, at most those of the images.
-        spare: Memory that may be overwritten, like ``images`` or larger, channels-last; ``None``: fresh memory.
-
-    Returns:
-        float ``(B, C, h, w)``; the same as ``torch.nn.functional.adaptive_avg_pool2d``.
+    ``spare`` is memory that may be overwritten, like ``images`` or larger, channels-last; ``None``: fresh memory.
     """
     if images.device.type != "cpu":
         return F.adaptive_avg_pool2d(images, size)
@@ -221,11 +182,6 @@ def prefilter_sizes(warp: Tensor, *, source_size: Size, size: Size) -> list[Size
     filter. It is averaged to twice the output size (of the side that shrinks less), and to a size doubled as often as
     the map magnifies by 2, so that a small crop of a large image keeps its detail. Sizes depend on the maps, which
     the CPU knows, and on nothing else: neither on the other images of the batch nor on a read from the device.
-
-    Args:
-        warp: float64 ``(B, 3, 3)`` on the CPU, output coordinates to source coordinates.
-        source_size: (height, width) that comes in.
-        size: (height, width) that comes out.
     """
     (height, width), (out_height, out_width) = source_size, size
     shrinks_by = min(height / out_height, width / out_width)
@@ -245,15 +201,10 @@ def prefilter_sizes(warp: Tensor, *, source_size: Size, size: Size) -> list[Size
 
 
 def change_lighting(images: Tensor, *, colour: ColourStep) -> Tensor:
-    """Return images after one colour step in logit space: between one logit and one sigmoid.
+    """Return RGB images ``(B, 3, H, W)``, 0-1, after one colour step in logit space: between one logit and one sigmoid.
 
-    Args:
-        images: float ``(B, 3, H, W)``, RGB, 0-1.
-        colour: The step, float32 on the device of the images.
-
-    Returns:
-        ``(B, 3, H, W)`` in the dtype of the images, above 0 and below 1 as far as it can tell; the logits are float32 at
-        least. The hue of the step is not looked at, see ``turn_hue``.
+    They stay above 0 and below 1 as far as their dtype can tell; the logits are float32 at least. The hue of the step is left
+    to ``turn_hue``.
     """
     added = colour.offset[:, None, None, None]
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
@@ -270,14 +221,8 @@ def turn_hue(images: Tensor, *, shift: Tensor) -> Tensor:
     """Return images whose colour circle is turned: the hue of HSV moves, saturation and value stay.
 
     With the hue h in sixths of the circle, a channel is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + h) mod 6 and
-    n = 5, 3, 1 for red, green, blue; so there is no case for each sixth.
-
-    Args:
-        images: float ``(B, 3, H, W)``, RGB, 0-1.
-        shift: float ``(B,)``, share of the circle; 1/3 makes red green.
-
-    Returns:
-        ``(B, 3, H, W)`` in the dtype of the images.
+    n = 5, 3, 1 for red, green, blue; so no sixth is a case of its own. ``shift``, float ``(B,)``, is a share of the circle:
+    1/3 makes red green.
     """
     exact = images.to(torch.promote_types(images.dtype, torch.float32))
     value, chroma, sixths = _hue_parts(exact)
@@ -290,15 +235,7 @@ def turn_hue(images: Tensor, *, shift: Tensor) -> Tensor:
 
 
 def erase_blocks(images: Tensor, *, erasing: Erasing) -> Tensor:
-    """Return images with their blocks covered.
-
-    Args:
-        images: float ``(B, 3, h, w)``.
-        erasing: What and with what, on the device of the images.
-
-    Returns:
-        float ``(B, 3, h, w)``.
-    """
+    """Return images, float ``(B, 3, h, w)``, with their blocks covered."""
     height, width = images.shape[-2:]
     ys, xs = (torch.arange(side, device=images.device) for side in (height, width))
     top, left, tall, wide = erasing.boxes.unsqueeze(-1).unbind(2)  # each B K 1

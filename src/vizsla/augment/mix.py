@@ -26,36 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixedBatch:
-    """Images that each show two.
+    """Images that each show two."""
 
-    Attributes:
-        images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)`` of the images themselves.
-        partner_targets: int64 ``(B,)`` of what was mixed in.
-        shares: float ``(B,)``, 0-1: how much is left of the images themselves.
-    """
-
-    images: Tensor
-    targets: Tensor
-    partner_targets: Tensor
-    shares: Tensor
+    images: Tensor  # float (B, C, H, W)
+    targets: Tensor  # int64 (B,) of the images themselves
+    partner_targets: Tensor  # int64 (B,) of what was mixed in
+    shares: Tensor  # float (B,), 0-1: how much is left of the images themselves
 
 
 def mix_up(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 0.4) -> MixedBatch:
-    """Blend each image with another one of the batch.
+    """Blend each image with another one of the batch; an image that is alone in its batch stays as it is.
 
-    Args:
-        images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)``, on the device of the images.
-        draws: Where the random numbers come from. The share of an image depends on its row only, its partner on the rows of
-            the batch.
-        alpha: Shares are Beta(alpha, alpha), and the larger part stays; the default leaves most images almost as they are.
-
-    Returns:
-        The batch. An image that is alone in its batch stays as it is.
-
-    Raises:
-        ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each image.
+    Shares are Beta(alpha, alpha), and the larger part stays; the default leaves most images almost as they are. The share of
+    an image depends on its row only, its partner on the rows of the batch.
     """
     _check(images, targets, draws=draws, alpha=alpha)
     uniform = draws.uniform("augment/mixup", count=3)
@@ -66,20 +49,10 @@ def mix_up(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 0.4)
 
 
 def cut_mix(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 1.0) -> MixedBatch:
-    """Paste a box of another image of the batch into each image.
+    """Paste a box of another image of the batch into each image; an image that is alone in its batch stays as it is.
 
-    Args:
-        images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)``, on the device of the images.
-        draws: Where the random numbers come from. The box of an image depends on its row only, its partner on the rows of
-            the batch.
-        alpha: 1 minus the share of the area that the box has, before it is cut off at the edges, is Beta(alpha, alpha).
-
-    Returns:
-        The batch; shares are those of the pixels. An image that is alone in its batch stays as it is.
-
-    Raises:
-        ConfigError: ``alpha`` is not above 0, or there is not one target and one row for each image.
+    1 minus the box's share of the area, before it is cut off at the edges, is Beta(alpha, alpha); the batch has the shares of
+    the pixels. The box of an image depends on its row only, its partner on the rows of the batch.
     """
     _check(images, targets, draws=draws, alpha=alpha)
     height, width = images.shape[-2:]
@@ -91,16 +64,9 @@ def cut_mix(images: Tensor, targets: Tensor, *, draws: Draws, alpha: float = 1.0
 
 
 def beta_shares(uniform: Tensor, *, alpha: float) -> Tensor:
-    """Turn two uniform numbers into one that is Beta(alpha, alpha), exactly and without rejecting any.
+    """Turn pairs of uniform numbers ``(B, 2)`` into numbers ``(B,)`` that are Beta(alpha, alpha), exactly and without rejection.
 
     By the polar method for Student's t (Bailey, Mathematics of Computation 62, 1994), of which a symmetric beta is a function.
-
-    Args:
-        uniform: float64 ``(B, 2)`` in [0, 1).
-        alpha: Above 0; 1 is uniform, smaller values lie near 0 and 1.
-
-    Returns:
-        float64 ``(B,)``, 0-1.
     """
     # 1 - u is above 0, so the logarithm is finite; expm1 keeps the difference where u is small.
     spread = torch.expm1(-torch.log1p(-uniform[:, 0]) / alpha).clamp_max(1e300)
@@ -110,15 +76,9 @@ def beta_shares(uniform: Tensor, *, alpha: float) -> Tensor:
 
 
 def paste_boxes(shares: Tensor, *, centres: Tensor, size: Size) -> Tensor:
-    """Return the boxes that leave about these shares of the images.
+    """Return the boxes around centres (y, x), int64 ``(B, 2)``, that leave about these shares ``(B,)`` of the images.
 
-    Args:
-        shares: float ``(B,)``, 0-1.
-        centres: int64 ``(B, 2)``: y, x in pixels.
-        size: (height, width) of the images.
-
-    Returns:
-        int64 ``(B, 4)``: top, left, bottom, right in pixels, cut off at the edges; bottom and right are not included.
+    Boxes are int64 ``(B, 4)``: top, left, bottom, right in pixels, cut off at the edges; bottom and right are not included.
     """
     limits = torch.tensor(size)
     sides = (limits * (1 - shares)[:, None].sqrt()).round().long()
@@ -130,14 +90,7 @@ def paste_boxes(shares: Tensor, *, centres: Tensor, size: Size) -> Tensor:
 def blend_images(
     images: Tensor, targets: Tensor, *, shares: Tensor, partners: Tensor
 ) -> MixedBatch:
-    """Return ``share * image + (1 - share) * partner``.
-
-    Args:
-        images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)``, on the device of the images.
-        shares: float ``(B,)``, 0-1.
-        partners: int64 ``(B,)``, positions in the batch.
-    """
+    """Return ``share * image + (1 - share) * partner``; ``partners``, int64 ``(B,)``, are positions in the batch."""
     partners = partners.to(images.device)
     shares = shares.to(images.device, images.dtype)
     blended = torch.lerp(images[partners], images, shares[:, None, None, None])
@@ -147,14 +100,7 @@ def blend_images(
 
 
 def paste_images(images: Tensor, targets: Tensor, *, boxes: Tensor, partners: Tensor) -> MixedBatch:
-    """Return the images with a box from their partners at the same place.
-
-    Args:
-        images: float ``(B, C, H, W)``.
-        targets: int64 ``(B,)``, on the device of the images.
-        boxes: int64 ``(B, 4)``: top, left, bottom, right in pixels.
-        partners: int64 ``(B,)``, positions in the batch.
-    """
+    """Return the images with a box (see ``paste_boxes``) from their partners at the same place."""
     height, width = images.shape[-2:]
     device = images.device
     partners, boxes = partners.to(device), boxes.to(device)
@@ -174,12 +120,9 @@ def paste_images(images: Tensor, targets: Tensor, *, boxes: Tensor, partners: Te
 def mixed_loss(
     logits: Tensor, batch: MixedBatch, *, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Return the mean loss, counting both targets of an image as much as there is to see of them.
+    """Return the mean loss of logits ``(B, N)``; both targets of an image count as much as there is to see of them.
 
-    Args:
-        logits: float ``(B, N)``, of ``batch.images``.
-        batch: The batch that went through the network.
-        loss: Makes one loss per image, ``(B,)``, of logits and targets: ``nn.CrossEntropyLoss(reduction="none")``.
+    ``loss`` gives one loss per image, ``(B,)``, as ``nn.CrossEntropyLoss(reduction="none")`` does.
     """
     own, partners = loss(logits, batch.targets), loss(logits, batch.partner_targets)
     return torch.lerp(partners, own, batch.shares.to(own.dtype)).mean()

@@ -1,4 +1,4 @@
-"""Normalize: subtract a mean from each channel and divide by a spread; not augmentation, see the class."""
+"""Normalize: subtract a mean from each channel and divide by a spread. In a list of transforms it changes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FirstBatch(Protocol):
-    """What gives a batch of images, such as a loader."""
+    """Something that returns a batch, images first, such as a loader."""
 
     def one_batch(self) -> tuple[Tensor, ...]:
         """Return the images, float ``(B, C, H, W)``, and what else belongs to them."""
@@ -31,7 +31,7 @@ class Normalize:
     images, or in a ``Pipeline``, it acts.
 
     Args:
-        mean: Per channel; ``None``: not stated, which is enough in a list of batch transforms. ``set_up`` measures it.
+        mean: Per channel; ``None``: unknown, which is enough in a list of batch transforms. ``set_up`` measures it.
         std: Per channel, above 0; given together with ``mean``.
         axes: Axes that share a mean; only (0, 2, 3), all but the channel, is meaningful for batches of images.
 
@@ -63,14 +63,11 @@ class Normalize:
 
     @classmethod
     def from_stats(cls, mean: Sequence[float], std: Sequence[float]) -> Normalize:
-        """Return it with known statistics, one mean and one std per channel, for example those of ImageNet."""
+        """Return a ``Normalize`` with known statistics, one mean and one std per channel, for example those of ImageNet."""
         return cls(tuple(mean), tuple(std))
 
     def set_up(self, loader: FirstBatch) -> Normalize:
-        """Return it with statistics: its own, or those of one batch where it has none.
-
-        Args:
-            loader: Gives images, float ``(B, C, H, W)``, for example ``dls.train``.
+        """Return a ``Normalize`` with statistics: its own, or those of one batch of a loader if it has none.
 
         Examples:
             >>> normalised = Normalize().set_up(dls.train)(images)
@@ -81,19 +78,16 @@ class Normalize:
 
     @classmethod
     def of(cls, images: Tensor) -> Normalize:
-        """Return it with the statistics of some images, float ``(B, C, H, W)``.
+        """Return a ``Normalize`` with the statistics of some images, float ``(B, C, H, W)``.
 
-        1e-7 is added to the spread, so that images of one colour have one.
+        1e-7 is added to the spread, so that it is above 0 for images of one colour.
         """
         exact = images.float()
         std = exact.std(dim=(0, 2, 3)) + 1e-7
         return cls(tuple(exact.mean(dim=(0, 2, 3)).tolist()), tuple(std.tolist()))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return normalised images.
-
-        Args:
-            images: float ``(..., C, H, W)``.
+        """Return normalised images, float ``(..., C, H, W)``.
 
         Raises:
             ConfigError: There are no statistics.
@@ -102,7 +96,7 @@ class Normalize:
         return (images - mean) / std
 
     def decode(self, images: Tensor) -> Tensor:
-        """Return what the images were before they were normalised; arguments and errors as for a call."""
+        """Return what the images were before they were normalised; the inverse of a call."""
         mean, std = self._statistics(images)
         return images * std + mean
 

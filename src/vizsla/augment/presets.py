@@ -1,4 +1,4 @@
-"""aug_transforms: the usual augmentation for photographs; setup_aug_tfms: what of a list will act as one."""
+"""aug_transforms: the usual augmentation for photographs; setup_aug_tfms: which transforms of a list act as one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def aug_transforms(
         flip_vert: Use all 8 symmetries of the square instead of the mirror (aerial, microscope images).
         max_rotate: Degrees; 0 switches it off.
         min_zoom: Smallest factor.
-        max_zoom: Largest factor; at most 1, together with ``min_zoom`` at least 1, switches zoom off.
+        max_zoom: Largest factor; zoom is off if it is at most 1 and ``min_zoom`` at least 1.
         max_lighting: Strength of brightness and contrast, 0-1; 0 switches them off.
         max_warp: Strength of the perspective; 0 switches it off.
         p_affine: Probability of each of warp, rotate and zoom.
@@ -96,9 +96,9 @@ def aug_transforms(
 
 
 def setup_aug_tfms(tfms: Sequence[BatchTransform]) -> list[BatchTransform]:
-    """Return the same transforms with everything geometric made one, and everything in logit space made one.
+    """Return the same transforms, with all geometric ones composed into one and all those in logit space into another.
 
-    A ``BatchAugmentation`` composes by itself, so it does the same with and without this; it shows what will be one step.
+    A ``BatchAugmentation`` composes by itself and does the same with and without this; it shows what will be one step.
 
     Args:
         tfms: Transforms, for example ``aug_transforms()``.

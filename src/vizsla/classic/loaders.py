@@ -19,7 +19,7 @@ from vizsla.classic.transforms import as_image
 from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images.decode import decode_image
 from vizsla.data.images.reader import ImageReader
-from vizsla.data.loading.order import shuffled
+from vizsla.data.loading.order import shuffle_rows
 from vizsla.errors import ConfigError, PictureError
 from vizsla.types import Batch, ImageTable, Task
 
@@ -265,7 +265,7 @@ class Batches:
     def _plan(self, epoch: int) -> tuple[Tensor, ...]:
         if not self.n:
             return ()
-        rows = shuffled(self.rows, seed=self.seed, epoch=epoch) if self.shuffle else self.rows
+        rows = shuffle_rows(self.rows, seed=self.seed, epoch=epoch) if self.shuffle else self.rows
         plan = torch.split(rows, self.bs)
         return plan[:-1] if self.shuffle and len(plan) > 1 and len(plan[-1]) == 1 else plan
 

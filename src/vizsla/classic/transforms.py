@@ -8,7 +8,7 @@ batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -28,7 +28,7 @@ from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import (
     RandomResizedCrop,
     Resize,
-    SizingDefaults,
+    Sizing,
     cut_or_padded,
     window_box,
 )
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.augment.kernels import PadMode
-    from vizsla.data.images.sizing import Box, Pixels, Sizing
+    from vizsla.data.images.sizing import Box, Pixels
     from vizsla.types import Size
 
 __all__ = [
@@ -185,7 +185,7 @@ transforms_top_down = [*transforms_basic, RandomDihedral()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScaledCrop(SizingDefaults):
+class ScaledCrop(Sizing):
     """Scales the smaller side of each image, adds a border, and cuts out a square; the middle in validation.
 
     Attributes:
@@ -237,15 +237,22 @@ class Lighting(BatchAugmentation):
         super().__init__(transforms, size=size, seed=seed)
         self.lighting = lighting
 
-    def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
-        """Return the images as float32 0-1."""
-        images = super().__call__(images_u8, rows=rows, epoch=epoch, training=training)
-        for number, each in enumerate(self.lighting if training else ()):
-            stream = f"classic lighting {number}"
-            draws = counter_uniform(self.seed, stream, epoch=epoch, rows=rows, count=2)
-            brightness, contrast = (draws * 2 - 1).to(images.device).unbind(1)
-            images = relight(images, brightness=brightness * each.b, contrast=contrast * each.c)
-        return images
+    def ahead(
+        self, plan: Sequence[Tensor], *, epoch: int, training: bool
+    ) -> Callable[[int, Tensor], Tensor]:
+        """Return a function that augments the batches of a plan, see ``BatchAugmentation``."""
+        augment = super().ahead(plan, epoch=epoch, training=training)
+
+        def augment_and_relight(number: int, images_u8: Tensor) -> Tensor:
+            images, rows = augment(number, images_u8), plan[number]
+            for at, each in enumerate(self.lighting if training else ()):
+                stream = f"classic lighting {at}"
+                draws = counter_uniform(self.seed, stream, epoch=epoch, rows=rows, count=2)
+                brightness, contrast = (draws * 2 - 1).to(images.device).unbind(1)
+                images = relight(images, brightness=brightness * each.b, contrast=contrast * each.c)
+            return images
+
+        return augment_and_relight
 
 
 @torch.no_grad()

@@ -166,11 +166,11 @@ def show_batch(
     batch: Sequence[Tensor] | None,
     *,
     max_n: int,
-    nrows: int | None,
-    ncols: int | None,
-    figsize: tuple[float, float] | None,
-    unique: bool,
-    show: bool,
+    nrows: int | None = None,
+    ncols: int | None = None,
+    figsize: tuple[float, float] | None = None,
+    unique: bool = False,
+    show: bool = True,
 ) -> L[Any] | None:
     """Draw the images of a batch with their labels, or return what would be drawn."""
     if nrows is not None and ncols is not None:

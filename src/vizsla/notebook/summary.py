@@ -21,7 +21,6 @@ from vizsla.augment.erasing import RandomErasing
 from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
 from vizsla.augment.normalize import Normalize
 from vizsla.data.cache.cache import ImageCache
-from vizsla.data.images.sizing import view
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, output_block
 from vizsla.data.table.splits import RandomSplitter
@@ -278,7 +277,7 @@ def _images_after(loaders: DataLoaders, image: PILImage) -> list[PILImage | Tens
         made.append(PILImage.create(pixels))
     if items.sizing is not None:
         presized = items.sizing.presize(PILImage.create(pixels), training=True)
-        pixels = np.array(view(items.sizing, presized, draws=[0.5] * items.sizing.num_draws))
+        pixels = np.array(items.sizing.view(presized, draws=[0.5] * items.sizing.num_draws))
         made.append(PILImage.create(pixels))
     for function in items.after:
         pixels = function(pixels)

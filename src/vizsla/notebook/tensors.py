@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from vizsla.augment.apply import augment_images
+from vizsla.augment.apply import Sampling, augment_images
 from vizsla.augment.batch_augmentation import BatchTransform, act, as_batch, in_form_of
 from vizsla.augment.colour import Brightness, Contrast
 from vizsla.augment.geometry import Dihedral, Flip, Rotate, Warp, Zoom
@@ -129,7 +129,7 @@ class TensorImage(Tensor):
         size = (images.shape[-2], images.shape[-1]) if sz is None else as_size(sz)
         sampling = _Sampling(mode=mode, pad_mode=pad_mode, align_corners=align_corners)
         if coord_tfm is None:
-            found = augment_images(images, warp=maps, size=size, **sampling)
+            found = augment_images(images, warp=maps, size=size, sampling=Sampling(**sampling))
         else:
             found = _seen(images, maps, coord_tfm, size=size, **sampling)
         return TensorImage(in_form_of(self, found))

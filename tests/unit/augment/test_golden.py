@@ -106,9 +106,7 @@ def test_geometry_equals_the_reference(golden: Golden):
     for name, transforms in GEOMETRY.items():
         case, sampling = golden[name], BatchAugmentation(transforms).sampling
         warp = training_map(transforms, case)
-        found = augment_images(
-            case["images"], warp=warp, size=size_of(case), pad_mode=sampling.pad_mode
-        )
+        found = augment_images(case["images"], warp=warp, size=size_of(case), sampling=sampling)
         check(found, case)
         if transforms is STACK:
             expected = torch.tensor(case["source_from_output_3x3"], dtype=torch.float64)
@@ -216,7 +214,7 @@ def test_hue_saturation_and_value_equal_the_reference(golden: Golden):
     torch.testing.assert_close(found, case["expected"], atol=2 * COLOUR_TOLERANCE, rtol=0)
 
 
-def test_normalize_called_on_pictures_equals_the_reference(golden: Golden):
+def test_normalize_called_on_images_equals_the_reference(golden: Golden):
     case = golden["normalize_imagenet"]
     normalize = Normalize.from_stats([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     found = normalize(case["images"])

@@ -211,7 +211,7 @@ def test_weights_say_which_training_rows_come_up(table: ImageTable):
     weights = [0.0] * 11 + [1.0]
     loaders = loaders_of(table, weights=weights)
     assert {row for batch in loaders.train.batches() for row in batch.rows.tolist()} == {22}
-    with pytest.raises(ConfigError, match="Give one of both"):
+    with pytest.raises(ConfigError, match="balanced or weights"):
         loaders_of(table, balanced=True, weights=weights)
 
 

@@ -15,7 +15,7 @@ from vizsla.data.cache.cache import ImageCache, ImageKey
 from vizsla.data.cache.device import DeviceDecoder, DeviceStore, upright, write_presized
 from vizsla.data.images.decode import decode_image
 from vizsla.data.images.reader import ImageReader
-from vizsla.data.images.sizing import Resize, ResizeMethod, view, window_box
+from vizsla.data.images.sizing import Resize, ResizeMethod, window_box
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.loading.loader import ImageLoader
 from vizsla.errors import PictureError
@@ -59,7 +59,7 @@ def test_gathered_windows_are_those_of_presize(device: str, expected_bytes: int 
     )
     assert batch.shape == (6, 24, 24, 3)
     for image, number, position in zip(batch.cpu(), order, positions, strict=True):
-        assert np.array_equal(image.numpy(), view(Resize(24), pictures[number], draws=[position]))
+        assert np.array_equal(image.numpy(), Resize(24).view(pictures[number], draws=[position]))
 
 
 def test_pictures_come_back_as_they_were_and_read_only():
@@ -131,11 +131,12 @@ def paths(tmp_path: Path) -> list[Path]:
 def made(
     device: str = "cpu", *, resize: Resize | None = None
 ) -> tuple[ImageReader, DeviceStore, DeviceDecoder]:
-    resize = resize or Resize(24)
-    reader = ImageReader(resize=resize, cache=ImageCache(mode="device", device=device))
+    reader = ImageReader(
+        resize=resize or Resize(24), cache=ImageCache(mode="device", device=device)
+    )
     store = reader.cache.device_store
     assert store is not None
-    return reader, store, DeviceDecoder(reader, sizing=resize, store=store)
+    return reader, store, DeviceDecoder(reader, store=store)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -168,7 +169,7 @@ def test_what_is_stored_already_is_not_decoded_again(paths: list[Path]):
 def test_nothing_is_decoded_for_a_store_that_is_full(paths: list[Path]):
     store = DeviceStore(torch.device("cpu"), budget_bytes=10)
     reader = made()[0]
-    decoder = DeviceDecoder(reader, sizing=Resize(24), store=store)
+    decoder = DeviceDecoder(reader, store=store)
     decoder.fill(paths[:1])
     assert store.is_full
     decoder.fill(paths[:3])
@@ -223,10 +224,8 @@ class DecodingLoader(ImageLoader):
     """A loader that goes on the CPU the way that others go on CUDA only."""
 
     def _device_decoder(self, shipping: Shipping) -> DeviceDecoder | None:
-        sizing, store = self.reader.resize, shipping.store
-        assert sizing is not None
-        assert store is not None
-        return DeviceDecoder(self.reader, sizing=sizing, store=store)
+        assert shipping.store is not None
+        return DeviceDecoder(self.reader, store=shipping.store)
 
 
 def decoding_loader(files: Sequence[Path], *, num_workers: int) -> DecodingLoader:

@@ -28,11 +28,11 @@ from vizsla.data.loading.loader import (
 from vizsla.data.loading.order import (
     balancing_weights,
     check_share,
-    checked_weights,
-    drawn,
-    part,
+    check_weights,
+    draw_rows,
     rows_of,
-    shuffled,
+    shuffle_rows,
+    take_share,
     turns_of,
 )
 from vizsla.data.table.check import find_unreadable
@@ -719,7 +719,7 @@ def test_drawn_classes_come_equally_often_and_their_pictures_evenly():
     rows = torch.arange(100, 197)
     weights = balancing_weights(targets)
     for epoch in range(5):
-        found = drawn(rows, weights=weights, groups=targets, seed=1, epoch=epoch) - 100
+        found = draw_rows(rows, weights=weights, groups=targets, seed=1, epoch=epoch) - 100
         counts = torch.bincount(targets[found], minlength=3)
         assert counts.sum() == 97
         assert counts.max() - counts.min() <= 1
@@ -732,7 +732,7 @@ def test_drawn_classes_come_equally_often_and_their_pictures_evenly():
 def test_drawn_rows_depend_on_seed_and_epoch_alone():
     rows, weights = torch.arange(40), torch.linspace(1, 3, 40)
     drawings = [
-        drawn(rows, weights=weights, seed=seed, epoch=epoch).tolist()
+        draw_rows(rows, weights=weights, seed=seed, epoch=epoch).tolist()
         for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))
     ]
     assert drawings[0] == drawings[3]
@@ -741,23 +741,25 @@ def test_drawn_rows_depend_on_seed_and_epoch_alone():
 
 def test_a_weight_of_zero_keeps_a_row_out():
     weights = torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0])
-    found = [drawn(torch.arange(5), weights=weights, seed=0, epoch=epoch) for epoch in range(50)]
+    found = [
+        draw_rows(torch.arange(5), weights=weights, seed=0, epoch=epoch) for epoch in range(50)
+    ]
     counts = torch.bincount(torch.cat(found), minlength=5).tolist()
     assert counts[0] == counts[2] == counts[4] == 0
     assert abs(counts[3] - 2 * counts[1]) < 30
 
 
 def test_equal_weights_draw_each_row_once_in_the_usual_number():
-    found = drawn(torch.arange(33), weights=torch.ones(33), seed=0, epoch=0)
+    found = draw_rows(torch.arange(33), weights=torch.ones(33), seed=0, epoch=0)
     assert sorted(found.tolist()) == list(range(33))
-    assert sorted(shuffled(torch.arange(33), seed=0, epoch=0).tolist()) == list(range(33))
+    assert sorted(shuffle_rows(torch.arange(33), seed=0, epoch=0).tolist()) == list(range(33))
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 5, 8, 64])
 def test_parts_are_neighbours_of_even_number_and_together_the_batch(num_rows: int):
     batch = torch.arange(num_rows)
     for world in (1, 2, 3, 8):
-        parts = [part(batch, share=(rank, world)) for rank in range(world)]
+        parts = [take_share(batch, share=(rank, world)) for rank in range(world)]
         assert torch.equal(torch.cat(parts), batch)
         sizes = [len(each) for each in parts]
         assert max(sizes) - min(sizes) <= 1
@@ -765,11 +767,11 @@ def test_parts_are_neighbours_of_even_number_and_together_the_batch(num_rows: in
 
 def test_what_cannot_be_drawn_or_shared_is_refused():
     with pytest.raises(ConfigError, match=r"3 numbers of at least 0.*shape \(2,\)"):
-        checked_weights([1.0, 2.0], count=3)
+        check_weights([1.0, 2.0], count=3)
     with pytest.raises(ConfigError, match="negative or not finite"):
-        checked_weights([1.0, float("nan")], count=2)
+        check_weights([1.0, float("nan")], count=2)
     with pytest.raises(ConfigError, match="All weights are 0"):
-        checked_weights([0.0, 0.0], count=2)
+        check_weights([0.0, 0.0], count=2)
     with pytest.raises(ConfigError, match=r"share=\(2, 2\)"):
         check_share((2, 2))
     with pytest.raises(ConfigError, match="do not have one class each"):

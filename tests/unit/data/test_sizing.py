@@ -25,9 +25,7 @@ from vizsla.data.images.sizing import (
     Resize,
     ResizeMethod,
     Sizing,
-    presize_pixels,
     resize,
-    view,
     window_box,
 )
 from vizsla.errors import ConfigError
@@ -134,7 +132,7 @@ def test_strip_is_the_centred_image_where_the_shape_is_right_or_everything_is_sh
 def test_the_middle_of_a_strip_looks_like_the_centred_image():
     ramp = np.linspace(0, 255, 300, dtype=np.uint8)[None, :, None]
     image = Image.fromarray(np.broadcast_to(ramp, (100, 300, 3)).copy())
-    middle = view(Resize(50), np.asarray(strip(Resize(50), image)), draws=[0.5])
+    middle = Resize(50).view(np.asarray(strip(Resize(50), image)), draws=[0.5])
     assert differs_by(middle, centred(Resize(50), image)) <= 2
 
 
@@ -184,7 +182,7 @@ def test_an_array_is_presized_as_the_image_is(method: ResizeMethod):
     for image_size in ((60, 90), (90, 60), (24, 30), (10, 7), (4, 900)):
         image = noise(*image_size)
         for training in (True, False):
-            found = presize_pixels(sizing, np.array(image), training=training)
+            found = sizing.presize_pixels(np.array(image), training=training)
             assert np.array_equal(found, sizing.presize(image, training=training))
 
 
@@ -308,7 +306,7 @@ def test_extreme_shapes_are_cut_to_the_size(image_size: Size):
     for sizing in (RandomResizedCrop((20, 30)), RandomCrop((20, 30)), CropPad((20, 30))):
         assert centred(sizing, blank(image_size)).size == (30, 20)
         kept = sizing.presize(blank(image_size), training=True)
-        assert view(sizing, kept, draws=draws_of(1)).shape == (20, 30, 3)
+        assert sizing.view(kept, draws=draws_of(1)).shape == (20, 30, 3)
     assert max(centred(RatioResize(24), blank(image_size)).size) == 24
 
 
@@ -317,7 +315,7 @@ def test_crop_pad_is_the_same_in_training():
     for pad_mode in get_args(PadMode):
         sizing = CropPad((30, 60), pad_mode)
         kept = sizing.presize(image, training=True)
-        assert np.array_equal(view(sizing, kept, draws=()), np.asarray(sizing(image)))
+        assert np.array_equal(sizing.view(kept, draws=()), np.asarray(sizing(image)))
 
 
 def test_crop_pad_pads_with_what_it_says():
@@ -340,15 +338,15 @@ def test_random_crop_takes_a_slice_of_the_image_or_pads_it(
 ):
     sizing, image = RandomCrop((20, 30)), noise(*image_size)
     kept = sizing.presize(image, training=True)
-    assert view(sizing, kept, draws=at).shape == (20, 30, 3)
+    assert sizing.view(kept, draws=at).shape == (20, 30, 3)
     if image_size[0] >= 20 and image_size[1] >= 30:
         assert np.array_equal(kept, np.asarray(image))
 
 
 def test_random_crop_reaches_every_corner():
     kept = RandomCrop(2).presize(noise(4, 5), training=True)
-    assert np.array_equal(view(RandomCrop(2), kept, draws=(0, 0)), kept[:2, :2])
-    assert np.array_equal(view(RandomCrop(2), kept, draws=(0.999, 0.999)), kept[2:, 3:])
+    assert np.array_equal(RandomCrop(2).view(kept, draws=(0, 0)), kept[:2, :2])
+    assert np.array_equal(RandomCrop(2).view(kept, draws=(0.999, 0.999)), kept[2:, 3:])
 
 
 def test_what_cannot_work_is_named_with_what_can():

@@ -1,4 +1,4 @@
-"""Keep prepared images, so that each is decoded and presized once: in memory, on disk, on the device that trains, or nowhere."""
+"""Keep prepared images so that each is decoded and presized once: in memory, on disk, on the device that trains, or nowhere."""
 
 from __future__ import annotations
 
@@ -21,43 +21,30 @@ if TYPE_CHECKING:
     from vizsla.data.images.sizing import Pixels, Sizing
 
 CacheMode = Literal["auto", "memory", "disk", "off", "device"]
-Kind = Literal["memory", "disk", "off", "device"]
 
 SHARE_OF_FREE_MEMORY = {"auto": 0.25, "memory": 0.75}
-"""The budget in memory where none is given, as a share of what is free when the cache is made."""
+"""The default budget in memory, as a share of what is free when the cache is made."""
 
 SHARE_OF_FREE_DEVICE = {"auto": 0.25, "device": 0.5}
 """The same for a device: the network and its gradients need the rest."""
 
 _WORTH_KEEPING = 0.05
-"""Share of the images; keeping fewer saves no time that anybody would notice."""
+"""Share of the images; keeping fewer saves no noticeable time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageKey:
-    """Everything that the pixels of a prepared image depend on; a changed file gets another key.
+    """Everything that the pixels of a prepared image depend on; a changed file gets another key."""
 
-    Attributes:
-        path: The file, absolute.
-        num_bytes: Its size.
-        modified_ns: When it was last written, nanoseconds since 1970.
-        preparation: What is done to the image after decoding, in words.
-        decoder: Version of the decoder.
-    """
-
-    path: str
+    path: str  # Absolute.
     num_bytes: int
-    modified_ns: int
-    preparation: str
+    modified_ns: int  # When the file was last written, nanoseconds since 1970.
+    preparation: str  # What is done to the image after decoding, in words.
     decoder: str = DECODER_VERSION
 
     @classmethod
     def of_file(cls, path: Path | str, *, preparation: str) -> ImageKey:
-        """Return the key of a file as it is now.
-
-        Raises:
-            OSError: There is no such file.
-        """
+        """Return the key of a file as it is now; raise an OSError if there is no such file."""
         facts = os.stat(path)  # noqa: PTH116 (a third of the time of Path.stat, and paid for every image)
         return cls(
             path=os.path.abspath(path),  # noqa: PTH100 (Path.resolve follows links)
@@ -66,6 +53,10 @@ class ImageKey:
             preparation=preparation,
         )
 
+    def fits(self, facts: os.stat_result) -> bool:
+        """Whether the file still has the size and time of this key."""
+        return (facts.st_size, facts.st_mtime_ns) == (self.num_bytes, self.modified_ns)
+
     @property
     def slot(self) -> tuple[str, str]:
         """The file and its preparation: what stays the same when the file changes."""
@@ -73,7 +64,7 @@ class ImageKey:
 
 
 class Store(Protocol):
-    """A place that keeps images; for any number of threads."""
+    """A place that keeps images, safe for any number of threads."""
 
     budget_bytes: int
 
@@ -82,7 +73,7 @@ class Store(Protocol):
         ...
 
     def keep(self, key: ImageKey, pixels: Pixels) -> object:
-        """Take a read-only image, if there is room."""
+        """Take a read-only image if there is room."""
         ...
 
     def describe(self) -> str:
@@ -91,11 +82,7 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """Images in the memory of this process, until the budget is used up. For any number of threads.
-
-    Args:
-        budget_bytes: At most so many bytes of pixels.
-    """
+    """Images in the memory of this process, until the budget is used up. Safe for any number of threads."""
 
     def __init__(self, *, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
@@ -104,7 +91,7 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     def find(self, key: ImageKey) -> Pixels | None:
-        """Return the image of a key, or None; another state of the same file does not count."""
+        """Return the image of a key, or None; an earlier state of the same file does not count."""
         known = self._images.get(key.slot)
         return known[1] if known is not None and known[0] == key else None
 
@@ -122,24 +109,23 @@ class MemoryStore:
                 self._used_bytes += pixels.nbytes
 
     def describe(self) -> str:
-        """Return what is kept where, for people."""
+        """Return how many images and bytes are kept, and where."""
         return f"{len(self._images)} images, {self._used_bytes / 1e6:.1f} MB in memory"
 
 
 class ImageCache:
-    """Keeps prepared images until the budget is used up; later ones are decoded each time. For any number of threads.
+    """Keeps prepared images until the budget is used up; later ones are decoded each time. Safe for any number of threads.
 
     Args:
-        mode: ``"memory"``: in this process. ``"disk"``: in files that later and other runs use too, least recently used
+        mode: ``"memory"``: in this process. ``"disk"``: in files that later and other runs use too, the least recently used
             ones replaced (``disk.py``). ``"device"``: on the device that trains, where batches are then gathered.
             ``"off"``: nowhere. ``"auto"``: on a CUDA device if all expected images fit into a quarter of its free
             memory; else in memory if they fit into a quarter of that; else on disk likewise; else as many as fit in
             memory, or none if that would be less than one in twenty.
-        budget_bytes: At most so many bytes of pixels; None is three quarters of the free memory, half of that of a
-            device, a quarter of the free space of a disk.
+        budget_bytes: Most bytes of pixels; None is three quarters of the free memory, half of that of a device, a quarter of
+            the free space of a disk.
         device: The device that trains.
-        expected_bytes: What all images will take, as ``expected_bytes`` reckons; None is not known: then ``"auto"`` is
-            memory.
+        expected_bytes: What all images will take, from ``expected_bytes``; None if unknown: then ``"auto"`` is memory.
         folder: Where mode disk keeps images; None is ``cache_folder()``.
 
     Raises:
@@ -164,26 +150,17 @@ class ImageCache:
             raise ConfigError(f"budget_bytes is at least 0. Received: {budget_bytes}")
         self.mode: CacheMode = mode
         self._expected_bytes = expected_bytes
-        self.kind: Kind
-        self._store: Store | None
-        device = torch.device(device)
-        if mode == "auto":
-            self.kind, self._store = _fastest_store(
-                budget_bytes, device=device, expected=expected_bytes, folder=folder
-            )
-        else:
-            self.kind = mode
-            self._store = _store_of(
-                mode, budget_bytes, device=device, expected=expected_bytes, folder=folder
-            )
+        self._store = _open_store(
+            mode, budget_bytes, torch.device(device), expected=expected_bytes, folder=folder
+        )
         self.budget_bytes = 0 if self._store is None else self._store.budget_bytes
 
     def find(self, key: ImageKey) -> Pixels | None:
-        """Return the image of a key, read-only, or None if it is not kept."""
+        """Return the read-only image of a key, or None if it is not kept."""
         return None if self._store is None else self._store.find(key)
 
     def keep(self, key: ImageKey, pixels: Pixels) -> None:
-        """Make an image read-only and take it, if there is room."""
+        """Make an image read-only, and take it if there is room."""
         pixels.setflags(write=False)
         if self._store is not None:
             self._store.keep(key, pixels)
@@ -208,12 +185,9 @@ class ImageCache:
 
 
 def expected_bytes(sizing: Sizing | None, *, num_centred: int, num_strips: int) -> int | None:
-    """Return about how many bytes images take once they are prepared; None where that depends on the images.
+    """Return about how many bytes images take once they are prepared; None if that depends on the images.
 
-    Args:
-        sizing: What brings them to one size.
-        num_centred: Images prepared as in validation.
-        num_strips: Images prepared as in training.
+    ``num_centred`` are prepared as in validation, ``num_strips`` as in training.
     """
     size, num_windows = (None, None) if sizing is None else (sizing.size, sizing.num_windows())
     if size is None or num_windows is None:
@@ -221,46 +195,40 @@ def expected_bytes(sizing: Sizing | None, *, num_centred: int, num_strips: int) 
     return int(3 * size[0] * size[1] * (num_centred + num_windows * num_strips))
 
 
-def _store_of(
-    kind: Kind,
+def _open_store(
+    mode: CacheMode,
     budget: int | None,
-    *,
     device: torch.device,
+    *,
     expected: int | None,
     folder: Path | None,
 ) -> Store | None:
-    if kind == "off":
+    """Return the store of a mode; for ``"auto"`` the fastest in which all expected images fit, see ``ImageCache``."""
+    if mode == "off":
         return None
-    if kind == "disk":
+    if mode == "disk":
         return DiskStore(cache_folder() if folder is None else folder, budget_bytes=budget)
-    if kind == "device":
+    if mode == "device":
         if budget is None:
-            budget = int(SHARE_OF_FREE_DEVICE["device"] * free_device_bytes(device))
+            budget = int(SHARE_OF_FREE_DEVICE[mode] * free_device_bytes(device))
         return DeviceStore(device, budget_bytes=budget, expected_bytes=expected)
-    if budget is None:
-        budget = int(SHARE_OF_FREE_MEMORY["memory"] * free_memory_bytes())
-    return MemoryStore(budget_bytes=budget)
-
-
-def _fastest_store(
-    budget: int | None, *, device: torch.device, expected: int | None, folder: Path | None
-) -> tuple[Kind, Store | None]:
-    """Return the fastest place where all expected images fit; see ``ImageCache``."""
+    if mode == "memory":
+        if budget is None:
+            budget = int(SHARE_OF_FREE_MEMORY[mode] * free_memory_bytes())
+        return MemoryStore(budget_bytes=budget)
     limit = 2**62 if budget is None else budget
     if device.type == "cuda" and expected is not None:
-        room = min(limit, int(SHARE_OF_FREE_DEVICE["auto"] * free_device_bytes(device)))
+        room = min(limit, int(SHARE_OF_FREE_DEVICE[mode] * free_device_bytes(device)))
         if expected <= room:
-            return "device", DeviceStore(device, budget_bytes=room, expected_bytes=expected)
-    room = min(limit, int(SHARE_OF_FREE_MEMORY["auto"] * free_memory_bytes()))
+            return DeviceStore(device, budget_bytes=room, expected_bytes=expected)
+    room = min(limit, int(SHARE_OF_FREE_MEMORY[mode] * free_memory_bytes()))
     if expected is None or expected <= room:
-        return "memory", MemoryStore(budget_bytes=room)
+        return MemoryStore(budget_bytes=room)
     try:
         place = cache_folder() if folder is None else folder
         on_disk = min(limit, disk_use(place).budget_bytes)
         if expected <= on_disk * 15 // 16:
-            return "disk", DiskStore(place, budget_bytes=on_disk)
+            return DiskStore(place, budget_bytes=on_disk)
     except (OutputError, ConfigError):
         pass  # Nobody asked for the disk.
-    if room >= _WORTH_KEEPING * expected:
-        return "memory", MemoryStore(budget_bytes=room)
-    return "off", None
+    return MemoryStore(budget_bytes=room) if room >= _WORTH_KEEPING * expected else None

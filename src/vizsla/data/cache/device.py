@@ -6,15 +6,15 @@ at byte i: the host touches no pixel. B: images of a batch; H, W: sides of the w
 
 ``DeviceDecoder`` fills the store in the first pass over training images: plain JPEGs are decoded and presized on the device,
 many at a time. Its decoder rounds a little differently from that of the CPU, and does not scale while it decodes, so
-validation images are left to the CPU: they are what predictions will see. Whatever is unusual about a file leaves it to the
-CPU too, which says what is wrong with it. Pixels are CHW there until they are stored.
+validation images are left to the CPU, whose decoder predictions use. Unusual files are left to the CPU too, which says what
+is wrong with them. Pixels are CHW there until they are stored.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
     from vizsla.data.cache.cache import ImageKey
     from vizsla.data.images.reader import ImageReader
-    from vizsla.data.images.sizing import Box, Pixels, Sizing
+    from vizsla.data.images.sizing import Box, Pixels
     from vizsla.types import Size
 
 _FIRST_BUFFER_BYTES = 64 * 2**20
 _LARGEST_STEP_BYTES = 2**30
 
 LARGEST_PIXELS = 4_000_000
-"""Of larger images the CPU decodes only what the presize needs, an eighth of the sides of a camera's image."""
+"""Larger images are left to the CPU, which decodes only what the presize needs: a camera's image at an eighth of its sides."""
 
 _PIXELS_AT_ONCE = 32_000_000
 """Decoded images take three bytes a pixel until they are presized: 96 MB."""
@@ -60,11 +60,11 @@ class Place(NamedTuple):
 
 
 class DeviceStore:
-    """Images in the memory of a device, until the budget is used up. For any number of threads.
+    """Images in the memory of a device, until the budget is used up; the CPU's works too. Safe for any number of threads.
 
     Args:
-        device: Whose memory; the CPU's works too.
-        budget_bytes: All buffers together take at most so much.
+        device: Whose memory.
+        budget_bytes: Most bytes that all buffers together take.
         expected_bytes: What will probably be stored, so that one buffer holds it; None begins with 64 MiB.
     """
 
@@ -89,22 +89,17 @@ class DeviceStore:
 
     @property
     def is_full(self) -> bool:
-        """Whether there was no room for an image, so that none is taken any more."""
+        """Whether there was no room for an image; then no more are taken."""
         return self._full
 
     def locate(self, key: ImageKey) -> Place | None:
         """Return where the image of a key lies, or None."""
-        known = self._places.get(key.slot)
+        known = self.entry(key.slot)
         return known[1] if known is not None and known[0] == key else None
 
-    def has(self, slot: tuple[str, str]) -> bool:
-        """Whether there is an image of a ``ImageKey.slot``, of whatever time."""
-        return slot in self._places
-
-    def unchanged(self, slot: tuple[str, str], num_bytes: int, modified_ns: int) -> Place | None:
-        """Return where the image of a slot lies if its file still has this size and time, or None."""
-        key, place = self._places[slot]
-        return place if (key.num_bytes, key.modified_ns) == (num_bytes, modified_ns) else None
+    def entry(self, slot: tuple[str, str]) -> tuple[ImageKey, Place] | None:
+        """Return the key and the place of the image of an ``ImageKey.slot``, even if its file has changed; or None."""
+        return self._places.get(slot)
 
     def find(self, key: ImageKey) -> Pixels | None:
         """Return the pixels of a key, copied to the host, or None."""
@@ -125,7 +120,7 @@ class DeviceStore:
         place = self.reserve(height=pixels.shape[0], width=pixels.shape[1])
         if place is None:
             return None
-        # Of a copy: torch wants memory that it could write to, and from pinned memory nobody waits for the copy to the device.
+        # From a copy: torch wants memory that it could write to, and nobody waits for a transfer from pinned memory.
         is_cuda = self._stream is not None
         source = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=is_cuda)
         np.copyto(source.numpy(), pixels)
@@ -136,10 +131,7 @@ class DeviceStore:
         return place
 
     def publish(self, filled: Sequence[tuple[ImageKey, Place]]) -> None:
-        """Let images be found that were written to where ``reserve`` said.
-
-        The copies have ended, or are on this store's own stream, for which whoever reads waits.
-        """
+        """Let images be found that were written to reserved places, or are being written on this store's own stream."""
         with self._lock:
             for key, place in filled:
                 self._places[key.slot] = (key, place)
@@ -154,16 +146,7 @@ class DeviceStore:
     def gather(
         self, places: Sequence[Place], *, corners: Sequence[tuple[int, int]], size: Size
     ) -> Tensor:
-        """Return windows of some images as one tensor.
-
-        Args:
-            places: Of the images, ``B`` of them.
-            corners: (left, top) of each window, see ``Sizing.part``.
-            size: ``(H, W)``, at most that of each image.
-
-        Returns:
-            uint8 ``(B, H, W, 3)`` on the device.
-        """
+        """Return a window of each of B images, ``size`` with its (left, top) corner, as uint8 ``(B, H, W, 3)`` on the device."""
         if self._stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
         height, width = size
@@ -189,7 +172,7 @@ class DeviceStore:
         return images
 
     def describe(self) -> str:
-        """Return what is kept where, for people."""
+        """Return how many images and bytes are kept, and where."""
         return f"{len(self._places)} images, {self._used_bytes / 1e6:.1f} MB on the device {self.device}"
 
     def _lines(self, buffer: int, starts_BH: Tensor, *, width: int) -> Tensor:
@@ -230,6 +213,8 @@ def _numbered(device: torch.device) -> torch.device:
 
 
 class _Encoded(NamedTuple):
+    """An image that the device will decode."""
+
     path: Path
     key: ImageKey
     data: bytes
@@ -237,17 +222,13 @@ class _Encoded(NamedTuple):
 
 
 class DeviceDecoder:
-    """Fills a store with training images; for any number of threads.
+    """Fills a store with training images of a reader that ``scales_one_box`` of each. Safe for any number of threads.
 
-    Args:
-        reader: Whose images; it ``scales_one_box`` of each.
-        sizing: What says which.
-        store: Where they go. On the CPU it works too, as a test of everything but the device's decoder.
+    It works for a store on the CPU too, which tests everything but the device's decoder.
     """
 
-    def __init__(self, reader: ImageReader, *, sizing: Sizing, store: DeviceStore) -> None:
+    def __init__(self, reader: ImageReader, *, store: DeviceStore) -> None:
         self.reader = reader
-        self.sizing = sizing
         self.store = store
         self._num_failed = 0
         self._lock = threading.Lock()
@@ -255,17 +236,13 @@ class DeviceDecoder:
         self._stream = torch.cuda.Stream(store.device) if on_cuda else None
 
     def fill(self, paths: Sequence[Path]) -> None:
-        """Store those of the images that the device can decode; nothing is said of the others.
-
-        Args:
-            paths: Files. What is stored already, cannot be read or is unusual is left out.
-        """
+        """Store the images of files that the device can decode; those that are stored, unreadable or unusual are left out."""
         for some in _bounded(self._encoded(paths)):
             try:
                 self._decode(some)
                 self._num_failed = 0
             except (RuntimeError, AttributeError):
-                # A file that only looked plain, no memory, or no decoder: the CPU tries each file by itself.
+                # A file that only looked plain, no memory, or no decoder: the CPU will try each file by itself.
                 self._num_failed += 1
 
     def _encoded(self, paths: Sequence[Path]) -> Iterator[_Encoded]:
@@ -285,8 +262,8 @@ class DeviceDecoder:
 
     def _decode(self, some: Sequence[_Encoded]) -> None:
         sources = [torch.frombuffer(bytearray(one.data), dtype=torch.uint8) for one in some]
-        # torchvision lets one thread at a time decode on a device, and writes on a stream of its own into memory of ours:
-        # when the lock is free nothing of ours is under way that could still need that memory.
+        # torchvision lets one thread at a time decode on a device, and writes on its own stream into memory of ours:
+        # while we hold the lock, no other work of ours can still need that memory.
         filled: list[tuple[_Encoded, Place]] = []
         with self._lock, nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             decoded = _decoded(sources, device=self.store.device)
@@ -301,11 +278,18 @@ class DeviceDecoder:
             del by_size
             if self._stream is not None:
                 self._stream.synchronize()
-        self.store.publish([(one.key, place) for one, place in filled if _is_unchanged(one)])
+        unchanged: list[tuple[ImageKey, Place]] = []
+        for one, place in filled:
+            # os.stat takes a third of the time of Path.stat, and this is paid for every image.
+            with suppress(OSError):
+                if one.key.fits(os.stat(one.path)):  # noqa: PTH116
+                    unchanged.append((one.key, place))
+        self.store.publish(unchanged)
 
     def _write(self, images: list[Tensor], *, size: Size) -> list[Place]:
-        """Write images of one size to the store, together; return where they are, nowhere where there is no room."""
-        found = self.sizing.presize_box(size, training=True)
+        """Write images of one size to the store, together; return where they are: nowhere if there is no room."""
+        sizing = self.reader.resize
+        found = None if sizing is None else sizing.presize_box(size, training=True)
         if found is None:
             return []
         box, (height, width) = found
@@ -321,21 +305,13 @@ class DeviceDecoder:
         ]
 
 
-def _is_unchanged(one: _Encoded) -> bool:
-    try:
-        facts = os.stat(one.path)  # noqa: PTH116 (a third of the time of Path.stat, and paid for every image)
-    except OSError:
-        return False
-    return (facts.st_size, facts.st_mtime_ns) == (one.key.num_bytes, one.key.modified_ns)
-
-
 def _decoded(sources: list[Tensor], *, device: torch.device) -> list[Tensor]:
     """Return RGB images, uint8 ``(3, H, W)``, on the device.
 
-    This calls what stands behind ``torchvision.io.decode_jpeg``, because that warns, in every thread, that it will move to
-    another package; where it has moved there is an AttributeError, and the CPU decodes.
+    This calls the operations behind ``torchvision.io.decode_jpeg``, because that warns, in every thread, that it will move to
+    another package. Where it has moved there is an AttributeError, and the CPU decodes.
     """
-    from torchvision.io import ImageReadMode  # It brings the operations along.
+    from torchvision.io import ImageReadMode  # Importing it registers the operations.
 
     mode = ImageReadMode.RGB.value
     if device.type == "cuda":
@@ -345,7 +321,7 @@ def _decoded(sources: list[Tensor], *, device: torch.device) -> list[Tensor]:
 
 @cache
 def load_decoder(device: torch.device) -> None:
-    """Let a thread load the device's decoder, which takes 0.7 s once in a process, while loaders and networks are made."""
+    """Load the device's decoder in a thread while loaders and networks are made: it takes 0.7 s, once in a process."""
     threading.Thread(target=_load_decoder, args=(device,), daemon=True).start()
 
 
@@ -359,16 +335,11 @@ def _load_decoder(device: torch.device) -> None:
         write_presized(image[None], box=(0, 0, 16, 16), out=out)
         torch.cuda.current_stream(device).synchronize()
     except (ImportError, RuntimeError, AttributeError):
-        return  # Whoever decodes will find out.
+        return  # The first batch will find out.
 
 
 def upright(image: Tensor, orientation: int) -> Tensor:
-    """Return an image turned as its EXIF orientation says, as a view or a copy.
-
-    Args:
-        image: ``(C, H, W)``.
-        orientation: 1 to 8.
-    """
+    """Return an image ``(C, H, W)`` turned upright from its EXIF orientation, 1 to 8, as a view or a copy."""
     transposed, *reversed_ = SYMMETRIES[SYMMETRY_OF_ORIENTATION[orientation]]
     image = image.transpose(1, 2) if transposed else image
     sides = [side for side, is_reversed in zip((1, 2), reversed_, strict=True) if is_reversed]
@@ -376,28 +347,22 @@ def upright(image: Tensor, orientation: int) -> Tensor:
 
 
 def write_presized(images: Tensor, *, box: Box, out: Tensor) -> None:
-    """Write what training keeps of images of one size, as ``Sizing.presize`` makes it on the CPU, within one or two grey levels.
+    """Scale a box of images, uint8 ``(B, 3, H, W)``, into ``out``, uint8 ``(B, h, w, 3)``, as ``Sizing.presize`` does on the CPU.
 
-    All together, because each operation costs ten microseconds under the interpreter lock, for which the training loop waits.
-
-    Args:
-        images: uint8 ``(B, 3, H, W)``.
-        box: The part that is shown, see ``Sizing.presize_box``.
-        out: uint8 ``(B, h, w, 3)``, overwritten.
+    The two differ by one or two grey levels. All images go together, because each operation costs ten microseconds under the
+    interpreter lock, for which the training loop waits.
     """
     left, top, right, bottom = box
     part = images[:, :, top:bottom, left:right]
     size = [out.shape[1], out.shape[2]]
     if list(part.shape[2:]) != size:
         part = F.interpolate(part.float(), size=size, mode="bilinear", antialias=True)
-        part = part.add_(
-            0.5
-        )  # What is behind the point is cut off; a mean of pixels is at most 255.
+        part = part.add_(0.5)  # Conversion cuts the fraction off; a mean of pixels is at most 255.
     out.copy_(part.permute(0, 2, 3, 1))
 
 
 def _bounded(images: Iterator[_Encoded]) -> Iterator[list[_Encoded]]:
-    """Yield images in lists that are decoded at once."""
+    """Yield images in lists that are decoded together."""
     some: list[_Encoded] = []
     num_pixels = 0
     for one in images:

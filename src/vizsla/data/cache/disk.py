@@ -1,9 +1,9 @@
 """Keep prepared images in files of a cache folder, memory-mapped, for this process and others, now and later.
 
 One file per image, ``ab/abcd....pic``, named by a hash of the key: a header of 64 bytes with the hash, the sides and a
-checksum over everything, then the pixels, uint8 HWC. A file is written under a temporary name and renamed, never changed
-afterwards, so any number of processes may share the folder; each reading verifies the checksum. What a run has used it
-does not evict: a run over more images than fit would otherwise throw each one away just before it is needed again.
+checksum over everything, then the pixels, uint8 HWC. A file is written under a temporary name, renamed and never changed
+afterwards, so any number of processes may share the folder; each read verifies the checksum. A run does not evict what it has
+used itself: with more images than fit, it would otherwise throw each one away just before it is needed again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from vizsla.data.cache.cache import ImageKey
+    from vizsla.data.images.sizing import Pixels
 
 SHARE_OF_FREE_DISK = 0.25
-"""The budget where none is given, as a share of the space that is free or taken by the cache already."""
+"""The default budget, as a share of the space that is free or taken by the cache already."""
 
 _MAGIC = b"VIZPIC1\n"
 _HEADER = struct.Struct("<8s32s4I8x")  # magic, hash of the key, height, width, channels, checksum
@@ -53,27 +52,16 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiskUse:
-    """What a cache folder holds.
-
-    Attributes:
-        folder: The folder; it may not exist.
-        num_images: Images in it.
-        num_bytes: Disk space that they take, in whole blocks.
-        budget_bytes: What a run may fill where no budget is given.
-    """
+    """What a cache folder holds; the folder may not exist."""
 
     folder: Path
     num_images: int
-    num_bytes: int
-    budget_bytes: int
+    num_bytes: int  # Of disk space, in whole blocks.
+    budget_bytes: int  # What a run may fill by default.
 
 
 def disk_use(folder: Path) -> DiskUse:
-    """Return what a cache folder holds, without making it.
-
-    Raises:
-        OutputError: The folder cannot be listed, or the disk does not tell its free space.
-    """
+    """Return what a cache folder holds, without making it; raise an OutputError if the system does not tell."""
     try:
         return _use(folder)
     except OSError as error:
@@ -93,10 +81,7 @@ def _use(folder: Path) -> DiskUse:
 
 
 def clear_disk_cache(folder: Path) -> DiskUse:
-    """Remove all images from a cache folder and nothing else; running programs make theirs anew.
-
-    Returns:
-        What it held before.
+    """Remove all images from a cache folder and nothing else, and return what it held; running programs fill it again.
 
     Raises:
         OutputError: A file cannot be removed.
@@ -120,8 +105,8 @@ class DiskStore:
     """Images in a folder that outlives the process; safe for many threads and processes at once.
 
     Args:
-        folder: Where to keep them; it is made if need be.
-        budget_bytes: All images in the folder together take at most so much; None is a quarter of what is free.
+        folder: Where to keep them; it is made if necessary.
+        budget_bytes: Most bytes that all images in the folder take together; None is a quarter of what is free.
 
     Raises:
         OutputError: The folder cannot be made or written to.
@@ -150,8 +135,8 @@ class DiskStore:
         self._num_damaged = 0
         self._trouble = ""
 
-    def find(self, key: ImageKey) -> NDArray[np.uint8] | None:
-        """Return the pixels of a key, mapped into memory and read-only; None where there are none or they are damaged."""
+    def find(self, key: ImageKey) -> Pixels | None:
+        """Return the pixels of a key, mapped into memory and read-only; None if there are none or they are damaged."""
         digest = _digest(key)
         path = self._path(digest)
         try:
@@ -167,12 +152,12 @@ class DiskStore:
             self._drop_damaged(path, num_bytes=facts.st_size)
         elif facts.st_mtime_ns < self._started_ns:
             now = time.time_ns()
-            with contextlib.suppress(OSError):  # Evicted meanwhile; it is mapped all the same.
+            with contextlib.suppress(OSError):  # Evicted meanwhile; it stays mapped.
                 os.utime(path, ns=(now, now))
         return pixels
 
-    def keep(self, key: ImageKey, pixels: NDArray[np.uint8]) -> None:
-        """Write the pixels of a key, if there is room or room can be made; trouble with the disk only ends the storing."""
+    def keep(self, key: ImageKey, pixels: Pixels) -> None:
+        """Write the pixels of a key if room can be made; after an error of the disk nothing more is written."""
         if self._trouble:
             return
         try:
@@ -182,13 +167,13 @@ class DiskStore:
             self._trouble = error.strerror or "unwritable"
 
     def describe(self) -> str:
-        """Return what is kept where, for people."""
+        """Return how many images and bytes are kept, and where, and what went wrong."""
         notes = f", {self._num_damaged} damaged ones made anew" if self._num_damaged else ""
         if self._trouble:
             notes += f", no more are stored: {self._trouble}"
         return f"{self._num_images} images, {self._used_bytes / 1e6:.1f} MB on disk in {self.folder}{notes}"
 
-    def _store(self, key: ImageKey, pixels: NDArray[np.uint8]) -> None:
+    def _store(self, key: ImageKey, pixels: Pixels) -> None:
         digest = _digest(key)
         path = self._path(digest)
         pixels = np.ascontiguousarray(pixels)
@@ -235,7 +220,7 @@ class DiskStore:
             return True
 
     def _tidy(self, num_bytes: int) -> None:
-        """Count what is there; if it is too much, evict images that this run has not used, oldest use first."""
+        """Count the images; if they are too many, evict those that this run has not used, oldest use first."""
         _remove_abandoned(self.folder)
         entries = [
             (facts.st_mtime_ns, _on_disk(facts.st_size), path)
@@ -254,20 +239,13 @@ class DiskStore:
 
 
 def _digest(key: ImageKey) -> bytes:
-    """Return 32 bytes that stand for a key: nothing of the path can be read from them."""
-    parts = (
-        __version__,
-        key.path,
-        key.num_bytes,
-        key.modified_ns,
-        key.preparation,
-        key.decoder,
-    )
+    """Return 32 bytes that stand for a key and reveal nothing of the path."""
+    parts = __version__, key.path, key.num_bytes, key.modified_ns, key.preparation, key.decoder
     return hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()
 
 
-def _mapped(descriptor: int, *, num_bytes: int, digest: bytes) -> NDArray[np.uint8] | None:
-    """Return the pixels of an open file, or None if it is not whole, was changed, or belongs to another key."""
+def _mapped(descriptor: int, *, num_bytes: int, digest: bytes) -> Pixels | None:
+    """Return the pixels of an open file, or None if it is incomplete, was changed, or belongs to another key."""
     if num_bytes <= _HEADER.size:
         return None
     view = mmap.mmap(descriptor, num_bytes, access=mmap.ACCESS_READ)  # The array keeps it open.
@@ -281,8 +259,8 @@ def _mapped(descriptor: int, *, num_bytes: int, digest: bytes) -> NDArray[np.uin
     return pixels.reshape(height, width, channels)
 
 
-def _write(path: Path, header: bytes, pixels: NDArray[np.uint8]) -> None:
-    """Write a file that appears whole or not at all. Not synced: after a power cut the checksum tells."""
+def _write(path: Path, header: bytes, pixels: Pixels) -> None:
+    """Write a file that appears whole or not at all. It is not synced: after a power cut the checksum tells."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}{_PART}")
     try:
         with temporary.open("xb") as file:
@@ -298,7 +276,7 @@ def _write(path: Path, header: bytes, pixels: NDArray[np.uint8]) -> None:
 
 
 def _files(folder: Path, suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield our files in a folder, those that vanish meanwhile left out; a folder that does not exist has none."""
+    """Yield our files in a folder, except those that vanish meanwhile; a folder that does not exist has none."""
     with contextlib.suppress(FileNotFoundError):
         for inner in sorted(folder.iterdir()):
             if len(inner.name) != 2 or inner.is_symlink() or not inner.is_dir():

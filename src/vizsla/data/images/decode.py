@@ -1,15 +1,14 @@
 """Decode an image file, or its bytes, to upright RGB; whatever is wrong with the file becomes one sentence.
 
-Pillow decodes everything, but holds the interpreter lock for most of the time: on 16 cores 16 threads of it decoded and
-presized 673 images a second, 500 one thread alone. torchvision lets go of it (3,400), so where there are cores to win, it
+Pillow decodes everything, but holds the interpreter lock for most of the time: on 16 cores, 16 threads decoded and presized
+673 images a second with it, one thread alone 500. torchvision releases the lock (3,400), so on machines with enough cores it
 decodes plain JPEGs. Both call libjpeg-turbo with the same settings; whether their pixels are the same is tried once, on an
-image made for it. What a plain JPEG is, its header says; it is parsed here, because Pillow needs 80 instead of 10
-microseconds for it under the lock, too long where a device decodes ten thousand images a second.
+image made for that. The header says whether a JPEG is plain. It is parsed here, because Pillow needs 80 microseconds for it
+under the lock instead of 10, too long where a device decodes ten thousand images a second.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vizsla.errors import ConfigError, PictureError
+from vizsla.machine import num_cores
 from vizsla.seeding import counter_uniform
 from vizsla.types import SYMMETRIES, SYMMETRY_OF_ORIENTATION
 
@@ -72,16 +72,16 @@ def decode_image(
         source: A file, or the bytes of one.
         cover: ``(height, width)``. A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 at which it still
             covers this size; None decodes all pixels. See ``benchmarks/README.md`` for what that saves.
-        truncated: ``"ok"`` takes of a JPEG that ends too early what is there; the rest of it is grey. ``"strict"`` refuses
-            it, as other truncated files always are.
-        data: The bytes of the file, where they were read already.
+        truncated: ``"ok"`` decodes a JPEG that ends too early as far as it goes; the rest of it is grey. ``"strict"``
+            refuses it, as other truncated files are always refused.
+        data: The bytes of the file, if they were read already.
 
     Returns:
         A decoded image of mode RGB.
 
     Raises:
-        PictureError: The file is missing, empty, truncated, damaged, larger than ``MAX_PIXELS`` or no image. The
-            message names the file; ``cause_of`` gives the cause alone.
+        PictureError: The file is missing, empty, truncated, damaged, larger than ``MAX_PIXELS`` or not an image. The
+            message names the file; ``cause_of`` returns the cause alone.
         ConfigError: ``truncated`` is something else.
     """
     if truncated not in get_args(Truncated):
@@ -93,18 +93,14 @@ def decode_image(
         except _UnreadableError as failure:
             if truncated == "strict" or str(failure) != _TRUNCATED or data[:2] != _JPEG_START:
                 raise
-            # With an end put to it libjpeg fills up the rest. Pillow's own switch for this is global, not for one file.
+            # With an end appended, libjpeg fills in the rest. Pillow's own switch for this is global, not for one file.
             return _decode(_open_header(data + _JPEG_END), cover)
     except _UnreadableError as failure:
         raise _error(source, failure) from failure
 
 
 def read_bytes(source: Path | str | bytes) -> bytes:
-    """Return the bytes of an image file, or those that were given.
-
-    Raises:
-        PictureError: The file cannot be read or is empty.
-    """
+    """Return the bytes of an image file, or those given; raise a PictureError for a file that is unreadable or empty."""
     try:
         return _bytes_of(source)
     except _UnreadableError as failure:
@@ -112,20 +108,20 @@ def read_bytes(source: Path | str | bytes) -> bytes:
 
 
 def size_from_header(source: Path | str | bytes) -> Size | None:
-    """Return the upright ``(height, width)`` of an image from its header alone, or None where it cannot be read."""
+    """Return the upright ``(height, width)`` of an image from its header alone, or None if it cannot be read."""
     try:
         image = _open_header(_bytes_of(source))
     except _UnreadableError:
         return None
     if image.format == "PNG" and "exif" not in image.info:
-        # Pillow would decode all pixels to look behind them, those of a bomb too.
+        # Pillow would decode all pixels to look for EXIF data behind them, even those of a decompression bomb.
         return image.height, image.width
     swapped, *_ = SYMMETRIES[_symmetry_of(image)]
     return image.size if swapped else (image.height, image.width)
 
 
 def source_name(source: Path | str | bytes | Image.Image) -> str:
-    """Return how messages name an image: its path (quoted where it has line breaks or bytes that are no text), or its length."""
+    """Return how messages name an image: its path (quoted if it has line breaks or bytes that are not text), or its length."""
     if isinstance(source, Image.Image):
         return "given as an image in memory"
     if isinstance(source, bytes):
@@ -141,16 +137,10 @@ def cause_of(error: PictureError) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB: 16 bits scaled to 8, transparency laid over white.
-
-    Args:
-        image: Any Pillow image. Modes I and F must hold values of 0-65535 and 0-1.
-
-    Returns:
-        ``image`` itself where it is plain RGB.
+    """Return an image of any mode as RGB: 16 bits scaled to 8, transparency laid over white; plain RGB is returned as it is.
 
     Raises:
-        ValueError: The values of a mode I or F image are outside of that range, or Pillow cannot convert its mode.
+        ValueError: The values of mode I or F are not within 0-65535 or 0-1, or Pillow cannot convert the mode.
     """
     transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa")
     if image.mode == "RGB" and not transparent:
@@ -247,7 +237,7 @@ def _decode(image: Image.Image, cover: Size | None) -> Image.Image:
 
 
 def _symmetry_of(image: Image.Image) -> int:
-    """Return what turns an image upright; 0 where its EXIF data is absent or damaged: the pixels may still be good."""
+    """Return what turns an image upright; 0 if its EXIF data is absent or damaged: the pixels may still be good."""
     damaged = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, OSError)
     try:
         orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -279,10 +269,10 @@ def _why_not_decoded(error: Exception) -> str:
 # ── plain JPEGs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 LARGEST_PLAIN_PIXELS = 2**22
-"""Of what is larger Pillow decodes a part of the frequencies only, where it can."""
+"""Larger images are left to Pillow, which decodes only a part of the frequencies if it can."""
 
 _FEWEST_CORES = 4
-"""With fewer, waiting for the lock costs nothing that could be won, and torchvision need not be imported."""
+"""With fewer there is nothing to gain from releasing the lock, and torchvision need not be imported."""
 
 _BASELINE = 0xC0
 _NOT_BASELINE = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -293,30 +283,21 @@ _ORIENTATION, _SHORT = 0x0112, 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JpegHeader:
-    """What is known of a plain JPEG.
+    """What the header of a plain JPEG says."""
 
-    Attributes:
-        size: ``(height, width)`` as stored, before it is turned upright.
-        orientation: As EXIF counts, 1 to 8; 1 is upright.
-    """
-
-    size: Size
-    orientation: int
+    size: Size  # As stored, before it is turned upright.
+    orientation: int  # As EXIF counts, 1 to 8; 1 is upright.
 
 
 class _UnusualError(Exception):
-    """There is something about the file that the usual decoder should see."""
+    """Something about the file is better left to the usual decoder."""
 
 
 def plain_jpeg(data: bytes) -> JpegHeader | None:
-    """Return the header of a plain JPEG: baseline, 8 bits, grey or YCbCr, whole.
+    """Return the header of a plain JPEG from all bytes of its file: baseline, 8 bits, grey or YCbCr, complete.
 
-    Args:
-        data: All bytes of a file.
-
-    Returns:
-        None for everything else, also where something about the file is unusual: progressive, CMYK or stored as RGB, one that
-        does not end as it should, one whose EXIF data is damaged or whose orientation stands elsewhere than there.
+    None for everything else: progressive, CMYK or stored as RGB, without a proper end, with damaged EXIF data or with an
+    orientation that stands elsewhere.
     """
     if not data.startswith(b"\xff\xd8\xff") or not data.endswith(_JPEG_END):
         return None
@@ -329,19 +310,14 @@ def plain_jpeg(data: bytes) -> JpegHeader | None:
 @cache
 def is_worthwhile() -> bool:
     """Whether this machine has cores that would wait for Pillow, and a second decoder with the same pixels."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (num_cores or 1) >= _FEWEST_CORES and decodes_as_pillow()
+    return num_cores() >= _FEWEST_CORES and decodes_as_pillow()
 
 
 def plain_pixels(data: bytes, *, cover: Size) -> NDArray[np.uint8] | None:
-    """Return the pixels of a JPEG, if it is one that is best decoded here; ask ``is_worthwhile`` before.
+    """Return the pixels of a JPEG, uint8 ``(H, W, 3)``, from all bytes of its file, on a machine where it ``is_worthwhile``.
 
-    Args:
-        data: All bytes of a file.
-        cover: ``(height, width)`` that is wanted. Where half of the sides would still cover it, Pillow decodes only that.
-
-    Returns:
-        uint8 ``(H, W, 3)`` with memory of its own; None for what is left to Pillow, such as everything unusual.
+    None for what is left to Pillow: everything unusual, and images of which Pillow decodes less because half of the sides
+    still cover the ``(height, width)`` that is wanted.
     """
     header = plain_jpeg(data)
     if header is None or header.orientation != 1:
@@ -358,9 +334,9 @@ def plain_pixels(data: bytes, *, cover: Size) -> NDArray[np.uint8] | None:
 
 @cache
 def decodes_as_pillow() -> bool:
-    """Whether there is a second decoder on this machine, and its pixels are Pillow's."""
+    """Whether there is a second decoder on this machine whose pixels are those of Pillow."""
     try:
-        import torchvision.io  # noqa: F401  # pyright: ignore[reportUnusedImport] (it brings the operations along)
+        import torchvision.io  # noqa: F401  # pyright: ignore[reportUnusedImport] (it registers the operations)
 
         values = counter_uniform(0, "decoders", epoch=0, rows=torch.arange(9), count=33)
         pixels = (values * 256).to(torch.uint8).view(9, 11, 3).numpy()
@@ -377,7 +353,7 @@ def decodes_as_pillow() -> bool:
 
 
 def _decode_plain(data: bytes) -> NDArray[np.uint8]:
-    # What stands behind ``torchvision.io.decode_jpeg``, which warns in every thread that it will move to another package.
+    # The operation behind ``torchvision.io.decode_jpeg``, which warns in every thread that it will move to another package.
     mode = 3  # ImageReadMode.RGB
     source = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     return torch.ops.image.decode_jpeg(source, mode).permute(1, 2, 0).contiguous().numpy()

@@ -1,4 +1,4 @@
-"""Find images that are in the training and in the validation set: they flatter the accuracy."""
+"""Find images that are both in the training and in the validation set: they flatter the accuracy."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from vizsla.data.images.facts import ImageFacts
 
 LEAST_LIKENESS = 0.995
-"""Correlation of 24 x 24 grey values. Copies that were scaled or compressed anew correlate by 0.998 and more."""
+"""Correlation of 24 x 24 grey values. Copies that were scaled or compressed again correlate by 0.998 and more."""
 STANDS_OUT = 10.0
-"""A copy differs by at most a tenth of what the tenth-nearest training image differs by: cells of a solar module, which are no
-copies, correlate by up to 0.9985, and so 32 of 656 would be taken for some; 3 are with this rule.
+"""A copy differs by at most a tenth of the difference of the tenth-nearest training image. Cells of a solar module, which are
+not copies, correlate by up to 0.9985: without this rule 32 of 656 were taken for copies, with it 3.
 """
 _RANK = 10
 _AT_ONCE = 1024
@@ -22,30 +22,18 @@ _AT_ONCE = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Duplicate:
-    """A validation image that is in the training set too.
+    """A validation image that is in the training set too."""
 
-    Attributes:
-        position: Of the validation image, in its facts.
-        train_row: Row of the training image.
-        likeness: Correlation of the two; 1 for files of the same bytes.
-        is_exact: The files have the same bytes.
-    """
-
-    position: int
+    position: int  # Of the validation image, in its facts.
     train_row: int
-    likeness: float
-    is_exact: bool
+    likeness: float  # Correlation of the two; 1 for files with the same bytes.
+    is_exact: bool  # Whether the files have the same bytes.
 
 
 def find_duplicates(valid: ImageFacts, train: ImageFacts) -> tuple[Duplicate, ...]:
-    """Return the validation images that are also trained on, with the training image most like each.
+    """Return the validation images that are also trained on, each with the training image most like it.
 
-    Args:
-        valid: Of validation images.
-        train: Of training images.
-
-    Returns:
-        Files of the same bytes first, then by likeness.
+    Files with the same bytes come first, then the others by likeness.
     """
     place_of = {
         digest: place for place, digest in reversed(list(enumerate(train.digests))) if digest

@@ -1,4 +1,4 @@
-"""What image files say without any network: size, brightness, digest, a tiny grey likeness; and which are small.
+"""What image files tell without any network: size, brightness, digest, a tiny grey likeness; and which are small.
 
 N: images; S: side of a likeness.
 """
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 LIKENESS_SIDE = 24
 """Enough to tell different photos of one thing apart, too little for compression and rescaling to show."""
 FLAT = 2.0
-"""A likeness whose grey values (0-255) spread less than this is mostly noise, and is not compared."""
+"""A likeness whose grey values (0-255) spread less than this is mostly noise and is not compared."""
 _DECODED_SIDE = 96
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageFacts:
-    """What the files of some images say; an image that cannot be read has zeros, NaN and no digest.
+    """What the files of some images tell; an image that cannot be read has zeros, NaN and no digest.
 
     Attributes:
         rows: int64 ``(N,)``, rows of the table.
         heights: int64 ``(N,)``, pixels, upright.
         widths: int64 ``(N,)``, pixels, upright.
         brightness: float32 ``(N,)``, mean grey value 0-1.
-        digests: SHA-256 of the bytes of each file, as hex; an empty text where it cannot be read.
+        digests: SHA-256 of the bytes of each file, as hex; empty if it cannot be read.
         likenesses: float32 ``(N, S * S)``, grey values of the image squeezed to ``S x S``, with mean 0 and length 1, so that
             the dot product of two is their correlation; zeros for an image without contrast.
     """
@@ -61,36 +61,27 @@ def image_facts(
     num_workers: NumWorkers = "auto",
     on_progress: Callable[[int], None] | None = None,
 ) -> ImageFacts:
-    """Read the files of some rows once and note what they are like.
-
-    Args:
-        table: Where the rows point into.
-        rows: int64 ``(N,)``.
-        num_workers: Threads; ``"auto"`` is one for each core.
-        on_progress: Called after each image with the number of images read so far.
-    """
+    """Read the files of some rows, int64 ``(N,)``, once, and return what they tell; see ``map_rows``."""
     found = map_rows(
         lambda row: _fact_of(table.paths[row]),
         rows,
         num_workers=num_workers,
         on_progress=on_progress,
     )
-    likenesses = np.zeros((len(found), LIKENESS_SIDE**2), dtype=np.float32)
-    for position, fact in enumerate(found):
-        likenesses[position] = fact.likeness
+    likenesses = np.array([fact.likeness for fact in found], dtype=np.float32)
     return ImageFacts(
         rows=rows.clone(),
         heights=torch.tensor([fact.size[0] for fact in found], dtype=torch.int64),
         widths=torch.tensor([fact.size[1] for fact in found], dtype=torch.int64),
         brightness=torch.tensor([fact.brightness for fact in found], dtype=torch.float32),
         digests=tuple(fact.digest for fact in found),
-        likenesses=torch.from_numpy(likenesses),
+        likenesses=torch.from_numpy(likenesses.reshape(-1, LIKENESS_SIDE**2)),
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Fact:
-    """What one file says."""
+    """What one file tells."""
 
     size: Size = (0, 0)
     brightness: float = float("nan")
@@ -119,11 +110,7 @@ def _fact_of(path: Path) -> _Fact:
 
 
 class SmallImages:
-    """Which images have a side shorter than that of a size, noted while they are read anyway; for any number of threads.
-
-    Args:
-        size: ``(height, width)`` that images are brought to.
-    """
+    """Which images are smaller than a size, noted while they are read anyway. Safe for any number of threads."""
 
     def __init__(self, size: Size) -> None:
         self.size = size
@@ -131,12 +118,12 @@ class SmallImages:
         self._others: set[str] = set()
 
     def note(self, path: Path | str, size: Size) -> None:
-        """Note the (height, width) of an image; as ``on_decoded`` of a ``ImageReader`` that brings them to this size."""
+        """Note the (height, width) of an image; an ``on_decoded`` for an ``ImageReader`` that brings images to this size."""
         is_small = size[0] < self.size[0] or size[1] < self.size[1]
         (self._small if is_small else self._others).add(str(path))
 
     def is_small(self, path: Path | str) -> bool:
-        """Return whether an image is small; where it was not noted its header is read. One that cannot be read is not."""
+        """Whether an image is small; if it was not noted, its header is read. An unreadable image is not small."""
         name = str(path)
         if name not in self._small and name not in self._others:
             found = size_from_header(path)
@@ -154,14 +141,9 @@ def count_smaller(
     num_workers: NumWorkers = "auto",
     noted: SmallImages | None = None,
 ) -> int:
-    """Return how many images have a side shorter than that of ``size``; at most their headers are read.
+    """Return how many of the rows' images, int64 ``(N,)``, have a side shorter than that of ``size``.
 
-    Args:
-        table: Where the rows point into.
-        rows: int64 ``(N,)``, which images. Those that cannot be read are not counted.
-        size: ``(height, width)`` that images are brought to.
-        num_workers: Threads; ``"auto"`` is one for each core, 0 reads in this thread.
-        noted: What is known of them already, for this size.
+    Only the headers are read of images that were not ``noted`` for this size.
     """
     small = noted if noted is not None and noted.size == size else SmallImages(size)
     return sum(
@@ -170,12 +152,7 @@ def count_smaller(
 
 
 def enlarged_text(number: int, *, size: Size) -> str:
-    """Return a sentence about images that are smaller than ``size``, empty if there are none.
-
-    Args:
-        number: As ``count_smaller`` returns it.
-        size: ``(height, width)`` that images are brought to.
-    """
+    """Return a sentence about a number of images that are smaller than ``size``, empty if there are none."""
     if not number:
         return ""
     what = "image is" if number == 1 else "images are"

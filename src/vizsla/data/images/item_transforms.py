@@ -1,23 +1,24 @@
 """What happens to one image between decoding and batch, as a notebook lists it: functions, a sizing, flips.
 
-An image is decoded, the functions before the sizing work on it, the sizing (``Resize``, ``RandomResizedCrop`` ...) brings it
-to its size, the functions after it work on the result. A function takes and returns uint8 ``(H, W, 3)``, RGB; it runs in
-the reading threads. ``FlipItem`` and ``DihedralItem`` stand among the functions after it, wherever they are listed, and act in
-training only, so that what is cached does not depend on them. H, W: sides.
+An image is decoded; functions listed before the sizing see it whole; the sizing (``Resize``, ``RandomResizedCrop`` ...) brings
+it to its size; functions listed after it see the result. A function takes and returns uint8 ``(H, W, 3)``, RGB, and runs in
+the reading threads. ``FlipItem`` and ``DihedralItem`` always work after the sizing, wherever they are listed, and in training
+only, so that cached pixels do not depend on them. H, W: sides.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
 from PIL import Image
 
 from vizsla.augment.batch_augmentation import BatchTransform
-from vizsla.data.images.sizing import Pixels, Sizing, view
+from vizsla.data.images.sizing import Pixels, Sizing
 from vizsla.errors import ConfigError
 from vizsla.types import SYMMETRIES
 
@@ -28,8 +29,34 @@ AnyImage = TypeVar("AnyImage", Pixels, Image.Image)
 
 
 @dataclass(frozen=True, slots=True)
-class FlipItem:
-    """Mirrors images left and right, each image of an epoch for itself.
+class RandomFlip(ABC):
+    """An item transform that acts with probability ``p`` in training and does nothing otherwise."""
+
+    p: float
+    num_draws: ClassVar[int]
+    """Random numbers that ``view`` takes."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise ConfigError(
+                f"{type(self).__name__}(p=...) must be from 0 to 1. Received: {self.p!r}"
+            )
+
+    @abstractmethod
+    def view(self, pixels: Pixels, *, draws: Sequence[float]) -> Pixels:
+        """Return a view of an image, flipped or not; draws are in [0, 1)."""
+
+    def __call__(self, image: AnyImage) -> AnyImage:
+        """Return an array or a Pillow image, flipped or not."""
+        draws = torch.rand(self.num_draws).tolist()
+        if isinstance(image, Image.Image):
+            return Image.fromarray(np.ascontiguousarray(self.view(np.asarray(image), draws=draws)))
+        return np.ascontiguousarray(self.view(cast("Pixels", image), draws=draws))
+
+
+@dataclass(frozen=True, slots=True)
+class FlipItem(RandomFlip):
+    """Mirrors images left and right, each image of an epoch independently.
 
     Called on an image it acts at once, with numbers from torch's default generator.
 
@@ -41,30 +68,19 @@ class FlipItem:
     """
 
     p: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check_probability("FlipItem", self.p)
-
-    @property
-    def num_draws(self) -> int:
-        """Random numbers that ``view`` takes."""
-        return 1
+    num_draws: ClassVar[int] = 1
 
     def view(self, pixels: Pixels, *, draws: Sequence[float]) -> Pixels:
-        """Return the image or its mirror image, as a view; the draw is in [0, 1)."""
+        """Return the image or its mirror image, as a view."""
         return symmetry(pixels, 1) if draws[0] < self.p else pixels
-
-    def __call__(self, image: AnyImage) -> AnyImage:
-        """Return an array or a Pillow image, mirrored or not."""
-        return _act_at_once(self, image)
 
 
 @dataclass(frozen=True, slots=True)
-class DihedralItem:
-    """Applies one of the 8 symmetries of the square, each image of an epoch for itself; for images without an up and down.
+class DihedralItem(RandomFlip):
+    """Applies one of the 8 symmetries of the square, each image of an epoch independently; for images without up and down.
 
-    Sides that differ are swapped by half of the symmetries, so it needs a square size. Called on an image it acts at once,
-    with numbers from torch's default generator.
+    Half of the symmetries swap the sides, so it needs a square size. Called on an image it acts at once, with numbers from
+    torch's default generator.
 
     Args:
         p: Probability that it acts; one of the 8 leaves an image as it is.
@@ -74,28 +90,12 @@ class DihedralItem:
     """
 
     p: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_probability("DihedralItem", self.p)
-
-    @property
-    def num_draws(self) -> int:
-        """Random numbers that ``view`` takes."""
-        return 2
+    num_draws: ClassVar[int] = 2
 
     def view(self, pixels: Pixels, *, draws: Sequence[float]) -> Pixels:
-        """Return the image in one of its symmetries, as a view; the draws are two numbers in [0, 1)."""
+        """Return the image in one of its symmetries, as a view."""
         return symmetry(pixels, int(len(SYMMETRIES) * draws[1])) if draws[0] < self.p else pixels
 
-    def __call__(self, image: AnyImage) -> AnyImage:
-        """Return an array or a Pillow image in one of its symmetries."""
-        return _act_at_once(self, image)
-
-
-RandomFlip = FlipItem | DihedralItem
-"""Item transforms that are random in training and do nothing otherwise."""
-
-_FLIPS = (FlipItem, DihedralItem)
 
 ImageFunction = Callable[[Pixels], Pixels]
 """A custom item transform: uint8 ``(H, W, 3)`` to uint8 ``(H, W, 3)``; it may write into what it is given."""
@@ -112,28 +112,15 @@ def symmetry(pixels: Pixels, number: int) -> Pixels:
     return pixels[:, ::-1] if columns_reversed else pixels
 
 
-def _act_at_once(flip: RandomFlip, image: AnyImage) -> AnyImage:
-    draws = torch.rand(flip.num_draws).tolist()
-    if isinstance(image, Image.Image):
-        return Image.fromarray(np.ascontiguousarray(flip.view(np.asarray(image), draws=draws)))
-    return np.ascontiguousarray(flip.view(cast("Pixels", image), draws=draws))
-
-
-def _check_probability(name: str, p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ConfigError(f"{name}(p=...) must be from 0 to 1. Received: {p!r}")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemPipeline:
     """What is done to each image, in this order.
 
     Attributes:
-        before: Functions that see the whole decoded image. What they make is not cached: nobody can tell whether a
-            function still does tomorrow what it did today, or whether it is random.
+        before: Functions that see the whole decoded image. Their results are not cached: nobody can tell whether a function
+            is random, or will still do tomorrow what it did today.
         sizing: Brings the image to its size; None leaves it at its own.
-        after: Functions that see the image at its size; they are called each time it is used. Random flips among
-            them act in training only.
+        after: Functions that see the image at its size, called each time it is used, and random flips.
     """
 
     before: tuple[ImageFunction, ...] = ()
@@ -144,36 +131,31 @@ class ItemPipeline:
     def num_draws(self) -> int:
         """Random numbers that a training view takes."""
         own = 0 if self.sizing is None else self.sizing.num_draws
-        return own + sum(one.num_draws for one in self.after if isinstance(one, _FLIPS))
+        return own + sum(one.num_draws for one in self.after if isinstance(one, RandomFlip))
 
     @property
     def functions(self) -> tuple[ImageFunction, ...]:
         """All functions of the user's own."""
-        return (*self.before, *(one for one in self.after if not isinstance(one, _FLIPS)))
+        return (*self.before, *(one for one in self.after if not isinstance(one, RandomFlip)))
 
     def cover(self, *, training: bool) -> Size | None:
-        """Return the size that a decoder must cover; None where every pixel is wanted."""
+        """Return the size that a decoder must cover; None if every pixel is needed."""
         if self.sizing is None or self.before:
             return None
         return self.sizing.cover(training=training)
 
     def view(self, presized: Pixels, *, draws: Sequence[float] | None, name: str) -> Pixels:
-        """Return what a network is shown of what is kept of an image.
+        """Return what a network sees of a presized image, which is not changed.
 
-        Args:
-            presized: uint8 ``(H, W, 3)``; it is not changed.
-            draws: ``num_draws`` numbers in [0, 1) for a training view. None: as validation sees it, without random flips.
-            name: How messages name the image.
-
-        Raises:
-            ConfigError: A function failed.
+        ``draws`` are ``num_draws`` numbers in [0, 1) for a training view; None is the view of validation. ``name`` is how
+        messages name the image.
         """
         seen, first = presized, 0
         if draws is not None and self.sizing is not None:
-            seen, first = view(self.sizing, presized, draws=draws), self.sizing.num_draws
+            seen, first = self.sizing.view(presized, draws=draws), self.sizing.num_draws
         is_own = False  # Functions may write into what they get.
         for one in self.after:
-            if not isinstance(one, _FLIPS):
+            if not isinstance(one, RandomFlip):
                 seen = run_functions((one,), seen if is_own else seen.copy(), name=name)
                 is_own = True
             elif draws is not None:
@@ -183,13 +165,10 @@ class ItemPipeline:
 
 
 def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
-    """Return item transforms as a pipeline.
-
-    Args:
-        item_tfms: None, one transform, or a list of them in the order in which they work.
+    """Return item transforms, listed in the order in which they work, as a pipeline.
 
     Raises:
-        ConfigError: Something else, or more than one that brings images to a size.
+        ConfigError: One is not a transform, or more than one brings images to a size.
 
     Examples:
         >>> item_pipeline([np.fliplr, Resize(224)]).sizing.size
@@ -210,7 +189,7 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
     place = places[0] if places else -1
     sizing: Sizing | None = transforms[place] if places else None
     first = transforms[:place] if places else []
-    early = [one for one in first if isinstance(one, _FLIPS)]
+    early = [one for one in first if isinstance(one, RandomFlip)]
     after = (*early, *transforms[place + 1 :])
     size = None if sizing is None else sizing.size
     turns = any(isinstance(one, DihedralItem) for one in after)
@@ -220,27 +199,22 @@ def item_pipeline(item_tfms: ItemTransforms | ItemPipeline) -> ItemPipeline:
             "Use a square, or FlipItem."
         )
     return ItemPipeline(
-        before=tuple(one for one in first if not isinstance(one, _FLIPS)),
+        before=tuple(one for one in first if not isinstance(one, RandomFlip)),
         sizing=sizing,
         after=after,
     )
 
 
 def function_name(function: Callable[..., object]) -> str:
-    """Return how messages name a function: its module-free name, or how it prints."""
+    """Return how messages name a function: its name without the module, or its repr."""
     return getattr(function, "__qualname__", None) or repr(function)
 
 
 def run_functions(functions: Sequence[ImageFunction], pixels: Pixels, *, name: str) -> Pixels:
-    """Return pixels after functions of the user's own.
-
-    Args:
-        functions: Called one after the other.
-        pixels: uint8 ``(H, W, 3)``; may be written to.
-        name: How messages name the image.
+    """Return pixels, which may be written to, after functions of the user's own; ``name`` is how messages name the image.
 
     Raises:
-        ConfigError: A function raised something, or returned something else than such an array.
+        ConfigError: A function failed, or returned anything but uint8 ``(H, W, 3)``.
     """
     for function in functions:
         try:

@@ -1,4 +1,4 @@
-"""Read an image file: the uint8 pixels that validation or one training step sees of it, from the cache where it has them.
+"""Read an image file: the uint8 pixels that validation or one training step sees of it, from the cache if it has them.
 
 Arrays are HWC as Pillow and the cache have them. H, W: sides.
 """
@@ -27,7 +27,7 @@ from vizsla.data.images.item_transforms import (
     item_pipeline,
     run_functions,
 )
-from vizsla.data.images.sizing import presize_pixels, resampler, size_of
+from vizsla.data.images.sizing import resampler, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,8 +46,8 @@ class ImageReader:
         resize: Brings all images to one size; None leaves each at its own. Or a list of item transforms.
         cache: Keeps what was read from files.
         truncated: What to do about JPEGs that end too early, see ``decode_image``.
-        on_decoded: Called, in the thread that reads, for each file that is decoded, with its path and the (height, width) of
-            what was decoded: smaller than what is asked for only where the image is.
+        on_decoded: Called, in the thread that reads, for each file that is decoded, with its path and the (height, width)
+            that was decoded: smaller than the size asked for only if the image is.
 
     Raises:
         ConfigError: The item transforms cannot work.
@@ -71,7 +71,7 @@ class ImageReader:
 
     @property
     def resize(self) -> Sizing | None:
-        """What brings images to one size; None leaves each at its own."""
+        """What brings images to one size, if anything does."""
         return self.items.sizing
 
     @property
@@ -87,7 +87,7 @@ class ImageReader:
 
     @property
     def scales_one_box(self) -> bool:
-        """Whether what is kept of an image is one box of it, scaled: then other decoders than Pillow can help."""
+        """Whether one box of an image is kept, scaled: then other decoders than Pillow can help."""
         sizing = self.items.sizing
         if sizing is None or sizing.size is None or self.items.before:
             return False
@@ -103,9 +103,9 @@ class ImageReader:
         """Return the pixels of one image.
 
         Args:
-            source: A file, the bytes of one, or an upright RGB image as ``decode_image`` gives it. Files are cached.
-            training: Give what training takes its random views of, not what validation sees.
-            draws: ``num_draws`` numbers in [0, 1): give the training view that they say.
+            source: A file, the bytes of one, or an upright RGB image as ``decode_image`` returns it. Files are cached.
+            training: Return what training takes its random views of, not what validation sees.
+            draws: ``num_draws`` numbers in [0, 1): return the training view that they determine.
 
         Returns:
             uint8 ``(H, W, 3)``; it may be a view of what the cache keeps, and is read-only unless a function of the user's
@@ -142,47 +142,31 @@ class ImageReader:
             elif isinstance(image, Image.Image):
                 kept = sizing.presize(image, training=training)
             else:
-                kept = presize_pixels(sizing, image, training=training)
+                kept = sizing.presize_pixels(image, training=training)
             kept.setflags(write=False)
-            with suppress(OSError):  # Kept if the file was not written to meanwhile.
-                if (
-                    file is not None
-                    and key is not None
-                    and key == self.key(file, training=training)
-                ):
-                    self.cache.keep(key, kept)
+            if file is not None and key is not None:
+                with suppress(OSError):  # Kept only if the file was not written to meanwhile.
+                    if key == self.key(file, training=training):
+                        self.cache.keep(key, kept)
         if training and draws is None:
             return kept
         return items.view(kept, draws=draws, name=name)
 
     def place(self, path: Path | str, *, training: bool) -> Place | None:
-        """Return where the image of a file lies on the device, if the cache keeps it there and the file is unchanged.
-
-        Args:
-            path: The file.
-            training: As for ``read``.
-        """
+        """Return where the image of a file lies on the device, if the cache keeps it there and the file is unchanged."""
         store = self.cache.device_store
         if store is None:
             return None
         try:
-            # Every image of every epoch comes by here: the key is made only where the path is not known as it is written.
-            slot = os.fspath(path), self._preparations[training]
-            if store.has(slot):
-                facts = os.stat(path)  # noqa: PTH116 (a third of the time of Path.stat)
-                return store.unchanged(slot, facts.st_size, facts.st_mtime_ns)
-            return store.locate(self.key(path, training=training))
+            # Every image of every epoch passes here: a key is made only if the path is not known exactly as it is written.
+            known = store.entry((os.fspath(path), self._preparations[training]))
+            if known is None:
+                return store.locate(self.key(path, training=training))
+            key, place = known
+            return place if key.fits(os.stat(path)) else None  # noqa: PTH116 (a third of the time of Path.stat)
         except OSError:
             return None
 
     def key(self, path: Path | str, *, training: bool) -> ImageKey:
-        """Return the key of what the cache keeps of a file as it is now.
-
-        Args:
-            path: The file.
-            training: As for ``read``.
-
-        Raises:
-            OSError: There is no such file.
-        """
+        """Return the key of what the cache keeps of a file as it is now; raise an OSError if there is no such file."""
         return ImageKey.of_file(path, preparation=self._preparations[training])

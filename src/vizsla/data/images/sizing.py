@@ -1,17 +1,17 @@
 """Bring images to one size: the item transforms that do it, and the resampling that they share.
 
 A sizing works in two steps, so that the slow one is done once: ``presize`` makes what is kept of an image, and ``part`` says
-which part of that one training step sees (``view`` cuts it out). Validation sees what ``presize`` makes of it. Boxes are those
-of fastai's transforms of the same names.
+which part of that one training step sees (``view`` cuts it out). Validation sees what ``presize`` makes of the image. Boxes
+are those of fastai's transforms of the same names.
 
 Resampling is bilinear over the area that each new pixel covers, as Pillow does it. torch does the same with vector
-instructions, in 0.55 instead of 3.6 ms from 1000 x 750 to 613 x 460. Where torch has none for the processor, and for images
-that would first have to be copied at great length, Pillow does it. The two differ by one grey level in about 2 of 1,000 values
+instructions, in 0.55 instead of 3.6 ms from 1000 x 750 to 613 x 460. Pillow does it where torch has none for the processor,
+and for images so large that copying them first takes too long. The two differ by one grey level in about 2 of 1,000 values
 (2,700 random sizes up to 1,200 pixels), by two in 4 of 1,000,000,000, and never by more. Both resize along the rows, round to
 whole levels, resize along the columns and round again. torch's weights have 15 binary digits and Pillow's 22, which moves a
 value by less than 0.1. So the first rounding differs by at most one level, a weighted mean of such values by less than 1.1, and
-the second rounding by at most two. Decoders of JPEG differ by as much, so that is accepted; what is kept on disk knows who made
-it (``resampler``).
+the second rounding by at most two. JPEG decoders differ by as much, so that is accepted; the key of a cached image names the
+resampler that made it.
 
 Pillow counts (width, height) and x before y; sizes here are (height, width). H, W: sides of an array.
 """
@@ -19,9 +19,10 @@ Pillow counts (width, height) and x before y; sizes here are (height, width). H,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -38,115 +39,83 @@ Pixels = NDArray[np.uint8]
 """RGB, uint8 ``(H, W, 3)``."""
 
 Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in pixels of the image; may lie outside of it."""
+"""(left, top, right, bottom) in pixels of the image; may reach beyond it."""
 
 ResizeMethod = Literal["crop", "pad", "squish"]
 PadMode = Literal["reflection", "border", "zeros"]
 
 MAX_COPIED_PIXELS = 2**22
-"""Pillow's images and torch's lie differently in memory. 12 million pixels take 25 ms to copy, as long as is won."""
+"""Pillow's images and torch's lie differently in memory. Copying 12 million pixels takes 25 ms, as long as torch saves."""
 
 MAX_STRIP_WINDOWS = 8
-"""A strip is at most so many windows long; of a longer image its middle is kept, so that 20000 x 10 pixels stay affordable."""
+"""Longest strip, in windows. Only the middle is kept of a longer image, so that 20000 x 10 pixels stay affordable."""
 
 TYPICAL_STRIP_WINDOWS = 1.5
 """Length of a typical strip in windows: most photos are 4:3 or 3:2."""
 
 NUM_TRIES = 10
-"""So often a random part may turn out not to fit into the image before the middle is taken."""
+"""How often a random part is drawn that does not fit into the image, before the middle is taken."""
 
 _MAX_BOX_PIXELS = 2**25
 _NUMPY_PAD: dict[str, Literal["reflect", "edge"]] = {"reflection": "reflect", "border": "edge"}
 
 
-@runtime_checkable
-class Sizing(Protocol):
-    """Brings images to a size; any object with these members can stand among the item transforms."""
+@dataclass(frozen=True, slots=True, init=False)
+class Sizing(ABC):
+    """Brings images to a size. The defaults are for one that scales nothing and shows training what validation sees.
 
-    num_draws: ClassVar[int]
+    ``size`` is the ``(height, width)`` that training and validation see; None where images keep their shapes.
+    """
+
+    size: Size | None
+    num_draws: ClassVar[int] = 0
     """Random numbers that ``part`` takes."""
 
-    @property
-    def size(self) -> Size | None:
-        """``(height, width)`` of what training and validation see; None where images keep their shapes."""
-        ...
+    @abstractmethod
+    def presize(self, image: Image.Image, *, training: bool) -> Pixels:
+        """Return what is kept of an RGB image: what validation sees, or what training takes its parts of; maybe read-only."""
+
+    def presize_pixels(self, pixels: Pixels, *, training: bool) -> Pixels:
+        """Return what ``presize`` makes of an array, without making a Pillow image if that can be avoided."""
+        found = self.presize_box(size_of(pixels), training=training)
+        if found is None:
+            return self.presize(Image.fromarray(pixels), training=training)
+        (left, top, right, bottom), size = found
+        return resize(pixels[top:bottom, left:right], size=size)
+
+    def presize_box(self, size: Size, *, training: bool) -> tuple[Box, Size] | None:  # noqa: ARG002
+        """Return which box of an image of this size ``presize`` scales to which size; None if it does anything else."""
+        return None
+
+    def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002
+        """Return the size that a decoder must cover so that no pixels are made up; None if every pixel is needed."""
+        return None
 
     def num_windows(self) -> float | None:
         """Return about how many times ``size`` training keeps of an image; None if unknown, or if parts are scaled."""
-        ...
+        return None
 
-    def cover(self, *, training: bool) -> Size | None:
-        """Return the size that a decoder must cover so that no pixels are made up; None where every pixel is needed."""
-        ...
+    def part(self, size: Size, draws: Sequence[float]) -> Box:  # noqa: ARG002
+        """Return which part of an image of this size, presized for training, one step sees; draws are in [0, 1)."""
+        return 0, 0, size[1], size[0]
 
-    def presize(self, image: Image.Image, *, training: bool) -> Pixels:
-        """Return what is kept of an RGB image: what validation sees, or what training takes its parts of; maybe read-only."""
-        ...
+    def view(self, presized: Pixels, *, draws: Sequence[float]) -> Pixels:
+        """Return that part of a presized image, at ``size``: a slice of it if nothing needs to be scaled."""
+        left, top, right, bottom = self.part(size_of(presized), draws)
+        seen = presized[top:bottom, left:right]
+        if self.size is None or seen.shape[:2] == self.size:
+            return seen
+        return resize(seen, size=self.size)
 
-    def presize_box(self, size: Size, *, training: bool) -> tuple[Box, Size] | None:
-        """Return which box of an image of this size ``presize`` scales to which size; None where it does anything else."""
-        ...
-
-    def part(self, size: Size, draws: Sequence[float]) -> Box:
-        """Return which part of a presized image one training step sees.
-
-        Args:
-            size: ``(height, width)`` of what ``presize`` made for training.
-            draws: ``num_draws`` numbers in [0, 1).
-        """
-        ...
-
-
-class SizingDefaults:
-    """What a ``Sizing`` answers that scales nothing and shows training what validation sees."""
-
-    __slots__ = ()
-
-    num_draws: ClassVar[int] = 0
-
-    def __call__(self: Sizing, image: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         """Return an RGB image as validation sees it, of the kind that came in: a class of notebooks has ``create`` for that."""
         found = Image.fromarray(self.presize(image, training=False))
         create = getattr(type(image), "create", None)
         return found if create is None else create(found)
 
-    def num_windows(self) -> float | None:
-        """Return None: it depends on the image."""
-        return None
-
-    def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002
-        """Return None: nothing is scaled."""
-        return None
-
-    def presize_box(self, size: Size, *, training: bool) -> tuple[Box, Size] | None:  # noqa: ARG002
-        """Return None: images may be padded."""
-        return None
-
-    def part(self, size: Size, draws: Sequence[float]) -> Box:  # noqa: ARG002
-        """Return all of it."""
-        return 0, 0, size[1], size[0]
-
-
-def view(sizing: Sizing, presized: Pixels, *, draws: Sequence[float]) -> Pixels:
-    """Return what one training step sees of what is kept of an image; a slice of it where nothing is scaled any more."""
-    left, top, right, bottom = sizing.part(size_of(presized), draws)
-    seen = presized[top:bottom, left:right]
-    if sizing.size is None or seen.shape[:2] == sizing.size:
-        return seen
-    return resize(seen, size=sizing.size)
-
-
-def presize_pixels(sizing: Sizing, pixels: Pixels, *, training: bool) -> Pixels:
-    """Return what ``presize`` makes of an image that is an array already, without making a Pillow image where it can."""
-    found = sizing.presize_box(size_of(pixels), training=training)
-    if found is None:
-        return sizing.presize(Image.fromarray(pixels), training=training)
-    (left, top, right, bottom), size = found
-    return resize(pixels[top:bottom, left:right], size=size)
-
 
 @dataclass(frozen=True, slots=True, init=False)
-class Resize(SizingDefaults):
+class Resize(Sizing):
     """Brings images of all sizes to one size; small ones are enlarged.
 
     The boxes are those of fastai's ``Resize``, in integer arithmetic: no pixel is lost to rounding. Training with ``"crop"``
@@ -159,7 +128,7 @@ class Resize(SizingDefaults):
         pad_mode: What ``"pad"`` adds: the image mirrored, its ``"border"`` pixels repeated, or ``"zeros"`` (black).
 
     Raises:
-        ConfigError: One of the arguments is none of these.
+        ConfigError: The size is not positive, or ``method`` or ``pad_mode`` is unknown.
 
     Examples:
         >>> Resize(224)(Image.new("RGB", (500, 375))).size
@@ -199,7 +168,7 @@ class Resize(SizingDefaults):
         return self.placed(image, at_x=0.5, at_y=0.5)
 
     def presize_box(self, size: Size, *, training: bool) -> tuple[Box, Size] | None:
-        """Return the box of a strip or of the middle, and what it is scaled to; None for ``"pad"``."""
+        """Return the box of a strip or of the middle, and the size it is scaled to; None for ``"pad"``."""
         if self.method == "pad":
             return None
         if training and self.method == "crop":
@@ -211,10 +180,7 @@ class Resize(SizingDefaults):
         return window_box(size, self.size, x=draws[0], y=draws[0])
 
     def placed(self, image: Image.Image, *, at_x: float, at_y: float) -> Pixels:
-        """Return the image at ``size``, with the box of ``box``.
-
-        Where the box would hold more than 33 million pixels, the image is first shrunk by a whole factor.
-        """
+        """Return the ``box`` of an image at ``size``. A box of more than 33 million pixels is first shrunk by a whole factor."""
         left, top, right, bottom = self.box(size_of(image))
         factor = math.ceil(math.sqrt((right - left) * (bottom - top) / _MAX_BOX_PIXELS))
         image = image if factor <= 1 else image.reduce(factor)
@@ -222,15 +188,9 @@ class Resize(SizingDefaults):
         return resize(cut_or_padded(image, box, pad_mode=self.pad_mode), size=self.size)
 
     def box(self, size: Size, *, at_x: float = 0.5, at_y: float = 0.5) -> Box:
-        """Return the part of an image that becomes the result, in pixels of the image.
+        """Return the part of an image of this size that becomes the result; it reaches beyond the image for ``"pad"``.
 
-        Args:
-            size: ``(height, width)`` of the image.
-            at_x: Where the box lies in the room that it has: 0 left, 1 right.
-            at_y: The same, 0 top, 1 bottom.
-
-        Returns:
-            (left, top, right, bottom); outside of the image where ``"pad"`` adds to it.
+        ``at_x`` and ``at_y`` place it in the room that it has: 0 left or top, 1 right or bottom.
         """
         height, width = size
         box_height, box_width = height, width
@@ -247,7 +207,7 @@ class Resize(SizingDefaults):
     def _strip_box(self, image_size: Size) -> tuple[Box, Size]:
         """Return which part of an image a strip shows, and at what size.
 
-        One side is as in ``size``, the other at least as long and at most ``MAX_STRIP_WINDOWS`` times.
+        One side is as in ``size``, the other 1 to ``MAX_STRIP_WINDOWS`` times as long.
         """
         kept_height, kept_width = image_size
         height, width = self.size
@@ -264,7 +224,7 @@ class Resize(SizingDefaults):
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class RandomResizedCrop(SizingDefaults):
+class RandomResizedCrop(Sizing):
     """Takes a random part of each image, of random area and shape, and scales it to one size; another part each epoch.
 
     Validation sees the middle: the image is scaled to a little more than ``size`` and its edge cut off, its shape kept.
@@ -322,8 +282,8 @@ class RandomResizedCrop(SizingDefaults):
         extra = 8 * math.ceil(max(self.size) * self.val_xtra / 8)
         return self.size[0] + extra, self.size[1] + extra
 
-    def cover(self, *, training: bool) -> Size | None:
-        """Return ``valid_size``; in training so much that the smallest part has enough pixels."""
+    def cover(self, *, training: bool) -> Size:
+        """Return ``valid_size``; in training the size at which the smallest part has enough pixels."""
         if not training:
             return self.valid_size
         enlarged = [math.ceil(side / math.sqrt(self.min_scale)) for side in self.size]
@@ -332,7 +292,7 @@ class RandomResizedCrop(SizingDefaults):
     def presize(self, image: Image.Image, *, training: bool) -> Pixels:
         """Return the middle at ``size``; in training the whole image, shrunk by a whole factor where pixels are to spare."""
         if training:
-            height, width = self.cover(training=True) or image.size
+            height, width = self.cover(training=True)
             factor = min(image.width // width, image.height // height)
             return np.asarray(image if factor < 2 else image.reduce(factor))
         scaled = Resize(self.valid_size).presize(image, training=False)
@@ -358,7 +318,7 @@ class RandomResizedCrop(SizingDefaults):
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class CropPad(SizingDefaults):
+class CropPad(Sizing):
     """Cuts the middle out of each image without scaling it; what is too small is padded.
 
     Args:
@@ -383,7 +343,7 @@ class CropPad(SizingDefaults):
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class RandomCrop(SizingDefaults):
+class RandomCrop(Sizing):
     """Cuts a part out of each image without scaling it, in validation the middle; what is too small is padded with black.
 
     Args:
@@ -410,10 +370,10 @@ class RandomCrop(SizingDefaults):
 
 
 @dataclass(frozen=True, slots=True)
-class RatioResize(SizingDefaults):
+class RatioResize(Sizing):
     """Scales each image so that its longer side has ``max_sz`` pixels; images keep their shapes.
 
-    Batches of images of different shapes are refused, so this is for batches of one, or images of one shape.
+    This is for batches of one image, or for images of one shape: other batches are refused.
 
     Args:
         max_sz: Pixels of the longer side.
@@ -422,15 +382,11 @@ class RatioResize(SizingDefaults):
         ConfigError: It is not positive.
     """
 
+    size: None = field(init=False, repr=False, default=None)
     max_sz: int
 
     def __post_init__(self) -> None:
         as_size(self.max_sz)
-
-    @property
-    def size(self) -> Size | None:
-        """None: images keep their shapes."""
-        return None
 
     def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002
         """Return the square of the longer side."""
@@ -455,13 +411,9 @@ def size_of(image: Image.Image | Pixels) -> Size:
 
 
 def window_box(size: Size, window: Size, *, x: float, y: float) -> Box:
-    """Return a window inside of an image.
+    """Return a window, ``(height, width)``, inside of an image of a size; x and y in [0, 1) place it.
 
-    Args:
-        size: ``(height, width)`` of the image.
-        window: ``(height, width)`` of the window, at most ``size``.
-        x: In [0, 1), where it lies; every whole pixel is equally likely if this is uniform.
-        y: The same from top to bottom.
+    If they are uniform, every whole pixel is equally likely.
     """
     left = int(x * (size[1] - window[1] + 1))
     top = int(y * (size[0] - window[0] + 1))
@@ -469,12 +421,9 @@ def window_box(size: Size, window: Size, *, x: float, y: float) -> Box:
 
 
 def cut_or_padded(image: Image.Image, box: Box, *, pad_mode: PadMode = "zeros") -> Image.Image:
-    """Return the part of an image inside of a box; where the box reaches beyond the image, it is padded.
+    """Return the part of an RGB image inside of a box that overlaps it, padded where the box reaches beyond the image.
 
-    Args:
-        image: RGB, any size.
-        box: See ``Box``; it overlaps the image.
-        pad_mode: See ``Resize``. What is mirrored is the part inside of the box.
+    Only the part inside of the box is mirrored.
     """
     left, top, right, bottom = box
     if box == (0, 0, *image.size):
@@ -517,20 +466,15 @@ def _check_word(owner: str, name: str, value: object, known: tuple[str, ...]) ->
 
 @cache
 def resampler() -> str:
-    """Return who resizes on this machine, ``"torch"`` or ``"Pillow"``: what is cached depends on it."""
+    """Return what resizes on this machine, ``"torch"`` or ``"Pillow"``; part of the key of every cached image."""
     fast = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
     return "torch" if fast else "Pillow"
 
 
 def resize(image: Image.Image | Pixels, *, size: Size) -> Pixels:
-    """Return an RGB image, or the pixels of one, in another size.
+    """Return an RGB image, or the pixels of one (maybe a view of a larger image), in another size.
 
-    Args:
-        image: Left as it is; pixels may be a view of a larger image.
-        size: ``(height, width)``.
-
-    Returns:
-        uint8 ``(height, width, 3)``: read-only where Pillow made it, else with memory of its own.
+    The result is read-only if Pillow made it, else it has memory of its own.
     """
     is_array = isinstance(image, np.ndarray)
     height, width = size_of(image)
@@ -539,11 +483,10 @@ def resize(image: Image.Image | Pixels, *, size: Size) -> Pixels:
     too_large = not is_array and height * width > MAX_COPIED_PIXELS
     if too_large or resampler() != "torch":
         image = Image.fromarray(image) if is_array else image
-        # Along the rows first, always: from version 13 on Pillow alone may decide otherwise, which changes one value in four.
+        # Always along the rows first: from version 13 on Pillow may choose otherwise by itself, which changes one value in four.
         rows = image.resize((size[1], height), Image.Resampling.BILINEAR)
         return np.asarray(rows.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-    # torch wants memory that it could write to, and a view would not have its fast order. That order is channels-last: only
-    # there torch has the fast way, which starts no threads.
+    # torch wants memory that it could write to. Its fast path, which starts no threads, is for whole channels-last images only.
     is_usable = is_array and image.flags.writeable and image.flags.c_contiguous
     pixels = image if is_array and is_usable else np.array(image)
     images = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)

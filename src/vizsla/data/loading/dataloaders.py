@@ -1,4 +1,4 @@
-"""Loaders of a table: augmented float batches for training, plainly resized ones for validation and for anything else."""
+"""Loaders of a table: augmented float batches for training, images that are only resized for validation and everything else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vizsla.data.cache.device import load_decoder
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.loader import MAX_BLOCKS, ImageLoader
-from vizsla.data.loading.order import ALL, Share, balancing_weights, part
+from vizsla.data.loading.order import ALL, Share, balancing_weights, take_share
 from vizsla.data.table.labels import CategoryMap
 from vizsla.data.table.targets import labelled_like
 from vizsla.errors import ConfigError, DataError
@@ -59,7 +59,7 @@ class LoaderOptions(TypedDict, total=False):
         num_workers: Threads that read ahead; ``"auto"`` is one for each core, 0 reads in the caller's thread.
         device: Where batches go; ``None`` is the best there is.
         cache: Keeps decoded images; ``None`` is a new one with the default budget.
-        truncated: ``"ok"`` takes what is there of JPEGs that end too early; ``"strict"`` refuses them.
+        truncated: ``"ok"`` reads JPEGs that end too early as far as they go; ``"strict"`` refuses them.
         balanced: Draw training images so that all classes come up equally often.
     """
 
@@ -74,12 +74,7 @@ class LoaderOptions(TypedDict, total=False):
 
 
 def check_loader_options(options: LoaderOptions, item_tfms: ItemTransforms) -> None:
-    """Raise an error for options that do not exist or cannot work, before any image is looked for.
-
-    Raises:
-        TypeError: There is no option of such a name.
-        ConfigError: Images would not be shuffled, or ``item_tfms`` cannot work.
-    """
+    """Raise an error for options that do not exist (TypeError) or cannot work, before any image is looked for."""
     known = LoaderOptions.__annotations__
     for name in options:
         if name not in known:
@@ -95,14 +90,32 @@ def check_loader_options(options: LoaderOptions, item_tfms: ItemTransforms) -> N
 
 
 def default_device() -> torch.device:
-    """Return the fastest device that is there: CUDA, else Apple's MPS, else the CPU."""
+    """Return the fastest device of this machine: CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+class ShowOptions(TypedDict, total=False):
+    """How ``show_batch`` draws.
+
+    Attributes:
+        nrows: Rows; None follows from the rest.
+        ncols: Columns; None follows from the rest.
+        figsize: (width, height) of the figure in inches; None is 3 x 3 for each image.
+        unique: Show one image several times, as different epochs of training see it.
+        show: False draws nothing and returns what would be drawn, as from ``decode_batch``.
+    """
+
+    nrows: int | None
+    ncols: int | None
+    figsize: tuple[float, float] | None
+    unique: bool
+    show: bool
+
+
 class DataLoader:
-    """Batches of float images: a ``ImageLoader`` followed by the augmentation.
+    """Batches of float images: an ``ImageLoader`` followed by the augmentation.
 
     Args:
         loader: Gives uint8 batches; its ``training`` decides whether images are augmented or only resized.
@@ -139,12 +152,9 @@ class DataLoader:
 
         Args:
             epoch: Number of the epoch, from 0; matters in training only.
-            start: So many batches are left out at the beginning, their images not read; the others are the same as
-                without it, bit for bit.
-            share: (rank, world): of every batch only the part of one of several processes, see ``ImageLoader.batches``.
-                All get the same number of batches; of a last batch with fewer images than processes some get a
-                batch of no images.
-            augmenting: Entered while a batch is augmented, for somebody who takes the time.
+            start: Number of batches to leave out at the beginning; the others are the same as without it, bit for bit.
+            share: (rank, world): of every batch only the share of one of several processes, see ``ImageLoader.batches``.
+            augmenting: Entered while a batch is augmented, to measure the time that takes.
 
         Yields:
             Images float32 ``(B, 3, H, W)`` with values 0-1, channels-last, on the device.
@@ -152,7 +162,7 @@ class DataLoader:
         Raises:
             PictureError: An image cannot be read.
             DataError: The images of a batch differ in size, because there is no ``Resize``.
-            ConfigError: There are fewer batches than ``start``, or no such share.
+            ConfigError: There are fewer batches than ``start``, or the share is impossible.
         """
         if self._get_idxs is None:
             plan = self.loader.plan(epoch=epoch, start=start, share=share)
@@ -160,7 +170,7 @@ class DataLoader:
             from vizsla.notebook.batches import chosen_plan
 
             plan = chosen_plan(self, num_batches=len(self))[start:]
-            plan = [part(turns, share=share) for turns in plan]
+            plan = [take_share(turns, share=share) for turns in plan]
         return self.read_plan(plan, epoch=epoch, augmenting=augmenting)
 
     def read_plan(
@@ -170,23 +180,12 @@ class DataLoader:
         epoch: int,
         augmenting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Generator[Batch]:
-        """Yield the batches of a plan, as ``ImageLoader.plan`` gives it.
-
-        Args:
-            plan: Turns of each batch.
-            epoch: Number of the epoch, from 0; matters in training only.
-            augmenting: See ``batches``.
-        """
-        training = self.loader.training
-        with (
-            closing(self.loader.read_plan(plan, epoch=epoch)) as batches,
-            self.augmentation.foresee(plan, epoch=epoch, training=training),
-        ):
-            for turns, batch in zip(plan, batches, strict=True):
+        """Yield the batches of a plan, the turns of each batch as ``ImageLoader.plan`` gives them; see ``batches``."""
+        augment = self.augmentation.ahead(plan, epoch=epoch, training=self.loader.training)
+        with closing(self.loader.read_plan(plan, epoch=epoch)) as batches:
+            for number, batch in enumerate(batches):
                 with augmenting():
-                    images = self.augmentation(
-                        batch.images, rows=turns, epoch=epoch, training=training
-                    )
+                    images = augment(number, batch.images)
                 yield replace(batch, images=images)
 
     def one_batch(self, *, epoch: int | None = None) -> tuple[Tensor, Tensor]:
@@ -197,8 +196,8 @@ class DataLoader:
                 look different each time.
 
         Returns:
-            ``TensorImage`` float32 ``(B, 3, H, W)`` with values 0-1, and ``TensorCategory`` int64 ``(B,)`` (or what else
-            the labels are), on the device; the images alone where no label is known.
+            ``TensorImage`` float32 ``(B, 3, H, W)`` with values 0-1, and ``TensorCategory`` int64 ``(B,)`` (or the type that
+            fits the labels), on the device; the images alone where no label is known.
 
         Raises:
             DataError: There are no images.
@@ -216,7 +215,7 @@ class DataLoader:
 
     @property
     def n(self) -> int:
-        """Number of images, those of a last batch that is left out included."""
+        """Number of images, including those of a last batch that is left out."""
         return len(self.loader.rows)
 
     @property
@@ -253,7 +252,7 @@ class DataLoader:
     def get_idxs(self) -> Callable[[], Iterable[int]]:
         """A function that gives the positions that come up in an epoch; set another one to choose them.
 
-        It may be endless (``Inf.ones`` for always the second image): an epoch is as long as without it.
+        It may be endless (``Inf.ones`` for always the second image): an epoch stays as long as it was.
         """
         from vizsla.notebook.batches import usual_positions
 
@@ -264,7 +263,7 @@ class DataLoader:
         self._get_idxs = function
 
     def next_look(self) -> int:
-        """Return the number of the epoch that is looked at next, and count on."""
+        """Return the epoch to look at next: another one at each call."""
         self._num_looks += 1
         return self._num_looks - 1
 
@@ -296,17 +295,13 @@ class DataLoader:
 
     @property
     def after_batch(self) -> Steps:
-        """What is done to a training batch; validation has only its size."""
+        """What is done to a training batch; validation batches are only resized."""
         from vizsla.notebook.summary import batch_steps
 
         return batch_steps(self.augmentation)
 
     def decode_batch(self, b: Sequence[Tensor], max_n: int = 9) -> L[Any]:
-        """Return the images of a batch as bytes, with their labels in words.
-
-        Args:
-            b: As ``one_batch`` returns it.
-            max_n: At most so many.
+        """Return the first ``max_n`` images of a batch ``b`` (see ``one_batch``) as bytes, with their labels in words.
 
         Returns:
             (``TensorImage`` uint8 ``(3, H, W)``, label) for each; ``(TensorImage,)`` where there are no labels.
@@ -319,41 +314,21 @@ class DataLoader:
         self,
         b: Sequence[Tensor] | None = None,
         max_n: int = 9,
-        nrows: int | None = None,
-        ncols: int | None = None,
-        figsize: tuple[float, float] | None = None,
-        unique: bool = False,
-        show: bool = True,
+        **options: Unpack[ShowOptions],
     ) -> L[Any] | None:
         """Draw the images of a batch with their labels, in a new figure.
 
         Args:
             b: The batch, (images, labels); None takes the next one.
-            max_n: At most so many images.
-            nrows: Rows; None follows from the rest.
-            ncols: Columns; None follows from the rest.
-            figsize: (width, height) of the figure in inches; None is 3 x 3 for each image.
-            unique: Show one image several times, as different epochs of training see it.
-            show: False draws nothing.
-
-        Returns:
-            Without drawing, what would have been shown, as from ``decode_batch``; else nothing.
+            max_n: Largest number of images to show.
+            **options: See ``ShowOptions``.
 
         Raises:
             ConfigError: There is no image to show, or a number is not positive.
         """
         from vizsla.notebook.batches import show_batch
 
-        return show_batch(
-            self,
-            b,
-            max_n=max_n,
-            nrows=nrows,
-            ncols=ncols,
-            figsize=figsize,
-            unique=unique,
-            show=show,
-        )
+        return show_batch(self, b, max_n=max_n, **options)
 
     def __repr__(self) -> str:
         from vizsla.notebook.cards import loader_card
@@ -371,16 +346,15 @@ _NAME_OF_OPTION = {"bs": "batch_size", "val_bs": "valid_batch_size"}
 
 
 class DataLoaders:
-    """The training and the validation loader of a table, with one way of preparing images between them.
+    """The training and the validation loader of a table, which prepare images in the same way.
 
     Training images are shuffled, cropped at random and augmented; a last batch that is not full is left out unless it
-    is the only one. Validation images come in order, centred and only resized. ``loader_for`` and ``test_dl`` give
-    the latter for other images.
+    is the only one. Validation images come in order, centred and only resized; so do those of ``loader_for`` and ``test_dl``.
 
     Args:
-        table: Images, targets and who is in which split.
-        resize: Brings every image to one size on the CPU; None needs images that have one size already. Or a list of
-            item transforms, see ``DataBlock``.
+        table: Images, targets and splits.
+        resize: Brings every image to one size on the CPU, or a list of item transforms, see ``DataBlock``; None needs images
+            that have one size already.
         transforms: Augmentations, as ``aug_transforms`` returns them.
         size: ``(height, width)`` that the network sees; None follows the transforms, else ``resize``.
         batch_size: Images in a training batch.
@@ -388,11 +362,11 @@ class DataLoaders:
         seed: Order, crops and augmentation depend on it, on the epoch and the row alone.
         num_workers: Threads that read images; ``"auto"`` is one for each core, 0 reads in the caller's thread.
         device: Where batches go; None is ``default_device()``.
-        cache: Keeps images once read; None is one in mode ``"auto"``, which looks at what is free.
+        cache: Keeps images once read; None is one in mode ``"auto"``, which uses the memory and disk that are free.
         truncated: What to do about JPEGs that end too early, see ``decode_image``.
         balanced: Training images are drawn, with replacement, so that all classes come up equally often; an epoch is
             as long as without.
-        weights: How often each training row comes up, in proportion, ``(T,)``, instead; see ``ImageLoader``.
+        weights: How often each training row comes up, in proportion, ``(T,)``; instead of ``balanced``.
 
     Raises:
         ConfigError: A number is out of range, or the images cannot be drawn as asked.
@@ -418,7 +392,9 @@ class DataLoaders:
     ) -> None:
         if balanced:
             if weights is not None:
-                raise ConfigError("balanced=True sets the weights of the rows. Give one of both.")
+                raise ConfigError(
+                    "balanced=True sets the weights of the rows. Give balanced or weights, not both."
+                )
             weights = balancing_weights(table.targets[table.train_rows])
         self.table = table
         self.augmentation = BatchAugmentation(transforms, size=size, seed=seed)
@@ -454,14 +430,7 @@ class DataLoaders:
         seed: int = 0,
         **options: Unpack[LoaderOptions],
     ) -> DataLoaders:
-        """Return the loaders of a table, with the options that all functions share that make loaders.
-
-        Args:
-            table: Images, targets and who is in which split.
-            item_tfms: See ``DataBlock``.
-            batch_tfms: Augmentations.
-            seed: Of shuffling, crops and augmentation.
-            **options: See ``LoaderOptions``.
+        """Return the loaders of a table, from the arguments of a ``DataBlock`` and ``LoaderOptions``.
 
         Raises:
             TypeError: There is no such option.
@@ -473,14 +442,9 @@ class DataLoaders:
             for name, value in options.items()
             if name != "shuffle"
         }
-        transforms = list(batch_tfms) if isinstance(batch_tfms, Sequence) else [batch_tfms]
-        return cls(
-            table,
-            resize=item_tfms,
-            transforms=[transform for transform in transforms if transform is not None],
-            seed=seed,
-            **given,
-        )
+        listed = batch_tfms if isinstance(batch_tfms, Sequence) else [batch_tfms]
+        transforms = [transform for transform in listed if transform is not None]
+        return cls(table, resize=item_tfms, transforms=transforms, seed=seed, **given)
 
     def __iter__(self) -> Iterator[DataLoader]:
         """Yield the training, then the validation loader."""
@@ -532,31 +496,23 @@ class DataLoaders:
         return None if self.resize is None else self.resize.size
 
     def one_batch(self, *, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return one training batch; see ``DataLoader.one_batch``.
-
-        Args:
-            epoch: The first batch of this epoch, from 0; None takes the next epoch at each call.
-        """
+        """Return one training batch; see ``DataLoader.one_batch``."""
         return self.train.one_batch(epoch=epoch)
 
     def loader_for(
         self, rows: Tensor, *, training: bool = False, table: ImageTable | None = None
     ) -> DataLoader:
-        """Return a loader of any rows of the table, training rows included; every row comes up.
+        """Return a loader of any rows, int64 ``(N,)``; every row comes up.
 
         Args:
-            rows: int64 ``(N,)``.
+            rows: Rows of ``table``, or of the loaders' own table; training rows too.
             training: Shuffle, crop at random and augment; otherwise images are prepared as in validation.
             table: Where the rows point into; None is the loaders' own.
         """
         return self._loader(self.table if table is None else table, rows, training=training)
 
     def to(self, device: torch.device | str) -> DataLoaders:
-        """Give batches on another device from now on, and return these loaders.
-
-        Args:
-            device: Which.
-        """
+        """Give batches on another device from now on, and return these loaders."""
         self.device = torch.device(device)
         for loader in self:
             loader.loader.device = self.device
@@ -566,11 +522,11 @@ class DataLoaders:
         """Return a loader of other images, prepared as in validation and in the order given.
 
         Args:
-            items: Image files; or what the ``DataBlock`` takes for items, where it made these loaders.
-            with_labels: Take their labels as those of the training images were taken.
+            items: Image files, or items as the ``DataBlock`` takes them that made these loaders.
+            with_labels: Find their labels as those of the training images were found.
 
         Raises:
-            ConfigError: Labels are wanted, and these loaders were not made by a ``DataBlock``.
+            ConfigError: ``with_labels`` was given, and these loaders were not made by a ``DataBlock``.
             LabelError: An item has no label, or one that is no class of the training images.
         """
         frame: Any = items
@@ -673,14 +629,10 @@ class DataLoaders:
         self,
         b: Sequence[Tensor] | None = None,
         max_n: int = 9,
-        nrows: int | None = None,
-        ncols: int | None = None,
-        figsize: tuple[float, float] | None = None,
-        unique: bool = False,
-        show: bool = True,
+        **options: Unpack[ShowOptions],
     ) -> L[Any] | None:
         """Draw the images of a training batch, or of ``b``, with their labels; see ``DataLoader.show_batch``."""
-        return self.train.show_batch(b, max_n, nrows, ncols, figsize, unique, show)
+        return self.train.show_batch(b, max_n, **options)
 
     def cuda(self) -> DataLoaders:
         """Give batches on the CUDA device from now on; see ``to``."""
@@ -691,7 +643,7 @@ class DataLoaders:
         return self.to("cpu")
 
     def new_empty(self) -> DataLoaders:
-        """Return loaders that prepare images in the same way and have none."""
+        """Return loaders that prepare images in the same way and have no images."""
         nothing = torch.zeros(0, dtype=torch.int64)
         made = copy.copy(self)
         made.table = replace(
@@ -716,12 +668,12 @@ class DataLoaders:
         """Add transforms to those that are there, and return these loaders.
 
         Args:
-            tfms: Batch transforms for ``"after_batch"``; item transforms for ``"after_item"``.
-            event: Which of the two.
-            loaders: Which loaders get them, by position or themselves; None is both. Item transforms go to both.
+            tfms: Batch transforms for ``"after_batch"``, item transforms for ``"after_item"``.
+            event: One of these two words.
+            loaders: The loaders that get batch transforms, by position or themselves; None is both.
 
         Raises:
-            ConfigError: There is no such event, or the transforms cannot work with those that are there.
+            ConfigError: The event is unknown, or the transforms do not fit those that are there.
         """
         from vizsla.notebook.batches import add_transforms
 

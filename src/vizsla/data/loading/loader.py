@@ -1,9 +1,9 @@
 """Read images in threads ahead of the consumer, and put them into batches of uint8 in an order that is known beforehand.
 
-A pass keeps a window of batches. For each image of a batch that is not on the device already, one of the threads reads it and
-writes its pixels into the memory of the batch; the consumer waits for the batch that is its turn. On CUDA that memory is
-pinned, and whoever writes the last image starts the copy on a stream of its own, so that it runs while the network works on
-the batch before. Images that a ``DeviceStore`` keeps are gathered on the device instead.
+A pass keeps a window of batches. For each image that is not on the device yet, a thread reads the image and writes its pixels
+into the memory of its batch; the consumer waits for the batch whose turn it is. On CUDA that memory is pinned, and whoever
+writes the last image starts the copy on a separate stream, so that it runs while the network works on the batch before.
+Images that a ``DeviceStore`` keeps are gathered on the device instead.
 
 B: images of a batch; H, W: sides. Arrays are HWC as Pillow and the cache have them; batches are CHW views of that memory.
 """
@@ -28,13 +28,13 @@ from vizsla.data.images.decode import source_name
 from vizsla.data.loading.order import (
     ALL,
     Share,
+    check_rows,
     check_share,
-    checked_rows,
-    checked_weights,
-    drawn,
-    part,
+    check_weights,
+    draw_rows,
     rows_of,
-    shuffled,
+    shuffle_rows,
+    take_share,
     turns_of,
 )
 from vizsla.errors import ConfigError, DataError, PictureError, VizslaError
@@ -45,23 +45,23 @@ from vizsla.types import Batch
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-    from vizsla.data.cache.device import DeviceStore, Place
+    from vizsla.data.cache.device import Place
     from vizsla.data.images.reader import ImageReader
-    from vizsla.data.images.sizing import Pixels, Sizing
+    from vizsla.data.images.sizing import Pixels
     from vizsla.machine import NumWorkers
-    from vizsla.types import ImageTable, Size
+    from vizsla.types import ImageTable
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 PREFETCH_BYTES = 512 * 2**20
-"""What waits for the consumer takes at most this much memory."""
+"""Memory that images waiting for the consumer may take."""
 
 CLOSE_SECONDS = 5.0
-"""How long the end waits for threads that are at work. A thread that hangs in the system longer ends when that lets go."""
+"""How long closing waits for busy threads. A thread that hangs in the system for longer ends when the system lets it go."""
 
 MAX_SECONDS = 300.0
-"""For one image; a disk or network share that takes longer is given up, with an error that names the file."""
+"""For one image. A disk or network share that takes longer raises an error that names the file."""
 
 MAX_BLOCKS = 6
 """The reading threads fill up to three batches, the consumer has one."""
@@ -73,7 +73,7 @@ _DECODING_WORKERS = 4
 """Where a device decodes: more threads wait for one another."""
 
 _DECODED_BATCHES_AHEAD = 1024
-"""Then; images that are decoded stay there, so these take next to no memory."""
+"""Where a device decodes: images stay there once decoded, so these batches take next to no memory."""
 
 _FEWEST_CORES_TO_READ_MEANWHILE = 4
 """With fewer the training needs all of them."""
@@ -83,11 +83,10 @@ _FEWEST_CORES_TO_READ_MEANWHILE = 4
 
 
 class ReadingThreads:
-    """Threads that work until closed; unlike those of the standard pools, one that hangs does not keep the program.
+    """Threads that work until closed. Unlike those of the standard pools, one that hangs does not keep the program alive.
 
-    Args:
-        num_threads: 0 does everything in the caller's thread. Each is started by a call, so that an epoch that reads nothing
-            has none.
+    Each submitted job starts one more thread until there are ``num_threads``, so an epoch that reads nothing starts none.
+    With 0 threads everything is done in the caller's thread.
     """
 
     def __init__(self, num_threads: int) -> None:
@@ -97,7 +96,7 @@ class ReadingThreads:
         self._threads: list[threading.Thread] = []
 
     def submit(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
-        """Hand work to the threads. Without any it is done here and now, and its error comes out here."""
+        """Hand work to the threads. Without threads the work is done here, and an error of the work is raised here."""
         future: Future[Result] = Future()
         if self._num_threads == 0:
             future.set_result(work(*arguments))
@@ -115,7 +114,7 @@ class ReadingThreads:
         return future
 
     def close(self) -> None:
-        """Drop the work that was not begun and wait for the threads, but not for ever."""
+        """Drop the work that has not begun and wait for the threads, for ``CLOSE_SECONDS`` at most."""
         self._closed.set()
         with suppress(Empty):
             while True:
@@ -140,10 +139,6 @@ def _work(jobs: SimpleQueue[_Job | None], closed: threading.Event) -> None:
         del job, future, work, arguments  # An idle thread holds no image.
 
 
-def _nothing(_result: object) -> int:
-    return 0
-
-
 def read_ahead(
     function: Callable[[Job], Result],
     jobs: Iterable[Job],
@@ -151,23 +146,15 @@ def read_ahead(
     num_workers: int,
     max_waiting: int,
     max_bytes: int = PREFETCH_BYTES,
-    num_bytes: Callable[[Result], int] = _nothing,
+    num_bytes: Callable[[Result], int] = lambda _result: 0,
 ) -> Generator[Result]:
-    """Yield ``function(job)`` of every job, in order, worked out in threads ahead of the consumer.
+    """Yield ``function(job)`` for every job, in order, computed in threads ahead of the consumer.
 
-    The threads live as long as the generator runs: they end when it is used up, closed, dropped, or left by an error or
-    Ctrl-C. An error of the function arrives unchanged at its place in the order; jobs after it are cancelled.
+    The threads end with the generator: when it is used up, closed, dropped, or left by an error or Ctrl-C. An error of the
+    function arrives unchanged at its place in the order, and later jobs are cancelled. ``function`` must be thread-safe.
 
-    Args:
-        function: Must be thread-safe.
-        jobs: Taken one by one, not all at once.
-        num_workers: Threads; 0 works in the consumer's thread.
-        max_waiting: At most so many results are worked on or wait (but always one per worker).
-        max_bytes: The same in bytes, reckoned with the largest result so far.
-        num_bytes: Size of a result.
-
-    Yields:
-        Results, in the order of the jobs.
+    Jobs are taken one by one. At most ``max_waiting`` results are in progress or wait (at least one per worker), or as many
+    as ``max_bytes`` hold if all were as large as the largest so far, by ``num_bytes``. 0 workers use the caller's thread.
     """
     if num_workers == 0:
         yield from map(function, jobs)
@@ -194,13 +181,9 @@ def map_rows(
     num_workers: NumWorkers = "auto",
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Result]:
-    """Return ``function(row)`` of some rows, in their order, worked out in threads.
+    """Return ``function(row)`` for each of the rows, int64 ``(N,)``, in order, computed in threads as by ``read_ahead``.
 
-    Args:
-        function: Must be thread-safe; its error comes out unchanged.
-        rows: int64 ``(N,)``.
-        num_workers: Threads; ``"auto"`` is one for each core, 0 works in this thread.
-        on_progress: Called in this thread after each row with the number of rows done so far.
+    ``on_progress`` is called in this thread after each row, with the number of rows done so far.
     """
     num_workers = worker_count(num_workers)
     done: list[Result] = []
@@ -219,48 +202,34 @@ def map_rows(
 
 
 class Sent(NamedTuple):
-    """Tensors on their way to the device, and the event that is reached when they are there; None if they are."""
+    """Tensors on their way to the device, and the event that marks their arrival; None if they have arrived."""
 
     tensors: tuple[Tensor, ...]
     event: torch.cuda.Event | None
 
 
 class Shipping:
-    """How the batches of one pass get to their device.
+    """How the batches of one pass get to their device: through pinned memory, or out of the device's store of images."""
 
-    Args:
-        device: Where batches go.
-        store: Keeps images there; None if none does.
-        sizing: What says which window of a stored image is seen.
-        size: ``(H, W)`` of all images, where that is known before the first is read; a store needs it.
-        memory: Where batches on the CPU take theirs from.
-    """
-
-    def __init__(
-        self,
-        device: torch.device,
-        *,
-        store: DeviceStore | None = None,
-        sizing: Sizing | None = None,
-        size: Size | None = None,
-        memory: Blocks,
-    ) -> None:
+    def __init__(self, reader: ImageReader, *, device: torch.device, memory: Blocks) -> None:
+        sizing, store = reader.resize, reader.cache.device_store
+        usable = store is not None and store.serves(device) and reader.windows_are_slices
         self.device = device
-        self.store = store
+        self.store = store if usable else None
         self.sizing = sizing
-        self.size = size
-        self.memory = memory
-        self.on_cuda = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self.on_cuda else None
+        # (H, W) of all images, if known before the first is read: a function of the user's own may return any size.
+        self.size = None if sizing is None or reader.items.after else sizing.size
+        self._memory = memory
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def empty(self, shape: tuple[int, ...]) -> Tensor:
-        """Return an uint8 tensor on the CPU, from where it gets to the device fastest."""
-        if self.on_cuda:
+        """Return an uint8 tensor on the CPU, in the memory that gets to the device fastest."""
+        if self._stream is not None:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        return self.memory.empty(shape, dtype=torch.uint8)
+        return self._memory.empty(shape, dtype=torch.uint8)
 
     def send(self, *tensors: Tensor) -> Sent:
-        """Start the copy of some tensors; they must not be written to any more."""
+        """Start copying some tensors to the device; they must not be written to any more."""
         if self._stream is None:
             return Sent(tuple(tensor.to(self.device) for tensor in tensors), None)
         with torch.cuda.stream(self._stream):
@@ -285,18 +254,12 @@ class Shipping:
 
 
 class PendingBatch:
-    """One batch that is being put together; ``put`` and ``put_place`` may be called from any thread.
-
-    Args:
-        rows: int64 ``(B,)``, rows of the table.
-        targets: int64 ``(B,)``, their targets.
-        draws: Random numbers of each image.
-        shipping: How it gets to its device.
-        places: Of the images that are on the device already; None for the others.
+    """One batch in the making. ``put`` may be called from any thread.
 
     Attributes:
-        missing: Positions of the images that must be put in.
-        jobs: Who reads them: positions, and what is done when they are there.
+        missing: Positions of the images that must be put in; ``places`` holds None for them at first.
+        jobs: Who reads them: positions, and the future that is done when they are in.
+        shapes: Shapes of the images that were put in, by position; empty for the others.
     """
 
     def __init__(
@@ -306,7 +269,7 @@ class PendingBatch:
         targets: Tensor,
         draws: list[list[float]],
         shipping: Shipping,
-        places: Sequence[Place | None],
+        places: list[Place | None],
     ) -> None:
         self.rows = rows
         self.draws = draws
@@ -315,7 +278,7 @@ class PendingBatch:
         self.jobs: list[tuple[Sequence[int], Future[None]]] = []
         self.shapes: list[tuple[int, ...]] = [()] * len(rows)
         self._targets = targets
-        self._places = {index: place for index, place in enumerate(places) if place is not None}
+        self._places = places
         self._images_BHWC: Tensor | None = None
         if shipping.size is not None and shipping.store is None and len(rows):
             # Here, in the consumer's thread: the C library keeps freed blocks for the thread that took them, and
@@ -325,78 +288,65 @@ class PendingBatch:
         self._sent: Sent | None = None
         self._lock = threading.Lock()
 
-    def put(self, index: int, pixels: Pixels) -> None:
-        """Copy an image, ``(H, W, 3)``, into its place in the batch."""
-        with self._lock:
-            if self._images_BHWC is None:
-                self._images_BHWC = self.shipping.empty((len(self.rows), *pixels.shape))
-            images = self._images_BHWC
-            self.shapes[index] = pixels.shape
-        if images.shape[1:] == pixels.shape:
-            np.copyto(images[index].numpy(), pixels)
-        self._one_less()
-
-    def put_place(self, index: int, place: Place) -> None:
-        """Note that an image is on the device now."""
-        with self._lock:
-            self._places[index] = place
-        self._one_less()
-
-    @property
-    def has_mixed_sizes(self) -> bool:
-        """Whether the images that were put in differ in size, so that they are no batch; ``shapes`` has the sizes."""
-        return len({shape for shape in self.shapes if shape}) > 1
-
-    @property
-    def num_bytes(self) -> int | None:
-        """Of its images; None where their size is not known yet."""
-        size = next((shape for shape in self.shapes if shape), self.shipping.size)
-        return None if size is None else 3 * size[0] * size[1] * len(self.rows)
-
-    def finish(self) -> Batch:
-        """Return the batch once nothing is missing; its images are in channels-last memory."""
-        if self._sent is None:  # Nothing had to be sent but this.
-            self._sent = self.shipping.send(self._targets)
-        targets, *read = self.shipping.receive(self._sent)
-        self._sent = None
-        if not len(self.rows):
-            shape = 0, *(self.shipping.size or (1, 1)), 3
-            images_BHWC = torch.empty(shape, dtype=torch.uint8, device=self.shipping.device)
+    def put(self, index: int, image: Pixels | Place) -> None:
+        """Put in one image: copy its pixels, ``(H, W, 3)``, or note its place on the device."""
+        if isinstance(image, np.ndarray):
+            with self._lock:
+                if self._images_BHWC is None:
+                    self._images_BHWC = self.shipping.empty((len(self.rows), *image.shape))
+                images = self._images_BHWC
+                self.shapes[index] = image.shape
+            if images.shape[1:] == image.shape:
+                np.copyto(images[index].numpy(), image)
         else:
-            images_BHWC = read[0] if not self._places else self._with_gathered(read)
-        return Batch(images=images_BHWC.permute(0, 3, 1, 2), targets=targets, rows=self.rows)
-
-    def _with_gathered(self, read: list[Tensor]) -> Tensor:
-        """Return the images of the store, and in between those that were read because the store has no room."""
-        store, size = self.shipping.store, self.shipping.size
-        if store is None or size is None:
-            raise ValueError("Images have places on a device only where a store gave them.")
-        indices = sorted(self._places)
-        images_BHWC = store.gather(
-            [self._places[index] for index in indices],
-            corners=[self._corner(index) for index in indices],
-            size=size,
-        )
-        if not read:
-            return images_BHWC
-        read[0][torch.tensor(indices, device=read[0].device)] = images_BHWC
-        return read[0]
-
-    def _corner(self, index: int) -> tuple[int, int]:
-        """Return (left, top) of what is seen of an image of the store."""
-        place, draws, sizing = self._places[index], self.draws[index], self.shipping.sizing
-        if not draws or sizing is None:
-            return 0, 0
-        left, top, _, _ = sizing.part((place.height, place.width), draws)
-        return left, top
-
-    def _one_less(self) -> None:
+            self._places[index] = image
         with self._lock:
             self._num_missing -= 1
             is_last = self._num_missing == 0
         if is_last and self._images_BHWC is not None and not self.has_mixed_sizes:
             self._sent = self.shipping.send(self._targets, self._images_BHWC)
             self._images_BHWC = None
+
+    @property
+    def has_mixed_sizes(self) -> bool:
+        """Whether the images that were put in differ in size, so that they are no batch."""
+        return len({shape for shape in self.shapes if shape}) > 1
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Of its images; None while their size is not known."""
+        size = next((shape for shape in self.shapes if shape), self.shipping.size)
+        return None if size is None else 3 * size[0] * size[1] * len(self.rows)
+
+    def finish(self) -> Batch:
+        """Return the batch once nothing is missing; its images are in channels-last memory."""
+        shipping = self.shipping
+        if self._sent is None:  # No pixels were put in.
+            self._sent = shipping.send(self._targets)
+        targets, *read = shipping.receive(self._sent)
+        self._sent = None
+        if not len(self.rows):
+            shape = 0, *(shipping.size or (1, 1)), 3
+            images_BHWC = torch.empty(shape, dtype=torch.uint8, device=shipping.device)
+        else:
+            images_BHWC = self._gather(read)
+        return Batch(images=images_BHWC.permute(0, 3, 1, 2), targets=targets, rows=self.rows)
+
+    def _gather(self, read: list[Tensor]) -> Tensor:
+        """Return the images of the store, with those in between that were read because the store has no room."""
+        store, sizing, size = self.shipping.store, self.shipping.sizing, self.shipping.size
+        placed = {index: place for index, place in enumerate(self._places) if place is not None}
+        if store is None or sizing is None or size is None or not placed:
+            return read[0]
+        corners = [(0, 0)] * len(placed)
+        if self.draws[0]:
+            boxes = [sizing.part((p.height, p.width), self.draws[i]) for i, p in placed.items()]
+            corners = [(left, top) for left, top, _, _ in boxes]
+        images_BHWC = store.gather(list(placed.values()), corners=corners, size=size)
+        if not read:
+            return images_BHWC
+        read[0][torch.tensor(list(placed), device=read[0].device)] = images_BHWC
+        return read[0]
 
 
 # ── all batches ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -405,10 +355,9 @@ class PendingBatch:
 class ImageLoader:
     """Batches of uint8 images from some rows of a table.
 
-    In training the rows are shuffled for each epoch and of every image a random window is taken.
-    Both depend on the seed, the epoch and the row alone, not on batch size or number of workers; a row that comes up more
-    than once in an epoch gets another window each time. Otherwise the rows come in the order given and the images are
-    centred.
+    In training the rows are shuffled for each epoch and a random window is taken of every image. Both depend on the seed,
+    the epoch and the row alone, not on the batch size or the number of workers; a row that comes up more than once in an
+    epoch gets another window each time. Otherwise the rows come in the order given and the images are centred.
 
     Args:
         table: Where the rows point into.
@@ -420,9 +369,9 @@ class ImageLoader:
         num_workers: Threads that read ahead; ``"auto"`` is one for each core, 0 reads in the consumer's thread.
         device: Where images and targets go.
         drop_last: Leave out a last batch that is not full, unless it is the only one.
-        weights: How often each of the rows comes up in training, in proportion, ``(N,)``; an epoch is as long as without,
-            its rows are drawn with replacement (see ``order.drawn``). None: each comes up once.
-        memory: Where batches on the CPU lie; loaders that are used by turns may share it. None is memory of its own.
+        weights: How often each of the rows comes up in training, in proportion, ``(N,)``; see ``order.draw_rows``. None:
+            each comes up once.
+        memory: Where batches on the CPU lie; loaders that are used in turn may share it. None is memory of its own.
 
     Raises:
         ConfigError: ``batch_size`` is below 1 or ``num_workers`` below 0, or the weights cannot work.
@@ -448,7 +397,7 @@ class ImageLoader:
             raise ConfigError(f"batch_size is at least 1. Received: batch_size={batch_size}")
         share_heaps()
         self.table = table
-        self.rows = checked_rows(rows, count=len(table.paths))
+        self.rows = check_rows(rows, count=len(table.paths))
         self.reader = reader
         self.batch_size = batch_size
         self.training = training
@@ -456,7 +405,7 @@ class ImageLoader:
         self.num_workers = worker_count(num_workers)
         self.device = torch.device(device)
         self.drop_last = drop_last
-        self.weights = None if weights is None else checked_weights(weights, count=len(self.rows))
+        self.weights = None if weights is None else check_weights(weights, count=len(self.rows))
         self._memory = Blocks(max_blocks=MAX_BLOCKS) if memory is None else memory
         self._has_repeats = weights is not None or len(self.rows.unique()) < len(self.rows)
 
@@ -466,18 +415,13 @@ class ImageLoader:
         return full if self.drop_last and full else full + (rest > 0)
 
     def plan(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> tuple[Tensor, ...]:
-        """Return what comes up in every batch of an epoch, without reading an image.
-
-        Args:
-            epoch: Number of the epoch, from 0; matters in training only.
-            start: So many batches are left out at the beginning.
-            share: (rank, world): only that process's part of each batch, see ``batches``.
+        """Return what comes up in every batch of an epoch, without reading an image; arguments as for ``batches``.
 
         Returns:
             Turns of each batch, int64 on the CPU: rows of the table where none is repeated, see ``order``.
 
         Raises:
-            ConfigError: There are fewer batches than ``start``, or no such share.
+            ConfigError: There are fewer batches than ``start``, or the share is impossible.
         """
         check_share(share)
         if not 0 <= start <= len(self):
@@ -486,18 +430,18 @@ class ImageLoader:
             )
         turns = self._order(epoch)
         batches = torch.split(turns, self.batch_size)[: len(self)] if len(turns) else ()
-        return tuple(part(batch, share=share) for batch in batches[start:])
+        return tuple(take_share(batch, share=share) for batch in batches[start:])
 
     def batches(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> Generator[Batch]:
         """Yield the batches of an epoch; threads read ahead of the consumer and end when the generator is closed.
 
         Args:
             epoch: Number of the epoch, from 0; matters in training only.
-            start: So many batches are left out at the beginning, their images not read; the others are the same as
-                without it, bit for bit.
-            share: (rank, world). Each of several processes gets neighbouring images of every batch, all together get
-                every image once, and all get the same number of batches. A last batch with fewer images than there
-                are processes leaves some with a batch of no images, ``(0, 3, H, W)``.
+            start: Number of batches to leave out at the beginning. Their images are not read, and the other batches are the
+                same as without it, bit for bit.
+            share: (rank, world). Each of several processes gets neighbouring images of every batch, all together get every
+                image once, and all get the same number of batches. A last batch with fewer images than there are processes
+                leaves some with a batch of no images, ``(0, 3, H, W)``.
 
         Yields:
             Images uint8 ``(B, 3, H, W)``, channels-last, on the device. H and W of an empty batch are those of the
@@ -510,25 +454,14 @@ class ImageLoader:
         """
         return self.read_plan(self.plan(epoch=epoch, start=start, share=share), epoch=epoch)
 
-    def read_plan(self, plan: Iterable[Tensor], *, epoch: int = 0) -> Generator[Batch]:
-        """Yield the batches of a plan, or of a part of one; see ``batches``.
-
-        Args:
-            plan: Rows or turns of each batch, as ``plan`` returns them.
-            epoch: Number of the epoch, from 0; matters in training only.
-
-        Yields:
-            Images uint8 ``(B, 3, H, W)``, channels-last, on the device.
-        """
-        shipping = self._shipping()
+    def read_plan(self, plan: Sequence[Tensor], *, epoch: int = 0) -> Generator[Batch]:
+        """Yield the batches of a plan, or of a part of one, as ``batches`` does."""
+        shipping = Shipping(self.reader, device=self.device, memory=self._memory)
         decoder = self._device_decoder(shipping)
-        num_workers = self.num_workers
-        if decoder is not None:
-            num_workers = min(_DECODING_WORKERS, num_workers)
         num_workers, num_allowed = self.num_workers, 1
         if decoder is not None:
             num_workers, num_allowed = min(_DECODING_WORKERS, num_workers), _DECODED_BATCHES_AHEAD
-        pending = self._pending_batches(tuple(plan), epoch=epoch, shipping=shipping)
+        pending = self._pending_batches(plan, epoch=epoch, shipping=shipping)
         window: deque[PendingBatch] = deque()
         with closing(ReadingThreads(num_workers)) as threads:
             while True:
@@ -549,22 +482,23 @@ class ImageLoader:
                             raise
                         raise self._too_slow(batch, indices[0]) from error
                 if batch.has_mixed_sizes:
-                    raise DataError(self._mixed_sizes(batch))
+                    raise self._mixed_sizes(batch)
                 if num_workers and decoder is None:  # Without threads nothing is read ahead.
                     num_allowed = _window_length(batch.num_bytes)
                 yield batch.finish()
 
     def _pending_batches(
-        self, plan: tuple[Tensor, ...], *, epoch: int, shipping: Shipping
+        self, plan: Sequence[Tensor], *, epoch: int, shipping: Shipping
     ) -> Iterator[PendingBatch]:
-        """Yield the batches of a plan, with nothing read."""
+        """Yield the batches of a plan before anything is read."""
         count = self.reader.num_draws if self.training else 0
         for first in range(0, len(plan), BATCHES_AT_ONCE):
             some = plan[first : first + BATCHES_AT_ONCE]
-            drawn = counter_uniform(
-                self.seed, "crop", epoch=epoch, rows=torch.cat(some), count=count
+            numbers = counter_uniform(
+                self.seed, "crop", epoch=epoch, rows=torch.cat(tuple(some)), count=count
             )
-            for turns, draws in zip(some, drawn.split([len(turns) for turns in some]), strict=True):
+            draws_of_batches = numbers.split([len(turns) for turns in some])
+            for turns, draws in zip(some, draws_of_batches, strict=True):
                 rows = rows_of(turns)
                 places: list[Place | None] = [None] * len(rows)
                 if shipping.store is not None:
@@ -581,56 +515,43 @@ class ImageLoader:
     def _read(
         self, batch: PendingBatch, indices: Sequence[int], decoder: DeviceDecoder | None
     ) -> None:
-        """Put some images of a batch into their places; in a thread."""
+        """Put some images into their batch; called in a thread."""
         reader, training, rows = self.reader, self.training, batch.rows.tolist()
         if decoder is not None:
             decoder.fill([self.table.paths[rows[index]] for index in indices])
         on_device = batch.shipping.store is not None
         for index in indices:
             path = self.table.file(rows[index])
-            # Where the device has it, or gets it now, the batch takes it from there.
-            place = reader.place(path, training=training) if on_device else None
-            if place is None:
-                draws = batch.draws[index] if training else None
-                pixels = reader.read(path, draws=draws)
+            # If the device has the image, or gets it now, the batch takes it from there.
+            image = reader.place(path, training=training) if on_device else None
+            if image is None:
+                image = reader.read(path, draws=batch.draws[index] if training else None)
                 place = reader.place(path, training=training) if on_device else None
-                if place is None:
-                    batch.put(index, pixels)
-                    continue
-            batch.put_place(index, place)
+                image = image if place is None else place
+            batch.put(index, image)
 
     def _order(self, epoch: int) -> Tensor:
         """Return the turns of an epoch, ``(N,)``."""
         if not self.training or not len(self.rows):
             return self.rows
         if self.weights is None:
-            rows = shuffled(self.rows, seed=self.seed, epoch=epoch)
+            rows = shuffle_rows(self.rows, seed=self.seed, epoch=epoch)
         else:
             targets = self.table.targets[self.rows]
             groups = targets if targets.ndim == 1 and not targets.is_floating_point() else None
-            rows = drawn(
+            rows = draw_rows(
                 self.rows, weights=self.weights, groups=groups, seed=self.seed, epoch=epoch
             )
         return turns_of(rows) if self._has_repeats else rows
 
-    def _shipping(self) -> Shipping:
-        """Return how the batches of a pass get to the device."""
-        sizing, store = self.reader.resize, self.reader.cache.device_store
-        if store is not None and not (store.serves(self.device) and self.reader.windows_are_slices):
-            store = None
-        # A function of the user's own may give any size.
-        size = None if sizing is None or self.reader.items.after else sizing.size
-        return Shipping(self.device, store=store, sizing=sizing, size=size, memory=self._memory)
-
     def _device_decoder(self, shipping: Shipping) -> DeviceDecoder | None:
-        """Return what decodes training images on a CUDA device that will keep them, if this is one."""
-        sizing, store = self.reader.resize, shipping.store
+        """Return the decoder for training images on a CUDA device that will keep them, if this is such a device."""
         usable = self.training and self.device.type == "cuda" and self.reader.scales_one_box
-        if not usable or store is None or sizing is None:
+        if not usable or shipping.store is None:
             return None
-        return DeviceDecoder(self.reader, sizing=sizing, store=store)
+        return DeviceDecoder(self.reader, store=shipping.store)
 
-    def _mixed_sizes(self, batch: PendingBatch) -> str:
+    def _mixed_sizes(self, batch: PendingBatch) -> DataError:
         first_of: dict[tuple[int, ...], int] = {}
         for shape, row in zip(batch.shapes, batch.rows.tolist(), strict=True):
             first_of.setdefault(shape, row)
@@ -638,7 +559,7 @@ class ImageLoader:
             f"{shape[0]} x {shape[1]} ({self.table.shown_path(row)})"
             for shape, row in islice(first_of.items(), 4)
         )
-        return (
+        return DataError(
             f"The images of a batch must have one size, and these {len(batch.rows)} have {len(first_of)} different "
             f"ones (height x width): {shown}{'; ...' if len(first_of) > 4 else ''}. add item_tfms=Resize(...)"
         )
@@ -660,14 +581,11 @@ def _window_length(num_bytes: int | None) -> int:
 
 @contextmanager
 def reading_meanwhile(loader: ImageLoader) -> Generator[None]:
-    """Read validation images into the cache while something else goes on; where it would not help, do nothing.
+    """Read the images of a validation loader into the device's cache while something else goes on.
 
-    While a device trains its first epoch, the processor's cores have nothing to do that the next batch waits for. The
-    validation images of 7,390 took 1.4 to 2 s after the first epoch; read meanwhile they are there. An image that cannot be
-    read is left for whoever wants it.
-
-    Args:
-        loader: Of the images, prepared as in validation.
+    While a device trains its first epoch, the processor's cores have nothing to do that the next batch waits for. Reading
+    7,390 validation images took 1.4 to 2 s after the first epoch; read meanwhile, they are there. Nothing is read where that
+    would not help. An image that cannot be read is left for whoever needs it.
     """
     reader, table = loader.reader, loader.table
     store = reader.cache.device_store

@@ -1,8 +1,8 @@
-"""The order in which images come up in an epoch, decided by (rows, seed, epoch), and one process's part of a batch.
+"""The order in which images come up in an epoch, decided by (rows, seed, epoch), and one process's share of a batch.
 
-A *turn* says which image comes up and for which time in the epoch: ``row + 2**32 * times_before``. Random numbers are keyed
-by turns, so that an image that comes up twice in an epoch is cropped and augmented in two ways. Where no row is repeated,
-turns are the rows themselves. N: rows; M: turns.
+A *turn* says which image comes up, and how often it came up before in the epoch: ``row + 2**32 * times_before``. Random
+numbers are keyed by turns, so that an image that comes up twice in an epoch is cropped and augmented in two ways. Where no
+row is repeated, turns are the rows themselves. N: rows; M: turns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Share = tuple[int, int]
-"""(rank, world): which of how many processes that work on the same batches."""
+"""(rank, world): which process this is, of how many that work on the same batches."""
 
 ALL: Share = (0, 1)
 """The share of a process that works alone."""
@@ -28,12 +28,8 @@ _ROW_BITS = 32
 _ROW_MASK = (1 << _ROW_BITS) - 1
 
 
-def checked_rows(rows: Tensor, *, count: int) -> Tensor:
-    """Return rows of a table of ``count`` rows as int64 ``(N,)`` on the CPU.
-
-    Raises:
-        DataError: One is outside of the table.
-    """
+def check_rows(rows: Tensor, *, count: int) -> Tensor:
+    """Return rows of a table of ``count`` rows as int64 ``(N,)`` on the CPU; raise a DataError for one outside of it."""
     rows = rows.to(device="cpu", dtype=torch.int64)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
         raise DataError(
@@ -49,7 +45,7 @@ def rows_of(turns: Tensor) -> Tensor:
 
 
 def turns_of(rows: Tensor) -> Tensor:
-    """Return the turns of rows that come up in this order, int64 ``(N,)``; see the head of this module."""
+    """Return the turns of rows that come up in this order, int64 ``(N,)``."""
     order = torch.argsort(rows, stable=True)
     in_order = rows[order]
     is_first = torch.ones_like(in_order, dtype=torch.bool)
@@ -61,28 +57,19 @@ def turns_of(rows: Tensor) -> Tensor:
     return turns
 
 
-def shuffled(rows: Tensor, *, seed: int, epoch: int) -> Tensor:
+def shuffle_rows(rows: Tensor, *, seed: int, epoch: int) -> Tensor:
     """Return rows, int64 ``(N,)``, in the random order of an epoch."""
     return rows[torch.randperm(len(rows), generator=generator(seed, f"order {epoch}"))]
 
 
-def drawn(
+def draw_rows(
     rows: Tensor, *, weights: Tensor, groups: Tensor | None = None, seed: int, epoch: int
 ) -> Tensor:
-    """Return as many rows as there are, drawn with replacement in proportion to weights, in random order.
+    """Draw N rows with replacement, in proportion to their weights ``(N,)``, and return them in random order.
 
     The draws are spread evenly (systematic sampling): a row that is expected 2.4 times comes up 2 or 3 times, and the rows
-    of a group together as often as their weights say, give or take one. Independent draws would stray much further.
-
-    Args:
-        rows: int64 ``(N,)``.
-        weights: float ``(N,)``, of each row; at least one is above 0.
-        groups: int64 ``(N,)``, the class of each row; None takes all rows for one group.
-        seed: Of the run.
-        epoch: Number of the epoch, from 0.
-
-    Returns:
-        int64 ``(N,)``.
+    of a group (int64 ``(N,)``, the class of each row; None is one group) together as often as their weights say, give or
+    take one. Independent draws would stray much further.
     """
     chance = generator(seed, f"draw {epoch}")
     order = torch.randperm(len(rows), generator=chance)
@@ -91,18 +78,14 @@ def drawn(
     ends = weights[order].double().cumsum(0)
     start = torch.rand((), generator=chance, dtype=torch.float64)
     points = (torch.arange(len(rows), dtype=torch.float64) + start) * (ends[-1:] / len(rows))
-    # Rounding may put the last point on the end of all; the last row that has a weight is meant.
+    # Rounding may put the last point at the very end; it means the last row that has a weight.
     last = int((ends < ends[-1:]).sum())
     chosen = torch.searchsorted(ends, points, right=True).clamp(max=last)
-    return shuffled(rows[order[chosen]], seed=seed, epoch=epoch)
+    return shuffle_rows(rows[order[chosen]], seed=seed, epoch=epoch)
 
 
 def balancing_weights(targets: Tensor) -> Tensor:
-    """Return weights with which all classes, int64 ``(N,)``, come up equally often: float64 ``(N,)``.
-
-    Raises:
-        ConfigError: The targets are not one class for each image.
-    """
+    """Return weights, float64 ``(N,)``, with which all classes in the targets, int64 ``(N,)``, come up equally often."""
     if targets.ndim != 1 or targets.is_floating_point():
         raise ConfigError(
             "balanced=True draws the classes of images equally often, and these images do not have one class each "
@@ -112,12 +95,8 @@ def balancing_weights(targets: Tensor) -> Tensor:
     return 1.0 / counts[which].double()
 
 
-def checked_weights(weights: Tensor | Sequence[float], *, count: int) -> Tensor:
-    """Return the weights of ``count`` rows as float64 ``(N,)`` on the CPU.
-
-    Raises:
-        ConfigError: There are more or fewer, or they are not finite, negative, or all 0.
-    """
+def check_weights(weights: Tensor | Sequence[float], *, count: int) -> Tensor:
+    """Return the weights of ``count`` rows as float64 ``(N,)`` on the CPU; raise a ConfigError if they cannot be used."""
     found = torch.as_tensor(weights, dtype=torch.float64, device="cpu")
     fits = found.shape == (count,)
     if not fits or not bool(found.isfinite().all()) or bool((found < 0).any()):
@@ -139,11 +118,11 @@ def check_share(share: Share) -> None:
         )
 
 
-def part(batch: Tensor, *, share: Share) -> Tensor:
-    """Return the rows of a batch, ``(B,)``, that belong to one process: neighbours, as many as the others have, give or take one.
+def take_share(batch: Tensor, *, share: Share) -> Tensor:
+    """Return one process's rows of a batch, ``(B,)``: neighbours, as many as every other process has, give or take one.
 
-    The parts of all processes in the order of their ranks are the batch. Where a batch has fewer rows than there are
-    processes, some parts are empty.
+    The shares of all processes, in the order of their ranks, make up the batch. Where a batch has fewer rows than there are
+    processes, some shares are empty.
     """
     rank, world = share
     return batch[len(batch) * rank // world : len(batch) * (rank + 1) // world]

@@ -16,7 +16,7 @@ import torch
 
 from vizsla.data.images.decode import cause_of
 from vizsla.data.loading.loader import map_rows
-from vizsla.data.loading.order import checked_rows
+from vizsla.data.loading.order import check_rows
 from vizsla.data.table.labels import (
     LabelledImages,
     class_texts,
@@ -399,7 +399,7 @@ def find_unreadable(
             return cause_of(error)
         return None
 
-    rows = checked_rows(rows, count=len(table.paths))
+    rows = check_rows(rows, count=len(table.paths))
     causes = map_rows(cause, rows, num_workers=num_workers, on_progress=on_progress)
     found = zip(rows.tolist(), causes, strict=True)
     return tuple((row, cause) for row, cause in found if cause is not None)
