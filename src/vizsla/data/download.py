@@ -1,11 +1,11 @@
 """Download files, resumed and verified, and unpack archives of images, bounded and only into their folder.
 
-What arrives goes into ``NAME.part``; only a file of the right size and SHA-256 gets its name. Where no SHA-256 is known, that
-of the first download is written down in ``NAME.sha256.json``, and later downloads are held to it. A ``NAME.part.json`` says
-which version of the file the part is of (its ETag or date), so that parts of two versions are never put together.
+A download goes to ``NAME.part`` and gets its name only when its size and SHA-256 are right. ``NAME.part.json`` notes which
+version of the file the part belongs to (its ETag or date), so that parts of two versions are never joined. Where no SHA-256
+is known, ``NAME.sha256.json`` notes that of the first download, and later downloads must match it.
 
-An archive from the internet is not trusted: names that lead out of the folder, links, devices, sizes that only a
-decompression bomb has, and damaged data are refused, and what was written until then is removed.
+An archive from the internet is not trusted. Names that lead out of the folder, links, devices, sizes that only a
+decompression bomb has, and damaged data are refused, and everything written until then is removed.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ import tarfile
 import time
 import zipfile
 import zlib
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener, url2pathname
 
 from vizsla import __version__
-from vizsla.errors import ConfigError, DataError, OutputError
+from vizsla.errors import ConfigError, DataError, OutputError, VizslaError
 from vizsla.files import atomic_write
 from vizsla.machine import free_disk_bytes, home_folder, shown_bytes
 from vizsla.text import one_line, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator
+
+    Move = Callable[[int, int | None], None]
 
 _BLOCK = 2**18
 _TIMEOUT_SECONDS = 30.0
 _SECONDS_BETWEEN_LINES = 10.0
 _TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)$")
 
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
 """Waits before each new try after a dropped connection; a try that brings any bytes starts over from the first."""
@@ -62,25 +62,20 @@ def download_file(
     size: int | None = None,
     sha256: str | None = None,
     force: bool = False,
-    pauses_seconds: Sequence[float] = PAUSES_SECONDS,
 ) -> Path:
-    """Download a file; calls for one target at the same time, from any process, wait for each other.
+    """Download a file and return its path. Calls for one target, from any process, wait for each other.
 
     Args:
         url: An ``http``, ``https`` or ``file`` address.
         target: Where it goes; its folder is made. A ``file`` address is used where it is, and nothing is written.
         size: In bytes, if known.
         sha256: In hexadecimal, if known.
-        force: Download it even if it is there; what is there stays until the new one is whole.
-        pauses_seconds: Waits before each new try after a dropped connection.
-
-    Returns:
-        ``target``, or the path of a ``file`` address.
+        force: Download it even if it is there; the old file stays until the new one is whole.
 
     Raises:
         ConfigError: The address is of another kind.
-        DataError: The file cannot be downloaded, or is not what was expected. Only what a later call can go on with stays.
-        OutputError: It cannot be written; what came of it is removed.
+        DataError: The file cannot be downloaded, or is not the expected one. Only a part that can be continued is kept.
+        OutputError: It cannot be written; nothing of it is kept.
 
     Examples:
         >>> download_file("https://example.com/pets.tgz", Path("pets.tgz"), size=811706944)
@@ -101,22 +96,23 @@ def download_file(
             else:
                 return target
         _say(f"Downloading {url} to {target}")
-        with _Bar(f"Downloading {target.name}") as bar:
-            part.fill(pauses_seconds, bar=bar)
+        with _progress(f"Downloading {target.name}") as move:
+            part.fill(move)
         try:
-            found = _checked_sha256(part.path, url=url, size=size, sha256=sha256, recorded=recorded)
-            if sha256 is None and recorded is None:
-                _record(target, url=url, size=part.size(), sha256=found)
-            os.replace(part.path, target)  # noqa: PTH105 (Path.replace says less: its error lacks the target on some systems)
-        except OSError as error:
-            raise _unwritable(target, error) from error
+            with _writing(target):
+                found = _checked_sha256(
+                    part.path, url=url, size=size, sha256=sha256, recorded=recorded
+                )
+                if sha256 is None and recorded is None:
+                    _record(target, url=url, size=part.size(), sha256=found)
+                part.path.replace(target)
         finally:
             part.remove()
     return target
 
 
 def _local_path(url: str) -> Path | None:
-    """Return the path of a ``file`` address, or None for one of the internet."""
+    """Return the path of a ``file`` address, or None for one on the internet."""
     parts = urlsplit(url)
     if parts.scheme in ("http", "https") and parts.hostname:
         return None
@@ -134,16 +130,16 @@ def _local_path(url: str) -> Path | None:
 def _checked_sha256(
     path: Path, *, url: str, size: int | None, sha256: str | None, recorded: str | None = None
 ) -> str:
-    """Return the SHA-256 of a file that is as expected, or as it was when it first came."""
+    """Return the SHA-256 of a file, which must be the expected one or else the recorded one."""
     found_size = path.stat().st_size
     if size is not None and found_size != size:
-        raise _unlike(url, f"it has {found_size:,} bytes, not {size:,}")
+        raise _unexpected(url, f"it has {found_size:,} bytes, not {size:,}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     known = recorded if sha256 is None else sha256.lower()
     if known is not None and found != known:
         when = " as when it was first downloaded" if sha256 is None else ""
-        raise _unlike(url, f"its SHA-256 is {found}, not {known}{when}")
+        raise _unexpected(url, f"its SHA-256 is {found}, not {known}{when}")
     return found
 
 
@@ -152,18 +148,17 @@ def _record_path(target: Path) -> Path:
 
 
 def _recorded_sha256(target: Path, url: str) -> str | None:
-    """Return the SHA-256 that a file from this address had when it first came."""
+    """Return the SHA-256 of the first download from this address, if one was noted."""
     try:
-        record: Any = json.loads(_record_path(target).read_text("utf-8"))
+        record = json.loads(_record_path(target).read_text("utf-8"))
+        return str(record["sha256"]) if record["url"] == url else None
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
-            f"Cannot read {_record_path(target)}, which says what {target.name} was like when it first came: {error}. "
+            f"Cannot read {_record_path(target)}, the note of the first download of {target.name}: {error}. "
             "Delete it to trust the next download."
         ) from error
-    same = isinstance(record, dict) and record.get("url") == url
-    return str(record["sha256"]) if same and "sha256" in record else None
 
 
 def _record(target: Path, *, url: str, size: int, sha256: str) -> None:
@@ -173,8 +168,8 @@ def _record(target: Path, *, url: str, size: int, sha256: str) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     _say(
-        f"No check sum is known for {url}. What came ({shown_bytes(size)}, SHA-256 {sha256}) is noted in {path}; "
-        "later downloads must be the same."
+        f"No checksum is known for {url}. This download ({shown_bytes(size)}, SHA-256 {sha256}) is noted in {path}; "
+        "later downloads must match it."
     )
 
 
@@ -183,7 +178,7 @@ class _DroppedError(Exception):
 
 
 class _Part:
-    """The part of a file that has arrived so far, and the note that says of which version it is."""
+    """The part of a file that has arrived so far, with a note of the version that it belongs to."""
 
     def __init__(self, path: Path, *, url: str, size: int | None) -> None:
         self.path = path
@@ -195,66 +190,105 @@ class _Part:
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
-    def fill(self, pauses_seconds: Sequence[float], *, bar: _Bar) -> None:
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def fill(self, move: Move) -> None:
         """Download the rest, in as many tries as it takes; the part stays only if the connection kept breaking."""
         failures = 0
         while True:
             before = self.size()
             try:
-                self._try_once(bar)
-                return
+                return self._try_once(move)
             except _DroppedError as drop:
-                failures = 0 if self.size() > before else failures
-                if failures >= len(pauses_seconds):
-                    raise self._gave_up(drop, num_tries=failures + 1) from drop
-                bar.line(f"{drop}; trying again in {pauses_seconds[failures]:g} s")
-                time.sleep(pauses_seconds[failures])
+                if self.size() > before:
+                    failures = 0
+                if failures == len(PAUSES_SECONDS):
+                    advice = "Check the connection, and try again later."
+                    if self.size() and self._version():
+                        kept = shown_bytes(self.size())
+                        advice = f"{kept} are kept; check the connection, and call it again to go on from there."
+                    else:
+                        self.remove()
+                    raise DataError(
+                        f"Cannot download {self._url}: {drop}, after {failures + 1} tries. {advice}"
+                    ) from drop
+                _say(f"{drop}; trying again in {PAUSES_SECONDS[failures]:g} s")
+                time.sleep(PAUSES_SECONDS[failures])
                 failures += 1
 
-    def _try_once(self, bar: _Bar) -> None:
+    def _try_once(self, move: Move) -> None:
         version = self._version()
-        start = 0 if version is None else self.size()
+        start = self.size() if version else 0
         headers = {"User-Agent": f"vizsla/{__version__}", "Accept-Encoding": "identity"}
-        if version is not None and start:
+        if version and start:
             headers |= {"Range": f"bytes={start}-", "If-Range": version}
+        request = Request(self._url, headers=headers)
         try:
-            response = _open(Request(self._url, headers=headers))
+            response = build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT_SECONDS)
         except HTTPError as error:
             with error:
+                if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    if error.headers.get("Content-Range") == f"bytes */{start}":
+                        return  # the part is the whole file
+                    self.remove()
+                    raise _DroppedError("The file is shorter than the part of it here") from error
+                answer = f"the server answered {error.code} ({error.reason})"
                 if error.code in _TEMPORARY_STATUS:
-                    text = f"The server answered {error.code} ({error.reason})"
-                    raise _DroppedError(text) from error
-                if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    raise DataError(
-                        f"Cannot download {self._url}: the server answered {error.code} ({error.reason}). "
-                        "Check the address."
-                    ) from error
-                if error.headers.get("Content-Range") == f"bytes */{start}":
-                    return  # it was whole already
-                self.remove()
-                raise _DroppedError("The server has not as much as was begun with") from error
+                    raise _DroppedError(answer) from error
+                raise DataError(
+                    f"Cannot download {self._url}: {answer}. Check the address."
+                ) from error
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            answer = f"no answer from {request.host} ({reason})"
+            if not isinstance(reason, ssl.SSLCertVerificationError):
+                raise _DroppedError(answer) from error
+            raise DataError(
+                f"Cannot download {self._url}: {answer}. Check the address, and the certificates of this system."
+            ) from error
         with response:
-            start = _continued_at(response, start)
-            length = response.headers.get("Content-Length") or ""
-            total = start + int(length) if length.isdecimal() else None
             try:
-                self._check_announced(total, start=start)
-                if not start:
-                    self._begin(response.headers)
-                self._receive(response, start=start, total=total, bar=bar)
-            except OSError as error:
-                self.remove()
-                raise _unwritable(self.path, error) from error
-            except (DataError, OutputError):
+                with _writing(self.path):
+                    self._receive(response, start=start, move=move)
+            except VizslaError:
                 self.remove()
                 raise
 
+    def _receive(self, response: Any, *, start: int, move: Move) -> None:
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            start = 0
+        elif not (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
+            raise _DroppedError("the server sent another part than the one asked for")
+        length = response.headers.get("Content-Length") or ""
+        total = start + int(length) if length.isdecimal() else None
+        self._check_announced(total, start=start)
+        if not start:
+            self._begin(response.headers)
+        done = start
+        most = total if self._expected_size is None else self._expected_size
+        with self.path.open("ab" if start else "wb") as file:
+            while True:
+                try:
+                    data = response.read1(_BLOCK)
+                except (OSError, HTTPException) as error:
+                    raise _DroppedError(f"the connection broke after {done:,} bytes") from error
+                if not data:
+                    break
+                done += len(data)
+                if most is not None and done > most:
+                    raise _unexpected(self._url, f"it has more than {most:,} bytes")
+                file.write(data)
+                move(done, total)
+        if total is not None and done < total:
+            raise _DroppedError(f"the connection ended after {done:,} of {total:,} bytes")
+
     def _check_announced(self, total: int | None, *, start: int) -> None:
-        """Refuse, before it is transferred, what cannot be right or has no room."""
+        """Refuse a wrong or too large file before it is transferred."""
         if total is None:
             return
         if self._expected_size is not None and total != self._expected_size:
-            raise _unlike(self._url, f"it has {total:,} bytes, not {self._expected_size:,}")
+            raise _unexpected(self._url, f"it has {total:,} bytes, not {self._expected_size:,}")
         folder = self.path.parent
         free = free_disk_bytes(folder)
         if total - start > free:
@@ -264,76 +298,25 @@ class _Part:
             )
 
     def _begin(self, headers: Any) -> None:
-        """Throw away what was there and note which version begins now, if the server says it."""
+        """Remove the old part, and note which version begins now, if the server says it."""
         self.remove()
         tag = headers.get("ETag")
         version = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
         if version:
             self._note.write_text(json.dumps({"url": self._url, "version": version}), "utf-8")
 
-    def _receive(self, response: Any, *, start: int, total: int | None, bar: _Bar) -> None:
-        done = start
-        most = total if self._expected_size is None else self._expected_size
-        with self.path.open("ab" if start else "wb", buffering=0) as file:
-            while True:
-                try:
-                    data = response.read1(_BLOCK)
-                except (OSError, HTTPException) as error:
-                    raise _DroppedError(f"The connection broke after {done:,} bytes") from error
-                if not data:
-                    break
-                done += len(data)
-                if most is not None and done > most:
-                    raise _unlike(response.url, f"it has more than {most:,} bytes")
-                left = memoryview(data)
-                while left:
-                    left = left[file.write(left) :]
-                bar.move(done, total)
-        if total is not None and done < total:
-            raise _DroppedError(f"The connection ended after {done:,} of {total:,} bytes")
-
-    def _gave_up(self, drop: _DroppedError, *, num_tries: int) -> DataError:
-        end = "Check the connection, and try again later."
-        if self.size() == 0 or self._version() is None:
-            self.remove()
-        else:
-            kept = shown_bytes(self.size())
-            end = f"{kept} are kept; check the connection, and call it again to go on from there."
-        return DataError(f"Cannot download {self._url}: {drop}; {num_tries} tries were made. {end}")
-
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
-
     def _version(self) -> str | None:
-        """Return what the server called the version that the part is of."""
+        """Return what the server called the version that the part belongs to."""
         try:
-            note: Any = json.loads(self._note.read_text("utf-8"))
-        except (OSError, ValueError):
+            note = json.loads(self._note.read_text("utf-8"))
+            version = note["version"] if note["url"] == self._url else None
+        except (OSError, ValueError, LookupError, TypeError):
             return None
-        version = (
-            note.get("version") if isinstance(note, dict) and note.get("url") == self._url else None
-        )
         return version if isinstance(version, str) and version.isprintable() else None
 
 
-def _open(request: Request) -> Any:
-    try:
-        return build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT_SECONDS)
-    except HTTPError:
-        raise
-    except (OSError, HTTPException) as error:
-        came = "connection to" if isinstance(error, URLError) else "answer from"
-        reason = error.reason if isinstance(error, URLError) else error
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            raise DataError(
-                f"Cannot download {request.full_url}: the server's certificate is not valid ({reason}). "
-                "Check the address, and the certificates of this system."
-            ) from error
-        raise _DroppedError(f"No {came} {request.host} ({reason})") from error
-
-
 class _SafeRedirects(HTTPRedirectHandler):
-    """Follows a server that says a file is elsewhere, but never to other kinds of addresses or out of https."""
+    """Follows redirects, but never to other kinds of addresses or out of https."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -341,54 +324,47 @@ class _SafeRedirects(HTTPRedirectHandler):
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
             raise DataError(
-                f"Cannot download {req.full_url}: the server sends to {newurl!r}, which is not a safe address."
+                f"Cannot download {req.full_url}: the server redirects to {newurl!r}, which is not a safe address."
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _continued_at(response: Any, start: int) -> int:
-    """Return from which byte on the server sends: ``start`` if it agreed, else 0."""
-    if response.status != HTTPStatus.PARTIAL_CONTENT:
-        return 0
-    match = _CONTENT_RANGE.match(response.headers.get("Content-Range") or "")
-    if match is None or int(match[1]) != start:
-        raise _DroppedError("The server sent another part than was asked for")
-    return start
-
-
-def _unlike(url: str, why: str) -> DataError:
+def _unexpected(url: str, why: str) -> DataError:
     return DataError(
-        f"The file from {url} is not the one that was expected: {why}. It is not used. The transfer may have been "
-        "tampered with, or the file was replaced. Try again; if you have the file from elsewhere, give its address as "
-        "file:///PATH."
-    )
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"Cannot write {path}: {error.strerror or error}. Free some space, or choose another place; "
-        "VIZSLA_HOME names the folder that is used."
+        f"The file from {url} is not the expected one: {why}. It is not used. Someone may have tampered with the transfer, "
+        "or the file was replaced. Try again; if you have the file from elsewhere, give its address as file:///PATH."
     )
 
 
 @contextmanager
+def _writing(place: Path) -> Generator[None]:
+    """Turn errors of writing into ours. NotImplementedError: the disk has no locks."""
+    try:
+        yield
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(
+            f"Cannot write {place}: {getattr(error, 'strerror', None) or error}. Free some space, or choose another place; "
+            "VIZSLA_HOME names the folder that is used."
+        ) from error
+
+
+@contextmanager
 def _locked(path: Path, *, waiting: str) -> Generator[None]:
-    """Be the only one with a lock file until the block ends; its folder is made. The system frees the lock of a killed program."""
+    """Hold a lock file until the block ends; its folder is made. The system frees the lock of a killed program."""
     from filelock import FileLock, Timeout
 
-    with ExitStack() as stack:
+    lock = FileLock(path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
-            try:
-                stack.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                _say(waiting)
-                stack.enter_context(lock.acquire())
-        except (OSError, NotImplementedError) as error:
-            reason = error if isinstance(error, OSError) else OSError(str(error))
-            raise _unwritable(path, reason) from error
+            lock.acquire(timeout=0)
+        except Timeout:
+            _say(waiting)
+            lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _say(text: str) -> None:
@@ -396,66 +372,51 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-class _Bar:
-    """Shows how far a transfer is: a bar in a terminal, which goes away, or a line now and then elsewhere."""
+@contextmanager
+def _progress(label: str) -> Generator[Move]:
+    """Give a function of the bytes done and in all (None: not known) that moves a bar, or elsewhere than in a terminal prints a line now and then."""
+    from rich import progress
+    from rich.console import Console
 
-    def __init__(self, label: str) -> None:
-        from rich import progress
-        from rich.console import Console
+    console = Console(file=sys.stdout)
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(label, total=None)
+    last = time.monotonic()
 
-        self._label = label
-        self._console = Console(file=sys.stdout, soft_wrap=True)
-        self._progress = progress.Progress(
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._progress.add_task(label, total=None)
-        self._last = time.monotonic()
+    def move(done: int, total: int | None) -> None:
+        nonlocal last
+        if console.is_terminal:
+            bar.update(task, completed=done, total=total)
+        elif time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            _say(f"{label}: {shown_bytes(done)}" + (f" of {shown_bytes(total)}" if total else ""))
 
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def move(self, done: int, total: int | None = None) -> None:
-        """Show that ``done`` bytes of ``total`` are there; ``total`` is None while it is not known."""
-        if self._console.is_terminal:
-            self._progress.update(self._task, completed=done, total=total)
-        elif time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            of = "" if total is None else f" of {shown_bytes(total)}"
-            self.line(f"{self._label}: {shown_bytes(done)}{of}")
-
-    def line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+    with bar:
+        yield move
 
 
-_HEADER_ROOM = 2**20
-"""Bytes that the headers between two files may take: names of a few thousand letters at most, in truth."""
+MAX_UNPACKED_BYTES = 200 * 10**9
+MAX_FILES = 5_000_000
+_MAX_RATIO = 100
+"""Times its own size that an archive may unpack to."""
 _RATIO_ROOM = 10 * 2**20
 """Small archives may grow by any factor up to this size: a list of names compresses a thousandfold."""
+_HEADER_ROOM = 2**20
+"""Bytes that the headers between two files may take; real ones hold names of a few thousand letters at most."""
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _STARTS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 # RuntimeError: a zip file has a password.
 _DAMAGED = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What an archive may unpack to: bytes, files and folders, times its own size (10 MiB are always allowed)."""
-
-    max_bytes: int = 200 * 10**9
-    max_files: int = 5_000_000
-    max_ratio: int = 100
 
 
 class _RefusedError(Exception):
@@ -470,53 +431,49 @@ class _Entry(NamedTuple):
     content: IO[bytes] | None
 
 
-def extract_archive(
-    archive: Path,
-    folder: Path,
-    *,
-    limits: Limits = Limits(),
-    progress: Callable[[int], None] | None = None,
-) -> None:
+def extract_archive(archive: Path, folder: Path, *, move: Move | None = None) -> None:
     """Unpack a tar file (plain, gzip, bzip2 or xz) or a zip file into a new folder.
 
-    Its first bytes tell which, not its name. Permissions, owners and times in it are not applied.
+    Its first bytes decide the kind, not its name. Permissions, owners and times in it are not applied.
 
     Args:
         archive: The file.
         folder: Must not exist, its parent must. It is removed when anything fails.
-        limits: What it may unpack to.
-        progress: Called with the number of bytes written so far.
+        move: Called with the number of bytes written so far, and None.
 
     Raises:
-        DataError: The archive is damaged, no archive, or holds what it must not; the message says which entry.
+        DataError: The archive is damaged, no archive, or holds what it must not; the message names the entry.
         OutputError: The folder cannot be written to.
     """
     with _writing(folder):
         folder.mkdir()
     try:
-        most = min(limits.max_bytes, max(_RATIO_ROOM, limits.max_ratio * archive.stat().st_size))
+        most = min(MAX_UNPACKED_BYTES, max(_RATIO_ROOM, _MAX_RATIO * archive.stat().st_size))
         with archive.open("rb") as raw:
             start = raw.read(8)
         is_zip = start.startswith(_ZIP_STARTS)
         entries = _zip_entries(archive, most) if is_zip else _tar_entries(archive, most, start)
         num_bytes = 0
         for number, entry in enumerate(entries, start=1):
-            if number > limits.max_files:
-                raise _RefusedError(f"it has more than {limits.max_files:,} files")
+            if number > MAX_FILES:
+                raise _RefusedError(f"it has more than {MAX_FILES:,} files")
             place = _place(folder, entry.name)
             if entry.content is None:
                 with _writing(place):
                     place.mkdir(parents=True, exist_ok=True)
                 continue
-            for num_written in _write_file(place, entry):
-                num_bytes += num_written
-                if num_bytes > most:
-                    raise _RefusedError(
-                        f"its files are larger than {shown_bytes(most)} together, which no archive of images of its size "
-                        "holds"
-                    )
-                if progress is not None:
-                    progress(num_bytes)
+            if place.is_dir():  # also where the name is "."
+                raise _RefusedError(f"{quoted(entry.name)} is both a file and a folder in it")
+            with entry.content, _writing(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with place.open("wb") as file:
+                    for data in _blocks(entry):
+                        num_bytes += len(data)
+                        if num_bytes > most:
+                            raise _too_large(most)
+                        file.write(data)
+                        if move is not None:
+                            move(num_bytes, None)
     except _RefusedError as refusal:
         shutil.rmtree(folder, ignore_errors=True)
         raise DataError(
@@ -526,6 +483,12 @@ def extract_archive(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _too_large(most: int) -> _RefusedError:
+    return _RefusedError(
+        f"it unpacks to more than {shown_bytes(most)}, which no archive of images of its size does"
+    )
 
 
 def _place(folder: Path, name: str) -> Path:
@@ -539,34 +502,25 @@ def _place(folder: Path, name: str) -> Path:
     return folder.joinpath(*parts)
 
 
-def _write_file(place: Path, entry: _Entry) -> Iterator[int]:
-    """Write a file block by block; yield the number of bytes of each, before it is written."""
-    if place.is_dir():  # also where the name is "."
-        raise _RefusedError(f"{quoted(entry.name)} is both a file and a folder in it")
+def _blocks(entry: _Entry) -> Iterator[bytes]:
+    """Yield the content of a file, which must have the size that the archive says."""
     content, left = cast("IO[bytes]", entry.content), entry.size
-    with _writing(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file = place.open("wb", buffering=0)
-    with content, file:
-        while left:
-            try:
-                data = content.read(min(left, _BLOCK))
-            except _DAMAGED as error:
-                raise _RefusedError(
-                    f"it is damaged at the file {quoted(entry.name)} ({one_line(error)})"
-                ) from error
-            if not data:
-                raise _RefusedError(f"it ends within the file {quoted(entry.name)}")
-            left -= len(data)
-            yield len(data)
-            with _writing(place):
-                file.write(data)
+    while left:
+        try:
+            data = content.read(min(left, _BLOCK))
+        except _DAMAGED as error:
+            raise _RefusedError(
+                f"it is damaged at the file {quoted(entry.name)} ({one_line(error)})"
+            ) from error
+        if not data:
+            raise _RefusedError(f"it ends within the file {quoted(entry.name)}")
+        left -= len(data)
+        yield data
 
 
 def _tar_entries(archive: Path, most: int, start: bytes) -> Iterator[_Entry]:
-    opened = next((opener for mark, opener in _STARTS if start.startswith(mark)), None)
-    stream = cast("IO[bytes]", archive.open("rb") if opened is None else opened(archive, "rb"))
-    with stream:
+    opened = next((opener for mark, opener in _STARTS if start.startswith(mark)), open)
+    with cast("IO[bytes]", opened(archive, "rb")) as stream:
         reader = _CountedReader(stream, most=most + _RATIO_ROOM)
         try:
             # As a stream, so that nothing is read twice and no header can send the reader elsewhere.
@@ -578,7 +532,15 @@ def _tar_entries(archive: Path, most: int, start: bytes) -> Iterator[_Entry]:
                 f"it is neither a tar nor a zip file (it begins with {start!r})"
             ) from error
         with tar:
-            while (member := _next_member(tar, reader)) is not None:
+            while True:
+                reader.allow(0)
+                try:
+                    member = tar.next()
+                except (tarfile.TarError, ValueError) as error:
+                    raise _RefusedError(f"it is damaged ({one_line(error)})") from error
+                if member is None:
+                    break
+                cast("Any", tar).members = []  # otherwise it keeps them all
                 content = None
                 if not member.isdir():
                     if not member.isreg() or member.issparse():
@@ -589,18 +551,8 @@ def _tar_entries(archive: Path, most: int, start: bytes) -> Iterator[_Entry]:
                     content = tar.extractfile(member)
                 yield _Entry(member.name, member.size, content)
         reader.allow(most)
-        while reader.read(_BLOCK):  # to the end: the check sum of the compressed data stands there
+        while reader.read(_BLOCK):  # to the end, where the checksum of the compressed data stands
             pass
-
-
-def _next_member(tar: tarfile.TarFile, reader: _CountedReader) -> tarfile.TarInfo | None:
-    reader.allow(0)
-    try:
-        member = tar.next()
-    except (tarfile.TarError, ValueError) as error:
-        raise _RefusedError(f"it is damaged ({one_line(error)})") from error
-    cast("Any", tar).members = []  # otherwise it keeps them all
-    return member
 
 
 def _special(name: str, *, is_link: bool) -> _RefusedError:
@@ -609,7 +561,7 @@ def _special(name: str, *, is_link: bool) -> _RefusedError:
 
 
 class _CountedReader:
-    """Reads a decompressed stream up to limits that it is told; more than that is a bomb or a damaged header."""
+    """Reads a decompressed stream up to the limits that it is given; more is a bomb or a damaged header."""
 
     def __init__(self, stream: IO[bytes], *, most: int) -> None:
         self._stream = stream
@@ -618,7 +570,7 @@ class _CountedReader:
         self.allow(0)
 
     def allow(self, num_bytes: int) -> None:
-        """Allow so many bytes from here on, and what the reader of the archive reads ahead."""
+        """Allow this many bytes from here on, and what the reader of the archive reads ahead."""
         self._allowed = self._read + num_bytes + _HEADER_ROOM + 2 * _BLOCK
 
     def read(self, size: int) -> bytes:
@@ -628,9 +580,7 @@ class _CountedReader:
             raise _RefusedError(f"it is damaged or cut off ({one_line(error)})") from error
         self._read += len(data)
         if self._read > self._most:
-            raise _RefusedError(
-                f"it unpacks to more than {shown_bytes(self._most)}, which no archive of images of its size does"
-            )
+            raise _too_large(self._most)
         if self._read > self._allowed:
             raise _RefusedError("one of its headers is larger than 1 MiB")
         return data
@@ -642,12 +592,8 @@ def _zip_entries(archive: Path, most: int) -> Iterator[_Entry]:
     except _DAMAGED as error:
         raise _RefusedError(f"it is damaged ({one_line(error)})") from error
     with opened:
-        declared = sum(entry.file_size for entry in opened.infolist())
-        if declared > most:
-            raise _RefusedError(
-                f"its files are {shown_bytes(declared)} together, more than the {shown_bytes(most)} that an archive of "
-                "images of its size holds"
-            )
+        if sum(entry.file_size for entry in opened.infolist()) > most:
+            raise _too_large(most)
         for entry in opened.infolist():
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -661,92 +607,67 @@ def _zip_entries(archive: Path, most: int) -> Iterator[_Entry]:
             yield _Entry(entry.filename, entry.file_size, content)
 
 
-@contextmanager
-def _writing(place: Path) -> Generator[None]:
-    """Say in our words what the system refuses to write."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write {place}: {error.strerror or error}. What was unpacked until then is removed. "
-            "Free some space, or choose another place."
-        ) from error
+_KNOWN: dict[str, tuple[int, str | None]] = {}
+"""Size and SHA-256 of the data sets of ``URLs``.
+
+Sizes: the table that fastai 2 checks its downloads against. SHA-256: only where two independent sources agree (Imagenette:
+TensorFlow Datasets and FastAI.jl; MNIST: FastAI.jl and users of the archive's original); else that of the first download is
+noted.
+"""
 
 
-_S3 = "https://s3.amazonaws.com/fast-ai-"
-_ENDINGS = re.compile(r"\.(tgz|tbz2?|txz|tar|zip|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+def _known(path: str, size: int, sha256: str | None = None) -> str:
+    url = f"https://s3.amazonaws.com/fast-ai-{path}"
+    _KNOWN[url] = size, sha256
+    return url
 
 
 class URLs:
     """Addresses of the data sets that lessons use, as fast.ai publishes them; each has its own licence."""
 
-    PETS = f"{_S3}imageclas/oxford-iiit-pet.tgz"
-    DOGS = f"{_S3}sample/dogscats.tgz"
-    IMAGENETTE = f"{_S3}imageclas/imagenette2.tgz"
-    IMAGENETTE_160 = f"{_S3}imageclas/imagenette2-160.tgz"
-    IMAGENETTE_320 = f"{_S3}imageclas/imagenette2-320.tgz"
-    IMAGEWOOF = f"{_S3}imageclas/imagewoof2.tgz"
-    IMAGEWOOF_160 = f"{_S3}imageclas/imagewoof2-160.tgz"
-    IMAGEWOOF_320 = f"{_S3}imageclas/imagewoof2-320.tgz"
-    IMAGEWANG = f"{_S3}imageclas/imagewang.tgz"
-    IMAGEWANG_160 = f"{_S3}imageclas/imagewang-160.tgz"
-    IMAGEWANG_320 = f"{_S3}imageclas/imagewang-320.tgz"
-    MNIST = f"{_S3}imageclas/mnist_png.tgz"
-    MNIST_SAMPLE = f"{_S3}sample/mnist_sample.tgz"
-    MNIST_TINY = f"{_S3}sample/mnist_tiny.tgz"
-    MNIST_VAR_SIZE_TINY = f"{_S3}imageclas/mnist_var_size_tiny.tgz"
-    CIFAR = f"{_S3}sample/cifar10.tgz"
-    CIFAR_100 = f"{_S3}imageclas/cifar100.tgz"
-    FLOWERS = f"{_S3}imageclas/oxford-102-flowers.tgz"
-    FOOD = f"{_S3}imageclas/food-101.tgz"
-    CARS = f"{_S3}imageclas/stanford-cars.tgz"
-    CUB_200_2011 = f"{_S3}imageclas/CUB_200_2011.tgz"
-    CALTECH_101 = f"{_S3}imageclas/caltech_101.tgz"
-    PLANET_SAMPLE = f"{_S3}sample/planet_sample.tgz"
-    PLANET_TINY = f"{_S3}sample/planet_tiny.tgz"
-    PASCAL_2007 = f"{_S3}imagelocal/pascal_2007.tgz"
-    BIWI_HEAD_POSE = f"{_S3}imagelocal/biwi_head_pose.tgz"
-    BIWI_SAMPLE = f"{_S3}sample/biwi_sample.tgz"
-
-
-# Sizes: the table that fastai 2 checks its downloads against. SHA-256: only where two independent sources agree (Imagenette:
-# TensorFlow Datasets and FastAI.jl; MNIST: FastAI.jl and users of the archive's original). The others are noted when they
-# first come.
-_SIZES = {
-    URLs.PETS: 811_706_944,
-    URLs.DOGS: 839_285_364,
-    URLs.IMAGENETTE: 1_557_161_267,
-    URLs.IMAGENETTE_160: 99_003_388,
-    URLs.IMAGENETTE_320: 341_663_724,
-    URLs.IMAGEWOOF: 1_343_715_595,
-    URLs.IMAGEWOOF_160: 92_612_825,
-    URLs.IMAGEWOOF_320: 328_387_740,
-    URLs.IMAGEWANG: 2_900_347_689,
-    URLs.IMAGEWANG_160: 191_498_213,
-    URLs.IMAGEWANG_320: 669_826_647,
-    URLs.MNIST: 15_683_414,
-    URLs.MNIST_SAMPLE: 3_214_948,
-    URLs.MNIST_TINY: 342_207,
-    URLs.MNIST_VAR_SIZE_TINY: 565_372,
-    URLs.CIFAR: 168_168_549,
-    URLs.CIFAR_100: 169_168_619,
-    URLs.FLOWERS: 345_236_087,
-    URLs.FOOD: 5_686_607_260,
-    URLs.CARS: 1_957_803_273,
-    URLs.CUB_200_2011: 1_150_585_339,
-    URLs.CALTECH_101: 131_740_031,
-    URLs.PLANET_SAMPLE: 15_523_994,
-    URLs.PLANET_TINY: 997_569,
-    URLs.PASCAL_2007: 1_637_796_771,
-    URLs.BIWI_HEAD_POSE: 452_316_199,
-    URLs.BIWI_SAMPLE: 593_774,
-}
-_SHA256 = {
-    URLs.IMAGENETTE: "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
-    URLs.IMAGENETTE_160: "64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5",
-    URLs.IMAGENETTE_320: "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
-    URLs.MNIST: "9e18edaa3a08b065d8f80a019ca04329e6d9b3e391363414a9bd1ada30563672",
-}
+    PETS = _known("imageclas/oxford-iiit-pet.tgz", 811_706_944)
+    DOGS = _known("sample/dogscats.tgz", 839_285_364)
+    IMAGENETTE = _known(
+        "imageclas/imagenette2.tgz",
+        1_557_161_267,
+        "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
+    )
+    IMAGENETTE_160 = _known(
+        "imageclas/imagenette2-160.tgz",
+        99_003_388,
+        "64d0c4859f35a461889e0147755a999a48b49bf38a7e0f9bd27003f10db02fe5",
+    )
+    IMAGENETTE_320 = _known(
+        "imageclas/imagenette2-320.tgz",
+        341_663_724,
+        "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
+    )
+    IMAGEWOOF = _known("imageclas/imagewoof2.tgz", 1_343_715_595)
+    IMAGEWOOF_160 = _known("imageclas/imagewoof2-160.tgz", 92_612_825)
+    IMAGEWOOF_320 = _known("imageclas/imagewoof2-320.tgz", 328_387_740)
+    IMAGEWANG = _known("imageclas/imagewang.tgz", 2_900_347_689)
+    IMAGEWANG_160 = _known("imageclas/imagewang-160.tgz", 191_498_213)
+    IMAGEWANG_320 = _known("imageclas/imagewang-320.tgz", 669_826_647)
+    MNIST = _known(
+        "imageclas/mnist_png.tgz",
+        15_683_414,
+        "9e18edaa3a08b065d8f80a019ca04329e6d9b3e391363414a9bd1ada30563672",
+    )
+    MNIST_SAMPLE = _known("sample/mnist_sample.tgz", 3_214_948)
+    MNIST_TINY = _known("sample/mnist_tiny.tgz", 342_207)
+    MNIST_VAR_SIZE_TINY = _known("imageclas/mnist_var_size_tiny.tgz", 565_372)
+    CIFAR = _known("sample/cifar10.tgz", 168_168_549)
+    CIFAR_100 = _known("imageclas/cifar100.tgz", 169_168_619)
+    FLOWERS = _known("imageclas/oxford-102-flowers.tgz", 345_236_087)
+    FOOD = _known("imageclas/food-101.tgz", 5_686_607_260)
+    CARS = _known("imageclas/stanford-cars.tgz", 1_957_803_273)
+    CUB_200_2011 = _known("imageclas/CUB_200_2011.tgz", 1_150_585_339)
+    CALTECH_101 = _known("imageclas/caltech_101.tgz", 131_740_031)
+    PLANET_SAMPLE = _known("sample/planet_sample.tgz", 15_523_994)
+    PLANET_TINY = _known("sample/planet_tiny.tgz", 997_569)
+    PASCAL_2007 = _known("imagelocal/pascal_2007.tgz", 1_637_796_771)
+    BIWI_HEAD_POSE = _known("imagelocal/biwi_head_pose.tgz", 452_316_199)
+    BIWI_SAMPLE = _known("sample/biwi_sample.tgz", 593_774)
 
 
 def untar_data(
@@ -757,26 +678,26 @@ def untar_data(
     force_download: bool = False,
     base: Path | str | None = None,
 ) -> Path:
-    """Return the folder of a data set; the first time it is downloaded and unpacked.
+    """Return the folder of a data set, which is downloaded and unpacked the first time.
 
-    Folders are named within ``$VIZSLA_HOME``, or ``~/.vizsla``. The archive is kept. A folder that exists is taken as it
-    is: it appears under its name only when it is whole.
+    Folders are named within ``$VIZSLA_HOME``, or ``~/.vizsla``. The archive is kept. A folder that exists is returned as it
+    is: it gets its name only when it is whole.
 
     Args:
         url: An ``https``, ``http`` or ``file`` address of a tar or zip file, such as ``URLs.PETS``.
-        archive: Folder for the archive; None: ``archive``.
-        data: Folder in which that of the data set is made; None: the one named ``c_key``.
+        archive: Folder for the archive; ``None`` is ``archive``.
+        data: Folder in which the folder of the data set is made; ``None`` is the one named ``c_key``.
         c_key: See ``data``.
-        force_download: Download and unpack it again. What is there stays until the new one is whole.
-        base: Folder within which the others are named; None: see above.
+        force_download: Download and unpack it again. The old folder stays until the new one is whole.
+        base: Folder within which the others are named; ``None`` is the one above.
 
     Returns:
-        The folder, named as the archive without its ending. Where all that the archive holds lies in one folder, it is
-        that folder.
+        The folder, named as the archive without its ending. Where everything in the archive lies in one folder, it is that
+        folder.
 
     Raises:
         ConfigError: The address is of another kind, or does not end in a file name.
-        DataError: It cannot be downloaded, is not what was expected, or is unsafe to unpack.
+        DataError: The data set cannot be downloaded, is not the expected one, or is unsafe to unpack.
         OutputError: It cannot be written.
 
     Examples:
@@ -793,9 +714,8 @@ def untar_data(
         if folder.is_dir() and not force_download:
             return folder
         place = home / ("archive" if archive is None else archive) / name
-        file = download_file(
-            url, place, size=_SIZES.get(url), sha256=_SHA256.get(url), force=force_download
-        )
+        size, sha256 = _KNOWN.get(url, (None, None))
+        file = download_file(url, place, size=size, sha256=sha256, force=force_download)
         _unpack(file, folder)
     return folder
 
@@ -803,7 +723,7 @@ def untar_data(
 def _names(url: str) -> tuple[str, str]:
     """Return the name of an archive, and that of its folder."""
     name = re.split(r"[/\\]", unquote(urlsplit(url).path))[-1]
-    stem = _ENDINGS.sub("", name) if _ENDINGS.search(name) else Path(name).stem
+    stem = re.sub(r"\.(tar\.(gz|bz2|xz)|[^.]*)$", "", name, flags=re.IGNORECASE)
     if not stem.strip(". ") or "\0" in name:
         raise ConfigError(
             f"The address of a data set ends in the name of its archive, as in {URLs.PETS}. Received: {url!r}"
@@ -812,37 +732,30 @@ def _names(url: str) -> tuple[str, str]:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack an archive beside ``folder`` and move it there when it is whole."""
-    fresh = folder.with_name(f".{folder.name}.part")
+    """Unpack an archive beside ``folder``; the old folder goes away only when the new one is in its place."""
+    fresh, old = (folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "old"))
     try:
-        if fresh.exists():  # of a program that was killed; we have the lock
-            shutil.rmtree(fresh)
-        with _Bar(f"Unpacking {archive.name}") as bar:
-            extract_archive(archive, fresh, progress=bar.move)
-        # What macOS adds to archives does not count.
-        entries = [at for at in fresh.iterdir() if not at.name.startswith((".", "__MACOSX"))]
-        if not entries:
-            raise DataError(f"The archive {archive} holds no files. Check its address.")
-        only = entries[0] if len(entries) == 1 and entries[0].is_dir() else fresh
-        _put_in_place(only, folder)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+        with _writing(folder):
+            if fresh.exists():  # of a program that was killed; we have the lock
+                shutil.rmtree(fresh)
+            with _progress(f"Unpacking {archive.name}") as move:
+                extract_archive(archive, fresh, move=move)
+            # What macOS adds to archives does not count.
+            entries = [at for at in fresh.iterdir() if not at.name.startswith((".", "__MACOSX"))]
+            if not entries:
+                raise DataError(f"The archive {archive} holds no files. Check its address.")
+            only_folder = len(entries) == 1 and entries[0].is_dir()
+            if old.exists():
+                shutil.rmtree(old)
+            replaced = folder.exists()
+            if replaced:
+                folder.rename(old)
+            try:
+                (entries[0] if only_folder else fresh).rename(folder)
+            except OSError:
+                if replaced:
+                    old.rename(folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _put_in_place(fresh: Path, folder: Path) -> None:
-    """Rename ``fresh`` to ``folder``; a folder of that name goes away only after that."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    replaced = folder.exists()
-    if replaced:
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except OSError:
-        if replaced:
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
