@@ -57,20 +57,19 @@ def demo(
     display = Display()
     display.line(f"Data: {SOLAR_CELLS.name}")
     display.line(f"Licence: {SOLAR_CELLS.licence}. {SOLAR_CELLS.terms} {SOLAR_CELLS.licence_url}")
-    references = tuple((result.method, result.accuracy) for result in SOLAR_CELLS.published)
     plan = RunPlan(
         title="Defects in solar cells",
         data=SOLAR_CELLS.name,
         source="elpv-dataset",
         config=TrainConfig(epochs=epochs, seed=seed),
-        references=references,
+        references=SOLAR_CELLS.published,
         notes=(
             f"The images are under {SOLAR_CELLS.licence} ({SOLAR_CELLS.licence_url}): {SOLAR_CELLS.terms}",
             *SOLAR_CELLS.citation,
         ),
     )
     run = run_training(solar_cells(seed=seed), plan=plan, out=out, force=force, display=display)
-    finish(run, references=references)
+    finish(run, references=SOLAR_CELLS.published)
 
 
 def train(

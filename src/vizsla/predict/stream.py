@@ -15,14 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vizsla.data.table.sources import (
-    MAX_NESTED_LINKS,
-    check_folder,
-    folder_identity,
-    get_image_files,
-    is_folder_entry,
-    is_image_name,
-)
+from vizsla.data.table.sources import check_folder, get_image_files, walk_folders
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
 from vizsla.model_file.manifest import manifest_to_json
@@ -157,40 +150,9 @@ def walk_images(folder: Path) -> Iterator[str]:
         DataError: A folder cannot be read.
     """
     check_folder(folder)
-    yield from _walk(str(folder), above=frozenset({folder_identity(str(folder))}), num_links=0)
-
-
-def _walk(folder: str, *, above: frozenset[tuple[int, int]], num_links: int) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            # A folder sorts as its images do, by its name and the separator after it.
-            names = sorted(
-                entry.name + "/" * is_folder_entry(entry)
-                for entry in entries
-                if not entry.name.startswith(".")
-            )
-    except OSError as error:
-        raise DataError(
-            f"The folder {quoted(folder)} cannot be read: {error.strerror}. "
-            "Change its permissions, or give a folder that does not contain it."
-        ) from error
-    for name in names:
-        path = os.path.join(folder, name.removesuffix("/"))  # noqa: PTH118 (a Path of each is slow)
-        if not name.endswith("/"):
-            # A broken link is kept: it is reported as missing.
-            if is_image_name(name) and (os.path.islink(path) or os.path.isfile(path)):  # noqa: PTH113, PTH114
-                yield path
-            continue
-        links = num_links + os.path.islink(path)  # noqa: PTH114
-        identity = folder_identity(path)
-        if identity in above:
-            continue
-        if links > MAX_NESTED_LINKS:
-            raise DataError(
-                f"More than {MAX_NESTED_LINKS} linked folders lie inside one another at {quoted(path)}. "
-                "Remove the symbolic links that point back up."
-            )
-        yield from _walk(path, above=above | {identity}, num_links=links)
+    for prefix, names, _ in walk_folders(str(folder), os.path.join(folder, "")):  # noqa: PTH118 (the separator at its end)
+        for name in names:
+            yield prefix + name
 
 
 def _exists(path: Path) -> bool:

@@ -20,7 +20,7 @@ from vizsla.errors import (
     PictureError,
     TableError,
 )
-from vizsla.types import UNLABELLED, ImageTable
+from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,24 +57,20 @@ def labelled(table: ImageTable) -> dict[str, str]:
 def test_class_folders_are_split_with_equal_parts(make):
     root = make(*several("cat/{}.jpg", 10), *several("dog/{}.jpg", 20))
     table = resolve_data(root, seed=0)
-    assert table.vocab == ("cat", "dog")
-    assert table.root == root
+    assert (table.vocab, table.root) == (("cat", "dog"), root)
     assert Counter(map(table.label, table.valid_rows.tolist())) == {"cat": 2, "dog": 4}
     assert sorted(table.train_rows.tolist() + table.valid_rows.tolist()) == list(range(30))
     assert shown(table, resolve_data(root, seed=0).valid_rows) == shown(table, table.valid_rows)
     assert shown(table, resolve_data(root, seed=1).valid_rows) != shown(table, table.valid_rows)
 
 
-@pytest.mark.parametrize("valid", [0.5, "0.5"])
-def test_the_part_to_hold_out_can_be_given(make, valid: float | str):
+def test_the_part_to_hold_out_can_be_given(make):
     root = make(*several("cat/{}.jpg", 4), *several("dog/{}.jpg", 6))
-    assert len(resolve_data(root, valid=valid, seed=0).valid_rows) == 5
-
-
-@pytest.mark.parametrize("valid", [0.0, 1, "none", -0.2])
-def test_an_impossible_part_is_refused(make, valid: float | str):
-    with pytest.raises(ConfigError, match=rf"or 'auto'. Received: {valid!r}"):
-        resolve_data(make("cat/1.jpg"), valid=valid, seed=0)
+    for valid in (0.5, "0.5"):
+        assert len(resolve_data(root, valid=valid, seed=0).valid_rows) == 5
+    for valid in (0.0, 1, "none", -0.2):
+        with pytest.raises(ConfigError, match=f"'auto'.* {valid!r}"):
+            resolve_data(root, valid=valid, seed=0)
 
 
 @pytest.mark.parametrize("name", ["valid", "val", "validation", "Val"])
@@ -86,20 +82,16 @@ def test_split_folders_are_used_when_present(make, name: str):
     assert len(table.paths) == 3
 
 
-def test_pictures_of_a_test_folder_are_in_neither_set(make):
+def test_images_of_a_test_folder_are_in_neither_set(make):
     root = make("train/a/1.jpg", "train/b/2.jpg", "valid/a/3.jpg", "test/b/4.jpg", "test/5.jpg")
     table = resolve_data(root, seed=0)
     assert labelled(table)["test/b/4.jpg"] == "b"
-    assert table.targets[shown(table, range_of(table)).index("test/5.jpg")] == UNLABELLED
+    assert table.targets[[*labelled(table)].index("test/5.jpg")] == UNLABELLED
     used = shown(table, table.train_rows) + shown(table, table.valid_rows)
     assert not any(path.startswith("test") for path in used)
 
 
-def range_of(table: ImageTable):
-    return table.targets.new_tensor(range(len(table.paths)))
-
-
-def test_train_and_test_without_valid_split_the_training_pictures(make):
+def test_train_and_test_without_valid_split_the_training_images(make):
     root = make(*several("train/a/{}.jpg"), *several("train/b/{}.jpg"), *several("test/a/{}.jpg"))
     table = resolve_data(root, seed=0)
     assert (len(table.train_rows), len(table.valid_rows), len(table.paths)) == (8, 2, 15)
@@ -118,30 +110,37 @@ def test_a_class_of_trains_is_no_training_set(make):
     assert resolve_data(root, seed=0).vocab == ("car", "train")
 
 
-def test_a_class_only_in_the_validation_folder_is_named(make):
-    root = make("train/a/1.jpg", "train/b/2.jpg", "valid/zebra/3.jpg", "valid/a/4.jpg")
-    with pytest.raises(
-        LabelError, match=r"validation but not in training:\n  'zebra': 1 image, the first '"
-    ):
-        resolve_data(root, seed=0)
+@pytest.mark.parametrize(
+    ("names", "labels", "error", "words"),
+    [
+        (["train/a/1.jpg", "train/b/2.jpg", "valid/zebra/3.jpg", "valid/a/4.jpg"], "folder", LabelError, r"not in training:\n  'zebra': 1 image"),
+        ([*several("cat/{}.jpg"), *several("dog/{}.jpg"), "loose.jpg"], "folder", LabelError, r"1 of 11 .*:\n  '.*/loose\.jpg'"),
+        (several("cat_{}.jpg"), "folder", LabelError, r"(?s)None of 5 .*regex:PATTERN.*csv:FILE"),
+        (several("images/cat_{}.jpg"), "folder", LabelError, r"only one class, 'images', for all 5 .*regex:PATTERN"),
+        ([*several("cat/{}.jpg"), "dog/1.jpg"], "folder", LabelError, r"single image.*:\n  'dog': '.*/dog/1\.jpg'"),
+        (["a_1.jpg"], r"regex:.+_\d+\.jpg$", ConfigError, "no group"),
+        (["a_1.jpg"], "names", ConfigError, r"'csv:FILE\[,image=COLUMN\]\[,label=COLUMN\]'.* 'names'"),
+        (["a.jpg"], "csv:l.csv,image=a,image=b", ConfigError, "csv:l.csv,image=a,image=b"),
+        (["a.jpg"], "csv:l.csv,label=", ConfigError, "csv:l.csv,label="),
+    ],
+)  # fmt: skip
+def test_folders_and_words_that_give_no_usable_labels_are_refused(
+    make, names: list[str], labels: str, error: type[Exception], words: str
+):
+    with pytest.raises(error, match=words):
+        resolve_data(make(*names), labels=labels, seed=0)
 
 
-def test_names_and_folders_that_give_no_usable_label_are_told_with_the_ways_out(make, tmp_path):
-    for place, names, words in [
-        ("loose", [*several("cat/{}.jpg"), *several("dog/{}.jpg"), "loose.jpg"], r"1 of 11 images give no label:\n  '.*/loose\.jpg': it lies in no"),
-        ("flat", several("cat_{}.jpg"), r"(?s)None of 5 images gives a label.*regex:PATTERN.*csv:FILE"),
-        ("one", several("images/cat_{}.jpg"), r"only one class, 'images', for all 5 .*regex:PATTERN"),
-        ("single", [*several("cat/{}.jpg"), "dog/1.jpg"], r"1 class has a single image.*:\n  'dog': '.*/dog/1\.jpg'"),
-    ]:  # fmt: skip
-        make(*(f"{place}/{name}" for name in names))
-        with pytest.raises(LabelError, match=words):
-            resolve_data(tmp_path / place, seed=0)
-
-
-def test_a_missing_folder_is_an_error(tmp_path: Path):
-    for labels in ("folder", "regex:(.)", "csv:x.csv"):
-        with pytest.raises(DataError, match=r"There is no folder '.*/gone'"):
-            resolve_data(tmp_path / "gone", labels=labels, seed=0)
+def test_what_is_no_folder_or_table_is_refused(make):
+    root = make("a.jpg", "b.zip")
+    for name, words in [
+        ("a.jpg", "is an image"),
+        ("b.zip", "neither a folder"),
+        ("gone", "no folder"),
+    ]:
+        for labels in ("folder", "regex:(.)", "csv:x.csv"):
+            with pytest.raises(DataError, match=words):
+                resolve_data(root / name, labels=labels, seed=0)
 
 
 def test_labels_are_taken_from_file_names_only(make):
@@ -157,16 +156,6 @@ def test_an_expression_that_matches_nothing_shows_three_names(make):
     message = str(caught.value)
     assert message.startswith("None of 7 images gives a label:")
     assert re.findall(r"in '(.*)'\n", message) == ["beagle-0.jpg", "beagle-1.jpg", "beagle-2.jpg"]
-
-
-def test_unknown_kinds_of_labels_and_expressions_without_group_are_refused(make):
-    root = make("a_1.jpg")
-    for labels, words in [
-        (r"regex:.+_\d+\.jpg$", "has no group"),
-        ("names", r"'csv:FILE\[,image=COLUMN\]\[,label=COLUMN\]'. Received: 'names'"),
-    ]:
-        with pytest.raises(ConfigError, match=words):
-            resolve_data(root, labels=labels, seed=0)
 
 
 @pytest.fixture
@@ -224,52 +213,31 @@ def test_a_file_name_with_commas_is_no_option(table_with, tmp_path: Path):
     assert resolve_data(tmp_path, labels="csv:a,b.csv", seed=0).vocab == ("a", "b")
 
 
-def test_odd_column_options_are_refused(make):
-    for labels in ["csv:l.csv,image=a,image=b", "csv:l.csv,label="]:
-        with pytest.raises(ConfigError, match="Name each column once"):
-            resolve_data(make("a.jpg"), labels=labels, seed=0)
-
-
 def test_a_table_as_data_takes_no_other_labels(table_with):
+    file = table_with("image,label", "0.jpg,a")
     for labels in ["regex:(.)", "csv:other.csv"]:
-        with pytest.raises(
-            ConfigError, match="Labels come from the CSV file that is given as the data"
-        ):
-            resolve_data(table_with("image,label", "0.jpg,a"), labels=labels, seed=0)
-
-
-def test_a_picture_or_another_file_as_data_is_refused(make):
-    root = make("a.jpg", "b.zip")
-    with pytest.raises(DataError, match=r"a\.jpg' is an image"):
-        resolve_data(root / "a.jpg", seed=0)
-    with pytest.raises(DataError, match=r"b\.zip' is neither a folder"):
-        resolve_data(root / "b.zip", seed=0)
+        with pytest.raises(ConfigError, match=re.escape(labels)):
+            resolve_data(file, labels=labels, seed=0)
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(table_with):
     file = table_with("image,label", "0.jpg,a")
-    with pytest.raises(TableError, match=r"(?s)no column 'breed' in .*  0: 'image'\n  1: 'label'"):
+    with pytest.raises(TableError, match=r"(?s)'breed'.*  0: 'image'\n  1: 'label'"):
         resolve_data(file, labels="csv:,label=breed", seed=0)
-    with pytest.raises(TableError, match="has a single column, 'image'"):
+    with pytest.raises(TableError, match="single column, 'image'"):
         resolve_data(table_with("image", "0.jpg"), seed=0)
 
 
-def test_pictures_are_found_below_the_folder_by_their_name(make, table_with):
-    make(*(f"images/deep/p{n}.jpg" for n in range(10)))
-    table = resolve_data(table_with("image,label", *rows_of("p{n}.jpg,{label}")), seed=0)
+def test_images_are_found_below_the_folder_by_their_name_unless_two_have_it(make, table_with):
+    make(*(f"images/deep/p{n}.jpg" for n in range(10)), "x/p.jpg", "y/p.jpg")
+    rows = rows_of("p{n}.jpg,{label}")
+    table = resolve_data(table_with("image,label", *rows), seed=0)
     assert table.shown_path(0) == "images/deep/p0.jpg"
+    with pytest.raises(PictureError, match=r"1 of 11 .*:\n  row 12 \('.*/p\.jpg'\)"):
+        resolve_data(table_with("image,label", *rows, "p.jpg,a"), seed=0)
 
 
-def test_a_name_that_two_pictures_have_is_not_guessed(make, table_with):
-    make("x/p.jpg", "y/p.jpg")
-    file = table_with("image,label", *rows_of("{n}.jpg,{label}"), "p.jpg,a")
-    with pytest.raises(
-        PictureError, match=r"1 of 11 image files does not exist:\n  row 12 \('.*/p\.jpg'\)"
-    ):
-        resolve_data(file, seed=0)
-
-
-def test_all_faults_of_a_table_are_told_at_once_with_rows(table_with):
+def test_all_faults_of_a_table_are_reported_at_once_with_rows(table_with):
     file = table_with(
         "image,label,split",
         *rows_of("{n}.jpg,{label},train", 8),
@@ -298,12 +266,10 @@ def test_all_faults_of_a_table_are_told_at_once_with_rows(table_with):
 )
 def test_a_split_column_is_honoured(table_with, name: str, held_out: str, other: str):
     rows = [f"{n}.jpg,{'ab'[n % 2]},{held_out if n < 3 else other}" for n in range(10)]
-    table = resolve_data(table_with(f"image,label,{name}", *rows), seed=0)
+    file = table_with(f"image,label,{name}", *rows)
+    table = resolve_data(file, seed=0)
     assert shown(table, table.valid_rows) == ["0.jpg", "1.jpg", "2.jpg"]
-    assert (
-        len(resolve_data(table_with(f"image,label,{name}", *rows), valid=0.4, seed=0).valid_rows)
-        == 4
-    )
+    assert len(resolve_data(file, valid=0.4, seed=0).valid_rows) == 4
 
 
 def test_rows_of_a_test_set_are_in_neither_set(table_with):
@@ -322,52 +288,33 @@ def test_a_table_of_split_folders_keeps_their_split(make, table_with):
     assert shown(table, table.valid_rows) == ["valid/3.jpg", "valid/4.jpg"]
 
 
-def test_whole_number_classes_are_sorted_as_numbers(table_with):
-    rows = [f"{n}.jpg,{9 + n % 2}" for n in range(10)]
-    assert resolve_data(table_with("image,label", *rows), seed=0).vocab == ("9", "10")
-    rows = [f"{n}.jpg,{('09', '10')[n % 2]}" for n in range(10)]
-    assert resolve_data(table_with("image,label", *rows), seed=0).vocab == ("09", "10")
-
-
-def test_a_class_called_na_is_a_class(table_with):
-    rows = [f"{n}.jpg, {('NA', 'null')[n % 2]} " for n in range(10)]
-    assert resolve_data(table_with("image,label", *rows), seed=0).vocab == ("NA", "null")
+@pytest.mark.parametrize("names", [("9", "10"), ("09", "10"), ("NA", "null")])
+def test_whole_numbers_are_sorted_as_numbers_and_na_is_a_class(table_with, names: tuple[str, str]):
+    rows = [f"{n}.jpg, {names[n % 2]} " for n in range(10)]
+    assert resolve_data(table_with("image,label", *rows), seed=0).vocab == names
 
 
 def test_odd_names_in_a_table_are_found(make, table_with):
-    make("new\nline.jpg", 'quo"te.jpg', "a,b 犬.jpg", "é.jpg")
+    names = ["new\nline.jpg", 'quo"te.jpg', "a,b 犬.jpg", "é.jpg"]
+    make(*names, "e\u0301te\u0301.jpg")
     rows = ['"new\nline.jpg",a', '"quo""te.jpg",a', '"a,b 犬.jpg",b', "é.jpg,b"]
-    table = resolve_data(table_with("image,label", *rows), seed=0)
-    assert [path.name for path in table.paths] == [
-        "new\nline.jpg",
-        'quo"te.jpg',
-        "a,b 犬.jpg",
-        "é.jpg",
-    ]
+    # An accent may be written in either way.
+    table = resolve_data(table_with("image,label", *rows, "\u00e9t\u00e9.jpg,a"), seed=0)
+    assert [path.name for path in table.paths[:4]] == names
+    assert table.shown_path(4) in ("e\u0301te\u0301.jpg", "\u00e9t\u00e9.jpg")
 
 
-def test_an_accent_may_be_written_in_either_way(make, table_with):
-    make("e\u0301te\u0301.jpg")
-    rows = [*rows_of("{n}.jpg,{label}"), "\u00e9t\u00e9.jpg,a"]
-    table = resolve_data(table_with("image,label", *rows), seed=0)
-    assert table.shown_path(10) in ("e\u0301te\u0301.jpg", "\u00e9t\u00e9.jpg")
-
-
-def test_a_table_without_any_of_its_pictures_lists_twenty_of_them(tmp_path: Path):
+def test_a_table_without_any_of_its_images_lists_twenty_of_them(tmp_path: Path):
     file = tmp_path / "labels.csv"
     file.write_text("\n".join(["image,label", *rows_of("{n}.jpg,{label}", 29), "n" * 5000 + ",a"]))
-    with pytest.raises(PictureError, match=r"30 of 30 image files do not exist(?s:.*)and 10 more"):
+    with pytest.raises(PictureError, match=r"30 of 30(?s:.*)and 10 more"):
         resolve_data(file, seed=0)
 
 
 def test_paths_may_be_relative(make, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(make("train/a/1.jpg", "train/b/2.jpg", "valid/a/3.jpg"))
     table = resolve_data(".", seed=0)
-    assert [path.as_posix() for path in table.paths] == [
-        "train/a/1.jpg",
-        "train/b/2.jpg",
-        "valid/a/3.jpg",
-    ]
+    assert list(map(str, table.paths)) == ["train/a/1.jpg", "train/b/2.jpg", "valid/a/3.jpg"]
     assert shown(table, table.valid_rows) == ["valid/a/3.jpg"]
 
 
@@ -388,6 +335,8 @@ def test_the_cells_are_those_of_the_paper(cells: ImageTable):
 
 
 def test_a_quarter_is_held_out_with_equal_parts_of_classes_and_cell_types(cells: ImageTable):
+    assert solar_cells(seed=0).valid_rows.equal(cells.valid_rows)
+    assert not solar_cells(seed=1).valid_rows.equal(cells.valid_rows)
     assert (len(cells.train_rows), len(cells.valid_rows)) == (1968, 656)
     assert len({*cells.train_rows.tolist(), *cells.valid_rows.tolist()}) == 2624
     types = [line.split()[2] for line in (cells.root / "labels.csv").read_text().splitlines()]
@@ -396,20 +345,12 @@ def test_a_quarter_is_held_out_with_equal_parts_of_classes_and_cell_types(cells:
     assert all(abs(strata[stratum] - count / 4) < 1 for stratum, count in whole.items())
 
 
-def test_the_split_follows_from_the_seed(cells: ImageTable):
-    assert solar_cells(seed=0).valid_rows.equal(cells.valid_rows)
-    assert not solar_cells(seed=1).valid_rows.equal(cells.valid_rows)
-
-
-def test_the_licence_is_the_one_that_the_package_states(cells: ImageTable):
+def test_licence_and_published_results_are_stated(cells: ImageTable):
     stated = metadata("elpv-dataset")["License-Expression"]
     assert stated == "CC-BY-NC-SA-4.0 AND Apache-2.0"  # the images, and the code of the package
     assert SOLAR_CELLS.licence == "CC BY-NC-SA 4.0"
     assert "commercial" in SOLAR_CELLS.terms
-
-
-def test_the_published_results_are_stated():
-    assert [result.accuracy for result in SOLAR_CELLS.published] == [0.8244, 0.8842]
+    assert [accuracy for _, accuracy in SOLAR_CELLS.published] == [0.8244, 0.8842]
     assert "arXiv:1807.02894" in SOLAR_CELLS.citation[-1]
 
 
@@ -422,12 +363,9 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "cannot be read"),
+        (None, r"labels\.csv"),
         ("images/a.png 1.0\n", "three columns"),
-        (
-            "images/a.png high mono\n",
-            "row 1: the defect probability is no number. Received: 'high'",
-        ),
+        ("images/a.png high mono\n", "row 1: .*'high'"),
     ],
 )
 def test_a_damaged_package_is_reported(

@@ -20,8 +20,7 @@ from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.loader import MAX_BLOCKS, ImageLoader
 from vizsla.data.loading.order import ALL, Share, balancing_weights, take_share
-from vizsla.data.table.labels import CategoryMap
-from vizsla.data.table.targets import labelled_like
+from vizsla.data.table.labels import CategoryMap, labelled_like
 from vizsla.errors import ConfigError, DataError
 from vizsla.machine import Blocks, worker_count
 from vizsla.types import Batch, ImageTable, Size, unknown_targets

@@ -7,24 +7,38 @@ from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from vizsla.data.loading.dataloaders import (
     BatchTransforms,
     DataLoaders,
     LoaderOptions,
     check_loader_options,
 )
-from vizsla.data.table.build_table import class_list_table, class_table, number_table
+from vizsla.data.table.check import checked_table, label_problems, missed_labels, unknown_classes
 from vizsla.data.table.labels import (
+    UNKNOWN_CLASS,
+    CategoryMap,
     ColReader,
     LabelledImages,
+    class_texts,
     is_fraction,
     is_missing,
     is_several,
+    n_hot,
+    names_of,
+    number_targets,
+    read_encoded,
+    read_label_set,
+    read_numbers,
+    same_length,
     take_labels,
 )
 from vizsla.data.table.splits import RandomSplitter, Split, Splitter
-from vizsla.errors import ConfigError, DataError
-from vizsla.text import quoted
+from vizsla.errors import ConfigError, DataError, LabelError, Problem
+from vizsla.paths import ImagePaths
+from vizsla.text import counted, quoted
+from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -55,26 +69,46 @@ class CategoryBlock:
     sort: bool = True
     add_na: bool = False
 
-    def cell_labels(self, labels: Sequence[Any]) -> tuple[Any, ...]:
-        """Return labels that were read from table cells."""
-        return tuple(labels)
-
     def table(
         self,
         images: LabelledImages,
         *,
         train: Sequence[int],
         valid: Sequence[int],
-        names: Sequence[str] = (),  # noqa: ARG002 (of use to the other blocks)
+        names: Sequence[str] = (),  # noqa: ARG002 (for RegressionBlock)
     ) -> ImageTable:
-        """Return the checked table; see ``class_table``."""
-        return class_table(
+        """Return the checked table of images and of the positions to learn from and to hold out.
+
+        Images in neither set stay in the table. Where their label is missing or unknown, their target is ``UNLABELLED``.
+        """
+        texts = class_texts(images.labels)
+        if self.vocab is None:
+            own = dict.fromkeys(images.labels[p] for p in train if texts[p] is not None)
+            classes = _class_names(own, sort=self.sort, add_na=self.add_na)
+        else:
+            classes = _class_names(self.vocab, sort=False, add_na=self.add_na)
+        known = [text for text in texts if text] if self.add_na else classes
+        used = sorted({*train, *valid})
+        found = {texts[position] for position in used}
+        if len(found) == 1 and None not in found:
+            number = counted(len(used), "image")
+            text = f"There is only one class, {found.pop()!r}, for all {number}. A classifier needs two. {images.advice}"
+            only = Problem(kind=LabelError, text=text.rstrip(), spoils_training_only=True)
+            class_problems = [only]
+        else:
+            class_problems = unknown_classes(images, texts, train=train, valid=valid, vocab=known)
+        index = {name: position for position, name in enumerate(classes)}
+        unknown = index[UNKNOWN_CLASS] if self.add_na else UNLABELLED
+        targets = [UNLABELLED if text is None else index.get(text, unknown) for text in texts]
+        return checked_table(
             images,
             train=train,
             valid=valid,
-            vocab=self.vocab,
-            sort=self.sort,
-            add_na=self.add_na,
+            label_problems=label_problems(images, texts, used),
+            class_problems=class_problems,
+            targets=torch.tensor(targets, dtype=torch.int64),
+            vocab=classes,
+            task="category",
         )
 
 
@@ -107,10 +141,6 @@ class MultiCategoryBlock:
                 "add_na=True to take. Leave one of them out."
             )
 
-    def cell_labels(self, labels: Sequence[Any]) -> tuple[Any, ...]:
-        """Return labels that were read from table cells, where an empty cell names no class."""
-        return tuple(labels) if self.encoded else tuple(map(_without_empty_cells, labels))
-
     def table(
         self,
         images: LabelledImages,
@@ -119,14 +149,47 @@ class MultiCategoryBlock:
         valid: Sequence[int],
         names: Sequence[str] = (),
     ) -> ImageTable:
-        """Return the checked table; see ``class_list_table``."""
-        return class_list_table(
+        """Return the checked table, as ``CategoryBlock.table`` does; unknown targets are NaN.
+
+        Raises:
+            ConfigError: Labels are zeros and ones, and neither ``vocab`` nor ``names`` says of what.
+        """
+        vocab = (self.vocab or names) if self.encoded else self.vocab
+        given = None if vocab is None else tuple(map(str, vocab))
+        if not self.encoded:
+            labels = list(map(read_label_set, images.labels))
+        elif given:
+            labels = [read_encoded(label, given) for label in images.labels]
+        else:
+            raise ConfigError(
+                "MultiCategoryBlock(encoded=True) needs vocab, the names of the classes that the zeros and ones stand for. "
+                "Received: vocab=None"
+            )
+        images = replace(images, labels=tuple(labels))
+        in_train = [labels[position] for position in train]
+        seen = [name for label in in_train if isinstance(label, tuple) for name in label]
+        classes = _class_names(
+            seen if given is None else given, sort=given is None, add_na=self.add_na
+        )
+        texts = list(map(names_of, labels))
+        class_problems: list[Problem] = []
+        if not self.add_na:
+            class_problems += unknown_classes(
+                images, texts, train=train, valid=valid, vocab=classes
+            )
+        if not classes and train and all(isinstance(label, tuple) for label in in_train):
+            text = f"None of the {len(train)} training images has a class; all lists of labels are empty. {images.advice}"
+            class_problems.append(Problem(kind=LabelError, text=text.rstrip()))
+        unknown = classes.index(UNKNOWN_CLASS) if self.add_na else None
+        return checked_table(
             images,
             train=train,
             valid=valid,
-            vocab=(self.vocab or names) if self.encoded else self.vocab,
-            encoded=self.encoded,
-            add_na=self.add_na,
+            label_problems=missed_labels(images, sorted({*train, *valid})),
+            class_problems=class_problems,
+            targets=n_hot(texts, classes, unknown=unknown),
+            vocab=classes,
+            task="multi_category",
         )
 
 
@@ -147,10 +210,6 @@ class RegressionBlock:
         if self.n_out is not None and self.n_out < 1:
             raise ConfigError(f"RegressionBlock: n_out is at least 1. Received: {self.n_out!r}")
 
-    def cell_labels(self, labels: Sequence[Any]) -> tuple[Any, ...]:
-        """Return labels that were read from table cells."""
-        return tuple(labels)
-
     def table(
         self,
         images: LabelledImages,
@@ -159,8 +218,30 @@ class RegressionBlock:
         valid: Sequence[int],
         names: Sequence[str] = (),
     ) -> ImageTable:
-        """Return the checked table; see ``number_table``."""
-        return number_table(images, train=train, valid=valid, n_out=self.n_out, names=names)
+        """Return the checked table, as ``CategoryBlock.table`` does; unknown targets are NaN.
+
+        ``names`` are those of the numbers; of another length than these they are not used.
+        """
+        numbers = same_length(list(map(read_numbers, images.labels)), expected=self.n_out)
+        images = replace(images, labels=tuple(numbers))
+        num_numbers = next((len(label) for label in numbers if isinstance(label, tuple)), 1)
+        vocab = tuple(names)
+        if len(vocab) != num_numbers:
+            places = range(num_numbers)
+            vocab = ("value",) if num_numbers == 1 else tuple(f"value_{place}" for place in places)
+        return checked_table(
+            images,
+            train=train,
+            valid=valid,
+            label_problems=missed_labels(images, sorted({*train, *valid})),
+            targets=number_targets(numbers, num_numbers=num_numbers),
+            vocab=vocab,
+            task="regression",
+        )
+
+
+def _class_names(labels: Iterable[object], *, sort: bool, add_na: bool) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(str, CategoryMap(labels, sort=sort, add_na=add_na))))
 
 
 OutputBlock = CategoryBlock | MultiCategoryBlock | RegressionBlock
@@ -176,11 +257,7 @@ _CHOICE = (
 
 
 def output_block(blocks: Sequence[BlockOrClass]) -> OutputBlock:
-    """Return the instance of the output's block.
-
-    Raises:
-        ConfigError: ``blocks`` is not an image and one kind of label.
-    """
+    """Return the block of the labels; ``blocks`` must be an image and one kind of label."""
     made = [block() if isinstance(block, type) else block for block in blocks]
     if len(made) == 2 and isinstance(made[0], ImageBlock) and isinstance(made[1], OutputBlock):
         return made[1]
@@ -192,15 +269,7 @@ def output_block(blocks: Sequence[BlockOrClass]) -> OutputBlock:
 
 
 def block_for_labels(labels: Iterable[Any], y_block: OutputBlockOrClass | None) -> OutputBlock:
-    """Return the block for labels that are given as a list.
-
-    Args:
-        labels: The labels. Decimal numbers are numbers to predict, lists are several labels, all else is a class.
-        y_block: The block that was asked for, which decides.
-
-    Raises:
-        ConfigError: ``y_block`` is not a block of labels.
-    """
+    """Return ``y_block``, or the block for a list of labels: decimal numbers are predicted, lists are several labels."""
     if y_block is not None:
         return _made(y_block)
     known = [label for label in labels if not is_missing(label)]
@@ -215,11 +284,7 @@ def block_for_columns(
     label_delim: str | None,
     y_block: OutputBlockOrClass | None,
 ) -> OutputBlock:
-    """Return the block for labels that stand in columns of a table.
-
-    Raises:
-        ConfigError: ``y_block`` is not a block of labels.
-    """
+    """Return ``y_block``, or the block for labels in columns of a table."""
     if y_block is not None:
         return _made(y_block)
     several_columns = not isinstance(label_col, str | int) and len(label_col) > 1
@@ -233,10 +298,18 @@ def _made(y_block: OutputBlockOrClass) -> OutputBlock:
     return block
 
 
-def _without_empty_cells(label: Any) -> Any:
-    if is_missing(label):
-        return []
-    return [one for one in label if not is_missing(one)] if isinstance(label, list) else label
+def labels_of_cells(block: OutputBlock, labels: Sequence[Any]) -> tuple[Any, ...]:
+    """Return labels that were read from table cells, where an empty cell names no class of a list."""
+    if not isinstance(block, MultiCategoryBlock) or block.encoded:
+        return tuple(labels)
+    return tuple(
+        []
+        if is_missing(label)
+        else [one for one in label if not is_missing(one)]
+        if isinstance(label, list)
+        else label
+        for label in labels
+    )
 
 
 @dataclass(frozen=True)
@@ -249,15 +322,15 @@ class DataBlock:
         dl_type: Not supported; loaders are always ours.
         getters: ``(get_x, get_y)`` in one list.
         n_inp: Number of inputs, 1.
-        item_tfms: What is done to each image: a ``Resize`` (or ``RandomResizedCrop``, ``RandomCrop``, ``CropPad``,
-            ``RatioResize``), or a list of one of these and functions of uint8 ``(H, W, 3)`` arrays. Functions before it
-            see the whole decoded image, functions after it the resized one, in training and validation alike.
+        item_tfms: A ``Resize`` (or ``RandomResizedCrop``, ``RandomCrop``, ``CropPad``, ``RatioResize``), or a list of one
+            of these and functions of uint8 ``(H, W, 3)`` arrays. Functions before it see the whole decoded image, functions
+            after it the resized one, in training and validation alike.
         batch_tfms: Augmentations, as ``aug_transforms`` gives them.
-        get_items: Called with the source, returns the items; ``None`` says that the source is the items.
+        get_items: Called with the source, returns the items; ``None``: the source is the items.
         splitter: Called with the items, returns the positions of the training and of the validation items; ``None`` is
             ``RandomSplitter()``.
         get_y: Called with an item, returns its label: a class, a list of classes, a number or a list of numbers.
-        get_x: Called with an item, returns the path of its image; ``None`` says that the item is the path.
+        get_x: Called with an item, returns the path of its image; ``None``: the item is the path.
 
     Raises:
         ConfigError: One of the arguments cannot work.
@@ -309,15 +382,15 @@ class DataBlock:
     def resolve(self, source: Any, path: Path | str = ".") -> ImageTable:
         """Return the table of a source: items listed, split and labelled, everything checked.
 
-        Images that can be shown but not trained on (of one class only, or the same one in both sets) give a warning
-        here, and the error when training begins.
+        Images that can be shown but not trained on (of one class only, or the same one in both sets) give a warning here,
+        and the error when training begins.
 
         Args:
             source: What ``get_items`` is called with, or the items: a list of paths, a DataFrame.
             path: Folder that paths are shown relative to, where the source is no folder.
 
         Raises:
-            DataError: Something is wrong with the data; everything that was found is in the message.
+            DataError: Something is wrong with the data; the message names all of it.
         """
         items: Any = source if self.get_items is None else self.get_items(source)
         if isinstance(items, str | Path):
@@ -333,7 +406,7 @@ class DataBlock:
                 f"{where} gives no items. Received the source {source!r}. Check the path."
             )
         splitter = RandomSplitter() if self.splitter is None else self.splitter
-        train, valid = checked_split(splitter(items), len(items))
+        train, valid = _checked_split(splitter(items), len(items))
         used = sorted({*train, *valid})
         position_of = {item: position for position, item in enumerate(used)}
         chosen = items.iloc[used] if is_frame else [items[position] for position in used]
@@ -343,11 +416,11 @@ class DataBlock:
         names: Sequence[str] = ()
         if isinstance(get_y, ColReader):
             names = _column_names(get_y, items if is_frame else None)
-            labels = block.cell_labels(labels)
+            labels = labels_of_cells(block, labels)
         is_folder = isinstance(source, str | Path) and Path(source).is_dir()
         images = LabelledImages(
             root=Path(source if is_folder else path),
-            paths=tuple(map(_as_path, found)),
+            paths=ImagePaths(map(_as_path, found)),
             labels=labels,
             row_word="row" if is_frame else "" if is_folder else "item",
             row_numbers=tuple(used),
@@ -372,13 +445,13 @@ class DataBlock:
         """Return the loaders of a source.
 
         Args:
-            source: See ``resolve``.
-            path: See ``resolve``.
-            seed: Of shuffling, crops and augmentation.
-            **options: See ``LoaderOptions``: ``bs``, ``val_bs``, ``num_workers``, ``device``, ...
+            source: As ``resolve`` takes it.
+            path: As ``resolve`` takes it.
+            seed: Decides shuffling, crops and augmentation.
+            **options: ``bs``, ``val_bs``, ``num_workers``, ``device`` and the others of ``LoaderOptions``.
 
         Raises:
-            DataError: See ``resolve``.
+            DataError: Something is wrong with the data.
             ConfigError: One of the arguments cannot work.
         """
         check_loader_options(options, self.item_tfms)
@@ -402,15 +475,7 @@ class DataBlock:
         )
 
     def datasets(self, source: Any, path: Path | str = ".") -> Datasets:
-        """Return the images of a source with their labels, split, before any transform.
-
-        Args:
-            source: See ``resolve``.
-            path: See ``resolve``.
-
-        Raises:
-            DataError: See ``resolve``.
-        """
+        """Return the images of a source, as ``resolve`` takes it, with labels and split, before any transform."""
         from vizsla.notebook.batches import Datasets
 
         return Datasets(self.resolve(source, path))
@@ -420,17 +485,17 @@ class DataBlock:
     ) -> None:
         """Print what happens to the images of a source on their way into a batch, stage by stage.
 
-        One image is followed through everything that is done to it, then a small batch. Where the images do not make a
-        batch, the last lines say why and what to add.
+        One image is followed through every transform, then a small batch. Where the images do not make a batch, the last
+        lines say why and what to add.
 
         Args:
-            source: See ``resolve``.
-            bs: Images in the batch; the first training images, fewer where there are fewer.
-            show_batch: Draw it, too.
-            path: See ``resolve``.
+            source: As ``resolve`` takes it.
+            bs: The number of training images in the batch, fewer where there are fewer.
+            show_batch: Draw the batch, too.
+            path: As ``resolve`` takes it.
 
         Raises:
-            DataError: See ``resolve``.
+            DataError: Something is wrong with the data.
             CollateError: The images have different sizes.
         """
         from vizsla.notebook.summary import summarise_block
@@ -450,12 +515,8 @@ class DataBlock:
         return (self.get_x[0] if isinstance(self.get_x, Sequence) else self.get_x), self.get_y
 
 
-def checked_split(split: Any, num_items: int) -> Split:
-    """Return the positions that a splitter returned as lists of ints.
-
-    Raises:
-        ConfigError: There are not two sets, a position has no item, or an item is in both sets.
-    """
+def _checked_split(split: Any, num_items: int) -> Split:
+    """Return what a splitter returned as two lists of ints, which must share no item and name only existing ones."""
     sets = [[int(position) for position in positions] for positions in split]
     if len(sets) != 2:
         raise ConfigError(
@@ -471,7 +532,7 @@ def checked_split(split: Any, num_items: int) -> Split:
     if both:
         raise ConfigError(
             f"The splitter put {len(both)} items into training and into validation, the first at position {both[0]}. "
-            "The validation result would be worth nothing; put each item into one of them."
+            "The validation result would be worth nothing; put each item into one set only."
         )
     return train, valid
 

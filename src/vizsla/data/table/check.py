@@ -1,4 +1,4 @@
-"""Find everything that is wrong with labelled images and their split, tell of all of it at once, before any training.
+"""Check labelled images and their split, and report everything that is wrong at once, before any training.
 
 Also: read every image once to find those that cannot be read, leave these out, and count images by class and set.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -17,38 +17,29 @@ import torch
 from vizsla.data.images.decode import cause_of
 from vizsla.data.loading.loader import map_rows
 from vizsla.data.loading.order import check_rows
-from vizsla.data.table.labels import (
-    LabelledImages,
-    class_texts,
-    is_fraction,
-    is_missing,
-    is_several,
-    label_text,
-)
+from vizsla.data.table.labels import LabelledImages, is_fraction, is_missing, is_several
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, Problem, raise_problems
 from vizsla.paths import ImagePaths
-from vizsla.text import counted, listed, quoted
-from vizsla.types import is_labelled
+from vizsla.text import LISTED_AT_MOST, counted, listed, quoted
+from vizsla.types import ImageTable, is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from torch import Tensor
 
     from vizsla.data.images.reader import ImageReader
     from vizsla.machine import NumWorkers
-    from vizsla.types import ImageTable
+    from vizsla.types import Task
+
+Names = str | tuple[str, ...] | None
+"""The class of an image, or its classes; None where its label cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassCount:
-    """How many images of a class are where.
-
-    Attributes:
-        label: Name of the class.
-        num_train: Images to learn from.
-        num_valid: Images held out.
-        num_other: Images in neither set, such as those of a ``test`` folder.
-    """
+    """How many images of a class are in training, in validation, and in neither, such as those of a ``test`` folder."""
 
     label: str
     num_train: int
@@ -58,15 +49,15 @@ class ClassCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSummary:
-    """What is in a table, for people.
+    """What is in a table.
 
     Attributes:
-        classes: Counts of each class, in the order of the vocabulary; an image with several labels counts in each of its
-            classes. Empty where the labels are numbers.
+        classes: In the order of the vocabulary; an image with several labels counts in each of its classes. Empty where
+            the labels are numbers.
         num_train: Images to learn from.
         num_valid: Images held out.
         num_other: Images in neither set.
-        num_unlabelled: Those of the images in neither set whose label is not known.
+        num_unlabelled: Images in neither set whose label is not known.
         num_skipped: Unreadable images that were left out.
     """
 
@@ -81,8 +72,7 @@ class DataSummary:
 def describe_data(table: ImageTable) -> DataSummary:
     """Count the images of a table by class and set."""
     outside = torch.ones(len(table.paths), dtype=torch.bool)
-    outside[table.train_rows] = False
-    outside[table.valid_rows] = False
+    outside[torch.cat([table.train_rows, table.valid_rows])] = False
     columns = [
         class_counts(table, rows)
         for rows in (table.train_rows, table.valid_rows, outside.nonzero()[:, 0])
@@ -100,11 +90,20 @@ def describe_data(table: ImageTable) -> DataSummary:
     )
 
 
+def class_counts(table: ImageTable, rows: Tensor) -> list[int]:
+    """Return how many of some rows have each class, in the order of the vocabulary; nothing where labels are numbers."""
+    targets = table.targets[rows]
+    if table.task == "regression":
+        return []
+    if table.task == "multi_category":
+        return targets.nan_to_num().sum(0).long().tolist()
+    return torch.bincount(targets[targets >= 0], minlength=len(table.vocab)).tolist()
+
+
 def fingerprint(table: ImageTable) -> str:
     """Return a digest of the images and labels of a table: SHA-256 over sorted (path, bytes, label).
 
-    Args:
-        table: Paths are taken relative to its root, so a moved folder keeps its fingerprint.
+    Paths are relative to the table's root, so a moved folder keeps its fingerprint.
 
     Raises:
         PictureError: An image file is gone.
@@ -121,74 +120,114 @@ def fingerprint(table: ImageTable) -> str:
     return hashlib.sha256(json.dumps(sorted(items)).encode()).hexdigest()
 
 
-def class_counts(table: ImageTable, rows: torch.Tensor) -> list[int]:
-    """Return how many of some rows have each class, in the order of the vocabulary; nothing where labels are numbers."""
-    targets = table.targets[rows]
-    if table.task == "regression":
-        return []
-    if table.task == "multi_category":
-        return targets.nan_to_num().sum(0).long().tolist()
-    return torch.bincount(targets[targets >= 0], minlength=len(table.vocab)).tolist()
-
-
-ADD_OR_REMOVE = "Add images of the class, or remove it."
-
-
-def missing_files(images: LabelledImages) -> list[Problem]:
-    """Return the problem of image files that do not exist."""
-    doubtful = range(len(images.paths)) if images.in_doubt is None else images.in_doubt
-    text_of = ImagePaths.of(images.paths).text
-    missing = [position for position in doubtful if not os.path.isfile(text_of(position))]  # noqa: PTH113 (with a Path for each 4 instead of 2 microseconds)
-    if not missing:
-        return []
-    entries = listed([images.entry(position) for position in missing])
-    return [
-        Problem(
-            kind=PictureError,
-            text=f"{len(missing)} of {counted(len(images.paths), 'image file')} "
-            f"{'does' if len(missing) == 1 else 'do'} not exist:\n{entries}\nCorrect the names, or bring the files there.",
-        )
+def checked_table(
+    images: LabelledImages,
+    *,
+    train: Sequence[int],
+    valid: Sequence[int],
+    label_problems: Sequence[Problem],
+    class_problems: Sequence[Problem] = (),
+    targets: Tensor,
+    vocab: tuple[str, ...],
+    task: Task,
+) -> ImageTable:
+    """Return the table of images, or raise one error with everything that is wrong with files, labels, sets and classes."""
+    problems = [
+        *images.problems,
+        *_file_problems(images),
+        *label_problems,
+        *_empty_sets(train, valid),
+        *class_problems,
     ]
+    return ImageTable(
+        root=images.root,
+        paths=images.paths,
+        targets=targets,
+        vocab=vocab,
+        train_rows=torch.tensor(list(train), dtype=torch.int64),
+        valid_rows=torch.tensor(list(valid), dtype=torch.int64),
+        task=task,
+        untrainable=raise_problems(problems, before_training=images.before_training),
+    )
 
 
+def listing(
+    kind: type[DataError],
+    number: int,
+    words: tuple[str, str],
+    entries: Sequence[str],
+    cure: str,
+    *,
+    limit: int = LISTED_AT_MOST,
+    spoils_training_only: bool = False,
+) -> Problem:
+    """Return a problem of ``number`` things, with ``words`` for one and for several, a line for each, and a way out."""
+    text = f"{counted(number, *words)}:\n{listed(entries, limit=limit)}\n{cure}"
+    return Problem(kind=kind, text=text.rstrip(), spoils_training_only=spoils_training_only)
+
+
+_ADD_OR_REMOVE = "Add images of the class, or remove it."
 _MOST_PLACES = 5
-"""Of an image that is listed more often the first places are told."""
+"""Rows that are named of an image that is listed more than once."""
 
 
-def repeated_images(images: LabelledImages) -> list[Problem]:
-    """Return the problem of images that are listed more than once: one copy may be trained on, the other held out."""
-    if images.in_doubt is not None:
-        return []
-    texts = map(os.path.normcase, ImagePaths.of(images.paths).texts())
-    if len(set(texts)) == len(images.paths):
-        return []
-    positions_of: defaultdict[Path, list[int]] = defaultdict(list)
-    for position, path in enumerate(images.paths):
-        positions_of[path].append(position)
-    repeated = {path: found for path, found in positions_of.items() if len(found) > 1}
-    if not repeated:
-        return []
-    entries: list[str] = []
-    for path, positions in repeated.items():
-        texts = [_shown_label(images.labels[position]) for position in positions]
-        labels = (
-            f"each labelled {texts[0]!r}"
-            if len(set(texts)) == 1
-            else f"with different labels: {', '.join(map(repr, texts))}"
+def _file_problems(images: LabelledImages) -> Iterator[Problem]:
+    """Yield the problems of files that do not exist, and of images that may be trained on and held out as well."""
+    doubtful = range(len(images.paths)) if images.in_doubt is None else images.in_doubt
+    paths = ImagePaths.of(images.paths)
+    missing = [position for position in doubtful if not os.path.isfile(paths.text(position))]  # noqa: PTH113 (with a Path for each 4 instead of 2 microseconds)
+    if missing:
+        files = f"of {counted(len(images.paths), 'image file')}"
+        yield listing(
+            PictureError,
+            len(missing),
+            (f"{files} does not exist", f"{files} do not exist"),
+            [images.entry(position) for position in missing],
+            "Correct the names, or bring the files there.",
         )
+    if images.in_doubt is not None:
+        return
+    if len(set(map(os.path.normcase, paths.texts()))) == len(paths):
+        return
+    positions_of: defaultdict[Path, list[int]] = defaultdict(list)
+    for position, path in enumerate(paths):
+        positions_of[path].append(position)
+    entries: list[str] = []
+    for path, positions in positions_of.items():
+        if len(positions) == 1:
+            continue
+        texts = [_shown_label(images.labels[position]) for position in positions]
+        same = len(set(texts)) == 1
+        labels = f"each labelled {texts[0]!r}" if same else f"with different labels: {', '.join(map(repr, texts))}"  # fmt: skip
         rows = list(map(images.row, positions[:_MOST_PLACES]))
         rows += ["..."] if len(positions) > _MOST_PLACES else []
         places = f" ({', '.join(rows)})" if images.row_word else ""
         entries.append(f"{quoted(path)}: {len(positions)} times{places}, {labels}")
-    what = "is" if len(repeated) == 1 else "are"
-    return [
-        Problem(
-            kind=DataError,
-            text=f"{counted(len(repeated), 'image')} {what} listed more than once:\n{listed(entries)}\n"
+    if entries:
+        yield listing(
+            DataError,
+            len(entries),
+            ("image is listed more than once", "images are listed more than once"),
+            entries,
             "List each image once, with the label that is right.",
             spoils_training_only=True,
         )
-    ]
+
+
+def _shown_label(label: object) -> str:
+    if isinstance(label, LabelError) or is_missing(label):
+        return ""
+    return ";".join(map(str, label)) if isinstance(label, tuple | list) else str(label)
+
+
+def _empty_sets(train: Sequence[int], valid: Sequence[int]) -> Iterator[Problem]:
+    for side, positions, other, rest in (
+        ("training", train, "validation", valid),
+        ("validation", valid, "training", train),
+    ):
+        if not positions:
+            text = f"There are no {side} images; all {counted(len(rest), 'image')} are for {other}."
+            yield Problem(kind=DataError, text=f"{text} Add images, or split them otherwise.")
 
 
 def missed_labels(images: LabelledImages, positions: Sequence[int]) -> list[Problem]:
@@ -196,174 +235,103 @@ def missed_labels(images: LabelledImages, positions: Sequence[int]) -> list[Prob
     misses = [p for p in positions if isinstance(images.labels[p], LabelError)]
     if not misses:
         return []
-    # When nothing matches, three names show what names look like here; else the odd ones are of interest.
-    none_found = len(misses) == len(positions)
     entries = [f"{images.entry(p)}: {images.labels[p]}" for p in misses]
-    head = "None of" if none_found else f"{len(misses)} of"
-    text = (
-        f"{head} {counted(len(positions), 'image')} {'gives a' if none_found else 'give no'} label:"
-    )
-    return [_about(text, listed(entries, limit=3 if none_found else 5), images)]
+    # When nothing matches, three names show what names look like here; else the odd ones are of interest.
+    none_found, of_all = len(misses) == len(positions), counted(len(positions), "image")
+    head = f"None of {of_all} gives a label" if none_found else f"{len(misses)} of {of_all} give no label"  # fmt: skip
+    text = f"{head}:\n{listed(entries, limit=3 if none_found else 5)}\n{images.advice}"
+    return [Problem(kind=LabelError, text=text.rstrip())]
 
 
-def label_problems(images: LabelledImages, positions: Sequence[int]) -> list[Problem]:
-    """Return what is wrong with the labels of the images at ``positions``, each taken alone, where each is one class."""
-    by_fault: defaultdict[str, list[int]] = defaultdict(list)
-    texts = class_texts(images.labels)
+def label_problems(
+    images: LabelledImages, texts: Sequence[str | None], positions: Sequence[int]
+) -> list[Problem]:
+    """Return what is wrong with the labels at ``positions`` where each must be one class; ``texts`` are these, or None."""
+    by_fault: defaultdict[int, list[int]] = defaultdict(list)
     for position in positions:
-        if texts[position] is None:
-            by_fault[_fault(images.labels[position])].append(position)
+        label = images.labels[position]
+        if texts[position] is None and not isinstance(label, LabelError):
+            kind = next(kind for kind, (is_fault, *_) in enumerate(_FAULTS) if is_fault(label))
+            by_fault[kind].append(position)
     problems = missed_labels(images, positions)
-    for fault, (what, cure) in _FAULTS.items():
-        if found := by_fault[fault]:
-            text = f"{counted(len(found), 'image')} {'has' if len(found) == 1 else 'have'} {what}:"
-            entries = [images.entry(position) for position in found]
-            problems.append(_about(text, f"{listed(entries)}\n{cure}", images))
+    for kind, found in sorted(by_fault.items()):
+        _, what, cure = _FAULTS[kind]
+        words = (f"image has {what}", f"images have {what}")
+        entries, cure = [images.entry(position) for position in found], f"{cure}\n{images.advice}"
+        problems.append(listing(LabelError, len(found), words, entries, cure))
     return problems
 
 
-_FAULTS = {
-    "empty": ("an empty label", "Fill the label in, or remove the image."),
-    "several": (
+_FAULTS = (
+    (is_missing, "an empty label", "Fill the label in, or remove the image."),
+    (
+        is_several,
         "a list of labels",
         "An image has one class here. For several labels (multi-label) say so: y_block=MultiCategoryBlock, or in "
         "a DataBlock blocks=(ImageBlock, MultiCategoryBlock).",
     ),
-    "fraction": (
+    (
+        is_fraction,
         "a decimal number as label",
         "A class is text or a whole number. To predict numbers (regression) say so: y_block=RegressionBlock, or in a "
         "DataBlock blocks=(ImageBlock, RegressionBlock).",
     ),
-}
+)
 
 
-def _fault(label: object) -> str:
-    if isinstance(label, LabelError):
-        return ""  # missed_labels tells of it
-    if is_missing(label):
-        return "empty"
-    if is_several(label):
-        return "several"
-    return "fraction" if is_fraction(label) else ""
-
-
-def _about(text: str, entries: str, images: LabelledImages) -> Problem:
-    advice = f"\n{images.advice}" if images.advice else ""
-    return Problem(kind=LabelError, text=f"{text}\n{entries}{advice}")
-
-
-def lonely_classes(images: LabelledImages, positions: Sequence[int]) -> list[Problem]:
-    """Return the problem of classes with one image only, which no stratified split can have on both sides."""
-    texts = class_texts(images.labels)
-    counts = Counter(texts[position] for position in positions)
-    if not any(number == 1 and text is not None for text, number in counts.items()):
-        return []
-    positions_of = _by_class(images, positions)
-    lonely = {label: found[0] for label, found in positions_of.items() if len(found) == 1}
-    entries = [f"{label!r}: {images.entry(position)}" for label, position in lonely.items()]
-    what = "has" if len(lonely) == 1 else "have"
-    return [
-        Problem(
-            kind=LabelError,
-            text=f"{counted(len(lonely), 'class', 'classes')} {what} a single image, which cannot be in training and "
-            f"in validation:\n{listed(entries)}\n{ADD_OR_REMOVE}",
-        )
-    ]
-
-
-def side_problems(train: Sequence[int], valid: Sequence[int]) -> list[Problem]:
-    """Return the problem of a set that has no images."""
-    return [
-        Problem(
-            kind=DataError,
-            text=f"There are no {side} images; all {counted(len(rest), 'image')} are for {other}. "
-            "Add images, or split them otherwise.",
-        )
-        for side, positions, other, rest in (
-            ("training", train, "validation", valid),
-            ("validation", valid, "training", train),
-        )
-        if not positions
-    ]
-
-
-def class_problems(
-    images: LabelledImages, *, train: Sequence[int], valid: Sequence[int], vocab: Sequence[str]
+def lonely_classes(
+    images: LabelledImages, texts: Sequence[str | None], positions: Sequence[int]
 ) -> list[Problem]:
-    """Return what is wrong with the classes as a whole and with how the split divides them."""
-    texts = class_texts(images.labels)
-    classes = {texts[position] for side in (train, valid) for position in side}
-    number = len(train) + len(valid)
-    if len(classes) == 1 and None not in classes:
-        text = f"There is only one class, {classes.pop()!r}, for all {counted(number, 'image')}. A classifier needs two."
-        advice = f" {images.advice}" if images.advice else ""
-        only_one = Problem(kind=LabelError, text=f"{text}{advice}", spoils_training_only=True)
-        return [*side_problems(train, valid), only_one]
-    return [
-        *side_problems(train, valid),
-        *unknown_classes(images, train=train, valid=valid, vocab=vocab),
-    ]
+    """Return the problem of classes with one image only, which no stratified split can have on both sides."""
+    lonely = {
+        label: found[0] for label, found in _by_class(texts, positions).items() if len(found) == 1
+    }
+    if not lonely:
+        return []
+    rest = "a single image, which cannot be in training and in validation"
+    entries = [f"{label!r}: {images.entry(position)}" for label, position in lonely.items()]
+    words = (f"class has {rest}", f"classes have {rest}")
+    return [listing(LabelError, len(lonely), words, entries, _ADD_OR_REMOVE)]
 
 
 def unknown_classes(
     images: LabelledImages,
+    names: Sequence[Names],
     *,
     train: Sequence[int],
     valid: Sequence[int],
     vocab: Sequence[str],
-    several: bool = False,
 ) -> list[Problem]:
     """Return the problems of classes that the classifier would not know, or never see."""
-    if not train:
+    known = {*vocab, None}
+    if not train or {names[p] for side in (train, valid) for p in side} <= known:
         return []
-    texts = [] if several else class_texts(images.labels)
-    if texts and {texts[p] for side in (train, valid) for p in side} <= {*vocab, None}:
-        return []
-    in_train = _by_class(images, train, several=several)
-    in_valid = _by_class(images, valid, several=several)
+    in_train, in_valid = _by_class(names, train), _by_class(names, valid)
     unseen = {label: found for label, found in in_valid.items() if label not in in_train}
-    return [
-        *_outside_vocab(images, in_train, vocab, where="in training but not in vocab"),
-        *_outside_vocab(images, unseen, vocab, where="in validation but not in training"),
-    ]
+    problems: list[Problem] = []
+    for found, where in (
+        (in_train, "in training but not in vocab"),
+        (unseen, "in validation but not in training"),
+    ):
+        entries = [
+            f"{label!r}: {counted(len(positions), 'image')}, the first {images.entry(positions[0])}"
+            for label, positions in found.items()
+            if label not in known
+        ]
+        if entries:
+            words = (f"class is {where}", f"classes are {where}")
+            problems.append(listing(LabelError, len(entries), words, entries, _ADD_OR_REMOVE))
+    return problems
 
 
-def _outside_vocab(
-    images: LabelledImages,
-    classes: Mapping[str, Sequence[int]],
-    vocab: Sequence[str],
-    *,
-    where: str,
-) -> list[Problem]:
-    known = set(vocab)
-    outside = {label: found for label, found in classes.items() if label not in known}
-    if not outside:
-        return []
-    entries = [
-        f"{label!r}: {counted(len(found), 'image')}, the first {images.entry(found[0])}"
-        for label, found in outside.items()
-    ]
-    text = f"{counted(len(outside), 'class', 'classes')} {'is' if len(outside) == 1 else 'are'} {where}:"
-    return [Problem(kind=LabelError, text=f"{text}\n{listed(entries)}\n{ADD_OR_REMOVE}")]
-
-
-def _by_class(
-    images: LabelledImages, positions: Sequence[int], *, several: bool = False
-) -> dict[str, list[int]]:
+def _by_class(names: Sequence[Names], positions: Sequence[int]) -> Mapping[str, list[int]]:
     """Return the positions of each class, classes in alphabetical order; images without a usable label are left out."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for position in positions:
-        label = images.labels[position]
-        for name in map(label_text, label if several and isinstance(label, tuple) else (label,)):
-            if name is not None:
-                found[name].append(position)
+        classes = names[position]
+        for name in (classes,) if isinstance(classes, str) else classes or ():
+            found[name].append(position)
     return dict(sorted(found.items()))
-
-
-def _shown_label(label: object) -> str:
-    if isinstance(label, LabelError) or is_missing(label):
-        return ""
-    return ";".join(map(str, label)) if isinstance(label, tuple | list) else str(label)
 
 
 def find_unreadable(
@@ -375,18 +343,10 @@ def find_unreadable(
     training: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[tuple[int, str], ...]:
-    """Read every image of some rows once, into the reader's cache, and return those that cannot be read.
+    """Read every image of some rows once, into the reader's cache, and return (row, cause) of those that cannot be read.
 
-    Args:
-        table: Where the rows point into.
-        rows: int64 ``(N,)``, which images.
-        reader: Reads one image.
-        num_workers: Threads; ``"auto"`` is one for each core, 0 reads in this thread.
-        training: Which form of the image the cache gets, see ``ImageReader.read``.
-        on_progress: Called in this thread after each image with the number of images read so far.
-
-    Returns:
-        ``(row, cause)`` in the order of ``rows``; the cause is in words, without the path.
+    The cause is in words, without the path. ``training`` is as in ``ImageReader.read``; ``on_progress`` is called in this
+    thread after each image with the number of images read so far.
 
     Raises:
         DataError: A row is outside of the table.
@@ -411,14 +371,10 @@ def settle_unreadable(
     *,
     on_bad: Literal["error", "skip"] = "error",
 ) -> ImageTable:
-    """Refuse or leave out images that cannot be read.
-
-    Returns:
-        The table without them; they stand in its ``skipped``.
+    """Refuse images that cannot be read, or leave them out as ``drop_unreadable`` does.
 
     Raises:
         PictureError: There are such images and ``on_bad`` is ``"error"``.
-        DataError: Without them a class or a set has no images left.
         ConfigError: ``on_bad`` is something else.
     """
     if on_bad not in ("error", "skip"):
@@ -435,9 +391,7 @@ def settle_unreadable(
 
 
 def drop_unreadable(table: ImageTable, bad: Sequence[tuple[int, str]]) -> ImageTable:
-    """Return a table without the images that cannot be read; they are added to ``skipped``.
-
-    Rows are numbered anew. The vocabulary stays.
+    """Return a table without the images that cannot be read, which are added to ``skipped``. The vocabulary stays.
 
     Raises:
         DataError: A class that had training images, or a whole set, has none left.

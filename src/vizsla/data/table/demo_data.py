@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vizsla.data.table.build_table import class_table
+from vizsla.data.table.block import CategoryBlock
 from vizsla.data.table.labels import LabelledImages
 from vizsla.data.table.splits import stratified_split
 from vizsla.errors import DataError, MissingExtraError
@@ -15,19 +15,6 @@ from vizsla.text import quoted
 
 if TYPE_CHECKING:
     from vizsla.types import ImageTable
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishedResult:
-    """An accuracy that others reached on the same task.
-
-    Attributes:
-        method: What they used.
-        accuracy: Part of the validation images that was right, 0 to 1.
-    """
-
-    method: str
-    accuracy: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +27,7 @@ class DataSetNote:
         licence_url: Text of the licence.
         terms: What the licence asks for, in a sentence.
         citation: The works that its authors ask to be cited.
-        published: Results on it, from the paper named last in ``citation``.
+        published: (method, accuracy 0-1) of the paper named last in ``citation``.
     """
 
     name: str
@@ -48,7 +35,7 @@ class DataSetNote:
     licence_url: str
     terms: str
     citation: tuple[str, ...]
-    published: tuple[PublishedResult, ...]
+    published: tuple[tuple[str, float], ...]
 
 
 SOLAR_CELLS = DataSetNote(
@@ -68,8 +55,8 @@ SOLAR_CELLS = DataSetNote(
         "doi:10.1016/j.solener.2019.02.067, arXiv:1807.02894",
     ),
     published=(
-        PublishedResult(method="SVM on hand-crafted features", accuracy=0.8244),
-        PublishedResult(method="CNN (fine-tuned VGG19)", accuracy=0.8842),
+        ("SVM on hand-crafted features", 0.8244),
+        ("CNN (fine-tuned VGG19)", 0.8842),
     ),
 )
 """The demo's data set; licence and citations as its package states them, accuracies from the abstract of the paper."""
@@ -88,7 +75,10 @@ def solar_cells(*, seed: int, valid_fraction: float = 0.25) -> ImageTable:
         MissingExtraError: The package is not installed.
         DataError: The package does not hold what it should.
     """
-    folder = _package_folder("elpv_dataset") / "data"
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("elpv-dataset", extra="demo", purpose="train on solar cells")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     paths: list[Path] = []
     labels: list[str] = []
     groups: list[str] = []
@@ -97,7 +87,7 @@ def solar_cells(*, seed: int, valid_fraction: float = 0.25) -> ImageTable:
             defective = float(probability) > DEFECT_THRESHOLD
         except ValueError as error:
             raise DataError(
-                f"{quoted(folder / 'labels.csv')}, row {number}: the defect probability is no number. "
+                f"{quoted(folder / 'labels.csv')}, row {number}: the defect probability is not a number. "
                 f"Received: {probability!r}. Install the package again: pip install --force-reinstall elpv-dataset"
             ) from error
         paths.append(folder / name)
@@ -105,14 +95,7 @@ def solar_cells(*, seed: int, valid_fraction: float = 0.25) -> ImageTable:
         groups.append(f"{labels[-1]} {cell_type}")
     train, valid = stratified_split(groups, valid_fraction=valid_fraction, seed=seed)
     images = LabelledImages(root=folder, paths=tuple(paths), labels=tuple(labels))
-    return class_table(images, train=train, valid=valid)
-
-
-def _package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError("elpv-dataset", extra="demo", purpose="train on solar cells")
-    return Path(next(iter(spec.submodule_search_locations)))
+    return CategoryBlock().table(images, train=train, valid=valid)
 
 
 def _records(file: Path) -> list[tuple[str, str, str]]:

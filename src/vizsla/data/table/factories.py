@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.data.loading.dataloaders import DataLoaders, check_loader_options
-from vizsla.data.table.block import CategoryBlock, block_for_columns, block_for_labels
-from vizsla.data.table.build_table import class_table
+from vizsla.data.table.block import (
+    CategoryBlock,
+    block_for_columns,
+    block_for_labels,
+    labels_of_cells,
+)
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
     LabelledImages,
@@ -18,11 +22,10 @@ from vizsla.data.table.labels import (
     using_attr,
 )
 from vizsla.data.table.sources import list_images
-from vizsla.data.table.splits import RandomSplitter
+from vizsla.data.table.splits import RandomSplitter, positions_of
 from vizsla.data.table.tables import (
     images_of_table,
     listed_images,
-    positions_of,
     read_table,
     table_of_frame,
 )
@@ -38,9 +41,6 @@ if TYPE_CHECKING:
     from vizsla.data.loading.dataloaders import BatchTransforms, LoaderOptions
     from vizsla.data.table.block import OutputBlock, OutputBlockOrClass
     from vizsla.data.table.tables import Table
-    from vizsla.types import ImageTable
-
-_BY_FUNCTION = "Labels are what label_func returns."
 
 
 class ImageDataLoaders:
@@ -49,7 +49,7 @@ class ImageDataLoaders:
     Arguments that all methods share:
         path: Folder that the images lie in, and that their paths are shown relative to.
         valid_pct: Part of the images to hold out, drawn at random.
-        seed: Makes the split repeatable (``None``: another one each time); also that of shuffling and augmentation.
+        seed: Makes the split repeatable (``None``: a new one each time); also decides shuffling and augmentation.
         item_tfms: A ``Resize``, or a list with one.
         batch_tfms: Augmentations, as ``aug_transforms`` gives them.
         **options: ``bs``, ``val_bs``, ``num_workers``, ``device`` and the others of ``LoaderOptions``.
@@ -82,15 +82,13 @@ class ImageDataLoaders:
         check_loader_options(options, item_tfms)
         root = Path(path)
         if valid_pct is None:
+            loose = {root / train, root / valid}
             listing = list_images(root, folders=(train, valid))
             inside = [Path(folder).is_relative_to(root / train) for folder in listing.paths.folders]
-            numbers = listing.paths.folder_numbers
-            train_rows = [row for row, number in enumerate(numbers) if inside[number]]
-            valid_rows = [row for row, number in enumerate(numbers) if not inside[number]]
+            in_train = [inside[number] for number in listing.paths.folder_numbers]
+            splits = ["train" if is_inside else "valid" for is_inside in in_train]
         else:
-            listing = list_images(root)
-            train_rows, valid_rows = RandomSplitter(valid_pct, seed)(listing.paths)
-        loose = {root} if valid_pct is not None else {root / train, root / valid}
+            loose, splits, listing = {root}, None, list_images(root)
         images = LabelledImages(
             root=root,
             paths=listing.paths,
@@ -98,8 +96,8 @@ class ImageDataLoaders:
             labels=folder_labels(listing.paths, loose=loose),
             advice=FOLDER_ADVICE,
         )
-        table = class_table(images, train=train_rows, valid=valid_rows, vocab=vocab)
-        return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)
+        block = CategoryBlock(vocab=vocab)
+        return _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options)
 
     @staticmethod
     def from_path_func(
@@ -118,9 +116,9 @@ class ImageDataLoaders:
         below ``path``.
         """
         check_loader_options(options, item_tfms)
-        images = listed_images(path, fnames, label_func, advice=_BY_FUNCTION)
-        table = _split_table(images, valid_pct=valid_pct, seed=seed)
-        return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)
+        images = listed_images(path, fnames, label_func)
+        block = CategoryBlock()
+        return _loaders(images, block, None, valid_pct, seed, item_tfms, batch_tfms, options)
 
     @staticmethod
     def from_name_func(
@@ -137,11 +135,10 @@ class ImageDataLoaders:
 
         ``label_func`` is called with the name of each of ``fnames``, without its folder.
         """
-        check_loader_options(options, item_tfms)
-        by_name = using_attr(label_func, "name")
-        images = listed_images(path, fnames, by_name, advice=_BY_FUNCTION)
-        table = _split_table(images, valid_pct=valid_pct, seed=seed)
-        return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)
+        labeller = using_attr(label_func, "name")
+        return ImageDataLoaders.from_path_func(
+            path, fnames, labeller, valid_pct, seed, item_tfms, batch_tfms, **options
+        )
 
     @staticmethod
     def from_path_re(
@@ -158,11 +155,10 @@ class ImageDataLoaders:
 
         ``pat`` is searched in the whole path of each of ``fnames``, with ``/`` between folders; its first group is the label.
         """
-        check_loader_options(options, item_tfms)
-        advice = f"Labels are taken from the path by {pat!r}."
-        images = listed_images(path, fnames, RegexLabeller(pat), advice=advice)
-        table = _split_table(images, valid_pct=valid_pct, seed=seed)
-        return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)
+        labeller = RegexLabeller(pat)
+        return ImageDataLoaders.from_path_func(
+            path, fnames, labeller, valid_pct, seed, item_tfms, batch_tfms, **options
+        )
 
     @staticmethod
     def from_name_re(
@@ -179,12 +175,10 @@ class ImageDataLoaders:
 
         ``pat`` is searched in the name of each of ``fnames``, without its folder; its first group is the label.
         """
-        check_loader_options(options, item_tfms)
-        by_name = using_attr(RegexLabeller(pat), "name")
-        advice = f"Labels are taken from the file name by {pat!r}."
-        images = listed_images(path, fnames, by_name, advice=advice)
-        table = _split_table(images, valid_pct=valid_pct, seed=seed)
-        return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)
+        labeller = using_attr(RegexLabeller(pat), "name")
+        return ImageDataLoaders.from_path_func(
+            path, fnames, labeller, valid_pct, seed, item_tfms, batch_tfms, **options
+        )
 
     @staticmethod
     def from_lists(
@@ -204,9 +198,8 @@ class ImageDataLoaders:
         """
         check_loader_options(options, item_tfms)
         block = block_for_labels(labels, y_block)
-        images = listed_images(path, fnames, labels, advice="Labels are given as a list.")
-        table = _split_table(images, valid_pct=valid_pct, seed=seed, block=block)
-        return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)
+        images = listed_images(path, fnames, labels)
+        return _loaders(images, block, None, valid_pct, seed, item_tfms, batch_tfms, options)
 
     @staticmethod
     def from_df(
@@ -228,24 +221,15 @@ class ImageDataLoaders:
         """Take images and labels from the columns of a DataFrame.
 
         ``fn_col`` and ``label_col`` are the columns of the image's path and label, by name or position. An image's file is
-        ``path`` / ``folder`` / value + ``suff``. ``valid_col`` is true for validation and takes the place of ``valid_pct``.
-        With several ``label_col`` or with a ``label_delim`` between the labels of a cell an image has several labels.
+        ``path`` / ``folder`` / value + ``suff``. ``valid_col`` is true for validation and replaces ``valid_pct``. With
+        several ``label_col``, or with a ``label_delim`` between the labels of a cell, an image has several labels.
         """
         check_loader_options(options, item_tfms)
-        table = _table_of_columns(
+        return _of_columns(
             table_of_frame(df),
-            path=Path(path),
-            valid_pct=valid_pct,
-            seed=seed,
-            fn_col=fn_col,
-            folder=folder,
-            suff=suff,
-            label_col=label_col,
-            label_delim=label_delim,
-            y_block=y_block,
-            valid_col=valid_col,
-        )
-        return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)
+            path, valid_pct, seed, fn_col, folder, suff, label_col, label_delim, y_block, valid_col,
+            item_tfms, batch_tfms, options,
+        )  # fmt: skip
 
     @staticmethod
     def from_csv(
@@ -273,26 +257,16 @@ class ImageDataLoaders:
         """
         check_loader_options(options, item_tfms)
         file = Path(path) / csv_fname
-        table = _table_of_columns(
+        return _of_columns(
             read_table(file, header=header, delimiter=delimiter, quoting=quoting),
-            path=Path(path),
-            valid_pct=valid_pct,
-            seed=seed,
-            fn_col=fn_col,
-            folder=folder,
-            suff=suff,
-            label_col=label_col,
-            label_delim=label_delim,
-            y_block=y_block,
-            valid_col=valid_col,
-        )
-        return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)
+            path, valid_pct, seed, fn_col, folder, suff, label_col, label_delim, y_block, valid_col,
+            item_tfms, batch_tfms, options,
+        )  # fmt: skip
 
 
-def _table_of_columns(
+def _of_columns(
     cells: Table,
-    *,
-    path: Path,
+    path: Path | str,
     valid_pct: float,
     seed: int | None,
     fn_col: str | int,
@@ -302,41 +276,41 @@ def _table_of_columns(
     label_delim: str | None,
     y_block: OutputBlockOrClass | None,
     valid_col: str | int | None,
-) -> ImageTable:
-    """Return the checked table of the images in a CSV file or DataFrame; arguments as in ``from_df``."""
+    item_tfms: ItemTransforms,
+    batch_tfms: BatchTransforms,
+    options: LoaderOptions,
+) -> DataLoaders:
     block = block_for_columns(label_col, label_delim, y_block)
     images, splits = images_of_table(
         cells,
-        folder=path,
+        folder=Path(path),
         image=fn_col,
         label=label_col,
         split=valid_col,
-        locate=lambda names: [path / (folder or "") / f"{name}{suff}" for name in names],
+        locate=lambda names: [Path(path, folder or "", f"{name}{suff}") for name in names],
         delimiter=label_delim,
     )
+    images = replace(images, labels=labels_of_cells(block, images.labels))
     columns = [label_col] if isinstance(label_col, str | int) else label_col
-    return _split_table(
-        replace(images, labels=block.cell_labels(images.labels)),
-        valid_pct=valid_pct,
-        seed=seed,
-        splits=splits,
-        block=block,
-        names=[cells.columns[cells.position(column)] for column in columns],
-    )
+    names = [cells.columns[cells.position(column)] for column in columns]
+    return _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options, names)
 
 
-def _split_table(
+def _loaders(
     images: LabelledImages,
-    *,
-    valid_pct: float,
+    block: OutputBlock,
+    splits: Sequence[str] | None,
+    valid_pct: float | None,
     seed: int | None,
-    splits: Sequence[str] | None = None,
-    block: OutputBlock | None = None,
+    item_tfms: ItemTransforms,
+    batch_tfms: BatchTransforms,
+    options: LoaderOptions,
     names: Sequence[str] = (),
-) -> ImageTable:
-    """Return the checked table of images that are split at random, or as ``splits`` says: ``train`` or ``valid`` for each."""
+) -> DataLoaders:
+    """Return loaders of images that are split at random, or as ``splits`` says: ``train`` or ``valid`` for each."""
     if splits is None:
-        train, valid = RandomSplitter(valid_pct, seed)(images.paths)
+        train, valid = RandomSplitter(valid_pct or 0, seed)(images.paths)
     else:
-        train, valid = positions_of("train", splits), positions_of("valid", splits)
-    return (block or CategoryBlock()).table(images, train=train, valid=valid, names=names)
+        train, valid = positions_of(splits, "train"), positions_of(splits, "valid")
+    table = block.table(images, train=train, valid=valid, names=names)
+    return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)

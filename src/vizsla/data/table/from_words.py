@@ -1,4 +1,4 @@
-"""Resolve what the command line is given, a folder or CSV file and words for labels and split, to a checked table."""
+"""Turn what the command line is given, a folder or CSV file and words for labels and split, into a checked table."""
 
 from __future__ import annotations
 
@@ -6,56 +6,53 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vizsla.data.table.build_table import class_table
+from vizsla.data.table.block import CategoryBlock
 from vizsla.data.table.check import lonely_classes
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
     LabelledImages,
     RegexLabeller,
+    advice_about,
     class_texts,
     folder_labels,
     take_labels,
     using_attr,
 )
 from vizsla.data.table.sources import check_folder, get_image_files, is_image_name, list_images
-from vizsla.data.table.splits import stratified_split
-from vizsla.data.table.tables import Table, images_of_table, positions_of, read_table
+from vizsla.data.table.splits import positions_of, stratified_split
+from vizsla.data.table.tables import Table, images_of_table, read_table
 from vizsla.errors import ConfigError, DataError, TableError
 from vizsla.paths import ImagePaths
 from vizsla.text import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vizsla.types import ImageTable
 
 DEFAULT_VALID_FRACTION = 0.2
 
 IMAGE_COLUMNS = ("image", "file", "filename", "path", "fn")
-"""Column names that are taken for the image's path, the first that is there; else the first column is."""
+"""Column names that mean the image's path, the first that is there; else it is the first column."""
 
 LABEL_COLUMNS = ("label", "class", "category", "target", "breed")
-"""Column names that are taken for the label; else the first column that is not the image's is."""
+"""Column names that mean the label; else it is the first column that is not the image's."""
 
 SPLIT_COLUMNS = ("is_valid", "split")
-"""Column names that are taken for the split."""
+"""Column names that mean the split."""
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 _SPLIT_OF_FOLDER = {
     "train": "train",
-    "valid": "valid",
-    "val": "valid",
-    "validation": "valid",
+    **dict.fromkeys(("valid", "val", "validation"), "valid"),
     "test": "test",
 }
 
-
-_Found = tuple[LabelledImages, tuple[str, ...] | None]
+_Found = tuple[LabelledImages, Sequence[str] | None]
 """Images as listed, with the split that the data itself states: ``train``, ``valid`` or ``test`` for each."""
 
 
@@ -72,15 +69,11 @@ def resolve_data(
             stem anywhere below it. Columns that are not named are chosen by ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.
         valid: ``"auto"`` keeps the split that the data states: a column ``is_valid`` or ``split``, or folders ``train``
             with ``valid``, ``val`` or ``validation``; without one a fifth of each class is held out. A number between 0
-            and 1 holds out that part of each class, whatever the data states. Images of a ``test`` folder or row stay in
-            neither set.
-        seed: The run's seed; makes the drawn split repeatable.
-
-    Returns:
-        The table; paths are shown relative to the folder.
+            and 1 holds out that part of each class in any case. Images of a ``test`` folder or row stay in neither set.
+        seed: Makes the drawn split repeatable.
 
     Raises:
-        DataError: Something is wrong with the data; everything that was found is in the message.
+        DataError: Something is wrong with the data; the message names all of it.
         ConfigError: ``labels`` or ``valid`` cannot be understood.
 
     Examples:
@@ -89,20 +82,21 @@ def resolve_data(
     fraction = _valid_fraction(valid)
     images, splits = _find(Path(data), labels)
     if fraction is None and splits is not None and "valid" in splits:
-        train = positions_of("train", splits)
-        return class_table(images, train=train, valid=positions_of("valid", splits))
+        held_out = positions_of(splits, "valid")
+        return CategoryBlock().table(images, train=positions_of(splits, "train"), valid=held_out)
     all_positions = range(len(images.paths))
     divided = [p for p in all_positions if splits is None or splits[p] != "test"]
     texts = class_texts(images.labels)
-    classes = [texts[position] for position in divided]
-    train, valid_part = stratified_split(
-        classes, valid_fraction=fraction or DEFAULT_VALID_FRACTION, seed=seed
+    train, held_out = stratified_split(
+        [texts[position] for position in divided],
+        valid_fraction=fraction or DEFAULT_VALID_FRACTION,
+        seed=seed,
     )
-    lonely = lonely_classes(images, divided)
-    return class_table(
+    lonely = lonely_classes(images, texts, divided)
+    return CategoryBlock().table(
         replace(images, problems=(*images.problems, *lonely)),
         train=[divided[position] for position in train],
-        valid=[divided[position] for position in valid_part],
+        valid=[divided[position] for position in held_out],
     )
 
 
@@ -182,26 +176,21 @@ def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
         in_doubt = in_doubt and tuple(number_of[p] for p in in_doubt if p in number_of)
         paths, splits = paths.chosen(kept), [splits[position] for position in kept]
         loose = {data / Path(folder).relative_to(data).parts[0] for folder in paths.folders}
-    if labeller is None:
-        labels = folder_labels(paths, loose=loose)
-    else:
-        labels = take_labels(paths, using_attr(labeller, "name"))
+    of_name = None if labeller is None else using_attr(labeller, "name")
     images = LabelledImages(
         root=data,
         paths=paths,
         in_doubt=in_doubt,
-        labels=labels,
-        advice=FOLDER_ADVICE
-        if labeller is None
-        else f"Labels are taken from the file name by {labeller.pat!r}.",
+        labels=take_labels(paths, of_name) if of_name else folder_labels(paths, loose=loose),
+        advice=advice_about(of_name) if of_name else FOLDER_ADVICE,
     )
-    return images, tuple(splits) if splits else None
+    return images, splits
 
 
 def _splits_of_folders(paths: ImagePaths, root: Path) -> list[str] | None:
     """Return the split of each path by the first folder below ``root`` (empty for other folders), or None.
 
-    A folder ``train`` alone says nothing: it may hold images of trains.
+    A folder ``train`` alone is no split: it may hold images of trains.
     """
     found: list[str] = []
     for folder in map(Path, paths.folders):
@@ -227,7 +216,7 @@ def _find_in_table(file: Path, folder: Path, image: str | None, label: str | Non
     if splits is not None:
         return images, splits
     by_folder = _splits_of_folders(ImagePaths.of(images.paths), folder)
-    return images, tuple(by_folder) if by_folder and all(by_folder) else None
+    return images, by_folder if by_folder and all(by_folder) else None
 
 
 def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple[int, int]:

@@ -1,31 +1,43 @@
-"""How labels are taken from a path or a table row, and which classes they make.
+"""Take labels from paths or table rows, and turn them into classes and targets.
 
-A label that cannot be used becomes a ``LabelError`` that says why; ``check.py`` tells of all of them together.
+A label that cannot be used becomes a ``LabelError`` that says why; ``check.py`` reports all of them together.
+N images, C classes, K numbers.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from vizsla.errors import ConfigError, LabelError, Problem, TableError, VizslaError
 from vizsla.paths import ImagePaths
-from vizsla.text import quoted
+from vizsla.text import listed, quoted
+from vizsla.types import UNLABELLED, is_labelled
 
 if TYPE_CHECKING:
     from collections.abc import Set
 
     import pandas as pd
+    from torch import Tensor
+
+    from vizsla.types import ImageTable
+
+LabelSet = tuple[Any, ...]
+"""The classes of one image, each once, as text or whole numbers."""
+
+Numbers = tuple[float, ...]
 
 UNKNOWN_CLASS = "#na#"
 """The class at position 0 that takes labels outside the vocabulary, where a block asks for it with ``add_na``."""
-
 
 FOLDER_ADVICE = (
     "Labels are the names of the folders that images lie in. Put each class into a folder of its own, or take labels "
@@ -37,7 +49,7 @@ def parent_label(path: Path | str) -> str:
     """Return the name of the folder that a file lies in.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
 
     Examples:
         >>> parent_label("pets/beagle/12.jpg")
@@ -47,7 +59,7 @@ def parent_label(path: Path | str) -> str:
 
 
 def folder_labels(paths: ImagePaths, *, loose: Set[Path]) -> tuple[str | LabelError, ...]:
-    """Return the name of each image's folder, or an error for those that lie directly in one of ``loose``."""
+    """Return the name of each image's folder, or an error for images directly in one of ``loose``."""
     missed = LabelError("it lies in no folder of a class")
     folders = map(Path, paths.folders)
     labels = [missed if folder in loose else folder.name for folder in folders]
@@ -76,12 +88,14 @@ def _apply_to_attribute(function: Callable[[Any], Any], attribute: str, item: An
 class RegexLabeller:
     r"""Takes the label from a path or name: what the first group of a regular expression matches.
 
+    Calling it raises ``LabelError`` where the expression is not found, or its first group is empty.
+
     Args:
-        pat: The expression; it is searched in the text with ``/`` between folders, on Windows too.
+        pat: The expression, searched in the text with ``/`` between folders, on Windows too.
         match: Whether it must match from the start of the text.
 
     Raises:
-        ConfigError: ``pat`` is no regular expression, or has no group.
+        ConfigError: ``pat`` is not a regular expression, or has no group.
 
     Examples:
         >>> RegexLabeller(r"(.+)_\d+.jpg$")("great_pyrenees_173.jpg")
@@ -97,7 +111,7 @@ class RegexLabeller:
             expression = re.compile(self.pat)
         except re.error as error:
             raise ConfigError(
-                f"{self.pat!r} is no regular expression: {error}. Correct it at that position."
+                f"{self.pat!r} is not a regular expression: {error}. Correct it at that position."
             ) from error
         if expression.groups == 0:
             raise ConfigError(
@@ -107,11 +121,7 @@ class RegexLabeller:
         object.__setattr__(self, "_expression", expression)
 
     def __call__(self, item: PurePath | str) -> str:
-        """Return the label in a path or name.
-
-        Raises:
-            LabelError: The expression is not found, or its first group is empty.
-        """
+        """Return the label in a path or name."""
         text = item.as_posix() if isinstance(item, PurePath) else str(item)
         found = self._expression.match(text) if self.match else self._expression.search(text)
         label = found.group(1) if found else None
@@ -122,15 +132,27 @@ class RegexLabeller:
         return label
 
 
+def advice_about(labeller: Callable[[Any], Any]) -> str:
+    """Return where a labeller takes labels from, as messages say it."""
+    source = "path"
+    if isinstance(labeller, partial) and labeller.args[1:] == ("name",):
+        labeller, source = labeller.args[0], "file name"
+    if isinstance(labeller, RegexLabeller):
+        return f"Labels are taken from the {source} by {labeller.pat!r}."
+    return "Labels are what label_func returns."
+
+
 @dataclass(frozen=True)
 class ColReader:
-    """Reads one or several fields of a table row.
+    """Reads one or several fields of a table row: a pandas Series, a dict, a named tuple or a sequence.
+
+    Calling it raises ``TableError`` where the row has no such column.
 
     Args:
         cols: Name or position of the column; a list of them gives a list of values.
         pref: Put before the value; a ``Path`` is joined with a separator.
         suff: Put after the value.
-        label_delim: Splits the value into a list of labels; spaces around them go, an empty cell gives none.
+        label_delim: Splits the value into a list of labels without spaces around them; an empty cell gives none.
 
     Examples:
         >>> ColReader("name", pref=Path("images"), suff=".jpg")({"name": "beagle_1"})
@@ -143,21 +165,13 @@ class ColReader:
     label_delim: str | None = None
 
     def __call__(self, row: Any) -> Any:
-        """Return the field of a row: a pandas Series, a dict, a named tuple or a sequence.
-
-        Raises:
-            TableError: The row has no such column.
-        """
+        """Return the field of a row."""
         if isinstance(self.cols, str | int):
             return self._shape(_field_of(row, self.cols))
         return [self._shape(_field_of(row, column)) for column in self.cols]
 
     def read_frame(self, frame: pd.DataFrame) -> list[Any]:
-        """Return the field of every row of a DataFrame; the same as a call for each row, 50 times faster.
-
-        Raises:
-            TableError: The DataFrame has no such column.
-        """
+        """Return the field of every row of a DataFrame: as a call for each row, but 50 times faster."""
         columns = [self.cols] if isinstance(self.cols, str | int) else self.cols
         fields = [
             [self._shape(value) for value in _field_of(frame, column).tolist()]
@@ -176,7 +190,7 @@ class ColReader:
 
 
 def split_labels(value: Any, delimiter: str) -> list[str]:
-    """Return the labels that stand in one cell, without spaces around them; a cell that is empty or missing has none."""
+    """Return the labels in one cell, without spaces around them; a cell that is empty or missing has none."""
     parts = [] if is_missing(value) else str(value).split(delimiter)
     return [part.strip() for part in parts if part.strip()]
 
@@ -194,34 +208,59 @@ def _field_of(row: Any, column: str | int) -> Any:
         raise TableError(f"A row has no column {column!r}.{present}") from error
 
 
-def build_vocab(
-    labels: Iterable[Any], *, sort: bool = True, add_na: bool = False, strict: bool = False
-) -> tuple[Any, ...]:
-    """Return the classes among labels, each once, in the order that their positions shall have.
+class CategoryMap(tuple[Any, ...]):
+    """The classes, each once; ``vocab[3]`` is the class of number 3, ``vocab.o2i["beagle"]`` the number of a class.
 
     Args:
-        labels: The labels of the training images; missing ones (``None``, NaN) are passed over. A pandas categorical
-            gives its categories in their own order.
+        col: Labels; missing ones are left out. A pandas categorical gives its categories in their own order.
         sort: Whether to sort by Python's order (upper case before lower), else in order of appearance.
-        add_na: Whether to put ``"#na#"`` first, for labels that are not in the vocabulary.
+        add_na: Whether ``"#na#"`` comes first, for labels that are no class.
         strict: Whether to leave out categories of a pandas categorical that no label has.
 
+    Attributes:
+        o2i: The number of each class.
+
     Examples:
-        >>> build_vocab(["b", "a", "c", "a", "B"])
-        ('B', 'a', 'b', 'c')
+        >>> CategoryMap(["b", "a", "c", "a", "B"])
+        ['B', 'a', 'b', 'c']
     """
-    categories = getattr(getattr(labels, "dtype", None), "categories", None)
-    present = dict.fromkeys(label for label in labels if not is_missing(label))
-    if categories is not None:
-        vocab = [category for category in categories if not strict or category in present]
-    else:
-        vocab = list(present)
-    if sort and categories is None:
-        try:
-            vocab.sort()
-        except TypeError:  # numbers beside text
-            vocab = sorted(present, key=str)
-    return (UNKNOWN_CLASS, *vocab) if add_na else tuple(vocab)
+
+    o2i: dict[Any, int]
+
+    def __new__(
+        cls, col: Iterable[Any], sort: bool = True, add_na: bool = False, strict: bool = False
+    ) -> CategoryMap:
+        """Return the classes among labels."""
+        present = dict.fromkeys(label for label in col if not is_missing(label))
+        categories = getattr(getattr(col, "dtype", None), "categories", None)
+        if categories is not None:
+            vocab = [category for category in categories if not strict or category in present]
+        elif not sort:
+            vocab = list(present)
+        else:
+            try:
+                vocab = sorted(present)
+            except TypeError:  # numbers beside text
+                vocab = sorted(present, key=str)
+        made = super().__new__(cls, (UNKNOWN_CLASS, *vocab) if add_na else vocab)
+        made.o2i = {name: number for number, name in enumerate(made)}
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether ``other``, a list or a tuple, holds the same classes in the same order."""
+        return isinstance(other, list | tuple) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        """Return the hash of the tuple."""
+        return super().__hash__()
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    @property
+    def items(self) -> CategoryMap:
+        """The classes."""
+        return self
 
 
 def is_missing(label: Any) -> bool:
@@ -258,14 +297,8 @@ def label_text(label: Any) -> str | None:
 
 def class_texts(labels: Iterable[Any]) -> list[str | None]:
     """Return ``label_text`` of every label; each text is looked at once, however often it comes up."""
-    known = _ClassTexts()
-    return [known[label] if type(label) is str else label_text(label) for label in labels]
-
-
-class _ClassTexts(dict[str, "str | None"]):
-    def __missing__(self, label: str) -> str | None:
-        self[label] = text = label_text(label)
-        return text
+    of_text = cache(label_text)
+    return [of_text(label) if type(label) is str else label_text(label) for label in labels]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,14 +308,13 @@ class LabelledImages:
     Attributes:
         root: Folder that paths are shown relative to.
         paths: Image files.
-        labels: For each image its label as given, or the ``LabelError`` that says why none could be taken.
-        row_word: How messages call a position: ``"row"`` of a table, ``"item"`` of a list, empty for files of a folder.
+        labels: For each image its label as given, or the ``LabelError`` that says why there is none.
+        row_word: What messages call a position: ``"row"`` of a table, ``"item"`` of a list, empty for files of a folder.
         row_numbers: The number that goes with it.
         advice: Where the labels come from and how to get others; ends messages about labels.
         problems: What was found wrong while reading.
-        before_training: Whether images that can be looked at but not trained on are an error; otherwise a warning.
-        in_doubt: Positions of the images that may not be there; the others were found, each once. ``None``: of none of
-            them that is known.
+        before_training: False: images that can be looked at but not trained on give a warning instead of an error.
+        in_doubt: Positions of the images that may not exist; the others were found, each once. ``None``: nothing is known.
     """
 
     root: Path
@@ -299,24 +331,19 @@ class LabelledImages:
         object.__setattr__(self, "paths", ImagePaths.of(self.paths))
 
     def entry(self, position: int) -> str:
-        """Return how messages show an image: its row, where it has one, and its path."""
+        """Return an image as messages show it: its row, where it has one, and its path."""
         path = quoted(self.paths[position])
         return f"{self.row(position)} ({path})" if self.row_word else path
 
     def row(self, position: int) -> str:
-        """Return how messages show an image's row; its path where it has none."""
+        """Return the row of an image as messages show it, or its path where it has none."""
         if not self.row_word:
             return quoted(self.paths[position])
         return f"{self.row_word} {self.row_numbers[position]}"
 
 
 def take_labels(items: Iterable[Any], labeller: Callable[[Any], Any]) -> tuple[Any, ...]:
-    """Return the label of every item, or the ``LabelError`` of those that have none.
-
-    Raises:
-        LabelError: The function failed in another way than by a ``LabelError``; the message names the item.
-        VizslaError: The function raised another of our errors; it is passed on.
-    """
+    """Return the label of every item, or the ``LabelError`` of those that have none; any other error is raised."""
     labels: list[Any] = []
     for item in items:
         try:
@@ -334,45 +361,176 @@ def take_labels(items: Iterable[Any], labeller: Callable[[Any], Any]) -> tuple[A
     return tuple(labels)
 
 
-class CategoryMap(tuple[Any, ...]):
-    """The classes, each once; ``vocab[3]`` is the class of number 3, ``vocab.o2i["beagle"]`` the number of a class.
+def read_label_set(label: Any) -> LabelSet | LabelError:
+    """Return the classes of an image whose label is a list, tuple, set or array of texts or whole numbers."""
+    if isinstance(label, LabelError):
+        return label
+    label = _plain(label)
+    if is_missing(label):
+        return LabelError(
+            f"the label is {label!r}; it must be a list, [] for an image that has none of the classes"
+        )
+    if not is_several(label):
+        return LabelError(
+            f"the label is {_shown(label)}, not a list of labels; split it (label_delim), or put it in a list"
+        )
+    if isinstance(label, Mapping):
+        return LabelError(f"the label is {_shown(label)}, not a list")
+    classes = [_plain(one) for one in label]
+    odd = [one for one in classes if label_text(one) is None]
+    if not odd:
+        return tuple(dict.fromkeys(classes))
+    if is_missing(odd[0]):
+        return LabelError(f"a label of the list {_shown(label)} is empty")
+    return LabelError(
+        f"{_shown(odd[0])} in the list {_shown(label)} is not a class, which is text or a whole number; "
+        "numbers to predict need a RegressionBlock"
+    )
 
-    Args:
-        col: Labels; missing ones are passed over. A pandas categorical gives its categories in their own order.
-        sort: Whether to sort (upper case before lower), else in order of appearance.
-        add_na: Whether ``"#na#"`` comes first, for labels that are no class.
-        strict: Whether to leave out categories of a pandas categorical that no label has.
 
-    Attributes:
-        o2i: The number of each class.
+def read_encoded(label: Any, vocab: Sequence[str]) -> LabelSet | LabelError:
+    """Return the classes of an image whose label has a one for each class of the image, and else zeros."""
+    numbers = read_numbers(label)
+    if isinstance(numbers, LabelError):
+        return numbers
+    if len(numbers) != len(vocab) or not {*numbers} <= {0.0, 1.0}:
+        return LabelError(
+            f"the label {_shown(label)} is not a list of zeros and ones, one for each of {len(vocab)} classes"
+        )
+    return tuple(name for name, number in zip(vocab, numbers, strict=True) if number)
 
-    Examples:
-        >>> CategoryMap(["b", "a", "b"])
-        ['a', 'b']
+
+def read_numbers(label: Any) -> Numbers | LabelError:
+    """Return the numbers of an image as floats that float32 can hold."""
+    if isinstance(label, LabelError):
+        return label
+    label = _plain(label)
+    if is_missing(label):
+        return LabelError(f"the label is {label!r}, not a number")
+    if isinstance(label, Mapping | set | frozenset):
+        return LabelError(f"the label is {_shown(label)}, which has no order")
+    parts: Iterable[Any] = label if is_several(label) else (label,)
+    numbers: list[float] = []
+    for part in parts:
+        number = _number(_plain(part))
+        if number is None:
+            return LabelError(f"{_shown(part)} is not a number")
+        if not abs(number) <= torch.finfo(torch.float32).max:  # NaN too
+            return LabelError(f"{_shown(part)} is not finite, or too large for 32 bits")
+        numbers.append(number)
+    return tuple(numbers) if numbers else LabelError("the list of numbers is empty")
+
+
+def same_length(
+    labels: Sequence[Numbers | LabelError], *, expected: int | None
+) -> list[Numbers | LabelError]:
+    """Replace labels of another length than expected by an error; ``None`` expects the length that most have."""
+    lengths = Counter(len(label) for label in labels if not isinstance(label, LabelError))
+    if expected is None and lengths:
+        expected = lengths.most_common(1)[0][0]
+    return [
+        label
+        if isinstance(label, LabelError) or len(label) == expected
+        else LabelError(f"it has {len(label)} numbers {_shown(label)} instead of {expected}")
+        for label in labels
+    ]
+
+
+def n_hot(
+    names: Sequence[tuple[str, ...] | None], vocab: Sequence[str], *, unknown: int | None
+) -> Tensor:
+    """Return float32 ``(N, C)``, 1 for each class of an image; NaN where the classes are not known.
+
+    ``unknown`` is the position of the class that takes those outside the vocabulary. Without one, such a class makes all
+    classes of its image unknown.
     """
+    index = {name: position for position, name in enumerate(vocab)}
+    targets = torch.zeros(len(names), len(vocab))
+    for row, classes in enumerate(names):
+        found = [None] if classes is None else [index.get(name, unknown) for name in classes]
+        if None in found:
+            targets[row] = torch.nan
+        else:
+            targets[row, found] = 1
+    return targets
 
-    o2i: dict[Any, int]
 
-    def __new__(
-        cls, col: Iterable[Any], sort: bool = True, add_na: bool = False, strict: bool = False
-    ) -> CategoryMap:
-        """Return the classes among labels."""
-        made = super().__new__(cls, build_vocab(col, sort=sort, add_na=add_na, strict=strict))
-        made.o2i = {name: number for number, name in enumerate(made)}
-        return made
+def number_targets(labels: Sequence[Numbers | LabelError], *, num_numbers: int) -> Tensor:
+    """Return float32 ``(N, K)``, NaN where the numbers are not known."""
+    missing = (torch.nan,) * num_numbers
+    rows = [missing if isinstance(label, LabelError) else label for label in labels]
+    return torch.tensor(rows, dtype=torch.float32).view(len(labels), num_numbers)
 
-    def __eq__(self, other: object) -> bool:
-        """Return whether ``other``, a list or a tuple, holds the same classes in the same order."""
-        return isinstance(other, list | tuple) and list(self) == list(other)
 
-    def __hash__(self) -> int:
-        """Return the hash of the tuple."""
-        return super().__hash__()
+def names_of(classes: LabelSet | LabelError) -> tuple[str, ...] | None:
+    """Return the classes of an image as text, or None where they are not known."""
+    return None if isinstance(classes, LabelError) else tuple(map(str, classes))
 
-    def __repr__(self) -> str:
-        return repr(list(self))
 
-    @property
-    def items(self) -> CategoryMap:
-        """The classes."""
-        return self
+def _plain(label: Any) -> Any:
+    """Return arrays and tensors as lists, their scalars as Python's, and iterators as tuples."""
+    if hasattr(label, "tolist"):
+        return label.tolist()
+    kept = str | bytes | Mapping | list | tuple | set | frozenset
+    return tuple(label) if isinstance(label, Iterable) and not isinstance(label, kept) else label
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str) and "_" not in value:  # float("1_000") is 1000
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    try:
+        return float(value) if isinstance(value, Real) else None
+    except OverflowError:  # a whole number of 400 digits
+        return math.inf
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def labelled_like(
+    table: ImageTable, items: Sequence[Any], label_of: Callable[[Any], Any] | None
+) -> ImageTable:
+    """Return a table of unlabelled images with the labels of its items, whose classes are those of the table.
+
+    Raises:
+        ConfigError: There is no ``label_of``.
+        LabelError: A label is missing or unknown; they are counted, and the first ones named.
+    """
+    if label_of is None:
+        raise ConfigError(
+            "with_labels=True takes labels as the DataBlock does that made the loaders, and none made these. "
+            "Make them with DataBlock(...).dataloaders(...), or leave with_labels out."
+        )
+    labels = take_labels(items, label_of)
+    match table.task:
+        case "category":
+            number_of = {name: number for number, name in enumerate(table.vocab)}
+            numbers = [number_of.get(text or "", UNLABELLED) for text in class_texts(labels)]
+            targets = torch.tensor(numbers, dtype=torch.int64)
+        case "multi_category":
+            lists = [[label] if isinstance(label, str) else label for label in labels]
+            names = [names_of(read_label_set(label)) for label in lists]
+            targets = n_hot(names, table.vocab, unknown=None)
+        case "regression":
+            num_numbers = len(table.vocab)
+            read = same_length(list(map(read_numbers, labels)), expected=num_numbers)
+            targets = number_targets(read, num_numbers=num_numbers)
+    wrong: list[int] = (~is_labelled(targets)).nonzero()[:, 0].tolist()
+    if wrong:
+        shown = [
+            str(label) if isinstance(label, LabelError) else repr(label)
+            for label in (labels[place] for place in wrong)
+        ]
+        entries = [
+            f"{quoted(table.paths[p])}: {text}" for p, text in zip(wrong, shown, strict=True)
+        ]
+        raise LabelError(
+            f"{len(wrong)} of {len(labels)} images have no label that the training images have:\n"
+            f"{listed(entries)}\nThe classes are {list(table.vocab)[:20]}. Correct the labels, or leave with_labels out."
+        )
+    return replace(table, targets=targets)

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vizsla.errors import DataError
 from vizsla.paths import ImagePaths
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Written out because Python's mimetypes module reads files of the operating system: the same folder would give other
 # images on another machine. Kinds that Pillow may not open (heic, jxl, camera raw) are here too, so that they are
-# reported as unreadable instead of left out in silence. Drawings (svg) are no images for a classifier.
+# reported as unreadable instead of silently left out. Drawings (svg) are not images for a classifier.
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
     ".apng", ".arw", ".avif", ".avifs", ".bmp", ".cr2", ".cur", ".dcx", ".dds", ".dib", ".dng",
@@ -32,7 +32,7 @@ IMAGE_SUFFIXES = frozenset((
 """Lower-case file name endings that count as images."""
 
 MAX_NESTED_LINKS = 16
-"""Symbolic links to folders that are followed on the way down to one image."""
+"""Symbolic links to folders that are followed on the way to one image."""
 
 
 def get_image_files(
@@ -65,8 +65,8 @@ class Listing:
 
     Attributes:
         paths: Sorted by their posix path.
-        in_doubt: Positions of those that may not be there after all, which are links. All others are files, and no path
-            comes up twice. ``None``: folders were given that lie in one another, and nothing is known of any.
+        in_doubt: Positions of the links, which may point nowhere. All others are files, and each path is there once.
+            ``None``: folders were given that lie in one another, and nothing is known.
     """
 
     paths: ImagePaths
@@ -76,41 +76,40 @@ class Listing:
 def list_images(
     path: Path | str, *, recurse: bool = True, folders: Sequence[str] | str | None = None
 ) -> Listing:
-    """Return the images in a folder without a ``Path`` for each; see ``get_image_files``.
-
-    Args:
-        path: The folder.
-        recurse: Whether to look into its sub-folders.
-        folders: Only these sub-folders of ``path``; ``None`` for all.
-
-    Raises:
-        DataError: As ``get_image_files`` raises it.
-    """
+    """Return what ``get_image_files`` does, without making a ``Path`` for each image."""
     root = Path(path)
     check_folder(root)
-    starts: list[tuple[Path, bool]]
-    if folders is None or not recurse:
-        starts = [(root, recurse)]
-    else:
-        chosen = [folders] if isinstance(folders, str) else list(folders)
-        starts = [(root, False) if name == "." else (root / name, True) for name in chosen]
+    starts = [(root, recurse)]
+    if folders is not None and recurse:
+        chosen = [folders] if isinstance(folders, str) else folders
+        starts = [(root / name, name != ".") for name in chosen]
         for start, _ in starts:
             check_folder(start)
-    walk = _Walk()
-    starts.sort(key=lambda start: f"{start[0].as_posix()}/")
-    paths = ImagePaths.in_folders(
-        run for start, below in starts for run in walk.runs(start, recurse=below)
-    )
+        starts.sort(key=lambda start: f"{start[0].as_posix()}/")
+    others: Counter[str] = Counter()
+    links: list[int] = []
+
+    def runs() -> Iterator[tuple[str, list[str]]]:
+        num_images = 0
+        for start, below in starts:
+            prefix = "" if start == Path() else os.path.join(start, "")  # noqa: PTH118 (the separator at its end)
+            for folder, names, linked in walk_folders(str(start), prefix, recurse=below, others=others):  # fmt: skip
+                if linked:
+                    links.extend(num_images + n for n, name in enumerate(names) if name in linked)
+                num_images += len(names)
+                yield folder, names
+
+    paths = ImagePaths.in_folders(runs())
     if not paths:
-        raise DataError(_no_images(root, walk.others, recurse=recurse))
+        raise DataError(_no_images(root, others, recurse=recurse))
     if len(starts) == 1 or _lie_apart([start for start, _ in starts]):
-        return Listing(paths=paths, in_doubt=tuple(walk.links))
+        return Listing(paths=paths, in_doubt=tuple(links))
     texts = sorted(image.as_posix() for image in paths)
     return Listing(paths=ImagePaths(texts), in_doubt=None)
 
 
 def _lie_apart(folders: Sequence[Path]) -> bool:
-    """Return whether no folder is, or lies in, another one of these, by their names."""
+    """Return whether no folder is the same as another or lies in it, by their names."""
     places = [folder.absolute() for folder in folders]
     return len(set(places)) == len(places) and not any(
         parent in places for place in places for parent in place.parents
@@ -123,11 +122,7 @@ def is_image_name(name: str) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise an error if a folder does not exist; it lists the folders that are there instead.
-
-    Raises:
-        DataError: There is no such folder, or it is a file.
-    """
+    """Raise ``DataError`` if a folder does not exist, and list the folders that are there instead."""
     if folder.is_dir():
         return
     if folder.exists():
@@ -147,121 +142,80 @@ def check_folder(folder: Path) -> None:
     )
 
 
-class _Walk:
-    """A way through folders, and what is found on it besides images.
+def walk_folders(
+    place: str,
+    prefix: str,
+    *,
+    recurse: bool = True,
+    others: Counter[str] | None = None,
+    above: frozenset[tuple[int, int]] = frozenset(),
+    num_links: int = 0,
+) -> Iterator[tuple[str, list[str], set[str]]]:
+    """Yield (prefix, names of images in a folder, the links in that folder), in the order of the posix paths.
 
-    Attributes:
-        links: Positions of images that are links.
-        others: Endings of the files that are no images.
+    Nothing but the names of one folder, and of those above it, is in memory. ``prefix`` stands before names and ends in a
+    separator; ``others`` counts the extensions of other files. Links to folders are followed, but not in circles.
+
+    Raises:
+        DataError: A folder cannot be read, or links are nested too deeply.
     """
-
-    def __init__(self) -> None:
-        self.links: list[int] = []
-        self.others: Counter[str] = Counter()
-        self._num_images = 0
-
-    def runs(self, start: Path, *, recurse: bool) -> Iterator[tuple[str, list[str]]]:
-        """Yield (folder with a separator at its end, names of images in it), in the order of the posix paths."""
+    status = os.stat(place)  # noqa: PTH116 (a Path for each folder would be made for nothing)
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    if num_links > MAX_NESTED_LINKS:
+        raise DataError(
+            f"More than {MAX_NESTED_LINKS} linked folders lie inside one another at {quoted(place)}. "
+            "Remove the symbolic links that point back up."
+        )
+    try:
         # os.scandir tells folders from files without a stat call each: 50,000 files take a third of the time of Path.rglob.
-        place = str(start)
-        prefix = "" if start == Path() else os.path.join(place, "")  # noqa: PTH118 (the separator at its end)
-        waiting: list[_Folder | _Run] = [
-            _Folder(place, prefix, frozenset({folder_identity(place)}), 0)
-        ]
-        while waiting:
-            part = waiting.pop()
-            if isinstance(part, _Folder):
-                waiting += reversed(list(self._parts(part, recurse=recurse)))
-                continue
-            self.links += [self._num_images + position for position in part.links]
-            self._num_images += len(part.names)
-            yield part.prefix, part.names
-
-    def _parts(self, folder: _Folder, *, recurse: bool) -> Iterator[_Folder | _Run]:
-        """Yield runs of images, and folders between them where their paths belong by their order."""
-        try:
-            with os.scandir(folder.path) as listing:
-                entries = [entry for entry in listing if not entry.name.startswith(".")]
-        except OSError as error:
-            raise DataError(
-                f"The folder {quoted(folder.path)} cannot be read: {error.strerror}. "
-                "Change its permissions, or give a folder that does not contain it."
-            ) from error
-        inside: dict[str, os.DirEntry[str]] = {}
-        names: list[str] = []
-        linked: set[str] = set()
-        for entry in entries:
-            name = entry.name
-            if is_folder_entry(entry):
-                inside[f"{name}/"] = entry
-            elif _suffix(name) not in IMAGE_SUFFIXES:
-                self.others[_suffix(name) or "(no extension)"] += 1
-            elif entry.is_symlink():  # a broken link is kept: it is reported as missing
-                names.append(name)
-                linked.add(name)
-            elif entry.is_file():
-                names.append(name)
-        names.sort()
-        first = 0
-        for name in sorted(inside) if recurse else ():
-            last = bisect_left(names, name)
-            if last > first:
-                yield _run(folder.prefix, names[first:last], linked)
-            first = last
-            below = self._below(folder, inside[name])
-            if below is not None:
-                yield below
-        if len(names) > first:
-            yield _run(folder.prefix, names[first:], linked)
-
-    def _below(self, folder: _Folder, entry: os.DirEntry[str]) -> _Folder | None:
-        """Return a folder in a folder; None where it is one of those that it lies in."""
-        identity, links = folder_identity(entry.path), folder.num_links + entry.is_symlink()
-        if identity in folder.ancestors:
-            return None
-        if links > MAX_NESTED_LINKS:
-            raise DataError(
-                f"More than {MAX_NESTED_LINKS} linked folders lie inside one another at {quoted(entry.path)}. "
-                "Remove the symbolic links that point back up."
-            )
-        prefix = f"{folder.prefix}{entry.name}{os.sep}"
-        return _Folder(entry.path, prefix, folder.ancestors | {identity}, links)
+        with os.scandir(place) as listing:
+            entries = [entry for entry in listing if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(
+            f"The folder {quoted(place)} cannot be read: {error.strerror}. "
+            "Change its permissions, or give a folder that does not contain it."
+        ) from error
+    inside: dict[str, os.DirEntry[str]] = {}
+    names: list[str] = []
+    linked: set[str] = set()
+    for entry in entries:
+        name = entry.name
+        if _is_folder(entry):
+            inside[f"{name}/"] = entry
+        elif not is_image_name(name):
+            if others is not None:
+                others[_suffix(name) or "(no extension)"] += 1
+        elif entry.is_symlink():  # a broken link is kept: it is reported as missing
+            names.append(name)
+            linked.add(name)
+        elif entry.is_file():
+            names.append(name)
+    names.sort()
+    first = 0
+    for name in sorted(inside) if recurse else ():
+        last = bisect_left(names, name)
+        if last > first:
+            yield prefix, names[first:last], linked
+        first = last
+        entry = inside[name]
+        yield from walk_folders(
+            entry.path,
+            f"{prefix}{entry.name}{os.sep}",
+            others=others,
+            above=above | {identity},
+            num_links=num_links + entry.is_symlink(),
+        )
+    if len(names) > first:
+        yield prefix, names[first:], linked
 
 
-class _Folder(NamedTuple):
-    """A folder that is to be looked into; the prefix is its path as ``Path`` writes it, with a separator at the end."""
-
-    path: str
-    prefix: str
-    ancestors: frozenset[tuple[int, int]]
-    num_links: int
-
-
-class _Run(NamedTuple):
-    """Images of one folder whose paths follow one another."""
-
-    prefix: str
-    names: list[str]
-    links: list[int]
-
-
-def _run(prefix: str, names: list[str], linked: set[str]) -> _Run:
-    links = [position for position, name in enumerate(names) if name in linked] if linked else []
-    return _Run(prefix, names, links)
-
-
-def is_folder_entry(entry: os.DirEntry[str]) -> bool:
-    """Say whether an entry is a folder; a link that points to itself is none."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError:  # a link that points to itself
         return False
-
-
-def folder_identity(folder: str) -> tuple[int, int]:
-    """Return what is the same for all paths of a folder: links may lead to it in circles."""
-    status = os.stat(folder)  # noqa: PTH116 (a Path for each folder would be made for nothing)
-    return status.st_dev, status.st_ino
 
 
 def _suffix(name: str) -> str:

@@ -1,11 +1,15 @@
-"""Splitters: which items are for training and which for validation; the same seed gives the same split anywhere."""
+"""Splitters: which items are for training and which for validation; the same seed gives the same split anywhere.
+
+A splitter is called with the items and returns the positions of both sets, in order unless it says otherwise.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +32,11 @@ Splitter = Callable[[Any], Split]
 
 @dataclass(frozen=True)
 class RandomSplitter:
-    """Puts a random part of the items into the validation set.
+    """Puts a random part of the items into the validation set; both sets are in random order.
 
     Args:
         valid_pct: The part, from 0 up to but not including 1; rounded down to whole items.
-        seed: Makes the split repeatable; the global generator of torch is then left alone. ``None`` draws from it.
+        seed: Makes the split repeatable and leaves torch's global generator alone; ``None`` draws from it.
 
     Examples:
         >>> RandomSplitter(seed=42)(range(10))
@@ -46,7 +50,7 @@ class RandomSplitter:
         _check_fraction(self.valid_pct, zero_allowed=True)
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in random order."""
+        """Return the positions of both sets."""
         order = _random_order(len(items), self.seed)
         cut = int(self.valid_pct * len(items))
         return order[cut:], order[:cut]
@@ -54,12 +58,12 @@ class RandomSplitter:
 
 @dataclass(frozen=True)
 class RandomSubsetSplitter:
-    """Draws a training and a validation set that need not be all of the items.
+    """Draws a training and a validation set that need not be all of the items; both are in random order.
 
     Args:
         train_sz: Part of the items to learn from, between 0 and 1; rounded down to whole items.
         valid_sz: Part of the items to hold out, likewise.
-        seed: Makes the split repeatable; the global generator of torch is then left alone. ``None`` draws from it.
+        seed: As in ``RandomSplitter``.
 
     Raises:
         ConfigError: A part is not above 0, or both together are more than all items.
@@ -84,7 +88,7 @@ class RandomSubsetSplitter:
             )
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in random order."""
+        """Return the positions of both sets."""
         order = _random_order(len(items), self.seed)
         num_train = int(len(items) * self.train_sz)
         num_valid = int(len(items) * self.valid_sz)
@@ -96,7 +100,7 @@ class EndSplitter:
     """Puts the last items into the validation set, for images in the order of time.
 
     Args:
-        valid_pct: Their part, between 0 and 1; rounded down to whole items.
+        valid_pct: The part, between 0 and 1; rounded down to whole items.
         valid_last: ``False`` takes the first items instead.
     """
 
@@ -107,30 +111,27 @@ class EndSplitter:
         _check_fraction(self.valid_pct, zero_allowed=False)
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in order."""
-        order = list(range(len(items)))
-        cut = int(self.valid_pct * len(order))
-        if self.valid_last:
-            return order[: len(order) - cut], order[len(order) - cut :]
-        return order[cut:], order[:cut]
+        """Return the positions of both sets."""
+        cut = int(self.valid_pct * len(items))
+        first = len(items) - cut if self.valid_last else 0
+        return _hold_out(range(first, first + cut), len(items))
 
 
 @dataclass(frozen=True)
 class IndexSplitter:
-    """Puts the items at given positions into the validation set.
+    """Puts the items at given positions into the validation set, in the order given.
 
     Args:
         valid_idx: The positions, from 0.
+
+    Raises:
+        ConfigError: When called: there is no item at a position.
     """
 
     valid_idx: Sequence[int]
 
     def __call__(self, items: Any) -> Split:
-        """Return the other positions in order, and those of the validation set as they were given.
-
-        Raises:
-            ConfigError: There is no item at a position.
-        """
+        """Return the positions of both sets."""
         valid = [int(position) for position in self.valid_idx]
         outside = [position for position in valid if not 0 <= position < len(items)]
         if outside:
@@ -138,8 +139,7 @@ class IndexSplitter:
                 f"IndexSplitter: there are {len(items)} items, at positions from 0 to {len(items) - 1}. "
                 f"Received position {outside[0]}."
             )
-        chosen = set(valid)
-        return [position for position in range(len(items)) if position not in chosen], valid
+        return _hold_out(valid, len(items))
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ class FuncSplitter:
     func: Callable[[Any], Any]
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in order."""
-        return _split_by([bool(self.func(item)) for item in items])
+        """Return the positions of both sets."""
+        return _hold_out_where(self.func(item) for item in items)
 
 
 @dataclass(frozen=True)
@@ -163,21 +163,20 @@ class MaskSplitter:
 
     Args:
         mask: For each item whether it is held out.
+
+    Raises:
+        ConfigError: When called: the mask has another length than the items.
     """
 
     mask: Sequence[Any]
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in order.
-
-        Raises:
-            ConfigError: The mask has another length than the items.
-        """
+        """Return the positions of both sets."""
         if len(self.mask) != len(items):
             raise ConfigError(
                 f"MaskSplitter needs a true or false for each item. Received: {len(self.mask)} for {len(items)} items."
             )
-        return _split_by([bool(held_out) for held_out in self.mask])
+        return _hold_out_where(self.mask)
 
 
 @dataclass(frozen=True)
@@ -186,16 +185,15 @@ class FileSplitter:
 
     Args:
         fname: The text file, in UTF-8.
+
+    Raises:
+        DataError: When called: the file cannot be read, or names none of the items.
     """
 
     fname: Path | str
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in order.
-
-        Raises:
-            DataError: The file cannot be read, or names none of the items.
-        """
+        """Return the positions of both sets."""
         path = Path(self.fname)
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -205,15 +203,15 @@ class FileSplitter:
                 "Give a text file in UTF-8 with one file name a line."
             ) from error
         names = {line.strip() for line in lines} - {""}
-        found = _split_by([Path(item).name in names for item in items])
-        if not found[1]:
+        split = _hold_out_where(Path(item).name in names for item in items)
+        if not split[1]:
             example = repr(Path(items[0]).name) if len(items) else "nothing"
             raise DataError(
                 f"None of the {counted(len(names), 'name')} in {quoted(path)} is the file name of an item. "
                 f"Received: {', '.join(sorted(names)[:3])!r}; the first item is {example}. "
                 "Write names without folders and with their ending."
             )
-        return found
+        return split
 
 
 @dataclass(frozen=True)
@@ -229,9 +227,9 @@ class GrandparentSplitter:
     valid_name: str | Sequence[str] = "valid"
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in order."""
+        """Return the positions of both sets."""
         names = [Path(item).parent.parent.name for item in items]
-        return _positions(names, self.train_name), _positions(names, self.valid_name)
+        return positions_of(names, self.train_name), positions_of(names, self.valid_name)
 
 
 @dataclass(frozen=True)
@@ -242,21 +240,20 @@ class ColSplitter:
         col: Name or position of the column.
         on: The value, or list of values, that puts a row into the validation set. ``None`` goes by truth; text such as
             ``"False"``, ``"train"``, ``"valid"`` is understood.
+
+    Raises:
+        TableError: When called: the items are not a DataFrame, lack the column, or have a cell that names no split.
     """
 
     col: str | int = "is_valid"
     on: Any = None
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in order.
-
-        Raises:
-            TableError: ``items`` is no DataFrame, lacks the column, or has a cell that names no split.
-        """
+        """Return the positions of both sets."""
         column = column_of(items, self.col, user="ColSplitter")
         if self.on is not None:
             wanted = [self.on] if isinstance(self.on, str | int | float) else list(self.on)
-            return _split_by(column.isin(wanted).tolist())
+            return _hold_out_where(column.isin(wanted).tolist())
         splits = [split_of_value(value) for value in column.tolist()]
         if None in splits:
             row = splits.index(None)
@@ -264,7 +261,7 @@ class ColSplitter:
                 f"Column {self.col!r}, row {row}: the cell does not say whether the row is for validation. "
                 f"Received: {column.tolist()[row]!r}. Write True or False."
             )
-        return _positions(splits, "train"), _positions(splits, "valid")
+        return positions_of(splits, "train"), positions_of(splits, "valid")
 
 
 @dataclass(frozen=True)
@@ -273,7 +270,7 @@ class StratifiedSplitter:
 
     Args:
         valid_pct: The part, between 0 and 1.
-        seed: Makes the split repeatable; ``None`` draws a seed from torch's global generator.
+        seed: Makes the split repeatable; ``None`` draws one from torch's global generator.
         label_func: Returns the class of an item.
     """
 
@@ -285,8 +282,8 @@ class StratifiedSplitter:
         _check_fraction(self.valid_pct, zero_allowed=False)
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in order."""
-        seed = _given_or_drawn(self.seed)
+        """Return the positions of both sets."""
+        seed = _seed_or_drawn(self.seed)
         groups = [self.label_func(item) for item in items]
         return stratified_split(groups, valid_fraction=self.valid_pct, seed=seed)
 
@@ -294,39 +291,39 @@ class StratifiedSplitter:
 def stratified_split(groups: Sequence[Hashable], *, valid_fraction: float, seed: int) -> Split:
     """Split positions so that each group has the same part in validation.
 
-    The validation set has ``valid_fraction`` of all items, rounded; what the groups' whole parts leave over goes to those
-    with the largest remainders (the method of Hamilton). A group of two or more has at least one item in both sets, if
-    need be at the price of the total; a single item goes to training. The members are drawn by a generator of the group's
-    own, so another group more or less changes them only through its number of items.
+    The validation set has ``valid_fraction`` of all items, rounded; what is left of it after each group's whole part goes
+    to the groups with the largest remainders (the method of Hamilton). A group of two or more has at least one item in
+    both sets, even if that changes the total; a single item goes to training. Each group draws its members with its own
+    generator, so adding a group changes those of the others only through its number of items.
 
     Examples:
         >>> train, valid = stratified_split(["cat"] * 8 + ["dog"] * 4, valid_fraction=0.25, seed=0)
         >>> len(train), len(valid)
         (9, 3)
     """
-    members: defaultdict[str, list[int]] = defaultdict(list)
-    for position, group in enumerate(groups):
-        members[str(group)].append(position)
-    names = sorted(members)
-    counts = _shares([len(members[name]) for name in names], valid_fraction)
-    valid: set[int] = set()
-    for name, count in zip(names, counts, strict=True):
-        order = torch.randperm(len(members[name]), generator=generator(seed, f"split/{name}"))
-        drawn: list[int] = order[:count].tolist()
-        valid.update(members[name][index] for index in drawn)
-    return _split_by([position in valid for position in range(len(groups))])
+    members = _members(groups)
+    counts = _shares([len(positions) for positions in members.values()], valid_fraction)
+    valid: list[int] = []
+    for (name, positions), count in zip(members.items(), counts, strict=True):
+        order = torch.randperm(len(positions), generator=generator(seed, f"split/{name}"))
+        valid += [positions[index] for index in order[:count].tolist()]
+    return _hold_out(sorted(valid), len(groups))
 
 
 @dataclass(frozen=True)
 class TrainTestSplitter:
-    """Splits as scikit-learn's ``train_test_split`` does, which it calls.
+    """Splits as scikit-learn's ``train_test_split`` does, which it calls; both sets are in its order.
 
     Args:
         test_size: Part of the items to hold out, or their number.
         random_state: Makes the split repeatable; ``None`` draws from NumPy's global generator.
-        stratify: The class of each item, where the sets shall have the same part of every class.
+        stratify: The class of each item, to give both sets the same part of every class.
         train_size: Part or number of the items to learn from; ``None`` is all others.
         shuffle: ``False`` takes the items in order, the last ones for validation.
+
+    Raises:
+        ConfigError: When called: scikit-learn refuses the arguments for these items.
+        MissingExtraError: When called: scikit-learn is not installed.
 
     Examples:
         >>> TrainTestSplitter(random_state=0)(range(10))
@@ -340,12 +337,7 @@ class TrainTestSplitter:
     shuffle: bool = True
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in the order that scikit-learn gives.
-
-        Raises:
-            ConfigError: scikit-learn refuses the arguments, for these items.
-            MissingExtraError: scikit-learn is not installed.
-        """
+        """Return the positions of both sets."""
         try:
             from sklearn.model_selection import train_test_split
         except ImportError as error:
@@ -370,18 +362,20 @@ class TrainTestSplitter:
 
 @dataclass(frozen=True)
 class GroupSplitter:
-    """Holds out whole groups, such as all images of one patient, so that none has images on both sides.
+    """Holds out whole groups, such as all images of one patient, so that none has images in both sets.
 
-    The groups are drawn one after the other; one is held out where that brings the number of items held out closer to
+    The groups are drawn one after the other; one is held out if that brings the number of items held out closer to
     ``valid_pct`` of all. At least one group is in each set.
 
     Args:
         group: Returns the group of an item; or the name or position of the column of a DataFrame that has it.
         valid_pct: Part of the items to hold out, between 0 and 1.
-        seed: Makes the split repeatable; ``None`` draws a seed from torch's global generator.
+        seed: As in ``StratifiedSplitter``.
 
     Raises:
         ConfigError: ``valid_pct`` is not between 0 and 1.
+        DataError: When called: all items are in one group.
+        TableError: When called: ``group`` is a column, and the items are not a DataFrame that has it.
 
     Examples:
         >>> patients = ["ann", "ann", "bob", "bob", "eve"]
@@ -397,59 +391,41 @@ class GroupSplitter:
         _check_fraction(self.valid_pct, zero_allowed=False)
 
     def __call__(self, items: Any) -> Split:
-        """Return the positions of both sets, in order.
-
-        Raises:
-            DataError: All items are in one group.
-            TableError: ``group`` is a column, and ``items`` is no DataFrame that has it.
-        """
-        members: defaultdict[str, list[int]] = defaultdict(list)
-        for position, name in enumerate(self._groups(items)):
-            members[str(name)].append(position)
+        """Return the positions of both sets."""
+        if isinstance(self.group, str | int):
+            groups = column_of(items, self.group, user="GroupSplitter").tolist()
+        elif hasattr(items, "iterrows"):
+            groups = [self.group(row) for _, row in items.iterrows()]
+        else:
+            groups = [self.group(item) for item in items]
+        members = _members(groups)
         if len(members) < 2:
             raise DataError(
                 f"GroupSplitter needs groups for both sets. Received: {len(items)} items in {len(members)} group(s): "
                 f"{', '.join(map(repr, members))}. Choose another group, or a splitter that divides groups."
             )
-        names = sorted(members)
-        own = generator(_given_or_drawn(self.seed), "split/groups")
-        order = torch.randperm(len(names), generator=own)
-        drawn = [names[index] for index in order.tolist()]
-        held_out = _closest([len(members[name]) for name in drawn], self.valid_pct * len(items))
-        valid = {position for index in held_out for position in members[drawn[index]]}
-        return _split_by([position in valid for position in range(len(items))])
-
-    def _groups(self, items: Any) -> Sequence[Hashable]:
-        if isinstance(self.group, str | int):
-            return column_of(items, self.group, user="GroupSplitter").tolist()
-        if hasattr(items, "iterrows"):
-            return [self.group(row) for _, row in items.iterrows()]
-        return [self.group(item) for item in items]
-
-
-def _closest(sizes: Sequence[int], target: float) -> list[int]:
-    """Return the positions of sizes that are taken, in turn, where that brings their sum closer to the target."""
-    taken: list[int] = []
-    total = 0
-    for position, size in enumerate(sizes):
-        if abs(total + size - target) < abs(total - target):
-            taken.append(position)
-            total += size
-    if not taken:  # every group is more than twice too large
-        return [min(range(len(sizes)), key=lambda position: sizes[position])]
-    return taken[:-1] if len(taken) == len(sizes) else taken
+        own = generator(_seed_or_drawn(self.seed), "split/groups")
+        in_order = list(members.values())
+        drawn = [in_order[index] for index in torch.randperm(len(members), generator=own).tolist()]
+        target = self.valid_pct * len(items)
+        held_out: list[list[int]] = []
+        total = 0
+        for positions in drawn:
+            if abs(total + len(positions) - target) < abs(total - target):
+                held_out.append(positions)
+                total += len(positions)
+        if len(held_out) == len(drawn):
+            held_out.pop()
+        if not held_out:  # every group is more than twice too large
+            held_out = [min(drawn, key=len)]
+        return _hold_out(sorted(chain.from_iterable(held_out)), len(items))
 
 
 def column_of(items: Any, column: str | int, *, user: str) -> pd.Series:
-    """Return a column of a DataFrame.
-
-    Args:
-        items: What should be a DataFrame.
-        column: Name or position; a number that is a name counts as one.
-        user: Who asks, for messages.
+    """Return a column by name or position, for ``user``; a number that is a name counts as one.
 
     Raises:
-        TableError: ``items`` is no DataFrame, or lacks the column.
+        TableError: ``items`` is not a DataFrame, or lacks the column.
     """
     if not hasattr(items, "iloc"):
         raise TableError(
@@ -467,7 +443,7 @@ def column_of(items: Any, column: str | int, *, user: str) -> pd.Series:
 
 
 def split_of_value(value: Any) -> str | None:
-    """Return what a cell says of its row, ``"train"``, ``"valid"`` or ``"test"``, or ``None`` where it says nothing.
+    """Return the set that a cell names, ``"train"``, ``"valid"`` or ``"test"``, or ``None`` where it names none.
 
     Text is understood in any case: ``true 1 yes valid val validation`` / ``false 0 no train training`` / ``test``.
     Anything else goes by its truth.
@@ -487,7 +463,7 @@ _SPLIT_OF_TEXT = {
 
 
 def _shares(sizes: Sequence[int], fraction: float) -> list[int]:
-    """Return whole shares of ``fraction`` of each size whose sum is the rounded share of the total, as far as possible."""
+    """Return whole shares of ``fraction`` of each size; their sum is the rounded share of the total, as far as possible."""
     exact = [Fraction(fraction).limit_denominator(10**6) * size for size in sizes]
     shares = [int(share) for share in exact]
     left_over = int(sum(exact) + Fraction(1, 2)) - sum(shares)
@@ -506,16 +482,31 @@ def _random_order(count: int, seed: int | None) -> list[int]:
     return torch.randperm(count, generator=own).tolist()
 
 
-def _given_or_drawn(seed: int | None) -> int:
+def _seed_or_drawn(seed: int | None) -> int:
     return int(torch.randint(2**62, ())) if seed is None else seed
 
 
-def _split_by(is_valid: Sequence[bool]) -> Split:
-    train = [position for position, held_out in enumerate(is_valid) if not held_out]
-    return train, [position for position, held_out in enumerate(is_valid) if held_out]
+def _members(groups: Sequence[Hashable]) -> dict[str, list[int]]:
+    """Return the positions of each group, sorted by the group's name."""
+    members: defaultdict[str, list[int]] = defaultdict(list)
+    for position, group in enumerate(groups):
+        members[str(group)].append(position)
+    return dict(sorted(members.items()))
 
 
-def _positions(names: Sequence[Any], wanted: str | Sequence[str]) -> list[int]:
+def _hold_out(valid: Sequence[int], num_items: int) -> Split:
+    """Return all other positions in order, and those of the validation set as given."""
+    chosen = set(valid)
+    return [position for position in range(num_items) if position not in chosen], list(valid)
+
+
+def _hold_out_where(mask: Iterable[Any]) -> Split:
+    held_out = list(map(bool, mask))
+    return _hold_out([position for position, held in enumerate(held_out) if held], len(held_out))
+
+
+def positions_of(names: Sequence[Any], wanted: str | Sequence[str]) -> list[int]:
+    """Return the positions at which one of the wanted names stands."""
     chosen = {wanted} if isinstance(wanted, str) else set(wanted)
     return [position for position, name in enumerate(names) if name in chosen]
 

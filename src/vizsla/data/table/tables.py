@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vizsla.data.table.labels import LabelledImages, is_missing, split_labels, take_labels
+from vizsla.data.table.check import listing
+from vizsla.data.table.labels import (
+    LabelledImages,
+    advice_about,
+    is_missing,
+    split_labels,
+    take_labels,
+)
 from vizsla.data.table.splits import split_of_value
 from vizsla.errors import ConfigError, Problem, TableError
 from vizsla.text import counted, listed, quoted
@@ -21,14 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """The cells of a CSV file or DataFrame.
+    """The cells of a CSV file or DataFrame, one row for each image.
 
     Attributes:
-        source: How messages name the table.
+        source: What messages call the table.
         columns: Names of the columns.
-        rows: Cells; each row has one for each column.
-        numbers: For each row the number by which its owner finds it: in a CSV file the header is row 1, in a DataFrame
-            the first row is row 0.
+        rows: Cells, one for each column.
+        numbers: The number of each row as its owner counts: a CSV file's header is row 1, a DataFrame's first row is row 0.
         counting: How messages say that, in brackets, or empty.
     """
 
@@ -39,11 +45,7 @@ class Table:
     counting: str = ""
 
     def position(self, column: str | int) -> int:
-        """Return the position of a column, given by name or position.
-
-        Raises:
-            TableError: There is no such column; the message lists those that are there.
-        """
+        """Return the position of a column, given by name or position; it must exist."""
         if isinstance(column, int):
             if -len(self.columns) <= column < len(self.columns):
                 return column % len(self.columns)
@@ -56,11 +58,7 @@ class Table:
         )
 
     def column(self, column: str | int) -> tuple[Any, ...]:
-        """Return the cells of a column, given by name or position.
-
-        Raises:
-            TableError: There is no such column.
-        """
+        """Return the cells of a column, given by name or position."""
         position = self.position(column)
         return tuple(row[position] for row in self.rows)
 
@@ -72,18 +70,17 @@ def read_table(
     delimiter: str | None = None,
     quoting: int = csv.QUOTE_MINIMAL,
 ) -> Table:
-    """Read a CSV file as text; no cell is turned into a number or taken for a missing value.
+    """Read a CSV file in UTF-8 as text; no cell is turned into a number or taken for a missing value.
 
     Args:
-        path: The file, in UTF-8.
-        header: Position of the line that names the columns, counted from 0; ``"infer"`` is the first, ``None`` says
-            that there is none (the columns are then named by position: ``"0"``, ``"1"``).
-        delimiter: What separates cells; ``None`` takes whichever of comma, semicolon, tab and bar the first line has
-            most of.
+        path: The file.
+        header: Position of the line that names the columns, counted from 0; ``"infer"`` is the first, and with ``None``
+            there is no such line: the columns are named ``"0"``, ``"1"``.
+        delimiter: Separates cells; ``None`` takes the one of comma, semicolon, tab and bar that the first line has most of.
         quoting: One of the ``QUOTE_`` constants of the module ``csv``.
 
     Raises:
-        TableError: The file does not exist, is empty, is no text in UTF-8, or has rows with more cells than columns.
+        TableError: The file does not exist, is empty, is not text in UTF-8, or has rows with more cells than columns.
     """
     source = quoted(path)
     records = [record for record in _read_records(Path(path), delimiter, quoting) if any(record[1])]
@@ -108,10 +105,10 @@ def read_table(
 def _read_records(
     path: Path, delimiter: str | None, quoting: int
 ) -> Iterable[tuple[int, list[str]]]:
-    """Return the records of a CSV file with their numbers, from 1; blank lines count."""
+    """Return the records of a CSV file, numbered from 1; blank lines count."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = delimiter or _likely_delimiter(file.readline())
+            separator = delimiter or max(",", ";", "\t", "|", key=file.readline().count)
             file.seek(0)
             reader = csv.reader(file, delimiter=separator, quoting=quoting)  # pyright: ignore[reportArgumentType]: the stub wants literals
             return list(enumerate(reader, start=1))
@@ -119,17 +116,13 @@ def _read_records(
         raise TableError(f"There is no file {quoted(path)}. Check the spelling.") from None
     except UnicodeDecodeError as error:
         raise TableError(
-            f"{quoted(path)} is no text in UTF-8 (byte {error.start}). "
+            f"{quoted(path)} is not text in UTF-8 (byte {error.start}). "
             'Save it as "CSV UTF-8" from the program that made it.'
         ) from error
     except csv.Error as error:
-        raise TableError(f"{quoted(path)} is no CSV file: {error}. Check its quotes.") from error
+        raise TableError(f"{quoted(path)} is not a CSV file: {error}. Check its quotes.") from error
     except OSError as error:
         raise TableError(f"{quoted(path)} cannot be read: {error.strerror}.") from error
-
-
-def _likely_delimiter(line: str) -> str:
-    return max((",", ";", "\t", "|"), key=line.count)
 
 
 def _even_rows(
@@ -143,23 +136,19 @@ def _even_rows(
     ]
     if long:
         raise TableError(
-            f"{counted(len(long), 'row')} of {source} {'has' if len(long) == 1 else 'have'} more cells than the "
-            f"{counted(num_columns, 'column')}:\n{listed(long)}\n"
-            "Put cells that contain the delimiter in double quotes."
+            f"{counted(len(long), f'row of {source} has', f'rows of {source} have')} more cells than the "
+            f"{counted(num_columns, 'column')}:\n{listed(long)}\nPut cells that contain the delimiter in double quotes."
         )
     return tuple((*cells[:num_columns], *[""] * (num_columns - len(cells))) for _, cells in records)
 
 
 def table_of_frame(frame: pd.DataFrame) -> Table:
-    """Return the cells of a DataFrame; missing values become ``None``, rows are numbered from 0."""
-    columns = [
-        [None if missing else value for value, missing in zip(values, values.isna(), strict=True)]
-        for values in (frame.iloc[:, position] for position in range(frame.shape[1]))
-    ]
+    """Return the cells of a DataFrame; missing values become ``None``, and rows are numbered from 0."""
+    cells = frame.astype(object).where(frame.notna(), None)
     return Table(
         source="the DataFrame",
         columns=tuple(str(name) for name in frame.columns),
-        rows=tuple(zip(*columns, strict=True)),
+        rows=tuple(cells.itertuples(index=False, name=None)),
         numbers=tuple(range(len(frame))),
         counting=" (its first row is row 0)",
     )
@@ -169,16 +158,10 @@ def listed_images(
     path: Path | str,
     names: Sequence[Path | str],
     labels: Callable[[Any], Any] | Sequence[Any],
-    *,
-    advice: str,
 ) -> LabelledImages:
-    """Return the images of a list.
+    """Return the images of a list, and labels: those given, or what a function of the path as given returns.
 
-    Args:
-        path: Folder that paths are shown relative to, and that names which do not exist as given are looked for in.
-        names: Paths of the images.
-        labels: A function of the path as given, or one label for each image.
-        advice: Where the labels come from, for messages.
+    Names that do not exist as given are looked for in the folder ``path``.
 
     Raises:
         ConfigError: There are no names, or not one label for each.
@@ -196,7 +179,7 @@ def listed_images(
         labels=take_labels(given, labels) if callable(labels) else tuple(labels),
         row_word="item",
         row_numbers=tuple(range(len(given))),
-        advice=advice,
+        advice=advice_about(labels) if callable(labels) else "Labels are given as a list.",
     )
 
 
@@ -210,20 +193,16 @@ def images_of_table(
     locate: Callable[[Sequence[Any]], Sequence[Path]],
     delimiter: str | None = None,
 ) -> tuple[LabelledImages, tuple[str, ...] | None]:
-    """Return the images of a table, and for each the set that the table puts it in.
+    """Return the images of a table, and the set that the column ``split`` puts each in: ``train``, ``valid`` or ``test``.
 
     Args:
-        table: One row for each image.
+        table: One row for each image; rows without an image's name are left out, and become problems.
         folder: Folder that paths are shown relative to.
         image: Column of the image's name, by name or position.
         label: Column of its label, or several; an image's label is then the list of their cells.
-        split: Column that says which set it belongs to; ``None`` where no column does.
+        split: Column of its set, or None; then no set is returned either.
         locate: Returns the paths of names.
-        delimiter: What stands between the labels of one cell; an image's label is then the list of them.
-
-    Returns:
-        The images, and ``"train"``, ``"valid"`` or ``"test"`` for each, or ``None``. Rows without a name are left out
-        and stand in the problems.
+        delimiter: Separates the labels of one cell; an image's label is then the list of them.
 
     Raises:
         TableError: The table lacks a column.
@@ -236,8 +215,7 @@ def images_of_table(
     splits = None if split is None else [split_of_value(cell) for cell in table.column(split)]
     rows = [row for row, name in enumerate(names) if not is_missing(name)]
     problems: list[Problem] = []
-    if len(rows) < len(names):
-        absent = [row for row, name in enumerate(names) if is_missing(name)]
+    if absent := [row for row, name in enumerate(names) if is_missing(name)]:
         what = f"no image in column {table.columns[table.position(image)]!r}"
         problems.append(_faulty_rows(table, absent, what, "Fill it in, or delete the row."))
     if split is not None and splits is not None and None in splits:
@@ -257,11 +235,6 @@ def images_of_table(
         problems=tuple(problems),
     )
     return images, None if splits is None else tuple(splits[row] or "" for row in rows)
-
-
-def positions_of(split: str, splits: Sequence[str]) -> list[int]:
-    """Return the positions of the images that are in a set."""
-    return [position for position, name in enumerate(splits) if name == split]
 
 
 def _existing(name: Path, folder: Path) -> Path:
@@ -294,6 +267,6 @@ def _clean_labels(cells: Sequence[Any]) -> Sequence[Any]:
 
 def _faulty_rows(table: Table, rows: Sequence[int], what: str, cure: str) -> Problem:
     entries = [f"row {table.numbers[row]}: {table.rows[row]!r:.200}" for row in rows]
-    have = "has" if len(rows) == 1 else "have"
-    text = f"{counted(len(rows), 'row')} of {table.source}{table.counting} {have} {what}:"
-    return Problem(kind=TableError, text=f"{text}\n{listed(entries)}\n{cure}")
+    of = f"of {table.source}{table.counting}"
+    words = (f"row {of} has {what}", f"rows {of} have {what}")
+    return listing(TableError, len(rows), words, entries, cure)
