@@ -1,11 +1,13 @@
-"""Loaders of 24 small pictures, and learners with a tiny network of random weights."""
+"""Loaders of 24 small images, and learners with a tiny network of random weights."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
@@ -16,60 +18,26 @@ from vizsla.train.learner import Learner
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from torch import Tensor
-
-    from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.data.images.sizing import ResizeMethod
-
-SIZE = 32
 
 
 class MakeLoaders(Protocol):
     def __call__(
-        self,
-        *,
-        num_valid: int = 4,
-        batch_size: int = 4,
-        seed: int = 0,
-        num_workers: int = 0,
-        transforms: Sequence[BatchTransform] = (),
-        method: ResizeMethod = "crop",
+        self, *, num_valid: int = 4, method: ResizeMethod = "crop", **options: Any
     ) -> DataLoaders: ...
 
 
 class MakeLearner(Protocol):
     def __call__(
-        self,
-        loaders: DataLoaders | None = None,
-        *,
-        loss_func: Callable[[Tensor, Tensor], Tensor] = ...,
-        metrics: Callable[[Tensor, Tensor], Tensor]
-        | Sequence[Callable[[Tensor, Tensor], Tensor]]
-        | None = None,
-        train_bn: bool = True,
-        wd: float = 0.01,
-        precision: str = "fp32",
-        quiet: bool = True,
-        dropout: float = 0.5,
-        path: Path | None = None,
+        self, loaders: DataLoaders | None = None, *, dropout: float = 0.5, **options: Any
     ) -> Learner: ...
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    # Such small networks gain nothing from a second thread, and lose much where the cores are busy.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
 def table(image_folder: Path) -> ImageTable:
-    """All 24 pictures, those of the two classes by turns; nobody is in a split yet."""
+    """All 24 images, alternating between the two classes; none is in a split yet."""
     paths = sorted(image_folder.rglob("*.jpg"), key=lambda path: (path.stem[-2:], path.stem))
     vocab = ("cross", "disc")
     return ImageTable(
@@ -84,35 +52,13 @@ def table(image_folder: Path) -> ImageTable:
 
 @pytest.fixture
 def make_loaders(table: ImageTable) -> MakeLoaders:
-    """Return a function that makes loaders: the last ``num_valid`` pictures are held out."""
+    """Return a function that makes loaders in batches of four; the last ``num_valid`` images are held out."""
 
-    def make(
-        *,
-        num_valid: int = 4,
-        batch_size: int = 4,
-        seed: int = 0,
-        num_workers: int = 0,
-        transforms: Sequence[BatchTransform] = (),
-        method: ResizeMethod = "crop",
-    ) -> DataLoaders:
-        rows = torch.arange(len(table.paths))
-        split = ImageTable(
-            root=table.root,
-            paths=table.paths,
-            targets=table.targets,
-            vocab=table.vocab,
-            train_rows=rows[: len(rows) - num_valid],
-            valid_rows=rows[len(rows) - num_valid :],
-        )
-        return DataLoaders(
-            split,
-            resize=Resize(SIZE, method),
-            transforms=transforms,
-            batch_size=batch_size,
-            seed=seed,
-            num_workers=num_workers,
-            device="cpu",
-        )
+    def make(*, num_valid: int = 4, method: ResizeMethod = "crop", **options: Any) -> DataLoaders:
+        train_rows, valid_rows = torch.arange(len(table.paths)).split([24 - num_valid, num_valid])
+        split = replace(table, train_rows=train_rows, valid_rows=valid_rows)
+        defaults = {"batch_size": 4, "seed": 0, "num_workers": 0, "device": "cpu"}
+        return DataLoaders(split, resize=Resize(32, method), **(defaults | options))
 
     return make
 
@@ -122,32 +68,18 @@ def make_learner(make_loaders: MakeLoaders) -> MakeLearner:
     """Return a function that makes a learner with a tiny network of random weights, nothing frozen."""
 
     def make(
-        loaders: DataLoaders | None = None,
-        *,
-        loss_func: Callable[[Tensor, Tensor], Tensor] = torch.nn.functional.cross_entropy,
-        metrics: Callable[[Tensor, Tensor], Tensor]
-        | Sequence[Callable[[Tensor, Tensor], Tensor]]
-        | None = None,
-        train_bn: bool = True,
-        wd: float = 0.01,
-        precision: str = "fp32",
-        quiet: bool = True,
-        dropout: float = 0.5,
-        path: Path | None = None,
+        loaders: DataLoaders | None = None, *, dropout: float = 0.5, **options: Any
     ) -> Learner:
         loaders = make_loaders() if loaders is None else loaders
         backbone = build_backbone("test_resnet", pretrained=False, seed=1)
         head = ConcatPoolHead(backbone.num_features, loaders.c, lin_ftrs=[8], ps=dropout, seed=1)
-        return Learner(
-            loaders,
-            Classifier(backbone, head, vocab=loaders.vocab),
-            loss_func=loss_func,
-            metrics=metrics,
-            path=path,
-            train_bn=train_bn,
-            wd=wd,
-            precision=precision,
-            quiet=quiet,
-        )
+        defaults = {
+            "loss_func": F.cross_entropy,
+            "wd": 0.01,
+            "precision": "fp32",
+            "quiet": True,
+        }
+        model = Classifier(backbone, head, vocab=loaders.vocab)
+        return Learner(loaders, model, **(defaults | options))
 
     return make
