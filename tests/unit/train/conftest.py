@@ -57,7 +57,7 @@ def make_loaders(table: ImageTable) -> MakeLoaders:
     def make(*, num_valid: int = 4, method: ResizeMethod = "crop", **options: Any) -> DataLoaders:
         train_rows, valid_rows = torch.arange(len(table.paths)).split([24 - num_valid, num_valid])
         split = replace(table, train_rows=train_rows, valid_rows=valid_rows)
-        defaults = {"batch_size": 4, "seed": 0, "num_workers": 0, "device": "cpu"}
+        defaults: dict[str, Any] = {"batch_size": 4, "seed": 0, "num_workers": 0, "device": "cpu"}
         return DataLoaders(split, resize=Resize(32, method), **(defaults | options))
 
     return make
@@ -73,7 +73,7 @@ def make_learner(make_loaders: MakeLoaders) -> MakeLearner:
         loaders = make_loaders() if loaders is None else loaders
         backbone = build_backbone("test_resnet", pretrained=False, seed=1)
         head = ConcatPoolHead(backbone.num_features, loaders.c, lin_ftrs=[8], ps=dropout, seed=1)
-        defaults = {
+        defaults: dict[str, Any] = {
             "loss_func": F.cross_entropy,
             "wd": 0.01,
             "precision": "fp32",

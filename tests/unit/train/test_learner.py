@@ -6,7 +6,7 @@ import inspect
 import io
 import math
 from functools import partial
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
