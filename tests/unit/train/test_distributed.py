@@ -20,7 +20,7 @@ from vizsla.models.classifier import Classifier
 from vizsla.models.groups import norm_parameters
 from vizsla.models.heads import FeatureHead
 from vizsla.recipe.config import TrainConfig
-from vizsla.recipe.features_first import features_first
+from vizsla.recipe.features_first import EPOCH_COLUMNS, features_first
 from vizsla.train import checkpoint as checkpoint_module
 from vizsla.train import distributed
 from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
@@ -70,11 +70,10 @@ def child(work: Callable[[], Any], rank: int, port: int, pipe: Any) -> None:
 
 
 def in_two_processes(work: Callable[[], Any], *, status: int = 0) -> list[Any]:
-    """Return what the work returned in each of two processes, which end with a status."""
+    """Return what the work returned in each of two processes, which end with this status."""
     context = multiprocessing.get_context("fork")
     port = free_port()
-    pipes: list[Any] = []
-    processes: list[Any] = []
+    pipes, processes = list[Any](), list[Any]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which are not used
         for rank in range(WORLD):
@@ -85,10 +84,7 @@ def in_two_processes(work: Callable[[], Any], *, status: int = 0) -> list[Any]:
             pipes.append(ours)
             processes.append(process)
     try:
-        results = [
-            pipe.recv() if status == 0 and pipe.poll(SECONDS) else None
-            for pipe in (pipes if status == 0 else ())
-        ]
+        results = [pipe.recv() if pipe.poll(SECONDS) else None for pipe in pipes if status == 0]
         for process in processes:
             process.join(SECONDS)
         assert [process.exitcode for process in processes] == [status] * WORLD
@@ -113,10 +109,16 @@ class MeanHead(nn.Module):
         return self.linear(maps[self.stage].mean(dim=(2, 3)))
 
 
-def make(make_loaders: Any, *, stage: int = -1, path: Path | None = None, **options: Any) -> Any:
-    """Return a learner whose norms stay as they are: 19 pictures in batches of 5, 5 to validate on in batches of 4."""
+def uneven(make_loaders: Any) -> Any:
+    """Return loaders of 19 images in batches of 5, and 5 to validate on in batches of 4."""
     loaders = make_loaders(num_valid=5, batch_size=5)
     loaders.valid.loader.batch_size = 4
+    return loaders
+
+
+def make(make_loaders: Any, *, stage: int = -1, path: Path | None = None, **options: Any) -> Any:
+    """Return a learner whose norms stay as they are."""
+    loaders = uneven(make_loaders)
     backbone = build_backbone("test_resnet", pretrained=False, seed=1)
     head = MeanHead(backbone.stage_channels[stage], stage=stage)
     classifier = Classifier(backbone, head, vocab=loaders.vocab)
@@ -170,27 +172,22 @@ def test_two_processes_train_as_one_at_the_same_batch(make_loaders: Any, options
         close(value, expected["weights"][name])
 
 
-def test_validation_covers_every_picture_once_and_in_order(make_loaders: Any):
-    def described(predictions: Predictions) -> tuple[Any, ...]:
-        return predictions.rows, list(predictions.paths), predictions.logits, predictions.targets
-
-    def work() -> tuple[Any, ...]:
+def test_validation_covers_every_image_once_and_in_order(make_loaders: Any):
+    def work() -> list[tuple[Any, Any]]:
         learner = make(make_loaders)
-        return (*described(learner.predictions()), *described(learner.predictions(0)))
+        of_splits: list[Predictions] = [learner.predictions(split) for split in (1, 0)]
+        return [((each.rows, each.paths, each.targets), each.logits) for each in of_splits]
 
     expected = plain(work())
-    results = in_two_processes(work)
-    for found in results:
-        for place in (0, 1, 3, 4, 5, 7):  # rows, paths and targets, exactly
-            assert found[place] == expected[place]
-        close(found[2], expected[2])
-        close(found[6], expected[6])
+    for results in in_two_processes(work):
+        for (found, logits), (known, expected_logits) in zip(results, expected, strict=True):
+            assert found == known  # rows, paths and targets, exactly
+            close(logits, expected_logits)
 
 
 def test_each_process_reads_only_its_part(make_loaders: Any):
     def work() -> list[list[int]]:
-        loaders = make_loaders(num_valid=5, batch_size=5)
-        loaders.valid.loader.batch_size = 4
+        loaders = uneven(make_loaders)
         return [batch.rows.tolist() for batch in distributed.own_part(loaders.valid)]
 
     assert in_two_processes(work) == [[[19, 20]], [[21, 22], [23]]]
@@ -276,10 +273,10 @@ def test_a_run_that_is_told_to_end_goes_on_in_two_processes(
 
 def test_the_head_on_features_is_that_of_one_process(make_loaders: Any):
     def work() -> dict[str, Any]:
-        loaders = make_loaders(num_valid=5, batch_size=5)
-        loaders.valid.loader.batch_size = 4
         config = TrainConfig(precision="fp32", device="cpu")
-        stage = features_first(loaders, config=config, display=quiet_table())
+        display = Display(quiet=True)
+        display.header(EPOCH_COLUMNS)
+        stage = features_first(uneven(make_loaders), config=config, display=display)
         head = stage.classifier.head
         assert isinstance(head, FeatureHead)
         return {"rows": stage.predictions.rows, "logits": stage.predictions.logits}
@@ -291,22 +288,15 @@ def test_the_head_on_features_is_that_of_one_process(make_loaders: Any):
     close(first["logits"], expected["logits"])
 
 
-def quiet_table() -> Display:
-    display = Display(quiet=True)
-    display.header(("stage", "pictures", "epoch", "train_loss", "valid_loss", "accuracy", "time"))
-    return display
-
-
 def test_a_batch_that_cannot_be_shared_is_refused(make_loaders: Any):
     def work() -> str:
         learner = make(make_loaders)
         learner.dls.train.loader.batch_size = 1
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(ConfigError, match=r"\b1 images .* 2 processes") as error:
             learner.fit(1)
-        return str(error.value)
+        return type(error.value).__name__
 
-    for message in in_two_processes(work):
-        assert message.startswith("Batches of 1 images cannot be shared by 2 processes.")
+    assert in_two_processes(work) == ["ConfigError"] * 2
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch):
