@@ -1,11 +1,11 @@
 """Rows of predictions: how they look as a table, CSV, JSON or Parquet, and how they survive a run that was stopped.
 
-A row is what ``Prediction.to_dict`` gives, with the image's path; or its path and why it could not be read. Until all rows are
-there they stand in ``FILE.part``, one JSON object for each line with a checksum, beside ``FILE.part.json``, which says what
-they were made with. At the end they are turned into CSV, JSON lines or Parquet, a few thousand at a time.
+A row is what ``Prediction.to_dict`` gives, with the path of the image; or its path and why it could not be read. Until a file is
+complete its rows are in ``FILE.part``, one JSON object per line with a checksum, beside ``FILE.part.json``, which says what they
+were made with. At the end they are turned into CSV, JSON lines or Parquet, a few thousand at a time.
 
-To go on, the whole rows of the part are compared with the images that are given again, the last batch that is not whole is cut
-off, and the rest is predicted in the same batches as without the interruption: the file comes out the same, byte for byte.
+To resume, the whole rows of the part are compared with the images that are given again, an incomplete last batch is cut off, and
+the rest is predicted in the same batches as without the interruption: the file comes out the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import dataclass
+from contextlib import contextmanager
 from enum import StrEnum
 from importlib import import_module
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from vizsla.data.images.decode import cause_of
-from vizsla.errors import ConfigError, MissingExtraError, OutputError, PictureError
+from vizsla.errors import ConfigError, MissingExtraError, OutputError
 from vizsla.files import atomic_write
 from vizsla.text import printable, quoted, valid_unicode
 from vizsla.types import LABEL_SEPARATOR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import BinaryIO
 
-    from vizsla.predict.prediction import Prediction
     from vizsla.predict.predictor import Predictor
 
     Row = dict[str, Any]
+    Columns = Mapping[str, str]
+    """Name of each column of a CSV or Parquet file -> kind of its values, a key of ``_CELL_TEXTS``."""
 
 ROWS_OF_GROUP = 16_384
 """Rows of a row group of a Parquet file, at most; fewer where there are many classes."""
@@ -45,6 +45,14 @@ _LONGEST_ROW = 1 << 28  # Bytes; a foreign file without line breaks must not fil
 _BREAKS = str.maketrans({"\n": r"\n", "\t": r"\t", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 # Python's csv module leaves a lone carriage return unquoted before version 3.13, and cannot read it back.
 _NEEDS_QUOTES = frozenset(',"\r\n')
+_CELL_TEXTS = {
+    "text": str,
+    "labels": LABEL_SEPARATOR.join,
+    "probability": "{:.6f}".format,
+    "share": "{:.4f}".format,
+    "number": "{:.8g}".format,
+    "flag": "{:d}".format,
+}
 
 
 class Format(StrEnum):
@@ -56,24 +64,48 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
-def row_of(path: Path | str, result: Prediction | PictureError) -> Row:
-    """Return what is written about an image: what the model says about it, or why it cannot be read."""
-    if isinstance(result, PictureError):
-        return {"path": str(path), "error": cause_of(result)}
-    return {"path": str(path), **result.to_dict()}
+def columns_of(predictor: Predictor, *, coverage: float | None) -> Columns:
+    """Return the columns of a CSV or Parquet file, from ``path`` to ``error``."""
+    if predictor.task == "regression":
+        columns = {f"prediction_{name}": "number" for name in predictor.vocab}
+    else:
+        columns = {"prediction": "text", "probability": "probability"}
+        columns |= {f"prob_{name}": "probability" for name in predictor.vocab}
+        if coverage is not None:
+            columns["label_set"] = "labels"
+        if predictor.calibration is not None:
+            columns |= {"familiarity": "share", "none_of_these": "flag"}
+    return {"path": "text", **columns, "error": "text"}
 
 
-def header_line(form: Format, columns: tuple[Column, ...]) -> str:
+def _cells_of(row: Row) -> dict[str, Any]:
+    """Return the values of a row by column; those that it lacks are not there."""
+    cells = dict(row)
+    prediction = cells.pop("prediction", None)
+    if isinstance(prediction, dict):
+        cells |= {f"prediction_{name}": value for name, value in prediction.items()}
+    elif prediction is not None:
+        cells["prediction"] = _joined(prediction)
+    return cells | {f"prob_{name}": value for name, value in row.get("probabilities", {}).items()}
+
+
+def _joined(prediction: str | list[str]) -> str:
+    return prediction if isinstance(prediction, str) else LABEL_SEPARATOR.join(prediction)
+
+
+def header_line(form: Format, columns: Columns) -> str:
     """Return what stands above the rows: names of columns in CSV, else nothing."""
-    return _csv_line(column.name for column in columns) if form is Format.csv else ""
+    return _csv_line(columns) if form is Format.csv else ""
 
 
-def row_line(
-    row: Row, form: Format, columns: tuple[Column, ...], *, only_ascii: bool = False
-) -> str:
+def row_line(row: Row, form: Format, columns: Columns, *, only_ascii: bool = False) -> str:
     """Return a row as a line of text; ``only_ascii`` has JSON escape other letters, for a file that cannot hold them."""
     if form is Format.csv:
-        return _csv_line(column.text(row) for column in columns)
+        cells = _cells_of(row)
+        return _csv_line(
+            _CELL_TEXTS[kind](cells[name]) if name in cells else ""
+            for name, kind in columns.items()
+        )
     if form is Format.json:
         return json.dumps(row, ensure_ascii=only_ascii) + "\n"
     if "error" in row:
@@ -90,89 +122,13 @@ def row_line(
     return printable(f"{row['path']}  {said}").translate(_BREAKS) + "\n"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """A column of a CSV or Parquet file.
-
-    Attributes:
-        name: Its heading.
-        kind: What its cells are; in CSV, a probability has six digits after the point, a share four, a number eight in all.
-        cell: The value that a row has in it; None where it has none.
-    """
-
-    name: str
-    kind: Literal["text", "labels", "probability", "share", "number", "flag"]
-    cell: Callable[[Row], Any]
-
-    def text(self, row: Row) -> str:
-        """Return the cell of a CSV file."""
-        value = self.cell(row)
-        if value is None:
-            return ""
-        match self.kind:
-            case "text":
-                return value
-            case "labels":
-                return LABEL_SEPARATOR.join(value)
-            case "probability":
-                return f"{value:.6f}"
-            case "share":
-                return f"{value:.4f}"
-            case "number":
-                return f"{value:.8g}"
-            case "flag":
-                return str(int(value))
-
-
-def columns_of(predictor: Predictor, *, coverage: float | None) -> tuple[Column, ...]:
-    """Return the columns of a CSV or Parquet file, from ``path`` to ``error``."""
-    vocab = predictor.vocab
-    if predictor.task == "regression":
-        middle = [
-            Column(name=f"prediction_{name}", kind="number", cell=_entry("prediction", name))
-            for name in vocab
-        ]
-    else:
-        middle = [
-            Column(
-                name="prediction",
-                kind="text",
-                cell=lambda row: None if "error" in row else _joined(row["prediction"]),
-            ),
-            Column(name="probability", kind="probability", cell=_field("probability")),
-        ]
-        middle += [
-            Column(name=f"prob_{name}", kind="probability", cell=_entry("probabilities", name))
-            for name in vocab
-        ]
-        if coverage is not None:
-            middle.append(Column(name="label_set", kind="labels", cell=_field("label_set")))
-        if predictor.calibration is not None:
-            middle.append(Column(name="familiarity", kind="share", cell=_field("familiarity")))
-            middle.append(Column(name="none_of_these", kind="flag", cell=_field("none_of_these")))
-    path = Column(name="path", kind="text", cell=_field("path"))
-    return path, *middle, Column(name="error", kind="text", cell=_field("error"))
-
-
-def _field(name: str) -> Callable[[Row], Any]:
-    return lambda row: row.get(name)
-
-
-def _entry(field: str, name: str) -> Callable[[Row], Any]:
-    return lambda row: None if "error" in row else row[field][name]
-
-
 def _csv_line(cells: Iterable[str]) -> str:
-    """Return a line of CSV (RFC 4180, but for its end, which is a line feed)."""
+    """Return a line of CSV (RFC 4180, except that it ends with a line feed)."""
     quoted_cells = (
         cell if _NEEDS_QUOTES.isdisjoint(cell) else '"' + cell.replace('"', '""') + '"'
         for cell in cells
     )
     return ",".join(quoted_cells) + "\n"
-
-
-def _joined(prediction: str | list[str]) -> str:
-    return prediction if isinstance(prediction, str) else LABEL_SEPARATOR.join(prediction)
 
 
 def check_parquet_installed() -> None:
@@ -185,41 +141,28 @@ def check_parquet_installed() -> None:
         ) from error
 
 
-def _write_rows(
-    file: Path, rows: Iterator[Row], *, form: Format, columns: tuple[Column, ...]
-) -> None:
-    """Write rows as a file, whole or not at all."""
-    with atomic_write(file) as temporary:
-        if form is Format.parquet:
-            _write_parquet(temporary, rows, columns=columns)
-            return
-        with temporary.open("w", encoding="utf-8", newline="") as opened:
-            opened.write(valid_unicode(header_line(form, columns)))
-            for row in rows:
-                opened.write(valid_unicode(row_line(row, form, columns)))
-            opened.flush()
-            os.fsync(opened.fileno())
-
-
-def _write_parquet(file: Path, rows: Iterator[Row], *, columns: tuple[Column, ...]) -> None:
+def _write_parquet(file: Path, rows: Iterator[Row], *, columns: Columns) -> None:
     """Write rows, a few thousand at a time: numbers are float32, and what is not known is null."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     types = {"text": pa.string(), "labels": pa.list_(pa.string()), "flag": pa.bool_()}
-    schema = pa.schema([(column.name, types.get(column.kind, pa.float32())) for column in columns])
-    cells = [
-        _in_unicode(column.cell) if column.kind in ("text", "labels") else column.cell
-        for column in columns
-    ]
+    schema = pa.schema([(name, types.get(kind, pa.float32())) for name, kind in columns.items()])
     num_rows = max(1, min(ROWS_OF_GROUP, _VALUES_OF_GROUP // len(columns)))
     with parquet.ParquetWriter(file, schema) as writer:
-        while group := list(islice(rows, num_rows)):
+        while group := list(map(_cells_of, islice(rows, num_rows))):
             arrays = [
-                pa.array(list(map(cell, group)), type=field.type)
-                for cell, field in zip(cells, schema, strict=True)
+                pa.array([_in_unicode(cells.get(field.name)) for cells in group], type=field.type)
+                for field in schema
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _in_unicode(value: Any) -> Any:
+    """Return a value whose text, or list of texts, is valid Unicode, as Arrow wants it."""
+    if isinstance(value, list):
+        return list(map(valid_unicode, value))
+    return valid_unicode(value) if isinstance(value, str) else value
 
 
 class PartFile:
@@ -227,94 +170,124 @@ class PartFile:
 
     Args:
         file: The file that appears at the end.
-        settings: What rows depend on, by the names of the options; a run goes on with the same only.
+        images: All images of the run.
+        settings: What rows depend on, by the names of the options.
         batch_size: Rows that are computed together, and handed to the system together.
+        resume: Go on with the rows that are there; otherwise they are thrown away.
 
     Attributes:
+        images: Those that have no row yet.
         num_done: Rows that were there before.
+
+    Raises:
+        ConfigError: The rows to go on with come from other images or settings.
+        OutputError: They cannot be read or written.
     """
 
-    def __init__(self, file: Path, *, settings: Mapping[str, object], batch_size: int) -> None:
+    def __init__(
+        self,
+        file: Path,
+        images: Iterator[str],
+        *,
+        settings: Mapping[str, object],
+        batch_size: int,
+        resume: bool,
+    ) -> None:
+        self.images = images
         self.num_done = 0
         self._file = file
-        self._settings = settings
         self._batch_size = batch_size
-        self._part: BinaryIO | None = None
         self._num_waiting = 0
-
-    def begin(self) -> None:
-        """Start with no rows; raise OutputError if the part cannot be written."""
-        settings = settings_of(self._file)
-        try:
-            settings.unlink(missing_ok=True)
-            self._part = part_of(self._file).open("wb")
-        except OSError as error:
-            raise self._said(error) from error
-        with atomic_write(settings) as temporary:
-            temporary.write_text(json.dumps(self._settings, indent=1), encoding="utf-8")
-
-    def resume(self, images: Iterator[str]) -> Iterator[str]:
-        """Go on with the rows that are there: return those of all the images that have no row yet.
-
-        Raises:
-            ConfigError: What is there comes from other images or settings.
-            OutputError: It cannot be read or written.
-        """
-        part = part_of(self._file)
-        try:
-            if not part.stat().st_size:
-                self.begin()
-                return images
-            self._check_settings()
-            waiting: list[str] = []
-            end = 0
-            for row, row_end in _whole_rows(part):
-                number = self.num_done + len(waiting) + 1
-                waiting.append(self._expect_same(row["path"], next(images, None), number=number))
-                if len(waiting) == self._batch_size:
-                    self.num_done += self._batch_size
-                    end = row_end
-                    waiting.clear()
-            self._part = part.open("r+b")
-            self._part.truncate(end)
-            self._part.seek(end)
-        except OSError as error:
-            raise self._said(error) from error
-        return chain(waiting, images)
+        with self._explained():
+            if resume and part_of(file).stat().st_size:
+                self._check_settings(settings)
+                self._part = self._resumed()
+            else:
+                settings_of(file).unlink(missing_ok=True)
+                part_of(file).write_bytes(b"")
+                with atomic_write(settings_of(file)) as temporary:
+                    temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+                self._part = part_of(file).open("wb")
 
     def write(self, row: Row) -> None:
-        """Add a row; after an OutputError (the disk is full, for example) what is there stays."""
+        """Add a row; after an OutputError (the disk is full, for example) the earlier rows stay."""
         text = json.dumps(row)
         line = f'{{"crc32": {zlib.crc32(text.encode())}, "row": {text}}}\n'
-        try:
-            self._opened().write(line.encode())
+        with self._explained():
+            self._part.write(line.encode())
             self._num_waiting += 1
             if self._num_waiting == self._batch_size:
                 self._num_waiting = 0
-                self._opened().flush()
-        except OSError as error:
-            raise self._said(error) from error
+                self._part.flush()
 
-    def finish(self, *, form: Format, columns: tuple[Column, ...]) -> None:
-        """Make the file appear and remove the part; after an OutputError what is there stays."""
-        part = part_of(self._file)
-        try:
-            self.close()
-            _write_rows(self._file, self._checked_rows(part), form=form, columns=columns)
-            part.unlink()
+    def finish(self, *, form: Format, columns: Columns) -> None:
+        """Make the file appear and remove the part; after an OutputError the rows stay."""
+        with self._explained():
+            self._part.close()
+            with atomic_write(self._file) as temporary:
+                if form is Format.parquet:
+                    _write_parquet(temporary, self._checked_rows(), columns=columns)
+                else:
+                    with temporary.open("w", encoding="utf-8", newline="") as opened:
+                        opened.write(valid_unicode(header_line(form, columns)))
+                        for row in self._checked_rows():
+                            opened.write(valid_unicode(row_line(row, form, columns)))
+                        opened.flush()
+                        os.fsync(opened.fileno())
+            part_of(self._file).unlink()
             settings_of(self._file).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._said(error) from error
 
     def close(self) -> None:
         """Close the part, which stays; raise OutputError if its last rows cannot be written."""
-        if self._part is not None:
-            try:
-                self._part.close()
-            except OSError as error:
-                raise self._said(error) from error
+        with self._explained():
+            self._part.close()
 
-    def _checked_rows(self, part: Path) -> Generator[Row]:
+    def _check_settings(self, settings: Mapping[str, object]) -> None:
+        path = settings_of(self._file)
+        try:
+            known: Mapping[str, object] = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"How the rows beside {quoted(self._file)} were made is not known: {quoted(path)} cannot be read. "
+                "Start over with --force."
+            ) from error
+        different = [
+            f"{name} was {known.get(name)!r:.80} and is {value!r:.80}"
+            for name, value in settings.items()
+            if known.get(name) != value
+        ]
+        if different:
+            raise ConfigError(
+                f"The unfinished {quoted(self._file)} was made in another way: {'; '.join(different)}. "
+                "Give the same as before, or start over with --force."
+            )
+
+    def _resumed(self) -> BinaryIO:
+        """Return the part, open behind the last whole batch, and put back the images of later rows."""
+        waiting: list[str] = []
+        end = 0
+        for row, row_end in _whole_rows(part_of(self._file)):
+            known, given = row["path"], next(self.images, None)
+            if given is None or given != known:
+                now = "there is no such image" if given is None else f"it is {quoted(given)}"
+                raise ConfigError(
+                    f"Row {self.num_done + len(waiting) + 1:,} of the unfinished {quoted(self._file)} is about "
+                    f"{quoted(known)}, and now {now}. "
+                    "Give the same images in the same order, or start over with --force."
+                )
+            waiting.append(given)
+            if len(waiting) == self._batch_size:
+                self.num_done += self._batch_size
+                end = row_end
+                waiting.clear()
+        self.images = chain(waiting, self.images)
+        part = part_of(self._file).open("r+b")
+        part.truncate(end)
+        part.seek(end)
+        return part
+
+    def _checked_rows(self) -> Generator[Row]:
+        part = part_of(self._file)
         end = 0
         for row, row_end in _whole_rows(part):
             yield row
@@ -325,46 +298,15 @@ class PartFile:
                 "predicted again."
             )
 
-    def _check_settings(self) -> None:
-        path = settings_of(self._file)
+    @contextmanager
+    def _explained(self) -> Generator[None]:
         try:
-            known: Mapping[str, object] = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"It is not known how the rows beside {quoted(self._file)} were made: {quoted(path)} cannot be read. "
-                "Start over with --force."
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write {quoted(self._file)}: {error.strerror or error}. The rows until then are kept beside it: "
+                "free some space or change the permissions, and go on with --resume."
             ) from error
-        different = [
-            f"{name} was {known.get(name)!r:.80} and is {value!r:.80}"
-            for name, value in self._settings.items()
-            if known.get(name) != value
-        ]
-        if different:
-            raise ConfigError(
-                f"The unfinished {quoted(self._file)} was made in another way: {'; '.join(different)}. "
-                "Give the same as before, or start over with --force."
-            )
-
-    def _expect_same(self, known: str, given: str | None, *, number: int) -> str:
-        """Return an image that was given, if the row at its place, counted from 1, is about it."""
-        if given is None or given != known:
-            now = "there is no such image" if given is None else f"it is {quoted(given)}"
-            raise ConfigError(
-                f"Row {number:,} of the unfinished {quoted(self._file)} is about {quoted(known)}, and now {now}. "
-                "Give the same images in the same order, or start over with --force."
-            )
-        return given
-
-    def _opened(self) -> BinaryIO:
-        if self._part is None:
-            raise OutputError(f"{self._file} was not opened: call begin() or resume() first.")
-        return self._part
-
-    def _said(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"Cannot write {quoted(self._file)}: {error.strerror or error}. The rows until then are kept beside it: "
-            "free some space or change the permissions, and go on with --resume."
-        )
 
 
 def part_of(file: Path) -> Path:
@@ -389,15 +331,3 @@ def _whole_rows(part: Path) -> Generator[tuple[Row, int]]:
             if not line.endswith(b"}\n") or checksum != str(zlib.crc32(text)).encode():
                 return
             yield json.loads(text), end
-
-
-def _in_unicode(cell: Callable[[Row], Any]) -> Callable[[Row], Any]:
-    """Return a cell whose text, or list of texts, is valid Unicode, as Arrow wants it."""
-
-    def valid(row: Row) -> Any:
-        value = cell(row)
-        if isinstance(value, str):
-            return valid_unicode(value)
-        return None if value is None else list(map(valid_unicode, value))
-
-    return valid

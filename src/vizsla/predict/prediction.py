@@ -24,7 +24,7 @@ _NUM_TOP = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What a classifier says of one image; unpacks as (label, index, probabilities).
+    """What a classifier says about one image; unpacks as (label, index, probabilities).
 
     Attributes:
         label: The most probable class. Several labels: those whose probability is above 0.5, joined by ``;``, empty if none
@@ -32,7 +32,7 @@ class Prediction:
         index: Position of the label in the vocabulary. Several labels: bool ``(C,)``, which of them. Regression: float32
             ``(C,)``, the numbers.
         probability: Of the label, 0-1; of several labels, that of the least certain decision; NaN for regression.
-            Calibrated, where the model file says how.
+            Calibrated where the model file says how.
         probabilities: float32 ``(C,)`` on the CPU, in the order of the vocabulary; the numbers for regression. Left out of
             comparisons.
         top: The three (or fewer) most probable classes with their probabilities, best first; empty for regression.
@@ -40,9 +40,9 @@ class Prediction:
         values: The numbers in the order of the vocabulary; empty unless the task is regression.
         task: What was predicted.
         familiarity: Share of the validation images that were no more like one of the classes than this one, 0-1; near 0
-            means that the image is like none of them. None where the model file does not tell.
-        none_of_these: Whether that is so rare that the image had better not be taken for any class; 5 % of the validation
-            images, all of known classes, are refused in this way. None where the model file does not tell.
+            means that the image is like none of them. None where the model file does not say.
+        none_of_these: Whether that is so rare that the image probably shows none of the classes; 5 % of the validation
+            images, all of known classes, are refused in this way. None where the model file does not say.
         label_set: Classes, best first, that hold the true one with the probability ``coverage``; None if not asked for.
         coverage: As asked for.
         vocab: Names of the classes or numbers, in the order of the probabilities.
@@ -115,17 +115,9 @@ def describe(
     calibration: Calibration | None = None,
     coverage: float | None = None,
 ) -> list[Prediction]:
-    """Return what the logits of some images say.
-
-    Args:
-        logits: float32 ``(V, B, C)`` on the CPU. Probabilities are averaged over the views, and so are logits.
-        task: What was predicted.
-        vocab: Names of the classes or numbers.
-        calibration: Of the model file; None takes the probabilities as they are.
-        coverage: Of the label sets; the calibration must have them.
-    """
+    """Return what logits ``(V, B, C)`` on the CPU say about B images; probabilities are averaged over the V views."""
     if task == "regression":
-        # Tensors of their own, usable outside of inference mode.
+        # Copies, which can be used outside of inference mode.
         return [_numbers(row.clone(), vocab=vocab) for row in logits.mean(0).unbind()]
     temperature = 1.0 if calibration is None else calibration.temperature
     novelty = None if calibration is None else calibration.novelty
@@ -133,7 +125,7 @@ def describe(
     if calibration is not None and calibration.label_sets is not None and coverage is not None:
         threshold = calibration.label_sets.threshold(coverage)
     probabilities_BC = probabilities_of(logits / temperature, task=task).mean(0)
-    # One view by logits: probabilities may round to the same value. Stable: of equals the first, as argmax does.
+    # A single view by its logits, as probabilities may round to the same value. Stable: of equals the first, as argmax does.
     ranked_BC = logits[0] if len(logits) == 1 else probabilities_BC
     order_BC = ranked_BC.argsort(dim=1, descending=True, stable=True)
     largest_B: list[float] = logits.mean(0).amax(1).tolist()
@@ -173,7 +165,7 @@ def describe(
 
 
 def _numbers(numbers: Tensor, *, vocab: tuple[str, ...]) -> Prediction:
-    """Return the prediction of one image, float32 ``(C,)``, where the task is regression."""
+    """Return the prediction for one image where the task is regression."""
     return Prediction(
         label=label_of(numbers, task="regression", vocab=vocab),
         index=numbers,

@@ -1,7 +1,7 @@
 """Open a model file and predict images: single ones and streams, with the decoding, resizing and network of validation.
 
-Several fixed views of each image can be averaged, for test-time augmentation without chance: the image, its mirror image, then
-parts of seven eighths of its sides, enlarged: the centre and the four corners, each plain and mirrored.
+Several fixed views of each image can be averaged, which is test-time augmentation without chance: the image, its mirror image,
+then enlarged parts of seven eighths of its sides: the centre and the four corners, each plain and mirrored.
 
 Shapes: B images of a batch, H and W their sides, C classes (or numbers, where the task is regression), V views.
 """
@@ -49,31 +49,28 @@ def as_rgb(image: NDArray[np.uint8] | Image.Image) -> Image.Image:
     """Return an image from memory (see ``AnyImage``) as upright RGB; what was given is not changed.
 
     Raises:
-        PictureError: It is none of these, or Pillow cannot convert it.
+        PictureError: It is neither of these, or Pillow cannot convert it.
     """
-    if not isinstance(image, Image.Image):
-        image = _from_array(image)
-    try:
-        return to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:
-        raise PictureError(
-            f"Cannot use the image {image!r}: {error}. Give an image that Pillow can convert to RGB."
-        ) from error
-
-
-def _from_array(values: object) -> Image.Image:
-    if not isinstance(values, np.ndarray):
+    values: object = image
+    if isinstance(values, np.ndarray):
+        is_image = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))
+        if values.dtype != np.uint8 or not is_image or 0 in values.shape:
+            raise PictureError(
+                "A numpy image has uint8 values 0-255 of shape (height, width) or (height, width, 1, 3 or 4). "
+                f"Received: {values.dtype} of shape {values.shape}"
+            )
+        values = Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
+    if not isinstance(values, Image.Image):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
         raise PictureError(
             "An image is a path, the bytes of a file, a numpy array or a Pillow image. "
             f"Received: {type(values).__name__}"
         )
-    is_image = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))
-    if values.dtype != np.uint8 or not is_image or 0 in values.shape:
+    try:
+        return to_rgb(ImageOps.exif_transpose(values))
+    except Exception as error:
         raise PictureError(
-            "A numpy image has uint8 values 0-255 of shape (height, width) or (height, width, 1, 3 or 4). "
-            f"Received: {values.dtype} of shape {values.shape}"
-        )
-    return Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
+            f"Cannot use the image {values!r}: {error}. Give an image that Pillow can convert to RGB."
+        ) from error
 
 
 KEPT_SHARE = 7 / 8
@@ -106,22 +103,21 @@ class Predictor:
     """Predicts single images and streams of them.
 
     Args:
-        classifier: Used in evaluation mode; each part of it is left in the mode that it was in.
+        classifier: Used in evaluation mode; each part of it keeps the mode that it was in.
         resize: How a decoded image becomes one of fixed size; None if images keep their own size. Or all that is done
             to each image, such as ``DataLoaders.items``.
-        augmentation: What batches go through after that; used as in validation. None for nothing.
-        calibration: Makes the probabilities honest; None leaves them as the network gives them.
+        augmentation: What batches go through after that, as in validation; None for nothing.
+        calibration: Adjusts the probabilities; None leaves them as the network gives them.
 
     Attributes:
         vocab: Names of the classes or numbers, in the order of the probabilities.
         task: What is predicted.
         classifier: The network.
-        calibration: Of a model file, what was fitted on its validation images.
+        calibration: What was fitted on the validation images.
         path: The model file that it was loaded from; None if it was not.
 
-    An image gets the same answer alone, in a batch of any size, and in validation, but for the rounding of the network's
-    sums, which may differ in the sixth digit; the calibrated probability is that of the logits of validation, divided by
-    the temperature.
+    An image gets the same answer alone, in a batch of any size, and in validation, except for rounding in the network's
+    sums, which may change the sixth digit; logits are divided by the temperature before they become probabilities.
 
     Examples:
         >>> predictor = Predictor.load("model.safetensors")
@@ -166,7 +162,7 @@ class Predictor:
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Predictor:
-        """Return the predictor of a model file that is open already; its classifier is used, not copied."""
+        """Return the predictor of a model file that is already open; its classifier is used, not copied."""
         return cls(
             bundle.classifier,
             resize=bundle.manifest.resize,
@@ -187,7 +183,7 @@ class Predictor:
 
     @property
     def dls(self) -> DataLoaders:
-        """Loaders without images that prepare others as this model needs them: ``dls.test_dl(files)``, ``dls.vocab``."""
+        """Loaders without images, which prepare others as this model needs them: ``dls.test_dl(files)``, ``dls.vocab``."""
         nothing = torch.zeros(0, dtype=torch.int64)
         table = ImageTable(
             root=Path(),
@@ -206,14 +202,14 @@ class Predictor:
     def get_preds(
         self, dl: DataLoader | None = None, with_decoded: bool = False
     ) -> tuple[Tensor | None, ...]:
-        """Return what the model says of the images of a loader, in its order.
+        """Return what the model says about the images of a loader, in its order.
 
         Args:
             dl: As ``dls.test_dl(files)`` gives it.
             with_decoded: Add the predicted classes (or labels, or numbers).
 
         Returns:
-            Probabilities as of ``predict``, float32 ``(N, C)`` on the CPU; the targets, None where no label is known; then
+            Probabilities as from ``predict``, float32 ``(N, C)`` on the CPU; the targets, None where no label is known; then
             the decoded predictions, if asked for.
 
         Raises:
@@ -231,9 +227,10 @@ class Predictor:
         if not with_decoded:
             return probabilities, outputs.targets
         decoded = probabilities
-        if self.task != "regression":
-            several = self.task == "multi_category"
-            decoded = probabilities > DECISION_THRESHOLD if several else outputs.logits.argmax(1)
+        if self.task == "category":
+            decoded = outputs.logits.argmax(1)
+        elif self.task == "multi_category":
+            decoded = probabilities > DECISION_THRESHOLD
         return probabilities, outputs.targets, decoded
 
     def validate(self) -> list[float]:
@@ -251,21 +248,21 @@ class Predictor:
     def predict(
         self, image: AnyImage, *, coverage: float | None = None, views: int = 1
     ) -> Prediction:
-        """Return what the classifier says of one image.
+        """Return what the classifier says about one image.
 
         Args:
             image: See ``AnyImage``. It is not changed.
             coverage: Also give the classes that hold the true one with this probability, for example 0.95; see
                 ``Prediction.label_set``. None for no set.
-            views: Average over so many views of the image, 1 to 12; see the top of this module. More than one mirrors it:
-                not for classes that differ by left and right. Label sets were fitted without views.
+            views: Views of the image to average, 1 to 12: itself, its mirror image, then enlarged parts. Keep 1 for classes
+                that differ by left and right. Label sets were fitted without views.
 
         Raises:
             PictureError: The image cannot be read.
             ConfigError: The network's output is not finite, there are no such views, or the model file has no label sets.
         """
         self.check_options(coverage=coverage, views=views)
-        return self._predict_batch([self.prepare(image)], coverage=coverage, views=views)[0]
+        return self.predict_prepared([self.prepare(image)], coverage=coverage, views=views)[0]
 
     def check_options(self, *, coverage: float | None, views: int) -> None:
         """Raise ConfigError if there are no such views, or the model file has no label sets for the coverage."""
@@ -300,12 +297,39 @@ class Predictor:
         coverage: float | None = None,
         views: int = 1,
     ) -> list[Prediction]:
-        """Do ``predict`` for any number of images that ``prepare`` gave, in their order; those of one size run together."""
+        """Return the predictions of images that ``prepare`` gave, of any sizes, in one batch for each size.
+
+        Raises:
+            ConfigError: As from ``predict``.
+        """
         self.check_options(coverage=coverage, views=views)
-        return self._predict_batch(images, coverage=coverage, views=views)
+        predictions: dict[int, Prediction] = {}
+        for positions in positions_by_shape(images):
+            seen = self.network_input([images[position] for position in positions])
+            with evaluation_mode(self.classifier):
+                logits_VBC = torch.stack(
+                    [
+                        compute_logits(self.classifier, view_of(seen, number=number))
+                        for number in range(views)
+                    ]
+                ).cpu()
+            if not logits_VBC.isfinite().all():
+                raise ConfigError(
+                    "The network's output is not finite: its weights are damaged. "
+                    "Train it again with a lower learning rate."
+                )
+            described = describe(
+                logits_VBC,
+                task=self.task,
+                vocab=self.vocab,
+                calibration=self.calibration,
+                coverage=coverage,
+            )
+            predictions.update(zip(positions, described, strict=True))
+        return [predictions[position] for position in range(len(images))]
 
     def network_input(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Return what the network is shown of images of one size that ``prepare`` gave, for heat maps and features.
+        """Return what the network sees of images of one size that ``prepare`` gave, for heat maps and features.
 
         Returns:
             float32 ``(B, 3, height, width)`` with values 0-1, on the classifier's device.
@@ -344,18 +368,18 @@ class Predictor:
         coverage: float | None = None,
         views: int = 1,
     ) -> Generator[tuple[AnyImage, Prediction | PictureError]]:
-        """Yield each image with what the classifier says of it, in the order given; any number of images.
+        """Yield each image with what the classifier says about it, in the order given; any number of images.
 
         Args:
-            images: See ``AnyImage``. They are taken a few batches ahead of the results. A path is one image, or a
+            images: See ``AnyImage``; they are taken a few batches ahead of the results. Or the path of one image, or of a
                 folder whose images are all taken, sorted by path.
             batch_size: Images that run through the network together.
-            num_workers: Threads that decode; 0 decodes in the caller's, None means one for each processor, at most 16.
+            num_workers: Threads that decode; 0 decodes in the caller's, None means one per processor, at most 16.
             coverage: See ``predict``.
             views: See ``predict``.
 
         Returns:
-            The image as given, and its prediction, or the error where it cannot be read.
+            The image as given, with its prediction, or the error where it cannot be read.
 
         Raises:
             ConfigError: ``batch_size`` is below 1 or ``num_workers`` below 0; see also ``predict``.
@@ -391,7 +415,7 @@ class Predictor:
         with closing(prepared):
             while batch := list(islice(prepared, batch_size)):
                 readable = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
-                predictions = iter(self._predict_batch(readable, coverage=coverage, views=views))
+                predictions = iter(self.predict_prepared(readable, coverage=coverage, views=views))
                 for image, pixels in batch:
                     failed = isinstance(pixels, PictureError)
                     yield image, pixels if failed else next(predictions)
@@ -402,37 +426,9 @@ class Predictor:
         except PictureError as error:
             return image, error
 
-    def _predict_batch(
-        self, images: Sequence[NDArray[np.uint8]], *, coverage: float | None, views: int
-    ) -> list[Prediction]:
-        predictions: dict[int, Prediction] = {}
-        for positions in positions_by_shape(images):
-            seen = self.network_input([images[position] for position in positions])
-            with evaluation_mode(self.classifier):
-                logits_VBC = torch.stack(
-                    [
-                        compute_logits(self.classifier, view_of(seen, number=number))
-                        for number in range(views)
-                    ]
-                ).cpu()
-            if not logits_VBC.isfinite().all():
-                raise ConfigError(
-                    "The network's output is not finite: its weights are damaged. "
-                    "Train it again with a lower learning rate."
-                )
-            described = describe(
-                logits_VBC,
-                task=self.task,
-                vocab=self.vocab,
-                calibration=self.calibration,
-                coverage=coverage,
-            )
-            predictions.update(zip(positions, described, strict=True))
-        return [predictions[position] for position in range(len(images))]
-
 
 def positions_by_shape(images: Iterable[NDArray[np.uint8]]) -> list[list[int]]:
-    """Return the positions of images of one shape, shape by shape: those that can run through a network together."""
+    """Return the positions of the images of each shape: those that can run through a network together."""
     found: dict[tuple[int, ...], list[int]] = {}
     for position, image in enumerate(images):
         found.setdefault(image.shape, []).append(position)
@@ -440,7 +436,7 @@ def positions_by_shape(images: Iterable[NDArray[np.uint8]]) -> list[list[int]]:
 
 
 def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
-    """Open an exported model under the name that notebooks know; what comes back predicts, and does not train on.
+    """Open an exported model under the name that notebooks know; what comes back predicts and cannot be trained further.
 
     Args:
         fname: A model file, as ``Learner.export`` or ``vizsla train`` wrote it.

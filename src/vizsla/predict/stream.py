@@ -1,6 +1,6 @@
 """Predict any number of images from paths, folders and lists of paths: one row for each, in their order.
 
-Nothing grows with the number of images: a folder is walked one folder at a time, so that only the names of one folder (and of
+Nothing grows with the number of images: a folder is walked one folder at a time, so only the names of one folder (and of
 those above it) are in memory.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vizsla.data.images.decode import cause_of
 from vizsla.data.table.sources import check_folder, get_image_files, walk_folders
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
@@ -27,16 +28,13 @@ from vizsla.predict.formats import (
     header_line,
     part_of,
     row_line,
-    row_of,
 )
 from vizsla.predict.predictor import Predictor
 from vizsla.text import listed, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
-
-    from vizsla.predict.prediction import Prediction
 
 STDIN = "-"
 """Stands for a list of paths on standard input."""
@@ -88,30 +86,36 @@ class PathSource:
                 get_image_files(path)  # It says what is there instead.
 
     def images(self) -> Iterator[str]:
-        """Yield the paths, in the order in which they were given, those of a folder sorted.
+        """Yield the paths in the order in which they were given, those of a folder sorted.
 
         Raises:
             DataError: A folder or list cannot be read, or a list is separated otherwise.
         """
-        for place, path in enumerate([*self.paths, *self.lists]):
+        for path in self.paths:
             if str(path) == STDIN:
-                yield from read_list(sys.stdin.buffer, null=self.null, name="standard input")
-            elif place >= len(self.paths):
-                try:
-                    with Path(path).open("rb") as file:
-                        yield from read_list(file, null=self.null, name=str(path))
-                except OSError as error:
-                    raise DataError(
-                        f"The list {quoted(path)} cannot be read: {error.strerror}. Give a text file of paths."
-                    ) from error
+                yield from self._listed(path)
             elif Path(path).is_dir():
                 yield from walk_images(Path(path))
             else:
                 yield str(path)
+        for path in self.lists:
+            yield from self._listed(path)
+
+    def _listed(self, path: Path | str) -> Iterator[str]:
+        if str(path) == STDIN:
+            yield from read_list(sys.stdin.buffer, null=self.null, name="standard input")
+            return
+        try:
+            with Path(path).open("rb") as file:
+                yield from read_list(file, null=self.null, name=str(path))
+        except OSError as error:
+            raise DataError(
+                f"The list {quoted(path)} cannot be read: {error.strerror}. Give a text file of paths."
+            ) from error
 
 
 def read_list(file: BinaryIO, *, null: bool, name: str) -> Iterator[str]:
-    """Yield the paths of a list as they come; empty lines are left out. Messages call it by ``name``.
+    """Yield the paths of a list as they come, without empty lines; messages call it ``name``.
 
     Raises:
         DataError: A path has a zero byte or is longer than any path.
@@ -183,11 +187,11 @@ class PredictOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predicted:
-    """What was done.
+    """What a run did.
 
     Attributes:
         num_images: Rows that were written now.
-        num_failed: Of these, images that could not be read.
+        num_failed: How many of these images could not be read.
         num_before: Rows that were there already.
         seconds: How long it took, without opening the model.
     """
@@ -219,9 +223,6 @@ def print_predictions(
         file: Where to; None is standard output.
         on_progress: Called with the number of images done.
 
-    Returns:
-        What was done; each image that could not be read has its line with the cause.
-
     Raises:
         DataError: A path does not exist, or a folder has no images.
         ModelFileError: The model cannot be opened.
@@ -236,14 +237,13 @@ def print_predictions(
     columns = columns_of(predictor, coverage=options.coverage)
     # Readable where the file can hold every character; escapes that JSON knows elsewhere.
     only_ascii = (where.encoding or "utf-8").lower().replace("-", "") != "utf8"
-    results = _results(predictor, source.images(), options=options)
     where.write(header_line(form, columns))
 
     def write(row: dict[str, Any]) -> None:
         where.write(row_line(row, form, columns, only_ascii=only_ascii))
-        where.flush()  # Whoever reads the lines on gets each at once, not when a buffer is full.
+        where.flush()  # A reader at the other end of a pipe gets each line at once.
 
-    return _run(results, write=write, on_progress=on_progress)
+    return _run(predictor, source.images(), options=options, write=write, on_progress=on_progress)
 
 
 def write_predictions(
@@ -259,9 +259,8 @@ def write_predictions(
 ) -> Predicted | None:
     """Write what a model says about any number of images, in memory that does not grow with them.
 
-    The file appears when all rows are there; an old one is replaced then. Until that, or when this is stopped in any way,
-    the rows are kept beside it, and ``resume`` goes on: no row is missing or there twice, and none is different, on the
-    same machine.
+    The file appears, and replaces an old one, when all rows are there. Until then, or when this is stopped in any way, the
+    rows are kept beside it, and ``resume`` goes on: no row is missing or there twice, and on the same machine none differs.
 
     Args:
         model: A model file.
@@ -269,18 +268,18 @@ def write_predictions(
         file: To write.
         form: ``csv``, ``json`` (an object per line) or ``parquet``.
         options: None for the defaults; to resume, the same but for the number of workers.
-        resume: Go on with what is there; begin where there is nothing.
+        resume: Go on with the rows that are there; begin where there are none.
         force: Throw away the rows of a run that was stopped.
-        on_progress: Called with the number of rows done, also those of before.
+        on_progress: Called with the number of rows done, including those from before.
 
     Returns:
-        What was done; None if the file was complete already. An image that cannot be read has its row with the cause.
+        What was done; None if the file was complete already.
 
     Raises:
         DataError: A path does not exist, or a folder has no images.
         ModelFileError: The model cannot be opened.
-        ConfigError: An option cannot work, or there are rows of a run that was stopped, and neither ``resume`` nor
-            ``force``; or they were made of other images or in another way.
+        ConfigError: An option cannot work; or there are rows of a run that was stopped, and neither ``resume`` nor
+            ``force`` was given, or they were made from other images or in another way.
         OutputError: The file cannot be written.
         MissingExtraError: pyarrow is not installed, for Parquet.
     """
@@ -302,15 +301,18 @@ def write_predictions(
         "--tta": options.views,
         "--coverage": options.coverage,
     }
-    part = PartFile(file, settings=settings, batch_size=options.batch_size)
-    images = source.images()
+    part = PartFile(
+        file,
+        source.images(),
+        settings=settings,
+        batch_size=options.batch_size,
+        resume=resume and unfinished,
+    )
     with closing(part):
-        if resume and unfinished:
-            images = part.resume(images)
-        else:
-            part.begin()
         done = _run(
-            _results(predictor, images, options=options),
+            predictor,
+            part.images,
+            options=options,
             write=part.write,
             num_before=part.num_done,
             on_progress=on_progress,
@@ -320,50 +322,48 @@ def write_predictions(
 
 
 def _run(
-    results: Generator[tuple[str, Prediction | PictureError]],
+    predictor: Predictor,
+    images: Iterator[str],
     *,
+    options: PredictOptions,
     write: Callable[[dict[str, Any]], None],
     num_before: int = 0,
     on_progress: Callable[[int], None] | None,
 ) -> Predicted:
-    started, done, failed = time.perf_counter(), 0, 0
-    with closing(results):
-        for path, result in results:
-            write(row_of(path, result))
-            done, failed = done + 1, failed + isinstance(result, PictureError)
-            if on_progress is not None:
-                on_progress(num_before + done)
-    seconds = time.perf_counter() - started
-    return Predicted(num_images=done, num_failed=failed, num_before=num_before, seconds=seconds)
-
-
-def _results(
-    predictor: Predictor, images: Iterator[str], *, options: PredictOptions
-) -> Generator[tuple[str, Prediction | PictureError]]:
-    return predictor.predict_many(
+    results = predictor.predict_many(
         images,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         coverage=options.coverage,
         views=options.views,
     )
+    started, done, failed = time.perf_counter(), 0, 0
+    with closing(results):
+        for path, result in results:
+            if isinstance(result, PictureError):
+                failed += 1
+                write({"path": path, "error": cause_of(result)})
+            else:
+                write({"path": path, **result.to_dict()})
+            done += 1
+            if on_progress is not None:
+                on_progress(num_before + done)
+    seconds = time.perf_counter() - started
+    return Predicted(num_images=done, num_failed=failed, num_before=num_before, seconds=seconds)
 
 
 def _check_place(file: Path, *, form: Format, resume: bool, force: bool) -> bool:
-    """Return whether there are rows of a run that was stopped; raise an error if that or the place forbids to begin."""
+    """Return whether there are rows of a run that was stopped; raise an error if nothing can be written there."""
     if form is Format.table:
-        raise ConfigError(
-            "A table is for people to look at and is printed. Write CSV, JSON or Parquet."
-        )
+        raise ConfigError("A table can only be printed. Write CSV, JSON or Parquet.")
     if resume and force:
-        raise ConfigError("--resume and --force exclude each other. Choose one of them.")
+        raise ConfigError("--resume and --force exclude each other. Choose one.")
     if file.is_dir() or not file.parent.is_dir():
         what = "it is a folder" if file.is_dir() else f"there is no folder {quoted(file.parent)}"
         raise OutputError(f"Cannot write {quoted(file)}: {what}. Choose another file.")
     unfinished = part_of(file).exists()
     if unfinished and not resume and not force:
         raise ConfigError(
-            f"There are rows of a run that was stopped, beside {quoted(file)}. Go on with --resume, or start over with "
-            "--force."
+            f"Rows of a run that was stopped are beside {quoted(file)}. Go on with --resume, or start over with --force."
         )
     return unfinished

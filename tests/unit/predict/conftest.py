@@ -1,4 +1,4 @@
-"""A tiny calibrated model file, and pictures to predict, one of them broken."""
+"""A tiny calibrated model file, and images to predict, one of them broken."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, calibration_for: Any) -
 
 @pytest.fixture
 def few_images(make_image: Callable[..., Path]) -> list[Path]:
-    """Seven pictures, of which one cannot be read and some have names that CSV must quote."""
+    """Seven images, of which one cannot be read and some have names that CSV must quote."""
     names = ["a.png", "comma,.png", "line\nbreak.png", 'quo"te.png', "return\r.png", "z.png"]
     paths = [make_image(name, number=number, size=(32, 32)) for number, name in enumerate(names)]
     broken = paths[0].with_name("broken.png")

@@ -1,4 +1,4 @@
-"""Single pictures, streams and validation batches get the same answer, whatever form the picture comes in."""
+"""Single images, streams and validation batches get the same answer, whatever form the image comes in."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def predictor(saved: Path) -> Predictor:
 
 
 @pytest.fixture
-def picture() -> Image.Image:
-    """A colourful RGB picture, wider than high."""
+def image() -> Image.Image:
+    """A colourful RGB image, wider than high."""
     noise = np.random.default_rng(5).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
-    ImageDraw.Draw(picture).ellipse((10, 5, 60, 50), fill=(200, 30, 60))
-    return picture
+    image = Image.fromarray(noise)
+    ImageDraw.Draw(image).ellipse((10, 5, 60, 50), fill=(200, 30, 60))
+    return image
 
 
 @pytest.fixture
-def photo(picture: Image.Image, tmp_path: Path) -> Path:
+def photo(image: Image.Image, tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
-    picture.save(path)
+    image.save(path)
     return path
 
 
@@ -87,9 +87,8 @@ def test_a_prediction_is_consistent_in_itself(predictor: Predictor, photo: Path)
     assert found.top[0] == (found.label, found.probability)
     best = found.probabilities.sort(descending=True).values[:3].tolist()
     assert [value for _, value in found.top] == best
-    assert [
-        found.probabilities[predictor.vocab.index(name)].item() for name, _ in found.top
-    ] == best
+    named = [predictor.vocab.index(name) for name, _ in found.top]
+    assert found.probabilities[named].tolist() == best
     label, index, probabilities = found
     assert (label, index) == (found.label, found.index)
     assert probabilities is found.probabilities
@@ -100,7 +99,7 @@ def test_a_prediction_is_consistent_in_itself(predictor: Predictor, photo: Path)
     [RandomResizedCropGPU(24, ratio=(0.9, 1.1), valid_scale=0.8, mode="bicubic")],
     (),
 ], ids=["resize", "crop", "nothing"])  # fmt: skip
-def test_one_picture_a_stream_and_the_validation_loader_agree(
+def test_one_image_a_stream_and_the_validation_loader_agree(
     classifier: Classifier, make_image, tmp_path: Path, transforms
 ):
     sizes = {
@@ -144,11 +143,9 @@ def test_one_picture_a_stream_and_the_validation_loader_agree(
     assert (expected - expected[0]).abs().max() > 1e-4
 
 
-def test_path_text_bytes_array_and_pillow_picture_give_the_same(
-    predictor: Predictor, photo: Path, picture: Image.Image
-):
+def test_all_forms_of_an_image_give_the_same(predictor: Predictor, photo: Path, image: Image.Image):
     expected = predictor.predict(photo)
-    forms: list[AnyImage] = [str(photo), photo.read_bytes(), np.asarray(picture), picture]
+    forms: list[AnyImage] = [str(photo), photo.read_bytes(), np.asarray(image), image]
     for form in forms:
         assert_same(predictor.predict(form), expected)
     with Image.open(photo) as just_opened:
@@ -156,7 +153,7 @@ def test_path_text_bytes_array_and_pillow_picture_give_the_same(
 
 
 def test_an_image_of_the_caller_is_left_as_it_is(
-    predictor: Predictor, photo: Path, picture: Image.Image
+    predictor: Predictor, photo: Path, image: Image.Image
 ):
     with Image.open(photo) as opened:
         given = opened.convert("RGBA")
@@ -168,49 +165,43 @@ def test_an_image_of_the_caller_is_left_as_it_is(
         assert type(opened) is kind
         assert (opened.mode, opened.tobytes()) == ("RGB", pixels)
     assert (given.mode, given.tobytes()) == ("RGBA", alpha_pixels)
-    values = np.asarray(picture).copy()
+    values = np.asarray(image).copy()
     before = values.copy()
     predictor.predict(values)
     assert values.flags.writeable
     assert np.array_equal(values, before)
 
 
-def test_transparency_lies_over_white(predictor: Predictor, picture: Image.Image):
-    mask = Image.new("L", picture.size, 0)
-    ImageDraw.Draw(mask).rectangle((20, 10, 70, 40), fill=255)
-    over_white = Image.new("RGB", picture.size, "white")
-    over_white.paste(picture, mask=mask)
-    picture.putalpha(mask)
-    assert_same(predictor.predict(picture), predictor.predict(over_white))
-    assert_same(predictor.predict(np.asarray(picture)), predictor.predict(over_white))
-
-
-def test_grey_and_16_bit_pictures_are_read_as_their_rgb_form(
-    predictor: Predictor, picture: Image.Image, tmp_path: Path
+def test_images_of_any_mode_are_read_as_their_upright_rgb_form(
+    predictor: Predictor, image: Image.Image, tmp_path: Path
 ):
-    grey = picture.convert("L")
+    # 16 bit and grey.
+    grey = image.convert("L")
     expected = predictor.predict(grey.convert("RGB"))
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     deep.save(tmp_path / "deep.png")
     values = np.asarray(grey)
     for form in (grey, values, values[..., None], deep, tmp_path / "deep.png"):
         assert_same(predictor.predict(form), expected)
-
-
-def test_exif_orientation_is_applied_to_files_and_to_opened_pictures(
-    predictor: Predictor, picture: Image.Image, tmp_path: Path
-):
-    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    # Turned by EXIF, in a file and just opened.
     exif = Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / "turned.png"
-    turned.save(path, exif=exif)
-    assert_same(predictor.predict(path), predictor.predict(picture))
+    image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
     with Image.open(path) as opened:
-        assert_same(predictor.predict(opened), predictor.predict(picture))
+        for form in (path, opened):
+            assert_same(predictor.predict(form), predictor.predict(image))
+    # Transparent, over white.
+    mask = Image.new("L", image.size, 0)
+    ImageDraw.Draw(mask).rectangle((20, 10, 70, 40), fill=255)
+    over_white = Image.new("RGB", image.size, "white")
+    over_white.paste(image, mask=mask)
+    image.putalpha(mask)
+    for form in (image, np.asarray(image)):
+        assert_same(predictor.predict(form), predictor.predict(over_white))
 
 
-def test_what_is_no_image_is_a_picture_error_that_says_what_it_is(predictor: Predictor):
+def test_what_is_not_an_image_is_an_error_that_says_what_it_is(predictor: Predictor):
     cases: list[tuple[Any, str]] = [
         (np.zeros((8, 8, 3)), "Received: float64 of shape (8, 8, 3)"),
         (np.zeros((3, 8, 8), dtype=np.uint8), "Received: uint8 of shape (3, 8, 8)"),
@@ -228,10 +219,10 @@ def test_what_is_no_image_is_a_picture_error_that_says_what_it_is(predictor: Pre
         assert words in str(caught.value)
 
 
-def test_unreadable_pictures_of_a_stream_become_errors_in_their_place(
+def test_unreadable_images_of_a_stream_become_errors_in_their_place(
     predictor: Predictor, photo: Path, tmp_path: Path
 ):
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     given = [tmp_path / "gone.jpg", photo, tmp_path / "text.jpg", photo, photo]
     for batch_size, num_workers in ((1, 0), (2, 1), (3, 2), (50, None)):
         found = list(predictor.predict_many(given, batch_size=batch_size, num_workers=num_workers))
@@ -265,9 +256,9 @@ def test_an_endless_stream_is_taken_as_needed_and_its_threads_end(
 def test_an_error_of_the_stream_itself_arrives_unchanged(predictor: Predictor, photo: Path):
     def failing() -> Iterator[Path]:
         yield photo
-        raise FileNotFoundError("the list of pictures")
+        raise FileNotFoundError("the list of images")
 
-    with pytest.raises(FileNotFoundError, match="the list of pictures"):
+    with pytest.raises(FileNotFoundError, match="the list of images"):
         list(predictor.predict_many(failing(), batch_size=1))
 
 
@@ -285,7 +276,7 @@ def test_what_cannot_work_is_refused_when_called(predictor: Predictor):
         predictor.predict_many([], coverage=0.9)
 
 
-def test_without_a_resize_pictures_of_several_sizes_are_predicted_together(
+def test_without_a_resize_images_of_several_sizes_are_predicted_together(
     classifier: Classifier, make_image
 ):
     predictor = Predictor(classifier, resize=None)
@@ -299,29 +290,29 @@ def test_without_a_resize_pictures_of_several_sizes_are_predicted_together(
 
 
 def test_a_classifier_in_training_is_used_in_evaluation_mode_and_stays_in_training(
-    picture: Image.Image,
+    image: Image.Image,
 ):
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     classifier = Classifier(build_backbone(body), ConcatPoolHead(4, 2), vocab=("a", "b")).train()
     predictor = Predictor(classifier, resize=Resize(24))
-    first = predictor.predict(picture)
+    first = predictor.predict(image)
     assert classifier.training
-    assert_same(first, predictor.predict(picture))
-    assert_same(first, Predictor(classifier.eval(), resize=Resize(24)).predict(picture))
+    assert_same(first, predictor.predict(image))
+    assert_same(first, Predictor(classifier.eval(), resize=Resize(24)).predict(image))
 
 
 def test_of_equal_classes_the_first_is_taken_and_weights_that_are_not_finite_are_an_error(
-    picture: Image.Image,
+    image: Image.Image,
 ):
     head = ConcatPoolHead(4, 2)
     classifier = Classifier(build_backbone(nn.Conv2d(3, 4, 3)), head, vocab=("a", "b"))
     nn.init.zeros_(head.layers[-1].weight)  # pyright: ignore[reportArgumentType] (a Linear)
-    found = Predictor(classifier, resize=Resize(24)).predict(picture)
+    found = Predictor(classifier, resize=Resize(24)).predict(image)
     assert found.top == (("a", 0.5), ("b", 0.5))
     assert (found.label, found.index) == ("a", 0)
     nn.init.constant_(head.layers[-1].weight, float("nan"))  # pyright: ignore[reportArgumentType] (a Linear)
     with pytest.raises(ConfigError, match="not finite"):
-        Predictor(classifier, resize=Resize(24)).predict(picture)
+        Predictor(classifier, resize=Resize(24)).predict(image)
 
 
 def several(path: Path) -> list[str]:
@@ -360,7 +351,7 @@ def loaders(image_folder: Path, task: Task) -> DataLoaders:
 
 @pytest.fixture
 def trained(loaders: DataLoaders) -> Classifier:
-    """Random weights whose head is scaled so that predictions differ from picture to picture."""
+    """Random weights whose head is scaled so that predictions differ from image to image."""
     table = loaders.table
     backbone = build_backbone("test_resnet", pretrained=False, seed=1)
     head = ConcatPoolHead(backbone.num_features, len(table.vocab), lin_ftrs=[], seed=2)
@@ -395,8 +386,8 @@ def test_a_task_goes_all_the_way_from_labels_to_the_saved_file(
     torch.testing.assert_close(again.logits, predictions.logits)
     predictor = Predictor.load(path, device="cpu")
     assert (predictor.task, predictor.vocab) == (task, vocab)
-    pictures = [table.paths[row] for row in table.valid_rows.tolist()]
-    found = [answer for _, answer in predictor.predict_many(pictures)]
+    images = [table.paths[row] for row in table.valid_rows.tolist()]
+    found = [answer for _, answer in predictor.predict_many(images)]
     for position, answer in enumerate(found):
         assert isinstance(answer, Prediction)
         torch.testing.assert_close(
@@ -407,20 +398,14 @@ def test_a_task_goes_all_the_way_from_labels_to_the_saved_file(
             confidence = predictions.confidence[position].item()
             assert answer.probability == pytest.approx(confidence, abs=2e-6)
     frame = pd.read_csv(predictions.save_csv(tmp_path / "p.csv"), keep_default_na=False)
-    assert len(frame) == len(pictures)
+    assert len(frame) == len(images)
 
 
-def test_training_batches_hold_the_targets_of_their_rows(loaders: DataLoaders):
-    for epoch in range(2):
-        for batch in loaders.train.batches(epoch=epoch):
-            assert torch.equal(batch.targets, loaders.table.targets[batch.rows])
-            assert batch.partner_targets is batch.shares is None
-
-
-def test_other_pictures_have_no_targets(loaders: DataLoaders, trained: Classifier, task: Task):
+def test_images_without_labels_have_no_targets(
+    loaders: DataLoaders, trained: Classifier, task: Task
+):
     loader = loaders.test_dl(loaders.table.paths[:3])
-    table = loader.loader.table
-    predictions = predict_batches(trained, loader.batches(), table=table)
+    predictions = predict_batches(trained, loader.batches(), table=loader.loader.table)
     assert predictions.task == task
     assert predictions.labelled.tolist() == [False] * 3
     assert predictions.losses.isnan().all()
@@ -431,7 +416,7 @@ VOCAB = ("a", "b;c", "犬", "d")
 
 
 def said_of(logits: torch.Tensor, *, task: Task, vocab: tuple[str, ...]) -> Prediction:
-    """What one view of one picture says."""
+    """What one view of one image says."""
     (prediction,) = describe(logits[None, None], task=task, vocab=vocab)
     return prediction
 
@@ -474,16 +459,16 @@ def test_probabilities_are_those_of_the_logits_divided_by_the_temperature(
 ):
     predictor = Predictor.load(calibrated, device="cpu")
     assert predictor.calibration is not None
-    picture = make_image("a.png")
-    plain = Predictor(predictor.classifier, resize=Resize(32)).predict(picture)
-    found = predictor.predict(picture, coverage=0.9)
+    image = make_image("a.png")
+    plain = Predictor(predictor.classifier, resize=Resize(32)).predict(image)
+    found = predictor.predict(image, coverage=0.9)
     expected = (plain.probabilities.log() / predictor.calibration.temperature).softmax(0)
     torch.testing.assert_close(found.probabilities, expected, atol=1e-5, rtol=0)
     assert (found.label, found.coverage) == (plain.label, 0.9)
     assert found.label_set is not None
 
 
-def test_one_picture_and_a_batch_agree_with_views_and_label_sets(
+def test_one_image_and_a_batch_agree_with_views_and_label_sets(
     calibrated: Path, make_image: Callable[..., Path], tmp_path: Path
 ):
     paths = [make_image(f"many/{number}.png", number=number) for number in range(5)]
@@ -501,20 +486,18 @@ def test_one_picture_and_a_batch_agree_with_views_and_label_sets(
     assert single.label == predictor.predict(paths[0]).label
 
 
-def test_views_of_a_picture_and_of_its_mirror_image_agree(calibrated: Path):
+def test_views_of_an_image_and_of_its_mirror_image_agree(calibrated: Path):
     predictor = Predictor.load(calibrated, device="cpu")
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    mirrored = np.ascontiguousarray(pixels[:, ::-1])
-    one, other = (
-        predictor.predict(picture, views=4).probabilities for picture in (pixels, mirrored)
-    )
+    pair = pixels, np.ascontiguousarray(pixels[:, ::-1])
+    one, other = (predictor.predict(each, views=4).probabilities for each in pair)
     torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
-    plain = [predictor.predict(picture).probabilities for picture in (pixels, mirrored)]
+    plain = torch.stack([predictor.predict(each).probabilities for each in pair])
     both = predictor.predict(pixels, views=2).probabilities
-    torch.testing.assert_close(both, torch.stack(plain).mean(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(both, plain.mean(0), atol=1e-5, rtol=0)
 
 
-def test_every_view_has_the_size_of_the_picture_and_shows_a_part_of_it():
+def test_every_view_has_the_size_of_the_image_and_shows_a_part_of_it():
     ramp = torch.linspace(0, 1, 16).expand(1, 3, 8, 16)
     views = [view_of(ramp, number=number) for number in range(MOST_VIEWS)]
     assert {view.shape for view in views} == {ramp.shape}
@@ -524,7 +507,7 @@ def test_every_view_has_the_size_of_the_picture_and_shows_a_part_of_it():
     assert len({tuple(view.flatten().tolist()) for view in views[2:4]}) == 2
 
 
-def test_several_labels_have_novelty_and_no_label_sets(tmp_path: Path):
+def test_several_labels_have_novelty_and_no_label_sets():
     random = torch.Generator().manual_seed(1)
     predictions = Predictions(
         rows=torch.arange(30),
@@ -537,14 +520,12 @@ def test_several_labels_have_novelty_and_no_label_sets(tmp_path: Path):
     calibration = calibrate(predictions)
     assert calibration is not None
     assert calibration.label_sets is None
-    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[], seed=1)
-    classifier = Classifier(backbone, head, vocab=("x", "y"), task="multi_category")
-    path = save_bundle(
-        tmp_path / "m.safetensors",
-        classifier=classifier,
-        resize=Resize(32),
+    found = describe(
+        predictions.logits[None],
+        task="multi_category",
+        vocab=("x", "y"),
         calibration=calibration,
+        coverage=0.9,
     )
-    found = Predictor.load(path, device="cpu").predict(np.zeros((32, 32, 3), np.uint8))
-    assert isinstance(found.none_of_these, bool)
+    assert all(isinstance(answer.none_of_these, bool) for answer in found)
+    assert {answer.label_set for answer in found} == {None}

@@ -1,4 +1,4 @@
-"""Paths from the command line, from folders and from lists come in their order, and one by one."""
+"""Streams of images: paths come in their order, rows in every format, and stopped runs go on."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from vizsla.predict.stream import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from vizsla.predict.prediction import Prediction
     from vizsla.types import Task
 
 
@@ -50,16 +51,8 @@ class OneByteAtATime(io.RawIOBase):
 
 
 def test_a_walk_has_the_order_of_the_sorted_list(tmp_path: Path):
-    for name in [
-        "b/x.png",
-        "b-c/y.png",
-        "b.png",
-        "b/0.png",
-        "B.jpg",
-        "b c/z.png",
-        "a/.hid.png",
-        "a/t.txt",
-    ]:
+    names = "b/x.png, b-c/y.png, b.png, b/0.png, B.jpg, b c/z.png, a/.hid.png, a/t.txt"
+    for name in names.split(", "):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
@@ -81,12 +74,9 @@ def test_a_list_is_read_by_its_separator_however_it_arrives():
             assert list(read_list(file, null=null, name="list")) == expected  # pyright: ignore[reportArgumentType] (raw is enough)
 
 
-def test_a_list_with_zero_bytes_says_which_option_it_needs():
-    with pytest.raises(DataError, match=r"paths in list .*--null"):
+def test_a_list_that_is_separated_otherwise_is_refused():
+    with pytest.raises(DataError, match=r"list .*--null"):
         list(read_list(io.BytesIO(b"a.png\0b.png\0\n"), null=False, name="list"))
-
-
-def test_a_list_without_separators_does_not_fill_the_memory():
     endless = io.BytesIO(b"x" * 3_000_000)
     with pytest.raises(DataError, match="longer than a million bytes"):
         list(read_list(endless, null=False, name="list"))
@@ -137,24 +127,36 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_of("category", tmp_path_factory.mktemp("model"), VOCAB)
 
 
-def printed(model: Path, paths: Sequence[Path], form: Format) -> tuple[int, str]:
+def printed(
+    model: Path, paths: Sequence[Path], form: Format, *, num_failed: int = 0
+) -> tuple[str, Prediction]:
+    """Return what is printed about some images, and what the model says about the first of them."""
     file = io.StringIO(newline="")
     done = print_predictions(model, PathSource(paths=paths), form=form, options=OPTIONS, file=file)
-    assert done.num_images == len(paths)
-    return done.num_failed, file.getvalue()
+    assert (done.num_images, done.num_failed) == (len(paths), num_failed)
+    return file.getvalue(), Predictor.load(model, device="cpu").predict(paths[0])
+
+
+def csv_rows(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline="")))
 
 
 def test_a_table_line_has_path_class_probability_and_the_likeliest_three(
-    model: Path, make_image: Callable[..., Path]
+    model: Path, make_image: Callable[..., Path], tmp_path: Path
 ):
-    path = make_image("a.png")
-    expected = Predictor.load(model, device="cpu").predict(path)
-    failed, text = printed(model, [path], Format.table)
-    assert failed == 0
+    path, empty, diary = make_image("a.png"), tmp_path / "empty.png", tmp_path / "text\n.png"
+    empty.touch()
+    diary.write_text("Dear diary")
+    text, expected = printed(model, [path, empty, diary], Format.table, num_failed=2)
     escapes = str.maketrans({"\r": r"\r", "\n": r"\n", "\u2028": r"\u2028"})
     shown = [(label.translate(escapes), f"{share:.1%}") for label, share in expected.top]
     likeliest = ", ".join(" ".join(one) for one in shown)
-    assert text == f"{path}  {'  '.join(shown[0])}  ({likeliest})\n"
+    assert text.split("\n") == [
+        f"{path}  {'  '.join(shown[0])}  ({likeliest})",
+        f"{empty}  cannot be read: the file is empty (0 bytes)",
+        f"{tmp_path}/text\\n.png  cannot be read: it is not an image but text that begins with 'Dear diary'",
+        "",
+    ]
     assert len(shown) == 3
 
 
@@ -162,19 +164,16 @@ def test_several_labels_are_joined_and_have_a_column_each(
     tmp_path: Path, make_image: Callable[..., Path]
 ):
     model, path = model_of("multi_category", tmp_path), make_image("a.png")
-    expected = Predictor.load(model, device="cpu").predict(path)
-    _, text = printed(model, [path], Format.csv)
-    header, row = csv.reader(io.StringIO(text, newline=""))
+    text, expected = printed(model, [path], Format.csv)
+    header, row = csv_rows(text)
     assert header == ["path", "prediction", "probability", "prob_a;b", "prob_size", "error"]
-    probabilities = [f"{value:.6f}" for value in expected.probabilities.tolist()]
-    labels = ";".join(expected.labels)
-    assert row == [str(path), labels, f"{expected.probability:.6f}", *probabilities, ""]
-    said = json.loads(printed(model, [path], Format.json)[1])
+    probabilities, labels = expected.probabilities.tolist(), ";".join(expected.labels)
+    numbers = [f"{value:.6f}" for value in (expected.probability, *probabilities)]
+    assert row == [str(path), labels, *numbers, ""]
+    said = json.loads(printed(model, [path], Format.json)[0])
     assert said["prediction"] == list(expected.labels)
-    assert said["probabilities"] == dict(
-        zip(("a;b", "size"), expected.probabilities.tolist(), strict=True)
-    )
-    assert f"{path}  {labels or '(none)'}  " in printed(model, [path], Format.table)[1]
+    assert said["probabilities"] == dict(zip(("a;b", "size"), probabilities, strict=True))
+    assert f"{path}  {labels or '(none)'}  " in printed(model, [path], Format.table)[0]
 
 
 def test_numbers_have_a_column_each_and_no_probability(
@@ -183,25 +182,22 @@ def test_numbers_have_a_column_each_and_no_probability(
     model, path = model_of("regression", tmp_path), make_image("a.png")
     gone = tmp_path / "gone.png"
     gone.touch()
-    values = Predictor.load(model, device="cpu").predict(path).values
-    failed, text = printed(model, [path, gone], Format.csv)
-    header, row, bad = csv.reader(io.StringIO(text, newline=""))
+    text, expected = printed(model, [path, gone], Format.csv, num_failed=1)
+    header, row, bad = csv_rows(text)
     assert header == ["path", "prediction_a;b", "prediction_size", "error"]
-    assert [float(cell) for cell in row[1:3]] == pytest.approx(values, rel=1e-6)
-    assert (failed, bad) == (1, [str(gone), "", "", "the file is empty (0 bytes)"])
-    said = json.loads(printed(model, [path], Format.json)[1])
-    assert said == {"path": str(path), "prediction": {"a;b": values[0], "size": values[1]}}
-    line = printed(model, [path], Format.table)[1]
-    assert line == f"{path}  a;b {values[0]:.6g}, size {values[1]:.6g}\n"
+    assert [float(cell) for cell in row[1:3]] == pytest.approx(expected.values, rel=1e-6)
+    assert bad == [str(gone), "", "", "the file is empty (0 bytes)"]
+    first, second = expected.values
+    said = json.loads(printed(model, [path], Format.json)[0])
+    assert said == {"path": str(path), "prediction": {"a;b": first, "size": second}}
+    line, _ = printed(model, [path], Format.table)
+    assert line == f"{path}  a;b {first:.6g}, size {second:.6g}\n"
 
 
-def test_csv_can_be_read_back_whatever_is_in_the_class_names(
-    model: Path, make_image: Callable[..., Path]
-):
+def test_csv_can_be_read_back_whatever_the_names_are(model: Path, make_image: Callable[..., Path]):
     path = make_image('a,\n"b".png')
-    expected = Predictor.load(model, device="cpu").predict(path)
-    _, text = printed(model, [path], Format.csv)
-    header, row = csv.reader(io.StringIO(text, newline=""))
+    text, expected = printed(model, [path], Format.csv)
+    header, row = csv_rows(text)
     names = [f"prob_{label}" for label in VOCAB]
     assert header == ["path", "prediction", "probability", *names, "error"]
     numbers = [expected.probability, *expected.probabilities.tolist()]
@@ -210,11 +206,9 @@ def test_csv_can_be_read_back_whatever_is_in_the_class_names(
 
 def test_json_has_the_numbers_in_full(model: Path, make_image: Callable[..., Path]):
     path = make_image("a.png")
-    expected = Predictor.load(model, device="cpu").predict(path)
-    _, text = printed(model, [path], Format.json)
+    text, expected = printed(model, [path], Format.json)
     assert text.count("\n") == 1
-    said: dict[str, Any] = json.loads(text)
-    assert said == {
+    assert json.loads(text) == {
         "path": str(path),
         "prediction": expected.label,
         "probability": expected.probability,
@@ -237,37 +231,6 @@ def test_json_is_readable_where_the_file_has_the_letters_and_valid_everywhere(
         assert json.loads(text)["path"] == str(path)
 
 
-@pytest.mark.parametrize("form", [Format.table, Format.csv, Format.json])
-def test_unreadable_pictures_are_counted_and_keep_their_place(
-    model: Path, make_image: Callable[..., Path], tmp_path: Path, form: Format
-):
-    good = make_image("good.png")
-    empty, gone = tmp_path / "empty.png", tmp_path / "text\n.png"
-    empty.touch()
-    gone.write_text("Dear diary")
-    failed, text = printed(model, [empty, good, gone], form)
-    assert failed == 2
-    causes = (
-        "the file is empty (0 bytes)",
-        "it is not an image but text that begins with 'Dear diary'",
-    )
-    if form is Format.table:
-        lines = text.splitlines()
-        assert lines[0] == f"{empty}  cannot be read: {causes[0]}"
-        assert lines[1].startswith(f"{good}  ")
-        assert lines[2] == f"{tmp_path}/text\\n.png  cannot be read: {causes[1]}"
-    elif form is Format.csv:
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        assert [row["path"] for row in rows] == [str(path) for path in (empty, good, gone)]
-        assert [row["error"] for row in rows] == [causes[0], "", causes[1]]
-        assert [row["probability"] == "" for row in rows] == [True, False, True]
-    else:
-        said = [json.loads(line) for line in text.rstrip("\n").split("\n")]
-        assert said[0] == {"path": str(empty), "error": causes[0]}
-        assert "error" not in said[1]
-        assert said[2] == {"path": str(gone), "error": causes[1]}
-
-
 def test_each_line_is_written_out_at_once(model: Path, make_image: Callable[..., Path]):
     class Raw(io.BytesIO):
         writes = 0
@@ -282,23 +245,18 @@ def test_each_line_is_written_out_at_once(model: Path, make_image: Callable[...,
     assert Raw.writes == 5
 
 
-def test_a_missing_path_and_an_empty_folder_are_refused_before_the_first_line(
+def test_what_cannot_be_predicted_is_refused_before_the_first_line(
     model: Path, make_image: Callable[..., Path], tmp_path: Path
 ):
     good = make_image("good.png")
     (tmp_path / "empty").mkdir()
     file = io.StringIO()
-    with pytest.raises(DataError, match=r"There is no such file or folder:\n  '.*none\.png'\n"):
-        print_predictions(model, PathSource(paths=[good, tmp_path / "none.png"]), file=file)
-    with pytest.raises(DataError, match=r"There are no (?:pictures|images) in '.*empty'"):
-        print_predictions(model, PathSource(paths=[good, tmp_path / "empty"]), file=file)
-    assert file.getvalue() == ""
-
-
-def test_a_file_that_is_no_model_is_refused(make_image: Callable[..., Path]):
-    picture = make_image("a.png")
+    for bad in ("none.png", "empty"):
+        with pytest.raises(DataError, match=bad):
+            print_predictions(model, PathSource(paths=[good, tmp_path / bad]), file=file)
     with pytest.raises(ModelFileError, match="is not a model file"):
-        print_predictions(picture, PathSource(paths=[picture]), file=io.StringIO())
+        print_predictions(good, PathSource(paths=[good]), file=file)
+    assert file.getvalue() == ""
 
 
 OPTIONS_RESUMING = PredictOptions(device="cpu", num_workers=1, batch_size=4, coverage=0.9)
@@ -333,7 +291,7 @@ def written(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_has_a_row_for_each_picture_in_order_and_nothing_is_left_beside_it(
+def test_a_file_has_a_row_for_each_image_in_order_and_nothing_is_left_beside_it(
     calibrated: Path, few_images: list[Path], tmp_path: Path, form: Format
 ):
     file = tmp_path / "out" / "predictions"
@@ -355,6 +313,7 @@ def test_a_file_has_a_row_for_each_picture_in_order_and_nothing_is_left_beside_i
         assert [row["prediction"] == "" for row in rows] == [number == 3 for number in range(7)]
     else:
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        assert [set(row) == {"path", "error"} for row in rows] == [n == 3 for n in range(7)]
     assert [row["path"] for row in rows] == [str(path) for path in few_images]
     assert rows[3]["error"] == "it is not an image but text that begins with 'Dear diary'"
     assert ("label_set" in rows[0], "familiarity" in rows[0]) == (True, True)
@@ -457,9 +416,8 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 from vizsla.predict.predictor import Predictor
-from vizsla.predict.stream import PathSource
-from vizsla.predict.formats import Format, part_of, settings_of
-from vizsla.predict.stream import PredictOptions, write_predictions
+from vizsla.predict.formats import Format
+from vizsla.predict.stream import PathSource, PredictOptions, write_predictions
 
 torch.set_num_threads(1)
 model, listing, folder = map(Path, sys.argv[1:4])
@@ -528,7 +486,7 @@ def test_a_run_killed_at_random_moments_loses_and_doubles_nothing(
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_twenty_thousand_pictures(
+def test_memory_is_flat_over_twenty_thousand_images(
     calibrated: Path, few_images: list[Path], tmp_path: Path
 ):
     def resident_bytes() -> int:
