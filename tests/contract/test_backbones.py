@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from vizsla.models.backbones import Backbone, build_backbone
+from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.groups import (
     fine_groups,
@@ -22,6 +22,8 @@ from vizsla.models.heads import ConcatPoolHead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from vizsla.models.stages import Backbone
 
 SIDE = 64
 BACKBONES = {

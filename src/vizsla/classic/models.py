@@ -27,8 +27,8 @@ from vizsla.types import Preprocessing
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.models.backbones import Backbone
     from vizsla.models.groups import Group
+    from vizsla.models.stages import Backbone
     from vizsla.types import Task
 
 __all__ = [

@@ -21,7 +21,7 @@ from vizsla.errors import ConfigError, ModelFileError
 from vizsla.evaluate.calibration import Calibration
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file.final_resize import FinalResize
-from vizsla.models.backbones import BackboneSpec
+from vizsla.models.stages import BackboneSpec
 from vizsla.types import Preprocessing, Size, Task
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vizsla.errors import ModelFileError, VizslaError
-from vizsla.models.backbones import Backbone, build_backbone
+from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import build_head
 from vizsla.text import joined
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.model_file.manifest import Manifest
+    from vizsla.models.stages import Backbone
 
 Form = tuple[str, tuple[int, ...]]
 """Type and shape of a tensor, as the header of a safetensors file has them: ``("F32", (1000, 1280))``."""

@@ -14,7 +14,7 @@ from vizsla.errors import ConfigError
 from vizsla.types import Task, check_task, probabilities_of
 
 if TYPE_CHECKING:
-    from vizsla.models.backbones import Backbone
+    from vizsla.models.stages import Backbone
     from vizsla.types import Preprocessing
 
 
@@ -29,14 +29,8 @@ class Classifier(nn.Module):
         vocab: Names of the C classes (or numbers), in the order of the logits.
         task: What the logits stand for: one of the classes, any number of them, or the numbers themselves.
 
-    Attributes:
-        backbone: As given.
-        head: As given.
-        vocab: As given.
-        task: As given.
-
     Raises:
-        ConfigError: ``vocab`` is empty or has a name twice, or ``task`` is none of ``Task``.
+        ConfigError: ``vocab`` is empty or has a name twice, or ``task`` is not one of ``Task``.
 
     Examples:
         >>> from vizsla.models.backbones import build_backbone
@@ -90,33 +84,24 @@ class Classifier(nn.Module):
         Raises:
             ConfigError: The images are whole numbers (0-255), or not of that shape.
         """
-        return self.head(self.stage_maps(images))
+        return self.head(self.backbone(self._normalised(images)))
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Return what logits say: probabilities, or numbers.
-
-        Returns:
-            Like ``logits``: softmax, sigmoid for several labels, the logits themselves for regression.
-        """
+        """Return what the logits stand for: their softmax, their sigmoid for labels, or the numbers themselves."""
         return probabilities_of(logits, task=self.task)
 
     def stage_maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return what the head is given: the maps of all stages for the normalised images.
+        """Return the maps of all stages, which the head gets; arguments and errors are those of ``forward``."""
+        return self.backbone(self._normalised(images))
 
-        Raises:
-            ConfigError: As for ``forward``.
-        """
+    def _normalised(self, images: Tensor) -> Tensor:
         if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
             raise ConfigError(
                 "A classifier takes floating point images (B, 3, H, W) with values 0-1. "
                 f"Received: {images.dtype} {tuple(images.shape)}. Images of bytes become floats in the augmentation."
             )
-        return self.backbone((images - self.mean) / self.std)
+        return (images - self.mean) / self.std
 
     def place(self, device: torch.device) -> Classifier:
-        """Move everything to a device, weights in channels-last order, which convolutions of such images run fastest in.
-
-        Returns:
-            The same classifier.
-        """
+        """Move everything to a device, weights in channels-last order, the fastest for convolutions, and return ``self``."""
         return self.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (stub lacks it)

@@ -18,8 +18,8 @@ from vizsla.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from vizsla.models.backbones import Backbone
     from vizsla.models.classifier import Classifier
+    from vizsla.models.stages import Backbone
 
 Group = tuple[nn.Parameter, ...]
 """Parameters that are trained or frozen together."""

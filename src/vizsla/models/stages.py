@@ -1,4 +1,4 @@
-"""Find out, by trying it once, how a network gives its stage maps.
+"""Backbones: images in, the maps of all stages out. How a network gives its maps is found out by trying it once.
 
 A *stage* is a run of layers that share one resolution; its map is the output of the last of them, NCHW. Networks of
 tokens (ViT, Swin) give maps too: timm lays their tokens out as images and applies the last normalisation.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
@@ -19,25 +18,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vizsla.errors import ConfigError
+from vizsla.models.names import TORCHVISION_PREFIX
 
 if TYPE_CHECKING:
     from torchvision.models import VisionTransformer
 
-    from vizsla.types import Size
+    from vizsla.types import Preprocessing, Size
 
 MapExtractor = Callable[[nn.Module, Tensor], tuple[Tensor, ...]]
-"""Network and normalised images ``(B, 3, H, W)`` in, stage maps ``(B, C, h, w)`` out, the final map last."""
+"""From a network and normalised images ``(B, 3, H, W)`` to its stage maps ``(B, C, h, w)``, the final one last."""
 
+_ForwardIntermediates = Callable[..., tuple[object, list[Tensor]]]
 _Result = TypeVar("_Result")
 
 _SMALL_SIZE = (96, 96)
-"""What most networks can take (inception networks need 75); larger costs time whenever a network is made."""
+"""Most networks take this size (inception networks need 75); a larger one costs time whenever a network is made."""
 
 _STAGE_SHRINKAGE = 0.75
-"""What a new stage leaves of a map's side at most; convolutions without padding take a pixel or two within a stage."""
+"""A new stage shrinks the side of its map to this or less; convolutions without padding take a pixel or two within a stage."""
 
 _PROBE_ERRORS = (AssertionError, AttributeError, RuntimeError, ValueError, TypeError, LookupError)
-"""What networks raise on images or arguments that they cannot take."""
+"""What networks raise for images or arguments that they do not take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,8 +47,8 @@ class TimmMaps:
 
     Attributes:
         normalise: Apply the network's last norm to maps that lack it; a few networks cannot.
-        final: What becomes of the network's own output: it is the last stage's map already (``"drop"``), a later form
-            of it (``"replace"``), or further layers lie between (``"append"``, as the 1x1 convolution of
+        final: What to do with the network's own output: it is the last stage's map already (``"drop"``), a later form
+            of it (``"replace"``), or comes from further layers (``"append"``, such as the 1x1 convolution of
             EfficientNets).
     """
 
@@ -56,9 +57,10 @@ class TimmMaps:
 
     def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
         """Return the stage maps of normalised images."""
-        output, maps = _forward_intermediates(network, images, normalise=self.normalise)
+        forward = cast("_ForwardIntermediates", network.forward_intermediates)
+        output, maps = forward(images, norm=self.normalise, output_fmt="NCHW")
         if not isinstance(output, Tensor) or self.final == "drop":
-            return maps
+            return tuple(maps)
         return (*(maps[:-1] if self.final == "replace" else maps), output)
 
 
@@ -68,8 +70,8 @@ class SequentialMaps:
 
     Attributes:
         steps: Names of the layers in the order in which they run.
-        stage_ends: Those whose outputs are the maps, the last step among them.
-        channels_last: Those of the stage ends that give ``(B, h, w, C)``.
+        stage_ends: The steps whose outputs are the maps; the last step is one.
+        channels_last: The stage ends that give ``(B, h, w, C)``.
     """
 
     steps: tuple[str, ...]
@@ -90,8 +92,7 @@ class SequentialMaps:
 class TokenMaps:
     """Maps of torchvision's ViT: the tokens after each block, normalised and laid out as images.
 
-    The embeddings of the positions are stretched to the image's own grid (bicubic), so it takes images of any size from
-    one patch on.
+    The position embeddings are stretched to the image's own grid (bicubic), so images of any size from one patch on work.
 
     Attributes:
         blocks: Names of the blocks in the order in which they run.
@@ -100,7 +101,7 @@ class TokenMaps:
     blocks: tuple[str, ...]
 
     def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of normalised images."""
+        """Return the stage maps of normalised images."""
         vit = cast("VisionTransformer", network)
         patches = vit.conv_proj(images)
         height, width = patches.shape[2:]
@@ -117,14 +118,10 @@ class TokenMaps:
         return tuple(maps)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OwnMaps:
-    """Maps of a network that somebody brought: what it returns, one map or several."""
-
-    def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of normalised images."""
-        maps = network(images)
-        return (maps,) if isinstance(maps, Tensor) else tuple(maps)
+def own_maps(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    """Return what a user's own network returns, one map or several."""
+    maps = network(images)
+    return (maps,) if isinstance(maps, Tensor) else tuple(maps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,9 +131,8 @@ class Stages:
     Attributes:
         maps: Gives the stage maps.
         channels: Channels of each map.
-        early_end: Name of the last layer of the first half of the stages; the early body ends with it. Empty if the
-            network has no parts.
-        fixed_size: The size that the network is made for if it failed with another one; None if it takes any.
+        early_end: Name of the layer with which the early half of the stages ends; empty if the network has no parts.
+        fixed_size: The size that the network is made for, ``(height, width)``, if it failed with another one; None if it takes any.
         steps: Names of the layers in the order in which they run, where that is known.
     """
 
@@ -147,21 +143,95 @@ class Stages:
     steps: tuple[str, ...] = ()
 
 
-def timm_stages(network: nn.Module, *, size: Size, name: str) -> Stages:
-    """Find out how a network of timm gives stage maps.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneSpec:
+    """Which network, and where its weights come from.
 
-    Raises:
-        ConfigError: It does not give maps.
+    Attributes:
+        source: The library that the architecture is from, or ``"module"`` for the user's own network.
+        name: Of the architecture in that library, or of the class.
+        weights: Where the weights come from, in words; ``"random"`` without any.
+        licence: Of the weights, as an SPDX name where known, else ``"unknown"``.
     """
+
+    source: Literal["timm", "torchvision", "module"]
+    name: str
+    weights: str
+    licence: str
+
+    @property
+    def arch(self) -> str:
+        """The name by which ``build_backbone`` builds this architecture again."""
+        return TORCHVISION_PREFIX + self.name if self.source == "torchvision" else self.name
+
+
+class Backbone(nn.Module):
+    """A network without its classifier: normalised images in, the maps of its stages out.
+
+    Args:
+        network: The layers.
+        stages: How to get the maps out of them.
+        spec: Where the layers come from.
+        preprocessing: What the weights expect of images; ``Classifier`` applies it.
+
+    Attributes:
+        stage_channels: Channels of each map.
+        fixed_size: As ``early_end`` and ``steps``, see ``Stages``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        stages: Stages,
+        spec: BackboneSpec,
+        preprocessing: Preprocessing,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.preprocessing = preprocessing
+        self.fixed_size = stages.fixed_size
+        self.stage_channels = stages.channels
+        self.early_end = stages.early_end
+        self.steps = stages.steps
+        self._maps: MapExtractor = stages.maps
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last map."""
+        return self.stage_channels[-1]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the map of each stage for normalised images ``(B, 3, H, W)``, the network's own final features last.
+
+        Maps are ``(B, C, h, w)`` with C as in ``stage_channels``; for efficientnet_lite0 at 224 x 224 from
+        ``(B, 16, 112, 112)`` to ``(B, 1280, 7, 7)``.
+        """
+        if self.fixed_size is not None and tuple(images.shape[2:]) != self.fixed_size:
+            height, width = self.fixed_size
+            raise ConfigError(
+                f"The network {self.spec.name} takes images of {height} x {width} pixels only. "
+                f"Received: {images.shape[2]} x {images.shape[3]}. Set the size to {height}, or choose a "
+                "convolutional network."
+            )
+        return self._maps(self.network, images)
+
+
+def timm_stages(network: nn.Module, *, size: Size, name: str) -> Stages:
+    """Find out how a network of timm gives stage maps."""
     num_features = int(cast("int", network.num_features))
     for normalise in (True, False):  # A few networks cannot apply their norm to maps.
-        trial = _try_sizes(
-            partial(_forward_intermediates, network, normalise=normalise), network, size=size
-        )
+
+        def run(images: Tensor, *, normalise: bool = normalise) -> tuple[object, list[Tensor]]:
+            forward = cast("_ForwardIntermediates", network.forward_intermediates)
+            return forward(images, norm=normalise, output_fmt="NCHW")
+
+        trial = _try_sizes(run, network, size=size)
         if trial is None:
             continue
         (output, maps), fixed_size = trial
-        final = _final_rule(output, maps, num_features=num_features)
+        final = _final_rule(output, maps[-1], num_features=num_features)
         if final is None:
             break
         modules = _feature_modules(network)
@@ -180,11 +250,7 @@ def timm_stages(network: nn.Module, *, size: Size, name: str) -> Stages:
 def sequential_stages(
     network: nn.Module, *, steps: tuple[str, ...], size: Size, name: str
 ) -> Stages:
-    """Find the stages of a network whose layers run one after the other, by where the resolution falls.
-
-    Raises:
-        ConfigError: The layers cannot be run in this order, or give something other than square maps.
-    """
+    """Find the stages of a network whose layers run one after the other: a new one begins where the resolution falls."""
     everything = SequentialMaps(steps=steps, stage_ends=steps)
     trial = _try_sizes(partial(everything, network), network, size=size)
     maps, fixed_size = trial or ((), None)
@@ -229,13 +295,9 @@ def token_stages(network: nn.Module) -> Stages:
 
 
 def own_stages(network: nn.Module, *, size: Size) -> Stages:
-    """Find out which maps a network that somebody brought returns.
-
-    Raises:
-        ConfigError: It fails on an image, or returns something other than maps ``(B, C, h, w)``.
-    """
+    """Find out which maps a user's own network returns."""
     name = type(network).__name__
-    trial = _try_sizes(partial(OwnMaps(), network), network, size=size)
+    trial = _try_sizes(partial(own_maps, network), network, size=size)
     if trial is None:
         raise ConfigError(
             f"The network {name} fails on an image (1, 3, {size[0]}, {size[1]}). "
@@ -243,7 +305,7 @@ def own_stages(network: nn.Module, *, size: Size) -> Stages:
         )
     maps, fixed_size = trial
     return Stages(
-        maps=OwnMaps(),
+        maps=own_maps,
         channels=_channels(maps, name=name),
         early_end=middle_part(network),
         fixed_size=fixed_size,
@@ -253,7 +315,7 @@ def own_stages(network: nn.Module, *, size: Size) -> Stages:
 def middle_part(network: nn.Module) -> str:
     """Return the name of the child that ends the first half of a network's children; empty if it has none.
 
-    A child that is alone stands for its own children.
+    An only child stands for its own children.
     """
     prefix = ""
     names = [name for name, _ in network.named_children()]
@@ -267,7 +329,7 @@ def middle_part(network: nn.Module) -> str:
 
 
 def _side(found: Tensor) -> int | None:
-    """Return the side of a map of a square image, whichever place its channels have; None if it is no such map."""
+    """Return the side of a map of a square image, wherever its channels are; None for anything else."""
     if found.ndim != 4:
         return None
     if _has_channels_last(found):
@@ -276,12 +338,12 @@ def _side(found: Tensor) -> int | None:
 
 
 def _has_channels_last(found: Tensor) -> bool:
-    """Tell whether a map of a square image is ``(B, h, w, C)``."""
+    """Return whether a map of a square image is ``(B, h, w, C)``."""
     return found.shape[1] == found.shape[2] != found.shape[3]
 
 
 def _stretched_positions(positions: Tensor, *, grid: Size) -> Tensor:
-    """Return ViT's embeddings of positions ``(1, 1 + n, C)`` for another grid of patches."""
+    """Return ViT's position embeddings ``(1, 1 + n, C)`` for another grid of patches."""
     side = math.isqrt(positions.shape[1] - 1)
     if grid == (side, side):
         return positions
@@ -291,25 +353,17 @@ def _stretched_positions(positions: Tensor, *, grid: Size) -> Tensor:
 
 
 def _middle(count: int) -> int:
-    """Return the last position of the first half, which is the larger one: of five stages the first three are early."""
+    """Return the last position of the first half, which takes the middle one: of five stages the first three are early."""
     return (count + 1) // 2 - 1
 
 
-def _forward_intermediates(
-    network: nn.Module, images: Tensor, *, normalise: bool
-) -> tuple[object, tuple[Tensor, ...]]:
-    forward = cast("Callable[..., tuple[object, list[Tensor]]]", network.forward_intermediates)
-    output, maps = forward(images, norm=normalise, output_fmt="NCHW")
-    return output, tuple(maps)
-
-
 def _final_rule(
-    output: object, maps: tuple[Tensor, ...], *, num_features: int
+    output: object, last: Tensor, *, num_features: int
 ) -> Literal["drop", "replace", "append"] | None:
-    """Decide what the network's own output adds to its stage maps; None if neither is what it calls its features."""
-    last_channels = maps[-1].shape[1]
+    """Return how the network's own output relates to its last map; None if neither is what it calls its features."""
+    last_channels = last.shape[1]
     if isinstance(output, Tensor) and output.ndim == 4:
-        if output.shape == maps[-1].shape:
+        if output.shape == last.shape:
             return "replace"
         if output.shape[1] == num_features != last_channels:
             return "append"
@@ -317,7 +371,7 @@ def _final_rule(
 
 
 def _feature_modules(network: nn.Module) -> list[str]:
-    """Return the names of the layers that end timm's stages, if its record of them is right."""
+    """Return the names of the layers that end timm's stages, if its record of them is correct."""
     information = getattr(network, "feature_info", None)
     entries = cast("list[dict[str, object]]", information if isinstance(information, list) else [])
     names = [str(entry.get("module", "")) for entry in entries]
@@ -328,11 +382,17 @@ def _feature_modules(network: nn.Module) -> list[str]:
 def _try_sizes(
     run: Callable[[Tensor], _Result], network: nn.Module, *, size: Size
 ) -> tuple[_Result, Size | None] | None:
-    """Return what an empty image gives, and ``size`` if only that works; None if nothing does."""
-    with _trying(network):
-        for tried, fixed_size in ((_SMALL_SIZE, None), (size, size)):
-            with contextlib.suppress(*_PROBE_ERRORS):
-                return run(torch.zeros(1, 3, *tried)), fixed_size
+    """Return what a black image gives, and ``size`` if only that works; None if nothing does. The network stays as it is."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()  # so that norm statistics do not change
+    try:
+        with torch.no_grad():
+            for tried, fixed_size in ((_SMALL_SIZE, None), (size, size)):
+                with contextlib.suppress(*_PROBE_ERRORS):
+                    return run(torch.zeros(1, 3, *tried)), fixed_size
+    finally:
+        for part, training in modes:
+            part.training = training
     return None
 
 
@@ -347,16 +407,3 @@ def _channels(maps: Sequence[object], *, name: str) -> tuple[int, ...]:
             )
         channels.append(found.shape[1])
     return tuple(channels)
-
-
-@contextmanager
-def _trying(network: nn.Module) -> Generator[None]:
-    """Evaluation mode and no gradients for a while, so that a trial leaves no trace in norm statistics."""
-    modes = [(part, part.training) for part in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training

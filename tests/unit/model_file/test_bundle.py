@@ -40,9 +40,10 @@ from vizsla.model_file.rebuild import (
     form_of,
     rebuild_classifier,
 )
-from vizsla.models.backbones import BackboneSpec, build_backbone
+from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead, FeatureHead
+from vizsla.models.stages import BackboneSpec
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:

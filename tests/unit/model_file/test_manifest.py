@@ -16,7 +16,7 @@ from vizsla.evaluate.metrics import Metric
 from vizsla.model_file.bundle import read_manifest
 from vizsla.model_file.final_resize import FinalResize
 from vizsla.model_file.manifest import Manifest, manifest_from_json, manifest_to_json
-from vizsla.models.backbones import BackboneSpec
+from vizsla.models.stages import BackboneSpec
 from vizsla.predict.predictor import Predictor
 from vizsla.types import Preprocessing, Task
 

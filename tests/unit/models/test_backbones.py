@@ -13,14 +13,11 @@ import torchvision
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError, WeightsError
-from vizsla.models.backbones import (
-    Backbone,
-    BackboneSpec,
-    adapt_input_channels,
-    build_backbone,
-)
+from vizsla.models.backbones import adapt_input_channels, build_backbone
 from vizsla.models.bodies import torchvision_body
 from vizsla.models.stages import (
+    Backbone,
+    BackboneSpec,
     SequentialMaps,
     _stretched_positions,
     middle_part,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
-from vizsla.models.backbones import Backbone, build_backbone
+from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.types import Preprocessing
+
+if TYPE_CHECKING:
+    from vizsla.models.stages import Backbone
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
 

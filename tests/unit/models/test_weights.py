@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.errors import WeightsError
-from vizsla.models.backbones import Backbone, build_backbone
+from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.weights import (
     TIMM_NAME,
@@ -39,6 +39,8 @@ from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from vizsla.models.stages import Backbone
 
 
 TENSORS = {"0.weight": torch.arange(6.0).view(2, 3), "0.bias": torch.tensor([1.0, -1.0])}
