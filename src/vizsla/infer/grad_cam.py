@@ -1,8 +1,8 @@
 """Show where a classifier looked: heat maps by Grad-CAM. The classifier is left as it was.
 
 Selvaraju et al., "Grad-CAM: Visual explanations from deep networks via gradient-based localization", ICCV 2017 (arXiv
-1610.02391): the maps of a stage, weighted with the mean gradient of the logit over their positions, summed, negative values
-cut off. Backbones give their maps themselves, so no layer has to be named, and networks of tokens work like others.
+1610.02391): the maps of a stage are weighted with the mean gradient of the logit over their positions and summed; negative values
+are cut off. Backbones give their maps themselves, so no layer has to be named, and networks of tokens work like others.
 
 Shapes: B images, C classes, stage maps ``(B, K, h, w)``.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vizsla.models.classifier import Classifier
 
 STRENGTH = 0.6
-"""How much of an image the hottest colour covers in ``overlay``."""
+"""How much of the image the hottest colour covers in ``overlay``."""
 
 # Black-violet, red, yellow: darker to lighter, so it can be read in grey and with any colour vision.
 _COLOURS = ((0.15, 0.0, 0.35), (0.85, 0.15, 0.2), (1.0, 0.9, 0.3))
@@ -39,7 +39,7 @@ def grad_cam(
 ) -> Tensor:
     """Return how much each place of each image speaks for a class.
 
-    Works with frozen bodies and under ``torch.no_grad()``; modes, gradients and ``requires_grad`` stay as they are.
+    This works with frozen bodies and under ``torch.no_grad()``; modes, gradients and ``requires_grad`` stay as they are.
 
     Args:
         classifier: Used in evaluation mode and float32.
@@ -55,8 +55,8 @@ def grad_cam(
 
     Raises:
         ConfigError: The images have another shape, the targets are not one per image, there is no such stage, its map
-            has a single position, or the logits do not depend on it: in networks of tokens only the maps that the head
-            looks at are part of the way to the logits.
+            has a single position, or the logits do not depend on it: in networks of tokens they depend only on the maps that
+            the head uses.
 
     Examples:
         >>> heat = grad_cam(classifier, batch.images)
@@ -69,7 +69,7 @@ def grad_cam(
         torch.autocast(parameter.device.type, enabled=False),
         evaluation_mode(classifier),
     ):
-        # A copy that is no part of anybody's graph; inside inference mode it would be a tensor without gradients.
+        # A copy outside of any graph; made inside inference mode, it could not have gradients.
         copied = images.detach().to(parameter.device, copy=True)
         chosen_maps, gradients = _maps_and_gradients(
             classifier, copied, targets=targets, stage=stage
@@ -87,8 +87,8 @@ def overlay(image: Tensor, heat: Tensor, *, strength: float = STRENGTH) -> Tenso
 
     Args:
         image: RGB ``(3, H, W)``, uint8 0-255 or floating point 0-1.
-        heat: Floating point 0-1 ``(h, w)``, as one of those that ``grad_cam`` returns; enlarged bilinearly if it is smaller.
-        strength: What share of an image the hottest colour covers, 0 to 1; cold places cover nothing.
+        heat: Floating point 0-1 ``(h, w)``, one of those from ``grad_cam``; enlarged bilinearly if it is smaller.
+        strength: How much of the image the hottest colour covers, 0 to 1; cold places cover nothing.
 
     Returns:
         uint8 ``(3, H, W)`` on the image's device.
@@ -129,22 +129,22 @@ def _maps_and_gradients(
     gradient = direct[chosen]
     if gradient is not None and chosen == used[-1]:
         return maps[chosen], gradient
-    # Later maps, which the head looks at too, depend on this one: the gradient has to come back through the body. Images
-    # that need gradients make torch keep what that takes, although no parameter may need any.
+    # Later maps, which the head uses too, depend on this one: the gradient has to come back through the body. Images that
+    # need gradients make torch keep what that takes, even if no parameter needs any.
     maps = classifier.stage_maps(images.requires_grad_())
     scores = _scores(classifier.head(_copies(maps)), targets)
     (gradient,) = _gradients(scores, (maps[chosen],))
     if gradient is None:
         raise ConfigError(
-            f"The logits do not depend on the map of stage {chosen} of {len(maps)}: the head does not look at it, and "
-            "what the network passes on is not that map (networks of tokens pass tokens on). Choose stage=-1, with "
+            f"The logits do not depend on the map of stage {chosen} of {len(maps)}: the head does not use it, and "
+            "the next layers do not get it (in networks of tokens they get the tokens). Choose stage=-1, with "
             "images large enough that the last map has more than one position."
         )
     return maps[chosen].detach(), gradient
 
 
 def _copies(maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return maps that a head may overwrite, as layers do that work in place."""
+    """Return maps that a head may overwrite, as in-place layers do."""
     return tuple(found.clone() for found in maps)
 
 
@@ -156,7 +156,7 @@ def _gradients(scores: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor | Non
 
 
 def _scores(logits: Tensor, targets: Tensor | Sequence[int] | None) -> Tensor:
-    """Return of each image the logit of its class, or the sum of its classes' logits, ``(B,)``."""
+    """Return the logit of each image's class, or the sum of its classes' logits, ``(B,)``."""
     count, num_classes = logits.shape
     if targets is None:
         return logits.amax(dim=1)
@@ -177,7 +177,7 @@ def _scores(logits: Tensor, targets: Tensor | Sequence[int] | None) -> Tensor:
 
 
 def _chosen_stage(maps: tuple[Tensor, ...], *, used: list[int], stage: int) -> int:
-    """Return the position of the map to look at, as the number of ``stage`` asks for it."""
+    """Return the position of the map that ``stage`` means."""
     has_extent = [found.shape[2] * found.shape[3] > 1 for found in maps]
     if not used:
         raise ConfigError(

@@ -1,6 +1,6 @@
-"""Explain mistakes: where the network looked, which training images are like the mistaken ones, what the files say.
+"""Explain mistakes: where the network looked, which training images look like the mistaken ones, facts about the files.
 
-A report never runs a model, so what needs one is done here, and the result is plain values.
+A report never runs a model, so everything that needs one is done here, and the result is plain values.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 NUM_EXPLAINED = 12
 NUM_NEIGHBOURS = 3
 MOST_TRAINING = 4000
-"""Training images that are looked at, evenly spread where there are more: it takes a second or two on a GPU."""
+"""Training images that are examined, evenly spread where there are more: it takes a second or two on a GPU."""
 _EXPLAINED_AT_ONCE = 4
 
 BatchesOf = Callable[[Tensor], Generator["Batch"]]
 """Rows of a table -> batches of their images as float32 0-1 on the classifier's device, as validation prepares them."""
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how far it is, and how far it goes."""
+"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class KnownImages:
-    """What training knows of the images that it learned from.
+    """What is known of the training images.
 
     Attributes:
         rows: int64 ``(T,)``, rows of the table.
-        features: float32 ``(T, D)``, what ``pooled_features`` of the final classifier gives; None where it changed since.
-        left_out: What a head says of each training image when it is fitted without that image; None where not known.
+        features: float32 ``(T, D)``, from ``pooled_features`` of the final classifier; None where it has changed since.
+        left_out: Predictions for each training image by a head fitted without it; None where not known.
     """
 
     rows: Tensor
@@ -57,7 +57,7 @@ class KnownImages:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbour:
-    """A training image that the network finds like another one; ``similarity`` is the cosine of their features."""
+    """A training image that is like another one to the network; ``similarity`` is the cosine of their features."""
 
     row: int
     similarity: float
@@ -65,7 +65,7 @@ class Neighbour:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Evidence:
-    """What was found out about a finished run; what was not looked at is absent.
+    """Explanations of a finished run; what was not examined is absent.
 
     Attributes:
         valid_facts: Of the images of the predictions, in their order.
@@ -73,7 +73,7 @@ class Evidence:
         heat: By position in the predictions: the image as the network saw it with the places that spoke for its answer,
             uint8 ``(3, H, W)``.
         neighbours: By position in the predictions: the training images most like it, best first.
-        left_out: What a head says of training images that it was not fitted on.
+        left_out: See ``KnownImages``.
     """
 
     valid_facts: ImageFacts | None = None
@@ -86,7 +86,7 @@ class Evidence:
 
 
 def explained_positions(predictions: Predictions, k: int = NUM_EXPLAINED) -> Tensor:
-    """Return the positions, int64, of at most ``k`` images that are shown as the worst: mistakes by loss, for numbers losses."""
+    """Return the positions, int64, of the ``k`` worst images at most: mistakes by loss; for regression, the highest losses."""
     if predictions.task == "regression":
         return top_losses(predictions, k)
     return worst_mistakes(predictions, k)
@@ -102,11 +102,11 @@ def collect_evidence(
     num_workers: int | None = None,
     on_progress: Progress = lambda _what, _done, _total: None,
 ) -> Evidence:
-    """Look at the worst mistakes with the network, and at the files of all images.
+    """Examine the worst mistakes with the network, and the files of all images.
 
     Args:
         classifier: Used in evaluation mode and left as it was.
-        predictions: What it said of the validation images.
+        predictions: Of the validation images.
         table: The table that their rows point into.
         batches_of: Gives images by row.
         known: What training left, so that it need not be computed again.
@@ -114,7 +114,7 @@ def collect_evidence(
         on_progress: Moves a bar.
 
     Raises:
-        PictureError: An image that was there in training cannot be read any more.
+        PictureError: An image that was there in training can no longer be read.
     """
     positions = explained_positions(predictions)
     sample = torch.tensor(
@@ -126,22 +126,32 @@ def collect_evidence(
         rows, features = (sample, None) if known is None else (known.rows, known.features)
         if features is None:
             rows = sample
-            features = _features_of(
-                classifier, rows, batches_of=batches_of, on_progress=on_progress
+            found = over_batches(
+                classifier,
+                batches_of(rows),
+                partial(pooled_features, classifier),
+                on_progress=lambda done: on_progress(
+                    "features of training images", done, len(rows)
+                ),
             )
+            features = torch.cat(found.outputs) if found.outputs else torch.zeros(0, 0)
         seen = _look_at(classifier, predictions, positions, batches_of=batches_of, heat=heat)
         if len(features):
-            found = nearest(seen, features, count=NUM_NEIGHBOURS)
+            alike = nearest(seen, features, count=NUM_NEIGHBOURS)
             neighbours = {
                 position: tuple(
                     Neighbour(row=int(rows[at]), similarity=cosine) for at, cosine in like
                 )
-                for position, like in zip(positions.tolist(), found, strict=True)
+                for position, like in zip(positions.tolist(), alike, strict=True)
             }
 
     def facts(of_rows: Tensor, what: str) -> ImageFacts:
-        moved = partial(_tell, on_progress, what, len(of_rows))
-        return image_facts(table, of_rows, on_progress=moved, num_workers=num_workers)
+        return image_facts(
+            table,
+            of_rows,
+            on_progress=lambda done: on_progress(what, done, len(of_rows)),
+            num_workers=num_workers,
+        )
 
     return Evidence(
         valid_facts=facts(predictions.rows, "looking at validation files"),
@@ -150,22 +160,6 @@ def collect_evidence(
         neighbours=neighbours,
         left_out=None if known is None else known.left_out,
     )
-
-
-def _tell(on_progress: Progress, what: str, total: int, done: int) -> None:
-    on_progress(what, done, total)
-
-
-def _features_of(
-    classifier: Classifier, rows: Tensor, *, batches_of: BatchesOf, on_progress: Progress
-) -> Tensor:
-    found = over_batches(
-        classifier,
-        batches_of(rows),
-        partial(pooled_features, classifier),
-        on_progress=partial(_tell, on_progress, "features of training images", len(rows)),
-    )
-    return torch.cat(found.outputs) if found.outputs else torch.zeros(0, 0)
 
 
 def _look_at(
@@ -194,13 +188,13 @@ def _overlays(
     classifier: Classifier, predictions: Predictions, images: Tensor, *, places: list[int]
 ) -> dict[int, Tensor]:
     """Return overlays by position; none for networks and image sizes that have no map to look at."""
-    said = predictions.predicted[torch.tensor(places)]
+    answers = predictions.predicted[torch.tensor(places)]
     if predictions.task == "regression":
-        said = torch.ones(len(places), len(predictions.vocab))
+        answers = torch.ones(len(places), len(predictions.vocab))
     elif predictions.task == "multi_category":
-        said = said.float()
+        answers = answers.float()
     try:
-        maps = grad_cam(classifier, images, targets=said)
+        maps = grad_cam(classifier, images, targets=answers)
     except ConfigError:
         return {}
     return {

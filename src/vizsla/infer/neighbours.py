@@ -1,4 +1,4 @@
-"""Find the known images that a network finds most like a new one, by the features that its head pools.
+"""Find the known images that are most like a new one to the network, by the features that its head pools.
 
 Features have length 1, so that the similarity of two images is the cosine of their angle.
 
@@ -22,30 +22,24 @@ if TYPE_CHECKING:
     from vizsla.models.classifier import Classifier
 
 _Item = TypeVar("_Item")
-_ROWS_AT_ONCE = 8192  # Half-precision rows are widened by so many, 40 MB for a thousand features.
+_ROWS_AT_ONCE = (
+    8192  # Half-precision rows become float32 this many at a time, 40 MB for a thousand features.
+)
 
 
 def evenly_spread(items: Sequence[_Item], *, most: int) -> list[_Item]:
-    """Return at most ``most`` items, spread evenly over all of them.
-
-    Args:
-        items: All of them, in order.
-        most: At least 1.
-    """
+    """Return at most ``most`` items (at least 1), spread evenly over all of them."""
     if len(items) <= most:
         return list(items)
     return [items[number * len(items) // most] for number in range(most)]
 
 
 def pooled_features(classifier: Classifier, images: Tensor) -> Tensor:
-    """Return what the head pools from images, each row of length 1.
+    """Return what the head pools from images, float32 ``(B, D)`` on the CPU, each row of length 1.
 
     Args:
         classifier: Used in evaluation mode. A ``FeatureHead`` pools and standardises; for others the last map is averaged.
         images: float ``(B, 3, H, W)`` with values 0-1 on the classifier's device.
-
-    Returns:
-        float32 ``(B, D)`` on the CPU.
     """
     with evaluation_mode(classifier), torch.inference_mode():
         maps = classifier.stage_maps(images)
@@ -55,24 +49,19 @@ def pooled_features(classifier: Classifier, images: Tensor) -> Tensor:
 
 
 def standardised(head: torch.nn.Module, pooled_BD: Tensor) -> Tensor:
-    """Return pooled features as they are compared: on the scale of the head where it has one, each row of length 1.
-
-    Args:
-        head: Of the classifier.
-        pooled_BD: float32 ``(B, D)``.
-    """
+    """Return pooled features as they are compared: on the scale of the head where it has one, each row of length 1."""
     if isinstance(head, FeatureHead):
         pooled_BD = (pooled_BD - head.offset) * head.scale
     return functional.normalize(pooled_BD, dim=1)
 
 
 def nearest(queries_BD: Tensor, known_ND: Tensor, *, count: int) -> list[list[tuple[int, float]]]:
-    """Return position and similarity of the most similar known images of each new one, best first.
+    """Return position and similarity of the known images most like each new one, best first, at most ``count``.
 
     Args:
-        queries_BD: float32, as ``pooled_features`` gives them.
+        queries_BD: float32, from ``pooled_features``.
         known_ND: float32 or float16, the same of the known images.
-        count: How many; fewer where there are not that many.
+        count: How many.
     """
     parts = [queries_BD @ part.float().T for part in known_ND.split(_ROWS_AT_ONCE)]
     best = torch.cat(parts, dim=1).topk(min(count, len(known_ND)), dim=1)

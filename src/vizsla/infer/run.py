@@ -1,6 +1,6 @@
 """Run a network over batches: predictions of a table's images, raw outputs, features, and test-time augmentation.
 
-The network is left as it was, and the device is not waited for until the end, when all results are copied to the CPU at once.
+The network is left as it was. Nothing waits for the device until the end, when all results are copied to the CPU at once.
 
 Shapes: B images of a batch, N images in all, V views of each, C classes (or numbers, where the task is regression), D features.
 """
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 NumberFormat = Literal["fp32", "bf16", "fp16"]
-"""``"fp32"``, or ``"bf16"`` or ``"fp16"``: half as many bits where torch's autocast deems it safe."""
+"""``"fp32"``, or ``"bf16"`` or ``"fp16"``: half as many bits where torch's autocast considers that safe."""
 
 VIEWS = ("plain", "mirrored")
-"""Fixed ways of looking at an image; ``mirrored`` is flipped left to right."""
+"""Fixed views of an image; ``mirrored`` is flipped left to right."""
 
 FIRST_VIEW = 1_000_000
-"""Epoch number of the first augmented view, far from those of training, so no view was ever trained on."""
+"""Epoch number of the first augmented view, far from those of training, so no view was trained on."""
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -48,7 +48,7 @@ class Outputs:
     Attributes:
         logits: float32 ``(N, C)``.
         targets: As the batches had them; None if they had none.
-        images: float32 ``(N, 3, H, W)``, values 0-1, if they were to be kept.
+        images: float32 ``(N, 3, H, W)``, values 0-1, if asked for.
     """
 
     logits: Tensor
@@ -72,15 +72,7 @@ class Features:
 
 
 def autocast(device: torch.device, precision: NumberFormat) -> AbstractContextManager[object]:
-    """Return a context in which the network computes in this precision.
-
-    Args:
-        device: Where it computes.
-        precision: See ``NumberFormat``.
-
-    Raises:
-        ConfigError: ``precision`` is unknown.
-    """
+    """Return a context in which networks on a device compute in this precision."""
     if precision == "fp32":
         return nullcontext()
     if precision not in _AUTOCAST_TYPES:
@@ -90,12 +82,8 @@ def autocast(device: torch.device, precision: NumberFormat) -> AbstractContextMa
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Generator[None]:
-    """Put a module in evaluation mode for a while; afterwards every part is in the mode that it was in.
-
-    Args:
-        module: Any module. Parts may differ in mode: frozen norms are often in evaluation mode already.
-    """
-    # Setting the mode of 300 parts one by one takes 2 ms, a tenth of a small network's prediction: most often none is wrong.
+    """Put a module in evaluation mode for a while; afterwards every part has its own mode again."""
+    # Setting the mode of 300 parts takes 2 ms, a tenth of a small network's prediction, and usually none has to change.
     trained = [part for part in module.modules() if part.training]
     if trained:
         module.eval()
@@ -109,18 +97,12 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
 def compute_logits(
     classifier: Classifier, images: Tensor, *, precision: NumberFormat = "fp32"
 ) -> Tensor:
-    """Return the logits of one batch, without gradients and without waiting for the device.
+    """Return the logits of one batch, float32 ``(B, C)``, without gradients and without waiting for the device.
 
     Args:
         classifier: In evaluation mode (``evaluation_mode``).
         images: float32 ``(B, 3, H, W)`` with values 0-1, on any device.
         precision: See ``NumberFormat``.
-
-    Returns:
-        float32 ``(B, C)`` on the classifier's device.
-
-    Raises:
-        ConfigError: ``precision`` is unknown.
     """
     keep_freed_memory()
     device = next(classifier.parameters()).device
@@ -132,7 +114,7 @@ def compute_logits(
 
 @dataclass(frozen=True, slots=True)
 class BatchResults:
-    """What a run over batches gave, one entry per batch; rows and targets where the batches have them."""
+    """Results of a run over batches, one entry per batch; rows and targets where the batches have them."""
 
     outputs: list[Tensor]
     targets: list[Tensor]
@@ -151,10 +133,10 @@ def over_batches(
     """Call a function with the images of every batch, the model in evaluation mode.
 
     Args:
-        model: Every part is in its own mode again afterwards.
+        model: Every part has its own mode again afterwards.
         batches: ``Batch`` values, ``(images, targets)`` or ``(images,)``; a generator is closed afterwards, so that its
             threads end.
-        forward: From images ``(B, 3, H, W)`` to whatever is kept of them, ``(B, ...)``.
+        forward: From images ``(B, 3, H, W)`` to what is kept, ``(B, ...)``.
         keep_images: Keep the images too, on the CPU.
         on_progress: Called after each batch with the number of images done so far.
     """
@@ -187,41 +169,48 @@ def predict_batches(
     forward: Callable[[Tensor], Tensor] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Run a classifier over batches and return what it says of every image, in the order of the batches.
+    """Run a classifier over batches and return its predictions, in the order of the batches.
 
     Args:
-        classifier: Used in evaluation mode; every part is in its own mode again afterwards.
+        classifier: Used in evaluation mode; every part has its own mode again afterwards.
         batches: Images as float32 0-1 (augmentation applied), as ``DataLoader.batches()`` yields them.
         table: The table that the rows of the batches point into; gives paths and class names.
         precision: See ``NumberFormat``.
-        forward: Takes the images of a batch and returns their logits; None is ``compute_logits``.
-        on_progress: Called after each batch with the number of images done so far, for a progress bar.
-
-    Returns:
-        Predictions of N images; float32 logits ``(N, C)`` on the CPU.
+        forward: From the images of a batch to their logits; None is ``compute_logits``.
+        on_progress: Called after each batch with the number of images done so far.
 
     Raises:
-        ConfigError: ``precision`` is unknown, or the classifier is for another task.
+        ConfigError: The classifier is for another task.
         PictureError: A loader met an image that it cannot read.
     """
     task = getattr(classifier, "task", table.task)  # a module of the user's own does not say
     if task != table.task:
         raise ConfigError(
-            f"The classifier is of the task {task!r} and the images' labels of the task {table.task!r}. "
-            "Build it for these: Classifier(..., task=table.task)."
+            f"The classifier is for the task {task!r}, and the labels of these images are for {table.task!r}. "
+            "Build it with Classifier(..., task=table.task)."
         )
     if forward is None:
         forward = partial(compute_logits, classifier, precision=precision)
     found = over_batches(classifier, batches, forward, on_progress=on_progress)
     num_outputs = len(table.vocab)
-    rows = _joined(found.rows, torch.zeros(0, dtype=torch.int64))
+    no_targets = unknown_targets(0, task=table.task, num_outputs=num_outputs)
+    return table_predictions(
+        table,
+        rows=_joined(found.rows, torch.zeros(0, dtype=torch.int64)),
+        logits=_joined(found.outputs, torch.zeros((0, num_outputs))),
+        targets=_joined(found.targets, no_targets),
+    )
+
+
+def table_predictions(
+    table: ImageTable, *, rows: Tensor, logits: Tensor, targets: Tensor
+) -> Predictions:
+    """Return the predictions of some rows of a table, all on the CPU."""
     return Predictions(
         rows=rows,
         paths=tuple(table.shown_path(row) for row in rows.tolist()),
-        logits=_joined(found.outputs, torch.zeros((0, num_outputs))),
-        targets=_joined(
-            found.targets, unknown_targets(0, task=table.task, num_outputs=num_outputs)
-        ),
+        logits=logits,
+        targets=targets,
         vocab=table.vocab,
         task=table.task,
     )
@@ -234,19 +223,19 @@ def compute_outputs(
     precision: NumberFormat = "fp32",
     keep_images: bool = False,
 ) -> Outputs:
-    """Run a network over batches of any kind; what comes out knows of no table.
+    """Run a network over batches of any kind, without a table.
 
     Args:
-        model: Used in evaluation mode; afterwards every part is in the mode that it was in.
+        model: Used in evaluation mode; every part has its own mode again afterwards.
         batches: A loader, or anything with a length that gives ``Batch`` values, ``(images, targets)`` or ``(images,)``; the
             images are floats 0-1.
         precision: See ``NumberFormat``.
         keep_images: Return the images too.
 
     Raises:
-        ConfigError: ``batches`` has no length, or nothing in it.
+        ConfigError: ``batches`` has no length, or is empty.
     """
-    forward = partial(compute_logits, model, precision=precision)  # pyright: ignore[reportArgumentType] (any module with logits will do)
+    forward = partial(compute_logits, model, precision=precision)  # pyright: ignore[reportArgumentType] (any module that returns logits)
     found = over_batches(model, _iterator(batches), forward, keep_images=keep_images)
     if not found.outputs:
         raise ConfigError("There is nothing to predict: the loader gives no batches.")
@@ -270,22 +259,15 @@ def extract_features(
     precision: NumberFormat = "fp32",
     on_progress: Callable[[int], None] | None = None,
 ) -> Features:
-    """Run the body of a classifier over images once and keep what a head pools from its maps.
+    """Run the body of a classifier over images once and keep what a head pools from its maps, in the order of the batches.
 
     Args:
-        classifier: Its body is used in evaluation mode; every part is in its own mode again afterwards.
-        batches: Images as float32 0-1; closed at the end, whatever happens.
+        classifier: Its body is used in evaluation mode; every part has its own mode again afterwards.
+        batches: Images as float32 0-1; closed at the end, however it ends.
         head: Its ``pool`` is used; it need not be fitted yet, nor be the classifier's own.
         views: Some of ``VIEWS``.
         precision: See ``NumberFormat``.
         on_progress: Called after each batch with the number of images done so far.
-
-    Returns:
-        The features, in the order of the batches.
-
-    Raises:
-        ConfigError: A view is not known.
-        PictureError: An image cannot be read.
     """
     if not views or not set(views) <= set(VIEWS):
         raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
@@ -314,22 +296,16 @@ def augmented_probabilities(
     precision: NumberFormat = "fp32",
     on_progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Return the probabilities of every view of every image.
+    """Return the probabilities of every view of every image, float32 ``(V, N, C)`` on the CPU.
 
     Args:
         classifier: Used in evaluation mode.
         augmenting: Loads the images as in training, in any order, each once.
         order: int64 ``(N,)``, the rows in the order of the result.
-        activation: Makes probabilities of raw outputs ``(N, C)``.
+        activation: From raw outputs ``(N, C)`` to probabilities.
         num_views: Augmented views of each image.
         precision: See ``NumberFormat``.
         on_progress: Called with the number of views done so far.
-
-    Returns:
-        float32 ``(V, N, C)`` on the CPU.
-
-    Raises:
-        ConfigError: ``num_views`` is no whole number from 1 on.
     """
     if not isinstance(num_views, int) or num_views < 1:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
         raise ConfigError(f"The number of views is at least 1. Received: {num_views!r}")
@@ -352,12 +328,12 @@ def augmented_probabilities(
 def mix_with_plain(
     views: Tensor, plain: Tensor, *, beta: float | None = 0.25, use_max: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Join what was said of augmented and of plain images, as fastai does.
+    """Mix the predictions of augmented and of plain images, as fastai does.
 
     Args:
         views: float32 ``(V, N, C)``, probabilities.
         plain: float32 ``(N, C)``.
-        beta: Weight of the plain images, the rest is that of the mean of the views; None returns (mean of the views, plain).
+        beta: Weight of the plain images; the mean of the views has the rest. None returns (mean of the views, plain).
         use_max: Take the largest probability of each class instead; rows then no longer sum to 1.
     """
     if use_max:
@@ -367,19 +343,12 @@ def mix_with_plain(
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """Return a device by its name, if this machine has it.
-
-    Args:
-        device: For example ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-
-    Raises:
-        ConfigError: torch knows no such device, or does not find it here.
-    """
+    """Return a device by its name (``"cpu"``, ``"cuda:1"``, ``"mps"``), if this machine has it."""
     try:
         found = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(
-            f"There is no device of that name. Received: {device!r}. Give 'cpu', 'cuda', 'mps', or 'auto'."
+            f"There is no device of that name. Received: {device!r}. Choose 'cpu', 'cuda', 'mps', or 'auto'."
         ) from error
     usable = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     present = usable.get(found.type, lambda: True)()
@@ -398,7 +367,7 @@ def _iterator(batches: Any) -> Iterable[object]:
         return batches.batches()
     if not isinstance(batches, Sized):
         raise ConfigError(
-            "Batches come from a loader or a list, which have a length and may be gone through again. "
+            "Batches come from a loader or a list, which have a length and can be read again. "
             f"Received: {type(batches).__name__}. Wrap it: dl=list(...)."
         )
     return batches  # pyright: ignore[reportReturnType, reportUnknownVariableType] (checked by the loop)

@@ -1,9 +1,8 @@
-"""Make a copy of a classifier that answers the same in less time; for prediction only, it cannot be trained.
+"""Make a copy of a classifier that gives the same answers in less time; for prediction only, it cannot be trained.
 
-Norms in evaluation mode are a factor and a summand for each channel, and both fit into the convolution before them (Jacob et
-al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018, section 3.2).
-What stands before what is found by running the network once, not by names; that the copy gives the same is found by running
-both. EfficientNet-Lite0 at 224 px, 8 images on one thread: 12.9 ms an image, 11.5 with the norms folded, and 7.3 with its
+A norm in evaluation mode multiplies each channel and adds to it, and the convolution before it can do both (Jacob et al.,
+"Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018, section 3.2). Which
+convolution is before which norm is found by running the network once, not by names; then both networks are run and compared. EfficientNet-Lite0 at 224 px, 8 images on one thread: 12.9 ms an image, 11.5 with the norms folded, and 7.3 with its
 1x1 convolutions computed by oneDNN as well.
 """
 
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
     from vizsla.models.classifier import Classifier
 
 MOST_DIFFERENCE = 1e-4
-"""Of logits and maps, as a share of the largest value among them; rounding alone gives about a hundredth of it."""
+"""Of logits and maps, as a share of their largest value; rounding alone makes about a hundredth of it."""
 
-# What a network may raise whose code looks into a norm that is not there any more.
+# What a network may raise if its code uses a norm that is gone.
 _NOT_FOLDABLE = (AttributeError, TypeError, LookupError, RuntimeError, ValueError)
 
 
@@ -36,7 +35,7 @@ class PointwiseConvolution(nn.Module):
     """A convolution with a 1x1 kernel, computed by oneDNN wherever that is faster.
 
     On a single thread and for fewer than 16 images torch prefers its own code (``use_mkldnn`` in its Convolution.cpp), which
-    needs 1.6 times as long here; it does not where a kernel is dilated. A kernel of one pixel is the same with any dilation.
+    takes 1.6 times as long here, unless the kernel is dilated. A kernel of one pixel is the same with any dilation.
 
     Args:
         convolution: 1x1, with stride 1, without padding; its weights are used, not copied.
@@ -59,7 +58,7 @@ class PointwiseConvolution(nn.Module):
 
 @dataclass(kw_only=True, slots=True)
 class _Followers:
-    """Which norm gets what which convolution gives, as a run has shown."""
+    """Which norm follows which convolution, from one run of the network."""
 
     given: dict[int, tuple[str, Tensor, int]] = field(default_factory=dict)
     pairs: list[tuple[str, str]] = field(default_factory=list)
@@ -67,7 +66,7 @@ class _Followers:
 
     def note_convolution(self, name: str, maps: Tensor) -> None:
         self.calls[name] += 1
-        # The tensor is kept, so that no other one can get its place in memory and be taken for it.
+        # The tensor is kept, so that no other one can get its place in memory and be mistaken for it.
         self.given[id(maps)] = (name, maps, maps._version)
 
     def note_norm(self, name: str, maps: Tensor) -> None:
@@ -84,14 +83,13 @@ class _Followers:
 
 
 def streamlined(classifier: Classifier, *, images: Tensor) -> Classifier:
-    """Return a copy of a classifier that answers the same up to rounding, faster; in evaluation mode.
+    """Return a copy of a classifier, in evaluation mode, that gives the same answers up to rounding, faster.
+
+    It is the classifier itself where nothing can be gained, or where the copy gives something else.
 
     Args:
         classifier: Left as it is.
         images: A few images to try it with, float ``(B, 3, H, W)``, values 0-1, as it will get them, on its device.
-
-    Returns:
-        The classifier itself where nothing can be gained, or where the copy does not give the same.
     """
     with evaluation_mode(classifier), torch.no_grad():
         pairs = _pairs(classifier, images)

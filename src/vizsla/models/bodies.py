@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
 IMAGENET_PREPROCESSING = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's images, what most weights expect."""
+"""Mean and standard deviation of ImageNet's images, which most weights expect."""
 
 _RANDOM = Weights(tensors={}, origin="random")
-"""Stands for the start of a network that was not pretrained."""
+"""In place of pretrained weights: the network keeps its random start."""
 
 _TORCHVISION_HEAD = ("avgpool", "classifier", "fc", "head", "heads")
-"""What torchvision calls the first part after the body."""
+"""Torchvision's names for the first part after the body."""
 
 _TORCHVISION_LICENCE = "BSD-3-Clause"
 
-# They have classifiers halfway, for training from nothing; without them the layers run one after the other.
+# Both have extra classifiers halfway, for training from scratch; without them the layers run one after the other.
 _TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
     name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
 }
 _TORCHVISION_EXTRAS = ("AuxLogits", "aux1", "aux2")
-"""The names of these classifiers."""
+"""Names of these extra classifiers."""
 
-# Their weights are from TensorFlow and expect values from -1 to 1; torchvision converts in ``forward``, which we do not run.
+# Their weights are from TensorFlow and expect values from -1 to 1; torchvision converts images in ``forward``, which is not run here.
 _TENSORFLOW_VALUES = (0.5, 0.5, 0.5)
 
-# Networks of tokens are made for one size unless asked; not every one of them knows both words.
+# Networks of tokens are made for one size unless asked for more; not all of them have both options.
 _ANY_SIZE_OPTIONS: tuple[dict[str, bool], ...] = (
     {"dynamic_img_size": True, "dynamic_img_pad": True},
     {"dynamic_img_size": True},
@@ -65,9 +65,9 @@ class Body:
         network: The layers.
         stages: How to get maps out of them.
         preprocessing: What the weights expect of images.
-        origin: Where the weights come from, for people; ``"random"`` if nowhere.
+        origin: Where the weights come from, in words; ``"random"`` without any.
         licence: Of the weights, as an SPDX name where known.
-        num_parts: How many of the whole network's children were kept, if that is not what it usually is.
+        num_parts: How many of the whole network's children were kept, if not the usual number.
     """
 
     network: nn.Module
@@ -79,11 +79,7 @@ class Body:
 
 
 def packaged_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
-    """Build EfficientNet-Lite0, whose weights an installed package carries.
-
-    Raises:
-        WeightsError: The package is missing or damaged, or the given weights do not fit.
-    """
+    """Build EfficientNet-Lite0, whose weights come from an installed package."""
     from timm.models import PretrainedCfg, get_pretrained_cfg
 
     record = get_pretrained_cfg(TIMM_NAME) or PretrainedCfg()
@@ -94,12 +90,7 @@ def packaged_body(name: str, *, pretrained: bool, given: Weights | None) -> Body
 
 
 def timm_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
-    """Build a network of timm.
-
-    Raises:
-        ConfigError: The network does not give maps.
-        WeightsError: There are no weights, or they do not fit.
-    """
+    """Build a network of timm."""
     from timm.models import PretrainedCfg, get_pretrained_cfg
 
     record = get_pretrained_cfg(name) or PretrainedCfg()
@@ -115,17 +106,9 @@ def timm_body(name: str, *, pretrained: bool, given: Weights | None) -> Body:
 def torchvision_body(
     name: str, *, pretrained: bool, given: Weights | None, cut: int | None = None
 ) -> Body:
-    """Build a network of torchvision.
+    """Build a network of torchvision, with the weights that torchvision calls ``DEFAULT`` unless some are given.
 
-    Args:
-        name: As torchvision knows it.
-        pretrained: Use the published weights (torchvision's ``DEFAULT``), unless some are given.
-        given: Weights to use instead.
-        cut: How many of the network's children to keep, or, negative, to leave out; None for those before its head.
-
-    Raises:
-        ConfigError: The network is not a sequence of stages, or what is kept of it is not.
-        WeightsError: There are no weights, or they do not fit.
+    ``cut`` says how many of the network's children to keep, or, negative, to leave out; None keeps those before its head.
     """
     from torchvision import models
 
@@ -171,7 +154,7 @@ def torchvision_body(
 def _timm_as_body(
     network: nn.Module, weights: Weights, *, record: PretrainedCfg, name: str
 ) -> Body:
-    """Load weights into a network of timm that has lost its classifier, and describe it."""
+    """Load weights into a network of timm without its classifier, and describe it."""
     if weights.tensors:
         load_weights(
             network, weights, ignored=_names(record.classifier), what=f"the network {name}"
@@ -207,8 +190,8 @@ def _create_timm_network(
 
     if published is None:
         return timm.create_model(name, num_classes=0, **options)
-    # timm loads them: it knows how the files of each family differ from its networks. It gets them for the whole network,
-    # classifier included: only then does it insist that everything fits.
+    # timm loads them, because it knows how the files of each family differ from its networks. It loads them into the whole
+    # network, classifier included: only then does it insist that everything fits.
     overlay = {"state_dict": dict(published.tensors)}
     try:
         network = timm.create_model(
@@ -247,9 +230,9 @@ def _published_weights(published: PublishedFile, *, what: str, licence: str) -> 
         path = find_weights_file(published, hub=hub_from_environment())
     except WeightsError as error:
         raise WeightsError(
-            f"There are no pretrained weights for {what}: {error}. Three ways out: give a file of weights "
-            f"(weights_file), use the architecture {PACKAGED_NAME!r}, whose weights an installed package carries, or ask "
-            "for random weights (pretrained=False), which need far more images and epochs."
+            f"There are no pretrained weights for {what}: {error}. Give a file of weights (weights_file), use the "
+            f"architecture {PACKAGED_NAME!r}, whose weights come with an installed package, or start from random weights "
+            "(pretrained=False), which need far more images and epochs."
         ) from error
     return Weights(
         tensors=read_weights_file(path),
@@ -270,7 +253,7 @@ def _names(names: str | Sequence[str] | None) -> tuple[str, ...]:
 def _torchvision_stages(
     network: nn.Module, parts: tuple[str, ...], *, size: Size, name: str
 ) -> Stages:
-    """Find the stages of a network of torchvision that has lost its head."""
+    """Find the stages of a network of torchvision without its head."""
     if name.startswith("vit_") and parts == ("conv_proj", "encoder"):
         return token_stages(network)
     steps = tuple(step for part in parts for step in _steps(network, part))

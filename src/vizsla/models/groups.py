@@ -1,8 +1,7 @@
 """Parameter groups of a classifier: freezing, learning rates by depth, and which parameters take no weight decay.
 
-The groups are early body, late body and head, or one per block: the later a layer, the more it has to learn for a new task,
-so groups get their own learning rates and may be frozen. A frozen parameter never changes: it needs no gradient and keeps
-none.
+The groups are early body, late body and head, or one per block. The later a layer, the more it has to learn for a new task,
+so each group has its own learning rate and can be frozen. A frozen parameter never changes: it gets no gradient and keeps none.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def parameter_groups(classifier: Classifier) -> tuple[Group, Group, Group]:
 
     The body is cut after the first half of its stages, the middle one of an odd number included: a resnet after
     ``layer2``, EfficientNet-Lite0 after ``blocks.2``, a transformer of twelve blocks after the sixth. Every parameter is
-    in exactly one group; a group may be empty.
+    in exactly one group; a group can be empty.
     """
     network = classifier.backbone.network
     early = _own_parameters(_modules_until(network, classifier.backbone.early_end))
@@ -55,7 +54,7 @@ def parameter_groups(classifier: Classifier) -> tuple[Group, Group, Group]:
 def fine_groups(classifier: Classifier) -> tuple[Group, ...]:
     """Return the parameters of a classifier block by block, the head last; for rates that fall with the depth.
 
-    Networks of timm are divided by their ``group_matcher``, others into the blocks of their containers; a norm that is alone
+    Networks of timm are divided by their ``group_matcher``, others into the blocks of their containers; a single norm
     joins the block before it. convnext_tiny has 20 groups, swin_base 26, efficientnet_b3 28, a transformer of 12 blocks 14,
     resnet18 10. Every parameter is in exactly one group, in the order in which the layers run.
     """
@@ -99,16 +98,13 @@ def layer_decay_rates(rate: float, *, num_groups: int, decay: float) -> tuple[fl
 def freeze_to(groups: Sequence[Group], n: int, *, train_norms: Iterable[nn.Parameter] = ()) -> None:
     """Freeze all groups before position ``n`` and let the others train.
 
-    Frozen parameters lose their gradients too, so that no optimiser goes on moving them.
+    Frozen parameters lose their gradients too, so that no optimiser keeps moving them.
 
     Args:
         groups: From ``parameter_groups``, or any others.
         n: First group that trains; negative numbers count from the end, so -1 trains the last group only and 0 all.
             A number beyond the last group freezes everything, with a warning.
         train_norms: Parameters that train although their group is frozen, usually ``norm_parameters(classifier)``.
-
-    Raises:
-        ConfigError: ``n`` counts from the end beyond the first group.
     """
     if n < -len(groups):
         raise ConfigError(
@@ -133,8 +129,8 @@ def freeze_to(groups: Sequence[Group], n: int, *, train_norms: Iterable[nn.Param
 def train_mode(module: nn.Module) -> None:
     """Put a module in training mode, except norms whose parameters are all frozen: their statistics stay.
 
-    A frozen body then gives the same features throughout, which may be computed once. ``module.train()`` instead keeps
-    all statistics moving, as the notebooks' library does.
+    A frozen body then always gives the same features, so they can be computed once. ``module.train()`` instead keeps all
+    statistics moving, as fastai does.
     """
     module.train()
     for norm in _norms(module):
@@ -151,7 +147,7 @@ def norm_parameters(module: nn.Module) -> Group:
 def undecayed_parameters(module: nn.Module) -> Group:
     """Return the parameters that take no weight decay: all biases, and all parameters of norms.
 
-    Decay pulls weights towards zero to keep the function smooth; a bias or the scale of a norm does not make it rough.
+    Decay pulls weights towards zero to keep the function smooth; biases and the scales of norms do not make it rough.
     """
     biases = (
         parameter
@@ -162,12 +158,7 @@ def undecayed_parameters(module: nn.Module) -> Group:
 
 
 def decay_split(group: Group, *, module: nn.Module) -> tuple[Group, Group]:
-    """Return the parameters of a group that take weight decay, and those that do not.
-
-    Args:
-        group: Parameters of ``module``.
-        module: Tells which parameters are biases and norms.
-    """
+    """Return the parameters of a group that take weight decay, and those that do not; ``module`` says which are norms."""
     exempt = undecayed_parameters(module)
     decayed = _without(group, exempt)
     return decayed, _without(group, decayed)
@@ -192,7 +183,7 @@ def _fine_body(backbone: Backbone) -> tuple[Group, ...]:
 
 
 def _timm_groups(network: nn.Module, matcher: object) -> list[Group]:
-    """Return the groups of a network of timm; what its matcher does not know counts as the last of them."""
+    """Return the groups of a network of timm; parameters that its matcher does not know join the last of them."""
     from timm.models import group_parameters
 
     names = cast("Mapping[int, Sequence[str]]", group_parameters(network, matcher))  # pyright: ignore[reportArgumentType] (a regular expression or a function, as timm made it)
@@ -210,7 +201,7 @@ def _block_groups(network: nn.Module, *, blocks: Sequence[nn.Module]) -> list[Gr
     groups: list[list[nn.Parameter]] = []
     current: int | None = None
     for parameter in network.parameters():
-        # What lies outside all blocks (embeddings of positions, a last norm) stays with the block before it.
+        # Parameters outside all blocks (position embeddings, a last norm) stay with the block before them.
         owner = owners.get(id(parameter), current)
         if not groups or (current is not None and owner != current):
             groups.append([])
@@ -220,7 +211,7 @@ def _block_groups(network: nn.Module, *, blocks: Sequence[nn.Module]) -> list[Gr
 
 
 def _blocks(network: nn.Module, steps: Sequence[str]) -> list[nn.Module]:
-    """Return the layers that run one after the other, those in containers one by one."""
+    """Return the layers that run one after the other, with containers taken apart."""
     parts = [network.get_submodule(step) for step in steps] or list(network.children())
     while len(parts) == 1 and any(True for _ in parts[0].children()):
         parts = list(parts[0].children())
@@ -228,14 +219,14 @@ def _blocks(network: nn.Module, steps: Sequence[str]) -> list[nn.Module]:
 
 
 def _uncontained(part: nn.Module) -> list[nn.Module]:
-    """Return the layers in a container, at any depth, or the part itself if it is none."""
+    """Return the layers in a container, at any depth; of anything else, the part itself."""
     if not isinstance(part, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         return [part]
     return [layer for inner in part.children() for layer in _uncontained(inner)]
 
 
 def _modules_until(network: nn.Module, last: str) -> list[nn.Module]:
-    """Return the modules of a network in order of definition, up to the one called ``last`` with all in it."""
+    """Return the modules of a network in order of definition, up to the one called ``last`` and everything inside it."""
     modules = list(network.named_modules(remove_duplicate=False))
     ends = [
         position
@@ -246,7 +237,7 @@ def _modules_until(network: nn.Module, last: str) -> list[nn.Module]:
 
 
 def _norms(module: nn.Module) -> list[nn.Module]:
-    # The name finds norms that libraries define on their own, such as timm's RmsNorm or EvoNorm2dS0.
+    # The class name finds norms that libraries define themselves, such as timm's RmsNorm or EvoNorm2dS0.
     return [
         part
         for part in module.modules()

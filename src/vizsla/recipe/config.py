@@ -1,4 +1,4 @@
-"""The choices of a run, as dataclasses: checked once, here; the command line and ``config.toml`` are made from the same fields.
+"""The options of a run, as dataclasses that check themselves; the command line and ``config.toml`` are made from the same fields.
 
 Nothing heavy is imported, so that ``vizsla train --help`` answers at once.
 """

@@ -1,6 +1,6 @@
-"""The second stage: a classifier whose head is fitted is trained end to end; the best state on the way is kept.
+"""The second stage: a classifier with a fitted head is trained end to end, and its best state is kept.
 
-Norms stay as they were pretrained: the head was fitted on features in evaluation mode, so training starts from exactly its
+Norms stay as they were pretrained: the head was fitted on features in evaluation mode, so training starts at exactly its
 accuracy, at low rates.
 """
 
@@ -35,18 +35,18 @@ END_TO_END = "end to end"
 """Name of the stage in the history."""
 
 RATE_SHARES = (0.2, 1.0, 0.1)
-"""Of the peak rate, for early body, late body and head. The early body knows most already. The head was fitted to the
-optimum of its features and is wide: one Adam step moves its logits by the rate times the number of features.
+"""Of the peak rate, for early body, late body and head. The early body has the least to learn. The head is at the optimum of
+its features and is wide: one Adam step moves its logits by the rate times the number of features.
 """
 
 
 class BestState:
-    """The weights with the lowest validation loss so far, and what they predict.
+    """The weights with the lowest validation loss so far, and their predictions.
 
     Args:
         classifier: The one that is being trained; the given predictions are those of its present weights.
         predictions: On the validation images.
-        name: Of the present state, for people.
+        name: Of the present state, in words.
     """
 
     def __init__(self, classifier: Classifier, *, predictions: Predictions, name: str) -> None:
@@ -57,7 +57,7 @@ class BestState:
         self._best.keep(classifier)
 
     def offer(self, predictions: Predictions, *, name: str) -> None:
-        """Take the present weights if their validation loss is lower."""
+        """Keep the present weights if their validation loss is lower."""
         if predictions.losses.mean() < self.predictions.losses.mean():
             self.predictions = predictions
             self.name = name
@@ -68,7 +68,7 @@ class BestState:
         self._best.put_back(self.classifier)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep."""
+        """Return what a checkpoint stores."""
         return {
             "name": self.name,
             "pictures": self._images(),
@@ -77,12 +77,7 @@ class BestState:
         }
 
     def load_state(self, state: dict[str, Any], *, predict: Callable[[], Predictions]) -> None:
-        """Take up what ``state`` returned.
-
-        Args:
-            state: Where it is of other images, those that are there now are predicted by its weights.
-            predict: Does so with the classifier as it is.
-        """
+        """Continue from what ``state`` returned; if it was about other images, ``predict`` is called with its weights."""
         self.name = state["name"]
         self._best.load_state(state)
         if state["pictures"] == self._images():
@@ -95,7 +90,7 @@ class BestState:
         present.put_back(self.classifier)
 
     def _images(self) -> str:
-        """Return a digest of which images were predicted."""
+        """Return a digest of the paths of the predicted images."""
         return hashlib.sha256("\n".join(self.predictions.paths).encode()).hexdigest()
 
 
@@ -115,14 +110,10 @@ def train_end_to_end(
         loaders: Their validation images are predicted after each epoch; their seed, workers, device and cache are used.
         best: Holds the classifier, which is trained in place.
         history: Gets a point per epoch, at once.
-        notes: On what was done before, such as the recipe in words; kept in checkpoints.
+        notes: What was done before, such as the recipe in words; kept in checkpoints.
         config: Has the number of epochs, the presize, the precision, and the peak rate of the late body (``RATE_SHARES``).
         display: Shows bars and a row per epoch.
         cbs: Further callbacks.
-
-    Raises:
-        TrainingError: The loss is not finite any more.
-        PictureError: An image cannot be read.
     """
     trainer = end_to_end_trainer(loaders, best.classifier, config=config, display=display)
     epochs = config.epochs_on(loaders.device)
@@ -141,7 +132,7 @@ def train_end_to_end(
 def end_to_end_trainer(
     loaders: DataLoaders, classifier: Classifier, *, config: TrainConfig, display: Display
 ) -> Trainer:
-    """Return what trains everything but the norms; its arguments are those of ``train_end_to_end``."""
+    """Return a trainer of everything but the norms; its arguments are those of ``train_end_to_end``."""
     training = DataLoaders(
         loaders.table,
         resize=Resize(config.kept_size),
@@ -169,13 +160,7 @@ def end_to_end_trainer(
 
 
 class OfferEpochs(Callback):
-    """Shows each epoch, adds it to the history of the run, and offers its state.
-
-    Args:
-        best: Takes the states.
-        history: Gets a point per epoch.
-        notes: Kept in checkpoints.
-    """
+    """Shows each epoch, adds it to the history of the run, and offers its state; ``notes`` are kept in checkpoints."""
 
     def __init__(
         self, best: BestState, *, history: list[HistoryPoint], notes: Mapping[str, Any]
@@ -186,11 +171,11 @@ class OfferEpochs(Callback):
         self._trainer: Trainer | None = None
 
     def before_fit(self, fit: Fit) -> None:
-        """Remember who trains."""
+        """Remember the trainer, for ``load_state``."""
         self._trainer = fit.trainer
 
     def after_epoch(self, fit: Fit) -> None:
-        """Take in the epoch."""
+        """Record the epoch."""
         if fit.predictions is not None:
             self.best.offer(fit.predictions, name=f"epoch {fit.epoch + 1}")
         point = replace(fit.trainer.recorder.history[-1], epoch=fit.epoch + 1)
@@ -198,7 +183,7 @@ class OfferEpochs(Callback):
         self.history.append(point)
 
     def state(self) -> dict[str, Any]:
-        """Return what the run knows so far, and what its head is made of."""
+        """Return the results so far, and the settings of the head."""
         return {
             "head": self.best.classifier.head.config(),  # pyright: ignore[reportCallIssue] (heads have it)
             "notes": dict(self.notes),
@@ -207,7 +192,7 @@ class OfferEpochs(Callback):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take it up again."""
+        """Continue from them."""
         self.history[:] = [HistoryPoint(**point) for point in state["history"]]
         if self._trainer is not None:
             self.best.load_state(state, predict=self._trainer.predictions)

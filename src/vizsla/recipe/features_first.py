@@ -1,7 +1,7 @@
-"""The first stage: the features of every image are computed once with a frozen body, and a head is fitted on them.
+"""The first stage: a frozen body computes the features of every image once, and a head is fitted on them.
 
-The body sees every image once (training images also mirrored), forward only. The head is then also fitted on parts of the
-training images: if accuracy still rises towards all of them, more images would help.
+The body sees every image once (training images also mirrored), forward only. The head is also fitted on parts of the training
+images: if accuracy still rises towards all of them, more images would help.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from vizsla.evaluate.predictions import HistoryPoint, Predictions
 from vizsla.infer.mistakes import MOST_TRAINING, KnownImages
 from vizsla.infer.neighbours import evenly_spread, standardised
-from vizsla.infer.run import Features, extract_features
+from vizsla.infer.run import Features, extract_features, table_predictions
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import FeatureHead
@@ -53,27 +53,27 @@ if TYPE_CHECKING:
 
 STATISTICS = ("mean", "std")
 NUM_POOLED_STAGES = 4
-"""Of the end of the body; the edges and colours before that say little about classes."""
+"""At the end of the body; the edges and colours before say little about classes."""
 SHARES = (0.125, 0.25, 0.5, 1.0)
-"""Parts of the training images that the head is fitted on, one after the other."""
+"""The head is fitted on these parts of the training images, one after the other."""
 TRAINING_VIEWS = ("plain", "mirrored")
 """Mirrored training images took solar cells from 88.7 to 89.7 % with a fixed kernel head (mean of three splits)."""
 BUILDING, CHOOSING, FITTING = "loading the network", "choosing a head", "fitting the head"
 FEATURES_FIRST = "features first"
 FEATURE_PHASES = (BUILDING, WAITING, COPY, AUGMENTATION, FORWARD, CHOOSING, FITTING, OVERHEAD)
-"""Where the time of this stage goes; what is called augmentation only makes floats of the images here."""
+"""Where the time of this stage goes; "augmentation" only makes floats of the images here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureStage:
-    """What the first stage leaves.
+    """The result of the first stage.
 
     Attributes:
         classifier: Body and fitted head, in eval mode.
         fit: The head and how it was chosen.
         predictions: On the validation images.
         history: One point per fit of the head, on growing parts of the training images.
-        known: Features of training images, and what the head says of each when it is fitted without it.
+        known: Features of training images, and their leave-one-out predictions.
     """
 
     classifier: Classifier
@@ -97,11 +97,6 @@ def features_first(
         config: Names the network and its weights.
         display: Shows bars, and a row per fit.
         profile: Told where the time goes.
-
-    Raises:
-        ConfigError: There is no such network.
-        WeightsError: Its weights cannot be found.
-        PictureError: An image cannot be read.
     """
     table = loaders.table
     started = time.monotonic()
@@ -180,7 +175,7 @@ def features_first(
 def pooling_classifier(
     loaders: DataLoaders, *, arch: Architecture, weights: Path | str | None = None
 ) -> tuple[Classifier, FeatureHead, FeatureLayout]:
-    """Return a classifier on the loaders' device whose head only pools yet, that head, and the layout of its features."""
+    """Return a classifier on the loaders' device whose head only pools so far, that head, and the layout of its features."""
     backbone = build_backbone(arch, weights_file=weights, seed=derive_seed(loaders.seed, "model"))
     channels = backbone.stage_channels
     stages = tuple(range(len(channels)))[-NUM_POOLED_STAGES:]
@@ -205,7 +200,7 @@ def _extract(
     display: Display,
     clock: PhaseClock,
 ) -> Features:
-    """Extract features under a moving bar; several processes do a part each, and all get all."""
+    """Extract features with a progress bar; several processes do a part each, and each gets all."""
     with display.bar(label, total=loader.n) as move:
         part = extract_features(
             classifier,
@@ -243,12 +238,8 @@ def _predictions(
     columns = layout.columns(fit.setting.stages, fit.setting.statistics)
     with torch.inference_mode():
         logits = fit.head.classify(features.values[:, 0, columns])
-    return Predictions(
-        rows=features.rows,
-        paths=tuple(table.shown_path(row) for row in features.rows.tolist()),
-        logits=logits.clone(),
-        targets=features.targets,
-        vocab=table.vocab,
+    return table_predictions(
+        table, rows=features.rows, logits=logits.clone(), targets=features.targets
     )
 
 
@@ -257,17 +248,15 @@ def _known(
 ) -> KnownImages:
     columns = layout.columns(fit.setting.stages, fit.setting.statistics)
     chosen = torch.tensor(evenly_spread(range(len(train.rows)), most=MOST_TRAINING))
-    rows = train.rows[fit.sample]
     with torch.inference_mode():
         features = standardised(fit.head, train.values[chosen, 0][:, columns])
     return KnownImages(
         rows=train.rows[chosen],
         features=features.clone(),
-        left_out=Predictions(
-            rows=rows,
-            paths=tuple(table.shown_path(row) for row in rows.tolist()),
+        left_out=table_predictions(
+            table,
+            rows=train.rows[fit.sample],
             logits=fit.left_out,
             targets=train.targets[fit.sample],
-            vocab=table.vocab,
         ),
     )

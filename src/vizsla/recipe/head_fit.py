@@ -1,7 +1,7 @@
 """Fit a head on cached features, in seconds and in closed form.
 
 Regularised least squares on one-hot targets (Rifkin, Yeo, Poggio: "Regularized least-squares classification", 2003). Its
-leave-one-out predictions cost next to nothing (Allen's PRESS statistic, 1974), so the stages, the kernel, its width and the
+leave-one-out predictions are nearly free (Allen's PRESS statistic, 1974), so the stages, the kernel, its width and the
 penalty are chosen on the training images alone, and the scores become calibrated logits by a temperature fitted on the
 same leave-one-out predictions. All views of an image are left out together.
 
@@ -29,17 +29,17 @@ NUM_LANDMARKS = 2048
 NUM_LANDMARKS_TO_CHOOSE = 768
 """Enough to tell good settings from bad ones, at a twentieth of the cost."""
 MAX_KERNEL_ROWS = 20_000
-"""Above this many rows only linear heads are tried: kernels gain least where images are many, and cost most."""
+"""Above this many rows only linear heads are tried: with many images kernels gain least and cost most."""
 MAX_ROWS = 50_000
-"""Above this many rows a head is fitted on a random sample: its few thousand numbers no longer gain from more."""
+"""Above this many rows a head is fitted on a random sample: more rows no longer improve its few thousand numbers."""
 BANDWIDTHS = (0.5, 1.0)
 """For standardised features; at 1 two unrelated images have a similarity of about exp(-2)."""
 LEAST_SPREAD = 0.1
-"""Of the typical spread of a feature; steadier ones are not blown up to it. A fifth of EfficientNet-Lite0's last features are
-zero in all of 128 simple images, and one that wakes up in the next image would outweigh all others.
+"""Of the typical spread of a feature; features that vary less are not scaled up to it. A fifth of EfficientNet-Lite0's last
+features are zero in all of 128 simple images, and one that is not zero in the next image would outweigh all others.
 """
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-6, 5))
-"""Shares of the mean eigenvalue of the Gram matrix, so that they mean the same for any data."""
+"""Shares of the mean eigenvalue of the Gram matrix, so that they mean the same on any data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ class FeatureLayout:
 
     Attributes:
         stages: Stages that were pooled.
-        statistics: Statistics that were pooled of each.
+        statistics: The statistics of each.
         channels: Channels of all stages of the body.
     """
 
@@ -75,7 +75,7 @@ class FeatureLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadSetting:
-    """A head that may be fitted.
+    """A kind of head to fit.
 
     Attributes:
         stages: Stages that it sees.
@@ -88,7 +88,7 @@ class HeadSetting:
     bandwidth: float = 0.0
 
     def __str__(self) -> str:
-        """Say it in words, for tables and reports."""
+        """Describe it in words, for tables and reports."""
         kind = f"kernel head (bandwidth {self.bandwidth:g})" if self.bandwidth else "linear head"
         stages = ", ".join(str(stage) for stage in self.stages)
         return f"{kind} on {' and '.join(self.statistics)} of stage{'s' * (len(self.stages) > 1)} {stages}"
@@ -96,11 +96,11 @@ class HeadSetting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadFit:
-    """A fitted head, and what was seen of it on the training images.
+    """A fitted head, and its results on the training images.
 
     Attributes:
         head: The head, in eval mode.
-        setting: What it is.
+        setting: Its kind.
         penalty: As a share of the mean eigenvalue.
         accuracy: Share of training images that are right when the head is fitted without them.
         loss: Mean cross-entropy of the same leave-one-out predictions, with targets smoothed by 1 / (N + 2).
@@ -120,7 +120,7 @@ class HeadFit:
 def candidate_settings(layout: FeatureLayout) -> tuple[HeadSetting, ...]:
     """Return the heads worth trying on features of this layout.
 
-    The last stage says what things are, the stages before it say what they are made of: tasks like ImageNet want the
+    The last stage says what things are, the stages before it say what they are made of: tasks like ImageNet need the
     former, textures and defects the latter.
     """
     last, before = layout.stages[-1:], layout.stages[:-1] or layout.stages
@@ -153,9 +153,6 @@ def choose_setting(
         num_classes: C.
         settings: What to try. Kernels are left out where there are more than ``MAX_KERNEL_ROWS`` rows.
         seed: For the landmarks.
-
-    Raises:
-        TrainingError: See ``fit_feature_head``.
     """
     num_rows = features.shape[0] * features.shape[1]
     tried = [

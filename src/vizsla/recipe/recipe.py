@@ -1,8 +1,8 @@
-"""What ``vizsla train`` does with a table: features first, then end to end; a run that was cut off is continued.
+"""What ``vizsla train`` does with a table: features first, then end to end; an interrupted run can be continued.
 
-Features first: a frozen body sees every image once, a head is fitted on what it says in seconds (``head_fit.py``), and that
-is already a good classifier and a verdict on the data. Then, where there is a GPU or epochs are asked for, everything is
-trained end to end from there at low rates, and the best state is kept.
+Features first: a frozen body sees every image once and a head is fitted on its features in seconds (``head_fit.py``), which is
+already a good classifier and a verdict on the data. Then, where there is a GPU or epochs are asked for, everything is trained
+end to end from there at low rates, and the best state is kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
     from vizsla.infer.mistakes import KnownImages
     from vizsla.models.classifier import Classifier
-    from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.checkpoint import Checkpoint
     from vizsla.types import ImageTable
 
@@ -40,15 +39,7 @@ _CANNOT_DIFFER = ("arch", "weights")
 
 
 def cache_for(table: ImageTable, *, config: TrainConfig) -> ImageCache:
-    """Return the cache for a run over a table: all its images centred, and strips of what the end-to-end epochs see.
-
-    Args:
-        table: The images.
-        config: Has mode, budget, device and sizes.
-
-    Raises:
-        OutputError: The disk was asked for and its folder cannot be written to.
-    """
+    """Return the cache for a run over a table: all its images centred, and strips for the random crops of the end-to-end epochs."""
     device = default_device() if config.device == "auto" else torch.device(config.device)
     num_train, num_valid = len(table.train_rows), len(table.valid_rows)
     centred = expected_bytes(Resize(config.size), num_centred=num_train + num_valid, num_strips=0)
@@ -65,7 +56,7 @@ def cache_for(table: ImageTable, *, config: TrainConfig) -> ImageCache:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedRun:
-    """What training leaves.
+    """The result of training.
 
     Attributes:
         classifier: In eval mode, on the device it was trained on.
@@ -97,21 +88,18 @@ def train_classifier(
     checkpoint: Checkpoint | None = None,
     profile: RunProfile | None = None,
 ) -> TrainedRun:
-    """Train a classifier on a table by the default recipe.
+    """Train a classifier on a table by the default recipe, and return it with its predictions of the validation images.
 
     Args:
         table: Labelled images with their split.
-        config: Choices; None is all defaults.
+        config: Options; None is all defaults.
         display: Where to show progress; None is the screen.
         cache: Images that were read already at the size of ``config``; None is a new ``cache_for(table, config=config)``.
-        checkpoint: Writes the state of the end-to-end epochs now and then, and goes on from it where it is to resume.
+        checkpoint: Stores the state of the end-to-end epochs now and then, and continues from it where it is to resume.
         profile: Told where the time goes; None does not measure that.
 
-    Returns:
-        The classifier with what it says of the validation images.
-
     Raises:
-        ConfigError: There is no such network, a choice cannot work, or the checkpoint is of another run.
+        ConfigError: There is no such network, an option cannot work, or the checkpoint is of another run.
         WeightsError: Its weights cannot be found.
         PictureError: An image cannot be read.
         TrainingError: A head cannot be fitted to the features.
@@ -146,15 +134,23 @@ def train_classifier(
     epochs = config.epochs_on(loaders.device)
     interrupted, problem = False, ""
     if epochs:
-        interrupted, problem = _end_to_end(
-            loaders,
-            best=best,
-            history=history,
-            notes={"recipe": recipe, "settings": settings},
-            config=config,
-            display=display,
-            cbs=[*as_callbacks(checkpoint), *profile.steps(END_TO_END)],
-        )
+        try:
+            train_end_to_end(
+                loaders,
+                best=best,
+                history=history,
+                notes={"recipe": recipe, "settings": settings},
+                config=config,
+                display=display,
+                cbs=[*as_callbacks(checkpoint), *profile.steps(END_TO_END)],
+            )
+        except KeyboardInterrupt:
+            display.line("Stopped by Ctrl-C; the best state so far is kept.")
+            interrupted = True
+        except (TrainingError, PictureError) as error:
+            problem = f"{error} The best state so far is kept."
+        finally:
+            best.restore()
         done = sum(point.stage == END_TO_END for point in history)
         number = str(epochs) if done == epochs else f"{done} of {epochs}"
         if known is not None:  # the body may have changed, and its features with it
@@ -175,19 +171,10 @@ def train_classifier(
 def loaders_for(
     table: ImageTable, *, config: TrainConfig, cache: ImageCache | None = None
 ) -> DataLoaders:
-    """Return loaders of a table that prepare its images as in validation.
-
-    Args:
-        table: Labelled images with their split.
-        config: Choices of the run.
-        cache: None is a new ``cache_for(table, config=config)``.
-
-    Raises:
-        ConfigError: The recipe is not for such a table.
-    """
+    """Return loaders of a table that prepare its images as in validation; a cache of None is a new ``cache_for`` it."""
     if table.task != "category":
         raise ConfigError(
-            f"The recipe fits a head for classes, and this table is of the task {table.task!r}. Train it with "
+            f"The recipe fits a head for classes, and the task of this table is {table.task!r}. Train it with "
             "vision_learner(dls, arch)."
         )
     return DataLoaders(
@@ -203,7 +190,7 @@ def loaders_for(
 
 
 def _settings_of(config: TrainConfig, *, table: ImageTable, device: torch.device) -> dict[str, Any]:
-    """Return what has to be the same for a run to be continued: its data, and the choices that its result depends on."""
+    """Return what must not change for a run to be continued: its data, and the options that its result depends on."""
     return {
         **data_identity(table),
         "arch": config.arch,
@@ -219,22 +206,22 @@ def _settings_of(config: TrainConfig, *, table: ImageTable, device: torch.device
 
 
 def _kept_by(checkpoint: Checkpoint | None, *, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what ``OfferEpochs`` kept of a run that was cut off in its end-to-end epochs; None if there is none to continue."""
+    """Return what ``OfferEpochs`` kept of a run interrupted in its end-to-end epochs; None if there is none to continue."""
     kept = None if checkpoint is None else checkpoint.kept_by(OfferEpochs)
     if checkpoint is None or kept is None:
         return None
     differing = differences(kept["notes"]["settings"], settings)
     if differing and (not checkpoint.force or differing.keys() & set(_CANNOT_DIFFER)):
         raise ConfigError(
-            f"The run to continue ({checkpoint.path}) was another one. What differs: {'; '.join(differing.values())}. Give "
-            "what was given then, leave out --resume to train from the start, or continue all the same with --force, which "
-            "cannot bridge another network."
+            f"The run to continue ({checkpoint.path}) was another one. What differs: {'; '.join(differing.values())}. Use "
+            "the options of that run, leave out --resume to train from the start, or continue anyway with --force, which "
+            "cannot change the network."
         )
     return kept
 
 
 def _best_before(head: dict[str, Any], loaders: DataLoaders, *, config: TrainConfig) -> BestState:
-    """Return a classifier with a head of the same make; the checkpoint will put its weights in."""
+    """Return a classifier with a head of the same shape; the checkpoint will load the weights."""
     classifier, _, _ = pooling_classifier(loaders, arch=config.arch, weights=config.weights or None)
     made = build_head(
         head, stage_channels=classifier.backbone.stage_channels, num_classes=loaders.c
@@ -245,34 +232,3 @@ def _best_before(head: dict[str, Any], loaders: DataLoaders, *, config: TrainCon
         classifier, loaders.valid.batches(), table=loaders.table, precision=precision
     )
     return BestState(classifier.eval(), predictions=predictions, name="")
-
-
-def _end_to_end(
-    loaders: DataLoaders,
-    *,
-    best: BestState,
-    history: list[HistoryPoint],
-    notes: dict[str, Any],
-    config: TrainConfig,
-    display: Display,
-    cbs: Callbacks,
-) -> tuple[bool, str]:
-    """Train end to end, leave the best state, and return whether Ctrl-C ended it and what else did."""
-    try:
-        train_end_to_end(
-            loaders,
-            best=best,
-            history=history,
-            notes=notes,
-            config=config,
-            display=display,
-            cbs=cbs,
-        )
-    except KeyboardInterrupt:
-        display.line("Stopped by Ctrl-C; the best state so far is kept.")
-        return True, ""
-    except (TrainingError, PictureError) as error:
-        return False, f"{error} The best state so far is kept."
-    finally:
-        best.restore()
-    return False, ""
