@@ -26,7 +26,7 @@ from vizsla.models.stages import (
     timm_stages,
     token_stages,
 )
-from vizsla.models.weights import Weights
+from vizsla.models.weights import Weights, packaged_weights
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def test_published_weights_of_timm_come_from_the_cache(empty_caches):
     assert backbone.preprocessing == Preprocessing(
         mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=(160, 160)
     )
+    network: Any = backbone.network
+    assert "state_dict" not in network.pretrained_cfg  # one copy of the weights is enough
 
 
 def test_published_weights_of_timm_come_from_the_hub(empty_caches, file_server, monkeypatch):
@@ -85,19 +87,13 @@ def test_published_weights_of_timm_come_from_the_hub(empty_caches, file_server, 
     assert_weights(build_backbone(f"{TINY}.r160_in1k"), tensors)
 
 
-def test_a_backbone_with_published_weights_keeps_one_copy_of_them(empty_caches):
-    publish_in_cache(empty_caches, whole_tiny_network())
-    network: Any = build_backbone(TINY).network
-    assert "state_dict" not in network.pretrained_cfg
-
-
-def test_published_weights_of_timm_that_do_not_fit_are_refused(empty_caches):
+def test_published_weights_that_do_not_fit_are_refused(empty_caches):
     publish_in_cache(empty_caches, {"conv1.0.weight": torch.zeros(2)})
-    with pytest.raises(WeightsError, match=rf"from {TINY_REPOSITORY}.* do not fit timm's {TINY}"):
+    with pytest.raises(WeightsError, match=rf"{TINY_REPOSITORY}.*{TINY}"):
         build_backbone(TINY)
 
 
-def test_a_network_of_tokens_gets_published_weights_for_any_size(empty_caches):
+def test_vit_with_published_weights_takes_any_size(empty_caches):
     import timm
 
     tensors = timm.create_model("test_vit").state_dict()
@@ -135,40 +131,23 @@ def test_published_weights_of_torchvision_come_from_the_cache(empty_caches):
     )
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "reason"),
-    [
-        ("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE forbids the network"),
-        ("HF_ENDPOINT", "http://127.0.0.1:9", "cannot be fetched"),
-    ],
-)
-def test_without_weights_and_network_the_three_ways_out_are_named_at_once(
-    empty_caches, monkeypatch, variable, value, reason
-):
-    monkeypatch.setenv(variable, value)
-    start = time.monotonic()
-    with pytest.raises(WeightsError) as caught:
-        build_backbone(TINY)
-    assert time.monotonic() - start < 5
-    message = str(caught.value)
-    for words in (reason, "weights_file", "'efficientnet_lite0'", "pretrained=False"):
-        assert words in message
+def test_error_without_weights_names_the_alternatives_at_once(empty_caches, monkeypatch):
+    for arch, variable, value, reason in (
+        (TINY, "HF_ENDPOINT", "http://127.0.0.1:9", "cannot be fetched"),
+        (TINY, "HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE"),
+        (torchvision.models.resnet18, "HF_HUB_OFFLINE", "1", "torchvision's resnet18"),
+        ("efficientnet_l2", "HF_HUB_OFFLINE", "0", "no place is known"),
+    ):
+        monkeypatch.setenv(variable, value)
+        start = time.monotonic()
+        with pytest.raises(WeightsError) as caught:
+            build_backbone(arch)
+        assert time.monotonic() - start < 5
+        for words in (reason, "weights_file", "'efficientnet_lite0'", "pretrained=False"):
+            assert words in str(caught.value)
 
 
-def test_weights_of_torchvision_that_are_nowhere_are_reported_the_same_way(
-    empty_caches, monkeypatch
-):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(WeightsError, match=r"for torchvision's resnet18: .*Three ways out"):
-        build_backbone(torchvision.models.resnet18)
-
-
-def test_a_network_that_nobody_has_trained_has_no_published_weights(empty_caches):
-    with pytest.raises(WeightsError, match="no place is known where they are published"):
-        build_backbone("efficientnet_l2")
-
-
-def test_the_packaged_network_needs_no_network(empty_caches, monkeypatch):
+def test_packaged_network_works_offline(empty_caches, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     backbone = build_backbone("efficientnet_lite0")
     assert backbone.spec == BackboneSpec(
@@ -179,32 +158,22 @@ def test_the_packaged_network_needs_no_network(empty_caches, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_a_given_file_comes_before_published_weights(empty_caches, suffix, pretrained):
+def test_given_file_comes_before_published_weights(empty_caches, pretrained):
     given = whole_tiny_network(seed=6)
     publish_in_cache(empty_caches, whole_tiny_network(seed=5))
-    path = empty_caches / f"mine{suffix}"
-    if suffix == ".pth":
-        torch.save(given, path)
-    else:
-        safetensors.torch.save_file(given, path)
-    backbone = build_backbone(TINY, pretrained=pretrained, weights_file=path)
-    assert_weights(backbone, given)
-    assert backbone.spec.weights == f"file mine{suffix}"
-    assert backbone.spec.licence == "unknown"
+    safetensors.torch.save_file(given, empty_caches / "mine.safetensors")
+    torch.save(given, empty_caches / "mine.pth")
+    body = {name: tensor for name, tensor in given.items() if not name.startswith("fc.")}
+    torch.save(body, empty_caches / "body.pth")
+    for name in ("mine.safetensors", "mine.pth", "body.pth"):
+        backbone = build_backbone(TINY, pretrained=pretrained, weights_file=empty_caches / name)
+        assert_weights(backbone, given)
+        assert backbone.spec.weights == f"file {name}"
+        assert backbone.spec.licence == "unknown"
 
 
-def test_a_given_file_may_come_from_a_network_without_classifier(tmp_path):
-    source = build_backbone(TINY, pretrained=False, seed=3)
-    torch.save(source.network.state_dict(), tmp_path / "body.pth")
-    backbone = build_backbone(TINY, weights_file=tmp_path / "body.pth")
-    assert_weights(backbone, source.network.state_dict())
-
-
-def test_a_given_file_of_the_packaged_network_may_have_either_layout(tmp_path):
-    from vizsla.models.weights import packaged_weights
-
+def test_given_file_of_the_packaged_network_has_either_layout(tmp_path):
     torch.save(dict(packaged_weights().tensors), tmp_path / "original.pth")
     usual = build_backbone("efficientnet_lite0")
     torch.save(usual.network.state_dict(), tmp_path / "timm.pth")
@@ -213,7 +182,7 @@ def test_a_given_file_of_the_packaged_network_may_have_either_layout(tmp_path):
         assert_weights(backbone, usual.network.state_dict())
 
 
-def test_a_given_file_for_torchvision_and_for_a_network_of_ones_own(tmp_path):
+def test_given_file_for_torchvision_and_an_own_network(tmp_path):
     source = torchvision.models.squeezenet1_1(num_classes=7)
     torch.save(source.state_dict(), tmp_path / "squeeze.pth")
     backbone = build_backbone("torchvision:squeezenet1_1", weights_file=tmp_path / "squeeze.pth")
@@ -226,19 +195,14 @@ def test_a_given_file_for_torchvision_and_for_a_network_of_ones_own(tmp_path):
     assert all(bool((parameter == 1).all()) for parameter in mine.parameters())
 
 
-def test_a_given_file_of_another_architecture_is_refused(tmp_path):
+def test_given_file_of_another_architecture_is_refused(tmp_path):
     torch.save(whole_tiny_network(), tmp_path / "tiny.pth")
-    with pytest.raises(WeightsError, match=r"file tiny\.pth do not fit the network test_vit: "):
+    with pytest.raises(WeightsError, match=r"tiny\.pth.*test_vit"):
         build_backbone("test_vit", weights_file=tmp_path / "tiny.pth")
 
 
-def test_an_unknown_architecture_is_refused_with_the_nearest_names():
-    with pytest.raises(ConfigError, match="nearest names are: convnext_atto, "):
-        build_backbone("convnext_ato")
-
-
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_networks_with_classifiers_halfway_give_the_features_of_torchvisions_own(name):
+def test_networks_with_extra_classifiers_give_torchvisions_features(name):
     # The published weights come with these classifiers, and with a change of values that torchvision makes in ``forward``.
     whole: Any = torchvision.models.get_model(
         name, weights=None, transform_input=True, aux_logits=True, init_weights=False
@@ -261,7 +225,7 @@ def test_networks_with_classifiers_halfway_give_the_features_of_torchvisions_own
     assert len(body.stages.channels) == 5
 
 
-def test_swin_of_torchvision_gives_its_normalised_features_as_maps():
+def test_swin_of_torchvision_gives_its_normalised_features():
     backbone = build_backbone("torchvision:swin_t", pretrained=False).eval()
     network: Any = backbone.network
     images = torch.rand(1, 3, 64, 96)
@@ -273,7 +237,7 @@ def test_swin_of_torchvision_gives_its_normalised_features_as_maps():
     torch.testing.assert_close(maps[-1], expected)
 
 
-def test_transformers_of_torchvision_are_cut_in_the_middle():
+def test_transformers_of_torchvision_are_halved():
     for name, early_end, num_maps in [
         ("vit_b_32", "encoder.layers.encoder_layer_5", 12),
         ("maxvit_t", "blocks.1", 5),
@@ -284,17 +248,19 @@ def test_transformers_of_torchvision_are_cut_in_the_middle():
         assert len(backbone.stage_channels) == num_maps
 
 
-def test_pictures_have_three_channels():
+def test_images_have_three_channels():
     backbone = build_backbone(nn.Identity())
     assert adapt_input_channels(backbone, 3) is backbone
     for n_in in (1, 2, 4):
-        with pytest.raises(ConfigError, match=rf"n_in is 3: .*Received: {n_in}"):
+        with pytest.raises(ConfigError, match=rf"n_in.*{n_in}"):
             adapt_input_channels(backbone, n_in)
 
 
-def test_a_network_of_ones_own_keeps_its_weights_and_preprocessing():
+def test_own_network_keeps_its_weights_and_preprocessing():
+    given = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), size=(32, 32))
+
     class Mine(nn.Module):
-        preprocessing = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), size=(32, 32))
+        preprocessing = given
 
         def forward(self, images: Tensor) -> list[Tensor]:
             return [images, images[:, :2, ::2, ::2]]
@@ -303,18 +269,14 @@ def test_a_network_of_ones_own_keeps_its_weights_and_preprocessing():
     assert backbone.spec == BackboneSpec(
         source="module", name="Mine", weights="as given", licence="unknown"
     )
-    assert backbone.preprocessing == Mine.preprocessing
+    assert backbone.preprocessing == given
     assert backbone.stage_channels == (3, 2)
     assert backbone.num_features == 2
-
-
-def test_given_preprocessing_comes_first_and_that_of_imagenet_last():
-    given = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), size=(32, 32))
     assert build_backbone(TINY, pretrained=False, preprocessing=given).preprocessing == given
     assert build_backbone(nn.Identity()).preprocessing.mean == (0.485, 0.456, 0.406)
 
 
-def test_random_weights_depend_on_the_seed_only_and_leave_the_global_random_state():
+def test_random_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     first = build_backbone(TINY, pretrained=False, seed=4)
@@ -331,7 +293,7 @@ def test_random_weights_depend_on_the_seed_only_and_leave_the_global_random_stat
     assert first.spec.licence == "unknown"
 
 
-def test_the_spec_says_how_to_build_the_architecture_again():
+def test_spec_rebuilds_the_architecture():
     for arch in [
         TINY,
         "efficientnet_lite0",
@@ -346,15 +308,15 @@ def test_the_spec_says_how_to_build_the_architecture_again():
         assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
 
 
-def test_a_network_for_one_size_refuses_other_sizes():
+def test_network_for_one_size_refuses_others():
     with torch.device("meta"):
         backbone = build_backbone("cait_xxs24_224", pretrained=False)
     assert backbone.fixed_size == (224, 224)
-    with pytest.raises(ConfigError, match=r"224 x 224 pixels only\. Received: 96 x 128"):
+    with pytest.raises(ConfigError, match=r"224 x 224.*96 x 128"):
         backbone(torch.zeros(1, 3, 96, 128))
 
 
-def test_a_network_of_tokens_in_rows_gives_its_normalised_features_as_maps():
+def test_swin_of_timm_gives_its_normalised_features():
     backbone = build_backbone("swin_tiny_patch4_window7_224", pretrained=False).eval()
     images = torch.rand(1, 3, 96, 96)
     network: Any = backbone.network
@@ -366,13 +328,14 @@ def test_a_network_of_tokens_in_rows_gives_its_normalised_features_as_maps():
     torch.testing.assert_close(maps[-1], expected)
 
 
-def test_a_backbone_can_be_copied():
+def test_backbone_can_be_copied():
     backbone = build_backbone(TINY, pretrained=False).eval()
-    twin = copy.deepcopy(backbone)
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(twin(images)[-1], backbone(images)[-1])
+        assert torch.equal(copy.deepcopy(backbone)(images)[-1], backbone(images)[-1])
 
+
+# --- stages ---
 
 SIZE = (128, 128)
 
@@ -413,7 +376,7 @@ class Returns(nn.Module):
         return self.maps
 
 
-def test_a_stage_ends_where_the_resolution_falls(layers):
+def test_stage_ends_where_the_resolution_falls(layers):
     stages = sequential_stages(layers, steps=("0", "1", "2", "3", "4"), size=SIZE, name="mine")
     assert stages.maps == SequentialMaps(
         steps=("0", "1", "2", "3", "4"), stage_ends=("1", "2", "4")
@@ -427,7 +390,7 @@ def test_a_stage_ends_where_the_resolution_falls(layers):
         assert torch.equal(found, layers[:end](images))
 
 
-def test_a_few_pixels_lost_at_the_border_begin_no_stage():
+def test_few_pixels_lost_at_the_border_begin_no_stage():
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), convolution(5, 6, stride=2))
     stages = sequential_stages(layers, steps=("0", "1", "2"), size=SIZE, name="mine")
     assert stages.channels == (5, 6)
@@ -438,7 +401,7 @@ class ChannelsLast(nn.Module):
         return images.permute(0, 2, 3, 1)
 
 
-def test_maps_with_their_channels_last_are_turned_round():
+def test_maps_with_channels_last_are_permuted():
     layers = nn.Sequential(convolution(3, 7, stride=2), ChannelsLast(), nn.LayerNorm(7))
     stages = sequential_stages(layers, steps=("0", "1", "2"), size=SIZE, name="mine")
     assert stages.channels == (7,)
@@ -461,7 +424,7 @@ def small_vit() -> nn.Module:
     return vit.eval()
 
 
-def test_the_tokens_of_a_vit_of_torchvision_become_maps(small_vit):
+def test_tokens_of_torchvisions_vit_become_maps(small_vit):
     stages = token_stages(small_vit)
     assert stages.channels == (8, 8, 8)
     assert stages.early_end == "encoder.layers.encoder_layer_1"
@@ -474,7 +437,7 @@ def test_the_tokens_of_a_vit_of_torchvision_become_maps(small_vit):
     torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), whole[:, 1:])
 
 
-def test_a_vit_of_torchvision_takes_pictures_of_other_sizes(small_vit):
+def test_torchvisions_vit_takes_other_sizes(small_vit):
     stages = token_stages(small_vit)
     assert stages.fixed_size is None
     assert stages.maps(small_vit, torch.randn(1, 3, 24, 48))[-1].shape == (1, 8, 3, 6)
@@ -487,22 +450,20 @@ def test_a_vit_of_torchvision_takes_pictures_of_other_sizes(small_vit):
     assert torch.equal(stretched[:, 0], small_vit.encoder.pos_embedding[:, 0])
 
 
-def test_a_network_that_only_takes_the_size_that_it_is_made_for_says_so():
+def test_fixed_size_is_found():
     network = nn.Sequential(OnlyThisSize(128), convolution(3, 4))
     assert sequential_stages(network, steps=("0", "1"), size=SIZE, name="mine").fixed_size == SIZE
     assert own_stages(network, size=SIZE).fixed_size == SIZE
 
 
-def test_layers_that_give_no_square_maps_are_refused():
+def test_layers_without_square_maps_are_refused():
     for last in [nn.Flatten(), OnlyThisSize(1), Returns(torch.zeros(1, 5, 6, 7)), nn.LSTM(3, 3)]:
         network = nn.Sequential(convolution(3, 4), last)
-        with pytest.raises(
-            ConfigError, match="'mine' is not a sequence of stages with square maps"
-        ):
+        with pytest.raises(ConfigError, match="'mine'"):
             sequential_stages(network, steps=("0", "1"), size=SIZE, name="mine")
 
 
-def test_trying_a_network_changes_neither_statistics_nor_modes(layers):
+def test_trying_a_network_leaves_it_as_it_was(layers):
     norm = nn.BatchNorm2d(10).eval()
     network = nn.Sequential(*layers, norm).train()
     norm.eval()
@@ -514,25 +475,22 @@ def test_trying_a_network_changes_neither_statistics_nor_modes(layers):
     assert network[0].training
 
 
-def test_a_network_of_ones_own_gives_one_map_or_several(layers):
+def test_own_network_returns_one_map_or_several(layers):
     assert own_stages(layers, size=SIZE).channels == (10,)
     several = Returns([torch.zeros(1, 5, 4, 4), torch.zeros(1, 7, 2, 2)])
     stages = own_stages(several, size=SIZE)
     assert stages.channels == (5, 7)
     assert len(stages.maps(several, torch.zeros(1, 3, 8, 8))) == 2
-
-
-def test_a_network_of_ones_own_without_maps_is_refused():
-    for network, words in [
-        (Returns(torch.zeros(1, 5)), r"The network Returns returns \(1, 5\) where maps"),
-        (Returns([torch.zeros(1, 5, 2, 2), 3]), "The network Returns returns int where maps"),
-        (OnlyThisSize(1), r"OnlyThisSize fails on an image \(1, 3, 128, 128\)"),
+    for network, facts in [
+        (Returns(torch.zeros(1, 5)), r"Returns.*\(1, 5\)"),
+        (Returns([torch.zeros(1, 5, 2, 2), 3]), "Returns.*int"),
+        (OnlyThisSize(1), r"OnlyThisSize.*\(1, 3, 128, 128\)"),
     ]:
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(ConfigError, match=facts):
             own_stages(network, size=SIZE)
 
 
-def test_the_middle_part_ends_the_first_half_of_the_children(layers):
+def test_middle_part_ends_the_first_half_of_the_children(layers):
     assert middle_part(layers) == "2"
     assert middle_part(nn.Sequential(layers)) == "0.2"
     assert middle_part(nn.Sequential(nn.ReLU())) == "0"
@@ -567,7 +525,7 @@ def as_tokens(maps: Tensor) -> Tensor:
     return maps.flatten(2).transpose(1, 2)
 
 
-def test_timms_own_output_replaces_the_last_map_if_it_is_a_map_of_that_shape():
+def test_output_of_timm_replaces_the_last_map_of_the_same_shape():
     for output, factor in [(doubled, 2.0), (as_tokens, 1.0), (None, 1.0)]:
         network = LikeTimm(output)
         stages = timm_stages(network, size=SIZE, name="mine")
@@ -577,29 +535,24 @@ def test_timms_own_output_replaces_the_last_map_if_it_is_a_map_of_that_shape():
         assert torch.equal(maps[-1], network.second(network.first(images)) * factor)
 
 
-def test_timms_own_output_is_appended_if_it_has_other_channels():
-    further = convolution(6, 9)
-    network = LikeTimm(further)
+def test_output_of_timm_with_other_channels_is_appended():
+    network = LikeTimm(convolution(6, 9))
     network.num_features = 9
     stages = timm_stages(network, size=SIZE, name="mine")
     assert stages.channels == (4, 6, 9)
     assert [part.shape[1] for part in stages.maps(network, torch.zeros(1, 3, 8, 8))] == [4, 6, 9]
 
 
-def test_a_network_of_timm_that_cannot_normalise_maps_gives_them_as_they_are():
+def test_network_of_timm_that_cannot_normalise_or_gives_no_maps(layers):
     network = LikeTimm(None, can_normalise=False)
     assert timm_stages(network, size=SIZE, name="mine").channels == (4, 6)
-
-
-def test_a_network_of_timm_without_maps_of_its_features_is_refused(layers):
-    network = LikeTimm(None)
     network.num_features, layers.num_features = 7, 10
     for other in (network, layers):
-        with pytest.raises(ConfigError, match="'mine' does not give maps of features"):
+        with pytest.raises(ConfigError, match="'mine'"):
             timm_stages(other, size=SIZE, name="mine")
 
 
-def test_timms_record_of_stages_decides_where_the_early_body_ends_if_it_is_right():
+def test_early_half_ends_where_timms_record_says():
     for info, early_end in [
         ([{"module": "first"}, {"module": "second"}], "first"),
         ([{"module": "second"}], "second"),

