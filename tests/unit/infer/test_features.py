@@ -63,7 +63,7 @@ def images() -> Tensor:
     return torch.rand(7, 3, 16, 12, generator=torch.Generator().manual_seed(1))
 
 
-def test_features_are_those_of_the_network_in_evaluation_mode_in_the_order_of_the_batches(
+def test_features_are_those_of_the_network_in_evaluation_mode(
     classifier: Classifier, head: FeatureHead, images: Tensor
 ):
     source = Source(images, [[6, 2], [0, 4], [5]])
@@ -78,9 +78,15 @@ def test_features_are_those_of_the_network_in_evaluation_mode_in_the_order_of_th
     assert found.rows.tolist() == order
     assert found.targets.tolist() == [row % 2 for row in order]
     assert source.closed
+    for tensor in (found.values, found.targets, found.rows):
+        assert tensor.device.type == "cpu"
+        assert not tensor.is_inference()
+    assert found.values.dtype == torch.float32
+    assert not found.values.requires_grad
+    head.classify(found.values[:, 0]).sum().backward()
 
 
-def test_a_mirrored_view_is_the_flipped_picture(
+def test_mirrored_view_is_the_flipped_image(
     classifier: Classifier, head: FeatureHead, images: Tensor
 ):
     parts = [[0, 1, 2], [3, 4]]
@@ -97,20 +103,8 @@ def test_a_mirrored_view_is_the_flipped_picture(
     assert not torch.allclose(both.values[:, 0], both.values[:, 1])
 
 
-def test_features_are_plain_float32_tensors_that_can_be_trained_on(
-    classifier: Classifier, head: FeatureHead, images: Tensor
-):
-    found = extract_features(classifier, Source(images, [[0], [1]]).batches(), head=head)
-    for tensor in (found.values, found.targets, found.rows):
-        assert tensor.device.type == "cpu"
-        assert not tensor.is_inference()
-    assert found.values.dtype == torch.float32
-    assert not found.values.requires_grad
-    head.classify(found.values[:, 0]).sum().backward()
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_after_an_error_batches_are_closed_and_modes_are_as_before(
+def test_error_closes_batches_and_restores_modes(
     classifier: Classifier, head: FeatureHead, images: Tensor, error: type[BaseException]
 ):
     def fail(done: int) -> None:
@@ -125,9 +119,7 @@ def test_after_an_error_batches_are_closed_and_modes_are_as_before(
     assert not torch.is_inference_mode_enabled()
 
 
-def test_bf16_gives_nearly_the_same_features_in_float32(
-    classifier: Classifier, head: FeatureHead, images: Tensor
-):
+def test_features_in_bf16(classifier: Classifier, head: FeatureHead, images: Tensor):
     exact = extract_features(classifier, Source(images, [[0, 1]]).batches(), head=head)
     rough = extract_features(
         classifier, Source(images, [[0, 1]]).batches(), head=head, precision="bf16"
@@ -137,9 +129,7 @@ def test_bf16_gives_nearly_the_same_features_in_float32(
     torch.testing.assert_close(rough.values, exact.values, atol=0.03, rtol=0.03)
 
 
-@pytest.mark.parametrize("views", [(), ("upside down",), ("plain", "Mirrored")])
-def test_an_unknown_view_is_refused(
-    classifier: Classifier, head: FeatureHead, images: Tensor, views: tuple[str, ...]
-):
-    with pytest.raises(ConfigError, match=r"some of plain, mirrored. Received: \["):
-        extract_features(classifier, Source(images, [[0]]).batches(), head=head, views=views)
+def test_unknown_views_are_refused(classifier: Classifier, head: FeatureHead, images: Tensor):
+    for views in ((), ("upside down",), ("plain", "Mirrored")):
+        with pytest.raises(ConfigError, match="plain, mirrored"):
+            extract_features(classifier, Source(images, [[0]]).batches(), head=head, views=views)

@@ -11,20 +11,18 @@ import torch
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.from_words import resolve_data
-from vizsla.evaluate.predictions import Predictions
 from vizsla.infer import mistakes as evidence
-from vizsla.infer.mistakes import (
-    KnownImages,
-    collect_evidence,
-    explained_positions,
-)
+from vizsla.infer.mistakes import KnownImages, collect_evidence, explained_positions
 from vizsla.infer.neighbours import evenly_spread, pooled_features
+from vizsla.infer.run import table_predictions
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from vizsla.evaluate.predictions import Predictions
 
 
 @pytest.fixture
@@ -45,15 +43,10 @@ def predictions_of(loaders: DataLoaders, *, wrong: int) -> Predictions:
     table = loaders.table
     rows = table.valid_rows
     targets = table.targets[rows]
-    said = targets.clone()
-    said[:wrong] = 1 - said[:wrong]
-    return Predictions(
-        rows=rows,
-        paths=tuple(table.shown_path(row) for row in rows.tolist()),
-        logits=torch.eye(2)[said] * torch.linspace(2, 3, len(rows))[:, None],
-        targets=targets,
-        vocab=table.vocab,
-    )
+    answers = targets.clone()
+    answers[:wrong] = 1 - answers[:wrong]
+    logits = torch.eye(2)[answers] * torch.linspace(2, 3, len(rows))[:, None]
+    return table_predictions(table, rows=rows, logits=logits, targets=targets)
 
 
 def test_each_mistake_has_a_heat_map_and_three_neighbours(
@@ -92,7 +85,7 @@ def test_each_mistake_has_a_heat_map_and_three_neighbours(
     ]
 
 
-def test_what_training_left_is_not_computed_again(loaders: DataLoaders, classifier: Classifier):
+def test_features_known_from_training_are_used(loaders: DataLoaders, classifier: Classifier):
     predictions = predictions_of(loaders, wrong=1)
     asked: list[int] = []
 
@@ -118,7 +111,7 @@ def test_what_training_left_is_not_computed_again(loaders: DataLoaders, classifi
     assert found.left_out is predictions
 
 
-def test_without_mistakes_the_network_is_not_asked(loaders: DataLoaders, classifier: Classifier):
+def test_without_mistakes_the_network_does_not_run(loaders: DataLoaders, classifier: Classifier):
     def batches_of(rows: torch.Tensor):
         raise AssertionError(rows)
 
@@ -133,7 +126,7 @@ def test_without_mistakes_the_network_is_not_asked(loaders: DataLoaders, classif
     assert found.valid_facts is not None
 
 
-def test_more_training_pictures_than_the_most_are_chosen_evenly(
+def test_training_images_are_sampled_evenly(
     loaders: DataLoaders, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(evidence, "MOST_TRAINING", 4)
@@ -149,7 +142,7 @@ def test_more_training_pictures_than_the_most_are_chosen_evenly(
     assert evenly_spread(range(10), most=4) == [0, 2, 5, 7]
 
 
-def test_of_numbers_the_largest_errors_are_explained(loaders: DataLoaders):
+def test_largest_errors_of_numbers_are_explained(loaders: DataLoaders):
     numbers = replace(
         predictions_of(loaders, wrong=0),
         logits=torch.zeros(len(loaders.table.valid_rows), 2),
