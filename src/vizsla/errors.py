@@ -95,7 +95,7 @@ PACKAGES_OF_EXTRA = {
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs what an extra brings, in any installation of vizsla.
+    """Return the command that installs what an extra brings.
 
     Examples:
         >>> install_command("parquet")
@@ -109,9 +109,9 @@ class Problem:
     """One thing that is wrong with the data.
 
     Attributes:
-        kind: The error to raise if this is the only kind of problem.
+        kind: The error to raise if all problems are of this kind.
         text: What is wrong, where, and the way out.
-        spoils_training_only: The images can be looked at all the same.
+        spoils_training_only: The images can be looked at nevertheless.
     """
 
     kind: type[DataError]
@@ -122,31 +122,21 @@ class Problem:
 def raise_problems(
     problems: Sequence[Problem], *, before_training: bool = True
 ) -> DataError | None:
-    """Raise one error that tells of all problems, or return None if there is none.
+    """Raise one error with all problems, of their class where they share one; return None if there are none.
 
-    Args:
-        problems: What was found, in the order in which they are told.
-        before_training: False lets images pass that can be looked at but not trained on: a warning says so.
-
-    Returns:
-        The error that training on such images must raise.
-
-    Raises:
-        DataError: There is a problem. It is the subclass of the problems where they share one.
+    ``before_training=False`` lets images pass that can be looked at but not trained on: a warning says so, and the error
+    that training must raise is returned.
     """
     if not problems:
         return None
-    error = _one_error(problems)
+    kinds = {problem.kind for problem in problems}
+    kind = kinds.pop() if len(kinds) == 1 else DataError
+    lines = [problem.text for problem in problems]
+    if len(lines) > 1:
+        lines = [f"{number}. {line}" for number, line in enumerate(lines, start=1)]
+        lines.insert(0, f"The data has {len(problems)} problems.")
+    error = kind("\n".join(lines))
     if before_training or not all(problem.spoils_training_only for problem in problems):
         raise error
     warnings.warn(f"These images can be shown, but not trained on. {error}", stacklevel=2)
     return error
-
-
-def _one_error(problems: Sequence[Problem]) -> DataError:
-    kinds = {problem.kind for problem in problems}
-    kind = kinds.pop() if len(kinds) == 1 else DataError
-    if len(problems) == 1:
-        return kind(problems[0].text)
-    numbered = [f"{number}. {problem.text}" for number, problem in enumerate(problems, start=1)]
-    return kind("\n".join([f"The data has {len(problems)} problems.", *numbered]))

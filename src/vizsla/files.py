@@ -1,4 +1,4 @@
-"""Write a file so that it appears whole or not at all; what was there before stays until then."""
+"""Write a file so that it appears whole or not at all; the old file stays until then."""
 
 from __future__ import annotations
 
@@ -31,18 +31,12 @@ _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS
 
 @contextmanager
 def atomic_write(path: Path | str) -> Generator[Path]:
-    """Give a temporary path in the folder of ``path``; on success it takes the place of ``path`` in one step.
+    """Give a temporary path to write to; after the block it replaces ``path``, whose folder must exist, in one step.
 
     The temporary file exists (empty) when the block starts, so an unwritable folder is found before any work is done.
-    It has the suffix of ``path``, because some writers choose the format by it. When the block fails for any reason,
-    Ctrl-C and a full disk included, the temporary file is removed and ``path`` is as it was. A symbolic link stays a
-    link: the file that it points to is replaced.
-
-    Args:
-        path: The file to write. Its folder must exist.
-
-    Yields:
-        The path to write to, in the same folder.
+    It has the folder and the suffix of ``path``: some writers choose the format by the suffix. When the block fails for
+    any reason, Ctrl-C and a full disk included, the temporary file is removed and ``path`` is as it was. A symbolic link
+    stays a link: the file that it points to is replaced.
 
     Raises:
         OutputError: The file cannot be written; the message has the path and the operating system's reason. Errors of
@@ -68,25 +62,24 @@ def atomic_write(path: Path | str) -> Generator[Path]:
     except OSError as error:
         if not _is_about(error, temporary, place):
             raise
-        raise _output_error(target, error) from error
+        cure = _CURES.get(error.errno or 0, "Choose another place.")
+        kept = "What was there before is untouched." if target.exists() else "Nothing was left there."  # fmt: skip
+        raise OutputError(
+            f"Cannot write {target}: {error.strerror or error}. {kept} {cure}"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    _sync_folder(place.parent)
+    # The new name goes to the disk too; Windows and some network disks have no way to ask for that.
+    with contextlib.suppress(OSError):
+        _sync(place.parent, flags=os.O_RDONLY)
 
 
 def _is_about(error: OSError, temporary: Path, place: Path) -> bool:
-    """Whether an error is one of writing; a block may also fail on reading another file or on a network connection."""
+    """Return whether an error is one of writing; a block may also fail on another file or on a network connection."""
     if error.filename is None:
         return error.errno in _WRITE_ERRORS
     return Path(os.fsdecode(error.filename)) in (temporary, place)
-
-
-def _output_error(target: Path, error: OSError) -> OutputError:
-    reason = error.strerror or str(error)
-    cure = _CURES.get(error.errno or 0, "Choose another place.")
-    kept = "What was there before is untouched." if target.exists() else "Nothing was left there."
-    return OutputError(f"Cannot write {target}: {reason}. {kept} {cure}")
 
 
 def _sync(path: Path, *, flags: int) -> None:
@@ -96,9 +89,3 @@ def _sync(path: Path, *, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk too; Windows and some network disks have no way to ask for that."""
-    with contextlib.suppress(OSError):
-        _sync(folder, flags=os.O_RDONLY)

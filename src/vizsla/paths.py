@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, repeat
-from operator import eq
+from itertools import accumulate, groupby, repeat
+from operator import eq, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -33,19 +33,13 @@ class ImagePaths(Sequence[Path]):
     __slots__ = ("_ends", "_folder_of", "_folders", "_names")
 
     def __init__(self, paths: Iterable[Path | str] = ()) -> None:
-        number_of: dict[str, int] = {}
-        folder_of, ends, names = array("I"), array("Q", (0,)), bytearray()
-        for path in paths:
-            text = str(path if isinstance(path, Path) else Path(path))
-            cut = text.rfind(os.sep) + 1
-            folder_of.append(number_of.setdefault(text[:cut], len(number_of)))
-            names += _encoded(text[cut:])
-            ends.append(len(names))
-        self._keep(number_of, folder_of=folder_of, ends=ends, names=names)
+        texts = (str(path if isinstance(path, Path) else Path(path)) for path in paths)
+        parts = ((text[: (cut := text.rfind(os.sep) + 1)], text[cut:]) for text in texts)
+        self._keep((folder, [name for _, name in run]) for folder, run in groupby(parts, itemgetter(0)))  # fmt: skip
 
     @classmethod
     def of(cls, paths: Iterable[Path | str]) -> ImagePaths:
-        """Return the paths themselves where they are kept in this way already, else the same kept so."""
+        """Return the paths themselves if they are of this class, else a copy that is."""
         return paths if isinstance(paths, ImagePaths) else cls(paths)
 
     @classmethod
@@ -56,7 +50,11 @@ class ImagePaths(Sequence[Path]):
             runs: (folder, names of files in it). A folder is written as ``Path`` does it, with a separator at its end, or
                 is an empty text; it may come up more than once.
         """
-        made = cls()
+        made = cls.__new__(cls)
+        made._keep(runs)
+        return made
+
+    def _keep(self, runs: Iterable[tuple[str, Sequence[str]]]) -> None:
         number_of: dict[str, int] = {}
         folder_of, ends, names = array("I"), array("Q", (0,)), bytearray()
         for folder, run in runs:
@@ -66,13 +64,7 @@ class ImagePaths(Sequence[Path]):
             parts: Sequence[str | bytes] = run if is_ascii else [_encoded(name) for name in run]
             names += joined.encode() if is_ascii else _encoded(joined)
             ends.extend(accumulate(map(len, parts), initial=ends.pop()))
-        made._keep(number_of, folder_of=folder_of, ends=ends, names=names)
-        return made
-
-    def _keep(
-        self, folders: Iterable[str], *, folder_of: array[int], ends: array[int], names: bytearray
-    ) -> None:
-        self._folders = tuple(folders)
+        self._folders = tuple(number_of)
         self._folder_of = folder_of[:]  # a copy has no room to grow
         self._ends = ends[:]
         self._names = bytes(names)
@@ -84,15 +76,11 @@ class ImagePaths(Sequence[Path]):
 
     @property
     def folder_numbers(self) -> Sequence[int]:
-        """For each path the position of its folder in ``folders``."""
+        """The position of each path's folder in ``folders``."""
         return self._folder_of
 
     def text(self, position: int) -> str:
-        """Return a path as text, which takes a tenth of the time of making a ``Path``.
-
-        Raises:
-            IndexError: There is no such path.
-        """
+        """Return a path as text, in a tenth of the time that a ``Path`` takes."""
         number = self._folder_of[position]
         position %= len(self._folder_of)
         return self._folders[number] + self._name(position)
@@ -106,7 +94,7 @@ class ImagePaths(Sequence[Path]):
         return map(self.text, range(len(self)))
 
     def chosen(self, positions: Sequence[int]) -> ImagePaths:
-        """Return the paths at some positions, counted from 0, in the order of these."""
+        """Return the paths at some positions, counted from 0, in this order."""
         return ImagePaths.in_folders(
             (self._folders[self._folder_of[position]], (self._name(position),))
             for position in positions
@@ -128,7 +116,7 @@ class ImagePaths(Sequence[Path]):
 
     def __iter__(self) -> Iterator[Path]:
         """Yield the paths."""
-        # A Path and a name make a Path in half the time that a text does.
+        # Joining a Path and a name takes half the time of making a Path of the whole text.
         folders = [Path(folder) for folder in self._folders]
         for position, number in enumerate(self._folder_of):
             yield folders[number] / self._name(position)
@@ -151,5 +139,5 @@ class ImagePaths(Sequence[Path]):
 
 
 def _encoded(name: str) -> bytes:
-    """Return a name as bytes; names that are no valid Unicode hold lone surrogates."""
+    """Return a name as bytes; names that are not valid Unicode hold lone surrogates."""
     return name.encode("utf-8", "surrogatepass")

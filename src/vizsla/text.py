@@ -1,4 +1,4 @@
-"""How numbers, lists, paths and foreign text are written where people read them: messages, tables, pages, files."""
+"""Write numbers, lists, paths and foreign text for people, in messages, tables, pages and files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LISTED_AT_MOST = 20
-"""Longer lists in a message are cut here, with a count of the rest: a terminal shows about that much."""
+"""Longer lists in a message are cut here: a terminal shows about that much."""
 
 _ALLOWED_CONTROLS = "\n\t"
-# Characters that turn the reading direction of what follows; in a file name they can make it read as another one.
+# Characters that turn the reading direction; in a file name they can make it read as another one.
 _DIRECTION_MARKS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 THIN_SPACE = "\u202f"
 
@@ -43,12 +43,12 @@ def percent_range(low: float, high: float) -> str:
 
 
 def number_text(value: float) -> str:
-    """Return a number with three digits after the point; one that would read as 0 and is not becomes ``< 0.001``."""
+    """Return a number with three decimals; one above 0 that would read as 0 becomes ``< 0.001``."""
     return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def number_range(low: float, high: float) -> str:
-    """Return an interval with three digits after the point and an en dash."""
+    """Return an interval with three decimals and an en dash."""
     return number_text(high) if 0 < high < 0.0005 else f"{low:.3f}\u2013{high:.3f}"
 
 
@@ -96,7 +96,7 @@ def quoted(path: Path | str) -> str:
 
 
 def listed(entries: Sequence[str], *, limit: int = LISTED_AT_MOST) -> str:
-    """Return entries one a line, indented; at most ``limit`` of them, and then how many more there are."""
+    """Return at most ``limit`` entries one a line, indented, and how many more there are."""
     lines = [f"  {entry}" for entry in entries[:limit]]
     if len(entries) > limit:
         lines.append(f"  ... and {len(entries) - limit} more")
@@ -104,7 +104,7 @@ def listed(entries: Sequence[str], *, limit: int = LISTED_AT_MOST) -> str:
 
 
 def joined(entries: Sequence[str], *, limit: int, separator: str = ", ") -> str:
-    """Return entries on one line; at most ``limit`` of them, and then how many more there are.
+    """Return at most ``limit`` entries on one line, and how many more there are.
 
     Examples:
         >>> joined(["a.jpg", "b.jpg", "c.jpg"], limit=2)
@@ -120,11 +120,11 @@ def counted(number: int, word: str, plural: str = "") -> str:
 
 
 def first_line(error: BaseException, *, limit: int = 300) -> str:
-    """Return the first line of an error's message, at most ``limit`` characters; the name of its class if there is none."""
+    """Return the first line of an error's message, or the name of its class; at most ``limit`` characters."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)[:limit]
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's whole message on one line; the name of its class if there is none."""
+    """Return an error's whole message on one line, or the name of its class."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -2,14 +2,14 @@
 
 Sizes are ``(height, width)``. Images are RGB ``(3, H, W)`` uint8 tensors with values 0-255, batches ``(B, 3, H, W)``;
 in memory they are channels-last. They become float32 0-1 in one place (``augment/apply.py``) and are normalised in one
-place (the first step of ``models/classifier.py``). A *row* is a position in a ``ImageTable``; it follows an image
+place (the first step of ``models/classifier.py``). A *row* is a position in an ``ImageTable``; it follows an image
 through loading, training and evaluation, so no result depends on the order of a loader.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -47,7 +47,7 @@ SYMMETRIES: tuple[tuple[bool, bool, bool], ...] = (
     (True, False, False),  # 6: transposed
     (True, True, True),  # 7: transposed along the other diagonal
 )
-"""The 8 symmetries of the square: whether height and width are swapped, and after that whether rows and columns are reversed.
+"""The 8 symmetries of the square: whether height and width are swapped, and then whether rows and columns are reversed.
 
 Number n above 0 is ``PIL.Image.Transpose(n - 1)``."""
 
@@ -56,69 +56,35 @@ SYMMETRY_OF_ORIENTATION = {1: 0, 2: 1, 3: 4, 4: 2, 5: 6, 6: 5, 7: 7, 8: 3}
 
 
 def check_task(task: str) -> None:
-    """Raise an error for a word that names no task.
-
-    Raises:
-        ConfigError: ``task`` is none of ``Task``.
-    """
+    """Raise ``ConfigError`` for a word that names no task."""
     if task not in get_args(Task):
         raise ConfigError(f"task is one of {', '.join(get_args(Task))}. Received: {task!r}")
 
 
 def probabilities_of(logits: Tensor, *, task: Task) -> Tensor:
-    """Return what the outputs of a network say, by task.
-
-    Args:
-        logits: float ``(N, C)``, or ``(C,)`` for one image.
-        task: What is predicted.
-
-    Returns:
-        Like ``logits``: softmax for ``"category"``, sigmoid for ``"multi_category"``, the outputs themselves for
-        ``"regression"``.
-    """
+    """Return what logits ``(N, C)`` or ``(C,)`` mean: softmax, for several labels sigmoid, for numbers the logits themselves."""
     if task == "category":
         return logits.softmax(dim=-1)
     return logits.sigmoid() if task == "multi_category" else logits
 
 
 def unknown_targets(num_images: int, *, task: Task, num_outputs: int) -> Tensor:
-    """Return the targets of images of which nothing is known.
-
-    Args:
-        num_images: Number of images, N.
-        task: What is predicted of them.
-        num_outputs: Number of classes or of numbers, K.
-
-    Returns:
-        int64 ``(N,)`` of ``UNLABELLED`` for ``"category"``, else float32 ``(N, K)`` of NaN.
-    """
+    """Return unknown targets: int64 ``(N,)`` of ``UNLABELLED`` for ``"category"``, else float32 ``(N, num_outputs)`` of NaN."""
     if task == "category":
         return torch.full((num_images,), UNLABELLED)
     return torch.full((num_images, num_outputs), torch.nan)
 
 
 def is_labelled(targets: Tensor) -> Tensor:
-    """Return which targets are known.
-
-    Args:
-        targets: int64 ``(N,)`` or float32 ``(N, K)``, as a ``ImageTable`` has them.
-
-    Returns:
-        Bool ``(N,)``.
-    """
+    """Return which targets, int64 ``(N,)`` or float32 ``(N, K)``, are known, as bool ``(N,)``."""
     return ~targets.isnan().any(dim=1) if targets.ndim == 2 else targets != UNLABELLED
 
 
 def label_of(target: Tensor, *, task: Task, vocab: Sequence[str]) -> str:
-    """Return one target as text: the class, the classes joined by ``;``, or the numbers joined by ``;``.
+    """Return one target as text: the class, or the classes or numbers joined by ``;``.
 
-    Args:
-        target: One element of a table's targets: ``()`` for ``"category"``, else ``(K,)``.
-        task: What it is.
-        vocab: Names of the classes or numbers.
-
-    Returns:
-        An empty string where the label is not known, and for an image that is known to have none of the classes.
+    ``target`` is one element of a table's targets: ``()`` for ``"category"``, else ``(K,)``. The text is empty where the
+    label is not known, and for an image that is known to have none of the classes.
     """
     if not bool(is_labelled(target[None])):
         return ""
@@ -132,14 +98,7 @@ def label_of(target: Tensor, *, task: Task, vocab: Sequence[str]) -> str:
 
 
 def as_size(size: int | tuple[int, int]) -> Size:
-    """Return ``size`` as ``(height, width)``; one number means a square.
-
-    Args:
-        size: Pixels, one positive int or ``(height, width)``.
-
-    Raises:
-        ConfigError: A side is not a positive whole number.
-    """
+    """Return ``size`` as ``(height, width)``; one number means a square. Sides are positive whole numbers."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or any(
         isinstance(side, bool) or side != int(side) or side < 1 for side in sides
@@ -152,23 +111,20 @@ def as_size(size: int | tuple[int, int]) -> Size:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTable:
-    """Labelled images and who is in which split, resolved once; row ``r`` is ``paths[r]``, ``targets[r]``.
+    """Labelled images and the two sets, resolved once; row ``r`` is ``paths[r]``, ``targets[r]``.
 
     Attributes:
         root: Folder that paths are shown relative to.
         paths: Image files, one per row; kept as ``ImagePaths``, in 30 bytes each.
         targets: By task. ``"category"``: int64 ``(N,)``, position of the row's label in ``vocab``, or ``UNLABELLED``.
-            ``"multi_category"``: float32 ``(N, C)``, 1 for each class that the image has, else 0. ``"regression"``:
-            float32 ``(N, K)``, the numbers. A row of the latter two whose label is not known is NaN.
-        vocab: Names of the classes, or of the numbers; the order is the order of the network's outputs.
+            ``"multi_category"``: float32 ``(N, C)``, 1 for each class of the image, else 0. ``"regression"``: float32
+            ``(N, K)``, the numbers. In the latter two a row whose label is not known is NaN.
+        vocab: Names of the classes or numbers, in the order of the network's outputs.
         train_rows: int64 ``(T,)``, rows to learn from.
         valid_rows: int64 ``(V,)``, rows held out.
         skipped: ``(path, cause)`` of images that were left out because they cannot be read.
         task: What is predicted of an image.
         untrainable: The error that training raises, where the images can only be looked at; else None.
-
-    Raises:
-        ConfigError: ``task`` is none of ``Task``, or the targets have not its dtype and number of axes.
     """
 
     root: Path
@@ -192,15 +148,15 @@ class ImageTable:
             )
 
     def label(self, row: int) -> str:
-        """Return the label of a row as text (see ``label_of``), or an empty string where it is not known."""
+        """Return the label of a row as text; see ``label_of``."""
         return label_of(self.targets[row], task=self.task, vocab=self.vocab)
 
     def file(self, row: int) -> str:
-        """Return the path of a row as text, which takes a tenth of the time of ``paths[row]``."""
+        """Return the path of a row as text, in a tenth of the time of ``paths[row]``."""
         return ImagePaths.of(self.paths).text(row)
 
     def shown_path(self, row: int) -> str:
-        """Return the path of a row as people see it: posix, relative to ``root`` where it lies below it."""
+        """Return the path of a row as people see it: posix, relative to ``root`` if it lies below it."""
         # Texts, not paths: every epoch shows all validation images, and pathlib takes 0.1 ms for each.
         path, root = self.file(row).replace(os.sep, "/"), self.root.as_posix()
         return path.removeprefix(root if root.endswith("/") else f"{root}/")
@@ -214,8 +170,8 @@ class Batch:
         images: ``(B, 3, H, W)``; uint8 0-255 as a loader yields it, float32 0-1 after augmentation.
         targets: As in the table: int64 ``(B,)``, or float32 ``(B, C)`` for several labels and for numbers.
         rows: int64 ``(B,)`` on the CPU, rows of the table.
-        partner_targets: Like ``targets``, of the images that were mixed into these; None where nothing was.
-        shares: float ``(B,)``, 0-1, what is left of each image itself, where something was mixed in.
+        partner_targets: Like ``targets``, of the images that were mixed into these; None without mixing.
+        shares: float ``(B,)``, 0-1, what mixing left of each image itself.
     """
 
     images: Tensor
@@ -227,7 +183,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """What a set of pretrained weights expects of its images; it belongs to the weights and travels with them.
+    """What a set of pretrained weights expects of its images; it travels with the weights.
 
     Attributes:
         mean: Per channel (RGB), subtracted from values scaled to 0-1.
@@ -237,4 +193,4 @@ class Preprocessing:
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    size: Size = field(default=(224, 224))
+    size: Size = (224, 224)
