@@ -52,7 +52,7 @@ def assemble(images: LabelledImages, block: Any = None, **sets: Any) -> ImageTab
     """Put every second image into validation."""
     count = len(images.paths)
     sets = {"train": range(0, count, 2), "valid": range(1, count, 2), **sets}
-    return (block or CategoryBlock()).table(images, **sets)
+    return (block or CategoryBlock()).table(replace(images, **sets))
 
 
 @pytest.mark.parametrize(

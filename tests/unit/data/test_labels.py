@@ -18,7 +18,6 @@ from vizsla.data.table.block import (
     RegressionBlock,
     block_for_columns,
     block_for_labels,
-    labels_of_cells,
     output_block,
 )
 from vizsla.data.table.labels import (
@@ -219,9 +218,9 @@ def test_what_cannot_be_read_says_why():
         (read_label_set, pd.NA, "NA"),
         (read_label_set, "", "''"),
         (read_label_set, {"a": 1}, "{'a': 1}"),
-        (read_label_set, ["a", ""], r"\['a', ''\] is empty"),
-        (read_label_set, ["a", NAN], "is empty"),
-        (read_label_set, ["a", None], "is empty"),
+        (read_label_set, ["a", ""], r"'' in the list \['a', ''\]"),
+        (read_label_set, ["a", NAN], "nan in the list"),
+        (read_label_set, ["a", None], "None in the list"),
         (read_label_set, ["a", 0.5], r"0\.5 in the list .*RegressionBlock"),
         (read_label_set, ["a", ["b"]], r"\['b'\] in the list"),
         (read_label_set, [{"a": 1}], "in the list"),
@@ -276,13 +275,6 @@ def test_numbers_become_rows_of_float32_and_unknown_ones_nan():
     assert (targets.dtype, targets[0].tolist()) == (torch.float32, [1.5, -2.0])
     assert targets[1].isnan().all()
     assert number_targets([], num_numbers=2).shape == (0, 2)
-
-
-def test_empty_cells_name_no_class_but_stay_where_numbers_are_wanted():
-    cells = [["a", NAN, " ", "b"], NAN, None, "a", []]
-    assert labels_of_cells(MultiCategoryBlock(), cells) == (["a", "b"], [], [], "a", [])
-    for block in (RegressionBlock(), CategoryBlock(), MultiCategoryBlock(encoded=True)):
-        assert labels_of_cells(block, cells) == tuple(cells)
 
 
 def test_the_labels_choose_their_block():

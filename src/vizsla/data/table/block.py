@@ -43,8 +43,6 @@ from vizsla.types import UNLABELLED
 if TYPE_CHECKING:
     from typing import Unpack
 
-    import pandas as pd
-
     from vizsla.data.images.item_transforms import ItemTransforms
     from vizsla.notebook.batches import Datasets
     from vizsla.types import ImageTable
@@ -69,26 +67,19 @@ class CategoryBlock:
     sort: bool = True
     add_na: bool = False
 
-    def table(
-        self,
-        images: LabelledImages,
-        *,
-        train: Sequence[int],
-        valid: Sequence[int],
-        names: Sequence[str] = (),  # noqa: ARG002 (for RegressionBlock)
-    ) -> ImageTable:
-        """Return the checked table of images and of the positions to learn from and to hold out.
+    def table(self, images: LabelledImages) -> ImageTable:
+        """Return the checked table of images.
 
-        Images in neither set stay in the table. Where their label is missing or unknown, their target is ``UNLABELLED``.
+        Images in neither set stay in it. Where their label is missing or unknown, their target is ``UNLABELLED``.
         """
         texts = class_texts(images.labels)
         if self.vocab is None:
-            own = dict.fromkeys(images.labels[p] for p in train if texts[p] is not None)
+            own = dict.fromkeys(images.labels[p] for p in images.train if texts[p] is not None)
             classes = _class_names(own, sort=self.sort, add_na=self.add_na)
         else:
             classes = _class_names(self.vocab, sort=False, add_na=self.add_na)
         known = [text for text in texts if text] if self.add_na else classes
-        used = sorted({*train, *valid})
+        used = images.used
         found = {texts[position] for position in used}
         if len(found) == 1 and None not in found:
             number = counted(len(used), "image")
@@ -96,15 +87,13 @@ class CategoryBlock:
             only = Problem(kind=LabelError, text=text.rstrip(), spoils_training_only=True)
             class_problems = [only]
         else:
-            class_problems = unknown_classes(images, texts, train=train, valid=valid, vocab=known)
+            class_problems = unknown_classes(images, texts, known)
         index = {name: position for position, name in enumerate(classes)}
         unknown = index[UNKNOWN_CLASS] if self.add_na else UNLABELLED
         targets = [UNLABELLED if text is None else index.get(text, unknown) for text in texts]
         return checked_table(
             images,
-            train=train,
-            valid=valid,
-            label_problems=label_problems(images, texts, used),
+            label_problems=label_problems(images, texts),
             class_problems=class_problems,
             targets=torch.tensor(targets, dtype=torch.int64),
             vocab=classes,
@@ -141,23 +130,17 @@ class MultiCategoryBlock:
                 "add_na=True to take. Leave one of them out."
             )
 
-    def table(
-        self,
-        images: LabelledImages,
-        *,
-        train: Sequence[int],
-        valid: Sequence[int],
-        names: Sequence[str] = (),
-    ) -> ImageTable:
+    def table(self, images: LabelledImages) -> ImageTable:
         """Return the checked table, as ``CategoryBlock.table`` does; unknown targets are NaN.
 
         Raises:
-            ConfigError: Labels are zeros and ones, and neither ``vocab`` nor ``names`` says of what.
+            ConfigError: Labels are zeros and ones, and neither ``vocab`` nor a column says of what.
         """
-        vocab = (self.vocab or names) if self.encoded else self.vocab
+        vocab = (self.vocab or images.names) if self.encoded else self.vocab
         given = None if vocab is None else tuple(map(str, vocab))
         if not self.encoded:
-            labels = list(map(read_label_set, images.labels))
+            cells = map(_without_empty_cells, images.labels) if images.names else images.labels
+            labels = list(map(read_label_set, cells))
         elif given:
             labels = [read_encoded(label, given) for label in images.labels]
         else:
@@ -166,7 +149,7 @@ class MultiCategoryBlock:
                 "Received: vocab=None"
             )
         images = replace(images, labels=tuple(labels))
-        in_train = [labels[position] for position in train]
+        in_train = [labels[position] for position in images.train]
         seen = [name for label in in_train if isinstance(label, tuple) for name in label]
         classes = _class_names(
             seen if given is None else given, sort=given is None, add_na=self.add_na
@@ -174,18 +157,14 @@ class MultiCategoryBlock:
         texts = list(map(names_of, labels))
         class_problems: list[Problem] = []
         if not self.add_na:
-            class_problems += unknown_classes(
-                images, texts, train=train, valid=valid, vocab=classes
-            )
-        if not classes and train and all(isinstance(label, tuple) for label in in_train):
-            text = f"None of the {len(train)} training images has a class; all lists of labels are empty. {images.advice}"
+            class_problems += unknown_classes(images, texts, classes)
+        if not classes and in_train and all(isinstance(label, tuple) for label in in_train):
+            text = f"None of the {len(in_train)} training images has a class; all lists of labels are empty. {images.advice}"
             class_problems.append(Problem(kind=LabelError, text=text.rstrip()))
         unknown = classes.index(UNKNOWN_CLASS) if self.add_na else None
         return checked_table(
             images,
-            train=train,
-            valid=valid,
-            label_problems=missed_labels(images, sorted({*train, *valid})),
+            label_problems=missed_labels(images),
             class_problems=class_problems,
             targets=n_hot(texts, classes, unknown=unknown),
             vocab=classes,
@@ -210,30 +189,18 @@ class RegressionBlock:
         if self.n_out is not None and self.n_out < 1:
             raise ConfigError(f"RegressionBlock: n_out is at least 1. Received: {self.n_out!r}")
 
-    def table(
-        self,
-        images: LabelledImages,
-        *,
-        train: Sequence[int],
-        valid: Sequence[int],
-        names: Sequence[str] = (),
-    ) -> ImageTable:
-        """Return the checked table, as ``CategoryBlock.table`` does; unknown targets are NaN.
-
-        ``names`` are those of the numbers; of another length than these they are not used.
-        """
+    def table(self, images: LabelledImages) -> ImageTable:
+        """Return the checked table, as ``CategoryBlock.table`` does; unknown targets are NaN."""
         numbers = same_length(list(map(read_numbers, images.labels)), expected=self.n_out)
         images = replace(images, labels=tuple(numbers))
         num_numbers = next((len(label) for label in numbers if isinstance(label, tuple)), 1)
-        vocab = tuple(names)
+        vocab = tuple(images.names)
         if len(vocab) != num_numbers:
             places = range(num_numbers)
             vocab = ("value",) if num_numbers == 1 else tuple(f"value_{place}" for place in places)
         return checked_table(
             images,
-            train=train,
-            valid=valid,
-            label_problems=missed_labels(images, sorted({*train, *valid})),
+            label_problems=missed_labels(images),
             targets=number_targets(numbers, num_numbers=num_numbers),
             vocab=vocab,
             task="regression",
@@ -298,18 +265,10 @@ def _made(y_block: OutputBlockOrClass) -> OutputBlock:
     return block
 
 
-def labels_of_cells(block: OutputBlock, labels: Sequence[Any]) -> tuple[Any, ...]:
-    """Return labels that were read from table cells, where an empty cell names no class of a list."""
-    if not isinstance(block, MultiCategoryBlock) or block.encoded:
-        return tuple(labels)
-    return tuple(
-        []
-        if is_missing(label)
-        else [one for one in label if not is_missing(one)]
-        if isinstance(label, list)
-        else label
-        for label in labels
-    )
+def _without_empty_cells(label: Any) -> Any:
+    if is_missing(label):
+        return []
+    return [one for one in label if not is_missing(one)] if isinstance(label, list) else label
 
 
 @dataclass(frozen=True)
@@ -412,27 +371,20 @@ class DataBlock:
         chosen = items.iloc[used] if is_frame else [items[position] for position in used]
         get_x, get_y = self._getters()
         found, labels = _read_all(chosen, get_x, get_y)
-        block = output_block(self.blocks)
-        names: Sequence[str] = ()
-        if isinstance(get_y, ColReader):
-            names = _column_names(get_y, items if is_frame else None)
-            labels = labels_of_cells(block, labels)
         is_folder = isinstance(source, str | Path) and Path(source).is_dir()
         images = LabelledImages(
             root=Path(source if is_folder else path),
             paths=ImagePaths(map(_as_path, found)),
             labels=labels,
+            train=[position_of[item] for item in train],
+            valid=[position_of[item] for item in valid],
+            names=get_y.names(items) if isinstance(get_y, ColReader) else (),
             row_word="row" if is_frame else "" if is_folder else "item",
             row_numbers=tuple(used),
             advice="Labels are what get_y returns.",
             before_training=False,
         )
-        return block.table(
-            images,
-            train=[position_of[item] for item in train],
-            valid=[position_of[item] for item in valid],
-            names=names,
-        )
+        return output_block(self.blocks).table(images)
 
     def dataloaders(
         self,
@@ -538,31 +490,20 @@ def _checked_split(split: Any, num_items: int) -> Split:
 
 
 def _read_all(
-    chosen: Any, get_x: Callable[[Any], Any] | None, get_y: Callable[[Any], Any]
-) -> tuple[list[Any], tuple[Any, ...]]:
+    items: Any, get_x: Callable[[Any], Any] | None, get_y: Callable[[Any], Any]
+) -> tuple[Iterable[Any], tuple[Any, ...]]:
     """Return the images and the labels of items, which are a list or a DataFrame."""
-    if not hasattr(chosen, "iterrows"):
-        images = list(chosen) if get_x is None else [get_x(item) for item in chosen]
-        return images, take_labels(chosen, get_y)
-    columns_only = isinstance(get_x, ColReader) and isinstance(get_y, ColReader)
+    is_frame = hasattr(items, "iterrows")
+    columns_only = is_frame and isinstance(get_x, ColReader) and isinstance(get_y, ColReader)
     # A Series for each row takes 100 times as long as reading whole columns: only where a function wants to see one.
-    rows = [] if columns_only else [row for _, row in chosen.iterrows()]
-    if isinstance(get_x, ColReader):
-        images = get_x.read_frame(chosen)
+    rows = [row for _, row in items.iterrows()] if is_frame and not columns_only else items
+    if is_frame and isinstance(get_x, ColReader):
+        images = get_x.read_frame(items)
     else:
         images = rows if get_x is None else [get_x(row) for row in rows]
-    if isinstance(get_y, ColReader):
-        return images, tuple(get_y.read_frame(chosen))
+    if is_frame and isinstance(get_y, ColReader):
+        return images, tuple(get_y.read_frame(items))
     return images, take_labels(rows, get_y)
-
-
-def _column_names(reader: ColReader, frame: pd.DataFrame | None) -> list[str]:
-    columns = [reader.cols] if isinstance(reader.cols, str | int) else reader.cols
-    by_position = [] if frame is None else list(frame.columns)
-    return [
-        str(by_position[column]) if isinstance(column, int) and by_position else str(column)
-        for column in columns
-    ]
 
 
 def _as_path(item: Any) -> Path:

@@ -123,8 +123,6 @@ def fingerprint(table: ImageTable) -> str:
 def checked_table(
     images: LabelledImages,
     *,
-    train: Sequence[int],
-    valid: Sequence[int],
     label_problems: Sequence[Problem],
     class_problems: Sequence[Problem] = (),
     targets: Tensor,
@@ -136,7 +134,7 @@ def checked_table(
         *images.problems,
         *_file_problems(images),
         *label_problems,
-        *_empty_sets(train, valid),
+        *_empty_sets(images.train, images.valid),
         *class_problems,
     ]
     return ImageTable(
@@ -144,8 +142,8 @@ def checked_table(
         paths=images.paths,
         targets=targets,
         vocab=vocab,
-        train_rows=torch.tensor(list(train), dtype=torch.int64),
-        valid_rows=torch.tensor(list(valid), dtype=torch.int64),
+        train_rows=torch.tensor(list(images.train), dtype=torch.int64),
+        valid_rows=torch.tensor(list(images.valid), dtype=torch.int64),
         task=task,
         untrainable=raise_problems(problems, before_training=images.before_training),
     )
@@ -230,30 +228,29 @@ def _empty_sets(train: Sequence[int], valid: Sequence[int]) -> Iterator[Problem]
             yield Problem(kind=DataError, text=f"{text} Add images, or split them otherwise.")
 
 
-def missed_labels(images: LabelledImages, positions: Sequence[int]) -> list[Problem]:
-    """Return the problem of images at ``positions`` whose label is a ``LabelError``, each with what it says."""
-    misses = [p for p in positions if isinstance(images.labels[p], LabelError)]
+def missed_labels(images: LabelledImages) -> list[Problem]:
+    """Return the problem of images in the sets whose label is a ``LabelError``, each with what it says."""
+    used = images.used
+    misses = [p for p in used if isinstance(images.labels[p], LabelError)]
     if not misses:
         return []
     entries = [f"{images.entry(p)}: {images.labels[p]}" for p in misses]
     # When nothing matches, three names show what names look like here; else the odd ones are of interest.
-    none_found, of_all = len(misses) == len(positions), counted(len(positions), "image")
+    none_found, of_all = len(misses) == len(used), counted(len(used), "image")
     head = f"None of {of_all} gives a label" if none_found else f"{len(misses)} of {of_all} give no label"  # fmt: skip
     text = f"{head}:\n{listed(entries, limit=3 if none_found else 5)}\n{images.advice}"
     return [Problem(kind=LabelError, text=text.rstrip())]
 
 
-def label_problems(
-    images: LabelledImages, texts: Sequence[str | None], positions: Sequence[int]
-) -> list[Problem]:
-    """Return what is wrong with the labels at ``positions`` where each must be one class; ``texts`` are these, or None."""
+def label_problems(images: LabelledImages, texts: Sequence[str | None]) -> list[Problem]:
+    """Return what is wrong with labels in the sets where each must be one class; ``texts`` are these, or None."""
     by_fault: defaultdict[int, list[int]] = defaultdict(list)
-    for position in positions:
+    for position in images.used:
         label = images.labels[position]
         if texts[position] is None and not isinstance(label, LabelError):
             kind = next(kind for kind, (is_fault, *_) in enumerate(_FAULTS) if is_fault(label))
             by_fault[kind].append(position)
-    problems = missed_labels(images, positions)
+    problems = missed_labels(images)
     for kind, found in sorted(by_fault.items()):
         _, what, cure = _FAULTS[kind]
         words = (f"image has {what}", f"images have {what}")
@@ -295,18 +292,13 @@ def lonely_classes(
 
 
 def unknown_classes(
-    images: LabelledImages,
-    names: Sequence[Names],
-    *,
-    train: Sequence[int],
-    valid: Sequence[int],
-    vocab: Sequence[str],
+    images: LabelledImages, names: Sequence[Names], vocab: Sequence[str]
 ) -> list[Problem]:
     """Return the problems of classes that the classifier would not know, or never see."""
     known = {*vocab, None}
-    if not train or {names[p] for side in (train, valid) for p in side} <= known:
+    if not images.train or {names[p] for p in (*images.train, *images.valid)} <= known:
         return []
-    in_train, in_valid = _by_class(names, train), _by_class(names, valid)
+    in_train, in_valid = _by_class(names, images.train), _by_class(names, images.valid)
     unseen = {label: found for label, found in in_valid.items() if label not in in_train}
     problems: list[Problem] = []
     for found, where in (

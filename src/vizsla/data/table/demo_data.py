@@ -94,8 +94,10 @@ def solar_cells(*, seed: int, valid_fraction: float = 0.25) -> ImageTable:
         labels.append("defective" if defective else "functional")
         groups.append(f"{labels[-1]} {cell_type}")
     train, valid = stratified_split(groups, valid_fraction=valid_fraction, seed=seed)
-    images = LabelledImages(root=folder, paths=tuple(paths), labels=tuple(labels))
-    return CategoryBlock().table(images, train=train, valid=valid)
+    images = LabelledImages(
+        root=folder, paths=paths, labels=tuple(labels), train=train, valid=valid
+    )
+    return CategoryBlock().table(images)
 
 
 def _records(file: Path) -> list[tuple[str, str, str]]:

@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.data.loading.dataloaders import DataLoaders, check_loader_options
-from vizsla.data.table.block import (
-    CategoryBlock,
-    block_for_columns,
-    block_for_labels,
-    labels_of_cells,
-)
+from vizsla.data.table.block import CategoryBlock, block_for_columns, block_for_labels
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
     LabelledImages,
@@ -290,10 +285,7 @@ def _of_columns(
         locate=lambda names: [Path(path, folder or "", f"{name}{suff}") for name in names],
         delimiter=label_delim,
     )
-    images = replace(images, labels=labels_of_cells(block, images.labels))
-    columns = [label_col] if isinstance(label_col, str | int) else label_col
-    names = [cells.columns[cells.position(column)] for column in columns]
-    return _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options, names)
+    return _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options)
 
 
 def _loaders(
@@ -305,12 +297,11 @@ def _loaders(
     item_tfms: ItemTransforms,
     batch_tfms: BatchTransforms,
     options: LoaderOptions,
-    names: Sequence[str] = (),
 ) -> DataLoaders:
     """Return loaders of images that are split at random, or as ``splits`` says: ``train`` or ``valid`` for each."""
     if splits is None:
         train, valid = RandomSplitter(valid_pct or 0, seed)(images.paths)
     else:
         train, valid = positions_of(splits, "train"), positions_of(splits, "valid")
-    table = block.table(images, train=train, valid=valid, names=names)
+    table = block.table(replace(images, train=train, valid=valid))
     return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)

@@ -82,8 +82,8 @@ def resolve_data(
     fraction = _valid_fraction(valid)
     images, splits = _find(Path(data), labels)
     if fraction is None and splits is not None and "valid" in splits:
-        held_out = positions_of(splits, "valid")
-        return CategoryBlock().table(images, train=positions_of(splits, "train"), valid=held_out)
+        sets = {name: positions_of(splits, name) for name in ("train", "valid")}
+        return CategoryBlock().table(replace(images, **sets))
     all_positions = range(len(images.paths))
     divided = [p for p in all_positions if splits is None or splits[p] != "test"]
     texts = class_texts(images.labels)
@@ -93,11 +93,13 @@ def resolve_data(
         seed=seed,
     )
     lonely = lonely_classes(images, texts, divided)
-    return CategoryBlock().table(
-        replace(images, problems=(*images.problems, *lonely)),
+    images = replace(
+        images,
+        problems=(*images.problems, *lonely),
         train=[divided[position] for position in train],
         valid=[divided[position] for position in held_out],
     )
+    return CategoryBlock().table(images)
 
 
 def _valid_fraction(valid: float | str) -> float | None:

@@ -170,6 +170,15 @@ class ColReader:
             return self._shape(_field_of(row, self.cols))
         return [self._shape(_field_of(row, column)) for column in self.cols]
 
+    def names(self, items: Any) -> list[str]:
+        """Return the names of the columns, which ``items`` knows if it is a DataFrame."""
+        columns = [self.cols] if isinstance(self.cols, str | int) else self.cols
+        by_position = list(getattr(items, "columns", ()))
+        return [
+            str(by_position[column] if isinstance(column, int) and by_position else column)
+            for column in columns
+        ]
+
     def read_frame(self, frame: pd.DataFrame) -> list[Any]:
         """Return the field of every row of a DataFrame: as a call for each row, but 50 times faster."""
         columns = [self.cols] if isinstance(self.cols, str | int) else self.cols
@@ -303,12 +312,15 @@ def class_texts(labels: Iterable[Any]) -> list[str | None]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledImages:
-    """Images with their labels as they were found, before any check.
+    """Images with their labels and split as they were found, before any check.
 
     Attributes:
         root: Folder that paths are shown relative to.
         paths: Image files.
         labels: For each image its label as given, or the ``LabelError`` that says why there is none.
+        train: Positions of the images to learn from.
+        valid: Positions of the images to hold out.
+        names: The columns that labels were read from, which name numbers or zeros and ones; else empty.
         row_word: What messages call a position: ``"row"`` of a table, ``"item"`` of a list, empty for files of a folder.
         row_numbers: The number that goes with it.
         advice: Where the labels come from and how to get others; ends messages about labels.
@@ -320,6 +332,9 @@ class LabelledImages:
     root: Path
     paths: Sequence[Path]
     labels: tuple[Any, ...]
+    train: Sequence[int] = ()
+    valid: Sequence[int] = ()
+    names: Sequence[str] = ()
     row_word: str = ""
     row_numbers: tuple[int, ...] = ()
     advice: str = ""
@@ -329,6 +344,11 @@ class LabelledImages:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", ImagePaths.of(self.paths))
+
+    @property
+    def used(self) -> list[int]:
+        """Positions of the images in either set, in order."""
+        return sorted({*self.train, *self.valid})
 
     def entry(self, position: int) -> str:
         """Return an image as messages show it: its row, where it has one, and its path."""
@@ -366,22 +386,14 @@ def read_label_set(label: Any) -> LabelSet | LabelError:
     if isinstance(label, LabelError):
         return label
     label = _plain(label)
-    if is_missing(label):
+    if not is_several(label) or isinstance(label, Mapping):
         return LabelError(
-            f"the label is {label!r}; it must be a list, [] for an image that has none of the classes"
+            f"the label is {_shown(label)}, not a list of labels; split it (label_delim), or put it in a list, which may be []"
         )
-    if not is_several(label):
-        return LabelError(
-            f"the label is {_shown(label)}, not a list of labels; split it (label_delim), or put it in a list"
-        )
-    if isinstance(label, Mapping):
-        return LabelError(f"the label is {_shown(label)}, not a list")
     classes = [_plain(one) for one in label]
     odd = [one for one in classes if label_text(one) is None]
     if not odd:
         return tuple(dict.fromkeys(classes))
-    if is_missing(odd[0]):
-        return LabelError(f"a label of the list {_shown(label)} is empty")
     return LabelError(
         f"{_shown(odd[0])} in the list {_shown(label)} is not a class, which is text or a whole number; "
         "numbers to predict need a RegressionBlock"
@@ -405,8 +417,6 @@ def read_numbers(label: Any) -> Numbers | LabelError:
     if isinstance(label, LabelError):
         return label
     label = _plain(label)
-    if is_missing(label):
-        return LabelError(f"the label is {label!r}, not a number")
     if isinstance(label, Mapping | set | frozenset):
         return LabelError(f"the label is {_shown(label)}, which has no order")
     parts: Iterable[Any] = label if is_several(label) else (label,)

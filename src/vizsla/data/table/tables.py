@@ -223,12 +223,13 @@ def images_of_table(
         what = f"no set in column {table.columns[table.position(split)]!r}"
         cure = "Write train, valid or test, or True for validation and False for training."
         problems.append(_faulty_rows(table, unclear, what, cure))
-    label_names = [repr(table.columns[table.position(column)]) for column in label_columns]
-    where = f"column{'s' if len(label_names) > 1 else ''} {', '.join(label_names)}"
+    label_names = [table.columns[table.position(column)] for column in label_columns]
+    where = f"column{'s' if len(label_names) > 1 else ''} {', '.join(map(repr, label_names))}"
     images = LabelledImages(
         root=folder,
         paths=tuple(locate([names[row] for row in rows])),
         labels=tuple(labels[row] for row in rows),
+        names=label_names,
         row_word="row",
         row_numbers=tuple(table.numbers[row] for row in rows),
         advice=f"Labels are read from {where} of {table.source}{table.counting}.",
