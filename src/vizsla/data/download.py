@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener, url2pathname
@@ -65,12 +65,8 @@ def download_file(
 ) -> Path:
     """Download a file and return its path. Calls for one target, from any process, wait for each other.
 
-    Args:
-        url: An ``http``, ``https`` or ``file`` address.
-        target: Where it goes; its folder is made. A ``file`` address is used where it is, and nothing is written.
-        size: In bytes, if known.
-        sha256: In hexadecimal, if known.
-        force: Download it even if it is there; the old file stays until the new one is whole.
+    A ``file`` address is used where it is, and nothing is written. ``force`` downloads a file that is there again; the old
+    one stays until the new one is whole.
 
     Raises:
         ConfigError: The address is of another kind.
@@ -415,31 +411,23 @@ _HEADER_ROOM = 2**20
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _STARTS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
-# RuntimeError: a zip file has a password.
-_DAMAGED = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)  # fmt: skip
+# RuntimeError: a zip file has a password. OSError is not here: while a file is unpacked it means that writing failed.
+_DAMAGED = (EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, RuntimeError)  # fmt: skip
 
 
 class _RefusedError(Exception):
     """Why an archive is not unpacked, in words that continue "The archive PATH is not unpacked: ..."."""
 
 
-class _Entry(NamedTuple):
-    """A file in an archive, or a folder, whose content is None."""
-
-    name: str
-    size: int
-    content: IO[bytes] | None
+_Entry = tuple[str, int, IO[bytes] | None]
+"""Name, size and content of a file in an archive, or of a folder, which has no content."""
 
 
 def extract_archive(archive: Path, folder: Path, *, move: Move | None = None) -> None:
-    """Unpack a tar file (plain, gzip, bzip2 or xz) or a zip file into a new folder.
+    """Unpack a tar file (plain, gzip, bzip2 or xz) or a zip file into a new folder, which is removed when anything fails.
 
-    Its first bytes decide the kind, not its name. Permissions, owners and times in it are not applied.
-
-    Args:
-        archive: The file.
-        folder: Must not exist, its parent must. It is removed when anything fails.
-        move: Called with the number of bytes written so far, and None.
+    The first bytes decide the kind of archive, not its name. Permissions, owners and times in it are not applied.
+    ``move`` is called with the number of bytes written so far, and None.
 
     Raises:
         DataError: The archive is damaged, no archive, or holds what it must not; the message names the entry.
@@ -452,28 +440,31 @@ def extract_archive(archive: Path, folder: Path, *, move: Move | None = None) ->
         with archive.open("rb") as raw:
             start = raw.read(8)
         is_zip = start.startswith(_ZIP_STARTS)
-        entries = _zip_entries(archive, most) if is_zip else _tar_entries(archive, most, start)
+        entries = _zip_entries(archive) if is_zip else _tar_entries(archive, most, start)
         num_bytes = 0
-        for number, entry in enumerate(entries, start=1):
+        for number, (name, size, content) in enumerate(entries, start=1):
+            num_bytes += size
             if number > MAX_FILES:
                 raise _RefusedError(f"it has more than {MAX_FILES:,} files")
-            place = _place(folder, entry.name)
-            if entry.content is None:
-                with _writing(place):
+            if num_bytes > most:  # no file gives more bytes than it declares
+                raise _too_large(most)
+            place = _place(folder, name)
+            with _writing(place):
+                if content is None:
                     place.mkdir(parents=True, exist_ok=True)
-                continue
-            if place.is_dir():  # also where the name is "."
-                raise _RefusedError(f"{quoted(entry.name)} is both a file and a folder in it")
-            with entry.content, _writing(place):
+                    continue
+                if place.is_dir():  # also where the name is "."
+                    raise _RefusedError(f"{quoted(name)} is both a file and a folder in it")
                 place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("wb") as file:
-                    for data in _blocks(entry):
-                        num_bytes += len(data)
-                        if num_bytes > most:
-                            raise _too_large(most)
-                        file.write(data)
-                        if move is not None:
-                            move(num_bytes, None)
+                try:
+                    with content, place.open("wb") as file:
+                        shutil.copyfileobj(content, file, _BLOCK)
+                except _DAMAGED as error:
+                    raise _RefusedError(
+                        f"it is damaged at the file {quoted(name)} ({one_line(error)})"
+                    ) from error
+            if move is not None:
+                move(num_bytes, None)
     except _RefusedError as refusal:
         shutil.rmtree(folder, ignore_errors=True)
         raise DataError(
@@ -500,22 +491,6 @@ def _place(folder: Path, name: str) -> Path:
     if rooted or ".." in parts or "\0" in name or streams:
         raise _RefusedError(f"the name {quoted(name)} in it leads out of the folder")
     return folder.joinpath(*parts)
-
-
-def _blocks(entry: _Entry) -> Iterator[bytes]:
-    """Yield the content of a file, which must have the size that the archive says."""
-    content, left = cast("IO[bytes]", entry.content), entry.size
-    while left:
-        try:
-            data = content.read(min(left, _BLOCK))
-        except _DAMAGED as error:
-            raise _RefusedError(
-                f"it is damaged at the file {quoted(entry.name)} ({one_line(error)})"
-            ) from error
-        if not data:
-            raise _RefusedError(f"it ends within the file {quoted(entry.name)}")
-        left -= len(data)
-        yield data
 
 
 def _tar_entries(archive: Path, most: int, start: bytes) -> Iterator[_Entry]:
@@ -549,7 +524,7 @@ def _tar_entries(archive: Path, most: int, start: bytes) -> Iterator[_Entry]:
                         raise _RefusedError(f"{quoted(member.name)} in it has a negative size")
                     reader.allow(member.size)
                     content = tar.extractfile(member)
-                yield _Entry(member.name, member.size, content)
+                yield member.name, member.size, content
         reader.allow(most)
         while reader.read(_BLOCK):  # to the end, where the checksum of the compressed data stands
             pass
@@ -576,7 +551,7 @@ class _CountedReader:
     def read(self, size: int) -> bytes:
         try:
             data = self._stream.read(size)
-        except _DAMAGED as error:
+        except (OSError, *_DAMAGED) as error:
             raise _RefusedError(f"it is damaged or cut off ({one_line(error)})") from error
         self._read += len(data)
         if self._read > self._most:
@@ -586,25 +561,23 @@ class _CountedReader:
         return data
 
 
-def _zip_entries(archive: Path, most: int) -> Iterator[_Entry]:
+def _zip_entries(archive: Path) -> Iterator[_Entry]:
     try:
         opened = zipfile.ZipFile(archive)
-    except _DAMAGED as error:
+    except (OSError, *_DAMAGED) as error:
         raise _RefusedError(f"it is damaged ({one_line(error)})") from error
     with opened:
-        if sum(entry.file_size for entry in opened.infolist()) > most:
-            raise _too_large(most)
         for entry in opened.infolist():
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _special(entry.filename, is_link=kind == stat.S_IFLNK)
             try:
                 content = None if entry.is_dir() else opened.open(entry)
-            except _DAMAGED as error:
+            except (OSError, *_DAMAGED) as error:
                 raise _RefusedError(
                     f"{quoted(entry.filename)} in it cannot be read ({one_line(error)})"
                 ) from error
-            yield _Entry(entry.filename, entry.file_size, content)
+            yield entry.filename, entry.file_size, content
 
 
 _KNOWN: dict[str, tuple[int, str | None]] = {}

@@ -20,7 +20,7 @@ from vizsla.data.loading.order import check_rows
 from vizsla.data.table.labels import LabelledImages, is_fraction, is_missing, is_several
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, Problem, raise_problems
 from vizsla.paths import ImagePaths
-from vizsla.text import LISTED_AT_MOST, counted, listed, quoted
+from vizsla.text import counted, listed, quoted
 from vizsla.types import ImageTable, is_labelled
 
 if TYPE_CHECKING:
@@ -49,16 +49,10 @@ class ClassCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSummary:
-    """What is in a table.
+    """What is in a table; ``num_unlabelled`` of the other images have no label, and ``num_skipped`` were unreadable.
 
-    Attributes:
-        classes: In the order of the vocabulary; an image with several labels counts in each of its classes. Empty where
-            the labels are numbers.
-        num_train: Images to learn from.
-        num_valid: Images held out.
-        num_other: Images in neither set.
-        num_unlabelled: Images in neither set whose label is not known.
-        num_skipped: Unreadable images that were left out.
+    Classes are in the order of the vocabulary, and an image with several labels counts in each of its classes; there are
+    none where the labels are numbers.
     """
 
     classes: tuple[ClassCount, ...]
@@ -151,16 +145,14 @@ def checked_table(
 
 def listing(
     kind: type[DataError],
-    number: int,
     words: tuple[str, str],
     entries: Sequence[str],
     cure: str,
     *,
-    limit: int = LISTED_AT_MOST,
     spoils_training_only: bool = False,
 ) -> Problem:
-    """Return a problem of ``number`` things, with ``words`` for one and for several, a line for each, and a way out."""
-    text = f"{counted(number, *words)}:\n{listed(entries, limit=limit)}\n{cure}"
+    """Return a problem of some things, with ``words`` for one and for several, a line for each, and a way out."""
+    text = f"{counted(len(entries), *words)}:\n{listed(entries)}\n{cure}"
     return Problem(kind=kind, text=text.rstrip(), spoils_training_only=spoils_training_only)
 
 
@@ -178,7 +170,6 @@ def _file_problems(images: LabelledImages) -> Iterator[Problem]:
         files = f"of {counted(len(images.paths), 'image file')}"
         yield listing(
             PictureError,
-            len(missing),
             (f"{files} does not exist", f"{files} do not exist"),
             [images.entry(position) for position in missing],
             "Correct the names, or bring the files there.",
@@ -204,7 +195,6 @@ def _file_problems(images: LabelledImages) -> Iterator[Problem]:
     if entries:
         yield listing(
             DataError,
-            len(entries),
             ("image is listed more than once", "images are listed more than once"),
             entries,
             "List each image once, with the label that is right.",
@@ -255,7 +245,7 @@ def label_problems(images: LabelledImages, texts: Sequence[str | None]) -> list[
         _, what, cure = _FAULTS[kind]
         words = (f"image has {what}", f"images have {what}")
         entries, cure = [images.entry(position) for position in found], f"{cure}\n{images.advice}"
-        problems.append(listing(LabelError, len(found), words, entries, cure))
+        problems.append(listing(LabelError, words, entries, cure))
     return problems
 
 
@@ -288,7 +278,7 @@ def lonely_classes(
     rest = "a single image, which cannot be in training and in validation"
     entries = [f"{label!r}: {images.entry(position)}" for label, position in lonely.items()]
     words = (f"class has {rest}", f"classes have {rest}")
-    return [listing(LabelError, len(lonely), words, entries, _ADD_OR_REMOVE)]
+    return [listing(LabelError, words, entries, _ADD_OR_REMOVE)]
 
 
 def unknown_classes(
@@ -312,7 +302,7 @@ def unknown_classes(
         ]
         if entries:
             words = (f"class is {where}", f"classes are {where}")
-            problems.append(listing(LabelError, len(entries), words, entries, _ADD_OR_REMOVE))
+            problems.append(listing(LabelError, words, entries, _ADD_OR_REMOVE))
     return problems
 
 

@@ -270,4 +270,4 @@ def _faulty_rows(table: Table, rows: Sequence[int], what: str, cure: str) -> Pro
     entries = [f"row {table.numbers[row]}: {table.rows[row]!r:.200}" for row in rows]
     of = f"of {table.source}{table.counting}"
     words = (f"row {of} has {what}", f"rows {of} have {what}")
-    return listing(TableError, len(rows), words, entries, cure)
+    return listing(TableError, words, entries, cure)
