@@ -1,4 +1,4 @@
-"""A small web server of the test's own, which can be told to misbehave."""
+"""Tables of image files, and a small web server that can be told to misbehave."""
 
 from __future__ import annotations
 
@@ -9,9 +9,33 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
+
+
+@pytest.fixture
+def table_of() -> Callable[..., ImageTable]:
+    """Return a function that makes a table of image files, classed by their folders, all of them to train on."""
+
+    def make(
+        paths: Sequence[Path], *, train: Sequence[int] | None = None, valid: Sequence[int] = ()
+    ) -> ImageTable:
+        vocab = tuple(sorted({path.parent.name for path in paths}))
+        return ImageTable(
+            root=paths[0].parents[1],
+            paths=tuple(paths),
+            targets=torch.tensor([vocab.index(path.parent.name) for path in paths]),
+            vocab=vocab,
+            train_rows=torch.tensor(range(len(paths)) if train is None else train).long(),
+            valid_rows=torch.tensor(valid).long(),
+        )
+
+    return make
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""decode_image: every kind of file comes out as upright RGB, and what cannot be read is said in words."""
+"""decode_image: every kind of file becomes upright RGB, and the error for a bad file says why. Plain JPEGs."""
 
 from __future__ import annotations
 
@@ -140,65 +140,51 @@ def test_sixteen_bits_are_scaled_and_not_clipped(kind: str):
     assert np.array_equal(np.asarray(image), np.stack([expected] * 3, axis=-1))
 
 
-def test_wide_values_without_a_known_meaning_are_refused():
-    wide = as_bytes(Image.fromarray(np.full((4, 4), 70_000, np.int32)), format="TIFF")
-    assert cause(wide) == "its values go from 70000 to 70000, only 0 to 65535 have a known meaning"
-    floats = as_bytes(Image.fromarray(np.full((4, 4), -2.5, np.float32)), format="TIFF")
-    assert cause(floats) == "its values go from -2.5 to -2.5, only 0 to 1 have a known meaning"
+def test_float_values_from_0_to_1_are_scaled_and_unknown_ranges_refused():
+    def tiff(value: float, kind: type) -> bytes:
+        return as_bytes(Image.fromarray(np.full((4, 4), value, kind)), format="TIFF")
+
+    assert decode_image(tiff(0.5, np.float32)).getcolors() == [(16, (128, 128, 128))]
+    assert "70000" in cause(tiff(70_000, np.int32))
+    assert "-2.5" in cause(tiff(-2.5, np.float32))
 
 
-def test_float_images_from_0_to_1_are_scaled():
-    half = as_bytes(Image.fromarray(np.full((4, 4), 0.5, np.float32)), format="TIFF")
-    assert decode_image(half).getcolors() == [(16, (128, 128, 128))]
+WHITE = (255, 255, 255)
 
 
-def test_transparent_pixels_become_white_whatever_their_hidden_colour():
-    image = Image.new("RGBA", (4, 1), (*RED, 0))
-    image.putpixel((1, 0), (*RED, 255))
-    image.putpixel((2, 0), (0, 0, 0, 51))
-    for kind in ("PNG", "TIFF"):
-        opened = decode_image(as_bytes(image, format=kind))
-        found = [opened.getpixel((x, 0)) for x in range(4)]
-        assert found == [(255, 255, 255), RED, (204, 204, 204), (255, 255, 255)]
+def test_transparency_is_laid_over_white():
+    rgba = Image.new("RGBA", (4, 1), (*RED, 0))
+    rgba.putpixel((1, 0), (*RED, 255))
+    rgba.putpixel((2, 0), (0, 0, 0, 51))
+    grey = Image.new("LA", (2, 1), (7, 0))
+    grey.putpixel((1, 0), (7, 255))
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([*RED, *GREEN, *BLUE])
+    palette.putdata([0, 1, 2])
+    cases: list[tuple[Image.Image, dict[str, Any], list[tuple[int, int, int]]]] = [
+        (rgba, {"format": "PNG"}, [WHITE, RED, (204, 204, 204), WHITE]),
+        (rgba, {"format": "TIFF"}, [WHITE, RED, (204, 204, 204), WHITE]),
+        (grey, {"format": "PNG"}, [WHITE, (7, 7, 7)]),
+        (palette, {"format": "PNG", "transparency": 1}, [RED, WHITE, BLUE]),
+        (palette, {"format": "PNG", "transparency": b"\xff\x00\xff"}, [RED, WHITE, BLUE]),
+        (left_red_right_blue(2, 1), {"format": "PNG", "transparency": BLUE}, [RED, WHITE]),
+    ]
+    for image, options, expected in cases:
+        opened = decode_image(as_bytes(image, **options))
+        assert [opened.getpixel((x, 0)) for x in range(image.width)] == expected
 
 
-def test_grey_with_alpha_is_laid_over_white():
-    image = Image.new("LA", (2, 1), (7, 0))
-    image.putpixel((1, 0), (7, 255))
-    opened = decode_image(as_bytes(image, format="PNG"))
-    assert [opened.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (7, 7, 7)]
-
-
-@pytest.mark.parametrize("transparency", [1, b"\xff\x00\xff"])
-def test_palette_with_transparency_is_laid_over_white(transparency: int | bytes):
-    image = Image.new("P", (3, 1))
-    image.putpalette([*RED, *GREEN, *BLUE])
-    image.putdata([0, 1, 2])
-    opened = decode_image(as_bytes(image, format="PNG", transparency=transparency))
-    assert [opened.getpixel((x, 0)) for x in range(3)] == [RED, (255, 255, 255), BLUE]
-
-
-def test_a_transparent_colour_of_an_rgb_png_becomes_white():
-    data = as_bytes(left_red_right_blue(), format="PNG", transparency=BLUE)
-    opened = decode_image(data)
-    assert opened.getpixel((0, 0)) == RED
-    assert opened.getpixel((63, 0)) == (255, 255, 255)
-
-
-def test_cmyk_jpeg_becomes_rgb():
-    image = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
-    opened = decode_image(as_bytes(image, format="JPEG", quality=95), cover=(4, 4))
+def test_cmyk_grey_and_one_bit_images_become_rgb():
+    cmyk = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
+    opened = decode_image(as_bytes(cmyk, format="JPEG", quality=95), cover=(4, 4))
     assert opened.mode == "RGB"
     assert near(opened, (1, 1), (255, 0, 0))
-
-
-def test_grey_and_one_bit_images_become_rgb():
     grey = decode_image(as_bytes(Image.new("L", (5, 4), 77), format="JPEG"))
     assert grey.getcolors() == [(20, (77, 77, 77))]
     bits = Image.new("1", (2, 1))
     bits.putpixel((1, 0), 1)
     opened = decode_image(as_bytes(bits, format="PNG"))
-    assert [opened.getpixel((x, 0)) for x in range(2)] == [(0, 0, 0), (255, 255, 255)]
+    assert [opened.getpixel((x, 0)) for x in range(2)] == [(0, 0, 0), WHITE]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
@@ -208,13 +194,10 @@ def test_of_an_animation_the_first_frame_is_taken(kind: str):
     assert near(decode_image(data), (4, 4), RED)
 
 
-def test_multi_image_jpeg_of_a_phone_gives_its_first_picture():
-    data = as_bytes(
-        left_red_right_blue(400, 200),
-        format="MPO",
-        save_all=True,
-        append_images=[Image.new("RGB", (400, 200), GREEN)],
-    )
+def test_multi_image_jpeg_of_a_phone_gives_its_first_image():
+    others = [Image.new("RGB", (400, 200), GREEN)]
+    image = left_red_right_blue(400, 200)
+    data = as_bytes(image, format="MPO", save_all=True, append_images=others)
     opened = decode_image(data, cover=(100, 100))
     assert opened.size == (200, 100)
     assert near(opened, (10, 10), RED)
@@ -243,9 +226,6 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers():
         (2000, 2000): (800, 600),
     }
     assert {cover: decode_image(data, cover=cover).size for cover in expected} == expected
-
-
-def test_other_formats_are_decoded_whole():
     data = as_bytes(left_red_right_blue(800, 600), format="PNG")
     assert decode_image(data, cover=(10, 10)).size == (800, 600)
 
@@ -253,39 +233,34 @@ def test_other_formats_are_decoded_whole():
 # ── what cannot be read ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_message_names_the_file_the_cause_and_the_way_out(tmp_path: Path):
+def test_the_message_names_the_file_and_the_cause(tmp_path: Path):
     path = tmp_path / "nothing.jpg"
     path.touch()
     with pytest.raises(PictureError) as caught:
         decode_image(path)
-    assert str(caught.value) == (
-        f"Cannot read the image {path}: the file is empty (0 bytes). Replace the file or leave it out."
-    )
-    with pytest.raises(PictureError, match="given as 3 bytes: it is not an image but text"):
+    assert str(path) in str(caught.value)
+    assert "0 bytes" in str(caught.value)
+    with pytest.raises(PictureError, match="given as 3 bytes"):
         decode_image(b"abc")
+    assert cause_of(PictureError("two files are bad")) == "two files are bad"
 
 
-def test_missing_files_and_folders_are_told_apart(tmp_path: Path):
-    assert cause(tmp_path / "absent.jpg") == "there is no such file"
-    assert cause(tmp_path) == "it is a folder"
-
-
-def test_text_with_the_name_of_a_image_is_recognised(tmp_path: Path):
-    path = tmp_path / "page.jpg"
-    path.write_text("<html>not found</html>")
-    assert cause(path) == "it is not an image but text that begins with '<html>not found</html>'"
-
-
-def test_unknown_bytes_and_heic_are_named():
-    assert cause(b"\0\1\2\3" * 9) == (
-        "it is not an image, or its header is damaged (it begins with b'\\x00\\x01\\x02\\x03\\x00\\x01\\x02\\x03')"
-    )
-    assert "HEIC" in cause(b"\0\0\0\x18ftypheic" + b"\0" * 40)
-
-
-def test_formats_that_run_other_programs_are_not_opened():
+def test_causes_are_told_apart(tmp_path: Path):
+    loop, page = tmp_path / "loop.jpg", tmp_path / "page.jpg"
+    loop.symlink_to(loop)
+    page.write_text("<html>not found</html>")
+    # Pillow would run another program to open an EPS file.
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
-    assert cause(eps).startswith("it is not an image but text that begins with '%!PS-Adobe")
+    for source, fact in [
+        (tmp_path / "absent.jpg", "no such file"),
+        (tmp_path, "folder"),
+        (loop, "the system says "),
+        (page, "text that begins with '<html>not found</html>'"),
+        (eps, "text that begins with '%!PS-Adobe"),
+        (b"\0\1\2\3" * 9, r"header is damaged (it begins with b'\x00\x01\x02\x03"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 40, "HEIC"),
+    ]:
+        assert fact in cause(source)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
@@ -296,8 +271,7 @@ def test_truncated_files_are_refused(kind: str):
             with pytest.raises(PictureError) as caught:
                 decode_image(data[: int(kept * len(data))], cover=cover)
             if kind in ("JPEG", "PNG"):
-                cause = cause_of(caught.value)
-                assert cause == "the file is truncated, it ends before the image does"
+                assert "truncated" in cause_of(caught.value)
     if kind != "JPEG":
         with pytest.raises(PictureError):
             decode_image(data[: int(0.6 * len(data))], truncated="ok")
@@ -305,7 +279,7 @@ def test_truncated_files_are_refused(kind: str):
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("cover", [None, (10, 10)])
-def test_of_a_truncated_jpeg_what_is_there_can_be_taken(progressive: bool, cover: Size | None):
+def test_a_truncated_jpeg_can_be_read_as_far_as_it_goes(progressive: bool, cover: Size | None):
     whole = as_bytes(noisy(), format="JPEG", quality=90, progressive=progressive)
     cut = whole[: int(0.6 * len(whole))]
     part = np.asarray(decode_image(cut, cover=cover, truncated="ok")).astype(int)
@@ -317,20 +291,13 @@ def test_of_a_truncated_jpeg_what_is_there_can_be_taken(progressive: bool, cover
         assert np.abs(part[-2:] - 128).max() <= 2  # what is missing is grey
 
 
-def test_a_whole_jpeg_is_the_same_whether_truncated_ones_are_taken_or_not():
+def test_truncated_ok_changes_no_whole_jpeg_and_needs_at_least_a_pixel():
     data = as_bytes(noisy(), format="JPEG")
     assert decode_image(data, truncated="ok").tobytes() == decode_image(data).tobytes()
-
-
-def test_a_jpeg_without_a_single_pixel_is_refused_all_the_same():
-    data = as_bytes(noisy(), format="JPEG")
     for kept in (3, 40, 200):
         with pytest.raises(PictureError):
             decode_image(data[:kept], truncated="ok")
-
-
-def test_an_unknown_word_for_truncated_files_is_refused():
-    with pytest.raises(ConfigError, match=r"truncated is 'strict' or 'ok'\. Received: 'maybe'"):
+    with pytest.raises(ConfigError, match="'maybe'"):
         decode_image(b"", truncated="maybe")  # pyright: ignore[reportArgumentType]  the mistake under test
 
 
@@ -338,14 +305,7 @@ def test_damaged_pixel_data_is_refused():
     data = bytearray(as_bytes(left_red_right_blue(), format="PNG"))
     place = data.index(b"IDAT") + 10
     data[place : place + 8] = b"\xff" * 8
-    assert cause(bytes(data)).startswith("its data is damaged (")
-
-
-def test_images_above_the_pixel_limit_are_refused_before_any_memory_is_taken():
-    assert (
-        cause(png(20_000, 10_001, zlib.compress(b"\0" * 9)))
-        == "it has 20000 x 10001 pixels, more than 200 million"
-    )
+    assert "data is damaged" in cause(bytes(data))
 
 
 @pytest.mark.parametrize("truncated", ["strict", "ok"])
@@ -358,10 +318,9 @@ def test_a_decompression_bomb_is_refused_without_being_unpacked(
     assert path.stat().st_size < 30_000
     with pytest.raises(PictureError) as caught:
         decode_image(path, cover=(224, 224), truncated=truncated)
-    assert cause_of(caught.value) == "it has 15000 x 15000 pixels, more than 200 million"
-
-
-def test_a_file_made_like_the_bomb_but_smaller_is_a_picture():
+    assert "15000 x 15000 pixels" in cause_of(caught.value)
+    # Refused from the header alone, before any memory is taken; the same at a smaller size is an image.
+    assert "20000 x 10001 pixels" in cause(png(20_000, 10_001, zlib.compress(b"\0" * 9)))
     data = png(1000, 1000, zlib.compress(b"\0" * 126 * 1000, 9), bits=1)
     assert decode_image(data).getcolors() == [(1_000_000, (0, 0, 0))]
 
@@ -384,8 +343,13 @@ def test_the_longest_thinnest_and_smallest_images_are_read():
             assert near(image, (0, 0), GREEN)
 
 
-@pytest.mark.parametrize("name", ["with space.png", "quo'te\".png", "new\nline.png", "été 犬.png"])
-def test_odd_names_are_read_and_named_on_one_line(tmp_path: Path, name: str):
+ODD_NAMES = ["with space.png", "quo'te\".png", "new\nline.png", "été 犬.png"]
+if sys.platform == "linux":  # Other systems refuse a name that is not text.
+    ODD_NAMES.append(os.fsdecode(b"caf\xe9.png"))
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_odd_names_are_read_and_named_on_one_printable_line(tmp_path: Path, name: str):
     path = tmp_path / name
     left_red_right_blue().save(path)
     assert decode_image(path).size == (64, 32)
@@ -394,23 +358,7 @@ def test_odd_names_are_read_and_named_on_one_line(tmp_path: Path, name: str):
         decode_image(path)
     assert source_name(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_a_name_that_is_no_text_is_read_and_its_message_can_be_printed(tmp_path: Path):
-    path = tmp_path / os.fsdecode(b"caf\xe9.png")
-    left_red_right_blue().save(path)
-    assert decode_image(path).size == (64, 32)
-    path.write_bytes(b"\0")
-    with pytest.raises(PictureError) as caught:
-        decode_image(path)
-    assert rb"caf\udce9.png" in str(caught.value).encode("utf-8")
-
-
-def test_a_link_that_points_to_itself_is_refused(tmp_path: Path):
-    loop = tmp_path / "loop.jpg"
-    loop.symlink_to(loop)
-    assert cause(loop).startswith("the system says ")
+    assert str(caught.value).encode("utf-8")
 
 
 # ── the size alone ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -425,24 +373,18 @@ def test_the_size_is_told_upright_without_decoding(tmp_path: Path):
     assert decode_image(path).size == (32, 64)
     path.write_bytes(path.read_bytes()[:-40])
     assert size_from_header(path) == (64, 32)
+    path.write_bytes(b"no image")
+    for unreadable in (path, tmp_path / "absent.jpg", tmp_path):
+        assert size_from_header(unreadable) is None
 
 
-def test_what_has_no_header_has_no_size(tmp_path: Path):
-    (tmp_path / "a.jpg").write_bytes(b"no image")
-    assert size_from_header(tmp_path / "a.jpg") is None
-    assert size_from_header(tmp_path / "absent.jpg") is None
-    assert size_from_header(tmp_path) is None
-
-
-def test_images_below_the_limit_are_not_turned_away_by_pillows_own(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_pillows_own_limit_is_lifted_and_put_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert decode_image(as_bytes(left_red_right_blue(), format="PNG")).size == (64, 32)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_any_cut_or_flipped_byte_gives_a_image_or_our_error():
+def test_a_damaged_file_gives_an_image_or_our_error():
     sources = [
         as_bytes(left_red_right_blue(), format=kind)
         for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "JPEG2000")
@@ -469,13 +411,9 @@ def test_many_threads_may_open_images_at_once():
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_plain_rgb_is_not_copied():
+def test_rare_modes_of_open_images_become_rgb_and_plain_rgb_is_not_copied():
     image = left_red_right_blue()
     assert to_rgb(image) is image
-
-
-def test_rare_modes_of_open_images_become_rgb():
-    image = left_red_right_blue()
     for rare in (
         image.convert("RGBA").convert("RGBa"),
         image.quantize(4).convert("PA"),
@@ -483,10 +421,6 @@ def test_rare_modes_of_open_images_become_rgb():
         image.convert("HSV"),
     ):
         assert near(to_rgb(rare), (0, 0), RED)
-
-
-def test_the_cause_of_another_error_is_its_message():
-    assert cause_of(PictureError("two files are bad")) == "two files are bad"
 
 
 # ── plain JPEGs ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -518,13 +452,14 @@ def test_pixels_are_those_of_pillow():
 
 @with_second_decoder
 def test_what_pillow_does_better_is_left_to_it():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert plain_pixels(jpeg(exif=exif), cover=(40, 40)) is None
-    assert plain_pixels(jpeg(progressive=True), cover=(40, 40)) is None
-    assert plain_pixels(jpeg(mode="CMYK"), cover=(40, 40)) is None
-    assert plain_pixels(jpeg()[:-60], cover=(40, 40)) is None
-    assert plain_pixels(b"", cover=(40, 40)) is None
+    for data in (
+        jpeg(exif=exif_of(6)),
+        jpeg(progressive=True),
+        jpeg(mode="CMYK"),
+        jpeg()[:-60],
+        b"",
+    ):
+        assert plain_pixels(data, cover=(40, 40)) is None
     # Half of the sides still covers it: decoding that is faster.
     assert plain_pixels(jpeg(), cover=(20, 20)) is None
 
@@ -559,12 +494,10 @@ def test_a_reader_gives_the_same_with_both_decoders(
 def test_bad_files_are_named_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reading, "is_worthwhile", lambda: True)
     reader = ImageReader(resize=Resize(40), cache=ImageCache(mode="off"))
-    with pytest.raises(PictureError, match=r"absent\.jpg: there is no such file"):
-        reader.read(tmp_path / "absent.jpg")
-    short = tmp_path / "short.jpg"
-    short.write_bytes(jpeg()[:-60])
-    with pytest.raises(PictureError, match=r"short\.jpg: the file is truncated"):
-        reader.read(short)
+    (tmp_path / "short.jpg").write_bytes(jpeg()[:-60])
+    for name, fact in [("absent", "no such file"), ("short", "truncated")]:
+        with pytest.raises(PictureError, match=rf"{name}\.jpg: .*{fact}"):
+            reader.read(tmp_path / f"{name}.jpg")
 
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
@@ -591,7 +524,7 @@ def test_baseline_files_are_plain():
         assert (header.size, header.orientation) == ((47, 61), 1)
 
 
-def test_the_orientation_is_that_which_pillow_reads():
+def test_the_orientation_is_the_one_that_pillow_reads():
     for order in ("II", "MM"):
         for orientation in range(1, 9):
             data = jpeg(exif=exif_of(orientation, order=order))
@@ -599,9 +532,6 @@ def test_the_orientation_is_that_which_pillow_reads():
             header = plain_jpeg(data)
             assert header is not None
             assert header.orientation == orientation
-
-
-def test_exif_data_without_an_orientation_means_upright():
     exif = Image.Exif()
     exif[0x010F] = "a camera"
     header = plain_jpeg(jpeg(exif=exif))
@@ -628,12 +558,12 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
-def test_what_is_unusual_is_left_to_the_usual_decoder(kind: str):
+def test_unusual_files_are_left_to_the_usual_decoder(kind: str):
     assert plain_jpeg(UNUSUAL[kind]) is None
 
 
 @given(at=st.integers(2, 400), value=st.integers(0, 255), length=st.integers(0, 2000))
-def test_no_damage_makes_it_fail(at: int, value: int, length: int):
+def test_no_damage_makes_the_parser_fail(at: int, value: int, length: int):
     data = bytearray(jpeg(exif=exif_of(6)))
     data[at] = value
     plain_jpeg(bytes(data))

@@ -19,13 +19,13 @@ from vizsla.data.images.sizing import Resize, ResizeMethod, window_box
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.loading.loader import ImageLoader
 from vizsla.errors import PictureError
-from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from vizsla.data.loading.loader import Shipping
+    from vizsla.types import ImageTable
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -44,8 +44,8 @@ def image_of(height: int, width: int, *, seed: int = 0) -> np.ndarray:
 def test_gathered_windows_are_those_of_presize(device: str, expected_bytes: int | None):
     store = DeviceStore(torch.device(device), budget_bytes=10**6, expected_bytes=expected_bytes)
     sizes = [(24, 32), (40, 24), (24, 24), (24, 100), (24, 32)]
-    pictures = [image_of(*size, seed=seed) for seed, size in enumerate(sizes)]
-    places = [store.keep(key_of(number), picture) for number, picture in enumerate(pictures)]
+    images = [image_of(*size, seed=seed) for seed, size in enumerate(sizes)]
+    places = [store.keep(key_of(number), image) for number, image in enumerate(images)]
     assert len({place.buffer for place in places if place}) == (1 if expected_bytes is None else 3)
     order, positions = [3, 0, 1, 1, 4, 2], [0.99, 0.0, 0.5, 0.9999, 0.3, 0.7]
     corners = [
@@ -59,10 +59,10 @@ def test_gathered_windows_are_those_of_presize(device: str, expected_bytes: int 
     )
     assert batch.shape == (6, 24, 24, 3)
     for image, number, position in zip(batch.cpu(), order, positions, strict=True):
-        assert np.array_equal(image.numpy(), Resize(24).view(pictures[number], draws=[position]))
+        assert np.array_equal(image.numpy(), Resize(24).view(images[number], draws=[position]))
 
 
-def test_pictures_come_back_as_they_were_and_read_only():
+def test_images_come_back_as_they_were_and_read_only():
     store = DeviceStore(torch.device("cpu"), budget_bytes=10**6)
     store.keep(key_of(0), image_of(7, 9))
     found = store.find(key_of(0))
@@ -92,13 +92,13 @@ def test_the_budget_is_kept_and_a_key_is_stored_once():
 
 def test_threads_store_side_by_side():
     store = DeviceStore(torch.device("cpu"), budget_bytes=10**6, expected_bytes=4000)
-    pictures = [image_of(10, 10 + number, seed=number) for number in range(40)]
+    images = [image_of(10, 10 + number, seed=number) for number in range(40)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda number: store.keep(key_of(number), pictures[number]), range(40)))
-    for number, picture in enumerate(pictures):
+        list(pool.map(lambda number: store.keep(key_of(number), images[number]), range(40)))
+    for number, image in enumerate(images):
         found = store.find(key_of(number))
         assert found is not None
-        assert np.array_equal(found, picture)
+        assert np.array_equal(found, image)
 
 
 def test_a_store_serves_its_own_device_only():
@@ -141,7 +141,7 @@ def made(
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", ["crop", "squish"])
-def test_plain_files_are_stored_as_the_usual_decoder_would_and_the_others_are_left_alone(
+def test_plain_files_are_stored_as_the_usual_decoder_would_and_others_are_left(
     paths: list[Path], device: str, method: ResizeMethod
 ):
     resize = Resize((24, 30), method)
@@ -154,7 +154,7 @@ def test_plain_files_are_stored_as_the_usual_decoder_would_and_the_others_are_le
         found = reader.read(path, training=True).astype(int)
         expected = resize.presize(decode_image(path), training=True)
         assert found.shape == expected.shape
-        # Decoders round differently, and CUDA's interpolates colours otherwise: much, in pictures as colourful as these.
+        # Decoders round differently, and CUDA's interpolates colours otherwise: much, in images as colourful as these.
         assert np.abs(found - expected).mean() < (1 if device == "cpu" else 9)
 
 
@@ -177,7 +177,7 @@ def test_nothing_is_decoded_for_a_store_that_is_full(paths: list[Path]):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_as_pillow_turns_them(tmp_path: Path, orientation: int):
+def test_images_are_turned_as_pillow_turns_them(tmp_path: Path, orientation: int):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "a.jpg"
@@ -190,9 +190,9 @@ def test_pictures_are_turned_as_pillow_turns_them(tmp_path: Path, orientation: i
 @pytest.mark.parametrize("size", [(100, 300), (300, 100), (24, 24), (10, 7), (40, 2000)])
 def test_presizing_is_that_of_the_cpu_within_two_grey_levels(size: tuple[int, int]):
     resize = Resize(24)
-    picture = photograph(*size)
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    expected = resize.presize(picture, training=True).astype(int)
+    photo = photograph(*size)
+    image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    expected = resize.presize(photo, training=True).astype(int)
     found_box = resize.presize_box(size, training=True)
     assert found_box is not None
     box, strip_size = found_box
@@ -200,7 +200,7 @@ def test_presizing_is_that_of_the_cpu_within_two_grey_levels(size: tuple[int, in
     found = torch.empty((2, *strip_size, 3), dtype=torch.uint8)
     write_presized(torch.stack([image, image.flip(2)]), box=box, out=found)
     assert np.abs(found[0].numpy() - expected).max() <= 2
-    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     expected = resize.presize(mirrored, training=True).astype(int)
     assert np.abs(found[1].numpy() - expected).max() <= 2
 
@@ -221,44 +221,35 @@ def test_a_file_that_only_looks_plain_leaves_its_whole_batch_to_the_usual_decode
 
 
 class DecodingLoader(ImageLoader):
-    """A loader that goes on the CPU the way that others go on CUDA only."""
+    """A loader that decodes on the CPU as others do on CUDA only."""
 
     def _device_decoder(self, shipping: Shipping) -> DeviceDecoder | None:
         assert shipping.store is not None
         return DeviceDecoder(self.reader, store=shipping.store)
 
 
-def decoding_loader(files: Sequence[Path], *, num_workers: int) -> DecodingLoader:
-    table = ImageTable(
-        root=files[0].parent,
-        paths=tuple(files),
-        targets=torch.arange(len(files)),
-        vocab=tuple(map(str, range(len(files)))),
-        train_rows=torch.arange(len(files)),
-        valid_rows=torch.arange(0),
-    )
-    reader = ImageReader(resize=Resize(24), cache=ImageCache(mode="device"))
-    return DecodingLoader(
-        table,
-        table.train_rows,
-        reader=reader,
-        batch_size=4,
-        training=True,
-        num_workers=num_workers,
-    )
+@pytest.fixture
+def decoding_loader(table_of: Callable[..., ImageTable]) -> Callable[..., DecodingLoader]:
+    def make(files: Sequence[Path], *, num_workers: int) -> DecodingLoader:
+        table = table_of(files)
+        return DecodingLoader(
+            table,
+            table.train_rows,
+            reader=ImageReader(resize=Resize(24), cache=ImageCache(mode="device")),
+            batch_size=4,
+            training=True,
+            num_workers=num_workers,
+        )
+
+    return make
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_a_loader_reads_whole_batches_and_gives_the_same_in_later_epochs(
-    paths: list[Path], num_workers: int
+    paths: list[Path], decoding_loader: Callable[..., DecodingLoader], num_workers: int
 ):
     loader = decoding_loader(paths[:6] + paths[:5], num_workers=num_workers)
     first, again = (list(loader.batches(epoch=3)) for _ in range(2))
-    assert [len(batch.rows) for batch in first] == [4, 4, 3]
-    for batch, expected in zip(again, first, strict=True):
-        assert torch.equal(batch.rows, expected.rows)
-        assert torch.equal(batch.targets, batch.rows)
-        assert torch.equal(batch.images, expected.images)
     assert loader.reader.cache.describe().startswith("cache device: 6 images")
     usual = ImageLoader(
         loader.table,
@@ -267,38 +258,33 @@ def test_a_loader_reads_whole_batches_and_gives_the_same_in_later_epochs(
         batch_size=4,
         training=True,
     )
-    for batch, expected in zip(first, usual.batches(epoch=3), strict=True):
-        assert torch.equal(batch.rows, expected.rows)
-        assert (batch.images.float() - expected.images.float()).abs().mean() < 1
+    assert [len(batch.rows) for batch in first] == [4, 4, 3]
+    for one, other, expected in zip(first, again, usual.batches(epoch=3), strict=True):
+        for name in ("rows", "targets", "images"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        assert torch.equal(one.rows, expected.rows)
+        assert torch.equal(one.targets, expected.targets)
+        assert (one.images.float() - expected.images.float()).abs().mean() < 1
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_a_bad_file_among_whole_batches_is_named(paths: list[Path], num_workers: int):
-    loader = decoding_loader(paths[:7], num_workers=num_workers)
+def test_a_bad_file_among_whole_batches_is_named(
+    paths: list[Path], decoding_loader: Callable[..., DecodingLoader], num_workers: int
+):
     with pytest.raises(PictureError, match=r"6\.jpg: the file is truncated"):
-        list(loader.batches())
+        list(decoding_loader(paths[:7], num_workers=num_workers).batches())
     assert not [t for t in threading.enumerate() if t.name.startswith("vizsla-reader")]
 
 
 @pytest.mark.gpu
 def test_loaders_on_cuda_fill_the_store_from_all_kinds_of_files_and_name_the_bad_one(
-    paths: list[Path],
+    paths: list[Path], table_of: Callable[..., ImageTable]
 ):
-    good = tuple(paths[:6])
-
-    def loaders_of(files: tuple[Path, ...]) -> DataLoaders:
-        table = ImageTable(
-            root=files[0].parent,
-            paths=files,
-            targets=torch.zeros(len(files), dtype=torch.int64),
-            vocab=("picture",),
-            train_rows=torch.arange(len(files)),
-            valid_rows=torch.arange(len(files)),
-        )
-        cache = ImageCache(mode="device", device="cuda")
+    def loaders_of(files: list[Path]) -> DataLoaders:
+        table, cache = table_of(files), ImageCache(mode="device", device="cuda")
         return DataLoaders(table, resize=Resize(24), batch_size=4, device="cuda", cache=cache)
 
-    loaders = loaders_of(good)
+    loaders = loaders_of(paths[:6])
     loader = loaders.loader_for(torch.arange(6), training=True)
     first = [batch.images.cpu() for batch in loader.batches(epoch=1)]
     again = [batch.images.cpu() for batch in loader.batches(epoch=1)]
@@ -306,4 +292,4 @@ def test_loaders_on_cuda_fill_the_store_from_all_kinds_of_files_and_name_the_bad
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert loaders.cache.describe().startswith("cache device: 6 images")
     with pytest.raises(PictureError, match=r"6\.jpg: the file is truncated"):
-        list(loaders_of((*good, paths[6])).loader_for(torch.arange(7), training=True).batches())
+        list(loaders_of(paths[:7]).loader_for(torch.arange(7), training=True).batches())

@@ -28,16 +28,14 @@ from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.check import find_unreadable
 from vizsla.data.table.factories import ImageDataLoaders
 from vizsla.errors import ConfigError, DataError, PictureError
-from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from vizsla.data.images.decode import Truncated
     from vizsla.data.images.item_transforms import ItemTransforms
+    from vizsla.types import ImageTable
 
 
 def inverted(pixels: np.ndarray) -> np.ndarray:
@@ -49,7 +47,7 @@ def noise(height: int = 30, width: int = 40) -> Image.Image:
     return Image.fromarray(values)
 
 
-def reader_of(transforms: ItemTransforms, **options: Any) -> ImageReader:
+def reader_of(transforms: ItemTransforms | ItemPipeline, **options: Any) -> ImageReader:
     return ImageReader(resize=transforms, cache=ImageCache(mode="memory"), **options)
 
 
@@ -67,11 +65,18 @@ class Recorder:
         return "Recorder()"
 
 
-def test_functions_before_and_after_the_resize_are_told_apart():
+# ── lists ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_lists_are_divided_at_the_sizing_and_flips_follow_it():
     first, last = Recorder(), Recorder()
-    pipeline = item_pipeline([first, Resize(24), last, inverted])
-    assert pipeline == ItemPipeline(before=(first,), sizing=Resize(24), after=(last, inverted))
+    pipeline = item_pipeline([first, FlipItem(), Resize(24), last, inverted, DihedralItem()])
+    after = FlipItem(), last, inverted, DihedralItem()
+    assert pipeline == ItemPipeline(before=(first,), sizing=Resize(24), after=after)
     assert pipeline.functions == (first, last, inverted)
+    assert pipeline.num_draws == 4
+    reader_of(pipeline).read(noise())
+    assert (first.shapes, last.shapes) == ([(30, 40, 3)], [(24, 24, 3)])
 
 
 def test_a_single_transform_none_and_an_empty_list_are_lists_too():
@@ -81,27 +86,36 @@ def test_a_single_transform_none_and_an_empty_list_are_lists_too():
     assert item_pipeline(item_pipeline(Resize(24))) == item_pipeline(Resize(24))
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [460, "Resize", [Resize(10), Resize(20)], [Resize(10), CropPad(5)], Resize, [inverted, 3]],
-)
-def test_what_cannot_work_is_refused(wrong: Any):
-    with pytest.raises(ConfigError, match="item_tfms is one Resize, as in Resize"):
-        item_pipeline(wrong)
-
-
-def test_before_sees_the_decoded_image_and_after_the_resized_one():
-    first, last = Recorder(), Recorder()
-    reader_of([first, Resize(24), last]).read(noise())
-    assert (first.shapes, last.shapes) == ([(30, 40, 3)], [(24, 24, 3)])
+def test_impossible_lists_are_refused():
+    for wrong, fact in [
+        *((each, "460") for each in (460, [460, inverted])),
+        ("Resize", "'Resize'"),
+        ([Resize(10), Resize(20)], "size=(20, 20)"),
+        ([Resize(10), CropPad(5)], "CropPad(size=(5, 5)"),
+        (Resize, "class"),
+        ([Flip()], "Flip("),
+        ([Rotate()], "Rotate("),
+        ([Resize((24, 32)), DihedralItem()], "size=(24, 32)"),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            item_pipeline(wrong)  # pyright: ignore[reportArgumentType]  the mistake under test
+        assert fact in str(caught.value)
+    with pytest.raises(ConfigError, match=r"FlipItem.*1\.5"):
+        FlipItem(1.5)
 
 
 def test_with_a_function_before_it_nothing_is_decoded_at_a_smaller_scale():
-    assert item_pipeline(Resize(24)).cover(training=True) == (24, 24)
-    assert item_pipeline([Resize(24), inverted]).cover(training=True) == (24, 24)
-    assert item_pipeline([inverted, Resize(24)]).cover(training=True) is None
-    assert item_pipeline(RandomResizedCrop(24, min_scale=0.25)).cover(training=True) == (48, 48)
-    assert item_pipeline(None).cover(training=False) is None
+    for transforms, expected in [
+        (Resize(24), (24, 24)),
+        ([Resize(24), inverted], (24, 24)),
+        ([inverted, Resize(24)], None),
+        (RandomResizedCrop(24, min_scale=0.25), (48, 48)),
+        (None, None),
+    ]:
+        assert item_pipeline(transforms).cover(training=True) == expected
+
+
+# ── functions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_training_view_goes_through_the_functions_after_the_resize():
@@ -132,31 +146,25 @@ def test_a_function_may_change_the_size_and_return_a_view():
     assert np.array_equal(reader.read(noise(30, 40)), np.asarray(noise(30, 40))[::-1, :20])
 
 
-def test_a_function_that_raises_is_named_with_the_image(make_image: Callable[..., Path]):
+def test_a_function_that_fails_is_named_with_the_image(make_image: Callable[..., Path]):
     def careless(pixels: np.ndarray) -> np.ndarray:
         raise IndexError("no such corner")
 
     path = make_image("pets/a.jpg")
     for transforms in ([careless, Resize(24)], [Resize(24), careless]):
-        with pytest.raises(
-            ConfigError, match=r"careless .*pets/a\.jpg: IndexError: no such"
-        ) as caught:
+        with pytest.raises(ConfigError, match=r"careless .*pets/a\.jpg.*no such corner") as caught:
             reader_of(transforms).read(path)
         assert isinstance(caught.value.__cause__, IndexError)
-
-
-def test_a_function_that_returns_something_else_is_named_with_it(make_image: Callable[..., Path]):
-    wrong: list[tuple[Any, str]] = [
+    for result, shown in [
         (None, "NoneType"),
         (np.zeros((4, 4, 3), np.float32), r"float32 of shape \(4, 4, 3\)"),
         (np.zeros((4, 4), np.uint8), r"uint8 of shape \(4, 4\)"),
         (np.zeros((0, 4, 3), np.uint8), r"uint8 of shape \(0, 4, 3\)"),
         (np.zeros((3, 4, 4), np.uint8), r"uint8 of shape \(3, 4, 4\)"),
-    ]
-    path = make_image("a.jpg")
-    for result, shown in wrong:
+    ]:
+        wrong: Any = lambda _pixels, result=result: result  # noqa: E731
         with pytest.raises(ConfigError, match=rf"<lambda> .*a\.jpg .*: {shown}"):
-            reader_of([Resize(24), lambda _pixels, result=result: result]).read(path)
+            reader_of([Resize(24), wrong]).read(path)
 
 
 def test_functions_without_a_name_are_shown_as_they_print():
@@ -165,12 +173,30 @@ def test_functions_without_a_name_are_shown_as_they_print():
     assert "partial" in function_name(functools.partial(np.roll, shift=1))
 
 
-def noise_item_flips(height: int = 9, width: int = 9) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+def test_functions_after_the_resize_see_cached_pixels_each_time(make_image: Callable[..., Path]):
+    path, recorder = make_image("a.png", size=(30, 40)), Recorder()
+    plain, reader = reader_of(Resize(24)), reader_of([Resize(24), inverted, recorder])
+    for source in (path, path, Image.open(path)):
+        assert np.array_equal(reader.read(source), 255 - plain.read(path))
+    window = plain.read(path, draws=[0.3])
+    assert np.array_equal(reader.read(path, draws=[0.3]), 255 - window)
+    assert len(recorder.shapes) == 4
+
+
+def test_results_of_functions_before_the_resize_are_not_cached(make_image: Callable[..., Path]):
+    path, recorder = make_image("a.png"), Recorder()
+    reader = reader_of([recorder, Resize(24)])
+    for _ in range(2):
+        assert np.array_equal(reader.read(path), reader_of(Resize(24)).read(path))
+    assert len(recorder.shapes) == 2
+    assert "0 images" in reader.cache.describe()
+
+
+# ── flips ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_symmetries_of_an_item_are_those_of_a_batch_and_of_pillow():
-    pixels = noise_item_flips()
+    pixels = np.asarray(noise(9, 9))
     images = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     for number in range(8):
         found = symmetry(pixels, number)
@@ -184,7 +210,7 @@ def test_symmetries_of_an_item_are_those_of_a_batch_and_of_pillow():
 
 
 def test_a_flip_acts_as_often_as_it_says():
-    pixels = noise_item_flips()
+    pixels = np.asarray(noise(9, 9))
     assert np.array_equal(FlipItem(p=0.3).view(pixels, draws=[0.29]), pixels[:, ::-1])
     assert np.array_equal(FlipItem(p=0.3).view(pixels, draws=[0.3]), pixels)
     assert np.array_equal(DihedralItem(p=0.5).view(pixels, draws=[0.5, 0.3]), pixels)
@@ -192,8 +218,8 @@ def test_a_flip_acts_as_often_as_it_says():
     assert np.array_equal(turned, np.rot90(pixels))
 
 
-def test_called_it_acts_at_once_on_arrays_and_pillow_pictures():
-    pixels = noise_item_flips(6, 8)
+def test_a_call_acts_at_once_on_arrays_and_pillow_images():
+    pixels = np.asarray(noise(6, 8))
     assert np.array_equal(FlipItem(p=1)(pixels), pixels[:, ::-1])
     flipped = FlipItem(p=1)(Image.fromarray(pixels))
     assert np.array_equal(np.asarray(flipped), pixels[:, ::-1])
@@ -202,37 +228,14 @@ def test_called_it_acts_at_once_on_arrays_and_pillow_pictures():
     assert shapes == {(6, 8), (8, 6)}
 
 
-def test_flips_follow_the_sizing_wherever_they_are_listed():
-    def inverted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return 255 - pixels
-
-    pipeline = item_pipeline([FlipItem(), inverted, Resize(24), inverted, DihedralItem()])
-    assert pipeline == ItemPipeline(
-        before=(inverted,), sizing=Resize(24), after=(FlipItem(), inverted, DihedralItem())
-    )
-    assert pipeline.functions == (inverted, inverted)
-    assert pipeline.num_draws == 4
-
-
-def test_validation_is_not_flipped_and_training_differs_by_epoch_and_row(image_folder: Path):
-    paths = tuple(sorted(image_folder.glob("*/*.jpg")))
-    table = ImageTable(
-        root=image_folder,
-        paths=paths,
-        targets=torch.zeros(len(paths), dtype=torch.int64),
-        vocab=("picture",),
-        train_rows=torch.arange(len(paths)),
-        valid_rows=torch.arange(len(paths)),
-    )
+def test_validation_is_not_flipped_and_training_differs_by_epoch_and_row(
+    image_folder: Path, table_of: Callable[..., ImageTable]
+):
+    table = table_of(sorted(image_folder.glob("*/*.jpg")))
 
     def pixels_of(*item_tfms: Any, epoch: int = 0, training: bool = True) -> torch.Tensor:
-        loaders = DataLoaders(
-            table,
-            resize=[Resize((24, 32)), *item_tfms],
-            device="cpu",
-            cache=ImageCache(mode="memory"),
-            num_workers=1,
-        )
+        resize = [Resize((24, 32)), *item_tfms]
+        loaders = DataLoaders(table, resize=resize, device="cpu", num_workers=1)
         loader = loaders.loader_for(table.train_rows, training=training)
         (batch,) = loader.batches(epoch=epoch)
         return batch.images[batch.rows.argsort()]
@@ -248,12 +251,7 @@ def test_validation_is_not_flipped_and_training_differs_by_epoch_and_row(image_f
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("wrong", [[Resize((24, 32)), DihedralItem()], [Flip()], [Rotate()]])
-def test_what_cannot_work_is_refused_item_flips(wrong: Any):
-    with pytest.raises(ConfigError, match=r"needs a square size|item_tfms is one Resize"):
-        item_pipeline(wrong)
-    with pytest.raises(ConfigError, match=r"FlipItem\(p=...\) must be from 0 to 1"):
-        FlipItem(1.5)
+# ── loaders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def loaders_of(folder: Path, transforms: ItemTransforms, *, num_workers: int = 2) -> DataLoaders:
@@ -266,47 +264,6 @@ def loaders_of(folder: Path, transforms: ItemTransforms, *, num_workers: int = 2
         device="cpu",
         num_workers=num_workers,
     )
-
-
-class Counter:
-    """A function that counts its calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        self.calls += 1
-        return pixels
-
-
-def test_a_function_works_on_validation_and_training_pictures_alike(
-    make_image: Callable[..., Path],
-):
-    path = make_image("a.png", size=(30, 40))
-    plain, reader = reader_of(Resize(24)), reader_of([Resize(24), inverted])
-    assert np.array_equal(reader.read(path), 255 - plain.read(path))
-    window = plain.read(path, draws=[0.3])
-    assert np.array_equal(reader.read(path, draws=[0.3]), 255 - window)
-    assert np.array_equal(reader.read(Image.open(path)), 255 - plain.read(path))
-
-
-def test_functions_after_the_resize_are_called_anew_and_what_is_cached_stays(
-    make_image: Callable[..., Path],
-):
-    path, counter = make_image("a.png"), Counter()
-    reader = reader_of([Resize(24), inverted, counter])
-    first, second = reader.read(path), reader.read(path)
-    assert counter.calls == 2
-    assert np.array_equal(first, second)
-
-
-def test_what_a_function_before_the_resize_makes_is_not_cached(make_image: Callable[..., Path]):
-    path, counter = make_image("a.png"), Counter()
-    reader = reader_of([counter, Resize(24)])
-    assert np.array_equal(reader.read(path), reader_of(Resize(24)).read(path))
-    reader.read(path)
-    assert counter.calls == 2
-    assert "0 images" in reader.cache.describe()
 
 
 def test_an_error_of_a_function_names_file_and_function_through_the_threads(image_folder: Path):
@@ -328,7 +285,7 @@ def test_an_error_of_a_function_names_file_and_function_through_the_threads(imag
         [Resize(24), np.ascontiguousarray],
     ],
 )
-def test_training_views_depend_on_neither_workers_nor_cache_nor_batch_size(
+def test_training_views_depend_on_neither_workers_nor_cache(
     image_folder: Path, transforms: ItemTransforms
 ):
     def by_row(loaders: DataLoaders, epoch: int = 0) -> dict[int, bytes]:
@@ -340,10 +297,7 @@ def test_training_views_depend_on_neither_workers_nor_cache_nor_batch_size(
 
     loaders = loaders_of(image_folder, transforms)
     first = by_row(loaders)
-    again = by_row(loaders_of(image_folder, transforms, num_workers=0))
-    assert {row: first[row] for row in first.keys() & again.keys()} == {
-        row: again[row] for row in first.keys() & again.keys()
-    }
+    assert by_row(loaders_of(image_folder, transforms, num_workers=0)) == first
     assert by_row(loaders) == first  # this time from the cache
 
 
@@ -367,9 +321,7 @@ def test_ratio_resize_keeps_shapes_so_mixed_batches_are_refused(
     make_image("pictures/disc/tall.jpg", size=(90, 30))
     loaders = loaders_of(image_folder, RatioResize(24))
     assert loaders.final_size is None
-    with pytest.raises(
-        DataError, match=r"18 x 24 .*; 24 x 8 .*tall\.jpg|24 x 8 .*tall\.jpg.*; 18 x 24"
-    ):
+    with pytest.raises(DataError, match=r"18 x 24 .*; 24 x 8 .*tall\.jpg"):
         list(loaders.loader_for(torch.tensor([0, 24])).batches())
 
 
@@ -382,18 +334,10 @@ def cut_short(path: Path) -> Path:
 
 
 def test_truncated_jpegs_are_bad_unless_they_are_wanted(make_image: Callable[..., Path]):
-    path = cut_short(make_image("a.jpg"))
-    with pytest.raises(PictureError, match="truncated"):
-        reader_of(Resize(24)).read(path)
-    assert reader_of(Resize(24), truncated="ok").read(path).shape == (24, 24, 3)
-
-
-def test_readers_that_differ_about_truncated_jpegs_share_no_pixels(
-    make_image: Callable[..., Path],
-):
-    path = cut_short(make_image("a.jpg"))
-    cache = ImageCache(mode="memory")
-    ImageReader(resize=Resize(24), cache=cache, truncated="ok").read(path)
+    path, cache = cut_short(make_image("a.jpg")), ImageCache(mode="memory")
+    lenient = ImageReader(resize=Resize(24), cache=cache, truncated="ok")
+    assert lenient.read(path).shape == (24, 24, 3)
+    # Readers that disagree share no cached pixels.
     with pytest.raises(PictureError, match="truncated"):
         ImageReader(resize=Resize(24), cache=cache).read(path)
 

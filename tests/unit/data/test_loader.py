@@ -1,4 +1,4 @@
-"""ImageReader, ImageLoader, find_unreadable, read_ahead: order, randomness, errors, threads that end."""
+"""ImageReader, ImageLoader, read_ahead, order: pixels, randomness, errors, caches, threads that end."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vizsla.data.cache.cache import CacheMode, ImageCache
 from vizsla.data.images.reader import ImageReader
@@ -38,11 +39,12 @@ from vizsla.data.loading.order import (
 from vizsla.data.table.check import find_unreadable
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.machine import default_num_workers
-from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    from vizsla.types import ImageTable
 
 
 @pytest.fixture(autouse=True)
@@ -56,25 +58,18 @@ def reader_threads() -> list[str]:
 
 
 @pytest.fixture
-def table(image_folder: Path) -> ImageTable:
-    paths = tuple(sorted(image_folder.glob("*/*.jpg")))
-    return ImageTable(
-        root=image_folder,
-        paths=paths,
-        targets=torch.tensor([path.parent.name == "disc" for path in paths]).long(),
-        vocab=("cross", "disc"),
-        train_rows=torch.arange(len(paths)),
-        valid_rows=torch.arange(0),
-    )
+def table(image_folder: Path, table_of: Callable[..., ImageTable]) -> ImageTable:
+    return table_of(sorted(image_folder.glob("*/*.jpg")))
 
 
-def reader_of(resize: Resize | None = None, mode: str = "off") -> ImageReader:
-    return ImageReader(resize=resize, cache=ImageCache(mode=mode))  # pyright: ignore[reportArgumentType]
+def reader_of(resize: Resize | None = None, mode: CacheMode = "off", **options: Any) -> ImageReader:
+    return ImageReader(resize=resize, cache=ImageCache(mode=mode, **options))
 
 
-def loader_of(table: ImageTable, **options: object) -> ImageLoader:
+def loader_of(table: ImageTable, rows: Tensor | None = None, **options: Any) -> ImageLoader:
     settings = dict(reader=reader_of(Resize(24)), batch_size=5, training=False, num_workers=2)
-    return ImageLoader(table, table.train_rows, **(settings | options))  # pyright: ignore[reportArgumentType]
+    rows = table.train_rows if rows is None else rows
+    return ImageLoader(table, rows, **(settings | options))
 
 
 def by_row(loader: ImageLoader, *, epoch: int = 0) -> dict[int, bytes]:
@@ -85,56 +80,43 @@ def by_row(loader: ImageLoader, *, epoch: int = 0) -> dict[int, bytes]:
     }
 
 
-# ── one picture ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def replace_contents(paths: Iterable[Path]) -> None:
+    """Give files other contents of the same size and time: whoever decodes one fails."""
+    for path in paths:
+        facts = path.stat()
+        path.write_bytes(b"x" * facts.st_size)
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
-def test_reading_a_file_its_bytes_and_the_open_picture_give_the_same(
+# ── one image ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_its_bytes_and_the_open_image_give_the_same_read_only_pixels(
     make_image: Callable[..., Path],
 ):
     path = make_image("a.png")
-    reader = reader_of(Resize(24))
     expected = np.asarray(Resize(24)(Image.open(path)))
-    assert np.array_equal(reader.read(path), expected)
-    assert np.array_equal(reader.read(str(path)), expected)
-    assert np.array_equal(reader.read(path.read_bytes()), expected)
-    assert np.array_equal(reader.read(Image.open(path)), expected)
+    for source in (path, str(path), path.read_bytes(), Image.open(path)):
+        pixels = reader_of(Resize(24)).read(source)
+        assert np.array_equal(pixels, expected)
+        assert not pixels.flags.writeable
 
 
-def test_training_reads_the_strip(make_image: Callable[..., Path]):
+def test_training_reads_the_strip_and_without_resize_the_whole_image(
+    make_image: Callable[..., Path],
+):
     path = make_image("a.png", size=(48, 64))
     reader = reader_of(Resize(24), mode="memory")
-    assert reader.read(path, training=True).shape == (24, 32, 3)
-    assert reader.read(path).shape == (24, 24, 3)
-    assert reader.read(path, training=True).shape == (24, 32, 3)
-
-
-def test_without_resize_the_whole_picture_is_read(make_image: Callable[..., Path]):
-    assert reader_of().read(make_image("a.jpg", size=(48, 64)), training=True).shape == (
-        48,
-        64,
-        3,
-    )
-
-
-def test_a_cached_file_that_changes_is_read_again(make_image: Callable[..., Path]):
-    reader = reader_of(Resize(24), mode="memory")
-    before = reader.read(make_image("a.png", number=1))
-    assert reader.read(make_image("a.png", number=1).with_name("a.png")) is not None
-    after = reader.read(make_image("a.png", number=2, size=(48, 70)))
-    assert not np.array_equal(before, after)
-
-
-def test_pixels_are_read_only_whether_cached_or_not(make_image: Callable[..., Path]):
-    path = make_image("a.png")
-    for source in (path, path.read_bytes()):
-        assert not reader_of(Resize(24)).read(source).flags.writeable
+    for training, shape in [(True, (24, 32, 3)), (False, (24, 24, 3)), (True, (24, 32, 3))]:
+        assert reader.read(path, training=training).shape == shape
+        assert reader_of().read(path, training=training).shape == (48, 64, 3)
 
 
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_validation_batches_are_the_centred_pictures_in_order(table: ImageTable, num_workers: int):
+def test_validation_batches_are_the_centred_images_in_order(table: ImageTable, num_workers: int):
     batches = list(loader_of(table, num_workers=num_workers).batches())
     assert torch.cat([batch.rows for batch in batches]).tolist() == list(range(24))
     assert [len(batch.images) for batch in batches] == [5, 5, 5, 5, 4]
@@ -143,15 +125,12 @@ def test_validation_batches_are_the_centred_pictures_in_order(table: ImageTable,
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(batch.targets, table.targets[batch.rows])
         for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
-            expected = loader_of(table).reader.read(table.paths[row])
+            expected = reader_of(Resize(24)).read(table.paths[row])
             assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
-def test_rows_may_be_any_selection_with_repeats(table: ImageTable):
-    rows = torch.tensor([7, 7, 3])
-    loader = ImageLoader(
-        table, rows, reader=reader_of(Resize(24)), batch_size=2, training=False, num_workers=1
-    )
+def test_rows_may_repeat(table: ImageTable):
+    loader = loader_of(table, torch.tensor([7, 7, 3]), batch_size=2)
     assert [batch.rows.tolist() for batch in loader.batches()] == [[7, 7], [3]]
     assert len(loader) == 2
 
@@ -163,13 +142,8 @@ def test_training_shuffles_by_seed_and_epoch_alone(table: ImageTable):
 
     assert order(seed=0, epoch=0) == order(seed=0, epoch=0, batch_size=7)
     assert sorted(order(seed=0, epoch=0)) == list(range(24))
-    orders = [
-        order(seed=0, epoch=0),
-        order(seed=0, epoch=1),
-        order(seed=1, epoch=0),
-        list(range(24)),
-    ]
-    assert len({tuple(rows) for rows in orders}) == 4
+    orders = [order(seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(rows) for rows in (*orders, range(24))}) == 4
 
 
 def test_training_pixels_depend_on_neither_batch_size_nor_workers_nor_cache(table: ImageTable):
@@ -197,15 +171,10 @@ def test_training_windows_move_between_epochs_and_lie_on_the_strip(table: ImageT
     assert starts == set(range(9))
 
 
-def test_a_later_epoch_needs_no_earlier_one(table: ImageTable):
+def test_later_epochs_and_parts_of_a_plan_need_no_earlier_ones(table: ImageTable):
     loader = loader_of(table, training=True)
     list(loader.batches(epoch=0))
-    assert by_row(loader, epoch=5) == by_row(loader_of(table, training=True), epoch=5)
-
-
-def test_a_part_of_a_plan_gives_the_same_batches(table: ImageTable):
-    loader = loader_of(table, training=True)
-    whole = list(loader.batches(epoch=2))
+    whole = list(loader_of(table, training=True).batches(epoch=2))
     rest = list(loader.read_plan(loader.plan(epoch=2)[3:], epoch=2))
     assert len(rest) == 2
     for expected, batch in zip(whole[3:], rest, strict=True):
@@ -213,9 +182,8 @@ def test_a_part_of_a_plan_gives_the_same_batches(table: ImageTable):
         assert torch.equal(batch.images, expected.images)
 
 
-@pytest.mark.parametrize(
-    ("num_rows", "drop_last", "expected"),
-    [
+def test_drop_last_never_drops_the_only_batch(table: ImageTable):
+    for num_rows, drop_last, expected in [
         (24, False, [5, 5, 5, 5, 4]),
         (24, True, [5, 5, 5, 5]),
         (20, True, [5, 5, 5, 5]),
@@ -223,49 +191,31 @@ def test_a_part_of_a_plan_gives_the_same_batches(table: ImageTable):
         (5, True, [5]),
         (0, True, []),
         (0, False, []),
-    ],
-)
-def test_drop_last_never_drops_the_only_batch(
-    table: ImageTable, num_rows: int, drop_last: bool, expected: list[int]
-):
-    loader = ImageLoader(
-        table,
-        torch.arange(num_rows),
-        reader=reader_of(Resize(24)),
-        batch_size=5,
-        training=True,
-        num_workers=1,
-        drop_last=drop_last,
-    )
-    assert [len(batch.rows) for batch in loader.batches()] == expected
-    assert len(loader) == len(expected)
+    ]:
+        loader = loader_of(table, torch.arange(num_rows), training=True, drop_last=drop_last)
+        assert [len(batch.rows) for batch in loader.batches()] == expected
+        assert len(loader) == len(expected)
 
 
-def test_pictures_of_one_size_need_no_resize(table: ImageTable):
+def test_without_resize_all_images_must_have_one_size(table: ImageTable):
     batch = next(loader_of(table, reader=reader_of(), training=True).batches())
     assert batch.images.shape == (5, 3, 48, 64)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_different_sizes_without_resize_are_shown_with_the_way_out(
-    table: ImageTable, num_workers: int
-):
     Image.new("RGB", (30, 20)).save(table.paths[1])
-    with pytest.raises(DataError) as caught:
-        list(loader_of(table, reader=reader_of(), num_workers=num_workers).batches())
-    assert str(caught.value) == (
-        "The images of a batch must have one size, and these 5 have 2 different ones (height x width): "
-        "48 x 64 (cross/cross_0.jpg); 20 x 30 (cross/cross_1.jpg). add item_tfms=Resize(...)"
-    )
+    for num_workers in (0, 2):
+        with pytest.raises(DataError) as caught:
+            list(loader_of(table, reader=reader_of(), num_workers=num_workers).batches())
+        for fact in ("48 x 64 (cross/cross_0.jpg)", "20 x 30 (cross/cross_1.jpg)", "Resize("):
+            assert fact in str(caught.value)
 
 
 def test_impossible_numbers_and_rows_are_refused(table: ImageTable):
-    with pytest.raises(ConfigError, match="batch_size=0"):
-        loader_of(table, batch_size=0)
-    with pytest.raises(ConfigError, match="num_workers=-1"):
-        loader_of(table, num_workers=-1)
-    with pytest.raises(DataError, match=r"Rows go from 0 to 23 .* rows from 2 to 24"):
-        ImageLoader(table, torch.tensor([2, 24]), reader=reader_of(), batch_size=1, training=False)
+    for options, error, facts in [
+        (dict(batch_size=0), ConfigError, "batch_size=0"),
+        (dict(num_workers=-1), ConfigError, "num_workers=-1"),
+        (dict(rows=torch.tensor([2, 24])), DataError, "from 0 to 23 .* from 2 to 24"),
+    ]:
+        with pytest.raises(error, match=facts):
+            loader_of(table, **options)
     assert loader_of(table, num_workers=None).num_workers == default_num_workers() <= 16
 
 
@@ -273,7 +223,7 @@ def test_impossible_numbers_and_rows_are_refused(table: ImageTable):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_first_unreadable_picture_in_the_order_is_named(table: ImageTable, num_workers: int):
+def test_the_first_unreadable_image_in_the_order_is_named(table: ImageTable, num_workers: int):
     table.paths[7].write_bytes(table.paths[7].read_bytes()[:500])
     table.paths[11].unlink()
     batches = loader_of(table, num_workers=num_workers).batches()
@@ -285,22 +235,18 @@ def test_the_first_unreadable_picture_in_the_order_is_named(table: ImageTable, n
         next(batches)
 
 
-def test_closing_early_ends_the_threads(table: ImageTable):
+def test_threads_end_however_the_batches_are_left(table: ImageTable):
     batches = loader_of(table, num_workers=3).batches()
+    assert reader_threads() == []  # None begins before the first batch is asked for.
     next(batches)
     assert len(reader_threads()) == 3
     batches.close()
     assert reader_threads() == []
-
-
-def test_leaving_a_loop_ends_the_threads(table: ImageTable):
     for _ in loader_of(table).batches():
         break
     gc.collect()
     assert reader_threads() == []
 
-
-def test_an_error_of_the_consumer_ends_the_threads(table: ImageTable):
     def consume() -> None:
         for _ in loader_of(table).batches():
             raise RuntimeError("consumer")
@@ -308,11 +254,6 @@ def test_an_error_of_the_consumer_ends_the_threads(table: ImageTable):
     with pytest.raises(RuntimeError, match="consumer"):
         consume()
     gc.collect()
-    assert reader_threads() == []
-
-
-def test_a_generator_that_is_never_started_has_no_threads(table: ImageTable):
-    loader_of(table).batches()
     assert reader_threads() == []
 
 
@@ -407,7 +348,7 @@ def test_without_workers_everything_happens_when_asked_for():
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_unreadable_pictures_are_all_found_with_their_causes(table: ImageTable, num_workers: int):
+def test_unreadable_images_are_all_found_with_their_causes(table: ImageTable, num_workers: int):
     table.paths[2].write_bytes(b"")
     table.paths[9].write_text("not a picture")
     table.paths[20].unlink()
@@ -420,11 +361,9 @@ def test_unreadable_pictures_are_all_found_with_their_causes(table: ImageTable, 
         training=False,
         on_progress=progress.append,
     )
-    assert found == (
-        (20, "there is no such file"),
-        (9, "it is not an image but text that begins with 'not a picture'"),
-        (2, "the file is empty (0 bytes)"),
-    )
+    assert [row for row, _ in found] == [20, 9, 2]
+    for (_, cause), fact in zip(found, ["no such file", "'not a picture'", "0 bytes"], strict=True):
+        assert fact in cause
     assert progress == [1, 2, 3, 4]
 
 
@@ -433,10 +372,7 @@ def test_the_pass_fills_the_cache(table: ImageTable):
     assert find_unreadable(table, table.train_rows, reader=reader, training=True) == ()
     assert reader.cache.describe().startswith("cache memory: 24 images")
     before = by_row(loader_of(table, training=True, reader=reader))
-    for path in table.paths:
-        facts = path.stat()
-        path.write_bytes(b"x" * facts.st_size)
-        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    replace_contents(table.paths)
     assert by_row(loader_of(table, training=True, reader=reader)) == before
 
 
@@ -454,48 +390,38 @@ def test_an_error_in_the_progress_callback_ends_the_threads(table: ImageTable):
 # ── caches ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def reader_with(mode: str, folder: Path, *, budget: int = 10**8) -> ImageReader:
-    cache = ImageCache(mode=mode, budget_bytes=budget, folder=folder)  # pyright: ignore[reportArgumentType]
-    return ImageReader(resize=Resize(24), cache=cache)
+def reader_with(mode: CacheMode, folder: Path, *, budget: int = 10**8) -> ImageReader:
+    return reader_of(Resize(24), mode, budget_bytes=budget, folder=folder / "cache")
 
 
-@pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
-@pytest.mark.parametrize("training", [True, False])
+MODES: tuple[CacheMode, ...] = ("off", "memory", "disk", "device")
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_are_the_same_whatever_the_cache(
-    table: ImageTable, tmp_path: Path, mode: str, training: bool, num_workers: int
+    table: ImageTable, tmp_path: Path, mode: CacheMode, num_workers: int
 ):
-    expected = by_row(loader_of(table, training=training), epoch=1)
-    loader = loader_of(
-        table,
-        training=training,
-        num_workers=num_workers,
-        reader=reader_with(mode, tmp_path / "cache"),
-    )
-    for _ in range(2):  # First read, then from the cache.
-        assert by_row(loader, epoch=1) == expected
+    for training in (True, False):
+        expected = by_row(loader_of(table, training=training), epoch=1)
+        reader = reader_with(mode, tmp_path)
+        loader = loader_of(table, training=training, num_workers=num_workers, reader=reader)
+        for _ in range(2):  # First read, then from the cache.
+            assert by_row(loader, epoch=1) == expected
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_on_cuda_are_those_of_the_cpu(
-    table: ImageTable, tmp_path: Path, mode: str, num_workers: int
+    table: ImageTable, tmp_path: Path, mode: CacheMode, num_workers: int
 ):
     expected = by_row(loader_of(table, training=True), epoch=1)
-    cache = ImageCache(
-        mode=mode,  # pyright: ignore[reportArgumentType]
-        budget_bytes=24 * 32 * 3 * (9 if num_workers else 100),
-        device="cuda",
-        folder=tmp_path / "cache",
+    budget = 24 * 32 * 3 * (9 if num_workers else 100)
+    reader = reader_of(
+        Resize(24), mode, budget_bytes=budget, device="cuda", folder=tmp_path / "cache"
     )
-    loader = loader_of(
-        table,
-        training=True,
-        device="cuda",
-        num_workers=num_workers,
-        reader=ImageReader(resize=Resize(24), cache=cache),
-    )
+    loader = loader_of(table, training=True, device="cuda", num_workers=num_workers, reader=reader)
     for _ in range(2):
         found: dict[int, bytes] = {}
         for batch in loader.batches(epoch=1):
@@ -517,7 +443,7 @@ def test_batches_on_cuda_are_those_of_the_cpu(
         assert max(np.abs(each).mean() for each in differences) <= most
 
 
-def test_a_device_that_has_room_for_some_pictures_mixes_them_with_read_ones(
+def test_a_device_with_room_for_some_images_mixes_them_with_read_ones(
     table: ImageTable, tmp_path: Path
 ):
     reader = reader_with("device", tmp_path, budget=24 * 32 * 3 * 9)
@@ -527,39 +453,28 @@ def test_a_device_that_has_room_for_some_pictures_mixes_them_with_read_ones(
     assert reader.cache.describe().startswith("cache device: 9 images")
 
 
-def test_once_the_device_has_all_pictures_none_is_read(table: ImageTable, tmp_path: Path):
+def test_once_the_device_has_all_images_none_is_read(table: ImageTable, tmp_path: Path):
     loader = loader_of(table, reader=reader_with("device", tmp_path))
     expected = by_row(loader)
-    for path in table.paths:  # The same size and time, other content: whoever decodes it fails.
-        facts = path.stat()
-        path.write_bytes(b"x" * facts.st_size)
-        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    replace_contents(table.paths)
     assert by_row(loader) == expected
 
 
-@pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
-def test_a_file_that_changed_between_epochs_is_read_again(
-    table: ImageTable, tmp_path: Path, mode: str
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_file_that_changes_is_read_again_and_one_that_vanishes_is_named(
+    table: ImageTable, tmp_path: Path, mode: CacheMode, num_workers: int
 ):
-    loader = loader_of(table, reader=reader_with(mode, tmp_path / "cache"))
+    loader = loader_of(table, num_workers=num_workers, reader=reader_with(mode, tmp_path))
     before = by_row(loader)
     Image.new("RGB", (30, 30), "red").save(table.paths[3])
     after = by_row(loader)
     assert [row for row in before if before[row] != after[row]] == [3]
     assert after == by_row(loader_of(table))
-
-
-@pytest.mark.parametrize("mode", ["off", "memory", "disk", "device"])
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_file_that_vanished_between_epochs_is_named(
-    table: ImageTable, tmp_path: Path, mode: str, num_workers: int
-):
-    loader = loader_of(table, num_workers=num_workers, reader=reader_with(mode, tmp_path / "cache"))
-    by_row(loader)
     table.paths[13].unlink()
     with pytest.raises(PictureError) as caught:
         by_row(loader)
-    assert f"Cannot read the image {table.paths[13]}: there is no such file" in str(caught.value)
+    assert f"{table.paths[13]}: there is no such file" in str(caught.value)
 
 
 @pytest.mark.skipif(
@@ -576,12 +491,8 @@ def test_a_file_that_lost_its_permission_is_named_or_comes_from_the_cache(
     assert by_row(cached) == expected
 
 
-def test_a_file_that_is_written_to_while_it_is_read_is_not_kept(
-    make_image: Callable[..., Path], tmp_path: Path
-):
-    path = make_image("a.png", number=1)
-
-    cache = ImageCache(mode="memory", budget_bytes=10**6)
+def test_a_file_that_is_written_to_while_it_is_read_is_not_kept(make_image: Callable[..., Path]):
+    path, cache = make_image("a.png"), ImageCache(mode="memory", budget_bytes=10**6)
     reader = ImageReader(
         resize=Resize(24), cache=cache, on_decoded=lambda path, _size: os.utime(path, ns=(5, 10**6))
     )
@@ -610,7 +521,7 @@ def pipe_at_row_12(table: ImageTable) -> Iterator[Callable[[], None]]:
         freed = True
 
     yield free
-    if any(name.startswith("vizsla-reader") for name in reader_threads()):
+    if reader_threads():
         free()
     deadline = time.monotonic() + 5
     while reader_threads() and time.monotonic() < deadline:
@@ -636,9 +547,8 @@ def test_a_file_that_hangs_for_too_long_is_named_and_does_not_keep_the_program(
     monkeypatch.setattr("vizsla.data.loading.loader.CLOSE_SECONDS", 0.2)
     with pytest.raises(PictureError) as caught:
         list(loader_of(table).batches())
-    assert str(caught.value).startswith(
-        f"Cannot read the image {table.paths[12]}: it took more than 0.2 seconds."
-    )
+    assert str(table.paths[12]) in str(caught.value)
+    assert "0.2 seconds" in str(caught.value)
     assert len(reader_threads()) == 1
     pipe_at_row_12()
 
@@ -687,18 +597,14 @@ for mode in ("off", "memory", "disk", "device"):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_ten_epochs_leave_memory_flat(image_folder: Path, tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", TEN_EPOCHS, str(image_folder), str(tmp_path / "cache")],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    command = [sys.executable, "-c", TEN_EPOCHS, str(image_folder), str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     ratios = {mode: float(ratio) for mode, ratio in map(str.split, done.stdout.splitlines())}
-    assert ratios == {
-        mode: pytest.approx(1, abs=0.02) for mode in ("off", "memory", "disk", "device")
-    }
+    assert ratios == {mode: pytest.approx(1, abs=0.02) for mode in MODES}
+
+
+# ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_turns_count_how_often_a_row_came_up_before():
@@ -706,15 +612,12 @@ def test_turns_count_how_often_a_row_came_up_before():
     turns = turns_of(rows)
     assert torch.equal(rows_of(turns), rows)
     assert [turn >> 32 for turn in turns.tolist()] == [0, 0, 1, 2, 0, 1]
-
-
-def test_turns_of_rows_that_do_not_repeat_are_the_rows():
-    rows = torch.randperm(50)
+    rows = torch.arange(50).flip(0)  # Without repeats turns are rows.
     assert torch.equal(turns_of(rows), rows)
     assert turns_of(rows[:0]).tolist() == []
 
 
-def test_drawn_classes_come_equally_often_and_their_pictures_evenly():
+def test_drawn_classes_come_equally_often_and_their_images_evenly():
     targets = torch.tensor([0] * 60 + [1] * 30 + [2] * 7)
     rows = torch.arange(100, 197)
     weights = balancing_weights(targets)
@@ -756,7 +659,7 @@ def test_equal_weights_draw_each_row_once_in_the_usual_number():
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 5, 8, 64])
-def test_parts_are_neighbours_of_even_number_and_together_the_batch(num_rows: int):
+def test_shares_are_neighbours_of_even_number_and_together_the_batch(num_rows: int):
     batch = torch.arange(num_rows)
     for world in (1, 2, 3, 8):
         parts = [take_share(batch, share=(rank, world)) for rank in range(world)]
@@ -765,42 +668,26 @@ def test_parts_are_neighbours_of_even_number_and_together_the_batch(num_rows: in
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_what_cannot_be_drawn_or_shared_is_refused():
-    with pytest.raises(ConfigError, match=r"3 numbers of at least 0.*shape \(2,\)"):
-        check_weights([1.0, 2.0], count=3)
-    with pytest.raises(ConfigError, match="negative or not finite"):
-        check_weights([1.0, float("nan")], count=2)
-    with pytest.raises(ConfigError, match="All weights are 0"):
-        check_weights([0.0, 0.0], count=2)
-    with pytest.raises(ConfigError, match=r"share=\(2, 2\)"):
-        check_share((2, 2))
-    with pytest.raises(ConfigError, match="do not have one class each"):
-        balancing_weights(torch.zeros(4, 3))
+@pytest.mark.parametrize(
+    ("ask", "facts"),
+    [
+        (lambda: check_weights([1.0, 2.0], count=3), r"3 numbers .*\(2,\)"),
+        (lambda: check_weights([1.0, float("nan")], count=2), "not finite"),
+        (lambda: check_weights([1.0, -1.0], count=2), "negative"),
+        (lambda: check_weights([0.0, 0.0], count=2), "0"),
+        (lambda: check_share((2, 2)), r"share=\(2, 2\)"),
+        (lambda: balancing_weights(torch.zeros(4, 3)), r"balanced=True .*\(4, 3\)"),
+    ],
+)
+def test_impossible_weights_and_shares_are_refused(ask: Callable[[], object], facts: str):
+    with pytest.raises(ConfigError, match=facts):
+        ask()
 
 
-def loader_of_meanwhile(
-    paths: list[Path], *, mode: CacheMode = "device", workers: int = 4
-) -> ImageLoader:
-    table = ImageTable(
-        root=paths[0].parent,
-        paths=tuple(paths),
-        targets=torch.zeros(len(paths), dtype=torch.int64),
-        vocab=("picture",),
-        train_rows=torch.arange(0),
-        valid_rows=torch.arange(len(paths)),
-    )
-    reader = ImageReader(resize=Resize(16), cache=ImageCache(mode=mode, device="cpu"))
-    return ImageLoader(
-        table, table.valid_rows, reader=reader, batch_size=2, training=False, num_workers=workers
-    )
+# ── reading while something else goes on ──────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def paths(make_image: Callable[..., Path]) -> list[Path]:
-    return [make_image(f"{number}.jpg", size=(20, 30)) for number in range(5)]
-
-
-def reading_threads() -> list[threading.Thread]:
+def meanwhile_threads() -> list[threading.Thread]:
     names = "vizsla-reader", "vizsla-meanwhile"
     return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
 
@@ -809,42 +696,45 @@ def wait_until_read(loader: ImageLoader, count: int) -> None:
     for _ in range(1000):
         if loader.reader.cache.describe().startswith(f"cache device: {count} images"):
             return
-        threading.Event().wait(0.01)
+        time.sleep(0.01)
     pytest.fail(loader.reader.cache.describe())
 
 
-def test_the_pictures_are_there_afterwards_and_the_threads_are_gone(paths: list[Path]):
-    loader = loader_of_meanwhile(paths)
+def waiting_loader(
+    table: ImageTable, mode: CacheMode = "device", *, num_workers: int = 4, repeats: int = 1
+) -> ImageLoader:
+    rows = torch.arange(5).repeat(repeats)
+    return loader_of(table, rows, reader=reader_of(Resize(16), mode), num_workers=num_workers)
+
+
+def test_the_images_are_there_afterwards_and_the_threads_are_gone(table: ImageTable):
+    loader = waiting_loader(table)
     with reading_meanwhile(loader):
         wait_until_read(loader, 5)
-    assert not reading_threads()
-    for path in paths:
+    assert not meanwhile_threads()
+    for path in table.paths[:5]:
         assert loader.reader.place(path, training=False) is not None
-    found = torch.cat([batch.images for batch in loader.batches()])
-    expected = torch.cat(
-        [batch.images for batch in loader_of_meanwhile(paths, mode="off").batches()]
-    )
-    assert torch.equal(found, expected)
+    assert by_row(loader) == by_row(waiting_loader(table, "off"))
 
 
-def test_it_ends_early_where_nobody_waits_any_more(paths: list[Path]):
-    loader = loader_of_meanwhile(paths * 200)
-    with reading_meanwhile(loader):
+def test_it_ends_early_once_nobody_waits(table: ImageTable):
+    with reading_meanwhile(waiting_loader(table, repeats=200)):
         pass
-    assert not reading_threads()
+    assert not meanwhile_threads()
 
 
-def test_a_bad_picture_is_left_for_who_wants_it(paths: list[Path]):
-    paths[2].write_bytes(b"\xff\xd8\xff nothing")
-    loader = loader_of_meanwhile(paths)
+def test_a_bad_image_is_left_for_whoever_needs_it(table: ImageTable):
+    table.paths[2].write_bytes(b"\xff\xd8\xff nothing")
+    loader = waiting_loader(table)
     with reading_meanwhile(loader):
         wait_until_read(loader, 4)
-    with pytest.raises(PictureError, match=r"2\.jpg"):
+    with pytest.raises(PictureError, match=r"cross_10\.jpg"):
         list(loader.batches())
 
 
-@pytest.mark.parametrize(("mode", "workers"), [("memory", 4), ("off", 4), ("device", 2)])
-def test_where_it_would_not_help_nothing_is_read(paths: list[Path], mode: CacheMode, workers: int):
-    loader = loader_of_meanwhile(paths, mode=mode, workers=workers)
-    with reading_meanwhile(loader):
-        assert not reading_threads()
+@pytest.mark.parametrize(("mode", "num_workers"), [("memory", 4), ("off", 4), ("device", 2)])
+def test_nothing_is_read_where_it_would_not_help(
+    table: ImageTable, mode: CacheMode, num_workers: int
+):
+    with reading_meanwhile(waiting_loader(table, mode, num_workers=num_workers)):
+        assert not meanwhile_threads()
