@@ -1,4 +1,4 @@
-"""The machine: names, numbers of bytes, free memory; the allocator's habits; the pool of threads."""
+"""The machine: names, numbers of bytes, free memory; the allocator; blocks; the pool of threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from vizsla.machine import (
     free_disk_bytes,
     free_memory_bytes,
     home_folder,
+    keep_freed_memory,
     long_lived_objects_set_aside,
     map_in_threads,
     parse_bytes,
@@ -82,18 +83,17 @@ on_glibc = pytest.mark.skipif(
 )
 
 
-@on_glibc
-def test_a_block_that_was_freed_is_used_again_without_new_pages():
-    # In a process of its own, because the allocator cannot be told back.
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT_FAULTS],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def words_of(program: str) -> list[str]:
+    """Run a program in another process, because the allocator cannot be told back; return what it prints."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    usual, told, kept = done.stdout.split()
+    return done.stdout.split()
+
+
+@on_glibc
+def test_a_freed_block_is_used_again_without_new_pages():
+    usual, told, kept = words_of(COUNT_FAULTS)
     assert told == "True"
     # Large pages may serve many small ones at once, so the count is compared with itself.
     assert int(usual) > 10
@@ -133,22 +133,12 @@ with tempfile.TemporaryFile("w+") as file:
 
 @on_glibc
 def test_many_threads_share_a_few_heaps():
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT_HEAPS],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    num_heaps, num_cores = map(int, done.stdout.split())
+    num_heaps, num_cores = map(int, words_of(COUNT_HEAPS))
     assert num_heaps <= 2 * num_cores + 1
 
 
 @pytest.mark.skipif(platform.system() == "Linux", reason="for systems without glibc")
 def test_other_systems_are_left_alone():
-    from vizsla.machine import keep_freed_memory
-
     assert keep_freed_memory() is False
 
 
@@ -170,27 +160,21 @@ def filled(blocks: Blocks, value: float) -> torch.Tensor:
     return blocks.empty((3, 4), dtype=torch.float32).fill_(value)
 
 
-@pytest.mark.parametrize(
-    "kept_of",
-    [
-        lambda tensor: tensor,
-        lambda tensor: tensor.permute(1, 0)[1:],
-        lambda tensor: tensor.numpy()[2:],
-        lambda tensor: torch.empty(0).set_(tensor.untyped_storage(), 0, (12,)),  # pyright: ignore[reportCallIssue]
-    ],
-    ids=["tensor", "view", "array", "storage"],
-)
-def test_memory_that_anybody_can_still_see_is_left_alone(
-    kept_of: Callable[[torch.Tensor], torch.Tensor],
-):
-    blocks = Blocks(max_blocks=1)
-    kept = kept_of(filled(blocks, 7))
-    filled(blocks, 1)
-    assert set(np.asarray(kept).flatten().tolist()) == {7.0}
+KEPT: list[Callable[[torch.Tensor], Any]] = [
+    lambda tensor: tensor,
+    lambda tensor: tensor.permute(1, 0)[1:],
+    lambda tensor: tensor.numpy()[2:],
+    lambda tensor: torch.empty(0).set_(tensor.untyped_storage(), 0, (12,)),  # pyright: ignore[reportCallIssue]
+]
 
 
-def test_memory_that_a_gradient_still_needs_is_left_alone():
-    blocks = Blocks(max_blocks=1)
+def test_memory_that_is_still_in_use_is_left_alone():
+    for kept_of in KEPT:
+        blocks = Blocks(max_blocks=1)
+        kept = kept_of(filled(blocks, 7))
+        filled(blocks, 1)
+        assert set(np.asarray(kept).flatten().tolist()) == {7.0}
+    blocks = Blocks(max_blocks=1)  # And that which a gradient needs.
     weight = torch.ones(3, 4, requires_grad=True)
     loss = (filled(blocks, 7) * weight).sum()
     filled(blocks, 1)
@@ -199,14 +183,11 @@ def test_memory_that_a_gradient_still_needs_is_left_alone():
     assert torch.equal(weight.grad, torch.full((3, 4), 7.0))
 
 
-def test_more_tensors_than_blocks_get_memory_of_their_own():
-    blocks = Blocks(max_blocks=2)
+def test_the_number_of_blocks_is_bounded():
+    blocks = Blocks(max_blocks=2)  # More tensors get memory of their own.
     tensors = [blocks.empty((8,), dtype=torch.uint8).fill_(number) for number in range(5)]
     assert [set(tensor.tolist()) for tensor in tensors] == [{0}, {1}, {2}, {3}, {4}]
-
-
-def test_a_larger_tensor_takes_the_place_of_a_smaller_block():
-    blocks = Blocks(max_blocks=1)
+    blocks = Blocks(max_blocks=1)  # A larger block takes the place of a smaller one.
     blocks.empty((8,), dtype=torch.uint8)
     large = blocks.empty((8000,), dtype=torch.uint8)
     place = large.data_ptr()
@@ -214,7 +195,7 @@ def test_a_larger_tensor_takes_the_place_of_a_smaller_block():
     assert blocks.empty((8,), dtype=torch.uint8).data_ptr() == place
 
 
-def test_a_tensor_of_nothing_and_one_made_in_inference_mode_are_usual_tensors():
+def test_empty_tensors_and_those_of_inference_mode_are_usual_tensors():
     blocks = Blocks(max_blocks=1)
     assert blocks.empty((0, 3), dtype=torch.uint8).shape == (0, 3)
     with torch.inference_mode():
@@ -222,7 +203,10 @@ def test_a_tensor_of_nothing_and_one_made_in_inference_mode_are_usual_tensors():
     assert not tensor.is_inference()
 
 
-def test_bytes_are_read_as_people_write_them():
+# ── numbers of bytes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_bytes_are_read_as_people_write_them_and_shown_in_words():
     written: list[tuple[int | str, int]] = [
         ("4GB", 4_000_000_000),
         ("500 MB", 500_000_000),
@@ -237,32 +221,18 @@ def test_bytes_are_read_as_people_write_them():
     ]
     for text, expected in written:
         assert parse_bytes(text, option="--cache-budget") == expected
+    for text in ("", "GB", "-1", "4 apples", "1,5GB", "iB", "4iB", -3, "auto"):
+        with pytest.raises(ConfigError) as caught:
+            parse_bytes(text, option="--cache-budget")
+        assert "--cache-budget" in str(caught.value)
+        assert repr(text) in str(caught.value)
+    shown = {0: "0.0 MB", 450_000: "0.5 MB", 3_210_000_000: "3.2 GB", 4 * 10**12: "4,000.0 GB"}
+    assert {number: shown_bytes(number) for number in shown} == shown
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1", "4 apples", "1,5GB", "iB", "4iB", -3, "auto"])
-def test_what_is_no_number_of_bytes_is_refused(text: int | str):
-    with pytest.raises(
-        ConfigError, match=r"--cache-budget is a number of bytes such as .* Received"
-    ):
-        parse_bytes(text, option="--cache-budget")
-
-
-def test_bytes_are_shown_in_words():
-    assert [shown_bytes(number) for number in (0, 450_000, 3_210_000_000, 4 * 10**12)] == [
-        "0.0 MB",
-        "0.5 MB",
-        "3.2 GB",
-        "4,000.0 GB",
-    ]
-
-
-def test_the_disk_of_a_folder_that_is_still_to_be_made_is_asked(tmp_path: Path):
+def test_a_folder_that_does_not_exist_yet_has_the_space_of_its_disk(tmp_path: Path):
     there, to_be = free_disk_bytes(tmp_path), free_disk_bytes(tmp_path / "a" / "b")
     assert to_be == pytest.approx(there, rel=0.1)
-
-
-def test_the_memory_of_the_cpu_is_that_of_the_machine():
-    assert free_device_bytes(torch.device("cpu")) > 0
 
 
 def test_home_is_absolute_even_if_given_as_a_relative_folder(
@@ -273,8 +243,11 @@ def test_home_is_absolute_even_if_given_as_a_relative_folder(
     assert home_folder() == Path.cwd() / "here"
 
 
+# ── threads ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def threads_used(num_shares: int) -> set[int]:
-    """Return which threads do so many shares that wait for one another."""
+    """Return which threads work on shares that wait for one another."""
     together, used = threading.Barrier(num_shares), set[int]()
 
     def work(_share: Sequence[int]) -> None:
@@ -285,7 +258,7 @@ def threads_used(num_shares: int) -> set[int]:
     return used
 
 
-def test_all_shares_are_done_at_the_same_time_by_the_same_threads_each_time():
+def test_all_shares_run_at_the_same_time_in_the_same_threads_each_time():
     first = threads_used(3)
     assert len(first) == 3
     assert threading.get_ident() not in first
@@ -305,7 +278,7 @@ def test_torch_uses_one_thread_inside_and_as_many_as_before_outside():
     assert fresh == [before]
 
 
-def test_its_threads_stay_with_one_thread_each_where_torch_uses_two():
+def test_its_threads_keep_to_one_thread_where_torch_uses_two():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -321,48 +294,30 @@ def test_its_threads_stay_with_one_thread_each_where_torch_uses_two():
         torch.set_num_threads(before)
 
 
-def test_the_error_of_the_first_share_arrives_when_all_shares_have_ended():
-    ended: list[int] = []
-
-    def work(share: Sequence[int]) -> None:
-        if share[0] < 2:
-            raise LookupError(f"share {share[0]}")
-        ended.append(share[0])
-
-    with pytest.raises(LookupError, match="share 0"):
-        run_in_threads(work, [[0], [1], [2]])
-    assert ended == [2]
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_a_forked_process_makes_threads_of_its_own():
     threads_used(2)
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # Later Pythons warn of forks beside threads.
+    with warnings.catch_warnings():  # Later Pythons warn of forks beside threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:  # pragma: no cover (another process)
         os._exit(0 if len(threads_used(2)) == 2 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-# ── threads: items ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_results_come_in_the_order_of_the_items():
     for num_threads in (1, 2, 3):
         for count in (0, 1, 2, 3, 7, 8, 25):
             found = map_in_threads(
-                lambda items: [2 * item for item in items],
+                lambda some: [2 * one for one in some],
                 range(count),
                 num_threads=num_threads,
                 together=3,
             )
-            assert found == [2 * item for item in range(count)]
+            assert found == [2 * one for one in range(count)]
 
 
-def test_each_thread_gets_alike_many_and_at_most_so_many_at_a_time():
+def test_items_are_divided_evenly_and_given_a_few_at_a_time():
     sizes: dict[str, list[int]] = {}
 
     def run(items: list[int]) -> list[int]:
@@ -386,11 +341,11 @@ def test_an_error_of_one_thread_comes_out_when_all_have_ended():
 
     with pytest.raises(ValueError, match="the first"):
         map_in_threads(run, [0, 1, 2, 3], num_threads=2, together=1)
-    assert ended == [1, 3]
+    assert ended == [1, 3]  # The other thread has done all its shares.
     assert map_in_threads(run, [5, 6], num_threads=2, together=1) == [5, 6]
 
 
-def test_what_is_there_already_is_set_aside_for_the_while_and_comes_back():
+def test_long_lived_objects_are_set_aside_and_come_back():
     def fail() -> None:
         with long_lived_objects_set_aside():
             assert gc.get_freeze_count() > 1000
@@ -404,40 +359,30 @@ def test_what_is_there_already_is_set_aside_for_the_while_and_comes_back():
 # ── free memory ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def write(root: Path, **files: str) -> Path:
+def write(root: Path, **files: str) -> None:
+    """Write files of the system: ``meminfo``, and those of a control group, memory.X."""
     for name, text in files.items():
-        path = root / name.replace("__", "/").replace("_dot_", ".")
+        where = "proc/meminfo" if name == "meminfo" else f"sys/fs/cgroup/memory.{name}"
+        path = root / where
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return root
 
 
-def test_free_memory_is_what_the_kernel_calls_available(tmp_path: Path):
-    write(tmp_path, proc__meminfo="MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+def test_free_memory_is_what_the_kernel_or_the_container_leaves(tmp_path: Path):
+    write(tmp_path, meminfo="MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
     assert free_memory_bytes(tmp_path) == 5000 * 1024
-
-
-def test_free_memory_of_a_container_is_what_its_limit_leaves(tmp_path: Path):
-    write(
-        tmp_path,
-        proc__meminfo="MemAvailable: 5000 kB\n",
-        sys__fs__cgroup__memory_dot_max="1000000\n",
-        sys__fs__cgroup__memory_dot_current="600000\n",
-        sys__fs__cgroup__memory_dot_stat="anon 5\ninactive_file 50000\n",
-    )
+    write(tmp_path, max="1000000\n", current="600000\n", stat="anon 5\ninactive_file 50000\n")
     assert free_memory_bytes(tmp_path) == 450_000
-    write(tmp_path, sys__fs__cgroup__memory_dot_max="max\n")
-    assert free_memory_bytes(tmp_path) == 5000 * 1024
-    write(tmp_path, sys__fs__cgroup__memory_dot_max="nonsense\n")
-    assert free_memory_bytes(tmp_path) == 5000 * 1024
+    for unlimited in ("max\n", "nonsense\n"):
+        write(tmp_path, max=unlimited)
+        assert free_memory_bytes(tmp_path) == 5000 * 1024
+    assert free_device_bytes(torch.device("cpu")) > 0
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="Windows does not tell it this way")
 @pytest.mark.parametrize("meminfo", [None, "MemTotal: 9000 kB\n", "MemAvailable:\n"])
-def test_free_memory_without_the_kernels_word_is_half_of_the_machine(
-    tmp_path: Path, meminfo: str | None
-):
+def test_otherwise_half_of_the_machine_is_free(tmp_path: Path, meminfo: str | None):
     if meminfo is not None:
-        write(tmp_path, proc__meminfo=meminfo)
+        write(tmp_path, meminfo=meminfo)
     expected = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     assert free_memory_bytes(tmp_path) == expected

@@ -1,8 +1,7 @@
-"""Philox against its published vectors, and counter-based numbers that depend on nothing but what they are asked for."""
+"""Philox against its published vectors; counter-based numbers that depend on their key alone; named generators."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from vizsla.seeding import counter_uniform, derive_seed, generator, philox_4x32
@@ -19,20 +18,13 @@ def words(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
-@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
-def test_philox_gives_the_published_words(counter: str, key: str, expected: str):
-    first, second = words(key)
-    found = philox_4x32(torch.tensor(words(counter)), (first, second))
-    assert found.tolist() == words(expected)
-
-
-def test_philox_treats_counters_of_a_batch_one_by_one():
-    counters = torch.tensor([words(KNOWN_ANSWERS[0][0]), words(KNOWN_ANSWERS[0][0])])
-    counters[1, 0] = 1
-    found = philox_4x32(counters[None], (0, 0))
-    assert found.shape == (1, 2, 4)
-    assert found[0, 0].tolist() == words(KNOWN_ANSWERS[0][2])
-    assert found[0, 1].tolist() != found[0, 0].tolist()
+def test_philox_gives_the_published_words_for_each_counter_of_a_batch():
+    for counter, key, expected in KNOWN_ANSWERS:
+        first, second = words(key)
+        found = philox_4x32(torch.tensor([[[1, 2, 3, 4], words(counter)]]), (first, second))
+        assert found.shape == (1, 2, 4)
+        assert found[0, 1].tolist() == words(expected)
+        assert found[0, 0].tolist() != words(expected)
 
 
 def uniform(rows: list[int], **changed: int | str) -> torch.Tensor:
@@ -46,24 +38,20 @@ def uniform(rows: list[int], **changed: int | str) -> torch.Tensor:
     )
 
 
-def test_numbers_do_not_depend_on_the_batch_or_its_order():
+def test_numbers_depend_neither_on_the_batch_nor_on_how_many_are_asked_for():
     together = uniform([5, 2**40, 0, 9])
     assert torch.equal(uniform([9, 0, 2**40, 5]), together.flip(0))
     for at, row in enumerate([5, 2**40, 0, 9]):
         assert torch.equal(uniform([row]), together[at : at + 1])
-
-
-def test_asking_for_more_numbers_keeps_the_first_ones():
     assert torch.equal(uniform([3, 4], count=9)[:, :6], uniform([3, 4]))
+    assert uniform([]).shape == (0, 6)
 
 
-@pytest.mark.parametrize("changed", [{"seed": 8}, {"stream": "warp"}, {"epoch": 3}])
-def test_every_part_of_the_key_changes_every_number(changed: dict[str, int | str]):
-    assert not (uniform([0, 1, 2]) == uniform([0, 1, 2], **changed)).any()
-
-
-def test_rows_that_differ_in_the_high_word_only_differ():
-    assert not (uniform([1]) == uniform([1 + 2**32])).any()
+def test_every_part_of_the_key_changes_every_number():
+    rows = [0, 1, 2]
+    for changed in (uniform(rows, seed=8), uniform(rows, stream="warp"), uniform(rows, epoch=3)):
+        assert not (uniform(rows) == changed).any()
+    assert not (uniform([1]) == uniform([1 + 2**32])).any()  # Rows of two words.
 
 
 def test_numbers_are_uniform_and_below_one():
@@ -76,17 +64,13 @@ def test_numbers_are_uniform_and_below_one():
     assert abs(float(torch.corrcoef(numbers.T)[0, 1])) < 0.03
 
 
-def test_no_rows_give_no_numbers():
-    assert uniform([]).shape == (0, 6)
-
-
 def test_parts_of_a_run_never_share_a_seed():
     seeds = {derive_seed(seed, name) for seed in range(50) for name in ("split", "crop", "zoom")}
     assert len(seeds) == 150
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_named_generator_starts_anew_each_time():
+def test_a_named_generator_starts_again_each_time():
     first, second = (torch.rand(4, generator=generator(1, "split")) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, torch.rand(4, generator=generator(2, "split")))

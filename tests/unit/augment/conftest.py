@@ -1,4 +1,4 @@
-"""Numbers recorded from the reference, and ways to run a policy on float pictures."""
+"""Images recorded from the reference, and batches of noise."""
 
 from __future__ import annotations
 

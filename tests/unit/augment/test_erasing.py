@@ -1,4 +1,4 @@
-"""RandomErasing: the blocks of the reference, for each image on its own, with noise that looks like an image's numbers."""
+"""RandomErasing: the blocks of the reference, for each image independently, with noise that has an image's statistics."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_windows_have_the_sizes_of_the_reference():
     sl=st.floats(0, 1), more=st.floats(0, 1), aspect=st.floats(0.01, 1), most=st.integers(1, 4), seed=st.integers(0, 2**40),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_blocks_lie_within_the_picture(
+def test_blocks_lie_within_the_image(
     size: tuple[int, int], sl: float, more: float, aspect: float, most: int, seed: int
 ):
     transform = RandomErasing(1, sl, sl + more * (1 - sl), aspect, most)
@@ -89,7 +89,7 @@ def test_blocks_lie_within_the_picture(
     assert bool((offsets < torch.tensor(size)).all())
 
 
-def test_how_often_how_many_and_how_much():
+def test_probability_number_area_and_shape_of_blocks():
     transform = RandomErasing(0.5, 0.1, 0.3, 0.5, 3)
     draws = Draws(seed=0, epoch=0, rows=torch.arange(4000))
     boxes = transform.blocks(draws, "erasing", size=(200, 100), normalize=None).boxes
@@ -105,7 +105,7 @@ def test_how_often_how_many_and_how_much():
     assert float(tall.mean()) == pytest.approx(0, abs=0.04)
 
 
-def test_a_picture_that_is_not_erased_is_exact_and_the_rest_of_one_that_is(make_batch: Maker):
+def test_only_blocks_change_and_every_image_has_its_own(make_batch: Maker):
     images = make_batch(40, (16, 12))
     found = run(RandomErasing(0.5, 0.1, 0.3), images)
     changed = (found != images / 255).any(dim=1)
@@ -114,14 +114,11 @@ def test_a_picture_that_is_not_erased_is_exact_and_the_rest_of_one_that_is(make_
     for one in changed[erased]:
         height, width = one.any(dim=1).sum(), one.any(dim=0).sum()
         assert int(one.sum()) == int(height * width) < 100
-
-
-def test_pictures_of_a_batch_have_their_own_blocks_and_noise():
     found = run(RandomErasing(1, 0.2, 0.3), torch.full((6, 3, 20, 24), 7, dtype=torch.uint8))
     assert len({tuple(image.flatten().tolist()) for image in found}) == 6
 
 
-def test_noise_has_the_statistics_of_pictures_and_stays_within_0_and_1():
+def test_noise_has_the_statistics_of_images_and_stays_within_0_and_1():
     for normalize in (None, Normalize(), Normalize.from_stats([0.5] * 3, [0.1] * 3)):
         noise = erasing_noise((100, 100), seed=1, normalize=normalize)
         mean = [0.5] * 3 if normalize and normalize.mean else [0.485, 0.456, 0.406]

@@ -35,15 +35,11 @@ def noise(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_grid_of_the_identity_is_where_the_pixels_are():
+def test_the_grid_of_the_identity_is_where_the_pixels_are_or_the_middle_of_one():
     for align_corners in [True, False]:
         grid = sampling_grid(IDENTITY, size=(4, 5), align_corners=align_corners)
         expected = F.affine_grid(IDENTITY[:, :2], [2, 3, 4, 5], align_corners=align_corners)
         torch.testing.assert_close(grid, expected)
-
-
-def test_a_side_of_one_pixel_looks_at_the_middle():
-    for align_corners in [True, False]:
         grid = sampling_grid(IDENTITY, size=(1, 3), align_corners=align_corners)
         assert grid[..., 1].tolist() == [[[0, 0, 0]]] * 2
         assert grid[0, 0, 1].tolist() == [0, 0]
@@ -56,11 +52,8 @@ def test_a_perspective_divides_by_the_depth():
         for column, x in enumerate((-1.0, -0.5, 0.0, 0.5, 1.0)):
             mapped = warp[0] @ torch.tensor([x, y, 1.0])
             torch.testing.assert_close(grid[0, row, column], mapped[:2] / mapped[2])
-
-
-def test_beyond_the_horizon_there_is_no_infinity():
-    warp = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [2.0, 0, 1]]])
-    found = warp_images(noise(1, 3, 8, 8), warp=warp, size=(8, 8))
+    beyond_its_horizon = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [2.0, 0, 1]]])
+    found = warp_images(noise(1, 3, 8, 8), warp=beyond_its_horizon, size=(8, 8))
     assert found.isfinite().all()
 
 
@@ -83,7 +76,7 @@ def test_modes_are_those_of_torch():
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_area_average_is_adaptive_pooling():
+def test_area_average_is_adaptive_pooling_whatever_the_memory():
     for source, size in [
         ((46, 46), (44, 44)),
         ((7, 9), (7, 5)),
@@ -91,24 +84,15 @@ def test_area_average_is_adaptive_pooling():
         ((12, 30), (3, 1)),
         ((5, 5), (5, 5)),
     ]:
-        for channels_last in [True, False]:
-            images = noise(2, 3, *source)
-            if channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            found = area_average(images, size=size)
-            torch.testing.assert_close(
-                found, F.adaptive_avg_pool2d(images, size), atol=1e-6, rtol=1e-6
-            )
-
-
-def test_area_average_does_not_depend_on_spare_memory():
-    for room in [1, 3]:
-        images = noise(2, 3, 30, 20).contiguous(memory_format=torch.channels_last)
-        spare = torch.full((room, 3, 30, 20), math.nan).contiguous(
-            memory_format=torch.channels_last
-        )
-        found = area_average(images, size=(29, 13), spare=spare)
-        assert torch.equal(found, area_average(images, size=(29, 13)))
+        planar = noise(2, 3, *source)
+        expected = F.adaptive_avg_pool2d(planar, size)
+        channels_last = planar.contiguous(memory_format=torch.channels_last)
+        found = area_average(channels_last, size=size)
+        for other in (area_average(planar, size=size), found):
+            torch.testing.assert_close(other, expected, atol=1e-6, rtol=1e-6)
+        for room in (1, 3):
+            spare = torch.full((room, *source, 3), math.nan).permute(0, 3, 1, 2)
+            assert torch.equal(area_average(channels_last, size=size, spare=spare), found)
 
 
 def step(gain: float, grey_gain: float | None, offset: float) -> ColourStep:
@@ -149,24 +133,6 @@ def run(transforms: list[object], images: Tensor, *, seed: int = 0) -> Tensor:
     rows = torch.arange(len(images))
     augmentation = BatchAugmentation(transforms, seed=seed)  # pyright: ignore[reportArgumentType] any kind
     return augmentation(images, rows=rows, epoch=0, training=True)
-
-
-def test_a_list_with_normalize_leaves_normalising_to_the_network(make_batch: Maker):
-    images, transforms = make_batch(), aug_transforms(size=12)
-    for normalize in (IMAGENET, Normalize()):
-        assert torch.equal(run([*transforms, normalize], images), run([*transforms], images))
-        assert torch.equal(run([normalize], images), images / 255)
-    augmentation = BatchAugmentation([IMAGENET])
-    rows = torch.arange(len(images))
-    valid = augmentation(images, rows=rows, epoch=0, training=False)
-    assert torch.equal(valid, images / 255)
-    assert augmentation.normalize == IMAGENET
-
-
-def test_normalize_without_statistics_cannot_be_called():
-    for call in (Normalize(), Normalize().decode):
-        with pytest.raises(ConfigError, match="from_stats"):
-            call(torch.zeros(1, 3, 2, 2))
 
 
 colours = st.tuples(*[st.integers(0, 255)] * 3)
@@ -223,7 +189,7 @@ def test_shifts_are_drawn_on_a_logarithmic_scale():
     assert float((some == 0).double().mean()) == pytest.approx(0.25, abs=0.02)
 
 
-def test_a_draw_may_be_a_function_of_the_pictures(make_batch: Maker):
+def test_a_draw_may_be_a_function_of_the_images(make_batch: Maker):
     images = make_batch()
 
     def by_brightness(given: Tensor) -> Tensor:
@@ -235,11 +201,8 @@ def test_a_draw_may_be_a_function_of_the_pictures(make_batch: Maker):
     assert torch.equal(found, run([Rotate(p=1, draw=fixed)], images))
     assert torch.equal(run([Contrast(p=1, draw=lambda _: 2.0)], images), run([Contrast(p=1, draw=2)], images))  # fmt: skip
     assert torch.equal(run([Hue(p=1, draw=lambda x: [0.1] * len(x))], images), run([Hue(p=1, draw=0.1)], images))  # fmt: skip
-
-
-def test_a_function_that_makes_too_few_draws_is_refused(make_batch: Maker):
     with pytest.raises(ConfigError, match="at least 4"):
-        run([Rotate(p=1, draw=lambda _: [1.0])], make_batch())
+        run([Rotate(p=1, draw=lambda _: [1.0])], images)
     with pytest.raises(ConfigError, match="images="):
         Contrast(draw=lambda _: 1.0).sample(Draws(seed=0, epoch=0, rows=torch.arange(1)), "c")
 
@@ -249,7 +212,7 @@ def test_a_function_that_makes_too_few_draws_is_refused(make_batch: Maker):
 BFLOAT16_STEP = 2.0**-8
 
 
-def test_bfloat16_pictures_are_resampled_within_one_step(make_batch: Maker):
+def test_bfloat16_images_are_resampled_within_one_step(make_batch: Maker):
     images = make_batch() / 255
     angle = torch.tensor(0.3)
     rotation = torch.tensor([[angle.cos(), angle.sin(), 0], [-angle.sin(), angle.cos(), 0], [0, 0, 1]])  # fmt: skip
@@ -260,7 +223,7 @@ def test_bfloat16_pictures_are_resampled_within_one_step(make_batch: Maker):
     torch.testing.assert_close(found.float(), exact, atol=BFLOAT16_STEP, rtol=0)
 
 
-def test_bfloat16_pictures_are_recoloured_within_two_steps(make_batch: Maker):
+def test_bfloat16_images_are_recoloured_within_two_steps(make_batch: Maker):
     images = make_batch() / 255
     draw = torch.tensor([0.8, 1.2, 1.25, 1.0], dtype=torch.float64)
     step = Saturation().follow(Contrast().follow(ColourStep.neutral(4), draw), draw)
@@ -275,23 +238,39 @@ def test_bfloat16_pictures_are_recoloured_within_two_steps(make_batch: Maker):
         torch.testing.assert_close(found.float(), kernel(images), atol=2 * BFLOAT16_STEP, rtol=0)
 
 
-class Pictures:
-    """A loader of one batch."""
+# ── Normalize ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def __init__(self, images: torch.Tensor) -> None:
+
+def test_a_list_with_normalize_leaves_normalising_to_the_network(make_batch: Maker):
+    images, transforms = make_batch(), aug_transforms(size=12)
+    for normalize in (IMAGENET, Normalize()):
+        assert torch.equal(run([*transforms, normalize], images), run([*transforms], images))
+        assert torch.equal(run([normalize], images), images / 255)
+    augmentation = BatchAugmentation([IMAGENET])
+    valid = augmentation(images, rows=torch.arange(len(images)), epoch=0, training=False)
+    assert torch.equal(valid, images / 255)
+    assert augmentation.normalize == IMAGENET
+
+
+class OneBatch:
+    """A loader of one batch that counts how often it is asked."""
+
+    def __init__(self, images: Tensor) -> None:
         self.images = images
         self.num_asked = 0
 
-    def one_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def one_batch(self) -> tuple[Tensor, Tensor]:
         self.num_asked += 1
         return self.images, torch.zeros(len(self.images))
 
 
-def test_statistics_that_are_not_stated_are_measured_on_one_batch():
-    images = torch.rand(5, 3, 8, 9, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
-    loader = Pictures(images)
+def test_unknown_statistics_are_measured_on_one_batch():
+    for call in (Normalize(), Normalize().decode):
+        with pytest.raises(ConfigError, match="from_stats"):
+            call(torch.zeros(1, 3, 2, 2))
+    images = noise(5, 3, 8, 9) * 0.5 + 0.2
+    loader = OneBatch(images)
     normalise = Normalize().set_up(loader)
-    assert loader.num_asked == 1
     assert torch.allclose(torch.tensor(normalise.mean), images.mean((0, 2, 3)))
     assert torch.allclose(torch.tensor(normalise.std), images.std((0, 2, 3)) + 1e-7)
     found = normalise(images)
@@ -299,8 +278,5 @@ def test_statistics_that_are_not_stated_are_measured_on_one_batch():
     assert torch.allclose(found.std((0, 2, 3)), torch.ones(3), atol=1e-5)
     assert IMAGENET.set_up(loader) is IMAGENET
     assert loader.num_asked == 1
-
-
-def test_pictures_of_one_colour_have_a_spread_all_the_same():
-    normalise = Normalize.of(torch.full((2, 3, 4, 4), 0.5))
-    assert torch.isfinite(normalise(torch.full((2, 3, 4, 4), 0.5))).all()
+    grey = torch.full((2, 3, 4, 4), 0.5)  # Images of one colour have a spread too.
+    assert torch.isfinite(Normalize.of(grey)(grey)).all()

@@ -23,7 +23,7 @@ from vizsla.augment.mix import (
 from vizsla.errors import ConfigError
 
 RECORD = json.loads((Path(__file__).parents[2] / "golden" / "mix.json").read_text("utf-8"))
-PER_PICTURE = nn.CrossEntropyLoss(reduction="none")
+PER_IMAGE = nn.CrossEntropyLoss(reduction="none")
 
 
 def draws_for(count: int, *, seed: int = 0) -> Draws:
@@ -31,21 +31,21 @@ def draws_for(count: int, *, seed: int = 0) -> Draws:
 
 
 def flat_images(count: int, size: tuple[int, int] = (6, 8)) -> Tensor:
-    """Pictures of one value each: 0, 1, 2, ..."""
+    """Images of one value each: 0, 1, 2, ..."""
     return torch.arange(float(count)).view(-1, 1, 1, 1).expand(count, 3, *size)
 
 
-def test_mixup_pictures_and_loss_equal_the_reference():
+def test_mixup_equals_the_reference():
     case = RECORD["mixup"]
     images, targets = torch.tensor(case["x"]), torch.tensor(case["y"])
     lam, perm = torch.tensor(case["lam"]), torch.tensor(case["perm"])
     mixed = blend_images(images, targets, shares=lam, partners=perm)
     torch.testing.assert_close(mixed.images, torch.tensor(case["mixed"]), atol=1e-5, rtol=0)
-    loss = mixed_loss(torch.tensor(case["pred"]), mixed, loss=PER_PICTURE)
+    loss = mixed_loss(torch.tensor(case["pred"]), mixed, loss=PER_IMAGE)
     assert float(loss) == pytest.approx(case["loss"], abs=1e-5)
 
 
-def test_cutmix_boxes_and_shares_equal_the_reference():
+def test_cutmix_equals_the_reference():
     for case in RECORD["cutmix"]["cases"]:
         size = case["H"], case["W"]
         centre = torch.tensor([[case["cy"], case["cx"]]]).expand(2, 2)
@@ -78,7 +78,7 @@ def test_shares_are_finite_at_the_ends():
         assert bool(beta_shares(ends.double(), alpha=alpha).isfinite().all())
 
 
-def test_mixup_blends_with_a_picture_of_the_batch_and_keeps_the_larger_part():
+def test_mixup_blends_with_an_image_of_the_batch_and_keeps_the_larger_part():
     images, targets = flat_images(30), torch.arange(30) + 100
     mixed = mix_up(images, targets, draws=draws_for(30))
     assert 0.5 <= float(mixed.shares.min()) < 0.7 < float(mixed.shares.max()) <= 1
@@ -99,26 +99,20 @@ def test_cutmix_pastes_boxes_of_their_own():
     assert bool((mixed.images.flatten(1).amax(dim=1) <= torch.maximum(targets, mixed.partner_targets)).all())  # fmt: skip
 
 
-def test_a_picture_alone_in_its_batch_stays_as_it_is():
-    for mix in [mix_up, cut_mix]:
-        images = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(0))
-        mixed = mix(images, torch.tensor([4]), draws=draws_for(1))
-        torch.testing.assert_close(mixed.images, images)
-        assert mixed.partner_targets.tolist() == [4]
-
-
-def test_mixing_repeats_with_its_draws_and_leaves_the_input():
+def test_mixing_repeats_with_its_draws_and_leaves_its_input_and_a_single_image():
     for mix in [mix_up, cut_mix]:
         images, targets = flat_images(8).clone(), torch.arange(8)
         before = images.clone()
-        one, again = (mix(images, targets, draws=draws_for(8, seed=1)) for _ in range(2))
-        other = mix(images, targets, draws=draws_for(8, seed=2))
+        one, again, other = (mix(images, targets, draws=draws_for(8, seed=n)) for n in (1, 1, 2))
         assert torch.equal(one.images, again.images)
         assert not torch.equal(one.images, other.images)
         assert torch.equal(images, before)
+        alone = mix(images[3:4], torch.tensor([4]), draws=draws_for(1))
+        torch.testing.assert_close(alone.images, images[3:4])
+        assert alone.partner_targets.tolist() == [4]
 
 
-def test_what_cannot_be_mixed_is_refused():
+def test_impossible_mixtures_are_refused():
     with pytest.raises(ConfigError, match="alpha"):
         mix_up(flat_images(2), torch.arange(2), draws=draws_for(2), alpha=0)
     with pytest.raises(ConfigError, match="2 images, 3 targets, 2 rows"):

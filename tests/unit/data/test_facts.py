@@ -1,15 +1,19 @@
-"""Facts of picture files: size as seen, brightness, digest, and likeness."""
+"""Facts of image files: upright size, brightness, digest, likeness; small images; duplicates."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from vizsla.data.cache.cache import ImageCache
+from vizsla.data.images.duplicates import find_duplicates
 from vizsla.data.images.facts import (
     LIKENESS_SIDE,
     SmallImages,
@@ -22,29 +26,16 @@ from vizsla.data.images.sizing import Resize
 from vizsla.data.table.check import find_unreadable
 from vizsla.types import ImageTable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-
-def table_of(*paths: Path) -> ImageTable:
-    return ImageTable(
-        root=paths[0].parent,
-        paths=paths,
-        targets=torch.zeros(len(paths), dtype=torch.int64),
-        vocab=("a",),
-        train_rows=torch.arange(len(paths)),
-        valid_rows=torch.arange(0),
-    )
+TableOf = Callable[..., ImageTable]
 
 
 def test_size_brightness_and_digest_are_those_of_the_file(
-    tmp_path: Path, make_image: Callable[..., Path]
+    tmp_path: Path, make_image: Callable[..., Path], table_of: TableOf
 ):
     grey = tmp_path / "grey.png"
     Image.new("RGB", (30, 20), (51, 51, 51)).save(grey)
     cross = make_image("cross.jpg", size=(48, 64))
-    facts = image_facts(table_of(cross, grey), torch.tensor([1, 0]), num_workers=2)
+    facts = image_facts(table_of([cross, grey]), torch.tensor([1, 0]), num_workers=2)
     assert facts.rows.tolist() == [1, 0]
     assert facts.heights.tolist() == [20, 48]
     assert facts.widths.tolist() == [30, 64]
@@ -56,81 +47,60 @@ def test_size_brightness_and_digest_are_those_of_the_file(
     assert float(facts.likenesses[1].sum()) == pytest.approx(0, abs=1e-4)
 
 
-def test_a_picture_taken_on_its_side_has_its_upright_size(tmp_path: Path):
-    path = tmp_path / "turned.jpg"
+def turned(path: Path, *, size: tuple[int, int]) -> Path:
+    """Write an image of this width and height that is seen after a quarter turn."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (40, 20), "white").save(path, exif=exif)
-    facts = image_facts(table_of(path), torch.tensor([0]), num_workers=0)
-    assert (int(facts.heights[0]), int(facts.widths[0])) == (40, 20)
+    Image.new("RGB", size, "white").save(path, exif=exif)
+    return path
 
 
-def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path):
+def test_an_image_on_its_side_counts_as_it_is_seen(tmp_path: Path, table_of: TableOf):
+    table = table_of([turned(tmp_path / "turned.jpg", size=(100, 20))])
+    facts = image_facts(table, torch.tensor([0]), num_workers=0)
+    assert (int(facts.heights[0]), int(facts.widths[0])) == (100, 20)
+    assert count_smaller(table, torch.arange(1), size=(90, 15)) == 0
+    assert count_smaller(table, torch.arange(1), size=(15, 90)) == 1
+
+
+def test_a_file_that_cannot_be_read_tells_nothing(tmp_path: Path, table_of: TableOf):
     empty = tmp_path / "empty.jpg"
     empty.touch()
     seen: list[int] = []
-    facts = image_facts(
-        table_of(empty, tmp_path / "gone.jpg"),
-        torch.tensor([0, 1]),
-        num_workers=0,
-        on_progress=seen.append,
-    )
+    table = table_of([empty, tmp_path / "gone.jpg"])
+    facts = image_facts(table, torch.tensor([0, 1]), num_workers=0, on_progress=seen.append)
     assert facts.heights.tolist() == [0, 0]
     assert facts.brightness.isnan().all()
     assert facts.digests == ("", "")
     assert facts.likenesses.abs().sum() == 0
     assert seen == [1, 2]
-
-
-def test_no_rows_give_empty_facts(tmp_path: Path):
-    facts = image_facts(table_of(tmp_path / "a.jpg"), torch.tensor([], dtype=torch.int64))
-    assert facts.likenesses.shape == (0, LIKENESS_SIDE**2)
-    assert facts.digests == ()
+    nothing = image_facts(table, torch.tensor([], dtype=torch.int64))
+    assert nothing.likenesses.shape == (0, LIKENESS_SIDE**2)
+    assert nothing.digests == ()
 
 
 SIZES = [(24, 24), (23, 40), (40, 23), (24, 100), (1, 1), (30, 30)]
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> ImageTable:
+def table(tmp_path: Path, table_of: TableOf) -> ImageTable:
+    """Images of ``SIZES``, and a file that is missing."""
     paths = [tmp_path / f"{number}.png" for number in range(len(SIZES))]
     for path, (height, width) in zip(paths, SIZES, strict=True):
         Image.new("RGB", (width, height)).save(path)
-    return ImageTable(
-        root=tmp_path,
-        paths=(*paths, tmp_path / "gone.png"),
-        targets=torch.zeros(7, dtype=torch.int64),
-        vocab=("a",),
-        train_rows=torch.arange(7),
-        valid_rows=torch.zeros(0, dtype=torch.int64),
-    )
+    return table_of([*paths, tmp_path / "gone.png"])
 
 
-@pytest.mark.parametrize("num_workers", [0, 2, None])
-def test_pictures_with_a_side_shorter_than_the_size_are_counted(
-    table: ImageTable, num_workers: int | None
-):
+def test_images_with_a_side_shorter_than_the_size_are_counted(table: ImageTable):
     rows = torch.arange(7)
-    assert count_smaller(table, rows, size=(24, 24), num_workers=num_workers) == 3
-    assert count_smaller(table, rows, size=(1, 1), num_workers=num_workers) == 0
-    assert count_smaller(table, rows[3:], size=(24, 24), num_workers=num_workers) == 1
-    assert count_smaller(table, rows[:0], size=(24, 24), num_workers=num_workers) == 0
-
-
-def test_a_picture_that_lies_on_its_side_counts_as_it_will_be_seen(tmp_path: Path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (100, 20)).save(tmp_path / "0.jpg", exif=exif)
-    table = ImageTable(
-        root=tmp_path,
-        paths=(tmp_path / "0.jpg",),
-        targets=torch.zeros(1, dtype=torch.int64),
-        vocab=("a",),
-        train_rows=torch.arange(1),
-        valid_rows=torch.zeros(0, dtype=torch.int64),
-    )
-    assert count_smaller(table, torch.arange(1), size=(90, 15)) == 0
-    assert count_smaller(table, torch.arange(1), size=(15, 90)) == 1
+    for num_workers in (0, 2, None):
+        for some, size, expected in [
+            (rows, (24, 24), 3),
+            (rows, (1, 1), 0),
+            (rows[3:], (24, 24), 1),
+            (rows[:0], (24, 24), 0),
+        ]:
+            assert count_smaller(table, some, size=size, num_workers=num_workers) == expected
 
 
 def test_what_was_noted_while_reading_is_not_looked_up_again(table: ImageTable):
@@ -143,7 +113,7 @@ def test_what_was_noted_while_reading_is_not_looked_up_again(table: ImageTable):
     assert count_smaller(table, torch.arange(7), size=(31, 31), noted=small) == 1  # the sixth
 
 
-def test_a_large_jpeg_that_is_decoded_at_a_scale_is_not_taken_for_a_small_one(tmp_path: Path):
+def test_a_large_jpeg_decoded_at_a_smaller_scale_is_not_small(tmp_path: Path):
     small = SmallImages((90, 100))
     reader = ImageReader(
         resize=Resize((90, 100)), cache=ImageCache(mode="off"), on_decoded=small.note
@@ -162,3 +132,68 @@ def test_the_sentence_agrees_with_its_number():
         "1 image is smaller than 224 x 200 pixels and will be enlarged."
     )
     assert enlarged_text(1234, size=(9, 9)).startswith("1,234 images are smaller than 9 x 9")
+
+
+# ── duplicates ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def photo(path: Path, *, seed: int) -> Path:
+    """Write an image with large soft shapes, as photos have them."""
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    large = Image.fromarray(noise).resize((240, 180), Image.Resampling.BICUBIC)
+    large.filter(ImageFilter.GaussianBlur(3)).save(path, quality=92)
+    return path
+
+
+Found = Callable[[list[Path], list[Path]], list[tuple[int, int, bool]]]
+
+
+@pytest.fixture
+def duplicates(table_of: TableOf) -> Found:
+    """Return a function of validation and training images that finds (position, training row, is exact)."""
+
+    def find(valid: list[Path], train: list[Path]) -> list[tuple[int, int, bool]]:
+        table = table_of([*valid, *train])
+        rows = torch.arange(len(table.paths))
+        found = find_duplicates(
+            image_facts(table, rows[: len(valid)], num_workers=0),
+            image_facts(table, rows[len(valid) :], num_workers=0),
+        )
+        return [(each.position, each.train_row, each.is_exact) for each in found]
+
+    return find
+
+
+def test_copies_and_images_that_were_saved_again_are_found(tmp_path: Path, duplicates: Found):
+    train = [photo(tmp_path / f"train_{seed}.jpg", seed=seed) for seed in range(8)]
+    valid = [photo(tmp_path / f"valid_{seed}.jpg", seed=100 + seed) for seed in range(3)]
+    copy = tmp_path / "copy.jpg"
+    shutil.copy(train[5], copy)
+    again = tmp_path / "again.jpg"
+    with Image.open(train[2]) as image:
+        image.resize((130, 98)).save(again, quality=60)
+    assert duplicates([*valid, again, copy], train) == [(4, 10, True), (3, 7, False)]
+
+
+def test_images_without_contrast_or_that_cannot_be_read_are_not_compared(
+    tmp_path: Path, duplicates: Found
+):
+    flat = [tmp_path / "flat_1.png", tmp_path / "flat_2.png"]
+    Image.new("RGB", (30, 30), (90, 90, 90)).save(flat[0])
+    Image.new("RGB", (31, 30), (90, 90, 90)).save(flat[1])
+    broken = [tmp_path / "broken_1.jpg", tmp_path / "broken_2.jpg"]
+    for path in broken:
+        path.write_bytes(b"")
+    assert duplicates([flat[0], broken[0]], [flat[1], broken[1]]) == []
+    assert duplicates([photo(tmp_path / "a.jpg", seed=1)], []) == []
+
+
+def test_images_that_are_all_alike_are_not_copies(tmp_path: Path, duplicates: Found):
+    base = Image.open(photo(tmp_path / "base.png", seed=0)).convert("RGB")
+    paths: list[Path] = []
+    for number in range(14):
+        noise = np.random.default_rng(number).integers(-25, 26, (180, 240, 3))
+        pixels = np.clip(np.asarray(base).astype(int) + noise, 0, 255).astype(np.uint8)
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    assert duplicates(paths[:2], paths[2:]) == []

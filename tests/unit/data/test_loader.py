@@ -67,7 +67,9 @@ def reader_of(resize: Resize | None = None, mode: CacheMode = "off", **options: 
 
 
 def loader_of(table: ImageTable, rows: Tensor | None = None, **options: Any) -> ImageLoader:
-    settings = dict(reader=reader_of(Resize(24)), batch_size=5, training=False, num_workers=2)
+    settings: dict[str, Any] = dict(
+        reader=reader_of(Resize(24)), batch_size=5, training=False, num_workers=2
+    )
     rows = table.train_rows if rows is None else rows
     return ImageLoader(table, rows, **(settings | options))
 
@@ -209,11 +211,12 @@ def test_without_resize_all_images_must_have_one_size(table: ImageTable):
 
 
 def test_impossible_numbers_and_rows_are_refused(table: ImageTable):
-    for options, error, facts in [
+    wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         (dict(batch_size=0), ConfigError, "batch_size=0"),
         (dict(num_workers=-1), ConfigError, "num_workers=-1"),
         (dict(rows=torch.tensor([2, 24])), DataError, "from 0 to 23 .* from 2 to 24"),
-    ]:
+    ]
+    for options, error, facts in wrong:
         with pytest.raises(error, match=facts):
             loader_of(table, **options)
     assert loader_of(table, num_workers=None).num_workers == default_num_workers() <= 16

@@ -306,11 +306,12 @@ def test_extreme_shapes_are_cut_to_the_size(image_size: Size):
 
 def test_crop_pad_pads_with_what_it_says_in_training_too():
     ramp = Image.fromarray(np.arange(4, dtype=np.uint8)[None, :, None].repeat(3, axis=2))
-    for pad_mode, expected in [
-        ("zeros", [0, 0, 0, 1, 2, 3, 0, 0]),
-        ("border", [0, 0, 0, 1, 2, 3, 3, 3]),
-        ("reflection", [2, 1, 0, 1, 2, 3, 2, 1]),
-    ]:
+    rows: dict[PadMode, list[int]] = {
+        "zeros": [0, 0, 0, 1, 2, 3, 0, 0],
+        "border": [0, 0, 0, 1, 2, 3, 3, 3],
+        "reflection": [2, 1, 0, 1, 2, 3, 2, 1],
+    }
+    for pad_mode, expected in rows.items():
         sizing = CropPad((1, 8), pad_mode)
         assert np.asarray(sizing(ramp))[0, :, 0].tolist() == expected
         kept = sizing.presize(ramp, training=True)
