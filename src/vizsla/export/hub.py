@@ -1,18 +1,15 @@
 """Put a model into a repository of the Hugging Face hub, with a page that describes it; and open one from there.
 
-The repository holds ``model.safetensors`` and ``README.md``. Nothing else is ever fetched from one: a safetensors file with
+The repository holds ``model.safetensors`` and ``README.md``. Nothing but the first is ever fetched: a safetensors file with
 our manifest cannot run anything, which cannot be said of most other files there.
 """
 
 from __future__ import annotations
 
-import http.client
 import math
 import re
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -25,13 +22,12 @@ from vizsla.text import first_line, joined
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vizsla.evaluate.metrics import Metric
     from vizsla.model_file.manifest import Manifest
 
 MODEL_NAME = "model.safetensors"
 """The one file that is fetched from a repository."""
 
-# huggingface_hub tries all but the creation of a repository again by itself.
+# huggingface_hub itself retries everything but the creation of a repository.
 _WAITS_SECONDS = (0.5, 2.0)
 _LOG_IN = "Log in with `hf auth login`, set HF_TOKEN, or pass token=...; writing needs a token with the right to write."
 _MOST_CLASSES = 200
@@ -44,15 +40,15 @@ tags:
 ---
 """
 _TASKS = {
-    "category": "Says which one of {count} classes an image shows.",
-    "multi_category": "Says which of {count} classes an image shows; any number of them.",
-    "regression": "Predicts {count} numbers of an image.",
+    "category": "It says which one of {count} classes an image shows.",
+    "multi_category": "It says which of {count} classes an image shows; any number of them.",
+    "regression": "It predicts {count} numbers for an image.",
 }
 
 
 @runtime_checkable
 class Exports(Protocol):
-    """What can write itself as a model file, such as a ``Learner``."""
+    """Something that can write itself as a model file, such as a ``Learner``."""
 
     def export(self, fname: Path | str) -> Path:
         """Write a model file and return its path."""
@@ -72,7 +68,7 @@ def push_to_hub(
     Args:
         model: A model file; a predictor that was loaded from one; or a learner, which is exported first.
         repo_id: ``"name"`` or ``"owner/name"``; made if there is none.
-        private: Whether a new repository is seen by its owner only.
+        private: Whether only its owner sees a new repository.
         token: Of the hub; None for the one that huggingface_hub knows (``hf auth login``, ``HF_TOKEN``).
         endpoint: Address of another hub; None for the usual one or ``HF_ENDPOINT``.
 
@@ -81,25 +77,47 @@ def push_to_hub(
 
     Raises:
         ModelFileError: The model file cannot be used; it is opened before anything is sent.
-        ConfigError: ``repo_id`` is no name of a repository, or the predictor was not loaded from a file.
-        OutputError: The hub cannot be reached, or refuses; nothing was changed there, or nothing but an empty repository made.
+        ConfigError: ``repo_id`` is not the name of a repository, or the predictor was not loaded from a file.
+        OutputError: The hub cannot be reached or refuses; at most an empty repository was made.
 
     Examples:
         >>> push_to_hub("runs/pets/model.safetensors", "me/pets")
         'https://huggingface.co/me/pets'
     """
-    if isinstance(model, Predictor):
-        if model.path is None:
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    address = endpoint or hub_from_environment().endpoint
+    api = HfApi(endpoint=address, token=token)
+    what = f"The model was not pushed to {repo_id} at {address}"
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(model, Predictor):
+            path = model.path
+        elif isinstance(model, Exports):
+            path = model.export(Path(folder) / MODEL_NAME)
+        else:
+            path = Path(model)
+        if path is None:
             raise ConfigError(
                 "This predictor was not loaded from a model file, so there is no file to push. Write one with save_bundle, "
                 "or push the file or the learner."
             )
-        return _push(model.path, repo_id, private=private, token=token, endpoint=endpoint)
-    if isinstance(model, Exports):
-        with tempfile.TemporaryDirectory() as folder:
-            path = model.export(Path(folder) / MODEL_NAME)
-            return _push(path, repo_id, private=private, token=token, endpoint=endpoint)
-    return _push(Path(model), repo_id, private=private, token=token, endpoint=endpoint)
+        card = model_card(read_manifest(path), repo_id=repo_id)
+
+        def create() -> str:
+            return api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+
+        full_name = _asked(create, problem=OutputError, what=what, waits=_WAITS_SECONDS)
+
+        def commit() -> object:
+            # New operations each time: huggingface_hub marks those that it has sent.
+            files = [
+                CommitOperationAdd(path_in_repo=MODEL_NAME, path_or_fileobj=path),
+                CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=card.encode()),
+            ]
+            return api.create_commit(full_name, files, commit_message="Model by vizsla")
+
+        _asked(commit, problem=OutputError, what=what)
+    return f"{address}/{full_name}"
 
 
 def from_hub(
@@ -118,21 +136,30 @@ def from_hub(
         endpoint: Address of another hub; None for the usual one or ``HF_ENDPOINT``.
 
     Raises:
-        ConfigError: ``repo_id`` is no name of a repository.
-        ModelFileError: There is no such repository, revision or file, the hub cannot be reached and no copy is here, or
-            what was fetched is no model file of ours.
+        ConfigError: ``repo_id`` is not the name of a repository.
+        ModelFileError: There is no such repository, revision or file; the hub cannot be reached and no copy is on this
+            machine; or what was fetched is not a model file of ours.
 
     Examples:
         >>> from_hub("me/pets").predict("photo.jpg").label
         'beagle'
     """
-    from huggingface_hub import hf_hub_download, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
 
     hub = hub_from_environment()
     address = endpoint or hub.endpoint
 
     def fetch() -> str:
         url = hf_hub_url(repo_id, MODEL_NAME, revision=revision, endpoint=address)
+        is_silent = False
+        try:
+            # Asked once: a download tries for 20 seconds to reach a server that is not there.
+            get_hf_file_metadata(url, token=token, timeout=hub.timeout_seconds)
+        except HfHubHTTPError:
+            pass  # An answer; the download says what it means.
+        except Exception:  # noqa: BLE001 (that of whichever HTTP library it is built on)
+            is_silent = True
         return hf_hub_download(
             repo_id,
             MODEL_NAME,
@@ -140,52 +167,12 @@ def from_hub(
             token=token,
             endpoint=address,
             cache_dir=hub.hub_cache,
-            # On its own it tries for 20 seconds to reach a server that is not there.
-            local_files_only=not _answers(url, timeout_seconds=hub.timeout_seconds),
+            local_files_only=is_silent,
         )
 
     where = repo_id if revision is None else f"{repo_id} at revision {revision!r}"
     what = f"The model {where} cannot be fetched from {address}"
     return Predictor.load(_asked(fetch, problem=ModelFileError, what=what))
-
-
-def _push(
-    path: Path, repo_id: str, *, private: bool, token: str | None, endpoint: str | None
-) -> str:
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    card = model_card(read_manifest(path), repo_id=repo_id)
-    address = endpoint or hub_from_environment().endpoint
-    api = HfApi(endpoint=address, token=token)
-    what = f"The model was not pushed to {repo_id} at {address}"
-
-    def create() -> str:
-        return api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-
-    full_name = _asked(create, problem=OutputError, what=what, waits=_WAITS_SECONDS)
-
-    def commit() -> object:
-        # New operations each time: huggingface_hub marks those that it has sent.
-        files = [
-            CommitOperationAdd(path_in_repo=MODEL_NAME, path_or_fileobj=path),
-            CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=card.encode()),
-        ]
-        return api.create_commit(full_name, files, commit_message="Model by vizsla")
-
-    _asked(commit, problem=OutputError, what=what)
-    return f"{address}/{full_name}"
-
-
-def _answers(url: str, *, timeout_seconds: float) -> bool:
-    """Whether somebody answers at an address, whatever the answer."""
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "vizsla"})
-    try:
-        urllib.request.urlopen(request, timeout=timeout_seconds).close()
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
-    return True
 
 
 def _asked(
@@ -197,7 +184,7 @@ def _asked(
 ) -> Any:
     """Return what the hub answers, or raise ``problem``, whose message begins with ``what`` and names the way out.
 
-    ``waits`` are seconds before each further try where nobody answered or the server said that it cannot now.
+    ``waits`` are seconds before each further try after no answer or one that may change.
     """
     from huggingface_hub.errors import HFValidationError
 
@@ -206,7 +193,7 @@ def _asked(
             return question()
         except HFValidationError as error:
             raise ConfigError(
-                f"This is no name of a repository: {_sentence(error)} Give 'owner/name'."
+                f"This is not the name of a repository: {_sentence(error)} Give 'owner/name'."
             ) from error
         except Exception as error:
             # Exception, because it raises the errors of whichever HTTP library it is built on.
@@ -227,25 +214,36 @@ def _reason(error: Exception, *, status: int | None) -> str:
         RevisionNotFoundError,
     )
 
-    if isinstance(error, GatedRepoError):
-        return f"its owner admits people one by one. Ask for access on its page. {_LOG_IN}"
-    if status == 401:
-        return f"the hub does not know you, or there is no such repository (401). Check the name. {_LOG_IN}"
-    if status == 403:
-        return f"your token may not do this (403). {_LOG_IN}"
-    if isinstance(error, RevisionNotFoundError):
-        return "it has no such revision. Give a branch, tag or commit, or leave revision out."
-    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
-        return "no copy is on this machine and the hub does not answer. Check the network, and HF_HUB_OFFLINE."
-    if isinstance(error, EntryNotFoundError):
-        return f"it has no file {MODEL_NAME}. Push one with vizsla, or choose another repository."
-    if status == 404:
-        return (
-            f"there is no such repository, or it is private (404). Check owner and name. {_LOG_IN}"
-        )
-    if status is not None:
-        return f"the hub answered {status}: {_sentence(error)} Try again later."
-    return f"{_sentence(error)} Check the network and the address."
+    reasons = (
+        (
+            isinstance(error, GatedRepoError),
+            f"its owner grants access person by person. Ask for it on its page. {_LOG_IN}",
+        ),
+        (
+            status == 401,
+            f"the hub does not know you, or there is no such repository (401). Check the name. {_LOG_IN}",
+        ),
+        (status == 403, f"your token may not do this (403). {_LOG_IN}"),
+        (
+            isinstance(error, RevisionNotFoundError),
+            "it has no such revision. Give a branch, tag or commit, or leave revision out.",
+        ),
+        (
+            isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError),
+            "no copy is on this machine and the hub does not answer. Check the network, and HF_HUB_OFFLINE.",
+        ),
+        (
+            isinstance(error, EntryNotFoundError),
+            f"it has no file {MODEL_NAME}. Push one with vizsla, or choose another repository.",
+        ),
+        (
+            status == 404,
+            f"there is no such repository, or it is private (404). Check owner and name. {_LOG_IN}",
+        ),
+        (status is not None, f"the hub answered {status}: {_sentence(error)} Try again later."),
+    )
+    unknown = f"{_sentence(error)} Check the network and the address."
+    return next((text for applies, text in reasons if applies), unknown)
 
 
 def _status(error: Exception) -> int | None:
@@ -266,91 +264,72 @@ def _sentence(error: BaseException) -> str:
 
 def model_card(manifest: Manifest, *, repo_id: str) -> str:
     """Return the text of ``README.md``. Texts of the manifest may come from anywhere and are not shown as Markdown."""
-    task = _TASKS[manifest.task].format(count=len(manifest.vocab))
-    size = manifest.size
+    size, found, classes = manifest.size, manifest.calibration, manifest.task != "regression"
     sees = "images of their own size" if size is None else f"{size[0]} x {size[1]} pixels"
-    parts = [
-        _HEAD,
-        f"# {_text(repo_id.rpartition('/')[2])}\n",
-        f"{task} The network is {_code(manifest.backbone.name)} of {manifest.backbone.source} and sees {sees}.\n",
-        _use(repo_id),
-        _quality(manifest.metrics),
-        _honesty(manifest),
-        _classes(manifest),
-        _origin(manifest),
-        _caveats(manifest),
-    ]
-    if manifest.notes:
-        parts.append(f"## Notes\n\n{_text(manifest.notes)}\n")
-    return "\n".join(parts)
-
-
-def _use(repo_id: str) -> str:
-    return (
-        "## Use\n\n```\npip install vizsla\n```\n\n```python\n"
-        "from vizsla import from_hub\n\n"
-        f'predictor = from_hub("{repo_id}")\n'
-        'print(predictor.predict("photo.jpg").label)\n```\n\n'
-        "The file holds weights and plain data; opening it runs no code of anybody's.\n"
-    )
-
-
-def _quality(metrics: tuple[Metric, ...]) -> str:
-    if not metrics:
-        return "## How good it is\n\nNothing was measured when the file was written.\n"
-    rows = [
-        f"| {_text(metric.name)} | {_number(metric.value)} | {_number(metric.low)} to {_number(metric.high)} "
-        f"| {metric.num_pictures:,} |"
-        for metric in metrics
-    ]
-    return (
-        "## How good it is\n\nMeasured on validation images, which it was not trained on:\n\n"
-        "| measure | value | 95 % interval | images |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
-    )
-
-
-def _honesty(manifest: Manifest) -> str:
-    """Return how far the probabilities are to be trusted."""
-    found = manifest.calibration
-    if found is None:
-        none = "No calibration of its probabilities is recorded.\n"
-        return "" if manifest.task == "regression" else none
-    return (
-        f"Logits are divided by {found.temperature:.3g} before they become probabilities. Expected calibration error on "
-        f"{found.num_pictures:,} held-out images: {_number(found.error_before)} before, {_number(found.error_after)} after.\n"
-    )
-
-
-def _classes(manifest: Manifest) -> str:
-    title = "Numbers" if manifest.task == "regression" else "Classes"
-    return f"## {title}\n\n{joined(list(map(_code, manifest.vocab)), limit=_MOST_CLASSES)}\n"
-
-
-def _origin(manifest: Manifest) -> str:
+    calibration = "No calibration of its probabilities is recorded.\n" if classes else ""
+    if found is not None:
+        calibration = (
+            f"Logits are divided by {found.temperature:.3g} before they become probabilities. Expected calibration error on "
+            f"{found.num_pictures:,} held-out images: {_number(found.error_before)} before, {_number(found.error_after)} after.\n"
+        )
+    quality = "Nothing was measured when the file was written.\n"
+    if manifest.metrics:
+        rows = [
+            f"| {_text(metric.name)} | {_number(metric.value)} | {_number(metric.low)} to {_number(metric.high)} "
+            f"| {metric.num_pictures:,} |\n"
+            for metric in manifest.metrics
+        ]
+        quality = (
+            "Measured on validation images, which it was not trained on:\n\n"
+            "| measure | value | 95 % interval | images |\n|---|---|---|---|\n" + "".join(rows)
+        )
+    foreign = ""
+    if manifest.task == "category":
+        foreign = "- An image of something else still gets one of the classes, sometimes with a high probability.\n"
     versions = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     fingerprint = _code(manifest.data_fingerprint) if manifest.data_fingerprint else "not known"
-    return (
-        "## Where it comes from\n\n"
-        f"- Training started from: {_text(manifest.backbone.weights)}\n"
-        f"- Licence of those weights: {_text(manifest.backbone.licence)}. That of the training images is for their owner to say.\n"
-        f"- Fingerprint of images and labels: {fingerprint}\n"
-        f"- Fingerprint of the weights: {_code(manifest.tensors_sha256)}\n"
-        f"- Written {_text(manifest.created)} by vizsla {_text(manifest.vizsla_version)} ({_text(versions)})\n"
-    )
+    notes = f"\n## Notes\n\n{_text(manifest.notes)}\n" if manifest.notes else ""
+    return f"""{_HEAD}
+# {_text(repo_id.rpartition("/")[2])}
 
+{_TASKS[manifest.task].format(count=len(manifest.vocab))} The network is {_code(manifest.backbone.name)} of {manifest.backbone.source} and sees {sees}.
 
-def _caveats(manifest: Manifest) -> str:
-    lines = [
-        "The numbers above hold for images like those of the validation set: the same sources, cameras and share of "
-        "each class. Measure it on images of your own before relying on it.",
-        "Class names are those of the people who labelled the images; mistakes of theirs are learnt too.",
-    ]
-    if manifest.task == "category":
-        lines.insert(
-            1,
-            "An image of something else gets one of the classes all the same, sometimes with a high probability.",
-        )
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
+## Use
+
+```
+pip install vizsla
+```
+
+```python
+from vizsla import from_hub
+
+predictor = from_hub("{repo_id}")
+print(predictor.predict("photo.jpg").label)
+```
+
+The file holds weights and plain data; opening it runs no code of anybody's.
+
+## How good it is
+
+{quality}
+{calibration}
+## {"Classes" if classes else "Numbers"}
+
+{joined(list(map(_code, manifest.vocab)), limit=_MOST_CLASSES)}
+
+## Where it comes from
+
+- Training started from: {_text(manifest.backbone.weights)}
+- Licence of those weights: {_text(manifest.backbone.licence)}. The licence of the training images is for their owner to state.
+- Fingerprint of images and labels: {fingerprint}
+- Fingerprint of the weights: {_code(manifest.tensors_sha256)}
+- Written {_text(manifest.created)} by vizsla {_text(manifest.vizsla_version)} ({_text(versions)})
+
+## Limits
+
+- The numbers above hold for images like those of the validation set: the same sources, cameras and share of each class. Measure it on images of your own before relying on it.
+{foreign}- Class names are those of the people who labelled the images; their mistakes are learnt too.
+{notes}"""
 
 
 def _number(value: float) -> str:
