@@ -215,19 +215,16 @@ def check(
         json: Print the counts as one JSON object.
     """
     from vizsla.data.cache.cache import ImageCache
-    from vizsla.data.images.facts import SmallImages
     from vizsla.data.table.check import describe_data
     from vizsla.data.table.from_words import resolve_data
-    from vizsla.run.train import RunPlan, enlarged_images, read_all
+    from vizsla.run.train import RunPlan, read_all
     from vizsla.train.display import Display
-    from vizsla.types import as_size
 
     table = resolve_data(data, labels=where.labels, valid=where.valid, seed=seed)
     display = Display(quiet=json)
     config = TrainConfig(truncated=truncated)
     plan = RunPlan(title="", data=str(data), config=config)
-    cache, small = ImageCache(mode="off"), SmallImages(as_size(config.size))
-    table = read_all(table, plan=plan, cache=cache, display=display, small=small)
+    table, enlarged = read_all(table, plan=plan, cache=ImageCache(mode="off"), display=display)
     summary = describe_data(table)
     if json:
         say(as_json(summary))
@@ -238,7 +235,6 @@ def check(
         counts = f"{one.num_train:>7,}  {one.num_valid:>7,}  {one.num_other:>7,}"
         display.line(f"{one.label.ljust(width)}  {counts}")
     display.line(f"All {summary.num_train + summary.num_valid:,} images can be read.")
-    enlarged = enlarged_images(table, plan=plan, small=small)
     if enlarged:
         display.line(enlarged)
 

@@ -43,21 +43,10 @@ def find_rate(
     start_lr: float = START_RATE,
     end_lr: float = END_RATE,
 ) -> tuple[FinderCurve, SuggestedLRs]:
-    """Return the loss over the rate of the end-to-end epochs, and what is to be read from it.
+    """Return the loss over the rate of the end-to-end epochs, and the rates that it suggests.
 
-    Args:
-        table: Labelled images with their split.
-        config: The choices of the training that the rate is for; its own rate does not matter.
-        display: Where to show progress.
-        num_it: Steps of each of three runs.
-        start_lr: Rate of the first step.
-        end_lr: Rate that the last step comes close to.
-
-    Raises:
-        ConfigError: There is no such network, or a choice cannot work.
-        WeightsError: Its weights cannot be found.
-        PictureError: An image cannot be read.
-        TrainingError: There is nothing to train on.
+    ``config`` has the choices of the training that the rate is for; its own rate does not matter. Each of three runs takes
+    ``num_it`` steps from ``start_lr`` to just below ``end_lr``.
     """
     loaders = loaders_for(table, config=config)
     first = features_first(loaders, config=config, display=display)

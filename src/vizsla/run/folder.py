@@ -1,8 +1,8 @@
 """A run folder: what is in it, how it is read from anywhere, and how it is written without losing an earlier run.
 
 A run folder holds ``model.safetensors history.csv metrics.json predictions.csv config.toml report.html``, and ``profile.json``
-where it was asked for. ``config.toml`` says what the run was trained on by its absolute path, and from the folder itself for the
-case that both move together; who moved only the data says where it is (``data=``, ``--data``).
+where it was asked for. ``config.toml`` names the data of the run by its absolute path, and relative to the folder in case both
+move together; if only the data moved, the user says where it is (``data=``, ``--data``).
 """
 
 from __future__ import annotations
@@ -88,10 +88,7 @@ class RunFolder:
             raise self._damaged(CONFIG, str(error)) from error
 
     def find_data(self, data: Path | None = None) -> Path:
-        """Return where the images of the run are now.
-
-        Args:
-            data: Where they are, from somebody who knows; None looks where they were, then beside the folder.
+        """Return where the images of the run are now: ``data`` if given, else where they were, else beside the folder.
 
         Raises:
             DataError: They are not there.
@@ -104,7 +101,7 @@ class RunFolder:
         """Find the images of the run again, without those that could not be read then.
 
         Raises:
-            DataError: They are not there, or something is wrong with them by now.
+            DataError: They are not there, or something is wrong with them now.
         """
         from vizsla.data.table.check import drop_unreadable
         from vizsla.data.table.demo_data import solar_cells
@@ -124,9 +121,9 @@ class RunFolder:
         )
 
     def predictions(self, table: ImageTable) -> Predictions:
-        """Return what was predicted of the validation images of ``table``.
+        """Return what was predicted for the validation images of ``table``.
 
-        Logits are the logarithms of the probabilities: the same up to a number per image.
+        Logits are the logarithms of the probabilities: the same up to a constant per image.
 
         Raises:
             DataError: The file does not fit the table: images or labels have changed since.
@@ -148,8 +145,8 @@ class RunFolder:
             rows = torch.tensor([row_of[path] for path in paths], dtype=torch.int64)
         except (OSError, KeyError, ValueError) as error:
             raise DataError(
-                f"{file} does not fit the images of the run any more ({type(error).__name__}: {error}). They have to be "
-                "the images and labels of then."
+                f"{file} does not fit the images of the run any more ({type(error).__name__}: {error}). They must be "
+                "the images and labels that the run was trained on."
             ) from error
         probabilities = torch.tensor(numbers, dtype=torch.float64).view(len(paths), len(columns))
         return Predictions(
@@ -202,7 +199,7 @@ def config_text(
     on_bad: str,
     config: TrainConfig,
 ) -> str:
-    """Return the choices of a run as TOML, such that they hold from any directory."""
+    """Return the choices of a run as TOML that holds from any directory."""
     values: dict[str, object] = {"data": source}
     if isinstance(source, Path):
         values["data"] = str(Path(os.path.abspath(source)))  # noqa: PTH100 (a link stays the link that was typed)
@@ -216,7 +213,7 @@ def config_text(
 
 
 def _csv_file(labels: str) -> tuple[str, str]:
-    """Return the file of ``csv:FILE,image=COLUMN`` and what follows it; empty where labels are no table beside the data."""
+    """Return the file of ``csv:FILE,image=COLUMN`` and what follows it; both empty for other words."""
     kind, _, rest = labels.partition(":")
     file, *options = (
         re.split(r"(?:^|,)(?=(?:image|label)=)", rest, maxsplit=1) if kind == "csv" else [""]
@@ -239,15 +236,10 @@ def _to_data(labels: str, data: Path) -> str:
 def locate_data(
     config: Mapping[str, Any], folder: Path, data: Path | None = None
 ) -> tuple[Path, str]:
-    """Return where the images of a ``config.toml`` are now, and its labels as they are found from any directory.
-
-    Args:
-        config: What the file says; it has ``data`` unless that is given.
-        folder: Where the file is.
-        data: Where the images are, from somebody who knows; None looks where they were, then beside the folder.
+    """Return where the images of a ``config.toml`` in ``folder`` are now, and its labels as they are found from any directory.
 
     Raises:
-        DataError: The images are not there.
+        DataError: The images are neither at ``data``, nor where they were, nor beside the folder.
     """
     place = data
     if place is None:
@@ -268,7 +260,7 @@ def locate_data(
 
 
 def toml_value(value: object) -> str:
-    """Return a text or a number as TOML: as JSON writes it, but for escapes that TOML lacks or wants."""
+    """Return a text or a number as TOML, which is JSON but for a few escapes."""
     if isinstance(value, str):
         value = valid_unicode(value)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")
@@ -279,13 +271,9 @@ def toml_value(value: object) -> str:
 
 @contextmanager
 def make_run_folder(out: Path, *, force: bool) -> Generator[Path]:
-    """Make the folder of a run, or the next free one, and make sure that files can be written there.
+    """Make the folder of a run and try to write there; without ``force`` it is the next free name.
 
     If the block fails before anything was written, a folder that was made is removed again.
-
-    Args:
-        out: The wish.
-        force: Take it even if it exists.
 
     Raises:
         OutputError: It cannot be made or written to.
@@ -326,10 +314,10 @@ def _new_folder(out: Path, *, force: bool) -> Path:
 
 @contextmanager
 def place_to_write(folder: Path) -> Generator[Path]:
-    """Give a folder to write the files of a run in: an empty one itself, so that what was written stays if a later file fails.
+    """Give a place to write the files of a run: the folder itself if it is empty, so that files stay if a later one fails.
 
-    If something is in the folder, an earlier run for example, the place is a new folder ``unfinished-...`` in it. Its files
-    take the places of those with the same names when the block has succeeded, so that the files of two runs never mix.
+    If something is in it, such as an earlier run, the place is a new folder ``unfinished-...`` in it. Its files replace those
+    with the same names when the block has succeeded, so the files of two runs never mix.
     """
     try:
         used = any(folder.iterdir())
@@ -351,7 +339,7 @@ def place_to_write(folder: Path) -> Generator[Path]:
 
 
 def _move_files(source: Path, target: Path) -> None:
-    """Move the files of a folder into another one, all or none unless the system fails in between."""
+    """Move the files of a folder into another one: all or, unless the system fails in between, none."""
     try:
         names = sorted(file.name for file in source.iterdir())
         for name in names:
@@ -371,7 +359,7 @@ def _cannot_write_to(folder: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def noted_on_stop(note: str) -> Generator[None]:
-    """Add a note to the Ctrl-C that ends the block, for the message about it."""
+    """Add a note, for the message, to a Ctrl-C that ends the block."""
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -1,17 +1,14 @@
-"""What a report shows beyond plain numbers, and the report of a run folder made again from its files.
-
-``gather_evidence`` has the network look at the mistakes after training. ``rebuild_report`` makes ``report.html`` of a run folder
-again, for example with a newer vizsla.
-"""
+"""The report of a run: the network looks at the mistakes, then the page is written; or written again from the run's files."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from vizsla.errors import VizslaError
 from vizsla.evaluate.metrics import summarise
-from vizsla.infer.mistakes import Evidence, collect_evidence
+from vizsla.infer.mistakes import collect_evidence
 from vizsla.model_file.bundle import load_bundle
 from vizsla.recipe.recipe import loaders_for
 from vizsla.report.build import ReportContent, write_report
@@ -20,52 +17,44 @@ from vizsla.run.folder import REPORT, RunFolder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
     from vizsla.data.cache.cache import ImageCache
-    from vizsla.evaluate.predictions import Predictions
-    from vizsla.infer.mistakes import BatchesOf, KnownImages
+    from vizsla.infer.mistakes import KnownImages
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.display import Display, MoveBar
-    from vizsla.types import ImageTable
 
 
-def gather_evidence(
-    classifier: Classifier,
+def write_explained(
+    path: Path,
     *,
-    predictions: Predictions,
-    table: ImageTable,
+    content: ReportContent,
+    classifier: Classifier,
     config: TrainConfig,
     display: Display,
     cache: ImageCache | None = None,
     known: KnownImages | None = None,
-) -> tuple[Evidence, tuple[str, ...]]:
-    """Find out what explains the mistakes of a run.
+) -> Path:
+    """Add what explains the mistakes to a report, and write it.
 
-    Returns:
-        The evidence, and sentences for the report about what could not be found out: a run is not lost for its report.
+    What could not be found out becomes a note of the report: a run must not be lost for its report.
     """
-    loaders = loaders_for(table, config=config, cache=cache)
-
-    def batches_of(rows: torch.Tensor) -> Any:
-        return loaders.loader_for(rows).batches()
-
-    give: BatchesOf = batches_of
+    loaders = loaders_for(content.table, config=config, cache=cache)
     with _Bars(display) as bars:
         try:
             evidence = collect_evidence(
                 classifier.to(loaders.device),
-                predictions=predictions,
-                table=table,
-                batches_of=give,
+                predictions=content.predictions,
+                table=content.table,
+                batches_of=lambda rows: loaders.loader_for(rows).batches(),
                 known=known,
                 num_workers=config.num_threads,
                 on_progress=bars.move,
             )
+            content = replace(content, evidence=evidence)
         except VizslaError as error:
-            return Evidence(), (f"The mistakes could not be looked into: {error}",)
-    return evidence, ()
+            note = f"The mistakes could not be looked into: {error}"
+            content = replace(content, notes=(*content.notes, note))
+    return write_report(path, content=content)
 
 
 class _Bars:
@@ -96,19 +85,10 @@ class _Bars:
 def rebuild_report(
     folder: Path, *, data: Path | None = None, device: str = "auto", display: Display
 ) -> Path:
-    """Write ``report.html`` of a run folder again, from its files and from the images.
+    """Write ``report.html`` of a run folder again, for example with a newer vizsla; ``data`` as for ``RunFolder.find_data``.
 
-    Predictions, history and numbers are those of the run; the network looks at the mistakes again. What only training knew, the
-    leave-one-out predictions of training images, is not kept in the folder, so labels of training images are not judged.
-
-    Args:
-        folder: Of a run of ``vizsla train`` or ``vizsla demo``.
-        data: Where its images are now; None looks where they were, then beside the folder, see ``RunFolder.find_data``.
-        device: Where the network runs: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        display: Shows bars.
-
-    Returns:
-        The page.
+    Predictions, history and numbers are those of the run; the network looks at the mistakes again. The leave-one-out
+    predictions of training images are not kept in the folder, so labels of training images are not judged.
 
     Raises:
         DataError: A file of the run is missing or damaged, or the images are not those of the run any more.
@@ -121,9 +101,6 @@ def rebuild_report(
     predictions = run.predictions(table)
     bundle = load_bundle(run.model)
     calibration = bundle.manifest.calibration
-    evidence, notes = gather_evidence(
-        bundle.classifier, predictions=predictions, table=table, config=config, display=display
-    )
     content = ReportContent(
         title=str(metrics.get("title") or folder.resolve().name),
         facts=tuple((str(name), str(value)) for name, value in metrics["facts"].items()),
@@ -132,8 +109,13 @@ def rebuild_report(
         references=tuple(metrics.get("references", {}).items()),
         predictions=predictions,
         table=table,
-        notes=(*map(str, metrics.get("notes", ())), *notes),
-        evidence=evidence,
+        notes=tuple(map(str, metrics.get("notes", ()))),
         temperature=None if calibration is None else calibration.temperature,
     )
-    return write_report(folder / REPORT, content=content)
+    return write_explained(
+        folder / REPORT,
+        content=content,
+        classifier=bundle.classifier,
+        config=config,
+        display=display,
+    )

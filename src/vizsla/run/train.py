@@ -26,9 +26,9 @@ from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import save_bundle
 from vizsla.recipe.end_to_end import END_TO_END
 from vizsla.recipe.recipe import TrainedRun, cache_for, train_classifier
-from vizsla.report.build import ReportContent, write_report
+from vizsla.report.build import ReportContent
 from vizsla.run import folder as files
-from vizsla.run.report import gather_evidence
+from vizsla.run.report import write_explained
 from vizsla.text import counted, valid_unicode
 from vizsla.train.checkpoint import FILE_NAME, Checkpoint
 from vizsla.train.display import Display, format_seconds
@@ -58,7 +58,7 @@ class RunPlan:
         data: Where the images come from, in words.
         config: Choices of the training.
         on_bad: Refuse unreadable images, or train on the rest.
-        source: What ``config.toml`` names as the data: a path, or the name of a data set that is no path; None is ``data``.
+        source: What ``config.toml`` names as the data: a path, or the name of a data set; None is ``data``.
         labels: Where labels come from, as given to ``resolve_data``.
         valid: How the split is made, as given to ``resolve_data``.
         references: (name, accuracy) of published results on the same data.
@@ -114,17 +114,14 @@ def run_training(
             with ``resume`` also go on with other data or settings.
         resume: Go on with a run in ``out`` that was cut off; begin where there is none.
         checkpoint_seconds: How often the state of the end-to-end epochs is written, so that ``resume`` can go on from it.
-        profile: Also write ``profile.json`` and print a table: where the time went. On CUDA that makes the run slower.
+        profile: Also write ``profile.json`` and print where the time went. On CUDA that makes the run slower.
         display: Where to show progress.
-
-    Returns:
-        The folder and the metrics.
 
     Raises:
         OutputError: The folder cannot be written to, which is found before training; or a file cannot be written.
         PictureError: Images cannot be read, and ``plan.on_bad`` is ``"error"``; all are named. Found before training.
         ConfigError: There is nothing to resume because the run is finished, or it is one with other data or settings.
-        VizslaError: As ``train_classifier`` raises.
+        VizslaError: As from ``train_classifier``.
     """
     started = time.monotonic()
     times = RunProfile(wanted=profile)
@@ -133,7 +130,7 @@ def run_training(
     if resume and (out / files.MODEL).is_file() and not has_checkpoint:
         raise ConfigError(
             f"There is nothing to go on with in {out}: its model is there and no checkpoint. The run was finished, or "
-            "stopped before its first checkpoint. Leave out --resume to train anew; with --force in the same folder."
+            "stopped before its first checkpoint. Leave out --resume to train again; with --force in the same folder."
         )
     # Of several processes one has the folder; the others train with it and write nothing.
     claimed = files.make_run_folder(out, force=force or resume) if is_main() else nullcontext(out)
@@ -146,10 +143,8 @@ def run_training(
         )
         with files.noted_on_stop("There was no model to save yet, and nothing was written."):
             cache = cache_for(table, config=plan.config)
-            small = SmallImages(as_size(plan.config.size))
             with times.part("reading images", num_images=num_pictures):
-                table = read_all(table, plan=plan, cache=cache, display=display, small=small)
-                enlarged = enlarged_images(table, plan=plan, small=small)
+                table, enlarged = read_all(table, plan=plan, cache=cache, display=display)
             if enlarged:
                 display.line(enlarged)
                 plan = replace(plan, notes=(*plan.notes, enlarged))
@@ -192,47 +187,39 @@ def run_training(
 
 
 def read_all(
-    table: ImageTable,
-    *,
-    plan: RunPlan,
-    cache: ImageCache,
-    display: Display,
-    small: SmallImages | None = None,
-) -> ImageTable:
-    """Read every image of both splits once, into the cache; note small ones; return the table of the readable ones.
+    table: ImageTable, *, plan: RunPlan, cache: ImageCache, display: Display
+) -> tuple[ImageTable, str]:
+    """Read every image of both splits once, into the cache.
+
+    Returns:
+        The table of the readable images, and a sentence about those that are smaller than the size; empty if there are none.
 
     Raises:
         PictureError: Some cannot be read, and ``plan.on_bad`` is ``"error"``; all are named.
     """
     import torch
 
+    size, num_workers = as_size(plan.config.size), plan.config.num_threads
+    small = SmallImages(size)
     rows = torch.cat([table.train_rows, table.valid_rows])
     reader = ImageReader(
         resize=Resize(plan.config.size),
         cache=cache,
         truncated=plan.config.truncated,
-        on_decoded=None if small is None else small.note,
+        on_decoded=small.note,
     )
     with display.bar("reading images", total=len(rows)) as move:
         unreadable = find_unreadable(
-            table, rows, reader=reader, num_workers=plan.config.num_threads, on_progress=move
+            table, rows, reader=reader, num_workers=num_workers, on_progress=move
         )
-    kept = settle_unreadable(table, unreadable, on_bad=plan.on_bad)
+    table = settle_unreadable(table, unreadable, on_bad=plan.on_bad)
     if unreadable:
         display.line(
             f"Left out {counted(len(unreadable), 'unreadable image')}; the report lists what was wrong."
         )
-    return kept
-
-
-def enlarged_images(table: ImageTable, *, plan: RunPlan, small: SmallImages | None = None) -> str:
-    """Return a sentence about the images of both splits that are smaller than the size, empty if there are none."""
-    import torch
-
-    size = as_size(plan.config.size)
     rows = torch.cat([table.train_rows, table.valid_rows])
-    number = count_smaller(table, rows, size=size, num_workers=plan.config.num_threads, noted=small)
-    return enlarged_text(number, size=size)
+    number = count_smaller(table, rows, size=size, num_workers=num_workers, noted=small)
+    return table, enlarged_text(number, size=size)
 
 
 def write_run(
@@ -243,17 +230,15 @@ def write_run(
     plan: RunPlan,
     metrics: tuple[Metric, ...],
     seconds: float,
-    display: Display | None = None,
+    display: Display,
     cache: ImageCache | None = None,
     home: Path | None = None,
 ) -> None:
-    """Write the files of a run, the model first and the report last.
+    """Write the files of a run, the model first and the report last; ``home`` is where they will be in the end.
 
     Raises:
         OutputError: A file cannot be written; one that was there before is untouched.
     """
-    display = Display(quiet=True) if display is None else display
-    home = folder if home is None else home
     trained_on = any(point.stage == END_TO_END for point in run.history)
     # A head that was only fitted on features has a temperature already, from its leave-one-out predictions.
     calibration = calibrate(run.predictions, temperature=None if trained_on else 1.0)
@@ -272,7 +257,7 @@ def write_run(
     numbers = _metrics_json(run, metrics=metrics, facts=facts, plan=plan, table=table)
     _write_text(folder / files.METRICS, numbers)
     choices = files.config_text(
-        home,
+        folder if home is None else home,
         source=plan.data if plan.source is None else plan.source,
         labels=plan.labels,
         valid=plan.valid,
@@ -280,15 +265,6 @@ def write_run(
         config=plan.config,
     )
     _write_text(folder / files.CONFIG, choices)
-    evidence, remarks = gather_evidence(
-        run.classifier,
-        predictions=run.predictions,
-        table=table,
-        config=plan.config,
-        display=display,
-        cache=cache,
-        known=run.known,
-    )
     content = ReportContent(
         title=plan.title,
         facts=facts,
@@ -297,11 +273,18 @@ def write_run(
         references=plan.references,
         predictions=run.predictions,
         table=table,
-        notes=(*plan.notes, *remarks),
-        evidence=evidence,
+        notes=plan.notes,
         temperature=None if calibration is None else calibration.temperature,
     )
-    write_report(folder / files.REPORT, content=content)
+    write_explained(
+        folder / files.REPORT,
+        content=content,
+        classifier=run.classifier,
+        config=plan.config,
+        display=display,
+        cache=cache,
+        known=run.known,
+    )
 
 
 def _facts(

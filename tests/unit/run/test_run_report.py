@@ -1,4 +1,4 @@
-"""A report is made anew from the files of a run, with the command line too; what does not fit is refused."""
+"""A report is made again from the files of a run; what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUIET = Display(quiet=True)
 
 @pytest.fixture
 def run(image_folder: Path, tmp_path: Path) -> Path:
-    """A finished run on 24 pictures, one of which could not be read."""
+    """A finished run on 24 images, one of which could not be read."""
     (image_folder / "cross" / "cross_3.jpg").write_bytes(b"")
     # A mislabelled copy gives the report a mistake and a duplicate.
     (image_folder / "disc" / "copy_1.jpg").write_bytes(
@@ -52,14 +52,14 @@ def sections_of(page: str) -> list[str]:
     return re.findall(r'<section[^>]* id="(\w+)"', page)
 
 
-def test_the_page_is_made_anew_with_the_same_numbers(run: Path, vizsla: Callable[..., Done]):
+def test_the_page_is_made_again_with_the_same_numbers(run: Path, vizsla: Callable[..., Done]):
     page = run / "report.html"
     before = page.read_text("utf-8")
     page.unlink()
     done = vizsla("report", run, "--device", "cpu")
     assert (done.code, done.out) == (0, f"Report: {page}\n")
     after = page.read_text("utf-8")
-    # Labels of training pictures are judged by what only training knew.
+    # Labels of training images are judged by what only training knew.
     assert set(sections_of(before)) - {"labels"} == set(sections_of(after)) - {"labels"}
     assert {"slices", "calibration", "duplicates", "skipped", "notes"} <= set(sections_of(after))
     for words in ("Shapes &lt;b&gt;", "Drawn by a test.", "by hand", "cross_<wbr>3.jpg"):
@@ -73,14 +73,14 @@ def section(page: str, name: str) -> str:
     return page.split(f'<section id="{name}"')[1].split("</section>")[0]
 
 
-def test_pictures_that_are_gone_are_named(run: Path, image_folder: Path):
+def test_images_that_are_gone_are_named(run: Path, image_folder: Path):
     for path in (image_folder / "disc").iterdir():
         path.rename(path.with_stem(f"{path.stem}_b"))
     with pytest.raises(DataError, match=r"predictions\.csv does not fit"):
         rebuild_report(run, device="cpu", display=QUIET)
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, vizsla: Callable[..., Done]):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path, vizsla: Callable[..., Done]):
     done = vizsla("report", tmp_path)
     assert done.code == 2
     assert "is not the folder of a finished run" in done.err
@@ -96,7 +96,7 @@ def test_mistakes_that_cannot_be_looked_into_do_not_lose_the_report(run: Path, i
     assert "The mistakes could not be looked into: Cannot read the image" in page
 
 
-def test_what_training_knows_of_its_pictures_is_what_the_final_classifier_sees(
+def test_what_training_knows_of_its_images_is_what_the_final_classifier_sees(
     image_folder: Path,
 ):
     table = resolve_data(image_folder, valid=0.4, seed=0)
@@ -109,6 +109,6 @@ def test_what_training_knows_of_its_pictures_is_what_the_final_classifier_sees(
     batches = loaders_for(table, config=config).loader_for(known.rows).batches()
     seen = torch.cat([pooled_features(run.classifier, batch.images) for batch in batches])
     torch.testing.assert_close(known.features, seen, atol=1e-4, rtol=0)
-    # The leave-one-out accuracy that the recipe tells is that of these predictions.
+    # The leave-one-out accuracy in the recipe is that of these predictions.
     assert f"{float(known.left_out.correct.float().mean()):.1%} leave-one-out" in run.recipe
     assert known.left_out.rows.tolist() == table.train_rows.tolist()
