@@ -6,21 +6,14 @@ Weights are looked for in this order: a given file, the caches of this machine, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from vizsla.errors import ConfigError
-from vizsla.models.bodies import (
-    IMAGENET_PREPROCESSING,
-    UNKNOWN_LICENCE,
-    Body,
-    packaged_body,
-    timm_body,
-    torchvision_body,
-)
+from vizsla.errors import ConfigError, WeightsError
 from vizsla.models.names import (
     FUNCTION_NAMES,
     NAME_ATTRIBUTE,
@@ -30,16 +23,65 @@ from vizsla.models.names import (
     check_cut,
     cut_module,
     cut_name,
+    kept_parts,
     resolve_architecture,
     split_cut_name,
 )
-from vizsla.models.stages import Backbone, BackboneSpec, own_stages
-from vizsla.models.weights import Weights, load_weights, read_weights_file
+from vizsla.models.stages import (
+    Backbone,
+    BackboneSpec,
+    Stages,
+    own_stages,
+    sequential_stages,
+    timm_stages,
+    token_stages,
+)
+from vizsla.models.weights import (
+    TIMM_NAME,
+    UNKNOWN_LICENCE,
+    PublishedFile,
+    Weights,
+    find_weights_file,
+    hub_from_environment,
+    lite0_names,
+    load_weights,
+    packaged_weights,
+    read_weights_file,
+)
 from vizsla.seeding import derive_seed
-from vizsla.types import Preprocessing
+from vizsla.types import Preprocessing, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
+
+    from timm.models import PretrainedCfg
+
+IMAGENET_PREPROCESSING = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet's images, which most weights expect."""
+
+_RANDOM = Weights(tensors={}, origin="random")
+"""In place of pretrained weights: the network keeps its random start."""
+
+_TORCHVISION_HEAD = ("avgpool", "classifier", "fc", "head", "heads")
+"""Torchvision's names for the first part after the body."""
+
+_TORCHVISION_LICENCE = "BSD-3-Clause"
+
+# Both have extra classifiers halfway, for training from scratch; without them the layers run one after the other.
+_TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
+    name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
+}
+_TORCHVISION_EXTRAS = ("AuxLogits", "aux1", "aux2")
+"""Names of these extra classifiers."""
+
+# Their weights are from TensorFlow and expect values from -1 to 1; torchvision converts images in ``forward``, which is not run here.
+_TENSORFLOW_VALUES = (0.5, 0.5, 0.5)
+
+# Networks of tokens are made for one size unless asked for more; not all of them have both options.
+_ANY_SIZE_OPTIONS: tuple[dict[str, bool], ...] = (
+    {"dynamic_img_size": True, "dynamic_img_pad": True},
+    {"dynamic_img_size": True},
+)
 
 
 def build_backbone(
@@ -51,7 +93,7 @@ def build_backbone(
     cut: int | None = None,
     seed: int = 0,
 ) -> Backbone:
-    """Build a network without its classifier.
+    """Build a network without its classifier, in training mode, on the CPU unless a context says otherwise.
 
     Args:
         arch: A name (``names.py`` has the rule for which library is meant), one of torchvision's functions such as
@@ -64,44 +106,35 @@ def build_backbone(
             ``nn.Module`` whose children run one after the other. None: before pooling and classifier. The name
             ``"torchvision:resnet34[:6]"`` means the same.
         seed: Of random weights; the global random state is neither used nor changed.
-
-    Returns:
-        The backbone, in training mode, on the CPU unless a context says otherwise.
-
-    Raises:
-        ConfigError: There is no such architecture (the message has the three nearest names), it gives no maps, or it
-            cannot be cut there.
-        WeightsError: The weights cannot be found, read or matched.
-
-    Examples:
-        >>> build_backbone("efficientnet_lite0").stage_channels
-        (16, 24, 40, 112, 320, 1280)
     """
     given = None
     if weights_file is not None:
         # The file's name alone: the spec goes into model files, which should not show the folders of this machine.
         origin = f"file {Path(weights_file).name}"
         given = Weights(tensors=read_weights_file(weights_file), origin=origin)
-    with torch.random.fork_rng(devices=[]):  # the global random state stays as it is
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "backbone"))
         if isinstance(arch, nn.Module):
-            source, name = "module", type(arch).__name__
-            network = arch if cut is None else cut_module(arch, cut=check_cut(cut))
-            body = _own_body(network, name=name, given=given)
+            backbone = _own_backbone(arch, given=given, cut=cut)
         else:
-            source, name, cut = _library_name_cut(arch, cut=cut)
+            named_cut = None
+            if isinstance(arch, str):
+                arch, named_cut = split_cut_name(arch)
+            source, name = resolve_architecture(arch)
+            cut = named_cut if cut is None else check_cut(cut)
             if source == "torchvision":
-                body = torchvision_body(name, pretrained=pretrained, given=given, cut=cut)
+                backbone = torchvision_backbone(name, pretrained=pretrained, given=given, cut=cut)
+            elif cut is None:
+                backbone = _timm_backbone(name, pretrained=pretrained, given=given)
             else:
-                build = packaged_body if name == PACKAGED_NAME else timm_body
-                body = build(name, pretrained=pretrained, given=given)
-            name = name if body.num_parts is None else cut_name(name, body.num_parts)
-    return Backbone(
-        body.network,
-        stages=body.stages,
-        spec=BackboneSpec(source=source, name=name, weights=body.origin, licence=body.licence),
-        preprocessing=preprocessing or body.preprocessing,
-    )
+                raise ConfigError(
+                    f"cut={cut} works for networks of torchvision and for an nn.Module; timm cuts {name!r} itself, before "
+                    "pooling and classifier. Leave cut out, or choose torchvision's network: "
+                    f"{TORCHVISION_PREFIX + 'resnet34'!r}."
+                )
+    if preprocessing is not None:
+        backbone.preprocessing = preprocessing
+    return backbone
 
 
 def adapt_input_channels(backbone: Backbone, n_in: int) -> Backbone:
@@ -112,38 +145,6 @@ def adapt_input_channels(backbone: Backbone, n_in: int) -> Backbone:
             "Leave n_in out; a network for other channels can be trained with torch itself."
         )
     return backbone
-
-
-def _library_name_cut(
-    arch: str | Callable[..., nn.Module], *, cut: int | None
-) -> tuple[Literal["timm", "torchvision"], str, int | None]:
-    """Return the library and the name of an architecture, and where to cut it."""
-    named_cut = None
-    if isinstance(arch, str):
-        arch, named_cut = split_cut_name(arch)
-    source, name = resolve_architecture(arch)
-    cut = named_cut if cut is None else check_cut(cut)
-    if cut is not None and source == "timm":
-        raise ConfigError(
-            f"cut={cut} works for networks of torchvision and for an nn.Module; timm cuts {name!r} itself, before pooling "
-            f"and classifier. Leave cut out, or choose torchvision's network: {TORCHVISION_PREFIX + 'resnet34'!r}."
-        )
-    return source, name, cut
-
-
-def _own_body(network: nn.Module, *, name: str, given: Weights | None) -> Body:
-    """Return a user's own network as a body."""
-    own = getattr(network, "preprocessing", None)
-    preprocessing = own if isinstance(own, Preprocessing) else IMAGENET_PREPROCESSING
-    if given is not None:
-        load_weights(network, given, what=f"the network {name}")
-    return Body(
-        network=network,
-        stages=own_stages(network, size=preprocessing.size),
-        preprocessing=preprocessing,
-        origin=given.origin if given is not None else "as given",
-        licence=UNKNOWN_LICENCE,
-    )
 
 
 def architecture_function(name: str) -> Callable[..., nn.Module]:
@@ -169,3 +170,201 @@ def architecture_function(name: str) -> Callable[..., nn.Module]:
         "Args:\n    pretrained: Whether to load the published weights, which may need a download."
     )
     return build
+
+
+def _own_backbone(network: nn.Module, *, given: Weights | None, cut: int | None) -> Backbone:
+    """Make a backbone of a user's own network."""
+    name = type(network).__name__
+    if cut is not None:
+        network = cut_module(network, cut=check_cut(cut))
+    own = getattr(network, "preprocessing", None)
+    preprocessing = own if isinstance(own, Preprocessing) else IMAGENET_PREPROCESSING
+    if given is not None:
+        load_weights(network, given, what=f"the network {name}")
+    origin = "as given" if given is None else given.origin
+    return Backbone(
+        network,
+        stages=own_stages(network, size=preprocessing.size),
+        spec=BackboneSpec(source="module", name=name, weights=origin, licence=UNKNOWN_LICENCE),
+        preprocessing=preprocessing,
+    )
+
+
+def _timm_backbone(name: str, *, pretrained: bool, given: Weights | None) -> Backbone:
+    """Build a network of timm; the weights of EfficientNet-Lite0 come from an installed package."""
+    from timm.models import PretrainedCfg, get_pretrained_cfg
+
+    timm_name = TIMM_NAME if name == PACKAGED_NAME else name
+    record = get_pretrained_cfg(timm_name) or PretrainedCfg()
+    weights = given or _RANDOM
+    if given is not None or not pretrained:
+        network = _timm_network(timm_name, record)
+    elif name == PACKAGED_NAME:
+        weights = packaged_weights()
+        network = _timm_network(timm_name, record)
+    else:
+        weights = _published_timm_weights(name, record)
+        network = _timm_network(timm_name, record, published=weights)
+        weights = replace(weights, tensors={})  # timm has loaded them
+    if weights.tensors:
+        tensors = weights.tensors if name != PACKAGED_NAME else lite0_names(weights.tensors)
+        classifier = _names(record.classifier)
+        named = replace(weights, tensors=tensors)
+        load_weights(network, named, ignored=classifier, what=f"the network {name}")
+    _, height, width = record.input_size
+    size = (height, width)
+    return Backbone(
+        network,
+        stages=timm_stages(network, size=size, name=name),
+        spec=BackboneSpec(
+            source="timm", name=name, weights=weights.origin, licence=weights.licence
+        ),
+        preprocessing=Preprocessing(mean=_triple(record.mean), std=_triple(record.std), size=size),
+    )
+
+
+def torchvision_backbone(
+    name: str, *, pretrained: bool, given: Weights | None, cut: int | None = None
+) -> Backbone:
+    """Build a network of torchvision, with the weights that torchvision calls ``DEFAULT`` unless some are given.
+
+    ``cut`` says how many of the network's children to keep, or, negative, to leave out; None keeps those before its head.
+    """
+    from torchvision import models
+
+    usual = cast("Any", models.get_model_weights(name)).DEFAULT
+    expected = usual.transforms()
+    side = int(expected.crop_size[0])
+    mean, std = _triple(expected.mean), _triple(expected.std)
+    if name in _TORCHVISION_OPTIONS:
+        mean = std = _TENSORFLOW_VALUES
+    preprocessing = Preprocessing(mean=mean, std=std, size=(side, side))
+    weights = given or _RANDOM
+    if given is None and pretrained:
+        weights = _published_weights(
+            PublishedFile(url=usual.url),
+            what=f"torchvision's {name}",
+            licence=str(usual.meta.get("license", _TORCHVISION_LICENCE)),
+        )
+    network = models.get_model(name, weights=None, **_TORCHVISION_OPTIONS.get(name, {}))
+    parts = [part for part, _ in network.named_children()]
+    usual_number = next(
+        (i for i, part in enumerate(parts) if part in _TORCHVISION_HEAD), len(parts)
+    )
+    number = (
+        usual_number if cut is None else kept_parts(network, cut=cut, name=f"torchvision's {name}")
+    )
+    body_parts, head_parts = tuple(parts[:number]), tuple(parts[number:])
+    for part in head_parts:
+        delattr(network, part)
+    stages = _torchvision_stages(network, body_parts, size=preprocessing.size, name=name)
+    if weights is not _RANDOM:
+        ignored = (*head_parts, *_TORCHVISION_EXTRAS)
+        load_weights(network, weights, ignored=ignored, what=f"torchvision's {name}")
+    kept_name = name if number == usual_number else cut_name(name, number)
+    return Backbone(
+        network,
+        stages=stages,
+        spec=BackboneSpec(
+            source="torchvision", name=kept_name, weights=weights.origin, licence=weights.licence
+        ),
+        preprocessing=preprocessing,
+    )
+
+
+def _timm_network(
+    name: str, record: PretrainedCfg, *, published: Weights | None = None
+) -> nn.Module:
+    """Return a network of timm without its classifier, for images of any size where the network allows that."""
+    for options in _ANY_SIZE_OPTIONS if record.fixed_input_size else ():
+        try:
+            return _create_timm_network(name, published=published, options=options)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+    return _create_timm_network(name, published=published, options={})
+
+
+def _create_timm_network(
+    name: str, *, published: Weights | None, options: Mapping[str, Any]
+) -> nn.Module:
+    import timm
+
+    if published is None:
+        return timm.create_model(name, num_classes=0, **options)
+    # timm loads them, because it knows how the files of each family differ from its networks. It loads them into the whole
+    # network, classifier included: only then does it insist that everything fits.
+    overlay = {"state_dict": dict(published.tensors)}
+    try:
+        network = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
+    except (RuntimeError, KeyError) as error:
+        raise WeightsError(
+            f"The weights from {published.origin} do not fit timm's {name}: {error}. "
+            "Update timm, or give weights of this architecture with weights_file."
+        ) from error
+    untyped = cast("Any", network)
+    untyped.pretrained_cfg.pop("state_dict", None)  # Else the network keeps a second copy of them.
+    untyped.reset_classifier(0)
+    return network
+
+
+def _published_timm_weights(name: str, record: PretrainedCfg) -> Weights:
+    usual = record.hf_hub_filename or "pytorch_model.bin"
+    # The same weights without a pickle around them, under the name that timm gives them there.
+    safe = usual.replace("pytorch_model", "model").removesuffix(".bin") + ".safetensors"
+    url = record.url if isinstance(record.url, str) else ""
+    needs_own_reader = url.endswith(".npz")
+    published = PublishedFile(
+        repository="" if str(record.custom_load) == "hf" else record.hf_hub_id or "",
+        names=(safe, usual) if usual.endswith(".bin") else (usual,),
+        url="" if needs_own_reader else url,
+    )
+    return _published_weights(
+        published, what=f"timm's {name}", licence=record.license or UNKNOWN_LICENCE
+    )
+
+
+def _published_weights(published: PublishedFile, *, what: str, licence: str) -> Weights:
+    """Read published weights from this machine or the network."""
+    try:
+        path = find_weights_file(published, hub=hub_from_environment())
+    except WeightsError as error:
+        raise WeightsError(
+            f"There are no pretrained weights for {what}: {error}. Give a file of weights (weights_file), use the "
+            f"architecture {PACKAGED_NAME!r}, whose weights come with an installed package, or start from random weights "
+            "(pretrained=False), which need far more images and epochs."
+        ) from error
+    return Weights(
+        tensors=read_weights_file(path),
+        origin=f"{published.repository or 'torchvision'} ({path.name})",
+        licence=licence,
+    )
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
+
+
+def _names(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _torchvision_stages(
+    network: nn.Module, parts: tuple[str, ...], *, size: Size, name: str
+) -> Stages:
+    """Find the stages of a network of torchvision without its head."""
+    if name.startswith("vit_") and parts == ("conv_proj", "encoder"):
+        return token_stages(network)
+    steps = tuple(step for part in parts for step in _steps(network, part))
+    return sequential_stages(network, steps=steps, size=size, name=name)
+
+
+def _steps(network: nn.Module, part: str) -> tuple[str, ...]:
+    """Return the names of the layers in a container, or of the part itself if it is a layer."""
+    module = network.get_submodule(part)
+    if isinstance(module, nn.Sequential | nn.ModuleList):
+        return tuple(f"{part}.{name}" for name, _ in module.named_children())
+    return (part,)

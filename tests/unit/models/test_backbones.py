@@ -13,8 +13,13 @@ import torchvision
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError, WeightsError
-from vizsla.models.backbones import adapt_input_channels, build_backbone
-from vizsla.models.bodies import torchvision_body
+from vizsla.models.backbones import (
+    adapt_input_channels,
+    build_backbone,
+    torchvision_backbone,
+)
+from vizsla.models.classifier import Classifier
+from vizsla.models.heads import ConcatPoolHead
 from vizsla.models.stages import (
     Backbone,
     BackboneSpec,
@@ -208,21 +213,18 @@ def test_networks_with_extra_classifiers_give_torchvisions_features(name):
         name, weights=None, transform_input=True, aux_logits=True, init_weights=False
     ).eval()
     given = Weights(tensors=whole.state_dict(), origin="here")
-    body = torchvision_body(name, pretrained=True, given=given)
+    backbone = torchvision_backbone(name, pretrained=True, given=given).eval()
     weights: Any = torchvision.models.get_model_weights(name)
     expected = weights.DEFAULT.transforms()
     images = torch.rand(1, 3, 96, 96)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (expected.mean, expected.std))
-    ours = (images - torch.tensor(body.preprocessing.mean).view(3, 1, 1)) / torch.tensor(
-        body.preprocessing.std
-    ).view(3, 1, 1)
-    body.network.eval()
+    classifier = Classifier(backbone, ConcatPoolHead(1, 1), vocab=("a",))  # it normalises
     with torch.inference_mode():
-        maps = body.stages.maps(body.network, ours)
+        maps = classifier.stage_maps(images)
         logits = whole.fc(maps[-1].mean(dim=(2, 3)))
         torch.testing.assert_close(logits, whole((images - mean) / std), rtol=1e-3, atol=1e-4)
-    assert body.preprocessing.size == ((299, 299) if name == "inception_v3" else (224, 224))
-    assert len(body.stages.channels) == 5
+    assert backbone.preprocessing.size == ((299, 299) if name == "inception_v3" else (224, 224))
+    assert len(backbone.stage_channels) == 5
 
 
 def test_swin_of_torchvision_gives_its_normalised_features():
