@@ -83,18 +83,12 @@ def grad_cam(
 
 
 def overlay(image: Tensor, heat: Tensor, *, strength: float = STRENGTH) -> Tensor:
-    """Return an image with its heat map over it.
+    """Return an image with its heat map over it, uint8 ``(3, H, W)``.
 
     Args:
         image: RGB ``(3, H, W)``, uint8 0-255 or floating point 0-1.
         heat: Floating point 0-1 ``(h, w)``, one of those from ``grad_cam``; enlarged bilinearly if it is smaller.
         strength: How much of the image the hottest colour covers, 0 to 1; cold places cover nothing.
-
-    Returns:
-        uint8 ``(3, H, W)`` on the image's device.
-
-    Raises:
-        ConfigError: Image or heat have another shape, or ``strength`` is out of range.
     """
     if image.ndim != 3 or image.shape[0] != 3 or heat.ndim != 2:
         raise ConfigError(

@@ -102,19 +102,10 @@ def collect_evidence(
     num_workers: int | None = None,
     on_progress: Progress = lambda _what, _done, _total: None,
 ) -> Evidence:
-    """Examine the worst mistakes with the network, and the files of all images.
+    """Examine the worst mistakes with the network, and the files of all images; the classifier is left as it was.
 
-    Args:
-        classifier: Used in evaluation mode and left as it was.
-        predictions: Of the validation images.
-        table: The table that their rows point into.
-        batches_of: Gives images by row.
-        known: What training left, so that it need not be computed again.
-        num_workers: Threads that read files; None is one per core.
-        on_progress: Moves a bar.
-
-    Raises:
-        PictureError: An image that was there in training can no longer be read.
+    ``batches_of`` gives images by row; ``known`` is what training left, so that it need not be computed again; ``num_workers``
+    threads read files, None is one per core.
     """
     positions = explained_positions(predictions)
     sample = torch.tensor(

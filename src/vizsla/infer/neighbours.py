@@ -35,11 +35,9 @@ def evenly_spread(items: Sequence[_Item], *, most: int) -> list[_Item]:
 
 
 def pooled_features(classifier: Classifier, images: Tensor) -> Tensor:
-    """Return what the head pools from images, float32 ``(B, D)`` on the CPU, each row of length 1.
+    """Return what the head pools from images (float 0-1, on its device), float32 ``(B, D)`` on the CPU, each row of length 1.
 
-    Args:
-        classifier: Used in evaluation mode. A ``FeatureHead`` pools and standardises; for others the last map is averaged.
-        images: float ``(B, 3, H, W)`` with values 0-1 on the classifier's device.
+    A ``FeatureHead`` pools and standardises; for others the last map is averaged.
     """
     with evaluation_mode(classifier), torch.inference_mode():
         maps = classifier.stage_maps(images)
@@ -56,13 +54,7 @@ def standardised(head: torch.nn.Module, pooled_BD: Tensor) -> Tensor:
 
 
 def nearest(queries_BD: Tensor, known_ND: Tensor, *, count: int) -> list[list[tuple[int, float]]]:
-    """Return position and similarity of the known images most like each new one, best first, at most ``count``.
-
-    Args:
-        queries_BD: float32, from ``pooled_features``.
-        known_ND: float32 or float16, the same of the known images.
-        count: How many.
-    """
+    """Return position and similarity of the known images most like each new one, best first, at most ``count``."""
     parts = [queries_BD @ part.float().T for part in known_ND.split(_ROWS_AT_ONCE)]
     best = torch.cat(parts, dim=1).topk(min(count, len(known_ND)), dim=1)
     return [

@@ -43,13 +43,7 @@ _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outputs:
-    """What a network gave for N images, on the CPU.
-
-    Attributes:
-        logits: float32 ``(N, C)``.
-        targets: As the batches had them; None if they had none.
-        images: float32 ``(N, 3, H, W)``, values 0-1, if asked for.
-    """
+    """Outputs of a network for N images, on the CPU: float32 ``(N, C)``, and, if there are any, targets and images ``(N, 3, H, W)``."""
 
     logits: Tensor
     targets: Tensor | None
@@ -58,13 +52,7 @@ class Outputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
-    """Pooled features of some images.
-
-    Attributes:
-        values: float32 ``(N, V, D)`` on the CPU.
-        targets: int64 ``(N,)``.
-        rows: int64 ``(N,)``, rows of the table.
-    """
+    """Pooled features of N images on the CPU: float32 ``(N, V, D)``, with their targets and rows of the table, int64 ``(N,)``."""
 
     values: Tensor
     targets: Tensor
@@ -99,10 +87,7 @@ def compute_logits(
 ) -> Tensor:
     """Return the logits of one batch, float32 ``(B, C)``, without gradients and without waiting for the device.
 
-    Args:
-        classifier: In evaluation mode (``evaluation_mode``).
-        images: float32 ``(B, 3, H, W)`` with values 0-1, on any device.
-        precision: See ``NumberFormat``.
+    The classifier is in evaluation mode (``evaluation_mode``), the images are float32 0-1, on any device.
     """
     keep_freed_memory()
     device = next(classifier.parameters()).device
@@ -130,15 +115,10 @@ def over_batches(
     keep_images: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> BatchResults:
-    """Call a function with the images of every batch, the model in evaluation mode.
+    """Call ``forward`` with the images of every batch, the model in evaluation mode.
 
-    Args:
-        model: Every part has its own mode again afterwards.
-        batches: ``Batch`` values, ``(images, targets)`` or ``(images,)``; a generator is closed afterwards, so that its
-            threads end.
-        forward: From images ``(B, 3, H, W)`` to what is kept, ``(B, ...)``.
-        keep_images: Keep the images too, on the CPU.
-        on_progress: Called after each batch with the number of images done so far.
+    Batches are ``Batch`` values, ``(images, targets)`` or ``(images,)``; a generator is closed afterwards, so that its threads end.
+    ``on_progress`` is called after each with the number of images done so far.
     """
     found = BatchResults([], [], [], [])
     done = 0
@@ -169,19 +149,9 @@ def predict_batches(
     forward: Callable[[Tensor], Tensor] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Run a classifier over batches and return its predictions, in the order of the batches.
+    """Run a classifier over batches of a table's images, float32 0-1, and return its predictions, in the order of the batches.
 
-    Args:
-        classifier: Used in evaluation mode; every part has its own mode again afterwards.
-        batches: Images as float32 0-1 (augmentation applied), as ``DataLoader.batches()`` yields them.
-        table: The table that the rows of the batches point into; gives paths and class names.
-        precision: See ``NumberFormat``.
-        forward: From the images of a batch to their logits; None is ``compute_logits``.
-        on_progress: Called after each batch with the number of images done so far.
-
-    Raises:
-        ConfigError: The classifier is for another task.
-        PictureError: A loader met an image that it cannot read.
+    ``forward`` computes logits from images, by default ``compute_logits``.
     """
     task = getattr(classifier, "task", table.task)  # a module of the user's own does not say
     if task != table.task:
@@ -225,15 +195,7 @@ def compute_outputs(
 ) -> Outputs:
     """Run a network over batches of any kind, without a table.
 
-    Args:
-        model: Used in evaluation mode; every part has its own mode again afterwards.
-        batches: A loader, or anything with a length that gives ``Batch`` values, ``(images, targets)`` or ``(images,)``; the
-            images are floats 0-1.
-        precision: See ``NumberFormat``.
-        keep_images: Return the images too.
-
-    Raises:
-        ConfigError: ``batches`` has no length, or is empty.
+    ``batches`` is a loader, or anything with a length that gives ``Batch`` values, ``(images, targets)`` or ``(images,)``.
     """
     forward = partial(compute_logits, model, precision=precision)  # pyright: ignore[reportArgumentType] (any module that returns logits)
     found = over_batches(model, _iterator(batches), forward, keep_images=keep_images)
@@ -261,13 +223,7 @@ def extract_features(
 ) -> Features:
     """Run the body of a classifier over images once and keep what a head pools from its maps, in the order of the batches.
 
-    Args:
-        classifier: Its body is used in evaluation mode; every part has its own mode again afterwards.
-        batches: Images as float32 0-1; closed at the end, however it ends.
-        head: Its ``pool`` is used; it need not be fitted yet, nor be the classifier's own.
-        views: Some of ``VIEWS``.
-        precision: See ``NumberFormat``.
-        on_progress: Called after each batch with the number of images done so far.
+    The head need not be fitted yet, nor be the classifier's own.
     """
     if not views or not set(views) <= set(VIEWS):
         raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
@@ -296,16 +252,10 @@ def augmented_probabilities(
     precision: NumberFormat = "fp32",
     on_progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Return the probabilities of every view of every image, float32 ``(V, N, C)`` on the CPU.
+    """Return the probabilities of ``num_views`` augmented views of every image, float32 ``(V, N, C)`` on the CPU.
 
-    Args:
-        classifier: Used in evaluation mode.
-        augmenting: Loads the images as in training, in any order, each once.
-        order: int64 ``(N,)``, the rows in the order of the result.
-        activation: From raw outputs ``(N, C)`` to probabilities.
-        num_views: Augmented views of each image.
-        precision: See ``NumberFormat``.
-        on_progress: Called with the number of views done so far.
+    ``augmenting`` loads the images as in training, in any order, each once; ``order``, int64 ``(N,)``, has the rows in the order of
+    the result. ``activation`` makes probabilities of raw outputs ``(N, C)``.
     """
     if not isinstance(num_views, int) or num_views < 1:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
         raise ConfigError(f"The number of views is at least 1. Received: {num_views!r}")
@@ -328,13 +278,10 @@ def augmented_probabilities(
 def mix_with_plain(
     views: Tensor, plain: Tensor, *, beta: float | None = 0.25, use_max: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Mix the predictions of augmented and of plain images, as fastai does.
+    """Mix the probabilities of augmented views ``(V, N, C)`` and of plain images ``(N, C)``, as fastai does.
 
-    Args:
-        views: float32 ``(V, N, C)``, probabilities.
-        plain: float32 ``(N, C)``.
-        beta: Weight of the plain images; the mean of the views has the rest. None returns (mean of the views, plain).
-        use_max: Take the largest probability of each class instead; rows then no longer sum to 1.
+    ``beta`` is the weight of the plain images, and the mean of the views has the rest; None returns (mean of the views, plain).
+    ``use_max`` takes the largest probability of each class instead; rows then no longer sum to 1.
     """
     if use_max:
         return torch.cat([views, plain[None]]).amax(dim=0)

@@ -32,13 +32,10 @@ _NOT_FOLDABLE = (AttributeError, TypeError, LookupError, RuntimeError, ValueErro
 
 
 class PointwiseConvolution(nn.Module):
-    """A convolution with a 1x1 kernel, computed by oneDNN wherever that is faster.
+    """A convolution with a 1x1 kernel, stride 1 and no padding, computed by oneDNN wherever that is faster; it shares the weights.
 
     On a single thread and for fewer than 16 images torch prefers its own code (``use_mkldnn`` in its Convolution.cpp), which
     takes 1.6 times as long here, unless the kernel is dilated. A kernel of one pixel is the same with any dilation.
-
-    Args:
-        convolution: 1x1, with stride 1, without padding; its weights are used, not copied.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -85,11 +82,8 @@ class _Followers:
 def streamlined(classifier: Classifier, *, images: Tensor) -> Classifier:
     """Return a copy of a classifier, in evaluation mode, that gives the same answers up to rounding, faster.
 
-    It is the classifier itself where nothing can be gained, or where the copy gives something else.
-
-    Args:
-        classifier: Left as it is.
-        images: A few images to try it with, float ``(B, 3, H, W)``, values 0-1, as it will get them, on its device.
+    It is tried with ``images``, a few as it will get them. Where nothing can be gained, or the copy gives something else, the
+    classifier itself is returned.
     """
     with evaluation_mode(classifier), torch.no_grad():
         pairs = _pairs(classifier, images)

@@ -21,16 +21,13 @@ if TYPE_CHECKING:
 class Classifier(nn.Module):
     """A backbone, a head and the names of the classes.
 
-    The only place where images are normalised, with the numbers that belong to the backbone's weights.
+    This is the only place where images are normalised, with the numbers that belong to the backbone's weights.
 
     Args:
         backbone: Gives stage maps.
         head: Called with the tuple of stage maps, returns logits ``(B, C)``.
         vocab: Names of the C classes (or numbers), in the order of the logits.
         task: What the logits stand for: one of the classes, any number of them, or the numbers themselves.
-
-    Raises:
-        ConfigError: ``vocab`` is empty or has a name twice, or ``task`` is not one of ``Task``.
 
     Examples:
         >>> from vizsla.models.backbones import build_backbone
@@ -73,17 +70,7 @@ class Classifier(nn.Module):
         return self.backbone.preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits.
-
-        Args:
-            images: Floating point ``(B, 3, H, W)`` with values 0-1, RGB.
-
-        Returns:
-            Logits ``(B, C)``.
-
-        Raises:
-            ConfigError: The images are whole numbers (0-255), or not of that shape.
-        """
+        """Return logits ``(B, C)`` of RGB images, floating point ``(B, 3, H, W)`` with values 0-1."""
         return self.head(self.backbone(self._normalised(images)))
 
     def activation(self, logits: Tensor) -> Tensor:

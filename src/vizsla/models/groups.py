@@ -63,25 +63,10 @@ def fine_groups(classifier: Classifier) -> tuple[Group, ...]:
 
 
 def layer_decay_rates(rate: float, *, num_groups: int, decay: float) -> tuple[float, ...]:
-    """Return learning rates that fall by one factor from each group to the one before it.
+    """Return one learning rate per group, which falls by the factor ``decay`` from each group to the one before it.
 
     Layer-wise decay: Clark et al., "ELECTRA", ICLR 2020 (arXiv 2003.10555); for images Bao et al., "BEiT", ICLR 2022
     (arXiv 2106.08254), with 0.65 to 0.9.
-
-    Args:
-        rate: Of the last group, the head.
-        num_groups: Number of groups, as of ``fine_groups``.
-        decay: Factor per group, above 0 and at most 1.
-
-    Returns:
-        One rate per group, earliest layers first.
-
-    Raises:
-        ConfigError: A number is not finite or out of range.
-
-    Examples:
-        >>> layer_decay_rates(0.5, num_groups=3, decay=0.5)
-        (0.125, 0.25, 0.5)
     """
     if not (math.isfinite(rate) and rate > 0):
         raise ConfigError(
@@ -96,15 +81,10 @@ def layer_decay_rates(rate: float, *, num_groups: int, decay: float) -> tuple[fl
 
 
 def freeze_to(groups: Sequence[Group], n: int, *, train_norms: Iterable[nn.Parameter] = ()) -> None:
-    """Freeze all groups before position ``n`` and let the others train.
+    """Freeze all groups before position ``n`` and let the others train; negative numbers count from the end.
 
-    Frozen parameters lose their gradients too, so that no optimiser keeps moving them.
-
-    Args:
-        groups: From ``parameter_groups``, or any others.
-        n: First group that trains; negative numbers count from the end, so -1 trains the last group only and 0 all.
-            A number beyond the last group freezes everything, with a warning.
-        train_norms: Parameters that train although their group is frozen, usually ``norm_parameters(classifier)``.
+    -1 trains the last group only, 0 all, and a number beyond the last group nothing, with a warning. ``train_norms`` train in any
+    case. Frozen parameters lose their gradients too, so that no optimiser keeps moving them.
     """
     if n < -len(groups):
         raise ConfigError(

@@ -49,15 +49,8 @@ class FeatureHead(nn.Module):
     """Pooled features, standardised; then a linear layer on them, or on their RBF similarity to landmarks.
 
     With landmarks the k-th kernel feature is ``exp(-bandwidth / D * |z - landmark_k|^2)`` (Williams and Seeger, "Using the
-    Nystroem method to speed up kernel machines", NIPS 2000).
-
-    Args:
-        stages: Which of the body's maps are pooled.
-        statistics: Some of ``STATISTICS``.
-        num_features: D.
-        num_classes: C.
-        num_landmarks: M; 0 means linear on the standardised features.
-        bandwidth: Of the kernel; a larger one means a narrower kernel. Ignored without landmarks.
+    Nystroem method to speed up kernel machines", NIPS 2000); a larger bandwidth means a narrower kernel. ``num_features`` is D,
+    ``num_landmarks`` M.
     """
 
     offset: Tensor

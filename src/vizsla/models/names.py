@@ -65,9 +65,6 @@ def resolve_architecture(
     """Return the library that has an architecture, and its name there, by the rule at the top of this module.
 
     ``efficientnet_lite0`` counts as timm's. A name that timm has replaced becomes the new one.
-
-    Raises:
-        ConfigError: Nothing has that name; the message has the three nearest names.
     """
     if not isinstance(arch, str):
         own: str | None = getattr(arch, NAME_ATTRIBUTE, None)

@@ -45,11 +45,9 @@ _PROBE_ERRORS = (AssertionError, AttributeError, RuntimeError, ValueError, TypeE
 class TimmMaps:
     """Stage maps of a network of timm, by its ``forward_intermediates``.
 
-    Attributes:
-        normalise: Apply the network's last norm to maps that lack it; a few networks cannot.
-        final: What to do with the network's own output: it is the last stage's map already (``"drop"``), a later form
-            of it (``"replace"``), or comes from further layers (``"append"``, such as the 1x1 convolution of
-            EfficientNets).
+    ``normalise`` applies the network's last norm to maps that lack it; a few networks cannot. ``final`` says what to do with the
+    network's own output: it is the last stage's map already (``"drop"``), a later form of it (``"replace"``), or comes from
+    further layers (``"append"``, such as the 1x1 convolution of EfficientNets).
     """
 
     normalise: bool
@@ -66,12 +64,9 @@ class TimmMaps:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SequentialMaps:
-    """Stage maps of a network whose layers run one after the other.
+    """Stage maps of a network whose ``steps`` run one after the other: the outputs of ``stage_ends``, the last step among them.
 
-    Attributes:
-        steps: Names of the layers in the order in which they run.
-        stage_ends: The steps whose outputs are the maps; the last step is one.
-        channels_last: The stage ends that give ``(B, h, w, C)``.
+    Those that are also in ``channels_last`` give ``(B, h, w, C)``.
     """
 
     steps: tuple[str, ...]
@@ -93,9 +88,6 @@ class TokenMaps:
     """Maps of torchvision's ViT: the tokens after each block, normalised and laid out as images.
 
     The position embeddings are stretched to the image's own grid (bicubic), so images of any size from one patch on work.
-
-    Attributes:
-        blocks: Names of the blocks in the order in which they run.
     """
 
     blocks: tuple[str, ...]
@@ -168,15 +160,7 @@ class BackboneSpec:
 class Backbone(nn.Module):
     """A network without its classifier: normalised images in, the maps of its stages out.
 
-    Args:
-        network: The layers.
-        stages: How to get the maps out of them.
-        spec: Where the layers come from.
-        preprocessing: What the weights expect of images; ``Classifier`` applies it.
-
-    Attributes:
-        stage_channels: Channels of each map.
-        fixed_size: As ``early_end`` and ``steps``, see ``Stages``.
+    ``preprocessing`` is what the weights expect of images; ``Classifier`` applies it.
     """
 
     def __init__(

@@ -50,13 +50,7 @@ _PREFIXES = ("module.", "backbone.network.")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """Pretrained weights and where they come from.
-
-    Attributes:
-        tensors: By their names in the file.
-        origin: In words, for example ``"file body.safetensors"``.
-        licence: Of the weights, as an SPDX name where known.
-    """
+    """Pretrained weights by their names in the file, where they come from in words, and their licence, as an SPDX name where known."""
 
     tensors: Mapping[str, Tensor]
     origin: str
@@ -66,12 +60,8 @@ class Weights:
 def read_weights_file(path: Path | str) -> dict[str, Tensor]:
     """Read the tensors of a file of weights, on the CPU, by name.
 
-    Args:
-        path: A safetensors file, or one that ``torch.save`` wrote with a dictionary of tensors in it (also under
-            ``state_dict`` or ``model``). The content decides which, not the suffix.
-
-    Raises:
-        WeightsError: There is no such file, it is damaged, it is of another kind, or it contains more than tensors.
+    It is a safetensors file, or one that ``torch.save`` wrote with a dictionary of tensors in it (also under ``state_dict`` or
+    ``model``). The content decides which, not the suffix.
     """
     return _parse(_content(Path(path), cure="Check the path."), name=str(path))
 
@@ -100,16 +90,10 @@ def _content(path: Path, *, cure: str) -> bytes:
 def load_weights(
     network: nn.Module, weights: Weights, *, ignored: Iterable[str] = (), what: str
 ) -> None:
-    """Copy weights into a network; every tensor of the network must be there, in its shape, and no other.
+    """Copy weights into a network, or raise and change nothing where tensors are missing, left over or of another shape.
 
-    Args:
-        network: Changed in place, and only if everything matches.
-        weights: May have the prefix of ``DataParallel`` or of our own model files before all names.
-        ignored: Names of parts that the network does not have (its former classifier); their tensors are left out.
-        what: The network in words, for messages.
-
-    Raises:
-        WeightsError: Tensors are missing, left over or of another shape.
+    Tensors of the parts in ``ignored``, which the network no longer has (its former classifier), are left out; ``what`` is the
+    network in words, for messages.
     """
     expected = network.state_dict()
     parts = tuple(f"{part}." for part in ignored)
@@ -219,11 +203,8 @@ _NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, OSError, Va
 class PublishedFile:
     """Where a file of weights is published.
 
-    Attributes:
-        repository: On the Hugging Face hub, as ``timm/resnet18.a1_in1k``, with ``@revision`` if not the newest;
-            empty if it is not there.
-        names: File names in that repository, the preferred one first.
-        url: Address of the same weights elsewhere; empty if there is none.
+    ``repository`` is on the Hugging Face hub, as ``timm/resnet18.a1_in1k``, with ``@revision`` if not the newest; ``names`` are
+    its files there, the preferred one first; ``url`` is the address of the same weights elsewhere.
     """
 
     repository: str = ""
@@ -289,14 +270,10 @@ def find_weights_file(published: PublishedFile, *, hub: Hub) -> Path:
 
 
 def fetch_url(url: str, *, folder: Path, timeout_seconds: float) -> Path:
-    """Fetch a file into a folder, whole or not at all, and check it.
+    """Fetch a file into a folder, whole or not at all, and check it; the last part of the address is its name.
 
-    A name such as ``resnet34-b627a593.pth`` promises how the SHA-256 digest of the file starts.
-
-    Args:
-        url: Its last part is the name of the file.
-        folder: Made if it does not exist.
-        timeout_seconds: How long the server may be silent.
+    A name such as ``resnet34-b627a593.pth`` promises how the SHA-256 digest of the file starts. ``timeout_seconds`` is how long
+    the server may be silent.
     """
     target = folder / PurePosixPath(urlsplit(url).path).name
     promised = re.search(r"-([0-9a-f]{8,64})\.", target.name)

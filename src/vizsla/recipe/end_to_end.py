@@ -41,13 +41,7 @@ its features and is wide: one Adam step moves its logits by the rate times the n
 
 
 class BestState:
-    """The weights with the lowest validation loss so far, and their predictions.
-
-    Args:
-        classifier: The one that is being trained; the given predictions are those of its present weights.
-        predictions: On the validation images.
-        name: Of the present state, in words.
-    """
+    """The weights of a classifier in training with the lowest validation loss so far, with their predictions and a name in words."""
 
     def __init__(self, classifier: Classifier, *, predictions: Predictions, name: str) -> None:
         self.classifier = classifier
@@ -104,16 +98,10 @@ def train_end_to_end(
     display: Display,
     cbs: Callbacks = None,
 ) -> None:
-    """Train body and head together by one cycle, record each epoch's results, and offer each state to ``best``.
+    """Train body and head together by one cycle, add a point per epoch to ``history``, and offer each state to ``best``.
 
-    Args:
-        loaders: Their validation images are predicted after each epoch; their seed, workers, device and cache are used.
-        best: Holds the classifier, which is trained in place.
-        history: Gets a point per epoch, at once.
-        notes: What was done before, such as the recipe in words; kept in checkpoints.
-        config: Has the number of epochs, the presize, the precision, and the peak rate of the late body (``RATE_SHARES``).
-        display: Shows bars and a row per epoch.
-        cbs: Further callbacks.
+    The loaders' validation images are predicted after each epoch; their seed, workers, device and cache are used. ``notes`` on
+    what was done before are kept in checkpoints.
     """
     trainer = end_to_end_trainer(loaders, best.classifier, config=config, display=display)
     epochs = config.epochs_on(loaders.device)

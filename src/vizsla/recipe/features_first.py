@@ -90,14 +90,7 @@ def features_first(
     display: Display,
     profile: RunProfile | None = None,
 ) -> FeatureStage:
-    """Compute the features of all images once, choose a head by leave-one-out, and fit it.
-
-    Args:
-        loaders: Of the table; images are prepared as in validation.
-        config: Names the network and its weights.
-        display: Shows bars, and a row per fit.
-        profile: Told where the time goes.
-    """
+    """Compute the features of all images once, choose a head by leave-one-out, and fit it."""
     table = loaders.table
     started = time.monotonic()
     profile = RunProfile(wanted=False) if profile is None else profile

@@ -44,12 +44,9 @@ PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-6, 5))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureLayout:
-    """Which columns of a feature matrix belong to which stage; the order is that of ``pool_statistics``.
+    """Which columns of a feature matrix belong to which stage and statistic; the order is that of ``pool_statistics``.
 
-    Attributes:
-        stages: Stages that were pooled.
-        statistics: The statistics of each.
-        channels: Channels of all stages of the body.
+    ``channels`` are those of all stages of the body.
     """
 
     stages: tuple[int, ...]
@@ -75,13 +72,7 @@ class FeatureLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadSetting:
-    """A kind of head to fit.
-
-    Attributes:
-        stages: Stages that it sees.
-        statistics: Statistics of each.
-        bandwidth: Of its kernel; 0 for a linear head.
-    """
+    """A kind of head to fit: which statistics of which stages it sees, and the bandwidth of its kernel, 0 for a linear head."""
 
     stages: tuple[int, ...]
     statistics: tuple[str, ...]
@@ -146,13 +137,7 @@ def choose_setting(
 ) -> HeadSetting:
     """Return the setting whose leave-one-out loss on the training images is lowest.
 
-    Args:
-        features: float32 ``(N, V, D)``, pooled features of V views of each training image.
-        targets: int64 ``(N,)``.
-        layout: What the columns are.
-        num_classes: C.
-        settings: What to try. Kernels are left out where there are more than ``MAX_KERNEL_ROWS`` rows.
-        seed: For the landmarks.
+    Kernels are left out where there are more than ``MAX_KERNEL_ROWS`` rows. The rest is as for ``fit_feature_head``.
     """
     num_rows = features.shape[0] * features.shape[1]
     tried = [
@@ -195,9 +180,6 @@ def fit_feature_head(
         setting: What to fit.
         num_landmarks: M, at most; fewer if there are fewer rows.
         seed: For the choice of landmarks, and of the sample where there are more than ``MAX_ROWS`` rows.
-
-    Raises:
-        TrainingError: A feature is not finite, or fewer than two images were given.
     """
     bad = int((~torch.isfinite(features)).sum())
     if len(features) < 2 or bad:

@@ -145,12 +145,9 @@ class LabelSmoothingCrossEntropy(_SoftmaxLoss):
 
     Args:
         eps: 0 to 1.
-        weight: How much each class counts, ``(C,)``, or None; as in ``torch.nn.CrossEntropyLoss``.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        weight: As for ``torch.nn.CrossEntropyLoss``.
+        reduction: As for ``CrossEntropyLossFlat``.
         axis: Where the classes are in the outputs.
-
-    Raises:
-        ConfigError: As :class:`CrossEntropyLossFlat`; ``eps`` does not lie in 0 to 1.
     """
 
     def __init__(
@@ -174,11 +171,8 @@ class FocalLossFlat(_SoftmaxLoss):
     Args:
         gamma: How much less, 0 or more.
         axis: Where the classes are in the outputs.
-        weight: How much images of each class count, ``(C,)``, or None; the mean is the weighted one.
-        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss per target, flat.
-
-    Raises:
-        ConfigError: As :class:`CrossEntropyLossFlat`; ``gamma`` is negative.
+        weight: As for ``CrossEntropyLossFlat``.
+        reduction: As for ``CrossEntropyLossFlat``.
     """
 
     def __init__(
@@ -211,9 +205,6 @@ class BCEWithLogitsLossFlat(nn.Module):
         weight: How much each class counts, ``(C,)``, or None.
         pos_weight: How much more its presence counts than its absence, ``(C,)``, or None.
         reduction: ``"mean"`` over images and classes, ``"sum"``, or ``"none"`` for the shape of the outputs.
-
-    Raises:
-        ConfigError: ``reduction`` is not one of the three; in the call, outputs and targets differ in size.
     """
 
     weight: Tensor | None
@@ -280,20 +271,13 @@ class MSELossFlat(_NumberLoss):
 
     Args:
         reduction: ``"mean"`` over images and numbers, ``"sum"``, or ``"none"`` for the shape of the outputs.
-
-    Raises:
-        ConfigError: ``reduction`` is not one of the three; in the call, outputs and targets differ in size.
     """
 
     formula = staticmethod(F.mse_loss)
 
 
 class L1LossFlat(_NumberLoss):
-    """Mean absolute difference between outputs and targets, for numbers.
-
-    Args:
-        reduction: ``"mean"`` over images and numbers, ``"sum"``, or ``"none"`` for the shape of the outputs.
-    """
+    """Mean absolute difference between outputs and targets, for numbers; ``reduction`` is as for ``MSELossFlat``."""
 
     formula = staticmethod(F.l1_loss)
 
@@ -310,18 +294,11 @@ def default_loss(task: Task) -> nn.Module:
 
 
 def per_image(loss_func: LossFunction) -> LossFunction:
-    """Return the same loss without the mean over images; ``loss_func`` itself stays as it is.
+    """Return the same loss without the mean over images: a function that returns one loss per image, ``(B,)``.
 
-    Args:
-        loss_func: A function with an argument ``reduction`` (``F.cross_entropy``, a partial of it) or an object with such
-            an attribute (all losses of this module and of torch).
-
-    Returns:
-        Function of outputs ``(B, ...)`` and targets that returns the mean over what belongs to one image, ``(B,)``. Class
-        weights multiply each loss; nothing is divided by their sum.
-
-    Raises:
-        ConfigError: The loss has neither, or, when called, still returns one number.
+    ``loss_func``, a function with an argument ``reduction`` (``F.cross_entropy``, a partial of it) or an object with such an
+    attribute (all losses of this module and of torch), stays as it is. Class weights multiply each loss; nothing is divided by their
+    sum.
 
     Examples:
         >>> import torch
@@ -385,17 +362,15 @@ def activation_of(loss_func: LossFunction) -> Callable[[Tensor], Tensor]:
 
 
 def balanced_class_weights(targets: Tensor, num_classes: int) -> Tensor:
-    """Return the inverse frequency of each class, scaled so that the mean over the images is 1.
+    """Return the inverse frequency of each class, float32 ``(C,)``, scaled so that the mean over the images is 1.
 
-    Each class then has the same part in the loss, and the loss keeps its size, so the learning rate needs no change (G. King, L. Zeng, "Logistic regression in rare events data", Political Analysis 2001; scikit-learn's
-    ``class_weight="balanced"``).
+    Each class then has the same part in the loss, and the loss keeps its size, so the learning rate needs no change (G. King, L.
+    Zeng, "Logistic regression in rare events data", Political Analysis 2001; scikit-learn's ``class_weight="balanced"``). A class
+    that does not occur gets 1.
 
     Args:
         targets: int64 ``(N,)``, of the training images; ``UNLABELLED`` ones are left out.
         num_classes: C.
-
-    Returns:
-        float32 ``(C,)``; 1 for a class that does not occur.
 
     Raises:
         ConfigError: A target is not a class, or none is known.

@@ -114,6 +114,8 @@ def build_optimiser(
 ) -> torch.optim.Optimizer:
     """Return an optimiser over the parameters that train; ``set_hyperparameters`` sets its rates before each step.
 
+    Each of its ``param_groups`` has the position of its layer group under ``"layer_group"``.
+
     Args:
         module: Says which parameters are norms and biases.
         groups: Layer groups, earliest first. Parameters without ``requires_grad`` are left out.
@@ -122,14 +124,6 @@ def build_optimiser(
             of timm's ``create_optimizer_v2`` (``"lion"``, ``"lamb"``), in upper or lower case.
         weight_decay: For all groups, or one for each; None for the optimiser's own.
         decay_norms_and_biases: Decay these too.
-
-    Returns:
-        The optimiser. Each of its ``param_groups`` has the position of its layer group under ``"layer_group"``.
-
-    Raises:
-        ConfigError: No optimiser has that name (the message has the nearest ones), it cannot be made for these
-            parameters, or the weight decay is negative, not finite, or not one per group.
-        TrainingError: No parameter trains.
     """
     decays = _decay_per_group(weight_decay, num_groups=len(groups))
     settings: list[dict[str, Any]] = []

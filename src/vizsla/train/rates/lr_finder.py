@@ -77,12 +77,12 @@ def find_learning_rate(
     shares: Sequence[float] | None = None,
     cbs: Callbacks = None,
 ) -> FinderCurve:
-    """Raise the rate of all groups by equal factors, batch by batch, and watch the loss.
+    """Raise the rate of all groups by equal factors, batch by batch, and watch the loss. The trainer is left as it was.
 
     Callbacks of the trainer that change batches (MixUp) take part; those that only watch are not called.
 
     Args:
-        trainer: Left as it was: weights, norms, optimiser, modes, record, random numbers. Nothing is written.
+        trainer: Its weights, norms, optimiser, modes, record and random numbers are put back. Nothing is written.
         start_lr: Of the first step.
         end_lr: The step after the last would have it.
         num_it: Steps, at least 6; over as many epochs as it takes.
@@ -90,11 +90,6 @@ def find_learning_rate(
         num_runs: Runs from the same weights, each with other batches; the curve is as long as the shortest.
         shares: The share of the rate that each group trains at; None is all of it.
         cbs: Further callbacks of these runs.
-
-    Raises:
-        ConfigError: A rate or a number cannot work.
-        TrainingError: There is nothing to train on.
-        PictureError: An image cannot be read.
     """
     whole_number(num_it, name="num_it", least=1)
     whole_number(num_runs, name="num_runs", least=1)
@@ -126,13 +121,9 @@ def find_learning_rate(
 def ran_away(
     smoothed: Sequence[float], *, wait: int = 0, lowest_best: float = 0.0, ratio: float = RUNAWAY
 ) -> bool:
-    """Return whether the last of these smoothed losses has run away; one that is not finite always has.
+    """Return whether the last smoothed loss is more than ``ratio`` times the best; one that is not finite always has run away.
 
-    Args:
-        smoothed: Running means of the losses.
-        wait: Never stop before this many steps.
-        lowest_best: A best loss below this counts as this.
-        ratio: This many times the best is too much; infinite for never.
+    A best below ``lowest_best`` counts as that. Fewer than ``wait`` losses never stop a run.
     """
     if not math.isfinite(smoothed[-1]):
         return True

@@ -42,15 +42,9 @@ _REFUSED = "Learning rates are positive finite numbers"
 def rates_per_group(rates: Rates, *, num_groups: int) -> tuple[float, ...]:
     """Return one learning rate per parameter group, earliest layers first.
 
-    A slice whose first rate is the higher one works with a warning: lower rates for earlier layers are the usual wish.
-
-    Args:
-        rates: ``x``: x everywhere. ``slice(x)``: x for the last group, x/10 for the others. ``slice(a, b)``: from a to b in
-            equal factors. A list, tuple or numpy array: one per group; an array of one number counts as that number.
-        num_groups: Number of groups.
-
-    Raises:
-        ConfigError: The list has another length, a rate is not a positive finite number, or a slice has no end.
+    ``x`` is x everywhere, ``slice(x)`` x for the last group and x/10 for the others, ``slice(a, b)`` from a to b in equal factors. A
+    slice whose first rate is the higher one works with a warning: lower rates for earlier layers are the usual wish. A list, tuple or
+    numpy array has one rate per group; an array of one number counts as that number.
     """
     if isinstance(rates, slice):
         result = _of_slice(rates, num_groups=num_groups)
@@ -113,12 +107,10 @@ def _of_slice(rates: slice, *, num_groups: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """What the optimiser is told before each step.
+    """The rates of all groups and the momentum, step by step.
 
-    Attributes:
-        rates: One number per parameter group, earliest layers first.
-        factors: One number per step; the rate of a group at a step is its rate times the step's factor.
-        momenta: One number per step; empty leaves the momentum as it is.
+    The rate of a group at a step is its rate times the step's factor. ``momenta`` has one number per step; empty leaves the momentum
+    as it is.
     """
 
     rates: tuple[float, ...]
@@ -203,18 +195,8 @@ def one_cycle(
 ) -> Schedule:
     """Return a one-cycle schedule: the rate rises by half a cosine, then falls by one; the momentum goes the other way.
 
-    The cosine halves and the constants are those of fastai 2.
-
-    Args:
-        num_steps: Steps of the whole cycle.
-        peak_rates: Highest rate of each group.
-        div: The cycle starts at peak / div.
-        div_final: It ends towards peak / div_final.
-        pct_start: Part of the cycle that rises, 0 to 1.
-        momenta: At the start, at the peak and at the end.
-
-    Raises:
-        ConfigError: ``pct_start`` is outside of 0 to 1, a divisor is not positive, or a momentum outside of 0 to below 1.
+    The share ``pct_start`` of the steps rises from peak / div, the rest falls towards peak / div_final; ``momenta`` are those at the
+    start, at the peak and at the end. The cosine halves and the constants are those of fastai 2.
     """
     usable_momenta = all(0 <= momentum < 1 for momentum in momenta)
     if not (0 <= pct_start <= 1 and div > 0 and div_final > 0 and usable_momenta):
@@ -269,17 +251,10 @@ def cosine_restarts(
 def lr_range(
     num_steps: int, start: Sequence[float], end: float, *, linearly: bool = False
 ) -> Schedule:
-    """Return rates that rise towards ``end``, which the step after the last would reach.
+    """Return rates that rise from ``start`` towards ``end``, which the last group would reach at the step after the last.
 
-    Args:
-        num_steps: Steps of the whole range.
-        start: Rate of each group at the first step.
-        end: The last group heads for it; the others keep their ratios to the last.
-        linearly: Rise from 0 by equal amounts, as lesson one's finder does with ``linear=True``; then only the ratios of
-            ``start`` count. Otherwise the rates grow by equal factors.
-
-    Raises:
-        ConfigError: A rate is not a positive finite number.
+    The other groups keep their ratios to the last. The rates grow by equal factors, or, ``linearly``, from 0 by equal amounts, as
+    lesson one's finder does with ``linear=True``; then only the ratios of ``start`` count.
     """
     rates_per_group([*start, end], num_groups=len(start) + 1)
     top = end / start[-1]
@@ -356,13 +331,7 @@ def triangular(
 ) -> Schedule:
     """Return triangles (``use_clr``): straight up from rate / div in ``cycle_steps // cut_div`` steps, straight down again.
 
-    Args:
-        num_steps: Steps of the whole fit.
-        rates: One per group, at the tip.
-        cycle_steps: Steps of every triangle.
-        div: The triangle starts at rate / div.
-        cut_div: Part of the triangle that rises, as a divisor.
-        momenta: Highest and lowest, which mirror the rate one step ahead of it, as fastai 0.7 has it; None leaves it as it is.
+    ``momenta``, the highest and the lowest, mirror the rate one step ahead of it, as fastai 0.7 has it; None leaves it as it is.
     """
     rise = int(cycle_steps // cut_div) if cut_div > 0 else 0
 

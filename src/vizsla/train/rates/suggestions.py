@@ -199,9 +199,7 @@ class RobustRate:
 def robust_rate(lrs: Tensor, losses: Tensor) -> RobustRate:
     """Return the rate that several runs agree on, or why there is none.
 
-    Args:
-        lrs: float32 ``(N,)``, rising by equal factors.
-        losses: The plain losses of the steps, float32 ``(R, N)``, or ``(N,)`` for one run. One that is not finite is a rise.
+    Rates rise by equal factors; the losses ``(R, N)``, or ``(N,)`` for one run, are plain. One that is not finite is a rise.
     """
     rates = lrs.double().numpy()
     runs = np.atleast_2d(losses.double().numpy())
@@ -281,11 +279,8 @@ def _before_rise(run: Array, *, margin: float, window: int) -> tuple[int, int]:
 def _first_of_fall(runs: Array, smooth: Array, *, errors: Array, window: int) -> int | None:
     """Return the first point from which all runs stay below what came before, up to the end; None if there is none.
 
-    Args:
-        runs: Losses, ``(R, N)``.
-        smooth: Their running median up to the end of the range, ``(R, M)``.
-        errors: Standard error of the median of one loss, ``(R,)``; that of n losses is the square root of n times smaller.
-        window: Of the running median.
+    ``smooth`` is the running median of the runs up to the end of the range, ``(R, M)``; ``errors`` are the standard errors of the
+    median of one loss, ``(R,)``: that of n losses is the square root of n times smaller.
     """
     half, count = window // 2, smooth.shape[1]
     fallen = np.zeros(count, dtype=bool)
@@ -383,16 +378,7 @@ def runs_needed(suggest_funcs: Suggestion | Iterable[Suggestion] | None) -> int:
 def suggest(
     curve: FinderCurve, suggest_funcs: Suggestion | Iterable[Suggestion] = DEFAULT_SUGGESTIONS
 ) -> SuggestedLRs:
-    """Read rates from the curve of a finder.
-
-    Args:
-        curve: From ``find_learning_rate``.
-        suggest_funcs: One or several of ``minimum``, ``steep``, ``valley``, ``slide``, ``robust`` and functions of the same
-            form. A ``functools.partial`` goes by the name of its function.
-
-    Raises:
-        ConfigError: No function was given.
-    """
+    """Read rates from the curve of a finder by one or several readings; a ``functools.partial`` goes by its function's name."""
     functions = _functions(suggest_funcs)
     if not functions:
         raise ConfigError(
