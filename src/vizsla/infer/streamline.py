@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections import Counter
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -53,32 +53,6 @@ class PointwiseConvolution(nn.Module):
         )
 
 
-@dataclass(kw_only=True, slots=True)
-class _Followers:
-    """Which norm follows which convolution, from one run of the network."""
-
-    given: dict[int, tuple[str, Tensor, int]] = field(default_factory=dict)
-    pairs: list[tuple[str, str]] = field(default_factory=list)
-    calls: Counter[str] = field(default_factory=Counter)
-
-    def note_convolution(self, name: str, maps: Tensor) -> None:
-        self.calls[name] += 1
-        # The tensor is kept, so that no other one can get its place in memory and be mistaken for it.
-        self.given[id(maps)] = (name, maps, maps._version)
-
-    def note_norm(self, name: str, maps: Tensor) -> None:
-        self.calls[name] += 1
-        convolution, _, version = self.given.get(id(maps), ("", maps, -1))
-        if version == maps._version:  # Else something was written into it in between.
-            self.pairs.append((convolution, name))
-
-    def only_pairs(self) -> list[tuple[str, str]]:
-        """Return the pairs of layers that run once each."""
-        return [
-            pair for pair in self.pairs if self.calls[pair[0]] == 1 and self.calls[pair[1]] == 1
-        ]
-
-
 def streamlined(classifier: Classifier, *, images: Tensor) -> Classifier:
     """Return a copy of a classifier, in evaluation mode, that gives the same answers up to rounding, faster.
 
@@ -103,29 +77,40 @@ def streamlined(classifier: Classifier, *, images: Tensor) -> Classifier:
 
 
 def _pairs(classifier: Classifier, images: Tensor) -> list[tuple[str, str]]:
-    """Return the names of convolutions and of the norms after them that can be folded."""
-    found = _Followers()
+    """Return the names of convolutions and of the norms right after them that can be folded, from one run of the network."""
+    outputs: dict[int, tuple[str, Tensor, int]] = {}
+    found: list[tuple[str, str]] = []
+    calls = Counter[str]()
+
+    def after_convolution(name: str, _layer: nn.Module, _inputs: object, maps: Tensor) -> None:
+        calls[name] += 1
+        # The tensor is kept, so that no other one can get its place in memory and be mistaken for it.
+        outputs[id(maps)] = (name, maps, maps._version)
+
+    def before_norm(name: str, _layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        calls[name] += 1
+        maps = inputs[0]
+        convolution, _, version = outputs.get(id(maps), ("", maps, -1))
+        if version == maps._version:  # Else something was written into it in between.
+            found.append((convolution, name))
+
+    layers = dict(classifier.named_modules())
     handles: list[torch.utils.hooks.RemovableHandle] = []
-    for name, layer in classifier.named_modules():
+    for name, layer in layers.items():
         if isinstance(layer, nn.Conv2d):
-
-            def after(_layer: nn.Module, _given: object, maps: Tensor, *, name: str = name) -> None:
-                found.note_convolution(name, maps)
-
-            handles.append(layer.register_forward_hook(after))
+            handles.append(layer.register_forward_hook(partial(after_convolution, name)))
         elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
-
-            def before(_layer: nn.Module, given: tuple[Tensor], *, name: str = name) -> None:
-                found.note_norm(name, given[0])
-
-            handles.append(layer.register_forward_pre_hook(before))
+            handles.append(layer.register_forward_pre_hook(partial(before_norm, name)))
     try:
         classifier(images)
     finally:
         for handle in handles:
             handle.remove()
-    norms = {name: layer for name, layer in classifier.named_modules() if name}
-    return [pair for pair in found.only_pairs() if _after_norm(norms[pair[1]]) is not None]
+    return [
+        (convolution, norm)
+        for convolution, norm in found
+        if calls[convolution] == calls[norm] == 1 and _after_norm(layers[norm]) is not None
+    ]
 
 
 def _after_norm(norm: nn.Module) -> nn.Module | None:

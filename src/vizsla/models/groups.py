@@ -124,8 +124,8 @@ def norm_parameters(module: nn.Module) -> Group:
     return _own_parameters(_norms(module))
 
 
-def undecayed_parameters(module: nn.Module) -> Group:
-    """Return the parameters that take no weight decay: all biases, and all parameters of norms.
+def decay_split(group: Group, *, module: nn.Module) -> tuple[Group, Group]:
+    """Return the parameters of a group that take weight decay, and those that do not: the biases and norms of ``module``.
 
     Decay pulls weights towards zero to keep the function smooth; biases and the scales of norms do not make it rough.
     """
@@ -134,13 +134,7 @@ def undecayed_parameters(module: nn.Module) -> Group:
         for name, parameter in module.named_parameters()
         if name.rpartition(".")[2] == "bias" or name.endswith("_bias")
     )
-    return _without([*norm_parameters(module), *biases])
-
-
-def decay_split(group: Group, *, module: nn.Module) -> tuple[Group, Group]:
-    """Return the parameters of a group that take weight decay, and those that do not; ``module`` says which are norms."""
-    exempt = undecayed_parameters(module)
-    decayed = _without(group, exempt)
+    decayed = _without(group, norm_parameters(module), tuple(biases))
     return decayed, _without(group, decayed)
 
 

@@ -24,7 +24,6 @@ from vizsla.models.groups import (
     norm_parameters,
     parameter_groups,
     train_mode,
-    undecayed_parameters,
 )
 from vizsla.models.heads import ConcatPoolHead
 
@@ -93,8 +92,9 @@ def test_groups_of_the_packaged_network():
         assert len(group) == sum(sizes[name]["n_tensors"] for name in names)
         assert count(group) == sum(sizes[name]["n_params"] for name in names)
     assert count(groups[2]) == GOLDEN["lite0_head_params"]
-    body = undecayed_parameters(classifier.backbone)
-    assert len(body) == GOLDEN["lite0_body_without_decay"]
+    body = tuple(classifier.backbone.parameters())
+    _, undecayed = decay_split(body, module=classifier.backbone)
+    assert len(undecayed) == GOLDEN["lite0_body_without_decay"]
 
 
 def test_groups_of_a_transformer():
@@ -281,7 +281,8 @@ def test_biases_and_norms_take_no_weight_decay():
         nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.MultiheadAttention(4, 2)
     )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert {names[id(parameter)] for parameter in undecayed_parameters(model)} == {
+    _, undecayed = decay_split(tuple(model.parameters()), module=model)
+    assert {names[id(parameter)] for parameter in undecayed} == {
         "0.bias",
         "1.weight",
         "1.bias",

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from vizsla.train.callbacks.base import Callbacks, Fit
-    from vizsla.train.rates.schedules import Schedule
     from vizsla.train.rates.suggestions import SuggestedLRs
     from vizsla.train.trainer import Trainer
     from vizsla.types import Task
@@ -101,12 +100,27 @@ def find_learning_rate(
         raise ConfigError(
             f"The rate rises, so start_lr is below end_lr. Received: start_lr={start_lr}, end_lr={end_lr}"
         )
+    taking_part = [
+        each for each in trainer.cbs if type(each).before_step is not Callback.before_step
+    ]
     probes: list[_Probe] = []
     with _left_as_it_was(trainer) as begin_again:
         for run in range(num_runs):
             begin_again(run)
             probes.append(_Probe(num_steps=steps, stop_div=stop_div, task=trainer.dls.table.task))
-            _run(trainer, schedule, probe=probes[-1], cbs=cbs)
+            trainer.check_batches()
+            try:
+                trainer.run(
+                    schedule,
+                    n_epoch=-(-steps // len(trainer.dls.train)),
+                    stage="learning rates",
+                    cbs=[*taking_part, *as_callbacks(cbs), probes[-1]],
+                    measured=False,
+                )
+            except TrainingError:
+                # The loop notices a loss that is not finite, too, and raises an error; here it is the end of the curve.
+                if not probes[-1].stopped:
+                    raise
     done = min(len(probe.losses) for probe in probes)
     smoothed = zip(*(probe.smoothed[:done] for probe in probes), strict=True)
     return FinderCurve(
@@ -201,27 +215,6 @@ class _Probe(Callback):
             fit.stop("The loss has run away.")
         elif len(self.losses) == self._num_steps:
             fit.stop("All rates were tried.")
-
-
-def _run(trainer: Trainer, schedule: Schedule, *, probe: _Probe, cbs: Callbacks) -> None:
-    trainer.check_batches()
-    taking_part = [each for each in trainer.cbs if _changes_batches(each)]
-    try:
-        trainer.run(
-            schedule,
-            n_epoch=-(-schedule.num_steps // len(trainer.dls.train)),
-            stage="learning rates",
-            cbs=[*taking_part, *as_callbacks(cbs), probe],
-            measured=False,
-        )
-    except TrainingError:
-        # The loop notices a loss that is not finite, too, and raises an error; here it is the end of the curve.
-        if not probe.stopped:
-            raise
-
-
-def _changes_batches(callback: Callback) -> bool:
-    return type(callback).before_step is not Callback.before_step
 
 
 @contextmanager
