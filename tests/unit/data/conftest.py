@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -65,6 +66,10 @@ class Web:
     announce_length: bool = True
     hold: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def wait_until_asked(self) -> None:
+        while not self.asked:
+            time.sleep(0.01)
 
 
 def _handler(web: Web) -> type[BaseHTTPRequestHandler]:

@@ -65,6 +65,8 @@ def test_the_table_has_the_splitters_order_over_sorted_files(image_folder: Path)
     assert (table.train_rows.tolist(), table.valid_rows.tolist()) == (train, valid)
     assert table.root == image_folder
     assert [table.label(row) for row in range(24)] == [file.parent.name for file in files]
+    blocks = (ImageBlock(), CategoryBlock(vocab=["disc", "cross"]))
+    assert folder_block(blocks=blocks).resolve(image_folder).vocab == ("disc", "cross")
 
 
 def test_a_block_is_resolved_again_for_each_source(make_image, tmp_path: Path):
@@ -73,11 +75,6 @@ def test_a_block_is_resolved_again_for_each_source(make_image, tmp_path: Path):
     block = folder_block(splitter=IndexSplitter([0]))
     for folder, vocab in (("first", "ab"), ("second", "cd"), ("first", "ab")):
         assert block.resolve(tmp_path / folder).vocab == tuple(vocab)
-
-
-def test_blocks_may_be_instances_and_keep_a_given_vocabulary(image_folder: Path):
-    blocks = (ImageBlock(), CategoryBlock(vocab=["disc", "cross"]))
-    assert folder_block(blocks=blocks).resolve(image_folder).vocab == ("disc", "cross")
 
 
 def test_items_in_neither_set_take_no_part(make_image, tmp_path: Path):
@@ -130,38 +127,35 @@ def two_labels(path: Path) -> list[str]:
     return [path.parent.name, f"{path.stem[-1]}!"] if path.stem[-1] in "13" else []
 
 
+def resolve(folder: Path, block: Any, get_y: Any, **arguments: Any) -> ImageTable:
+    return folder_block(blocks=(ImageBlock, block), get_y=get_y, **arguments).resolve(folder)
+
+
 def test_functions_may_return_lists_of_classes(image_folder: Path):
-    table = folder_block(blocks=(ImageBlock, MultiCategoryBlock), get_y=two_labels).resolve(
-        image_folder
-    )
+    table = resolve(image_folder, MultiCategoryBlock, two_labels)
     assert (table.task, table.vocab) == ("multi_category", ("1!", "3!", "cross", "disc"))
     for row, path in enumerate(table.paths):
         assert table.label(row) == ";".join(sorted(two_labels(path)))
-
-
-def test_a_vocabulary_for_several_labels_keeps_its_order_and_knows_all(image_folder: Path):
-    def resolve(**arguments: Any) -> Any:
-        blocks = (ImageBlock, MultiCategoryBlock(**arguments))
-        return folder_block(blocks=blocks, get_y=two_labels).resolve(image_folder)
-
     vocab = ["disc", "3!", "none", "cross", "1!"]
-    assert resolve(vocab=vocab).vocab == tuple(vocab)
+    table = resolve(image_folder, MultiCategoryBlock(vocab=vocab), two_labels)
+    assert table.vocab == tuple(vocab)
     with pytest.raises(LabelError, match=r"2 classes .* not in vocab:\n  '1!'"):
-        resolve(vocab=["disc", "cross"])
-    table = resolve(vocab=["disc", "cross"], add_na=True)
+        resolve(image_folder, MultiCategoryBlock(vocab=["disc", "cross"]), two_labels)
+    block = MultiCategoryBlock(vocab=["disc", "cross"], add_na=True)
+    table = resolve(image_folder, block, two_labels)
     assert table.vocab == ("#na#", "disc", "cross")
     assert {table.label(row) for row in range(24)} == {"", "#na#;cross", "#na#;disc"}
 
 
 def test_classes_that_only_validation_has_are_reported_all_at_once(image_folder: Path):
     names = {"cross_1.jpg": ["a", "犬"], "cross_10.jpg": ["a", "b"], "disc_0.jpg": ["b", "é"]}
-    block = folder_block(
-        blocks=(ImageBlock, MultiCategoryBlock),
-        get_y=lambda path: names.get(path.name, ["a"]),
-        splitter=IndexSplitter([1, 2, 12]),
-    )
     with pytest.raises(LabelError, match=r"3 classes .*:\n  'b': 2 images(?s:.*)'é'(?s:.*)'犬'"):
-        block.resolve(image_folder)
+        resolve(
+            image_folder,
+            MultiCategoryBlock,
+            lambda path: names.get(path.name, ["a"]),
+            splitter=IndexSplitter([1, 2, 12]),
+        )
 
 
 def test_images_without_any_class_cannot_be_learnt_from(image_folder: Path):
@@ -170,34 +164,26 @@ def test_images_without_any_class_cannot_be_learnt_from(image_folder: Path):
         (MultiCategoryBlock(encoded=True), [1], ConfigError, r"encoded=True\) needs vocab"),
     ]:
         with pytest.raises(error, match=words):
-            folder_block(blocks=(ImageBlock, block), get_y=lambda _, label=label: label).resolve(
-                image_folder
-            )
+            resolve(image_folder, block, lambda _, label=label: label)
 
 
 def test_functions_may_return_numbers(image_folder: Path):
     def size(path: Path) -> float:
         return -float(path.stem.split("_")[1])
 
-    blocks = (ImageBlock, RegressionBlock)
-    table = folder_block(blocks=blocks, get_y=size).resolve(image_folder)
+    table = resolve(image_folder, RegressionBlock, size)
     assert (table.task, table.vocab) == ("regression", ("value",))
     assert table.targets[:, 0].tolist() == [size(path) for path in table.paths]
-    pairs = folder_block(blocks=blocks, get_y=lambda path: torch.tensor([size(path), 2.0])).resolve(
-        image_folder
-    )
+    pairs = resolve(image_folder, RegressionBlock, lambda path: torch.tensor([size(path), 2.0]))
     assert pairs.targets.tolist() == [[size(path), 2.0] for path in pairs.paths]
     with pytest.raises(LabelError, match=r"None of 24(?s:.*)1 numbers .* instead of 3"):
-        folder_block(blocks=(ImageBlock, RegressionBlock(3)), get_y=size).resolve(image_folder)
+        resolve(image_folder, RegressionBlock(3), size)
 
 
 def test_all_that_is_wrong_with_numbers_is_reported_at_once(image_folder: Path):
     odd: dict[str, Any] = {"cross_1.jpg": None, "cross_2.jpg": "old", "disc_3.jpg": [1.0, 2.0]}
-    block = folder_block(
-        blocks=(ImageBlock, RegressionBlock), get_y=lambda path: odd.get(path.name, 1)
-    )
     with pytest.raises(LabelError, match="3 of 24") as caught:
-        block.resolve(image_folder)
+        resolve(image_folder, RegressionBlock, lambda path: odd.get(path.name, 1))
     for part in ("cross_1.jpg': None", "'old'", "it has 2 numbers"):
         assert part in str(caught.value)
 
@@ -243,13 +229,6 @@ def test_missing_files_of_a_list_are_named_by_their_place(image_folder: Path):
         DataBlock(get_y=parent_label, splitter=RandomSplitter(seed=0)).resolve(items)
 
 
-def test_a_misspelt_argument_is_a_type_error(image_folder: Path):
-    with pytest.raises(TypeError, match="get_itmes"):
-        DataBlock(get_itmes=get_image_files)  # pyright: ignore[reportCallIssue]
-    with pytest.raises(TypeError, match="batch_size"):
-        folder_block().dataloaders(image_folder, batch_size=4)  # pyright: ignore[reportCallIssue]
-
-
 def test_arguments_that_cannot_work_are_refused():
     cases: list[Any] = [
         ({"blocks": (ImageBlock,)}, r"Received: \(ImageBlock\)"),
@@ -266,6 +245,10 @@ def test_arguments_that_cannot_work_are_refused():
     for arguments, message in cases:
         with pytest.raises(ConfigError, match=message):
             DataBlock(**arguments)
+    with pytest.raises(TypeError, match="get_itmes"):
+        DataBlock(get_itmes=get_image_files)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match="batch_size"):
+        folder_block().dataloaders("x", batch_size=4)  # pyright: ignore[reportCallIssue]
 
 
 def test_a_missing_or_impossible_part_is_named(image_folder: Path):
@@ -356,22 +339,13 @@ def test_from_path_func_and_name_func_call_the_function(image_folder: Path, file
 
 def test_from_path_re_and_name_re_search_path_and_name(image_folder: Path, files: list[Path]):
     by_path = ImageDataLoaders.from_path_re(image_folder, files, r"/([^/]+)_\d+.jpg$", **QUIET)
-    by_name = ImageDataLoaders.from_name_re(image_folder, files, r"^(.)", **QUIET)
+    # Names that lie below the path are found.
+    names = [file.relative_to(image_folder).as_posix() for file in files]
+    by_name = ImageDataLoaders.from_name_re(image_folder, names, r"^(.)", **QUIET)
     assert (by_path.vocab, by_name.vocab) == (("cross", "disc"), ("c", "d"))
+    assert by_name.table.paths == tuple(files)
     with pytest.raises(LabelError, match=r"None of 24(?s:.*)from the file name by"):
         ImageDataLoaders.from_name_re(image_folder, files, r"/([^/]+)_\d+.jpg$")
-
-
-def test_names_that_lie_below_the_path_are_found(image_folder: Path, files: list[Path]):
-    names = [file.relative_to(image_folder).as_posix() for file in files]
-    loaders = ImageDataLoaders.from_name_re(image_folder, names, r"^(.)", seed=1, **QUIET)
-    assert loaders.table.paths == tuple(files)
-
-
-def test_from_lists_takes_labels_in_order(image_folder: Path, files: list[Path]):
-    labels = [len(file.parent.name) for file in files]
-    loaders = ImageDataLoaders.from_lists(image_folder, files, labels, seed=1, **QUIET)
-    assert (loaders.vocab, loaders.table.label(0)) == (("4", "5"), "5")
 
 
 def test_from_lists_refuses_what_does_not_fit(image_folder: Path, files: list[Path]):
@@ -386,24 +360,26 @@ def test_from_lists_refuses_what_does_not_fit(image_folder: Path, files: list[Pa
             ImageDataLoaders.from_lists(image_folder, names, labels, y_block=block)
 
 
-def test_from_lists_takes_lists_for_several_labels_and_decimals_for_numbers(
+def test_from_lists_takes_classes_lists_for_several_and_decimals_for_numbers(
     image_folder: Path, files: list[Path]
 ):
-    lists = [["b", "a"], [], ["c"]] * 8
-    several = ImageDataLoaders.from_lists(image_folder, files, lists, seed=1, **QUIET).table
+    def table_of(labels: Any, **arguments: Any) -> ImageTable:
+        arguments = {"seed": 1, **QUIET, **arguments}
+        return ImageDataLoaders.from_lists(image_folder, files, labels, **arguments).table
+
+    lengths = table_of([len(file.parent.name) for file in files])
+    assert (lengths.vocab, lengths.label(0)) == (("4", "5"), "5")
+    several = table_of([["b", "a"], [], ["c"]] * 8)
     assert (several.task, several.vocab) == ("multi_category", ("a", "b", "c"))
     assert several.targets[:3].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
     assert [several.label(row) for row in range(3)] == ["a;b", "", "c"]
     ages = [float(number) - 3 for number in range(24)]
-    numbers = ImageDataLoaders.from_lists(image_folder, files, ages, seed=1, **QUIET).table
+    numbers = table_of(ages)
     assert (numbers.task, numbers.vocab) == ("regression", ("value",))
     assert (numbers.targets.shape, numbers.targets.dtype) == ((24, 1), torch.float32)
     assert numbers.targets[:, 0].tolist() == ages
     assert numbers.label(0) == "-3"
-    points = [(x, -x / 2) for x in ages]
-    pairs = ImageDataLoaders.from_lists(
-        image_folder, files, points, y_block=RegressionBlock(2), seed=1, **QUIET
-    ).table
+    pairs = table_of([(x, -x / 2) for x in ages], y_block=RegressionBlock(2))
     assert (pairs.vocab, pairs.label(1)) == (("value_0", "value_1"), "-2;1")
 
 
@@ -441,9 +417,6 @@ def test_from_csv_reads_the_file_in_the_folder(image_folder: Path, frame: pd.Dat
     frame.to_csv(image_folder / "labels.csv", index=False)
     loaders = ImageDataLoaders.from_csv(image_folder, suff=".jpg", valid_col="held_out", **QUIET)
     assert (loaders.vocab, loaders.valid.rows.tolist()) == (("c", "d"), [0, 4, 8, 12, 16, 20])
-
-
-def test_from_csv_follows_delimiter_and_header(image_folder: Path, frame: pd.DataFrame):
     frame.to_csv(image_folder / "l.txt", index=False, sep=";", header=False)
     loaders = ImageDataLoaders.from_csv(
         image_folder, "l.txt", header=None, delimiter=";", suff=".jpg", seed=0, **QUIET

@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -209,8 +208,7 @@ def test_two_calls_at_a_time_download_once(web, url: str, target: Path):
     web.hold.clear()
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(download_file, url, target) for _ in range(2)]
-        while not web.asked:
-            time.sleep(0.01)
+        web.wait_until_asked()
         web.hold.set()
         assert [call.result() for call in calls] == [target, target]
     assert target.read_bytes() == CONTENT
@@ -254,8 +252,7 @@ download_file(sys.argv[1], Path(sys.argv[2]))
 """
     web.hold.clear()
     process = subprocess.Popen([sys.executable, "-c", code, url, str(target)])
-    while not web.asked:
-        time.sleep(0.01)
+    web.wait_until_asked()
     process.kill()
     process.wait()
     web.hold.set()
@@ -267,9 +264,11 @@ download_file(sys.argv[1], Path(sys.argv[2]))
 FILES = {"set/train/a.jpg": b"one", "set/train/b.jpg": b"two" * 5000, "set/empty.txt": b""}
 
 
-def tar_of(files: dict[str, bytes], *extra: tarfile.TarInfo) -> bytes:
+def tar_of(
+    files: dict[str, bytes], *extra: tarfile.TarInfo, layout: int = tarfile.PAX_FORMAT
+) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=layout) as tar:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -289,9 +288,11 @@ def zip_of(files: dict[str, bytes], *, mode: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+def special(name: str, kind: bytes, target: str = "", **attributes: Any) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
+    for attribute, value in attributes.items():
+        setattr(info, attribute, value)
     return info
 
 
@@ -316,15 +317,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def packed_tar(layout: int, name: str) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=layout) as tar:
-        info = tarfile.TarInfo(name)
-        info.size = 1
-        tar.addfile(info, io.BytesIO(b"x"))
-    return buffer.getvalue()
-
-
 LONG = "/".join(["folder" * 20] * 3) + "/ümläut.jpg"
 INNER = zip_of({"a.txt": b"x"})
 HOLLOW = [special(".", tarfile.DIRTYPE), special("set/hollow", tarfile.DIRTYPE)]
@@ -337,8 +329,8 @@ HOLLOW = [special(".", tarfile.DIRTYPE), special("set/hollow", tarfile.DIRTYPE)]
         (zip_of({**FILES, "set/hollow/": b""}), FILES),
         (tar_of({"inner.zip": INNER}), {"inner.zip": INNER}),
         (zip_of({"set\\a.jpg": b"x"}), {"set/a.jpg": b"x"}),
-        (packed_tar(tarfile.GNU_FORMAT, LONG), {LONG: b"x"}),
-        (packed_tar(tarfile.PAX_FORMAT, LONG), {LONG: b"x"}),
+        (tar_of({LONG: b"x"}, layout=tarfile.GNU_FORMAT), {LONG: b"x"}),
+        (tar_of({LONG: b"x"}), {LONG: b"x"}),
     ],
     ids=["tar", "gzip", "bzip2", "xz", "zip", "tar of a zip", "names from Windows", "GNU", "PAX"],
 )  # fmt: skip
@@ -349,9 +341,7 @@ def test_archives_are_known_by_their_first_bytes(content: bytes, files, unpack):
 
 
 def test_permissions_of_the_archive_are_not_applied(unpack):
-    info = special("run.sh", tarfile.REGTYPE)
-    info.mode = 0o6777
-    there = unpack(tar_of({}, info))
+    there = unpack(tar_of({}, special("run.sh", tarfile.REGTYPE, mode=0o6777)))
     assert stat.S_IMODE((there / "run.sh").stat().st_mode) & 0o6111 == 0
 
 
@@ -410,13 +400,9 @@ def test_a_decompression_bomb_is_refused_early(make, unpack, tmp_path: Path):
     ids=["long", "sparse"],
 )
 def test_a_bomb_within_a_header_is_refused(headers: dict[str, str], words: str, unpack):
-    info = tarfile.TarInfo("a.txt")
-    info.pax_headers = headers
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        tar.addfile(info)
+    info = special("a.txt", tarfile.REGTYPE, pax_headers=headers)
     with pytest.raises(DataError, match=words):
-        unpack(gzip.compress(buffer.getvalue()))
+        unpack(gzip.compress(tar_of({}, info)))
 
 
 @pytest.mark.parametrize("make", [tar_of, zip_of])
@@ -502,31 +488,22 @@ def visible(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
 
-def test_the_only_folder_of_an_archive_gets_the_archives_name(url_datasets: str, home: Path):
+def test_a_data_set_is_downloaded_and_unpacked_once(web, url_datasets: str, home: Path):
+    (home / "data" / ".pets.part" / "old").mkdir(parents=True)  # left by a killed program
     path = untar_data(url_datasets)
-    assert path == home / "data" / "pets"
-    assert (path / "images" / "a_1.jpg").read_bytes() == b"1"
+    files = {"images/a_1.jpg": b"1", "annotations/list.txt": b"2"}
+    assert (path, contents(path)) == (home / "data" / "pets", files)
     assert visible(home / "data") == ["pets"]
     assert visible(home / "archive") == ["pets.tgz", "pets.tgz.sha256.json"]
+    assert untar_data(f"{url_datasets}?version=1") == path
+    path.rename(path.with_name("elsewhere"))
+    assert contents(untar_data(url_datasets)) == files
+    assert len(web.asked) == 1
 
 
 def test_files_beside_each_other_stay_so(web, home: Path):
     web.files["/a.tar.gz"] = tgz_of({"x.csv": b"1", "images/y.jpg": b"2", "._x.csv": b"3"})
     assert visible(untar_data(f"{web.address}/a.tar.gz")) == ["._x.csv", "images", "x.csv"]
-
-
-def test_a_folder_that_exists_is_returned_without_asking(web, home: Path):
-    (home / "data" / "pets").mkdir(parents=True)
-    assert untar_data(f"{web.address}/pets.tgz?version=1") == home / "data" / "pets"
-    assert web.asked == []
-
-
-def test_the_archive_is_used_again_when_the_folder_was_removed(web, url_datasets: str):
-    path = untar_data(url_datasets)
-    (path / "images" / "a_1.jpg").unlink()
-    path.rename(path.with_name("elsewhere"))
-    assert (untar_data(url_datasets) / "images" / "a_1.jpg").exists()
-    assert len(web.asked) == 1
 
 
 def test_folders_can_be_chosen(url_datasets: str, tmp_path: Path):
@@ -553,27 +530,21 @@ def test_a_forced_download_replaces_the_folder_only_when_the_new_one_is_whole(
     assert visible(path.parent) == ["pets"]
 
 
-@pytest.mark.parametrize(
-    "files", [{"../../evil.txt": b"x"}, {"/evil.txt": b"x"}, {"a.bin": bytes(50_000_000)}, {}]
-)
-def test_a_hostile_or_empty_archive_leaves_no_folder(
-    files: dict[str, bytes], web, home: Path, tmp_path: Path
+def test_a_hostile_empty_or_unexpected_archive_leaves_no_folder(
+    web, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    web.files["/bad.tgz"] = tgz_of(files)
-    with pytest.raises(DataError):
-        untar_data(f"{web.address}/bad.tgz")
-    assert visible(home / "data") == []
+    monkeypatch.setitem(download._KNOWN, f"{web.address}/known.tgz", (5, None))
+    for name, files, words in [
+        ("evil", {"../../evil.txt": b"x"}, "leads out"),
+        ("bomb", {"a.bin": bytes(50_000_000)}, "unpacks to more"),
+        ("empty", {}, "no files"),
+        ("known", FILES, "not 5"),
+    ]:
+        web.files[f"/{name}.tgz"] = tgz_of(files)
+        with pytest.raises(DataError, match=words):
+            untar_data(f"{web.address}/{name}.tgz")
+        assert visible(home / "data") == []
     assert not list(tmp_path.rglob("evil.txt"))
-
-
-def test_a_known_set_is_held_to_its_size(
-    url_datasets: str, monkeypatch: pytest.MonkeyPatch, home: Path
-):
-    monkeypatch.setitem(download._KNOWN, url_datasets, (5, None))
-    with pytest.raises(DataError, match="not 5"):
-        untar_data(url_datasets)
-    assert visible(home / "archive") == []
-    assert visible(home / "data") == []
 
 
 def test_a_file_address_is_unpacked_where_asked(home: Path, tmp_path: Path):
@@ -583,21 +554,13 @@ def test_a_file_address_is_unpacked_where_asked(home: Path, tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "mine.tgz"]
 
 
-def test_what_a_killed_program_left_is_in_nobodys_way(url_datasets: str, home: Path):
-    left = home / "data" / ".pets.part" / "old"
-    left.mkdir(parents=True)
-    assert visible(untar_data(url_datasets)) == ["annotations", "images"]
-    assert visible(home / "data") == ["pets"]
-
-
 def test_two_programs_at_once_make_one_folder(web, url_datasets: str, home: Path):
     code = "import sys; from vizsla.data.download import untar_data; print(untar_data(sys.argv[1]))"
     web.hold.clear()
     program = subprocess.Popen(
         [sys.executable, "-c", code, url_datasets], stdout=subprocess.PIPE, text=True
     )
-    while not web.asked:
-        time.sleep(0.01)
+    web.wait_until_asked()
     with ThreadPoolExecutor(1) as pool:
         here = pool.submit(untar_data, url_datasets)
         web.hold.set()
