@@ -70,7 +70,7 @@ def atomic_write(path: Path | str) -> Generator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    # The new name goes to the disk too; Windows and some network disks have no way to ask for that.
+    # The new name must reach the disk too; Windows and some network disks cannot be asked for that.
     with contextlib.suppress(OSError):
         _sync(place.parent, flags=os.O_RDONLY)
 

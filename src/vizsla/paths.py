@@ -48,7 +48,7 @@ class ImagePaths(Sequence[Path]):
 
         Args:
             runs: (folder, names of files in it). A folder is written as ``Path`` does it, with a separator at its end, or
-                is an empty text; it may come up more than once.
+                is empty; it may be given more than once.
         """
         made = cls.__new__(cls)
         made._keep(runs)

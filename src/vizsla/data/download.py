@@ -526,7 +526,7 @@ def _tar_entries(archive: Path, most: int, start: bytes) -> Iterator[_Entry]:
                     content = tar.extractfile(member)
                 yield member.name, member.size, content
         reader.allow(most)
-        while reader.read(_BLOCK):  # to the end, where the checksum of the compressed data stands
+        while reader.read(_BLOCK):  # to the end: the checksum of the compressed data is there
             pass
 
 
@@ -705,7 +705,7 @@ def _names(url: str) -> tuple[str, str]:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack an archive beside ``folder``; the old folder goes away only when the new one is in its place."""
+    """Unpack an archive beside ``folder``; an old folder is removed only when the new one has taken its place."""
     fresh, old = (folder.with_name(f".{folder.name}.{ending}") for ending in ("part", "old"))
     try:
         with _writing(folder):

@@ -245,7 +245,7 @@ def test_a_group_is_never_on_both_sides_and_both_have_one(
         assert abs(len(valid) / sizes[0] - nearest) <= 1
 
 
-def test_groups_are_drawn_by_the_seed_whatever_the_order_of_the_items():
+def test_the_seed_draws_the_same_groups_in_any_order_of_the_items():
     items = [f"p{number % 10}" for number in range(40)]
     splitter = GroupSplitter(str, 0.3, seed=4)
     held_out = {items[p] for p in splitter(items)[1]}

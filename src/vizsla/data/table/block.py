@@ -1,4 +1,4 @@
-"""DataBlock: where images, labels and split come from; and the blocks that say what goes in and what comes out."""
+"""DataBlock: where images, labels and split come from; and the blocks: what the network sees, and what it predicts."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageBlock:
-    """Says that an image goes in."""
+    """The input is an image."""
 
 
 @dataclass(frozen=True)
 class CategoryBlock:
-    """Says that one of several classes comes out.
+    """One of several classes is predicted.
 
     Args:
         vocab: The classes; their order is kept. ``None`` takes those of the training images.
@@ -103,7 +103,7 @@ class CategoryBlock:
 
 @dataclass(frozen=True)
 class MultiCategoryBlock:
-    """Says that any number of several classes comes out; an image's label is a list of them, which may be empty.
+    """Any number of several classes is predicted; an image's label is a list of them, which may be empty.
 
     Args:
         encoded: Whether a label is a list of zeros and ones, one for each class, instead of a list of classes.
@@ -145,7 +145,7 @@ class MultiCategoryBlock:
             labels = [read_encoded(label, given) for label in images.labels]
         else:
             raise ConfigError(
-                "MultiCategoryBlock(encoded=True) needs vocab, the names of the classes that the zeros and ones stand for. "
+                "MultiCategoryBlock(encoded=True) needs vocab, the names of the classes of the zeros and ones. "
                 "Received: vocab=None"
             )
         images = replace(images, labels=tuple(labels))
@@ -174,7 +174,7 @@ class MultiCategoryBlock:
 
 @dataclass(frozen=True)
 class RegressionBlock:
-    """Says that numbers come out; an image's label is a number, or a sequence of as many as every other image has.
+    """Numbers are predicted; an image's label is a number, or a sequence of numbers, of the same length for all images.
 
     Args:
         n_out: How many numbers an image has; ``None`` takes it from the labels.
@@ -276,8 +276,8 @@ class DataBlock:
     r"""Describes how to get from a source to labelled images; it can be used on any number of sources.
 
     Args:
-        blocks: What goes in and what comes out, classes or instances: ``ImageBlock``, and ``CategoryBlock``,
-            ``MultiCategoryBlock`` or ``RegressionBlock``.
+        blocks: Input and output, classes or instances: ``ImageBlock``, and ``CategoryBlock``, ``MultiCategoryBlock`` or
+            ``RegressionBlock``.
         dl_type: Not supported; loaders are always ours.
         getters: ``(get_x, get_y)`` in one list.
         n_inp: Number of inputs, 1.
@@ -346,7 +346,7 @@ class DataBlock:
 
         Args:
             source: What ``get_items`` is called with, or the items: a list of paths, a DataFrame.
-            path: Folder that paths are shown relative to, where the source is no folder.
+            path: Folder that paths are shown relative to, where the source is not a folder.
 
         Raises:
             DataError: Something is wrong with the data; the message names all of it.

@@ -119,41 +119,36 @@ def _valid_fraction(valid: float | str) -> float | None:
 
 def _find(data: Path, labels: str) -> _Found:
     kind, _, rest = labels.partition(":")
+    file, image, label = _csv_options(rest, labels) if kind == "csv" else ("", None, None)
     if data.is_file():
-        return _find_in_csv_data(data, kind, rest, labels)
+        if is_image_name(data.name):
+            raise DataError(
+                f"{quoted(data)} is an image. Give the folder that holds the images, or a CSV file."
+            )
+        if data.suffix.lower() not in _TABLE_SUFFIXES:
+            raise DataError(
+                f"{quoted(data)} is neither a folder of images nor a CSV file ({', '.join(_TABLE_SUFFIXES)})."
+            )
+        if (labels != "folder" and kind != "csv") or Path(file or data) != data:
+            raise ConfigError(
+                f"Labels come from the CSV file that is given as the data, {quoted(data)}. Received: labels {labels!r}. "
+                "Leave labels out, name columns (labels csv:,image=COLUMN,label=COLUMN), or give the folder as data."
+            )
+        return _find_in_table(data, data.parent, image, label)
     check_folder(data)
     if labels == "folder":
         return _find_in_folder(data, None)
     if kind == "regex":
         return _find_in_folder(data, RegexLabeller(rest))
     if kind == "csv":
-        file, image, label = _csv_options(rest, labels)
-        path = Path(file) if Path(file).is_file() else data / file
-        return _find_in_table(path if path.is_file() else Path(file), data, image, label)
+        here, below = Path(file), data / file
+        return _find_in_table(
+            below if below.is_file() and not here.is_file() else here, data, image, label
+        )
     raise ConfigError(
         "labels is 'folder', 'regex:PATTERN' or 'csv:FILE[,image=COLUMN][,label=COLUMN]'. "
         f"Received: {labels!r}"
     )
-
-
-def _find_in_csv_data(data: Path, kind: str, rest: str, labels: str) -> _Found:
-    if is_image_name(data.name):
-        raise DataError(
-            f"{quoted(data)} is an image. Give the folder that holds the images, or a CSV file."
-        )
-    if data.suffix.lower() not in _TABLE_SUFFIXES:
-        raise DataError(
-            f"{quoted(data)} is neither a folder of images nor a CSV file ({', '.join(_TABLE_SUFFIXES)})."
-        )
-    if labels == "folder":
-        return _find_in_table(data, data.parent, None, None)
-    file, image, label = _csv_options(rest, labels) if kind == "csv" else (None, None, None)
-    if file is None or (file and Path(file) != data):
-        raise ConfigError(
-            f"Labels come from the CSV file that is given as the data, {quoted(data)}. Received: labels {labels!r}. "
-            "Leave labels out, name columns (labels csv:,image=COLUMN,label=COLUMN), or give the folder as data."
-        )
-    return _find_in_table(data, data.parent, image, label)
 
 
 def _csv_options(text: str, labels: str) -> tuple[str, str | None, str | None]:
@@ -192,7 +187,7 @@ def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
 def _splits_of_folders(paths: ImagePaths, root: Path) -> list[str] | None:
     """Return the split of each path by the first folder below ``root`` (empty for other folders), or None.
 
-    A folder ``train`` alone is no split: it may hold images of trains.
+    A folder ``train`` alone is not a split: it may hold images of trains.
     """
     found: list[str] = []
     for folder in map(Path, paths.folders):
@@ -228,18 +223,18 @@ def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple
             "It needs one for the image's path and one for its label."
         )
     by_name = {name.lower(): position for position, name in reversed([*enumerate(table.columns)])}
-    label_by_name = [by_name[name] for name in LABEL_COLUMNS if name in by_name]
-    image_by_name = [by_name[name] for name in IMAGE_COLUMNS if name in by_name]
+
+    def first(names: Sequence[str], taken: int | None) -> int | None:
+        found = (by_name[name] for name in names if name in by_name)
+        return next((position for position in found if position != taken), None)
+
     label_column = None if label is None else table.position(label)
-    if image is not None:
-        image_column = table.position(image)
-    else:
-        taken = label_column if label_column is not None else next(iter(label_by_name), None)
-        image_column = next((p for p in image_by_name if p != label_column), int(taken == 0))
+    image_column = first(IMAGE_COLUMNS, label_column) if image is None else table.position(image)
     if label_column is None:
-        free = int(image_column == 0)
-        label_column = next((p for p in label_by_name if p != image_column), free)
-    return image_column, label_column
+        label_column = first(LABEL_COLUMNS, image_column)
+    if image_column is None:
+        image_column = int(label_column == 0)
+    return image_column, int(image_column == 0) if label_column is None else label_column
 
 
 def _locate(names: Sequence[str], *, folder: Path) -> list[Path]:

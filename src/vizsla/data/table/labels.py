@@ -181,14 +181,10 @@ class ColReader:
 
     def read_frame(self, frame: pd.DataFrame) -> list[Any]:
         """Return the field of every row of a DataFrame: as a call for each row, but 50 times faster."""
-        columns = [self.cols] if isinstance(self.cols, str | int) else self.cols
-        fields = [
-            [self._shape(value) for value in _field_of(frame, column).tolist()]
-            for column in columns
-        ]
         if isinstance(self.cols, str | int):
-            return fields[0]
-        return [list(values) for values in zip(*fields, strict=True)]
+            return [self._shape(value) for value in _field_of(frame, self.cols).tolist()]
+        columns = [_field_of(frame, column).tolist() for column in self.cols]
+        return [list(map(self._shape, values)) for values in zip(*columns, strict=True)]
 
     def _shape(self, value: Any) -> Any:
         if self.label_delim is not None:

@@ -153,7 +153,7 @@ def walk_folders(
 ) -> Iterator[tuple[str, list[str], set[str]]]:
     """Yield (prefix, names of images in a folder, the links in that folder), in the order of the posix paths.
 
-    Nothing but the names of one folder, and of those above it, is in memory. ``prefix`` stands before names and ends in a
+    Only the names of one folder, and of those above it, are in memory. ``prefix`` is put before names and ends in a
     separator; ``others`` counts the extensions of other files. Links to folders are followed, but not in circles.
 
     Raises:

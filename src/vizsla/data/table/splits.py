@@ -181,7 +181,7 @@ class MaskSplitter:
 
 @dataclass(frozen=True)
 class FileSplitter:
-    """Puts the items whose file names stand in a text file, one a line, into the validation set.
+    """Puts the items whose file names a text file lists, one a line, into the validation set.
 
     Args:
         fname: The text file, in UTF-8.
@@ -238,8 +238,8 @@ class ColSplitter:
 
     Args:
         col: Name or position of the column.
-        on: The value, or list of values, that puts a row into the validation set. ``None`` goes by truth; text such as
-            ``"False"``, ``"train"``, ``"valid"`` is understood.
+        on: The value, or list of values, that puts a row into the validation set. ``None`` takes the rows where the
+            column is true; text such as ``"False"``, ``"train"``, ``"valid"`` is understood.
 
     Raises:
         TableError: When called: the items are not a DataFrame, lack the column, or have a cell that names no split.
@@ -446,7 +446,7 @@ def split_of_value(value: Any) -> str | None:
     """Return the set that a cell names, ``"train"``, ``"valid"`` or ``"test"``, or ``None`` where it names none.
 
     Text is understood in any case: ``true 1 yes valid val validation`` / ``false 0 no train training`` / ``test``.
-    Anything else goes by its truth.
+    Anything else is for validation if it is true.
     """
     if is_missing(value):
         return None
@@ -506,7 +506,7 @@ def _hold_out_where(mask: Iterable[Any]) -> Split:
 
 
 def positions_of(names: Sequence[Any], wanted: str | Sequence[str]) -> list[int]:
-    """Return the positions at which one of the wanted names stands."""
+    """Return the positions of the wanted names."""
     chosen = {wanted} if isinstance(wanted, str) else set(wanted)
     return [position for position, name in enumerate(names) if name in chosen]
 
