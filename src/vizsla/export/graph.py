@@ -1,7 +1,7 @@
 """Build one module from decoded images to calibrated answers: resize, normalise, network; for ONNX and torch.export.
 
-It does what ``Predictor`` does, in operations that torch.export can follow for every size of image and batch, so that
-ONNX files and exported programs bring their preprocessing with them. The presize keeps whole grey levels between its steps,
+It does what ``Predictor`` does, in operations that torch.export can follow for every size of image and batch, so
+ONNX files and exported programs contain their preprocessing. The presize keeps whole grey levels between its steps,
 as ``data/images/sizing.py`` does; the final resize is one matrix for each axis, made by the kernels of training.
 
 Shape legend: B images, H x W as decoded, h x w as the network sees them, C classes (or numbers).
@@ -31,15 +31,15 @@ _PILLOW_DIGITS = 22
 """Binary digits of the weights of Pillow's resampling (``Resample.c``, ``PRECISION_BITS``)."""
 
 _COARSE = 2.0**11
-"""Weights of 22 digits are two of 11: 22 and the 8 of a pixel are more than float32 has. An image that is enlarged from 40 to
-48 pixels has a value halfway between two grey levels in every fourth place, and the last digit says which it becomes."""
+"""Weights of 22 digits are split into two of 11: 22 and the 8 of a pixel are more than float32 has. Of an image enlarged from
+40 to 48 pixels every fourth value is halfway between two grey levels, and the last digit decides between them."""
 
 _TORCH_LIMIT = 2**15
 """The largest weight of torch's resampling of bytes stays below this: it has as many digits as fit."""
 
 
 class InferenceGraph(nn.Module):
-    """All that happens to an image between its decoder and its answer.
+    """Everything that happens to an image between its decoder and its answer.
 
     Args:
         classifier: In evaluation mode; it is used as it is, not copied.
@@ -64,14 +64,7 @@ class InferenceGraph(nn.Module):
         self.task: Task = classifier.task
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the answers.
-
-        Args:
-            images: uint8 ``(B, H, W, 3)``, RGB, upright.
-
-        Returns:
-            float32 ``(B, C)``: probabilities, or numbers for regression.
-        """
+        """Return probabilities, or numbers for regression, float32 ``(B, C)``, of upright RGB images uint8 ``(B, H, W, 3)``."""
         planes = images.permute(0, 3, 1, 2)
         if self.presize is not None:
             planes = self.presize(planes)
@@ -85,7 +78,7 @@ class InferenceGraph(nn.Module):
 
 
 class Presize(nn.Module):
-    """``Resize.centred`` for batches of tensors; only its first shrinking of images above 33 million pixels is left out."""
+    """``Resize.centred`` for batches of tensors, without its first shrinking of images above 33 million pixels."""
 
     def __init__(self, resize: Resize) -> None:
         super().__init__()
@@ -181,7 +174,7 @@ class SeparableResize(nn.Module):
 
 
 def _rounded(coarse: Tensor, fine: Tensor) -> Tensor:
-    # Whole levels apart from the rest, for which all digits of float32 are left.
+    # Whole levels apart from the rest, which keeps all digits of float32.
     whole = coarse.floor()
     return (whole + (coarse - whole + fine + 0.5).floor()).clamp(0, 255)
 
@@ -211,8 +204,8 @@ def inference_graph(bundle: Bundle) -> InferenceGraph:
 def separable_resize(final: FinalResize, *, source_size: Size) -> SeparableResize | None:
     """Return what validation does to images of one size, or None where it does nothing.
 
-    The matrices are made of what ``augment_images`` uses, applied to one image for each row of the source: the area
-    average before a strong shrinking, then the sampling at the places that the map of validation gives.
+    The matrices come from the kernels of training, applied to one image for each row of the source: the area average
+    before a strong shrinking, then the sampling at the places that the map of validation gives.
     """
     size = source_size if final.size is None else final.size
     warp_133 = final.augmentation().validation_map(1, source_size=source_size)

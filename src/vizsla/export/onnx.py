@@ -1,6 +1,6 @@
 """Write a model file as ONNX or as a torch.export program, with its preprocessing inside, checked before it is kept.
 
-Both take uint8 images ``(B, H, W, 3)`` of any size as a decoder gives them and return ``(B, C)`` calibrated probabilities.
+Both take uint8 images ``(B, H, W, 3)`` of any size, as a decoder gives them, and return ``(B, C)`` calibrated probabilities.
 Neither is kept if its answers differ from those of the model file by more than 0.001.
 
 Shape legend: B images of one size, H x W, C classes (or numbers).
@@ -58,11 +58,11 @@ _MOST_BYTES = 1_900_000_000  # One ONNX file is one protobuf message, which ends
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedModel:
-    """What was written.
+    """A file that was written.
 
     Attributes:
         path: The file.
-        parity: How far its answers are off from those of the model file.
+        parity: How far its answers are from those of the model file.
         golden: The images and answers beside it; None if there are none.
     """
 
@@ -84,7 +84,7 @@ def export_model(
         model: A file that ``save_bundle`` wrote.
         onnx: ONNX file to write; the golden images lie beside it, see ``golden_path``.
         torch_program: ``.pt2`` file to write.
-        images: Files, and folders whose images are all taken, to check with; empty for some made for this.
+        images: Files, and folders whose images are all taken, to check with; empty for synthetic ones.
 
     Returns:
         What was written, in that order.
@@ -161,7 +161,7 @@ def exported_program(graph: InferenceGraph) -> ExportedProgram:
                 f"torch {torch.__version__} cannot make one graph of the network "
                 f"{graph.classifier.backbone.spec.name}: {_reason(error)} Use another architecture or version of torch."
             ) from error
-    # Line numbers of the files of this machine are nobody's business.
+    # The paths of this machine's source files are not for others.
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)
@@ -199,7 +199,7 @@ def onnx_bytes(program: ExportedProgram, *, manifest: Manifest) -> bytes:
     proto: Any = written.model_proto
     graph = proto.graph
     lists = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer, [graph])
-    # Torch notes for its own developers the source lines, with paths, of every operation.
+    # Torch notes the source lines, with paths, of every operation for its own developers.
     for part in chain(*lists):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
@@ -234,7 +234,7 @@ def _check_installed() -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what was wrong at first; above it the exporters put instructions to their own developers."""
+    """Return the first cause; on top of it the exporters put instructions to their own developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)

@@ -1,10 +1,10 @@
-"""Check that a file that was made of a model answers as the model does: when it is written, and later on any machine.
+"""Check that an exported file answers as its model does: when it is written, and later on any machine.
 
 ``compare`` and ``Reference`` do it while a file is written, on images of many sizes, one by one and in batches. Only what comes
-after the decoder is compared: both get the same pixels. Without images of the user's own there are some made for this, smooth
-ones and grainy ones, whose sizes are those at which preprocessing goes wrong first.
+after the decoder is compared: both get the same pixels. Without images of the user's own there are synthetic ones, smooth
+and grainy, in the sizes at which preprocessing goes wrong first.
 
-``verify_onnx`` does it later, with images and answers that lie beside the ONNX file as NPZ. It needs numpy and onnxruntime, and
+``verify_onnx`` does it later, with images and answers that lie beside the ONNX file as NPZ. It needs numpy and onnxruntime, but
 no network, torch or model file.
 
 Shape legend: B images of one size, H x W, C classes (or numbers).
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Answers = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 LARGEST_DIFFERENCE = 1e-3
-"""Answers further apart than this are not the same answers: it is the last digit of a probability shown in percent."""
+"""Answers further apart than this are not the same: it is the last digit of a probability shown in percent."""
 
 INPUT_NAME = "images"
 METADATA_PREFIX = "vizsla."
@@ -48,7 +48,7 @@ _READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Golden:
-    """Some images of one size, and what was said of them when the file was written.
+    """Some images of one size, and the answers to them when the file was written.
 
     Attributes:
         name: Of the images, for messages.
@@ -66,7 +66,7 @@ class Parity:
     """How far answers are off.
 
     Attributes:
-        max_difference: The largest, of a probability; of a number relative to it where it is above 1.
+        max_difference: The largest difference of a probability, or of a number, relative to it where it is above 1.
         worst: Name of the images where it was found; empty if there are none.
         num_batches: Batches that were compared.
         num_images: Images in them.
@@ -141,12 +141,7 @@ def verify_onnx(path: Path | str, *, golden: Path | str | None = None) -> Parity
 
 
 def onnx_answers(path: Path) -> Answers:
-    """Return a function from uint8 ``(B, H, W, 3)`` to float32 ``(B, C)``, computed by onnxruntime on the CPU.
-
-    Raises:
-        ModelFileError: It is missing, or onnxruntime cannot use it; also when the function is called.
-        MissingExtraError: onnxruntime is not installed.
-    """
+    """Return a function from uint8 ``(B, H, W, 3)`` to float32 ``(B, C)``, computed by onnxruntime on the CPU."""
     if not path.is_file():
         raise ModelFileError(f"There is no ONNX file {path}. Check the path, or write it. {_AGAIN}")
     session = _session(path)
@@ -167,7 +162,7 @@ def write_golden(path: Path, batches: Sequence[Golden]) -> None:
     """Write images and answers as one NPZ file, whole or not at all."""
     arrays: dict[str, NDArray[Any]] = {}
     for number, batch in enumerate(batches):
-        # The file goes to others, and folders of this machine are nobody's business.
+        # Only the last part: the folders of this machine are not for others.
         arrays[f"name_{number}"] = np.array(PurePath(batch.name).name)
         arrays[f"images_{number}"] = batch.images
         arrays[f"answers_{number}"] = batch.answers
@@ -249,15 +244,12 @@ _GRAIN = 48.0  # Grey levels; what an image taken in the dark has.
 
 
 class Reference:
-    """The answers of a model file, for images as they come out of the decoder.
+    """The answers of a predictor on the CPU, for images as they come out of the decoder.
 
     Args:
-        predictor: On the CPU.
-        images: Files, and folders whose images are all taken; empty for images made for this.
+        predictor: Of the model file.
+        images: Files, and folders whose images are all taken; empty for synthetic ones.
         cover: The size that a JPEG is decoded to cover, as the predictor's reader asks for.
-
-    Raises:
-        DataError: A folder has no images.
     """
 
     def __init__(
@@ -296,11 +288,7 @@ class Reference:
 def compare(
     batches: Iterator[Golden], *, answers: Sequence[Answers]
 ) -> tuple[list[Parity], list[Golden]]:
-    """Compare what several programs answer with what was expected.
-
-    Returns:
-        The differences of each program, and batches for a golden file: the first ones, up to 8 MB.
-    """
+    """Return how far each program's answers are off, and the first batches, up to 8 MB, for a golden file."""
     parities = [Parity() for _ in answers]
     kept: list[Golden] = []
     num_bytes = 0
@@ -316,7 +304,7 @@ def compare(
 
 
 def check_close(parity: Parity, *, path: Path) -> None:
-    """Raise OutputError where the program that was to be written does not answer as the model does."""
+    """Raise OutputError if a program does not answer as the model does."""
     if not parity.is_close:
         raise OutputError(
             f"{path} was not written: for the image {parity.worst} its answers differ from the model's by "

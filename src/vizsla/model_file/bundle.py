@@ -2,10 +2,10 @@
 
 The file is in the safetensors format: a JSON header, then the weights. The header's ``__metadata__`` holds two strings:
 ``vizsla.manifest`` (JSON, see ``manifest.py``) and ``vizsla.sha256``, the digest of that text. The manifest holds the digest
-of the weights, so a changed byte anywhere is found. What is read from a file is compared with the size of the file, or
-with a network without storage (on torch's "meta" device), before memory is set aside for it.
+of the weights, so a changed byte anywhere is found. What a file claims is compared with its size, or with a network
+without storage (on torch's "meta" device), before memory is set aside for it.
 
-Of a file that is no model only the first bytes are looked at. Pickles (``.pkl``, old ``.pth``) and zip archives (``.pth``,
+Of a file that is not a model only the first bytes are read. Pickles (``.pkl``, old ``.pth``) and zip archives (``.pth``,
 ``.pt``, Keras) are recognised by them and never opened: opening a pickle can run any program that its author put into it.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -104,16 +104,13 @@ def save_bundle(
             None for no more than a resize to ``size``.
         size: ``(height, width)`` that the network saw; None if as ``augmentation`` or else ``resize`` says.
         metrics: Measured on the validation images.
-        data_fingerprint: See ``fingerprint``.
+        data_fingerprint: Identifies the images and labels, see ``fingerprint``.
         notes: Free text.
         calibration: See ``calibrate``; None leaves probabilities as the network gives them.
 
-    Returns:
-        The path.
-
     Raises:
-        ConfigError: The network is a module of the user's own, or was changed after it was built, so that a file could
-            not be opened without the user's code.
+        ConfigError: The network is a module of the user's own, or was changed after it was built, so a file could not be
+            opened without the user's code.
         OutputError: The file cannot be written. An old one is untouched.
 
     Examples:
@@ -142,7 +139,7 @@ def save_bundle(
     _check_can_be_rebuilt(manifest, tensors)
     text = manifest_to_json(manifest)
     header = {_MANIFEST_KEY: text, _DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
-    # Not safetensors' save_file: its errors lack the system's error number, and its files are readable by their owner only.
+    # Not safetensors' save_file: its errors lack the system's error number, and only their owner can read its files.
     content = save(tensors, metadata=header)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
@@ -158,7 +155,7 @@ def read_manifest(path: Path | str) -> Manifest:
     path = Path(path)
     check_is_safetensors(path)
     with _opened(path) as file:
-        header = file.metadata() or {}
+        header: dict[str, str] = file.metadata() or {}
     text = header.get(_MANIFEST_KEY)
     if text is None:
         raise ModelFileError(
@@ -205,7 +202,7 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
 
 
 def check_is_safetensors(path: Path) -> None:
-    """Raise ModelFileError for what can be no safetensors file: missing, a folder, unreadable, a pickle or archive, cut short."""
+    """Raise ModelFileError for what cannot be a safetensors file: missing, a folder, a pickle or archive, cut short."""
     if path.is_dir():
         raise ModelFileError(
             f"{path} is a folder, not a model file. Give the file in it, for example {path / 'model.safetensors'}"
@@ -230,7 +227,7 @@ def _check_bytes(path: Path, file: BinaryIO) -> None:
     start = file.read(64)
     header_length = int.from_bytes(start[:_LENGTH_BYTES], "little")
     fits = _LENGTH_BYTES + header_length <= num_bytes and header_length <= LARGEST_HEADER
-    # The length may begin like a pickle does (640 is 80 02), so this is asked first.
+    # First, as the length may begin like a pickle (640 is 80 02).
     if fits and start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{":
         return
     unopened = "It was not opened, because opening a pickle can run any program."
@@ -274,7 +271,7 @@ def _check_can_be_named(classifier: Classifier) -> Mapping[str, object]:
 
 
 def _check_can_be_rebuilt(manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ConfigError for a classifier that a file could not bring back; better now than when it is needed."""
+    """Raise ConfigError for a classifier that could not be opened again; better now than when it is needed."""
     name = manifest.backbone.name
     try:
         expected = expected_forms(manifest, path=Path("the model"))
@@ -292,7 +289,7 @@ def _check_can_be_rebuilt(manifest: Manifest, tensors: Mapping[str, Tensor]) -> 
 
 
 def _tensors_to_save(classifier: Classifier) -> dict[str, Tensor]:
-    """Weights on the CPU, contiguous, float32 where they are of another float type; none shares memory with another."""
+    """Return the weights on the CPU, contiguous, floats as float32; none shares memory with another."""
     tensors: dict[str, Tensor] = {}
     owners: set[int] = set()
     for name, value in classifier.state_dict().items():
@@ -306,7 +303,7 @@ def _tensors_to_save(classifier: Classifier) -> dict[str, Tensor]:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, type, shape and bytes of every tensor, sorted by name."""
+    """Return the SHA-256 of name, type, shape and bytes of every tensor, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, *form_of(tensor)]).encode())
@@ -317,9 +314,9 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """Return all tensors, as views of the file; safetensors has compared shapes and positions with the file's size."""
     with _opened(path) as file:
-        names = file.keys()
+        names: list[str] = file.keys()
         for name in names:
-            dtype = file.get_slice(name).get_dtype()
+            dtype: str = file.get_slice(name).get_dtype()
             if dtype not in STORED_DTYPES:
                 raise ModelFileError(
                     f"{path} is damaged or not written by vizsla: its tensor {name[:80]!r} is of type {dtype}, where only "
@@ -328,26 +325,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in names}
 
 
-class _StoredTensor(Protocol):
-    """A tensor in a safetensors file, not read yet."""
-
-    def get_dtype(self) -> str: ...
-
-
-class _SafetensorsFile(Protocol):
-    """What ``safe_open`` gives; its own types say None."""
-
-    def keys(self) -> list[str]: ...
-    def metadata(self) -> dict[str, str] | None: ...
-    def get_slice(self, name: str) -> _StoredTensor: ...
-    def get_tensor(self, name: str) -> Tensor: ...
-
-
 @contextmanager
-def _opened(path: Path) -> Generator[_SafetensorsFile]:
+def _opened(path: Path) -> Generator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            yield cast("_SafetensorsFile", file)
+            yield file
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
             f"{path} is damaged or not a safetensors file: {str(error)[:300]}. {AGAIN}"

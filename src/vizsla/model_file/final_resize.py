@@ -70,11 +70,11 @@ def storable(
 ) -> tuple[Resize | None, BatchAugmentation]:
     """Return a resize and an augmentation that a model file can hold and that show validation images as these do.
 
-    They are those given, where a file can hold them. The middle that a ``RandomResizedCrop`` shows becomes a ``Resize`` to
+    They are those given where a file can hold them. The middle that a ``RandomResizedCrop`` shows becomes a ``Resize`` to
     the larger size and a window in the middle of it.
 
     Raises:
-        ConfigError: There is a function of the user's own, or a transform that only cuts or keeps shapes.
+        ConfigError: There is a function of the user's own, or a transform without a fixed size.
     """
     sizing = items.sizing
     if items.functions:

@@ -1,6 +1,6 @@
-"""What a model file says about its network, and how that is written as JSON text and read back, every field checked.
+"""The manifest of a model file: what it says about its network, written as JSON and read back with every field checked.
 
-The text stands in the header of the model file. It is data from outside: ``manifest_from_json`` takes nothing for granted,
+The text is in the header of the model file. It is data from outside: ``manifest_from_json`` takes nothing for granted,
 and names the field that is wrong.
 """
 
@@ -33,8 +33,8 @@ FORMAT_NAME = "vizsla-model"
 FORMAT_VERSION = 2
 """The newest format; it rises when a file can no longer be read by older versions of vizsla.
 
-Format 1 knows one class for each image. Several labels and numbers are format 2, so that an older version does not take
-them for classes. A file is written in the lowest format that can say what it holds.
+Format 1 has one class per image. Several labels and numbers are format 2, so that an older version does not take them for
+classes. A file is written in the lowest format that can hold it.
 """
 
 _LARGEST_SIDE = 16_384  # Pixels; a damaged size must not make predict() allocate without bound.
@@ -47,7 +47,7 @@ _ENDS = ("value", "low", "high")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """Everything about a trained classifier but its weights.
+    """Everything about a trained classifier except its weights.
 
     Attributes:
         vizsla_version: The version that wrote the file.
@@ -59,12 +59,12 @@ class Manifest:
         resize: How a decoded image becomes one of fixed size (presize); None if images keep their own size.
         final_resize: How it then becomes what the network sees.
         metrics: Measured on the validation images, with their intervals.
-        data_fingerprint: Identifies the images and labels that it was trained on; empty if not known.
+        data_fingerprint: Identifies the images and labels of the training; empty if not known.
         notes: Free text.
         libraries: Versions of the libraries that wrote the file, by name.
         tensors_sha256: Digest of the weights, see ``bundle.py``.
         task: What is predicted of an image.
-        calibration: What makes its answers honest; None where that is not known, as in older files.
+        calibration: How far its answers can be trusted; None where that is not known, as in older files.
     """
 
     vizsla_version: str
@@ -97,7 +97,7 @@ def manifest_to_json(manifest: Manifest) -> str:
     content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": version, **asdict(manifest)}
     for metric in content["metrics"]:
         metric |= {end: None for end in _ENDS if not math.isfinite(metric[end])}
-    # Not msgspec.json, which has no way to write or read the lone surrogates of file names that are not valid Unicode.
+    # Not msgspec.json, which cannot write or read the lone surrogates of file names that are not valid Unicode.
     return json.dumps(content, allow_nan=False)
 
 
@@ -153,7 +153,7 @@ def _parsed(text: str, *, path: Path) -> dict[str, Any]:
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return a JSON object; one with a name twice means different things to different readers. msgspec takes the last."""
+    """Return a JSON object. One with a name twice means different things to different readers; msgspec takes the last."""
     content: dict[str, object] = {}
     for name, value in pairs:
         if name in content:
@@ -176,7 +176,7 @@ def _bounded_int(text: str) -> int:
 
 
 def _check_format(content: dict[str, Any], *, path: Path) -> None:
-    """Before anything else: a newer format may have other fields, and then complaints about fields mislead."""
+    """Check the format first: a newer one may have other fields, and complaints about those would mislead."""
     if content.get("format") != FORMAT_NAME:
         _refuse("format", content.get("format"), f"expected {FORMAT_NAME!r}", path=path)
     version = content.get("format_version")
@@ -265,7 +265,7 @@ def _value_at(content: object, field: str) -> object:
 
 
 def _shown(value: object) -> str:
-    """Few words for a JSON value of any size and depth."""
+    """Return a few words for a JSON value of any size and depth."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

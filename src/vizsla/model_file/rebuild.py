@@ -1,7 +1,7 @@
 """Rebuild a classifier from a manifest, or only the names, types and shapes of the weights that it needs.
 
 The name of the network and the settings of its head come from a file. ``expected_forms`` builds on torch's "meta" device,
-where tensors have a shape and no memory, so a file cannot make the program allocate more than the weights that it brings.
+where tensors have a shape and no memory, so a file cannot make the program allocate more than the weights in it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Form = tuple[str, tuple[int, ...]]
 """Type and shape of a tensor, as the header of a safetensors file has them: ``("F32", (1000, 1280))``."""
 
-_MOST_SHOWN = 500  # Characters of what a library says; it may repeat all settings that a file has.
+_MOST_SHOWN = 500  # Characters of what a library says; it may repeat all settings of the file.
 _DTYPE_NAMES = {
     torch.float32: "F32",
     torch.int64: "I64",
@@ -75,8 +75,8 @@ def expected_forms(manifest: Manifest, *, path: Path) -> dict[str, Form]:
             with torch.device("meta"):
                 backbone = _backbone(manifest)
         except (VizslaError, RuntimeError):
-            # A few networks calculate with tensors while they are made, which needs their values: torchvision's
-            # RegNets and one of timm's 1,300. Their memory is what the library says, not what the file says.
+            # A few networks calculate with tensor values while they are built: torchvision's RegNets and one of timm's
+            # 1,300. Their memory is what the library says, not what the file says.
             backbone = _backbone(manifest)
         with torch.device("meta"), _WithoutStorage():
             return forms_of(_with_head(backbone, manifest).state_dict())
@@ -105,7 +105,7 @@ def describe_differences(expected: Mapping[str, Form], found: Mapping[str, Form]
 
 
 def shown_versions(manifest: Manifest) -> str:
-    """Return with which versions a file was written, for messages."""
+    """Return the versions that a file was written with, for messages."""
     versions = {**manifest.libraries, "vizsla": manifest.vizsla_version}
     named = [name for name in ("vizsla", "torch", "torchvision", "timm") if name in versions]
     return ", ".join(f"{name} {versions[name][:40]}" for name in named)
@@ -115,7 +115,7 @@ def _backbone(manifest: Manifest) -> Backbone:
     backbone = build_backbone(
         manifest.backbone.arch, pretrained=False, preprocessing=manifest.preprocessing
     )
-    # It says where the weights come from, and they are not random.
+    # The weights that it gets are not random; the manifest says where they come from.
     backbone.spec = manifest.backbone
     return backbone
 
@@ -145,7 +145,7 @@ def _explained(manifest: Manifest, *, path: Path) -> Generator[None]:
 
 
 class _WithoutStorage(TorchFunctionMode):
-    """Makes new tensors on the "meta" device also where the code that makes them names another one."""
+    """Makes new tensors on the "meta" device even where code names another device."""
 
     def __torch_function__(
         self,

@@ -68,24 +68,22 @@ def test_the_opened_classifier_gives_equal_logits(classifier: Classifier, saved:
     assert opened.vocab == classifier.vocab
 
 
-def test_a_head_of_fitted_features_gives_equal_logits(tmp_path: Path):
-    backbone = build_backbone("test_resnet", pretrained=False)
-    head = FeatureHead(
+def test_other_heads_and_libraries_give_equal_logits(tmp_path: Path):
+    timm = build_backbone("test_resnet", pretrained=False)
+    torchvision = build_backbone("torchvision:squeezenet1_1", pretrained=False)
+    fitted = FeatureHead(
         stages=[1, 2], statistics=["mean", "std"], num_features=160, num_classes=2, num_landmarks=5
     )
-    for buffer in head.buffers():
+    for buffer in fitted.buffers():
         buffer.normal_(generator=torch.Generator().manual_seed(3))
-    classifier = Classifier(backbone, head, vocab=("a", "b"))
-    path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
-    assert torch.equal(logits_of(load_bundle(path).classifier), logits_of(classifier))
-
-
-def test_a_network_of_torchvision_gives_equal_logits(tmp_path: Path):
-    backbone = build_backbone("torchvision:squeezenet1_1", pretrained=False)
-    classifier = Classifier(backbone, ConcatPoolHead(backbone.num_features, 2), vocab=("a", "b"))
-    path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
-    assert read_manifest(path).backbone.source == "torchvision"
-    assert torch.equal(logits_of(load_bundle(path).classifier), logits_of(classifier))
+    for backbone, head in (
+        (timm, fitted),
+        (torchvision, ConcatPoolHead(torchvision.num_features, 2)),
+    ):
+        classifier = Classifier(backbone, head, vocab=("a", "b"))
+        path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
+        assert read_manifest(path).backbone.source == backbone.spec.source
+        assert torch.equal(logits_of(load_bundle(path).classifier), logits_of(classifier))
 
 
 def test_the_manifest_has_what_was_given(classifier: Classifier, tmp_path: Path):
@@ -101,25 +99,31 @@ def test_the_manifest_has_what_was_given(classifier: Classifier, tmp_path: Path)
         notes="from a test",
     )
     manifest = read_manifest(path)
-    assert manifest.backbone == classifier.backbone.spec
-    assert manifest.preprocessing == classifier.preprocessing
-    assert manifest.vocab == classifier.vocab
-    assert manifest.head == classifier.head.config()  # pyright: ignore[reportCallIssue] (a ConcatPoolHead)
-    assert manifest.resize == Resize(48, "squish")
-    assert manifest.size == (32, 32)
+    for name, expected in {
+        "backbone": classifier.backbone.spec,
+        "preprocessing": classifier.preprocessing,
+        "vocab": classifier.vocab,
+        "head": classifier.head.config(),  # pyright: ignore[reportCallIssue] (a ConcatPoolHead)
+        "resize": Resize(48, "squish"),
+        "size": (32, 32),
+        "metrics": (metric,),
+        "data_fingerprint": "1234",
+        "notes": "from a test",
+    }.items():
+        assert getattr(manifest, name) == expected, name
     assert manifest.final_resize.crop_ratio == (0.9, 1.1)
-    assert manifest.metrics == (metric,)
-    assert manifest.data_fingerprint == "1234"
-    assert manifest.notes == "from a test"
     assert manifest.libraries["torch"] == torch.__version__.split("+")[0]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", manifest.created)
     assert load_bundle(path).manifest == manifest
 
 
-def test_any_program_that_reads_safetensors_can_read_the_weights(
-    classifier: Classifier, saved: Path
+def test_any_program_that_reads_safetensors_and_any_user_can_read_the_file(
+    classifier: Classifier, tmp_path: Path
 ):
-    with safe_open(saved, framework="pt") as file:
+    (tmp_path / "plain").touch()
+    path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    with safe_open(path, framework="pt") as file:
         assert set(file.keys()) == set(classifier.state_dict())
 
 
@@ -154,13 +158,6 @@ def test_weights_that_two_layers_share_are_stored_for_both(classifier: Classifie
     assert torch.equal(logits_of(load_bundle(path).classifier), logits_of(tied))
 
 
-def test_others_may_read_the_file(classifier: Classifier, tmp_path: Path):
-    other = tmp_path / "plain"
-    other.touch()
-    path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
-    assert path.stat().st_mode == other.stat().st_mode
-
-
 def test_what_a_file_could_not_bring_back_is_refused_before_anything_is_written(
     classifier: Classifier, tmp_path: Path
 ):
@@ -177,36 +174,30 @@ def test_what_a_file_could_not_bring_back_is_refused_before_anything_is_written(
     ):
         with pytest.raises(ConfigError, match=facts):
             save_bundle(tmp_path / "m.safetensors", classifier=wrong, resize=None)
+    with pytest.raises(OutputError, match="Create the folder first"):
+        save_bundle(tmp_path / "no" / "m.safetensors", classifier=classifier, resize=None)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_folder_is_an_output_error(classifier: Classifier, tmp_path: Path):
-    with pytest.raises(OutputError, match="Create the folder first"):
-        save_bundle(tmp_path / "no" / "m.safetensors", classifier=classifier, resize=None)
-
-
-def test_a_safetensors_file_without_manifest_is_no_model(tmp_path: Path):
+def test_a_safetensors_file_without_manifest_is_not_a_model(tmp_path: Path):
     path = tmp_path / "weights.safetensors"
     save_file({"a": torch.zeros(2)}, path, metadata={"format": "pt"})
     with pytest.raises(ModelFileError, match="is a safetensors file, but not one that vizsla"):
         read_manifest(path)
 
 
-def test_an_edited_manifest_is_noticed(saved: Path):
+def test_a_changed_byte_of_manifest_or_weights_is_noticed(saved: Path):
     content = saved.read_bytes()
+    changed = bytearray(content)
+    changed[-100] ^= 1
+    saved.write_bytes(changed)
+    assert read_manifest(saved).vocab[0] == "cross"
+    with pytest.raises(ModelFileError, match="its weights are not those that were written"):
+        load_bundle(saved)
     assert content.count(b"cross") == 1
     saved.write_bytes(content.replace(b"cross", b"Cross"))
     with pytest.raises(ModelFileError, match="its manifest was changed after it was written"):
         read_manifest(saved)
-
-
-def test_changed_weights_are_noticed(saved: Path):
-    content = bytearray(saved.read_bytes())
-    content[-100] ^= 1
-    saved.write_bytes(content)
-    assert read_manifest(saved).vocab[0] == "cross"
-    with pytest.raises(ModelFileError, match="its weights are not those that were written"):
-        load_bundle(saved)
 
 
 def test_a_tensor_of_a_strange_type_is_refused_before_it_is_read(saved: Path):
@@ -219,11 +210,9 @@ def test_a_tensor_of_a_strange_type_is_refused_before_it_is_read(saved: Path):
 
 def test_weights_that_do_not_fit_the_named_network_are_named(saved: Path, rewrite: Any):
     rewrite(saved, lambda manifest: manifest["head"].update(lin_ftrs=[17]))
-    with pytest.raises(ModelFileError) as caught:
+    shapes = r"head\.layers\.4\.weight is F32 \[16, 192\] and should be F32 \[17, 192\]"
+    with pytest.raises(ModelFileError, match=rf"network test_resnet: .*{shapes}.*and 3 more"):
         load_bundle(saved)
-    assert "do not fit the network test_resnet: " in str(caught.value)
-    assert "head.layers.4.weight is F32 [16, 192] and should be F32 [17, 192]" in str(caught.value)
-    assert "and 3 more" in str(caught.value)
 
 
 def test_a_network_that_the_installed_libraries_lack_is_named(saved: Path, rewrite: Any):
@@ -269,7 +258,7 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_no_model_file_is_recognised_by_its_first_bytes_and_never_opened(
+def test_what_is_not_a_model_file_is_recognised_by_its_first_bytes_and_never_opened(
     saved: Path, tmp_path: Path
 ):
     check_is_safetensors(saved)
@@ -306,24 +295,18 @@ def test_a_header_beyond_the_limit_of_the_format_is_refused_even_if_the_file_is_
     assert "its header should have 200,000,000 bytes (at most 100,000,000)" in refusal(path)
 
 
-def test_a_header_length_that_looks_like_a_pickle_is_no_pickle(tmp_path: Path):
+def test_a_header_length_that_looks_like_a_pickle_is_accepted(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     path.write_bytes((0x0280).to_bytes(8, "little") + b"{}".ljust(0x0280))
     assert path.read_bytes()[:2] == b"\x80\x02"
     check_is_safetensors(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-def test_a_pipe_is_refused_without_waiting(tmp_path: Path):
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux")
+def test_a_pipe_is_refused_without_waiting_and_a_read_error_is_named(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     assert "is a device or a pipe" in refusal(tmp_path / "pipe")
-
-
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that cannot be read")
-def test_a_file_that_the_system_cannot_read_is_named_with_the_reason():
-    assert "Cannot read the model file /proc/self/mem: Input/output error" in refusal(
-        Path("/proc/self/mem")
-    )
+    assert "/proc/self/mem: Input/output error" in refusal(Path("/proc/self/mem"))
 
 
 PATH = Path("model.safetensors")
@@ -343,14 +326,14 @@ def test_expected_forms_are_those_of_the_classifier(classifier: Classifier, mani
     assert expected_forms(manifest, path=PATH) == forms
 
 
-def test_the_rebuilt_classifier_says_where_its_weights_are_from(manifest: Manifest):
-    marked = replace(manifest, backbone=replace(manifest.backbone, weights="hub", licence="MIT"))
-    assert rebuild_classifier(marked, path=PATH).backbone.spec == marked.backbone
-
-
-def test_normalisation_is_that_of_the_manifest(manifest: Manifest):
-    changed = replace(manifest.preprocessing, mean=(0.1, 0.2, 0.3))
-    classifier = rebuild_classifier(replace(manifest, preprocessing=changed), path=PATH)
+def test_the_rebuilt_classifier_has_origin_and_normalisation_of_the_manifest(manifest: Manifest):
+    marked = replace(
+        manifest,
+        backbone=replace(manifest.backbone, weights="hub", licence="MIT"),
+        preprocessing=replace(manifest.preprocessing, mean=(0.1, 0.2, 0.3)),
+    )
+    classifier = rebuild_classifier(marked, path=PATH)
+    assert classifier.backbone.spec == marked.backbone
     torch.testing.assert_close(classifier.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
 
 
@@ -446,8 +429,8 @@ def test_a_final_resize_shows_validation_images_as_the_augmentation_does_and_not
     assert torch.equal(trained, copied(images, rows=rows, epoch=0, training=False))
 
 
-def shown(resize: Sizing | None, augmentation: BatchAugmentation, picture: Image.Image) -> Tensor:
-    pixels = np.array(picture if resize is None else resize.presize(picture, training=False))
+def shown(resize: Sizing | None, augmentation: BatchAugmentation, image: Image.Image) -> Tensor:
+    pixels = np.array(image if resize is None else resize.presize(image, training=False))
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     return augmentation(images, rows=torch.arange(1), epoch=0, training=False)
 

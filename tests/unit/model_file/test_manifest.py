@@ -81,7 +81,7 @@ def test_the_size_is_that_of_the_last_resize(manifest: Manifest):
     assert replace(presized, resize=None).size is None
 
 
-def test_a_metric_that_is_no_number_is_null_in_json_and_nan_after_it(manifest: Manifest):
+def test_a_metric_that_is_not_finite_is_null_in_json_and_nan_after_it(manifest: Manifest):
     for value in (math.nan, math.inf):
         metric = Metric(name="macro_f1", value=value, low=0.0, high=1.0, num_pictures=1)
         text = manifest_to_json(replace(manifest, metrics=(metric,)))
@@ -162,7 +162,7 @@ def test_a_field_that_is_there_twice_is_refused(manifest: Manifest):
         manifest_from_json(text, path=PATH)
 
 
-def test_text_that_is_no_manifest_is_refused():
+def test_text_that_is_not_a_manifest_is_refused():
     for text, words in (
         *((text, "not JSON") for text in ("", "{'a': 1}", "[" * 100_000, "1" * 10_000)),
         ("[]", "a list of 0"),
@@ -179,7 +179,7 @@ def test_the_model_file_keeps_a_calibration(calibrated: Path, saved: Path, calib
     assert read_manifest(saved).calibration is None
 
 
-def test_a_calibration_that_cannot_be_is_refused_by_name(calibrated: Path):
+def test_an_impossible_calibration_is_refused_by_name(calibrated: Path):
     sound = read_manifest(calibrated)
     for place, value, field in (
         ("temperature", 0, "temperature"),
@@ -194,12 +194,12 @@ def test_a_calibration_that_cannot_be_is_refused_by_name(calibrated: Path):
             read_changed(sound, f"calibration.{place}", value)
 
 
-def test_a_file_of_before_opens_and_predicts_as_it_did(
+def test_an_older_file_opens_and_predicts_as_it_did(
     saved: Path, rewrite: Callable[..., Path], make_image: Callable[..., Path]
 ):
-    picture = make_image("a.png")
-    expected = Predictor.load(saved, device="cpu").predict(picture)
+    image = make_image("a.png")
+    expected = Predictor.load(saved, device="cpu").predict(image)
     rewrite(saved, lambda manifest: manifest.pop("calibration"))
-    found = Predictor.load(saved, device="cpu").predict(picture)
+    found = Predictor.load(saved, device="cpu").predict(image)
     assert found == expected
     assert (found.familiarity, found.none_of_these, found.label_set) == (None, None, None)
