@@ -62,7 +62,7 @@ class ReportContent:
         predictions: What the final classifier said about the validation images.
         table: The table that ``predictions.rows`` point into.
         notes: Sentences to show at the end.
-        evidence: What was found out about the images beyond that; by default nothing.
+        evidence: What explains the mistakes, if anything.
         temperature: What the model file divides logits by; None where it is not known.
 
     Raises:
@@ -95,15 +95,7 @@ class ReportContent:
 
 
 def write_report(path: Path, *, content: ReportContent) -> Path:
-    """Write the report as one HTML file, whole or not at all.
-
-    Args:
-        path: File to write; its folder must exist, an old file is replaced at the end.
-        content: What to show. Images are read from the table's paths; one that cannot be read any more gets a
-            placeholder.
-
-    Returns:
-        The path.
+    """Write the report as one HTML file, whole or not at all, and return its path.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -117,11 +109,7 @@ def write_report(path: Path, *, content: ReportContent) -> Path:
 
 
 def render_report(content: ReportContent) -> str:
-    """Return the page as text; the same content gives the same text.
-
-    Raises:
-        MissingExtraError: jinja2 is not installed.
-    """
+    """Return the page as text; the same content gives the same text."""
     environment = _environment()
     from markupsafe import Markup
 
@@ -140,7 +128,7 @@ def render_report(content: ReportContent) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return what a Content-Security-Policy calls a style sheet or script by."""
+    """Return the name that a Content-Security-Policy has for a style sheet or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
@@ -198,7 +186,7 @@ def _values(content: ReportContent) -> dict[str, object]:
 
 
 def _galleries(content: ReportContent, *, has_classes: bool) -> dict[str, object]:
-    """Return everything with images. What comes first here gets its images first where there are too many."""
+    """Return everything with images. What comes first gets its images first where there are too many for the page."""
     predictions, table, evidence = content.predictions, content.table, content.evidence
     album = Album(BUDGET_BYTES)
     worst = explained_positions(predictions, NUM_CARDS)
