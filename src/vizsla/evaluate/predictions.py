@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Predictions:
     """What a classifier said about some images; metrics, plots and the report are computed from it alone.
 
-    Each property is computed anew whenever it is read; keep it in a variable where it is used often.
+    Each property is computed again whenever it is read; keep it in a variable where it is used often.
 
     Attributes:
         rows: int64 ``(N,)``, rows of the table that the images come from.

@@ -1,6 +1,6 @@
 """The arithmetic of metrics: counts, rankings and explained variance, and the 95 % interval of each number.
 
-Precision, recall, F1 and kin come from tallies of each class. A weighting says how often each image counts: once, or as often
+Precision, recall, F1 and similar scores come from tallies of each class. A weighting says how often each image counts: once, or as often
 as a resample drew it; R weightings are computed side by side. A share of nothing is 0, and equal scores of a ranking are
 counted, as in scikit-learn.
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
-_DRAWS_AT_ONCE = 2**21  # Keeps the bootstrap at about 60 MB, whatever the number of images.
+_DRAWS_AT_ONCE = 2**21  # Keeps the bootstrap at about 60 MB, for any number of images.
 _VALUES_AT_ONCE = 2**22  # Of a matrix that is copied in a wider type: 32 MB as float64.
 
 Formula = Callable[["Tallies"], Tensor]

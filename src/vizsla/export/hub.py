@@ -131,7 +131,7 @@ def from_hub(
 
     Args:
         repo_id: ``"owner/name"``.
-        revision: Branch, tag or commit; None for the newest. Only a commit names the same bytes for ever.
+        revision: Branch, tag or commit; None for the newest. Only a commit names the same bytes forever.
         token: Of the hub, for private repositories; None for the one that huggingface_hub knows.
         endpoint: Address of another hub; None for the usual one or ``HF_ENDPOINT``.
 
@@ -307,7 +307,7 @@ predictor = from_hub("{repo_id}")
 print(predictor.predict("photo.jpg").label)
 ```
 
-The file holds weights and plain data; opening it runs no code of anybody's.
+The file holds weights and plain data; opening it runs no code.
 
 ## How good it is
 

@@ -211,7 +211,7 @@ def check_is_safetensors(path: Path) -> None:
         raise ModelFileError(
             f"There is no model file {path}. Check the path; `vizsla train` writes RUN/model.safetensors"
         )
-    if not path.is_file():  # Reading a pipe or a device could wait for ever.
+    if not path.is_file():  # Reading a pipe or a device could wait forever.
         raise ModelFileError(f"{path} is a device or a pipe. Give the path of a model file.")
     try:
         with path.open("rb") as file:

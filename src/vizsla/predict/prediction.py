@@ -143,7 +143,7 @@ def describe(
             probability = float(torch.maximum(probabilities, 1 - probabilities).amin())
         label_set = None
         if threshold is not None:
-            # The likeliest class is there even where none reaches the threshold: an empty set helps nobody.
+            # The likeliest class is there even where none reaches the threshold: an empty set would not help.
             count = max(1, int((probabilities >= threshold).sum()))
             label_set = tuple(vocab[index] for index in order[:count].tolist())
         prediction = Prediction(

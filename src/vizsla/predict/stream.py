@@ -59,7 +59,7 @@ class PathSource:
 
     @property
     def num_known(self) -> int | None:
-        """How many images there are, where that can be told without looking."""
+        """How many images there are, where that is known without looking."""
         if self.lists or any(str(path) == STDIN or Path(path).is_dir() for path in self.paths):
             return None
         return len(self.paths)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 NONE = "\u2013"
-"""What stands where there is no number."""
+"""Stands in for a missing number."""
 NUM_CARDS = 12
 NUM_CONFUSED_PAIRS = 10
 NUM_CONFUSED_PAIRS_ALONE = 30

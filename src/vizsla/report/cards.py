@@ -89,7 +89,7 @@ class Album:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """An image with what is said about it; whatever is not known is empty or None.
+    """An image with what is said about it; what is not known is empty or None.
 
     Attributes:
         path: As people see it.
