@@ -86,6 +86,9 @@ class ImageItems:
 class Datasets:
     """The training and the validation images of a table.
 
+    Args:
+        table: Paths, targets and split.
+
     Attributes:
         train: Training images.
         valid: Validation images.

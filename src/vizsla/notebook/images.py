@@ -312,7 +312,11 @@ def _bytes_of(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def verify_images(fns: Iterable[Path | str]) -> L[Path | str]:
-    """Return the files that cannot be read as images; every file is decoded completely, in a thread per core."""
+    """Return the files that cannot be read as images; every file is decoded completely, in a thread per core.
+
+    Args:
+        fns: Files.
+    """
 
     def unreadable(file: Path | str) -> bool:
         try:

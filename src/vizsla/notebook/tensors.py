@@ -60,7 +60,11 @@ class _Lighting(TypedDict, total=False):
 
 
 class TensorCategory(Tensor):
-    """A label, or the labels of a batch, as int64; prints as ``TensorCategory(1)``."""
+    """A label, or the labels of a batch, as int64; prints as ``TensorCategory(1)``.
+
+    Args:
+        data: One integer or several.
+    """
 
     def __new__(cls, data: ArrayLike | Tensor) -> TensorCategory:
         """Return the labels as int64."""
@@ -68,7 +72,11 @@ class TensorCategory(Tensor):
 
 
 class TensorMultiCategory(Tensor):
-    """Labels of an image, or of a batch: 1 for each class that it has, else 0; prints as ``TensorMultiCategory``."""
+    """Labels of an image, or of a batch; prints as ``TensorMultiCategory``.
+
+    Args:
+        data: 1 for each class that the image has, else 0.
+    """
 
     def __new__(cls, data: Tensor | Sequence[float]) -> TensorMultiCategory:
         """Return the labels as float32."""
