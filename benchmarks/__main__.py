@@ -1,11 +1,11 @@
-"""Ask several questions one after another, each in a process of its own; without names all those for the CPU.
+"""Answer several questions one after another, each in its own process; without names all those for the CPU.
 
     python -m benchmarks [NAME ...] [--quick | --full] [--data FOLDER]
 
-All of them together take less than a quarter of an hour on two quiet cores, because most take one round of what a question alone
-takes three of; --full leaves them their own rounds. --data has sub-folders train and valid with a folder per class in each; without
-it images are made up, and what needs real ones is left out. --quick asks with little data, to see that everything runs: its figures
-mean nothing.
+Together they take less than a quarter of an hour on two quiet cores, because most take one round where a question alone takes
+three; --full gives them all their rounds. --data has sub-folders train and valid with a folder per class in each; without it
+images are made up, and questions that need real ones are left out. --quick uses little data, to see that everything runs: its
+figures mean nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEEDS_CUDA = ("gpu",)
 
 
 def main() -> int:
-    """Ask the questions that were named, and return 1 where one failed."""
+    """Answer the questions that were named, and return 1 where one failed."""
     known = {name: command for module in MODULES for name, command in module.COMMANDS.items()}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -65,8 +65,8 @@ def _command(name: str, command: Command, options: argparse.Namespace) -> list[s
     if len(module.COMMANDS) > 1:
         words.append(name)
     if options.data is not None:  # before the options: some of these take any number of words
-        folder = str(options.data.resolve())
-        words += [word.format(folder=folder) for word in command.data.split()]
+        data = command.data or ("--data {folder}" if command.images else "")
+        words += [word.format(folder=options.data.resolve()) for word in data.split()]
     if options.quick:
         return [*words, "--quick"]
     return words if options.full else [*words, *command.short.split()]

@@ -11,12 +11,11 @@ import argparse
 import importlib.util
 import math
 import sys
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.measure import (
     KEPT_JSON,
@@ -26,9 +25,8 @@ from benchmarks.measure import (
     Kept,
     Option,
     answer,
-    described,
-    has_fastai,
     head,
+    installed,
     row,
     with_parts,
 )
@@ -42,20 +40,20 @@ STUDENT_T = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Return half of the 95 % interval of the mean of at most ten values, one of each seed; nan for a single value."""
+    """Return half of the 95 % interval of the mean of at most ten values, one per seed; nan for a single value."""
     freedom = len(values) - 1
     return STUDENT_T[freedom] * stdev(values) / math.sqrt(len(values)) if freedom else math.nan
+
+
+def _with_margin(percent: Sequence[float], form: str = ".1f") -> str:
+    margin = "" if len(percent) < 2 else f" ± {half_width(percent):.1f}"
+    return f"{mean(percent):{form}}{margin}"
 
 
 def with_interval(values: Sequence[float]) -> str:
     """Return the mean of shares in percent with its interval, and the single values in brackets."""
     percent = [100 * value for value in values]
-    each = ", ".join(f"{value:.1f}" for value in percent)
-    return f"{mean(percent):.1f}{_margin(percent)} ({each})"
-
-
-def _margin(percent: Sequence[float]) -> str:
-    return "" if len(percent) < 2 else f" ± {half_width(percent):.1f}"
+    return f"{_with_margin(percent)} ({', '.join(f'{value:.1f}' for value in percent)})"
 
 
 # --- Tasks and their runs --------------------------------------------------------------------------------------------
@@ -66,8 +64,8 @@ class Task:
     """A training task with all its seeds.
 
     Attributes:
-        name: Of the data.
-        setting: Of the first seed.
+        name: Name of the data.
+        setting: That of the first seed.
         seeds: All of them.
         kept: Runs that are not repeated.
     """
@@ -77,13 +75,10 @@ class Task:
     seeds: list[int]
     kept: Kept
 
-    def error(self, kind: str, seed: int, *, epochs: int | None = None, called: str = "") -> float:
-        """Train, say how it went, and return the error of the last model."""
-        run = self.run(kind, seed, epochs=epochs)
-        errors = ", ".join(f"{100 * values[-1]:.1f}" for values in run["values"])
-        shown = f"{self.name}, seed {seed}, {called or kind}: error {errors} %"
-        print(f"{shown}; {run['total_seconds']:.0f} s", flush=True)
-        return run["values"][-1][-1]
+    @property
+    def passes(self) -> str:
+        """How often training sees the images."""
+        return str(self.setting.freeze_epochs + self.setting.epochs)
 
     def run(self, kind: str, seed: int, *, epochs: int | None = None, needs: str = "") -> Figures:
         """Return the figures of a run."""
@@ -93,43 +88,40 @@ class Task:
         return self.kept.figures(key, partial(measured, kind, setting), needs=needs)
 
 
-def _answer_tasks(
-    options: argparse.Namespace,
-    compare: Callable[[Sequence[Task]], None],
-    *,
-    demo: Callable[[Path], Path | None] | None = None,
-) -> None:
-    """Compare on the tasks of the command line, on few made-up images with --quick, or on the demo's where none are given."""
-    with tempfile.TemporaryDirectory() as made_in:
-        pairs: list[tuple[Path, int]] = options.tasks
-        if not pairs and options.quick:
-            pairs = [(with_parts(None, made_in=Path(made_in), count=48), 1)]
-        folder = demo(Path(made_in)) if demo is not None and not pairs else None
-        pairs = pairs if folder is None else [(folder, 1)]
-        if not pairs:
-            print(
-                "Errors are worth comparing on real images only. Give FOLDER:EPOCHS, such as dogscats:2."
-            )
-            return
-        kept = Kept(options.json)
-        seeds = options.seeds[:1] if options.quick else options.seeds
-        tasks: list[Task] = []
-        for folder, epochs in pairs:
-            setting = Setting(
+def _tasks(
+    options: argparse.Namespace, *, demo: Callable[[Path], Path | None] | None = None
+) -> list[Task]:
+    """Return the tasks of the command line; without any, few made-up images with --quick, or those of the demo."""
+    pairs: list[tuple[Path, int]] = options.tasks
+    if not pairs and options.quick:
+        pairs = [(with_parts(None, made_in=options.made_in / "made up", count=48), 1)]
+    if not pairs and demo is not None and (folder := demo(options.made_in)) is not None:
+        pairs = [(folder, 1)]
+    if not pairs:
+        print("Errors are only comparable on real images. Give FOLDER:EPOCHS, such as dogscats:2.")
+    kept = Kept(options.json)
+    small = {"size": 64, "presize": 80, "batch_size": 16}
+    sizes = small if options.quick else {name: getattr(options, name) for name in small}
+    return [
+        Task(
+            name=folder.name,
+            setting=Setting(
                 folder=str(folder),
                 epochs=1 if options.quick else epochs,
-                size=64 if options.quick else options.size,
-                presize=80 if options.quick else options.presize,
-                batch_size=16 if options.quick else options.batch_size,
                 workers=options.workers,
                 groups=getattr(options, "groups", 2),
-            )
-            tasks.append(Task(name=folder.name, setting=setting, seeds=seeds, kept=kept))
-        print(described("vizsla", "fastai", "torch", "timm"), flush=True)
-        compare(tasks)
+                **sizes,
+            ),
+            seeds=options.seeds[:1] if options.quick else options.seeds,
+            kept=kept,
+        )
+        for folder, epochs in pairs
+    ]
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
+
+Errors = dict[str, list[float]]
 
 
 def parity(options: argparse.Namespace) -> None:
@@ -137,55 +129,56 @@ def parity(options: argparse.Namespace) -> None:
 
     The interval of the difference is that of the seeds' differences (Student's t).
     """
-    _answer_tasks(options, _compare_fine_tune)
 
+    def difference(errors: Errors) -> str:
+        pairs = zip(errors["vizsla"], errors["fastai"], strict=True)
+        return _with_margin([100 * (own - other) for own, other in pairs], "+.1f")
 
-def _compare_fine_tune(tasks: Sequence[Task]) -> None:
-    libraries = ["vizsla", *(["fastai"] if has_fastai() else [])]
-    lines = [head("data", "passes", "vizsla", "fastai", "vizsla - fastai")]
-    for task in tasks:
-        errors: dict[str, list[float]] = {library: [] for library in libraries}
-        for seed in task.seeds:
-            for library in libraries:
-                errors[library].append(task.error(library, seed))
-        cells = [with_interval(each) for each in errors.values()]
-        if "fastai" in errors:
-            pairs = zip(errors["vizsla"], errors["fastai"], strict=True)
-            differences = [100 * (own - other) for own, other in pairs]
-            cells.append(f"{mean(differences):+.1f}{_margin(differences)}")
-        passes = task.setting.freeze_epochs + task.setting.epochs
-        lines.append(row(task.name, str(passes), *cells, *[""] * (3 - len(cells))))
-    print("\nValidation error in %, mean ± 95 % interval (each seed):\n")
-    print("\n".join(lines))
-
-
-HEAD_ONLY, SAME_PASSES, FINE_TUNE = "recipe, 1 pass", "recipe, same passes", "fastai"
+    columns = {"vizsla": ("vizsla", None), "fastai": ("fastai", None)}
+    _compare_errors(_tasks(options), columns, "vizsla - fastai", difference)
 
 
 def recipe(options: argparse.Namespace) -> None:
     """Compare the error of the recipe of `vizsla train` with that of fastai's fine_tune.
 
     The same number of passes over the images: fine_tune(N) makes 1 + N, the recipe one to fit the head on features and N end to
-    end. What `vizsla train` does on a CPU unless told otherwise, the one pass alone, is in the table too.
+    end. What `vizsla train` does by default on a CPU, the one pass alone, is in the table too.
     """
-    _answer_tasks(options, _compare_recipe)
+
+    def ratio(errors: Errors) -> str:
+        return f"{mean(errors['recipe, same passes']) / max(mean(errors['fastai']), 1e-9):.2f}"
+
+    columns = {
+        "recipe, 1 pass": ("recipe", 0),
+        "recipe, same passes": ("recipe", None),
+        "fastai": ("fastai", None),
+    }
+    _compare_errors(_tasks(options), columns, "recipe / fastai", ratio)
 
 
-def _compare_recipe(tasks: Sequence[Task]) -> None:
-    columns = [HEAD_ONLY, SAME_PASSES, *([FINE_TUNE] if has_fastai() else [])]
-    lines = [head("data", "passes", *columns, "recipe / fastai")]
+def _compare_errors(
+    tasks: Sequence[Task],
+    columns: dict[str, tuple[str, int | None]],
+    last: str,
+    compare: Callable[[Errors], str],
+) -> None:
+    """Print the errors of each column, a kind of training and its epochs, and in the last column a comparison with fastai."""
+    if not tasks:
+        return
+    names = installed(columns)
+    lines = [head("data", "passes", *names, *([last] if "fastai" in names else []))]
     for task in tasks:
-        errors: dict[str, list[float]] = {column: [] for column in columns}
+        errors: Errors = {name: [] for name in names}
         for seed in task.seeds:
-            for column in columns:
-                kind = "fastai" if column == FINE_TUNE else "recipe"
-                epochs = 0 if column == HEAD_ONLY else None
-                errors[column].append(task.error(kind, seed, epochs=epochs, called=column))
-        ratio = ""
-        if FINE_TUNE in errors:
-            ratio = f"{mean(errors[SAME_PASSES]) / max(mean(errors[FINE_TUNE]), 1e-9):.2f}"
-        passes = task.setting.freeze_epochs + task.setting.epochs
-        lines.append(row(task.name, str(passes), *map(with_interval, errors.values()), ratio))
+            for name in names:
+                kind, epochs = columns[name]
+                run = task.run(kind, seed, epochs=epochs)
+                shown = ", ".join(f"{100 * values[-1]:.1f}" for values in run["values"])
+                seconds = f"{run['total_seconds']:.0f} s"
+                print(f"{task.name}, seed {seed}, {name}: error {shown} %; {seconds}", flush=True)
+                errors[name].append(run["values"][-1][-1])
+        cells = [compare(errors)] if "fastai" in names else []
+        lines.append(row(task.name, task.passes, *map(with_interval, errors.values()), *cells))
     print("\nValidation error in %, mean ± 95 % interval (each seed):\n")
     print("\n".join(lines))
 
@@ -195,48 +188,34 @@ def _compare_recipe(tasks: Sequence[Task]) -> None:
 WAYS = {"vizsla": "vizsla, the same `fine_tune`", "recipe": "vizsla, its recipe"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reached:
-    """When a run was good enough.
-
-    Attributes:
-        seconds: Since the process started; infinite for a run that never was.
-        accuracy: Of the first model that was good enough, else of the best.
-    """
+class Reached(NamedTuple):
+    """When a run was good enough, in seconds since the process started or infinite, and the accuracy then or at best."""
 
     seconds: float
     accuracy: float
 
 
 def first_as_good(run: Figures, *, wanted: float) -> Reached:
-    """Return when a run first had a validated model with an accuracy.
-
-    Args:
-        run: From ``peer.measured``: ``values`` with the error last, and ``ends``.
-        wanted: Accuracy, a share.
-    """
+    """Return when a run of ``peer.measured`` first had a validated model with an accuracy, 0 to 1."""
     accuracies = [1 - values[-1] for values in run["values"]]
     for accuracy, seconds in zip(accuracies, run["ends"], strict=True):
-        # The end of a fit within the recipe is not known; its last line is that of the model it leaves.
+        # The end of a fit within the recipe is not known; its last line is that of the final model.
         if accuracy >= wanted - 1e-6 and not math.isnan(seconds):
-            return Reached(seconds=seconds, accuracy=accuracy)
-    return Reached(seconds=math.inf, accuracy=max(accuracies))
+            return Reached(seconds, accuracy)
+    return Reached(math.inf, max(accuracies))
 
 
 def time_to_accuracy(options: argparse.Namespace) -> None:
     """Time how long until a model is as good as the one that fastai's fine_tune ends with.
 
     The clock starts with the process, so imports count, and stops when a validated model reaches the accuracy that fastai has at
-    the end of fine_tune(N) with the same seed. vizsla gets there with the same fine_tune(N), after whichever epoch is the first
-    to be as good, and with the recipe of `vizsla train`: a head on features that are computed once. What fastai's process spends
+    the end of fine_tune(N) with the same seed. vizsla gets there with the same fine_tune(N), after the first epoch that is as
+    good, and with the recipe of `vizsla train`: a head on features that are computed once. The time that fastai's process spends
     on being handed the split is not counted. Without a folder the images are 600 solar cells, if the package elpv-dataset is
     installed (the extra demo).
     """
-    _answer_tasks(options, _compare_times, demo=solar_cells)
-
-
-def _compare_times(tasks: Sequence[Task]) -> None:
-    if not has_fastai():
+    tasks = _tasks(options, demo=solar_cells)
+    if not tasks or installed(["fastai"]) == []:
         return
     names = ["data", "`fine_tune`", "fastai: accuracy, %", "fastai, s"]
     lines = [head(*names, "vizsla", "accuracy, %", "s", "vizsla / fastai")]
@@ -246,15 +225,14 @@ def _compare_times(tasks: Sequence[Task]) -> None:
         for seed in task.seeds:
             peer = task.run("fastai", seed, needs="ends")
             wanted = 1 - peer["values"][-1][-1]
-            peers.append(Reached(seconds=peer["ends"][-1], accuracy=wanted))
+            peers.append(Reached(peer["ends"][-1], wanted))
             for way, found in own.items():
                 run = task.run(way, seed, epochs=0 if way == "recipe" else None, needs="ends")
                 found.append(first_as_good(run, wanted=wanted))
-            figures = [f"{way} {_shown(found[-1])}" for way, found in own.items()]
-            print(
-                f"{task.name}, seed {seed}: fastai {_shown(peers[-1])}; {'; '.join(figures)}",
-                flush=True,
-            )
+            figures = [
+                f"{way} {_shown(each[-1])}" for way, each in {"fastai": peers, **own}.items()
+            ]
+            print(f"{task.name}, seed {seed}: {'; '.join(figures)}", flush=True)
         for way, found in own.items():
             ratio = median(each.seconds for each in found) / median(each.seconds for each in peers)
             cells = [task.name, str(task.setting.epochs), _accuracies(peers), _seconds(peers)]
@@ -282,10 +260,7 @@ def _seconds(reached: Sequence[Reached]) -> str:
 
 
 def solar_cells(made_in: Path, *, num_train: int = 400, num_valid: int = 200) -> Path | None:
-    """Return a folder with ``train`` and ``valid`` of links to real images, two classes of solar cells; None without them.
-
-    The images are the first ones of a split with seed 0.
-    """
+    """Return a folder with links to solar cells of two classes, the first ones of a split with seed 0; None without them."""
     if importlib.util.find_spec("elpv_dataset") is None:
         return None
     from vizsla.data.table.demo_data import solar_cells as all_solar_cells
@@ -312,8 +287,10 @@ def folder_and_epochs(text: str) -> tuple[Path, int]:
     return Path(folder).resolve(), int(epochs)
 
 
-def _options(*, size: int, presize: int) -> dict[str, Option]:
-    return {
+def _command(
+    asks: str, run: Callable[[argparse.Namespace], None], *, size: int, **more: Option
+) -> Command:
+    options: dict[str, Option] = {
         "tasks": {
             "positional": True,
             "nargs": "*",
@@ -323,35 +300,30 @@ def _options(*, size: int, presize: int) -> dict[str, Option]:
         },
         "seeds": {"nargs": "+", "type": int, "default": [0, 1, 2]},
         "size": {"default": size, "help": "side that the network sees"},
-        "presize": {"default": presize, "help": "side before augmentation"},
-        "batch_size": {"default": 32},
+        "presize": {"default": {128: 160, 224: 291}[size], "help": "side before augmentation"},
+        "batch_size": 32,
         "workers": WORKERS,
         "json": KEPT_JSON,
     }
+    return Command(asks=asks, run=run, options=options | more, short="--seeds 0", data="{folder}:2")
 
 
 COMMANDS = {
-    "time-to-accuracy": Command(
-        asks="How long from a cold start to the accuracy of fastai's fine_tune?",
-        run=time_to_accuracy,
-        options=_options(size=128, presize=160),
-        short="--seeds 0",
-        data="{folder}:2",
+    "time-to-accuracy": _command(
+        "How long from a cold start to the accuracy of fastai's fine_tune?",
+        time_to_accuracy,
+        size=128,
     ),
-    "parity": Command(
-        asks="Is the error of fine_tune that of fastai's? (needs folders of images)",
-        run=parity,
-        options=_options(size=128, presize=160)
-        | {"groups": {"default": 2, "choices": (2, 3), "help": "parameter groups of fastai"}},
-        short="--seeds 0",
-        data="{folder}:2",
+    "parity": _command(
+        "Is the error of fine_tune that of fastai's? (needs folders of images)",
+        parity,
+        size=128,
+        groups={"default": 2, "choices": (2, 3), "help": "parameter groups of fastai"},
     ),
-    "recipe": Command(
-        asks="Is the error of vizsla train below that of fastai's fine_tune? (needs folders)",
-        run=recipe,
-        options=_options(size=224, presize=291),
-        short="--seeds 0",
-        data="{folder}:2",
+    "recipe": _command(
+        "Is the error of vizsla train below that of fastai's fine_tune? (needs folders)",
+        recipe,
+        size=224,
     ),
 }
 

@@ -1,4 +1,4 @@
-"""How fast images are listed, decoded, loaded and augmented, in how much memory, beside fastai.
+"""How fast images are listed, decoded, loaded and augmented, and in how much memory, next to fastai.
 
 python -m benchmarks.data COMMAND --help
 """
@@ -15,6 +15,8 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -23,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measure import (
     ANY_DATA,
     JSON,
-    NUM_IMAGES,
     WORKERS,
     Command,
     Figures,
@@ -32,13 +33,12 @@ from benchmarks.measure import (
     by_turns,
     comparison,
     cpu_seconds,
-    described,
-    has_fastai,
     head,
-    images_or_made_up,
     in_own_process,
     installed,
+    one_of,
     row,
+    several,
     tree_bytes,
     with_spread,
 )
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable
 
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
 
     from vizsla import DataLoaders
     from vizsla.data.cache.cache import CacheMode
+
+    Decoder = Callable[..., object]
 
 PRESIZE, SIZE, MIN_SCALE, BATCH_SIZE = 460, 224, 0.75, 64
 LIBRARIES = ("vizsla", "fastai")
@@ -63,11 +63,11 @@ LIBRARIES = ("vizsla", "fastai")
 
 LOADERS = ("vizsla", "vizsla, cache off", "fastai")
 LOADER_MEASURES = (
-    Measure(name="first epoch, images/s", figure=lambda run: run["rates"][0], digits=0),
-    Measure(name="later epochs, images/s", figure=lambda run: median(run["rates"][1:]), digits=0),
-    Measure(name="first epoch, CPU ms/image", figure=lambda run: run["cpu_ms"][0]),
-    Measure(name="later epochs, CPU ms/image", figure=lambda run: median(run["cpu_ms"][1:])),
-    Measure(name="peak memory, MB", figure=lambda run: run["peak_bytes"] / 1e6, digits=0),
+    Measure("first epoch, images/s", lambda run: run["rates"][0], 0),
+    Measure("later epochs, images/s", lambda run: median(run["rates"][1:]), 0),
+    Measure("first epoch, CPU ms/image", lambda run: run["cpu_ms"][0]),
+    Measure("later epochs, CPU ms/image", lambda run: median(run["cpu_ms"][1:])),
+    Measure("peak memory, MB", lambda run: run["peak_bytes"] / 1e6, 0),
 )
 MEMORY_EPOCHS = 10
 
@@ -75,26 +75,21 @@ MEMORY_EPOCHS = 10
 def loader(options: argparse.Namespace) -> int:
     """Decode, presize and augment with vizsla and with fastai: presize 460, size 224, batch 64, on the CPU.
 
-    Each measurement is a process of its own, the libraries take turns, and medians are compared: whatever else the machine does
-    meets both.
+    Each measurement is its own process, the libraries take turns, and medians are compared: other work on the machine meets both.
     """
     if options.epochs < 2 or options.rounds < 1:
         print("--epochs is at least 2 and --rounds at least 1", file=sys.stderr)
         return 2
-    print(described("vizsla", "fastai", "torch", "pillow"), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        count = 130 if options.quick else NUM_IMAGES
-        data = str(images_or_made_up(options.data, made_in=Path(folder), count=count))
-        asked = {"folder": data, "epochs": options.epochs, "workers": options.workers}
-        runs = by_turns(
-            installed(options.only),
-            rounds=1 if options.quick else options.rounds,
-            measure=lambda library, _: in_own_process("data:feed", library=library, **asked),
-            told=lambda library, run: (
-                f"{library}: {', '.join(f'{rate:.0f}' for rate in run['rates'])} images/s"
-            ),
-            json_file=options.json,
-        )
+    asked = {"folder": str(options.folder), "epochs": options.epochs, "workers": options.workers}
+    runs = by_turns(
+        installed(options.only),
+        rounds=options.rounds,
+        measure=lambda library, _: in_own_process("data:feed", library=library, **asked),
+        told=lambda library, run: (
+            f"{library}: {', '.join(f'{rate:.0f}' for rate in run['rates'])} images/s"
+        ),
+        json_file=options.json,
+    )
     ratios = [(own, "fastai") for own in LOADERS[:2]]
     print("\n" + comparison(runs, LOADER_MEASURES, ratios=ratios))
     return 0
@@ -103,20 +98,16 @@ def loader(options: argparse.Namespace) -> int:
 def memory(options: argparse.Namespace) -> None:
     """Show the memory of a process after each of ten epochs of loading and augmenting.
 
-    It counts memory of the process itself (anonymous pages), not the pages of libraries: the share of those that a process is
-    charged with changes whenever another process that uses the same library starts or ends. Linux only.
+    It counts memory of the process itself (anonymous pages), not the pages of libraries: their part changes whenever another
+    process that uses the same library starts or ends. Linux only.
     """
-    print(described("vizsla", "torch", "pillow"), flush=True)
     epochs = map(str, range(1, MEMORY_EPOCHS + 1))
     print("\n" + head("MB after epoch", *epochs, "last / second"), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        count = 130 if options.quick else NUM_IMAGES
-        data = str(images_or_made_up(options.data, made_in=Path(folder), count=count))
-        asked = {"folder": data, "epochs": MEMORY_EPOCHS, "workers": options.workers}
-        for library in LOADERS[:2]:
-            after = in_own_process("data:feed", library=library, **asked)["bytes_after_epoch"]
-            growth = f"{after[-1] / after[1]:.3f}" if after[1] else ""
-            print(row(library, *(f"{used / 1e6:,.0f}" for used in after), growth), flush=True)
+    asked = {"folder": str(options.folder), "epochs": MEMORY_EPOCHS, "workers": options.workers}
+    for library in LOADERS[:2]:
+        after = in_own_process("data:feed", library=library, **asked)["bytes_after_epoch"]
+        growth = f"{after[-1] / after[1]:.3f}" if after[1] else ""
+        print(row(library, *(f"{used / 1e6:,.0f}" for used in after), growth), flush=True)
 
 
 def feed(library: str, folder: str, epochs: int, workers: int | str) -> Figures:
@@ -127,17 +118,14 @@ def feed(library: str, folder: str, epochs: int, workers: int | str) -> Figures:
         cache = "off" if library == "vizsla, cache off" else "memory"
         loaders = vizsla_loaders(Path(folder), workers=workers, cache=cache)
         batches = lambda epoch: (batch.images for batch in loaders.train.batches(epoch=epoch))  # noqa: E731
-    rates: list[float] = []
-    cpu_ms: list[float] = []
-    after: list[int] = []
+    figures: Figures = {"rates": [], "cpu_ms": [], "bytes_after_epoch": []}
     for epoch in range(epochs):
-        started, cpu_started, count = time.perf_counter(), cpu_seconds(), 0
-        for images in batches(epoch):
-            count += len(images)
-        rates.append(count / (time.perf_counter() - started))
-        cpu_ms.append(1000 * (cpu_seconds() - cpu_started) / count)
-        after.append(tree_bytes(os.getpid(), own=True))
-    return {"rates": rates, "cpu_ms": cpu_ms, "bytes_after_epoch": after}
+        started, cpu_started = time.perf_counter(), cpu_seconds()
+        count = sum(map(len, batches(epoch)))
+        figures["rates"].append(count / (time.perf_counter() - started))
+        figures["cpu_ms"].append(1000 * (cpu_seconds() - cpu_started) / count)
+        figures["bytes_after_epoch"].append(tree_bytes(os.getpid(), own=True))
+    return figures
 
 
 def vizsla_loaders(
@@ -172,7 +160,7 @@ def vizsla_loaders(
 
 
 def _feed_fastai(folder: Path, *, workers: int | str) -> Callable[[int], Iterable[Tensor]]:
-    """Return a function that gives the batches of an epoch; "auto" is a process per core, fastai's own default."""
+    """Return a function that gives the batches of an epoch; "auto" is a process per core, fastai's default."""
     from fastai.vision.all import (
         CategoryBlock,
         DataBlock,
@@ -205,16 +193,15 @@ AUGMENTED_BATCHES = 4
 def augment(options: argparse.Namespace) -> None:
     """Augment 64 uint8 images of 460 x 460 to 224 x 224 on the CPU, augmentation alone, with vizsla and with fastai.
 
-    Each measurement is a process of its own.
+    Each measurement is its own process.
     """
     libraries = installed(LIBRARIES)
-    print(described("vizsla", "fastai", "torch"), flush=True)
     heads = [f"{library}, images/s" for library in libraries]
     print("\n" + head("threads", *heads, *(["vizsla / fastai"] if len(libraries) == 2 else [])))
     for threads in [1] if options.quick else options.threads:
         runs = by_turns(
             libraries,
-            rounds=1 if options.quick else options.rounds,
+            rounds=options.rounds,
             measure=lambda library, _, threads=threads: in_own_process(
                 "data:augmentation_rate", library=library, threads=threads
             ),
@@ -225,7 +212,7 @@ def augment(options: argparse.Namespace) -> None:
 
 
 def augmentation_rate(library: str, threads: int) -> Figures:
-    """Return how many images a second one library augments: the median batch, after one to warm up."""
+    """Return how many images one library augments per second: the median batch, after one to warm up."""
     import torch
 
     torch.set_num_threads(threads)
@@ -238,25 +225,18 @@ def augmentation_rate(library: str, threads: int) -> Figures:
         from vizsla.augment.batch_augmentation import BatchAugmentation
 
         augmentation = BatchAugmentation(aug_transforms(size=SIZE, min_scale=MIN_SCALE))
-        rows = torch.arange(BATCH_SIZE)
-
-        def apply(number: int) -> object:
-            return augmentation(images, rows=rows, epoch=number, training=True)
+        apply = partial(augmentation, images, rows=torch.arange(BATCH_SIZE), training=True)
     else:
         from fastai.vision.all import IntToFloatTensor, Pipeline, TensorImage, aug_transforms
 
         transforms = [IntToFloatTensor(), *aug_transforms(size=SIZE, min_scale=MIN_SCALE)]
         pipeline = Pipeline(transforms, split_idx=0)
         images = images.contiguous()
-
-        def apply(number: int) -> object:
-            del number
-            return pipeline(TensorImage(images))
-
+        apply = lambda epoch: pipeline(TensorImage(images))  # noqa: ARG005, E731
     seconds: list[float] = []
     for number in range(AUGMENTED_BATCHES + 1):
         started = time.perf_counter()
-        apply(number)
+        apply(epoch=number)
         seconds.append(time.perf_counter() - started)
     return {"rate": BATCH_SIZE / median(seconds[1:])}
 
@@ -269,7 +249,7 @@ PILLOW, OURS = "Pillow, whole", "vizsla (Pillow, scaled)"
 
 
 def decode(options: argparse.Namespace) -> None:
-    """Time the decoding of JPEG files, whole and for a presize, with every decoder that is installed: ms an image.
+    """Time the decoding of JPEG files, whole and for a presize, with every decoder that is installed: ms per image.
 
     The images of the folder are brought to 500 x 375 and to 12 megapixels (4000 x 3000). Each cell is the fastest of the rounds; the
     decoders take turns within a round, so that other work on the machine slows all of them alike. --clock cpu counts processor
@@ -277,57 +257,49 @@ def decode(options: argparse.Namespace) -> None:
     """
     import torch
 
-    rounds, count = (1, 2) if options.quick else (options.rounds, options.images)
+    count = 2 if options.quick else options.images
     torch.set_num_threads(1)
-    print(described("vizsla", "pillow", "torch", "torchvision", "simplejpeg"))
     source = "made-up images" if options.data is None else "photographs"
     print(
-        f"{count} {source}, JPEG quality {options.quality}, {rounds} rounds after one to warm up, {options.clock} time"
+        f"{count} {source}, JPEG quality {options.quality}, {options.rounds} rounds after one to warm up, "
+        f"{options.clock} time"
     )
     records: list[Figures] = []
     for kind, size in FILE_KINDS.items():
         files = _encoded(options.data, size=size, count=count, quality=options.quality)
         samples: dict[tuple[str, int | None, int], list[float]] = {}
-        for _ in range(rounds + 1):
+        for _ in range(options.rounds + 1):
             for presize in PRESIZES:
                 for threads in (1, 2):
                     for name, decoder in _decoders().items():
-                        work = partial(_decode_one, decoder, presize)
-                        taken = _seconds_each(work, files, threads=threads, clock=options.clock)
+                        taken = _seconds_each(
+                            partial(decoder, presize=presize), files, threads, options.clock
+                        )
                         samples.setdefault((name, presize, threads), []).append(taken)
-        for (name, presize, threads), taken in samples.items():
+        best = {key: 1000 * min(taken[1:]) for key, taken in samples.items()}
+        for key, taken in samples.items():
+            name, presize, threads = key
             record = {"images": kind, "decoder": name, "presize": presize, "threads": threads}
-            best, middle = 1000 * min(taken[1:]), 1000 * median(taken[1:])
-            records.append(
-                record | {"milliseconds": best, "median": middle, "clock": options.clock}
-            )
+            middle = 1000 * median(taken[1:])
+            record |= {"milliseconds": best[key], "median": middle, "clock": options.clock}
+            records.append(record)
         megabytes = statistics.mean(map(len, files)) / 1e6
-        _print_decoders(
-            kind, {key: 1000 * min(each[1:]) for key, each in samples.items()}, megabytes
-        )
+        print(f"\n**{kind}**, {megabytes:.2f} MB each; ms per image with 1 thread / 2 threads\n")
+        print(head("decoder", "whole", *map(str, PRESIZES[1:])))
+        for name in _decoders():
+            pairs = [[best[name, side, threads] for threads in (1, 2)] for side in PRESIZES]
+            print(row(name, *(f"{one:.1f} / {two:.1f}" for one, two in pairs)))
+        whole = best[PILLOW, None, 1]
+        ratios = ", ".join(f"{whole / best[OURS, at, 1]:.1f}x at {at}" for at in PRESIZES[1:])
+        print(f"\nPillow's whole decode against vizsla's decode and presize, 1 thread: {ratios}")
     if options.json is not None:
         options.json.write_text(json.dumps(records, indent=1), encoding="utf-8")
 
 
-def _print_decoders(
-    kind: str, milliseconds: dict[tuple[str, int | None, int], float], megabytes: float
-) -> None:
-    print(f"\n**{kind}**, {megabytes:.2f} MB each; ms an image with 1 thread / 2 threads\n")
-    print(head("decoder", "whole", *map(str, PRESIZES[1:])))
-    for name in _decoders():
-        pairs = [[milliseconds[name, side, threads] for threads in (1, 2)] for side in PRESIZES]
-        print(row(name, *(f"{one:.1f} / {two:.1f}" for one, two in pairs)))
-    whole = milliseconds[PILLOW, None, 1]
-    ratios = [f"{whole / milliseconds[OURS, side, 1]:.1f}x at {side}" for side in PRESIZES[1:]]
-    print(
-        f"\nPillow's whole decode against vizsla's decode and presize, 1 thread: {', '.join(ratios)}"
-    )
-
-
 def _seconds_each(
-    work: Callable[[bytes], None], files: list[bytes], *, threads: int, clock: str
+    work: Callable[[bytes], object], files: list[bytes], threads: int, clock: str
 ) -> float:
-    """Return seconds for each image, several threads working at once."""
+    """Return seconds per image, with several threads working at once."""
     now = time.perf_counter if clock == "wall" else time.process_time
     with ThreadPoolExecutor(threads) as pool:
         started = now()
@@ -336,16 +308,10 @@ def _seconds_each(
         return (now() - started) / len(files)
 
 
-def _decode_one(
-    decoder: Callable[[bytes, int | None], object], presize: int | None, data: bytes
-) -> None:
-    decoder(data, presize)
-
-
 def _encoded(
     folder: Path | None, *, size: tuple[int, int], count: int, quality: int
 ) -> list[bytes]:
-    """Return JPEGs of one size, of photographs or made-up ones, upright images turned."""
+    """Return JPEGs of one size, of photographs or made-up ones; upright images are turned."""
     from PIL.Image import Resampling
 
     from vizsla import get_image_files
@@ -367,27 +333,19 @@ def _encoded(
     return files
 
 
-def _decoders() -> dict[str, Callable[[bytes, int | None], object]]:
-    """Return the decoders that are installed; each takes the bytes of a JPEG and the presize, None for the whole image."""
-    found = {PILLOW: _pillow_whole, OURS: _vizsla_scaled}
-    scaled = {
-        "simplejpeg, scaled": _simplejpeg_scaled,
-        "simplejpeg, scaled, fast": partial(_simplejpeg_scaled, fast=True),
-    }
-    for package, decoders in (
-        ("torchvision", {"torchvision, whole": _torchvision_whole}),
-        ("simplejpeg", scaled),
-    ):
-        try:
-            __import__(package)
-        except ImportError:
-            continue
-        found |= decoders
+def _decoders() -> dict[str, Decoder]:
+    """Return the installed decoders; each takes the bytes of a JPEG and the presize, None for the whole image."""
+    found: dict[str, Decoder] = {PILLOW: _pillow_whole, OURS: _vizsla_scaled}
+    if find_spec("torchvision") is not None:
+        found["torchvision, whole"] = _torchvision_whole
+    if find_spec("simplejpeg") is not None:
+        found["simplejpeg, scaled"] = _simplejpeg_scaled
+        found["simplejpeg, scaled, fast"] = partial(_simplejpeg_scaled, fast=True)
     return found
 
 
 def _vizsla_scaled(data: bytes, presize: int | None) -> object:
-    """What training does: the smallest scale that covers the presize, then ``Resize``."""
+    """Decode as training does: the smallest scale that covers the presize, then ``Resize``."""
     import numpy as np
 
     from vizsla import Resize
@@ -400,7 +358,7 @@ def _vizsla_scaled(data: bytes, presize: int | None) -> object:
 
 
 def _pillow_resized(image: Image.Image, presize: int | None) -> object:
-    """Resized by Pillow so that the short side is the presize."""
+    """Resize with Pillow so that the short side is the presize."""
     import numpy as np
     from PIL.Image import Resampling
 
@@ -413,7 +371,7 @@ def _pillow_resized(image: Image.Image, presize: int | None) -> object:
 
 
 def _pillow_whole(data: bytes, presize: int | None) -> object:
-    """Every pixel is decoded, then resized, both by Pillow."""
+    """Decode every pixel, then resize, both with Pillow."""
     from PIL import Image
 
     image = Image.open(BytesIO(data))
@@ -422,7 +380,7 @@ def _pillow_whole(data: bytes, presize: int | None) -> object:
 
 
 def _torchvision_whole(data: bytes, presize: int | None) -> object:
-    """Decoded by torchvision, which knows no scales; resized by Pillow."""
+    """Decode with torchvision, which knows no scales; resize with Pillow."""
     import numpy as np
     import torch
     from PIL import Image
@@ -436,7 +394,7 @@ def _torchvision_whole(data: bytes, presize: int | None) -> object:
 
 
 def _simplejpeg_scaled(data: bytes, presize: int | None, *, fast: bool = False) -> object:
-    """Decoded by simplejpeg at the smallest scale that covers the presize; resized as vizsla does.
+    """Decode with simplejpeg at the smallest scale that covers the presize; resize as vizsla does.
 
     ``fast`` takes the coarser inverse transform and chroma upsampling.
     """
@@ -445,7 +403,7 @@ def _simplejpeg_scaled(data: bytes, presize: int | None, *, fast: bool = False) 
     from vizsla.data.images.sizing import resize
 
     side = 0 if presize is None else presize
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+    pixels: Any = simplejpeg.decode_jpeg(
         data, min_height=side, min_width=side, min_factor=1, fastdct=fast, fastupsample=fast
     )
     if presize is None:
@@ -461,29 +419,27 @@ CASES = ((1_000, 2), (10_000, 2), (100_000, 2), (100_000, 1_000), (100_000, 10_0
 FULL_CASES = (*CASES, (1_000_000, 2), (1_000_000, 10_000))
 QUICK_CASES = ((100, 2), (1_000, 2), (1_000, 100))
 LINKS_PER_FILE = 10_000
-"""File systems allow 65,000 and some less."""
+"""File systems allow 65,000 and some fewer."""
 
 
 def listing(options: argparse.Namespace) -> None:
-    """List many files of one folder, and say how long the fastest round took by the clock and in processor time."""
+    """List many files of one folder, and print the elapsed and the processor time of the fastest round."""
     from vizsla import get_image_files
 
-    num_files, rounds = (2_000, 1) if options.quick else (options.files, options.rounds)
-    print(described("vizsla"))
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(num_files):
-            (Path(folder) / f"image {number:06d}.jpg").touch()
-        walls: list[float] = []
-        processors: list[float] = []
-        for _ in range(rounds):
-            wall, processor = time.perf_counter(), time.process_time()
-            found = len(get_image_files(folder))
-            walls.append(time.perf_counter() - wall)
-            processors.append(time.process_time() - processor)
-            if found != num_files:
-                raise SystemExit(f"{found:,} of {num_files:,} files were found")
+    num_files = 2_000 if options.quick else options.files
+    for number in range(num_files):
+        (options.made_in / f"image {number:06d}.jpg").touch()
+    walls: list[float] = []
+    processors: list[float] = []
+    for _ in range(options.rounds):
+        wall, processor = time.perf_counter(), time.process_time()
+        found = len(get_image_files(options.made_in))
+        walls.append(time.perf_counter() - wall)
+        processors.append(time.process_time() - processor)
+        if found != num_files:
+            raise SystemExit(f"{found:,} of {num_files:,} files were found")
     print(
-        f"{num_files:,} files in one folder: {min(walls):.2f} s by the clock ({max(walls):.2f} s at the slowest), "
+        f"{num_files:,} files in one folder: {min(walls):.2f} s elapsed ({max(walls):.2f} s at the slowest), "
         f"{min(processors):.2f} s of processor time"
     )
 
@@ -492,24 +448,24 @@ def growth(options: argparse.Namespace) -> None:
     """Show how listing, labels, split and table grow with the number of files and of classes.
 
     Files are hard links to a few images, one folder for each class; loaders are made of them and no image is read. Each measurement
-    is a process of its own, the libraries alternate, medians are printed. Memory is what the process holds afterwards beyond
-    what it held after its imports.
+    is its own process, the libraries alternate, medians are printed. Memory is what the process holds afterwards beyond what it
+    held after its imports.
     """
     cases = FULL_CASES if options.full else QUICK_CASES if options.quick else CASES
-    libraries = LIBRARIES if has_fastai() else LIBRARIES[:1]
-    print(described("vizsla", "fastai", "torch"))
-    names = ["files", "classes", "list, s", "loaders, s", "memory, MB", "bytes a file"]
+    libraries = installed(LIBRARIES)
+    names = ["files", "classes", "list, s", "loaders, s", "memory, MB", "bytes per file"]
     others = ["fastai: list, s", "loaders, s", "memory, MB"] if len(libraries) == 2 else []
     print("\n" + head(*names, *others), flush=True)
     with tempfile.TemporaryDirectory(dir=options.within) as folder:
         for num_files, num_classes in cases:
             place = Path(folder) / f"{num_files}-{num_classes}"
             _make_links(place, num_files=num_files, num_classes=num_classes)
+            images = str(place / "images")
             runs: dict[str, list[Figures]] = {library: [] for library in libraries}
-            for number in range(1 if options.quick else options.rounds):
-                # Who lists first waits for the disk.
+            for number in range(options.rounds):
+                # The first to list waits for the disk.
                 for library in libraries[:: -1 if number % 2 else 1]:
-                    run = in_own_process(f"data:list_{library}", folder=str(place / "images"))
+                    run = in_own_process("data:list_and_load", library=library, folder=images)
                     runs[library].append(run)
             shutil.rmtree(place)
             cells = [f"{num_files:,}", f"{num_classes:,}"]
@@ -523,7 +479,7 @@ def growth(options: argparse.Namespace) -> None:
 
 
 def _make_links(folder: Path, *, num_files: int, num_classes: int) -> None:
-    """Fill a folder with images in sub-folders; all are links to few files."""
+    """Fill a folder with images in sub-folders; all are links to a few files."""
     from vizsla.bench.made_up import made_up_photograph
 
     folder.mkdir()
@@ -538,46 +494,23 @@ def _make_links(folder: Path, *, num_files: int, num_classes: int) -> None:
         os.link(source, place / f"image {number:07}.jpg")
 
 
-def list_vizsla(folder: str) -> Figures:
-    """Measure listing and loaders of vizsla in this process."""
-    from vizsla import ImageDataLoaders, Resize, get_image_files
+def list_and_load(library: str, folder: str) -> Figures:
+    """Measure listing and loaders of one library in this process; both have the same names."""
+    names = import_module("vizsla" if library == "vizsla" else "fastai.vision.all")
+    list_files, make = names.get_image_files, names.ImageDataLoaders.from_folder
+    sizing = names.Resize(64)
+    more = {} if library == "vizsla" else {"num_workers": 0}
 
-    def load() -> int:
-        loaders = ImageDataLoaders.from_folder(
-            folder, valid_pct=0.2, seed=0, item_tfms=Resize(64), device="cpu"
-        )
-        held.append(loaders)
-        return len(loaders.table.paths)
-
-    held: list[object] = []
-    return _list_and_load(lambda: len(get_image_files(folder)), load)
-
-
-def list_fastai(folder: str) -> Figures:
-    """Measure listing and loaders of fastai in this process."""
-    from fastai.vision.all import ImageDataLoaders, Resize, get_image_files
-
-    def load() -> int:
-        loaders = ImageDataLoaders.from_folder(
-            folder, valid_pct=0.2, seed=0, item_tfms=Resize(64), device="cpu", num_workers=0
-        )
-        held.append(loaders)
-        return len(loaders.train_ds) + len(loaders.valid_ds)
-
-    held: list[object] = []
-    return _list_and_load(lambda: len(get_image_files(folder)), load)
-
-
-def _list_and_load(list_files: Callable[[], int], load: Callable[[], int]) -> Figures:
     def own_bytes() -> int:
         gc.collect()
         return tree_bytes(os.getpid(), own=True)
 
     before = own_bytes()
     started = time.perf_counter()
-    listed = list_files()
+    listed = len(list_files(folder))
     middle = time.perf_counter()
-    loaded = load()
+    loaders = make(folder, valid_pct=0.2, seed=0, item_tfms=sizing, device="cpu", **more)
+    loaded = len(loaders.train_ds) + len(loaders.valid_ds)
     ended = time.perf_counter()
     if listed != loaded:
         raise SystemExit(f"{listed} files were listed and {loaded} are in the loaders")
@@ -589,12 +522,13 @@ COMMANDS = {
     "decode": Command(
         asks="How fast is a JPEG decoded and presized, by which library?",
         run=decode,
+        packages=("vizsla", "pillow", "torch", "torchvision", "simplejpeg"),
         options={
             "data": ANY_DATA,
-            "rounds": {"default": 5},
-            "images": {"default": 8},
-            "quality": {"default": 90},
-            "clock": {"default": "wall", "choices": ("wall", "cpu")},
+            "rounds": 5,
+            "images": 8,
+            "quality": 90,
+            "clock": one_of("wall", "cpu"),
             "json": JSON,
         },
         short="--rounds 2 --images 4",
@@ -603,44 +537,46 @@ COMMANDS = {
     "listing": Command(
         asks="How long does a folder of 50,000 files take to list?",
         run=listing,
-        options={"files": {"default": 50_000}, "rounds": {"default": 5}},
+        packages=("vizsla",),
+        options={"files": 50_000, "rounds": 5},
         short="--rounds 2",
     ),
     "augment": Command(
-        asks="How fast is the augmentation of a batch, beside fastai's?",
+        asks="How fast is the augmentation of a batch, next to fastai's?",
         run=augment,
         options={
-            "rounds": {"default": 2},
+            "rounds": 2,
             "threads": {"default": [1, 2], "type": int, "nargs": "+", "help": "of torch"},
         },
         short="--rounds 1",
     ),
     "loader": Command(
-        asks="How fast are images loaded and augmented, beside fastai, and in how much memory?",
+        asks="How fast are images loaded and augmented, next to fastai, and in how much memory?",
         run=loader,
+        packages=("vizsla", "fastai", "torch", "pillow"),
+        images="any",
         options={
-            "data": ANY_DATA,
-            "rounds": {"default": 2},
+            "rounds": 2,
             "epochs": {"default": 2, "help": "the first and the later ones together"},
             "workers": WORKERS,
-            "only": {"nargs": "+", "choices": LOADERS, "default": list(LOADERS), "type": str},
+            "only": several(LOADERS),
             "json": JSON,
         },
         short="--rounds 1",
-        data="--data {folder}",
     ),
     "memory": Command(
         asks="Does memory stay flat over ten epochs?",
         run=memory,
-        options={"data": ANY_DATA, "workers": WORKERS},
-        data="--data {folder}",
+        packages=("vizsla", "torch", "pillow"),
+        images="any",
+        options={"workers": WORKERS},
     ),
     "growth": Command(
         asks="How do listing, split and table grow with files and classes?",
         run=growth,
         options={
             "full": {"action": "store_true", "help": "a million files too"},
-            "rounds": {"default": 3},
+            "rounds": 3,
             "within": {"type": Path, "help": "where to make the folders (default: temporary)"},
         },
         short="--rounds 1",

@@ -1,4 +1,4 @@
-"""Epochs of vizsla, of fastai and of the network alone on a CUDA device, then what a batch is made of there.
+"""Epochs of vizsla, of fastai and of the network alone on a CUDA device, then the parts of a batch there.
 
 Not part of ``python -m benchmarks`` without names: it needs a CUDA device.
 
@@ -10,15 +10,12 @@ from __future__ import annotations
 import itertools
 import shutil
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from benchmarks.data import vizsla_loaders as loaders_of_all
+from benchmarks.data import BATCH_SIZE, MIN_SCALE, PRESIZE, SIZE, vizsla_loaders
 from benchmarks.measure import (
     ANY_DATA,
     KEPT_JSON,
@@ -29,255 +26,77 @@ from benchmarks.measure import (
     answer,
     by_turns,
     comparison,
-    described,
     head,
     images_or_made_up,
-    in_own_process,
+    one_of,
     row,
+    several,
     with_spread,
 )
-from benchmarks.peer import EpochLog
+from benchmarks.peer import Setting, measured
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    import torch
+    from vizsla import DataLoaders
 
-    from vizsla import DataLoaders, Learner
-    from vizsla.models.classifier import Classifier
-
-BATCH_SIZE, SIZE, PRESIZE, MIN_SCALE = 64, 224, 460, 0.75
 NUM_CLASSES, WIDTH, HEIGHT, QUALITY = 37, 394, 333, 95
-
-
-# --- Epochs, in the process of a measurement -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """What is trained.
-
-    Attributes:
-        folder: A folder for each class.
-        arch: A function of ``torchvision.models``.
-        frozen: Epochs with a frozen body; the first of all reads every file.
-        later: Epochs with everything unfrozen.
-        seed: Of split, order and augmentation.
-    """
-
-    folder: str
-    arch: str = "resnet34"
-    frozen: int = 2
-    later: int = 2
-    seed: int = 0
-
-
-def _wait() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def train_vizsla(task: Task, *, cuda_graphs: bool | None = None) -> EpochLog:
-    """Fine-tune with vizsla's defaults; ``cuda_graphs`` as in ``Trainer``."""
-    log = EpochLog(wait=_wait)
-    watch = log.of_vizsla()
-    learn = vizsla_learner(task, log=log)
-    learn.cuda_graphs = cuda_graphs
-    learn.fine_tune(task.later, freeze_epochs=task.frozen, cbs=watch)
-    log.mark("trained")
-    return log
-
-
-def vizsla_loaders(task: Task) -> DataLoaders:
-    """Return loaders of 460 to 224 pixels."""
-    from vizsla import ImageDataLoaders, Resize, aug_transforms
-
-    return ImageDataLoaders.from_folder(
-        Path(task.folder),
-        valid_pct=0.2,
-        seed=task.seed,
-        item_tfms=Resize(PRESIZE),
-        batch_tfms=aug_transforms(size=SIZE, min_scale=MIN_SCALE),
-        bs=BATCH_SIZE,
-    )
-
-
-def vizsla_learner(task: Task, *, log: EpochLog) -> Learner:
-    """Return a learner with random weights."""
-    import torchvision.models
-
-    from vizsla import error_rate, vision_learner
-
-    log.mark("imports")
-    loaders = vizsla_loaders(task)
-    log.mark("loaders")
-    learn = vision_learner(
-        loaders,
-        getattr(torchvision.models, task.arch),
-        pretrained=False,
-        metrics=error_rate,
-        quiet=True,
-    )
-    log.mark("learner")
-    return learn
-
-
-def run_model_alone(task: Task) -> EpochLog:
-    """Take as many steps and predictions as the epochs have, from CUDA graphs, on one batch that is ready: the limit."""
-    from vizsla.infer.run import compute_logits, evaluation_mode
-    from vizsla.train.step import TrainingStep
-    from vizsla.types import Batch
-
-    log = EpochLog(wait=_wait)
-    learn = vizsla_learner(task, log=log)
-    first = next(learn.dls.train.batches())
-    images, targets = first.images, first.targets
-    batch = Batch(images=images, targets=targets, rows=learn.dls.train.rows[: len(images)])
-    for freeze, epochs in ((learn.freeze, task.frozen), (learn.unfreeze, task.later)):
-        freeze()
-        learn.create_opt()
-        take_step = TrainingStep(
-            learn.model,
-            loss_function=learn.loss_func,
-            optimiser=cast("torch.optim.Optimizer", learn.opt),
-            precision=learn.precision,
-            captured=True,
-        )
-        for _ in range(epochs):
-            learn.training_mode()
-            take_step.refresh()
-            log.start()
-            for _ in range(len(learn.dls.train)):
-                take_step(batch)
-            log.trained()
-            with evaluation_mode(learn.model):
-                for rows in learn.dls.valid.rows.split(BATCH_SIZE):
-                    compute_logits(
-                        cast("Classifier", learn.model),
-                        images[: len(rows)],
-                        precision=learn.precision,
-                    )
-            log.end([])
-    return log
-
-
-def train_fastai(task: Task, *, half: bool = True) -> EpochLog:
-    """Fine-tune with fastai, on vizsla's split; ``half``: with ``to_fp16()``."""
-    log = EpochLog(wait=_wait)
-    import torchvision.models
-    from fastai.vision.all import (
-        ImageDataLoaders,
-        Resize,
-        aug_transforms,
-        error_rate,
-        vision_learner,
-    )
-
-    log.mark("imports")
-    loaders = ImageDataLoaders.from_folder(
-        Path(task.folder),
-        valid_pct=0.2,
-        seed=task.seed,
-        item_tfms=Resize(PRESIZE),
-        batch_tfms=aug_transforms(size=SIZE, min_scale=MIN_SCALE),
-        bs=BATCH_SIZE,
-    )
-    log.mark("loaders")
-    learn = vision_learner(
-        loaders, getattr(torchvision.models, task.arch), pretrained=False, metrics=error_rate
-    )
-    if half:
-        learn = learn.to_fp16()
-    log.mark("learner")
-    with learn.no_bar(), learn.no_logging():
-        learn.fine_tune(task.later, freeze_epochs=task.frozen, cbs=log.of_fastai())
-    log.mark("trained")
-    return log
-
-
-KINDS: dict[str, Callable[[Task], EpochLog]] = {
-    "vizsla": train_vizsla,
-    "vizsla, no graphs": lambda task: train_vizsla(task, cuda_graphs=False),
-    "fastai fp16": train_fastai,
-    "fastai fp32": lambda task: train_fastai(task, half=False),
-    "network alone": run_model_alone,
+KINDS = {
+    "vizsla": "vizsla",
+    "vizsla, no graphs": "vizsla, no graphs",
+    "fastai fp16": "fastai fp16",
+    "fastai fp32": "fastai",
+    "network alone": "network alone",
 }
-"""What can be measured, and how."""
+"""What can be measured, and its name among ``peer.TRAINERS``."""
 
 
-def train(kind: str, task: dict[str, Any]) -> Figures:
-    """Train in this process and return the figures."""
-    import torch
-
-    asked = Task(**task)
-    log = KINDS[kind](asked)
-    return {
-        "epochs": log.seconds,
-        "train": log.train_seconds,
-        "marks": log.marks,
-        "frozen": asked.frozen,
-        "device_bytes": torch.cuda.max_memory_reserved(),
-    }
-
-
-# --- The table of epochs ---------------------------------------------------------------------------------------------
-
-MEASURES = (
-    Measure(name="frozen epoch, the first (cold), s", figure=lambda run: run["epochs"][:1]),
-    Measure(name="frozen epoch, later, s", figure=lambda run: run["epochs"][1 : run["frozen"]]),
-    Measure(name="unfrozen epoch, the first, s", figure=lambda run: _unfrozen(run, "epochs")[:1]),
-    Measure(name="unfrozen epoch, later, s", figure=lambda run: _unfrozen(run, "epochs")[1:]),
-    Measure(name="of that without validation, s", figure=lambda run: _unfrozen(run, "train")[1:]),
-    Measure(name="imports, s", digits=1, figure=lambda run: run["marks"]["imports"]),
-    Measure(
-        name="loaders and learner, s",
-        digits=1,
-        figure=lambda run: run["marks"]["learner"] - run["marks"]["imports"],
-    ),
-    Measure(name="device memory, MB", digits=0, figure=lambda run: run["device_bytes"] / 1e6),
-    Measure(
-        name="host memory with all processes, MB",
-        digits=0,
-        figure=lambda run: run["peak_bytes"] / 1e6,
-    ),
-)
+# --- Epochs ----------------------------------------------------------------------------------------------------------
 
 
 def _unfrozen(run: Figures, name: str) -> list[float]:
     return run[name][run["frozen"] :]
 
 
-def gpu(options: argparse.Namespace) -> None:
-    """Time epochs of vizsla, of fastai and of the network alone on a CUDA device, then what a batch is made of there.
+MEASURES = (
+    Measure("frozen epoch, the first (cold), s", lambda run: run["seconds"][:1]),
+    Measure("frozen epoch, later, s", lambda run: run["seconds"][1 : run["frozen"]]),
+    Measure("unfrozen epoch, the first, s", lambda run: _unfrozen(run, "seconds")[:1]),
+    Measure("unfrozen epoch, later, s", lambda run: _unfrozen(run, "seconds")[1:]),
+    Measure("of that without validation, s", lambda run: _unfrozen(run, "train_seconds")[1:]),
+    Measure("device memory, MB", lambda run: run["device_bytes"] / 1e6, 0),
+    Measure("host memory with all processes, MB", lambda run: run["peak_bytes"] / 1e6, 0),
+)
 
-    The images are JPEGs of 394 x 333 with about 45 kB, 37 classes, as the Oxford pets have them, cut from those of the folder.
-    The libraries take turns, each measurement is a process of its own; runs that are in the file are not repeated. --part pieces
-    copies the files of the folder as they are until there are --images of them.
+
+def gpu(options: argparse.Namespace) -> None:
+    """Time epochs of vizsla, of fastai and of the network alone on a CUDA device, then the parts of a batch there.
+
+    The images are JPEGs of 394 x 333 with about 45 kB, 37 classes, like the Oxford pets, cut from those of the folder. The libraries
+    take turns, each measurement is its own process; runs that are in the file are not repeated. --part pieces copies the files of
+    the folder until there are --images of them.
     """
     import torch
 
     if options.quick:
-        options.rounds, options.archs = 1, options.archs[:1]
+        options.archs = options.archs[:1]
         options.images = 256 if options.part == "pieces" else 512
     if not torch.cuda.is_available():
         sys.exit("benchmarks.gpu needs a CUDA device, and torch sees none here.")
-    machine = described("vizsla", "fastai", "torch", "torchvision", "pillow")
-    print(f"{torch.cuda.get_device_name()}; {machine}", flush=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = images_or_made_up(options.data, made_in=Path(name) / "made up")
-        if options.part != "pieces":
-            folder = _pets_like(folder, into=Path(name) / "images", count=options.images)
-            for arch in options.archs:
-                runs = _measure_epochs(folder, arch, options)
-                rounds = max(map(len, runs.values()), default=0)
-                ratios = [(kind, "vizsla") for kind in runs if kind.startswith("fastai")]
-                print(f"\n{arch}, {options.images:,} JPEGs, {rounds} rounds:\n")
-                print(comparison(runs, MEASURES, ratios=ratios, digits=1))
-        if options.part != "epochs":
-            _print_pieces(_copied(folder, into=Path(name) / "copies", count=options.images))
+    print(torch.cuda.get_device_name(), flush=True)
+    folder = images_or_made_up(options.data, made_in=options.made_in / "made up")
+    if options.part != "pieces":
+        folder = _pets_like(folder, into=options.made_in / "images", count=options.images)
+        for arch in options.archs:
+            runs = _measure_epochs(folder, arch, options)
+            rounds = max(map(len, runs.values()), default=0)
+            ratios = [(kind, "vizsla") for kind in runs if kind.startswith("fastai")]
+            print(f"\n{arch}, {options.images:,} JPEGs, {rounds} rounds:\n")
+            print(comparison(runs, MEASURES, ratios=ratios, digits=1))
+    if options.part != "epochs":
+        _print_pieces(_copied(folder, into=options.made_in / "copies", count=options.images))
 
 
 def _measure_epochs(
@@ -287,20 +106,26 @@ def _measure_epochs(
     kept = Kept(options.json)
 
     def measure(kind: str, number: int) -> Figures:
-        # A frozen epoch of fastai takes as long as the first one, which waits for its files too.
-        frozen = 1 if kind.startswith("fastai") else 2
-        task = Task(folder=str(folder), arch=arch, frozen=frozen, seed=number)
+        setting = Setting(
+            folder=str(folder),
+            # A frozen epoch of fastai takes as long as the first one, which waits for its files too.
+            freeze_epochs=1 if kind.startswith("fastai") else 2,
+            size=SIZE,
+            presize=PRESIZE,
+            batch_size=BATCH_SIZE,
+            seed=number,
+            arch=arch,
+            device="cuda",
+        )
         key = {"arch": arch, "kind": kind, "round": number}
         try:
-            return kept.figures(
-                key, lambda: in_own_process("gpu:train", kind=kind, task=asdict(task))
-            )
+            return kept.figures(key, partial(measured, KINDS[kind], setting), needs="seconds")
         except SystemExit as error:
             print(error, flush=True)
             return {}
 
     def told(kind: str, run: Figures) -> str:
-        seconds = ", ".join(f"{value:.2f}" for value in run.get("epochs", []))
+        seconds = ", ".join(f"{value:.2f}" for value in run.get("seconds", []))
         return f"{arch}, {kind}: epochs {seconds} s"
 
     runs = by_turns(options.only, rounds=options.rounds, measure=measure, told=told)
@@ -309,13 +134,7 @@ def _measure_epochs(
 
 
 def _pets_like(data: Path, *, into: Path, count: int) -> Path:
-    """Return a folder of so many JPEGs in 37 folders, cut from photographs so that no two are alike.
-
-    Args:
-        data: Photographs.
-        into: Folder that is made.
-        count: How many.
-    """
+    """Return a new folder of JPEGs in 37 folders, cut from photographs so that no two are alike."""
     from vizsla import get_image_files
 
     sources = get_image_files(data)
@@ -331,7 +150,7 @@ def _pets_like(data: Path, *, into: Path, count: int) -> Path:
 
 
 def _cut(number: int, *, sources: Sequence[Path], into: Path) -> int:
-    """Save one image, the number says from which photograph and where; return its bytes."""
+    """Save one image, whose number says from which photograph and where; return its bytes."""
     from PIL import Image
 
     turn, place = divmod(number, len(sources))
@@ -344,7 +163,7 @@ def _cut(number: int, *, sources: Sequence[Path], into: Path) -> int:
     return path.stat().st_size
 
 
-# --- What a batch is made of -----------------------------------------------------------------------------------------
+# --- The parts of a batch --------------------------------------------------------------------------------------------
 
 PASSES = 5
 AUGMENTED_BATCHES = 200
@@ -355,7 +174,7 @@ def _print_pieces(folder: Path) -> None:
     count = len(list(folder.iterdir()))
     print("\n" + head(f"{count:,} JPEGs, images/s", ""), flush=True)
     for decoder in ("CPU", "device"):
-        first, later = passes(folder, decoder=decoder)
+        first, *later = passes(folder, decoder=decoder)
         name = f"first pass, decoded by the {decoder} ({count / first:.2f} s)"
         print(row(name, f"{first:,.0f}"), flush=True)
         print(row("later passes, device cache", with_spread(later)), flush=True)
@@ -364,49 +183,36 @@ def _print_pieces(folder: Path) -> None:
 
 
 def _copied(data: Path, *, into: Path, count: int) -> Path:
-    """Return a folder of ``count`` files, copies of those of another folder in turn.
-
-    Args:
-        data: Folder of images.
-        into: Folder that is made.
-        count: How many.
-    """
+    """Return a new folder with copies of the images of another folder, in turn."""
     from vizsla import get_image_files
 
     into.mkdir(parents=True)
-    for number, source in enumerate(
-        itertools.islice(itertools.cycle(get_image_files(data)), count)
-    ):
+    sources = itertools.islice(itertools.cycle(get_image_files(data)), count)
+    for number, source in enumerate(sources):
         shutil.copyfile(source, into / f"{number:05}{source.suffix}")
     return into
 
 
-def passes(folder: Path, *, decoder: str) -> tuple[float, list[float]]:
-    """Return images/s of the first pass over a folder and of each later one.
+def passes(folder: Path, *, decoder: str) -> list[float]:
+    """Return images/s of each pass over a folder; the "device" decodes plain JPEGs itself, the "CPU" leaves it none.
 
-    Files that were read a moment ago are in the system's memory: what is cold is vizsla's cache.
-
-    Args:
-        folder: Folder of images.
-        decoder: ``"device"`` decodes plain JPEGs there, as usual; ``"CPU"`` never does.
+    Files that were just read are in the system's memory: only vizsla's cache is cold.
     """
     import torch
 
     torch.empty(1, device="cuda")  # The first use of a device takes a second of its own.
-    loaders = loaders_of_all(folder, cache="device", device="cuda")
+    loaders = vizsla_loaders(folder, cache="device", device="cuda")
     if decoder == "CPU":
         vars(loaders.train.loader)["_device_decoder"] = lambda _shipping: None
     else:
         warm_up(loaders)
     rates: list[float] = []
     for epoch in range(1 + PASSES):
-        count = 0
         started = time.perf_counter()
-        for batch in loaders.train.batches(epoch=epoch):
-            count += len(batch.images)
+        count = sum(len(batch.images) for batch in loaders.train.batches(epoch=epoch))
         torch.cuda.synchronize()
         rates.append(count / (time.perf_counter() - started))
-    return rates[0], rates[1:]
+    return rates
 
 
 def warm_up(loaders: DataLoaders) -> None:
@@ -422,7 +228,7 @@ def warm_up(loaders: DataLoaders) -> None:
 
 
 def augmentation_rates() -> list[float]:
-    """Return images/s of the augmentation alone, a few times; the images are on the device already."""
+    """Return images/s of the augmentation alone, a few times; the images are already on the device."""
     import torch
 
     from vizsla import aug_transforms
@@ -438,8 +244,8 @@ def augmentation_rates() -> list[float]:
         for number in range(len(plan)):
             augment(number, images)
 
-    _seconds(augment_all)
-    return [AUGMENTED_BATCHES * BATCH_SIZE / _seconds(augment_all) for _ in range(PASSES)]
+    seconds = [_seconds(augment_all) for _ in range(1 + PASSES)]
+    return [AUGMENTED_BATCHES * BATCH_SIZE / each for each in seconds[1:]]
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -454,15 +260,16 @@ def _seconds(work: Callable[[], None]) -> float:
 
 COMMANDS = {
     "gpu": Command(
-        asks="How long are epochs on a GPU, beside fastai and the network alone?",
+        asks="How long are epochs on a GPU, next to fastai and the network alone?",
         run=gpu,
+        packages=("vizsla", "fastai", "torch", "torchvision", "pillow"),
         options={
             "data": ANY_DATA,
-            "images": {"default": 7390},
+            "images": 7390,
             "archs": {"nargs": "+", "default": ["resnet34", "resnet50"], "type": str},
-            "only": {"nargs": "*", "choices": list(KINDS), "default": list(KINDS), "type": str},
-            "rounds": {"default": 3},
-            "part": {"default": "all", "choices": ("all", "epochs", "pieces")},
+            "only": several(list(KINDS)),
+            "rounds": 3,
+            "part": one_of("all", "epochs", "pieces"),
             "json": KEPT_JSON,
         },
         data="--data {folder}",

@@ -1,4 +1,4 @@
-"""Measure one thing in a process of its own, by turns with others, and print the figures as a table.
+"""Measure one thing in its own process, by turns with others, and print the figures as a table.
 
 Everything that the benchmarks share: the process per measurement and its memory, turns, tables, options, images. Nothing heavy is
 imported here: pages of libraries that a parent shares with its child would be missing in the child's memory.
@@ -14,21 +14,23 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 ROOT = Path(__file__).parents[1]
-NUM_IMAGES = 600
+NUM_IMAGES, QUICK_IMAGES = 600, 64
 _SECONDS_BETWEEN_LOOKS = 0.5
-"""Looking at 3 GB takes 30 ms, in which that process waits for its memory."""
+"""Each look at 3 GB takes 30 ms, in which that process waits for its memory."""
 
 Figures = dict[str, Any]
 Kind = TypeVar("Kind")
@@ -38,15 +40,11 @@ Kind = TypeVar("Kind")
 
 
 def in_own_process(function: str, **arguments: Any) -> Figures:
-    """Call a function in a fresh process.
-
-    Args:
-        function: ``"module:function"`` of this folder. It returns a dictionary that JSON can hold, or None.
-        arguments: Of the function; JSON must hold them too.
+    """Call ``"module:function"`` of this folder in a fresh process, with arguments that JSON can hold.
 
     Returns:
-        What the function returned, with ``began`` (of the process, in seconds since 1970), its wall time ``total_seconds`` and the
-        ``peak_bytes`` of the process with all its children.
+        The dictionary that the function returned (or none), with ``began`` (of the process, in seconds since 1970), its elapsed time
+        ``total_seconds`` and the ``peak_bytes`` of the process with all its children.
     """
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.measure", function]
     began, started = time.time(), time.perf_counter()
@@ -62,7 +60,7 @@ def in_own_process(function: str, **arguments: Any) -> Figures:
             f"{function} failed with exit code {child.returncode}. Its arguments: {arguments}"
         )
     figures: Figures = json.loads(printed.strip().splitlines()[-1])
-    # The parent looks now and then; what was taken last it may miss.
+    # The parent looks only now and then, and may miss what was taken last.
     peak_bytes = max(watch.peak_bytes, figures.pop("end_bytes"))
     total_seconds = time.perf_counter() - started
     return figures | {"began": began, "total_seconds": total_seconds, "peak_bytes": peak_bytes}
@@ -78,8 +76,8 @@ def main() -> None:
 class MemoryWatch:
     """Looks twice a second at how much memory a process and all its children hold, and remembers the most.
 
-    It counts the proportional set size: a page that n processes share counts as 1/n for each, so the sum over the tree is
-    what the tree takes from the machine. Linux only; elsewhere ``peak_bytes`` stays 0.
+    It counts the proportional set size: a page that n processes share counts as 1/n for each, so the sum over the tree is what the
+    tree takes from the machine. Linux only; elsewhere ``peak_bytes`` stays 0.
     """
 
     def __init__(self, pid: int) -> None:
@@ -106,58 +104,38 @@ class MemoryWatch:
 def tree_bytes(pid: int, *, own: bool = False) -> int:
     """Return the proportional set size of a process and all its children, in bytes; 0 where the system does not say.
 
-    Args:
-        pid: The process.
-        own: Without the pages of files, such as libraries: their part changes whenever another process that uses the same
-            library starts or ends.
+    ``own`` leaves out the pages of files, such as libraries: their part changes whenever another process that uses the same
+    library starts or ends.
     """
     line = "Pss_Anon:" if own else "Pss:"
-    return sum(_process_bytes(each, line=line) for each in (pid, *_children(pid)))
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            direct = [int(word) for word in task.read_text().split()]
-        except OSError:
-            continue
-        for child in direct:
-            found += [child, *_children(child)]
+    found, waiting = 0, [pid]
+    while waiting:
+        process = Path(f"/proc/{waiting.pop()}")
+        with suppress(OSError):
+            lines = (process / "smaps_rollup").read_text().splitlines()
+            found += sum(int(each.split()[1]) * 1024 for each in lines if each.startswith(line))
+        for task in process.glob("task/*/children"):
+            with suppress(OSError):
+                waiting += map(int, task.read_text().split())
     return found
 
 
-def _process_bytes(pid: int, *, line: str) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(each.split()[1]) * 1024 for each in lines if each.startswith(line))
-
-
 def cpu_seconds() -> float:
-    """Return the processor time of this process and of its children that ended, all cores together."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    """Return the processor time of this process and of its ended children, all cores together."""
+    return sum(os.times()[:4])
 
 
 # --- Turns, and measurements that are kept ---------------------------------------------------------------------------
 
 
-def has_fastai() -> bool:
-    """Return whether fastai is installed, and say so where it is not."""
-    if importlib.util.find_spec("fastai") is not None:
-        return True
-    print("fastai is not installed, so vizsla is measured alone: pip install fastai")
-    return False
-
-
 def installed(kinds: Iterable[str]) -> list[str]:
-    """Return the kinds of measurement that are possible here: those of fastai need fastai."""
+    """Return the kinds of measurement that are possible here, and say so where fastai is missing."""
     wanted = list(kinds)
-    if not any(kind.startswith("fastai") for kind in wanted) or has_fastai():
+    own = [kind for kind in wanted if not kind.startswith("fastai")]
+    if own == wanted or importlib.util.find_spec("fastai") is not None:
         return wanted
-    return [kind for kind in wanted if not kind.startswith("fastai")]
+    print("fastai is not installed, so vizsla is measured alone: pip install fastai")
+    return own
 
 
 def by_turns(
@@ -168,14 +146,14 @@ def by_turns(
     told: Callable[[Kind, Figures], str] | None = None,
     json_file: Path | None = None,
 ) -> dict[Kind, list[Figures]]:
-    """Measure everything once in each round: other work on the machine then meets all of them.
+    """Measure everything once in each round, so that other work on the machine meets all of it.
 
     Args:
         kinds: What is measured.
         rounds: How many.
         measure: Takes a kind and the number of the round, from 1, and returns figures.
-        told: Says in words what was measured, which is printed at once; None prints nothing.
-        json_file: Every single measurement is written there in the end.
+        told: Turns figures into a text that is printed at once; None prints nothing.
+        json_file: Gets every single measurement at the end.
     """
     runs: dict[Kind, list[Figures]] = {kind: [] for kind in kinds}
     for number in range(1, rounds + 1):
@@ -190,11 +168,7 @@ def by_turns(
 
 
 class Kept:
-    """Measurements in a JSON file; those that are there are not repeated.
-
-    Args:
-        file: The file; None keeps nothing.
-    """
+    """Measurements in a JSON file, which are not repeated; None keeps nothing."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -205,12 +179,9 @@ class Kept:
     def figures(
         self, key: dict[str, Any], measure: Callable[[], Figures], *, needs: str = ""
     ) -> Figures:
-        """Return kept figures, or measure and keep them.
+        """Return the kept figures of a measurement, or measure and keep them.
 
-        Args:
-            key: Names the measurement.
-            measure: Measures it.
-            needs: A figure that is used; a run of an older version that lacks it is repeated.
+        ``needs`` names a figure that is used: a run of an older version without it is repeated.
         """
         for run in self._runs:
             is_it = all(name in run and run[name] == value for name, value in key.items())
@@ -228,7 +199,7 @@ class Kept:
 
 
 def described(*packages: str) -> str:
-    """Return the machine and the versions of some packages in one line; packages that are not installed are left out."""
+    """Return the machine and the versions of the installed ones of some packages, in one line."""
     versions: list[str] = []
     for name in packages:
         try:
@@ -250,7 +221,7 @@ def _processor() -> str:
 
 
 def with_spread(values: Sequence[float], *, digits: int = 0) -> str:
-    """Return the median and, in brackets, the smallest and the largest value; nothing of no values."""
+    """Return the median, with the smallest and the largest value in brackets; empty for no values."""
     if not values:
         return ""
     middle, low, high = statistics.median(values), min(values), max(values)
@@ -258,7 +229,7 @@ def with_spread(values: Sequence[float], *, digits: int = 0) -> str:
 
 
 def head(*names: str) -> str:
-    """Return the head of a Markdown table, the first column to the left."""
+    """Return the head of a Markdown table, the first column aligned left."""
     return f"{row(*names)}\n|---|" + "---:|" * (len(names) - 1)
 
 
@@ -267,15 +238,8 @@ def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A row of a table of comparison.
-
-    Attributes:
-        name: With its unit.
-        figure: Takes the figures of a run; one value or several.
-        digits: After the point.
-    """
+class Measure(NamedTuple):
+    """A row of a table of comparison: its name with unit, what takes the value or values from the figures of a run, digits."""
 
     name: str
     figure: Callable[[Figures], float | list[float]]
@@ -294,7 +258,7 @@ def comparison(
     Args:
         runs: Figures of every round, by what was measured.
         measures: The rows.
-        ratios: (above, below), what is divided by what; pairs that were not measured are left out.
+        ratios: (dividend, divisor); pairs that were not measured are left out.
         digits: Of the ratios.
     """
     pairs = [pair for pair in ratios if runs.keys() >= set(pair)]
@@ -315,13 +279,15 @@ def comparison(
 
 # --- The command line ------------------------------------------------------------------------------------------------
 
-Option = dict[str, Any]
+Option = Any
+"""Of a command: its default, or what ``argparse`` takes."""
+
 DATA: Option = {"type": Path, "help": "with train and valid (default: made-up images)"}
 ANY_DATA: Option = {"type": Path, "help": "a folder for each class (default: made-up images)"}
 JSON: Option = {"type": Path, "help": "also write every single measurement there"}
 KEPT_JSON: Option = {
     "type": Path,
-    "help": "every measurement is written there, and not repeated if it is there",
+    "help": "keeps every measurement; those in it are not repeated",
 }
 
 
@@ -342,41 +308,67 @@ class Command:
 
     Attributes:
         asks: What it answers.
-        run: Measures and prints; its docstring is the help.
-        options: What ``argparse`` is told of each option, by name, and whether it is "positional"; ``--quick`` is one of all.
-        short: What it is told where all questions are asked, so that together they do not take long.
-        data: How it is told a folder of images; empty where it takes none.
+        run: Measures and prints; its docstring is the help. ``options.folder`` has the images, ``options.made_in`` is a
+            temporary folder.
+        options: Each ``Option`` by name; all commands have ``--quick``.
+        packages: Their versions are printed first.
+        images: ``"any"``: it takes ``--data``, a folder for each class; ``"parts"``: one with train and valid. Without
+            ``--data`` images are made up.
+        short: Its options where all questions are asked, so that together they do not take long.
+        data: How it is told a folder of images, if not by ``images``.
     """
 
     asks: str
     run: Callable[[argparse.Namespace], int | None]
     options: dict[str, Option] = field(default_factory=dict)
+    packages: tuple[str, ...] = ("vizsla", "fastai", "torch", "timm")
+    images: str = ""
     short: str = ""
     data: str = ""
 
 
 def answer(commands: Mapping[str, Command], arguments: Sequence[str] | None = None) -> int:
     """Run the command that the command line names and return the exit code; a single one needs no name."""
-    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
-    if len(commands) == 1:
-        ((_, only),) = commands.items()
-        _add_options(parser, only)
-    else:
-        parsers = parser.add_subparsers(required=True, metavar="COMMAND")
-        for name, command in commands.items():
-            style = argparse.RawDescriptionHelpFormatter
-            _add_options(
-                parsers.add_parser(name, help=command.asks, formatter_class=style), command
-            )
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(formatter_class=style)
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND") if len(commands) > 1 else None
+    for name, command in commands.items():
+        own = parser
+        if parsers is not None:
+            own = parsers.add_parser(name, help=command.asks, formatter_class=style)
+        _add_options(own, command)
     options = parser.parse_args(arguments)
-    return options.command.run(options) or 0
+    command = options.command
+    if options.quick and hasattr(options, "rounds"):
+        options.rounds = 1
+    print(described(*command.packages), flush=True)
+    with tempfile.TemporaryDirectory() as made_in:
+        options.made_in = Path(made_in)
+        if command.images:
+            make = with_parts if command.images == "parts" else images_or_made_up
+            count = QUICK_IMAGES if options.quick else NUM_IMAGES
+            options.folder = make(options.data, made_in=options.made_in / "made up", count=count)
+        return command.run(options) or 0
+
+
+def one_of(*choices: str) -> Option:
+    """Return an option that takes one of some words, by default the first."""
+    return {"default": choices[0], "choices": choices}
+
+
+def several(choices: Sequence[str], default: Sequence[str] | None = None) -> Option:
+    """Return an option that takes several of some words, by default all."""
+    known = list(choices)
+    chosen = known if default is None else list(default)
+    return {"nargs": "+", "choices": known, "default": chosen, "type": str}
 
 
 def _add_options(parser: argparse.ArgumentParser, command: Command) -> None:
     parser.description = "\n".join(line.strip() for line in (command.run.__doc__ or "").split("\n"))
     parser.set_defaults(command=command)
-    for name, option in command.options.items():
-        known = dict(option)
+    data = {"any": {"data": ANY_DATA}, "parts": {"data": DATA}}.get(command.images, {})
+    for name, option in (data | command.options).items():
+        known = dict(option) if isinstance(option, dict) else {"default": option}
         default = known.get("default")
         if "type" not in known and "action" not in known and default is not None:
             known["type"] = type(default)
@@ -389,7 +381,7 @@ def _add_options(parser: argparse.ArgumentParser, command: Command) -> None:
 
 
 def images_or_made_up(folder: Path | None, *, made_in: Path, count: int = NUM_IMAGES) -> Path:
-    """Return a folder of images: the one given, or one that is filled with made-up photographs of two classes, 500 x 375."""
+    """Return the given folder, or one that is filled with made-up photographs of two classes, 500 x 375."""
     if folder is not None:
         return folder.resolve()
     made_in.mkdir(parents=True, exist_ok=True)
@@ -398,7 +390,7 @@ def images_or_made_up(folder: Path | None, *, made_in: Path, count: int = NUM_IM
 
 
 def with_parts(folder: Path | None, *, made_in: Path, count: int = NUM_IMAGES) -> Path:
-    """Return a folder with ``train`` and ``valid``: the one given, or one with made-up photographs, a third as many to validate."""
+    """Return the given folder, or one with made-up photographs in ``train``, and a third as many in ``valid``."""
     if folder is not None:
         return folder.resolve()
     images_or_made_up(None, made_in=made_in / "train", count=count)

@@ -1,7 +1,7 @@
 """The same training task in vizsla and in fastai: same files, split, weights, sizes, batch size and augmentation.
 
-fastai is handed vizsla's files and split, since it lists folders in the order in which the system does. ``measured`` runs a task in a
-process of its own.
+fastai is handed vizsla's files and split, since it lists folders in the order of the file system. ``measured`` runs a task in its
+own process.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib import import_module
 from io import StringIO
 from math import nan
 from pathlib import Path
@@ -19,6 +21,7 @@ from benchmarks.measure import Figures, cpu_seconds, in_own_process
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from torch import nn
 
     from vizsla import Callback, DataLoaders, Learner
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 ARCHITECTURE = "efficientnet_lite0"
+"""The network of all tasks but those of ``gpu.py``."""
 NAME_PATTERN = r"^(.+)_\d+\.jpe?g$"
 VALID_SHARE = 0.2
 MIN_SCALE = 0.75
@@ -38,17 +42,19 @@ class Setting:
     """A training task.
 
     Attributes:
-        folder: Has sub-folders ``train`` and ``valid`` with one folder per class in each; or images called
+        folder: Has ``train`` and ``valid`` with one folder per class in each; or one folder per class, or images called
             ``class_number.jpg`` at any depth, of which a random fifth is held out.
         epochs: Unfrozen epochs of ``fine_tune``.
         freeze_epochs: Frozen ones before them.
         size: Side of the images that the network sees.
-        presize: Side that images have before augmentation.
-        batch_size: Images in a step.
+        presize: Side of the images before augmentation.
+        batch_size: Images per step.
         seed: Of split, order, augmentation, head and dropout.
         workers: Threads of vizsla, processes of fastai; "auto" is each library's own default.
-        groups: Parameter groups of fastai: 2 (body and head) is what it gives networks of timm, 3 are cut as vizsla's.
+        groups: Parameter groups of fastai: 2 (body and head) is its default for networks of timm, 3 are cut as vizsla's.
         augment: Whether training images are augmented; without, images have ``size`` from the start.
+        arch: ``efficientnet_lite0`` with its weights, or a network of torchvision with random ones.
+        device: Where it trains.
     """
 
     folder: str
@@ -61,10 +67,8 @@ class Setting:
     workers: int | str = "auto"
     groups: int = 2
     augment: bool = True
-
-
-def _no_wait() -> None:
-    """A processor has done its work when the call returns."""
+    arch: str = ARCHITECTURE
+    device: str = "cpu"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,32 +76,32 @@ class EpochLog:
     """What each epoch gave and took.
 
     Attributes:
-        wait: Waits for the device, where work is done on one.
+        device: Where the work is done.
         values: ``[train_loss, valid_loss, error]`` of each epoch.
         seconds: Of each, validation included.
         train_seconds: Of each, without validation.
         epoch_cpu_seconds: Of each, of this process and of the child processes that ended in it, all cores together.
         ends: When each was validated, in seconds since 1970.
-        marks: When imports, loaders and learner were there, in seconds since this log was made.
-        helped_seconds: What the process spent on being handed another library's split.
+        helped_seconds: Time that the process spent on being handed another library's split.
     """
 
-    wait: Callable[[], None] = _no_wait
+    device: str = "cpu"
     values: list[list[float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     train_seconds: list[float] = field(default_factory=list)
     epoch_cpu_seconds: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
-    marks: dict[str, float] = field(default_factory=dict)
     helped_seconds: float = 0.0
-    _began: float = field(default_factory=time.perf_counter)
     _started: float = 0.0
     _cpu_started: float = 0.0
     _trained: float = 0.0
 
-    def mark(self, name: str) -> None:
-        """Note that something is there."""
-        self.marks[name] = time.perf_counter() - self._began
+    def wait(self) -> None:
+        """Wait until a CUDA device has done its work; a processor has when a call returns."""
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
 
     def start(self) -> None:
         """An epoch begins."""
@@ -181,39 +185,44 @@ def vizsla_loaders(setting: Setting) -> DataLoaders:
         "bs": setting.batch_size,
         "seed": setting.seed,
         "num_workers": setting.workers,
+        "device": setting.device,
     }
     if (folder / "train").is_dir():
         return ImageDataLoaders.from_folder(folder, **options)
-    files = get_image_files(folder)
-    return ImageDataLoaders.from_name_re(
-        folder, files, NAME_PATTERN, valid_pct=VALID_SHARE, **options
-    )
+    options["valid_pct"] = VALID_SHARE
+    if setting.arch != ARCHITECTURE:
+        return ImageDataLoaders.from_folder(folder, **options)
+    return ImageDataLoaders.from_name_re(folder, get_image_files(folder), NAME_PATTERN, **options)
 
 
 def vizsla_learner(setting: Setting, *, precision: str = "auto") -> Learner:
     """Return vizsla's learner, its body frozen."""
     from vizsla import error_rate, vision_learner
 
+    ours = setting.arch == ARCHITECTURE
     return vision_learner(
-        vizsla_loaders(setting), ARCHITECTURE, metrics=error_rate, precision=precision, quiet=True
+        vizsla_loaders(setting),
+        setting.arch if ours else f"torchvision:{setting.arch}",
+        pretrained=ours,
+        metrics=error_rate,
+        precision=precision,
+        quiet=True,
     )
 
 
-def train_vizsla(setting: Setting, *, precision: str = "auto") -> EpochLog:
-    """Fine-tune with vizsla."""
-    log = EpochLog()
+def train_vizsla(
+    setting: Setting, *, precision: str = "auto", cuda_graphs: bool | None = None
+) -> EpochLog:
+    """Fine-tune with vizsla; ``cuda_graphs`` as in ``Trainer``."""
+    log = EpochLog(device=setting.device)
     learn = vizsla_learner(setting, precision=precision)
+    learn.cuda_graphs = cuda_graphs
     learn.fine_tune(setting.epochs, freeze_epochs=setting.freeze_epochs, cbs=log.of_vizsla())
     return log
 
 
-def train_in_bf16(setting: Setting) -> EpochLog:
-    """Fine-tune with vizsla in bfloat16."""
-    return train_vizsla(setting, precision="bf16")
-
-
 def run_model_alone(setting: Setting) -> EpochLog:
-    """Go forward and backward as often as ``fine_tune`` does, on one batch that is ready; no step of an optimiser.
+    """Go forward and backward as often as ``fine_tune`` does, on one ready batch; on a CUDA device whole steps, from graphs.
 
     The frozen epochs come first, as there; the validation is forward only, in batches of the same sizes.
     """
@@ -221,26 +230,45 @@ def run_model_alone(setting: Setting) -> EpochLog:
 
     from vizsla.infer.run import compute_logits, evaluation_mode
     from vizsla.machine import keep_freed_memory
+    from vizsla.train.step import TrainingStep
 
     keep_freed_memory()
     learn = vizsla_learner(setting)
     classifier = cast("Classifier", learn.model)
-    first = next(learn.dls.train.batches())
-    images, targets = first.images, first.targets
+    batch = next(learn.dls.train.batches())
     valid_sizes = [len(rows) for rows in learn.dls.valid.rows.split(learn.dls.valid.bs)]
-    log = EpochLog()
+    log = EpochLog(device=setting.device)
+    captured: TrainingStep | None = None
+
+    def take_step() -> None:
+        if captured is not None:
+            captured(batch)
+            return
+        nn.functional.cross_entropy(learn.model(batch.images), batch.targets).backward()
+        for parameter in learn.model.parameters():
+            parameter.grad = None
+
     for epoch in range(setting.freeze_epochs + setting.epochs):
         (learn.freeze if epoch < setting.freeze_epochs else learn.unfreeze)()
+        if setting.device != "cpu" and epoch in (0, setting.freeze_epochs):
+            learn.create_opt()
+            captured = TrainingStep(
+                learn.model,
+                loss_function=learn.loss_func,
+                optimiser=cast("torch.optim.Optimizer", learn.opt),
+                precision=learn.precision,
+                captured=True,
+            )
         learn.training_mode()
+        if captured is not None:
+            captured.refresh()
         log.start()
         for _ in range(len(learn.dls.train)):
-            nn.functional.cross_entropy(learn.model(images), targets).backward()
-            for parameter in learn.model.parameters():
-                parameter.grad = None
+            take_step()
         log.trained()
         with evaluation_mode(learn.model):
             for size in valid_sizes:
-                compute_logits(classifier, images[:size])
+                compute_logits(classifier, batch.images[:size], precision=learn.precision)
         log.end([])
     return log
 
@@ -286,7 +314,7 @@ def run_quick_start(setting: Setting) -> EpochLog:
 
 
 def train_recipe(setting: Setting) -> EpochLog:
-    """Run what ``vizsla train --epochs N`` runs, with its defaults for all that the setting does not say.
+    """Run what ``vizsla train --epochs N`` runs, with its defaults for everything but the setting.
 
     The last values are those of the state that is kept, the last end is the end of the recipe.
     """
@@ -322,7 +350,7 @@ def train_recipe(setting: Setting) -> EpochLog:
 
 
 def lite0(pretrained: bool = True) -> nn.Sequential:
-    """Return the network as fastai wants it: normalisation and body, a pooling layer (fastai cuts before it), a stand-in classifier."""
+    """Return the network as fastai wants it: normalisation and body, a pooling layer (fastai cuts before it), a placeholder classifier."""
     import torch
     from torch import nn
 
@@ -375,7 +403,7 @@ def fastai_loaders(setting: Setting, table: ImageTable) -> Any:
     )
     workers = defaults.cpus if setting.workers == "auto" else setting.workers
     return block.dataloaders(
-        list(table.paths), bs=setting.batch_size, num_workers=workers, device="cpu"
+        list(table.paths), bs=setting.batch_size, num_workers=workers, device=setting.device
     )
 
 
@@ -388,9 +416,11 @@ def fastai_learner(setting: Setting, table: ImageTable) -> Any:
         return L(body[:EARLY_PARTS], body[EARLY_PARTS:], model[1:]).map(params)
 
     set_seed(setting.seed)
+    ours = setting.arch == ARCHITECTURE
     learn = vision_learner(
         fastai_loaders(setting, table),
-        lite0,
+        lite0 if ours else getattr(import_module("torchvision.models"), setting.arch),
+        pretrained=ours,
         metrics=error_rate,
         splitter=three_groups if setting.groups == 3 else None,
         path=Path.cwd(),
@@ -399,15 +429,16 @@ def fastai_learner(setting: Setting, table: ImageTable) -> Any:
     return learn
 
 
-def train_fastai(setting: Setting) -> EpochLog:
-    """Fine-tune with fastai; without unfrozen epochs, train the head alone."""
+def train_fastai(setting: Setting, *, half: bool = False) -> EpochLog:
+    """Fine-tune with fastai, ``half`` with ``to_fp16()``; without unfrozen epochs, train the head alone."""
     import fastai.vision.all  # noqa: F401 (not part of what the process is helped with)
 
-    log = EpochLog()
+    log = EpochLog(device=setting.device)
     started = time.perf_counter()
     table = vizsla_loaders(setting).table
     log.helped_seconds = time.perf_counter() - started
     learn = fastai_learner(setting, table)
+    learn = learn.to_fp16() if half else learn
     with learn.no_bar(), learn.no_logging():
         watch = log.of_fastai()
         if setting.epochs:
@@ -421,25 +452,20 @@ def train_fastai(setting: Setting) -> EpochLog:
 
 TRAINERS: dict[str, Callable[[Setting], EpochLog]] = {
     "vizsla": train_vizsla,
-    "vizsla in bf16": train_in_bf16,
+    "vizsla in bf16": partial(train_vizsla, precision="bf16"),
+    "vizsla, no graphs": partial(train_vizsla, cuda_graphs=False),
     "fastai": train_fastai,
+    "fastai fp16": partial(train_fastai, half=True),
     "network alone": run_model_alone,
     "recipe": train_recipe,
     "quick start": run_quick_start,
 }
-"""``recipe`` is what ``vizsla train`` does, ``network alone`` forward and backward alone, ``quick start`` lesson one's."""
 
 
 def measured(kind: str, setting: Setting) -> Figures:
-    """Run one training task in a process of its own.
+    """Run one of ``TRAINERS`` in its own process, and return what ``train`` and ``in_own_process`` do.
 
-    Args:
-        kind: One of ``TRAINERS``.
-        setting: The task.
-
-    Returns:
-        The lists of an ``EpochLog``, ``ends`` in seconds since the process started, without what it spent on being handed
-        another library's split; ``cpu_seconds`` of the process; and what ``in_own_process`` adds.
+    ``ends`` are in seconds since the process started, without what it spent on being handed another library's split.
     """
     figures = in_own_process("peer:train", kind=kind, setting=asdict(setting))
     not_its_own = figures["began"] + figures.pop("helped_seconds")
@@ -447,14 +473,12 @@ def measured(kind: str, setting: Setting) -> Figures:
 
 
 def train(kind: str, setting: dict[str, Any]) -> Figures:
-    """Train in this process and return the figures."""
+    """Train in this process and return the figures: those of ``EpochLog``, processor time, and CUDA memory."""
     log = TRAINERS[kind](Setting(**setting))
-    return {
-        "values": log.values,
-        "seconds": log.seconds,
-        "train_seconds": log.train_seconds,
-        "epoch_cpu_seconds": log.epoch_cpu_seconds,
-        "cpu_seconds": cpu_seconds(),
-        "ends": log.ends,
-        "helped_seconds": log.helped_seconds,
-    }
+    figures = {name: value for name, value in asdict(log).items() if not name.startswith("_")}
+    figures |= {"cpu_seconds": cpu_seconds(), "frozen": setting["freeze_epochs"]}
+    if log.device != "cpu":
+        import torch
+
+        figures["device_bytes"] = torch.cuda.max_memory_reserved()
+    return figures

@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -22,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from benchmarks.measure import Command, answer, described
+from benchmarks.measure import Command, answer, one_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Generator
 
+Hostile = dict[str, tuple[list[bytes], tuple[int, ...]]]
+FAILURES = (OSError, EOFError, TimeoutError, ValueError)
 NUM_IMAGES = 16
 MOST_DIFFERENCE = 1e-4
 HOST = "127.0.0.1"
@@ -39,7 +40,7 @@ GOOD_SHARE = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class Good:
-    """An image and what must be said of it."""
+    """An image and its right answer."""
 
     data: bytes
     probabilities: tuple[float, ...]
@@ -54,11 +55,12 @@ class Tally:
     with_waits: list[float] = field(default_factory=list)
     refused: int = 0
     lost: list[str] = field(default_factory=list)
+    took: float = 0.0
     memory: list[tuple[float, int]] = field(default_factory=list)
 
 
 def make_model(folder: Path) -> Path:
-    """Write a model file of the default network at its default size, its head at random."""
+    """Write a model file of the default network at its default size, with a random head."""
     from vizsla import Resize
     from vizsla.model_file.bundle import save_bundle
     from vizsla.models.backbones import build_backbone
@@ -67,10 +69,9 @@ def make_model(folder: Path) -> Path:
 
     backbone = build_backbone("efficientnet_lite0")
     head = ConcatPoolHead(backbone.num_features, 10)
-    vocab = tuple(f"class_{number}" for number in range(10))
-    classifier = Classifier(backbone, head, vocab=vocab).eval()
-    path = folder / "lite0.safetensors"
-    return save_bundle(path, classifier=classifier, resize=Resize(292), size=(224, 224))
+    classifier = Classifier(backbone, head, vocab=tuple("abcdefghij")).eval()
+    file = folder / "lite0.safetensors"
+    return save_bundle(file, classifier=classifier, resize=Resize(292), size=(224, 224))
 
 
 def make_images(model: Path) -> list[Good]:
@@ -91,7 +92,7 @@ def make_images(model: Path) -> list[Good]:
 
 @contextmanager
 def serving(model: Path, *words: str) -> Generator[tuple[int, int]]:
-    """Run a server: its port and its process id."""
+    """Run a server; give its port and its process id."""
     command = [sys.executable, "-m", "vizsla", "serve", str(model), "--port", "0", "--max-rate", "0", *words]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -107,7 +108,7 @@ def serving(model: Path, *words: str) -> Generator[tuple[int, int]]:
 
 
 async def ask(port: int, parts: list[bytes], *, seconds: float = 60) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
-    """Send a request, reading meanwhile; return status, headers and body. It is all sent, or until an answer is there."""
+    """Send a request while reading; return status, headers and body. Sending stops when an answer is there."""
     async with asyncio.timeout(seconds):
         reader, writer = await asyncio.open_connection(HOST, port)
         answering = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
@@ -140,7 +141,7 @@ def post(body: bytes, kind: str = "image/jpeg", *, length: int | None = None) ->
 
 
 def right(body: bytes, good: Good) -> bool:
-    """Return whether an answer is the predictor's."""
+    """Return whether an answer is that of the predictor."""
     answers = json.loads(body)["pictures"]
     found = list(answers[0].get("probabilities", {}).values())
     return len(found) == len(good.probabilities) and all(
@@ -150,13 +151,13 @@ def right(body: bytes, good: Good) -> bool:
 
 
 async def ask_well(port: int, good: Good, tally: Tally) -> None:
-    """Send a good image, try again when told to, and note what came of it."""
+    """Send a good image, try again when told to, and note the outcome."""
     began = time.perf_counter()
     while time.perf_counter() - began < GIVE_UP_SECONDS:
         started = time.perf_counter()
         try:
             status, headers, body = await ask(port, post(good.data))
-        except (OSError, EOFError, TimeoutError, ValueError) as error:
+        except FAILURES as error:
             tally.lost.append(f"{type(error).__name__} {error}")
             return
         now = time.perf_counter()
@@ -175,7 +176,7 @@ async def ask_well(port: int, good: Good, tally: Tally) -> None:
 
 
 def hostile_bodies(good: Good) -> dict[str, tuple[list[bytes], tuple[int, ...]]]:
-    """Return requests that must be refused, by name, with the status codes that are right."""
+    """Return requests that must be refused, by name, with the right status codes."""
     bomb = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(bomb, format="PNG")
     webp = io.BytesIO()  # 34 bytes that claim 16384 x 16384 pixels
@@ -215,9 +216,9 @@ async def leave_early(port: int, good: Good) -> None:
     writer.close()
 
 
-async def be_a_client(number: int, *, port: int, goods: list[Good], until: float, tally: Tally, hostile: bool) -> None:  # fmt: skip
-    """Send requests until the time is up; the last one is waited for."""
-    names = list(_HOSTILE)
+async def be_a_client(number: int, *, port: int, goods: list[Good], until: float, tally: Tally, hostile: Hostile) -> None:  # fmt: skip
+    """Send requests until the time is up, and wait for the last one."""
+    names = list(hostile)
     turn = number
     while time.perf_counter() < until:
         turn += 1
@@ -225,22 +226,20 @@ async def be_a_client(number: int, *, port: int, goods: list[Good], until: float
             await ask_well(port, goods[turn % len(goods)], tally)
             continue
         choice = (turn * 31 + number) % (len(names) + 1)
+        name = names[choice] if choice < len(names) else "left early"
         try:
-            if choice == len(names):
+            if name == "left early":
                 await leave_early(port, goods[0])
-                tally.answers["left early"] += 1
+                tally.answers[name] += 1
                 continue
-            parts, expected = _HOSTILE[names[choice]]
+            parts, expected = hostile[name]
             status, _, _ = await ask(port, parts)
-        except (OSError, EOFError, TimeoutError, ValueError) as error:
-            tally.answers[f"{names[choice]}: {type(error).__name__}"] += 1
+        except FAILURES as error:
+            tally.answers[f"{name}: {type(error).__name__}"] += 1
             continue
-        tally.answers[f"{names[choice]}: {status}"] += 1
+        tally.answers[f"{name}: {status}"] += 1
         if status not in expected:
-            tally.lost.append(f"{names[choice]} got status {status}")
-
-
-_HOSTILE: dict[str, tuple[list[bytes], tuple[int, ...]]] = {}
+            tally.lost.append(f"{name} got status {status}")
 
 
 async def watch_memory(pid: int, tally: Tally) -> None:
@@ -253,24 +252,33 @@ async def watch_memory(pid: int, tally: Tally) -> None:
         await asyncio.sleep(0.5)
 
 
-async def run_clients(port: int, pid: int, *, goods: list[Good], clients: int, seconds: float, hostile: bool) -> Tally:  # fmt: skip
-    """Run clients side by side and return what they saw."""
+def run_clients(
+    server: tuple[int, int],
+    *,
+    goods: list[Good],
+    clients: int,
+    seconds: float,
+    hostile: Hostile | None = None,
+) -> Tally:
+    """Run clients side by side against a server, its port and process, and return what they saw."""
+    port, pid = server
     tally = Tally()
-    watching = asyncio.create_task(watch_memory(pid, tally))
-    until = time.perf_counter() + seconds
-    await asyncio.gather(
-        *(
-            be_a_client(number, port=port, goods=goods, until=until, tally=tally, hostile=hostile)
-            for number in range(clients)
-        )
-    )
-    await asyncio.sleep(1)
-    watching.cancel()
+    asked = {"port": port, "goods": goods, "tally": tally, "hostile": hostile or {}}
+
+    async def run() -> None:
+        watching = asyncio.create_task(watch_memory(pid, tally))
+        until = time.perf_counter() + seconds
+        await asyncio.gather(*(be_a_client(each, until=until, **asked) for each in range(clients)))
+        tally.took = time.perf_counter() - until + seconds
+        await asyncio.sleep(1)
+        watching.cancel()
+
+    asyncio.run(run())
     return tally
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has had, Linux only: other work on the machine hardly changes it."""
+    """Return the processor time of a process, Linux only: other work on the machine hardly changes it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -278,16 +286,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def percentile(values: list[float], share: float) -> float:
-    """Return the value below which a share of the values lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
-
-
-def timed(tally: Tally, seconds: float) -> dict[str, float]:
+def timed(tally: Tally) -> dict[str, float]:
     """Return rate and times of the good answers."""
+
+    def percentile(values: list[float], share: float) -> float:
+        place = min(len(values) - 1, int(share * len(values)))
+        return sorted(values)[place] if values else float("nan")
+
     return {
-        "images_per_second": len(tally.seconds) / seconds,
+        "images_per_second": len(tally.seconds) / tally.took,
         **{f"p{int(100 * share)}_seconds": percentile(tally.seconds, share) for share in (0.5, 0.95, 0.99)},
         "p99_with_waits_seconds": percentile(tally.with_waits, 0.99),
     }  # fmt: skip
@@ -295,21 +302,18 @@ def timed(tally: Tally, seconds: float) -> dict[str, float]:
 
 def flood(model: Path, goods: list[Good], *, clients: int, seconds: float) -> dict[str, Any]:
     """First part: good and hostile requests mixed."""
-    _HOSTILE.update(hostile_bodies(goods[0]))
-    with serving(model) as (port, pid):
-        warm = asyncio.run(run_clients(port, pid, goods=goods, clients=8, seconds=2, hostile=False))
-        before = warm.memory[-1][1] if warm.memory else 0
-        started = time.perf_counter()
-        tally = asyncio.run(run_clients(port, pid, goods=goods, clients=clients, seconds=seconds, hostile=True))  # fmt: skip
-        took = time.perf_counter() - started
+    hostile = hostile_bodies(goods[0])
+    with serving(model) as server:
+        warm = run_clients(server, goods=goods, clients=8, seconds=2)
+        tally = run_clients(server, goods=goods, clients=clients, seconds=seconds, hostile=hostile)
     memory = [size for _, size in tally.memory] or [0]
     figures: dict[str, Any] = {
-        **timed(tally, took),
+        **timed(tally),
         "good": tally.answers["good, right answer"],
         "told_to_come_again": tally.refused,
         "lost": len(tally.lost),
         "memory_mb": {
-            "warm": before / 1e6,
+            "warm": (warm.memory[-1][1] if warm.memory else 0) / 1e6,
             "a quarter in": memory[len(memory) // 4] / 1e6,
             "half-way": memory[len(memory) // 2] / 1e6,
             "end": memory[-1] / 1e6,
@@ -337,14 +341,13 @@ def compare(model: Path, goods: list[Good], *, seconds: float) -> dict[str, Any]
         ("one by one, 64 clients", ("--max-batch", "1"), 64),
         ("one client, one after another", ("--max-batch", "1"), 1),
     ):
-        with serving(model, *words) as (port, pid):
-            run: Callable[[float], Awaitable[Tally]] = lambda length, port=port, pid=pid, clients=clients: run_clients(port, pid, goods=goods, clients=clients, seconds=length, hostile=False)  # fmt: skip  # noqa: E731
-            asyncio.run(_awaited(run(2)))
-            started, cpu = time.perf_counter(), cpu_seconds(pid)
-            tally = asyncio.run(_awaited(run(seconds)))
-            rows[name] = timed(tally, time.perf_counter() - started - 1)
-            rows[name]["cpu_ms"] = 1000 * (cpu_seconds(pid) - cpu) / max(1, len(tally.seconds))
-            rows[name]["lost"] = len(tally.lost)
+        with serving(model, *words) as server:
+            run_clients(server, goods=goods, clients=clients, seconds=2)
+            cpu = cpu_seconds(server[1])
+            tally = run_clients(server, goods=goods, clients=clients, seconds=seconds)
+            cpu = cpu_seconds(server[1]) - cpu
+        rows[name] = timed(tally)
+        rows[name] |= {"cpu_ms": 1000 * cpu / max(1, len(tally.seconds)), "lost": len(tally.lost)}
     print(f"\ngood images only, {seconds:g} s each")
     first = next(iter(rows.values()))["images_per_second"]
     for name, row in rows.items():
@@ -353,12 +356,8 @@ def compare(model: Path, goods: list[Good], *, seconds: float) -> dict[str, Any]
     return rows
 
 
-async def _awaited(tally: Awaitable[Tally]) -> Tally:
-    return await tally
-
-
 def serve(options: argparse.Namespace) -> int:
-    """Ask a running `vizsla serve` from many clients; say what it answered, how fast, and how its memory went.
+    """Ask a running `vizsla serve` from many clients; show its answers, its speed, and its memory.
 
     First part: clients send good images and hostile bodies mixed: bombs, cut-off images and forms, wrong types, 100 MB with and
     without a stated length, half a request, no HTTP at all. A good request must get its right answer (the probabilities of
@@ -368,15 +367,13 @@ def serve(options: argparse.Namespace) -> int:
     Second part: good images only, in batches against one by one (--max-batch 1), from many clients and from a single one.
     """
     seconds = 10.0 if options.quick else options.seconds
-    print(described("vizsla", "torch", "starlette", "uvicorn", "pillow"))
-    with tempfile.TemporaryDirectory() as folder:
-        model = options.model or make_model(Path(folder))
-        goods = make_images(model)
-        figures: dict[str, Any] = {"lost": 0}
-        if options.part != "speed":
-            figures = flood(model, goods, clients=options.clients, seconds=seconds)
-        if options.part != "flood":
-            figures["throughput"] = compare(model, goods, seconds=seconds / 2)
+    model = options.model or make_model(options.made_in)
+    goods = make_images(model)
+    figures: dict[str, Any] = {"lost": 0}
+    if options.part != "speed":
+        figures = flood(model, goods, clients=options.clients, seconds=seconds)
+    if options.part != "flood":
+        figures["throughput"] = compare(model, goods, seconds=seconds / 2)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return int(figures["lost"] > 0)
@@ -386,10 +383,11 @@ COMMANDS = {
     "serve": Command(
         asks="How much can the page take?",
         run=serve,
+        packages=("vizsla", "torch", "starlette", "uvicorn", "pillow"),
         options={
-            "part": {"default": "all", "choices": ("all", "flood", "speed")},
-            "seconds": {"default": 60.0},
-            "clients": {"default": 200},
+            "part": one_of("all", "flood", "speed"),
+            "seconds": 60.0,
+            "clients": 200,
             "model": {"type": Path},
             "json": {"type": Path},
         },

@@ -1,4 +1,4 @@
-"""How long an epoch, a step, a prediction, lesson one's quick start and the imports take, beside fastai and the network alone.
+"""How long an epoch, a step, a prediction, lesson one's quick start and the imports take, next to fastai and the network alone.
 
 python -m benchmarks.speed COMMAND --help
 """
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,34 +19,36 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.measure import (
-    DATA,
     JSON,
-    NUM_IMAGES,
     ROOT,
     WORKERS,
     Command,
     Figures,
     Measure,
+    Option,
     answer,
     by_turns,
     comparison,
-    described,
-    has_fastai,
     head,
     installed,
+    one_of,
     row,
-    with_parts,
+    several,
     with_spread,
 )
-from benchmarks.peer import ARCHITECTURE, Setting, fastai_learner, measured, vizsla_learner
+from benchmarks.peer import (
+    ARCHITECTURE,
+    Setting,
+    fastai_learner,
+    measured,
+    vizsla_learner,
+)
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Generator
 
-    from torch import Tensor
-
-    from vizsla import DataLoaders
+    from vizsla import DataLoaders, Learner
     from vizsla.models.classifier import Classifier
     from vizsla.train.trainer import Trainer
     from vizsla.types import Batch
@@ -56,7 +59,7 @@ BATCH_SIZE = 64
 # --- An epoch --------------------------------------------------------------------------------------------------------
 
 EPOCH_KINDS = ("vizsla", "fastai", "network alone", "vizsla in bf16")
-"""The last needs less memory and more time, and is measured only where it is asked for."""
+"""The last needs less memory and more time, and is measured only on request."""
 
 
 def _both(name: str) -> Callable[[Figures], float]:
@@ -65,98 +68,86 @@ def _both(name: str) -> Callable[[Figures], float]:
 
 
 EPOCH_MEASURES = (
-    Measure(name="frozen epoch (first), s", digits=1, figure=lambda run: run["seconds"][0]),
-    Measure(
-        name="unfrozen epoch (later), s", digits=1, figure=lambda run: median(run["seconds"][1:])
-    ),
-    Measure(name="both, s", digits=1, figure=_both("seconds")),
-    Measure(name="steps of both alone, s", digits=1, figure=_both("train_seconds")),
-    Measure(name="whole process, s", digits=1, figure=lambda run: run["total_seconds"]),
-    Measure(name="CPU time of both epochs, s", digits=1, figure=_both("epoch_cpu_seconds")),
-    Measure(name="CPU time of the process, s", digits=1, figure=lambda run: run["cpu_seconds"]),
-    Measure(name="peak memory, MB", digits=0, figure=lambda run: run["peak_bytes"] / 1e6),
+    Measure("frozen epoch (first), s", lambda run: run["seconds"][0], 1),
+    Measure("unfrozen epoch (later), s", lambda run: median(run["seconds"][1:]), 1),
+    Measure("both, s", _both("seconds"), 1),
+    Measure("steps of both alone, s", _both("train_seconds"), 1),
+    Measure("whole process, s", lambda run: run["total_seconds"], 1),
+    Measure("CPU time of both epochs, s", _both("epoch_cpu_seconds"), 1),
+    Measure("CPU time of the process, s", lambda run: run["cpu_seconds"], 1),
+    Measure("peak memory, MB", lambda run: run["peak_bytes"] / 1e6, 0),
 )
 
 
 def epoch(options: argparse.Namespace) -> None:
     """Time one frozen epoch, which is the first and reads every file, then one unfrozen epoch (fine_tune(1)).
 
-    The same data, weights, sizes, batch size and augmentation; each measurement is a process of its own, and they take turns. The
-    network alone goes forward and backward as often, on one batch that is ready, with the same freezing.
+    The same data, weights, sizes, batch size and augmentation; each measurement is its own process, and they take turns. The
+    network alone goes forward and backward as often, on one ready batch, with the same freezing.
     """
-    kinds = installed(options.only)
-    rounds = 1 if options.quick else options.rounds
-    tiny = options.quick and options.data is None
-    print(described("vizsla", "fastai", "torch", "timm"), flush=True)
-    with tempfile.TemporaryDirectory() as made_in:
-        count = 60 if tiny else NUM_IMAGES
-        setting = Setting(
-            folder=str(with_parts(options.data, made_in=Path(made_in), count=count)),
-            epochs=options.later,
-            size=options.size,
-            presize=options.presize or options.size * 5 // 4,
-            batch_size=min(16, options.batch_size) if tiny else options.batch_size,
-            workers=options.workers,
-        )
-        runs = by_turns(
-            kinds,
-            rounds=rounds,
-            measure=lambda kind, _: measured(kind, setting),
-            told=lambda kind, run: (
-                f"{kind}: epochs {', '.join(f'{value:.1f}' for value in run['seconds'])} s"
-            ),
-            json_file=options.json,
-        )
+    setting = Setting(
+        folder=str(options.folder),
+        epochs=options.later,
+        size=options.size,
+        presize=options.presize or options.size * 5 // 4,
+        batch_size=min(16, options.batch_size) if options.quick else options.batch_size,
+        workers=options.workers,
+    )
+    runs = by_turns(
+        installed(options.only),
+        rounds=options.rounds,
+        measure=lambda kind, _: measured(kind, setting),
+        told=lambda kind, run: (
+            f"{kind}: epochs {', '.join(f'{value:.1f}' for value in run['seconds'])} s"
+        ),
+        json_file=options.json,
+    )
     print(
-        f"\n{ARCHITECTURE}, {setting.presize} to {setting.size} pixels, batch {setting.batch_size}, {rounds} rounds, "
-        "median (smallest-largest):\n"
+        f"\n{ARCHITECTURE}, {setting.presize} to {setting.size} pixels, batch {setting.batch_size}, "
+        f"{options.rounds} rounds, median (smallest-largest):\n"
     )
     ratios = [("vizsla", "fastai"), ("vizsla", "network alone")]
     print(comparison(runs, EPOCH_MEASURES, ratios=ratios))
 
 
-# --- A step and a prediction -----------------------------------------------------------------------------------------
+# --- A step ----------------------------------------------------------------------------------------------------------
 
 OVERHEAD_LIMIT_MS = 2.0
-PREDICT_LIMIT = 1.3
 
 
 def step(options: argparse.Namespace) -> None:
-    """Show what a training step and one prediction cost beyond the network.
+    """Show what a training step costs beyond the network.
 
     1. The loop around ready batches against the same forward, backward and optimiser step in four lines, for a model of one
-       small layer and for efficientnet_lite0: the difference is what the loop itself takes.
-    2. learn.predict of one file against decoding it and running the network.
-    3. Where the time of a step goes in a frozen and in an unfrozen epoch (StepProfile).
+       small layer and for efficientnet_lite0: the difference is the time of the loop itself.
+    2. Where the time of a step goes in a frozen and in an unfrozen epoch (StepProfile).
     """
-    rounds = 2 if options.quick else options.rounds
+    _print_overhead(rounds=options.rounds, quick=options.quick)
+    _print_breakdown(_setting(options))
+
+
+def _setting(options: argparse.Namespace) -> Setting:
+    """Return the task of a learner whose steps or predictions are timed."""
     size = 64 if options.quick else options.size
-    print(described("vizsla", "fastai", "torch", "timm"))
-    _print_overhead(rounds=rounds, quick=options.quick)
-    with tempfile.TemporaryDirectory() as made_in:
-        count = 64 if options.quick else 320
-        setting = Setting(
-            folder=str(with_parts(options.data, made_in=Path(made_in), count=count)),
-            size=size,
-            presize=size * 5 // 4,
-            batch_size=16 if options.quick else BATCH_SIZE,
-        )
-        _print_prediction(setting, rounds=10 * rounds)
-        _print_breakdown(setting)
+    return Setting(
+        folder=str(options.folder),
+        size=size,
+        presize=size * 5 // 4,
+        batch_size=16 if options.quick else BATCH_SIZE,
+    )
 
 
 def _print_overhead(*, rounds: int, quick: bool) -> None:
-    """Print what the loop takes beyond the work itself."""
+    """Print what the loop costs beyond the work itself."""
     print(
         f"\nOne training step, batch {BATCH_SIZE}, ready batches, ms; limit {OVERHEAD_LIMIT_MS}:\n"
     )
     print(head("model", "loop", "forward, backward, optimiser", "overhead"))
-    makers: dict[str, tuple[Callable[[int], Trainer], int]] = {
-        "one linear layer": (_small_trainer, 50 if quick else 500),
-        f"{ARCHITECTURE}, 32 x 32": (_network_trainer, 3 if quick else 30),
+    trainers = {
+        "one linear layer": _small_trainer(50 if quick else 500),
+        f"{ARCHITECTURE}, 32 x 32": _network_trainer(3 if quick else 30),
     }
-    for name, (make, count) in makers.items():
-        trainer = make(count)
+    for name, trainer in trainers.items():
         bare: list[float] = []
         loop: list[float] = []
         for _ in range(rounds):
@@ -167,7 +158,7 @@ def _print_overhead(*, rounds: int, quick: bool) -> None:
 
 
 def _ready_loaders(*, size: int, count: int) -> DataLoaders:
-    """Return loaders that give a random batch again and again, so that nothing has to be read, and none for validation."""
+    """Return loaders that give one random batch again and again, so that nothing is read, and none for validation."""
     import torch
 
     from vizsla import DataLoaders, Resize
@@ -232,7 +223,7 @@ def _network_trainer(count: int) -> Trainer:
 
 
 def _loop_milliseconds(trainer: Trainer) -> list[float]:
-    """Return the time of each step of an epoch of the loop, its first step left out."""
+    """Return the time of each step of an epoch of the loop but the first."""
     from vizsla import Callback
     from vizsla.train.rates.schedules import one_cycle
 
@@ -254,7 +245,7 @@ def _loop_milliseconds(trainer: Trainer) -> list[float]:
 
 
 def _bare_milliseconds(trainer: Trainer) -> list[float]:
-    """Return the time of each step of the same work in four lines, its first step left out."""
+    """Return the time of each step of the same work in four lines but the first."""
     import torch
     from torch import nn
 
@@ -272,65 +263,6 @@ def _bare_milliseconds(trainer: Trainer) -> list[float]:
         optimiser.zero_grad()
         taken.append(1000 * (time.perf_counter() - started))
     return taken[1:]
-
-
-def _print_prediction(setting: Setting, *, rounds: int) -> None:
-    """Print what one prediction of a learner takes beyond decoding and the network."""
-    import torch
-
-    from vizsla.augment.batch_augmentation import BatchAugmentation
-    from vizsla.data.cache.cache import ImageCache
-    from vizsla.data.images.reader import ImageReader
-    from vizsla.infer.run import compute_logits, evaluation_mode
-
-    learn = vizsla_learner(setting)
-    path = learn.dls.table.paths[0]
-    reader = ImageReader(resize=learn.dls.resize, cache=ImageCache(mode="off"))
-    plain = BatchAugmentation(size=(setting.size, setting.size))
-
-    def decode() -> Tensor:
-        pixels = torch.from_numpy(reader.read(path)).permute(2, 0, 1)[None]
-        return plain(pixels, rows=torch.zeros(1, dtype=torch.int64), epoch=0, training=False)
-
-    by_hand = "decode and forward"
-    functions: dict[str, Callable[[], object]] = {
-        by_hand: lambda: compute_logits(cast("Classifier", learn.model), decode()),
-        "vizsla, learn.predict": lambda: learn.predict(path),
-    }
-    if find_spec("fastai") is not None:
-        peer = fastai_learner(setting, learn.dls.table)
-
-        def fastai_predict() -> None:
-            with peer.no_bar(), peer.no_logging():
-                peer.predict(path)
-
-        functions["fastai, learn.predict"] = fastai_predict
-    with evaluation_mode(learn.model):
-        taken = _alternating(functions, rounds=rounds, warm_up=2)
-    print(f"\nOne image, {setting.size} x {setting.size}, ms; limit {PREDICT_LIMIT}x:\n")
-    print(head("", "ms", "x decode and forward"))
-    base = median(taken[by_hand])
-    for name, values in taken.items():
-        shown = with_spread([1000 * value for value in values], digits=1)
-        print(row(name, shown, f"{median(values) / base:.2f}"))
-
-
-def _alternating(
-    functions: dict[str, Callable[[], object]],
-    *,
-    rounds: int,
-    warm_up: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Return the seconds of each call of functions that take turns, without the first rounds."""
-    taken: dict[str, list[float]] = {name: [] for name in functions}
-    for number in range(rounds + warm_up):
-        for name, function in functions.items():
-            started = clock()
-            function()
-            if number >= warm_up:
-                taken[name].append(clock() - started)
-    return taken
 
 
 def _print_breakdown(setting: Setting) -> None:
@@ -351,114 +283,120 @@ def _print_breakdown(setting: Setting) -> None:
         print(row(frozen[0], f"{frozen[1]} ({frozen[2]})", f"{unfrozen[1]} ({unfrozen[2]})"))
 
 
-# --- Predictions with a model file -----------------------------------------------------------------------------------
+# --- A prediction ----------------------------------------------------------------------------------------------------
 
-NUM_CLASSES = 37
+PREDICT_LIMIT = 1.3
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Show what Predictor.predict costs beyond decoding and the network, and predictions a second.
+    """Show what one prediction costs beyond decoding and the network, and predictions per second.
 
-    1. One image: decoding and presizing it and running the network on it, written out by hand, beside Predictor.predict of a
-       calibrated model with a label set. They take turns, and the ratio is the median of the rounds' ratios, so that other work
-       on the machine slows both alike.
-    2. Many images: the rows of `vizsla predict --csv`, in images a second.
-
-    The weights are random, which costs the same as trained ones.
+    1. One image: decoding and presizing it and running the network on it, written out by hand, next to learn.predict of vizsla and
+       of fastai, and to Predictor.predict of a calibrated model with a label set. They take turns, and the ratio is the median of
+       the rounds' ratios, so that other work on the machine slows all alike.
+    2. Many images: the rows of `vizsla predict --csv`, in images per second.
     """
-    from vizsla.bench.made_up import made_up_photograph
-
-    if options.quick:
-        options.arch, options.size, options.rounds, options.images = "test_resnet", 64, 3, 16
-    print(described("torch", "pillow", "numpy"))
-    with tempfile.TemporaryDirectory() as folder:
-        model = _calibrated_model(Path(folder), arch=options.arch, size=options.size)
-        images = Path(folder) / "images"
-        images.mkdir()
-        for number in range(8):
-            made_up_photograph(number).save(images / f"{number}.jpg", quality=90)
-        _print_one(model, images / "0.jpg", options=options)
-        _print_many(model, sorted(images.iterdir()), options=options)
+    setting = _setting(options)
+    learn = vizsla_learner(setting)
+    model = _calibrated_model(learn, options.made_in)
+    _print_one(learn, model, setting, options=options)
+    _print_many(learn, model, options=options)
 
 
-def _calibrated_model(folder: Path, *, arch: str, size: int) -> Path:
-    """Write a model file with random weights and all that a prediction may tell, and return its path."""
+def _calibrated_model(learn: Learner, folder: Path) -> Path:
+    """Write the model file of a learner with everything that a prediction may contain, and return its path."""
     import torch
 
-    from vizsla import Predictions, Resize
+    from vizsla import Predictions
     from vizsla.evaluate.calibration import calibrate
     from vizsla.model_file.bundle import save_bundle
-    from vizsla.models.backbones import build_backbone
-    from vizsla.models.classifier import Classifier
-    from vizsla.models.heads import ConcatPoolHead
 
+    vocab = tuple(learn.dls.vocab)
     torch.manual_seed(0)
-    backbone = build_backbone(arch, pretrained=False, seed=0)
-    vocab = tuple(f"class {number}" for number in range(NUM_CLASSES))
-    head_of = ConcatPoolHead(backbone.num_features, NUM_CLASSES, seed=0)
     predictions = Predictions(
         rows=torch.arange(500),
         paths=tuple(map(str, range(500))),
-        logits=torch.randn(500, NUM_CLASSES),
-        targets=torch.randint(NUM_CLASSES, (500,)),
+        logits=torch.randn(500, len(vocab)),
+        targets=torch.randint(len(vocab), (500,)),
         vocab=vocab,
     )
     return save_bundle(
         folder / "model.safetensors",
-        classifier=Classifier(backbone, head_of, vocab=vocab).eval(),
-        resize=Resize(size),
+        classifier=cast("Classifier", learn.model).eval(),
+        resize=learn.dls.resize,
+        size=learn.dls.final_size,
         calibration=calibrate(predictions),
     )
 
 
-def _print_one(model: Path, image: Path, *, options: argparse.Namespace) -> None:
-    import numpy as np
+def _print_one(
+    learn: Learner, model: Path, setting: Setting, *, options: argparse.Namespace
+) -> None:
     import torch
 
-    from vizsla import Predictor, Resize
+    from vizsla import Predictor
+    from vizsla.augment.batch_augmentation import BatchAugmentation
     from vizsla.data.cache.cache import ImageCache
     from vizsla.data.images.reader import ImageReader
+    from vizsla.infer.run import compute_logits, evaluation_mode
 
+    path = learn.dls.table.paths[0]
     predictor = Predictor.load(model, device="cpu")
-    reader = ImageReader(resize=Resize(options.size), cache=ImageCache(mode="off"))
+    reader = ImageReader(resize=learn.dls.resize, cache=ImageCache(mode="off"))
+    plain = BatchAugmentation(size=(setting.size, setting.size))
+    row_0 = torch.zeros(1, dtype=torch.int64)
 
     def by_hand() -> None:
-        pixels = torch.from_numpy(np.stack([reader.read(image)]))
-        with torch.inference_mode():
-            predictor.classifier(pixels.permute(0, 3, 1, 2).float() / 255)
+        pixels = torch.from_numpy(reader.read(path)).permute(2, 0, 1)[None]
+        images = plain(pixels, rows=row_0, epoch=0, training=False)
+        compute_logits(cast("Classifier", learn.model), images)
 
-    functions = {
-        "decode + forward, by hand": by_hand,
-        "Predictor.predict": lambda: predictor.predict(image, coverage=0.95),
+    functions: dict[str, Callable[[], object]] = {
+        "decode and forward": by_hand,
+        "vizsla, learn.predict": lambda: learn.predict(path),
+        "vizsla, Predictor.predict": lambda: predictor.predict(path, coverage=0.95),
     }
-    clock = CLOCKS[options.clock]
-    taken = _alternating(functions, rounds=options.rounds, warm_up=3, clock=clock)
-    for name, each in taken.items():
-        print(f"{name:28} {1000 * median(each):7.2f} ms  (best {1000 * min(each):.2f})")
-    plain, ours = taken.values()
-    ratio = median(one / other for one, other in zip(ours, plain, strict=True))
-    print(
-        f"{'ratio':28} {ratio:7.3f}     (of the best {min(ours) / min(plain):.3f}); at most 1.3 is promised"
-    )
+    with ExitStack() as silence:
+        if find_spec("fastai") is not None:
+            peer = fastai_learner(setting, learn.dls.table)
+            silence.enter_context(peer.no_bar())
+            silence.enter_context(peer.no_logging())
+            functions["fastai, learn.predict"] = lambda: peer.predict(path)
+        silence.enter_context(evaluation_mode(learn.model))
+        clock = CLOCKS[options.clock]
+        taken: dict[str, list[float]] = {name: [] for name in functions}
+        for number in range(options.rounds + 2):
+            for name, function in functions.items():
+                started = clock()
+                function()
+                if number >= 2:  # after two to warm up
+                    taken[name].append(1000 * (clock() - started))
+    print(f"\nOne image, {setting.size} x {setting.size}, ms; limit {PREDICT_LIMIT}x:\n")
+    print(head("", "ms", "x decode and forward"))
+    base = taken["decode and forward"]
+    for name, values in taken.items():
+        ratio = median(one / other for one, other in zip(values, base, strict=True))
+        print(row(name, with_spread(values, digits=1), f"{ratio:.2f}"))
 
 
-def _print_many(model: Path, images: list[Path], *, options: argparse.Namespace) -> None:
+def _print_many(learn: Learner, model: Path, *, options: argparse.Namespace) -> None:
     from vizsla.predict.formats import Format
     from vizsla.predict.stream import PathSource, PredictOptions, write_predictions
 
-    source = PathSource(paths=images * max(1, options.images // len(images)))
+    count = 16 if options.quick else options.images
+    source = PathSource(paths=list(itertools.islice(itertools.cycle(learn.dls.table.paths), count)))
+    print("\n" + head("`vizsla predict --csv`", "images/s"))
     for num_workers in options.workers:
         done = write_predictions(
             model,
             source,
-            file=model.with_name("rows.csv"),
+            file=model.with_name(f"{num_workers}.csv"),
             form=Format.csv,
             options=PredictOptions(device="cpu", num_workers=num_workers),
         )
         if done is not None:
-            rate = done.num_images / done.seconds
-            print(f"to CSV, {num_workers} decode threads     {rate:7.1f} images/s")
+            print(row(f"{num_workers} decode threads", f"{done.num_images / done.seconds:.1f}"))
 
 
 # --- Lesson one's quick start ----------------------------------------------------------------------------------------
@@ -473,27 +411,23 @@ def precompute(options: argparse.Namespace) -> None:
     one epoch through the frozen network. Same images, weights, size and batch size, no augmentation; a process per measurement,
     by turns.
     """
-    rounds = 1 if options.quick else options.rounds
-    print(described("vizsla", "fastai", "torch", "timm"), flush=True)
-    kinds = ["quick start", *(["fastai"] if has_fastai() else [])]
-    with tempfile.TemporaryDirectory() as drawn:
-        count = 60 if options.quick else NUM_IMAGES
-        setting = Setting(
-            folder=str(with_parts(options.data, made_in=Path(drawn), count=count)),
-            epochs=QUICK_EPOCHS,
-            size=options.size,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            augment=False,
-        )
-        runs = by_turns(
-            kinds,
-            rounds=rounds,
-            measure=lambda kind, _: _with_fresh_links(kind, setting),
-            told=lambda kind, run: f"{kind}: {sum(run['seconds']):.2f} s",
-        )
+    setting = Setting(
+        folder=str(options.folder),
+        epochs=QUICK_EPOCHS,
+        size=options.size,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        augment=False,
+    )
+    runs = by_turns(
+        installed(["quick start", "fastai"]),
+        rounds=options.rounds,
+        measure=lambda kind, _: _with_fresh_links(kind, setting),
+        told=lambda kind, run: f"{kind}: {sum(run['seconds']):.2f} s",
+    )
     print(
-        f"\n{ARCHITECTURE}, {options.size} pixels, batch {options.batch_size}, {rounds} rounds, median (smallest-largest):\n"
+        f"\n{ARCHITECTURE}, {options.size} pixels, batch {options.batch_size}, {options.rounds} rounds, "
+        "median (smallest-largest):\n"
     )
     print(head("", "seconds", "validation error, %"))
     quick = runs["quick start"]
@@ -515,7 +449,7 @@ def _errors(runs: list[Figures]) -> str:
 
 
 def _with_fresh_links(kind: str, setting: Setting) -> Figures:
-    """Measure in a fresh folder with links to ``train`` and ``valid``: features go beside them, and none must be there yet."""
+    """Measure in a fresh folder with links to ``train`` and ``valid``: features go next to them, and must not exist yet."""
     with tempfile.TemporaryDirectory() as fresh:
         for part in ("train", "valid"):
             target = (Path(setting.folder) / part).resolve()
@@ -538,16 +472,14 @@ STATEMENTS = {
 def imports(options: argparse.Namespace) -> None:
     """Show what importing vizsla, its notebook surfaces and fastai takes in a fresh process."""
     statements = [each for each, package in STATEMENTS.items() if find_spec(package) is not None]
-    rounds = 1 if options.quick else options.rounds
     runs = by_turns(
         statements,
-        rounds=rounds + 1,
+        rounds=options.rounds + 1,
         measure=lambda statement, _: _import_alone(statement),
     )
     # The first round reads the files from the disk and does not count.
     runs = {statement: each[1:] for statement, each in runs.items()}
-    print(described("vizsla", "fastai", "torch"))
-    print(f"\nMedian of {rounds} fresh processes (fastest-slowest), files in the page cache:\n")
+    print(f"\nMedian of {options.rounds} fresh processes (fastest-slowest), cached files:\n")
     print(head("", "seconds", "CPU seconds", "peak memory, MB", "seconds beyond torch"))
     base = median(run["seconds"] for run in runs["import torch"])
     for statement, each in runs.items():
@@ -572,77 +504,68 @@ print(json.dumps(dict(seconds=seconds, cpu=cpu, resident_bytes=resident)))
 
 
 def _import_alone(statement: str) -> Figures:
-    """Return wall seconds, processor seconds and peak bytes of a statement in a process that has imported nothing else."""
+    """Return the figures of a statement in a process that has imported nothing else."""
     command = [sys.executable, "-W", "ignore", "-c", _IMPORT.format(statement=statement)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+_OPTIONS: dict[str, Option] = {
+    "rounds": 3,
+    "workers": WORKERS,
+    "batch_size": 64,
+}
+
 COMMANDS = {
     "imports": Command(
-        asks="What does importing vizsla take, beside torch and fastai?",
+        asks="What does importing vizsla take, next to torch and fastai?",
         run=imports,
-        options={"rounds": {"default": 5}},
+        options={"rounds": 5},
         short="--rounds 1",
     ),
     "step": Command(
-        asks="What do a training step and one prediction cost beyond the network?",
+        asks="What does a training step cost beyond the network?",
         run=step,
+        images="parts",
         options={
-            "data": DATA,
-            "rounds": {"default": 5},
-            "size": {"default": 128, "help": "of the breakdown and prediction"},
+            "rounds": 5,
+            "size": {"default": 128, "help": "of the breakdown"},
         },
         short="--rounds 2",
-        data="--data {folder}",
     ),
     "predict": Command(
-        asks="What does a prediction cost beyond decoding and the network, and how many a second?",
+        asks="What does a prediction cost beyond decoding and the network, and how many per second?",
         run=predict,
+        images="parts",
         options={
-            "arch": {"default": ARCHITECTURE},
-            "size": {"default": 224},
-            "rounds": {"default": 30},
+            "size": 224,
+            "rounds": 30,
             "images": {"default": 256, "help": "of the second table"},
             "workers": {"default": [0, 2], "type": int, "nargs": "+"},
-            "clock": {"default": "wall", "choices": tuple(CLOCKS)},
+            "clock": one_of(*CLOCKS),
         },
         short="--rounds 10",
     ),
     "epoch": Command(
-        asks="How long is an epoch, and in how much memory, beside fastai and the network alone?",
+        asks="How long is an epoch, and in how much memory, next to fastai and the network alone?",
         run=epoch,
-        options={
-            "data": DATA,
-            "rounds": {"default": 3},
+        images="parts",
+        options=_OPTIONS
+        | {
             "later": {"default": 1, "help": "unfrozen epochs after the frozen one"},
-            "size": {"default": 128},
+            "size": 128,
             "presize": {"type": int, "help": "default: 1.25 times the size"},
-            "batch_size": {"default": 64},
-            "workers": WORKERS,
-            "only": {
-                "nargs": "+",
-                "choices": EPOCH_KINDS,
-                "default": list(EPOCH_KINDS[:3]),
-                "type": str,
-            },
+            "only": several(EPOCH_KINDS, EPOCH_KINDS[:3]),
             "json": JSON,
         },
         short="--rounds 1",
-        data="--data {folder}",
     ),
     "precompute": Command(
-        asks="How long is lesson one's quick start, beside one frozen epoch of fastai?",
+        asks="How long is lesson one's quick start, next to one frozen epoch of fastai?",
         run=precompute,
-        options={
-            "data": DATA,
-            "rounds": {"default": 3},
-            "size": {"default": 224},
-            "batch_size": {"default": 64},
-            "workers": WORKERS,
-        },
+        images="parts",
+        options=_OPTIONS | {"size": 224},
         short="--rounds 1 --size 128",
-        data="--data {folder}",
     ),
 }
 

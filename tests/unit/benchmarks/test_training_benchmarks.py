@@ -1,4 +1,4 @@
-"""The benchmarks of training, at the smallest scale: they run, and their tables have the rows that they promise.
+"""The benchmarks of training, at the smallest scale: they run, and their tables have the promised rows.
 
 fastai is not needed: where it is missing they measure vizsla alone.
 """
@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.skipif(
     not (ROOT / "benchmarks").is_dir(), reason="the source distribution has no benchmarks"
 )
+NO_WORKERS = ("--quick", "--workers", "0")
+SMALL = (*NO_WORKERS, "--size", "32", "--batch-size", "8")
 
 
-def run(*arguments: str) -> str:
+def run(module: str, *options: str) -> str:
     """Return what a benchmark printed; fastai is hidden from it."""
-    module, *options = arguments
     program = (
         "import importlib.util as util, runpy, sys\n"
         "find = util.find_spec\n"
@@ -37,53 +38,47 @@ def run(*arguments: str) -> str:
 
 
 def table_rows(printed: str) -> list[str]:
-    """Return the first cells of all rows of tables but their heads and rules."""
+    """Return the first cells of all table rows but the heads."""
     cells = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("|")]
     return [cell for cell in cells if cell and not set(cell) <= set("-:")]
 
 
 @pytest.fixture
-def parts(image_folder: Path, tmp_path: Path) -> Path:
-    """The pictures below ``train`` and ``valid``."""
+def parts(image_folder: Path, tmp_path: Path) -> str:
+    """The images below ``train`` and ``valid``."""
     root = tmp_path / "parts"
     root.mkdir()
     for part in ("train", "valid"):
         (root / part).symlink_to(image_folder, target_is_directory=True)
-    return root
+    return str(root)
 
 
 @pytest.mark.slow
-def test_parity_compares_errors_and_keeps_runs(parts: Path, tmp_path: Path) -> None:
+def test_parity_compares_errors_and_keeps_runs(parts: str, tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
-    first = run(
-        "accuracy", "parity", f"{parts}:1", "--quick", "--workers", "0", "--json", str(kept)
-    )
-    assert "parts" in table_rows(first)
+    words = ("accuracy", "parity", f"{parts}:1", *NO_WORKERS, "--json", str(kept))
+    assert "parts" in table_rows(run(*words))
     (entry,) = json.loads(kept.read_text())
     assert len(entry["figures"]["values"]) == 2  # one frozen epoch, one unfrozen
     entry["figures"]["values"][-1][-1] = 0.125
     kept.write_text(json.dumps([entry]))
-    second = run(
-        "accuracy", "parity", f"{parts}:1", "--quick", "--workers", "0", "--json", str(kept)
-    )
-    assert "12.5 (12.5)" in second
+    assert "12.5 (12.5)" in run(*words)
 
 
 @pytest.mark.slow
-def test_recipe_measures_one_pass_and_the_same_passes(parts: Path, tmp_path: Path) -> None:
-    printed = run("accuracy", "recipe", f"{parts}:1", "--quick", "--workers", "0")
+def test_recipe_measures_one_pass_and_the_same_passes(parts: str) -> None:
+    printed = run("accuracy", "recipe", f"{parts}:1", *NO_WORKERS)
     assert "recipe, 1 pass: error" in printed
     assert "recipe, same passes: error" in printed
 
 
-def test_accuracy_without_pictures_says_what_to_give() -> None:
+def test_accuracy_without_images_says_what_to_give() -> None:
     assert "Give FOLDER:EPOCHS" in run("accuracy", "parity")
 
 
 @pytest.mark.slow
-def test_epoch_times_both_epochs_and_the_network_alone(parts: Path) -> None:
-    options = ("--quick", "--data", str(parts), "--size", "32", "--batch-size", "8")
-    printed = run("speed", "epoch", *options, "--workers", "0")
+def test_epoch_times_both_epochs_and_the_network_alone(parts: str) -> None:
+    printed = run("speed", "epoch", "--data", parts, *SMALL)
     assert table_rows(printed) == [
         "frozen epoch (first), s",
         "unfrozen epoch (later), s",
@@ -98,83 +93,50 @@ def test_epoch_times_both_epochs_and_the_network_alone(parts: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tasks_have_a_row_each_and_keep_their_runs(parts: Path, tmp_path: Path) -> None:
+def test_tasks_have_a_row_each_and_keep_their_runs(parts: str, tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
-    options = (
-        "--quick",
-        "--data",
-        str(parts),
-        "--size",
-        "32",
-        "--batch-size",
-        "8",
-        "--workers",
-        "0",
-    )
-    options = (*options, "--only", "import", "validate", "load", "--json", str(kept))
-    assert table_rows(run("notebook", *options)) == ["`import *`", "`validate`", "`load_learner`"]
+    words = ("--only", "import", "validate", "load", "--data", parts, "--json", str(kept), *SMALL)
+    assert table_rows(run("notebook", *words)) == ["`import *`", "`validate`", "`load_learner`"]
     entries = json.loads(kept.read_text())
     assert [entry["task"] for entry in entries] == ["import", "validate", "load"]
     assert all(entry["figures"]["seconds"] > 0 for entry in entries)
     entries[1]["figures"]["seconds"] = 1234.5
     kept.write_text(json.dumps(entries))
-    assert "1,234.50" in run("notebook", *options)
+    assert "1,234.50" in run("notebook", *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("values", "ends", "expected"),
+    ("words", "rows"),
     [
-        ([[0, 0.5], [0, 0.2], [0, 0.1]], [1.0, 2.0, 3.0], (2.0, 0.8)),
-        ([[0, 0.5], [0, 0.4]], [1.0, 2.0], (math.inf, 0.6)),
-        ([[0, 0.1], [0, 0.1]], [math.nan, 5.0], (5.0, 0.9)),
+        ("speed step --data PARTS", ("one linear layer", "whole step")),
+        ("speed predict --data PARTS", ("decode and forward", "vizsla, learn.predict")),
+        ("speed imports", ("`import torch`", "`import vizsla`", "`from vizsla.all import *`")),
+        ("data growth", ("100", "1,000")),
     ],
-    ids=["reached", "never", "only the end is known"],
 )
-def test_the_first_model_that_is_as_good_is_found(
-    values: list[list[float]], ends: list[float], expected: tuple[float, float]
-) -> None:
-    sys.path.insert(0, str(ROOT))
-    try:
-        from benchmarks.accuracy import first_as_good
-    finally:
-        sys.path.remove(str(ROOT))
-    found = first_as_good({"values": values, "ends": ends}, wanted=0.8)
-    assert (found.seconds, found.accuracy) == pytest.approx(expected)
+def test_a_quick_run_has_the_rows_of_its_table(words: str, rows: tuple[str, ...], parts: str):
+    printed = run(*words.replace("PARTS", parts).split(), "--quick")
+    assert set(rows) <= set(table_rows(printed))
 
 
 @pytest.mark.slow
-def test_step_has_overhead_prediction_and_breakdown(parts: Path) -> None:
-    rows = table_rows(run("speed", "step", "--quick", "--data", str(parts)))
-    for row in ("one linear layer", "decode and forward", "vizsla, learn.predict", "whole step"):
-        assert row in rows
-
-
-@pytest.mark.slow
-def test_imports_have_a_row_for_each_statement() -> None:
-    rows = table_rows(run("speed", "imports", "--quick"))
-    assert rows[:3] == ["`import torch`", "`import vizsla`", "`from vizsla.all import *`"]
-
-
-@pytest.mark.slow
-def test_growth_has_a_row_for_each_case() -> None:
-    assert table_rows(run("data", "growth", "--quick"))[1:] == ["100", "1,000", "1,000"]
-
-
-@pytest.mark.slow
-def test_precompute_times_features_and_epochs(parts: Path) -> None:
-    printed = run("speed", "precompute", "--quick", "--data", str(parts), "--size", "32")
+def test_precompute_times_features_and_epochs(parts: str) -> None:
+    printed = run("speed", "precompute", "--data", parts, *SMALL)
     assert "quick start in all" in table_rows(printed)
-    assert not (parts / "tmp").exists()
+    assert not Path(parts, "tmp").exists()
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [([0.1, 0.2, 0.3], 24.84), ([0.25], math.nan)],
-)
-def test_half_width_is_that_of_students_t(values: list[float], expected: float) -> None:
-    sys.path.insert(0, str(ROOT))
-    try:
-        from benchmarks.accuracy import half_width
-    finally:
-        sys.path.remove(str(ROOT))
-    assert 100 * half_width(values) == pytest.approx(expected, abs=0.01, nan_ok=True)
+def test_the_interval_and_the_first_good_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.accuracy import first_as_good, half_width
+
+    assert 100 * half_width([0.1, 0.2, 0.3]) == pytest.approx(24.84, abs=0.01)  # Student's t
+    assert math.isnan(half_width([0.25]))
+    for values, ends, expected in (
+        ([[0, 0.5], [0, 0.2], [0, 0.1]], [1.0, 2.0, 3.0], (2.0, 0.8)),
+        ([[0, 0.5], [0, 0.4]], [1.0, 2.0], (math.inf, 0.6)),  # never
+        ([[0, 0.1], [0, 0.1]], [math.nan, 5.0], (5.0, 0.9)),  # only the end is known
+    ):
+        found = first_as_good({"values": values, "ends": ends}, wanted=0.8)
+        assert (found.seconds, found.accuracy) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Collections print short and are indexed freely; the small helpers of notebooks do what lessons take for granted."""
+"""Collections print short and take any index; the small helpers of notebooks do what the lessons take for granted."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 Patched: Any = Path
-
 GOLDEN = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "reprs.json").read_text("utf-8")
 )
+ITEMS = L("a", "b", "c", "d")
 
 
 @pytest.fixture
-def patched() -> Generator[None]:
-    """``pathlib.Path`` as notebooks have it, and as it was afterwards."""
+def _patched() -> Generator[None]:
+    """``pathlib.Path`` as notebooks have it, then as it was."""
     before = Path.__dict__.get("__repr__")
     patch_path()
     yield
@@ -50,17 +50,18 @@ def patched() -> Generator[None]:
         Path.__repr__ = before
 
 
-def test_a_short_collection_prints_whole():
+def test_a_collection_prints_its_length_and_at_most_20_items():
+    twenty = ",".join(map(str, range(20)))
     assert repr(L()) == "(#0) []"
     assert repr(L(1, "b", None)) == "(#3) [1,'b',None]"
-    assert str(L(range(20))) == f"(#20) [{','.join(map(str, range(20)))}]"
+    assert str(L(range(20))) == f"(#20) [{twenty}]"
+    assert repr(L(range(7393))) == f"(#7393) [{twenty}...]"
+    items = L(1)
+    items.append(items)
+    assert repr(items) == "(#2) [1,(#...)]"
 
 
-def test_a_long_collection_prints_20_items_and_dots():
-    assert repr(L(range(7393))) == f"(#7393) [{','.join(map(str, range(20)))}...]"
-
-
-def test_only_what_is_printed_is_asked_for():
+def test_only_printed_items_are_asked_for():
     class Lazy:
         def __len__(self):
             return 1000
@@ -73,15 +74,8 @@ def test_only_what_is_printed_is_asked_for():
     assert collection_text(lazy, limit=3) == "(#1000) [0,1,2...]"
 
 
-def test_a_collection_within_itself_prints():
-    items = L(1)
-    items.append(items)
-    assert repr(items) == "(#2) [1,(#...)]"
-
-
-@pytest.mark.parametrize(
-    ("given", "items"),
-    [
+def test_one_thing_is_wrapped_and_collections_are_taken_apart():
+    for given, items in (
         (None, []),
         ("abc", ["abc"]),
         (b"abc", [b"abc"]),
@@ -92,69 +86,37 @@ def test_a_collection_within_itself_prints():
         ({"a": 1}, ["a"]),
         (iter("ab"), ["a", "b"]),
         ([None], [None]),
-    ],
-)
-def test_one_thing_is_wrapped_and_collections_are_taken_apart(given, items):
-    assert L(given) == items
-
-
-@pytest.mark.parametrize(
-    "thing",
-    [np.arange(3), torch.arange(3), pd.DataFrame({"a": [1, 2]}), Image.new("RGB", (2, 2))],
-    ids=["array", "tensor", "table", "image"],
-)
-def test_arrays_tables_and_pictures_count_as_one(thing):
-    assert L(thing)[0] is thing
-    assert len(L(thing)) == 1
-
-
-def test_an_array_is_taken_apart_if_asked():
+    ):
+        assert L(given) == items
+    for thing in (
+        np.arange(3),
+        torch.arange(3),
+        pd.DataFrame({"a": [1, 2]}),
+        Image.new("L", (2, 2)),
+    ):
+        assert L(thing)[0] is thing
+        assert len(L(thing)) == 1
     assert L(np.arange(3), use_list=True) == [0, 1, 2]
-
-
-def test_several_arguments_are_the_items():
     assert L([1], None, "ab") == [[1], None, "ab"]
 
 
-ITEMS = L("a", "b", "c", "d")
-
-
-@pytest.mark.parametrize(
-    ("place", "item"), [(1, "b"), (-1, "d"), (np.int64(2), "c"), (torch.tensor(0), "a")]
-)
-def test_a_number_gives_one_item(place, item):
-    assert ITEMS[place] == item
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        slice(1, 3),
-        [1, 2],
-        (1, -2),
-        np.array([1, 2]),
-        torch.tensor([1, 2]),
-        L(1, 2),
-        [False, True, True, False],
-        np.array([False, True, True, False]),
-        torch.tensor([False, True, True, False]),
-    ],
-)
-def test_slices_lists_and_masks_give_a_collection(place):
-    assert ITEMS[place] == ["b", "c"]
-    assert isinstance(ITEMS[place], L)
-
-
-def test_no_places_give_no_items():
+def test_a_number_gives_an_item_and_slices_lists_and_masks_a_collection():
+    for place, item in ((1, "b"), (-1, "d"), (np.int64(2), "c"), (torch.tensor(0), "a")):
+        assert ITEMS[place] == item  # pyright: ignore[reportArgumentType, reportCallIssue]
+    mask = [False, True, True, False]
+    places: tuple[Any, ...] = (
+        *(slice(1, 3), [1, 2], (1, -2), np.array([1, 2]), torch.tensor([1, 2]), L(1, 2)),
+        *(mask, np.array(mask), torch.tensor(mask)),
+    )
+    for place in places:
+        assert ITEMS[place] == ["b", "c"]
+        assert isinstance(ITEMS[place], L)
     assert ITEMS[[]] == []
 
 
-def test_a_mask_of_another_length_is_refused():
+def test_wrong_places_are_errors():
     with pytest.raises(ConfigError, match=r"each of the 4 items. Received: 2 values"):
         ITEMS[[True, False]]
-
-
-def test_places_that_do_not_exist_are_errors():
     with pytest.raises(IndexError):
         ITEMS[4]
     with pytest.raises(TypeError):
@@ -183,54 +145,37 @@ def test_sums_are_collections():
     assert isinstance(items, L)
 
 
-def test_map_and_filter_give_collections():
+def test_methods_give_collections():
     assert L(1, 2, 3).map(lambda x: x * x) == [1, 4, 9]
-    assert L("a", "b").map(str.upper) == ["A", "B"]
     assert L("ab").map(list) == [["a", "b"]]
     assert L(0, 1, None, 2).filter() == [1, 2]
     assert L(1, 2, 3).filter(lambda x: x > 1, negate=True) == [1]
-
-
-def test_sorted_takes_a_function_an_attribute_or_a_place():
     assert L(3, 1, 2).sorted() == [1, 2, 3]
     assert L(3, 1, 2).sorted(reverse=True) == [3, 2, 1]
     assert L(-3, 1, 2).sorted(key=abs) == [1, 2, -3]
     assert L(1 + 5j, 2 + 3j).sorted(key="imag") == [2 + 3j, 1 + 5j]
     assert L((1, "b"), (2, "a")).sorted(key=1) == [(2, "a"), (1, "b")]
-
-
-def test_items_and_attributes_of_items():
     assert L((1, [2, 3]), (4, [5, 6])).itemgot(1, 0) == [2, 5]
     assert L(1 + 5j, 2).attrgot("imag") == [5.0, 0]
     assert L({"a": 1}, {"b": 2}).attrgot("a", 0) == [1, 0]
-
-
-def test_unique_zip_and_concat():
     assert L(3, 1, 3, 2).unique() == [3, 1, 2]
     assert L(3, 1, 3, 2).unique(sort=True) == [1, 2, 3]
     assert L([1, 2, 3], "ab").zip() == [(1, "a"), (2, "b")]
     assert repr(L([1, 2], 3, None, "ab").concat()) == "(#4) [1,2,3,'ab']"
 
 
-def test_endless_iterators_start_anew_each_time():
-    for _ in range(2):
+def test_small_helpers():
+    for _ in range(2):  # each access starts from the beginning
         assert list(itertools.islice(Inf.count, 3)) == [0, 1, 2]
         assert list(itertools.islice(Inf.ones, 3)) == [1, 1, 1]
         assert list(itertools.islice(Inf.zeros, 2)) == [0, 0]
         assert list(itertools.islice(Inf.nones, 2)) == [None, None]
+    assert (first(range(3)), first([]), first(range(9), lambda x: x > 4)) == (0, None, 5)
+    assert (noop(3), noop()) == (3, None)
 
 
-def test_first_and_noop():
-    assert first(range(3)) == 0
-    assert first([]) is None
-    assert first(range(9), lambda x: x > 4) == 5
-    assert noop(3) == 3
-    assert noop() is None
-
-
-@pytest.mark.parametrize(
-    ("given", "dtype"),
-    [
+def test_numbers_of_any_kind_become_a_tensor():
+    for given, dtype in (
         ([1, 2, 3], torch.int64),
         ((1.0, 2.0), torch.float32),
         (np.array([1.0, 2.0]), torch.float32),
@@ -246,22 +191,20 @@ def test_first_and_noop():
         (2.5, torch.float32),
         (Image.new("RGB", (3, 2)), torch.uint8),
         ([], torch.float32),
-    ],
-)
-def test_numbers_of_any_kind_become_a_tensor(given, dtype: torch.dtype):
-    assert tensor(given).dtype == dtype
-
-
-def test_values_and_shapes_are_kept():
+    ):
+        assert tensor(given).dtype == dtype, given
     assert tensor(0, 1, 0, 1).tolist() == [0, 1, 0, 1]
     assert tensor([[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]]
     assert tensor(torch.tensor([1.0]), torch.tensor([2.0])).shape == (2, 1)
     assert tensor(Image.new("RGB", (3, 2))).shape == (2, 3, 3)
     assert tensor(3).shape == ()
     assert tensor([1, 2], dtype=torch.float16).dtype == torch.float16
+    for wrong in ([[1, 2], [3]], ["a"], "abc", None):
+        with pytest.raises(ConfigError):
+            tensor(wrong)
 
 
-def test_a_tensor_that_is_as_wanted_is_returned_and_an_array_is_copied():
+def test_a_fitting_tensor_is_returned_and_an_array_is_copied():
     given = torch.arange(3)
     assert tensor(given) is given
     array = np.arange(3)
@@ -270,33 +213,27 @@ def test_a_tensor_that_is_as_wanted_is_returned_and_an_array_is_copied():
     assert array[0] == 0
 
 
-@pytest.mark.parametrize("given", [[[1, 2], [3]], ["a"], "abc", None])
-def test_what_is_no_number_is_refused(given):
-    with pytest.raises(ConfigError, match="tensor takes numbers"):
-        tensor(given)
-
-
-def test_one_seed_sets_all_generators():
+def test_one_seed_sets_all_generators_and_cudnn_on_request(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     drawn = []
     for _ in range(2):
         set_seed(3)
         drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
     assert drawn[0] == drawn[1]
-
-
-def test_a_reproducible_seed_sets_cudnn(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    set_seed(1)
     assert torch.backends.cudnn.benchmark
     set_seed(1, reproducible=True)
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
 
 
-@pytest.mark.usefixtures("patched")
+@pytest.mark.usefixtures("_patched")
 def test_paths_below_the_base_print_relative_to_it(tmp_path: Path):
+    assert repr(tmp_path / "a b.jpg") == f"Path('{tmp_path.as_posix()}/a b.jpg')"
+    assert repr(Path("a/../b")) == "Path('a/../b')"
     Patched.BASE_PATH = tmp_path
+    patch_path()
+    assert tmp_path == Patched.BASE_PATH  # patching again keeps it
     path = tmp_path / "images" / "Bengal_1.jpg"
     assert repr(path) == GOLDEN["path_base"]
     assert repr(Path("/other/x.jpg")) == GOLDEN["path_outside"]
@@ -308,33 +245,21 @@ def test_paths_below_the_base_print_relative_to_it(tmp_path: Path):
     assert repr(path) == GOLDEN["path_base"]
 
 
-@pytest.mark.usefixtures("patched")
-def test_without_a_base_paths_print_whole(tmp_path: Path):
-    assert repr(tmp_path / "a b.jpg") == f"Path('{tmp_path.as_posix()}/a b.jpg')"
-    assert repr(Path("a/../b")) == "Path('a/../b')"
-
-
-@pytest.mark.usefixtures("patched")
-def test_a_listing_is_in_order_of_names_whatever_the_disk_says(tmp_path: Path):
+@pytest.mark.usefixtures("_patched")
+def test_a_listing_is_sorted_by_name(tmp_path: Path):
     for name in ("b.jpg", "a.JPG", ".hidden", "c.txt", "B.png"):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
-    names = lambda found: [path.name for path in found]  # noqa: E731
     folder = Patched(tmp_path)
-    listing = folder.ls()
-    assert isinstance(listing, L)
-    assert names(listing) == [".hidden", "B.png", "a.JPG", "b.jpg", "c.txt", "folder"]
-    assert names(folder.ls(2)) == [".hidden", "B.png"]
-    assert names(folder.ls(file_type="image")) == ["B.png", "a.JPG", "b.jpg"]
-    assert names(folder.ls(file_exts=".jpg")) == ["a.JPG", "b.jpg"]
-    assert names(folder.ls(file_exts=[".txt", ".png"])) == ["B.png", "c.txt"]
-
-
-@pytest.mark.usefixtures("patched")
-def test_patching_again_keeps_the_base(tmp_path: Path):
-    Patched.BASE_PATH = tmp_path
-    patch_path()
-    assert tmp_path == Patched.BASE_PATH
+    assert isinstance(folder.ls(), L)
+    for options, expected in (
+        ({}, [".hidden", "B.png", "a.JPG", "b.jpg", "c.txt", "folder"]),
+        ({"n_max": 2}, [".hidden", "B.png"]),
+        ({"file_type": "image"}, ["B.png", "a.JPG", "b.jpg"]),
+        ({"file_exts": ".jpg"}, ["a.JPG", "b.jpg"]),
+        ({"file_exts": [".txt", ".png"]}, ["B.png", "c.txt"]),
+    ):
+        assert [path.name for path in folder.ls(**options)] == expected
 
 
 def test_importing_the_module_leaves_paths_alone():
