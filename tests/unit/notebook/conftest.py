@@ -1,4 +1,4 @@
-"""A small folder of named pictures, its description, and a learner with random weights; figures are closed after each test."""
+"""A small folder of named images, its description, and a learner with random weights; figures are closed after each test."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def breeds(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.I
     folder.mkdir()
     for label in BREEDS:
         for number, (width, height) in enumerate(SIZES_WH, start=1):
-            picture = draw(label, number=number, size=(height, width))
-            picture.save(folder / f"{label}_{number}.jpg")
+            image = draw(label, number=number, size=(height, width))
+            image.save(folder / f"{label}_{number}.jpg")
     return folder
 
 
 @pytest.fixture(scope="session")
 def pets() -> DataBlock:
-    """The description of the pictures, presized to 36 and augmented to 24 pixels."""
+    """The description of the images, presized to 36 and augmented to 24 pixels."""
     return DataBlock(
         blocks=(ImageBlock, CategoryBlock),
         get_items=get_image_files,
@@ -63,12 +63,12 @@ def pets() -> DataBlock:
 
 @pytest.fixture(scope="session")
 def learn(pets: DataBlock, breeds: Path) -> Learner:
-    """A learner of these pictures that was not trained; tests leave it as it is."""
+    """An untrained learner of these images; tests do not change it."""
     loaders = pets.dataloaders(breeds, bs=4, num_workers=0, device="cpu")
     return vision_learner(loaders, "efficientnet_lite0", quiet=True)
 
 
 @pytest.fixture
 def dls(pets: DataBlock, breeds: Path) -> DataLoaders:
-    """Their loaders, 16 training and 4 validation pictures in batches of 4."""
+    """Their loaders, 16 training and 4 validation images in batches of 4."""
     return pets.dataloaders(breeds, bs=4, num_workers=0, device="cpu")

@@ -1,8 +1,8 @@
-"""Loaders to look at: what they print and show is what training reads, dressed; training reads the same as without them."""
+"""What loaders print and show is what training reads, as tensors that print their kind; training itself reads plain ones."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,25 +28,23 @@ if TYPE_CHECKING:
     from vizsla.data.loading.dataloaders import DataLoaders
 
 BREEDS = ["Bengal", "Birman", "beagle", "great_pyrenees"]
+VALID_LABELS = "TensorCategory([0, 2, 3, 3])"
 
 
 def shown_titles() -> list[str]:
     return [axes.get_title() for axes in plt.gcf().axes if axes.get_images()]
 
 
-def test_a_batch_prints_its_kind(dls: DataLoaders):
+def test_a_batch_prints_its_kind_and_training_reads_plain_tensors(dls: DataLoaders):
     images, labels = dls.valid.one_batch()
     assert isinstance(images, TensorImage)
     assert isinstance(labels, TensorCategory)
-    assert repr(labels) == "TensorCategory([0, 2, 3, 3])"
-    assert images.shape == (4, 3, 24, 24)
-    assert images.dtype == torch.float32
-
-
-def test_training_reads_plain_tensors(dls: DataLoaders):
+    assert repr(labels) == VALID_LABELS
+    assert (images.shape, images.dtype) == ((4, 3, 24, 24), torch.float32)
     batch = next(iter(dls.train.batches()))
-    assert type(batch.images) is Tensor
-    assert type(batch.targets) is Tensor
+    assert type(batch.images) is type(batch.targets) is Tensor
+    (only,) = dls.valid
+    assert repr(only[1]) == VALID_LABELS
 
 
 def test_each_look_at_training_is_another_batch(dls: DataLoaders):
@@ -55,24 +53,13 @@ def test_each_look_at_training_is_another_batch(dls: DataLoaders):
     assert torch.equal(first[0], dls.one_batch(epoch=0)[0])
 
 
-def test_iteration_yields_what_one_batch_returns(dls: DataLoaders):
-    batches = list(dls.valid)
-    assert len(batches) == 1
-    assert repr(batches[0][1]) == "TensorCategory([0, 2, 3, 3])"
-
-
 def test_items_print_their_size_and_label(dls: DataLoaders):
-    assert repr(dls.train_ds[0]) == "(PILImage mode=RGB size=40x60, TensorCategory(0))"
-    assert repr(dls.train_ds).startswith(
-        "(#16) [(PILImage mode=RGB size=40x60, TensorCategory(0)),("
-    )
+    first = "(PILImage mode=RGB size=40x60, TensorCategory(0))"
+    assert repr(dls.train_ds[0]) == first
+    assert repr(dls.train_ds).startswith(f"(#16) [{first},(")
     assert dls.train_ds[0][0].shape == (60, 40)
-    assert len(dls.valid_ds) == 4
-    assert len(dls.train_ds[:3]) == 3
+    assert (len(dls.valid_ds), len(dls.train_ds[:3])) == (4, 3)
     assert dls.train_ds.items[0].name == "Bengal_2.jpg"
-
-
-def test_a_position_outside_of_the_items_is_an_index_error(dls: DataLoaders):
     with pytest.raises(IndexError):
         dls.valid_ds[4]
 
@@ -83,65 +70,47 @@ def test_the_vocabulary_is_a_list_that_knows_numbers(dls: DataLoaders):
     assert dls.vocab.o2i["beagle"] == 2
     assert dls.vocab[-1] == "great_pyrenees"
     assert (dls.c, dls.n, dls.train.n, dls.valid.n, dls.n_inp) == (4, 16, 16, 4, 1)
+    assert repr(dls.loss_func) == "FlattenedLoss of CrossEntropyLoss()"
 
 
-@pytest.mark.parametrize(
-    ("labels", "options", "expected"),
-    [
+def test_a_category_map_orders_classes():
+    ordered = pd.Categorical(["x"], categories=["y", "x"])
+    cases: tuple[tuple[Any, dict[str, bool], list[str]], ...] = (
         (["b", "a", "B", "a"], {}, ["B", "a", "b"]),
         (["b", "a", None], {"add_na": True}, ["#na#", "a", "b"]),
         (["b", "a"], {"sort": False}, ["b", "a"]),
-        (pd.Categorical(["x"], categories=["y", "x"]), {}, ["y", "x"]),
-        (pd.Categorical(["x"], categories=["y", "x"]), {"strict": True}, ["x"]),
-    ],
-)
-def test_a_category_map_orders_classes(
-    labels: list[str], options: dict[str, bool], expected: list[str]
-):
-    vocab = CategoryMap(labels, **options)
-    assert vocab == expected
-    assert [vocab.o2i[name] for name in expected] == list(range(len(expected)))
-
-
-def test_the_loss_is_that_of_the_labels(dls: DataLoaders):
-    assert repr(dls.loss_func) == "FlattenedLoss of CrossEntropyLoss()"
+        (ordered, {}, ["y", "x"]),
+        (ordered, {"strict": True}, ["x"]),
+    )
+    for labels, options, expected in cases:
+        vocab = CategoryMap(labels, **options)
+        assert vocab == expected
+        assert [vocab.o2i[name] for name in expected] == list(range(len(expected)))
 
 
 def test_stages_print_their_steps(dls: DataLoaders):
     assert repr(dls.after_item).startswith("Pipeline: Resize -- {'size': (36, 36)")
     assert repr(dls.after_item).endswith("-> ToTensor")
     assert repr(dls.before_batch) == "Pipeline: "
-    assert [step.name for step in dls.after_batch.fs] == [
-        "IntToFloatTensor",
-        "Flip",
-        "RandomResizedCropGPU",
-        "Brightness",
-    ]
+    names = [step.name for step in dls.after_batch.fs]
+    assert names == ["IntToFloatTensor", "Flip", "RandomResizedCropGPU", "Brightness"]
 
 
-def test_positions_can_be_chosen_endlessly(dls: DataLoaders):
+def test_positions_can_be_chosen(dls: DataLoaders):
+    assert sorted(dls.train.get_idxs()) == list(range(16))
+    assert list(dls.valid.get_idxs()) == [0, 1, 2, 3]
     dls.train.get_idxs = lambda: Inf.ones
     images, labels = dls.train.one_batch()
     assert labels.tolist() == [int(dls.train_ds[1][1])] * 4
     assert not torch.equal(images[0], images[1])  # each its own augmentation
-    assert [len(batch.rows) for batch in dls.train.batches()] == [4, 4, 4, 4]
-    assert {int(row) for batch in dls.train.batches() for row in batch.rows} == {
-        int(dls.train.rows[1])
-    }
-
-
-def test_the_usual_positions_are_all_of_them(dls: DataLoaders):
-    assert sorted(dls.train.get_idxs()) == list(range(16))
-    assert list(dls.valid.get_idxs()) == [0, 1, 2, 3]
-
-
-def test_a_chosen_position_that_is_not_there_is_refused(dls: DataLoaders):
+    rows = [batch.rows.tolist() for batch in dls.train.batches()]
+    assert rows == [[int(dls.train.rows[1])] * 4] * 4
     dls.valid.get_idxs = lambda: [7]
     with pytest.raises(ConfigError, match="Received: 7"):
         dls.valid.one_batch()
 
 
-def test_show_batch_draws_pictures_with_labels(dls: DataLoaders):
+def test_show_batch_draws_images_with_labels(dls: DataLoaders):
     dls.show_batch(nrows=1, ncols=3)
     titles = shown_titles()
     assert len(titles) == 3
@@ -150,15 +119,12 @@ def test_show_batch_draws_pictures_with_labels(dls: DataLoaders):
     (pixels, *_) = [image.get_array() for image in plt.gcf().axes[0].get_images()]
     assert pixels is not None
     assert pixels.shape == (24, 24, 3)
-
-
-def test_show_batch_draws_a_given_batch(dls: DataLoaders):
     dls.show_batch(dls.valid.one_batch(), max_n=24, figsize=(8, 8))
     assert shown_titles() == ["Bengal", "beagle", "great_pyrenees", "great_pyrenees"]
     assert plt.gcf().get_size_inches().tolist() == [8.0, 8.0]
 
 
-def test_one_picture_can_be_shown_many_times(dls: DataLoaders):
+def test_one_image_can_be_shown_many_times(dls: DataLoaders):
     shown = dls.show_batch(max_n=4, unique=True, show=False)
     assert shown is not None
     assert len({label for _, label in shown}) == 1
@@ -175,35 +141,26 @@ def test_decoding_gives_bytes_and_words(dls: DataLoaders):
     assert torch.equal(decoded[0][0], (batch[0][0] * 255).to(torch.uint8))
 
 
-def test_other_pictures_come_without_labels(dls: DataLoaders, breeds: Path):
+def test_other_images_come_without_labels_or_with_them(dls: DataLoaders, breeds: Path):
     files = sorted(breeds.glob("*_1.jpg"))
-    batch = dls.test_dl(files).one_batch()
-    assert len(batch) == 1
-    assert dls.test_dl(files).dataset.items == files
-    dls.test_dl(files).show_batch()
+    other = dls.test_dl(files)
+    assert len(other.one_batch()) == 1
+    assert other.dataset.items == files
+    other.show_batch()
     assert shown_titles() == [""] * 4
-
-
-def test_other_pictures_come_with_labels_on_request(dls: DataLoaders, breeds: Path):
-    files = sorted(breeds.glob("*_1.jpg"), reverse=True)
-    _, labels = dls.test_dl(files, with_labels=True).one_batch()
+    _, labels = dls.test_dl(files[::-1], with_labels=True).one_batch()
     assert repr(labels) == "TensorCategory([3, 2, 1, 0])"
 
 
-def test_labels_that_are_no_class_are_named(dls: DataLoaders, make_image: Callable[..., Path]):
+def test_missing_labels_are_named(dls: DataLoaders, breeds: Path, make_image: Callable[..., Path]):
     files = [make_image("mouse_1.jpg"), make_image("nothing.jpg")]
-    with pytest.raises(
-        LabelError, match=r"2 of 2 images have no label.*\n.*'mouse'\n.*no label in"
-    ):
+    with pytest.raises(LabelError, match=r"2 of 2 .*\n.*'mouse'\n.*no label in"):
         dls.test_dl(files, with_labels=True)
-
-
-def test_labels_need_a_block(breeds: Path):
-    loaders = ImageDataLoaders.from_name_re(
-        breeds, sorted(breeds.iterdir()), r"(.+)_\d+.jpg$", seed=1, item_tfms=Resize(24), bs=4
-    )
-    with pytest.raises(ConfigError, match="none made these"):
-        loaders.test_dl(sorted(breeds.iterdir()), with_labels=True)
+    options: Any = {"seed": 1, "item_tfms": Resize(24), "bs": 4}
+    paths = sorted(breeds.iterdir())
+    loaders = ImageDataLoaders.from_name_re(breeds, paths, r"(.+)_\d+.jpg$", **options)
+    with pytest.raises(ConfigError, match="none made these"):  # no block, so no labels
+        loaders.test_dl(paths, with_labels=True)
 
 
 def test_several_labels_print_their_kind(breeds: Path):
@@ -235,12 +192,8 @@ def test_rows_of_a_frame_are_items(breeds: Path):
     assert labels.tolist() == [0, 1, 2, 3]
 
 
-def test_the_device_can_be_changed_in_place(dls: DataLoaders):
+def test_loaders_can_be_moved_and_emptied(dls: DataLoaders):
     assert dls.cpu() is dls
-    assert dls.to("meta").train.device.type == "meta"
-
-
-def test_empty_loaders_prepare_in_the_same_way(dls: DataLoaders):
     empty = dls.new_empty()
     assert (len(empty.train), len(empty.valid), empty.n) == (0, 0, 0)
     assert empty.vocab == BREEDS
@@ -248,6 +201,7 @@ def test_empty_loaders_prepare_in_the_same_way(dls: DataLoaders):
     assert dls.n == 16
     with pytest.raises(DataError, match="no images"):
         empty.one_batch()
+    assert dls.to("meta").train.device.type == "meta"
 
 
 def test_transforms_can_be_added(dls: DataLoaders):
@@ -270,15 +224,14 @@ def test_datasets_hold_both_sets(pets: DataBlock, breeds: Path):
     assert sets.vocab == BREEDS
 
 
-def test_what_can_only_be_looked_at_gives_a_warning_and_is_not_trained_on(breeds: Path):
+def test_data_to_look_at_only_gives_a_warning_and_is_not_trained_on(breeds: Path):
     # One image a hundred times, of one class: no data to train on, but to show what augmentation does.
     demo = DataBlock(
         blocks=(ImageBlock(), CategoryBlock()), get_y=parent_label, item_tfms=Resize(24)
     )
+    one = [breeds / "Bengal_1.jpg"] * 100
     with pytest.warns(UserWarning, match="2 problems") as warned:
-        loaders = demo.dataloaders(
-            [breeds / "Bengal_1.jpg"] * 100, bs=8, num_workers=0, device="cpu"
-        )
+        loaders = demo.dataloaders(one, bs=8, num_workers=0, device="cpu")
     assert len(warned) == 1
     assert loaders.valid.one_batch()[0].shape == (8, 3, 24, 24)
     learner = vision_learner(loaders, "efficientnet_lite0", quiet=True)
@@ -289,14 +242,10 @@ def test_what_can_only_be_looked_at_gives_a_warning_and_is_not_trained_on(breeds
 
 
 def test_loaders_of_a_factory_can_be_looked_at(breeds: Path):
-    loaders = ImageDataLoaders.from_name_func(
-        breeds,
-        sorted(breeds.iterdir()),
-        RegexLabeller(r"(.+)_\d+.jpg$"),
-        seed=42,
-        item_tfms=Resize(24),
-        bs=4,
-    )
+    options: Any = {"seed": 42, "item_tfms": Resize(24), "bs": 4}
+    label = RegexLabeller(r"(.+)_\d+.jpg$")
+    paths = sorted(breeds.iterdir())
+    loaders = ImageDataLoaders.from_name_func(breeds, paths, label, **options)
     assert isinstance(loaders.one_batch()[0], TensorImage)
     assert loaders.vocab == BREEDS
     with pytest.raises(TypeError, match="valid_pc"):
