@@ -51,9 +51,6 @@ def test_a_folder_has_the_attributes_of_the_original(data: ImageClassifierData, 
     assert (data.is_multi, data.is_reg) == (False, False)
     assert len(data.trn_dl) == 4
     assert [len(loader) for loader in (data.val_dl, data.fix_dl, data.aug_dl)] == [2, 4, 2]
-
-
-def test_file_names_are_relative_to_the_folder(data: ImageClassifierData, lesson: str):
     dataset: Any = data.val_ds
     assert dataset.fnames[0] == "valid/cats/cats.10.jpg"
     with Image.open(lesson + dataset.fnames[0]) as image:
@@ -72,13 +69,10 @@ def test_an_item_is_what_the_batch_has_of_it(data: ImageClassifierData):
     assert labels == (1, 1)
 
 
-def test_training_batches_are_shuffled_anew_and_hold_every_image(data: ImageClassifierData):
-    first, second = ([y.tolist() for _, y in data.trn_dl] for _ in range(2))
-    assert first != second
-    assert sorted(label for batch in first for label in batch) == sorted(data.trn_y.tolist())
-
-
-def test_augmented_batches_keep_the_order_and_change_each_time(data: ImageClassifierData):
+def test_each_pass_shuffles_training_and_changes_augmented_images(data: ImageClassifierData):
+    once, again = ([y.tolist() for _, y in data.trn_dl] for _ in range(2))
+    assert once != again
+    assert sorted(label for batch in once for label in batch) == sorted(data.trn_y.tolist())
     first, second = (torch.cat([x for x, _ in data.aug_dl]) for _ in range(2))
     assert first.shape == (12, 3, 32, 32)
     assert (first - second).abs().mean() > 0.01
@@ -93,14 +87,11 @@ def test_data_made_twice_is_augmented_differently(lesson: str, tfms: Any):
     assert (one - other).abs().mean() > 0.01
 
 
-def test_the_engine_gets_the_same_images_unnormalised(data: ImageClassifierData):
+def test_the_engine_gets_the_same_images_from_any_batch_on(data: ImageClassifierData):
     (batch, *_) = data.loaders.valid.batches()
     x, _ = next(iter(data.val_dl))
     assert 0 <= batch.images.min() <= batch.images.max() <= 1
     assert torch.equal(data.tfms[1].normalised(batch.images), x)  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def test_batches_from_the_middle_are_those_of_the_whole_epoch(data: ImageClassifierData):
     whole = list(data.loaders.train.batches(epoch=3))
     rest = list(data.loaders.train.batches(epoch=3, start=2))
     assert len(rest) == 2
@@ -115,19 +106,13 @@ def test_test_images_come_in_order_and_without_labels(lesson: str, tfms: Any):
     assert sum(len(y) for _, y in data.test_dl) == 4
 
 
-def test_a_missing_test_folder_is_named(lesson: str, tfms: Any):
+def test_wrong_arguments_are_refused(lesson: str, tfms: Any):
     with pytest.raises(FileNotFoundError, match="test folder doesn't exist or is empty"):
         ImageClassifierData.from_paths(lesson, tfms=tfms, test_name="test")
-
-
-def test_transforms_and_a_relative_folder_are_needed(lesson: str, tfms: Any):
     with pytest.raises(AssertionError, match="please provide transformations"):
         ImageClassifierData.from_paths(lesson)
     with pytest.raises(AssertionError, match="relative path"):
         ImageClassifierData.from_csv("p", "/train", "labels.csv", tfms=tfms)
-
-
-def test_a_file_among_the_class_folders_is_an_error(lesson: str):
     Path(lesson, "train", "notes.txt").write_text("x")
     with pytest.raises(NotADirectoryError):
         folder_source(lesson, "train")
@@ -201,7 +186,10 @@ def test_the_validation_set_is_the_recorded_one_and_both_sides_keep_their_order(
     assert [chosen.tolist(), others.tolist()] == SPLITS["split_by_idx_[1,3]_of_0..4"]
 
 
-def test_an_image_that_cannot_be_opened_is_an_os_error(lesson: str):
+def test_an_image_is_opened_as_floats_or_is_an_os_error(lesson: str):
+    found = open_image(f"{lesson}train/signs/signs.0.png")
+    assert (found.shape, found.dtype) == ((44, 36, 3), np.float32)
+    assert 0 <= found.min() < found.max() <= 1
     Path(lesson, "bad.jpg").write_bytes(b"no image")
     for name, message in (
         ("missing.jpg", "No such file or directory"),
@@ -210,9 +198,3 @@ def test_an_image_that_cannot_be_opened_is_an_os_error(lesson: str):
     ):
         with pytest.raises(OSError, match=message):
             open_image(lesson + name)
-
-
-def test_an_image_is_opened_as_floats(lesson: str):
-    found = open_image(f"{lesson}train/signs/signs.0.png")
-    assert (found.shape, found.dtype) == ((44, 36, 3), np.float32)
-    assert 0 <= found.min() < found.max() <= 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -27,21 +28,8 @@ from vizsla.classic.metrics import (
 )
 from vizsla.classic.plots import ImageModelResults, plot_confusion_matrix, plots
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN: dict[str, Any] = json.loads((ROOT / "golden" / "classic.json").read_text("utf-8"))
-
-
-@pytest.fixture(autouse=True)
-def _no_windows() -> Iterator[None]:
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
-
-    mpl.use("agg")
-    yield
-    plt.close("all")
 
 
 def test_accuracy_of_a_whole_set_is_not_bent_by_batches():
@@ -90,40 +78,27 @@ def test_losses_and_metrics_follow_the_labels():
 
 
 def test_the_confusion_matrix_is_printed_and_drawn(capsys: pytest.CaptureFixture[str]):
-    import matplotlib.pyplot as plt
-
     plot_confusion_matrix(np.array([[996, 4], [8, 992]]), ["cats", "dogs"])
     assert capsys.readouterr().out == GOLDEN["format"]["confusion_print"] + "\n"
     axes = plt.gcf().axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Predicted label", "True label")
     assert [text.get_text() for text in axes.texts] == ["996", "4", "8", "992"]
     assert [text.get_color() for text in axes.texts] == ["white", "black", "black", "white"]
-
-
-def test_a_normalised_matrix_is_printed_as_it_is_drawn(capsys: pytest.CaptureFixture[str]):
-    import matplotlib.pyplot as plt
-
+    plt.close("all")
     plot_confusion_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"], normalize=True)
     assert "0.75" in capsys.readouterr().out
     assert plt.gcf().axes[0].images[0].get_array().max() == 0.75  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_images_are_drawn_in_rows_whatever_the_place_of_their_channels():
-    import matplotlib.pyplot as plt
-
     plots(np.random.default_rng(0).random((5, 3, 8, 9)), rows=2, titles=range(5), maintitle="five")
     axes = plt.gcf().axes
     assert [each.images[0].get_array().shape for each in axes] == [(8, 9, 3)] * 5  # pyright: ignore[reportOptionalMemberAccess]
     assert [each.get_title() for each in axes] == list("01234")
-
-
-def test_no_images_make_an_empty_figure():
-    plots([])
+    plots([])  # an empty figure
 
 
 def test_results_show_the_surest_and_the_least_sure():
-    import matplotlib.pyplot as plt
-
     class Images:
         y = np.array([0, 0, 1, 1])
 

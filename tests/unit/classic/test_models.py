@@ -121,23 +121,18 @@ def test_more_of_the_body_may_be_cut():
     models = build(resnet34, xtra_cut=1)
     assert (models.name, models.nf) == (golden["name"], golden["nf"])
     assert [len(group) for group in models.get_layer_groups()] == golden["groups"]
-
-
-def test_an_impossible_cut_and_wrong_dropouts_are_refused():
     with pytest.raises(ConfigError, match="xtra_cut"):
         build(resnet18, xtra_cut=8)
     with pytest.raises(ConfigError, match=r"ps .* 2 .*\[0\.1\]"):
         build(resnet18, ps=[0.1])
 
 
-def test_a_head_of_ones_own_replaces_pooling_and_head():
+def test_a_head_and_a_function_of_the_users_own():
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 2))
     models = build(resnet18, custom_head=head)
     assert models.fc_model is head
     assert models.model.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 2)
 
-
-def test_a_function_of_ones_own_is_one_layer():
     def mine(pretrained: bool) -> nn.Module:
         assert pretrained is False
         return nn.Conv2d(3, 6, 3)
@@ -158,11 +153,8 @@ def test_the_engines_functions_are_known_by_name():
 def test_efficientnet_lite0_runs_layer_by_layer():
     models = build(efficientnet_lite0)
     assert (models.nf, [len(group) for group in models.get_layer_groups()]) == (2560, [5, 8, 8])
-
-
-def test_a_network_instead_of_a_function_is_refused():
     with pytest.raises(ConfigError, match="without brackets"):
-        build(nn.Conv2d(3, 6, 3))
+        build(nn.Conv2d(3, 6, 3))  # a network instead of a function
 
 
 def test_pooling_gives_the_largest_value_first():

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,7 @@ from vizsla.train.callbacks.base import Fit
 from vizsla.train.rates.schedules import Schedule, lr_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -45,9 +46,8 @@ GOLDEN: dict[str, Any] = json.loads(
 def plan(
     n_cycle: int, cycle_len: int | None, cycle_mult: float, batches: int, **more: Any
 ) -> FitPlan:
-    return FitPlan(
-        n_cycle=n_cycle, cycle_len=cycle_len, cycle_mult=cycle_mult, batches=batches, **more
-    )
+    lengths = {"n_cycle": n_cycle, "cycle_len": cycle_len, "cycle_mult": cycle_mult}
+    return FitPlan(**lengths, batches=batches, **more)  # pyright: ignore[reportArgumentType]
 
 
 def test_epochs_are_those_of_the_original():
@@ -56,27 +56,19 @@ def test_epochs_are_those_of_the_original():
         assert found.epochs == case["epochs"], case
 
 
-def test_three_equal_cycles_have_the_recorded_rates():
+def test_cycles_have_the_recorded_rates():
+    assert plan(2, None, 1, 3).schedule((0.5,)).factors == (1.0,) * 6
     schedule = plan(3, 1, 1, 32).schedule((0.01,))
     rates = [schedule.rates_at(step)[0] for step in range(schedule.num_steps)]
     assert rates == pytest.approx(GOLDEN["sgdr"]["fit_1e-2_3_cycle_len_1_nb32"]["lrs"], rel=1e-9)
-
-
-def test_groups_share_the_shape_of_doubling_cycles():
     golden = GOLDEN["sgdr"]["fit_1e-4_1e-3_1e-2_3_cycle_len_1_cycle_mult_2_nb32"]
     schedule = plan(3, 1, 2, 32).schedule(tuple(golden["group_lrs"]))
     assert schedule.num_steps == golden["n_iter"]
     for step, last in enumerate(golden["lrs_last_group"]):
         assert schedule.rates_at(step) == pytest.approx((last / 100, last / 10, last), rel=1e-9)
-
-
-def test_cycles_of_few_steps_have_the_recorded_factors():
     for batches in (2, 3, 4):
         golden = GOLDEN["sgdr"]["tiny_multipliers_3_cycles"][str(batches)]
         assert plan(3, 1, 1, batches).schedule((1.0,)).factors == pytest.approx(golden, rel=1e-9)
-
-
-def test_cycles_end_after_their_last_step():
     golden = GOLDEN["sgdr"]["vizsla_on_cycle_end_fires_after_n_batches"]
     assert plan(3, 1, 2, 32).cycle_ends == tuple(step for step, _ in golden)
 
@@ -94,17 +86,10 @@ def test_triangles_have_the_recorded_factors():
         if isinstance(golden, dict):
             momenta = golden["momentum_used_at_iteration"]
             assert schedule.momenta == pytest.approx(momenta, rel=1e-9), name
-
-
-def test_triangles_need_the_length_of_a_cycle_and_room_to_rise():
     with pytest.raises(ConfigError, match="cycle_len"):
         plan(1, None, 1, 32, use_clr=(32, 5)).schedule((1.0,))
     with pytest.raises(ValueError, match="cut_div=5"):
         plan(1, 1, 1, 4, use_clr=(32, 5)).schedule((1.0,))
-
-
-def test_without_a_cycle_length_the_rate_is_constant():
-    assert plan(2, None, 1, 3).schedule((0.5,)).factors == (1.0,) * 6
 
 
 def test_the_finder_rises_by_the_recorded_factors_and_keeps_the_ratios_of_the_groups():
@@ -122,29 +107,16 @@ def test_the_finder_rises_by_the_recorded_factors_and_keeps_the_ratios_of_the_gr
         assert schedule.rates_at(int(step))[0] == pytest.approx(rate, rel=1e-9)
 
 
-def test_one_rate_is_for_all_groups_and_others_are_taken_as_given():
+def test_rates_and_decays_are_one_or_one_per_group():
     for lrs in (0.1, [0.1], np.array([0.1])):
         assert rates_of(lrs, num_groups=3, head_only=False) == (0.1, 0.1, 0.1)
     rates = np.array([1e-4, 1e-3, 1e-2])
     assert rates_of(rates, num_groups=3, head_only=False) == (1e-4, 1e-3, 1e-2)
-
-
-def test_decays_are_one_or_one_per_group():
     assert decays_of(None, num_groups=2) == (0.0, 0.0)
     assert decays_of(0.1, num_groups=2) == (0.1, 0.1)
     assert decays_of([0.1, 0.2], num_groups=2) == (0.1, 0.2)
     with pytest.raises(ConfigError, match="3 weight decays"):
         decays_of([0.1, 0.2, 0.3], num_groups=2)
-
-
-@pytest.fixture(autouse=True)
-def _no_windows() -> Iterator[None]:
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
-
-    mpl.use("agg")
-    yield
-    plt.close("all")
 
 
 def feed(
@@ -165,13 +137,10 @@ def feed(
     return recorder
 
 
-def test_losses_are_smoothed_as_recorded():
+def test_losses_and_rates_are_recorded():
     for case in GOLDEN["loss_smoothing"]["cases"]:
         found = feed(LossRecorder(), case["losses"]).losses
         assert found == pytest.approx(case["debiased"], rel=1e-9)
-
-
-def test_rates_are_those_of_the_last_group():
     recorder = feed(LossRecorder(), [1.0, 1.0])
     assert recorder.lrs == [0.01, 0.02]
     assert recorder.iterations == [1, 2]
@@ -183,10 +152,7 @@ def test_the_finder_stops_where_recorded():
         losses = [math.nan if loss is None else loss for loss in case["smoothed_losses"]]
         stops = [step for step, loss in enumerate(losses) if finder.diverges(loss, step=step)]
         assert (stops[0] if stops else None) == case["stops_at_batch_index"], case["name"]
-
-
-def test_a_step_that_ends_the_search_is_not_recorded():
-    finder = LRFinder()
+    finder = LRFinder()  # the step that ends the search is not recorded
     with pytest.raises(EndOfFit):
         feed(finder, [0.1] * 12 + [1000.0])
     assert len(finder.lrs) == len(finder.losses) == 12
@@ -231,57 +197,38 @@ def test_a_search_whose_loss_runs_away_ends_before_that_and_prints_no_row(
     assert len(capsys.readouterr().out.splitlines()) < 2
 
 
-def test_the_plot_of_rates_has_the_labels_of_the_original():
-    import matplotlib.pyplot as plt
-
+def test_rates_are_drawn_next_to_momenta():
     feed(LossRecorder(), [1.0] * 3).plot_lr()
     axes = plt.gca()
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("iterations", "learning rate")
     drawn: Any = axes.lines[0].get_ydata()
     assert list(drawn) == pytest.approx([0.01, 0.02, 0.03])
-
-
-def test_momenta_are_drawn_beside_the_rates():
-    import matplotlib.pyplot as plt
-
+    plt.close("all")
     feed(LossRecorder(), [1.0] * 2, momenta=(0.9, 0.8)).plot_lr()
     left, right = plt.gcf().axes
     assert (left.get_ylabel(), right.get_ylabel()) == ("learning rate", "momentum")
 
 
-def test_the_finder_draws_losses_against_rates_without_both_ends():
-    import matplotlib.pyplot as plt
-
+def test_losses_are_drawn_against_rates_or_steps_without_both_ends():
     feed(finder := LRFinder(), [1.0] * 30)
     finder.plot()
     axes = plt.gca()
     assert axes.get_xscale() == "log"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning rate (log scale)", "loss")
     assert len(axes.lines[0].get_xdata()) == 30 - 10 - 6  # pyright: ignore[reportArgumentType]
-
-
-def test_losses_are_drawn_against_steps():
-    import matplotlib.pyplot as plt
-
+    plt.close("all")
     feed(LossRecorder(), [1.0] * 30).plot_loss()
     assert list(plt.gca().lines[0].get_xdata()) == list(range(11, 26))  # pyright: ignore[reportArgumentType]
 
 
-def test_the_header_is_the_recorded_one():
+def test_the_printed_table_is_the_recorded_one():
     assert header_line(["epoch", "trn_loss", "val_loss", "accuracy"]) == GOLDEN["format"]["header"]
     assert header_line(["epoch", "trn_loss", "val_loss"]) == GOLDEN["format"]["no_metrics_header"]
-
-
-def test_rows_are_the_recorded_ones():
     for row in GOLDEN["format"]["rows"]:
         values = [float("nan") if value is None else float(value) for value in row["values"]]
         assert row_line(row["epoch"], values) == row["line"]
-
-
-def test_the_loss_is_returned_as_short_as_a_float32_can_be_written():
-    assert repr(returned_values([0.1, 0.021074643358588219, 0.9931640625])) == (
-        "[0.021074643, 0.9931640625]"
-    )
+    shortest = repr(returned_values([0.1, 0.021074643358588219, 0.9931640625]))
+    assert shortest == "[0.021074643, 0.9931640625]"
 
 
 def test_the_best_weights_are_saved():

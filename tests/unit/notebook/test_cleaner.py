@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -80,12 +80,13 @@ def test_the_images_are_drawn_with_their_marks(cleaner: ImageClassifierCleaner):
 
 
 def test_unknown_classes_splits_and_positions_are_refused(cleaner: ImageClassifierCleaner):
-    for call, words, named in (
+    cases: Any = (
         (cleaner.choose, ("mouse",), "'mouse'"),
         (cleaner.choose, ("Bengal", "Test"), "'Test'"),
         (cleaner.mark, (99, "<Keep>"), "99"),
         (cleaner.mark, (0, "mouse"), "'mouse'"),
-    ):
+    )
+    for call, words, named in cases:
         with pytest.raises(ConfigError, match=named):
             call(*words)
 
