@@ -14,7 +14,7 @@ Shape legend: B images, C channels, H x W source, h x w output.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,8 +54,7 @@ class Sampling:
     align_corners: bool = True
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Needs:
+class Needs(NamedTuple):
     """Which steps an image needs at all; images with the same needs go together."""
 
     resamples: bool
@@ -139,17 +138,10 @@ def plan_changes(
         recoloured = [any(recoloured)] * count
     turned = never if colour is None else _flags(~colour.keeps_hue)
     erased = never if erasing is None else _flags(~erasing.is_neutral)
+    resampled = moved if source_size == size else [True] * count
+    needs = zip(resampled, pooled, recoloured, turned, erased, strict=True)
     return Changes(
-        needs=[
-            Needs(
-                resamples=moved[at] or source_size != size,
-                pooled_size=pooled[at],
-                recolours=recoloured[at],
-                turns_hue=turned[at],
-                erases=erased[at],
-            )
-            for at in range(count)
-        ],
+        needs=[Needs(*steps) for steps in needs],
         size=size,
         sampling=sampling,
         warp=warp.float().to(device, non_blocking=True),

@@ -251,7 +251,7 @@ def test_a_flipped_bit_anywhere_is_noticed_and_the_image_made_again(tmp_path: Pa
     assert np.array_equal(again, image_of(7))
     assert np.array_equal(get(cache, disk_key(1), lambda: image_of(8)), image_of(7))
     assert "cache disk: 1 images, 0.0 MB on disk" in cache.describe()
-    assert "1 damaged ones made anew" in cache.describe()
+    assert "1 damaged ones made again" in cache.describe()
 
 
 @pytest.mark.parametrize("num_bytes", [0, 10, 64, 5000])

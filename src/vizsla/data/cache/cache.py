@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
@@ -61,24 +61,6 @@ class ImageKey:
     def slot(self) -> tuple[str, str]:
         """The file and its preparation: what stays the same when the file changes."""
         return self.path, self.preparation
-
-
-class Store(Protocol):
-    """A place that keeps images, safe for any number of threads."""
-
-    budget_bytes: int
-
-    def find(self, key: ImageKey) -> Pixels | None:
-        """Return the read-only image of a key, or None."""
-        ...
-
-    def keep(self, key: ImageKey, pixels: Pixels) -> object:
-        """Take a read-only image if there is room."""
-        ...
-
-    def describe(self) -> str:
-        """Return how many images and bytes are kept, and where."""
-        ...
 
 
 class MemoryStore:
@@ -202,7 +184,7 @@ def _open_store(
     *,
     expected: int | None,
     folder: Path | None,
-) -> Store | None:
+) -> MemoryStore | DiskStore | DeviceStore | None:
     """Return the store of a mode; for ``"auto"`` the fastest in which all expected images fit, see ``ImageCache``."""
     if mode == "off":
         return None

@@ -12,6 +12,7 @@ is wrong with them. Pixels are CHW there until they are stored.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from contextlib import nullcontext, suppress
@@ -237,7 +238,7 @@ class DeviceDecoder:
 
     def fill(self, paths: Sequence[Path]) -> None:
         """Store the images of files that the device can decode; those that are stored, unreadable or unusual are left out."""
-        for some in _bounded(self._encoded(paths)):
+        for some in _in_lists(self._encoded(paths)):
             try:
                 self._decode(some)
                 self._num_failed = 0
@@ -257,7 +258,7 @@ class DeviceDecoder:
             except OSError:
                 continue
             header = plain_jpeg(data)
-            if header is not None and header.size[0] * header.size[1] <= LARGEST_PIXELS:
+            if header is not None and math.prod(header.size) <= LARGEST_PIXELS:
                 yield _Encoded(path, key, data, header)
 
     def _decode(self, some: Sequence[_Encoded]) -> None:
@@ -361,16 +362,15 @@ def write_presized(images: Tensor, *, box: Box, out: Tensor) -> None:
     out.copy_(part.permute(0, 2, 3, 1))
 
 
-def _bounded(images: Iterator[_Encoded]) -> Iterator[list[_Encoded]]:
+def _in_lists(images: Iterator[_Encoded]) -> Iterator[list[_Encoded]]:
     """Yield images in lists that are decoded together."""
     some: list[_Encoded] = []
     num_pixels = 0
     for one in images:
-        pixels = one.header.size[0] * one.header.size[1]
-        if some and num_pixels + pixels > _PIXELS_AT_ONCE:
+        num_pixels += math.prod(one.header.size)
+        if some and num_pixels > _PIXELS_AT_ONCE:
             yield some
-            some, num_pixels = [], 0
+            some, num_pixels = [], math.prod(one.header.size)
         some.append(one)
-        num_pixels += pixels
     if some:
         yield some

@@ -168,7 +168,7 @@ class DiskStore:
 
     def describe(self) -> str:
         """Return how many images and bytes are kept, and where, and what went wrong."""
-        notes = f", {self._num_damaged} damaged ones made anew" if self._num_damaged else ""
+        notes = f", {self._num_damaged} damaged ones made again" if self._num_damaged else ""
         if self._trouble:
             notes += f", no more are stored: {self._trouble}"
         return f"{self._num_images} images, {self._used_bytes / 1e6:.1f} MB on disk in {self.folder}{notes}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from vizsla.errors import PictureError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from vizsla.machine import NumWorkers
     from vizsla.types import ImageTable, Size
@@ -79,34 +81,29 @@ def image_facts(
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Fact:
+class _Fact(NamedTuple):
     """What one file tells."""
 
+    likeness: NDArray[np.float32]
     size: Size = (0, 0)
     brightness: float = float("nan")
     digest: str = ""
-    likeness: np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
 def _fact_of(path: Path) -> _Fact:
-    nothing = np.zeros(LIKENESS_SIDE**2, dtype=np.float32)
+    likeness = np.zeros(LIKENESS_SIDE**2, dtype=np.float32)
     try:
         data = path.read_bytes()
         image = decode_image(data, cover=(_DECODED_SIDE, _DECODED_SIDE), truncated="ok")
     except (OSError, PictureError):
-        return _Fact(likeness=nothing)
+        return _Fact(likeness)
     grey = image.convert("L").resize((LIKENESS_SIDE, LIKENESS_SIDE), Image.Resampling.BOX)
     values = np.asarray(grey, dtype=np.float32).reshape(-1)
     brightness, spread = float(values.mean()), float(values.std())
     if spread >= FLAT:
-        nothing = (values - brightness) / (spread * LIKENESS_SIDE)
-    return _Fact(
-        size=size_from_header(data) or (0, 0),
-        brightness=brightness / 255,
-        digest=hashlib.sha256(data).hexdigest(),
-        likeness=nothing,
-    )
+        likeness = (values - brightness) / (spread * LIKENESS_SIDE)
+    size, digest = size_from_header(data) or (0, 0), hashlib.sha256(data).hexdigest()
+    return _Fact(likeness, size, brightness / 255, digest)
 
 
 class SmallImages:
@@ -114,23 +111,17 @@ class SmallImages:
 
     def __init__(self, size: Size) -> None:
         self.size = size
-        self._small: set[str] = set()
-        self._others: set[str] = set()
+        self._noted: dict[str, bool] = {}
 
     def note(self, path: Path | str, size: Size) -> None:
         """Note the (height, width) of an image; an ``on_decoded`` for an ``ImageReader`` that brings images to this size."""
-        is_small = size[0] < self.size[0] or size[1] < self.size[1]
-        (self._small if is_small else self._others).add(str(path))
+        self._noted[str(path)] = size[0] < self.size[0] or size[1] < self.size[1]
 
     def is_small(self, path: Path | str) -> bool:
         """Whether an image is small; if it was not noted, its header is read. An unreadable image is not small."""
-        name = str(path)
-        if name not in self._small and name not in self._others:
-            found = size_from_header(path)
-            if found is None:
-                return False
-            self.note(path, found)
-        return name in self._small
+        if str(path) not in self._noted and (size := size_from_header(path)) is not None:
+            self.note(path, size)
+        return self._noted.get(str(path), False)
 
 
 def count_smaller(
