@@ -43,7 +43,7 @@ MAX_WORKERS = 16
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a device, for people."""
+    """Return the name of a device, as shown to the user."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device.type
@@ -112,7 +112,7 @@ def parse_bytes(text: int | str, *, option: str) -> int:
 
 
 def shown_bytes(num_bytes: int) -> str:
-    """Return a number of bytes for people: ``"3.2 GB"``, ``"0.4 MB"``."""
+    """Return a number of bytes as shown to the user: ``"3.2 GB"``, ``"0.4 MB"``."""
     if num_bytes >= 10**9:
         return f"{num_bytes / 1e9:,.1f} GB"
     return f"{num_bytes / 1e6:.1f} MB"
@@ -349,7 +349,7 @@ def map_in_threads(
 
 
 def _executor(num_threads: int) -> ThreadPoolExecutor:
-    """Return the pool of this process, with at least so many threads."""
+    """Return the pool of this process, with at least ``num_threads`` threads."""
     # No lock: if another thread holds it while the process forks, it is never released in the child. Two threads that come
     # here at the same time make two pools; the one that is not kept lives as long as it is used, and its threads end with it.
     process = os.getpid()
@@ -362,7 +362,7 @@ def _executor(num_threads: int) -> ThreadPoolExecutor:
 
 
 def _start_pool(num_threads: int) -> ThreadPoolExecutor:
-    """Return a pool whose threads run, each with torch told to use no others."""
+    """Return a pool whose threads are running; torch uses no other threads in them."""
     threads = torch.get_num_threads()
     executor = ThreadPoolExecutor(num_threads, thread_name_prefix="vizsla-pool")
     all_there = threading.Barrier(num_threads)

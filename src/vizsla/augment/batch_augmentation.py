@@ -6,10 +6,10 @@ colour step, or blocks to cover. Its base class says which of these it is: ``Geo
 
 A map takes coordinates of the **output** (x, y, 1), x to the right and y down, both from -1 to 1, to those of the source:
 source = P . A . C . output, with A the product of flips, rotations and zooms, P the perspectives, C the crop. Resizing needs
-no entry: output and source span -1 to 1 whatever their number of pixels.
+no entry: output and source span -1 to 1 with any number of pixels.
 
 Random numbers depend on (seed, stream, epoch, row) only (``seeding.counter_uniform``), never on the batch that an image
-happens to be in. They are a few numbers per image and stay on the CPU, whatever the device of the images. Drawing and
+happens to be in. They are a few numbers per image and stay on the CPU, wherever the images are. Drawing and
 composing take a few dozen operations: 4 ms for a batch of 64 on a slow core, and hardly more for sixteen such batches. So
 they are done for several batches at once (``BatchAugmentation.ahead``).
 

@@ -94,7 +94,7 @@ class ColourStep:
 class Erasing:
     """What is covered in each image of a batch, and with what."""
 
-    boxes: Tensor  # int64 (B, K, 4): top, left, height, width in pixels; a height of 0 is no block.
+    boxes: Tensor  # int64 (B, K, 4): top, left, height, width in pixels; a block of height 0 covers nothing.
     offsets: Tensor  # int64 (B, 2): how far the noise of each image is rolled, in pixels.
     noise: Tensor  # float32 (3, h, w), 0-1.
 

@@ -153,7 +153,7 @@ class ImageCache:
         return self._store if isinstance(self._store, DeviceStore) else None
 
     def describe(self) -> str:
-        """Return one line for people: mode, number of images, where, bytes used and allowed."""
+        """Return one line to read: mode, number of images, where, bytes used and allowed."""
         expected = (
             "" if self._expected_bytes is None else f" ({shown_bytes(self._expected_bytes)} needed)"
         )

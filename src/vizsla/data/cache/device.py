@@ -48,7 +48,7 @@ _PIXELS_AT_ONCE = 32_000_000
 """Decoded images take three bytes a pixel until they are presized: 96 MB."""
 
 _TRIES = 3
-"""After so many failures in a row the device is taken to have no decoder."""
+"""After this many failures in a row the device is assumed to have no decoder."""
 
 
 class Place(NamedTuple):
@@ -125,7 +125,7 @@ class DeviceStore:
         is_cuda = self._stream is not None
         source = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=is_cuda)
         np.copyto(source.numpy(), pixels)
-        # On a stream of its own: a copy waits for what its stream does before, and that would be the network's work.
+        # On a separate stream: a copy waits for earlier work on its stream, and that would be the network's.
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             self.view(place).copy_(source, non_blocking=is_cuda)
         self.publish([(key, place)])
@@ -288,7 +288,7 @@ class DeviceDecoder:
         self.store.publish(unchanged)
 
     def _write(self, images: list[Tensor], *, size: Size) -> list[Place]:
-        """Write images of one size to the store, together; return where they are: nowhere if there is no room."""
+        """Write images of one size to the store, together; return their places, none if there is no room."""
         sizing = self.reader.resize
         found = None if sizing is None else sizing.presize_box(size, training=True)
         if found is None:

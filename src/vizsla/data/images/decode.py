@@ -1,4 +1,4 @@
-"""Decode an image file, or its bytes, to upright RGB; whatever is wrong with the file becomes one sentence.
+"""Decode an image file, or its bytes, to upright RGB; errors say in one sentence what is wrong with the file.
 
 Pillow decodes everything, but holds the interpreter lock for most of the time: on 16 cores, 16 threads decoded and presized
 673 images a second with it, one thread alone 500. torchvision releases the lock (3,400), so on machines with enough cores it
@@ -39,9 +39,9 @@ MAX_PIXELS = 200_000_000
 """Larger images are refused: 200 million pixels, the largest phone cameras, take 600 MB; a crafted file claims far more."""
 
 Truncated = Literal["strict", "ok"]
-"""What to do about a JPEG that ends too early: refuse it, or take what is there."""
+"""What to do about a JPEG that ends too early: refuse it, or read it as far as it goes."""
 
-# Raster formats that are recognised by their first bytes. Pillow's others run a program (EPS), guess (TGA), or are no images.
+# Raster formats that are recognised by their first bytes. Pillow's others run a program (EPS), guess (TGA), or are not images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _TRUNCATED = "the file is truncated, it ends before the image does"

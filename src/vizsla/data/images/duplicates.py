@@ -53,7 +53,7 @@ def find_duplicates(valid: ImageFacts, train: ImageFacts) -> tuple[Duplicate, ..
         likeness = valid.likenesses[start : start + _AT_ONCE] @ train.likenesses.T
         best = likeness.topk(min(_RANK, likeness.shape[1]), dim=1)
         values, places = best.values[:, 0], best.indices[:, 0]
-        # Among fewer than ten training images the last one stands for the tenth; a single one is judged by itself.
+        # With fewer than ten training images the last one stands for the tenth; a single one is judged on its own.
         usual = best.values[:, -1] if likeness.shape[1] > 1 else torch.zeros_like(values)
         is_copy = (values >= LEAST_LIKENESS) & (STANDS_OUT * (1 - values) <= 1 - usual)
         for offset in is_copy.nonzero()[:, 0].tolist():

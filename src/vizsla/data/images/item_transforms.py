@@ -135,7 +135,7 @@ class ItemPipeline:
 
     @property
     def functions(self) -> tuple[ImageFunction, ...]:
-        """All functions of the user's own."""
+        """All functions that the user wrote."""
         return (*self.before, *(one for one in self.after if not isinstance(one, RandomFlip)))
 
     def cover(self, *, training: bool) -> Size | None:
@@ -211,7 +211,7 @@ def function_name(function: Callable[..., object]) -> str:
 
 
 def run_functions(functions: Sequence[ImageFunction], pixels: Pixels, *, name: str) -> Pixels:
-    """Return pixels, which may be written to, after functions of the user's own; ``name`` is how messages name the image.
+    """Return pixels, which may be written to, after functions that the user wrote; ``name`` is how messages name the image.
 
     Raises:
         ConfigError: A function failed, or returned anything but uint8 ``(H, W, 3)``.

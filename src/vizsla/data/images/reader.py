@@ -108,8 +108,8 @@ class ImageReader:
             draws: ``num_draws`` numbers in [0, 1): return the training view that they determine.
 
         Returns:
-            uint8 ``(H, W, 3)``; it may be a view of what the cache keeps, and is read-only unless a function of the user's
-            own made it.
+            uint8 ``(H, W, 3)``; it may be a view of what the cache keeps, and is read-only unless a function that the user
+            wrote made it.
 
         Raises:
             PictureError: The image cannot be read; the message names it and says why.

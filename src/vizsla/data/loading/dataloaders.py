@@ -364,7 +364,7 @@ class DataLoaders:
         cache: Keeps images once read; None is one in mode ``"auto"``, which uses the memory and disk that are free.
         truncated: What to do about JPEGs that end too early, see ``decode_image``.
         balanced: Training images are drawn, with replacement, so that all classes come up equally often; an epoch is
-            as long as without.
+            as long as usual.
         weights: How often each training row comes up, in proportion, ``(T,)``; instead of ``balanced``.
 
     Raises:
@@ -464,7 +464,7 @@ class DataLoaders:
 
     @property
     def items(self) -> ItemPipeline:
-        """Everything that is done to an image on the CPU, functions of the user's own included."""
+        """Everything that is done to an image on the CPU, including functions that the user wrote."""
         return self.reader.items
 
     @property
@@ -526,7 +526,7 @@ class DataLoaders:
 
         Raises:
             ConfigError: ``with_labels`` was given, and these loaders were not made by a ``DataBlock``.
-            LabelError: An item has no label, or one that is no class of the training images.
+            LabelError: An item has no label, or one that is not a class of the training images.
         """
         frame: Any = items
         rows = [row for _, row in frame.iterrows()] if hasattr(frame, "iterrows") else list(frame)

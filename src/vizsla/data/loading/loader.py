@@ -217,7 +217,7 @@ class Shipping:
         self.device = device
         self.store = store if usable else None
         self.sizing = sizing
-        # (H, W) of all images, if known before the first is read: a function of the user's own may return any size.
+        # (H, W) of all images, if known before the first is read: a function that the user wrote may return any size.
         self.size = None if sizing is None or reader.items.after else sizing.size
         self._memory = memory
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -309,7 +309,7 @@ class PendingBatch:
 
     @property
     def has_mixed_sizes(self) -> bool:
-        """Whether the images that were put in differ in size, so that they are no batch."""
+        """Whether the images that were put in differ in size, so that they cannot be a batch."""
         return len({shape for shape in self.shapes if shape}) > 1
 
     @property
