@@ -200,11 +200,18 @@ def load_weights(
     """Read weights that ``save_weights`` wrote.
 
     Raises:
-        ModelFileError: There is no such file, or it belongs to another network or other classes.
+        ModelFileError: There is no such file, or it belongs to another network or other classes; nothing is loaded then.
     """
     tensors, values = load_state(path)
-    _check_same_model(trainer, values, path=path)
-    _load(trainer, _below(_MODEL, tensors), path=path, strict=strict)
+    weights = _below(_MODEL, tensors)
+    misfits = [*differences(values, describe_model(trainer)).values()]
+    misfits = misfits or _misfits(weights, trainer.model.state_dict(), strict=strict)
+    if misfits:  # torch would load the weights that fit before it reports the others.
+        raise ModelFileError(
+            f"The weights in {path} do not fit this learner: {joined(misfits, limit=MAX_NAMED, separator='; ')}. "
+            "Build it with the same network and head, for the same classes."
+        )
+    trainer.model.load_state_dict(weights, strict=strict)
     if not with_opt:
         return
     if "optimiser" not in values:
@@ -227,38 +234,17 @@ def describe_model(trainer: Trainer) -> dict[str, Any]:
     return {"architecture": architecture, "vocab": list(trainer.dls.vocab)}
 
 
-def _check_same_model(trainer: Trainer, values: dict[str, Any], *, path: Path) -> None:
-    own = describe_model(trainer)
-    if values.get("architecture") != own["architecture"]:
-        raise ModelFileError(
-            f"{path} has the weights of {values.get('architecture')}, and this learner trains {own['architecture']}. "
-            "Build the learner with the same network."
-        )
-    if values.get("vocab") != own["vocab"]:
-        theirs = values.get("vocab") or []
-        raise ModelFileError(
-            f"{path} knows {len(theirs)} classes {theirs[:5]}, and the data of this learner has {len(own['vocab'])} "
-            f"{own['vocab'][:5]}. Use data with the same classes."
-        )
-
-
-def _load(trainer: Trainer, weights: dict[str, Tensor], *, path: Path, strict: bool) -> None:
-    """Put weights into the model, all or none: torch loads those that fit before it reports the others."""
-    own = trainer.model.state_dict()
+def _misfits(there: dict[str, Tensor], here: dict[str, Tensor], *, strict: bool) -> list[str]:
+    """Return in words which weights do not fit: those of another shape, with ``strict`` also those on one side only."""
     problems = [
-        f"{name} is {tuple(weights[name].shape)} there and {tuple(value.shape)} here"
-        for name, value in own.items()
-        if name in weights and weights[name].shape != value.shape
+        f"{name} is {tuple(there[name].shape)} there and {tuple(value.shape)} here"
+        for name, value in here.items()
+        if name in there and there[name].shape != value.shape
     ]
     if strict:
-        problems += [f"{name} is missing there" for name in own.keys() - weights.keys()]
-        problems += [f"{name} is unknown here" for name in weights.keys() - own.keys()]
-    if problems:
-        shown = joined(sorted(problems), limit=MAX_NAMED, separator="; ")
-        raise ModelFileError(
-            f"The weights in {path} do not fit this model: {shown}. Build it with the same head."
-        )
-    trainer.model.load_state_dict(weights, strict=strict)
+        problems += [f"{name} is missing there" for name in here.keys() - there.keys()]
+        problems += [f"{name} is unknown here" for name in there.keys() - here.keys()]
+    return sorted(problems)
 
 
 FILE_NAME = "checkpoint.safetensors"

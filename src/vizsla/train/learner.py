@@ -61,14 +61,12 @@ class Learner(Trainer):
             ds_idx: 0 for training, 1 for validation images; both prepared as in validation.
             dl: Another loader with labels.
         """
-        if dl is None:
-            return self.measure(self.predictions(ds_idx))
-        outputs = self._outputs(ds_idx, dl)
+        outputs = self.predictions(ds_idx) if dl is None else self._outputs(ds_idx, dl)
         if outputs.targets is None:
             raise ConfigError(
                 "These images have no labels, so there is nothing to compare with. Make the loader with with_labels=True."
             )
-        return self.measure_outputs(outputs.logits, outputs.targets)
+        return self.measure(outputs.logits, outputs.targets)
 
     def get_preds(
         self,

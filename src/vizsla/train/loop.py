@@ -182,20 +182,20 @@ def _validate(fit: Fit, *, started: float) -> None:
     """Measure the model on the validation images, record the results, print a row."""
     trainer, record = fit.trainer, fit.record
     recorder = trainer.recorder
-    fit.predictions = trainer.predictions()
-    values = [fit.smoothed.value, *trainer.measure(fit.predictions)]
+    fit.predictions = found = trainer.predictions()
+    values = [fit.smoothed.value, *trainer.measure(found.logits, found.targets)]
     fit.values = dict(zip(recorder.value_names, values, strict=True))
     seconds = time.monotonic() - started
     record.values.append(values)
     record.iters.append(len(record.losses))
-    has_accuracy = trainer.dls.table.task == "category" and len(fit.predictions.rows)
+    has_accuracy = found.task == "category" and len(found.rows)
     recorder.history.append(
         HistoryPoint(
             stage=fit.stage,
             epoch=len(recorder.history),
             train_loss=values[0],
             valid_loss=values[1],
-            accuracy=float(fit.predictions.correct.float().mean()) if has_accuracy else None,
+            accuracy=float(found.correct.float().mean()) if has_accuracy else None,
             seconds=seconds,
         )
     )

@@ -624,14 +624,10 @@ class Trainer:
             )
         return self.dls.valid if ds_idx == 1 else self.dls.loader_for(self.dls.train.rows)
 
-    def measure(self, predictions: Predictions) -> list[float]:
-        """Return the loss and the metrics; nan where there are no images."""
-        if not len(predictions.rows):
+    def measure(self, logits: Tensor, targets: Tensor) -> list[float]:
+        """Return the loss and the metrics of outputs ``(N, C)`` and targets, both on the CPU; nan where N is 0."""
+        if not len(targets):
             return [math.nan] * (1 + len(self.metrics))
-        return self.measure_outputs(predictions.logits, predictions.targets)
-
-    def measure_outputs(self, logits: Tensor, targets: Tensor) -> list[float]:
-        """Return the loss and the metrics of outputs ``(N, C)`` and targets, both on the CPU."""
         device = logits.device
         if isinstance(self.loss_func, nn.Module):
             device = next(self.loss_func.buffers(), logits).device  # its class weights

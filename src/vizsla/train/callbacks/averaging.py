@@ -146,7 +146,8 @@ class WeightSoup(Callback):
         }
         _put(trainer.model, soup)
         renew_batch_norms(trainer)
-        loss = trainer.measure(trainer.predictions())[0]
+        found = trainer.predictions()
+        loss = trainer.measure(found.logits, found.targets)[0]
         before = fit.values["valid_loss"]
         better = loss < before
         if not better:
