@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.augment.mix import blend_images, paste_boxes
+from vizsla.augment.mix import blend_images
 from vizsla.augment.presets import aug_transforms
 from vizsla.errors import ConfigError, MissingExtraError, OutputError
 from vizsla.train.callbacks.averaging import EMACallback, WeightSoup, renew_batch_norms
@@ -755,11 +755,9 @@ def test_parts_are_as_equal_as_epochs_allow(make_learner: Any, make_loaders: Any
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "mix.json").read_text("utf-8"))
 
 
-def run_mixing(
-    make_learner: Any, mixing: Callback, **options: Any
-) -> tuple[list[tuple[Batch, Any]], Any]:
+def run_mixing(make_learner: Any, mixing: Callback) -> tuple[list[tuple[Batch, Any]], Any]:
     """Train an epoch at next to no rate; return pairs of the plain and the mixed batches, and the learner."""
-    learner = make_learner(dropout=0.0, **options)
+    learner = make_learner(dropout=0.0)
     plain, mixed = list[Batch](), list[Batch]()
     learner.fit(1, 1e-12, cbs=[keep_batches(plain, order=0), mixing, keep_batches(mixed)])
     return list(zip(plain, mixed, strict=True)), learner
@@ -782,57 +780,14 @@ def test_the_mixed_loss_is_the_golden_one():
         assert float(loss) == pytest.approx(float(case["loss"]), abs=1e-5)
 
 
-def test_boxes_and_shares_are_the_golden_ones():
-    for case in GOLDEN["cutmix"]["cases"]:
-        height, width = case["H"], case["W"]
-        boxes = paste_boxes(
-            torch.tensor([case["lam"]]),
-            centres=torch.tensor([[case["cy"], case["cx"]]]),
-            size=(height, width),
-        )
-        top, left, bottom, right = boxes[0].tolist()
-        assert [left, top, right, bottom] == case["box_x1y1x2y2"]
-        share = 1 - (bottom - top) * (right - left) / (height * width)
-        assert share == pytest.approx(case["adjusted_lam"], abs=1e-9)
-
-
-def test_cutmix_pastes_one_box_of_another_image_and_counts_its_area(make_learner: Any):
-    pairs, _ = run_mixing(make_learner, CutMix())
-    assert len(pairs) == 5
-    for plain, mixed in pairs:
-        for place, share in enumerate(mixed.shares.tolist()):
-            image = mixed.images[place]
-            inside = (image != plain.images[place]).any(dim=0)
-            if not inside.any():
-                continue  # Its own box, or an empty one.
-            ys, xs = inside.nonzero().unbind(1)
-            box = torch.zeros_like(inside)
-            box[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] = True
-            assert sum(torch.equal(each[:, box], image[:, box]) for each in plain.images) == 1
-            # Pixels may agree by chance along an edge, so the box that is seen may be a little smaller.
-            assert 1 - share >= float(box.float().mean()) - 1e-6
-            assert 1 - share <= float(box.float().mean()) + 0.1
-
-
-def test_mixup_blends_with_at_most_half_of_another_image(make_learner: Any):
-    pairs, _ = run_mixing(make_learner, MixUp())
-    shares = torch.cat([mixed.shares for _, mixed in pairs])
-    assert len(shares) == 20
-    assert 0.5 <= float(shares.min()) <= float(shares.max()) <= 1.0
-    for plain, mixed in pairs:
-        assert torch.equal(mixed.targets, plain.targets)
-        for place, share in enumerate(mixed.shares):
-            blends = torch.lerp(plain.images, plain.images[place], share)
-            rests = (mixed.images[place] - blends).abs().amax(dim=(1, 2, 3))
-            assert float(rests.min()) < 1e-6
-
-
 @pytest.mark.parametrize("mixing", [MixUp, CutMix])
 def test_the_recorded_loss_counts_both_targets(make_learner: Any, mixing: Any):
     pairs, learner = run_mixing(make_learner, mixing())
+    assert any(not torch.equal(batch.images, plain.images) for plain, batch in pairs)
     valid_loss = learner.validate()[0]
     learner.model.train()
-    for (_, batch), loss in zip(pairs, learner.recorder.losses, strict=True):
+    for (plain, batch), loss in zip(pairs, learner.recorder.losses, strict=True):
+        assert torch.equal(batch.targets, plain.targets)
         logits = learner.model(batch.images)
         own, partner = (
             F.cross_entropy(logits, targets, reduction="none")
@@ -844,20 +799,6 @@ def test_the_recorded_loss_counts_both_targets(make_learner: Any, mixing: Any):
     assert learner.recorder.values[0][1] == pytest.approx(valid_loss, abs=1e-6)
     again = run_mixing(make_learner, mixing())[1]
     assert again.recorder.losses == learner.recorder.losses
-
-
-@pytest.mark.parametrize("mixing", [MixUp, CutMix])
-def test_an_image_alone_in_its_batch_stays_as_it_is(
-    make_learner: Any, make_loaders: Any, mixing: Any
-):
-    learner = make_learner(make_loaders(batch_size=1))
-    learner.check_batches = lambda: None  # the head's norms need two; here they are not trained
-    learner.training_mode = learner.model.eval
-    pairs, _ = run_mixing(lambda **_: learner, mixing())
-    assert len(pairs) == 20
-    for plain, mixed in pairs:
-        torch.testing.assert_close(mixed.images, plain.images, atol=1e-6, rtol=0)
-        assert torch.equal(mixed.partner_targets, plain.targets)
 
 
 def test_a_loss_without_losses_of_images_is_refused_before_the_first_step(make_learner: Any):
