@@ -334,15 +334,12 @@ def test_every_few_epochs_are_saved_by_number(make_learner: Any, tmp_path: Path)
         assert same(learner, weights.of_epoch[epochs[-1]])
 
 
-def test_the_last_weights_are_saved_on_request(make_learner: Any, tmp_path: Path):
+def test_the_last_weights_or_the_optimiser_are_saved_on_request(make_learner: Any, tmp_path: Path):
     learner = run(make_learner, [1.0, 2.0], SaveModelCallback(at_end=True), path=tmp_path)
     last = state_of(learner)
     learner.fit(1, 1e-2)
     learner.load("model", with_opt=False)
     assert same(learner, last)
-
-
-def test_the_optimiser_is_saved_with_the_weights_on_request(make_learner: Any, tmp_path: Path):
     for losses, steps in (([2.0, 1.0], 10), ([1.0, 2.0], 5)):  # those of the best epoch
         learner = run(make_learner, losses, SaveModelCallback(with_opt=True), path=tmp_path)
         assert {int(state["step"]) for state in learner.opt.state.values()} == {steps}

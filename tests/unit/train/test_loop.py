@@ -307,20 +307,6 @@ def test_losses_are_smoothed_as_recorded():
         assert at_once.value == one_by_one.value == found[-1]
 
 
-def test_own_random_numbers_leave_the_global_state_alone_after_an_error_too():
-    before = torch.get_rng_state()
-
-    def fail() -> None:
-        with loop.own_random_numbers(device=torch.device("cpu")):
-            torch.manual_seed(5)
-            torch.rand(3)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 # --- the step --------------------------------------------------------------------------------------------------------
 
 
