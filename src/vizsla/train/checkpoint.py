@@ -407,6 +407,8 @@ class Checkpoint(Callback):
             unpack_optimiser(trainer.opt, tensors, values["optimiser"])
         trainer.recorder.fits[:] = [FitRecord(**record) for record in values["fits"]]
         fit.record = trainer.recorder.last
+        if fit.record.values:
+            fit.values = dict(zip(trainer.recorder.value_names, fit.record.values[-1], strict=True))
         trainer.recorder.history[:] = [HistoryPoint(**point) for point in values["history"]]
         trainer.epochs_done = values["epochs_done"]
         fit.first_step, fit.position = saved["step"], saved["position"]

@@ -14,11 +14,11 @@ from vizsla.errors import ConfigError, ModelFileError, OutputError
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import ConcatPoolHead
-from vizsla.train.callbacks.averaging import EMACallback
+from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
 from vizsla.train.callbacks.base import Callback, Fit
 from vizsla.train.callbacks.loggers import CSVLogger
 from vizsla.train.callbacks.step import MixUp
-from vizsla.train.callbacks.tracking import KeepBest, ReduceLROnPlateau
+from vizsla.train.callbacks.tracking import KeepBest, ReduceLROnPlateau, SaveModelCallback
 from vizsla.train.checkpoint import Checkpoint, load_state, save_state
 from vizsla.train.learner import Learner
 from vizsla.train.metrics import accuracy
@@ -73,7 +73,8 @@ def run(
     learner = make_learner(metrics=accuracy, path=folder)
     options = {"every_steps": 1, **options}
     checkpoint = Checkpoint(folder, **options)
-    cbs = [EMACallback(0.9), MixUp(), KeepBest(), CSVLogger(), checkpoint, DieAt(die_at, number)]
+    cbs = [EMACallback(0.9), MixUp(), KeepBest(), SaveModelCallback(), WeightSoup(2)]
+    cbs += [CSVLogger(), checkpoint, DieAt(die_at, number)]
     learner.fine_tune(2, freeze_epochs=2, cbs=cbs)
     return learner
 
@@ -191,6 +192,9 @@ def test_a_damaged_file_is_refused_and_a_missing_one_begins(make_learner: Any, t
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ModelFileError, match="damaged"):
         fit_one(make_learner(), tmp_path, resume=True)
+    for name in ("every_steps", "every_seconds"):
+        with pytest.raises(ConfigError, match=f"{name} .*Received: 0"):
+            Checkpoint(tmp_path, **{name: 0})
 
 
 # --- saved weights ---------------------------------------------------------------------------------------------------
