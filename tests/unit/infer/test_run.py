@@ -16,17 +16,18 @@ from vizsla.infer.run import (
     compute_logits,
     compute_outputs,
     evaluation_mode,
+    extract_features,
     mix_with_plain,
     predict_batches,
     usable_device,
 )
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
+from vizsla.models.heads import ConcatPoolHead, FeatureHead
 from vizsla.types import UNLABELLED, Batch, ImageTable, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
 VOCAB = ("cat", "dog", "fish")
 
@@ -40,9 +41,12 @@ class Body(nn.Sequential):
 
 @pytest.fixture
 def classifier() -> Classifier:
+    """In training mode, with norm statistics that differ from those of a new network."""
     backbone = build_backbone(Body())
-    classifier = Classifier(backbone, ConcatPoolHead(4, 3, lin_ftrs=[8]), vocab=VOCAB)
-    return classifier.train()
+    classifier = Classifier(backbone, ConcatPoolHead(4, 3, lin_ftrs=[8]), vocab=VOCAB).train()
+    with torch.no_grad():
+        classifier(torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(2)))
+    return classifier
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def table() -> ImageTable:
 
 @pytest.fixture
 def images() -> Tensor:
-    return torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return torch.rand(7, 3, 16, 12, generator=torch.Generator().manual_seed(1))
 
 
 def of_task(table: ImageTable, task: Task) -> ImageTable:
@@ -67,7 +71,7 @@ def of_task(table: ImageTable, task: Task) -> ImageTable:
     return replace(table, task=task, targets=targets)
 
 
-def batches_of(images: Tensor, table: ImageTable, rows: list[list[int]]) -> Iterator[Batch]:
+def batches_of(images: Tensor, table: ImageTable, rows: list[list[int]]) -> Generator[Batch]:
     for part in rows:
         yield Batch(images=images[part], targets=table.targets[part], rows=torch.tensor(part))
 
@@ -130,22 +134,27 @@ def test_modes_are_restored_after_an_error(classifier: Classifier):
     assert [part for part in classifier.modules() if not part.training] == [norm]
 
 
-def test_generator_is_closed_when_the_network_fails(
-    classifier: Classifier, table: ImageTable, images: Tensor
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_error_closes_the_generator_and_restores_modes(
+    classifier: Classifier, table: ImageTable, images: Tensor, error: type[BaseException]
 ):
     closed: list[bool] = []
 
     def batches() -> Generator[Batch]:
         try:
-            yield from batches_of(images.double(), table, [[0], [1]])
+            yield from batches_of(images, table, [[0], [1]])
         finally:
             closed.append(True)
 
-    generator = batches()
-    with pytest.raises(RuntimeError):
-        predict_batches(classifier, generator, table=table)
+    def fail(done: int) -> None:
+        raise error
+
+    with pytest.raises(error):
+        predict_batches(classifier, generator := batches(), table=table, on_progress=fail)
     assert closed == [True]
-    assert classifier.training
+    assert list(generator) == []
+    assert all(part.training for part in classifier.modules())
+    assert not torch.is_inference_mode_enabled()
 
 
 @pytest.mark.parametrize("task", ["multi_category", "regression"])
@@ -162,6 +171,58 @@ def test_float_targets(classifier: Classifier, table: ImageTable, images: Tensor
 def test_classifier_for_another_task_is_refused(classifier: Classifier, table: ImageTable):
     with pytest.raises(ConfigError, match=r"'category'.*'regression'"):
         predict_batches(classifier, [], table=of_task(table, "regression"))
+
+
+@pytest.fixture
+def head() -> FeatureHead:
+    return FeatureHead(stages=(0,), statistics=("mean", "std"), num_features=8, num_classes=2)
+
+
+def test_features_are_those_of_the_network_in_evaluation_mode(
+    classifier: Classifier, head: FeatureHead, table: ImageTable, images: Tensor
+):
+    order = [6, 2, 0, 4, 5]
+    found = extract_features(
+        classifier, batches_of(images, table, [[6, 2], [0, 4], [5]]), head=head
+    )
+    assert classifier.training
+    classifier.eval()
+    with torch.no_grad():
+        (maps,) = classifier.backbone((images[order] - classifier.mean) / classifier.std)
+    expected = torch.cat([maps.mean((2, 3)), maps.std((2, 3), correction=0)], 1)
+    torch.testing.assert_close(found.values, expected[:, None])
+    assert found.rows.tolist() == order
+    assert torch.equal(found.targets, table.targets[order])
+    for tensor in (found.values, found.targets, found.rows):
+        assert tensor.device.type == "cpu"
+        assert not tensor.is_inference()
+    assert found.values.dtype == torch.float32
+    assert not found.values.requires_grad
+    head.classify(found.values[:, 0]).sum().backward()
+    rough = extract_features(
+        classifier, batches_of(images, table, [order]), head=head, precision="bf16"
+    )
+    assert rough.values.dtype == torch.float32
+    assert not torch.equal(rough.values, found.values)
+    torch.testing.assert_close(rough.values, found.values, atol=0.03, rtol=0.03)
+
+
+def test_mirrored_view_is_the_flipped_image(
+    classifier: Classifier, head: FeatureHead, table: ImageTable, images: Tensor
+):
+    def features(images: Tensor, *views: str) -> Tensor:
+        batches = batches_of(images, table, [[0, 1, 2], [3, 4]])
+        return extract_features(classifier, batches, head=head, views=views).values
+
+    both = features(images, "plain", "mirrored")
+    assert both.shape == (5, 2, 8)
+    assert torch.equal(both.flip(1), features(images, "mirrored", "plain"))
+    assert torch.equal(both[:, :1], features(images, "plain"))
+    assert torch.equal(both[:, 1:], features(images.flip(3), "plain"))
+    assert not torch.allclose(both[:, 0], both[:, 1])
+    for views in ((), ("upside down",), ("plain", "Mirrored")):
+        with pytest.raises(ConfigError, match="plain, mirrored"):
+            features(images, *views)
 
 
 def test_missing_devices_are_refused():

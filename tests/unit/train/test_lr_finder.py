@@ -175,21 +175,9 @@ def test_interrupted_run_leaves_no_trace(
     StateOf(learner).assert_equal(before)
 
 
-def find(learner: Learner) -> None:
-    find_learning_rate(learner, num_it=7, stop_div=False)
-
-
-def find_with_several_runs(learner: Learner) -> None:
-    find_learning_rate(learner, num_it=6, num_runs=3)
-
-
 def find_until_interrupted(learner: Learner) -> None:
     with pytest.raises(KeyboardInterrupt):
         find_learning_rate(learner, num_it=20, cbs=At(3, interrupt))
-
-
-def find_until_the_loss_is_infinite(learner: Learner) -> None:
-    assert find_learning_rate(learner, start_lr=1e2, end_lr=1e38, num_it=12).stopped
 
 
 def find_with_an_interrupted_loss(learner: Learner) -> None:
@@ -207,11 +195,11 @@ def find_with_an_interrupted_loss(learner: Learner) -> None:
     learner.loss_func = plain
 
 
-FINDERS = [
-    find,
-    find_with_several_runs,
+FINDERS: list[Callable[[Learner], object]] = [
+    partial(find_learning_rate, num_it=7, stop_div=False),
+    partial(find_learning_rate, num_it=6, num_runs=3),
+    partial(find_learning_rate, start_lr=1e2, end_lr=1e38, num_it=12),  # infinite losses
     find_until_interrupted,
-    find_until_the_loss_is_infinite,
     find_with_an_interrupted_loss,
 ]
 
@@ -220,7 +208,7 @@ FINDERS = [
 @pytest.mark.parametrize("finder", FINDERS)
 @pytest.mark.parametrize("where", ["before", "between"])
 def test_fit_after_the_finder_is_the_fit_without_it(
-    make_learner: Any, finder: Callable[[Learner], None], where: str
+    make_learner: Any, finder: Callable[[Learner], object], where: str
 ):
     def train(learner: Learner, *, probe: bool) -> Learner:
         if where == "between":
