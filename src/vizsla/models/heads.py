@@ -19,9 +19,14 @@ from vizsla.errors import ConfigError
 from vizsla.seeding import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-STATISTICS = ("mean", "std", "max")
+_POOLING: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda positions: positions.mean(2),
+    "std": lambda positions: positions.std(2, correction=0),
+    "max": lambda positions: positions.amax(2),
+}
+STATISTICS = tuple(_POOLING)
 """How a feature map can be pooled; ``std`` keeps how unevenly a feature is spread, which texture tasks need."""
 
 
@@ -32,17 +37,8 @@ def pool_statistics(
 
     float32 ``(B, D)``: D is the sum of the stages' channels times the number of statistics.
     """
-    pooled: list[Tensor] = []
-    for stage in stages:
-        positions = maps[stage].flatten(2).float()
-        for statistic in statistics:
-            if statistic == "mean":
-                pooled.append(positions.mean(2))
-            elif statistic == "std":
-                pooled.append(positions.std(2, correction=0))
-            else:
-                pooled.append(positions.amax(2))
-    return torch.cat(pooled, dim=1)
+    positions = (maps[stage].flatten(2).float() for stage in stages)
+    return torch.cat([_POOLING[name](each) for each in positions for name in statistics], dim=1)
 
 
 class FeatureHead(nn.Module):

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from vizsla.infer.run import NumberFormat
     from vizsla.models.names import Architecture
     from vizsla.recipe.config import TrainConfig
-    from vizsla.types import ImageTable
 
 STATISTICS = ("mean", "std")
 NUM_POOLED_STAGES = 4
@@ -124,6 +123,7 @@ def features_first(
             seed=loaders.seed,
         )
     clock.to(FITTING)
+    columns = layout.columns(setting.stages, setting.statistics)
     order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
     fits: list[tuple[HeadFit, Predictions]] = []
     history: list[HistoryPoint] = []
@@ -137,7 +137,11 @@ def features_first(
             setting=setting,
             seed=loaders.seed,
         )
-        predictions = _predictions(fit, valid, table=table, layout=layout)
+        with torch.inference_mode():
+            logits = fit.head.classify(valid.values[:, 0, columns])
+        predictions = table_predictions(
+            table, rows=valid.rows, logits=logits.clone(), targets=valid.targets
+        )
         fits.append((fit, predictions))
         history.append(
             HistoryPoint(
@@ -153,7 +157,19 @@ def features_first(
         show_point(history[-1], display=display)
         started = time.monotonic()
     fit, predictions = fits[-1]
-    known = _known(fit, train, table=table, layout=layout)
+    chosen = torch.tensor(evenly_spread(range(len(train.rows)), most=MOST_TRAINING))
+    with torch.inference_mode():
+        features = standardised(fit.head, train.values[chosen, 0][:, columns])
+    known = KnownImages(
+        rows=train.rows[chosen],
+        features=features.clone(),
+        left_out=table_predictions(
+            table,
+            rows=train.rows[fit.sample],
+            logits=fit.left_out,
+            targets=train.targets[fit.sample],
+        ),
+    )
     classifier.head = fit.head.to(loaders.device)
     clock.stop()
     return FeatureStage(
@@ -223,33 +239,3 @@ def show_point(point: HistoryPoint, *, display: Display) -> None:
     cells = ("" if number is None else f"{number:.6f}" for number in numbers)
     num_images = "" if point.num_pictures is None else f"{point.num_pictures:,}"
     display.row([point.stage, num_images, str(point.epoch), *cells, format_seconds(point.seconds)])
-
-
-def _predictions(
-    fit: HeadFit, features: Features, *, table: ImageTable, layout: FeatureLayout
-) -> Predictions:
-    columns = layout.columns(fit.setting.stages, fit.setting.statistics)
-    with torch.inference_mode():
-        logits = fit.head.classify(features.values[:, 0, columns])
-    return table_predictions(
-        table, rows=features.rows, logits=logits.clone(), targets=features.targets
-    )
-
-
-def _known(
-    fit: HeadFit, train: Features, *, table: ImageTable, layout: FeatureLayout
-) -> KnownImages:
-    columns = layout.columns(fit.setting.stages, fit.setting.statistics)
-    chosen = torch.tensor(evenly_spread(range(len(train.rows)), most=MOST_TRAINING))
-    with torch.inference_mode():
-        features = standardised(fit.head, train.values[chosen, 0][:, columns])
-    return KnownImages(
-        rows=train.rows[chosen],
-        features=features.clone(),
-        left_out=table_predictions(
-            table,
-            rows=train.rows[fit.sample],
-            logits=fit.left_out,
-            targets=train.targets[fit.sample],
-        ),
-    )

@@ -275,7 +275,7 @@ def _best_penalty(
     """
     basis_RK, eigenvalues_K = _spectrum(centred_RP)
     in_basis_KC = basis_RK.T @ centred_RC
-    # Rows that are all alike have no eigenvalue above zero; the floor lets them have a head that says the prior.
+    # Identical rows have no eigenvalue above zero; with the floor their head predicts the prior.
     mean_eigenvalue = (centred_RP.square().sum() / len(centred_RP)).clamp_min(1e-12)
     blocks_NVK = basis_RK.unflatten(0, (-1, num_views))
     wanted_NVC = centred_RC.unflatten(0, (-1, num_views))

@@ -1,4 +1,4 @@
-"""Logits from a CUDA graph are those that are computed without one, as long as nothing changed."""
+"""Logits from a CUDA graph are those computed without one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def batch(count: int, *, seed: int) -> torch.Tensor:
     return torch.rand((count, 3, 32, 32), generator=generator).cuda()
 
 
-def test_batches_of_one_shape_come_from_a_graph_and_are_the_same(classifier: Classifier):
+def test_graph_gives_the_same_logits(classifier: Classifier):
     forward = CapturedForward(classifier, precision="fp32")
     given = [*(batch(4, seed=seed) for seed in range(5)), batch(2, seed=9), batch(4, seed=10)]
     with evaluation_mode(classifier):
@@ -38,7 +38,7 @@ def test_batches_of_one_shape_come_from_a_graph_and_are_the_same(classifier: Cla
         torch.testing.assert_close(one, other)
 
 
-def test_weights_that_were_trained_on_are_used_and_others_recorded_anew(classifier: Classifier):
+def test_graph_follows_trained_weights_and_is_recorded_again_for_others(classifier: Classifier):
     forward = CapturedForward(classifier, precision="fp32")
     images = batch(4, seed=0)
     with evaluation_mode(classifier):
@@ -59,7 +59,7 @@ def test_weights_that_were_trained_on_are_used_and_others_recorded_anew(classifi
         torch.testing.assert_close(forward(images), moved)
 
 
-def test_who_watches_the_network_is_called_for_every_batch(classifier: Classifier):
+def test_hooks_are_called_for_every_batch(classifier: Classifier):
     forward = CapturedForward(classifier, precision="fp32")
     seen: list[int] = []
     classifier.head.register_forward_hook(lambda *_: seen.append(1))

@@ -149,8 +149,9 @@ def test_error_closes_the_generator_and_restores_modes(
     def fail(done: int) -> None:
         raise error
 
+    generator = batches()
     with pytest.raises(error):
-        predict_batches(classifier, generator := batches(), table=table, on_progress=fail)
+        predict_batches(classifier, generator, table=table, on_progress=fail)
     assert closed == [True]
     assert list(generator) == []
     assert all(part.training for part in classifier.modules())
