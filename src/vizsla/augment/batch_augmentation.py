@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_args
 
 import torch
@@ -320,6 +320,8 @@ class BatchAugmentation:
         self._colours = self._of_kind(ColourTransform)
         self._crop = _only(self._of_kind(CropTransform))
         self._erasing = _only(self._of_kind(ErasingTransform))
+        alone = any(_looks_at_the_batch(t) for t, _ in (*self._geometry, *self._colours))
+        self._batches_at_once = 1 if alone else BATCHES_AT_ONCE
         self.crop = None if self._crop is None else self._crop[0]
         normalize = _only(self._of_kind(Normalize))
         self.normalize = None if normalize is None else normalize[0]
@@ -365,23 +367,23 @@ class BatchAugmentation:
         The plan holds the rows of the batches that will come. Random numbers are drawn for ``BATCHES_AT_ONCE`` of them at
         once, which does not change them. Where they depend on the batch or on pixels, they are drawn for each batch alone.
         """
-        alone = any(_looks_at_the_batch(t) for t, _ in (*self._geometry, *self._colours))
-        at_once = 1 if alone else BATCHES_AT_ONCE
-        known: tuple[object, int, list[Changes]] = None, 0, []
+        kind: tuple[Size, torch.device] | None = None  # Size and device of the images drawn for.
+        drawn: dict[int, Changes] = {}
 
         def augment(number: int, images_u8: Tensor) -> Tensor:
-            nonlocal known
+            nonlocal kind
             _check_batch(images_u8, plan[number])
-            kind = images_u8.shape[2:], images_u8.device
-            known_kind, first, changes = known
-            if kind != known_kind or not first <= number < first + len(changes):
-                some = tuple(plan[number : number + at_once])
+            this_kind = (images_u8.shape[2], images_u8.shape[3]), images_u8.device
+            if kind != this_kind or number not in drawn:
+                kind = this_kind
+                some = tuple(plan[number : number + self._batches_at_once])
                 draws = Draws(seed=self.seed, epoch=epoch, rows=torch.cat(some), images=images_u8)
-                drawn = self.draw_changes(draws, images_u8, training=training)
-                ends = list(accumulate(map(len, some)))
-                parts = zip([0, *ends], ends, strict=False)
-                known = _, first, changes = kind, number, [drawn.of(slice(*part)) for part in parts]
-            return apply_changes(images_u8, changes[number - first], memory=self._memory)
+                changes = self.draw_changes(draws, images_u8, training=training)
+                drawn.clear()
+                ends = accumulate(map(len, some), initial=0)
+                for at, (start, end) in enumerate(pairwise(ends), number):
+                    drawn[at] = changes.of(slice(start, end))
+            return apply_changes(images_u8, drawn[number], memory=self._memory)
 
         return augment
 
