@@ -209,7 +209,7 @@ class _Part:
                     raise DataError(
                         f"Cannot download {self._url}: {drop}, after {failures + 1} tries. {advice}"
                     ) from drop
-                _say(f"{drop}; trying again in {PAUSES_SECONDS[failures]:g} s")
+                _say(f"Interrupted: {drop}; trying again in {PAUSES_SECONDS[failures]:g} s")
                 time.sleep(PAUSES_SECONDS[failures])
                 failures += 1
 
@@ -228,7 +228,7 @@ class _Part:
                     if error.headers.get("Content-Range") == f"bytes */{start}":
                         return  # the part is the whole file
                     self.remove()
-                    raise _DroppedError("The file is shorter than the part of it here") from error
+                    raise _DroppedError("the file is shorter than the part that is here") from error
                 answer = f"the server answered {error.code} ({error.reason})"
                 if error.code in _TEMPORARY_STATUS:
                     raise _DroppedError(answer) from error

@@ -79,10 +79,9 @@ class CategoryBlock:
         else:
             classes = _class_names(self.vocab, sort=False, add_na=self.add_na)
         known = [text for text in texts if text] if self.add_na else classes
-        used = images.used
-        found = {texts[position] for position in used}
+        found = {texts[position] for position in (*images.train, *images.valid)}
         if len(found) == 1 and None not in found:
-            number = counted(len(used), "image")
+            number = counted(len(images.train) + len(images.valid), "image")
             text = f"There is only one class, {found.pop()!r}, for all {number}. A classifier needs two. {images.advice}"
             only = Problem(kind=LabelError, text=text.rstrip(), spoils_training_only=True)
             class_problems = [only]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -220,6 +220,8 @@ def _empty_sets(train: Sequence[int], valid: Sequence[int]) -> Iterator[Problem]
 
 def missed_labels(images: LabelledImages) -> list[Problem]:
     """Return the problem of images in the sets whose label is a ``LabelError``, each with what it says."""
+    if LabelError not in map(type, images.labels):
+        return []
     used = images.used
     misses = [p for p in used if isinstance(images.labels[p], LabelError)]
     if not misses:
@@ -234,6 +236,8 @@ def missed_labels(images: LabelledImages) -> list[Problem]:
 
 def label_problems(images: LabelledImages, texts: Sequence[str | None]) -> list[Problem]:
     """Return what is wrong with labels in the sets where each must be one class; ``texts`` are these, or None."""
+    if None not in texts:
+        return []
     by_fault: defaultdict[int, list[int]] = defaultdict(list)
     for position in images.used:
         label = images.labels[position]
@@ -270,6 +274,8 @@ def lonely_classes(
     images: LabelledImages, texts: Sequence[str | None], positions: Sequence[int]
 ) -> list[Problem]:
     """Return the problem of classes with one image only, which no stratified split can have on both sides."""
+    if 1 not in Counter(texts[position] for position in positions).values():
+        return []
     lonely = {
         label: found[0] for label, found in _by_class(texts, positions).items() if len(found) == 1
     }
