@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Cross-entropy: one number for how wrong a classifier is
 #
-# A network that tells cats from dogs ends in two numbers per picture, one for each class. They may be of any size; the
+# A network that tells cats from dogs ends in two numbers per image, one for each class. They may be of any size; the
 # larger one wins. Training needs more than a winner: it needs a number that says how far off the network is, and that
 # gets smaller with every step in the right direction. This page builds that number from its three parts, on six
-# pictures whose outputs are made up.
+# images whose outputs are made up.
 #
 # Run it as `python examples/cross_entropy.py [--out FILE]`; it prints each table and draws one figure.
 
@@ -23,9 +23,9 @@ parser.add_argument(
 options, _ = parser.parse_known_args()
 
 # %% [markdown]
-# ## Six pictures, two outputs each
+# ## Six images, two outputs each
 # The outputs (called logits) are drawn at random and doubled, so that some are sure of themselves. The class that each
-# picture really has stands beside them: 0 for cat, 1 for dog.
+# image really has stands beside them: 0 for cat, 1 for dog.
 
 # %%
 logits = torch.randn((6, 2), generator=torch.Generator().manual_seed(42)) * 2
@@ -33,18 +33,18 @@ labels = torch.tensor([0, 1, 0, 1, 1, 0])
 rows = torch.arange(len(labels))
 for row in rows.tolist():
     cat, dog = logits[row].tolist()
-    print(f"picture {row}: cat {cat:8.4f}  dog {dog:8.4f}  really {('cat', 'dog')[labels[row]]}")
+    print(f"image {row}: cat {cat:8.4f}  dog {dog:8.4f}  really {('cat', 'dog')[labels[row]]}")
 
 # %% [markdown]
 # ## Softmax: from outputs to probabilities
 # Probabilities are positive and sum to one. The exponential function makes every number positive; dividing by the sum
-# of the row does the rest. Only differences matter: add 100 to both outputs of a picture, and nothing changes. That is
+# of the row does the rest. Only differences matter: add 100 to both outputs of an image, and nothing changes. That is
 # used to keep the exponentials from overflowing: first subtract the largest output of the row.
 
 
 # %%
 def softmax(logits: torch.Tensor) -> torch.Tensor:
-    """Return a probability for each class, (pictures, classes)."""
+    """Return a probability for each class, (images, classes)."""
     raised = (logits - logits.max(dim=1, keepdim=True).values).exp()
     return raised / raised.sum(dim=1, keepdim=True)
 
@@ -59,8 +59,8 @@ print(f"{(probabilities - logits.softmax(dim=1)).abs().max():.0e}")
 
 # %%
 difference = logits[:, 0] - logits[:, 1]
-print(f"sigmoid of the difference, picture 0: {difference.sigmoid()[0]:.4f}")
-print(f"softmax,                   picture 0: {probabilities[0, 0]:.4f}")
+print(f"sigmoid of the difference, image 0: {difference.sigmoid()[0]:.4f}")
+print(f"softmax,                   image 0: {probabilities[0, 0]:.4f}")
 
 # %% [markdown]
 # ## Likelihood: the probability of what is true
@@ -75,7 +75,7 @@ of_the_truth = probabilities[rows, labels]
 # ## Logarithm: being sure and wrong is expensive
 # 0.99 and 0.999 are close to each other, but who is wrong once in a thousand times is ten times better than who is wrong
 # once in a hundred. The logarithm sees it that way. It turns products into sums as well: the probability of getting
-# all pictures right is the product of theirs, which soon is too small for a computer, and its logarithm is a plain sum.
+# all images right is the product of theirs, which soon is too small for a computer, and its logarithm is a plain sum.
 # A minus sign makes it something to be made small: 0 for a certainty that is right, and without bound for one that is
 # wrong.
 
@@ -89,7 +89,7 @@ for row in rows.tolist():
     )
 
 # %% [markdown]
-# Pictures 2 and 3 stand out. The network gave picture 3 a probability of 0.3 % for what it is, and pays more for that
+# Images 2 and 3 stand out. The network gave image 3 a probability of 0.3 % for what it is, and pays more for that
 # one mistake than for the five others together.
 #
 # ## The mean of it is the cross-entropy
@@ -118,7 +118,7 @@ slope = probabilities - F.one_hot(labels, num_classes=2)
 print(f"\nlargest difference of the slopes: {(found - slope).abs().max():.0e}")
 
 # %% [markdown]
-# ## In pictures
+# ## As a figure
 
 # %%
 figure = Figure(figsize=(12, 3.8), layout="constrained")
@@ -145,7 +145,7 @@ bar_axes.axhline(float(losses.mean()), color="tab:red", linestyle="--")
 bar_axes.text(
     5.4, float(losses.mean()) + 0.1, f"mean {losses.mean():.4f}", ha="right", color="tab:red"
 )
-bar_axes.set(title="each picture's part in it", xlabel="picture", ylabel="loss")
+bar_axes.set(title="each image's part in it", xlabel="image", ylabel="loss")
 
 figure.savefig(options.out, dpi=100)
 print(f"The figure is in {options.out}")

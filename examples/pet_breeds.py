@@ -2,8 +2,8 @@
 # # Which breed is it?
 #
 # Cats and dogs are easy to tell apart; 37 breeds of them are not: a Ragdoll and a Birman differ by the white on their paws.
-# That makes pets a good exercise. A network has to learn fine differences from about 200 pictures of each breed, and most
-# of the work is what one does around the training: looking at the pictures before, and at the mistakes after.
+# That makes pets a good exercise. A network has to learn fine differences from about 200 images of each breed, and most
+# of the work is what one does around the training: looking at the images before, and at the mistakes after.
 #
 # Run it as `python examples/pet_breeds.py [--images FOLDER] [--epochs N] [--size N] [--out FOLDER]`. The file names say
 # the breed (`great_pyrenees_173.jpg`). Without a folder the Oxford-IIIT pets are downloaded, 800 MB.
@@ -15,7 +15,7 @@ import argparse
 from vizsla.all import *
 
 parser = argparse.ArgumentParser(description="Train a classifier of pet breeds, and look at it.")
-parser.add_argument("--images", type=Path, help="a folder of pictures; default: download the pets")
+parser.add_argument("--images", type=Path, help="a folder of images; default: download the pets")
 parser.add_argument("--arch", default="efficientnet_lite0", help="name of the network")
 parser.add_argument("--epochs", type=int, default=3, help="with everything trained")
 parser.add_argument("--size", type=int, default=224, help="pixels that the network sees")
@@ -36,11 +36,11 @@ def keep(name: str) -> None:
 
 # %% [markdown]
 # ## From files to batches
-# Five questions have to be answered before pictures can be learned from: what goes in and what comes out, which files there
-# are, which of them are held out, where the label stands, and how a picture becomes a square of numbers. A `DataBlock`
+# Five questions have to be answered before images can be learned from: what goes in and what comes out, which files there
+# are, which of them are held out, where the label stands, and how an image becomes a square of numbers. A `DataBlock`
 # holds the answers.
 #
-# Note the two sizes. Each picture is first cut to a square larger than needed; turning and zooming then happen on the way
+# Note the two sizes. Each image is first cut to a square larger than needed; turning and zooming then happen on the way
 # from there to the final size, in one go, so nothing is interpolated twice and no empty corner comes into view
 # (`examples/presizing.py` shows the difference).
 
@@ -54,29 +54,29 @@ pets = DataBlock(
     batch_tfms=aug_transforms(size=options.size, min_scale=0.75),
 )
 dls = pets.dataloaders(images, bs=options.batch_size)
-print(f"{dls.train.n} pictures to learn from, {dls.valid.n} held out, {dls.c} breeds")
+print(f"{dls.train.n} images to learn from, {dls.valid.n} held out, {dls.c} breeds")
 
 # %% [markdown]
-# Never train on pictures that you have not looked at. Are the labels right? Is the animal still in the picture after the
-# random crop? The second figure is one picture as it will be seen in nine different epochs.
+# Never train on images that you have not looked at. Are the labels right? Is the animal still in the image after the
+# random crop? The second figure is one image as it will be seen in nine different epochs.
 
 # %%
 dls.show_batch(max_n=9)
 keep("batch")
 dls.show_batch(max_n=9, unique=True)
-keep("one-picture")
+keep("one-image")
 
 # %% [markdown]
-# When something is wrong with a description, `summary` shows where: it follows one picture through every step.
+# When something is wrong with a description, `summary` shows where: it follows one image through every step.
 
 # %%
 pets.summary(images)
 
 # %% [markdown]
 # ## Training in two steps
-# The network comes with what it learned from a million pictures of ImageNet; only its last layers, the head, are new and
+# The network comes with what it learned from a million images of ImageNet; only its last layers, the head, are new and
 # know nothing. Training all of it at once would let the ignorant head spoil what the body knows. So `fine_tune` trains the
-# head alone first, then everything, with smaller steps for the early layers, whose edges and textures serve any picture.
+# head alone first, then everything, with smaller steps for the early layers, whose edges and textures serve any image.
 #
 # How large may the steps be? `lr_find` tries: it raises the rate from batch to batch until the loss explodes, and puts the
 # network back to where it was. A good rate lies where the loss falls well and is not near the cliff.
@@ -106,9 +106,9 @@ for actual, predicted, count in interp.most_confused()[:5]:
 interp.print_classification_report()
 
 # %% [markdown]
-# The pictures with the largest losses are those where the network was sure and wrong. Some are hard, some are odd (two
+# The images with the largest losses are those where the network was sure and wrong. Some are hard, some are odd (two
 # animals, one of them a toy), and some have a wrong label, which no training will mend. The colours in the second figure
-# say what in the picture spoke for the answer.
+# say what in the image spoke for the answer.
 
 # %%
 interp.plot_top_losses(min(9, dls.valid.n))
@@ -126,7 +126,7 @@ print(f"Labels to look at: {cleaner.save_csv(options.out / 'labels.csv')}")
 # %% [markdown]
 # ## Using it
 # The finished model is one file. It holds weights and a description, no code, so it is safe to pass on, and it opens
-# without this script. A prediction goes through the same preparation as the pictures above.
+# without this script. A prediction goes through the same preparation as the images above.
 
 # %%
 model = learn.export(options.out / "breeds.safetensors")

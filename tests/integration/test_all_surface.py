@@ -60,40 +60,21 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module")
-def look() -> dict[str, Any]:
+def test_the_import_gives_the_names_and_sets_nothing_else():
     done = subprocess.run(
         [sys.executable, "-c", LOOK], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize("wanted", [CELLS, NEXT], ids=["cells", "next"])
-def test_the_names_are_there(wanted: str, look: dict[str, Any]):
-    assert set(wanted.split()) - set(look["names"]) == set()
-
-
-def test_nothing_else_is_there(look: dict[str, Any]):
+    look = json.loads(done.stdout)
+    assert set(CELLS.split()) - set(look["names"]) == set()
+    assert set(NEXT.split()) - set(look["names"]) == set()
     assert look["names"] == look["all"]
     assert len(look["all"]) < 300
-
-
-def test_importing_sets_nothing_for_the_whole_program(look: dict[str, Any]):
     assert look["changed"] == []
-
-
-def test_importing_is_cheap(look: dict[str, Any]):
     assert look["imported"] == []
-
-
-def test_paths_list_and_print_short(look: dict[str, Any]):
     assert look["path"] == "Path('images/a.jpg')"
     assert look["outside"] == "Path('/other/x.jpg')"
     assert look["listed"] == "L"
-
-
-def test_networks_are_functions_with_their_names(look: dict[str, Any]):
     assert look["function"] == ["resnet34", "True"]
 
 
@@ -111,7 +92,7 @@ def run_notebook(cells: list[str], *, folder: Path) -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the kernel's client: ports, event loops
-def test_a_notebook_runs_and_shows_tables_and_pictures(image_folder: Path):
+def test_a_notebook_runs_and_shows_tables_and_images(image_folder: Path):
     outputs = run_notebook(
         [
             "import torch; torch.set_num_threads(1)\nfrom vizsla.all import *",

@@ -97,11 +97,8 @@ def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Pa
     assert lines[-1] == f"Results: {folder / 'run'}/  (open {folder / 'run' / 'report.html'})"
 
 
-def test_a_run_folder_holds_exactly_its_six_files(run: Path):
+def test_a_run_folder_has_metrics_with_intervals_and_choices_as_toml(run: Path, pictures: Path):
     assert sorted(contents(run)) == RUN_FILES
-
-
-def test_the_metrics_have_value_and_interval(run: Path, pictures: Path):
     written = json.loads((run / "metrics.json").read_text("utf-8"))
     for name, metric in written["metrics"].items():
         assert metric["name"] == name
@@ -112,25 +109,19 @@ def test_the_metrics_have_value_and_interval(run: Path, pictures: Path):
     assert written["interrupted"] is False
     assert written["facts"]["Data"] == str(pictures)
     assert written["facts"]["Classes"] == "2: cross, disc"
-
-
-def test_the_choices_can_be_read_back_as_toml(run: Path, pictures: Path):
     choices = tomllib.loads((run / "config.toml").read_text("utf-8"))
     expected = {"data": str(pictures.resolve()), "labels": "folder", "arch": "efficientnet_lite0"}
     assert choices.items() >= expected.items()
     assert (choices["size"], choices["seed"], choices["learning_rate"]) == (64, 0, 1e-4)
 
 
-def test_the_predictions_are_those_of_the_held_out_pictures(run: Path, pictures: Path):
+def test_predictions_and_history_have_their_rows(run: Path, pictures: Path):
     rows = csv_rows((run / "predictions.csv").read_text("utf-8"))
     assert len(rows) == 5
     for row in rows:
         assert (pictures / row["path"]).is_file()
         assert row["label"] == Path(row["path"]).parent.name
         assert float(row[f"prob_{row['prediction']}"]) == float(row["probability"])
-
-
-def test_the_history_has_a_row_per_fit_of_the_head(run: Path):
     rows = csv_rows((run / "history.csv").read_text("utf-8"))
     assert [(row["stage"], row["num_pictures"]) for row in rows] == [
         *(("head", "2"), ("head", "5"), ("head", "10"), ("head", "19"))
@@ -276,18 +267,15 @@ def test_the_choices_of_a_run_train_another_one(
     assert "odd.toml" in odd.err
 
 
-@pytest.mark.parametrize("command", ["train", "predict"])
-def test_a_device_that_is_not_there_is_refused(
-    vizsla: RunVizsla, command: str, model: Path, pictures: Path
-):
+def test_a_missing_device_is_refused(vizsla: RunVizsla, model: Path, pictures: Path):
     absent = "mps" if torch.cuda.is_available() or sys.platform == "linux" else "cuda"
-    words = (pictures,) if command == "train" else (model, pictures)
-    done = vizsla(command, *words, "--device", absent)
-    assert (done.code, done.out) == (2, "")
-    assert done.err == (
-        f"vizsla: There is no device '{absent}' here that torch can use. "
-        "Leave --device out to take the best one there is.\n"
-    )
+    for words in (("train", pictures), ("predict", model, pictures)):
+        done = vizsla(*words, "--device", absent)
+        assert (done.code, done.out) == (2, "")
+        assert done.err == (
+            f"vizsla: There is no device '{absent}' here that torch can use. "
+            "Leave --device out to take the best one there is.\n"
+        )
 
 
 # --- predict ---------------------------------------------------------------------------------------------------------
@@ -307,7 +295,7 @@ def test_predict_says_what_predictions_csv_says(
             assert float(row[column]) == pytest.approx(float(expected[column]), abs=2e-5)
 
 
-def test_predict_takes_folders_and_files_in_the_order_given(
+def test_predict_prints_folders_and_files_in_the_order_given(
     vizsla: RunVizsla, model: Path, pictures: Path
 ):
     single = pictures / "disc" / "disc_7.png"
@@ -317,15 +305,8 @@ def test_predict_takes_folders_and_files_in_the_order_given(
     assert [line.split("  ")[0] for line in done.out.splitlines()] == [
         str(path) for path in (single, *in_folder, single)
     ]
-
-
-def test_predict_prints_class_probability_and_the_likeliest(
-    vizsla: RunVizsla, model: Path, pictures: Path
-):
-    path = pictures / "disc" / "disc_7.png"
-    (line,) = vizsla("predict", model, path).out.splitlines()
-    shown_path, label, probability, top = line.split("  ")
-    assert (shown_path, label) == (str(path), "disc")
+    shown_path, label, probability, top = done.out.splitlines()[0].split("  ")
+    assert (shown_path, label) == (str(single), "disc")
     assert 50 < float(probability.removesuffix("%")) <= 100
     assert top.startswith(f"(disc {probability}, cross ")
 
@@ -353,7 +334,7 @@ def test_predict_json_is_one_object_per_line(vizsla: RunVizsla, model: Path, pic
 
 
 @pytest.mark.parametrize("form", ["table", "--csv", "--json"])
-def test_an_unreadable_picture_gets_its_line_and_the_command_exit_code_2(
+def test_an_unreadable_image_gets_its_line_and_exit_code_2(
     vizsla: RunVizsla, model: Path, pictures: Path, tmp_path: Path, form: str
 ):
     (tmp_path / "b.jpg").write_text("Dear diary")
@@ -378,16 +359,13 @@ def test_an_unreadable_picture_gets_its_line_and_the_command_exit_code_2(
         assert said[1] == {"path": path, "error": cause}
 
 
-def test_paths_that_do_not_exist_are_all_named_before_the_first_line(
+def test_missing_paths_and_two_formats_are_refused_before_the_first_line(
     vizsla: RunVizsla, model: Path, pictures: Path
 ):
     long = "x" * 300
     done = vizsla("predict", model, pictures, "none.jpg", long, "nowhere/")
     assert (done.code, done.out) == (2, "")
     assert f"\n  'none.jpg'\n  '{long}'\n  'nowhere'\n" in done.err
-
-
-def test_csv_and_json_exclude_each_other(vizsla: RunVizsla, model: Path, pictures: Path):
     done = vizsla("predict", model, pictures, "--csv", "-", "--json")
     assert (done.code, done.out) == (2, "")
     assert done.err == "vizsla: --csv and --json exclude each other. Choose one of them.\n"
@@ -423,6 +401,7 @@ ODD_NAMES = (
     "\U0001f600.png",
 )
 NOT_UTF_8 = os.fsdecode(b"\xff\xfe.png")
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="Windows allows none of these names")
 
 
 @pytest.fixture
@@ -438,8 +417,8 @@ def odd_names(pictures: Path, tmp_path: Path) -> list[str]:
     return sorted(str(tmp_path / name) for name in names)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Windows allows none of these names")
-def test_odd_names_keep_the_table_at_one_line_for_each_picture(
+@needs_posix
+def test_odd_names_come_back_from_table_csv_and_json(
     vizsla: RunVizsla, model: Path, tmp_path: Path, odd_names: list[str]
 ):
     done = vizsla("predict", model, tmp_path)
@@ -448,12 +427,6 @@ def test_odd_names_keep_the_table_at_one_line_for_each_picture(
     assert len(lines) == len(odd_names)
     assert f"{tmp_path}/line\\nbreak.png  disc" in done.out
     assert f"{tmp_path}/umläut \u65e5\u672c.png  disc" in done.out
-
-
-@pytest.mark.skipif(os.name != "posix", reason="Windows allows none of these names")
-def test_odd_names_come_back_from_csv_and_json(
-    vizsla: RunVizsla, model: Path, tmp_path: Path, odd_names: list[str]
-):
     as_csv = vizsla("predict", model, tmp_path, "--csv", "-")
     as_json = vizsla("predict", model, tmp_path, "--json")
     assert (as_csv.code, as_csv.err, as_json.code, as_json.err) == (0, "", 0, "")
@@ -463,7 +436,7 @@ def test_odd_names_come_back_from_csv_and_json(
     assert [json.loads(line)["path"] for line in as_json.out.splitlines()] == odd_names
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Windows allows none of these names")
+@needs_posix
 def test_classes_with_odd_names_go_all_the_way(
     vizsla: RunVizsla, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -490,7 +463,7 @@ def test_classes_with_odd_names_go_all_the_way(
     assert len(vizsla("predict", run / "model.safetensors", data).out.splitlines()) == 24
 
 
-def test_a_picture_may_be_called_like_an_option(
+def test_an_image_may_be_named_like_an_option(
     vizsla: RunVizsla,
     model: Path,
     pictures: Path,
@@ -507,7 +480,10 @@ def test_a_picture_may_be_called_like_an_option(
 # --- check, demo and the rest ----------------------------------------------------------------------------------------
 
 
-def test_check_counts_the_pictures_of_each_class(vizsla: RunVizsla, pictures: Path):
+def test_check_counts_the_images_of_each_class(
+    vizsla: RunVizsla, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
     done = vizsla("check", pictures, "--valid", "0.25")
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -516,9 +492,6 @@ def test_check_counts_the_pictures_of_each_class(vizsla: RunVizsla, pictures: Pa
         *(["cross", "9", "3", "0"], ["disc", "9", "3", "0"])
     ]
     assert lines[3] == "All 24 images can be read."
-
-
-def test_check_counts_for_machines_too(vizsla: RunVizsla, pictures: Path):
     done = vizsla("check", pictures, "--valid", "0.25", "--json")
     assert (done.code, done.err) == (0, "")
     counts = json.loads(done.out)
@@ -529,14 +502,7 @@ def test_check_counts_for_machines_too(vizsla: RunVizsla, pictures: Path):
         "num_other": 0,
     }
     assert (counts["num_train"], counts["num_valid"], counts["num_skipped"]) == (18, 6, 0)
-
-
-def test_check_writes_nothing(
-    vizsla: RunVizsla, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    vizsla("check", pictures)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []  # nothing is written
 
 
 def test_version_is_that_of_the_package(vizsla: RunVizsla):
@@ -545,7 +511,7 @@ def test_version_is_that_of_the_package(vizsla: RunVizsla):
         assert (done.code, done.out, done.err) == (0, f"vizsla {package.__version__}\n", "")
 
 
-def test_help_names_every_command_in_whole_sentences(vizsla: RunVizsla):
+def test_help_explains_every_command_and_option(vizsla: RunVizsla):
     for words in (("--help",), ("-h",), ("--debug",), ()):
         done = vizsla(*words)
         assert (done.code, done.err) == (0, "")
@@ -556,9 +522,6 @@ def test_help_names_every_command_in_whole_sentences(vizsla: RunVizsla):
         assert names[:4] == ["demo", "train", "find-lr", "check"]
     for command in COMMANDS.values():
         assert (command.__doc__ or "").splitlines()[0][-1] in "?."
-
-
-def test_every_command_explains_its_options(vizsla: RunVizsla):
     for command in COMMANDS:
         done = vizsla(command, "--help")
         assert (done.code, done.err) == (0, "")

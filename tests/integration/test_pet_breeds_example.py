@@ -1,4 +1,4 @@
-"""The pet breeds example runs from the pictures to the model file on a few small pictures, and draws what it promises."""
+"""The pet breeds example runs from the images to the model file on a few small images, and draws its figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pet_breeds.py"
-FIGURES = ("batch", "one-picture", "learning-rate", "losses", "confusion", "top-losses", "where-it-looked")  # fmt: skip
+FIGURES = ("batch", "one-image", "learning-rate", "losses", "confusion", "top-losses", "where-it-looked")  # fmt: skip
 
 
 def test_the_pet_breeds_example_trains_and_explains(
@@ -31,7 +31,7 @@ def test_the_pet_breeds_example_trains_and_explains(
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "20 pictures to learn from, 4 held out, 2 breeds" in done.stdout
+    assert "20 images to learn from, 4 held out, 2 breeds" in done.stdout
     assert "Applying batch_tfms to the batch built" in done.stdout
     assert "SuggestedLRs(valley=" in done.stdout
     assert "weighted avg" in done.stdout

@@ -1,4 +1,4 @@
-"""The presizing example runs on a picture of its own and on one that is given, and writes its figure."""
+"""The presizing example runs on its own image and on a given one, and writes its figure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check(printed: str, drawn: Path) -> None:
     assert composed > 1.3 * one_by_one
 
 
-def test_the_presizing_example_is_a_program_that_draws_its_own_picture(tmp_path: Path):
+def test_the_presizing_example_is_a_program_that_draws_its_own_image(tmp_path: Path):
     out = tmp_path / "figure.png"
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLE), "--out", str(out)],
@@ -36,13 +36,13 @@ def test_the_presizing_example_is_a_program_that_draws_its_own_picture(tmp_path:
     check(done.stdout, out)
 
 
-def test_the_presizing_example_takes_a_picture(
+def test_the_presizing_example_takes_an_image(
     tmp_path: Path,
     make_image: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    picture, out = make_image("a picture.png", size=(300, 400)), tmp_path / "figure.png"
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(picture), "--out", str(out)])
+    image, out = make_image("an image.png", size=(300, 400)), tmp_path / "figure.png"
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(image), "--out", str(out)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     check(capsys.readouterr().out, out)

@@ -91,7 +91,7 @@ def refusal(vizsla: RunVizsla, earlier_run: Path) -> Refusal:
     return refuse
 
 
-# --- pictures and classes --------------------------------------------------------------------------------------------
+# --- images and classes ----------------------------------------------------------------------------------------------
 
 
 def test_a_missing_folder_is_named_with_those_that_are_there(refusal: Refusal, folder: Path):
@@ -101,7 +101,7 @@ def test_a_missing_folder_is_named_with_those_that_are_there(refusal: Refusal, f
     )
 
 
-def test_a_folder_without_pictures_is_told_from_an_empty_one(refusal: Refusal, folder: Path):
+def test_a_folder_without_images_and_an_empty_one(refusal: Refusal, folder: Path):
     (folder / "texts").mkdir()
     assert refusal("texts") == (
         "There are no images in 'texts' and the folders below it: no files at all. "
@@ -125,7 +125,7 @@ def test_a_single_class_is_refused(refusal: Refusal, image_folder: Path):
     assert "Put each class into a folder of its own" in message
 
 
-def test_a_class_with_a_single_picture_is_named(refusal: Refusal, make_image: Callable[..., Path]):
+def test_a_class_with_a_single_image_is_named(refusal: Refusal, make_image: Callable[..., Path]):
     for number in range(4):
         make_image(f"pictures/cross/{number}.jpg", number=number)
     make_image("pictures/disc/0.jpg", label="disc")
@@ -149,7 +149,7 @@ def test_a_class_that_only_validation_has_is_named(
     )
 
 
-# --- pictures that cannot be read ------------------------------------------------------------------------------------
+# --- images that cannot be read --------------------------------------------------------------------------------------
 
 CAUSES = {
     "cross/cut.jpg": "the file is truncated, it ends before the image does",
@@ -160,7 +160,7 @@ CAUSES = {
 
 @pytest.fixture
 def damaged_folder(image_folder: Path) -> Path:
-    """Twelve good pictures of each class, and the three bad ones of ``CAUSES``."""
+    """Twelve good images of each class, and the three bad ones of ``CAUSES``."""
     good = (image_folder / "cross" / "cross_0.jpg").read_bytes()
     for (name, _), content in zip(
         CAUSES.items(), (good[: len(good) // 2], b"Dear diary", b""), strict=True
@@ -170,7 +170,7 @@ def damaged_folder(image_folder: Path) -> Path:
 
 
 @pytest.mark.usefixtures("damaged_folder")
-def test_all_unreadable_pictures_are_listed_at_once_before_training(refusal: Refusal):
+def test_all_unreadable_images_are_listed_before_training(refusal: Refusal):
     lines = refusal("pictures").splitlines()
     assert lines[0] == "3 of 27 images cannot be read:"
     assert sorted(lines[1:-1]) == [
@@ -182,7 +182,7 @@ def test_all_unreadable_pictures_are_listed_at_once_before_training(refusal: Ref
 
 
 @pytest.mark.usefixtures("damaged_folder")
-def test_check_lists_all_unreadable_pictures(vizsla: RunVizsla):
+def test_check_lists_all_unreadable_images(vizsla: RunVizsla):
     message = message_of(vizsla("check", "pictures"))
     assert all(f"'pictures/{name}': {cause}" in message for name, cause in CAUSES.items())
 

@@ -41,29 +41,20 @@ def test_estimates_add_up_what_the_parts_take():
     assert (later.bottleneck, later.share) == ("the network", pytest.approx(10 / 18))
 
 
-def test_where_the_device_computes_alone_the_slower_of_reading_and_computing_decides():
+def test_estimates_follow_device_cache_and_missing_parts():
     *_, first, later = estimates_of(replace(MEASURED, shares_processor=False, read_strip=0.5))
     assert first == Estimate(
         name="the first end-to-end epoch", seconds=50.0, bottleneck="reading images", share=1.0
     )
     assert later.seconds == pytest.approx(18.0)
-
-
-def test_images_that_are_not_kept_are_read_again_in_each_epoch():
-    *_, later = estimates_of(replace(MEASURED, kept_share=0.25))
+    *_, later = estimates_of(replace(MEASURED, kept_share=0.25))  # what is not kept is read again
     assert later.seconds == pytest.approx(18.0 + 0.75 * 100 * 0.02)
-
-
-def test_a_frozen_epoch_that_was_not_measured_is_not_reckoned():
     names = [each.name for each in estimates_of(replace(MEASURED, frozen_step=None))]
-    assert names == [
-        "features first, once",
-        "the first end-to-end epoch",
-        "each later end-to-end epoch",
-    ]
+    ends = ["the first end-to-end epoch", "each later end-to-end epoch"]
+    assert names == ["features first, once", *ends]
 
 
-def test_without_a_faster_setting_there_is_no_advice():
+def test_settings_that_are_faster_by_a_tenth_are_named():
     same = replace(
         MEASURED,
         steps_by_batch={64: 0.15, 16: 0.2},
@@ -71,9 +62,6 @@ def test_without_a_faster_setting_there_is_no_advice():
         reads_by_workers={1: 0.03, 4: 0.019},
     )
     assert advice_of(same) == ()
-
-
-def test_settings_that_are_faster_by_a_tenth_are_named_with_what_was_measured():
     faster = replace(MEASURED, steps_by_batch={64: 0.08, 16: 0.1}, steps_by_size={160: 0.1})
     assert advice_of(faster) == (
         "--bs 64: 2.00 times the images a second in end-to-end steps (12.5 instead of 6.2)",
@@ -81,7 +69,7 @@ def test_settings_that_are_faster_by_a_tenth_are_named_with_what_was_measured():
     )
 
 
-def test_more_threads_are_worth_saying_only_where_the_epoch_gains():
+def test_more_threads_are_named_where_the_epoch_gains():
     slow = replace(MEASURED, reads_by_workers={4: 0.01})
     assert advice_of(slow) == ()  # 20 seconds become 19
     slow = replace(slow, read_strip=0.2)
@@ -91,7 +79,7 @@ def test_more_threads_are_worth_saying_only_where_the_epoch_gains():
     )
 
 
-def test_a_cache_that_is_too_small_is_worth_saying_where_reading_costs():
+def test_a_small_cache_is_named_where_reading_costs():
     small = replace(MEASURED, kept_share=0.5, needed="9.0 GB")
     assert advice_of(small) == ()
     (advice,) = advice_of(replace(small, read_strip=0.36))

@@ -1,4 +1,4 @@
-"""The nearest training pictures are those of the highest cosine; runs and folders say which pictures there are."""
+"""The nearest training images have the highest cosine; runs and folders say which images there are."""
 
 from __future__ import annotations
 
@@ -31,14 +31,12 @@ if TYPE_CHECKING:
 def test_the_most_similar_come_first():
     features = torch.eye(4).half()
     index = NearestIndex(features=features, labels=("a", "b", "c", "d"), thumbnails=(b"0", b"1", b"2", b"3"))  # fmt: skip
-    (first, second) = index.find(torch.tensor([[0.0, 0.6, 0.8, 0.0], [1.0, 0, 0, 0]]), count=2)
+    first, second = index.find(torch.tensor([[0.0, 0.6, 0.8, 0.0], [1.0, 0, 0, 0]]), count=2)
     assert [one.label for one in first] == ["c", "b"]
     assert [one.similarity for one in first] == pytest.approx([0.8, 0.6])
     assert (second[0].label, second[0].thumbnail, second[0].similarity) == ("a", b"0", 1.0)
-
-
-def test_many_rows_are_compared_as_few_are():
-    features = torch.nn.functional.normalize(torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0)), dim=1).half()  # fmt: skip
+    noise = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0))
+    features = torch.nn.functional.normalize(noise, dim=1).half()  # many rows are compared like few
     names = tuple(map(str, range(20_000)))
     index = NearestIndex(features=features, labels=names, thumbnails=(b"",) * 20_000)
     (found,) = index.find(features[[12_345]].float(), count=1)
@@ -53,15 +51,12 @@ def test_an_index_keeps_what_can_be_read(predictor: Predictor, known: list[Train
     assert done == [9]
     assert index.features.dtype == torch.float16
     torch.testing.assert_close(index.features.float().norm(dim=1), torch.ones(8), atol=2e-3, rtol=0)
-    assert all(picture.startswith(b"\xff\xd8") for picture in index.thumbnails)
-
-
-def test_an_index_of_nothing_readable_is_an_error(predictor: Predictor, known: list[TrainingImage]):
-    with pytest.raises(DataError, match="None of the 1 training images can be read"):
+    assert all(jpeg.startswith(b"\xff\xd8") for jpeg in index.thumbnails)
+    with pytest.raises(DataError, match="None of the 1 "):
         build_index(predictor, known[-1:])
 
 
-def test_features_do_not_depend_on_what_is_beside_them(predictor: Predictor, known: list[TrainingImage]):  # fmt: skip
+def test_features_do_not_depend_on_the_batch(predictor: Predictor, known: list[TrainingImage]):
     pixels = [predictor.prepare(one.path) for one in known[:3]]
     together = features_of(predictor, pixels)
     alone = torch.cat([features_of(predictor, [one]) for one in pixels])
@@ -82,7 +77,7 @@ def test_the_standardised_features_of_a_feature_head_are_compared():
     torch.testing.assert_close(pooled_features(classifier, images), expected)
 
 
-def test_a_folder_labels_pictures_by_their_folders(image_folder: Path):
+def test_images_are_labelled_by_their_folders(image_folder: Path):
     (image_folder / "cross" / "cross_0.jpg").rename(image_folder / "loose.jpg")
     found = {one.path.name: one.label for one in images_of_folder(image_folder)}
     assert len(found) == 24
@@ -98,9 +93,7 @@ def test_a_run_says_what_it_learned_from(image_folder: Path, tmp_path: Path):
         TrainingImage(path=table.paths[row], label=table.label(row))
         for row in table.train_rows.tolist()
     ]
-
-
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    (tmp_path / "config.toml").unlink()
     for text in (None, "data = 3", "no toml", 'data = "x"\nseed = "y"'):
         if text is not None:
             (tmp_path / "config.toml").write_text(text)
@@ -108,6 +101,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
             images_of_run(tmp_path)
 
 
-def test_of_too_many_pictures_evenly_spread_ones_are_taken(known: list[TrainingImage]):
+def test_of_too_many_images_evenly_spread_ones_are_taken(known: list[TrainingImage]):
     assert evenly_spread(known, most=3) == [known[0], known[3], known[6]]
     assert evenly_spread(known, most=9) == known

@@ -1,4 +1,4 @@
-"""What would cost too much to decode is found from headers; ordinary pictures pass."""
+"""Images that cost too much to decode are found by their headers; ordinary ones pass."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def file_of(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)
+    image.save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
@@ -31,41 +31,35 @@ def test_ordinary_images_pass_and_those_of_too_many_pixels_do_not(draw: Callable
         assert refusal == "it has 101 x 100 pixels, more than 0.01 million", kind
 
 
-def test_icons_do_not_whose_header_need_not_be_true():
-    data = file_of(Image.new("RGB", (32, 32)), "ICO")
-    assert screen(data, max_pixels=10_000).refusal == "it is an icon (ICO), which is not taken here; convert it to PNG"  # fmt: skip
-
-
-def test_nothing_is_refused_and_no_picture_is_left_to_the_decoder():
+def test_icons_and_empty_files_are_refused_and_other_files_are_left_to_the_decoder():
+    icon = file_of(Image.new("RGB", (32, 32)), "ICO")  # its header need not be true
+    refusal = "it is an icon (ICO), which is not taken here; convert it to PNG"
+    assert screen(icon, max_pixels=10_000).refusal == refusal
     assert screen(b"", max_pixels=1).refusal == "the file is empty (0 bytes)"
-    assert screen(b"no picture", max_pixels=1) == Screening()
+    assert screen(b"no image", max_pixels=1) == Screening()
 
 
-@pytest.mark.parametrize(("progressive", "scans"), [(False, 1), (True, 10)])
-def test_the_scans_of_a_jpeg_are_counted(draw: Callable[..., Image.Image], progressive: bool, scans: int):  # fmt: skip
-    data = file_of(draw("disc", number=1), "JPEG", progressive=progressive)
-    assert num_scans(data, most=200) == scans
-    # What lies in segments, or after the end, is no scan.
-    comment = b"\xff\xfe" + (2 + 400).to_bytes(2, "big") + b"\xff\xda\x00\x02" * 100
-    assert num_scans(data[:2] + comment + data[2:] + b"\xff\xda\x00\x02" * 300, most=200) == scans
-
-
-def test_a_jpeg_of_very_many_scans_is_refused(draw: Callable[..., Image.Image]):
+def test_the_scans_of_a_jpeg_are_counted_and_very_many_are_refused(
+    draw: Callable[..., Image.Image],
+):
+    fake = b"\xff\xda\x00\x02"  # in a segment, or after the end, it is not a scan
+    comment = b"\xff\xfe" + (2 + 400).to_bytes(2, "big") + fake * 100
+    for progressive, scans in ((False, 1), (True, 10)):
+        data = file_of(draw("disc", number=1), "JPEG", progressive=progressive)
+        assert num_scans(data, most=200) == scans
+        assert num_scans(data[:2] + comment + data[2:] + fake * 300, most=200) == scans
     data = file_of(draw("disc", number=1), "JPEG", progressive=True)
     start = data.rindex(b"\xff\xda")
     scan = data[start:-2]
     assert screen(data[:-2] + scan * 150 + data[-2:], max_pixels=10_000).refusal == ""
     bomb = data[:-2] + scan * 300 + data[-2:]
     assert screen(bomb, max_pixels=10_000).refusal == "it is a JPEG of more than 200 scans, which would take too long to decode"  # fmt: skip
-
-
-def test_a_damaged_jpeg_has_few_scans():
     for end in (b"", b"\xff", b"\xff\xda", b"\xff" * 1000):
         assert num_scans(b"\xff\xd8" + end, most=200) <= 1
     assert num_scans(b"", most=200) <= 1
 
 
-def test_pixels_are_those_that_decoding_holds_at_once():
+def test_pixels_are_counted_as_decoding_holds_them():
     def pixels(data: bytes) -> int:
         return screen(data, max_pixels=50_000_000, cover=(224, 224)).pixels
 
@@ -75,18 +69,12 @@ def test_pixels_are_those_that_decoding_holds_at_once():
     assert pixels(file_of(many, "JPEG")) == 501 * 376  # an eighth
     assert pixels(file_of(many.convert("RGB"), "WEBP", lossless=True, method=0)) == 3 * 4001 * 3001
     assert pixels(file_of(Image.new("L", (300, 4000)), "JPEG")) == 300 * 4000
-
-
-def test_a_jpeg_counts_as_many_pixels_as_pillow_decodes():
     for size in ((4001, 3001), (900, 447), (448, 448), (8 * 224, 1000), (100, 90)):
         data = file_of(Image.new("L", size), "JPEG")
         with Image.open(io.BytesIO(data)) as image:
             image.draft("L", (224, 224))
             decoded = image.width * image.height
         assert screen(data, max_pixels=50_000_000, cover=(224, 224)).pixels == decoded, size
-
-
-def test_large_is_what_has_more_than_12_million_pixels_at_once():
     assert not Screening(pixels=12_000_000).is_large
     assert Screening(pixels=12_000_001).is_large
     assert not Screening().is_large
@@ -102,12 +90,12 @@ def test_the_header_of_webp_is_read_without_opening_it():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"])
-def test_no_pixel_is_decoded_to_screen_a_picture(monkeypatch: pytest.MonkeyPatch, kind: str):
+def test_screening_decodes_no_pixel(monkeypatch: pytest.MonkeyPatch, kind: str):
     data = file_of(Image.new("RGB", (120, 100), "red"), kind)
 
-    def load(_picture: Image.Image) -> None:
+    def load(_image: Image.Image) -> None:
         pytest.fail("Pillow was asked for pixels")
 
-    with Image.open(io.BytesIO(data)) as picture:
-        monkeypatch.setattr(type(picture), "load", load)
+    with Image.open(io.BytesIO(data)) as image:
+        monkeypatch.setattr(type(image), "load", load)
     assert screen(data, max_pixels=1000).refusal.startswith("it has 120 x 100 pixels")
