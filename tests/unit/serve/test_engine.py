@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -48,17 +48,17 @@ def predictor_of(task: Task, *, resize: Resize | None) -> Predictor:
     return Predictor(Classifier(backbone, head, vocab=VOCAB, task=task).eval(), resize=resize)
 
 
-def ask(engine: Engine, *pictures: bytes, heat: bool = True) -> list[Answer]:
+def ask(engine: Engine, *images: bytes, heat: bool = True) -> list[Answer]:
     async def run() -> list[Answer]:
         async with engine:
-            return await engine.answer(pictures, heat=heat, nearest=3)
+            return await engine.answer(images, heat=heat, nearest=3)
 
     return asyncio.run(run())
 
 
-def file_of(picture: Image.Image) -> bytes:
+def file_of(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -79,7 +79,7 @@ def test_every_task_is_predicted_and_explained(draw: Draw):
         assert ("probabilities" in values) == (task != "regression")
 
 
-def test_images_of_their_own_size_run_beside_each_other_and_are_held_to_fewer_pixels(draw: Draw):
+def test_images_of_their_own_size_are_held_to_fewer_pixels(draw: Draw):
     predictor = predictor_of("category", resize=None)
     engine = Engine(predictor, limits=Limits(), keeps_size=True)
     files = [file_of(draw("disc", number=n, size=(64 + 32 * (n % 2), 96))) for n in range(4)]
@@ -133,7 +133,7 @@ class Watched(Predictor):
                 self.under_way.remove(pixels)
 
 
-def test_never_more_pixels_than_stated_are_in_decoding_and_all_pictures_are_answered():
+def test_decoding_keeps_to_its_budget_of_pixels():
     predictor = Watched()
     sides = [(4000, 2900), (4000, 1500), (40, 30), (4100, 3000)]
     files = [file_of(Image.new("1", side)) for side in sides]
@@ -151,7 +151,7 @@ def test_never_more_pixels_than_stated_are_in_decoding_and_all_pictures_are_answ
     assert predictor.highest_large == 1
 
 
-def test_a_picture_that_is_given_up_counts_until_its_thread_is_done_with_it():
+def test_a_cancelled_image_counts_until_its_thread_is_done():
     predictor = Watched()
     data = file_of(Image.new("1", (2000, 1000)))
 
@@ -170,35 +170,32 @@ def test_a_picture_that_is_given_up_counts_until_its_thread_is_done_with_it():
     assert asyncio.run(give_up()) == (2_000_000, 0)
 
 
-def test_a_large_picture_is_decoded_too():
-    predictor = predictor_of("category", resize=Resize(64))
-    (answer,) = ask(Engine(predictor, limits=Limits()), file_of(Image.new("L", (4000, 3001), 128)))
-    assert answer.prediction is not None
-
-
 @pytest.fixture(params=[1, 2])
-def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+def _num_threads(request: pytest.FixtureRequest) -> Iterator[None]:
     before = torch.get_num_threads()
     use_threads(request.param)
-    yield request.param
+    yield
     use_threads(before)
 
 
-@pytest.mark.parametrize(("count", "max_batch"), [(1, 0), (2, 0), (5, 0), (19, 0), (1, 1)])
-@pytest.mark.usefixtures("num_threads")
-def test_answers_are_those_of_the_predictor(predictor: Predictor, draw: Draw, count: int, max_batch: int):  # fmt: skip
-    network = BatchRunner(predictor, max_batch=max_batch)
-    assert network.max_batch == (1 if max_batch else 16)
-    pixels = [predictor.prepare(draw("disc", number=number)) for number in range(count)]
-    outcomes = network.run([Query(pixels=one) for one in pixels])
-    for one, outcome in zip(pixels, outcomes, strict=True):
-        (expected,) = predictor.predict_prepared([one])
-        assert outcome.prediction.label == expected.label
-        found = outcome.prediction.probabilities
-        torch.testing.assert_close(found, expected.probabilities, atol=1e-6, rtol=0)
+@pytest.mark.usefixtures("_num_threads")
+def test_answers_are_those_of_the_predictor(predictor: Predictor, draw: Draw):
+    pixels = [predictor.prepare(draw("disc", number=number)) for number in range(19)]
+    expected = [predictor.predict_prepared([one])[0] for one in pixels]
+    for count, max_batch in ((1, 0), (2, 0), (5, 0), (19, 0), (1, 1)):
+        network = BatchRunner(predictor, max_batch=max_batch)
+        assert network.max_batch == (1 if max_batch else 16)
+        outcomes = network.run([Query(pixels=one) for one in pixels[:count]])
+        assert len(outcomes) == count
+        for outcome, wanted in zip(outcomes, expected, strict=False):
+            assert outcome.prediction.label == wanted.label
+            found = outcome.prediction.probabilities
+            torch.testing.assert_close(found, wanted.probabilities, atol=1e-6, rtol=0)
 
 
-def test_each_picture_gets_what_was_asked_about_it(calibrated: Predictor, known: list[TrainingImage], draw: Draw):  # fmt: skip
+def test_each_query_gets_its_own_answer(
+    calibrated: Predictor, known: list[TrainingImage], draw: Draw
+):
     network = BatchRunner(calibrated, index=build_index(calibrated, known))
     pixels = calibrated.prepare(draw("cross", number=7))
     queries = [
@@ -217,12 +214,12 @@ def test_each_picture_gets_what_was_asked_about_it(calibrated: Predictor, known:
     assert len(outcomes[1].prediction.label_set or ()) > len(outcomes[2].prediction.label_set or ())
 
 
-def test_a_quickened_predictor_says_the_same_within_a_ten_thousandth(predictor: Predictor, draw: Draw):  # fmt: skip
+def test_the_faster_copy_agrees_within_a_ten_thousandth(predictor: Predictor, draw: Draw):
     quick = faster_copy(predictor)
     assert quick.classifier is not predictor.classifier
-    pictures = [draw("disc", number=number) for number in range(5)]
-    for picture in pictures:
-        expected, found = predictor.predict(picture), quick.predict(picture)
+    for number in range(5):
+        image = draw("disc", number=number)
+        expected, found = predictor.predict(image), quick.predict(image)
         assert found.label == expected.label
         torch.testing.assert_close(found.probabilities, expected.probabilities, atol=1e-4, rtol=0)
     norms = [layer for layer in predictor.classifier.modules() if "Norm" in type(layer).__name__]
@@ -271,35 +268,28 @@ def test_what_arrives_while_a_batch_runs_makes_the_next_one():
     assert record.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
 
 
-@pytest.mark.parametrize(("more_to_come", "expected"), [(True, [[1, 2]]), (False, [[1], [2]])])
-def test_an_idle_thread_waits_only_if_more_is_on_its_way(more_to_come: bool, expected: list[list[int]]):  # fmt: skip
-    record = Recorder()
-
-    async def run() -> None:
-        batcher = Batcher[int, int](
-            record, max_items=2, max_wait_seconds=5, more_to_come=lambda: more_to_come
-        )
-        async with batcher:
+def test_an_idle_thread_waits_briefly_if_more_is_on_its_way():
+    async def run(record: Recorder, *, more_to_come: bool) -> None:
+        waiting: Any = {"max_wait_seconds": 5, "more_to_come": lambda: more_to_come}
+        async with Batcher[int, int](record, max_items=2, **waiting) as batcher:
             first = asyncio.create_task(batcher.submit([1]))
             await asyncio.sleep(0.05)
             await batcher.submit([2])
             await first
 
-    asyncio.run(run())
-    assert record.batches == expected
+    for more_to_come, expected in ((True, [[1, 2]]), (False, [[1], [2]])):
+        record = Recorder()
+        asyncio.run(run(record, more_to_come=more_to_come))
+        assert record.batches == expected
 
-
-def test_the_wait_for_others_ends():
-    async def run() -> float:
-        batcher = Batcher[int, int](
-            lambda items: items, max_items=2, max_wait_seconds=0.02, more_to_come=lambda: True
-        )
-        async with batcher:
+    async def wait_alone() -> float:
+        waiting: Any = {"max_wait_seconds": 0.02, "more_to_come": lambda: True}
+        async with Batcher[int, int](lambda items: items, max_items=2, **waiting) as batcher:
             started = time.monotonic()
             await batcher.submit([1])
             return time.monotonic() - started
 
-    assert 0.02 <= asyncio.run(run()) < 5
+    assert 0.02 <= asyncio.run(wait_alone()) < 5
 
 
 def test_batches_are_bounded_by_cost_but_one_item_may_cost_more():
