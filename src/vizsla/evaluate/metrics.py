@@ -108,26 +108,11 @@ def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
     Numbers, averaged over the K of an image, whose units should be alike: ``mae`` *, ``rmse`` *, and ``r2`` *, the share of
     the targets' variance that the predictions explain: 1 is perfect, 0 as good as their mean.
 
-    Args:
-        predictions: At least one image with a label.
-        name: See above. Unless noted, the interval comes from 1,000 resamples of the images.
-        seed: Seed of the bootstrap.
+    Unless noted, the interval comes from 1,000 resamples of the images, drawn by ``seed``.
 
     Raises:
         ConfigError: There is no metric of that name for the task.
         DataError: No image has a label, or these images do not define the metric.
-
-    Examples:
-        >>> from vizsla.evaluate.predictions import Predictions
-        >>> found = Predictions(
-        ...     rows=torch.arange(2),
-        ...     paths=("a.jpg", "b.jpg"),
-        ...     logits=torch.tensor([[2.0, 0.0], [1.0, 0.0]]),
-        ...     targets=torch.tensor([0, 1]),
-        ...     vocab=("cat", "dog"),
-        ... )
-        >>> measure(found, "accuracy").value
-        0.5
     """
     task = predictions.task
     top = _TOP_K.fullmatch(name) if task == "category" else None
@@ -155,12 +140,7 @@ def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
 
 
 def per_class(predictions: Predictions) -> tuple[ClassScore, ...]:
-    """Return precision, recall, F1 and support of each class, in the order of the vocabulary.
-
-    Raises:
-        DataError: No image has a label.
-        ConfigError: The predictions are numbers.
-    """
+    """Return precision, recall, F1 and support of each class, in the order of the vocabulary."""
     if predictions.task == "regression":
         raise ConfigError("Predictions of numbers have no classes to score. Use summarise.")
     known = _labelled(predictions)
@@ -380,14 +360,9 @@ _UNDEFINED = {
 
 
 def classification_report(predictions: Predictions, *, digits: int = 2) -> str:
-    """Return precision, recall, F1 and support of each class, the accuracy, and means over classes.
+    """Return lines of text: precision, recall, F1 and support of each class, the accuracy, and means over classes.
 
-    Returns:
-        Lines of text; ``macro avg`` counts every class alike, ``weighted avg`` every image.
-
-    Raises:
-        DataError: No image has a label.
-        ConfigError: The predictions are not of one class each.
+    ``macro avg`` counts every class alike, ``weighted avg`` every image.
     """
     scores = per_class(predictions)
     total = sum(score.support for score in scores)

@@ -39,13 +39,9 @@ _TORCH_LIMIT = 2**15
 
 
 class InferenceGraph(nn.Module):
-    """Everything that happens to an image between its decoder and its answer.
+    """Everything that happens to an image between its decoder and its answer; the classifier is used, not copied.
 
-    Args:
-        classifier: In evaluation mode; it is used as it is, not copied.
-        presize: Of the decoded images; None if they keep their own size.
-        final_resize: Of the presized images; None if they already have the size that the network sees.
-        temperature: What logits are divided by before they become probabilities.
+    Without ``presize`` decoded images keep their size; without ``final_resize`` presized images are what the network sees.
     """
 
     def __init__(

@@ -142,11 +142,7 @@ def export_model(
 
 
 def exported_program(graph: InferenceGraph) -> ExportedProgram:
-    """Return the graph, in evaluation mode, as torch.export sees it, for every number and size of images.
-
-    Raises:
-        ConfigError: torch cannot follow the network, or it takes images of some sizes only.
-    """
+    """Return the graph, in evaluation mode, as torch.export sees it, for batches and images of every size."""
     from torch.export import Dim, export
 
     largest = _LARGEST_SIDE
@@ -169,12 +165,7 @@ def exported_program(graph: InferenceGraph) -> ExportedProgram:
 
 
 def onnx_bytes(program: ExportedProgram, *, manifest: Manifest) -> bytes:
-    """Return a program as the content of an ONNX file, with manifest, names of the classes and task as metadata.
-
-    Raises:
-        ConfigError: An operation of the network has no counterpart in ONNX, or the file would be above 1.9 GB.
-        MissingExtraError: onnx or onnxscript is not installed.
-    """
+    """Return a program as the content of an ONNX file, with manifest, names of the classes and task as metadata."""
     _check_installed()
     num_bytes = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     if num_bytes > _MOST_BYTES:

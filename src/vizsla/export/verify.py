@@ -111,15 +111,11 @@ def golden_path(onnx_path: Path | str) -> Path:
 def verify_onnx(path: Path | str, *, golden: Path | str | None = None) -> Parity:
     """Compare the answers that an ONNX file gives here with those that it gave when it was written.
 
-    Args:
-        path: The ONNX file.
-        golden: The NPZ file; None for the one beside it.
-
-    Returns:
-        The largest difference, at most ``LARGEST_DIFFERENCE``.
+    The latter come from the NPZ file ``golden``, by default the one beside it.
 
     Raises:
-        ModelFileError: A file is missing or damaged, or the answers differ by more; the message names the image.
+        ModelFileError: A file is missing or damaged, or the answers differ by more than ``LARGEST_DIFFERENCE``; the message
+            names the image.
         MissingExtraError: onnxruntime is not installed.
 
     Examples:
@@ -171,11 +167,7 @@ def write_golden(path: Path, batches: Sequence[Golden]) -> None:
 
 
 def read_golden(path: Path) -> Iterable[Golden]:
-    """Yield what ``write_golden`` wrote. The file may come from anywhere: nothing in it is unpickled.
-
-    Raises:
-        ModelFileError: It is missing, damaged, or holds something else.
-    """
+    """Yield what ``write_golden`` wrote. The file may come from anywhere: nothing in it is unpickled."""
     try:
         # numpy leaves a file open that turns out to be no archive, so it is opened here.
         with path.open("rb") as stream:
@@ -264,11 +256,7 @@ class Reference:
         self._cover = cover
 
     def batches(self) -> Iterator[Golden]:
-        """Yield batches with the predictor's answers: each image alone, then some of them with their mirror images.
-
-        Raises:
-            PictureError: One cannot be read.
-        """
+        """Yield batches with the predictor's answers: each image alone, then some of them with their mirror images."""
         sources = self._decoded() if self._files else _synthetic()
         for number, (name, pixels) in enumerate(sources):
             yield self._golden(name, pixels[None])

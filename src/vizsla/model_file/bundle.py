@@ -94,19 +94,9 @@ def save_bundle(
 ) -> Path:
     """Write a classifier and all that is needed to use it as one file, whole or not at all.
 
-    The classifier is not changed. Weights are stored as float32.
-
-    Args:
-        path: The file to write, usually ``model.safetensors``; an old one is replaced at the end.
-        classifier: Built from a network that timm or torchvision knows by name.
-        resize: How validation images were brought to one size on the CPU; None if they had one already.
-        augmentation: What batches went through after that (``DataLoaders.augmentation``); its validation part is kept.
-            None for no more than a resize to ``size``.
-        size: ``(height, width)`` that the network saw; None if as ``augmentation`` or else ``resize`` says.
-        metrics: Measured on the validation images.
-        data_fingerprint: Identifies the images and labels, see ``fingerprint``.
-        notes: Free text.
-        calibration: See ``calibrate``; None leaves probabilities as the network gives them.
+    The classifier is not changed; its weights are stored as float32. ``resize`` (on the CPU) and then ``augmentation`` (of
+    batches) say how validation images came to the size that the network saw; ``size`` replaces that of the latter. Without
+    ``calibration`` probabilities stay as the network gives them.
 
     Raises:
         ConfigError: The network is a module of the user's own, or was changed after it was built, so a file could not be
@@ -177,11 +167,6 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
         ModelFileError: The file is missing, foreign, damaged, in a newer format, or of a network that the installed
             timm and torchvision do not know.
         ConfigError: This machine has no such device.
-
-    Examples:
-        >>> bundle = load_bundle("model.safetensors")
-        >>> bundle.manifest.vocab
-        ('beagle', 'cat', 'dog')
     """
     path, device = Path(path), usable_device(device)
     manifest = read_manifest(path)

@@ -65,11 +65,7 @@ def rebuild_classifier(manifest: Manifest, *, path: Path) -> Classifier:
 
 
 def expected_forms(manifest: Manifest, *, path: Path) -> dict[str, Form]:
-    """Return types and shapes of the weights that a manifest asks for, by name, without memory for them.
-
-    Raises:
-        ModelFileError: As for ``rebuild_classifier``.
-    """
+    """Return types and shapes of the weights that a manifest asks for, by name, without memory for them."""
     with torch.random.fork_rng(devices=[]), _explained(manifest, path=path):
         try:
             with torch.device("meta"):

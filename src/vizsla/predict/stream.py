@@ -86,11 +86,7 @@ class PathSource:
                 get_image_files(path)  # It says what is there instead.
 
     def images(self) -> Iterator[str]:
-        """Yield the paths in the order in which they were given, those of a folder sorted.
-
-        Raises:
-            DataError: A folder or list cannot be read, or a list is separated otherwise.
-        """
+        """Yield the paths in the order in which they were given, those of a folder sorted."""
         for path in self.paths:
             if str(path) == STDIN:
                 yield from self._listed(path)
@@ -115,11 +111,7 @@ class PathSource:
 
 
 def read_list(file: BinaryIO, *, null: bool, name: str) -> Iterator[str]:
-    """Yield the paths of a list as they come, without empty lines; messages call it ``name``.
-
-    Raises:
-        DataError: A path has a zero byte or is longer than any path.
-    """
+    """Yield the paths of a list as they come, without empty lines; messages call it ``name``."""
     separator = b"\0" if null else b"\n"
     rest = b""
     # read1 gives what is there: whoever writes paths into a pipe gets answers before it is full.
@@ -211,17 +203,7 @@ def print_predictions(
     file: TextIO | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predicted:
-    """Print what a model says about images, each row as soon as it is there.
-
-    Args:
-        model: A model file.
-        source: Where the paths come from.
-        form: ``table``: class, probability and the three likeliest. ``csv``: ``path,prediction,probability``, one
-            ``prob_<class>`` column per class, and ``error``; several labels are joined by ``;``. A model that predicts
-            numbers has ``path``, one ``prediction_<name>`` column per number, and ``error``. ``json``: an object per line.
-        options: None for the defaults.
-        file: Where to; None is standard output.
-        on_progress: Called with the number of images done.
+    """Print what a model says about images, each row as soon as it is there; ``docs/predicting.md`` lists the columns.
 
     Raises:
         DataError: A path does not exist, or a folder has no images.
@@ -260,17 +242,8 @@ def write_predictions(
     """Write what a model says about any number of images, in memory that does not grow with them.
 
     The file appears, and replaces an old one, when all rows are there. Until then, or when this is stopped in any way, the
-    rows are kept beside it, and ``resume`` goes on: no row is missing or there twice, and on the same machine none differs.
-
-    Args:
-        model: A model file.
-        source: Where the paths come from; to resume, the same in the same order.
-        file: To write.
-        form: ``csv``, ``json`` (an object per line) or ``parquet``.
-        options: None for the defaults; to resume, the same but for the number of workers.
-        resume: Go on with the rows that are there; begin where there are none.
-        force: Throw away the rows of a run that was stopped.
-        on_progress: Called with the number of rows done, including those from before.
+    rows are kept beside it, and ``resume`` goes on with the same source and options (the number of workers aside): no row is
+    missing or there twice, and on the same machine none differs. ``force`` throws such rows away.
 
     Returns:
         What was done; None if the file was complete already.

@@ -57,8 +57,8 @@ class ReportContent:
         title: Heading of the page.
         facts: (name, value): what was trained on what, with which recipe and versions.
         history: One point per epoch, over all stages.
-        metrics: Numbers with intervals, as ``summarise`` gives them.
-        references: (name, accuracy 0-1) of published results on the same data; may be empty.
+        metrics: As ``summarise`` gives them.
+        references: (name, accuracy 0-1) of published results on the same data.
         predictions: What the final classifier said about the validation images.
         table: The table that ``predictions.rows`` point into.
         notes: Sentences to show at the end.

@@ -304,11 +304,9 @@ class CalibrationPlot:
 def calibration_of(
     predictions: Predictions, *, kept: float | None = None
 ) -> CalibrationPlot | None:
-    """Return what the page shows of calibration.
+    """Return what the page shows of calibration; None unless images have one class each and some have a label.
 
-    Args:
-        predictions: One class per image; None is returned for other tasks and without labels.
-        kept: The temperature in the model file, if there is one.
+    ``kept`` is the temperature in the model file, if there is one.
     """
     if predictions.task != "category" or not predictions.labelled.any():
         return None

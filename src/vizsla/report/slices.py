@@ -85,12 +85,7 @@ class SliceFindings:
 
 
 def slice_findings(predictions: Predictions, facts: ImageFacts | None) -> SliceFindings:
-    """Put the accuracy of kinds of images into words.
-
-    Args:
-        predictions: Of classes, one or several per image; images without a label are left out.
-        facts: Of the same images in the same order; None leaves only the folders.
-    """
+    """Compare kinds of labelled images, which have one class or several; without ``facts`` of them only the folders."""
     labelled = predictions.labelled
     correct = predictions.correct[labelled]
     num_correct, num_pictures = int(correct.sum()), len(correct)

@@ -106,16 +106,9 @@ def run_training(
 ) -> FinishedRun:
     """Check the images, train, and write everything into a run folder.
 
-    Args:
-        table: Labelled images with their split.
-        plan: What the run is about.
-        out: Folder to write; if it exists and ``force`` is off, ``out-2``, ``out-3`` ... is taken.
-        force: Write into ``out`` even if it exists, replacing the files of an earlier run once all new ones are written;
-            with ``resume`` also go on with other data or settings.
-        resume: Go on with a run in ``out`` that was cut off; begin where there is none.
-        checkpoint_seconds: How often the state of the end-to-end epochs is written, so that ``resume`` can go on from it.
-        profile: Also write ``profile.json`` and print where the time went. On CUDA that makes the run slower.
-        display: Where to show progress.
+    If ``out`` exists, ``out-2``, ``out-3`` ... is taken, unless ``force``: then the files of an earlier run are replaced once
+    all new ones are written. ``resume`` goes on with a run in ``out`` that was cut off, or begins where there is none; with
+    ``force`` also with other data or settings. ``profile`` also writes ``profile.json``, which makes runs on CUDA slower.
 
     Raises:
         OutputError: The folder cannot be written to, which is found before training; or a file cannot be written.
