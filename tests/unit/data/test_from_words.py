@@ -82,7 +82,7 @@ def test_split_folders_are_used_when_present(make, name: str):
     assert len(table.paths) == 3
 
 
-def test_images_of_a_test_folder_are_in_neither_set(make):
+def test_images_of_a_test_folder_may_lack_a_label(make):
     root = make("train/a/1.jpg", "train/b/2.jpg", "valid/a/3.jpg", "test/b/4.jpg", "test/5.jpg")
     table = resolve_data(root, seed=0)
     assert labelled(table)["test/b/4.jpg"] == "b"
@@ -91,23 +91,22 @@ def test_images_of_a_test_folder_are_in_neither_set(make):
     assert not any(path.startswith("test") for path in used)
 
 
-def test_train_and_test_without_valid_split_the_training_images(make):
-    root = make(*several("train/a/{}.jpg"), *several("train/b/{}.jpg"), *several("test/a/{}.jpg"))
-    table = resolve_data(root, seed=0)
-    assert (len(table.train_rows), len(table.valid_rows), len(table.paths)) == (8, 2, 15)
-    assert all(path.startswith("train/") for path in shown(table, table.valid_rows))
-
-
-def test_a_given_part_overrides_split_folders_but_not_the_test_folder(make):
-    root = make(*several("train/a/{}.jpg"), *several("train/b/{}.jpg"), *several("valid/a/{}.jpg"))
-    make(*several("test/b/{}.jpg"))
-    table = resolve_data(root, valid=0.2, seed=0)
-    assert (len(table.train_rows), len(table.valid_rows)) == (12, 3)
-
-
-def test_a_class_of_trains_is_no_training_set(make):
-    root = make(*several("train/{}.jpg"), *several("car/{}.jpg"))
-    assert resolve_data(root, seed=0).vocab == ("car", "train")
+@pytest.mark.parametrize(
+    ("folders", "valid", "vocab", "sizes"),
+    [
+        (["train/a", "train/b", "test/a"], "auto", ("a", "b"), (8, 2, 15)),
+        (["train/a", "train/b", "valid/a", "test/b"], 0.2, ("a", "b"), (12, 3, 20)),
+        (["train", "car"], "auto", ("car", "train"), (8, 2, 10)),
+    ],
+    ids=["no validation folder", "a given part", "a class of trains"],
+)
+def test_what_is_not_in_a_test_folder_is_split(make, folders, valid, vocab, sizes):
+    root = make(*(f"{folder}/{number}.jpg" for folder in folders for number in range(5)))
+    table = resolve_data(root, valid=valid, seed=0)
+    assert table.vocab == vocab
+    assert (len(table.train_rows), len(table.valid_rows), len(table.paths)) == sizes
+    used = shown(table, table.train_rows) + shown(table, table.valid_rows)
+    assert not any(path.startswith("test") for path in used)
 
 
 @pytest.mark.parametrize(
