@@ -113,15 +113,8 @@ def act(
     """Return images after some transforms, composed as in training: one interpolation, one colour step.
 
     For looking, and for calls by hand: random numbers come from ``generator`` (``None``: torch's default), not from rows. A
-    ``Normalize`` acts after the other transforms.
-
-    Args:
-        transforms: Random or fixed ones.
-        images: One image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8 0-255 or float 0-1.
-        generator: Where random draws come from.
-
-    Returns:
-        New images of the same class, in the dtype that came in, float32 for uint8.
+    ``Normalize`` acts after the other transforms. ``images`` are one image ``(C, H, W)`` or a batch ``(B, C, H, W)``, uint8
+    0-255 or float 0-1; the result has their class and their dtype, float32 for uint8.
     """
     augmentation = BatchAugmentation(transforms)
     plain = as_batch(images)
@@ -289,22 +282,10 @@ def stream_names(transforms: Sequence[object]) -> tuple[str, ...]:
 class BatchAugmentation:
     """Turns uint8 batches into float batches of one size, augmented in training.
 
-    Args:
-        transforms: What may happen in training, for example ``aug_transforms()``; geometry and colour may be mixed.
-        size: (height, width) of what comes out; ``None``: what the transforms say, and if they do not, unchanged.
-        seed: The run's seed.
-
-    Attributes:
-        transforms: In the order given, composed ones one by one.
-        crop: The one that crops, ``None``: none.
-        normalize: What the list says of normalisation; no image is changed by it (see ``Normalize``).
-        sampling: That of the first geometric transform.
-        size: (height, width) of what comes out: as given, or that of a crop, or of the first geometric transform; ``None``:
-            unchanged.
-        seed: The run's seed.
-
-    Raises:
-        ConfigError: The list holds something that is not a transform, or more than one crop, erasing or normalisation.
+    Geometry and colour may be mixed in a list, which may hold one crop, one erasing and one ``Normalize`` at most. The latter
+    changes no image. ``size``, (height, width) of what comes out, is as given, or that of the crop, or of the first geometric
+    transform; ``None``: unchanged. ``transforms`` holds composed ones one by one, ``sampling`` is that of the first geometric
+    transform.
 
     Examples:
         >>> augment = BatchAugmentation(aug_transforms(size=224), seed=1)
@@ -342,20 +323,11 @@ class BatchAugmentation:
         return [(transform, stream) for transform, stream in named if isinstance(transform, kind)]
 
     def __call__(self, images_u8: Tensor, *, rows: Tensor, epoch: int, training: bool) -> Tensor:
-        """Return the images as the network gets them, apart from normalisation.
+        """Return the images as the network gets them, apart from normalisation, and leave those given as they are.
 
-        Args:
-            images_u8: uint8 ``(B, 3, H, W)``, best channels-last; left as they are.
-            rows: int64 ``(B,)`` on the CPU; with the seed and the epoch they decide what happens to each image.
-            epoch: Epoch number, from 0.
-            training: Whether to augment; otherwise images are resized (the middle, if the transforms crop) and no more.
-
-        Returns:
-            float32 ``(B, 3, h, w)``, 0-1, channels-last, on the device of the images. An image to which nothing
-            happens is its uint8 values over 255, exactly.
-
-        Raises:
-            ConfigError: The images are not an uint8 batch, or there is not one row for each.
+        Rows, int64 ``(B,)`` on the CPU, decide with the seed and the epoch what happens to each image in training. Otherwise
+        images are resized (the middle, if the transforms crop) and no more. The result is float32 ``(B, 3, h, w)``, 0-1,
+        channels-last; an image to which nothing happens is its uint8 values over 255, exactly.
         """
         return self.ahead([rows], epoch=epoch, training=training)(0, images_u8)
 

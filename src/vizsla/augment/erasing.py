@@ -67,17 +67,10 @@ class RandomErasing(ErasingTransform):
         )
 
     def boxes(self, uniform: Tensor, *, counts: Tensor, size: Size) -> Tensor:
-        """Return blocks from uniform numbers.
+        """Return blocks, int64 ``(B, K, 4)``: top, left, height, width, from uniform numbers ``(B, K, 4)``.
 
-        Each has an area of U(sl, sh) of the image over the number of blocks, and height / width exp(U(log a, -log a)).
-
-        Args:
-            uniform: float64 ``(B, K, 4)`` in [0, 1): for area, shape, row, column.
-            counts: float64 ``(B,)``: blocks per image.
-            size: (height, width) of the images.
-
-        Returns:
-            int64 ``(B, K, 4)``: top, left, height, width; within the image.
+        The numbers are for area, shape, row and column. A block has an area of U(sl, sh) of the image over the number of
+        blocks ``(B,)``, and height / width exp(U(log a, -log a)).
         """
         height, width = size
         share = self.sl + (self.sh - self.sl) * uniform[..., 0]

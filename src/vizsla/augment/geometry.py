@@ -311,16 +311,10 @@ class RandomResizedCropGPU(CropTransform):
         return crop_matrix(boxes, source_size=source_size, align_corners=align_corners)
 
     def boxes(self, uniform: Tensor, *, source_size: Size) -> Tensor:
-        """Return windows from uniform numbers: the first of ten tries that fits, else the middle.
+        """Return windows, int64 ``(B, 4)``: top, left, height, width; the first of ten tries that fits, else the middle.
 
-        A try has area U(min_scale, max_scale) of the image, width / height exp(U(log ratio)), sides rounded to pixels.
-
-        Args:
-            uniform: float64 ``(B, 2T + 2)`` in [0, 1): area of each try, shape of each try, row, column.
-            source_size: (height, width) of the images.
-
-        Returns:
-            int64 ``(B, 4)``: top, left, height, width in pixels.
+        A try has area U(min_scale, max_scale) of the image, width / height exp(U(log ratio)), sides rounded to pixels. The
+        uniform numbers, ``(B, 2T + 2)``, are the areas of the tries, their shapes, row, column.
         """
         height, width = source_size
         area_BT = self.min_scale + (self.max_scale - self.min_scale) * uniform[:, :_TRIES]

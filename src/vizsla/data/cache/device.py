@@ -63,10 +63,8 @@ class Place(NamedTuple):
 class DeviceStore:
     """Images in the memory of a device, until the budget is used up; the CPU's works too. Safe for any number of threads.
 
-    Args:
-        device: Whose memory.
-        budget_bytes: Most bytes that all buffers together take.
-        expected_bytes: What will probably be stored, so that one buffer holds it; None begins with 64 MiB.
+    All buffers together take ``budget_bytes`` at most. ``expected_bytes``, if known, is the size of the first buffer, so that
+    one holds everything; else it takes 64 MiB.
     """
 
     def __init__(

@@ -102,14 +102,9 @@ def clear_disk_cache(folder: Path) -> DiskUse:
 
 
 class DiskStore:
-    """Images in a folder that outlives the process; safe for many threads and processes at once.
+    """Images in a folder that outlives the process, which is made if necessary. Safe for many threads and processes at once.
 
-    Args:
-        folder: Where to keep them; it is made if necessary.
-        budget_bytes: Most bytes that all images in the folder take together; None is a quarter of what is free.
-
-    Raises:
-        OutputError: The folder cannot be made or written to.
+    All images in the folder together take ``budget_bytes`` at most; None is a quarter of what is free.
     """
 
     def __init__(self, folder: Path, *, budget_bytes: int | None) -> None:

@@ -42,15 +42,8 @@ if TYPE_CHECKING:
 class ImageReader:
     """Turns one image into the pixels that training or validation see; the same for a batch and for a single file.
 
-    Args:
-        resize: Brings all images to one size; None leaves each at its own. Or a list of item transforms.
-        cache: Keeps what was read from files.
-        truncated: What to do about JPEGs that end too early, see ``decode_image``.
-        on_decoded: Called, in the thread that reads, for each file that is decoded, with its path and the (height, width)
-            that was decoded: smaller than the size asked for only if the image is.
-
-    Raises:
-        ConfigError: The item transforms cannot work.
+    ``on_decoded`` is called, in the thread that reads, for each file that is decoded, with its path and the (height, width)
+    that was decoded: smaller than the size asked for only if the image is.
     """
 
     def __init__(

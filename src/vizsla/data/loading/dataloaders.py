@@ -114,12 +114,7 @@ class ShowOptions(TypedDict, total=False):
 
 
 class DataLoader:
-    """Batches of float images: an ``ImageLoader`` followed by the augmentation.
-
-    Args:
-        loader: Gives uint8 batches; its ``training`` decides whether images are augmented or only resized.
-        augmentation: Makes them float and, in training, different each epoch.
-    """
+    """Batches of float images: an ``ImageLoader``, whose ``training`` decides whether to augment, and the augmentation."""
 
     def __init__(self, loader: ImageLoader, *, augmentation: BatchAugmentation) -> None:
         self.loader = loader

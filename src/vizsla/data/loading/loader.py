@@ -359,23 +359,9 @@ class ImageLoader:
     the epoch and the row alone, not on the batch size or the number of workers; a row that comes up more than once in an
     epoch gets another window each time. Otherwise the rows come in the order given and the images are centred.
 
-    Args:
-        table: Where the rows point into.
-        rows: int64 ``(N,)``, which images; a row may occur more than once.
-        reader: Reads one image.
-        batch_size: Images in a batch; the last may hold fewer.
-        training: Shuffle, and take random windows.
-        seed: Of the run.
-        num_workers: Threads that read ahead; ``"auto"`` is one for each core, 0 reads in the consumer's thread.
-        device: Where images and targets go.
-        drop_last: Leave out a last batch that is not full, unless it is the only one.
-        weights: How often each of the rows comes up in training, in proportion, ``(N,)``; see ``order.draw_rows``. None:
-            each comes up once.
-        memory: Where batches on the CPU lie; loaders that are used in turn may share it. None is memory of its own.
-
-    Raises:
-        ConfigError: ``batch_size`` is below 1 or ``num_workers`` below 0, or the weights cannot work.
-        DataError: A row is outside of the table.
+    ``rows`` are int64 ``(N,)`` and may repeat. ``drop_last`` leaves out a last batch that is not full, unless it is the only
+    one. ``weights``, ``(N,)``, say how often each row comes up in training, see ``order.draw_rows``; None: once. Loaders that
+    are used in turn may share the ``memory`` of their batches.
     """
 
     def __init__(
@@ -415,13 +401,10 @@ class ImageLoader:
         return full if self.drop_last and full else full + (rest > 0)
 
     def plan(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> tuple[Tensor, ...]:
-        """Return what comes up in every batch of an epoch, without reading an image; arguments as for ``batches``.
+        """Return the turns (see ``order``) of each batch of an epoch, int64 on the CPU, without reading an image.
 
-        Returns:
-            Turns of each batch, int64 on the CPU: rows of the table where none is repeated, see ``order``.
-
-        Raises:
-            ConfigError: There are fewer batches than ``start``, or the share is impossible.
+        ``start`` is the number of batches to leave out at the beginning, ``share`` (rank, world): only that process's share of
+        each batch, see ``batches``.
         """
         check_share(share)
         if not 0 <= start <= len(self):
@@ -435,22 +418,15 @@ class ImageLoader:
     def batches(self, *, epoch: int = 0, start: int = 0, share: Share = ALL) -> Generator[Batch]:
         """Yield the batches of an epoch; threads read ahead of the consumer and end when the generator is closed.
 
-        Args:
-            epoch: Number of the epoch, from 0; matters in training only.
-            start: Number of batches to leave out at the beginning. Their images are not read, and the other batches are the
-                same as without it, bit for bit.
-            share: (rank, world). Each of several processes gets neighbouring images of every batch, all together get every
-                image once, and all get the same number of batches. A last batch with fewer images than there are processes
-                leaves some with a batch of no images, ``(0, 3, H, W)``.
-
-        Yields:
-            Images uint8 ``(B, 3, H, W)``, channels-last, on the device. H and W of an empty batch are those of the
-            others where a transform says so, else 1.
+        Images are uint8 ``(B, 3, H, W)``, channels-last, on the device. Those of batches before ``start`` are not read, and the
+        other batches are the same as without it, bit for bit. Each of several processes gets neighbouring images of every
+        batch as its ``share``, all together get every image once, and all get the same number of batches. A last batch with
+        fewer images than there are processes leaves some with a batch of no images, ``(0, 3, H, W)``; its H and W are those
+        of the others if a transform fixes them, else 1.
 
         Raises:
             PictureError: An image cannot be read; the first one in the order of the batches is named.
             DataError: The images of a batch differ in size, because there is no ``Resize``.
-            ConfigError: As ``plan`` raises.
         """
         return self.read_plan(self.plan(epoch=epoch, start=start, share=share), epoch=epoch)
 
