@@ -244,7 +244,11 @@ class BCEWithLogitsLossFlat(nn.Module):
 
 
 class _NumberLoss(nn.Module):
-    """A loss for numbers: outputs ``(B, K)`` and targets ``(B, K)``, or ``(B,)`` for one number."""
+    """A loss for numbers: outputs ``(B, K)`` and targets ``(B, K)``, or ``(B,)`` for one number.
+
+    Args:
+        reduction: ``"mean"`` over images and numbers, ``"sum"``, or ``"none"`` for the shape of the outputs.
+    """
 
     formula: ClassVar[Callable[..., Tensor]]
     __repr__ = _shown
@@ -267,17 +271,13 @@ class _NumberLoss(nn.Module):
 
 
 class MSELossFlat(_NumberLoss):
-    """Mean squared difference between outputs and targets, for numbers.
-
-    Args:
-        reduction: ``"mean"`` over images and numbers, ``"sum"``, or ``"none"`` for the shape of the outputs.
-    """
+    """Mean squared difference between outputs and targets, for numbers."""
 
     formula = staticmethod(F.mse_loss)
 
 
 class L1LossFlat(_NumberLoss):
-    """Mean absolute difference between outputs and targets, for numbers; ``reduction`` is as for ``MSELossFlat``."""
+    """Mean absolute difference between outputs and targets, for numbers."""
 
     formula = staticmethod(F.l1_loss)
 

@@ -89,7 +89,13 @@ def accuracy(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
 
 
 def error_rate(inp: Tensor, targ: Tensor, axis: int = -1) -> Tensor:
-    """Return ``1 - accuracy``, which has the same arguments."""
+    """Return ``1 - accuracy``.
+
+    Args:
+        inp: Logits or probabilities ``(N, C)``.
+        targ: int64 ``(N,)``.
+        axis: Where the classes are.
+    """
     return 1 - accuracy(inp, targ, axis=axis)
 
 
@@ -127,17 +133,32 @@ def accuracy_multi(inp: Tensor, targ: Tensor, thresh: float = 0.5, sigmoid: bool
 
 
 def mse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the mean squared difference of outputs ``(N, K)`` and targets ``(N, K)``, or ``(N,)`` for one number."""
+    """Return the mean squared difference of outputs and targets.
+
+    Args:
+        inp: Outputs ``(N, K)``.
+        targ: ``(N, K)``, or ``(N,)`` for one number.
+    """
     return (inp - shaped_like(targ, inp)).square().mean()
 
 
 def rmse(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the root of ``mse``, which has the same arguments."""
+    """Return the root of the mean squared difference of outputs and targets.
+
+    Args:
+        inp: Outputs ``(N, K)``.
+        targ: ``(N, K)``, or ``(N,)`` for one number.
+    """
     return mse(inp, targ).sqrt()
 
 
 def mae(inp: Tensor, targ: Tensor) -> Tensor:
-    """Return the mean absolute difference of outputs ``(N, K)`` and targets ``(N, K)``, or ``(N,)`` for one number."""
+    """Return the mean absolute difference of outputs and targets.
+
+    Args:
+        inp: Outputs ``(N, K)``.
+        targ: ``(N, K)``, or ``(N,)`` for one number.
+    """
     return (inp - shaped_like(targ, inp)).abs().mean()
 
 
@@ -213,7 +234,14 @@ def _score_of_classes(metric: _ClassAverage | FBeta, inp: Tensor, targ: Tensor) 
 
 @dataclass(frozen=True)
 class _ClassAverage:
-    """A score of each class, averaged."""
+    """A score of each class, averaged.
+
+    Args:
+        axis: Where the classes are in the outputs.
+        labels: Classes to average over; None means those that occur among targets or predictions.
+        pos_label: The class that ``"binary"`` scores.
+        average: See ``Average``.
+    """
 
     __name__ = ""
     __call__ = _score_of_classes
@@ -227,12 +255,6 @@ class _ClassAverage:
 class F1Score(_ClassAverage):
     """The harmonic mean of precision and recall.
 
-    Args:
-        axis: Where the classes are in the outputs.
-        labels: Classes to average over; None means those that occur among targets or predictions.
-        pos_label: The class that ``"binary"`` scores.
-        average: See ``Average``.
-
     Examples:
         >>> import torch
         >>> metric = F1Score()
@@ -245,19 +267,19 @@ class F1Score(_ClassAverage):
 
 
 class Precision(_ClassAverage):
-    """The share of images predicted to be of a class that are of it; 0 for one never predicted. Settings: ``F1Score``."""
+    """The share of images predicted to be of a class that are of it; 0 for one never predicted."""
 
     __name__ = "precision_score"
 
 
 class Recall(_ClassAverage):
-    """The share of images of a class that are predicted to be of it; 0 for one that does not occur. Settings: ``F1Score``."""
+    """The share of images of a class that are predicted to be of it; 0 for one that does not occur."""
 
     __name__ = "recall_score"
 
 
 class Jaccard(_ClassAverage):
-    """Images of a class that were found, over those that are of it or predicted to be. Settings: ``F1Score``."""
+    """Images of a class that were found, over those that are of it or predicted to be."""
 
     __name__ = "jaccard_score"
 
@@ -267,7 +289,11 @@ class FBeta:
     """The harmonic mean of precision and recall, with recall counting ``beta ** 2`` times.
 
     Args:
-        beta: Above 1 favours recall, below 1 precision. The other settings are those of ``F1Score``.
+        beta: Above 1 favours recall, below 1 precision.
+        axis: Where the classes are in the outputs.
+        labels: Classes to average over; None means those that occur among targets or predictions.
+        pos_label: The class that ``"binary"`` scores.
+        average: See ``Average``.
     """
 
     __name__ = "fbeta_score"
@@ -329,7 +355,11 @@ class CohenKappa:
 
 @dataclass(frozen=True)
 class _ClassDecisions:
-    """A score of all decisions together; ``axis`` is where the classes are in the outputs."""
+    """A score of all decisions together.
+
+    Args:
+        axis: Where the classes are in the outputs.
+    """
 
     __name__ = ""
     __post_init__ = _check
@@ -391,7 +421,11 @@ class RocAuc:
 
 @dataclass(frozen=True)
 class _SecondOfTwo:
-    """A ranking by the log odds of the second of two classes; ``axis`` is where they are in the outputs."""
+    """A ranking by the log odds of the second of two classes.
+
+    Args:
+        axis: Where the classes are in the outputs.
+    """
 
     __name__ = ""
     __post_init__ = _check
@@ -439,7 +473,14 @@ def _score_of_labels(metric: _LabelAverage | FBetaMulti, inp: Tensor, targ: Tens
 
 @dataclass(frozen=True)
 class _LabelAverage:
-    """A score of each label, averaged. A label that neither occurs nor is predicted scores 0 and counts in the mean."""
+    """A score of each label, averaged. A label that neither occurs nor is predicted scores 0 and counts in the mean.
+
+    Args:
+        thresh: A label is predicted where its probability is above this.
+        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
+        labels: Labels to average over; None means all.
+        average: See ``LabelAverage``.
+    """
 
     __name__ = ""
     __call__ = _score_of_labels
@@ -451,32 +492,25 @@ class _LabelAverage:
 
 
 class F1ScoreMulti(_LabelAverage):
-    """The harmonic mean of precision and recall.
-
-    Args:
-        thresh: A label is predicted where its probability is above this.
-        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
-        labels: Labels to average over; None means all.
-        average: See ``LabelAverage``.
-    """
+    """The harmonic mean of precision and recall."""
 
     __name__ = "f1_score"
 
 
 class PrecisionMulti(_LabelAverage):
-    """The share of predicted labels that are right; 0 where none is predicted. Settings: ``F1ScoreMulti``."""
+    """The share of predicted labels that are right; 0 where none is predicted."""
 
     __name__ = "precision_score"
 
 
 class RecallMulti(_LabelAverage):
-    """The share of true labels that are predicted; 0 where there is none. Settings: ``F1ScoreMulti``."""
+    """The share of true labels that are predicted; 0 where there is none."""
 
     __name__ = "recall_score"
 
 
 class JaccardMulti(_LabelAverage):
-    """Labels rightly predicted, over those that are true or predicted. Settings: ``F1ScoreMulti``."""
+    """Labels rightly predicted, over those that are true or predicted."""
 
     __name__ = "jaccard_score"
 
@@ -486,7 +520,11 @@ class FBetaMulti:
     """The harmonic mean of precision and recall, with recall counting ``beta ** 2`` times.
 
     Args:
-        beta: Above 1 favours recall, below 1 precision. The other settings are those of ``F1ScoreMulti``.
+        beta: Above 1 favours recall, below 1 precision.
+        thresh: A label is predicted where its probability is above this.
+        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
+        labels: Labels to average over; None means all.
+        average: See ``LabelAverage``.
     """
 
     __name__ = "fbeta_score"
@@ -501,7 +539,12 @@ class FBetaMulti:
 
 @dataclass(frozen=True)
 class _LabelDecisions:
-    """A score of all decisions together, one for each image and label; settings as ``F1ScoreMulti``."""
+    """A score of all decisions together, one for each image and label.
+
+    Args:
+        thresh: A label is predicted where its probability is above this.
+        sigmoid: Turn logits into probabilities first; False where the outputs are probabilities.
+    """
 
     __name__ = ""
     __post_init__ = _check
@@ -528,7 +571,12 @@ class MatthewsCorrCoefMulti(_LabelDecisions):
 
 @dataclass(frozen=True)
 class _LabelRanking:
-    """A ranking of the images by each label, averaged."""
+    """A ranking of the images by each label, averaged.
+
+    Args:
+        sigmoid: Whether the outputs are logits; it makes no difference to ranks within a label.
+        average: ``"macro"`` is the mean, ``"weighted"`` weighs by numbers of images, ``"micro"`` ranks all decisions together.
+    """
 
     __name__ = ""
     __post_init__ = _check
@@ -551,18 +599,13 @@ class _LabelRanking:
 
 
 class RocAucMulti(_LabelRanking):
-    """The area under the ROC curve of each label of images with any number of labels.
-
-    Args:
-        sigmoid: Whether the outputs are logits; it makes no difference to ranks within a label.
-        average: ``"macro"`` is the mean, ``"weighted"`` weighs by numbers of images, ``"micro"`` ranks all decisions together.
-    """
+    """The area under the ROC curve of each label of images with any number of labels."""
 
     __name__ = "roc_auc_score"
 
 
 class APScoreMulti(_LabelRanking):
-    """The average precision of each label; the mean over labels is known as mAP. Settings: ``RocAucMulti``."""
+    """The average precision of each label; the mean over labels is known as mAP."""
 
     __name__ = "average_precision_score"
 

@@ -59,7 +59,13 @@ def usable_points(lrs: Tensor, losses: Tensor, num_it: int) -> tuple[Tensor, Ten
 
 
 def minimum(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest a tenth of the rate at which the loss was lowest."""
+    """Suggest a tenth of the rate at which the loss was lowest.
+
+    Args:
+        lrs: Rising rates, float32 ``(N,)``.
+        losses: float32 ``(N,)``.
+        num_it: Not used; all readings are called alike.
+    """
     del num_it
     if not len(losses):
         return NOTHING
@@ -69,7 +75,13 @@ def minimum(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
 
 
 def steep(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest the rate at which the loss fell fastest over the logarithm of the rate."""
+    """Suggest the rate at which the loss fell fastest over the logarithm of the rate.
+
+    Args:
+        lrs: Rising rates, float32 ``(N,)``.
+        losses: float32 ``(N,)``.
+        num_it: Not used; all readings are called alike.
+    """
     del num_it
     slopes = torch.diff(losses) / torch.diff(lrs.log())
     slopes = torch.where(torch.isfinite(slopes), slopes, math.inf)
@@ -85,6 +97,11 @@ def valley(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
 
     The valley is the longest strictly falling subsequence of the losses, found in O(N log N) as in Fredman, "On computing the
     length of longest increasing subsequences", Discrete Mathematics 11, 1975; the suggestion is the rate at half of its length.
+
+    Args:
+        lrs: Rising rates, float32 ``(N,)``.
+        losses: float32 ``(N,)``.
+        num_it: Not used; all readings are called alike.
     """
     del num_it
     if not len(losses):
@@ -167,7 +184,13 @@ _MEDIAN_ERROR = math.sqrt(math.pi / 2)
 
 
 def robust(lrs: Tensor, losses: Tensor, num_it: int) -> Reading:
-    """Suggest a rate that is safe in all of several runs, whose plain losses ``(R, N)`` it is given; nan if there is none."""
+    """Suggest a rate that is safe in all of several runs; nan if there is none.
+
+    Args:
+        lrs: Rising rates, float32 ``(N,)``.
+        losses: Of all runs, as measured, float32 ``(R, N)``.
+        num_it: Not used; all readings are called alike.
+    """
     del num_it
     return _dot_of(robust_rate(lrs, losses), lrs, losses)
 
