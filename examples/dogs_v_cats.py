@@ -45,7 +45,7 @@ def keep_figure(name: str) -> None:
 
 
 def report(what: str, probabilities: np.ndarray, labels: np.ndarray) -> None:
-    """Print an accuracy with the range that so many images leave open."""
+    """Print an accuracy with its 95 % interval."""
     right = round(accuracy_np(probabilities, labels) * len(labels))
     low, high = wilson_interval(right, len(labels))
     share = right / len(labels)

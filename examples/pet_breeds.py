@@ -107,7 +107,7 @@ interp.print_classification_report()
 
 # %% [markdown]
 # The images with the largest losses are those where the network was sure and wrong. Some are hard, some are odd (two
-# animals, one of them a toy), and some have a wrong label, which no training will mend. The colours in the second figure
+# animals, one of them a toy), and some have a wrong label, which no training can fix. The colours in the second figure
 # say what in the image spoke for the answer.
 
 # %%

@@ -53,6 +53,15 @@ def names() -> dict[str, Any]:
     return found
 
 
+def make_learner(lesson: str, *, bs: int, **options: Any) -> Any:
+    """Return a learner of the lesson's images, 64 x 64."""
+    ns = names()
+    arch = ns["efficientnet_lite0"]
+    tfms = ns["tfms_from_model"](arch, 64)
+    data = ns["ImageClassifierData"].from_paths(lesson, bs=bs, tfms=tfms)
+    return ns["ConvLearner"].pretrained(arch, data, **options)
+
+
 def table(text: str) -> list[list[str]]:
     header, *rows = [line.split() for line in text.splitlines()]
     assert header == ["epoch", "trn_loss", "val_loss", "accuracy"]
@@ -109,10 +118,7 @@ def test_the_lesson_runs_as_written(lesson: str, capsys: pytest.CaptureFixture[s
 
 
 def test_a_frozen_body_stays_bit_for_bit_the_same(lesson: str):
-    ns = names()
-    arch = ns["efficientnet_lite0"]
-    data = ns["ImageClassifierData"].from_paths(lesson, bs=8, tfms=ns["tfms_from_model"](arch, 64))
-    learn = ns["ConvLearner"].pretrained(arch, data)
+    learn = make_learner(lesson, bs=8)
     body = learn.models.top_model
     before = {name: value.clone() for name, value in body.state_dict().items()}
     head = learn.models.fc_model[2].weight.clone()
@@ -122,10 +128,7 @@ def test_a_frozen_body_stays_bit_for_bit_the_same(lesson: str):
 
 
 def test_frozen_norms_keep_their_statistics_while_their_weights_train(lesson: str):
-    ns = names()
-    arch = ns["efficientnet_lite0"]
-    data = ns["ImageClassifierData"].from_paths(lesson, bs=20, tfms=ns["tfms_from_model"](arch, 64))
-    learn = ns["ConvLearner"].pretrained(arch, data)
+    learn = make_learner(lesson, bs=20)
     norm = learn.models.body[1]
     learn.unfreeze()
     learn.bn_freeze(do_freeze=True)
@@ -139,9 +142,8 @@ def test_frozen_norms_keep_their_statistics_while_their_weights_train(lesson: st
 
 
 def test_callbacks_are_told_and_may_end_the_fit(lesson: str, capsys: pytest.CaptureFixture[str]):
-    ns = names()
     told: list[str] = []
-    base: Any = ns["Callback"]
+    base: Any = names()["Callback"]
 
     class Watch(base):
         ends_at = ""
@@ -160,9 +162,7 @@ def test_callbacks_are_told_and_may_end_the_fit(lesson: str, capsys: pytest.Capt
         def on_train_end(self) -> None:
             told.append("end")
 
-    arch = ns["efficientnet_lite0"]
-    data = ns["ImageClassifierData"].from_paths(lesson, bs=20, tfms=ns["tfms_from_model"](arch, 64))
-    learn = ns["ConvLearner"].pretrained(arch, data, precompute=True)
+    learn = make_learner(lesson, bs=20, precompute=True)
     watch = Watch()
     assert len(learn.fit(1e-2, 2, callbacks=[watch])) == 2
     assert told == ["begin", "batch", "batch", "epoch", "batch", "batch", "epoch", "end"]

@@ -214,7 +214,7 @@ def serve(
     max_seconds: float = 30.0,
     max_requests: int = 128,
 ) -> None:
-    """Show a model on a web page, with a JSON interface beside it.
+    """Show a model on a web page, with a JSON interface.
 
     The page takes images that are dropped, chosen or pasted and shows the answer, where the network looked and, with --run or
     --nearest, the most similar training images. Images are not stored. Only this machine can reach it, unless --host says otherwise.
