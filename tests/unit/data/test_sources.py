@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from vizsla.data.table.sources import IMAGE_SUFFIXES, get_image_files, list_images
+from vizsla.data.table.sources import IMAGE_SUFFIXES, MAX_DEPTH, get_image_files, list_images
 from vizsla.data.table.tables import read_table, table_of_frame
 from vizsla.errors import DataError, TableError
 
@@ -215,3 +215,10 @@ def test_a_frame_keeps_its_values_and_loses_its_gaps():
     assert table.columns == ("f", "n", "3")
     assert table.rows == (("a", 1, 0.5), (None, 2, None))
     assert table.numbers == (0, 1)
+
+
+def test_folders_too_deep_for_python_are_refused(tmp_path: Path):
+    deep = tmp_path.joinpath(*"d" * (MAX_DEPTH + 1))
+    deep.mkdir(parents=True)
+    with pytest.raises(DataError, match=f"More than {MAX_DEPTH} folders"):
+        get_image_files(tmp_path)

@@ -34,6 +34,9 @@ IMAGE_SUFFIXES = frozenset((
 MAX_NESTED_LINKS = 16
 """Symbolic links to folders that are followed on the way to one image."""
 
+MAX_DEPTH = 400
+"""Folders inside one another; well within Python's limit of 1,000 nested calls."""
+
 
 def get_image_files(
     path: Path | str, recurse: bool = True, folders: Sequence[str] | str | None = None
@@ -163,6 +166,11 @@ def walk_folders(
     identity = (status.st_dev, status.st_ino)
     if identity in above:
         return
+    if len(above) > MAX_DEPTH:
+        raise DataError(
+            f"More than {MAX_DEPTH} folders lie inside one another at {quoted(place[:200])}... "
+            "Give a folder nearer to the images."
+        )
     if num_links > MAX_NESTED_LINKS:
         raise DataError(
             f"More than {MAX_NESTED_LINKS} linked folders lie inside one another at {quoted(place)}. "
