@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vizsla import DataLoaders
-    from vizsla.data.cache.cache import CacheMode
+    from vizsla.data.cache import CacheMode
 
     Decoder = Callable[..., object]
 
@@ -135,7 +135,7 @@ def vizsla_loaders(
     import torch
 
     from vizsla import DataLoaders, Resize, aug_transforms, get_image_files
-    from vizsla.data.cache.cache import ImageCache
+    from vizsla.data.cache import ImageCache
     from vizsla.types import ImageTable
 
     paths = tuple(get_image_files(folder))
@@ -222,7 +222,7 @@ def augmentation_rate(library: str, threads: int) -> Figures:
     images = images_BHWC.permute(0, 3, 1, 2)
     if library == "vizsla":
         from vizsla import aug_transforms
-        from vizsla.augment.batch_augmentation import BatchAugmentation
+        from vizsla.augment import BatchAugmentation
 
         augmentation = BatchAugmentation(aug_transforms(size=SIZE, min_scale=MIN_SCALE))
         apply = partial(augmentation, images, rows=torch.arange(BATCH_SIZE), training=True)
@@ -315,8 +315,8 @@ def _encoded(
     from PIL.Image import Resampling
 
     from vizsla import get_image_files
-    from vizsla.bench.made_up import made_up_photograph
-    from vizsla.data.images.decode import decode_image
+    from vizsla.bench import made_up_photograph
+    from vizsla.data.images import decode_image
 
     if folder is None:
         images = [made_up_photograph(number) for number in range(count)]
@@ -349,7 +349,7 @@ def _vizsla_scaled(data: bytes, presize: int | None) -> object:
     import numpy as np
 
     from vizsla import Resize
-    from vizsla.data.images.decode import decode_image
+    from vizsla.data.images import decode_image
 
     if presize is None:
         return np.asarray(decode_image(data))
@@ -400,7 +400,7 @@ def _simplejpeg_scaled(data: bytes, presize: int | None, *, fast: bool = False) 
     """
     import simplejpeg
 
-    from vizsla.data.images.sizing import resize
+    from vizsla.data.images import resize
 
     side = 0 if presize is None else presize
     pixels: Any = simplejpeg.decode_jpeg(
@@ -480,7 +480,7 @@ def growth(options: argparse.Namespace) -> None:
 
 def _make_links(folder: Path, *, num_files: int, num_classes: int) -> None:
     """Fill a folder with images in sub-folders; all are links to a few files."""
-    from vizsla.bench.made_up import made_up_photograph
+    from vizsla.bench import made_up_photograph
 
     folder.mkdir()
     source = folder / "source"

@@ -219,7 +219,7 @@ def warm_up(loaders: DataLoaders) -> None:
     """Let the device's decoder load its libraries, into a store that is thrown away."""
     import torch
 
-    from vizsla.data.cache.device import DeviceDecoder, DeviceStore
+    from vizsla.data.cache import DeviceDecoder, DeviceStore
 
     loader = loaders.train.loader
     if loader.reader.scales_one_box:
@@ -232,7 +232,7 @@ def augmentation_rates() -> list[float]:
     import torch
 
     from vizsla import aug_transforms
-    from vizsla.augment.batch_augmentation import BatchAugmentation
+    from vizsla.augment import BatchAugmentation
 
     augmentation = BatchAugmentation(aug_transforms(size=SIZE, min_scale=MIN_SCALE))
     shape = BATCH_SIZE, PRESIZE, PRESIZE, 3

@@ -400,7 +400,7 @@ def with_parts(folder: Path | None, *, made_in: Path, count: int = NUM_IMAGES) -
 
 def make_up(folder: str, count: int) -> None:
     """Fill a folder with made-up photographs."""
-    from vizsla.bench.made_up import make_photographs
+    from vizsla.bench import make_photographs
 
     make_photographs(Path(folder), number=count)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vizsla import Callback, DataLoaders, Learner
-    from vizsla.models.classifier import Classifier
+    from vizsla.models import Classifier
     from vizsla.types import ImageTable
 
 ARCHITECTURE = "efficientnet_lite0"
@@ -228,9 +228,9 @@ def run_model_alone(setting: Setting) -> EpochLog:
     """
     from torch import nn
 
-    from vizsla.infer.run import compute_logits, evaluation_mode
+    from vizsla.infer import compute_logits, evaluation_mode
     from vizsla.machine import keep_freed_memory
-    from vizsla.train.step import TrainingStep
+    from vizsla.train import TrainingStep
 
     keep_freed_memory()
     learn = vizsla_learner(setting)
@@ -319,7 +319,7 @@ def train_recipe(setting: Setting) -> EpochLog:
     The last values are those of the state that is kept, the last end is the end of the recipe.
     """
     from vizsla import TrainConfig, train_classifier
-    from vizsla.train.display import Display
+    from vizsla.train import Display
 
     config = TrainConfig(
         epochs=setting.epochs,
@@ -354,7 +354,7 @@ def lite0(pretrained: bool = True) -> nn.Sequential:
     import torch
     from torch import nn
 
-    from vizsla.models.backbones import build_backbone
+    from vizsla.models import build_backbone
 
     class Normalise(nn.Module):
         """Normalises images with values 0-1."""

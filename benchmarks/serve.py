@@ -62,10 +62,8 @@ class Tally:
 def make_model(folder: Path) -> Path:
     """Write a model file of the default network at its default size, with a random head."""
     from vizsla import Resize
-    from vizsla.model_file.bundle import save_bundle
-    from vizsla.models.backbones import build_backbone
-    from vizsla.models.classifier import Classifier
-    from vizsla.models.heads import ConcatPoolHead
+    from vizsla.model_file import save_bundle
+    from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
     backbone = build_backbone("efficientnet_lite0")
     head = ConcatPoolHead(backbone.num_features, 10)
@@ -77,7 +75,7 @@ def make_model(folder: Path) -> Path:
 def make_images(model: Path) -> list[Good]:
     """Return images with the predictor's own answers."""
     from vizsla import Predictor
-    from vizsla.bench.made_up import made_up_photograph
+    from vizsla.bench import made_up_photograph
 
     predictor = Predictor.load(model, device="cpu")
     found: list[Good] = []

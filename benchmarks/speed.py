@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from vizsla import DataLoaders, Learner
-    from vizsla.models.classifier import Classifier
-    from vizsla.train.trainer import Trainer
+    from vizsla.models import Classifier
+    from vizsla.train import Trainer
     from vizsla.types import Batch
 
 BATCH_SIZE = 64
@@ -162,7 +162,7 @@ def _ready_loaders(*, size: int, count: int) -> DataLoaders:
     import torch
 
     from vizsla import DataLoaders, Resize
-    from vizsla.data.loading.dataloaders import DataLoader
+    from vizsla.data.loading import DataLoader
     from vizsla.types import Batch, ImageTable
 
     class ReadyLoader(DataLoader):
@@ -201,7 +201,7 @@ def _small_trainer(count: int) -> Trainer:
     """Return a trainer of one small layer."""
     from torch import nn
 
-    from vizsla.train.trainer import Trainer
+    from vizsla.train import Trainer
 
     return Trainer(
         _ready_loaders(size=8, count=count),
@@ -225,7 +225,7 @@ def _network_trainer(count: int) -> Trainer:
 def _loop_milliseconds(trainer: Trainer) -> list[float]:
     """Return the time of each step of an epoch of the loop but the first."""
     from vizsla import Callback
-    from vizsla.train.rates.schedules import one_cycle
+    from vizsla.train.rates import one_cycle
 
     ends: list[float] = []
 
@@ -267,7 +267,7 @@ def _bare_milliseconds(trainer: Trainer) -> list[float]:
 
 def _print_breakdown(setting: Setting) -> None:
     """Print where the time of a step goes, frozen and unfrozen."""
-    from vizsla.train.profile import StepProfile
+    from vizsla.train import StepProfile
 
     learn = vizsla_learner(setting)
     profiles: list[StepProfile] = []
@@ -309,8 +309,8 @@ def _calibrated_model(learn: Learner, folder: Path) -> Path:
     import torch
 
     from vizsla import Predictions
-    from vizsla.evaluate.calibration import calibrate
-    from vizsla.model_file.bundle import save_bundle
+    from vizsla.evaluate import calibrate
+    from vizsla.model_file import save_bundle
 
     vocab = tuple(learn.dls.vocab)
     torch.manual_seed(0)
@@ -336,10 +336,10 @@ def _print_one(
     import torch
 
     from vizsla import Predictor
-    from vizsla.augment.batch_augmentation import BatchAugmentation
-    from vizsla.data.cache.cache import ImageCache
-    from vizsla.data.images.reader import ImageReader
-    from vizsla.infer.run import compute_logits, evaluation_mode
+    from vizsla.augment import BatchAugmentation
+    from vizsla.data.cache import ImageCache
+    from vizsla.data.images import ImageReader
+    from vizsla.infer import compute_logits, evaluation_mode
 
     path = learn.dls.table.paths[0]
     predictor = Predictor.load(model, device="cpu")
@@ -381,8 +381,7 @@ def _print_one(
 
 
 def _print_many(learn: Learner, model: Path, *, options: argparse.Namespace) -> None:
-    from vizsla.predict.formats import Format
-    from vizsla.predict.stream import PathSource, PredictOptions, write_predictions
+    from vizsla.predict import Format, PathSource, PredictOptions, write_predictions
 
     count = 16 if options.quick else options.images
     source = PathSource(paths=list(itertools.islice(itertools.cycle(learn.dls.table.paths), count)))

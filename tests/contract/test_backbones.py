@@ -9,21 +9,21 @@ import torch
 import torchvision
 from torch import nn
 
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.groups import (
+from vizsla.models import (
+    Classifier,
+    ConcatPoolHead,
+    build_backbone,
     fine_groups,
     freeze_to,
     norm_parameters,
     parameter_groups,
     train_mode,
 )
-from vizsla.models.heads import ConcatPoolHead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vizsla.models.stages import Backbone
+    from vizsla.models import Backbone
 
 SIDE = 64
 BACKBONES = {

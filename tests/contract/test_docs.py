@@ -11,7 +11,7 @@ import pytest
 
 import vizsla
 from vizsla import errors
-from vizsla.model_file.manifest import FORMAT_VERSION, Manifest
+from vizsla.model_file import FORMAT_VERSION, Manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"

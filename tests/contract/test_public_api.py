@@ -17,7 +17,7 @@ import pytest
 
 import vizsla
 import vizsla.classic
-from vizsla.models.backbones import FUNCTION_NAMES
+from vizsla.models import FUNCTION_NAMES
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vizsla.train.learner import Learner
+from vizsla import Learner
 
 if TYPE_CHECKING:
     from pathlib import Path

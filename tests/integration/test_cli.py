@@ -19,7 +19,7 @@ import torch
 
 import vizsla as package
 from vizsla.cli.app import COMMANDS
-from vizsla.model_file.bundle import read_manifest
+from vizsla.model_file import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

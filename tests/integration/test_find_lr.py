@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vizsla.train.rates.suggestions import RobustRate, SuggestedLRs, describe
+from vizsla import SuggestedLRs
+from vizsla.train.rates import RobustRate, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,22 +12,20 @@ import pytest
 import torch
 from rich.console import Console
 
-from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.table.from_words import resolve_data
-from vizsla.infer.run import predict_batches
-from vizsla.model_file.bundle import save_bundle
-from vizsla.models.heads import FeatureHead
-from vizsla.predict.predictor import Predictor
-from vizsla.recipe.config import TrainConfig
-from vizsla.recipe.recipe import TrainedRun, train_classifier
-from vizsla.train.display import Display
+from vizsla import DataLoaders, Predictor, TrainConfig, train_classifier
+from vizsla.data.table import resolve_data
+from vizsla.infer import predict_batches
+from vizsla.model_file import save_bundle
+from vizsla.models import FeatureHead
+from vizsla.train import Display
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from vizsla.evaluate.predictions import Predictions
-    from vizsla.train.display import MoveBar
+    from vizsla import Predictions
+    from vizsla.recipe import TrainedRun
+    from vizsla.train import MoveBar
     from vizsla.types import ImageTable
 
 CONFIG = TrainConfig(epochs=0, size=64, batch_size=8, device="cpu", num_workers=2)

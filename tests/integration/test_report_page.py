@@ -18,12 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.images.facts import image_facts
-from vizsla.evaluate.interpret import worst_mistakes
-from vizsla.evaluate.metrics import summarise
-from vizsla.evaluate.predictions import HistoryPoint, Predictions
-from vizsla.infer.mistakes import Evidence, Neighbour
-from vizsla.report.build import ReportContent, write_report
+from vizsla import Predictions
+from vizsla.data.images import image_facts
+from vizsla.evaluate import HistoryPoint, summarise, worst_mistakes
+from vizsla.infer import Evidence, Neighbour
+from vizsla.report import ReportContent, write_report
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:

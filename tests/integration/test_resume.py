@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vizsla.train.checkpoint import Checkpoint
+from vizsla import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,16 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vizsla.data.images.sizing import Resize
-from vizsla.evaluate.calibration import Calibration
-from vizsla.evaluate.conformal import LabelSets
-from vizsla.evaluate.novelty import Novelty
-from vizsla.infer.run import compute_logits
-from vizsla.model_file.bundle import save_bundle
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.predict.predictor import Predictor
+from vizsla import Predictor, Resize
+from vizsla.evaluate import Calibration, LabelSets, Novelty
+from vizsla.infer import compute_logits
+from vizsla.model_file import save_bundle
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

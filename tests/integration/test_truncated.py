@@ -9,17 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.augment.presets import aug_transforms
-from vizsla.data.cache.cache import CacheMode, ImageCache
-from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.errors import PictureError
+from vizsla import DataLoaders, PictureError, Resize, aug_transforms
+from vizsla.data.cache import CacheMode, ImageCache
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.data.images.decode import Truncated
+    from vizsla.data.images import Truncated
 
 CUT = 5
 

@@ -16,11 +16,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vizsla.data.images.sizing import Resize
-from vizsla.model_file.bundle import save_bundle
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
+from vizsla import Resize
+from vizsla.model_file import save_bundle
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable

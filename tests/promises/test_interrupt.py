@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.predict.predictor import Predictor
+from vizsla import Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

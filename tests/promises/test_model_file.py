@@ -18,14 +18,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vizsla.data.images.sizing import Resize
-from vizsla.errors import ModelFileError, OutputError
+from vizsla import ModelFileError, OutputError, Predictor, Resize
 from vizsla.evaluate.metrics import Metric
-from vizsla.model_file.bundle import load_bundle, read_manifest, save_bundle
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.predict.predictor import Predictor
+from vizsla.model_file import load_bundle, read_manifest, save_bundle
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vizsla import ImageDataLoaders, Normalize, Resize
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
+from vizsla.models import Classifier, build_backbone
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:

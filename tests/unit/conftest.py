@@ -13,14 +13,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vizsla.data.images.sizing import Resize
-from vizsla.evaluate.calibration import Calibration, calibrate
+from vizsla import Predictions, Resize
+from vizsla.evaluate import Calibration, calibrate
 from vizsla.evaluate.metrics import Metric
-from vizsla.evaluate.predictions import Predictions
-from vizsla.model_file.bundle import save_bundle
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
+from vizsla.model_file import save_bundle
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 VOCAB = ("cross", "disc", "none", "Füchse")
 

@@ -6,7 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from vizsla.errors import PACKAGES_OF_EXTRA, MissingExtraError
+from vizsla import MissingExtraError
+from vizsla.errors import PACKAGES_OF_EXTRA
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 

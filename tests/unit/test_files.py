@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.errors import OutputError
+from vizsla import OutputError
 from vizsla.files import atomic_write
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from vizsla.errors import ConfigError
+from vizsla import ConfigError
 from vizsla.machine import (
     Blocks,
     _start_pool,

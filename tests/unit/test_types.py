@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vizsla.errors import ConfigError
+from vizsla import ConfigError
 from vizsla.types import (
     UNLABELLED,
     ImageTable,

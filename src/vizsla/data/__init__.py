@@ -1,1 +1,5 @@
 """From files on disk to batches of uint8 images: tables, images, caches, loaders."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Run a classifier without gradients: predictions, features, heat maps, what explains mistakes."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """From the name of an architecture to a network with a head for our classes."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """A run folder: train into it, read it from anywhere, report on it."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -17,20 +17,34 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from vizsla.augment.apply import Sampling, augment_images
-from vizsla.augment.batch_augmentation import (
+from vizsla import (
+    Brightness,
+    ConfigError,
+    Contrast,
+    Dihedral,
+    Flip,
+    Hue,
+    Normalize,
+    Pipeline,
+    RandomErasing,
+    RandomResizedCropGPU,
+    Rotate,
+    Saturation,
+    TensorImage,
+    Warp,
+    Zoom,
+    aug_transforms,
+)
+from vizsla.augment import (
     BatchAugmentation,
     BatchTransform,
     Draws,
+    Sampling,
+    area_average,
+    augment_images,
+    prefilter_sizes,
+    warp_images,
 )
-from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
-from vizsla.augment.erasing import RandomErasing
-from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
-from vizsla.augment.kernels import area_average, prefilter_sizes, warp_images
-from vizsla.augment.normalize import Normalize
-from vizsla.augment.presets import aug_transforms
-from vizsla.errors import ConfigError
-from vizsla.notebook.tensors import Pipeline, TensorImage
 
 Maker = Callable[..., Tensor]
 WRONG: Any = "mirror"

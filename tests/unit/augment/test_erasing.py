@@ -14,11 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vizsla.augment.batch_augmentation import BatchAugmentation, Draws
-from vizsla.augment.erasing import RandomErasing, erasing_noise
-from vizsla.augment.geometry import RandomResizedCropGPU
-from vizsla.augment.normalize import Normalize
-from vizsla.augment.presets import aug_transforms
+from vizsla import Normalize, RandomErasing, RandomResizedCropGPU, aug_transforms
+from vizsla.augment import BatchAugmentation, Draws, erasing_noise
 
 Maker = Callable[..., Tensor]
 RECORD = json.loads((Path(__file__).parents[2] / "golden" / "augment.json").read_text("utf-8"))

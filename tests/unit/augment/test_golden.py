@@ -7,20 +7,29 @@ from typing import Any
 
 import torch
 
-from vizsla.augment.apply import augment_images
-from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform, Draws
-from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
-from vizsla.augment.geometry import (
+from vizsla import (
+    Brightness,
+    Contrast,
     Dihedral,
     Flip,
+    Hue,
+    Normalize,
     RandomResizedCropGPU,
     Rotate,
+    Saturation,
     Warp,
     Zoom,
-    crop_matrix,
 )
-from vizsla.augment.kernels import _hue_parts, prefilter_sizes, warp_images
-from vizsla.augment.normalize import Normalize
+from vizsla.augment import (
+    BatchAugmentation,
+    BatchTransform,
+    Draws,
+    augment_images,
+    crop_matrix,
+    prefilter_sizes,
+    warp_images,
+)
+from vizsla.augment.kernels import _hue_parts
 from vizsla.types import as_size
 
 Golden = Mapping[str, dict[str, Any]]

@@ -13,20 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vizsla.augment.batch_augmentation import BatchAugmentation, Draws
-from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
-from vizsla.augment.geometry import Rotate
-from vizsla.augment.kernels import (
+from vizsla import (
+    Brightness,
+    ConfigError,
+    Contrast,
+    Hue,
+    Normalize,
+    Rotate,
+    Saturation,
+    aug_transforms,
+)
+from vizsla.augment import (
+    BatchAugmentation,
     ColourStep,
+    Draws,
     area_average,
     change_lighting,
     sampling_grid,
     turn_hue,
     warp_images,
 )
-from vizsla.augment.normalize import Normalize
-from vizsla.augment.presets import aug_transforms
-from vizsla.errors import ConfigError
 
 IDENTITY = torch.eye(3).repeat(2, 1, 1)
 

@@ -10,8 +10,9 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
-from vizsla.augment.batch_augmentation import Draws
-from vizsla.augment.mix import (
+from vizsla import ConfigError
+from vizsla.augment import (
+    Draws,
     beta_shares,
     blend_images,
     cut_mix,
@@ -20,7 +21,6 @@ from vizsla.augment.mix import (
     paste_boxes,
     paste_images,
 )
-from vizsla.errors import ConfigError
 
 RECORD = json.loads((Path(__file__).parents[2] / "golden" / "mix.json").read_text("utf-8"))
 PER_IMAGE = nn.CrossEntropyLoss(reduction="none")

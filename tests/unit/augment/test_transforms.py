@@ -12,32 +12,37 @@ import pytest
 import torch
 from torch import Tensor
 
-from vizsla.augment.apply import Sampling
-from vizsla.augment.batch_augmentation import (
+from vizsla import (
+    Brightness,
+    ConfigError,
+    Contrast,
+    Dihedral,
+    Flip,
+    Hue,
+    Normalize,
+    RandomErasing,
+    RandomResizedCropGPU,
+    Rotate,
+    Saturation,
+    Warp,
+    Zoom,
+    aug_transforms,
+    setup_aug_tfms,
+)
+from vizsla.augment import (
+    GREY_WEIGHTS,
     BatchAugmentation,
+    ColourStep,
     ColourTransform,
     Composed,
     Draws,
     GeometricTransform,
+    Sampling,
+    centre_crop_box,
     correct_aspect,
+    crop_matrix,
     stream_names,
 )
-from vizsla.augment.colour import Brightness, Contrast, Hue, Saturation
-from vizsla.augment.erasing import RandomErasing
-from vizsla.augment.geometry import (
-    Dihedral,
-    Flip,
-    RandomResizedCropGPU,
-    Rotate,
-    Warp,
-    Zoom,
-    centre_crop_box,
-    crop_matrix,
-)
-from vizsla.augment.kernels import GREY_WEIGHTS, ColourStep
-from vizsla.augment.normalize import Normalize
-from vizsla.augment.presets import aug_transforms, setup_aug_tfms
-from vizsla.errors import ConfigError
 from vizsla.types import as_size
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vizsla.bench.results import Estimate, Measured, advice_of, estimates_of
+from vizsla.bench import Estimate, Measured, advice_of, estimates_of
 
 MEASURED = Measured(
     num_train=100,

@@ -10,14 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.bench.made_up import HEIGHT, WIDTH, make_photographs
-from vizsla.bench.results import PartTime, lines_of, shown_seconds
-from vizsla.bench.run import run_bench
-from vizsla.bench.timing import Budget, seconds_of
-from vizsla.data.table.from_words import resolve_data
-from vizsla.errors import ConfigError, PictureError
-from vizsla.recipe.config import TrainConfig
-from vizsla.train.display import Display
+from vizsla import ConfigError, PictureError, TrainConfig
+from vizsla.bench import (
+    HEIGHT,
+    WIDTH,
+    Budget,
+    PartTime,
+    lines_of,
+    make_photographs,
+    run_bench,
+    seconds_of,
+    shown_seconds,
+)
+from vizsla.data.table import resolve_data
+from vizsla.train import Display
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,19 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.classic.data import (
+from vizsla.classic import (
     ImageClassifierData,
     csv_source,
     folder_source,
     get_cv_idxs,
     open_image,
+    resnet34,
     split_by_idx,
+    tfms_from_model,
+    transforms_side_on,
 )
-from vizsla.classic.models import resnet34
-from vizsla.classic.transforms import tfms_from_model, transforms_side_on
 
 if TYPE_CHECKING:
-    from vizsla.classic.transforms import Transforms
+    from vizsla.classic import Transforms
 
 SPLITS: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")

@@ -13,20 +13,20 @@ import pytest
 import torch
 from sklearn import metrics
 
-from vizsla.classic.metrics import (
+from vizsla.classic import (
+    ImageModelResults,
     T,
     V,
     accuracy,
     accuracy_multi,
     accuracy_np,
     accuracy_thresh,
-    binary_cross_entropy,
     confusion_matrix,
+    plot_confusion_matrix,
+    plots,
     to_np,
-    usual_loss,
-    usual_metrics,
 )
-from vizsla.classic.plots import ImageModelResults, plot_confusion_matrix, plots
+from vizsla.classic.metrics import binary_cross_entropy, usual_loss, usual_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN: dict[str, Any] = json.loads((ROOT / "golden" / "classic.json").read_text("utf-8"))

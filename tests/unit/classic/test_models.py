@@ -10,20 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from vizsla.classic.models import (
+from vizsla import ConfigError
+from vizsla.classic import (
     AdaptiveConcatPool2d,
     ConvnetBuilder,
     efficientnet_lite0,
-    head_layers,
-    model_summary,
     resnet18,
     resnet34,
     resnet50,
-    stats_of,
     vgg16,
 )
-from vizsla.errors import ConfigError
-from vizsla.models.groups import freeze_to
+from vizsla.classic.models import head_layers, model_summary, stats_of
+from vizsla.models import freeze_to
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN: dict[str, Any] = json.loads((ROOT / "golden" / "classic.json").read_text("utf-8"))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from vizsla import ConfigError
 from vizsla.classic import ConvLearner, ImageClassifierData, tfms_from_model
 from vizsla.classic.training import (
     BestSaver,
@@ -28,9 +29,8 @@ from vizsla.classic.training import (
     returned_values,
     row_line,
 )
-from vizsla.errors import ConfigError
-from vizsla.train.callbacks.base import Fit
-from vizsla.train.rates.schedules import Schedule, lr_range
+from vizsla.train.callbacks import Fit
+from vizsla.train.rates import Schedule, lr_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

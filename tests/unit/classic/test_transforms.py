@@ -11,27 +11,24 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.augment.geometry import Dihedral, Flip, Rotate, Zoom
-from vizsla.classic.models import inception_4, resnet34
-from vizsla.classic.transforms import (
+from vizsla import ConfigError, Dihedral, Flip, RandomResizedCrop, Resize, Rotate, Zoom
+from vizsla.classic import (
     CropType,
-    Lighting,
     RandomLighting,
     RandomRotate,
     RandomScale,
     Scale,
-    ScaledCrop,
     TfmType,
     imagenet_stats,
-    relight,
+    inception_4,
+    resnet34,
     tfms_from_model,
     tfms_from_stats,
     transforms_basic,
     transforms_side_on,
     transforms_top_down,
 )
-from vizsla.data.images.sizing import RandomResizedCrop, Resize
-from vizsla.errors import ConfigError
+from vizsla.classic.transforms import Lighting, ScaledCrop, relight
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")

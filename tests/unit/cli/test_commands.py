@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vizsla.data.cache.cache import ImageCache, ImageKey
-from vizsla.data.images.sizing import Resize
-from vizsla.errors import ConfigError
-from vizsla.model_file.bundle import save_bundle
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.recipe.config import TrainConfig
+from vizsla import ConfigError, Resize, TrainConfig
+from vizsla.data.cache import ImageCache, ImageKey
+from vizsla.model_file import save_bundle
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable

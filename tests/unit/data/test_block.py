@@ -9,25 +9,35 @@ import pandas as pd
 import pytest
 import torch
 
-from vizsla.augment.presets import aug_transforms
-from vizsla.data.images.sizing import Resize
-from vizsla.data.table.block import (
+from vizsla import (
     CategoryBlock,
+    ColReader,
+    ColSplitter,
+    ConfigError,
     DataBlock,
+    DataError,
+    GrandparentSplitter,
     ImageBlock,
+    ImageDataLoaders,
+    IndexSplitter,
+    LabelError,
     MultiCategoryBlock,
+    PictureError,
+    RandomSplitter,
+    RegexLabeller,
     RegressionBlock,
+    Resize,
+    TableError,
+    aug_transforms,
+    get_image_files,
+    parent_label,
+    using_attr,
 )
-from vizsla.data.table.factories import ImageDataLoaders
-from vizsla.data.table.labels import ColReader, RegexLabeller, parent_label, using_attr
-from vizsla.data.table.sources import get_image_files
-from vizsla.data.table.splits import ColSplitter, GrandparentSplitter, IndexSplitter, RandomSplitter
-from vizsla.errors import ConfigError, DataError, LabelError, PictureError, TableError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.data.loading.dataloaders import DataLoaders
+    from vizsla import DataLoaders
     from vizsla.types import ImageTable
 
 

@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from vizsla.data.cache.cache import CacheMode, ImageCache, ImageKey, expected_bytes
-from vizsla.data.cache.disk import DiskStore, cache_folder, clear_disk_cache, disk_use
-from vizsla.data.images.reader import ImageReader
-from vizsla.data.images.sizing import Resize
-from vizsla.errors import ConfigError, OutputError
+from vizsla import ConfigError, OutputError, Resize
+from vizsla.data.cache import (
+    CacheMode,
+    DiskStore,
+    ImageCache,
+    ImageKey,
+    cache_folder,
+    clear_disk_cache,
+    disk_use,
+    expected_bytes,
+)
+from vizsla.data.images import ImageReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,24 +9,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.table.check import (
+from vizsla import (
+    CategoryBlock,
+    ConfigError,
+    DataError,
+    LabelError,
+    MultiCategoryBlock,
+    PictureError,
+    RegressionBlock,
+    TableError,
+)
+from vizsla.data.table import (
     ClassCount,
+    LabelledImages,
+    class_texts,
     describe_data,
     drop_unreadable,
     lonely_classes,
     settle_unreadable,
 )
-from vizsla.data.table.labels import LabelledImages, class_texts
-from vizsla.errors import (
-    ConfigError,
-    DataError,
-    LabelError,
-    PictureError,
-    Problem,
-    TableError,
-    raise_problems,
-)
+from vizsla.errors import Problem, raise_problems
 from vizsla.text import quoted
 from vizsla.types import UNLABELLED, ImageTable
 

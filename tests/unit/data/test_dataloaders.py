@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from vizsla.augment.colour import Brightness
-from vizsla.augment.geometry import Flip
-from vizsla.augment.presets import aug_transforms
-from vizsla.data.cache.cache import ImageCache
-from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.dataloaders import DataLoaders, default_device
-from vizsla.errors import ConfigError, DataError, PictureError
+from vizsla import (
+    Brightness,
+    ConfigError,
+    DataError,
+    DataLoaders,
+    Flip,
+    PictureError,
+    Resize,
+    aug_transforms,
+    default_device,
+)
+from vizsla.data.cache import ImageCache
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:

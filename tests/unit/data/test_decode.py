@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from vizsla.data.cache.cache import ImageCache
-from vizsla.data.images import reader as reading
-from vizsla.data.images.decode import (
+from vizsla import ConfigError, PictureError, Resize
+from vizsla.data.cache import ImageCache
+from vizsla.data.images import (
+    ImageReader,
+    ResizeMethod,
     cause_of,
     decode_image,
     decodes_as_pillow,
@@ -28,14 +30,12 @@ from vizsla.data.images.decode import (
     source_name,
     to_rgb,
 )
-from vizsla.data.images.reader import ImageReader
-from vizsla.data.images.sizing import Resize, ResizeMethod
-from vizsla.errors import ConfigError, PictureError
+from vizsla.data.images import reader as reading
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.data.images.decode import Truncated
+    from vizsla.data.images import Truncated
     from vizsla.types import Size
 
 

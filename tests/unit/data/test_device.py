@@ -11,20 +11,23 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.cache.cache import ImageCache, ImageKey
-from vizsla.data.cache.device import DeviceDecoder, DeviceStore, upright, write_presized
-from vizsla.data.images.decode import decode_image
-from vizsla.data.images.reader import ImageReader
-from vizsla.data.images.sizing import Resize, ResizeMethod, window_box
-from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.loading.loader import ImageLoader
-from vizsla.errors import PictureError
+from vizsla import DataLoaders, PictureError, Resize
+from vizsla.data.cache import (
+    DeviceDecoder,
+    DeviceStore,
+    ImageCache,
+    ImageKey,
+    upright,
+    write_presized,
+)
+from vizsla.data.images import ImageReader, ResizeMethod, decode_image, window_box
+from vizsla.data.loading import ImageLoader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from vizsla.data.loading.loader import Shipping
+    from vizsla.data.loading import Shipping
     from vizsla.types import ImageTable
 
 

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vizsla.data import download
-from vizsla.data.download import URLs, download_file, extract_archive, untar_data
-from vizsla.errors import ConfigError, DataError, OutputError
+from vizsla import ConfigError, DataError, OutputError, URLs, untar_data
+from vizsla.data import download, download_file, extract_archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,18 +12,18 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from vizsla.data.cache.cache import ImageCache
-from vizsla.data.images.duplicates import find_duplicates
-from vizsla.data.images.facts import (
+from vizsla import Resize
+from vizsla.data.cache import ImageCache
+from vizsla.data.images import (
     LIKENESS_SIDE,
+    ImageReader,
     SmallImages,
     count_smaller,
     enlarged_text,
+    find_duplicates,
     image_facts,
 )
-from vizsla.data.images.reader import ImageReader
-from vizsla.data.images.sizing import Resize
-from vizsla.data.table.check import find_unreadable
+from vizsla.data.table import find_unreadable
 from vizsla.types import ImageTable
 
 TableOf = Callable[..., ImageTable]

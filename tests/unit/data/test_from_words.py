@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.data.table.demo_data import SOLAR_CELLS, solar_cells
-from vizsla.data.table.from_words import resolve_data
-from vizsla.errors import (
-    ConfigError,
-    DataError,
-    LabelError,
-    MissingExtraError,
-    PictureError,
-    TableError,
-)
+from vizsla import ConfigError, DataError, LabelError, MissingExtraError, PictureError, TableError
+from vizsla.data.table import SOLAR_CELLS, resolve_data, solar_cells
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:

@@ -12,29 +12,32 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.augment.geometry import Dihedral, Flip, Rotate
-from vizsla.data.cache.cache import ImageCache
-from vizsla.data.images.item_transforms import (
+from vizsla import (
+    ConfigError,
+    CropPad,
+    DataError,
+    DataLoaders,
+    Dihedral,
     DihedralItem,
+    Flip,
     FlipItem,
-    ItemPipeline,
-    function_name,
-    item_pipeline,
-    symmetry,
+    ImageDataLoaders,
+    PictureError,
+    RandomCrop,
+    RandomResizedCrop,
+    RatioResize,
+    Resize,
+    Rotate,
 )
-from vizsla.data.images.reader import ImageReader
-from vizsla.data.images.sizing import CropPad, RandomCrop, RandomResizedCrop, RatioResize, Resize
-from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.table.check import find_unreadable
-from vizsla.data.table.factories import ImageDataLoaders
-from vizsla.errors import ConfigError, DataError, PictureError
+from vizsla.data.cache import ImageCache
+from vizsla.data.images import ImageReader, ItemPipeline, function_name, item_pipeline, symmetry
+from vizsla.data.table import find_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vizsla.data.images.decode import Truncated
-    from vizsla.data.images.item_transforms import ItemTransforms
+    from vizsla.data.images import ItemTransforms, Truncated
     from vizsla.types import ImageTable
 
 

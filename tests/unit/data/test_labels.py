@@ -11,31 +11,33 @@ import pandas as pd
 import pytest
 import torch
 
-from vizsla.data.table.block import (
+from vizsla import (
     CategoryBlock,
-    ImageBlock,
-    MultiCategoryBlock,
-    RegressionBlock,
-    block_for_columns,
-    block_for_labels,
-    output_block,
-)
-from vizsla.data.table.labels import (
     CategoryMap,
     ColReader,
+    ConfigError,
+    ImageBlock,
+    LabelError,
+    MultiCategoryBlock,
     RegexLabeller,
+    RegressionBlock,
+    TableError,
+    parent_label,
+    using_attr,
+)
+from vizsla.data.table import (
+    block_for_columns,
+    block_for_labels,
     label_text,
     n_hot,
     number_targets,
-    parent_label,
+    output_block,
     read_encoded,
     read_label_set,
     read_numbers,
     same_length,
     take_labels,
-    using_attr,
 )
-from vizsla.errors import ConfigError, LabelError, TableError
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "split.json").read_text("utf-8"))
 NAN = float("nan")

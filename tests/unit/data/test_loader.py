@@ -18,26 +18,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vizsla.data.cache.cache import CacheMode, ImageCache
-from vizsla.data.images.reader import ImageReader
-from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.loader import (
+from vizsla import ConfigError, DataError, PictureError, Resize
+from vizsla.data.cache import CacheMode, ImageCache
+from vizsla.data.images import ImageReader
+from vizsla.data.loading import (
     ImageLoader,
-    read_ahead,
-    reading_meanwhile,
-)
-from vizsla.data.loading.order import (
     balancing_weights,
     check_share,
     check_weights,
     draw_rows,
+    read_ahead,
+    reading_meanwhile,
     rows_of,
     shuffle_rows,
     take_share,
     turns_of,
 )
-from vizsla.data.table.check import find_unreadable
-from vizsla.errors import ConfigError, DataError, PictureError
+from vizsla.data.table import find_unreadable
 from vizsla.machine import default_num_workers
 
 if TYPE_CHECKING:

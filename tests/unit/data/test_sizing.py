@@ -13,22 +13,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vizsla.data.images import sizing as sizing_module
-from vizsla.data.images.sizing import (
+from vizsla import ConfigError, CropPad, RandomCrop, RandomResizedCrop, RatioResize, Resize
+from vizsla.data.images import (
     MAX_STRIP_WINDOWS,
     NUM_TRIES,
-    CropPad,
     PadMode,
-    RandomCrop,
-    RandomResizedCrop,
-    RatioResize,
-    Resize,
     ResizeMethod,
     Sizing,
     resize,
     window_box,
 )
-from vizsla.errors import ConfigError
+from vizsla.data.images import sizing as sizing_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

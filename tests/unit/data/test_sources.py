@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from vizsla.data.table.sources import IMAGE_SUFFIXES, MAX_DEPTH, get_image_files, list_images
-from vizsla.data.table.tables import read_table, table_of_frame
-from vizsla.errors import DataError, TableError
+from vizsla import DataError, TableError, get_image_files
+from vizsla.data.table import IMAGE_SUFFIXES, MAX_DEPTH, list_images, read_table, table_of_frame
 
 
 def touch(root: Path, *names: str) -> None:

@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from vizsla.data.table.splits import (
+from vizsla import (
     ColSplitter,
+    ConfigError,
+    DataError,
     EndSplitter,
     FileSplitter,
     FuncSplitter,
@@ -25,14 +27,14 @@ from vizsla.data.table.splits import (
     GroupSplitter,
     IndexSplitter,
     MaskSplitter,
+    MissingExtraError,
     RandomSplitter,
     RandomSubsetSplitter,
     StratifiedSplitter,
+    TableError,
     TrainTestSplitter,
-    split_of_value,
-    stratified_split,
 )
-from vizsla.errors import ConfigError, DataError, MissingExtraError, TableError
+from vizsla.data.table import split_of_value, stratified_split
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "split.json").read_text("utf-8"))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.evaluate.predictions import Predictions
+from vizsla import Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

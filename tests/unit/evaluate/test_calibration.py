@@ -9,18 +9,17 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vizsla.errors import ConfigError
-from vizsla.evaluate.calibration import (
+from vizsla import ConfigError, Predictions
+from vizsla.evaluate import (
     FEWEST_FOR_TEMPERATURE,
     FEWEST_IMAGES,
     Calibration,
     calibrate,
+    fit_label_sets,
+    fit_novelty,
     fit_temperature,
 )
-from vizsla.evaluate.conformal import fit_label_sets
-from vizsla.evaluate.novelty import fit_novelty
-from vizsla.evaluate.predictions import Predictions
-from vizsla.predict.prediction import describe
+from vizsla.predict import describe
 
 VOCAB = ("a", "b", "c", "d")
 

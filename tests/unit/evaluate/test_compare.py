@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from vizsla.errors import ConfigError, DataError
-from vizsla.evaluate.compare import compare, paired_interval
-from vizsla.evaluate.predictions import Predictions
+from vizsla import ConfigError, DataError, Predictions, compare
+from vizsla.evaluate import paired_interval
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:

@@ -11,17 +11,19 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from vizsla.errors import ConfigError
-from vizsla.evaluate.interpret import (
+from vizsla import ConfigError, Predictions
+from vizsla.evaluate import (
     confusion_matrix,
+    draw_confusion,
+    grid_shape,
+    image_grid,
     least_certain,
     most_confused,
+    set_fitting_titles,
+    suspected_labels,
     top_losses,
     worst_mistakes,
 )
-from vizsla.evaluate.label_errors import suspected_labels
-from vizsla.evaluate.plots import draw_confusion, grid_shape, image_grid, set_fitting_titles
-from vizsla.evaluate.predictions import Predictions
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:

@@ -14,10 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from vizsla.errors import ConfigError, DataError
-from vizsla.evaluate.metrics import measure, per_class, summarise
-from vizsla.evaluate.predictions import Predictions
-from vizsla.evaluate.statistics import wilson_interval
+from vizsla import ConfigError, DataError, Predictions
+from vizsla.evaluate import measure, per_class, summarise, wilson_interval
 from vizsla.types import UNLABELLED
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())["metrics"]

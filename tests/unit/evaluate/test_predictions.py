@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vizsla.errors import ConfigError, OutputError
-from vizsla.evaluate.predictions import Predictions
+from vizsla import ConfigError, OutputError, Predictions
 from vizsla.types import UNLABELLED
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())

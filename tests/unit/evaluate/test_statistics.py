@@ -15,9 +15,8 @@ from scipy import stats
 from sklearn import metrics as reference
 from torch import Tensor
 
-from vizsla.errors import ConfigError
-from vizsla.evaluate import statistics as formulas
-from vizsla.evaluate.statistics import (
+from vizsla import ConfigError
+from vizsla.evaluate import (
     Ranked,
     Tallies,
     average_precision,
@@ -28,6 +27,7 @@ from vizsla.evaluate.statistics import (
     roc_auc,
     wilson_interval,
 )
+from vizsla.evaluate import statistics as formulas
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from vizsla.errors import ConfigError, ModelFileError, OutputError
-from vizsla.export.hub import from_hub, model_card, push_to_hub
-from vizsla.model_file.bundle import load_bundle, read_manifest
-from vizsla.predict.predictor import Predictor
+from vizsla import ConfigError, ModelFileError, OutputError, Predictor, from_hub, push_to_hub
+from vizsla.export import model_card
+from vizsla.model_file import load_bundle, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -11,34 +11,40 @@ import pytest
 import torch
 from PIL import Image
 
+from vizsla import (
+    ConfigError,
+    DataError,
+    DataLoaders,
+    Learner,
+    ModelFileError,
+    OutputError,
+    PictureError,
+    Predictor,
+    Resize,
+)
 from vizsla.data.images import sizing as resample
-from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.table.from_words import resolve_data
-from vizsla.errors import ConfigError, DataError, ModelFileError, OutputError, PictureError
-from vizsla.evaluate.calibration import calibrate
-from vizsla.export import graph
-from vizsla.export.graph import Presize, inference_graph, separable_resize
-from vizsla.export.onnx import ExportedModel, export_model
-from vizsla.export.verify import (
+from vizsla.data.table import resolve_data
+from vizsla.evaluate import calibrate
+from vizsla.export import (
     LARGEST_DIFFERENCE,
+    ExportedModel,
     Golden,
     Parity,
+    Presize,
     Reference,
     compare,
+    export_model,
     golden_path,
+    graph,
+    inference_graph,
     onnx_answers,
     read_golden,
+    separable_resize,
     verify_onnx,
     write_golden,
 )
-from vizsla.model_file.bundle import load_bundle, save_bundle
-from vizsla.model_file.final_resize import FinalResize
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead, FeatureHead
-from vizsla.predict.predictor import Predictor
-from vizsla.train.learner import Learner
+from vizsla.model_file import FinalResize, load_bundle, save_bundle
+from vizsla.models import Classifier, ConcatPoolHead, FeatureHead, build_backbone
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

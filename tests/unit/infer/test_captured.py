@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vizsla.infer.run import compute_logits, evaluation_mode
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.train.cuda_graphs import CapturedForward
+from vizsla.infer import compute_logits, evaluation_mode
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.train import CapturedForward
 
 pytestmark = pytest.mark.gpu
 

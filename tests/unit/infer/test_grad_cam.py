@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.errors import ConfigError
-from vizsla.infer.grad_cam import grad_cam, overlay
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead, FeatureHead
+from vizsla import ConfigError, grad_cam
+from vizsla.infer import overlay
+from vizsla.models import Classifier, ConcatPoolHead, FeatureHead, build_backbone
 from vizsla.types import Preprocessing
 
 SIDE = 64
@@ -236,7 +234,7 @@ def test_head_that_works_in_place():
 @pytest.fixture(scope="module")
 def imagenet() -> Classifier:
     """The packaged network with its own classifier of ImageNet's 1000 classes."""
-    from vizsla.models.weights import packaged_weights
+    from vizsla.models import packaged_weights
 
     tensors = packaged_weights().tensors
     head = LinearMean(tensors["_fc.weight"].clone(), tensors["_fc.bias"].clone())

@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.table.from_words import resolve_data
+from vizsla import DataLoaders, Resize
+from vizsla.data.table import resolve_data
+from vizsla.infer import (
+    KnownImages,
+    collect_evidence,
+    evenly_spread,
+    explained_positions,
+    pooled_features,
+    table_predictions,
+)
 from vizsla.infer import mistakes as evidence
-from vizsla.infer.mistakes import KnownImages, collect_evidence, explained_positions
-from vizsla.infer.neighbours import evenly_spread, pooled_features
-from vizsla.infer.run import table_predictions
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.evaluate.predictions import Predictions
+    from vizsla import Predictions
 
 
 @pytest.fixture

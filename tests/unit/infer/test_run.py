@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vizsla.errors import ConfigError
-from vizsla.infer.run import (
+from vizsla import ConfigError
+from vizsla.infer import (
     compute_logits,
     compute_outputs,
     evaluation_mode,
@@ -21,9 +21,7 @@ from vizsla.infer.run import (
     predict_batches,
     usable_device,
 )
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead, FeatureHead
+from vizsla.models import Classifier, ConcatPoolHead, FeatureHead, build_backbone
 from vizsla.types import UNLABELLED, Batch, ImageTable, Task
 
 if TYPE_CHECKING:

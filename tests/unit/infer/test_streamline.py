@@ -8,16 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from vizsla.infer.grad_cam import grad_cam
-from vizsla.infer.streamline import PointwiseConvolution, streamlined
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
+from vizsla import grad_cam
+from vizsla.infer import PointwiseConvolution, streamlined
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vizsla.models.names import Architecture
+    from vizsla.models import Architecture
 
 VOCAB = ("first", "second", "third")
 

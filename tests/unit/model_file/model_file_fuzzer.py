@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vizsla.errors import VizslaError
-from vizsla.model_file.bundle import load_bundle
-from vizsla.predict.predictor import Predictor
+from vizsla import Predictor, VizslaError
+from vizsla.model_file import load_bundle
 
 LENGTH = 8
 MEMORY = (

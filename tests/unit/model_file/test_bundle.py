@@ -24,24 +24,34 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
-from vizsla.augment.geometry import Flip, RandomResizedCropGPU
-from vizsla.augment.presets import aug_transforms
-from vizsla.data.images.item_transforms import item_pipeline
-from vizsla.data.images.sizing import CropPad, RandomResizedCrop, RatioResize, Resize
-from vizsla.data.table.check import fingerprint
-from vizsla.errors import ConfigError, ModelFileError, OutputError, PictureError
-from vizsla.evaluate.metrics import Metric
-from vizsla.model_file.bundle import check_is_safetensors, load_bundle, read_manifest, save_bundle
-from vizsla.model_file.final_resize import FinalResize, storable
-from vizsla.model_file.rebuild import (
-    expected_forms,
-    rebuild_classifier,
+from vizsla import (
+    ConfigError,
+    CropPad,
+    Flip,
+    ModelFileError,
+    OutputError,
+    PictureError,
+    RandomResizedCrop,
+    RandomResizedCropGPU,
+    RatioResize,
+    Resize,
+    aug_transforms,
 )
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead, FeatureHead
-from vizsla.models.stages import BackboneSpec
+from vizsla.augment import BatchAugmentation, BatchTransform
+from vizsla.data.images import item_pipeline
+from vizsla.data.table import fingerprint
+from vizsla.evaluate.metrics import Metric
+from vizsla.model_file import (
+    FinalResize,
+    check_is_safetensors,
+    expected_forms,
+    load_bundle,
+    read_manifest,
+    rebuild_classifier,
+    save_bundle,
+    storable,
+)
+from vizsla.models import BackboneSpec, Classifier, ConcatPoolHead, FeatureHead, build_backbone
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
@@ -49,8 +59,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vizsla.data.images.item_transforms import ItemTransforms, Sizing
-    from vizsla.model_file.manifest import Manifest
+    from vizsla.data.images import ItemTransforms, Sizing
+    from vizsla.model_file import Manifest
 
 
 def logits_of(classifier: Classifier) -> Tensor:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from vizsla.data.images.sizing import Resize
-from vizsla.errors import ModelFileError
+from vizsla import ModelFileError, Predictor, Resize
 from vizsla.evaluate.metrics import Metric
-from vizsla.model_file.bundle import read_manifest
-from vizsla.model_file.final_resize import FinalResize
-from vizsla.model_file.manifest import Manifest, manifest_from_json, manifest_to_json
-from vizsla.models.stages import BackboneSpec
-from vizsla.predict.predictor import Predictor
+from vizsla.model_file import (
+    FinalResize,
+    Manifest,
+    manifest_from_json,
+    manifest_to_json,
+    read_manifest,
+)
+from vizsla.models import BackboneSpec
 from vizsla.types import Preprocessing, Task
 
 if TYPE_CHECKING:

@@ -11,26 +11,25 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from vizsla.errors import ConfigError, WeightsError
-from vizsla.models.backbones import (
-    adapt_input_channels,
-    build_backbone,
-    torchvision_backbone,
-)
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.models.stages import (
+from vizsla import ConfigError, WeightsError
+from vizsla.models import (
     Backbone,
     BackboneSpec,
+    Classifier,
+    ConcatPoolHead,
     SequentialMaps,
-    _stretched_positions,
+    Weights,
+    adapt_input_channels,
+    build_backbone,
     middle_part,
     own_stages,
+    packaged_weights,
     sequential_stages,
     timm_stages,
     token_stages,
+    torchvision_backbone,
 )
-from vizsla.models.weights import Weights, packaged_weights
+from vizsla.models.stages import _stretched_positions
 from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:

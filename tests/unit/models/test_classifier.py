@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vizsla.errors import ConfigError
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
+from vizsla import ConfigError
+from vizsla.models import Classifier, build_backbone
 from vizsla.types import Preprocessing, Task
 
 if TYPE_CHECKING:
-    from vizsla.models.stages import Backbone
+    from vizsla.models import Backbone
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
 

@@ -12,11 +12,12 @@ import torch
 import torchvision
 from torch import nn
 
-from vizsla.errors import ConfigError
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.groups import (
+from vizsla import ConfigError
+from vizsla.models import (
+    Classifier,
+    ConcatPoolHead,
     Group,
+    build_backbone,
     decay_split,
     fine_groups,
     freeze_to,
@@ -25,7 +26,6 @@ from vizsla.models.groups import (
     parameter_groups,
     train_mode,
 )
-from vizsla.models.heads import ConcatPoolHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

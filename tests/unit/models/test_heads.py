@@ -12,18 +12,17 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
-from vizsla.data.images.sizing import Resize
-from vizsla.errors import ConfigError
-from vizsla.model_file.bundle import load_bundle, save_bundle
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import (
+from vizsla import ConfigError, Resize
+from vizsla.model_file import load_bundle, save_bundle
+from vizsla.models import (
     STATISTICS,
     AdaptiveConcatPool2d,
+    Classifier,
     ConcatPoolHead,
     FeatureHead,
     HeadOptions,
     SigmoidRange,
+    build_backbone,
     build_head,
     create_head,
     pool_statistics,

@@ -10,12 +10,13 @@ import torchvision
 from torch import nn
 from torchvision import models
 
-from vizsla.errors import ConfigError
-from vizsla.models.backbones import architecture_function, build_backbone
-from vizsla.models.names import (
+from vizsla import ConfigError
+from vizsla.models import (
     FUNCTION_NAMES,
     TORCHVISION_FUNCTIONS,
+    architecture_function,
     architecture_names,
+    build_backbone,
     cut_module,
     cut_name,
     kept_parts,

@@ -18,14 +18,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vizsla.errors import WeightsError
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.weights import (
+from vizsla import WeightsError
+from vizsla.models import (
     TIMM_NAME,
+    Classifier,
     Hub,
     PublishedFile,
     Weights,
+    build_backbone,
     fetch_url,
     find_weights_file,
     hub_from_environment,
@@ -40,7 +40,7 @@ from vizsla.types import Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vizsla.models.stages import Backbone
+    from vizsla.models import Backbone
 
 
 TENSORS = {"0.weight": torch.arange(6.0).view(2, 3), "0.bias": torch.tensor([1.0, -1.0])}

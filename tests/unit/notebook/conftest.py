@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.augment.presets import aug_transforms
-from vizsla.data.images.sizing import Resize
-from vizsla.data.table.block import CategoryBlock, DataBlock, ImageBlock
-from vizsla.data.table.labels import RegexLabeller, using_attr
-from vizsla.data.table.sources import get_image_files
-from vizsla.data.table.splits import RandomSplitter
-from vizsla.train.learner import vision_learner
+from vizsla import (
+    CategoryBlock,
+    DataBlock,
+    ImageBlock,
+    RandomSplitter,
+    RegexLabeller,
+    Resize,
+    aug_transforms,
+    get_image_files,
+    using_attr,
+    vision_learner,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,8 +25,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from vizsla.data.loading.dataloaders import DataLoaders
-    from vizsla.train.learner import Learner
+    from vizsla import DataLoaders, Learner
 
 BREEDS = ("Bengal", "Birman", "beagle", "great_pyrenees")
 SIZES_WH = ((50, 38), (40, 60), (64, 48), (33, 50), (60, 40))

@@ -11,21 +11,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from vizsla.augment.geometry import Rotate
-from vizsla.data.images.sizing import Resize
-from vizsla.data.table.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock
-from vizsla.data.table.factories import ImageDataLoaders
-from vizsla.data.table.labels import CategoryMap, ColReader, RegexLabeller, parent_label
-from vizsla.errors import ConfigError, DataError, LabelError
-from vizsla.notebook.collections import Inf, L
-from vizsla.notebook.tensors import TensorCategory, TensorImage, TensorMultiCategory
-from vizsla.train.learner import vision_learner
+from vizsla import (
+    CategoryBlock,
+    CategoryMap,
+    ColReader,
+    ConfigError,
+    DataBlock,
+    DataError,
+    ImageBlock,
+    ImageDataLoaders,
+    LabelError,
+    MultiCategoryBlock,
+    RegexLabeller,
+    Resize,
+    Rotate,
+    TensorCategory,
+    TensorImage,
+    TensorMultiCategory,
+    parent_label,
+    vision_learner,
+)
+from vizsla.notebook import Inf, L
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vizsla.data.loading.dataloaders import DataLoaders
+    from vizsla import DataLoaders
 
 BREEDS = ["Bengal", "Birman", "beagle", "great_pyrenees"]
 VALID_LABELS = "TensorCategory([0, 2, 3, 3])"

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla.errors import ConfigError
-from vizsla.notebook.cards import Card
-from vizsla.predict.predictor import load_learner
+from vizsla import ConfigError, load_learner
+from vizsla.notebook import Card
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.data.loading.dataloaders import DataLoaders
-    from vizsla.train.learner import Learner
+    from vizsla import DataLoaders, Learner
 
 
 def test_a_card_escapes_its_texts_and_draws_bars():

@@ -8,15 +8,19 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from vizsla.data.table.block import DataBlock, ImageBlock, RegressionBlock
-from vizsla.errors import ConfigError
-from vizsla.notebook.cleaner import ImageClassifierCleaner
-from vizsla.train.learner import vision_learner
+from vizsla import (
+    ConfigError,
+    DataBlock,
+    ImageBlock,
+    ImageClassifierCleaner,
+    RegressionBlock,
+    vision_learner,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.train.learner import Learner
+    from vizsla import Learner
 
 
 @pytest.fixture

@@ -15,17 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.errors import ConfigError
-from vizsla.notebook.collections import (
-    Inf,
-    L,
-    collection_text,
-    first,
-    noop,
-    patch_path,
-    set_seed,
-    tensor,
-)
+from vizsla import ConfigError
+from vizsla.notebook import Inf, L, collection_text, first, noop, patch_path, set_seed, tensor
 
 if TYPE_CHECKING:
     from collections.abc import Generator

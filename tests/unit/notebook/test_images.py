@@ -13,10 +13,20 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from vizsla.data.images.sizing import CropPad, RandomResizedCrop, RatioResize, Resize
-from vizsla.errors import ConfigError, PictureError
-from vizsla.notebook.images import PILImage, plot_function, show_image, show_images, subplots
-from vizsla.notebook.tensors import TensorCategory, TensorImage
+from vizsla import (
+    ConfigError,
+    CropPad,
+    PictureError,
+    PILImage,
+    RandomResizedCrop,
+    RatioResize,
+    Resize,
+    TensorCategory,
+    TensorImage,
+    show_image,
+    show_images,
+)
+from vizsla.notebook import plot_function, subplots
 
 GOLDEN = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "reprs.json").read_text("utf-8")

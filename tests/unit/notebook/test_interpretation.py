@@ -13,19 +13,22 @@ import pytest
 import torch
 from sklearn.metrics import classification_report as reference_report
 
-from vizsla.data.table.block import ImageBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.errors import ConfigError
-from vizsla.evaluate.metrics import classification_report
-from vizsla.evaluate.predictions import Predictions
-from vizsla.notebook.interpretation import ClassificationInterpretation
-from vizsla.train.learner import vision_learner
-from vizsla.train.losses import LabelSmoothingCrossEntropy
+from vizsla import (
+    ClassificationInterpretation,
+    ConfigError,
+    ImageBlock,
+    LabelSmoothingCrossEntropy,
+    MultiCategoryBlock,
+    Predictions,
+    RegressionBlock,
+    vision_learner,
+)
+from vizsla.evaluate import classification_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vizsla.data.table.block import DataBlock
-    from vizsla.train.learner import Learner
+    from vizsla import DataBlock, Learner
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "interp.json").read_text(encoding="utf-8")

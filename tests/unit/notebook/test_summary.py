@@ -12,18 +12,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from vizsla.augment.geometry import Flip, Rotate
-from vizsla.data.images.sizing import Resize
-from vizsla.data.table.block import ImageBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.table.labels import RegexLabeller, using_attr
-from vizsla.data.table.splits import EndSplitter
-from vizsla.errors import ConfigError, LabelError
-from vizsla.notebook.summary import CollateError
+from vizsla import (
+    ConfigError,
+    EndSplitter,
+    Flip,
+    ImageBlock,
+    LabelError,
+    MultiCategoryBlock,
+    RegexLabeller,
+    RegressionBlock,
+    Resize,
+    Rotate,
+    using_attr,
+)
+from vizsla.notebook import CollateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vizsla.data.table.block import DataBlock
+    from vizsla import DataBlock
 
     Told = Callable[..., str]
 

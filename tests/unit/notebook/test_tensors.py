@@ -13,14 +13,25 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vizsla.augment.batch_augmentation import BatchAugmentation
-from vizsla.augment.colour import Brightness, Contrast, Hue
-from vizsla.augment.erasing import RandomErasing
-from vizsla.augment.geometry import Dihedral, Flip, RandomResizedCropGPU, Rotate, Warp, Zoom
-from vizsla.augment.normalize import Normalize
-from vizsla.augment.presets import setup_aug_tfms
-from vizsla.errors import ConfigError
-from vizsla.notebook.tensors import Pipeline, TensorCategory, TensorImage
+from vizsla import (
+    Brightness,
+    ConfigError,
+    Contrast,
+    Dihedral,
+    Flip,
+    Hue,
+    Normalize,
+    Pipeline,
+    RandomErasing,
+    RandomResizedCropGPU,
+    Rotate,
+    TensorCategory,
+    TensorImage,
+    Warp,
+    Zoom,
+    setup_aug_tfms,
+)
+from vizsla.augment import BatchAugmentation
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 BOOK = [

@@ -14,31 +14,30 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from vizsla.augment.geometry import RandomResizedCropGPU
-from vizsla.augment.presets import aug_transforms
-from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.data.table.block import (
+from vizsla import (
     CategoryBlock,
+    ConfigError,
     DataBlock,
+    DataLoaders,
     ImageBlock,
     MultiCategoryBlock,
+    PictureError,
+    Prediction,
+    Predictions,
+    Predictor,
+    RandomResizedCropGPU,
+    RandomSplitter,
     RegressionBlock,
+    Resize,
+    aug_transforms,
+    get_image_files,
+    parent_label,
 )
-from vizsla.data.table.labels import parent_label
-from vizsla.data.table.sources import get_image_files
-from vizsla.data.table.splits import RandomSplitter
-from vizsla.errors import ConfigError, PictureError
-from vizsla.evaluate.calibration import calibrate
-from vizsla.evaluate.predictions import Predictions
-from vizsla.infer.run import predict_batches
-from vizsla.model_file.bundle import load_bundle, save_bundle
-from vizsla.model_file.final_resize import storable
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.predict.prediction import Prediction, describe
-from vizsla.predict.predictor import MOST_VIEWS, AnyImage, Predictor, view_of
+from vizsla.evaluate import calibrate
+from vizsla.infer import predict_batches
+from vizsla.model_file import load_bundle, save_bundle, storable
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.predict import MOST_VIEWS, AnyImage, describe, view_of
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:

@@ -14,21 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vizsla.data.images.sizing import Resize
-from vizsla.data.table.sources import get_image_files
-from vizsla.errors import ConfigError, DataError, ModelFileError, OutputError
-from vizsla.model_file.bundle import save_bundle
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.predict.formats import Format, part_of, settings_of
-from vizsla.predict.predictor import Predictor
-from vizsla.predict.stream import (
+from vizsla import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    OutputError,
+    Predictor,
+    Resize,
+    get_image_files,
+)
+from vizsla.model_file import save_bundle
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.predict import (
+    Format,
     PathSource,
     Predicted,
     PredictOptions,
+    part_of,
     print_predictions,
     read_list,
+    settings_of,
     walk_images,
     write_predictions,
 )
@@ -36,7 +41,7 @@ from vizsla.predict.stream import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from vizsla.predict.prediction import Prediction
+    from vizsla import Prediction
     from vizsla.types import Task
 
 

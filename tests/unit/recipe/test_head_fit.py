@@ -16,10 +16,9 @@ from scipy.spatial.distance import cdist
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from vizsla.errors import TrainingError
-from vizsla.models.heads import pool_statistics
-from vizsla.recipe import head_fit
-from vizsla.recipe.head_fit import (
+from vizsla import TrainingError
+from vizsla.models import pool_statistics
+from vizsla.recipe import (
     PENALTIES,
     FeatureLayout,
     HeadFit,
@@ -27,6 +26,7 @@ from vizsla.recipe.head_fit import (
     candidate_settings,
     choose_setting,
     fit_feature_head,
+    head_fit,
 )
 
 if TYPE_CHECKING:

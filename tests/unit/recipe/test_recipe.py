@@ -9,28 +9,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from vizsla.data.table.from_words import resolve_data
-from vizsla.errors import ConfigError
-from vizsla.evaluate.predictions import Predictions
-from vizsla.infer.run import predict_batches
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.groups import norm_parameters
-from vizsla.models.heads import FeatureHead
-from vizsla.recipe.config import TrainConfig
-from vizsla.recipe.end_to_end import BestState, train_end_to_end
-from vizsla.recipe.features_first import EPOCH_COLUMNS, FEATURE_PHASES, features_first
-from vizsla.recipe.recipe import loaders_for, train_classifier
-from vizsla.train.display import Display
-from vizsla.train.profile import FORWARD, OVERHEAD, PhaseClock, RunProfile
+from vizsla import ConfigError, Predictions, TrainConfig, train_classifier
+from vizsla.data.table import resolve_data
+from vizsla.infer import predict_batches
+from vizsla.models import Classifier, FeatureHead, build_backbone, norm_parameters
+from vizsla.recipe import EPOCH_COLUMNS, FEATURE_PHASES, BestState, loaders_for, train_end_to_end
+from vizsla.recipe.features_first import features_first
+from vizsla.train import FORWARD, OVERHEAD, Display, PhaseClock, RunProfile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from vizsla.data.loading.dataloaders import DataLoaders
-    from vizsla.evaluate.predictions import HistoryPoint
+    from vizsla import DataLoaders
+    from vizsla.evaluate import HistoryPoint
 
 CONFIG = TrainConfig(size=32, batch_size=4, epochs=0, device="cpu")
 QUIET = Display(quiet=True)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from vizsla.evaluate.metrics import summarise
-from vizsla.evaluate.predictions import HistoryPoint, Predictions
-from vizsla.report.build import ReportContent
+from vizsla import Predictions
+from vizsla.evaluate import HistoryPoint, summarise
+from vizsla.report import ReportContent
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:

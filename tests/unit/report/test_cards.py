@@ -12,18 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.images.facts import image_facts
-from vizsla.evaluate.predictions import Predictions
-from vizsla.infer.mistakes import Evidence, Neighbour
-from vizsla.report import cards
-from vizsla.report.cards import NO_ROOM, Album, Thumbnail
+from vizsla import Predictions
+from vizsla.data.images import image_facts
+from vizsla.infer import Evidence, Neighbour
+from vizsla.report import NO_ROOM, Album, Thumbnail, cards
 from vizsla.types import UNLABELLED, ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vizsla.report.build import ReportContent
+    from vizsla.report import ReportContent
 
     Maker = Callable[..., ReportContent]
 

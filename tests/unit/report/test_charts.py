@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vizsla.evaluate.metrics import Metric, measure
-from vizsla.evaluate.predictions import HistoryPoint, Predictions
-from vizsla.report.charts import (
+from vizsla import Predictions
+from vizsla.evaluate import HistoryPoint, measure
+from vizsla.evaluate.metrics import Metric
+from vizsla.report import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
     accuracy_scale,

@@ -14,18 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.errors import ConfigError, MissingExtraError, OutputError
-from vizsla.evaluate.metrics import summarise
-from vizsla.infer.mistakes import Evidence, Neighbour
-from vizsla.report import build
-from vizsla.report.build import render_report, write_report
+from vizsla import ConfigError, MissingExtraError, OutputError
+from vizsla.evaluate import summarise
+from vizsla.infer import Evidence, Neighbour
+from vizsla.report import build, render_report, write_report
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vizsla.report.build import ReportContent
+    from vizsla.report import ReportContent
 
     Maker = Callable[..., ReportContent]
 

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.data.images.facts import ImageFacts
-from vizsla.evaluate.metrics import Metric, summarise
-from vizsla.evaluate.predictions import Predictions
-from vizsla.report.slices import Slice, hypergeometric_tail, slice_findings, with_p_values
-from vizsla.report.tables import interval_methods, metric_row
+from vizsla import Predictions
+from vizsla.data.images import ImageFacts
+from vizsla.evaluate import summarise
+from vizsla.evaluate.metrics import Metric
+from vizsla.report import (
+    Slice,
+    hypergeometric_tail,
+    interval_methods,
+    metric_row,
+    slice_findings,
+    with_p_values,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,22 +13,25 @@ import pytest
 import torch
 from rich.console import Console
 
-from vizsla.data.cache.cache import ImageCache
-from vizsla.data.images.sizing import Resize
-from vizsla.data.table.from_words import resolve_data
-from vizsla.errors import DataError, OutputError, PictureError
-from vizsla.evaluate.metrics import summarise
-from vizsla.evaluate.predictions import HistoryPoint, Predictions
-from vizsla.model_file.bundle import load_bundle
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.recipe.config import TrainConfig
-from vizsla.recipe.recipe import TrainedRun
-from vizsla.run.folder import RunFolder, config_text, make_run_folder, noted_on_stop, place_to_write
-from vizsla.run.train import RunPlan, read_all, run_training, write_run
-from vizsla.train.display import Display
-from vizsla.train.profile import STEP_PHASES, VALIDATION
+from vizsla import DataError, OutputError, PictureError, Predictions, Resize, TrainConfig
+from vizsla.data.cache import ImageCache
+from vizsla.data.table import resolve_data
+from vizsla.evaluate import HistoryPoint, summarise
+from vizsla.model_file import load_bundle
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.recipe import TrainedRun
+from vizsla.run import (
+    RunFolder,
+    RunPlan,
+    config_text,
+    make_run_folder,
+    noted_on_stop,
+    place_to_write,
+    read_all,
+    run_training,
+    write_run,
+)
+from vizsla.train import STEP_PHASES, VALIDATION, Display
 
 if TYPE_CHECKING:
     from vizsla.types import ImageTable

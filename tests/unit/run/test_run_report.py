@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.data.table.from_words import resolve_data
-from vizsla.errors import DataError
-from vizsla.infer.neighbours import pooled_features
-from vizsla.recipe.config import TrainConfig
-from vizsla.recipe.recipe import loaders_for, train_classifier
-from vizsla.run.report import rebuild_report
-from vizsla.run.train import RunPlan, run_training
-from vizsla.train.display import Display
+from vizsla import DataError, TrainConfig, train_classifier
+from vizsla.data.table import resolve_data
+from vizsla.infer import pooled_features
+from vizsla.recipe import loaders_for
+from vizsla.run import RunPlan, rebuild_report, run_training
+from vizsla.train import Display
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,19 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vizsla.data.images.sizing import Resize
-from vizsla.evaluate.calibration import Calibration
-from vizsla.evaluate.conformal import LabelSets
-from vizsla.evaluate.novelty import Novelty
-from vizsla.model_file.bundle import read_manifest, save_bundle
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.predict.predictor import Predictor
-from vizsla.serve.app import build_app
-from vizsla.serve.limits import Limits
-from vizsla.serve.nearest import TrainingImage, build_index
-from vizsla.serve.server import listening, make_server
+from vizsla import Predictor, Resize
+from vizsla.evaluate import Calibration, LabelSets, Novelty
+from vizsla.model_file import read_manifest, save_bundle
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.serve import Limits, TrainingImage, build_app, build_index, listening, make_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping

@@ -20,15 +20,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.evaluate.novelty import Novelty
-from vizsla.infer.grad_cam import grad_cam
-from vizsla.serve.app import ASSETS
-from vizsla.serve.limits import Limits
+from vizsla import grad_cam
+from vizsla.evaluate import Novelty
+from vizsla.serve import ASSETS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vizsla.predict.predictor import Predictor
+    from vizsla import Predictor
 
     Draw = Callable[..., Image.Image]
 

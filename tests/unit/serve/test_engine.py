@@ -12,18 +12,23 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.images.sizing import Resize
+from vizsla import Predictor, Resize
 from vizsla.machine import use_threads
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.predict.predictor import Predictor
-from vizsla.serve.answers import answer_values
-from vizsla.serve.batching import Batcher
-from vizsla.serve.engine import SMALL_PIXELS_AT_ONCE, BatchRunner, Engine, Query, faster_copy
-from vizsla.serve.limits import Limits, RefusedError
-from vizsla.serve.nearest import build_index
-from vizsla.serve.uploads import SMALL_PIXELS, screen
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.serve import (
+    SMALL_PIXELS,
+    SMALL_PIXELS_AT_ONCE,
+    Batcher,
+    BatchRunner,
+    Engine,
+    Limits,
+    Query,
+    RefusedError,
+    answer_values,
+    build_index,
+    faster_copy,
+    screen,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,9 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vizsla.predict.predictor import AnyImage
-    from vizsla.serve.engine import Answer
-    from vizsla.serve.nearest import TrainingImage
+    from vizsla.predict import AnyImage
+    from vizsla.serve import Answer, TrainingImage
     from vizsla.types import Task
 
     Draw = Callable[..., Image.Image]

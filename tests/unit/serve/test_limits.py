@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from vizsla.errors import ConfigError
-from vizsla.serve.limits import Admission, FairBudget, Limits, RateLimiter, RefusedError
+from vizsla import ConfigError
+from vizsla.serve import Admission, FairBudget, Limits, RateLimiter, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla.data.table.from_words import resolve_data
-from vizsla.errors import DataError
-from vizsla.infer.neighbours import evenly_spread, pooled_features
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import FeatureHead
-from vizsla.serve.nearest import (
+from vizsla import DataError
+from vizsla.data.table import resolve_data
+from vizsla.infer import evenly_spread, pooled_features
+from vizsla.models import Classifier, FeatureHead, build_backbone
+from vizsla.serve import (
     NearestIndex,
     TrainingImage,
     build_index,
@@ -25,7 +23,7 @@ from vizsla.serve.nearest import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.predict.predictor import Predictor
+    from vizsla import Predictor
 
 
 def test_the_most_similar_come_first():

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vizsla.errors import ConfigError, MissingExtraError
-from vizsla.serve.server import (
+from vizsla import ConfigError, MissingExtraError
+from vizsla.serve import (
     ServePlan,
     address_of,
     check_extra,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from vizsla.serve.uploads import Screening, num_scans, screen
+from vizsla.serve import Screening, num_scans, screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,18 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.train.learner import Learner
+from vizsla import DataLoaders, Learner, Resize
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vizsla.data.images.sizing import ResizeMethod
+    from vizsla.data.images import ResizeMethod
 
 
 class MakeLoaders(Protocol):

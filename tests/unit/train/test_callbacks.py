@@ -19,35 +19,36 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.augment.mix import blend_images
-from vizsla.augment.presets import aug_transforms
-from vizsla.errors import ConfigError, MissingExtraError, OutputError
-from vizsla.train.callbacks.averaging import EMACallback, WeightSoup, renew_batch_norms
-from vizsla.train.callbacks.base import Callback, Fit
-from vizsla.train.callbacks.loggers import (
+from vizsla import (
+    Callback,
+    ConfigError,
+    CrossEntropyLossFlat,
     CSVLogger,
-    JSONLLogger,
-    ShowGraphCallback,
-    TensorBoardLogger,
-    WandbLogger,
-)
-from vizsla.train.callbacks.step import (
     CutMix,
+    EarlyStoppingCallback,
+    EMACallback,
     GradientAccumulation,
     GradientClip,
-    MixUp,
-    ProgressiveResizing,
-)
-from vizsla.train.callbacks.tracking import (
-    EarlyStoppingCallback,
+    JSONLLogger,
     KeepBest,
+    MissingExtraError,
+    MixUp,
+    OutputError,
+    ProgressiveResizing,
     ReduceLROnPlateau,
     SaveModelCallback,
+    ShowGraphCallback,
+    TensorBoardLogger,
     TerminateOnNaNCallback,
+    WandbLogger,
+    WeightSoup,
+    accuracy,
+    aug_transforms,
+    error_rate,
 )
-from vizsla.train.losses import CrossEntropyLossFlat
-from vizsla.train.metrics import accuracy, error_rate
-from vizsla.train.step import batch_loss
+from vizsla.augment import blend_images
+from vizsla.train import batch_loss
+from vizsla.train.callbacks import Fit, renew_batch_norms
 from vizsla.types import Batch
 
 if TYPE_CHECKING:

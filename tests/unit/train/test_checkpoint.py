@@ -10,24 +10,32 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from vizsla.errors import ConfigError, ModelFileError, OutputError
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
-from vizsla.train.callbacks.base import Callback, Fit
-from vizsla.train.callbacks.loggers import CSVLogger
-from vizsla.train.callbacks.step import MixUp
-from vizsla.train.callbacks.tracking import KeepBest, ReduceLROnPlateau, SaveModelCallback
-from vizsla.train.checkpoint import Checkpoint, load_state, save_state
-from vizsla.train.learner import Learner
-from vizsla.train.metrics import accuracy
+from vizsla import (
+    Callback,
+    Checkpoint,
+    ConfigError,
+    CSVLogger,
+    EMACallback,
+    KeepBest,
+    Learner,
+    MixUp,
+    ModelFileError,
+    OutputError,
+    ReduceLROnPlateau,
+    SaveModelCallback,
+    WeightSoup,
+    accuracy,
+)
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.train import load_state, save_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
+
+    from vizsla.train.callbacks import Fit
 
 NUM_STEPS = 2 * 5 + 2 * 5  # fine_tune(2, freeze_epochs=2) on five batches
 _RANDOM = torch.Generator().manual_seed(11)

@@ -17,18 +17,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from vizsla.errors import ConfigError, OutputError
-from vizsla.evaluate.predictions import HistoryPoint
-from vizsla.train import display as notebook_display
-from vizsla.train.display import (
+from vizsla import ConfigError, OutputError
+from vizsla.evaluate import HistoryPoint
+from vizsla.train import (
     Display,
+    FitRecord,
     NotebookDisplay,
+    Recorder,
     bar_html,
     format_seconds,
     make_display,
+    save_history,
     table_html,
 )
-from vizsla.train.recorder import FitRecord, Recorder, save_history
+from vizsla.train import display as notebook_display
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

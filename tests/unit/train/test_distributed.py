@@ -14,29 +14,31 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vizsla.errors import ConfigError
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.groups import norm_parameters
-from vizsla.models.heads import FeatureHead
-from vizsla.recipe.config import TrainConfig
-from vizsla.recipe.features_first import EPOCH_COLUMNS, features_first
+from vizsla import (
+    Callback,
+    Checkpoint,
+    ConfigError,
+    CSVLogger,
+    EMACallback,
+    JSONLLogger,
+    Learner,
+    SaveModelCallback,
+    TrainConfig,
+    WeightSoup,
+    accuracy,
+)
+from vizsla.models import Classifier, FeatureHead, build_backbone, norm_parameters
+from vizsla.recipe import EPOCH_COLUMNS
+from vizsla.recipe.features_first import features_first
+from vizsla.train import Display, distributed, load_state
 from vizsla.train import checkpoint as checkpoint_module
-from vizsla.train import distributed
-from vizsla.train.callbacks.averaging import EMACallback, WeightSoup
-from vizsla.train.callbacks.base import Callback, Fit
-from vizsla.train.callbacks.loggers import CSVLogger, JSONLLogger
-from vizsla.train.callbacks.tracking import SaveModelCallback
-from vizsla.train.checkpoint import Checkpoint, load_state
-from vizsla.train.display import Display
-from vizsla.train.learner import Learner
-from vizsla.train.metrics import accuracy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vizsla.evaluate.predictions import Predictions
+    from vizsla import Predictions
+    from vizsla.train.callbacks import Fit
 
 WORLD = 2
 SECONDS = 120

@@ -17,27 +17,40 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.augment.presets import aug_transforms
-from vizsla.data.images.sizing import Resize
-from vizsla.data.table.block import DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
-from vizsla.data.table.sources import get_image_files
-from vizsla.data.table.splits import IndexSplitter
-from vizsla.errors import ConfigError, PictureError, WeightsError
-from vizsla.evaluate.calibration import calibrate
-from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.notebook.model_summary import Table
-from vizsla.predict.predictor import Predictor, load_learner
+from vizsla import (
+    BCEWithLogitsLossFlat,
+    Callback,
+    ConfigError,
+    DataBlock,
+    ImageBlock,
+    IndexSplitter,
+    Learner,
+    MixUp,
+    MSELossFlat,
+    MultiCategoryBlock,
+    PictureError,
+    Predictor,
+    RegressionBlock,
+    Resize,
+    WeightsError,
+    accuracy,
+    accuracy_multi,
+    aug_transforms,
+    error_rate,
+    get_image_files,
+    load_learner,
+    vision_learner,
+)
+from vizsla.evaluate import calibrate
+from vizsla.models import Classifier, ConcatPoolHead
+from vizsla.notebook import Table
+from vizsla.train import Display
 from vizsla.train import learner as learner_module
-from vizsla.train.callbacks.base import Callback, Fit
-from vizsla.train.callbacks.step import MixUp
-from vizsla.train.display import Display
-from vizsla.train.learner import Learner, vision_learner
-from vizsla.train.losses import BCEWithLogitsLossFlat, MSELossFlat
-from vizsla.train.metrics import accuracy, accuracy_multi, error_rate
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from vizsla.train.callbacks import Fit
 
 
 @pytest.fixture

@@ -18,21 +18,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.augment.presets import aug_transforms
-from vizsla.errors import TrainingError
-from vizsla.train import loop
-from vizsla.train.callbacks.averaging import EMACallback
-from vizsla.train.callbacks.base import Callback, Fit, FitSettings
-from vizsla.train.callbacks.step import MixUp
-from vizsla.train.cuda_graphs import STEPS_BEFORE, CapturedGradients, has_hooks, is_known, rehearsal
-from vizsla.train.display import Display
-from vizsla.train.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
-from vizsla.train.optim import build_optimiser
-from vizsla.train.profile import STEP_PHASES, VALIDATION, StepProfile
-from vizsla.train.rates.schedules import one_cycle
-from vizsla.train.recorder import SmoothedLoss
-from vizsla.train.step import TrainingStep, step_copied_unless, step_fused_unless, step_unless
-from vizsla.train.trainer import Trainer
+from vizsla import (
+    Callback,
+    CrossEntropyLossFlat,
+    EMACallback,
+    LabelSmoothingCrossEntropy,
+    MixUp,
+    TrainingError,
+    aug_transforms,
+)
+from vizsla.train import (
+    STEP_PHASES,
+    STEPS_BEFORE,
+    VALIDATION,
+    CapturedGradients,
+    Display,
+    SmoothedLoss,
+    StepProfile,
+    Trainer,
+    TrainingStep,
+    build_optimiser,
+    has_hooks,
+    is_known,
+    loop,
+    rehearsal,
+    step_copied_unless,
+    step_fused_unless,
+    step_unless,
+)
+from vizsla.train.callbacks import Fit, FitSettings
+from vizsla.train.rates import one_cycle
 from vizsla.types import Batch, ImageTable
 
 if TYPE_CHECKING:

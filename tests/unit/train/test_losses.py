@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,21 +14,21 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional as F
 
-from vizsla.errors import ConfigError
-from vizsla.train.losses import (
+from vizsla import (
     BCEWithLogitsLossFlat,
+    ConfigError,
     CrossEntropyLossFlat,
     FocalLossFlat,
     L1LossFlat,
     LabelSmoothingCrossEntropy,
-    LossFunction,
     MSELossFlat,
-    activation_of,
     balanced_class_weights,
-    default_loss,
-    per_image,
 )
+from vizsla.train import activation_of, default_loss, per_image
 from vizsla.types import UNLABELLED
+
+if TYPE_CHECKING:
+    from vizsla.train.losses import LossFunction
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())
 CASE = GOLDEN["cross_entropy"]

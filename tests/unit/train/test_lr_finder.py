@@ -17,25 +17,26 @@ import torch
 from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
-from vizsla.errors import ConfigError, TrainingError
-from vizsla.train.callbacks.base import Callback
-from vizsla.train.callbacks.step import MixUp
-from vizsla.train.rates.lr_finder import (
-    LOWEST_BEST,
-    FinderCurve,
-    find_learning_rate,
-    plot_finder,
-    ran_away,
-)
-from vizsla.train.rates.suggestions import (
-    RobustRate,
+from vizsla import (
+    Callback,
+    ConfigError,
+    MixUp,
     SuggestedLRs,
+    TrainingError,
     minimum,
     robust,
     slide,
     steep,
-    suggest,
     valley,
+)
+from vizsla.train.rates import (
+    LOWEST_BEST,
+    FinderCurve,
+    RobustRate,
+    find_learning_rate,
+    plot_finder,
+    ran_away,
+    suggest,
 )
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vizsla.train.callbacks.base import Fit
-    from vizsla.train.learner import Learner
+    from vizsla import Learner
+    from vizsla.train.callbacks import Fit
     from vizsla.types import Batch
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as reference
 
-from vizsla.errors import ConfigError
-from vizsla.train import metrics
-from vizsla.train.metrics import (
+from vizsla import (
     BalancedAccuracy,
     CohenKappa,
+    ConfigError,
     F1Score,
     F1ScoreMulti,
     FBeta,
@@ -44,8 +43,8 @@ from vizsla.train.metrics import (
     r2_score,
     rmse,
     top_k_accuracy,
-    unique_names,
 )
+from vizsla.train import metrics, unique_names
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())["metrics"]
 LOGITS, TARGETS = torch.tensor(GOLDEN["logits"]), torch.tensor(GOLDEN["targs"])

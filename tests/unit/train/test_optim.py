@@ -13,21 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.errors import ConfigError, TrainingError
-from vizsla.models.groups import Group, freeze_to, norm_parameters
-from vizsla.train.optim import (
+from vizsla import SGD, Adam, ConfigError, TrainingError
+from vizsla.models import Group, freeze_to, norm_parameters
+from vizsla.train import (
     EPSILON,
     MOMENTUM,
-    SGD,
     SQUARED_MOMENTUM,
     WEIGHT_DECAY,
-    Adam,
     OptimiserFactory,
     build_optimiser,
     optimiser_names,
     set_hyperparameters,
 )
-from vizsla.train.rates.schedules import Schedule, constant, one_cycle, rates_per_group
+from vizsla.train.rates import Schedule, constant, one_cycle, rates_per_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

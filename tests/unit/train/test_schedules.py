@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vizsla.errors import ConfigError
-from vizsla.train.rates.schedules import (
+from vizsla import ConfigError
+from vizsla.train.rates import (
     Rates,
     Schedule,
     classic_epochs,

@@ -13,24 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vizsla.errors import ConfigError
-from vizsla.train.rates.lr_finder import FinderCurve
-from vizsla.train.rates.suggestions import (
-    minimum,
-    robust,
-    robust_rate,
-    runs_needed,
-    slide,
-    steep,
-    suggest,
-    usable_points,
-    valley,
-)
+from vizsla import ConfigError, minimum, robust, slide, steep, valley
+from vizsla.train.rates import FinderCurve, robust_rate, runs_needed, suggest, usable_points
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vizsla.train.rates.suggestions import Reading, Suggestion
+    from vizsla.train.rates import Reading, Suggestion
 
 
 CURVES = {

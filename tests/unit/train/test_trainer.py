@@ -17,23 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vizsla.augment.presets import aug_transforms
-from vizsla.data.images.sizing import Resize
-from vizsla.data.loading.dataloaders import DataLoaders
-from vizsla.errors import ConfigError, TrainingError
-from vizsla.models.backbones import build_backbone
-from vizsla.models.classifier import Classifier
-from vizsla.models.groups import norm_parameters
-from vizsla.models.heads import ConcatPoolHead
-from vizsla.train.callbacks.base import Callback
-from vizsla.train.learner import Learner
-from vizsla.train.losses import CrossEntropyLossFlat, balanced_class_weights
-from vizsla.train.metrics import accuracy, error_rate
-from vizsla.train.recorder import SmoothedLoss
-from vizsla.train.step import resolve_precision
+from vizsla import (
+    Callback,
+    ConfigError,
+    CrossEntropyLossFlat,
+    DataLoaders,
+    Learner,
+    Resize,
+    TrainingError,
+    accuracy,
+    aug_transforms,
+    balanced_class_weights,
+    error_rate,
+)
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone, norm_parameters
+from vizsla.train import SmoothedLoss, resolve_precision
 
 if TYPE_CHECKING:
-    from vizsla.train.callbacks.base import Fit
+    from vizsla.train.callbacks import Fit
     from vizsla.types import ImageTable
 
 FITS = {

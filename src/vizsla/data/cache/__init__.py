@@ -1,1 +1,5 @@
 """Keep prepared images between epochs and runs: in memory, on disk, on a device."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """What can be added to a fit: tracking, averaging, mixing, logging."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,37 @@
+"""What the other packages use of vizsla.serve."""
+
+from .answers import answer_values as answer_values
+from .app import ASSETS as ASSETS
+from .app import build_app as build_app
+from .batching import Batcher as Batcher
+from .engine import SMALL_PIXELS_AT_ONCE as SMALL_PIXELS_AT_ONCE
+from .engine import Answer as Answer
+from .engine import BatchRunner as BatchRunner
+from .engine import Engine as Engine
+from .engine import Query as Query
+from .engine import faster_copy as faster_copy
+from .limits import Admission as Admission
+from .limits import FairBudget as FairBudget
+from .limits import Limits as Limits
+from .limits import RateLimiter as RateLimiter
+from .limits import RefusedError as RefusedError
+from .nearest import MOST_IMAGES as MOST_IMAGES
+from .nearest import NearestIndex as NearestIndex
+from .nearest import TrainingImage as TrainingImage
+from .nearest import build_index as build_index
+from .nearest import features_of as features_of
+from .nearest import images_of_folder as images_of_folder
+from .nearest import images_of_run as images_of_run
+from .server import ServePlan as ServePlan
+from .server import address_of as address_of
+from .server import check_extra as check_extra
+from .server import host_names as host_names
+from .server import is_loopback as is_loopback
+from .server import listening as listening
+from .server import make_server as make_server
+from .server import serve as serve
+from .server import title_of as title_of
+from .uploads import SMALL_PIXELS as SMALL_PIXELS
+from .uploads import Screening as Screening
+from .uploads import num_scans as num_scans
+from .uploads import screen as screen
