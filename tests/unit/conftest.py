@@ -1,10 +1,17 @@
-"""A small classifier of a network that timm knows by name, and model files made of it."""
+"""A small classifier of a network that timm knows by name, model files made of it, and a web server."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +108,107 @@ def rewrite() -> Rewrite:
         return path
 
     return change
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., str]:
+    """Return a function that runs code in a fresh interpreter, for limits that cannot be changed back, and gives what it prints."""
+
+    def run(code: str, *arguments: object) -> str:
+        command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@dataclass
+class Web:
+    """A web server that can be told to misbehave; tests change it while it runs. Its headers satisfy the Hugging Face hub."""
+
+    address: str = ""  # without a slash at the end
+    files: dict[str, bytes] = field(default_factory=dict)  # by path
+    redirects: dict[str, str] = field(default_factory=dict)  # new addresses by path
+    asked: list[tuple[str, str | None]] = field(
+        default_factory=list
+    )  # path and Range of each request
+    etag: str | None = '"v1"'
+    ranges: bool = True
+    announce_length: bool = True
+    drops: list[int] = field(default_factory=list)  # bytes until the next connections are cut
+    statuses: list[int] = field(default_factory=list)  # what the next GETs get instead of the file
+    hold: threading.Event = field(default_factory=threading.Event)  # every answer waits for it
+
+    def wait_until_asked(self) -> None:
+        while not self.asked:
+            time.sleep(0.01)
+
+
+def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+        def do_GET(self) -> None:
+            web.asked.append((self.path, self.headers.get("Range")))
+            web.hold.wait(10)
+            if self.path in web.redirects:
+                self.send_response(302)
+                self.send_header("Location", web.redirects[self.path])
+                self.end_headers()
+                return
+            content = web.files.get(self.path)
+            if web.statuses and self.command == "GET":
+                self.send_error(web.statuses.pop(0))
+            elif content is None:
+                self.send_error(404)
+            else:
+                self.answer(content)
+
+        do_HEAD = do_GET
+
+        def answer(self, content: bytes) -> None:
+            start = self.start_asked_for(len(content))
+            if start is not None and start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.end_headers()
+                return
+            self.send_response(200 if start is None else 206)
+            body = content[start or 0 :]
+            if start is not None:
+                last = len(content) - 1
+                self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+            if web.etag is not None:
+                self.send_header("ETag", web.etag)
+            self.send_header("X-Repo-Commit", "0" * 40)
+            if web.announce_length:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body[: web.drops.pop(0)] if web.drops else body)
+
+        def start_asked_for(self, length: int) -> int | None:
+            match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+            same = self.headers.get("If-Range") == web.etag
+            return int(match[1]) if match and same and web.ranges else None
+
+    return Handler
+
+
+@pytest.fixture
+def web() -> Generator[Web]:
+    web = Web()
+    web.hold.set()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(web))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    web.address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,36 +17,21 @@ if TYPE_CHECKING:
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="uses limits or links of POSIX systems")
 
 
-def run_python(code: str, *arguments: object) -> str:
-    """Run code in a fresh interpreter, because limits and users cannot be changed back; return what it prints."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-
-
-def test_the_file_appears_with_its_content_and_nothing_else(tmp_path: Path):
+def test_a_file_appears_or_is_replaced_only_at_the_end(tmp_path: Path):
     path = tmp_path / "history.csv"
     with atomic_write(path) as temporary:
-        temporary.write_text("epoch,loss")
+        temporary.write_text("old")
         assert not path.exists()
-        assert temporary.parent == tmp_path
-        assert temporary.suffix == ".csv"
-    assert path.read_text() == "epoch,loss"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_old_file_is_replaced_only_at_the_end(tmp_path: Path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
+        assert (temporary.parent, temporary.suffix) == (tmp_path, ".csv")
     with atomic_write(str(path)) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), TimeoutError("mine")])
-def test_an_error_in_the_block_arrives_unchanged_and_leaves_the_old_file(
-    tmp_path: Path, error: BaseException
-):
+def test_an_error_in_the_block_leaves_the_old_file(tmp_path: Path, error: BaseException):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -74,7 +57,7 @@ def test_a_place_that_cannot_be_written_to_is_named_before_the_block_runs(tmp_pa
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     for name, words in [
-        ("no/a.txt", "No such file or directory. Nothing was left there. Create the folder first"),
+        ("no/a.txt", "No such file or directory"),
         ("folder", "folder of that name"),
         ("file/a.txt", "file, not a folder"),
     ]:
@@ -109,7 +92,7 @@ def test_a_link_stays_a_link(tmp_path: Path):
 
 
 @needs_posix
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path):
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, run_python):
     code = """
 import resource, signal, sys
 from vizsla.errors import OutputError
@@ -124,16 +107,13 @@ except OutputError as error:
 """
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    assert run_python(code, path).strip() == (
-        f"Cannot write {path}: File too large. What was there before is untouched. "
-        "Files of this size are not allowed there: choose another place or raise the limit."
-    )
+    assert f"Cannot write {path}: File too large." in run_python(code, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 @needs_posix
-def test_a_folder_that_may_not_be_written_to_is_an_output_error(tmp_path: Path):
+def test_a_folder_without_write_permission_is_an_output_error(tmp_path: Path, run_python):
     # The administrator may write anywhere, so the test becomes nobody first; it stays in the folder, whose parents
     # nobody may not enter.
     code = """
@@ -154,10 +134,8 @@ except OutputError as error:
     (folder / "a.txt").write_text("old")
     folder.chmod(0o555)
     try:
-        assert run_python(code, folder).strip() == (
-            "Cannot write a.txt: Permission denied. What was there before is untouched. "
-            "The folder may not be written to: change its permissions or choose another place."
-        )
+        said = run_python(code, folder)
+        assert said.startswith("Cannot write a.txt: Permission denied.")
     finally:
         folder.chmod(0o755)
     assert (folder / "a.txt").read_text() == "old"

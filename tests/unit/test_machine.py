@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import platform
-import subprocess
 import sys
 import threading
 import warnings
@@ -83,17 +82,9 @@ on_glibc = pytest.mark.skipif(
 )
 
 
-def words_of(program: str) -> list[str]:
-    """Run a program in another process, because the allocator cannot be told back; return what it prints."""
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
 @on_glibc
-def test_a_freed_block_is_used_again_without_new_pages():
-    usual, told, kept = words_of(COUNT_FAULTS)
+def test_a_freed_block_is_used_again_without_new_pages(run_python):
+    usual, told, kept = run_python(COUNT_FAULTS).split()
     assert told == "True"
     # Large pages may serve many small ones at once, so the count is compared with itself.
     assert int(usual) > 10
@@ -132,8 +123,8 @@ with tempfile.TemporaryFile("w+") as file:
 
 
 @on_glibc
-def test_many_threads_share_a_few_heaps():
-    num_heaps, num_cores = map(int, words_of(COUNT_HEAPS))
+def test_many_threads_share_a_few_heaps(run_python):
+    num_heaps, num_cores = map(int, run_python(COUNT_HEAPS).split())
     assert num_heaps <= 2 * num_cores + 1
 
 
@@ -235,9 +226,7 @@ def test_a_folder_that_does_not_exist_yet_has_the_space_of_its_disk(tmp_path: Pa
     assert to_be == pytest.approx(there, rel=0.1)
 
 
-def test_home_is_absolute_even_if_given_as_a_relative_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_home_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VIZSLA_HOME", "here")
     assert home_folder() == Path.cwd() / "here"

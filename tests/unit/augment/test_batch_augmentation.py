@@ -148,9 +148,7 @@ def test_seed_epoch_and_rows_decide_training_and_not_validation(make_batch: Make
     assert torch.equal(validate(first, images), seen)
 
 
-def test_validation_resizes_once_and_averages_first_if_it_shrinks_by_more_than_two(
-    make_batch: Maker,
-):
+def test_validation_averages_before_it_shrinks_by_more_than_two(make_batch: Maker):
     images = make_batch(2, (20, 24))
     found = validate(BatchAugmentation(aug_transforms(size=(15, 18))), images)
     expected = warp_images(images.float(), warp=identity(2), size=(15, 18)) / 255
@@ -312,14 +310,13 @@ def through(transform: BatchTransform, images: Tensor, *, seed: int = 0) -> Tens
 
 @given(images=image_batches())
 @settings(max_examples=40, deadline=None)
-def test_neutral_draws_and_those_that_never_act_return_the_input(images: Tensor):
+def test_neutral_draws_return_the_input(images: Tensor):
     for transform in (
         Flip(p=1, draw=0),
         Dihedral(p=1, draw=0),
         Rotate(p=1, draw=0),
         Zoom(p=1, draw=1),
         Warp(p=1, draw_x=0, draw_y=0),
-        *(kind(p=0) for kind in (Flip, Dihedral, Rotate, Zoom, Warp)),
     ):
         assert torch.equal(through(transform, images), images / 255)
 

@@ -42,11 +42,6 @@ BOOK = [
     Zoom(p=1, draw=1.2, draw_x=0.5, draw_y=0.5),
     Warp(p=1, draw_x=-0.2, draw_y=0.2),
 ]
-FLIP = [Flip(p=1, draw=[1, 0])]
-ROTATE = [Rotate(p=1, draw=[30, -15])]
-ZOOM = [Zoom(p=1, draw=[1.2, 1.5], draw_x=[0.3, 0.5], draw_y=[0.7, 0.5])]
-ZOOM_OUT = [Zoom(0.5, p=1, draw=[0.8, 0.9], draw_x=[0.5, 0.2], draw_y=[0.5, 0.9])]
-WARP = [Warp(p=1, draw_x=[-0.2, 0.1], draw_y=[0.2, 0.15])]
 STACK = [
     Flip(p=1, draw=[1, 0]),
     Warp(p=1, draw_x=[0.2, -0.1], draw_y=[-0.05, 0.2]),
@@ -54,42 +49,23 @@ STACK = [
     Zoom(p=1, draw=[1.1, 1.05], draw_x=[0.25, 0.6], draw_y=[0.5, 0.9]),
 ]
 GEOMETRY: dict[str, list[Any]] = {
-    "coord_x32_24": [],
-    "coord_x32_48": [],
-    "flip_x32_None": FLIP,
-    "rotate_x32_None": ROTATE,
-    "zoom_x32_None": ZOOM,
-    "zoomout_x32_None": ZOOM_OUT,
-    "zoomout_x32_24": ZOOM_OUT,
-    "zoomout_x20x32_None": ZOOM_OUT,
-    "warp_x32_None": WARP,
-    "flip_x20x32_None": FLIP,
-    "default_stack_x46_None": STACK,
-    "coord_x64_24": [],
-    "coord_x46_22": [],
-    "coord_x96_24": [],
-    "coord_x20x32_(24, 24)": [],
-    "coord_x64_(20, 28)": [],
+    "coord_": [],
+    "flip_": [Flip(p=1, draw=[1, 0])],
+    "rotate_": [Rotate(p=1, draw=[30, -15])],
+    "zoom_": [Zoom(p=1, draw=[1.2, 1.5], draw_x=[0.3, 0.5], draw_y=[0.7, 0.5])],
+    "zoomout_": [Zoom(0.5, p=1, draw=[0.8, 0.9], draw_x=[0.5, 0.2], draw_y=[0.5, 0.9])],
+    "warp_": [Warp(p=1, draw_x=[-0.2, 0.1], draw_y=[0.2, 0.15])],
+    "default_stack_": STACK,
+    "book_single": BOOK,
+    "dihedral_": [Dihedral(p=1, draw=list(range(8)))],
     "coord_x96_24_zoom2.5": [Zoom(p=1, draw=2.5, draw_x=0.5, draw_y=0.5)],
     "coord_x96_24_zoom1.2": [Zoom(p=1, draw=1.2, draw_x=0.5, draw_y=0.5)],
     "rotate30_zeros": [Rotate(p=1, draw=30, pad_mode="zeros")],
     "rotate30_border": [Rotate(p=1, draw=30, pad_mode="border")],
     "rotate30_reflection": [Rotate(p=1, draw=30)],
-    "flip_x32_24": FLIP,
-    "rotate_x32_24": ROTATE,
-    "rotate_x20x32_None": ROTATE,
-    "zoom_x32_24": ZOOM,
-    "zoom_x20x32_None": ZOOM,
-    "warp_x32_24": WARP,
-    "warp_x20x32_None": WARP,
     "warp_x32_none_xonly": [Warp(p=1, draw_x=0.2, draw_y=0)],
-    "dihedral_0_7": [Dihedral(p=1, draw=list(range(8)))],
-    "book_single": BOOK,
-    "book_single_x64": BOOK,
-    "default_stack_x32_24": STACK,
-    "default_stack_x20x32_(24, 24)": STACK,
-    "default_stack_x64_24": STACK,
 }
+"""By how the name of a case begins; the longest counts."""
 
 
 def training_map(transforms: Sequence[BatchTransform], case: dict[str, Any]) -> torch.Tensor:
@@ -112,14 +88,21 @@ def check(
 
 
 def test_geometry_equals_the_reference(golden: Golden):
-    for name, transforms in GEOMETRY.items():
-        case, sampling = golden[name], BatchAugmentation(transforms).sampling
+    num_cases = 0
+    for name, case in golden.items():
+        kinds = [kind for kind in GEOMETRY if name.startswith(kind)]
+        if not kinds:
+            continue
+        num_cases += 1
+        transforms = GEOMETRY[max(kinds, key=len)]
+        sampling = BatchAugmentation(transforms).sampling
         warp = training_map(transforms, case)
         found = augment_images(case["images"], warp=warp, size=size_of(case), sampling=sampling)
         check(found, case)
         if transforms is STACK:
             expected = torch.tensor(case["source_from_output_3x3"], dtype=torch.float64)
             torch.testing.assert_close(warp, expected, atol=1e-6, rtol=0)
+    assert num_cases == 35
 
 
 def fused_map(case: dict[str, Any]) -> torch.Tensor:
@@ -176,17 +159,10 @@ def test_a_window_is_filtered_with_its_surroundings_on_purpose(golden: Golden):
     assert float((found - case["expected"]).abs().mean()) < 0.01
 
 
-VALIDATION_CROPS = [
-    "rrcgpu_valid_x46_22_44",
-    "rrcgpu_valid_x20x32_24_45",
-    "rrcgpu_valid_x20x32_24_46",
-    "rrcgpu_valid_x20x32_(20, 26)_47",
-]
-
-
 def test_validation_takes_the_middle_as_the_reference_does(golden: Golden):
-    for name in VALIDATION_CROPS:
-        case = golden[name]
+    cases = [golden[name] for name in golden if name.startswith("rrcgpu_valid_")]
+    assert len(cases) == 4
+    for case in cases:
         crop = BatchAugmentation([RandomResizedCropGPU(as_size(case["size"]), **case["kwargs"])])
         images = case["images"]
         warp = crop.validation_map(len(images), source_size=images.shape[-2:])
@@ -197,12 +173,10 @@ def test_validation_takes_the_middle_as_the_reference_does(golden: Golden):
 COLOURS = {"brightness": Brightness, "contrast": Contrast, "saturation": Saturation, "hue": Hue}
 
 
-LIGHT = ["light_brightness", "light_contrast", "light_saturation", "light_hue", "light_bright_contrast", "light_contrast_bright", "light_all", "light_extreme"]  # fmt: skip
-
-
 def test_colour_equals_the_reference(golden: Golden):
-    for name in LIGHT:
-        case = golden[name]
+    cases = [golden[name] for name in golden if name.startswith("light_")]
+    assert len(cases) == 8
+    for case in cases:
         images = case["images"]
         parts = [COLOURS[kind](p=1, draw=draw) for kind, draw in case["draws"].items()]
         draws = Draws(seed=0, epoch=0, rows=torch.arange(len(images)))

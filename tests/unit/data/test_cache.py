@@ -138,9 +138,7 @@ def test_every_mode_gives_the_same_read_only_pixels(mode: CacheMode, tmp_path: P
     assert cache.describe().startswith(f"cache {mode}: 1 images, 0.0 MB ")
 
 
-def test_auto_takes_the_fastest_place_with_room_for_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_auto_takes_the_fastest_place_with_room_for_all(tmp_path: Path, monkeypatch):
     cache = ImageCache(expected_bytes=10**6, budget_bytes=2 * 10**6, folder=tmp_path)
     assert cache.describe() == (
         "cache auto: 0 images, 0.0 MB in memory of at most 2.0 MB (1.0 MB needed)"
@@ -396,27 +394,26 @@ READ_ALL = textwrap.dedent(
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", READ_ALL, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """Start a process that reads all images once its input ends; it is ready when this returns."""
+    command = [sys.executable, "-c", READ_ALL, *map(str, arguments)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
 
 
-def test_two_processes_at_once_read_the_right_pixels_and_keep_the_budget(
-    image_folder: Path, tmp_path: Path
-):
+def let_go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def test_two_processes_read_the_right_pixels_within_the_budget(image_folder: Path, tmp_path: Path):
     roomy, tight = (tmp_path / "roomy", 10**8), (tmp_path / "tight", 14 * 4096)
     processes = [started(image_folder, 8, *roomy, *tight) for _ in range(2)]
     for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+        let_go(process)
     for process in processes:
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "good\n"), err
@@ -429,11 +426,7 @@ def test_two_processes_at_once_read_the_right_pixels_and_keep_the_budget(
 def test_a_process_that_was_killed_leaves_no_wrong_pixels(image_folder: Path, tmp_path: Path):
     folder = tmp_path / "cache"
     process = started(image_folder, 10**6, folder, 10**8)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.stdin.write("go\n")
-    process.stdin.flush()
+    let_go(process)
     deadline = time.monotonic() + 20
     while len(entries(folder)) < 5 and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -446,18 +439,3 @@ def test_a_process_that_was_killed_leaves_no_wrong_pixels(image_folder: Path, tm
     for path in sorted(image_folder.rglob("*.jpg")):
         assert np.array_equal(reader.read(path), plain.read(path))
     assert "damaged" not in reader.cache.describe()
-
-
-def test_a_later_process_does_not_decode_what_an_earlier_one_kept(
-    image_folder: Path, tmp_path: Path
-):
-    paths = sorted(image_folder.rglob("*.jpg"))
-    caches = [ImageCache(mode="disk", budget_bytes=10**8, folder=tmp_path) for _ in range(2)]
-    first, second = (ImageReader(resize=Resize(32), cache=cache) for cache in caches)
-    expected = [first.read(path).copy() for path in paths]
-    for path in paths:  # The same size and time, other content: whoever decodes it fails.
-        facts = path.stat()
-        path.write_bytes(b"x" * facts.st_size)
-        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    for path, pixels in zip(paths, expected, strict=True):
-        assert np.array_equal(second.read(path), pixels)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -20,7 +18,6 @@ from vizsla import ConfigError, PictureError, Resize
 from vizsla.data.cache import ImageCache
 from vizsla.data.images import (
     ImageReader,
-    ResizeMethod,
     cause_of,
     decode_image,
     decodes_as_pillow,
@@ -82,16 +79,6 @@ def png(width: int, height: int, data: bytes, *, bits: int = 0) -> bytes:
 
 
 # ── kinds of files ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_path_a_string_and_bytes_give_the_same(tmp_path: Path):
-    path = tmp_path / "a.png"
-    left_red_right_blue().save(path)
-    expected = left_red_right_blue().tobytes()
-    for source in (path, str(path), path.read_bytes()):
-        image = decode_image(source)
-        assert image.mode == "RGB"
-        assert image.tobytes() == expected
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -309,9 +296,7 @@ def test_damaged_pixel_data_is_refused():
 
 
 @pytest.mark.parametrize("truncated", ["strict", "ok"])
-def test_a_decompression_bomb_is_refused_without_being_unpacked(
-    tmp_path: Path, truncated: Truncated
-):
+def test_a_decompression_bomb_is_refused_unopened(tmp_path: Path, truncated: Truncated):
     # A whole, valid PNG of one bit a pixel: 28 kB that unpack to 225 million pixels, 675 MB as RGB.
     path = tmp_path / "bomb.png"
     path.write_bytes(png(15_000, 15_000, zlib.compress(b"\0" * 1876 * 15_000, 9), bits=1))
@@ -343,22 +328,15 @@ def test_the_longest_thinnest_and_smallest_images_are_read():
             assert near(image, (0, 0), GREEN)
 
 
-ODD_NAMES = ["with space.png", "quo'te\".png", "new\nline.png", "été 犬.png"]
-if sys.platform == "linux":  # Other systems refuse a name that is not text.
-    ODD_NAMES.append(os.fsdecode(b"caf\xe9.png"))
-
-
-@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
-def test_odd_names_are_read_and_named_on_one_printable_line(tmp_path: Path, name: str):
-    path = tmp_path / name
-    left_red_right_blue().save(path)
-    assert decode_image(path).size == (64, 32)
-    path.write_bytes(b"\0")
-    with pytest.raises(PictureError) as caught:
-        decode_image(path)
-    assert source_name(path) in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-    assert str(caught.value).encode("utf-8")
+def test_odd_names_are_told_on_one_printable_line(tmp_path: Path, odd_names: list[str]):
+    for name in odd_names:
+        path = tmp_path / name
+        path.write_bytes(b"\0")
+        with pytest.raises(PictureError) as caught:
+            decode_image(path)
+        assert source_name(path) in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+        assert str(caught.value).encode("utf-8")
 
 
 # ── the size alone ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -452,13 +430,7 @@ def test_pixels_are_those_of_pillow():
 
 @with_second_decoder
 def test_what_pillow_does_better_is_left_to_it():
-    for data in (
-        jpeg(exif=exif_of(6)),
-        jpeg(progressive=True),
-        jpeg(mode="CMYK"),
-        jpeg()[:-60],
-        b"",
-    ):
+    for data in (jpeg(exif=exif_of(6)), jpeg(progressive=True)):
         assert plain_pixels(data, cover=(40, 40)) is None
     # Half of the sides still covers it: decoding that is faster.
     assert plain_pixels(jpeg(), cover=(20, 20)) is None
@@ -466,9 +438,7 @@ def test_what_pillow_does_better_is_left_to_it():
 
 @with_second_decoder
 @pytest.mark.parametrize("method", ["crop", "squish"])
-def test_a_reader_gives_the_same_with_both_decoders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: ResizeMethod
-):
+def test_a_reader_gives_the_same_with_both_decoders(tmp_path: Path, monkeypatch, method):
     path, seen = tmp_path / "a.jpg", list[Any]()
 
     def read(*, plain: bool, training: bool) -> Any:
@@ -488,16 +458,9 @@ def test_a_reader_gives_the_same_with_both_decoders(
             assert np.array_equal(plain, usual)
             assert not plain.flags.writeable
             assert seen == [(size[1], size[0])] * 2
-
-
-@with_second_decoder
-def test_bad_files_are_named_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reading, "is_worthwhile", lambda: True)
-    reader = ImageReader(resize=Resize(40), cache=ImageCache(mode="off"))
-    (tmp_path / "short.jpg").write_bytes(jpeg()[:-60])
-    for name, fact in [("absent", "no such file"), ("short", "truncated")]:
-        with pytest.raises(PictureError, match=rf"{name}\.jpg: .*{fact}"):
-            reader.read(tmp_path / f"{name}.jpg")
+    path.write_bytes(jpeg()[:-60])
+    with pytest.raises(PictureError, match=r"a\.jpg: .*truncated"):
+        read(plain=True, training=True)
 
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
@@ -530,13 +493,11 @@ def test_the_orientation_is_the_one_that_pillow_reads():
             data = jpeg(exif=exif_of(orientation, order=order))
             assert Image.open(BytesIO(data)).getexif()[0x0112] == orientation
             header = plain_jpeg(data)
-            assert header is not None
-            assert header.orientation == orientation
+            assert (header and header.orientation) == orientation
     exif = Image.Exif()
     exif[0x010F] = "a camera"
     header = plain_jpeg(jpeg(exif=exif))
-    assert header is not None
-    assert header.orientation == 1
+    assert (header and header.orientation) == 1
 
 
 UNUSUAL = {
@@ -557,9 +518,9 @@ UNUSUAL = {
 }
 
 
-@pytest.mark.parametrize("kind", UNUSUAL)
-def test_unusual_files_are_left_to_the_usual_decoder(kind: str):
-    assert plain_jpeg(UNUSUAL[kind]) is None
+def test_unusual_files_are_left_to_the_usual_decoder():
+    for kind, data in UNUSUAL.items():
+        assert plain_jpeg(data) is None, kind
 
 
 @given(at=st.integers(2, 400), value=st.integers(0, 255), length=st.integers(0, 2000))

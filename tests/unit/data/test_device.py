@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,18 +24,19 @@ from vizsla.data.images import ImageReader, ResizeMethod, decode_image, window_b
 from vizsla.data.loading import ImageLoader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from vizsla.data.cache import CacheMode
     from vizsla.data.loading import Shipping
     from vizsla.types import ImageTable
 
 
+RESIZE = Resize(24)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-def key_of(number: int, *, modified_ns: int = 0) -> ImageKey:
-    return ImageKey(path=str(number), num_bytes=1, modified_ns=modified_ns, preparation="strip")
+def key_of(number: int) -> ImageKey:
+    return ImageKey(path=str(number), num_bytes=1, modified_ns=0, preparation="strip")
 
 
 def image_of(height: int, width: int, *, seed: int = 0) -> np.ndarray:
@@ -63,25 +64,6 @@ def test_gathered_windows_are_those_of_presize(device: str, expected_bytes: int 
     assert batch.shape == (6, 24, 24, 3)
     for image, number, position in zip(batch.cpu(), order, positions, strict=True):
         assert np.array_equal(image.numpy(), Resize(24).view(images[number], draws=[position]))
-
-
-def test_images_come_back_as_they_were_and_read_only():
-    store = DeviceStore(torch.device("cpu"), budget_bytes=10**6)
-    store.keep(key_of(0), image_of(7, 9))
-    found = store.find(key_of(0))
-    assert found is not None
-    assert np.array_equal(found, image_of(7, 9))
-    assert not found.flags.writeable
-    assert store.find(key_of(1)) is None
-
-
-def test_a_changed_file_is_not_found_and_takes_the_place_of_the_earlier_state():
-    store = DeviceStore(torch.device("cpu"), budget_bytes=10**6)
-    store.keep(key_of(0), image_of(7, 9))
-    assert store.locate(key_of(0, modified_ns=5)) is None
-    store.keep(key_of(0, modified_ns=5), image_of(7, 9, seed=5))
-    assert store.locate(key_of(0)) is None
-    assert store.locate(key_of(0, modified_ns=5)) is not None
 
 
 def test_the_budget_is_kept_and_a_key_is_stored_once():
@@ -132,11 +114,9 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 def made(
-    device: str = "cpu", *, resize: Resize | None = None
+    resize: Resize = RESIZE, *, device: str = "cpu"
 ) -> tuple[ImageReader, DeviceStore, DeviceDecoder]:
-    reader = ImageReader(
-        resize=resize or Resize(24), cache=ImageCache(mode="device", device=device)
-    )
+    reader = ImageReader(resize=resize, cache=ImageCache(mode="device", device=device))
     store = reader.cache.device_store
     assert store is not None
     return reader, store, DeviceDecoder(reader, store=store)
@@ -144,11 +124,9 @@ def made(
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", ["crop", "squish"])
-def test_plain_files_are_stored_as_the_usual_decoder_would_and_others_are_left(
-    paths: list[Path], device: str, method: ResizeMethod
-):
+def test_only_plain_files_are_stored(paths: list[Path], device: str, method: ResizeMethod):
     resize = Resize((24, 30), method)
-    reader, store, decoder = made(device, resize=resize)
+    reader, store, decoder = made(resize, device=device)
     decoder.fill(paths)
     assert store.describe().startswith("3 images")
     for path in paths[:3]:
@@ -171,8 +149,7 @@ def test_what_is_stored_already_is_not_decoded_again(paths: list[Path]):
 
 def test_nothing_is_decoded_for_a_store_that_is_full(paths: list[Path]):
     store = DeviceStore(torch.device("cpu"), budget_bytes=10)
-    reader = made()[0]
-    decoder = DeviceDecoder(reader, store=store)
+    decoder = DeviceDecoder(made()[0], store=store)
     decoder.fill(paths[:1])
     assert store.is_full
     decoder.fill(paths[:3])
@@ -208,9 +185,7 @@ def test_presizing_is_that_of_the_cpu_within_two_grey_levels(size: tuple[int, in
     assert np.abs(found[1].numpy() - expected).max() <= 2
 
 
-def test_a_file_that_only_looks_plain_leaves_its_whole_batch_to_the_usual_decoder(
-    paths: list[Path],
-):
+def test_a_file_that_only_looks_plain_leaves_its_batch_to_pillow(paths: list[Path]):
     data = bytearray(paths[0].read_bytes())
     start = data.index(b"\xff\xdb")  # Its quantisation table, without which nothing can be decoded.
     data[start + 1] = 0xFE
@@ -231,36 +206,21 @@ class DecodingLoader(ImageLoader):
         return DeviceDecoder(self.reader, store=shipping.store)
 
 
-@pytest.fixture
-def decoding_loader(table_of: Callable[..., ImageTable]) -> Callable[..., DecodingLoader]:
-    def make(files: Sequence[Path], *, num_workers: int) -> DecodingLoader:
-        table = table_of(files)
-        return DecodingLoader(
-            table,
-            table.train_rows,
-            reader=ImageReader(resize=Resize(24), cache=ImageCache(mode="device")),
-            batch_size=4,
-            training=True,
-            num_workers=num_workers,
-        )
-
-    return make
+def loader_of(
+    kind: type[ImageLoader], table: ImageTable, mode: CacheMode, *, num_workers: int
+) -> ImageLoader:
+    reader = ImageReader(resize=Resize(24), cache=ImageCache(mode=mode))
+    settings: dict[str, Any] = dict(batch_size=4, training=True, num_workers=num_workers)
+    return kind(table, table.train_rows, reader=reader, **settings)
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_a_loader_reads_whole_batches_and_gives_the_same_in_later_epochs(
-    paths: list[Path], decoding_loader: Callable[..., DecodingLoader], num_workers: int
-):
-    loader = decoding_loader(paths[:6] + paths[:5], num_workers=num_workers)
+def test_a_loader_decodes_whole_batches_once(paths: list[Path], table_of, num_workers: int):
+    table = table_of(paths[:6] + paths[:5])
+    loader = loader_of(DecodingLoader, table, "device", num_workers=num_workers)
     first, again = (list(loader.batches(epoch=3)) for _ in range(2))
     assert loader.reader.cache.describe().startswith("cache device: 6 images")
-    usual = ImageLoader(
-        loader.table,
-        loader.rows,
-        reader=ImageReader(resize=Resize(24), cache=ImageCache(mode="off")),
-        batch_size=4,
-        training=True,
-    )
+    usual = loader_of(ImageLoader, table, "off", num_workers=num_workers)
     assert [len(batch.rows) for batch in first] == [4, 4, 3]
     for one, other, expected in zip(first, again, usual.batches(epoch=3), strict=True):
         for name in ("rows", "targets", "images"):
@@ -271,18 +231,15 @@ def test_a_loader_reads_whole_batches_and_gives_the_same_in_later_epochs(
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_a_bad_file_among_whole_batches_is_named(
-    paths: list[Path], decoding_loader: Callable[..., DecodingLoader], num_workers: int
-):
+def test_a_bad_file_among_whole_batches_is_named(paths: list[Path], table_of, num_workers: int):
+    loader = loader_of(DecodingLoader, table_of(paths[:7]), "device", num_workers=num_workers)
     with pytest.raises(PictureError, match=r"6\.jpg: the file is truncated"):
-        list(decoding_loader(paths[:7], num_workers=num_workers).batches())
+        list(loader.batches())
     assert not [t for t in threading.enumerate() if t.name.startswith("vizsla-reader")]
 
 
 @pytest.mark.gpu
-def test_loaders_on_cuda_fill_the_store_from_all_kinds_of_files_and_name_the_bad_one(
-    paths: list[Path], table_of: Callable[..., ImageTable]
-):
+def test_loaders_on_cuda_fill_the_store_and_name_the_bad_file(paths: list[Path], table_of):
     def loaders_of(files: list[Path]) -> DataLoaders:
         table, cache = table_of(files), ImageCache(mode="device", device="cuda")
         return DataLoaders(table, resize=Resize(24), batch_size=4, device="cuda", cache=cache)

@@ -29,9 +29,7 @@ from vizsla.types import ImageTable
 TableOf = Callable[..., ImageTable]
 
 
-def test_size_brightness_and_digest_are_those_of_the_file(
-    tmp_path: Path, make_image: Callable[..., Path], table_of: TableOf
-):
+def test_size_brightness_and_digest_are_those_of_the_file(tmp_path: Path, make_image, table_of):
     grey = tmp_path / "grey.png"
     Image.new("RGB", (30, 20), (51, 51, 51)).save(grey)
     cross = make_image("cross.jpg", size=(48, 64))
@@ -47,16 +45,11 @@ def test_size_brightness_and_digest_are_those_of_the_file(
     assert float(facts.likenesses[1].sum()) == pytest.approx(0, abs=1e-4)
 
 
-def turned(path: Path, *, size: tuple[int, int]) -> Path:
-    """Write an image of this width and height that is seen after a quarter turn."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", size, "white").save(path, exif=exif)
-    return path
-
-
 def test_an_image_on_its_side_counts_as_it_is_seen(tmp_path: Path, table_of: TableOf):
-    table = table_of([turned(tmp_path / "turned.jpg", size=(100, 20))])
+    exif, path = Image.Exif(), tmp_path / "turned.jpg"
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (100, 20)).save(path, exif=exif)
+    table = table_of([path])
     facts = image_facts(table, torch.tensor([0]), num_workers=0)
     assert (int(facts.heights[0]), int(facts.widths[0])) == (100, 20)
     assert count_smaller(table, torch.arange(1), size=(90, 15)) == 0
@@ -175,9 +168,7 @@ def test_copies_and_images_that_were_saved_again_are_found(tmp_path: Path, dupli
     assert duplicates([*valid, again, copy], train) == [(4, 10, True), (3, 7, False)]
 
 
-def test_images_without_contrast_or_that_cannot_be_read_are_not_compared(
-    tmp_path: Path, duplicates: Found
-):
+def test_flat_and_unreadable_images_are_not_compared(tmp_path: Path, duplicates: Found):
     flat = [tmp_path / "flat_1.png", tmp_path / "flat_2.png"]
     Image.new("RGB", (30, 30), (90, 90, 90)).save(flat[0])
     Image.new("RGB", (31, 30), (90, 90, 90)).save(flat[1])

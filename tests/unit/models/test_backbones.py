@@ -82,11 +82,11 @@ def test_published_weights_of_timm_come_from_the_cache(empty_caches):
     assert "state_dict" not in network.pretrained_cfg  # one copy of the weights is enough
 
 
-def test_published_weights_of_timm_come_from_the_hub(empty_caches, file_server, monkeypatch):
+def test_published_weights_of_timm_come_from_the_hub(empty_caches, web, monkeypatch):
     tensors = whole_tiny_network()
     path = f"/{TINY_REPOSITORY}/resolve/main/model.safetensors"
-    file_server.files[path] = safetensors.torch.save(tensors)
-    monkeypatch.setenv("HF_ENDPOINT", file_server.url)
+    web.files[path] = safetensors.torch.save(tensors)
+    monkeypatch.setenv("HF_ENDPOINT", web.address)
     assert_weights(build_backbone(f"{TINY}.r160_in1k"), tensors)
 
 

@@ -211,42 +211,42 @@ def test_cached_copy_is_used_without_network(tmp_path):
     assert find_weights_file(revision, hub=offline) == old
 
 
-def test_offline_asks_no_server(tmp_path, file_server):
-    published = PublishedFile(repository=REPOSITORY, names=NAMES, url=f"{file_server.url}/tiny.pth")
-    hub = make_hub(tmp_path, endpoint=file_server.url, is_offline=True)
+def test_offline_asks_no_server(tmp_path, web):
+    published = PublishedFile(repository=REPOSITORY, names=NAMES, url=f"{web.address}/tiny.pth")
+    hub = make_hub(tmp_path, endpoint=web.address, is_offline=True)
     with pytest.raises(WeightsError, match="HF_HUB_OFFLINE"):
         find_weights_file(published, hub=hub)
-    assert file_server.requests == []
+    assert web.asked == []
 
 
-def test_file_comes_from_the_hub_once_and_then_from_its_cache(tmp_path, file_server):
+def test_file_comes_from_the_hub_once_and_then_from_its_cache(tmp_path, web):
     for name in reversed(NAMES):  # the second name where the hub lacks the first
-        file_server.files[f"/{REPOSITORY}/resolve/main/{name}"] = CONTENT
+        web.files[f"/{REPOSITORY}/resolve/main/{name}"] = CONTENT
         cache = tmp_path / name
-        path = find_weights_file(ON_HUB, hub=make_hub(cache, endpoint=file_server.url))
+        path = find_weights_file(ON_HUB, hub=make_hub(cache, endpoint=web.address))
         assert path.name == name
         assert path.read_bytes() == CONTENT
         assert path.is_relative_to(cache / "hub")
         assert find_weights_file(ON_HUB, hub=make_hub(cache, is_offline=True)) == path
 
 
-def test_address_is_used_if_the_hub_has_nothing(tmp_path, file_server):
-    file_server.files[f"/tiny-{DIGEST}.pth"] = CONTENT
-    url = f"{file_server.url}/tiny-{DIGEST}.pth"
+def test_address_is_used_if_the_hub_has_nothing(tmp_path, web):
+    web.files[f"/tiny-{DIGEST}.pth"] = CONTENT
+    url = f"{web.address}/tiny-{DIGEST}.pth"
     published = PublishedFile(repository=REPOSITORY, names=NAMES, url=url)
-    path = find_weights_file(published, hub=make_hub(tmp_path, endpoint=file_server.url))
+    path = find_weights_file(published, hub=make_hub(tmp_path, endpoint=web.address))
     assert path == tmp_path / "urls" / f"tiny-{DIGEST}.pth"
     assert path.read_bytes() == CONTENT
 
 
-def test_error_has_all_reasons(tmp_path, file_server):
+def test_error_has_all_reasons(tmp_path, web):
     published = PublishedFile(repository=REPOSITORY, names=NAMES, url="http://127.0.0.1:9/tiny.pth")
-    hub = make_hub(tmp_path, endpoint=file_server.url)
+    hub = make_hub(tmp_path, endpoint=web.address)
     with pytest.raises(WeightsError, match=r"pytorch_model\.bin.*404.*127\.0\.0\.1:9/tiny\.pth"):
         find_weights_file(published, hub=hub)
     path = f"/{REPOSITORY}/resolve/main/{NAMES[0]}"
-    file_server.files[path] = CONTENT
-    file_server.only_promised.add(path)
+    web.files[path] = CONTENT
+    web.statuses = [404] * 9
     with pytest.raises(WeightsError, match=r"model\.safetensors cannot be fetched: "):
         find_weights_file(ON_HUB, hub=hub)
     with pytest.raises(WeightsError, match="no place is known"):
@@ -270,14 +270,14 @@ def test_silent_server_is_given_up_after_the_timeout(tmp_path):
     assert time.monotonic() - start < 3
 
 
-def test_impossible_downloads_are_refused(tmp_path, file_server):
-    file_server.files |= {"/tiny-01234567.pth": CONTENT, "/tiny.pth": CONTENT}
+def test_impossible_downloads_are_refused(tmp_path, web):
+    web.files |= {"/tiny-01234567.pth": CONTENT, "/tiny.pth": CONTENT}
     (tmp_path / "file").write_text("")
     (tmp_path / "tiny.pth").mkdir()
     for address, folder, facts in [
-        (f"{file_server.url}/tiny-01234567.pth", tmp_path / "a", f"{DIGEST}.*01234567"),
-        (f"{file_server.url}/tiny.pth", tmp_path / "file", r"tiny\.pth cannot be fetched: "),
-        (f"{file_server.url}/tiny.pth", tmp_path, r"Cannot write .*tiny\.pth"),
+        (f"{web.address}/tiny-01234567.pth", tmp_path / "a", f"{DIGEST}.*01234567"),
+        (f"{web.address}/tiny.pth", tmp_path / "file", r"tiny\.pth cannot be fetched: "),
+        (f"{web.address}/tiny.pth", tmp_path, r"Cannot write .*tiny\.pth"),
         ("tiny.pth", tmp_path, r"tiny\.pth cannot be fetched: unknown url type"),
     ]:
         with pytest.raises(WeightsError, match=facts):
