@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,17 +16,22 @@ from vizsla.infer import overlay
 from vizsla.models import Classifier, ConcatPoolHead, FeatureHead, build_backbone
 from vizsla.types import Preprocessing
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SIDE = 64
 AS_IT_IS = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-class Halves(nn.Module):
-    """Logits are the means of the left and of the right half of the last map."""
+class Applies(nn.Module):
+    """A body or a head that is a function."""
 
-    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        middle = maps[-1].shape[3] // 2
-        left, right = maps[-1][..., :middle], maps[-1][..., middle:]
-        return torch.stack([left.mean(dim=(1, 2, 3)), right.mean(dim=(1, 2, 3))], dim=1)
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, given: Any) -> Any:
+        return self.function(given)
 
 
 class LinearMean(nn.Module):
@@ -41,8 +46,8 @@ class LinearMean(nn.Module):
         return F.linear(maps[-1].mean(dim=(2, 3)), self.weight, self.bias)
 
 
-def own(*layers: nn.Module, head: nn.Module, num_classes: int = 2) -> Classifier:
-    backbone = build_backbone(nn.Sequential(*layers), preprocessing=AS_IT_IS)
+def own(body: nn.Module, head: nn.Module, *, num_classes: int = 2) -> Classifier:
+    backbone = build_backbone(body, preprocessing=AS_IT_IS)
     return Classifier(backbone, head, vocab=tuple("abcdefgh"[:num_classes]))
 
 
@@ -50,7 +55,7 @@ def own(*layers: nn.Module, head: nn.Module, num_classes: int = 2) -> Classifier
 def colours() -> Classifier:
     """Maps of a quarter of the side; class a is red, class b is blue."""
     weight = torch.tensor([[1.0, -0.5, -0.5], [-0.5, -0.5, 1.0]])
-    return own(nn.AvgPool2d(4), head=LinearMean(weight))
+    return own(nn.AvgPool2d(4), LinearMean(weight))
 
 
 def scene() -> Tensor:
@@ -97,7 +102,13 @@ def test_targets_are_predicted_given_or_several(colours):
 
 def test_formula_of_the_paper():
     torch.manual_seed(0)
-    classifier = own(nn.Conv2d(3, 5, 3, stride=2), nn.ReLU(), head=Halves())
+    body = nn.Sequential(nn.Conv2d(3, 5, 3, stride=2), nn.ReLU())
+    halves = Applies(
+        lambda maps: torch.stack(
+            [maps[-1][..., :3].mean(dim=(1, 2, 3)), maps[-1][..., 3:].mean(dim=(1, 2, 3))], dim=1
+        )
+    )
+    classifier = own(body, halves)
     image = torch.rand(1, 3, 15, 15)
     maps = classifier.backbone(image)[-1][0].detach().numpy()  # (5, 7, 7)
     # The gradient of the mean of the left half: 1 / (5 * 7 * 3) there, 0 on the right; its mean over all 49 places.
@@ -122,8 +133,7 @@ def test_earlier_stage_gets_the_gradient_through_the_body():
 
     body = TwoMaps().requires_grad_(requires_grad=False)
     body.second.weight.copy_(torch.tensor([1.0, 0.0, -1.0])[None, :, None, None])
-    backbone = build_backbone(body, preprocessing=AS_IT_IS)
-    classifier = Classifier(backbone, LinearMean(torch.ones(1, 1)), vocab=("a",))
+    classifier = own(body, LinearMean(torch.ones(1, 1)), num_classes=1)
     heat = grad_cam(classifier, scene(), stage=0)
     assert heat[0, 8, 8] == 1
     assert heat[0, 24, 24] == 0
@@ -131,30 +141,17 @@ def test_earlier_stage_gets_the_gradient_through_the_body():
 
 
 def test_last_map_of_one_position_is_skipped():
+    pooled_at_the_end = Applies(lambda images: [F.avg_pool2d(images, 4), F.avg_pool2d(images, 32)])
     head = LinearMean(torch.tensor([[1.0, 0.0, 0.0]]))
-
-    class PooledAtTheEnd(nn.Module):
-        def forward(self, images: Tensor) -> list[Tensor]:
-            maps = F.avg_pool2d(images, 4)
-            return [maps, maps.mean(dim=(2, 3), keepdim=True)]
-
-    backbone = build_backbone(PooledAtTheEnd(), preprocessing=AS_IT_IS)
-    heat = grad_cam(Classifier(backbone, head, vocab=("a",)), scene())
+    heat = grad_cam(own(pooled_at_the_end, head, num_classes=1), scene())
     assert heat[0, 8, 8] == 1
     assert heat[0, 24, 24] == 0
 
 
 def test_map_that_the_head_does_not_use_is_skipped():
-    class SecondToLast(nn.Module):
-        def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-            return maps[-2].mean(dim=(2, 3))
-
-    class Both(nn.Module):
-        def forward(self, images: Tensor) -> list[Tensor]:
-            return [F.avg_pool2d(images, 4), F.avg_pool2d(images, 8)]
-
-    backbone = build_backbone(Both(), preprocessing=AS_IT_IS)
-    classifier = Classifier(backbone, SecondToLast(), vocab=("red", "green", "blue"))
+    two_maps = Applies(lambda images: [F.avg_pool2d(images, 4), F.avg_pool2d(images, 8)])
+    on_the_first = Applies(lambda maps: maps[-2].mean(dim=(2, 3)))
+    classifier = own(two_maps, on_the_first, num_classes=3)  # red, green and blue
     assert grad_cam(classifier, scene(), targets=[2])[0, 24, 24] == 1
     with pytest.raises(ConfigError, match="stage 1 of 2"):
         grad_cam(classifier, scene(), stage=1)
@@ -217,17 +214,8 @@ def test_classifier_stays_as_it_was(name, stage):
 
 
 def test_head_that_works_in_place():
-    head = nn.Sequential(nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-    class LastMap(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = head
-
-        def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-            return self.layers(maps[-1])
-
-    classifier = own(nn.AvgPool2d(4), head=LastMap(), num_classes=3)
+    layers = nn.Sequential(nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    classifier = own(nn.AvgPool2d(4), Applies(lambda maps: layers(maps[-1])), num_classes=3)
     assert grad_cam(classifier, scene(), targets=[0])[0, 8, 8] == 1
 
 
@@ -279,13 +267,9 @@ def test_impossible_explanations_are_refused(colours):
         arguments: dict[str, Any] = {"images": scene(), **changes}
         with pytest.raises(ConfigError, match=re.escape(facts)):
             grad_cam(colours, **arguments)
-
-    class Constant(nn.Module):
-        def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-            return torch.zeros(len(maps[-1]), 2)
-
+    constant = Applies(lambda maps: torch.zeros(len(maps[-1]), 2))
     with pytest.raises(ConfigError, match="head"):
-        grad_cam(own(nn.AvgPool2d(4), head=Constant()), scene())
+        grad_cam(own(nn.AvgPool2d(4), constant), scene())
 
 
 def test_overlay_shows_the_image_in_cold_places_and_the_colour_in_hot_ones():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,9 +22,11 @@ from vizsla.infer import mistakes as evidence
 from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from vizsla import Predictions
+    from vizsla.infer import Evidence
 
 
 @pytest.fixture
@@ -51,21 +53,30 @@ def predictions_of(loaders: DataLoaders, *, wrong: int) -> Predictions:
     return table_predictions(table, rows=rows, logits=logits, targets=targets)
 
 
+@pytest.fixture
+def collect(loaders: DataLoaders, classifier: Classifier) -> Callable[..., Evidence]:
+    """Return a function that collects evidence about predictions, of which some are wrong."""
+
+    def collect(*, wrong: int, **options: Any) -> Evidence:
+        batches: dict[str, Any] = {"batches_of": lambda rows: loaders.loader_for(rows).batches()}
+        return collect_evidence(
+            classifier,
+            predictions=predictions_of(loaders, wrong=wrong),
+            table=loaders.table,
+            num_workers=0,
+            **(batches | options),
+        )
+
+    return collect
+
+
 def test_each_mistake_has_a_heat_map_and_three_neighbours(
-    loaders: DataLoaders, classifier: Classifier
+    loaders: DataLoaders, classifier: Classifier, collect: Callable[..., Evidence]
 ):
-    predictions = predictions_of(loaders, wrong=2)
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     modes = [part.training for part in classifier.modules()]
     bars: list[str] = []
-    found = collect_evidence(
-        classifier,
-        predictions=predictions,
-        table=loaders.table,
-        batches_of=lambda rows: loaders.loader_for(rows).batches(),
-        num_workers=0,
-        on_progress=lambda what, _done, _total: bars.append(what),
-    )
+    found = collect(wrong=2, on_progress=lambda what, _done, _total: bars.append(what))
     assert sorted(found.neighbours) == [0, 1]
     train = set(loaders.table.train_rows.tolist())
     for near in found.neighbours.values():
@@ -76,7 +87,7 @@ def test_each_mistake_has_a_heat_map_and_three_neighbours(
         assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (3, 64, 64))
     assert found.valid_facts is not None
     assert found.train_facts is not None
-    assert found.valid_facts.rows.tolist() == predictions.rows.tolist()
+    assert found.valid_facts.rows.tolist() == loaders.table.valid_rows.tolist()
     assert found.train_facts.rows.tolist() == loaders.table.train_rows.tolist()
     assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
     assert [part.training for part in classifier.modules()] == modes
@@ -87,7 +98,9 @@ def test_each_mistake_has_a_heat_map_and_three_neighbours(
     ]
 
 
-def test_features_known_from_training_are_used(loaders: DataLoaders, classifier: Classifier):
+def test_features_known_from_training_are_used(
+    loaders: DataLoaders, classifier: Classifier, collect: Callable[..., Evidence]
+):
     predictions = predictions_of(loaders, wrong=1)
     asked: list[int] = []
 
@@ -99,46 +112,27 @@ def test_features_known_from_training_are_used(loaders: DataLoaders, classifier:
     own = pooled_features(classifier, batch.images)
     rows = loaders.table.train_rows[:2]
     known = KnownImages(rows=rows, features=torch.cat([-own, own]), left_out=predictions)
-    found = collect_evidence(
-        classifier,
-        predictions=predictions,
-        table=loaders.table,
-        batches_of=batches_of,
-        known=known,
-        num_workers=0,
-    )
+    found = collect(wrong=1, batches_of=batches_of, known=known)
     assert asked == [1]
     assert [each.row for each in found.neighbours[0]] == rows.flip(0).tolist()
     assert found.neighbours[0][0].similarity == pytest.approx(1, abs=1e-5)
     assert found.left_out is predictions
 
 
-def test_without_mistakes_the_network_does_not_run(loaders: DataLoaders, classifier: Classifier):
+def test_without_mistakes_the_network_does_not_run(collect: Callable[..., Evidence]):
     def batches_of(rows: torch.Tensor):
         raise AssertionError(rows)
 
-    found = collect_evidence(
-        classifier,
-        predictions=predictions_of(loaders, wrong=0),
-        table=loaders.table,
-        batches_of=batches_of,
-        num_workers=0,
-    )
+    found = collect(wrong=0, batches_of=batches_of)
     assert (found.heat, found.neighbours) == ({}, {})
     assert found.valid_facts is not None
 
 
 def test_training_images_are_sampled_evenly(
-    loaders: DataLoaders, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    collect: Callable[..., Evidence], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(evidence, "MOST_TRAINING", 4)
-    found = collect_evidence(
-        classifier,
-        predictions=predictions_of(loaders, wrong=0),
-        table=loaders.table,
-        batches_of=lambda rows: loaders.loader_for(rows).batches(),
-        num_workers=0,
-    )
+    found = collect(wrong=0)
     assert found.train_facts is not None
     assert len(found.train_facts.rows) == 4
     assert evenly_spread(range(10), most=4) == [0, 2, 5, 7]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from vizsla import ConfigError, Predictions, TrainConfig, train_classifier
+from vizsla import ConfigError, TrainConfig, train_classifier
 from vizsla.data.table import resolve_data
 from vizsla.infer import predict_batches
 from vizsla.models import Classifier, FeatureHead, build_backbone, norm_parameters
 from vizsla.recipe import EPOCH_COLUMNS, FEATURE_PHASES, BestState, loaders_for, train_end_to_end
 from vizsla.recipe.features_first import features_first
-from vizsla.train import FORWARD, OVERHEAD, Display, PhaseClock, RunProfile
+from vizsla.train import FORWARD, OVERHEAD, Display, RunProfile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,44 +66,8 @@ def classifier() -> Classifier:
     return Classifier(backbone, head, vocab=VOCAB).eval()
 
 
-def predictions(*, logit: float) -> Predictions:
-    """Return predictions that are the better, the larger the logit."""
-    return Predictions(
-        rows=torch.arange(2),
-        paths=("a", "b"),
-        logits=torch.tensor([[logit, 0.0], [0.0, logit]]),
-        targets=torch.tensor([0, 1]),
-        vocab=VOCAB,
-    )
-
-
 def state_of(classifier: Classifier) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in classifier.state_dict().items()}
-
-
-def change(classifier: Classifier) -> None:
-    with torch.no_grad():
-        for value in classifier.state_dict().values():
-            value.add_(1)
-
-
-def test_state_with_the_lowest_loss_is_put_back(classifier: Classifier):
-    best = BestState(classifier, predictions=predictions(logit=1.0), name="start")
-    expected = state_of(classifier)
-    change(classifier)
-    best.offer(predictions(logit=1.0), name="epoch 1")  # an equal loss is not lower
-    best.restore()
-    assert best.name == "start"
-    assert all(torch.equal(v, expected[name]) for name, v in classifier.state_dict().items())
-    change(classifier)
-    best.offer(better := predictions(logit=2.0), name="epoch 2")
-    expected = state_of(classifier)
-    change(classifier)
-    best.offer(predictions(logit=1.5), name="epoch 3")
-    best.restore()
-    assert best.name == "epoch 2"
-    assert best.predictions is better
-    assert all(torch.equal(v, expected[name]) for name, v in classifier.state_dict().items())
 
 
 def run(loaders: DataLoaders, classifier: Classifier) -> tuple[BestState, list[HistoryPoint]]:
@@ -139,18 +103,6 @@ def test_everything_but_norms_trains_and_the_best_state_is_restored(
     assert torch.equal(again.logits, best.predictions.logits)
     losses = [point.valid_loss for point in points if point.valid_loss is not None]
     assert float(best.predictions.losses.mean()) <= min(losses) + 1e-6
-
-
-def test_clock_stops():
-    clock = PhaseClock(("one", "two"))
-    clock.to("one")
-    clock.to("two")
-    clock.stop()
-    after = dict(clock.seconds)
-    clock.stop()
-    assert clock.seconds == after
-    assert list(after) == ["one", "two"]
-    assert min(after.values()) > 0
 
 
 def test_features_stage_has_every_phase(image_folder: Path):

@@ -102,15 +102,17 @@ def test_text_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]):
         assert capsys.readouterr().out == "[1] to the screen\n"
 
 
-def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str], terminal: Console):
+def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str], terminal: Console, page: Page):
     terminal.quiet = True
-    for display in (Display(quiet=True), Display(console=terminal)):
+    for display in (Display(quiet=True), Display(console=terminal), NotebookDisplay(quiet=True)):
         display.header(COLUMNS)
+        display.row(COLUMNS)
         with display.bar("epoch", total=2) as move:
             move(2)
         display.line("anything")
     assert capsys.readouterr() == ("", "")
     assert written(terminal) == ""
+    assert page.shown == []
 
 
 def test_a_terminal_sees_the_bar_until_it_is_wiped(terminal: Console):
@@ -245,15 +247,6 @@ def test_a_fast_bar_sends_few_messages(page: Page):
         for done in range(1000):
             move(done)
     assert page.num_messages < 20
-
-
-def test_a_quiet_notebook_shows_nothing(page: Page, capsys: pytest.CaptureFixture[str]):
-    display = NotebookDisplay(quiet=True)
-    display.header(("epoch",))
-    display.row(("0",))
-    display.line("better")
-    assert page.shown == []
-    assert capsys.readouterr().out == ""
 
 
 def test_names_are_escaped_and_a_bar_says_how_long_it_will_take():

@@ -94,26 +94,18 @@ def settings_of(optimiser: torch.optim.Optimizer) -> list[dict[str, Any]]:
     ]
 
 
-class At(Callback):
-    """Does something at one step of every fit."""
+class FailAt(Callback):
+    """Raises an error at one step of every fit."""
 
-    def __init__(self, step: int, action: Callable[[], None]) -> None:
+    def __init__(self, step: int, error: BaseException) -> None:
         self.step = step
-        self.action = action
+        self.error = error
         self.steps_seen = 0
 
     def after_step(self, fit: Fit) -> None:
         self.steps_seen += 1
         if fit.step == self.step:
-            self.action()
-
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
-
-
-def fail() -> None:
-    raise ArithmeticError("of the user's own making")
+            raise self.error
 
 
 def test_rates_and_running_mean_of_the_losses(make_learner: Any):
@@ -159,26 +151,11 @@ def test_run_leaves_no_trace(make_learner: Any, tmp_path: Path, trained: bool, f
     StateOf(learner).assert_equal(before)
     assert sorted(tmp_path.rglob("*")) == files
     assert all(weight.grad is None for weight in learner.model.parameters())
-
-
-@pytest.mark.parametrize("action", [interrupt, fail])
-@pytest.mark.parametrize("trained", [False, True], ids=["no optimiser yet", "after a fit"])
-def test_interrupted_run_leaves_no_trace(
-    make_learner: Any, trained: bool, action: Callable[[], None]
-):
-    learner = make_learner()
-    if trained:
-        learner.fit(1, 1e-3)
-    before = StateOf(learner)
-    with pytest.raises((KeyboardInterrupt, ArithmeticError)) as error:
-        find_learning_rate(learner, num_it=20, cbs=At(7, action))
-    assert error.type is (KeyboardInterrupt if action is interrupt else ArithmeticError)
-    StateOf(learner).assert_equal(before)
-
-
-def find_until_interrupted(learner: Learner) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        find_learning_rate(learner, num_it=20, cbs=At(3, interrupt))
+    for error in (KeyboardInterrupt(), ArithmeticError("mine"), TrainingError("mine")):
+        with pytest.raises(type(error)) as raised:
+            find_learning_rate(learner, num_it=20, cbs=FailAt(7, error))
+        assert raised.value is error
+        StateOf(learner).assert_equal(before)
 
 
 def find_with_an_interrupted_loss(learner: Learner) -> None:
@@ -200,7 +177,6 @@ FINDERS: list[Callable[[Learner], object]] = [
     partial(find_learning_rate, num_it=7, stop_div=False),
     partial(find_learning_rate, num_it=6, num_runs=3),
     partial(find_learning_rate, start_lr=1e2, end_lr=1e38, num_it=12),  # infinite losses
-    find_until_interrupted,
     find_with_an_interrupted_loss,
 ]
 
@@ -270,14 +246,6 @@ def test_loss_that_is_not_finite_ends_the_run_without_an_error(make_learner: Any
     assert "5 losses 0" in found.note
 
 
-def test_training_error_of_a_callback_is_raised(make_learner: Any):
-    def refuse() -> None:
-        raise TrainingError("Not today.")
-
-    with pytest.raises(TrainingError, match="Not today"):
-        find_learning_rate(make_learner(), num_it=8, cbs=At(2, refuse))
-
-
 def test_only_callbacks_that_change_batches_take_part(make_learner: Any):
     class Counting(Callback):
         def __init__(self) -> None:
@@ -287,7 +255,7 @@ def test_only_callbacks_that_change_batches_take_part(make_learner: Any):
             self.steps += 1
             return batch
 
-    watching, counting = At(1, fail), Counting()
+    watching, counting = FailAt(1, ArithmeticError()), Counting()
     learner = make_learner()
     learner.cbs = [watching, counting]
     plain = find_learning_rate(learner, num_it=6)
@@ -308,7 +276,7 @@ def test_impossible_ranges_are_refused_before_the_first_step(make_learner: Any, 
         ({"num_it": 9.5}, "num_it"),
         ({"num_runs": 0}, "num_runs"),
     ]
-    learner, watch = make_learner(), At(1, fail)
+    learner, watch = make_learner(), FailAt(1, ArithmeticError())
     for options, facts in cases:
         with pytest.raises(ConfigError, match=facts):
             find_learning_rate(learner, cbs=watch, **options)

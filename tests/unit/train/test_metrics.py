@@ -56,15 +56,6 @@ PAIR_TARGETS = torch.tensor(GOLDEN["binary_targs"])
 # --- without settings ---
 
 
-def test_accuracy_counts_images():
-    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [0.0, 1.0, 2.0], [5.0, 1.0, 0.0]])
-    targets = torch.tensor([0, 1, 1, 2])
-    assert accuracy(logits, targets) == error_rate(logits, targets) == 0.5
-    assert accuracy(logits.softmax(1), targets) == 0.5
-    assert accuracy(logits[:3], targets[:3]).item() == pytest.approx(2 / 3)
-    assert error_rate(logits[:3], targets[:3]).item() == pytest.approx(1 / 3)
-
-
 def test_classes_along_another_axis():
     logits, targets = torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 1])
     assert accuracy(logits.T, targets, axis=0) == accuracy(logits, targets) == 1.0

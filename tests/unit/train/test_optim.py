@@ -128,32 +128,6 @@ def test_golden_running_statistics():
         np.testing.assert_allclose(buffers[name], expected, atol=1e-3)
 
 
-def test_frozen_layer_stays_exactly_as_it_is():
-    for name in ("frozen", "frozen_bn_trains", "frozen_bn_fixed"):
-        model, optimiser, schedule = prepared(CASES[name])
-        run(model, optimiser, schedule)
-        for parameter in ("0.weight", "0.bias"):
-            expected = torch.tensor(PROBLEM["start"][parameter])
-            assert torch.equal(model.state_dict()[parameter], expected)
-
-
-def test_layer_frozen_after_training_does_not_move():
-    # The recorded library goes on shrinking it by weight decay: its gradient stays zero instead of none.
-    model = toy()
-    groups = groups_of(model, [[0], [1, 2]])
-    run(model, build_optimiser(model, groups), constant(1, rates=(0.1, 0.1)))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    freeze_to(groups, -1, train_norms=norm_parameters(model))
-    run(model, build_optimiser(model, groups, weight_decay=0.3), constant(4, rates=(0.1, 0.1)))
-    after = model.state_dict()
-    assert torch.equal(after["0.weight"], before["0.weight"])
-    assert torch.equal(after["0.bias"], before["0.bias"])
-    assert not torch.equal(after["2.weight"], before["2.weight"])
-    freeze_to(groups, 0)
-    run(model, build_optimiser(model, groups), constant(1, rates=(0.1, 0.1)))
-    assert not torch.equal(model.state_dict()["0.weight"], before["0.weight"])
-
-
 @pytest.mark.parametrize(
     ("given", "first", "second"), [(0.25, 0.25, 0.25), ((0.5, 0.25), 0.5, 0.25), (None, 0.01, 0.01)]
 )
@@ -176,14 +150,6 @@ def test_groups_and_decay_of_parameters(
         "2.weight": (1, second),
         "2.bias": (1, 0.0),
     }
-
-
-def test_norms_and_biases_are_decayed_on_request():
-    model = toy()
-    optimiser = build_optimiser(
-        model, (tuple(model.parameters()),), weight_decay=0.25, decay_norms_and_biases=True
-    )
-    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.25]
 
 
 def test_fused_kernels_are_used_on_one_device():

@@ -42,6 +42,7 @@ FITS = {
     for case in json.loads(
         (Path(__file__).resolve().parents[2] / "golden" / "schedules.json").read_text("utf-8")
     )["fits"]
+    if case["method"] != "lr_find"
 }
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -78,13 +79,7 @@ def spy(learner: Learner) -> list[tuple[list[float], float]]:
 # --- fits ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("fit_slice", "one_cycle_default_lr", "one_cycle_custom", "one_cycle_3x4", "fine_tune_2"),
-        *("fine_tune_wd_div", "flat_cos", "sgdr", "sgdr_mult3", "start_epoch"),
-    ],
-)
+@pytest.mark.parametrize("name", FITS)
 def test_each_fit_has_the_golden_rates_and_momentum(
     make_learner: Any, make_loaders: Any, name: str
 ):
@@ -97,14 +92,15 @@ def test_each_fit_has_the_golden_rates_and_momentum(
         for key, value in case["arguments"].items()
     }
     getattr(learner, case["method"])(**arguments)
-    rates = [row for phase in case["phases"] for row in phase["learning_rates"]]
+    rates = np.concatenate([phase["learning_rates"] for phase in case["phases"]])
     momenta = [momentum for phase in case["phases"] for momentum in phase["momenta"]]
     for step, corrected in case.get("corrected_steps", {}).items():  # where the reference rounds
-        rates[int(step)] = [corrected] * len(rates[int(step)])
-    np.testing.assert_allclose([row for row, _ in told], rates, rtol=1e-5, atol=1e-9)
+        rates[int(step)] = corrected
+    # The reference rounds positions to float32, which near the end of a cosine is more than a millionth of the rate there.
+    found = np.array([row for row, _ in told])
+    assert (np.abs(found - rates) <= 1e-6 * (rates + rates.max(axis=0))).all()
     np.testing.assert_allclose([momentum for _, momentum in told], momenta, rtol=1e-5)
-    last = [row[-1] for row in rates]
-    np.testing.assert_allclose(learner.recorder.lrs, last, rtol=1e-5, atol=1e-9)
+    assert learner.recorder.lrs == found[:, -1].tolist()
 
 
 def test_fine_tune_keeps_the_history_of_both_phases(make_learner: Any):
@@ -149,14 +145,6 @@ def test_cycles_of_one_length_restart_at_every_epoch(make_learner: Any):
     one = [1e-2 * (1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)]
     np.testing.assert_allclose(learner.recorder.lrs, one * 3, rtol=1e-9)
     assert learner.recorder.last.stage == "warm restarts"
-
-
-def test_epochs_before_start_epoch_are_skipped(make_learner: Any):
-    learner, whole = make_learner(), make_learner()
-    learner.fit_one_cycle(3, 1e-2, start_epoch=2)
-    whole.fit_one_cycle(3, 1e-2)
-    assert learner.recorder.lrs == whole.recorder.lrs[10:]
-    assert (len(learner.recorder.losses), len(learner.recorder.values)) == (5, 1)
 
 
 @pytest.mark.parametrize("train_bn", [True, False])
