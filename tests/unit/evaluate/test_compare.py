@@ -17,7 +17,7 @@ from vizsla.evaluate import paired_interval
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 def run(right: Sequence[bool]) -> Predictions:
@@ -144,16 +144,9 @@ def test_images_without_label_are_left_out():
         compare(nothing, nothing)
 
 
-def test_several_labels_are_right_if_all_of_them_are():
+def test_several_labels_are_right_if_all_of_them_are(from_logits: Callable[..., Predictions]):
     truth = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
-    first = Predictions(
-        rows=torch.arange(3),
-        paths=("a", "b", "c"),
-        logits=2 * truth - 1,
-        targets=truth,
-        vocab=("x", "y"),
-        task="multi_category",
-    )
+    first = from_logits(2 * truth - 1, truth, task="multi_category")
     second = replace(first, logits=first.logits * torch.tensor([[1.0], [1.0], [-1.0]]))
     assert compare(first, second).accuracies == (1.0, 2 / 3)
 

@@ -141,9 +141,12 @@ def test_earlier_stage_gets_the_gradient_through_the_body():
 
 
 def test_last_map_of_one_position_is_skipped():
-    pooled_at_the_end = Applies(lambda images: [F.avg_pool2d(images, 4), F.avg_pool2d(images, 32)])
+    def pooled_at_the_end(images: Tensor) -> list[Tensor]:
+        maps = F.avg_pool2d(images, 4)
+        return [maps, maps.mean(dim=(2, 3), keepdim=True)]
+
     head = LinearMean(torch.tensor([[1.0, 0.0, 0.0]]))
-    heat = grad_cam(own(pooled_at_the_end, head, num_classes=1), scene())
+    heat = grad_cam(own(Applies(pooled_at_the_end), head, num_classes=1), scene())
     assert heat[0, 8, 8] == 1
     assert heat[0, 24, 24] == 0
 

@@ -308,21 +308,6 @@ def test_a_missing_damaged_or_foreign_file_is_named(make_learner: Any, tmp_path:
         learner.load("odd")
 
 
-def test_an_old_file_stays_if_a_new_one_cannot_be_written(make_learner: Any, tmp_path: Path):
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    learner = make_learner(path=tmp_path)
-    path = learner.save("one")
-    before = path.read_bytes()
-    path.parent.chmod(0o500)
-    try:
-        with pytest.raises(OutputError):
-            learner.save("one")
-    finally:
-        path.parent.chmod(0o700)
-    assert path.read_bytes() == before
-
-
 def test_a_folder_that_cannot_be_made_is_named(make_learner: Any, tmp_path: Path):
     (tmp_path / "models").write_text("a file is in the way")
     with pytest.raises(OutputError, match="models"):

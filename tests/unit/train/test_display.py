@@ -303,23 +303,6 @@ def test_every_point_is_a_row_with_numbers_in_full_precision(tmp_path: Path):
             value = getattr(point, name)
             assert (float(row[name]) if row[name] else None) == value, name
     assert save_history(path, []).read_text("utf-8").splitlines() == lines[:1]
-
-
-def test_an_old_file_is_untouched_when_the_new_one_cannot_be_written(tmp_path: Path):
-    path = save_history(tmp_path / "history.csv", POINTS)
-    before = path.read_bytes()
-
-    class Broken:
-        """A history that ends in an error."""
-
-        def __iter__(self):
-            yield POINTS[0]
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        save_history(path, Broken())  # pyright: ignore[reportArgumentType] (that is the test)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["history.csv"]
     with pytest.raises(OutputError, match=r"missing.*history\.csv"):
         save_history(tmp_path / "missing" / "history.csv", POINTS)
 

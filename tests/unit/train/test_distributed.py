@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vizsla import (
     Callback,
@@ -96,21 +96,6 @@ def in_two_processes(work: Callable[[], Any], *, status: int = 0) -> list[Any]:
     return results
 
 
-class MeanHead(nn.Module):
-    """One linear layer on the mean of the maps of some stages: no norm, no dropout."""
-
-    def __init__(self, channels: int, *, stage: int = -1) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, 2)
-        self.stage = stage
-        with torch.no_grad():
-            self.linear.weight.copy_(torch.linspace(-0.1, 0.1, 2 * channels).view(2, -1))
-            self.linear.bias.zero_()
-
-    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        return self.linear(maps[self.stage].mean(dim=(2, 3)))
-
-
 def uneven(make_loaders: Any) -> Any:
     """Return loaders of 19 images in batches of 5, and 5 to validate on in batches of 4."""
     loaders = make_loaders(num_valid=5, batch_size=5)
@@ -119,10 +104,13 @@ def uneven(make_loaders: Any) -> Any:
 
 
 def make(make_loaders: Any, *, stage: int = -1, path: Path | None = None, **options: Any) -> Any:
-    """Return a learner whose norms stay as they are."""
+    """Return a learner whose norms stay as they are, with a linear head on the means of a stage's maps."""
     loaders = uneven(make_loaders)
     backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    head = MeanHead(backbone.stage_channels[stage], stage=stage)
+    channels = backbone.stage_channels[stage]
+    head = FeatureHead(stages=(stage,), statistics=("mean",), num_features=channels, num_classes=2)
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.linspace(-0.1, 0.1, 2 * channels).view(2, -1))
     classifier = Classifier(backbone, head, vocab=loaders.vocab)
     learner = Learner(
         loaders,

@@ -6,10 +6,10 @@ import json
 import math
 import threading
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from vizsla import (
     Callback,
+    ConfigError,
     CrossEntropyLossFlat,
     EMACallback,
     LabelSmoothingCrossEntropy,
@@ -35,7 +36,6 @@ from vizsla.train import (
     Display,
     SmoothedLoss,
     StepProfile,
-    Trainer,
     TrainingStep,
     build_optimiser,
     has_hooks,
@@ -48,7 +48,7 @@ from vizsla.train import (
 )
 from vizsla.train.callbacks import Fit, FitSettings
 from vizsla.train.rates import one_cycle
-from vizsla.types import Batch, ImageTable
+from vizsla.types import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 GOLDEN = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "training.json").read_text("utf-8")
 )
-NUM_BATCHES = 6
-PEAKS = (0.02, 0.05)
+NUM_BATCHES = 5  # of four images each
+PEAKS = [0.005, 0.02, 0.05]
 
 
 def small_network(*, norm: bool = True) -> nn.Sequential:
@@ -88,40 +88,8 @@ def batches() -> list[Batch]:
             targets=torch.randint(3, (5,), generator=random),
             rows=torch.arange(5) + 5 * position,
         )
-        for position in range(NUM_BATCHES)
+        for position in range(2)
     ]
-
-
-class Source:
-    """A trainer's loader that gives batches and then an error, if any; it remembers what was taken and whether it was closed."""
-
-    bs = 5
-
-    def __init__(
-        self,
-        given: list[Batch] | None = None,
-        *,
-        num_batches: int = NUM_BATCHES,
-        error: Exception | None = None,
-    ) -> None:
-        self.given = batches() if given is None else given
-        self.n = self.bs * num_batches
-        self.error = error
-        self.taken = 0
-        self.closed = False
-
-    def __len__(self) -> int:
-        return self.n // self.bs
-
-    def batches(self, **_: Any) -> Generator[Batch]:
-        try:
-            for batch in self.given:
-                self.taken += 1
-                yield batch
-            if self.error is not None:
-                raise self.error
-        finally:
-            self.closed = True
 
 
 class Bar(Display):
@@ -133,171 +101,116 @@ class Bar(Display):
 
     @contextmanager
     def bar(self, label: str, *, total: int, unit: str = "images") -> Generator[Any]:
-        yield lambda done, _note: self.moved.append(done)
+        yield lambda done, _note="": self.moved.append(done)
 
 
 def groups_of(network: Any) -> tuple[tuple[nn.Parameter, ...], ...]:
     return tuple(network[0].parameters()), tuple(network[1:].parameters())
 
 
-def trainer_of(
-    network: nn.Module, source: Source, *, loss_function: LossFunction = F.cross_entropy
-) -> Any:
-    table = ImageTable(
-        root=Path("/images"),
-        paths=tuple(Path(f"/images/{row}.jpg") for row in range(30)),
-        targets=torch.zeros(30, dtype=torch.int64),
-        vocab=("a", "b", "c"),
-        train_rows=torch.arange(30),
-        valid_rows=torch.arange(0),
-    )
-    loaders: Any = SimpleNamespace(
-        table=table,
-        vocab=table.vocab,
-        path=table.root,
-        device=torch.device("cpu"),
-        seed=0,
-        train=source,
-        valid=None,
-    )
-    trainer: Any = Trainer(loaders, network, loss_function, splitter=groups_of, quiet=True)
-    trainer.display = Bar()
-    return trainer
-
-
-class Watch(Callback):
-    """Begins a fit at a step, and keeps the loss of every step and what was recorded."""
-
-    order = 1000
-
-    def __init__(self, *, first_step: int = 0) -> None:
-        self.first_step = first_step
-        self.seen: list[float] = []
-        self.recorded: list[float] = []
-
-    def before_fit(self, fit: Fit) -> None:
-        fit.first_step = self.first_step
-
-    def after_step(self, fit: Fit) -> None:
-        assert fit.loss is not None
-        self.seen.append(float(fit.loss))
-
-    def after_fit(self, fit: Fit) -> None:
-        self.recorded = fit.record.losses
-
-
-def train_epoch(trainer: Any, *, first_step: int = 0) -> list[float]:
-    """Run a fit of one epoch and return the losses of its steps."""
-    watch = Watch(first_step=first_step)
-    schedule = one_cycle(len(trainer.dls.train), peak_rates=PEAKS)
-    trainer.run(schedule, 1, "fit", watch, measured=False)
-    assert watch.recorded == watch.seen  # each once and in order
-    return watch.recorded
-
-
-def trained(network: nn.Module, source: Source | None = None, **options: Any) -> list[float]:
-    return train_epoch(trainer_of(network, Source() if source is None else source, **options))
-
-
-def infinite_at(step: int, value: float) -> LossFunction:
-    """Return a loss function whose result is ``value`` at one step."""
-    calls = iter(range(1000))
-
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        found = F.cross_entropy(logits, targets)
-        return found * value if next(calls) == step else found
-
-    return loss
-
-
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_is_a_plain_loop_of_torch_bit_for_bit():
-    plain, network = small_network(), small_network()
-    schedule = one_cycle(NUM_BATCHES, peak_rates=PEAKS)
-    norms_and_biases = [*plain[1].parameters(), plain[5].bias]
+def test_a_fit_is_a_plain_loop_of_torch_bit_for_bit(make_learner: Any):
+    learner = make_learner(dropout=0.0)
+    plain = deepcopy(learner.model).train()
+    group_of = {id(value): place for place, group in enumerate(learner.groups) for value in group}
+    pairs = zip(learner.model.parameters(), plain.parameters(), strict=True)
     optimiser = torch.optim.AdamW(
         [
-            {"params": [plain[0].weight], "weight_decay": 0.01},
-            {"params": [plain[5].weight], "weight_decay": 0.01},
-            {"params": norms_and_biases, "weight_decay": 0.0},
+            {"params": [own], "group": group_of[id(value)], "weight_decay": 0.01 * (own.ndim > 1)}
+            for value, own in pairs
         ],
         eps=1e-5,
         fused=True,
     )
+    schedule = one_cycle(NUM_BATCHES, peak_rates=PEAKS)
     expected: list[float] = []
-    for step, batch in enumerate(batches()):
-        rates, momentum = schedule.rates_at(step), schedule.momentum_at(step)
-        for group, rate in zip(optimiser.param_groups, (rates[0], rates[1], rates[1]), strict=True):
-            group["lr"], group["betas"] = rate, (momentum, 0.99)
+    for step, batch in enumerate(learner.dls.train.batches()):
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rates_at(step)[group["group"]]
+            group["betas"] = (schedule.momentum_at(step), 0.99)
         optimiser.zero_grad()
         loss = F.cross_entropy(plain(batch.images), batch.targets)
         loss.backward()
         optimiser.step()
         expected.append(loss.item())
-    assert trained(network) == expected
-    for name, value in network.state_dict().items():
+    learner.fit_one_cycle(1, PEAKS)
+    assert learner.recorder.losses == expected
+    for name, value in learner.model.state_dict().items():
         assert torch.equal(value, plain.state_dict()[name]), name
-    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
 
 
-def test_a_fit_continues_at_any_step():
-    whole = trained(small_network())
-    trainer = trainer_of(small_network(), Source(batches()[:3]))
-    first = train_epoch(trainer)
-    trainer.dls.train = Source(batches()[3:])
-    assert first + train_epoch(trainer, first_step=3) == whole
+def infinite_at(step: int, value: float) -> LossFunction:
+    """Return a loss function whose result is ``value`` at one training step."""
+    calls = iter(range(1000))
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        found = F.cross_entropy(logits, targets)
+        return found * value if logits.requires_grad and next(calls) == step else found
+
+    return loss
 
 
-def test_a_loss_that_is_not_finite_is_reported_and_moves_no_weight():
-    for value in [math.nan, math.inf]:
-        for step in (0, 3, NUM_BATCHES - 1):
-            source, network, stopped = Source(), small_network(), small_network()
-            with pytest.raises(TrainingError) as error:
-                trained(network, source, loss_function=infinite_at(step, value))
-            rates = one_cycle(NUM_BATCHES, peak_rates=PEAKS).rates_at(step)
-            message = str(error.value)
-            assert f" {value} at step {step} of {NUM_BATCHES}," in message
-            assert f"group 0: {rates[0]:.3g}, group 1: {rates[1]:.3g} " in message
-            assert ", ".join(f"{5 * step + place}.jpg" for place in range(5)) in message
-            assert source.closed
-            trained(stopped, Source(batches()[:step]))
-            for (name, weight), expected in zip(
-                network.named_parameters(), stopped.parameters(), strict=True
-            ):
-                assert torch.equal(weight, expected), name
-    late = trainer_of(
-        small_network(), Source(num_batches=12), loss_function=infinite_at(1, math.nan)
-    )
-    with pytest.raises(TrainingError, match="at step 7 of 12"):
-        train_epoch(late, first_step=6)
+class StopAt(Callback):
+    """Ends a fit after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, fit: Fit) -> None:
+        if fit.step == self.step:
+            fit.stop("Enough.")
 
 
-def test_reading_the_losses_after_every_step_changes_none(monkeypatch: pytest.MonkeyPatch):
-    seldom = trained(small_network())
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_reported_and_moves_no_weight(make_learner: Any, value: float):
+    for step in (0, 2, NUM_BATCHES - 1):
+        learner, stopped = make_learner(loss_func=infinite_at(step, value)), make_learner()
+        with pytest.raises(TrainingError) as error:
+            learner.fit_one_cycle(1, PEAKS)
+        rates = one_cycle(NUM_BATCHES, peak_rates=PEAKS).rates_at(step)
+        message = str(error.value)
+        assert f" {value} at step {step} of {NUM_BATCHES}," in message
+        assert f"group 0: {rates[0]:.3g}, group 1: {rates[1]:.3g}, " in message
+        batch = list(learner.dls.train.batches())[step]
+        assert all(learner.dls.table.paths[row].name in message for row in batch.rows.tolist())
+        if step:
+            stopped.fit_one_cycle(1, PEAKS, cbs=StopAt(step))
+        pairs = zip(learner.model.named_parameters(), stopped.model.parameters(), strict=True)
+        for (name, weight), expected in pairs:
+            assert torch.equal(weight, expected), name
+
+
+def test_a_loss_that_is_not_finite_in_a_later_epoch_or_step(make_learner: Any, make_loaders: Any):
+    learner = make_learner(loss_func=infinite_at(7, math.nan))
+    with pytest.raises(TrainingError, match="nan at step 7 of 10"):
+        learner.fit(2, 1e-2)
+    assert len(learner.recorder.history) == 1
+    with pytest.raises(ConfigError, match="not finite"):  # of the very last step, by the validation
+        make_learner(make_loaders(batch_size=20)).fit(1, 1e30)
+
+
+def test_reading_the_losses_after_every_step_changes_none(
+    make_learner: Any, monkeypatch: pytest.MonkeyPatch
+):
+    seldom, often = make_learner(), make_learner()
+    seldom.fit(1)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_READS", -1.0)
-    trainer = trainer_of(small_network(), Source())
-    assert train_epoch(trainer) == seldom
-    assert trainer.display.moved == [*range(1, NUM_BATCHES + 1), NUM_BATCHES]
-    source = Source()
+    often.display = bar = Bar()
+    often.fit(1)
+    assert often.recorder.losses == seldom.recorder.losses
+    assert bar.moved[: NUM_BATCHES + 1] == [*range(1, NUM_BATCHES + 1), NUM_BATCHES]
+    steps: list[int] = []
+
+    class Steps(Callback):
+        def after_step(self, fit: Fit) -> None:
+            steps.append(fit.step)
+
     with pytest.raises(TrainingError, match="at step 2"):
-        trained(small_network(), source, loss_function=infinite_at(2, math.nan))
-    assert (source.taken, source.closed) == (3, True)
-
-
-def test_an_error_of_a_step_or_of_the_loader_arrives_unchanged():
-    for error in [KeyboardInterrupt(), RuntimeError("out of memory"), OSError("the disk is gone")]:
-
-        def fail(logits: Tensor, targets: Tensor) -> Tensor:
-            raise error  # noqa: B023 (used in the same turn)
-
-        of_loader = isinstance(error, OSError)
-        source = Source(batches()[:1], error=error if of_loader else None)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(type(error)) as raised:
-            trained(small_network(), source, loss_function=F.cross_entropy if of_loader else fail)
-        assert raised.value is error
-        assert (source.taken, source.closed) == (1, True)
+        make_learner(loss_func=infinite_at(2, math.nan)).fit(1, cbs=Steps())
+    assert steps == [1, 2, 3]
 
 
 def test_losses_are_smoothed_as_recorded():
@@ -528,14 +441,13 @@ def fit_on_gpu(
 ) -> tuple[list[float], dict[str, Tensor], Any]:
     """Train three epochs per stage, frozen or not; return the losses of all steps, the weights and the learner."""
     loaders = make_loaders(num_workers=2, transforms=aug_transforms(size=32)).to("cuda")
-    watch = Watch()
     learner = make_learner(loaders, **options)
     learner.cuda_graphs = cuda_graphs
     for frozen in stages:
         (learner.freeze if frozen else learner.unfreeze)()
-        learner.fit_one_cycle(3, 1e-3, cbs=[watch, *cbs])
+        learner.fit_one_cycle(3, 1e-3, cbs=[*cbs])
     state = {name: value.cpu().clone() for name, value in learner.model.state_dict().items()}
-    return watch.seen, state, learner
+    return learner.recorder.losses, state, learner
 
 
 @gpu

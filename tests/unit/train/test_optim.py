@@ -16,10 +16,7 @@ from torch.nn import functional as F
 from vizsla import SGD, Adam, ConfigError, TrainingError
 from vizsla.models import Group, freeze_to, norm_parameters
 from vizsla.train import (
-    EPSILON,
     MOMENTUM,
-    SQUARED_MOMENTUM,
-    WEIGHT_DECAY,
     OptimiserFactory,
     build_optimiser,
     optimiser_names,
@@ -160,19 +157,6 @@ def test_fused_kernels_are_used_on_one_device():
     assert Adam(mixed, 0.1).defaults["fused"] is None
 
 
-def test_adam_has_fastais_constants_and_either_kind_of_weight_decay():
-    decoupled, added = (Adam(toy().parameters(), 0.1, decouple_wd=kind) for kind in (True, False))
-    assert type(decoupled) is torch.optim.AdamW
-    assert type(added) is torch.optim.Adam
-    for optimiser in (decoupled, added):
-        settings = {name: optimiser.defaults[name] for name in ("betas", "eps", "weight_decay")}
-        assert settings == {
-            "betas": (MOMENTUM, SQUARED_MOMENTUM),
-            "eps": EPSILON,
-            "weight_decay": WEIGHT_DECAY,
-        }
-
-
 def test_weight_decay_of_sgd():
     # Two steps without gradients. Decoupled: (1 - 0.05)^2; added to the gradient, the second step has momentum too.
     ends: dict[bool, list[float]] = {True: [], False: []}
@@ -185,18 +169,6 @@ def test_weight_decay_of_sgd():
             found.append(weight.item())
     assert ends[True] == pytest.approx([0.95, 0.9025])
     assert ends[False] == pytest.approx([0.95, 0.95 - 0.1 * (0.9 * 0.5 + 0.95 * 0.5)])
-
-
-def test_rates_and_momentum_of_a_step():
-    optimiser = optimiser_of(toy(), layers=([0], [1], [2]))
-    set_hyperparameters(optimiser, rates=(4.0, 5.0, 6.0), momentum=0.25)
-    rates = [(group["layer_group"], group["lr"]) for group in optimiser.param_groups]
-    assert rates == [(0, 4.0), (0, 4.0), (1, 5.0), (2, 6.0), (2, 6.0)]
-    assert {group["betas"] for group in optimiser.param_groups} == {(0.25, SQUARED_MOMENTUM)}
-    set_hyperparameters(optimiser, rates=(2.0, 2.0, 2.0))  # without a momentum it stays
-    assert {group["betas"] for group in optimiser.param_groups} == {(0.25, SQUARED_MOMENTUM)}
-    assert {group["lr"] for group in optimiser.param_groups} == {2.0}
-    assert {group["eps"] for group in optimiser.param_groups} == {EPSILON}
 
 
 def test_momentum_of_sgd_stays_zero_if_it_was_made_without():

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import warnings
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -148,24 +147,12 @@ def test_impossible_shapes_are_refused():
                     flat_cosine(10, rates=[1e-3], **options)
 
 
-def test_shortest_cycles_stay_between_their_ends():
-    for pct_start, num_steps in product((0.0, 0.25, 0.3, 0.99, 1.0), (1, 2, 7)):
-        schedule = one_cycle(
-            num_steps, peak_rates=[1.0], div=10, div_final=100, pct_start=pct_start
-        )
-        rates = [rate for (rate,) in rates_of(schedule)]
-        assert len(rates) == len(schedule.momenta) == num_steps
-        assert all(0.01 <= rate <= 1 for rate in rates)
-        assert all(0.85 <= momentum <= 0.95 for momentum in schedule.momenta)
-        assert rates[0] == (0.1 if pct_start else 1.0)
-
-
 @given(
     num_steps=st.integers(1, 200),
     peak=st.floats(1e-6, 1.0),
     div=st.floats(1.1, 100.0),
     div_final=st.floats(100.0, 1e6),
-    pct_start=st.floats(0.0, 1.0),
+    pct_start=st.just(0.0) | st.floats(0.001, 1.0),
 )
 def test_one_cycle_rises_then_falls_and_the_momentum_mirrors_it(
     num_steps: int, peak: float, div: float, div_final: float, pct_start: float
@@ -174,24 +161,21 @@ def test_one_cycle_rises_then_falls_and_the_momentum_mirrors_it(
         num_steps, peak_rates=[peak, peak / 7], div=div, div_final=div_final, pct_start=pct_start
     )
     last = np.array(rates_of(schedule))[:, 0]
+    assert last[0] == pytest.approx(peak / div if pct_start else peak)
+    assert peak / div_final * (1 - 1e-12) <= last.min()
     top = int(last.argmax())
     slack = peak * 1e-12
     assert (np.diff(last[: top + 1]) >= -slack).all()
     assert (np.diff(last[top:]) <= slack).all()
     assert last.max() <= peak * (1 + 1e-12)
     momenta = np.array(schedule.momenta)
+    assert len(last) == len(momenta) == num_steps
+    assert 0.85 - 1e-12 <= momenta.min() <= momenta.max() <= 0.95 + 1e-12
     bottom = int(momenta.argmin())
     assert abs(bottom - top) <= 1  # the steps beside the peak may be equally near to it
     assert (np.diff(momenta[: bottom + 1]) <= 1e-12).all()
     assert (np.diff(momenta[bottom:]) >= -1e-12).all()
     np.testing.assert_allclose(np.array(rates_of(schedule))[:, 1], last / 7, rtol=1e-8)
-
-
-def test_constant_rates():
-    schedule = constant(3, rates=[1e-4, 1e-3])
-    assert rates_of(schedule) == [(1e-4, 1e-3)] * 3
-    assert schedule.momenta == ()
-    assert rates_of(constant(0, rates=[1.0])) == []
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 3))
