@@ -119,18 +119,13 @@ def test_the_interval_of_a_mean_is_what_theory_says(random_predictions: Maker, n
     assert metric.high == pytest.approx(losses.mean().item() + half, abs=0.1 * half)
 
 
-def macro_f1(targets: np.ndarray, predicted: np.ndarray) -> float:
-    scores: list[float] = []
-    for index in {*targets.tolist(), *predicted.tolist()}:
-        hits = ((targets == index) & (predicted == index)).sum()
-        scores.append(2 * hits / ((targets == index).sum() + (predicted == index).sum()))
-    return float(np.mean(scores))
-
-
 def test_intervals_are_those_of_drawing_the_images_one_by_one(random_predictions: Maker):
     few, classes = random_predictions(80, 6), random_predictions(150, 3)
     labels = random_predictions(200, 4, task="multi_category")
     ages = random_predictions(80, 1, task="regression", mean=50)
+
+    def f1(targets: np.ndarray, predicted: np.ndarray) -> float:
+        return float(reference.f1_score(targets, predicted, average="macro"))
 
     def root(targets: np.ndarray, outputs: np.ndarray) -> float:
         return reference.mean_squared_error(targets, outputs) ** 0.5
@@ -142,7 +137,7 @@ def test_intervals_are_those_of_drawing_the_images_one_by_one(random_predictions
         return float(reference.roc_auc_score(targets, probabilities, multi_class="ovr"))
 
     cases: tuple[tuple[str, Predictions, torch.Tensor, Callable[..., float], int, float], ...] = (
-        ("macro_f1", few, few.predicted, macro_f1, 1500, 0.1),
+        ("macro_f1", few, few.predicted, f1, 1500, 0.1),
         ("brier", few, few.probabilities, brier, 1500, 0.1),
         ("roc_auc", classes, classes.probabilities.double(), area, 200, 0.25),
         (

@@ -219,81 +219,48 @@ def test_missing_devices_are_refused():
             usable_device(name)
 
 
-class Mean(nn.Module):
-    """Two logits: the mean of the image, and its negative."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        mean = images.mean(dim=(1, 2, 3)) * self.scale
-        return torch.stack([mean, -mean], dim=1)
-
-
-IMAGES = torch.arange(5, dtype=torch.float32).view(5, 1, 1, 1).expand(5, 3, 4, 4) / 10
-TARGETS = torch.tensor([0, 1, 0, 1, 1])
-LOGITS = torch.stack([torch.arange(5) / 10, -torch.arange(5) / 10], dim=1)
-
-
-def batch(place: slice, *, targets: Tensor = TARGETS) -> Batch:
-    return Batch(images=IMAGES[place], targets=targets[place], rows=torch.arange(5)[place])
-
-
-def test_batches_of_any_form():
-    forms: list[Any] = [
-        [(IMAGES[:3], TARGETS[:3]), (IMAGES[3:], TARGETS[3:])],
-        [[IMAGES, TARGETS]],
-        ((IMAGES[:1], TARGETS[:1]), (IMAGES[1:], TARGETS[1:])),
-        [batch(slice(0, 2)), batch(slice(2, 5))],
+def test_batches_of_any_form(classifier: Classifier, table: ImageTable, images: Tensor):
+    x, y = images[:6], table.targets[:6]
+    unlabelled = Batch(images=x, targets=torch.full_like(y, UNLABELLED), rows=torch.arange(6))
+    with_labels: list[Any] = [
+        [(x[:3], y[:3]), (x[3:], y[3:])],
+        [[x, y]],
+        ((x[:1], y[:1]), (x[1:], y[1:])),
+        list(batches_of(images, table, [[0, 1], [2, 3, 4, 5]])),
     ]
-    for batches in forms:
-        found = compute_outputs(Mean(), batches, keep_images=True)
-        torch.testing.assert_close(found.logits, LOGITS)
+    without: list[Any] = [[(x,)], [unlabelled], [(x[:3], y[:3]), (x[3:],)]]
+    expected = compute_logits(classifier.eval(), x)
+    for batches in with_labels:
+        found = compute_outputs(classifier, batches, keep_images=True)
+        torch.testing.assert_close(found.logits, expected)
         assert found.targets is not None
-        assert torch.equal(found.targets, TARGETS)
+        assert torch.equal(found.targets, y)
         assert found.images is not None
-        assert torch.equal(found.images, IMAGES)
+        assert torch.equal(found.images, x)
         assert found.logits.dtype == torch.float32
         assert not found.logits.requires_grad
-
-
-def test_batches_without_labels():
-    forms: list[Any] = [
-        [(IMAGES,)],
-        [batch(slice(None), targets=torch.full((5,), UNLABELLED))],
-        [(IMAGES[:3], TARGETS[:3]), (IMAGES[3:],)],
-    ]
-    for batches in forms:
-        found = compute_outputs(Mean(), batches)
-        torch.testing.assert_close(found.logits, LOGITS)
-        assert found.targets is None
-        assert found.images is None
-
-
-def test_generators_and_empty_batches_are_refused():
+    for batches in without:
+        found = compute_outputs(classifier, batches)
+        torch.testing.assert_close(found.logits, expected)
+        assert found.targets is found.images is None
     with pytest.raises(ConfigError, match="generator"):
-        compute_outputs(Mean(), (pair for pair in [(IMAGES, TARGETS)]))
+        compute_outputs(classifier, (pair for pair in [(x, y)]))
     with pytest.raises(ConfigError, match="no batches"):
-        compute_outputs(Mean(), [])
+        compute_outputs(classifier, [])
 
 
-def test_loader_is_closed_after_an_error():
+def test_loader_is_closed_after_an_error(classifier: Classifier):
     closed: list[bool] = []
 
-    class Loader:
+    class FiveChannels:
         def batches(self) -> Any:
             try:
-                yield batch(slice(None))
+                yield torch.zeros(1, 5, 16, 12), torch.zeros(1, dtype=torch.int64)
             finally:
                 closed.append(True)
 
-    class Broken(Mean):
-        def forward(self, images: Tensor) -> Tensor:
-            raise RuntimeError("mine")
-
-    with pytest.raises(RuntimeError, match="mine"):
-        compute_outputs(Broken(), Loader())
+    with pytest.raises(ConfigError, match="5"):
+        compute_outputs(classifier, FiveChannels())
     assert closed == [True]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -42,15 +42,13 @@ def layout_of(num_features: int) -> FeatureLayout:
     return FeatureLayout(stages=(0,), statistics=("mean",), channels=(num_features,))
 
 
-def fit(features: Tensor, targets: Tensor, *, bandwidth: float = 0.0, seed: int = 0) -> HeadFit:
-    return fit_feature_head(
-        features,
-        targets,
-        layout=layout_of(features.shape[2]),
-        num_classes=int(targets.max()) + 1,
-        setting=replace(SETTING, bandwidth=bandwidth),
-        seed=seed,
-    )
+def fit(features: Tensor, targets: Tensor, *, bandwidth: float = 0.0, **options: Any) -> HeadFit:
+    defaults: dict[str, Any] = {
+        "layout": layout_of(features.shape[2]),
+        "num_classes": int(targets.max()) + 1,
+        "setting": replace(SETTING, bandwidth=bandwidth),
+    }
+    return fit_feature_head(features, targets, **(defaults | options))
 
 
 def problem(
@@ -228,7 +226,7 @@ def test_head_on_some_stages_uses_only_their_columns():
     columns = layout.columns((1,), ("std",))
     targets = (features[:, 0, columns[0]] > 0).long()
     setting = HeadSetting(stages=(1,), statistics=("std",))
-    part = fit_feature_head(features, targets, layout=layout, num_classes=2, setting=setting)
+    part = fit(features, targets, layout=layout, setting=setting)
     alone = fit(features[:, :, columns], targets)
     assert part.head.config()["stages"] == [1]
     assert part.head.config()["statistics"] == ["std"]
@@ -283,16 +281,7 @@ def test_landmarks_are_training_rows():
     features, targets = problem(40, 2, 6)
 
     def landmarks(seed: int) -> Tensor:
-        found = fit_feature_head(
-            features,
-            targets,
-            layout=layout_of(6),
-            num_classes=3,
-            setting=KERNEL,
-            num_landmarks=10,
-            seed=seed,
-        )
-        head = found.head
+        head = fit(features, targets, bandwidth=1.0, num_landmarks=10, seed=seed).head
         assert head.config()["num_landmarks"] == 10
         rows = (features.flatten(0, 1) - head.offset) * head.scale
         same = (head.landmarks[:, None] == rows).all(2)
@@ -352,7 +341,7 @@ def test_two_images_and_classes_without_images():
     assert all(value.isfinite().all() for value in found.head.state_dict().values())
     features, _ = problem(12, 2, 4)
     targets = torch.tensor([0] * 11 + [2])
-    found = fit_feature_head(features, targets, layout=layout_of(4), num_classes=4, setting=SETTING)
+    found = fit(features, targets, num_classes=4)
     logits = classify(found, features[:, 0])
     assert logits.shape == (12, 4)
     assert (logits[:11].argmax(1) == 0).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,31 +71,18 @@ def state_of(classifier: Classifier) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in classifier.state_dict().items()}
 
 
-def run(loaders: DataLoaders, classifier: Classifier) -> tuple[BestState, list[HistoryPoint]]:
-    start = predict_batches(classifier, loaders.valid.batches(), table=loaders.table)
-    best = BestState(classifier, predictions=start, name="start")
-    QUIET.header(EPOCH_COLUMNS)
-    points: list[HistoryPoint] = []
-    train_end_to_end(
-        loaders,
-        best=best,
-        history=points,
-        notes={},
-        config=TrainConfig(
-            epochs=2, size=32, presize=40, learning_rate=1e-2, precision="fp32", device="cpu"
-        ),
-        display=QUIET,
-    )
-    return best, points
-
-
 def test_everything_but_norms_trains_and_the_best_state_is_restored(
     classifier: Classifier, loaders: DataLoaders
 ):
     norms = {id(parameter) for parameter in norm_parameters(classifier)}
     trained = {name for name, value in classifier.named_parameters() if id(value) not in norms}
     before = state_of(classifier)
-    best, points = run(loaders, classifier)
+    start = predict_batches(classifier, loaders.valid.batches(), table=loaders.table)
+    best = BestState(classifier, predictions=start, name="start")
+    points: list[HistoryPoint] = []
+    QUIET.header(EPOCH_COLUMNS)
+    config = replace(CONFIG, epochs=2, presize=40, learning_rate=1e-2, precision="fp32")
+    train_end_to_end(loaders, best=best, history=points, notes={}, config=config, display=QUIET)
     assert [point.epoch for point in points] == [1, 2]
     after = classifier.state_dict()
     assert {name for name in after if not torch.equal(after[name], before[name])} == trained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import warnings
@@ -87,20 +88,15 @@ def run(
     return learner
 
 
-def in_a_process_that_dies(work: Callable[[], Any]) -> int:
-    """Return the status of a process that does the work."""
+def exit_code_of(work: Callable[[], Any]) -> int | None:
+    """Return the exit code of a process that does the work."""
+    process = multiprocessing.get_context("fork").Process(target=work)
     with warnings.catch_warnings():
         # Python warns about threads, which this child does not use.
         warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if not child:
-        try:
-            work()
-        except SystemExit as end:
-            os._exit(int(end.code or 0))
-        finally:
-            os._exit(0)
-    return os.waitpid(child, 0)[1]
+        process.start()
+    process.join()
+    return process.exitcode
 
 
 def outcome(learner: Learner, folder: Path) -> dict[str, Any]:
@@ -135,8 +131,8 @@ def whole(
 def test_a_run_killed_at_any_step_ends_with_the_same_weights(
     make_learner: Any, tmp_path: Path, whole: dict[str, Any], step: int
 ):
-    status = in_a_process_that_dies(lambda: run(make_learner, tmp_path, die_at=step))
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    code = exit_code_of(lambda: run(make_learner, tmp_path, die_at=step))
+    assert code == -signal.SIGKILL
     assert outcome(run(make_learner, tmp_path, resume=True), tmp_path) == whole
     again = run(make_learner, tmp_path, resume=True, die_at=1)  # A finished run takes no step.
     assert outcome(again, tmp_path) == whole
@@ -146,10 +142,10 @@ def test_a_run_that_is_told_to_end_writes_its_state_and_ends(
     make_learner: Any, tmp_path: Path, whole: dict[str, Any]
 ):
     options: dict[str, Any] = {"every_steps": None, "every_seconds": None}
-    status = in_a_process_that_dies(
+    code = exit_code_of(
         lambda: run(make_learner, tmp_path, die_at=13, number=signal.SIGTERM, **options)
     )
-    assert os.WEXITSTATUS(status) == 128 + signal.SIGTERM
+    assert code == 128 + signal.SIGTERM
     assert outcome(run(make_learner, tmp_path, resume=True), tmp_path) == whole
 
 
@@ -162,7 +158,7 @@ def test_rates_that_were_lowered_are_lowered_again(make_learner: Any, tmp_path: 
         return learner
 
     expected = train(tmp_path / "whole")
-    in_a_process_that_dies(lambda: train(tmp_path / "killed", die_at=13))
+    exit_code_of(lambda: train(tmp_path / "killed", die_at=13))
     learner = train(tmp_path / "killed", resume=True)
     assert learner.recorder.lrs == expected.recorder.lrs
     assert len(set(learner.recorder.lrs)) == 3

@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-GOLDEN = json.loads(
-    (Path(__file__).resolve().parents[2] / "golden" / "training.json").read_text("utf-8")
-)
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "training.json").read_text("utf-8"))
 COLUMNS = ["epoch", "train_loss", "valid_loss", "error_rate", "time"]
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 

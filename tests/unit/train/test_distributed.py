@@ -203,15 +203,8 @@ def test_only_the_main_process_writes(make_loaders: Any, tmp_path: Path):
 
         learner = make(make_loaders, path=folder)
         sys.addaudithook(hook)
-        cbs = [
-            CSVLogger(),
-            JSONLLogger(),
-            SaveModelCallback(),
-            EMACallback(0.5),
-            WeightSoup(2),
-            Checkpoint(folder, every_steps=1),
-        ]
-        learner.fit(2, 1e-3, cbs=cbs)
+        cbs = [CSVLogger(), JSONLLogger(), SaveModelCallback(), EMACallback(0.5), WeightSoup(2)]
+        learner.fit(2, 1e-3, cbs=[*cbs, Checkpoint(folder, every_steps=1)])
         learner.save("last")
         learner.load("last")
         return written

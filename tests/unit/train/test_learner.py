@@ -442,6 +442,18 @@ def learner_of_stripes(stripes: Path, block: Any, get_y: Any, **options: Any) ->
     return learner
 
 
+def assert_predicted_and_shown(learner: Any, expected: Tensor) -> None:
+    """One image is predicted as all of them are, by the exported file too; results can be drawn."""
+    table = learner.dls.table
+    path = table.paths[int(table.valid_rows[0])]
+    opened = Predictor.load(learner.export(learner.path / "model.safetensors"), device="cpu")
+    for one in (learner, opened):
+        near(one.predict(path).probabilities, expected[0])
+    learner.show_results(max_n=2)
+    assert len(drawn_axes()) == 2
+    plt.close("all")
+
+
 def test_several_labels_are_learned_from_end_to_end(stripes: Path):
     # After 6 epochs 0.67 to 0.92 of the labels are right, after 20 all of them: six seeds.
     learner = learner_of_stripes(stripes, MultiCategoryBlock, colours_of, metrics=accuracy_multi)
@@ -458,14 +470,8 @@ def test_several_labels_are_learned_from_end_to_end(stripes: Path):
     assert learner.recorder.values[-1][0] < learner.recorder.losses[0]
     assert right > 0.8
     assert learner.recorder.history[-1].accuracy is None  # an image may have several classes
-    path = table.paths[int(table.valid_rows[0])]
-    opened = Predictor.load(learner.export(stripes / "model.safetensors"), device="cpu")
-    for one in (learner, opened):
-        near(one.predict(path).probabilities, probabilities[0])
     assert learner.tta(n=1)[0].shape == probabilities.shape
-    learner.show_results(max_n=2)
-    assert len(drawn_axes()) == 2
-    plt.close("all")
+    assert_predicted_and_shown(learner, probabilities)
 
 
 def test_numbers_are_learned_from_end_to_end(stripes: Path):
@@ -475,7 +481,6 @@ def test_numbers_are_learned_from_end_to_end(stripes: Path):
         stripes, RegressionBlock, brightness_of, y_range=(-0.1, 1.1), lin_ftrs=[]
     )
     assert isinstance(learner.loss_func, MSELossFlat)
-    table = learner.dls.table
     values, targets, decoded, losses = learner.get_preds(with_decoded=True, with_loss=True)
     # One number for all would be wrong by the variance. Five seeds and three instruction sets left 0.04 to 0.10 of it.
     assert learner.recorder.values[-1][1] < 0.4 * float(targets.var(unbiased=False))
@@ -485,13 +490,7 @@ def test_numbers_are_learned_from_end_to_end(stripes: Path):
     assert learner.validate() == [pytest.approx(float(losses.mean()), abs=1e-6)]
     learner.save("numbers")
     learner.load("numbers")
-    path = table.paths[int(table.valid_rows[0])]
-    opened = Predictor.load(learner.export(stripes / "model.safetensors"), device="cpu")
-    for one in (learner, opened):
-        assert one.predict(path).values == pytest.approx(values[0].tolist(), abs=1e-5)
-    learner.show_results(max_n=2)
-    assert len(drawn_axes()) == 2
-    plt.close("all")
+    assert_predicted_and_shown(learner, values)
 
 
 # --- vision_learner --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,12 +85,11 @@ def test_class_weights_and_ignored_targets():
     assert LabelSmoothingCrossEntropy(eps=0.2, weight=WEIGHTS)(LOGITS, TARGETS) == smooth
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("weight", [None, WEIGHTS])
-def test_focal_loss_with_gamma_0_is_cross_entropy(reduction: str, weight: torch.Tensor | None):
-    focal = FocalLossFlat(gamma=0, weight=weight, reduction=reduction)  # pyright: ignore[reportArgumentType]
-    expected = F.cross_entropy(LOGITS, TARGETS, weight=weight, reduction=reduction)
-    torch.testing.assert_close(focal(LOGITS, TARGETS), expected)
+def test_focal_loss_with_gamma_0_is_cross_entropy():
+    for reduction, weight in product(("mean", "sum", "none"), (None, WEIGHTS)):
+        focal = FocalLossFlat(gamma=0, weight=weight, reduction=reduction)
+        expected = F.cross_entropy(LOGITS, TARGETS, weight=weight, reduction=reduction)
+        torch.testing.assert_close(focal(LOGITS, TARGETS), expected)
 
 
 def test_class_weights_are_buffers_and_take_the_dtype_of_the_outputs():

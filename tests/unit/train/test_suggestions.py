@@ -23,12 +23,8 @@ if TYPE_CHECKING:
     from vizsla.train.rates import Reading, Suggestion
 
 
-CURVES = {
-    case["name"]: case
-    for case in json.loads(
-        (Path(__file__).resolve().parents[2] / "golden" / "lrfind.json").read_text("utf-8")
-    )["curves"]
-}
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "lrfind.json").read_text("utf-8"))
+CURVES = {case["name"]: case for case in GOLDEN["curves"]}
 READINGS: tuple[Suggestion, ...] = (minimum, steep, valley, slide)
 FAULTY = {("inf_from_90", "steep"), ("inf_from_90", "slide")}
 """The reference reads on after an infinite loss, and calls the step to it steep."""
@@ -101,12 +97,7 @@ def test_slide_needs_more_points_than_its_interval():
     assert rate == pytest.approx(CURVES["inf_from_90"]["suggestions"]["slide"], rel=1e-6)
 
 
-def test_curve_is_read_up_to_the_first_loss_that_is_not_finite():
-    for name, used in (("nan_from_80", 70), ("nan_at_40_only", 30), ("inf_from_90", 80)):
-        lrs, losses, num_it = recorded(name)
-        found_lrs, found_losses = usable_points(lrs, losses, num_it)
-        assert found_lrs.equal(lrs[10 : 10 + used])
-        assert found_losses.equal(losses[10 : 10 + used])
+def test_runs_are_read_up_to_the_first_loss_that_is_not_finite():
     lrs, losses = torch.arange(30.0), torch.ones(2, 30)
     losses[1, 12] = math.inf
     found_lrs, found_losses = usable_points(lrs, losses, 30)
@@ -150,21 +141,6 @@ def test_suggestions_keep_the_order_of_the_question():
     assert repr(found) == f"SuggestedLRs({shown})"
     assert not hasattr(found, "steep")
     assert found.note == ""
-
-
-def test_default_shows_the_valley_and_unpacks_to_minimum_and_steep():
-    found = suggest(finder_curve("smooth"))
-    golden = CURVES["smooth"]["suggestions"]
-    assert repr(found) == f"SuggestedLRs(valley={found.valley})"
-    assert found.valley == pytest.approx(golden["valley"], rel=1e-6)
-    lr_min, lr_steep = found
-    assert (lr_min, lr_steep) == pytest.approx((golden["minimum"], golden["steep"]), rel=1e-6)
-    for asked in (valley, (valley,), [valley]):
-        (rate,) = suggest(finder_curve("smooth"), asked)
-        assert rate == found.valley
-    lr_min, lr_steep = suggest(finder_curve("real_head_after_training"))
-    assert math.isnan(lr_min)
-    assert math.isnan(lr_steep)
 
 
 def test_partials_and_own_functions():

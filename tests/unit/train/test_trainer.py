@@ -43,13 +43,8 @@ if TYPE_CHECKING:
     from vizsla.train.callbacks import Fit
     from vizsla.types import ImageTable
 
-FITS = {
-    case["name"]: case
-    for case in json.loads(
-        (Path(__file__).resolve().parents[2] / "golden" / "schedules.json").read_text("utf-8")
-    )["fits"]
-    if case["method"] != "lr_find"
-}
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "schedules.json").read_text("utf-8"))
+FITS = {case["name"]: case for case in GOLDEN["fits"] if case["method"] != "lr_find"}
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
