@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,14 @@ from hypothesis import HealthCheck, settings
 from PIL import Image, ImageDraw
 
 from vizsla.cli.app import main
+from vizsla.evaluate import Calibration, LabelSets, Novelty
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from vizsla.types import Task
 
 # Property tests draw the same examples every day, and no test fails because the machine is busy.
 # HYPOTHESIS_PROFILE=explore draws others each time: add what it finds to the test as an @example.
@@ -90,17 +95,73 @@ def make_image(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def draw_folder() -> Callable[..., Path]:
+    """Return a function that writes ``cross/cross_0.png``, ``disc/disc_0.png`` and so on below a folder, and returns it."""
+
+    def draw_all(root: Path, *, per_class: int = 12, suffix: str = ".png") -> Path:
+        for label in ("cross", "disc"):
+            (root / label).mkdir(parents=True)
+            for number in range(per_class):
+                path = root / label / f"{label}_{number}{suffix}"
+                draw_image(label, number=number).save(path, quality=95)
+        return root
+
+    return draw_all
+
+
 @pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path, draw_folder: Callable[..., Path]) -> Path:
     """A folder ``pictures/{cross,disc}/`` with 12 small JPEGs in each."""
-    root = tmp_path / "pictures"
-    for label in ("cross", "disc"):
-        (root / label).mkdir(parents=True)
-        for number in range(12):
-            draw_image(label, number=number).save(
-                root / label / f"{label}_{number}.jpg", quality=95
-            )
-    return root
+    return draw_folder(tmp_path / "pictures", suffix=".jpg")
+
+
+@pytest.fixture(scope="session")
+def run_files() -> list[str]:
+    """The files of a run folder."""
+    return [
+        *("config.toml", "history.csv", "metrics.json"),
+        *("model.safetensors", "predictions.csv", "report.html"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def make_classifier() -> Callable[..., Classifier]:
+    """Return a function that makes a small classifier of ``test_resnet``, always with the same random weights."""
+
+    def make(vocab: tuple[str, ...], *, task: Task = "category") -> Classifier:
+        backbone = build_backbone("test_resnet", pretrained=False, seed=1)
+        head = ConcatPoolHead(backbone.num_features, len(vocab), lin_ftrs=[16], seed=1)
+        return Classifier(backbone, head, vocab=vocab, task=task).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_calibration() -> Callable[..., Calibration]:
+    """Return a function that makes up how far to trust a model: its label sets of 50 and 90 %, and what is foreign to it."""
+
+    def make(
+        *,
+        temperature: float,
+        thresholds: tuple[float, ...],
+        quantiles: tuple[float, ...],
+        foreign_below: float,
+    ) -> Calibration:
+        return Calibration(
+            temperature=temperature,
+            num_pictures=40,
+            error_before=0.2,
+            error_after=0.1,
+            loss_before=1.0,
+            loss_after=0.9,
+            label_sets=LabelSets(coverages=(0.5, 0.9), thresholds=thresholds, num_pictures=40),
+            novelty=Novelty(
+                quantiles=quantiles, threshold=foreign_below, num_pictures=40, separation=0.75
+            ),
+        )
+
+    return make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,5 +192,20 @@ def vizsla() -> Callable[..., Done]:
             stream.seek(0)
             texts.append(stream.read())
         return Done(code=int(ended.value.code or 0), out=texts[0], err=texts[1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., str]:
+    """Return a function that runs a new interpreter with the given words and returns what it printed."""
+
+    def run(*words: object, **options: Any) -> str:
+        command = [sys.executable, *map(str, words)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=250, check=False, **options
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return run

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from vizsla import Learner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 # What the cells of the two lessons take from their star imports, and what their readers reach for next.
@@ -60,12 +59,8 @@ print(json.dumps({
 """
 
 
-def test_the_import_gives_the_names_and_sets_nothing_else():
-    done = subprocess.run(
-        [sys.executable, "-c", LOOK], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    look = json.loads(done.stdout)
+def test_the_import_gives_the_names_and_sets_nothing_else(python: Callable[..., str]):
+    look = json.loads(python("-c", LOOK))
     assert set(CELLS.split()) - set(look["names"]) == set()
     assert set(NEXT.split()) - set(look["names"]) == set()
     assert look["names"] == look["all"]

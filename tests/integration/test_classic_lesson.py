@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,11 +194,10 @@ def test_several_labels_per_image_train_with_probabilities(lesson: str):
     assert ((preds >= 0) & (preds <= 1)).all()
 
 
-def test_the_example_reports_its_accuracy_with_an_interval(lesson: str, tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), lesson, "--size", "48", "--bs", "20", "--figures", str(tmp_path)],
-        capture_output=True, text=True, timeout=200, check=False, env={"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(re.findall(r"% of 16 images right \(95% interval", done.stdout)) == 3
+def test_the_example_reports_its_accuracy_with_an_interval(
+    lesson: str, tmp_path: Path, python: Callable[..., str]
+):
+    words = (EXAMPLE, lesson, "--size", 48, "--bs", 20, "--figures", tmp_path)
+    printed = python(*words, env={"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"})
+    assert len(re.findall(r"% of 16 images right \(95% interval", printed)) == 3
     assert len(list(tmp_path.glob("*.png"))) == 4

@@ -1,4 +1,4 @@
-"""The command line from end to end on small real pictures: train, look at the run folder, predict in all three forms, check."""
+"""The command line from end to end on small real images: train, look at the run folder, predict in all three forms, check."""
 
 from __future__ import annotations
 
@@ -6,53 +6,44 @@ import csv
 import importlib.util
 import io
 import json
+import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from PIL import Image
 
 import vizsla as package
+from vizsla import SuggestedLRs
 from vizsla.cli.app import COMMANDS
 from vizsla.model_file import read_manifest
+from vizsla.train.rates import RobustRate, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Done
-    from PIL import Image
 
     RunVizsla = Callable[..., Done]
 
-RUN_FILES = [
-    "config.toml",
-    "history.csv",
-    "metrics.json",
-    "model.safetensors",
-    "predictions.csv",
-    "report.html",
-]
 LABELS = ("cross", "disc")
 
 
 @pytest.fixture(scope="module")
 def workbench(
-    tmp_path_factory: pytest.TempPathFactory,
-    draw: Callable[..., Image.Image],
-    vizsla: RunVizsla,
+    tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path], vizsla: RunVizsla
 ) -> tuple[Path, Done]:
     """A folder with ``pictures/{cross,disc}/`` and the run ``run/`` that was trained on them, and what that printed."""
     folder = tmp_path_factory.mktemp("workbench")
-    for label in LABELS:
-        (folder / "pictures" / label).mkdir(parents=True)
-        for number in range(12):
-            draw(label, number=number).save(folder / "pictures" / label / f"{label}_{number}.png")
-    done = vizsla("train", folder / "pictures", "--size", "64", "--out", folder / "run")
+    images = draw_folder(folder / "pictures")
+    done = vizsla("train", images, "--size", "64", "--out", folder / "run")
     return folder, done
 
 
@@ -97,8 +88,8 @@ def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Pa
     assert lines[-1] == f"Results: {folder / 'run'}/  (open {folder / 'run' / 'report.html'})"
 
 
-def test_a_run_folder_has_metrics_with_intervals_and_choices_as_toml(run: Path, pictures: Path):
-    assert sorted(contents(run)) == RUN_FILES
+def test_a_run_folder_has_metrics_and_choices(run: Path, pictures: Path, run_files: list[str]):
+    assert sorted(contents(run)) == run_files
     written = json.loads((run / "metrics.json").read_text("utf-8"))
     for name, metric in written["metrics"].items():
         assert metric["name"] == name
@@ -138,8 +129,13 @@ def test_the_model_file_has_the_metrics_and_the_digest_of_the_data(model: Path, 
     }
 
 
-def test_a_second_run_takes_the_next_name_and_force_replaces_the_first(
-    vizsla: RunVizsla, run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_run_takes_the_next_name_unless_forced(
+    vizsla: RunVizsla,
+    run: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_files: list[str],
 ):
     monkeypatch.chdir(tmp_path)
     first = tmp_path / "runs" / "pictures"
@@ -150,21 +146,19 @@ def test_a_second_run_takes_the_next_name_and_force_replaces_the_first(
     second = vizsla("train", pictures, "--size", "48")
     assert (second.code, second.err) == (0, "")
     assert "Results: runs/pictures-2/" in second.out
-    assert sorted(contents(tmp_path / "runs" / "pictures-2")) == RUN_FILES
+    assert sorted(contents(tmp_path / "runs" / "pictures-2")) == run_files
     assert contents(first) == earlier
 
     third = vizsla("train", pictures, "--size", "48", "--force")
     assert "Results: runs/pictures/" in third.out
     replaced = contents(first)
-    assert sorted(replaced) == sorted([*RUN_FILES, "notes.txt"])
+    assert sorted(replaced) == sorted([*run_files, "notes.txt"])
     assert replaced["notes.txt"] == b"mine"
     assert all(replaced[name] != earlier[name] for name in ("config.toml", "model.safetensors"))
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["pictures", "pictures-2"]
 
 
-def test_labels_from_names_by_a_regex_and_from_a_csv_file(
-    vizsla: RunVizsla, pictures: Path, tmp_path: Path
-):
+def test_labels_come_from_a_regex_or_a_csv_file(vizsla: RunVizsla, pictures: Path, tmp_path: Path):
     flat = tmp_path / "flat"
     flat.mkdir()
     files = sorted(pictures.rglob("*.png"))
@@ -185,9 +179,7 @@ def test_labels_from_names_by_a_regex_and_from_a_csv_file(
             assert row["path"].startswith(row["label"])
 
 
-def test_a_csv_file_as_data_with_train_and_valid_rows(
-    vizsla: RunVizsla, pictures: Path, tmp_path: Path
-):
+def test_a_csv_file_says_what_is_held_out(vizsla: RunVizsla, pictures: Path, tmp_path: Path):
     shutil.copytree(pictures, tmp_path / "pictures")
     rows = [
         f"pictures/{label}/{label}_{number}.png,{label},{number >= 9}"
@@ -204,21 +196,7 @@ def test_a_csv_file_as_data_with_train_and_valid_rows(
     )
 
 
-def test_an_end_to_end_epoch_is_in_the_history_and_the_same_seed_gives_the_same_run(
-    vizsla: RunVizsla, pictures: Path, tmp_path: Path
-):
-    options = ("--size", "32", "--bs", "8", "--epochs", "1", "--seed", "3")
-    for name in ("a", "b"):
-        done = vizsla("train", pictures, *options, "--out", tmp_path / name)
-        assert (done.code, done.err) == (0, "")
-        assert "end to end" in done.out
-    one, other = contents(tmp_path / "a"), contents(tmp_path / "b")
-    assert one["predictions.csv"] == other["predictions.csv"]
-    rows = csv_rows(one["history.csv"].decode())
-    assert (rows[-1]["stage"], rows[-1]["epoch"]) == ("end to end", "1")
-
-
-def test_an_option_that_cannot_work_is_refused_before_the_data_is_looked_at(vizsla: RunVizsla):
+def test_options_that_cannot_work_are_refused_first(vizsla: RunVizsla):
     for option, value, named in (
         ("--epochs", "some", "--epochs"),
         ("--epochs", "-1", "epochs"),
@@ -227,6 +205,8 @@ def test_an_option_that_cannot_work_is_refused_before_the_data_is_looked_at(vizs
         ("--lr", "nan", "learning_rate"),
         ("--precision", "fp8", "--precision"),
         ("--device", "tpu", "device"),
+        ("--cache", "disc", "--cache"),
+        ("--cache-budget", "lots", "cache_budget"),
         ("--sizee", "64", "--size"),  # what was meant
     ):
         done = vizsla("train", "no-such-folder", "--size", "64", option, value)
@@ -278,10 +258,58 @@ def test_a_missing_device_is_refused(vizsla: RunVizsla, model: Path, pictures: P
         )
 
 
+# --- find-lr -----------------------------------------------------------------------------------------------------------
+
+
+def test_find_lr_prints_and_draws_rates(
+    tmp_path: Path,
+    image_folder: Path,
+    vizsla: RunVizsla,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    words = ("find-lr", image_folder, "--size", 32, "--bs", 8, "--steps", 20, "--device", "cpu")
+    done = vizsla(*words)
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == "19 images to learn from, 5 to validate on, 2 classes"
+    names = [line.split()[0] for line in lines[lines.index("") + 1 :] if line]
+    assert names[:5] == ["robust", "valley", "slide", "steep", "minimum"]
+    assert lines[-1] == "Plot: pictures-learning-rate.png"
+    with Image.open(tmp_path / "pictures-learning-rate.png") as plot:
+        assert plot.format == "PNG"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "pictures",
+        "pictures-learning-rate.png",
+    ]
+
+
+def test_find_lr_refuses_a_place_that_cannot_be_written_to(
+    tmp_path: Path, image_folder: Path, vizsla: RunVizsla
+):
+    done = vizsla("find-lr", image_folder, "--out", tmp_path / "nowhere" / "lr.png")
+    assert done.code == 2
+    assert f"Cannot write {tmp_path / 'nowhere' / 'lr.png'}" in done.err
+    assert done.out == ""
+
+
+def test_the_robust_rate_is_shown_with_its_range_or_its_absence():
+    safe = RobustRate(value=1e-4, low=2e-5, high=7e-4, num_runs=3)
+    rates = {"robust": (1e-4, (1e-4, 0.5)), "valley": (3e-5, (3e-5, 0.6))}
+    assert describe(SuggestedLRs(rates, unpacked=(), robust_rate=safe)) == (
+        "robust    1.00e-04  safe from 2.00e-05 to 7.00e-04 in 3 runs",
+        "valley    3.00e-05",
+    )
+    none = RobustRate(reason="There is no safe learning rate here: mine.", num_runs=3)
+    rates = {"robust": (math.nan, (math.nan, math.nan))}
+    suggested = SuggestedLRs(rates, unpacked=(), note=none.reason, robust_rate=none)
+    assert describe(suggested) == ("robust    none", "There is no safe learning rate here: mine.")
+
+
 # --- predict ---------------------------------------------------------------------------------------------------------
 
 
-def test_predict_says_what_predictions_csv_says(
+def test_predict_agrees_with_predictions_csv(
     vizsla: RunVizsla, model: Path, run: Path, pictures: Path
 ):
     written = csv_rows((run / "predictions.csv").read_text("utf-8"))
@@ -295,9 +323,7 @@ def test_predict_says_what_predictions_csv_says(
             assert float(row[column]) == pytest.approx(float(expected[column]), abs=2e-5)
 
 
-def test_predict_prints_folders_and_files_in_the_order_given(
-    vizsla: RunVizsla, model: Path, pictures: Path
-):
+def test_predict_keeps_the_order_given(vizsla: RunVizsla, model: Path, pictures: Path):
     single = pictures / "disc" / "disc_7.png"
     done = vizsla("predict", model, single, pictures / "cross", single)
     assert (done.code, done.err) == (0, "")
@@ -309,28 +335,6 @@ def test_predict_prints_folders_and_files_in_the_order_given(
     assert (shown_path, label) == (str(single), "disc")
     assert 50 < float(probability.removesuffix("%")) <= 100
     assert top.startswith(f"(disc {probability}, cross ")
-
-
-def test_predict_csv_has_a_column_for_each_class(vizsla: RunVizsla, model: Path, pictures: Path):
-    done = vizsla("predict", model, pictures, "--csv", "-")
-    header, *lines = done.out.splitlines()
-    assert header == "path,prediction,probability,prob_cross,prob_disc,error"
-    assert len(lines) == 24
-    for row in csv_rows(done.out):
-        likeliest = max(LABELS, key=lambda label: float(row[f"prob_{label}"]))
-        assert (row["prediction"], row["probability"]) == (likeliest, row[f"prob_{likeliest}"])
-        assert float(row["prob_cross"]) + float(row["prob_disc"]) == pytest.approx(1, abs=2e-6)
-        assert row["error"] == ""
-
-
-def test_predict_json_is_one_object_per_line(vizsla: RunVizsla, model: Path, pictures: Path):
-    done = vizsla("predict", model, pictures / "disc", "--json")
-    objects: list[dict[str, Any]] = [json.loads(line) for line in done.out.splitlines()]
-    assert len(objects) == 12
-    for one in objects:
-        assert list(one) == ["path", "prediction", "probability", "top", "probabilities"]
-        assert one["top"][0] == {"label": one["prediction"], "probability": one["probability"]}
-        assert one["probabilities"][one["prediction"]] == one["probability"]
 
 
 @pytest.mark.parametrize("form", ["table", "--csv", "--json"])
@@ -359,9 +363,7 @@ def test_an_unreadable_image_gets_its_line_and_exit_code_2(
         assert said[1] == {"path": path, "error": cause}
 
 
-def test_missing_paths_and_two_formats_are_refused_before_the_first_line(
-    vizsla: RunVizsla, model: Path, pictures: Path
-):
+def test_missing_paths_and_two_formats_are_refused(vizsla: RunVizsla, model: Path, pictures: Path):
     long = "x" * 300
     done = vizsla("predict", model, pictures, "none.jpg", long, "nowhere/")
     assert (done.code, done.out) == (2, "")
@@ -438,7 +440,11 @@ def test_odd_names_come_back_from_table_csv_and_json(
 
 @needs_posix
 def test_classes_with_odd_names_go_all_the_way(
-    vizsla: RunVizsla, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vizsla: RunVizsla,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_files: list[str],
 ):
     monkeypatch.chdir(tmp_path)
     odd = {"cross": 'a "q",\n\x7f\U0001f600', "disc": os.fsdecode(b"b\xff")}
@@ -454,7 +460,7 @@ def test_classes_with_odd_names_go_all_the_way(
     done = vizsla("train", data, "--size", "48")
     assert (done.code, done.err) == (0, "")
     run = tmp_path / "runs" / data.name
-    assert sorted(contents(run)) == RUN_FILES
+    assert sorted(contents(run)) == run_files
     assert tomllib.loads((run / "config.toml").read_text("utf-8"))["data"] == str(data)
     json.loads((run / "metrics.json").read_text("utf-8"))
     assert read_manifest(run / "model.safetensors").vocab == tuple(sorted(odd.values()))
@@ -530,11 +536,31 @@ def test_help_explains_every_command_and_option(vizsla: RunVizsla):
         assert "[default: ]" not in options
 
 
+def test_help_imports_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vizsla", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "train" in done.stdout
+    # One line per module: "import time: self [us] | cumulative | name".
+    imported = {
+        line.rsplit("|", 1)[1].strip().split(".")[0]
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
+    assert "vizsla" in imported
+    assert imported & {"torch", "torchvision", "timm", "matplotlib", "pandas"} == set()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="needs the extra demo")
 def test_the_demo_reaches_what_it_promises(
-    vizsla: RunVizsla, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vizsla: RunVizsla, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_files: list[str]
 ):
     monkeypatch.chdir(tmp_path)
     done = vizsla("demo")
@@ -543,9 +569,58 @@ def test_the_demo_reaches_what_it_promises(
     assert "Published: 82.44% SVM on hand-crafted features\n" in done.out
     assert "Published: 88.42% CNN (fine-tuned VGG19)\n" in done.out
     run = tmp_path / "runs" / "demo"
-    assert sorted(contents(run)) == RUN_FILES
+    assert sorted(contents(run)) == run_files
     written = json.loads((run / "metrics.json").read_text("utf-8"))
     assert written["metrics"]["accuracy"]["value"] >= 0.85
     assert written["metrics"]["accuracy"]["num_pictures"] == 656
     assert sorted(written["references"].values()) == [0.8244, 0.8842]
     assert "CC BY-NC-SA 4.0" in (run / "report.html").read_text("utf-8")
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+def figures(folder: Path) -> dict[str, float]:
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    return {name: metric["value"] for name, metric in metrics.items()}
+
+
+def probabilities(folder: Path) -> dict[str, list[str]]:
+    rows = csv_rows((folder / "predictions.csv").read_text("utf-8"))
+    names = [name for name in rows[0] if name.startswith("prob")]
+    return {row["path"]: [row[name] for name in names] for row in rows}
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(vizsla: RunVizsla, pictures: Path, tmp_path: Path):
+    options = ("--epochs", "1", "--size", "64", "--bs", "8", "--device", "cpu", "--lr", "1e-3")
+    alone = vizsla("train", pictures, *options, "--out", tmp_path / "one")
+    assert alone.code == 0
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--master-port", str(port), "-m", "vizsla", "train", str(pictures)),
+            *(*options, "--out", str(tmp_path / "two")),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert figures(tmp_path / "two") == pytest.approx(figures(tmp_path / "one"), abs=1e-5)
+    one, two = probabilities(tmp_path / "one"), probabilities(tmp_path / "two")
+    assert list(one) == list(two)
+    for path, row in one.items():
+        assert [float(cell) for cell in two[path]] == pytest.approx(list(map(float, row)), abs=1e-4)
+    # Said once, by the main process; written once, into one folder.
+    assert done.stdout.count("Validation accuracy") == 1
+    assert done.stdout.count("end to end") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
+        path.name for path in (tmp_path / "one").iterdir()
+    )

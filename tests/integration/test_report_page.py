@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import threading
 from html import unescape
@@ -26,22 +25,9 @@ from vizsla.report import ReportContent, write_report
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--virtual-time-budget=3000",
-)
 PHONE, DESK = 390, 1280
 # Headless Chromium makes no window narrower than 500 pixels, so a telephone is a frame in a wider page.
 # It listens before the first frame may speak.
@@ -101,14 +87,21 @@ PROBE = """<script>addEventListener("load", () => {
   }), "*");
 });</script>"""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian's package)")
 
+@pytest.fixture(scope="module")
+def browse(
+    chromium: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., str]:
+    """Return a function that opens a page in a fresh browser and returns what that prints."""
 
-def browse(address: str, *flags: str, profile: Path) -> str:
-    """Open a page in a fresh headless Chromium and return what it prints."""
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *flags, address]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return done.stdout
+    def run(page: Path, *flags: str) -> str:
+        profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
+        command = [*chromium, "--virtual-time-budget=3000", profile, *flags, page.as_uri()]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+
+    return run
 
 
 def make_content(
@@ -213,7 +206,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def answers(
-    pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    pages: dict[str, Path], browse: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
     """What the probe found on a copy of each page, at the width of a telephone and of a desk."""
     folder = tmp_path_factory.mktemp("probes")
@@ -234,7 +227,7 @@ def answers(
         ]
     host = folder / "host.html"
     host.write_text(HOST.format(frames="".join(frames)), encoding="utf-8")
-    dom = browse(host.as_uri(), "--dump-dom", profile=folder / "profile")
+    dom = browse(host, "--dump-dom")
     found = [
         json.loads(unescape(text)) for text in re.findall(r'<pre class="answer">(.*?)</pre>', dom)
     ]
@@ -259,17 +252,14 @@ def test_pages_fit_a_telephone_and_a_desk_and_their_script_works(
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
-def test_the_shipped_page_is_drawn(pages: dict[str, Path], tmp_path: Path, width: int):
+def test_the_shipped_page_is_drawn(
+    pages: dict[str, Path], browse: Callable[..., str], tmp_path: Path, width: int
+):
     frame = FRAME.format(name="page", address=pages["two"].as_uri(), width=width, height=3000)
     host = tmp_path / "host.html"
     host.write_text(HOST.format(frames=frame), encoding="utf-8")
     file = tmp_path / "page.png"
-    browse(
-        host.as_uri(),
-        f"--screenshot={file}",
-        f"--window-size={max(width, 500)},3000",
-        profile=tmp_path / "profile",
-    )
+    browse(host, f"--screenshot={file}", f"--window-size={max(width, 500)},3000")
     with Image.open(file) as image:
         pixels = np.asarray(image.convert("RGB").crop((0, 0, width, 3000)))
     # The page's own background in the corner proves that its style was accepted under its policy.
@@ -308,7 +298,10 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_the_policy_stops_what_a_hostile_name_could_bring_in(
-    pages: dict[str, Path], server: tuple[str, list[str]], tmp_path: Path
+    pages: dict[str, Path],
+    browse: Callable[..., str],
+    server: tuple[str, list[str]],
+    tmp_path: Path,
 ):
     address, heard = server
     html = pages["hostile"].read_text(encoding="utf-8")
@@ -326,7 +319,8 @@ def test_the_policy_stops_what_a_hostile_name_could_bring_in(
         (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
         page = (tmp_path / f"{name}.html").as_uri()
         frames.append(FRAME.format(name=name, address=page, width=DESK, height=900))
-    (tmp_path / "host.html").write_text(HOST.format(frames="".join(frames)), encoding="utf-8")
-    browse((tmp_path / "host.html").as_uri(), "--dump-dom", profile=tmp_path / "profile")
+    host = tmp_path / "host.html"
+    host.write_text(HOST.format(frames="".join(frames)), encoding="utf-8")
+    browse(host, "--dump-dom")
     assert len([path for path in heard if "bare" in path]) >= 4
     assert [path for path in heard if "guarded" in path] == []

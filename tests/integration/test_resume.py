@@ -21,36 +21,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Done
-    from PIL import Image
 
-    RunVizsla = Callable[..., Done]
+    Train = Callable[..., Done]
 
 NUM_STEPS = 8
-"""Two epochs of 19 pictures in batches of 4."""
+"""Two epochs of 19 images in batches of 4."""
 OPTIONS = ("--size", 64, "--epochs", 2, "--bs", 4, "--lr", 1e-3, "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "pictures"
-    for label in ("cross", "disc"):
-        (folder / label).mkdir(parents=True)
-        for number in range(12):
-            draw(label, number=number).save(folder / label / f"{label}_{number}.png")
-    return folder
+def images(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., Path]) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("data") / "images")
 
 
 @pytest.fixture(scope="module")
-def whole(pictures: Path, tmp_path_factory: pytest.TempPathFactory, vizsla: RunVizsla) -> Path:
+def train(images: Path, vizsla: Callable[..., Done]) -> Train:
+    """Return a function that trains into a folder with ``OPTIONS`` and what else is given."""
+
+    def run(folder: Path, *words: object, data: Path = images) -> Done:
+        return vizsla("train", data, *OPTIONS, "--out", folder, *words)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, train: Train) -> Path:
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    done = vizsla("train", pictures, *OPTIONS, "--out", folder)
+    done = train(folder)
     assert (done.code, done.err) == (0, "")
     return folder
 
 
 def train_until(
-    step: int, number: int, *, folder: Path, pictures: Path, vizsla: RunVizsla, every: float
+    step: int, number: int, *, folder: Path, train: Train, every: float
 ) -> tuple[int, dict[str, Any]]:
     """Train in a process that gets a signal after a step; return its status, and what it printed if it could."""
     printed = folder.with_name("printed.json")
@@ -67,7 +71,7 @@ def train_until(
 
         Checkpoint.after_step = then_signal
         try:
-            done = vizsla("train", pictures, *OPTIONS, "--out", folder, "--checkpoint-every", every)
+            done = train(folder, "--checkpoint-every", every)
             printed.write_text(json.dumps({"code": done.code, "out": done.out, "err": done.err}))
             os._exit(done.code)
         finally:
@@ -111,48 +115,41 @@ def same_run(found: Path, expected: Path) -> None:
     ids=["first epoch", "second epoch", "since the last epoch"],
 )
 def test_a_killed_run_ends_as_one_that_was_not(
-    pictures: Path,
-    whole: Path,
-    tmp_path: Path,
-    vizsla: RunVizsla,
-    step: int,
-    every: float,
-    goes_on_after: int,
+    train: Train, whole: Path, tmp_path: Path, step: int, every: float, goes_on_after: int
 ):
     folder = tmp_path / "run"
-    status, _ = train_until(
-        step, signal.SIGKILL, folder=folder, pictures=pictures, vizsla=vizsla, every=every
-    )
+    status, _ = train_until(step, signal.SIGKILL, folder=folder, train=train, every=every)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert [path.name for path in folder.iterdir()] == ["checkpoint"]
-    done = vizsla("train", pictures, *OPTIONS, "--out", folder, "--resume")
+    done = train(folder, "--resume")
     assert (done.code, done.err) == (0, "")
     assert f"Going on after step {goes_on_after} of {NUM_STEPS}." in done.out
     same_run(folder, whole)
 
 
-def test_a_run_that_is_told_to_end_says_how_to_go_on(
-    pictures: Path, whole: Path, tmp_path: Path, vizsla: RunVizsla
-):
+def test_a_run_that_is_told_to_end_says_how_to_go_on(train: Train, whole: Path, tmp_path: Path):
     folder = tmp_path / "run"
-    status, printed = train_until(
-        5, signal.SIGTERM, folder=folder, pictures=pictures, vizsla=vizsla, every=300
-    )
+    status, printed = train_until(5, signal.SIGTERM, folder=folder, train=train, every=300)
     assert os.WEXITSTATUS(status) == printed["code"] == 143
     last = printed["out"].splitlines()[-1]
     assert last.startswith(f"Told to end after step 6 of {NUM_STEPS}; the state is in ")
     assert "--resume" in last
-    done = vizsla("train", pictures, *OPTIONS, "--out", folder, "--resume")
+    done = train(folder, "--resume")
     assert (done.code, done.err) == (0, "")
     same_run(folder, whole)
 
 
 @pytest.fixture(scope="module")
-def cut_off(pictures: Path, tmp_path_factory: pytest.TempPathFactory, vizsla: RunVizsla) -> Path:
-    """The folder of a run that was killed in its second epoch; copy it."""
+def cut_off_once(tmp_path_factory: pytest.TempPathFactory, train: Train) -> Path:
     folder = tmp_path_factory.mktemp("cut_off") / "run"
-    train_until(6, signal.SIGKILL, folder=folder, pictures=pictures, vizsla=vizsla, every=1e-3)
+    train_until(6, signal.SIGKILL, folder=folder, train=train, every=1e-3)
     return folder
+
+
+@pytest.fixture
+def cut_off(cut_off_once: Path, tmp_path: Path) -> Path:
+    """The folder of a run that was killed in its second epoch."""
+    return shutil.copytree(cut_off_once, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -166,90 +163,60 @@ def cut_off(pictures: Path, tmp_path_factory: pytest.TempPathFactory, vizsla: Ru
     ids=["size", "rate", "several", "split"],
 )
 def test_other_choices_are_refused_by_name(
-    pictures: Path,
-    cut_off: Path,
-    tmp_path: Path,
-    vizsla: RunVizsla,
-    options: tuple[Any, ...],
-    differs: list[str],
+    train: Train, cut_off: Path, options: tuple[Any, ...], differs: list[str]
 ):
-    folder = shutil.copytree(cut_off, tmp_path / "run")
-    done = vizsla("train", pictures, *OPTIONS, *options, "--out", folder, "--resume")
+    done = train(cut_off, *options, "--resume")
     assert done.code == 2
-    assert "was another one. What differs: " in done.err
-    for text in differs:
+    for text in (*differs, "--force"):
         assert text in done.err
-    assert "--force" in done.err
-    assert [path.name for path in folder.iterdir()] == ["checkpoint"]
+    assert [path.name for path in cut_off.iterdir()] == ["checkpoint"]
 
 
-def test_force_goes_on_with_other_choices(
-    pictures: Path, cut_off: Path, tmp_path: Path, vizsla: RunVizsla
-):
-    folder = shutil.copytree(cut_off, tmp_path / "run")
-    options = ("--bs", 8, "--epochs", 3, "--out", folder)
-    done = vizsla("train", pictures, *OPTIONS, *options, "--resume", "--force")
+def test_force_goes_on_with_other_choices(train: Train, cut_off: Path):
+    done = train(cut_off, "--bs", 8, "--epochs", 3, "--resume", "--force")
     assert (done.code, done.err) == (0, "")
     assert "Going on although something differs: batch size: 4 then, 8 now" in done.out
     assert "Going on after step 2 of 6." in done.out  # the first epoch of three is done
-    assert [row["epoch"] for row in history(folder)][-3:] == ["1", "2", "3"]
+    assert [row["epoch"] for row in history(cut_off)][-3:] == ["1", "2", "3"]
 
 
-def test_force_goes_on_with_other_pictures(
-    pictures: Path,
-    cut_off: Path,
-    tmp_path: Path,
-    vizsla: RunVizsla,
-    draw: Callable[..., Image.Image],
+def test_force_goes_on_with_other_images(
+    train: Train, cut_off: Path, tmp_path: Path, draw_folder: Callable[..., Path]
 ):
-    more = shutil.copytree(pictures, tmp_path / "pictures")
-    for label in ("cross", "disc"):
-        for number in range(12, 20):
-            draw(label, number=number).save(more / label / f"{label}_{number}.png")
-    folder = shutil.copytree(cut_off, tmp_path / "run")
-    refused = vizsla("train", more, *OPTIONS, "--out", folder, "--resume")
+    more = draw_folder(tmp_path / "images", per_class=20)
+    refused = train(cut_off, "--resume", data=more)
     assert refused.code == 2
     assert "data: other images or labels than then" in refused.err
-    done = vizsla("train", more, *OPTIONS, "--out", folder, "--resume", "--force")
+    done = train(cut_off, "--resume", "--force", data=more)
     assert (done.code, done.err) == (0, "")
-    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    metrics = json.loads((cut_off / "metrics.json").read_text())["metrics"]
     assert metrics["accuracy"]["num_pictures"] == 8
 
 
-def test_another_network_is_refused_even_by_force(
-    pictures: Path, cut_off: Path, tmp_path: Path, vizsla: RunVizsla
-):
-    folder = shutil.copytree(cut_off, tmp_path / "run")
-    words = ("train", pictures, *OPTIONS, "--arch", "resnet18", "--out", folder)
-    done = vizsla(*words, "--resume", "--force")
+def test_another_network_is_refused_even_by_force(train: Train, cut_off: Path):
+    done = train(cut_off, "--arch", "resnet18", "--resume", "--force")
     assert done.code == 2
     assert "arch: efficientnet_lite0 then, resnet18 now" in done.err
 
 
-def test_a_finished_run_is_not_trained_anew(
-    pictures: Path, whole: Path, tmp_path: Path, vizsla: RunVizsla
-):
+def test_a_finished_run_is_not_trained_anew(train: Train, whole: Path, tmp_path: Path):
     folder = shutil.copytree(whole, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    done = vizsla("train", pictures, *OPTIONS, "--out", folder, "--resume")
+    done = train(folder, "--resume")
     assert done.code == 2
-    assert done.err.startswith(f"vizsla: There is nothing to go on with in {folder}: its model")
+    assert f"nothing to go on with in {folder}" in done.err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_without_a_run_one_begins(pictures: Path, whole: Path, tmp_path: Path, vizsla: RunVizsla):
-    done = vizsla("train", pictures, *OPTIONS, "--out", tmp_path / "run", "--resume")
+def test_without_a_run_one_begins(train: Train, whole: Path, tmp_path: Path):
+    done = train(tmp_path / "run", "--resume")
     assert (done.code, done.err) == (0, "")
     same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
-def test_checkpoints_are_written_at_a_positive_interval(
-    pictures: Path, tmp_path: Path, vizsla: RunVizsla, seconds: str
-):
-    done = vizsla(
-        "train", pictures, *OPTIONS, "--out", tmp_path / "run", "--checkpoint-every", seconds
-    )
-    assert done.code == 2
-    assert "a positive number" in done.err
+def test_checkpoints_are_written_at_a_positive_interval(train: Train, tmp_path: Path):
+    for seconds in ("0", "-1", "nan"):
+        done = train(tmp_path / "run", "--checkpoint-every", seconds)
+        assert done.code == 2
+        assert "a positive number" in done.err
     assert list(tmp_path.iterdir()) == []

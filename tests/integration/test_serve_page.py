@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,28 +17,13 @@ import pytest
 from PIL import Image
 
 from vizsla import Predictor, Resize
-from vizsla.evaluate import Calibration, LabelSets, Novelty
 from vizsla.infer import compute_logits
 from vizsla.model_file import save_bundle
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--remote-debugging-pipe",
-)
 PHONE, DESK = 390, 1280
 VOCAB = ("cross", "disc", "<b>none</b>")
 # The browser reads commands from file 3 and answers on file 4, JSON with a zero byte after each.
@@ -63,22 +47,16 @@ NAMELESS = """[...document.querySelectorAll("button, a, input, img, section")].f
   one.offsetParent !== null && !(one.getAttribute("aria-label") || one.getAttribute("aria-labelledby") ||
   one.textContent.trim() || one.hasAttribute("alt"))).map((one) => one.outerHTML)"""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian's package)")
-
 
 class Browser:
-    """A page of a headless Chromium, driven by the DevTools protocol.
+    """A page of a headless Chromium, driven by the DevTools protocol."""
 
-    Args:
-        profile: Folder for its files.
-    """
-
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, *command: str) -> None:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START, str(commands), str(answers), str(CHROMIUM), *FLAGS,
-             f"--user-data-dir={profile}", "about:blank"],
+            [sys.executable, "-c", START, str(commands), str(answers), *command,
+             "--remote-debugging-pipe", "about:blank"],
             pass_fds=(commands, answers),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -170,11 +148,12 @@ class Browser:
         self.wait("!document.querySelector('#about') || !document.querySelector('#about').hidden")
 
     def choose(self, *paths: Path) -> None:
-        """Give files to the page's file input, as its dialog would."""
+        """Give files to the page's file input, as its dialog would, and wait for the answers."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
         self.wait(f"document.querySelectorAll('.answer').length >= {len(paths)}")
+        self.wait("!document.querySelector('[aria-busy]')")
 
     def press(self, key: str, code: int) -> None:
         for kind in ("keyDown", "keyUp"):
@@ -190,8 +169,10 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    opened = Browser(tmp_path_factory.mktemp("browser"))
+def browser(
+    chromium: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
+    opened = Browser(*chromium, f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
     yield opened
     opened.close()
 
@@ -221,17 +202,17 @@ def serving(*words: object, port: str = "0") -> Generator[tuple[str, subprocess.
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]) -> Path:
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    draw: Callable[..., Image.Image],
+    draw_folder: Callable[..., Path],
+    make_classifier: Any,
+) -> Path:
     """A model file, a folder of training images, and files to send."""
     made = tmp_path_factory.mktemp("serve")
-    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    head = ConcatPoolHead(backbone.num_features, len(VOCAB), lin_ftrs=[16], seed=1)
-    classifier = Classifier(backbone, head, vocab=VOCAB).eval()
-    save_bundle(made / "shapes.safetensors", classifier=classifier, resize=Resize(64))
-    for label in ("cross", "disc"):
-        (made / "known" / label).mkdir(parents=True)
-        for number in range(4):
-            draw(label, number=number).save(made / "known" / label / f"{number}.png")
+    model = make_classifier(VOCAB)
+    save_bundle(made / "shapes.safetensors", classifier=model, resize=Resize(64))
+    draw_folder(made / "known", per_class=4)
     draw("cross", number=9).save(made / "a cross.png")
     draw("disc", number=9, size=(90, 40)).save(made / "a disc.jpg")
     (made / "no picture.jpg").write_text("<script>document.title = 'stolen'</script>")
@@ -242,27 +223,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.I
     return made
 
 
-def calibration_of(*, thresholds: tuple[float, ...], least_logit: float) -> Calibration:
-    """Return how far to trust a model whose label sets of 90 % and 50 % have these thresholds."""
-    return Calibration(
-        temperature=1.0,
-        num_pictures=40,
-        error_before=0.2,
-        error_after=0.1,
-        loss_before=1.0,
-        loss_after=0.9,
-        label_sets=LabelSets(coverages=(0.5, 0.9), thresholds=thresholds, num_pictures=40),
-        novelty=Novelty(
-            quantiles=(least_logit - 100, least_logit + 100),
-            threshold=least_logit,
-            num_pictures=40,
-            separation=0.75,
-        ),
-    )
-
-
 @pytest.fixture(scope="module")
-def trusting(folder: Path) -> Path:
+def trusting(folder: Path, make_calibration: Any) -> Path:
     """A model file for which "a cross.png" may be two of its classes, and all other images look foreign."""
     path = folder / "trusting.safetensors"
     predictor = Predictor.load(folder / "shapes.safetensors")
@@ -272,14 +234,15 @@ def trusting(folder: Path) -> Path:
         pixels = predictor.prepare(folder / name)
         largest[name] = compute_logits(predictor.classifier, predictor.network_input([pixels])).max().item()  # fmt: skip
     assert largest["a cross.png"] != largest["a disc.jpg"]
+    middle = sum(largest.values()) / 2
+    calibration = make_calibration(
+        temperature=1.0,
+        thresholds=((first + second) / 2, (second + third) / 2),
+        quantiles=(middle - 100, middle + 100),
+        foreign_below=middle,
+    )
     return save_bundle(
-        path,
-        classifier=predictor.classifier,
-        resize=Resize(64),
-        calibration=calibration_of(
-            thresholds=((first + second) / 2, (second + third) / 2),
-            least_logit=sum(largest.values()) / 2,
-        ),
+        path, classifier=predictor.classifier, resize=Resize(64), calibration=calibration
     )
 
 
@@ -315,7 +278,7 @@ def test_an_image_gets_answer_heat_map_and_nearest(browser: Browser, server: str
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
-def test_an_answer_has_its_label_set_and_a_notice_where_it_looks_foreign(
+def test_an_answer_has_its_label_set_and_says_if_foreign(
     browser: Browser, trusting: Path, trusting_server: str, folder: Path, width: int
 ):
     predictor = Predictor.load(trusting)
@@ -324,7 +287,6 @@ def test_an_answer_has_its_label_set_and_a_notice_where_it_looks_foreign(
     known, foreign = sorted((0, 1), key=lambda place: bool(answers[place].none_of_these))
     browser.open(trusting_server, width=width)
     browser.choose(folder / "a cross.png", folder / "a disc.jpg")
-    browser.wait("!document.querySelector('[aria-busy]')")
     sets, notices = (
         browser.evaluate(
             f"[...document.querySelectorAll('.answer {part}')].map(n => n.hidden ? '' : n.textContent.replace(/\\s+/g, ' ').trim())"
@@ -359,7 +321,6 @@ def test_a_label_set_is_put_into_words(browser: Browser, server: str, folder: Pa
     ):
         assert browser.evaluate(f"setWords({json.dumps(labels)}, 20)") == words
     browser.choose(folder / "a cross.png")  # this model has none
-    browser.wait("!document.querySelector('[aria-busy]')")
     assert browser.evaluate("document.querySelector('.set').hidden")
     assert browser.evaluate("document.querySelector('.foreign').hidden")
     assert "Calibrated" not in browser.evaluate("document.querySelector('#facts').innerText")
@@ -369,7 +330,6 @@ def test_every_failure_is_said_in_words_on_its_card(browser: Browser, server: st
     browser.open(server)
     names = ("no picture.jpg", "too many bytes.png", "too many pixels.png", "a disc.jpg")
     browser.choose(*(folder / name for name in names))
-    browser.wait("!document.querySelector('[aria-busy]')")
     faults = browser.evaluate(
         "[...document.querySelectorAll('.answer')].map(a => a.querySelector('.fault').hidden ? '' : a.querySelector('.fault').innerText)"
     )
@@ -399,7 +359,6 @@ def test_names_are_shown_as_text_and_not_as_markup(browser: Browser, server: str
     browser.open(server)
     name = "<img src=x onerror=alert(1)>.png"
     browser.choose(folder / name)
-    browser.wait("!document.querySelector('[aria-busy]')")
     assert browser.evaluate("document.querySelector('.path').textContent") == name
     assert browser.evaluate("document.querySelectorAll('.path img').length") == 0
 
@@ -434,7 +393,6 @@ def test_the_keyboard_is_enough(browser: Browser, server: str, folder: Path):
     browser.press("Enter", 13)
     assert browser.evaluate("window.asked")
     browser.choose(folder / "a cross.png", folder / "a disc.jpg")
-    browser.wait("!document.querySelector('[aria-busy]')")
     reached: list[str] = []
     for _ in range(5):
         browser.press("Tab", 9)
@@ -454,7 +412,6 @@ def test_the_page_fits_and_every_part_has_a_name(
 ):
     browser.open(server, width=width, dark=dark)
     browser.choose(folder / "a disc.jpg", folder / "no picture.jpg")
-    browser.wait("!document.querySelector('[aria-busy]')")
     found = browser.evaluate(PROBE)
     assert found == {"cut": [], "width": width, "visible": width}
     assert browser.evaluate(NAMELESS) == []
@@ -469,7 +426,6 @@ def test_the_page_fits_and_every_part_has_a_name(
 def test_no_request_leaves_the_server(browser: Browser, server: str, folder: Path):
     browser.open(server)
     browser.choose(folder / "a cross.png")
-    browser.wait("!document.querySelector('[aria-busy]')")
     assert len(browser.requested) >= 4
     assert [url for url in browser.requested if not url.startswith((server, "blob:", "data:", "about:"))] == []  # fmt: skip
 

@@ -64,9 +64,7 @@ def test_strict_loaders_name_the_file_in_training_and_validation(table: ImageTab
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "device", "off"])
-def test_lenient_loaders_show_what_is_there_and_the_other_pictures_as_strict_ones_do(
-    table: ImageTable, tmp_path: Path, cache: CacheMode
-):
+def test_lenient_loaders_show_what_is_there(table: ImageTable, tmp_path: Path, cache: CacheMode):
     folder = tmp_path / "cache"
     lenient = loaders_of(table, "ok", cache=cache, folder=folder)
     for epoch in (0, 1):

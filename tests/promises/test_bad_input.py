@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 
 from vizsla import Resize
 from vizsla.model_file import save_bundle
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,14 +27,6 @@ if TYPE_CHECKING:
     RunVizsla = Callable[..., Done]
     Refusal = Callable[..., str]
 
-RUN_FILES = (
-    "config.toml",
-    "history.csv",
-    "metrics.json",
-    "model.safetensors",
-    "predictions.csv",
-    "report.html",
-)
 needs_posix = pytest.mark.skipif(
     os.name != "posix", reason="uses limits or devices of POSIX systems"
 )
@@ -49,11 +40,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def earlier_run(folder: Path) -> Path:
+def earlier_run(folder: Path, run_files: list[str]) -> Path:
     """A run folder ``results/pets`` of six files and one of the user's own."""
     run = folder / "results" / "pets"
     run.mkdir(parents=True)
-    for name in (*RUN_FILES, "notes.txt"):
+    for name in (*run_files, "notes.txt"):
         (run / name).write_text(f"{name} of an earlier run")
     return run
 
@@ -483,12 +474,10 @@ exit $status
     not Path("/dev/full").exists(), reason="the device that is always full is of Linux"
 )
 def test_predictions_that_do_not_fit_on_the_disk_end_with_one_message(
-    make_image: Callable[..., Path],
+    make_image: Callable[..., Path], make_classifier: Any
 ):
     make_image("new.jpg")
-    backbone = build_backbone("test_resnet", pretrained=False)
-    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[])
-    classifier = Classifier(backbone, head, vocab=("cross", "disc"))
+    classifier = make_classifier(("cross", "disc"))
     save_bundle("model.safetensors", classifier=classifier, resize=Resize(32))
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from PIL import Image
-
 termios = pytest.importorskip("termios", reason="terminals as POSIX systems have them")
 
 # The terminal becomes that of the process, so that its Ctrl-C reaches it as it does from a keyboard.
@@ -99,13 +97,10 @@ def assert_terminal_is_sane(ended: Ended) -> None:
 
 
 def test_ctrl_c_while_features_are_computed_leaves_no_run_folder(
-    draw: Callable[..., Image.Image], tmp_path: Path
+    draw_folder: Callable[..., Path], tmp_path: Path
 ):
-    # So many pictures, at this size, that the stage lasts for seconds.
-    for label in ("cross", "disc"):
-        (tmp_path / "pictures" / label).mkdir(parents=True)
-        for number in range(100):
-            draw(label, number=number).save(tmp_path / "pictures" / label / f"{number}.png")
+    # So many images, at this size, that the stage lasts for seconds.
+    draw_folder(tmp_path / "pictures", per_class=100)
     ended = press_ctrl_c(
         *("train", "pictures", "--size", "224", "--out", "run"),
         folder=tmp_path,

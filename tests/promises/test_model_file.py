@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,20 +19,19 @@ from torch import Tensor
 from vizsla import ModelFileError, OutputError, Predictor, Resize
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file import load_bundle, read_manifest, save_bundle
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from vizsla.models import Classifier
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 OPENERS: tuple[Callable[[Path], object], ...] = (read_manifest, load_bundle, Predictor.load)
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    backbone = build_backbone("test_resnet", pretrained=False)
-    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[16])
-    return Classifier(backbone, head, vocab=("cross", "disc")).eval()
+def classifier(make_classifier: Callable[..., Classifier]) -> Classifier:
+    return make_classifier(("cross", "disc"))
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +82,15 @@ print(json.dumps({"label": answer.label, "probabilities": answer.probabilities.t
 
 @pytest.fixture(scope="module")
 def elsewhere(
-    content: bytes, tmp_path_factory: pytest.TempPathFactory
+    content: bytes, tmp_path_factory: pytest.TempPathFactory, python: Callable[..., str]
 ) -> tuple[dict[str, Any], Path, Path]:
     """What a fresh interpreter says that opens a model file with all unpickling disabled; the file and the picture."""
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "model.safetensors").write_bytes(content)
     pixels = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "picture.png")
-    command = [sys.executable, "-c", OPEN_AND_PREDICT, "model.safetensors", "picture.png"]
-    done = subprocess.run(
-        command, check=False, cwd=folder, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), folder / "model.safetensors", folder / "picture.png"
+    printed = python("-c", OPEN_AND_PREDICT, "model.safetensors", "picture.png", cwd=folder)
+    return json.loads(printed), folder / "model.safetensors", folder / "picture.png"
 
 
 def test_a_model_file_opens_and_predicts_with_all_unpickling_disabled(

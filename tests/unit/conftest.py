@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -25,6 +25,13 @@ from vizsla.evaluate import Calibration, calibrate
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file import save_bundle
 from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from vizsla.types import Task
 
 VOCAB = ("cross", "disc", "none", "Füchse")
 
@@ -61,20 +68,40 @@ def saved(saved_once: bytes, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def calibration_for() -> Callable[[tuple[str, ...]], Calibration]:
+def from_logits() -> Callable[..., Predictions]:
+    """Return a function that makes predictions of images 0.jpg, 1.jpg, ... from logits and targets."""
+
+    def make(
+        logits: Sequence[Sequence[float]] | Tensor,
+        targets: Sequence[int] | Tensor,
+        *,
+        vocab: Sequence[str] = (),
+        paths: Sequence[str] = (),
+        task: Task = "category",
+    ) -> Predictions:
+        logits = torch.as_tensor(logits, dtype=torch.float32)
+        dtype = torch.int64 if task == "category" else torch.float32
+        return Predictions(
+            rows=torch.arange(len(logits)),
+            paths=tuple(paths) or tuple(f"{number}.jpg" for number in range(len(logits))),
+            logits=logits,
+            targets=torch.as_tensor(targets, dtype=dtype),
+            vocab=tuple(vocab) or tuple(f"class {index}" for index in range(logits.shape[1])),
+            task=task,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def calibration_for(from_logits: Any) -> Callable[[tuple[str, ...]], Calibration]:
     """Return a function from names of classes to a calibration of logits that are three times too sharp."""
 
     def fit(vocab: tuple[str, ...]) -> Calibration:
         random = torch.Generator().manual_seed(0)
         honest = torch.randn((200, len(vocab)), generator=random) * 2
-        predictions = Predictions(
-            rows=torch.arange(200),
-            paths=tuple(map(str, range(200))),
-            logits=honest * 3,
-            targets=torch.multinomial(honest.softmax(1), 1, generator=random)[:, 0],
-            vocab=vocab,
-        )
-        found = calibrate(predictions)
+        targets = torch.multinomial(honest.softmax(1), 1, generator=random)[:, 0]
+        found = calibrate(from_logits(honest * 3, targets, vocab=vocab))
         assert found is not None
         return found
 

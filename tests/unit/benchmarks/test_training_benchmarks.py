@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,20 +20,20 @@ NO_WORKERS = ("--quick", "--workers", "0")
 SMALL = (*NO_WORKERS, "--size", "32", "--batch-size", "8")
 
 
-def run(module: str, *options: str) -> str:
-    """Return what a benchmark printed; fastai is hidden from it."""
-    program = (
-        "import importlib.util as util, runpy, sys\n"
-        "find = util.find_spec\n"
-        "util.find_spec = lambda name, *rest: None if name == 'fastai' else find(name, *rest)\n"
-        f"sys.argv = {[module, *options]!r}\n"
-        f"runpy.run_module('benchmarks.{module}', run_name='__main__')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+HIDE_FASTAI = """
+import importlib.util as util, runpy, sys
+find = util.find_spec
+util.find_spec = lambda name, *rest: None if name == "fastai" else find(name, *rest)
+sys.argv = sys.argv[1:]
+runpy.run_module(f"benchmarks.{sys.argv[0]}", run_name="__main__")
+"""
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(python: Callable[..., str]) -> Run:
+    """Return a function that runs a benchmark and returns what it printed; fastai is hidden from it."""
+    return lambda *words: python("-c", HIDE_FASTAI, *words, cwd=ROOT)
 
 
 def table_rows(printed: str) -> list[str]:
@@ -54,7 +53,7 @@ def parts(image_folder: Path, tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_parity_compares_errors_and_keeps_runs(parts: str, tmp_path: Path) -> None:
+def test_parity_compares_errors_and_keeps_runs(run: Run, parts: str, tmp_path: Path):
     kept = tmp_path / "kept.json"
     words = ("accuracy", "parity", f"{parts}:1", *NO_WORKERS, "--json", str(kept))
     assert "parts" in table_rows(run(*words))
@@ -66,18 +65,18 @@ def test_parity_compares_errors_and_keeps_runs(parts: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_recipe_measures_one_pass_and_the_same_passes(parts: str) -> None:
+def test_recipe_measures_one_pass_and_the_same_passes(run: Run, parts: str):
     printed = run("accuracy", "recipe", f"{parts}:1", *NO_WORKERS)
     assert "recipe, 1 pass: error" in printed
     assert "recipe, same passes: error" in printed
 
 
-def test_accuracy_without_images_says_what_to_give() -> None:
+def test_accuracy_without_images_says_what_to_give(run: Run):
     assert "Give FOLDER:EPOCHS" in run("accuracy", "parity")
 
 
 @pytest.mark.slow
-def test_epoch_times_both_epochs_and_the_network_alone(parts: str) -> None:
+def test_epoch_times_both_epochs_and_the_network_alone(run: Run, parts: str):
     printed = run("speed", "epoch", "--data", parts, *SMALL)
     assert table_rows(printed) == [
         "frozen epoch (first), s",
@@ -93,7 +92,7 @@ def test_epoch_times_both_epochs_and_the_network_alone(parts: str) -> None:
 
 
 @pytest.mark.slow
-def test_tasks_have_a_row_each_and_keep_their_runs(parts: str, tmp_path: Path) -> None:
+def test_tasks_have_a_row_each_and_keep_their_runs(run: Run, parts: str, tmp_path: Path):
     kept = tmp_path / "kept.json"
     words = ("--only", "import", "validate", "load", "--data", parts, "--json", str(kept), *SMALL)
     assert table_rows(run("notebook", *words)) == ["`import *`", "`validate`", "`load_learner`"]
@@ -115,19 +114,19 @@ def test_tasks_have_a_row_each_and_keep_their_runs(parts: str, tmp_path: Path) -
         ("data growth", ("100", "1,000")),
     ],
 )
-def test_a_quick_run_has_the_rows_of_its_table(words: str, rows: tuple[str, ...], parts: str):
+def test_a_quick_run_has_its_rows(run: Run, words: str, rows: tuple[str, ...], parts: str):
     printed = run(*words.replace("PARTS", parts).split(), "--quick")
     assert set(rows) <= set(table_rows(printed))
 
 
 @pytest.mark.slow
-def test_precompute_times_features_and_epochs(parts: str) -> None:
+def test_precompute_times_features_and_epochs(run: Run, parts: str):
     printed = run("speed", "precompute", "--data", parts, *SMALL)
     assert "quick start in all" in table_rows(printed)
     assert not Path(parts, "tmp").exists()
 
 
-def test_the_interval_and_the_first_good_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_and_the_first_good_model(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks.accuracy import first_as_good, half_width
 

@@ -180,7 +180,7 @@ def test_images_are_written_smaller_once(lesson: str, data: ImageClassifierData)
     assert len(smaller.trn_ds) == 26
 
 
-def test_the_validation_set_is_the_recorded_one_and_both_sides_keep_their_order():
+def test_the_validation_set_is_the_recorded_one():
     for arguments, golden in (((10,), "n10"), ((10, 1), "n10_cv1"), ((100,), "n100")):
         assert get_cv_idxs(*arguments).tolist() == SPLITS[golden]
     ((chosen, others),) = split_by_idx([3, 1], np.arange(5))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
-import subprocess
-import sys
+from typing import TYPE_CHECKING
 
 from vizsla import classic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FULL = ("imports", "conv_learner", "model", "dataset", "sgdr", "early")
 
@@ -50,7 +52,7 @@ def test_public_things_are_documented():
     assert [thing.__name__ for thing in own if not inspect.getdoc(thing)] == []
 
 
-def test_the_import_prints_arrays_without_exponents_and_changes_nothing_else():
+def test_the_import_sets_how_arrays_print_and_nothing_else(python: Callable[..., str]):
     program = """
 import json, random, sys, warnings
 import numpy, torch
@@ -62,12 +64,7 @@ import vizsla.classic
 heavy = sorted({"torchvision", "timm", "sklearn", "IPython"} & sys.modules.keys())
 print(json.dumps([before == state(), heavy, repr(numpy.array([[-7e-05, -9.63393]], dtype=numpy.float32))]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False,
-        env={"MPLBACKEND": "agg"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    unchanged, heavy, shown = json.loads(done.stdout)
+    unchanged, heavy, shown = json.loads(python("-c", program, env={"MPLBACKEND": "agg"}))
     assert unchanged
     assert heavy == []
     assert shown == "array([[-0.00007, -9.63393]], dtype=float32)"

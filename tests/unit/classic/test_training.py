@@ -92,7 +92,7 @@ def test_triangles_have_the_recorded_factors():
         plan(1, 1, 1, 4, use_clr=(32, 5)).schedule((1.0,))
 
 
-def test_the_finder_rises_by_the_recorded_factors_and_keeps_the_ratios_of_the_groups():
+def test_the_finder_rises_by_the_recorded_factors():
     golden = GOLDEN["lr_find"]
     for count in (10, 32):
         schedule = lr_range(count, (1e-5,), 10.0)
@@ -179,7 +179,7 @@ def test_a_search_takes_one_epoch_and_prints_a_row_at_its_end(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_a_search_whose_loss_runs_away_ends_before_that_and_prints_no_row(
+def test_a_search_ends_before_its_loss_runs_away(
     lesson: str, tiny: Callable[[bool], nn.Module], capsys: pytest.CaptureFixture[str]
 ):
     steps = 0

@@ -43,7 +43,7 @@ def ramp(height: int, width: int) -> np.ndarray:
     return image
 
 
-def test_validation_sees_the_middle_of_the_scaled_image():
+def test_validation_sees_the_middle():
     _, valid = tfms_from_stats(None, 32)
     found = valid(ramp(40, 80))
     assert found.shape == (3, 32, 32)
@@ -151,7 +151,7 @@ def test_lighting_and_contrast_have_the_recorded_formula():
         assert float(found[0, 0, 0, 1] - 0.5) == pytest.approx(0.25 * factor, rel=1e-6)
 
 
-def test_lighting_depends_on_the_row_and_the_epoch_and_not_on_the_batch():
+def test_lighting_depends_on_row_and_epoch_alone():
     light = Lighting((), size=(4, 4), seed=3, lighting=(RandomLighting(0.2, 0.2),))
     images = torch.full((3, 3, 4, 4), 100, dtype=torch.uint8)
     rows = torch.tensor([5, 6, 7])

@@ -1,17 +1,17 @@
-"""``vizsla cache`` and the cache options of ``vizsla train``, in a terminal."""
+"""``vizsla cache``, ``export`` and ``verify``, and ``train --profile``."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from vizsla import ConfigError, Resize, TrainConfig
+from vizsla import Resize
 from vizsla.data.cache import ImageCache, ImageKey
 from vizsla.model_file import save_bundle
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.train import STEP_PHASES, VALIDATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,33 +56,15 @@ def test_cache_clear_removes_the_images(
     assert not (filled_home / "none").exists()  # looking makes no folder
 
 
-def test_train_refuses_wrong_cache_options(image_folder: Path, vizsla: Callable[..., Done]):
-    for words, named in (
-        (("--cache", "disc"), "disc"),
-        (("--cache-budget", "lots"), "cache_budget is a number of bytes such as 500MB"),
-    ):
-        result = vizsla("train", image_folder, *words)
-        assert result.code == 2
-        assert named in result.err
-    assert TrainConfig(cache="disk", cache_budget="4GB").cache == "disk"
-    assert TrainConfig(cache_budget=500).cache_budget == 500
-    with pytest.raises(ConfigError, match="cache_budget"):
-        TrainConfig(cache_budget=-1)
-
-
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    classifier = Classifier(
-        backbone, ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[]), vocab=("a", "b")
-    )
+def model(tmp_path_factory: pytest.TempPathFactory, make_classifier: Any) -> Path:
     path = tmp_path_factory.mktemp("cli") / "model.safetensors"
-    return save_bundle(path, classifier=classifier.eval(), resize=Resize(40))
+    return save_bundle(path, classifier=make_classifier(("a", "b")), resize=Resize(40))
 
 
 def test_a_model_is_exported_and_verified(model: Path, vizsla: Callable[..., Done]):
@@ -104,16 +86,28 @@ def test_a_model_is_exported_and_verified(model: Path, vizsla: Callable[..., Don
     assert "--onnx FILE, --torch FILE" in nothing.err
 
 
-def test_train_profile_prints_where_the_time_went_and_writes_it(
+def test_a_profile_is_printed_and_a_seventh_file_of_the_run(
     vizsla: Callable[..., Done], image_folder: Path, tmp_path: Path
 ):
     out = tmp_path / "run"
-    done = vizsla("train", image_folder, "--size", "32", "--profile", "--out", out)
+    options = ("--size", "32", "--epochs", "1", "--bs", "8", "--precision", "fp32")
+    done = vizsla("train", image_folder, *options, "--profile", "--out", out)
     assert (done.code, done.err) == (0, "")
-    lines = done.out.splitlines()
-    start = next(place for place, line in enumerate(lines) if line.startswith("where the time"))
-    assert lines[start + 1].startswith("reading images, 24 images")
-    assert lines[start + 2].startswith("features first, 24 images")
-    stages = json.loads((out / "profile.json").read_text("utf-8"))["stages"]
-    names = ["reading images", "features first", "results"]
-    assert [stage["stage"] for stage in stages] == names
+    assert len(list(out.iterdir())) == 7
+    written = json.loads((out / "profile.json").read_text("utf-8"))
+    stages = written["stages"]
+    assert [(stage["stage"], stage["unit"], stage["number"]) for stage in stages] == [
+        ("reading images", "images", 24),
+        ("features first", "images", 24),
+        ("end to end", "steps", 2),
+        ("results", "images", 24),
+    ]
+    assert written["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages))
+    for stage in stages:
+        parts = [part["seconds"] for part in stage["phases"]]
+        assert stage["seconds"] == pytest.approx(sum(parts))
+        assert min(parts) >= 0
+    assert [part["phase"] for part in stages[2]["phases"]] == [*STEP_PHASES, VALIDATION]
+    printed = done.out.partition("where the time went")[2]
+    for line in ("\nreading images, 24 images", "\nend to end, 2 steps", "\n  choosing a head"):
+        assert line in printed

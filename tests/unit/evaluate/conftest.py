@@ -7,37 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla import Predictions
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from vizsla import Predictions
     from vizsla.types import Task
-
-
-@pytest.fixture
-def from_logits() -> Callable[..., Predictions]:
-    """Return a function that makes predictions of images 0.jpg, 1.jpg, ... from logits and targets."""
-
-    def make(
-        logits: Sequence[Sequence[float]] | torch.Tensor,
-        targets: Sequence[int] | torch.Tensor,
-        *,
-        vocab: Sequence[str] = (),
-        task: Task = "category",
-    ) -> Predictions:
-        logits = torch.as_tensor(logits, dtype=torch.float32)
-        dtype = torch.int64 if task == "category" else torch.float32
-        return Predictions(
-            rows=torch.arange(len(logits)),
-            paths=tuple(f"{number}.jpg" for number in range(len(logits))),
-            logits=logits,
-            targets=torch.as_tensor(targets, dtype=dtype),
-            vocab=tuple(vocab) or tuple(f"class {index}" for index in range(logits.shape[1])),
-            task=task,
-        )
-
-    return make
 
 
 @pytest.fixture

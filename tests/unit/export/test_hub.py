@@ -154,9 +154,7 @@ def test_a_repository_without_an_owner_is_that_of_the_token(hub: StandIn, saved:
     assert hub.private == {"me/shapes": True}
 
 
-def test_a_second_push_becomes_the_newest_and_a_revision_stays(
-    hub: StandIn, saved: Path, rewrite: Rewrite
-):
+def test_a_revision_outlives_a_second_push(hub: StandIn, saved: Path, rewrite: Rewrite):
     push_to_hub(saved, "me/shapes", token=TOKEN)
     first = hub.commit_id("me/shapes")
     assert from_hub("me/shapes", revision=first).path is not None

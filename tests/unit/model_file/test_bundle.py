@@ -125,9 +125,7 @@ def test_the_manifest_has_what_was_given(classifier: Classifier, tmp_path: Path)
     assert load_bundle(path).manifest == manifest
 
 
-def test_any_program_that_reads_safetensors_and_any_user_can_read_the_file(
-    classifier: Classifier, tmp_path: Path
-):
+def test_other_programs_and_users_can_read_the_file(classifier: Classifier, tmp_path: Path):
     (tmp_path / "plain").touch()
     path = save_bundle(tmp_path / "m.safetensors", classifier=classifier, resize=None)
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -166,9 +164,7 @@ def test_weights_that_two_layers_share_are_stored_for_both(classifier: Classifie
     assert torch.equal(logits_of(load_bundle(path).classifier), logits_of(tied))
 
 
-def test_what_a_file_could_not_bring_back_is_refused_before_anything_is_written(
-    classifier: Classifier, tmp_path: Path
-):
+def test_what_a_file_could_not_bring_back_is_not_saved(classifier: Classifier, tmp_path: Path):
     own = build_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
     known = build_backbone("test_resnet", pretrained=False)
     changed, renamed = copy.deepcopy(classifier), copy.deepcopy(classifier)
@@ -185,13 +181,6 @@ def test_what_a_file_could_not_bring_back_is_refused_before_anything_is_written(
     with pytest.raises(OutputError, match="Create the folder first"):
         save_bundle(tmp_path / "no" / "m.safetensors", classifier=classifier, resize=None)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_safetensors_file_without_manifest_is_not_a_model(tmp_path: Path):
-    path = tmp_path / "weights.safetensors"
-    save_file({"a": torch.zeros(2)}, path, metadata={"format": "pt"})
-    with pytest.raises(ModelFileError, match="is a safetensors file, but not one that vizsla"):
-        read_manifest(path)
 
 
 def test_a_changed_byte_of_manifest_or_weights_is_noticed(saved: Path):
@@ -223,9 +212,7 @@ def test_weights_that_do_not_fit_the_named_network_are_named(saved: Path, rewrit
         load_bundle(saved)
 
 
-def test_the_fingerprint_depends_on_names_sizes_and_labels_and_not_on_order_or_place(
-    tmp_path: Path,
-):
+def test_the_fingerprint_is_of_names_sizes_and_labels_alone(tmp_path: Path):
     def table(root: Path, names: list[str], targets: list[int]) -> ImageTable:
         nothing = torch.zeros(0, dtype=torch.int64)
         return ImageTable(
@@ -260,9 +247,7 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_not_a_model_file_is_recognised_by_its_first_bytes_and_never_opened(
-    saved: Path, tmp_path: Path
-):
+def test_what_is_not_a_model_file_is_never_opened(saved: Path, tmp_path: Path):
     check_is_safetensors(saved)
     assert "There is no model file" in refusal(tmp_path / "gone.safetensors")
     assert str(tmp_path / "model.safetensors") in refusal(tmp_path)
@@ -287,9 +272,7 @@ def test_what_is_not_a_model_file_is_recognised_by_its_first_bytes_and_never_ope
         assert words in refusal(path), content
 
 
-def test_a_header_beyond_the_limit_of_the_format_is_refused_even_if_the_file_is_that_large(
-    tmp_path: Path,
-):
+def test_a_header_beyond_the_limit_of_the_format_is_refused(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
         file.write((200_000_000).to_bytes(8, "little") + b"{")
@@ -394,7 +377,7 @@ def test_a_head_that_makes_no_sense_is_refused(manifest: Manifest):
             expected_forms(replace(manifest, head=head), path=PATH)
 
 
-def test_a_final_resize_shows_validation_images_as_the_augmentation_does_and_nothing_at_random():
+def test_a_final_resize_shows_what_validation_saw():
     images, rows = torch.randint(0, 256, (3, 3, 40, 52), dtype=torch.uint8), torch.arange(3)
     cases: tuple[tuple[Sequence[BatchTransform], tuple[int, int] | None], ...] = (
         ([], None),
@@ -427,7 +410,7 @@ def drawn(height: int = 90, width: int = 120) -> Image.Image:
     return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def test_a_stored_random_resized_crop_shows_the_same_pixels_and_goes_on_to_the_final_size():
+def test_a_stored_random_resized_crop_shows_the_same_pixels():
     plain = BatchAugmentation(aug_transforms())
     for size, val_xtra in product((24, 37, 64), (0.0, 0.14)):
         crop = RandomResizedCrop(size, val_xtra=val_xtra)

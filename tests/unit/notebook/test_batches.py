@@ -236,7 +236,7 @@ def test_datasets_hold_both_sets(pets: DataBlock, breeds: Path):
     assert sets.vocab == BREEDS
 
 
-def test_data_to_look_at_only_gives_a_warning_and_is_not_trained_on(breeds: Path):
+def test_data_for_looking_at_warns_and_is_not_trained_on(breeds: Path):
     # One image a hundred times, of one class: no data to train on, but to show what augmentation does.
     demo = DataBlock(
         blocks=(ImageBlock(), CategoryBlock()), get_y=parent_label, item_tfms=Resize(24)

@@ -41,9 +41,7 @@ def test_a_learner_says_what_it_is_and_how_far(learn: Learner):
     assert "<table>" in learn._repr_html_()
 
 
-def test_a_loaded_learner_answers_the_next_lines_of_a_notebook(
-    learn: Learner, breeds: Path, tmp_path: Path
-):
+def test_a_loaded_learner_predicts_in_a_notebook(learn: Learner, breeds: Path, tmp_path: Path):
     loaded = load_learner(learn.export(tmp_path / "pets.safetensors"))
     assert "file=pets.safetensors" in repr(loaded)
     assert "<table>" in loaded._repr_html_()

@@ -1,14 +1,15 @@
-"""Interpretation: numbers as fastai and scikit-learn give them, computed once; images with the titles of the seeds."""
+"""Interpretation gives the numbers of fastai and scikit-learn and draws images; the cleaner proposes and touches no file."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import classification_report as reference_report
@@ -16,10 +17,11 @@ from sklearn.metrics import classification_report as reference_report
 from vizsla import (
     ClassificationInterpretation,
     ConfigError,
+    DataBlock,
     ImageBlock,
+    ImageClassifierCleaner,
     LabelSmoothingCrossEntropy,
     MultiCategoryBlock,
-    Predictions,
     RegressionBlock,
     vision_learner,
 )
@@ -28,29 +30,23 @@ from vizsla.evaluate import classification_report
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vizsla import DataBlock, Learner
+    from vizsla import Learner, Predictions
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "interp.json").read_text(encoding="utf-8")
 )
 
 
-def said(targets: Sequence[int], logits: torch.Tensor, vocab: Sequence[str]) -> Predictions:
-    return Predictions(
-        rows=torch.arange(len(targets)),
-        paths=tuple(f"{place}.jpg" for place in range(len(targets))),
-        logits=logits.float(),
-        targets=torch.tensor(targets),
-        vocab=tuple(vocab),
-    )
+@pytest.fixture
+def from_counts(from_logits: Callable[..., Predictions]) -> Callable[..., Predictions]:
+    """Return a function that makes predictions whose confusion matrix is the given one."""
 
+    def make(counts: Sequence[Sequence[int]], vocab: Sequence[str]) -> Predictions:
+        table = torch.tensor(counts)
+        actual, guess = table.nonzero().repeat_interleave(table[table > 0], dim=0).unbind(1)
+        return from_logits(torch.eye(len(vocab))[guess], actual, vocab=vocab)
 
-def from_counts(counts: Sequence[Sequence[int]], vocab: Sequence[str]) -> Predictions:
-    cells = [
-        (actual, guess) for actual, row in enumerate(counts) for guess, n in enumerate(row) for _ in range(n)
-    ]  # fmt: skip
-    logits = torch.eye(len(vocab))[[guess for _, guess in cells]]
-    return said([actual for actual, _ in cells], logits, vocab)
+    return make
 
 
 def nothing(_: torch.Tensor) -> torch.Tensor:
@@ -58,9 +54,9 @@ def nothing(_: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture
-def golden(learn: Learner) -> ClassificationInterpretation:
+def golden(learn: Learner, from_logits: Callable[..., Predictions]) -> ClassificationInterpretation:
     case = GOLDEN["confusion_matrix"]
-    predictions = said(case["targs"], torch.tensor(case["preds"]).log(), "abc")
+    predictions = from_logits(torch.tensor(case["preds"]).log(), case["targs"], vocab="abc")
     return ClassificationInterpretation(learn, predictions, images=nothing)
 
 
@@ -75,7 +71,7 @@ def test_the_confusion_matrix_is_that_of_fastai(golden: ClassificationInterpreta
     assert found.tolist() == GOLDEN["confusion_matrix"]["confusion"]
 
 
-def test_most_confused_is_that_of_fastai_with_plain_ints(learn: Learner):
+def test_most_confused_is_that_of_fastai(learn: Learner, from_counts: Callable[..., Predictions]):
     for case in GOLDEN["most_confused"]:
         predictions = from_counts(case["confusion"], case["vocab"])
         interp = ClassificationInterpretation(learn, predictions, images=nothing)
@@ -102,7 +98,9 @@ def test_top_losses_are_those_of_fastai(golden: ClassificationInterpretation):
 
 
 def test_the_report_is_that_of_scikit_learn(
-    golden: ClassificationInterpretation, capsys: pytest.CaptureFixture[str]
+    golden: ClassificationInterpretation,
+    from_counts: Callable[..., Predictions],
+    capsys: pytest.CaptureFixture[str],
 ):
     golden.print_classification_report()
     expected = reference_report(
@@ -169,9 +167,7 @@ def test_the_confusion_plot_has_counts_or_shares(golden: ClassificationInterpret
     assert axes.get_title() == "Shares"
 
 
-def test_top_losses_are_drawn_with_prediction_label_loss_and_probability(
-    interp: ClassificationInterpretation,
-):
+def test_top_losses_are_drawn_with_their_titles(interp: ClassificationInterpretation):
     interp.plot_top_losses(3, nrows=1)
     losses, positions = interp.top_losses(3)
     shown = [axes for axes in plt.gcf().axes if axes.get_images()]
@@ -229,3 +225,88 @@ def test_other_labels_are_interpreted_too(
     if kind is RegressionBlock:
         with pytest.raises(ConfigError, match="regression"):
             interp.confusion_matrix()
+
+
+# --- the cleaner -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cleaner(learn: Learner) -> ImageClassifierCleaner:
+    return ImageClassifierCleaner(learn)
+
+
+def test_images_of_a_class_come_by_loss(cleaner: ImageClassifierCleaner, learn: Learner):
+    chosen = cleaner.choose("great_pyrenees", "Valid")
+    assert chosen is cleaner
+    assert len(cleaner.fns) == 2
+    assert all(path.name.startswith("great_pyrenees_") for path in cleaner.fns)
+    predictions = learn.predictions(1)
+    loss_of = dict(zip(predictions.paths, predictions.losses.tolist(), strict=True))
+    losses = [loss_of[path.name] for path in cleaner.fns]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_it_begins_with_the_first_class_in_training(cleaner: ImageClassifierCleaner):
+    assert {path.name.split("_")[0] for path in cleaner.fns} == {"Bengal"}
+    assert len(ImageClassifierCleaner(cleaner.learn, max_n=2).fns) == 2
+
+
+def test_marks_are_kept_and_nothing_is_touched(cleaner: ImageClassifierCleaner, breeds: Path):
+    before = sorted(breeds.iterdir())
+    cleaner.mark(0, "<Delete>")
+    cleaner.mark(2, "beagle")
+    cleaner.mark(1, "Bengal")  # its own class: nothing changes
+    assert cleaner.delete() == [0]
+    assert cleaner.change() == [(2, "beagle")]
+    assert cleaner.choose("beagle").delete() == []
+    assert cleaner.choose("Bengal").delete() == [0]
+    cleaner.mark(0, "<Keep>")
+    assert cleaner.delete() == []
+    assert sorted(breeds.iterdir()) == before
+
+
+def test_contradicted_labels_are_proposed(cleaner: ImageClassifierCleaner):
+    proposed = cleaner.propose(probability=0)
+    assert all(one.prediction != one.label for one in proposed)
+    assert all(one.action == one.prediction for one in proposed)
+    losses = [one.loss for one in proposed]
+    assert losses == sorted(losses, reverse=True)
+    assert cleaner.propose(probability=1) == []
+
+
+def test_the_list_is_written_as_a_table(cleaner: ImageClassifierCleaner, tmp_path: Path):
+    cleaner.mark(0, "<Delete>")
+    written = pd.read_csv(cleaner.save_csv(tmp_path / "proposals.csv", probability=1))
+    assert list(written.columns) == ["path", "split", "label", "prediction", "probability", "loss", "action"]  # fmt: skip
+    assert written["action"].tolist() == ["<Delete>"]
+    assert written["path"].tolist() == [str(cleaner.fns[0])]
+
+
+def test_the_images_are_drawn_with_their_marks(cleaner: ImageClassifierCleaner):
+    cleaner.mark(1, "<Delete>")
+    cleaner.show()
+    titles = [axes.get_title() for axes in plt.gcf().axes if axes.get_images()]
+    assert [title.splitlines()[1] for title in titles[:2]] == ["<Keep>", "<Delete>"]
+    assert titles[0].startswith("0: ")
+
+
+def test_unknown_classes_splits_and_positions_are_refused(cleaner: ImageClassifierCleaner):
+    cases: Any = (
+        (cleaner.choose, ("mouse",), "'mouse'"),
+        (cleaner.choose, ("Bengal", "Test"), "'Test'"),
+        (cleaner.mark, (99, "<Keep>"), "99"),
+        (cleaner.mark, (0, "mouse"), "'mouse'"),
+    )
+    for call, words, named in cases:
+        with pytest.raises(ConfigError, match=named):
+            call(*words)
+
+
+def test_numbers_have_no_labels_to_propose(breeds: Path, pets: DataBlock):
+    block = replace(
+        pets, blocks=(ImageBlock, RegressionBlock), get_y=lambda path: float(path.stem[-1])
+    )
+    numbers = block.dataloaders(breeds, bs=4, num_workers=0)
+    learner = vision_learner(numbers, "efficientnet_lite0", pretrained=False, quiet=True)
+    with pytest.raises(ConfigError, match="'regression'"):
+        ImageClassifierCleaner(learner)

@@ -149,7 +149,7 @@ def test_affine_coord_takes_maps(images: Tensor):
         kept.affine_coord(mat=WRONG)
 
 
-def test_affine_coord_changes_coordinates_by_a_function_after_the_map(images: Tensor):
+def test_affine_coord_takes_a_function_of_coordinates(images: Tensor):
     kept = TensorImage(images)
 
     def upside_down(coordinates: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def test_a_called_transform_acts_at_once_like_a_pipeline_of_it(images: Tensor):
         assert torch.equal(*drawn)
 
 
-def test_a_pipeline_interpolates_once_and_other_functions_act_in_their_place(images: Tensor):
+def test_a_pipeline_interpolates_once(images: Tensor):
     turn, back = Rotate(p=1, draw=30), Rotate(p=1, draw=-30)
     composed = Pipeline([turn, back])(images)
     torch.testing.assert_close(composed, TensorImage(images), atol=1e-5, rtol=0)

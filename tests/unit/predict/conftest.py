@@ -8,7 +8,6 @@ import pytest
 
 from vizsla import Resize
 from vizsla.model_file import save_bundle
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,13 +17,15 @@ VOCAB = ("a", "b\r", 'c,"')
 
 
 @pytest.fixture(scope="session")
-def calibrated(tmp_path_factory: pytest.TempPathFactory, calibration_for: Any) -> Path:
-    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    head = ConcatPoolHead(backbone.num_features, len(VOCAB), lin_ftrs=[], seed=1)
-    classifier = Classifier(backbone, head, vocab=VOCAB)
-    path = tmp_path_factory.mktemp("calibrated") / "model.safetensors"
-    calibration = calibration_for(VOCAB)
-    return save_bundle(path, classifier=classifier, resize=Resize(32), calibration=calibration)
+def calibrated(
+    tmp_path_factory: pytest.TempPathFactory, make_classifier: Any, calibration_for: Any
+) -> Path:
+    return save_bundle(
+        tmp_path_factory.mktemp("calibrated") / "model.safetensors",
+        classifier=make_classifier(VOCAB),
+        resize=Resize(32),
+        calibration=calibration_for(VOCAB),
+    )
 
 
 @pytest.fixture

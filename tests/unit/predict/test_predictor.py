@@ -23,7 +23,6 @@ from vizsla import (
     MultiCategoryBlock,
     PictureError,
     Prediction,
-    Predictions,
     Predictor,
     RandomResizedCropGPU,
     RandomSplitter,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from vizsla import Predictions
     from vizsla.types import Task
 
 
@@ -151,9 +151,7 @@ def test_all_forms_of_an_image_give_the_same(predictor: Predictor, photo: Path, 
         assert_same(predictor.predict(just_opened), expected)
 
 
-def test_an_image_of_the_caller_is_left_as_it_is(
-    predictor: Predictor, photo: Path, image: Image.Image
-):
+def test_the_callers_image_is_left_alone(predictor: Predictor, photo: Path, image: Image.Image):
     with Image.open(photo) as opened:
         given = opened.convert("RGBA")
         kind, pixels = type(opened), opened.tobytes()
@@ -171,7 +169,7 @@ def test_an_image_of_the_caller_is_left_as_it_is(
     assert np.array_equal(values, before)
 
 
-def test_images_of_any_mode_are_read_as_their_upright_rgb_form(
+def test_images_of_any_mode_are_read_upright_as_rgb(
     predictor: Predictor, image: Image.Image, tmp_path: Path
 ):
     # 16 bit and grey.
@@ -233,9 +231,7 @@ def test_unreadable_images_of_a_stream_become_errors_in_their_place(
         assert_same(found[4][1], predictor.predict(photo))
 
 
-def test_an_endless_stream_is_taken_as_needed_and_its_threads_end(
-    predictor: Predictor, photo: Path
-):
+def test_an_endless_stream_is_taken_as_needed(predictor: Predictor, photo: Path):
     num_taken = itertools.count()
 
     def endless() -> Iterator[Path]:
@@ -275,9 +271,7 @@ def test_what_cannot_work_is_refused_when_called(predictor: Predictor):
         predictor.predict_many([], coverage=0.9)
 
 
-def test_without_a_resize_images_of_several_sizes_are_predicted_together(
-    classifier: Classifier, make_image
-):
+def test_without_a_resize_sizes_may_differ_in_a_batch(classifier: Classifier, make_image):
     predictor = Predictor(classifier, resize=None)
     paths = [
         make_image(f"{number}.png", number=number, size=(40 + 8 * (number % 2), 48))
@@ -288,9 +282,7 @@ def test_without_a_resize_images_of_several_sizes_are_predicted_together(
         assert_same(answer, predictor.predict(path))
 
 
-def test_a_classifier_in_training_is_used_in_evaluation_mode_and_stays_in_training(
-    image: Image.Image,
-):
+def test_a_classifier_in_training_stays_in_training(image: Image.Image):
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     classifier = Classifier(build_backbone(body), ConcatPoolHead(4, 2), vocab=("a", "b")).train()
     predictor = Predictor(classifier, resize=Resize(24))
@@ -300,9 +292,7 @@ def test_a_classifier_in_training_is_used_in_evaluation_mode_and_stays_in_traini
     assert_same(first, Predictor(classifier.eval(), resize=Resize(24)).predict(image))
 
 
-def test_of_equal_classes_the_first_is_taken_and_weights_that_are_not_finite_are_an_error(
-    image: Image.Image,
-):
+def test_of_equal_classes_the_first_is_taken_and_nan_is_an_error(image: Image.Image):
     head = ConcatPoolHead(4, 2)
     classifier = Classifier(build_backbone(nn.Conv2d(3, 4, 3)), head, vocab=("a", "b"))
     nn.init.zeros_(head.layers[-1].weight)  # pyright: ignore[reportArgumentType] (a Linear)
@@ -400,7 +390,7 @@ def test_a_task_goes_all_the_way_from_labels_to_the_saved_file(
     assert len(frame) == len(images)
 
 
-def test_images_without_labels_have_no_targets(
+def test_images_without_labels_have_no_target(
     loaders: DataLoaders, trained: Classifier, task: Task
 ):
     loader = loaders.test_dl(loaders.table.paths[:3])
@@ -506,25 +496,14 @@ def test_every_view_has_the_size_of_the_image_and_shows_a_part_of_it():
     assert len({tuple(view.flatten().tolist()) for view in views[2:4]}) == 2
 
 
-def test_several_labels_have_novelty_and_no_label_sets():
+def test_several_labels_have_novelty_and_no_label_sets(from_logits: Callable[..., Predictions]):
     random = torch.Generator().manual_seed(1)
-    predictions = Predictions(
-        rows=torch.arange(30),
-        paths=tuple(map(str, range(30))),
-        logits=torch.randn((30, 2), generator=random),
-        targets=torch.randint(2, (30, 2), generator=random).float(),
-        vocab=("x", "y"),
-        task="multi_category",
-    )
-    calibration = calibrate(predictions)
+    logits = torch.randn((30, 2), generator=random)
+    targets = torch.randint(2, (30, 2), generator=random)
+    calibration = calibrate(from_logits(logits, targets, task="multi_category"))
     assert calibration is not None
     assert calibration.label_sets is None
-    found = describe(
-        predictions.logits[None],
-        task="multi_category",
-        vocab=("x", "y"),
-        calibration=calibration,
-        coverage=0.9,
-    )
+    options: Any = {"calibration": calibration, "coverage": 0.9}
+    found = describe(logits[None], task="multi_category", vocab=("x", "y"), **options)
     assert all(isinstance(answer.none_of_these, bool) for answer in found)
     assert {answer.label_set for answer in found} == {None}

@@ -24,7 +24,6 @@ from vizsla import (
     get_image_files,
 )
 from vizsla.model_file import save_bundle
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 from vizsla.predict import (
     Format,
     PathSource,
@@ -88,9 +87,7 @@ def test_a_list_that_is_separated_otherwise_is_refused():
     assert endless.tell() < 2_000_000
 
 
-def test_paths_folders_standard_input_and_lists_come_in_the_order_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_paths_come_in_the_order_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "in.png").touch()
     (tmp_path / "single.png").touch()
@@ -120,16 +117,20 @@ VOCAB = ("cross\r", "disc", 'say "hi", you\n\u2028', "star")
 OPTIONS = PredictOptions(device="cpu", num_workers=1)
 
 
-def model_of(task: Task, folder: Path, vocab: tuple[str, ...] = ("a;b", "size")) -> Path:
-    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    head = ConcatPoolHead(backbone.num_features, len(vocab), lin_ftrs=[], seed=1)
-    classifier = Classifier(backbone, head, vocab=vocab, task=task)
-    return save_bundle(folder / f"{task}.safetensors", classifier=classifier, resize=Resize(32))
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory: pytest.TempPathFactory, make_classifier: Any) -> Callable[..., Path]:
+    """Return a function that writes the model file of a task."""
+
+    def write(task: Task, vocab: tuple[str, ...] = ("a;b", "size")) -> Path:
+        path = tmp_path_factory.mktemp(task) / "model.safetensors"
+        return save_bundle(path, classifier=make_classifier(vocab, task=task), resize=Resize(32))
+
+    return write
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model_of("category", tmp_path_factory.mktemp("model"), VOCAB)
+def model(model_of: Callable[..., Path]) -> Path:
+    return model_of("category", VOCAB)
 
 
 def printed(
@@ -146,7 +147,7 @@ def csv_rows(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text, newline="")))
 
 
-def test_a_table_line_has_path_class_probability_and_the_likeliest_three(
+def test_a_table_line_names_the_likeliest_three(
     model: Path, make_image: Callable[..., Path], tmp_path: Path
 ):
     path, empty, diary = make_image("a.png"), tmp_path / "empty.png", tmp_path / "text\n.png"
@@ -165,10 +166,8 @@ def test_a_table_line_has_path_class_probability_and_the_likeliest_three(
     assert len(shown) == 3
 
 
-def test_several_labels_are_joined_and_have_a_column_each(
-    tmp_path: Path, make_image: Callable[..., Path]
-):
-    model, path = model_of("multi_category", tmp_path), make_image("a.png")
+def test_several_labels_are_joined_and_have_a_column_each(model_of: Any, make_image: Any):
+    model, path = model_of("multi_category"), make_image("a.png")
     text, expected = printed(model, [path], Format.csv)
     header, row = csv_rows(text)
     assert header == ["path", "prediction", "probability", "prob_a;b", "prob_size", "error"]
@@ -181,11 +180,9 @@ def test_several_labels_are_joined_and_have_a_column_each(
     assert f"{path}  {labels or '(none)'}  " in printed(model, [path], Format.table)[0]
 
 
-def test_numbers_have_a_column_each_and_no_probability(
-    tmp_path: Path, make_image: Callable[..., Path]
-):
-    model, path = model_of("regression", tmp_path), make_image("a.png")
-    gone = tmp_path / "gone.png"
+def test_numbers_have_a_column_each_and_no_probability(model_of: Any, make_image: Any):
+    model, path = model_of("regression"), make_image("a.png")
+    gone = path.with_name("gone.png")
     gone.touch()
     text, expected = printed(model, [path, gone], Format.csv, num_failed=1)
     header, row, bad = csv_rows(text)
@@ -222,9 +219,7 @@ def test_json_has_the_numbers_in_full(model: Path, make_image: Callable[..., Pat
     }
 
 
-def test_json_is_readable_where_the_file_has_the_letters_and_valid_everywhere(
-    model: Path, make_image: Callable[..., Path]
-):
+def test_json_is_valid_in_any_encoding(model: Path, make_image: Callable[..., Path]):
     path = make_image("äł\U0001f600.png")
     source = PathSource(paths=[path])
     for encoding, shown in (("utf-8", "äł\U0001f600"), ("ascii", r"\u00e4\u0142\ud83d\ude00")):
@@ -250,7 +245,7 @@ def test_each_line_is_written_out_at_once(model: Path, make_image: Callable[...,
     assert Raw.writes == 5
 
 
-def test_what_cannot_be_predicted_is_refused_before_the_first_line(
+def test_what_cannot_be_predicted_is_refused_first(
     model: Path, make_image: Callable[..., Path], tmp_path: Path
 ):
     good = make_image("good.png")
@@ -296,7 +291,7 @@ def written(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_has_a_row_for_each_image_in_order_and_nothing_is_left_beside_it(
+def test_a_file_has_a_row_for_each_image_in_order(
     calibrated: Path, few_images: list[Path], tmp_path: Path, form: Format
 ):
     file = tmp_path / "out" / "predictions"
@@ -344,7 +339,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert written(calibrated, paths, file, form, resume=True) is None
 
 
-def test_a_part_that_was_cut_or_damaged_anywhere_goes_on_to_the_same_bytes(
+def test_a_damaged_part_goes_on_to_the_same_bytes(
     calibrated: Path, few_images: list[Path], tmp_path: Path
 ):
     whole, file = tmp_path / "whole", tmp_path / "file"
@@ -397,7 +392,7 @@ def test_other_images_or_options_are_not_mixed_in(
     assert (done.num_images, done.num_before) == (7, 0)
 
 
-def test_an_old_file_is_there_until_the_new_one_is_whole(
+def test_an_old_file_stays_until_the_new_one_is_whole(
     calibrated: Path, few_images: list[Path], tmp_path: Path
 ):
     file = tmp_path / "file.csv"
@@ -409,7 +404,7 @@ def test_an_old_file_is_there_until_the_new_one_is_whole(
     assert file.read_text("utf-8").startswith("path,")
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_opened(tmp_path: Path):
+def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_read(tmp_path: Path):
     none, source = tmp_path / "none.safetensors", PathSource(paths=[tmp_path])
     for file in (tmp_path, tmp_path / "nowhere" / "file.csv"):
         with pytest.raises(OutputError, match="Choose another file"):
@@ -491,7 +486,7 @@ def test_a_run_killed_at_random_moments_loses_and_doubles_nothing(
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_twenty_thousand_images(
+def test_memory_is_flat_over_20_000_images(
     calibrated: Path, few_images: list[Path], tmp_path: Path
 ):
     def resident_bytes() -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vizsla import Predictions
 from vizsla.evaluate import HistoryPoint, measure
 from vizsla.evaluate.metrics import Metric
 from vizsla.report import (
@@ -19,6 +21,11 @@ from vizsla.report import (
     nice_values,
 )
 from vizsla.text import percent_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vizsla import Predictions
 
 
 def accuracy_of(value: float, low: float, high: float) -> Metric:
@@ -113,7 +120,7 @@ def test_what_was_not_measured_twice_is_not_drawn():
         assert learning_curves(history) == ()
 
 
-def test_an_accuracy_that_never_changes_has_a_scale_within_0_and_100():
+def test_a_constant_accuracy_is_drawn_between_0_and_100():
     for share in (0.0, 0.5, 1.0):
         (accuracy,) = learning_curves(points((None, None, share), (None, None, share)))
         heights = {y for _, y in accuracy.lines[0].dots}
@@ -142,21 +149,21 @@ def test_a_long_history_has_lines_without_dots_and_few_ticks():
         assert 0 < y < PANEL_HEIGHT
 
 
-def predictions(confidence: float, *, num_right: int, number: int) -> Predictions:
-    """Return images that all have the same confidence; the first ``num_right`` are right."""
-    logit = torch.logit(torch.tensor(confidence))
-    targets = torch.zeros(number, dtype=torch.int64)
-    targets[num_right:] = 1
-    return Predictions(
-        rows=torch.arange(number),
-        paths=tuple(f"{place}.jpg" for place in range(number)),
-        logits=torch.stack([logit.expand(number), torch.zeros(number)], dim=1),
-        targets=targets,
-        vocab=("a", "b"),
-    )
+@pytest.fixture
+def predictions(from_logits: Callable[..., Predictions]) -> Callable[..., Predictions]:
+    """Return a function for images that all have the same confidence; the first ``num_right`` are right."""
+
+    def make(confidence: float, *, num_right: int, number: int) -> Predictions:
+        logit = math.log(confidence / (1 - confidence))
+        targets = [0] * num_right + [1] * (number - num_right)
+        return from_logits([[logit, 0.0]] * number, targets)
+
+    return make
 
 
-def test_a_bin_stands_where_its_confidence_and_accuracy_are():
+def test_a_bin_stands_where_its_confidence_and_accuracy_are(
+    predictions: Callable[..., Predictions],
+):
     found = calibration_of(predictions(0.9, num_right=75, number=100))
     assert found is not None
     (point,) = found.points
@@ -165,7 +172,9 @@ def test_a_bin_stands_where_its_confidence_and_accuracy_are():
     assert point.hint == "stated 90.0\u202f%, right 75.0\u202f% of 100"
 
 
-def test_overconfidence_beyond_chance_is_named_and_a_temperature_lowers_it():
+def test_overconfidence_is_named_and_a_temperature_lowers_it(
+    predictions: Callable[..., Predictions],
+):
     found = calibration_of(predictions(0.98, num_right=75, number=100), kept=1.5)
     assert found is not None
     assert found.verdict.endswith("it is surer than it should be.")
@@ -178,23 +187,17 @@ def test_overconfidence_beyond_chance_is_named_and_a_temperature_lowers_it():
     assert shy.verdict.endswith("it is less sure than it could be.")
 
 
-def test_the_error_is_the_metric_of_that_name():
+def test_the_error_is_the_metric_of_that_name(from_logits: Callable[..., Predictions]):
     draws = torch.Generator().manual_seed(1)
     targets = torch.arange(80) % 4
-    shown = Predictions(
-        rows=torch.arange(80),
-        paths=tuple(str(place) for place in range(80)),
-        logits=torch.randn(80, 4, generator=draws) + 2 * torch.eye(4)[targets],
-        targets=targets,
-        vocab=tuple("abcd"),
-    )
-    found = calibration_of(shown)
+    logits = torch.randn(80, 4, generator=draws) + 2 * torch.eye(4)[targets]
+    found = calibration_of(shown := from_logits(logits, targets))
     assert found is not None
     assert found.before == percent_text(measure(shown, "expected_calibration_error").value)
     assert found.kept == ""
 
 
-def test_few_images_have_a_plot_and_no_temperature():
+def test_few_images_have_a_plot_and_no_temperature(predictions: Callable[..., Predictions]):
     found = calibration_of(predictions(0.9, num_right=3, number=4))
     assert found is not None
     assert (found.before, found.after, found.temperature) == ("", "", "")

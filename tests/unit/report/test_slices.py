@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from vizsla import Predictions
 from vizsla.data.images import ImageFacts
 from vizsla.evaluate import summarise
 from vizsla.evaluate.metrics import Metric
@@ -22,9 +21,12 @@ from vizsla.report import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from vizsla import Predictions
     from vizsla.types import Task
+
+    Answers = Callable[..., Predictions]
 
 
 def test_an_interval_without_width_is_not_known():
@@ -38,23 +40,17 @@ def test_an_interval_without_width_is_not_known():
 
 
 @pytest.mark.parametrize("task", ["category", "multi_category", "regression"])
-def test_every_metric_of_a_summary_has_words_and_says_where_its_interval_comes_from(task: Task):
+def test_every_metric_has_a_description_and_an_interval_method(
+    task: Task, from_logits: Callable[..., Predictions]
+):
     draws = torch.Generator().manual_seed(0)
     targets = {
         "category": torch.arange(40) % 6,
         "multi_category": (torch.rand(40, 6, generator=draws) < 0.4).float(),
         "regression": torch.randn(40, 6, generator=draws),
     }
-    metrics = summarise(
-        Predictions(
-            rows=torch.arange(40),
-            paths=tuple(map(str, range(40))),
-            logits=torch.randn(40, 6, generator=draws),
-            targets=targets[task],
-            vocab=tuple("abcdef"),
-            task=task,
-        )
-    )
+    logits = torch.randn(40, 6, generator=draws)
+    metrics = summarise(from_logits(logits, targets[task], task=task))
     assert [metric.name for metric in metrics if not metric_row(metric).description] == []
     text = interval_methods(metrics)
     if task == "regression":
@@ -81,16 +77,16 @@ def facts(
     )
 
 
-def predictions(correct: Sequence[bool], *, paths: Sequence[str] = ()) -> Predictions:
-    targets = torch.arange(len(correct)) % 2
-    said = torch.where(torch.tensor(correct), targets, 1 - targets)
-    return Predictions(
-        rows=torch.arange(len(correct)),
-        paths=tuple(paths) or tuple(f"{number}.jpg" for number in range(len(correct))),
-        logits=torch.eye(2)[said] * 3.0,
-        targets=targets,
-        vocab=("a", "b"),
-    )
+@pytest.fixture
+def answers(from_logits: Callable[..., Predictions]) -> Callable[..., Predictions]:
+    """Return a function that makes predictions from whether each is correct."""
+
+    def make(correct: Sequence[bool], *, paths: Sequence[str] = ()) -> Predictions:
+        targets = torch.arange(len(correct)) % 2
+        said = torch.where(torch.tensor(correct), targets, 1 - targets)
+        return from_logits(torch.eye(2)[said] * 3.0, targets, vocab="ab", paths=paths)
+
+    return make
 
 
 def exact_tail(most: int, drawn: int, marked: int, total: int) -> float:
@@ -127,11 +123,11 @@ def test_p_values_are_corrected_by_holm_and_small_slices_are_not_compared():
     assert [each.is_worse for each in found] == [True, raw[1] < 0.025, False, False]
 
 
-def test_a_worse_slice_has_a_sentence_and_a_mark():
+def test_a_worse_slice_has_a_sentence_and_a_mark(answers: Answers):
     small = [(40, 50)] * 30
     large = [(400, 500)] * 70
     correct = [number % 3 == 0 for number in range(30)] + [True] * 70
-    found = slice_findings(predictions(correct), facts(small + large))
+    found = slice_findings(answers(correct), facts(small + large))
     (sentence,) = found.sentences
     assert sentence.startswith("Short side in pixels, 40: 33.3\u202f% of 30 images are right, of the rest 100.0\u202f%.")  # fmt: skip
     assert "in less than 1 of 1,000 reports that look at 2 slices." in sentence
@@ -142,37 +138,37 @@ def test_a_worse_slice_has_a_sentence_and_a_mark():
     ]
 
 
-def test_chance_has_no_sentence():
+def test_chance_has_no_sentence(answers: Answers):
     correct = [number % 9 != 0 for number in range(100)]
     sizes = [(50, 50) if number % 2 else (70, 70) for number in range(100)]
-    found = slice_findings(predictions(correct), facts(sizes))
+    found = slice_findings(answers(correct), facts(sizes))
     assert found.sentences == ()
     assert found.num_compared == 2
 
 
-def test_shape_and_brightness_are_cut_into_words_and_quarters():
+def test_slices_of_shape_have_words_and_of_brightness_quarters(answers: Answers):
     sizes = [(200, 100), (100, 110), (100, 200), (100, 100)] * 5
     brightness = [number / 20 for number in range(20)]
-    found = slice_findings(predictions([True] * 20), facts(sizes, brightness=brightness))
+    found = slice_findings(answers([True] * 20), facts(sizes, brightness=brightness))
     names = {table[0].quality: [row.name for row in table] for table in found.tables}
     assert names["Shape"] == ["upright (taller than 5:4)", "nearly square", "wide (wider than 5:4)"]
     assert names["Brightness, 0 to 100"] == ["0 to 20", "25 to 45", "50 to 70", "75 to 95"]
     assert "Short side in pixels" not in names  # all are 100
 
 
-def test_folders_are_slices_unless_they_are_the_classes():
+def test_folders_are_slices_unless_they_are_the_classes(answers: Answers):
     paths = [f"{'day' if number < 10 else 'night'}/{number}.jpg" for number in range(20)]
-    found = slice_findings(predictions([True] * 10 + [False] * 10, paths=paths), None)
+    found = slice_findings(answers([True] * 10 + [False] * 10, paths=paths), None)
     (table,) = found.tables
     assert [(row.name, row.share) for row in table] == [("day", 1.0), ("night", 0.0)]
     classes = [f"{'ab'[number % 2]}/{number}.jpg" for number in range(20)]
-    assert slice_findings(predictions([True] * 20, paths=classes), None).tables == ()
+    assert slice_findings(answers([True] * 20, paths=classes), None).tables == ()
 
 
-def test_unreadable_images_are_in_no_slice_of_the_files():
+def test_unreadable_images_are_in_no_slice_of_the_files(answers: Answers):
     sizes = [(0, 0)] * 4 + [(10, 10)] * 8 + [(30, 30)] * 8
     found = slice_findings(
-        predictions([True] * 20), facts(sizes, brightness=[math.nan] * 4 + [0.5] * 16)
+        answers([True] * 20), facts(sizes, brightness=[math.nan] * 4 + [0.5] * 16)
     )
     (table,) = found.tables
     assert sum(row.num_pictures for row in table) == 16

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from vizsla import DataError, OutputError, PictureError, Predictions, Resize, TrainConfig
 from vizsla.data.cache import ImageCache
 from vizsla.data.table import resolve_data
 from vizsla.evaluate import HistoryPoint, summarise
 from vizsla.model_file import load_bundle
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 from vizsla.recipe import TrainedRun
 from vizsla.run import (
     RunFolder,
@@ -31,20 +28,16 @@ from vizsla.run import (
     run_training,
     write_run,
 )
-from vizsla.train import STEP_PHASES, VALIDATION, Display
+from vizsla.train import Display
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vizsla.types import ImageTable
 
+    Write = Callable[..., None]
+
 QUIET = Display(quiet=True)
-RUN_FILES = [
-    "config.toml",
-    "history.csv",
-    "metrics.json",
-    "model.safetensors",
-    "predictions.csv",
-    "report.html",
-]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -126,7 +119,7 @@ def test_a_failure_leaves_what_was_there_before_or_was_written(tmp_path: Path):
 # --- where to write --------------------------------------------------------------------------------------------------
 
 
-def test_the_files_of_an_earlier_run_are_replaced_when_all_new_ones_are_written(tmp_path: Path):
+def test_earlier_files_are_replaced_when_all_new_ones_are_there(tmp_path: Path):
     with place_to_write(tmp_path) as place:
         assert place == tmp_path  # nothing is there yet
     for name in ("a.txt", "b.txt", "mine.txt"):
@@ -142,7 +135,7 @@ def test_the_files_of_an_earlier_run_are_replaced_when_all_new_ones_are_written(
     }
 
 
-def test_a_failure_keeps_the_earlier_run_and_beside_it_what_was_written(tmp_path: Path):
+def test_a_failure_keeps_the_earlier_run_beside_the_new_files(tmp_path: Path):
     (tmp_path / "a.txt").write_text("earlier")
     with pytest.raises(ValueError, match="mine"), place_to_write(tmp_path) as place:
         raise ValueError("mine")
@@ -155,7 +148,7 @@ def test_a_failure_keeps_the_earlier_run_and_beside_it_what_was_written(tmp_path
     assert (place / "a.txt").read_text() == "new"
 
 
-def test_a_folder_in_the_place_of_a_file_is_noticed_before_any_file_is_replaced(tmp_path: Path):
+def test_a_folder_in_the_place_of_a_file_replaces_nothing(tmp_path: Path):
     (tmp_path / "a.txt").write_text("earlier")
     (tmp_path / "b.txt").mkdir()
     facts = r"b\.txt is a folder there.*untouched"
@@ -193,41 +186,41 @@ def plan() -> RunPlan:
     )
 
 
-def trained(table: ImageTable, *, interrupted: bool = False) -> TrainedRun:
-    """Return what training could have left, without the training."""
-    torch.manual_seed(0)
-    backbone = build_backbone("test_resnet", pretrained=False)
-    head = ConcatPoolHead(backbone.num_features, 2, lin_ftrs=[])
-    rows = table.valid_rows
-    predictions = Predictions(
-        rows=rows,
-        paths=tuple(table.shown_path(row) for row in rows.tolist()),
-        logits=torch.randn(len(rows), 2),
-        targets=table.targets[rows],
-        vocab=table.vocab,
-    )
-    point = HistoryPoint(stage="head", epoch=0, train_loss=0.5, valid_loss=0.6, accuracy=0.8)
-    return TrainedRun(
-        classifier=Classifier(backbone, head, vocab=table.vocab).eval(),
-        resize=Resize(32),
-        predictions=predictions,
-        history=(point,),
-        recipe="Made up.",
-        interrupted=interrupted,
-    )
+@pytest.fixture
+def write(table: ImageTable, make_classifier: Any) -> Callable[..., None]:
+    """Return a function that writes into a folder what training could have left, without the training."""
+
+    def write_into(folder: Path, plan: RunPlan, *, interrupted: bool = False) -> None:
+        rows = table.valid_rows
+        predictions = Predictions(
+            rows=rows,
+            paths=tuple(table.shown_path(row) for row in rows.tolist()),
+            logits=torch.randn(len(rows), 2, generator=torch.Generator().manual_seed(0)),
+            targets=table.targets[rows],
+            vocab=table.vocab,
+        )
+        point = HistoryPoint(stage="head", epoch=0, train_loss=0.5, valid_loss=0.6, accuracy=0.8)
+        run = TrainedRun(
+            classifier=make_classifier(table.vocab),
+            resize=Resize(32),
+            predictions=predictions,
+            history=(point,),
+            recipe="Made up.",
+            interrupted=interrupted,
+        )
+        metrics = summarise(predictions)
+        write_run(
+            folder, run=run, table=table, plan=plan, metrics=metrics, seconds=61.0, display=QUIET
+        )
+
+    return write_into
 
 
-def write(folder: Path, table: ImageTable, plan: RunPlan, *, interrupted: bool = False) -> None:
-    run = trained(table, interrupted=interrupted)
-    metrics = summarise(run.predictions)
-    write_run(folder, run=run, table=table, plan=plan, metrics=metrics, seconds=61.0, display=QUIET)
-
-
-def test_a_run_is_six_files(tmp_path: Path, table: ImageTable, plan: RunPlan):
+def test_a_run_is_six_files(tmp_path: Path, write: Write, plan: RunPlan, run_files: list[str]):
     folder = tmp_path / "run"
     folder.mkdir()
-    write(folder, table, plan, interrupted=True)
-    assert names_in(folder) == RUN_FILES
+    write(folder, plan, interrupted=True)
+    assert names_in(folder) == run_files
     assert load_bundle(folder / "model.safetensors").manifest.notes == "Made up."
     history = (folder / "history.csv").read_text("utf-8").splitlines()
     assert len(history) == 2
@@ -254,10 +247,10 @@ def test_a_run_is_six_files(tmp_path: Path, table: ImageTable, plan: RunPlan):
     )
 
 
-def test_the_model_is_written_first(tmp_path: Path, table: ImageTable, plan: RunPlan):
+def test_the_model_is_written_first(tmp_path: Path, write: Write, plan: RunPlan):
     (tmp_path / "history.csv").mkdir()  # the second file cannot be written
     with pytest.raises(OutputError, match="there is a folder of that name"):
-        write(tmp_path, table, plan)
+        write(tmp_path, plan)
     assert names_in(tmp_path) == ["history.csv", "model.safetensors", "pictures"]
 
 
@@ -272,43 +265,6 @@ def test_unreadable_images_are_refused_or_left_out(image_folder: Path, plan: Run
     assert len(kept.paths) == 23
     assert [path.name for path, _ in kept.skipped] == ["cross_3.jpg"]
     assert enlarged == ""
-
-
-def test_a_profile_is_a_seventh_file_and_a_table(tmp_path: Path, table: ImageTable, plan: RunPlan):
-    file = io.StringIO()
-    console = Console(file=file, soft_wrap=True, width=200)
-    config = replace(plan.config, epochs=1, batch_size=8, precision="fp32")
-    done = run_training(
-        table,
-        plan=replace(plan, config=config),
-        out=tmp_path / "run",
-        profile=True,
-        display=Display(console=console),
-    )
-    assert (done.folder, done.interrupted) == (tmp_path / "run", False)
-    assert names_in(tmp_path / "run") == sorted([*RUN_FILES, "profile.json"])
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["metrics"]
-    assert {metric.name: metric.value for metric in done.metrics} == {
-        name: metric["value"] for name, metric in metrics.items()
-    }
-    written = json.loads((tmp_path / "run" / "profile.json").read_text("utf-8"))
-    stages = written["stages"]
-    assert [(stage["stage"], stage["unit"], stage["number"]) for stage in stages] == [
-        ("reading images", "images", 24),
-        ("features first", "images", 24),
-        ("end to end", "steps", 2),
-        ("results", "images", 24),
-    ]
-    assert written["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages))
-    for stage in stages:
-        parts = [part["seconds"] for part in stage["phases"]]
-        assert stage["seconds"] == pytest.approx(sum(parts))
-        assert min(parts) >= 0
-    assert [part["phase"] for part in stages[2]["phases"]] == [*STEP_PHASES, VALIDATION]
-    printed = file.getvalue()
-    assert "where the time went" in printed
-    for line in ("reading images, 24 images", "end to end, 2 steps", "  choosing a head"):
-        assert line in printed
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
@@ -367,15 +323,19 @@ def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
 # --- read from anywhere ----------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_found_again_from_another_directory_and_after_moves(
-    tmp_path: Path, table: ImageTable, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_is_found_again_from_elsewhere_and_after_moves(
+    tmp_path: Path,
+    write: Write,
+    table: ImageTable,
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "shapes"
     folder.mkdir(parents=True)
     typed = image_folder.relative_to(tmp_path)
     plan = RunPlan(title="Shapes", data=str(typed), source=typed, config=TrainConfig(size=32))
-    write(folder, table, plan)
+    write(folder, plan)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
 

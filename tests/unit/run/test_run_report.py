@@ -85,7 +85,7 @@ def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path, vizsla: Callable[
     assert "config.toml" in done.err
 
 
-def test_mistakes_that_cannot_be_looked_into_do_not_lose_the_report(run: Path, image_folder: Path):
+def test_mistakes_that_cannot_be_explained_keep_the_report(run: Path, image_folder: Path):
     table = resolve_data(image_folder, valid=0.4, seed=0)
     names = {table.shown_path(row) for row in table.train_rows.tolist()} - {"cross/cross_3.jpg"}
     (image_folder / min(names)).write_bytes(b"broken")
@@ -94,9 +94,7 @@ def test_mistakes_that_cannot_be_looked_into_do_not_lose_the_report(run: Path, i
     assert "The mistakes could not be looked into: Cannot read the image" in page
 
 
-def test_what_training_knows_of_its_images_is_what_the_final_classifier_sees(
-    image_folder: Path,
-):
+def test_training_keeps_the_features_of_the_final_classifier(image_folder: Path):
     table = resolve_data(image_folder, valid=0.4, seed=0)
     config = TrainConfig(size=64, epochs=0, device="cpu", num_workers=0)
     run = train_classifier(table, config=config, display=QUIET)

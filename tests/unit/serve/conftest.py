@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from vizsla import Predictor, Resize
-from vizsla.evaluate import Calibration, LabelSets, Novelty
 from vizsla.model_file import read_manifest, save_bundle
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 from vizsla.serve import Limits, TrainingImage, build_app, build_index, listening, make_server
 
 if TYPE_CHECKING:
@@ -95,12 +93,9 @@ def form(*files: tuple[str, bytes]) -> tuple[bytes, str]:
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    head = ConcatPoolHead(backbone.num_features, len(VOCAB), lin_ftrs=[16], seed=1)
-    classifier = Classifier(backbone, head, vocab=VOCAB).eval()
+def model(tmp_path_factory: pytest.TempPathFactory, make_classifier: Any) -> Path:
     path = tmp_path_factory.mktemp("serve") / "shapes.safetensors"
-    return save_bundle(path, classifier=classifier, resize=Resize(64))
+    return save_bundle(path, classifier=make_classifier(VOCAB), resize=Resize(64))
 
 
 @pytest.fixture(scope="session")
@@ -109,20 +104,11 @@ def predictor(model: Path) -> Predictor:
 
 
 @pytest.fixture(scope="session")
-def calibrated(model: Path) -> Predictor:
+def calibrated(model: Path, make_calibration: Any) -> Predictor:
     """The same model as if it had been calibrated: one label at a coverage of 0.5, several at 0.9, nothing is foreign to it."""
     predictor = Predictor.load(model, device="cpu")
-    predictor.calibration = Calibration(
-        temperature=2.0,
-        num_pictures=40,
-        error_before=0.2,
-        error_after=0.1,
-        loss_before=1.0,
-        loss_after=0.9,
-        label_sets=LabelSets(coverages=(0.5, 0.9), thresholds=(0.9, 0.05), num_pictures=40),
-        novelty=Novelty(
-            quantiles=(-20.0, 0.0, 20.0), threshold=-18.0, num_pictures=40, separation=0.75
-        ),
+    predictor.calibration = make_calibration(
+        temperature=2.0, thresholds=(0.9, 0.05), quantiles=(-20.0, 0.0, 20.0), foreign_below=-18.0
     )
     return predictor
 

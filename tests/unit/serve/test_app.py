@@ -35,10 +35,15 @@ SLOW = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\
 """The beginning of a request."""
 
 
-def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def file_of(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
+    image.save(buffer, format=kind)
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def image(draw: Draw) -> bytes:
+    return file_of(draw("cross", number=7))
 
 
 def probabilities(answer: dict[str, Any]) -> torch.Tensor:
@@ -105,9 +110,8 @@ def test_the_nearest_training_image_of_a_training_image_is_itself(client, known)
     assert str(known[2].path.parent) not in json.dumps(answer)
 
 
-def test_unreadable_images_have_their_place_and_their_cause(client, draw: Draw):
-    good = file_of(draw("cross", number=5))
-    files = [("a.png", good), ("b.png", good[:-40]), ("c.txt", b"words"), ("d", b""), ("e.png", good)]  # fmt: skip
+def test_unreadable_images_have_their_place_and_their_cause(client, image: bytes):
+    files = [("a.png", image), ("b.png", image[:-40]), ("c.txt", b"words"), ("d", b""), ("e.png", image)]  # fmt: skip
     response = client.predict(*files)
     assert response.status == 200
     causes = [answer.get("error", "") for answer in response.json["pictures"]]
@@ -165,12 +169,14 @@ def test_a_body_over_the_limit_is_refused(serve):
             assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
-def test_files_of_a_form_never_touch_the_disk(client, draw: Draw, monkeypatch: pytest.MonkeyPatch):
+def test_files_of_a_form_never_touch_the_disk(
+    client, image: bytes, monkeypatch: pytest.MonkeyPatch
+):
     def roll(_file: SpooledTemporaryFile[bytes]) -> None:
         raise AssertionError("a file was written")
 
     monkeypatch.setattr(SpooledTemporaryFile, "rollover", roll)
-    padded = file_of(draw("cross", number=5)) + bytes(9_000_000)
+    padded = image + bytes(9_000_000)
     response = client.predict(("a.png", padded), ("b.png", padded))
     assert response.status == 200
     assert len(response.json["pictures"]) == 2
@@ -188,18 +194,17 @@ def test_too_many_images_or_requests_are_refused(serve):
         assert client.ask("GET", "/").status == 200
 
 
-def test_a_full_server_asks_to_try_again(serve, draw: Draw):
-    data = file_of(draw("cross", number=5))
+def test_a_full_server_asks_to_try_again(serve, image: bytes):
     limits = Limits(requests_per_second=0, requests=1, seconds=5)
     with serve(limits) as client, client.connect() as slow:
         slow.sendall(SLOW)
         wait_until(lambda: b"vizsla_requests 1" in client.ask("GET", "/metrics").body)
-        refused = client.predict(("a.png", data))
+        refused = client.predict(("a.png", image))
         assert refused.status == 503
         assert refused.headers["retry-after"] == "1"
         slow.sendall(b"3456789")
         assert slow.recv(1000).startswith(b"HTTP/1.1 422 ")
-        assert client.predict(("a.png", data)).status == 200
+        assert client.predict(("a.png", image)).status == 200
 
 
 def test_slow_clients_are_given_up(serve):
@@ -227,7 +232,7 @@ def test_only_the_names_of_the_loopback_interface_are_served(client):
         assert client.ask("GET", "/health", headers={"host": host}).json == {"status": "ok"}, host
 
 
-def test_pages_of_other_sites_cannot_send_images_and_the_own_page_can(client, draw: Draw):
+def test_only_the_own_page_can_send_images(client, image: bytes):
     for headers in (
         {"origin": "http://evil.example"},
         {"origin": "null"},
@@ -236,8 +241,7 @@ def test_pages_of_other_sites_cannot_send_images_and_the_own_page_can(client, dr
     ):
         assert client.predict(("a.png", b"x"), headers=headers).status == 403, headers
     own = {"origin": "http://localhost:8", "host": "localhost:8", "sec-fetch-site": "same-origin"}
-    data = file_of(draw("cross", number=5))
-    assert client.predict(("a.png", data), headers=own).status == 200
+    assert client.predict(("a.png", image), headers=own).status == 200
 
 
 def test_every_answer_has_the_headers_that_hold_a_browser_back(client):
@@ -266,9 +270,9 @@ def test_only_the_files_of_the_page_are_served(client):
     assert (response.status, response.headers["allow"]) == (405, "POST")
 
 
-def test_names_are_returned_as_text_on_one_line(client, draw: Draw):
+def test_names_are_returned_as_text_on_one_line(client, image: bytes):
     odd = "../../etc/<b>\u202egpj\x07" + "n" * 300
-    (answer,) = client.predict((odd, file_of(draw("cross", number=5)))).json["pictures"]
+    (answer,) = client.predict((odd, image)).json["pictures"]
     assert answer["name"].startswith(r"../../etc/<b>\u202egpj\x07nnn")
     assert len(answer["name"]) == 200
 
@@ -295,9 +299,9 @@ def test_the_description_names_every_call_and_only_status_codes_that_occur(clien
         assert reference in described["components"]["schemas"]
 
 
-def test_metrics_count_requests_images_and_batches(serve, draw: Draw):
+def test_metrics_count_requests_images_and_batches(serve, image: bytes):
     with serve() as client:
-        client.predict(("a.png", file_of(draw("cross", number=5))), ("b", b"x"))
+        client.predict(("a.png", image), ("b", b"x"))
         client.ask("GET", "/made-up")
         response = client.ask("GET", "/metrics")
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -326,18 +330,17 @@ def test_many_clients_share_few_batches(serve, predictor: Predictor, draw: Draw)
     assert float(batches.split()[1]) < 24
 
 
-def test_a_stopping_server_finishes_requests(serve, draw: Draw):
-    data = file_of(draw("cross", number=5))
+def test_a_stopping_server_finishes_requests(serve, image: bytes):
     answers: list[bytes] = []
 
     def finish(connection: Any) -> None:
         time.sleep(0.3)
-        connection.sendall(data[5:])
+        connection.sendall(image[5:])
         answers.append(connection.recv(1000))
 
     with serve() as client:
         slow = client.connect()
-        slow.sendall(b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data) + data[:5])  # fmt: skip
+        slow.sendall(b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(image) + image[:5])  # fmt: skip
         wait_until(lambda: b"vizsla_requests 1" in client.ask("GET", "/metrics").body)
         thread = threading.Thread(target=finish, args=(slow,))
         thread.start()
@@ -358,11 +361,6 @@ def trusted(serve: Any, calibrated: Predictor) -> Iterator[Any]:
     """A server of a model with a calibration."""
     with serve(using=calibrated) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def image(draw: Draw) -> bytes:
-    return file_of(draw("cross", number=7))
 
 
 def test_an_answer_has_label_set_and_familiarity(trusted, calibrated: Predictor, image: bytes):

@@ -14,7 +14,6 @@ from PIL import Image
 
 from vizsla import Predictor, Resize
 from vizsla.machine import use_threads
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 from vizsla.serve import (
     SMALL_PIXELS,
     SMALL_PIXELS_AT_ONCE,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vizsla.models import Classifier
     from vizsla.predict import AnyImage
     from vizsla.serve import Answer, TrainingImage
     from vizsla.types import Task
@@ -44,12 +44,6 @@ if TYPE_CHECKING:
 
 
 VOCAB = ("first", "second", "third")
-
-
-def predictor_of(task: Task, *, resize: Resize | None) -> Predictor:
-    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    head = ConcatPoolHead(backbone.num_features, len(VOCAB), lin_ftrs=[16], seed=1)
-    return Predictor(Classifier(backbone, head, vocab=VOCAB, task=task).eval(), resize=resize)
 
 
 def ask(engine: Engine, *images: bytes, heat: bool = True) -> list[Answer]:
@@ -66,11 +60,11 @@ def file_of(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def test_every_task_is_predicted_and_explained(draw: Draw):
+def test_every_task_is_predicted_and_explained(draw: Draw, make_classifier: Any):
     data = file_of(draw("disc", number=4))
     kinds: dict[Task, type] = {"category": str, "multi_category": list, "regression": dict}
     for task, kind in kinds.items():
-        predictor = predictor_of(task, resize=Resize(64))
+        predictor = Predictor(make_classifier(VOCAB, task=task), resize=Resize(64))
         (answer,) = ask(Engine(predictor, limits=Limits()), data)
         expected = predictor.predict(data)
         assert answer.prediction is not None
@@ -83,8 +77,8 @@ def test_every_task_is_predicted_and_explained(draw: Draw):
         assert ("probabilities" in values) == (task != "regression")
 
 
-def test_images_of_their_own_size_are_held_to_fewer_pixels(draw: Draw):
-    predictor = predictor_of("category", resize=None)
+def test_images_of_their_own_size_are_held_to_fewer_pixels(draw: Draw, make_classifier: Any):
+    predictor = Predictor(make_classifier(VOCAB), resize=None)
     engine = Engine(predictor, limits=Limits(), keeps_size=True)
     files = [file_of(draw("disc", number=n, size=(64 + 32 * (n % 2), 96))) for n in range(4)]
     answers = ask(engine, *files, file_of(Image.new("L", (2001, 2000))))
@@ -96,8 +90,8 @@ def test_images_of_their_own_size_are_held_to_fewer_pixels(draw: Draw):
     assert answers[-1].error == "it has 2001 x 2000 pixels, more than 4 million"
 
 
-def test_a_network_that_cannot_be_explained_predicts_all_the_same(draw: Draw):
-    predictor = predictor_of("category", resize=Resize(64))
+def test_a_network_that_cannot_be_explained_still_predicts(draw: Draw, make_classifier: Any):
+    predictor = Predictor(make_classifier(VOCAB), resize=Resize(64))
 
     class Constant(torch.nn.Module):
         def forward(self, maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -114,8 +108,8 @@ def test_a_network_that_cannot_be_explained_predicts_all_the_same(draw: Draw):
 class Watched(Predictor):
     """Notes how many pixels are being decoded at the same time."""
 
-    def __init__(self) -> None:
-        super().__init__(predictor_of("category", resize=None).classifier, resize=Resize(64))
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__(classifier, resize=Resize(64))
         self.lock = threading.Lock()
         self.under_way: list[int] = []
         self.highest = self.highest_large = 0
@@ -137,13 +131,17 @@ class Watched(Predictor):
                 self.under_way.remove(pixels)
 
 
-def test_decoding_keeps_to_its_budget_of_pixels():
-    predictor = Watched()
+@pytest.fixture
+def watched(make_classifier: Any) -> Watched:
+    return Watched(make_classifier(VOCAB))
+
+
+def test_decoding_keeps_to_its_budget_of_pixels(watched: Watched):
     sides = [(4000, 2900), (4000, 1500), (40, 30), (4100, 3000)]
     files = [file_of(Image.new("1", side)) for side in sides]
 
     async def ask_all() -> list[list[Answer]]:
-        async with Engine(predictor, limits=Limits(), num_decoders=16) as engine:
+        async with Engine(watched, limits=Limits(), num_decoders=16) as engine:
             asked = [engine.answer([files[number % len(files)]]) for number in range(32)]
             answers = await asyncio.gather(*asked)
             assert engine.pixels_in_decoding == 0
@@ -151,25 +149,24 @@ def test_decoding_keeps_to_its_budget_of_pixels():
 
     answers = asyncio.run(ask_all())
     assert all(answer.prediction is not None for (answer,) in answers)
-    assert SMALL_PIXELS < predictor.highest <= SMALL_PIXELS_AT_ONCE
-    assert predictor.highest_large == 1
+    assert SMALL_PIXELS < watched.highest <= SMALL_PIXELS_AT_ONCE
+    assert watched.highest_large == 1
 
 
-def test_a_cancelled_image_counts_until_its_thread_is_done():
-    predictor = Watched()
+def test_a_cancelled_image_counts_until_its_thread_is_done(watched: Watched):
     data = file_of(Image.new("1", (2000, 1000)))
 
     async def give_up() -> tuple[int, int]:
-        async with Engine(predictor, limits=Limits()) as engine:
+        async with Engine(watched, limits=Limits()) as engine:
             asked = asyncio.create_task(engine.answer([data]))
-            while not predictor.under_way:
+            while not watched.under_way:
                 await asyncio.sleep(0.001)
             asked.cancel()
             await asyncio.wait([asked])
             while_decoding = engine.pixels_in_decoding
             while engine.pixels_in_decoding:
                 await asyncio.sleep(0.001)
-            return while_decoding, len(predictor.under_way)
+            return while_decoding, len(watched.under_way)
 
     assert asyncio.run(give_up()) == (2_000_000, 0)
 
@@ -197,9 +194,7 @@ def test_answers_are_those_of_the_predictor(predictor: Predictor, draw: Draw):
             torch.testing.assert_close(found, wanted.probabilities, atol=1e-6, rtol=0)
 
 
-def test_each_query_gets_its_own_answer(
-    calibrated: Predictor, known: list[TrainingImage], draw: Draw
-):
+def test_each_query_gets_its_answer(calibrated: Predictor, known: list[TrainingImage], draw: Draw):
     network = BatchRunner(calibrated, index=build_index(calibrated, known))
     pixels = calibrated.prepare(draw("cross", number=7))
     queries = [

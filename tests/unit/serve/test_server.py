@@ -46,7 +46,7 @@ def test_another_interface_goes_by_the_machines_name_and_any_address():
     assert names.any_address
 
 
-def test_an_address_that_is_not_here_and_a_port_that_is_taken_or_out_of_range_are_refused():
+def test_addresses_and_ports_that_cannot_be_had_are_refused():
     for host in ("192.0.2.1", "no such name.invalid", "a" * 300):
         with pytest.raises(ConfigError, match=host), listening(host, 0):
             pass
