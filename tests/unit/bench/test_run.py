@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from conftest import Done
 
+    from vizsla.bench import BenchResult
+    from vizsla.types import ImageTable
+
 CONFIG = TrainConfig(arch="test_resnet", size=64, batch_size=4, num_workers=2, device="cpu")
 QUIET = Display(quiet=True)
 CPU = torch.device("cpu")
@@ -53,11 +56,18 @@ VARIANTS = ["batches of 8", "batches of 2", "32 pixels"]
 """Measured where there is time."""
 
 
-def test_every_part_is_measured_and_nothing_is_written(image_folder: Path):
+@pytest.fixture
+def table(image_folder: Path) -> ImageTable:
+    return resolve_data(image_folder, seed=0)
+
+
+def bench(table: ImageTable, seconds: float = 1) -> BenchResult:
+    return run_bench(table, config=CONFIG, data="pets", seconds=seconds, display=QUIET)
+
+
+def test_every_part_is_measured_and_nothing_is_written(table: ImageTable, image_folder: Path):
     before = sorted(image_folder.rglob("*"))
-    result = run_bench(
-        resolve_data(image_folder, seed=0), config=CONFIG, data="pets", seconds=2, display=QUIET
-    )
+    result = bench(table, seconds=2)
     parts = [(part.name, part.how) for part in result.parts]
     assert parts[: len(PARTS)] == PARTS
     measured = [how for _, how in parts[len(PARTS) :] if how != "batches of 4, again"]
@@ -79,28 +89,25 @@ def test_every_part_is_measured_and_nothing_is_written(image_folder: Path):
     assert sorted(image_folder.rglob("*")) == before
 
 
-def test_unreadable_images_are_skipped_until_none_is_left(image_folder: Path):
-    table = resolve_data(image_folder, seed=0)
+def test_unreadable_images_are_skipped_until_none_is_left(table: ImageTable):
     paths = [table.paths[row] for row in table.train_rows.tolist()]
     paths[0].write_text("no image")
-    result = run_bench(table, config=CONFIG, data="pets", seconds=1, display=QUIET)
+    result = bench(table)
     assert result.num_sampled <= 18
     for path in paths:
         path.write_text("no image")
     with pytest.raises(PictureError, match="it is not an image but text"):
-        run_bench(table, config=CONFIG, data="pets", seconds=1, display=QUIET)
+        bench(table)
 
 
-def test_too_little_time_is_refused(image_folder: Path):
-    table = resolve_data(image_folder, seed=0)
+def test_too_little_time_is_refused(table: ImageTable):
     for seconds in (0.0, -1.0, float("nan")):
         with pytest.raises(ConfigError, match=r"seconds \(--seconds\) .* 1\. "):
-            run_bench(table, config=CONFIG, data="pets", seconds=seconds, display=QUIET)
+            bench(table, seconds=seconds)
 
 
-def test_lines_have_a_row_for_each_part_and_estimate(image_folder: Path):
-    table = resolve_data(image_folder, seed=0)
-    result = run_bench(table, config=CONFIG, data="pets", seconds=1, display=QUIET)
+def test_lines_have_a_row_for_each_part_and_estimate(table: ImageTable):
+    result = bench(table)
     lines = lines_of(result)
     assert lines[0].startswith("test_resnet at 64 pixels, presize 83, batches of 4, fp32, 2 ")
     assert lines[2].split() == ["part", "measured", "with", "ms", "an", "image", "images/s"]

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -39,7 +40,7 @@ from vizsla import (
 )
 from vizsla.augment import BatchAugmentation, BatchTransform
 from vizsla.data.images import item_pipeline
-from vizsla.data.table import fingerprint
+from vizsla.data.table import fingerprint, resolve_data
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file import (
     FinalResize,
@@ -52,7 +53,6 @@ from vizsla.model_file import (
     storable,
 )
 from vizsla.models import BackboneSpec, Classifier, ConcatPoolHead, FeatureHead, build_backbone
-from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -212,32 +212,20 @@ def test_weights_that_do_not_fit_the_named_network_are_named(saved: Path, rewrit
         load_bundle(saved)
 
 
-def test_the_fingerprint_is_of_names_sizes_and_labels_alone(tmp_path: Path):
-    def table(root: Path, names: list[str], targets: list[int]) -> ImageTable:
-        nothing = torch.zeros(0, dtype=torch.int64)
-        return ImageTable(
-            root=root,
-            paths=tuple(root / name for name in names),
-            targets=torch.tensor(targets),
-            vocab=("a", "b"),
-            train_rows=nothing,
-            valid_rows=nothing,
-        )
-
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        for number, name in enumerate(("x.jpg", "y.jpg", "z.jpg")):
-            (tmp_path / folder / name).write_bytes(bytes(number + 1))
-    one, two = tmp_path / "one", tmp_path / "two"
-    same = fingerprint(table(one, ["x.jpg", "y.jpg"], [0, 1]))
-    assert fingerprint(table(two, ["y.jpg", "x.jpg"], [1, 0])) == same
-    assert fingerprint(table(one, ["x.jpg", "y.jpg"], [0, 0])) != same
-    assert fingerprint(table(one, ["x.jpg", "z.jpg"], [0, 1])) != same
-    (two / "y.jpg").write_bytes(np.arange(9, dtype=np.uint8).tobytes())
-    assert fingerprint(table(two, ["x.jpg", "y.jpg"], [0, 1])) != same
-    (two / "y.jpg").unlink()
-    with pytest.raises(PictureError, match=r"y\.jpg cannot be read any more"):
-        fingerprint(table(two, ["x.jpg", "y.jpg"], [0, 1]))
+def test_the_fingerprint_is_of_names_sizes_and_labels_alone(image_folder: Path, tmp_path: Path):
+    table = resolve_data(image_folder, seed=0)
+    same = fingerprint(table)
+    backwards = replace(table, paths=table.paths[::-1], targets=table.targets.flip(0))
+    elsewhere = resolve_data(shutil.copytree(image_folder, tmp_path / "copy"), seed=0)
+    assert fingerprint(backwards) == fingerprint(elsewhere) == same
+    assert fingerprint(replace(table, targets=1 - table.targets)) != same
+    first = table.paths[0]
+    renamed = replace(table, paths=(first.rename(first.with_name("other.jpg")), *table.paths[1:]))
+    assert fingerprint(renamed) != same
+    with pytest.raises(PictureError, match=rf"{first.name} cannot be read any more"):
+        fingerprint(table)
+    first.write_bytes(b"another number of bytes")
+    assert fingerprint(table) != same
 
 
 def refusal(path: Path) -> str:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -411,6 +410,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_read(tmp_
             write_predictions(none, source, file=file, form=Format.csv)
 
 
+def listing_of(images: Sequence[Path], *, repeats: int) -> Path:
+    """Write a list of the images whose names are one line, so many times over."""
+    path = images[0].with_name("list")
+    lines = [bytes(image) + b"\n" for image in images if "\n" not in str(image)]
+    path.write_bytes(b"".join(lines * repeats))
+    return path
+
+
 KILLED_AGAIN_AND_AGAIN = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -464,23 +471,17 @@ print(kills)
     [Format.csv, *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])],
 )
 def test_a_run_killed_at_random_moments_loses_and_doubles_nothing(
-    calibrated: Path, few_images: list[Path], tmp_path: Path, form: Format
+    calibrated: Path,
+    few_images: list[Path],
+    tmp_path: Path,
+    form: Format,
+    python: Callable[..., str],
 ):
     if form is Format.parquet:
         pytest.importorskip("pyarrow")
-    listing = tmp_path / "list"
-    listing.write_bytes(
-        b"".join(bytes(path) + b"\n" for path in few_images if "\n" not in str(path)) * 15
-    )
-    command = [sys.executable, "-W", "ignore", "-c", KILLED_AGAIN_AND_AGAIN]
-    done = subprocess.run(
-        [*command, calibrated, listing, tmp_path, form, "7"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert int(done.stdout) >= 2
+    listing = listing_of(few_images, repeats=15)
+    words = ("-W", "ignore", "-c", KILLED_AGAIN_AND_AGAIN, calibrated, listing, tmp_path, form, 7)
+    assert int(python(*words)) >= 2
     assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
     assert not part_of(tmp_path / "killed").exists()
 
@@ -494,9 +495,7 @@ def test_memory_is_flat_over_20_000_images(
 
     if sys.platform != "linux":
         pytest.skip("reads /proc")
-    listing = tmp_path / "list"
-    one = b"".join(bytes(path) + b"\n" for path in few_images if "\n" not in str(path))
-    listing.write_bytes(one * (20_000 // 6 + 1))
+    listing = listing_of(few_images, repeats=20_000 // 6 + 1)
     seen: dict[int, int] = {}
 
     def note(done: int) -> None:

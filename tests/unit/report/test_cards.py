@@ -12,11 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla import Predictions
 from vizsla.data.images import image_facts
 from vizsla.infer import Evidence, Neighbour
 from vizsla.report import NO_ROOM, Album, Thumbnail, cards
-from vizsla.types import UNLABELLED, ImageTable
+from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,24 +90,17 @@ def test_suspects_of_validation_and_training_are_ranked_together(make_content: M
     assert (found[0].label, found[0].prediction) == ("cross", "disc")
 
 
-def test_duplicates_have_both_files_and_their_labels(image_folder: Path):
-    first = sorted((image_folder / "cross").glob("*.jpg"))[0]
-    copy = image_folder / "disc" / "copy.jpg"
-    shutil.copy(first, copy)
-    table = ImageTable(
-        root=image_folder,
-        paths=(first, copy),
-        targets=torch.tensor([0, 1]),
-        vocab=("cross", "disc"),
-        train_rows=torch.tensor([0]),
-        valid_rows=torch.tensor([1]),
-    )
-    predictions = Predictions(
-        rows=torch.tensor([1]),
+def test_duplicates_have_both_files_and_their_labels(make_content: Maker, image_folder: Path):
+    first = image_folder / "cross" / "cross_0.jpg"
+    copy = shutil.copy(first, image_folder / "disc" / "copy.jpg")
+    content = make_content(torch.zeros(2, 2), [0, 1], paths=(first, copy))
+    table = replace(content.table, train_rows=torch.tensor([0]), valid_rows=torch.tensor([1]))
+    predictions = replace(
+        content.predictions,
+        rows=table.valid_rows,
         paths=("disc/copy.jpg",),
         logits=torch.zeros(1, 2),
         targets=torch.tensor([1]),
-        vocab=table.vocab,
     )
     evidence = Evidence(
         valid_facts=image_facts(table, table.valid_rows, num_workers=0),
