@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +22,7 @@ from PIL import Image, ImageDraw
 from vizsla.cli.app import main
 from vizsla.evaluate import Calibration, LabelSets, Novelty
 from vizsla.models import Classifier, ConcatPoolHead, build_backbone
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from vizsla.types import Task
+from vizsla.types import Task
 
 # Property tests draw the same examples every day, and no test fails because the machine is busy.
 # HYPOTHESIS_PROFILE=explore draws others each time: add what it finds to the test as an @example.

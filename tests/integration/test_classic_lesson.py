@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from PIL import Image
+from PIL import Image
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "dogs_v_cats.py"
 

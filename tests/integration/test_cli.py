@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,6 @@ from vizsla.model_file import read_manifest
 from vizsla.train.rates import RobustRate, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from conftest import Done
 
     RunVizsla = Callable[..., Done]

@@ -6,17 +6,14 @@ import json
 import re
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Python = Callable[..., str]
+Python = Callable[..., str]
 
 TESTS = Path(__file__).resolve().parents[1]
 EXAMPLES = TESTS.parent / "examples"

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from vizsla import DataLoaders, Predictor, TrainConfig, train_classifier
+from vizsla import DataLoaders, Predictions, Predictor, TrainConfig, train_classifier
 from vizsla.data.table import resolve_data
 from vizsla.infer import predict_batches
 from vizsla.model_file import save_bundle
 from vizsla.models import FeatureHead
-from vizsla.train import Display
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from pathlib import Path
-
-    from vizsla import Predictions
-    from vizsla.recipe import TrainedRun
-    from vizsla.train import MoveBar
-    from vizsla.types import ImageTable
+from vizsla.recipe import TrainedRun
+from vizsla.train import Display, MoveBar
+from vizsla.types import ImageTable
 
 CONFIG = TrainConfig(epochs=0, size=64, batch_size=8, device="cpu", num_workers=2)
 

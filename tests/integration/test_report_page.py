@@ -8,9 +8,11 @@ import json
 import re
 import subprocess
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +25,6 @@ from vizsla.evaluate import HistoryPoint, summarise, worst_mistakes
 from vizsla.infer import Evidence, Neighbour
 from vizsla.report import ReportContent, write_report
 from vizsla.types import ImageTable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
 PHONE, DESK = 390, 1280
 # Headless Chromium makes no window narrower than 500 pixels, so a telephone is a frame in a wider page.

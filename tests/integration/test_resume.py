@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,9 +19,6 @@ from safetensors.torch import load_file
 from vizsla import Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from conftest import Done
 
     Train = Callable[..., Done]

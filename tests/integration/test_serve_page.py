@@ -9,8 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +21,6 @@ from PIL import Image
 from vizsla import Predictor, Resize
 from vizsla.infer import compute_logits
 from vizsla.model_file import save_bundle
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
-    from pathlib import Path
 
 PHONE, DESK = 390, 1280
 VOCAB = ("cross", "disc", "<b>none</b>")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +11,8 @@ from PIL import Image
 
 from vizsla import DataLoaders, PictureError, Resize, aug_transforms
 from vizsla.data.cache import CacheMode, ImageCache
+from vizsla.data.images import Truncated
 from vizsla.types import ImageTable
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from vizsla.data.images import Truncated
 
 CUT = 5
 

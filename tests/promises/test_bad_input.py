@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,11 @@ from vizsla import Resize
 from vizsla.model_file import save_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from conftest import Done
 
     RunVizsla = Callable[..., Done]
-    Refusal = Callable[..., str]
+
+Refusal = Callable[..., str]
 
 needs_posix = pytest.mark.skipif(
     os.name != "posix", reason="uses limits or devices of POSIX systems"

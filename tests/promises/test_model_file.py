@@ -6,8 +6,9 @@ import hashlib
 import json
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,7 @@ from torch import Tensor
 from vizsla import ModelFileError, OutputError, Predictor, Resize
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file import load_bundle, read_manifest, save_bundle
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vizsla.models import Classifier
+from vizsla.models import Classifier
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 OPENERS: tuple[Callable[[Path], object], ...] = (read_manifest, load_bundle, Predictor.load)

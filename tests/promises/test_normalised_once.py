@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from vizsla import ImageDataLoaders, Normalize, Resize
 from vizsla.models import Classifier, build_backbone
 from vizsla.types import Preprocessing
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OWN = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 OTHERS = Normalize.from_stats([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

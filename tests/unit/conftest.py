@@ -9,29 +9,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from vizsla import Predictions, Resize
 from vizsla.evaluate import Calibration, calibrate
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file import save_bundle
 from vizsla.models import Classifier, ConcatPoolHead, build_backbone
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
-    from vizsla.types import Task
+from vizsla.types import Task
 
 VOCAB = ("cross", "disc", "none", "Füchse")
 

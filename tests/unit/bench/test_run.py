@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +23,13 @@ from vizsla.bench import (
     seconds_of,
     shown_seconds,
 )
+from vizsla.bench.results import BenchResult
 from vizsla.data.table import resolve_data
 from vizsla.train import Display
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from conftest import Done
-
-    from vizsla.bench import BenchResult
-    from vizsla.types import ImageTable
 
 CONFIG = TrainConfig(arch="test_resnet", size=64, batch_size=4, num_workers=2, device="cpu")
 QUIET = Display(quiet=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from PIL import Image
 
 from vizsla.classic import (
     ImageClassifierData,
+    Transforms,
     csv_source,
     folder_source,
     get_cv_idxs,
@@ -22,9 +23,6 @@ from vizsla.classic import (
     tfms_from_model,
     transforms_side_on,
 )
-
-if TYPE_CHECKING:
-    from vizsla.classic import Transforms
 
 SPLITS: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")

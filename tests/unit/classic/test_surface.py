@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from vizsla import classic
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FULL = ("imports", "conv_learner", "model", "dataset", "sgdr", "early")
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from vizsla import ConfigError
 from vizsla.classic import ConvLearner, ImageClassifierData, tfms_from_model
@@ -31,12 +33,6 @@ from vizsla.classic.training import (
 )
 from vizsla.train.callbacks import Fit
 from vizsla.train.rates import Schedule, lr_range
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor, nn
-
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")

@@ -6,9 +6,11 @@ import base64
 import hashlib
 import json
 import threading
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,7 @@ from vizsla import ConfigError, ModelFileError, OutputError, Predictor, from_hub
 from vizsla.export import model_card
 from vizsla.model_file import load_bundle, read_manifest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from pathlib import Path
-
-    Rewrite = Callable[..., Path]
+Rewrite = Callable[..., Path]
 
 TOKEN = "hf_right"
 Files = dict[str, bytes]

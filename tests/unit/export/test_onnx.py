@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from vizsla import (
@@ -45,12 +46,7 @@ from vizsla.export import (
 )
 from vizsla.model_file import FinalResize, load_bundle, save_bundle
 from vizsla.models import Classifier, ConcatPoolHead, FeatureHead, build_backbone
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from vizsla.types import Task
-
+from vizsla.types import Task
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

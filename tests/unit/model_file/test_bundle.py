@@ -11,11 +11,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,11 +39,12 @@ from vizsla import (
     aug_transforms,
 )
 from vizsla.augment import BatchAugmentation, BatchTransform
-from vizsla.data.images import item_pipeline
+from vizsla.data.images import ItemTransforms, Sizing, item_pipeline
 from vizsla.data.table import fingerprint, resolve_data
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file import (
     FinalResize,
+    Manifest,
     check_is_safetensors,
     expected_forms,
     load_bundle,
@@ -53,14 +54,6 @@ from vizsla.model_file import (
     storable,
 )
 from vizsla.models import BackboneSpec, Classifier, ConcatPoolHead, FeatureHead, build_backbone
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
-    from vizsla.data.images import ItemTransforms, Sizing
-    from vizsla.model_file import Manifest
 
 
 def logits_of(classifier: Classifier) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -21,10 +22,6 @@ from vizsla.model_file import (
 )
 from vizsla.models import BackboneSpec
 from vizsla.types import Preprocessing, Task
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 PATH = Path("model.safetensors")
 

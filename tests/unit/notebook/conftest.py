@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vizsla import (
     CategoryBlock,
     DataBlock,
+    DataLoaders,
     ImageBlock,
+    Learner,
     RandomSplitter,
     RegexLabeller,
     Resize,
@@ -18,14 +22,6 @@ from vizsla import (
     using_attr,
     vision_learner,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from PIL import Image
-
-    from vizsla import DataLoaders, Learner
 
 BREEDS = ("Bengal", "Birman", "beagle", "great_pyrenees")
 SIZES_WH = ((50, 38), (40, 60), (64, 48), (33, 50), (60, 40))

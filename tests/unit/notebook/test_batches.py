@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +20,7 @@ from vizsla import (
     ConfigError,
     DataBlock,
     DataError,
+    DataLoaders,
     ImageBlock,
     ImageDataLoaders,
     LabelError,
@@ -32,12 +35,6 @@ from vizsla import (
     vision_learner,
 )
 from vizsla.notebook import Inf, L
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from vizsla import DataLoaders
 
 BREEDS = ["Bengal", "Birman", "beagle", "great_pyrenees"]
 VALID_LABELS = "TensorCategory([0, 2, 3, 3])"

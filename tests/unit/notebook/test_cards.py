@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from vizsla import ConfigError, load_learner
+from vizsla import ConfigError, DataLoaders, Learner, load_learner
 from vizsla.notebook import Card
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from vizsla import DataLoaders, Learner
 
 
 def test_a_card_escapes_its_texts_and_draws_bars():

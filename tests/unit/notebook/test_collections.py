@@ -6,8 +6,9 @@ import copy
 import itertools
 import json
 import random
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,6 @@ from PIL import Image
 
 from vizsla import ConfigError
 from vizsla.notebook import Inf, L, collection_text, first, noop, patch_path, set_seed, tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 Patched: Any = Path
 GOLDEN = json.loads(

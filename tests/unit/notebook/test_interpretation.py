@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,16 +22,13 @@ from vizsla import (
     ImageBlock,
     ImageClassifierCleaner,
     LabelSmoothingCrossEntropy,
+    Learner,
     MultiCategoryBlock,
+    Predictions,
     RegressionBlock,
     vision_learner,
 )
 from vizsla.evaluate import classification_report
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from vizsla import Learner, Predictions
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "interp.json").read_text(encoding="utf-8")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from vizsla import (
     ConfigError,
+    DataBlock,
     EndSplitter,
     Flip,
     ImageBlock,
@@ -27,12 +29,7 @@ from vizsla import (
 )
 from vizsla.notebook import CollateError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vizsla import DataBlock
-
-    Told = Callable[..., str]
+Told = Callable[..., str]
 
 GOLDEN = json.loads(
     (Path(__file__).parents[2] / "golden" / "summary.json").read_text(encoding="utf-8")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from vizsla import (
     MultiCategoryBlock,
     PictureError,
     Prediction,
+    Predictions,
     Predictor,
     RandomResizedCropGPU,
     RandomSplitter,
@@ -37,14 +40,7 @@ from vizsla.infer import predict_batches
 from vizsla.model_file import load_bundle, save_bundle, storable
 from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 from vizsla.predict import MOST_VIEWS, AnyImage, describe, view_of
-from vizsla.types import ImageTable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from vizsla import Predictions
-    from vizsla.types import Task
+from vizsla.types import ImageTable, Task
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from vizsla import (
     DataError,
     ModelFileError,
     OutputError,
+    Prediction,
     Predictor,
     Resize,
     get_image_files,
@@ -35,12 +37,7 @@ from vizsla.predict import (
     walk_images,
     write_predictions,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from vizsla import Prediction
-    from vizsla.types import Task
+from vizsla.types import Task
 
 
 class OneByteAtATime(io.RawIOBase):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from vizsla import Predictions
 from vizsla.evaluate import HistoryPoint, summarise
 from vizsla.report import ReportContent
 from vizsla.types import ImageTable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from torch import Tensor
 
 HISTORY = (
     HistoryPoint(stage="features", epoch=0, valid_loss=0.7, accuracy=0.8, seconds=12.3),

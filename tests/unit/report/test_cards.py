@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,16 +15,10 @@ from PIL import Image
 
 from vizsla.data.images import image_facts
 from vizsla.infer import Evidence, Neighbour
-from vizsla.report import NO_ROOM, Album, Thumbnail, cards
+from vizsla.report import NO_ROOM, Album, ReportContent, Thumbnail, cards
 from vizsla.types import UNLABELLED
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from vizsla.report import ReportContent
-
-    Maker = Callable[..., ReportContent]
+Maker = Callable[..., ReportContent]
 
 
 def first_mistake(content: ReportContent, evidence: Evidence) -> cards.Card:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vizsla import Predictions
 from vizsla.evaluate import HistoryPoint, measure
 from vizsla.evaluate.metrics import Metric
 from vizsla.report import (
@@ -21,11 +22,6 @@ from vizsla.report import (
     nice_values,
 )
 from vizsla.text import percent_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vizsla import Predictions
 
 
 def accuracy_of(value: float, low: float, high: float) -> Metric:

@@ -6,9 +6,10 @@ import base64
 import hashlib
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,16 +18,10 @@ from PIL import Image
 from vizsla import ConfigError, MissingExtraError, OutputError
 from vizsla.evaluate import summarise
 from vizsla.infer import Evidence, Neighbour
-from vizsla.report import build, render_report, write_report
+from vizsla.report import ReportContent, build, render_report, write_report
 from vizsla.types import UNLABELLED
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from vizsla.report import ReportContent
-
-    Maker = Callable[..., ReportContent]
+Maker = Callable[..., ReportContent]
 
 ADDRESS_ATTRIBUTES = {"src", "href", "srcset", "poster", "data", "action", "formaction", "xlink:href"}  # fmt: skip
 BLOCKS = {"td", "th", "dt", "dd", "p", "text", "li", "h1", "h2", "summary"}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
+from vizsla import Predictions
 from vizsla.data.images import ImageFacts
 from vizsla.evaluate import summarise
 from vizsla.evaluate.metrics import Metric
@@ -19,14 +20,9 @@ from vizsla.report import (
     slice_findings,
     with_p_values,
 )
+from vizsla.types import Task
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from vizsla import Predictions
-    from vizsla.types import Task
-
-    Answers = Callable[..., Predictions]
+Answers = Callable[..., Predictions]
 
 
 def test_an_interval_without_width_is_not_known():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -29,13 +30,9 @@ from vizsla.run import (
     write_run,
 )
 from vizsla.train import Display
+from vizsla.types import ImageTable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vizsla.types import ImageTable
-
-    Write = Callable[..., None]
+Write = Callable[..., None]
 
 QUIET = Display(quiet=True)
 

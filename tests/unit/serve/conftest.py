@@ -6,24 +6,20 @@ import http.client
 import json
 import socket
 import threading
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from vizsla import Predictor, Resize
 from vizsla.model_file import read_manifest, save_bundle
 from vizsla.serve import Limits, TrainingImage, build_app, build_index, listening, make_server
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from PIL import Image
-
-    Serve = Callable[..., AbstractContextManager["Client"]]
+Serve = Callable[..., AbstractContextManager["Client"]]
 
 VOCAB = ("cross", "disc", "Füchse")
 

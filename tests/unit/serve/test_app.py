@@ -8,11 +8,12 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import resources
 from tempfile import SpooledTemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -20,16 +21,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla import grad_cam
+from vizsla import Predictor, grad_cam
 from vizsla.evaluate import Novelty
 from vizsla.serve import ASSETS, Limits
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from vizsla import Predictor
-
-    Draw = Callable[..., Image.Image]
+Draw = Callable[..., Image.Image]
 
 SLOW = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n12"
 """The beginning of a request."""

@@ -6,41 +6,38 @@ import asyncio
 import io
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from vizsla import Predictor, Resize
 from vizsla.machine import use_threads
+from vizsla.models import Classifier
+from vizsla.predict import AnyImage
 from vizsla.serve import (
     SMALL_PIXELS,
     SMALL_PIXELS_AT_ONCE,
+    Answer,
     Batcher,
     BatchRunner,
     Engine,
     Limits,
     Query,
     RefusedError,
+    TrainingImage,
     answer_values,
     build_index,
     faster_copy,
     screen,
 )
+from vizsla.types import Task
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from vizsla.models import Classifier
-    from vizsla.predict import AnyImage
-    from vizsla.serve import Answer, TrainingImage
-    from vizsla.types import Task
-
-    Draw = Callable[..., Image.Image]
+Draw = Callable[..., Image.Image]
 
 
 VOCAB = ("first", "second", "third")

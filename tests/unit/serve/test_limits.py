@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
 from vizsla import ConfigError
 from vizsla.serve import Admission, FairBudget, Limits, RateLimiter, RefusedError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def test_impossible_limits_are_refused():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
 
-from vizsla import DataError
+from vizsla import DataError, Predictor
 from vizsla.data.table import resolve_data
 from vizsla.infer import evenly_spread, pooled_features
 from vizsla.models import Classifier, FeatureHead, build_backbone
@@ -19,11 +19,6 @@ from vizsla.serve import (
     images_of_folder,
     images_of_run,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from vizsla import Predictor
 
 
 def test_the_most_similar_come_first():

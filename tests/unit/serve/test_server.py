@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,6 @@ from vizsla.serve import (
     listening,
     title_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def test_the_loopback_interface_goes_by_its_own_names_only():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from vizsla.serve import Screening, num_scans, screen
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
