@@ -71,6 +71,13 @@ def draw_image(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> 
     return picture
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's folder, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def draw() -> Callable[..., Image.Image]:
     """``draw_image``, for fixtures that outlive a test."""

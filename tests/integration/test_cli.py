@@ -132,12 +132,10 @@ def test_a_second_run_takes_the_next_name_unless_forced(
     vizsla: RunVizsla,
     run: Path,
     pictures: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    here: Path,
     run_files: list[str],
 ):
-    monkeypatch.chdir(tmp_path)
-    first = tmp_path / "runs" / "pictures"
+    first = here / "runs" / "pictures"
     shutil.copytree(run, first)
     (first / "notes.txt").write_text("mine")
     earlier = contents(first)
@@ -145,7 +143,7 @@ def test_a_second_run_takes_the_next_name_unless_forced(
     second = vizsla("train", pictures, "--size", "48")
     assert (second.code, second.err) == (0, "")
     assert "Results: runs/pictures-2/" in second.out
-    assert sorted(contents(tmp_path / "runs" / "pictures-2")) == run_files
+    assert sorted(contents(here / "runs" / "pictures-2")) == run_files
     assert contents(first) == earlier
 
     third = vizsla("train", pictures, "--size", "48", "--force")
@@ -154,7 +152,7 @@ def test_a_second_run_takes_the_next_name_unless_forced(
     assert sorted(replaced) == sorted([*run_files, "notes.txt"])
     assert replaced["notes.txt"] == b"mine"
     assert all(replaced[name] != earlier[name] for name in ("config.toml", "model.safetensors"))
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["pictures", "pictures-2"]
+    assert sorted(path.name for path in (here / "runs").iterdir()) == ["pictures", "pictures-2"]
 
 
 def test_labels_come_from_a_regex_or_a_csv_file(vizsla: RunVizsla, pictures: Path, tmp_path: Path):
@@ -216,30 +214,29 @@ def test_options_that_cannot_work_are_refused_first(vizsla: RunVizsla):
 
 
 def test_the_choices_of_a_run_train_another_one(
-    vizsla: RunVizsla, run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vizsla: RunVizsla, run: Path, pictures: Path, here: Path
 ):
-    monkeypatch.chdir(tmp_path)
     done = vizsla("train", "--config", run / "config.toml", "--seed", "5", "--out", "again")
     assert (done.code, done.err) == (0, "")
     first, second = (
         tomllib.loads((folder / "config.toml").read_text("utf-8"))
-        for folder in (run, tmp_path / "again")
+        for folder in (run, here / "again")
     )
     assert second.pop("data_from_here") != first.pop("data_from_here")
     assert second == {**first, "seed": 5}
     # Labels of a table in the data are those of that table, whatever lies where the command is run.
-    data = tmp_path / "project" / "data"
+    data = here / "project" / "data"
     shutil.copytree(pictures, data)
     rows = [f"{path.relative_to(data)},{path.parent.name}" for path in sorted(data.rglob("*.png"))]
     (data / "labels.csv").write_text("\n".join(["image,label", *rows]), "utf-8")
     words = ("--labels", f"csv:{data / 'labels.csv'}", "--size", "48", "--out", "project/run")
     assert vizsla("train", data, *words).code == 0
-    (tmp_path / "labels.csv").write_text("image,label\nnone.png,other\n", "utf-8")
-    (tmp_path / "project").rename(tmp_path / "copied")
+    (here / "labels.csv").write_text("image,label\nnone.png,other\n", "utf-8")
+    (here / "project").rename(here / "copied")
     moved = vizsla("train", "--config", "copied/run/config.toml", "--out", "moved")
     assert (moved.code, moved.err) == (0, "")
     assert "19 images to learn from, 5 to validate on, 2 classes" in moved.out
-    (tmp_path / "odd.toml").write_text("sizee = 3")
+    (here / "odd.toml").write_text("sizee = 3")
     odd = vizsla("train", pictures, "--config", "odd.toml")
     assert odd.code == 2
     assert "sizee" in odd.err
@@ -260,13 +257,7 @@ def test_a_missing_device_is_refused(vizsla: RunVizsla, model: Path, pictures: P
 # --- find-lr -----------------------------------------------------------------------------------------------------------
 
 
-def test_find_lr_prints_and_draws_rates(
-    tmp_path: Path,
-    image_folder: Path,
-    vizsla: RunVizsla,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.chdir(tmp_path)
+def test_find_lr_prints_and_draws_rates(here: Path, image_folder: Path, vizsla: RunVizsla):
     words = ("find-lr", image_folder, "--size", 32, "--bs", 8, "--steps", 20, "--device", "cpu")
     done = vizsla(*words)
     assert (done.code, done.err) == (0, "")
@@ -275,17 +266,15 @@ def test_find_lr_prints_and_draws_rates(
     names = [line.split()[0] for line in lines[lines.index("") + 1 :] if line]
     assert names[:5] == ["robust", "valley", "slide", "steep", "minimum"]
     assert lines[-1] == "Plot: pictures-learning-rate.png"
-    with Image.open(tmp_path / "pictures-learning-rate.png") as plot:
+    with Image.open(here / "pictures-learning-rate.png") as plot:
         assert plot.format == "PNG"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in here.iterdir()) == [
         "pictures",
         "pictures-learning-rate.png",
     ]
 
 
-def test_find_lr_refuses_a_place_that_cannot_be_written_to(
-    tmp_path: Path, image_folder: Path, vizsla: RunVizsla
-):
+def test_find_lr_needs_a_place_for_its_plot(tmp_path: Path, image_folder: Path, vizsla: RunVizsla):
     done = vizsla("find-lr", image_folder, "--out", tmp_path / "nowhere" / "lr.png")
     assert done.code == 2
     assert f"Cannot write {tmp_path / 'nowhere' / 'lr.png'}" in done.err
@@ -308,9 +297,7 @@ def test_the_robust_rate_is_shown_with_its_range_or_its_absence():
 # --- predict ---------------------------------------------------------------------------------------------------------
 
 
-def test_predict_agrees_with_predictions_csv(
-    vizsla: RunVizsla, model: Path, run: Path, pictures: Path
-):
+def test_predict_agrees_with_the_run(vizsla: RunVizsla, model: Path, run: Path, pictures: Path):
     written = csv_rows((run / "predictions.csv").read_text("utf-8"))
     done = vizsla("predict", model, *(pictures / row["path"] for row in written), "--csv", "-")
     assert (done.code, done.err) == (0, "")
@@ -419,9 +406,7 @@ def odd_names(pictures: Path, tmp_path: Path) -> list[str]:
 
 
 @needs_posix
-def test_odd_names_come_back_from_table_csv_and_json(
-    vizsla: RunVizsla, model: Path, tmp_path: Path, odd_names: list[str]
-):
+def test_odd_names_come_back(vizsla: RunVizsla, model: Path, tmp_path: Path, odd_names: list[str]):
     done = vizsla("predict", model, tmp_path)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -441,13 +426,11 @@ def test_odd_names_come_back_from_table_csv_and_json(
 def test_classes_with_odd_names_go_all_the_way(
     vizsla: RunVizsla,
     pictures: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    here: Path,
     run_files: list[str],
 ):
-    monkeypatch.chdir(tmp_path)
     odd = {"cross": 'a "q",\n\x7f\U0001f600', "disc": os.fsdecode(b"b\xff")}
-    data = tmp_path / "wild\U0001f600\n"
+    data = here / "wild\U0001f600\n"
     data.mkdir()
     try:
         for label, name in odd.items():
@@ -458,7 +441,7 @@ def test_classes_with_odd_names_go_all_the_way(
     assert (checked.code, checked.err) == (0, "")
     done = vizsla("train", data, "--size", "48")
     assert (done.code, done.err) == (0, "")
-    run = tmp_path / "runs" / data.name
+    run = here / "runs" / data.name
     assert sorted(contents(run)) == run_files
     assert tomllib.loads((run / "config.toml").read_text("utf-8"))["data"] == str(data)
     json.loads((run / "metrics.json").read_text("utf-8"))
@@ -472,11 +455,9 @@ def test_an_image_may_be_named_like_an_option(
     vizsla: RunVizsla,
     model: Path,
     pictures: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    here: Path,
 ):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(pictures / "disc" / "disc_7.png", tmp_path / "--debug")
+    shutil.copy(pictures / "disc" / "disc_7.png", here / "--debug")
     done = vizsla("predict", model, "--", "--debug")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("--debug  disc  ")
@@ -485,10 +466,7 @@ def test_an_image_may_be_named_like_an_option(
 # --- check, demo and the rest ----------------------------------------------------------------------------------------
 
 
-def test_check_counts_the_images_of_each_class(
-    vizsla: RunVizsla, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
+def test_check_counts_the_images_of_each_class(vizsla: RunVizsla, pictures: Path, here: Path):
     done = vizsla("check", pictures, "--valid", "0.25")
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -507,7 +485,7 @@ def test_check_counts_the_images_of_each_class(
         "num_other": 0,
     }
     assert (counts["num_train"], counts["num_valid"], counts["num_skipped"]) == (18, 6, 0)
-    assert list(tmp_path.iterdir()) == []  # nothing is written
+    assert list(here.iterdir()) == []  # nothing is written
 
 
 def test_version_is_that_of_the_package(vizsla: RunVizsla):
@@ -558,16 +536,13 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="needs the extra demo")
-def test_the_demo_reaches_what_it_promises(
-    vizsla: RunVizsla, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_files: list[str]
-):
-    monkeypatch.chdir(tmp_path)
+def test_the_demo_reaches_what_it_promises(vizsla: RunVizsla, here: Path, run_files: list[str]):
     done = vizsla("demo")
     assert (done.code, done.err) == (0, "")
     assert "Licence: CC BY-NC-SA 4.0. Not for commercial use;" in done.out
     assert "Published: 82.44% SVM on hand-crafted features\n" in done.out
     assert "Published: 88.42% CNN (fine-tuned VGG19)\n" in done.out
-    run = tmp_path / "runs" / "demo"
+    run = here / "runs" / "demo"
     assert sorted(contents(run)) == run_files
     written = json.loads((run / "metrics.json").read_text("utf-8"))
     assert written["metrics"]["accuracy"]["value"] >= 0.85

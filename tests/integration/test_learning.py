@@ -61,9 +61,7 @@ def test_two_classes_are_told_apart_in_seconds(draw_folder: Callable[..., Path],
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
-def test_the_returned_network_says_what_was_reported(
-    table: ImageTable, epochs: int, tmp_path: Path
-):
+def test_the_returned_network_says_what_is_reported(table: ImageTable, epochs: int, tmp_path: Path):
     run = train(table, replace(CONFIG, epochs=epochs))
     assert isinstance(run.classifier.head, FeatureHead)
     again = predicted_anew(run, table)

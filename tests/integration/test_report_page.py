@@ -232,7 +232,7 @@ def answers(
     return {answer["name"]: answer for answer in found}
 
 
-def test_pages_fit_a_telephone_and_a_desk_and_their_script_works(
+def test_pages_fit_their_screen_and_work(
     answers: dict[str, dict[str, Any]], pages: dict[str, Path]
 ):
     assert len(answers) == 2 * len(pages)

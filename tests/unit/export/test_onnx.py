@@ -219,9 +219,7 @@ def test_an_onnx_file_knows_its_classes_and_nothing_of_this_machine(exported: Pa
         assert b"graph.py" not in file.read_bytes()
 
 
-def test_programs_of_the_docs_work(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_docs_programs_work(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = (Path(__file__).parents[3] / "docs" / "onnx.md").read_text(encoding="utf-8")
     Image.fromarray(noise(60, 90)).save(tmp_path / "photo.jpg")
     for block in page.split("```python\n")[1:]:

@@ -193,7 +193,7 @@ def test_an_impossible_calibration_is_refused_by_name(calibrated: Path):
             read_changed(sound, f"calibration.{place}", value)
 
 
-def test_an_older_file_opens_and_predicts_as_it_did(
+def test_a_file_without_calibration_predicts_as_before(
     saved: Path, rewrite: Callable[..., Path], make_image: Callable[..., Path]
 ):
     image = make_image("a.png")

@@ -73,7 +73,7 @@ def test_it_tells_what_fastai_tells(told: Told, breeds: Path):
     assert "interpolated once, from 36x36 to 24x24" in out
 
 
-def test_images_of_several_sizes_are_diagnosed(
+def test_several_sizes_are_diagnosed(
     pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
 ):
     plain = replace(pets, item_tfms=None, batch_tfms=None)
@@ -85,9 +85,7 @@ def test_images_of_several_sizes_are_diagnosed(
     assert in_common(lines, folder=str(breeds.parent)) == expected
 
 
-def test_a_missing_label_ends_it_after_the_split(
-    pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_missing_label_ends_it(pets: DataBlock, breeds: Path, capsys: pytest.CaptureFixture[str]):
     broken = replace(pets, get_y=using_attr(RegexLabeller(r"^(zzz)"), "name"))
     with pytest.raises(LabelError, match="None of 20"):
         broken.summary(breeds)

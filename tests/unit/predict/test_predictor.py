@@ -165,9 +165,7 @@ def test_the_callers_image_is_left_alone(predictor: Predictor, photo: Path, imag
     assert np.array_equal(values, before)
 
 
-def test_images_of_any_mode_are_read_upright_as_rgb(
-    predictor: Predictor, image: Image.Image, tmp_path: Path
-):
+def test_any_mode_is_read_upright_as_rgb(predictor: Predictor, image: Image.Image, tmp_path: Path):
     # 16 bit and grey.
     grey = image.convert("L")
     expected = predictor.predict(grey.convert("RGB"))
@@ -212,7 +210,7 @@ def test_what_is_not_an_image_is_an_error_that_says_what_it_is(predictor: Predic
         assert words in str(caught.value)
 
 
-def test_unreadable_images_of_a_stream_become_errors_in_their_place(
+def test_unreadable_images_are_errors_in_their_place(
     predictor: Predictor, photo: Path, tmp_path: Path
 ):
     (tmp_path / "text.jpg").write_text("not an image")
@@ -439,9 +437,7 @@ def test_a_device_that_is_not_there_is_our_error(saved: Path):
                 load(saved, device=device)
 
 
-def test_probabilities_are_those_of_the_logits_divided_by_the_temperature(
-    calibrated: Path, make_image: Callable[..., Path]
-):
+def test_a_temperature_divides_the_logits(calibrated: Path, make_image: Callable[..., Path]):
     predictor = Predictor.load(calibrated, device="cpu")
     assert predictor.calibration is not None
     image = make_image("a.png")
@@ -453,7 +449,7 @@ def test_probabilities_are_those_of_the_logits_divided_by_the_temperature(
     assert found.label_set is not None
 
 
-def test_one_image_and_a_batch_agree_with_views_and_label_sets(
+def test_one_image_and_a_batch_agree(
     calibrated: Path, make_image: Callable[..., Path], tmp_path: Path
 ):
     paths = [make_image(f"many/{number}.png", number=number) for number in range(5)]

@@ -157,9 +157,7 @@ def predictions(from_logits: Callable[..., Predictions]) -> Callable[..., Predic
     return make
 
 
-def test_a_bin_stands_where_its_confidence_and_accuracy_are(
-    predictions: Callable[..., Predictions],
-):
+def test_a_bin_stands_at_confidence_and_accuracy(predictions: Callable[..., Predictions]):
     found = calibration_of(predictions(0.9, num_right=75, number=100))
     assert found is not None
     (point,) = found.points
@@ -168,9 +166,7 @@ def test_a_bin_stands_where_its_confidence_and_accuracy_are(
     assert point.hint == "stated 90.0\u202f%, right 75.0\u202f% of 100"
 
 
-def test_overconfidence_is_named_and_a_temperature_lowers_it(
-    predictions: Callable[..., Predictions],
-):
+def test_a_temperature_lowers_overconfidence(predictions: Callable[..., Predictions]):
     found = calibration_of(predictions(0.98, num_right=75, number=100), kept=1.5)
     assert found is not None
     assert found.verdict.endswith("it is surer than it should be.")

@@ -299,7 +299,7 @@ def test_references_and_rows_that_do_not_fit_are_refused(content: ReportContent)
         replace(content, table=few)
 
 
-def test_without_jinja_the_extra_is_named(
+def test_a_missing_jinja_is_named(
     content: ReportContent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setitem(sys.modules, "jinja2", None)
@@ -357,7 +357,7 @@ def test_a_report_on_2000_images_is_below_5_megabytes(make_content: Maker, tmp_p
     assert page.count("section", id="mistakes") == 1
 
 
-def test_a_full_page_leaves_out_the_images_of_confusions_first(
+def test_a_full_page_drops_confusions_first(
     content: ReportContent, monkeypatch: pytest.MonkeyPatch
 ):
     taken = sum(map(len, re.findall(r'<img src="([^"]*)"', render_report(content))))

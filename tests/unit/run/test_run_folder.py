@@ -73,9 +73,9 @@ def test_a_name_that_is_taken_gets_the_next_number_unless_forced(tmp_path: Path)
     assert names_in(tmp_path) == ["new", "pets", "pets-2", "pets-3", "pets-4"]
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "link").symlink_to("nowhere")
+def test_a_folder_that_cannot_be_made_is_refused(here: Path):
+    (here / "file").write_text("mine")
+    (here / "link").symlink_to("nowhere")
     for name, force, facts in (
         ("file", True, r"file: File exists\. Choose another --out"),
         ("link/pets", False, "link/pets"),
@@ -83,14 +83,13 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: py
         ("x" * 300, True, "File name too long"),
     ):
         with pytest.raises(OutputError, match=facts):
-            take(tmp_path / name, force=force)
-    assert (tmp_path / "file").read_text() == "mine"
-    monkeypatch.chdir(tmp_path)
+            take(here / name, force=force)
+    assert (here / "file").read_text() == "mine"
     for out in (".", "..", "/"):
         with pytest.raises(OutputError, match="its name cannot get a number"):
             take(Path(out))
     assert take(Path(), force=True) == Path()
-    assert names_in(tmp_path) == ["file", "link"]
+    assert names_in(here) == ["file", "link"]
 
 
 def test_a_failure_before_anything_was_written_leaves_no_folder(tmp_path: Path):
@@ -358,19 +357,16 @@ def test_a_run_is_found_again_from_elsewhere_and_after_moves(
     assert rows_found(project / "runs" / "shapes", tmp_path / "photos") == expected
 
 
-def test_a_table_of_labels_is_found_again_too(
-    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
+def test_a_table_of_labels_is_found_again_too(here: Path, image_folder: Path):
     (image_folder / "in.csv").touch()
-    (tmp_path / "out.csv").touch()
-    run = tmp_path / "run"
+    (here / "out.csv").touch()
+    run = here / "run"
     run.mkdir()
-    data = image_folder.relative_to(tmp_path)
+    data = image_folder.relative_to(here)
     for typed, kept in (
         ("csv:in.csv,image=a,label=b", "csv:in.csv,image=a,label=b"),
         (f"csv:{data / 'in.csv'}", "csv:in.csv"),
-        ("csv:out.csv,label=b", f"csv:{tmp_path / 'out.csv'},label=b"),
+        ("csv:out.csv,label=b", f"csv:{here / 'out.csv'},label=b"),
         ("regex:(.+),x", "regex:(.+),x"),
     ):
         assert written_choices(run, data, labels=typed)["labels"] == kept

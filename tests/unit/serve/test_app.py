@@ -165,9 +165,7 @@ def test_a_body_over_the_limit_is_refused(serve):
             assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
-def test_files_of_a_form_never_touch_the_disk(
-    client, image: bytes, monkeypatch: pytest.MonkeyPatch
-):
+def test_forms_never_touch_the_disk(client, image: bytes, monkeypatch: pytest.MonkeyPatch):
     def roll(_file: SpooledTemporaryFile[bytes]) -> None:
         raise AssertionError("a file was written")
 
