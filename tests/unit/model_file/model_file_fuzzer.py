@@ -1,6 +1,6 @@
 """A sound model file and a range of numbers in, damaged copies opened one by one, what came of each on standard output.
 
-Run as a program by ``test_fuzz.py``, so that memory, time and what the process does can be held to limits:
+Run as a program by ``test_bundle.py``, so that memory, time and what the process does can be held to limits:
 ``python model_file_fuzzer.py MODEL SEED FIRST LAST``. Damage number N is the same on every machine.
 """
 
@@ -24,22 +24,13 @@ from vizsla import Predictor, VizslaError
 from vizsla.model_file import load_bundle
 
 LENGTH = 8
-MEMORY = (
-    3 << 30
-)  # Of addresses, beyond what the process has; most of that is the libraries' own reserve.
+# Of addresses, beyond what the process has; most of that is the libraries' own reserve.
+MEMORY = 3 << 30
 SECONDS_FOR_ONE = 60
 FORBIDDEN = {
-    "os.system",
-    "os.exec",
-    "os.fork",
-    "os.posix_spawn",
-    "subprocess.Popen",
-    "pickle.find_class",
-    "socket.connect",
-    "os.remove",
-    "os.rename",
-    "ctypes.dlopen",
-}
+    *("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "os.remove", "os.rename"),
+    *("pickle.find_class", "socket.connect", "ctypes.dlopen"),
+}  # fmt: skip
 DEEP = "\0deep"
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, -1e300, 1e999, float("nan"), "", "x", "\ud800", "\0",
@@ -99,15 +90,8 @@ class Damage:
         self.header, self.body = split(content)
         self.manifest: dict[str, Any] = json.loads(self.header["__metadata__"]["vizsla.manifest"])
         kinds = (
-            self.bytes,
-            self.length,
-            self.size,
-            self.tensors,
-            self.text,
-            self.fields,
-            self.fields,
-            self.names,
-            self.weights,
+            *(self.bytes, self.length, self.size, self.tensors, self.text),
+            *(self.fields, self.fields, self.names, self.weights),
         )
         self.kind = kinds[number % len(kinds)]
 
@@ -125,19 +109,8 @@ class Damage:
     def length(self) -> bytes:
         right = int.from_bytes(self.content[:LENGTH], "little")
         wrong = (
-            0,
-            1,
-            2,
-            right - 1,
-            right + 1,
-            right - 8,
-            right + 8,
-            len(self.content),
-            10**8,
-            10**8 + 1,
-            2**31,
-            2**63,
-            2**64 - 1,
+            *(0, 1, 2, right - 1, right + 1, right - 8, right + 8, len(self.content)),
+            *(10**8, 10**8 + 1, 2**31, 2**63, 2**64 - 1),
         )
         chosen = self.choose((*wrong, int(self.draw.integers(0, 2 * right))))
         return chosen.to_bytes(LENGTH, "little") + self.content[LENGTH:]
@@ -159,37 +132,21 @@ class Damage:
         name = self.choose([name for name in header if name != "__metadata__"])
         entry = dict(header[name])
         field = self.choose(("dtype", "shape", "data_offsets", "name", "gone", "twice", "all"))
-        if field == "dtype":
-            entry["dtype"] = self.choose(
-                ("F64", "F16", "BF16", "I8", "U64", "BOOL", "F8_E4M3", "C64", "X", "", 3, None)
-            )
-        elif field == "shape":
-            entry["shape"] = self.choose(
-                ([], [0], [1], [2**40, 2**40], [-1], [1.5], ["1"], None, {}, [2**64], [1] * 5_000)
-            )
-        elif field == "data_offsets":
-            entry["data_offsets"] = self.choose(
-                (
-                    [0, 0],
-                    [0, 2**63],
-                    [2**64, 1],
-                    [-8, 8],
-                    [8, 0],
-                    [0],
-                    "ab",
-                    None,
-                    [0, len(self.body)],
-                )
-            )
+        wrong = {
+            "dtype": ("F64", "F16", "BF16", "I8", "U64", "BOOL", "F8_E4M3", "C64", "X", "", 3, None),
+            "shape": ([], [0], [1], [2**40, 2**40], [-1], [1.5], ["1"], None, {}, [2**64], [1] * 5_000),
+            "data_offsets": ([0, 0], [0, 2**63], [2**64, 1], [-8, 8], [8, 0], [0], "ab", None, [0, len(self.body)]),
+        }  # fmt: skip
+        if field in wrong:
+            entry[field] = self.choose(wrong[field])
         elif field == "all":
             entry = self.choose(VALUES)
         header[name] = entry
         if field == "gone":
             del header[name]
         elif field == "name":
-            header[self.choose(("", "x" * 5_000, "\ud800", "__metadata__", "head", "../a"))] = (
-                header.pop(name)
-            )
+            other = self.choose(("", "x" * 5_000, "\ud800", "__metadata__", "head", "../a"))
+            header[other] = header.pop(name)
         elif field == "twice":
             return joined("{" + dumps({name: entry})[1:-1] + "," + dumps(header)[1:], self.body)
         return joined(header, self.body)

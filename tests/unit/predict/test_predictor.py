@@ -97,16 +97,8 @@ def test_a_prediction_is_consistent_in_itself(predictor: Predictor, photo: Path)
 def test_one_image_a_stream_and_the_validation_loader_agree(
     classifier: Classifier, make_image, tmp_path: Path, transforms
 ):
-    sizes = {
-        "wide.jpg": (48, 64),
-        "large.jpg": (500, 400),
-        "high.png": (64, 48),
-        "tiny.png": (20, 30),
-    }
-    paths = [
-        make_image(name, number=number, size=size)
-        for number, (name, size) in enumerate(sizes.items())
-    ]
+    sizes = {"a.jpg": (48, 64), "b.jpg": (500, 400), "c.png": (64, 48), "d.png": (20, 30)}
+    paths = [make_image(name, number=n, size=sizes[name]) for n, name in enumerate(sizes)]
     rows = torch.arange(len(paths))
     table = ImageTable(
         root=tmp_path,

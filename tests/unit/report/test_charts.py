@@ -72,22 +72,12 @@ def test_the_scale_keeps_order_and_bounds(values: list[float], others: list[floa
 def test_references_say_where_they_lie_to_the_interval():
     references = (("SVM", 0.8244), ("CNN", 0.8842), ("human", 0.99))
     scale = accuracy_scale(accuracy_of(0.874, 0.846, 0.898), references=references)
-    assert [reference.verdict for reference in scale.references] == [
-        "below this run's interval",
-        "inside the interval: too close to call",
-        "above this run's interval",
+    assert [(reference.value, reference.verdict) for reference in scale.references] == [
+        ("82.44\u202f%", "below this run's interval"),
+        ("88.42\u202f%", "inside the interval: too close to call"),
+        ("99.00\u202f%", "above this run's interval"),
     ]
-    assert [reference.value for reference in scale.references] == [
-        "82.44\u202f%",
-        "88.42\u202f%",
-        "99.00\u202f%",
-    ]
-    assert [tick.text for tick in scale.ticks] == [
-        "85\u202f%",
-        "90\u202f%",
-        "95\u202f%",
-        "100\u202f%",
-    ]
+    assert [tick.text for tick in scale.ticks] == [f"{n}\u202f%" for n in (85, 90, 95, 100)]
 
 
 def test_curves_go_down_when_the_loss_does():
