@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: small real picture files whose classes differ by shape and colour, and the command line."""
+"""Fixtures that many tests share: small image files whose classes differ by shape and colour, and the command line."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    # Small tensors gain nothing from more, and beside another busy process a second one waits for the first. So it is in the
-    # processes that tests start.
+    # Small tensors gain nothing from a second thread, which beside a busy process waits for the first. The processes that
+    # tests start have one too.
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -47,19 +47,19 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_interrupts():
-    # A shell starts what runs in the background with Ctrl-C ignored, and so would be the processes that tests start.
+    # A shell starts background jobs with Ctrl-C ignored, and the processes that tests start would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def draw_image(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> Image.Image:
-    """Return an RGB picture of ``size`` (height, width): a red disc or a blue cross, elsewhere noise; ``number`` varies it."""
+    """Return an RGB image of ``size`` (height, width): a red disc or a blue cross on noise; ``number`` varies it."""
     height, width = size
     noise = np.random.default_rng([number, sum(label.encode())])
     pixels = noise.integers(90, 166, (height, width, 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
     x = int(noise.integers(width // 4, 3 * width // 4))
     y = int(noise.integers(height // 4, 3 * height // 4))
     radius = int(noise.integers(min(size) // 6, min(size) // 3))
@@ -68,7 +68,7 @@ def draw_image(label: str, *, number: int, size: tuple[int, int] = (48, 64)) -> 
     else:
         draw.line((x - radius, y - radius, x + radius, y + radius), fill=(40, 60, 220), width=6)
         draw.line((x - radius, y + radius, x + radius, y - radius), fill=(40, 60, 220), width=6)
-    return picture
+    return image
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def draw() -> Callable[..., Image.Image]:
 
 @pytest.fixture
 def make_image(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes one picture below the test's folder and returns its path."""
+    """Return a function that writes one image below the test's folder and returns its path."""
 
     def make(
         name: str, *, label: str = "cross", number: int = 0, size: tuple[int, int] = (48, 64)

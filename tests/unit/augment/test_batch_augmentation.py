@@ -309,7 +309,7 @@ def through(transform: BatchTransform, images: Tensor, *, seed: int = 0) -> Tens
 
 
 @given(images=image_batches())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_neutral_draws_return_the_input(images: Tensor):
     for transform in (
         Flip(p=1, draw=0),
@@ -322,7 +322,7 @@ def test_neutral_draws_return_the_input(images: Tensor):
 
 
 @given(images=image_batches())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_flip_mirrors_and_twice_is_the_identity(images: Tensor):
     once = through(Flip(p=1), images)
     torch.testing.assert_close(once, (images / 255).flip(-1), atol=TOLERANCE, rtol=0)
@@ -334,7 +334,7 @@ def test_a_flip_mirrors_and_twice_is_the_identity(images: Tensor):
 
 
 @given(images=image_batches(square=True), quarters=st.integers(-3, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_quarter_turn_of_a_square_is_rot90(images: Tensor, quarters: int):
     found = through(Rotate(p=1, draw=90 * quarters), images)
     expected = torch.rot90(images / 255, -quarters, dims=(-2, -1))
@@ -342,7 +342,7 @@ def test_a_quarter_turn_of_a_square_is_rot90(images: Tensor, quarters: int):
 
 
 @given(images=image_batches(square=True), k=st.integers(0, 7))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_dihedral_of_a_square_moves_pixels_only(images: Tensor, k: int):
     unit = images / 255
     turned = [torch.rot90(unit, k, dims=(-2, -1)) for k in range(4)]
@@ -362,7 +362,7 @@ of_pixels = st.sampled_from([Brightness(0.5, 0.7), Contrast(0.5, 0.7), Saturatio
     transforms=st.lists(geometric | of_pixels, max_size=6, unique_by=type),
     seed=seeds,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_batch_equals_its_images_one_by_one(
     images: Tensor, transforms: list[BatchTransform], seed: int
 ):
@@ -376,7 +376,7 @@ def test_a_batch_equals_its_images_one_by_one(
 
 
 @given(images=image_batches(), transform=geometric, seed=seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_interpolation_invents_no_values(images: Tensor, transform: BatchTransform, seed: int):
     found, unit = through(transform, images, seed=seed), images / 255
     for image, source in zip(found, unit, strict=True):
@@ -385,7 +385,7 @@ def test_interpolation_invents_no_values(images: Tensor, transform: BatchTransfo
 
 
 @given(images=image_batches(), transform=of_pixels, seed=seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pixels_stay_within_0_and_1(images: Tensor, transform: BatchTransform, seed: int):
     found = through(transform, images, seed=seed)
     assert 0 <= float(found.min()) <= float(found.max()) <= 1
@@ -393,7 +393,7 @@ def test_pixels_stay_within_0_and_1(images: Tensor, transform: BatchTransform, s
 
 
 @given(value=st.integers(0, 255), transform=geometric, seed=seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_plain_image_stays_plain(value: int, transform: BatchTransform, seed: int):
     images = torch.full((2, 3, 9, 12), value, dtype=torch.uint8)
     found = through(transform, images, seed=seed)

@@ -72,7 +72,7 @@ def test_windows_have_the_sizes_of_the_reference():
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     sl=st.floats(0, 1), more=st.floats(0, 1), aspect=st.floats(0.01, 1), most=st.integers(1, 4), seed=st.integers(0, 2**40),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_blocks_lie_within_the_image(
     size: tuple[int, int], sl: float, more: float, aspect: float, most: int, seed: int
 ):

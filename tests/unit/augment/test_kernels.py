@@ -145,7 +145,7 @@ colours = st.tuples(*[st.integers(0, 255)] * 3)
 
 
 @given(colour=colours, shift=st.floats(-1, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_hue_is_that_of_the_standard_library(colour: tuple[int, ...], shift: float):
     red, green, blue = (part / 255 for part in colour)
     hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)

@@ -12,7 +12,6 @@ import torch
 from vizsla import (
     CategoryBlock,
     ColReader,
-    ColSplitter,
     ConfigError,
     DataBlock,
     DataError,
@@ -95,26 +94,10 @@ def test_items_in_neither_set_take_no_part(make_image, tmp_path: Path):
     assert shown == ["train/a/1.png", "train/b/2.png", "valid/b/3.png"]
 
 
-def test_a_frame_is_a_source(image_folder: Path):
-    names = [f"{label}/{label}_{n}" for label in ("cross", "disc") for n in range(3)]
-    frame = pd.DataFrame({"name": names, "kind": ["x", "x", "x", "o", "o", "o"], "n": range(6)})
-    frame["is_valid"] = [False, False, True, False, True, False]
-    frame.index = pd.Index([10, 11, 12, 13, 14, 15])
-    block = DataBlock(
-        get_x=ColReader("name", pref=image_folder, suff=".jpg"),
-        get_y=ColReader("kind"),
-        splitter=ColSplitter(),
-    )
-    table = block.resolve(frame, path=image_folder)
-    assert table.vocab == ("o", "x")
-    assert table.targets.tolist() == [1, 1, 1, 0, 0, 0]
-    assert table.valid_rows.tolist() == [2, 4]
-    assert table.shown_path(5) == "disc/disc_2.jpg"
-
-
 def test_functions_and_column_readers_may_be_mixed_over_a_frame(image_folder: Path):
     names = [f"{label}/{label}_{n}.jpg" for label in ("cross", "disc") for n in range(3)]
     frame = pd.DataFrame({"name": names, "kind": ["x", "x", "x", "o", "o", "o"]})
+    frame.index = pd.Index(range(10, 16))  # Rows count by their place.
 
     def path_of(row: Any) -> Path:
         return image_folder / row["name"]
@@ -128,6 +111,7 @@ def test_functions_and_column_readers_may_be_mixed_over_a_frame(image_folder: Pa
         for get_y in (kind_of, ColReader("kind"))
     ]
     assert {table.paths for table in tables} == {tuple(image_folder / name for name in names)}
+    assert {table.vocab for table in tables} == {("o", "x")}
     assert [table.targets.tolist() for table in tables] == [[1, 1, 1, 0, 0, 0]] * 4
     with pytest.raises(ConfigError, match="get_x"):
         DataBlock(get_y=kind_of, splitter=RandomSplitter(seed=3)).resolve(frame)
@@ -370,9 +354,7 @@ def test_from_lists_refuses_what_does_not_fit(image_folder: Path, files: list[Pa
             ImageDataLoaders.from_lists(image_folder, names, labels, y_block=block)
 
 
-def test_from_lists_takes_classes_lists_for_several_and_decimals_for_numbers(
-    image_folder: Path, files: list[Path]
-):
+def test_from_lists_takes_labels_of_each_task(image_folder: Path, files: list[Path]):
     def table_of(labels: Any, **arguments: Any) -> ImageTable:
         arguments = {"seed": 1, **QUIET, **arguments}
         return ImageDataLoaders.from_lists(image_folder, files, labels, **arguments).table
@@ -393,9 +375,7 @@ def test_from_lists_takes_classes_lists_for_several_and_decimals_for_numbers(
     assert (pairs.vocab, pairs.label(1)) == (("value_0", "value_1"), "-2;1")
 
 
-def test_from_df_reads_columns_by_position_and_name(
-    image_folder: Path, frame: pd.DataFrame, files: list[Path]
-):
+def test_from_df_reads_columns_by_position_and_name(image_folder: Path, frame, files):
     first = ImageDataLoaders.from_df(frame, image_folder, suff=".jpg", seed=2, **QUIET)
     assert (first.vocab, valid_names(first)) == (("c", "d"), random_names(files, 2))
     columns = {"fn_col": "name", "label_col": "kind", "valid_col": "held_out", "suff": ".jpg"}
@@ -449,9 +429,7 @@ def tags(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def from_columns(
-    folder: Path, tags: pd.DataFrame, from_file: bool, **arguments: Any
-) -> DataLoaders:
+def from_columns(folder: Path, tags: pd.DataFrame, from_file: bool, **arguments: Any) -> Any:
     arguments = {"suff": ".jpg", "seed": 0, **QUIET, **arguments}
     if not from_file:
         return ImageDataLoaders.from_df(tags, folder, **arguments)
@@ -475,13 +453,7 @@ NAMED = MultiCategoryBlock(encoded=True, vocab=["sea", "sun"])
     ],
     ids=range(5),
 )
-def test_several_labels_are_read_from_a_delimiter_from_columns_and_from_zeros_and_ones(
-    image_folder: Path,
-    tags: pd.DataFrame,
-    from_file: bool,
-    arguments: dict[str, Any],
-    vocab: tuple[str, ...],
-):
+def test_several_labels_are_read_from_columns(image_folder, tags, from_file, arguments, vocab):
     loaders = from_columns(image_folder, tags, from_file, **arguments)
     assert (loaders.table.task, loaders.vocab) == ("multi_category", vocab)
     assert loaders.table.targets.tolist() == [[1, 1], [1, 0], [0, 0], [0, 1]] * 6
@@ -501,22 +473,18 @@ def test_numbers_are_read_from_columns(image_folder: Path, tags: pd.DataFrame, f
     assert both.targets[:2].tolist() == [[0.5, 1.0], [-1.0, 2.0]]
 
 
-@pytest.mark.parametrize(
-    ("label_col", "y_block", "error", "words"),
-    [
+def test_columns_that_cannot_be_used_are_named(image_folder: Path, tags: pd.DataFrame):
+    tags.loc[2, "age"] = None
+    cases: list[tuple[str, Any, type[Exception], str]] = [
         ("age", RegressionBlock, LabelError, r"1 of 24 .*:\n  row 2 .* None is"),
         ("kind", RegressionBlock, LabelError, r"None of 24(?s:.*)column 'kind'"),
         ("kind", MultiCategoryBlock, LabelError, "label_delim"),
         ("breed", None, TableError, "'breed' in the DataFrame"),
         ("kind", "numbers", ConfigError, "y_block.*'numbers'"),
-    ],
-)
-def test_columns_that_cannot_be_used_are_named(
-    image_folder: Path, tags: pd.DataFrame, label_col: str, y_block: Any, error: Any, words: str
-):
-    tags.loc[2, "age"] = None
-    with pytest.raises(error, match=words):
-        from_columns(image_folder, tags, from_file=False, label_col=label_col, y_block=y_block)
+    ]
+    for label_col, y_block, error, words in cases:
+        with pytest.raises(error, match=words):
+            from_columns(image_folder, tags, from_file=False, label_col=label_col, y_block=y_block)
 
 
 def test_loaders_have_the_sizes_that_were_asked_for(image_folder: Path, files: list[Path]):

@@ -127,7 +127,7 @@ def test_the_middle_of_a_strip_looks_like_the_centred_image():
 
 
 @given(image_size=sides, target=target_sizes)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_strip_spans_the_window_one_way_and_is_bounded_the_other(image_size: Size, target: Size):
     width, height = strip(Resize(target), blank(image_size)).size
     assert width == target[1] or height == target[0]
@@ -136,7 +136,7 @@ def test_strip_spans_the_window_one_way_and_is_bounded_the_other(image_size: Siz
 
 
 @given(image_size=sides, target=target_sizes, at=st.tuples(*[st.floats(0, 1)] * 2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_crop_boxes_lie_inside_and_pad_boxes_around_the_image(
     image_size: Size, target: Size, at: tuple[float, float]
 ):
@@ -235,7 +235,7 @@ def test_validation_keeps_circles_round():
 
 
 @given(image_size=sides, seed=st.integers(0, 99), min_scale=st.floats(0.01, 1))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_random_parts_lie_inside_and_keep_to_area_and_shape(
     image_size: Size, seed: int, min_scale: float
 ):
@@ -314,7 +314,7 @@ def test_crop_pad_pads_with_what_it_says_in_training_too():
 
 
 @given(image_size=sides, at=st.tuples(unit, unit))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_random_crop_takes_a_slice_of_the_image_or_pads_it(
     image_size: Size, at: tuple[float, float]
 ):
@@ -379,7 +379,7 @@ def differences(image: Image.Image, size: Size) -> list[np.ndarray]:
     return [np.abs(resize(one, size=size) - expected) for one in (np.array(image), image)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(source=sides, size=sides, seed=st.integers(0, 99))
 @example(source=(42, 258), size=(129, 300), seed=81)  # one value of 116,100 differs by two
 @example(source=(48, 40), size=(30, 48), seed=0)  # columns first, in Pillow 13

@@ -183,7 +183,7 @@ def test_stratified_split_draws_a_class_independently_of_the_others():
     fraction=st.sampled_from([0.1, 0.2, 0.25, 1 / 3, 0.5, 0.9]),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_stratified_split_has_every_larger_group_on_both_sides(
     sizes: list[int], fraction: float, seed: int
 ):
@@ -219,9 +219,7 @@ def test_train_test_splitter_passes_classes_and_sizes_on():
     assert TrainTestSplitter(0.25, shuffle=False)(range(4)) == ([0, 1, 2], [3])
 
 
-def test_train_test_splitter_without_scikit_learn_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_train_test_splitter_without_scikit_learn_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
     with pytest.raises(MissingExtraError, match=r"pip install .*scikit-learn"):
         TrainTestSplitter()(range(4))
@@ -232,7 +230,7 @@ def test_train_test_splitter_without_scikit_learn_says_how_to_get_it(
     fraction=st.sampled_from([0.05, 0.2, 0.5, 0.9]),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_group_is_never_on_both_sides_and_both_have_one(
     sizes: list[int], fraction: float, seed: int
 ):

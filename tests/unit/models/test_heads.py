@@ -12,17 +12,14 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
-from vizsla import ConfigError, Resize
-from vizsla.model_file import load_bundle, save_bundle
+from vizsla import ConfigError
 from vizsla.models import (
     STATISTICS,
     AdaptiveConcatPool2d,
-    Classifier,
     ConcatPoolHead,
     FeatureHead,
     HeadOptions,
     SigmoidRange,
-    build_backbone,
     build_head,
     create_head,
     pool_statistics,
@@ -240,28 +237,6 @@ def test_feature_head_follows_its_formula_and_is_rebuilt(num_landmarks: int):
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(head.classify(features), found)
         assert torch.equal(again(maps), logits)
-
-
-@pytest.mark.parametrize("num_landmarks", [0, 4])
-def test_feature_head_in_a_model_file(num_landmarks: int, tmp_path: Path):
-    backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    channels = backbone.stage_channels
-    head = FeatureHead(
-        stages=(2, 3),
-        statistics=("mean", "std"),
-        num_features=2 * (channels[2] + channels[3]),
-        num_classes=2,
-        num_landmarks=num_landmarks,
-    )
-    with torch.no_grad():
-        for value in head.state_dict().values():
-            value.normal_(generator=torch.Generator().manual_seed(1))
-    classifier = Classifier(backbone, head, vocab=("cross", "disc")).eval()
-    path = save_bundle(tmp_path / "model.safetensors", classifier=classifier, resize=Resize(32))
-    opened = load_bundle(path).classifier.eval()
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert torch.equal(opened(images), classifier(images))
 
 
 def test_new_feature_head_is_zero_and_only_its_linear_layer_trains():
