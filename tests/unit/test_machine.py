@@ -18,7 +18,6 @@ import torch
 from vizsla import ConfigError
 from vizsla.machine import (
     Blocks,
-    _start_pool,
     device_name,
     free_device_bytes,
     free_disk_bytes,
@@ -254,33 +253,29 @@ def test_all_shares_run_at_the_same_time_in_the_same_threads_each_time():
     assert [threads_used(3) for _ in range(5)] == [first] * 5
 
 
-def test_torch_uses_one_thread_inside_and_as_many_as_before_outside():
-    before = torch.get_num_threads()
-    seen: list[int] = []
-    run_in_threads(lambda _share: seen.append(torch.get_num_threads()), [range(1)] * 4)
-    assert seen == [1] * 4
-    assert torch.get_num_threads() == before
-    fresh: list[int] = []
-    thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
-    thread.start()
-    thread.join()
-    assert fresh == [before]
+COUNT_THREADS = """
+import threading
+import torch
+from vizsla.machine import run_in_threads
+
+torch.set_num_threads(2)
+seen = []
+
+def work(_share=None):
+    torch.rand(2**20) * 2
+    seen.append(torch.get_num_threads())
+
+run_in_threads(work, [range(1)] * 4)
+work()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(*seen)
+"""
 
 
-def test_its_threads_keep_to_one_thread_where_torch_uses_two():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        executor = _start_pool(2)
-        seen = [
-            executor.submit(lambda: (torch.rand(2**20) * 2, torch.get_num_threads())[1])
-            for _ in range(4)
-        ]
-        assert [one.result() for one in seen] == [1] * 4
-        executor.shutdown()
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+def test_torch_uses_one_thread_inside_and_as_many_as_before_outside(run_python):
+    assert run_python(COUNT_THREADS).split() == ["1"] * 4 + ["2"] * 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")

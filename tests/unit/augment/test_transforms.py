@@ -364,18 +364,6 @@ def source_of(warp: Tensor, x: float, y: float) -> list[float]:
     return (mapped[:2] / mapped[2]).tolist()
 
 
-def test_a_warp_takes_its_targets_to_the_corners():
-    for a, b in [(0.2, -0.05), (-0.1, 0.2), (0.3, 0.3), (0, 0.2), (0, 0)]:
-        warp = Warp().matrix(numbers(a, b))
-        for target, corner in [
-            ((-1 - b, -1 - a), (-1, -1)),
-            ((-1 + b, 1 + a), (-1, 1)),
-            ((1 + b, -1 + a), (1, -1)),
-            ((1 - b, 1 - a), (1, 1)),
-        ]:
-            assert source_of(warp, *target) == pytest.approx(corner, abs=1e-12)
-
-
 def test_a_crop_shows_the_centres_or_the_edges_of_its_corner_pixels():
     for align_corners, size, last in [(True, (11, 21), [8, 6]), (False, (10, 20), [9, 7])]:
         box = torch.tensor([[2, 3, 5, 6]])

@@ -140,9 +140,7 @@ def test_every_mode_gives_the_same_read_only_pixels(mode: CacheMode, tmp_path: P
 
 def test_auto_takes_the_fastest_place_with_room_for_all(tmp_path: Path, monkeypatch):
     cache = ImageCache(expected_bytes=10**6, budget_bytes=2 * 10**6, folder=tmp_path)
-    assert cache.describe() == (
-        "cache auto: 0 images, 0.0 MB in memory of at most 2.0 MB (1.0 MB needed)"
-    )
+    assert "in memory of at most 2.0 MB (1.0 MB needed)" in cache.describe()
     monkeypatch.setattr("vizsla.data.cache.cache.free_memory_bytes", lambda: 400_000)
     (tmp_path / "file").write_text("")
     for needed, folder, place in [
@@ -155,12 +153,9 @@ def test_auto_takes_the_fastest_place_with_room_for_all(tmp_path: Path, monkeypa
 
 def test_auto_keeps_what_it_can_unless_that_is_nearly_nothing(tmp_path: Path):
     cache = ImageCache(expected_bytes=10**7, budget_bytes=10**6, folder=tmp_path)
-    assert "in memory" in cache.describe()
-    assert cache.budget_bytes == 10**6
+    assert "in memory of at most 1.0 MB" in cache.describe()
     cache = ImageCache(expected_bytes=10**9, budget_bytes=10**6, folder=tmp_path)
-    assert cache.describe() == (
-        "cache auto, no room (1.0 GB needed): every image is decoded each time"
-    )
+    assert "no room (1.0 GB needed)" in cache.describe()
 
 
 def test_expected_bytes_follow_the_sizing():

@@ -121,9 +121,7 @@ def test_a_large_jpeg_decoded_at_a_smaller_scale_is_not_small(tmp_path: Path):
 
 def test_the_sentence_agrees_with_its_number():
     assert enlarged_text(0, size=(224, 224)) == ""
-    assert enlarged_text(1, size=(224, 200)) == (
-        "1 image is smaller than 224 x 200 pixels and will be enlarged."
-    )
+    assert enlarged_text(1, size=(224, 200)).startswith("1 image is smaller than 224 x 200")
     assert enlarged_text(1234, size=(9, 9)).startswith("1,234 images are smaller than 9 x 9")
 
 
