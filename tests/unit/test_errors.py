@@ -30,7 +30,7 @@ def test_the_packages_of_each_extra_are_those_of_the_project():
     }
 
 
-def test_a_missing_extra_is_named_with_a_command_that_is_right_in_every_installation():
+def test_a_missing_extra_is_named_with_a_command():
     error = MissingExtraError("pyarrow", extra="parquet", purpose="write Parquet files")
     assert "pip install pyarrow" in str(error)
     assert "vizsla[" not in str(error)

@@ -53,7 +53,7 @@ def test_an_error_about_another_file_is_not_called_an_output_error(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_to_is_named_before_the_block_runs(tmp_path: Path):
+def test_an_unwritable_place_is_named_before_the_block_runs(tmp_path: Path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     for name, words in [
@@ -67,7 +67,7 @@ def test_a_place_that_cannot_be_written_to_is_named_before_the_block_runs(tmp_pa
 
 
 @needs_posix
-def test_others_may_read_the_file_as_the_umask_says(tmp_path: Path):
+def test_the_umask_sets_the_permissions(tmp_path: Path):
     path = tmp_path / ("n" * 251 + ".csv")  # the longest name that is allowed
     before = os.umask(0o022)
     try:

@@ -220,7 +220,7 @@ def test_bytes_are_read_as_people_write_them_and_shown_in_words():
     assert {number: shown_bytes(number) for number in shown} == shown
 
 
-def test_a_folder_that_does_not_exist_yet_has_the_space_of_its_disk(tmp_path: Path):
+def test_a_future_folder_has_the_space_of_its_disk(tmp_path: Path):
     there, to_be = free_disk_bytes(tmp_path), free_disk_bytes(tmp_path / "a" / "b")
     assert to_be == pytest.approx(there, rel=0.1)
 
@@ -246,7 +246,7 @@ def threads_used(num_shares: int) -> set[int]:
     return used
 
 
-def test_all_shares_run_at_the_same_time_in_the_same_threads_each_time():
+def test_all_shares_run_together_in_the_same_threads():
     first = threads_used(3)
     assert len(first) == 3
     assert threading.get_ident() not in first
@@ -314,7 +314,7 @@ def test_items_are_divided_evenly_and_given_a_few_at_a_time():
     assert list(sizes.values()) == [[4, 1], [4, 1]]
 
 
-def test_an_error_of_one_thread_comes_out_when_all_have_ended():
+def test_an_error_is_raised_once_all_threads_have_ended():
     ended: list[int] = []
 
     def run(items: list[int]) -> list[int]:

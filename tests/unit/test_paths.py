@@ -14,7 +14,7 @@ from vizsla.paths import ImagePaths
 NAMES = ["pets/a/1.jpg", "pets/b/2.jpg", "3.jpg", "pets/a/4.jpg", "/5.jpg", "pets/b/Pyrénées 犬.png"]  # fmt: skip
 
 
-def test_it_is_a_sequence_of_the_same_paths():
+def test_paths_are_a_sequence():
     paths, expected = ImagePaths(NAMES), [Path(name) for name in NAMES]
     assert list(paths) == expected
     assert [paths[position] for position in range(-6, 6)] == expected * 2
@@ -29,7 +29,7 @@ def test_it_is_a_sequence_of_the_same_paths():
     assert all(isinstance(path, Path) for path in paths)
 
 
-def test_texts_become_what_path_makes_of_them():
+def test_texts_are_normalised_as_by_path():
     assert ImagePaths(["./a//b/../1.jpg", "."]) == [Path("a/b/../1.jpg"), Path()]
 
 
@@ -39,7 +39,7 @@ def test_a_position_outside_is_an_index_error():
             ImagePaths(NAMES)[position]
 
 
-def test_it_equals_any_sequence_of_the_same_paths():
+def test_paths_equal_any_sequence_of_the_same_paths():
     paths, expected = ImagePaths(NAMES), [Path(name) for name in NAMES]
     for same in (expected, tuple(expected), ImagePaths(expected), copy.deepcopy(paths)):
         assert paths == same
@@ -59,7 +59,7 @@ def test_runs_of_names_in_folders_are_joined():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on posix only")
-def test_names_that_are_no_text_come_back():
+def test_undecodable_names_are_kept():
     odd = [Path("a/\udcff.jpg"), Path("\udcfe/é\udc80.jpg")]
     assert list(ImagePaths(odd)) == odd
     assert ImagePaths.in_folders([("a/", ["\udcff.jpg"])]) == odd[:1]
@@ -74,7 +74,7 @@ def test_the_text_shows_the_first_paths():
     assert repr(ImagePaths(map(str, range(4)))) == "ImagePaths(['0', '1', '2', ... 4 in all])"
 
 
-def test_a_path_takes_some_thirty_bytes():
+def test_a_path_takes_about_thirty_bytes():
     names = [f"image {number:07}.jpg" for number in range(20_000)]
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]

@@ -38,7 +38,7 @@ def uniform(rows: list[int], **changed: int | str) -> torch.Tensor:
     )
 
 
-def test_numbers_depend_neither_on_the_batch_nor_on_how_many_are_asked_for():
+def test_numbers_do_not_depend_on_batch_or_count():
     together = uniform([5, 2**40, 0, 9])
     assert torch.equal(uniform([9, 0, 2**40, 5]), together.flip(0))
     for at, row in enumerate([5, 2**40, 0, 9]):

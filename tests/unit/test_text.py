@@ -20,7 +20,7 @@ from vizsla.text import (
 )
 
 
-def test_a_share_reads_as_all_or_nothing_only_when_it_is():
+def test_only_exact_shares_read_as_all_or_nothing():
     for value, text in [
         (0.0, "0.0 %"),
         (1.0, "100.0 %"),

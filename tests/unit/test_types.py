@@ -46,7 +46,7 @@ def test_labels_are_shown_by_task():
 
 
 @pytest.mark.parametrize("task", get_args(Task))
-def test_targets_of_nothing_known_are_known_to_be_unknown(task: Task):
+def test_unknown_targets_count_as_unlabelled(task: Task):
     targets = unknown_targets(4, task=task, num_outputs=3)
     assert is_labelled(targets).tolist() == [False] * 4
     assert [table_of(task, targets).label(row) for row in range(4)] == [""] * 4
@@ -73,7 +73,7 @@ def test_targets_of_another_form_or_task_are_refused():
             table_of(task, targets)  # pyright: ignore[reportArgumentType]
 
 
-def test_outputs_mean_shares_independent_probabilities_or_themselves():
+def test_probabilities_follow_the_task():
     logits = torch.tensor([[0.0, 0.0], [200.0, -200.0]])
     assert probabilities_of(logits, task="category").tolist() == [[0.5, 0.5], [1, 0]]
     assert probabilities_of(logits, task="multi_category").tolist() == [[0.5, 0.5], [1, 0]]

@@ -28,11 +28,9 @@ from .names import TORCHVISION_FUNCTIONS as TORCHVISION_FUNCTIONS
 from .names import Architecture as Architecture
 from .names import architecture_names as architecture_names
 from .names import cut_module as cut_module
-from .names import cut_name as cut_name
 from .names import kept_parts as kept_parts
 from .names import nearest_names as nearest_names
 from .names import resolve_architecture as resolve_architecture
-from .names import split_cut_name as split_cut_name
 from .stages import Backbone as Backbone
 from .stages import BackboneSpec as BackboneSpec
 from .stages import SequentialMaps as SequentialMaps

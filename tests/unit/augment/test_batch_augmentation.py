@@ -82,7 +82,7 @@ def test_nothing_to_do_is_uint8_over_255_exactly(make_batch: Maker):
     assert torch.equal(augment_images(images / 255, warp=identity(4), size=(20, 24)), images / 255)
 
 
-def test_an_untouched_image_is_exact_among_others_that_change(make_batch: Maker):
+def test_untouched_images_of_a_batch_are_exact(make_batch: Maker):
     images = make_batch(64)
     found = train(BatchAugmentation([Rotate(p=0.5), Brightness(p=0.5)]), images)
     same = [torch.equal(one, other / 255) for one, other in zip(found, images, strict=True)]
@@ -118,7 +118,7 @@ def test_neither_order_nor_memory_layout_matters(make_batch: Maker):
     assert torch.equal(train(augmentation, window), train(augmentation, window.contiguous()))
 
 
-def test_the_number_of_threads_neither_matters_nor_changes(make_batch: Maker, threads: int):
+def test_results_do_not_depend_on_the_number_of_threads(make_batch: Maker, threads: int):
     images, augmentation = make_batch(7, (30, 24)), BatchAugmentation(EVERYTHING, seed=5)
     found: list[Tensor] = []
     for count in (1, 3):
@@ -130,7 +130,7 @@ def test_the_number_of_threads_neither_matters_nor_changes(make_batch: Maker, th
         assert pool.submit(torch.get_num_threads).result() == 3
 
 
-def test_an_error_in_a_thread_arrives(make_batch: Maker):
+def test_an_error_in_a_thread_is_raised(make_batch: Maker):
     with pytest.raises(ValueError, match="padding_mode"):
         augment_images(
             make_batch(3), warp=identity(3), size=(5, 5), sampling=Sampling(pad_mode=WRONG)
@@ -168,7 +168,7 @@ def test_nearest_never_averages_and_a_cubic_stays_within_bounds(make_batch: Make
     assert (float(found.min()), float(found.max())) == (0, 1)
 
 
-def test_a_given_size_comes_before_that_of_the_transforms(make_batch: Maker):
+def test_a_given_size_wins_over_the_transforms(make_batch: Maker):
     augmentation = BatchAugmentation(aug_transforms(size=16), size=(10, 11))
     assert augmentation.size == (10, 11)
     assert train(augmentation, make_batch()).shape[-2:] == (10, 11)
@@ -210,7 +210,7 @@ def zoomed(*factors: float) -> Tensor:
     return warp
 
 
-def test_images_are_averaged_to_twice_the_output_times_their_magnification():
+def test_images_are_averaged_to_twice_the_magnified_output():
     for source, size, expected in [
         ((460, 460), (224, 224), (448, 448)),
         ((448, 448), (224, 224), None),
@@ -233,7 +233,7 @@ def test_turning_an_image_does_not_change_its_filter():
     assert prefilter_sizes(warp, source_size=(199, 199), size=(100, 100)) == [None]
 
 
-def test_a_small_crop_of_a_large_image_is_as_sharp_as_without_the_rest(make_batch: Maker):
+def test_a_small_crop_of_a_large_image_stays_sharp(make_batch: Maker):
     images = make_batch(1, (96, 96))
     crop = RandomResizedCropGPU(24, 0.0625, (1, 1), max_scale=0.0625)
     found = train(BatchAugmentation([crop], seed=1), images)
@@ -277,7 +277,7 @@ def test_batches_drawn_ahead_are_the_same_bit_for_bit(training: bool):
             assert torch.equal(augment(number, given[number][1]), expected[number])
 
 
-def test_images_of_another_size_are_drawn_for_again():
+def test_images_of_another_size_get_new_draws():
     augmentation = BatchAugmentation(aug_transforms(size=24, min_scale=0.5))
     (rows, images), (more_rows, more) = batches(4, 4)
     small = more[..., :40, :30]
@@ -343,7 +343,7 @@ def test_a_quarter_turn_of_a_square_is_rot90(images: Tensor, quarters: int):
 
 @given(images=image_batches(square=True), k=st.integers(0, 7))
 @settings(max_examples=40)
-def test_a_dihedral_of_a_square_moves_pixels_only(images: Tensor, k: int):
+def test_a_dihedral_of_a_square_only_moves_pixels(images: Tensor, k: int):
     unit = images / 255
     turned = [torch.rot90(unit, k, dims=(-2, -1)) for k in range(4)]
     upside = unit.flip(-2)

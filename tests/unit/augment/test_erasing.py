@@ -86,7 +86,7 @@ def test_blocks_lie_within_the_image(
     assert bool((offsets < torch.tensor(size)).all())
 
 
-def test_probability_number_area_and_shape_of_blocks():
+def test_blocks_have_the_given_probability_number_area_and_shape():
     transform = RandomErasing(0.5, 0.1, 0.3, 0.5, 3)
     draws = Draws(seed=0, epoch=0, rows=torch.arange(4000))
     boxes = transform.blocks(draws, "erasing", size=(200, 100), normalize=None).boxes
@@ -115,7 +115,7 @@ def test_only_blocks_change_and_every_image_has_its_own(make_batch: Maker):
     assert len({tuple(image.flatten().tolist()) for image in found}) == 6
 
 
-def test_noise_has_the_statistics_of_images_and_stays_within_0_and_1():
+def test_noise_has_the_statistics_of_images():
     for normalize in (None, Normalize(), Normalize.from_stats([0.5] * 3, [0.1] * 3)):
         noise = erasing_noise((100, 100), seed=1, normalize=normalize)
         mean = [0.5] * 3 if normalize and normalize.mean else [0.485, 0.456, 0.406]

@@ -139,7 +139,7 @@ def test_a_window_is_cut_and_resized_as_in_the_reference(golden: Golden):
         check(augment_images(case["images"], warp=window_map(case), size=size_of(case)), case)
 
 
-def test_a_window_that_shrinks_by_less_than_2_is_not_filtered_on_purpose(golden: Golden):
+def test_a_window_that_shrinks_by_less_than_2_is_not_filtered(golden: Golden):
     # The reference compares the height that comes in with the width that goes out, 46 to 22, and filters a window whose
     # width of 40 shrinks by less than 2.
     case = golden["rrcgpu_x46_0_6_46x40_22"]
@@ -149,7 +149,7 @@ def test_a_window_that_shrinks_by_less_than_2_is_not_filtered_on_purpose(golden:
     assert 0.01 < float((found - case["expected"]).abs().mean()) < 0.02
 
 
-def test_a_window_is_filtered_with_its_surroundings_on_purpose(golden: Golden):
+def test_a_window_is_filtered_with_its_surroundings(golden: Golden):
     # The reference cuts the window first and averages 50 x 60 pixels to 48 x 57. Here the window is part of the map, so the
     # whole image is averaged, to twice the output: a little more filter, and no second resampling.
     case = golden["rrcgpu_x64_10_4_50x60_24"]

@@ -78,7 +78,7 @@ def test_shares_are_finite_at_the_ends():
         assert bool(beta_shares(ends.double(), alpha=alpha).isfinite().all())
 
 
-def test_mixup_blends_with_an_image_of_the_batch_and_keeps_the_larger_part():
+def test_mixup_keeps_the_larger_part_of_each_image():
     images, targets = flat_images(30), torch.arange(30) + 100
     mixed = mix_up(images, targets, draws=draws_for(30))
     assert 0.5 <= float(mixed.shares.min()) < 0.7 < float(mixed.shares.max()) <= 1
@@ -99,7 +99,7 @@ def test_cutmix_pastes_boxes_of_their_own():
     assert bool((mixed.images.flatten(1).amax(dim=1) <= torch.maximum(targets, mixed.partner_targets)).all())  # fmt: skip
 
 
-def test_mixing_repeats_with_its_draws_and_leaves_its_input_and_a_single_image():
+def test_mixing_is_repeatable_and_leaves_its_input():
     for mix in [mix_up, cut_mix]:
         images, targets = flat_images(8).clone(), torch.arange(8)
         before = images.clone()

@@ -100,7 +100,7 @@ def of_kind(augmentation: BatchAugmentation, kind: Any, *, perspective: bool = F
     ]
 
 
-def test_aug_transforms_asks_for_what_the_reference_does():
+def test_aug_transforms_matches_the_reference():
     for case in STRUCTURES:
         made = BatchAugmentation(aug_transforms(**case["kwargs"]))
         geometry, crop = result_of_kind(case, "affine"), result_of_kind(case, "ratio")
@@ -134,7 +134,7 @@ def kinds(entry: dict[str, Any], composed: Any) -> None:
         assert type(composed).__name__ == entry["cls"]
 
 
-def test_setup_aug_tfms_makes_the_objects_of_the_reference():
+def test_setup_aug_tfms_matches_the_reference():
     for case in STRUCTURES:
         found = setup_aug_tfms(aug_transforms(**case["kwargs"]))
         for entry, composed in zip(case["result"], found, strict=True):
@@ -278,7 +278,7 @@ def test_strengths_are_uniform_or_log_uniform_in_their_range():
         assert float(unit.std()) == pytest.approx(1 / math.sqrt(12), abs=0.005)
 
 
-def test_a_zoom_that_does_not_act_has_factor_one_and_still_a_point():
+def test_a_zoom_that_does_not_act_has_factor_one():
     factor, x, y = sampled(Zoom(1.1, 1.5, 0.5)).T
     assert share(factor == 1) == pytest.approx(0.5, abs=0.01)
     assert float(factor[factor != 1].min()) >= 1.1
@@ -294,7 +294,7 @@ def test_the_directions_of_a_warp_act_independently():
     assert float(x.abs().max()) <= 0.2
 
 
-def test_windows_lie_inside_and_have_the_area_and_ratio_asked_for():
+def test_windows_lie_inside_with_the_given_area_and_ratio():
     crop = RandomResizedCropGPU(24, 0.2, (0.5, 2.0), max_scale=0.6)
     top, left, height, width = boxes(crop, (60, 80)).T
     assert int(top.min()) == int(left.min()) == 0
@@ -306,7 +306,7 @@ def test_windows_lie_inside_and_have_the_area_and_ratio_asked_for():
     assert float(ratio.max()) == pytest.approx(2.0, abs=0.1)
 
 
-def test_windows_have_the_distribution_of_rejection_sampling():
+def test_windows_are_distributed_as_by_rejection_sampling():
     # Area U(0.75, 1) of a square and ratio 1: always the first try; the side is the root of the area.
     side = boxes(RandomResizedCropGPU(24, 0.75, (1, 1)), (460, 460))[:, 2].double() / 460
     assert float((side**2).mean()) == pytest.approx(0.875, abs=0.002)
@@ -316,7 +316,7 @@ def test_windows_have_the_distribution_of_rejection_sampling():
     assert set(top.tolist()) == set(left.tolist()) == {0, 1, 2, 3, 4}
 
 
-def test_the_middle_is_taken_where_no_window_fits_at_the_nearest_allowed_ratio():
+def test_the_middle_is_taken_where_no_window_fits():
     found = boxes(RandomResizedCropGPU(24, 0.9, (1, 1)), (20, 80))
     assert found.unique(dim=0).tolist() == [[0, 30, 20, 20]]
     for size, ratio, scale, box in [
@@ -364,7 +364,7 @@ def source_of(warp: Tensor, x: float, y: float) -> list[float]:
     return (mapped[:2] / mapped[2]).tolist()
 
 
-def test_a_crop_shows_the_centres_or_the_edges_of_its_corner_pixels():
+def test_a_crop_ends_at_its_corner_pixels():
     for align_corners, size, last in [(True, (11, 21), [8, 6]), (False, (10, 20), [9, 7])]:
         box = torch.tensor([[2, 3, 5, 6]])
         warp = crop_matrix(box, source_size=size, align_corners=align_corners)
@@ -404,7 +404,7 @@ def test_perspectives_follow_the_affine_part_and_the_crop_comes_first():
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
-def test_colours_of_one_step_are_those_of_one_after_another():
+def test_colours_in_one_step_equal_one_after_another():
     images = torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.05
     kinds = [Brightness(p=1, draw=0.6), Contrast(p=1, draw=1.25), Saturation(p=1, draw=0.7)]
     for order in [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 2, 1), (2, 0, 2), (1, 0, 1)]:
@@ -415,7 +415,7 @@ def test_colours_of_one_step_are_those_of_one_after_another():
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
 
 
-def test_colour_is_neutral_where_it_never_acts_and_absent_without_colour_transforms():
+def test_colour_is_neutral_or_absent():
     for transforms, expected in [
         ([Brightness(p=0), Contrast(p=0), Saturation(p=0)], [True] * 5),
         ([Brightness(p=1)], [False] * 5),

@@ -141,7 +141,7 @@ def test_functions_may_return_lists_of_classes(image_folder: Path):
     assert {table.label(row) for row in range(24)} == {"", "#na#;cross", "#na#;disc"}
 
 
-def test_classes_that_only_validation_has_are_reported_all_at_once(image_folder: Path):
+def test_classes_that_only_validation_has_are_all_reported(image_folder: Path):
     names = {"cross_1.jpg": ["a", "犬"], "cross_10.jpg": ["a", "b"], "disc_0.jpg": ["b", "é"]}
     with pytest.raises(LabelError, match=r"3 classes .*:\n  'b': 2 images(?s:.*)'é'(?s:.*)'犬'"):
         resolve(
@@ -174,7 +174,7 @@ def test_functions_may_return_numbers(image_folder: Path):
         resolve(image_folder, RegressionBlock(3), size)
 
 
-def test_all_that_is_wrong_with_numbers_is_reported_at_once(image_folder: Path):
+def test_all_wrong_numbers_are_reported_at_once(image_folder: Path):
     odd: dict[str, Any] = {"cross_1.jpg": None, "cross_2.jpg": "old", "disc_3.jpg": [1.0, 2.0]}
     with pytest.raises(LabelError, match="3 of 24") as caught:
         resolve(image_folder, RegressionBlock, lambda path: odd.get(path.name, 1))
@@ -211,19 +211,19 @@ def test_getters_can_be_given_together(image_folder: Path):
     assert block.resolve(items).vocab == ("cross", "disc")
 
 
-def test_labels_that_cannot_be_taken_are_reported_before_any_loading(image_folder: Path):
+def test_missing_labels_are_reported_before_any_loading(image_folder: Path):
     block = folder_block(get_y=using_attr(RegexLabeller(r"(disc)_\d+"), "name"))
     with pytest.raises(LabelError, match=r"12 of 24(?s:.*)and 7 more"):
         block.dataloaders(image_folder)
 
 
-def test_missing_files_of_a_list_are_named_by_their_place(image_folder: Path):
+def test_missing_files_of_a_list_are_named_by_position(image_folder: Path):
     items = [*get_image_files(image_folder), image_folder / "disc" / "gone.jpg"]
     with pytest.raises(PictureError, match=r"item 24 \('.*/disc/gone\.jpg'\)"):
         DataBlock(get_y=parent_label, splitter=RandomSplitter(seed=0)).resolve(items)
 
 
-def test_arguments_that_cannot_work_are_refused():
+def test_impossible_arguments_are_refused():
     cases: list[Any] = [
         ({"blocks": (ImageBlock,)}, r"Received: \(ImageBlock\)"),
         ({"blocks": (CategoryBlock, ImageBlock)}, r"Received: \(CategoryBlock, ImageBlock\)"),
@@ -495,7 +495,7 @@ def test_loaders_have_the_sizes_that_were_asked_for(image_folder: Path, files: l
     assert [tuple(images.shape) for images, _ in loaders.valid] == [(2, 3, 16, 16)] * 2
 
 
-def test_a_misspelt_argument_is_a_type_error_before_any_image_is_looked_for():
+def test_a_misspelt_argument_is_a_type_error_at_once():
     for name in FACTORIES:
         factory = getattr(ImageDataLoaders, name)
         required = [

@@ -57,7 +57,7 @@ def get(cache: ImageCache, key: ImageKey, make: Callable[[], np.ndarray]) -> np.
     return found
 
 
-def test_the_cache_keeps_within_its_budget_and_still_gives_images():
+def test_the_cache_keeps_within_its_budget():
     cache, make = ImageCache(budget_bytes=700), Maker()
     for _ in range(2):
         for number in range(3):
@@ -103,7 +103,7 @@ def test_a_changed_file_or_another_preparation_has_another_key(tmp_path: Path):
     assert not before.fits(path.stat())
 
 
-def test_budgets_are_stated_shares_of_the_free_memory():
+def test_budgets_are_shares_of_the_free_memory():
     auto, memory = ImageCache().budget_bytes, ImageCache(mode="memory").budget_bytes
     assert auto > 0
     assert memory == pytest.approx(3 * auto, rel=0.2)
@@ -119,7 +119,7 @@ def test_unknown_modes_and_negative_budgets_are_refused():
 # ── modes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_changed_file_takes_the_room_of_its_earlier_state():
+def test_a_changed_file_replaces_its_old_pixels():
     cache, make = ImageCache(mode="memory", budget_bytes=300), Maker()
     for modified_ns in (1, 2, 2):
         get(cache, replace(key_of(0), modified_ns=modified_ns), make)
@@ -203,7 +203,7 @@ def make_old(path: Path, *, seconds: float) -> None:
 # ── one process ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_one_store_keeps_another_finds_mapped_and_read_only(store: DiskStore):
+def test_one_store_finds_what_another_kept(store: DiskStore):
     other = store_of(store.folder)
     found = other.find(disk_key(1))
     assert found is not None
@@ -228,7 +228,7 @@ def test_every_part_of_the_key_counts(store: DiskStore):
     assert store.find(odd) is not None
 
 
-def test_names_tell_nothing_and_the_folder_is_for_the_user_alone(tmp_path: Path):
+def test_entries_are_anonymous_and_the_folder_private(tmp_path: Path):
     folder = tmp_path / "cache"
     store_of(folder).keep(disk_key(1), image_of(1))
     (entry,) = entries(folder)
@@ -240,7 +240,7 @@ def test_names_tell_nothing_and_the_folder_is_for_the_user_alone(tmp_path: Path)
 
 
 @pytest.mark.parametrize("where", [0, 20, 41, 53, 64, 3000, -1])
-def test_a_flipped_bit_anywhere_is_noticed_and_the_image_made_again(tmp_path: Path, where: int):
+def test_a_flipped_bit_is_noticed_and_the_image_made_again(tmp_path: Path, where: int):
     cache = ImageCache(mode="disk", budget_bytes=10**7, folder=tmp_path)
     get(cache, disk_key(1), lambda: image_of(1).copy())
     (entry,) = entries(tmp_path)
@@ -323,7 +323,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
         ImageCache(mode="disk", folder=tmp_path / "file" / "cache")
 
 
-def test_an_error_while_writing_ends_the_storing_and_is_told(store: DiskStore):
+def test_an_error_while_writing_ends_the_storing(store: DiskStore):
     (entry,) = entries(store.folder)
     clear_disk_cache(store.folder)
     entry.parent.write_text("a file where the folder was")
@@ -418,7 +418,7 @@ def test_two_processes_read_the_right_pixels_within_the_budget(image_folder: Pat
     assert len(entries(roomy[0])) == 24
 
 
-def test_a_process_that_was_killed_leaves_no_wrong_pixels(image_folder: Path, tmp_path: Path):
+def test_a_killed_process_leaves_no_wrong_pixels(image_folder: Path, tmp_path: Path):
     folder = tmp_path / "cache"
     process = started(image_folder, 10**6, folder, 10**8)
     let_go(process)

@@ -58,7 +58,7 @@ def test_validation_batches_are_the_centred_images_over_255_in_order(table: Imag
         assert np.array_equal(image.permute(1, 2, 0).numpy(), centred.astype(np.float32) / 255)
 
 
-def test_training_batches_are_augmented_and_full_unless_there_is_only_one(table: ImageTable):
+def test_training_batches_are_augmented_and_full(table: ImageTable):
     loaders = loaders_of(table)
     batches = list(loaders.train.batches())
     assert [tuple(batch.images.shape) for batch in batches] == [(5, 3, 24, 24)] * 2
@@ -86,7 +86,7 @@ def test_training_differs_by_epoch_and_repeats_by_seed(table: ImageTable):
     assert not torch.equal(images(seed=2, epoch=0), first)
 
 
-def test_a_loader_for_training_rows_keeps_every_row_and_augments_only_if_asked(table: ImageTable):
+def test_loader_for_keeps_every_row_and_augments_if_asked(table: ImageTable):
     loaders = loaders_of(table)
     first, second = (list(loaders.loader_for(table.train_rows).batches(epoch=e)) for e in (0, 1))
     assert torch.cat([batch.rows for batch in first]).tolist() == table.train_rows.tolist()
@@ -117,7 +117,7 @@ def test_iterating_gives_images_and_targets(table: ImageTable):
         assert torch.equal(targets, batch.targets)
 
 
-def test_one_batch_is_the_first_one_and_reads_no_other(table: ImageTable):
+def test_one_batch_reads_only_the_first(table: ImageTable):
     loaders = loaders_of(table, cache=ImageCache(mode="memory"))
     images, targets = loaders.one_batch()
     assert loaders.cache.describe().startswith("cache memory: 5 images")
@@ -142,7 +142,7 @@ def test_an_epoch_goes_on_from_its_middle_bit_for_bit(table: ImageTable, start: 
             assert torch.equal(getattr(batch, name), getattr(expected, name))
 
 
-def test_a_start_outside_of_the_epoch_is_refused(table: ImageTable):
+def test_a_start_outside_the_epoch_is_refused(table: ImageTable):
     for start in (3, -1):
         with pytest.raises(ConfigError, match=f"start={start}"):
             loaders_of(table).train.batches(start=start)
@@ -163,7 +163,7 @@ def test_processes_together_see_what_one_would_see(table: ImageTable, world: int
                 assert torch.equal(found, getattr(batch, name))
 
 
-def test_a_share_without_images_is_an_empty_batch_even_if_no_size_is_known(table: ImageTable):
+def test_a_share_without_images_is_an_empty_batch(table: ImageTable):
     loader = loaders_of(table, resize=None, transforms=()).loader_for(torch.tensor([3]))
     (batch,) = loader.batches(share=(0, 2))
     assert batch.images.shape == (0, 3, 1, 1)
@@ -171,7 +171,7 @@ def test_a_share_without_images_is_an_empty_batch_even_if_no_size_is_known(table
     assert batch.rows.tolist() == batch.targets.tolist() == []
 
 
-def test_balanced_training_shows_classes_equally_and_repeats_differently(table: ImageTable):
+def test_balanced_training_shows_classes_equally(table: ImageTable):
     rows = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 23])  # nine crosses and a disc
     uneven = replace(table, train_rows=rows)
     loaders = loaders_of(uneven, balanced=True)
@@ -186,7 +186,7 @@ def test_balanced_training_shows_classes_equally_and_repeats_differently(table: 
     assert torch.equal(valid, table.valid_rows)
 
 
-def test_weights_say_which_training_rows_come_up(table: ImageTable):
+def test_weights_choose_the_training_rows(table: ImageTable):
     weights = [0.0] * 11 + [1.0]
     loaders = loaders_of(table, weights=weights)
     assert {row for batch in loaders.train.batches() for row in batch.rows.tolist()} == {22}
@@ -194,7 +194,7 @@ def test_weights_say_which_training_rows_come_up(table: ImageTable):
         loaders_of(table, balanced=True, weights=weights)
 
 
-def test_one_batch_of_nothing_says_so(table: ImageTable):
+def test_one_batch_of_nothing_is_refused(table: ImageTable):
     with pytest.raises(DataError, match="no images"):
         loaders_of(table).loader_for(torch.arange(0)).one_batch()
 
@@ -216,7 +216,7 @@ def test_attributes_describe_the_data(table: ImageTable):
         loaders[2]
 
 
-def test_the_final_size_follows_the_size_else_the_transforms_else_resize(table: ImageTable):
+def test_the_final_size_is_the_first_one_known(table: ImageTable):
     assert loaders_of(table, size=(16, 20)).final_size == (16, 20)
     assert loaders_of(table).final_size == (24, 24)
     assert loaders_of(table, transforms=()).final_size == (32, 32)
@@ -224,7 +224,7 @@ def test_the_final_size_follows_the_size_else_the_transforms_else_resize(table: 
     assert loaders_of(table, size=(16, 20)).one_batch()[0].shape == (5, 3, 16, 20)
 
 
-def test_both_loaders_share_one_cache_that_is_on_by_default(table: ImageTable):
+def test_both_loaders_share_one_cache(table: ImageTable):
     loaders = loaders_of(table)
     list(loaders.valid.batches())
     list(loaders.train.batches())

@@ -112,7 +112,7 @@ def test_every_exif_orientation_is_turned_upright(kind: str):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_data_does_not_cost_the_image():
+def test_an_image_with_damaged_exif_data_is_read():
     for exif in (b"MM\0*\0\0\0\x08\xff\xff\x01", b"no TIFF header", b"MM"):
         for kind in ("JPEG", "PNG", "WEBP"):
             data = as_bytes(left_red_right_blue(), format=kind, exif=b"Exif\0\0" + exif)
@@ -127,7 +127,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(kind: str):
     assert np.array_equal(np.asarray(image), np.stack([expected] * 3, axis=-1))
 
 
-def test_float_values_from_0_to_1_are_scaled_and_unknown_ranges_refused():
+def test_floats_from_0_to_1_are_scaled_and_other_ranges_refused():
     def tiff(value: float, kind: type) -> bytes:
         return as_bytes(Image.fromarray(np.full((4, 4), value, kind)), format="TIFF")
 
@@ -175,13 +175,13 @@ def test_cmyk_grey_and_one_bit_images_become_rgb():
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_is_taken(kind: str):
+def test_the_first_frame_of_an_animation_is_read(kind: str):
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     data = as_bytes(frames[0], format=kind, save_all=True, append_images=frames[1:], lossless=True)
     assert near(decode_image(data), (4, 4), RED)
 
 
-def test_multi_image_jpeg_of_a_phone_gives_its_first_image():
+def test_the_first_image_of_a_multi_image_jpeg_is_read():
     others = [Image.new("RGB", (400, 200), GREEN)]
     image = left_red_right_blue(400, 200)
     data = as_bytes(image, format="MPO", save_all=True, append_images=others)
@@ -190,7 +190,7 @@ def test_multi_image_jpeg_of_a_phone_gives_its_first_image():
     assert near(opened, (10, 10), RED)
 
 
-def test_the_format_is_told_by_the_content_not_by_the_name(tmp_path: Path):
+def test_the_format_follows_from_the_content(tmp_path: Path):
     path = tmp_path / "really_a_png.jpg"
     left_red_right_blue().save(path, format="PNG")
     assert decode_image(path).getpixel((0, 0)) == RED
@@ -232,7 +232,7 @@ def test_the_message_names_the_file_and_the_cause(tmp_path: Path):
     assert cause_of(PictureError("two files are bad")) == "two files are bad"
 
 
-def test_causes_are_told_apart(tmp_path: Path):
+def test_each_cause_has_its_own_message(tmp_path: Path):
     loop, page = tmp_path / "loop.jpg", tmp_path / "page.jpg"
     loop.symlink_to(loop)
     page.write_text("<html>not found</html>")
@@ -278,7 +278,7 @@ def test_a_truncated_jpeg_can_be_read_as_far_as_it_goes(progressive: bool, cover
         assert np.abs(part[-2:] - 128).max() <= 2  # what is missing is grey
 
 
-def test_truncated_ok_changes_no_whole_jpeg_and_needs_at_least_a_pixel():
+def test_truncated_ok_leaves_whole_jpegs_alone():
     data = as_bytes(noisy(), format="JPEG")
     assert decode_image(data, truncated="ok").tobytes() == decode_image(data).tobytes()
     for kept in (3, 40, 200):
@@ -328,7 +328,7 @@ def test_the_longest_thinnest_and_smallest_images_are_read():
             assert near(image, (0, 0), GREEN)
 
 
-def test_odd_names_are_told_on_one_printable_line(tmp_path: Path, odd_names: list[str]):
+def test_odd_names_are_printed_on_one_line(tmp_path: Path, odd_names: list[str]):
     for name in odd_names:
         path = tmp_path / name
         path.write_bytes(b"\0")
@@ -342,7 +342,7 @@ def test_odd_names_are_told_on_one_printable_line(tmp_path: Path, odd_names: lis
 # ── the size alone ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_size_is_told_upright_without_decoding(tmp_path: Path):
+def test_size_from_header_is_upright(tmp_path: Path):
     path = tmp_path / "a.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -389,7 +389,7 @@ def test_many_threads_may_open_images_at_once():
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_rare_modes_of_open_images_become_rgb_and_plain_rgb_is_not_copied():
+def test_rare_modes_become_rgb_and_rgb_is_not_copied():
     image = left_red_right_blue()
     assert to_rgb(image) is image
     for rare in (
@@ -524,7 +524,7 @@ def test_unusual_files_are_left_to_the_usual_decoder():
 
 
 @given(at=st.integers(2, 400), value=st.integers(0, 255), length=st.integers(0, 2000))
-def test_no_damage_makes_the_parser_fail(at: int, value: int, length: int):
+def test_damage_does_not_crash_the_parser(at: int, value: int, length: int):
     data = bytearray(jpeg(exif=exif_of(6)))
     data[at] = value
     plain_jpeg(bytes(data))

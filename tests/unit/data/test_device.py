@@ -139,7 +139,7 @@ def test_only_plain_files_are_stored(paths: list[Path], device: str, method: Res
         assert np.abs(found - expected).mean() < (1 if device == "cpu" else 9)
 
 
-def test_what_is_stored_already_is_not_decoded_again(paths: list[Path]):
+def test_stored_images_are_not_decoded_again(paths: list[Path]):
     _, store, decoder = made()
     decoder.fill(paths[:2])
     before = store.describe()
@@ -147,7 +147,7 @@ def test_what_is_stored_already_is_not_decoded_again(paths: list[Path]):
     assert store.describe() == before
 
 
-def test_nothing_is_decoded_for_a_store_that_is_full(paths: list[Path]):
+def test_nothing_is_decoded_for_a_full_store(paths: list[Path]):
     store = DeviceStore(torch.device("cpu"), budget_bytes=10)
     decoder = DeviceDecoder(made()[0], store=store)
     decoder.fill(paths[:1])

@@ -337,7 +337,7 @@ def test_permissions_of_the_archive_are_not_applied(unpack):
 EVIL = ["../evil", "a/../../evil", "/tmp/evil", "a/..", "C:\\evil", "C:evil", "..\\evil", "\\evil", "\\\\host\\share\\evil"]  # fmt: skip
 
 
-def test_names_that_lead_out_are_refused(unpack, tmp_path: Path):
+def test_names_outside_the_folder_are_refused(unpack, tmp_path: Path):
     for make in (tar_of, zip_of):
         for name in EVIL:
             with pytest.raises(DataError, match="leads out of the folder"):
@@ -440,7 +440,7 @@ ZIP = zip_of({"a.txt": b"x"})
         (tar_of({"a/b/c": b"x", "a/b": b"y"}), "'a/b' is both a file and a folder"),
     ],
 )  # fmt: skip
-def test_what_is_no_readable_archive_is_refused(content: bytes, words: str, unpack):
+def test_unreadable_archives_are_refused(content: bytes, words: str, unpack):
     with pytest.raises(DataError, match=words):
         unpack(content)
 
@@ -490,7 +490,7 @@ def test_a_data_set_is_downloaded_and_unpacked_once(web, url_datasets: str, home
     assert len(web.asked) == 1
 
 
-def test_files_beside_each_other_stay_so(web, home: Path):
+def test_an_archive_without_a_top_folder_keeps_its_files(web, home: Path):
     web.files["/a.tar.gz"] = tgz_of({"x.csv": b"1", "images/y.jpg": b"2", "._x.csv": b"3"})
     assert visible(untar_data(f"{web.address}/a.tar.gz")) == ["._x.csv", "images", "x.csv"]
 

@@ -45,7 +45,7 @@ def test_size_brightness_and_digest_are_those_of_the_file(tmp_path: Path, make_i
     assert float(facts.likenesses[1].sum()) == pytest.approx(0, abs=1e-4)
 
 
-def test_an_image_on_its_side_counts_as_it_is_seen(tmp_path: Path, table_of: TableOf):
+def test_sizes_are_those_of_the_upright_image(tmp_path: Path, table_of: TableOf):
     exif, path = Image.Exif(), tmp_path / "turned.jpg"
     exif[0x0112] = 6  # a quarter turn
     Image.new("RGB", (100, 20)).save(path, exif=exif)
@@ -56,7 +56,7 @@ def test_an_image_on_its_side_counts_as_it_is_seen(tmp_path: Path, table_of: Tab
     assert count_smaller(table, torch.arange(1), size=(15, 90)) == 1
 
 
-def test_a_file_that_cannot_be_read_tells_nothing(tmp_path: Path, table_of: TableOf):
+def test_an_unreadable_file_has_no_facts(tmp_path: Path, table_of: TableOf):
     empty = tmp_path / "empty.jpg"
     empty.touch()
     seen: list[int] = []
@@ -84,7 +84,7 @@ def table(tmp_path: Path, table_of: TableOf) -> ImageTable:
     return table_of([*paths, tmp_path / "gone.png"])
 
 
-def test_images_with_a_side_shorter_than_the_size_are_counted(table: ImageTable):
+def test_images_with_a_short_side_are_counted(table: ImageTable):
     rows = torch.arange(7)
     for num_workers in (0, 2, None):
         for some, size, expected in [
@@ -96,7 +96,7 @@ def test_images_with_a_side_shorter_than_the_size_are_counted(table: ImageTable)
             assert count_smaller(table, some, size=size, num_workers=num_workers) == expected
 
 
-def test_what_was_noted_while_reading_is_not_looked_up_again(table: ImageTable):
+def test_sizes_noted_while_reading_are_used(table: ImageTable):
     small = SmallImages((24, 24))
     reader = ImageReader(resize=Resize(24), cache=ImageCache(mode="memory"), on_decoded=small.note)
     find_unreadable(table, torch.arange(5), reader=reader)
@@ -119,7 +119,7 @@ def test_a_large_jpeg_decoded_at_a_smaller_scale_is_not_small(tmp_path: Path):
     assert small.is_small(tmp_path / "narrow.jpg")
 
 
-def test_the_sentence_agrees_with_its_number():
+def test_the_sentence_counts_the_images():
     assert enlarged_text(0, size=(224, 224)) == ""
     assert enlarged_text(1, size=(224, 200)).startswith("1 image is smaller than 224 x 200")
     assert enlarged_text(1234, size=(9, 9)).startswith("1,234 images are smaller than 9 x 9")
@@ -177,7 +177,7 @@ def test_flat_and_unreadable_images_are_not_compared(tmp_path: Path, duplicates:
     assert duplicates([photo(tmp_path / "a.jpg", seed=1)], []) == []
 
 
-def test_images_that_are_all_alike_are_not_copies(tmp_path: Path, duplicates: Found):
+def test_similar_images_are_not_copies(tmp_path: Path, duplicates: Found):
     base = Image.open(photo(tmp_path / "base.png", seed=0)).convert("RGB")
     paths: list[Path] = []
     for number in range(14):

@@ -69,7 +69,7 @@ class Recorder:
 # ── lists ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_lists_are_divided_at_the_sizing_and_flips_follow_it():
+def test_lists_are_divided_at_the_sizing():
     first, last = Recorder(), Recorder()
     pipeline = item_pipeline([first, FlipItem(), Resize(24), last, inverted, DihedralItem()])
     after = FlipItem(), last, inverted, DihedralItem()
@@ -105,7 +105,7 @@ def test_impossible_lists_are_refused():
         FlipItem(1.5)
 
 
-def test_with_a_function_before_it_nothing_is_decoded_at_a_smaller_scale():
+def test_a_function_before_the_resize_sees_the_full_scale():
     for transforms, expected in [
         (Resize(24), (24, 24)),
         ([Resize(24), inverted], (24, 24)),
@@ -210,7 +210,7 @@ def test_symmetries_of_an_item_are_those_of_a_batch_and_of_pillow():
             assert np.array_equal(found, np.asarray(turned))
 
 
-def test_a_flip_acts_as_often_as_it_says():
+def test_a_flip_acts_with_its_probability():
     pixels = np.asarray(noise(9, 9))
     assert np.array_equal(FlipItem(p=0.3).view(pixels, draws=[0.29]), pixels[:, ::-1])
     assert np.array_equal(FlipItem(p=0.3).view(pixels, draws=[0.3]), pixels)
@@ -313,7 +313,7 @@ def cut_short(path: Path) -> Path:
     return path
 
 
-def test_truncated_jpegs_are_bad_unless_they_are_wanted(make_image: Callable[..., Path]):
+def test_truncated_jpegs_are_bad_unless_asked_for(make_image: Callable[..., Path]):
     path, cache = cut_short(make_image("a.jpg")), ImageCache(mode="memory")
     lenient = ImageReader(resize=Resize(24), cache=cache, truncated="ok")
     assert lenient.read(path).shape == (24, 24, 3)

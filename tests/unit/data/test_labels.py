@@ -60,13 +60,13 @@ def test_regex_labeller_reads_names_and_paths_with_slashes():
         assert using_attr(RegexLabeller(r"(.+)_\d+.jpg$"), "name")(path) == "keeshond"
 
 
-def test_a_name_without_label_is_an_error_with_name_and_expression():
+def test_a_name_without_label_is_named_with_the_expression():
     for name in ["foo.png", "_3.jpg"]:
         with pytest.raises(LabelError, match=r"'\(\.\*\)_\\\\d\+' .*'" + name):
             RegexLabeller(r"(.*)_\d+")(name)
 
 
-def test_arguments_that_cannot_work_are_refused():
+def test_impossible_arguments_are_refused():
     cases: list[tuple[Any, type[Exception], str]] = [
         (lambda: RegexLabeller(r".+_\d+.jpg$"), ConfigError, "no group"),
         (lambda: RegexLabeller("(a"), ConfigError, "at position 0"),
@@ -254,7 +254,7 @@ def test_what_cannot_be_read_says_why():
     assert read_label_set(error) is read_numbers(error) is read_encoded(error, ("a",)) is error
 
 
-def test_unknown_classes_take_the_place_for_them_or_make_the_label_unknown():
+def test_unknown_classes_count_as_na_or_unknown():
     names = [("a", "z"), ("z",), None, ()]
     known = n_hot(names, ("#na#", "a"), unknown=0)
     assert known[[0, 1, 3]].tolist() == [[1, 1], [1, 0], [0, 0]]
@@ -263,7 +263,7 @@ def test_unknown_classes_take_the_place_for_them_or_make_the_label_unknown():
     assert known.dtype == torch.float32
 
 
-def test_images_have_as_many_numbers_as_most():
+def test_all_images_need_the_same_number_of_numbers():
     labels = [(1.0, 2.0), (3.0,), (4.0, 5.0), LabelError("x")]
     found = same_length(labels, expected=None)
     assert found[0] == (1.0, 2.0)

@@ -128,7 +128,7 @@ def test_training_shuffles_by_seed_and_epoch_alone(table: ImageTable):
     assert len({tuple(rows) for rows in (*orders, range(24))}) == 4
 
 
-def test_training_windows_move_between_epochs_and_lie_on_the_strip(table: ImageTable):
+def test_training_windows_move_on_the_strip(table: ImageTable):
     loader = loader_of(table, training=True)
     starts = set()
     for epoch in range(4):
@@ -285,7 +285,7 @@ def test_waiting_results_are_bounded_in_number_and_in_bytes(max_bytes: int, expe
     assert counts["most ahead"] <= expected
 
 
-def test_an_error_arrives_unchanged_at_its_place_and_cancels_the_rest():
+def test_an_error_comes_in_order_and_cancels_the_rest():
     started: list[int] = []
 
     def work(job: int) -> int:
@@ -302,7 +302,7 @@ def test_an_error_arrives_unchanged_at_its_place_and_cancels_the_rest():
     assert len(started) < 40
 
 
-def test_without_workers_everything_happens_when_asked_for():
+def test_without_workers_jobs_run_when_asked_for():
     done: list[int] = []
     results = read_ahead(done.append, range(5), num_workers=0, max_waiting=3)
     next(results)
@@ -559,7 +559,7 @@ def test_turns_count_how_often_a_row_came_up_before():
     assert turns_of(rows[:0]).tolist() == []
 
 
-def test_drawn_classes_come_equally_often_and_their_images_evenly():
+def test_drawn_classes_and_their_images_come_equally_often():
     targets = torch.tensor([0] * 60 + [1] * 30 + [2] * 7)
     rows = torch.arange(100, 197)
     weights = balancing_weights(targets)
@@ -594,13 +594,13 @@ def test_a_weight_of_zero_keeps_a_row_out():
     assert abs(counts[3] - 2 * counts[1]) < 30
 
 
-def test_equal_weights_draw_each_row_once_in_the_usual_number():
+def test_equal_weights_draw_each_row_once():
     found = draw_rows(torch.arange(33), weights=torch.ones(33), seed=0, epoch=0)
     assert sorted(found.tolist()) == list(range(33))
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 5, 8, 64])
-def test_shares_are_neighbours_of_even_number_and_together_the_batch(num_rows: int):
+def test_shares_divide_a_batch_evenly(num_rows: int):
     batch = torch.arange(num_rows)
     for world in (1, 2, 3, 8):
         parts = [take_share(batch, share=(rank, world)) for rank in range(world)]
@@ -646,7 +646,7 @@ def waiting_loader(table: ImageTable, mode: CacheMode = "device", **options: Any
     return loader_of(table, reader=reader_of(Resize(16), mode), **(settings | options))
 
 
-def test_the_images_are_there_afterwards_and_the_threads_are_gone(table: ImageTable):
+def test_images_read_meanwhile_are_kept(table: ImageTable):
     loader = waiting_loader(table)
     with reading_meanwhile(loader):
         wait_until_read(loader, 5)
@@ -656,13 +656,13 @@ def test_the_images_are_there_afterwards_and_the_threads_are_gone(table: ImageTa
     assert by_row(loader) == by_row(waiting_loader(table, "off"))
 
 
-def test_it_ends_early_once_nobody_waits(table: ImageTable):
+def test_reading_meanwhile_ends_with_the_block(table: ImageTable):
     with reading_meanwhile(waiting_loader(table, rows=torch.arange(5).repeat(200))):
         pass
     assert not meanwhile_threads()
 
 
-def test_a_bad_image_is_left_for_whoever_needs_it(table: ImageTable):
+def test_a_bad_image_is_reported_where_it_is_needed(table: ImageTable):
     table.paths[2].write_bytes(b"\xff\xd8\xff nothing")
     loader = waiting_loader(table)
     with reading_meanwhile(loader):

@@ -123,7 +123,7 @@ def test_what_cannot_be_split_is_named(splitter: Any, items: Any, error: type[Ex
         splitter(items)
 
 
-def test_parts_that_cannot_be_are_refused():
+def test_impossible_fractions_are_refused():
     for fraction in [-0.1, 1.0, 20]:
         for splitter in (RandomSplitter, EndSplitter, StratifiedSplitter):
             with pytest.raises(ConfigError, match=f"{fraction}"):
@@ -217,7 +217,7 @@ def test_train_test_splitter_passes_classes_and_sizes_on():
     assert TrainTestSplitter(0.25, shuffle=False)(range(4)) == ([0, 1, 2], [3])
 
 
-def test_train_test_splitter_without_scikit_learn_says_how_to_get_it(monkeypatch):
+def test_scikit_learn_is_named_when_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
     with pytest.raises(MissingExtraError, match=r"pip install .*scikit-learn"):
         TrainTestSplitter()(range(4))
@@ -241,7 +241,7 @@ def test_a_group_is_on_one_side_and_both_have_one(sizes: list[int], fraction: fl
         assert abs(len(valid) / sizes[0] - nearest) <= 1
 
 
-def test_the_seed_draws_the_same_groups_in_any_order_of_the_items():
+def test_the_order_of_items_does_not_change_the_drawn_groups():
     items = [f"p{number % 10}" for number in range(40)]
     splitter = GroupSplitter(str, 0.3, seed=4)
     held_out = {items[p] for p in splitter(items)[1]}
@@ -251,7 +251,7 @@ def test_the_seed_draws_the_same_groups_in_any_order_of_the_items():
     assert {items[p] for p in GroupSplitter(str, 0.3, seed=5)(items)[1]} != held_out
 
 
-def test_groups_may_stand_in_a_column():
+def test_groups_may_be_a_column():
     frame = pd.DataFrame({"file": list("abcdef"), "patient": [1, 1, 2, 2, 3, 3]})
     by_name = GroupSplitter("patient", 0.34, seed=0)(frame)
     assert len(by_name[1]) == 2

@@ -361,7 +361,7 @@ def test_stage_ends_where_the_resolution_falls(layers):
         assert torch.equal(found, layers[:end](images))
 
 
-def test_few_pixels_lost_at_the_border_begin_no_stage():
+def test_losing_a_few_border_pixels_begins_no_stage():
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), convolution(5, 6, stride=2))
     stages = sequential_stages(layers, steps=("0", "1", "2"), size=SIZE, name="mine")
     assert stages.channels == (5, 6)

@@ -49,7 +49,7 @@ def test_images_that_are_not_a_batch_of_floats_are_refused(backbone):
         assert f"{images.dtype} {tuple(images.shape)}" in str(error.value)
 
 
-def test_vocab_has_names_that_differ(backbone):
+def test_vocab_names_must_differ(backbone):
     for vocab in [(), ("a", "b", "a")]:
         with pytest.raises(ConfigError, match="vocab"):
             Classifier(backbone, Pool(), vocab=vocab)

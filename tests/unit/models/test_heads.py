@@ -64,7 +64,7 @@ def test_golden_layers_of_create_head():
         assert all(parameter.grad is not None for parameter in head.parameters())
 
 
-def test_random_start_is_kaimings():
+def test_random_start_is_kaiming():
     head = create_head(512, 4000, lin_ftrs=[4000])
     linears = [layer for layer in head if isinstance(layer, nn.Linear)]
     assert linears[0].weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=1e-2)

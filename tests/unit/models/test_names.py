@@ -18,11 +18,9 @@ from vizsla.models import (
     architecture_names,
     build_backbone,
     cut_module,
-    cut_name,
     kept_parts,
     nearest_names,
     resolve_architecture,
-    split_cut_name,
 )
 
 
@@ -66,11 +64,6 @@ def test_architecture_names_are_sorted_and_without_tags():
     assert list(names) == sorted(names)
     assert not any("." in name for name in names)
     assert nearest_names("B1", ("a1", "b1", "c3"), count=2) == ("b1", "a1")
-
-
-def test_cut_is_part_of_the_name():
-    assert split_cut_name(cut_name("torchvision:resnet34", 6)) == ("torchvision:resnet34", 6)
-    assert split_cut_name("resnet18.a1_in1k") == ("resnet18.a1_in1k", None)
 
 
 def test_network_of_torchvision_is_cut():
