@@ -240,8 +240,8 @@ def test_a_class_without_images_has_an_open_interval(from_confusion: Maker):
 
 
 @st.composite
-def any_predictions(draw: st.DrawFn) -> Predictions:
-    """Few images with ties, absent classes, a single class, all right or all wrong."""
+def any_answers(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and targets of few images with ties, absent classes, a single class, all right or all wrong."""
     num_classes = draw(st.integers(2, 7))
     num_images = draw(st.integers(1, 12))
     steps = st.lists(st.integers(-2, 2), min_size=num_classes, max_size=num_classes)
@@ -252,18 +252,15 @@ def any_predictions(draw: st.DrawFn) -> Predictions:
     kind = draw(st.sampled_from(["random", "perfect", "all wrong"]))
     if kind != "random":
         logits[torch.arange(num_images), targets] = 4.0 if kind == "perfect" else -4.0
-    return Predictions(
-        rows=torch.arange(num_images),
-        paths=tuple(f"{number}.jpg" for number in range(num_images)),
-        logits=logits,
-        targets=targets,
-        vocab=tuple(f"class {index}" for index in range(num_classes)),
-    )
+    return logits, targets
 
 
-@given(any_predictions())
+@given(answers=any_answers())
 @settings(max_examples=15, deadline=None)
-def test_values_of_any_predictions_are_those_of_scikit_learn(predictions: Predictions):
+def test_values_of_any_predictions_are_those_of_scikit_learn(
+    from_logits: Maker, answers: tuple[torch.Tensor, torch.Tensor]
+):
+    predictions = from_logits(*answers)
     targets, predicted = predictions.targets.numpy(), predictions.predicted.numpy()
     log_probabilities = predictions.logits.double().log_softmax(1)
     present = sorted(set(targets.tolist()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,21 +14,10 @@ from vizsla.models import Classifier, ConcatPoolHead, build_backbone
 from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from vizsla.data.images import ResizeMethod
-
-
-class MakeLoaders(Protocol):
-    def __call__(
-        self, *, num_valid: int = 4, method: ResizeMethod = "crop", **options: Any
-    ) -> DataLoaders: ...
-
-
-class MakeLearner(Protocol):
-    def __call__(
-        self, loaders: DataLoaders | None = None, *, dropout: float = 0.5, **options: Any
-    ) -> Learner: ...
 
 
 @pytest.fixture
@@ -47,7 +36,7 @@ def table(image_folder: Path) -> ImageTable:
 
 
 @pytest.fixture
-def make_loaders(table: ImageTable) -> MakeLoaders:
+def make_loaders(table: ImageTable) -> Callable[..., DataLoaders]:
     """Return a function that makes loaders in batches of four; the last ``num_valid`` images are held out."""
 
     def make(*, num_valid: int = 4, method: ResizeMethod = "crop", **options: Any) -> DataLoaders:
@@ -60,7 +49,7 @@ def make_loaders(table: ImageTable) -> MakeLoaders:
 
 
 @pytest.fixture
-def make_learner(make_loaders: MakeLoaders) -> MakeLearner:
+def make_learner(make_loaders: Callable[..., DataLoaders]) -> Callable[..., Learner]:
     """Return a function that makes a learner with a tiny network of random weights, nothing frozen."""
 
     def make(

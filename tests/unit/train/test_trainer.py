@@ -298,8 +298,8 @@ def test_too_few_images_are_refused_before_the_first_step(
 def test_a_batch_of_one_trains_a_head_without_norms(make_loaders: Any):
     loaders = make_loaders(num_valid=22, batch_size=1)
     backbone = build_backbone("test_resnet", pretrained=False, seed=1)
-    features: dict[str, Any] = {"stages": (-1,), "statistics": ("mean",)}
-    head = FeatureHead(**features, num_features=backbone.stage_channels[-1], num_classes=2)
+    channels = backbone.stage_channels[-1]
+    head = FeatureHead(stages=(-1,), statistics=("mean",), num_features=channels, num_classes=2)
     model = Classifier(backbone, head, vocab=loaders.vocab)
     learner = Learner(loaders, model, train_bn=False, quiet=True)
     with pytest.raises(TrainingError, match=r"1 image of \(32, 32\) pixels"):
