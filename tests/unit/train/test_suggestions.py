@@ -70,6 +70,8 @@ def test_golden_suggestions_and_dots():
         refused = not isinstance(golden, float)  # the reference raised an error
         if refused or asked in case.get("ambiguous", ()) or (name, asked) in FAULTY:
             continue
+        used, _ = usable_points(*recorded(name))
+        assert name == "inf_from_90" or len(used) == case["n_used"]
         found = suggest(finder_curve(name), reading)
         assert found[0] == pytest.approx(golden, rel=1e-6), name
         assert found.dots[asked] == pytest.approx(case["plot_points"][asked], rel=1e-5), name
