@@ -35,7 +35,7 @@ Rewrite = Callable[[Path, Callable[[dict[str, Any]], None]], Path]
 
 @pytest.fixture(scope="session")
 def classifier() -> Classifier:
-    """Random weights, with norm statistics that differ from those of a new network. Tests leave it unchanged."""
+    """Random weights, whose norm statistics are not those of a new network. Tests must not change it."""
     backbone = build_backbone("test_resnet", pretrained=False, seed=1)
     head = ConcatPoolHead(backbone.num_features, len(VOCAB), lin_ftrs=[16], ps=0.25, seed=1)
     classifier = Classifier(backbone, head, vocab=VOCAB).train()
@@ -113,7 +113,7 @@ def calibrated(classifier: Classifier, tmp_path: Path, calibration_for: Any) -> 
 
 @pytest.fixture
 def rewrite() -> Rewrite:
-    """Return a function that changes the manifest of a model file, with a digest that fits, as an attacker would."""
+    """Return a function that changes the manifest of a model file, with a matching digest, as an attacker would."""
 
     def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
         with safe_open(path, framework="pt") as file:
@@ -134,7 +134,7 @@ def rewrite() -> Rewrite:
 
 @pytest.fixture(scope="session")
 def run_python() -> Callable[..., str]:
-    """Return a function that runs code in a fresh interpreter, for limits that cannot be changed back, and gives what it prints."""
+    """Return a function that runs code in a fresh interpreter, where limits may change, and returns what it prints."""
 
     def run(code: str, *arguments: object) -> str:
         command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
@@ -152,13 +152,13 @@ class Web:
     address: str = ""  # without a slash at the end
     files: dict[str, bytes] = field(default_factory=dict)  # by path
     redirects: dict[str, str] = field(default_factory=dict)  # new addresses by path
-    asked: list[tuple[str, str | None]] = field(
-        default_factory=list
-    )  # path and Range of each request
+    asked: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range
     etag: str | None = '"v1"'
     ranges: bool = True
     announce_length: bool = True
-    drops: list[int] = field(default_factory=list)  # bytes until the next connections are cut
+    drops: list[int] = field(
+        default_factory=list
+    )  # after how many bytes the next connections are cut
     statuses: list[int] = field(default_factory=list)  # what the next GETs get instead of the file
     hold: threading.Event = field(default_factory=threading.Event)  # every answer waits for it
 

@@ -1,4 +1,4 @@
-"""What messages advise to install is what the extras of pyproject.toml bring."""
+"""Messages advise to install exactly the extras of pyproject.toml."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ except OutputError as error:
 
 @needs_posix
 def test_a_folder_without_write_permission_is_an_output_error(tmp_path: Path, run_python):
-    # The administrator may write anywhere, so the test becomes nobody first; it stays in the folder, whose parents
-    # nobody may not enter.
+    # The administrator may write anywhere, so the test becomes the user nobody first. It stays in the folder, because
+    # that user may not enter its parents.
     code = """
 import os, sys
 from vizsla.errors import OutputError

@@ -48,7 +48,7 @@ def test_the_peak_memory_is_in_bytes_and_at_least_what_is_in_use():
     assert 0.9 * in_use < peak_memory_bytes() < 100 * in_use
 
 
-# Every page that the system hands out anew costs a page fault.
+# Every new page costs a page fault.
 COUNT_FAULTS = """
 import ctypes, resource
 from vizsla.machine import keep_freed_memory
@@ -164,7 +164,7 @@ def test_memory_that_is_still_in_use_is_left_alone():
         kept = kept_of(filled(blocks, 7))
         filled(blocks, 1)
         assert set(np.asarray(kept).flatten().tolist()) == {7.0}
-    blocks = Blocks(max_blocks=1)  # And that which a gradient needs.
+    blocks = Blocks(max_blocks=1)  # A gradient needs it too.
     weight = torch.ones(3, 4, requires_grad=True)
     loss = (filled(blocks, 7) * weight).sum()
     filled(blocks, 1)
@@ -174,7 +174,7 @@ def test_memory_that_is_still_in_use_is_left_alone():
 
 
 def test_the_number_of_blocks_is_bounded():
-    blocks = Blocks(max_blocks=2)  # More tensors get memory of their own.
+    blocks = Blocks(max_blocks=2)  # Further tensors get memory of their own.
     tensors = [blocks.empty((8,), dtype=torch.uint8).fill_(number) for number in range(5)]
     assert [set(tensor.tolist()) for tensor in tensors] == [{0}, {1}, {2}, {3}, {4}]
     blocks = Blocks(max_blocks=1)  # A larger block takes the place of a smaller one.
@@ -235,7 +235,7 @@ def test_home_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def threads_used(num_shares: int) -> set[int]:
-    """Return which threads work on shares that wait for one another."""
+    """Return the threads that work on shares that wait for one another."""
     together, used = threading.Barrier(num_shares), set[int]()
 
     def work(_share: Sequence[int]) -> None:
@@ -344,7 +344,7 @@ def test_long_lived_objects_are_set_aside_and_come_back():
 
 
 def write(root: Path, **files: str) -> None:
-    """Write files of the system: ``meminfo``, and those of a control group, memory.X."""
+    """Write system files: ``meminfo``, and those of a control group, memory.X."""
     for name, text in files.items():
         where = "proc/meminfo" if name == "meminfo" else f"sys/fs/cgroup/memory.{name}"
         path = root / where

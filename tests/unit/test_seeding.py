@@ -51,7 +51,7 @@ def test_every_part_of_the_key_changes_every_number():
     rows = [0, 1, 2]
     for changed in (uniform(rows, seed=8), uniform(rows, stream="warp"), uniform(rows, epoch=3)):
         assert not (uniform(rows) == changed).any()
-    assert not (uniform([1]) == uniform([1 + 2**32])).any()  # Rows of two words.
+    assert not (uniform([1]) == uniform([1 + 2**32])).any()  # A row takes two words.
 
 
 def test_numbers_are_uniform_and_below_one():

@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 @pytest.fixture(scope="session")
 def golden() -> Mapping[str, dict[str, Any]]:
-    """The recorded cases by the name of their result, with its images as ``"found"`` and the source as ``"images"``."""
+    """The recorded cases by name, with the source as ``"images"`` and the result as ``"expected"``."""
     record = json.loads((GOLDEN / "augment.json").read_text(encoding="utf-8"))
     with np.load(GOLDEN / "augment.npz") as arrays:
         images = {name: torch.from_numpy(arrays[name].astype(np.float32) / 65535) for name in arrays.files}  # fmt: skip

@@ -272,7 +272,7 @@ def test_batches_drawn_ahead_are_the_same_bit_for_bit(training: bool):
         augmentation, given = BatchAugmentation(transforms, seed=3), batches(*[5] * 20, 3, 0)
         expected = [augmentation(x, rows=rows, epoch=2, training=training) for rows, x in given]
         augment = augmentation.ahead([rows for rows, _ in given], epoch=2, training=training)
-        # Also one that comes again, and out of turn.
+        # A batch may also come twice and out of turn.
         for number in [*range(len(given)), 1]:
             assert torch.equal(augment(number, given[number][1]), expected[number])
 
@@ -420,7 +420,7 @@ def photograph(name: str) -> Tensor:
 
 
 def peak_signal_to_noise(found: Tensor, reference: Tensor) -> float:
-    """Return decibels, of the middle: what was reflected at the edges is left out."""
+    """Return decibels for the middle, without the reflected edges."""
     middle = slice(40, -40)
     error = (found - reference)[..., middle, middle].square().mean()
     return float(-10 * error.log10())

@@ -27,7 +27,7 @@ def run(transform: RandomErasing, images: Tensor, *, rows: Tensor | None = None)
 
 
 def middle_of_step(position: int, steps: int) -> float:
-    """Return a uniform number that means this one of so many positions."""
+    """Return the uniform number that chooses this of ``steps`` positions."""
     return (position + 0.5) / steps
 
 

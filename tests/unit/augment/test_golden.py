@@ -140,8 +140,8 @@ def test_a_window_is_cut_and_resized_as_in_the_reference(golden: Golden):
 
 
 def test_a_window_that_shrinks_by_less_than_2_is_not_filtered(golden: Golden):
-    # The reference compares the height that comes in with the width that goes out, 46 to 22, and filters a window whose
-    # width of 40 shrinks by less than 2.
+    # On purpose: the reference compares the input height with the output width, 46 to 22, and filters a window whose width
+    # of 40 shrinks by less than 2.
     case = golden["rrcgpu_x46_0_6_46x40_22"]
     warp, images = window_map(case), case["images"]
     found = augment_images(images, warp=warp, size=(22, 22))
@@ -150,7 +150,7 @@ def test_a_window_that_shrinks_by_less_than_2_is_not_filtered(golden: Golden):
 
 
 def test_a_window_is_filtered_with_its_surroundings(golden: Golden):
-    # The reference cuts the window first and averages 50 x 60 pixels to 48 x 57. Here the window is part of the map, so the
+    # On purpose: the reference cuts the window first and averages 50 x 60 pixels to 48 x 57. Here the window is part of the map, so the
     # whole image is averaged, to twice the output: a little more filter, and no second resampling.
     case = golden["rrcgpu_x64_10_4_50x60_24"]
     warp = window_map(case)

@@ -1,4 +1,4 @@
-"""The operations on pixels, against independent ways to compute the same; hue, draws by function, Normalize."""
+"""The operations on pixels, against independent computations; hue, draws by function, Normalize."""
 
 from __future__ import annotations
 
@@ -192,8 +192,8 @@ def test_a_draw_may_be_a_function_of_the_images(make_batch: Maker):
         Contrast(draw=lambda _: 1.0).sample(Draws(seed=0, epoch=0, rows=torch.arange(1)), "c")
 
 
-# A bfloat16 has 8 significant bits: values in 0.5-1 are 2**-8 apart, rounding is off by 2**-9 at most. Coming in and going
-# out are both rounded. An interpolation does not enlarge the first error; colour steps do, by their steepness (here below 2).
+# A bfloat16 has 8 significant bits: values in 0.5-1 are 2**-8 apart, rounding is off by 2**-9 at most. Input and output
+# are both rounded. Interpolation does not enlarge the first error; colour steps do, by their slope (here below 2).
 BFLOAT16_STEP = 2.0**-8
 
 

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: the arithmetic of the reference, the distribution of the shares, and what belongs to an image."""
+"""MixUp and CutMix: the arithmetic of the reference, the distribution of the shares, and which images are mixed."""
 
 from __future__ import annotations
 

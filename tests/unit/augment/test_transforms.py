@@ -1,4 +1,4 @@
-"""Transforms: what may be asked for, what is drawn, where points go, and how maps and colour steps compose."""
+"""Transforms: their options, what is drawn, where points go, and how maps and colour steps compose."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ COMPARED = ("p", "max_deg", "min_zoom", "max_zoom", "magnitude", "batch")
 
 
 def described(transform: Any) -> dict[str, Any]:
-    """Return a transform in the words of the reference."""
+    """Describe a transform as the reference does."""
     fields = {field.name: getattr(transform, field.name) for field in dataclasses.fields(transform)}
     strength = [("max", fields[key]) for key in ("max_lighting", "max_hue") if key in fields]
     name = REFERENCE_NAMES[type(transform).__name__]

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def odd_names() -> list[str]:
-    """Names that the file system takes."""
+    """Unusual names that the file system allows."""
     names = ["with space.png", "quo'te\".png", "new\nline.png", "été 犬.png"]
-    if sys.platform == "linux":  # Other systems refuse a name that is not text.
+    if sys.platform == "linux":  # Other systems refuse names that are not valid text.
         names.append(os.fsdecode(b"caf\xe9.png"))
     return names
 
 
 @pytest.fixture
 def table(image_folder: Path, table_of: Callable[..., ImageTable]) -> ImageTable:
-    """The 12 crosses and 12 discs, all of them to train on."""
+    """The 12 crosses and 12 discs, all of them for training."""
     return table_of(sorted(image_folder.glob("*/*.jpg")))
 
 
 @pytest.fixture
 def table_of() -> Callable[..., ImageTable]:
-    """Return a function that makes a table of image files, classed by their folders, all of them to train on."""
+    """Return a function that makes a table of image files, labelled by their folders, all of them for training."""
 
     def make(
         paths: Sequence[Path], *, train: Sequence[int] | None = None, valid: Sequence[int] = ()

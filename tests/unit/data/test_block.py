@@ -97,7 +97,7 @@ def test_items_in_neither_set_take_no_part(make_image, tmp_path: Path):
 def test_functions_and_column_readers_may_be_mixed_over_a_frame(image_folder: Path):
     names = [f"{label}/{label}_{n}.jpg" for label in ("cross", "disc") for n in range(3)]
     frame = pd.DataFrame({"name": names, "kind": ["x", "x", "x", "o", "o", "o"]})
-    frame.index = pd.Index(range(10, 16))  # Rows count by their place.
+    frame.index = pd.Index(range(10, 16))  # Only the order of the rows counts.
 
     def path_of(row: Any) -> Path:
         return image_folder / row["name"]
@@ -333,7 +333,7 @@ def test_from_path_func_and_name_func_call_the_function(image_folder: Path, file
 
 def test_from_path_re_and_name_re_search_path_and_name(image_folder: Path, files: list[Path]):
     by_path = ImageDataLoaders.from_path_re(image_folder, files, r"/([^/]+)_\d+.jpg$", **QUIET)
-    # Names that lie below the path are found.
+    # Names are relative to the path.
     names = [file.relative_to(image_folder).as_posix() for file in files]
     by_name = ImageDataLoaders.from_name_re(image_folder, names, r"^(.)", **QUIET)
     assert (by_path.vocab, by_name.vocab) == (("cross", "disc"), ("c", "d"))
@@ -420,7 +420,7 @@ def test_from_csv_reads_the_file_in_the_folder(image_folder: Path, frame: pd.Dat
 
 @pytest.fixture
 def tags(frame: pd.DataFrame) -> pd.DataFrame:
-    """Images with two labels, one or none; missing cells as pandas has them; and two numbers."""
+    """Images with two labels, one or none; pandas' missing cells; and two numbers."""
     frame["tags"] = ["sun; sea", "sea", None, " sun;;"] * 6
     frame["first"] = ["sun", "sea", None, "sun"] * 6
     frame["second"] = ["sea", None, None, " "] * 6

@@ -49,7 +49,7 @@ class Maker:
 
 
 def get(cache: ImageCache, key: ImageKey, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return an image from the cache, or make it and let the cache take it."""
+    """Return an image from the cache, or make it and offer it to the cache."""
     found = cache.find(key)
     if found is None:
         found = make()
@@ -146,7 +146,7 @@ def test_auto_takes_the_fastest_place_with_room_for_all(tmp_path: Path, monkeypa
     for needed, folder, place in [
         (100_000, tmp_path, "in memory"),
         (100_001, tmp_path, f"on disk in {tmp_path}"),
-        (200_000, tmp_path / "file" / "x", "in memory"),  # This disk cannot be written to.
+        (200_000, tmp_path / "file" / "x", "in memory"),  # This folder cannot be made.
     ]:
         assert place in ImageCache(expected_bytes=needed, folder=folder).describe()
 
@@ -179,7 +179,7 @@ def image_of(number: int) -> np.ndarray:
 
 
 def store_of(folder: Path, *, num_images: int = 1000) -> DiskStore:
-    """Return a store whose limit, a sixteenth below its budget, is exactly so many images."""
+    """Return a store whose limit, a sixteenth below its budget, is exactly ``num_images``."""
     return DiskStore(folder, budget_bytes=-(-num_images * IMAGE_ON_DISK * 16 // 15))
 
 
@@ -223,7 +223,7 @@ def test_every_part_of_the_key_counts(store: DiskStore):
         ("decoder", "another"),
     ]:
         assert store.find(replace(disk_key(1), **{name: value})) is None
-    odd = replace(disk_key(1), path="/a\udcff\n'\".jpg")  # A name that is not text.
+    odd = replace(disk_key(1), path="/a\udcff\n'\".jpg")  # Not valid text.
     store.keep(odd, image_of(1))
     assert store.find(odd) is not None
 
@@ -281,7 +281,7 @@ def test_the_least_recently_used_images_make_room(tmp_path: Path):
         newest = max(entries(tmp_path), key=lambda entry: entry.stat().st_mtime_ns)
         make_old(newest, seconds=1000 - number)
     later = store_of(tmp_path, num_images=8)
-    assert later.find(disk_key(0)) is not None  # It is the oldest, and used now.
+    assert later.find(disk_key(0)) is not None  # The oldest is used now.
     later.keep(disk_key(8), image_of(8))
     left = [number for number in range(9) if later.find(disk_key(number)) is not None]
     assert left == [0, 3, 4, 5, 6, 7, 8]  # Two went: room for one, and an eighth more.

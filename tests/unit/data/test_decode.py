@@ -66,7 +66,7 @@ def cause(source: Path | bytes) -> str:
 
 
 def png(width: int, height: int, data: bytes, *, bits: int = 0) -> bytes:
-    """A PNG of some grey ``bits`` (0: of 8-bit RGB) that claims a size and has some compressed data."""
+    """A PNG that claims this size, grey of ``bits`` (0: 8-bit RGB), with this compressed data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -432,7 +432,7 @@ def test_pixels_are_those_of_pillow():
 def test_what_pillow_does_better_is_left_to_it():
     for data in (jpeg(exif=exif_of(6)), jpeg(progressive=True)):
         assert plain_pixels(data, cover=(40, 40)) is None
-    # Half of the sides still covers it: decoding that is faster.
+    # Half the size still covers it, which Pillow decodes faster.
     assert plain_pixels(jpeg(), cover=(20, 20)) is None
 
 

@@ -1,4 +1,4 @@
-"""DeviceStore and DeviceDecoder: images stay on a device, are decoded there, and cut into batches there. Here on the CPU."""
+"""DeviceStore and DeviceDecoder: images stay on a device, where they are decoded and cut into batches. Here on the CPU."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_only_plain_files_are_stored(paths: list[Path], device: str, method: Res
         found = reader.read(path, training=True).astype(int)
         expected = resize.presize(decode_image(path), training=True)
         assert found.shape == expected.shape
-        # Decoders round differently, and CUDA's interpolates colours otherwise: much, in images as colourful as these.
+        # Decoders round differently, and CUDA's interpolates colours differently, which shows in images as colourful as these.
         assert np.abs(found - expected).mean() < (1 if device == "cpu" else 9)
 
 
@@ -199,7 +199,7 @@ def test_a_file_that_only_looks_plain_leaves_its_batch_to_pillow(paths: list[Pat
 
 
 class DecodingLoader(ImageLoader):
-    """A loader that decodes on the CPU as others do on CUDA only."""
+    """A loader that decodes on the CPU as others do only on CUDA."""
 
     def _device_decoder(self, shipping: Shipping) -> DeviceDecoder | None:
         assert shipping.store is not None

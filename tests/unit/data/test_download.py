@@ -53,7 +53,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def left_in(folder: Path) -> set[str]:
-    """Return the names in a folder but for the lock, which stays."""
+    """Return the names in a folder, without the lock, which stays."""
     return {path.name for path in folder.iterdir()} - {".a.bin.lock"}
 
 
@@ -73,7 +73,7 @@ def test_a_file_is_downloaded_once_and_again_when_damaged_or_forced(web, url: st
     ("server", "ranges"),
     [
         ({"drops": [300_000, 200_000]}, [None, "bytes=300000-", "bytes=500000-"]),
-        # Tries that bring something do not count.
+        # Tries that make progress do not count.
         ({"drops": [100_000] * 4}, [None, *(f"bytes={n}00000-" for n in range(1, 5))]),
         ({"drops": [300_000], "ranges": False}, [None, "bytes=300000-"]),
         ({"drops": [300_000], "etag": None}, [None, None]),

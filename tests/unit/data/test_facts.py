@@ -129,7 +129,7 @@ def test_the_sentence_counts_the_images():
 
 
 def photo(path: Path, *, seed: int) -> Path:
-    """Write an image with large soft shapes, as photos have them."""
+    """Write an image with large soft shapes, as in photos."""
     noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     large = Image.fromarray(noise).resize((240, 180), Image.Resampling.BICUBIC)
     large.filter(ImageFilter.GaussianBlur(3)).save(path, quality=92)

@@ -1,4 +1,4 @@
-"""Item transforms and the reader: who sees what in which order, what is cached, what an error names."""
+"""Item transforms and the reader: their order, what is cached, what an error names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labellers and vocabularies against recorded results, and what is said about names that have no label."""
+"""Labellers and vocabularies against recorded results, and the errors for names without a label."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def by_row(loader: ImageLoader, *, epoch: int = 0) -> dict[int, bytes]:
 
 
 def replace_contents(paths: Iterable[Path]) -> None:
-    """Give files other contents of the same size and time: whoever decodes one fails."""
+    """Give files other contents of the same size and time: decoding one fails."""
     for path in paths:
         facts = path.stat()
         path.write_bytes(b"x" * facts.st_size)
@@ -199,7 +199,7 @@ def test_the_first_unreadable_image_in_the_order_is_named(table: ImageTable, num
 
 def test_threads_end_however_the_batches_are_left(table: ImageTable):
     batches = loader_of(table, num_workers=3).batches()
-    assert reader_threads() == []  # None begins before the first batch is asked for.
+    assert reader_threads() == []  # None starts before the first batch is asked for.
     next(batches)
     assert len(reader_threads()) == 3
     batches.close()
@@ -390,7 +390,7 @@ def test_batches_on_cuda_are_those_of_the_cpu(table, reader_with, mode, num_work
             - np.frombuffer(expected[row], np.uint8)
             for row in expected
         ]
-        # The decoder of a device interpolates colours otherwise; what it does not decode is the same to the bit.
+        # The decoder of a device interpolates colours differently; what it does not decode is equal bit for bit.
         most = 8 if mode == "device" else 0
         assert max(np.abs(each).mean() for each in differences) <= most
 
@@ -409,7 +409,7 @@ def test_once_a_cache_has_all_images_none_is_read(table: ImageTable, reader_with
     expected = by_row(loader)
     replace_contents(table.paths)
     assert by_row(loader) == expected
-    if mode == "disk":  # and by no later process
+    if mode == "disk":  # nor by a later process
         assert by_row(loader_of(table, reader=reader_with(mode))) == expected
 
 
@@ -453,7 +453,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_not_kept(make_image: Call
 
 @pytest.fixture
 def pipe_at_row_12(table: ImageTable) -> Iterator[Callable[[], None]]:
-    """Row 12 becomes a named pipe, which hangs whoever reads it; gives a function that lets go."""
+    """Row 12 becomes a named pipe, which hangs its reader; returns a function that ends this."""
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")
     path = table.paths[12]

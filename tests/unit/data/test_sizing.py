@@ -190,13 +190,13 @@ def random_resized(split: str) -> Iterable[Case]:
 def test_random_parts_are_those_of_the_reference_for_the_same_draws():
     pixels = golden_pixels("crops.npz")
     for case in random_resized("train"):
-        # Areas and shapes are drawn in the reference's order; places come from another kind of draw, and are given below.
+        # Areas and shapes are drawn in the reference's order; places are drawn differently, and given below.
         chance = random.Random(case["python_random_seed"])
         crop = RandomResizedCrop(case["size"], min_scale=case["min_scale"])
         numbers = [chance.random() for _ in range(2 * NUM_TRIES)]
         image = Image.fromarray(pixels[case["input"]])
         left, top, right, bottom = crop.part((image.height, image.width), [*numbers, 0.0, 0.0])
-        # In the reference the places of a part that fits take from the same stream, but then no further try follows.
+        # The reference draws the place of a part that fits from the same stream, but no further try follows.
         assert [right - left, bottom - top] == case["cp_size_wh"]
         (left, top), (width, height) = case["tl_xy"], case["cp_size_wh"]
         part = image.crop((left, top, left + width, top + height))
@@ -249,7 +249,7 @@ def test_areas_and_places_are_spread_evenly():
     boxes = np.array([crop.part((400, 400), draws_of(seed)) for seed in range(2000)])
     shares = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 160_000
     assert 0.24 < shares.min() < 0.27
-    # 0.625 if every part fitted; large ones are turned away more often.
+    # 0.625 if every part fitted; large ones are rejected more often.
     assert 0.55 < shares.mean() < 0.62
     middles = (boxes[:, 0] + boxes[:, 2]) / 2
     assert abs(middles.mean() - 200) < 5
@@ -347,7 +347,7 @@ def test_impossible_options_are_refused():
 
 
 def test_sizings_are_values_whose_repr_stays():
-    # It is part of the keys of cached images.
+    # The repr is part of the keys of cached images.
     assert Resize(24) == Resize((24, 24))
     assert hash(Resize(24)) == hash(Resize((24, 24)))
     assert RandomCrop(24) == RandomCrop((24, 24))

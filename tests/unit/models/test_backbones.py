@@ -206,7 +206,7 @@ def test_given_file_of_another_architecture_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_networks_with_extra_classifiers_give_torchvisions_features(name):
-    # The published weights come with these classifiers, and with a change of values that torchvision makes in ``forward``.
+    # The published weights include these classifiers and a change of values that torchvision makes in ``forward``.
     whole: Any = torchvision.models.get_model(
         name, weights=None, transform_input=True, aux_logits=True, init_weights=False
     ).eval()
@@ -327,6 +327,11 @@ def layers() -> nn.Sequential:
     )
 
 
+def stages_of(network: nn.Sequential) -> Any:
+    steps = tuple(str(number) for number in range(len(network)))
+    return sequential_stages(network, steps=steps, size=SIZE, name="mine")
+
+
 class OnlyThisSize(nn.Module):
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -348,7 +353,7 @@ class Returns(nn.Module):
 
 
 def test_stage_ends_where_the_resolution_falls(layers):
-    stages = sequential_stages(layers, steps=("0", "1", "2", "3", "4"), size=SIZE, name="mine")
+    stages = stages_of(layers)
     assert stages.maps == SequentialMaps(
         steps=("0", "1", "2", "3", "4"), stage_ends=("1", "2", "4")
     )
@@ -363,8 +368,7 @@ def test_stage_ends_where_the_resolution_falls(layers):
 
 def test_losing_a_few_border_pixels_begins_no_stage():
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), convolution(5, 6, stride=2))
-    stages = sequential_stages(layers, steps=("0", "1", "2"), size=SIZE, name="mine")
-    assert stages.channels == (5, 6)
+    assert stages_of(layers).channels == (5, 6)
 
 
 class ChannelsLast(nn.Module):
@@ -374,7 +378,7 @@ class ChannelsLast(nn.Module):
 
 def test_maps_with_channels_last_are_permuted():
     layers = nn.Sequential(convolution(3, 7, stride=2), ChannelsLast(), nn.LayerNorm(7))
-    stages = sequential_stages(layers, steps=("0", "1", "2"), size=SIZE, name="mine")
+    stages = stages_of(layers)
     assert stages.channels == (7,)
     images = torch.randn(2, 3, 8, 16)
     (found,) = stages.maps(layers, images)
@@ -412,7 +416,7 @@ def test_torchvisions_vit_takes_other_sizes(small_vit):
     stages = token_stages(small_vit)
     assert stages.fixed_size is None
     assert stages.maps(small_vit, torch.randn(1, 3, 24, 48))[-1].shape == (1, 8, 3, 6)
-    # Positions that are the same everywhere stay so, and the first one, which is no place, is not touched.
+    # Constant positions stay constant, and the first one, the class token's, is not touched.
     with torch.no_grad():
         small_vit.encoder.pos_embedding[:, 1:] = torch.arange(8.0)
     stretched = _stretched_positions(small_vit.encoder.pos_embedding, grid=(2, 7))
@@ -423,7 +427,7 @@ def test_torchvisions_vit_takes_other_sizes(small_vit):
 
 def test_fixed_size_is_found():
     network = nn.Sequential(OnlyThisSize(128), convolution(3, 4))
-    assert sequential_stages(network, steps=("0", "1"), size=SIZE, name="mine").fixed_size == SIZE
+    assert stages_of(network).fixed_size == SIZE
     assert own_stages(network, size=SIZE).fixed_size == SIZE
 
 
@@ -431,7 +435,7 @@ def test_layers_without_square_maps_are_refused():
     for last in [nn.Flatten(), OnlyThisSize(1), Returns(torch.zeros(1, 5, 6, 7)), nn.LSTM(3, 3)]:
         network = nn.Sequential(convolution(3, 4), last)
         with pytest.raises(ConfigError, match="'mine'"):
-            sequential_stages(network, steps=("0", "1"), size=SIZE, name="mine")
+            stages_of(network)
 
 
 def test_trying_a_network_leaves_it_as_it_was(layers):
@@ -441,9 +445,7 @@ def test_trying_a_network_leaves_it_as_it_was(layers):
     own_stages(network, size=SIZE)
     assert norm.running_mean is not None
     assert norm.running_mean.abs().sum() == 0
-    assert not norm.training
-    assert network.training
-    assert network[0].training
+    assert [part.training for part in (norm, network, network[0])] == [False, True, True]
 
 
 def test_own_network_returns_one_map_or_several(layers):

@@ -43,7 +43,7 @@ def make_classifier(arch: Any, *, pretrained: bool = False, num_classes: int = 3
 
 
 def named(classifier: Classifier, divide: Callable[..., Iterable[Group]]) -> list[list[str]]:
-    """Return the names of the parameters of each group, those of the body without where it stands in the classifier."""
+    """Return the names of the parameters of each group, without the prefix of the body."""
     names = {id(parameter): name for name, parameter in classifier.named_parameters()}
     return [[names[id(p)].split("network.")[-1] for p in group] for group in divide(classifier)]
 
@@ -262,7 +262,7 @@ def test_parameters_that_are_frozen_again_never_change():
     train(model, optimiser, steps=1)
     freeze_to(groups, -1)
     frozen = [parameter.clone() for parameter in (*groups[0], *groups[1])]
-    # Without resetting gradients first, as the first step after freezing.
+    # The first step after freezing does not reset the gradients.
     optimiser.step()
     train(model, optimiser, steps=4)
     assert all(torch.equal(p, q) for p, q in zip((*groups[0], *groups[1]), frozen, strict=True))

@@ -1,4 +1,4 @@
-"""Heads: golden layers, start values, the head of pooled features, and the way from settings back to a head."""
+"""Heads: golden layers, initial values, the head of pooled features, and heads rebuilt from their settings."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def make_maps(num_images: int = 6) -> tuple[Tensor, ...]:
 
 
 def make_head(*, num_landmarks: int = 0, stages: tuple[int, ...] = (1, 2)) -> FeatureHead:
-    """Return a head with random numbers everywhere, as if it had been fitted."""
+    """Return a head full of random numbers, as if fitted."""
     statistics = ("mean", "std")
     head = FeatureHead(
         stages=stages,

@@ -1,4 +1,4 @@
-"""Which library and name an architecture stands for, where it is cut, and the functions that stand for names."""
+"""Architectures: their library and name, where they are cut, and their functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights: files of them, safely; published ones, from the caches first; the packaged EfficientNet-Lite0 and its golden values."""
+"""Weights: read safely from files, published ones from the caches first, and the packaged EfficientNet-Lite0 with its golden values."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def make_hub(
 
 
 def cache_on_hub(folder: Path, *, name: str, commit: str = "abc", branch: str = "main") -> Path:
-    """Lay a file into a cache as huggingface_hub does."""
+    """Put a file into a cache as huggingface_hub does."""
     repository = folder / "hub" / f"models--{REPOSITORY.replace('/', '--')}"
     path = repository / "snapshots" / commit / name
     path.parent.mkdir(parents=True)
