@@ -204,11 +204,10 @@ def vizsla() -> Callable[..., Done]:
 def python() -> Callable[..., str]:
     """Return a function that runs a new interpreter with the given words and returns what it printed."""
 
-    def run(*words: object, **options: Any) -> str:
+    def run(*words: object, timeout: float = 250, **options: Any) -> str:
         command = [sys.executable, *map(str, words)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=250, check=False, **options
-        )
+        options |= {"capture_output": True, "text": True, "timeout": timeout}
+        done = subprocess.run(command, check=False, **options)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

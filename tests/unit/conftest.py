@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -133,16 +131,9 @@ def rewrite() -> Rewrite:
 
 
 @pytest.fixture(scope="session")
-def run_python() -> Callable[..., str]:
+def run_python(python: Callable[..., str]) -> Callable[..., str]:
     """Return a function that runs code in a fresh interpreter, where limits may change, and returns what it prints."""
-
-    def run(code: str, *arguments: object) -> str:
-        command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
+    return lambda code, *arguments: python("-W", "error", "-c", code, *arguments)
 
 
 @dataclass

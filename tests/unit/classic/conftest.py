@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -18,6 +20,13 @@ def _no_windows() -> Iterator[None]:
     mpl.use("agg")
     yield
     plt.close("all")
+
+
+@pytest.fixture(scope="session")
+def recorded() -> dict[str, Any]:
+    """What the original computes."""
+    path = Path(__file__).resolve().parents[2] / "golden" / "classic.json"
+    return json.loads(path.read_text("utf-8"))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,6 @@ from vizsla.classic import (
     tfms_from_model,
     transforms_side_on,
 )
-
-SPLITS: dict[str, Any] = json.loads(
-    (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")
-)["splits"]
 
 
 @pytest.fixture
@@ -117,10 +112,10 @@ def test_wrong_arguments_are_refused(lesson: str, tfms: Any):
         folder_source(lesson, "train")
 
 
-def test_a_csv_file_is_read_as_recorded(tmp_path: Path):
+def test_a_csv_file_is_read_as_recorded(tmp_path: Path, recorded: Any):
     file = tmp_path / "labels.csv"
     for name in ("csv_single", "csv_multi"):
-        golden = SPLITS[name]
+        golden = recorded["splits"][name]
         file.write_text(golden["text"])
         fnames, y, classes = csv_source(golden["folder"], file, suffix=golden["suffix"])
         assert (fnames, y.tolist(), classes) == (golden["fnames"], golden["y"], golden["classes"])
@@ -178,11 +173,11 @@ def test_images_are_written_smaller_once(lesson: str, data: ImageClassifierData)
     assert len(smaller.trn_ds) == 26
 
 
-def test_the_validation_set_is_the_recorded_one():
+def test_the_validation_set_is_the_recorded_one(recorded: Any):
     for arguments, golden in (((10,), "n10"), ((10, 1), "n10_cv1"), ((100,), "n100")):
-        assert get_cv_idxs(*arguments).tolist() == SPLITS[golden]
+        assert get_cv_idxs(*arguments).tolist() == recorded["splits"][golden]
     ((chosen, others),) = split_by_idx([3, 1], np.arange(5))
-    assert [chosen.tolist(), others.tolist()] == SPLITS["split_by_idx_[1,3]_of_0..4"]
+    assert [chosen.tolist(), others.tolist()] == recorded["splits"]["split_by_idx_[1,3]_of_0..4"]
 
 
 def test_an_image_is_opened_as_floats_or_is_an_os_error(lesson: str):

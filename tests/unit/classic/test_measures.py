@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,20 +26,17 @@ from vizsla.classic import (
 )
 from vizsla.classic.metrics import binary_cross_entropy, usual_loss, usual_metrics
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN: dict[str, Any] = json.loads((ROOT / "golden" / "classic.json").read_text("utf-8"))
 
-
-def test_accuracy_of_a_whole_set_is_not_bent_by_batches():
-    case = GOLDEN["validation_average"]["case"]
+def test_accuracy_of_a_whole_set_is_not_bent_by_batches(recorded: Any):
+    case = recorded["validation_average"]["case"]
     targets = np.zeros(case["n"], dtype=int)
     scores = np.tile([1.0, 0.0], (case["n"], 1))
     scores[: case["errors"]] = [0.0, 1.0]
     assert accuracy_np(scores, targets) == case["weighted"]
 
 
-def test_accuracy_averages_probabilities_of_passes_not_their_logarithms():
-    case = GOLDEN["tta"]["opposite_decisions"]
+def test_accuracy_averages_probabilities_of_passes_not_their_logarithms(recorded: Any):
+    case = recorded["tta"]["opposite_decisions"]
     dogs = np.array(case["p_class1_per_pass"])
     log_preds = np.log(np.stack([1 - dogs, dogs], axis=1))[:, None]
     assert accuracy(log_preds, np.array([case["argmax_of_mean_probs"]])) == 1.0
@@ -77,9 +72,11 @@ def test_losses_and_metrics_follow_the_labels():
     assert float(binary_cross_entropy(probabilities, targets)) == pytest.approx(expected)
 
 
-def test_the_confusion_matrix_is_printed_and_drawn(capsys: pytest.CaptureFixture[str]):
+def test_the_confusion_matrix_is_printed_and_drawn(
+    capsys: pytest.CaptureFixture[str], recorded: Any
+):
     plot_confusion_matrix(np.array([[996, 4], [8, 992]]), ["cats", "dogs"])
-    assert capsys.readouterr().out == GOLDEN["format"]["confusion_print"] + "\n"
+    assert capsys.readouterr().out == recorded["format"]["confusion_print"] + "\n"
     axes = plt.gcf().axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Predicted label", "True label")
     assert [text.get_text() for text in axes.texts] == ["996", "4", "8", "992"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,10 +21,6 @@ from vizsla.classic import (
 from vizsla.classic.models import head_layers, model_summary, stats_of
 from vizsla.models import freeze_to
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN: dict[str, Any] = json.loads((ROOT / "golden" / "classic.json").read_text("utf-8"))
-MODEL: dict[str, Any] = GOLDEN["model"]
-
 
 def build(f: Any, *, vocab: tuple[str, ...] = ("a", "b"), **options: Any) -> ConvnetBuilder:
     settings: dict[str, Any] = {
@@ -40,37 +34,42 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.fixture
+def original(recorded: Any) -> Any:
+    return recorded["model"]
+
+
 @pytest.fixture(scope="module")
 def small() -> ConvnetBuilder:
     """A resnet18 with random weights."""
     return build(resnet18)
 
 
-def test_bodies_have_the_recorded_sizes_and_groups():
+def test_bodies_have_the_recorded_sizes_and_groups(original: Any):
     for f in (resnet18, resnet50, vgg16):
         models, name = build(f), f.__name__
-        assert models.nf == MODEL["nf"][name]
-        assert count(nn.Sequential(*models.body)) == MODEL["body_params"][name]
+        assert models.nf == original["nf"][name]
+        assert count(nn.Sequential(*models.body)) == original["body_params"][name]
         groups = [len(group) for group in models.get_layer_groups()]
-        assert groups == MODEL["group_child_counts"][name]
-        assert count(models.fc_model) == MODEL["head_params"][f"nf{models.nf}_c2"]
+        assert groups == original["group_child_counts"][name]
+        assert count(models.fc_model) == original["head_params"][f"nf{models.nf}_c2"]
 
 
-def test_the_head_is_the_recorded_one(small: ConvnetBuilder):
+def test_the_head_is_the_recorded_one(small: ConvnetBuilder, original: Any):
     layers = list(small.model)[8:]
     assert [type(layer).__name__ for layer in layers] == [
-        name.split("(")[0] for name in MODEL["head_order"]
+        name.split("(")[0] for name in original["head_order"]
     ]
     assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [0.25, 0.5]
-    assert count(build(resnet18, vocab=("a", "b", "c")).fc_model) == MODEL["head_params"]["nf1024_c3"]  # fmt: skip
+    assert count(build(resnet18, vocab=("a", "b", "c")).fc_model) == original["head_params"]["nf1024_c3"]  # fmt: skip
 
 
-def test_the_parts_share_their_weights(small: ConvnetBuilder):
+def test_the_parts_share_their_weights(small: ConvnetBuilder, original: Any):
     weights = small.model.state_dict()
     heads = {name.split(".")[0] for name in weights if int(name.split(".")[0]) > 7}
-    assert sorted(heads) == MODEL["full_state_dict_head_prefixes"]
+    assert sorted(heads) == original["full_state_dict_head_prefixes"]
     heads = {name.split(".")[0] for name in small.fc_model.state_dict()}
-    assert sorted(heads) == MODEL["head_state_dict_prefixes"]
+    assert sorted(heads) == original["head_state_dict_prefixes"]
     trained = {id(parameter) for parameter in small.classifier.parameters()}
     assert trained == {id(parameter) for parameter in small.model.parameters()}
 
@@ -86,23 +85,23 @@ def test_the_engine_computes_what_the_sequence_does():
     assert torch.allclose(expected.exp().sum(1), torch.ones(2))
 
 
-def test_linear_layers_start_as_recorded(small: ConvnetBuilder):
+def test_linear_layers_start_as_recorded(small: ConvnetBuilder, original: Any):
     linears = [layer for layer in small.fc_model if isinstance(layer, nn.Linear)]
     for linear, name in zip(linears, ("linear_1024", "linear_512"), strict=True):
-        assert linear.weight.std().item() == pytest.approx(MODEL["init_std"][name], rel=0.05)
+        assert linear.weight.std().item() == pytest.approx(original["init_std"][name], rel=0.05)
         assert not linear.bias.any()
 
 
-def test_freezing_leaves_the_recorded_tensors(small: ConvnetBuilder):
+def test_freezing_leaves_the_recorded_tensors(small: ConvnetBuilder, original: Any):
     groups = small.parameter_groups()
     for n, name in ((-1, "frozen"), (0, "unfrozen"), (1, "freeze_to_1")):
         freeze_to(groups, n)
         training = [sum(parameter.requires_grad for parameter in group) for group in groups]
-        assert training == MODEL["resnet18_trainable_tensors_per_group"][name]
+        assert training == original["resnet18_trainable_tensors_per_group"][name]
 
 
-def test_variants_of_the_head_are_the_recorded_ones():
-    golden = MODEL["variants"]
+def test_variants_of_the_head_are_the_recorded_ones(original: Any):
+    golden = original["variants"]
     widths = (1024, 512, 2)
     plain = head_layers((1024, 2), ps=None, task="category", seed=0)
     assert [type(layer).__name__ for layer in plain] == [n.split("(")[0] for n in golden["xtra_fc=[]"]]  # fmt: skip
@@ -114,8 +113,8 @@ def test_variants_of_the_head_are_the_recorded_ones():
     assert isinstance(head_layers(widths, ps=None, task="regression", seed=0)[-1], nn.Linear)
 
 
-def test_more_of_the_body_may_be_cut():
-    golden = MODEL["variants"]["xtra_cut=1"]
+def test_more_of_the_body_may_be_cut(original: Any):
+    golden = original["variants"]["xtra_cut=1"]
     models = build(resnet34, xtra_cut=1)
     assert (models.name, models.nf) == (golden["name"], golden["nf"])
     assert [len(group) for group in models.get_layer_groups()] == golden["groups"]
@@ -155,14 +154,14 @@ def test_efficientnet_lite0_runs_layer_by_layer():
         build(nn.Conv2d(3, 6, 3))  # a network instead of a function
 
 
-def test_pooling_gives_the_largest_value_first():
-    golden = GOLDEN["images"]["adaptive_concat_pool"]
+def test_pooling_gives_the_largest_value_first(recorded: Any):
+    golden = recorded["images"]["adaptive_concat_pool"]
     maps = torch.tensor(golden["in_1x2x2x2"], dtype=torch.float32).reshape(1, 2, 2, 2)
     assert AdaptiveConcatPool2d()(maps).flatten().tolist() == golden["out_max_then_avg"]
 
 
-def test_the_summary_of_resnet34_is_the_recorded_one():
-    golden = MODEL["summary_resnet34_224"]
+def test_the_summary_of_resnet34_is_the_recorded_one(original: Any):
+    golden = original["summary_resnet34_224"]
     found = model_summary(build(resnet34).model, (3, 224, 224))
     names = list(found)
     assert len(names) == golden["entries"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,10 +32,6 @@ from vizsla.classic.training import (
 from vizsla.train.callbacks import Fit
 from vizsla.train.rates import Schedule, lr_range
 
-GOLDEN: dict[str, Any] = json.loads(
-    (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")
-)
-
 
 def plan(
     n_cycle: int, cycle_len: int | None, cycle_mult: float, batches: int, **more: Any
@@ -46,36 +40,36 @@ def plan(
     return FitPlan(**lengths, batches=batches, **more)  # pyright: ignore[reportArgumentType]
 
 
-def test_epochs_are_those_of_the_original():
-    for case in GOLDEN["epochs"]["cases"]:
+def test_epochs_are_those_of_the_original(recorded: Any):
+    for case in recorded["epochs"]["cases"]:
         found = plan(case["n_cycle"], case["cycle_len"], case["cycle_mult"], 1)
         assert found.epochs == case["epochs"], case
 
 
-def test_cycles_have_the_recorded_rates():
+def test_cycles_have_the_recorded_rates(recorded: Any):
     assert plan(2, None, 1, 3).schedule((0.5,)).factors == (1.0,) * 6
     schedule = plan(3, 1, 1, 32).schedule((0.01,))
     rates = [schedule.rates_at(step)[0] for step in range(schedule.num_steps)]
-    assert rates == pytest.approx(GOLDEN["sgdr"]["fit_1e-2_3_cycle_len_1_nb32"]["lrs"], rel=1e-9)
-    golden = GOLDEN["sgdr"]["fit_1e-4_1e-3_1e-2_3_cycle_len_1_cycle_mult_2_nb32"]
+    assert rates == pytest.approx(recorded["sgdr"]["fit_1e-2_3_cycle_len_1_nb32"]["lrs"], rel=1e-9)
+    golden = recorded["sgdr"]["fit_1e-4_1e-3_1e-2_3_cycle_len_1_cycle_mult_2_nb32"]
     schedule = plan(3, 1, 2, 32).schedule(tuple(golden["group_lrs"]))
     assert schedule.num_steps == golden["n_iter"]
     for step, last in enumerate(golden["lrs_last_group"]):
         assert schedule.rates_at(step) == pytest.approx((last / 100, last / 10, last), rel=1e-9)
     for batches in (2, 3, 4):
-        golden = GOLDEN["sgdr"]["tiny_multipliers_3_cycles"][str(batches)]
+        golden = recorded["sgdr"]["tiny_multipliers_3_cycles"][str(batches)]
         assert plan(3, 1, 1, batches).schedule((1.0,)).factors == pytest.approx(golden, rel=1e-9)
-    golden = GOLDEN["sgdr"]["vizsla_on_cycle_end_fires_after_n_batches"]
+    golden = recorded["sgdr"]["vizsla_on_cycle_end_fires_after_n_batches"]
     assert plan(3, 1, 2, 32).cycle_ends == tuple(step for step, _ in golden)
 
 
-def test_triangles_have_the_recorded_factors():
+def test_triangles_have_the_recorded_factors(recorded: Any):
     for more, batches, name in (
         ({"use_clr": (32, 5)}, 32, "use_clr_(32,5)_nb32_multiplier"),
         ({"use_clr": (10, 10, 0.95, 0.85)}, 32, "use_clr_(10,10,0.95,0.85)_nb32"),
         ({"use_clr_beta": (20, 10, 0.95, 0.85)}, 40, "use_clr_beta_(20,10,0.95,0.85)_nb40"),
     ):
-        golden = GOLDEN["clr"][name]
+        golden = recorded["clr"][name]
         schedule = plan(1, 1, 1, batches, **more).schedule((1.0,))
         factors = golden if isinstance(golden, list) else golden["multiplier"]
         assert schedule.factors == pytest.approx(factors, rel=1e-9), name
@@ -88,8 +82,8 @@ def test_triangles_have_the_recorded_factors():
         plan(1, 1, 1, 4, use_clr=(32, 5)).schedule((1.0,))
 
 
-def test_the_finder_rises_by_the_recorded_factors():
-    golden = GOLDEN["lr_find"]
+def test_the_finder_rises_by_the_recorded_factors(recorded: Any):
+    golden = recorded["lr_find"]
     for count in (10, 32):
         schedule = lr_range(count, (1e-5,), 10.0)
         rates = [schedule.rates_at(step)[0] for step in range(count)]
@@ -133,8 +127,8 @@ def feed(
     return recorder
 
 
-def test_losses_and_rates_are_recorded():
-    for case in GOLDEN["loss_smoothing"]["cases"]:
+def test_losses_and_rates_are_recorded(recorded: Any):
+    for case in recorded["loss_smoothing"]["cases"]:
         found = feed(LossRecorder(), case["losses"]).losses
         assert found == pytest.approx(case["debiased"], rel=1e-9)
     recorder = feed(LossRecorder(), [1.0, 1.0])
@@ -142,8 +136,8 @@ def test_losses_and_rates_are_recorded():
     assert recorder.iterations == [1, 2]
 
 
-def test_the_finder_stops_where_recorded():
-    for case in GOLDEN["lr_find"]["stop_cases"]:
+def test_the_finder_stops_where_recorded(recorded: Any):
+    for case in recorded["lr_find"]["stop_cases"]:
         finder = LRFinder()
         losses = [math.nan if loss is None else loss for loss in case["smoothed_losses"]]
         stops = [step for step, loss in enumerate(losses) if finder.diverges(loss, step=step)]
@@ -217,10 +211,12 @@ def test_losses_are_drawn_against_rates_or_steps_without_both_ends():
     assert list(plt.gca().lines[0].get_xdata()) == list(range(11, 26))  # pyright: ignore[reportArgumentType]
 
 
-def test_the_printed_table_is_the_recorded_one():
-    assert header_line(["epoch", "trn_loss", "val_loss", "accuracy"]) == GOLDEN["format"]["header"]
-    assert header_line(["epoch", "trn_loss", "val_loss"]) == GOLDEN["format"]["no_metrics_header"]
-    for row in GOLDEN["format"]["rows"]:
+def test_the_printed_table_is_the_recorded_one(recorded: Any):
+    assert (
+        header_line(["epoch", "trn_loss", "val_loss", "accuracy"]) == recorded["format"]["header"]
+    )
+    assert header_line(["epoch", "trn_loss", "val_loss"]) == recorded["format"]["no_metrics_header"]
+    for row in recorded["format"]["rows"]:
         values = [float("nan") if value is None else float(value) for value in row["values"]]
         assert row_line(row["epoch"], values) == row["line"]
     shortest = repr(returned_values([0.1, 0.021074643358588219, 0.9931640625]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,10 +27,6 @@ from vizsla.classic import (
     transforms_top_down,
 )
 from vizsla.classic.transforms import Lighting, ScaledCrop, relight
-
-GOLDEN: dict[str, Any] = json.loads(
-    (Path(__file__).resolve().parents[2] / "golden" / "classic.json").read_text("utf-8")
-)["images"]
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -69,8 +63,8 @@ def test_training_without_augmentation_slides_along_the_longer_side_only():
     assert train(ramp(32, 96))[0].max() == pytest.approx(1, abs=0.01)
 
 
-def test_images_are_scaled_to_the_recorded_sizes():
-    for sizes in GOLDEN["sz224"]:
+def test_images_are_scaled_to_the_recorded_sizes(recorded: Any):
+    for sizes in recorded["images"]["sz224"]:
         height, width = sizes["in_hw"]
         strip = Resize(224).presize(Image.new("RGB", (width, height)), training=True)
         expected = sizes["scaled_hw"]
@@ -136,8 +130,8 @@ def test_a_border_lets_the_crop_reach_beyond_the_image():
     assert 0 in corners
 
 
-def test_lighting_and_contrast_have_the_recorded_formula():
-    golden = GOLDEN["lighting"]
+def test_lighting_and_contrast_have_the_recorded_formula(recorded: Any):
+    golden = recorded["images"]["lighting"]
     pixels = np.array(golden["in"]).reshape(golden["shape"])
     images = torch.tensor(pixels, dtype=torch.float64).permute(2, 0, 1)[None]
     found = relight(
@@ -146,7 +140,7 @@ def test_lighting_and_contrast_have_the_recorded_formula():
     expected = np.array(golden["out"]).reshape(golden["shape"])
     assert found[0].permute(1, 2, 0).numpy() == pytest.approx(expected, abs=golden["tolerance"])
     images = torch.tensor([0.25, 0.75], dtype=torch.float64).reshape(1, 1, 1, 2).expand(1, 3, 1, 2)
-    for draw, factor in GOLDEN["contrast_map"].items():
+    for draw, factor in recorded["images"]["contrast_map"].items():
         found = relight(images, brightness=torch.zeros(1), contrast=torch.tensor([float(draw)]))
         assert float(found[0, 0, 0, 1] - 0.5) == pytest.approx(0.25 * factor, rel=1e-6)
 
@@ -164,13 +158,13 @@ def test_lighting_depends_on_row_and_epoch_alone():
     assert torch.equal(plain, images.float() / 255)
 
 
-def test_statistics_are_those_of_the_weights():
+def test_statistics_are_those_of_the_weights(recorded: Any):
     assert tfms_from_model(resnet34, 8)[0].stats == imagenet_stats
     assert tfms_from_model(inception_4, 8)[0].stats == ((0.5,) * 3, (0.5,) * 3)
     _, valid = tfms_from_model(resnet34, 8)
     for value, name in ((0.0, "rgb_0"), (1.0, "rgb_1")):
         found = valid(np.full((8, 8, 3), value))[:, 0, 0]
-        assert found == pytest.approx(GOLDEN["normalise"][name], abs=1e-5)
+        assert found == pytest.approx(recorded["images"]["normalise"][name], abs=1e-5)
 
 
 def test_denorm_gives_channels_last_and_undoes_normalisation():
