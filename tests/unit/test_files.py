@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from vizsla import OutputError
 from vizsla.files import atomic_write
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="uses limits or links of POSIX systems")
 

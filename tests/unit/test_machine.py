@@ -8,8 +8,9 @@ import platform
 import sys
 import threading
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,6 @@ from vizsla.machine import (
     run_in_threads,
     shown_bytes,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 
 def test_the_cpu_is_named_with_its_threads():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -44,10 +45,6 @@ from vizsla.augment import (
     stream_names,
 )
 from vizsla.types import as_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "augment.json"
 RECORD = json.loads(GOLDEN.read_text(encoding="utf-8"))

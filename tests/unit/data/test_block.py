@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from vizsla import (
     ConfigError,
     DataBlock,
     DataError,
+    DataLoaders,
     GrandparentSplitter,
     ImageBlock,
     ImageDataLoaders,
@@ -32,12 +34,7 @@ from vizsla import (
     parent_label,
     using_attr,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from vizsla import DataLoaders
-    from vizsla.types import ImageTable
+from vizsla.types import ImageTable
 
 
 def folder_block(**arguments: object) -> DataBlock:

@@ -8,9 +8,10 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,10 +28,6 @@ from vizsla.data.cache import (
     expected_bytes,
 )
 from vizsla.data.images import ImageReader
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 
 def key_of(number: int) -> ImageKey:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +24,7 @@ from vizsla import (
     default_device,
 )
 from vizsla.data.cache import ImageCache
-from vizsla.types import UNLABELLED
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from vizsla.types import ImageTable
+from vizsla.types import UNLABELLED, ImageTable
 
 
 @pytest.fixture

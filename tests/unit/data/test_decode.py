@@ -6,7 +6,8 @@ import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vizsla import ConfigError, PictureError, Resize
 from vizsla.data.cache import ImageCache
 from vizsla.data.images import (
     ImageReader,
+    Truncated,
     cause_of,
     decode_image,
     decodes_as_pillow,
@@ -28,13 +30,7 @@ from vizsla.data.images import (
     to_rgb,
 )
 from vizsla.data.images import reader as reading
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from vizsla.data.images import Truncated
-    from vizsla.types import Size
-
+from vizsla.types import Size
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 40), (30, 40, 210)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from vizsla import DataLoaders, PictureError, Resize
 from vizsla.data.cache import (
+    CacheMode,
     DeviceDecoder,
     DeviceStore,
     ImageCache,
@@ -21,15 +23,8 @@ from vizsla.data.cache import (
     write_presized,
 )
 from vizsla.data.images import ImageReader, ResizeMethod, decode_image, window_box
-from vizsla.data.loading import ImageLoader
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from vizsla.data.cache import CacheMode
-    from vizsla.data.loading import Shipping
-    from vizsla.types import ImageTable
-
+from vizsla.data.loading import ImageLoader, Shipping
+from vizsla.types import ImageTable
 
 RESIZE = Resize(24)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,15 +30,17 @@ from vizsla import (
     Rotate,
 )
 from vizsla.data.cache import ImageCache
-from vizsla.data.images import ImageReader, ItemPipeline, function_name, item_pipeline, symmetry
+from vizsla.data.images import (
+    ImageReader,
+    ItemPipeline,
+    ItemTransforms,
+    Truncated,
+    function_name,
+    item_pipeline,
+    symmetry,
+)
 from vizsla.data.table import find_unreadable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from vizsla.data.images import ItemTransforms, Truncated
-    from vizsla.types import ImageTable
+from vizsla.types import ImageTable
 
 
 def inverted(pixels: np.ndarray) -> np.ndarray:

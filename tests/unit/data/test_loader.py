@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,12 +36,7 @@ from vizsla.data.loading import (
 )
 from vizsla.data.table import find_unreadable
 from vizsla.machine import default_num_workers
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from vizsla.types import ImageTable
+from vizsla.types import ImageTable
 
 
 @pytest.fixture(autouse=True)

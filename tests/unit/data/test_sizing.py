@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -24,11 +25,7 @@ from vizsla.data.images import (
     window_box,
 )
 from vizsla.data.images import sizing as sizing_module
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from vizsla.types import Size
+from vizsla.types import Size
 
 Case = dict[str, Any]
 

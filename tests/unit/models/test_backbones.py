@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -31,10 +32,6 @@ from vizsla.models import (
 )
 from vizsla.models.stages import _stretched_positions
 from vizsla.types import Preprocessing
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 TINY = "test_resnet"  # timm's smallest residual network, 0.4 million parameters.
 TINY_REPOSITORY = "timm/test_resnet.r160_in1k"

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vizsla import ConfigError
-from vizsla.models import Classifier, build_backbone
+from vizsla.models import Backbone, Classifier, build_backbone
 from vizsla.types import Preprocessing, Task
-
-if TYPE_CHECKING:
-    from vizsla.models import Backbone
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +27,6 @@ from vizsla.models import (
     parameter_groups,
     train_mode,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
 
 FOLDER = Path(__file__).resolve().parents[2] / "golden"
 GOLDEN = json.loads((FOLDER / "models_groups.json").read_text("utf-8"))

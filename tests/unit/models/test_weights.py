@@ -8,8 +8,9 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from vizsla import WeightsError
 from vizsla.models import (
     TIMM_NAME,
+    Backbone,
     Classifier,
     Hub,
     PublishedFile,
@@ -35,12 +37,6 @@ from vizsla.models import (
     read_weights_file,
 )
 from vizsla.types import Preprocessing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from vizsla.models import Backbone
-
 
 TENSORS = {"0.weight": torch.arange(6.0).view(2, 3), "0.bias": torch.tensor([1.0, -1.0])}
 
