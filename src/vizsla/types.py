@@ -125,6 +125,7 @@ class ImageTable:
         skipped: ``(path, cause)`` of images that were left out because they cannot be read.
         task: What is predicted of an image.
         untrainable: The error that training raises, where the images can only be looked at; else None.
+        notes: What was guessed of the data's layout and what was left out, a line each, for those who train on it.
     """
 
     root: Path
@@ -136,6 +137,7 @@ class ImageTable:
     skipped: tuple[tuple[Path, str], ...] = ()
     task: Task = "category"
     untrainable: DataError | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", ImagePaths.of(self.paths))

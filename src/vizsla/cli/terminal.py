@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from vizsla.data.table.check import DataSummary
     from vizsla.run.train import FinishedRun
     from vizsla.types import ImageTable
 
@@ -102,6 +103,24 @@ def counts_line(table: ImageTable) -> str:
         f"{len(table.train_rows):,} images to learn from, {len(table.valid_rows):,} to validate on, "
         f"{len(table.vocab)} classes"
     )
+
+
+def count_lines(summary: DataSummary) -> list[str]:
+    """Return the counts of each class and their total as a table; images in neither set have a column where there are any."""
+    rows = [
+        ("class", "train", "valid", "other"),
+        *(
+            (one.label, f"{one.num_train:,}", f"{one.num_valid:,}", f"{one.num_other:,}")
+            for one in summary.classes
+        ),
+        ("total", f"{summary.num_train:,}", f"{summary.num_valid:,}", f"{summary.num_other:,}"),
+    ]
+    width = max(len(row[0]) for row in rows)
+    columns = 3 if summary.num_other else 2
+    return [
+        "  ".join([name.ljust(width), *(cell.rjust(7) for cell in cells[:columns])])
+        for name, *cells in rows
+    ]
 
 
 def check_writable(path: Path) -> None:

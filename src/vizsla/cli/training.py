@@ -12,6 +12,7 @@ from vizsla.cli.terminal import (
     check_arch,
     check_device,
     check_writable,
+    count_lines,
     counts_line,
     data_name,
     finish,
@@ -109,7 +110,6 @@ def train(
     """
     from dataclasses import replace
 
-    from vizsla.data.table.from_words import resolve_data
     from vizsla.run.train import RunPlan, run_training
     from vizsla.train import distributed
     from vizsla.train.display import Display
@@ -121,8 +121,8 @@ def train(
     with distributed.start(choices.device) as own_device:
         if own_device is not None:
             choices = replace(choices, device=str(own_device))
-        table = resolve_data(data, labels=where.labels, valid=where.valid, seed=choices.seed)
         display = Display(quiet=not distributed.is_main())
+        table = _read_data(data, where, seed=choices.seed, display=display)
         display.line(counts_line(table))
         name = data_name(data)
         plan = RunPlan(
@@ -131,8 +131,7 @@ def train(
             source=data,
             config=choices,
             on_bad=on_bad,
-            labels=where.labels,
-            valid=where.valid,
+            where=where,
         )
         run = run_training(
             table,
@@ -168,7 +167,6 @@ def find_lr(
         steps: Steps of each of three runs.
         out: The plot, a PNG; default: NAME-learning-rate.png.
     """
-    from vizsla.data.table.from_words import resolve_data
     from vizsla.recipe.features_first import EPOCH_COLUMNS
     from vizsla.run.find_rate import find_rate
     from vizsla.train.display import Display
@@ -177,7 +175,8 @@ def find_lr(
 
     check_arch(choices.arch)
     check_device(choices.device)
-    table = resolve_data(data, labels=where.labels, valid=where.valid, seed=choices.seed)
+    display = Display()
+    table = _read_data(data, where, seed=choices.seed, display=display)
     plot = Path(f"{data_name(data)}-learning-rate.png") if out is None else out
     check_writable(plot)
     display = Display()
@@ -216,12 +215,11 @@ def check(
     """
     from vizsla.data.cache.cache import ImageCache
     from vizsla.data.table.check import describe_data
-    from vizsla.data.table.from_words import resolve_data
     from vizsla.run.train import RunPlan, read_all
     from vizsla.train.display import Display
 
-    table = resolve_data(data, labels=where.labels, valid=where.valid, seed=seed)
     display = Display(quiet=json)
+    table = _read_data(data, where, seed=seed, display=display)
     config = TrainConfig(truncated=truncated)
     plan = RunPlan(title="", data=str(data), config=config)
     table, enlarged = read_all(table, plan=plan, cache=ImageCache(mode="off"), display=display)
@@ -229,11 +227,8 @@ def check(
     if json:
         say(as_json(summary))
         return
-    width = max(len(one.label) for one in summary.classes)
-    display.line(f"{'class'.ljust(width)}  {'train':>7}  {'valid':>7}  {'other':>7}")
-    for one in summary.classes:
-        counts = f"{one.num_train:>7,}  {one.num_valid:>7,}  {one.num_other:>7,}"
-        display.line(f"{one.label.ljust(width)}  {counts}")
+    for line in count_lines(summary):
+        display.line(line)
     display.line(f"All {summary.num_train + summary.num_valid:,} images can be read.")
     if enlarged:
         display.line(enlarged)
@@ -268,7 +263,6 @@ def bench(
 
     from vizsla.bench.results import lines_of
     from vizsla.bench.run import run_bench
-    from vizsla.data.table.from_words import resolve_data
     from vizsla.train.display import Display
 
     check_arch(choices.arch)
@@ -278,7 +272,7 @@ def bench(
         if data is None:
             table, counts = _made_up(Path(folder), choices.batch_size, display), MADE_UP_COUNTS
         else:
-            table = resolve_data(data, labels=where.labels, valid=where.valid, seed=choices.seed)
+            table = _read_data(data, where, seed=choices.seed, display=display)
             counts = None
         result = run_bench(
             table,
@@ -293,6 +287,18 @@ def bench(
         return
     for line in lines_of(result):
         display.line(line)
+
+
+def _read_data(data: Path, where: DataConfig, *, seed: int, display: Display) -> ImageTable:
+    """Return the checked table of what the user named, and say what was guessed of it and what was left out."""
+    from vizsla.data.table.from_words import resolve_data
+
+    table = resolve_data(
+        data, labels=where.labels, valid=where.valid, label_level=where.label_level, seed=seed
+    )
+    for note in table.notes:
+        display.line(note)
+    return table
 
 
 def _made_up(folder: Path, batch_size: int, display: Display) -> ImageTable:

@@ -27,11 +27,14 @@ class DataConfig:
 
     Attributes:
         labels: folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]
-        valid: Share of each class to hold out; auto: the folder valid where there is one, else 0.2.
+        valid: Share of each class to hold out; auto: the split of the data where it has one, else 0.2; pool:0.2: pool the
+            parts of the data's own split and draw another.
+        label_level: Which level of folders names the class, counted from 1 below the split folders; auto: the one that can.
     """
 
     labels: str = "folder"
     valid: str = "auto"
+    label_level: int | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vizsla.errors import ConfigError, DataError, OutputError
-from vizsla.recipe.config import TrainConfig
+from vizsla.recipe.config import DataConfig, TrainConfig
 from vizsla.text import valid_unicode
 
 if TYPE_CHECKING:
@@ -113,7 +113,10 @@ class RunFolder:
         else:
             place, labels = locate_data(self.config, self.path, self.find_data(data))
             valid = str(self.config.get("valid", "auto"))
-            table = resolve_data(place, labels=labels, valid=valid, seed=seed)
+            if valid[:1].isdigit():  # as it was drawn then, whatever split the data has now
+                valid = f"pool:{valid}"
+            level = self.config.get("label_level", "auto")
+            table = resolve_data(place, labels=labels, valid=valid, label_level=level, seed=seed)
         causes = dict(self.metrics.get("skipped", ()))
         row_of = {table.shown_path(row): row for row in range(len(table.paths))}
         return drop_unreadable(
@@ -194,8 +197,7 @@ def config_text(
     folder: Path,
     *,
     source: Path | str,
-    labels: str,
-    valid: str,
+    where: DataConfig,
     on_bad: str,
     config: TrainConfig,
 ) -> str:
@@ -205,8 +207,8 @@ def config_text(
         values["data"] = str(Path(os.path.abspath(source)))  # noqa: PTH100 (a link stays the link that was typed)
         with contextlib.suppress(ValueError):  # Windows: on another drive
             values["data_from_here"] = os.path.relpath(source, folder)
-        labels = _to_data(labels, source)
-    values |= {"labels": labels, "valid": valid, "on_bad": on_bad, **asdict(config)}
+        where = replace(where, labels=_to_data(where.labels, source))
+    values |= {**asdict(where), "on_bad": on_bad, **asdict(config)}
     if config.weights:
         values["weights"] = os.path.abspath(config.weights)  # noqa: PTH100
     return "".join(f"{name} = {toml_value(value)}\n" for name, value in values.items())

@@ -10,7 +10,7 @@ import json
 import platform
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from vizsla import __version__
@@ -24,6 +24,7 @@ from vizsla.evaluate.metrics import Metric, summarise
 from vizsla.files import atomic_write
 from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import save_bundle
+from vizsla.recipe.config import DataConfig
 from vizsla.recipe.end_to_end import END_TO_END
 from vizsla.recipe.recipe import TrainedRun, cache_for, train_classifier
 from vizsla.report.build import ReportContent
@@ -59,8 +60,7 @@ class RunPlan:
         config: Choices of the training.
         on_bad: Refuse unreadable images, or train on the rest.
         source: What ``config.toml`` names as the data: a path, or the name of a data set; None is ``data``.
-        labels: Where labels come from, as given to ``resolve_data``.
-        valid: How the split is made, as given to ``resolve_data``.
+        where: Where labels and split come from.
         references: (name, accuracy) of published results on the same data.
         notes: Sentences for the end of the report, such as a licence.
     """
@@ -70,8 +70,7 @@ class RunPlan:
     config: TrainConfig
     on_bad: Literal["error", "skip"] = "error"
     source: Path | str | None = None
-    labels: str = "folder"
-    valid: str = "auto"
+    where: DataConfig = field(default_factory=DataConfig)
     references: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -252,8 +251,7 @@ def write_run(
     choices = files.config_text(
         folder if home is None else home,
         source=plan.data if plan.source is None else plan.source,
-        labels=plan.labels,
-        valid=plan.valid,
+        where=plan.where,
         on_bad=plan.on_bad,
         config=plan.config,
     )

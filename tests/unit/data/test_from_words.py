@@ -87,7 +87,7 @@ def test_images_of_a_test_folder_may_lack_a_label(make):
     ("folders", "valid", "vocab", "sizes"),
     [
         (["train/a", "train/b", "test/a"], "auto", ("a", "b"), (8, 2, 15)),
-        (["train/a", "train/b", "valid/a", "test/b"], 0.2, ("a", "b"), (12, 3, 20)),
+        (["train/a", "train/b", "valid/a", "test/b"], "pool:0.2", ("a", "b"), (12, 3, 20)),
         (["train", "car"], "auto", ("car", "train"), (8, 2, 10)),
     ],
     ids=["no validation folder", "a given part", "a class of trains"],
@@ -257,7 +257,9 @@ def test_a_split_column_is_honoured(table_with, name: str, held_out: str, other:
     file = table_with(f"image,label,{name}", *rows)
     table = resolve_data(file, seed=0)
     assert shown(table, table.valid_rows) == ["0.jpg", "1.jpg", "2.jpg"]
-    assert len(resolve_data(file, valid=0.4, seed=0).valid_rows) == 4
+    assert len(resolve_data(file, valid="pool:0.4", seed=0).valid_rows) == 4
+    with pytest.raises(ConfigError, match=r"7 images for training and 3 for validation.*pool:0.4"):
+        resolve_data(file, valid=0.4, seed=0)
 
 
 def test_rows_of_a_test_set_are_in_neither_set(table_with):

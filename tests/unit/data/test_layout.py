@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vizsla.data.table.layout import read_layout, read_split_name
-from vizsla.errors import DataError
+from vizsla import DataError
+from vizsla.data.table import read_layout, read_split_name
 
 ROOT = Path("pets")
 

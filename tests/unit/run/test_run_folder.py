@@ -17,7 +17,7 @@ from vizsla.data.cache import ImageCache
 from vizsla.data.table import resolve_data
 from vizsla.evaluate import HistoryPoint, summarise
 from vizsla.model_file import load_bundle
-from vizsla.recipe import TrainedRun
+from vizsla.recipe import DataConfig, TrainedRun
 from vizsla.run import (
     RunFolder,
     RunPlan,
@@ -266,10 +266,10 @@ def test_unreadable_images_are_refused_or_left_out(image_folder: Path, plan: Run
 # --- texts -----------------------------------------------------------------------------------------------------------
 
 
-def written_choices(folder: Path, source: Path | str = "x", **changes: str) -> dict[str, object]:
+def written_choices(folder: Path, source: Path | str = "x", **changes: Any) -> dict[str, object]:
     """Return what ``config.toml`` of a folder says back."""
-    words = {"labels": "folder", "valid": "auto", "on_bad": "error", **changes}
-    text = config_text(folder, source=source, config=TrainConfig(), **words)
+    where = DataConfig(**changes)
+    text = config_text(folder, source=source, where=where, on_bad="error", config=TrainConfig())
     (folder / "config.toml").write_text(text, "utf-8")
     return dict(RunFolder(folder).config)
 
@@ -292,12 +292,13 @@ def test_every_text_comes_back_from_the_toml(tmp_path: Path):
 def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
     config = TrainConfig(size=96, learning_rate=1e-5, epochs=3, seed=-1)
     text = config_text(
-        tmp_path, source="elpv-dataset", labels="folder", valid="0.3", on_bad="skip", config=config
+        tmp_path, source="elpv-dataset", where=DataConfig(valid="0.3"), on_bad="skip", config=config
     )
     assert tomllib.loads(text) == {
         "data": "elpv-dataset",
         "labels": "folder",
         "valid": "0.3",
+        "label_level": "auto",
         "on_bad": "skip",
         "arch": "efficientnet_lite0",
         "weights": "",

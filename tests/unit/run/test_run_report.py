@@ -13,7 +13,7 @@ import torch
 from vizsla import DataError, TrainConfig, train_classifier
 from vizsla.data.table import resolve_data
 from vizsla.infer import pooled_features
-from vizsla.recipe import loaders_for
+from vizsla.recipe import DataConfig, loaders_for
 from vizsla.run import RunPlan, rebuild_report, run_training
 from vizsla.train import Display
 
@@ -37,7 +37,7 @@ def run(image_folder: Path, tmp_path: Path) -> Path:
         config=TrainConfig(size=64, epochs=0, device="cpu", num_workers=0),
         on_bad="skip",
         source=image_folder,
-        valid="0.4",
+        where=DataConfig(valid="0.4"),
         references=(("by hand", 0.5),),
         notes=("Drawn by a test.",),
     )

@@ -35,6 +35,8 @@ from .labels import read_numbers as read_numbers
 from .labels import same_length as same_length
 from .labels import take_labels as take_labels
 from .labels import using_attr as using_attr
+from .layout import read_layout as read_layout
+from .layout import read_split_name as read_split_name
 from .sources import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .sources import MAX_DEPTH as MAX_DEPTH
 from .sources import check_folder as check_folder

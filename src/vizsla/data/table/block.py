@@ -15,7 +15,13 @@ from vizsla.data.loading.dataloaders import (
     LoaderOptions,
     check_loader_options,
 )
-from vizsla.data.table.check import checked_table, label_problems, missed_labels, unknown_classes
+from vizsla.data.table.check import (
+    checked_table,
+    label_problems,
+    lookalike_classes,
+    missed_labels,
+    unknown_classes,
+)
 from vizsla.data.table.labels import (
     UNKNOWN_CLASS,
     CategoryMap,
@@ -87,6 +93,8 @@ class CategoryBlock:
             class_problems = [only]
         else:
             class_problems = unknown_classes(images, texts, known)
+        if self.vocab is None:
+            class_problems += lookalike_classes(images, texts, classes)
         index = {name: position for position, name in enumerate(classes)}
         unknown = index[UNKNOWN_CLASS] if self.add_na else UNLABELLED
         targets = [UNLABELLED if text is None else index.get(text, unknown) for text in texts]
@@ -157,6 +165,8 @@ class MultiCategoryBlock:
         class_problems: list[Problem] = []
         if not self.add_na:
             class_problems += unknown_classes(images, texts, classes)
+        if given is None:
+            class_problems += lookalike_classes(images, texts, classes)
         if not classes and in_train and all(isinstance(label, tuple) for label in in_train):
             text = f"None of the {len(in_train)} training images has a class; all lists of labels are empty. {images.advice}"
             class_problems.append(Problem(kind=LabelError, text=text.rstrip()))

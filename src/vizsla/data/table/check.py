@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -51,6 +52,8 @@ class ClassCount:
 class DataSummary:
     """What is in a table; ``num_unlabelled`` of the other images have no label, and ``num_skipped`` were unreadable.
 
+    ``notes`` say what was guessed of the layout and what was left out.
+
     Classes are in the order of the vocabulary, and an image with several labels counts in each of its classes; there are
     none where the labels are numbers.
     """
@@ -61,6 +64,7 @@ class DataSummary:
     num_other: int
     num_unlabelled: int
     num_skipped: int
+    notes: tuple[str, ...]
 
 
 def describe_data(table: ImageTable) -> DataSummary:
@@ -81,6 +85,7 @@ def describe_data(table: ImageTable) -> DataSummary:
         num_other=int(outside.sum()),
         num_unlabelled=int((~is_labelled(table.targets)).sum()),
         num_skipped=len(table.skipped),
+        notes=table.notes,
     )
 
 
@@ -140,6 +145,7 @@ def checked_table(
         valid_rows=torch.tensor(list(images.valid), dtype=torch.int64),
         task=task,
         untrainable=raise_problems(problems, before_training=images.before_training),
+        notes=images.notes,
     )
 
 
@@ -285,6 +291,37 @@ def lonely_classes(
     entries = [f"{label!r}: {images.entry(position)}" for label, position in lonely.items()]
     words = (f"class has {rest}", f"classes have {rest}")
     return [listing(LabelError, words, entries, _ADD_OR_REMOVE)]
+
+
+def lookalike_classes(
+    images: LabelledImages, names: Sequence[Names], vocab: Sequence[str]
+) -> list[Problem]:
+    """Return the problem of classes whose names differ only in case, blanks or the way that accents are written.
+
+    Single letters are different in case: sets of handwriting have both.
+    """
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
+    for name in vocab:
+        key = " ".join(unicodedata.normalize("NFC", name).split())
+        spellings[key.casefold() if len(key) > 1 else key].append(name)
+    alike = [same for same in spellings.values() if len(same) > 1]
+    if not alike:
+        return []
+    positions = _by_class(names, images.used)
+    entries: list[str] = []
+    for same in alike:
+        shown = map(
+            repr if len({unicodedata.normalize("NFC", name) for name in same}) > 1 else ascii, same
+        )
+        entries.append(
+            " and ".join(
+                f"{text} ({counted(len(positions.get(name, ())), 'image')})"
+                for text, name in zip(shown, same, strict=True)
+            )
+        )
+    words = ("class is spelled in several ways", "classes are spelled in several ways")
+    cure = "Give each class one spelling. If they are different classes, name them all in vocab (CategoryBlock(vocab=[...]))."
+    return [listing(LabelError, words, entries, cure)]
 
 
 def unknown_classes(

@@ -16,6 +16,7 @@ from vizsla.data.table.labels import (
     folder_labels,
     using_attr,
 )
+from vizsla.data.table.layout import layout_of
 from vizsla.data.table.sources import list_images
 from vizsla.data.table.splits import RandomSplitter, positions_of
 from vizsla.data.table.tables import (
@@ -24,6 +25,8 @@ from vizsla.data.table.tables import (
     read_table,
     table_of_frame,
 )
+from vizsla.errors import ConfigError
+from vizsla.text import quoted
 
 if TYPE_CHECKING:
     import re
@@ -67,29 +70,39 @@ class ImageDataLoaders:
         vocab: Sequence[str] | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
+        label_level: int | None = None,
         **options: Unpack[LoaderOptions],
     ) -> DataLoaders:
         """Take labels from the names of the folders that images lie in.
 
         The sub-folders ``train`` and ``valid`` are the two sets; with ``valid_pct`` all images below ``path`` are split
-        at random instead. ``vocab`` gives the classes in their order; ``None`` takes those of the training images, sorted.
+        at random instead, which is refused where the folders are a split already. ``vocab`` gives the classes in their
+        order; ``None`` takes those of the training images, sorted. ``label_level`` says which level of folders names the
+        class, counted from 1 below the sets; ``None`` takes the only one that can.
         """
         check_loader_options(options, item_tfms)
         root = Path(path)
         if valid_pct is None:
-            loose = {root / train, root / valid}
+            bases = (root / train, root / valid)
             listing = list_images(root, folders=(train, valid))
             inside = [Path(folder).is_relative_to(root / train) for folder in listing.paths.folders]
             in_train = [inside[number] for number in listing.paths.folder_numbers]
             splits = ["train" if is_inside else "valid" for is_inside in in_train]
         else:
-            loose, splits, listing = {root}, None, list_images(root)
+            bases, splits, listing = (root,), None, list_images(root)
+        layout = layout_of(listing.paths, bases, label_level=label_level)
+        if layout.splits is not None and valid_pct is not None:
+            raise ConfigError(
+                f"The folders of {quoted(root)} are a split already ({layout.notes[-1]}). Received: valid_pct={valid_pct}. "
+                "Leave valid_pct out and name them: train=FOLDER, valid=FOLDER."
+            )
         images = LabelledImages(
             root=root,
             paths=listing.paths,
             in_doubt=listing.in_doubt,
-            labels=folder_labels(listing.paths, loose=loose),
+            labels=folder_labels(listing.paths, layout.classes),
             advice=FOLDER_ADVICE,
+            notes=(*listing.notes, *layout.notes),
         )
         block = CategoryBlock(vocab=vocab)
         return _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options)

@@ -7,10 +7,11 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vizsla.data.table.block import CategoryBlock
 from vizsla.data.table.check import lonely_classes
@@ -24,6 +25,7 @@ from vizsla.data.table.labels import (
     take_labels,
     using_attr,
 )
+from vizsla.data.table.layout import layout_of
 from vizsla.data.table.sources import check_folder, get_image_files, is_image_name, list_images
 from vizsla.data.table.splits import positions_of, stratified_split
 from vizsla.data.table.tables import Table, images_of_table, read_table
@@ -46,30 +48,33 @@ SPLIT_COLUMNS = ("is_valid", "split")
 """Column names that mean the split."""
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
-_SPLIT_OF_FOLDER = {
-    "train": "train",
-    **dict.fromkeys(("valid", "val", "validation"), "valid"),
-    "test": "test",
-}
 
 _Found = tuple[LabelledImages, Sequence[str] | None]
 """Images as listed, with the split that the data itself states: ``train``, ``valid`` or ``test`` for each."""
 
 
 def resolve_data(
-    data: Path | str, *, labels: str = "folder", valid: float | str = "auto", seed: int
+    data: Path | str,
+    *,
+    labels: str = "folder",
+    valid: float | str = "auto",
+    label_level: int | Literal["auto"] = "auto",
+    seed: int,
 ) -> ImageTable:
     r"""Find the images, their labels and the split of a data set, and check all of it.
 
     Args:
         data: A folder of images, or a CSV file (``labels`` is then ``csv:`` with that file).
-        labels: Where labels come from. ``"folder"``: the folder that an image lies in. ``"regex:PATTERN"``: the first
+        labels: Where labels come from. ``"folder"``: the folders, see ``label_level``. ``"regex:PATTERN"``: the first
             group of the expression, searched in the file name. ``"csv:FILE[,image=COLUMN][,label=COLUMN]"``: a table;
             its images are found by their path below ``data`` (or the CSV file's folder), else by their file name or
             stem anywhere below it. Columns that are not named are chosen by ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.
-        valid: ``"auto"`` keeps the split that the data states: a column ``is_valid`` or ``split``, or folders ``train``
-            with ``valid``, ``val`` or ``validation``; without one a fifth of each class is held out. A number between 0
-            and 1 holds out that part of each class in any case. Images of a ``test`` folder or row stay in neither set.
+        valid: ``"auto"`` keeps the split that the data states: a column ``is_valid`` or ``split``, or folders under the
+            usual names (``layout.SPLIT_WORDS``); without one a fifth of each class is held out. A number between 0 and 1
+            holds out that part of each class, and is refused where the data states a split; ``"pool:0.2"`` pools its
+            parts and draws another. Images of a ``test`` folder or row stay in neither set.
+        label_level: Which level of folders names the class, counted from 1 below the split folders; ``"auto"`` is the only
+            one that can, and is refused where there are two.
         seed: Makes the drawn split repeatable.
 
     Raises:
@@ -79,17 +84,24 @@ def resolve_data(
     Examples:
         >>> table = resolve_data("breeds", labels=r"regex:(.+)_\d+\.jpg$", seed=0)
     """
-    fraction = _valid_fraction(valid)
-    images, splits = _find(Path(data), labels)
-    if fraction is None and splits is not None and "valid" in splits:
-        sets = {name: positions_of(splits, name) for name in ("train", "valid")}
-        return CategoryBlock().table(replace(images, **sets))
+    fraction, is_pooled = _valid_fraction(valid)
+    images, splits = _find(Path(data), labels, None if label_level == "auto" else label_level)
+    if splits is not None and "valid" in splits and not is_pooled:
+        if fraction is None:
+            sets = {name: positions_of(splits, name) for name in ("train", "valid")}
+            return CategoryBlock().table(replace(images, **sets))
+        raise ConfigError(
+            f"The data has a split of its own, {splits.count('train'):,} images for training and {splits.count('valid'):,} for "
+            f"validation. Received: valid={valid}. Leave it out to keep that split, or draw another from all of these images "
+            f"with pool:{valid} (--valid pool:{valid})."
+        )
     all_positions = range(len(images.paths))
     divided = [p for p in all_positions if splits is None or splits[p] != "test"]
     texts = class_texts(images.labels)
+    part = fraction or DEFAULT_VALID_FRACTION
     train, held_out = stratified_split(
         [texts[position] for position in divided],
-        valid_fraction=fraction or DEFAULT_VALID_FRACTION,
+        valid_fraction=part,
         seed=seed,
     )
     lonely = lonely_classes(images, texts, divided)
@@ -98,26 +110,29 @@ def resolve_data(
         problems=(*images.problems, *lonely),
         train=[divided[position] for position in train],
         valid=[divided[position] for position in held_out],
+        notes=(*images.notes, f"validation: {part:.0%} of each class, drawn with seed {seed}"),
     )
     return CategoryBlock().table(images)
 
 
-def _valid_fraction(valid: float | str) -> float | None:
+def _valid_fraction(valid: float | str) -> tuple[float | None, bool]:
+    """Return the part to hold out, None for what the data states, and whether its own split is to be pooled."""
     if valid == "auto":
-        return None
+        return None, False
+    text = str(valid)
     try:
-        fraction = float(valid)
+        fraction = float(text.removeprefix("pool:"))
     except ValueError:
         fraction = 0.0
     if not 0 < fraction < 1:
         raise ConfigError(
-            "valid is the part of each class to hold out, a number between 0 and 1 such as 0.2, or 'auto'. "
-            f"Received: {valid!r}"
+            "valid is the part of each class to hold out, a number between 0 and 1 such as 0.2, 'pool:0.2' to draw it "
+            f"from a data set that is split already, or 'auto'. Received: {valid!r}"
         )
-    return fraction
+    return fraction, text.startswith("pool:")
 
 
-def _find(data: Path, labels: str) -> _Found:
+def _find(data: Path, labels: str, label_level: int | None) -> _Found:
     kind, _, rest = labels.partition(":")
     file, image, label = _csv_options(rest, labels) if kind == "csv" else ("", None, None)
     if data.is_file():
@@ -137,9 +152,9 @@ def _find(data: Path, labels: str) -> _Found:
         return _find_in_table(data, data.parent, image, label)
     check_folder(data)
     if labels == "folder":
-        return _find_in_folder(data, None)
+        return _find_in_folder(data, None, label_level)
     if kind == "regex":
-        return _find_in_folder(data, RegexLabeller(rest))
+        return _find_in_folder(data, RegexLabeller(rest), None)
     if kind == "csv":
         here, below = Path(file), data / file
         return _find_in_table(
@@ -162,40 +177,48 @@ def _csv_options(text: str, labels: str) -> tuple[str, str | None, str | None]:
     return file.removesuffix(","), columns.get("image"), columns.get("label")
 
 
-def _find_in_folder(data: Path, labeller: RegexLabeller | None) -> _Found:
+def _find_in_folder(data: Path, labeller: RegexLabeller | None, label_level: int | None) -> _Found:
     listing = list_images(data)
     paths, in_doubt = listing.paths, listing.in_doubt
-    splits = _splits_of_folders(paths, data)
-    loose = {data}
-    if splits is not None:  # images beside its folders, such as a sample, take no part
+    layout = layout_of(paths, (data,), label_level=label_level, need_classes=labeller is None)
+    splits: list[str] | None = None
+    if layout.splits is not None:  # images beside its folders, such as a sample, take no part
+        splits = [layout.splits[number] for number in paths.folder_numbers]
         kept = [position for position, split in enumerate(splits) if split]
         number_of = {position: number for number, position in enumerate(kept)}
         in_doubt = in_doubt and tuple(number_of[p] for p in in_doubt if p in number_of)
+        class_of = dict(zip(paths.folders, layout.classes, strict=True))
         paths, splits = paths.chosen(kept), [splits[position] for position in kept]
-        loose = {data / Path(folder).relative_to(data).parts[0] for folder in paths.folders}
+        classes = tuple(class_of[folder] for folder in paths.folders)
+    else:
+        classes = layout.classes
     of_name = None if labeller is None else using_attr(labeller, "name")
     images = LabelledImages(
         root=data,
         paths=paths,
         in_doubt=in_doubt,
-        labels=take_labels(paths, of_name) if of_name else folder_labels(paths, loose=loose),
-        advice=advice_about(of_name) if of_name else FOLDER_ADVICE,
+        labels=take_labels(paths, of_name) if of_name else folder_labels(paths, classes),
+        advice=advice_about(of_name) if of_name else FOLDER_ADVICE + _parent_hint(data, classes),
+        notes=(*listing.notes, *layout.notes),
     )
     return images, splits
 
 
-def _splits_of_folders(paths: ImagePaths, root: Path) -> list[str] | None:
-    """Return the split of each path by the first folder below ``root`` (empty for other folders), or None.
-
-    A folder ``train`` alone is not a split: it may hold images of trains.
-    """
-    found: list[str] = []
-    for folder in map(Path, paths.folders):
-        parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
-        found.append(_SPLIT_OF_FOLDER.get(parts[0].lower(), "") if parts else "")
-    if "train" not in found or not {"valid", "test"} & set(found):
-        return None
-    return list(map(found.__getitem__, paths.folder_numbers))
+def _parent_hint(data: Path, classes: Sequence[str]) -> str:
+    """Return a question where there is one class at most and the folder above holds more: it may be one level too deep."""
+    if len({*classes} - {""}) > 1:
+        return ""
+    parent = data.resolve().parent
+    with suppress(OSError, DataError):
+        beside = [
+            child
+            for child in sorted(parent.iterdir())
+            if child.is_dir() and child != data.resolve()
+        ]
+        found = [child.name for child in beside[:20] if any(map(is_image_name, os.listdir(child)))]  # noqa: PTH208 (names)
+        if found:
+            return f" Did you mean the folder above, {quoted(parent)}? It also holds {', '.join(found[:5])}."
+    return ""
 
 
 def _find_in_table(file: Path, folder: Path, image: str | None, label: str | None) -> _Found:
@@ -210,10 +233,19 @@ def _find_in_table(file: Path, folder: Path, image: str | None, label: str | Non
         split=split_columns[0] if split_columns else None,
         locate=partial(_locate, folder=folder),
     )
+    names = table.columns
+    told = f"labels from column {names[label_column]!r}, images from column {names[image_column]!r}"
+    if splits is not None:
+        told += f", split from column {split_columns[0]!r}"
+    images = replace(images, notes=(told,))
     if splits is not None:
         return images, splits
-    by_folder = _splits_of_folders(ImagePaths.of(images.paths), folder)
-    return images, by_folder if by_folder and all(by_folder) else None
+    paths = ImagePaths.of(images.paths)
+    of_folders = layout_of(paths, (folder,), need_classes=False)
+    if of_folders.splits is None or not all(of_folders.splits):
+        return images, None
+    splits = [of_folders.splits[number] for number in paths.folder_numbers]
+    return replace(images, notes=(*images.notes, *of_folders.notes)), splits
 
 
 def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple[int, int]:

@@ -24,8 +24,6 @@ from vizsla.text import listed, quoted
 from vizsla.types import UNLABELLED, is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Set
-
     import pandas as pd
     from torch import Tensor
 
@@ -58,11 +56,10 @@ def parent_label(path: Path | str) -> str:
     return Path(path).parent.name
 
 
-def folder_labels(paths: ImagePaths, *, loose: Set[Path]) -> tuple[str | LabelError, ...]:
-    """Return the name of each image's folder, or an error for images directly in one of ``loose``."""
+def folder_labels(paths: ImagePaths, classes: Sequence[str]) -> tuple[str | LabelError, ...]:
+    """Return the class of each image, given that of each folder, or an error where that is empty."""
     missed = LabelError("it lies in no folder of a class")
-    folders = map(Path, paths.folders)
-    labels = [missed if folder in loose else folder.name for folder in folders]
+    labels = [name or missed for name in classes]
     return tuple(map(labels.__getitem__, paths.folder_numbers))
 
 
@@ -323,6 +320,7 @@ class LabelledImages:
         problems: What was found wrong while reading.
         before_training: False: images that can be looked at but not trained on give a warning instead of an error.
         in_doubt: Positions of the images that may not exist; the others were found, each once. ``None``: nothing is known.
+        notes: What was guessed or left out while reading, a line each.
     """
 
     root: Path
@@ -337,6 +335,7 @@ class LabelledImages:
     problems: tuple[Problem, ...] = ()
     before_training: bool = True
     in_doubt: Sequence[int] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", ImagePaths.of(self.paths))

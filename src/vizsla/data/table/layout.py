@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vizsla.errors import DataError
@@ -16,7 +17,8 @@ from vizsla.text import counted, listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+
+    from vizsla.paths import ImagePaths
 
 Parts = tuple[str, ...]
 """The folders on the way from the data to an image: ("train", "cats") of train/cats/1.jpg."""
@@ -82,6 +84,29 @@ def read_split_name(name: str) -> SplitName | None:
         return None
     prefix = " ".join(word for word in words[:-1] if word not in FILLERS)
     return SplitName(SPLIT_WORDS[found[1]], prefix)
+
+
+def layout_of(
+    paths: ImagePaths,
+    roots: Sequence[Path],
+    *,
+    label_level: int | None = None,
+    need_classes: bool = True,
+) -> Layout:
+    """Return the layout of the folders of images, each below one of ``roots``; one that lies elsewhere counts as a root itself."""
+
+    def below(folder: Path) -> Parts:
+        found = (folder.relative_to(root).parts for root in roots if folder.is_relative_to(root))
+        return next(found, ())
+
+    counts = Counter(paths.folder_numbers)
+    return read_layout(
+        [below(Path(folder)) for folder in paths.folders],
+        [counts[number] for number in range(len(paths.folders))],
+        root=roots[0] if len(roots) == 1 else roots[0].parent,
+        label_level=label_level,
+        need_classes=need_classes,
+    )
 
 
 def read_layout(

@@ -31,6 +31,28 @@ IMAGE_SUFFIXES = frozenset((
 # fmt: on
 """Lower-case file name endings that count as images."""
 
+SYSTEM_FOLDERS = frozenset(
+    (
+        "@eadir",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "__macosx",
+        "thumbs",
+        "__pycache__",
+    )
+)
+"""Folders that systems make beside the user's, in lower case: what lies in them is not data. Hidden ones begin with a dot."""
+
+# fmt: off
+_OTHER_SUFFIXES = frozenset((
+    ".avi", ".csv", ".db", ".gz", ".h5", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".lock", ".log", ".mat", ".md",
+    ".mkv", ".mov", ".mp4", ".npy", ".npz", ".parquet", ".pdf", ".pkl", ".pt", ".pth", ".py", ".safetensors", ".svg",
+    ".tar", ".tsv", ".txt", ".webm", ".xml", ".yaml", ".yml", ".zip",
+))
+# fmt: on
+"""Endings of files that are not images; all other unknown ones are recognised by their first bytes."""
+
 MAX_NESTED_LINKS = 16
 """Symbolic links to folders that are followed on the way to one image."""
 
@@ -70,10 +92,50 @@ class Listing:
         paths: Sorted by their posix path.
         in_doubt: Positions of the links, which may point nowhere. All others are files, and each path is there once.
             ``None``: folders were given that lie in one another, and nothing is known.
+        notes: What was left out, a line each.
     """
 
     paths: ImagePaths
     in_doubt: tuple[int, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+class LeftOut:
+    """What a walk through folders leaves out.
+
+    Attributes:
+        suffixes: How many files of each extension.
+        system: Folders that a system made.
+        empty: Folders without an image in them or below.
+    """
+
+    def __init__(self) -> None:
+        self.suffixes: Counter[str] = Counter()
+        self.system: list[str] = []
+        self.empty: list[str] = []
+
+    def notes(self, root: Path) -> tuple[str, ...]:
+        """Return a line for each kind; folders are named relative to ``root``."""
+
+        def names(folders: Sequence[str]) -> str:
+            shown = [Path(folder).relative_to(root).as_posix() for folder in folders[:5]]
+            return ", ".join(shown) + (", ..." if len(folders) > 5 else "")
+
+        kinds = [f"{suffix} ({number:,})" for suffix, number in self.suffixes.most_common(6)]
+        kinds += ["..."] if len(self.suffixes) > 6 else []
+        number = self.suffixes.total()
+        return tuple(
+            line
+            for line, is_so in (
+                (
+                    f"left out: {counted(number, 'file')} that {'is' if number == 1 else 'are'} not an image: {', '.join(kinds)}",
+                    kinds,
+                ),
+                (f"left out: folders that a system made: {names(self.system)}", self.system),
+                (f"folders without images: {names(self.empty)}", self.empty),
+            )
+            if is_so
+        )
 
 
 def list_images(
@@ -89,14 +151,14 @@ def list_images(
         for start, _ in starts:
             check_folder(start)
         starts.sort(key=lambda start: f"{start[0].as_posix()}/")
-    others: Counter[str] = Counter()
+    left_out = LeftOut()
     links: list[int] = []
 
     def runs() -> Iterator[tuple[str, list[str]]]:
         num_images = 0
         for start, below in starts:
             prefix = "" if start == Path() else os.path.join(start, "")  # noqa: PTH118 (the separator at its end)
-            for folder, names, linked in walk_folders(str(start), prefix, recurse=below, others=others):  # fmt: skip
+            for folder, names, linked in walk_folders(str(start), prefix, recurse=below, left_out=left_out):  # fmt: skip
                 if linked:
                     links.extend(num_images + n for n, name in enumerate(names) if name in linked)
                 num_images += len(names)
@@ -104,11 +166,11 @@ def list_images(
 
     paths = ImagePaths.in_folders(runs())
     if not paths:
-        raise DataError(_no_images(root, others, recurse=recurse))
+        raise DataError(_no_images(root, left_out.suffixes, recurse=recurse))
     if len(starts) == 1 or _lie_apart([start for start, _ in starts]):
-        return Listing(paths=paths, in_doubt=tuple(links))
+        return Listing(paths=paths, in_doubt=tuple(links), notes=left_out.notes(root))
     texts = sorted(image.as_posix() for image in paths)
-    return Listing(paths=ImagePaths(texts), in_doubt=None)
+    return Listing(paths=ImagePaths(texts), in_doubt=None, notes=left_out.notes(root))
 
 
 def _lie_apart(folders: Sequence[Path]) -> bool:
@@ -150,18 +212,19 @@ def walk_folders(
     prefix: str,
     *,
     recurse: bool = True,
-    others: Counter[str] | None = None,
+    left_out: LeftOut | None = None,
     above: frozenset[tuple[int, int]] = frozenset(),
     num_links: int = 0,
 ) -> Iterator[tuple[str, list[str], set[str]]]:
     """Yield (prefix, names of images in a folder, the links in that folder), in the order of the posix paths.
 
     Only the names of one folder, and of those above it, are in memory. ``prefix`` is put before names and ends in a
-    separator; ``others`` counts the extensions of other files. Links to folders are followed, but not in circles.
+    separator; ``left_out`` is told of everything else. Links to folders are followed, but not in circles.
 
     Raises:
         DataError: A folder cannot be read, or links are nested too deeply.
     """
+    left_out = left_out or LeftOut()
     status = os.stat(place)  # noqa: PTH116 (a Path for each folder would be made for nothing)
     identity = (status.st_dev, status.st_ino)
     if identity in above:
@@ -191,16 +254,20 @@ def walk_folders(
     for entry in entries:
         name = entry.name
         if _is_folder(entry):
-            inside[f"{name}/"] = entry
-        elif not is_image_name(name):
-            if others is not None:
-                others[_suffix(name) or "(no extension)"] += 1
+            if name.casefold() in SYSTEM_FOLDERS:
+                left_out.system.append(entry.path)
+            else:
+                inside[f"{name}/"] = entry
+        elif not is_image_name(name) and not _is_image(entry):
+            left_out.suffixes[_suffix(name) or "(no extension)"] += 1
         elif entry.is_symlink():  # a broken link is kept: it is reported as missing
             names.append(name)
             linked.add(name)
         elif entry.is_file():
             names.append(name)
     names.sort()
+    if above and not names and not inside:
+        left_out.empty.append(place)
     first = 0
     for name in sorted(inside) if recurse else ():
         last = bisect_left(names, name)
@@ -211,7 +278,7 @@ def walk_folders(
         yield from walk_folders(
             entry.path,
             f"{prefix}{entry.name}{os.sep}",
-            others=others,
+            left_out=left_out,
             above=above | {identity},
             num_links=num_links + entry.is_symlink(),
         )
@@ -224,6 +291,25 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that points to itself
         return False
+
+
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Say of a file whose name says nothing (no extension, ``1.jpg?w=640``) whether it begins as an image does."""
+    if _suffix(entry.name) in _OTHER_SUFFIXES:
+        return False
+    try:
+        if not entry.is_file():  # a pipe would be waited for
+            return False
+        with open(entry.path, "rb") as file:  # noqa: PTH123 (a Path for nothing)
+            start = file.read(16)
+    except OSError:
+        return False
+    is_webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    is_bmp = start[:2] == b"BM" and start[6:10] == b"\0\0\0\0"
+    return start.startswith(_STARTS) or is_webp or is_bmp
 
 
 def _suffix(name: str) -> str:
