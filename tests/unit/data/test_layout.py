@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from vizsla import DataError
-from vizsla.data.table import read_layout, read_split_name
+from vizsla import ColReader, ConfigError, DataBlock, DataError, ImageDataLoaders, Resize
+from vizsla.data.table import describe_data, read_layout, read_split_name, resolve_data
 
 ROOT = Path("pets")
 
@@ -137,3 +138,112 @@ def test_digits_are_classes_where_nothing_else_is():
 def test_one_class_and_images_outside_of_it():
     assert layout("cat").classes == ("cat",)
     assert layout(".", "cat", "dog").classes == ("", "cat", "dog")
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    """Return a function that makes empty files of these names: reading a layout opens no image."""
+
+    def make_files(*names: str) -> Path:
+        for name in names:
+            file = tmp_path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return tmp_path
+
+    return make_files
+
+
+def five_in(*folders: str) -> list[str]:
+    return [f"{folder}/{number}.jpg" for folder in folders for number in range(5)]
+
+
+def test_a_folder_named_training_is_not_pooled_with_testing(make):
+    root = make(*five_in("Training/cat", "Training/dog", "Testing/cat", "Testing/dog"))
+    table = resolve_data(root, seed=0)
+    used = [
+        table.shown_path(row) for row in (*table.train_rows.tolist(), *table.valid_rows.tolist())
+    ]
+    assert len(used) == 10
+    assert all(path.startswith("Training/") for path in used)
+    assert any("Training for training; Testing for testing" in note for note in table.notes)
+    assert "20% of each class" in table.notes[-1]
+
+
+def test_a_ready_split_is_not_mixed_by_a_fraction(make):
+    root = make(*five_in("train/cat", "train/dog", "dev/cat", "dev/dog"))
+    with pytest.raises(
+        ConfigError, match=r"10 images for training and 10 for validation.*pool:0.2"
+    ):
+        resolve_data(root, valid=0.2, seed=0)
+    table = resolve_data(root, valid="pool:0.2", seed=0)
+    assert (len(table.train_rows), len(table.valid_rows)) == (16, 4)
+    with pytest.raises(ConfigError, match=r"valid_pct=0.2"):
+        ImageDataLoaders.from_folder(root, valid_pct=0.2, item_tfms=Resize(8))
+
+
+def test_python_and_command_line_read_the_same_layout(make, draw):
+    root = make()
+    for number, folder in enumerate(("cat/2023", "cat/2024", "dog/2023") * 4):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        draw("disc", number=number).save(root / folder / f"{number}.png")
+    dls = ImageDataLoaders.from_folder(root, valid_pct=0.2, seed=0, item_tfms=Resize(8), bs=2)
+    assert tuple(dls.vocab) == resolve_data(root, seed=0).vocab == ("cat", "dog")
+    by_year = resolve_data(root, label_level=2, seed=0)
+    assert by_year.vocab == ("2023", "2024")
+    dls = ImageDataLoaders.from_folder(
+        root, valid_pct=0.2, seed=0, item_tfms=Resize(8), bs=2, label_level=2
+    )
+    assert tuple(dls.vocab) == by_year.vocab
+
+
+def test_what_is_left_out_is_counted_and_named(make):
+    root = make(
+        *five_in("cat", "dog", "@eaDir", "lost+found", "__MACOSX/cat"),
+        "cat/a.txt",
+        "b.mp4",
+    )
+    (root / "none").mkdir()
+    table = resolve_data(root, seed=0)
+    assert table.vocab == ("cat", "dog")
+    told = "\n".join(table.notes)
+    for fact in ("2 files", ".txt (1)", ".mp4 (1)", "@eaDir", "lost+found", "__MACOSX", "none"):
+        assert fact in told
+    assert describe_data(table).notes == table.notes
+
+
+def test_files_without_a_telling_name_are_recognised_by_their_content(make, draw):
+    root = make(*five_in("cat", "dog"), "dog/notes", "dog/BMW")
+    (root / "dog" / "BMW").write_text("BMW is a maker of cars")
+    for number, (name, form) in enumerate(
+        (("0", "png"), ("1.jpg?w=640", "jpeg"), ("2.PICT", "webp"), ("3.x", "bmp"), ("4.y", "tiff"))
+    ):
+        draw("disc", number=number).save(root / "cat" / name, format=form)
+    table = resolve_data(root, seed=0)
+    assert len(table.paths) == 15
+    assert any("2 files" in note and "(no extension) (2)" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("red fox", "red  fox"), ("Straße", "STRASSE")],
+)
+def test_names_that_only_look_different_are_one_error(names: tuple[str, str]):
+    frame = pd.DataFrame({"file": [f"{n}.jpg" for n in range(12)], "label": [*names, "ox"] * 4})
+    block = DataBlock(get_x=ColReader("file"), get_y=ColReader("label"), item_tfms=Resize(8))
+    with pytest.raises(DataError) as refusal:
+        block.dataloaders(frame)
+    text = str(refusal.value)
+    assert "spelled in several ways" in text
+    for name in names:
+        assert repr(name) in text or ascii(name) in text
+
+
+def test_letters_in_both_cases_are_different_classes(make):
+    assert resolve_data(make(*five_in("a", "A", "b")), seed=0).vocab == ("A", "a", "b")
+
+
+def test_a_folder_one_level_too_deep_names_the_one_above(make):
+    root = make(*five_in("pets/cat", "pets/dog"))
+    with pytest.raises(DataError, match=r"folder above, '.*pets'\? It also holds dog"):
+        resolve_data(root / "pets" / "cat", seed=0)
