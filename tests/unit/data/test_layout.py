@@ -7,7 +7,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vizsla import ColReader, ConfigError, DataBlock, DataError, ImageDataLoaders, Resize
+from vizsla import (
+    ColReader,
+    ConfigError,
+    DataBlock,
+    DataError,
+    ImageDataLoaders,
+    Resize,
+    get_image_files,
+    parent_label,
+)
 from vizsla.data.table import describe_data, read_layout, read_split_name, resolve_data
 
 ROOT = Path("pets")
@@ -237,6 +246,16 @@ def test_names_that_only_look_different_are_one_error(names: tuple[str, str]):
     assert "spelled in several ways" in text
     for name in names:
         assert repr(name) in text or ascii(name) in text
+
+
+def test_items_that_a_splitter_leaves_out_are_counted(make):
+    root = make(*five_in("a", "b"))
+    block = DataBlock(
+        get_items=get_image_files, get_y=parent_label, splitter=lambda _: ([0, 1, 5], [2, 6])
+    )
+    (note,) = block.resolve(root).notes
+    assert "5 of 10 items" in note
+    assert "at positions 3, 4, 7, 8, 9" in note
 
 
 def test_letters_in_both_cases_are_different_classes(make):

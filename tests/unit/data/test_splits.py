@@ -113,6 +113,10 @@ def test_end_splitter_with_nothing_to_hold_out_trains_on_all():
         (ColSplitter("a"), [1, 2], TableError, "ColSplitter.*list"),
         (GroupSplitter("ward"), pd.DataFrame({"a": [1]}), TableError, "'ward'"),
         (GroupSplitter("ward"), [1, 2], TableError, "GroupSplitter.*list"),
+        (StratifiedSplitter(), pd.DataFrame({"a": [1]}), TableError, r"\['a'\].*label_func=NAME"),
+        (StratifiedSplitter(label_func="b"), pd.DataFrame({"a": [1]}), TableError, "'b'"),
+        (GrandparentSplitter(), pd.DataFrame({"a": [1]}), TableError, r"\['a'\].*ColSplitter"),
+        (FileSplitter(__file__), pd.DataFrame({"a": [1]}), TableError, r"\['a'\].*col=NAME"),
         (GroupSplitter(lambda _: "a"), range(5), DataError, r"5 items in 1 group\(s\): 'a'"),
         (TrainTestSplitter(1.5), range(3), ConfigError, "3 items: .*test_size=1.5"),
         (TrainTestSplitter(0.5, stratify=["a", "a", "a", "b"]), range(4), ConfigError, "4 items"),
@@ -136,6 +140,29 @@ def test_impossible_fractions_are_refused():
     assert len(RandomSubsetSplitter(0.7, 0.3, seed=0)(range(10))[0]) == 7
     with pytest.raises(TypeError, match="valid_pcnt"):
         RandomSplitter(valid_pcnt=0.2)  # pyright: ignore[reportCallIssue]
+
+
+def test_every_row_of_a_table_is_in_a_set(tmp_path: Path):
+    rows = [(f"{number}.jpg", "ab"[number % 2], number % 5) for number in range(20)]
+    frame = pd.DataFrame(rows, columns=["file", "label", "fold"])
+    (tmp_path / "valid.txt").write_text("0.jpg\n5.jpg\n")
+    for splitter in (
+        RandomSplitter(0.2),
+        RandomSplitter(0.2, seed=1),
+        EndSplitter(0.2),
+        StratifiedSplitter(0.2, label_func="label"),
+        StratifiedSplitter(0.2, label_func=lambda row: row["label"]),
+        FuncSplitter(lambda row: row["fold"] == 0),
+        GroupSplitter("fold"),
+        ColSplitter("fold", on=4),
+        FileSplitter(tmp_path / "valid.txt", col="file"),
+        TrainTestSplitter(0.2),
+        MaskSplitter(frame["fold"] == 1),
+    ):
+        train, valid = splitter(frame)
+        assert sorted(train + valid) == list(range(20)), splitter
+        assert train, splitter
+        assert valid, splitter
 
 
 def test_mask_splitter_holds_out_where_the_mask_is_true():

@@ -392,6 +392,7 @@ class DataBlock:
             row_numbers=tuple(used),
             advice="Labels are what get_y returns.",
             before_training=False,
+            notes=_left_out(items, used),
         )
         return output_block(self.blocks).table(images)
 
@@ -474,6 +475,17 @@ class DataBlock:
                 "Add for example get_y=parent_label."
             )
         return (self.get_x[0] if isinstance(self.get_x, Sequence) else self.get_x), self.get_y
+
+
+def _left_out(items: Any, used: Sequence[int]) -> tuple[str, ...]:
+    """Return a line about the items that the splitter put into neither set, if there are any."""
+    if len(used) == len(items):
+        return ()
+    unused = sorted(set(range(len(items))) - set(used))
+    shown = ", ".join(map(str, unused[:5])) + (", ..." if len(unused) > 5 else "")
+    return (
+        f"left out: the splitter puts {len(unused):,} of {len(items):,} items into neither set, at positions {shown}",
+    )
 
 
 def _checked_split(split: Any, num_items: int) -> Split:

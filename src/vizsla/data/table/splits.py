@@ -147,14 +147,14 @@ class FuncSplitter:
     """Puts the items for which a function is true into the validation set.
 
     Args:
-        func: Called with each item.
+        func: Called with each item; with each row of a DataFrame.
     """
 
     func: Callable[[Any], Any]
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets."""
-        return _hold_out_where(self.func(item) for item in items)
+        return _hold_out_where(map(self.func, _each(items)))
 
 
 @dataclass(frozen=True)
@@ -185,12 +185,15 @@ class FileSplitter:
 
     Args:
         fname: The text file, in UTF-8.
+        col: Name or position of the column of file names, where the items are a DataFrame.
 
     Raises:
         DataError: When called: the file cannot be read, or names none of the items.
+        TableError: When called: the items are a DataFrame, and ``col`` is not one of its columns.
     """
 
     fname: Path | str
+    col: str | int | None = None
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets."""
@@ -203,6 +206,15 @@ class FileSplitter:
                 "Give a text file in UTF-8 with one file name a line."
             ) from error
         names = {line.strip() for line in lines} - {""}
+        if self.col is not None:
+            items = column_of(items, self.col, user="FileSplitter").tolist()
+        elif hasattr(items, "iterrows"):
+            raise _needs_column(
+                items,
+                "FileSplitter",
+                "of the file names",
+                f"FileSplitter({self.fname!r}, col=NAME)",
+            )
         split = _hold_out_where(Path(item).name in names for item in items)
         if not split[1]:
             example = repr(Path(items[0]).name) if len(items) else "nothing"
@@ -228,6 +240,13 @@ class GrandparentSplitter:
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets."""
+        if hasattr(items, "iterrows"):
+            raise _needs_column(
+                items,
+                "GrandparentSplitter",
+                "that says which row is for validation",
+                "ColSplitter(NAME)",
+            )
         names = [Path(item).parent.parent.name for item in items]
         return positions_of(names, self.train_name), positions_of(names, self.valid_name)
 
@@ -271,12 +290,15 @@ class StratifiedSplitter:
     Args:
         valid_pct: The part, between 0 and 1.
         seed: Makes the split repeatable; ``None`` draws one from torch's global generator.
-        label_func: Returns the class of an item.
+        label_func: Returns the class of an item; or the name or position of the column of a DataFrame that has it.
+
+    Raises:
+        TableError: When called: the items are a DataFrame, and no function or column of it says the class.
     """
 
     valid_pct: float = 0.2
     seed: int | None = None
-    label_func: Callable[[Any], Hashable] = parent_label
+    label_func: Callable[[Any], Hashable] | str | int = parent_label
 
     def __post_init__(self) -> None:
         _check_fraction(self.valid_pct, zero_allowed=False)
@@ -284,7 +306,11 @@ class StratifiedSplitter:
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets."""
         seed = _seed_or_drawn(self.seed)
-        groups = [self.label_func(item) for item in items]
+        if self.label_func is parent_label and hasattr(items, "iterrows"):
+            raise _needs_column(
+                items, "StratifiedSplitter", "of the classes", "StratifiedSplitter(label_func=NAME)"
+            )
+        groups = _groups_of(items, self.label_func, user="StratifiedSplitter")
         return stratified_split(groups, valid_fraction=self.valid_pct, seed=seed)
 
 
@@ -392,12 +418,7 @@ class GroupSplitter:
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets."""
-        if isinstance(self.group, str | int):
-            groups = column_of(items, self.group, user="GroupSplitter").tolist()
-        elif hasattr(items, "iterrows"):
-            groups = [self.group(row) for _, row in items.iterrows()]
-        else:
-            groups = [self.group(item) for item in items]
+        groups = _groups_of(items, self.group, user="GroupSplitter")
         members = _members(groups)
         if len(members) < 2:
             raise DataError(
@@ -419,6 +440,24 @@ class GroupSplitter:
         if not held_out:  # every group is more than twice too large
             held_out = [min(drawn, key=len)]
         return _hold_out(sorted(chain.from_iterable(held_out)), len(items))
+
+
+def _each(items: Any) -> Iterable[Any]:
+    """Return the items, of a DataFrame its rows: iterating over one gives the names of its columns."""
+    return (row for _, row in items.iterrows()) if hasattr(items, "iterrows") else items
+
+
+def _groups_of(items: Any, group: Callable[[Any], Hashable] | str | int, *, user: str) -> list[Any]:
+    if isinstance(group, str | int):
+        return column_of(items, group, user=user).tolist()
+    return list(map(group, _each(items)))
+
+
+def _needs_column(items: pd.DataFrame, user: str, what: str, way: str) -> TableError:
+    return TableError(
+        f"{user} needs the column {what}, as the items are the rows of a DataFrame. "
+        f"The columns are: {[str(name) for name in items.columns]}. Write {way}."
+    )
 
 
 def column_of(items: Any, column: str | int, *, user: str) -> pd.Series:
