@@ -8,9 +8,20 @@ from collections import Counter
 from importlib.metadata import metadata
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 
-from vizsla import ConfigError, DataError, LabelError, MissingExtraError, PictureError, TableError
+from vizsla import (
+    ColSplitter,
+    ConfigError,
+    DataError,
+    ImageDataLoaders,
+    LabelError,
+    MissingExtraError,
+    PictureError,
+    Resize,
+    TableError,
+)
 from vizsla.data.table import SOLAR_CELLS, resolve_data, solar_cells
 from vizsla.types import UNLABELLED
 
@@ -221,7 +232,7 @@ def test_images_are_found_below_the_folder_by_their_name_unless_two_have_it(make
     rows = rows_of("p{n}.jpg,{label}")
     table = resolve_data(table_with("image,label", *rows), seed=0)
     assert table.shown_path(0) == "images/deep/p0.jpg"
-    with pytest.raises(PictureError, match=r"1 of 11 .*:\n  row 12 \('.*/p\.jpg'\)"):
+    with pytest.raises(TableError, match=r"'p\.jpg' may be any of 2: 'x/p\.jpg', 'y/p\.jpg'"):
         resolve_data(table_with("image,label", *rows, "p.jpg,a"), seed=0)
 
 
@@ -369,3 +380,95 @@ def test_a_damaged_package_is_reported(
     monkeypatch.delitem(sys.modules, "elpv_dataset", raising=False)
     with pytest.raises(DataError, match=message):
         solar_cells(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda name: name.replace("/", "\\"), "slashes and blanks"),
+        (lambda name: f"C:\\data\\{name[2:]}", "the file's name"),
+        (lambda name: f"C:/{name}", "slashes and blanks"),
+        (lambda name: f"  {name} ", "slashes and blanks"),
+        (lambda name: f"./{name}", ""),
+        (lambda name: f"somewhere/{name[2:]}", "the file's name"),
+        (lambda name: name[2:-4], "without the extension"),
+        (lambda name: name.upper(), "another case"),
+        (lambda name: str(int(name[4:-4])), "leading zeros"),
+    ],
+)
+def test_names_that_changed_on_their_way_are_found_and_counted(make, table_with, change, note):
+    names = [f"{'ab'[n % 2]}/im{n:03}.jpg" for n in range(10)]
+    if note == "leading zeros":
+        names = [f"{'ab'[n % 2]}/{n + 20:05}.jpg" for n in range(10)]
+    root = make(*names)
+    rows = [f"{change(name)},{name[0]}" for name in names]
+    table = resolve_data(table_with("file,label", *rows), seed=0)
+    assert sorted(path.relative_to(root).as_posix() for path in table.paths) == sorted(names)
+    told = [line for line in table.notes if "found by" in line]
+    assert told == ([f"10 images found by {told[0][19:]}"] if note else [])
+    assert all(note in line for line in told)
+
+
+def test_a_name_that_means_several_files_is_not_called_missing(make, table_with):
+    make("a/p.jpg", "b/p.jpg", "a/q.jpg", "a/r.jpg", "b/s.jpg")
+    file = table_with("file,label", "p.jpg,a", "q.jpg,a", "r.jpg,b", "s.jpg,b")
+    with pytest.raises(TableError) as refusal:
+        resolve_data(file, seed=0)
+    text = str(refusal.value)
+    assert "'p.jpg' may be any of 2: 'a/p.jpg', 'b/p.jpg'" in text
+    assert "not exist" not in text
+
+
+def test_the_nearest_file_is_named_for_a_missing_one(make, table_with):
+    make("dog_01.jpg", "dog_02.jpg", "cat_01.jpg", "cat_02.jpg")
+    file = table_with("file,label", "dgo_01.jpg,d", "dog_02.jpg,d", "cat_01.jpg,c", "cat_02.jpg,c")
+    with pytest.raises(PictureError, match=r"dgo_01\.jpg'\), there is 'dog_01\.jpg'"):
+        resolve_data(file, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "columns"),
+    [
+        (["sep=;", "file;label", *(f"{n}.jpg;{'ab'[n % 2]}" for n in range(10))], ("file", "label")),
+        ([f"{n}.jpg,{'ab'[n % 2]}" for n in range(10)], ("0", "1")),
+        ([",photo,kind", *(f"{n},{n}.jpg,{'ab'[n % 2]}" for n in range(10))], ("photo", "kind")),
+        (["Unnamed: 0,kind,photo", *(f"{n},{'ab'[n % 2]},{n}.jpg" for n in range(10))], ("photo", "kind")),
+    ],
+)  # fmt: skip
+def test_tables_as_programs_write_them(make, table_with, lines: list[str], columns):
+    make(*(f"{n}.jpg" for n in range(10)))
+    table = resolve_data(table_with(*lines), seed=0)
+    assert (table.vocab, len(table.paths)) == (("a", "b"), 10)
+    told = " ".join(table.notes)
+    assert f"labels from column {columns[1]!r}, images from column {columns[0]!r}" in told
+    assert ("no header" in told) == (columns == ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "facts"),
+    [
+        ("file,label", lambda n: f"{n}.jpg,{'nan' if n == 3 else 'ab'[n % 2]}", ["'label'", "row 5: 'nan'"]),
+        ("file,cat,dog", lambda n: f"{n}.jpg,{n % 2},{n % 3 == 0:d}", ["'cat', 'dog'", "encoded=True"]),
+        ("file,tags", lambda n: f"{n}.jpg,{'ab'[n % 2]}|{'xyz'[n % 3]}", ["'tags'", "label_delim='|'"]),
+        ("file,score", lambda n: f"{n}.jpg,{n / 7:.3f}", ["'score'", "0.000", "RegressionBlock"]),
+        ("file,label,is_valid", lambda n: f"{n}.jpg,{'ab'[n % 2]},{n % 5}", ["'is_valid'", "on=0"]),
+    ],
+)  # fmt: skip
+def test_a_column_that_is_not_one_class_per_image_is_refused(make, table_with, header, row, facts):
+    make(*(f"{n}.jpg" for n in range(10)))
+    with pytest.raises(DataError) as refusal:
+        resolve_data(table_with(header, *map(row, range(10))), seed=0)
+    for fact in facts:
+        assert fact in str(refusal.value)
+
+
+def test_a_column_of_folds_is_not_one_of_sets(make):
+    root = make(*(f"{n}.jpg" for n in range(10)))
+    frame = pd.DataFrame(
+        {"f": [f"{n}.jpg" for n in range(10)], "l": list("ab") * 5, "fold": [0, 1, 2, 3, 4] * 2}
+    )
+    with pytest.raises(TableError, match="'fold'"):
+        ImageDataLoaders.from_df(frame, root, valid_col="fold", item_tfms=Resize(8))
+    with pytest.raises(TableError, match=r"Received: 2.*on=0"):
+        ColSplitter("fold")(frame)
+    assert ColSplitter("fold", on=0)(frame)[1] == [0, 5]

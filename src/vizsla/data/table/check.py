@@ -10,7 +10,9 @@ import json
 import os
 import unicodedata
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -177,7 +179,8 @@ def _file_problems(images: LabelledImages) -> Iterator[Problem]:
         yield listing(
             PictureError,
             (f"{files} does not exist", f"{files} do not exist"),
-            [images.entry(position) for position in missing],
+            [images.entry(position) + _nearest(paths.text(position)) for position in missing[:20]]
+            + [images.entry(position) for position in missing[20:]],
             "Correct the names, or bring the files there.",
         )
     if images.in_doubt is not None:
@@ -206,6 +209,16 @@ def _file_problems(images: LabelledImages) -> Iterator[Problem]:
             "List each image once, with the label that is right.",
             spoils_training_only=True,
         )
+
+
+def _nearest(path: str) -> str:
+    """Return the name of a file in the same folder that was perhaps meant, in brackets, or nothing."""
+    folder, name = os.path.split(path.replace("\\", "/"))
+    with suppress(OSError):
+        there = {each.casefold(): each for each in os.listdir(folder)}  # noqa: PTH208 (names)
+        for near in get_close_matches(name.strip().casefold(), there, 1, 0.75):
+            return f", there is {there[near]!r}"
+    return ""
 
 
 def _shown_label(label: object) -> str:

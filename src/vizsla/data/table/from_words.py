@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from vizsla.data.table.block import CategoryBlock
-from vizsla.data.table.check import lonely_classes
+from vizsla.data.table.check import listing, lonely_classes
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
     LabelledImages,
@@ -29,9 +29,9 @@ from vizsla.data.table.layout import layout_of
 from vizsla.data.table.sources import check_folder, get_image_files, is_image_name, list_images
 from vizsla.data.table.splits import positions_of, stratified_split
 from vizsla.data.table.tables import Table, images_of_table, read_table
-from vizsla.errors import ConfigError, DataError, TableError
+from vizsla.errors import ConfigError, DataError, LabelError, Problem, TableError
 from vizsla.paths import ImagePaths
-from vizsla.text import quoted
+from vizsla.text import counted, quoted
 
 if TYPE_CHECKING:
     from vizsla.types import ImageTable
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 DEFAULT_VALID_FRACTION = 0.2
 
 IMAGE_COLUMNS = ("image", "file", "filename", "path", "fn")
-"""Column names that mean the image's path, the first that is there; else it is the first column."""
+"""Column names that mean the image's path, the first that is there; else it is the first column of names of images."""
 
 LABEL_COLUMNS = ("label", "class", "category", "target", "breed")
 """Column names that mean the label; else it is the first column that is not the image's."""
@@ -225,19 +225,25 @@ def _find_in_table(file: Path, folder: Path, image: str | None, label: str | Non
     table = read_table(file)
     image_column, label_column = _choose_columns(table, image, label)
     split_columns = [name for name in table.columns if name.lower() in SPLIT_COLUMNS]
+    notes: list[str] = []
+    problems: list[Problem] = []
     images, splits = images_of_table(
         table,
         folder=folder,
         image=image_column,
         label=label_column,
         split=split_columns[0] if split_columns else None,
-        locate=partial(_locate, folder=folder),
+        locate=partial(_locate, folder=folder, notes=notes, problems=problems),
     )
+    if label is None:
+        problems += _labels_to_refuse(table, label_column, image=image_column)
     names = table.columns
     told = f"labels from column {names[label_column]!r}, images from column {names[image_column]!r}"
     if splits is not None:
         told += f", split from column {split_columns[0]!r}"
-    images = replace(images, notes=(told,))
+    images = replace(
+        images, notes=(*table.notes, told, *notes), problems=(*images.problems, *problems)
+    )
     if splits is not None:
         return images, splits
     paths = ImagePaths.of(images.paths)
@@ -264,33 +270,121 @@ def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple
     image_column = first(IMAGE_COLUMNS, label_column) if image is None else table.position(image)
     if label_column is None:
         label_column = first(LABEL_COLUMNS, image_column)
+    # An index that a program wrote has no name, or that of its kind.
+    free = [p for p, name in enumerate(table.columns) if name and not name.startswith("Unnamed:")]
+    free = free if len(free) > 1 else list(range(len(table.columns)))
     if image_column is None:
-        image_column = int(label_column == 0)
-    return image_column, int(image_column == 0) if label_column is None else label_column
+        others = [position for position in free if position != label_column]
+        files = (p for p in others if is_image_name(str(table.rows[0][p]).strip()))
+        image_column = next(files, others[0])
+    if label_column is None:
+        label_column = next(position for position in free if position != image_column)
+    return image_column, label_column
 
 
-def _locate(names: Sequence[str], *, folder: Path) -> list[Path]:
-    """Return the file of each name: the path below ``folder``, else the only file below it with that name or stem."""
+def _locate(
+    names: Sequence[str], *, folder: Path, notes: list[str], problems: list[Problem]
+) -> list[Path]:
+    """Return the file of each name: the path below ``folder``, else the only file below it that the name can mean.
+
+    A name that was written on another system or changed on its way is found again by, in this order, its path with slashes,
+    the file's name, its stem, both in any case, its number without leading zeros. How many were is a note.
+    """
     paths = [folder / name for name in names]
     absent = [position for position, path in enumerate(paths) if not os.path.isfile(path)]  # noqa: PTH113 (Path.is_file fails on names that are too long)
-    if absent:
-        by_name: defaultdict[str, list[Path]] = defaultdict(list)
-        by_stem: defaultdict[str, list[Path]] = defaultdict(list)
-        try:
-            below = get_image_files(folder)
-        except DataError:  # no image there at all: the names are reported as missing
-            below = []
-        for image in below:
-            by_name[_composed(image.name)].append(image)
-            by_stem[_composed(image.stem)].append(image)
+    if not absent:
+        return paths
+    try:
+        below = get_image_files(folder)
+    except DataError:  # no image there at all: the names are reported as missing
+        return paths
+    ways: list[tuple[str, Callable[[str], str]]] = [
+        ("slashes and blanks", _plain),
+        ("the file's name", _name),
+        ("its name without the extension", lambda text: PurePosixPath(_name(text)).stem),
+        ("its name in another case", lambda text: _name(text).casefold()),
+        ("leading zeros", lambda text: _unpadded(PurePosixPath(_name(text)).stem)),
+    ]
+    found = Counter[str]()
+    twice: list[str] = []
+    for what, key in ways:
+        files: defaultdict[str, list[Path]] = defaultdict(list)
+        for file in below:
+            files[key(file.relative_to(folder).as_posix())].append(file)
+        left: list[int] = []
         for position in absent:
-            name = _composed(paths[position].name)
-            candidates = by_name[name] or by_stem[name]
+            candidates = files.get(key(names[position]), [])
             if len(candidates) == 1:
                 paths[position] = candidates[0]
+                found[what] += 1
+            elif candidates:
+                paths[position] = candidates[0]
+                places = ", ".join(quoted(each.relative_to(folder)) for each in candidates[:3])
+                twice.append(f"{names[position]!r} may be any of {len(candidates)}: {places}")
+            else:
+                left.append(position)
+        absent = left
+    notes += [f"{counted(number, 'image')} found by {what}" for what, number in found.items()]
+    if twice:
+        words = ("name means more than one image", "names mean more than one image")
+        cure = f"Write the path below {quoted(folder)}."
+        problems.append(listing(TableError, words, twice, cure))
     return paths
 
 
-def _composed(name: str) -> str:
-    """Return a name with accents as single letters; archives from a Mac write them as letter and accent."""
-    return unicodedata.normalize("NFC", name)
+def _plain(text: str) -> str:
+    """Return a path with slashes, without blanks around it, drive and dot; accents are single letters, as no Mac writes them."""
+    plain = unicodedata.normalize("NFC", text.strip().replace("\\", "/"))
+    return re.sub(r"^(?:[A-Za-z]:)?/*(?:\./)*", "", plain)
+
+
+def _name(text: str) -> str:
+    return _plain(text).rpartition("/")[2]
+
+
+def _unpadded(stem: str) -> str:
+    return re.sub(r"\d+", lambda number: str(int(number[0])), stem)
+
+
+def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
+    """Return the problem of a column that holds something else than one class for each image; nothing is guessed then."""
+    column, name = [str(cell).strip() for cell in table.column(label)], table.columns[label]
+    about = f"Column {name!r} of {table.source}"
+    empty = [row for row, cell in enumerate(column) if cell in _MISSING_WORDS]
+    problems: list[Problem] = []
+    if empty:
+        words = (
+            f"label of column {name!r} is a missing value",
+            f"labels of column {name!r} are missing values",
+        )
+        entries = [f"row {table.numbers[row]}: {column[row]!r}" for row in empty]
+        problems.append(listing(LabelError, words, entries, "Fill them in, or delete the rows."))
+    filled = [cell for cell in column if cell]
+    if not filled:
+        return problems
+    others = [place for place in range(len(table.columns)) if place != image]
+    zero_one = [table.columns[place] for place in others if {*table.column(place)} <= {"0", "1"}]
+    in_python = f"In Python: ImageDataLoaders.from_csv(..., label_col={zero_one if len(zero_one) > 1 else name!r}"
+    if len(zero_one) > 1 and len(zero_one) == len(others):
+        text = f"The columns {', '.join(map(repr, zero_one))} of {table.source} hold zeros and ones: an image can have several of "
+        text += f"these labels, and one column cannot say which. {in_python}, y_block=MultiCategoryBlock(encoded=True))."
+        problems.append(Problem(kind=LabelError, text=text))
+    for delimiter in "|;":
+        lists = [cell.split(delimiter) for cell in filled if delimiter in cell]
+        if 2 * len(lists) >= len(filled) and len({one for each in lists for one in each}) < len(
+            {*filled}
+        ):
+            text = f"{about} holds lists of labels, such as {delimiter.join(lists[0])!r}. "
+            text += f"{in_python}, label_delim={delimiter!r})."
+            problems.append(Problem(kind=LabelError, text=text))
+    if all(re.fullmatch(r"-?\d+\.\d+(?:[eE][-+]?\d+)?", cell) for cell in filled):
+        text = (
+            f"{about} holds decimal numbers, such as {filled[0]}: they are measured, not classes. "
+        )
+        text += f"{in_python}, y_block=RegressionBlock)."
+        problems.append(Problem(kind=LabelError, text=text))
+    return problems
+
+
+_MISSING_WORDS = frozenset(("nan", "NaN", "NAN", "<NA>", "NULL", "N/A", "#N/A"))
+"""What programs write for a missing value. ``none`` and ``None`` may be the name of a class."""

@@ -278,7 +278,7 @@ class ColSplitter:
             row = splits.index(None)
             raise TableError(
                 f"Column {self.col!r}, row {row}: the cell does not say whether the row is for validation. "
-                f"Received: {column.tolist()[row]!r}. Write True or False."
+                f"Received: {column.tolist()[row]!r}. Write True or False, or say which values do: ColSplitter({self.col!r}, on=0)."
             )
         return positions_of(splits, "train"), positions_of(splits, "valid")
 
@@ -485,12 +485,12 @@ def split_of_value(value: Any) -> str | None:
     """Return the set that a cell names, ``"train"``, ``"valid"`` or ``"test"``, or ``None`` where it names none.
 
     Text is understood in any case: ``true 1 yes valid val validation`` / ``false 0 no train training`` / ``test``.
-    Anything else is for validation if it is true.
+    Numbers other than 0 and 1 name none: a column of folds is not one of sets.
     """
     if is_missing(value):
         return None
     if not isinstance(value, str):
-        return "valid" if value else "train"
+        return {0: "train", 1: "valid"}.get(value)
     return _SPLIT_OF_TEXT.get(value.strip().lower())
 
 

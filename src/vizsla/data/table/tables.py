@@ -16,6 +16,7 @@ from vizsla.data.table.labels import (
     split_labels,
     take_labels,
 )
+from vizsla.data.table.sources import is_image_name
 from vizsla.data.table.splits import split_of_value
 from vizsla.errors import ConfigError, Problem, TableError
 from vizsla.text import counted, listed, quoted
@@ -36,6 +37,7 @@ class Table:
         rows: Cells, one for each column.
         numbers: The number of each row as its owner counts: a CSV file's header is row 1, a DataFrame's first row is row 0.
         counting: How messages say that, in brackets, or empty.
+        notes: What was guessed while reading, a line each.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
     numbers: tuple[int, ...]
     counting: str = ""
+    notes: tuple[str, ...] = ()
 
     def position(self, column: str | int) -> int:
         """Return the position of a column, given by name or position; it must exist."""
@@ -74,9 +77,10 @@ def read_table(
 
     Args:
         path: The file.
-        header: Position of the line that names the columns, counted from 0; ``"infer"`` is the first, and with ``None``
-            there is no such line: the columns are named ``"0"``, ``"1"``.
-        delimiter: Separates cells; ``None`` takes the one of comma, semicolon, tab and bar that the first line has most of.
+        header: Position of the line that names the columns, counted from 0; ``"infer"`` is the first, unless it names an
+            image already, and with ``None`` there is no such line: the columns are named ``"0"``, ``"1"``.
+        delimiter: Separates cells; ``None`` takes the one of comma, semicolon, tab and bar that the first line has most of,
+            or that it states: ``sep=;``, as spreadsheets write it.
         quoting: One of the ``QUOTE_`` constants of the module ``csv``.
 
     Raises:
@@ -84,21 +88,28 @@ def read_table(
     """
     source = quoted(path)
     records = [record for record in _read_records(Path(path), delimiter, quoting) if any(record[1])]
+    notes: tuple[str, ...] = ()
+    if header == "infer" and records and any(is_image_name(cell.strip()) for cell in records[0][1]):
+        notes = (f"{source} has no header: its columns are called 0 to {len(records[0][1]) - 1}",)
+        header = None
     first = 0 if header is None or header == "infer" else header
     if len(records) <= first + (header is not None):
         what = "is empty" if not records else "has a header and no rows"
         raise TableError(f"The table {source} {what}. It needs one row for each image.")
+    counting = ""
     if header is None:
         columns = tuple(str(position) for position in range(len(records[0][1])))
     else:
         columns = tuple(name.strip() for name in records[first][1])
+        counting = f" (its header is row {records[first][0]})" if first == 0 else ""
         records = records[first + 1 :]
     return Table(
         source=source,
         columns=columns,
         rows=_even_rows(records, len(columns), source),
         numbers=tuple(number for number, _ in records),
-        counting=" (its header is row 1)" if header is not None and first == 0 else "",
+        counting=counting,
+        notes=notes,
     )
 
 
@@ -108,10 +119,15 @@ def _read_records(
     """Return the records of a CSV file, numbered from 1; blank lines count."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = delimiter or max(",", ";", "\t", "|", key=file.readline().count)
-            file.seek(0)
+            line = file.readline()
+            stated = re.fullmatch(r"sep=(.)", line.rstrip("\r\n"))
+            if stated is None:
+                file.seek(0)
+            separator = (
+                delimiter or (stated and stated[1]) or max(",", ";", "\t", "|", key=line.count)
+            )
             reader = csv.reader(file, delimiter=separator, quoting=quoting)  # pyright: ignore[reportArgumentType]: the stub wants literals
-            return list(enumerate(reader, start=1))
+            return list(enumerate(reader, start=1 if stated is None else 2))
     except FileNotFoundError:
         raise TableError(f"There is no file {quoted(path)}. Check the spelling.") from None
     except UnicodeDecodeError as error:
@@ -221,7 +237,10 @@ def images_of_table(
     if split is not None and splits is not None and None in splits:
         unclear = [row for row, name in enumerate(splits) if name is None]
         what = f"no set in column {table.columns[table.position(split)]!r}"
-        cure = "Write train, valid or test, or True for validation and False for training."
+        cure = (
+            "Write train, valid or test, or True for validation and False for training. Where the column numbers folds, hold one "
+            "of them out: splitter=ColSplitter(COLUMN, on=0) in a DataBlock."
+        )
         problems.append(_faulty_rows(table, unclear, what, cure))
     label_names = [table.columns[table.position(column)] for column in label_columns]
     where = f"column{'s' if len(label_names) > 1 else ''} {', '.join(map(repr, label_names))}"
