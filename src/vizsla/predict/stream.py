@@ -6,6 +6,7 @@ those above it) are in memory.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import sys
@@ -111,13 +112,16 @@ class PathSource:
 
 
 def read_list(file: BinaryIO, *, null: bool, name: str) -> Iterator[str]:
-    """Yield the paths of a list as they come, without empty lines; messages call it ``name``."""
+    """Yield the paths of a list as they come, without empty lines and a byte-order mark; messages call it ``name``."""
     separator = b"\0" if null else b"\n"
-    rest = b""
+    rest, mark = b"", b"" if null else codecs.BOM_UTF8
     # read1 gives what is there: whoever writes paths into a pipe gets answers before it is full.
     read = getattr(file, "read1", file.read)
     while chunk := read(_CHUNK_BYTES):
-        *whole, rest = (rest + chunk).split(separator)
+        rest += chunk
+        if mark and (len(rest) >= len(mark) or not mark.startswith(rest)):
+            rest, mark = rest.removeprefix(mark), b""
+        *whole, rest = rest.split(separator)
         for path in whole:
             yield from _listed_path(path, null=null, name=name)
         if len(rest) > _LONGEST_PATH:

@@ -157,7 +157,7 @@ def test_every_row_of_a_table_is_in_a_set(tmp_path: Path):
         ColSplitter("fold", on=4),
         FileSplitter(tmp_path / "valid.txt", col="file"),
         TrainTestSplitter(0.2),
-        MaskSplitter(frame["fold"] == 1),
+        MaskSplitter((frame["fold"] == 1).tolist()),
     ):
         train, valid = splitter(frame)
         assert sorted(train + valid) == list(range(20)), splitter

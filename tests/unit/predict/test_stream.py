@@ -68,6 +68,7 @@ def test_a_list_is_read_by_its_separator_however_it_arrives():
         (b"a.png\r\nc.png\r\n", False, ["a.png", "c.png"]),
         (b"a\nb.png\0c.png\0", True, ["a\nb.png", "c.png"]),
         (b"\xff.png\n", False, [os.fsdecode(b"\xff.png")]),
+        (b"\xef\xbb\xbfa.png\n\xef\xbb\xbfb.png", False, ["a.png", "\ufeffb.png"]),
         (b"", False, []),
     ):
         for file in (io.BytesIO(content), OneByteAtATime(content)):
