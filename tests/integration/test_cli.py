@@ -469,12 +469,15 @@ def test_an_image_may_be_named_like_an_option(
 def test_check_counts_the_images_of_each_class(vizsla: RunVizsla, pictures: Path, here: Path):
     done = vizsla("check", pictures, "--valid", "0.25")
     assert (done.code, done.err) == (0, "")
-    lines = done.out.splitlines()
-    assert lines[0].split() == ["class", "train", "valid", "other"]
-    assert [line.split() for line in lines[1:3]] == [
-        *(["cross", "9", "3", "0"], ["disc", "9", "3", "0"])
+    drawn, *lines = done.out.splitlines()
+    assert drawn.startswith("validation: 25% of each class")
+    assert [line.split() for line in lines[:4]] == [
+        ["class", "train", "valid"],
+        ["cross", "9", "3"],
+        ["disc", "9", "3"],
+        ["total", "18", "6"],
     ]
-    assert lines[3] == "All 24 images can be read."
+    assert lines[4] == "All 24 images can be read."
     done = vizsla("check", pictures, "--valid", "0.25", "--json")
     assert (done.code, done.err) == (0, "")
     counts = json.loads(done.out)
@@ -485,6 +488,7 @@ def test_check_counts_the_images_of_each_class(vizsla: RunVizsla, pictures: Path
         "num_other": 0,
     }
     assert (counts["num_train"], counts["num_valid"], counts["num_skipped"]) == (18, 6, 0)
+    assert counts["notes"] == [drawn]
     assert list(here.iterdir()) == []  # nothing is written
 
 
