@@ -75,7 +75,8 @@ def csv_rows(text: str) -> list[dict[str, str]]:
 def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Path, Done]):
     folder, done = workbench
     assert (done.code, done.err) == (0, "")
-    lines = done.out.splitlines()
+    drawn, *lines = done.out.splitlines()
+    assert drawn == "validation: 20% of each class, drawn with seed 0"
     assert lines[0] == "19 images to learn from, 5 to validate on, 2 classes"
     assert lines[1] == "24 images are smaller than 64 x 64 pixels and will be enlarged."
     assert lines[2].startswith("cache auto: 24 images")
@@ -262,7 +263,7 @@ def test_find_lr_prints_and_draws_rates(here: Path, image_folder: Path, vizsla: 
     done = vizsla(*words)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    assert lines[0] == "19 images to learn from, 5 to validate on, 2 classes"
+    assert lines[1] == "19 images to learn from, 5 to validate on, 2 classes"
     names = [line.split()[0] for line in lines[lines.index("") + 1 :] if line]
     assert names[:5] == ["robust", "valley", "slide", "steep", "minimum"]
     assert lines[-1] == "Plot: pictures-learning-rate.png"

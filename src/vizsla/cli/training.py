@@ -175,11 +175,10 @@ def find_lr(
 
     check_arch(choices.arch)
     check_device(choices.device)
-    display = Display()
-    table = _read_data(data, where, seed=choices.seed, display=display)
     plot = Path(f"{data_name(data)}-learning-rate.png") if out is None else out
     check_writable(plot)
     display = Display()
+    table = _read_data(data, where, seed=choices.seed, display=display)
     display.line(counts_line(table))
     display.header(EPOCH_COLUMNS)
     curve, suggestions = find_rate(table, config=choices, display=display, num_it=steps)

@@ -21,6 +21,7 @@ from vizsla.data.images.decode import cause_of
 from vizsla.data.loading.loader import map_rows
 from vizsla.data.loading.order import check_rows
 from vizsla.data.table.labels import LabelledImages, is_fraction, is_missing, is_several
+from vizsla.data.table.sources import is_image_name
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, Problem, raise_problems
 from vizsla.paths import ImagePaths
 from vizsla.text import counted, listed, quoted
@@ -215,7 +216,7 @@ def _nearest(path: str) -> str:
     """Return the name of a file in the same folder that was perhaps meant, in brackets, or nothing."""
     folder, name = os.path.split(path.replace("\\", "/"))
     with suppress(OSError):
-        there = {each.casefold(): each for each in os.listdir(folder)}  # noqa: PTH208 (names)
+        there = {each.casefold(): each for each in os.listdir(folder) if is_image_name(each)}  # noqa: PTH208 (names)
         for near in get_close_matches(name.strip().casefold(), there, 1, 0.75):
             return f", there is {there[near]!r}"
     return ""
