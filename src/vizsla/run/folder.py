@@ -113,7 +113,9 @@ class RunFolder:
         else:
             place, labels = locate_data(self.config, self.path, self.find_data(data))
             valid = str(self.config.get("valid", "auto"))
-            if valid[:1].isdigit():  # as it was drawn then, whatever split the data has now
+            if valid != "auto" and not valid.startswith(
+                "pool:"
+            ):  # as it was drawn, whatever split the data has now
                 valid = f"pool:{valid}"
             level = self.config.get("label_level", "auto")
             table = resolve_data(place, labels=labels, valid=valid, label_level=level, seed=seed)

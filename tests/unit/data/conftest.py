@@ -46,3 +46,17 @@ def table_of() -> Callable[..., ImageTable]:
         )
 
     return make
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that makes empty files of these names, for what opens no image."""
+
+    def make_files(*names: str) -> Path:
+        for name in names:
+            file = tmp_path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return tmp_path
+
+    return make_files

@@ -31,20 +31,6 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 
-@pytest.fixture
-def make(tmp_path: Path):
-    """Return a function that makes empty files of these names: resolving opens no image."""
-
-    def make_files(*names: str) -> Path:
-        for name in names:
-            file = tmp_path / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
-        return tmp_path
-
-    return make_files
-
-
 def several(pattern: str, count: int = 5) -> list[str]:
     return [pattern.format(number) for number in range(count)]
 

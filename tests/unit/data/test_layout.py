@@ -149,20 +149,6 @@ def test_one_class_and_images_outside_of_it():
     assert layout(".", "cat", "dog").classes == ("", "cat", "dog")
 
 
-@pytest.fixture
-def make(tmp_path: Path):
-    """Return a function that makes empty files of these names: reading a layout opens no image."""
-
-    def make_files(*names: str) -> Path:
-        for name in names:
-            file = tmp_path / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
-        return tmp_path
-
-    return make_files
-
-
 def five_in(*folders: str) -> list[str]:
     return [f"{folder}/{number}.jpg" for folder in folders for number in range(5)]
 

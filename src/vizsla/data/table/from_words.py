@@ -181,24 +181,24 @@ def _find_in_folder(data: Path, labeller: RegexLabeller | None, label_level: int
     listing = list_images(data)
     paths, in_doubt = listing.paths, listing.in_doubt
     layout = layout_of(paths, (data,), label_level=label_level, need_classes=labeller is None)
+    of_name = None if labeller is None else using_attr(labeller, "name")
+    labels = take_labels(paths, of_name) if of_name else folder_labels(paths, layout.classes)
     splits: list[str] | None = None
     if layout.splits is not None:  # images beside its folders, such as a sample, take no part
         splits = [layout.splits[number] for number in paths.folder_numbers]
         kept = [position for position, split in enumerate(splits) if split]
         number_of = {position: number for number, position in enumerate(kept)}
         in_doubt = in_doubt and tuple(number_of[p] for p in in_doubt if p in number_of)
-        class_of = dict(zip(paths.folders, layout.classes, strict=True))
         paths, splits = paths.chosen(kept), [splits[position] for position in kept]
-        classes = tuple(class_of[folder] for folder in paths.folders)
-    else:
-        classes = layout.classes
-    of_name = None if labeller is None else using_attr(labeller, "name")
+        labels = tuple(labels[position] for position in kept)
     images = LabelledImages(
         root=data,
         paths=paths,
         in_doubt=in_doubt,
-        labels=take_labels(paths, of_name) if of_name else folder_labels(paths, classes),
-        advice=advice_about(of_name) if of_name else FOLDER_ADVICE + _parent_hint(data, classes),
+        labels=labels,
+        advice=advice_about(of_name)
+        if of_name
+        else FOLDER_ADVICE + _parent_hint(data, layout.classes),
         notes=(*listing.notes, *layout.notes),
     )
     return images, splits
@@ -209,7 +209,7 @@ def _parent_hint(data: Path, classes: Sequence[str]) -> str:
     if len({*classes} - {""}) > 1:
         return ""
     parent = data.resolve().parent
-    with suppress(OSError, DataError):
+    with suppress(OSError):
         beside = [
             child
             for child in sorted(parent.iterdir())
@@ -242,7 +242,7 @@ def _find_in_table(file: Path, folder: Path, image: str | None, label: str | Non
     if splits is not None:
         told += f", split from column {split_columns[0]!r}"
     images = replace(
-        images, notes=(*table.notes, told, *notes), problems=(*images.problems, *problems)
+        images, notes=(*images.notes, told, *notes), problems=(*images.problems, *problems)
     )
     if splits is not None:
         return images, splits
@@ -305,12 +305,15 @@ def _locate(
         ("its name in another case", lambda text: _name(text).casefold()),
         ("leading zeros", lambda text: _unpadded(PurePosixPath(_name(text)).stem)),
     ]
+    written = [file.relative_to(folder).as_posix() for file in below]
     found = Counter[str]()
     twice: list[str] = []
     for what, key in ways:
+        if not absent:
+            break
         files: defaultdict[str, list[Path]] = defaultdict(list)
-        for file in below:
-            files[key(file.relative_to(folder).as_posix())].append(file)
+        for text, file in zip(written, below, strict=True):
+            files[key(text)].append(file)
         left: list[int] = []
         for position in absent:
             candidates = files.get(key(names[position]), [])
@@ -343,7 +346,7 @@ def _name(text: str) -> str:
 
 
 def _unpadded(stem: str) -> str:
-    return re.sub(r"\d+", lambda number: str(int(number[0])), stem)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", stem)
 
 
 def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
@@ -362,27 +365,36 @@ def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
     filled = [cell for cell in column if cell]
     if not filled:
         return problems
+
+    def refuse(what: str, columns: object, options: str) -> None:
+        way = f"In Python: ImageDataLoaders.from_csv(..., label_col={columns!r}, {options})."
+        problems.append(Problem(kind=LabelError, text=f"{what} {way}"))
+
     others = [place for place in range(len(table.columns)) if place != image]
     zero_one = [table.columns[place] for place in others if {*table.column(place)} <= {"0", "1"}]
-    in_python = f"In Python: ImageDataLoaders.from_csv(..., label_col={zero_one if len(zero_one) > 1 else name!r}"
     if len(zero_one) > 1 and len(zero_one) == len(others):
-        text = f"The columns {', '.join(map(repr, zero_one))} of {table.source} hold zeros and ones: an image can have several of "
-        text += f"these labels, and one column cannot say which. {in_python}, y_block=MultiCategoryBlock(encoded=True))."
-        problems.append(Problem(kind=LabelError, text=text))
+        refuse(
+            f"The columns {', '.join(map(repr, zero_one))} of {table.source} hold zeros and ones: an image can have several "
+            "of these labels, and one column cannot say which.",
+            zero_one,
+            "y_block=MultiCategoryBlock(encoded=True)",
+        )
     for delimiter in "|;":
         lists = [cell.split(delimiter) for cell in filled if delimiter in cell]
-        if 2 * len(lists) >= len(filled) and len({one for each in lists for one in each}) < len(
-            {*filled}
-        ):
-            text = f"{about} holds lists of labels, such as {delimiter.join(lists[0])!r}. "
-            text += f"{in_python}, label_delim={delimiter!r})."
-            problems.append(Problem(kind=LabelError, text=text))
+        num_parts = len({part for each in lists for part in each})
+        if 2 * len(lists) >= len(filled) and num_parts < len({*filled}):
+            example = delimiter.join(lists[0])
+            refuse(
+                f"{about} holds lists of labels, such as {example!r}.",
+                name,
+                f"label_delim={delimiter!r}",
+            )
     if all(re.fullmatch(r"-?\d+\.\d+(?:[eE][-+]?\d+)?", cell) for cell in filled):
-        text = (
-            f"{about} holds decimal numbers, such as {filled[0]}: they are measured, not classes. "
+        refuse(
+            f"{about} holds decimal numbers, such as {filled[0]}: they are measured, not classes.",
+            name,
+            "y_block=RegressionBlock",
         )
-        text += f"{in_python}, y_block=RegressionBlock)."
-        problems.append(Problem(kind=LabelError, text=text))
     return problems
 
 

@@ -233,6 +233,9 @@ class GrandparentSplitter:
     Args:
         train_name: Name of the training folder, or several.
         valid_name: Name of the validation folder, or several.
+
+    Raises:
+        TableError: When called: the items are a DataFrame.
     """
 
     train_name: str | Sequence[str] = "train"

@@ -253,6 +253,7 @@ def images_of_table(
         row_numbers=tuple(table.numbers[row] for row in rows),
         advice=f"Labels are read from {where} of {table.source}{table.counting}.",
         problems=tuple(problems),
+        notes=table.notes,
     )
     return images, None if splits is None else tuple(splits[row] or "" for row in rows)
 
