@@ -66,7 +66,7 @@ class Learner(Trainer):
             raise ConfigError(
                 "These images have no labels, so there is nothing to compare with. Make the loader with with_labels=True."
             )
-        return self.measure(outputs.logits, outputs.targets)
+        return self.measure_outputs(outputs.logits, outputs.targets)
 
     def get_preds(
         self,

@@ -183,7 +183,7 @@ def _validate(fit: Fit, *, started: float) -> None:
     trainer, record = fit.trainer, fit.record
     recorder = trainer.recorder
     fit.predictions = found = trainer.predictions()
-    values = [fit.smoothed.value, *trainer.measure(found.logits, found.targets)]
+    values = [fit.smoothed.value, *trainer.measure(found)]
     fit.values = dict(zip(recorder.value_names, values, strict=True))
     seconds = time.monotonic() - started
     record.values.append(values)

@@ -522,13 +522,17 @@ class Trainer:
         freeze_to(self.groups, n, train_norms=norms)
         self.opt = None
 
-    def create_opt(self) -> None:
-        """Make a new optimiser over the parameters that train."""
+    def create_opt(self, *, wd: float | None = None) -> None:
+        """Make a new optimiser over the parameters that train.
+
+        Args:
+            wd: Weight decay; None is the trainer's own.
+        """
         self.opt = build_optimiser(
             self.model,
             self.groups,
             opt_func=self.opt_func,
-            weight_decay=self.wd,
+            weight_decay=self.wd if wd is None else wd,
             decay_norms_and_biases=self.wd_bn_bias,
         )
 
@@ -624,7 +628,11 @@ class Trainer:
             )
         return self.dls.valid if ds_idx == 1 else self.dls.loader_for(self.dls.train.rows)
 
-    def measure(self, logits: Tensor, targets: Tensor) -> list[float]:
+    def measure(self, predictions: Predictions) -> list[float]:
+        """Return the loss and the metrics of predictions; nan where there are none."""
+        return self.measure_outputs(predictions.logits, predictions.targets)
+
+    def measure_outputs(self, logits: Tensor, targets: Tensor) -> list[float]:
         """Return the loss and the metrics of outputs ``(N, C)`` and targets, both on the CPU; nan where N is 0."""
         if not len(targets):
             return [math.nan] * (1 + len(self.metrics))

@@ -131,6 +131,10 @@ def test_show_batch_draws_images_with_labels(dls: DataLoaders):
     dls.show_batch(dls.valid.one_batch(), max_n=24, figsize=(8, 8))
     assert shown_titles() == ["Bengal", "beagle", "great_pyrenees", "great_pyrenees"]
     assert plt.gcf().get_size_inches().tolist() == [8.0, 8.0]
+    for loaders in (dls, dls.train):  # the arguments have an order
+        loaders.show_batch(None, 9, 1, 2, (4, 2))
+        assert len(shown_titles()) == 2
+        assert plt.gcf().get_size_inches().tolist() == [4.0, 2.0]
 
 
 def test_one_image_can_be_shown_many_times(dls: DataLoaders):

@@ -101,6 +101,9 @@ def test_metrics_see_the_whole_validation_set_at_once(make_learner: Any, make_lo
 def test_validate_takes_another_loader_with_labels(learner: Any):
     loader = learner.dls.loader_for(learner.dls.table.valid_rows)
     assert learner.validate(dl=loader) == pytest.approx(learner.validate(), abs=1e-6)
+    predictions = learner.predictions()
+    assert learner.measure(predictions) == learner.validate()
+    assert learner.measure_outputs(predictions.logits, predictions.targets) == learner.validate()
     with pytest.raises(ConfigError, match="with_labels=True"):
         learner.validate(dl=learner.dls.test_dl([learner.dls.table.paths[0]]))
 

@@ -198,6 +198,9 @@ def test_a_fit_may_set_the_weight_decay_from_now_on(make_learner: Any):
     for options, expected in (({}, 0.01), ({"wd": 0.1}, 0.1), ({}, 0.1)):
         learner.fit(1, **options)
         assert {group["weight_decay"] for group in learner.opt.param_groups} == {expected, 0.0}
+    learner.create_opt(wd=0.3)
+    assert {group["weight_decay"] for group in learner.opt.param_groups} == {0.3, 0.0}
+    assert learner.wd == 0.1
 
 
 def test_freeze_to_counts_groups_from_either_end(make_learner: Any):

@@ -95,24 +95,6 @@ def default_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-class ShowOptions(TypedDict, total=False):
-    """How ``show_batch`` draws.
-
-    Attributes:
-        nrows: Rows; None follows from the rest.
-        ncols: Columns; None follows from the rest.
-        figsize: (width, height) of the figure in inches; None is 3 x 3 for each image.
-        unique: Show one image several times, as different epochs of training see it.
-        show: False draws nothing and returns what would be drawn, as from ``decode_batch``.
-    """
-
-    nrows: int | None
-    ncols: int | None
-    figsize: tuple[float, float] | None
-    unique: bool
-    show: bool
-
-
 class DataLoader:
     """Batches of float images: an ``ImageLoader``, whose ``training`` decides whether to augment, and the augmentation."""
 
@@ -308,21 +290,38 @@ class DataLoader:
         self,
         b: Sequence[Tensor] | None = None,
         max_n: int = 9,
-        **options: Unpack[ShowOptions],
+        nrows: int | None = None,
+        ncols: int | None = None,
+        figsize: tuple[float, float] | None = None,
+        unique: bool = False,
+        show: bool = True,
     ) -> L[Any] | None:
         """Draw the images of a batch with their labels, in a new figure.
 
         Args:
             b: The batch, (images, labels); None takes the next one.
             max_n: Largest number of images to show.
-            **options: See ``ShowOptions``.
+            nrows: Rows; None follows from the rest.
+            ncols: Columns; None follows from the rest.
+            figsize: (width, height) of the figure in inches; None is 3 x 3 for each image.
+            unique: Show one image several times, as different epochs of training see it.
+            show: False draws nothing and returns what would be drawn, as from ``decode_batch``.
 
         Raises:
             ConfigError: There is no image to show, or a number is not positive.
         """
         from vizsla.notebook.batches import show_batch
 
-        return show_batch(self, b, max_n=max_n, **options)
+        return show_batch(
+            self,
+            b,
+            max_n=max_n,
+            nrows=nrows,
+            ncols=ncols,
+            figsize=figsize,
+            unique=unique,
+            show=show,
+        )
 
     def __repr__(self) -> str:
         from vizsla.notebook.cards import loader_card
@@ -623,10 +622,14 @@ class DataLoaders:
         self,
         b: Sequence[Tensor] | None = None,
         max_n: int = 9,
-        **options: Unpack[ShowOptions],
+        nrows: int | None = None,
+        ncols: int | None = None,
+        figsize: tuple[float, float] | None = None,
+        unique: bool = False,
+        show: bool = True,
     ) -> L[Any] | None:
         """Draw the images of a training batch, or of ``b``, with their labels; see ``DataLoader.show_batch``."""
-        return self.train.show_batch(b, max_n, **options)
+        return self.train.show_batch(b, max_n, nrows, ncols, figsize, unique, show)
 
     def cuda(self) -> DataLoaders:
         """Give batches on the CUDA device from now on; see ``to``."""

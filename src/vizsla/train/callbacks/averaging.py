@@ -147,7 +147,7 @@ class WeightSoup(Callback):
         _put(trainer.model, soup)
         renew_batch_norms(trainer)
         found = trainer.predictions()
-        loss = trainer.measure(found.logits, found.targets)[0]
+        loss = trainer.measure(found)[0]
         before = fit.values["valid_loss"]
         better = loss < before
         if not better:
