@@ -11,6 +11,9 @@ from .decode import plain_pixels as plain_pixels
 from .decode import size_from_header as size_from_header
 from .decode import source_name as source_name
 from .decode import to_rgb as to_rgb
+from .decoded_size import TooCostlyError as TooCostlyError
+from .decoded_size import decoded_pixels as decoded_pixels
+from .decoded_size import format_of as format_of
 from .duplicates import Duplicate as Duplicate
 from .duplicates import find_duplicates as find_duplicates
 from .facts import LIKENESS_SIDE as LIKENESS_SIDE

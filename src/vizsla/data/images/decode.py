@@ -22,6 +22,7 @@ import PIL
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from vizsla.data.images.decoded_size import TooCostlyError, decoded_pixels
 from vizsla.errors import ConfigError, PictureError
 from vizsla.machine import num_cores
 from vizsla.seeding import counter_uniform
@@ -80,7 +81,8 @@ def decode_image(
         A decoded image of mode RGB.
 
     Raises:
-        PictureError: The file is missing, empty, truncated, damaged, larger than ``MAX_PIXELS`` or not an image. The
+        PictureError: The file is missing, empty, truncated, damaged, not an image, or decoding it would take more than
+            ``MAX_PIXELS`` or far more pixels than its header claims. The
             message names the file; ``cause_of`` returns the cause alone.
         ConfigError: ``truncated`` is something else.
     """
@@ -200,6 +202,12 @@ def _formats() -> tuple[str, ...]:
 
 def _open_header(data: bytes) -> Image.Image:
     formats = _formats()
+    try:
+        decoded_pixels(
+            data, max_pixels=MAX_PIXELS
+        )  # Before Pillow opens it, which may already take memory and time.
+    except TooCostlyError as error:
+        raise _UnreadableError(str(error)) from error
     # Pillow's own limit (a warning from 89 million pixels, an error from 179) is a module global and would turn away
     # cameras of today. Opening reads the header only, so the lock is held for some 20 microseconds.
     with _HEADER_LOCK:
