@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -121,8 +122,22 @@ def test_a_class_with_a_single_image_is_named(refusal: Refusal, make_image: Call
     assert refusal("pictures") == (
         "1 class has a single image, which cannot be in training and in validation:\n"
         "  'disc': 'pictures/disc/0.jpg'\n"
-        "Add images of the class, or remove it."
+        "Add images of the class, remove it, or train on it without measuring it: --min-per-class 1 (min_per_class=1)."
     )
+
+
+def test_a_class_with_a_single_image_is_trained_on_if_asked(
+    vizsla: RunVizsla, image_folder: Path, make_image: Callable[..., Path]
+):
+    make_image("pictures/star/0.jpg", label="star")
+    done = vizsla("train", image_folder, "--size", "64", "--out", "run", "--min-per-class", "1")
+    assert done.code == 0
+    told = "not measured: 1 class has no validation image: 'star'"
+    assert told in done.out
+    assert told in json.loads(Path("run/metrics.json").read_text("utf-8"))["notes"]
+    report = Path("run/report.html").read_text("utf-8")
+    assert "not measured: 1 class" in report
+    assert vizsla("report", "run").code == 0
 
 
 def test_a_class_that_only_validation_has_is_named(

@@ -293,7 +293,12 @@ def _read_data(data: Path, where: DataConfig, *, seed: int, display: Display) ->
     from vizsla.data.table.from_words import resolve_data
 
     table = resolve_data(
-        data, labels=where.labels, valid=where.valid, label_level=where.label_level, seed=seed
+        data,
+        labels=where.labels,
+        valid=where.valid,
+        label_level=where.label_level,
+        min_per_class=where.min_per_class,
+        seed=seed,
     )
     for note in table.notes:
         display.line(note)

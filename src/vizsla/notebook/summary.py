@@ -181,6 +181,10 @@ class _Announced:
     splitter: Callable[[Any], Split]
     first: Any = None
 
+    @property
+    def by_chance(self) -> bool:
+        return getattr(self.splitter, "by_chance", False)
+
     def __call__(self, items: Any) -> Split:
         _say(f"Found {len(items)} items")
         train, valid = self.splitter(items)

@@ -30,11 +30,14 @@ class DataConfig:
         valid: Share of each class to hold out; auto: the split of the data where it has one, else 0.2; pool:0.2: pool the
             parts of the data's own split and draw another.
         label_level: Which level of folders names the class, counted from 1 below the split folders; auto: the one that can.
+        min_per_class: Refuse classes with fewer images; auto: 2 where a split is drawn; 1: train on single images too, their
+            classes are not measured.
     """
 
     labels: str = "folder"
     valid: str = "auto"
     label_level: int | Literal["auto"] = "auto"
+    min_per_class: int | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -117,8 +117,15 @@ class RunFolder:
                 "pool:"
             ):  # as it was drawn, whatever split the data has now
                 valid = f"pool:{valid}"
-            level = self.config.get("label_level", "auto")
-            table = resolve_data(place, labels=labels, valid=valid, label_level=level, seed=seed)
+            from_folders = labels == "folder" and place.is_dir()  # else ignored until 0.1
+            table = resolve_data(
+                place,
+                labels=labels,
+                valid=valid,
+                label_level=self.config.get("label_level", "auto") if from_folders else "auto",
+                min_per_class=self.config.get("min_per_class", "auto"),
+                seed=seed,
+            )
         causes = dict(self.metrics.get("skipped", ()))
         row_of = {table.shown_path(row): row for row in range(len(table.paths))}
         return drop_unreadable(

@@ -140,6 +140,7 @@ def run_training(
             if enlarged:
                 display.line(enlarged)
                 plan = replace(plan, notes=(*plan.notes, enlarged))
+            plan = replace(plan, notes=(*plan.notes, *table.notes))
             display.line(cache.describe())
             run = train_classifier(
                 table,

@@ -25,7 +25,7 @@ from vizsla.data.table import (
     class_texts,
     describe_data,
     drop_unreadable,
-    lonely_classes,
+    scarce_classes,
     settle_unreadable,
 )
 from vizsla.errors import Problem, raise_problems
@@ -175,11 +175,13 @@ def test_all_kinds_of_problems_are_reported_at_once(tmp_path: Path):
 def test_classes_with_one_image_are_named(tmp_path: Path):
     images = images_at(tmp_path, "dog", "dog", "cat", "fox")
     texts = class_texts(images.labels)
-    (problem,) = lonely_classes(images, texts, range(4))
+    (problem,) = scarce_classes(images, texts, range(4), min_per_class=2)
     assert re.match(
         r"2 classes have a single image.*:\n  'cat': row 4 .*\n  'fox': row 5 ", problem.text
     )
-    assert lonely_classes(images, texts, range(2)) == []
+    assert scarce_classes(images, texts, range(2), min_per_class=2) == []
+    (problem,) = scarce_classes(images, texts, range(4), min_per_class=3)
+    assert [f"{name!r}: {count} image" in problem.text for name, count in (("cat", 1), ("dog", 2))]
 
 
 def test_problems_of_one_kind_keep_their_error_class():

@@ -98,6 +98,31 @@ def test_what_is_not_in_a_test_folder_is_split(make, folders, valid, vocab, size
     assert not any(path.startswith("test") for path in used)
 
 
+def test_classes_with_few_images_are_trained_on_or_refused_as_asked(make):
+    root = make(*several("cat/{}.jpg"), *several("dog/{}.jpg", 3), "fox/1.jpg")
+    table = resolve_data(root, min_per_class=1, seed=0)
+    assert "fox/1.jpg" in shown(table, table.train_rows)
+    assert "not measured: 1 class has no validation image: 'fox'" in table.notes
+    with pytest.raises(
+        LabelError, match=r"2 classes have fewer than 4.*\n  'dog': 3.*\n  'fox': 1"
+    ):
+        resolve_data(root, min_per_class=4, seed=0)
+    with pytest.raises(ConfigError, match="Received: 0"):
+        resolve_data(root, min_per_class=0, seed=0)
+    split = make("s/train/a/1.jpg", "s/train/b/2.jpg", "s/valid/a/3.jpg") / "s"
+    assert "not measured: 1 class has no validation image: 'b'" in resolve_data(split, seed=0).notes
+    with pytest.raises(LabelError, match=r"'b'.*2\.jpg"):
+        resolve_data(split, min_per_class=2, seed=0)
+
+
+def test_a_level_of_folders_is_refused_where_labels_come_from_elsewhere(make):
+    root = make(*several("x/cat_{}.jpg"), *several("y/dog_{}.jpg"))
+    (root / "l.csv").write_text("file,label\nx/cat_0.jpg,cat\ny/dog_0.jpg,dog\n")
+    for data, labels in ((root, r"regex:(\w+)_"), (root, "csv:l.csv"), (root / "l.csv", "folder")):
+        with pytest.raises(ConfigError, match="label_level=1"):
+            resolve_data(data, labels=labels, label_level=1, seed=0)
+
+
 @pytest.mark.parametrize(
     ("names", "labels", "error", "words"),
     [

@@ -19,20 +19,26 @@ from sklearn.model_selection import train_test_split
 from vizsla import (
     ColSplitter,
     ConfigError,
+    DataBlock,
     DataError,
     EndSplitter,
     FileSplitter,
     FuncSplitter,
     GrandparentSplitter,
     GroupSplitter,
+    ImageBlock,
     IndexSplitter,
+    LabelError,
     MaskSplitter,
     MissingExtraError,
+    MultiCategoryBlock,
     RandomSplitter,
     RandomSubsetSplitter,
     StratifiedSplitter,
     TableError,
     TrainTestSplitter,
+    get_image_files,
+    parent_label,
 )
 from vizsla.data.table import split_of_value, stratified_split
 
@@ -284,3 +290,41 @@ def test_groups_may_be_a_column():
     assert len(by_name[1]) == 2
     assert GroupSplitter(1, 0.34, seed=0)(frame) == by_name
     assert GroupSplitter(lambda row: row["patient"], 0.34, seed=0)(frame) == by_name
+
+
+@pytest.mark.parametrize(
+    "splitter",
+    [RandomSplitter(0.5, seed=2), RandomSubsetSplitter(0.5, 0.5, 2), TrainTestSplitter(0.5, 2)],
+)
+def test_a_draw_that_leaves_a_class_without_training_images_moves_one(make, splitter):
+    names = [f"{number}_{'ab'[number % 2]}.jpg" for number in range(10)]
+    train, valid = splitter(names)
+    rare = {valid[0]: "x", valid[1]: "y", valid[2]: "y"}
+    files = [make(f"{rare.get(n, name[2])}/{name}") / f"{rare.get(n, name[2])}/{name}" for n, name in enumerate(names)]  # fmt: skip
+    block = DataBlock(get_y=parent_label, splitter=splitter)
+    with pytest.warns(UserWarning, match="2 images are moved there from validation: 'x', 'y'"):
+        table = block.resolve(files)
+    assert table.train_rows.tolist() == [*train, *valid[:2]]
+    assert table.valid_rows.tolist() == valid[2:]
+    assert any("not measured: 1 class has no validation image: 'x'" in note for note in table.notes)
+    full = [path for path in files if path.parent.name in "ab"]
+    assert sorted(block.resolve(full).train_rows.tolist()) == sorted(splitter(full)[0])
+
+
+def test_a_draw_keeps_an_image_of_each_label_of_several_in_training(make):
+    splitter = RandomSplitter(0.5, seed=2)
+    _, valid = splitter(range(10))
+    labels = [["a", "rare"] if n == valid[0] else ["a"] if n % 2 else ["b"] for n in range(10)]
+    names = [f"{number}.jpg" for number in range(10)]
+    files = [make(*names) / name for name in names]
+    block = DataBlock((ImageBlock, MultiCategoryBlock), get_y=lambda n: labels[n], get_x=files.__getitem__, splitter=splitter)  # fmt: skip
+    with pytest.warns(UserWarning, match="moved there from validation: 'rare'"):
+        assert valid[0] in block.resolve(range(10)).train_rows.tolist()
+
+
+def test_a_split_of_the_users_own_is_not_changed(make):
+    root = make("a/1.jpg", "b/2.jpg", "c/3.jpg")
+    for splitter in (IndexSplitter([2]), EndSplitter(0.4), TrainTestSplitter(1, shuffle=False)):
+        block = DataBlock(get_items=get_image_files, get_y=parent_label, splitter=splitter)
+        with pytest.raises(LabelError, match=r"not in training:\n  'c'"):
+            block.resolve(root)

@@ -20,6 +20,7 @@ from vizsla.data.table.check import (
     label_problems,
     lookalike_classes,
     missed_labels,
+    settle_draw,
     unknown_classes,
 )
 from vizsla.data.table.labels import (
@@ -79,6 +80,7 @@ class CategoryBlock:
         Images in neither set stay in it. Where their label is missing or unknown, their target is ``UNLABELLED``.
         """
         texts = class_texts(images.labels)
+        images = settle_draw(images, texts, keep_out=self.add_na)
         if self.vocab is None:
             own = dict.fromkeys(images.labels[p] for p in images.train if texts[p] is not None)
             classes = _class_names(own, sort=self.sort, add_na=self.add_na)
@@ -155,13 +157,13 @@ class MultiCategoryBlock:
                 "MultiCategoryBlock(encoded=True) needs vocab, the names of the classes of the zeros and ones. "
                 "Received: vocab=None"
             )
-        images = replace(images, labels=tuple(labels))
+        texts = list(map(names_of, labels))
+        images = settle_draw(replace(images, labels=tuple(labels)), texts, keep_out=self.add_na)
         in_train = [labels[position] for position in images.train]
         seen = [name for label in in_train if isinstance(label, tuple) for name in label]
         classes = _class_names(
             seen if given is None else given, sort=given is None, add_na=self.add_na
         )
-        texts = list(map(names_of, labels))
         class_problems: list[Problem] = []
         if not self.add_na:
             class_problems += unknown_classes(images, texts, classes)
@@ -393,6 +395,7 @@ class DataBlock:
             advice="Labels are what get_y returns.",
             before_training=False,
             notes=_left_out(items, used),
+            by_chance=getattr(splitter, "by_chance", False),
         )
         return output_block(self.blocks).table(images)
 

@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 import unicodedata
+import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -24,7 +26,7 @@ from vizsla.data.table.labels import LabelledImages, is_fraction, is_missing, is
 from vizsla.data.table.sources import is_image_name
 from vizsla.errors import ConfigError, DataError, LabelError, PictureError, Problem, raise_problems
 from vizsla.paths import ImagePaths
-from vizsla.text import LISTED_AT_MOST, counted, listed, quoted
+from vizsla.text import LISTED_AT_MOST, counted, joined, listed, quoted
 from vizsla.types import ImageTable, is_labelled
 
 if TYPE_CHECKING:
@@ -299,21 +301,74 @@ _FAULTS = (
 )
 
 
-def lonely_classes(
-    images: LabelledImages, texts: Sequence[str | None], positions: Sequence[int]
+def scarce_classes(
+    images: LabelledImages,
+    texts: Sequence[str | None],
+    positions: Sequence[int],
+    *,
+    min_per_class: int,
 ) -> list[Problem]:
-    """Return the problem of classes with one image only, which no stratified split can have on both sides."""
-    if 1 not in Counter(texts[position] for position in positions).values():
+    """Return the problem of classes with fewer images than wanted; with one, no split can have it on both sides."""
+    if min(Counter(texts[position] for position in positions).values(), default=0) >= min_per_class:
         return []
-    lonely = {
-        label: found[0] for label, found in _by_class(texts, positions).items() if len(found) == 1
+    scarce = {
+        label: found
+        for label, found in _by_class(texts, positions).items()
+        if len(found) < min_per_class
     }
-    if not lonely:
+    if not scarce:
         return []
-    rest = "a single image, which cannot be in training and in validation"
-    entries = [f"{label!r}: {images.entry(position)}" for label, position in lonely.items()]
+    alone = min_per_class == 2
+    rest = "a single image, which cannot be in training and in validation" if alone else f"fewer than {min_per_class} images"  # fmt: skip
+    entries = [
+        f"{label!r}: {images.entry(found[0]) if alone else counted(len(found), 'image')}"
+        for label, found in scarce.items()
+    ]
     words = (f"class has {rest}", f"classes have {rest}")
-    return [listing(LabelError, words, entries, _ADD_OR_REMOVE)]
+    cure = (
+        "Add images of the class, remove it, or train on it without measuring it: --min-per-class 1 (min_per_class=1)."
+        if alone
+        else _ADD_OR_REMOVE
+    )
+    return [listing(LabelError, words, entries, cure)]
+
+
+def settle_draw(
+    images: LabelledImages, names: Sequence[Names], *, keep_out: bool = False
+) -> LabelledImages:
+    """Return images whose sets suit their classes, and say which classes are not measured.
+
+    Where chance drew the sets (``images.by_chance``), the first image of each class that only validation would have moves to
+    training, with a warning: the draw is at fault, not the data. ``keep_out`` leaves it, as one of a class to be unknown.
+    """
+    in_train = set(chain.from_iterable(_classes(names[p]) for p in images.train))
+    moved: list[int] = []
+    missed: list[str] = []
+    for position in images.valid if images.by_chance and not keep_out else ():
+        if new := [name for name in _classes(names[position]) if name not in in_train]:
+            moved.append(position)
+            missed += new
+            in_train.update(new)
+    notes = list(images.notes)
+    if moved:
+        are = "is" if len(moved) == 1 else "are"
+        notes.append(
+            f"the random split left {counted(len(missed), 'class', 'classes')} without a training image, so "
+            f"{counted(len(moved), 'image')} {are} moved there from validation: {joined(list(map(repr, missed)), limit=5)}"
+        )
+        warnings.warn(notes[-1], stacklevel=2)
+    valid = [position for position in images.valid if position not in {*moved}]
+    measured = set(chain.from_iterable(_classes(names[p]) for p in valid))
+    if valid and (unmeasured := sorted(in_train - measured)):
+        has = "class has" if len(unmeasured) == 1 else "classes have"
+        notes.append(
+            f"not measured: {len(unmeasured)} {has} no validation image: {joined(list(map(repr, unmeasured)), limit=5)}"
+        )
+    return replace(images, train=[*images.train, *moved], valid=valid, notes=tuple(notes))
+
+
+def _classes(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names or ()
 
 
 def lookalike_classes(
@@ -376,8 +431,7 @@ def _by_class(names: Sequence[Names], positions: Sequence[int]) -> Mapping[str, 
     """Return the positions of each class, classes in alphabetical order; images without a usable label are left out."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for position in positions:
-        classes = names[position]
-        for name in (classes,) if isinstance(classes, str) else classes or ():
+        for name in _classes(names[position]):
             found[name].append(position)
     return dict(sorted(found.items()))
 

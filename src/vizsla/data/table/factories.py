@@ -316,5 +316,5 @@ def _loaders(
         train, valid = RandomSplitter(valid_pct or 0, seed)(images.paths)
     else:
         train, valid = positions_of(splits, "train"), positions_of(splits, "valid")
-    table = block.table(replace(images, train=train, valid=valid))
+    table = block.table(replace(images, train=train, valid=valid, by_chance=splits is None))
     return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from vizsla.data.table.block import CategoryBlock
-from vizsla.data.table.check import listing, lonely_classes
+from vizsla.data.table.check import listing, scarce_classes
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
     LabelledImages,
@@ -59,6 +59,7 @@ def resolve_data(
     labels: str = "folder",
     valid: float | str = "auto",
     label_level: int | Literal["auto"] = "auto",
+    min_per_class: int | Literal["auto"] = "auto",
     seed: int,
 ) -> ImageTable:
     r"""Find the images, their labels and the split of a data set, and check all of it.
@@ -74,22 +75,34 @@ def resolve_data(
             holds out that part of each class, and is refused where the data states a split; ``"pool:0.2"`` pools its
             parts and draws another. Images of a ``test`` folder or row stay in neither set.
         label_level: Which level of folders names the class, counted from 1 below the split folders; ``"auto"`` is the only
-            one that can, and is refused where there are two.
+            one that can, and is refused where there are two. Refused where labels do not come from folders.
+        min_per_class: Classes with fewer images are refused. ``"auto"``: 2 where a split is drawn, so that each class can be
+            learnt and measured. 1: a single image goes to training, and a note says that its class is not measured.
         seed: Makes the drawn split repeatable.
 
     Raises:
         DataError: Something is wrong with the data; the message names all of it.
-        ConfigError: ``labels`` or ``valid`` cannot be understood.
+        ConfigError: An argument cannot be understood, or does not go with the others.
 
     Examples:
         >>> table = resolve_data("breeds", labels=r"regex:(.+)_\d+\.jpg$", seed=0)
     """
     fraction, is_pooled = _valid_fraction(valid)
+    if min_per_class != "auto" and min_per_class < 1:
+        raise ConfigError(
+            f"min_per_class is 'auto' or a number of images from 1 on. Received: {min_per_class!r}"
+        )
     images, splits = _find(Path(data), labels, None if label_level == "auto" else label_level)
     if splits is not None and "valid" in splits and not is_pooled:
         if fraction is None:
             sets = {name: positions_of(splits, name) for name in ("train", "valid")}
-            return CategoryBlock().table(replace(images, **sets))
+            images = replace(images, **sets)
+            least = 1 if min_per_class == "auto" else min_per_class
+            scarce = scarce_classes(
+                images, class_texts(images.labels), images.used, min_per_class=least
+            )
+            images = replace(images, problems=(*images.problems, *scarce))
+            return CategoryBlock().table(images)
         raise ConfigError(
             f"The data has a split of its own, {splits.count('train'):,} images for training and {splits.count('valid'):,} for "
             f"validation. Received: valid={valid}. Leave it out to keep that split, or draw another from all of these images "
@@ -104,10 +117,11 @@ def resolve_data(
         valid_fraction=part,
         seed=seed,
     )
-    lonely = lonely_classes(images, texts, divided)
+    least = 2 if min_per_class == "auto" else min_per_class
+    scarce = scarce_classes(images, texts, divided, min_per_class=least)
     images = replace(
         images,
-        problems=(*images.problems, *lonely),
+        problems=(*images.problems, *scarce),
         train=[divided[position] for position in train],
         valid=[divided[position] for position in held_out],
         notes=(*images.notes, f"validation: {part:.0%} of each class, drawn with seed {seed}"),
@@ -134,6 +148,11 @@ def _valid_fraction(valid: float | str) -> tuple[float | None, bool]:
 
 def _find(data: Path, labels: str, label_level: int | None) -> _Found:
     kind, _, rest = labels.partition(":")
+    if label_level is not None and (data.is_file() or labels != "folder"):
+        raise ConfigError(
+            "label_level says which level of folders names the class, and labels do not come from folders here. "
+            f"Received: label_level={label_level}, labels {labels!r}, data {quoted(data)}. Leave --label-level out."
+        )
     file, image, label = _csv_options(rest, labels) if kind == "csv" else ("", None, None)
     if data.is_file():
         if is_image_name(data.name):

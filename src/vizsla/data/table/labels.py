@@ -321,6 +321,7 @@ class LabelledImages:
         before_training: False: images that can be looked at but not trained on give a warning instead of an error.
         in_doubt: Positions of the images that may not exist; the others were found, each once. ``None``: nothing is known.
         notes: What was guessed or left out while reading, a line each.
+        by_chance: Whether chance drew the sets; an image of a class that training would miss is then moved there.
     """
 
     root: Path
@@ -336,6 +337,7 @@ class LabelledImages:
     before_training: bool = True
     in_doubt: Sequence[int] | None = None
     notes: tuple[str, ...] = ()
+    by_chance: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", ImagePaths.of(self.paths))

@@ -254,7 +254,7 @@ def _label_level(
         candidates = [level for level in range(deepest) if len(names_of[level]) > 1][:1]
     if len(candidates) > 1:
         raise DataError(
-            f"Two levels of folders in {quoted(root)} may name the class:\n"
+            f"{len(candidates)} levels of folders in {quoted(root)} may name the class:\n"
             f"{listed([_level_line(level, names_of[level]) for level in candidates])}\n"
             "Say which with --label-level (label_level)."
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -27,7 +27,10 @@ Split = tuple[list[int], list[int]]
 """Positions of the training items, positions of the validation items."""
 
 Splitter = Callable[[Any], Split]
-"""A function of the items that returns the positions of both sets."""
+"""A function of the items that returns the positions of both sets.
+
+One with an attribute ``by_chance`` that is true lets a ``DataBlock`` move an image of a class that training would miss.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class RandomSplitter:
 
     valid_pct: float = 0.2
     seed: int | None = None
+    by_chance: ClassVar = True
 
     def __post_init__(self) -> None:
         _check_fraction(self.valid_pct, zero_allowed=True)
@@ -76,6 +80,7 @@ class RandomSubsetSplitter:
     train_sz: float
     valid_sz: float
     seed: int | None = None
+    by_chance: ClassVar = True
 
     def __post_init__(self) -> None:
         # The sum of two parts such as 0.7 and 0.3 may pass 1 by rounding.
@@ -302,6 +307,7 @@ class StratifiedSplitter:
     valid_pct: float = 0.2
     seed: int | None = None
     label_func: Callable[[Any], Hashable] | str | int = parent_label
+    by_chance: ClassVar = True
 
     def __post_init__(self) -> None:
         _check_fraction(self.valid_pct, zero_allowed=False)
@@ -364,6 +370,11 @@ class TrainTestSplitter:
     stratify: Sequence[Any] | None = None
     train_size: float | int | None = None
     shuffle: bool = True
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the sets are drawn, not taken in order."""
+        return self.shuffle
 
     def __call__(self, items: Any) -> Split:
         """Return the positions of both sets."""
