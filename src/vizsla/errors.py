@@ -89,7 +89,7 @@ PACKAGES_OF_EXTRA = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "parquet": ("pyarrow",),
     "report": ("jinja2",),
-    "serve": ("prometheus-client", "python-multipart", "starlette", "uvicorn"),
+    "serve": ("httptools", "prometheus-client", "python-multipart", "starlette", "uvicorn"),
 }
 """What each extra of ``pyproject.toml`` brings. Messages name these: ``vizsla[...]`` is not right in every installation."""
 

@@ -213,6 +213,7 @@ def serve(
     max_rate: float = 50.0,
     max_seconds: float = 30.0,
     max_requests: int = 128,
+    max_connections: int = 128,
 ) -> None:
     """Show a model on a web page, with a JSON interface.
 
@@ -241,6 +242,7 @@ def serve(
         max_rate: Requests per second from one address; 0: any number.
         max_seconds: Seconds that an answer may take.
         max_requests: Requests in progress at once; others are told that the server is busy.
+        max_connections: Open connections from one address; behind a proxy all visitors have its address.
     """
     from vizsla.serve.limits import Limits
     from vizsla.serve.server import ServePlan
@@ -258,6 +260,8 @@ def serve(
         requests_per_second=max_rate,
         seconds=max_seconds,
         requests=max_requests,
+        connections=max(512, max_connections),
+        connections_per_client=max_connections,
     )
     plan = ServePlan(
         model=model_file(model),

@@ -12,6 +12,7 @@ import ipaddress
 import json
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -111,7 +112,9 @@ class Guard:
                     f"The answer took longer than {self._limits.seconds:g} seconds. Try again later, with less.",
                     retry_seconds=5,
                 )
-                await refusal(refused)(scope, receive, guarded_send)
+                answer = refusal(refused)
+                answer.headers["connection"] = "close"  # The rest of its body is not waited for.
+                await answer(scope, receive, guarded_send)
         finally:
             route = scope["path"] if scope["path"] in self._routes else "other"
             seconds = time.monotonic() - started
@@ -147,6 +150,15 @@ def refusal(refused: RefusedError) -> Response:
     again = refused.retry_seconds
     headers = None if again is None else {"retry-after": str(again)}
     return json_response({"error": refused.message}, status=refused.status, headers=headers)
+
+
+def raw_refusal(refused: RefusedError) -> bytes:
+    """Return the whole answer to a client whose request does not reach the application; the connection is then closed."""
+    answer = refusal(refused)
+    answer.headers["connection"] = "close"
+    lines = [f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}".encode()]
+    lines += [b": ".join(header) for header in _with_headers(answer.raw_headers)]
+    return b"\r\n".join([*lines, b"", bytes(answer.body)])
 
 
 def _with_headers(headers: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -9,17 +9,18 @@ import asyncio
 import ipaddress
 import math
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
 _MOST_CLIENTS = 10_000
+_MOST_TURNED_AWAY = 128  # Connections without a place that are still being told so.
 _BURST_SECONDS = 2.0
 _IPV6_NETWORK_BITS = 64  # Whoever has one such address has the whole network.
 
@@ -37,7 +38,9 @@ class Limits:
         seconds: Time of one request, from its headers to the last byte of the answer.
         requests: Predictions in progress at once; more are asked to try again.
         buffered_bytes: Bodies of all requests in progress together; more are asked to try again.
+        chunks: Parts in which a body of unknown length may be sent; 20 MB in pieces of 1 kB are 20,000.
         connections: Open connections.
+        connections_per_client: Those of one client; behind a proxy all have the proxy's address.
         header_seconds: Time from the opening of a connection, or the end of an answer, to the next request's headers.
         stop_seconds: Time that requests in progress have when the server is told to stop.
 
@@ -52,7 +55,9 @@ class Limits:
     seconds: float = 30.0
     requests: int = 128
     buffered_bytes: int = 256_000_000
+    chunks: int = 25_000
     connections: int = 512
+    connections_per_client: int = 128
     header_seconds: float = 10.0
     stop_seconds: float = 30.0
 
@@ -109,6 +114,66 @@ class RateLimiter:
         self._buckets[client] = (tokens - 1, now)
         while len(self._buckets) > _MOST_CLIENTS:  # The ones unused for longest had time to refill.
             self._buckets.popitem(last=False)
+
+
+class Connection(Protocol):
+    """What ``Places`` needs to know of a connection."""
+
+    def abort(self) -> None:
+        """Close it at once."""
+        ...
+
+
+class Places:
+    """Gives places to connections: of all clients together, and of each; who has waited longest without a request makes room."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._clients: dict[Connection, str] = {}
+        self._num_of_client: Counter[str] = Counter()
+        self._waiting: OrderedDict[Connection, str] = OrderedDict()
+        self._turned_away: OrderedDict[Connection, str] = OrderedDict()
+
+    def enter(self, connection: Connection, address: str) -> bool:
+        """Give a new connection from an IP address a place, and return whether there was one."""
+        client = _client(address)
+        candidates: Iterable[Connection] = ()
+        is_full = self._num_of_client[client] >= self._limits.connections_per_client
+        if is_full:
+            candidates = (one for one, other in self._waiting.items() if other == client)
+        elif len(self._clients) >= self._limits.connections:
+            is_full, candidates = True, iter(self._waiting)
+        oldest = next(iter(candidates), None)
+        if oldest is not None:
+            self.leave(oldest)
+            oldest.abort()
+        elif is_full:
+            self._turned_away[connection] = ""
+            if len(self._turned_away) > _MOST_TURNED_AWAY:
+                self._turned_away.popitem(last=False)[0].abort()
+            return False
+        self._clients[connection] = self._waiting[connection] = client
+        self._num_of_client[client] += 1
+        return True
+
+    def works(self, connection: Connection) -> None:
+        """Note that a request of a connection is being answered."""
+        self._waiting.pop(connection, None)
+
+    def waits(self, connection: Connection) -> None:
+        """Note that an answer is complete."""
+        if connection in self._clients:
+            self._waiting[connection] = self._clients[connection]
+
+    def leave(self, connection: Connection) -> None:
+        """Take the place back; one without a place is ignored."""
+        client = self._clients.pop(connection, None)
+        self._waiting.pop(connection, None)
+        self._turned_away.pop(connection, None)
+        if client is not None:
+            self._num_of_client[client] -= 1
+            if not self._num_of_client[client]:
+                del self._num_of_client[client]
 
 
 class Admission:

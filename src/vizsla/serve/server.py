@@ -8,13 +8,13 @@ import signal
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vizsla.errors import ConfigError, MissingExtraError
 from vizsla.machine import long_lived_objects_set_aside, share_heaps
 from vizsla.model_file.bundle import read_manifest
 from vizsla.predict.predictor import Predictor
-from vizsla.serve.limits import Limits
+from vizsla.serve.limits import Limits, Places, RefusedError, body_too_large, busy
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,12 +23,19 @@ if TYPE_CHECKING:
     from types import FrameType
 
     import uvicorn
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from vizsla.serve.guard import HostNames
     from vizsla.serve.nearest import NearestIndex
 
 DEFAULT_PORT = 8000
 _BACKLOG = 512
+
+_MOST_HEADER_BYTES, _MOST_HEADERS, _MOST_QUEUED = 65_536, 128, 8
+"""Of one request: bytes and lines of its header; and requests that a client sends before it has read the first answer."""
+
+_MOST_WIRE_TO_BODY = 1.2  # Chunks have a line each.
+_LINGER_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +117,7 @@ def check_extra() -> None:
     """Raise MissingExtraError unless the packages of the extra are installed."""
     from importlib.util import find_spec
 
-    for name in ("starlette", "uvicorn", "python-multipart", "prometheus-client"):
+    for name in ("starlette", "uvicorn", "httptools", "python-multipart", "prometheus-client"):
         if find_spec(name.replace("-", "_")) is None:
             raise MissingExtraError(name, extra="serve", purpose="serve a model")
 
@@ -124,7 +131,7 @@ def make_server(application: object, *, limits: Limits) -> uvicorn.Server:
 
     config = uvicorn.Config(
         application,  # pyright: ignore[reportArgumentType] (uvicorn's own types of ASGI differ in spelling)
-        http=timed_connection(limits.header_seconds),
+        http=limited_connection(limits),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -132,58 +139,126 @@ def make_server(application: object, *, limits: Limits) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
     )
     return uvicorn.Server(config)
 
 
-def timed_connection(header_seconds: float) -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol with a time limit for each request to arrive.
+def limited_connection(limits: Limits) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol with limits for each connection: its time, its number, its bytes and its chunks.
 
-    uvicorn waits for ever for the first byte of a connection, for the rest of a header, and for the rest of a body that was already
-    refused. Each such connection would hold one of the places, so a connection without a complete request is closed after a while,
-    however many bytes have come. It is h11's protocol, not that of httptools: h11 limits the bytes of a header (64 kB), httptools does
-    not, and a faster parser would gain little next to the milliseconds of the network.
+    uvicorn waits for ever for the first byte of a connection, for the rest of a header, and for a client that does not read its
+    answer. Here a connection always has a deadline: a while for the next header, ``limits.seconds`` for a request. A body in chunks of
+    one byte is work for the parser, not for the network; so chunks are counted, and what a refused client still sends is thrown away
+    unread.
     """
-    from uvicorn.protocols.http.h11_impl import H11Protocol
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    class TimedConnection(H11Protocol):
-        _silence: asyncio.TimerHandle | None = None
+    from vizsla.serve.guard import raw_refusal
+
+    places = Places(limits)
+
+    class LimitedConnection(HttpToolsProtocol):
+        _deadline: asyncio.TimerHandle | None = None
+        _refused: RefusedError | None = None
+        _num_header_bytes = _num_wire_bytes = _num_chunks = 0
+        _in_header = _in_body = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] (as uvicorn has it)
             super().connection_made(transport)
-            self._watch()
+            self._end_after(limits.header_seconds)
+            if not places.enter(self, self.client[0] if self.client else ""):
+                self._refuse(busy())
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            self._stop_watching()
+            places.leave(self)
+            if self._deadline is not None:
+                self._deadline.cancel()
 
         def data_received(self, data: bytes) -> None:
+            if self._refused is not None:
+                return
+            in_header, in_body = self._in_header, self._in_body
             super().data_received(data)
-            self._watch()
+            self._num_header_bytes += len(data) if in_header else 0
+            self._num_wire_bytes += len(data) if in_body or self._in_body else 0
+            if self._in_header and self._num_header_bytes > _MOST_HEADER_BYTES:
+                self._refuse(_long_header())
+            elif self._num_wire_bytes > _MOST_WIRE_TO_BODY * limits.body_bytes + _MOST_HEADER_BYTES:
+                self._refuse(body_too_large(limits))
+
+        def send_400_response(self, msg: str) -> None:
+            # uvicorn comes here for whatever a callback of the parser raises, too: httptools wraps it.
+            self._refuse(self._refused or RefusedError(400, msg))
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._in_header = True
+            self._num_header_bytes = self._num_wire_bytes = self._num_chunks = 0
+            if len(self.pipeline) >= _MOST_QUEUED:
+                self._stop(RefusedError(400, "The client does not wait for its answers."))
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            super().on_header(name, value)
+            self._num_header_bytes += len(name) + len(value)
+            if len(self.headers) > _MOST_HEADERS or self._num_header_bytes > _MOST_HEADER_BYTES:
+                self._stop(_long_header())
+
+        def on_headers_complete(self) -> None:
+            self._in_header, self._in_body = False, True
+            super().on_headers_complete()
+            places.works(self)
+            self._end_after(limits.seconds + _LINGER_SECONDS)
+
+        def on_chunk_header(self) -> None:
+            self._num_chunks += 1
+            if self._num_chunks > limits.chunks:
+                self._stop(RefusedError(413, f"The body has more than {limits.chunks} chunks. Send larger ones."))  # fmt: skip
+
+        def on_message_complete(self) -> None:
+            self._in_body = False
+            super().on_message_complete()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self._watch()
+            if not self.pipeline:
+                places.waits(self)
+                is_read = not self.transport.get_write_buffer_size()
+                self._end_after(limits.header_seconds if is_read else limits.seconds)
 
-        def _watch(self) -> None:
-            answering = bool(self.cycle) and not self.cycle.response_complete
-            if answering or self.transport.is_closing():
-                self._stop_watching()
-            elif self._silence is None:
-                self._silence = self.loop.call_later(header_seconds, self._close)
+        def abort(self) -> None:
+            """Close at once, whether or not the client has read its answer."""
+            self.transport.abort()
 
-        def _stop_watching(self) -> None:
-            if self._silence is not None:
-                self._silence.cancel()
-                self._silence = None
+        def _end_after(self, seconds: float) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._deadline = self.loop.call_later(seconds, self.abort)
 
-        def _close(self) -> None:
-            self._silence = None
-            self.transport.close()
+        def _stop(self, refused: RefusedError) -> None:
+            self._refused = refused
+            raise refused
 
-    return TimedConnection
+        def _refuse(self, refused: RefusedError) -> None:
+            """Answer, then read and throw away for a while: a client that is still sending would lose the answer otherwise."""
+            self._refused = refused
+            cycle = cast(
+                "RequestResponseCycle | None", self.cycle
+            )  # None before the first request.
+            if cycle is None or cycle.response_complete or not cycle.response_started:
+                self.transport.write(raw_refusal(refused))
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
+            self._unset_keepalive_if_required()
+            self._end_after(_LINGER_SECONDS)
+
+    return LimitedConnection
+
+
+def _long_header() -> RefusedError:
+    return RefusedError(431, "The header of the request is too long.")
 
 
 @contextmanager

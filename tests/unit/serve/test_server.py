@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
+import io
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from vizsla import ConfigError, MissingExtraError
 from vizsla.serve import (
+    Limits,
     ServePlan,
     address_of,
     check_extra,
@@ -93,3 +99,107 @@ def test_ctrl_c_ends_the_command_with_code_0(model: Path):
         finally:
             process.kill()
     assert (process.returncode, out, err) == (0, "Stopped.\n", "")
+
+
+SLOW = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n12"
+CHUNKED = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def answer(connection: socket.socket) -> tuple[int, dict[str, str], str]:
+    """Return status, headers and body of the next answer."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.status, dict(response.headers), response.read().decode()
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_a_body_of_very_many_chunks_or_of_little_but_framing_is_refused(serve, draw):
+    limits = Limits(requests_per_second=0, body_bytes=100_000, chunks=1000)
+    image = png(draw("disc", number=1))
+    with serve(limits) as client:
+        with client.connect() as connection:
+            connection.sendall(CHUNKED + b"1\r\nx\r\n" * 2000)
+            status, headers, body = answer(connection)
+        assert status == 413
+        assert "more than 1000 chunks" in body
+        assert "content-security-policy" in headers
+        with client.connect() as connection:
+            connection.sendall(CHUNKED + (b"1;" + b"x" * 10_000 + b"\r\nx\r\n") * 30)
+            assert answer(connection)[0] == 413
+        with client.connect() as connection:
+            pieces = b"".join(b"40\r\n" + image[at : at + 64].ljust(64, b"\0") + b"\r\n" for at in range(0, len(image), 64))  # fmt: skip
+            connection.sendall(CHUNKED + pieces + b"0\r\n\r\n")
+            assert answer(connection)[0] == 200
+
+
+def test_headers_without_end_and_requests_without_patience_are_refused(serve):
+    start = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    with serve() as client:
+        for sent, status in (
+            (start + b"x: " + b"x" * 1_000_000, 431),
+            (start + b"x: " + b"x" * 100_000 + b"\r\ny: z\r\n", 431),
+            (start + b"a: b\r\n" * 200 + b"\r\n", 431),
+            (b"GET / HTTP/9.9\r\n\r\n", 400),
+            ((start + b"\r\n") * 200, 400),
+        ):
+            with client.connect() as connection:
+                connection.sendall(sent)
+                statuses = [answer(connection)[0]]
+                while statuses[-1] == 200:
+                    statuses.append(answer(connection)[0])
+            assert statuses == [status], sent[-20:]
+
+
+def test_a_request_ends_in_time_whatever_the_client_does(serve):
+    limits = Limits(requests_per_second=0, seconds=0.3)
+    with serve(limits) as client, client.connect() as dripping, client.connect() as deaf:
+        deaf.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        dripping.sendall(CHUNKED)
+        with suppress(ConnectionError):
+            for _ in range(10):
+                dripping.sendall(b"1\r\nx\r\n")
+                time.sleep(0.05)
+        assert answer(dripping)[0] == 503
+        assert answer(deaf)[0] == 200
+        assert b"vizsla_requests 0" in client.ask("GET", "/metrics").body
+
+
+def test_slow_headers_do_not_shut_others_out(serve, draw):
+    image = png(draw("disc", number=1))
+    for limits in (
+        Limits(requests_per_second=0, connections=20, connections_per_client=100),
+        Limits(requests_per_second=0, connections=100, connections_per_client=20),
+    ):
+        with serve(limits) as client, ExitStack() as stack:
+            slow = [stack.enter_context(client.connect()) for _ in range(60)]
+            for connection in slow:
+                with suppress(ConnectionError):
+                    connection.sendall(b"GET / HTTP/1.1\r\nHost: lo")
+            assert client.predict(("a.png", image)).status == 200
+            assert is_closed(slow[0])  # Who came first and said nothing has gone.
+
+
+def test_a_client_with_all_its_places_at_work_is_told_to_try_again(serve):
+    limits = Limits(requests_per_second=0, connections_per_client=2, seconds=5)
+    with serve(limits) as client, client.connect() as one, client.connect() as other:
+        for connection in (one, other):
+            connection.sendall(SLOW)
+            assert connection.recv(100).startswith(b"HTTP/1.1 100 ")  # It is at work.
+        with client.connect() as third:
+            third.sendall(b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n\r\n" + bytes(300_000))  # fmt: skip
+            status, headers, _ = answer(third)
+        assert (status, headers["retry-after"]) == (503, "1")
+        one.sendall(b"3456789")
+        assert answer(one)[0] == 422
