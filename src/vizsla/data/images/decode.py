@@ -23,6 +23,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vizsla.data.images.decoded_size import TooCostlyError, decoded_pixels
+from vizsla.data.images.profiles import in_srgb, srgb_conversion
 from vizsla.errors import ConfigError, PictureError
 from vizsla.machine import num_cores
 from vizsla.seeding import counter_uniform
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from vizsla.types import Size
 
-DECODER_VERSION = f"3, Pillow {PIL.__version__}"
+DECODER_VERSION = f"4, Pillow {PIL.__version__}"
 """Changes when the same file may give other pixels; part of the key of every cached image."""
 
 MAX_PIXELS = 200_000_000
@@ -67,7 +68,8 @@ def decode_image(
     """Open, decode and turn upright one image.
 
     The EXIF orientation is applied; 16-bit values are scaled to 8 bits; grey, 1-bit, palette and CMYK images become
-    RGB; what is transparent is laid over white; of an animation the first frame is taken.
+    RGB; colours are converted to sRGB by the ICC profile if there is one; what is transparent is laid over white; of an
+    animation the first frame is taken.
 
     Args:
         source: A file, or the bytes of one.
@@ -139,11 +141,14 @@ def cause_of(error: PictureError) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB: 16 bits scaled to 8, transparency laid over white; plain RGB is returned as it is.
+    """Return an image of any mode as sRGB: 16 bits scaled to 8, transparency laid over white.
+
+    Colours are converted by the image's ICC profile, see ``profiles.py``; plain sRGB is returned as it is.
 
     Raises:
         ValueError: The values of mode I or F are not within 0-65535 or 0-1, or Pillow cannot convert the mode.
     """
+    image = in_srgb(image)
     transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa")
     if image.mode == "RGB" and not transparent:
         return image
@@ -169,7 +174,9 @@ def _from_wide_values(image: Image.Image) -> Image.Image:
     for start in range(0, len(values), _WIDE_ROWS):  # At once, 50 million values took 1.3 GB.
         rows = slice(start, start + _WIDE_ROWS)
         narrow[rows] = np.rint(values[rows].astype(np.float64) * (255 / white)).astype(np.uint8)
-    return Image.fromarray(narrow).convert("RGB")
+    grey = Image.fromarray(narrow)
+    grey.info["icc_profile"] = image.info.get("icc_profile")
+    return in_srgb(grey).convert("RGB")
 
 
 def _error(source: Path | str | bytes, failure: _UnreadableError) -> PictureError:
@@ -284,7 +291,7 @@ _FEWEST_CORES = 4
 
 _BASELINE = 0xC0
 _NOT_BASELINE = frozenset(range(0xC1, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_APP1, _APP14, _SCAN = 0xE1, 0xEE, 0xDA
+_APP1, _APP2, _APP14, _SCAN = 0xE1, 0xE2, 0xEE, 0xDA
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xDA)))
 _ORIENTATION, _SHORT = 0x0112, 3
 
@@ -302,10 +309,10 @@ class _UnusualError(Exception):
 
 
 def plain_jpeg(data: bytes) -> JpegHeader | None:
-    """Return the header of a plain JPEG from all bytes of its file: baseline, 8 bits, grey or YCbCr, complete.
+    """Return the header of a plain JPEG from all bytes of its file: baseline, 8 bits, grey or YCbCr, sRGB, complete.
 
-    None for everything else: progressive, CMYK or stored as RGB, without a proper end, with damaged EXIF data or with an
-    orientation that stands elsewhere.
+    None for everything else: progressive, CMYK or stored as RGB, with a profile other than sRGB, without a proper end, with
+    damaged EXIF data or with an orientation that stands elsewhere.
     """
     if not data.startswith(b"\xff\xd8\xff") or not data.endswith(_JPEG_END):
         return None
@@ -369,7 +376,7 @@ def _decode_plain(data: bytes) -> NDArray[np.uint8]:
 
 def _plain_header(data: bytes) -> JpegHeader:
     size: Size | None = None
-    orientation, at = 1, 2
+    profile, mode, orientation, at = b"", "", 1, 2
     while True:
         if data[at] != 0xFF:
             raise _UnusualError
@@ -378,13 +385,19 @@ def _plain_header(data: bytes) -> JpegHeader:
             at += 1
             continue
         if marker == _SCAN and size is not None:
+            if profile and srgb_conversion(profile, mode) is not None:
+                raise _UnusualError
             return JpegHeader(size=size, orientation=orientation)
         if marker in _WITHOUT_LENGTH or marker in _NOT_BASELINE or marker == _SCAN:
             raise _UnusualError
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
         body = data[at + 4 : end]
         if marker == _BASELINE:
-            size = _frame_size(body)
+            size, mode = _frame_size(body), "L" if body[5] == 1 else "RGB"
+        elif marker == _APP2 and body.startswith(b"ICC_PROFILE\0"):
+            if profile or size is not None or body[12:14] != b"\1\1":
+                raise _UnusualError  # A profile in several parts is too large to be an ordinary sRGB.
+            profile = body[14:]
         elif marker == _APP1 and body.startswith(b"Exif\0\0"):
             orientation = _exif_orientation(body[6:])
         elif (marker == _APP1 and b"tiff:Orientation" in body) or (
