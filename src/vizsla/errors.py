@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+PictureKind = Literal["not an image", "damaged", "unsupported kind"]
+"""Why the content of an image file cannot be read."""
 
 
 class VizslaError(Exception):
@@ -34,7 +37,20 @@ class DataError(VizslaError):
 
 
 class PictureError(DataError):
-    """One or more image files cannot be read."""
+    """One or more image files cannot be read.
+
+    Args:
+        message: What is wrong, and what to do.
+        kind: See the attribute.
+
+    Attributes:
+        kind: ``"not an image"``, ``"damaged"``, or ``"unsupported kind"``: whole, but not decoded. None where the content
+            is not the cause (there is no such file), or where several files are named.
+    """
+
+    def __init__(self, message: str, *, kind: PictureKind | None = None) -> None:
+        super().__init__(message)
+        self.kind: PictureKind | None = kind
 
 
 class LabelError(DataError):

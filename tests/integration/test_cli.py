@@ -335,7 +335,7 @@ def test_an_unreadable_image_gets_its_line_and_exit_code_2(
     done = vizsla("predict", model, tmp_path, *words)
     assert done.code == 2
     assert done.err == "vizsla: 1 image could not be read; see the lines above.\n"
-    cause = "it is not an image but text that begins with 'Dear diary'"
+    cause = "not an image: text that begins with 'Dear diary'"
     path = str(tmp_path / "b.jpg")
     if form == "table":
         lines = done.out.splitlines()

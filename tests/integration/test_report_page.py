@@ -124,7 +124,7 @@ def make_content(
         vocab=tuple(vocab),
         train_rows=torch.arange(0),
         valid_rows=torch.arange(num_images),
-        skipped=((folder / "empty.jpg", "the file is empty (0 bytes)"), (folder / ("s" * 90), "c" * 90)),
+        skipped=((folder / "empty.jpg", "not an image: the file is empty (0 bytes)"), (folder / ("s" * 90), "c" * 90)),
     )  # fmt: skip
     predictions = Predictions(
         rows=torch.arange(num_images),

@@ -331,7 +331,7 @@ def test_every_failure_is_said_in_words_on_its_card(browser: Browser, server: st
     faults = browser.evaluate(
         "[...document.querySelectorAll('.answer')].map(a => a.querySelector('.fault').hidden ? '' : a.querySelector('.fault').innerText)"
     )
-    assert faults[0].startswith("Cannot be read\n\nIt is not an image but text")
+    assert faults[0].startswith("Cannot be read\n\nNot an image: text")
     assert faults[1].startswith("Too big\n\nIt has 0.2\u202fMB, and this server takes 0.15\u202fMB")
     assert faults[2].startswith("Too big\n\nIt has 1200 x 1000 pixels, more than 1 million")
     assert faults[3] == ""

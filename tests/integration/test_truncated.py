@@ -56,7 +56,7 @@ def test_strict_loaders_name_the_file_in_training_and_validation(table: ImageTab
     for loader in loaders:
         with pytest.raises(PictureError) as caught:
             list(loader.batches())
-        assert f"{table.paths[CUT]}: the file is truncated" in str(caught.value)
+        assert f"{table.paths[CUT]}: damaged: the file is truncated" in str(caught.value)
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "device", "off"])

@@ -156,9 +156,9 @@ def test_a_class_that_only_validation_has_is_named(
 # --- images that cannot be read --------------------------------------------------------------------------------------
 
 CAUSES = {
-    "cross/cut.jpg": "the file is truncated, it ends before the image does",
-    "cross/text.jpg": "it is not an image but text that begins with 'Dear diary'",
-    "disc/zero.jpg": "the file is empty (0 bytes)",
+    "cross/cut.jpg": "damaged: the file is truncated, it ends before the image does",
+    "cross/text.jpg": "not an image: text that begins with 'Dear diary'",
+    "disc/zero.jpg": "not an image: the file is empty (0 bytes)",
 }
 
 

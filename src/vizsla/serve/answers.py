@@ -14,6 +14,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from vizsla import __version__
+from vizsla.data.images.refusals import kind_of
+from vizsla.errors import PictureKind
 from vizsla.evaluate.novelty import REFUSED_SHARE
 from vizsla.text import printable
 
@@ -73,7 +75,7 @@ def answer_type(task: Task, *, calibration: Calibration | None) -> type[Struct]:
         "multi_category": list[str],
         "regression": dict[str, float],
     }
-    optional: dict[str, Any] = {"error": str, "prediction": kinds[task]}
+    optional: dict[str, Any] = {"error": str, "kind": PictureKind, "prediction": kinds[task]}
     if task != "regression":
         optional |= {
             "probability": Share,
@@ -106,6 +108,8 @@ def answer_values(answer: Answer, *, name: str) -> dict[str, Any]:
     """Return the fields of one element of ``pictures`` in the response."""
     values: dict[str, Any] = {"name": shown_name(name)}
     if answer.prediction is None:
+        kind = kind_of(answer.error)
+        values |= {} if kind is None else {"kind": kind}
         return {**values, "error": printable(answer.error)}
     values |= answer.prediction.to_dict()
     if answer.heat is not None:

@@ -160,10 +160,11 @@ def screen(data: bytes, *, max_pixels: int, cover: Size | None = None) -> Screen
     JPEGs are decoded at the smallest of libjpeg's scales that covers ``cover``, ``(height, width)``; None for all pixels.
     """
     if not data:
-        return Screening(refusal="the file is empty (0 bytes)")
+        return Screening(refusal="not an image: the file is empty (0 bytes)")
     if data[:4] == _ICON_START:
         # The size in its directory need not be that of the image inside.
-        return Screening(refusal="it is an icon (ICO), which is not taken here; convert it to PNG")
+        why = "unsupported kind: an icon (ICO), which is not taken here; convert it to PNG"
+        return Screening(refusal=why)
     # Pillow sets aside two canvases to open a WebP file, which may be of 34 bytes: so its header is read here.
     webp = _webp_size(data)
     size = webp or size_from_header(data)

@@ -239,8 +239,8 @@ def test_each_cause_has_its_own_message(tmp_path: Path):
         (tmp_path, "folder"),
         (loop, "the system says "),
         (page, "text that begins with '<html>not found</html>'"),
-        (eps, "text that begins with '%!PS-Adobe"),
-        (b"\0\1\2\3" * 9, r"header is damaged (it begins with b'\x00\x01\x02\x03"),
+        (eps, "PostScript"),
+        (b"\0\1\2\3" * 9, r"not an image: it begins with b'\x00\x01\x02\x03"),
         (b"\0\0\0\x18ftypheic" + b"\0" * 40, "HEIC"),
     ]:
         assert fact in cause(source)
@@ -288,7 +288,7 @@ def test_damaged_pixel_data_is_refused():
     data = bytearray(as_bytes(left_red_right_blue(), format="PNG"))
     place = data.index(b"IDAT") + 10
     data[place : place + 8] = b"\xff" * 8
-    assert "data is damaged" in cause(bytes(data))
+    assert cause(bytes(data)).startswith("damaged: ")
 
 
 @pytest.mark.parametrize("truncated", ["strict", "ok"])

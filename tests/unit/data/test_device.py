@@ -228,7 +228,7 @@ def test_a_loader_decodes_whole_batches_once(paths: list[Path], table_of, num_wo
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_a_bad_file_among_whole_batches_is_named(paths: list[Path], table_of, num_workers: int):
     loader = loader_of(DecodingLoader, table_of(paths[:7]), "device", num_workers=num_workers)
-    with pytest.raises(PictureError, match=r"6\.jpg: the file is truncated"):
+    with pytest.raises(PictureError, match=r"6\.jpg: damaged: the file is truncated"):
         list(loader.batches())
     assert not [t for t in threading.enumerate() if t.name.startswith("vizsla-reader")]
 
@@ -246,5 +246,5 @@ def test_loaders_on_cuda_fill_the_store_and_name_the_bad_file(paths: list[Path],
     assert [len(images) for images in first] == [4, 2]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert loaders.cache.describe().startswith("cache device: 6 images")
-    with pytest.raises(PictureError, match=r"6\.jpg: the file is truncated"):
+    with pytest.raises(PictureError, match=r"6\.jpg: damaged: the file is truncated"):
         list(loaders_of(paths[:7]).loader_for(torch.arange(7), training=True).batches())

@@ -189,7 +189,9 @@ def test_the_first_unreadable_image_in_the_order_is_named(table: ImageTable, num
     assert next(batches).rows.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(PictureError) as caught:
         next(batches)
-    assert f"Cannot read the image {table.paths[7]}: the file is truncated" in str(caught.value)
+    assert f"Cannot read the image {table.paths[7]}: damaged: the file is truncated" in str(
+        caught.value
+    )
     with pytest.raises(StopIteration):
         next(batches)
 

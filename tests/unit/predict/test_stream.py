@@ -156,8 +156,8 @@ def test_a_table_line_has_three_classes(
     likeliest = ", ".join(" ".join(one) for one in shown)
     assert text.split("\n") == [
         f"{path}  {'  '.join(shown[0])}  ({likeliest})",
-        f"{empty}  cannot be read: the file is empty (0 bytes)",
-        f"{tmp_path}/text\\n.png  cannot be read: it is not an image but text that begins with 'Dear diary'",
+        f"{empty}  cannot be read: not an image: the file is empty (0 bytes)",
+        f"{tmp_path}/text\\n.png  cannot be read: not an image: text that begins with 'Dear diary'",
         "",
     ]
     assert len(shown) == 3
@@ -185,7 +185,7 @@ def test_numbers_have_a_column_each_and_no_probability(model_of: Any, make_image
     header, row, bad = csv_rows(text)
     assert header == ["path", "prediction_a;b", "prediction_size", "error"]
     assert [float(cell) for cell in row[1:3]] == pytest.approx(expected.values, rel=1e-6)
-    assert bad == [str(gone), "", "", "the file is empty (0 bytes)"]
+    assert bad == [str(gone), "", "", "not an image: the file is empty (0 bytes)"]
     first, second = expected.values
     said = json.loads(printed(model, [path], Format.json)[0])
     assert said == {"path": str(path), "prediction": {"a;b": first, "size": second}}
@@ -318,7 +318,7 @@ def test_a_file_has_a_row_for_each_image_in_order(
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
         assert [set(row) == {"path", "error"} for row in rows] == [n == 3 for n in range(7)]
     assert [row["path"] for row in rows] == [str(path) for path in few_images]
-    assert rows[3]["error"] == "it is not an image but text that begins with 'Dear diary'"
+    assert rows[3]["error"] == "not an image: text that begins with 'Dear diary'"
     assert ("label_set" in rows[0], "familiarity" in rows[0]) == (True, True)
 
 

@@ -31,9 +31,9 @@ def test_images_of_too_many_pixels_are_refused(draw: Callable[..., Image.Image])
 
 def test_icons_and_empty_files_are_refused():
     icon = file_of(Image.new("RGB", (32, 32)), "ICO")  # its header need not be true
-    refusal = "it is an icon (ICO), which is not taken here; convert it to PNG"
+    refusal = "unsupported kind: an icon (ICO), which is not taken here; convert it to PNG"
     assert screen(icon, max_pixels=10_000).refusal == refusal
-    assert screen(b"", max_pixels=1).refusal == "the file is empty (0 bytes)"
+    assert screen(b"", max_pixels=1).refusal == "not an image: the file is empty (0 bytes)"
     assert screen(b"no image", max_pixels=1) == Screening()
 
 

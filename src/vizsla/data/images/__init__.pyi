@@ -30,6 +30,7 @@ from .item_transforms import function_name as function_name
 from .item_transforms import item_pipeline as item_pipeline
 from .item_transforms import symmetry as symmetry
 from .reader import ImageReader as ImageReader
+from .refusals import kind_of as kind_of
 from .sizing import MAX_COPIED_PIXELS as MAX_COPIED_PIXELS
 from .sizing import MAX_STRIP_WINDOWS as MAX_STRIP_WINDOWS
 from .sizing import NUM_TRIES as NUM_TRIES

@@ -15,21 +15,31 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import PIL
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin
 
+from vizsla.data.images.bit_depth import check_bit_depth, scaled_to_bytes, wide_file
 from vizsla.data.images.decoded_size import TooCostlyError, decoded_pixels
 from vizsla.data.images.profiles import in_srgb, srgb_conversion
+from vizsla.data.images.refusals import (
+    NOT_AN_IMAGE,
+    UnreadableError,
+    is_unscalable_jpeg,
+    refused_data,
+    refused_header,
+)
 from vizsla.errors import ConfigError, PictureError
 from vizsla.machine import num_cores
 from vizsla.seeding import counter_uniform
 from vizsla.types import SYMMETRIES, SYMMETRY_OF_ORIENTATION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from vizsla.types import Size
@@ -46,13 +56,7 @@ Truncated = Literal["strict", "ok"]
 # Raster formats that are recognised by their first bytes. Pillow's others run a program (EPS), guess (TGA), or are not images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_TRUNCATED = "the file is truncated, it ends before the image does"
-_WIDE_ROWS = 64
 _HEADER_LOCK = threading.Lock()
-
-
-class _UnreadableError(Exception):
-    """Why an image cannot be read, in words that continue "Cannot read the image PATH: ..."."""
 
 
 # ── any file ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -64,6 +68,8 @@ def decode_image(
     cover: Size | None = None,
     truncated: Truncated = "strict",
     data: bytes | None = None,
+    bit_depth: int | None = None,
+    on_wide: Callable[[int], None] | None = None,
 ) -> Image.Image:
     """Open, decode and turn upright one image.
 
@@ -78,28 +84,31 @@ def decode_image(
         truncated: ``"ok"`` decodes a JPEG that ends too early as far as it goes; the rest of it is grey. ``"strict"``
             refuses it, as other truncated files are always refused.
         data: The bytes of the file, if they were read already.
+        bit_depth: How many bits the values of 16-bit files use, 8 to 16, see ``decide_bit_depth``; None is 16.
+        on_wide: Called with the largest value of a 16-bit image, rounded up, if that depends on ``bit_depth`` and there is none.
 
     Returns:
         A decoded image of mode RGB.
 
     Raises:
         PictureError: The file is missing, empty, truncated, damaged, not an image, or decoding it would take more than
-            ``MAX_PIXELS`` or far more pixels than its header claims. The
-            message names the file; ``cause_of`` returns the cause alone.
-        ConfigError: ``truncated`` is something else.
+            ``MAX_PIXELS`` or far more pixels than its header claims. The message names the file; ``cause_of`` returns the
+            cause alone, ``kind`` tells what kind of refusal it is.
+        ConfigError: ``truncated`` or ``bit_depth`` is something else.
     """
     if truncated not in get_args(Truncated):
         raise ConfigError(f"truncated is 'strict' or 'ok'. Received: {truncated!r}")
+    check_bit_depth(bit_depth)
     try:
         data = _bytes_of(source) if data is None else data
         try:
-            return _decode(_open_header(data), cover)
-        except _UnreadableError as failure:
-            if truncated == "strict" or str(failure) != _TRUNCATED or data[:2] != _JPEG_START:
+            return _decode(data, cover, bit_depth=bit_depth, on_wide=on_wide)
+        except UnreadableError as failure:
+            if truncated == "strict" or not failure.is_truncated or data[:2] != _JPEG_START:
                 raise
             # With an end appended, libjpeg fills in the rest. Pillow's own switch for this is global, not for one file.
-            return _decode(_open_header(data + _JPEG_END), cover)
-    except _UnreadableError as failure:
+            return _decode(data + _JPEG_END, cover)
+    except UnreadableError as failure:
         raise _error(source, failure) from failure
 
 
@@ -107,7 +116,7 @@ def read_bytes(source: Path | str | bytes) -> bytes:
     """Return the bytes of an image file, or those given; raise a PictureError for a file that is unreadable or empty."""
     try:
         return _bytes_of(source)
-    except _UnreadableError as failure:
+    except UnreadableError as failure:
         raise _error(source, failure) from failure
 
 
@@ -115,13 +124,17 @@ def size_from_header(source: Path | str | bytes) -> Size | None:
     """Return the upright ``(height, width)`` of an image from its header alone, or None if it cannot be read."""
     try:
         image = _open_header(_bytes_of(source))
-    except _UnreadableError:
+    except UnreadableError:
         return None
+    width, height = image.size
     if image.format == "PNG" and "exif" not in image.info:
         # Pillow would decode all pixels to look for EXIF data behind them, even those of a decompression bomb.
-        return image.height, image.width
+        return height, width
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size may be upright already
+        tags: Any = image.tag_v2
+        width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
     swapped, *_ = SYMMETRIES[_symmetry_of(image)]
-    return image.size if swapped else (image.height, image.width)
+    return (width, height) if swapped else (height, width)
 
 
 def source_name(source: Path | str | bytes | Image.Image) -> str:
@@ -137,24 +150,29 @@ def source_name(source: Path | str | bytes | Image.Image) -> str:
 def cause_of(error: PictureError) -> str:
     """Return why ``decode_image`` could not read an image, without the file's name; of another error the whole message."""
     cause = error.__cause__
-    return str(cause) if isinstance(cause, _UnreadableError) else str(error)
+    return str(cause) if isinstance(cause, UnreadableError) else str(error)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, bit_depth: int | None = None) -> Image.Image:
     """Return an image of any mode as sRGB: 16 bits scaled to 8, transparency laid over white.
 
-    Colours are converted by the image's ICC profile, see ``profiles.py``; plain sRGB is returned as it is.
+    Colours are converted by the image's ICC profile, see ``profiles.py``; plain sRGB is returned as it is. ``bit_depth`` is as in
+    ``decode_image``.
 
     Raises:
         ValueError: The values of mode I or F are not within 0-65535 or 0-1, or Pillow cannot convert the mode.
     """
+    if image.mode == "F" or image.mode.startswith("I"):
+        white = 1.0 if image.mode == "F" else 2 ** (bit_depth or 16) - 1
+        grey = Image.fromarray(scaled_to_bytes(np.asarray(image), white=white))
+        grey.info["icc_profile"] = image.info.get("icc_profile")
+        image = grey
     image = in_srgb(image)
-    transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa")
+    transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
     if image.mode == "RGB" and not transparent:
         return image
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _from_wide_values(image)
     if transparent:
+        image = image.convert("LA") if image.mode == "La" else image
         with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
         over_white = Image.new("RGB", image.size, "white")
         over_white.paste(with_alpha, mask=with_alpha)
@@ -162,26 +180,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_wide_values(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    white = 1.0 if image.mode == "F" else 65535.0
-    low, high = float(values.min()), float(values.max())
-    if not 0 <= low <= high <= white:
-        raise ValueError(
-            f"its values go from {low:g} to {high:g}, only 0 to {white:g} have a known meaning"
-        )
-    narrow = np.empty(values.shape, dtype=np.uint8)
-    for start in range(0, len(values), _WIDE_ROWS):  # At once, 50 million values took 1.3 GB.
-        rows = slice(start, start + _WIDE_ROWS)
-        narrow[rows] = np.rint(values[rows].astype(np.float64) * (255 / white)).astype(np.uint8)
-    grey = Image.fromarray(narrow)
-    grey.info["icc_profile"] = image.info.get("icc_profile")
-    return in_srgb(grey).convert("RGB")
-
-
-def _error(source: Path | str | bytes, failure: _UnreadableError) -> PictureError:
+def _error(source: Path | str | bytes, failure: UnreadableError) -> PictureError:
     return PictureError(
-        f"Cannot read the image {source_name(source)}: {failure}. Replace the file or leave it out."
+        f"Cannot read the image {source_name(source)}: {failure}. Replace the file or leave it out.",
+        kind=failure.kind,
     )
 
 
@@ -192,12 +194,12 @@ def _bytes_of(source: Path | str | bytes) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise _UnreadableError("there is no such file") from error
+        raise UnreadableError("there is no such file") from error
     except OSError as error:
         cause = "it is a folder" if path.is_dir() else f"the system says {error.strerror!r}"
-        raise _UnreadableError(cause) from error
+        raise UnreadableError(cause) from error
     if not data:
-        raise _UnreadableError("the file is empty (0 bytes)")
+        raise UnreadableError("the file is empty (0 bytes)", NOT_AN_IMAGE)
     return data
 
 
@@ -210,11 +212,10 @@ def _formats() -> tuple[str, ...]:
 def _open_header(data: bytes) -> Image.Image:
     formats = _formats()
     try:
-        decoded_pixels(
-            data, max_pixels=MAX_PIXELS
-        )  # Before Pillow opens it, which may already take memory and time.
+        # Before Pillow opens it, which may already take memory and time.
+        decoded_pixels(data, max_pixels=MAX_PIXELS)
     except TooCostlyError as error:
-        raise _UnreadableError(str(error)) from error
+        raise UnreadableError(str(error)) from error
     # Pillow's own limit (a warning from 89 million pixels, an error from 179) is a module global and would turn away
     # cameras of today. Opening reads the header only, so the lock is held for some 20 microseconds.
     with _HEADER_LOCK:
@@ -222,31 +223,43 @@ def _open_header(data: bytes) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = None
         try:
             return Image.open(BytesIO(data), formats=formats)
-        except UnidentifiedImageError as error:
-            raise _UnreadableError(_what_it_is_instead(data)) from error
         except Exception as error:
-            raise _UnreadableError(_why_not_decoded(error)) from error
+            raise refused_header(data, formats=formats, error=error) from error
         finally:
             Image.MAX_IMAGE_PIXELS = usual_limit
 
 
-def _decode(image: Image.Image, cover: Size | None) -> Image.Image:
+def _decode(
+    data: bytes,
+    cover: Size | None,
+    *,
+    bit_depth: int | None = None,
+    on_wide: Callable[[int], None] | None = None,
+) -> Image.Image:
+    image = _open_header(data)
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise _UnreadableError(
+        raise UnreadableError(
             f"it has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million"
         )
     try:
-        if image.format in ("JPEG", "MPO") and cover is not None:
+        is_jpeg = image.format in ("JPEG", "MPO")
+        if is_jpeg and cover is not None:
             swapped, *_ = SYMMETRIES[_symmetry_of(image)]
             image.draft(image.mode, cover if swapped else (cover[1], cover[0]))
-        image.load()
+        wide = None if is_jpeg else wide_file(image, data)
+        if wide is None:
+            image.load()
+        else:
+            image = wide.narrowed(image, bit_depth=bit_depth, on_wide=on_wide)
         symmetry = _symmetry_of(image)
         upright = to_rgb(image)
         if symmetry:
             upright = upright.transpose(Image.Transpose(symmetry - 1))
     except Exception as error:
-        raise _UnreadableError(_why_not_decoded(error)) from error
+        if cover is not None and is_unscalable_jpeg(data):
+            return _decode(data, None)
+        raise refused_data(data, error) from error
     upright.info = {}  # it still has the EXIF data, and the orientation must not be applied twice
     return upright
 
@@ -259,26 +272,6 @@ def _symmetry_of(image: Image.Image) -> int:
     except (*damaged, UserWarning, struct.error):
         return 0
     return SYMMETRY_OF_ORIENTATION.get(orientation, 0)
-
-
-def _what_it_is_instead(data: bytes) -> str:
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
-        return "it is an HEIC image, which Pillow does not read; convert it to JPEG"
-    start = data[:24]
-    if start.isascii() and start.decode("ascii").split() and b"\0" not in start:
-        return f"it is not an image but text that begins with {start.decode('ascii')!r}"
-    return f"it is not an image, or its header is damaged (it begins with {start[:8]!r})"
-
-
-def _why_not_decoded(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "truncated" in text.lower() or isinstance(error, EOFError):
-        return _TRUNCATED
-    if isinstance(error, MemoryError):
-        return "it needs more memory than there is"
-    if isinstance(error, ValueError) and text.startswith("its values"):
-        return text
-    return f"its data is damaged ({text})"
 
 
 # ── plain JPEGs ───────────────────────────────────────────────────────────────────────────────────────────────────────
