@@ -26,6 +26,7 @@ from vizsla.data.images.bit_depth import check_bit_depth, scaled_to_bytes, wide_
 from vizsla.data.images.decoded_size import TooCostlyError, decoded_pixels
 from vizsla.data.images.profiles import in_srgb, srgb_conversion
 from vizsla.data.images.refusals import (
+    DAMAGED,
     NOT_AN_IMAGE,
     UnreadableError,
     is_unscalable_jpeg,
@@ -215,7 +216,7 @@ def _open_header(data: bytes) -> Image.Image:
         # Before Pillow opens it, which may already take memory and time.
         decoded_pixels(data, max_pixels=MAX_PIXELS)
     except TooCostlyError as error:
-        raise UnreadableError(str(error)) from error
+        raise UnreadableError(str(error), DAMAGED if error.__cause__ else None) from error
     # Pillow's own limit (a warning from 89 million pixels, an error from 179) is a module global and would turn away
     # cameras of today. Opening reads the header only, so the lock is held for some 20 microseconds.
     with _HEADER_LOCK:
