@@ -9,6 +9,7 @@ through loading, training and evaluation, so no result depends on the order of a
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -27,6 +28,9 @@ Size = tuple[int, int]
 
 Task = Literal["category", "multi_category", "regression"]
 """What is predicted of an image: one of several classes, any number of several classes, or numbers."""
+
+ClassType = Literal["text", "int", "bool"]
+"""What classes were as labels. ``vocab`` holds them as text everywhere; ``typed_class`` gives them back."""
 
 UNLABELLED = -1
 """The target of an image whose class is not known; the targets of the other tasks are NaN there."""
@@ -97,6 +101,18 @@ def label_of(target: Tensor, *, task: Task, vocab: Sequence[str]) -> str:
     return LABEL_SEPARATOR.join(parts)
 
 
+def typed_class(name: str, class_type: ClassType) -> str | int | bool:
+    """Return a class as it was as a label; one that no label was, such as ``"#na#"``, stays text.
+
+    Examples:
+        >>> typed_class("7", "int"), typed_class("True", "bool"), typed_class("7", "text")
+        (7, True, '7')
+    """
+    if class_type == "int" and re.fullmatch(r"-?\d{1,4000}", name):  # Python reads no longer ones
+        return int(name)
+    return {"True": True, "False": False}.get(name, name) if class_type == "bool" else name
+
+
 def as_size(size: int | tuple[int, int]) -> Size:
     """Return ``size`` as ``(height, width)``; one number means a square. Sides are positive whole numbers."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
@@ -126,6 +142,7 @@ class ImageTable:
         task: What is predicted of an image.
         untrainable: The error that training raises, where the images can only be looked at; else None.
         notes: What was guessed of the data's layout and what was left out, a line each, for those who train on it.
+        class_type: What the classes were as labels.
     """
 
     root: Path
@@ -138,6 +155,7 @@ class ImageTable:
     task: Task = "category"
     untrainable: DataError | None = None
     notes: tuple[str, ...] = ()
+    class_type: ClassType = "text"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", ImagePaths.of(self.paths))
@@ -148,6 +166,11 @@ class ImageTable:
                 f"The targets of a {self.task} table are {expected[0]} with {expected[1]} axes. "
                 f"Received: {self.targets.dtype} of shape {tuple(self.targets.shape)}"
             )
+
+    @property
+    def classes(self) -> tuple[str | int | bool, ...]:
+        """The vocabulary as it was in the labels: text, whole numbers, or true and false."""
+        return tuple(typed_class(name, self.class_type) for name in self.vocab)
 
     def label(self, row: int) -> str:
         """Return the label of a row as text; see ``label_of``."""

@@ -125,6 +125,7 @@ def save_bundle(
         tensors_sha256=_digest(tensors),
         task=classifier.task,
         calibration=calibration,
+        class_type=classifier.class_type,
     )
     _check_can_be_rebuilt(manifest, tensors)
     text = manifest_to_json(manifest)

@@ -22,7 +22,7 @@ from vizsla.evaluate.calibration import Calibration
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file.final_resize import FinalResize
 from vizsla.models.stages import BackboneSpec
-from vizsla.types import Preprocessing, Size, Task
+from vizsla.types import ClassType, Preprocessing, Size, Task
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -65,6 +65,7 @@ class Manifest:
         tensors_sha256: Digest of the weights, see ``bundle.py``.
         task: What is predicted of an image.
         calibration: How far its answers can be trusted; None where that is not known, as in older files.
+        class_type: What the classes were as labels; only written where that is not text.
     """
 
     vizsla_version: str
@@ -82,6 +83,7 @@ class Manifest:
     tensors_sha256: str
     task: Task = "category"
     calibration: Calibration | None = None
+    class_type: ClassType = "text"
 
     @property
     def size(self) -> Size | None:
@@ -95,6 +97,8 @@ def manifest_to_json(manifest: Manifest) -> str:
     """Return a manifest as JSON text; metrics that are not finite become null."""
     version = 1 if manifest.task == "category" else FORMAT_VERSION
     content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": version, **asdict(manifest)}
+    if manifest.class_type == "text":
+        del content["class_type"]
     for metric in content["metrics"]:
         metric |= {end: None for end in _ENDS if not math.isfinite(metric[end])}
     # Not msgspec.json, which cannot write or read the lone surrogates of file names that are not valid Unicode.

@@ -119,7 +119,9 @@ def _backbone(manifest: Manifest) -> Backbone:
 def _with_head(backbone: Backbone, manifest: Manifest) -> Classifier:
     vocab = manifest.vocab
     head = build_head(manifest.head, stage_channels=backbone.stage_channels, num_classes=len(vocab))
-    return Classifier(backbone, head, vocab=vocab, task=manifest.task)
+    return Classifier(
+        backbone, head, vocab=vocab, task=manifest.task, class_type=manifest.class_type
+    )
 
 
 def _shown_form(form: Form) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
-from vizsla.types import Task, check_task, probabilities_of
+from vizsla.types import ClassType, Task, check_task, probabilities_of
 
 if TYPE_CHECKING:
     from vizsla.models.stages import Backbone
@@ -28,6 +28,7 @@ class Classifier(nn.Module):
         head: Called with the tuple of stage maps, returns logits ``(B, C)``.
         vocab: Names of the C classes (or numbers), in the order of the logits.
         task: What the logits stand for: one of the classes, any number of them, or the numbers themselves.
+        class_type: What the classes were as labels.
 
     Examples:
         >>> from vizsla.models.backbones import build_backbone
@@ -47,6 +48,7 @@ class Classifier(nn.Module):
         *,
         vocab: tuple[str, ...],
         task: Task = "category",
+        class_type: ClassType = "text",
     ) -> None:
         super().__init__()
         check_task(task)
@@ -58,6 +60,7 @@ class Classifier(nn.Module):
         self.head = head
         self.vocab = tuple(vocab)
         self.task: Task = task
+        self.class_type: ClassType = class_type
         # Not saved with the weights: they are in the backbone's preprocessing, and once is enough.
         mean = torch.tensor(backbone.preprocessing.mean).view(1, 3, 1, 1)
         std = torch.tensor(backbone.preprocessing.std).view(1, 3, 1, 1)

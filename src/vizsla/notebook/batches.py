@@ -80,7 +80,7 @@ class ImageItems:
     @property
     def vocab(self) -> CategoryMap:
         """The classes."""
-        return CategoryMap(self.table.vocab, sort=False)
+        return CategoryMap(self.table.classes, sort=False)
 
 
 class Datasets:

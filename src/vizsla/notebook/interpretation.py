@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from vizsla.data.loading.dataloaders import DataLoader
-from vizsla.data.table.labels import CategoryMap
 from vizsla.errors import ConfigError
 from vizsla.evaluate import interpret
 from vizsla.evaluate.metrics import classification_report
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vizsla.data.table.labels import CategoryMap
     from vizsla.train.learner import Learner
 
     Images = Callable[[Tensor], Tensor]
@@ -113,7 +113,7 @@ class ClassificationInterpretation:
     @property
     def vocab(self) -> CategoryMap:
         """The classes."""
-        return CategoryMap(self.predictions.vocab, sort=False)
+        return self.learn.dls.vocab
 
     @property
     def preds(self) -> Tensor:

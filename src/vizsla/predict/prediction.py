@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vizsla.types import DECISION_THRESHOLD, LABEL_SEPARATOR, Task, label_of, probabilities_of
+from vizsla.types import (
+    DECISION_THRESHOLD,
+    LABEL_SEPARATOR,
+    ClassType,
+    Task,
+    label_of,
+    probabilities_of,
+    typed_class,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +54,7 @@ class Prediction:
         label_set: Classes, best first, that hold the true one with the probability ``coverage``; None if not asked for.
         coverage: As asked for.
         vocab: Names of the classes or numbers, in the order of the probabilities.
+        class_type: What the classes were as labels: unpacking gives them so, everything else as text.
     """
 
     label: str
@@ -61,6 +70,7 @@ class Prediction:
     label_set: tuple[str, ...] | None = None
     coverage: float | None = None
     vocab: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    class_type: ClassType = field(default="text", compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values under the names of JSON rows, CSV columns and the server's answers.
@@ -86,11 +96,12 @@ class Prediction:
     def __iter__(self) -> Iterator[object]:
         """Yield label, index and probabilities, as notebooks unpack a prediction.
 
-        The first is a list of classes where there may be several, and for regression the number, or a tuple of them.
+        The first is a list of classes where there may be several, and for regression the number, or a tuple of them. Classes
+        that were whole numbers, or true and false, are so again.
         """
-        first: object = self.label
+        first: object = typed_class(self.label, self.class_type)
         if self.task == "multi_category":
-            first = list(self.labels)
+            first = [typed_class(label, self.class_type) for label in self.labels]
         elif self.task == "regression":
             first = self.values[0] if len(self.values) == 1 else self.values
         return iter((first, self.index, self.probabilities))
@@ -112,6 +123,7 @@ def describe(
     *,
     task: Task,
     vocab: tuple[str, ...],
+    class_type: ClassType = "text",
     calibration: Calibration | None = None,
     coverage: float | None = None,
 ) -> list[Prediction]:
@@ -159,6 +171,7 @@ def describe(
             label_set=label_set,
             coverage=coverage,
             vocab=vocab,
+            class_type=class_type,
         )
         predictions.append(prediction)
     return predictions

@@ -190,6 +190,7 @@ class Predictor:
             paths=(),
             targets=unknown_targets(0, task=self.task, num_outputs=len(self.vocab)),
             vocab=self.vocab,
+            class_type=self.classifier.class_type,
             train_rows=nothing,
             valid_rows=nothing,
             task=self.task,
@@ -322,6 +323,7 @@ class Predictor:
                 logits_VBC,
                 task=self.task,
                 vocab=self.vocab,
+                class_type=self.classifier.class_type,
                 calibration=self.calibration,
                 coverage=coverage,
             )

@@ -195,7 +195,9 @@ def pooling_classifier(
         num_features=len(layout.columns(stages, STATISTICS)),
         num_classes=loaders.c,
     )
-    return Classifier(backbone, pooling, vocab=loaders.vocab).place(loaders.device), pooling, layout
+    table = loaders.table
+    classifier = Classifier(backbone, pooling, vocab=table.vocab, class_type=table.class_type)
+    return classifier.place(loaders.device), pooling, layout
 
 
 def _extract(

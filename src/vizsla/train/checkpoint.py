@@ -231,7 +231,7 @@ def describe_model(trainer: Trainer) -> dict[str, Any]:
     """Return what must agree for weights to fit: network and classes."""
     backbone = getattr(trainer.model, "backbone", None)
     architecture = type(trainer.model).__name__ if backbone is None else backbone.spec.name
-    return {"architecture": architecture, "vocab": list(trainer.dls.vocab)}
+    return {"architecture": architecture, "vocab": list(trainer.dls.table.vocab)}
 
 
 def _misfits(there: dict[str, Tensor], here: dict[str, Tensor], *, strict: bool) -> list[str]:

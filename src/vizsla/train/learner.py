@@ -409,7 +409,10 @@ def vision_learner(
         y_range=y_range,
         seed=seed,
     )
-    classifier = Classifier(backbone, head, vocab=dls.vocab, task=dls.table.task)
+    table = dls.table
+    classifier = Classifier(
+        backbone, head, vocab=table.vocab, task=table.task, class_type=table.class_type
+    )
     learner = Learner(dls, classifier, **options)
     if pretrained or weights is not None:
         learner.freeze()

@@ -657,8 +657,9 @@ class Trainer:
 
 def _check_classes(model: nn.Module, dls: DataLoaders) -> None:
     vocab = getattr(model, "vocab", None)
-    if vocab is not None and tuple(vocab) != tuple(dls.vocab):
+    there = dls.table.vocab
+    if vocab is not None and tuple(vocab) != there:
         raise ConfigError(
-            f"The model has {len(vocab)} classes {list(vocab[:5])} and the data {len(dls.vocab)} "
-            f"{list(dls.vocab[:5])}. Build the model for the classes of the data, in their order."
+            f"The model has {len(vocab)} classes {list(vocab[:5])} and the data {len(there)} "
+            f"{list(there[:5])}. Build the model for the classes of the data, in their order."
         )

@@ -71,6 +71,8 @@ def test_a_manifest_comes_back_from_json_as_it_was(manifest: Manifest):
     # Older versions are not given labels that they would misread.
     assert versions == [1, 1, 2, 2]
     assert read_changed(manifest, "task", ...).task == "category"
+    assert '"class_type"' not in manifest_to_json(manifest)
+    assert read_changed(manifest, "class_type", "int").class_type == "int"
 
 
 def test_the_size_is_that_of_the_last_resize(manifest: Manifest):
@@ -94,6 +96,7 @@ def test_fields_of_a_later_version_of_the_same_format_are_ignored(manifest: Mani
 
 # The field that is replaced (``...`` removes it), its value, the field that the message names, and what it says was received.
 WRONG: tuple[tuple[str, object, str, str], ...] = (
+    ("class_type", "float", "class_type", '"float"'),
     ("format", "other", "format", '"other"'),
     ("format_version", "1", "format_version", '"1"'),
     ("format_version", 0, "format_version", "0"),

@@ -22,6 +22,7 @@ from vizsla import (
     DataBlock,
     DataLoaders,
     ImageBlock,
+    ImageDataLoaders,
     MultiCategoryBlock,
     PictureError,
     Prediction,
@@ -33,7 +34,9 @@ from vizsla import (
     Resize,
     aug_transforms,
     get_image_files,
+    load_learner,
     parent_label,
+    vision_learner,
 )
 from vizsla.evaluate import calibrate
 from vizsla.infer import predict_batches
@@ -491,3 +494,45 @@ def test_several_labels_have_novelty_and_no_label_sets(from_logits: Callable[...
     found = describe(logits[None], task="multi_category", vocab=("x", "y"), **options)
     assert all(isinstance(answer.none_of_these, bool) for answer in found)
     assert {answer.label_set for answer in found} == {None}
+
+
+@pytest.mark.parametrize(
+    ("labels", "vocab"),
+    [
+        ((True, False), [False, True]),
+        ((np.int64(10), np.int64(9)), [9, 10]),
+        ((10, 9), [9, 10]),
+        (([1, 2], [2]), [1, 2]),
+        (("a", 2), ["2", "a"]),
+        ((True, 1), ["1", "True"]),
+    ],
+)
+def test_classes_that_are_numbers_or_true_and_false_stay_so(
+    image_folder: Path, tmp_path: Path, labels: tuple[Any, Any], vocab: list[Any]
+):
+    files = get_image_files(image_folder)
+    of_folder = dict(zip(("cross", "disc"), labels, strict=True))
+    dls = ImageDataLoaders.from_lists(
+        image_folder,
+        files,
+        [of_folder[file.parent.name] for file in files],
+        seed=1,
+        item_tfms=Resize(32),
+        num_workers=0,
+    )
+    assert list(map(repr, dls.vocab)) == list(map(repr, vocab))  # True == 1
+    mixed = len(set(map(type, labels))) > 1
+    assert any("all are read as text" in note for note in dls.table.notes) == mixed
+    learn = vision_learner(dls, "test_resnet", pretrained=False)
+    opened = load_learner(learn.export(tmp_path / "m.safetensors"))
+    for model in (learn, opened):
+        unpacked: Any = model.predict(files[0])
+        label, index, probabilities = unpacked
+        assert list(map(repr, model.dls.vocab)) == list(map(repr, vocab))
+        if isinstance(labels[0], list):
+            assert label == [vocab[place] for place in index.nonzero()[:, 0].tolist()]
+        else:
+            assert repr(label) == repr(vocab[index]) == repr(vocab[int(probabilities.argmax())])
+    answer = opened.predict(files[0])
+    assert set(answer.to_dict()["probabilities"]) == {str(name) for name in vocab}
+    assert answer.label == ";".join(answer.labels)

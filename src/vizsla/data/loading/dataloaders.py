@@ -222,7 +222,7 @@ class DataLoader:
     @property
     def vocab(self) -> CategoryMap:
         """The classes, in the order of the network's outputs."""
-        return CategoryMap(self.table.vocab, sort=False)
+        return CategoryMap(self.table.classes, sort=False)
 
     @property
     def get_idxs(self) -> Callable[[], Iterable[int]]:
@@ -469,7 +469,7 @@ class DataLoaders:
     @property
     def vocab(self) -> CategoryMap:
         """The classes, in the order of the network's outputs."""
-        return CategoryMap(self.table.vocab, sort=False)
+        return CategoryMap(self.table.classes, sort=False)
 
     @property
     def c(self) -> int:
@@ -530,6 +530,7 @@ class DataLoaders:
             paths=tuple(Path(row if get_x is None else get_x(row)) for row in rows),
             targets=unknown_targets(len(rows), task=self.table.task, num_outputs=self.c),
             vocab=self.table.vocab,
+            class_type=self.table.class_type,
             task=self.table.task,
             train_rows=torch.zeros(0, dtype=torch.int64),
             valid_rows=torch.arange(len(rows)),

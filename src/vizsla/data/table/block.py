@@ -29,6 +29,7 @@ from vizsla.data.table.labels import (
     ColReader,
     LabelledImages,
     class_texts,
+    class_type_of,
     is_fraction,
     is_missing,
     is_several,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.images.item_transforms import ItemTransforms
     from vizsla.notebook.batches import Datasets
-    from vizsla.types import ImageTable
+    from vizsla.types import ClassType, ImageTable
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,11 @@ class CategoryBlock:
         texts = class_texts(images.labels)
         images = settle_draw(images, texts, keep_out=self.add_na)
         if self.vocab is None:
-            own = dict.fromkeys(images.labels[p] for p in images.train if texts[p] is not None)
-            classes = _class_names(own, sort=self.sort, add_na=self.add_na)
+            own = [images.labels[p] for p in images.train if texts[p] is not None]
+            classes, class_type = _class_names(own, sort=self.sort, add_na=self.add_na)
+            images = _say_types(images, class_type)
         else:
-            classes = _class_names(self.vocab, sort=False, add_na=self.add_na)
+            classes, class_type = _class_names(self.vocab, sort=False, add_na=self.add_na)
         known = [text for text in texts if text] if self.add_na else classes
         found = {texts[position] for position in (*images.train, *images.valid)}
         if len(found) == 1 and None not in found:
@@ -107,6 +109,7 @@ class CategoryBlock:
             targets=torch.tensor(targets, dtype=torch.int64),
             vocab=classes,
             task="category",
+            class_type=class_type or "text",
         )
 
 
@@ -161,9 +164,10 @@ class MultiCategoryBlock:
         images = settle_draw(replace(images, labels=tuple(labels)), texts, keep_out=self.add_na)
         in_train = [labels[position] for position in images.train]
         seen = [name for label in in_train if isinstance(label, tuple) for name in label]
-        classes = _class_names(
-            seen if given is None else given, sort=given is None, add_na=self.add_na
+        classes, class_type = _class_names(
+            seen if given is None else vocab or (), sort=given is None, add_na=self.add_na
         )
+        images = _say_types(images, class_type)
         class_problems: list[Problem] = []
         if not self.add_na:
             class_problems += unknown_classes(images, texts, classes)
@@ -180,6 +184,7 @@ class MultiCategoryBlock:
             targets=n_hot(texts, classes, unknown=unknown),
             vocab=classes,
             task="multi_category",
+            class_type=class_type or "text",
         )
 
 
@@ -218,8 +223,22 @@ class RegressionBlock:
         )
 
 
-def _class_names(labels: Iterable[object], *, sort: bool, add_na: bool) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(map(str, CategoryMap(labels, sort=sort, add_na=add_na))))
+def _class_names(
+    labels: Sequence[object], *, sort: bool, add_na: bool
+) -> tuple[tuple[str, ...], ClassType | None]:
+    """Return the classes as text, and what they were, as ``class_type_of`` does; the order is that of their values."""
+    class_type = class_type_of(labels)
+    values = (
+        map(str, labels) if class_type is None else labels
+    )  # 1 and True are equal, "1" and "True" not
+    return tuple(map(str, CategoryMap(values, sort=sort, add_na=add_na))), class_type
+
+
+def _say_types(images: LabelledImages, class_type: ClassType | None) -> LabelledImages:
+    if class_type is not None:
+        return images
+    note = "labels are partly text, whole numbers, or true and false: all are read as text"
+    return replace(images, notes=(*images.notes, note))
 
 
 OutputBlock = CategoryBlock | MultiCategoryBlock | RegressionBlock

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.images.reader import ImageReader
     from vizsla.machine import NumWorkers
-    from vizsla.types import Task
+    from vizsla.types import ClassType, Task
 
 Names = str | tuple[str, ...] | None
 """The class of an image, or its classes; None where its label cannot be used."""
@@ -132,6 +132,7 @@ def checked_table(
     targets: Tensor,
     vocab: tuple[str, ...],
     task: Task,
+    class_type: ClassType = "text",
 ) -> ImageTable:
     """Return the table of images, or raise one error with everything that is wrong with files, labels, sets and classes."""
     problems = [
@@ -151,6 +152,7 @@ def checked_table(
         task=task,
         untrainable=raise_problems(problems, before_training=images.before_training),
         notes=images.notes,
+        class_type=class_type,
     )
 
 

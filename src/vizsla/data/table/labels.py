@@ -16,6 +16,7 @@ from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from vizsla.errors import ConfigError, LabelError, Problem, TableError, VizslaError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from vizsla.types import ImageTable
+    from vizsla.types import ClassType, ImageTable
 
 LabelSet = tuple[Any, ...]
 """The classes of one image, each once, as text or whole numbers."""
@@ -295,6 +296,16 @@ def label_text(label: Any) -> str | None:
         or is_fraction(label)
     )
     return None if unusable else str(label)
+
+
+def class_type_of(labels: Iterable[Any]) -> ClassType | None:
+    """Return what usable labels are, or None where some are of one type and some of another."""
+    types = {type(label) for label in labels}
+    found: set[ClassType] = {
+        "bool" if issubclass(kind, bool | np.bool_) else "int" if issubclass(kind, Integral) else "text"
+        for kind in types
+    }  # fmt: skip
+    return "text" if not found else found.pop() if len(found) == 1 else None
 
 
 def class_texts(labels: Iterable[Any]) -> list[str | None]:
