@@ -524,3 +524,15 @@ def test_debug_shows_the_traceback(vizsla: RunVizsla, words: tuple[str, ...]):
         .splitlines()[-1]
         .startswith("vizsla.errors.DataError: There is no folder 'none'.")
     )
+
+
+def test_exact_duplicates_are_counted_and_named(vizsla: RunVizsla, image_folder: Path):
+    shutil.copy(image_folder / "cross" / "cross_0.jpg", image_folder / "disc" / "a copy.jpg")
+    line = "exact duplicates with different labels: 1 image in 2 files: 'cross/cross_0.jpg' (cross) = 'disc/a copy.jpg' (disc)"
+    assert line in vizsla("check", "pictures").out
+    (copies,) = json.loads(vizsla("check", "pictures", "--json").out)["copies"]
+    assert (copies["kind"], copies["num_images"], copies["num_files"]) == ("different labels", 1, 2)
+    assert ["disc/a copy.jpg", "disc"] in copies["examples"][0]
+    done = vizsla("train", "pictures", "--size", "64", "--out", "run")
+    assert line in done.out
+    assert line in json.loads(Path("run/metrics.json").read_text("utf-8"))["notes"]

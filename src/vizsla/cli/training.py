@@ -213,6 +213,7 @@ def check(
         json: Print the counts as one JSON object.
     """
     from vizsla.data.cache.cache import ImageCache
+    from vizsla.data.images.duplicates import find_copies
     from vizsla.data.table.check import describe_data
     from vizsla.run.train import RunPlan, read_all
     from vizsla.train.display import Display
@@ -222,15 +223,16 @@ def check(
     config = TrainConfig(truncated=truncated)
     plan = RunPlan(title="", data=str(data), config=config)
     table, enlarged = read_all(table, plan=plan, cache=ImageCache(mode="off"), display=display)
-    summary = describe_data(table)
+    summary = describe_data(table, copies=find_copies(table))
     if json:
         say(as_json(summary))
         return
     for line in count_lines(summary):
         display.line(line)
     display.line(f"All {summary.num_train + summary.num_valid:,} images can be read.")
-    if enlarged:
-        display.line(enlarged)
+    for line in (enlarged, *(each.line() for each in summary.copies)):
+        if line:
+            display.line(line)
 
 
 def bench(

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from vizsla import __version__
+from vizsla.data.images.duplicates import find_copies
 from vizsla.data.images.facts import SmallImages, count_smaller, enlarged_text
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import Resize
@@ -141,6 +142,10 @@ def run_training(
                 display.line(enlarged)
                 plan = replace(plan, notes=(*plan.notes, enlarged))
             plan = replace(plan, notes=(*plan.notes, *table.notes))
+            for copies in find_copies(table, num_workers=plan.config.num_threads):
+                display.line(copies.line())
+                if copies.kind != "across sets":  # the report shows these
+                    plan = replace(plan, notes=(*plan.notes, copies.line()))
             display.line(cache.describe())
             run = train_classifier(
                 table,

@@ -20,6 +20,7 @@ from vizsla.data.images import (
     SmallImages,
     count_smaller,
     enlarged_text,
+    find_copies,
     find_duplicates,
     image_facts,
 )
@@ -186,3 +187,28 @@ def test_similar_images_are_not_copies(tmp_path: Path, duplicates: Found):
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(pixels).save(paths[-1])
     assert duplicates(paths[:2], paths[2:]) == []
+
+
+def test_files_with_the_same_bytes_are_found_once_by_their_worst_kind(make_image, table_of):
+    files = [make_image(f"{place}/{n}.png", number=n) for place in ("cat", "dog") for n in range(6)]
+    same_size = [(b"x" * 9000 + bytes([n]) * 3, b"y" * 9000 + bytes([n]) * 3) for n in range(2)]
+    for file, data in zip((*files[1:3], *files[7:9]), (*same_size[0], *same_size[1]), strict=True):
+        file.write_bytes(data)  # of one size; two and two have the same end
+    for copy, original in ((3, 0), (4, 0), (10, 0), (11, 9)):
+        files[copy].write_bytes(files[original].read_bytes())
+    files[5].unlink()
+    files[6].write_bytes(b"")
+    table = table_of(files, train=[0, 1, 2, 3, 9], valid=[4, 7, 8, 11])
+    different, across = find_copies(table, num_workers=2)
+    assert (different.kind, different.num_images, different.num_files) == ("different labels", 1, 4)
+    assert different.examples == (
+        (("cat/0.png", "cat"), ("cat/3.png", "cat"), ("cat/4.png", "cat"), ("dog/4.png", "dog")),
+    )
+    assert (across.kind, across.examples) == (
+        "across sets",
+        ((("dog/3.png", "dog"), ("dog/5.png", "dog")),),
+    )
+    assert "'dog/3.png' = 'dog/5.png'" in across.line()
+    (within,) = find_copies(table_of([files[0], files[3]], train=[0, 1]), num_workers=0)
+    assert (within.kind, within.num_files) == ("within a set", 2)
+    assert find_copies(table_of(files[:3], train=[0, 1, 2])) == ()

@@ -14,7 +14,9 @@ from .decode import to_rgb as to_rgb
 from .decoded_size import TooCostlyError as TooCostlyError
 from .decoded_size import decoded_pixels as decoded_pixels
 from .decoded_size import format_of as format_of
+from .duplicates import Copies as Copies
 from .duplicates import Duplicate as Duplicate
+from .duplicates import find_copies as find_copies
 from .duplicates import find_duplicates as find_duplicates
 from .facts import LIKENESS_SIDE as LIKENESS_SIDE
 from .facts import ImageFacts as ImageFacts

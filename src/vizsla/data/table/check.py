@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from vizsla.data.images.duplicates import Copies
     from vizsla.data.images.reader import ImageReader
     from vizsla.machine import NumWorkers
     from vizsla.types import ClassType, Task
@@ -57,7 +58,7 @@ class ClassCount:
 class DataSummary:
     """What is in a table; ``num_unlabelled`` of the other images have no label, and ``num_skipped`` were unreadable.
 
-    ``notes`` say what was guessed of the layout and what was left out.
+    ``notes`` say what was guessed of the layout and what was left out, ``copies`` which images are there more than once.
 
     Classes are in the order of the vocabulary, and an image with several labels counts in each of its classes; there are
     none where the labels are numbers.
@@ -70,10 +71,11 @@ class DataSummary:
     num_unlabelled: int
     num_skipped: int
     notes: tuple[str, ...]
+    copies: tuple[Copies, ...] = ()
 
 
-def describe_data(table: ImageTable) -> DataSummary:
-    """Count the images of a table by class and set."""
+def describe_data(table: ImageTable, *, copies: tuple[Copies, ...] = ()) -> DataSummary:
+    """Count the images of a table by class and set; ``copies`` are those of ``find_copies``."""
     outside = torch.ones(len(table.paths), dtype=torch.bool)
     outside[torch.cat([table.train_rows, table.valid_rows])] = False
     columns = [
@@ -91,6 +93,7 @@ def describe_data(table: ImageTable) -> DataSummary:
         num_unlabelled=int((~is_labelled(table.targets)).sum()),
         num_skipped=len(table.skipped),
         notes=table.notes,
+        copies=copies,
     )
 
 
