@@ -511,7 +511,7 @@ def test_classes_that_are_numbers_or_true_and_false_stay_so(
     image_folder: Path, tmp_path: Path, labels: tuple[Any, Any], vocab: list[Any]
 ):
     files = get_image_files(image_folder)
-    of_folder = dict(zip(("cross", "disc"), labels, strict=True))
+    of_folder: dict[str, Any] = {"cross": labels[0], "disc": labels[1]}
     dls = ImageDataLoaders.from_lists(
         image_folder,
         files,
