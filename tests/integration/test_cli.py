@@ -194,6 +194,47 @@ def test_a_csv_file_says_what_is_held_out(vizsla: RunVizsla, pictures: Path, tmp
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "metric", "answer"),
+    [
+        ("label=tags,delimiter=;", "exact_match", ["cross", "plain"]),
+        ("label=score,kind=number", "mae", None),
+    ],
+)
+def test_several_labels_and_numbers_go_all_the_way(
+    vizsla: RunVizsla, pictures: Path, tmp_path: Path, words: str, metric: str, answer: object
+):
+    rows = [
+        f"{label}/{label}_{number}.png,{label}{';plain' * (label == 'cross')},{3.0 + (label == 'disc')},p{number // 2}"
+        for label in LABELS
+        for number in range(12)
+    ]
+    table, run = tmp_path / "labels.csv", tmp_path / "run"
+    table.write_text("\n".join(["file,tags,score,patient", *rows]), "utf-8")
+    where = ("--labels", f"csv:{table},{words},group=patient")
+    done = vizsla("train", pictures, *where, "--size", "48", "--epochs", "1", "--out", run)
+    assert (done.code, done.err) == (0, "")
+    assert metric.replace("_", " ") in done.out
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))["metrics"]
+    assert next(iter(metrics)) == metric
+    held_out = csv_rows((run / "predictions.csv").read_text("utf-8"))
+    numbers = {row["path"].split("_")[-1] for row in held_out}
+    assert all(
+        {f"{n // 2 * 2}.png", f"{n // 2 * 2 + 1}.png"} <= numbers
+        for n in [int(name[:-4]) for name in numbers]
+    )
+    image = pictures / "cross" / "cross_0.png"
+    said = json.loads(vizsla("predict", run, image, "--json").out)["prediction"]
+    assert said == answer if answer else abs(said["score"] - 3) < 0.5
+    (run / "report.html").unlink()
+    assert vizsla("report", run).code == 0
+    assert metrics.keys() == json.loads((run / "metrics.json").read_text("utf-8"))["metrics"].keys()
+    counts = json.loads(vizsla("check", pictures, *where, "--json").out)
+    assert [one["label"] for one in counts["classes"] or counts["numbers"]] == (
+        ["cross", "disc", "plain"] if answer else ["score"]
+    )
+
+
 def test_options_that_cannot_work_are_refused_first(vizsla: RunVizsla):
     for option, value, named in (
         ("--epochs", "some", "--epochs"),

@@ -86,7 +86,7 @@ def run_bench(
         bench = _Bench(
             table=table,
             config=config,
-            classifier=random_classifier(config, vocab=table.vocab),
+            classifier=random_classifier(config, table=table),
             data=data,
             counts=counts or (len(table.train_rows), len(table.valid_rows)),
             budget=Budget(seconds),

@@ -236,12 +236,12 @@ class _Until(Callback):
             fit.stop("measured")
 
 
-def random_classifier(config: TrainConfig, *, vocab: tuple[str, ...]) -> Classifier:
+def random_classifier(config: TrainConfig, *, table: ImageTable) -> Classifier:
     """Return the network of a configuration with random weights, on its device."""
     device = default_device() if config.device == "auto" else torch.device(config.device)
     backbone = build_backbone(config.arch, pretrained=False, seed=config.seed)
-    head = ConcatPoolHead(backbone.num_features, len(vocab), lin_ftrs=[], first_bn=False)
-    return Classifier(backbone, head, vocab=vocab).place(device)
+    head = ConcatPoolHead(backbone.num_features, len(table.vocab), lin_ftrs=[], first_bn=False)
+    return Classifier(backbone, head, vocab=table.vocab, task=table.task).place(device)
 
 
 class NetworkTimer:

@@ -98,17 +98,21 @@ def data_name(data: Path) -> str:
 
 
 def counts_line(table: ImageTable) -> str:
-    """Return the numbers of images and classes as a sentence."""
+    """Return the numbers of images and of what is predicted as a sentence."""
+    word = {"category": "classes", "multi_category": "labels", "regression": "numbers"}[table.task]
     return (
         f"{len(table.train_rows):,} images to learn from, {len(table.valid_rows):,} to validate on, "
-        f"{len(table.vocab)} classes"
+        f"{len(table.vocab)} {word if len(table.vocab) > 1 else word.removesuffix('s')}"
     )
 
 
 def count_lines(summary: DataSummary) -> list[str]:
-    """Return the counts of each class and their total as a table; images in neither set have a column where there are any."""
+    """Return the counts of each class and their total as a table, and the range of each number.
+
+    Images in neither set have a column where there are any.
+    """
     rows = [
-        ("class", "train", "valid", "other"),
+        ("class" if summary.classes else "", "train", "valid", "other"),
         *(
             (one.label, f"{one.num_train:,}", f"{one.num_valid:,}", f"{one.num_other:,}")
             for one in summary.classes
@@ -117,9 +121,13 @@ def count_lines(summary: DataSummary) -> list[str]:
     ]
     width = max(len(row[0]) for row in rows)
     columns = 3 if summary.num_other else 2
-    return [
+    lines = [
         "  ".join([name.ljust(width), *(cell.rjust(7) for cell in cells[:columns])])
         for name, *cells in rows
+    ]
+    return lines + [
+        f"{one.label}: {one.least:.7g} to {one.most:.7g}, mean {one.mean:.4g}"
+        for one in summary.numbers
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -294,14 +295,7 @@ def _read_data(data: Path, where: DataConfig, *, seed: int, display: Display) ->
     """Return the checked table of what the user named, and say what was guessed of it and what was left out."""
     from vizsla.data.table.from_words import resolve_data
 
-    table = resolve_data(
-        data,
-        labels=where.labels,
-        valid=where.valid,
-        label_level=where.label_level,
-        min_per_class=where.min_per_class,
-        seed=seed,
-    )
+    table = resolve_data(data, **asdict(where), seed=seed)
     for note in table.notes:
         display.line(note)
     return table

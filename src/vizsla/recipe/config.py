@@ -26,18 +26,23 @@ class DataConfig:
     """Where labels and the split come from; see ``resolve_data``.
 
     Attributes:
-        labels: folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]
+        labels: folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]. After the columns of a
+            table, delimiter=TEXT: several labels in a cell; label=A,label=B or label=*: in several columns; kind=number:
+            numbers are predicted.
         valid: Share of each class to hold out; auto: the split of the data where it has one, else 0.2; pool:0.2: pool the
             parts of the data's own split and draw another.
         label_level: Which level of folders names the class, counted from 1 below the split folders; auto: the one that can.
         min_per_class: Refuse classes with fewer images; auto: 2 where a split is drawn; 1: train on single images too, their
             classes are not measured.
+        group: Images of one group, such as one patient, are never in both sets: a column of the table, or regex:PATTERN (on
+            the path below DATA).
     """
 
     labels: str = "folder"
     valid: str = "auto"
     label_level: int | Literal["auto"] = "auto"
     min_per_class: int | Literal["auto"] = "auto"
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -119,6 +119,7 @@ def features_first(
             train.targets,
             layout=layout,
             num_classes=len(table.vocab),
+            task=table.task,
             settings=candidate_settings(layout),
             seed=loaders.seed,
         )
@@ -134,6 +135,7 @@ def features_first(
             train.targets[part],
             layout=layout,
             num_classes=len(table.vocab),
+            task=table.task,
             setting=setting,
             seed=loaders.seed,
         )
@@ -143,13 +145,15 @@ def features_first(
             table, rows=valid.rows, logits=logits.clone(), targets=valid.targets
         )
         fits.append((fit, predictions))
+        is_class = table.task == "category"
+        accuracy = float(predictions.correct.float().mean()) if is_class else None
         history.append(
             HistoryPoint(
                 stage="head",
                 epoch=0,
                 train_loss=fit.loss,
                 valid_loss=float(predictions.losses.mean()),
-                accuracy=float(predictions.correct.float().mean()),
+                accuracy=accuracy,
                 seconds=time.monotonic() - started,
                 num_pictures=len(part),
             )
@@ -196,7 +200,9 @@ def pooling_classifier(
         num_classes=loaders.c,
     )
     table = loaders.table
-    classifier = Classifier(backbone, pooling, vocab=table.vocab, class_type=table.class_type)
+    classifier = Classifier(
+        backbone, pooling, vocab=table.vocab, task=table.task, class_type=table.class_type
+    )
     return classifier.place(loaders.device), pooling, layout
 
 

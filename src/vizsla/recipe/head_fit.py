@@ -1,16 +1,18 @@
 """Fit a head on cached features, in seconds and in closed form.
 
-Regularised least squares on one-hot targets (Rifkin, Yeo, Poggio: "Regularized least-squares classification", 2003). Its
-leave-one-out predictions are nearly free (Allen's PRESS statistic, 1974), so the stages, the kernel, its width and the
-penalty are chosen on the training images alone, and the scores become calibrated logits by a temperature fitted on the
-same leave-one-out predictions. All views of an image are left out together.
+Regularised least squares on one-hot targets (Rifkin, Yeo, Poggio: "Regularized least-squares classification", 2003), on zeros
+and ones where an image has several labels, or on numbers. Its leave-one-out predictions are nearly free (Allen's PRESS statistic,
+1974), so the stages, the kernel, its width and the penalty are chosen on the training images alone, and the scores become
+calibrated logits by what is fitted on the same leave-one-out predictions: one temperature for classes, a line for each of
+several labels. All views of an image are left out together.
 
-Shape legend: N images, V views of each, R = N * V rows, D features, P expanded features, M landmarks, C classes.
+Shape legend: N images, V views of each, R = N * V rows, D features, P expanded features, M landmarks, C classes or numbers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +24,9 @@ from vizsla.models.heads import FeatureHead, rbf_kernel
 from vizsla.seeding import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from vizsla.types import Task
 
 NUM_LANDMARKS = 2048
 """Every training row of a small set fits; the cost of the fit grows with the cube of this number."""
@@ -38,6 +42,7 @@ LEAST_SPREAD = 0.1
 """Of the typical spread of a feature; features that vary less are not scaled up to it. A fifth of EfficientNet-Lite0's last
 features are zero in all of 128 simple images, and one that is not zero in the next image would outweigh all others.
 """
+NEWTON_STEPS, LONGEST_STEP = 30, 4.0
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-6, 5))
 """Shares of the mean eigenvalue of the Gram matrix, so that they mean the same on any data."""
 
@@ -93,8 +98,11 @@ class HeadFit:
         head: The head, in eval mode.
         setting: Its kind.
         penalty: As a share of the mean eigenvalue.
-        accuracy: Share of training images that are right when the head is fitted without them.
-        loss: Mean cross-entropy of the same leave-one-out predictions, with targets smoothed by 1 / (N + 2).
+        accuracy: Share of training images that are right when the head is fitted without them; of several labels, the share
+            of decisions that are; of numbers, the share of their variance that is explained, which may be below 0.
+        loss: Mean cross-entropy of the same leave-one-out predictions, with smoothed targets; of numbers, the mean squared
+            error, in their own units.
+        task: What is predicted.
         sample: int64 ``(S,)``, positions of the images that it was fitted on.
         left_out: float32 ``(S, C)``, logits of each of them from the head fitted without it.
     """
@@ -104,8 +112,19 @@ class HeadFit:
     penalty: float
     accuracy: float
     loss: float
+    task: Task
     sample: Tensor
     left_out: Tensor
+
+    @property
+    def result(self) -> str:
+        """The leave-one-out accuracy in words."""
+        what = {
+            "category": "",
+            "multi_category": " of decisions right",
+            "regression": " of variance",
+        }
+        return f"{self.accuracy:.1%}{what[self.task]}"
 
 
 def candidate_settings(layout: FeatureLayout) -> tuple[HeadSetting, ...]:
@@ -133,6 +152,7 @@ def choose_setting(
     layout: FeatureLayout,
     num_classes: int,
     settings: Sequence[HeadSetting],
+    task: Task = "category",
     seed: int = 0,
 ) -> HeadSetting:
     """Return the setting whose leave-one-out loss on the training images is lowest.
@@ -151,6 +171,7 @@ def choose_setting(
             num_classes=num_classes,
             setting=setting,
             num_landmarks=NUM_LANDMARKS_TO_CHOOSE,
+            task=task,
             seed=seed,
         )
         for setting in tried
@@ -168,17 +189,19 @@ def fit_feature_head(
     num_classes: int,
     setting: HeadSetting,
     num_landmarks: int = NUM_LANDMARKS,
+    task: Task = "category",
     seed: int = 0,
 ) -> HeadFit:
-    """Fit one head with the penalty and the temperature whose leave-one-out loss is lowest.
+    """Fit one head with the penalty and the calibration whose leave-one-out loss is lowest.
 
     Args:
         features: float32 ``(N, V, D)``, pooled features of V views of each training image.
-        targets: int64 ``(N,)``, classes ``0 .. num_classes - 1``.
+        targets: int64 ``(N,)``, classes ``0 .. num_classes - 1``; for several labels and for numbers float32 ``(N, C)``.
         layout: What the columns are.
         num_classes: C.
         setting: What to fit.
         num_landmarks: M, at most; fewer if there are fewer rows.
+        task: What the targets are.
         seed: For the choice of landmarks, and of the sample where there are more than ``MAX_ROWS`` rows.
     """
     bad = int((~torch.isfinite(features)).sum())
@@ -197,17 +220,24 @@ def fit_feature_head(
     rows_RD = features[sample].flatten(0, 1)[:, layout.columns(setting.stages, setting.statistics)]
     offset, scale = rows_RD.mean(0), _scale(rows_RD)
     rows_RD = (rows_RD - offset) * scale
-    onehot_RC = F.one_hot(targets[sample], num_classes).double().repeat_interleave(num_views, 0)
-    prior_C = onehot_RC.mean(0)
+    known = targets[sample]
+    wanted_NC = (F.one_hot(known, num_classes) if task == "category" else known).double()
+    wanted_RC = wanted_NC.repeat_interleave(num_views, 0)
+    prior_C = wanted_RC.mean(0)
     chosen = torch.randperm(len(rows_RD), generator=random)[:num_landmarks].sort().values
     landmarks_MD = rows_RD[chosen] if setting.bandwidth else rows_RD[:0]
 
     expanded_RP, to_weights = _expand(rows_RD, landmarks_MD, bandwidth=setting.bandwidth)
     centre_P = expanded_RP.mean(0)
     solution = _best_penalty(
-        expanded_RP - centre_P, onehot_RC - prior_C, prior_C, num_views=num_views
+        expanded_RP - centre_P,
+        wanted_RC - prior_C,
+        prior_C,
+        num_views=num_views,
+        calibrate=partial(_CALIBRATIONS[task], wanted_NC=wanted_NC),
     )
-    bias_C = prior_C * solution.temperature - centre_P @ expanded_RP.T @ solution.dual_RC
+    found = solution.calibrated
+    bias_C = prior_C * found.gain_C + found.shift_C - centre_P @ expanded_RP.T @ solution.dual_RC
     head = FeatureHead(
         stages=setting.stages,
         statistics=setting.statistics,
@@ -226,10 +256,11 @@ def fit_feature_head(
         head=head,
         setting=setting,
         penalty=solution.penalty,
-        accuracy=solution.accuracy,
-        loss=solution.loss,
+        accuracy=found.accuracy,
+        loss=found.loss,
+        task=task,
         sample=sample,
-        left_out=(solution.scores_NC * solution.temperature).float(),
+        left_out=(solution.scores_NC * found.gain_C + found.shift_C).float(),
     )
 
 
@@ -254,19 +285,32 @@ def _expand(rows_RD: Tensor, landmarks_MD: Tensor, *, bandwidth: float) -> tuple
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Calibrated:
+    """What makes ``gain_C * scores + shift_C`` the best logits, float64 ``(C,)`` each, and how good they are."""
+
+    gain_C: Tensor
+    shift_C: Tensor
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Solution:
     """The best penalty, its leave-one-out scores, and the dual coefficients that it leads to, already in logit units."""
 
-    loss: float
-    accuracy: float
     penalty: float
-    temperature: float
+    calibrated: _Calibrated
     scores_NC: Tensor
     dual_RC: Tensor
 
 
 def _best_penalty(
-    centred_RP: Tensor, centred_RC: Tensor, prior_C: Tensor, *, num_views: int
+    centred_RP: Tensor,
+    centred_RC: Tensor,
+    prior_C: Tensor,
+    *,
+    num_views: int,
+    calibrate: Callable[[Tensor], _Calibrated],
 ) -> _Solution:
     """Return the penalty with the lowest leave-one-image-out loss; one eigendecomposition serves all penalties.
 
@@ -279,7 +323,6 @@ def _best_penalty(
     mean_eigenvalue = (centred_RP.square().sum() / len(centred_RP)).clamp_min(1e-12)
     blocks_NVK = basis_RK.unflatten(0, (-1, num_views))
     wanted_NVC = centred_RC.unflatten(0, (-1, num_views))
-    targets_N = (wanted_NVC[:, 0] + prior_C).argmax(1)
     # A hair above one keeps an image that the penalty leaves entirely free from dividing by zero.
     identity = (1 + 1e-9) * torch.eye(num_views, dtype=torch.float64)
     solutions: list[_Solution] = []
@@ -290,18 +333,16 @@ def _best_penalty(
         leverage_NVV = (blocks_NVK * shrink_K) @ blocks_NVK.mT + 1 / len(centred_RP)
         residual_NVC = torch.linalg.solve(identity - leverage_NVV, wanted_NVC - fitted_NVC)
         scores_NC = (wanted_NVC - residual_NVC).mean(1) + prior_C
-        temperature, loss = _temperature(scores_NC, targets_N)
+        calibrated = calibrate(scores_NC)
         solutions.append(
             _Solution(
-                loss=loss,
-                accuracy=float((scores_NC.argmax(1) == targets_N).double().mean()),
                 penalty=share,
-                temperature=temperature,
+                calibrated=calibrated,
                 scores_NC=scores_NC,
-                dual_RC=basis_RK @ (in_basis_KC / penalised_K[:, None]) * temperature,
+                dual_RC=basis_RK @ (in_basis_KC / penalised_K[:, None]) * calibrated.gain_C,
             )
         )
-    return min(solutions, key=lambda solution: solution.loss)
+    return min(solutions, key=lambda solution: solution.calibrated.loss)
 
 
 def _spectrum(expanded_RP: Tensor) -> tuple[Tensor, Tensor]:
@@ -315,13 +356,14 @@ def _spectrum(expanded_RP: Tensor) -> tuple[Tensor, Tensor]:
     return expanded_RP @ directions / eigenvalues.sqrt(), eigenvalues
 
 
-def _temperature(scores_NC: Tensor, targets_N: Tensor) -> tuple[float, float]:
-    """Return the factor that makes ``factor * scores`` the best-calibrated logits, and their mean cross-entropy.
+def _temperature(scores_NC: Tensor, *, wanted_NC: Tensor) -> _Calibrated:
+    """Calibrate classes by one factor.
 
     Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017), on a grid from 1 to 100 in steps
     of 5 %: finer than the loss can tell. Targets are smoothed by 1 / (N + 2), as Platt did (1999): few images that are all
     right do not prove that the next one is.
     """
+    targets_N = wanted_NC.argmax(1)
     smoothing = 1 / (len(targets_N) + 2)
     factors = torch.logspace(0, 2, 95, dtype=torch.float64)
     losses = torch.stack(
@@ -331,4 +373,63 @@ def _temperature(scores_NC: Tensor, targets_N: Tensor) -> tuple[float, float]:
         ]
     )
     best = int(losses.argmin())
-    return float(factors[best]), float(losses[best])
+    return _Calibrated(
+        gain_C=factors[best].expand(scores_NC.shape[1]),
+        shift_C=torch.zeros(scores_NC.shape[1], dtype=torch.float64),
+        loss=float(losses[best]),
+        accuracy=float((scores_NC.argmax(1) == targets_N).double().mean()),
+    )
+
+
+def _platt_lines(scores_NC: Tensor, *, wanted_NC: Tensor) -> _Calibrated:
+    """Calibrate each of several labels by a line, fitted by Newton's method.
+
+    Platt: "Probabilistic outputs for support vector machines", 1999, with his smoothed targets: a label on one image of a
+    hundred is not certain on the next one like it. A line that would fall is level: that label gets its share of the images.
+    """
+    num_images = len(wanted_NC)
+    positive_C = wanted_NC.sum(0)
+    high_C = (positive_C + 1) / (positive_C + 2)
+    low_C = 1 / (num_images - positive_C + 2)
+    smoothed_NC = torch.where(wanted_NC > 0, high_C, low_C)
+    level_C = smoothed_NC.mean(0).logit()
+    inputs_CN2 = torch.stack([scores_NC.T, torch.ones_like(scores_NC.T)], dim=2)
+    line_C2 = torch.stack([torch.zeros_like(level_C), level_C], dim=1)
+    ridge_22 = 1e-6 * torch.eye(2, dtype=torch.float64)
+    for _ in range(NEWTON_STEPS):
+        fitted_CN = (inputs_CN2 @ line_C2[:, :, None])[:, :, 0].sigmoid()
+        slope_C2 = (inputs_CN2.mT @ (fitted_CN - smoothed_NC.T)[:, :, None])[:, :, 0]
+        weighted_CN2 = inputs_CN2 * (fitted_CN * (1 - fitted_CN))[:, :, None]
+        step_C2 = torch.linalg.solve(inputs_CN2.mT @ weighted_CN2 + ridge_22, slope_C2)
+        # Far from the optimum a full step can overshoot; no logit need move by more than this at once.
+        line_C2 = line_C2 - step_C2.clamp(-LONGEST_STEP, LONGEST_STEP)
+    falls_C = line_C2[:, 0] <= 0
+    gain_C = line_C2[:, 0].masked_fill(falls_C, 0)
+    shift_C = torch.where(falls_C, level_C, line_C2[:, 1])
+    logits_NC = scores_NC * gain_C + shift_C
+    return _Calibrated(
+        gain_C=gain_C,
+        shift_C=shift_C,
+        loss=float(F.binary_cross_entropy_with_logits(logits_NC, smoothed_NC)),
+        accuracy=float(((logits_NC > 0) == wanted_NC.bool()).double().mean()),
+    )
+
+
+def _as_measured(scores_NC: Tensor, *, wanted_NC: Tensor) -> _Calibrated:
+    """Leave numbers as they are."""
+    ones_C = torch.ones(scores_NC.shape[1], dtype=torch.float64)
+    squares_C = (scores_NC - wanted_NC).square().mean(0)
+    explained_C = 1 - squares_C / wanted_NC.var(0, correction=0).clamp_min(1e-12)
+    return _Calibrated(
+        gain_C=ones_C,
+        shift_C=torch.zeros_like(ones_C),
+        loss=float(squares_C.mean()),
+        accuracy=float(explained_C.mean()),
+    )
+
+
+_CALIBRATIONS: dict[Task, Callable[..., _Calibrated]] = {
+    "category": _temperature,
+    "multi_category": _platt_lines,
+    "regression": _as_measured,
+}

@@ -127,7 +127,7 @@ def train_classifier(
         )
         history += first.history
         known = first.known
-        recipe = f"Features first: {first.fit.setting}; {first.fit.accuracy:.1%} leave-one-out on the training images."
+        recipe = f"Features first: {first.fit.setting}; {first.fit.result} leave-one-out on the training images."
     else:
         best = _best_before(kept["head"], loaders, config=config)
         recipe = kept["notes"]["recipe"]
@@ -172,11 +172,6 @@ def loaders_for(
     table: ImageTable, *, config: TrainConfig, cache: ImageCache | None = None
 ) -> DataLoaders:
     """Return loaders of a table that prepare its images as in validation; a cache of None is a new ``cache_for`` it."""
-    if table.task != "category":
-        raise ConfigError(
-            f"The recipe fits a head for classes, and the task of this table is {table.task!r}. Train it with "
-            "vision_learner(dls, arch)."
-        )
     return DataLoaders(
         table,
         resize=Resize(config.size),

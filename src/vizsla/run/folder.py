@@ -11,7 +11,6 @@ import contextlib
 import csv
 import json
 import os
-import re
 import tempfile
 import tomllib
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vizsla.data.table.words import table_words
 from vizsla.errors import ConfigError, DataError, OutputError
 from vizsla.recipe.config import DataConfig, TrainConfig
 from vizsla.text import valid_unicode
@@ -124,6 +124,7 @@ class RunFolder:
                 valid=valid,
                 label_level=self.config.get("label_level", "auto") if from_folders else "auto",
                 min_per_class=self.config.get("min_per_class", "auto"),
+                group=str(self.config.get("group", "")),
                 seed=seed,
             )
         causes = dict(self.metrics.get("skipped", ()))
@@ -135,7 +136,8 @@ class RunFolder:
     def predictions(self, table: ImageTable) -> Predictions:
         """Return what was predicted for the validation images of ``table``.
 
-        Logits are the logarithms of the probabilities: the same up to a constant per image.
+        Logits are the logarithms of the probabilities: the same up to a constant per image. Those of several labels are
+        the log odds; those of numbers are the numbers.
 
         Raises:
             DataError: The file does not fit the table: images or labels have changed since.
@@ -144,7 +146,8 @@ class RunFolder:
 
         from vizsla.evaluate.predictions import Predictions
 
-        columns = [f"prob_{name}" for name in table.vocab]
+        stem = "prediction" if table.task == "regression" else "prob"
+        columns = [f"{stem}_{valid_unicode(name)}" for name in table.vocab]
         row_of = {table.shown_path(row): row for row in table.valid_rows.tolist()}
         paths: list[str] = []
         numbers: list[list[float]] = []
@@ -160,13 +163,21 @@ class RunFolder:
                 f"{file} does not fit the images of the run any more ({type(error).__name__}: {error}). They must be "
                 "the images and labels that the run was trained on."
             ) from error
-        probabilities = torch.tensor(numbers, dtype=torch.float64).view(len(paths), len(columns))
+        outputs = torch.tensor(numbers, dtype=torch.float64).view(len(paths), len(columns))
+        match table.task:
+            case "category":
+                logits = outputs.clamp_min(1e-45).log()
+            case "multi_category":
+                logits = outputs.logit(eps=1e-9)
+            case "regression":
+                logits = outputs
         return Predictions(
             rows=rows,
             paths=tuple(paths),
-            logits=probabilities.clamp_min(1e-45).log().float(),
+            logits=logits.float(),
             targets=table.targets[rows],
             vocab=table.vocab,
+            task=table.task,
         )
 
     def _read(self, name: str, parse: Any) -> Any:
@@ -223,25 +234,17 @@ def config_text(
     return "".join(f"{name} = {toml_value(value)}\n" for name, value in values.items())
 
 
-def _csv_file(labels: str) -> tuple[str, str]:
-    """Return the file of ``csv:FILE,image=COLUMN`` and what follows it; both empty for other words."""
-    kind, _, rest = labels.partition(":")
-    file, *options = (
-        re.split(r"(?:^|,)(?=(?:image|label)=)", rest, maxsplit=1) if kind == "csv" else [""]
-    )
-    return file.removesuffix(","), "".join(f",{option}" for option in options)
-
-
 def _to_data(labels: str, data: Path) -> str:
     """Return labels whose table is named from the data if it lies in it, else absolutely."""
-    file, options = _csv_file(labels)
-    if not file:
+    words = table_words(labels)
+    if not words.file:
         return labels
     if data.is_file():  # the table is the data
-        return f"csv:{options}" if options else "folder"
-    found = Path(os.path.abspath(file if Path(file).is_file() else data / file))  # noqa: PTH100
+        return f"csv:{words.options}" if words.options else "folder"
+    file = Path(words.file)
+    found = Path(os.path.abspath(file if file.is_file() else data / file))  # noqa: PTH100
     root = Path(os.path.abspath(data))  # noqa: PTH100
-    return f"csv:{found.relative_to(root) if found.is_relative_to(root) else found}{options}"
+    return f"csv:{found.relative_to(root) if found.is_relative_to(root) else found}{words.options}"
 
 
 def locate_data(
@@ -264,9 +267,9 @@ def locate_data(
                 + ". Say where they are: data=PATH in Python, --data PATH on the command line."
             )
     labels = str(config.get("labels", "folder"))
-    file, options = _csv_file(labels)
-    if file and (place / file).is_file():  # the opposite of ``_to_data``
-        labels = f"csv:{place / file}{options}"
+    words = table_words(labels)
+    if words.file and (place / words.file).is_file():  # the opposite of ``_to_data``
+        labels = f"csv:{place / words.file}{words.options}"
     return place, labels
 
 

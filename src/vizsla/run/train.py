@@ -292,6 +292,7 @@ def _facts(
 
     spec = run.classifier.backbone.spec
     device = next(run.classifier.parameters()).device
+    what = {"category": "Classes", "multi_category": "Labels", "regression": "Numbers"}[table.task]
     more = " ..." if len(table.vocab) > 12 else ""
     return (
         ("Data", plan.data),
@@ -299,7 +300,7 @@ def _facts(
             "Images",
             f"{len(table.train_rows):,} to learn from, {len(table.valid_rows):,} to validate on",
         ),
-        ("Classes", f"{len(table.vocab)}: {', '.join(table.vocab[:12])}{more}"),
+        (what, f"{len(table.vocab)}: {', '.join(table.vocab[:12])}{more}"),
         ("Network", spec.name),
         ("Weights", f"{spec.weights}; licence: {spec.licence}" if spec.licence else spec.weights),
         (

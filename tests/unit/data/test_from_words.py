@@ -132,7 +132,7 @@ def test_a_level_of_folders_is_refused_where_labels_come_from_elsewhere(make):
         (several("images/cat_{}.jpg"), "folder", LabelError, r"only one class, 'images', for all 5 .*regex:PATTERN"),
         ([*several("cat/{}.jpg"), "dog/1.jpg"], "folder", LabelError, r"single image.*:\n  'dog': '.*/dog/1\.jpg'"),
         (["a_1.jpg"], r"regex:.+_\d+\.jpg$", ConfigError, "no group"),
-        (["a_1.jpg"], "names", ConfigError, r"'csv:FILE\[,image=COLUMN\]\[,label=COLUMN\]'.* 'names'"),
+        (["a_1.jpg"], "names", ConfigError, r"'csv:FILE\[,image=COLUMN\]\[,label=COLUMN\].* 'names'"),
         (["a.jpg"], "csv:l.csv,image=a,image=b", ConfigError, "csv:l.csv,image=a,image=b"),
         (["a.jpg"], "csv:l.csv,label=", ConfigError, "csv:l.csv,label="),
     ],
@@ -459,9 +459,9 @@ def test_tables_as_programs_write_them(make, table_with, lines: list[str], colum
     ("header", "row", "facts"),
     [
         ("file,label", lambda n: f"{n}.jpg,{'nan' if n == 3 else 'ab'[n % 2]}", ["'label'", "row 5: 'nan'"]),
-        ("file,cat,dog", lambda n: f"{n}.jpg,{n % 2},{n % 3 == 0:d}", ["'cat', 'dog'", "encoded=True"]),
-        ("file,tags", lambda n: f"{n}.jpg,{'ab'[n % 2]}|{'xyz'[n % 3]}", ["'tags'", "label_delim='|'"]),
-        ("file,score", lambda n: f"{n}.jpg,{n / 7:.3f}", ["'score'", "0.000", "RegressionBlock"]),
+        ("file,cat,dog", lambda n: f"{n}.jpg,{n % 2},{n % 3 == 0:d}", ["'cat', 'dog'", "label=*", "encoded=True"]),
+        ("file,tags", lambda n: f"{n}.jpg,{'ab'[n % 2]}|{'xyz'[n % 3]}", ["'tags'", "label=tags,delimiter=|", "label_delim='|'"]),
+        ("file,score", lambda n: f"{n}.jpg,{n / 7:.3f}", ["'score'", "0.000", "label=score,kind=number", "RegressionBlock"]),
         ("file,label,is_valid", lambda n: f"{n}.jpg,{'ab'[n % 2]},{n % 5}", ["'is_valid'", "on=0"]),
     ],
 )  # fmt: skip
@@ -483,3 +483,109 @@ def test_a_column_of_folds_is_not_one_of_sets(make):
     with pytest.raises(TableError, match=r"Received: 2.*on=0"):
         ColSplitter("fold")(frame)
     assert ColSplitter("fold", on=0)(frame)[1] == [0, 5]
+
+
+# --- several labels, numbers, groups -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "task", "vocab", "first_two"),
+    [
+        ("label=tags,delimiter= ", "multi_category", ("a", "b", "even"), [[1, 0, 1], [0, 1, 0]]),
+        ("label=tags,delimiter=' '", "multi_category", ("a", "b", "even"), [[1, 0, 1], [0, 1, 0]]),
+        ("label=x,label=y", "multi_category", ("x", "y"), [[1, 0], [0, 1]]),
+        ("label=one,label=two", "multi_category", ("a", "b", "c"), [[1, 0, 1], [0, 1, 1]]),
+        ("label=score,kind=number", "regression", ("score",), [[0.0], [0.5]]),
+        ("label=score,label=y,kind=number", "regression", ("score", "y"), [[0.0, 0], [0.5, 1]]),
+        ("label=one", "category", ("a", "b"), [0, 1]),
+    ],
+)
+def test_a_table_says_what_its_labels_are(table_with, words, task, vocab, first_two):
+    rows = [
+        f"{n}.jpg,{'ab'[n % 2]}{' even' * (n % 2 == 0)},{1 - n % 2},{n % 2},{n / 2},{'ab'[n % 2]},c"
+        for n in range(10)
+    ]
+    file = table_with("file,tags,x,y,score,one,two", *rows)
+    table = resolve_data(file, labels=f"csv:,{words}", seed=0)
+    assert (table.task, table.vocab) == (task, vocab)
+    assert table.targets[:2].tolist() == first_two
+    assert (len(table.train_rows), len(table.valid_rows)) == (8, 2)
+
+
+def test_all_columns_left_are_labels(table_with):
+    rows = [f"{n}.jpg,{n % 2},{1 - n % 2},p{n // 2}" for n in range(10)]
+    file = table_with("file,x,y,patient", *rows)
+    table = resolve_data(file, labels="csv:,label=*,group=patient", seed=0)
+    assert table.vocab == ("x", "y")
+    with pytest.raises(TableError, match="'patient'"):
+        resolve_data(file, labels="csv:,label=*", seed=0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "label=tags,kind=labels",
+        "label=tags,kind=class,delimiter=;",
+        "label=x,label=y,kind=class",
+        "label=tags,kind=several",
+        "label=score,kind=number,delimiter=;",
+        "label=tags,delimiter=",
+        "group=x,group=y",
+    ],
+)
+def test_words_that_contradict_each_other_are_refused(table_with, words: str):
+    file = table_with("file,tags,x,y,score", "0.jpg,a,0,1,0.5")
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        resolve_data(file, labels=f"csv:,{words}", seed=0)
+
+
+def test_a_rare_label_is_in_both_sets(table_with):
+    rows = [f"{n}.jpg,{'a;rare' if n in (3, 8) else 'a' if n % 2 else 'a;b'}" for n in range(10)]
+    for seed in range(5):
+        table = resolve_data(
+            table_with("file,tags", *rows), labels="csv:,label=tags,delimiter=;", seed=seed
+        )
+        rare = table.targets[:, table.vocab.index("rare")]
+        assert rare[table.train_rows].sum() == rare[table.valid_rows].sum() == 1
+
+
+def test_images_of_a_group_are_in_one_set(make, table_with):
+    patients = [f"p{n // 2}" for n in range(40)]
+    make(*several("{}.jpg", 40))
+    rows = [f"{n}.jpg,{'ab'[n // 20]},{patient}" for n, patient in enumerate(patients)]
+    file = table_with("file,label,patient", *rows)
+    for words in ({"labels": "csv:,label=label,group=patient"}, {"group": "patient"}):
+        table = resolve_data(file, **words, seed=3)
+        sets = [
+            {patients[row] for row in rows.tolist()}
+            for rows in (table.train_rows, table.valid_rows)
+        ]
+        assert not sets[0] & sets[1]
+        # Of several draws the one with the same part of each class is taken.
+        assert table.targets[table.valid_rows].bincount().tolist() == [4, 4]
+        assert "20 groups" in table.notes[-1]
+    file.write_text(file.read_text().replace("p7", " "))
+    with pytest.raises(TableError, match="row 16"):
+        resolve_data(file, group="patient", seed=0)
+
+
+def test_groups_can_be_in_the_paths(make):
+    root = make(*(f"{label}/ann{n // 3}_{n}.jpg" for label in ("a", "b") for n in range(12)))
+    table = resolve_data(root, group=r"regex:/(ann\d+)_", seed=0)
+    held_out = {path.split("_")[0][2:] for path in shown(table, table.valid_rows)}
+    trained = {path.split("_")[0][2:] for path in shown(table, table.train_rows)}
+    assert not held_out & trained
+    with pytest.raises(LabelError, match=r"24 paths.*\n  'a/ann0_0\.jpg'"):
+        resolve_data(root, group="regex:(bob)", seed=0)
+    for group in ("patient", "regex:bob"):
+        with pytest.raises(ConfigError, match="group"):
+            resolve_data(root, group=group, seed=0)
+
+
+def test_a_split_that_tears_groups_apart_is_refused(table_with):
+    rows = [f"{n}.jpg,{'ab'[n % 2]},{n // 4},{n % 5 == 0:d}" for n in range(10)]
+    file = table_with("file,label,patient,is_valid", *rows)
+    assert len(resolve_data(file, seed=0).valid_rows) == 2
+    with pytest.raises(DataError, match=r"2 groups.*\n  '0'\n  '1'"):
+        resolve_data(file, group="patient", seed=0)
+    assert resolve_data(file, group="patient", valid="pool:0.4", seed=0).train_rows.numel() == 6

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -78,12 +79,8 @@ class Reference:
     """Leave-one-image-out scores of a ridge regression that is solved anew for every image and penalty."""
 
     kernel_RR: Array
-    targets: NDArray[np.int64]
+    wanted_NC: Array
     num_views: int
-
-    @property
-    def onehot_RC(self) -> Array:
-        return np.repeat(np.eye(self.targets.max() + 1)[self.targets], self.num_views, axis=0)
 
     @property
     def mean_eigenvalue(self) -> float:
@@ -99,17 +96,18 @@ class Reference:
         system = np.ones((size + 1, size + 1))
         system[:size, :size] = self.kernel_RR[np.ix_(kept, kept)] + penalty * np.eye(size)
         system[size, size] = 0
-        wanted = np.vstack([self.onehot_RC[kept], np.zeros((1, self.onehot_RC.shape[1]))])
+        wanted_RC = np.repeat(self.wanted_NC, self.num_views, axis=0)
+        wanted = np.vstack([wanted_RC[kept], np.zeros((1, wanted_RC.shape[1]))])
         solution = np.linalg.solve(system, wanted)
         return self.kernel_RR[at][:, kept] @ solution[:size] + solution[size]
 
     def left_out(self, penalty: float) -> Array:
         """Return ``(N, C)``: the mean score of an image's views, by the ridge without any of them."""
-        image_of_row = np.repeat(np.arange(len(self.targets)), self.num_views)
+        image_of_row = np.repeat(np.arange(len(self.wanted_NC)), self.num_views)
         return np.stack(
             [
                 self.solve(image_of_row != image, penalty, at=image_of_row == image).mean(0)
-                for image in range(len(self.targets))
+                for image in range(len(self.wanted_NC))
             ]
         )
 
@@ -133,7 +131,10 @@ def reference_for(found: HeadFit, features: Tensor, targets: Tensor) -> Referenc
         kernel = similarity @ np.linalg.solve(similarity + JITTER * np.eye(len(rows)), similarity)
     else:
         kernel = rows @ rows.T
-    return Reference(kernel, targets.numpy(), features.shape[1])
+    wanted = (
+        np.eye(int(targets.max()) + 1)[targets] if targets.ndim == 1 else targets.double().numpy()
+    )
+    return Reference(kernel, wanted, features.shape[1])
 
 
 def smoothed_loss(logits: Array, targets: NDArray[np.int64]) -> float:
@@ -171,6 +172,54 @@ def test_head_has_the_lowest_leave_one_out_loss(
     scores = reference.solve(everything, share * reference.mean_eigenvalue, at=slice(None))
     logits = classify(found, features.flatten(0, 1)).numpy()
     np.testing.assert_allclose(logits, scores * factor, atol=2e-3 * np.abs(scores * factor).max())
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, 1.0])
+def test_numbers_have_the_lowest_leave_one_out_error(bandwidth: float):
+    features, classes = problem(17, 2, 4)
+    targets = torch.stack([classes + features[:, 0, 0], 1000.0 * features[:, 0, 1]], 1)
+    found = fit(features, targets, bandwidth=bandwidth, num_classes=2, task="regression")
+    reference, wanted = reference_for(found, features, targets), targets.double().numpy()
+    best = min(
+        (float(((scores - wanted) ** 2).mean()), share)
+        for share in PENALTIES
+        for scores in [reference.left_out(share * reference.mean_eigenvalue)]
+    )
+    assert (found.loss, found.penalty) == (pytest.approx(best[0], rel=1e-5), best[1])
+    scores = reference.left_out(found.penalty * reference.mean_eigenvalue)
+    np.testing.assert_allclose(found.left_out, scores, rtol=1e-4, atol=1e-3)
+    explained = 1 - ((scores - wanted) ** 2).mean(0) / wanted.var(0)
+    assert found.accuracy == pytest.approx(explained.mean(), abs=1e-6)
+
+
+def test_several_labels_have_the_lowest_leave_one_out_loss():
+    features, classes = problem(40, 2, 6)
+    random = torch.Generator().manual_seed(1)
+    rare, noise = torch.arange(40) == 5, torch.rand(40, generator=random) < 0.5
+    targets = torch.stack([classes == 0, classes != 2, rare, noise], 1).float()
+    found = fit(features, targets, num_classes=4, task="multi_category")
+    reference, wanted = reference_for(found, features, targets), targets.double().numpy()
+    positive = wanted.sum(0)
+    smoothed = np.where(wanted > 0, (positive + 1) / (positive + 2), 1 / (40 - positive + 2))
+
+    def loss_of(line: Array, label: int, scores: Array) -> float:
+        logits = line[0] * scores[:, label] + line[1]
+        return float((np.logaddexp(0, logits) - smoothed[:, label] * logits).mean())
+
+    results: list[tuple[float, float, Array]] = []
+    for share in PENALTIES:
+        scores = reference.left_out(share * reference.mean_eigenvalue)
+        lines = [
+            minimize(loss_of, (1.0, 0.0), (label, scores), bounds=[(0, None), (None, None)])
+            for label in range(4)
+        ]
+        logits = np.stack([line.x[0] * scores[:, n] + line.x[1] for n, line in enumerate(lines)], 1)
+        results.append((float(np.mean([line.fun for line in lines])), share, logits))
+    loss, share, logits = min(results, key=lambda result: result[0])
+    assert (found.loss, found.penalty) == (pytest.approx(loss, rel=1e-4), share)
+    np.testing.assert_allclose(found.left_out, logits, atol=0.02)
+    assert found.accuracy == pytest.approx(((logits > 0) == (wanted > 0)).mean(), abs=1e-9)
+    assert "decisions" in found.result
 
 
 @pytest.mark.parametrize("bandwidth", [0.0, 1.0])

@@ -300,6 +300,7 @@ def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
         "valid": "0.3",
         "label_level": "auto",
         "min_per_class": "auto",
+        "group": "",
         "on_bad": "skip",
         "arch": "efficientnet_lite0",
         "weights": "",

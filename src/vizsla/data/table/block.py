@@ -28,6 +28,7 @@ from vizsla.data.table.labels import (
     CategoryMap,
     ColReader,
     LabelledImages,
+    LabelSet,
     class_texts,
     class_type_of,
     is_fraction,
@@ -148,18 +149,8 @@ class MultiCategoryBlock:
         Raises:
             ConfigError: Labels are zeros and ones, and neither ``vocab`` nor a column says of what.
         """
-        vocab = (self.vocab or images.names) if self.encoded else self.vocab
-        given = None if vocab is None else tuple(map(str, vocab))
-        if not self.encoded:
-            cells = map(_without_empty_cells, images.labels) if images.names else images.labels
-            labels = list(map(read_label_set, cells))
-        elif given:
-            labels = [read_encoded(label, given) for label in images.labels]
-        else:
-            raise ConfigError(
-                "MultiCategoryBlock(encoded=True) needs vocab, the names of the classes of the zeros and ones. "
-                "Received: vocab=None"
-            )
+        labels = self.label_sets(images)
+        given = self._given_vocab(images)
         texts = list(map(names_of, labels))
         images = settle_draw(replace(images, labels=tuple(labels)), texts, keep_out=self.add_na)
         in_train = [labels[position] for position in images.train]
@@ -186,6 +177,27 @@ class MultiCategoryBlock:
             task="multi_category",
             class_type=class_type or "text",
         )
+
+    def label_sets(self, images: LabelledImages) -> list[LabelSet | LabelError]:
+        """Return the classes of each image, or the error that says why there are none.
+
+        Raises:
+            ConfigError: As ``table`` does.
+        """
+        given = self._given_vocab(images)
+        if not self.encoded:
+            cells = map(_without_empty_cells, images.labels) if images.names else images.labels
+            return list(map(read_label_set, cells))
+        if given:
+            return [read_encoded(label, given) for label in images.labels]
+        raise ConfigError(
+            "MultiCategoryBlock(encoded=True) needs vocab, the names of the classes of the zeros and ones. "
+            "Received: vocab=None"
+        )
+
+    def _given_vocab(self, images: LabelledImages) -> tuple[str, ...] | None:
+        vocab = (self.vocab or images.names) if self.encoded else self.vocab
+        return None if vocab is None else tuple(map(str, vocab))
 
 
 @dataclass(frozen=True)

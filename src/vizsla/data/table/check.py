@@ -55,16 +55,27 @@ class ClassCount:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NumberRange:
+    """The least, the mean and the largest of a number over the images of both sets."""
+
+    label: str
+    least: float
+    mean: float
+    most: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataSummary:
     """What is in a table; ``num_unlabelled`` of the other images have no label, and ``num_skipped`` were unreadable.
 
     ``notes`` say what was guessed of the layout and what was left out, ``copies`` which images are there more than once.
 
-    Classes are in the order of the vocabulary, and an image with several labels counts in each of its classes; there are
-    none where the labels are numbers.
+    Classes are in the order of the vocabulary, and an image with several labels counts in each of its classes. Where the
+    labels are numbers there are no classes but ``numbers``.
     """
 
     classes: tuple[ClassCount, ...]
+    numbers: tuple[NumberRange, ...]
     num_train: int
     num_valid: int
     num_other: int
@@ -87,6 +98,7 @@ def describe_data(table: ImageTable, *, copies: tuple[Copies, ...] = ()) -> Data
             ClassCount(label=label, num_train=train, num_valid=valid, num_other=other)
             for label, train, valid, other in zip(table.vocab, *columns, strict=False)
         ),
+        numbers=_number_ranges(table) if table.task == "regression" else (),
         num_train=len(table.train_rows),
         num_valid=len(table.valid_rows),
         num_other=int(outside.sum()),
@@ -94,6 +106,17 @@ def describe_data(table: ImageTable, *, copies: tuple[Copies, ...] = ()) -> Data
         num_skipped=len(table.skipped),
         notes=table.notes,
         copies=copies,
+    )
+
+
+def _number_ranges(table: ImageTable) -> tuple[NumberRange, ...]:
+    values = table.targets[torch.cat([table.train_rows, table.valid_rows])]
+    of_all = (values.amin(0), values.double().mean(0), values.amax(0))
+    return tuple(
+        NumberRange(label=label, least=least, mean=mean, most=most)
+        for label, least, mean, most in zip(
+            table.vocab, *(each.tolist() for each in of_all), strict=True
+        )
     )
 
 
@@ -308,21 +331,20 @@ _FAULTS = (
 
 def scarce_classes(
     images: LabelledImages,
-    texts: Sequence[str | None],
+    names: Sequence[Names],
     positions: Sequence[int],
     *,
     min_per_class: int,
 ) -> list[Problem]:
     """Return the problem of classes with fewer images than wanted; with one, no split can have it on both sides."""
-    if min(Counter(texts[position] for position in positions).values(), default=0) >= min_per_class:
+    counts = Counter(chain.from_iterable(_classes(names[position]) for position in positions))
+    if min(counts.values(), default=min_per_class) >= min_per_class:
         return []
     scarce = {
         label: found
-        for label, found in _by_class(texts, positions).items()
+        for label, found in _by_class(names, positions).items()
         if len(found) < min_per_class
     }
-    if not scarce:
-        return []
     alone = min_per_class == 2
     rest = "a single image, which cannot be in training and in validation" if alone else f"fewer than {min_per_class} images"  # fmt: skip
     entries = [

@@ -6,14 +6,13 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from vizsla.data.table.block import CategoryBlock
+from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, OutputBlock, RegressionBlock
 from vizsla.data.table.check import listing, scarce_classes
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
@@ -22,18 +21,28 @@ from vizsla.data.table.labels import (
     advice_about,
     class_texts,
     folder_labels,
+    is_missing,
+    names_of,
     take_labels,
     using_attr,
 )
 from vizsla.data.table.layout import layout_of
 from vizsla.data.table.sources import check_folder, get_image_files, is_image_name, list_images
-from vizsla.data.table.splits import positions_of, stratified_split
-from vizsla.data.table.tables import Table, images_of_table, read_table
+from vizsla.data.table.splits import (
+    balanced_group_split,
+    positions_of,
+    rarest_class_split,
+    stratified_split,
+)
+from vizsla.data.table.tables import Table, faulty_rows, images_of_table, read_table
+from vizsla.data.table.words import ALL_COLUMNS, TABLE_FORM, TableWords, table_words
 from vizsla.errors import ConfigError, DataError, LabelError, Problem, TableError
 from vizsla.paths import ImagePaths
 from vizsla.text import counted, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from vizsla.types import ImageTable
 
 DEFAULT_VALID_FRACTION = 0.2
@@ -49,8 +58,22 @@ SPLIT_COLUMNS = ("is_valid", "split")
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 
-_Found = tuple[LabelledImages, Sequence[str] | None]
-"""Images as listed, with the split that the data itself states: ``train``, ``valid`` or ``test`` for each."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """Images as listed, what is predicted of them, and what the data says of the split.
+
+    Attributes:
+        images: Without a split.
+        splits: The split that the data states: ``train``, ``valid`` or ``test`` for each image.
+        groups: The group of each image, where groups are to be kept together.
+        block: Makes the table.
+    """
+
+    images: LabelledImages
+    splits: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
+    block: OutputBlock = field(default_factory=CategoryBlock)
 
 
 def resolve_data(
@@ -60,6 +83,7 @@ def resolve_data(
     valid: float | str = "auto",
     label_level: int | Literal["auto"] = "auto",
     min_per_class: int | Literal["auto"] = "auto",
+    group: str = "",
     seed: int,
 ) -> ImageTable:
     r"""Find the images, their labels and the split of a data set, and check all of it.
@@ -70,14 +94,21 @@ def resolve_data(
             group of the expression, searched in the file name. ``"csv:FILE[,image=COLUMN][,label=COLUMN]"``: a table;
             its images are found by their path below ``data`` (or the CSV file's folder), else by their file name or
             stem anywhere below it. Columns that are not named are chosen by ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.
+            ``delimiter=TEXT`` after these means that an image has several labels, separated by it; several times
+            ``label=COLUMN``, or ``label=*`` for all columns left, that each column is a label (zeros and ones) or holds
+            one; ``kind=number`` that numbers are predicted.
         valid: ``"auto"`` keeps the split that the data states: a column ``is_valid`` or ``split``, or folders under the
-            usual names (``layout.SPLIT_WORDS``); without one a fifth of each class is held out. A number between 0 and 1
-            holds out that part of each class, and is refused where the data states a split; ``"pool:0.2"`` pools its
-            parts and draws another. Images of a ``test`` folder or row stay in neither set.
+            usual names (``layout.SPLIT_WORDS``); without one a fifth is held out, of each class where an image has one, and
+            of the images of each rare label where it has several. A number between 0 and 1 holds out that part, and is
+            refused where the data states a split; ``"pool:0.2"`` pools its parts and draws another. Images of a ``test``
+            folder or row stay in neither set.
         label_level: Which level of folders names the class, counted from 1 below the split folders; ``"auto"`` is the only
             one that can, and is refused where there are two. Refused where labels do not come from folders.
         min_per_class: Classes with fewer images are refused. ``"auto"``: 2 where a split is drawn, so that each class can be
             learnt and measured. 1: a single image goes to training, and a note says that its class is not measured.
+        group: Images of one group, such as one patient, are never in both sets: the name of a column (also ``group=COLUMN``
+            in ``labels``), or ``"regex:PATTERN"``, whose first group is searched in the path below ``data``. Of
+            ``NUM_GROUP_DRAWS`` draws of whole groups the one is taken that is most like all images in its labels.
         seed: Makes the drawn split repeatable.
 
     Raises:
@@ -92,17 +123,20 @@ def resolve_data(
         raise ConfigError(
             f"min_per_class is 'auto' or a number of images from 1 on. Received: {min_per_class!r}"
         )
-    images, splits = _find(Path(data), labels, None if label_level == "auto" else label_level)
+    level = None if label_level == "auto" else label_level
+    found = _find(Path(data), labels, level, group)
+    images, splits, groups = found.images, found.splits, found.groups
+    classes = _classes_of(images, found.block)
+    least = 1 if min_per_class == "auto" else min_per_class
     if splits is not None and "valid" in splits and not is_pooled:
         if fraction is None:
-            sets = {name: positions_of(splits, name) for name in ("train", "valid")}
-            images = replace(images, **sets)
-            least = 1 if min_per_class == "auto" else min_per_class
-            scarce = scarce_classes(
-                images, class_texts(images.labels), images.used, min_per_class=least
+            train, held_out = (positions_of(splits, name) for name in ("train", "valid"))
+            scarce = scarce_classes(images, classes, [*train, *held_out], min_per_class=least)
+            torn = _torn_groups(groups, train, held_out)
+            problems = (*images.problems, *scarce, *torn)
+            return found.block.table(
+                replace(images, train=train, valid=held_out, problems=problems)
             )
-            images = replace(images, problems=(*images.problems, *scarce))
-            return CategoryBlock().table(images)
         raise ConfigError(
             f"The data has a split of its own, {splits.count('train'):,} images for training and {splits.count('valid'):,} for "
             f"validation. Received: valid={valid}. Leave it out to keep that split, or draw another from all of these images "
@@ -110,23 +144,54 @@ def resolve_data(
         )
     all_positions = range(len(images.paths))
     divided = [p for p in all_positions if splits is None or splits[p] != "test"]
-    texts = class_texts(images.labels)
     part = fraction or DEFAULT_VALID_FRACTION
-    train, held_out = stratified_split(
-        [texts[position] for position in divided],
-        valid_fraction=part,
-        seed=seed,
-    )
-    least = 2 if min_per_class == "auto" else min_per_class
-    scarce = scarce_classes(images, texts, divided, min_per_class=least)
+    chosen = [classes[position] for position in divided]
+    is_class = isinstance(found.block, CategoryBlock)
+    if groups is not None:
+        of = [groups[position] for position in divided]
+        train, held_out = balanced_group_split(of, chosen, valid_fraction=part, seed=seed)
+        of_what = f"the images in whole groups ({len({*of}):,} groups)"
+    elif is_class:
+        texts = [names[0] if names else None for names in chosen]
+        train, held_out = stratified_split(texts, valid_fraction=part, seed=seed)
+        least = 2 if min_per_class == "auto" else min_per_class
+        of_what = "each class"
+    else:
+        train, held_out = rarest_class_split(chosen, valid_fraction=part, seed=seed)
+        of_what = "the images"
+    scarce = scarce_classes(images, classes, divided, min_per_class=least)
     images = replace(
         images,
+        by_chance=groups is None and not is_class,
         problems=(*images.problems, *scarce),
         train=[divided[position] for position in train],
         valid=[divided[position] for position in held_out],
-        notes=(*images.notes, f"validation: {part:.0%} of each class, drawn with seed {seed}"),
+        notes=(*images.notes, f"validation: {part:.0%} of {of_what}, drawn with seed {seed}"),
     )
-    return CategoryBlock().table(images)
+    return found.block.table(images)
+
+
+def _classes_of(images: LabelledImages, block: OutputBlock) -> list[tuple[str, ...]]:
+    """Return the classes of each image; none where its label is a number or cannot be used."""
+    if isinstance(block, RegressionBlock):
+        return [()] * len(images.labels)
+    if isinstance(block, MultiCategoryBlock):
+        return [names_of(found) or () for found in block.label_sets(images)]
+    return [() if text is None else (text,) for text in class_texts(images.labels)]
+
+
+def _torn_groups(
+    groups: Sequence[str] | None, train: Sequence[int], valid: Sequence[int]
+) -> list[Problem]:
+    """Return the problem of groups that the split of the data has in both sets."""
+    if groups is None:
+        return []
+    torn = sorted({groups[p] for p in train} & {groups[p] for p in valid})
+    if not torn:
+        return []
+    words = ("group is in training and in validation", "groups are in training and in validation")
+    cure = "Move each into one set, or draw another split by groups: --valid pool:0.2."
+    return [listing(DataError, words, list(map(repr, torn)), cure)]
 
 
 def _valid_fraction(valid: float | str) -> tuple[float | None, bool]:
@@ -146,14 +211,14 @@ def _valid_fraction(valid: float | str) -> tuple[float | None, bool]:
     return fraction, text.startswith("pool:")
 
 
-def _find(data: Path, labels: str, label_level: int | None) -> _Found:
+def _find(data: Path, labels: str, label_level: int | None, group: str) -> _Found:
     kind, _, rest = labels.partition(":")
     if label_level is not None and (data.is_file() or labels != "folder"):
         raise ConfigError(
             "label_level says which level of folders names the class, and labels do not come from folders here. "
             f"Received: label_level={label_level}, labels {labels!r}, data {quoted(data)}. Leave --label-level out."
         )
-    file, image, label = _csv_options(rest, labels) if kind == "csv" else ("", None, None)
+    words = table_words(labels)
     if data.is_file():
         if is_image_name(data.name):
             raise DataError(
@@ -163,40 +228,29 @@ def _find(data: Path, labels: str, label_level: int | None) -> _Found:
             raise DataError(
                 f"{quoted(data)} is neither a folder of images nor a CSV file ({', '.join(_TABLE_SUFFIXES)})."
             )
-        if (labels != "folder" and kind != "csv") or Path(file or data) != data:
+        if (labels != "folder" and kind != "csv") or Path(words.file or data) != data:
             raise ConfigError(
                 f"Labels come from the CSV file that is given as the data, {quoted(data)}. Received: labels {labels!r}. "
                 "Leave labels out, name columns (labels csv:,image=COLUMN,label=COLUMN), or give the folder as data."
             )
-        return _find_in_table(data, data.parent, image, label)
+        return _find_in_table(data, data.parent, words, group)
     check_folder(data)
     if labels == "folder":
-        return _find_in_folder(data, None, label_level)
+        return _find_in_folder(data, None, label_level, group)
     if kind == "regex":
-        return _find_in_folder(data, RegexLabeller(rest), None)
+        return _find_in_folder(data, RegexLabeller(rest), None, group)
     if kind == "csv":
-        here, below = Path(file), data / file
-        return _find_in_table(
-            below if below.is_file() and not here.is_file() else here, data, image, label
-        )
+        here, below = Path(words.file), data / words.file
+        file = below if below.is_file() and not here.is_file() else here
+        return _find_in_table(file, data, words, group)
     raise ConfigError(
-        "labels is 'folder', 'regex:PATTERN' or 'csv:FILE[,image=COLUMN][,label=COLUMN]'. "
-        f"Received: {labels!r}"
+        f"labels is 'folder', 'regex:PATTERN' or {TABLE_FORM!r}. Received: {labels!r}"
     )
 
 
-def _csv_options(text: str, labels: str) -> tuple[str, str | None, str | None]:
-    """Split ``FILE,image=COLUMN,label=COLUMN`` into its parts; the file's name may have commas."""
-    file, *options = re.split(r"(?:^|,)(?=(?:image|label)=)", text)
-    columns = dict(option.split("=", maxsplit=1) for option in options)
-    if len(columns) < len(options) or not all(columns.values()):
-        raise ConfigError(
-            f"Name each column once: labels csv:FILE,image=COLUMN,label=COLUMN. Received: {labels!r}"
-        )
-    return file.removesuffix(","), columns.get("image"), columns.get("label")
-
-
-def _find_in_folder(data: Path, labeller: RegexLabeller | None, label_level: int | None) -> _Found:
+def _find_in_folder(
+    data: Path, labeller: RegexLabeller | None, label_level: int | None, group: str
+) -> _Found:
     listing = list_images(data)
     paths, in_doubt = listing.paths, listing.in_doubt
     layout = layout_of(paths, (data,), label_level=label_level, need_classes=labeller is None)
@@ -220,7 +274,31 @@ def _find_in_folder(data: Path, labeller: RegexLabeller | None, label_level: int
         else FOLDER_ADVICE + _parent_hint(data, layout.classes),
         notes=(*listing.notes, *layout.notes),
     )
-    return images, splits
+    images, groups = _groups_in_paths(images, group) if group else (images, None)
+    return _Found(images=images, splits=splits, groups=groups)
+
+
+def _groups_in_paths(
+    images: LabelledImages, group: str
+) -> tuple[LabelledImages, Sequence[str] | None]:
+    """Return the group of each image, searched in its path below the root; a path without one is a problem."""
+    kind, _, pattern = group.partition(":")
+    if kind != "regex":
+        raise ConfigError(
+            f"group is 'regex:PATTERN', searched in the paths of the images, or a column of the table that has the labels. "
+            f"Received: group {group!r}, and no table"
+        )
+    root = images.root.as_posix()
+    below = [path.removeprefix(f"{root}/") for path in ImagePaths.of(images.paths).texts()]
+    found = take_labels(below, RegexLabeller(pattern))
+    missed = [text for text, of in zip(below, found, strict=True) if isinstance(of, LabelError)]
+    if missed:
+        words = (f"path has no group {pattern!r}", f"paths have no group {pattern!r}")
+        problem = listing(
+            LabelError, words, list(map(quoted, missed)), "Correct the expression of the groups."
+        )
+        images = replace(images, problems=(*images.problems, problem))
+    return images, list(map(str, found))
 
 
 def _parent_hint(data: Path, classes: Sequence[str]) -> str:
@@ -240,40 +318,102 @@ def _parent_hint(data: Path, classes: Sequence[str]) -> str:
     return ""
 
 
-def _find_in_table(file: Path, folder: Path, image: str | None, label: str | None) -> _Found:
+def _find_in_table(file: Path, folder: Path, words: TableWords, group: str) -> _Found:
     table = read_table(file)
-    image_column, label_column = _choose_columns(table, image, label)
+    if words.group and group not in ("", words.group):
+        raise ConfigError(
+            f"The groups are named twice. Received: group={words.group} among the labels, and group {group!r}"
+        )
+    in_column = words.group or ("" if group.startswith("regex:") else group)
+    group_column = table.position(in_column) if in_column else None
     split_columns = [name for name in table.columns if name.lower() in SPLIT_COLUMNS]
+    split = table.position(split_columns[0]) if split_columns else None
+    image_column, label_columns = _choose_columns(table, words, taken=(group_column, split))
+    several = words.has_several_columns
     notes: list[str] = []
     problems: list[Problem] = []
     images, splits = images_of_table(
         table,
         folder=folder,
         image=image_column,
-        label=label_column,
-        split=split_columns[0] if split_columns else None,
+        label=label_columns if several else label_columns[0],
+        split=split,
+        delimiter=words.delimiter or None,
         locate=partial(_locate, folder=folder, notes=notes, problems=problems),
     )
-    if label is None:
-        problems += _labels_to_refuse(table, label_column, image=image_column)
+    if not words.label and words.kind == "class":
+        problems += _labels_to_refuse(table, label_columns[0], image=image_column)
+    block = _block_of(words, table, label_columns)
     names = table.columns
-    told = f"labels from column {names[label_column]!r}, images from column {names[image_column]!r}"
-    if splits is not None:
-        told += f", split from column {split_columns[0]!r}"
+    of_labels = ", ".join(repr(names[column]) for column in label_columns)
+    what = {"class": "labels", "labels": "several labels", "number": "numbers"}[words.kind]
+    told = (
+        f"{what} from column{'s' * several} {of_labels}, images from column {names[image_column]!r}"
+    )
+    if split is not None:
+        told += f", split from column {names[split]!r}"
+    groups = None
+    if group_column is not None:
+        told += f", groups from column {names[group_column]!r}"
+        groups, missed = _groups_in_column(table, group_column, image=image_column)
+        problems += missed
     images = replace(
         images, notes=(*images.notes, told, *notes), problems=(*images.problems, *problems)
     )
+    if group and group_column is None:
+        images, groups = _groups_in_paths(images, group)
+    found = _Found(images=images, splits=splits, groups=groups, block=block)
     if splits is not None:
-        return images, splits
+        return found
     paths = ImagePaths.of(images.paths)
     of_folders = layout_of(paths, (folder,), need_classes=False)
     if of_folders.splits is None or not all(of_folders.splits):
-        return images, None
+        return found
     splits = [of_folders.splits[number] for number in paths.folder_numbers]
-    return replace(images, notes=(*images.notes, *of_folders.notes)), splits
+    return replace(
+        found, splits=splits, images=replace(images, notes=(*images.notes, *of_folders.notes))
+    )
 
 
-def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple[int, int]:
+def _block_of(words: TableWords, table: Table, label_columns: Sequence[int]) -> OutputBlock:
+    """Return the block of the labels of a table; where all columns hold zeros and ones, each column is a label.
+
+    Raises:
+        TableError: The labels are all columns that are left, and some hold something else.
+    """
+    if words.kind == "class":
+        return CategoryBlock()
+    if words.kind == "number":
+        return RegressionBlock()
+    others = [c for c in label_columns if not {str(cell) for cell in table.column(c)} <= {"0", "1"}]
+    if words.label == (ALL_COLUMNS,) and others:
+        names = ", ".join(repr(table.columns[column]) for column in others)
+        raise TableError(
+            f"label=* takes every column that is left as a label of zeros and ones, and these of {table.source} hold something "
+            f"else: {names}. Name the columns of labels: label=COLUMN,label=COLUMN."
+        )
+    return MultiCategoryBlock(encoded=words.has_several_columns and not others)
+
+
+def _groups_in_column(table: Table, column: int, *, image: int) -> tuple[list[str], list[Problem]]:
+    """Return the group of each row that names an image; a row without one is a problem."""
+    rows = [row for row, name in enumerate(table.column(image)) if not is_missing(name)]
+    cells = table.column(column)
+    absent = [row for row in rows if is_missing(cells[row])]
+    what = f"no group in column {table.columns[column]!r}"
+    problems = (
+        [faulty_rows(table, absent, what, "Fill it in, or delete the row.")] if absent else []
+    )
+    return [str(cells[row]).strip() for row in rows], problems
+
+
+def _choose_columns(
+    table: Table, words: TableWords, *, taken: Sequence[int | None]
+) -> tuple[int, list[int]]:
+    """Return the columns of the image and of its label: those that are named, else by their names, else by their cells.
+
+    Columns that are ``taken`` for other things are chosen only where they are named.
+    """
     if len(table.columns) < 2:
         raise TableError(
             f"The table {table.source} has a single column, {', '.join(table.columns)!r}. "
@@ -281,24 +421,26 @@ def _choose_columns(table: Table, image: str | None, label: str | None) -> tuple
         )
     by_name = {name.lower(): position for position, name in reversed([*enumerate(table.columns)])}
 
-    def first(names: Sequence[str], taken: int | None) -> int | None:
+    def first(names: Sequence[str], used: Sequence[int | None]) -> int | None:
         found = (by_name[name] for name in names if name in by_name)
-        return next((position for position in found if position != taken), None)
+        return next((position for position in found if position not in used), None)
 
-    label_column = None if label is None else table.position(label)
-    image_column = first(IMAGE_COLUMNS, label_column) if image is None else table.position(image)
-    if label_column is None:
-        label_column = first(LABEL_COLUMNS, image_column)
+    every = words.label == (ALL_COLUMNS,) and ALL_COLUMNS not in table.columns
+    named = [] if every else list(map(table.position, words.label))
+    image = table.position(words.image) if words.image else first(IMAGE_COLUMNS, [*named, *taken])
+    labels = named or [first(LABEL_COLUMNS, [image, *taken])]
     # An index that a program wrote has no name, or that of its kind.
     free = [p for p, name in enumerate(table.columns) if name and not name.startswith("Unnamed:")]
+    free = [position for position in free if position not in taken]
     free = free if len(free) > 1 else list(range(len(table.columns)))
-    if image_column is None:
-        others = [position for position in free if position != label_column]
+    if image is None:
+        others = [position for position in free if position not in labels]
         files = (p for p in others if is_image_name(str(table.rows[0][p]).strip()))
-        image_column = next(files, others[0])
-    if label_column is None:
-        label_column = next(position for position in free if position != image_column)
-    return image_column, label_column
+        image = next(files, others[0])
+    rest = [position for position in free if position != image]
+    if every:
+        return image, rest
+    return image, [rest[0] if position is None else position for position in labels]
 
 
 def _locate(
@@ -385,8 +527,8 @@ def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
     if not filled:
         return problems
 
-    def refuse(what: str, columns: object, options: str) -> None:
-        way = f"In Python: ImageDataLoaders.from_csv(..., label_col={columns!r}, {options})."
+    def refuse(what: str, words: str, python: str) -> None:
+        way = f"Say so: --labels 'csv:FILE,{words}'; in Python ImageDataLoaders.from_csv(..., {python})."
         problems.append(Problem(kind=LabelError, text=f"{what} {way}"))
 
     others = [place for place in range(len(table.columns)) if place != image]
@@ -395,8 +537,8 @@ def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
         refuse(
             f"The columns {', '.join(map(repr, zero_one))} of {table.source} hold zeros and ones: an image can have several "
             "of these labels, and one column cannot say which.",
-            zero_one,
-            "y_block=MultiCategoryBlock(encoded=True)",
+            "label=*",
+            f"label_col={zero_one!r}, y_block=MultiCategoryBlock(encoded=True)",
         )
     for delimiter in "|;":
         lists = [cell.split(delimiter) for cell in filled if delimiter in cell]
@@ -405,14 +547,14 @@ def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
             example = delimiter.join(lists[0])
             refuse(
                 f"{about} holds lists of labels, such as {example!r}.",
-                name,
-                f"label_delim={delimiter!r}",
+                f"label={name},delimiter={delimiter}",
+                f"label_col={name!r}, label_delim={delimiter!r}",
             )
     if all(re.fullmatch(r"-?\d+\.\d+(?:[eE][-+]?\d+)?", cell) for cell in filled):
         refuse(
             f"{about} holds decimal numbers, such as {filled[0]}: they are measured, not classes.",
-            name,
-            "y_block=RegressionBlock",
+            f"label={name},kind=number",
+            f"label_col={name!r}, y_block=RegressionBlock",
         )
     return problems
 

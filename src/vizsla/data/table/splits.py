@@ -5,7 +5,7 @@ A splitter is called with the items and returns the positions of both sets, in o
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +17,7 @@ import torch
 
 from vizsla.data.table.labels import is_missing, parent_label
 from vizsla.errors import ConfigError, DataError, MissingExtraError, TableError
-from vizsla.seeding import generator
+from vizsla.seeding import derive_seed, generator
 from vizsla.text import counted, quoted
 
 if TYPE_CHECKING:
@@ -343,6 +343,43 @@ def stratified_split(groups: Sequence[Hashable], *, valid_fraction: float, seed:
         order = torch.randperm(len(positions), generator=generator(seed, f"split/{name}"))
         valid += [positions[index] for index in order[:count].tolist()]
     return _hold_out(sorted(valid), len(groups))
+
+
+def rarest_class_split(
+    classes: Sequence[Sequence[str]], *, valid_fraction: float, seed: int
+) -> Split:
+    """Split positions that have any number of classes: stratified by the rarest class of each.
+
+    A common class has its part in both sets anyway; a rare one might have none (the idea of Sechidis, Tsoumakas and Vlahavas:
+    "On the stratification of multi-label data", 2011).
+    """
+    counts = Counter(chain.from_iterable(classes))
+    rarest = [min(own, key=lambda name: (counts[name], name), default="") for own in classes]
+    return stratified_split(rarest, valid_fraction=valid_fraction, seed=seed)
+
+
+NUM_GROUP_DRAWS = 20
+"""Groups differ in size and in classes: the best of several draws is taken."""
+
+
+def balanced_group_split(
+    groups: Sequence[str], classes: Sequence[Sequence[str]], *, valid_fraction: float, seed: int
+) -> Split:
+    """Split positions by whole groups; of ``NUM_GROUP_DRAWS`` draws return the one whose validation set is most like the rest.
+
+    A class without training images weighs most, then each position that a class has too many or too few.
+    """
+    counts = Counter(chain.from_iterable(classes))
+
+    def misses(split: Split) -> tuple[int, float]:
+        held_out = Counter(chain.from_iterable(classes[position] for position in split[1]))
+        unlearned = sum(held_out[name] == number for name, number in counts.items())
+        off = sum(abs(held_out[name] - valid_fraction * n) for name, n in counts.items())
+        return unlearned, off + abs(len(split[1]) - valid_fraction * len(groups))
+
+    seeds = [derive_seed(seed, f"groups/{number}") for number in range(NUM_GROUP_DRAWS)]
+    draws = [GroupSplitter(groups.__getitem__, valid_fraction, each) for each in seeds]
+    return min((draw(range(len(groups))) for draw in draws), key=misses)
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def images_of_table(
     problems: list[Problem] = []
     if absent := [row for row, name in enumerate(names) if is_missing(name)]:
         what = f"no image in column {table.columns[table.position(image)]!r}"
-        problems.append(_faulty_rows(table, absent, what, "Fill it in, or delete the row."))
+        problems.append(faulty_rows(table, absent, what, "Fill it in, or delete the row."))
     if split is not None and splits is not None and None in splits:
         unclear = [row for row, name in enumerate(splits) if name is None]
         what = f"no set in column {table.columns[table.position(split)]!r}"
@@ -241,7 +241,7 @@ def images_of_table(
             "Write train, valid or test, or True for validation and False for training. Where the column numbers folds, hold one "
             "of them out: splitter=ColSplitter(COLUMN, on=0) in a DataBlock."
         )
-        problems.append(_faulty_rows(table, unclear, what, cure))
+        problems.append(faulty_rows(table, unclear, what, cure))
     label_names = [table.columns[table.position(column)] for column in label_columns]
     where = f"column{'s' if len(label_names) > 1 else ''} {', '.join(map(repr, label_names))}"
     images = LabelledImages(
@@ -286,7 +286,8 @@ def _clean_labels(cells: Sequence[Any]) -> Sequence[Any]:
     return stripped
 
 
-def _faulty_rows(table: Table, rows: Sequence[int], what: str, cure: str) -> Problem:
+def faulty_rows(table: Table, rows: Sequence[int], what: str, cure: str) -> Problem:
+    """Return the problem of some rows of a table, each shown with its number and cells."""
     entries = [f"row {table.numbers[row]}: {table.rows[row]!r:.200}" for row in rows]
     of = f"of {table.source}{table.counting}"
     words = (f"row {of} has {what}", f"rows {of} have {what}")
