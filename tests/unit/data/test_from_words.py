@@ -554,8 +554,8 @@ def test_images_of_a_group_are_in_one_set(make, table_with):
     make(*several("{}.jpg", 40))
     rows = [f"{n}.jpg,{'ab'[n // 20]},{patient}" for n, patient in enumerate(patients)]
     file = table_with("file,label,patient", *rows)
-    for words in ({"labels": "csv:,label=label,group=patient"}, {"group": "patient"}):
-        table = resolve_data(file, **words, seed=3)
+    for labels, group in (("csv:,label=label,group=patient", ""), ("folder", "patient")):
+        table = resolve_data(file, labels=labels, group=group, seed=3)
         sets = [
             {patients[row] for row in rows.tolist()}
             for rows in (table.train_rows, table.valid_rows)

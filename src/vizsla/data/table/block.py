@@ -156,7 +156,7 @@ class MultiCategoryBlock:
         in_train = [labels[position] for position in images.train]
         seen = [name for label in in_train if isinstance(label, tuple) for name in label]
         classes, class_type = _class_names(
-            seen if given is None else vocab or (), sort=given is None, add_na=self.add_na
+            seen if given is None else given, sort=given is None, add_na=self.add_na
         )
         images = _say_types(images, class_type)
         class_problems: list[Problem] = []
@@ -189,15 +189,14 @@ class MultiCategoryBlock:
             cells = map(_without_empty_cells, images.labels) if images.names else images.labels
             return list(map(read_label_set, cells))
         if given:
-            return [read_encoded(label, given) for label in images.labels]
+            return [read_encoded(label, tuple(map(str, given))) for label in images.labels]
         raise ConfigError(
             "MultiCategoryBlock(encoded=True) needs vocab, the names of the classes of the zeros and ones. "
             "Received: vocab=None"
         )
 
-    def _given_vocab(self, images: LabelledImages) -> tuple[str, ...] | None:
-        vocab = (self.vocab or images.names) if self.encoded else self.vocab
-        return None if vocab is None else tuple(map(str, vocab))
+    def _given_vocab(self, images: LabelledImages) -> Sequence[Any] | None:
+        return (self.vocab or images.names) if self.encoded else self.vocab
 
 
 @dataclass(frozen=True)
