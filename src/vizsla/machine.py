@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from vizsla.cores import control_groups, num_cores
 from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,13 +48,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device.type
-
-
-def num_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def default_num_workers() -> int:
@@ -162,17 +156,20 @@ def free_memory_bytes(root: Path = Path("/")) -> int:
 
 
 def _left_in_control_group(root: Path) -> int:
-    """Return what control groups (version 2) leave to this program; a huge number if there is no limit."""
-    group = root / "sys/fs/cgroup"
+    """Return what control groups leave to this program; a huge number if there is no limit."""
+    return min((_left_in(group) for group in control_groups("memory", root)), default=2**62)
+
+
+def _left_in(group: Path) -> int:
+    second = "memory.max", "memory.current", "inactive_file "
+    first = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "
+    largest, current, files = second if (group / "memory.max").exists() else first
     try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit == "max":
-            return 2**62
-        used = int((group / "memory.current").read_text())
+        limit, used = (int((group / name).read_text()) for name in (largest, current))
         lines = (group / "memory.stat").read_text().splitlines()
-        files = [int(line.split()[1]) for line in lines if line.startswith("inactive_file ")]
-        return max(0, int(limit) - used + sum(files))
-    except (OSError, ValueError, IndexError):
+        given_back = [int(line.split()[1]) for line in lines if line.startswith(files)]
+        return max(0, limit - used + sum(given_back))
+    except (OSError, ValueError, IndexError):  # no limit is "max" in version 2
         return 2**62
 
 
@@ -211,7 +208,7 @@ def share_heaps(num_heaps: int | None = None) -> bool:
     requested from the system for each batch again, 500 for each image with two heaps, 40 with one.
     """
     glibc = _glibc()
-    num_heaps = 2 * (os.cpu_count() or 1) + 1 if num_heaps is None else num_heaps
+    num_heaps = 2 * num_cores() + 1 if num_heaps is None else num_heaps
     return glibc is not None and bool(glibc.mallopt(_M_ARENA_MAX, num_heaps))
 
 

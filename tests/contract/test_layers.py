@@ -20,7 +20,7 @@ SOURCE = REPOSITORY / "src" / "vizsla"
 
 # Lowest first. A part may import the layers above its line in this table, never its own neighbours or what follows.
 LAYERS = (
-    ("errors", "paths", "text"),
+    ("cores", "errors", "paths", "text"),
     ("types", "seeding", "files", "machine"),
     ("augment", "models", "evaluate"),
     ("data",),

@@ -342,7 +342,12 @@ def test_long_lived_objects_are_set_aside_and_come_back():
 
 
 def write(root: Path, **files: str) -> None:
-    """Write system files: ``meminfo``, and those of a control group, memory.X."""
+    """Write system files: ``meminfo``, and those of a control group of version 2, memory.X."""
+    (root / "proc/self").mkdir(parents=True, exist_ok=True)
+    (root / "proc/self/cgroup").write_text("0::/\n4:memory:/\n")
+    (root / "proc/self/mountinfo").write_text(
+        "30 24 0:27 / /sys/fs/cgroup rw - cgroup2 none rw\n31 24 0:28 / /sys/fs/cgroup/v1 rw - cgroup none rw,memory\n"
+    )
     for name, text in files.items():
         where = "proc/meminfo" if name == "meminfo" else f"sys/fs/cgroup/memory.{name}"
         path = root / where
@@ -355,6 +360,14 @@ def test_free_memory_is_what_the_kernel_or_the_container_leaves(tmp_path: Path):
     assert free_memory_bytes(tmp_path) == 5000 * 1024
     write(tmp_path, max="1000000\n", current="600000\n", stat="anon 5\ninactive_file 50000\n")
     assert free_memory_bytes(tmp_path) == 450_000
+    first = tmp_path / "sys/fs/cgroup/v1"
+    first.mkdir()
+    for name, text in {
+        "limit_in_bytes": "500000\n", "usage_in_bytes": "200000\n", "stat": "inactive_file 1\ntotal_inactive_file 1000\n",
+    }.items():  # fmt: skip
+        (first / f"memory.{name}").write_text(text)
+    assert free_memory_bytes(tmp_path) == 301_000
+    (first / "memory.limit_in_bytes").write_text("9223372036854771712\n")
     for unlimited in ("max\n", "nonsense\n"):
         write(tmp_path, max=unlimited)
         assert free_memory_bytes(tmp_path) == 5000 * 1024

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import torch
 
+from vizsla.cores import num_cores
 from vizsla.data.images.decode import decode_image, source_name
 from vizsla.data.table.sources import get_image_files
 from vizsla.errors import MissingExtraError, ModelFileError, OutputError
@@ -216,6 +217,8 @@ def _session(path: Path) -> _Session:
         raise MissingExtraError("onnxruntime", extra="onnx", purpose="run an ONNX file") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about itself
+    options.intra_op_num_threads = num_cores()  # it knows no quotas
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_inputs()]

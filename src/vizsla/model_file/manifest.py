@@ -121,6 +121,10 @@ def manifest_from_json(text: str, *, path: Path) -> Manifest:
         said, _, place = str(error).partition(" - at `$.")
         field = re.sub(r"\[(\d+)\]", r".\1", place.rstrip("`").replace("[...]", ""))
         _refuse(field, _value_at(content, field), f"{said[:1].lower()}{said[1:]}", path=path)
+    except UnicodeEncodeError as error:  # a lone surrogate where one of a few words is expected
+        raise ModelFileError(
+            f"{path} is damaged: its manifest is not valid Unicode ({error}). {AGAIN}"
+        ) from error
     for field, is_right, expected in _expectations(manifest):
         if not is_right:
             _refuse(field, _value_at(content, field), f"expected {expected}", path=path)

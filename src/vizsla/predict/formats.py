@@ -330,4 +330,10 @@ def _whole_rows(part: Path) -> Generator[tuple[Row, int]]:
             text = text.removesuffix(b"}\n")
             if not line.endswith(b"}\n") or checksum != str(zlib.crc32(text)).encode():
                 return
-            yield json.loads(text), end
+            try:
+                row = json.loads(text)
+            except ValueError:
+                return
+            if not isinstance(row, dict) or not isinstance(row.get("path"), str):
+                return
+            yield row, end

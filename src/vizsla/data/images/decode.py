@@ -22,6 +22,7 @@ import PIL
 import torch
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from vizsla.cores import num_cores
 from vizsla.data.images.bit_depth import check_bit_depth, scaled_to_bytes, wide_file
 from vizsla.data.images.decoded_size import TooCostlyError, decoded_pixels
 from vizsla.data.images.profiles import in_srgb, srgb_conversion
@@ -34,7 +35,6 @@ from vizsla.data.images.refusals import (
     refused_header,
 )
 from vizsla.errors import ConfigError, PictureError
-from vizsla.machine import num_cores
 from vizsla.seeding import counter_uniform
 from vizsla.types import SYMMETRIES, SYMMETRY_OF_ORIENTATION
 

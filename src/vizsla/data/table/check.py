@@ -249,7 +249,7 @@ def _image_names(folder: str) -> dict[str, str]:
     """Return the names of the images in a folder, by themselves in lower case; none where it cannot be listed."""
     try:
         return {name.casefold(): name for name in os.listdir(folder) if is_image_name(name)}  # noqa: PTH208 (names)
-    except OSError:
+    except (OSError, ValueError):  # a path with a zero byte is a ValueError
         return {}
 
 

@@ -159,7 +159,7 @@ def read_layout(
 def _wrapping(folders: Sequence[Parts]) -> int:
     """Return how many levels above all images hold one folder only, and no class: data/mydata/train/..."""
     shared = 0
-    while all(len(parts) > shared + 1 for parts in folders):
+    while folders and all(len(parts) > shared + 1 for parts in folders):
         names = {parts[shared] for parts in folders}
         if len(names) > 1 or read_split_name(next(iter(names))) is not None:
             break
