@@ -143,6 +143,7 @@ class ImageTable:
         untrainable: The error that training raises, where the images can only be looked at; else None.
         notes: What was guessed of the data's layout and what was left out, a line each, for those who train on it.
         class_type: What the classes were as labels.
+        bit_depth: How many bits the values of 16-bit files use, 8 to 16; None where that was not decided.
     """
 
     root: Path
@@ -156,6 +157,7 @@ class ImageTable:
     untrainable: DataError | None = None
     notes: tuple[str, ...] = ()
     class_type: ClassType = "text"
+    bit_depth: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", ImagePaths.of(self.paths))

@@ -105,7 +105,10 @@ def time_one_thread(
             break
         try:
             image = decode_image(
-                table.paths[row], cover=resize.cover(training=True), truncated=config.truncated
+                table.paths[row],
+                cover=resize.cover(training=True),
+                truncated=config.truncated,
+                bit_depth=table.bit_depth,
             )
         except PictureError as error:
             problem = error
@@ -137,6 +140,7 @@ def time_reading(
         resize=Resize(config.kept_size if presized else config.size),
         cache=ImageCache(mode="off") if cache is None else cache,
         truncated=config.truncated,
+        bit_depth=table.bit_depth,
     )
     started = time.perf_counter()
     bad = find_unreadable(table, rows, reader=reader, num_workers=num_workers, training=presized)

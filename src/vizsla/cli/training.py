@@ -195,6 +195,7 @@ def check(
     *,
     where: Labels = AS_FOLDERS,
     truncated: Truncated = "strict",
+    bit_depth: int | Literal["auto"] = "auto",
     seed: int = 0,
     json: bool = False,
 ) -> None:
@@ -210,6 +211,7 @@ def check(
     Args:
         data: A folder of images, or a CSV file that lists them.
         truncated: JPEGs that end too early: strict: unreadable; ok: take what is there.
+        bit_depth: Bits that the values of 16-bit images use, 8 to 16; auto: decided once for all images, by the largest value.
         seed: The split that is drawn follows from it.
         json: Print the counts as one JSON object.
     """
@@ -221,7 +223,7 @@ def check(
 
     display = Display(quiet=json)
     table = _read_data(data, where, seed=seed, display=display)
-    config = TrainConfig(truncated=truncated)
+    config = TrainConfig(truncated=truncated, bit_depth=bit_depth)
     plan = RunPlan(title="", data=str(data), config=config)
     table, enlarged = read_all(table, plan=plan, cache=ImageCache(mode="off"), display=display)
     summary = describe_data(table, copies=find_copies(table))

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from vizsla.data.images.bit_depth import bit_depth_line
 from vizsla.errors import ConfigError, ModelFileError, OutputError
 from vizsla.model_file.bundle import read_manifest
 from vizsla.models.weights import hub_from_environment
@@ -286,6 +287,9 @@ def model_card(manifest: Manifest, *, repo_id: str) -> str:
     foreign = ""
     if manifest.task == "category":
         foreign = "- An image of something else still gets one of the classes, sometimes with a high probability.\n"
+    depth = ""
+    if manifest.bit_depth is not None:
+        depth = f"- {bit_depth_line(manifest.bit_depth)}, as in training.\n"
     versions = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     fingerprint = _code(manifest.data_fingerprint) if manifest.data_fingerprint else "not known"
     notes = f"\n## Notes\n\n{_text(manifest.notes)}\n" if manifest.notes else ""
@@ -328,7 +332,7 @@ The file holds weights and plain data; opening it runs no code.
 ## Limits
 
 - The numbers above hold for images like those of the validation set: the same sources, cameras and share of each class. Measure it on images of your own before relying on it.
-{foreign}- Class names are those of the people who labelled the images; their mistakes are learnt too.
+{foreign}{depth}- Class names are those of the people who labelled the images; their mistakes are learnt too.
 {notes}"""
 
 

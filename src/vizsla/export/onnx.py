@@ -198,6 +198,7 @@ def onnx_bytes(program: ExportedProgram, *, manifest: Manifest) -> bytes:
         ("manifest", manifest_to_json(manifest)),
         ("vocab", json.dumps(manifest.vocab)),
         ("task", manifest.task),
+        *([] if manifest.bit_depth is None else [("bit_depth", str(manifest.bit_depth))]),
     ):
         proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
     return proto.SerializeToString()

@@ -273,7 +273,12 @@ class Reference:
 
     def _decoded(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         for file in self._files:
-            yield source_name(file), np.array(decode_image(file, cover=self._cover))
+            yield (
+                source_name(file),
+                np.array(
+                    decode_image(file, cover=self._cover, bit_depth=self._predictor.bit_depth)
+                ),
+            )
 
 
 def compare(

@@ -91,12 +91,13 @@ def save_bundle(
     data_fingerprint: str = "",
     notes: str = "",
     calibration: Calibration | None = None,
+    bit_depth: int | None = None,
 ) -> Path:
     """Write a classifier and all that is needed to use it as one file, whole or not at all.
 
     The classifier is not changed; its weights are stored as float32. ``resize`` (on the CPU) and then ``augmentation`` (of
     batches) say how validation images came to the size that the network saw; ``size`` replaces that of the latter. Without
-    ``calibration`` probabilities stay as the network gives them.
+    ``calibration`` probabilities stay as the network gives them. ``bit_depth`` says how many bits the 16-bit images used.
 
     Raises:
         ConfigError: The network is a module of the user's own, or was changed after it was built, so a file could not be
@@ -126,6 +127,7 @@ def save_bundle(
         task=classifier.task,
         calibration=calibration,
         class_type=classifier.class_type,
+        bit_depth=bit_depth,
     )
     _check_can_be_rebuilt(manifest, tensors)
     text = manifest_to_json(manifest)

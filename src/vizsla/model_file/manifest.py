@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 AGAIN = "Copy the file again from where it came, or export the model again."
 FORMAT_NAME = "vizsla-model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The newest format; it rises when a file can no longer be read by older versions of vizsla.
 
 Format 1 has one class per image. Several labels and numbers are format 2, so that an older version does not take them for
-classes. A file is written in the lowest format that can hold it.
+classes. A bit depth below 16 is format 3: an older version would see 16-bit images almost black. A file is written in the lowest format that can hold it.
 """
 
+_FULL_DEPTH = 16
 _LARGEST_SIDE = 16_384  # Pixels; a damaged size must not make predict() allocate without bound.
 _LARGEST_NUMBER = 1e30
 _LONGEST_TEXT = 16_000_000  # Characters. 21,000 class names of ImageNet-21k take under a million.
@@ -66,6 +67,8 @@ class Manifest:
         task: What is predicted of an image.
         calibration: How far its answers can be trusted; None where that is not known, as in older files.
         class_type: What the classes were as labels; only written where that is not text.
+        bit_depth: How many bits the values of 16-bit images used, 8 to 16; None where there were none, and in older files,
+            whose 16-bit images were scaled by 65,535.
     """
 
     vizsla_version: str
@@ -84,6 +87,7 @@ class Manifest:
     task: Task = "category"
     calibration: Calibration | None = None
     class_type: ClassType = "text"
+    bit_depth: int | None = None
 
     @property
     def size(self) -> Size | None:
@@ -95,10 +99,14 @@ class Manifest:
 
 def manifest_to_json(manifest: Manifest) -> str:
     """Return a manifest as JSON text; metrics that are not finite become null."""
-    version = 1 if manifest.task == "category" else FORMAT_VERSION
+    version = 1 if manifest.task == "category" else 2
+    if (manifest.bit_depth or _FULL_DEPTH) < _FULL_DEPTH:
+        version = FORMAT_VERSION
     content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": version, **asdict(manifest)}
     if manifest.class_type == "text":
         del content["class_type"]
+    if manifest.bit_depth is None:
+        del content["bit_depth"]
     for metric in content["metrics"]:
         metric |= {end: None for end in _ENDS if not math.isfinite(metric[end])}
     # Not msgspec.json, which cannot write or read the lone surrogates of file names that are not valid Unicode.
@@ -218,6 +226,8 @@ def _expectations(manifest: Manifest) -> Generator[tuple[str, bool, str]]:
     ratio_is_right = final.crop_ratio is None or min(final.crop_ratio) > 0
     yield "final_resize.crop_ratio", ratio_is_right, "positive numbers"
     yield "final_resize.crop_scale", final.crop_scale > 0, "a positive number"
+    depth_is_right = 8 <= (manifest.bit_depth or _FULL_DEPTH) <= _FULL_DEPTH
+    yield "bit_depth", depth_is_right, f"a whole number from 8 to {_FULL_DEPTH}"
     for number, metric in enumerate(manifest.metrics):
         field = f"metrics.{number}.num_pictures"
         yield field, metric.num_pictures >= 0, "a whole number from 0"

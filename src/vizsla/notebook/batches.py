@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vizsla.augment.batch_augmentation import BatchAugmentation
+from vizsla.data.images.decode import decode_image
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.order import rows_of, turns_of
@@ -62,7 +63,7 @@ class ImageItems:
         if not isinstance(index, int):
             return L([self[place] for place in index])
         row = int(self.rows[range(len(self))[index]])
-        image = PILImage.create(self.table.paths[row])
+        image = PILImage.create(decode_image(self.table.paths[row], bit_depth=self.table.bit_depth))
         return image, as_target(self.table.targets[row], task=self.table.task)
 
     def __iter__(self) -> Iterator[tuple[PILImage, Tensor]]:
@@ -223,7 +224,12 @@ def add_transforms(
         items = dls.items
         sizing = [] if items.sizing is None else [items.sizing]
         pipeline = item_pipeline([*items.before, *sizing, *items.after, *transforms])
-        dls.reader = ImageReader(resize=pipeline, cache=dls.cache, truncated=dls.reader.truncated)
+        dls.reader = ImageReader(
+            resize=pipeline,
+            cache=dls.cache,
+            truncated=dls.reader.truncated,
+            bit_depth=dls.reader.bit_depth,
+        )
         for loader in dls:
             loader.loader.reader = dls.reader
         return

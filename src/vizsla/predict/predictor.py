@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from vizsla.types import Task
 
 
-def as_rgb(image: NDArray[np.uint8] | Image.Image) -> Image.Image:
+def as_rgb(image: NDArray[np.uint8] | Image.Image, *, bit_depth: int | None = None) -> Image.Image:
     """Return an image from memory (see ``AnyImage``) as upright RGB; what was given is not changed.
+
+    ``bit_depth`` is that of 16-bit images, see ``decode_image``.
 
     Raises:
         PictureError: It is neither of these, or Pillow cannot convert it.
@@ -66,7 +68,7 @@ def as_rgb(image: NDArray[np.uint8] | Image.Image) -> Image.Image:
             f"Received: {type(values).__name__}"
         )
     try:
-        return to_rgb(ImageOps.exif_transpose(values))
+        return to_rgb(ImageOps.exif_transpose(values), bit_depth=bit_depth)
     except Exception as error:
         raise PictureError(
             f"Cannot use the image {values!r}: {error}. Give an image that Pillow can convert to RGB."
@@ -108,6 +110,7 @@ class Predictor:
             to each image, such as ``DataLoaders.items``.
         augmentation: What batches go through after that, as in validation; None for nothing.
         calibration: Adjusts the probabilities; None leaves them as the network gives them.
+        bit_depth: How many bits the values of 16-bit images use, 8 to 16; None scales them by 65,535.
 
     Attributes:
         vocab: Names of the classes or numbers, in the order of the probabilities.
@@ -132,13 +135,14 @@ class Predictor:
         resize: ItemTransforms | ItemPipeline,
         augmentation: BatchAugmentation | None = None,
         calibration: Calibration | None = None,
+        bit_depth: int | None = None,
     ) -> None:
         self.calibration = calibration
         self.vocab = classifier.vocab
         self.task: Task = classifier.task
         self.classifier = classifier
         self.path: Path | None = None
-        self._reader = ImageReader(resize=resize, cache=ImageCache(mode="off"))
+        self._reader = ImageReader(resize=resize, cache=ImageCache(mode="off"), bit_depth=bit_depth)
         self._augmentation = BatchAugmentation() if augmentation is None else augmentation
 
     @classmethod
@@ -168,6 +172,7 @@ class Predictor:
             resize=bundle.manifest.resize,
             augmentation=bundle.manifest.final_resize.augmentation(),
             calibration=bundle.manifest.calibration,
+            bit_depth=bundle.manifest.bit_depth,
         )
 
     def __repr__(self) -> str:
@@ -196,7 +201,13 @@ class Predictor:
             task=self.task,
         )
         cache = ImageCache(mode="off")
-        loaders = DataLoaders(table, resize=self._reader.items, device=self.device, cache=cache)
+        loaders = DataLoaders(
+            table,
+            resize=self._reader.items,
+            device=self.device,
+            cache=cache,
+            bit_depth=self.bit_depth,
+        )
         loaders.augmentation = self._augmentation
         return loaders
 
@@ -240,6 +251,11 @@ class Predictor:
             "A model file holds no images, so there is nothing to validate on. "
             "Measure it on labelled images with: vizsla evaluate MODEL DATA"
         )
+
+    @property
+    def bit_depth(self) -> int | None:
+        """How many bits the values of 16-bit images use; None scales them by 65,535."""
+        return self._reader.bit_depth
 
     @property
     def device(self) -> torch.device:
@@ -289,7 +305,9 @@ class Predictor:
         Raises:
             PictureError: The image cannot be read.
         """
-        return self._reader.read(image if isinstance(image, Path | str | bytes) else as_rgb(image))
+        if not isinstance(image, Path | str | bytes):
+            image = as_rgb(image, bit_depth=self.bit_depth)
+        return self._reader.read(image)
 
     def predict_prepared(
         self,

@@ -65,6 +65,7 @@ class TrainConfig:
         cache: Where prepared images are kept between epochs, see ``ImageCache``.
         cache_budget: What they may take, such as 4GB; auto: a share of what is free.
         truncated: JPEGs that end too early: strict: unreadable; ok: take what is there.
+        bit_depth: Bits that the values of 16-bit images use, 8 to 16; auto: decided once for all images, by the largest value.
 
     Raises:
         ConfigError: A value cannot work.
@@ -84,6 +85,7 @@ class TrainConfig:
     cache: CacheMode = "auto"
     cache_budget: int | str = "auto"
     truncated: Truncated = "strict"
+    bit_depth: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if not _is_whole(self.size, least=1):
@@ -111,6 +113,12 @@ class TrainConfig:
                 raise ConfigError(
                     f"{name} is one of {', '.join(get_args(kind))}. Received: {getattr(self, name)!r}"
                 )
+        if self.bit_depth != "auto" and not (
+            _is_whole(self.bit_depth, least=8) and self.bit_depth <= 16
+        ):
+            raise ConfigError(
+                f"bit_depth is 'auto' or a whole number from 8 to 16. Received: {self.bit_depth!r}"
+            )
         if self.cache_budget != "auto":
             from vizsla.machine import parse_bytes
 
@@ -120,6 +128,11 @@ class TrainConfig:
     def kept_size(self) -> int:
         """The presize in pixels."""
         return round(1.3 * self.size) if isinstance(self.presize, str) else self.presize
+
+    @property
+    def stated_bit_depth(self) -> int | None:
+        """The bit depth, None if it is to be decided."""
+        return None if isinstance(self.bit_depth, str) else self.bit_depth
 
     @property
     def num_threads(self) -> int | None:

@@ -115,7 +115,7 @@ def train_classifier(
     display = Display() if display is None else display
     profile = RunProfile(wanted=False) if profile is None else profile
     loaders = loaders_for(table, config=config, cache=cache)
-    settings = _settings_of(config, table=table, device=loaders.device)
+    settings = _settings_of(config, table=loaders.table, device=loaders.device)
     kept = _kept_by(checkpoint, settings=settings)
     display.header(EPOCH_COLUMNS)
     history: list[HistoryPoint] = []
@@ -181,6 +181,7 @@ def loaders_for(
         device=None if config.device == "auto" else config.device,
         cache=cache_for(table, config=config) if cache is None else cache,
         truncated=config.truncated,
+        bit_depth=config.stated_bit_depth,
     )
 
 
@@ -197,6 +198,7 @@ def _settings_of(config: TrainConfig, *, table: ImageTable, device: torch.device
         "learning rate": config.learning_rate,
         "seed": config.seed,
         "precision": resolve_precision(config.precision, device=device),
+        "bit depth": table.bit_depth,
     }
 
 

@@ -55,7 +55,12 @@ class Album:
         self._left = budget_bytes
 
     def of_file(
-        self, path: Path, *, side: int = LONGEST_SIDE, quality: int = _QUALITY
+        self,
+        path: Path,
+        *,
+        side: int = LONGEST_SIDE,
+        quality: int = _QUALITY,
+        bit_depth: int | None = None,
     ) -> Thumbnail:
         """Return the whole image of a file, its longest side at most ``side`` pixels.
 
@@ -64,7 +69,7 @@ class Album:
         if self._left <= 0:
             return Thumbnail(missing=NO_ROOM)
         try:
-            image = decode_image(path, cover=(side, side), truncated="ok")
+            image = decode_image(path, cover=(side, side), truncated="ok", bit_depth=bit_depth)
         except (PictureError, OSError):
             return Thumbnail(missing=GONE)
         return self._add(image, side=side, quality=quality)
@@ -145,7 +150,9 @@ def cards(
         verdict = ("right" if right[place] else "wrong") if right and known[place] else ""
         card = Card(
             path=shown.paths[place],
-            thumbnail=album.of_file(table.paths[row], side=side, quality=quality),
+            thumbnail=album.of_file(
+                table.paths[row], side=side, quality=quality, bit_depth=table.bit_depth
+            ),
             label=shown.label(place) or ("none" if verdict else ""),
             prediction=shown.prediction(place) or "none",
             verdict=verdict,
@@ -235,7 +242,7 @@ def duplicate_cards(
 def _card_of_row(row: int, *, table: ImageTable, album: Album) -> Card:
     return Card(
         path=table.shown_path(row),
-        thumbnail=album.of_file(table.paths[row], side=TILE_SIDE),
+        thumbnail=album.of_file(table.paths[row], side=TILE_SIDE, bit_depth=table.bit_depth),
         label=table.label(row),
     )
 

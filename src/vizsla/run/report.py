@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vizsla.data.images.bit_depth import FULL_DEPTH
 from vizsla.errors import VizslaError
 from vizsla.evaluate.metrics import summarise
 from vizsla.infer.mistakes import collect_evidence
@@ -97,9 +98,9 @@ def rebuild_report(
     """
     run = RunFolder(folder)
     metrics, history, config = run.metrics, run.history, run.train_config(device=device)
-    table = run.table(data)
-    predictions = run.predictions(table)
     bundle = load_bundle(run.model)
+    table = replace(run.table(data), bit_depth=bundle.manifest.bit_depth or FULL_DEPTH)
+    predictions = run.predictions(table)
     calibration = bundle.manifest.calibration
     content = ReportContent(
         title=str(metrics.get("title") or folder.resolve().name),

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from vizsla import __version__
+from vizsla.data.images.bit_depth import bit_depth_line, decide_bit_depth
 from vizsla.data.images.duplicates import find_copies
 from vizsla.data.images.facts import SmallImages, count_smaller, enlarged_text
 from vizsla.data.images.reader import ImageReader
@@ -190,21 +191,26 @@ def read_all(
     """Read every image of both splits once, into the cache.
 
     Returns:
-        The table of the readable images, and a sentence about those that are smaller than the size; empty if there are none.
+        The table of the readable images with the bit depth of those of 16 bits, and a sentence about those that are smaller than the size; empty if there are none.
 
     Raises:
         PictureError: Some cannot be read, and ``plan.on_bad`` is ``"error"``; all are named.
+        DataError: 16-bit images may be of different depths, see ``decide_bit_depth``.
     """
     import torch
 
     size, num_workers = as_size(plan.config.size), plan.config.num_threads
     small = SmallImages(size)
     rows = torch.cat([table.train_rows, table.valid_rows])
+    largest_values: dict[str, int] = {}
+    bit_depth = plan.config.stated_bit_depth
     reader = ImageReader(
         resize=Resize(plan.config.size),
         cache=cache,
         truncated=plan.config.truncated,
         on_decoded=small.note,
+        bit_depth=bit_depth,
+        on_wide=lambda path, largest: largest_values.update({str(path): largest}),
     )
     with display.bar("reading images", total=len(rows)) as move:
         unreadable = find_unreadable(
@@ -215,6 +221,11 @@ def read_all(
         display.line(
             f"Left out {counted(len(unreadable), 'unreadable image')}; the report lists what was wrong."
         )
+    if largest_values:
+        bit_depth = decide_bit_depth(largest_values)
+    if bit_depth is not None:
+        display.line(bit_depth_line(bit_depth))
+        table = replace(table, bit_depth=bit_depth)
     rows = torch.cat([table.train_rows, table.valid_rows])
     number = count_smaller(table, rows, size=size, num_workers=num_workers, noted=small)
     return table, enlarged_text(number, size=size)
@@ -248,6 +259,7 @@ def write_run(
         data_fingerprint=fingerprint(table),
         notes=run.recipe,
         calibration=calibration,
+        bit_depth=table.bit_depth,
     )
     save_history(folder / files.HISTORY, run.history)
     run.predictions.save_csv(folder / files.PREDICTIONS)

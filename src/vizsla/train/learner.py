@@ -125,6 +125,7 @@ class Learner(Trainer):
             resize=self.dls.items,
             augmentation=self.dls.augmentation,
             calibration=self.calibration(),
+            bit_depth=self.dls.reader.bit_depth,
         )
         pixels = predictor.prepare(item)
         (prediction,) = predictor.predict_prepared([pixels])
@@ -270,6 +271,7 @@ class Learner(Trainer):
             metrics=summarise(self._held_out()),
             data_fingerprint=fingerprint(self.dls.table),
             calibration=self.calibration(),
+            bit_depth=self.dls.reader.bit_depth,
         )
 
     def to_fp16(self) -> Learner:

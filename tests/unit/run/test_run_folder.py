@@ -316,6 +316,7 @@ def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
         "cache": "auto",
         "cache_budget": "auto",
         "truncated": "strict",
+        "bit_depth": "auto",
     }
 
 

@@ -1,5 +1,7 @@
 """What the other packages use of vizsla.data.images."""
 
+from .bit_depth import bit_depth_line as bit_depth_line
+from .bit_depth import decide_bit_depth as decide_bit_depth
 from .decode import DECODER_VERSION as DECODER_VERSION
 from .decode import JpegHeader as JpegHeader
 from .decode import Truncated as Truncated
@@ -11,6 +13,7 @@ from .decode import plain_pixels as plain_pixels
 from .decode import size_from_header as size_from_header
 from .decode import source_name as source_name
 from .decode import to_rgb as to_rgb
+from .decode import wide_maximum as wide_maximum
 from .decoded_size import TooCostlyError as TooCostlyError
 from .decoded_size import decoded_pixels as decoded_pixels
 from .decoded_size import format_of as format_of
@@ -23,6 +26,7 @@ from .facts import ImageFacts as ImageFacts
 from .facts import SmallImages as SmallImages
 from .facts import count_smaller as count_smaller
 from .facts import enlarged_text as enlarged_text
+from .facts import guess_bit_depth as guess_bit_depth
 from .facts import image_facts as image_facts
 from .item_transforms import DihedralItem as DihedralItem
 from .item_transforms import FlipItem as FlipItem

@@ -33,6 +33,9 @@ FULL_DEPTH = 16
 DEPTHS = (8, 10, 12, 14, FULL_DEPTH)
 """What sensors have; the smallest that holds all values of a data set is taken, which leaves room for brighter images."""
 
+ALMOST_BLACK = 2**12
+"""An image whose values are all below this is almost black where they are scaled by 65,535."""
+
 _WHITE = 2**FULL_DEPTH - 1
 _DARK_BITS = 4
 _DARK_SHARE = 0.1
@@ -153,8 +156,9 @@ class WideFile:
         is_grey = self.raw_mode == "LA;16B"
         if white == _WHITE and transparent is None and not self.is_planar and not is_premultiplied:
             if told is not None:
-                colours = image.getextrema()[: _NUM_COLOURS[image.mode]]
-                told(int(max(cast("tuple[int, int]", one)[1] for one in colours)) << 8 | 255)
+                extrema = cast("tuple[tuple[int, int], ...]", image.getextrema())
+                upper = max(largest for _, largest in extrema[: _NUM_COLOURS[image.mode]])
+                told(upper << 8 | 255)
             return image
         mode = "LA" if is_grey else "RGBa" if is_premultiplied else image.mode
         values_HWC = self._values(image)

@@ -138,6 +138,22 @@ def size_from_header(source: Path | str | bytes) -> Size | None:
     return (width, height) if swapped else (height, width)
 
 
+def wide_maximum(source: Path | str | bytes) -> int | None:
+    """Return the largest value of a 16-bit image whose depth depends on its data set; None for all others.
+
+    Of images that Pillow opens with 8 bits only the header is read; ``decode_image`` says what is wrong with unreadable ones.
+    """
+    found: list[int] = []
+    try:
+        data = _bytes_of(source)
+        image = _open_header(data)
+        if wide_file(image, data) is not None:
+            _decode(data, None, on_wide=found.append)
+    except UnreadableError:
+        return None
+    return found[0] if found else None
+
+
 def source_name(source: Path | str | bytes | Image.Image) -> str:
     """Return how messages name an image: its path (quoted if it has line breaks or bytes that are not text), or its length."""
     if isinstance(source, Image.Image):

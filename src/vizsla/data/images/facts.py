@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,13 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vizsla.data.images.decode import decode_image, size_from_header
+from vizsla.data.images.bit_depth import decide_bit_depth
+from vizsla.data.images.decode import decode_image, size_from_header, wide_maximum
 from vizsla.data.loading.loader import map_rows
 from vizsla.errors import PictureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -32,6 +33,8 @@ LIKENESS_SIDE = 24
 FLAT = 2.0
 """A likeness whose grey values (0-255) spread less than this is mostly noise and is not compared."""
 _DECODED_SIDE = 96
+_SAMPLED = 64  # A kind that a tenth of the images have is missed once in 800 times.
+_EIGHT_BITS = frozenset((".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif", ".heic"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -65,7 +68,7 @@ def image_facts(
 ) -> ImageFacts:
     """Read the files of some rows, int64 ``(N,)``, once, and return what they tell; see ``map_rows``."""
     found = map_rows(
-        lambda row: _fact_of(table.paths[row]),
+        lambda row: _fact_of(table.paths[row], bit_depth=table.bit_depth),
         rows,
         num_workers=num_workers,
         on_progress=on_progress,
@@ -90,11 +93,12 @@ class _Fact(NamedTuple):
     digest: str = ""
 
 
-def _fact_of(path: Path) -> _Fact:
+def _fact_of(path: Path, *, bit_depth: int | None) -> _Fact:
     likeness = np.zeros(LIKENESS_SIDE**2, dtype=np.float32)
     try:
         data = path.read_bytes()
-        image = decode_image(data, cover=(_DECODED_SIDE, _DECODED_SIDE), truncated="ok")
+        cover = (_DECODED_SIDE, _DECODED_SIDE)
+        image = decode_image(data, cover=cover, truncated="ok", bit_depth=bit_depth)
     except (OSError, PictureError):
         return _Fact(likeness)
     grey = image.convert("L").resize((LIKENESS_SIDE, LIKENESS_SIDE), Image.Resampling.BOX)
@@ -104,6 +108,24 @@ def _fact_of(path: Path) -> _Fact:
         likeness = (values - brightness) / (spread * LIKENESS_SIDE)
     size, digest = size_from_header(data) or (0, 0), hashlib.sha256(data).hexdigest()
     return _Fact(likeness, size, brightness / 255, digest)
+
+
+def guess_bit_depth(table: ImageTable) -> int | None:
+    """Return how many bits the 16-bit images of a table use, from a sample of its files; None if none of these has 16 bits.
+
+    Files are skipped whose names say that they have 8 bits, so a table of JPEGs costs nothing.
+
+    Raises:
+        DataError: They may be of different depths, see ``decide_bit_depth``.
+    """
+    rows = torch.cat([table.train_rows, table.valid_rows]).unique()
+    chosen = rows[torch.linspace(0, len(rows) - 1, min(len(rows), _SAMPLED)).long()].tolist()
+    paths = [Path(table.file(row)) for row in chosen]
+    maxima = {
+        str(path): wide_maximum(path) for path in paths if path.suffix.lower() not in _EIGHT_BITS
+    }
+    known = {path: largest for path, largest in maxima.items() if largest is not None}
+    return decide_bit_depth(known) if known else None
 
 
 class SmallImages:

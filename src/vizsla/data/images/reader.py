@@ -6,6 +6,7 @@ Arrays are HWC as Pillow and the cache have them. H, W: sides.
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vizsla.data.cache.cache import ImageKey
+from vizsla.data.images.bit_depth import ALMOST_BLACK, check_bit_depth
 from vizsla.data.images.decode import (
     Truncated,
     decode_image,
@@ -43,7 +45,8 @@ class ImageReader:
     """Turns one image into the pixels that training or validation see; the same for a batch and for a single file.
 
     ``on_decoded`` is called, in the thread that reads, for each file that is decoded, with its path and the (height, width)
-    that was decoded: smaller than the size asked for only if the image is.
+    that was decoded: smaller than the size asked for only if the image is. ``bit_depth`` is that of 16-bit files; without it
+    their values are scaled by 65,535, they are not cached, and ``on_wide`` is called with the path and the largest value of each.
     """
 
     def __init__(
@@ -53,13 +56,19 @@ class ImageReader:
         cache: ImageCache,
         truncated: Truncated = "strict",
         on_decoded: Callable[[Path | str, Size], None] | None = None,
+        bit_depth: int | None = None,
+        on_wide: Callable[[Path | str, int], None] | None = None,
     ) -> None:
         self.on_decoded = on_decoded
+        self.on_wide = on_wide
+        self.bit_depth = check_bit_depth(bit_depth)
         self.items = item_pipeline(resize)
         self.cache = cache
         self.truncated: Truncated = truncated
         lenient = "" if truncated == "strict" else ", truncated ones too"
-        spec = f"{self.items.sizing!r} by {resampler()}{lenient}"
+        depth = "" if bit_depth is None else f", {bit_depth} of 16 bits"
+        spec = f"{self.items.sizing!r} by {resampler()}{lenient}{depth}"
+        self._has_warned = False
         self._preparations = (f"centred {spec}", f"strip {spec}")
 
     @property
@@ -125,7 +134,18 @@ class ImageReader:
                 if cover is not None and self.scales_one_box and is_worthwhile():
                     image = plain_pixels(data, cover=cover)
                 if image is None:
-                    image = decode_image(source, cover=cover, truncated=self.truncated, data=data)
+                    wide: list[int] = []
+                    image = decode_image(
+                        source,
+                        cover=cover,
+                        truncated=self.truncated,
+                        data=data,
+                        bit_depth=self.bit_depth,
+                        on_wide=wide.append,
+                    )
+                    if wide:
+                        self._note_wide(source, wide[0])
+                        key = None  # Whoever decides on a depth must see it again.
                 if self.on_decoded is not None and file is not None:
                     self.on_decoded(file, size_of(image))
             if items.before:
@@ -144,6 +164,18 @@ class ImageReader:
         if training and draws is None:
             return kept
         return items.view(kept, draws=draws, name=name)
+
+    def _note_wide(self, source: Path | str | bytes, largest: int) -> None:
+        """Tell of an image of 16 bits where no depth was decided, and warn of one that comes out almost black."""
+        if self.on_wide is not None and not isinstance(source, bytes):
+            self.on_wide(source, largest)
+        elif largest < ALMOST_BLACK and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"The 16-bit image {source_name(source)} has values up to {largest:,} and is scaled by 65,535: it is almost "
+                "black. If such images use fewer bits, say how many: bit_depth=12.",
+                stacklevel=2,
+            )
 
     def place(self, path: Path | str, *, training: bool) -> Place | None:
         """Return where the image of a file lies on the device, if the cache keeps it there and the file is unchanged."""

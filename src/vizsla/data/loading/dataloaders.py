@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -16,6 +17,8 @@ from torch import Tensor
 from vizsla.augment.batch_augmentation import BatchAugmentation, BatchTransform
 from vizsla.data.cache.cache import ImageCache, expected_bytes
 from vizsla.data.cache.device import load_decoder
+from vizsla.data.images.bit_depth import FULL_DEPTH, bit_depth_line, check_bit_depth
+from vizsla.data.images.facts import guess_bit_depth
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.loader import MAX_BLOCKS, ImageLoader
@@ -60,6 +63,7 @@ class LoaderOptions(TypedDict, total=False):
         cache: Keeps decoded images; ``None`` is a new one with the default budget.
         truncated: ``"ok"`` reads JPEGs that end too early as far as they go; ``"strict"`` refuses them.
         balanced: Draw training images so that all classes come up equally often.
+        bit_depth: How many bits the values of 16-bit files use, 8 to 16; ``None`` decides by a sample of the images.
     """
 
     bs: int
@@ -70,6 +74,7 @@ class LoaderOptions(TypedDict, total=False):
     cache: ImageCache | None
     truncated: Truncated
     balanced: bool
+    bit_depth: int | None
 
 
 def check_loader_options(options: LoaderOptions, item_tfms: ItemTransforms) -> None:
@@ -360,10 +365,12 @@ class DataLoaders:
         balanced: Training images are drawn, with replacement, so that all classes come up equally often; an epoch is
             as long as usual.
         weights: How often each training row comes up, in proportion, ``(T,)``; instead of ``balanced``.
+        bit_depth: How many bits the values of 16-bit files use, 8 to 16, for all images and the exported model; None is that
+            of the table, else decided by a sample of its images, which a warning tells where they are fewer than 16.
 
     Raises:
         ConfigError: A number is out of range, or the images cannot be drawn as asked.
-        DataError: A row of a split is outside of the table.
+        DataError: A row of a split is outside of the table, or 16-bit images may use different numbers of bits.
     """
 
     def __init__(
@@ -382,7 +389,17 @@ class DataLoaders:
         truncated: Truncated = "strict",
         balanced: bool = False,
         weights: Tensor | Sequence[float] | None = None,
+        bit_depth: int | None = None,
     ) -> None:
+        if bit_depth is None and table.bit_depth is None:
+            bit_depth = guess_bit_depth(table)
+            if bit_depth is not None and bit_depth < FULL_DEPTH:
+                warnings.warn(
+                    f"{bit_depth_line(bit_depth)}. That is decided by a sample; if it is wrong, say so: bit_depth=16.",
+                    stacklevel=2,
+                )
+        if bit_depth is not None:
+            table = replace(table, bit_depth=check_bit_depth(bit_depth))
         if balanced:
             if weights is not None:
                 raise ConfigError(
@@ -399,7 +416,9 @@ class DataLoaders:
                 num_strips=len(table.train_rows),
             )
             cache = ImageCache(device=self.device, expected_bytes=needed)
-        self.reader = ImageReader(resize=resize, cache=cache, truncated=truncated)
+        self.reader = ImageReader(
+            resize=resize, cache=cache, truncated=truncated, bit_depth=table.bit_depth
+        )
         self.bs = batch_size
         self.valid_bs = batch_size if valid_batch_size is None else valid_batch_size
         self.seed = seed

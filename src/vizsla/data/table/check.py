@@ -68,7 +68,8 @@ class NumberRange:
 class DataSummary:
     """What is in a table; ``num_unlabelled`` of the other images have no label, and ``num_skipped`` were unreadable.
 
-    ``notes`` say what was guessed of the layout and what was left out, ``copies`` which images are there more than once.
+    ``notes`` say what was guessed of the layout and what was left out, ``copies`` which images are there more
+    than once, and ``bit_depth`` how many bits 16-bit images use, if there are any.
 
     Classes are in the order of the vocabulary, and an image with several labels counts in each of its classes. Where the
     labels are numbers there are no classes but ``numbers``.
@@ -83,6 +84,7 @@ class DataSummary:
     num_skipped: int
     notes: tuple[str, ...]
     copies: tuple[Copies, ...] = ()
+    bit_depth: int | None = None
 
 
 def describe_data(table: ImageTable, *, copies: tuple[Copies, ...] = ()) -> DataSummary:
@@ -106,6 +108,7 @@ def describe_data(table: ImageTable, *, copies: tuple[Copies, ...] = ()) -> Data
         num_skipped=len(table.skipped),
         notes=table.notes,
         copies=copies,
+        bit_depth=table.bit_depth,
     )
 
 
