@@ -71,6 +71,13 @@ def test_a_manifest_comes_back_from_json_as_it_was(manifest: Manifest):
     # Older versions are not given labels that they would misread.
     assert versions == [1, 1, 2, 2]
     assert read_changed(manifest, "task", ...).task == "category"
+    for bit_depth, version in ((16, 1), (12, 3), (8, 3)):
+        text = manifest_to_json(replace(manifest, bit_depth=bit_depth))
+        assert json.loads(text)["format_version"] == version
+        assert manifest_from_json(text, path=PATH).bit_depth == bit_depth
+    assert '"bit_depth"' not in manifest_to_json(manifest)
+    with pytest.raises(ModelFileError, match="bit_depth"):
+        read_changed(manifest, "bit_depth", 17)
     assert '"class_type"' not in manifest_to_json(manifest)
     assert read_changed(manifest, "class_type", "int").class_type == "int"
 

@@ -156,9 +156,7 @@ class WideFile:
         is_grey = self.raw_mode == "LA;16B"
         if white == _WHITE and transparent is None and not self.is_planar and not is_premultiplied:
             if told is not None:
-                extrema = cast("tuple[tuple[int, int], ...]", image.getextrema())
-                upper = max(largest for _, largest in extrema[: _NUM_COLOURS[image.mode]])
-                told(upper << 8 | 255)
+                told(self._largest_colour(image))
             return image
         mode = "LA" if is_grey else "RGBa" if is_premultiplied else image.mode
         values_HWC = self._values(image)
@@ -180,10 +178,13 @@ class WideFile:
         """Return all bits of the colours, uint16 ``(H, W, C)``."""
         if self.is_planar:
             return np.stack([self._plane(image, number) for number in range(len(image.getbands()))], axis=2)  # fmt: skip
-        if image.format == "PPM" and self.data[:2] == b"P6":
+        if image.format == "PPM":
             shape = (image.height, image.width, 3)
-            start = _opened(image, self.data).tile[0].offset
-            return np.frombuffer(self.data, ">u2", math.prod(shape), start).reshape(shape)
+            start, count = _opened(image, self.data).tile[0].offset, math.prod(shape)
+            if self.data[:2] == b"P6":
+                return np.frombuffer(self.data, ">u2", count, start).reshape(shape)
+            numbers = self.data[start:].split(maxsplit=count)[:count]
+            return np.array(numbers).astype(np.uint16).reshape(shape)
         if self.raw_mode == "LA;16B":
             pairs = self._read_as(image, "RGBA").astype(np.uint16)
             return pairs[..., 0::2] << np.uint16(8) | pairs[..., 1::2]
@@ -195,6 +196,13 @@ class WideFile:
         other = raw_mode[:-1] + _OTHER_ORDER[raw_mode[-1]]
         upper, lower = self._read_as(image, raw_mode), self._read_as(image, other)
         return upper.astype(np.uint16) << np.uint16(8) | lower
+
+    def _largest_colour(self, image: Image.Image) -> int:
+        """Return the largest value, at most 255 too large: Pillow has kept the upper bytes, and rounded in PPM files."""
+        if image.format == "PPM":
+            return int(self._values(image).max())
+        extrema = cast("tuple[tuple[int, int], ...]", image.getextrema())
+        return max(largest for _, largest in extrema[: _NUM_COLOURS[image.mode]]) << 8 | 255
 
     def _read_as(self, image: Image.Image, raw_mode: str) -> NDArray[np.uint8]:
         """Return the pixels that Pillow reads with another raw mode."""
