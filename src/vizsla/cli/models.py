@@ -210,6 +210,7 @@ def serve(
     max_mb: float = 20.0,
     max_megapixels: float = 50.0,
     max_images: Annotated[int, Parameter(name=["--max-images", "--max-pictures"])] = 32,
+    formats: tuple[str, ...] = (),
     max_rate: float = 50.0,
     max_seconds: float = 30.0,
     max_requests: int = 128,
@@ -239,12 +240,13 @@ def serve(
         max_mb: Megabytes per request.
         max_megapixels: Millions of pixels per image.
         max_images: Images per request.
+        formats: Formats to take besides JPEG, PNG, WebP, GIF and BMP: tiff, avif, heic, jpeg2000, ppm, ico; may be repeated.
         max_rate: Requests per second from one address; 0: any number.
         max_seconds: Seconds that an answer may take.
         max_requests: Requests in progress at once; others are told that the server is busy.
         max_connections: Open connections from one address; behind a proxy all visitors have its address.
     """
-    from vizsla.serve.limits import Limits
+    from vizsla.serve.limits import Limits, formats_of
     from vizsla.serve.server import ServePlan
     from vizsla.serve.server import serve as run_serve
 
@@ -257,6 +259,7 @@ def serve(
         buffered_bytes=max(256_000_000, body_bytes),
         pixels=round(max_megapixels * 1e6),
         images=max_images,
+        formats=formats_of(formats),
         requests_per_second=max_rate,
         seconds=max_seconds,
         requests=max_requests,

@@ -4,6 +4,8 @@ from .answers import answer_values as answer_values
 from .app import ASSETS as ASSETS
 from .app import build_app as build_app
 from .batching import Batcher as Batcher
+from .decoding import IS_AVAILABLE as IS_AVAILABLE
+from .decoding import DecodingProcesses as DecodingProcesses
 from .engine import SMALL_PIXELS_AT_ONCE as SMALL_PIXELS_AT_ONCE
 from .engine import Answer as Answer
 from .engine import BatchRunner as BatchRunner
@@ -13,8 +15,10 @@ from .engine import faster_copy as faster_copy
 from .limits import Admission as Admission
 from .limits import FairBudget as FairBudget
 from .limits import Limits as Limits
+from .limits import Places as Places
 from .limits import RateLimiter as RateLimiter
 from .limits import RefusedError as RefusedError
+from .limits import formats_of as formats_of
 from .nearest import MOST_IMAGES as MOST_IMAGES
 from .nearest import NearestIndex as NearestIndex
 from .nearest import TrainingImage as TrainingImage

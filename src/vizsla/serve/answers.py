@@ -168,6 +168,7 @@ def model_values(
             "requests_per_second": limits.requests_per_second,
             "seconds": limits.seconds,
             "pixels": engine.max_pixels,
+            "formats": list(limits.formats),
         },
         "device": str(engine.predictor.device),
         "vizsla": __version__,
@@ -184,6 +185,7 @@ def description(
     """Return the OpenAPI document."""
     rate = f"{limits.requests_per_second:g} requests a second from one address"
     taken = [
+        f"images as {', '.join(limits.formats)}",
         f"{limits.body_bytes / 1e6:g} MB a request",
         f"{limits.images} images a request",
         f"{max_pixels / 1e6:g} million pixels an image",

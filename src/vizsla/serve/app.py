@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from vizsla.model_file.manifest import Manifest
     from vizsla.predict.predictor import Predictor
+    from vizsla.serve.decoding import DecodingProcesses
     from vizsla.serve.limits import Limits
     from vizsla.serve.nearest import NearestIndex
 
@@ -137,10 +138,11 @@ def build_app(
     index: NearestIndex | None = None,
     names: HostNames | None = None,
     max_batch: int = 0,
+    decoding: DecodingProcesses | None = None,
 ) -> Guard:
     """Return the web application.
 
-    ``index`` holds training images to compare with; ``names`` None means those of the loopback interface. The network is tried once
+    ``index`` holds training images to compare with; ``decoding`` are processes that decode, None does it here; ``names`` None means those of the loopback interface. The network is tried once
     on a grey image.
 
     Raises:
@@ -154,6 +156,7 @@ def build_app(
         cover=None if manifest.resize is None else manifest.resize.cover(training=False),
         keeps_size=manifest.size is None,
         max_batch=max_batch,
+        decoding=decoding,
         on_batch=metrics.note_batch,
     )
     api = JsonApi(engine, manifest=manifest, limits=limits, metrics=metrics, title=title)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vizsla.predict.predictor import Prediction, Predictor
+    from vizsla.serve.decoding import DecodingProcesses
     from vizsla.serve.limits import Limits
     from vizsla.serve.nearest import NearestIndex, SimilarImage
     from vizsla.types import Size
@@ -86,7 +87,8 @@ class Engine:
 
     Args:
         predictor: Opens and predicts images.
-        limits: How large images may be.
+        limits: How large images may be, and of which formats.
+        decoding: Processes that decode; None decodes in threads of this one.
         index: Training images to compare with.
         cover: ``(height, width)`` that the predictor's decoding covers, so that large JPEGs are decoded shrunk; None where it
             decodes all pixels.
@@ -110,12 +112,15 @@ class Engine:
         keeps_size: bool = False,
         max_batch: int = 0,
         num_decoders: int = 0,
+        decoding: DecodingProcesses | None = None,
         on_batch: Callable[[int, float], None] = lambda _size, _seconds: None,
     ) -> None:
         self.predictor = predictor
         self.index = index
         self.max_pixels = min(limits.pixels, _OWN_SIZE_PIXELS) if keeps_size else limits.pixels
         self._cover = cover
+        self._formats = limits.formats
+        self._decoding = decoding
         self._runner = BatchRunner(predictor, index=index, max_batch=max_batch)
         self.explains = self._runner.explains
         self._num_decoders = num_decoders or max(2, default_num_workers())
@@ -123,7 +128,9 @@ class Engine:
         self._num_decoding = 0
 
     async def __aenter__(self) -> Engine:
-        """Start the threads."""
+        """Start the threads, and wait for the processes."""
+        if self._decoding is not None:
+            self._decoding.wait_until_ready()
         self._decoders = ThreadPoolExecutor(self._num_decoders, thread_name_prefix="vizsla-decode")
         self._budget = FairBudget(SMALL_PIXELS_AT_ONCE)
         # Images that take hundreds of megabytes to decode wait for each other, without holding up all others.
@@ -202,7 +209,13 @@ class Engine:
     async def _prepared(self, data: bytes) -> NDArray[np.uint8] | str:
         """Return the pixels of an image, or why there are none."""
         found = await self.work(
-            partial(screen, data, max_pixels=self.max_pixels, cover=self._cover)
+            partial(
+                screen,
+                data,
+                max_pixels=self.max_pixels,
+                formats=self._formats,
+                cover=self._cover,
+            )
         )
         if found.refusal:
             return found.refusal
@@ -217,7 +230,9 @@ class Engine:
         )
         return await asyncio.wrap_future(job)
 
-    def _decoded(self, data: bytes) -> NDArray[np.uint8] | str:
+    def _decoded(self, data: bytes, *, most_pixels: int = SMALL_PIXELS) -> NDArray[np.uint8] | str:
+        if self._decoding is not None:
+            return self._decoding.decode(data, most_pixels=most_pixels)
         try:
             return self.predictor.prepare(data)
         except PictureError as error:
@@ -225,7 +240,7 @@ class Engine:
 
     def _large_decoded(self, data: bytes) -> NDArray[np.uint8] | str:
         try:
-            return self._decoded(data)
+            return self._decoded(data, most_pixels=self.max_pixels)
         finally:
             give_back_freed_memory()
 

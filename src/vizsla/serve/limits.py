@@ -25,6 +25,20 @@ _BURST_SECONDS = 2.0
 _IPV6_NETWORK_BITS = 64  # Whoever has one such address has the whole network.
 
 
+DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What browsers show and cameras write; the decoders of the others are younger, and met far less."""
+
+FURTHER_FORMATS = {
+    "tiff": "TIFF",
+    "avif": "AVIF",
+    "heic": "HEIF",
+    "jpeg2000": "JPEG2000",
+    "ppm": "PPM",
+    "ico": "ICO",
+}
+"""Formats by the names of the option ``--formats``."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
     """The limits of a server.
@@ -32,6 +46,7 @@ class Limits:
     Attributes:
         body_bytes: Largest request.
         pixels: Largest image; larger ones are refused by their header, before they are decoded.
+        formats: Formats of images, as Pillow calls them.
         images: Images per request.
         requests_per_second: Predictions for one client (an IPv4 address or an IPv6 /64 network), with bursts of two seconds'
             worth; 0 is any number.
@@ -50,6 +65,7 @@ class Limits:
 
     body_bytes: int = 20_000_000
     pixels: int = 50_000_000
+    formats: tuple[str, ...] = DEFAULT_FORMATS
     images: int = 32
     requests_per_second: float = 50.0
     seconds: float = 30.0
@@ -63,6 +79,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
+            if field.name == "formats":
+                continue
             value = getattr(self, field.name)
             lowest_is_zero = field.name == "requests_per_second"
             if not math.isfinite(value) or value < 0 or (value == 0 and not lowest_is_zero):
@@ -75,6 +93,21 @@ class Limits:
                 "The limit buffered_bytes holds at least one body. "
                 f"Received: buffered_bytes={self.buffered_bytes}, body_bytes={self.body_bytes}"
             )
+
+
+def formats_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the formats that are taken, of the names of further ones, each maybe several with commas between them.
+
+    Raises:
+        ConfigError: There is no such format.
+    """
+    named = [name.strip().lower() for text in names for name in text.split(",")]
+    for name in named:
+        if name not in FURTHER_FORMATS:
+            raise ConfigError(
+                f"--formats takes {', '.join(FURTHER_FORMATS)}; JPEG, PNG, WebP, GIF and BMP are always taken. Received: {name!r}"
+            )
+    return (*DEFAULT_FORMATS, *(FURTHER_FORMATS[name] for name in named))
 
 
 class RefusedError(Exception):

@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import signal
 import socket
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -86,11 +86,21 @@ def serve(
     """
     check_extra()
     share_heaps(1)
+    from vizsla.serve import decoding
     from vizsla.serve.app import build_app
     from vizsla.serve.engine import faster_copy
 
-    with listening(plan.host, plan.port) as listener:  # Before the model, which takes seconds.
+    with (
+        listening(plan.host, plan.port) as listener,
+        ExitStack() as stack,
+    ):  # Before the model, which takes seconds.
         manifest = read_manifest(plan.model)
+        processes = None
+        if decoding.IS_AVAILABLE:
+            seconds = min(plan.limits.seconds, decoding.MOST_SECONDS)
+            processes = stack.enter_context(
+                decoding.DecodingProcesses(manifest.resize, seconds=seconds)
+            )
         predictor = faster_copy(Predictor.load(plan.model, device=plan.device))
         application = build_app(
             predictor,
@@ -100,6 +110,7 @@ def serve(
             index=make_index(predictor),
             names=host_names(listener, allowed=plan.allowed_hosts),
             max_batch=plan.max_batch,
+            decoding=processes,
         )
         server = make_server(application, limits=plan.limits)
         with _stopped_by_signals(server), long_lived_objects_set_aside():

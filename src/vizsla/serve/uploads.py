@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from vizsla.data.images.decode import size_from_header
-from vizsla.serve.limits import RefusedError, body_too_large
+from vizsla.data.images.decoded_size import (
+    TooCostlyError,
+    decoded_pixels,
+    format_of,
+    jpeg_size,
+)
+from vizsla.serve.limits import DEFAULT_FORMATS, RefusedError, body_too_large
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Collection
 
     from starlette.requests import Request
 
@@ -45,12 +50,10 @@ _NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 # A plain string is found 20 times as fast: 0.04 ms in a JPEG of 120 kB.
 _SCAN = re.compile(rb"\xff\xda")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_ICON_START = b"\x00\x00\x01\x00"
-_JPEG_START = b"\xff\xd8"
 _JPEG_SCALES = (8, 4, 2)
 
-_WEBP_CANVASES = 3
-"""Pillow holds a WebP image this many times while it decodes it: 16 bytes per pixel were measured, for PNG 6."""
+_CANVASES = {"WEBP": 3, "AVIF": 3, "JPEG2000": 4}
+"""How often Pillow holds an image while it decodes it: 16 bytes per pixel were measured for WebP, 20 for JPEG 2000, 6 for PNG."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,34 +157,41 @@ class Screening:
         return self.pixels > SMALL_PIXELS
 
 
-def screen(data: bytes, *, max_pixels: int, cover: Size | None = None) -> Screening:
+def screen(
+    data: bytes,
+    *,
+    max_pixels: int,
+    formats: Collection[str] = DEFAULT_FORMATS,
+    cover: Size | None = None,
+) -> Screening:
     """Return whether the bytes of a file may be decoded, and with how many pixels.
 
     JPEGs are decoded at the smallest of libjpeg's scales that covers ``cover``, ``(height, width)``; None for all pixels.
     """
     if not data:
         return Screening(refusal="not an image: the file is empty (0 bytes)")
-    if data[:4] == _ICON_START:
-        # The size in its directory need not be that of the image inside.
-        why = "unsupported kind: an icon (ICO), which is not taken here; convert it to PNG"
-        return Screening(refusal=why)
-    # Pillow sets aside two canvases to open a WebP file, which may be of 34 bytes: so its header is read here.
-    webp = _webp_size(data)
-    size = webp or size_from_header(data)
-    if size is None:
-        return Screening()  # Decoding says what is wrong.
-    height, width = size
-    if width * height > max_pixels:
-        why = f"it has {width} x {height} pixels, more than {max_pixels / 1e6:g} million"
-        return Screening(refusal=why)
-    if data[:2] != _JPEG_START:
-        return Screening(pixels=width * height * (_WEBP_CANVASES if webp else 1))
+    kind = format_of(data)
+    if kind and kind not in formats:
+        name = "HEIC" if kind == "HEIF" else kind
+        return Screening(
+            refusal=f"unsupported kind: {name}, which is not taken here; convert it to JPEG or PNG"
+        )
+    try:
+        pixels = decoded_pixels(data, max_pixels=max_pixels)
+    except TooCostlyError as error:
+        return Screening(refusal=f"damaged: {error}" if error.__cause__ else str(error))
+    if kind != "JPEG" or not pixels:
+        return Screening(pixels=pixels * _CANVASES.get(kind, 1))
     scans = num_scans(data, most=MOST_SCANS)
     if scans > MOST_SCANS:
         why = f"it is a JPEG of more than {MOST_SCANS} scans, which would take too long to decode"
         return Screening(refusal=why)
-    # With several scans libjpeg holds the whole image, whatever the scale.
-    scale = 1 if scans > 1 or cover is None else _jpeg_scale(size, cover=cover)
+    if (
+        scans > 1 or cover is None
+    ):  # With several scans libjpeg holds the whole image, whatever the scale.
+        return Screening(pixels=pixels)
+    height, width = jpeg_size(data)
+    scale = _jpeg_scale((height, width), cover=cover)
     return Screening(pixels=-(-width // scale) * -(-height // scale))
 
 
@@ -200,22 +210,6 @@ def num_scans(data: bytes, *, most: int) -> int:
         if count and _SCAN.search(data, place) is None:
             break
     return count
-
-
-def _webp_size(data: bytes) -> Size | None:
-    """Return ``(height, width)`` as stored (RFC 9649, section 2.5 to 2.7), None for any other file."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return None
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
-    if kind == b"VP8 ":
-        width, height = (int.from_bytes(data[at : at + 2], "little") for at in (26, 28))
-        return height & 0x3FFF, width & 0x3FFF
-    return None
 
 
 def _jpeg_scale(size: Size, *, cover: Size) -> int:

@@ -16,10 +16,13 @@ from vizsla.serve import Admission, FairBudget, Limits, RateLimiter, RefusedErro
 
 def test_impossible_limits_are_refused():
     for field in fields(Limits):
+        if field.name == "formats":
+            continue
         wrong: tuple[Any, ...] = (-1, float("nan"), float("inf"))
         for value in wrong if field.name == "requests_per_second" else (0, *wrong):
+            given: dict[str, Any] = {field.name: value}
             with pytest.raises(ConfigError, match=field.name):
-                Limits(**{field.name: value})
+                Limits(**given)
     with pytest.raises(ConfigError, match="holds at least one body"):
         Limits(body_bytes=10, buffered_bytes=9)
 

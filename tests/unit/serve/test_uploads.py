@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vizsla.serve import Screening, num_scans, screen
+from vizsla import ConfigError
+from vizsla.serve import Screening, formats_of, num_scans, screen
+
+ALL = formats_of(["tiff,avif,jpeg2000,ppm,ico"])
 
 
 def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -21,18 +24,25 @@ def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def test_images_of_too_many_pixels_are_refused(draw: Callable[..., Image.Image]):
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"):
-        found = screen(file_of(draw("disc", number=1), kind), max_pixels=10_000)
+        found = screen(file_of(draw("disc", number=1), kind), max_pixels=10_000, formats=ALL)
         assert found.refusal == ""
         assert found.pixels == 48 * 64 * (3 if kind == "WEBP" else 1)
         data = file_of(Image.new("RGB", (101, 100)), kind)
-        refusal = screen(data, max_pixels=10_000).refusal
+        refusal = screen(data, max_pixels=10_000, formats=ALL).refusal
         assert refusal == "it has 101 x 100 pixels, more than 0.01 million", kind
 
 
-def test_icons_and_empty_files_are_refused():
-    icon = file_of(Image.new("RGB", (32, 32)), "ICO")  # its header need not be true
-    refusal = "unsupported kind: an icon (ICO), which is not taken here; convert it to PNG"
-    assert screen(icon, max_pixels=10_000).refusal == refusal
+def test_only_some_formats_are_taken_unless_the_operator_says_so(draw: Callable[..., Image.Image]):
+    image = draw("disc", number=1)
+    for name, kind in (("ico", "ICO"), ("tiff", "TIFF"), ("ppm", "PPM"), ("jpeg2000", "JPEG2000")):
+        data = file_of(image, kind)
+        refusal = screen(data, max_pixels=10_000).refusal
+        assert kind in refusal
+        assert "convert it to JPEG or PNG" in refusal
+        assert screen(data, max_pixels=10_000, formats=formats_of([name])).refusal == ""
+    assert formats_of(["tiff, AVIF", "heic"])[-3:] == ("TIFF", "AVIF", "HEIF")
+    with pytest.raises(ConfigError, match=r"tiff.*'gif'"):
+        formats_of(["gif"])
     assert screen(b"", max_pixels=1).refusal == "not an image: the file is empty (0 bytes)"
     assert screen(b"no image", max_pixels=1) == Screening()
 
@@ -94,4 +104,4 @@ def test_screening_decodes_no_pixel(monkeypatch: pytest.MonkeyPatch, kind: str):
 
     with Image.open(io.BytesIO(data)) as image:
         monkeypatch.setattr(type(image), "load", load)
-    assert screen(data, max_pixels=1000).refusal.startswith("it has 120 x 100 pixels")
+    assert screen(data, max_pixels=1000, formats=ALL).refusal.startswith("it has 120 x 100 pixels")

@@ -105,6 +105,12 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
 
 
+def jpeg_size(data: bytes) -> Size:
+    """Return the ``(height, width)`` of a JPEG as stored, of a file that ``decoded_pixels`` has counted."""
+    size, _, _ = _count_jpeg(data)
+    return size
+
+
 def _count_jpeg(data: bytes) -> _Count:
     at, width, height, parts = 2, 0, 0, _Parts()
     while True:
