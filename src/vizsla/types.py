@@ -72,6 +72,13 @@ def probabilities_of(logits: Tensor, *, task: Task) -> Tensor:
     return logits.sigmoid() if task == "multi_category" else logits
 
 
+def logits_of(outputs: Tensor, *, task: Task) -> Tensor:
+    """Return logits, float32 ``(N, C)``, that ``probabilities_of`` turns into these outputs; classes up to a constant per image."""
+    if task == "category":
+        return outputs.double().clamp_min(1e-45).log().float()
+    return (outputs.double().logit(eps=1e-9) if task == "multi_category" else outputs).float()
+
+
 def unknown_targets(num_images: int, *, task: Task, num_outputs: int) -> Tensor:
     """Return unknown targets: int64 ``(N,)`` of ``UNLABELLED`` for ``"category"``, else float32 ``(N, num_outputs)`` of NaN."""
     if task == "category":

@@ -229,6 +229,12 @@ def test_several_labels_and_numbers_go_all_the_way(
     (run / "report.html").unlink()
     assert vizsla("report", run).code == 0
     assert metrics.keys() == json.loads((run / "metrics.json").read_text("utf-8"))["metrics"].keys()
+    # Without the images that it was trained on, the validation images are left; the run's figures are those of the state kept.
+    judged = json.loads(
+        vizsla("evaluate", run, pictures, *where[:1], f"csv:{table},{words}", "--json").out
+    )
+    assert judged["metrics"][metric]["value"] == pytest.approx(metrics[metric]["value"], abs=1e-4)
+    assert f"left out: {24 - len(held_out)} images" in judged["notes"][-1]
     counts = json.loads(vizsla("check", pictures, *where, "--json").out)
     assert [one["label"] for one in counts["classes"] or counts["numbers"]] == (
         ["cross", "disc", "plain"] if answer else ["score"]
@@ -349,6 +355,36 @@ def test_predict_agrees_with_the_run(vizsla: RunVizsla, model: Path, run: Path, 
         assert row["prediction"] == expected["prediction"]
         for column in ("probability", "prob_cross", "prob_disc"):
             assert float(row[column]) == pytest.approx(float(expected[column]), abs=2e-5)
+
+
+def test_evaluate_judges_images_that_the_run_was_not_trained_on(
+    vizsla: RunVizsla, model: Path, run: Path, pictures: Path, tmp_path: Path
+):
+    metrics = json.loads((run / "metrics.json").read_text("utf-8"))["metrics"]
+    done = vizsla("evaluate", run, pictures, "--csv", tmp_path / "said.csv")
+    assert (done.code, done.err) == (0, "")
+    assert f"{metrics['accuracy']['value']:.4f}" in done.out
+    kept = [row["path"] for row in csv_rows((tmp_path / "said.csv").read_text("utf-8"))]
+    assert kept == sorted(
+        row["path"] for row in csv_rows((run / "predictions.csv").read_text("utf-8"))
+    )
+    assert vizsla("evaluate", run, pictures, "--part", "test").code == 2  # there is none
+    test = tmp_path / "data" / "test"
+    shutil.copytree(pictures, test)
+    shutil.copytree(pictures, tmp_path / "data" / "train")
+    (test / "disc" / "broken.png").write_text("Dear diary")
+    done = vizsla("evaluate", model, tmp_path / "data", "--json")
+    found = json.loads(done.out)
+    assert (done.code, [*found["unreadable"]]) == (2, ["test/disc/broken.png"])
+    assert [one["support"] for one in found["classes"]] == [12, 12]
+    shutil.copytree(test / "disc", test / "fox")
+    done = vizsla("evaluate", model, tmp_path / "data")
+    assert (done.code, done.out) == (2, "")
+    assert "fox/disc_0.png" in done.err
+    assert "'cross', 'disc'" in done.err
+    assert (
+        vizsla("evaluate", model, pictures, "--labels", "csv:x.csv,label=x,kind=number").code == 2
+    )
 
 
 def test_predict_keeps_the_order_given(vizsla: RunVizsla, model: Path, pictures: Path):

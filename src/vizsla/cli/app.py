@@ -17,7 +17,7 @@ from cyclopts import App, Parameter, default_name_transform
 from cyclopts.config import Dict
 
 from vizsla import __version__
-from vizsla.cli.models import export, predict, serve, verify
+from vizsla.cli.models import evaluate, export, predict, serve, verify
 from vizsla.cli.terminal import reported_errors
 from vizsla.cli.training import bench, check, demo, find_lr, report, show_cache, train
 from vizsla.errors import ConfigError
@@ -31,6 +31,7 @@ COMMANDS = {
     "train": train,
     "find-lr": find_lr,
     "check": check,
+    "evaluate": evaluate,
     "predict": predict,
     "cache": show_cache,
     "serve": serve,

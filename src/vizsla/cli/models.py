@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from vizsla.cli.terminal import check_device, end, say
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from vizsla.predict.formats import Format
     from vizsla.predict.predictor import Predictor
     from vizsla.serve.nearest import NearestIndex
+    from vizsla.train.display import MoveBar
 
 _STDOUT = Path("-")
 # "-" is standard input or output, not an option.
@@ -27,6 +29,90 @@ PathOrDash = Annotated[Path, Parameter(allow_leading_hyphen=True)]
 def model_file(model: Path) -> Path:
     """Return the model file of a run folder; any other path stays."""
     return model / "model.safetensors" if model.is_dir() else model
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    /,
+    *,
+    labels: str = "folder",
+    label_level: int | Literal["auto"] = "auto",
+    part: Literal["auto", "train", "valid", "test", "all"] = "auto",
+    csv: Path | None = None,
+    json: bool = False,
+    device: str = "auto",
+    bs: int = 32,
+    workers: int = -1,
+) -> None:
+    """Judge a model on labelled images: metrics with intervals, classes, confusions.
+
+    The images should be ones that the model was not trained on; given the folder of a run, those that it was trained on are left out.
+
+    For example:
+
+        vizsla evaluate runs/pets pets
+        vizsla evaluate model.safetensors new-photos --csv said.csv
+
+    Args:
+        model: A model.safetensors, or the folder of a run.
+        data: A folder of images, or a CSV file that lists them.
+        labels: Where labels come from, as for train.
+        label_level: Which level of folders names the class, as for train.
+        part: The part of the data to judge; auto: its test part if it has one, else its validation part, else all.
+        csv: Write what was said of each image to this file.
+        json: Print everything as one JSON object.
+        device: auto, cpu, cuda or mps.
+        bs: Images that are computed together.
+        workers: Threads that read images; -1: one per core.
+    """
+    from vizsla.cli.terminal import check_writable, evaluation_json, evaluation_lines
+    from vizsla.predict.evaluation import evaluate_model
+    from vizsla.predict.predictor import Predictor
+    from vizsla.run.folder import RunFolder
+    from vizsla.train.display import Display
+
+    check_device(device)
+    if csv is not None:
+        check_writable(csv)
+    predictor = Predictor.load(model_file(model), device=device)
+    display = Display(quiet=json)
+    trained_on: set[str] = set()
+    if model.is_dir():
+        try:
+            table = RunFolder(model).table()
+        except DataError as error:
+            display.line(f"Images that the model was trained on cannot be left out: {error}")
+        else:
+            trained_on = {os.path.realpath(table.file(row)) for row in table.train_rows.tolist()}
+    with ExitStack() as stack:
+        bars: list[MoveBar] = []
+
+        def move(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(display.bar("predicting", total=total)))
+            bars[0](done)
+
+        found = evaluate_model(
+            predictor,
+            data,
+            labels=labels,
+            label_level=label_level,
+            part=part,
+            trained_on=trained_on,
+            batch_size=bs,
+            num_workers=None if workers < 0 else workers,
+            on_progress=move,
+        )
+    if csv is not None:
+        found.predictions.save_csv(csv)
+    if json:
+        say(evaluation_json(found))
+    else:
+        for line in evaluation_lines(found):
+            say(line)
+    if found.unreadable:
+        end(2, f"vizsla: {_images(len(found.unreadable))} could not be read and are in no figure.")
 
 
 def predict(

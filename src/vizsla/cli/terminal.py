@@ -15,10 +15,11 @@ from cyclopts import CycloptsError
 from vizsla.errors import ConfigError, OutputError, VizslaError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from vizsla.data.table.check import DataSummary
+    from vizsla.predict.evaluation import Evaluation
     from vizsla.run.train import FinishedRun
     from vizsla.types import ImageTable
 
@@ -129,6 +130,54 @@ def count_lines(summary: DataSummary) -> list[str]:
         f"{one.label}: {one.least:.7g} to {one.most:.7g}, mean {one.mean:.4g}"
         for one in summary.numbers
     ]
+
+
+def evaluation_lines(found: Evaluation) -> Iterator[str]:
+    """Yield what an evaluation found: what was judged, metrics, each class, the most frequent confusions, unreadable files."""
+    from vizsla.evaluate.interpret import most_confused
+    from vizsla.evaluate.metrics import per_class
+
+    yield from found.notes
+    yield ""
+    for metric in found.metrics:
+        # Resamples that all give the same value say nothing about its range.
+        known = metric.low < metric.high
+        interval = (
+            f"95 % interval {metric.low:.4f} to {metric.high:.4f}"
+            if known
+            else "interval not known"
+        )
+        yield f"{metric.name.replace('_', ' '):<28} {metric.value:.4f}   {interval}"
+    if found.predictions.task != "regression":
+        scores = sorted(
+            per_class(found.predictions), key=lambda score: (not score.support, score.recall)
+        )
+        width = max(len("class"), *(len(score.name) for score in scores))
+        yield ""
+        yield f"{'class':<{width}}  images  recall  precision      f1"
+        for score in scores:
+            yield f"{score.name:<{width}} {score.support:7,} {score.recall:7.1%} {score.precision:10.1%} {score.f1:7.3f}"
+    pairs = most_confused(found.predictions)[:5] if found.predictions.task == "category" else []
+    if pairs:
+        yield ""
+        yield from (
+            f"{count:,} of {actual} taken for {predicted}" for actual, predicted, count in pairs
+        )
+    yield from (f"cannot be read: {path}: {cause}" for path, cause in found.unreadable)
+
+
+def evaluation_json(found: Evaluation) -> str:
+    """Return the same as one JSON object in ASCII."""
+    from vizsla.evaluate.metrics import per_class
+
+    has_classes = found.predictions.task != "regression"
+    values = {
+        "metrics": {metric.name: asdict(metric) for metric in found.metrics},
+        "classes": [asdict(score) for score in per_class(found.predictions)] if has_classes else [],
+        "unreadable": dict(found.unreadable),
+        "notes": list(found.notes),
+    }
+    return json.dumps(values)
 
 
 def check_writable(path: Path) -> None:

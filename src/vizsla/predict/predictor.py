@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
     from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms
+    from vizsla.data.table.from_words import Part
     from vizsla.evaluate.calibration import Calibration
     from vizsla.model_file.bundle import Bundle
     from vizsla.models.classifier import Classifier
+    from vizsla.predict.evaluation import Evaluation
     from vizsla.types import Task
 
 
@@ -250,6 +252,47 @@ class Predictor:
         raise ConfigError(
             "A model file holds no images, so there is nothing to validate on. "
             "Measure it on labelled images with: vizsla evaluate MODEL DATA"
+        )
+
+    def evaluate(
+        self,
+        data: Path | str,
+        *,
+        labels: str = "folder",
+        label_level: int | Literal["auto"] = "auto",
+        part: Part = "auto",
+        batch_size: int = 32,
+        num_workers: int | None = None,
+    ) -> Evaluation:
+        """Judge the model on labelled images, which should be images that it was not trained on.
+
+        Args:
+            data: A folder of images, or a CSV file.
+            labels: Where labels come from, in the words of ``vizsla train --labels``.
+            label_level: Which level of folders names the class, as for ``train``.
+            part: ``"test"``, ``"valid"``, ``"train"`` or ``"all"`` images of the data; ``"auto"``: the test part where the data
+                has one, else the validation part, else all.
+            batch_size: As for ``predict_many``.
+            num_workers: As for ``predict_many``.
+
+        Raises:
+            DataError: An image is missing, or its label is, or the model does not know it; or no image can be read.
+            ConfigError: The labels are not of the model's task, or the data has no such part.
+
+        Examples:
+            >>> for metric in predictor.evaluate("pets/test").metrics:
+            ...     print(metric.name, metric.value, metric.low, metric.high)
+        """
+        from vizsla.predict.evaluation import evaluate_model
+
+        return evaluate_model(
+            self,
+            data,
+            labels=labels,
+            label_level=label_level,
+            part=part,
+            batch_size=batch_size,
+            num_workers=num_workers,
         )
 
     @property

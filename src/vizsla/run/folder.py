@@ -145,6 +145,7 @@ class RunFolder:
         import torch
 
         from vizsla.evaluate.predictions import Predictions
+        from vizsla.types import logits_of
 
         stem = "prediction" if table.task == "regression" else "prob"
         columns = [f"{stem}_{valid_unicode(name)}" for name in table.vocab]
@@ -164,17 +165,10 @@ class RunFolder:
                 "the images and labels that the run was trained on."
             ) from error
         outputs = torch.tensor(numbers, dtype=torch.float64).view(len(paths), len(columns))
-        match table.task:
-            case "category":
-                logits = outputs.clamp_min(1e-45).log()
-            case "multi_category":
-                logits = outputs.logit(eps=1e-9)
-            case "regression":
-                logits = outputs
         return Predictions(
             rows=rows,
             paths=tuple(paths),
-            logits=logits.float(),
+            logits=logits_of(outputs, task=table.task),
             targets=table.targets[rows],
             vocab=table.vocab,
             task=table.task,

@@ -166,7 +166,7 @@ def checked_table(
     """Return the table of images, or raise one error with everything that is wrong with files, labels, sets and classes."""
     problems = [
         *images.problems,
-        *_file_problems(images),
+        *file_problems(images),
         *label_problems,
         *_empty_sets(images.train, images.valid),
         *class_problems,
@@ -203,7 +203,7 @@ _MOST_PLACES = 5
 """Rows that are named of an image that is listed more than once."""
 
 
-def _file_problems(images: LabelledImages) -> Iterator[Problem]:
+def file_problems(images: LabelledImages) -> Iterator[Problem]:
     """Yield the problems of files that do not exist, and of images that may be trained on and held out as well."""
     doubtful = range(len(images.paths)) if images.in_doubt is None else images.in_doubt
     paths = ImagePaths.of(images.paths)

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, OutputBlock, RegressionBlock
-from vizsla.data.table.check import listing, scarce_classes
+from vizsla.data.table.check import file_problems, listing, scarce_classes
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
     LabelledImages,
@@ -24,6 +26,7 @@ from vizsla.data.table.labels import (
     is_missing,
     names_of,
     take_labels,
+    targets_in,
     using_attr,
 )
 from vizsla.data.table.layout import layout_of
@@ -36,14 +39,13 @@ from vizsla.data.table.splits import (
 )
 from vizsla.data.table.tables import Table, faulty_rows, images_of_table, read_table
 from vizsla.data.table.words import ALL_COLUMNS, TABLE_FORM, TableWords, table_words
-from vizsla.errors import ConfigError, DataError, LabelError, Problem, TableError
+from vizsla.errors import ConfigError, DataError, LabelError, Problem, TableError, raise_problems
 from vizsla.paths import ImagePaths
 from vizsla.text import counted, quoted
+from vizsla.types import ImageTable, Task, is_labelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from vizsla.types import ImageTable
 
 DEFAULT_VALID_FRACTION = 0.2
 
@@ -169,6 +171,78 @@ def resolve_data(
         notes=(*images.notes, f"validation: {part:.0%} of {of_what}, drawn with seed {seed}"),
     )
     return found.block.table(images)
+
+
+Part = Literal["auto", "train", "valid", "test", "all"]
+"""Which images of labelled data to judge; ``auto``: ``test`` where the data has such a part, else ``valid``, else all."""
+
+
+def labelled_data(
+    data: Path | str,
+    *,
+    vocab: tuple[str, ...],
+    task: Task,
+    labels: str = "folder",
+    label_level: int | Literal["auto"] = "auto",
+    part: Part = "auto",
+) -> ImageTable:
+    """Find labelled images to judge a model on, in a table with the model's vocabulary whose ``valid_rows`` they are.
+
+    ``data``, ``labels`` and ``label_level`` are as for ``resolve_data``.
+
+    Raises:
+        DataError: An image is missing, or its label is, or the model does not know it; the message names all of them.
+        ConfigError: The labels are not of the model's task, or the data has no such part.
+    """
+    found = _find(Path(data), labels, None if label_level == "auto" else label_level, "")
+    tasks: dict[type[OutputBlock], Task] = {
+        CategoryBlock: "category",
+        MultiCategoryBlock: "multi_category",
+        RegressionBlock: "regression",
+    }
+    if tasks[type(found.block)] != task:
+        words = {
+            "category": "one class of each image",
+            "multi_category": "several labels: --labels csv:FILE,label=COLUMN,delimiter=TEXT",
+            "regression": "numbers: --labels csv:FILE,label=COLUMN,kind=number",
+        }
+        raise ConfigError(
+            f"The model predicts {words[task]}. Received labels of the task {tasks[type(found.block)]!r}: labels {labels!r}"
+        )
+    images, splits = found.images, found.splits
+    parts = [name for name in ("test", "valid", "train") if splits is not None and name in splits]
+    if part not in ("auto", "all", *parts):
+        raise ConfigError(
+            f"The data has no part {part!r}. Received: part={part!r}; choose one of: {', '.join(['auto', 'all', *parts])}."
+        )
+    chosen = part if part != "auto" else parts[0] if parts[:1] != ["train"] and parts else "all"
+    judged = range(len(images.paths)) if chosen == "all" else positions_of(splits or (), chosen)
+    images = replace(images, valid=judged)
+    if isinstance(found.block, MultiCategoryBlock):
+        images = replace(images, labels=tuple(found.block.label_sets(images)))
+    targets = targets_in(images.labels, vocab=vocab, task=task)
+    unknown = [p for p in judged if not bool(is_labelled(targets[p : p + 1]))]
+    problems = [*images.problems, *file_problems(images)]
+    if unknown:
+        words = (
+            "image has no label that the model knows",
+            "images have no label that the model knows",
+        )
+        entries = [f"{images.entry(p)}: {images.labels[p]!s:.80}" for p in unknown]
+        cure = f"The model knows {', '.join(map(repr, vocab[:20]))}. Correct the labels, or leave the images out."
+        problems.append(listing(LabelError, words, entries, cure))
+    raise_problems(problems)
+    of_part = "all images" if chosen == "all" else f"the part {chosen!r}"
+    return ImageTable(
+        root=images.root,
+        paths=images.paths,
+        targets=targets,
+        vocab=vocab,
+        task=task,
+        train_rows=torch.zeros(0, dtype=torch.int64),
+        valid_rows=torch.tensor(list(judged), dtype=torch.int64),
+        notes=(*images.notes, f"judged: {of_part}, {counted(len(judged), 'image')}"),
+    )
 
 
 def _classes_of(images: LabelledImages, block: OutputBlock) -> list[tuple[str, ...]]:

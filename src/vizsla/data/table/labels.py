@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from vizsla.types import ClassType, ImageTable
+    from vizsla.types import ClassType, ImageTable, Task
 
 LabelSet = tuple[Any, ...]
 """The classes of one image, each once, as text or whole numbers."""
@@ -510,6 +510,18 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def targets_in(labels: Sequence[Any], *, vocab: Sequence[str], task: Task) -> Tensor:
+    """Return the targets of labels in a vocabulary, as in an ``ImageTable``; unknown where a label is missing or not in it."""
+    if task == "category":
+        number_of = {name: number for number, name in enumerate(vocab)}
+        numbers = [number_of.get(text or "", UNLABELLED) for text in class_texts(labels)]
+        return torch.tensor(numbers, dtype=torch.int64)
+    if task == "multi_category":
+        return n_hot([names_of(read_label_set(label)) for label in labels], vocab, unknown=None)
+    read = same_length(list(map(read_numbers, labels)), expected=len(vocab))
+    return number_targets(read, num_numbers=len(vocab))
+
+
 def labelled_like(
     table: ImageTable, items: Sequence[Any], label_of: Callable[[Any], Any] | None
 ) -> ImageTable:
@@ -525,19 +537,10 @@ def labelled_like(
             "Make them with DataBlock(...).dataloaders(...), or leave with_labels out."
         )
     labels = take_labels(items, label_of)
-    match table.task:
-        case "category":
-            number_of = {name: number for number, name in enumerate(table.vocab)}
-            numbers = [number_of.get(text or "", UNLABELLED) for text in class_texts(labels)]
-            targets = torch.tensor(numbers, dtype=torch.int64)
-        case "multi_category":
-            lists = [[label] if isinstance(label, str) else label for label in labels]
-            names = [names_of(read_label_set(label)) for label in lists]
-            targets = n_hot(names, table.vocab, unknown=None)
-        case "regression":
-            num_numbers = len(table.vocab)
-            read = same_length(list(map(read_numbers, labels)), expected=num_numbers)
-            targets = number_targets(read, num_numbers=num_numbers)
+    lists = [[label] if isinstance(label, str) else label for label in labels]
+    targets = targets_in(
+        lists if table.task == "multi_category" else labels, vocab=table.vocab, task=table.task
+    )
     wrong: list[int] = (~is_labelled(targets)).nonzero()[:, 0].tolist()
     if wrong:
         shown = [
