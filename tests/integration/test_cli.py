@@ -377,6 +377,13 @@ def test_evaluate_judges_images_that_the_run_was_not_trained_on(
     found = json.loads(done.out)
     assert (done.code, [*found["unreadable"]]) == (2, ["test/disc/broken.png"])
     assert [one["support"] for one in found["classes"]] == [12, 12]
+    done = vizsla(
+        "train", tmp_path / "data", "--size", "48", "--out", tmp_path / "run", "--on-bad", "skip"
+    )
+    assert (
+        f"25 labelled images in neither set. To judge the model on them: vizsla evaluate {tmp_path / 'run'} {tmp_path / 'data'}\n"
+        in done.out
+    )
     shutil.copytree(test / "disc", test / "fox")
     done = vizsla("evaluate", model, tmp_path / "data")
     assert (done.code, done.out) == (2, "")

@@ -76,8 +76,14 @@ def reported_errors(*, debug: bool = False) -> Generator[None]:
         stop(2, error, f"Cannot write to standard output: {error.strerror}. {cure}")
 
 
-def finish(run: FinishedRun, *, references: tuple[tuple[str, float], ...] = ()) -> None:
-    """Print the result of a run and where its files are."""
+def finish(
+    run: FinishedRun,
+    *,
+    references: tuple[tuple[str, float], ...] = (),
+    untouched: int = 0,
+    judge: str = "",
+) -> None:
+    """Print the result of a run, where its files are, and how to judge it on labelled images that it left untouched."""
     metric = run.metrics[0]
     form = ".2%" if metric.name in ("accuracy", "exact_match") else ".3f"
     say(
@@ -87,6 +93,10 @@ def finish(run: FinishedRun, *, references: tuple[tuple[str, float], ...] = ()) 
     for name, value in references:
         say(f"Published: {value:.2%} {name}")
     say(f"Results: {run.folder}{'/'}  (open {run.folder / 'report.html'})")
+    if untouched:
+        say(
+            f"Untouched so far: {untouched:,} labelled images in neither set. To judge the model on them: {judge}"
+        )
     if run.problem:
         end(2, f"vizsla: {run.problem}")
     if run.interrupted:

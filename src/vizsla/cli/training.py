@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -111,9 +112,12 @@ def train(
     """
     from dataclasses import replace
 
+    import torch
+
     from vizsla.run.train import RunPlan, run_training
     from vizsla.train import distributed
     from vizsla.train.display import Display
+    from vizsla.types import is_labelled
 
     if data is None:
         raise ConfigError("Give DATA, a folder of images or a CSV file, or --config FILE.")
@@ -146,7 +150,11 @@ def train(
         )
         main = distributed.is_main()
     if main:
-        finish(run)
+        untouched = is_labelled(table.targets)
+        untouched[torch.cat([table.train_rows, table.valid_rows])] = False
+        words = [] if where.labels == "folder" else ["--labels", where.labels]
+        judge = shlex.join(["vizsla", "evaluate", str(run.folder), str(data), *words])
+        finish(run, untouched=int(untouched.sum()), judge=judge)
 
 
 def find_lr(

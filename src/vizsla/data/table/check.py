@@ -387,7 +387,8 @@ def settle_draw(
             f"{counted(len(moved), 'image')} {are} moved there from validation: {joined(list(map(repr, missed)), limit=5)}"
         )
         warnings.warn(notes[-1], stacklevel=2)
-    valid = [position for position in images.valid if position not in {*moved}]
+    gone = set(moved)
+    valid = [position for position in images.valid if position not in gone]
     measured = set(chain.from_iterable(_classes(names[p]) for p in valid))
     if valid and (unmeasured := sorted(in_train - measured)):
         has = "class has" if len(unmeasured) == 1 else "classes have"
