@@ -1,6 +1,6 @@
 """How much can the page take? A running ``vizsla serve`` and many clients, good and hostile ones.
 
-python -m benchmarks.serve [--quick] [--part flood|speed] [--seconds 60] [--clients 200] [--model FILE] [--json FILE]
+python -m benchmarks.serve [--quick] [--part flood|speed] [--seconds 60] [--clients 200] [--megapixels 50] [--model FILE] [--json FILE]
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import io
 import json
 import os
 import re
+import statistics
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,7 +38,18 @@ HOST = "127.0.0.1"
 HUGE = 100_000_000
 GIVE_UP_SECONDS = 120.0
 _CHUNK = b"x" * 65536
-GOOD_SHARE = 0.7
+HOSTILE_CLIENTS = 3  # Every third client only attacks.
+LIE_SIDE, TILE_SIDE = 10_000, 16_000
+_ASK_HEALTH = """
+import http.client, select, sys, time
+while not select.select([sys.stdin], [], [], 0.25)[0]:
+    began = time.perf_counter()
+    client = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=60)
+    client.request("GET", "/health")
+    assert client.getresponse().status == 200
+    print(time.perf_counter() - began)
+    client.close()
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +69,7 @@ class Tally:
     with_waits: list[float] = field(default_factory=list)
     refused: int = 0
     lost: list[str] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)
     took: float = 0.0
     memory: list[tuple[float, int]] = field(default_factory=list)
 
@@ -105,10 +120,16 @@ def serving(model: Path, *words: str) -> Generator[tuple[int, int]]:
                 print(f"The server ended with code {process.returncode}")
 
 
-async def ask(port: int, parts: list[bytes], *, seconds: float = 60) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
+async def connect(port: int, number: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect from an address of the client's own; Linux has 16 million of them for this machine."""
+    own = (f"127.0.1.{1 + number % 250}", 0) if sys.platform == "linux" else None
+    return await asyncio.open_connection(HOST, port, local_addr=own)
+
+
+async def ask(port: int, parts: list[bytes], *, number: int = 0, seconds: float = 60) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
     """Send a request while reading; return status, headers and body. Sending stops when an answer is there."""
     async with asyncio.timeout(seconds):
-        reader, writer = await asyncio.open_connection(HOST, port)
+        reader, writer = await connect(port, number)
         answering = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
         try:
             with suppress(ConnectionError):
@@ -148,13 +169,13 @@ def right(body: bytes, good: Good) -> bool:
     )
 
 
-async def ask_well(port: int, good: Good, tally: Tally) -> None:
+async def ask_well(port: int, good: Good, tally: Tally, number: int) -> None:
     """Send a good image, try again when told to, and note the outcome."""
     began = time.perf_counter()
     while time.perf_counter() - began < GIVE_UP_SECONDS:
         started = time.perf_counter()
         try:
-            status, headers, body = await ask(port, post(good.data))
+            status, headers, body = await ask(port, post(good.data), number=number)
         except FAILURES as error:
             tally.lost.append(f"{type(error).__name__} {error}")
             return
@@ -173,6 +194,41 @@ async def ask_well(port: int, good: Good, tally: Tally) -> None:
     tally.lost.append("never a place")
 
 
+def tile_bomb() -> bytes:
+    """Return a TIFF of 8 x 8 pixels with one tile of 256 million."""
+    row = bytes(3 * TILE_SIDE)
+    packer = zlib.compressobj(1)
+    tile = b"".join(packer.compress(row) for _ in range(TILE_SIDE)) + packer.flush()
+    tags = [
+        (256, 8),
+        (257, 8),
+        (258, 8 + len(tile)),
+        (259, 8),
+        (262, 2),
+        (277, 3),
+        (284, 1),
+        (322, TILE_SIDE),
+        (323, TILE_SIDE),
+        (324, 8),
+        (325, len(tile)),
+    ]
+    rows = [
+        struct.pack("<HHII", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1, value)
+        for tag, value in tags
+    ]
+    head = b"II*\0" + struct.pack("<I", 8 + len(tile) + 6)
+    return head + tile + struct.pack("<HHHH", 8, 8, 8, len(tags)) + b"".join(rows) + bytes(4)
+
+
+def lying_avif() -> bytes:
+    """Return an AVIF of 100 million pixels whose header says 64 x 64."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (LIE_SIDE, LIE_SIDE)).save(buffer, "AVIF", speed=10, quality=10, max_threads=1)
+    data = buffer.getvalue()
+    at = data.index(b"ispe") + 8
+    return data[:at] + struct.pack(">II", 64, 64) + data[at + 8 :]
+
+
 def hostile_bodies(good: Good) -> dict[str, tuple[list[bytes], tuple[int, ...]]]:
     """Return requests that must be refused, by name, with the right status codes."""
     bomb = io.BytesIO()
@@ -188,6 +244,9 @@ def hostile_bodies(good: Good) -> dict[str, tuple[list[bytes], tuple[int, ...]]]
     head, _ = post(b"", length=HUGE)
     return {
         "bomb": (post(bomb.getvalue()), (422, 503)),
+        "TIFF of one huge tile": (post(tile_bomb()), (422, 503)),
+        "AVIF that lies": (post(lying_avif()), (422, 503)),
+        "chunks of one byte": ([chunked.encode(), *[b"1\r\nx\r\n" * 10_000] * 200], (413, 503)),
         "WebP bomb": (post(claimed), (422, 503)),
         "48 million pixels": (post(large.getvalue()), (200, 503)),
         "cut-off image": (post(good.data[: len(good.data) // 2]), (422, 503)),
@@ -204,9 +263,9 @@ def hostile_bodies(good: Good) -> dict[str, tuple[list[bytes], tuple[int, ...]]]
     }  # fmt: skip
 
 
-async def leave_early(port: int, good: Good) -> None:
+async def leave_early(port: int, good: Good, number: int) -> None:
     """Send half a request and go."""
-    _, writer = await asyncio.open_connection(HOST, port)
+    _, writer = await connect(port, number)
     head, body = post(good.data)
     writer.write(head + body[: len(body) // 2])
     await writer.drain()
@@ -214,24 +273,43 @@ async def leave_early(port: int, good: Good) -> None:
     writer.close()
 
 
+async def drip_headers(port: int, number: int) -> None:
+    """Send a header byte by byte over ten connections until the server closes them."""
+    opened = [await connect(port, number) for _ in range(10)]
+    try:
+        async with asyncio.timeout(15):
+            for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 1000:
+                for reader, writer in opened:
+                    writer.write(bytes([byte]))
+                    if reader.at_eof():
+                        return
+                await asyncio.sleep(0.5)
+    finally:
+        for _, writer in opened:
+            writer.close()
+
+
 async def be_a_client(number: int, *, port: int, goods: list[Good], until: float, tally: Tally, hostile: Hostile) -> None:  # fmt: skip
     """Send requests until the time is up, and wait for the last one."""
-    names = list(hostile)
+    names = [*hostile, "left early", "slow headers"]
     turn = number
     while time.perf_counter() < until:
         turn += 1
-        if not hostile or (turn * 7919) % 1000 < 1000 * GOOD_SHARE:
-            await ask_well(port, goods[turn % len(goods)], tally)
+        if not hostile or number % HOSTILE_CLIENTS:
+            await ask_well(port, goods[turn % len(goods)], tally, number)
             continue
-        choice = (turn * 31 + number) % (len(names) + 1)
-        name = names[choice] if choice < len(names) else "left early"
+        name = names[(turn * 31 + number) % len(names)]
         try:
             if name == "left early":
-                await leave_early(port, goods[0])
+                await leave_early(port, goods[0], number)
+                tally.answers[name] += 1
+                continue
+            if name == "slow headers":
+                await drip_headers(port, number)
                 tally.answers[name] += 1
                 continue
             parts, expected = hostile[name]
-            status, _, _ = await ask(port, parts)
+            status, _, _ = await ask(port, parts, number=number)
         except FAILURES as error:
             tally.answers[f"{name}: {type(error).__name__}"] += 1
             continue
@@ -240,13 +318,42 @@ async def be_a_client(number: int, *, port: int, goods: list[Good], until: float
             tally.lost.append(f"{name} got status {status}")
 
 
+@contextmanager
+def watching_health(port: int, tally: Tally) -> Generator[None]:
+    """Note how long the server takes to say that it is well; a process of its own asks, which the clients do not hold up."""
+    with subprocess.Popen([sys.executable, "-c", _ASK_HEALTH, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # fmt: skip
+        yield
+        out, _ = process.communicate("")
+    tally.health = [float(line) for line in out.split()]
+    if process.returncode:
+        tally.lost.append("the server did not say that it is well")
+
+
+def processes_of(pid: int) -> list[int]:
+    """Return a process and all that it started."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(found for child in children for found in processes_of(int(child)))]
+
+
+def memory_of(pid: int) -> int:
+    """Return the memory of a process and all that it started; what they share counts once. 0 if the system does not tell."""
+    total = 0
+    for process in processes_of(pid):
+        with suppress(OSError, StopIteration):
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total += 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+    return total
+
+
 async def watch_memory(pid: int, tally: Tally) -> None:
-    """Note the server's resident memory twice a second, Linux only."""
+    """Note the server's memory twice a second, Linux only."""
     started = time.perf_counter()
-    statm = Path(f"/proc/{pid}/statm")
-    while statm.exists():
-        pages = int(statm.read_text().split()[1])
-        tally.memory.append((time.perf_counter() - started, pages * 4096))
+    while True:
+        size = await asyncio.to_thread(memory_of, pid)
+        tally.memory.append((time.perf_counter() - started, size))
         await asyncio.sleep(0.5)
 
 
@@ -271,17 +378,19 @@ def run_clients(
         await asyncio.sleep(1)
         watching.cancel()
 
-    asyncio.run(run())
+    with watching_health(port, tally):
+        asyncio.run(run())
     return tally
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time of a process, Linux only: other work on the machine hardly changes it."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return float("nan")
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the processor time of a server, Linux only: other work on the machine hardly changes it."""
+    ticks = 0
+    for process in processes_of(pid):
+        with suppress(OSError):
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK") or float("nan")
 
 
 def timed(tally: Tally) -> dict[str, float]:
@@ -298,10 +407,10 @@ def timed(tally: Tally) -> dict[str, float]:
     }  # fmt: skip
 
 
-def flood(model: Path, goods: list[Good], *, clients: int, seconds: float) -> dict[str, Any]:
+def flood(model: Path, goods: list[Good], *, clients: int, seconds: float, megapixels: float) -> dict[str, Any]:  # fmt: skip
     """First part: good and hostile requests mixed."""
     hostile = hostile_bodies(goods[0])
-    with serving(model) as server:
+    with serving(model, "--formats", "tiff,avif", "--max-megapixels", f"{megapixels:g}") as server:
         warm = run_clients(server, goods=goods, clients=8, seconds=2)
         tally = run_clients(server, goods=goods, clients=clients, seconds=seconds, hostile=hostile)
     memory = [size for _, size in tally.memory] or [0]
@@ -310,6 +419,7 @@ def flood(model: Path, goods: list[Good], *, clients: int, seconds: float) -> di
         "good": tally.answers["good, right answer"],
         "told_to_come_again": tally.refused,
         "lost": len(tally.lost),
+        "health_seconds": {"median": statistics.median(tally.health), "longest": max(tally.health)},
         "memory_mb": {
             "warm": (warm.memory[-1][1] if warm.memory else 0) / 1e6,
             "a quarter in": memory[len(memory) // 4] / 1e6,
@@ -320,12 +430,19 @@ def flood(model: Path, goods: list[Good], *, clients: int, seconds: float) -> di
         "answers": dict(sorted(tally.answers.items())),
         "losses": tally.lost[:10],
     }
-    print(f"\n{clients} clients, {seconds:g} s, {1 - GOOD_SHARE:.0%} of the requests hostile")
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    print(
+        f"\n{clients} clients, one in {HOSTILE_CLIENTS} hostile, {seconds:g} s, --max-megapixels {megapixels:g}, load {load}"
+    )
     for name, value in figures.items():
         if isinstance(value, dict):
             print(f"  {name}")
             for key, one in value.items():
-                print(f"    {key:32} {one:,.0f}")
+                print(
+                    f"    {key:32} {one:,.3f}"
+                    if name == "health_seconds"
+                    else f"    {key:32} {one:,.0f}"
+                )
         else:
             print(f"  {name:34} {value if isinstance(value, list) else format(value, ',.3f')}")
     return figures
@@ -357,8 +474,8 @@ def compare(model: Path, goods: list[Good], *, seconds: float) -> dict[str, Any]
 def serve(options: argparse.Namespace) -> int:
     """Ask a running `vizsla serve` from many clients; show its answers, its speed, and its memory.
 
-    First part: clients send good images and hostile bodies mixed: bombs, cut-off images and forms, wrong types, 100 MB with and
-    without a stated length, half a request, no HTTP at all. A good request must get its right answer (the probabilities of
+    First part: every third client only attacks: bombs, tiles and streams larger than their headers claim, chunks of one byte, slow
+    headers, cut-off images and forms, wrong types, 100 MB with and without a stated length, half a request, no HTTP at all. A good request must get its right answer (the probabilities of
     Predictor.predict); a 503 or 429 with Retry-After counts as an answer if trying again helps. Anything else is lost, and the
     exit code is 1.
 
@@ -369,7 +486,7 @@ def serve(options: argparse.Namespace) -> int:
     goods = make_images(model)
     figures: dict[str, Any] = {"lost": 0}
     if options.part != "speed":
-        figures = flood(model, goods, clients=options.clients, seconds=seconds)
+        figures = flood(model, goods, clients=options.clients, seconds=seconds, megapixels=options.megapixels)  # fmt: skip
     if options.part != "flood":
         figures["throughput"] = compare(model, goods, seconds=seconds / 2)
     if options.json:
@@ -386,6 +503,7 @@ COMMANDS = {
             "part": one_of("all", "flood", "speed"),
             "seconds": 60.0,
             "clients": 200,
+            "megapixels": 50.0,
             "model": {"type": Path},
             "json": {"type": Path},
         },
