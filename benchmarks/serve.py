@@ -279,10 +279,10 @@ async def drip_headers(port: int, number: int) -> None:
     try:
         async with asyncio.timeout(15):
             for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 1000:
-                for reader, writer in opened:
+                if any(reader.at_eof() or writer.is_closing() for reader, writer in opened):
+                    return
+                for _, writer in opened:
                     writer.write(bytes([byte]))
-                    if reader.at_eof():
-                        return
                 await asyncio.sleep(0.5)
     finally:
         for _, writer in opened:

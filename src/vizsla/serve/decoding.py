@@ -54,10 +54,13 @@ class DecodingProcesses:
 
     Args:
         resize: What brings images to size; None leaves them at their own.
+        bit_depth: That of 16-bit images, as the model file says.
         seconds: Processor time for one image.
     """
 
-    def __init__(self, resize: Resize | None, *, seconds: float) -> None:
+    def __init__(
+        self, resize: Resize | None, *, bit_depth: int | None = None, seconds: float
+    ) -> None:
         self._seconds = seconds
         self._is_ready = False
         self._idle: dict[int, LifoQueue[socket.socket]] = {}
@@ -66,7 +69,7 @@ class DecodingProcesses:
             command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
             paths = os.pathsep.join(path for path in sys.path if path)
             self._nursery = subprocess.Popen(
-                [*command, str(seconds), msgspec.json.encode(resize).decode()],
+                [*command, str(seconds), msgspec.json.encode((resize, bit_depth)).decode()],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
@@ -155,7 +158,9 @@ def _received(connection: socket.socket, count: int) -> bytearray:
 # ── the nursery and its workers ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _be_nursery(control: socket.socket, *, seconds: float, resize: Resize | None) -> None:
+def _be_nursery(
+    control: socket.socket, *, seconds: float, resize: Resize | None, bit_depth: int | None
+) -> None:
     """Fork a worker for each socket that comes, until the server ends."""
     from vizsla.data.cache.cache import ImageCache
     from vizsla.data.images.reader import ImageReader
@@ -170,7 +175,7 @@ def _be_nursery(control: socket.socket, *, seconds: float, resize: Resize | None
         from PIL import AvifImagePlugin
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    reader = ImageReader(resize=resize, cache=ImageCache(mode="off"))
+    reader = ImageReader(resize=resize, cache=ImageCache(mode="off"), bit_depth=bit_depth)
     _warm_up(reader)
     gc.collect()
     gc.freeze()
@@ -247,8 +252,6 @@ def _memory_bytes(*, resident: bool) -> int:
 if __name__ == "__main__":
     from vizsla.data.images.sizing import Resize as _Resize
 
-    _be_nursery(
-        socket.socket(fileno=int(sys.argv[1])),
-        seconds=float(sys.argv[2]),
-        resize=msgspec.json.decode(sys.argv[3], type=_Resize | None),
-    )
+    _resize, _depth = msgspec.json.decode(sys.argv[3], type=tuple[_Resize | None, int | None])
+    _nursery_end = socket.socket(fileno=int(sys.argv[1]))
+    _be_nursery(_nursery_end, seconds=float(sys.argv[2]), resize=_resize, bit_depth=_depth)

@@ -99,7 +99,9 @@ def serve(
         if decoding.IS_AVAILABLE:
             seconds = min(plan.limits.seconds, decoding.MOST_SECONDS)
             processes = stack.enter_context(
-                decoding.DecodingProcesses(manifest.resize, seconds=seconds)
+                decoding.DecodingProcesses(
+                    manifest.resize, bit_depth=manifest.bit_depth, seconds=seconds
+                )
             )
         predictor = faster_copy(Predictor.load(plan.model, device=plan.device))
         application = build_app(

@@ -29,13 +29,16 @@ def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[DecodingProcesses]:
-    with DecodingProcesses(Resize(64), seconds=0.5) as started:
+    with DecodingProcesses(Resize(64), bit_depth=12, seconds=0.5) as started:
         started.wait_until_ready()
         yield started
 
 
-def test_pixels_and_causes_are_those_of_the_predictor(processes: DecodingProcesses, predictor: Predictor, draw: Draw):  # fmt: skip
+def test_pixels_and_causes_are_those_of_the_predictor(processes: DecodingProcesses, make_classifier: Any, draw: Draw):  # fmt: skip
+    predictor = Predictor(make_classifier(("a", "b")), resize=Resize(64), bit_depth=12)
     files = [file_of(draw("disc", number=n, size=(70, 90 + n)), ("PNG", "JPEG", "GIF", "BMP")[n % 4]) for n in range(24)]  # fmt: skip
+    grey = np.linspace(0, 4095, 90 * 70).reshape(90, 70).astype(np.uint16)
+    files.append(file_of(Image.fromarray(grey)))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda data: processes.decode(data, most_pixels=FEW), files))
     for data, pixels in zip(files, found, strict=True):
