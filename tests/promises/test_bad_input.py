@@ -189,6 +189,14 @@ def test_all_unreadable_images_are_listed_before_training(refusal: Refusal):
 def test_check_lists_all_unreadable_images(vizsla: RunVizsla):
     message = message_of(vizsla("check", "pictures"))
     assert all(f"'pictures/{name}': {cause}" in message for name, cause in CAUSES.items())
+    done = vizsla("check", "pictures", "--json")
+    listed = {
+        one["path"]: (one["kind"], one["cause"]) for one in json.loads(done.out)["unreadable"]
+    }
+    assert done.code == 2
+    assert listed == {
+        f"pictures/{name}": (cause.partition(":")[0], cause) for name, cause in CAUSES.items()
+    }
 
 
 @pytest.mark.usefixtures("damaged_folder")

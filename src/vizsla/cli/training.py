@@ -20,8 +20,9 @@ from vizsla.cli.terminal import (
     finish,
     say,
 )
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, PictureError
 from vizsla.recipe.config import DataConfig, TrainConfig, Truncated
+from vizsla.text import counted
 
 if TYPE_CHECKING:
     from vizsla.train.display import Display
@@ -232,11 +233,15 @@ def check(
     display = Display(quiet=json)
     table = _read_data(data, where, seed=seed, display=display)
     config = TrainConfig(truncated=truncated, bit_depth=bit_depth)
-    plan = RunPlan(title="", data=str(data), config=config)
+    on_bad = "skip" if json else "error"  # an object of facts is printed first
+    plan = RunPlan(title="", data=str(data), config=config, on_bad=on_bad)
     table, enlarged = read_all(table, plan=plan, cache=ImageCache(mode="off"), display=display)
     summary = describe_data(table, copies=find_copies(table))
     if json:
         say(as_json(summary))
+        if summary.unreadable:
+            number = counted(len(summary.unreadable), "image")
+            raise PictureError(f"{number} cannot be read. Repair or remove the files.")
         return
     for line in count_lines(summary):
         display.line(line)

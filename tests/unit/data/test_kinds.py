@@ -208,6 +208,45 @@ def test_grey_with_premultiplied_alpha_is_laid_over_white():
     assert np.array_equal(np.asarray(to_rgb(premultiplied)), pixels(data))
 
 
+def test_lossless_files_of_all_modes_give_the_values_of_numpy():
+    """Pillow's usual kinds, compared with an independent reference: grey repeated, alpha laid over white, inks subtracted."""
+    values = np.random.default_rng(4).integers(0, 256, (HEIGHT, WIDTH, 4), np.uint8)
+    grey, colours, alpha = values[..., :1], values[..., :3], values[..., 3:].astype(float) / 255
+    palette = Image.fromarray(grey[..., 0] % 60, "P")
+    palette.putpalette(list(range(180)))
+    wide = grey[..., 0].astype(np.uint16) * 257
+    over_white = {3: colours * alpha + 255 * (1 - alpha), 1: grey * alpha + 255 * (1 - alpha)}
+    inks = (255 - colours.astype(float)) * (1 - alpha)
+    cases: dict[str, tuple[Image.Image, NDArray[Any], str]] = {
+        "L": (Image.fromarray(grey[..., 0]), grey, "PNG TIFF BMP GIF PPM JPEG2000"),
+        "RGB": (Image.fromarray(colours), colours, "PNG TIFF BMP PPM WEBP JPEG2000"),
+        "RGBA": (Image.fromarray(values), over_white[3], "PNG TIFF WEBP JPEG2000"),
+        "LA": (
+            Image.merge("LA", [Image.fromarray(values[..., band]) for band in (0, 3)]),
+            over_white[1],
+            "PNG TIFF",
+        ),
+        "P": (palette, (grey.astype(int) % 60) * 3 + np.arange(3), "PNG TIFF BMP GIF"),
+        "1": (Image.fromarray(grey[..., 0] > 99), (grey > 99) * 255, "PNG TIFF BMP PPM GIF"),
+        "CMYK": (Image.frombytes("CMYK", (WIDTH, HEIGHT), values.tobytes()), inks, "TIFF"),
+        "I;16": (Image.fromarray(wide), grey, "PNG TIFF PPM JPEG2000"),
+        "F": (Image.fromarray(grey[..., 0].astype(np.float32) / 255), grey, "TIFF"),
+    }
+    for mode, (image, expected, formats) in cases.items():
+        for kind in formats.split():
+            options: list[dict[str, Any]] = [{}]
+            if kind == "TIFF":
+                options += [
+                    {"compression": name} for name in ("tiff_lzw", "packbits", "tiff_adobe_deflate")
+                ]
+            if kind == "WEBP":
+                options = [{"lossless": True, "exact": True}]
+            for one in options:
+                found = pixels(as_bytes(image, format=kind, **one)).astype(float)
+                wrong = np.abs(found - np.broadcast_to(expected, found.shape)).max()
+                assert wrong <= (1 if mode in ("RGBA", "LA", "CMYK") else 0.5), (mode, kind, one)
+
+
 def test_every_mode_that_pillow_holds_becomes_rgb():
     source = Image.fromarray((ramp(16, 1)[..., 0] >> 8).astype(np.uint8))
     modes = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "I;16L", "I;16B", "I;16N")  # fmt: skip

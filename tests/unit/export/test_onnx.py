@@ -73,7 +73,7 @@ def make_file(path: Path, *, task: Task = "category", **arguments: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_file(tmp_path_factory.mktemp("model") / "model.safetensors")
+    return make_file(tmp_path_factory.mktemp("model") / "model.safetensors", bit_depth=12)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +207,7 @@ def test_an_onnx_file_knows_its_classes_and_nothing_of_this_machine(exported: Pa
     metadata = {prop.key: prop.value for prop in proto.metadata_props}
     assert json.loads(metadata["vizsla.vocab"]) == list(VOCAB)
     assert metadata["vizsla.task"] == "category"
+    assert metadata["vizsla.bit_depth"] == "12"
     assert json.loads(metadata["vizsla.manifest"])["backbone"]["name"] == "test_efficientnet"
     (given,), (answer,) = proto.graph.input, proto.graph.output
     assert given.name == "images"

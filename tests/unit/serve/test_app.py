@@ -112,6 +112,8 @@ def test_unreadable_images_have_their_place_and_their_cause(client, image: bytes
     assert response.status == 200
     causes = [answer.get("error", "") for answer in response.json["pictures"]]
     assert [bool(cause) for cause in causes] == [False, True, True, True, False]
+    kinds = [answer.get("kind") for answer in response.json["pictures"]]
+    assert kinds == [None, "damaged", "not an image", "not an image", None]
     assert "truncated" in causes[1]
     assert "text that begins with 'words'" in causes[2]
     assert "empty" in causes[3]

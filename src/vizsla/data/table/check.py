@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from vizsla.data.images.decode import cause_of
+from vizsla.data.images.refusals import kind_of
 from vizsla.data.loading.loader import map_rows
 from vizsla.data.loading.order import check_rows
 from vizsla.data.table.labels import LabelledImages, is_fraction, is_missing, is_several
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.images.duplicates import Copies
     from vizsla.data.images.reader import ImageReader
+    from vizsla.errors import PictureKind
     from vizsla.machine import NumWorkers
     from vizsla.types import ClassType, Task
 
@@ -65,8 +67,17 @@ class NumberRange:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class UnreadableImage:
+    """An image that was left out, why, and what kind of refusal that is, see ``PictureError``."""
+
+    path: str
+    kind: PictureKind | None
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataSummary:
-    """What is in a table; ``num_unlabelled`` of the other images have no label, and ``num_skipped`` were unreadable.
+    """What is in a table; ``num_unlabelled`` of the other images have no label, and ``num_skipped`` were ``unreadable``.
 
     ``notes`` say what was guessed of the layout and what was left out, ``copies`` which images are there more
     than once, and ``bit_depth`` how many bits 16-bit images use, if there are any.
@@ -85,6 +96,7 @@ class DataSummary:
     notes: tuple[str, ...]
     copies: tuple[Copies, ...] = ()
     bit_depth: int | None = None
+    unreadable: tuple[UnreadableImage, ...] = ()
 
 
 def describe_data(table: ImageTable, *, copies: tuple[Copies, ...] = ()) -> DataSummary:
@@ -109,6 +121,10 @@ def describe_data(table: ImageTable, *, copies: tuple[Copies, ...] = ()) -> Data
         notes=table.notes,
         copies=copies,
         bit_depth=table.bit_depth,
+        unreadable=tuple(
+            UnreadableImage(path=path.as_posix(), kind=kind_of(cause), cause=cause)
+            for path, cause in table.skipped
+        ),
     )
 
 
