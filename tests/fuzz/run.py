@@ -28,7 +28,7 @@ def main() -> None:
         seeds.mkdir()
         for number, seed in enumerate(target.seeds()):
             (seeds / str(number)).write_bytes(seed)
-        options = [*sys.argv[2:], f"-max_len={MOST_BYTES}", "-rss_limit_mb=3000", "-timeout=30"]
+        options = [f"-max_len={MOST_BYTES}", "-rss_limit_mb=3000", "-timeout=60", *sys.argv[2:]]
         mutators = {"custom_mutator": target.mutate} if hasattr(target, "mutate") else {}
         atheris.Setup([sys.argv[0], *options, str(seeds)], target, **mutators)
         atheris.Fuzz()
