@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick explore bench docs clean
+.PHONY: help setup demo test quick explore fuzz lowest lock bench docs clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,15 @@ quick: setup  ## lint and the tests that take less than a minute together
 explore: setup  ## property tests with other random examples than every day's; a find becomes an @example
 	@HYPOTHESIS_PROFILE=explore scripts/test $$(grep -rl "from hypothesis" tests --include="test_*.py")
 
+fuzz: setup  ## feed the readers of strangers' files with inputs that reach new branches, a minute in all; SECONDS=1800 for each
+	@scripts/fuzz $(SECONDS)
+
+lowest: setup  ## run the tests with the oldest packages that pyproject.toml allows, in .venv/lowest
+	@scripts/lowest
+
+lock: setup  ## write the versions that are installed to requirements-dev.lock
+	@scripts/lock
+
 bench: setup  ## run the benchmarks on this machine (a quarter of an hour); DATA=folder brings your images
 	@$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)")
 
@@ -32,5 +41,5 @@ docs: setup  ## build the documentation into site/
 	@scripts/docs
 
 clean:  ## remove what was built and cached; keeps .venv and runs/
-	@rm -rf build dist site .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	@rm -rf build dist site .fuzz .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	@find src tests scripts benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -220,7 +220,9 @@ def _predict(limits: Limits, *, calibration: Calibration | None) -> Json:
     form = {
         "type": "object",
         "required": ["pictures"],
-        "properties": {"pictures": {"type": "array", "items": binary, "maxItems": limits.images}},
+        "properties": {
+            "pictures": {"type": "array", "items": binary, "minItems": 1, "maxItems": limits.images}
+        },
     }
     coverage: list[Json] = []
     if (usual := usual_coverage(calibration)) is not None:
