@@ -197,7 +197,7 @@ def test_unusable_tables_say_why(tmp_path: Path):
         ("f,l\n", "utf-8", "no rows"),
         ("f,l\na,b,c\n", "utf-8", r"more cells .*\n  row 2: 3 cells"),
         ("f,l\né,b\n", "latin-1", r"UTF-8 \(byte"),
-        ("f,l\na,b\n", "utf-16", "UTF-8|CSV"),
+        ("f,l\na,b\n", "utf-16-le", "UTF-8|CSV"),
         ("f,l\n" + "a" * 200_000 + ",b\n", "utf-8", "CSV"),
     ]:
         with pytest.raises(TableError, match=rf"t\.csv'(?s:.*){words}"):

@@ -11,6 +11,7 @@ import os
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -31,7 +32,7 @@ from vizsla.text import LISTED_AT_MOST, counted, joined, listed, quoted
 from vizsla.types import ImageTable, is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -229,9 +230,10 @@ def file_problems(images: LabelledImages) -> Iterator[Problem]:
             _image_names
         )  # a folder is listed once, however many of its images are missing
         files = f"of {counted(len(images.paths), 'image file')}"
+        ends = ("is not a file", "are not files") if all(map(os.path.lexists, map(paths.text, missing))) else ("does not exist", "do not exist")  # fmt: skip
         yield listing(
             PictureError,
-            (f"{files} does not exist", f"{files} do not exist"),
+            (f"{files} {ends[0]}", f"{files} {ends[1]}"),
             [images.entry(p) + _nearest(paths.text(p), names_in) for p in missing[:LISTED_AT_MOST]]
             + [images.entry(p) for p in missing[LISTED_AT_MOST:]],
             "Correct the names, or bring the files there.",
@@ -273,7 +275,10 @@ def _image_names(folder: str) -> dict[str, str]:
 
 
 def _nearest(path: str, names_in: Callable[[str], dict[str, str]]) -> str:
-    """Return words about the image in the same folder that was perhaps meant, or nothing."""
+    """Return words about what is there instead, or the image in the same folder that was perhaps meant, or nothing."""
+    if os.path.lexists(path):
+        what = "a folder" if os.path.isdir(path) else "a pipe, socket or device" if os.path.exists(path) else "a link to nothing"  # fmt: skip  # noqa: PTH110, PTH112
+        return f", it is {what}"
     folder, name = os.path.split(path.replace("\\", "/"))
     there = names_in(folder)
     near = get_close_matches(name.strip().casefold(), there, 1, 0.75)
@@ -287,12 +292,16 @@ def _shown_label(label: object) -> str:
 
 
 def _empty_sets(train: Sequence[int], valid: Sequence[int]) -> Iterator[Problem]:
+    if not train and not valid:
+        yield Problem(kind=DataError, text="There are no images to train on. Add images.")
+        return
     for side, positions, other, rest in (
         ("training", train, "validation", valid),
         ("validation", valid, "training", train),
     ):
         if not positions:
-            text = f"There are no {side} images; all {counted(len(rest), 'image')} are for {other}."
+            all_are = f"all {len(rest)} images are" if len(rest) != 1 else "the only image is"
+            text = f"There are no {side} images; {all_are} for {other}."
             yield Problem(kind=DataError, text=f"{text} Add images, or split them otherwise.")
 
 
@@ -333,6 +342,11 @@ def label_problems(images: LabelledImages, texts: Sequence[str | None]) -> list[
 
 _FAULTS = (
     (is_missing, "an empty label", "Fill the label in, or remove the image."),
+    (
+        lambda label: isinstance(label, Mapping),
+        "an object as label",
+        "Write the class itself: text, a whole number, or true and false.",
+    ),
     (
         is_several,
         "a list of labels",

@@ -23,6 +23,7 @@ from vizsla.data.table.labels import (
     advice_about,
     class_texts,
     folder_labels,
+    holds_lists,
     is_missing,
     names_of,
     take_labels,
@@ -37,7 +38,14 @@ from vizsla.data.table.splits import (
     rarest_class_split,
     stratified_split,
 )
-from vizsla.data.table.tables import Table, faulty_rows, images_of_table, read_table
+from vizsla.data.table.tables import (
+    JSON_SUFFIXES,
+    SAVE_AS_CSV,
+    Table,
+    faulty_rows,
+    images_of_table,
+    read_table,
+)
 from vizsla.data.table.words import ALL_COLUMNS, TABLE_FORM, TableWords, table_words
 from vizsla.errors import ConfigError, DataError, LabelError, Problem, TableError, raise_problems
 from vizsla.paths import ImagePaths
@@ -49,7 +57,7 @@ if TYPE_CHECKING:
 
 DEFAULT_VALID_FRACTION = 0.2
 
-IMAGE_COLUMNS = ("image", "file", "filename", "path", "fn")
+IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "fn")
 """Column names that mean the image's path, the first that is there; else it is the first column of names of images."""
 
 LABEL_COLUMNS = ("label", "class", "category", "target", "breed")
@@ -58,7 +66,11 @@ LABEL_COLUMNS = ("label", "class", "category", "target", "breed")
 SPLIT_COLUMNS = ("is_valid", "split")
 """Column names that mean the split."""
 
-_TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
+_OTHER_FILES = {
+    (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"): " Unpack it, and give the folder.",
+    (".parquet", ".xlsx", ".xls", ".feather", ".arrow"): f" {SAVE_AS_CSV}",
+}  # fmt: skip
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", *JSON_SUFFIXES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,8 +311,9 @@ def _find(data: Path, labels: str, label_level: int | None, group: str) -> _Foun
                 f"{quoted(data)} is an image. Give the folder that holds the images, or a CSV file."
             )
         if data.suffix.lower() not in _TABLE_SUFFIXES:
+            way = next((way for ends, way in _OTHER_FILES.items() if data.name.lower().endswith(ends)), "")  # fmt: skip
             raise DataError(
-                f"{quoted(data)} is neither a folder of images nor a CSV file ({', '.join(_TABLE_SUFFIXES)})."
+                f"{quoted(data)} is neither a folder of images nor a table ({', '.join(_TABLE_SUFFIXES)}).{way}"
             )
         if (labels != "folder" and kind != "csv") or Path(words.file or data) != data:
             raise ConfigError(
@@ -518,13 +531,14 @@ def _choose_columns(
 
 
 def _locate(
-    names: Sequence[str], *, folder: Path, notes: list[str], problems: list[Problem]
+    cells: Sequence[object], *, folder: Path, notes: list[str], problems: list[Problem]
 ) -> list[Path]:
     """Return the file of each name: the path below ``folder``, else the only file below it that the name can mean.
 
     A name that was written on another system or changed on its way is found again by, in this order, its path with slashes,
     the file's name, its stem, both in any case, its number without leading zeros. How many were is a note.
     """
+    names = list(map(str, cells))
     paths = [folder / name for name in names]
     absent = [position for position, path in enumerate(paths) if not os.path.isfile(path)]  # noqa: PTH113 (Path.is_file fails on names that are too long)
     if not absent:
@@ -606,7 +620,9 @@ def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
         problems.append(Problem(kind=LabelError, text=f"{what} {way}"))
 
     others = [place for place in range(len(table.columns)) if place != image]
-    zero_one = [table.columns[place] for place in others if {*table.column(place)} <= {"0", "1"}]
+    zero_one = [
+        table.columns[place] for place in others if {*map(str, table.column(place))} <= {"0", "1"}
+    ]
     if len(zero_one) > 1 and len(zero_one) == len(others):
         refuse(
             f"The columns {', '.join(map(repr, zero_one))} of {table.source} hold zeros and ones: an image can have several "
@@ -614,14 +630,12 @@ def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
             "label=*",
             f"label_col={zero_one!r}, y_block=MultiCategoryBlock(encoded=True)",
         )
-    for delimiter in "|;":
-        lists = [cell.split(delimiter) for cell in filled if delimiter in cell]
-        num_parts = len({part for each in lists for part in each})
-        if 2 * len(lists) >= len(filled) and num_parts < len({*filled}):
-            example = delimiter.join(lists[0])
+    for delimiter in "|; ":
+        if holds_lists(filled, delimiter):
+            example = next(cell for cell in filled if delimiter in cell)
             refuse(
                 f"{about} holds lists of labels, such as {example!r}.",
-                f"label={name},delimiter={delimiter}",
+                f"label={name},delimiter={delimiter.strip() or repr(delimiter)}",
                 f"label_col={name!r}, label_delim={delimiter!r}",
             )
     if all(re.fullmatch(r"-?\d+\.\d+(?:[eE][-+]?\d+)?", cell) for cell in filled):

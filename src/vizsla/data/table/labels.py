@@ -198,6 +198,19 @@ def split_labels(value: Any, delimiter: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+def holds_lists(cells: Sequence[str], delimiter: str) -> bool:
+    """Return whether cells are probably lists of labels: half have the delimiter, and few labels make many cells.
+
+    Names of several words have blanks, too: there the number of words must vary, and the cells be twice as many as the words.
+    """
+    distinct = {*cells}
+    lists = [cell.split(delimiter) for cell in distinct]
+    num_parts = len({part for parts in lists for part in parts})
+    if 2 * sum(delimiter in cell for cell in cells) < len(cells) or num_parts >= len(distinct):
+        return False
+    return delimiter != " " or (2 * num_parts <= len(distinct) and len({*map(len, lists)}) > 1)
+
+
 def _field_of(row: Any, column: str | int) -> Any:
     try:
         if isinstance(column, int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
@@ -107,12 +108,16 @@ class LeftOut:
         suffixes: How many files of each extension.
         system: Folders that a system made.
         empty: Folders without an image in them or below.
+        special: Pipes, sockets and devices that are named as images.
+        hidden: How many images begin with a dot.
     """
 
     def __init__(self) -> None:
         self.suffixes: Counter[str] = Counter()
         self.system: list[str] = []
         self.empty: list[str] = []
+        self.special: list[str] = []
+        self.hidden = 0
 
     def notes(self, root: Path) -> tuple[str, ...]:
         """Return a line for each kind; folders are named relative to ``root``."""
@@ -133,6 +138,11 @@ class LeftOut:
                 ),
                 (f"left out: folders that a system made: {names(self.system)}", self.system),
                 (f"folders without images: {names(self.empty)}", self.empty),
+                (f"left out: pipes, sockets or devices: {names(self.special)}", self.special),
+                (
+                    f"left out: {counted(self.hidden, 'image')} whose name begins with a dot",
+                    self.hidden,
+                ),
             )
             if is_so
         )
@@ -191,7 +201,16 @@ def check_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     if folder.exists():
-        raise DataError(f"{quoted(folder)} is a file. Give the folder that holds the images.")
+        what = "a file" if folder.is_file() else "a pipe or a device"
+        raise DataError(f"{quoted(folder)} is {what}. Give the folder that holds the images.")
+    if re.match(r"\w[\w.+-]+:/", str(folder)):
+        raise DataError(
+            f"{quoted(folder)} is an address. Download the images and give their folder; in Python untar_data does both."
+        )
+    if "*" in folder.name or folder.parts[:1] == ("~",):
+        raise DataError(
+            f"There is no folder {quoted(folder)}. Names are taken as they are: * and ~ stand for nothing else here."
+        )
     present = folder.parent
     while present != present.parent and not present.is_dir():
         present = present.parent
@@ -242,7 +261,7 @@ def walk_folders(
     try:
         # os.scandir tells folders from files without a stat call each: 50,000 files take a third of the time of Path.rglob.
         with os.scandir(place) as listing:
-            entries = [entry for entry in listing if not entry.name.startswith(".")]
+            every = list(listing)
     except OSError as error:
         raise DataError(
             f"The folder {quoted(place)} cannot be read: {error.strerror}. "
@@ -251,9 +270,11 @@ def walk_folders(
     inside: dict[str, os.DirEntry[str]] = {}
     names: list[str] = []
     linked: set[str] = set()
-    for entry in entries:
+    for entry in every:
         name = entry.name
-        if _is_folder(entry):
+        if name.startswith("."):
+            left_out.hidden += is_image_name(name)
+        elif _is_folder(entry):
             if name.casefold() in SYSTEM_FOLDERS:
                 left_out.system.append(entry.path)
             else:
@@ -265,6 +286,8 @@ def walk_folders(
             linked.add(name)
         elif entry.is_file():
             names.append(name)
+        else:
+            left_out.special.append(entry.path)
     names.sort()
     if above and not names and not inside:
         left_out.empty.append(place)

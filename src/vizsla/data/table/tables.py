@@ -1,9 +1,13 @@
-"""Read the cells of a CSV file or DataFrame, and find images, labels and split in them or in a list."""
+"""Read the cells of a CSV file, JSON records or a DataFrame, and find images, labels and split in them or in a list."""
 
 from __future__ import annotations
 
 import csv
+import io
+import json
+import os
 import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,23 +17,29 @@ from vizsla.data.table.labels import (
     LabelledImages,
     advice_about,
     is_missing,
+    is_several,
     split_labels,
     take_labels,
 )
 from vizsla.data.table.sources import is_image_name
 from vizsla.data.table.splits import split_of_value
 from vizsla.errors import ConfigError, Problem, TableError
-from vizsla.text import counted, listed, quoted
+from vizsla.paths import ImagePaths
+from vizsla.text import counted, joined, listed, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pandas as pd
 
 
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+"""File name endings of tables of JSON records; all others are read as CSV."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """The cells of a CSV file or DataFrame, one row for each image.
+    """The cells of a CSV file, JSON records or a DataFrame, one row for each image.
 
     Attributes:
         source: What messages call the table.
@@ -75,6 +85,9 @@ def read_table(
 ) -> Table:
     """Read a CSV file in UTF-8 as text; no cell is turned into a number or taken for a missing value.
 
+    A file whose name ends in one of ``JSON_SUFFIXES`` has one JSON object for each image, one a line or all in one list; cells
+    keep their type, and a missing field or ``null`` is ``None``.
+
     Args:
         path: The file.
         header: Position of the line that names the columns, counted from 0; ``"infer"`` is the first, unless it names an
@@ -84,9 +97,17 @@ def read_table(
         quoting: One of the ``QUOTE_`` constants of the module ``csv``.
 
     Raises:
-        TableError: The file does not exist, is empty, is not text in UTF-8, or has rows with more cells than columns.
+        TableError: The file does not exist, is empty, is not text in UTF-8, has rows with more cells than columns, two columns
+            of one name, or JSON that is not records.
+        ConfigError: The other arguments are given for JSON records.
     """
     source = quoted(path)
+    if Path(path).suffix.lower() in JSON_SUFFIXES:
+        if (header, delimiter, quoting) != ("infer", None, csv.QUOTE_MINIMAL):
+            raise ConfigError(
+                f"header, delimiter and quoting are those of CSV files. {source} has JSON records; leave them out."
+            )
+        return _table_of_records(_read_text(Path(path)), source)
     records = [record for record in _read_records(Path(path), delimiter, quoting) if any(record[1])]
     notes: tuple[str, ...] = ()
     if header == "infer" and records and any(is_image_name(cell.strip()) for cell in records[0][1]):
@@ -101,6 +122,10 @@ def read_table(
         columns = tuple(str(position) for position in range(len(records[0][1])))
     else:
         columns = tuple(name.strip() for name in records[first][1])
+        if twice := [name for name, number in Counter(columns).items() if name and number > 1]:
+            raise TableError(
+                f"The header of {source} has these names more than once: {', '.join(map(repr, twice))}. Rename the columns."
+            )
         counting = f" (its header is row {records[first][0]})" if first == 0 else ""
         records = records[first + 1 :]
     return Table(
@@ -117,28 +142,88 @@ def _read_records(
     path: Path, delimiter: str | None, quoting: int
 ) -> Iterable[tuple[int, list[str]]]:
     """Return the records of a CSV file, numbered from 1; blank lines count."""
+    text = _read_text(path)
+    line, _, rest = text.partition("\n")
+    stated = re.fullmatch(r"sep=(.)", line.rstrip("\r"))
+    separator = delimiter or (stated and stated[1]) or max(",", ";", "\t", "|", key=line.count)
+    file = io.StringIO(rest if stated else text, newline="")
+    reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)  # pyright: ignore[reportArgumentType]: the stub wants literals
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-            stated = re.fullmatch(r"sep=(.)", line.rstrip("\r\n"))
-            if stated is None:
-                file.seek(0)
-            separator = (
-                delimiter or (stated and stated[1]) or max(",", ";", "\t", "|", key=line.count)
-            )
-            reader = csv.reader(file, delimiter=separator, quoting=quoting)  # pyright: ignore[reportArgumentType]: the stub wants literals
-            return list(enumerate(reader, start=1 if stated is None else 2))
+        return list(enumerate(reader, start=2 if stated else 1))
+    except csv.Error as error:
+        raise TableError(f"{quoted(path)} is not a CSV file: {error}. Check its quotes.") from error
+
+
+SAVE_AS_CSV = 'Save it as "CSV UTF-8" from the program that made it.'
+_STARTS = {
+    b"PK\x03\x04": "an Excel file or another zip archive",
+    b"\xd0\xcf\x11\xe0": "an Excel file",
+    b"PAR1": "a Parquet file",
+}
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 where it begins with the mark that says so."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a pipe or a device"
+        raise TableError(f"{quoted(path)} is {what}, not a file. Give the table.")
+    try:
+        data = path.read_bytes()
+        if what := next((what for start, what in _STARTS.items() if data.startswith(start)), None):
+            raise TableError(f"{quoted(path)} is {what}. {SAVE_AS_CSV}")
+        encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+        text = data.decode(encoding)
     except FileNotFoundError:
         raise TableError(f"There is no file {quoted(path)}. Check the spelling.") from None
     except UnicodeDecodeError as error:
         raise TableError(
-            f"{quoted(path)} is not text in UTF-8 (byte {error.start}). "
-            'Save it as "CSV UTF-8" from the program that made it.'
+            f"{quoted(path)} is not text in UTF-8 (byte {error.start}). {SAVE_AS_CSV}"
         ) from error
-    except csv.Error as error:
-        raise TableError(f"{quoted(path)} is not a CSV file: {error}. Check its quotes.") from error
     except OSError as error:
         raise TableError(f"{quoted(path)} cannot be read: {error.strerror}.") from error
+    if "\0" in text:
+        raise TableError(f"{quoted(path)} is not text: it has zero bytes. {SAVE_AS_CSV}")
+    return text
+
+
+def _table_of_records(text: str, source: str) -> Table:
+    """Return the table of JSON objects: one a line, or a list of them."""
+    if text.lstrip().startswith("["):
+        parts, word = [text], "record"
+    else:
+        parts, word = text.split("\n"), "row"
+    found: list[tuple[int, Any]] = []
+    for number, part in enumerate(parts, start=1):
+        try:
+            if part.strip():
+                found.append((number, json.loads(part)))
+        except (ValueError, RecursionError) as error:
+            where = f"row {number} of {source}" if word == "row" else source
+            raise TableError(
+                f"{where} is not JSON: {error}. Write one object a line, or a list of objects."
+            ) from error
+    if word == "record":
+        found = list(enumerate(found[0][1], start=1))
+    if odd := [f"{word} {number}: {record!r:.80}" for number, record in found if not isinstance(record, dict)]:  # fmt: skip
+        raise TableError(
+            f"{counted(len(odd), f'{word} of {source} is', f'{word}s of {source} are')} not a JSON object:\n{listed(odd)}\n"
+            'Write each image as an object, such as {"file_name": "1.jpg", "label": "cat"}.'
+        )
+    if len(found) == 1 and word == "row":
+        keys = joined([repr(key) for key in found[0][1]], limit=5)
+        raise TableError(
+            f"{source} is a single JSON object, with the keys {keys}. A table has one object for each image, one a line or in a "
+            'list, such as {"file_name": "1.jpg", "label": "cat"}.'
+        )
+    if not found:
+        raise TableError(f"The table {source} is empty. It needs one row for each image.")
+    columns = tuple(dict.fromkeys(name for _, record in found for name in record))
+    return Table(
+        source=source,
+        columns=columns,
+        rows=tuple(tuple(map(record.get, columns)) for _, record in found),
+        numbers=tuple(number for number, _ in found),
+    )
 
 
 def _even_rows(
@@ -229,8 +314,11 @@ def images_of_table(
     )
     names = table.column(image)
     splits = None if split is None else [split_of_value(cell) for cell in table.column(split)]
-    rows = [row for row, name in enumerate(names) if not is_missing(name)]
+    rows = [row for row, name in enumerate(names) if not is_missing(name) and not is_several(name)]
     problems: list[Problem] = []
+    if nested := [row for row, name in enumerate(names) if is_several(name)]:
+        what = f"a list or an object in column {table.columns[table.position(image)]!r}"
+        problems.append(faulty_rows(table, nested, what, "Write the path of the image itself."))
     if absent := [row for row, name in enumerate(names) if is_missing(name)]:
         what = f"no image in column {table.columns[table.position(image)]!r}"
         problems.append(faulty_rows(table, absent, what, "Fill it in, or delete the row."))
@@ -244,18 +332,39 @@ def images_of_table(
         problems.append(faulty_rows(table, unclear, what, cure))
     label_names = [table.columns[table.position(column)] for column in label_columns]
     where = f"column{'s' if len(label_names) > 1 else ''} {', '.join(map(repr, label_names))}"
+    paths = ImagePaths(locate([names[row] for row in rows]))
     images = LabelledImages(
         root=folder,
-        paths=tuple(locate([names[row] for row in rows])),
+        paths=paths,
         labels=tuple(labels[row] for row in rows),
         names=label_names,
         row_word="row",
         row_numbers=tuple(table.numbers[row] for row in rows),
         advice=f"Labels are read from {where} of {table.source}{table.counting}.",
         problems=tuple(problems),
-        notes=table.notes,
+        notes=(*table.notes, *_unnamed_note(paths, folder)),
     )
     return images, None if splits is None else tuple(splits[row] or "" for row in rows)
+
+
+def _unnamed_note(paths: ImagePaths, root: Path) -> Iterator[str]:
+    """Yield a line about the images that lie beside those of a table and that no row names, if there are any."""
+    named: defaultdict[str, set[str]] = defaultdict(set)
+    for text in paths.texts():
+        folder, name = os.path.split(text)
+        named[folder].add(name)
+    unnamed: list[str] = []
+    for folder, names in named.items():
+        try:
+            there = sorted({*os.listdir(folder or ".")} - names)  # noqa: PTH208 (names)
+        except OSError:
+            continue
+        beside = (os.path.join(folder, name) for name in there if is_image_name(name) and name[0] != ".")  # fmt: skip  # noqa: PTH118
+        unnamed += filter(os.path.isfile, beside)
+    if unnamed:
+        shown = [quoted(os.path.relpath(path, root)) for path in unnamed[:3]]
+        more = f" and {len(unnamed) - 3} more" if len(unnamed) > 3 else ""
+        yield f"left out: {counted(len(unnamed), 'image')} that no row names: {joined(shown, limit=3)}{more}"
 
 
 def _existing(name: Path, folder: Path) -> Path:
