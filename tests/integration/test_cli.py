@@ -101,7 +101,7 @@ def test_a_run_folder_has_metrics_and_choices(run: Path, pictures: Path, run_fil
     assert written["facts"]["Data"] == str(pictures)
     assert written["facts"]["Classes"] == "2: cross, disc"
     choices = tomllib.loads((run / "config.toml").read_text("utf-8"))
-    expected = {"data": str(pictures.resolve()), "labels": "folder", "arch": "efficientnet_lite0"}
+    expected = {"data": str(pictures.resolve()), "labels": "auto", "arch": "efficientnet_lite0"}
     assert choices.items() >= expected.items()
     assert (choices["size"], choices["seed"], choices["learning_rate"]) == (64, 0, 1e-4)
 

@@ -26,7 +26,7 @@ class DataConfig:
     """Where labels and the split come from; see ``resolve_data``.
 
     Attributes:
-        labels: folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]. After the columns of a
+        labels: auto (metadata.csv or metadata.jsonl beside the images, else folder) | folder | regex:PATTERN (on the file name) | csv:FILE[,image=COLUMN][,label=COLUMN]. After the columns of a
             table, delimiter=TEXT: several labels in a cell; label=A,label=B or label=*: in several columns; kind=number:
             numbers are predicted.
         valid: Share of each class to hold out; auto: the split of the data where it has one, else 0.2; pool:0.2: pool the
@@ -38,7 +38,7 @@ class DataConfig:
             the path below DATA).
     """
 
-    labels: str = "folder"
+    labels: str = "auto"
     valid: str = "auto"
     label_level: int | Literal["auto"] = "auto"
     min_per_class: int | Literal["auto"] = "auto"

@@ -117,7 +117,7 @@ class RunFolder:
                 "pool:"
             ):  # as it was drawn, whatever split the data has now
                 valid = f"pool:{valid}"
-            from_folders = labels == "folder" and place.is_dir()  # else ignored until 0.1
+            from_folders = labels in ("auto", "folder") and place.is_dir()  # else ignored until 0.1
             table = resolve_data(
                 place,
                 labels=labels,

@@ -589,3 +589,37 @@ def test_a_split_that_tears_groups_apart_is_refused(table_with):
     with pytest.raises(DataError, match=r"2 groups.*\n  '0'\n  '1'"):
         resolve_data(file, group="patient", seed=0)
     assert resolve_data(file, group="patient", valid="pool:0.4", seed=0).train_rows.numel() == 6
+
+
+def test_metadata_beside_the_images_is_found_by_itself(make):
+    rows = [f"{n}.jpg,{'ab'[n % 2]}" for n in range(10)]
+    records = [f'{{"file_name": "{n}.jpg", "label": {str(n % 2 == 0).lower()}}}' for n in range(10)]
+    root = make(*(f"{place}/{n}.jpg" for place in ("csv", "split/train", "split/test", "two/cat", "two/dog") for n in range(10)))  # fmt: skip
+    (root / "csv" / "metadata.csv").write_text("\n".join(("file_name,label", *rows)))
+    table = resolve_data(root / "csv", seed=0)
+    assert table.vocab == ("a", "b")
+    assert "metadata.csv', found beside the images" in table.notes[0]
+    for place in ("train", "test"):
+        (root / "split" / place / "metadata.jsonl").write_text("\n".join(records))
+    table = resolve_data(root / "split", seed=0)
+    assert table.classes == (False, True)
+    assert all(path.startswith("train/") for path in shown(table, table.train_rows))
+    assert len(table.paths) == 20
+    assert not any("no row names" in note for note in table.notes)
+    file = root / "two" / "metadata.csv"
+    file.write_text("\n".join(("file_name,label", *(f"cat/{row}" for row in rows))))
+    with pytest.raises(DataError, match=r"folders \(cat, dog\) or from .*metadata.csv"):
+        resolve_data(root / "two", seed=0)
+    assert resolve_data(root / "two", labels="folder", seed=0).vocab == ("cat", "dog")
+    file.write_text("file_name,label\ncat/0.jpg,cat\ncat/1.jpg,cat\ndog/0.jpg,dog\ndog/1.jpg,dog\n")
+    assert len(resolve_data(root / "two", seed=0).paths) == 4
+    file.write_text("file_name,colour,shape\n0.jpg,red,round\n")
+    with pytest.raises(DataError, match="'colour', 'shape'"):
+        resolve_data(root / "two", seed=0)
+    (root / "two" / "metadata.jsonl").write_text(records[0] + "\n" + records[1])
+    with pytest.raises(DataError, match=r"metadata\.csv' or .*metadata\.jsonl"):
+        resolve_data(root / "two", seed=0)
+    for other in ("what,ever\n1,2\n", ""):  # not of images
+        file.write_text(other)
+        (root / "two" / "metadata.jsonl").unlink(missing_ok=True)
+        assert resolve_data(root / "two", seed=0).vocab == ("cat", "dog")

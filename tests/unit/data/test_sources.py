@@ -204,7 +204,7 @@ def test_unusable_tables_say_why(tmp_path: Path):
             read_table(write(tmp_path / "t.csv", text, encoding))
     with pytest.raises(TableError, match=r"gone\.csv"):
         read_table(tmp_path / "gone.csv")
-    with pytest.raises(TableError, match="cannot be read"):
+    with pytest.raises(TableError, match="is a folder"):
         read_table(tmp_path)
 
 

@@ -296,7 +296,7 @@ def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
     )
     assert tomllib.loads(text) == {
         "data": "elpv-dataset",
-        "labels": "folder",
+        "labels": "auto",
         "valid": "0.3",
         "label_level": "auto",
         "min_per_class": "auto",

@@ -44,12 +44,13 @@ from vizsla.data.table.tables import (
     Table,
     faulty_rows,
     images_of_table,
+    metadata_table,
     read_table,
 )
 from vizsla.data.table.words import ALL_COLUMNS, TABLE_FORM, TableWords, table_words
 from vizsla.errors import ConfigError, DataError, LabelError, Problem, TableError, raise_problems
 from vizsla.paths import ImagePaths
-from vizsla.text import counted, quoted
+from vizsla.text import counted, joined, quoted
 from vizsla.types import ImageTable, Task, is_labelled
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class _Found:
 def resolve_data(
     data: Path | str,
     *,
-    labels: str = "folder",
+    labels: str = "auto",
     valid: float | str = "auto",
     label_level: int | Literal["auto"] = "auto",
     min_per_class: int | Literal["auto"] = "auto",
@@ -104,7 +105,8 @@ def resolve_data(
 
     Args:
         data: A folder of images, or a CSV file (``labels`` is then ``csv:`` with that file).
-        labels: Where labels come from. ``"folder"``: the folders, see ``label_level``. ``"regex:PATTERN"``: the first
+        labels: Where labels come from. ``"auto"``: files ``metadata.csv`` or ``metadata.jsonl`` beside the images, see
+            ``metadata_table``, else the folders; refused where they contradict one another. ``"folder"``: the folders, see ``label_level``. ``"regex:PATTERN"``: the first
             group of the expression, searched in the file name. ``"csv:FILE[,image=COLUMN][,label=COLUMN]"``: a table;
             its images are found by their path below ``data`` (or the CSV file's folder), else by their file name or
             stem anywhere below it. Columns that are not named are chosen by ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.
@@ -299,7 +301,8 @@ def _valid_fraction(valid: float | str) -> tuple[float | None, bool]:
 
 def _find(data: Path, labels: str, label_level: int | None, group: str) -> _Found:
     kind, _, rest = labels.partition(":")
-    if label_level is not None and (data.is_file() or labels != "folder"):
+    from_folders = labels in ("auto", "folder")
+    if label_level is not None and (data.is_file() or not from_folders):
         raise ConfigError(
             "label_level says which level of folders names the class, and labels do not come from folders here. "
             f"Received: label_level={label_level}, labels {labels!r}, data {quoted(data)}. Leave --label-level out."
@@ -315,23 +318,25 @@ def _find(data: Path, labels: str, label_level: int | None, group: str) -> _Foun
             raise DataError(
                 f"{quoted(data)} is neither a folder of images nor a table ({', '.join(_TABLE_SUFFIXES)}).{way}"
             )
-        if (labels != "folder" and kind != "csv") or Path(words.file or data) != data:
+        if (not from_folders and kind != "csv") or Path(words.file or data) != data:
             raise ConfigError(
                 f"Labels come from the CSV file that is given as the data, {quoted(data)}. Received: labels {labels!r}. "
                 "Leave labels out, name columns (labels csv:,image=COLUMN,label=COLUMN), or give the folder as data."
             )
-        return _find_in_table(data, data.parent, words, group)
+        return _find_in_table(read_table(data), data.parent, words, group)
     check_folder(data)
-    if labels == "folder":
+    if labels == "auto" and label_level is None and (metadata := metadata_table(data)):
+        return _find_in_metadata(metadata, data, group)
+    if from_folders:
         return _find_in_folder(data, None, label_level, group)
     if kind == "regex":
         return _find_in_folder(data, RegexLabeller(rest), None, group)
     if kind == "csv":
         here, below = Path(words.file), data / words.file
         file = below if below.is_file() and not here.is_file() else here
-        return _find_in_table(file, data, words, group)
+        return _find_in_table(read_table(file), data, words, group)
     raise ConfigError(
-        f"labels is 'folder', 'regex:PATTERN' or {TABLE_FORM!r}. Received: {labels!r}"
+        f"labels is 'auto', 'folder', 'regex:PATTERN' or {TABLE_FORM!r}. Received: {labels!r}"
     )
 
 
@@ -405,8 +410,43 @@ def _parent_hint(data: Path, classes: Sequence[str]) -> str:
     return ""
 
 
-def _find_in_table(file: Path, folder: Path, words: TableWords, group: str) -> _Found:
-    table = read_table(file)
+def _find_in_metadata(table: Table, data: Path, group: str) -> _Found:
+    """Return what a table says that was found beside the images.
+
+    Raises:
+        DataError: Several columns may be the label, or folders name other classes.
+    """
+    used = ("file_name", *SPLIT_COLUMNS, group)
+    others = [name for name in table.columns if name.lower() not in used]
+    if len(others) > 1 and not {*map(str.lower, others)} & {*LABEL_COLUMNS}:
+        raise DataError(
+            f"Any of these columns of {table.source} may be the label: {', '.join(map(repr, others))}. "
+            "Say which: --labels csv:FILE,label=COLUMN; or --labels folder."
+        )
+    found = _find_in_table(table, data, TableWords(image="file_name"), group)
+    if classes := _other_classes(data, found.images):
+        raise DataError(
+            f"Labels may come from folders ({joined(classes, limit=5)}) or from {table.source}, and they differ. "
+            "Say which: --labels folder or --labels csv:FILE."
+        )
+    return found
+
+
+def _other_classes(data: Path, images: LabelledImages) -> Sequence[str]:
+    """Return the classes that folders name, where these are several and not the labels of the images."""
+    try:
+        in_folders = _find_in_folder(data, None, None, "").images
+    except DataError:
+        return ()
+    class_of = dict(zip(ImagePaths.of(in_folders.paths).texts(), in_folders.labels, strict=True))
+    classes = sorted({label for label in class_of.values() if isinstance(label, str)})
+    pairs = zip(ImagePaths.of(images.paths).texts(), images.labels, strict=True)
+    known = ((path, str(label)) for path, label in pairs if not is_missing(label))
+    differ = any(class_of.get(path, label) != label for path, label in known)
+    return classes if differ and len(classes) > 1 else ()
+
+
+def _find_in_table(table: Table, folder: Path, words: TableWords, group: str) -> _Found:
     if words.group and group not in ("", words.group):
         raise ConfigError(
             f"The groups are named twice. Received: group={words.group} among the labels, and group {group!r}"
@@ -616,7 +656,7 @@ def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
         return problems
 
     def refuse(what: str, words: str, python: str) -> None:
-        way = f"Say so: --labels 'csv:FILE,{words}'; in Python ImageDataLoaders.from_csv(..., {python})."
+        way = f'Say so: --labels "csv:FILE,{words}"; in Python ImageDataLoaders.from_csv(..., {python}).'
         problems.append(Problem(kind=LabelError, text=f"{what} {way}"))
 
     others = [place for place in range(len(table.columns)) if place != image]

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,9 +22,10 @@ from vizsla.data.table.labels import (
     split_labels,
     take_labels,
 )
+from vizsla.data.table.layout import read_split_name
 from vizsla.data.table.sources import is_image_name
 from vizsla.data.table.splits import split_of_value
-from vizsla.errors import ConfigError, Problem, TableError
+from vizsla.errors import ConfigError, DataError, Problem, TableError
 from vizsla.paths import ImagePaths
 from vizsla.text import counted, joined, listed, quoted
 
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 """File name endings of tables of JSON records; all others are read as CSV."""
+
+
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,6 +246,50 @@ def _even_rows(
             f"{counted(num_columns, 'column')}:\n{listed(long)}\nPut cells that contain the delimiter in double quotes."
         )
     return tuple((*cells[:num_columns], *[""] * (num_columns - len(cells))) for _, cells in records)
+
+
+def metadata_table(folder: Path) -> Table | None:
+    """Return the table of files ``metadata.csv`` or ``metadata.jsonl`` that lie in a folder, or else in the split folders in it.
+
+    That is how Hugging Face's ``imagefolder`` has labels: a column ``file_name`` has the image's path from the file. Files
+    without this column are something else.
+
+    Raises:
+        DataError: Two of them lie in one folder.
+    """
+    places = [folder]
+    if not any((folder / name).is_file() for name in METADATA_NAMES):
+        with suppress(OSError):  # what cannot be listed is reported with the images
+            places = [place for place in sorted(folder.iterdir()) if read_split_name(place.name)]
+    found: dict[Path, Table] = {}
+    for file in (place / name for place in places for name in METADATA_NAMES):
+        if file.is_file():
+            with suppress(TableError):
+                table = read_table(file)
+                if "file_name" in table.columns:
+                    found[file] = table
+    if not found:
+        return None
+    if len({file.parent for file in found}) < len(found):
+        raise DataError(
+            f"Labels may come from {' or '.join(map(quoted, found))}. Say which: --labels csv:FILE, or --labels folder."
+        )
+    columns = tuple(dict.fromkeys(name for table in found.values() for name in table.columns))
+    rows: list[tuple[Any, ...]] = []
+    for file, table in found.items():
+        for row in table.rows:
+            cells = dict(zip(table.columns, row, strict=True))
+            if file.parent != folder and not is_missing(cells["file_name"]):
+                cells["file_name"] = f"{file.parent.name}/{cells['file_name']}"
+            rows.append(tuple(map(cells.get, columns)))
+    source = " and ".join(map(quoted, found))
+    return Table(
+        source=source,
+        columns=columns,
+        rows=tuple(rows),
+        numbers=tuple(number for table in found.values() for number in table.numbers),
+        notes=(f"labels from {source}, found beside the images",),
+    )
 
 
 def table_of_frame(frame: pd.DataFrame) -> Table:
