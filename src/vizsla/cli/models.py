@@ -36,7 +36,7 @@ def evaluate(
     data: Path,
     /,
     *,
-    labels: str = "folder",
+    labels: str = "auto",
     label_level: int | Literal["auto"] = "auto",
     part: Literal["auto", "train", "valid", "test", "all"] = "auto",
     csv: Path | None = None,

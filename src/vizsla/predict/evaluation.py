@@ -45,7 +45,7 @@ def evaluate_model(
     predictor: Predictor,
     data: Path | str,
     *,
-    labels: str = "folder",
+    labels: str = "auto",
     label_level: int | Literal["auto"] = "auto",
     part: Part = "auto",
     trained_on: Container[str] = (),

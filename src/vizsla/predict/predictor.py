@@ -258,7 +258,7 @@ class Predictor:
         self,
         data: Path | str,
         *,
-        labels: str = "folder",
+        labels: str = "auto",
         label_level: int | Literal["auto"] = "auto",
         part: Part = "auto",
         batch_size: int = 32,

@@ -196,7 +196,7 @@ def labelled_data(
     *,
     vocab: tuple[str, ...],
     task: Task,
-    labels: str = "folder",
+    labels: str = "auto",
     label_level: int | Literal["auto"] = "auto",
     part: Part = "auto",
 ) -> ImageTable:
