@@ -54,6 +54,7 @@ from .errors import DataError as DataError
 from .errors import LabelError as LabelError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import ModelFileError as ModelFileError
+from .errors import OutOfMemoryError as OutOfMemoryError
 from .errors import OutputError as OutputError
 from .errors import PictureError as PictureError
 from .errors import TableError as TableError

@@ -10,6 +10,7 @@
     ├── ModelFileError         a model file is damaged, foreign, or newer than this version
     ├── OutputError            a result cannot be written; what was there before is untouched
     ├── TrainingError          training cannot go on (non-finite loss, nothing to train on)
+    ├── OutOfMemoryError       this machine or device has too little memory for what was asked for
     └── MissingExtraError      an optional dependency is not installed
 
 The command line prints the message alone and exits with code 2; ``--debug`` adds the traceback.
@@ -17,19 +18,29 @@ The command line prints the message alone and exits with code 2; ``--debug`` add
 
 from __future__ import annotations
 
+import errno
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vizsla.text import first_line, printable
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 PictureKind = Literal["not an image", "damaged", "unsupported kind"]
 """Why the content of an image file cannot be read."""
 
 
 class VizslaError(Exception):
-    """Base of all errors that vizsla raises on purpose."""
+    """Base of all errors that vizsla raises on purpose.
+
+    Messages name files and classes of strangers, so what a terminal would obey is written out as escapes.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DataError(VizslaError):
@@ -79,6 +90,35 @@ class OutputError(VizslaError):
 
 class TrainingError(VizslaError):
     """Training cannot start or cannot go on."""
+
+
+class OutOfMemoryError(VizslaError, MemoryError):
+    """This machine, or its GPU, has too little memory for what was asked for."""
+
+
+@contextmanager
+def memory_checked(doing: str, *, cure: str) -> Generator[None]:
+    """Raise OutOfMemoryError where memory runs out in the block, in whichever way Python, NumPy and torch say so.
+
+    ``doing`` ends the sentence "There was not enough memory while ..."; ``cure`` is a sentence.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if isinstance(error, VizslaError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"There was not enough memory while {doing} ({first_line(error)}). {cure}"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out; torch says so in a RuntimeError."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")
+    is_of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, MemoryError) or is_of_torch
 
 
 class MissingExtraError(VizslaError, ImportError):

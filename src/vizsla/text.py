@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,12 @@ LISTED_AT_MOST = 20
 """Longer lists in a message are cut here: a terminal shows about that much."""
 
 _ALLOWED_CONTROLS = "\n\t"
-# Characters that turn the reading direction; in a file name they can make it read as another one.
-_DIRECTION_MARKS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Unicode's Bidi_Control: they turn the reading direction, and can make a name read as another one.
+_DIRECTION_MARKS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+# Controls (a terminal obeys some), halves of characters (UTF-8 cannot hold them), separators of lines and paragraphs.
+_WRITTEN_OUT = frozenset(("Cc", "Cs", "Zl", "Zp"))
 THIN_SPACE = "\u202f"
 
 
@@ -65,19 +70,31 @@ def duration_text(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return a text with control characters, direction marks and broken Unicode written out as escapes.
+    r"""Return a text with control characters, direction marks and broken Unicode written out as escapes; lines stay lines.
+
+    All that is shown of names and texts that vizsla did not make goes through here: what ``say`` prints, the messages of
+    errors, tables, cards, the report.
 
     Examples:
         >>> printable("cat\x00.jpg")
         'cat\\x00.jpg'
     """
+    if text.isascii() and text.isprintable():  # Most are, and this is 40 times as fast.
+        return text
     return "".join(
         character.encode("unicode_escape").decode("ascii")
         if character not in _ALLOWED_CONTROLS
-        and (unicodedata.category(character) in {"Cc", "Cs"} or character in _DIRECTION_MARKS)
+        and (unicodedata.category(character) in _WRITTEN_OUT or character in _DIRECTION_MARKS)
         else character
         for character in text
     )
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print a line on standard output, or standard error, with nothing in it that a terminal would obey."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{printable(text)}\n")
+    stream.flush()
 
 
 def valid_unicode(text: str) -> str:

@@ -120,6 +120,14 @@ def typed_class(name: str, class_type: ClassType) -> str | int | bool:
     return {"True": True, "False": False}.get(name, name) if class_type == "bool" else name
 
 
+LARGEST_SIDE, MOST_PIXELS = 4_096, 2**23
+"""Of a size. The largest of timm's networks are made for 1,024 x 1,024, an eighth of these pixels; at 4,096 x 2,048
+EfficientNet-Lite0 takes 3 GB for one image."""
+
+LONGEST_CLASS_NAME = 1_000
+"""Characters. Names are repeated in each row of predictions; a file name has at most 255."""
+
+
 def as_size(size: int | tuple[int, int]) -> Size:
     """Return ``size`` as ``(height, width)``; one number means a square. Sides are positive whole numbers."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
@@ -129,7 +137,18 @@ def as_size(size: int | tuple[int, int]) -> Size:
         raise ConfigError(
             f"A size is one positive whole number of pixels or (height, width). Received: {size!r}"
         )
-    return int(sides[0]), int(sides[1])
+    height, width = map(int, sides)
+    if not is_usable_size((height, width)):
+        raise ConfigError(
+            f"A size has sides of at most {LARGEST_SIDE:,} pixels, and {MOST_PIXELS:,} pixels in all. "
+            f"Received: {height} x {width}"
+        )
+    return height, width
+
+
+def is_usable_size(size: Size) -> bool:
+    """Return whether images of a size ``(height, width)`` can be computed in bounded memory."""
+    return min(size) >= 1 and max(size) <= LARGEST_SIDE and size[0] * size[1] <= MOST_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

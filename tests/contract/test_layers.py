@@ -20,7 +20,8 @@ SOURCE = REPOSITORY / "src" / "vizsla"
 
 # Lowest first. A part may import the layers above its line in this table, never its own neighbours or what follows.
 LAYERS = (
-    ("cores", "errors", "paths", "text"),
+    ("cores", "paths", "text"),
+    ("errors",),
     ("types", "seeding", "files", "machine"),
     ("augment", "models", "evaluate"),
     ("data",),

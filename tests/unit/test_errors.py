@@ -1,13 +1,19 @@
-"""Messages advise to install exactly the extras of pyproject.toml."""
+"""Messages advise to install exactly the extras of pyproject.toml; all ways to run out of memory are one error."""
 
 from __future__ import annotations
 
+import mmap
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
-from vizsla import MissingExtraError
-from vizsla.errors import PACKAGES_OF_EXTRA
+import numpy as np
+import pytest
+import torch
+
+from vizsla import ConfigError, MissingExtraError, OutOfMemoryError, VizslaError
+from vizsla.errors import PACKAGES_OF_EXTRA, memory_checked
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -34,3 +40,26 @@ def test_a_missing_extra_is_named_with_a_command():
     error = MissingExtraError("pyarrow", extra="parquet", purpose="write Parquet files")
     assert "pip install pyarrow" in str(error)
     assert "vizsla[" not in str(error)
+
+
+def test_all_ways_to_run_out_of_memory_are_one_error():
+    much = 2**55
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: torch.empty(much),
+        lambda: np.empty(much),
+        lambda: bytearray(much),
+        lambda: mmap.mmap(-1, much),
+    )
+    for way in ways:
+        with (
+            pytest.raises(
+                OutOfMemoryError, match=r"while counting sheep .* Count fewer."
+            ) as caught,
+            memory_checked("counting sheep", cure="Count fewer."),
+        ):
+            way()
+        assert isinstance(caught.value, MemoryError)
+        assert isinstance(caught.value, VizslaError)
+    for error in (RuntimeError("shapes differ"), OSError("gone"), ConfigError("out of memory")):
+        with pytest.raises(type(error)), memory_checked("counting", cure=""):
+            raise error

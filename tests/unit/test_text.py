@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from vizsla import ConfigError, VizslaError
 from vizsla.text import (
     counted,
     duration_text,
@@ -16,6 +19,7 @@ from vizsla.text import (
     percent_text,
     printable,
     quoted,
+    say,
     valid_unicode,
 )
 
@@ -52,7 +56,7 @@ def test_times_read_as_people_write_them():
         assert duration_text(seconds).replace("\u202f", " ") == text
 
 
-def test_disguising_characters_are_written_out():
+def test_disguising_characters_are_written_out(capsys: pytest.CaptureFixture[str]):
     for name, shown in [
         ("cat.jpg", "cat.jpg"),
         ("\u732b \U0001f408.jpg", "\u732b \U0001f408.jpg"),
@@ -60,8 +64,14 @@ def test_disguising_characters_are_written_out():
         ("bad\udcff.jpg", "bad\\udcff.jpg"),
         ("nul\x00\x1b[2J", "nul\\x00\\x1b[2J"),
         ("two\nlines", "two\nlines"),
+        ("\x9b31m\u200e\u061c\u2066\u2028", "\\x9b31m\\u200e\\u061c\\u2066\\u2028"),
     ]:
         assert printable(name) == shown
+        assert str(VizslaError(name)) == str(ConfigError(name)) == shown
+        for err in (False, True):
+            say(name, err=err)
+            found = capsys.readouterr()
+            assert (found.out, found.err) == (("", f"{shown}\n") if err else (f"{shown}\n", ""))
     assert valid_unicode("caf\udce9 é") == "caf\\udce9 é"
 
 

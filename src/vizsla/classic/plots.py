@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vizsla.classic.metrics import to_array
+from vizsla.text import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ def plot_confusion_matrix(
     cells = np.asarray(cm)
     if normalize:
         cells = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
-    sys.stdout.write(f"{cells}\n")
+    say(f"{cells}")
     figure, axes = plt.subplots(figsize=figsize)
     figure.colorbar(axes.imshow(cells, interpolation="nearest", cmap=cmap))
     axes.set_title(title)

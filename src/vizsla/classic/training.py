@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from vizsla.errors import ConfigError
+from vizsla.text import say
 from vizsla.train.callbacks import base
 from vizsla.train.rates.schedules import (
     classic_epochs,
@@ -282,10 +282,10 @@ class TablePrinter(base.Callback):
         """Print the row of the epoch."""
         if not self.values:
             names = fit.trainer.recorder.metric_names
-            sys.stdout.write(header_line(["epoch", "trn_loss", "val_loss", *names]) + "\n")
+            say(header_line(["epoch", "trn_loss", "val_loss", *names]))
         values = fit.record.values[-1]
         self.values[fit.epoch] = [round(value, DECIMALS) for value in values]
-        sys.stdout.write(row_line(fit.epoch, values) + "\n")
+        say(row_line(fit.epoch, values))
 
 
 def header_line(columns: Sequence[str]) -> str:

@@ -110,6 +110,7 @@ def main() -> None:
     # File and class names need not be valid Unicode, and a terminal may lack their letters; escapes are shown instead.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    with reported_errors(debug=debug):
+    command = next((word for word in words if word in COMMANDS), "")
+    with reported_errors(doing=f"running vizsla {command}".rstrip(), debug=debug):
         app([word for word in words[:end] if word != "--debug"] + words[end:])
     sys.exit(0)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from vizsla.cli.terminal import check_device, end, say
+from vizsla.cli.terminal import check_device, end
 from vizsla.errors import ConfigError, DataError
+from vizsla.text import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -132,6 +133,8 @@ def predict(
     device: str = "auto",
     bs: int = 32,
     workers: int = -1,
+    csv_safe: bool = False,
+    sha256: str | None = None,
 ) -> None:
     """Classify images: label, probability, top 3.
 
@@ -161,7 +164,10 @@ def predict(
         device: auto, cpu, cuda or mps.
         bs: Images that are computed together.
         workers: Threads that read images; -1: one per core.
+        csv_safe: Put ' before text that a spreadsheet would take for a formula, such as =A1.
+        sha256: Open the model only if its file has this digest.
     """
+    from vizsla.predict.formats import Format
     from vizsla.predict.stream import (
         PathSource,
         PredictOptions,
@@ -171,6 +177,8 @@ def predict(
 
     _check_no_options(paths)
     form, file = _target(csv=csv, jsonl=jsonl, parquet=parquet, json=json)
+    if csv_safe and form is not Format.csv:
+        raise ConfigError("--csv-safe is about CSV. Give --csv FILE.")
     if file is None and (resume or force):
         raise ConfigError(
             "--resume and --force are about a file. Give --csv, --jsonl or --parquet FILE."
@@ -184,6 +192,8 @@ def predict(
         num_workers=None if workers < 0 else workers,
         views=tta,
         coverage=coverage,
+        csv_safe=csv_safe,
+        sha256=sha256,
     )
     with _bar(source.num_known, prints=file is None) as move:
         if file is None:
@@ -301,6 +311,9 @@ def serve(
     max_seconds: float = 30.0,
     max_requests: int = 128,
     max_connections: int = 128,
+    sha256: str | None = None,
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "warning",
+    access_log: bool = False,
 ) -> None:
     """Show a model on a web page, with a JSON interface.
 
@@ -331,6 +344,9 @@ def serve(
         max_seconds: Seconds that an answer may take.
         max_requests: Requests in progress at once; others are told that the server is busy.
         max_connections: Open connections from one address; behind a proxy all visitors have its address.
+        sha256: Open the model only if its file has this digest.
+        log_level: What is logged on standard error, as JSON lines.
+        access_log: Log each request too.
     """
     from vizsla.serve.limits import Limits, formats_of
     from vizsla.serve.server import ServePlan
@@ -361,6 +377,9 @@ def serve(
         allowed_hosts=allowed_host,
         title=title,
         max_batch=max_batch,
+        sha256=sha256,
+        log_level=log_level,
+        access_log=access_log,
     )
     run_serve(
         plan,

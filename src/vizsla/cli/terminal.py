@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import CycloptsError
 
-from vizsla.errors import ConfigError, OutputError, VizslaError
+from vizsla.errors import ConfigError, OutputError, VizslaError, memory_checked
+from vizsla.text import say
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 
-def say(text: str = "", *, err: bool = False) -> None:
-    """Print a line."""
-    stream = sys.stderr if err else sys.stdout
-    stream.write(f"{text}\n")
-    stream.flush()
-
-
 def end(code: int, message: str = "") -> NoReturn:
     """End the command with an exit code, after a message on standard error."""
     if message:
@@ -39,10 +33,10 @@ def end(code: int, message: str = "") -> NoReturn:
 
 
 @contextmanager
-def reported_errors(*, debug: bool = False) -> Generator[None]:
+def reported_errors(*, doing: str, debug: bool = False) -> Generator[None]:
     """Turn our errors and words that make no sense into one message and exit code 2, Ctrl-C into exit code 130.
 
-    ``debug`` shows the traceback instead of the message.
+    ``doing`` says what is done, for when memory runs out; ``debug`` shows the traceback instead of the message.
     """
     import traceback
     import warnings
@@ -51,10 +45,18 @@ def reported_errors(*, debug: bool = False) -> Generator[None]:
         shown = "".join(traceback.format_exception(error)).rstrip() if debug else message
         end(code, shown if debug else f"vizsla: {shown}")
 
+    def warn(
+        message: Warning | str, category: type[Warning], name: str, line: int, *_: object
+    ) -> None:
+        say(warnings.formatwarning(message, category, name, line).rstrip(), err=True)
+
     # Pillow warns of oddities in files that it reads anyway; we report what it cannot read.
     warnings.filterwarnings("ignore", module="PIL")
+    before, warnings.showwarning = warnings.showwarning, warn
+    cure = "Take smaller batches or images, end other programs, or use a machine with more."
     try:
-        yield
+        with memory_checked(doing, cure=cure):
+            yield
     except CycloptsError as error:
         if isinstance(error.__cause__, VizslaError):  # a configuration that cannot work
             stop(2, error.__cause__, str(error.__cause__))
@@ -74,6 +76,8 @@ def reported_errors(*, debug: bool = False) -> Generator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         cure = "The output is not complete; free some space and run the command again."
         stop(2, error, f"Cannot write to standard output: {error.strerror}. {cure}")
+    finally:
+        warnings.showwarning = before
 
 
 def finish(

@@ -18,11 +18,10 @@ from vizsla.cli.terminal import (
     counts_line,
     data_name,
     finish,
-    say,
 )
 from vizsla.errors import ConfigError, PictureError
 from vizsla.recipe.config import DataConfig, TrainConfig, Truncated
-from vizsla.text import counted
+from vizsla.text import counted, say
 
 if TYPE_CHECKING:
     from vizsla.train.display import Display

@@ -39,7 +39,7 @@ from vizsla import __version__
 from vizsla.errors import ConfigError, DataError, OutputError, VizslaError
 from vizsla.files import atomic_write
 from vizsla.machine import free_disk_bytes, home_folder, shown_bytes
-from vizsla.text import one_line, quoted
+from vizsla.text import one_line, printable, quoted, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -88,10 +88,10 @@ def download_file(
             try:
                 _checked_sha256(target, url=url, size=size, sha256=sha256, recorded=recorded)
             except DataError:
-                _say(f"{target} is damaged or of another version; downloading it again.")
+                say(f"{target} is damaged or of another version; downloading it again.")
             else:
                 return target
-        _say(f"Downloading {url} to {target}")
+        say(f"Downloading {url} to {target}")
         with _progress(f"Downloading {target.name}") as move:
             part.fill(move)
         try:
@@ -163,7 +163,7 @@ def _record(target: Path, *, url: str, size: int, sha256: str) -> None:
     record = {"url": url, "size": size, "sha256": sha256, "first_downloaded": now}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    _say(
+    say(
         f"No checksum is known for {url}. This download ({shown_bytes(size)}, SHA-256 {sha256}) is noted in {path}; "
         "later downloads must match it."
     )
@@ -209,7 +209,7 @@ class _Part:
                     raise DataError(
                         f"Cannot download {self._url}: {drop}, after {failures + 1} tries. {advice}"
                     ) from drop
-                _say(f"Interrupted: {drop}; trying again in {PAUSES_SECONDS[failures]:g} s")
+                say(f"Interrupted: {drop}; trying again in {PAUSES_SECONDS[failures]:g} s")
                 time.sleep(PAUSES_SECONDS[failures])
                 failures += 1
 
@@ -355,17 +355,12 @@ def _locked(path: Path, *, waiting: str) -> Generator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            _say(waiting)
+            say(waiting)
             lock.acquire()
     try:
         yield
     finally:
         lock.release()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 @contextmanager
@@ -385,7 +380,7 @@ def _progress(label: str) -> Generator[Move]:
         transient=True,
         disable=not console.is_terminal,
     )
-    task = bar.add_task(label, total=None)
+    task = bar.add_task(printable(label), total=None)
     last = time.monotonic()
 
     def move(done: int, total: int | None) -> None:
@@ -394,7 +389,7 @@ def _progress(label: str) -> Generator[Move]:
             bar.update(task, completed=done, total=total)
         elif time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            _say(f"{label}: {shown_bytes(done)}" + (f" of {shown_bytes(total)}" if total else ""))
+            say(f"{label}: {shown_bytes(done)}" + (f" of {shown_bytes(total)}" if total else ""))
 
     with bar:
         yield move

@@ -127,6 +127,7 @@ def from_hub(
     revision: str | None = None,
     token: str | None = None,
     endpoint: str | None = None,
+    sha256: str | None = None,
 ) -> Predictor:
     """Open the model of a repository of the Hugging Face hub; it is fetched once and kept in the hub's cache.
 
@@ -135,10 +136,11 @@ def from_hub(
         revision: Branch, tag or commit; None for the newest. Only a commit names the same bytes forever.
         token: Of the hub, for private repositories; None for the one that huggingface_hub knows.
         endpoint: Address of another hub; None for the usual one or ``HF_ENDPOINT``.
+        sha256: Of the model file, see ``Predictor.load``: whoever can write to the hub can replace what a branch names.
 
     Raises:
         ConfigError: ``repo_id`` is not the name of a repository.
-        ModelFileError: There is no such repository, revision or file; the hub cannot be reached and no copy is on this
+        ModelFileError: There is no such repository, revision or file; the file has another digest; the hub cannot be reached and no copy is on this
             machine; or what was fetched is not a model file of ours.
 
     Examples:
@@ -173,7 +175,7 @@ def from_hub(
 
     where = repo_id if revision is None else f"{repo_id} at revision {revision!r}"
     what = f"The model {where} cannot be fetched from {address}"
-    return Predictor.load(_asked(fetch, problem=ModelFileError, what=what))
+    return Predictor.load(_asked(fetch, problem=ModelFileError, what=what), sha256=sha256)
 
 
 def _asked(

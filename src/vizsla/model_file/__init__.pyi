@@ -2,6 +2,7 @@
 
 from .bundle import Bundle as Bundle
 from .bundle import check_is_safetensors as check_is_safetensors
+from .bundle import check_sha256 as check_sha256
 from .bundle import load_bundle as load_bundle
 from .bundle import read_manifest as read_manifest
 from .bundle import save_bundle as save_bundle

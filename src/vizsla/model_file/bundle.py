@@ -35,6 +35,7 @@ from vizsla.model_file.final_resize import FinalResize
 from vizsla.model_file.manifest import AGAIN, Manifest, manifest_from_json, manifest_to_json
 from vizsla.model_file.rebuild import (
     STORED_DTYPES,
+    Form,
     describe_differences,
     expected_forms,
     form_of,
@@ -59,12 +60,15 @@ _LENGTH_BYTES = 8
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format itself."""
 
+_MOST_TENSORS = 20_000  # The deepest of timm's networks have 2,000.
+
 _MANIFEST_KEY = "vizsla.manifest"
 _DIGEST_KEY = "vizsla.sha256"
 _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "pillow", "numpy")
 _KEEP_WEIGHTS = (
     "keep the weights alone: safetensors.torch.save_model(classifier, 'weights.safetensors')"
 )
+_SHA256 = re.compile("[0-9a-fA-F]{64}")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # Protocols 2 to 5 begin with their number, protocols 0 and 1 with the first thing that they hold: a list, a dictionary,
@@ -173,20 +177,41 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
     """
     path, device = Path(path), usable_device(device)
     manifest = read_manifest(path)
-    tensors = _read_tensors(path)
+    with _opened(path) as file:
+        found = _forms_in(file, path=path)
+        problems = describe_differences(expected_forms(manifest, path=path, found=found), found)
+        if problems:
+            raise ModelFileError(
+                f"The weights in {path} do not fit the network {manifest.backbone.name}: {problems}. They were written "
+                f"with {shown_versions(manifest)}; installing these versions may help."
+            )
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in found}
     if _digest(tensors) != manifest.tensors_sha256:
         raise ModelFileError(
             f"{path} is damaged: its weights are not those that were written (the digest does not match). {AGAIN}"
         )
-    problems = describe_differences(expected_forms(manifest, path=path), forms_of(tensors))
-    if problems:
-        raise ModelFileError(
-            f"The weights in {path} do not fit the network {manifest.backbone.name}: {problems}. They were written with "
-            f"{shown_versions(manifest)}; installing these versions may help."
-        )
     classifier = rebuild_classifier(manifest, path=path)
     classifier.load_state_dict(tensors)
     return Bundle(classifier=classifier.to(device).eval(), manifest=manifest)
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raise ModelFileError unless the bytes of a file have this SHA-256, which names both; ConfigError if it is none."""
+    if not _SHA256.fullmatch(expected):
+        raise ConfigError(
+            f"A SHA-256 is 64 hexadecimal digits, as `sha256sum FILE` prints it. Received: {expected[:80]!r}"
+        )
+    check_is_safetensors(path)
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if found != expected.lower():
+        raise ModelFileError(
+            f"{path} is not the file that was asked for, and was not opened: its SHA-256 is {found}, expected was "
+            f"{expected.lower()}. Get the file again from where the digest is published, or correct the digest."
+        )
 
 
 def check_is_safetensors(path: Path) -> None:
@@ -205,9 +230,13 @@ def check_is_safetensors(path: Path) -> None:
         with path.open("rb") as file:
             _check_bytes(path, file)
     except OSError as error:
-        raise ModelFileError(
-            f"Cannot read the model file {path}: {error.strerror or error}. Check its permissions and the disk."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ModelFileError:
+    return ModelFileError(
+        f"Cannot read the model file {path}: {error.strerror or error}. Check its permissions and the disk."
+    )
 
 
 def _check_bytes(path: Path, file: BinaryIO) -> None:
@@ -262,7 +291,7 @@ def _check_can_be_rebuilt(manifest: Manifest, tensors: Mapping[str, Tensor]) -> 
     """Raise ConfigError for a classifier that could not be opened again; better now than when it is needed."""
     name = manifest.backbone.name
     try:
-        expected = expected_forms(manifest, path=Path("the model"))
+        expected = expected_forms(manifest, path=Path("the model"), found=forms_of(tensors))
     except ModelFileError as error:
         raise ConfigError(
             f"The network {name} cannot be built again from its name and settings: {error.__cause__} Use an architecture "
@@ -299,18 +328,24 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return all tensors, as views of the file; safetensors has compared shapes and positions with the file's size."""
-    with _opened(path) as file:
-        names: list[str] = file.keys()
-        for name in names:
-            dtype: str = file.get_slice(name).get_dtype()
-            if dtype not in STORED_DTYPES:
-                raise ModelFileError(
-                    f"{path} is damaged or not written by vizsla: its tensor {name[:80]!r} is of type {dtype}, where only "
-                    f"{', '.join(STORED_DTYPES)} occur. {AGAIN}"
-                )
-        return {name: file.get_tensor(name) for name in names}
+def _forms_in(file: Any, *, path: Path) -> dict[str, Form]:
+    """Return type and shape of each tensor; safetensors has compared them and their positions with the file's size."""
+    forms: dict[str, Form] = {}
+    names: list[str] = file.keys()
+    if len(names) > _MOST_TENSORS:
+        raise ModelFileError(
+            f"{path} is damaged or not written by vizsla: it holds {len(names):,} tensors, more than {_MOST_TENSORS:,}. {AGAIN}"
+        )
+    for name in names:
+        entry = file.get_slice(name)
+        dtype, shape = entry.get_dtype(), tuple(entry.get_shape())
+        if dtype not in STORED_DTYPES:
+            raise ModelFileError(
+                f"{path} is damaged or not written by vizsla: its tensor {name[:80]!r} is of type {dtype}, where only "
+                f"{', '.join(STORED_DTYPES)} occur. {AGAIN}"
+            )
+        forms[name] = dtype, shape
+    return forms
 
 
 @contextmanager

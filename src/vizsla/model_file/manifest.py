@@ -12,6 +12,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
@@ -22,7 +23,16 @@ from vizsla.evaluate.calibration import Calibration
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file.final_resize import FinalResize
 from vizsla.models.stages import BackboneSpec
-from vizsla.types import ClassType, Preprocessing, Size, Task
+from vizsla.types import (
+    LARGEST_SIDE,
+    LONGEST_CLASS_NAME,
+    MOST_PIXELS,
+    ClassType,
+    Preprocessing,
+    Size,
+    Task,
+    is_usable_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -38,9 +48,9 @@ classes. A bit depth below 16 is format 3: an older version would see 16-bit ima
 """
 
 _FULL_DEPTH = 16
-_LARGEST_SIDE = 16_384  # Pixels; a damaged size must not make predict() allocate without bound.
 _LARGEST_NUMBER = 1e30
 _LONGEST_TEXT = 16_000_000  # Characters. 21,000 class names of ImageNet-21k take under a million.
+_LONGEST_NAME = 1_000  # Characters of a name or version; they are shown in messages and searched for among networks.
 _LONGEST_HEAD = 10_000  # Characters of JSON; a head of a million layers would fill the memory.
 _TEMPERATURES = (0.0099, 101.0)  # What every version of vizsla has ever fitted.
 _ENDS = ("value", "low", "high")
@@ -128,11 +138,9 @@ def manifest_from_json(text: str, *, path: Path) -> Manifest:
     except msgspec.ValidationError as error:
         said, _, place = str(error).partition(" - at `$.")
         field = re.sub(r"\[(\d+)\]", r".\1", place.rstrip("`").replace("[...]", ""))
-        _refuse(field, _value_at(content, field), f"{said[:1].lower()}{said[1:]}", path=path)
+        _refuse(field, _value_at(content, field), f"{said[:1].lower()}{said[1:200]}", path=path)
     except UnicodeEncodeError as error:  # a lone surrogate where one of a few words is expected
-        raise ModelFileError(
-            f"{path} is damaged: its manifest is not valid Unicode ({error}). {AGAIN}"
-        ) from error
+        _refuse("", error.object, "a word in it is not one of those that can be there", path=path)
     for field, is_right, expected in _expectations(manifest):
         if not is_right:
             _refuse(field, _value_at(content, field), f"expected {expected}", path=path)
@@ -211,8 +219,25 @@ def _expectations(manifest: Manifest) -> Generator[tuple[str, bool, str]]:
     yield "backbone.source", manifest.backbone.source != "module", "'timm' or 'torchvision'"
     short = len(json.dumps(manifest.head)) <= _LONGEST_HEAD
     yield "head", short, f"an object of at most {_LONGEST_HEAD:,} characters"
+    spec = manifest.backbone
+    named = {f"backbone.{name}": getattr(spec, name) for name in ("name", "weights", "licence")}
+    named |= {
+        name: getattr(manifest, name) for name in ("vizsla_version", "created", "tensors_sha256")
+    }
+    named |= {f"metrics.{number}.name": one.name for number, one in enumerate(manifest.metrics)}
+    for field, text in (
+        *named.items(),
+        *(("libraries", text) for text in chain(*manifest.libraries.items())),
+    ):
+        yield field, len(text) <= _LONGEST_NAME, f"at most {_LONGEST_NAME:,} characters"
     vocab = manifest.vocab
     yield "vocab", 0 < len(vocab) == len(set(vocab)), "a list of class names, each once"
+    longest = max(map(len, vocab), default=0)
+    yield (
+        "vocab",
+        longest <= LONGEST_CLASS_NAME,
+        f"names of at most {LONGEST_CLASS_NAME:,} characters",
+    )
     yield "preprocessing.std", min(manifest.preprocessing.std) > 0, "positive numbers"
     sizes = {
         "preprocessing.size": manifest.preprocessing.size,
@@ -220,8 +245,8 @@ def _expectations(manifest: Manifest) -> Generator[tuple[str, bool, str]]:
         "final_resize.size": manifest.final_resize.size,
     }
     for field, size in sizes.items():
-        is_size = size is None or all(1 <= side <= _LARGEST_SIDE for side in size)
-        yield field, is_size, f"whole numbers from 1 to {_LARGEST_SIDE}"
+        expected = f"whole numbers from 1 to {LARGEST_SIDE:,}, and {MOST_PIXELS:,} pixels in all"
+        yield field, size is None or is_usable_size(size), expected
     final = manifest.final_resize
     ratio_is_right = final.crop_ratio is None or min(final.crop_ratio) > 0
     yield "final_resize.crop_ratio", ratio_is_right, "positive numbers"
@@ -288,4 +313,4 @@ def _shown(value: object) -> str:
         return "an object"
     if isinstance(value, list):
         return f"a list of {len(cast('list[object]', value))}"
-    return json.dumps(value, ensure_ascii=False)[:80]
+    return json.dumps(value[:80] if isinstance(value, str) else value, ensure_ascii=False)[:80]

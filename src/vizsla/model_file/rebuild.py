@@ -1,19 +1,22 @@
 """Rebuild a classifier from a manifest, or only the names, types and shapes of the weights that it needs.
 
 The name of the network and the settings of its head come from a file. ``expected_forms`` builds on torch's "meta" device,
-where tensors have a shape and no memory, so a file cannot make the program allocate more than the weights in it.
+where tensors have a shape and no memory, and stops at a network that is far larger than the file: so a small file chooses
+neither memory nor time.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import math
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vizsla.errors import ModelFileError, VizslaError
+from vizsla.errors import ConfigError, ModelFileError, VizslaError
+from vizsla.model_file.manifest import AGAIN
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import build_head
@@ -28,6 +31,22 @@ if TYPE_CHECKING:
 
 Form = tuple[str, tuple[int, ...]]
 """Type and shape of a tensor, as the header of a safetensors file has them: ``("F32", (1000, 1280))``."""
+
+_MADE_FOR_ONE, _TENSORS_BESIDE = 3, 300
+"""Tensors that building makes for each one that is kept, at most, and others: timm builds some networks twice."""
+
+_VALUES_BESIDE, _VALUES_IN_MEMORY = 200_000_000, 1_000_000
+"""Values in tensors that are made and not kept, at most, without memory and with it: the classifier of VGG has 124 million."""
+
+_MAKERS_OF_VALUES = frozenset((torch.arange, torch.linspace, torch.tensor, torch.as_tensor))
+_MAKERS = _MAKERS_OF_VALUES | {
+    torch.empty,
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.rand,
+    torch.randn,
+}
 
 _MOST_SHOWN = 500  # Characters of what a library says; it may repeat all settings of the file.
 _DTYPE_NAMES = {
@@ -64,18 +83,34 @@ def rebuild_classifier(manifest: Manifest, *, path: Path) -> Classifier:
         return _with_head(_backbone(manifest), manifest)
 
 
-def expected_forms(manifest: Manifest, *, path: Path) -> dict[str, Form]:
-    """Return types and shapes of the weights that a manifest asks for, by name, without memory for them."""
+def expected_forms(manifest: Manifest, *, path: Path, found: Mapping[str, Form]) -> dict[str, Form]:
+    """Return types and shapes of the weights that a manifest asks for, by name; ``found`` are those of the file.
+
+    Raises:
+        ModelFileError: The network cannot be built, or is far larger than the file: no time is spent on the rest of it.
+    """
+    num_values = sum(math.prod(shape) for _, shape in found.values())
+    problem: Exception | None = None
     with torch.random.fork_rng(devices=[]), _explained(manifest, path=path):
-        try:
-            with torch.device("meta"):
-                backbone = _backbone(manifest)
-        except (VizslaError, RuntimeError):
-            # A few networks calculate with tensor values while they are built: torchvision's RegNets and one of timm's
-            # 1,300. Their memory is what the library says, not what the file says.
-            backbone = _backbone(manifest)
-        with torch.device("meta"), _WithoutStorage():
-            return forms_of(_with_head(backbone, manifest).state_dict())
+        for device, in_memory, keeps_values in (
+            (torch.device("meta"), False, False),
+            # torchvision's RegNets calculate with the values of small tensors while they are built: now these have some.
+            (nullcontext(), False, True),
+            # timm's Gemmas do so while they are tried on an image.
+            (nullcontext(), True, True),
+        ):
+            bounded = _Bounded(
+                num_tensors=len(found),
+                num_values=num_values,
+                in_memory=in_memory,
+                keeps_values=keeps_values,
+            )
+            try:
+                with device, bounded:
+                    return forms_of(_with_head(_backbone(manifest), manifest).state_dict())
+            except (RuntimeError, ConfigError) as error:
+                problem = error
+        raise problem or AssertionError
 
 
 def form_of(tensor: Tensor) -> Form:
@@ -134,6 +169,10 @@ def _explained(manifest: Manifest, *, path: Path) -> Generator[None]:
     spec = manifest.backbone
     try:
         yield
+    except _TooLargeError:
+        raise ModelFileError(
+            f"The weights in {path} do not fit the network {spec.name[:200]}, which is far larger than the file. {AGAIN}"
+        ) from None
     except _BUILD_ERRORS as error:
         raise ModelFileError(
             f"The network of {path} cannot be built: {spec.source} {spec.name[:200]!r} with a head of kind "
@@ -142,8 +181,26 @@ def _explained(manifest: Manifest, *, path: Path) -> Generator[None]:
         ) from error
 
 
-class _WithoutStorage(TorchFunctionMode):
-    """Makes new tensors on the "meta" device even where code names another device."""
+class _TooLargeError(Exception):
+    """A network is far larger than the file that names it."""
+
+
+class _Bounded(TorchFunctionMode):
+    """Stops what makes far more than a file of ``num_tensors`` tensors with ``num_values`` values needs.
+
+    Weights are made on the "meta" device unless they are to be ``in_memory``. ``keeps_values``: small tensors that are
+    calculated with are on the CPU, even where code names another device.
+    """
+
+    def __init__(
+        self, *, num_tensors: int, num_values: int, in_memory: bool, keeps_values: bool
+    ) -> None:
+        super().__init__()
+        self._in_memory = in_memory
+        self._keeps_values = keeps_values
+        self._tensors_left = _MADE_FOR_ONE * num_tensors + _TENSORS_BESIDE
+        self._values_left = _MADE_FOR_ONE * num_values
+        self._values_left += _VALUES_IN_MEMORY if in_memory else _VALUES_BESIDE
 
     def __torch_function__(
         self,
@@ -153,6 +210,15 @@ class _WithoutStorage(TorchFunctionMode):
         kwargs: dict[str, object] | None = None,
     ) -> object:
         kwargs = dict(kwargs or {})
-        if kwargs.get("device") is not None:
+        if func in _MAKERS_OF_VALUES:
+            if self._keeps_values:
+                kwargs.pop("device", None)
+        elif not self._in_memory and (func in _MAKERS or kwargs.get("device") is not None):
             kwargs["device"] = "meta"
-        return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        if func in _MAKERS:
+            self._tensors_left -= 1
+            self._values_left -= cast("Tensor", made).numel()
+            if min(self._tensors_left, self._values_left) < 0:
+                raise _TooLargeError
+        return made

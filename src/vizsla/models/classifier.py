@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
-from vizsla.types import ClassType, Task, check_task, probabilities_of
+from vizsla.types import LONGEST_CLASS_NAME, ClassType, Task, check_task, probabilities_of
 
 if TYPE_CHECKING:
     from vizsla.models.stages import Backbone
@@ -55,6 +55,10 @@ class Classifier(nn.Module):
         if not vocab or len(set(vocab)) != len(vocab):
             raise ConfigError(
                 f"vocab needs at least one class name, and each only once. Received: {vocab!r}"
+            )
+        if long := next((name for name in vocab if len(name) > LONGEST_CLASS_NAME), None):
+            raise ConfigError(
+                f"A class name has at most {LONGEST_CLASS_NAME:,} characters. One has {len(long):,}: {long[:60]!r}..."
             )
         self.backbone = backbone
         self.head = head

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from vizsla.text import counted
+from vizsla.text import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Card:
         """Return the card as one line."""
         facts = [f"{name}={value}" for name, value in self.facts]
         bars = [f"{name}={share:.2f}" for name, share in self.bars]
-        return f"{self.title}({', '.join([*facts, *bars])})"
+        return printable(f"{self.title}({', '.join([*facts, *bars])})")
 
     def html(self) -> str:
         """Return the card as a table; every text is escaped, no style leaks out."""

@@ -5,7 +5,6 @@ N images, C classes.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +19,7 @@ from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.run import compute_outputs, predict_batches
 from vizsla.notebook.collections import L
 from vizsla.notebook.tensors import TensorImage
+from vizsla.text import say
 from vizsla.train.losses import per_image
 from vizsla.types import label_of
 
@@ -263,7 +263,7 @@ class ClassificationInterpretation:
 
     def print_classification_report(self) -> None:
         """Print precision, recall and F1 of each class."""
-        sys.stdout.write(classification_report(self.predictions) + "\n")
+        say(classification_report(self.predictions))
 
     def _draw(
         self,

@@ -6,7 +6,6 @@ step with its members below one another. H, W: sides of an image; B: images of t
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from vizsla.notebook.collections import collection_text
 from vizsla.notebook.images import PILImage
 from vizsla.notebook.tensors import TensorImage, as_target
 from vizsla.seeding import counter_uniform
+from vizsla.text import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -186,9 +186,9 @@ class _Announced:
         return getattr(self.splitter, "by_chance", False)
 
     def __call__(self, items: Any) -> Split:
-        _say(f"Found {len(items)} items")
+        say(f"Found {len(items)} items")
         train, valid = self.splitter(items)
-        _say(f"2 datasets of sizes {len(train)},{len(valid)}")
+        say(f"2 datasets of sizes {len(train)},{len(valid)}")
         if len(train):
             place = int(train[0])
             self.first = items.iloc[place] if hasattr(items, "iloc") else items[place]
@@ -210,24 +210,24 @@ def summarise_block(
     """
     if bs < 1:
         raise ConfigError(f"A batch has at least one image. Received: bs={bs}")
-    _say(f"Setting-up type transforms pipelines\nCollecting items from {_short(source)}")
+    say(f"Setting-up type transforms pipelines\nCollecting items from {_short(source)}")
     announced = _Announced(splitter=RandomSplitter() if block.splitter is None else block.splitter)
     split_block = replace(block, splitter=announced)
     image_steps, label_steps = _type_steps(block, getters=getters, vocab=None)
     try:
         table = split_block.resolve(source, path)
     finally:
-        _say(f"Setting up {image_steps}\nSetting up {label_steps}")
+        say(f"Setting up {image_steps}\nSetting up {label_steps}")
     row = int(table.train_rows[0])
     image_steps, label_steps = _type_steps(block, getters=getters, vocab=table.vocab)
     sample = PILImage.create(table.paths[row]), as_target(table.targets[row], task=table.task)
-    _say("\nBuilding one sample")
+    say("\nBuilding one sample")
     path_of, label_of = getters
     start = announced.first
     found = [] if path_of is None else [path_of(start)]
     _tell_steps(image_steps, start, [*found, sample[0]])
     _tell_steps(label_steps, start, [label_of(start), sample[1]])
-    _say(f"\nFinal sample: {_shown(sample)}\n\n")
+    say(f"\nFinal sample: {_shown(sample)}\n\n")
     batch_tfms: Any = block.batch_tfms
     listed = batch_tfms if isinstance(batch_tfms, list | tuple) else [batch_tfms]
     loaders = DataLoaders(
@@ -244,18 +244,18 @@ def summarise_block(
 def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
     """Print how the first training images become a batch."""
     own, together = item_steps(loaders.items), batch_steps(loaders.augmentation)
-    _say(f"Setting up after_item: {own}\nSetting up before_batch: {Steps()}")
-    _say(f"Setting up after_batch: {together}\n\nBuilding one batch")
-    _say("Applying item_tfms to the first sample:")
+    say(f"Setting up after_item: {own}\nSetting up before_batch: {Steps()}")
+    say(f"Setting up after_batch: {together}\n\nBuilding one batch")
+    say("Applying item_tfms to the first sample:")
     target = sample[1]
     made = _images_after(loaders, sample[0])
     _tell_steps(own, sample, [(image, target) for image in made])
     rows = loaders.train.rows[: loaders.bs]
-    _say(f"\nAdding the next {len(rows) - 1} samples")
-    _say("\nNo before_batch transform to apply\n\nCollating items in a batch")
+    say(f"\nAdding the next {len(rows) - 1} samples")
+    say("\nNo before_batch transform to apply\n\nCollating items in a batch")
     images = _collated(loaders, rows)
     targets = as_target(loaders.table.targets[rows], task=loaders.table.task).to(loaders.device)
-    _say("\nApplying batch_tfms to the batch built")
+    say("\nApplying batch_tfms to the batch built")
     values: list[tuple[Tensor, Tensor]] = []
     transforms: list[BatchTransform] = []
     for step in together.fs:
@@ -266,7 +266,7 @@ def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
     _tell_steps(together, (TensorImage(images), targets), values)
     if len(together) > 2:  # what the steps do not show
         before, after = (f"{one.shape[-2]}x{one.shape[-1]}" for one in (images, values[-1][0]))
-        _say(
+        say(
             f"\nIn training all of this is done at once: each image is interpolated once, from {before} to {after}."
         )
 
@@ -303,7 +303,7 @@ def _collated(loaders: DataLoaders, rows: Tensor) -> Tensor:
     ]
     shapes = [torch.Size((3, *one.shape[:2])) for one in pixels]
     if len(set(shapes)) > 1:
-        _say(
+        say(
             "Error! It's not possible to collate your items in a batch\n"
             "Could not collate the 0-th members of your tuples because got the following shapes\n"
             + ",".join(map(str, shapes))
@@ -356,9 +356,9 @@ class _Text(str):
 
 def _tell_steps(steps: Steps, start: object, values: Sequence[object]) -> None:
     """Print a pipeline, its input, and the result of each of its steps."""
-    _say(f"  {steps}\n    starting from\n{_indented(start)}")
+    say(f"  {steps}\n    starting from\n{_indented(start)}")
     for step, value in zip(steps.fs, values, strict=True):
-        _say(f"    applying {step} gives\n{_indented(value)}")
+        say(f"    applying {step} gives\n{_indented(value)}")
 
 
 def _indented(value: object) -> str:
@@ -382,7 +382,3 @@ def _short(source: object) -> str:
         return str(source)
     length = f" of {len(source)}" if hasattr(source, "__len__") else ""  # pyright: ignore[reportArgumentType]
     return f"a {type(source).__name__}{length}"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")

@@ -10,7 +10,6 @@ from .predictor import AnyImage as AnyImage
 from .predictor import Predictor as Predictor
 from .predictor import as_rgb as as_rgb
 from .predictor import load_learner as load_learner
-from .predictor import positions_by_shape as positions_by_shape
 from .predictor import view_of as view_of
 from .stream import PathSource as PathSource
 from .stream import Predicted as Predicted

@@ -41,10 +41,12 @@ ROWS_OF_GROUP = 16_384
 _VALUES_OF_GROUP = 4_000_000  # Probabilities of a row group, at most: 16 MB.
 _LONGEST_ROW = 1 << 28  # Bytes; a foreign file without line breaks must not fill the memory.
 
-# What printable() leaves and a terminal breaks lines or columns at.
-_BREAKS = str.maketrans({"\n": r"\n", "\t": r"\t", "\u2028": r"\u2028", "\u2029": r"\u2029"})
+_BREAKS = str.maketrans({"\n": r"\n", "\t": r"\t"})  # printable() leaves them.
 # Python's csv module leaves a lone carriage return unquoted before version 3.13, and cannot read it back.
 _NEEDS_QUOTES = frozenset(',"\r\n')
+# What spreadsheets take for the beginning of a formula (OWASP, "CSV Injection").
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_OF_NAMES = ("text", "labels")
 _CELL_TEXTS = {
     "text": str,
     "labels": LABEL_SEPARATOR.join,
@@ -98,13 +100,25 @@ def header_line(form: Format, columns: Columns) -> str:
     return _csv_line(columns) if form is Format.csv else ""
 
 
-def row_line(row: Row, form: Format, columns: Columns, *, only_ascii: bool = False) -> str:
-    """Return a row as a line of text; ``only_ascii`` has JSON escape other letters, for a file that cannot hold them."""
+def row_line(
+    row: Row, form: Format, columns: Columns, *, only_ascii: bool = False, csv_safe: bool = False
+) -> str:
+    """Return a row as a line of text.
+
+    ``only_ascii`` has JSON escape other letters, for a file that cannot hold them; ``csv_safe`` marks text in CSV that a
+    spreadsheet would take for a formula.
+    """
     if form is Format.csv:
         cells = _cells_of(row)
-        return _csv_line(
-            _CELL_TEXTS[kind](cells[name]) if name in cells else ""
+        texts = {
+            name: _CELL_TEXTS[kind](cells[name]) if name in cells else ""
             for name, kind in columns.items()
+        }
+        return _csv_line(
+            f"'{text}"
+            if csv_safe and columns[name] in _OF_NAMES and text.startswith(_FORMULA)
+            else text
+            for name, text in texts.items()
         )
     if form is Format.json:
         return json.dumps(row, ensure_ascii=only_ascii) + "\n"
@@ -220,7 +234,7 @@ class PartFile:
                 self._num_waiting = 0
                 self._part.flush()
 
-    def finish(self, *, form: Format, columns: Columns) -> None:
+    def finish(self, *, form: Format, columns: Columns, csv_safe: bool = False) -> None:
         """Make the file appear and remove the part; after an OutputError the rows stay."""
         with self._explained():
             self._part.close()
@@ -231,7 +245,8 @@ class PartFile:
                     with temporary.open("w", encoding="utf-8", newline="") as opened:
                         opened.write(valid_unicode(header_line(form, columns)))
                         for row in self._checked_rows():
-                            opened.write(valid_unicode(row_line(row, form, columns)))
+                            line = row_line(row, form, columns, csv_safe=csv_safe)
+                            opened.write(valid_unicode(line))
                         opened.flush()
                         os.fsync(opened.fileno())
             part_of(self._file).unlink()

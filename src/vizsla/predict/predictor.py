@@ -8,6 +8,7 @@ Shapes: B images of a batch, H and W their sides, C classes (or numbers, where t
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -27,12 +28,13 @@ from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.dataloaders import DataLoader, DataLoaders, default_device
 from vizsla.data.loading.loader import read_ahead
 from vizsla.data.table.sources import get_image_files
-from vizsla.errors import ConfigError, PictureError
+from vizsla.errors import ConfigError, PictureError, memory_checked
 from vizsla.evaluate.conformal import check_coverage
 from vizsla.infer.run import compute_logits, compute_outputs, evaluation_mode, usable_device
 from vizsla.machine import default_num_workers
-from vizsla.model_file.bundle import load_bundle
+from vizsla.model_file.bundle import check_sha256, load_bundle
 from vizsla.predict.prediction import Prediction, describe
+from vizsla.text import counted
 from vizsla.types import DECISION_THRESHOLD, ImageTable, probabilities_of, unknown_targets
 
 if TYPE_CHECKING:
@@ -97,6 +99,10 @@ def view_of(images: Tensor, *, number: int) -> Tensor:
     return images.flip(-1) if number % 2 else images
 
 
+_USUAL_PIXELS = 512 * 512
+BATCH_PIXELS = 32 * _USUAL_PIXELS
+"""Of larger images, those that run through a network together have at most so many pixels."""
+
 AnyImage = Path | str | bytes | NDArray[np.uint8] | Image.Image
 """A file, the bytes of a file, uint8 values ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow image of any mode."""
 
@@ -148,20 +154,28 @@ class Predictor:
         self._augmentation = BatchAugmentation() if augmentation is None else augmentation
 
     @classmethod
-    def load(cls, path: Path | str, device: torch.device | str = "auto") -> Predictor:
+    def load(
+        cls, path: Path | str, device: torch.device | str = "auto", *, sha256: str | None = None
+    ) -> Predictor:
         """Open a model file.
 
         Args:
             path: A file that ``save_bundle`` wrote.
             device: ``"auto"`` is CUDA if there is one, else Apple's MPS, else the CPU.
+            sha256: Of the whole file, 64 hexadecimal digits; another file is refused before it is opened. None opens any:
+                the file notices damage by itself, but not that somebody made another one.
 
         Raises:
-            ModelFileError: The file is missing, foreign, damaged, or in a newer format.
-            ConfigError: This machine has no such device.
+            ModelFileError: The file is missing, foreign, damaged, in a newer format, or not the one with that digest.
+            ConfigError: This machine has no such device, or the digest is none.
+            OutOfMemoryError: The network does not fit into memory.
         """
         chosen = default_device() if device == "auto" else usable_device(device)
-        bundle = load_bundle(path, device=chosen)
-        bundle.classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
+        if sha256 is not None:
+            check_sha256(Path(path), sha256)
+        with memory_checked(f"opening the model {path}", cure="Use a machine or device with more."):
+            bundle = load_bundle(path, device=chosen)
+            bundle.classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
         predictor = cls.of_bundle(bundle)
         predictor.path = Path(path)
         return predictor
@@ -363,12 +377,17 @@ class Predictor:
 
         Raises:
             ConfigError: As from ``predict``.
+            OutOfMemoryError: They do not fit into memory together.
         """
         self.check_options(coverage=coverage, views=views)
         predictions: dict[int, Prediction] = {}
-        for positions in positions_by_shape(images):
-            seen = self.network_input([images[position] for position in positions])
-            with evaluation_mode(self.classifier):
+        for positions in self.batches_of(images):
+            shown = [images[position] for position in positions]
+            height, width, _ = shown[0].shape
+            doing = f"predicting {counted(len(shown), 'image')} of {height} x {width} pixels"
+            cure = "Take a smaller batch_size (--bs), or a device with more."
+            with memory_checked(doing, cure=cure), evaluation_mode(self.classifier):
+                seen = self.network_input(shown)
                 logits_VBC = torch.stack(
                     [
                         compute_logits(self.classifier, view_of(seen, number=number))
@@ -390,6 +409,24 @@ class Predictor:
             )
             predictions.update(zip(positions, described, strict=True))
         return [predictions[position] for position in range(len(images))]
+
+    def batches_of(self, images: Iterable[NDArray[np.uint8]]) -> list[list[int]]:
+        """Return the positions of images that ``prepare`` gave, those together that can run through the network together.
+
+        They have one shape. A model file can ask for images of 8 million pixels, so of those larger than 512 x 512 only as
+        many are together as have ``BATCH_PIXELS``.
+        """
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for position, image in enumerate(images):
+            by_shape.setdefault(image.shape, []).append(position)
+        batches: list[list[int]] = []
+        for (height, width, _), positions in by_shape.items():
+            pixels = max(height * width, math.prod(self._augmentation.size or (0,)))
+            together = len(positions) if pixels <= _USUAL_PIXELS else max(1, BATCH_PIXELS // pixels)
+            batches += [
+                positions[start : start + together] for start in range(0, len(positions), together)
+            ]
+        return batches
 
     def network_input(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Return what the network sees of images of one size that ``prepare`` gave, for heat maps and features.
@@ -488,14 +525,6 @@ class Predictor:
             return image, self.prepare(image)
         except PictureError as error:
             return image, error
-
-
-def positions_by_shape(images: Iterable[NDArray[np.uint8]]) -> list[list[int]]:
-    """Return the positions of the images of each shape: those that can run through a network together."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for position, image in enumerate(images):
-        found.setdefault(image.shape, []).append(position)
-    return list(found.values())
 
 
 def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:

@@ -31,7 +31,7 @@ from vizsla.predict.formats import (
     row_line,
 )
 from vizsla.predict.predictor import Predictor
-from vizsla.text import listed, quoted
+from vizsla.text import listed, printable, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -172,6 +172,9 @@ class PredictOptions:
         num_workers: Threads that read images; None is one per core, at most 16.
         views: Views of each image that are averaged.
         coverage: Of the label sets; None for none.
+        csv_safe: Put ``'`` before text in CSV that a spreadsheet would take for a formula: it begins with ``=``, ``+``, ``-``,
+            ``@``, a tab or a carriage return. Such text does not come back as it was.
+        sha256: Of the model file, see ``Predictor.load``.
     """
 
     device: str = "auto"
@@ -179,6 +182,8 @@ class PredictOptions:
     num_workers: int | None = None
     views: int = 1
     coverage: float | None = None
+    csv_safe: bool = False
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,14 +224,17 @@ def print_predictions(
     options = PredictOptions() if options is None else options
     source.check()
     where = sys.stdout if file is None else file
-    predictor = Predictor.load(model, device=options.device)
+    predictor = Predictor.load(model, device=options.device, sha256=options.sha256)
     columns = columns_of(predictor, coverage=options.coverage)
-    # Readable where the file can hold every character; escapes that JSON knows elsewhere.
-    only_ascii = (where.encoding or "utf-8").lower().replace("-", "") != "utf8"
-    where.write(header_line(form, columns))
+    in_terminal = where.isatty()
+    # Readable where the file can hold every character and obeys none; escapes that JSON knows elsewhere.
+    only_ascii = in_terminal or (where.encoding or "utf-8").lower().replace("-", "") != "utf8"
+    shown = printable if in_terminal else str
+    where.write(shown(header_line(form, columns)))
 
     def write(row: dict[str, Any]) -> None:
-        where.write(row_line(row, form, columns, only_ascii=only_ascii))
+        line = row_line(row, form, columns, only_ascii=only_ascii, csv_safe=options.csv_safe)
+        where.write(shown(line))
         where.flush()  # A reader at the other end of a pipe gets each line at once.
 
     return _run(predictor, source.images(), options=options, write=write, on_progress=on_progress)
@@ -267,7 +275,7 @@ def write_predictions(
     source.check()
     if resume and not unfinished and file.exists():
         return None
-    predictor = Predictor.load(model, device=options.device)
+    predictor = Predictor.load(model, device=options.device, sha256=options.sha256)
     predictor.check_options(coverage=options.coverage, views=options.views)
     settings: dict[str, object] = {
         "format": 2,
@@ -294,7 +302,8 @@ def write_predictions(
             num_before=part.num_done,
             on_progress=on_progress,
         )
-        part.finish(form=form, columns=columns_of(predictor, coverage=options.coverage))
+        columns = columns_of(predictor, coverage=options.coverage)
+        part.finish(form=form, columns=columns, csv_safe=options.csv_safe)
     return done
 
 

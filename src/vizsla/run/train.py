@@ -200,6 +200,7 @@ def read_all(
     import torch
 
     size, num_workers = as_size(plan.config.size), plan.config.num_threads
+    as_size(plan.config.kept_size)  # Refused now, if at all, not after the images were read.
     small = SmallImages(size)
     rows = torch.cat([table.train_rows, table.valid_rows])
     largest_values: dict[str, int] = {}

@@ -19,6 +19,8 @@ from .limits import Places as Places
 from .limits import RateLimiter as RateLimiter
 from .limits import RefusedError as RefusedError
 from .limits import formats_of as formats_of
+from .log import FewLines as FewLines
+from .log import JsonLines as JsonLines
 from .nearest import MOST_IMAGES as MOST_IMAGES
 from .nearest import NearestIndex as NearestIndex
 from .nearest import TrainingImage as TrainingImage

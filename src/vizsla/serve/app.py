@@ -17,7 +17,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vizsla.errors import ConfigError
 from vizsla.serve.answers import (
     MOST_NEAREST,
     Error,
@@ -183,7 +182,7 @@ def build_app(
         lifespan=working,
         exception_handlers={
             RefusedError: _refused,
-            ConfigError: _failed,
+            Exception: _unexpected,
             ClientDisconnect: _gone,
             404: _not_found,
             405: _wrong_method,
@@ -218,8 +217,8 @@ async def _gone(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # Nobody reads it.
 
 
-async def _failed(_request: Request, error: Exception) -> Response:
-    return json_response(Error(str(error)), status=500)
+async def _unexpected(_request: Request, error: Exception) -> Response:
+    raise error  # The guard logs it and answers, here as for faults of its own.
 
 
 async def _not_found(_request: Request, _error: Exception) -> Response:

@@ -23,7 +23,7 @@ from vizsla.errors import ConfigError, PictureError
 from vizsla.infer.grad_cam import grad_cam, overlay
 from vizsla.infer.streamline import streamlined
 from vizsla.machine import default_num_workers, give_back_freed_memory, map_in_threads, use_threads
-from vizsla.predict.predictor import positions_by_shape
+from vizsla.predict.predictor import BATCH_PIXELS
 from vizsla.seeding import generator
 from vizsla.serve.batching import Batcher
 from vizsla.serve.limits import FairBudget
@@ -57,7 +57,6 @@ For 16 images, EfficientNet-Lite0's largest maps are 77 MB, more than a thread g
 image; for 8 or 4 images 7.6."""
 
 MOST_CPU_BATCH = 64
-BATCH_PIXELS = 32 * 512 * 512
 _HEATS_AT_ONCE = 8
 _WARM_UP_SIDE = 64
 
@@ -323,7 +322,7 @@ class BatchRunner:
     def _heats(self, queries: list[Query], predictions: Sequence[Prediction]) -> dict[int, Tensor]:
         asked = [position for position, query in enumerate(queries) if query.heat]
         heats: dict[int, Tensor] = {}
-        for group in positions_by_shape(queries[position].pixels for position in asked):
+        for group in self.predictor.batches_of(queries[position].pixels for position in asked):
             for start in range(0, len(group), _HEATS_AT_ONCE):
                 chosen = [asked[place] for place in group[start : start + _HEATS_AT_ONCE]]
                 images = self.predictor.network_input(

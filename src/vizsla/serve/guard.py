@@ -20,6 +20,8 @@ import msgspec
 from starlette.responses import Response
 
 from vizsla.serve.limits import RefusedError
+from vizsla.serve.log import note_fault, note_request
+from vizsla.text import valid_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
@@ -115,14 +117,19 @@ class Guard:
                 answer = refusal(refused)
                 answer.headers["connection"] = "close"  # The rest of its body is not waited for.
                 await answer(scope, receive, guarded_send)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is logged, and the visitor gets an answer)
+            refused = note_fault(error, scope)
+            if status == 0:
+                await refusal(refused)(scope, receive, guarded_send)
         finally:
             route = scope["path"] if scope["path"] in self._routes else "other"
             seconds = time.monotonic() - started
             self._metrics.note_request(route, status=status, seconds=seconds)
+            note_request(scope, status=status, seconds=seconds)
 
     def _check(self, scope: Scope) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}  # fmt: skip
-        host = _host_of(headers.get("host", ""))
+        host, _ = _address_in(f"//{headers.get('host', '')}")
         known = self._names
         if host not in known.names and not (known.any_address and _is_address(host)):
             raise RefusedError(
@@ -132,7 +139,7 @@ class Guard:
         if scope["method"] in ("GET", "HEAD"):
             return
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower()
+        foreign = origin is not None and _address_in(origin) != _address_in(f"//{headers['host']}")
         if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise RefusedError(403, "Pages of other sites cannot send images to this server.")
 
@@ -140,9 +147,17 @@ class Guard:
 def json_response(
     value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a JSON response, in ASCII because class names need not be valid Unicode."""
-    text = json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
+    """Return a JSON response, in ASCII; names that are not valid Unicode, which JSON cannot hold, are shown with escapes."""
+    text = json.dumps(_in_unicode(msgspec.to_builtins(value)), separators=(",", ":"))
     return Response(text, status_code=status, headers=headers, media_type="application/json")
+
+
+def _in_unicode(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {valid_unicode(name): _in_unicode(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return list(map(_in_unicode, value))
+    return valid_unicode(value) if isinstance(value, str) else value
 
 
 def refusal(refused: RefusedError) -> Response:
@@ -167,12 +182,13 @@ def _with_headers(headers: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes,
     return [*headers, *((name, value) for name, value in added if name not in present)]
 
 
-def _host_of(header: str) -> str:
-    """Return the name in a Host header, lower case, without port and brackets; empty if there is none."""
+def _address_in(url: str) -> tuple[str, int | None]:
+    """Return name, lower case and without brackets, and port of an address; ``("", None)`` if it is none."""
     try:
-        return (urlsplit(f"//{header}").hostname or "").rstrip(".")
+        found = urlsplit(url)
+        return (found.hostname or "").rstrip("."), found.port
     except ValueError:
-        return ""
+        return "", None
 
 
 def _is_address(name: str) -> bool:

@@ -20,7 +20,6 @@ from vizsla.data.table.sources import get_image_files
 from vizsla.errors import DataError, PictureError
 from vizsla.infer.neighbours import evenly_spread, nearest, pooled_features
 from vizsla.machine import default_num_workers
-from vizsla.predict.predictor import positions_by_shape
 from vizsla.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ def build_index(
 def features_of(predictor: Predictor, images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Return the features of prepared images of any sizes, float32 ``(B, D)``; images of one size run together."""
     rows: dict[int, Tensor] = {}
-    for positions in positions_by_shape(images):
+    for positions in predictor.batches_of(images):
         seen = predictor.network_input([images[position] for position in positions])
         rows.update(zip(positions, pooled_features(predictor.classifier, seen), strict=True))
     return torch.stack([rows[position] for position in range(len(images))]) if rows else torch.zeros(0, 0)  # fmt: skip

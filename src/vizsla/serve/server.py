@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import signal
 import socket
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from vizsla.errors import ConfigError, MissingExtraError
 from vizsla.machine import long_lived_objects_set_aside, share_heaps
-from vizsla.model_file.bundle import read_manifest
+from vizsla.model_file.bundle import check_sha256, read_manifest
 from vizsla.predict.predictor import Predictor
 from vizsla.serve.limits import Limits, Places, RefusedError, body_too_large, busy
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from vizsla.serve.guard import HostNames
+    from vizsla.serve.log import LogLevel
     from vizsla.serve.nearest import NearestIndex
 
 DEFAULT_PORT = 8000
@@ -51,6 +51,9 @@ class ServePlan:
         allowed_hosts: Further names of this machine.
         title: Name of the model on the page; empty for that of its file or folder.
         max_batch: Images that run through the network together; 1 predicts one by one, 0 suits the device.
+        sha256: The only model file that is opened has this digest; None opens any.
+        log_level: What is logged on standard error: this and what is worse.
+        access_log: Whether each request is logged too.
     """
 
     model: Path
@@ -61,6 +64,9 @@ class ServePlan:
     allowed_hosts: tuple[str, ...] = ()
     title: str = ""
     max_batch: int = 0
+    sha256: str | None = None
+    log_level: LogLevel = "warning"
+    access_log: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -86,14 +92,17 @@ def serve(
     """
     check_extra()
     share_heaps(1)
-    from vizsla.serve import decoding
+    from vizsla.serve import decoding, log
     from vizsla.serve.app import build_app
     from vizsla.serve.engine import faster_copy
 
+    log.configure(level=plan.log_level, access=plan.access_log)
     with (
         listening(plan.host, plan.port) as listener,
         ExitStack() as stack,
     ):  # Before the model, which takes seconds.
+        if plan.sha256 is not None:
+            check_sha256(plan.model, plan.sha256)
         manifest = read_manifest(plan.model)
         processes = None
         if decoding.IS_AVAILABLE:
@@ -139,16 +148,12 @@ def make_server(application: object, *, limits: Limits) -> uvicorn.Server:
     """Return a server of an ASGI application that has not started."""
     import uvicorn
 
-    # Damaged forms get their answer; a line for each on standard error would let visitors fill a disk.
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-
     config = uvicorn.Config(
         application,  # pyright: ignore[reportArgumentType] (uvicorn's own types of ASGI differ in spelling)
         http=limited_connection(limits),
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="critical",
         access_log=False,
         server_header=False,
         proxy_headers=False,

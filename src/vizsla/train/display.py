@@ -8,6 +8,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vizsla.text import printable, say
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
@@ -41,7 +43,9 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print one line of text as it is: brackets and numbers are not decorated."""
-        self.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self.console.print(
+            printable(text), markup=False, highlight=False, emoji=False, soft_wrap=True
+        )
 
     def header(self, columns: Sequence[str]) -> None:
         """Begin a table."""
@@ -78,8 +82,10 @@ class Display:
         with Progress(
             *columns, console=self.console, transient=True, disable=not shown
         ) as progress:
-            task = progress.add_task(label, total=total, note="")
-            yield lambda done, note="", /: progress.update(task, completed=done, note=note)
+            task = progress.add_task(printable(label), total=total, note="")
+            yield lambda done, note="", /: progress.update(
+                task, completed=done, note=printable(note)
+            )
 
 
 def format_seconds(seconds: float) -> str:
@@ -119,7 +125,7 @@ class NotebookDisplay(Display):
     def line(self, text: str) -> None:
         """Print one line of text as it is."""
         if not self.console.quiet:
-            sys.stdout.write(text + "\n")
+            say(text)
 
     def header(self, columns: Sequence[str]) -> None:
         """Begin a table in a new place."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,35 @@ from vizsla.train import STEP_PHASES, VALIDATION
 
 if TYPE_CHECKING:
     from conftest import Done
+
+
+OUT_OF_MEMORY = """
+import os, resource, sys
+from pathlib import Path
+import numpy as np
+from vizsla import Predictor
+from vizsla.cli.app import main
+Predictor.load(sys.argv[1], device="cpu").predict(np.zeros((4, 4, 3), np.uint8))  # What is imported late is here now.
+used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000,) * 2)
+sys.argv[1:] = ["predict", *sys.argv[2:], "--device", "cpu", "--workers", "1"]
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory and reads /proc")
+def test_a_command_that_runs_out_of_memory_says_during_what(
+    tmp_path: Path, make_classifier: Any, make_image: Callable[..., Path]
+):
+    small, large = (
+        save_bundle(tmp_path / f"{side}.safetensors", classifier=make_classifier(("a", "b")), resize=Resize((side, 2048)))
+        for side in (4, 4096)
+    )  # fmt: skip
+    words = (sys.executable, "-c", OUT_OF_MEMORY, small, large, make_image("a.png"))
+    done = subprocess.run(list(map(str, words)), check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = "vizsla: There was not enough memory while predicting 1 image of 4096 x 2048 pixels ("
+    assert done.stderr.startswith(said), done.stderr
 
 
 @pytest.fixture

@@ -162,6 +162,10 @@ def test_a_revision_outlives_a_second_push(hub: StandIn, saved: Path, rewrite: R
     assert newest is not None
     assert old is not None
     assert [read_manifest(path).notes for path in (newest, old)] == ["second", ""]
+    digest = hashlib.sha256(old.read_bytes()).hexdigest()
+    assert from_hub("me/shapes", revision=first, sha256=digest).path == old
+    with pytest.raises(ModelFileError, match=digest):
+        from_hub("me/shapes", sha256=digest)
 
 
 def test_a_learner_is_exported_and_pushed(hub: StandIn, saved: Path):

@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,29 @@ import torch
 
 from vizsla import Predictor, VizslaError
 from vizsla.model_file import load_bundle
+from vizsla.text import printable
 
 LENGTH = 8
 # Of addresses, beyond what the process has; most of that is the libraries' own reserve.
-MEMORY = 3 << 30
-SECONDS_FOR_ONE = 60
+MEMORY = 1 << 30
+SECONDS_FOR_ONE = 20
 FORBIDDEN = {
     *("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "os.remove", "os.rename"),
     *("pickle.find_class", "socket.connect", "ctypes.dlopen"),
 }  # fmt: skip
 DEEP = "\0deep"
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egpj.exe\r\u2028\ud800"
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, -1e300, 1e999, float("nan"), "", "x", "\ud800", "\0",
     "../../etc/passwd", "x" * 20_000, "1" * 5_000, [], [[]], [1], [1, 2], ["a"], [None], list(range(3_000)), {}, {"a": 1},
     [1e999, 1], [-5, 3], [16384, 16384], [0, 0], ["224", "224"], DEEP, "timm", "torchvision", "bicubic", "pad", "regression",
-    "multi_category",
+    "multi_category", "x" * 1_000_000, HOSTILE, [HOSTILE, "b", "c"], [4096, 4096], [1, 100_000],
 )  # fmt: skip
 NAMES = (
     "resnet18", "test_vit", "test_resnet", "vgg11", "mobilenet_v2", "hf-hub:timm/resnet18", "hf_hub:timm/resnet18",
     "local-dir:/tmp", "torchvision:resnet18", "torchvision:resnet18[:3]", "resnet18[:4]", "os.system", "__class__", "nope",
-    "test_efficientnet.r160_in1k", "squeezenet1_0", "vit_b_16", "eval(1)",
+    "test_efficientnet.r160_in1k", "squeezenet1_0", "vit_b_16", "eval(1)", "regnet_y_128gf", "mvitv2_huge_cls", "nfnet_f7",
+    "sequencer2d_l", HOSTILE, "x" * 1_000_000,
 )  # fmt: skip
 
 Header = dict[str, Any]
@@ -91,7 +95,7 @@ class Damage:
         self.manifest: dict[str, Any] = json.loads(self.header["__metadata__"]["vizsla.manifest"])
         kinds = (
             *(self.bytes, self.length, self.size, self.tensors, self.text),
-            *(self.fields, self.fields, self.names, self.weights),
+            *(self.fields, self.fields, self.leaf, self.names, self.weights),
         )
         self.kind = kinds[number % len(kinds)]
 
@@ -188,6 +192,21 @@ class Damage:
                 place[key] = self.choose(VALUES)
             return
 
+    def leaf(self) -> bytes:
+        """Change one number or text of the manifest, each in its turn, to one that is of the right type and hostile."""
+        leaves = list(leaves_of(self.manifest))
+        place, key = self.choose_place(leaves)
+        if isinstance(place[key], str):
+            place[key] = self.choose((HOSTILE, place[key] + HOSTILE, "x" * 1_000_000, ""))
+        elif not isinstance(place[key], bool):
+            place[key] = self.choose(
+                (0, -1, 2**31, 2**62, 2**63, 10**400, 1e29, -1e29, 1e-300, float("nan"), 1e999)
+            )
+        return with_manifest(self.header, self.manifest, self.body)
+
+    def choose_place(self, leaves: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+        return leaves[int(self.draw.integers(len(leaves)))]  # Not a copy: it is changed.
+
     def names(self) -> bytes:
         self.manifest["backbone"]["name"] = self.choose(NAMES)
         if self.draw.random() < 0.5:
@@ -213,6 +232,15 @@ class Damage:
         return with_manifest(self.header, self.manifest, content)
 
 
+def leaves_of(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield where each number and text of a manifest is: what holds it, and its key there."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        if isinstance(value[key], dict | list):
+            yield from leaves_of(value[key])
+        elif value[key] is not None:
+            yield value, key
+
+
 def opened(path: Path) -> str:
     """Open a file and use it; return "refused" or "loaded", or raise what is neither."""
     try:
@@ -220,7 +248,7 @@ def opened(path: Path) -> str:
         predictor = Predictor.of_bundle(bundle)
     except VizslaError as error:
         message = str(error)
-        if str(path) not in message or len(message) > 5_000:
+        if str(path) not in message or len(message) > 5_000 or printable(message) != message:
             raise RuntimeError(f"an unclear message: {message[:300]}") from error
         return "refused"
     sizes = (bundle.manifest.size, bundle.manifest.resize and bundle.manifest.resize.size)

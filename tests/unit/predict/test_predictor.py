@@ -24,6 +24,7 @@ from vizsla import (
     ImageBlock,
     ImageDataLoaders,
     MultiCategoryBlock,
+    OutOfMemoryError,
     PictureError,
     Prediction,
     Predictions,
@@ -38,6 +39,7 @@ from vizsla import (
     parent_label,
     vision_learner,
 )
+from vizsla.augment import BatchAugmentation
 from vizsla.evaluate import calibrate
 from vizsla.infer import predict_batches
 from vizsla.model_file import load_bundle, save_bundle, storable
@@ -536,3 +538,46 @@ def test_classes_that_are_numbers_or_true_and_false_stay_so(
     answer = opened.predict(files[0])
     assert set(answer.to_dict()["probabilities"]) == {str(name) for name in vocab}
     assert answer.label == ";".join(answer.labels)
+
+
+class Greedy(nn.Module):
+    """A body that asks for a petabyte when it is shown a white image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.detach().min() > 1:
+            torch.empty(2**50)
+        return self.layer(images)
+
+
+def test_too_little_memory_is_an_error_of_ours_and_the_predictor_goes_on():
+    body = build_backbone(Greedy())
+    predictor = Predictor(
+        Classifier(body, ConcatPoolHead(4, 2), vocab=("a", "b")), resize=Resize((32, 40))
+    )
+    white, black = (np.full((32, 40, 3), value, np.uint8) for value in (255, 0))
+    with pytest.raises(OutOfMemoryError, match="predicting 2 images of 32 x 40 pixels"):
+        predictor.predict_prepared([white, white])
+    assert predictor.predict(black).label in ("a", "b")
+
+
+def test_large_images_run_through_the_network_a_few_at_a_time():
+    classifier = Classifier(build_backbone(Greedy()), ConcatPoolHead(4, 2), vocab=("a", "b"))
+
+    def sizes(
+        shape: tuple[int, int], count: int, final: tuple[int, int] | None = None
+    ) -> list[int]:
+        predictor = Predictor(
+            classifier, resize=Resize(32), augmentation=BatchAugmentation(size=final)
+        )
+        batches = predictor.batches_of([np.zeros((*shape, 3), np.uint8)] * count)
+        assert list(itertools.chain(*batches)) == list(range(count))
+        return [len(batch) for batch in batches]
+
+    assert sizes((512, 512), 100) == [100]
+    assert sizes((1024, 1024), 20) == [8, 8, 4]
+    assert sizes((4096, 2048), 2) == [1, 1]
+    assert sizes((32, 32), 20, (1024, 1024)) == [8, 8, 4]

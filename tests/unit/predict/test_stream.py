@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -37,6 +38,7 @@ from vizsla.predict import (
     walk_images,
     write_predictions,
 )
+from vizsla.text import printable
 from vizsla.types import Task
 
 
@@ -161,6 +163,44 @@ def test_a_table_line_has_three_classes(
         "",
     ]
     assert len(shown) == 3
+
+
+def test_csv_is_the_names_as_they_are_or_safe_for_a_spreadsheet_if_asked_for(
+    model_of: Any, make_image: Any, tmp_path: Path
+):
+    model = model_of("category", ("=1+1", "@x\r", "-\t"))
+    paths = [make_image(name) for name in ("a.png", "=cmd.png", "b.png")]
+    text, _ = printed(model, paths, Format.csv)
+    plain = csv_rows(text)
+    assert plain[0][3:6] == ["prob_=1+1", "prob_@x\r", "prob_-\t"]
+    for resume in (False, True):  # the part beside the file holds names as they are
+        file = tmp_path / "out.csv"
+        options = replace(OPTIONS, csv_safe=True)
+        source = PathSource(paths=[os.path.relpath(path, tmp_path) for path in paths])
+        with contextlib.chdir(tmp_path):
+            write_predictions(
+                model, source, file=file, form=Format.csv, options=options, resume=resume
+            )
+        safe = csv_rows(file.read_bytes().decode())
+        assert safe[0] == plain[0]
+        assert [row[0] for row in safe[1:]] == ["a.png", "'=cmd.png", "b.png"]
+        for row, expected in zip(safe[1:], plain[1:], strict=True):
+            assert row[1] == f"'{expected[1]}"
+            assert row[2:] == expected[2:]
+        file.unlink()
+
+
+def test_a_terminal_gets_nothing_that_it_would_obey(model_of: Any, make_image: Any):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    model, path = model_of("category", ("\x1b[2J", "\x9b31m\u202e")), make_image("a.png")
+    for form in (Format.csv, Format.json, Format.table):
+        file = Terminal(newline="")
+        print_predictions(model, PathSource(paths=[path]), form=form, options=OPTIONS, file=file)
+        assert printable(file.getvalue()) == file.getvalue()
+        assert "[2J" in file.getvalue()
 
 
 def test_several_labels_are_joined_and_have_a_column_each(model_of: Any, make_image: Any):

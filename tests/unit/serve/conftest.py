@@ -131,7 +131,11 @@ def serve(model: Path, predictor: Predictor, known: list[TrainingImage]) -> Serv
 
     @contextmanager
     def run(
-        limits: Limits | None = None, *, nearest: bool = False, using: Predictor | None = None
+        limits: Limits | None = None,
+        *,
+        nearest: bool = False,
+        using: Predictor | None = None,
+        model: Path = model,
     ) -> Generator[Client]:
         limits = Limits(requests_per_second=0) if limits is None else limits
         application = build_app(

@@ -5,25 +5,32 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from vizsla import Predictor, grad_cam
+from vizsla import Predictor, Resize, grad_cam
 from vizsla.evaluate import Novelty
-from vizsla.serve import ASSETS, Limits
+from vizsla.model_file import save_bundle
+from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.serve import ASSETS, FewLines, JsonLines, Limits
 
 Draw = Callable[..., Image.Image]
 
@@ -435,3 +442,98 @@ def test_the_description_has_every_field_of_an_answer_with_its_kind(trusted, ima
         "refused_share": 0.05,
         "separation": 0.75,
     }
+
+
+def test_no_bytes_in_a_header_make_the_server_fail(client, image: bytes):
+    draw = np.random.default_rng(11)
+    names = ("host", "origin", "content-type", "content-length", "range", "accept", "accept-encoding", "connection", "expect", "transfer-encoding", "sec-fetch-site", "x-forwarded-for", "cookie", "if-none-match")  # fmt: skip
+    values = [b"http://[", b"http://[::1", b"http://a:99999", b"[", b"//", b"multipart/form-data; boundary=", b"multipart/form-data; boundary*=utf-8''%ff", b"bytes=0-18446744073709551616", b"-1", b"1e9", b"\xff\xfe", b"\xe2\x80\xae", b"=?utf-8?b?/w==?="]  # fmt: skip
+    statuses: set[int] = set()
+    for name in names:
+        for number in range(len(values) + 12):
+            value = values[number] if number < len(values) else draw.integers(0, 256, 40, np.uint8).tobytes()  # fmt: skip
+            headers = {"host": b"localhost", "content-type": b"image/png", "content-length": b"%d" % len(image), name: value}  # fmt: skip
+            lines = [
+                key.encode() + b": " + text.translate(None, b"\r\n")
+                for key, text in headers.items()
+            ]
+            with client.connect() as connection:
+                connection.sendall(b"POST /api/predict HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n\r\n" + image)  # fmt: skip
+                connection.settimeout(0.3)
+                answer = b""
+                with suppress(TimeoutError, ConnectionError):  # It waits for a longer body.
+                    answer = connection.recv(200)
+            if answer:
+                statuses.add(int(answer.split()[1]))
+    assert statuses <= {200, 400, 403, 413, 415, 417, 421, 422, 431, 501}
+    assert {200, 400, 403, 415, 421} <= statuses
+    assert client.predict(("a.png", image), headers={"origin": "http://["}).status == 403
+    assert client.predict(("a.png", image)).status == 200
+
+
+def test_names_that_are_not_unicode_are_shown_with_escapes(
+    serve, make_classifier: Any, tmp_path: Path, image: bytes
+):
+    vocab = ("caf\udce9", "b\x1b[2J")
+    path = save_bundle(
+        tmp_path / "m.safetensors",
+        classifier=make_classifier(vocab),
+        resize=Resize(64),
+        notes="\udcff",
+    )
+    with serve(using=Predictor.load(path, device="cpu"), model=path) as client:
+        for answer in (client.ask("GET", "/api/model"), client.predict(("a.png", image))):
+            assert answer.status == 200
+            assert rb"caf\\udce9" in answer.body
+            assert msgspec.json.decode(answer.body)  # It takes valid Unicode only.
+
+
+class Failing(nn.Module):
+    """A body that fails, once it is told to, in the way that it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+        self.fail: Callable[[], object] = lambda: None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.fail()
+        return self.layer(images)
+
+
+def test_a_fault_is_logged_once_with_the_id_that_the_visitor_gets(
+    serve, image: bytes, caplog: pytest.LogCaptureFixture
+):
+    body = Failing()
+    classifier = Classifier(build_backbone(body), ConcatPoolHead(4, 2), vocab=("a", "b"))
+    with serve(using=Predictor(classifier, resize=Resize(64))) as client:
+        for fail, status, words in (
+            (lambda: {}["\x1b[2J"], 500, "The server failed"),
+            (lambda: torch.empty(2**50), 503, "not enough memory"),
+        ):
+            body.fail = fail
+            caplog.clear()
+            response = client.predict(("a.png", image))
+            assert response.status == status
+            assert words in response.json["error"]
+            (number,) = re.findall(r"\(id ([0-9a-f]{8})\)", response.json["error"])
+            (record,) = [record for record in caplog.records if record.name == "vizsla.serve"]
+            line = JsonLines().format(record)
+            assert line.isascii()
+            assert line.isprintable()
+            logged = json.loads(line)
+            assert (logged["id"], logged["level"]) == (number, "error")
+            assert (logged["method"], logged["path"]) == ("POST", "/api/predict")
+            assert "in forward" in logged["traceback"]
+        body.fail = lambda: None
+        assert client.predict(("a.png", image)).status == 200
+
+
+def test_visitors_cannot_fill_the_log():
+    now = 0.0
+    few = FewLines(clock=lambda: now)
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "fault", None, None)
+    assert sum(few.filter(record) for _ in range(1000)) == 20
+    now = 3600.0
+    assert few.filter(record)
+    assert json.loads(JsonLines().format(record))["left_out"] == 980

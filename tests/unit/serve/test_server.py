@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import io
+import json
+import re
 import signal
 import socket
 import subprocess
@@ -87,18 +89,27 @@ def test_the_command_line_says_what_is_wrong(vizsla: Callable[..., Any], tmp_pat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_ctrl_c_ends_the_command_with_code_0(model: Path):
-    command = [sys.executable, "-m", "vizsla", "serve", str(model), "--port", "0", "--host", "0.0.0.0"]  # fmt: skip
+    command = [sys.executable, "-m", "vizsla", "serve", str(model), "--port", "0", "--host", "0.0.0.0", "--access-log"]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
         try:
             assert process.stdout is not None
-            assert process.stdout.readline().startswith(f"Serving {model} at http://localhost:")
+            started = process.stdout.readline()
+            assert started.startswith(f"Serving {model} at http://localhost:")
             warning = process.stdout.readline()
             assert warning.startswith("Warning: other machines can reach this server.")
+            (port,) = re.findall(r":(\d+)/", started)
+            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
+            connection.request("GET", "/%1b[2J%e2%80%ae")
+            assert connection.getresponse().status == 404
+            connection.close()
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         finally:
             process.kill()
-    assert (process.returncode, out, err) == (0, "Stopped.\n", "")
+    assert (process.returncode, out) == (0, "Stopped.\n")
+    assert err.removesuffix("\n").isprintable()
+    (line,) = map(json.loads, err.splitlines())
+    assert (line["message"], line["path"], line["status"]) == ("request", "/\x1b[2J\u202e", 404)
 
 
 SLOW = b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n12"

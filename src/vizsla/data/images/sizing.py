@@ -386,7 +386,7 @@ class RatioResize(Sizing):
     max_sz: int
 
     def __post_init__(self) -> None:
-        as_size(self.max_sz)
+        as_size((self.max_sz, 1))
 
     def cover(self, *, training: bool) -> Size | None:  # noqa: ARG002
         """Return the square of the longer side."""
