@@ -259,6 +259,14 @@ def test_options_that_cannot_work_are_refused_first(vizsla: RunVizsla):
         assert done.err.startswith("vizsla: ")
         assert named in done.err
         assert value in done.err or option == "--sizee"
+    for words, named in (
+        ("bench --labels regex:(.)", "DATA"),
+        ("serve m.safetensors --data x", "--run"),
+        ("predict m.safetensors x.jpg --null", "--null"),
+        ("train x --cache off --cache-budget 1GB", "cache_budget"),
+    ):
+        done = vizsla(*words.split())
+        assert (done.code, named in done.err) == (2, True), done.err
 
 
 def test_the_choices_of_a_run_train_another_one(

@@ -541,6 +541,7 @@ def test_exact_duplicates_are_counted_and_named(vizsla: RunVizsla, image_folder:
     (copies,) = json.loads(vizsla("check", "pictures", "--json").out)["copies"]
     assert (copies["kind"], copies["num_images"], copies["num_files"]) == ("different labels", 1, 2)
     assert ["disc/a copy.jpg", "disc"] in copies["examples"][0]
-    done = vizsla("train", "pictures", "--size", "64", "--out", "run")
+    done = vizsla("train", "pictures", "--size", "64", "--out", "run", "--epochs", "0", "--lr", "1")
     assert line in done.out
+    assert "Not used, as there are no end-to-end epochs (--epochs): --lr\n" in done.out
     assert line in json.loads(Path("run/metrics.json").read_text("utf-8"))["notes"]

@@ -185,6 +185,10 @@ def predict(
         )
     check_device(device)
     model = model_file(model)
+    if null and not lists and _STDOUT not in paths:
+        raise ConfigError(
+            "--null says how a list of paths ends each of them. Give --list FILE, or -."
+        )
     source = PathSource(paths=paths, lists=lists, null=null)
     options = PredictOptions(
         device=device,
@@ -354,6 +358,10 @@ def serve(
 
     if run is not None and nearest is not None:
         raise ConfigError("--run and --nearest exclude each other. Choose one of them.")
+    if data is not None and run is None:
+        raise ConfigError(
+            "--data says where the images of --run are now. Give --run RUN, or leave --data out."
+        )
     check_device(device)
     body_bytes = round(max_mb * 1e6)
     limits = Limits(

@@ -283,6 +283,10 @@ def bench(
 
     check_arch(choices.arch)
     check_device(choices.device)
+    if data is None and where != AS_FOLDERS:
+        raise ConfigError(
+            "--labels, --valid and the other words about labels and the split are about DATA. Give DATA, or leave them out."
+        )
     display = Display(quiet=json)
     with tempfile.TemporaryDirectory(prefix="vizsla-bench-") as folder:
         if data is None:

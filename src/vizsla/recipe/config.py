@@ -123,6 +123,10 @@ class TrainConfig:
             from vizsla.machine import parse_bytes
 
             parse_bytes(self.cache_budget, option="cache_budget")
+            if self.cache == "off":
+                raise ConfigError(
+                    f"cache_budget is what the cache may take, and cache is 'off'. Received: {self.cache_budget!r}"
+                )
 
     @property
     def kept_size(self) -> int:
