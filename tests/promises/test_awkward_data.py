@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vizsla import DataError
+from vizsla import DataError, PictureError
+from vizsla.data.images import decode_image
 from vizsla.data.table import resolve_data
 
 if TYPE_CHECKING:
@@ -98,13 +99,16 @@ def test_folders_as_they_should_not_be(
         listener.bind("socket.png")
     monkeypatch.chdir(here)
     (image_folder / "cross" / "up").symlink_to(image_folder)
+    (image_folder / "cross" / "zero.png").symlink_to("/dev/zero")
+    with pytest.raises(PictureError, match="a device"):
+        decode_image("/dev/zero")
     shutil.copy(image_folder / "cross" / "cross_0.jpg", image_folder / "cross" / "._cross_0.jpg")
     for number, name in enumerate(("-x.jpg", "#1.jpg", "100%.jpg", "new\nline.jpg")):
         os.link(image_folder / "cross" / f"cross_{number}.jpg", image_folder / "cross" / name)
     done = vizsla("check", "pictures")
     assert done.code == 0
     for words in (
-        "left out: pipes, sockets or devices: cross/pipe.png, disc/socket.png",
+        "left out: pipes, sockets or devices: cross/pipe.png, cross/zero.png, disc/socket.png",
         "left out: 1 image whose name begins with a dot",
         "exact duplicates within a set: 4 images in 8 files",
     ):

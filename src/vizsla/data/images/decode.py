@@ -209,6 +209,8 @@ def _bytes_of(source: Path | str | bytes) -> bytes:
         return source
     path = Path(source)
     try:
+        if path.is_char_device():  # /dev/zero has no end
+            raise UnreadableError("it is a device, not a file", NOT_AN_IMAGE)
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise UnreadableError("there is no such file") from error

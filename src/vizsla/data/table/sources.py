@@ -281,11 +281,11 @@ def walk_folders(
                 inside[f"{name}/"] = entry
         elif not is_image_name(name) and not _is_image(entry):
             left_out.suffixes[_suffix(name) or "(no extension)"] += 1
-        elif entry.is_symlink():  # a broken link is kept: it is reported as missing
+        elif not entry.is_symlink() and entry.is_file():
             names.append(name)
+        elif entry.is_symlink() and (os.path.isfile(entry.path) or not os.path.exists(entry.path)):  # noqa: PTH110, PTH113
+            names.append(name)  # a broken link is kept: it is reported as missing
             linked.add(name)
-        elif entry.is_file():
-            names.append(name)
         else:
             left_out.special.append(entry.path)
     names.sort()
