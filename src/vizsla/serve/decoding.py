@@ -71,6 +71,7 @@ class DecodingProcesses:
             self._nursery = subprocess.Popen(
                 [*command, str(seconds), msgspec.json.encode((resize, bit_depth)).decode()],
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for the server.
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )  # fmt: skip
@@ -97,7 +98,8 @@ class DecodingProcesses:
                 while True:
                     idle.get_nowait().close()
         self._control.close()
-        self._nursery.wait(10)
+        self._nursery.kill()  # It may still be importing.
+        self._nursery.wait()
 
     def decode(self, data: bytes, *, most_pixels: int) -> NDArray[np.uint8] | str:
         """Return the pixels of an image file, uint8 ``(H, W, 3)``, or why there are none.
@@ -166,8 +168,7 @@ def _be_nursery(
     from vizsla.data.images.reader import ImageReader
     from vizsla.machine import share_heaps, use_threads
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # The server says when to end.
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The server says when to end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Ended workers leave nothing behind.
     share_heaps(1)
     use_threads(1)
