@@ -140,6 +140,7 @@ class MissingExtraError(VizslaError, ImportError):
 PACKAGES_OF_EXTRA = {
     "bench": ("fastai",),
     "demo": ("elpv-dataset", "jinja2"),
+    "heic": ("pillow-heif",),
     "log": ("tensorboard", "wandb"),
     "notebook": ("ipykernel", "ipython", "ipywidgets", "scikit-learn"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),

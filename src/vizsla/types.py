@@ -165,6 +165,7 @@ class ImageTable:
         train_rows: int64 ``(T,)``, rows to learn from.
         valid_rows: int64 ``(V,)``, rows held out.
         skipped: ``(path, cause)`` of images that were left out because they cannot be read.
+        suspicious: ``(path, what seems to be missing)`` of images that can be read, and are used.
         task: What is predicted of an image.
         untrainable: The error that training raises, where the images can only be looked at; else None.
         notes: What was guessed of the data's layout and what was left out, a line each, for those who train on it.
@@ -179,6 +180,7 @@ class ImageTable:
     train_rows: Tensor
     valid_rows: Tensor
     skipped: tuple[tuple[Path, str], ...] = ()
+    suspicious: tuple[tuple[Path, str], ...] = ()
     task: Task = "category"
     untrainable: DataError | None = None
     notes: tuple[str, ...] = ()

@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING, Literal
 from vizsla import __version__
 from vizsla.data.images.bit_depth import bit_depth_line, decide_bit_depth
 from vizsla.data.images.duplicates import find_copies
-from vizsla.data.images.facts import SmallImages, count_smaller, enlarged_text
+from vizsla.data.images.facts import ImageNotes, count_smaller, enlarged_text
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.images.sizing import Resize
-from vizsla.data.table.check import find_unreadable, fingerprint, settle_unreadable
+from vizsla.data.table.check import (
+    find_unreadable,
+    fingerprint,
+    note_suspicious,
+    paths_with_causes,
+    settle_unreadable,
+)
 from vizsla.errors import ConfigError
 from vizsla.evaluate.calibration import calibrate
 from vizsla.evaluate.metrics import Metric, summarise
@@ -191,7 +197,8 @@ def read_all(
     """Read every image of both splits once, into the cache.
 
     Returns:
-        The table of the readable images with the bit depth of those of 16 bits, and a sentence about those that are smaller than the size; empty if there are none.
+        The table of the readable images, which names those that seem incomplete and has the bit depth of those of 16 bits, and a
+        sentence about those that are smaller than the size; empty if there are none.
 
     Raises:
         PictureError: Some cannot be read, and ``plan.on_bad`` is ``"error"``; all are named.
@@ -201,7 +208,7 @@ def read_all(
 
     size, num_workers = as_size(plan.config.size), plan.config.num_threads
     as_size(plan.config.kept_size)  # Refused now, if at all, not after the images were read.
-    small = SmallImages(size)
+    notes = ImageNotes(size)
     rows = torch.cat([table.train_rows, table.valid_rows])
     largest_values: dict[str, int] = {}
     bit_depth = plan.config.stated_bit_depth
@@ -209,7 +216,7 @@ def read_all(
         resize=Resize(plan.config.size),
         cache=cache,
         truncated=plan.config.truncated,
-        on_decoded=small.note,
+        on_decoded=notes.note,
         bit_depth=bit_depth,
         on_wide=lambda path, largest: largest_values.update({str(path): largest}),
     )
@@ -227,8 +234,11 @@ def read_all(
     if bit_depth is not None:
         display.line(bit_depth_line(bit_depth))
         table = replace(table, bit_depth=bit_depth)
+    table = note_suspicious(table, notes.doubts)
+    if table.suspicious:
+        display.line(table.notes[-1])
     rows = torch.cat([table.train_rows, table.valid_rows])
-    number = count_smaller(table, rows, size=size, num_workers=num_workers, noted=small)
+    number = count_smaller(table, rows, size=size, num_workers=num_workers, noted=notes)
     return table, enlarged_text(number, size=size)
 
 
@@ -342,12 +352,6 @@ def _metrics_json(
     table: ImageTable,
 ) -> str:
     """Return the numbers of a run as JSON, with what its report needs to be made again."""
-    skipped = {
-        (
-            path.relative_to(table.root) if path.is_relative_to(table.root) else path
-        ).as_posix(): cause
-        for path, cause in table.skipped
-    }
     values: Mapping[str, object] = {
         "title": plan.title,
         "metrics": {metric.name: asdict(metric) for metric in metrics},
@@ -355,7 +359,8 @@ def _metrics_json(
         "facts": dict(facts),
         "interrupted": run.interrupted,
         "notes": list(plan.notes),
-        "skipped": skipped,
+        "skipped": paths_with_causes(table.root, table.skipped),
+        "suspicious": paths_with_causes(table.root, table.suspicious),
     }
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 

@@ -16,8 +16,8 @@ from vizsla import Resize
 from vizsla.data.cache import ImageCache
 from vizsla.data.images import (
     LIKENESS_SIDE,
+    ImageNotes,
     ImageReader,
-    SmallImages,
     count_smaller,
     enlarged_text,
     find_copies,
@@ -98,7 +98,7 @@ def test_images_with_a_short_side_are_counted(table: ImageTable):
 
 
 def test_sizes_noted_while_reading_are_used(table: ImageTable):
-    small = SmallImages((24, 24))
+    small = ImageNotes((24, 24))
     reader = ImageReader(resize=Resize(24), cache=ImageCache(mode="memory"), on_decoded=small.note)
     find_unreadable(table, torch.arange(5), reader=reader)
     for path in table.paths[:5]:
@@ -108,7 +108,7 @@ def test_sizes_noted_while_reading_are_used(table: ImageTable):
 
 
 def test_a_large_jpeg_decoded_at_a_smaller_scale_is_not_small(tmp_path: Path):
-    small = SmallImages((90, 100))
+    small = ImageNotes((90, 100))
     reader = ImageReader(
         resize=Resize((90, 100)), cache=ImageCache(mode="off"), on_decoded=small.note
     )

@@ -307,7 +307,6 @@ def test_unsupported_kinds_are_never_called_damaged():
         "lossless": LOSSLESS.replace(b"\xff\xc3\x00\x0b\x08", b"\xff\xc3\x00\x0b\x0c"),
         "DICOM": bytes(128) + b"DICM" + bytes(40),
         "Photoshop": b"8BPS\0\1" + bytes(40),
-        "HEIC": b"\0\0\0\x18ftypheic" + bytes(40),
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'></svg>",
     }
     for words, data in cases.items():

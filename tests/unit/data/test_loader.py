@@ -441,7 +441,9 @@ def test_a_file_without_permission_is_named_or_cached(table: ImageTable, reader_
 def test_a_file_that_is_written_to_while_it_is_read_is_not_kept(make_image: Callable[..., Path]):
     path, cache = make_image("a.png"), ImageCache(mode="memory", budget_bytes=10**6)
     reader = ImageReader(
-        resize=Resize(24), cache=cache, on_decoded=lambda path, _size: os.utime(path, ns=(5, 10**6))
+        resize=Resize(24),
+        cache=cache,
+        on_decoded=lambda path, _size, _doubt: os.utime(path, ns=(5, 10**6)),
     )
     reader.read(path)
     assert cache.describe().startswith("cache memory: 0 images")

@@ -30,7 +30,7 @@ from vizsla import Predictor, Resize, grad_cam
 from vizsla.evaluate import Novelty
 from vizsla.model_file import save_bundle
 from vizsla.models import Classifier, ConcatPoolHead, build_backbone
-from vizsla.serve import ASSETS, FewLines, JsonLines, Limits
+from vizsla.serve import ASSETS, FewLines, JsonLines, Limits, formats_of
 
 Draw = Callable[..., Image.Image]
 
@@ -74,6 +74,18 @@ def test_many_images_get_their_answers_in_order(client, predictor: Predictor, dr
     for (_, data), answer in zip(files, answers, strict=True):
         expected = predictor.predict(data).probabilities
         torch.testing.assert_close(probabilities(answer), expected, atol=1e-6, rtol=0)
+
+
+def test_heic_is_taken_where_the_operator_says_so(client, serve, predictor: Predictor, draw: Draw):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(draw("cross", number=3)).save(stream, quality=90)
+    asked = {"body": stream.getvalue(), "headers": {"content-type": "image/heic"}}
+    (answer,) = client.ask("POST", "/api/predict", **asked).json["pictures"]
+    assert "HEIC" in answer["error"]
+    with serve(Limits(requests_per_second=0, formats=formats_of(["heic"]))) as running:
+        (answer,) = running.ask("POST", "/api/predict", **asked).json["pictures"]
+    assert torch.equal(probabilities(answer), predictor.predict(stream.getvalue()).probabilities)
 
 
 def test_a_body_may_be_an_image(client, predictor: Predictor, draw: Draw):

@@ -2,6 +2,7 @@
 
 from .bit_depth import bit_depth_line as bit_depth_line
 from .bit_depth import decide_bit_depth as decide_bit_depth
+from .cut_off import missing_part as missing_part
 from .decode import DECODER_VERSION as DECODER_VERSION
 from .decode import JpegHeader as JpegHeader
 from .decode import Truncated as Truncated
@@ -23,7 +24,7 @@ from .duplicates import find_copies as find_copies
 from .duplicates import find_duplicates as find_duplicates
 from .facts import LIKENESS_SIDE as LIKENESS_SIDE
 from .facts import ImageFacts as ImageFacts
-from .facts import SmallImages as SmallImages
+from .facts import ImageNotes as ImageNotes
 from .facts import count_smaller as count_smaller
 from .facts import enlarged_text as enlarged_text
 from .facts import guess_bit_depth as guess_bit_depth

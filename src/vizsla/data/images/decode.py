@@ -24,17 +24,20 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from vizsla.cores import num_cores
 from vizsla.data.images.bit_depth import check_bit_depth, scaled_to_bytes, wide_file
+from vizsla.data.images.cut_off import is_filled, signs_of
 from vizsla.data.images.decoded_size import TooCostlyError, decoded_pixels
+from vizsla.data.images.heic import is_heic, open_heic
 from vizsla.data.images.profiles import in_srgb, srgb_conversion
 from vizsla.data.images.refusals import (
     DAMAGED,
     NOT_AN_IMAGE,
+    UNSUPPORTED,
     UnreadableError,
     is_unscalable_jpeg,
     refused_data,
     refused_header,
 )
-from vizsla.errors import ConfigError, PictureError
+from vizsla.errors import ConfigError, MissingExtraError, PictureError
 from vizsla.seeding import counter_uniform
 from vizsla.types import SYMMETRIES, SYMMETRY_OF_ORIENTATION
 
@@ -89,7 +92,7 @@ def decode_image(
         on_wide: Called with the largest value of a 16-bit image, rounded up, if that depends on ``bit_depth`` and there is none.
 
     Returns:
-        A decoded image of mode RGB.
+        A decoded image of mode RGB; its ``info`` has only what ``missing_part`` wants to know.
 
     Raises:
         PictureError: The file is missing, empty, truncated, damaged, not an image, or decoding it would take more than
@@ -235,6 +238,13 @@ def _open_header(data: bytes) -> Image.Image:
         decoded_pixels(data, max_pixels=MAX_PIXELS)
     except TooCostlyError as error:
         raise UnreadableError(str(error), DAMAGED if error.__cause__ else None) from error
+    if is_heic(data):
+        try:
+            return open_heic(data)
+        except MissingExtraError as error:
+            raise UnreadableError(f"an HEIC image. {error}", UNSUPPORTED) from error
+        except Exception as error:
+            raise refused_data(data, error) from error
     # Pillow's own limit (a warning from 89 million pixels, an error from 179) is a module global and would turn away
     # cameras of today. Opening reads the header only, so the lock is held for some 20 microseconds.
     with _HEADER_LOCK:
@@ -271,6 +281,7 @@ def _decode(
             image.load()
         else:
             image = wide.narrowed(image, bit_depth=bit_depth, on_wide=on_wide)
+        signs = signs_of(image) if is_jpeg else {}
         symmetry = _symmetry_of(image)
         upright = to_rgb(image)
         if symmetry:
@@ -279,7 +290,8 @@ def _decode(
         if cover is not None and is_unscalable_jpeg(data):
             return _decode(data, None)
         raise refused_data(data, error) from error
-    upright.info = {}  # it still has the EXIF data, and the orientation must not be applied twice
+    # It still has the EXIF data, and the orientation must not be applied twice.
+    upright.info = {**signs}
     return upright
 
 
@@ -354,9 +366,11 @@ def plain_pixels(data: bytes, *, cover: Size) -> NDArray[np.uint8] | None:
     if can_be_halved or height * width > LARGEST_PLAIN_PIXELS:
         return None
     try:
-        return _decode_plain(data)
+        pixels = _decode_plain(data)
     except RuntimeError:
         return None
+    # What ends in the grey that libjpeg fills with may be incomplete.
+    return None if is_filled(tuple(pixels[-1, -1].tolist())) else pixels
 
 
 @cache

@@ -312,6 +312,18 @@ def _other_size(claimed: Size, found: Size) -> TooCostlyError:
 _SEQUENCE_HEADER, _TEMPORAL_DELIMITER = 1, 2
 
 
+def _count_heif(data: bytes) -> _Count:
+    """Return the largest size in the boxes; libheif refuses a stream that is larger than its box says."""
+    sizes = [
+        struct.unpack_from(">II", data, at + 4)
+        for kind, at, _ in _boxes(data, _Parts())
+        if kind == b"ispe"
+    ]
+    if not sizes:
+        raise _DamagedError
+    return _plain(*max(sizes, key=lambda size: size[0] * size[1]))
+
+
 def _count_avif(data: bytes) -> _Count:
     """Compare the sizes in the boxes with those in the AV1 streams: libavif decodes a stream as it is, then scales it."""
     parts = _Parts()
@@ -489,6 +501,7 @@ _COUNTERS: dict[str, Callable[[bytes], _Count]] = {
     "ICO": _count_icon,
     "JPEG2000": _count_jpeg_2000,
     "AVIF": _count_avif,
+    "HEIF": _count_heif,
 }
 _HAS_HIDDEN_SIZES = ("TIFF", "ICO", "JPEG2000", "AVIF")
 """Where the size that Pillow states is not what is decoded; other sizes are checked again once the file is open."""

@@ -128,16 +128,27 @@ def guess_bit_depth(table: ImageTable) -> int | None:
     return decide_bit_depth(known) if known else None
 
 
-class SmallImages:
-    """Which images are smaller than a size, noted while they are read anyway. Safe for any number of threads."""
+class ImageNotes:
+    """Which images are smaller than a size, and which seem incomplete: noted while they are read anyway, by any threads.
+
+    Attributes:
+        size: (height, width).
+        doubts: What seems to be missing of images, by their paths.
+    """
 
     def __init__(self, size: Size) -> None:
         self.size = size
+        self.doubts: dict[str, str] = {}
         self._noted: dict[str, bool] = {}
 
-    def note(self, path: Path | str, size: Size) -> None:
-        """Note the (height, width) of an image; an ``on_decoded`` for an ``ImageReader`` that brings images to this size."""
+    def note(self, path: Path | str, size: Size, doubt: str = "") -> None:
+        """Note the (height, width) of an image and what seems to be missing of it.
+
+        This is an ``on_decoded`` for an ``ImageReader`` that brings images to this size.
+        """
         self._noted[str(path)] = size[0] < self.size[0] or size[1] < self.size[1]
+        if doubt:
+            self.doubts[str(path)] = doubt
 
     def is_small(self, path: Path | str) -> bool:
         """Whether an image is small; if it was not noted, its header is read. An unreadable image is not small."""
@@ -152,13 +163,13 @@ def count_smaller(
     *,
     size: Size,
     num_workers: NumWorkers = "auto",
-    noted: SmallImages | None = None,
+    noted: ImageNotes | None = None,
 ) -> int:
     """Return how many of the rows' images, int64 ``(N,)``, have a side shorter than that of ``size``.
 
     Only the headers are read of images that were not ``noted`` for this size.
     """
-    small = noted if noted is not None and noted.size == size else SmallImages(size)
+    small = noted if noted is not None and noted.size == size else ImageNotes(size)
     return sum(
         map_rows(lambda row: small.is_small(table.paths[row]), rows, num_workers=num_workers)
     )

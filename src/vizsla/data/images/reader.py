@@ -15,6 +15,7 @@ from PIL import Image
 
 from vizsla.data.cache.cache import ImageKey
 from vizsla.data.images.bit_depth import ALMOST_BLACK, check_bit_depth
+from vizsla.data.images.cut_off import missing_part
 from vizsla.data.images.decode import (
     Truncated,
     decode_image,
@@ -44,9 +45,10 @@ if TYPE_CHECKING:
 class ImageReader:
     """Turns one image into the pixels that training or validation see; the same for a batch and for a single file.
 
-    ``on_decoded`` is called, in the thread that reads, for each file that is decoded, with its path and the (height, width)
-    that was decoded: smaller than the size asked for only if the image is. ``bit_depth`` is that of 16-bit files; without it
-    their values are scaled by 65,535, they are not cached, and ``on_wide`` is called with the path and the largest value of each.
+    ``on_decoded`` is called, in the thread that reads, for each file that is decoded, with its path, the (height, width)
+    that was decoded, smaller than the size asked for only if the image is, and what seems to be missing of it. ``bit_depth`` is
+    that of 16-bit files; without it their values are scaled by 65,535, they are not cached, and ``on_wide`` is called with the
+    path and the largest value of each.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class ImageReader:
         resize: ItemTransforms | ItemPipeline,
         cache: ImageCache,
         truncated: Truncated = "strict",
-        on_decoded: Callable[[Path | str, Size], None] | None = None,
+        on_decoded: Callable[[Path | str, Size, str], None] | None = None,
         bit_depth: int | None = None,
         on_wide: Callable[[Path | str, int], None] | None = None,
     ) -> None:
@@ -124,7 +126,7 @@ class ImageReader:
         if file is not None and not items.before:
             with suppress(OSError):  # Decoding says what is wrong with the file.
                 key = self.key(file, training=training)
-        kept = None if key is None else self.cache.find(key)
+        kept, doubt = None if key is None else self.cache.find(key), ""
         if kept is None:
             image: Image.Image | Pixels | None = None
             if isinstance(source, Image.Image):
@@ -146,8 +148,9 @@ class ImageReader:
                     if wide:
                         self._note_wide(source, wide[0])
                         key = None  # Whoever decides on a depth must see it again.
+                    doubt = "" if file is None else missing_part(image, data)
                 if self.on_decoded is not None and file is not None:
-                    self.on_decoded(file, size_of(image))
+                    self.on_decoded(file, size_of(image), doubt)
             if items.before:
                 image = Image.fromarray(run_functions(items.before, np.array(image), name=name))
             if sizing is None:
@@ -157,7 +160,8 @@ class ImageReader:
             else:
                 kept = sizing.presize_pixels(image, training=training)
             kept.setflags(write=False)
-            if file is not None and key is not None:
+            # What seems incomplete is not kept, or a later run would find it in a cache on disk and not say so.
+            if file is not None and key is not None and not doubt:
                 with suppress(OSError):  # Kept only if the file was not written to meanwhile.
                     if key == self.key(file, training=training):
                         self.cache.keep(key, kept)

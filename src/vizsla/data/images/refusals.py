@@ -121,8 +121,6 @@ def _says_unsupported(error: Exception) -> bool:
 def _other_format(data: bytes) -> str:
     if data[128:132] == _DICOM:
         return "a DICOM file"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
-        return "an HEIC image"
     beginnings = (what for start, what in _OTHER_FORMATS if data.startswith(start))
     return next(beginnings, "")
 

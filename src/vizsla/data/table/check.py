@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -33,7 +34,6 @@ from vizsla.types import ImageTable, is_labelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -80,8 +80,9 @@ class UnreadableImage:
 class DataSummary:
     """What is in a table; ``num_unlabelled`` of the other images have no label, and ``num_skipped`` were ``unreadable``.
 
-    ``notes`` say what was guessed of the layout and what was left out, ``copies`` which images are there more
-    than once, and ``bit_depth`` how many bits 16-bit images use, if there are any.
+    ``notes`` say what was guessed of the layout and what was left out, ``suspicious`` what seems to be missing of images that
+    can be read, by their paths, ``copies`` which images are there more than once, and ``bit_depth`` how many bits 16-bit images
+    use, if there are any.
 
     Classes are in the order of the vocabulary, and an image with several labels counts in each of its classes. Where the
     labels are numbers there are no classes but ``numbers``.
@@ -94,6 +95,7 @@ class DataSummary:
     num_other: int
     num_unlabelled: int
     num_skipped: int
+    suspicious: dict[str, str]
     notes: tuple[str, ...]
     copies: tuple[Copies, ...] = ()
     bit_depth: int | None = None
@@ -119,6 +121,7 @@ def describe_data(table: ImageTable, *, copies: tuple[Copies, ...] = ()) -> Data
         num_other=int(outside.sum()),
         num_unlabelled=int((~is_labelled(table.targets)).sum()),
         num_skipped=len(table.skipped),
+        suspicious=paths_with_causes(table.root, table.suspicious),
         notes=table.notes,
         copies=copies,
         bit_depth=table.bit_depth,
@@ -551,6 +554,25 @@ def settle_unreadable(
         f"{len(unreadable)} of {counted(len(table.paths), 'image')} cannot be read:\n{listed(entries)}\n"
         "Repair or remove the files, or train on the rest with --on-bad skip (on_bad='skip')."
     )
+
+
+def note_suspicious(table: ImageTable, doubts: Mapping[str, str]) -> ImageTable:
+    """Return a table that names the images that seem incomplete, by their paths, and says so in its notes."""
+    if not doubts:
+        return table
+    found = tuple((Path(path), doubt) for path, doubt in sorted(doubts.items()))
+    entries = [f"{path} ({doubt})" for path, doubt in paths_with_causes(table.root, found).items()]
+    what = counted(len(found), "image seems", "images seem")
+    note = f"{what} incomplete: {joined(entries, limit=5)}"
+    return replace(table, suspicious=found, notes=(*table.notes, note))
+
+
+def paths_with_causes(root: Path, causes: Sequence[tuple[Path, str]]) -> dict[str, str]:
+    """Return ``(path, cause)`` of images by their posix paths, relative to ``root`` where they lie below it."""
+    return {
+        (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(): cause
+        for path, cause in causes
+    }
 
 
 def drop_unreadable(table: ImageTable, bad: Sequence[tuple[int, str]]) -> ImageTable:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
     ".apng", ".arw", ".avif", ".avifs", ".bmp", ".cr2", ".cur", ".dcx", ".dds", ".dib", ".dng",
-    ".emf", ".eps", ".gif", ".heic", ".heif", ".icns", ".ico", ".im", ".j2c", ".j2k", ".jfif",
+    ".emf", ".eps", ".gif", ".heic", ".heif", ".hif", ".icns", ".ico", ".im", ".j2c", ".j2k", ".jfif",
     ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".mpo", ".msp", ".nef", ".orf",
     ".pbm", ".pcx", ".pfm", ".pgm", ".pjpeg", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".raf",
     ".ras", ".rgb", ".rgba", ".rw2", ".sgi", ".tga", ".tif", ".tiff", ".webp", ".wmf", ".xbm",
