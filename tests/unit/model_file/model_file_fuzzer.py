@@ -28,7 +28,7 @@ from vizsla.text import printable
 LENGTH = 8
 # Of addresses, beyond what the process has; most of that is the libraries' own reserve.
 MEMORY = 1 << 30
-SECONDS_FOR_ONE = 20
+SECONDS_FOR_ONE = 60
 FORBIDDEN = {
     *("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "os.remove", "os.rename"),
     *("pickle.find_class", "socket.connect", "ctypes.dlopen"),
@@ -291,6 +291,7 @@ def main() -> None:
         slowest = max(slowest, (time.process_time() - start, number))
         kind = outcomes.setdefault(damage.kind.__name__, {})
         kind[outcome] = kind.get(outcome, 0) + 1
+    faulthandler.cancel_dump_traceback_later()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     sys.stdout.write(json.dumps({
         "outcomes": outcomes, "problems": problems, "forbidden": done, "slowest": slowest, "grown_kilobytes": grown,
