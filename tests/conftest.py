@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,28 @@ def vizsla() -> Callable[..., Done]:
         return Done(code=int(ended.value.code or 0), out=texts[0], err=texts[1])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def full_disk() -> Callable[..., AbstractContextManager[None]]:
+    """Return a function of a number of bytes, a context in which no file of this process can grow beyond it.
+
+    Every write fails as on a full disk (EFBIG for ENOSPC), and nobody has to be root for it.
+    """
+    resource = pytest.importorskip("resource", reason="limits as POSIX systems have them")
+
+    @contextmanager
+    def limited(num_bytes: int = 0) -> Generator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -22,12 +22,12 @@ import errno
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.text import first_line, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 PictureKind = Literal["not an image", "damaged", "unsupported kind"]
 """Why the content of an image file cannot be read."""
@@ -159,6 +159,28 @@ def install_command(extra: str) -> str:
         'pip install pyarrow'
     """
     return f"pip install {' '.join(PACKAGES_OF_EXTRA[extra])}"
+
+
+def all_at_once(*checks: Callable[[], Any]) -> list[Any]:
+    """Call each function and return what they return; if several fail with errors of ours, raise one with all messages.
+
+    Examples:
+        >>> all_at_once(lambda: 1, lambda: "two")
+        [1, 'two']
+    """
+    results: list[Any] = []
+    errors: list[VizslaError] = []
+    for check in checks:
+        try:
+            results.append(check())
+        except VizslaError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        lines = [f"{number}. {error}" for number, error in enumerate(errors, start=1)]
+        raise VizslaError("\n".join([f"There are {len(errors)} problems.", *lines]))
+    return results
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

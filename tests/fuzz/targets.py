@@ -12,8 +12,11 @@ import copy
 import hashlib
 import io
 import json
+import warnings
 import zlib
 from collections.abc import Callable, Generator
+from contextlib import closing
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -331,16 +334,17 @@ class PartTarget:
         ]  # fmt: skip
         yield b"C" + b"\n".join(json.dumps(row).encode() for row in rows)
         yield b"C" + json.dumps({"path": "a.png", "error": "the file is truncated"}).encode()
-        yield b"R" + b"".join(self._line(json.dumps(row).encode()) for row in rows)
+        yield b"R" + b"".join(self._line(n, json.dumps(row).encode()) for n, row in enumerate(rows))
 
     @staticmethod
-    def _line(row: bytes) -> bytes:
-        return b'{"crc32": %d, "row": %b}\n' % (zlib.crc32(row), row)
+    def _line(number: int, row: bytes) -> bytes:
+        text = b'"number": %d, "row": %b' % (number, row)
+        return b'{"crc32": %d, %b}\n' % (zlib.crc32(text), text)
 
     def __call__(self, data: bytes) -> None:
         content = data[1:]
         if data[:1] == b"C":
-            content = b"".join(map(self._line, content.split(b"\n")))
+            content = b"".join(starmap(self._line, enumerate(content.split(b"\n"))))
         part_of(self._file).write_bytes(content)
         settings_of(self._file).write_text("{}")
         columns = {
@@ -350,13 +354,16 @@ class PartTarget:
             "error": "text",
         }
         try:
-            part = PartFile(self._file, iter(self._NAMES), settings={}, batch_size=1, resume=True)
-            for name in part.images:
-                part.write({"path": name, "error": "new"})
-            if data[:1] == b"C":
-                part.close()
-                return
-            part.finish(form=Format.csv, columns=columns)
+            with warnings.catch_warnings(action="ignore"):  # of damaged rows
+                part = PartFile(
+                    self._file, iter(self._NAMES), settings={}, batch_size=1, resume=True
+                )
+            with closing(part):
+                for name in part.images:
+                    part.write({"path": name, "error": "new"})
+                if data[:1] == b"C":
+                    return
+                part.finish(form=Format.csv, columns=columns)
         except VizslaError:
             return
         if self._file.read_text("utf-8").count("\n") < len(self._NAMES):

@@ -119,7 +119,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
     folder = tmp_path / "run"
     status, _ = train_until(step, signal.SIGKILL, folder=folder, train=train, every=every)
     assert os.WTERMSIG(status) == signal.SIGKILL
-    assert [path.name for path in folder.iterdir()] == ["checkpoint"]
+    assert sorted(path.name for path in folder.iterdir()) == [".vizsla-lock", "checkpoint"]
     done = train(folder, "--resume")
     assert (done.code, done.err) == (0, "")
     assert f"Going on after step {goes_on_after} of {NUM_STEPS}." in done.out

@@ -1,15 +1,24 @@
-"""atomic_write: a file appears whole or not at all, under real limits of the system."""
+"""Files that appear whole or not at all, under real limits of the system; places with one writer at a time."""
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
+import signal
 import stat
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vizsla import OutputError
-from vizsla.files import atomic_write
+from vizsla.files import atomic_write, only_writer, remove_leftovers, writer_of
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="uses limits or links of POSIX systems")
 
@@ -88,23 +97,12 @@ def test_a_link_stays_a_link(tmp_path: Path):
     assert target.read_text() == "new"
 
 
-@needs_posix
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path, run_python):
-    code = """
-import resource, signal, sys
-from vizsla.errors import OutputError
-from vizsla.files import atomic_write
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    with atomic_write(sys.argv[1]) as temporary:
-        temporary.write_bytes(bytes(5000))
-except OutputError as error:
-    print(error)
-"""
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, full_disk: Any):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    assert f"Cannot write {path}: File too large." in run_python(code, path)
+    facts = f"Cannot write {path}: File too large."
+    with full_disk(1000), pytest.raises(OutputError, match=facts), atomic_write(path) as temporary:
+        temporary.write_bytes(bytes(5000))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -136,3 +134,97 @@ except OutputError as error:
     finally:
         folder.chmod(0o755)
     assert (folder / "a.txt").read_text() == "old"
+
+
+# --- other processes -------------------------------------------------------------------------------------------------
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from vizsla.files import atomic_write, only_writer
+folder = Path(sys.argv[1])
+with only_writer(folder / "lock", of=folder), atomic_write(folder / "a.txt") as temporary:
+    temporary.write_text("half")
+    print("ready", flush=True)
+    time.sleep(100)
+"""
+
+
+@contextmanager
+def another_process(folder: Path) -> Generator[subprocess.Popen[str]]:
+    """Give a process that holds a lock file in a folder and is half through writing a file there."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+@needs_posix
+def test_a_place_has_one_writer_which_is_named_until_it_is_killed(tmp_path: Path):
+    lock = tmp_path / "lock"
+    with another_process(tmp_path) as process:
+        for _ in range(2):  # the first try must not free it
+            with pytest.raises(OutputError) as caught, only_writer(lock, of=tmp_path):
+                pytest.fail("the block must not run")
+            facts = (str(tmp_path), f"process {process.pid} on {platform.node()}", "since 20")
+            assert all(fact in str(caught.value) for fact in facts)
+        assert writer_of(lock).startswith(f"process {process.pid} on ")
+    assert writer_of(lock) == ""
+    with only_writer(lock, of=tmp_path):
+        assert writer_of(lock).startswith(f"process {os.getpid()} on ")
+    assert not lock.exists()
+    (tmp_path / "file").touch()
+    for bad in (tmp_path / "none" / "lock", tmp_path / "file" / "lock"):
+        with pytest.raises(OutputError, match="Cannot write"), only_writer(bad, of=bad.parent):
+            pytest.fail("the block must not run")
+
+
+@needs_posix
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_keeps_its_file(tmp_path: Path):
+    with another_process(tmp_path) as process:
+        with atomic_write(tmp_path / "b.txt") as temporary:
+            temporary.write_text("b")
+        assert sum(path.name.startswith(".vizsla-") for path in tmp_path.iterdir()) == 1
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    others = [tmp_path / f".vizsla-00000000-{age}.part.txt" for age in ("new", "old")]
+    for path in others:
+        path.touch()
+    os.utime(others[1], times=(0, time.time() - 100_000))
+    with atomic_write(tmp_path / "c.txt") as temporary:
+        temporary.write_text("c")
+    # Whether a writer on another machine lives is known of its files' age alone.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(others[0].name, "b.txt", "c.txt", "lock"),
+    ]
+    remove_leftovers(tmp_path / "no such folder")
+
+
+@needs_posix
+def test_without_locks_the_note_in_the_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lock = tmp_path / "lock"
+    for note, is_alive in (
+        ("", False),
+        ('{"process": 2147483646, "machine": "MINE", "since": "then"}', False),
+        ('{"process": 1, "machine": "MINE", "since": "then"}', True),
+        ('{"process": 1, "machine": "elsewhere", "since": "then"}', True),
+    ):
+        lock.write_text(note.replace("MINE", platform.node()))
+        assert bool(writer_of(lock)) == is_alive
+        with ExitStack() as stack:
+            if is_alive:
+                stack.enter_context(pytest.raises(OutputError, match=f"remove {lock}"))
+            stack.enter_context(only_writer(lock, of=tmp_path))
+        assert lock.exists() == is_alive
+    with atomic_write(tmp_path / "a.txt") as temporary:
+        remove_leftovers(tmp_path)
+        temporary.write_text("a")

@@ -1,8 +1,9 @@
 """The command line: words typed in a terminal become calls of the public functions.
 
 Results go to standard output, errors to standard error. Exit codes: 0 done, 2 the input was wrong (one message says how), 130
-stopped by Ctrl-C. Heavy modules are imported inside the commands, so that ``--help`` answers at once. A new command is a function
-in ``training.py`` or ``models.py`` and a line in ``COMMANDS``; a new option of training is a field of ``TrainConfig``.
+stopped by Ctrl-C, 143 by SIGTERM. Heavy modules are imported inside the commands, so that ``--help`` answers at once. A new
+command is a function in ``training.py`` or ``models.py`` and a line in ``COMMANDS``; a new option of training is a field of
+``TrainConfig``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cyclopts.config import Dict
 
 from vizsla import __version__
 from vizsla.cli.models import evaluate, export, predict, serve, verify
-from vizsla.cli.terminal import reported_errors
+from vizsla.cli.terminal import reported_errors, sigterm_as_ctrl_c
 from vizsla.cli.training import bench, check, demo, find_lr, report, show_cache, train
 from vizsla.errors import ConfigError
 from vizsla.run.folder import locate_data
@@ -111,6 +112,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     command = next((word for word in words if word in COMMANDS), "")
-    with reported_errors(doing=f"running vizsla {command}".rstrip(), debug=debug):
+    doing = f"running vizsla {command}".rstrip()
+    with sigterm_as_ctrl_c(), reported_errors(doing=doing, debug=debug):
         app([word for word in words[:end] if word != "--debug"] + words[end:])
     sys.exit(0)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from vizsla.cli.terminal import check_device, end
+from vizsla.cli.terminal import check_device, check_writable, end
 from vizsla.errors import ConfigError, DataError
+from vizsla.run.folder import check_not_of_run
 from vizsla.text import say
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def evaluate(
     part: Literal["auto", "train", "valid", "test", "all"] = "auto",
     csv: Path | None = None,
     json: bool = False,
+    force: bool = False,
     device: str = "auto",
     bs: int = 32,
     workers: int = -1,
@@ -63,11 +65,12 @@ def evaluate(
         part: The part of the data to judge; auto: its test part if it has one, else its validation part, else all.
         csv: Write what was said of each image to this file.
         json: Print everything as one JSON object.
+        force: Replace a file that exists.
         device: auto, cpu, cuda or mps.
         bs: Images that are computed together.
         workers: Threads that read images; -1: one per core.
     """
-    from vizsla.cli.terminal import check_writable, evaluation_json, evaluation_lines
+    from vizsla.cli.terminal import evaluation_json, evaluation_lines
     from vizsla.predict.evaluation import evaluate_model
     from vizsla.predict.predictor import Predictor
     from vizsla.run.folder import RunFolder
@@ -75,7 +78,7 @@ def evaluate(
 
     check_device(device)
     if csv is not None:
-        check_writable(csv)
+        check_writable(csv, force=force)
     predictor = Predictor.load(model_file(model), device=device)
     display = Display(quiet=json)
     trained_on: set[str] = set()
@@ -140,7 +143,7 @@ def predict(
 
     Any number of images, in the order given, in constant memory. A file appears when it is complete; until then its rows lie beside
     it, and --resume continues with them after a stop of any kind. An image that cannot be read gets a row with the cause, and the
-    exit code is then 2.
+    exit code is then 2. A file that exists is not replaced without --force.
 
     For example:
 
@@ -156,7 +159,7 @@ def predict(
         parquet: Write a Parquet file.
         json: Print one JSON object per line.
         resume: Continue a file that was not finished.
-        force: Throw away the rows of a file that was not finished.
+        force: Replace a file that exists, and throw away the rows of one that was not finished.
         lists: A file with one path per line; may be repeated.
         null: The paths of lists end with zero bytes (find -print0).
         tta: Views of each image to average, 1 to 12.
@@ -183,6 +186,8 @@ def predict(
         raise ConfigError(
             "--resume and --force are about a file. Give --csv, --jsonl or --parquet FILE."
         )
+    if file is not None:
+        check_not_of_run(file)
     check_device(device)
     model = model_file(model)
     if null and not lists and _STDOUT not in paths:
@@ -426,6 +431,7 @@ def export(
     onnx: Path | None = None,
     torch: Path | None = None,
     images: Annotated[tuple[Path, ...], Parameter(name=["--images", "--pictures"])] = (),
+    force: bool = False,
 ) -> None:
     """Write a model as ONNX or as a torch.export program.
 
@@ -441,8 +447,14 @@ def export(
         onnx: ONNX file to write, with its preprocessing inside.
         torch: Program of torch.export (.pt2) to write.
         images: An image or a folder of them to check with; may be repeated. Default: some made for this.
+        force: Replace files that exist.
     """
     from vizsla.export.onnx import export_model
+    from vizsla.export.verify import golden_path
+
+    for path in (onnx, None if onnx is None else golden_path(onnx), torch):
+        if path is not None:
+            check_writable(path, force=force)
 
     written = export_model(model_file(model), onnx=onnx, torch_program=torch, images=images)
     for one in written:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from errno import EDQUOT, EFBIG, EIO, ENOSPC
+from itertools import chain, count
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import CycloptsError
 
-from vizsla.errors import ConfigError, OutputError, VizslaError, memory_checked
+from vizsla.errors import ConfigError, OutputError, VizslaError, all_at_once, memory_checked
+from vizsla.run.folder import check_not_of_run
 from vizsla.text import say
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from pathlib import Path
 
     from vizsla.data.table.check import DataSummary
     from vizsla.predict.evaluation import Evaluation
+    from vizsla.recipe.config import TrainConfig
     from vizsla.run.train import FinishedRun
     from vizsla.types import ImageTable
 
@@ -34,7 +38,7 @@ def end(code: int, message: str = "") -> NoReturn:
 
 @contextmanager
 def reported_errors(*, doing: str, debug: bool = False) -> Generator[None]:
-    """Turn our errors and words that make no sense into one message and exit code 2, Ctrl-C into exit code 130.
+    """Turn our errors and words that make no sense into one message and exit code 2, Ctrl-C into 130, SIGTERM into 143.
 
     ``doing`` says what is done, for when memory runs out; ``debug`` shows the traceback instead of the message.
     """
@@ -48,7 +52,9 @@ def reported_errors(*, doing: str, debug: bool = False) -> Generator[None]:
     def warn(
         message: Warning | str, category: type[Warning], name: str, line: int, *_: object
     ) -> None:
-        say(warnings.formatwarning(message, category, name, line).rstrip(), err=True)
+        is_ours = Path(__file__).parents[1] in Path(name).parents
+        shown = warnings.formatwarning(message, category, name, line).rstrip()
+        say(f"vizsla: {message}" if is_ours else shown, err=True)
 
     # Pillow warns of oddities in files that it reads anyway; we report what it cannot read.
     warnings.filterwarnings("ignore", module="PIL")
@@ -64,7 +70,8 @@ def reported_errors(*, doing: str, debug: bool = False) -> Generator[None]:
     except VizslaError as error:
         stop(2, error, str(error))
     except KeyboardInterrupt as error:
-        stop(130, error, " ".join(["Stopped by Ctrl-C.", *getattr(error, "__notes__", ())]))
+        code, what = (143, "Told to end.") if error.args else (130, "Stopped by Ctrl-C.")
+        stop(code, error, " ".join([what, *getattr(error, "__notes__", ())]))
     except BrokenPipeError:
         # The reader of our lines has seen enough (head, for example). What is still in the buffer would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,6 +85,21 @@ def reported_errors(*, doing: str, debug: bool = False) -> Generator[None]:
         stop(2, error, f"Cannot write to standard output: {error.strerror}. {cure}")
     finally:
         warnings.showwarning = before
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Generator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that nothing is left behind; its exception has the number as its argument."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        del frame
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def finish(
@@ -194,18 +216,30 @@ def evaluation_json(found: Evaluation) -> str:
     return json.dumps(values)
 
 
-def check_writable(path: Path) -> None:
-    """Raise OutputError, before anything is computed, if a file cannot be written."""
+def check_writable(path: Path, *, force: bool = False) -> None:
+    """Raise OutputError, before anything is computed, if a file cannot be written, or exists and ``force`` was not given."""
     if path.is_dir() or not path.parent.is_dir():
         what = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise OutputError(f"Cannot write {path}: {what}. Choose another --out.")
+        raise OutputError(f"Cannot write {path}: {what}. Choose another place.")
+    check_not_of_run(path)
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists. Choose another name, or replace it with --force.")
 
 
-def check_arch(arch: str) -> None:
-    """Raise ConfigError, before the images are read, if there is no such network."""
+def free_path(path: Path) -> Path:
+    """Return a path, or, after a line that says so, the next one with a number that is free."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    free = next(each for each in chain([path], numbered) if not each.exists() or each.is_dir())
+    if free != path:
+        say(f"{path} exists. The result goes to {free}.")
+    return free
+
+
+def check_choices(choices: TrainConfig) -> None:
+    """Raise ConfigError, before the images are read, if there is no such network or no such device, or neither."""
     from vizsla.models.names import resolve_architecture
 
-    resolve_architecture(arch)
+    all_at_once(lambda: resolve_architecture(choices.arch), lambda: check_device(choices.device))
 
 
 def check_device(device: str) -> None:

@@ -11,13 +11,14 @@ from cyclopts import Parameter
 
 from vizsla.cli.terminal import (
     as_json,
-    check_arch,
+    check_choices,
     check_device,
     check_writable,
     count_lines,
     counts_line,
     data_name,
     finish,
+    free_path,
 )
 from vizsla.errors import ConfigError, PictureError
 from vizsla.recipe.config import DataConfig, TrainConfig, Truncated
@@ -121,8 +122,7 @@ def train(
 
     if data is None:
         raise ConfigError("Give DATA, a folder of images or a CSV file, or --config FILE.")
-    check_arch(choices.arch)
-    check_device(choices.device)
+    check_choices(choices)
     with distributed.start(choices.device) as own_device:
         if own_device is not None:
             choices = replace(choices, device=str(own_device))
@@ -174,7 +174,7 @@ def find_lr(
     Args:
         data: A folder of images, or a CSV file that lists them.
         steps: Steps of each of three runs.
-        out: The plot, a PNG; default: NAME-learning-rate.png.
+        out: The plot, a PNG; default: NAME-learning-rate.png. If it exists, the next free number is added.
     """
     from vizsla.recipe.features_first import EPOCH_COLUMNS
     from vizsla.run.find_rate import find_rate
@@ -182,9 +182,8 @@ def find_lr(
     from vizsla.train.rates.lr_finder import save_finder_plot
     from vizsla.train.rates.suggestions import describe
 
-    check_arch(choices.arch)
-    check_device(choices.device)
-    plot = Path(f"{data_name(data)}-learning-rate.png") if out is None else out
+    check_choices(choices)
+    plot = free_path(Path(f"{data_name(data)}-learning-rate.png") if out is None else out)
     check_writable(plot)
     display = Display()
     table = _read_data(data, where, seed=choices.seed, display=display)
@@ -281,8 +280,7 @@ def bench(
     from vizsla.bench.run import run_bench
     from vizsla.train.display import Display
 
-    check_arch(choices.arch)
-    check_device(choices.device)
+    check_choices(choices)
     if data is None and where != AS_FOLDERS:
         raise ConfigError(
             "--labels, --valid and the other words about labels and the split are about DATA. Give DATA, or leave them out."
@@ -350,6 +348,8 @@ def report(run: Path, /, *, data: Path | None = None, device: str = "auto") -> N
     from vizsla.train.display import Display
 
     check_device(device)
+    if (run / "report.html").exists():
+        say(f"{run / 'report.html'} exists, and is replaced at the end.")
     say(f"Report: {rebuild_report(run, data=data, device=device, display=Display())}")
 
 

@@ -8,6 +8,7 @@ Shape legend: B images of one size, H x W, C classes (or numbers).
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from contextlib import ExitStack
@@ -122,8 +123,10 @@ def export_model(
             temporary[0].write_bytes(onnx_bytes(program, manifest=bundle.manifest))
             answers.append(onnx_answers(temporary[0]))
         if torch_program is not None:
-            with temporary[-1].open("wb") as file:  # given a path, it would note the temporary name
-                torch.export.save(program, file)
+            # Given a path, it would note the temporary name; given a file on a full disk, torch ends the process.
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            temporary[-1].write_bytes(content.getbuffer())
             answers.append(program_answers(temporary[-1]))
         parities, kept = compare(reference.batches(), answers=answers)
         for parity, path in zip(parities, paths, strict=True):

@@ -4,24 +4,29 @@ A row is what ``Prediction.to_dict`` gives, with the path of the image; or its p
 complete its rows are in ``FILE.part``, one JSON object per line with a checksum, beside ``FILE.part.json``, which says what they
 were made with. At the end they are turned into CSV, JSON lines or Parquet, a few thousand at a time.
 
-To resume, the whole rows of the part are compared with the images that are given again, an incomplete last batch is cut off, and
-the rest is predicted in the same batches as without the interruption: the file comes out the same, byte for byte.
+To resume, the rows of the part that have their checksum are compared with the images that are given again, and whatever is not in
+a whole batch of such rows is predicted in the same batches as without the interruption: the file comes out the same, byte for byte.
+Whole batches behind a damaged row wait in ``FILE.part.rest`` until those before them are there.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import sys
+import warnings
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import import_module
-from itertools import chain, islice
+from itertools import chain, count, groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from vizsla.errors import ConfigError, MissingExtraError, OutputError
-from vizsla.files import atomic_write
-from vizsla.text import printable, quoted, valid_unicode
+from vizsla.files import atomic_write, only_writer
+from vizsla.text import joined, printable, quoted, valid_unicode
 from vizsla.types import LABEL_SEPARATOR
 
 if TYPE_CHECKING:
@@ -39,6 +44,7 @@ ROWS_OF_GROUP = 16_384
 """Rows of a row group of a Parquet file, at most; fewer where there are many classes."""
 
 _VALUES_OF_GROUP = 4_000_000  # Probabilities of a row group, at most: 16 MB.
+_MOST_NAMED = 10  # Damaged rows.
 _LONGEST_ROW = 1 << 28  # Bytes; a foreign file without line breaks must not fill the memory.
 
 _BREAKS = str.maketrans({"\n": r"\n", "\t": r"\t"})  # printable() leaves them.
@@ -180,7 +186,7 @@ def _in_unicode(value: Any) -> Any:
 
 
 class PartFile:
-    """The rows of a run until all are there, and what they were made with.
+    """The rows of a run until all are there, and what they were made with; no other process writes to them meanwhile.
 
     Args:
         file: The file that appears at the end.
@@ -195,7 +201,7 @@ class PartFile:
 
     Raises:
         ConfigError: The rows to go on with come from other images or settings.
-        OutputError: They cannot be read or written.
+        OutputError: They cannot be read or written, or another process writes them.
     """
 
     def __init__(
@@ -212,22 +218,32 @@ class PartFile:
         self._file = file
         self._batch_size = batch_size
         self._num_waiting = 0
-        with self._explained():
-            if resume and part_of(file).stat().st_size:
-                self._check_settings(settings)
-                self._part = self._resumed()
-            else:
-                settings_of(file).unlink(missing_ok=True)
-                part_of(file).write_bytes(b"")
-                with atomic_write(settings_of(file)) as temporary:
-                    temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-                self._part = part_of(file).open("wb")
+        self._numbers: Iterator[int] = count()
+        self._damaged: list[int] = []
+        self._kept: Iterator[_Row] = iter(())
+        self._next: _Row | None = None
+        with ExitStack() as held:
+            held.enter_context(only_writer(_beside(file, "lock"), of=file))
+            with self._explained():
+                if resume and (part_of(file).stat().st_size or rest_of(file).exists()):
+                    self._check_settings(settings)
+                    self._part = held.enter_context(self._resumed())
+                else:
+                    for old in (settings_of(file), rest_of(file)):
+                        old.unlink(missing_ok=True)
+                    part_of(file).write_bytes(b"")
+                    with atomic_write(settings_of(file)) as temporary:
+                        temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+                    self._part = held.enter_context(part_of(file).open("wb"))
+            self._held = held.pop_all()
 
     def write(self, row: Row) -> None:
         """Add a row; after an OutputError (the disk is full, for example) the earlier rows stay."""
-        text = json.dumps(row)
-        line = f'{{"crc32": {zlib.crc32(text.encode())}, "row": {text}}}\n'
+        number = next(self._numbers)
+        text = f'"number": {number}, "row": {json.dumps(row)}'
+        line = f'{{"crc32": {zlib.crc32(text.encode())}, {text}}}\n'
         with self._explained():
+            self._copy_kept(before=number)
             self._part.write(line.encode())
             self._num_waiting += 1
             if self._num_waiting == self._batch_size:
@@ -237,6 +253,7 @@ class PartFile:
     def finish(self, *, form: Format, columns: Columns, csv_safe: bool = False) -> None:
         """Make the file appear and remove the part; after an OutputError the rows stay."""
         with self._explained():
+            self._copy_kept(before=math.inf)
             self._part.close()
             with atomic_write(self._file) as temporary:
                 if form is Format.parquet:
@@ -250,12 +267,13 @@ class PartFile:
                         opened.flush()
                         os.fsync(opened.fileno())
             part_of(self._file).unlink()
-            settings_of(self._file).unlink(missing_ok=True)
+            for old in (settings_of(self._file), rest_of(self._file)):
+                old.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the part, which stays; raise OutputError if its last rows cannot be written."""
         with self._explained():
-            self._part.close()
+            self._held.close()
 
     def _check_settings(self, settings: Mapping[str, object]) -> None:
         path = settings_of(self._file)
@@ -278,39 +296,100 @@ class PartFile:
             )
 
     def _resumed(self) -> BinaryIO:
-        """Return the part, open behind the last whole batch, and put back the images of later rows."""
+        """Return the part, open behind the whole batches at its beginning; later ones are put aside, to be copied in their turn."""
+        part, rest = part_of(self._file), rest_of(self._file)
+        batches = self._whole_batches()
+        end, later = 0, list[tuple[int, list[_Row]]]()
+        for number, rows in batches:
+            if number != self.num_done or rows[-1].end is None:
+                later.append((number, rows))
+                break
+            self.num_done += self._batch_size
+            end = rows[-1].end
+        if later:
+            with atomic_write(rest) as temporary, temporary.open("wb") as file:
+                for _, rows in chain(later, batches):
+                    file.writelines(row.line for row in rows)
+                    self.num_done += self._batch_size
+            self._kept = _good_rows(rest, damaged=[])
+            self._next = next(self._kept, None)
+        else:
+            rest.unlink(missing_ok=True)
+        if self._damaged:
+            warnings.warn(
+                f"Rows in {quoted(part)} are damaged and are predicted again, with those that were computed together with them: "
+                f"{joined([f'{number + 1:,}' for number in self._damaged], limit=_MOST_NAMED)}.",
+                stacklevel=4,
+            )
+        opened = part.open("r+b")
+        opened.truncate(end)
+        opened.seek(end)
+        return opened
+
+    def _whole_batches(self) -> Generator[tuple[int, list[_Row]]]:
+        """Yield the number of its first row and the rows of each whole batch; images of all others will be predicted."""
+        images, size = self.images, self._batch_size
+        seen = 0
         waiting: list[str] = []
-        end = 0
-        for row, row_end in _whole_rows(part_of(self._file)):
-            known, given = row["path"], next(self.images, None)
-            if given is None or given != known:
-                now = "there is no such image" if given is None else f"it is {quoted(given)}"
-                raise ConfigError(
-                    f"Row {self.num_done + len(waiting) + 1:,} of the unfinished {quoted(self._file)} is about "
-                    f"{quoted(known)}, and now {now}. "
-                    "Give the same images in the same order, or start over with --force."
-                )
-            waiting.append(given)
-            if len(waiting) == self._batch_size:
-                self.num_done += self._batch_size
-                end = row_end
-                waiting.clear()
-        self.images = chain(waiting, self.images)
-        part = part_of(self._file).open("r+b")
-        part.truncate(end)
-        part.seek(end)
-        return part
+        numbers: list[int] = []
+
+        def wait(for_images: Iterable[str]) -> None:
+            nonlocal seen
+            for image in for_images:
+                waiting.append(image)
+                numbers.append(seen)
+                seen += 1
+
+        for first, group in groupby(self._rows(), key=lambda row: row.number // size * size):
+            wait(islice(images, first - seen))
+            rows, given = list(group), list(islice(images, size))
+            for row in rows:
+                self._check_image(row, [*given, *[None] * size][row.number - first])
+            if len(rows) == size:
+                seen += size
+                yield first, rows
+            else:
+                wait(given)
+        self.images = chain(waiting, images)
+        self._numbers = chain(numbers, count(seen))
+
+    def _rows(self) -> Iterator[_Row]:
+        """Yield the good rows, in their order, that are there; those put aside do not end in the part."""
+        last = -1
+        for row in _good_rows(part_of(self._file), damaged=self._damaged):
+            last = row.number
+            yield row
+        if rest_of(self._file).exists():
+            for row in _good_rows(rest_of(self._file), damaged=self._damaged):
+                if row.number > last:
+                    yield replace(row, end=None)
+
+    def _check_image(self, row: _Row, given: str | None) -> None:
+        if given != row.row["path"]:
+            now = "there is no such image" if given is None else f"it is {quoted(given)}"
+            raise ConfigError(
+                f"Row {row.number + 1:,} of the unfinished {quoted(self._file)} is about {quoted(row.row['path'])}, and now {now}. "
+                "Give the same images in the same order, or start over with --force."
+            )
+
+    def _copy_kept(self, *, before: float) -> None:
+        """Copy the rows that were put aside and come before this number."""
+        while self._next is not None and self._next.number < before:
+            self._part.write(self._next.line)
+            self._next = next(self._kept, None)
 
     def _checked_rows(self) -> Generator[Row]:
         part = part_of(self._file)
-        end = 0
-        for row, row_end in _whole_rows(part):
-            yield row
-            end = row_end
+        number, end = 0, 0
+        for row in _good_rows(part, damaged=[]):
+            if row.number != number:
+                break
+            yield row.row
+            number, end = number + 1, row.end
         if end != part.stat().st_size:
             raise OutputError(
-                f"{quoted(part)} was damaged while {quoted(self._file)} was written. Go on with --resume: the damaged rows are "
-                "predicted again."
+                f"Row {number + 1:,} of {quoted(part)} was damaged while {quoted(self._file)} was written. Go on with --resume: "
+                "the damaged rows are predicted again."
             )
 
     @contextmanager
@@ -331,24 +410,54 @@ def part_of(file: Path) -> Path:
 
 def settings_of(file: Path) -> Path:
     """Return where it is noted what they were made with."""
-    return file.with_name(f"{file.name}.part.json")
+    return _beside(file, "json")
 
 
-def _whole_rows(part: Path) -> Generator[tuple[Row, int]]:
-    """Yield each row and where it ends, up to the first one that is cut off or does not have its checksum."""
-    end = 0
+def rest_of(file: Path) -> Path:
+    """Return where good rows are that come after damaged ones."""
+    return _beside(file, "rest")
+
+
+def _beside(file: Path, suffix: str) -> Path:
+    return file.with_name(f"{file.name}.part.{suffix}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """A row as it stands in a part, and where its line ends there."""
+
+    number: int
+    row: Row
+    line: bytes
+    end: int | None
+
+
+def _good_rows(part: Path, *, damaged: list[int]) -> Generator[_Row]:
+    """Yield the rows that have their checksum, and note about which ones do not; a last line that was cut off is no damage."""
+    end, last = 0, -1
     with part.open("rb") as file:
         while line := file.readline(_LONGEST_ROW):
             end += len(line)
-            start, _, text = line.partition(b', "row": ')
-            checksum = start.removeprefix(b'{"crc32": ')
-            text = text.removesuffix(b"}\n")
-            if not line.endswith(b"}\n") or checksum != str(zlib.crc32(text)).encode():
-                return
-            try:
-                row = json.loads(text)
-            except ValueError:
-                return
-            if not isinstance(row, dict) or not isinstance(row.get("path"), str):
-                return
-            yield row, end
+            found = _checked(line)
+            if found is None:
+                last += line.endswith(b"\n")
+                if line.endswith(b"\n") and len(damaged) <= _MOST_NAMED:
+                    damaged.append(last)
+            elif found[0] > last:
+                last = found[0]
+                yield _Row(number=last, row=found[1], line=line, end=end)
+
+
+def _checked(line: bytes) -> tuple[int, Row] | None:
+    """Return number and row of a line; None if it is damaged, or has a checksum and is no row all the same."""
+    start, _, text = line.removesuffix(b"}\n").partition(b", ")
+    checksum = start.removeprefix(b'{"crc32": ')
+    if not line.endswith(b"}\n") or checksum != str(zlib.crc32(text)).encode():
+        return None
+    try:
+        values: Any = json.loads(b"{" + text + b"}")
+        number, row = values["number"], values["row"]
+        is_row = type(number) is int and 0 <= number < sys.maxsize and isinstance(row["path"], str)
+        return (number, row) if is_row else None
+    except (ValueError, LookupError, TypeError):
+        return None

@@ -253,9 +253,10 @@ def write_predictions(
 ) -> Predicted | None:
     """Write what a model says about any number of images, in memory that does not grow with them.
 
-    The file appears, and replaces an old one, when all rows are there. Until then, or when this is stopped in any way, the
-    rows are kept beside it, and ``resume`` goes on with the same source and options (the number of workers aside): no row is
-    missing or there twice, and on the same machine none differs. ``force`` throws such rows away.
+    The file appears when all rows are there. Until then, or when this is stopped in any way, the rows are kept beside it, and
+    ``resume`` goes on with the same source and options (the number of workers aside): no row is missing or there twice, and on the
+    same machine none differs. Rows that were damaged meanwhile are named in a warning and predicted again. ``force`` throws such
+    rows away, and replaces a file that exists.
 
     Returns:
         What was done; None if the file was complete already.
@@ -265,7 +266,7 @@ def write_predictions(
         ModelFileError: The model cannot be opened.
         ConfigError: An option cannot work; or there are rows of a run that was stopped, and neither ``resume`` nor
             ``force`` was given, or they were made from other images or in another way.
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, exists already, or another process is writing it.
         MissingExtraError: pyarrow is not installed, for Parquet.
     """
     options = PredictOptions() if options is None else options
@@ -278,7 +279,7 @@ def write_predictions(
     predictor = Predictor.load(model, device=options.device, sha256=options.sha256)
     predictor.check_options(coverage=options.coverage, views=options.views)
     settings: dict[str, object] = {
-        "format": 2,
+        "format": 3,
         "model": hashlib.sha256(manifest_to_json(read_manifest(model)).encode()).hexdigest(),
         "form": form.value,
         "--device": predictor.device.type,
@@ -351,5 +352,9 @@ def _check_place(file: Path, *, form: Format, resume: bool, force: bool) -> bool
     if unfinished and not resume and not force:
         raise ConfigError(
             f"Rows of a run that was stopped are beside {quoted(file)}. Go on with --resume, or start over with --force."
+        )
+    if file.exists() and not resume and not force:
+        raise OutputError(
+            f"{quoted(file)} exists. Choose another name, or replace it with --force."
         )
     return unfinished

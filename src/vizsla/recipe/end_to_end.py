@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.errors import ModelFileError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.models.groups import norm_parameters
 from vizsla.recipe.features_first import show_point
@@ -161,6 +162,14 @@ class OfferEpochs(Callback):
     def before_fit(self, fit: Fit) -> None:
         """Remember the trainer, for ``load_state``."""
         self._trainer = fit.trainer
+
+    def before_epoch(self, fit: Fit) -> None:
+        """Refuse to train a head that a checkpoint was to bring and did not."""
+        if not self.best.name:
+            raise ModelFileError(
+                f"The checkpoint to continue from was lost before epoch {fit.epoch + 1}, and the fitted head with it. "
+                "Leave out --resume to train from the start."
+            )
 
     def after_epoch(self, fit: Fit) -> None:
         """Record the epoch."""

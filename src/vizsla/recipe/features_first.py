@@ -43,11 +43,9 @@ from vizsla.train.profile import (
 from vizsla.train.step import resolve_precision
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
     from vizsla.infer.run import NumberFormat
-    from vizsla.models.names import Architecture
+    from vizsla.models.stages import Backbone
     from vizsla.recipe.config import TrainConfig
 
 STATISTICS = ("mean", "std")
@@ -88,8 +86,9 @@ def features_first(
     config: TrainConfig,
     display: Display,
     profile: RunProfile | None = None,
+    backbone: Backbone | None = None,
 ) -> FeatureStage:
-    """Compute the features of all images once, choose a head by leave-one-out, and fit it."""
+    """Compute the features of all images once, choose a head by leave-one-out, and fit it; ``backbone`` as from ``load_network``."""
     table = loaders.table
     started = time.monotonic()
     profile = RunProfile(wanted=False) if profile is None else profile
@@ -100,7 +99,7 @@ def features_first(
         device=loaders.device,
     )
     classifier, pooling, layout = pooling_classifier(
-        loaders, arch=config.arch, weights=config.weights or None
+        loaders, load_network(config) if backbone is None else backbone
     )
     extract = partial(
         _extract,
@@ -185,11 +184,16 @@ def features_first(
     )
 
 
+def load_network(config: TrainConfig) -> Backbone:
+    """Return the network of a run, with its weights."""
+    seed = derive_seed(config.seed, "model")
+    return build_backbone(config.arch, weights_file=config.weights or None, seed=seed)
+
+
 def pooling_classifier(
-    loaders: DataLoaders, *, arch: Architecture, weights: Path | str | None = None
+    loaders: DataLoaders, backbone: Backbone
 ) -> tuple[Classifier, FeatureHead, FeatureLayout]:
     """Return a classifier on the loaders' device whose head only pools so far, that head, and the layout of its features."""
-    backbone = build_backbone(arch, weights_file=weights, seed=derive_seed(loaders.seed, "model"))
     channels = backbone.stage_channels
     stages = tuple(range(len(channels)))[-NUM_POOLED_STAGES:]
     layout = FeatureLayout(stages=stages, statistics=STATISTICS, channels=channels)

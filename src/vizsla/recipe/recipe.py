@@ -21,7 +21,12 @@ from vizsla.machine import parse_bytes
 from vizsla.models.heads import build_head
 from vizsla.recipe.config import TrainConfig
 from vizsla.recipe.end_to_end import END_TO_END, BestState, OfferEpochs, train_end_to_end
-from vizsla.recipe.features_first import EPOCH_COLUMNS, features_first, pooling_classifier
+from vizsla.recipe.features_first import (
+    EPOCH_COLUMNS,
+    features_first,
+    load_network,
+    pooling_classifier,
+)
 from vizsla.train.callbacks.base import as_callbacks
 from vizsla.train.checkpoint import data_identity, differences
 from vizsla.train.display import Display
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
     from vizsla.infer.mistakes import KnownImages
     from vizsla.models.classifier import Classifier
+    from vizsla.models.stages import Backbone
     from vizsla.train.checkpoint import Checkpoint
     from vizsla.types import ImageTable
 
@@ -87,6 +93,7 @@ def train_classifier(
     cache: ImageCache | None = None,
     checkpoint: Checkpoint | None = None,
     profile: RunProfile | None = None,
+    backbone: Backbone | None = None,
 ) -> TrainedRun:
     """Train a classifier on a table by the default recipe, and return it with its predictions of the validation images.
 
@@ -97,13 +104,14 @@ def train_classifier(
         cache: Images that were read already at the size of ``config``; None is a new ``cache_for(table, config=config)``.
         checkpoint: Stores the state of the end-to-end epochs now and then, and continues from it where it is to resume.
         profile: Told where the time goes; None does not measure that.
+        backbone: What ``network_of_run`` returned for this ``config``; None loads it here.
 
     Raises:
         ConfigError: There is no such network, an option cannot work, or the checkpoint is of another run.
         WeightsError: Its weights cannot be found.
         PictureError: An image cannot be read.
         TrainingError: A head cannot be fitted to the features.
-        ModelFileError: The checkpoint is damaged.
+        ModelFileError: The checkpoint is damaged, or was lost before the end-to-end epochs.
 
     Examples:
         >>> from vizsla.data.table.from_words import resolve_data
@@ -117,11 +125,15 @@ def train_classifier(
     loaders = loaders_for(table, config=config, cache=cache)
     settings = _settings_of(config, table=loaders.table, device=loaders.device)
     kept = _kept_by(checkpoint, settings=settings)
+    if backbone is None:
+        backbone = load_network(config)
     display.header(EPOCH_COLUMNS)
     history: list[HistoryPoint] = []
     known: KnownImages | None = None
     if kept is None:
-        first = features_first(loaders, config=config, display=display, profile=profile)
+        first = features_first(
+            loaders, config=config, display=display, profile=profile, backbone=backbone
+        )
         best = BestState(
             first.classifier, predictions=first.predictions, name="the head on frozen features"
         )
@@ -129,7 +141,7 @@ def train_classifier(
         known = first.known
         recipe = f"Features first: {first.fit.setting}; {first.fit.result} leave-one-out on the training images."
     else:
-        best = _best_before(kept["head"], loaders, config=config)
+        best = _best_before(kept["head"], loaders, backbone, config=config)
         recipe = kept["notes"]["recipe"]
     epochs = config.epochs_on(loaders.device)
     unused = {"learning_rate": "--lr", "presize": "--presize"}
@@ -189,6 +201,18 @@ def loaders_for(
     )
 
 
+def network_of_run(config: TrainConfig, *, checkpoint: Checkpoint) -> Backbone:
+    """Return the network of a run, with its weights: what can be refused before an image is read.
+
+    Raises:
+        ConfigError: There is no such network, or the checkpoint to continue from is of another one.
+        WeightsError: Its weights cannot be found.
+        ModelFileError: The checkpoint is damaged.
+    """
+    _kept_by(checkpoint, settings={"arch": config.arch, "weights": config.weights})
+    return load_network(config)
+
+
 def _settings_of(config: TrainConfig, *, table: ImageTable, device: torch.device) -> dict[str, Any]:
     """Return what must not change for a run to be continued: its data, and the options that its result depends on."""
     return {
@@ -221,9 +245,11 @@ def _kept_by(checkpoint: Checkpoint | None, *, settings: dict[str, Any]) -> dict
     return kept
 
 
-def _best_before(head: dict[str, Any], loaders: DataLoaders, *, config: TrainConfig) -> BestState:
+def _best_before(
+    head: dict[str, Any], loaders: DataLoaders, backbone: Backbone, *, config: TrainConfig
+) -> BestState:
     """Return a classifier with a head of the same shape; the checkpoint will load the weights."""
-    classifier, _, _ = pooling_classifier(loaders, arch=config.arch, weights=config.weights or None)
+    classifier, _, _ = pooling_classifier(loaders, backbone)
     made = build_head(
         head, stage_channels=classifier.backbone.stage_channels, num_classes=loaders.c
     )

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, MissingExtraError
@@ -230,14 +231,17 @@ def _shown(path: Path, *, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
+def check_report_installed() -> None:
+    """Raise MissingExtraError if jinja2 is not installed."""
+    if find_spec("jinja2") is None:
+        raise MissingExtraError("jinja2", extra="report", purpose="write the report page")
+
+
 def _environment() -> Environment:
     """Return a jinja environment that escapes everything and refuses unknown names."""
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError(
-            "jinja2", extra="report", purpose="write the report page"
-        ) from error
+    check_report_installed()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("vizsla.report"),
         autoescape=True,

@@ -11,9 +11,10 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import tempfile
 import tomllib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from errno import EISDIR
 from functools import cached_property
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from vizsla.data.table.words import table_words
 from vizsla.errors import ConfigError, DataError, OutputError
+from vizsla.files import OURS, only_writer, remove_leftovers, writer_of
 from vizsla.recipe.config import DataConfig, TrainConfig
 from vizsla.text import valid_unicode
 
@@ -39,6 +41,9 @@ PREDICTIONS = "predictions.csv"
 CONFIG = "config.toml"
 REPORT = "report.html"
 PROFILE = "profile.json"
+LOCK = f"{OURS}lock"
+CHECKPOINT_FOLDER = "checkpoint"
+_RESULTS, _COMPLETE = f"{OURS}results-", f"{OURS}complete-"
 DEMO_DATA = "elpv-dataset"
 """What ``config.toml`` names as the data of the demo."""
 
@@ -279,71 +284,133 @@ def toml_value(value: object) -> str:
 
 @contextmanager
 def make_run_folder(out: Path, *, force: bool) -> Generator[Path]:
-    """Make the folder of a run and try to write there; without ``force`` it is the next free name.
+    """Make the folder of a run and keep other processes from writing there until the block ends.
 
-    If the block fails before anything was written, a folder that was made is removed again.
+    If something is in it, it is the next free name, unless ``force``. What killed runs left is removed, and a folder with nothing
+    else in it is free. If the block fails before anything was written, a folder that was made is removed again.
 
     Raises:
-        OutputError: It cannot be made or written to.
+        OutputError: It cannot be made or written to, or another process is writing there; the message names that.
     """
-    folder = out
-    try:
-        existed = force and out.is_dir()
-        folder = out if existed else _new_folder(out, force=force)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise _cannot_write_to(folder, error) from error
-    try:
-        yield folder
-    except BaseException:
-        if not existed:
-            with contextlib.suppress(OSError):  # It stays if a file was written.
-                folder.rmdir()
-        raise
+    with ExitStack() as held:
+        folder, is_new = _claimed_folder(out, force=force, held=held)
+        try:
+            yield folder
+        except BaseException:
+            _remove_leftovers(folder)
+            held.close()
+            if is_new:
+                with contextlib.suppress(OSError):  # It stays if a file was written.
+                    folder.rmdir()
+            raise
 
 
-def _new_folder(out: Path, *, force: bool) -> Path:
+def _claimed_folder(out: Path, *, force: bool, held: ExitStack) -> tuple[Path, bool]:
+    """Return the folder, locked and without leftovers, and whether it was made."""
     for number in count(1):
         if number > 1 and out.name in ("", ".."):
             break
         folder = out if number == 1 else out.with_name(f"{out.name}-{number}")
         try:
-            folder.mkdir(parents=True)
+            is_new = not folder.is_dir()
+            if is_new:
+                folder.mkdir(parents=True)
+            elif not force and not _is_vacant(folder):
+                continue
         except FileExistsError as error:
             if force or Path(error.filename) != folder:  # Else a part of the path is in the way.
-                raise
-        else:
-            return folder
+                raise _cannot_write_to(folder, error) from error
+            continue
+        except OSError as error:
+            raise _cannot_write_to(folder, error) from error
+        try:
+            held.enter_context(only_writer(folder / LOCK, of=folder))
+        except OutputError as error:
+            if is_new:
+                folder.rmdir()
+            raise OutputError(f"{error} Choose another --out.") from error
+        _remove_leftovers(folder)
+        return folder, is_new
     raise OutputError(
         f"Cannot write results to the folder {out}: it exists, and its name cannot get a number. "
         "Choose another --out, or write into it with --force."
     )
 
 
-@contextmanager
-def place_to_write(folder: Path) -> Generator[Path]:
-    """Give a place to write the files of a run: the folder itself if it is empty, so that files stay if a later one fails.
+def _is_vacant(folder: Path) -> bool:
+    """Whether no process writes to a folder, and there is at most what one left that was killed before its first file."""
+    if writer_of(folder / LOCK):
+        return False
+    inside = [*folder.iterdir()]
+    checkpoint = folder / CHECKPOINT_FOLDER
+    if checkpoint in inside and checkpoint.is_dir():
+        inside += [*checkpoint.iterdir()]
+        inside.remove(checkpoint)
+    return all(path.name.startswith(OURS) for path in inside)
 
-    If something is in it, such as an earlier run, the place is a new folder ``unfinished-...`` in it. Its files replace those
-    with the same names when the block has succeeded, so the files of two runs never mix.
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs left; the lock says that none is alive."""
+    for place in (folder, folder / CHECKPOINT_FOLDER):
+        remove_leftovers(place)
+    for results in folder.glob(f"{_COMPLETE}*"):
+        _move_files(results, folder)
+    for results in folder.glob(f"{_RESULTS}*"):
+        shutil.rmtree(results, ignore_errors=True)
+    with contextlib.suppress(OSError):  # It stays if something is in it.
+        (folder / CHECKPOINT_FOLDER).rmdir()
+
+
+def check_not_of_run(file: Path) -> None:
+    """Refuse the place of a file that a run folder has of its own.
+
+    Raises:
+        OutputError: The file would be one of a run's own.
+    """
+    own = (MODEL, HISTORY, METRICS, PREDICTIONS, CONFIG, REPORT, PROFILE)
+    marks = (CONFIG, MODEL, LOCK, CHECKPOINT_FOLDER)
+    if file.name in own and any((file.parent / name).exists() for name in marks):
+        raise OutputError(
+            f"{file} is a file of the run in {file.parent}, which would not fit the others any more. Choose another name."
+        )
+
+
+@contextmanager
+def place_to_write(folder: Path, onward: str = "") -> Generator[Path]:
+    """Give a new folder in ``folder`` to write the files of a run to; they go up, and replace earlier ones, when the block ends.
+
+    If it fails, they stay in ``unfinished-...``, and ``onward`` ends the message: what the user can do. After a kill they are removed, or moved up if all were there, when the next run
+    takes the folder.
+
+    Raises:
+        OutputError: A file cannot be written, or not replaced; the earlier files are untouched.
     """
     try:
-        used = any(folder.iterdir())
-        place = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder)) if used else folder
+        folder.mkdir(
+            parents=True, exist_ok=True
+        )  # Nobody knows what happened to it while training.
+        place = Path(tempfile.mkdtemp(prefix=_RESULTS, dir=folder))
     except OSError as error:
         raise _cannot_write_to(folder, error) from error
-    if not used:
-        yield folder
-        return
     try:
         yield place
+        place = place.rename(folder / place.name.replace(_RESULTS, _COMPLETE))
         _move_files(place, folder)
-    except OutputError as error:
-        kept = f" What was written of the new run is in {place}." if any(place.iterdir()) else ""
-        raise OutputError(f"{error} The earlier files in {folder} are untouched.{kept}") from error
-    finally:
-        with contextlib.suppress(OSError):  # It stays if a file was written before another failed.
-            place.rmdir()
+    except BaseException as error:
+        unfinished = folder / f"unfinished-{place.name.rpartition('-')[2]}"
+        with contextlib.suppress(OSError):
+            place.rename(unfinished)
+            unfinished.rmdir()  # It stays if a file was written before another failed.
+        if isinstance(error, OutputError):
+            kept = (
+                f" What was written of the new run is in {unfinished}."
+                if unfinished.exists()
+                else ""
+            )
+            raise OutputError(
+                f"{error} Earlier files in {folder} are untouched.{kept}{onward}"
+            ) from error
+        raise
 
 
 def _move_files(source: Path, target: Path) -> None:
@@ -355,6 +422,7 @@ def _move_files(source: Path, target: Path) -> None:
                 raise IsADirectoryError(EISDIR, f"{name} is a folder there")
         for name in names:
             (source / name).replace(target / name)
+        source.rmdir()
     except OSError as error:
         raise _cannot_write_to(target, error) from error
 
@@ -367,7 +435,7 @@ def _cannot_write_to(folder: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def noted_on_stop(note: str) -> Generator[None]:
-    """Add a note, for the message, to a Ctrl-C that ends the block."""
+    """Add a note, for the message, to a Ctrl-C that ends the block, or to a SIGTERM that the command line takes for one."""
     try:
         yield
     except KeyboardInterrupt as stop:

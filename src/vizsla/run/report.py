@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from vizsla.data.images.bit_depth import FULL_DEPTH
 from vizsla.errors import VizslaError
 from vizsla.evaluate.metrics import summarise
+from vizsla.files import only_writer
 from vizsla.infer.mistakes import collect_evidence
 from vizsla.model_file.bundle import load_bundle
 from vizsla.recipe.recipe import loaders_for
-from vizsla.report.build import ReportContent, write_report
-from vizsla.run.folder import REPORT, RunFolder
+from vizsla.report.build import ReportContent, check_report_installed, write_report
+from vizsla.run.folder import LOCK, REPORT, RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,9 +95,18 @@ def rebuild_report(
     Raises:
         DataError: A file of the run is missing or damaged, or the images are not those of the run any more.
         ModelFileError: The model file is missing or damaged.
-        OutputError: The page cannot be written; an old one is untouched.
+        OutputError: The page cannot be written; an old one is untouched. Or another process is writing to the folder.
+        MissingExtraError: jinja2 is not installed.
     """
+    check_report_installed()
     run = RunFolder(folder)
+    run.metrics  # noqa: B018 (a folder of something else is refused before anything is written there)
+    with only_writer(folder / LOCK, of=folder):
+        return _rebuild(run, data=data, device=device, display=display)
+
+
+def _rebuild(run: RunFolder, *, data: Path | None, device: str, display: Display) -> Path:
+    folder = run.path
     metrics, history, config = run.metrics, run.history, run.train_config(device=device)
     bundle = load_bundle(run.model)
     table = replace(run.table(data), bit_depth=bundle.manifest.bit_depth or FULL_DEPTH)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import platform
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -26,7 +26,7 @@ from vizsla.data.table.check import (
     paths_with_causes,
     settle_unreadable,
 )
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, all_at_once
 from vizsla.evaluate.calibration import calibrate
 from vizsla.evaluate.metrics import Metric, summarise
 from vizsla.files import atomic_write
@@ -34,12 +34,12 @@ from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import save_bundle
 from vizsla.recipe.config import DataConfig
 from vizsla.recipe.end_to_end import END_TO_END
-from vizsla.recipe.recipe import TrainedRun, cache_for, train_classifier
-from vizsla.report.build import ReportContent
+from vizsla.recipe.recipe import TrainedRun, cache_for, network_of_run, train_classifier
+from vizsla.report.build import ReportContent, check_report_installed
 from vizsla.run import folder as files
 from vizsla.run.report import write_explained
 from vizsla.text import counted, valid_unicode
-from vizsla.train.checkpoint import FILE_NAME, Checkpoint
+from vizsla.train.checkpoint import Checkpoint
 from vizsla.train.display import Display, format_seconds
 from vizsla.train.distributed import is_main
 from vizsla.train.profile import RunProfile
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from vizsla.recipe.config import TrainConfig
     from vizsla.types import ImageTable
 
-CHECKPOINT_FOLDER = "checkpoint"
 CHECKPOINT_SECONDS = 300.0
 
 
@@ -126,21 +125,29 @@ def run_training(
     started = time.monotonic()
     times = RunProfile(wanted=profile)
     num_pictures = len(table.train_rows) + len(table.valid_rows)
-    has_checkpoint = (out / CHECKPOINT_FOLDER / FILE_NAME).is_file()
-    if resume and (out / files.MODEL).is_file() and not has_checkpoint:
-        raise ConfigError(
-            f"There is nothing to go on with in {out}: its model is there and no checkpoint. The run was finished, or "
-            "stopped before its first checkpoint. Leave out --resume to train again; with --force in the same folder."
-        )
     # Of several processes one has the folder; the others train with it and write nothing.
-    claimed = files.make_run_folder(out, force=force or resume) if is_main() else nullcontext(out)
-    with claimed as folder:
-        checkpoint = Checkpoint(
-            folder / CHECKPOINT_FOLDER,
-            every_seconds=checkpoint_seconds,
-            resume=resume,
-            force=force,
-        )
+    claim = files.make_run_folder(out, force=force or resume) if is_main() else nullcontext(out)
+
+    def checkpoint_in(folder: Path) -> Checkpoint:
+        place = folder / files.CHECKPOINT_FOLDER
+        return Checkpoint(place, every_seconds=checkpoint_seconds, resume=resume, force=force)
+
+    checkpoint = checkpoint_in(out)
+    with ExitStack() as held:
+        with times.part("loading the network", num_images=num_pictures):
+            folder, backbone, _ = all_at_once(
+                lambda: held.enter_context(claim),
+                lambda: network_of_run(plan.config, checkpoint=checkpoint),
+                check_report_installed,
+            )
+        if folder != out:
+            display.line(f"{out} exists. The results go to {folder}.")
+            checkpoint = checkpoint_in(folder)
+        if resume and (folder / files.MODEL).is_file() and not checkpoint.path.is_file():
+            raise ConfigError(
+                f"There is nothing to go on with in {out}: its model is there and no checkpoint. The run was finished, or "
+                "stopped before its first checkpoint. Leave out --resume to train again; with --force in the same folder."
+            )
         with files.noted_on_stop("There was no model to save yet, and nothing was written."):
             cache = cache_for(table, config=plan.config)
             with times.part("reading images", num_images=num_pictures):
@@ -154,6 +161,7 @@ def run_training(
                 if copies.kind != "across sets":  # the report shows these
                     plan = replace(plan, notes=(*plan.notes, copies.line()))
             display.line(cache.describe())
+            digest = fingerprint(table)
             run = train_classifier(
                 table,
                 config=plan.config,
@@ -161,11 +169,13 @@ def run_training(
                 cache=cache,
                 checkpoint=checkpoint,
                 profile=times,
+                backbone=backbone,
             )
             metrics = summarise(run.predictions)
         if is_main():
             note = f"The results were being written to {folder}; not all files are there."
-            with files.noted_on_stop(note), files.place_to_write(folder) as place:
+            onward = " Go on with --resume." if checkpoint.path.is_file() else ""
+            with files.noted_on_stop(note + onward), files.place_to_write(folder, onward) as place:
                 seconds = time.monotonic() - started
                 with times.part("results", num_images=num_pictures):
                     write_run(
@@ -178,6 +188,7 @@ def run_training(
                         display=display,
                         cache=cache,
                         home=folder,
+                        digest=digest,
                     )
                 if profile:
                     _write_text(place / files.PROFILE, json.dumps(times.values(), indent=2) + "\n")
@@ -253,8 +264,11 @@ def write_run(
     display: Display,
     cache: ImageCache | None = None,
     home: Path | None = None,
+    digest: str = "",
 ) -> None:
     """Write the files of a run, the model first and the report last; ``home`` is where they will be in the end.
+
+    ``digest`` is the fingerprint of the table before training: an image may be gone since.
 
     Raises:
         OutputError: A file cannot be written; one that was there before is untouched.
@@ -267,7 +281,7 @@ def write_run(
         classifier=run.classifier,
         resize=run.resize,
         metrics=metrics,
-        data_fingerprint=fingerprint(table),
+        data_fingerprint=digest or fingerprint(table),
         notes=run.recipe,
         calibration=calibration,
         bit_depth=table.bit_depth,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from vizsla import __version__
@@ -30,7 +30,7 @@ from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.files import atomic_write
 from vizsla.text import joined
 from vizsla.train.callbacks.base import Callback
-from vizsla.train.distributed import STEPS_BETWEEN_READS, any_of, is_main, share, wait_for_all
+from vizsla.train.distributed import STEPS_BETWEEN_READS, any_of, is_main, share
 from vizsla.train.recorder import FitRecord
 
 if TYPE_CHECKING:
@@ -93,8 +93,10 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], *, values: Mapping[str
         raise OutputError(
             f"Cannot make the folder {path.parent}: {error.strerror}. Choose another folder."
         ) from error
+    # Not safetensors' save_file: its errors are not the system's.
+    content = save(plain, metadata={VALUES_KEY: json.dumps(values)})
     with atomic_write(path) as temporary:
-        save_file(plain, temporary, metadata={VALUES_KEY: json.dumps(values)})
+        temporary.write_bytes(content)
     return path
 
 
@@ -184,13 +186,18 @@ def save_weights(trainer: Trainer, path: Path, *, with_opt: bool = True) -> Path
     Every process has to call this. The main one writes; when the call returns, the file is there for all.
 
     Raises:
-        OutputError: The file cannot be written; an old one is untouched.
+        OutputError: The file cannot be written, in every process; an old one is untouched.
     """
+    problem: OutputError | None = None
     if is_main():
         tensors, optimiser = pack_state(trainer, with_opt=with_opt)
         values = describe_model(trainer) | ({"optimiser": optimiser} if optimiser else {})
-        save_state(path, tensors, values=values)
-    wait_for_all()
+        try:
+            save_state(path, tensors, values=values)
+        except OutputError as error:
+            problem = error
+    if any_of(problem is not None):
+        raise problem or OutputError(f"The main process could not write {path}.")
     return path
 
 
@@ -265,7 +272,8 @@ class Checkpoint(Callback):
     """Writes the state of training to a file now and then, and goes on from it in another process.
 
     Build the same learner and call the same fits again with ``resume=True``: finished fits are skipped, the interrupted one
-    continues at its step. Each file replaces the last one, whole or not at all.
+    continues at its step. Each file replaces the last one, whole or not at all. Where one cannot be written (the disk is full, say),
+    a warning says so, the last one stays, and training goes on; if that is still so at the end of the fit, it is said again.
 
     Args:
         folder: Where the file is written; made if need be.
@@ -279,7 +287,6 @@ class Checkpoint(Callback):
     Raises:
         ConfigError: A number is not positive; at the start of a fit: the file is of other data, settings or versions.
         ModelFileError: At the start of a fit: the file is damaged.
-        OutputError: The file cannot be written.
 
     Examples:
         >>> learn.fine_tune(5, cbs=Checkpoint("run", every_seconds=60, resume=True))
@@ -308,14 +315,19 @@ class Checkpoint(Callback):
         self._last = 0.0
         self._told_to_end = False
         self._old_handler: Any = None
+        self._kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self._was_read = False
+        self._problem = ""
 
     def before_fit(self, fit: Fit) -> None:
         """Go on from the file if there is one; begin to listen for SIGTERM."""
         self._last = time.monotonic()
         self._told_to_end = False
+        self._problem = ""
         self._identity = identity_of(fit)
-        if self.resume and self.path.is_file():
-            self._go_on(fit)
+        self._read_once()
+        if self._kept is not None:
+            self._go_on(fit, *self._kept)
         if threading.current_thread() is threading.main_thread():
             self._old_handler = signal.signal(signal.SIGTERM, self._on_signal)
 
@@ -344,14 +356,19 @@ class Checkpoint(Callback):
             self._end(fit)
 
     def after_fit(self, fit: Fit) -> None:
-        """Stop listening."""
-        del fit
+        """Stop listening; say it if the file is not up to date."""
+        if self._problem and fit.error is None:
+            warnings.warn(
+                f"The last state of training was not kept: {self._problem} {self._left()}",
+                stacklevel=2,
+            )
+        self._was_read = self._kept is not None  # for the next fit; else that is another learner's
         if self._old_handler is not None:
             signal.signal(signal.SIGTERM, self._old_handler)
             self._old_handler = None
 
     def write(self, fit: Fit) -> None:
-        """Write the state of a fit to the file; of several processes only the main one writes."""
+        """Write the state of a fit to the file, or warn; of several processes only the main one writes."""
         fit.read_losses()
         self._last = time.monotonic()
         if not is_main():
@@ -378,24 +395,40 @@ class Checkpoint(Callback):
             "optimiser": optimiser,
             "callbacks": kept,
         }
-        save_state(self.path, tensors, values=values)
+        try:
+            save_state(self.path, tensors, values=values)
+        except OutputError as error:
+            self._problem = str(error)
+            warnings.warn(
+                f"The state of training after step {fit.step} cannot be kept: {error} Training goes on.",
+                stacklevel=2,
+            )
+        else:
+            self._problem = ""
 
     def kept_by(self, callback: type[Callback]) -> dict[str, Any] | None:
         """Return the plain values that a callback of this class has in the file; None if there is nothing to go on from.
 
+        The fit that follows goes on from the same state, whatever becomes of the file meanwhile.
+
         Raises:
             ModelFileError: The file is damaged.
         """
-        if not self.resume or not self.path.is_file():
-            return None
-        kept = load_state(self.path)[1]["callbacks"]
+        self._read_once()
+        kept = [] if self._kept is None else self._kept[1]["callbacks"]
         return next((each["values"] for each in kept if each["class"] == callback.__name__), None)
 
-    def _go_on(self, fit: Fit) -> None:
+    def _read_once(self) -> None:
+        """Read the file once until its fit: another process may replace or remove it meanwhile."""
+        if self.resume and not self._was_read:
+            self._was_read = True
+            self._kept = load_state(self.path) if self.path.is_file() else None
+
+    def _go_on(self, fit: Fit, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore the state of the file if it is of this fit; skip this fit if the file is of a later one."""
-        tensors, values = load_state(self.path)
         saved = values["fit"]
         if fit.number > saved["number"]:
+            self._kept = None
             return
         if fit.number < saved["number"]:
             fit.first_step = fit.num_steps
@@ -424,6 +457,7 @@ class Checkpoint(Callback):
             state = {**kept["values"], **_below(f"callback/{place}/", tensors)}
             if state:
                 callback.load_state(state)
+        self._kept = None
         trainer.display.line(f"Going on after step {fit.first_step} of {fit.num_steps}.")
 
     def _check_identity(self, fit: Fit, saved: dict[str, Any]) -> set[str]:
@@ -440,9 +474,19 @@ class Checkpoint(Callback):
         fit.trainer.display.line(f"Going on although something differs: {what}.")
         return set(differing)
 
+    def _left(self) -> str:
+        return (
+            f"An earlier one is in {self.path}."
+            if self.path.is_file()
+            else "There is none to go on from."
+        )
+
     def _end(self, fit: Fit) -> None:
+        state = f"the state is in {self.path}"
+        if any_of(bool(self._problem)):
+            state = f"the state could not be kept: {self._problem} {self._left()}".removesuffix(".")
         fit.trainer.display.line(
-            f"Told to end after step {fit.step} of {fit.num_steps}; the state is in {self.path}. "
+            f"Told to end after step {fit.step} of {fit.num_steps}; {state}. "
             "Go on with the same words and --resume (in Python: resume=True)."
         )
         raise SystemExit(TERMINATED)

@@ -8,20 +8,25 @@ rates, losses and results are those of one process. Without ``start``, everythin
 from __future__ import annotations
 
 import os
+import re
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, TrainingError
 from vizsla.evaluate.predictions import Predictions
+from vizsla.text import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.types import Batch
+
+_LOST_PROCESS = re.compile(r"gloo|NCCL|TCPStore|Connection (closed|reset)|Broken pipe")
+"""What torch says when a process that it waits for is gone."""
 
 STEPS_BETWEEN_READS = 20
 """Several processes read losses and clocks at the same steps; otherwise one would wait for others that do not."""
@@ -35,6 +40,7 @@ def start(device: str = "auto") -> Generator[torch.device | None]:
 
     Raises:
         ConfigError: There are fewer GPUs than processes on this machine.
+        TrainingError: Another process has ended in the block.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield None
@@ -52,6 +58,13 @@ def start(device: str = "auto") -> Generator[torch.device | None]:
     distributed.init_process_group("nccl" if on_cuda else "gloo")
     try:
         yield own
+    except RuntimeError as error:
+        if not _LOST_PROCESS.search(str(error)):
+            raise
+        raise TrainingError(
+            f"Another process of this training has ended, and this one cannot go on without it ({first_line(error)}). Look at what "
+            "that one wrote, and start all again; with --resume (in Python: Checkpoint(resume=True)) from the last checkpoint."
+        ) from error
     finally:
         distributed.destroy_process_group()
 

@@ -127,6 +127,7 @@ def test_a_profile_is_printed_and_a_seventh_file_of_the_run(
     written = json.loads((out / "profile.json").read_text("utf-8"))
     stages = written["stages"]
     assert [(stage["stage"], stage["unit"], stage["number"]) for stage in stages] == [
+        ("loading the network", "images", 24),
         ("reading images", "images", 24),
         ("features first", "images", 24),
         ("end to end", "steps", 2),
@@ -137,7 +138,7 @@ def test_a_profile_is_printed_and_a_seventh_file_of_the_run(
         parts = [part["seconds"] for part in stage["phases"]]
         assert stage["seconds"] == pytest.approx(sum(parts))
         assert min(parts) >= 0
-    assert [part["phase"] for part in stages[2]["phases"]] == [*STEP_PHASES, VALIDATION]
+    assert [part["phase"] for part in stages[3]["phases"]] == [*STEP_PHASES, VALIDATION]
     printed = done.out.partition("where the time went")[2]
     for line in ("\nreading images, 24 images", "\nend to end, 2 steps", "\n  choosing a head"):
         assert line in printed

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -382,23 +383,63 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     assert write(file, form, images=paths, resume=True) is None
 
 
-def test_a_damaged_part_goes_on_to_the_same_bytes(write: Write, tmp_path: Path):
-    whole, file = tmp_path / "whole", tmp_path / "file"
-    write(whole, Format.json)
+def test_damaged_rows_are_named_and_whole_batches_of_good_ones_are_kept(
+    write: Write, few_images: list[Path], tmp_path: Path
+):
+    whole, file, images = tmp_path / "whole", tmp_path / "file", [*few_images, *few_images]
+    write(whole, Format.json, images=images)
     with pytest.raises(StoppedError):
-        write(file, Format.json, on_progress=stop_after(7))
+        write(file, Format.json, images=images, on_progress=stop_after(13))
     content, settings = part_of(file).read_bytes(), settings_of(file).read_bytes()
-    assert content.count(b"\n") == 7
-    for place in {0, 1, 40, *range(100, len(content), len(content) // 10), len(content) - 1}:
-        damaged = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
-        for left in (content[:place], damaged):
-            part_of(file).write_bytes(left)
-            settings_of(file).write_bytes(settings)
-            done = write(file, Format.json, resume=True)
-            assert done is not None
-            # Rows count in whole batches of four, up to the first one that is cut or damaged.
-            assert done.num_before == (4 if content[:place].count(b"\n") >= 4 else 0)
-            assert file.read_bytes() == whole.read_bytes()
+    lines = content.splitlines(keepends=True)
+    assert len(lines) == 13
+    flipped = [line[:60] + bytes([line[60] ^ 1]) + line[61:] for line in lines]
+    for left, named, num_before in (
+        (content, None, 12),
+        (content[:-1], None, 12),  # the last row was cut off
+        (b"".join([*lines[:7], lines[7][:40]]), None, 4),
+        (b"".join([flipped[0], *lines[1:]]), "1", 8),
+        (b"".join([*lines[:5], flipped[5], *lines[6:]]), "6", 8),
+        (b"".join([*lines[:2], flipped[2], *lines[3:9], flipped[9], *lines[10:]]), "3, 10", 4),
+        (b"".join([*lines[:5], lines[5][:-1] + b"x", *lines[6:]]), "6", 8),  # two rows became one
+        (b"".join([*lines[:5], lines[5][:9] + b"\n" + lines[5][9:], *lines[6:]]), "6, 7", 8),
+        (b"".join([*lines[:4], *lines[8:]]), None, 8),  # a batch is missing
+        (bytes(len(content)) + b"\n", "1", 0),
+        (b"", None, 0),
+    ):
+        part_of(file).write_bytes(left)
+        settings_of(file).write_bytes(settings)
+        with ExitStack() as stack:
+            if named is not None:
+                words = f"Rows in '{part_of(file)}' are damaged.*: {named}\\."
+                stack.enter_context(pytest.warns(UserWarning, match=words))
+            done = write(file, Format.json, images=images, resume=True, force=False)
+        assert done is not None
+        assert done.num_before == num_before
+        assert file.read_bytes() == whole.read_bytes()
+        file.unlink()
+    assert not [path for path in tmp_path.iterdir() if ".part" in path.name]
+
+
+def test_a_run_that_repairs_its_part_may_be_stopped_too(
+    write: Write, few_images: list[Path], tmp_path: Path
+):
+    whole, file, images = tmp_path / "whole", tmp_path / "file", [*few_images, *few_images]
+    write(whole, Format.csv, images=images)
+    with pytest.raises(StoppedError):
+        write(file, Format.csv, images=images, on_progress=stop_after(13))
+    part = part_of(file)
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join([lines[0], b"x\n", *lines[2:]]))
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(StoppedError):
+        write(file, Format.csv, images=images, on_progress=stop_after(9), resume=True)
+    assert part.read_bytes().count(b"\n") == 1
+    with pytest.raises(StoppedError):  # after the four rows
+        write(file, Format.csv, images=images, on_progress=stop_after(13), resume=True)
+    done = write(file, Format.csv, images=images, resume=True)
+    assert done is not None
+    assert done.num_before == 12
+    assert file.read_bytes() == whole.read_bytes()
 
 
 def test_parquet_rows_come_in_groups(
@@ -437,10 +478,33 @@ def test_an_old_file_stays_until_the_new_one_is_whole(write: Write, tmp_path: Pa
     file = tmp_path / "file.csv"
     file.write_text("old")
     with pytest.raises(StoppedError):
-        write(file, Format.csv, on_progress=stop_after(5))
+        write(file, Format.csv, on_progress=stop_after(5), force=True)
     assert file.read_text() == "old"
     write(file, Format.csv, resume=True)
     assert file.read_text("utf-8").startswith("path,")
+
+
+def test_a_file_that_exists_is_refused_before_the_model_is_read(tmp_path: Path):
+    file, none = tmp_path / "file.csv", tmp_path / "none.safetensors"
+    file.write_text("mine")
+    with pytest.raises(OutputError, match=rf"{file}' exists.*--force"):
+        write_predictions(none, PathSource(paths=[tmp_path]), file=file, form=Format.csv)
+    assert [(each, each.read_text()) for each in tmp_path.iterdir()] == [(file, "mine")]
+
+
+def test_a_file_has_one_writer_at_a_time(write: Write, tmp_path: Path):
+    file, refused = tmp_path / "file.csv", list[str]()
+
+    def try_too(done: int) -> None:
+        for how in ({"resume": True}, {"force": True}):
+            with pytest.raises(OutputError) as caught:
+                write(file, Format.csv, **how)
+            refused.append(str(caught.value))
+
+    write(file, Format.csv, on_progress=try_too)
+    assert len(refused) == 14
+    assert all(f"process {os.getpid()} on " in text and str(file) in text for text in refused)
+    assert not [path for path in tmp_path.iterdir() if ".part" in path.name]
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_read(tmp_path: Path):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import re
+import shutil
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -66,11 +70,47 @@ def test_the_folder_is_made_with_those_above_it(tmp_path: Path):
 
 def test_a_name_that_is_taken_gets_the_next_number_unless_forced(tmp_path: Path):
     (tmp_path / "pets-3").touch()  # a file takes a name too
-    taken = [take(tmp_path / "pets").name for _ in range(3)]
+    taken: list[str] = []
+    for _ in range(3):
+        taken.append(take(tmp_path / "pets").name)
+        write_all(tmp_path / taken[-1], "notes.txt")
     assert taken == ["pets", "pets-2", "pets-4"]
     for name in ("pets", "new"):
         assert take(tmp_path / name, force=True) == tmp_path / name
     assert names_in(tmp_path) == ["new", "pets", "pets-2", "pets-3", "pets-4"]
+
+
+def test_an_empty_folder_and_what_a_killed_run_left_take_no_name(tmp_path: Path):
+    out = tmp_path / "pets"
+    out.mkdir()
+    assert take(out) == out
+    for name in (".vizsla-lock", ".vizsla-results-abc/model.safetensors", "checkpoint/x"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("half")
+    assert take(out).name == "pets-2"  # nobody knows what x is
+    (out / "checkpoint" / "x").rename(out / "checkpoint" / ".vizsla-00000000-x.part.safetensors")
+    os.utime(out / "checkpoint" / ".vizsla-00000000-x.part.safetensors", times=(0, 0))
+    assert take(out) == out
+    assert names_in(out) == []
+    # All results were there, and the system failed while they were moved up.
+    for name in ("pets/.vizsla-complete-abc/b.txt", "pets/a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("new")
+    assert take(out, force=True) == out
+    assert names_in(out) == ["a.txt", "b.txt"]
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path):
+    out = tmp_path / "pets"
+    with make_run_folder(out, force=False):
+        for facts in (str(out), f"process {os.getpid()} on {platform.node()}", "--out"):
+            with pytest.raises(OutputError, match=re.escape(facts)):
+                take(out, force=True)
+        assert take(out).name == "pets-2"
+        with pytest.raises(OutputError, match="Another process"):
+            take(out, force=True)
+    assert names_in(out) == []
+    assert take(out, force=True) == out
 
 
 def test_a_folder_that_cannot_be_made_is_refused(here: Path):
@@ -116,8 +156,10 @@ def test_a_failure_leaves_what_was_there_before_or_was_written(tmp_path: Path):
 
 
 def test_earlier_files_are_replaced_when_all_new_ones_are_there(tmp_path: Path):
-    with place_to_write(tmp_path) as place:
-        assert place == tmp_path  # nothing is there yet
+    with place_to_write(tmp_path / "new") as place:  # it was removed while training
+        write_all(place, "a.txt")
+    assert names_in(tmp_path / "new") == ["a.txt"]
+    shutil.rmtree(tmp_path / "new")
     for name in ("a.txt", "b.txt", "mine.txt"):
         (tmp_path / name).write_text("earlier")
     with place_to_write(tmp_path) as place:
@@ -133,25 +175,26 @@ def test_earlier_files_are_replaced_when_all_new_ones_are_there(tmp_path: Path):
 
 def test_a_failure_keeps_the_earlier_run_beside_the_new_files(tmp_path: Path):
     (tmp_path / "a.txt").write_text("earlier")
-    with pytest.raises(ValueError, match="mine"), place_to_write(tmp_path) as place:
+    with pytest.raises(ValueError, match="mine"), place_to_write(tmp_path):
         raise ValueError("mine")
     assert names_in(tmp_path) == ["a.txt"]
     with pytest.raises(FileExistsError), place_to_write(tmp_path) as place:
         write_then_fail(place, "a.txt")
-    assert names_in(tmp_path) == ["a.txt", place.name]
-    assert place.name.startswith("unfinished-")
+    (unfinished,) = tmp_path.glob("unfinished-*")
+    assert names_in(tmp_path) == ["a.txt", unfinished.name]
     assert (tmp_path / "a.txt").read_text() == "earlier"
-    assert (place / "a.txt").read_text() == "new"
+    assert (unfinished / "a.txt").read_text() == "new"
 
 
 def test_a_folder_in_the_place_of_a_file_replaces_nothing(tmp_path: Path):
     (tmp_path / "a.txt").write_text("earlier")
     (tmp_path / "b.txt").mkdir()
-    facts = r"b\.txt is a folder there.*untouched"
+    facts = r"b\.txt is a folder there.*untouched.*unfinished-"
     with pytest.raises(OutputError, match=facts), place_to_write(tmp_path) as place:
         write_all(place, "a.txt", "b.txt")
     assert (tmp_path / "a.txt").read_text() == "earlier"
-    assert (place / "a.txt").read_text() == "new"
+    (unfinished,) = tmp_path.glob("unfinished-*")
+    assert (unfinished / "a.txt").read_text() == "new"
 
 
 def test_only_ctrl_c_gets_a_note():

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import warnings
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from vizsla import (
     ConfigError,
     CSVLogger,
     EMACallback,
+    JSONLLogger,
     KeepBest,
     Learner,
     MixUp,
@@ -198,6 +200,73 @@ def test_a_damaged_file_is_refused_and_a_missing_one_begins(make_learner: Any, t
         fit_one(make_learner(), tmp_path, resume=True)
     with pytest.raises(ConfigError, match=r"every_steps .*Received: 0"):
         Checkpoint(tmp_path, every_steps=0)
+
+
+class FullFrom(Callback):
+    """Makes the disk full after a step, until the fit ends."""
+
+    order = 90  # before the checkpoint
+
+    def __init__(self, step: int, full_disk: Any) -> None:
+        self.left = step
+        self.full_disk = full_disk
+        self.stack = ExitStack()
+
+    def after_step(self, fit: Fit) -> None:
+        self.left -= 1
+        if not self.left:
+            self.stack.enter_context(self.full_disk())
+
+    def after_fit(self, fit: Fit) -> None:
+        self.stack.close()
+
+
+def test_a_full_disk_costs_no_fit_and_no_file(make_learner: Any, tmp_path: Path, full_disk: Any):
+    def train(folder: Path, *, full_from: int = 0, **options: Any) -> dict[str, Any]:
+        learner = make_learner(path=folder)
+        cbs = [
+            CSVLogger(),
+            JSONLLogger(),
+            SaveModelCallback(comp=lambda *_: True),
+            FullFrom(full_from, full_disk),
+        ]
+        learner.fit_one_cycle(3, 1e-2, cbs=[*cbs, Checkpoint(folder, every_steps=2, **options)])
+        weights = learner.model.state_dict()
+        return {
+            "losses": learner.recorder.losses,
+            "weights": {n: v.tolist() for n, v in weights.items()},
+        }
+
+    whole = train(tmp_path / "whole")
+    folder = tmp_path / "full"
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert train(folder, full_from=8) == whole
+    said = [str(each.message) for each in shown]
+    assert sum("state of training after step" in text for text in said) == 5  # 9, 10, 12, 14, 15
+    for fact in ("after epoch 1 were not saved", "history.csv", "history.jsonl"):
+        assert any(fact in text and "File too large" in text for text in said)
+    assert f"An earlier one is in {folder / 'checkpoint.safetensors'}" in said[-1]
+    assert len((folder / "history.csv").read_text().splitlines()) == 2
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("checkpoint.safetensors", "history.csv", "history.jsonl", "models"),
+    ]
+    assert [path.name for path in (folder / "models").iterdir()] == ["model.safetensors"]
+    assert train(folder, resume=True) == whole
+
+
+def test_weights_that_cannot_be_saved_are_our_error_and_the_old_ones_stay(
+    make_learner: Any, tmp_path: Path, full_disk: Any
+):
+    learner = make_learner(path=tmp_path)
+    path = learner.save("one", with_opt=False)
+    before = path.read_bytes()
+    with full_disk(1000), pytest.raises(OutputError, match=f"Cannot write {path}: File too large"):
+        learner.save("one")
+    assert [(path, path.read_bytes())] == [
+        (each, each.read_bytes()) for each in path.parent.iterdir()
+    ]
+    assert before == path.read_bytes()
 
 
 # --- saved weights ---------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from vizsla import (
     Learner,
     SaveModelCallback,
     TrainConfig,
+    TrainingError,
     WeightSoup,
     accuracy,
 )
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from vizsla.train.callbacks import Fit
 
 WORLD = 2
-SECONDS = 120
+SECONDS = 60
+LOST_ANOTHER = 77
 
 
 def free_port() -> int:
@@ -67,12 +69,17 @@ def child(work: Callable[[], Any], rank: int, port: int, pipe: Any) -> None:
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    with distributed.start("cpu"):
-        pipe.send(plain(work()))
+    try:
+        with distributed.start("cpu"):
+            pipe.send(plain(work()))
+    except TrainingError:
+        sys.exit(LOST_ANOTHER)
 
 
-def in_two_processes(work: Callable[[], Any], *, status: int = 0) -> list[Any]:
-    """Return what the work returned in each of two processes, which end with this status."""
+def in_two_processes(
+    work: Callable[[], Any], *, status: int = 0, other_status: int | None = None
+) -> list[Any]:
+    """Return what the work returned in each of two processes, which end with this status, or the second with another."""
     context = multiprocessing.get_context("fork")
     port = free_port()
     pipes, processes = list[Any](), list[Any]()
@@ -89,7 +96,8 @@ def in_two_processes(work: Callable[[], Any], *, status: int = 0) -> list[Any]:
         results = [pipe.recv() if pipe.poll(SECONDS) else None for pipe in pipes if status == 0]
         for process in processes:
             process.join(SECONDS)
-        assert [process.exitcode for process in processes] == [status] * WORLD
+        expected = [status, status if other_status is None else other_status]
+        assert [process.exitcode for process in processes] == expected
     finally:
         for process in processes:
             process.kill()
@@ -223,17 +231,19 @@ def test_only_the_main_process_writes(make_loaders: Any, tmp_path: Path):
     assert len((folder / "history.csv").read_text().splitlines()) == 3
 
 
-class TellToEnd(Callback):
-    """Sends the signal to end to the main process alone, after a step."""
+class Signal(Callback):
+    """Sends a signal to one process alone, after a step."""
 
     order = 200
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, number: int, *, to_main: bool = True) -> None:
         self.step = step
+        self.number = number
+        self.to_main = to_main
 
     def after_step(self, fit: Fit) -> None:
-        if fit.step == self.step and distributed.is_main():
-            os.kill(os.getpid(), signal.SIGTERM)
+        if fit.step == self.step and distributed.is_main() == self.to_main:
+            os.kill(os.getpid(), self.number)
 
 
 def test_a_run_that_is_told_to_end_goes_on_in_two_processes(
@@ -243,7 +253,7 @@ def test_a_run_that_is_told_to_end_goes_on_in_two_processes(
 
     def run(folder: Path, *, end_after: int = 0) -> dict[str, Any]:
         learner = make(make_loaders)
-        cbs = [Checkpoint(folder, resume=True), TellToEnd(end_after)]
+        cbs = [Checkpoint(folder, resume=True), Signal(end_after, signal.SIGTERM)]
         learner.fit_one_cycle(2, 1e-2, cbs=cbs)
         return outcome(learner)
 
@@ -251,6 +261,24 @@ def test_a_run_that_is_told_to_end_goes_on_in_two_processes(
     in_two_processes(lambda: run(tmp_path, end_after=4), status=128 + signal.SIGTERM)
     kept = load_state(tmp_path / "checkpoint.safetensors")[1]
     assert kept["fit"]["step"] == 5  # asked at every second step of an epoch of three
+    assert in_two_processes(lambda: run(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("to_main", [True, False])
+def test_when_a_process_is_killed_the_other_ends_and_all_go_on(
+    make_loaders: Any, tmp_path: Path, to_main: bool
+):
+    def run(folder: Path, *, killed_after: int = 0) -> dict[str, Any]:
+        learner = make(make_loaders)
+        killed = Signal(killed_after, signal.SIGKILL, to_main=to_main)
+        learner.fit_one_cycle(2, 1e-2, cbs=[Checkpoint(folder, resume=True), killed])
+        return outcome(learner)
+
+    expected = in_two_processes(lambda: run(tmp_path / "whole"))
+    statuses = (-signal.SIGKILL, LOST_ANOTHER) if to_main else (LOST_ANOTHER, -signal.SIGKILL)
+    in_two_processes(
+        lambda: run(tmp_path, killed_after=4), status=statuses[0], other_status=statuses[1]
+    )
     assert in_two_processes(lambda: run(tmp_path)) == expected
 
 

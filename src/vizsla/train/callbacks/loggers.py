@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import time
+import warnings
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,18 +56,25 @@ class _FileLogger(Callback):
             os.truncate(self.path, state["bytes"])
 
     def _write(self, text: str, *, header: str = "") -> None:
-        """Add a row. The first one begins a new file; later fits (``fine_tune`` has two) go on with it."""
+        """Add a row, whole or not at all; the first one begins a new file, and later fits (``fine_tune`` has two) go on with it.
+
+        Only the first raises an error: a fit must not be lost for a later one.
+        """
         if not is_main():
             return
-        begins = not self._begun and not self.append
+        begins, size = not self._begun and not self.append, 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("w" if begins else "a", encoding="utf-8", newline="") as file:
-                file.write(text if file.tell() else header + text)
+                size = file.tell()
+                file.write(text if size else header + text)
         except OSError as error:
-            raise OutputError(
-                f"Cannot write {self.path}: {error.strerror}. Choose another fname or free some space."
-            ) from error
+            what = f"Cannot write {self.path}: {error.strerror}."
+            if not self._begun:
+                raise OutputError(f"{what} Choose another fname or free some space.") from error
+            with suppress(OSError):
+                os.truncate(self.path, size)
+            warnings.warn(f"{what} The row of this epoch is missing there.", stacklevel=3)
         self._begun = True
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, OutputError
 from vizsla.train.callbacks.base import Callback
 from vizsla.train.checkpoint import BestWeights, load_weights, save_weights
 
@@ -162,6 +163,8 @@ class KeepBest(TrackerCallback):
 class SaveModelCallback(TrackerCallback):
     """Saves weights when they are the best so far, and loads them when the fit ends.
 
+    Where the best cannot be written, a warning says so, the fit goes on, and the model keeps its last weights at the end.
+
     Args:
         monitor: See ``TrackerCallback``.
         comp: See ``TrackerCallback``.
@@ -226,10 +229,18 @@ class SaveModelCallback(TrackerCallback):
         super().load_state(state)
         self.saved = None if state["saved"] is None else Path(state["saved"])
 
-    def _save(self, fit: Fit, name: str) -> Path:
+    def _save(self, fit: Fit, name: str) -> Path | None:
+        """Return where the weights are; None, after a warning, if they cannot be written: a fit must not be lost for a file."""
         trainer = fit.trainer
         path = trainer.path / trainer.model_dir / f"{name}.safetensors"
-        return save_weights(trainer, path, with_opt=self.with_opt)
+        try:
+            return save_weights(trainer, path, with_opt=self.with_opt)
+        except OutputError as error:
+            warnings.warn(
+                f"The weights after epoch {fit.epoch} were not saved: {error} Training goes on.",
+                stacklevel=2,
+            )
+            return None
 
 
 class ReduceLROnPlateau(TrackerCallback):
