@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def shown(parameter: inspect.Parameter) -> str:
     if default is inspect.Parameter.empty:
         return f"{kind}{stars.get(parameter.kind, '')}{parameter.name}"
     is_plain = isinstance(default, str | int | float | tuple | frozenset | None)
-    return f"{kind}{parameter.name}={default if is_plain else type(default).__name__!r}"
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(default)) if is_plain else type(default).__name__
+    return f"{kind}{parameter.name}={text}"
 
 
 def signature(thing: object) -> list[str] | None:
