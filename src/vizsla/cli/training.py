@@ -152,7 +152,7 @@ def train(
     if main:
         untouched = is_labelled(table.targets)
         untouched[torch.cat([table.train_rows, table.valid_rows])] = False
-        words = [] if where.labels == "folder" else ["--labels", where.labels]
+        words = [] if where.labels == "auto" else ["--labels", where.labels]
         judge = shlex.join(["vizsla", "evaluate", str(run.folder), str(data), *words])
         finish(run, untouched=int(untouched.sum()), judge=judge)
 
