@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Labels = Annotated[DataConfig, Parameter(name="*")]
 Choices = Annotated[TrainConfig, Parameter(name="*")]
 
-AS_FOLDERS, DEFAULTS = DataConfig(), TrainConfig()
+AS_FOUND, DEFAULTS = DataConfig(), TrainConfig()
 
 MADE_UP = "photographs like those made up"
 MADE_UP_COUNTS = (800, 200)
@@ -79,7 +79,7 @@ def demo(
 def train(
     data: Path | None = None,
     *,
-    where: Labels = AS_FOLDERS,
+    where: Labels = AS_FOUND,
     choices: Choices = DEFAULTS,
     on_bad: Literal["error", "skip"] = "error",
     out: Path | None = None,
@@ -152,7 +152,7 @@ def train(
     if main:
         untouched = is_labelled(table.targets)
         untouched[torch.cat([table.train_rows, table.valid_rows])] = False
-        words = [] if where.labels == "auto" else ["--labels", where.labels]
+        words = [] if where.labels == AS_FOUND.labels else ["--labels", where.labels]
         judge = shlex.join(["vizsla", "evaluate", str(run.folder), str(data), *words])
         finish(run, untouched=int(untouched.sum()), judge=judge)
 
@@ -161,7 +161,7 @@ def find_lr(
     data: Path,
     /,
     *,
-    where: Labels = AS_FOLDERS,
+    where: Labels = AS_FOUND,
     choices: Choices = DEFAULTS,
     steps: int = 100,
     out: Path | None = None,
@@ -200,7 +200,7 @@ def check(
     data: Path,
     /,
     *,
-    where: Labels = AS_FOLDERS,
+    where: Labels = AS_FOUND,
     truncated: Truncated = "strict",
     bit_depth: int | Literal["auto"] = "auto",
     seed: int = 0,
@@ -253,7 +253,7 @@ def bench(
     data: Path | None = None,
     /,
     *,
-    where: Labels = AS_FOLDERS,
+    where: Labels = AS_FOUND,
     choices: Choices = DEFAULTS,
     seconds: float = 40.0,
     json: bool = False,
@@ -281,7 +281,7 @@ def bench(
     from vizsla.train.display import Display
 
     check_choices(choices)
-    if data is None and where != AS_FOLDERS:
+    if data is None and where != AS_FOUND:
         raise ConfigError(
             "--labels, --valid and the other words about labels and the split are about DATA. Give DATA, or leave them out."
         )
