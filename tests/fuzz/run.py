@@ -6,6 +6,7 @@ import logging
 import sys
 import tempfile
 import warnings
+from itertools import chain
 from pathlib import Path
 
 import atheris  # pyright: ignore[reportMissingModuleSource] (only where it can be installed)
@@ -13,7 +14,7 @@ import atheris  # pyright: ignore[reportMissingModuleSource] (only where it can 
 with atheris.instrument_imports(  # pyright: ignore[reportAttributeAccessIssue]
     include=["vizsla", "PIL", "starlette", "python_multipart"]
 ):
-    from tests.fuzz.targets import MOST_BYTES, TARGETS
+    from tests.fuzz.targets import MOST_BYTES, TARGETS, kept_seeds
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
         target = TARGETS[sys.argv[1]](Path(folder))
         seeds = Path(folder) / "seeds"
         seeds.mkdir()
-        for number, seed in enumerate(target.seeds()):
+        for number, seed in enumerate(chain(target.seeds(), kept_seeds(sys.argv[1]))):
             (seeds / str(number)).write_bytes(seed)
         options = [f"-max_len={MOST_BYTES}", "-rss_limit_mb=3000", "-timeout=60", *sys.argv[2:]]
         mutators = {"custom_mutator": target.mutate} if hasattr(target, "mutate") else {}

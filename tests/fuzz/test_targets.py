@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import TARGETS, kept_seeds
 
 FOUND = {
     "table": (
@@ -19,7 +19,7 @@ FOUND = {
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_target_takes_its_seeds_and_what_was_found(name: str, tmp_path: Path):
     target = TARGETS[name](tmp_path)
-    for data in (*target.seeds(), *FOUND.get(name, ()), b"", b"\0"):
+    for data in (*target.seeds(), *kept_seeds(name), *FOUND.get(name, ()), b"", b"\0"):
         target(data)
     if hasattr(target, "close"):
         target.close()
