@@ -12,11 +12,8 @@ import copy
 import hashlib
 import io
 import json
-<<<<<<< HEAD
 import warnings
-=======
 import zipfile
->>>>>>> efbbc4e (What fuzzing and busy machines showed; inputs that it found are kept)
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import closing
