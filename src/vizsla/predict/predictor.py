@@ -294,7 +294,7 @@ class Predictor:
             ConfigError: The labels are not of the model's task, or the data has no such part.
 
         Examples:
-            >>> for metric in predictor.evaluate("pets/test").metrics:
+            >>> for metric in predictor.evaluate("pets").metrics:
             ...     print(metric.name, metric.value, metric.low, metric.high)
         """
         from vizsla.predict.evaluation import evaluate_model

@@ -328,6 +328,8 @@ def _claimed_folder(out: Path, *, force: bool, held: ExitStack) -> tuple[Path, b
         except OutputError as error:
             if is_new:
                 folder.rmdir()
+            if isinstance(error.__cause__, OSError):
+                raise _cannot_write_to(folder, error.__cause__) from error
             raise OutputError(f"{error} Choose another --out.") from error
         _remove_leftovers(folder)
         return folder, is_new
@@ -379,16 +381,15 @@ def check_not_of_run(file: Path) -> None:
 def place_to_write(folder: Path, onward: str = "") -> Generator[Path]:
     """Give a new folder in ``folder`` to write the files of a run to; they go up, and replace earlier ones, when the block ends.
 
-    If it fails, they stay in ``unfinished-...``, and ``onward`` ends the message: what the user can do. After a kill they are removed, or moved up if all were there, when the next run
-    takes the folder.
+    If it fails, they stay in ``unfinished-...``, and ``onward`` ends the message: what the user can do. After a kill they are
+    removed, or moved up if all were there, when the next run takes the folder.
 
     Raises:
         OutputError: A file cannot be written, or not replaced; the earlier files are untouched.
     """
     try:
-        folder.mkdir(
-            parents=True, exist_ok=True
-        )  # Nobody knows what happened to it while training.
+        # Nobody knows what happened to it while training.
+        folder.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=_RESULTS, dir=folder))
     except OSError as error:
         raise _cannot_write_to(folder, error) from error
@@ -407,9 +408,11 @@ def place_to_write(folder: Path, onward: str = "") -> Generator[Path]:
                 if unfinished.exists()
                 else ""
             )
-            raise OutputError(
-                f"{error} Earlier files in {folder} are untouched.{kept}{onward}"
-            ) from error
+            has_earlier = (folder / MODEL).exists()
+            untouched = f" The earlier files in {folder} are untouched." if has_earlier else ""
+            # Nobody knows the name that its folder had while it was written.
+            what = str(error).replace(str(place), str(unfinished if has_earlier else folder))
+            raise OutputError(f"{what}{untouched}{kept}{onward}") from error
         raise
 
 
