@@ -235,6 +235,9 @@ def test_several_labels_and_numbers_go_all_the_way(
     )
     assert judged["metrics"][metric]["value"] == pytest.approx(metrics[metric]["value"], abs=1e-4)
     assert f"left out: {24 - len(held_out)} images" in judged["notes"][-1]
+    said = vizsla("evaluate", run, pictures, "--labels", f"csv:{table},{words}").out
+    assert f"{metric.replace('_', ' ')} " in said
+    assert ("\nplain " in said) == bool(answer)
     counts = json.loads(vizsla("check", pictures, *where, "--json").out)
     assert [one["label"] for one in counts["classes"] or counts["numbers"]] == (
         ["cross", "disc", "plain"] if answer else ["score"]

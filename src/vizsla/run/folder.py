@@ -390,6 +390,10 @@ def place_to_write(folder: Path, onward: str = "") -> Generator[Path]:
     try:
         # Nobody knows what happened to it while training.
         folder.mkdir(parents=True, exist_ok=True)
+        has_earlier = any(
+            each.name != CHECKPOINT_FOLDER and not each.name.startswith(OURS)
+            for each in folder.iterdir()
+        )
         place = Path(tempfile.mkdtemp(prefix=_RESULTS, dir=folder))
     except OSError as error:
         raise _cannot_write_to(folder, error) from error
@@ -408,7 +412,6 @@ def place_to_write(folder: Path, onward: str = "") -> Generator[Path]:
                 if unfinished.exists()
                 else ""
             )
-            has_earlier = (folder / MODEL).exists()
             untouched = f" The earlier files in {folder} are untouched." if has_earlier else ""
             # Nobody knows the name that its folder had while it was written.
             what = str(error).replace(str(place), str(unfinished if has_earlier else folder))

@@ -157,12 +157,13 @@ def _received(connection: socket.socket, count: int) -> bytearray:
     return content
 
 
+# Tests of this part run it in processes of its own, where coverage is not measured.
 # ── the nursery and its workers ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def _be_nursery(
     control: socket.socket, *, seconds: float, resize: Resize | None, bit_depth: int | None
-) -> None:
+) -> None:  # pragma: no cover
     """Fork a worker for each socket that comes, until the server ends."""
     from vizsla.data.cache.cache import ImageCache
     from vizsla.data.images.reader import ImageReader
@@ -199,7 +200,9 @@ def _be_nursery(
         os.close(descriptors[0])
 
 
-def _be_worker(reader: ImageReader, connection: socket.socket, *, seconds: float) -> None:
+def _be_worker(
+    reader: ImageReader, connection: socket.socket, *, seconds: float
+) -> None:  # pragma: no cover
     """Decode what comes until the server closes the connection; SIGPROF ends the process when an image takes too long."""
     from vizsla.data.images.decode import cause_of
     from vizsla.machine import give_back_freed_memory
@@ -223,7 +226,7 @@ def _be_worker(reader: ImageReader, connection: socket.socket, *, seconds: float
             give_back_freed_memory()
 
 
-def _warm_up(reader: ImageReader) -> None:
+def _warm_up(reader: ImageReader) -> None:  # pragma: no cover
     """Decode one image of each kind, so that workers share what that imports."""
     from io import BytesIO
 
@@ -235,7 +238,7 @@ def _warm_up(reader: ImageReader) -> None:
         reader.read(buffer.getvalue())
 
 
-def _limit_memory(num_bytes: int) -> None:
+def _limit_memory(num_bytes: int) -> None:  # pragma: no cover
     """Let this process take so much more memory, and write no file."""
     import resource
 
@@ -245,7 +248,7 @@ def _limit_memory(num_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _memory_bytes(*, resident: bool) -> int:
+def _memory_bytes(*, resident: bool) -> int:  # pragma: no cover
     pages = Path("/proc/self/statm").read_text().split()[resident]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
