@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from python_multipart.exceptions import ParseError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -107,8 +108,8 @@ async def _files_of_form(
     parser.spool_max_size = limits.body_bytes + 1  # Above it files would go to the disk.
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        why = str(error.__cause__ or error.message).rstrip(".")
+    except (MultiPartException, ParseError) as error:  # Older releases let the second through.
+        why = str(error.__cause__ or error).rstrip(".")
         if why.startswith("Too many files"):
             raise RefusedError(
                 413,
