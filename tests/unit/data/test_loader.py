@@ -676,3 +676,16 @@ def test_a_bad_image_is_reported_where_it_is_needed(table: ImageTable):
 def test_nothing_is_read_where_it_would_not_help(table: ImageTable, mode, num_workers):
     with reading_meanwhile(waiting_loader(table, mode, num_workers=num_workers)):
         assert not meanwhile_threads()
+
+
+def test_ctrl_c_while_a_thread_starts_is_not_covered_up(monkeypatch: pytest.MonkeyPatch):
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == "vizsla-reader-1":
+            raise KeyboardInterrupt
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(read_ahead(str, range(9), num_workers=3, max_waiting=6))

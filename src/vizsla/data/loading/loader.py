@@ -123,7 +123,8 @@ class ReadingThreads:
             self._jobs.put(None)
         deadline = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+            with suppress(RuntimeError):  # Ctrl-C came while it was started; it ends by itself.
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
 _Job = tuple[Future[Any], "Callable[..., object]", tuple[object, ...]]
