@@ -264,7 +264,7 @@ def test_a_run_that_is_told_to_end_goes_on_in_two_processes(
     assert in_two_processes(lambda: run(tmp_path)) == expected
 
 
-@pytest.mark.parametrize("to_main", [True, False])
+@pytest.mark.parametrize("to_main", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_when_a_process_is_killed_the_other_ends_and_all_go_on(
     make_loaders: Any, tmp_path: Path, to_main: bool
 ):
