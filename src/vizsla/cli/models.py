@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from vizsla.predict.formats import Format
     from vizsla.predict.predictor import Predictor
     from vizsla.serve.nearest import NearestIndex
-    from vizsla.train.display import MoveBar
 
 _STDOUT = Path("-")
 # "-" is standard input or output, not an option.
@@ -74,7 +74,7 @@ def evaluate(
     from vizsla.predict.evaluation import evaluate_model
     from vizsla.predict.predictor import Predictor
     from vizsla.run.folder import RunFolder
-    from vizsla.train.display import Display
+    from vizsla.train.display import Bars, Display
 
     check_device(device)
     if csv is not None:
@@ -89,14 +89,7 @@ def evaluate(
             display.line(f"Images that the model was trained on cannot be left out: {error}")
         else:
             trained_on = {os.path.realpath(table.file(row)) for row in table.train_rows.tolist()}
-    with ExitStack() as stack:
-        bars: list[MoveBar] = []
-
-        def move(done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(display.bar("predicting", total=total)))
-            bars[0](done)
-
+    with Bars(display) as bars:
         found = evaluate_model(
             predictor,
             data,
@@ -106,7 +99,7 @@ def evaluate(
             trained_on=trained_on,
             batch_size=bs,
             num_workers=None if workers < 0 else workers,
-            on_progress=move,
+            on_progress=partial(bars.move, "predicting"),
         )
     if csv is not None:
         found.predictions.save_csv(csv)

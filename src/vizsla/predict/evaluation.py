@@ -17,7 +17,7 @@ from vizsla.text import counted
 from vizsla.types import logits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from vizsla.data.table.from_words import Part
@@ -48,7 +48,7 @@ def evaluate_model(
     labels: str = "auto",
     label_level: int | Literal["auto"] = "auto",
     part: Part = "auto",
-    trained_on: Container[str] = (),
+    trained_on: Collection[str] = (),
     batch_size: int = 32,
     num_workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -67,7 +67,9 @@ def evaluate_model(
         part=part,
     )
     of_part = table.valid_rows.tolist()
-    rows = [row for row in of_part if os.path.realpath(table.file(row)) not in trained_on]
+    rows = of_part
+    if trained_on:  # a real path is several calls of the system
+        rows = [row for row in of_part if os.path.realpath(table.file(row)) not in trained_on]
     notes = list(table.notes)
     if known := len(of_part) - len(rows):
         notes.append(f"left out: {counted(known, 'image')} that the model was trained on")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from vizsla.model_file.bundle import load_bundle
 from vizsla.recipe.recipe import loaders_for
 from vizsla.report.build import ReportContent, check_report_installed, write_report
 from vizsla.run.folder import LOCK, REPORT, RunFolder
+from vizsla.train.display import Bars
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vizsla.infer.mistakes import KnownImages
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
-    from vizsla.train.display import Display, MoveBar
+    from vizsla.train.display import Display
 
 
 def write_explained(
@@ -41,7 +41,7 @@ def write_explained(
     What could not be found out becomes a note of the report: a run must not be lost for its report.
     """
     loaders = loaders_for(content.table, config=config, cache=cache)
-    with _Bars(display) as bars:
+    with Bars(display) as bars:
         try:
             evidence = collect_evidence(
                 classifier.to(loaders.device),
@@ -57,31 +57,6 @@ def write_explained(
             note = f"The mistakes could not be looked into: {error}"
             content = replace(content, notes=(*content.notes, note))
     return write_report(path, content=content)
-
-
-class _Bars:
-    """One bar after the other, each begun when its work first moves."""
-
-    def __init__(self, display: Display) -> None:
-        self._display = display
-        self._stack = ExitStack()
-        self._label = ""
-        self._bar: MoveBar | None = None
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def move(self, label: str, done: int, total: int) -> None:
-        """Move the bar of this label."""
-        if label != self._label:
-            self._stack.close()
-            self._label = label
-            self._bar = self._stack.enter_context(self._display.bar(label, total=total))
-        if self._bar is not None:
-            self._bar(done)
 
 
 def rebuild_report(

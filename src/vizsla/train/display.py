@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vizsla.text import printable, say
@@ -86,6 +86,31 @@ class Display:
             yield lambda done, note="", /: progress.update(
                 task, completed=done, note=printable(note)
             )
+
+
+class Bars:
+    """One bar after the other, each begun when its work first moves."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._stack = ExitStack()
+        self._label = ""
+        self._bar: MoveBar | None = None
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def move(self, label: str, done: int, total: int) -> None:
+        """Move the bar of this label."""
+        if label != self._label:
+            self._stack.close()
+            self._label = label
+            self._bar = self._stack.enter_context(self._display.bar(label, total=total))
+        if self._bar is not None:
+            self._bar(done)
 
 
 def format_seconds(seconds: float) -> str:

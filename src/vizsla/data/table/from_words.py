@@ -106,10 +106,11 @@ def resolve_data(
     Args:
         data: A folder of images, or a CSV file (``labels`` is then ``csv:`` with that file).
         labels: Where labels come from. ``"auto"``: files ``metadata.csv`` or ``metadata.jsonl`` beside the images, see
-            ``metadata_table``, else the folders; refused where they contradict one another. ``"folder"``: the folders, see ``label_level``. ``"regex:PATTERN"``: the first
-            group of the expression, searched in the file name. ``"csv:FILE[,image=COLUMN][,label=COLUMN]"``: a table;
-            its images are found by their path below ``data`` (or the CSV file's folder), else by their file name or
-            stem anywhere below it. Columns that are not named are chosen by ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.
+            ``metadata_table``, else the folders; refused where they contradict one another. ``"folder"``: the folders, see
+            ``label_level``. ``"regex:PATTERN"``: the first group of the expression, searched in the file name.
+            ``"csv:FILE[,image=COLUMN][,label=COLUMN]"``: a table; its images are found by their path below ``data`` (or the CSV
+            file's folder), else by their file name or stem anywhere below it. Columns that are not named are chosen by
+            ``IMAGE_COLUMNS`` and ``LABEL_COLUMNS``.
             ``delimiter=TEXT`` after these means that an image has several labels, separated by it; several times
             ``label=COLUMN``, or ``label=*`` for all columns left, that each column is a label (zeros and ones) or holds
             one; ``kind=number`` that numbers are predicted.
@@ -229,13 +230,15 @@ def labelled_data(
         raise ConfigError(
             f"The data has no part {part!r}. Received: part={part!r}; choose one of: {', '.join(['auto', 'all', *parts])}."
         )
-    chosen = part if part != "auto" else parts[0] if parts[:1] != ["train"] and parts else "all"
+    held_out = [name for name in parts if name != "train"]
+    chosen = part if part != "auto" else next(iter(held_out), "all")
     judged = range(len(images.paths)) if chosen == "all" else positions_of(splits or (), chosen)
     images = replace(images, valid=judged)
     if isinstance(found.block, MultiCategoryBlock):
         images = replace(images, labels=tuple(found.block.label_sets(images)))
     targets = targets_in(images.labels, vocab=vocab, task=task)
-    unknown = [p for p in judged if not bool(is_labelled(targets[p : p + 1]))]
+    is_known = is_labelled(targets).tolist()
+    unknown = [position for position in judged if not is_known[position]]
     problems = [*images.problems, *file_problems(images)]
     if unknown:
         words = (
