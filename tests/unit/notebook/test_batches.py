@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from vizsla import (
     LabelError,
     MultiCategoryBlock,
     RegexLabeller,
+    RegressionBlock,
     Resize,
     Rotate,
     TensorCategory,
@@ -169,11 +171,50 @@ def test_missing_labels_are_named(dls: DataLoaders, breeds: Path, make_image: Ca
     files = [make_image("mouse_1.jpg"), make_image("nothing.jpg")]
     with pytest.raises(LabelError, match=r"2 of 2 .*\n.*'mouse'\n.*no label in"):
         dls.test_dl(files, with_labels=True)
-    options: Any = {"seed": 1, "item_tfms": Resize(24), "bs": 4}
-    paths = sorted(breeds.iterdir())
-    loaders = ImageDataLoaders.from_name_re(breeds, paths, r"(.+)_\d+.jpg$", **options)
-    with pytest.raises(ConfigError, match="none made these"):  # no block, so no labels
-        loaders.test_dl(paths, with_labels=True)
+
+
+def test_loaders_of_every_factory_label_other_images_by_their_own_rule(
+    breeds: Path, tmp_path: Path
+):
+    files = sorted(breeds.iterdir())
+    names = [path.name.rsplit("_", 1)[0] for path in files]
+    other = tmp_path / "elsewhere" / "beagle" / "beagle_9.jpg"
+    for path in (other, *(tmp_path / "data" / path.stem[:-2] / path.name for path in files)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(files[0], path)
+    frame = pd.DataFrame({"file": [path.stem for path in files], "breed": names})
+    frame["all"] = frame["breed"].map("{} | pet".format)
+    frame["dog"], frame["pet"], frame["age"] = [0, 1] * 10, 1, 0.5
+    frame.assign(breed=" " + frame["breed"]).to_csv(tmp_path / "labels.csv", index=False)
+    options: Any = {"seed": 1, "item_tfms": Resize(24), "bs": 4, "num_workers": 0}
+    of_table: Any = {"folder": breeds, "suff": ".jpg", **options}
+    several: Any = {"label_col": ["dog", "pet"], "y_block": MultiCategoryBlock(encoded=True)}
+    make = ImageDataLoaders
+    expression = r"([a-zA-Z_]+)_\d+.jpg$"
+    rows, hot = frame.iloc[[0, 19]], [[1.0, 0, 0, 0, 1], [0, 0, 0, 1, 1]]
+    cases: list[tuple[DataLoaders, Any, list[Any]]] = [
+        (make.from_folder(tmp_path / "data", valid_pct=0.2, **options), [other], [2]),
+        (make.from_path_re(breeds, files, expression, **options), [other, str(files[0])], [2, 0]),
+        (make.from_name_func(breeds, files, lambda name: name[:-6], **options), [other], [2]),
+        (make.from_lists(breeds, files, names, **options), [(other, "beagle"), "Bengal_1.jpg"], [2, 0]),
+        (make.from_df(frame, **of_table), rows, [0, 3]),
+        (make.from_df(frame, **of_table), [files[19], {"file": "x", "breed": "beagle"}], [3, 2]),
+        (make.from_csv(tmp_path, "labels.csv", **of_table), pd.read_csv(tmp_path / "labels.csv"), [0]),
+        (make.from_df(frame, label_col="all", label_delim="|", **of_table), rows, hot),
+        (make.from_df(frame, **several, **of_table), rows, [[0, 1], [1, 1]]),
+        (make.from_df(frame, label_col="age", y_block=RegressionBlock, **of_table), rows, [[0.5]] * 2),
+    ]  # fmt: skip
+    for loaders, items, expected in cases:
+        found = loaders.test_dl(items, with_labels=True).table.targets
+        assert found[: len(expected)].tolist() == expected
+    by_folder, of_files = cases[0][0], cases[3][0]
+    for loaders, items, error in (
+        (by_folder, [files[0]], LabelError),
+        (of_files, [other], LabelError),
+        (of_files, rows, ConfigError),
+    ):
+        with pytest.raises(error):
+            loaders.test_dl(items, with_labels=True)
 
 
 def test_several_labels_print_their_kind(breeds: Path):

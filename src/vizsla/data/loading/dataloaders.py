@@ -23,7 +23,7 @@ from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.loader import MAX_BLOCKS, ImageLoader
 from vizsla.data.loading.order import ALL, Share, balancing_weights, take_share
-from vizsla.data.table.labels import CategoryMap, labelled_like
+from vizsla.data.table.labels import CategoryMap, KnownLabels, item_path, labelled_like
 from vizsla.errors import ConfigError, DataError
 from vizsla.machine import Blocks, worker_count
 from vizsla.types import Batch, ImageTable, Size, unknown_targets
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from vizsla.notebook.summary import Steps
 
 
-Getters = tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]
-"""What gives the path and the label of an item; None where items are paths, or where nothing gives labels."""
+Getters = tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]
+"""What gives the path and the label of an item; None where items are paths."""
 
 BatchTransforms = BatchTransform | Sequence[BatchTransform] | None
 
@@ -423,7 +423,7 @@ class DataLoaders:
         self.valid_bs = batch_size if valid_batch_size is None else valid_batch_size
         self.seed = seed
         self.num_workers = worker_count(num_workers)
-        self.getters: Getters = (None, None)
+        self.getters: Getters = (None, KnownLabels(table))
         self._memory = Blocks(max_blocks=MAX_BLOCKS)
         self.train = self._loader(
             table, table.train_rows, training=True, drop_last=True, weights=weights
@@ -534,19 +534,22 @@ class DataLoaders:
         """Return a loader of other images, prepared as in validation and in the order given.
 
         Args:
-            items: Image files, or items as the ``DataBlock`` takes them that made these loaders.
-            with_labels: Find their labels as those of the training images were found.
+            items: Image files; rows, or a DataFrame, where the loaders were made of a table; or items as the ``DataBlock`` takes
+                them that made the loaders.
+            with_labels: Find their labels as those of the training images were found: by folder, expression, function or column.
+                Where labels were given as a list, each item is a pair (path, label), or an image of that list.
 
         Raises:
-            ConfigError: ``with_labels`` was given, and these loaders were not made by a ``DataBlock``.
+            ConfigError: An item is neither an image nor a row.
             LabelError: An item has no label, or one that is not a class of the training images.
         """
-        frame: Any = items
+        frame: Any = [items] if isinstance(items, str | Path) else items
         rows = [row for _, row in frame.iterrows()] if hasattr(frame, "iterrows") else list(frame)
         get_x, get_y = self.getters
+        root = self.table.root
         table = ImageTable(
-            root=self.table.root,
-            paths=tuple(Path(row if get_x is None else get_x(row)) for row in rows),
+            root=root,
+            paths=tuple(item_path(row if get_x is None else get_x(row), root=root) for row in rows),
             targets=unknown_targets(len(rows), task=self.table.task, num_outputs=self.c),
             vocab=self.table.vocab,
             class_type=self.table.class_type,

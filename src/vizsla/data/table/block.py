@@ -306,6 +306,17 @@ def _made(y_block: OutputBlockOrClass) -> OutputBlock:
     return block
 
 
+def item_labeller(
+    block: OutputBlock, get_y: Callable[[Any], Any], vocab: Sequence[str]
+) -> Callable[[Any], Any]:
+    """Return what gives the label of one item as a block reads it: of zeros and ones, and of cells, the names of the classes."""
+    if isinstance(block, MultiCategoryBlock) and block.encoded:
+        return lambda item: read_encoded(get_y(item), vocab)
+    if isinstance(block, MultiCategoryBlock) and isinstance(get_y, ColReader):
+        return lambda item: _without_empty_cells(get_y(item))
+    return get_y
+
+
 def _without_empty_cells(label: Any) -> Any:
     if is_missing(label):
         return []
@@ -454,7 +465,8 @@ class DataBlock:
         loaders = DataLoaders.from_table(
             table, self.item_tfms, self.batch_tfms, seed=seed, **options
         )
-        loaders.getters = self._getters()
+        get_x, get_y = self._getters()
+        loaders.getters = (get_x, item_labeller(output_block(self.blocks), get_y, table.vocab))
         return loaders
 
     def new(

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.data.loading.dataloaders import DataLoaders, check_loader_options
-from vizsla.data.table.block import CategoryBlock, block_for_columns, block_for_labels
+from vizsla.data.table.block import (
+    CategoryBlock,
+    block_for_columns,
+    block_for_labels,
+    item_labeller,
+)
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
+    ColReader,
     LabelledImages,
     RegexLabeller,
+    folder_label,
     folder_labels,
     using_attr,
 )
@@ -105,7 +113,9 @@ class ImageDataLoaders:
             notes=(*listing.notes, *layout.notes),
         )
         block = CategoryBlock(vocab=vocab)
-        return _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options)
+        loaders = _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options)
+        loaders.getters = (None, partial(folder_label, root=root, vocab=loaders.table.vocab))
+        return loaders
 
     @staticmethod
     def from_path_func(
@@ -126,7 +136,9 @@ class ImageDataLoaders:
         check_loader_options(options, item_tfms)
         images = listed_images(path, fnames, label_func)
         block = CategoryBlock()
-        return _loaders(images, block, None, valid_pct, seed, item_tfms, batch_tfms, options)
+        loaders = _loaders(images, block, None, valid_pct, seed, item_tfms, batch_tfms, options)
+        loaders.getters = (None, lambda item: label_func(Path(item)))
+        return loaders
 
     @staticmethod
     def from_name_func(
@@ -289,6 +301,7 @@ def _of_columns(
     options: LoaderOptions,
 ) -> DataLoaders:
     block = block_for_columns(label_col, label_delim, y_block)
+    file_of = ColReader(fn_col, pref=Path(path, folder or ""), suff=suff)
     images, splits = images_of_table(
         cells,
         folder=Path(path),
@@ -298,7 +311,25 @@ def _of_columns(
         locate=lambda names: [Path(path, folder or "", f"{name}{suff}") for name in names],
         delimiter=label_delim,
     )
-    return _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options)
+    loaders = _loaders(images, block, splits, valid_pct, seed, item_tfms, batch_tfms, options)
+    _, known_label = loaders.getters
+    in_cells = item_labeller(
+        block, ColReader(label_col, label_delim=label_delim), loaders.table.vocab
+    )
+    loaders.getters = (
+        lambda item: item if isinstance(item, str | Path) else file_of(item),
+        lambda item: known_label(item) if isinstance(item, str | Path) else _clean(in_cells(item)),
+    )
+    return loaders
+
+
+def _clean(label: Any) -> Any:
+    """Return the label in a cell, or in several, as ``images_of_table`` reads it."""
+    if isinstance(label, list):
+        return [
+            one for each in label for one in (each if isinstance(each, list) else [_clean(each)])
+        ]
+    return label.strip() if isinstance(label, str) else label
 
 
 def _loaders(

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,67 @@ def folder_labels(paths: ImagePaths, classes: Sequence[str]) -> tuple[str | Labe
     missed = LabelError("it lies in no folder of a class")
     labels = [name or missed for name in classes]
     return tuple(map(labels.__getitem__, paths.folder_numbers))
+
+
+def folder_label(path: Path | str, *, root: Path, vocab: Sequence[str]) -> str:
+    """Return the class that a folder on the way to an image names: below ``root``, where the image lies there."""
+    folder = Path(path).parent
+    parts = (folder.relative_to(root) if folder.is_relative_to(root) else folder).parts
+    classes = [name for name in dict.fromkeys(parts) if name in vocab]
+    if len(classes) != 1:
+        found = (
+            f"folders of {len(classes)} classes: {classes}" if classes else "no folder of a class"
+        )
+        raise LabelError(f"it lies in {found}")
+    return classes[0]
+
+
+def existing(name: Path, folder: Path) -> Path:
+    """Return a path as given, or the same below a folder where only that is there."""
+    below = folder / name
+    return below if not name.exists() and below.exists() else name
+
+
+def item_path(item: Any, *, root: Path) -> Path:
+    """Return the image of an item: a path, as given or below ``root``, or a pair of a path and its label."""
+    name = item[0] if _is_pair(item) else item
+    if not isinstance(name, str | Path):
+        raise ConfigError(
+            "An image is given by its path, or by a pair (path, label). "
+            f"Received: {type(item).__name__} {item!r:.80}. Rows are for loaders that were made of a table."
+        )
+    return existing(Path(name), root)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple | list) and len(item) == 2  # pyright: ignore[reportUnknownArgumentType]
+
+
+@dataclass(frozen=True)
+class KnownLabels:
+    """Returns the label that a table has for an image, or the one in a pair of an image and its label."""
+
+    table: ImageTable
+
+    def __call__(self, item: Any) -> Any:
+        """Return the label of an item."""
+        if _is_pair(item):
+            return item[1]
+        row = self._row_of.get(str(item_path(item, root=self.table.root)))
+        if row is None:
+            raise LabelError("it is none of the images that the loaders were made of")
+        target = self.table.targets[row]
+        if self.table.task == "category":
+            return self.table.label(row)
+        if self.table.task == "regression":
+            return target.tolist()
+        return [
+            name for name, present in zip(self.table.vocab, target.tolist(), strict=True) if present
+        ]
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {path: row for row, path in enumerate(ImagePaths.of(self.table.paths).texts())}
 
 
 def using_attr(function: Callable[[Any], Any], attribute: str) -> Callable[[Any], Any]:
@@ -523,32 +584,32 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def targets_in(labels: Sequence[Any], *, vocab: Sequence[str], task: Task) -> Tensor:
-    """Return the targets of labels in a vocabulary, as in an ``ImageTable``; unknown where a label is missing or not in it."""
+def targets_in(labels: Sequence[Any], *, vocab: tuple[str, ...], task: Task) -> Tensor:
+    """Return the targets of labels in a vocabulary, as in an ``ImageTable``; unknown where a label is missing or not in it.
+
+    A vocabulary that begins with ``UNKNOWN_CLASS`` has that class for labels that are not in it.
+    """
+    unknown = 0 if vocab[:1] == (UNKNOWN_CLASS,) else None
     if task == "category":
         number_of = {name: number for number, name in enumerate(vocab)}
-        numbers = [number_of.get(text or "", UNLABELLED) for text in class_texts(labels)]
+        other = UNLABELLED if unknown is None else unknown
+        texts = class_texts(labels)
+        numbers = [UNLABELLED if text is None else number_of.get(text, other) for text in texts]
         return torch.tensor(numbers, dtype=torch.int64)
     if task == "multi_category":
-        return n_hot([names_of(read_label_set(label)) for label in labels], vocab, unknown=None)
+        return n_hot([names_of(read_label_set(label)) for label in labels], vocab, unknown=unknown)
     read = same_length(list(map(read_numbers, labels)), expected=len(vocab))
     return number_targets(read, num_numbers=len(vocab))
 
 
 def labelled_like(
-    table: ImageTable, items: Sequence[Any], label_of: Callable[[Any], Any] | None
+    table: ImageTable, items: Sequence[Any], label_of: Callable[[Any], Any]
 ) -> ImageTable:
     """Return a table of unlabelled images with the labels of its items, whose classes are those of the table.
 
     Raises:
-        ConfigError: There is no ``label_of``.
         LabelError: A label is missing or unknown; they are counted, and the first ones named.
     """
-    if label_of is None:
-        raise ConfigError(
-            "with_labels=True takes labels as the DataBlock does that made the loaders, and none made these. "
-            "Make them with DataBlock(...).dataloaders(...), or leave with_labels out."
-        )
     labels = take_labels(items, label_of)
     lists = [[label] if isinstance(label, str) else label for label in labels]
     targets = targets_in(

@@ -17,6 +17,7 @@ from vizsla.data.table.check import listing
 from vizsla.data.table.labels import (
     LabelledImages,
     advice_about,
+    existing,
     is_missing,
     is_several,
     split_labels,
@@ -325,7 +326,7 @@ def listed_images(
         )
     return LabelledImages(
         root=folder,
-        paths=tuple(_existing(name, folder) for name in given),
+        paths=tuple(existing(name, folder) for name in given),
         labels=take_labels(given, labels) if callable(labels) else tuple(labels),
         row_word="item",
         row_numbers=tuple(range(len(given))),
@@ -414,11 +415,6 @@ def _unnamed_note(paths: ImagePaths, root: Path) -> Iterator[str]:
         shown = [quoted(os.path.relpath(path, root)) for path in unnamed[:3]]
         more = f" and {len(unnamed) - 3} more" if len(unnamed) > 3 else ""
         yield f"left out: {counted(len(unnamed), 'image')} that no row names: {joined(shown, limit=3)}{more}"
-
-
-def _existing(name: Path, folder: Path) -> Path:
-    below = folder / name
-    return below if not name.exists() and below.exists() else name
 
 
 def _labels_of(
