@@ -379,6 +379,10 @@ def test_evaluate_judges_images_that_the_run_was_not_trained_on(
     assert kept == sorted(
         row["path"] for row in csv_rows((run / "predictions.csv").read_text("utf-8"))
     )
+    compared = json.loads(vizsla("compare", run, tmp_path / "said.csv", "--json").out)
+    assert (compared["difference"], compared["can_be_told_apart"]) == (0, False)
+    assert compared["sentence"] in vizsla("compare", run, tmp_path / "said.csv").out
+    assert vizsla("compare", run, tmp_path / "nothing.csv").code == 2
     assert vizsla("evaluate", run, pictures, "--part", "test").code == 2  # there is none
     test = tmp_path / "data" / "test"
     shutil.copytree(pictures, test)

@@ -18,7 +18,7 @@ from cyclopts import App, Parameter, default_name_transform
 from cyclopts.config import Dict
 
 from vizsla import __version__
-from vizsla.cli.models import evaluate, export, predict, serve, verify
+from vizsla.cli.models import compare, evaluate, export, predict, serve, verify
 from vizsla.cli.terminal import reported_errors, sigterm_as_ctrl_c
 from vizsla.cli.training import bench, check, demo, find_lr, report, show_cache, train
 from vizsla.errors import ConfigError
@@ -33,6 +33,7 @@ COMMANDS = {
     "find-lr": find_lr,
     "check": check,
     "evaluate": evaluate,
+    "compare": compare,
     "predict": predict,
     "cache": show_cache,
     "serve": serve,

@@ -1,4 +1,4 @@
-"""Commands that take MODEL, a model file or the folder of the run that wrote it: predict, serve, export, verify."""
+"""Commands that take MODEL, a model file or the folder of the run that wrote it: evaluate, compare, predict, serve, export."""
 
 from __future__ import annotations
 
@@ -110,6 +110,32 @@ def evaluate(
             say(line)
     if found.unreadable:
         end(2, f"vizsla: {_images(len(found.unreadable))} could not be read and are in no figure.")
+
+
+def compare(first: Path, second: Path, /, *, json: bool = False) -> None:
+    """Compare two runs, or two files of predictions, on the same images: can they be told apart?
+
+    The interval is that of the paired difference. Runs on different images are compared on those that both have, at least 50.
+
+    For example:
+
+        vizsla compare runs/pets runs/pets-2
+        vizsla compare a.csv b.csv --json
+
+    Args:
+        first: The folder of a run, or a CSV file that vizsla evaluate --csv wrote.
+        second: The other one.
+        json: Print everything as one JSON object.
+    """
+    from vizsla.cli.terminal import comparison_json
+    from vizsla.evaluate.compare import compare as compare_runs
+
+    found = compare_runs(first, second)
+    if json:
+        say(comparison_json(found))
+        return
+    for line in found.lines():
+        say(line)
 
 
 def predict(

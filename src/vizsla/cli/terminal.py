@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from vizsla.data.table.check import DataSummary
+    from vizsla.evaluate.compare import Comparison
     from vizsla.predict.evaluation import Evaluation
     from vizsla.recipe.config import TrainConfig
     from vizsla.run.train import FinishedRun
@@ -214,6 +215,12 @@ def evaluation_json(found: Evaluation) -> str:
         "notes": list(found.notes),
     }
     return json.dumps(values)
+
+
+def comparison_json(found: Comparison) -> str:
+    """Return a comparison as one JSON object in ASCII, with its verdict."""
+    verdict = {"can_be_told_apart": found.can_be_told_apart, "sentence": found.sentence}
+    return json.dumps(asdict(found) | verdict)
 
 
 def check_writable(path: Path, *, force: bool = False) -> None:

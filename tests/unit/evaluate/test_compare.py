@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,7 +40,7 @@ AFTER = run([True] * 65 + [False] * 5 + [True] * 20 + [False] * 10)
 
 def test_a_clear_difference_has_a_direction():
     found = compare(BEFORE, AFTER, names=("before", "after"))
-    assert found.accuracies == (0.7, 0.85)
+    assert found.values == (0.7, 0.85)
     assert (found.num_only_first, found.num_only_second, found.num_pictures) == (5, 20, 100)
     assert found.difference == pytest.approx(0.15)
     assert found.can_be_told_apart
@@ -140,7 +141,7 @@ def test_images_without_label_are_left_out():
     ]
     assert compare(*runs).num_pictures == 90
     nothing = replace(BEFORE, targets=torch.full((100,), UNLABELLED))
-    with pytest.raises(DataError, match="None of the 100 images has a label"):
+    with pytest.raises(DataError, match="has a label"):
         compare(nothing, nothing)
 
 
@@ -148,24 +149,59 @@ def test_several_labels_are_right_if_all_of_them_are(from_logits: Callable[..., 
     truth = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     first = from_logits(2 * truth - 1, truth, task="multi_category")
     second = replace(first, logits=first.logits * torch.tensor([[1.0], [1.0], [-1.0]]))
-    assert compare(first, second).accuracies == (1.0, 2 / 3)
+    assert compare(first, second).values == (1.0, 2 / 3)
 
 
-def test_other_images_labels_or_tasks_are_refused():
+def test_other_images_labels_or_tasks_are_refused(tmp_path: Path):
     several = torch.zeros(100, 2)
     for other, facts in (
-        (replace(BEFORE, rows=BEFORE.rows + 1), r"100 '0\.jpg'.*101 '0\.jpg'"),
-        (
-            replace(BEFORE, paths=("other.jpg", *BEFORE.paths[1:])),
-            r"100 '0\.jpg'.*100 'other\.jpg'",
-        ),
-        (replace(BEFORE, targets=1 - BEFORE.targets), r"'0\.jpg'.*'cat' and 'dog'"),
-        (run([True, False]), "100.*2"),
-        (replace(BEFORE, targets=several, task="regression"), "compare.*regression"),
-        (
-            replace(BEFORE, targets=several, task="multi_category"),
-            "'category' and 'multi_category'",
-        ),
+        (BEFORE.take(torch.arange(49)), "100 .*49.*fewer than 50"),
+        (replace(BEFORE, paths=tuple(f"new/{path}" for path in BEFORE.paths)), "0 of them"),
+        (replace(BEFORE, targets=1 - BEFORE.targets), r"100 images.*'0\.jpg'.*'cat' and 'dog'"),
+        (replace(BEFORE, targets=several, task="regression"), "'accuracy'.*'mae'"),
+        (replace(BEFORE, targets=several, task="multi_category"), r"'0\.jpg'"),
     ):
         with pytest.raises(ConfigError, match=facts):
             compare(BEFORE, other)
+    (tmp_path / "said.csv").write_text("path,prediction\na.jpg,cat\n")
+    for place, fact in (("said.csv", "loss"), ("no.csv", "No such file"), (".", "predictions.csv")):
+        with pytest.raises(DataError, match=fact):
+            compare(BEFORE, tmp_path / place)
+
+
+def test_runs_on_different_images_are_compared_on_those_that_both_have():
+    found = compare(BEFORE.take(torch.arange(20, 100)), AFTER.take(torch.arange(90)))
+    assert (found.num_pictures, found.num_left_out) == (70, (10, 20))
+    assert (found.num_only_first, found.num_only_second) == (5, 20)
+
+
+def test_files_say_the_same_as_the_predictions_that_they_hold(tmp_path: Path):
+    generator = torch.Generator().manual_seed(0)
+    numbers = replace(
+        run([True] * 60),
+        logits=torch.randn(60, 2, generator=generator),
+        targets=torch.randn(60, 2, generator=generator),
+        task="regression",
+    )
+    nearer = replace(numbers, logits=numbers.targets + 0.1)
+    truth = (numbers.targets > 0).float()
+    truth[0] = torch.nan
+    labels = replace(numbers, targets=truth, task="multi_category")
+    exact = replace(labels, logits=(2 * truth - 1).nan_to_num())
+    for first, second, values in (
+        (BEFORE, AFTER, (0.7, 0.85)),
+        (numbers, nearer, (pytest.approx(1.17, abs=0.2), pytest.approx(0.1))),
+        (labels, exact, (pytest.approx(0.25, abs=0.1), 1.0)),
+    ):
+        expected = compare(first, second, names=("a", "b"))
+        files = [tmp_path / "a.csv", tmp_path / "b" / "predictions.csv"]
+        files[1].parent.mkdir(exist_ok=True)
+        for file, predictions in zip(files, (first, second), strict=True):
+            predictions.save_csv(file)
+        found = compare(files[0], files[1].parent)
+        assert found.names == (str(files[0]), str(files[1].parent))
+        assert replace(found, names=("a", "b")).sentence == expected.sentence
+        assert found.values == values
+        assert found.can_be_told_apart
+        assert found.sentence.endswith("b is better.")
+        assert len([*found.lines()]) == 5
