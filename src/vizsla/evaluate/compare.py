@@ -167,14 +167,15 @@ def compare(
     mean_a, mean_b = scores_N2.mean(0).tolist()
     if first.metric == "mae":
         only_a, only_b = only_b, only_a  # the smaller error is better
+        parts = ("first", "second", "difference")
         found = bootstrap(
             lambda counts: dict(
-                zip("abd", torch.stack([*scores_N2.T, gains_N]) @ counts / num_images, strict=True)
+                zip(parts, torch.stack([*scores_N2.T, gains_N]) @ counts / num_images, strict=True)
             ),
             num_images=num_images,
             seed=0,
         )
-        interval_a, interval_b, (low, high) = ((found[x].low, found[x].high) for x in "abd")
+        interval_a, interval_b, (low, high) = ((found[x].low, found[x].high) for x in parts)
     else:
         interval_a, interval_b = (
             wilson_interval(round(mean * num_images), num_images) for mean in (mean_a, mean_b)
