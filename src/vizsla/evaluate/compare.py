@@ -224,7 +224,7 @@ def _judged(source: Predictions | Path | str) -> _Judged:
         if isinstance(label, str):
             labels[image] = tuple(sorted(label.split(LABEL_SEPARATOR)))
             scores[image] = float(label == said)
-        else:
+        elif not isinstance(said, str):
             metric = "mae"
             labels[image] = tuple(f"{number:.6g}" for number in label)
             scores[image] = sum(abs(x - y) for x, y in zip(label, said, strict=True)) / len(label)
