@@ -18,7 +18,7 @@ import zlib
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vizsla.errors import OutputError
 
@@ -159,6 +159,21 @@ def _remove(path: Path, *, held: ExitStack) -> None:
         held.close()
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
+
+
+def read_whole(file: BinaryIO) -> bytes:
+    """Return all bytes of an open file, from its beginning where it can go back; raise ValueError if it gives none."""
+    try:
+        if getattr(file, "seekable", bool)():
+            file.seek(0)
+        data: Any = file.read()
+    except (OSError, ValueError) as error:  # closed, or text that is not text
+        reason = str(error).rstrip(".")
+    else:
+        if isinstance(data, bytes | bytearray | memoryview):
+            return bytes(data)
+        reason = f"its read() gives {type(data).__name__}, not bytes"
+    raise ValueError(f"{reason}. Give a file that is open for reading bytes: open(PATH, 'rb').")
 
 
 @contextmanager

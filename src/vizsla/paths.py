@@ -7,6 +7,7 @@ names alone; these take 3 MB for each hundred thousand (``benchmarks/growth.py``
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby, repeat
@@ -136,6 +137,11 @@ class ImagePaths(Sequence[Path]):
         shown = ", ".join(repr(str(path)) for path in self[:_SHOWN])
         more = f", ... {len(self):,} in all" if len(self) > _SHOWN else ""
         return f"ImagePaths([{shown}{more}])"
+
+
+def is_address(path: Path | str) -> bool:
+    """Return whether a path is an address on the internet; ``Path`` makes one slash of two."""
+    return re.match(r"\w[\w.+-]+:/", str(path)) is not None
 
 
 def _encoded(name: str) -> bytes:

@@ -13,23 +13,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from vizsla import __version__
 from vizsla.errors import ConfigError, ModelFileError
-from vizsla.files import atomic_write
+from vizsla.files import atomic_write, read_whole
 from vizsla.infer.run import usable_device
 from vizsla.model_file.final_resize import FinalResize
 from vizsla.model_file.manifest import AGAIN, Manifest, manifest_from_json, manifest_to_json
@@ -43,6 +45,7 @@ from vizsla.model_file.rebuild import (
     rebuild_classifier,
     shown_versions,
 )
+from vizsla.paths import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -143,15 +146,40 @@ def save_bundle(
     return Path(path)
 
 
-def read_manifest(path: Path | str) -> Manifest:
-    """Return what a model file says of itself; the weights are not read.
+def model_source(model: Path | str | bytes | BinaryIO) -> Path | bytes:
+    """Return a model file as a path or its bytes; raise ModelFileError for what is neither of these nor an open file."""
+    given: Any = model
+    if isinstance(given, Path | bytes):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return Path(cast("str", given))
+    if isinstance(given, bytearray | memoryview):
+        return bytes(given)
+    if not hasattr(given, "read"):
+        raise ModelFileError(
+            f"A model is the path of a model.safetensors, its bytes, or an open file. Received: {type(given).__name__}"
+        )
+    try:
+        return read_whole(given)
+    except ValueError as error:
+        raise ModelFileError(f"Cannot read the model from {given!r:.200}: {error}") from error
+
+
+def model_name(source: Path | bytes) -> Path:
+    """Return how messages name a model file."""
+    return source if isinstance(source, Path) else Path(f"the model of {len(source):,} bytes")
+
+
+def read_manifest(model: Path | str | bytes) -> Manifest:
+    """Return what a model file, or its bytes, says of itself; the weights are not read.
 
     Raises:
         ModelFileError: The file is missing, foreign, damaged, or in a newer format.
     """
-    path = Path(path)
-    check_is_safetensors(path)
-    with _opened(path) as file:
+    source = model_source(model)
+    path = model_name(source)
+    check_is_safetensors(source)
+    with _opened(source) as file:
         header: dict[str, str] = file.metadata() or {}
     text = header.get(_MANIFEST_KEY)
     if text is None:
@@ -167,17 +195,18 @@ def read_manifest(path: Path | str) -> Manifest:
     return manifest
 
 
-def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bundle:
-    """Open a model file: rebuild the network by its name and put the weights in. No code of the file is run.
+def load_bundle(model: Path | str | bytes, *, device: torch.device | str = "cpu") -> Bundle:
+    """Open a model file, or its bytes: rebuild the network by its name and put the weights in. No code of the file is run.
 
     Raises:
         ModelFileError: The file is missing, foreign, damaged, in a newer format, or of a network that the installed
             timm and torchvision do not know.
         ConfigError: This machine has no such device.
     """
-    path, device = Path(path), usable_device(device)
-    manifest = read_manifest(path)
-    with _opened(path) as file:
+    source, device = model_source(model), usable_device(device)
+    path = model_name(source)
+    manifest = read_manifest(source)
+    with _opened(source) as file:
         found = _forms_in(file, path=path)
         problems = describe_differences(expected_forms(manifest, path=path, found=found), found)
         if problems:
@@ -195,15 +224,16 @@ def load_bundle(path: Path | str, *, device: torch.device | str = "cpu") -> Bund
     return Bundle(classifier=classifier.to(device).eval(), manifest=manifest)
 
 
-def check_sha256(path: Path, expected: str) -> None:
+def check_sha256(source: Path | bytes, expected: str) -> None:
     """Raise ModelFileError unless the bytes of a file have this SHA-256, which names both; ConfigError if it is none."""
+    path = model_name(source)
     if not _SHA256.fullmatch(expected):
         raise ConfigError(
             f"A SHA-256 is 64 hexadecimal digits, as `sha256sum FILE` prints it. Received: {expected[:80]!r}"
         )
-    check_is_safetensors(path)
+    check_is_safetensors(source)
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if isinstance(source, Path) else BytesIO(source) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -214,21 +244,26 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def check_is_safetensors(path: Path) -> None:
+def check_is_safetensors(source: Path | bytes) -> None:
     """Raise ModelFileError for what cannot be a safetensors file: missing, a folder, a pickle or archive, cut short."""
-    if path.is_dir():
-        raise ModelFileError(
-            f"{path} is a folder, not a model file. Give the file in it, for example {path / 'model.safetensors'}"
-        )
-    if not path.exists():
-        raise ModelFileError(
-            f"There is no model file {path}. Check the path; `vizsla train` writes RUN/model.safetensors"
-        )
-    if not path.is_file():  # Reading a pipe or a device could wait forever.
-        raise ModelFileError(f"{path} is a device or a pipe. Give the path of a model file.")
+    path = model_name(source)
+    if isinstance(source, bytes):
+        _check_start(path, source[:64], num_bytes=len(source))
+        return
     try:
+        if path.is_dir():
+            raise ModelFileError(
+                f"{path} is a folder, not a model file. Give the file in it, for example {path / 'model.safetensors'}"
+            )
+        if not path.exists():
+            cure = "Check the path; `vizsla train` writes RUN/model.safetensors"
+            if is_address(path):
+                cure = "It is an address: download the file first, or open one of the Hugging Face hub with from_hub."
+            raise ModelFileError(f"There is no model file {path}. {cure}")
+        if not path.is_file():  # Reading a pipe or a device could wait forever.
+            raise ModelFileError(f"{path} is a device or a pipe. Give the path of a model file.")
         with path.open("rb") as file:
-            _check_bytes(path, file)
+            _check_start(path, file.read(64), num_bytes=path.stat().st_size)
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -239,9 +274,7 @@ def _unreadable(path: Path, error: OSError) -> ModelFileError:
     )
 
 
-def _check_bytes(path: Path, file: BinaryIO) -> None:
-    num_bytes = path.stat().st_size
-    start = file.read(64)
+def _check_start(path: Path, start: bytes, *, num_bytes: int) -> None:
     header_length = int.from_bytes(start[:_LENGTH_BYTES], "little")
     fits = _LENGTH_BYTES + header_length <= num_bytes and header_length <= LARGEST_HEADER
     # First, as the length may begin like a pickle (640 is 80 02).
@@ -337,8 +370,11 @@ def _forms_in(file: Any, *, path: Path) -> dict[str, Form]:
             f"{path} is damaged or not written by vizsla: it holds {len(names):,} tensors, more than {_MOST_TENSORS:,}. {AGAIN}"
         )
     for name in names:
-        entry = file.get_slice(name)
-        dtype, shape = entry.get_dtype(), tuple(entry.get_shape())
+        if isinstance(file, _InMemory):
+            dtype, shape = form_of(file.get_tensor(name))
+        else:
+            entry = file.get_slice(name)
+            dtype, shape = entry.get_dtype(), tuple(entry.get_shape())
         if dtype not in STORED_DTYPES:
             raise ModelFileError(
                 f"{path} is damaged or not written by vizsla: its tensor {name[:80]!r} is of type {dtype}, where only "
@@ -348,14 +384,38 @@ def _forms_in(file: Any, *, path: Path) -> dict[str, Form]:
     return forms
 
 
+class _InMemory:
+    """The bytes of a safetensors file, to be asked as ``safe_open`` is."""
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            self._tensors = load(data)
+        except KeyError as error:  # a type that torch does not have
+            raise SafetensorError(f"a tensor is of type {error}") from error
+        length = int.from_bytes(data[:_LENGTH_BYTES], "little")
+        self._header: dict[str, Any] = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
+
+    def metadata(self) -> dict[str, str] | None:
+        return self._header.get("__metadata__")
+
+    def keys(self) -> list[str]:
+        return list(self._tensors)
+
+    def get_tensor(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
 @contextmanager
-def _opened(path: Path) -> Generator[Any]:
+def _opened(source: Path | bytes) -> Generator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        if isinstance(source, bytes):
+            yield _InMemory(source)
+            return
+        with safe_open(source, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
-            f"{path} is damaged or not a safetensors file: {str(error)[:300]}. {AGAIN}"
+            f"{model_name(source)} is damaged or not a safetensors file: {str(error)[:300]}. {AGAIN}"
         ) from error
 
 

@@ -7,7 +7,6 @@ without channels it is grey.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,32 +14,32 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vizsla.data.images.any_image import as_source, tensor_pixels
 from vizsla.data.images.decode import decode_image
 from vizsla.data.loading.loader import read_ahead
 from vizsla.errors import ConfigError, PictureError
 from vizsla.machine import default_num_workers
 from vizsla.notebook.collections import L
-from vizsla.predict.predictor import as_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from vizsla.data.images.any_image import AnyImage
     from vizsla.types import Size
 
-    AnyImage = Tensor | NDArray[Any] | Image.Image
+    Drawable = Tensor | NDArray[Any] | Image.Image
 
 INCHES = 3.0
 """Default side of one image in a figure."""
 
-_MOST_CHANNELS = 4
-
 
 def show_image(
-    im: AnyImage,
+    im: Drawable,
     ax: Axes | None = None,
     figsize: tuple[float, float] | None = None,
     title: str | None = None,
@@ -75,7 +74,7 @@ def show_image(
 
 
 def show_images(
-    ims: Sequence[AnyImage],
+    ims: Sequence[Drawable],
     nrows: int = 1,
     ncols: int | None = None,
     titles: Sequence[str] | None = None,
@@ -176,7 +175,7 @@ def plot_function(
         axes.set_title(title)
 
 
-def image_pixels(image: AnyImage) -> NDArray[Any]:
+def image_pixels(image: Drawable) -> NDArray[Any]:
     """Return an image as matplotlib draws it, ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``; floats are clipped to 0-1.
 
     Raises:
@@ -196,15 +195,6 @@ def image_pixels(image: AnyImage) -> NDArray[Any]:
     return pixels
 
 
-def tensor_pixels(image: Tensor) -> NDArray[Any]:
-    """Return a tensor as an array, channels last where it is ``(C, H, W)`` with up to 4; half precision becomes float32."""
-    plain = image.detach().as_subclass(Tensor).cpu()
-    if plain.dtype in (torch.bfloat16, torch.float16):
-        plain = plain.float()
-    channels_first = plain.ndim == 3 and plain.shape[0] <= _MOST_CHANNELS
-    return (plain.permute(1, 2, 0) if channels_first else plain).numpy()
-
-
 class PILImage(Image.Image):
     """A Pillow image that prints as ``PILImage mode=RGB size=500x375`` (width x height); make one with ``create``.
 
@@ -213,16 +203,13 @@ class PILImage(Image.Image):
     """
 
     @classmethod
-    def create(
-        cls, fn: Path | str | bytes | bytearray | NDArray[Any] | Tensor | Image.Image
-    ) -> PILImage:
+    def create(cls, fn: AnyImage) -> PILImage:
         """Return an image as upright RGB with 8 bits, in its own memory.
 
         As in training, the EXIF orientation is applied, transparent parts are laid over white, and 16 bits become 8.
 
         Args:
-            fn: A file; the bytes of one; an array ``(H, W)`` or ``(H, W, 1, 3 or 4)``, uint8, or float 0-1; a tensor
-                ``(H, W)`` or ``(1, 3 or 4, H, W)``, uint8, or float 0-1; or a Pillow image.
+            fn: A file, the bytes of one, an array, a tensor, a Pillow image, or any other form that ``Predictor.predict`` takes.
 
         Raises:
             PictureError: It cannot be read, or is none of these.
@@ -231,13 +218,8 @@ class PILImage(Image.Image):
             >>> PILImage.create(np.zeros((375, 500, 3), np.uint8))
             PILImage mode=RGB size=500x375
         """
-        if isinstance(fn, Path | str | bytes | bytearray):
-            return _owned(decode_image(bytes(fn) if isinstance(fn, bytearray) else fn), cls)
-        if isinstance(fn, Tensor):
-            fn = tensor_pixels(fn)
-        if isinstance(fn, np.ndarray):
-            fn = _bytes_of(fn)
-        return _owned(as_rgb(fn), cls)
+        source = as_source(fn)
+        return _owned(source if isinstance(source, Image.Image) else decode_image(source), cls)
 
     @property
     def shape(self) -> Size:
@@ -285,30 +267,6 @@ def _owned(image: Image.Image, cls: type[PILImage]) -> PILImage:
     copied = image.copy()
     copied.__class__ = cls
     return copied  # pyright: ignore[reportReturnType]
-
-
-def _bytes_of(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return pixels of floats 0-1 as bytes; bytes stay.
-
-    Raises:
-        PictureError: They are not an image.
-    """
-    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))
-    is_float = np.issubdtype(pixels.dtype, np.floating)
-    if not is_image or 0 in pixels.shape or not (is_float or pixels.dtype == np.uint8):
-        raise PictureError(
-            "An image's values are uint8 0-255 or float 0-1, of shape (height, width) or (height, width, 1, 3 or 4); "
-            f"a tensor's channels come first. Received: {pixels.dtype} of shape {pixels.shape}"
-        )
-    if not is_float:
-        return pixels
-    low, high = float(pixels.min()), float(pixels.max())
-    if not 0 <= low <= high <= 1:
-        raise PictureError(
-            "An image of floats has values 0 to 1; bring them there, or convert 0 to 255 to uint8. "
-            f"Received: values from {low:g} to {high:g}"
-        )
-    return np.rint(pixels * 255).astype(np.uint8)
 
 
 def verify_images(fns: Iterable[Path | str]) -> L[Path | str]:

@@ -8,7 +8,6 @@ from .prediction import describe as describe
 from .predictor import MOST_VIEWS as MOST_VIEWS
 from .predictor import AnyImage as AnyImage
 from .predictor import Predictor as Predictor
-from .predictor import as_rgb as as_rgb
 from .predictor import load_learner as load_learner
 from .predictor import view_of as view_of
 from .stream import PathSource as PathSource

@@ -9,21 +9,21 @@ Shapes: B images of a batch, H and W their sides, C classes (or numbers, where t
 from __future__ import annotations
 
 import math
+import os
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from vizsla.augment.batch_augmentation import BatchAugmentation
 from vizsla.data.cache.cache import ImageCache
-from vizsla.data.images.decode import to_rgb
+from vizsla.data.images.any_image import AnyImage, Bytes, as_source
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.dataloaders import DataLoader, DataLoaders, default_device
 from vizsla.data.loading.loader import read_ahead
@@ -32,13 +32,16 @@ from vizsla.errors import ConfigError, PictureError, memory_checked
 from vizsla.evaluate.conformal import check_coverage
 from vizsla.infer.run import compute_logits, compute_outputs, evaluation_mode, usable_device
 from vizsla.machine import default_num_workers
-from vizsla.model_file.bundle import check_sha256, load_bundle
+from vizsla.model_file.bundle import check_sha256, load_bundle, model_name, model_source
 from vizsla.predict.prediction import Prediction, describe
 from vizsla.text import counted
 from vizsla.types import DECISION_THRESHOLD, ImageTable, probabilities_of, unknown_targets
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
+    from typing import BinaryIO
+
+    from numpy.typing import NDArray
 
     from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms
     from vizsla.data.table.from_words import Part
@@ -47,36 +50,6 @@ if TYPE_CHECKING:
     from vizsla.models.classifier import Classifier
     from vizsla.predict.evaluation import Evaluation
     from vizsla.types import Task
-
-
-def as_rgb(image: NDArray[np.uint8] | Image.Image, *, bit_depth: int | None = None) -> Image.Image:
-    """Return an image from memory (see ``AnyImage``) as upright RGB; what was given is not changed.
-
-    ``bit_depth`` is that of 16-bit images, see ``decode_image``.
-
-    Raises:
-        PictureError: It is neither of these, or Pillow cannot convert it.
-    """
-    values: object = image
-    if isinstance(values, np.ndarray):
-        is_image = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))
-        if values.dtype != np.uint8 or not is_image or 0 in values.shape:
-            raise PictureError(
-                "A numpy image has uint8 values 0-255 of shape (height, width) or (height, width, 1, 3 or 4). "
-                f"Received: {values.dtype} of shape {values.shape}"
-            )
-        values = Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
-    if not isinstance(values, Image.Image):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
-        raise PictureError(
-            "An image is a path, the bytes of a file, a numpy array or a Pillow image. "
-            f"Received: {type(values).__name__}"
-        )
-    try:
-        return to_rgb(ImageOps.exif_transpose(values), bit_depth=bit_depth)
-    except Exception as error:
-        raise PictureError(
-            f"Cannot use the image {values!r}: {error}. Give an image that Pillow can convert to RGB."
-        ) from error
 
 
 KEPT_SHARE = 7 / 8
@@ -103,9 +76,6 @@ _USUAL_PIXELS = 512 * 512
 BATCH_PIXELS = 32 * _USUAL_PIXELS
 """Of larger images, those that run through a network together have at most so many pixels."""
 
-AnyImage = Path | str | bytes | NDArray[np.uint8] | Image.Image
-"""A file, the bytes of a file, uint8 values ``(H, W)`` or ``(H, W, 1 | 3 | 4)``, or a Pillow image of any mode."""
-
 _Source = TypeVar("_Source", bound=AnyImage)
 
 
@@ -125,7 +95,7 @@ class Predictor:
         task: What is predicted.
         classifier: The network.
         calibration: What was fitted on the validation images.
-        path: The model file that it was loaded from; None if it was not.
+        path: The model file that it was loaded from; None if it was loaded from bytes, or not loaded.
 
     An image gets the same answer alone, in a batch of any size, and in validation, except for rounding in the network's
     sums, which may change the sixth digit; logits are divided by the temperature before they become probabilities.
@@ -155,12 +125,16 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: Path | str, device: torch.device | str = "auto", *, sha256: str | None = None
+        cls,
+        path: Path | str | bytes | BinaryIO,
+        device: torch.device | str = "auto",
+        *,
+        sha256: str | None = None,
     ) -> Predictor:
         """Open a model file.
 
         Args:
-            path: A file that ``save_bundle`` wrote.
+            path: A file that ``vizsla train`` or ``Learner.export`` wrote: its path, its bytes, or open for reading bytes.
             device: ``"auto"`` is CUDA if there is one, else Apple's MPS, else the CPU.
             sha256: Of the whole file, 64 hexadecimal digits; another file is refused before it is opened. None opens any:
                 the file notices damage by itself, but not that somebody made another one.
@@ -171,13 +145,15 @@ class Predictor:
             OutOfMemoryError: The network does not fit into memory.
         """
         chosen = default_device() if device == "auto" else usable_device(device)
+        source = model_source(path)
         if sha256 is not None:
-            check_sha256(Path(path), sha256)
-        with memory_checked(f"opening the model {path}", cure="Use a machine or device with more."):
-            bundle = load_bundle(path, device=chosen)
+            check_sha256(source, sha256)
+        doing = f"opening {model_name(source)}"
+        with memory_checked(doing, cure="Use a machine or device with more."):
+            bundle = load_bundle(source, device=chosen)
             bundle.classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
         predictor = cls.of_bundle(bundle)
-        predictor.path = Path(path)
+        predictor.path = source if isinstance(source, Path) else None
         return predictor
 
     @classmethod
@@ -325,7 +301,9 @@ class Predictor:
         """Return what the classifier says about one image.
 
         Args:
-            image: See ``AnyImage``. It is not changed.
+            image: A path; the bytes of a file, also as base64 text or a data URL; a file open for reading bytes, taken from its
+                beginning; a tensor ``(H, W)`` or ``(1 | 3 | 4, H, W)`` or an array ``(H, W)`` or ``(H, W, 1 | 3 | 4)`` of uint8
+                0-255 or floats 0-1; or a Pillow image of any mode. It is not changed.
             coverage: Also give the classes that hold the true one with this probability, for example 0.95; see
                 ``Prediction.label_set``. None for no set.
             views: Views of the image to average, 1 to 12: itself, its mirror image, then enlarged parts. Keep 1 for classes
@@ -362,9 +340,7 @@ class Predictor:
         Raises:
             PictureError: The image cannot be read.
         """
-        if not isinstance(image, Path | str | bytes):
-            image = as_rgb(image, bit_depth=self.bit_depth)
-        return self._reader.read(image)
+        return self._reader.read(as_source(image, bit_depth=self.bit_depth))
 
     def predict_prepared(
         self,
@@ -471,8 +447,8 @@ class Predictor:
         """Yield each image with what the classifier says about it, in the order given; any number of images.
 
         Args:
-            images: See ``AnyImage``; they are taken a few batches ahead of the results. Or the path of one image, or of a
-                folder whose images are all taken, sorted by path.
+            images: In any form that ``predict`` takes; they are taken a few batches ahead of the results. Or one image, or the
+                path of a folder whose images are all taken, sorted by path.
             batch_size: Images that run through the network together.
             num_workers: Threads that decode; 0 decodes in the caller's, None means one per processor, at most 16.
             coverage: See ``predict``.
@@ -486,9 +462,7 @@ class Predictor:
             DataError: A folder has no images.
         """
         self.check_options(coverage=coverage, views=views)
-        if isinstance(images, Path | str):
-            path = Path(images)
-            images = get_image_files(path) if path.is_dir() else [path]
+        images = _several(images)
         num_workers = default_num_workers() if num_workers is None else num_workers
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(
@@ -527,11 +501,25 @@ class Predictor:
             return image, error
 
 
-def load_learner(fname: Path | str, cpu: bool = True) -> Predictor:
+def _several(images: Any) -> Iterable[AnyImage]:
+    """Return images one after another: those of a folder, a single one, or what was given."""
+    if isinstance(images, str | os.PathLike) and os.path.isdir(images):  # noqa: PTH112 (a text may be too long for a path)
+        return get_image_files(os.fspath(images))
+    if isinstance(images, str | os.PathLike):
+        return [images if isinstance(as_source(images), bytes) else Path(images)]
+    is_array = getattr(images, "ndim", 4) < 4
+    if is_array or isinstance(images, Bytes | Image.Image) or hasattr(images, "read"):
+        return [images]
+    if not hasattr(images, "__iter__"):
+        return [as_source(images)]  # It says what an image is.
+    return images
+
+
+def load_learner(fname: Path | str | bytes | BinaryIO, cpu: bool = True) -> Predictor:
     """Open an exported model under the name that notebooks know; what comes back predicts and cannot be trained further.
 
     Args:
-        fname: A model file, as ``Learner.export`` or ``vizsla train`` wrote it.
+        fname: A model file, as ``Learner.export`` or ``vizsla train`` wrote it: its path, its bytes, or open for reading bytes.
         cpu: Predict on the CPU; otherwise on the best device there is.
 
     Raises:

@@ -21,6 +21,7 @@ from vizsla.data.table.sources import check_folder, get_image_files, walk_folder
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
 from vizsla.model_file.manifest import manifest_to_json
+from vizsla.paths import is_address
 from vizsla.predict.formats import (
     Format,
     PartFile,
@@ -78,10 +79,10 @@ class PathSource:
             )
         missing = [quoted(path) for path in given if str(path) != STDIN and not _exists(Path(path))]
         if missing:
-            raise DataError(
-                f"There is no such file or folder:\n{listed(missing)}\n"
-                "Check the spelling; give images, or folders of them."
-            )
+            cure = "Check the spelling; give images, or folders of them."
+            if any(map(is_address, given)):
+                cure = "An address is not opened: download the images, and give their folder."
+            raise DataError(f"There is no such file or folder:\n{listed(missing)}\n{cure}")
         for path in map(Path, self.paths):
             if path.is_dir() and next(walk_images(path), None) is None:
                 get_image_files(path)  # It says what is there instead.

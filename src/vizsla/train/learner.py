@@ -114,7 +114,7 @@ class Learner(Trainer):
         Probabilities are calibrated on the validation images, see ``calibration``; those of ``get_preds`` are the network's own.
 
         Args:
-            item: A path, the bytes of a file, a uint8 array ``(H, W, 3)`` or a Pillow image, which stays as it is.
+            item: The image in any form that ``Predictor.predict`` takes; it stays as it is.
             with_input: Return a tuple that begins with the image as the network saw it, float32 ``(3, h, w)``.
 
         Raises:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -23,6 +27,7 @@ from vizsla import (
     DataLoaders,
     ImageBlock,
     ImageDataLoaders,
+    ModelFileError,
     MultiCategoryBlock,
     OutOfMemoryError,
     PictureError,
@@ -137,11 +142,26 @@ def test_one_image_a_stream_and_the_validation_loader_agree(
 
 def test_all_forms_of_an_image_give_the_same(predictor: Predictor, photo: Path, image: Image.Image):
     expected = predictor.predict(photo)
-    forms: list[AnyImage] = [str(photo), photo.read_bytes(), np.asarray(image), image]
+    data, pixels = photo.read_bytes(), np.asarray(image)
+    text, tensor = base64.b64encode(data), torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    read_already = io.BytesIO(data)
+    read_already.read()
+    forms: list[AnyImage] = [
+        *(str(photo), data, bytearray(data), memoryview(data), read_already, image),
+        *(text, text.decode(), base64.encodebytes(data).decode()),
+        *(f"data:image/png;base64,{text.decode()}", f"data:;base64,{quote(text)}"),
+        *(pixels, pixels / 255, tensor, tensor / 255, pixels.astype(np.float32) / 255),
+    ]
     for form in forms:
         assert_same(predictor.predict(form), expected)
-    with Image.open(photo) as just_opened:
+    with Image.open(photo) as just_opened, photo.open("rb") as opened:
         assert_same(predictor.predict(just_opened), expected)
+        assert_same(predictor.predict(opened), expected)
+    for single in (photo, data, image, pixels, text.decode()):
+        ((_, answer),) = predictor.predict_many(single)  # pyright: ignore[reportArgumentType, reportCallIssue] (one image)
+        assert_same(answer, expected)
+    batch = [answer for _, answer in predictor.predict_many(torch.stack([tensor, tensor]))]
+    assert_same(batch[1], expected)
 
 
 def test_the_callers_image_is_left_alone(predictor: Predictor, photo: Path, image: Image.Image):
@@ -189,22 +209,63 @@ def test_any_mode_is_read_upright_as_rgb(predictor: Predictor, image: Image.Imag
         assert_same(predictor.predict(form), predictor.predict(over_white))
 
 
-def test_what_is_not_an_image_is_an_error_that_says_what_it_is(predictor: Predictor):
+def test_what_is_not_an_image_is_an_error_that_says_what_it_is(predictor: Predictor, photo: Path):
+    closed = io.BytesIO(b"x")
+    closed.close()
     cases: list[tuple[Any, str]] = [
-        (np.zeros((8, 8, 3)), "Received: float64 of shape (8, 8, 3)"),
+        (np.full((8, 8, 3), 2.0), "Received: values from 2 to 2"),
+        (np.full((8, 8, 3), np.nan), "Received: values from nan to nan"),
+        (np.zeros((8, 8, 3), np.int32), "Received: int32 of shape (8, 8, 3)"),
         (np.zeros((3, 8, 8), dtype=np.uint8), "Received: uint8 of shape (3, 8, 8)"),
         (np.zeros((0, 8), dtype=np.uint8), "Received: uint8 of shape (0, 8)"),
-        (np.zeros((1, 8, 8, 3), dtype=np.uint8), "Received: uint8 of shape (1, 8, 8, 3)"),
+        (torch.zeros(1, 3, 8, 8), "Received: float32 of shape (1, 3, 8, 8)"),
         (None, "Received: NoneType"),
-        (torch.zeros(3, 8, 8), "Received: Tensor"),
+        ([photo], "predict_many"),
         (b"", "0 bytes"),
         (b"GIF89a", "6 bytes"),
+        (io.StringIO("x"), "open(PATH, 'rb')"),
+        (closed, "closed file"),
+        ("data:image/svg+xml,<svg/>", "base64"),
+        ("data:image/png;base64,iVBOR", "27 characters"),
+        ("https://example.org/cat.jpg", "download"),
+        (Path("http://example.org/cat.jpg"), "download"),
+        ("a\0b.png", "null byte"),
+        ("a" * 5000, "5,000 characters"),
         (Image.fromarray(np.full((4, 4), 1e9, dtype=np.float32)), "only 0 to 1"),
     ]
     for given, words in cases:
         with pytest.raises(PictureError) as caught:
             predictor.predict(given)
         assert words in str(caught.value)
+    with photo.open() as text, pytest.raises(PictureError, match="open"):
+        predictor.predict(text)  # pyright: ignore[reportArgumentType] (wrong on purpose)
+
+
+def test_a_model_opens_from_its_path_its_bytes_or_an_open_file(saved: Path, photo: Path):
+    data, expected = saved.read_bytes(), Predictor.load(saved, device="cpu").predict(photo)
+    digest = hashlib.sha256(data).hexdigest()
+    with saved.open("rb") as opened:
+        for model in (data, bytearray(data), opened, io.BytesIO(data)):
+            loaded = Predictor.load(model, device="cpu", sha256=digest)  # pyright: ignore[reportArgumentType] (bytes of any kind)
+            assert loaded.path is None
+            assert_same(loaded.predict(photo), expected)
+    with pytest.raises(ModelFileError, match=digest):
+        Predictor.load(data[:-1], device="cpu", sha256=digest)
+    changed = bytearray(data)
+    changed[-1] ^= 1
+    wrong = (
+        b"",
+        data[:-1],
+        bytes(changed),
+        photo.read_bytes(),
+        b"\x80\x04K\x01.",
+        io.StringIO(""),
+        None,
+        3,
+    )
+    for model in (*wrong, "https://example.org/model.safetensors", "m" * 5000):
+        with pytest.raises(ModelFileError):
+            load_learner(model)  # pyright: ignore[reportArgumentType] (wrong on purpose)
 
 
 def test_unreadable_images_are_errors_in_their_place(

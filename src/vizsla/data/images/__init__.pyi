@@ -1,5 +1,7 @@
 """What the other packages use of vizsla.data.images."""
 
+from .any_image import AnyImage as AnyImage
+from .any_image import as_source as as_source
 from .bit_depth import bit_depth_line as bit_depth_line
 from .bit_depth import decide_bit_depth as decide_bit_depth
 from .cut_off import missing_part as missing_part

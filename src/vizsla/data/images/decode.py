@@ -9,6 +9,7 @@ under the lock instead of 10, too long where a device decodes ten thousand image
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from vizsla.data.images.refusals import (
     refused_header,
 )
 from vizsla.errors import ConfigError, MissingExtraError, PictureError
+from vizsla.paths import is_address
 from vizsla.seeding import counter_uniform
 from vizsla.types import SYMMETRIES, SYMMETRY_OF_ORIENTATION
 
@@ -59,6 +61,7 @@ Truncated = Literal["strict", "ok"]
 
 # Raster formats that are recognised by their first bytes. Pillow's others run a program (EPS), guess (TGA), or are not images.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+_LONGEST_NAME = 4_096  # A longer text is no path on any system.
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _HEADER_LOCK = threading.Lock()
 
@@ -164,6 +167,8 @@ def source_name(source: Path | str | bytes | Image.Image) -> str:
     if isinstance(source, bytes):
         return f"given as {len(source)} bytes"
     name = str(source)
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:100]}... ({len(name):,} characters)"
     return name if name.isprintable() else repr(name)
 
 
@@ -216,9 +221,13 @@ def _bytes_of(source: Path | str | bytes) -> bytes:
             raise UnreadableError("it is a device, not a file", NOT_AN_IMAGE)
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UnreadableError("there is no such file") from error
-    except OSError as error:
-        cause = "it is a folder" if path.is_dir() else f"the system says {error.strerror!r}"
+        cause = "there is no such file"
+        if is_address(path):
+            cause = "it is an address; download it first (urllib.request.urlretrieve(ADDRESS, FILE) does), and give the file"
+        raise UnreadableError(cause) from error
+    except (OSError, ValueError) as error:  # the second where a name holds a zero byte
+        reason = getattr(error, "strerror", None) or str(error)
+        cause = "it is a folder" if os.path.isdir(path) else f"the system says {reason!r}"  # noqa: PTH112 (it raises nothing)
         raise UnreadableError(cause) from error
     if not data:
         raise UnreadableError("the file is empty (0 bytes)", NOT_AN_IMAGE)

@@ -124,7 +124,7 @@ class ImageReader:
         file = None if isinstance(source, bytes | Image.Image) else source
         key = None
         if file is not None and not items.before:
-            with suppress(OSError):  # Decoding says what is wrong with the file.
+            with suppress(OSError, ValueError):  # Decoding says what is wrong with the file.
                 key = self.key(file, training=training)
         kept, doubt = None if key is None else self.cache.find(key), ""
         if kept is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vizsla.errors import DataError
-from vizsla.paths import ImagePaths
+from vizsla.paths import ImagePaths, is_address
 from vizsla.text import counted, listed, quoted
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ def check_folder(folder: Path) -> None:
     if folder.exists():
         what = "a file" if folder.is_file() else "a pipe or a device"
         raise DataError(f"{quoted(folder)} is {what}. Give the folder that holds the images.")
-    if re.match(r"\w[\w.+-]+:/", str(folder)):
+    if is_address(folder):
         raise DataError(
             f"{quoted(folder)} is an address. Download the images and give their folder; in Python untar_data does both."
         )
