@@ -238,6 +238,7 @@ def test_several_labels_and_numbers_go_all_the_way(
     said = vizsla("evaluate", run, pictures, "--labels", f"csv:{table},{words}").out
     assert f"{metric.replace('_', ' ')} " in said
     assert ("\nplain " in said) == bool(answer)
+    assert ("\nstated " in said) == bool(answer)
     counts = json.loads(vizsla("check", pictures, *where, "--json").out)
     assert [one["label"] for one in counts["classes"] or counts["numbers"]] == (
         ["cross", "disc", "plain"] if answer else ["score"]
@@ -392,6 +393,9 @@ def test_evaluate_judges_images_that_the_run_was_not_trained_on(
     found = json.loads(done.out)
     assert (done.code, [*found["unreadable"]]) == (2, ["test/disc/broken.png"])
     assert [one["support"] for one in found["classes"]] == [12, 12]
+    assert sum(one["num_answers"] for one in found["reliability"]) == 24
+    wrong = round(24 * found["metrics"]["error_rate"]["value"])
+    assert len(found["mistakes"]) == min(10, wrong)
     done = vizsla(
         "train", tmp_path / "data", "--size", "48", "--out", tmp_path / "run", "--on-bad", "skip"
     )

@@ -40,6 +40,7 @@ def evaluate(
     *,
     labels: str = "auto",
     label_level: int | Literal["auto"] = "auto",
+    group: str = "",
     part: Literal["auto", "train", "valid", "test", "all"] = "auto",
     csv: Path | None = None,
     json: bool = False,
@@ -48,7 +49,7 @@ def evaluate(
     bs: int = 32,
     workers: int = -1,
 ) -> None:
-    """Judge a model on labelled images: metrics with intervals, classes, confusions.
+    """Judge a model on labelled images: metrics with intervals, classes, confusions, calibration, worst mistakes.
 
     The images should be ones that the model was not trained on; given the folder of a run, those that it was trained on are left out.
 
@@ -62,6 +63,7 @@ def evaluate(
         data: A folder of images, or a CSV file that lists them.
         labels: Where labels come from, as for train.
         label_level: Which level of folders names the class, as for train.
+        group: Groups of images, such as patients, as for train: those that a run was trained on are left out whole.
         part: The part of the data to judge; auto: its test part if it has one, else its validation part, else all.
         csv: Write what was said of each image to this file.
         json: Print everything as one JSON object.
@@ -95,6 +97,7 @@ def evaluate(
             data,
             labels=labels,
             label_level=label_level,
+            group=group,
             part=part,
             trained_on=trained_on,
             batch_size=bs,

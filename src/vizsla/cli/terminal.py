@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 
+_NUM_MISTAKES = 10
+"""That an evaluation lists."""
+
+
 def end(code: int, message: str = "") -> NoReturn:
     """End the command with an exit code, after a message on standard error."""
     if message:
@@ -170,7 +174,8 @@ def count_lines(summary: DataSummary) -> list[str]:
 
 
 def evaluation_lines(found: Evaluation) -> Iterator[str]:
-    """Yield what an evaluation found: what was judged, metrics, each class, the most frequent confusions, unreadable files."""
+    """Yield what an evaluation found: what was judged, metrics, each class, confusions, calibration, mistakes, unreadable files."""
+    from vizsla.evaluate.calibration import reliability
     from vizsla.evaluate.interpret import most_confused
     from vizsla.evaluate.metrics import per_class
 
@@ -200,17 +205,53 @@ def evaluation_lines(found: Evaluation) -> Iterator[str]:
         yield from (
             f"{count:,} of {actual} taken for {predicted}" for actual, predicted, count in pairs
         )
+    if found.predictions.task != "regression":
+        yield ""
+        yield "stated   right   95 % interval    answers"
+        for one in reliability(found.predictions):
+            yield f"{one.stated:6.1%}  {one.share_right:6.1%}  {one.low:6.1%} to {one.high:6.1%}  {one.num_answers:7,}"
+    if mistakes := _mistakes(found):
+        yield ""
+        yield "Most wrong (--csv FILE has all images):"
+        for one in mistakes:
+            sure = f" ({one['probability']:.1%})" if "probability" in one else ""
+            yield f"{one['path']}: {one['label'] or '(none)'}, predicted {one['prediction'] or '(none)'}{sure}"
     yield from (f"cannot be read: {path}: {cause}" for path, cause in found.unreadable)
+
+
+def _mistakes(found: Evaluation) -> list[dict[str, object]]:
+    """Return the images with the largest losses; of classes, only those that were predicted wrong."""
+    from vizsla.evaluate.interpret import top_losses, worst_mistakes
+
+    predictions = found.predictions
+    of_classes = predictions.task != "regression"
+    worst = (worst_mistakes if of_classes else top_losses)(predictions, _NUM_MISTAKES)
+    shown = predictions.take(worst)
+    sure = shown.confidence.tolist() if of_classes else []
+    return [
+        {
+            "path": path,
+            "label": shown.label(place),
+            "prediction": shown.prediction(place),
+            **({"probability": sure[place]} if of_classes else {}),
+            "loss": loss,
+        }
+        for place, (path, loss) in enumerate(zip(shown.paths, shown.losses.tolist(), strict=True))
+    ]
 
 
 def evaluation_json(found: Evaluation) -> str:
     """Return the same as one JSON object in ASCII."""
+    from vizsla.evaluate.calibration import reliability
     from vizsla.evaluate.metrics import per_class
 
     has_classes = found.predictions.task != "regression"
+    bins = reliability(found.predictions) if has_classes else ()
     values = {
         "metrics": {metric.name: asdict(metric) for metric in found.metrics},
         "classes": [asdict(score) for score in per_class(found.predictions)] if has_classes else [],
+        "reliability": list(map(asdict, bins)),
+        "mistakes": _mistakes(found),
         "unreadable": dict(found.unreadable),
         "notes": list(found.notes),
     }

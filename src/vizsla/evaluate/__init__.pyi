@@ -6,6 +6,7 @@ from .calibration import NUM_CALIBRATION_BINS as NUM_CALIBRATION_BINS
 from .calibration import Calibration as Calibration
 from .calibration import calibrate as calibrate
 from .calibration import fit_temperature as fit_temperature
+from .calibration import reliability as reliability
 from .compare import paired_interval as paired_interval
 from .conformal import LabelSets as LabelSets
 from .conformal import check_coverage as check_coverage

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from vizsla.evaluate.conformal import LabelSets, fit_label_sets
 from vizsla.evaluate.novelty import Novelty, fit_novelty
-from vizsla.evaluate.statistics import sums_by
+from vizsla.evaluate.statistics import sums_by, wilson_interval
 from vizsla.seeding import generator
 from vizsla.types import Task, probabilities_of
 
@@ -129,14 +129,59 @@ def calibration_error(
     Confidence is float64 ``(N,)``, 0-1. ``counts_NR`` says how often each answer was drawn, for resamples; the result is
     float64 ``(R,)``, or ``(1,)`` without it.
     """
-    # Bins are (0, 1/15], (1/15, 2/15], ...
-    bins_N = (confidence_N * NUM_CALIBRATION_BINS).ceil().long()
-    bins_N = bins_N.clamp(min=1, max=NUM_CALIBRATION_BINS) - 1
+    bins_N = _bins_of(confidence_N)
     gaps_NR = (confidence_N - right_N.double())[:, None]
     if counts_NR is not None:
         gaps_NR = counts_NR * gaps_NR
     gaps_BR = sums_by(gaps_NR, groups=bins_N, num_groups=NUM_CALIBRATION_BINS)
     return gaps_BR.abs().sum(0) / len(confidence_N)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReliabilityBin:
+    """Answers whose stated probability is about the same.
+
+    Attributes:
+        stated: Mean probability that was stated.
+        share_right: Share of them that are right.
+        low: Lower end of its 95 % interval (Wilson's).
+        high: Upper end of its 95 % interval.
+        num_answers: How many there are: images, or with several labels decisions.
+    """
+
+    stated: float
+    share_right: float
+    low: float
+    high: float
+    num_answers: int
+
+
+def reliability(predictions: Predictions) -> tuple[ReliabilityBin, ...]:
+    """Return the stated probabilities of labelled images beside the shares that are right, by bins of ``calibration_error``.
+
+    Bins without answers are left out. Probabilities are right if each share is near what was stated.
+    """
+    predictions.refuse_regression("reliability")
+    known = predictions.labelled
+    confidence_N, right_N = _answers(
+        predictions.logits[known].double(), predictions.targets[known], task=predictions.task
+    )
+    bins_N = _bins_of(confidence_N)
+    found: list[ReliabilityBin] = []
+    for index in bins_N.unique().tolist():
+        inside_N = bins_N == index
+        number, num_right = int(inside_N.sum()), int(right_N[inside_N].sum())
+        low, high = wilson_interval(num_right, number)
+        found.append(
+            ReliabilityBin(
+                stated=float(confidence_N[inside_N].mean()),
+                share_right=num_right / number,
+                low=low,
+                high=high,
+                num_answers=number,
+            )
+        )
+    return tuple(found)
 
 
 def fit_temperature(logits: Tensor, targets: Tensor, *, task: Task) -> float:
@@ -208,11 +253,21 @@ def _losses(logits: Tensor, targets: Tensor, *, task: Task, reduction: str = "no
 
 def _error_of(logits: Tensor, targets: Tensor, *, task: Task) -> float:
     """Return the calibration error; of several labels, over all of their decisions."""
+    confidence, right = _answers(logits, targets, task=task)
+    return float(calibration_error(confidence.double(), right)[0])
+
+
+def _answers(logits: Tensor, targets: Tensor, *, task: Task) -> tuple[Tensor, Tensor]:
+    """Return the stated probability of each answer, and whether it is right; several labels are as many answers."""
     probabilities = probabilities_of(logits, task=task)
     if task == "category":
         confidence, predicted = probabilities.max(1)
-        right = predicted == targets
-    else:
-        confidence = torch.maximum(probabilities, 1 - probabilities).flatten()
-        right = ((probabilities > 0.5) == targets.bool()).flatten()
-    return float(calibration_error(confidence.double(), right)[0])
+        return confidence, predicted == targets
+    confidence = torch.maximum(probabilities, 1 - probabilities).flatten()
+    return confidence, ((probabilities > 0.5) == targets.bool()).flatten()
+
+
+def _bins_of(confidence_N: Tensor) -> Tensor:
+    """Return the bin of each answer, from 0: (0, 1/15], (1/15, 2/15], ..."""
+    bins_N = (confidence_N * NUM_CALIBRATION_BINS).ceil().long()
+    return bins_N.clamp(min=1, max=NUM_CALIBRATION_BINS) - 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +12,6 @@ from vizsla.data.table.from_words import labelled_data
 from vizsla.errors import DataError, PictureError
 from vizsla.evaluate.metrics import Metric, summarise
 from vizsla.evaluate.predictions import Predictions
-from vizsla.text import counted
 from vizsla.types import logits_of
 
 if TYPE_CHECKING:
@@ -47,6 +45,7 @@ def evaluate_model(
     *,
     labels: str = "auto",
     label_level: int | Literal["auto"] = "auto",
+    group: str = "",
     part: Part = "auto",
     trained_on: Collection[str] = (),
     batch_size: int = 32,
@@ -55,8 +54,8 @@ def evaluate_model(
 ) -> Evaluation:
     """Predict labelled images, and measure how right that is; see ``Predictor.evaluate``.
 
-    Images whose real paths are in ``trained_on`` are left out, and counted. ``on_progress`` is called with the number of images done
-    and that of all.
+    ``trained_on`` has the real paths of images to leave out, see ``labelled_data``. ``on_progress`` is called with the number of
+    images done and that of all.
     """
     table = labelled_data(
         data,
@@ -64,15 +63,11 @@ def evaluate_model(
         task=predictor.task,
         labels=labels,
         label_level=label_level,
+        group=group,
         part=part,
+        trained_on=trained_on,
     )
-    of_part = table.valid_rows.tolist()
-    rows = of_part
-    if trained_on:  # a real path is several calls of the system
-        rows = [row for row in of_part if os.path.realpath(table.file(row)) not in trained_on]
-    notes = list(table.notes)
-    if known := len(of_part) - len(rows):
-        notes.append(f"left out: {counted(known, 'image')} that the model was trained on")
+    rows = table.valid_rows.tolist()
     outputs: list[torch.Tensor] = []
     judged: list[int] = []
     unreadable: list[tuple[str, str]] = []
@@ -89,8 +84,8 @@ def evaluate_model(
         on_progress(done, len(rows))
     if not judged:
         raise DataError(
-            f"There is no image to judge the model on: {counted(known, 'image')} were in its training, and "
-            f"{len(unreadable)} cannot be read. Give labelled images that it has not seen."
+            f"There is no image to judge the model on ({'; '.join(table.notes)}; cannot be read: {len(unreadable)}). "
+            "Give labelled images that it has not seen."
         )
     chosen = torch.tensor(judged)
     predictions = Predictions(
@@ -105,5 +100,5 @@ def evaluate_model(
         predictions=predictions,
         metrics=summarise(predictions),
         unreadable=tuple(unreadable),
-        notes=tuple(notes),
+        notes=table.notes,
     )

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.evaluate.calibration import NUM_CALIBRATION_BINS, calibrate
+from vizsla.evaluate.calibration import calibrate, reliability
 from vizsla.evaluate.statistics import wilson_interval
 from vizsla.text import percent_text
 
@@ -314,7 +314,7 @@ def calibration_of(
     logits, targets = predictions.logits[known].double(), predictions.targets[known]
     fitted = calibrate(predictions)
     return CalibrationPlot(
-        points=_points(logits, targets),
+        points=_points(predictions),
         before="" if fitted is None else percent_text(fitted.error_before),
         after="" if fitted is None else percent_text(fitted.error_after),
         temperature="" if fitted is None else f"{fitted.temperature:.2f}",
@@ -323,28 +323,19 @@ def calibration_of(
     )
 
 
-def _points(logits: Tensor, targets: Tensor) -> tuple[ReliabilityPoint, ...]:
-    confidence, predicted = logits.softmax(dim=1).max(dim=1)
-    # Bins are (0, 1/15], (1/15, 2/15], ..., as in the calibration error.
-    bins = (confidence * NUM_CALIBRATION_BINS).ceil().long().clamp(min=1) - 1
-    hits = predicted == targets
-    points: list[ReliabilityPoint] = []
-    for index in bins.unique().tolist():
-        inside = bins == index
-        number, right = int(inside.sum()), int(hits[inside].sum())
-        low, high = wilson_interval(right, number)
-        mean = float(confidence[inside].mean())
-        points.append(
-            ReliabilityPoint(
-                x=round(_SQUARE_LEFT + _SQUARE_LENGTH * mean, 2),
-                y=_place(right / number),
-                low=_place(low),
-                high=_place(high),
-                radius=round(2.5 + 5.5 * math.sqrt(number / len(targets)), 2),
-                hint=f"stated {percent_text(mean)}, right {percent_text(right / number)} of {number:,}",
-            )
+def _points(predictions: Predictions) -> tuple[ReliabilityPoint, ...]:
+    total = int(predictions.labelled.sum())
+    return tuple(
+        ReliabilityPoint(
+            x=round(_SQUARE_LEFT + _SQUARE_LENGTH * one.stated, 2),
+            y=_place(one.share_right),
+            low=_place(one.low),
+            high=_place(one.high),
+            radius=round(2.5 + 5.5 * math.sqrt(one.num_answers / total), 2),
+            hint=f"stated {percent_text(one.stated)}, right {percent_text(one.share_right)} of {one.num_answers:,}",
         )
-    return tuple(points)
+        for one in reliability(predictions)
+    )
 
 
 def _place(share: float) -> float:

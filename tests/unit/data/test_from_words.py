@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections import Counter
 from importlib.metadata import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -22,7 +23,7 @@ from vizsla import (
     Resize,
     TableError,
 )
-from vizsla.data.table import SOLAR_CELLS, resolve_data, solar_cells
+from vizsla.data.table import SOLAR_CELLS, labelled_data, resolve_data, solar_cells
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
@@ -580,6 +581,18 @@ def test_groups_can_be_in_the_paths(make):
     for group in ("patient", "regex:bob"):
         with pytest.raises(ConfigError, match="group"):
             resolve_data(root, group=group, seed=0)
+
+
+def test_whole_groups_that_a_model_was_trained_on_are_left_out_when_it_is_judged(make):
+    root = make(*(f"{label}/ann{n // 3}_{n}.jpg" for label in ("a", "b") for n in range(12)))
+    options: Any = {"vocab": ("a", "b"), "task": "category"}
+    options["trained_on"] = {os.path.realpath(root / "a" / "ann0_0.jpg")}
+    assert len(labelled_data(root, **options).valid_rows) == 23
+    table = labelled_data(root, group=r"regex:/(ann\d+)_", **options)
+    judged = shown(table, table.valid_rows)
+    assert (len(judged), len(table.paths)) == (18, 24)
+    assert not any("ann0_" in path for path in judged)
+    assert [note.split(" image")[0] for note in table.notes[-2:]] == ["left out: 1", "left out: 5"]
 
 
 def test_a_split_that_tears_groups_apart_is_refused(table_with):

@@ -18,6 +18,7 @@ from .check import settle_unreadable as settle_unreadable
 from .demo_data import SOLAR_CELLS as SOLAR_CELLS
 from .demo_data import solar_cells as solar_cells
 from .factories import ImageDataLoaders as ImageDataLoaders
+from .from_words import labelled_data as labelled_data
 from .from_words import resolve_data as resolve_data
 from .labels import CategoryMap as CategoryMap
 from .labels import ColReader as ColReader

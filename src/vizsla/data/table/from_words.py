@@ -54,7 +54,7 @@ from vizsla.text import counted, joined, quoted
 from vizsla.types import ImageTable, Task, is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 DEFAULT_VALID_FRACTION = 0.2
 
@@ -199,17 +199,20 @@ def labelled_data(
     task: Task,
     labels: str = "auto",
     label_level: int | Literal["auto"] = "auto",
+    group: str = "",
     part: Part = "auto",
+    trained_on: Collection[str] = (),
 ) -> ImageTable:
     """Find labelled images to judge a model on, in a table with the model's vocabulary whose ``valid_rows`` they are.
 
-    ``data``, ``labels`` and ``label_level`` are as for ``resolve_data``.
+    ``data``, ``labels``, ``label_level`` and ``group`` are as for ``resolve_data``. Images whose real paths are in ``trained_on``
+    are left out and counted, and with ``group`` the others of their groups, too.
 
     Raises:
         DataError: An image is missing, or its label is, or the model does not know it; the message names all of them.
         ConfigError: The labels are not of the model's task, or the data has no such part.
     """
-    found = _find(Path(data), labels, None if label_level == "auto" else label_level, "")
+    found = _find(Path(data), labels, None if label_level == "auto" else label_level, group)
     tasks: dict[type[OutputBlock], Task] = {
         CategoryBlock: "category",
         MultiCategoryBlock: "multi_category",
@@ -250,6 +253,22 @@ def labelled_data(
         problems.append(listing(LabelError, words, entries, cure))
     raise_problems(problems)
     of_part = "all images" if chosen == "all" else f"the part {chosen!r}"
+    notes = [f"judged: {of_part}, {counted(len(judged), 'image')}"]
+    if trained_on:  # a real path is several calls of the system
+        looked_at = judged if found.groups is None else range(len(images.paths))
+        paths = ImagePaths.of(images.paths)
+        known = {p for p in looked_at if os.path.realpath(paths.text(p)) in trained_on}
+        groups = found.groups or ()
+        torn = {groups[p] for p in known} if groups else {*()}
+        of_groups = [p for p in judged if p not in known and groups and groups[p] in torn]
+        if seen := len(known.intersection(judged)):
+            notes.append(f"left out: {counted(seen, 'image')} that the model was trained on")
+        if of_groups:
+            notes.append(
+                f"left out: {counted(len(of_groups), 'image')} of groups that the model was trained on"
+            )
+        known.update(of_groups)
+        judged = [p for p in judged if p not in known]
     return ImageTable(
         root=images.root,
         paths=images.paths,
@@ -258,7 +277,7 @@ def labelled_data(
         task=task,
         train_rows=torch.zeros(0, dtype=torch.int64),
         valid_rows=torch.tensor(list(judged), dtype=torch.int64),
-        notes=(*images.notes, f"judged: {of_part}, {counted(len(judged), 'image')}"),
+        notes=(*images.notes, *notes),
     )
 
 
