@@ -56,6 +56,8 @@ class TrainConfig:
         size: Side of the square that the network sees, in pixels; most weights were trained for 224.
         presize: Short side at which images are kept for random crops, in pixels; auto: 1.3 times the size, so that
             rotations and crops do not run out of image.
+        patience: End the end-to-end epochs after so many in a row without a lower validation loss; 0: never. The best state
+            is kept in any case.
         batch_size: Images in a step.
         learning_rate: Peak learning rate of the late layers in the end-to-end epochs.
         seed: Split, crops and everything else that is random follow from it.
@@ -76,6 +78,7 @@ class TrainConfig:
     epochs: int | Literal["auto"] = "auto"
     size: int = 224
     presize: int | Literal["auto"] = "auto"
+    patience: int = 0
     batch_size: int = 32
     learning_rate: float = 1e-4
     seed: int = 0
@@ -96,6 +99,10 @@ class TrainConfig:
                 raise ConfigError(
                     f"{name} is 'auto' or a whole number from {least} on. Received: {value!r}"
                 )
+        if not _is_whole(self.patience, least=0):
+            raise ConfigError(
+                f"patience is a number of epochs, or 0 for no end before the last. Received: {self.patience!r}"
+            )
         if not _is_whole(self.batch_size, least=1):
             raise ConfigError(f"batch_size is at least 1. Received: {self.batch_size!r}")
         if not 0 < self.learning_rate < math.inf:

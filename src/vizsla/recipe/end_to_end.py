@@ -51,12 +51,14 @@ class BestState:
         self._best = BestWeights()
         self._best.keep(classifier)
 
-    def offer(self, predictions: Predictions, *, name: str) -> None:
-        """Keep the present weights if their validation loss is lower."""
-        if predictions.losses.mean() < self.predictions.losses.mean():
-            self.predictions = predictions
-            self.name = name
-            self._best.keep(self.classifier)
+    def offer(self, predictions: Predictions, *, name: str) -> bool:
+        """Keep the present weights if their validation loss is lower; return whether it is."""
+        if not predictions.losses.mean() < self.predictions.losses.mean():
+            return False
+        self.predictions = predictions
+        self.name = name
+        self._best.keep(self.classifier)
+        return True
 
     def restore(self) -> None:
         """Put the best weights back into the classifier."""
@@ -114,7 +116,10 @@ def train_end_to_end(
         schedule,
         n_epoch=epochs,
         stage=END_TO_END,
-        cbs=[OfferEpochs(best, history=history, notes=notes), *as_callbacks(cbs)],
+        cbs=[
+            OfferEpochs(best, history=history, notes=notes, patience=config.patience),
+            *as_callbacks(cbs),
+        ],
     )
 
 
@@ -149,14 +154,24 @@ def end_to_end_trainer(
 
 
 class OfferEpochs(Callback):
-    """Shows each epoch, adds it to the history of the run, and offers its state; ``notes`` are kept in checkpoints."""
+    """Shows each epoch, adds it to the history of the run, and offers its state; ``notes`` are kept in checkpoints.
+
+    After ``patience`` epochs in a row that are not the best so far it ends the fit; 0 never does.
+    """
 
     def __init__(
-        self, best: BestState, *, history: list[HistoryPoint], notes: Mapping[str, Any]
+        self,
+        best: BestState,
+        *,
+        history: list[HistoryPoint],
+        notes: Mapping[str, Any],
+        patience: int = 0,
     ) -> None:
         self.best = best
         self.history = history
         self.notes = notes
+        self.patience = patience
+        self.wait = 0
         self._trainer: Trainer | None = None
 
     def before_fit(self, fit: Fit) -> None:
@@ -174,10 +189,15 @@ class OfferEpochs(Callback):
     def after_epoch(self, fit: Fit) -> None:
         """Record the epoch."""
         if fit.predictions is not None:
-            self.best.offer(fit.predictions, name=f"epoch {fit.epoch + 1}")
+            is_best = self.best.offer(fit.predictions, name=f"epoch {fit.epoch + 1}")
+            self.wait = 0 if is_best else self.wait + 1
         point = replace(fit.trainer.recorder.history[-1], epoch=fit.epoch + 1)
         show_point(point, display=fit.trainer.display)
         self.history.append(point)
+        if self.patience and self.wait >= self.patience and fit.step < fit.num_steps:
+            fit.stop(
+                f"Stopped after epoch {fit.epoch + 1} of {fit.n_epoch}: no lower validation loss in {self.wait} epochs (--patience)."
+            )
 
     def state(self) -> dict[str, Any]:
         """Return the results so far, and the settings of the head."""
@@ -185,11 +205,13 @@ class OfferEpochs(Callback):
             "head": self.best.classifier.head.config(),  # pyright: ignore[reportCallIssue] (heads have it)
             "notes": dict(self.notes),
             "history": [asdict(point) for point in self.history],
+            "wait": self.wait,
             **self.best.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from them."""
         self.history[:] = [HistoryPoint(**point) for point in state["history"]]
+        self.wait = state.get("wait", 0)  # earlier checkpoints have none
         if self._trainer is not None:
             self.best.load_state(state, predict=self._trainer.predictions)

@@ -144,7 +144,7 @@ def train_classifier(
         best = _best_before(kept["head"], loaders, backbone, config=config)
         recipe = kept["notes"]["recipe"]
     epochs = config.epochs_on(loaders.device)
-    unused = {"learning_rate": "--lr", "presize": "--presize"}
+    unused = {"learning_rate": "--lr", "presize": "--presize", "patience": "--patience"}
     unused = [word for name, word in unused.items() if getattr(config, name) != getattr(TrainConfig(), name)]  # fmt: skip
     if unused and not epochs:
         display.line(f"Not used, as there are no end-to-end epochs (--epochs): {', '.join(unused)}")

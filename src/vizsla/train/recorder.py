@@ -93,11 +93,13 @@ class Recorder:
         metric_names: Names of the metrics in ``values``.
         fits: One record for each fit; ``fine_tune`` makes two.
         history: One point per epoch, over all fits.
+        logs: Files that loggers of these fits have begun, which later ones go on with.
     """
 
     metric_names: tuple[str, ...] = ()
     fits: list[FitRecord] = field(default_factory=list)
     history: list[HistoryPoint] = field(default_factory=list)
+    logs: set[Path] = field(default_factory=set)
 
     @property
     def value_names(self) -> tuple[str, ...]:
@@ -114,6 +116,26 @@ class Recorder:
         if not self.fits:
             raise ConfigError("Nothing was trained so far, so there is nothing to show. Fit first.")
         return self.fits[-1]
+
+    def joined(self, fits: int | None) -> FitRecord:
+        """Return the last fits as one record, all of them for None.
+
+        Raises:
+            ConfigError: Nothing was trained so far, or ``fits`` is not positive.
+        """
+        if fits is not None and fits < 1:
+            raise ConfigError(
+                f"fits is the number of fits to draw, or None for all. Received: fits={fits!r}"
+            )
+        joined, chosen = FitRecord(stage=self.last.stage), self.fits[-(fits or 0) :]
+        has_momentum = any(fit.moms for fit in chosen)
+        for fit in chosen:
+            joined.iters += [len(joined.losses) + step for step in fit.iters]
+            for name in ("losses", "smoothed", "lrs", "values"):
+                getattr(joined, name).extend(getattr(fit, name))
+            if has_momentum:
+                joined.moms += fit.moms or [math.nan] * len(fit.losses)
+        return joined
 
     @property
     def losses(self) -> list[float]:
@@ -142,8 +164,10 @@ class Recorder:
         log: bool = False,
         show_epochs: bool = False,
         ax: Axes | None = None,
+        *,
+        fits: int | None = 1,
     ) -> Axes:
-        """Draw the losses of the last fit over its steps.
+        """Draw the losses of the last fit, or of the last few, over its steps.
 
         Args:
             skip_start: Leave out this many steps at the start, where the loss falls from far above; in a fit that has hardly
@@ -152,11 +176,12 @@ class Recorder:
             log: Draw the losses on a logarithmic scale.
             show_epochs: Mark the end of each epoch.
             ax: Where to draw; None is a new figure.
+            fits: How many of the last fits to draw, one after the other; None draws all. ``fine_tune`` makes two.
 
         Returns:
             The axes.
         """
-        record = self.last
+        record = self.joined(fits)
         if ax is None:
             ax = _new_axes(1)[0]
         first = skip_start if len(record.smoothed) >= skip_start + _FEWEST_STEPS_LEFT else 0
@@ -179,9 +204,13 @@ class Recorder:
         ax.set_ylabel("loss")
         return ax
 
-    def plot_sched(self) -> None:
-        """Draw the learning rate of the last group, and the momentum where it is scheduled, at every step of the last fit."""
-        record = self.last
+    def plot_sched(self, *, fits: int | None = 1) -> None:
+        """Draw the learning rate of the last group, and the momentum where it is scheduled, at every step.
+
+        Args:
+            fits: See ``plot_loss``.
+        """
+        record = self.joined(fits)
         curves = (("lr", "learning rate", record.lrs), ("mom", "momentum", record.moms))
         drawn = [curve for curve in curves if curve[2]]
         for axes, (name, label, values) in zip(_new_axes(max(1, len(drawn))), drawn, strict=False):
@@ -190,9 +219,13 @@ class Recorder:
             axes.set_ylabel(label)
             axes.set_title(name)
 
-    def plot_metrics(self) -> None:
-        """Draw losses and metrics of the last fit over its epochs: the losses together, each metric on its own."""
-        rows = self.last.values
+    def plot_metrics(self, *, fits: int | None = 1) -> None:
+        """Draw losses and metrics over the epochs: the losses together, each metric on its own.
+
+        Args:
+            fits: See ``plot_loss``.
+        """
+        rows = self.joined(fits).values
         epochs = range(len(rows))
         places = _new_axes(1 + len(self.metric_names))
         for column, name in enumerate(("train", "valid")):

@@ -349,7 +349,7 @@ class Trainer:
             div_final: Both cycles end at the peak rate / div_final.
             wd: Weight decay from now on; None leaves it.
             moms: Momentum at the start, the peak and the end of both cycles; None is the learner's own.
-            cbs: Callbacks of both phases.
+            cbs: Callbacks of both phases. ``KeepBest`` and ``SaveModelCallback`` look for the best epoch of both together.
             reset_opt: Begin the second phase with a new optimiser; the first always does.
         """
         if lr_max is not None:
@@ -364,9 +364,12 @@ class Trainer:
         rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
         unfrozen = self._cycle(epochs, rates, div, div_final, pct_start, moms)
         self.freeze()
-        self.run(frozen, freeze_epochs, "frozen", cbs, wd)
+        cbs = as_callbacks(cbs)  # a generator would be empty in the second phase
+        self.run(frozen, freeze_epochs, "frozen", cbs, wd, is_last_phase=False)
         self.unfreeze()
-        self.run(unfrozen, epochs, "unfrozen", cbs, reset_opt=reset_opt)
+        self.run(
+            unfrozen, epochs, "unfrozen", cbs, reset_opt=reset_opt, epochs_before=freeze_epochs
+        )
 
     def lr_find(
         self,
@@ -421,6 +424,8 @@ class Trainer:
         start_epoch: int = 0,
         *,
         measured: bool = True,
+        epochs_before: int = 0,
+        is_last_phase: bool = True,
     ) -> None:
         """Run one fit; ``fit`` explains the other arguments.
 
@@ -428,6 +433,8 @@ class Trainer:
             schedule: Rates of every step of all epochs.
             stage: Name of the fit, for people.
             measured: Validate, print and record. Without, this is a trial that only its callbacks see.
+            epochs_before: Epochs of earlier phases of the same training, whose best epoch callbacks remember.
+            is_last_phase: Whether no further phase follows.
 
         Raises:
             TrainingError: The loss is not finite, or there is nothing to train on.
@@ -439,7 +446,7 @@ class Trainer:
             self.create_opt()
         self.check_batches()
         callbacks = [*(self.cbs if measured else ()), *as_callbacks(cbs)]
-        epochs_before = self.epochs_done
+        done_before = self.epochs_done
         fit = Fit(
             trainer=self,
             stage=stage,
@@ -451,7 +458,9 @@ class Trainer:
             settings=FitSettings(accumulate=self.accumulate, clip=self.clip),
             scaler=make_scaler(self.precision),
             measured=measured,
-            position=epochs_before,
+            position=done_before,
+            epochs_before=epochs_before,
+            is_last_phase=is_last_phase,
             first_step=start_epoch * len(self.dls.train),
             record=FitRecord(stage=stage),
         )
@@ -459,7 +468,7 @@ class Trainer:
             run_fit(fit)
         finally:
             if not measured:
-                self.epochs_done = epochs_before
+                self.epochs_done = done_before
 
     def check_batches(self) -> None:
         """Check that training can begin.

@@ -42,6 +42,7 @@ def test_impossible_options_are_refused():
         "size": [0, -64],
         "presize": [100, "large"],
         "batch_size": [0],
+        "patience": [-1, 1.5],
         "learning_rate": [0.0, -1e-3],
         "device": ["tpu"],
     }
@@ -91,6 +92,19 @@ def test_everything_but_norms_trains_and_the_best_state_is_restored(
     assert torch.equal(again.logits, best.predictions.logits)
     losses = [point.valid_loss for point in points if point.valid_loss is not None]
     assert float(best.predictions.losses.mean()) <= min(losses) + 1e-6
+
+
+def test_patience_ends_epochs_that_do_not_beat_the_head(
+    classifier: Classifier, loaders: DataLoaders
+):
+    start = predict_batches(classifier, loaders.valid.batches(), table=loaders.table)
+    perfect = replace(start, logits=100 * torch.eye(2)[start.targets])
+    for patience, epochs in ((1, 1), (2, 2), (0, 3), (3, 3)):
+        points: list[HistoryPoint] = []
+        config = replace(CONFIG, epochs=3, presize=40, patience=patience, precision="fp32")
+        best = BestState(classifier, predictions=perfect, name="the head")
+        train_end_to_end(loaders, best=best, history=points, notes={}, config=config, display=QUIET)
+        assert (len(points), best.name) == (epochs, "the head")
 
 
 def test_features_stage_has_every_phase(image_folder: Path):

@@ -270,6 +270,29 @@ def test_the_weights_of_the_best_epoch_are_left(make_learner: Any):
         assert same(learner, weights.of_epoch[best])
 
 
+def test_the_best_epoch_of_both_phases_of_fine_tune_is_left(make_learner: Any, tmp_path: Path):
+    for losses, best in (([1.0, 3.0, 2.0], 0), ([3.0, 2.0, 1.0], 2)):
+        for keeping in (KeepBest(), SaveModelCallback()):
+            learner, weights = make_learner(path=tmp_path), Weights()
+            given = iter(losses)
+            cbs = [
+                at(
+                    "after_epoch",
+                    lambda fit, given=given: fit.values.update(valid_loss=next(given)),
+                    order=40,
+                )
+            ]
+            learner.fine_tune(2, 1e-2, cbs=[*cbs, keeping, weights])
+            assert keeping.best == losses[best]
+            assert same(learner, weights.of_epoch[best]), (losses, keeping)
+    assert keeping.saved == tmp_path / "models" / "model.safetensors"
+    keeping = KeepBest(reset_on_fit=False)
+    learner.fit(1, cbs=[course([1.0]), keeping])
+    best = state_of(learner)
+    learner.fit(1, 1e-2, cbs=[course([2.0]), keeping])
+    assert same(learner, best)
+
+
 def test_the_best_weights_are_left_after_an_error_too(make_learner: Any):
     for error in [KeyboardInterrupt(), RuntimeError("mine")]:
         learner, weights = make_learner(), Weights()
@@ -502,7 +525,7 @@ def test_all_epochs_of_fine_tune_are_in_the_csv_in_full_precision(learner: Any, 
     learner.fine_tune(2, cbs=CSVLogger())
     rows = csv_rows(tmp_path / "history.csv")
     assert [row["stage"] for row in rows] == ["frozen", "unfrozen", "unfrozen"]
-    assert [row["epoch"] for row in rows] == ["0", "0", "1"]
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert list(rows[0]) == ["stage", "epoch", "train_loss", "valid_loss", "accuracy", "time"]
     values = [[float(row[name]) for name in list(row)[2:5]] for row in rows]
     assert values == learner.recorder.values
@@ -534,11 +557,26 @@ def test_a_new_logger_begins_a_new_file_unless_it_appends(learner: Any, tmp_path
     learner.fit(1, cbs=CSVLogger())
     assert len(csv_rows(path)) == 1
     learner.fit(2, cbs=CSVLogger(append=True))
-    assert [row["epoch"] for row in csv_rows(path)] == ["0", "0", "1"]
+    assert [row["epoch"] for row in csv_rows(path)] == ["0", "1", "2"]
     assert path.read_text().count("train_loss") == 1
     (tmp_path / "taken").mkdir()
     with pytest.raises(OutputError, match="taken"):
         learner.fit(1, cbs=CSVLogger("taken"))
+
+
+def test_fit_after_fit_is_one_history(learner: Any, tmp_path: Path):
+    (tmp_path / "history.csv").write_text("of yesterday\n")
+    for stage in ("fit", "one cycle"):
+        fit = learner.fit if stage == "fit" else learner.fit_one_cycle
+        fit(2, cbs=[CSVLogger(), JSONLLogger()])  # new loggers each time
+    rows = csv_rows(tmp_path / "history.csv")
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        *(("fit", "0"), ("fit", "1"), ("one cycle", "2"), ("one cycle", "3"))
+    ]
+    lines = (tmp_path / "history.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3]
+    assert [point.epoch for point in learner.recorder.history] == [0, 1, 2, 3]
+    assert [float(row["valid_loss"]) for row in rows] == [row[1] for row in learner.recorder.values]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -347,6 +347,27 @@ def test_the_learning_curve_has_smoothed_and_validation_losses(recorder: Recorde
     assert lines_of(recorder.plot_loss())["train"][0] == [0, 1, 2, 3, 4, 5]
 
 
+def test_several_fits_are_drawn_one_after_the_other(recorder: Recorder):
+    recorder.fits[0] = FitRecord(
+        stage="frozen",
+        losses=[8.0] * 3,
+        smoothed=[8.0] * 3,
+        lrs=[0.5] * 3,
+        iters=[3],
+        values=[[8.0, 7.0, 0.1]],
+    )  # without a schedule of the momentum
+    for fits in (2, None):
+        drawn = lines_of(recorder.plot_loss(0, fits=fits))
+        assert drawn["train"][1][:4] == [8.0, 8.0, 8.0, recorder.last.smoothed[0]]
+        assert drawn["valid"] == ([3, 8, 13], [7.0, 5.5, 2.5])
+    recorder.plot_metrics(fits=2)
+    assert lines_of(plt.gcf().axes[0])["valid"] == ([0, 1, 2], [7.0, 5.5, 2.5])
+    recorder.plot_sched(fits=2)
+    assert [len(axes.get_lines()[0].get_xdata()) for axes in plt.gcf().axes] == [13, 13]
+    with pytest.raises(ConfigError, match="fits=0"):
+        recorder.plot_loss(fits=0)
+
+
 def test_what_is_drawn_can_be_chosen(recorder: Recorder):
     _, given = plt.subplots()
     axes = recorder.plot_loss(0, with_valid=False, log=True, show_epochs=True, ax=given)

@@ -77,6 +77,9 @@ class Fit:
         scaler: Scales the losses of fp16; idle otherwise.
         measured: Whether epochs are validated, recorded and printed.
         position: Epochs that the trainer did before this fit; data and random numbers depend on it.
+        epochs_before: Epochs of earlier phases of the same training: those with the body frozen, in the second half of
+            ``fine_tune``.
+        is_last_phase: Whether no further phase of the same training follows.
         first_step: Where to begin. A callback may move it in ``before_fit`` to continue an interrupted fit: earlier steps are
             skipped and their images are not read.
         record: Losses, rates and results so far.
@@ -104,6 +107,8 @@ class Fit:
     )
     measured: bool = True
     position: int = 0
+    epochs_before: int = 0
+    is_last_phase: bool = True
     first_step: int = 0
     record: FitRecord = field(default_factory=lambda: FitRecord(stage=""))
     step: int = 0
@@ -116,6 +121,11 @@ class Fit:
     error: BaseException | None = None
     stop_reason: str = ""
     _unread: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    @property
+    def total_epoch(self) -> int:
+        """The last validated epoch, counted from 0 through all fits of the trainer."""
+        return len(self.trainer.recorder.history) - 1
 
     @property
     def num_steps(self) -> int:

@@ -31,10 +31,13 @@ class _FileLogger(Callback):
         self.append = append
         self._started = 0.0
         self._begun = False
+        self._logs: set[Path] = set()
 
     def before_fit(self, fit: Fit) -> None:
         """Place the file below the learner's path."""
         self.path = fit.trainer.path / self.fname
+        self._logs = fit.trainer.recorder.logs
+        self._begun = self._begun or self.path in self._logs
 
     def before_epoch(self, fit: Fit) -> None:
         """Start the clock."""
@@ -56,7 +59,7 @@ class _FileLogger(Callback):
             os.truncate(self.path, state["bytes"])
 
     def _write(self, text: str, *, header: str = "") -> None:
-        """Add a row, whole or not at all; the first one begins a new file, and later fits (``fine_tune`` has two) go on with it.
+        """Add a row, whole or not at all; the first one of a learner begins a new file, and its later fits go on with it.
 
         Only the first raises an error: a fit must not be lost for a later one.
         """
@@ -76,10 +79,13 @@ class _FileLogger(Callback):
                 os.truncate(self.path, size)
             warnings.warn(f"{what} The row of this epoch is missing there.", stacklevel=3)
         self._begun = True
+        self._logs.add(self.path)
 
 
 class CSVLogger(_FileLogger):
     """Writes epoch, losses, metrics and seconds as CSV, numbers in full precision; all fits of a learner in one file.
+
+    Epochs are counted through all fits, and a new ``CSVLogger`` for each fit goes on with the file, too.
 
     Args:
         fname: File below the learner's path.
@@ -93,7 +99,7 @@ class CSVLogger(_FileLogger):
         """Add a row."""
         header, row = StringIO(), StringIO()
         csv.writer(header, lineterminator="\n").writerow(["stage", "epoch", *fit.values, "time"])
-        values = [fit.stage, fit.epoch, *fit.values.values(), self.seconds()]
+        values = [fit.stage, fit.total_epoch, *fit.values.values(), self.seconds()]
         csv.writer(row, lineterminator="\n").writerow(values)
         self._write(row.getvalue(), header=header.getvalue())
 
@@ -113,7 +119,7 @@ class JSONLLogger(_FileLogger):
         """Add a line."""
         entry = {
             "stage": fit.stage,
-            "epoch": fit.epoch,
+            "epoch": fit.total_epoch,
             "step": fit.step,
             **fit.values,
             "learning_rates": list(fit.schedule.rates_at(fit.step - 1)),
@@ -142,34 +148,25 @@ class TensorBoardLogger(Callback):
                 "tensorboard", extra="log", purpose="send results to TensorBoard"
             ) from error
         self.writer: Any = SummaryWriter(log_dir) if is_main() else None
-        self.steps = 0
 
     def after_epoch(self, fit: Fit) -> None:
-        """Send the steps and the results of the epoch."""
+        """Send the steps and the results of the epoch; steps are counted through all fits of the learner."""
         if self.writer is None:
             return
         record = fit.record
+        before = len(fit.trainer.recorder.losses) - len(record.losses)
         done = (record.iters[-2] if len(record.iters) > 1 else 0, record.iters[-1])
         for place in range(*done):
-            self.writer.add_scalar("loss/step", record.losses[place], self.steps)
-            self.writer.add_scalar("learning_rate", record.lrs[place], self.steps)
-            self.steps += 1
+            self.writer.add_scalar("loss/step", record.losses[place], before + place)
+            self.writer.add_scalar("learning_rate", record.lrs[place], before + place)
         for name, value in fit.values.items():
-            self.writer.add_scalar(f"epoch/{name}", value, self.steps)
+            self.writer.add_scalar(f"epoch/{name}", value, before + done[1])
 
     def after_fit(self, fit: Fit) -> None:
         """Flush the event file."""
         del fit
         if self.writer is not None:
             self.writer.flush()
-
-    def state(self) -> dict[str, Any]:
-        """Return how many steps were sent."""
-        return {"steps": self.steps}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on counting from there."""
-        self.steps = state["steps"]
 
 
 class WandbLogger(Callback):
@@ -205,7 +202,9 @@ class WandbLogger(Callback):
         """Send the results of the epoch."""
         if not is_main():
             return
-        self.wandb.log({"epoch": fit.epoch, "learning_rate": fit.record.lrs[-1], **fit.values})
+        self.wandb.log(
+            {"epoch": fit.total_epoch, "learning_rate": fit.record.lrs[-1], **fit.values}
+        )
 
 
 class ShowGraphCallback(Callback):

@@ -66,9 +66,14 @@ class TrackerCallback(Callback):
                 f"{type(self).__name__} cannot watch {self.monitor!r}: this learner has {', '.join(names)}. "
                 "Give one of these, or add the metric to the learner."
             )
-        if self.reset_on_fit:
+        if self.starts_anew(fit):
             self.best = self.worst
         self.wait = 0
+
+    def starts_anew(self, fit: Fit) -> bool:
+        """Return whether a new fit has a best value of its own."""
+        del fit
+        return self.reset_on_fit
 
     def after_epoch(self, fit: Fit) -> None:
         """Compare the value with the best."""
@@ -117,13 +122,24 @@ class EarlyStoppingCallback(TrackerCallback):
             fit.stop(f"No improvement since epoch {fit.epoch - self.wait}: early stopping")
 
 
-class KeepBest(TrackerCallback):
+class _BestOfPhases(TrackerCallback):
+    """Remembers the best epoch of all phases of one training: both halves of ``fine_tune``."""
+
+    def starts_anew(self, fit: Fit) -> bool:
+        """Return whether this is the first phase of a training."""
+        return self.reset_on_fit and not fit.epochs_before
+
+
+class KeepBest(_BestOfPhases):
     """Keeps the weights of the best epoch in memory and puts them back when the fit ends, also after Ctrl-C.
+
+    In ``fine_tune`` that is the best epoch of both phases.
 
     Args:
         monitor: See ``TrackerCallback``.
         comp: See ``TrackerCallback``.
         min_delta: See ``TrackerCallback``.
+        reset_on_fit: See ``TrackerCallback``; without it the weights stay in memory for the next fit.
     """
 
     def __init__(
@@ -131,23 +147,31 @@ class KeepBest(TrackerCallback):
         monitor: str = "valid_loss",
         comp: Callable[[float, float], bool] | None = None,
         min_delta: float = 0.0,
+        reset_on_fit: bool = True,
     ) -> None:
-        super().__init__(monitor, comp, min_delta)
+        super().__init__(monitor, comp, min_delta, reset_on_fit)
         self.epoch = -1
         self._best = BestWeights()
+
+    def before_fit(self, fit: Fit) -> None:
+        """Forget the weights of an earlier training."""
+        super().before_fit(fit)
+        if self.starts_anew(fit):
+            self._best = BestWeights()
 
     def after_epoch(self, fit: Fit) -> None:
         """Keep better weights."""
         super().after_epoch(fit)
         if self.improved:
-            self.epoch = fit.epoch
+            self.epoch = fit.epochs_before + fit.epoch
             self._best.keep(fit.trainer.model)
 
     def after_fit(self, fit: Fit) -> None:
         """Put the best weights back."""
         if self._best:
             self._best.put_back(fit.trainer.model)
-            self._best = BestWeights()
+            if fit.is_last_phase and self.reset_on_fit:
+                self._best = BestWeights()
 
     def state(self) -> dict[str, Any]:
         """Add the weights."""
@@ -160,10 +184,10 @@ class KeepBest(TrackerCallback):
         self._best.load_state(state)
 
 
-class SaveModelCallback(TrackerCallback):
+class SaveModelCallback(_BestOfPhases):
     """Saves weights when they are the best so far, and loads them when the fit ends.
 
-    Where the best cannot be written, a warning says so, the fit goes on, and the model keeps its last weights at the end.
+    In ``fine_tune`` they are the best of both phases, whose epochs are counted through. Where the best cannot be written, a warning says so, the fit goes on, and the model keeps its last weights at the end.
 
     Args:
         monitor: See ``TrackerCallback``.
@@ -199,17 +223,19 @@ class SaveModelCallback(TrackerCallback):
     def before_fit(self, fit: Fit) -> None:
         """Forget the file of an earlier fit."""
         super().before_fit(fit)
-        self.saved = None
+        if self.starts_anew(fit):
+            self.saved = None
 
     def after_epoch(self, fit: Fit) -> None:
         """Save the epoch if it is due or the best so far."""
         super().after_epoch(fit)
+        epoch = fit.epochs_before + fit.epoch
         if self.every_epoch:
-            if fit.epoch % self.every_epoch == 0:
-                self._save(fit, f"{self.fname}_{fit.epoch}")
+            if epoch % self.every_epoch == 0:
+                self._save(fit, f"{self.fname}_{epoch}")
         elif self.improved:
             fit.trainer.display.line(
-                f"Better model found at epoch {fit.epoch} with {self.monitor} value: {self.best}."
+                f"Better model found at epoch {epoch} with {self.monitor} value: {self.best}."
             )
             self.saved = self._save(fit, self.fname)
 
