@@ -65,7 +65,7 @@ LARGEST_HEADER = 100_000_000
 
 _MOST_TENSORS = 20_000  # The deepest of timm's networks have 2,000.
 
-_MANIFEST_KEY = "vizsla.manifest"
+MANIFEST_KEY = "vizsla.manifest"
 _DIGEST_KEY = "vizsla.sha256"
 _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "pillow", "numpy")
 _KEEP_WEIGHTS = (
@@ -138,7 +138,7 @@ def save_bundle(
     )
     _check_can_be_rebuilt(manifest, tensors)
     text = manifest_to_json(manifest)
-    header = {_MANIFEST_KEY: text, _DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
+    header = {MANIFEST_KEY: text, _DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
     # Not safetensors' save_file: its errors lack the system's error number, and only their owner can read its files.
     content = save(tensors, metadata=header)
     with atomic_write(path) as temporary:
@@ -181,11 +181,12 @@ def read_manifest(model: Path | str | bytes) -> Manifest:
     check_is_safetensors(source)
     with _opened(source) as file:
         header: dict[str, str] = file.metadata() or {}
-    text = header.get(_MANIFEST_KEY)
+    text = header.get(MANIFEST_KEY)
     if text is None:
         raise ModelFileError(
-            f"{path} is a safetensors file, but not one that vizsla wrote: it lacks the manifest that names classes and "
-            "architecture. Weights alone can be given to `vizsla train` as a start."
+            f"{path} is a safetensors file, but no finished model of vizsla: it lacks the manifest that names classes and "
+            "architecture. Read what learn.save wrote with learn.load, or start from weights: `vizsla train DATA --weights "
+            "FILE`, vision_learner(dls, arch, weights=FILE)."
         )
     manifest = manifest_from_json(text, path=path)
     if header.get(_DIGEST_KEY) != hashlib.sha256(text.encode()).hexdigest():
@@ -222,6 +223,15 @@ def load_bundle(model: Path | str | bytes, *, device: torch.device | str = "cpu"
     classifier = rebuild_classifier(manifest, path=path)
     classifier.load_state_dict(tensors)
     return Bundle(classifier=classifier.to(device).eval(), manifest=manifest)
+
+
+def safetensors_header(path: Path) -> dict[str, str]:
+    """Return the texts in the header of a safetensors file; empty for any other file, and where there is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
 
 
 def check_sha256(source: Path | bytes, expected: str) -> None:

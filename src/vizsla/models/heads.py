@@ -255,7 +255,7 @@ def create_head(
     return nn.Sequential(*layers)
 
 
-_HEAD_DEFAULTS: dict[str, object] = {
+HEAD_DEFAULTS: dict[str, object] = {
     name: parameter.default
     for name, parameter in inspect.signature(create_head).parameters.items()
     if name in HeadOptions.__annotations__ and name != "seed"
@@ -274,7 +274,7 @@ class ConcatPoolHead(nn.Module):
         # Without the seed, which only affects the random start: a head that is rebuilt gets its weights from elsewhere.
         self._config: dict[str, object] = {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in {"kind": self.kind, **_HEAD_DEFAULTS, **options}.items()
+            for name, value in {"kind": self.kind, **HEAD_DEFAULTS, **options}.items()
             if name != "seed"
         }
 
@@ -302,11 +302,11 @@ def build_head(
             "A newer vizsla may know it."
         )
     options = {name: value for name, value in config.items() if name != "kind"}
-    unknown = sorted(set(options) - set(_HEAD_DEFAULTS))
+    unknown = sorted(set(options) - set(HEAD_DEFAULTS))
     if unknown:
         raise ConfigError(
             f"A head of kind {ConcatPoolHead.kind!r} has no setting {', '.join(unknown)}; "
-            f"it has {', '.join(_HEAD_DEFAULTS)}. A newer vizsla may know more."
+            f"it has {', '.join(HEAD_DEFAULTS)}. A newer vizsla may know more."
         )
     try:
         return ConcatPoolHead(stage_channels[-1], num_classes, **cast("HeadOptions", options))
@@ -365,3 +365,52 @@ def _linear(num_inputs: int, num_outputs: int, *, bias: bool) -> nn.Linear:
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def keep_classes(
+    head: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    known: Sequence[str],
+    wanted: Sequence[str],
+) -> bool:
+    """Copy the tensors of an earlier head for the classes ``known`` into one of the same settings for the classes ``wanted``.
+
+    Rows of classes that both have are copied by name, and so is all that does not belong to a class; rows of new classes stay as they
+    are. Where the heads differ in more than their classes nothing is copied, and the answer is False.
+    """
+    own = head.state_dict()
+    of_class = _tensors_of_classes(head)
+    if own.keys() != tensors.keys() or (not of_class and [*known] != [*wanted]):
+        return False
+    merged: dict[str, Tensor] = {}
+    both = [name for name in wanted if name in known]
+    places_new = torch.tensor([wanted.index(name) for name in both], dtype=torch.int64)
+    places_old = torch.tensor([known.index(name) for name in both], dtype=torch.int64)
+    for name, new in own.items():
+        old = tensors[name]
+        if name in of_class:
+            if old.shape != (len(known), *new.shape[1:]):
+                return False
+            merged[name] = new.clone()
+            merged[name][places_new] = old[places_old].to(new)
+        elif old.shape == new.shape:
+            merged[name] = old
+        else:
+            return False
+    head.load_state_dict(merged)
+    return True
+
+
+def _tensors_of_classes(head: nn.Module) -> set[str]:
+    """Return the names of the tensors with a row for each class: those of the last linear layer and of what follows it."""
+    parts = dict(head.named_modules())
+    linear = [name for name, part in parts.items() if isinstance(part, nn.Linear)]
+    if not linear:
+        return set()
+    after = [*parts][[*parts].index(linear[-1]) :]
+    return {
+        name
+        for name, value in head.state_dict().items()
+        if name.rpartition(".")[0] in after and value.ndim
+    }

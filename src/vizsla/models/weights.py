@@ -44,8 +44,8 @@ UNKNOWN_LICENCE = "unknown"
 _WRAPPERS = ("state_dict", "model_ema", "state_dict_ema", "model")
 """Names under which training scripts store the weights beside other things."""
 
-_PREFIXES = ("module.", "backbone.network.")
-"""Put before names by ``DataParallel`` and by our own model files."""
+_PREFIXES = ("module.", "model/", "backbone.network.")
+"""Put before names by ``DataParallel``, by ``learn.save`` and by our own model files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -115,7 +115,8 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except KeyError as error:
         raise ModelFileError(
-            f"{path} holds no training state. Open a finished model with load_learner; give a file that learn.save wrote."
+            f"{path} holds no training state, as learn.save writes it. Open a finished model with load_learner; train one "
+            "further with vision_learner(dls, weights=FILE) or vizsla train DATA --from FILE."
         ) from error
     except (SafetensorError, ValueError) as error:
         raise ModelFileError(
@@ -216,7 +217,8 @@ def load_weights(
     if misfits:  # torch would load the weights that fit before it reports the others.
         raise ModelFileError(
             f"The weights in {path} do not fit this learner: {joined(misfits, limit=MAX_NAMED, separator='; ')}. "
-            "Build it with the same network and head, for the same classes."
+            "Build it with the same network and head, for the same classes; or go on with other classes: "
+            "vision_learner(dls, arch, weights=FILE)."
         )
     trainer.model.load_state_dict(weights, strict=strict)
     if not with_opt:

@@ -25,11 +25,12 @@ from vizsla.model_file.bundle import save_bundle
 from vizsla.model_file.final_resize import storable
 from vizsla.models.backbones import adapt_input_channels, build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.heads import ConcatPoolHead
+from vizsla.models.heads import HEAD_DEFAULTS, ConcatPoolHead, HeadOptions
 from vizsla.predict.predictor import AnyImage, Prediction, Predictor
 from vizsla.seeding import derive_seed
 from vizsla.train.checkpoint import load_weights, save_weights
 from vizsla.train.distributed import share
+from vizsla.train.earlier import EarlierModel, earlier_model, shown_preparation
 from vizsla.train.losses import activation_of, per_image
 from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
@@ -332,7 +333,7 @@ class Learner(Trainer):
 
 def vision_learner(
     dls: DataLoaders,
-    arch: Architecture,
+    arch: Architecture | None = None,
     normalize: bool = True,
     n_out: int | None = None,
     pretrained: bool = True,
@@ -356,11 +357,14 @@ def vision_learner(
         dls: Training and validation loaders; never changed. The preprocessing that belongs to the weights is part of
             the model, so two learners with different networks may share loaders.
         arch: Name of a network (``"efficientnet_lite0"`` needs no download), a function of ``torchvision.models``, or a
-            module.
+            module; None is that of the model in ``weights``.
         normalize: Images are always normalised as the weights expect it; only ``True`` is accepted.
         n_out: Number of outputs; the data decides it, and another number is refused.
         pretrained: Start from published weights; otherwise from random ones, with nothing frozen.
-        weights: A file of weights to use instead of the published ones.
+        weights: A file of weights to use instead of the published ones. Of a model (a model file, the folder of a run, or what
+            ``learn.save`` wrote) the head is kept too: rows of classes that are there again are copied by name, rows of new
+            classes are new. A line says what was kept, what is new and what was dropped, another where the loaders prepare
+            images in another way than the model is used to.
         cut: Where the body ends, counted in the children of a torchvision network; None is before its own head.
         custom_head: Used as it is instead of the usual head; called with the maps of all stages.
         concat_pool: Pool to maximum and mean instead of the mean alone.
@@ -377,8 +381,10 @@ def vision_learner(
         The learner.
 
     Raises:
-        ConfigError: There is no such network (the message has the nearest names), or an argument cannot work.
+        ConfigError: There is no such network (the message has the nearest names), or an argument cannot work; or ``arch`` is
+            another network than that of the model.
         WeightsError: The weights cannot be found.
+        ModelFileError: The model in ``weights`` is damaged.
 
     Examples:
         >>> dls = ImageDataLoaders.from_folder("pets", valid_pct=0.2, item_tfms=Resize(224))
@@ -396,12 +402,19 @@ def vision_learner(
             "Leave it out."
         )
     seed = derive_seed(dls.seed, "model")
-    backbone = adapt_input_channels(
-        build_backbone(arch, pretrained=pretrained, weights_file=weights, seed=seed, cut=cut), n_in
-    )
-    head = custom_head or ConcatPoolHead(
-        backbone.num_features,
-        dls.c,
+    earlier = None if weights is None else earlier_model(weights)
+    if earlier is not None:
+        backbone = earlier.build_body(arch, cut=cut, seed=seed)
+    elif arch is not None:
+        backbone = build_backbone(
+            arch, pretrained=pretrained, weights_file=weights, seed=seed, cut=cut
+        )
+    else:
+        raise ConfigError(
+            "vision_learner needs the name of a network, such as 'efficientnet_lite0', or weights=FILE of a model, which says it."
+        )
+    backbone = adapt_input_channels(backbone, n_in)
+    settings = HeadOptions(
         lin_ftrs=lin_ftrs,
         ps=ps,
         concat_pool=concat_pool,
@@ -409,16 +422,41 @@ def vision_learner(
         bn_final=bn_final,
         lin_first=lin_first,
         y_range=y_range,
-        seed=seed,
     )
+    head, is_usual = custom_head, settings == HEAD_DEFAULTS
+    settings["seed"] = seed
+    if head is None and earlier is not None and is_usual:
+        head = earlier.build_head(backbone, num_classes=dls.c)
+    if head is None:
+        head = ConcatPoolHead(backbone.num_features, dls.c, **settings)
     table = dls.table
+    said = [] if earlier is None else _keep_head(earlier, head, dls)
     classifier = Classifier(
         backbone, head, vocab=table.vocab, task=table.task, class_type=table.class_type
     )
     learner = Learner(dls, classifier, **options)
     if pretrained or weights is not None:
         learner.freeze()
+    for line in said:
+        learner.display.line(line)
     return learner
+
+
+def _keep_head(earlier: EarlierModel, head: nn.Module, dls: DataLoaders) -> list[str]:
+    """Give a head what it can take of an earlier one; return what was kept, and how images were prepared in another way."""
+    if earlier.keep_head(head, dls.table):
+        lines = earlier.account(dls.table.vocab, what="body and head are kept")
+    else:
+        lines = earlier.account((), what="the body is kept; the head is new")
+    was, now = (
+        earlier.preparation,
+        shown_preparation(dls.final_size, dls.resize, dls.reader.bit_depth),
+    )
+    return (
+        [*lines, f"The model is used to {was}; these loaders give {now}."]
+        if was not in ("", now)
+        else lines
+    )
 
 
 @wraps(vision_learner)
