@@ -363,7 +363,7 @@ def test_several_fits_are_drawn_one_after_the_other(recorder: Recorder):
     recorder.plot_metrics(fits=2)
     assert lines_of(plt.gcf().axes[0])["valid"] == ([0, 1, 2], [7.0, 5.5, 2.5])
     recorder.plot_sched(fits=2)
-    assert [len(axes.get_lines()[0].get_xdata()) for axes in plt.gcf().axes] == [13, 13]
+    assert [np.size(axes.get_lines()[0].get_xdata()) for axes in plt.gcf().axes] == [13, 13]
     with pytest.raises(ConfigError, match="fits=0"):
         recorder.plot_loss(fits=0)
 
