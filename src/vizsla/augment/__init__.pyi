@@ -49,4 +49,5 @@ from .mix import paste_boxes as paste_boxes
 from .mix import paste_images as paste_images
 from .normalize import Normalize as Normalize
 from .presets import aug_transforms as aug_transforms
+from .presets import may_mirror as may_mirror
 from .presets import setup_aug_tfms as setup_aug_tfms

@@ -9,7 +9,7 @@ Shape legend: B images, T tries, K values; maps are float64 ``(B, 3, 3)``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -46,7 +46,7 @@ _SYMMETRIES = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Flip(GeometricTransform):
-    """Mirror left and right.
+    """Mirror left and right, or top and bottom.
 
     Args:
         p: Probability, per image, that it acts.
@@ -56,6 +56,7 @@ class Flip(GeometricTransform):
         pad_mode: What is seen outside the image: ``"reflection"``, ``"border"`` or ``"zeros"``.
         align_corners: Whether -1 and 1 are the centres (True) or the outer edges of the corner pixels.
         batch: Draw once for a whole batch (for its first row) instead of once per image.
+        vertical: Exchange top and bottom instead.
     """
 
     p: float = 0.5
@@ -65,6 +66,7 @@ class Flip(GeometricTransform):
     pad_mode: PadMode = "reflection"
     align_corners: bool = True
     batch: bool = False
+    vertical: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -77,7 +79,8 @@ class Flip(GeometricTransform):
     def matrix(self, values: Tensor) -> Tensor:
         """Return the maps ``(B, 3, 3)``."""
         first, zero = values[:, 0], torch.zeros_like(values[:, 0])
-        return _matrix((1 - 2 * first, zero, zero), (zero, zero + 1, zero))
+        across, down = (zero + 1, 1 - 2 * first) if self.vertical else (1 - 2 * first, zero + 1)
+        return _matrix((across, zero, zero), (zero, down, zero))
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,14 @@ def aug_transforms(
     return chosen + list(xtra_tfms or ())
 
 
+def may_mirror(tfms: Sequence[BatchTransform]) -> bool:
+    """Whether transforms mirror left and right, or do not say: a list of others without a flip was meant so."""
+    placed = [one for one in tfms if isinstance(one, GeometricTransform)]
+    return not placed or any(
+        isinstance(one, Dihedral) or (isinstance(one, Flip) and not one.vertical) for one in placed
+    )
+
+
 def setup_aug_tfms(tfms: Sequence[BatchTransform]) -> list[BatchTransform]:
     """Return the same transforms, with all geometric ones composed into one and all those in logit space into another.
 

@@ -52,7 +52,9 @@ def option_name(field: str) -> str:
 
 def shown_default(value: object) -> object:
     """Return a default as the help shows it."""
-    return "off" if value is False else "none" if value in ("", ()) else value
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value in ("", ()) else value
 
 
 def read_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -88,7 +90,8 @@ app = App(
     help_flags=("--help", "-h"),
     help_epilogue="--debug, anywhere, shows the whole traceback of an error.",
     default_parameter=Parameter(
-        negative=(),
+        negative_bool=(),  # --no-... is for the choices of a training
+        negative_iterable=(),
         name_transform=option_name,
         show_default=shown_default,
         allow_repeating=True,  # the last one counts, as a script that adds to given words expects

@@ -184,7 +184,7 @@ def predict(
         force: Replace a file that exists, and throw away the rows of one that was not finished.
         lists: A file with one path per line; may be repeated.
         null: The paths of lists end with zero bytes (find -print0).
-        tta: Views of each image to average, 1 to 12.
+        tta: Views of each image to average, 1 to 12; 1 to 6 where the classes differ by left and right.
         coverage: Add the set of classes that holds the true one so often, such as 0.95.
         device: auto, cpu, cuda or mps.
         bs: Images that are computed together.

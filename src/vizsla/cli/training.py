@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 Labels = Annotated[DataConfig, Parameter(name="*")]
-Choices = Annotated[TrainConfig, Parameter(name="*")]
+Choices = Annotated[TrainConfig, Parameter(name="*", negative_bool="no-")]
 
 AS_FOUND, DEFAULTS = DataConfig(), TrainConfig()
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 NumberFormat = Literal["fp32", "bf16", "fp16"]
 """``"fp32"``, or ``"bf16"`` or ``"fp16"``: half as many bits where torch's autocast considers that safe."""
 
-VIEWS = ("plain", "mirrored")
-"""Fixed views of an image; ``mirrored`` is flipped left to right."""
+VIEWS = {"plain": (), "mirrored": (3,), "upside down": (2,), "turned": (2, 3)}
+"""Fixed views of an image, and the dimensions of ``(B, 3, H, W)`` that they reverse."""
 
 FIRST_VIEW = 1_000_000
 """Epoch number of the first augmented view, far from those of training, so no view was trained on."""
@@ -225,12 +225,12 @@ def extract_features(
 
     The head need not be fitted yet, nor be the classifier's own.
     """
-    if not views or not set(views) <= set(VIEWS):
+    if not views or not set(views) <= VIEWS.keys():
         raise ConfigError(f"Views are some of {', '.join(VIEWS)}. Received: {list(views)}")
     keep_freed_memory()
 
     def pooled(images: Tensor) -> Tensor:
-        seen = (images.flip(3) if view == "mirrored" else images for view in views)
+        seen = (images.flip(VIEWS[view]) if VIEWS[view] else images for view in views)
         with autocast(images.device, precision), torch.inference_mode():
             return torch.stack([head.pool(classifier.stage_maps(view)) for view in seen], dim=1)
 

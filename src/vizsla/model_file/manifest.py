@@ -40,11 +40,12 @@ if TYPE_CHECKING:
 
 AGAIN = "Copy the file again from where it came, or export the model again."
 FORMAT_NAME = "vizsla-model"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """The newest format; it rises when a file can no longer be read by older versions of vizsla.
 
 Format 1 has one class per image. Several labels and numbers are format 2, so that an older version does not take them for
-classes. A bit depth below 16 is format 3: an older version would see 16-bit images almost black. A file is written in the lowest format that can hold it.
+classes. A bit depth below 16 is format 3: an older version would see 16-bit images almost black. Classes that differ by left and
+right are format 4: an older version would average over mirror images. A file is written in the lowest format that can hold it.
 """
 
 _FULL_DEPTH = 16
@@ -79,6 +80,7 @@ class Manifest:
         class_type: What the classes were as labels; only written where that is not text.
         bit_depth: How many bits the values of 16-bit images used, 8 to 16; None where there were none, and in older files,
             whose 16-bit images were scaled by 65,535.
+        flip: Whether it was trained on mirror images too, or may have been; only written where it was not.
     """
 
     vizsla_version: str
@@ -98,6 +100,7 @@ class Manifest:
     calibration: Calibration | None = None
     class_type: ClassType = "text"
     bit_depth: int | None = None
+    flip: bool = True
 
     @property
     def size(self) -> Size | None:
@@ -111,12 +114,16 @@ def manifest_to_json(manifest: Manifest) -> str:
     """Return a manifest as JSON text; metrics that are not finite become null."""
     version = 1 if manifest.task == "category" else 2
     if (manifest.bit_depth or _FULL_DEPTH) < _FULL_DEPTH:
-        version = FORMAT_VERSION
+        version = 3
+    if not manifest.flip:
+        version = 4
     content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": version, **asdict(manifest)}
     if manifest.class_type == "text":
         del content["class_type"]
     if manifest.bit_depth is None:
         del content["bit_depth"]
+    if manifest.flip:
+        del content["flip"]
     for metric in content["metrics"]:
         metric |= {end: None for end in _ENDS if not math.isfinite(metric[end])}
     # Not msgspec.json, which cannot write or read the lone surrogates of file names that are not valid Unicode.

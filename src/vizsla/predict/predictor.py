@@ -1,7 +1,8 @@
 """Open a model file and predict images: single ones and streams, with the decoding, resizing and network of validation.
 
 Several fixed views of each image can be averaged, which is test-time augmentation without chance: the image, its mirror image,
-then enlarged parts of seven eighths of its sides: the centre and the four corners, each plain and mirrored.
+then enlarged parts of seven eighths of its sides: the centre and the four corners, each plain and mirrored. Where the classes differ
+by left and right, there are no mirror images.
 
 Shapes: B images of a batch, H and W their sides, C classes (or numbers, where the task is regression), V views.
 """
@@ -60,8 +61,9 @@ _PLACES = ((0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0))
 MOST_VIEWS = 2 * (1 + len(_PLACES))
 
 
-def view_of(images: Tensor, *, number: int) -> Tensor:
-    """Return view 0 to ``MOST_VIEWS`` - 1 of each image, float ``(B, 3, h, w)``, in the same shape."""
+def view_of(images: Tensor, *, number: int, flip: bool = True) -> Tensor:
+    """Return view 0 to ``MOST_VIEWS`` - 1 of each image, float ``(B, 3, h, w)``, in the same shape; half as many without ``flip``."""
+    number = number if flip else 2 * number
     if number >= 2:
         down, across = _PLACES[number // 2 - 1]
         height, width = images.shape[-2:]
@@ -89,6 +91,7 @@ class Predictor:
         augmentation: What batches go through after that, as in validation; None for nothing.
         calibration: Adjusts the probabilities; None leaves them as the network gives them.
         bit_depth: How many bits the values of 16-bit images use, 8 to 16; None scales them by 65,535.
+        flip: Whether mirror images may be among the ``views``: False for classes that differ by left and right.
 
     Attributes:
         vocab: Names of the classes or numbers, in the order of the probabilities.
@@ -96,6 +99,7 @@ class Predictor:
         classifier: The network.
         calibration: What was fitted on the validation images.
         path: The model file that it was loaded from; None if it was loaded from bytes, or not loaded.
+        flip: As given.
 
     An image gets the same answer alone, in a batch of any size, and in validation, except for rounding in the network's
     sums, which may change the sixth digit; logits are divided by the temperature before they become probabilities.
@@ -114,7 +118,9 @@ class Predictor:
         augmentation: BatchAugmentation | None = None,
         calibration: Calibration | None = None,
         bit_depth: int | None = None,
+        flip: bool = True,
     ) -> None:
+        self.flip = flip
         self.calibration = calibration
         self.vocab = classifier.vocab
         self.task: Task = classifier.task
@@ -165,6 +171,7 @@ class Predictor:
             augmentation=bundle.manifest.final_resize.augmentation(),
             calibration=bundle.manifest.calibration,
             bit_depth=bundle.manifest.bit_depth,
+            flip=bundle.manifest.flip,
         )
 
     def __repr__(self) -> str:
@@ -306,8 +313,8 @@ class Predictor:
                 0-255 or floats 0-1; or a Pillow image of any mode. It is not changed.
             coverage: Also give the classes that hold the true one with this probability, for example 0.95; see
                 ``Prediction.label_set``. None for no set.
-            views: Views of the image to average, 1 to 12: itself, its mirror image, then enlarged parts. Keep 1 for classes
-                that differ by left and right. Label sets were fitted without views.
+            views: Views of the image to average, 1 to 12: itself, its mirror image, then enlarged parts; without mirror
+                images, 1 to 6, if the model was trained without them. Label sets were fitted without views.
 
         Raises:
             PictureError: The image cannot be read.
@@ -318,9 +325,11 @@ class Predictor:
 
     def check_options(self, *, coverage: float | None, views: int) -> None:
         """Raise ConfigError if there are no such views, or the model file has no label sets for the coverage."""
-        if not isinstance(views, int) or not 1 <= views <= MOST_VIEWS:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
+        most = MOST_VIEWS if self.flip else MOST_VIEWS // 2
+        if not isinstance(views, int) or not 1 <= views <= most:  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
+            why = "" if self.flip else ", as this model was trained without mirror images"
             raise ConfigError(
-                f"The number of views of each image is a whole number from 1 to {MOST_VIEWS}. Received: {views!r}"
+                f"The number of views of each image is a whole number from 1 to {most}{why}. Received: {views!r}"
             )
         if coverage is None:
             return
@@ -366,7 +375,9 @@ class Predictor:
                 seen = self.network_input(shown)
                 logits_VBC = torch.stack(
                     [
-                        compute_logits(self.classifier, view_of(seen, number=number))
+                        compute_logits(
+                            self.classifier, view_of(seen, number=number, flip=self.flip)
+                        )
                         for number in range(views)
                     ]
                 ).cpu()

@@ -10,12 +10,14 @@ from .end_to_end import end_to_end_trainer as end_to_end_trainer
 from .end_to_end import train_end_to_end as train_end_to_end
 from .features_first import EPOCH_COLUMNS as EPOCH_COLUMNS
 from .features_first import FEATURE_PHASES as FEATURE_PHASES
+from .flips import Flips as Flips
+from .flips import without_harmful as without_harmful
 from .head_fit import PENALTIES as PENALTIES
 from .head_fit import FeatureLayout as FeatureLayout
 from .head_fit import HeadFit as HeadFit
 from .head_fit import HeadSetting as HeadSetting
+from .head_fit import best_fit as best_fit
 from .head_fit import candidate_settings as candidate_settings
-from .head_fit import choose_setting as choose_setting
 from .head_fit import fit_feature_head as fit_feature_head
 from .recipe import TrainedRun as TrainedRun
 from .recipe import cache_for as cache_for

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 CacheMode = Literal["auto", "memory", "disk", "off", "device"]
 Truncated = Literal["strict", "ok"]
+Augment = Literal["none", "light", "default", "strong"]
 
 EPOCHS_ON_GPU = 5
 
@@ -68,6 +69,13 @@ class TrainConfig:
         cache_budget: What they may take, such as 4GB; auto: a share of what is free.
         truncated: JPEGs that end too early: strict: unreadable; ok: take what is there.
         bit_depth: Bits that the values of 16-bit images use, 8 to 16; auto: decided once for all images, by the largest value.
+        augment: How much training images vary: none: mirror nothing and change nothing; the others say how strongly the
+            end-to-end epochs crop, turn, warp, and change brightness and contrast.
+        flip: Mirror training images left to right; auto: unless that makes classes alike, such as arrows, or augment is
+            none. If it is on, or off, by your word, nothing is decided.
+        vertical_flip: Also turn training images upside down, as is right for microscopes and satellites, unless flip is
+            auto and that makes classes alike.
+        colour: Let the end-to-end epochs change brightness and contrast; the hue never changes.
 
     Raises:
         ConfigError: A value cannot work.
@@ -89,6 +97,10 @@ class TrainConfig:
     cache_budget: int | str = "auto"
     truncated: Truncated = "strict"
     bit_depth: int | Literal["auto"] = "auto"
+    augment: Augment = "default"
+    flip: bool | Literal["auto"] = "auto"
+    vertical_flip: bool = False
+    colour: bool = True
 
     def __post_init__(self) -> None:
         if not _is_whole(self.size, least=1):
@@ -115,11 +127,17 @@ class TrainConfig:
             ("precision", Precision),
             ("cache", CacheMode),
             ("truncated", Truncated),
+            ("augment", Augment),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(
                     f"{name} is one of {', '.join(get_args(kind))}. Received: {getattr(self, name)!r}"
                 )
+        for name in ("vertical_flip", "colour", "flip"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (name == "flip" and value == "auto"):
+                words = "'auto', True or False" if name == "flip" else "True or False"
+                raise ConfigError(f"{name} is {words}. Received: {value!r}")
         if self.bit_depth != "auto" and not (
             _is_whole(self.bit_depth, least=8) and self.bit_depth <= 16
         ):

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from vizsla.augment.geometry import Flip
 from vizsla.augment.presets import aug_transforms
 from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
@@ -17,6 +18,7 @@ from vizsla.errors import ModelFileError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.models.groups import norm_parameters
 from vizsla.recipe.features_first import show_point
+from vizsla.recipe.flips import Flips
 from vizsla.train.callbacks.base import Callback, Fit, as_callbacks
 from vizsla.train.checkpoint import BestWeights
 from vizsla.train.rates.schedules import one_cycle
@@ -26,11 +28,13 @@ from vizsla.train.trainer import Trainer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.evaluate.predictions import Predictions
     from vizsla.models.classifier import Classifier
     from vizsla.recipe.config import TrainConfig
     from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.display import Display
+    from vizsla.types import Size
 
 END_TO_END = "end to end"
 """Name of the stage in the history."""
@@ -39,6 +43,13 @@ RATE_SHARES = (0.2, 1.0, 0.1)
 """Of the peak rate, for early body, late body and head. The early body has the least to learn. The head is at the optimum of
 its features and is wide: one Adam step moves its logits by the rate times the number of features.
 """
+
+STRENGTHS: dict[str, dict[str, float]] = {
+    "light": {"min_scale": 0.9, "mult": 0.5, "max_zoom": 1.05},
+    "default": {"min_scale": 0.75},
+    "strong": {"min_scale": 0.5, "mult": 2.0, "max_zoom": 1.2},
+}
+"""Arguments of ``aug_transforms`` for each strength of augmentation."""
 
 
 class BestState:
@@ -99,14 +110,17 @@ def train_end_to_end(
     notes: Mapping[str, Any],
     config: TrainConfig,
     display: Display,
+    flips: Flips | None = None,
     cbs: Callbacks = None,
 ) -> None:
     """Train body and head together by one cycle, add a point per epoch to ``history``, and offer each state to ``best``.
 
     The loaders' validation images are predicted after each epoch; their seed, workers, device and cache are used. ``notes`` on
-    what was done before are kept in checkpoints.
+    what was done before are kept in checkpoints. ``flips`` are those that ``config`` asks for, unless others were decided on.
     """
-    trainer = end_to_end_trainer(loaders, best.classifier, config=config, display=display)
+    trainer = end_to_end_trainer(
+        loaders, best.classifier, config=config, display=display, flips=flips
+    )
     epochs = config.epochs_on(loaders.device)
     schedule = one_cycle(
         epochs * len(trainer.dls.train),
@@ -124,13 +138,19 @@ def train_end_to_end(
 
 
 def end_to_end_trainer(
-    loaders: DataLoaders, classifier: Classifier, *, config: TrainConfig, display: Display
+    loaders: DataLoaders,
+    classifier: Classifier,
+    *,
+    config: TrainConfig,
+    display: Display,
+    flips: Flips | None = None,
 ) -> Trainer:
     """Return a trainer of everything but the norms; its arguments are those of ``train_end_to_end``."""
+    flips = Flips.asked_for(config) if flips is None else flips
     training = DataLoaders(
         loaders.table,
-        resize=Resize(config.kept_size),
-        transforms=aug_transforms(size=loaders.final_size, min_scale=0.75),
+        resize=loaders.items if config.augment == "none" else Resize(config.kept_size),
+        transforms=_training_transforms(config, size=loaders.final_size, flips=flips),
         batch_size=loaders.bs,
         seed=loaders.seed,
         num_workers=loaders.num_workers,
@@ -151,6 +171,19 @@ def end_to_end_trainer(
     for parameter in norm_parameters(classifier):
         parameter.requires_grad_(False)  # noqa: FBT003 (the only way to call it)
     return trainer
+
+
+def _training_transforms(
+    config: TrainConfig, *, size: Size | None, flips: Flips
+) -> list[BatchTransform]:
+    """Return what training images go through; with no augmentation only the asked-for flips, at the size that they have."""
+    vertical = [Flip(vertical=True)] if flips.upside_down else []
+    if config.augment == "none":
+        return [*([Flip()] if flips.sideways else []), *vertical]
+    strength: dict[str, Any] = STRENGTHS[config.augment]
+    if not config.colour:
+        strength = {**strength, "max_lighting": 0.0}
+    return aug_transforms(size=size, do_flip=flips.sideways, xtra_tfms=vertical, **strength)
 
 
 class OfferEpochs(Callback):

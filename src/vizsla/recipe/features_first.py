@@ -1,6 +1,6 @@
 """The first stage: a frozen body computes the features of every image once, and a head is fitted on them.
 
-The body sees every image once (training images also mirrored), forward only. The head is also fitted on parts of the training
+The body sees every image once (training images also mirrored, where that does no harm), forward only. The head is also fitted on parts of the training
 images: if accuracy still rises towards all of them, more images would help.
 """
 
@@ -20,11 +20,13 @@ from vizsla.infer.run import Features, extract_features, table_predictions
 from vizsla.models.backbones import build_backbone
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import FeatureHead
+from vizsla.recipe.flips import Flips, without_harmful
 from vizsla.recipe.head_fit import (
     FeatureLayout,
+    FitOptions,
     HeadFit,
+    best_fit,
     candidate_settings,
-    choose_setting,
     fit_feature_head,
 )
 from vizsla.seeding import derive_seed, generator
@@ -53,8 +55,6 @@ NUM_POOLED_STAGES = 4
 """At the end of the body; the edges and colours before say little about classes."""
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """The head is fitted on these parts of the training images, one after the other."""
-TRAINING_VIEWS = ("plain", "mirrored")
-"""Mirrored training images took solar cells from 88.7 to 89.7 % with a fixed kernel head (mean of three splits)."""
 BUILDING, CHOOSING, FITTING = "loading the network", "choosing a head", "fitting the head"
 FEATURES_FIRST = "features first"
 FEATURE_PHASES = (BUILDING, WAITING, COPY, AUGMENTATION, FORWARD, CHOOSING, FITTING, OVERHEAD)
@@ -71,6 +71,8 @@ class FeatureStage:
         predictions: On the validation images.
         history: One point per fit of the head, on growing parts of the training images.
         known: Features of training images, and their leave-one-out predictions.
+        flips: Which mirror images of training images it learned from.
+        notes: What was decided about them, a line each.
     """
 
     classifier: Classifier
@@ -78,6 +80,8 @@ class FeatureStage:
     predictions: Predictions
     history: tuple[HistoryPoint, ...]
     known: KnownImages
+    flips: Flips
+    notes: tuple[str, ...]
 
 
 def features_first(
@@ -109,35 +113,37 @@ def features_first(
         display=display,
         clock=clock,
     )
-    train = extract(loaders.loader_for(table.train_rows), "features, training", TRAINING_VIEWS)
+    flips, notes = Flips.asked_for(config), ()
+    train = extract(loaders.loader_for(table.train_rows), "features, training", flips.views)
     valid = extract(loaders.valid, "features, validation", ("plain",))
     clock.to(CHOOSING)
+    values = train.values
+    problem: FitOptions = {
+        "layout": layout,
+        "num_classes": len(table.vocab),
+        "task": table.task,
+        "seed": loaders.seed,
+    }
     with display.bar(CHOOSING, total=1, unit=""):
-        setting = choose_setting(
-            train.values,
-            train.targets,
-            layout=layout,
-            num_classes=len(table.vocab),
-            task=table.task,
-            settings=candidate_settings(layout),
-            seed=loaders.seed,
-        )
+        settings = candidate_settings(layout)
+        best = best_fit(values, train.targets, settings=settings, **problem)
+        if config.flip is not True:
+            asked = flips
+            flips, notes = without_harmful(asked, values, train.targets, found=best, **problem)
+            if flips != asked:
+                values = values[:, [asked.views.index(view) for view in flips.views]]
+                best = best_fit(values, train.targets, settings=settings, **problem)
+    for note in notes:
+        display.line(note)
     clock.to(FITTING)
+    setting = best.setting
     columns = layout.columns(setting.stages, setting.statistics)
     order = torch.randperm(len(train.rows), generator=generator(loaders.seed, "shares"))
     fits: list[tuple[HeadFit, Predictions]] = []
     history: list[HistoryPoint] = []
     for fraction in SHARES:
         part = order[: max(2, round(fraction * len(order)))].sort().values
-        fit = fit_feature_head(
-            train.values[part],
-            train.targets[part],
-            layout=layout,
-            num_classes=len(table.vocab),
-            task=table.task,
-            setting=setting,
-            seed=loaders.seed,
-        )
+        fit = fit_feature_head(values[part], train.targets[part], setting=setting, **problem)
         with torch.inference_mode():
             logits = fit.head.classify(valid.values[:, 0, columns])
         predictions = table_predictions(
@@ -181,6 +187,8 @@ def features_first(
         predictions=predictions,
         history=tuple(history),
         known=known,
+        flips=flips,
+        notes=notes,
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from vizsla.seeding import generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Unpack
 
     from vizsla.types import Task
 
@@ -127,6 +128,15 @@ class HeadFit:
         return f"{self.accuracy:.1%}{what[self.task]}"
 
 
+class FitOptions(TypedDict):
+    """What is the same for every head of a data set; see ``fit_feature_head``."""
+
+    layout: FeatureLayout
+    num_classes: int
+    task: NotRequired[Task]
+    seed: NotRequired[int]
+
+
 def candidate_settings(layout: FeatureLayout) -> tuple[HeadSetting, ...]:
     """Return the heads worth trying on features of this layout.
 
@@ -145,17 +155,14 @@ def candidate_settings(layout: FeatureLayout) -> tuple[HeadSetting, ...]:
     return tuple(dict.fromkeys([*linear, *kernels]))
 
 
-def choose_setting(
+def best_fit(
     features: Tensor,
     targets: Tensor,
     *,
-    layout: FeatureLayout,
-    num_classes: int,
     settings: Sequence[HeadSetting],
-    task: Task = "category",
-    seed: int = 0,
-) -> HeadSetting:
-    """Return the setting whose leave-one-out loss on the training images is lowest.
+    **options: Unpack[FitOptions],
+) -> HeadFit:
+    """Return a quick fit of the setting whose leave-one-out loss on the training images is lowest.
 
     Kernels are left out where there are more than ``MAX_KERNEL_ROWS`` rows. The rest is as for ``fit_feature_head``.
     """
@@ -167,18 +174,15 @@ def choose_setting(
         fit_feature_head(
             features,
             targets,
-            layout=layout,
-            num_classes=num_classes,
             setting=setting,
             num_landmarks=NUM_LANDMARKS_TO_CHOOSE,
-            task=task,
-            seed=seed,
+            **options,
         )
         for setting in tried
     ]
     if not fits:
         raise TrainingError("No setting of a head was given to choose from.")
-    return min(fits, key=lambda fit: fit.loss).setting
+    return min(fits, key=lambda fit: fit.loss)
 
 
 def fit_feature_head(

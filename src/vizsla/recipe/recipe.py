@@ -7,7 +7,7 @@ end to end from there at low rates, and the best state is kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,7 @@ from vizsla.recipe.features_first import (
     load_network,
     pooling_classifier,
 )
+from vizsla.recipe.flips import Flips
 from vizsla.train.callbacks.base import as_callbacks
 from vizsla.train.checkpoint import data_identity, differences
 from vizsla.train.display import Display
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 _CANNOT_DIFFER = ("arch", "weights")
+_ADDED = ("augment", "flip", "vertical_flip", "colour")
+"""Options that older checkpoints do not have; they were made with the defaults."""
 
 
 def cache_for(table: ImageTable, *, config: TrainConfig) -> ImageCache:
@@ -73,6 +76,7 @@ class TrainedRun:
         interrupted: Ctrl-C ended the end-to-end epochs early; this is the best state until then.
         problem: Why the end-to-end epochs could not go on, empty if they could; this is the best state until then.
         known: What the first stage knows of the training images; None after a resumed run.
+        flips: Which mirror images of training images it learned from.
     """
 
     classifier: Classifier
@@ -83,6 +87,7 @@ class TrainedRun:
     interrupted: bool = False
     problem: str = ""
     known: KnownImages | None = None
+    flips: Flips = field(default_factory=Flips)
 
 
 def train_classifier(
@@ -139,12 +144,22 @@ def train_classifier(
         )
         history += first.history
         known = first.known
+        flips = first.flips
         recipe = f"Features first: {first.fit.setting}; {first.fit.result} leave-one-out on the training images."
+        recipe = " ".join([recipe, *first.notes])
     else:
         best = _best_before(kept["head"], loaders, backbone, config=config)
         recipe = kept["notes"]["recipe"]
+        flips = Flips(**kept["notes"].get("flips", {}))
     epochs = config.epochs_on(loaders.device)
-    unused = {"learning_rate": "--lr", "presize": "--presize", "patience": "--patience"}
+    unused = {
+        "learning_rate": "--lr",
+        "presize": "--presize",
+        "patience": "--patience",
+        "colour": "--no-colour",
+    }
+    if config.augment != "none":
+        unused["augment"] = "--augment"
     unused = [word for name, word in unused.items() if getattr(config, name) != getattr(TrainConfig(), name)]  # fmt: skip
     if unused and not epochs:
         display.line(f"Not used, as there are no end-to-end epochs (--epochs): {', '.join(unused)}")
@@ -155,9 +170,10 @@ def train_classifier(
                 loaders,
                 best=best,
                 history=history,
-                notes={"recipe": recipe, "settings": settings},
+                notes={"recipe": recipe, "settings": settings, "flips": asdict(flips)},
                 config=config,
                 display=display,
+                flips=flips,
                 cbs=[*as_callbacks(checkpoint), *profile.steps(END_TO_END)],
             )
         except KeyboardInterrupt:
@@ -181,6 +197,7 @@ def train_classifier(
         interrupted=interrupted,
         problem=problem,
         known=known,
+        flips=flips,
     )
 
 
@@ -227,6 +244,7 @@ def _settings_of(config: TrainConfig, *, table: ImageTable, device: torch.device
         "seed": config.seed,
         "precision": resolve_precision(config.precision, device=device),
         "bit depth": table.bit_depth,
+        **{name: getattr(config, name) for name in _ADDED},
     }
 
 
@@ -235,7 +253,8 @@ def _kept_by(checkpoint: Checkpoint | None, *, settings: dict[str, Any]) -> dict
     kept = None if checkpoint is None else checkpoint.kept_by(OfferEpochs)
     if checkpoint is None or kept is None:
         return None
-    differing = differences(kept["notes"]["settings"], settings)
+    before = {name: getattr(TrainConfig(), name) for name in _ADDED} | kept["notes"]["settings"]
+    differing = differences(before, settings)
     if differing and (not checkpoint.force or differing.keys() & set(_CANNOT_DIFFER)):
         raise ConfigError(
             f"The run to continue ({checkpoint.path}) was another one. What differs: {'; '.join(differing.values())}. Use "

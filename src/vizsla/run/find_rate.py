@@ -50,7 +50,9 @@ def find_rate(
     """
     loaders = loaders_for(table, config=config)
     first = features_first(loaders, config=config, display=display)
-    trainer = end_to_end_trainer(loaders, first.classifier, config=config, display=display)
+    trainer = end_to_end_trainer(
+        loaders, first.classifier, config=config, display=display, flips=first.flips
+    )
     curve = find_learning_rate(
         trainer,
         start_lr=start_lr,

@@ -285,6 +285,7 @@ def write_run(
         notes=run.recipe,
         calibration=calibration,
         bit_depth=table.bit_depth,
+        flip=run.flips.sideways,
     )
     save_history(folder / files.HISTORY, run.history)
     run.predictions.save_csv(folder / files.PREDICTIONS)
@@ -346,6 +347,7 @@ def _facts(
             + (" Stopped early by Ctrl-C." if run.interrupted else "")
             + f" {run.problem}".rstrip(),
         ),
+        ("Augmentation", _augmentation(run, config=plan.config)),
         ("Image size", f"{plan.config.size} x {plan.config.size} pixels"),
         ("Seed", str(plan.config.seed)),
         ("Time", f"{format_seconds(seconds)} on {device_name(device)}"),
@@ -355,6 +357,15 @@ def _facts(
             f"vizsla {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         ),
     )
+
+
+def _augmentation(run: TrainedRun, *, config: TrainConfig) -> str:
+    """Say how training images varied."""
+    flips = {"mirrored": run.flips.sideways, "upside down": run.flips.upside_down}
+    said = [name for name, is_on in flips.items() if is_on] or ["not mirrored"]
+    if any(point.stage == END_TO_END for point in run.history):
+        said += [f"strength: {config.augment}", *(["no changes of colour"] * (not config.colour))]
+    return ", ".join(said)
 
 
 def _metrics_json(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor
 
+from vizsla.augment.presets import may_mirror
 from vizsla.data.table.check import fingerprint
 from vizsla.errors import ConfigError
 from vizsla.evaluate.calibration import calibrate
@@ -273,6 +274,7 @@ class Learner(Trainer):
             data_fingerprint=fingerprint(self.dls.table),
             calibration=self.calibration(),
             bit_depth=self.dls.reader.bit_depth,
+            flip=may_mirror(self.dls.augmentation.transforms),
         )
 
     def to_fp16(self) -> Learner:

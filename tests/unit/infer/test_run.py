@@ -206,7 +206,7 @@ def test_mirrored_view_is_the_flipped_image(
     assert torch.equal(both[:, :1], features(images, "plain"))
     assert torch.equal(both[:, 1:], features(images.flip(3), "plain"))
     assert not torch.allclose(both[:, 0], both[:, 1])
-    for views in ((), ("upside down",), ("plain", "Mirrored")):
+    for views in ((), ("diagonal",), ("plain", "Mirrored")):
         with pytest.raises(ConfigError, match="plain, mirrored"):
             features(images, *views)
 

@@ -76,6 +76,12 @@ def test_a_manifest_comes_back_from_json_as_it_was(manifest: Manifest):
         assert json.loads(text)["format_version"] == version
         assert manifest_from_json(text, path=PATH).bit_depth == bit_depth
     assert '"bit_depth"' not in manifest_to_json(manifest)
+    text = manifest_to_json(replace(manifest, flip=False))
+    assert json.loads(text)["format_version"] == 4
+    assert not manifest_from_json(text, path=PATH).flip
+    assert '"flip"' not in manifest_to_json(manifest)
+    with pytest.raises(ModelFileError, match="flip"):
+        read_changed(manifest, "flip", "no")
     with pytest.raises(ModelFileError, match="bit_depth"):
         read_changed(manifest, "bit_depth", 17)
     assert '"class_type"' not in manifest_to_json(manifest)

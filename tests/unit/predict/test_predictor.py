@@ -544,6 +544,8 @@ def test_every_view_has_the_size_of_the_image_and_shows_a_part_of_it():
     assert torch.equal(views[1], ramp.flip(-1))
     assert all(float(view.min()) >= 0 and float(view.max()) <= 1 for view in views)
     assert len({tuple(view.flatten().tolist()) for view in views[2:4]}) == 2
+    unmirrored = [view_of(ramp, number=number, flip=False) for number in range(MOST_VIEWS // 2)]
+    assert all(torch.equal(*pair) for pair in zip(unmirrored, views[::2], strict=True))
 
 
 def test_several_labels_have_novelty_and_no_label_sets(from_logits: Callable[..., Predictions]):

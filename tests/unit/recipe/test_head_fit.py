@@ -23,8 +23,8 @@ from vizsla.recipe import (
     FeatureLayout,
     HeadFit,
     HeadSetting,
+    best_fit,
     candidate_settings,
-    choose_setting,
     fit_feature_head,
     head_fit,
 )
@@ -288,8 +288,8 @@ def test_setting_with_the_lowest_loss_is_chosen():
     bandwidths = (4.0, 0.0, 0.5, 1.0)
     settings = [replace(SETTING, bandwidth=bandwidth) for bandwidth in bandwidths]
     losses = [fit(features, targets, bandwidth=bandwidth).loss for bandwidth in bandwidths]
-    choose = partial(choose_setting, features, targets, layout=layout_of(40), num_classes=3)
-    assert choose(settings=settings) == settings[losses.index(min(losses))]
+    choose = partial(best_fit, features, targets, layout=layout_of(40), num_classes=3)
+    assert choose(settings=settings).setting == settings[losses.index(min(losses))]
     with pytest.raises(TrainingError, match="No setting"):
         choose(settings=[])
 
@@ -301,11 +301,11 @@ def test_kernel_head_beats_a_linear_one_on_a_ring(monkeypatch: pytest.MonkeyPatc
     assert kernel.accuracy > 0.97
     new, new_targets = ring(100, seed=1)
     assert (classify(kernel, new[:, 0]).argmax(1) == new_targets).float().mean() > 0.97
-    choose = partial(choose_setting, features, targets, layout=layout_of(2), num_classes=2)
-    assert choose(settings=[SETTING, KERNEL, replace(KERNEL, bandwidth=1e-4)]) == KERNEL
+    choose = partial(best_fit, features, targets, layout=layout_of(2), num_classes=2)
+    assert choose(settings=[SETTING, KERNEL, replace(KERNEL, bandwidth=1e-4)]).setting == KERNEL
     for most, expected in ((160, KERNEL), (159, SETTING)):  # kernels cost too much on more rows
         monkeypatch.setattr(head_fit, "MAX_KERNEL_ROWS", most)
-        assert choose(settings=[SETTING, KERNEL]) == expected
+        assert choose(settings=[SETTING, KERNEL]).setting == expected
 
 
 def test_same_seed_gives_the_same_head_and_changes_nothing_else():

@@ -45,6 +45,10 @@ def test_impossible_options_are_refused():
         "patience": [-1, 1.5],
         "learning_rate": [0.0, -1e-3],
         "device": ["tpu"],
+        "augment": ["wild"],
+        "flip": ["maybe", 1],
+        "colour": ["auto"],
+        "vertical_flip": [0],
     }
     for name, values in options.items():
         for value in values:
