@@ -38,6 +38,10 @@ from .item_transforms import ItemTransforms as ItemTransforms
 from .item_transforms import function_name as function_name
 from .item_transforms import item_pipeline as item_pipeline
 from .item_transforms import symmetry as symmetry
+from .near_duplicates import LEAST_NEAR_LIKENESS as LEAST_NEAR_LIKENESS
+from .near_duplicates import Group as Group
+from .near_duplicates import Relation as Relation
+from .near_duplicates import find_near_duplicates as find_near_duplicates
 from .reader import ImageReader as ImageReader
 from .refusals import kind_of as kind_of
 from .sizing import MAX_COPIED_PIXELS as MAX_COPIED_PIXELS

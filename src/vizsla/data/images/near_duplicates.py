@@ -1,0 +1,491 @@
+"""Find images made from one photograph: saved again, resized, cropped by up to a tenth, mirrored, a little brighter.
+
+Each stage looks at fewer pairs, with more pixels: nearest neighbours by 64 numbers of each image (and of its features), the best of
+37 windows at 16 x 16, an alignment at 32 x 32, and another at 64 x 64, whose correlation decides.
+
+N: images; P: pairs; S: side of a grey image; W: windows. A *placement* ``(scale, shift)`` of rows and of columns, ``(P, 4)``, says
+where the pixels of one image lie in another: at ``scale * u + shift``, with u from -1 to 1.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+
+from vizsla.data.images.decode import decode_image
+from vizsla.data.images.facts import FLAT
+from vizsla.data.loading.loader import map_rows
+from vizsla.errors import ConfigError, PictureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from vizsla.machine import NumWorkers
+    from vizsla.types import ImageTable
+
+LEAST_NEAR_LIKENESS = 0.98
+"""Likeness of near duplicates at least. Of 3 % planted in 1,272 photographs each had 0.998; others reached 0.91."""
+_MOST_LIKENESS = (
+    0.9995  # Images saved again at quality 30 have 0.9993 and more where others have up to 0.9989.
+)
+_TIMES = 16  # Near duplicates differ by at most 1/16 of what ordinary neighbours do: this gives 0.9984 for solar cells.
+_USUAL_SHARE = (
+    0.01  # An ordinary neighbour comes behind the nearest 1 % of the set, and behind the nearest 8.
+)
+_SIDE, _MIDDLE, _COARSE = 64, 32, 16
+_DECODED_SIDE = 128
+_NUMBERS = 64
+_NEIGHBOURS = 8
+_SAMPLED = 8192
+_MOVED = 0.015  # A scale or shift by more is a crop; rounding while resizing stays below 0.01.
+
+Kind = Literal["re-encoded or resized", "cropped", "mirrored"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relation:
+    """How an image of a group relates to the group's first.
+
+    Attributes:
+        kind: What it was made by; an image that is mirrored may be cropped, too.
+        likeness: Correlation of the grey values 0-1 where the two overlap, after alignment. Members that are in the group by way
+            of another one may have less than ``LEAST_NEAR_LIKENESS``.
+    """
+
+    kind: Kind
+    likeness: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Images made from one photograph.
+
+    Attributes:
+        rows: Rows of the table, two or more, ascending.
+        relations: How each of ``rows[1:]`` relates to ``rows[0]``.
+    """
+
+    rows: tuple[int, ...]
+    relations: tuple[Relation, ...]
+
+
+def find_near_duplicates(
+    table: ImageTable,
+    rows: Tensor,
+    features: Tensor | None = None,
+    *,
+    num_workers: NumWorkers = "auto",
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Group, ...]:
+    """Read some images once and return the groups that were made from one photograph; files with the same bytes are among them.
+
+    Where all images of a set look alike, as cells of solar modules do, a pair must be the more alike to count. Images without
+    contrast and those that cannot be read are in no group.
+
+    Args:
+        table: The images.
+        rows: int64 ``(N,)``, rows of the table.
+        features: float32 ``(N, D)``, what a frozen network makes of these rows. They find crops of images that all look alike;
+            None compares grey values alone, which finds as much among photographs.
+        num_workers: Threads that read, see ``map_rows``.
+        on_progress: Called after each image read, with the number of images read so far.
+
+    Raises:
+        ConfigError: ``features`` has another number of rows.
+    """
+    if features is not None and (features.ndim != 2 or len(features) != len(rows)):
+        raise ConfigError(
+            f"features has one row for each of the {len(rows)} rows: ({len(rows)}, D). "
+            f"Received: shape {tuple(features.shape)}"
+        )
+    greys = _read_greys(table, rows, num_workers=num_workers, on_progress=on_progress)
+    if len(rows) < 2:
+        return ()
+    pairs = _find_pairs(greys, features)
+    return tuple(
+        Group(
+            rows=tuple(int(rows[place]) for place in group),
+            relations=_relations(greys, group, pairs),
+        )
+        for group in _joined(pairs)
+    )
+
+
+def _read_greys(
+    table: ImageTable,
+    rows: Tensor,
+    *,
+    num_workers: NumWorkers,
+    on_progress: Callable[[int], None] | None,
+) -> Tensor:
+    """Return uint8 ``(N, S, S)``: grey images squeezed to a square, zeros (like nothing) for those flat or unreadable."""
+    greys = np.zeros((len(rows), _SIDE, _SIDE), dtype=np.uint8)
+    row_of = rows.tolist()
+
+    def read(place: int) -> None:
+        try:
+            image = decode_image(
+                table.paths[row_of[place]],
+                cover=(_DECODED_SIDE, _DECODED_SIDE),
+                truncated="ok",
+                bit_depth=table.bit_depth,
+            )
+        except PictureError:
+            return
+        # Smooth enough to be moved by parts of a pixel: with BOX a mirrored copy differs by 2 grey values, with this by 0.4.
+        grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+        if grey.std() >= FLAT:
+            greys[place] = grey
+
+    map_rows(read, torch.arange(len(rows)), num_workers=num_workers, on_progress=on_progress)
+    return torch.from_numpy(greys)
+
+
+# ── candidates ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Pairs:
+    """Pairs of images by their places in ``greys``; of the second one its mirror image is meant where ``mirrored``."""
+
+    first: Tensor
+    second: Tensor
+    mirrored: Tensor
+
+    def of(self, chosen: Tensor | slice) -> _Pairs:
+        return _Pairs(
+            first=self.first[chosen], second=self.second[chosen], mirrored=self.mirrored[chosen]
+        )
+
+    def greys(self, greys: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Return both images of each pair, float32 ``(P, side, side)``."""
+        second = _scaled(greys[self.second], side)
+        mirrored = self.mirrored[:, None, None]
+        return _scaled(greys[self.first], side), torch.where(mirrored, second.flip(2), second)
+
+
+def _candidates(greys: Tensor, features: Tensor | None) -> _Pairs:
+    """Return the pairs of which one is among the nearest neighbours of the other, each once."""
+    found: list[Tensor] = []  # (first * N + second) * 2 + mirrored, first < second
+    num = len(greys)
+
+    def add(near: Tensor, *, mirrored: int) -> None:
+        first = torch.arange(num)[:, None].expand_as(near)
+        low, high = torch.minimum(first, near), torch.maximum(first, near)
+        found.append((((low * num + high) * 2 + mirrored)[near >= 0]).unique())
+
+    # Seen through a window a little smaller than the image, a crop is as near as a full copy.
+    window = _axis(torch.tensor([0.95]), torch.zeros(1), _MIDDLE)
+    small = torch.cat([_scaled(part, _COARSE) for part in greys.split(4096)])
+    inner = torch.cat(
+        [avg_pool2d(window @ _scaled(part, _MIDDLE) @ window.mT, 2) for part in greys.split(4096)]
+    )
+    compress = _compression(_unit(small))
+    vectors = compress(_unit(small))
+    for images in (small, inner):
+        add(_nearest(compress(_unit(images)), vectors), mirrored=0)
+        add(_nearest(compress(_unit(images.flip(2))), vectors), mirrored=1)
+    if features is not None:
+        vectors = _compression(features)(features)
+        near = _nearest(vectors, vectors)
+        add(near, mirrored=0)
+        add(near, mirrored=1)
+    keys = torch.cat(found).unique()
+    both = keys // 2
+    return _Pairs(first=both // num, second=both % num, mirrored=keys % 2 == 1)
+
+
+def _compression(values: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what turns values ``(N, D)`` into vectors ``(N, 64)`` of length 1, by the principal components of a sample.
+
+    Components are weighted by their deviation to the power of -0.6: what all images have in common counts little.
+    """
+    chosen = torch.linspace(0, len(values) - 1, min(len(values), _SAMPLED)).long()
+    sample = values[chosen].nan_to_num()
+    mean = sample.mean(dim=0)
+    variances, directions = torch.linalg.eigh((sample - mean).T @ (sample - mean) / len(sample))
+    variances, directions = variances[-_NUMBERS:], directions[:, -_NUMBERS:]
+    weights = variances.clamp(min=1e-4 * float(variances[-1]) + 1e-12) ** -0.3
+    projection = directions * weights
+
+    def compress(values: Tensor) -> Tensor:
+        parts = [(part.nan_to_num() - mean) @ projection for part in values.split(4096)]
+        return normalize(torch.cat(parts), dim=1)
+
+    return compress
+
+
+def _nearest(queries: Tensor, vectors: Tensor) -> Tensor:
+    """Return the places of the 8 vectors nearest to each query, other than its own: int64 ``(N, 8)``, -1 where there are fewer."""
+    num, block = len(vectors), 32
+    padded = torch.cat([vectors, vectors.new_zeros(-num % block, vectors.shape[1])])
+    found = torch.empty((num, _NEIGHBOURS), dtype=torch.int64)
+    for start in range(0, num, 256):
+        likeness = queries[start : start + 256] @ padded.T
+        likeness[:, num:] = -2
+        own = torch.arange(len(likeness))
+        likeness[own, start + own] = -2
+        # The nearest 8 lie in the 8 blocks with the highest maxima: a tenth of the time of topk over all.
+        blocks = likeness.view(len(likeness), -1, block)
+        best = blocks.amax(dim=2).topk(min(_NEIGHBOURS, blocks.shape[1]), dim=1).indices
+        places = (best[:, :, None] * block + torch.arange(block)).flatten(1)
+        near = likeness.gather(1, places).topk(_NEIGHBOURS, dim=1)
+        found[start : start + 256] = places.gather(1, near.indices).where(near.values > -2, -1)
+    return found
+
+
+# ── verification ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _find_pairs(greys: Tensor, features: Tensor | None) -> dict[tuple[int, int], Relation]:
+    """Return the pairs that are near duplicates."""
+    cut = _least_likeness(greys)
+    pairs = _candidates(greys, features)
+    found: dict[tuple[int, int], Relation] = {}
+    likeness, placement = _by_parts(_best_window, greys, pairs, _COARSE)
+    keep = (likeness >= _WORTH_ALIGNING) & _is_among_best(pairs, likeness)
+    pairs, placement = pairs.of(keep), placement[keep]
+    likeness, placement = _by_parts(_align, greys, pairs, _MIDDLE, placement)
+    # At 64 x 64 the difference may fall to a quarter.
+    keep = likeness >= 1 - 4 * (1 - cut)
+    pairs, placement = pairs.of(keep), placement[keep]
+    likeness, placement = _by_parts(_align, greys, pairs, _SIDE, placement)
+    for place in (likeness >= cut).nonzero()[:, 0].tolist():
+        pair = int(pairs.first[place]), int(pairs.second[place])
+        relation = _relation(
+            bool(pairs.mirrored[place]), float(likeness[place]), placement[place].tolist()
+        )
+        if pair not in found or found[pair].likeness < relation.likeness:
+            found[pair] = relation
+    return found
+
+
+_WORTH_ALIGNING = 0.7
+_BEST = 4
+
+
+def _least_likeness(greys: Tensor) -> float:
+    """Return how alike two images of this set must be: the more, the more alike its images are anyway."""
+    num = len(greys)
+    if num < 4 * _NEIGHBOURS:  # too few to tell what is usual
+        return LEAST_NEAR_LIKENESS
+    small = _unit(torch.cat([_scaled(part, _COARSE) for part in greys.split(4096)]))
+    queries = small[torch.linspace(0, num - 1, min(num, 512)).long()]
+    rank = max(_NEIGHBOURS, int(_USUAL_SHARE * num)) + 1
+    usual = torch.cat(
+        [(part @ small.T).topk(rank, dim=1).values[:, -1] for part in queries.split(64)]
+    )
+    cut = 1 - (1 - float(usual.quantile(0.95))) / _TIMES
+    return min(max(cut, LEAST_NEAR_LIKENESS), _MOST_LIKENESS)
+
+
+def _is_among_best(pairs: _Pairs, likeness: Tensor) -> Tensor:
+    """Return which pairs are among the best four of one of their images: bounds the work where all images look alike."""
+    keep = torch.zeros(len(likeness), dtype=torch.bool)
+    for ends in (pairs.first, pairs.second):
+        order = likeness.argsort(descending=True, stable=True)
+        order = order[ends[order].argsort(stable=True)]
+        ends = ends[order]
+        position = torch.arange(len(ends))
+        rank = position - torch.searchsorted(ends, ends)
+        keep[order[rank < _BEST]] = True
+    return keep
+
+
+def _by_parts(
+    function: Callable[..., tuple[Tensor, Tensor]],
+    greys: Tensor,
+    pairs: _Pairs,
+    side: int,
+    placement: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return likeness ``(P,)`` and placement ``(P, 4)`` from a function of both images of some pairs at a time."""
+    likenesses, placements = [torch.empty(0)], [torch.empty(0, 4)]
+    step = 2**19 // side**2  # what the caches of a processor hold
+    for start in range(0, len(pairs.first), step):
+        part = slice(start, start + step)
+        given = () if placement is None else (placement[part],)
+        likeness, placed = function(*pairs.of(part).greys(greys, side), *given)
+        likenesses.append(likeness)
+        placements.append(placed)
+    return torch.cat(likenesses), torch.cat(placements)
+
+
+def _windows() -> Tensor:
+    """Return placements ``(W, 4)``: the whole image, and 9 positions of windows of four sizes."""
+    found = [(1.0, 0.0, 1.0, 0.0)]
+    for scale in (0.96, 0.92, 0.88, 0.84):
+        shifts = (scale - 1, 0.0, 1 - scale)
+        found += [(scale, down, scale, right) for down in shifts for right in shifts]
+    return torch.tensor(found)
+
+
+def _best_window(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return likeness and placement of the window of one image that is most like the other, either way round."""
+    windows = _windows()
+    rows, columns = _axes(windows, first.shape[-1])
+
+    def seen(images: Tensor) -> Tensor:
+        return _unit((rows @ images[:, None] @ columns.mT).flatten(0, 1)).unflatten(
+            0, (len(images), -1)
+        )
+
+    ours, theirs = seen(first), seen(second)
+    # A window of the first image in terms of the second is the inverse placement.
+    inverse = torch.stack([1 / windows[:, 0], -windows[:, 1] / windows[:, 0]], dim=1).repeat(1, 2)
+    inverse[:, 2], inverse[:, 3] = 1 / windows[:, 2], -windows[:, 3] / windows[:, 2]
+    likeness = torch.cat(
+        [(theirs @ ours[:, 0, :, None])[:, :, 0], (ours @ theirs[:, 0, :, None])[:, :, 0]], dim=1
+    )
+    best = likeness.max(dim=1)
+    return best.values, torch.cat([windows, inverse])[best.indices]
+
+
+def _align(first: Tensor, second: Tensor, placement: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the best likeness and its placement after Gauss-Newton steps from a placement."""
+    best = _likeness(first, second, placement)
+    found = placement
+    for _ in range(5):
+        placement = _step(first, second, placement)
+        likeness = _likeness(first, second, placement)
+        found = placement.where((likeness > best)[:, None], found)
+        best = torch.maximum(best, likeness)
+    return best, found
+
+
+def _step(first: Tensor, second: Tensor, placement: Tensor) -> Tensor:
+    """Return a better placement: least squares of the first image by the placed second one, its derivatives and a constant."""
+    side = first.shape[-1]
+    u = _positions(side)
+    placed, inside = _placed(second, placement)
+    inside = inside * (u.abs() < 1 - 1.5 / side) * (u.abs() < 1 - 1.5 / side)[:, None]
+    down, right = torch.zeros_like(placed), torch.zeros_like(placed)
+    down[:, 1:-1] = (placed[:, 2:] - placed[:, :-2]) * (side / 4)
+    right[:, :, 1:-1] = (placed[:, :, 2:] - placed[:, :, :-2]) * (side / 4)
+    down, right = down / placement[:, 0, None, None], right / placement[:, 2, None, None]
+    columns = [down * u[:, None], down, right * u, right, placed, torch.ones_like(placed)]
+    design = torch.stack(columns, dim=1).flatten(2)
+    weighted = design * inside.flatten(1)[:, None]
+    normal = weighted @ design.mT
+    damping = 1e-3 * normal.diagonal(dim1=1, dim2=2) + 1e-3
+    solved = torch.linalg.solve(
+        normal + damping.diag_embed(), weighted @ first.flatten(1)[:, :, None]
+    )
+    move = solved[:, :4, 0] / solved[:, 4].clamp(min=0.2)
+    placement = placement + move.clamp(-0.1, 0.1)
+    limits = placement.new_tensor([[0.75, -0.35, 0.75, -0.35], [1.34, 0.35, 1.34, 0.35]])
+    return placement.clamp(limits[0], limits[1])
+
+
+def _likeness(first: Tensor, second: Tensor, placement: Tensor) -> Tensor:
+    """Return the correlation ``(P,)`` of images where they overlap, at half their resolution: a moved one has lost details."""
+    placed, inside = _placed(second, placement)
+    ours, theirs, inside = avg_pool2d(first, 2), avg_pool2d(placed, 2), avg_pool2d(inside, 2) > 0.99
+    count = inside.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    ours = (ours - (ours * inside).sum(dim=(1, 2), keepdim=True) / count) * inside
+    theirs = (theirs - (theirs * inside).sum(dim=(1, 2), keepdim=True) / count) * inside
+    return (normalize(ours.flatten(1), dim=1) * normalize(theirs.flatten(1), dim=1)).sum(dim=1)
+
+
+def _placed(images: Tensor, placement: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images as seen through their placements, and 1 where there is something to see, both ``(P, S, S)``."""
+    side = images.shape[-1]
+    rows, columns = _axes(placement, side)
+    u = _positions(side)
+    # Up to half a pixel beyond the last centre the image goes on.
+    is_inside = [
+        (placement[:, at, None] * u + placement[:, at + 1, None]).abs() <= 1 for at in (0, 2)
+    ]
+    return rows @ images @ columns.mT, (is_inside[0][:, :, None] & is_inside[1][:, None]).float()
+
+
+def _axes(placement: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    return (
+        _axis(placement[:, 0], placement[:, 1], side),
+        _axis(placement[:, 2], placement[:, 3], side),
+    )
+
+
+def _axis(scale: Tensor, shift: Tensor, side: int) -> Tensor:
+    """Return matrices ``(P, S, S)`` that sample a line of pixels at a placement, by cubic interpolation."""
+    at = ((scale[:, None] * _positions(side) + shift[:, None] + 1) * side - 1) / 2
+    d = (at.clamp(0, side - 1)[:, :, None] - torch.arange(side)).abs()
+    near, far = (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
+    weights = near.where(d < 1, far * (d < 2))
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def _positions(side: int) -> Tensor:
+    """Return where the centres of pixels lie, from -1 to 1."""
+    return (2 * torch.arange(side) + 1) / side - 1
+
+
+def _scaled(greys: Tensor, side: int) -> Tensor:
+    """Return uint8 ``(N, S, S)`` as float32 ``(N, side, side)``."""
+    return avg_pool2d(greys.float(), greys.shape[-1] // side)
+
+
+def _unit(images: Tensor) -> Tensor:
+    """Return images as vectors of mean 0 and length 1."""
+    flat = images.flatten(1)
+    return normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
+
+
+# ── groups ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _joined(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Return the groups that pairs join, in order of their first members."""
+    parent: dict[int, int] = {}
+
+    def root(place: int) -> int:
+        while (above := parent.setdefault(place, place)) != place:
+            parent[place] = place = parent[above]
+        return place
+
+    for first, second in pairs:
+        low, high = sorted((root(first), root(second)))
+        parent[high] = low
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for place in sorted(parent):
+        groups[root(place)].append(place)
+    return sorted(groups.values())
+
+
+def _relations(
+    greys: Tensor, group: list[int], known: dict[tuple[int, int], Relation]
+) -> tuple[Relation, ...]:
+    """Return how the members of a group relate to its first."""
+    first, *others = group
+    unknown = torch.tensor([other for other in others if (first, other) not in known])
+    if len(unknown):
+        pairs = _Pairs(
+            first=torch.full((2 * len(unknown),), first),
+            second=unknown.repeat(2).long(),
+            mirrored=torch.arange(2 * len(unknown)) >= len(unknown),
+        )
+        _, placement = _by_parts(_best_window, greys, pairs, _COARSE)
+        for side in (_MIDDLE, _SIDE):
+            likeness, placement = _by_parts(_align, greys, pairs, side, placement)
+        better = (likeness[len(unknown) :] > likeness[: len(unknown)]).tolist()
+        for place, mirrored in enumerate(better):
+            at = place + mirrored * len(unknown)
+            known[first, int(unknown[place])] = _relation(
+                mirrored, float(likeness[at]), placement[at].tolist()
+            )
+    return tuple(known[first, other] for other in others)
+
+
+def _relation(mirrored: bool, likeness: float, placement: list[float]) -> Relation:
+    moved = max(abs(value - usual) for value, usual in zip(placement, (1, 0, 1, 0), strict=True))
+    kind: Kind = (
+        "mirrored" if mirrored else "cropped" if moved > _MOVED else "re-encoded or resized"
+    )
+    return Relation(kind=kind, likeness=min(1.0, max(0.0, likeness)))
