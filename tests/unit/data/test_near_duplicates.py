@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from vizsla import ConfigError
 from vizsla.bench import made_up_photograph
 from vizsla.data.images import LEAST_NEAR_LIKENESS, find_near_duplicates
-from vizsla.errors import ConfigError
 
 SIZE = (120, 160)
 
