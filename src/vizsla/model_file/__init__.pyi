@@ -10,6 +10,7 @@ from .final_resize import FinalResize as FinalResize
 from .final_resize import storable as storable
 from .manifest import FORMAT_VERSION as FORMAT_VERSION
 from .manifest import Manifest as Manifest
+from .manifest import manifest_digest as manifest_digest
 from .manifest import manifest_from_json as manifest_from_json
 from .manifest import manifest_to_json as manifest_to_json
 from .rebuild import expected_forms as expected_forms

@@ -8,6 +8,7 @@ and names the field that is wrong.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -108,6 +109,11 @@ class Manifest:
         if self.final_resize.size is not None:
             return self.final_resize.size
         return None if self.resize is None else self.resize.size
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Return a SHA-256 that is the same only for the same model: the manifest holds the digest of the weights."""
+    return hashlib.sha256(manifest_to_json(manifest).encode()).hexdigest()
 
 
 def manifest_to_json(manifest: Manifest) -> str:

@@ -106,6 +106,14 @@ class Prediction:
             first = self.values[0] if len(self.values) == 1 else self.values
         return iter((first, self.index, self.probabilities))
 
+    def __getitem__(self, position: int | slice) -> Any:
+        """Return one of label, index and probabilities, as by unpacking: ``[2].max()`` is the largest probability."""
+        return tuple(self)[position]
+
+    def __len__(self) -> int:
+        """Return 3, the number of parts that it unpacks to."""
+        return 3
+
     def __repr__(self) -> str:
         from vizsla.notebook.cards import prediction_card
 

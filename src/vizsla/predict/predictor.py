@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import closing
+import platform
+import tempfile
+from contextlib import closing, nullcontext
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -29,17 +32,34 @@ from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.dataloaders import DataLoader, DataLoaders, default_device
 from vizsla.data.loading.loader import read_ahead
 from vizsla.data.table.sources import get_image_files
-from vizsla.errors import ConfigError, PictureError, memory_checked
+from vizsla.errors import ConfigError, ModelFileError, PictureError, memory_checked
 from vizsla.evaluate.conformal import check_coverage
+from vizsla.evaluate.metrics import measure
+from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.run import compute_logits, compute_outputs, evaluation_mode, usable_device
 from vizsla.machine import default_num_workers
-from vizsla.model_file.bundle import check_sha256, load_bundle, model_name, model_source
+from vizsla.model_file.bundle import (
+    check_sha256,
+    load_bundle,
+    model_name,
+    model_source,
+    save_bundle,
+)
+from vizsla.model_file.final_resize import storable
+from vizsla.model_file.manifest import manifest_digest
 from vizsla.predict.prediction import Prediction, describe
-from vizsla.text import counted
-from vizsla.types import DECISION_THRESHOLD, ImageTable, probabilities_of, unknown_targets
+from vizsla.text import counted, joined
+from vizsla.types import (
+    DECISION_THRESHOLD,
+    ImageTable,
+    logits_of,
+    probabilities_of,
+    unknown_targets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
+    from contextlib import AbstractContextManager
     from typing import BinaryIO
 
     from numpy.typing import NDArray
@@ -77,6 +97,23 @@ def view_of(images: Tensor, *, number: int, flip: bool = True) -> Tensor:
 _USUAL_PIXELS = 512 * 512
 BATCH_PIXELS = 32 * _USUAL_PIXELS
 """Of larger images, those that run through a network together have at most so many pixels."""
+
+_METRIC_OF_TASK: dict[Task, str] = {
+    "category": "accuracy",
+    "multi_category": "exact_match",
+    "regression": "mae",
+}
+_OF_LEARNERS = {
+    "fit fit_one_cycle fit_flat_cos fit_sgdr fine_tune freeze unfreeze freeze_to lr_find create_opt add_cb add_cbs": (
+        "Train a new one that begins with its weights: vision_learner(dls, ARCH, weights=FILE).fine_tune(1)."
+    ),
+    "load save export": "The file is the model: copy it, or open another with load_learner(FILE).",
+    "tta": "Average views of each image with predict(image, views=4).",
+    "show_results": "Predict images of your own with predict_many(files), and draw one with show_image(file).",
+    "recorder": "The history of a training is in the folder of its run, history.csv.",
+    "summary": "Print the network: print(learn.model).",
+}
+"""What a learner has, and what to do where there is only a model file."""
 
 _Source = TypeVar("_Source", bound=AnyImage)
 
@@ -126,6 +163,7 @@ class Predictor:
         self.task: Task = classifier.task
         self.classifier = classifier
         self.path: Path | None = None
+        self._digest = ""
         self._reader = ImageReader(resize=resize, cache=ImageCache(mode="off"), bit_depth=bit_depth)
         self._augmentation = BatchAugmentation() if augmentation is None else augmentation
 
@@ -159,6 +197,7 @@ class Predictor:
             bundle = load_bundle(source, device=chosen)
             bundle.classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
         predictor = cls.of_bundle(bundle)
+        predictor._digest = manifest_digest(bundle.manifest)
         predictor.path = source if isinstance(source, Path) else None
         return predictor
 
@@ -173,6 +212,35 @@ class Predictor:
             bit_depth=bundle.manifest.bit_depth,
             flip=bundle.manifest.flip,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where the model file is and what is in it; without a file, the bytes of one. Changes made since are not sent."""
+        if self.path is not None:
+            return _reopened, (str(self.path.absolute()), self._digest, str(self.device))
+        resize, augmentation = storable(self._reader.items, self._augmentation)
+        with tempfile.TemporaryDirectory() as folder:
+            file = save_bundle(
+                Path(folder) / "model.safetensors",
+                classifier=self.classifier,
+                resize=resize,
+                augmentation=augmentation,
+                calibration=self.calibration,
+                bit_depth=self.bit_depth,
+            )
+            return _reopened, (file.read_bytes(), "", str(self.device))
+
+    def __copy__(self) -> Predictor:
+        """Return a predictor that shares the network, not one that is opened again as after pickling."""
+        made = object.__new__(type(self))
+        made.__dict__ = self.__dict__.copy()
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        """Say of what a learner has, and a model file cannot give, what to do instead."""
+        way = next((way for names, way in _OF_LEARNERS.items() if name in names.split()), None)
+        if way is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise _NotInFileError(f"A model that was loaded from a file has no {name}. {way}")
 
     def __repr__(self) -> str:
         from vizsla.notebook.cards import predictor_card
@@ -244,12 +312,42 @@ class Predictor:
             decoded = probabilities > DECISION_THRESHOLD
         return probabilities, outputs.targets, decoded
 
-    def validate(self) -> list[float]:
-        """Raise ConfigError, which says what to do: a model file has no images to validate on."""
-        raise ConfigError(
-            "A model file holds no images, so there is nothing to validate on. "
-            "Measure it on labelled images with: vizsla evaluate MODEL DATA"
+    def validate(self, dl: DataLoader | None = None) -> list[float]:
+        """Return the mean loss on labelled images and the first metric of the task; ``evaluate`` says more, and with intervals.
+
+        Args:
+            dl: As ``dls.test_dl(items, with_labels=True)`` of the learner that wrote the file gives it.
+
+        Returns:
+            The loss of the calibrated outputs, and ``accuracy`` (several labels: ``exact_match``, numbers: ``mae``).
+
+        Raises:
+            ConfigError: There is no ``dl``, or its images have no labels, or labels of another model.
+        """
+        if dl is None:
+            raise ConfigError(
+                "A model file holds no images, so there is nothing to validate on. Measure it on labelled images with "
+                "evaluate(DATA), or on a loader with validate(dl=...)."
+            )
+        probabilities, targets = self.get_preds(dl)
+        if targets is None or probabilities is None:
+            raise ConfigError(
+                "These images have no labels, so there is nothing to compare with. Make the loader with with_labels=True."
+            )
+        if dl.table.vocab != self.vocab:
+            raise ConfigError(
+                f"The labels of these images are not those of the model. It has {joined(self.vocab, limit=10)}. "
+                f"Received: {joined(dl.table.vocab, limit=10)}"
+            )
+        said = Predictions(
+            rows=torch.arange(len(targets)),
+            paths=tuple(map(dl.table.shown_path, dl.rows.tolist())),
+            logits=logits_of(probabilities, task=self.task),
+            targets=targets,
+            vocab=self.vocab,
+            task=self.task,
         )
+        return [float(said.losses.nanmean()), measure(said, _METRIC_OF_TASK[self.task]).value]
 
     def evaluate(
         self,
@@ -291,6 +389,15 @@ class Predictor:
             batch_size=batch_size,
             num_workers=num_workers,
         )
+
+    @property
+    def model(self) -> Classifier:
+        """The network, under the name that it has in a learner."""
+        return self.classifier
+
+    def no_bar(self) -> AbstractContextManager[Predictor]:
+        """Return a context that changes nothing: a predictor shows no bars."""
+        return nullcontext(self)
 
     @property
     def bit_depth(self) -> int | None:
@@ -510,6 +617,26 @@ class Predictor:
             return image, self.prepare(image)
         except PictureError as error:
             return image, error
+
+
+class _NotInFileError(ConfigError, AttributeError):
+    """What notebooks ask of a learner, and a model file does not hold."""
+
+
+@lru_cache(maxsize=2)  # a pool of processes sends a predictor along with every few images
+def _reopened(model: str | bytes, digest: str, device: str) -> Predictor:
+    """Open the model of a pickled predictor, by the path or the bytes of its file."""
+    if isinstance(model, str) and not Path(model).exists():
+        raise ModelFileError(
+            f"There is no model file {model} on {platform.node()}, where this predictor was sent to. Put the file there, or send a "
+            "predictor that was loaded from bytes, which go with it: Predictor.load(Path(FILE).read_bytes())."
+        )
+    predictor = Predictor.load(model, device=device)
+    if digest not in ("", predictor._digest):
+        raise ModelFileError(
+            f"The file {model!s} was replaced by another model since this predictor was loaded. Load it again."
+        )
+    return predictor
 
 
 def _several(images: Any) -> Iterable[AnyImage]:

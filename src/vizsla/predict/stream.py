@@ -7,7 +7,6 @@ those above it) are in memory.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import os
 import sys
 import time
@@ -20,7 +19,7 @@ from vizsla.data.images.decode import cause_of
 from vizsla.data.table.sources import check_folder, get_image_files, walk_folders
 from vizsla.errors import ConfigError, DataError, OutputError, PictureError
 from vizsla.model_file.bundle import read_manifest
-from vizsla.model_file.manifest import manifest_to_json
+from vizsla.model_file.manifest import manifest_digest
 from vizsla.paths import is_address
 from vizsla.predict.formats import (
     Format,
@@ -281,7 +280,7 @@ def write_predictions(
     predictor.check_options(coverage=options.coverage, views=options.views)
     settings: dict[str, object] = {
         "format": 3,
-        "model": hashlib.sha256(manifest_to_json(read_manifest(model)).encode()).hexdigest(),
+        "model": manifest_digest(read_manifest(model)),
         "form": form.value,
         "--device": predictor.device.type,
         "--bs": options.batch_size,

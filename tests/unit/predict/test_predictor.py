@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import io
 import itertools
 import math
+import multiprocessing
+import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +43,7 @@ from vizsla import (
     RandomSplitter,
     RegressionBlock,
     Resize,
+    accuracy,
     aug_transforms,
     get_image_files,
     load_learner,
@@ -266,6 +272,96 @@ def test_a_model_opens_from_its_path_its_bytes_or_an_open_file(saved: Path, phot
     for model in (*wrong, "https://example.org/model.safetensors", "m" * 5000):
         with pytest.raises(ModelFileError):
             load_learner(model)  # pyright: ignore[reportArgumentType] (wrong on purpose)
+
+
+class OnlyOurs(pickle.Unpickler):
+    """Reads a pickle that refers to nothing but functions of vizsla."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        assert module_name.startswith("vizsla.")
+        return super().find_class(module_name, global_name)
+
+
+def sent(predictor: Predictor) -> tuple[Predictor, int]:
+    """Return a predictor as a worker process gets it, and how many bytes it took."""
+    data = pickle.dumps(predictor)
+    return OnlyOurs(io.BytesIO(data)).load(), len(data)
+
+
+def test_a_predictor_is_pickled_as_the_path_of_its_file_or_the_bytes_of_one(
+    saved: Path, photo: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+):
+    loaded, live = (
+        Predictor.load(saved, device="cpu"),
+        Predictor(classifier, resize=Resize((32, 36))),
+    )
+    for predictor, least in (
+        (loaded, 0),
+        (Predictor.load(saved.read_bytes(), device="cpu"), 100_000),
+        (live, 100_000),
+    ):
+        again, num_bytes = sent(predictor)
+        assert least < num_bytes < least + saved.stat().st_size + 1000
+        assert again.device == predictor.device
+        assert_same(again.predict(photo), predictor.predict(photo))
+    assert sent(loaded)[0] is sent(loaded)[0]  # a worker opens the file once
+    assert copy.copy(loaded).classifier is loaded.classifier
+    by_relative_path = Predictor.load(os.path.relpath(saved), device="cpu")
+    monkeypatch.chdir(saved.parent)
+    assert_same(sent(by_relative_path)[0].predict(photo), loaded.predict(photo))
+    # The file is gone, or is another one.
+    for content in (None, saved.read_bytes()):
+        model = saved.with_name(f"other{content is None}.safetensors")
+        save_bundle(model, classifier=classifier, resize=Resize(32))
+        data = pickle.dumps(Predictor.load(model, device="cpu"))
+        model.unlink() if content is None else model.write_bytes(content)
+        with pytest.raises(ModelFileError, match=model.name):
+            OnlyOurs(io.BytesIO(data)).load()
+    own = Classifier(build_backbone(nn.Conv2d(3, 4, 3)), ConcatPoolHead(4, 2), vocab=("a", "b"))
+    with pytest.raises(ConfigError, match="of your own"):
+        pickle.dumps(Predictor(own, resize=Resize(24)))
+
+
+@pytest.mark.slow  # two new interpreters import torch
+def test_worker_processes_predict(saved: Path, make_image: Callable[..., Path]):
+    files = [make_image(f"{number}.png", number=number) for number in range(6)]
+    predictor = Predictor.load(saved, device="cpu")
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        found = pool.map(predictor.predict, files, chunksize=2)
+    for file, answer in zip(files, found, strict=True):
+        assert_same(answer, predictor.predict(file))
+
+
+def test_a_loaded_model_answers_as_notebooks_ask_a_learner(image_folder: Path, tmp_path: Path):
+    dls = ImageDataLoaders.from_folder(
+        image_folder, valid_pct=0.3, seed=1, item_tfms=Resize(32), num_workers=0, device="cpu"
+    )
+    learn = vision_learner(dls, "test_resnet", pretrained=False, metrics=accuracy)
+    learn.fit(1)
+    learn_inf = load_learner(learn.export(tmp_path / "m.safetensors"))
+    file = get_image_files(image_folder)[0]
+    found = learn_inf.predict(file)
+    assert (found[0], found[1], len(found)) == (found.label, found.index, 3)
+    assert found[2].max() == found.probability
+    assert found[:2] == (found.label, found.index)
+    assert learn_inf.dls.vocab == learn.dls.vocab
+    assert learn_inf.model is learn_inf.classifier
+    with learn_inf.no_bar():
+        probabilities, _ = learn_inf.get_preds(dl=learn_inf.dls.test_dl([file]))
+    assert probabilities is not None
+    torch.testing.assert_close(probabilities[0], found[2], atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        learn_inf.validate(dl=dls.valid), learn.validate(), atol=1e-5, rtol=1e-5
+    )
+    unlabelled = learn_inf.dls.test_dl([file])
+    for refused in (learn_inf.validate, partial(learn_inf.validate, dl=unlabelled)):
+        with pytest.raises(ConfigError):
+            refused()
+    for name in ("fine_tune", "fit_one_cycle", "show_results", "tta", "save"):
+        with pytest.raises(ConfigError, match=name):
+            getattr(learn_inf, name)
+    assert not hasattr(learn_inf, "export")
+    assert not hasattr(learn_inf, "nonsense")
 
 
 def test_unreadable_images_are_errors_in_their_place(
