@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -461,6 +462,46 @@ def test_missing_paths_and_two_formats_are_refused(vizsla: RunVizsla, model: Pat
     done = vizsla("predict", model, pictures, "--csv", "-", "--json")
     assert (done.code, done.out) == (2, "")
     assert done.err == "vizsla: --csv and --json exclude each other. Choose one of them.\n"
+
+
+def test_features_are_written_and_images_sorted(
+    vizsla: RunVizsla, run: Path, pictures: Path, tmp_path: Path
+):
+    out = tmp_path / "features.npz"
+    assert vizsla("embed", run, pictures, "--out", out).code == 0
+    with np.load(out) as arrays:
+        assert arrays["features"].shape[0] == len(arrays["path"]) == 24
+    for words in (
+        ["--out", out],
+        ["--out", tmp_path / "f.csv"],
+        [],
+        ["--out", out, "--features", "x"],
+    ):
+        assert vizsla("embed", run, pictures, *words).code == 2
+    done = vizsla("predict", run, pictures, "--sort-to", tmp_path / "sorted")
+    assert done.code == 0
+    folders = {label: len(list((tmp_path / "sorted" / label).iterdir())) for label in LABELS}
+    assert sum(folders.values()) == 24
+    assert all(
+        f"{tmp_path / 'sorted' / label}: {folders[label]} images" in done.out for label in LABELS
+    )
+    again = ["--sort-to", tmp_path / "other"]
+    for words in (
+        ["--sort-to", tmp_path / "sorted"],
+        ["--sort-to", pictures / "sorted"],
+        ["--link"],
+        [*again, "--link", "--copy"],
+        [*again, "--csv", "-"],
+        [*again, "--resume"],
+        ["--top", "0"],
+        ["--top", "2", "--csv", "-"],
+    ):
+        done = vizsla("predict", run, pictures, *words)
+        assert (done.code, done.out) == (2, "")
+        assert "Traceback" not in done.err
+    assert not (tmp_path / "other").exists()
+    lines = vizsla("predict", run, pictures, "--top", "1").out.splitlines()
+    assert all(line.count("%") == 2 for line in lines)
 
 
 def test_a_pipe_that_is_closed_early_ends_predict_quietly(model: Path, pictures: Path):

@@ -18,7 +18,7 @@ from cyclopts import App, Parameter, default_name_transform
 from cyclopts.config import Dict
 
 from vizsla import __version__
-from vizsla.cli.models import compare, evaluate, export, predict, serve, verify
+from vizsla.cli.models import compare, embed, evaluate, export, predict, serve, verify
 from vizsla.cli.terminal import reported_errors, sigterm_as_ctrl_c
 from vizsla.cli.training import bench, check, demo, find_lr, report, show_cache, train
 from vizsla.errors import ConfigError
@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "compare": compare,
     "predict": predict,
+    "embed": embed,
     "cache": show_cache,
     "serve": serve,
     "export": export,

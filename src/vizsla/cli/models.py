@@ -1,4 +1,4 @@
-"""Commands that take MODEL, a model file or the folder of the run that wrote it: evaluate, compare, predict, serve, export."""
+"""Commands that take MODEL, a model file or the folder of the run that wrote it: evaluate, compare, predict, embed, serve, export."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from vizsla.predict.formats import Format
     from vizsla.predict.predictor import Predictor
+    from vizsla.predict.stream import PathSource, PredictOptions
     from vizsla.serve.nearest import NearestIndex
 
 _STDOUT = Path("-")
@@ -158,10 +159,14 @@ def predict(
     device: str = "auto",
     bs: int = 32,
     workers: int = -1,
+    top: int = 3,
+    sort_to: Path | None = None,
+    copy: bool = False,
+    link: bool = False,
     csv_safe: bool = False,
     sha256: str | None = None,
 ) -> None:
-    """Classify images: label, probability, top 3.
+    """Classify images: label, probability, top 3; or sort them into a folder for each class.
 
     Any number of images, in the order given, in constant memory. A file appears when it is complete; until then its rows lie beside
     it, and --resume continues with them after a stop of any kind. An image that cannot be read gets a row with the cause, and the
@@ -171,6 +176,7 @@ def predict(
 
         vizsla predict runs/pets holiday/ new.jpg
         vizsla predict model.safetensors archive/ --csv archive.csv --resume
+        vizsla predict model.safetensors holiday/ --sort-to sorted
         find . -name '*.jpg' -print0 | vizsla predict model.safetensors - -0 --json
 
     Args:
@@ -189,34 +195,41 @@ def predict(
         device: auto, cpu, cuda or mps.
         bs: Images that are computed together.
         workers: Threads that read images; -1: one per core.
+        top: Classes to name for each image in a table and in JSON, the most probable ones.
+        sort_to: Copy the images into a folder for each class below this new one; nothing is moved. sorted.csv in it says what
+            went where.
+        copy: With --sort-to: copy, as without it.
+        link: With --sort-to: make symbolic links instead of copies.
         csv_safe: Put ' before text that a spreadsheet would take for a formula, such as =A1.
         sha256: Open the model only if its file has this digest.
     """
     from vizsla.predict.formats import Format
-    from vizsla.predict.stream import (
-        PathSource,
-        PredictOptions,
-        print_predictions,
-        write_predictions,
-    )
+    from vizsla.predict.stream import PredictOptions, print_predictions
 
-    _check_no_options(paths)
+    source = _source(paths, lists=lists, null=null)
     form, file = _target(csv=csv, jsonl=jsonl, parquet=parquet, json=json)
-    if csv_safe and form is not Format.csv:
+    if csv_safe and form is not Format.csv and sort_to is None:
         raise ConfigError("--csv-safe is about CSV. Give --csv FILE.")
+    if top < 1 or (top != 3 and (form in (Format.csv, Format.parquet) or sort_to is not None)):
+        raise ConfigError(
+            "--top is a number from 1 on, and is about the table and JSON: CSV and Parquet have the probability of every class. "
+            f"Received: --top {top}"
+        )
     if file is None and (resume or force):
         raise ConfigError(
             "--resume and --force are about a file. Give --csv, --jsonl or --parquet FILE."
         )
-    if file is not None:
-        check_not_of_run(file)
+    if (copy or link) and (sort_to is None or copy == link):
+        raise ConfigError(
+            "--copy and --link are two ways to fill the folder of --sort-to DIR. Give that, and one of them."
+        )
+    if sort_to is not None and (form is not Format.table or coverage is not None):
+        raise ConfigError(
+            "--sort-to writes DIR/sorted.csv, and no other file. Leave --csv, --jsonl, --parquet, --json and --coverage out, or run "
+            "predict twice."
+        )
     check_device(device)
     model = model_file(model)
-    if null and not lists and _STDOUT not in paths:
-        raise ConfigError(
-            "--null says how a list of paths ends each of them. Give --list FILE, or -."
-        )
-    source = PathSource(paths=paths, lists=lists, null=null)
     options = PredictOptions(
         device=device,
         batch_size=bs,
@@ -225,45 +238,171 @@ def predict(
         coverage=coverage,
         csv_safe=csv_safe,
         sha256=sha256,
+        num_top=top,
     )
-    with _bar(source.num_known, prints=file is None) as move:
-        if file is None:
+    if sort_to is not None:
+        _sort(model, source, sort_to, link=link, options=options)
+    elif file is not None:
+        _write(model, source, file, form=form, options=options, resume=resume, force=force)
+    else:
+        with _bar(source.num_known, prints=True) as move:
             done = print_predictions(model, source, form=form, options=options, on_progress=move)
-        else:
-            try:
-                done = write_predictions(
-                    model,
-                    source,
-                    file=file,
-                    form=form,
-                    options=options,
-                    resume=resume,
-                    force=force,
-                    on_progress=move,
-                )
-            except KeyboardInterrupt as stop:
-                stop.add_note("The rows until then are kept; go on with --resume.")
-                raise
-    if done is None:
-        say(f"{file} is complete already.", err=True)
-        return
-    if file is not None:
-        rate = done.num_images / max(done.seconds, 1e-9)
-        before = f" (after {done.num_before:,} that were there)" if done.num_before else ""
-        images = _images(done.num_images)
-        say(f"{file}: {images}{before} in {done.seconds:.1f} s, {rate:,.0f} images/s", err=True)
-    if done.num_failed:
-        place = "the lines above" if file is None else "the column 'error'"
-        end(2, f"vizsla: {_images(done.num_failed)} could not be read; see {place}.")
+        if done.num_failed:
+            _end_unreadable(done.num_failed, "the lines above")
 
 
-def _check_no_options(paths: tuple[Path, ...]) -> None:
-    """Refuse a mistyped option: a path may begin with a hyphen, but then it must exist."""
+def embed(
+    model: Path,
+    /,
+    *paths: PathOrDash,
+    out: Path,
+    features: Literal["head", "body"] = "head",
+    resume: bool = False,
+    force: bool = False,
+    lists: Annotated[tuple[PathOrDash, ...], Parameter(name="--list")] = (),
+    null: Annotated[bool, Parameter(name=["--null", "-0"])] = False,
+    device: str = "auto",
+    bs: int = 32,
+    workers: int = -1,
+    sha256: str | None = None,
+) -> None:
+    """Write the features of images: what the model sees in them, for search, clusters and other classifiers.
+
+    One row for each image, in the order given, in constant memory; --resume and --force are as for predict. An image that cannot be
+    read gets a row with the cause, and the exit code is then 2.
+
+    For example:
+
+        vizsla embed runs/pets pets --out pets.npz
+        vizsla embed model.safetensors archive/ --features body --out archive.parquet --resume
+
+    Args:
+        model: A model.safetensors, or the folder of a run.
+        paths: Images, or folders of them; -: a list on standard input.
+        out: File to write. NPZ: features, float32 (N, D), NaN where an image cannot be read; path and error, text (N,). Parquet:
+            a column for each.
+        features: head: what the model's head reads; body: the mean of each channel of the network's last stage.
+        resume: Continue a file that was not finished.
+        force: Replace a file that exists, and throw away the rows of one that was not finished.
+        lists: A file with one path per line; may be repeated.
+        null: The paths of lists end with zero bytes (find -print0).
+        device: auto, cpu, cuda or mps.
+        bs: Images that are computed together.
+        workers: Threads that read images; -1: one per core.
+        sha256: Open the model only if its file has this digest.
+    """
+    from vizsla.predict.formats import Format
+    from vizsla.predict.stream import PredictOptions
+
+    source = _source(paths, lists=lists, null=null)
+    forms = {".npz": Format.npz, ".parquet": Format.parquet}
+    if out.suffix.lower() not in forms:
+        raise ConfigError(
+            f"--out is a file whose name ends with .npz or .parquet. Received: {str(out)!r}"
+        )
+    check_device(device)
+    options = PredictOptions(
+        device=device,
+        batch_size=bs,
+        num_workers=None if workers < 0 else workers,
+        sha256=sha256,
+        features=features,
+    )
+    form = forms[out.suffix.lower()]
+    _write(model_file(model), source, out, form=form, options=options, resume=resume, force=force)
+
+
+def _source(paths: tuple[Path, ...], *, lists: tuple[Path, ...], null: bool) -> PathSource:
+    """Return where the paths of images come from; refuse a mistyped option: a path that begins with a hyphen must exist."""
+    from vizsla.predict.stream import PathSource
+
     for path in paths:
         if str(path).startswith("-") and path != _STDOUT and not path.exists():
             raise ConfigError(
-                f"There is no option {path}, and no image of that name. See vizsla predict --help."
+                f"There is no option {path}, and no image of that name. --help lists the options."
             )
+    if null and not lists and _STDOUT not in paths:
+        raise ConfigError(
+            "--null says how a list of paths ends each of them. Give --list FILE, or -."
+        )
+    return PathSource(paths=paths, lists=lists, null=null)
+
+
+def _write(
+    model: Path,
+    source: PathSource,
+    file: Path,
+    *,
+    form: Format,
+    options: PredictOptions,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Write a row for each image to a file, and say how many and how fast."""
+    from vizsla.predict.stream import write_predictions
+
+    check_not_of_run(file)
+    with _bar(source.num_known, prints=False) as move:
+        try:
+            done = write_predictions(
+                model,
+                source,
+                file=file,
+                form=form,
+                options=options,
+                resume=resume,
+                force=force,
+                on_progress=move,
+            )
+        except KeyboardInterrupt as stop:
+            stop.add_note("The rows until then are kept; go on with --resume.")
+            raise
+    if done is None:
+        say(f"{file} is complete already.", err=True)
+        return
+    rate = done.num_images / max(done.seconds, 1e-9)
+    before = f" (after {done.num_before:,} that were there)" if done.num_before else ""
+    images = _images(done.num_images)
+    say(f"{file}: {images}{before} in {done.seconds:.1f} s, {rate:,.0f} images/s", err=True)
+    if done.num_failed:
+        _end_unreadable(done.num_failed, "the column 'error'")
+
+
+def _sort(
+    model: Path, source: PathSource, folder: Path, *, link: bool, options: PredictOptions
+) -> None:
+    """Sort images into folders, and say how many each has."""
+    from vizsla.predict.predictor import Predictor
+    from vizsla.predict.sorting import RECORD, check_sort_folder, sort_images
+
+    source.check()
+    check_sort_folder(folder, map(Path, source.paths))
+    predictor = Predictor.load(model, device=options.device, sha256=options.sha256)
+    with _bar(source.num_known, prints=False) as move:
+        done = sort_images(
+            predictor,
+            source.images(),
+            folder,
+            link=link,
+            csv_safe=options.csv_safe,
+            on_progress=move,
+            batch_size=options.batch_size,
+            num_workers=options.num_workers,
+            views=options.views,
+        )
+    for label, name in done.renamed.items():
+        say(f"The folder of the class {label!r} is {name!r}: its own name is not safe in a path.")
+    for name, number in done.num_of_folder.items():
+        say(f"{folder / name}: {_images(number)}")
+    if done.num_unplaced:
+        say(f"{_images(done.num_unplaced)} with none of the labels: in no folder")
+    say(f"{folder / RECORD} says what went where.")
+    if done.num_failed:
+        _end_unreadable(done.num_failed, str(folder / RECORD))
+
+
+def _end_unreadable(number: int, place: str) -> None:
+    end(2, f"vizsla: {_images(number)} could not be read; see {place}.")
 
 
 def _images(number: int) -> str:

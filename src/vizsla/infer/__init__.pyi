@@ -11,6 +11,7 @@ from .neighbours import evenly_spread as evenly_spread
 from .neighbours import nearest as nearest
 from .neighbours import pooled_features as pooled_features
 from .neighbours import standardised as standardised
+from .run import FeatureKind as FeatureKind
 from .run import Features as Features
 from .run import NumberFormat as NumberFormat
 from .run import Outputs as Outputs
@@ -20,6 +21,7 @@ from .run import compute_logits as compute_logits
 from .run import compute_outputs as compute_outputs
 from .run import evaluation_mode as evaluation_mode
 from .run import extract_features as extract_features
+from .run import image_features as image_features
 from .run import mix_with_plain as mix_with_plain
 from .run import predict_batches as predict_batches
 from .run import table_predictions as table_predictions

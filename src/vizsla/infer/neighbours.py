@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vizsla.infer.run import evaluation_mode
+from vizsla.infer.run import image_features
 from vizsla.models.heads import FeatureHead
 
 if TYPE_CHECKING:
@@ -39,11 +39,8 @@ def pooled_features(classifier: Classifier, images: Tensor) -> Tensor:
 
     A ``FeatureHead`` pools and standardises; for others the last map is averaged.
     """
-    with evaluation_mode(classifier), torch.inference_mode():
-        maps = classifier.stage_maps(images)
-        head = classifier.head
-        pooled = head.pool(maps) if isinstance(head, FeatureHead) else maps[-1].mean(dim=(2, 3))
-        return standardised(head, pooled.float()).cpu().clone()
+    kind = "head" if isinstance(classifier.head, FeatureHead) else "body"
+    return functional.normalize(image_features(classifier, images, kind=kind), dim=1)
 
 
 def standardised(head: torch.nn.Module, pooled_BD: Tensor) -> Tensor:

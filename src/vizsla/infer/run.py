@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Sized
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vizsla.errors import ConfigError
 from vizsla.evaluate.predictions import Predictions
 from vizsla.machine import keep_freed_memory
+from vizsla.models.heads import ConcatPoolHead, FeatureHead
 from vizsla.types import Batch, is_labelled, unknown_targets
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
     from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.models.classifier import Classifier
-    from vizsla.models.heads import FeatureHead
     from vizsla.types import ImageTable
 
 NumberFormat = Literal["fp32", "bf16", "fp16"]
 """``"fp32"``, or ``"bf16"`` or ``"fp16"``: half as many bits where torch's autocast considers that safe."""
+
+FeatureKind = Literal["head", "body"]
+"""Features of an image: what the head reads, or the mean of each channel of the last stage."""
 
 VIEWS = {"plain": (), "mirrored": (3,), "upside down": (2,), "turned": (2, 3)}
 """Fixed views of an image, and the dimensions of ``(B, 3, H, W)`` that they reverse."""
@@ -240,6 +243,30 @@ def extract_features(
         targets=torch.cat(found.targets).cpu().clone(),
         rows=torch.cat(found.rows).cpu(),
     )
+
+
+def check_feature_kind(kind: str, classifier: Classifier) -> None:
+    """Raise ConfigError for a word that names no features, or for those of a head that cannot give any."""
+    if kind not in get_args(FeatureKind):
+        raise ConfigError(f'features is "head" or "body". Received: {kind!r}')
+    if kind == "head" and not isinstance(classifier.head, ConcatPoolHead | FeatureHead):
+        raise ConfigError(
+            f"What the head {type(classifier.head).__name__} reads is not known, as it is your own. Take the features of the "
+            'body: features="body".'
+        )
+
+
+def image_features(classifier: Classifier, images: Tensor, *, kind: FeatureKind) -> Tensor:
+    """Return the features of images (float 0-1, on its device), float32 ``(B, D)`` on the CPU; ``Predictor.embed`` explains them."""
+    with evaluation_mode(classifier), torch.inference_mode():
+        maps, head = classifier.stage_maps(images), classifier.head
+        if kind == "body":
+            found = maps[-1].mean(dim=(2, 3))
+        elif isinstance(head, FeatureHead):
+            found = (head.pool(maps) - head.offset) * head.scale
+        else:
+            found = cast("ConcatPoolHead", head).pool(maps)
+        return found.float().cpu().clone()
 
 
 def augmented_probabilities(

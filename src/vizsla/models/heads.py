@@ -282,6 +282,10 @@ class ConcatPoolHead(nn.Module):
         """Return logits ``(B, C)`` from the stage maps of a backbone."""
         return self.layers(maps[-1])
 
+    def pool(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Return what the first norm or linear layer gets, ``(B, D)``."""
+        return self.layers[:2](maps[-1])
+
     def config(self) -> dict[str, object]:
         """Return the settings as JSON values; ``build_head`` makes the head from them again."""
         return dict(self._config)

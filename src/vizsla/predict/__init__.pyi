@@ -10,6 +10,9 @@ from .predictor import AnyImage as AnyImage
 from .predictor import Predictor as Predictor
 from .predictor import load_learner as load_learner
 from .predictor import view_of as view_of
+from .sorting import Sorted as Sorted
+from .sorting import folder_names as folder_names
+from .sorting import sort_images as sort_images
 from .stream import PathSource as PathSource
 from .stream import Predicted as Predicted
 from .stream import PredictOptions as PredictOptions

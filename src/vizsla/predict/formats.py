@@ -11,6 +11,7 @@ Whole batches behind a damaged row wait in ``FILE.part.rest`` until those before
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -23,6 +24,9 @@ from enum import StrEnum
 from importlib import import_module
 from itertools import chain, count, groupby, islice
 from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+import numpy as np
 
 from vizsla.errors import ConfigError, MissingExtraError, OutputError
 from vizsla.files import atomic_write, only_writer
@@ -30,9 +34,12 @@ from vizsla.text import joined, printable, quoted, valid_unicode
 from vizsla.types import LABEL_SEPARATOR
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import BinaryIO
+
+    from numpy.typing import NDArray
+    from torch import Tensor
 
     from vizsla.predict.predictor import Predictor
 
@@ -44,6 +51,7 @@ ROWS_OF_GROUP = 16_384
 """Rows of a row group of a Parquet file, at most; fewer where there are many classes."""
 
 _VALUES_OF_GROUP = 4_000_000  # Probabilities of a row group, at most: 16 MB.
+_VECTORS_OF_GROUP = 1_024  # Of features, about as many values.
 _MOST_NAMED = 10  # Damaged rows.
 _LONGEST_ROW = 1 << 28  # Bytes; a foreign file without line breaks must not fill the memory.
 
@@ -70,10 +78,15 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     parquet = "parquet"
+    npz = "npz"
 
 
-def columns_of(predictor: Predictor, *, coverage: float | None) -> Columns:
+def columns_of(
+    predictor: Predictor, *, coverage: float | None, has_features: bool = False
+) -> Columns:
     """Return the columns of a CSV or Parquet file, from ``path`` to ``error``."""
+    if has_features:
+        return {"path": "text", "features": "vector", "error": "text"}
     if predictor.task == "regression":
         columns = {f"prediction_{name}": "number" for name in predictor.vocab}
     else:
@@ -94,7 +107,19 @@ def _cells_of(row: Row) -> dict[str, Any]:
         cells |= {f"prediction_{name}": value for name, value in prediction.items()}
     elif prediction is not None:
         cells["prediction"] = _joined(prediction)
+    if "features" in row:
+        cells["features"] = vector_of(row)
     return cells | {f"prob_{name}": value for name, value in row.get("probabilities", {}).items()}
+
+
+def vector_text(features: Tensor) -> str:
+    """Return features, float32 ``(D,)``, as they stand in a row: base64 of their bytes, a quarter of the length of their digits."""
+    return base64.b64encode(features.numpy().astype("<f4").tobytes()).decode()
+
+
+def vector_of(row: Row) -> NDArray[np.float32]:
+    """Return the features of a row, float32 ``(D,)``."""
+    return np.frombuffer(base64.b64decode(row["features"]), "<f4")
 
 
 def _joined(prediction: str | list[str]) -> str:
@@ -166,9 +191,11 @@ def _write_parquet(file: Path, rows: Iterator[Row], *, columns: Columns) -> None
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    types = {"text": pa.string(), "labels": pa.list_(pa.string()), "flag": pa.bool_()}
+    types = {"vector": pa.list_(pa.float32())}
+    types |= {"text": pa.string(), "labels": pa.list_(pa.string()), "flag": pa.bool_()}
     schema = pa.schema([(name, types.get(kind, pa.float32())) for name, kind in columns.items()])
     num_rows = max(1, min(ROWS_OF_GROUP, _VALUES_OF_GROUP // len(columns)))
+    num_rows = _VECTORS_OF_GROUP if "vector" in columns.values() else num_rows
     with parquet.ParquetWriter(file, schema) as writer:
         while group := list(map(_cells_of, islice(rows, num_rows))):
             arrays = [
@@ -176,6 +203,40 @@ def _write_parquet(file: Path, rows: Iterator[Row], *, columns: Columns) -> None
                 for field in schema
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _write_npz(file: Path, rows: Callable[[], Iterator[Row]], *, num_rows: int) -> None:
+    """Write ``features``, float32 ``(N, D)`` with NaN where an image cannot be read, and the texts ``path`` and ``error`` ``(N,)``.
+
+    The rows are read once for each, so that memory does not grow with them.
+    """
+    width = next((len(vector_of(row)) for row in rows() if "features" in row), 0)
+    unknown = np.full(width, np.nan, "<f4")
+    lengths = {"path": 1, "error": 1}
+
+    def vectors() -> Iterator[NDArray[Any]]:
+        for row in rows():
+            for name in lengths:
+                lengths[name] = max(lengths[name], len(row.get(name, "")))
+            yield vector_of(row) if "features" in row else unknown
+
+    def write(
+        name: str, dtype: str, shape: tuple[int, ...], arrays: Iterator[NDArray[Any]]
+    ) -> None:
+        entry = ZipInfo(f"{name}.npy")
+        entry.compress_type = ZIP_DEFLATED if dtype.startswith("<U") else ZIP_STORED
+        header = {"descr": dtype, "fortran_order": False, "shape": shape}
+        with archive.open(entry, "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for array in arrays:
+                member.write(array.tobytes())
+
+    with ZipFile(file, "w") as archive:
+        write("features", "<f4", (num_rows, width), vectors())
+        for name, length in lengths.items():
+            dtype = f"<U{length}"
+            texts = (np.array(row.get(name, ""), dtype) for row in rows())
+            write(name, dtype, (num_rows,), texts)
 
 
 def _in_unicode(value: Any) -> Any:
@@ -256,7 +317,9 @@ class PartFile:
             self._copy_kept(before=math.inf)
             self._part.close()
             with atomic_write(self._file) as temporary:
-                if form is Format.parquet:
+                if form is Format.npz:
+                    _write_npz(temporary, self._checked_rows, num_rows=next(self._numbers))
+                elif form is Format.parquet:
                     _write_parquet(temporary, self._checked_rows(), columns=columns)
                 else:
                     with temporary.open("w", encoding="utf-8", newline="") as opened:

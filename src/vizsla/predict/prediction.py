@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from vizsla.errors import ConfigError
 from vizsla.types import (
     DECISION_THRESHOLD,
     LABEL_SEPARATOR,
@@ -72,8 +74,27 @@ class Prediction:
     vocab: tuple[str, ...] = field(default=(), compare=False, repr=False)
     class_type: ClassType = field(default="text", compare=False, repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
+    def best(self, count: int) -> tuple[tuple[str, float], ...]:
+        """Return the ``count`` most probable classes with their probabilities, best first; empty for regression.
+
+        Args:
+            count: Of classes, at least 1; all where there are fewer.
+
+        Raises:
+            ConfigError: ``count`` is below 1.
+        """
+        if count < 1:
+            raise ConfigError(f"The number of best classes is at least 1. Received: {count}")
+        named = {label for label, _ in self.top}
+        order = self.probabilities.argsort(descending=True, stable=True).tolist()
+        others = (index for index in order if self.top and self.vocab[index] not in named)
+        rest = ((self.vocab[index], float(self.probabilities[index])) for index in others)
+        return tuple(islice(chain(self.top, rest), count))
+
+    def to_dict(self, num_top: int = _NUM_TOP) -> dict[str, Any]:
         """Return plain values under the names of JSON rows, CSV columns and the server's answers.
+
+        ``top`` has the ``num_top`` most probable classes.
 
         Regression has ``prediction``, a number by name. Otherwise there are ``prediction`` (a list where there may be several
         labels), ``probability``, ``top`` and ``probabilities``; with a calibration ``familiarity`` and ``none_of_these``; and
@@ -84,7 +105,7 @@ class Prediction:
         values: dict[str, Any] = {
             "prediction": list(self.labels) if self.task == "multi_category" else self.label,
             "probability": self.probability,
-            "top": [{"label": label, "probability": value} for label, value in self.top],
+            "top": [{"label": label, "probability": value} for label, value in self.best(num_top)],
             "probabilities": dict(zip(self.vocab, self.probabilities.tolist(), strict=True)),
         }
         if self.label_set is not None:

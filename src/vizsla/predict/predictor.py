@@ -14,7 +14,7 @@ import os
 import platform
 import tempfile
 from contextlib import closing, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -36,13 +36,22 @@ from vizsla.errors import ConfigError, ModelFileError, PictureError, memory_chec
 from vizsla.evaluate.conformal import check_coverage
 from vizsla.evaluate.metrics import measure
 from vizsla.evaluate.predictions import Predictions
-from vizsla.infer.run import compute_logits, compute_outputs, evaluation_mode, usable_device
+from vizsla.infer.run import (
+    FeatureKind,
+    check_feature_kind,
+    compute_logits,
+    compute_outputs,
+    evaluation_mode,
+    image_features,
+    usable_device,
+)
 from vizsla.machine import default_num_workers
 from vizsla.model_file.bundle import (
     check_sha256,
     load_bundle,
     model_name,
     model_source,
+    read_manifest,
     save_bundle,
 )
 from vizsla.model_file.final_resize import storable
@@ -58,7 +67,7 @@ from vizsla.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from contextlib import AbstractContextManager
     from typing import BinaryIO
 
@@ -70,6 +79,7 @@ if TYPE_CHECKING:
     from vizsla.model_file.bundle import Bundle
     from vizsla.models.classifier import Classifier
     from vizsla.predict.evaluation import Evaluation
+    from vizsla.predict.sorting import Sorted
     from vizsla.types import Task
 
 
@@ -116,6 +126,7 @@ _OF_LEARNERS = {
 """What a learner has, and what to do where there is only a model file."""
 
 _Source = TypeVar("_Source", bound=AnyImage)
+_Answer = TypeVar("_Answer")
 
 
 class Predictor:
@@ -163,7 +174,8 @@ class Predictor:
         self.task: Task = classifier.task
         self.classifier = classifier
         self.path: Path | None = None
-        self._digest = ""
+        # The absolute path of the model file, and the digest of its manifest.
+        self._file: tuple[str, str] | None = None
         self._reader = ImageReader(resize=resize, cache=ImageCache(mode="off"), bit_depth=bit_depth)
         self._augmentation = BatchAugmentation() if augmentation is None else augmentation
 
@@ -197,8 +209,9 @@ class Predictor:
             bundle = load_bundle(source, device=chosen)
             bundle.classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
         predictor = cls.of_bundle(bundle)
-        predictor._digest = manifest_digest(bundle.manifest)
-        predictor.path = source if isinstance(source, Path) else None
+        if isinstance(source, Path):
+            predictor.path = source
+            predictor._file = (str(source.absolute()), manifest_digest(bundle.manifest))
         return predictor
 
     @classmethod
@@ -215,8 +228,8 @@ class Predictor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle where the model file is and what is in it; without a file, the bytes of one. Changes made since are not sent."""
-        if self.path is not None:
-            return _reopened, (str(self.path.absolute()), self._digest, str(self.device))
+        if self._file is not None:
+            return _reopened, (*self._file, str(self.device))
         resize, augmentation = storable(self._reader.items, self._augmentation)
         with tempfile.TemporaryDirectory() as folder:
             file = save_bundle(
@@ -226,8 +239,9 @@ class Predictor:
                 augmentation=augmentation,
                 calibration=self.calibration,
                 bit_depth=self.bit_depth,
+                flip=self.flip,
             )
-            return _reopened, (file.read_bytes(), "", str(self.device))
+            return _reopened, (file.read_bytes(), None, str(self.device))
 
     def __copy__(self) -> Predictor:
         """Return a predictor that shares the network, not one that is opened again as after pickling."""
@@ -472,28 +486,16 @@ class Predictor:
             OutOfMemoryError: They do not fit into memory together.
         """
         self.check_options(coverage=coverage, views=views)
-        predictions: dict[int, Prediction] = {}
-        for positions in self.batches_of(images):
-            shown = [images[position] for position in positions]
-            height, width, _ = shown[0].shape
-            doing = f"predicting {counted(len(shown), 'image')} of {height} x {width} pixels"
-            cure = "Take a smaller batch_size (--bs), or a device with more."
-            with memory_checked(doing, cure=cure), evaluation_mode(self.classifier):
-                seen = self.network_input(shown)
-                logits_VBC = torch.stack(
-                    [
-                        compute_logits(
-                            self.classifier, view_of(seen, number=number, flip=self.flip)
-                        )
-                        for number in range(views)
-                    ]
-                ).cpu()
-            if not logits_VBC.isfinite().all():
-                raise ConfigError(
-                    "The network's output is not finite: its weights are damaged. "
-                    "Train it again with a lower learning rate."
-                )
-            described = describe(
+
+        def predictions(seen: Tensor) -> list[Prediction]:
+            logits_VBC = torch.stack(
+                [
+                    compute_logits(self.classifier, view_of(seen, number=number, flip=self.flip))
+                    for number in range(views)
+                ]
+            ).cpu()
+            _check_finite(logits_VBC)
+            return describe(
                 logits_VBC,
                 task=self.task,
                 vocab=self.vocab,
@@ -501,8 +503,27 @@ class Predictor:
                 calibration=self.calibration,
                 coverage=coverage,
             )
-            predictions.update(zip(positions, described, strict=True))
-        return [predictions[position] for position in range(len(images))]
+
+        return self._in_batches(images, predictions, doing="predicting")
+
+    def _in_batches(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        compute: Callable[[Tensor], Iterable[_Answer]],
+        *,
+        doing: str,
+    ) -> list[_Answer]:
+        """Return what is computed of prepared images, one answer for each, in their order."""
+        answers: dict[int, _Answer] = {}
+        for positions in self.batches_of(images):
+            shown = [images[position] for position in positions]
+            height, width, _ = shown[0].shape
+            doing_so = f"{doing} {counted(len(shown), 'image')} of {height} x {width} pixels"
+            cure = "Take a smaller batch_size (--bs), or a device with more."
+            with memory_checked(doing_so, cure=cure), evaluation_mode(self.classifier):
+                found = compute(self.network_input(shown))
+            answers.update(zip(positions, found, strict=True))
+        return [answers[position] for position in range(len(images))]
 
     def batches_of(self, images: Iterable[NDArray[np.uint8]]) -> list[list[int]]:
         """Return the positions of images that ``prepare`` gave, those together that can run through the network together.
@@ -580,7 +601,93 @@ class Predictor:
             DataError: A folder has no images.
         """
         self.check_options(coverage=coverage, views=views)
-        images = _several(images)
+        predict = partial(self.predict_prepared, coverage=coverage, views=views)
+        return self._stream(images, predict, batch_size=batch_size, num_workers=num_workers)
+
+    def sort_images(
+        self,
+        images: Path | str | Iterable[Path | str],
+        folder: Path | str,
+        *,
+        link: bool = False,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        views: int = 1,
+    ) -> Sorted:
+        """Put images into a folder for each class, by what the model says about them; nothing is moved or overwritten.
+
+        Names that occur twice in a class get a number. An image with several labels goes to the folder of each, one with none to
+        no folder. ``sorted.csv`` in the folder says what went where, and which images cannot be read. A class whose name is not
+        safe as that of a folder gets another one, see ``Sorted.renamed``.
+
+        Args:
+            images: Paths of files, or that of a folder whose images are all taken.
+            folder: A new or empty folder, outside of the one of the images.
+            link: Make symbolic links instead of copies.
+            batch_size: As for ``predict_many``.
+            num_workers: As for ``predict_many``.
+            views: As for ``predict_many``.
+
+        Raises:
+            OutputError: The folder has files already, lies among the images, or cannot be written.
+            ConfigError: The model predicts numbers, or an option cannot work.
+            DataError: A folder has no images.
+        """
+        from vizsla.predict.sorting import sort_images
+
+        how: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "views": views}
+        return sort_images(self, images, folder, link=link, **how)
+
+    def embed(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        *,
+        features: FeatureKind = "head",
+        batch_size: int = 32,
+        num_workers: int | None = None,
+    ) -> Generator[tuple[AnyImage, Tensor | PictureError]]:
+        """Yield each image with its features, in the order given; any number of images, in constant memory.
+
+        Args:
+            images: As for ``predict_many``.
+            features: ``"head"``: what the head reads, its pooled and standardised statistics of several stages after ``vizsla
+                train``, the largest value and the mean of each channel of the last stage after ``vision_learner``.
+                ``"body"``: the mean of each channel of the last stage, which does not depend on the head.
+            batch_size: As for ``predict_many``.
+            num_workers: As for ``predict_many``.
+
+        Returns:
+            The image as given, with its features, float32 ``(D,)`` on the CPU, or the error where it cannot be read.
+
+        Raises:
+            ConfigError: There are no such features, or a number is out of range.
+            DataError: A folder has no images.
+
+        Examples:
+            >>> for path, features in predictor.embed("pets"):
+            ...     print(path, features.shape)
+        """
+        check_feature_kind(features, self.classifier)
+
+        def embed(prepared: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+            return self._in_batches(prepared, rows_of, doing="computing the features of")
+
+        def rows_of(seen: Tensor) -> Sequence[Tensor]:
+            found = image_features(self.classifier, seen, kind=features)
+            _check_finite(found)
+            return found.unbind()
+
+        return self._stream(images, embed, batch_size=batch_size, num_workers=num_workers)
+
+    def _stream(
+        self,
+        images: AnyImage | Iterable[AnyImage],
+        compute: Callable[[list[NDArray[np.uint8]]], Sequence[_Answer]],
+        *,
+        batch_size: int,
+        num_workers: int | None,
+    ) -> Generator[tuple[AnyImage, _Answer | PictureError]]:
+        """Yield each image with what is computed of it; what cannot work is refused at the call."""
         num_workers = default_num_workers() if num_workers is None else num_workers
         if batch_size < 1 or num_workers < 0:
             raise ConfigError(
@@ -589,28 +696,22 @@ class Predictor:
             )
         prepared = read_ahead(
             self._prepared,
-            images,
+            _several(images),
             num_workers=num_workers,
             max_waiting=2 * batch_size,
             num_bytes=lambda read: getattr(read[1], "nbytes", 0),
         )
-        return self._stream(prepared, batch_size=batch_size, coverage=coverage, views=views)
 
-    def _stream(
-        self,
-        prepared: Generator[tuple[AnyImage, NDArray[np.uint8] | PictureError]],
-        *,
-        batch_size: int,
-        coverage: float | None,
-        views: int,
-    ) -> Generator[tuple[AnyImage, Prediction | PictureError]]:
-        with closing(prepared):
-            while batch := list(islice(prepared, batch_size)):
-                readable = [pixels for _, pixels in batch if not isinstance(pixels, PictureError)]
-                predictions = iter(self.predict_prepared(readable, coverage=coverage, views=views))
-                for image, pixels in batch:
-                    failed = isinstance(pixels, PictureError)
-                    yield image, pixels if failed else next(predictions)
+        def answers() -> Generator[tuple[AnyImage, _Answer | PictureError]]:
+            with closing(prepared):
+                while batch := list(islice(prepared, batch_size)):
+                    readable = [each for _, each in batch if not isinstance(each, PictureError)]
+                    found = iter(compute(readable))
+                    for image, pixels in batch:
+                        failed = isinstance(pixels, PictureError)
+                        yield image, pixels if failed else next(found)
+
+        return answers()
 
     def _prepared(self, image: AnyImage) -> tuple[AnyImage, NDArray[np.uint8] | PictureError]:
         try:
@@ -619,24 +720,31 @@ class Predictor:
             return image, error
 
 
+def _check_finite(outputs: Tensor) -> None:
+    if not outputs.isfinite().all():
+        raise ConfigError(
+            "The network's output is not finite: its weights are damaged. "
+            "Train it again with a lower learning rate."
+        )
+
+
 class _NotInFileError(ConfigError, AttributeError):
     """What notebooks ask of a learner, and a model file does not hold."""
 
 
 @lru_cache(maxsize=2)  # a pool of processes sends a predictor along with every few images
-def _reopened(model: str | bytes, digest: str, device: str) -> Predictor:
+def _reopened(model: str | bytes, digest: str | None, device: str) -> Predictor:
     """Open the model of a pickled predictor, by the path or the bytes of its file."""
     if isinstance(model, str) and not Path(model).exists():
         raise ModelFileError(
             f"There is no model file {model} on {platform.node()}, where this predictor was sent to. Put the file there, or send a "
             "predictor that was loaded from bytes, which go with it: Predictor.load(Path(FILE).read_bytes())."
         )
-    predictor = Predictor.load(model, device=device)
-    if digest not in ("", predictor._digest):
+    if digest is not None and manifest_digest(read_manifest(model)) != digest:
         raise ModelFileError(
             f"The file {model!s} was replaced by another model since this predictor was loaded. Load it again."
         )
-    return predictor
+    return Predictor.load(model, device=device)
 
 
 def _several(images: Any) -> Iterable[AnyImage]:

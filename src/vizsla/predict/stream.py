@@ -29,13 +29,19 @@ from vizsla.predict.formats import (
     header_line,
     part_of,
     row_line,
+    vector_text,
 )
+from vizsla.predict.prediction import Prediction
 from vizsla.predict.predictor import Predictor
 from vizsla.text import listed, printable, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from typing import BinaryIO
+
+    from torch import Tensor
+
+    from vizsla.infer.run import FeatureKind
 
 STDIN = "-"
 """Stands for a list of paths on standard input."""
@@ -175,6 +181,8 @@ class PredictOptions:
         csv_safe: Put ``'`` before text in CSV that a spreadsheet would take for a formula: it begins with ``=``, ``+``, ``-``,
             ``@``, a tab or a carriage return. Such text does not come back as it was.
         sha256: Of the model file, see ``Predictor.load``.
+        num_top: Classes that a row of a table or of JSON names, the most probable ones.
+        features: Write these features instead of predictions, see ``Predictor.embed``.
     """
 
     device: str = "auto"
@@ -184,6 +192,8 @@ class PredictOptions:
     coverage: float | None = None
     csv_safe: bool = False
     sha256: str | None = None
+    num_top: int = 3
+    features: FeatureKind | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,8 +229,8 @@ def print_predictions(
         ModelFileError: The model cannot be opened.
         ConfigError: An option cannot work.
     """
-    if form is Format.parquet:
-        raise ConfigError("A Parquet file cannot be printed. Give a file to write.")
+    if form in (Format.parquet, Format.npz):
+        raise ConfigError(f"A file of the form {form} cannot be printed. Give a file to write.")
     options = PredictOptions() if options is None else options
     source.check()
     where = sys.stdout if file is None else file
@@ -251,7 +261,7 @@ def write_predictions(
     force: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predicted | None:
-    """Write what a model says about any number of images, in memory that does not grow with them.
+    """Write what a model says about any number of images, or their features, in memory that does not grow with them.
 
     The file appears when all rows are there. Until then, or when this is stopped in any way, the rows are kept beside it, and
     ``resume`` goes on with the same source and options (the number of workers aside): no row is missing or there twice, and on the
@@ -272,7 +282,9 @@ def write_predictions(
     options = PredictOptions() if options is None else options
     if form is Format.parquet:
         check_parquet_installed()
-    unfinished = _check_place(file, form=form, resume=resume, force=force)
+    unfinished = _check_place(
+        file, form=form, has_features=options.features is not None, resume=resume, force=force
+    )
     source.check()
     if resume and not unfinished and file.exists():
         return None
@@ -286,6 +298,9 @@ def write_predictions(
         "--bs": options.batch_size,
         "--tta": options.views,
         "--coverage": options.coverage,
+        # None where they are not used, as in rows of earlier versions.
+        "--top": None if options.num_top == 3 else options.num_top,
+        "--features": options.features,
     }
     part = PartFile(
         file,
@@ -303,7 +318,9 @@ def write_predictions(
             num_before=part.num_done,
             on_progress=on_progress,
         )
-        columns = columns_of(predictor, coverage=options.coverage)
+        columns = columns_of(
+            predictor, coverage=options.coverage, has_features=options.features is not None
+        )
         part.finish(form=form, columns=columns, csv_safe=options.csv_safe)
     return done
 
@@ -317,21 +334,23 @@ def _run(
     num_before: int = 0,
     on_progress: Callable[[int], None] | None,
 ) -> Predicted:
-    results = predictor.predict_many(
-        images,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        coverage=options.coverage,
-        views=options.views,
-    )
+    results: Generator[tuple[Any, Prediction | Tensor | PictureError]]
+    how: dict[str, Any] = {"batch_size": options.batch_size, "num_workers": options.num_workers}
+    if options.features is None:
+        how |= {"coverage": options.coverage, "views": options.views}
+        results = predictor.predict_many(images, **how)
+    else:
+        results = predictor.embed(images, features=options.features, **how)
     started, done, failed = time.perf_counter(), 0, 0
     with closing(results):
         for path, result in results:
             if isinstance(result, PictureError):
                 failed += 1
                 write({"path": path, "error": cause_of(result)})
+            elif isinstance(result, Prediction):
+                write({"path": path, **result.to_dict(options.num_top)})
             else:
-                write({"path": path, **result.to_dict()})
+                write({"path": path, "features": vector_text(result)})
             done += 1
             if on_progress is not None:
                 on_progress(num_before + done)
@@ -339,10 +358,18 @@ def _run(
     return Predicted(num_images=done, num_failed=failed, num_before=num_before, seconds=seconds)
 
 
-def _check_place(file: Path, *, form: Format, resume: bool, force: bool) -> bool:
+def _check_place(
+    file: Path, *, form: Format, has_features: bool, resume: bool, force: bool
+) -> bool:
     """Return whether there are rows of a run that was stopped; raise an error if nothing can be written there."""
     if form is Format.table:
         raise ConfigError("A table can only be printed. Write CSV, JSON or Parquet.")
+    if (form is Format.npz and not has_features) or (
+        has_features and form not in (Format.npz, Format.parquet)
+    ):
+        raise ConfigError(
+            f"Features are written as NPZ or Parquet, and predictions as CSV, JSON or Parquet. Received: {form}"
+        )
     if resume and force:
         raise ConfigError("--resume and --force exclude each other. Choose one.")
     if file.is_dir() or not file.parent.is_dir():

@@ -54,7 +54,7 @@ from vizsla.augment import BatchAugmentation
 from vizsla.evaluate import calibrate
 from vizsla.infer import predict_batches
 from vizsla.model_file import load_bundle, save_bundle, storable
-from vizsla.models import Classifier, ConcatPoolHead, build_backbone
+from vizsla.models import Classifier, ConcatPoolHead, FeatureHead, build_backbone
 from vizsla.predict import MOST_VIEWS, AnyImage, describe, view_of
 from vizsla.types import ImageTable, Task
 
@@ -272,6 +272,61 @@ def test_a_model_opens_from_its_path_its_bytes_or_an_open_file(saved: Path, phot
     for model in (*wrong, "https://example.org/model.safetensors", "m" * 5000):
         with pytest.raises(ModelFileError):
             load_learner(model)  # pyright: ignore[reportArgumentType] (wrong on purpose)
+
+
+def test_features_are_what_the_head_reads_or_the_mean_of_the_last_stage(
+    saved: Path, classifier: Classifier, make_image: Callable[..., Path], tmp_path: Path
+):
+    images = [make_image(f"{number}.png", number=number) for number in range(3)]
+    broken = tmp_path / "broken.png"
+    broken.write_text("Dear diary")
+    backbone = classifier.backbone
+    fitted = FeatureHead(
+        stages=(0, 1),
+        statistics=("mean", "std"),
+        num_features=2 * sum(backbone.stage_channels[:2]),
+        num_classes=4,
+    )
+    nn.init.normal_(fitted.linear.weight, generator=torch.Generator().manual_seed(1))
+    fitted.offset += 0.5
+    fitted.scale *= 3
+    concat = classifier.head
+    assert isinstance(concat, ConcatPoolHead)
+    for head, logits_of in ((concat, concat.layers[2:]), (fitted, fitted.linear)):
+        predictor = Predictor(Classifier(backbone, head, vocab=VOCAB).eval(), resize=Resize(32))
+        found = list(predictor.embed([*images, broken], batch_size=2))
+        assert [path for path, _ in found] == [*images, broken]
+        assert isinstance(found[-1][1], PictureError)
+        for path, features in found[:-1]:
+            assert isinstance(features, torch.Tensor)
+            assert (features.dtype, features.ndim) == (torch.float32, 1)
+            with torch.no_grad():
+                probabilities = logits_of(features[None])[0].softmax(0)
+            expected = predictor.predict(path).probabilities
+            torch.testing.assert_close(probabilities, expected, atol=2e-6, rtol=0)
+    predictor = Predictor.load(saved, device="cpu")
+    ((_, body),) = predictor.embed(images[0], features="body")
+    assert isinstance(body, torch.Tensor)
+    seen = predictor.network_input([predictor.prepare(images[0])])
+    expected = predictor.classifier.stage_maps(seen)[-1].mean(dim=(2, 3))[0]
+    torch.testing.assert_close(body, expected, atol=1e-5, rtol=0)
+    own = Predictor(Classifier(backbone, nn.Flatten(), vocab=VOCAB), resize=Resize(32))
+    for wrong, words in ((own, "body"), (predictor, "tail")):
+        with pytest.raises(ConfigError, match=words):
+            wrong.embed(images, features="head" if wrong is own else "tail")  # pyright: ignore[reportArgumentType]
+
+
+def test_more_or_fewer_of_the_best_classes(predictor: Predictor, photo: Path):
+    found = predictor.predict(photo)
+    assert found.best(3) == found.top
+    assert found.best(1) == found.top[:1]
+    every = found.best(10)
+    assert sorted(label for label, _ in every) == sorted(predictor.vocab)
+    shares = [share for _, share in every]
+    assert shares == sorted(found.probabilities.tolist(), reverse=True)
+    assert [one["label"] for one in found.to_dict(4)["top"]] == [label for label, _ in every]
+    with pytest.raises(ConfigError, match="Received: 0"):
+        found.best(0)
 
 
 class OnlyOurs(pickle.Unpickler):

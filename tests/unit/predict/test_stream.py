@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vizsla import (
@@ -381,6 +382,51 @@ def test_a_stopped_run_ends_with_the_same_bytes(
         [*(path.name for path in few_images), "file", "whole"]
     )
     assert write(file, form, images=paths, resume=True) is None
+
+
+@pytest.mark.parametrize("form", [Format.npz, Format.parquet])
+def test_features_are_written_for_each_image_and_a_stopped_run_goes_on(
+    write: Write, calibrated: Path, few_images: list[Path], tmp_path: Path, form: Format
+):
+    options = replace(OPTIONS_RESUMING, features="head", coverage=None)
+    whole, file, paths = tmp_path / "whole", tmp_path / "file", [*few_images, *few_images]
+    done = write(whole, form, images=paths, options=options)
+    assert done is not None
+    assert (done.num_images, done.num_failed) == (14, 2)
+    with pytest.raises(StoppedError):
+        write(file, form, images=paths, options=options, on_progress=stop_after(13))
+    other = replace(options, features="body")
+    with pytest.raises(ConfigError, match=r"--features was 'head' and is 'body'"):
+        write(file, form, images=paths, options=other, resume=True)
+    write(file, form, images=paths, options=options, resume=True)
+    assert file.read_bytes() == whole.read_bytes()
+    if form is Format.npz:
+        with np.load(file) as arrays:
+            names, features, errors = (arrays[name] for name in ("path", "features", "error"))
+        assert (features.dtype, features.shape[0]) == (np.float32, 14)
+        assert np.isnan(features).all(axis=1).tolist() == [
+            path.name == "broken.png" for path in paths
+        ]
+    else:
+        import pyarrow.parquet as parquet
+
+        columns = parquet.read_table(file).to_pydict()
+        names, features, errors = (columns[name] for name in ("path", "features", "error"))
+        assert features[3] is None
+    assert list(names) == list(map(str, paths))
+    assert [bool(error) for error in errors] == [path.name == "broken.png" for path in paths]
+    found = Predictor.load(calibrated, device="cpu").embed(paths)
+    for row, (path, expected) in zip(features, found, strict=True):
+        if path.name != "broken.png":  # pyright: ignore[reportAttributeAccessIssue] (a path)
+            np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_features_and_predictions_have_forms_of_their_own(write: Write, tmp_path: Path):
+    features = replace(OPTIONS_RESUMING, features="body", coverage=None)
+    for form, options in ((Format.npz, OPTIONS_RESUMING), (Format.csv, features)):
+        with pytest.raises(ConfigError, match=form):
+            write(tmp_path / "file", form, options=options)
+    assert not (tmp_path / "file").exists()
 
 
 def test_damaged_rows_are_named_and_whole_batches_of_good_ones_are_kept(
