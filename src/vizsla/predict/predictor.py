@@ -117,7 +117,7 @@ _OF_LEARNERS = {
     "fit fit_one_cycle fit_flat_cos fit_sgdr fine_tune freeze unfreeze freeze_to lr_find create_opt add_cb add_cbs": (
         "Train a new one that begins with its weights: vision_learner(dls, ARCH, weights=FILE).fine_tune(1)."
     ),
-    "load save export": "The file is the model: copy it, or open another with load_learner(FILE).",
+    "save export": "The file is the model: copy it, or open another with load_learner(FILE).",
     "tta": "Average views of each image with predict(image, views=4).",
     "show_results": "Predict images of your own with predict_many(files), and draw one with show_image(file).",
     "recorder": "The history of a training is in the folder of its run, history.csv.",
