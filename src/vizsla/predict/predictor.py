@@ -9,6 +9,7 @@ Shapes: B images of a batch, H and W their sides, C classes (or numbers, where t
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import platform
@@ -247,6 +248,12 @@ class Predictor:
         """Return a predictor that shares the network, not one that is opened again as after pickling."""
         made = object.__new__(type(self))
         made.__dict__ = self.__dict__.copy()
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
+        """Return a predictor with a network of its own."""
+        made = copy.copy(self)
+        made.classifier = copy.deepcopy(self.classifier, memo)
         return made
 
     def __getattr__(self, name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -23,6 +23,7 @@ from vizsla.text import quoted, valid_unicode
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
+    from vizsla.predict.prediction import Prediction
     from vizsla.predict.predictor import Predictor
 
 RECORD = "sorted.csv"
@@ -110,38 +111,39 @@ def sort_images(
         images = get_image_files(images) if Path(images).is_dir() else [images]
     else:
         check_sort_folder(folder, [])
+        images = map(_check_path, images)
     names = folder_names(predictor.vocab)
     found = predictor.predict_many(images, **options)
+    next_numbers: dict[Path, int] = {}
+
+    def rows_of(path: Path | str, said: Prediction | PictureError) -> Generator[dict[str, Any]]:
+        """Put an image into its folders, and yield a row for each, or one if there is none."""
+        if isinstance(said, PictureError):
+            yield {"path": str(path), "error": cause_of(said)}
+            return
+        row = {"path": str(path), "prediction": said.label, "probability": said.probability}
+        for label in said.labels:
+            place = folder / names[label]
+            place.mkdir(exist_ok=True)
+            to = _placed(Path(path), place, link=link, next_numbers=next_numbers)
+            num_of_folder[names[label]] += 1
+            yield {**row, "to": str(to)}
+        if not said.labels:
+            yield row
+
     num_of_folder: Counter[str] = Counter()
     done = failed = unplaced = 0
-    next_numbers: dict[Path, int] = {}
     with _explained(folder), closing(found):
         folder.mkdir(exist_ok=True)
         with (folder / RECORD).open("x", encoding="utf-8", newline="") as record:
-
-            def note(**row: object) -> None:
-                line = row_line(row, Format.csv, _COLUMNS, csv_safe=csv_safe)
-                record.write(valid_unicode(line))
-                record.flush()
-
             record.write(header_line(Format.csv, _COLUMNS))
-            for path, said in found:
-                if isinstance(said, PictureError):
-                    failed += 1
-                    note(path=str(path), error=cause_of(said))
-                else:
-                    row = {"path": str(path), "prediction": said.label}
-                    row |= {"probability": said.probability}
-                    for label in said.labels:
-                        place = folder / names[label]
-                        place.mkdir(exist_ok=True)
-                        target = _placed(Path(path), place, link=link, next_numbers=next_numbers)
-                        num_of_folder[names[label]] += 1
-                        note(**row, to=str(target))
-                    if not said.labels:
-                        unplaced += 1
-                        note(**row)
-                done += 1
+            for done, (path, said) in enumerate(found, start=1):
+                for row in rows_of(path, said):
+                    line = row_line(row, Format.csv, _COLUMNS, csv_safe=csv_safe)
+                    record.write(valid_unicode(line))
+                    record.flush()
+                    failed += "error" in row
+                    unplaced += "error" not in row and "to" not in row
                 if on_progress is not None:
                     on_progress(done)
     return Sorted(
@@ -151,6 +153,14 @@ def sort_images(
         num_of_folder=dict(sorted(num_of_folder.items())),
         renamed={label: name for label, name in names.items() if name != label},
     )
+
+
+def _check_path(image: Any) -> Path | str:
+    if not isinstance(image, Path | str):
+        raise ConfigError(
+            f"Files are sorted, so each image is a path. Received: {type(image).__name__}"
+        )
+    return image
 
 
 def _placed(image: Path, folder: Path, *, link: bool, next_numbers: dict[Path, int]) -> Path:
@@ -188,4 +198,5 @@ def _copy(image: Path, target: Path) -> None:
         except BaseException:
             target.unlink()
             raise
-    shutil.copystat(image, target)
+    with suppress(OSError):  # some disks keep no times
+        shutil.copystat(image, target)

@@ -361,6 +361,7 @@ def test_a_predictor_is_pickled_as_the_path_of_its_file_or_the_bytes_of_one(
         assert_same(again.predict(photo), predictor.predict(photo))
     assert sent(loaded)[0] is sent(loaded)[0]  # a worker opens the file once
     assert copy.copy(loaded).classifier is loaded.classifier
+    assert copy.deepcopy(loaded).classifier is not copy.deepcopy(loaded).classifier
     by_relative_path = Predictor.load(os.path.relpath(saved), device="cpu")
     monkeypatch.chdir(saved.parent)
     assert_same(sent(by_relative_path)[0].predict(photo), loaded.predict(photo))

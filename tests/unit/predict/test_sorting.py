@@ -118,6 +118,8 @@ def test_nothing_is_overwritten_or_sorted_twice(
             predictor.sort_images(photos, folder)
     with pytest.raises(DataError):
         predictor.sort_images(tmp_path / "full", tmp_path / "out")
+    with pytest.raises(ConfigError, match="bytes"):
+        predictor.sort_images([b"x"], tmp_path / "out")  # pyright: ignore[reportArgumentType] (wrong on purpose)
     assert (full / "mine.txt").read_text() == "mine"
     assert list(full.iterdir()) == [full / "mine.txt"]
     assert not (photos / "out").exists()
