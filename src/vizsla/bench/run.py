@@ -27,9 +27,9 @@ from vizsla.bench.timing import (
     time_reading,
 )
 from vizsla.data.cache.cache import ImageCache, expected_bytes
-from vizsla.data.images.sizing import Resize
 from vizsla.errors import ConfigError, PictureError
 from vizsla.machine import default_num_workers, device_name, shown_bytes
+from vizsla.recipe.going_on import choices_of
 from vizsla.recipe.recipe import cache_for
 from vizsla.seeding import generator
 from vizsla.train.profile import AUGMENTATION, BACKWARD, FORWARD, OPTIMISER
@@ -81,6 +81,7 @@ def run_bench(
     """
     if not seconds >= MIN_SECONDS:
         raise ConfigError(f"seconds (--seconds) is at least {MIN_SECONDS:g}. Received: {seconds}")
+    config, _ = choices_of(config)
     with display.bar("measuring", total=NUM_PARTS, unit="parts") as move:
         move(0, "building the network")
         bench = _Bench(
@@ -296,8 +297,8 @@ class _Bench:
         config = replace(self.config, epochs=1)
         num_train, num_valid = self.counts
         num_centred = num_train + num_valid
-        centred = expected_bytes(Resize(config.size), num_centred=num_centred, num_strips=0)
-        strips = expected_bytes(Resize(config.kept_size), num_centred=0, num_strips=num_train)
+        centred = expected_bytes(config.resizing(), num_centred=num_centred, num_strips=0)
+        strips = expected_bytes(config.resizing(presized=True), num_centred=0, num_strips=num_train)
         needed = (centred or 0) + (strips or 0)
         room = cache_for(self.table, config=config).budget_bytes
         return min(1.0, room / max(needed, 1)), shown_bytes(needed)
@@ -309,7 +310,7 @@ class _Bench:
             mode="auto" if on_device else "memory",
             device=next(self.classifier.parameters()).device,
             expected_bytes=expected_bytes(
-                Resize(config.kept_size), num_centred=0, num_strips=num_images
+                config.resizing(presized=True), num_centred=0, num_strips=num_images
             ),
         )
 

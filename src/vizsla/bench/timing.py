@@ -13,7 +13,6 @@ from torch import Tensor
 from vizsla.data.cache.cache import ImageCache
 from vizsla.data.images.decode import decode_image
 from vizsla.data.images.reader import ImageReader
-from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import default_device
 from vizsla.data.table.check import find_unreadable
 from vizsla.errors import PictureError
@@ -94,7 +93,7 @@ def time_one_thread(
     Raises:
         PictureError: None of the images can be read; the message is about the last one.
     """
-    resize = Resize(config.kept_size)
+    resize = config.resizing(presized=True)
     decoding = resizing = 0.0
     done = 0
     problem: PictureError | None = None
@@ -137,7 +136,7 @@ def time_reading(
     ``presized`` reads strips at the presize for random crops, else centred squares at the size. Without a cache nothing is kept.
     """
     reader = ImageReader(
-        resize=Resize(config.kept_size if presized else config.size),
+        resize=config.resizing(presized=presized),
         cache=ImageCache(mode="off") if cache is None else cache,
         truncated=config.truncated,
         bit_depth=table.bit_depth,

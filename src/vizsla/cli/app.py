@@ -43,7 +43,12 @@ COMMANDS = {
     "report": report,
     "bench": bench,
 }
-_SHORT_NAMES = {"batch_size": "bs", "learning_rate": "lr", "num_workers": "workers"}
+_SHORT_NAMES = {
+    "batch_size": "bs",
+    "learning_rate": "lr",
+    "num_workers": "workers",
+    "start_from": "from",  # a word of Python's own
+}
 
 
 def option_name(field: str) -> str:

@@ -20,11 +20,13 @@ from vizsla.cli.terminal import (
     finish,
     free_path,
 )
-from vizsla.errors import ConfigError, PictureError
+from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.recipe.config import DataConfig, TrainConfig, Truncated
 from vizsla.text import counted, say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vizsla.train.display import Display
     from vizsla.types import ImageTable
 
@@ -98,6 +100,7 @@ def train(
         vizsla train pets
         vizsla train pets/images --labels 'regex:(.+)_\d+\.jpg$' --epochs 3 --size 160
         vizsla train pets --epochs 10 --resume
+        vizsla train pets --from runs/pets
         vizsla train --config runs/pets/config.toml --seed 1
         torchrun --nproc-per-node 4 -m vizsla train pets --epochs 5
 
@@ -115,6 +118,7 @@ def train(
 
     import torch
 
+    from vizsla.run.folder import RunFolder, run_of
     from vizsla.run.train import RunPlan, run_training
     from vizsla.train import distributed
     from vizsla.train.display import Display
@@ -127,7 +131,14 @@ def train(
         if own_device is not None:
             choices = replace(choices, device=str(own_device))
         display = Display(quiet=not distributed.is_main())
-        table = _read_data(data, where, seed=choices.seed, display=display)
+        sides: dict[str, str] | None = None
+        run_before = run_of(Path(choices.start_from))
+        if choices.start_from and (run_before / "config.toml").is_file():
+            try:
+                sides = RunFolder(run_before).sides()
+            except DataError as error:
+                display.line(f"The images of the earlier training cannot be told: {error}")
+        table = _read_data(data, where, seed=choices.seed, display=display, sides=sides)
         display.line(counts_line(table))
         name = data_name(data)
         plan = RunPlan(
@@ -137,6 +148,7 @@ def train(
             config=choices,
             on_bad=on_bad,
             where=where,
+            sides=sides,
         )
         run = run_training(
             table,
@@ -307,11 +319,18 @@ def bench(
         display.line(line)
 
 
-def _read_data(data: Path, where: DataConfig, *, seed: int, display: Display) -> ImageTable:
+def _read_data(
+    data: Path,
+    where: DataConfig,
+    *,
+    seed: int,
+    display: Display,
+    sides: Mapping[str, str] | None = None,
+) -> ImageTable:
     """Return the checked table of what the user named, and say what was guessed of it and what was left out."""
     from vizsla.data.table.from_words import resolve_data
 
-    table = resolve_data(data, **asdict(where), seed=seed)
+    table = resolve_data(data, **asdict(where), seed=seed, sides=sides)
     for note in table.notes:
         display.line(note)
     return table

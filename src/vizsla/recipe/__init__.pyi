@@ -12,6 +12,9 @@ from .features_first import EPOCH_COLUMNS as EPOCH_COLUMNS
 from .features_first import FEATURE_PHASES as FEATURE_PHASES
 from .flips import Flips as Flips
 from .flips import without_harmful as without_harmful
+from .going_on import beside as beside
+from .going_on import check_classes as check_classes
+from .going_on import choices_of as choices_of
 from .head_fit import PENALTIES as PENALTIES
 from .head_fit import FeatureLayout as FeatureLayout
 from .head_fit import HeadFit as HeadFit

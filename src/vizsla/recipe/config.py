@@ -14,10 +14,13 @@ from vizsla.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from vizsla.data.images.sizing import PadMode, Resize
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 CacheMode = Literal["auto", "memory", "disk", "off", "device"]
 Truncated = Literal["strict", "ok"]
 Augment = Literal["none", "light", "default", "strong"]
+ResizeWord = Literal["crop", "squish", "pad", "pad-border", "pad-zeros"]
 
 EPOCHS_ON_GPU = 5
 
@@ -52,11 +55,15 @@ class TrainConfig:
 
     Attributes:
         arch: Network, by its name in timm or torchvision. The weights of the default are installed with vizsla.
-        weights: A file of weights for the network instead of the published ones.
+        weights: A file of weights for the network instead of the published ones; of a model, its body alone.
+        start_from: A model to go on from, a file or the folder of a run: its network, size and preparation of images, its
+            classes and new ones. Given the folder, images that it was trained on stay out of a validation set that is drawn.
         epochs: End-to-end epochs after the head was fitted; auto: 5 on a CUDA device, else 0.
         size: Side of the square that the network sees, in pixels; most weights were trained for 224.
         presize: Short side at which images are kept for random crops, in pixels; auto: 1.3 times the size, so that
             rotations and crops do not run out of image.
+        resize_method: How images become squares. crop: the largest square in the middle (end-to-end epochs move it); squish;
+            pad with the image mirrored, pad-border with its edges, pad-zeros with black.
         patience: End the end-to-end epochs after so many in a row without a lower validation loss; 0: never. The best state
             is kept in any case.
         batch_size: Images in a step.
@@ -83,9 +90,11 @@ class TrainConfig:
 
     arch: str = "efficientnet_lite0"
     weights: str = ""
+    start_from: str = ""
     epochs: int | Literal["auto"] = "auto"
     size: int = 224
     presize: int | Literal["auto"] = "auto"
+    resize_method: ResizeWord = "crop"
     patience: int = 0
     batch_size: int = 32
     learning_rate: float = 1e-4
@@ -128,6 +137,7 @@ class TrainConfig:
             ("cache", CacheMode),
             ("truncated", Truncated),
             ("augment", Augment),
+            ("resize_method", ResizeWord),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(
@@ -138,6 +148,11 @@ class TrainConfig:
             if not isinstance(value, bool) and not (name == "flip" and value == "auto"):
                 words = "'auto', True or False" if name == "flip" else "True or False"
                 raise ConfigError(f"{name} is {words}. Received: {value!r}")
+        if self.weights and self.start_from:
+            raise ConfigError(
+                "weights begins a new model with the body in a file, start_from (--from) goes on with a whole model. "
+                f"Received: weights={self.weights!r}, start_from={self.start_from!r}. Give one of them."
+            )
         if self.bit_depth != "auto" and not (
             _is_whole(self.bit_depth, least=8) and self.bit_depth <= 16
         ):
@@ -157,6 +172,16 @@ class TrainConfig:
     def kept_size(self) -> int:
         """The presize in pixels."""
         return round(1.3 * self.size) if isinstance(self.presize, str) else self.presize
+
+    def resizing(self, *, presized: bool = False) -> Resize:
+        """Return what brings images to the size, or to the presize for random crops."""
+        from vizsla.data.images.sizing import Resize
+
+        size = self.kept_size if presized else self.size
+        if self.resize_method in ("crop", "squish"):
+            return Resize(size, self.resize_method)
+        padding: dict[str, PadMode] = {"pad-border": "border", "pad-zeros": "zeros"}
+        return Resize(size, "pad", padding.get(self.resize_method, "reflection"))
 
     @property
     def stated_bit_depth(self) -> int | None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from vizsla.augment.geometry import Flip
 from vizsla.augment.presets import aug_transforms
-from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.errors import ModelFileError
 from vizsla.evaluate.predictions import HistoryPoint
@@ -149,7 +148,7 @@ def end_to_end_trainer(
     flips = Flips.asked_for(config) if flips is None else flips
     training = DataLoaders(
         loaders.table,
-        resize=loaders.items if config.augment == "none" else Resize(config.kept_size),
+        resize=loaders.items if config.augment == "none" else config.resizing(presized=True),
         transforms=_training_transforms(config, size=loaders.final_size, flips=flips),
         batch_size=loaders.bs,
         seed=loaders.seed,

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from vizsla.infer.run import NumberFormat
     from vizsla.models.stages import Backbone
     from vizsla.recipe.config import TrainConfig
+    from vizsla.train.earlier import EarlierModel
 
 STATISTICS = ("mean", "std")
 NUM_POOLED_STAGES = 4
@@ -192,9 +193,11 @@ def features_first(
     )
 
 
-def load_network(config: TrainConfig) -> Backbone:
-    """Return the network of a run, with its weights."""
+def load_network(config: TrainConfig, earlier: EarlierModel | None = None) -> Backbone:
+    """Return the network of a run, with its weights; those of the earlier model where it goes on from one."""
     seed = derive_seed(config.seed, "model")
+    if earlier is not None:
+        return earlier.build_body(None, cut=None, seed=seed)
     return build_backbone(config.arch, weights_file=config.weights or None, seed=seed)
 
 

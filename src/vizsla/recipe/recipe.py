@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vizsla.data.cache.cache import ImageCache, expected_bytes
-from vizsla.data.images.sizing import Resize
 from vizsla.data.loading.dataloaders import DataLoaders, default_device
 from vizsla.errors import ConfigError, PictureError, TrainingError
 from vizsla.infer.run import predict_batches
@@ -28,6 +27,8 @@ from vizsla.recipe.features_first import (
     pooling_classifier,
 )
 from vizsla.recipe.flips import Flips
+from vizsla.recipe.going_on import as_it_was, check_classes, choices_of, predict_before
+from vizsla.text import counted
 from vizsla.train.callbacks.base import as_callbacks
 from vizsla.train.checkpoint import data_identity, differences
 from vizsla.train.display import Display
@@ -35,24 +36,28 @@ from vizsla.train.profile import RunProfile
 from vizsla.train.step import resolve_precision
 
 if TYPE_CHECKING:
+    from vizsla.data.images.sizing import Resize
     from vizsla.evaluate.predictions import HistoryPoint, Predictions
     from vizsla.infer.mistakes import KnownImages
     from vizsla.models.classifier import Classifier
     from vizsla.models.stages import Backbone
     from vizsla.train.checkpoint import Checkpoint
+    from vizsla.train.earlier import EarlierModel
     from vizsla.types import ImageTable
 
 _CANNOT_DIFFER = ("arch", "weights")
 _ADDED = ("augment", "flip", "vertical_flip", "colour")
 """Options that older checkpoints do not have; they were made with the defaults."""
 
+AS_IT_WAS = "the earlier model as it was"
+
 
 def cache_for(table: ImageTable, *, config: TrainConfig) -> ImageCache:
     """Return the cache for a run over a table: all its images centred, and strips for the random crops of the end-to-end epochs."""
     device = default_device() if config.device == "auto" else torch.device(config.device)
     num_train, num_valid = len(table.train_rows), len(table.valid_rows)
-    centred = expected_bytes(Resize(config.size), num_centred=num_train + num_valid, num_strips=0)
-    strips = expected_bytes(Resize(config.kept_size), num_centred=0, num_strips=num_train)
+    centred = expected_bytes(config.resizing(), num_centred=num_train + num_valid, num_strips=0)
+    strips = expected_bytes(config.resizing(presized=True), num_centred=0, num_strips=num_train)
     needed = (centred or 0) + (strips or 0) * (config.epochs_on(device) > 0)
     budget = config.cache_budget
     return ImageCache(
@@ -77,6 +82,8 @@ class TrainedRun:
         problem: Why the end-to-end epochs could not go on, empty if they could; this is the best state until then.
         known: What the first stage knows of the training images; None after a resumed run.
         flips: Which mirror images of training images it learned from.
+        before: What the earlier model said of the validation images whose labels it knows, if the run went on from one.
+        is_as_it_was: Whether it is that model unchanged, whose probabilities were not calibrated by this run.
     """
 
     classifier: Classifier
@@ -88,6 +95,8 @@ class TrainedRun:
     problem: str = ""
     known: KnownImages | None = None
     flips: Flips = field(default_factory=Flips)
+    before: Predictions | None = None
+    is_as_it_was: bool = False
 
 
 def train_classifier(
@@ -99,6 +108,7 @@ def train_classifier(
     checkpoint: Checkpoint | None = None,
     profile: RunProfile | None = None,
     backbone: Backbone | None = None,
+    earlier: EarlierModel | None = None,
 ) -> TrainedRun:
     """Train a classifier on a table by the default recipe, and return it with its predictions of the validation images.
 
@@ -110,6 +120,7 @@ def train_classifier(
         checkpoint: Stores the state of the end-to-end epochs now and then, and continues from it where it is to resume.
         profile: Told where the time goes; None does not measure that.
         backbone: What ``network_of_run`` returned for this ``config``; None loads it here.
+        earlier: What ``choices_of`` returned with this ``config``; None opens the model that ``config`` goes on from.
 
     Raises:
         ConfigError: There is no such network, an option cannot work, or the checkpoint is of another run.
@@ -127,11 +138,19 @@ def train_classifier(
     config = TrainConfig() if config is None else config
     display = Display() if display is None else display
     profile = RunProfile(wanted=False) if profile is None else profile
+    if config.start_from and earlier is None:
+        config, earlier = choices_of(config)
+        for line in () if earlier is None else check_classes(earlier, table):
+            display.line(line)
     loaders = loaders_for(table, config=config, cache=cache)
     settings = _settings_of(config, table=loaders.table, device=loaders.device)
     kept = _kept_by(checkpoint, settings=settings)
     if backbone is None:
-        backbone = load_network(config)
+        backbone = load_network(config, earlier)
+    before: Predictions | None = None
+    if earlier is not None:
+        precision = resolve_precision(config.precision, device=loaders.device)
+        before = predict_before(earlier, loaders, precision=precision)
     display.header(EPOCH_COLUMNS)
     history: list[HistoryPoint] = []
     known: KnownImages | None = None
@@ -147,6 +166,9 @@ def train_classifier(
         flips = first.flips
         recipe = f"Features first: {first.fit.setting}; {first.fit.result} leave-one-out on the training images."
         recipe = " ".join([recipe, *first.notes])
+        if earlier is not None:
+            recipe = f"Went on from {earlier.place.name} ({counted(len(earlier.vocab), 'class', 'classes')}). {recipe}"
+            best = _offer_as_it_was(best, earlier, loaders, config=config, display=display)
     else:
         best = _best_before(kept["head"], loaders, backbone, config=config)
         recipe = kept["notes"]["recipe"]
@@ -185,12 +207,15 @@ def train_classifier(
             best.restore()
         done = sum(point.stage == END_TO_END for point in history)
         number = str(epochs) if done == epochs else f"{done} of {epochs}"
-        if known is not None:  # the body may have changed, and its features with it
+        recipe += f" Then {number} end-to-end epoch{'s' * (epochs > 1)}"
+    is_as_it_was = best.name == AS_IT_WAS
+    if epochs or is_as_it_was:
+        recipe = f"{recipe.removesuffix('.')}; kept: {best.name}."
+        if known is not None:  # the body may have changed, or the head, and the features with it
             known = replace(known, features=None)
-        recipe += f" Then {number} end-to-end epoch{'s' * (epochs > 1)}; kept: {best.name}."
     return TrainedRun(
         classifier=best.classifier.eval(),
-        resize=Resize(config.size),
+        resize=config.resizing(),
         predictions=best.predictions,
         history=tuple(history),
         recipe=recipe,
@@ -198,7 +223,33 @@ def train_classifier(
         problem=problem,
         known=known,
         flips=flips,
+        before=before,
+        is_as_it_was=is_as_it_was,
     )
+
+
+def _offer_as_it_was(
+    best: BestState,
+    earlier: EarlierModel,
+    loaders: DataLoaders,
+    *,
+    config: TrainConfig,
+    display: Display,
+) -> BestState:
+    """Return the state with the lower validation loss: the fitted head, or, with the same classes, the earlier model as it was."""
+    was = as_it_was(earlier, best.classifier.backbone, loaders.table)
+    if was is None:
+        return best
+    was.place(loaders.device)
+    precision = resolve_precision(config.precision, device=loaders.device, model=was)
+    said = predict_batches(was, loaders.valid.batches(), table=loaders.table, precision=precision)
+    losses = float(said.losses.mean()), float(best.predictions.losses.mean())
+    is_better = losses[0] < losses[1]
+    display.line(
+        f"Validation loss of the earlier model as it was {losses[0]:.4f}, with the head fitted again {losses[1]:.4f}; "
+        f"kept: {AS_IT_WAS if is_better else best.name}."
+    )
+    return BestState(was, predictions=said, name=AS_IT_WAS) if is_better else best
 
 
 def loaders_for(
@@ -207,7 +258,7 @@ def loaders_for(
     """Return loaders of a table that prepare its images as in validation; a cache of None is a new ``cache_for`` it."""
     return DataLoaders(
         table,
-        resize=Resize(config.size),
+        resize=config.resizing(),
         batch_size=config.batch_size,
         seed=config.seed,
         num_workers=config.num_threads,
@@ -218,7 +269,9 @@ def loaders_for(
     )
 
 
-def network_of_run(config: TrainConfig, *, checkpoint: Checkpoint) -> Backbone:
+def network_of_run(
+    config: TrainConfig, *, checkpoint: Checkpoint, earlier: EarlierModel | None = None
+) -> Backbone:
     """Return the network of a run, with its weights: what can be refused before an image is read.
 
     Raises:
@@ -226,8 +279,9 @@ def network_of_run(config: TrainConfig, *, checkpoint: Checkpoint) -> Backbone:
         WeightsError: Its weights cannot be found.
         ModelFileError: The checkpoint is damaged.
     """
-    _kept_by(checkpoint, settings={"arch": config.arch, "weights": config.weights})
-    return load_network(config)
+    weights = config.start_from or config.weights
+    _kept_by(checkpoint, settings={"arch": config.arch, "weights": weights})
+    return load_network(config, earlier)
 
 
 def _settings_of(config: TrainConfig, *, table: ImageTable, device: torch.device) -> dict[str, Any]:
@@ -235,7 +289,7 @@ def _settings_of(config: TrainConfig, *, table: ImageTable, device: torch.device
     return {
         **data_identity(table),
         "arch": config.arch,
-        "weights": config.weights,
+        "weights": config.start_from or config.weights,
         "epochs": config.epochs_on(device),
         "size": config.size,
         "presize": config.kept_size,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vizsla.recipe.end_to_end import RATE_SHARES, end_to_end_trainer
-from vizsla.recipe.features_first import features_first
+from vizsla.recipe.features_first import features_first, load_network
+from vizsla.recipe.going_on import check_classes, choices_of
 from vizsla.recipe.recipe import loaders_for
 from vizsla.train.rates.lr_finder import find_learning_rate
 from vizsla.train.rates.suggestions import (
@@ -48,8 +49,12 @@ def find_rate(
     ``config`` has the choices of the training that the rate is for; its own rate does not matter. Each of three runs takes
     ``num_it`` steps from ``start_lr`` to just below ``end_lr``.
     """
+    config, earlier = choices_of(config)
+    for line in () if earlier is None else check_classes(earlier, table):
+        display.line(line)
     loaders = loaders_for(table, config=config)
-    first = features_first(loaders, config=config, display=display)
+    network = load_network(config, earlier)
+    first = features_first(loaders, config=config, display=display, backbone=network)
     trainer = end_to_end_trainer(
         loaders, first.classifier, config=config, display=display, flips=first.flips
     )

@@ -132,11 +132,45 @@ class RunFolder:
                 group=str(self.config.get("group", "")),
                 seed=seed,
             )
+        if self.config.get("start_from"):
+            table = self._as_measured(table)
         causes = dict(self.metrics.get("skipped", ()))
         row_of = {table.shown_path(row): row for row in range(len(table.paths))}
         return drop_unreadable(
             table, [(row_of[path], str(cause)) for path, cause in causes.items() if path in row_of]
         )
+
+    def sides(self) -> dict[str, str]:
+        """Return the set of each image of the run by its real path, ``"train"`` or ``"valid"``.
+
+        What the models before it were trained on, if it went on from any, counts as ``"train"``.
+
+        Raises:
+            DataError: The images are not where they were, or the folder is damaged.
+        """
+        table = self.table()
+        found = {os.path.realpath(table.file(row)): "valid" for row in table.valid_rows.tolist()}
+        found |= {os.path.realpath(table.file(row)): "train" for row in table.train_rows.tolist()}
+        if before := self.config.get("start_from"):
+            earlier = RunFolder(run_of(Path(str(before)))).sides()
+            found |= {path: side for path, side in earlier.items() if side == "train"}
+        return found
+
+    def _as_measured(self, table: ImageTable) -> ImageTable:
+        """Return a table with the images of ``predictions.csv`` as its validation set: a run that goes on keeps old sides."""
+        import torch
+
+        held_out = set(
+            self._read(
+                PREDICTIONS, lambda text: [row["path"] for row in csv.DictReader(text.splitlines())]
+            )
+        )
+        rows = torch.cat([table.train_rows, table.valid_rows]).sort().values
+        is_held_out = torch.tensor(
+            [valid_unicode(table.shown_path(row)) in held_out for row in rows.tolist()],
+            dtype=torch.bool,
+        )
+        return replace(table, train_rows=rows[~is_held_out], valid_rows=rows[is_held_out])
 
     def predictions(self, table: ImageTable) -> Predictions:
         """Return what was predicted for the validation images of ``table``.
@@ -192,6 +226,11 @@ class RunFolder:
         )
 
 
+def run_of(model: Path) -> Path:
+    """Return the folder of the run that a model file lies in; any other path stays."""
+    return model.parent if (model.parent / CONFIG).is_file() and model.name == MODEL else model
+
+
 def _point(row: Mapping[str, str]) -> HistoryPoint:
     from vizsla.evaluate.predictions import HistoryPoint
 
@@ -228,8 +267,11 @@ def config_text(
             values["data_from_here"] = os.path.relpath(source, folder)
         where = replace(where, labels=_to_data(where.labels, source))
     values |= {**asdict(where), "on_bad": on_bad, **asdict(config)}
-    if config.weights:
-        values["weights"] = os.path.abspath(config.weights)  # noqa: PTH100
+    values |= {
+        name: os.path.abspath(path)  # noqa: PTH100
+        for name in ("weights", "start_from")
+        if (path := getattr(config, name))
+    }
     return "".join(f"{name} = {toml_value(value)}\n" for name, value in values.items())
 
 

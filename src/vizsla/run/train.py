@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import time
 from contextlib import ExitStack, nullcontext
@@ -18,7 +19,6 @@ from vizsla.data.images.bit_depth import bit_depth_line, decide_bit_depth
 from vizsla.data.images.duplicates import find_copies
 from vizsla.data.images.facts import ImageNotes, count_smaller, enlarged_text
 from vizsla.data.images.reader import ImageReader
-from vizsla.data.images.sizing import Resize
 from vizsla.data.table.check import (
     find_unreadable,
     fingerprint,
@@ -34,6 +34,7 @@ from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import save_bundle
 from vizsla.recipe.config import DataConfig
 from vizsla.recipe.end_to_end import END_TO_END
+from vizsla.recipe.going_on import beside, check_classes, choices_of
 from vizsla.recipe.recipe import TrainedRun, cache_for, network_of_run, train_classifier
 from vizsla.report.build import ReportContent, check_report_installed
 from vizsla.run import folder as files
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vizsla.data.cache.cache import ImageCache
+    from vizsla.evaluate.compare import Comparison
     from vizsla.recipe.config import TrainConfig
     from vizsla.types import ImageTable
 
@@ -68,6 +70,7 @@ class RunPlan:
         on_bad: Refuse unreadable images, or train on the rest.
         source: What ``config.toml`` names as the data: a path, or the name of a data set; None is ``data``.
         where: Where labels and split come from.
+        sides: If the run goes on from an earlier model, in which set its images were, see ``RunFolder.sides``; None if that is not known.
         references: (name, accuracy) of published results on the same data.
         notes: Sentences for the end of the report, such as a licence.
     """
@@ -78,6 +81,7 @@ class RunPlan:
     on_bad: Literal["error", "skip"] = "error"
     source: Path | str | None = None
     where: DataConfig = field(default_factory=DataConfig)
+    sides: Mapping[str, str] | None = None
     references: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -125,6 +129,15 @@ def run_training(
     started = time.monotonic()
     times = RunProfile(wanted=profile)
     num_pictures = len(table.train_rows) + len(table.valid_rows)
+    config, earlier = choices_of(plan.config)
+    plan = replace(plan, config=config)
+    if earlier is not None:
+        for line in check_classes(earlier, table):
+            display.line(line)
+        doubt = _doubt_about(table, plan=plan)
+        if doubt:
+            display.line(doubt)
+            plan = replace(plan, notes=(*plan.notes, doubt))
     # Of several processes one has the folder; the others train with it and write nothing.
     claim = files.make_run_folder(out, force=force or resume) if is_main() else nullcontext(out)
 
@@ -137,7 +150,7 @@ def run_training(
         with times.part("loading the network", num_images=num_pictures):
             folder, backbone, _ = all_at_once(
                 lambda: held.enter_context(claim),
-                lambda: network_of_run(plan.config, checkpoint=checkpoint),
+                lambda: network_of_run(plan.config, checkpoint=checkpoint, earlier=earlier),
                 check_report_installed,
             )
         if folder != out:
@@ -146,7 +159,8 @@ def run_training(
         if resume and (folder / files.MODEL).is_file() and not checkpoint.path.is_file():
             raise ConfigError(
                 f"There is nothing to go on with in {out}: its model is there and no checkpoint. The run was finished, or "
-                "stopped before its first checkpoint. Leave out --resume to train again; with --force in the same folder."
+                "stopped before its first checkpoint. Leave out --resume to train again, with --force in the same folder; to train "
+                f"its model further: --from {out}."
             )
         with files.noted_on_stop("There was no model to save yet, and nothing was written."):
             cache = cache_for(table, config=plan.config)
@@ -170,7 +184,11 @@ def run_training(
                 checkpoint=checkpoint,
                 profile=times,
                 backbone=backbone,
+                earlier=earlier,
             )
+            if (found := _beside(run)) is not None:
+                display.line(found.sentence)
+                plan = replace(plan, notes=(*plan.notes, found.sentence))
             metrics = summarise(run.predictions)
         if is_main():
             note = f"The results were being written to {folder}; not all files are there."
@@ -224,7 +242,7 @@ def read_all(
     largest_values: dict[str, int] = {}
     bit_depth = plan.config.stated_bit_depth
     reader = ImageReader(
-        resize=Resize(plan.config.size),
+        resize=plan.config.resizing(),
         cache=cache,
         truncated=plan.config.truncated,
         on_decoded=notes.note,
@@ -273,7 +291,7 @@ def write_run(
     Raises:
         OutputError: A file cannot be written; one that was there before is untouched.
     """
-    trained_on = any(point.stage == END_TO_END for point in run.history)
+    trained_on = run.is_as_it_was or any(point.stage == END_TO_END for point in run.history)
     # A head that was only fitted on features has a temperature already, from its leave-one-out predictions.
     calibration = calibrate(run.predictions, temperature=None if trained_on else 1.0)
     save_bundle(
@@ -368,6 +386,29 @@ def _augmentation(run: TrainedRun, *, config: TrainConfig) -> str:
     return ", ".join(said)
 
 
+def _beside(run: TrainedRun) -> Comparison | None:
+    """Compare the run with the earlier model that it went on from; None if there is none, or no image whose label that knows."""
+    return None if run.before is None else beside(run.before, run.predictions)
+
+
+def _doubt_about(table: ImageTable, *, plan: RunPlan) -> str:
+    """Return why figures on the validation images may be too good: an earlier model was trained on some; empty if on none."""
+    if plan.sides is None:
+        return (
+            f"It is not known which images {plan.config.start_from} was trained on. If some of them are in the validation set, its "
+            "figures and those of this run are too good. Give the folder of its run, with its images where they were."
+        )
+    sides = plan.sides
+    rows = table.valid_rows.tolist()
+    seen = sum(sides.get(os.path.realpath(table.file(row))) == "train" for row in rows)
+    if not seen:
+        return ""
+    return (
+        f"{plan.config.start_from} was trained on {seen:,} of the {len(rows):,} validation images, as the split is that of the "
+        "data or of its groups: its figures and those of this run are too good. Move these images to the training part."
+    )
+
+
 def _metrics_json(
     run: TrainedRun,
     *,
@@ -377,7 +418,7 @@ def _metrics_json(
     table: ImageTable,
 ) -> str:
     """Return the numbers of a run as JSON, with what its report needs to be made again."""
-    values: Mapping[str, object] = {
+    values: dict[str, object] = {
         "title": plan.title,
         "metrics": {metric.name: asdict(metric) for metric in metrics},
         "references": dict(plan.references),
@@ -387,6 +428,8 @@ def _metrics_json(
         "skipped": paths_with_causes(table.root, table.skipped),
         "suspicious": paths_with_causes(table.root, table.suspicious),
     }
+    if (found := _beside(run)) is not None:
+        values["earlier"] = {"model": plan.config.start_from, **asdict(found)}
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -54,7 +54,7 @@ from vizsla.text import counted, joined, quoted
 from vizsla.types import ImageTable, Task, is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 DEFAULT_VALID_FRACTION = 0.2
 
@@ -100,6 +100,7 @@ def resolve_data(
     min_per_class: int | Literal["auto"] = "auto",
     group: str = "",
     seed: int,
+    sides: Mapping[str, str] | None = None,
 ) -> ImageTable:
     r"""Find the images, their labels and the split of a data set, and check all of it.
 
@@ -127,6 +128,8 @@ def resolve_data(
             in ``labels``), or ``"regex:PATTERN"``, whose first group is searched in the path below ``data``. Of
             ``NUM_GROUP_DRAWS`` draws of whole groups the one is taken that is most like all images in its labels.
         seed: Makes the drawn split repeatable.
+        sides: Sets, ``"train"`` or ``"valid"``, in which images stay by their real paths when a split is drawn, other than of
+            groups: those that they had when an earlier model was trained.
 
     Raises:
         DataError: Something is wrong with the data; the message names all of it.
@@ -176,6 +179,19 @@ def resolve_data(
     else:
         train, held_out = rarest_class_split(chosen, valid_fraction=part, seed=seed)
         of_what = "the images"
+    notes = [*images.notes, f"validation: {part:.0%} of {of_what}, drawn with seed {seed}"]
+    if sides and groups is None:
+        paths = ImagePaths.of(images.paths)
+        drawn = ["train"] * len(divided)
+        for place in held_out:
+            drawn[place] = "valid"
+        kept = [
+            sides.get(os.path.realpath(paths.text(position)), side)
+            for position, side in zip(divided, drawn, strict=True)
+        ]
+        if "valid" in kept:  # else all of these images were in the earlier training
+            train, held_out = positions_of(kept, "train"), positions_of(kept, "valid")
+            notes.append("images of the earlier training stay in their sets")
     scarce = scarce_classes(images, classes, divided, min_per_class=least)
     images = replace(
         images,
@@ -183,7 +199,7 @@ def resolve_data(
         problems=(*images.problems, *scarce),
         train=[divided[position] for position in train],
         valid=[divided[position] for position in held_out],
-        notes=(*images.notes, f"validation: {part:.0%} of {of_what}, drawn with seed {seed}"),
+        notes=tuple(notes),
     )
     return found.block.table(images)
 
