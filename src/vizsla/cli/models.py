@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -87,11 +86,10 @@ def evaluate(
     trained_on: set[str] = set()
     if model.is_dir():
         try:
-            table = RunFolder(model).table()
+            sides = RunFolder(model).sides()
+            trained_on = {path for path, side in sides.items() if side == "train"}
         except DataError as error:
             display.line(f"Images that the model was trained on cannot be left out: {error}")
-        else:
-            trained_on = {os.path.realpath(table.file(row)) for row in table.train_rows.tolist()}
     with Bars(display) as bars:
         found = evaluate_model(
             predictor,

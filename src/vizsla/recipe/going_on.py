@@ -65,6 +65,8 @@ def choices_of(config: TrainConfig) -> tuple[TrainConfig, EarlierModel | None]:
     made: dict[str, Any] = {"arch": earlier.arch, "size": size[0], "resize_method": method}
     if manifest.bit_depth is not None:
         made["bit_depth"] = manifest.bit_depth
+    if not manifest.flip:  # its classes differ by left and right
+        made["flip"] = False
     usual = TrainConfig()
     contrary = [
         f"{name} {getattr(config, name)!r} instead of {value!r}"

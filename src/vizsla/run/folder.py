@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from errno import EISDIR
 from functools import cached_property
+from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,10 +151,17 @@ class RunFolder:
         """
         table = self.table()
         found = {os.path.realpath(table.file(row)): "valid" for row in table.valid_rows.tolist()}
-        found |= {os.path.realpath(table.file(row)): "train" for row in table.train_rows.tolist()}
-        if before := self.config.get("start_from"):
-            earlier = RunFolder(run_of(Path(str(before)))).sides()
-            found |= {path: side for path, side in earlier.items() if side == "train"}
+        run, known = self, {""}
+        while (
+            os.path.realpath(run.path) not in known
+        ):  # a run may have replaced the one that it went on from
+            known.add(os.path.realpath(run.path))
+            table = run.table()
+            found |= {
+                os.path.realpath(table.file(row)): "train" for row in table.train_rows.tolist()
+            }
+            if before := run.config.get("start_from"):
+                run = RunFolder(run_of(Path(str(before))))
         return found
 
     def _as_measured(self, table: ImageTable) -> ImageTable:
@@ -162,7 +170,7 @@ class RunFolder:
 
         held_out = set(
             self._read(
-                PREDICTIONS, lambda text: [row["path"] for row in csv.DictReader(text.splitlines())]
+                PREDICTIONS, lambda text: [row["path"] for row in csv.DictReader(StringIO(text))]
             )
         )
         rows = torch.cat([table.train_rows, table.valid_rows]).sort().values
