@@ -35,6 +35,11 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what forks and trains in the child: torch refuses that once the process has exported a network."""
+    items.sort(key=lambda item: item.path.name != "test_distributed.py")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     # Small tensors gain nothing from a second thread, which beside a busy process waits for the first. The processes that

@@ -9,9 +9,11 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -714,6 +716,14 @@ def probabilities(folder: Path) -> dict[str, list[str]]:
     return {row["path"]: [row[name] for name in names] for row in rows}
 
 
+def torchrun() -> tuple[object, ...]:
+    """Return the words for Python that start two processes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    return ("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", port)
+
+
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(
     vizsla: RunVizsla, python: Callable[..., str], pictures: Path, tmp_path: Path
@@ -721,12 +731,8 @@ def test_two_processes_train_what_one_trains(
     options = ("--epochs", "1", "--size", "64", "--bs", "8", "--device", "cpu", "--lr", "1e-3")
     alone = vizsla("train", pictures, *options, "--out", tmp_path / "one")
     assert alone.code == 0
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", port)
     words = ("-m", "vizsla", "train", pictures, *options, "--out", tmp_path / "two")
-    printed = python(*torchrun, *words)
+    printed = python(*torchrun(), *words)
     assert figures(tmp_path / "two") == pytest.approx(figures(tmp_path / "one"), abs=1e-5)
     one, two = probabilities(tmp_path / "one"), probabilities(tmp_path / "two")
     assert list(one) == list(two)
@@ -739,3 +745,38 @@ def test_two_processes_train_what_one_trains(
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_of_torchrun_that_is_killed_ends_all_and_the_run_goes_on(
+    python: Callable[..., str], pictures: Path, tmp_path: Path, killed: int
+):
+    options = ("--epochs", "4", "--size", "64", "--bs", "8", "--device", "cpu", "--lr", "1e-3")
+    often = ("--checkpoint-every", "0.001")
+
+    def words(name: str) -> tuple[object, ...]:
+        train = ("-m", "vizsla", "train", pictures, *options, *often, "--out", tmp_path / name)
+        return (*torchrun(), *train)
+
+    python(*words("whole"))
+    with subprocess.Popen([sys.executable, *map(str, words("run"))]) as started:
+        state = tmp_path / "run" / "checkpoint" / "checkpoint.safetensors"
+        until = time.monotonic() + 100
+        while not state.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        assert state.exists()
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+        (rank,) = (
+            int(child)
+            for child in children
+            if f"\0RANK={killed}\0" in Path(f"/proc/{child}/environ").read_text()
+        )
+        os.kill(rank, signal.SIGKILL)
+        assert started.wait(60) != 0
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    python(*words("run"), "--resume")
+    assert figures(tmp_path / "run") == figures(tmp_path / "whole")
+    assert probabilities(tmp_path / "run") == probabilities(tmp_path / "whole")
+    assert contents(tmp_path / "run").keys() == contents(tmp_path / "whole").keys()

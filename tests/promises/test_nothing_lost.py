@@ -129,6 +129,9 @@ def test_a_full_disk_is_our_error_and_the_old_file_stays(
     for name, write in writers.items():
         folder = tmp_path / "out"
         folder.mkdir()
+        with full_disk(0), pytest.raises(OutputError):
+            write(folder)
+        assert names_in(folder) == [], name
         write(folder)
         before = contents(folder)
         with full_disk(1000), pytest.raises(OutputError, match="File too large") as caught:

@@ -293,8 +293,12 @@ class PartFile:
                     for old in (settings_of(file), rest_of(file)):
                         old.unlink(missing_ok=True)
                     part_of(file).write_bytes(b"")
-                    with atomic_write(settings_of(file)) as temporary:
-                        temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+                    try:
+                        with atomic_write(settings_of(file)) as temporary:
+                            temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+                    except OutputError:
+                        part_of(file).unlink()
+                        raise
                     self._part = held.enter_context(part_of(file).open("wb"))
             self._held = held.pop_all()
 

@@ -246,7 +246,7 @@ def robust_rate(lrs: Tensor, losses: Tensor) -> RobustRate:
         # A loss that never fell is lowest anywhere. It may also have risen from the beginning.
         edge = min(level for _, level in before_rise)
         return _none(
-            "the loss fell at no rate by more than it varies from batch to batch (larger batches or a larger num_it "
+            "the loss fell at no rate by more than it varies from batch to batch (larger batches or more steps "
             "would show smaller falls)",
             num_runs,
             high=float(rates[edge]) if edge > window else math.nan,
@@ -424,7 +424,7 @@ def suggest(
         unpacked = [function(used, read, curve.num_it)[0] for function in OLDER_MEANING]
     lacking = [name for name in readings if math.isnan(readings[name][0]) and name != "robust"]
     notes = [
-        f"Of {len(lrs)} losses {len(used)} can be read, too few to suggest {' or '.join(lacking)}; take more steps (num_it)."
+        f"Of {len(lrs)} losses {len(used)} can be read, too few to suggest {' or '.join(lacking)}; take more steps."
         if lacking
         else "",
         found.reason if found else "",
