@@ -14,6 +14,8 @@ from .augment.geometry import Zoom as Zoom
 from .augment.normalize import Normalize as Normalize
 from .augment.presets import aug_transforms as aug_transforms
 from .augment.presets import setup_aug_tfms as setup_aug_tfms
+from .auditing.audit import Audit as Audit
+from .auditing.audit import audit as audit
 from .data.download import URLs as URLs
 from .data.download import untar_data as untar_data
 from .data.images.item_transforms import DihedralItem as DihedralItem

@@ -32,7 +32,7 @@ LAYERS = (
     ("train",),
     ("recipe",),
     ("report",),
-    ("run",),
+    ("run", "auditing"),
     ("notebook", "serve", "bench"),
     ("classic", "all"),
     ("cli",),

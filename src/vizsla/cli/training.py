@@ -1,4 +1,4 @@
-"""Commands that take DATA or what a training left: demo, train, find-lr, check, bench, report, cache."""
+"""Commands that take DATA or what a training left: demo, train, find-lr, check, audit, bench, report, cache."""
 
 from __future__ import annotations
 
@@ -259,6 +259,73 @@ def check(
     for line in (enlarged, *(each.line() for each in summary.copies)):
         if line:
             display.line(line)
+
+
+def audit(
+    data: Path,
+    /,
+    *,
+    labels: str = "auto",
+    label_level: int | Literal["auto"] = "auto",
+    out: Path | None = None,
+    arch: str = DEFAULTS.arch,
+    size: int = DEFAULTS.size,
+    seed: int = 0,
+    device: str = "auto",
+    bs: int = 32,
+    workers: int = -1,
+    json: bool = False,
+) -> None:
+    """Look for wrong labels, duplicates, odd images and shortcuts; write a page.
+
+    Reads every image and computes its features once, with a frozen network. Nothing is changed. In the folder are audit.html,
+    audit.json, and issues.csv with a row for each image that was found.
+
+    For example:
+
+        vizsla audit pets
+        vizsla audit labels.csv --labels csv:labels.csv,image=file,label=breed --json
+
+    Args:
+        data: A folder of images, or a CSV file that lists them.
+        labels: Where labels come from, as for train.
+        label_level: Which level of folders names the class, as for train.
+        out: Folder for the results; default: NAME-audit. If it exists, the next free number is added.
+        arch: Network whose features are compared.
+        size: Side of the square that the network sees, in pixels.
+        seed: Everything that is random follows from it.
+        device: auto, cpu, cuda or mps.
+        bs: Images that are computed together.
+        workers: Threads that read images; -1: one per core.
+        json: Print everything as one JSON object, too.
+    """
+    from vizsla.auditing.audit import audit as look
+    from vizsla.data.table.from_words import resolve_data
+    from vizsla.report.build import check_report_installed
+    from vizsla.train.display import Display
+
+    choices = TrainConfig(
+        arch=arch, size=size, seed=seed, device=device, batch_size=bs, num_workers=workers
+    )
+    check_choices(choices)
+    check_report_installed()
+    folder = free_path(Path(f"{data_name(data)}-audit") if out is None else out)
+    check_writable(folder)
+    display = Display(quiet=json)
+    table = resolve_data(data, labels=labels, label_level=label_level, seed=seed)
+    for note in table.notes:
+        display.line(note)
+    display.line(counts_line(table))
+    found = look(table, config=choices, display=display)
+    page = found.save(folder)
+    if json:
+        say(as_json(found.to_dict()))
+        return
+    say()
+    for line in found.lines():
+        say(line)
+    say()
+    say(f"Audit: {page}")
 
 
 def bench(

@@ -16,6 +16,8 @@ from .interpret import least_certain as least_certain
 from .interpret import most_confused as most_confused
 from .interpret import top_losses as top_losses
 from .interpret import worst_mistakes as worst_mistakes
+from .label_errors import LabelNoise as LabelNoise
+from .label_errors import label_noise as label_noise
 from .label_errors import suspected_labels as suspected_labels
 from .metrics import classification_report as classification_report
 from .metrics import measure as measure

@@ -111,6 +111,11 @@ def write_report(path: Path, *, content: ReportContent) -> Path:
 
 def render_report(content: ReportContent) -> str:
     """Return the page as text; the same content gives the same text."""
+    return render_page("page.html", **_values(content))
+
+
+def render_page(template: str, **values: object) -> str:
+    """Return a page from one of the templates, with the style sheet and the script of all pages."""
     environment = _environment()
     from markupsafe import Markup
 
@@ -119,12 +124,12 @@ def render_report(content: ReportContent) -> str:
         (files("vizsla.report") / "templates" / name).read_text(encoding="utf-8")
         for name in ("style.css", "sort.js")
     )
-    return environment.get_template("page.html").render(
+    return environment.get_template(template).render(
         style=Markup(style),
         style_hash=_hash(style),
         script=Markup(script),
         script_hash=_hash(script),
-        **_values(content),
+        **values,
     )
 
 

@@ -204,7 +204,7 @@ def suspect_cards(
     if left_out is not None:
         sources.append(("training", left_out))
     found = [(*source, each) for source in sources for each in suspected_labels(source[1])]
-    found.sort(key=lambda one: one[2].label_probability - one[2].probability)
+    found.sort(key=lambda one: one[2].label_probability)
     made: list[Card] = []
     for split, source, each in found[:limit]:
         (card,) = cards(source, [each.position], table=table, album=album)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from scipy.optimize import minimize
+from torch import Tensor
 
 from vizsla import ConfigError, Predictions
 from vizsla.evaluate import (
@@ -17,6 +19,7 @@ from vizsla.evaluate import (
     draw_confusion,
     grid_shape,
     image_grid,
+    label_noise,
     least_certain,
     most_confused,
     set_fitting_titles,
@@ -128,42 +131,67 @@ def test_what_cannot_be_answered_is_refused(from_logits: Maker):
             ask(from_logits([[0.0, 1.0]], [[0.0, 1.0]], task="regression"))
 
 
-def test_an_image_above_the_threshold_of_another_class_is_suspected(from_logits: Maker):
-    # Class a: mean of 0.9, 0.8 and 0.1 is 0.6; class b: mean of 0.7 and 0.6 is 0.65. Only the third image passes b's.
-    shares = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7], [0.4, 0.6]])
-    (found,) = suspected_labels(from_logits(shares.log(), [0, 0, 0, 1, 1]))
-    assert (found.position, found.suggestion) == (2, 1)
-    assert found.label_probability == pytest.approx(0.1)
-    assert found.probability == pytest.approx(0.9)
-
-
-def test_what_is_not_suspected(from_logits: Maker):
-    # The third image is predicted as b with 0.6, less than b's images usually have.
-    shares = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.1, 0.9], [0.1, 0.9]])
-    assert suspected_labels(from_logits(shares.log(), [0, 0, 0, 1, 1])) == ()
-    # No label names class 2.
-    shares = torch.tensor([[0.6, 0.1, 0.3], [0.05, 0.05, 0.9], [0.2, 0.7, 0.1]])
-    found = suspected_labels(from_logits(shares.log(), [0, 0, 1]))
-    assert all(each.suggestion != 2 for each in found)
-    unlabelled = from_logits([[0.9, 0.1], [0.1, 0.9]], [UNLABELLED, UNLABELLED])
-    assert suspected_labels(unlabelled) == ()
-    several = from_logits([[3.0, 3.0]], [[0.0, 0.0]], task="multi_category")
-    assert suspected_labels(several) == ()
-
-
-def test_wrong_labels_are_found_among_many(from_logits: Maker):
+def drawn_labels(num_images: int, *, spread: float, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits of 4 classes, labels that follow them except where chance draws, and where it drew another class."""
     random = torch.Generator().manual_seed(0)
-    truth = torch.arange(300) % 3
-    logits = torch.randn(300, 3, generator=random) + 8 * torch.eye(3)[truth]
-    wrong = list(range(0, 300, 25))
-    targets = truth.clone()
-    targets[wrong] = (truth[wrong] + 1) % 3
+    logits = spread * torch.randn(num_images, 4, generator=random)
+    right = torch.multinomial(logits.softmax(1), 1, generator=random)[:, 0]
+    drawn = torch.randint(4, (num_images,), generator=random)
+    targets = torch.where(torch.rand(num_images, generator=random) < noise, drawn, right)
+    return logits, targets, (targets != right).nonzero()[:, 0]
+
+
+def test_wrong_labels_are_found_and_counted(from_logits: Maker):
+    logits, targets, wrong = drawn_labels(2000, spread=6, noise=0.1)
+    found = label_noise(from_logits(logits, targets))
+    assert found is not None
+    assert found.low < len(wrong) / 2000 < found.high
+    places = {each.position for each in found.suspects}
+    assert len(places & set(wrong.tolist())) > 0.8 * len(wrong)
+    assert len(places - set(wrong.tolist())) < 0.35 * len(places)
+    order = [each.label_probability for each in found.suspects]
+    assert order == sorted(order)
+    first = found.suspects[0]
+    assert first.suggestion == logits[first.position].argmax() != targets[first.position]
+    assert first.wrong > 0.99 > 0.01 > first.label_probability
+
+
+def test_the_share_of_wrong_labels_is_the_likeliest_one(from_logits: Maker):
+    for noise, scale in ((0.0, 1.0), (0.05, 1.0), (0.2, 0.5)):
+        logits, targets, _ = drawn_labels(800, spread=5, noise=noise)
+
+        def unlikelihood(values: Any, logits: Any = logits, targets: Any = targets) -> float:
+            share, temperature = values
+            own = (logits.double() / temperature).softmax(1)[range(800), targets]
+            return -float(((1 - share) * own + share / 4).log().sum())
+
+        best = minimize(
+            unlikelihood, (0.05, 1.0), method="Nelder-Mead", bounds=((0, 0.6), (0.1, 9))
+        )
+        found = label_noise(from_logits(logits * scale, targets))
+        assert found is not None
+        # The shares that are tried are 12 % apart.
+        assert found.rate == pytest.approx(0.75 * best.x[0], rel=0.07, abs=3e-4)
+        assert found.low <= found.rate <= found.high
+
+
+def test_a_weak_network_does_not_make_labels_wrong(from_logits: Maker):
+    logits, targets, _ = drawn_labels(1000, spread=1.5, noise=0)
+    assert float((logits.argmax(1) == targets).float().mean()) < 0.7
+    found = label_noise(from_logits(logits * 3, targets))  # surer than it may be
+    assert found is not None
+    assert (found.low, found.suspects) == (0, ())
+
+
+def test_where_no_label_is_suspected(from_logits: Maker):
+    logits, targets, _ = drawn_labels(400, spread=6, noise=0.1)
+    targets[targets == 2] = 0
     found = suspected_labels(from_logits(logits, targets))
-    places = {each.position for each in found}
-    assert len(places & set(wrong)) >= 11
-    assert len(places - set(wrong)) <= 6
-    gaps = [each.probability - each.label_probability for each in found]
-    assert gaps == sorted(gaps, reverse=True)
+    assert found
+    assert all(each.suggestion != 2 for each in found)  # no label names it
+    assert label_noise(from_logits(logits, torch.zeros(400).long())) is None
+    assert suspected_labels(from_logits(logits, torch.full((400,), UNLABELLED))) == ()
+    assert suspected_labels(from_logits([[3.0, 3.0]], [[0.0, 0.0]], task="multi_category")) == ()
 
 
 @pytest.fixture(autouse=True)

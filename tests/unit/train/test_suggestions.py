@@ -163,7 +163,7 @@ def test_short_curve_suggests_nan_and_says_why():
     assert all(math.isnan(x) for dot in found.dots.values() for x in dot)
     assert "13 losses 0" in found.note
     assert all(function.__name__ in found.note for function in READINGS)
-    assert "num_it" in found.note
+    assert "more steps" in found.note
 
 
 def test_no_function_is_refused():
@@ -223,7 +223,7 @@ def test_losses_without_a_safe_rate():
         assert not found.safe
         assert math.isnan(found.value)
         assert math.isnan(found.low)
-        assert "num_it" in found.reason
+        assert "more steps" in found.reason
     rising = robust_rate(LRS, runs_of(torch.linspace(1, 9, 100), noise=0.05))
     assert not rising.safe
     assert math.isnan(rising.high)

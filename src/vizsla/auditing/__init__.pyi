@@ -1,0 +1,10 @@
+"""What the other packages use of vizsla.auditing."""
+
+from .audit import Audit as Audit
+from .audit import Finding as Finding
+from .audit import Item as Item
+from .audit import audit as audit
+from .shortcuts import Cue as Cue
+from .shortcuts import Grouping as Grouping
+from .traits import Traits as Traits
+from .traits import read_traits as read_traits
