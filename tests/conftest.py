@@ -108,12 +108,18 @@ def make_image(tmp_path: Path) -> Callable[..., Path]:
 def draw_folder() -> Callable[..., Path]:
     """Return a function that writes ``cross/cross_0.png``, ``disc/disc_0.png`` and so on below a folder, and returns it."""
 
-    def draw_all(root: Path, *, per_class: int = 12, suffix: str = ".png") -> Path:
+    def draw_all(
+        root: Path,
+        *,
+        per_class: int = 12,
+        suffix: str = ".png",
+        size: tuple[int, int] = (48, 64),
+    ) -> Path:
         for label in ("cross", "disc"):
             (root / label).mkdir(parents=True)
             for number in range(per_class):
                 path = root / label / f"{label}_{number}{suffix}"
-                draw_image(label, number=number).save(path, quality=95)
+                draw_image(label, number=number, size=size).save(path, quality=95)
         return root
 
     return draw_all

@@ -1,5 +1,7 @@
 """The public names of vizsla: one line each. ``__init__.py`` imports a name from here when it is first used."""
 
+from .auditing.audit import Audit as Audit
+from .auditing.audit import audit as audit
 from .augment.colour import Brightness as Brightness
 from .augment.colour import Contrast as Contrast
 from .augment.colour import Hue as Hue
@@ -14,8 +16,6 @@ from .augment.geometry import Zoom as Zoom
 from .augment.normalize import Normalize as Normalize
 from .augment.presets import aug_transforms as aug_transforms
 from .augment.presets import setup_aug_tfms as setup_aug_tfms
-from .auditing.audit import Audit as Audit
-from .auditing.audit import audit as audit
 from .data.download import URLs as URLs
 from .data.download import untar_data as untar_data
 from .data.images.item_transforms import DihedralItem as DihedralItem

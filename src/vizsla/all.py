@@ -51,8 +51,8 @@ from vizsla.train.learner import cnn_learner
 
 # fmt: off
 _FOR_PROGRAMS = {
-    "Checkpoint", "Prediction", "Predictor", "TrainConfig", "WandbLogger", "__version__", "balanced_class_weights", "compare",
-    "from_hub", "grad_cam", "push_to_hub", "robust", "train_classifier",
+    "Audit", "Checkpoint", "Prediction", "Predictor", "TrainConfig", "WandbLogger", "__version__", "audit", "balanced_class_weights",
+    "compare", "from_hub", "grad_cam", "push_to_hub", "robust", "train_classifier",
 }
 """Names of ``vizsla`` that cells import themselves, as they do its errors."""
 # fmt: on

@@ -6,5 +6,7 @@ from .audit import Item as Item
 from .audit import audit as audit
 from .shortcuts import Cue as Cue
 from .shortcuts import Grouping as Grouping
+from .shortcuts import find_grouping as find_grouping
+from .shortcuts import probe as probe
 from .traits import Traits as Traits
 from .traits import read_traits as read_traits

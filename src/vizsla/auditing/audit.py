@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -40,8 +40,8 @@ from vizsla.recipe.features_first import SHARES, load_network, pooling_classifie
 from vizsla.recipe.head_fit import (
     FeatureLayout,
     HeadFit,
+    best_fit,
     candidate_settings,
-    choose_setting,
     fit_feature_head,
 )
 from vizsla.recipe.recipe import cache_for, loaders_for
@@ -167,7 +167,6 @@ class Audit:
     more_data: MoreData | None = None
     network: str = ""
     seconds: float = 0.0
-    features: Tensor = field(default_factory=lambda: torch.zeros(0, 0), repr=False)
 
     @property
     def suspects(self) -> tuple[Item, ...]:
@@ -252,7 +251,7 @@ class Audit:
 
     def _csv(self) -> str:
         written = io.StringIO()
-        columns = ("path", "kind", "label", "suggestion", "score", "reason", "related")
+        columns = ["path", "kind", "label", "suggestion", "score", "reason", "related"]
         rows = csv.DictWriter(written, columns, lineterminator="\n")
         rows.writeheader()
         for each in self.findings:
@@ -341,9 +340,7 @@ def audit(
             ),
             *_image_faults(look),
         ]
-        audited = Audit(
-            table=table, findings=(), rows=rows, network=backbone.spec.name, features=features_ND
-        )
+        audited = Audit(table=table, findings=(), rows=rows, network=backbone.spec.name)
         if table.task == "category":
             judged = _judge(look, on_progress=bars.move)
             if judged is not None:
@@ -408,7 +405,7 @@ def _duplicates(
     held_out = set(table.valid_rows.tolist())
     by_kind: defaultdict[str, list[Item]] = defaultdict(list)
     for group in find_near_duplicates(
-        table, look.rows, look.features_ND, num_workers=num_workers, on_progress=on_progress
+        table, look.rows, look.last_stage(), num_workers=num_workers, on_progress=on_progress
     ):
         first, *others = group.rows
         labels = {table.label(row) for row in group.rows} - {""}
@@ -421,7 +418,7 @@ def _duplicates(
         by_kind[kind].append(
             Item(row=first, reason=joined(kinds, limit=3), score=likeness, related=tuple(others))
         )
-    words = {
+    words: dict[str, tuple[Severity, str, str]] = {
         "contradiction": ("mend", "the same or nearly the same, with different labels", "At most one of the labels is right. Decide in fixes.csv: relabel or drop."),
         "across sets": ("mend", "the same or nearly the same, in training and in validation", "They make the accuracy look better than it is. Drop one of each, or split with --group auto."),
         "duplicate": ("know", "the same or nearly the same", "They count more than others in training; a split with --group auto keeps them together."),
@@ -505,9 +502,14 @@ def _judge(
     values, targets = look.features_ND[places][:, None], look.targets[places]
     num_classes = len(look.table.vocab)
     on_progress("judging labels", 0, 2)
-    setting = choose_setting(
-        values, targets, layout=look.layout, num_classes=num_classes, settings=candidate_settings(look.layout), seed=look.seed
-    )  # fmt: skip
+    setting = best_fit(
+        values,
+        targets,
+        layout=look.layout,
+        num_classes=num_classes,
+        settings=candidate_settings(look.layout),
+        seed=look.seed,
+    ).setting
     on_progress("judging labels", 1, 2)
     fit = fit_feature_head(
         values,
@@ -629,14 +631,10 @@ def _labels(
                 related=tuple(others),
             )
         )
-    rate = (
-        ""
-        if noise is None
-        else f"; about {percent_text(noise.rate)} ({percent_range(noise.low, noise.high)}) of all labels may be wrong"
-    )
+    rate = f"; about {percent_text(noise.rate)} ({percent_range(noise.low, noise.high)}) of all labels may be wrong"
     yield Finding(
         kind="label",
-        severity="mend" if noise is not None and noise.low > 0.02 else "look",
+        severity="mend" if noise.low > 0.02 else "look",
         title=f"{counted(len(items), 'label is', 'labels are')} suspected to be wrong{rate}.",
         advice="Look at them, surest first; where the network is weak these are its own mistakes.",
         items=tuple(items),

@@ -41,6 +41,8 @@ MOST_KINDS = 40
 TELLING = 0.2
 """Share of what chance leaves open that a cue has to explain before it is named."""
 NUM_FOLDS = 5
+LEAST_LOST = 0.01
+"""Accuracy that groups have to cost beyond chance before they are proposed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,7 +240,7 @@ def find_grouping(
         lost_N = alone.double() - together.double()
         lost = float(lost_N.mean())
         half = normal_quantile() * float(lost_N.std()) / math.sqrt(len(lost_N))
-        if lost - half > 0 and (best is None or lost - half > best.low):
+        if lost - half > LEAST_LOST and (best is None or lost - half > best.low):
             best = Grouping(
                 pattern=pattern,
                 num_groups=len(set(groups)),

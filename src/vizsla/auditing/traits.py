@@ -181,7 +181,8 @@ def _laplacian_variance(grey: NDArray[np.int16]) -> float:
         return 0.0
     inner = grey[1:-1, 1:-1]
     around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    return float((around - 4 * inner).var())
+    # Less what rounding to whole levels adds: (16 + 4) / 12.
+    return max(0.0, float((around - 4 * inner).var()) - 20 / 12)
 
 
 TINY = 64

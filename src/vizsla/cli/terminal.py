@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from errno import EDQUOT, EFBIG, EIO, ENOSPC
 from itertools import chain, count
@@ -17,7 +17,7 @@ from cyclopts import CycloptsError
 
 from vizsla.errors import ConfigError, OutputError, VizslaError, all_at_once, memory_checked
 from vizsla.run.folder import check_not_of_run
-from vizsla.text import say
+from vizsla.text import one_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -274,13 +274,38 @@ def check_writable(path: Path, *, force: bool = False) -> None:
         raise OutputError(f"{path} exists. Choose another name, or replace it with --force.")
 
 
-def free_path(path: Path) -> Path:
+def free_path(path: Path, *, is_folder: bool = False) -> Path:
     """Return a path, or, after a line that says so, the next one with a number that is free."""
-    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
-    free = next(each for each in chain([path], numbered) if not each.exists() or each.is_dir())
+    stem, suffix = (path.name, "") if is_folder else (path.stem, path.suffix)
+    numbered = (path.with_name(f"{stem}-{number}{suffix}") for number in count(2))
+    free = next(
+        each
+        for each in chain([path], numbered)
+        if not each.exists() or (each.is_dir() and not is_folder)
+    )
     if free != path:
         say(f"{path} exists. The result goes to {free}.")
     return free
+
+
+@contextmanager
+def new_folder(folder: Path) -> Generator[None]:
+    """Make a folder before anything is computed; it goes again if nothing was written to it.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot make the folder {folder}: {one_line(error)}. Choose another place."
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it has the results
+            folder.rmdir()
 
 
 def check_choices(choices: TrainConfig) -> None:

@@ -19,6 +19,7 @@ from vizsla.cli.terminal import (
     data_name,
     finish,
     free_path,
+    new_folder,
 )
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.recipe.config import DataConfig, TrainConfig, Truncated
@@ -309,15 +310,15 @@ def audit(
     )
     check_choices(choices)
     check_report_installed()
-    folder = free_path(Path(f"{data_name(data)}-audit") if out is None else out)
-    check_writable(folder)
+    folder = free_path(Path(f"{data_name(data)}-audit") if out is None else out, is_folder=True)
     display = Display(quiet=json)
-    table = resolve_data(data, labels=labels, label_level=label_level, seed=seed)
-    for note in table.notes:
-        display.line(note)
-    display.line(counts_line(table))
-    found = look(table, config=choices, display=display)
-    page = found.save(folder)
+    with new_folder(folder):
+        table = resolve_data(data, labels=labels, label_level=label_level, seed=seed)
+        for note in table.notes:
+            display.line(note)
+        display.line(counts_line(table))
+        found = look(table, config=choices, display=display)
+        page = found.save(folder)
     if json:
         say(as_json(found.to_dict()))
         return
