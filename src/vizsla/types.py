@@ -36,7 +36,7 @@ UNLABELLED = -1
 """The target of an image whose class is not known; the targets of the other tasks are NaN there."""
 
 DECISION_THRESHOLD = 0.5
-"""An image has a class of a ``"multi_category"`` task where the class's probability is above this."""
+"""An image has a class of a ``"multi_category"`` task where its probability is above this, unless the class has a threshold."""
 
 LABEL_SEPARATOR = ";"
 """Stands between the labels of one image where they are shown as one text."""
@@ -70,6 +70,21 @@ def probabilities_of(logits: Tensor, *, task: Task) -> Tensor:
     if task == "category":
         return logits.softmax(dim=-1)
     return logits.sigmoid() if task == "multi_category" else logits
+
+
+def has_class(probabilities: Tensor, thresholds: Sequence[float] | None = None) -> Tensor:
+    """Return which of several labels images have, bool ``(..., C)``: those with a probability above the class's threshold.
+
+    ``thresholds`` are C numbers; None is ``DECISION_THRESHOLD`` for all.
+    """
+    if thresholds is None:
+        return probabilities > DECISION_THRESHOLD
+    return probabilities > probabilities.new_tensor(thresholds)
+
+
+def surest(probabilities: Tensor, has: Tensor) -> Tensor:
+    """Return ``(...)``: the probability ``(..., C)`` of the least certain decision, which are bool of the same shape."""
+    return probabilities.where(has, 1 - probabilities).amin(dim=-1)
 
 
 def logits_of(outputs: Tensor, *, task: Task) -> Tensor:

@@ -86,6 +86,7 @@ def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Pa
     assert lines[3].split() == [
         *("stage", "images", "epoch", "train_loss", "valid_loss", "accuracy", "time")
     ]
+    assert lines[-4].startswith("Probabilities: calibrated when the head was fitted; it takes 10 ")
     assert lines[-2].startswith("Validation accuracy ")
     assert lines[-2].endswith("(5 images)")
     assert lines[-1] == f"Results: {folder / 'run'}/  (open {folder / 'run' / 'report.html'})"
@@ -229,6 +230,13 @@ def test_several_labels_and_numbers_go_all_the_way(
     image = pictures / "cross" / "cross_0.png"
     said = json.loads(vizsla("predict", run, image, "--json").out)["prediction"]
     assert said == answer if answer else abs(said["score"] - 3) < 0.5
+    cut = ("--threshold", "cross=0.0", "--threshold", "disc=0", "--threshold", "plain=1.0")
+    done = vizsla("predict", run, image, "--json", *cut)
+    if answer:
+        assert json.loads(done.out)["prediction"] == ["cross", "disc"]
+        done = vizsla("predict", run, image, "--csv", tmp_path / "a.csv", "--threshold", "1")
+        assert csv_rows((tmp_path / "a.csv").read_text("utf-8"))[0]["prediction"] == ""
+    assert done.code == (0 if answer else 2)
     (run / "report.html").unlink()
     assert vizsla("report", run).code == 0
     assert metrics.keys() == json.loads((run / "metrics.json").read_text("utf-8"))["metrics"].keys()
@@ -259,6 +267,7 @@ def test_options_that_cannot_work_are_refused_first(vizsla: RunVizsla):
         ("--device", "tpu", "device"),
         ("--cache", "disc", "--cache"),
         ("--cache-budget", "lots", "cache_budget"),
+        *(("--threshold", word, "threshold") for word in ("f2", "1.5", "precision:0", "much")),
         ("--sizee", "64", "--size"),  # what was meant
     ):
         done = vizsla("train", "no-such-folder", "--size", "64", option, value)

@@ -48,6 +48,7 @@ def evaluate(
     device: str = "auto",
     bs: int = 32,
     workers: int = -1,
+    threshold: tuple[str, ...] = (),
 ) -> None:
     """Judge a model on labelled images: metrics with intervals, classes, confusions, calibration, worst mistakes.
 
@@ -71,8 +72,10 @@ def evaluate(
         device: auto, cpu, cuda or mps.
         bs: Images that are computed together.
         workers: Threads that read images; -1: one per core.
+        threshold: Of several labels, as for predict.
     """
     from vizsla.cli.terminal import evaluation_json, evaluation_lines
+    from vizsla.evaluate.thresholds import read_thresholds
     from vizsla.predict.evaluation import evaluate_model
     from vizsla.predict.predictor import Predictor
     from vizsla.run.folder import RunFolder
@@ -82,6 +85,8 @@ def evaluate(
     if csv is not None:
         check_writable(csv, force=force)
     predictor = Predictor.load(model_file(model), device=device)
+    if threshold:
+        predictor.set_thresholds(read_thresholds(threshold))
     display = Display(quiet=json)
     trained_on: set[str] = set()
     if model.is_dir():
@@ -163,6 +168,7 @@ def predict(
     link: bool = False,
     csv_safe: bool = False,
     sha256: str | None = None,
+    threshold: tuple[str, ...] = (),
 ) -> None:
     """Classify images: label, probability, top 3; or sort them into a folder for each class.
 
@@ -200,7 +206,9 @@ def predict(
         link: With --sort-to: make symbolic links instead of copies.
         csv_safe: Put ' before text that a spreadsheet would take for a formula, such as =A1.
         sha256: Open the model only if its file has this digest.
+        threshold: Of several labels, the probability above which an image has one: a number, or LABEL=NUMBER; may be repeated.
     """
+    from vizsla.evaluate.thresholds import read_thresholds
     from vizsla.predict.formats import Format
     from vizsla.predict.stream import PredictOptions, print_predictions
 
@@ -237,6 +245,7 @@ def predict(
         csv_safe=csv_safe,
         sha256=sha256,
         num_top=top,
+        thresholds=read_thresholds(threshold) if threshold else None,
     )
     if sort_to is not None:
         _sort(model, source, sort_to, link=link, options=options)
@@ -370,12 +379,12 @@ def _sort(
     model: Path, source: PathSource, folder: Path, *, link: bool, options: PredictOptions
 ) -> None:
     """Sort images into folders, and say how many each has."""
-    from vizsla.predict.predictor import Predictor
     from vizsla.predict.sorting import RECORD, check_sort_folder, sort_images
+    from vizsla.predict.stream import opened
 
     source.check()
     check_sort_folder(folder, map(Path, source.paths))
-    predictor = Predictor.load(model, device=options.device, sha256=options.sha256)
+    predictor = opened(model, options)
     with _bar(source.num_known, prints=False) as move:
         done = sort_images(
             predictor,

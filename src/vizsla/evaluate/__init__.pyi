@@ -5,6 +5,7 @@ from .calibration import FEWEST_IMAGES as FEWEST_IMAGES
 from .calibration import NUM_CALIBRATION_BINS as NUM_CALIBRATION_BINS
 from .calibration import Calibration as Calibration
 from .calibration import calibrate as calibrate
+from .calibration import calibration_line as calibration_line
 from .calibration import fit_temperature as fit_temperature
 from .calibration import reliability as reliability
 from .compare import paired_interval as paired_interval
@@ -42,3 +43,8 @@ from .statistics import mean_over_classes as mean_over_classes
 from .statistics import normal_quantile as normal_quantile
 from .statistics import roc_auc as roc_auc
 from .statistics import wilson_interval as wilson_interval
+from .thresholds import FittedThresholds as FittedThresholds
+from .thresholds import as_thresholds as as_thresholds
+from .thresholds import at_temperature as at_temperature
+from .thresholds import fit_thresholds as fit_thresholds
+from .thresholds import read_thresholds as read_thresholds

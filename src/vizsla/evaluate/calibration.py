@@ -30,6 +30,7 @@ from vizsla.evaluate.conformal import LabelSets, fit_label_sets
 from vizsla.evaluate.novelty import Novelty, fit_novelty
 from vizsla.evaluate.statistics import sums_by, wilson_interval
 from vizsla.seeding import generator
+from vizsla.text import counted
 from vizsla.types import Task, probabilities_of
 
 if TYPE_CHECKING:
@@ -119,6 +120,25 @@ def calibrate(predictions: Predictions, *, temperature: float | None = None) -> 
         label_sets=sets,
         novelty=fit_novelty(logits, targets=targets if task == "category" else None),
     )
+
+
+def calibration_line(calibration: Calibration | None, *, by_head: bool = False) -> str:
+    """Return what was done about the probabilities, and why; ``by_head``: they were calibrated when the head was fitted."""
+    how = "calibrated when the head was fitted" if by_head else "the network's own"
+    if calibration is None:
+        return f"Probabilities: {how}; it takes {FEWEST_IMAGES} labelled validation images to check them."
+    images = counted(calibration.num_pictures, "validation image")
+    error = f"calibration error {calibration.error_before:.1%}"
+    if calibration.temperature != 1:
+        return (
+            f"Probabilities: calibrated on {images}, logits are divided by {calibration.temperature:.3g}; "
+            f"{error} before, {calibration.error_after:.1%} after (cross-fitted)."
+        )
+    if not by_head and calibration.num_pictures < FEWEST_FOR_TEMPERATURE:
+        how += f" (it takes {FEWEST_FOR_TEMPERATURE} validation images to calibrate them)"
+    elif not by_head:
+        how += " (no temperature surely makes them better)"
+    return f"Probabilities: {how}; {error} on {images}."
 
 
 def calibration_error(

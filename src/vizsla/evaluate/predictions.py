@@ -17,13 +17,14 @@ from vizsla.errors import ConfigError
 from vizsla.files import atomic_write
 from vizsla.text import valid_unicode
 from vizsla.types import (
-    DECISION_THRESHOLD,
     UNLABELLED,
     Task,
     check_task,
+    has_class,
     is_labelled,
     label_of,
     probabilities_of,
+    surest,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Predictions:
             1; float32 ``(N, C)`` of finite numbers. A row of the latter two is NaN where the label is not known.
         vocab: The C names of the classes or numbers, in the order of the logits.
         task: What was predicted.
+        thresholds: Of several labels, the probability above which an image has each of the C classes; None is 0.5 for all.
 
     Raises:
         ConfigError: Lengths, dtypes, target values or class names do not fit together, or a logit is not finite.
@@ -69,6 +71,7 @@ class Predictions:
     targets: Tensor
     vocab: tuple[str, ...]
     task: Task = "category"
+    thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -133,12 +136,12 @@ class Predictions:
         """What is predicted, by task.
 
         int64 ``(N,)``: the class with the largest logit, the first of equal ones. For several labels bool ``(N, C)``: the
-        classes whose probability is above 0.5. For regression float32 ``(N, C)``: the outputs.
+        classes whose probability is above their threshold. For regression float32 ``(N, C)``: the outputs.
         """
         if self.task == "category":
             return self.logits.argmax(dim=1)
         outputs = self.probabilities
-        return outputs > DECISION_THRESHOLD if self.task == "multi_category" else outputs
+        return has_class(outputs, self.thresholds) if self.task == "multi_category" else outputs
 
     @property
     def confidence(self) -> Tensor:
@@ -151,7 +154,7 @@ class Predictions:
         probabilities = self.probabilities
         if self.task == "category":
             return probabilities.amax(dim=1)
-        return torch.maximum(probabilities, 1 - probabilities).amin(dim=1)
+        return surest(probabilities, has_class(probabilities, self.thresholds))
 
     @property
     def losses(self) -> Tensor:

@@ -202,6 +202,7 @@ def onnx_bytes(program: ExportedProgram, *, manifest: Manifest) -> bytes:
         ("vocab", json.dumps(manifest.vocab)),
         ("task", manifest.task),
         *([] if manifest.bit_depth is None else [("bit_depth", str(manifest.bit_depth))]),
+        *([] if manifest.thresholds is None else [("thresholds", json.dumps(manifest.thresholds))]),
     ):
         proto.metadata_props.add(key=METADATA_PREFIX + key, value=value)
     return proto.SerializeToString()

@@ -100,13 +100,15 @@ def save_bundle(
     calibration: Calibration | None = None,
     bit_depth: int | None = None,
     flip: bool = True,
+    thresholds: tuple[float, ...] | None = None,
 ) -> Path:
     """Write a classifier and all that is needed to use it as one file, whole or not at all.
 
     The classifier is not changed; its weights are stored as float32. ``resize`` (on the CPU) and then ``augmentation`` (of
     batches) say how validation images came to the size that the network saw; ``size`` replaces that of the latter. Without
     ``calibration`` probabilities stay as the network gives them. ``bit_depth`` says how many bits the 16-bit images used,
-    ``flip`` whether mirror images were trained on.
+    ``flip`` whether mirror images were trained on. ``thresholds`` are those of several labels, for calibrated probabilities; None is
+    0.5 for all.
 
     Raises:
         ConfigError: The network is a module of the user's own, or was changed after it was built, so a file could not be
@@ -138,6 +140,7 @@ def save_bundle(
         class_type=classifier.class_type,
         bit_depth=bit_depth,
         flip=flip,
+        thresholds=thresholds,
     )
     _check_can_be_rebuilt(manifest, tensors)
     text = manifest_to_json(manifest)

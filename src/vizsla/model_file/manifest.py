@@ -46,7 +46,8 @@ FORMAT_VERSION = 4
 
 Format 1 has one class per image. Several labels and numbers are format 2, so that an older version does not take them for
 classes. A bit depth below 16 is format 3: an older version would see 16-bit images almost black. Classes that differ by left and
-right are format 4: an older version would average over mirror images. A file is written in the lowest format that can hold it.
+right, and thresholds of several labels, are format 4: an older version would average over mirror images, or decide at 0.5. A file
+is written in the lowest format that can hold it.
 """
 
 _FULL_DEPTH = 16
@@ -82,6 +83,7 @@ class Manifest:
         bit_depth: How many bits the values of 16-bit images used, 8 to 16; None where there were none, and in older files,
             whose 16-bit images were scaled by 65,535.
         flip: Whether it was trained on mirror images too, or may have been; only written where it was not.
+        thresholds: Of several labels, the calibrated probability above which an image has each class; None is 0.5 for all.
     """
 
     vizsla_version: str
@@ -102,6 +104,7 @@ class Manifest:
     class_type: ClassType = "text"
     bit_depth: int | None = None
     flip: bool = True
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def size(self) -> Size | None:
@@ -121,13 +124,14 @@ def manifest_to_json(manifest: Manifest) -> str:
     version = 1 if manifest.task == "category" else 2
     if (manifest.bit_depth or _FULL_DEPTH) < _FULL_DEPTH:
         version = 3
-    if not manifest.flip:
+    if not manifest.flip or manifest.thresholds is not None:
         version = 4
     content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": version, **asdict(manifest)}
     if manifest.class_type == "text":
         del content["class_type"]
-    if manifest.bit_depth is None:
-        del content["bit_depth"]
+    for name in ("bit_depth", "thresholds"):
+        if content[name] is None:
+            del content[name]
     if manifest.flip:
         del content["flip"]
     for metric in content["metrics"]:
@@ -266,6 +270,10 @@ def _expectations(manifest: Manifest) -> Generator[tuple[str, bool, str]]:
     yield "final_resize.crop_scale", final.crop_scale > 0, "a positive number"
     depth_is_right = 8 <= (manifest.bit_depth or _FULL_DEPTH) <= _FULL_DEPTH
     yield "bit_depth", depth_is_right, f"a whole number from 8 to {_FULL_DEPTH}"
+    if manifest.thresholds is not None:
+        fits = manifest.task == "multi_category" and len(manifest.thresholds) == len(vocab)
+        fits = fits and all(0 <= value <= 1 for value in manifest.thresholds)
+        yield "thresholds", fits, "a number from 0 to 1 for each of several labels"
     for number, metric in enumerate(manifest.metrics):
         field = f"metrics.{number}.num_pictures"
         yield field, metric.num_pictures >= 0, "a whole number from 0"

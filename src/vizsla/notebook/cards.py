@@ -115,13 +115,14 @@ def learner_card(learn: Learner) -> Card:
 def predictor_card(predictor: Predictor) -> Card:
     """Return the card of a predictor."""
     file = () if predictor.path is None else (("file", predictor.path.name),)
+    is_calibrated = predictor.calibration is not None and predictor.calibration.temperature != 1
     return Card(
         title="Predictor",
         facts=(
             *file,
             ("network", _network_name(predictor.classifier)),
             _vocab_fact(predictor.vocab, task=predictor.task),
-            ("probabilities", "as they are" if predictor.calibration is None else "calibrated"),
+            ("probabilities", "calibrated" if is_calibrated else "as they are"),
             ("device", str(predictor.device)),
         ),
     )
@@ -132,10 +133,10 @@ def prediction_card(prediction: Prediction) -> Card:
     facts = [("label", prediction.label or "none")]
     if not math.isnan(prediction.probability):
         facts.append(("probability", f"{prediction.probability:.4f}"))
-    if prediction.label_set is not None:
-        facts.append(("one of", " or ".join(prediction.label_set)))
-    if prediction.none_of_these:
+    if prediction.none_of_these:  # "one of" would contradict it
         facts.append(("none of these", "probably"))
+    elif prediction.label_set is not None:
+        facts.append(("one of", " or ".join(prediction.label_set)))
     return Card(title="Prediction", facts=tuple(facts), bars=prediction.top)
 
 

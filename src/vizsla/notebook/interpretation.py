@@ -16,7 +16,7 @@ from vizsla.evaluate import interpret
 from vizsla.evaluate.metrics import classification_report
 from vizsla.evaluate.plots import draw_confusion, image_grid, set_fitting_titles
 from vizsla.evaluate.predictions import Predictions
-from vizsla.infer.run import compute_outputs, predict_batches
+from vizsla.infer.run import compute_outputs
 from vizsla.notebook.collections import L
 from vizsla.notebook.tensors import TensorImage
 from vizsla.text import say
@@ -77,10 +77,7 @@ class ClassificationInterpretation:
         if dl is None:
             table, predictions = learn.dls.table, learn.predictions(ds_idx)
         elif isinstance(dl, DataLoader):
-            table = dl.table
-            predictions = predict_batches(
-                learn.model, dl.batches(), table=table, precision=learn.precision  # pyright: ignore[reportArgumentType] (any module with logits will do)
-            )  # fmt: skip
+            table, predictions = dl.table, learn.predictions(dl=dl)
         else:
             return cls._of_batches(learn, dl)
 
@@ -107,6 +104,7 @@ class ClassificationInterpretation:
             targets=outputs.targets,
             vocab=learn.dls.table.vocab,
             task=learn.dls.table.task,
+            thresholds=learn.thresholds,
         )
         return cls(learn, predictions, images=lambda positions: images[positions])
 

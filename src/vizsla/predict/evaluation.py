@@ -95,6 +95,7 @@ def evaluate_model(
         targets=table.targets[chosen],
         vocab=predictor.vocab,
         task=predictor.task,
+        thresholds=predictor.thresholds,
     )
     return Evaluation(
         predictions=predictions,

@@ -94,7 +94,7 @@ def columns_of(
         columns |= {f"prob_{name}": "probability" for name in predictor.vocab}
         if coverage is not None:
             columns["label_set"] = "labels"
-        if predictor.calibration is not None:
+        if predictor.calibration is not None and predictor.task == "category":
             columns |= {"familiarity": "share", "none_of_these": "flag"}
     return {"path": "text", **columns, "error": "text"}
 
@@ -160,10 +160,10 @@ def row_line(
     else:
         top = ", ".join(f"{one['label']} {one['probability']:.1%}" for one in row["top"])
         said = f"{_joined(row['prediction']) or '(none)'}  {row['probability']:.1%}  ({top})"
-        if "label_set" in row:
-            said += f"  {{{', '.join(row['label_set'])}}}"
-        if row.get("none_of_these"):
+        if row.get("none_of_these"):  # "one of these" would contradict it
             said += "  unlike the validation images: maybe none of these"
+        elif "label_set" in row:
+            said += f"  {{{', '.join(row['label_set'])}}}"
     return printable(f"{row['path']}  {said}").translate(_BREAKS) + "\n"
 
 

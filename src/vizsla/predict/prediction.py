@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from vizsla.errors import ConfigError
 from vizsla.types import (
-    DECISION_THRESHOLD,
     LABEL_SEPARATOR,
     ClassType,
     Task,
+    has_class,
     label_of,
     probabilities_of,
+    surest,
     typed_class,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch import Tensor
 
     from vizsla.evaluate.calibration import Calibration
 
@@ -37,8 +37,8 @@ class Prediction:
     """What a classifier says about one image; unpacks as (label, index, probabilities).
 
     Attributes:
-        label: The most probable class. Several labels: those whose probability is above 0.5, joined by ``;``, empty if none
-            is. Regression: the numbers, joined by ``;``.
+        label: The most probable class. Several labels: those whose probability is above their threshold, joined by ``;``,
+            empty if none is. Regression: the numbers, joined by ``;``.
         index: Position of the label in the vocabulary. Several labels: bool ``(C,)``, which of them. Regression: float32
             ``(C,)``, the numbers.
         probability: Of the label, 0-1; of several labels, that of the least certain decision; NaN for regression.
@@ -50,9 +50,10 @@ class Prediction:
         values: The numbers in the order of the vocabulary; empty unless the task is regression.
         task: What was predicted.
         familiarity: Share of the validation images that were no more like one of the classes than this one, 0-1; near 0
-            means that the image is like none of them. None where the model file does not say.
+            means that the image is like none of them. None for several labels, of which an image may have none, and where the
+            model file does not say.
         none_of_these: Whether that is so rare that the image probably shows none of the classes; 5 % of the validation
-            images, all of known classes, are refused in this way. None where the model file does not say.
+            images, all of known classes, are refused in this way. None as for ``familiarity``.
         label_set: Classes, best first, that hold the true one with the probability ``coverage``; None if not asked for.
         coverage: As asked for.
         vocab: Names of the classes or numbers, in the order of the probabilities.
@@ -155,16 +156,18 @@ def describe(
     class_type: ClassType = "text",
     calibration: Calibration | None = None,
     coverage: float | None = None,
+    thresholds: tuple[float, ...] | None = None,
 ) -> list[Prediction]:
     """Return what logits ``(V, B, C)`` on the CPU say about B images; probabilities are averaged over the V views."""
     if task == "regression":
         # Copies, which can be used outside of inference mode.
         return [_numbers(row.clone(), vocab=vocab) for row in logits.mean(0).unbind()]
     temperature = 1.0 if calibration is None else calibration.temperature
-    novelty = None if calibration is None else calibration.novelty
-    threshold = None
+    # An image may have none of several labels: a small largest logit says no more than that.
+    novelty = None if calibration is None or task != "category" else calibration.novelty
+    least = None
     if calibration is not None and calibration.label_sets is not None and coverage is not None:
-        threshold = calibration.label_sets.threshold(coverage)
+        least = calibration.label_sets.threshold(coverage)
     probabilities_BC = probabilities_of(logits / temperature, task=task).mean(0)
     # A single view by its logits, as probabilities may round to the same value. Stable: of equals the first, as argmax does.
     ranked_BC = logits[0] if len(logits) == 1 else probabilities_BC
@@ -178,14 +181,14 @@ def describe(
         top = tuple((vocab[index], float(probabilities[index])) for index in best)
         label, index, probability, labels = top[0][0], best[0], top[0][1], (top[0][0],)
         if task == "multi_category":
-            index = probabilities > DECISION_THRESHOLD
+            index = has_class(probabilities, thresholds)
             labels = tuple(name for name, has in zip(vocab, index.tolist(), strict=True) if has)
             label = LABEL_SEPARATOR.join(labels)
-            probability = float(torch.maximum(probabilities, 1 - probabilities).amin())
+            probability = float(surest(probabilities, index))
         label_set = None
-        if threshold is not None:
-            # The likeliest class is there even where none reaches the threshold: an empty set would not help.
-            count = max(1, int((probabilities >= threshold).sum()))
+        if least is not None:
+            # The likeliest class is there even where none reaches it: an empty set would not help.
+            count = max(1, int((probabilities >= least).sum()))
             label_set = tuple(vocab[index] for index in order[:count].tolist())
         prediction = Prediction(
             label=label,

@@ -37,6 +37,7 @@ from vizsla.errors import ConfigError, ModelFileError, PictureError, memory_chec
 from vizsla.evaluate.conformal import check_coverage
 from vizsla.evaluate.metrics import measure
 from vizsla.evaluate.predictions import Predictions
+from vizsla.evaluate.thresholds import as_thresholds
 from vizsla.infer.run import (
     FeatureKind,
     check_feature_kind,
@@ -60,15 +61,15 @@ from vizsla.model_file.manifest import manifest_digest
 from vizsla.predict.prediction import Prediction, describe
 from vizsla.text import counted, joined
 from vizsla.types import (
-    DECISION_THRESHOLD,
     ImageTable,
+    has_class,
     logits_of,
     probabilities_of,
     unknown_targets,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import BinaryIO
 
@@ -141,12 +142,14 @@ class Predictor:
         calibration: Adjusts the probabilities; None leaves them as the network gives them.
         bit_depth: How many bits the values of 16-bit images use, 8 to 16; None scales them by 65,535.
         flip: Whether mirror images may be among the ``views``: False for classes that differ by left and right.
+        thresholds: Of several labels, the probability above which an image has each class; None is 0.5 for all.
 
     Attributes:
         vocab: Names of the classes or numbers, in the order of the probabilities.
         task: What is predicted.
         classifier: The network.
         calibration: What was fitted on the validation images.
+        thresholds: Of several labels, as given or set by ``set_thresholds``.
         path: The model file that it was loaded from; None if it was loaded from bytes, or not loaded.
         flip: As given.
 
@@ -168,11 +171,13 @@ class Predictor:
         calibration: Calibration | None = None,
         bit_depth: int | None = None,
         flip: bool = True,
+        thresholds: tuple[float, ...] | None = None,
     ) -> None:
         self.flip = flip
         self.calibration = calibration
         self.vocab = classifier.vocab
         self.task: Task = classifier.task
+        self.thresholds = thresholds
         self.classifier = classifier
         self.path: Path | None = None
         # The absolute path of the model file, and the digest of its manifest.
@@ -225,12 +230,13 @@ class Predictor:
             calibration=bundle.manifest.calibration,
             bit_depth=bundle.manifest.bit_depth,
             flip=bundle.manifest.flip,
+            thresholds=bundle.manifest.thresholds,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle where the model file is and what is in it; without a file, the bytes of one. Changes made since are not sent."""
+        """Pickle where the model file is and what is in it, or else the bytes of one; and thresholds. Other changes are not sent."""
         if self._file is not None:
-            return _reopened, (*self._file, str(self.device))
+            return _reopened, (*self._file, str(self.device), self.thresholds)
         resize, augmentation = storable(self._reader.items, self._augmentation)
         with tempfile.TemporaryDirectory() as folder:
             file = save_bundle(
@@ -242,7 +248,7 @@ class Predictor:
                 bit_depth=self.bit_depth,
                 flip=self.flip,
             )
-            return _reopened, (file.read_bytes(), None, str(self.device))
+            return _reopened, (file.read_bytes(), None, str(self.device), self.thresholds)
 
     def __copy__(self) -> Predictor:
         """Return a predictor that shares the network, not one that is opened again as after pickling."""
@@ -330,8 +336,22 @@ class Predictor:
         if self.task == "category":
             decoded = outputs.logits.argmax(1)
         elif self.task == "multi_category":
-            decoded = probabilities > DECISION_THRESHOLD
+            decoded = has_class(probabilities, self.thresholds)
         return probabilities, outputs.targets, decoded
+
+    def set_thresholds(self, thresholds: float | Sequence[float] | Mapping[str, float]) -> None:
+        """Decide about several labels by other thresholds than those of the model file.
+
+        Args:
+            thresholds: The probability above which an image has a class: one number for all, a number for each, or numbers by
+                class; the other classes then keep theirs.
+
+        Raises:
+            ConfigError: They are no probabilities, a class does not exist, or images do not have several labels here.
+        """
+        self.thresholds = as_thresholds(
+            thresholds, vocab=self.vocab, task=self.task, now=self.thresholds
+        )
 
     def validate(self, dl: DataLoader | None = None) -> list[float]:
         """Return the mean loss on labelled images and the first metric of the task; ``evaluate`` says more, and with intervals.
@@ -367,6 +387,7 @@ class Predictor:
             targets=targets,
             vocab=self.vocab,
             task=self.task,
+            thresholds=self.thresholds,
         )
         return [float(said.losses.nanmean()), measure(said, _METRIC_OF_TASK[self.task]).value]
 
@@ -509,6 +530,7 @@ class Predictor:
                 class_type=self.classifier.class_type,
                 calibration=self.calibration,
                 coverage=coverage,
+                thresholds=self.thresholds,
             )
 
         return self._in_batches(images, predictions, doing="predicting")
@@ -740,7 +762,9 @@ class _NotInFileError(ConfigError, AttributeError):
 
 
 @lru_cache(maxsize=2)  # a pool of processes sends a predictor along with every few images
-def _reopened(model: str | bytes, digest: str | None, device: str) -> Predictor:
+def _reopened(
+    model: str | bytes, digest: str | None, device: str, thresholds: tuple[float, ...] | None
+) -> Predictor:
     """Open the model of a pickled predictor, by the path or the bytes of its file."""
     if isinstance(model, str) and not Path(model).exists():
         raise ModelFileError(
@@ -751,7 +775,9 @@ def _reopened(model: str | bytes, digest: str | None, device: str) -> Predictor:
         raise ModelFileError(
             f"The file {model!s} was replaced by another model since this predictor was loaded. Load it again."
         )
-    return Predictor.load(model, device=device)
+    predictor = Predictor.load(model, device=device)
+    predictor.thresholds = thresholds
+    return predictor
 
 
 def _several(images: Any) -> Iterable[AnyImage]:

@@ -36,7 +36,7 @@ from vizsla.predict.predictor import Predictor
 from vizsla.text import listed, printable, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from torch import Tensor
@@ -183,6 +183,7 @@ class PredictOptions:
         sha256: Of the model file, see ``Predictor.load``.
         num_top: Classes that a row of a table or of JSON names, the most probable ones.
         features: Write these features instead of predictions, see ``Predictor.embed``.
+        thresholds: Of several labels, see ``Predictor.set_thresholds``; None are those of the model file.
     """
 
     device: str = "auto"
@@ -194,6 +195,7 @@ class PredictOptions:
     sha256: str | None = None
     num_top: int = 3
     features: FeatureKind | None = None
+    thresholds: float | Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,7 +236,7 @@ def print_predictions(
     options = PredictOptions() if options is None else options
     source.check()
     where = sys.stdout if file is None else file
-    predictor = Predictor.load(model, device=options.device, sha256=options.sha256)
+    predictor = opened(model, options)
     columns = columns_of(predictor, coverage=options.coverage)
     in_terminal = where.isatty()
     # Readable where the file can hold every character and obeys none; escapes that JSON knows elsewhere.
@@ -288,7 +290,7 @@ def write_predictions(
     source.check()
     if resume and not unfinished and file.exists():
         return None
-    predictor = Predictor.load(model, device=options.device, sha256=options.sha256)
+    predictor = opened(model, options)
     predictor.check_options(coverage=options.coverage, views=options.views)
     settings: dict[str, object] = {
         "format": 3,
@@ -301,6 +303,7 @@ def write_predictions(
         # None where they are not used, as in rows of earlier versions.
         "--top": None if options.num_top == 3 else options.num_top,
         "--features": options.features,
+        "--threshold": predictor.thresholds and list(predictor.thresholds),
     }
     part = PartFile(
         file,
@@ -323,6 +326,14 @@ def write_predictions(
         )
         part.finish(form=form, columns=columns, csv_safe=options.csv_safe)
     return done
+
+
+def opened(model: Path, options: PredictOptions) -> Predictor:
+    """Return the predictor of a model file, with the thresholds of the options."""
+    predictor = Predictor.load(model, device=options.device, sha256=options.sha256)
+    if options.thresholds is not None:
+        predictor.set_thresholds(options.thresholds)
+    return predictor
 
 
 def _run(

@@ -23,6 +23,7 @@ Augment = Literal["none", "light", "default", "strong"]
 ResizeWord = Literal["crop", "squish", "pad", "pad-border", "pad-zeros"]
 
 EPOCHS_ON_GPU = 5
+USUAL_THRESHOLD = "0.5"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,8 @@ class TrainConfig:
         vertical_flip: Also turn training images upside down, as is right for microscopes and satellites, unless flip is
             auto and that makes classes alike.
         colour: Let the end-to-end epochs change brightness and contrast; the hue never changes.
+        threshold: Of several labels, the probability above which an image has one: a number; f1: for each label the one with the
+            best F1 on the validation images; precision:0.9: the lowest at which that share of the images that get it have it.
 
     Raises:
         ConfigError: A value cannot work.
@@ -110,6 +113,7 @@ class TrainConfig:
     flip: bool | Literal["auto"] = "auto"
     vertical_flip: bool = False
     colour: bool = True
+    threshold: str = USUAL_THRESHOLD
 
     def __post_init__(self) -> None:
         if not _is_whole(self.size, least=1):
@@ -159,6 +163,12 @@ class TrainConfig:
             raise ConfigError(
                 f"bit_depth is 'auto' or a whole number from 8 to 16. Received: {self.bit_depth!r}"
             )
+        number = self.threshold.removeprefix("precision:")
+        least = 0 if number == self.threshold else 1e-9  # any threshold has a precision of 0
+        if self.threshold != "f1" and not _is_share(number, least=least):
+            raise ConfigError(
+                f"threshold is a number from 0 to 1, 'f1', or a precision such as 'precision:0.9'. Received: {self.threshold!r}"
+            )
         if self.cache_budget != "auto":
             from vizsla.machine import parse_bytes
 
@@ -199,6 +209,13 @@ class TrainConfig:
         if isinstance(self.epochs, str):
             return EPOCHS_ON_GPU if device.type == "cuda" else 0
         return self.epochs
+
+
+def _is_share(text: str, *, least: float) -> bool:
+    try:
+        return least <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 def _is_whole(value: object, *, least: int) -> bool:

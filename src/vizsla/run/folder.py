@@ -211,6 +211,7 @@ class RunFolder:
                 f"{file} does not fit the images of the run any more ({type(error).__name__}: {error}). They must be "
                 "the images and labels that the run was trained on."
             ) from error
+        thresholds = self.metrics.get("thresholds")
         outputs = torch.tensor(numbers, dtype=torch.float64).view(len(paths), len(columns))
         return Predictions(
             rows=rows,
@@ -219,6 +220,7 @@ class RunFolder:
             targets=table.targets[rows],
             vocab=table.vocab,
             task=table.task,
+            thresholds=None if thresholds is None else tuple(thresholds),
         )
 
     def _read(self, name: str, parse: Any) -> Any:

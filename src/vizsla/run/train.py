@@ -27,12 +27,18 @@ from vizsla.data.table.check import (
     settle_unreadable,
 )
 from vizsla.errors import ConfigError, all_at_once
-from vizsla.evaluate.calibration import calibrate
+from vizsla.evaluate.calibration import calibrate, calibration_line
 from vizsla.evaluate.metrics import Metric, summarise
+from vizsla.evaluate.thresholds import (
+    as_thresholds,
+    at_temperature,
+    check_task_of_thresholds,
+    fit_thresholds,
+)
 from vizsla.files import atomic_write
 from vizsla.machine import device_name, peak_memory_bytes
 from vizsla.model_file.bundle import save_bundle
-from vizsla.recipe.config import DataConfig
+from vizsla.recipe.config import USUAL_THRESHOLD, DataConfig
 from vizsla.recipe.end_to_end import END_TO_END
 from vizsla.recipe.going_on import beside, check_classes, choices_of
 from vizsla.recipe.recipe import TrainedRun, cache_for, network_of_run, train_classifier
@@ -126,6 +132,8 @@ def run_training(
         ConfigError: There is nothing to resume because the run is finished, or it is one with other data or settings.
         VizslaError: As from ``train_classifier``.
     """
+    if plan.config.threshold != USUAL_THRESHOLD:
+        check_task_of_thresholds(table.task)
     started = time.monotonic()
     times = RunProfile(wanted=profile)
     num_pictures = len(table.train_rows) + len(table.valid_rows)
@@ -186,6 +194,10 @@ def run_training(
                 backbone=backbone,
                 earlier=earlier,
             )
+            run, told = _with_thresholds(run, goal=plan.config.threshold)
+            for line in told:
+                display.line(line)
+            plan = replace(plan, notes=(*plan.notes, *told))
             if (found := _beside(run)) is not None:
                 display.line(found.sentence)
                 plan = replace(plan, notes=(*plan.notes, found.sentence))
@@ -218,6 +230,20 @@ def run_training(
     return FinishedRun(
         folder=folder, metrics=metrics, interrupted=run.interrupted, problem=run.problem
     )
+
+
+def _with_thresholds(run: TrainedRun, *, goal: str) -> tuple[TrainedRun, tuple[str, ...]]:
+    """Return a run whose predictions are decided by other thresholds than 0.5, and what to say of them."""
+    found, told = run.predictions, ()
+    if goal == USUAL_THRESHOLD:
+        return run, told
+    if goal == "f1" or goal.startswith("precision:"):
+        fitted = fit_thresholds(found, goal)
+        given, told = fitted.values, tuple(fitted.lines())
+    else:
+        given = float(goal)
+    chosen = as_thresholds(given, vocab=found.vocab, task=found.task)
+    return replace(run, predictions=replace(found, thresholds=chosen)), told
 
 
 def read_all(
@@ -294,6 +320,8 @@ def write_run(
     trained_on = run.is_as_it_was or any(point.stage == END_TO_END for point in run.history)
     # A head that was only fitted on features has a temperature already, from its leave-one-out predictions.
     calibration = calibrate(run.predictions, temperature=None if trained_on else 1.0)
+    if table.task != "regression":
+        display.line(calibration_line(calibration, by_head=not trained_on))
     save_bundle(
         folder / files.MODEL,
         classifier=run.classifier,
@@ -304,6 +332,9 @@ def write_run(
         calibration=calibration,
         bit_depth=table.bit_depth,
         flip=run.flips.sideways,
+        thresholds=at_temperature(
+            run.predictions.thresholds, 1 if calibration is None else calibration.temperature
+        ),
     )
     save_history(folder / files.HISTORY, run.history)
     run.predictions.save_csv(folder / files.PREDICTIONS)
@@ -428,6 +459,8 @@ def _metrics_json(
         "skipped": paths_with_causes(table.root, table.skipped),
         "suspicious": paths_with_causes(table.root, table.suspicious),
     }
+    if run.predictions.thresholds is not None:
+        values |= {"thresholds": run.predictions.thresholds}
     if (found := _beside(run)) is not None:
         values["earlier"] = {"model": plan.config.start_from, **asdict(found)}
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

@@ -88,7 +88,7 @@ def answer_type(task: Task, *, calibration: Calibration | None) -> type[Struct]:
         )
         optional["label_set"] = Annotated[list[str], Meta(min_length=1, description=meaning)]
         optional["coverage"] = Share
-    if calibration is not None:
+    if calibration is not None and task == "category":
         meaning = "Share of the validation images that were no more like one of the classes."
         optional["familiarity"] = Annotated[float, Meta(ge=0, le=1, description=meaning)]
         meaning = f"Whether familiarity is below {REFUSED_SHARE:g}: the image looks like none of the classes."
@@ -132,7 +132,7 @@ def model_values(
     manifest: Manifest, *, engine: Engine, limits: Limits, title: str
 ) -> dict[str, object]:
     """Return the answer to ``GET /api/model``."""
-    calibration = engine.predictor.calibration
+    calibration, thresholds = engine.predictor.calibration, engine.predictor.thresholds
     return {
         "title": shown_name(title),
         "task": manifest.task,
@@ -159,6 +159,7 @@ def model_values(
             "refused_share": REFUSED_SHARE,
             "separation": calibration.novelty.separation,
         },
+        "thresholds": thresholds and dict(zip(manifest.vocab, thresholds, strict=True)),
         "coverage": usual_coverage(calibration),
         "heat": engine.explains,
         "nearest": 0 if engine.index is None else len(engine.index.labels),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -14,7 +15,8 @@ from torch import Tensor
 from vizsla.augment.presets import may_mirror
 from vizsla.data.table.check import fingerprint
 from vizsla.errors import ConfigError
-from vizsla.evaluate.calibration import calibrate
+from vizsla.evaluate.calibration import calibrate, calibration_line
+from vizsla.evaluate.thresholds import as_thresholds, at_temperature, fit_thresholds
 from vizsla.infer.run import (
     Outputs,
     augmented_probabilities,
@@ -32,19 +34,20 @@ from vizsla.seeding import derive_seed
 from vizsla.train.checkpoint import load_weights, save_weights
 from vizsla.train.distributed import share
 from vizsla.train.earlier import EarlierModel, earlier_model, shown_preparation
-from vizsla.train.losses import activation_of, per_image
+from vizsla.train.losses import activation_of, per_image, thresholds_of
 from vizsla.train.step import resolve_precision
 from vizsla.train.trainer import Trainer
-from vizsla.types import label_of
+from vizsla.types import DECISION_THRESHOLD, has_class, label_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from torch import nn
 
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
     from vizsla.evaluate.calibration import Calibration
     from vizsla.evaluate.predictions import Predictions
+    from vizsla.evaluate.thresholds import FittedThresholds
     from vizsla.infer.run import NumberFormat
     from vizsla.models.names import Architecture
     from vizsla.notebook.model_summary import Table
@@ -55,6 +58,51 @@ class Learner(Trainer):
     """Trains a network, predicts with it, saves it; the arguments are those of ``Trainer``."""
 
     _calibrated: tuple[object, Calibration | None] | None = None
+    _thresholds: tuple[float, ...] | None = None  # those of the loss
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Of several labels, the probability above which an image has each class; None is 0.5 for all.
+
+        They are ``thresh`` of the loss until others are fitted or set: one number, a number for each class, or numbers by class.
+        They decide about the network's own probabilities; ``predict`` and the exported file move them with the temperature of the
+        calibration, so that all decide alike.
+        """
+        table = self.dls.table
+        if self._thresholds is None:
+            return thresholds_of(self.loss_func, table=table)
+        return as_thresholds(self._thresholds, vocab=table.vocab, task=table.task)
+
+    @thresholds.setter
+    def thresholds(self, given: float | Sequence[float] | Mapping[str, float]) -> None:
+        table = self.dls.table
+        found = as_thresholds(given, vocab=table.vocab, task=table.task, now=self.thresholds)
+        self._thresholds = found or (DECISION_THRESHOLD,) * len(table.vocab)
+
+    def fit_thresholds(self, goal: str = "f1") -> FittedThresholds:
+        """Fit the thresholds of several labels on the validation images, and use them from now on.
+
+        Args:
+            goal: ``"f1"``: the best F1 of each class. ``"precision:0.9"``: the lowest at which that share of the images that get
+                the class have it.
+
+        Returns:
+            The thresholds, and what they gain on images that they were not fitted on. Classes of few images keep 0.5.
+
+        Raises:
+            ConfigError: There is no such goal, or images do not have several labels here.
+        """
+        fitted = fit_thresholds(self._held_out(), goal)
+        self.thresholds = fitted.values
+        return fitted
+
+    def predictions(self, ds_idx: int = 1, dl: DataLoader | None = None) -> Predictions:
+        """Predict the training (0) or validation (1) images, prepared as in validation, or those of another loader.
+
+        Raises:
+            ConfigError: ``ds_idx`` is neither.
+        """
+        return replace(super().predictions(ds_idx, dl), thresholds=self.thresholds)
 
     def validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> list[float]:
         """Return the loss and the metrics on a split.
@@ -128,6 +176,7 @@ class Learner(Trainer):
             augmentation=self.dls.augmentation,
             calibration=self.calibration(),
             bit_depth=self.dls.reader.bit_depth,
+            thresholds=self._calibrated_thresholds(),
         )
         pixels = predictor.prepare(item)
         (prediction,) = predictor.predict_prepared([pixels])
@@ -148,14 +197,21 @@ class Learner(Trainer):
             self._calibrated = (key, calibrate(self._held_out()))
         return self._calibrated[1]
 
+    def _calibrated_thresholds(self) -> tuple[float, ...] | None:
+        calibration = self.calibration()
+        return at_temperature(
+            self.thresholds, 1 if calibration is None else calibration.temperature
+        )
+
     def _held_out(self) -> Predictions:
         """Return the present network's predictions on the validation images; other processes need not take part."""
         if self._validated is not None and self._validated[0] == self.state_key():
-            return self._validated[1]
+            return replace(self._validated[1], thresholds=self.thresholds)
         if share()[1] == 1:
             return self.predictions()
         batches, table = self.dls.valid.batches(), self.dls.table
-        return predict_batches(self.model, batches, table=table, precision=self.precision)  # pyright: ignore[reportArgumentType]
+        found = predict_batches(self.model, batches, table=table, precision=self.precision)  # pyright: ignore[reportArgumentType]
+        return replace(found, thresholds=self.thresholds)
 
     def tta(
         self,
@@ -255,6 +311,8 @@ class Learner(Trainer):
     def export(self, fname: Path | str = "model.safetensors") -> Path:
         """Write the model as one safe file, for ``load_learner`` and ``vizsla predict``, and return its path.
 
+        Prints whether its probabilities are calibrated, and why not if they are not.
+
         Args:
             fname: File to write.
 
@@ -265,7 +323,7 @@ class Learner(Trainer):
         from vizsla.evaluate.metrics import summarise
 
         resize, augmentation = storable(self.dls.items, self.dls.augmentation)
-        return save_bundle(
+        written = save_bundle(
             fname,
             classifier=self.model,  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
             resize=resize,
@@ -275,7 +333,11 @@ class Learner(Trainer):
             calibration=self.calibration(),
             bit_depth=self.dls.reader.bit_depth,
             flip=may_mirror(self.dls.augmentation.transforms),
+            thresholds=self._calibrated_thresholds(),
         )
+        if self.dls.table.task != "regression":
+            self.display.line(calibration_line(self.calibration()))
+        return written
 
     def to_fp16(self) -> Learner:
         """Compute in float16 where that is safe and faster: on CUDA, with scaled losses; a CPU stays in float32."""
@@ -315,7 +377,9 @@ class Learner(Trainer):
     def _decoded(self, logits: Tensor) -> Tensor:
         if self.dls.table.task == "category":
             return logits.argmax(dim=1)
-        return logits.sigmoid() > 0.5 if self.dls.table.task == "multi_category" else logits
+        if self.dls.table.task == "multi_category":
+            return has_class(logits.sigmoid(), self.thresholds)
+        return logits
 
     def _weights_path(self, file: str | Path) -> Path:
         name = Path(file)

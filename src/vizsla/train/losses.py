@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vizsla.errors import ConfigError
-from vizsla.types import UNLABELLED, check_task
+from vizsla.evaluate.thresholds import as_thresholds
+from vizsla.types import DECISION_THRESHOLD, UNLABELLED, check_task
 
 if TYPE_CHECKING:
-    from vizsla.types import Task
+    from collections.abc import Sequence
+
+    from vizsla.types import ImageTable, Task
 
 Reduction = Literal["mean", "sum", "none"]
 """``"mean"``, ``"sum"``, or ``"none"`` for one loss per target."""
@@ -201,7 +204,7 @@ class BCEWithLogitsLossFlat(nn.Module):
     """Binary cross-entropy of each class by itself, for images with any number of labels.
 
     Args:
-        thresh: A label is predicted where its probability is above this.
+        thresh: A label is predicted where its probability is above this: one number, or one for each class.
         weight: How much each class counts, ``(C,)``, or None.
         pos_weight: How much more its presence counts than its absence, ``(C,)``, or None.
         reduction: ``"mean"`` over images and classes, ``"sum"``, or ``"none"`` for the shape of the outputs.
@@ -213,7 +216,7 @@ class BCEWithLogitsLossFlat(nn.Module):
 
     def __init__(
         self,
-        thresh: float = 0.5,
+        thresh: float | Sequence[float] = 0.5,
         weight: Tensor | None = None,
         pos_weight: Tensor | None = None,
         reduction: Reduction = "mean",
@@ -240,7 +243,7 @@ class BCEWithLogitsLossFlat(nn.Module):
 
     def decodes(self, probabilities: Tensor) -> Tensor:
         """Return which labels are predicted, bool: probabilities (not logits) above the threshold."""
-        return probabilities > self.thresh
+        return probabilities > torch.as_tensor(self.thresh).to(probabilities)
 
 
 class _NumberLoss(nn.Module):
@@ -291,6 +294,18 @@ def default_loss(task: Task) -> nn.Module:
         "regression": MSELossFlat,
     }
     return losses[task]()
+
+
+def thresholds_of(loss_func: LossFunction, *, table: ImageTable) -> tuple[float, ...] | None:
+    """Return the thresholds that a loss has for several labels, its ``thresh``; None for 0.5, and for the other tasks.
+
+    Raises:
+        ConfigError: They are no probabilities, or not one for each class.
+    """
+    if table.task != "multi_category":
+        return None
+    given = getattr(loss_func, "thresh", DECISION_THRESHOLD)
+    return as_thresholds(given, vocab=table.vocab, task=table.task)
 
 
 def per_image(loss_func: LossFunction) -> LossFunction:

@@ -29,7 +29,7 @@ from vizsla.train.distributed import (
     whole_predictions,
 )
 from vizsla.train.loop import run_fit
-from vizsla.train.losses import default_loss
+from vizsla.train.losses import default_loss, thresholds_of
 from vizsla.train.metrics import unique_names
 from vizsla.train.optim import Adam, build_optimiser
 from vizsla.train.rates.schedules import (
@@ -176,6 +176,7 @@ class Trainer:
         self.loss_func: LossFunction = (
             default_loss(dls.table.task) if loss_func is None else loss_func
         )
+        thresholds_of(self.loss_func, table=dls.table)  # Raises the ConfigError.
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(dls.device)  # its class weights
         self.opt_func = opt_func

@@ -15,6 +15,7 @@ from vizsla.evaluate import (
     FEWEST_IMAGES,
     Calibration,
     calibrate,
+    calibration_line,
     fit_label_sets,
     fit_novelty,
     fit_temperature,
@@ -156,6 +157,34 @@ def test_95_percent_of_known_images_pass_and_flat_answers_do_not():
         torch.full((1, 1, 4), -9.0), task="category", vocab=VOCAB, calibration=calibration
     )
     assert (flat.none_of_these, flat.familiarity) == (True, 0.0)
+
+
+def test_what_was_done_about_the_probabilities_is_said_with_its_reason():
+    plain, steep = drawn(500, sharpness=1.0), drawn(500, sharpness=3.0)
+    for predictions, facts in (
+        (steep.take(torch.arange(9)), ("own", "10 labelled")),
+        (steep.take(torch.arange(49)), ("own", "takes 50", "49 validation")),
+        (plain, ("own", "no temperature", "500 validation")),
+        (steep, ("divided by", "500 validation", "before", "after")),
+    ):
+        line = calibration_line(calibrate(predictions))
+        assert all(fact in line for fact in facts), line
+    of_head = calibration_line(calibrate(steep, temperature=1.0), by_head=True)
+    assert "when the head was fitted" in of_head
+
+
+def test_a_foreign_image_is_not_said_to_be_one_of_a_set():
+    calibration = calibrated(drawn(2_000))
+    known, foreign = describe(
+        torch.tensor([[[9.0, 0, 0, 0], [-9.0, -9, -9, -9]]]),
+        task="category",
+        vocab=VOCAB,
+        calibration=calibration,
+        coverage=0.9,
+    )
+    assert (known.none_of_these, foreign.none_of_these) == (False, True)
+    assert ("one of=" in repr(known), "one of=" in repr(foreign)) == (True, False)
+    assert "none of these" in repr(foreign)
 
 
 def test_separation_is_that_of_classes_that_were_left_out():

@@ -84,6 +84,14 @@ def test_a_manifest_comes_back_from_json_as_it_was(manifest: Manifest):
         read_changed(manifest, "flip", "no")
     with pytest.raises(ModelFileError, match="bit_depth"):
         read_changed(manifest, "bit_depth", 17)
+    several = replace(manifest, task="multi_category")
+    cuts = tuple(0.25 for _ in several.vocab)
+    text = manifest_to_json(replace(several, thresholds=cuts))
+    assert json.loads(text)["format_version"] == 4
+    assert manifest_from_json(text, path=PATH).thresholds == cuts
+    for refused, values in ((several, [0.5] * 9), (several, [2.0, 0.5]), (manifest, list(cuts))):
+        with pytest.raises(ModelFileError, match="thresholds"):
+            read_changed(refused, "thresholds", values)
     assert '"class_type"' not in manifest_to_json(manifest)
     assert read_changed(manifest, "class_type", "int").class_type == "int"
 

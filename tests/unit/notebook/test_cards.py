@@ -55,5 +55,5 @@ def test_a_loaded_learner_predicts_in_a_notebook(learn: Learner, breeds: Path, t
     assert prediction._repr_html_().count("<meter") == 3
     with pytest.raises(ConfigError, match="test_dl"):
         loaded.get_preds()
-    with pytest.raises(ConfigError, match="vizsla evaluate"):
+    with pytest.raises(ConfigError, match="evaluate"):
         loaded.validate()

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from vizsla import (
     BCEWithLogitsLossFlat,
     Callback,
+    ClassificationInterpretation,
     ConfigError,
     DataBlock,
     ImageBlock,
@@ -475,6 +476,35 @@ def test_several_labels_are_learned_from_end_to_end(stripes: Path):
     assert learner.recorder.history[-1].accuracy is None  # an image may have several classes
     assert learner.tta(n=1)[0].shape == probabilities.shape
     assert_predicted_and_shown(learner, probabilities)
+    rows = table.valid_rows.tolist()
+    cut = float(probabilities[0].median())
+    for given in (cut, (0.0, 1.0, cut)):
+        learner.loss_func.thresh = given
+        assert_decided(learner, expected=probabilities > torch.tensor(given), rows=rows)
+    learner.fit_thresholds("f1")  # too few images: 0.5
+    assert learner.thresholds is None
+    learner.thresholds = {table.vocab[0]: 1.0}
+    expected = probabilities > torch.tensor([1.0, 0.5, 0.5])
+    assert_decided(learner, expected=expected, rows=rows)
+    for thresh in (1.5, [0.5, 0.5]):
+        with pytest.raises(ConfigError):
+            Learner(learner.dls, learner.model, BCEWithLogitsLossFlat(thresh=thresh))
+
+
+def assert_decided(learner: Any, *, expected: Tensor, rows: list[int]) -> None:
+    """Every door decides about several labels in the same way."""
+    opened = Predictor.load(learner.export(learner.path / "model.safetensors"), device="cpu")
+    paths = [learner.dls.table.paths[row] for row in rows]
+    doors: tuple[Any, Any] = (learner, opened)
+    decided: list[Any] = [
+        learner.get_preds(with_decoded=True)[2],
+        learner.predictions().predicted,
+        ClassificationInterpretation.from_learner(learner).decoded,
+        opened.get_preds(dl=opened.dls.test_dl(paths), with_decoded=True)[2],
+        *(torch.stack([door.predict(path).index for path in paths]) for door in doors),
+    ]
+    for found in decided:
+        assert torch.equal(found, expected)
 
 
 def test_numbers_are_learned_from_end_to_end(stripes: Path):

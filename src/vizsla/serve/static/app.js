@@ -81,13 +81,18 @@ function showFacts(model) {
   }
   const calibration = model.calibration;
   if (calibration) {
-    const errors = calibration.error_before === calibration.error_after
-      ? percent(calibration.error_after)
-      : `${percent(calibration.error_before)} before that, ${percent(calibration.error_after)} after`;
-    facts.push(["Probabilities", `Calibrated on ${counted(calibration.num_pictures, "validation image")}; calibration error ${errors}`]);
+    const after = percent(calibration.error_after);
+    const images = counted(calibration.num_pictures, "validation image");
+    facts.push(["Probabilities", calibration.temperature === 1
+      ? `As the model gives them; calibration error ${after} on ${images}`
+      : `Calibrated on ${images}; calibration error ${percent(calibration.error_before)} before that, ${after} after`]);
     if (calibration.separation !== null) {
       facts.push(["None of these", `Tells a class left out from the others with an area of ${calibration.separation.toFixed(2)} under the ROC curve; 0.5 is chance`]);
     }
+  }
+  if (model.thresholds) {
+    const each = Object.entries(model.thresholds).map(([name, share]) => `${name} ${percent(share)}`);
+    facts.push(["Thresholds", each.slice(0, 12).join(", ") + (each.length > 12 ? " and others" : "")]);
   }
   if (model.weights) facts.push(["Started from", model.weights + (model.licence ? `; licence: ${model.licence}` : "")]);
   if (model.recipe) facts.push(["Recipe", model.recipe]);
@@ -277,20 +282,20 @@ function showAnswer(card, answer) {
 function showForeign(card, answer) {
   card.find(".foreign").hidden = !answer.none_of_these;
   if (!answer.none_of_these) return [];
-  const kind = page.model?.task === "multi_category" ? "labels" : "classes";
-  const title = `Looks like none of the ${kind}`;
+  const title = "Looks like none of the classes";
   const many = answer.familiarity > 0 ? `${percent(answer.familiarity)} of the validation images were` : "No validation image was";
   const refused = page.model?.calibration ? percent(page.model.calibration.refused_share, 0) : "Some";
   card.find(".foreign-title").textContent = title;
   card.find(".foreign-words").textContent =
-    `${many} as little like any of the ${kind} as this one. ${refused} of the images of known ${kind} get this notice too.`;
+    `${many} as little like any of the classes as this one. ${refused} of the images of known classes get this notice too.`;
   return [title];
 }
 
 // The labels among which the true one is, as often as stated.
 function showSet(card, answer) {
-  card.find(".set").hidden = !answer.label_set;
-  if (!answer.label_set) return;
+  const shown = answer.label_set && !answer.none_of_these; // "Only cat" would contradict "none of the classes".
+  card.find(".set").hidden = !shown;
+  if (!shown) return;
   const all = Object.keys(answer.probabilities).length;
   breakable(card.find(".set-labels"), setWords(answer.label_set, all));
   card.find(".set .aside").textContent =
