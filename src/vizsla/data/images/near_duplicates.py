@@ -106,6 +106,8 @@ def find_near_duplicates(
             f"features has one row for each of the {len(rows)} rows: ({len(rows)}, D). "
             f"Received: shape {tuple(features.shape)}"
         )
+    rows, order = rows.sort()
+    features = None if features is None else features[order]
     greys = _read_greys(table, rows, num_workers=num_workers, on_progress=on_progress)
     if len(rows) < 2:
         return ()
@@ -173,9 +175,13 @@ class _Pairs:
 
 
 def _candidates(greys: Tensor, features: Tensor | None) -> _Pairs:
-    """Return the pairs of which one is among the nearest neighbours of the other, each once."""
-    found: list[Tensor] = []  # (first * N + second) * 2 + mirrored, first < second
+    """Return the pairs of which one is among the nearest neighbours of the other, each once; of few images all pairs."""
     num = len(greys)
+    if num <= _NUMBERS:
+        first, second = torch.triu_indices(num, num, 1).repeat(1, 2)
+        mirrored = torch.arange(len(first)) < len(first) // 2
+        return _Pairs(first=first, second=second, mirrored=mirrored)
+    found: list[Tensor] = []  # (first * N + second) * 2 + mirrored, first < second
 
     def add(near: Tensor, mirrored: int) -> None:
         first = torch.arange(num)[:, None].expand_as(near)
@@ -212,7 +218,9 @@ def _compression(values: Tensor) -> Callable[[Tensor], Tensor]:
     sample = values[chosen].nan_to_num()
     mean = sample.mean(dim=0)
     variances, directions = torch.linalg.eigh((sample - mean).T @ (sample - mean) / len(sample))
-    variances, directions = variances[-_NUMBERS:], directions[:, -_NUMBERS:]
+    # With as many components as images, all images are equally unlike.
+    num = min(_NUMBERS, len(sample) // 8)
+    variances, directions = variances[-num:], directions[:, -num:]
     weights = variances.clamp(min=1e-4 * float(variances[-1]) + 1e-12) ** -0.3
     projection = directions * weights
 

@@ -1,0 +1,208 @@
+"""How many planted faults of a data set are found, next to tools made for it.
+
+python -m benchmarks.audit --help
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageEnhance, ImageOps
+
+from benchmarks.measure import Command, answer, head, row
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    Pairs = set[frozenset[str]]
+    Chance = Callable[[], float]  # the next random number from 0 to 1
+
+CELLS = "cells"
+PLANTED = 0.03
+CROPPED = 0.05
+
+
+def near_duplicates(options: argparse.Namespace) -> int:
+    """Plant 3 % near duplicates in folders of images, one of each kind in turn, and count which are found.
+
+    No copy is made of images of which vizsla finds another in the folder itself, and pairs of two originals are counted apart.
+    "cells" stands for the solar cells of the package elpv-dataset. To compare: pip install imagededup cleanvision
+    """
+    tools: dict[str, Callable[[list[Path]], Pairs]] = {"vizsla": by_vizsla}
+    for name, tool in {"imagededup": by_imagededup, "cleanvision": by_cleanvision}.items():
+        try:
+            __import__(name)
+        except ImportError:
+            print(f"{name} is not installed, so it is left out")
+        else:
+            tools[name] = tool
+    for data in options.data:
+        originals = images_of(data)[: 200 if options.quick else None]
+        twice = {path for pair in by_vizsla(originals) for path in pair}
+        alone = sorted({str(path) for path in originals} - twice)
+        folder = options.made_in / Path(data).name
+        folder.mkdir()
+        planted = plant(alone, folder, max(len(KINDS), round(PLANTED * len(originals))))
+        print(f"\n{data}: {len(originals)} images, {len(planted)} planted\n")
+        print(head("", "precision", "recall", *KINDS, "pairs of originals", "s"))
+        for name, tool in tools.items():
+            began = time.perf_counter()
+            found = tool([*originals, *map(Path, planted)])
+            seconds = time.perf_counter() - began
+            of_planted = {pair for pair in found if pair & planted.keys()}
+            right = {frozenset((copy, source)) for copy, (source, _) in planted.items()}
+            hits = {kind: [0, 0] for kind in KINDS}
+            for copy, (source, kind) in planted.items():
+                hits[kind][0] += frozenset((copy, source)) in found
+                hits[kind][1] += 1
+            cells = [f"{hit}/{number}" for hit, number in hits.values()]
+            precision = len(right & found) / max(1, len(of_planted))
+            recall = len(right & found) / len(right)
+            shown = (f"{precision:.3f}", f"{recall:.3f}", *cells)
+            print(row(name, *shown, str(len(found - of_planted)), f"{seconds:.0f}"), flush=True)
+    return 0
+
+
+# --- What is planted -------------------------------------------------------------------------------------------------
+
+
+def cropped(image: Image.Image, chance: Chance) -> Image.Image:
+    """Return an image without 5 % of its height and width, taken from its ends at random."""
+    width, height = image.size
+    less = round(width * CROPPED), round(height * CROPPED)
+    left, top = round(less[0] * chance()), round(less[1] * chance())
+    return image.crop((left, top, left + width - less[0], top + height - less[1]))
+
+
+def resized(image: Image.Image, chance: Chance) -> Image.Image:
+    """Return an image at 0.4 to 1.5 times its size."""
+    factor = 0.4 + 1.1 * chance()
+    return image.resize((round(image.width * factor), round(image.height * factor)))
+
+
+def brighter(image: Image.Image, chance: Chance) -> Image.Image:
+    """Return an image that is a tenth brighter or darker."""
+    factor = 0.9 if chance() < 0.5 else 1.1
+    return ImageEnhance.Brightness(image).enhance(factor)
+
+
+def mirrored(image: Image.Image, _chance: Chance) -> Image.Image:
+    """Return an image mirrored left to right."""
+    return ImageOps.mirror(image)
+
+
+KINDS: dict[str, Sequence[Callable[[Image.Image, Chance], Image.Image]]] = {
+    "saved again": (),
+    "cropped": (cropped,),
+    "resized": (resized,),
+    "mirrored": (mirrored,),
+    "brightness": (brighter,),
+    "all of these": (mirrored, cropped, brighter, resized),
+}
+
+
+def plant(sources: list[str], folder: Path, number: int) -> dict[str, tuple[str, str]]:
+    """Write changed copies of some files as JPEGs of quality 30 to 90, and return their sources and kinds by path."""
+    import torch
+
+    from vizsla.seeding import generator
+
+    draws = generator(0, "near duplicates")
+    order = torch.randperm(len(sources), generator=draws).tolist()
+
+    def chance() -> float:
+        return float(torch.rand((), generator=draws))
+
+    planted: dict[str, tuple[str, str]] = {}
+    for position, source in enumerate(sources[place] for place in order[:number]):
+        kind = list(KINDS)[position % len(KINDS)]
+        with Image.open(source) as file:
+            image = file.convert("RGB")
+        for change in KINDS[kind]:
+            image = change(image, chance)
+        path = folder / f"planted_{position}.jpg"
+        image.save(path, quality=30 + round(60 * chance()))
+        planted[str(path)] = source, kind
+    return planted
+
+
+# --- Who looks for them ----------------------------------------------------------------------------------------------
+
+
+def images_of(data: str) -> list[Path]:
+    """Return the images of a folder, or the solar cells."""
+    if data == CELLS:
+        from vizsla.data.table import solar_cells
+
+        return sorted(solar_cells(seed=0).paths)
+    return sorted(
+        path for path in Path(data).resolve().rglob("*.*") if path.suffix in (".jpg", ".png")
+    )
+
+
+def by_vizsla(paths: list[Path]) -> Pairs:
+    """Return the pairs within the groups that vizsla finds from grey values alone."""
+    import torch
+
+    from vizsla.data.images import find_near_duplicates
+    from vizsla.types import ImageTable
+
+    rows = torch.arange(len(paths))
+    table = ImageTable(
+        root=Path("/"), paths=paths, targets=torch.zeros_like(rows), vocab=("all",), train_rows=rows, valid_rows=rows[:0]
+    )  # fmt: skip
+    return {
+        frozenset((str(paths[one]), str(paths[other])))
+        for group in find_near_duplicates(table, rows)
+        for one, other in combinations(group.rows, 2)
+    }
+
+
+def by_imagededup(paths: list[Path]) -> Pairs:
+    """Return the pairs that imagededup's PHash finds with its default distance of 10 bits."""
+    from imagededup.methods import PHash  # pyright: ignore[reportMissingImports]
+
+    hasher = PHash(verbose=False)
+    hashes = {str(path): hasher.encode_image(image_file=path) for path in paths}
+    found = hasher.find_duplicates(
+        encoding_map={path: bits for path, bits in hashes.items() if bits}
+    )
+    return {frozenset((path, other)) for path, others in found.items() for other in others}
+
+
+def by_cleanvision(paths: list[Path]) -> Pairs:
+    """Return the pairs within the groups that cleanvision finds with its defaults."""
+    import contextlib
+    import io
+
+    from cleanvision import Imagelab  # pyright: ignore[reportMissingImports]
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        lab = Imagelab(filepaths=[str(path) for path in paths])
+        lab.find_issues({"exact_duplicates": {}, "near_duplicates": {}}, n_jobs=1)
+    return {
+        frozenset(pair)
+        for kind in ("exact_duplicates", "near_duplicates")
+        for group in lab.info[kind].get("sets", [])
+        for pair in combinations(group, 2)
+    }
+
+
+COMMANDS = {
+    "near-duplicates": Command(
+        asks="How many near duplicates are found, next to imagededup and cleanvision?",
+        run=near_duplicates,
+        packages=("vizsla", "imagededup", "cleanvision", "torch", "pillow"),
+        options={
+            "data": {"nargs": "+", "default": [CELLS], "type": str, "help": "folders, or cells"}
+        },
+    )
+}
+
+if __name__ == "__main__":
+    sys.exit(answer(COMMANDS))
