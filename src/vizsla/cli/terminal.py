@@ -121,6 +121,8 @@ def finish(
         f"\nValidation {metric.name.replace('_', ' ')} {metric.value:{form}}, "
         f"95 % interval {metric.low:{form}} to {metric.high:{form}} ({metric.num_pictures:,} images)"
     )
+    for line in run.imbalance:
+        say(line)
     for name, value in references:
         say(f"Published: {value:.2%} {name}")
     say(f"Results: {run.folder}{'/'}  (open {run.folder / 'report.html'})")
@@ -177,7 +179,7 @@ def evaluation_lines(found: Evaluation) -> Iterator[str]:
     """Yield what an evaluation found: what was judged, metrics, each class, confusions, calibration, mistakes, unreadable files."""
     from vizsla.evaluate.calibration import reliability
     from vizsla.evaluate.interpret import most_confused
-    from vizsla.evaluate.metrics import per_class
+    from vizsla.evaluate.metrics import imbalance_lines, per_class
 
     yield from found.notes
     yield ""
@@ -190,6 +192,7 @@ def evaluation_lines(found: Evaluation) -> Iterator[str]:
             else "interval not known"
         )
         yield f"{metric.name.replace('_', ' '):<28} {metric.value:.4f}   {interval}"
+    yield from imbalance_lines(found.predictions, found.metrics)
     if found.predictions.task != "regression":
         scores = sorted(
             per_class(found.predictions), key=lambda score: (not score.support, score.recall)

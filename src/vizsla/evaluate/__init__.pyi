@@ -21,6 +21,7 @@ from .label_errors import LabelNoise as LabelNoise
 from .label_errors import label_noise as label_noise
 from .label_errors import suspected_labels as suspected_labels
 from .metrics import classification_report as classification_report
+from .metrics import imbalance_lines as imbalance_lines
 from .metrics import measure as measure
 from .metrics import per_class as per_class
 from .metrics import summarise as summarise

@@ -139,6 +139,31 @@ def measure(predictions: Predictions, name: str, *, seed: int = 0) -> Metric:
     return metric
 
 
+def imbalance_lines(predictions: Predictions, metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Return what accuracy hides where classes are unequal (``statistics.are_unequal``), in sentences; nothing where they are not.
+
+    The balanced accuracy with its interval and the reason to look at it, then the three classes that are found least.
+    """
+    balanced = next((one for one in metrics if one.name == "balanced_accuracy"), None)
+    if balanced is None or predictions.task != "category":
+        return ()
+    scores = [score for score in per_class(predictions) if score.support]
+    supports = torch.tensor([score.support for score in scores])
+    if not stats.are_unequal(supports):
+        return ()
+    most, fewest = scores[int(supports.argmax())], scores[int(supports.argmin())]
+    times, share = most.support / fewest.support, most.support / int(supports.sum())
+    least = sorted(scores, key=lambda score: score.recall)[:3]
+    found = ", ".join(
+        f"{score.name} {score.recall:.1%} of {score.support:,} images" for score in least
+    )
+    return (
+        f"Balanced accuracy {balanced.value:.2%}, 95 % interval {balanced.low:.2%} to {balanced.high:.2%}: {most.name} has "
+        f"{times:.3g} times as many images as {fewest.name}, and always answering {most.name} would be right for {share:.1%}.",
+        f"Found least: {found}.",
+    )
+
+
 def per_class(predictions: Predictions) -> tuple[ClassScore, ...]:
     """Return precision, recall, F1 and support of each class, in the order of the vocabulary."""
     if predictions.task == "regression":

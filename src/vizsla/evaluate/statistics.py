@@ -141,6 +141,16 @@ def balanced_accuracy(tallies: Tallies) -> Tensor:
     return mean_of_seen(recall(tallies), seen=tallies.supports > 0)
 
 
+LEAST_IMBALANCE = 3.0
+"""From here on classes count as unequal: always answering the larger of two is then right three times in four."""
+
+
+def are_unequal(counts: Tensor) -> bool:
+    """Whether the most frequent class has at least ``LEAST_IMBALANCE`` times the images of the rarest, ``(C,)``, that occurs."""
+    occurring = counts[counts > 0]
+    return len(occurring) > 1 and bool(occurring.max() >= LEAST_IMBALANCE * occurring.min())
+
+
 def matthews_correlation(tallies: Tallies) -> Tensor:
     """Return ``(R,)``: the correlation of targets and predictions, -1 to 1; 0 where one of them is always the same.
 

@@ -24,7 +24,7 @@ from vizsla.notebook.collections import L, collection_text
 from vizsla.notebook.images import PILImage
 from vizsla.notebook.summary import transforms_of
 from vizsla.notebook.tensors import TensorImage, as_target
-from vizsla.train.losses import default_loss
+from vizsla.train.losses import loss_for
 from vizsla.types import is_labelled, label_of
 
 if TYPE_CHECKING:
@@ -205,9 +205,9 @@ def _one_image(loader: DataLoader, count: int) -> tuple[Tensor, Tensor]:
     raise DataError("There is no batch to show: this loader was given no images.")
 
 
-def loss_of(table: ImageTable) -> nn.Module:
-    """Return the default loss of a table's task."""
-    return default_loss(table.task)
+def loss_of(dls: DataLoaders) -> nn.Module:
+    """Return the loss that a learner takes by default."""
+    return loss_for(dls)
 
 
 def add_transforms(

@@ -21,6 +21,7 @@ CacheMode = Literal["auto", "memory", "disk", "off", "device"]
 Truncated = Literal["strict", "ok"]
 Augment = Literal["none", "light", "default", "strong"]
 ResizeWord = Literal["crop", "squish", "pad", "pad-border", "pad-zeros"]
+Balance = Literal["none", "auto", "weights", "sample"]
 
 EPOCHS_ON_GPU = 5
 USUAL_THRESHOLD = "0.5"
@@ -86,6 +87,9 @@ class TrainConfig:
         colour: Let the end-to-end epochs change brightness and contrast; the hue never changes.
         threshold: Of several labels, the probability above which an image has one: a number; f1: for each label the one with the
             best F1 on the validation images; precision:0.9: the lowest at which that share of the images that get it have it.
+        balance: What to do where classes are of unequal size: weights: images of rare classes count more; sample: they come up
+            more often in the end-to-end epochs; auto: sample where one class has three times as many images as another.
+            Probabilities are then those for classes that are equally frequent.
 
     Raises:
         ConfigError: A value cannot work.
@@ -114,6 +118,7 @@ class TrainConfig:
     vertical_flip: bool = False
     colour: bool = True
     threshold: str = USUAL_THRESHOLD
+    balance: Balance = "none"
 
     def __post_init__(self) -> None:
         if not _is_whole(self.size, least=1):
@@ -142,6 +147,7 @@ class TrainConfig:
             ("truncated", Truncated),
             ("augment", Augment),
             ("resize_method", ResizeWord),
+            ("balance", Balance),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vizsla.augment.geometry import Flip
 from vizsla.augment.presets import aug_transforms
 from vizsla.data.loading.dataloaders import DataLoaders
+from vizsla.data.loading.order import balancing_weights
 from vizsla.errors import ModelFileError
 from vizsla.evaluate.predictions import HistoryPoint
 from vizsla.models.groups import norm_parameters
@@ -26,6 +27,8 @@ from vizsla.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from torch import Tensor
 
     from vizsla.augment.batch_augmentation import BatchTransform
     from vizsla.evaluate.predictions import Predictions
@@ -52,9 +55,20 @@ STRENGTHS: dict[str, dict[str, float]] = {
 
 
 class BestState:
-    """The weights of a classifier in training with the lowest validation loss so far, with their predictions and a name in words."""
+    """The weights of a classifier in training with the lowest validation loss so far, with their predictions and a name in words.
 
-    def __init__(self, classifier: Classifier, *, predictions: Predictions, name: str) -> None:
+    ``balanced``: each class has the same part in that loss.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        predictions: Predictions,
+        name: str,
+        balanced: bool = False,
+    ) -> None:
+        self.balanced = balanced
         self.classifier = classifier
         self.predictions = predictions
         self.name = name
@@ -63,12 +77,19 @@ class BestState:
 
     def offer(self, predictions: Predictions, *, name: str) -> bool:
         """Keep the present weights if their validation loss is lower; return whether it is."""
-        if not predictions.losses.mean() < self.predictions.losses.mean():
+        if not self._loss(predictions) < self._loss(self.predictions):
             return False
         self.predictions = predictions
         self.name = name
         self._best.keep(self.classifier)
         return True
+
+    def _loss(self, predictions: Predictions) -> Tensor:
+        if not self.balanced:
+            return predictions.losses.mean()
+        known = predictions.labelled
+        weights = balancing_weights(predictions.targets[known])
+        return (predictions.losses[known] * weights).sum() / weights.sum()
 
     def restore(self) -> None:
         """Put the best weights back into the classifier."""
@@ -156,6 +177,7 @@ def end_to_end_trainer(
         device=loaders.device,
         cache=loaders.cache,
         truncated=loaders.reader.truncated,
+        balance=loaders.balance,
     )
     training.valid = loaders.valid  # prepared as before
     trainer = Trainer(

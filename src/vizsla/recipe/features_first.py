@@ -32,6 +32,7 @@ from vizsla.recipe.head_fit import (
 from vizsla.seeding import derive_seed, generator
 from vizsla.train.display import Display, format_seconds
 from vizsla.train.distributed import all_of, positions_of, share
+from vizsla.train.losses import balanced_class_weights
 from vizsla.train.profile import (
     AUGMENTATION,
     COPY,
@@ -123,6 +124,7 @@ def features_first(
         "layout": layout,
         "num_classes": len(table.vocab),
         "task": table.task,
+        "class_weights": None if loaders.balance == "none" else balanced_class_weights(loaders),
         "seed": loaders.seed,
     }
     with display.bar(CHOOSING, total=1, unit=""):

@@ -4,7 +4,7 @@ Regularised least squares on one-hot targets (Rifkin, Yeo, Poggio: "Regularized 
 and ones where an image has several labels, or on numbers. Its leave-one-out predictions are nearly free (Allen's PRESS statistic,
 1974), so the stages, the kernel, its width and the penalty are chosen on the training images alone, and the scores become
 calibrated logits by what is fitted on the same leave-one-out predictions: one temperature for classes, a line for each of
-several labels. All views of an image are left out together.
+several labels. All views of an image are left out together. With weights of classes all of this is weighted, and as exact.
 
 Shape legend: N images, V views of each, R = N * V rows, D features, P expanded features, M landmarks, C classes or numbers.
 """
@@ -134,6 +134,7 @@ class FitOptions(TypedDict):
     layout: FeatureLayout
     num_classes: int
     task: NotRequired[Task]
+    class_weights: NotRequired[Tensor | None]
     seed: NotRequired[int]
 
 
@@ -194,6 +195,7 @@ def fit_feature_head(
     setting: HeadSetting,
     num_landmarks: int = NUM_LANDMARKS,
     task: Task = "category",
+    class_weights: Tensor | None = None,
     seed: int = 0,
 ) -> HeadFit:
     """Fit one head with the penalty and the calibration whose leave-one-out loss is lowest.
@@ -206,6 +208,7 @@ def fit_feature_head(
         setting: What to fit.
         num_landmarks: M, at most; fewer if there are fewer rows.
         task: What the targets are.
+        class_weights: float ``(C,)``, how much an image of each class counts; None for all the same.
         seed: For the choice of landmarks, and of the sample where there are more than ``MAX_ROWS`` rows.
     """
     bad = int((~torch.isfinite(features)).sum())
@@ -227,18 +230,21 @@ def fit_feature_head(
     known = targets[sample]
     wanted_NC = (F.one_hot(known, num_classes) if task == "category" else known).double()
     wanted_RC = wanted_NC.repeat_interleave(num_views, 0)
-    prior_C = wanted_RC.mean(0)
+    weights_N = None if class_weights is None else class_weights.double()[known]
+    weights_R = None if weights_N is None else weights_N.repeat_interleave(num_views)
+    prior_C = _mean(wanted_RC, weights_R=weights_R)
     chosen = torch.randperm(len(rows_RD), generator=random)[:num_landmarks].sort().values
     landmarks_MD = rows_RD[chosen] if setting.bandwidth else rows_RD[:0]
 
     expanded_RP, to_weights = _expand(rows_RD, landmarks_MD, bandwidth=setting.bandwidth)
-    centre_P = expanded_RP.mean(0)
+    centre_P = _mean(expanded_RP, weights_R=weights_R)
     solution = _best_penalty(
         expanded_RP - centre_P,
         wanted_RC - prior_C,
         prior_C,
         num_views=num_views,
-        calibrate=partial(_CALIBRATIONS[task], wanted_NC=wanted_NC),
+        weights_R=weights_R,
+        calibrate=partial(_CALIBRATIONS[task], wanted_NC=wanted_NC, weights_N=weights_N),
     )
     found = solution.calibrated
     bias_C = prior_C * found.gain_C + found.shift_C - centre_P @ expanded_RP.T @ solution.dual_RC
@@ -266,6 +272,11 @@ def fit_feature_head(
         sample=sample,
         left_out=(solution.scores_NC * found.gain_C + found.shift_C).float(),
     )
+
+
+def _mean(rows: Tensor, *, weights_R: Tensor | None) -> Tensor:
+    """Return the mean of rows ``(R, ...)``, weighted if there are weights."""
+    return rows.mean(0) if weights_R is None else weights_R @ rows / weights_R.sum()
 
 
 def _scale(rows_RD: Tensor) -> Tensor:
@@ -314,19 +325,29 @@ def _best_penalty(
     prior_C: Tensor,
     *,
     num_views: int,
+    weights_R: Tensor | None,
     calibrate: Callable[[Tensor], _Calibrated],
 ) -> _Solution:
     """Return the penalty with the lowest leave-one-image-out loss; one eigendecomposition serves all penalties.
 
     Rows and targets are centred, which is the same as an intercept without penalty. It is left out with the image too, by
     the 1 / R in the leverage: a row that stays in the mean is minus the sum of all others, and they would give it away.
+
+    Least squares with weights are those of rows and targets that are multiplied by the roots of the weights.
     """
+    total = len(centred_RP) if weights_R is None else weights_R.sum()
+    root_R1 = torch.ones(1, 1, dtype=torch.float64)
+    if weights_R is not None:
+        root_R1 = weights_R.sqrt()[:, None]
+        centred_RP, centred_RC = centred_RP * root_R1, centred_RC * root_R1
     basis_RK, eigenvalues_K = _spectrum(centred_RP)
     in_basis_KC = basis_RK.T @ centred_RC
     # Identical rows have no eigenvalue above zero; with the floor their head predicts the prior.
     mean_eigenvalue = (centred_RP.square().sum() / len(centred_RP)).clamp_min(1e-12)
     blocks_NVK = basis_RK.unflatten(0, (-1, num_views))
     wanted_NVC = centred_RC.unflatten(0, (-1, num_views))
+    root_NV1 = root_R1.expand(len(centred_RC), 1).unflatten(0, (-1, num_views))
+    of_means_NVV = root_NV1 @ root_NV1.mT / total
     # A hair above one keeps an image that the penalty leaves entirely free from dividing by zero.
     identity = (1 + 1e-9) * torch.eye(num_views, dtype=torch.float64)
     solutions: list[_Solution] = []
@@ -334,16 +355,18 @@ def _best_penalty(
         penalised_K = eigenvalues_K + share * mean_eigenvalue
         shrink_K = eigenvalues_K / penalised_K
         fitted_NVC = (basis_RK @ (shrink_K[:, None] * in_basis_KC)).unflatten(0, (-1, num_views))
-        leverage_NVV = (blocks_NVK * shrink_K) @ blocks_NVK.mT + 1 / len(centred_RP)
+        leverage_NVV = (blocks_NVK * shrink_K) @ blocks_NVK.mT + of_means_NVV
         residual_NVC = torch.linalg.solve(identity - leverage_NVV, wanted_NVC - fitted_NVC)
-        scores_NC = (wanted_NVC - residual_NVC).mean(1) + prior_C
+        scores_NC = ((wanted_NVC - residual_NVC) / root_NV1).mean(1) + prior_C
         calibrated = calibrate(scores_NC)
         solutions.append(
             _Solution(
                 penalty=share,
                 calibrated=calibrated,
                 scores_NC=scores_NC,
-                dual_RC=basis_RK @ (in_basis_KC / penalised_K[:, None]) * calibrated.gain_C,
+                dual_RC=root_R1
+                * (basis_RK @ (in_basis_KC / penalised_K[:, None]))
+                * calibrated.gain_C,
             )
         )
     return min(solutions, key=lambda solution: solution.calibrated.loss)
@@ -360,22 +383,24 @@ def _spectrum(expanded_RP: Tensor) -> tuple[Tensor, Tensor]:
     return expanded_RP @ directions / eigenvalues.sqrt(), eigenvalues
 
 
-def _temperature(scores_NC: Tensor, *, wanted_NC: Tensor) -> _Calibrated:
+def _temperature(scores_NC: Tensor, *, wanted_NC: Tensor, weights_N: Tensor | None) -> _Calibrated:
     """Calibrate classes by one factor.
 
     Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017), on a grid from 1 to 100 in steps
     of 5 %: finer than the loss can tell. Targets are smoothed by 1 / (N + 2), as Platt did (1999): few images that are all
-    right do not prove that the next one is.
+    right do not prove that the next one is. Images count by their weights, whose mean is about 1.
     """
     targets_N = wanted_NC.argmax(1)
     smoothing = 1 / (len(targets_N) + 2)
     factors = torch.logspace(0, 2, 95, dtype=torch.float64)
-    losses = torch.stack(
-        [
-            F.cross_entropy(scores_NC * factor, targets_N, label_smoothing=2 * smoothing)
-            for factor in factors
-        ]
-    )
+    loss_of = partial(F.cross_entropy, target=targets_N, label_smoothing=2 * smoothing)
+    if weights_N is None:
+        losses = torch.stack([loss_of(scores_NC * factor) for factor in factors])
+    else:
+        shares_N = weights_N / weights_N.sum()
+        losses = torch.stack(
+            [loss_of(scores_NC * factor, reduction="none") @ shares_N for factor in factors]
+        )
     best = int(losses.argmin())
     return _Calibrated(
         gain_C=factors[best].expand(scores_NC.shape[1]),
@@ -385,7 +410,7 @@ def _temperature(scores_NC: Tensor, *, wanted_NC: Tensor) -> _Calibrated:
     )
 
 
-def _platt_lines(scores_NC: Tensor, *, wanted_NC: Tensor) -> _Calibrated:
+def _platt_lines(scores_NC: Tensor, *, wanted_NC: Tensor, weights_N: None) -> _Calibrated:  # noqa: ARG001 (there are no classes to weigh)
     """Calibrate each of several labels by a line, fitted by Newton's method.
 
     Platt: "Probabilistic outputs for support vector machines", 1999, with his smoothed targets: a label on one image of a
@@ -419,7 +444,7 @@ def _platt_lines(scores_NC: Tensor, *, wanted_NC: Tensor) -> _Calibrated:
     )
 
 
-def _as_measured(scores_NC: Tensor, *, wanted_NC: Tensor) -> _Calibrated:
+def _as_measured(scores_NC: Tensor, *, wanted_NC: Tensor, weights_N: None) -> _Calibrated:  # noqa: ARG001 (there are no classes to weigh)
     """Leave numbers as they are."""
     ones_C = torch.ones(scores_NC.shape[1], dtype=torch.float64)
     squares_C = (scores_NC - wanted_NC).square().mean(0)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from vizsla.types import ImageTable
 
 _CANNOT_DIFFER = ("arch", "weights")
-_ADDED = ("augment", "flip", "vertical_flip", "colour")
+_ADDED = ("augment", "flip", "vertical_flip", "colour", "balance")
 """Options that older checkpoints do not have; they were made with the defaults."""
 
 AS_IT_WAS = "the earlier model as it was"
@@ -159,12 +159,17 @@ def train_classifier(
             loaders, config=config, display=display, profile=profile, backbone=backbone
         )
         best = BestState(
-            first.classifier, predictions=first.predictions, name="the head on frozen features"
+            first.classifier,
+            predictions=first.predictions,
+            name="the head on frozen features",
+            balanced=loaders.balance != "none",
         )
         history += first.history
         known = first.known
         flips = first.flips
         recipe = f"Features first: {first.fit.setting}; {first.fit.result} leave-one-out on the training images."
+        if loaders.balance != "none":
+            recipe += " Classes of unequal size have equal parts in it."
         recipe = " ".join([recipe, *first.notes])
         if earlier is not None:
             recipe = f"Went on from {earlier.place.name} ({counted(len(earlier.vocab), 'class', 'classes')}). {recipe}"
@@ -266,6 +271,7 @@ def loaders_for(
         cache=cache_for(table, config=config) if cache is None else cache,
         truncated=config.truncated,
         bit_depth=config.stated_bit_depth,
+        balance=config.balance,
     )
 
 
@@ -331,4 +337,5 @@ def _best_before(
     predictions = predict_batches(
         classifier, loaders.valid.batches(), table=loaders.table, precision=precision
     )
-    return BestState(classifier.eval(), predictions=predictions, name="")
+    balanced = loaders.balance != "none"
+    return BestState(classifier.eval(), predictions=predictions, name="", balanced=balanced)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, MissingExtraError
 from vizsla.evaluate.interpret import confusion_matrix, least_certain, worst_mistakes
-from vizsla.evaluate.metrics import per_class
+from vizsla.evaluate.metrics import imbalance_lines, per_class
 from vizsla.files import atomic_write
 from vizsla.infer.mistakes import Evidence, explained_positions
 from vizsla.report import cards, charts, tables
@@ -183,6 +183,7 @@ def _values(content: ReportContent) -> dict[str, object]:
             "scale": charts.accuracy_scale(content.metrics[0], references=content.references),
             "num_correct": int(predictions.correct.sum()),
             "num_labelled": num_labelled,
+            "imbalance": imbalance_lines(predictions, content.metrics),
             "most_frequent": (
                 predictions.vocab[most_frequent],
                 supports[most_frequent] / num_labelled,

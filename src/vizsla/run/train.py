@@ -19,6 +19,7 @@ from vizsla.data.images.bit_depth import bit_depth_line, decide_bit_depth
 from vizsla.data.images.duplicates import find_copies
 from vizsla.data.images.facts import ImageNotes, count_smaller, enlarged_text
 from vizsla.data.images.reader import ImageReader
+from vizsla.data.loading.order import check_balance
 from vizsla.data.table.check import (
     find_unreadable,
     fingerprint,
@@ -28,7 +29,7 @@ from vizsla.data.table.check import (
 )
 from vizsla.errors import ConfigError, all_at_once
 from vizsla.evaluate.calibration import calibrate, calibration_line
-from vizsla.evaluate.metrics import Metric, summarise
+from vizsla.evaluate.metrics import Metric, imbalance_lines, summarise
 from vizsla.evaluate.thresholds import (
     as_thresholds,
     at_temperature,
@@ -100,12 +101,14 @@ class FinishedRun:
         folder: Where its files are.
         metrics: On the validation images, with intervals.
         interrupted: Ctrl-C ended it early.
+        imbalance: What ``imbalance_lines`` says.
         problem: What ended it early otherwise, or empty.
     """
 
     folder: Path
     metrics: tuple[Metric, ...]
     interrupted: bool
+    imbalance: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -156,10 +159,11 @@ def run_training(
     checkpoint = checkpoint_in(out)
     with ExitStack() as held:
         with times.part("loading the network", num_images=num_pictures):
-            folder, backbone, _ = all_at_once(
+            folder, backbone, *_ = all_at_once(
                 lambda: held.enter_context(claim),
                 lambda: network_of_run(plan.config, checkpoint=checkpoint, earlier=earlier),
                 check_report_installed,
+                lambda: check_balance(plan.config.balance, table.targets[table.train_rows]),
             )
         if folder != out:
             display.line(f"{out} exists. The results go to {folder}.")
@@ -228,7 +232,11 @@ def run_training(
                 with contextlib.suppress(OSError):  # its folder stays if something else is in it
                     checkpoint.path.parent.rmdir()
     return FinishedRun(
-        folder=folder, metrics=metrics, interrupted=run.interrupted, problem=run.problem
+        folder=folder,
+        metrics=metrics,
+        interrupted=run.interrupted,
+        imbalance=_imbalance(run, metrics=metrics, config=plan.config),
+        problem=run.problem,
     )
 
 
@@ -406,6 +414,15 @@ def _facts(
             f"vizsla {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         ),
     )
+
+
+def _imbalance(
+    run: TrainedRun, *, metrics: tuple[Metric, ...], config: TrainConfig
+) -> tuple[str, ...]:
+    lines = imbalance_lines(run.predictions, metrics)
+    if lines and config.balance == "none":
+        lines += ("Rare classes get an equal part in training with --balance auto.",)
+    return lines
 
 
 def _augmentation(run: TrainedRun, *, config: TrainConfig) -> str:

@@ -25,6 +25,7 @@ from vizsla.types import DECISION_THRESHOLD, UNLABELLED, check_task
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vizsla.data.loading.dataloaders import DataLoaders
     from vizsla.types import ImageTable, Task
 
 Reduction = Literal["mean", "sum", "none"]
@@ -296,6 +297,13 @@ def default_loss(task: Task) -> nn.Module:
     return losses[task]()
 
 
+def loss_for(dls: DataLoaders) -> nn.Module:
+    """Return the default loss for loaders, with the weights of classes where ``dls.balance`` asks for them."""
+    if dls.balance == "weights":
+        return CrossEntropyLossFlat(weight=balanced_class_weights(dls))
+    return default_loss(dls.table.task)
+
+
 def thresholds_of(loss_func: LossFunction, *, table: ImageTable) -> tuple[float, ...] | None:
     """Return the thresholds that a loss has for several labels, its ``thresh``; None for 0.5, and for the other tasks.
 
@@ -376,7 +384,7 @@ def activation_of(loss_func: LossFunction) -> Callable[[Tensor], Tensor]:
     return nn.Identity()
 
 
-def balanced_class_weights(targets: Tensor, num_classes: int) -> Tensor:
+def balanced_class_weights(targets: Tensor | DataLoaders, num_classes: int | None = None) -> Tensor:
     """Return the inverse frequency of each class, float32 ``(C,)``, scaled so that the mean over the images is 1.
 
     Each class then has the same part in the loss, and the loss keeps its size, so the learning rate needs no change (G. King, L.
@@ -384,8 +392,8 @@ def balanced_class_weights(targets: Tensor, num_classes: int) -> Tensor:
     that does not occur gets 1.
 
     Args:
-        targets: int64 ``(N,)``, of the training images; ``UNLABELLED`` ones are left out.
-        num_classes: C.
+        targets: The loaders; or int64 ``(N,)``, of the training images, of which ``UNLABELLED`` ones are left out.
+        num_classes: C; follows from loaders.
 
     Raises:
         ConfigError: A target is not a class, or none is known.
@@ -395,6 +403,10 @@ def balanced_class_weights(targets: Tensor, num_classes: int) -> Tensor:
         >>> balanced_class_weights(torch.tensor([0, 0, 0, 1]), 2)
         tensor([0.6667, 2.0000])
     """
+    if not isinstance(targets, Tensor):
+        targets, num_classes = targets.table.targets[targets.train.rows], targets.c
+    if num_classes is None:
+        raise ConfigError("Targets alone do not say how many classes there are. Give num_classes.")
     if targets.ndim != 1 or targets.is_floating_point():
         raise ConfigError(
             "Class weights need one whole number for each image, the position of its class. "

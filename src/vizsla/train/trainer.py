@@ -29,7 +29,7 @@ from vizsla.train.distributed import (
     whole_predictions,
 )
 from vizsla.train.loop import run_fit
-from vizsla.train.losses import default_loss, thresholds_of
+from vizsla.train.losses import loss_for, thresholds_of
 from vizsla.train.metrics import unique_names
 from vizsla.train.optim import Adam, build_optimiser
 from vizsla.train.rates.schedules import (
@@ -108,7 +108,8 @@ class Trainer:
     Args:
         dls: Training and validation loaders; never changed.
         model: Trained in place, on the device of the loaders.
-        loss_func: Takes outputs ``(B, C)`` and targets; None follows from the task: cross-entropy for classes.
+        loss_func: Takes outputs ``(B, C)`` and targets; None follows from the task: cross-entropy for classes, weighted where
+            the loaders have ``balance="weights"``.
         opt_func: Makes the optimiser: ``Adam``, ``SGD``, a class of ``torch.optim``, or a name.
         lr: Learning rate of fits that are given none.
         splitter: Splits the model's parameters into groups with their own rates, earliest layers first; None is early body,
@@ -173,9 +174,12 @@ class Trainer:
         FitSettings(accumulate=accumulate, clip=clip)  # Raises the ConfigError.
         self.dls = dls
         self.model = model.place(dls.device) if hasattr(model, "place") else model.to(dls.device)  # pyright: ignore[reportCallIssue] (a Classifier)
-        self.loss_func: LossFunction = (
-            default_loss(dls.table.task) if loss_func is None else loss_func
-        )
+        if loss_func is not None and dls.balance == "weights":
+            raise ConfigError(
+                "The loaders weigh the classes in the default loss (balance), and loss_func is another one. Give it "
+                "weight=balanced_class_weights(dls) and leave balance out, or take balance='sample'."
+            )
+        self.loss_func: LossFunction = loss_for(dls) if loss_func is None else loss_func
         thresholds_of(self.loss_func, table=dls.table)  # Raises the ConfigError.
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(dls.device)  # its class weights

@@ -170,7 +170,7 @@ def test_a_share_without_images_is_an_empty_batch(table: ImageTable):
 def test_balanced_training_shows_classes_equally(table: ImageTable):
     rows = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 23])  # nine crosses and a disc
     uneven = replace(table, train_rows=rows)
-    loaders = loaders_of(uneven, balanced=True)
+    loaders = loaders_of(uneven, balance="sample")
     batches = list(loaders.train.batches(epoch=2))
     targets = torch.cat([batch.targets for batch in batches])
     assert torch.bincount(targets).tolist() == [5, 5]
@@ -182,12 +182,19 @@ def test_balanced_training_shows_classes_equally(table: ImageTable):
     assert torch.equal(valid, table.valid_rows)
 
 
+def test_auto_balances_classes_of_very_unequal_size_only(table: ImageTable):
+    for num_discs, expected in ((3, "sample"), (4, "none")):  # to 10 crosses
+        rows = torch.cat([torch.arange(10), torch.arange(12, 12 + num_discs)])
+        assert loaders_of(replace(table, train_rows=rows), balance="auto").balance == expected
+    assert loaders_of(table).balance == "none"
+
+
 def test_weights_choose_the_training_rows(table: ImageTable):
     weights = [0.0] * 11 + [1.0]
     loaders = loaders_of(table, weights=weights)
     assert {row for batch in loaders.train.batches() for row in batch.rows.tolist()} == {22}
-    with pytest.raises(ConfigError, match="balanced or weights"):
-        loaders_of(table, balanced=True, weights=weights)
+    with pytest.raises(ConfigError, match="balance or weights"):
+        loaders_of(table, balance="sample", weights=weights)
 
 
 def test_one_batch_of_nothing_is_refused(table: ImageTable):

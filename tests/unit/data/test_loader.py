@@ -25,6 +25,7 @@ from vizsla.data.images import ImageReader
 from vizsla.data.loading import (
     ImageLoader,
     balancing_weights,
+    check_balance,
     check_share,
     check_weights,
     draw_rows,
@@ -618,7 +619,9 @@ def test_shares_divide_a_batch_evenly(num_rows: int):
         (lambda: check_weights([1.0, -1.0], count=2), "negative"),
         (lambda: check_weights([0.0, 0.0], count=2), "0"),
         (lambda: check_share((2, 2)), r"share=\(2, 2\)"),
-        (lambda: balancing_weights(torch.zeros(4, 3)), r"balanced=True .*\(4, 3\)"),
+        (lambda: check_balance("sample", torch.zeros(4, 3)), r"balance='sample'.*\(4, 3\)"),
+        (lambda: check_balance("weights", torch.zeros(4)), "balance='weights'.*float32"),
+        (lambda: check_balance("yes", torch.arange(4)), "none, auto, weights, sample.*'yes'"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_impossible_weights_and_shares_are_refused(ask: Callable[[], object], facts: str):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from vizsla import ConfigError, DataError, Predictions
-from vizsla.evaluate import measure, per_class, summarise, wilson_interval
+from vizsla.evaluate import imbalance_lines, measure, per_class, summarise, wilson_interval
 from vizsla.types import UNLABELLED
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "interp.json").read_text())["metrics"]
@@ -285,3 +285,19 @@ def test_values_of_any_predictions_are_those_of_scikit_learn(
     assert measure(predictions, "top_1_accuracy").value == got["accuracy"].value
     for metric in got.values():
         assert 0 <= metric.low <= metric.value <= metric.high, metric
+
+
+def test_lines_are_there_where_classes_are_unequal_and_name_those_found_least(
+    from_logits: Callable[..., Predictions],
+):
+    targets = torch.tensor([0] * 12 + [1] * 4 + [2] * 8)
+    logits = torch.nn.functional.one_hot(targets, 3).float()
+    logits[13:16] = torch.tensor([1.0, 0.0, 0.0])
+    predictions = from_logits(logits, targets)
+    lines = imbalance_lines(predictions, summarise(predictions))
+    assert len(lines) == 2
+    assert "3 times" in lines[0]
+    assert "50.0%" in lines[0]
+    assert f"{predictions.vocab[1]} 25.0% of 4 images" in lines[1]
+    equal = predictions.take(torch.arange(24) != 0)  # 11 to 4
+    assert imbalance_lines(equal, summarise(equal)) == ()

@@ -476,6 +476,20 @@ def test_class_weights_weigh_the_loss(table: ImageTable, make_learner: Any):
     assert learner.recorder.values[0][1] == pytest.approx(float(expected), abs=1e-6)
 
 
+def test_loaders_that_balance_by_weights_bring_the_loss(table: ImageTable, make_learner: Any):
+    loaders = uneven_loaders(table, balance="weights")
+    weights = balanced_class_weights(loaders)
+    targets = loaders.table.targets[loaders.table.train_rows]
+    assert torch.equal(weights, balanced_class_weights(targets, 2))
+    losses: list[Any] = [make_learner(loaders, loss_func=None).loss_func, loaders.loss_func]
+    assert all(torch.equal(loss.weight, weights) for loss in losses)
+    for options in ({"loss_func": CrossEntropyLossFlat()}, {"loss_func": F.cross_entropy}):
+        with pytest.raises(ConfigError, match="balance"):
+            make_learner(loaders, **options)
+    with pytest.raises(ConfigError, match="num_classes"):
+        balanced_class_weights(targets)
+
+
 def test_balanced_loaders_show_all_classes_equally_often(table: ImageTable, make_learner: Any):
     seen: list[Tensor] = []
 
@@ -484,7 +498,7 @@ def test_balanced_loaders_show_all_classes_equally_often(table: ImageTable, make
             assert fit.batch is not None
             seen.append(fit.batch.targets)
 
-    make_learner(uneven_loaders(table, balanced=True)).fit(2, cbs=Targets())
+    make_learner(uneven_loaders(table, balance="sample")).fit(2, cbs=Targets())
     for epoch in (seen[:3], seen[3:]):
         assert torch.cat(epoch).bincount().tolist() == [6, 6]
 

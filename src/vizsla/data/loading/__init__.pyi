@@ -12,6 +12,7 @@ from .loader import map_rows as map_rows
 from .loader import read_ahead as read_ahead
 from .loader import reading_meanwhile as reading_meanwhile
 from .order import balancing_weights as balancing_weights
+from .order import check_balance as check_balance
 from .order import check_rows as check_rows
 from .order import check_share as check_share
 from .order import check_weights as check_weights

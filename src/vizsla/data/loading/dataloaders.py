@@ -22,7 +22,14 @@ from vizsla.data.images.facts import guess_bit_depth
 from vizsla.data.images.item_transforms import item_pipeline
 from vizsla.data.images.reader import ImageReader
 from vizsla.data.loading.loader import MAX_BLOCKS, ImageLoader
-from vizsla.data.loading.order import ALL, Share, balancing_weights, take_share
+from vizsla.data.loading.order import (
+    ALL,
+    Balance,
+    Share,
+    balancing_weights,
+    check_balance,
+    take_share,
+)
 from vizsla.data.table.labels import CategoryMap, KnownLabels, item_path, labelled_like
 from vizsla.errors import ConfigError, DataError
 from vizsla.machine import Blocks, worker_count
@@ -62,7 +69,9 @@ class LoaderOptions(TypedDict, total=False):
         device: Where batches go; ``None`` is the best there is.
         cache: Keeps decoded images; ``None`` is a new one with the default budget.
         truncated: ``"ok"`` reads JPEGs that end too early as far as they go; ``"strict"`` refuses them.
-        balanced: Draw training images so that all classes come up equally often.
+        balance: What to do where classes are of unequal size: ``"weights"``: a learner's own loss counts images of rare
+            classes more; ``"sample"``: they come up more often, and an epoch is as long as usual; ``"auto"``: the latter where
+            one class has three times as many images as another; ``"none"``: nothing.
         bit_depth: How many bits the values of 16-bit files use, 8 to 16; ``None`` decides by a sample of the images.
     """
 
@@ -73,7 +82,7 @@ class LoaderOptions(TypedDict, total=False):
     device: torch.device | str | None
     cache: ImageCache | None
     truncated: Truncated
-    balanced: bool
+    balance: Balance
     bit_depth: int | None
 
 
@@ -362,9 +371,8 @@ class DataLoaders:
         device: Where batches go; None is ``default_device()``.
         cache: Keeps images once read; None is one in mode ``"auto"``, which uses the memory and disk that are free.
         truncated: What to do about JPEGs that end too early, see ``decode_image``.
-        balanced: Training images are drawn, with replacement, so that all classes come up equally often; an epoch is
-            as long as usual.
-        weights: How often each training row comes up, in proportion, ``(T,)``; instead of ``balanced``.
+        balance: As in ``LoaderOptions``; the attribute says what is done.
+        weights: How often each training row comes up, in proportion, ``(T,)``; instead of ``balance="sample"``.
         bit_depth: How many bits the values of 16-bit files use, 8 to 16, for all images and the exported model; None is that
             of the table, else decided by a sample of its images, which a warning tells where they are fewer than 16.
 
@@ -387,7 +395,7 @@ class DataLoaders:
         device: torch.device | str | None = None,
         cache: ImageCache | None = None,
         truncated: Truncated = "strict",
-        balanced: bool = False,
+        balance: Balance = "none",
         weights: Tensor | Sequence[float] | None = None,
         bit_depth: int | None = None,
     ) -> None:
@@ -400,12 +408,14 @@ class DataLoaders:
                 )
         if bit_depth is not None:
             table = replace(table, bit_depth=check_bit_depth(bit_depth))
-        if balanced:
+        targets = table.targets[table.train_rows]
+        self.balance: Balance = check_balance(balance, targets)
+        if self.balance == "sample":
             if weights is not None:
                 raise ConfigError(
-                    "balanced=True sets the weights of the rows. Give balanced or weights, not both."
+                    'balance="sample" sets the weights of the rows. Give balance or weights, not both.'
                 )
-            weights = balancing_weights(table.targets[table.train_rows])
+            weights = balancing_weights(targets)
         self.table = table
         self.augmentation = BatchAugmentation(transforms, size=size, seed=seed)
         self.device = default_device() if device is None else torch.device(device)
@@ -620,7 +630,7 @@ class DataLoaders:
         """The loss that suits the labels."""
         from vizsla.notebook.batches import loss_of
 
-        return loss_of(self.table)
+        return loss_of(self)
 
     @property
     def after_item(self) -> Steps:
