@@ -254,7 +254,11 @@ def _offer_as_it_was(
         f"Validation loss of the earlier model as it was {losses[0]:.4f}, with the head fitted again {losses[1]:.4f}; "
         f"kept: {AS_IT_WAS if is_better else best.name}."
     )
-    return BestState(was, predictions=said, name=AS_IT_WAS) if is_better else best
+    return (
+        BestState(was, predictions=said, name=AS_IT_WAS, balanced=best.balanced)
+        if is_better
+        else best
+    )
 
 
 def loaders_for(

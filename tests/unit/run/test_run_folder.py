@@ -357,6 +357,8 @@ def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
         "flip": "auto",
         "vertical_flip": False,
         "colour": True,
+        "threshold": "0.5",
+        "balance": "none",
         "batch_size": 32,
         "learning_rate": 1e-5,
         "seed": -1,
