@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vizsla.classic.transforms import Transforms
     from vizsla.data.images.sizing import Pixels
     from vizsla.data.loading.dataloaders import DataLoader
+    from vizsla.data.loading.order import Balance
 
 
 @dataclass(frozen=True)
@@ -281,6 +282,7 @@ class TrainerLoaders:
     device: torch.device
     seed: int
     path: Path
+    balance: ClassVar[Balance] = "none"
 
     @property
     def vocab(self) -> tuple[str, ...]:
