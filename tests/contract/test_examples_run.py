@@ -74,7 +74,9 @@ def given(tmp_path_factory: pytest.TempPathFactory, star: ModuleType) -> Iterato
     )
     learn = vision_learner(dls, "efficientnet_lite0", quiet=True)
     learn.fit(1)
-    Path("runs/pets").mkdir(parents=True)
+    for run in ("runs/pets", "runs/pets-2"):
+        Path(run).mkdir(parents=True)
+        learn.predictions().save_csv(Path(run) / "predictions.csv")
     learn.export("model.safetensors")
     for name in ("runs/pets/model.safetensors", "pets.safetensors"):
         shutil.copy("model.safetensors", name)

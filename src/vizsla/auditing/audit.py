@@ -152,8 +152,7 @@ class Audit:
     Examples:
         >>> found = audit("pets")
         >>> print(found)
-        >>> found.suspects[0].suggestion
-        'beagle'
+        >>> [item.suggestion for item in found.suspects]
         >>> found.save("pets-audit")
     """
 

@@ -217,10 +217,15 @@ def _compression(values: Tensor) -> Callable[[Tensor], Tensor]:
     chosen = torch.linspace(0, len(values) - 1, min(len(values), _SAMPLED)).long()
     sample = values[chosen].nan_to_num()
     mean = sample.mean(dim=0)
-    variances, directions = torch.linalg.eigh((sample - mean).T @ (sample - mean) / len(sample))
+    centred = (sample - mean).double()  # in float32 the decomposition fails where many images are the same
+    wide = centred.shape[1] > len(centred)
+    variances, directions = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
     # With as many components as images, all images are equally unlike.
-    num = min(_NUMBERS, len(sample) // 8)
-    variances, directions = variances[-num:], directions[:, -num:]
+    num = max(1, min(_NUMBERS, len(sample) // 8))
+    variances, directions = variances[-num:].clamp_min(0), directions[:, -num:]
+    if wide:  # the same directions from the smaller matrix
+        directions = normalize(centred.T @ directions, dim=0)
+    variances, directions = (variances / len(centred)).float(), directions.float()
     weights = variances.clamp(min=1e-4 * float(variances[-1]) + 1e-12) ** -0.3
     projection = directions * weights
 
