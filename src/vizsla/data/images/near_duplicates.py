@@ -217,7 +217,9 @@ def _compression(values: Tensor) -> Callable[[Tensor], Tensor]:
     chosen = torch.linspace(0, len(values) - 1, min(len(values), _SAMPLED)).long()
     sample = values[chosen].nan_to_num()
     mean = sample.mean(dim=0)
-    centred = (sample - mean).double()  # in float32 the decomposition fails where many images are the same
+    centred = (
+        sample - mean
+    ).double()  # in float32 the decomposition fails where many images are the same
     wide = centred.shape[1] > len(centred)
     variances, directions = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
     # With as many components as images, all images are equally unlike.
