@@ -368,7 +368,7 @@ class Predictor:
         if dl is None:
             raise ConfigError(
                 "A model file holds no images, so there is nothing to validate on. Measure it on labelled images with "
-                "evaluate(DATA), or on a loader with validate(dl=...)."
+                "evaluate(DATA) or vizsla evaluate MODEL DATA, or on a loader with validate(dl=...)."
             )
         probabilities, targets = self.get_preds(dl)
         if targets is None or probabilities is None:
