@@ -33,6 +33,8 @@ from .data.table.block import ImageBlock as ImageBlock
 from .data.table.block import MultiCategoryBlock as MultiCategoryBlock
 from .data.table.block import RegressionBlock as RegressionBlock
 from .data.table.factories import ImageDataLoaders as ImageDataLoaders
+from .data.table.fixes import read_fixes as read_fixes
+from .data.table.fixes import write_fixes as write_fixes
 from .data.table.labels import CategoryMap as CategoryMap
 from .data.table.labels import ColReader as ColReader
 from .data.table.labels import RegexLabeller as RegexLabeller
@@ -151,6 +153,7 @@ from .train.rates.suggestions import robust as robust
 from .train.rates.suggestions import slide as slide
 from .train.rates.suggestions import steep as steep
 from .train.rates.suggestions import valley as valley
+from .types import Fix as Fix
 
 __version__: str
 __all__: list[str]

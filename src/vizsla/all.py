@@ -51,8 +51,8 @@ from vizsla.train.learner import cnn_learner
 
 # fmt: off
 _FOR_PROGRAMS = {
-    "Audit", "Checkpoint", "Prediction", "Predictor", "TrainConfig", "WandbLogger", "__version__", "audit", "balanced_class_weights",
-    "compare", "from_hub", "grad_cam", "push_to_hub", "robust", "train_classifier",
+    "Audit", "Checkpoint", "Fix", "Prediction", "Predictor", "TrainConfig", "WandbLogger", "__version__", "audit",
+    "balanced_class_weights", "compare", "from_hub", "grad_cam", "push_to_hub", "read_fixes", "robust", "train_classifier", "write_fixes",
 }
 """Names of ``vizsla`` that cells import themselves, as they do its errors."""
 # fmt: on

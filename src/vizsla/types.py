@@ -8,9 +8,11 @@ through loading, training and evaluation, so no result depends on the order of a
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -135,6 +137,64 @@ def typed_class(name: str, class_type: ClassType) -> str | int | bool:
     return {"True": True, "False": False}.get(name, name) if class_type == "bool" else name
 
 
+FixAction = Literal["relabel", "drop", "keep"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fix:
+    """What is to be done with an image of a data set whose files stay as they are.
+
+    Attributes:
+        path: The image: absolute, or relative to the data.
+        action: ``"relabel"`` gives it another label, ``"drop"`` leaves it out, ``"keep"`` says that it is right as it is.
+        label: The label of ``"relabel"``; several, or several numbers, are separated by ``;``.
+        why: The reason, for people.
+        when: Date and time in ISO format, such as ``"2026-05-01T12:00:00+00:00"``. Of several fixes for an image the latest
+            counts, of equal ones the last; one without a date is earlier than all with one.
+        source: Where it was read, for messages.
+
+    Raises:
+        ConfigError: The path is empty, there is no such action, ``"relabel"`` has no label, or ``when`` is no date.
+
+    Examples:
+        >>> Fix(path="cat/12.jpg", action="relabel", label="dog", why="a pug")
+    """
+
+    path: str
+    action: FixAction
+    label: str = ""
+    why: str = ""
+    when: str = ""
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.path.strip():
+            raise ConfigError("A fix names an image by its path. Received: an empty path")
+        if self.action not in get_args(FixAction):
+            raise ConfigError(
+                f"The action of a fix is one of {', '.join(get_args(FixAction))}. Received: {self.action!r}"
+            )
+        if self.action == "relabel" and not self.label.strip():
+            raise ConfigError(
+                "A fix that relabels an image names its label. Received: an empty label"
+            )
+        try:
+            _ = self.seconds
+        except (ValueError, OverflowError, OSError):
+            raise ConfigError(
+                f"The time of a fix is an ISO date such as 2026-05-01T12:00:00, or empty. Received: {self.when!r}"
+            ) from None
+
+    @property
+    def seconds(self) -> float:
+        """The time as seconds since 1970; without one, before all others. A time without a zone is local."""
+        return (
+            datetime.fromisoformat(self.when.strip()).timestamp()
+            if self.when.strip()
+            else -math.inf
+        )
+
+
 LARGEST_SIDE, MOST_PIXELS = 4_096, 2**23
 """Of a size. The largest of timm's networks are made for 1,024 x 1,024, an eighth of these pixels; at 4,096 x 2,048
 EfficientNet-Lite0 takes 3 GB for one image."""
@@ -166,6 +226,13 @@ def is_usable_size(size: Size) -> bool:
     return min(size) >= 1 and max(size) <= LARGEST_SIDE and size[0] * size[1] <= MOST_PIXELS
 
 
+def shown_path(path: str, *, root: Path) -> str:
+    """Return a path as people see it: posix, relative to ``root`` if it lies below it."""
+    # Texts, not paths: every epoch shows all validation images, and pathlib takes 0.1 ms for each.
+    above = root.as_posix()
+    return path.replace(os.sep, "/").removeprefix(above if above.endswith("/") else f"{above}/")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTable:
     """Labelled images and the two sets, resolved once; row ``r`` is ``paths[r]``, ``targets[r]``.
@@ -186,6 +253,9 @@ class ImageTable:
         notes: What was guessed of the data's layout and what was left out, a line each, for those who train on it.
         class_type: What the classes were as labels.
         bit_depth: How many bits the values of 16-bit files use, 8 to 16; None where that was not decided.
+        copies: Rows of files with the same bytes, a group for each image that several hold; None where nobody looked.
+        moved: ``(shown path, "train" or "valid")`` of images that left the set that was drawn for them because of duplicates.
+        fixes: What was changed of the data, see ``read_fixes``.
     """
 
     root: Path
@@ -201,6 +271,9 @@ class ImageTable:
     notes: tuple[str, ...] = ()
     class_type: ClassType = "text"
     bit_depth: int | None = None
+    copies: tuple[tuple[int, ...], ...] | None = None
+    moved: tuple[tuple[str, str], ...] = ()
+    fixes: tuple[Fix, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", ImagePaths.of(self.paths))
@@ -227,9 +300,7 @@ class ImageTable:
 
     def shown_path(self, row: int) -> str:
         """Return the path of a row as people see it: posix, relative to ``root`` if it lies below it."""
-        # Texts, not paths: every epoch shows all validation images, and pathlib takes 0.1 ms for each.
-        path, root = self.file(row).replace(os.sep, "/"), self.root.as_posix()
-        return path.removeprefix(root if root.endswith("/") else f"{root}/")
+        return shown_path(self.file(row), root=self.root)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -622,6 +622,22 @@ def test_an_image_may_be_named_like_an_option(
 # --- check, demo and the rest ----------------------------------------------------------------------------------------
 
 
+def test_fixes_are_read_by_every_command_and_from_beside_a_config(
+    vizsla: RunVizsla, model: Path, pictures: Path, here: Path
+):
+    fixes = here / "fixes.csv"
+    fixes.write_text("path,action,label\ncross/cross_1.png,relabel,disc\ndisc/disc_2.png,drop,\n")
+    for words in (("check", pictures), ("evaluate", model, pictures)):
+        done = vizsla(*words, "--fixes", fixes)
+        assert (done.code, done.err) == (0, "")
+        assert "fixes: 1 label changed, 1 image dropped" in done.out
+    (here / "old").mkdir()
+    (here / "old" / "wrong.csv").write_text("path,action\ncross/cross_1.png,lose\n")
+    (here / "old" / "config.toml").write_text(f'data = "{pictures}"\nfixes = "wrong.csv"\n')
+    done = vizsla("train", "--config", "old/config.toml")
+    assert (done.code, "'lose'" in done.err, "row 2" in done.err) == (2, True, True)
+
+
 def test_check_counts_the_images_of_each_class(vizsla: RunVizsla, pictures: Path, here: Path):
     done = vizsla("check", pictures, "--valid", "0.25")
     assert (done.code, done.err) == (0, "")

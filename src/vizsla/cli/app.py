@@ -84,6 +84,8 @@ def read_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
     if typed or "data" in values:
         data, labels = locate_data(values, file.parent, Path(typed[0]) if typed else None)
         values |= {"data": str(data), "labels": labels}
+    if values.get("fixes"):
+        values["fixes"] = str(file.parent / str(values["fixes"]))
     values.pop("data_from_here", None)
     options = {option_name(name): value for name, value in values.items()}
     Dict({commands[0]: options}, source=str(file))(app, commands, arguments)

@@ -42,6 +42,7 @@ def evaluate(
     label_level: int | Literal["auto"] = "auto",
     group: str = "",
     part: Literal["auto", "train", "valid", "test", "all"] = "auto",
+    fixes: Path | None = None,
     csv: Path | None = None,
     json: bool = False,
     force: bool = False,
@@ -66,6 +67,7 @@ def evaluate(
         label_level: Which level of folders names the class, as for train.
         group: Groups of images, such as patients, as for train: those that a run was trained on are left out whole.
         part: The part of the data to judge; auto: its test part if it has one, else its validation part, else all.
+        fixes: A CSV file of labels to change and images to drop, as for train.
         csv: Write what was said of each image to this file.
         json: Print everything as one JSON object.
         force: Replace a file that exists.
@@ -103,6 +105,7 @@ def evaluate(
             label_level=label_level,
             group=group,
             part=part,
+            fixes=fixes,
             trained_on=trained_on,
             batch_size=bs,
             num_workers=None if workers < 0 else workers,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import torch
 
+from vizsla.data.table.fixes import write_fixes
 from vizsla.errors import ConfigError
 from vizsla.evaluate.plots import image_grid, set_fitting_titles
 from vizsla.files import atomic_write
 from vizsla.notebook.collections import L
 from vizsla.notebook.images import PILImage
+from vizsla.types import Fix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +56,8 @@ class Suspect:
 class ImageClassifierCleaner:
     """Images with the largest losses of one class and split, and what to do with each of them.
 
-    Nothing is deleted or moved: ``delete()`` and ``change()`` return what was decided, ``save_csv`` writes it down, and the rest is
-    up to you. The model runs once for each split.
+    Nothing is deleted or moved: ``delete()`` and ``change()`` return what was decided, and ``save_fixes`` writes it down for the
+    next training. The model runs once for each split.
 
     Args:
         learn: A trained learner that predicts one class for each image.
@@ -174,6 +177,31 @@ class ImageClassifierCleaner:
         with atomic_write(path) as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
         return path
+
+    def save_fixes(self, path: Path) -> Path:
+        """Add the marked images, kept ones too, to a file of fixes for ``vizsla train --fixes``; return its path.
+
+        Args:
+            path: A file as ``write_fixes`` writes it; what is in it stays, and where an image comes up again the new mark counts.
+
+        Raises:
+            OutputError: The file cannot be written; an old one is untouched.
+            TableError: The file holds something else.
+        """
+        table = self.learn.dls.table
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        row_of = {file: row for row, file in enumerate(table.paths) if file in self._actions}
+        fixes = [
+            Fix(
+                path=table.shown_path(row_of[file]),
+                action="keep" if action == KEEP else "drop" if action == DELETE else "relabel",
+                label="" if action in {KEEP, DELETE} else action,
+                why="looked at in a notebook",
+                when=now,
+            )
+            for file, action in self._actions.items()
+        ]
+        return write_fixes(path, fixes, append=True)
 
     def show(self, nrows: int | None = None, ncols: int | None = None) -> None:
         """Draw the chosen images with their position, prediction and action; rows and columns follow from the rest if None.

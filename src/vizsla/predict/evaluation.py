@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
+    from vizsla.data.table.fixes import Fixes
     from vizsla.data.table.from_words import Part
     from vizsla.predict.predictor import Predictor
 
@@ -47,6 +48,7 @@ def evaluate_model(
     label_level: int | Literal["auto"] = "auto",
     group: str = "",
     part: Part = "auto",
+    fixes: Fixes = None,
     trained_on: Collection[str] = (),
     batch_size: int = 32,
     num_workers: int | None = None,
@@ -65,6 +67,7 @@ def evaluate_model(
         label_level=label_level,
         group=group,
         part=part,
+        fixes=fixes,
         trained_on=trained_on,
     )
     rows = table.valid_rows.tolist()

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms
+    from vizsla.data.table.fixes import Fixes
     from vizsla.data.table.from_words import Part
     from vizsla.evaluate.calibration import Calibration
     from vizsla.model_file.bundle import Bundle
@@ -398,6 +399,7 @@ class Predictor:
         labels: str = "auto",
         label_level: int | Literal["auto"] = "auto",
         part: Part = "auto",
+        fixes: Fixes = None,
         batch_size: int = 32,
         num_workers: int | None = None,
     ) -> Evaluation:
@@ -409,6 +411,7 @@ class Predictor:
             label_level: Which level of folders names the class, as for ``train``.
             part: ``"test"``, ``"valid"``, ``"train"`` or ``"all"`` images of the data; ``"auto"``: the test part where the data
                 has one, else the validation part, else all.
+            fixes: A file of labels to change and images to drop, or what ``read_fixes`` returns.
             batch_size: As for ``predict_many``.
             num_workers: As for ``predict_many``.
 
@@ -428,6 +431,7 @@ class Predictor:
             labels=labels,
             label_level=label_level,
             part=part,
+            fixes=fixes,
             batch_size=batch_size,
             num_workers=num_workers,
         )

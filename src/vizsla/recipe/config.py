@@ -41,7 +41,10 @@ class DataConfig:
         min_per_class: Refuse classes with fewer images; auto: 2 where a split is drawn; 1: train on single images too, their
             classes are not measured.
         group: Images of one group, such as one patient, are never in both sets: a column of the table, or regex:PATTERN (on
-            the path below DATA).
+            the path below DATA); auto: near duplicates, such as crops and resized copies.
+        fixes: A CSV file of labels to change and images to drop, with the columns path, action (relabel, drop or keep), label,
+            why and when; no image file is touched.
+        new_classes: Let fixes name classes that the data does not have.
     """
 
     labels: str = "auto"
@@ -49,6 +52,8 @@ class DataConfig:
     label_level: int | Literal["auto"] = "auto"
     min_per_class: int | Literal["auto"] = "auto"
     group: str = ""
+    fixes: str = ""
+    new_classes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError, MissingExtraError
 from vizsla.evaluate.interpret import confusion_matrix, least_certain, worst_mistakes
-from vizsla.evaluate.metrics import imbalance_lines, per_class
+from vizsla.evaluate.metrics import imbalance_lines, measure, per_class
 from vizsla.files import atomic_write
 from vizsla.infer.mistakes import Evidence, explained_positions
 from vizsla.report import cards, charts, tables
@@ -205,9 +205,14 @@ def _galleries(content: ReportContent, *, has_classes: bool) -> dict[str, object
     suspects, num_suspects = cards.suspect_cards(
         predictions, left_out=evidence.left_out, table=table, album=album, limit=NUM_SUSPECTS
     )
-    duplicates, num_duplicates = cards.duplicate_cards(
+    duplicates, twins = cards.duplicate_cards(
         predictions, evidence=evidence, table=table, album=album, limit=NUM_DUPLICATES
     )
+    others = predictions.labelled.clone()
+    others[twins] = False
+    without: Metric | None = None
+    if twins and content.metrics and bool(others.any()):
+        without = measure(predictions.take(others), content.metrics[0].name)
     confusions: list[cards.Confusion] = []
     matrix: list[list[int]] = []
     if has_classes and predictions.task == "category":
@@ -224,7 +229,9 @@ def _galleries(content: ReportContent, *, has_classes: bool) -> dict[str, object
         "suspects": suspects,
         "num_suspects": num_suspects,
         "duplicates": duplicates,
-        "num_duplicates": num_duplicates,
+        "num_duplicates": len(twins),
+        "without_twins": without and tables.metric_row(without),
+        "num_without_twins": int(others.sum()),
         "matrix": matrix,
         "pairs": confusions[: NUM_CONFUSED_PAIRS if matrix else NUM_CONFUSED_PAIRS_ALONE],
         "groups": groups,

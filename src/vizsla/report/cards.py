@@ -223,10 +223,10 @@ def suspect_cards(
 
 def duplicate_cards(
     predictions: Predictions, *, evidence: Evidence, table: ImageTable, album: Album, limit: int
-) -> tuple[list[tuple[Duplicate, Card, Card]], int]:
-    """Return validation images that are trained on too, each with that training image; and how many there are in all."""
+) -> tuple[list[tuple[Duplicate, Card, Card]], list[int]]:
+    """Return validation images that are trained on too, each with that training image; and the positions of all of them."""
     if evidence.valid_facts is None or evidence.train_facts is None:
-        return [], 0
+        return [], []
     found = find_duplicates(evidence.valid_facts, evidence.train_facts)
     made = [
         (
@@ -236,7 +236,7 @@ def duplicate_cards(
         )
         for each in found[:limit]
     ]
-    return made, len(found)
+    return made, [each.position for each in found]
 
 
 def _card_of_row(row: int, *, table: ImageTable, album: Album) -> Card:

@@ -1,7 +1,7 @@
 """A run folder: what is in it, how it is read from anywhere, and how it is written without losing an earlier run.
 
-A run folder holds ``model.safetensors history.csv metrics.json predictions.csv config.toml report.html``, and ``profile.json``
-where it was asked for. ``config.toml`` names the data of the run by its absolute path, and relative to the folder in case both
+A run folder holds ``model.safetensors history.csv metrics.json predictions.csv config.toml report.html``, and ``fixes.csv`` and
+``profile.json`` where they were asked for. ``config.toml`` names the data of the run by its absolute path, and relative to the folder in case both
 move together; if only the data moved, the user says where it is (``data=``, ``--data``).
 """
 
@@ -40,6 +40,7 @@ HISTORY = "history.csv"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.csv"
 CONFIG = "config.toml"
+FIXES = "fixes.csv"
 REPORT = "report.html"
 PROFILE = "profile.json"
 LOCK = f"{OURS}lock"
@@ -123,6 +124,7 @@ class RunFolder:
                 "pool:"
             ):  # as it was drawn, whatever split the data has now
                 valid = f"pool:{valid}"
+            fixes = str(self.config.get("fixes", ""))
             from_folders = labels in ("auto", "folder") and place.is_dir()  # else ignored until 0.1
             table = resolve_data(
                 place,
@@ -131,6 +133,9 @@ class RunFolder:
                 label_level=self.config.get("label_level", "auto") if from_folders else "auto",
                 min_per_class=self.config.get("min_per_class", "auto"),
                 group=str(self.config.get("group", "")),
+                fixes=fixes and self.path / fixes,
+                new_classes=True,  # those that are named were allowed then
+                moved=self.metrics.get("moved", {}).items(),
                 seed=seed,
             )
         if self.config.get("start_from"):
@@ -421,7 +426,7 @@ def check_not_of_run(file: Path) -> None:
     Raises:
         OutputError: The file would be one of a run's own.
     """
-    own = (MODEL, HISTORY, METRICS, PREDICTIONS, CONFIG, REPORT, PROFILE)
+    own = (MODEL, HISTORY, METRICS, PREDICTIONS, CONFIG, FIXES, REPORT, PROFILE)
     marks = (CONFIG, MODEL, LOCK, CHECKPOINT_FOLDER)
     if file.name in own and any((file.parent / name).exists() for name in marks):
         raise OutputError(

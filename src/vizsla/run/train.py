@@ -27,6 +27,7 @@ from vizsla.data.table.check import (
     paths_with_causes,
     settle_unreadable,
 )
+from vizsla.data.table.fixes import fixes_text, write_fixes
 from vizsla.errors import ConfigError, all_at_once
 from vizsla.evaluate.calibration import calibrate, calibration_line
 from vizsla.evaluate.metrics import Metric, imbalance_lines, summarise
@@ -349,10 +350,13 @@ def write_run(
     facts = _facts(run, table=table, plan=plan, seconds=seconds)
     numbers = _metrics_json(run, metrics=metrics, facts=facts, plan=plan, table=table)
     _write_text(folder / files.METRICS, numbers)
+    where = plan.where
+    if where.fixes or table.fixes:
+        where = replace(where, fixes=write_fixes(folder / files.FIXES, table.fixes).name)
     choices = files.config_text(
         folder if home is None else home,
         source=plan.data if plan.source is None else plan.source,
-        where=plan.where,
+        where=where,
         on_bad=plan.on_bad,
         config=plan.config,
     )
@@ -395,6 +399,7 @@ def _facts(
             "Images",
             f"{len(table.train_rows):,} to learn from, {len(table.valid_rows):,} to validate on",
         ),
+        *([("Fixes", fixes_text(table.fixes))] if table.fixes else []),
         (what, f"{len(table.vocab)}: {', '.join(table.vocab[:12])}{more}"),
         ("Network", spec.name),
         ("Weights", f"{spec.weights}; licence: {spec.licence}" if spec.licence else spec.weights),
@@ -474,6 +479,7 @@ def _metrics_json(
         "interrupted": run.interrupted,
         "notes": list(plan.notes),
         "skipped": paths_with_causes(table.root, table.skipped),
+        "moved": dict(table.moved),
         "suspicious": paths_with_causes(table.root, table.suspicious),
     }
     if run.predictions.thresholds is not None:

@@ -6,11 +6,13 @@ import os
 import re
 import sys
 from collections import Counter
+from functools import partial
 from importlib.metadata import metadata
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from vizsla import (
     ColSplitter,
@@ -23,6 +25,7 @@ from vizsla import (
     Resize,
     TableError,
 )
+from vizsla.data.images import find_copies
 from vizsla.data.table import SOLAR_CELLS, labelled_data, resolve_data, solar_cells
 from vizsla.types import UNLABELLED
 
@@ -61,6 +64,96 @@ def test_the_part_to_hold_out_can_be_given(make):
     for valid in (0.0, 1, "none", -0.2):
         with pytest.raises(ConfigError, match=f"'auto'.* {valid!r}"):
             resolve_data(root, valid=valid, seed=0)
+
+
+def numbered(root: Path) -> Path:
+    """Give each image below a folder bytes of its own."""
+    for number, file in enumerate(sorted(root.rglob("*.jpg"))):
+        file.write_bytes(number.to_bytes(2, "big"))
+    return root
+
+
+def test_a_drawn_split_keeps_exact_duplicates_in_one_set_and_moves_no_other_image(make):
+    root = numbered(make(*several("cat/{}.jpg", 20), *several("dog/{:02}.jpg", 30)))
+    drawn = resolve_data(root, seed=0)
+    held_out = shown(drawn, drawn.valid_rows)
+    assert (drawn.copies, len(held_out)) == ((), 10)
+    learned = shown(drawn, drawn.train_rows)
+    cats, dogs = ([name for name in learned if name.startswith(of)] for of in ("cat", "dog"))
+    copies = {cats[0]: held_out[0], cats[1]: held_out[1], dogs[0]: dogs[1], dogs[2]: cats[2]}
+    for copy, original in copies.items():
+        (root / copy).write_bytes((root / original).read_bytes())
+    table = resolve_data(root, seed=0)
+    found = set(shown(table, table.valid_rows))
+    # One of two torn pairs goes to each set, so that the number of validation images stays.
+    assert found == {*held_out} - {held_out[0]} | {cats[1]}
+    assert len(table.copies or ()) == 4
+    assert (
+        sum("exact duplicate" in note and note.startswith("2 images") for note in table.notes) == 1
+    )
+    assert {*table.moved} == {(held_out[0], "train"), (cats[1], "valid")}
+    again = resolve_data(root, moved=table.moved, seed=0)
+    assert (again.valid_rows.tolist(), again.copies) == (table.valid_rows.tolist(), None)
+    as_before = resolve_data(root, moved=(), seed=0)
+    assert shown(as_before, as_before.valid_rows) == held_out
+
+
+def test_groups_that_share_an_exact_duplicate_stay_in_one_set(make):
+    root = numbered(make(*(f"{of}/{p:02}_{n}.jpg" for of in "ab" for p in range(20) for n in "01")))
+    resolve = partial(resolve_data, root, group=r"regex:/(\d+)_", seed=0)
+    table = resolve()
+    held_out, learned = (
+        sorted({path[2:4] for path in shown(table, rows)})
+        for rows in (table.valid_rows, table.train_rows)
+    )
+    (root / f"a/{held_out[0]}_0.jpg").write_bytes((root / f"a/{learned[0]}_0.jpg").read_bytes())
+    table = resolve()
+    found = {path[2:4] for path in shown(table, table.valid_rows)}
+    assert found == {*held_out} - {held_out[0]}
+    assert not found & {path[2:4] for path in shown(table, table.train_rows)}
+
+
+def test_images_made_from_one_photograph_stay_in_one_set_with_group_auto(
+    make_image, tmp_path: Path
+):
+    for number in range(16):
+        make_image(f"data/{('cross', 'disc')[number % 2]}/{number:02}.png", number=number)
+    root = tmp_path / "data"
+    drawn = resolve_data(root, seed=0)
+    held_out, learned = (shown(drawn, rows) for rows in (drawn.valid_rows, drawn.train_rows))
+    original = next(path for path in learned if path[:4] == held_out[0][:4])
+    with Image.open(root / original) as image:
+        image.resize((96, 72)).save(root / held_out[0])
+    as_drawn, table = resolve_data(root, seed=0), resolve_data(root, group="auto", seed=0)
+    assert shown(as_drawn, as_drawn.valid_rows) == held_out
+    assert shown(table, table.valid_rows) == held_out[1:]
+    assert any("near duplicate" in note and note.startswith("1 image ") for note in table.notes)
+    for part, paths in (("train", learned), ("valid", held_out)):
+        for path in paths:
+            place = tmp_path / "own" / part / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (root / path).rename(place)
+    own = resolve_data(tmp_path / "own", group="auto", seed=0)
+    assert len(own.valid_rows) == len(held_out)
+    assert any("1 group of near duplicates" in note for note in own.notes)
+
+
+def test_a_split_of_the_data_is_kept_whatever_is_in_it(make):
+    root = numbered(
+        make(*(f"{part}/{of}/{n}.jpg" for part in ("train", "valid") for of in "ab" for n in "01"))
+    )
+    (root / "valid/a/0.jpg").write_bytes((root / "train/a/0.jpg").read_bytes())
+    table = resolve_data(root, seed=0)
+    assert (len(table.train_rows), len(table.valid_rows), table.copies) == (4, 4, None)
+    assert [copies.kind for copies in find_copies(table)] == ["across sets"]
+
+
+def test_data_of_nothing_but_duplicates_cannot_be_measured(make):
+    root = make(*several("cat/{}.jpg"), *several("dog/{}.jpg"))
+    for file in root.rglob("*.jpg"):
+        file.write_bytes(file.parent.name.encode())
+    with pytest.raises(DataError, match="2 images drawn for validation are exact duplicates"):
+        resolve_data(root, seed=0)
 
 
 @pytest.mark.parametrize("name", ["valid", "val", "validation", "Val"])

@@ -40,7 +40,7 @@ from vizsla import (
     get_image_files,
     parent_label,
 )
-from vizsla.data.table import split_of_value, stratified_split
+from vizsla.data.table import Split, keep_together, split_of_value, stratified_split
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "split.json").read_text("utf-8"))
 
@@ -328,3 +328,20 @@ def test_a_split_of_the_users_own_is_not_changed(make):
         block = DataBlock(get_items=get_image_files, get_y=parent_label, splitter=splitter)
         with pytest.raises(LabelError, match=r"not in training:\n  'c'"):
             block.resolve(root)
+
+
+def test_what_belongs_together_goes_where_the_number_of_validation_images_stays():
+    cases: list[tuple[Split, list[tuple[int, ...]], str, Split]] = [
+        (([0, 1, 2, 3], [4, 5]), [], "aaaaaa", ([0, 1, 2, 3], [4, 5])),
+        (([3, 1, 2, 0], [5, 4]), [(0, 1), (4, 5), (8, 9)], "aaaaaa", ([3, 1, 2, 0], [5, 4])),
+        # A pair goes to training, the next one to validation; each class is counted on its own.
+        (([0, 1, 2, 3], [4, 5]), [(0, 4), (1, 5)], "aaaaaa", ([0, 2, 3, 4], [1, 5])),
+        (([0, 1, 2, 3], [4, 5]), [(0, 4), (1, 5)], "abaaab", ([0, 1, 2, 3, 4, 5], [])),
+        # More are held out than learned from: the smaller part moves, unless it is the last of a class.
+        (([0, 1, 5], [2, 3, 4]), [(0, 2, 3, 4)], "aaaaaa", ([1, 5], [0, 2, 3, 4])),
+        (([0, 1, 5], [2, 3, 4]), [(0, 2, 3, 4)], "abaaab", ([0, 1, 2, 3, 4, 5], [])),
+        # Groups that share a member are one.
+        (([0, 1, 2, 3], [4, 5]), [(0, 1), (1, 4)], "aaaaaa", ([0, 1, 2, 3, 4], [5])),
+    ]  # fmt: skip
+    for split, groups, classes, expected in cases:
+        assert keep_together(split, groups, list(map(tuple, classes))) == expected

@@ -26,6 +26,7 @@ from vizsla import (
     MultiCategoryBlock,
     Predictions,
     RegressionBlock,
+    read_fixes,
     vision_learner,
 )
 from vizsla.evaluate import classification_report
@@ -278,6 +279,23 @@ def test_the_list_is_written_as_a_table(cleaner: ImageClassifierCleaner, tmp_pat
     assert list(written.columns) == ["path", "split", "label", "prediction", "probability", "loss", "action"]  # fmt: skip
     assert written["action"].tolist() == ["<Delete>"]
     assert written["path"].tolist() == [str(cleaner.fns[0])]
+
+
+def test_marks_are_saved_as_fixes_that_loaders_take(
+    cleaner: ImageClassifierCleaner, pets: DataBlock, breeds: Path, tmp_path: Path
+):
+    for index, mark in enumerate(("<Delete>", "beagle", "<Keep>")):
+        cleaner.mark(index, mark)
+    names = [path.name for path in cleaner.fns[:3]]
+    file = cleaner.save_fixes(tmp_path / "fixes.csv")
+    cleaner.mark(2, "beagle")
+    assert cleaner.save_fixes(file) == file
+    found = [(fix.path, fix.action, fix.label) for fix in read_fixes(file)]
+    assert found[:3] == [(names[0], "drop", ""), (names[1], "relabel", "beagle"), (names[2], "keep", "")]  # fmt: skip
+    table = replace(pets, fixes=file).resolve(breeds)
+    assert len(table.paths) == len(cleaner.learn.dls.table.paths) - 1
+    labels = {table.shown_path(row): table.label(row) for row in range(len(table.paths))}
+    assert (labels[names[1]], labels[names[2]]) == ("beagle", "beagle")
 
 
 def test_the_images_are_drawn_with_their_marks(cleaner: ImageClassifierCleaner):

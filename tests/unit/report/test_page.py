@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from vizsla import ConfigError, MissingExtraError, OutputError
+from vizsla.data.images import image_facts
 from vizsla.evaluate import summarise
 from vizsla.infer import Evidence, Neighbour
 from vizsla.report import ReportContent, build, render_report, write_report
@@ -366,3 +367,24 @@ def test_a_full_page_drops_confusions_first(
     assert "left out, the page is full" in written.split('class="groups"')[1].split("</details>")[0]
     shown = written.split('id="mistakes"')[1].split("</section>")[0]
     assert shown.count("<img") == 3
+
+
+def test_the_first_metric_is_told_without_images_that_training_has_too(make_content: Maker):
+    targets = [number % 2 for number in range(10)]
+    logits = torch.nn.functional.one_hot(torch.tensor(targets), 2) * 3.0
+    logits[[5, 6]] = logits[[5, 6]].flip(1)
+    content = make_content(logits, targets)
+    table = replace(
+        content.table,
+        paths=(*content.table.paths[:10], content.table.paths[0], content.table.paths[1]),
+        targets=torch.tensor([*targets, 0, 1]),
+        train_rows=torch.tensor([10, 11]),
+    )
+    evidence = Evidence(
+        valid_facts=image_facts(table, table.valid_rows, num_workers=0),
+        train_facts=image_facts(table, table.train_rows, num_workers=0),
+    )
+    text = Page(render_report(replace(content, table=table, evidence=evidence))).text
+    assert "Accuracy without them: 75.0 % (40.9\u201392.9 %) on 8 validation images" in text
+    assert "with them: 80.0 % (49.0\u201394.3 %)" in text
+    assert "without them" not in Page(render_report(content)).text

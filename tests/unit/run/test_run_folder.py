@@ -10,13 +10,23 @@ import shutil
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from vizsla import DataError, OutputError, PictureError, Predictions, Resize, TrainConfig
+from vizsla import (
+    DataError,
+    Fix,
+    OutputError,
+    PictureError,
+    Predictions,
+    Resize,
+    TrainConfig,
+    write_fixes,
+)
 from vizsla.data.cache import ImageCache
 from vizsla.data.table import resolve_data
 from vizsla.evaluate import HistoryPoint, summarise
@@ -225,34 +235,40 @@ def plan() -> RunPlan:
     )
 
 
+def write_made_up(
+    folder: Path,
+    plan: RunPlan,
+    *,
+    table: ImageTable,
+    make_classifier: Any,
+    interrupted: bool = False,
+) -> None:
+    """Write into a folder what training could have left, without the training."""
+    rows = table.valid_rows
+    predictions = Predictions(
+        rows=rows,
+        paths=tuple(table.shown_path(row) for row in rows.tolist()),
+        logits=torch.randn(len(rows), 2, generator=torch.Generator().manual_seed(0)),
+        targets=table.targets[rows],
+        vocab=table.vocab,
+    )
+    point = HistoryPoint(stage="head", epoch=0, train_loss=0.5, valid_loss=0.6, accuracy=0.8)
+    run = TrainedRun(
+        classifier=make_classifier(table.vocab),
+        resize=Resize(32),
+        predictions=predictions,
+        history=(point,),
+        recipe="Made up.",
+        interrupted=interrupted,
+    )
+    metrics = summarise(predictions)
+    write_run(folder, run=run, table=table, plan=plan, metrics=metrics, seconds=61.0, display=QUIET)
+
+
 @pytest.fixture
-def write(table: ImageTable, make_classifier: Any) -> Callable[..., None]:
-    """Return a function that writes into a folder what training could have left, without the training."""
-
-    def write_into(folder: Path, plan: RunPlan, *, interrupted: bool = False) -> None:
-        rows = table.valid_rows
-        predictions = Predictions(
-            rows=rows,
-            paths=tuple(table.shown_path(row) for row in rows.tolist()),
-            logits=torch.randn(len(rows), 2, generator=torch.Generator().manual_seed(0)),
-            targets=table.targets[rows],
-            vocab=table.vocab,
-        )
-        point = HistoryPoint(stage="head", epoch=0, train_loss=0.5, valid_loss=0.6, accuracy=0.8)
-        run = TrainedRun(
-            classifier=make_classifier(table.vocab),
-            resize=Resize(32),
-            predictions=predictions,
-            history=(point,),
-            recipe="Made up.",
-            interrupted=interrupted,
-        )
-        metrics = summarise(predictions)
-        write_run(
-            folder, run=run, table=table, plan=plan, metrics=metrics, seconds=61.0, display=QUIET
-        )
-
-    return write_into
+def write(table: ImageTable, make_classifier: Any) -> Write:
+    """Return ``write_made_up`` for the images of the table."""
+    return partial(write_made_up, table=table, make_classifier=make_classifier)
 
 
 def test_a_run_is_six_files(tmp_path: Path, write: Write, plan: RunPlan, run_files: list[str]):
@@ -344,6 +360,8 @@ def test_the_toml_has_every_choice_with_its_type(tmp_path: Path):
         "label_level": "auto",
         "min_per_class": "auto",
         "group": "",
+        "fixes": "",
+        "new_classes": False,
         "on_bad": "skip",
         "arch": "efficientnet_lite0",
         "weights": "",
@@ -411,6 +429,51 @@ def test_a_run_is_found_again_from_elsewhere_and_after_moves(
     assert str(image_folder) in str(error.value)
     assert "--data" in str(error.value)
     assert rows_found(project / "runs" / "shapes", tmp_path / "photos") == expected
+
+
+def test_the_fixes_of_a_run_are_kept_with_it(
+    tmp_path: Path, image_folder: Path, make_classifier: Any
+):
+    fixes = [
+        Fix(path="cross/cross_1.jpg", action="relabel", label="disc", why="round"),
+        Fix(path="disc/disc_2.jpg", action="drop"),
+    ]
+    file = write_fixes(tmp_path / "typed.csv", fixes)
+    table = resolve_data(image_folder, fixes=file, seed=0)
+    plan = RunPlan(title="Shapes", data="x", source=image_folder, config=TrainConfig(size=32))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_made_up(folder, plan, table=table, make_classifier=make_classifier)
+    file.unlink()
+    run = RunFolder(folder)
+    found = run.table()
+    assert found.fixes == table.fixes == tuple(fixes)
+    assert found.targets.tolist() == table.targets.tolist()
+    assert found.valid_rows.tolist() == table.valid_rows.tolist()
+    assert run.predictions(found).rows.tolist() == table.valid_rows.tolist()
+    assert run.metrics["facts"]["Fixes"] == "1 label changed, 1 image dropped"
+    assert "1 label changed, 1 image dropped" in (folder / "report.html").read_text("utf-8")
+    assert run.config["fixes"] == "fixes.csv"
+
+
+def test_the_split_of_a_run_does_not_depend_on_what_files_hold_now(
+    tmp_path: Path, image_folder: Path, make_classifier: Any
+):
+    drawn = resolve_data(image_folder, seed=0)
+    copy, original = (drawn.file(int(rows[0])) for rows in (drawn.valid_rows, drawn.train_rows))
+    content = Path(copy).read_bytes()
+    shutil.copy(original, copy)
+    plan = RunPlan(title="Shapes", data="x", source=image_folder, config=TrainConfig(size=32))
+    together = resolve_data(image_folder, seed=0)
+    assert not torch.equal(together.valid_rows, drawn.valid_rows)
+    for number, table in enumerate((drawn, together)):  # earlier runs did not look at duplicates
+        folder = tmp_path / f"run-{number}"
+        folder.mkdir()
+        write_made_up(folder, plan, table=table, make_classifier=make_classifier)
+        for inside in (Path(original).read_bytes(), content):
+            Path(copy).write_bytes(inside)
+            run = RunFolder(folder)
+            assert run.predictions(run.table()).rows.tolist() == table.valid_rows.tolist()
 
 
 def test_a_table_of_labels_is_found_again_too(here: Path, image_folder: Path):

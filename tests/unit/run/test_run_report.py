@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from PIL import Image
 
 from vizsla import DataError, TrainConfig, train_classifier
 from vizsla.data.table import resolve_data
@@ -27,10 +28,9 @@ QUIET = Display(quiet=True)
 def run(image_folder: Path, tmp_path: Path) -> Path:
     """A finished run on 24 images, one of which could not be read."""
     (image_folder / "cross" / "cross_3.jpg").write_bytes(b"")
-    # A mislabelled copy gives the report a mistake and a duplicate.
-    (image_folder / "disc" / "copy_1.jpg").write_bytes(
-        (image_folder / "cross" / "cross_5.jpg").read_bytes()
-    )
+    # A mislabelled copy, saved again so that no split keeps the two together, gives the report a mistake and a duplicate.
+    with Image.open(image_folder / "cross" / "cross_5.jpg") as image:
+        image.save(image_folder / "disc" / "copy_1.jpg", quality=90)
     plan = RunPlan(
         title="Shapes <b>",
         data=str(image_folder),

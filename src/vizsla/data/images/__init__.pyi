@@ -24,6 +24,7 @@ from .duplicates import Copies as Copies
 from .duplicates import Duplicate as Duplicate
 from .duplicates import find_copies as find_copies
 from .duplicates import find_duplicates as find_duplicates
+from .duplicates import same_files as same_files
 from .facts import LIKENESS_SIDE as LIKENESS_SIDE
 from .facts import ImageFacts as ImageFacts
 from .facts import ImageNotes as ImageNotes

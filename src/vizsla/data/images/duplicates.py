@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vizsla.data.loading.loader import map_rows
+from vizsla.paths import ImagePaths
 from vizsla.text import counted, joined, quoted
 
 if TYPE_CHECKING:
@@ -131,16 +132,19 @@ _WORDS = {
 _NUM_EXAMPLES = 3
 
 
-def find_copies(table: ImageTable, *, num_workers: NumWorkers = "auto") -> tuple[Copies, ...]:
-    """Return what is there more than once, those with different labels first; files that cannot be read are left out.
+def same_files(
+    paths: ImagePaths, *, num_workers: NumWorkers = "auto"
+) -> tuple[tuple[int, ...], ...]:
+    """Return the positions of files with the same bytes, a group for each image that several hold, in order.
 
-    Only files that share their size are opened, and only those that share their last 4 KB as well are read whole.
+    Only files that share their size are opened, and only those that share their last 4 KB as well are read whole. Files that
+    cannot be read, and empty ones, are left out.
     """
 
     def groups(
         alike: Iterable[list[int]], key_of: Callable[[int], Hashable | None]
     ) -> list[list[int]]:
-        """Divide groups of rows by a key of their files; a row alone, or without a key, is dropped."""
+        """Divide groups of positions by a key of their files; one alone, or without a key, is dropped."""
         candidates = [row for rows in alike for row in rows]
         keys = iter(map_rows(key_of, torch.tensor(candidates).long(), num_workers=num_workers))
         found: list[list[int]] = []
@@ -153,21 +157,29 @@ def find_copies(table: ImageTable, *, num_workers: NumWorkers = "auto") -> tuple
         return found
 
     by_size: defaultdict[int, list[int]] = defaultdict(list)
-    for row in range(len(table.paths)):
+    for row in range(len(paths)):
         try:
-            by_size[os.stat(table.file(row)).st_size].append(row)  # noqa: PTH116 (a Path for each takes as long as the call)
+            by_size[os.stat(paths.text(row)).st_size].append(row)  # noqa: PTH116 (a Path for each takes as long as the call)
         except OSError:
             continue
     by_size.pop(0, None)
     same_size = [rows for rows in by_size.values() if len(rows) > 1]
     copies = groups(
-        groups(same_size, lambda row: _digest(table.file(row), last=_TAIL_BYTES)),
-        lambda row: _digest(table.file(row)),
+        groups(same_size, lambda row: _digest(paths.text(row), last=_TAIL_BYTES)),
+        lambda row: _digest(paths.text(row)),
     )
+    return tuple(sorted(map(tuple, copies)))
+
+
+def find_copies(table: ImageTable, *, num_workers: NumWorkers = "auto") -> tuple[Copies, ...]:
+    """Return what is there more than once, those with different labels first; ``table.copies`` are not looked for again."""
+    copies = table.copies
+    if copies is None:
+        copies = same_files(ImagePaths.of(table.paths), num_workers=num_workers)
     set_of = dict.fromkeys(table.train_rows.tolist(), "train")
     set_of |= dict.fromkeys(table.valid_rows.tolist(), "valid")
-    by_kind: dict[str, list[list[int]]] = {kind: [] for kind in _WORDS}
-    for rows in sorted(copies):
+    by_kind: dict[str, list[tuple[int, ...]]] = {kind: [] for kind in _WORDS}
+    for rows in copies:
         labels = {table.label(row) for row in rows} - {""}
         sets = {set_of.get(row) for row in rows}
         kind = "different labels" if len(labels) > 1 else "across sets" if len(sets) > 1 else "within a set"  # fmt: skip

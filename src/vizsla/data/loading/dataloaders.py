@@ -86,13 +86,15 @@ class LoaderOptions(TypedDict, total=False):
     bit_depth: int | None
 
 
-def check_loader_options(options: LoaderOptions, item_tfms: ItemTransforms) -> None:
-    """Raise an error for options that do not exist (TypeError) or cannot work, before any image is looked for."""
-    known = LoaderOptions.__annotations__
+def check_loader_options(
+    options: LoaderOptions, item_tfms: ItemTransforms, *, known: type[LoaderOptions] = LoaderOptions
+) -> None:
+    """Raise an error for options that are not ``known`` (TypeError) or cannot work, before any image is looked for."""
+    names = known.__annotations__
     for name in options:
-        if name not in known:
+        if name not in names:
             raise TypeError(
-                f"There is no option {name!r} of loaders. There are: {', '.join(known)}"
+                f"There is no option {name!r} of loaders. There are: {', '.join(names)}"
             )
     if options.get("shuffle", True) is not True:
         raise ConfigError(
@@ -684,6 +686,7 @@ class DataLoaders:
             valid_rows=nothing,
             skipped=(),
             untrainable=None,
+            copies=None,
         )
         made.train = made.loader_for(nothing, training=True)
         made.valid = made.loader_for(nothing)

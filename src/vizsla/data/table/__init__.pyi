@@ -18,6 +18,10 @@ from .check import settle_unreadable as settle_unreadable
 from .demo_data import SOLAR_CELLS as SOLAR_CELLS
 from .demo_data import solar_cells as solar_cells
 from .factories import ImageDataLoaders as ImageDataLoaders
+from .fixes import Fixes as Fixes
+from .fixes import fixes_text as fixes_text
+from .fixes import read_fixes as read_fixes
+from .fixes import write_fixes as write_fixes
 from .from_words import labelled_data as labelled_data
 from .from_words import resolve_data as resolve_data
 from .labels import CategoryMap as CategoryMap
@@ -58,6 +62,7 @@ from .splits import RandomSubsetSplitter as RandomSubsetSplitter
 from .splits import Split as Split
 from .splits import StratifiedSplitter as StratifiedSplitter
 from .splits import TrainTestSplitter as TrainTestSplitter
+from .splits import keep_together as keep_together
 from .splits import split_of_value as split_of_value
 from .splits import stratified_split as stratified_split
 from .tables import read_table as read_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -23,6 +23,7 @@ from vizsla.data.table.check import (
     settle_draw,
     unknown_classes,
 )
+from vizsla.data.table.fixes import Fixes, apply_fixes, given_fixes
 from vizsla.data.table.labels import (
     UNKNOWN_CLASS,
     CategoryMap,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.images.item_transforms import ItemTransforms
     from vizsla.notebook.batches import Datasets
-    from vizsla.types import ClassType, ImageTable
+    from vizsla.types import ClassType, ImageTable, Task
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class CategoryBlock:
     vocab: Sequence[str] | None = None
     sort: bool = True
     add_na: bool = False
+    task: ClassVar[Task] = "category"
 
     def table(self, images: LabelledImages) -> ImageTable:
         """Return the checked table of images.
@@ -135,6 +137,7 @@ class MultiCategoryBlock:
     encoded: bool = False
     vocab: Sequence[str] | None = None
     add_na: bool = False
+    task: ClassVar[Task] = "multi_category"
 
     def __post_init__(self) -> None:
         if self.encoded and self.add_na:
@@ -211,6 +214,7 @@ class RegressionBlock:
     """
 
     n_out: int | None = None
+    task: ClassVar[Task] = "regression"
 
     def __post_init__(self) -> None:
         if self.n_out is not None and self.n_out < 1:
@@ -253,6 +257,31 @@ def _say_types(images: LabelledImages, class_type: ClassType | None) -> Labelled
 
 
 OutputBlock = CategoryBlock | MultiCategoryBlock | RegressionBlock
+
+
+def fixed_images(
+    images: LabelledImages, block: OutputBlock, fixes: Fixes, *, new_classes: bool = False
+) -> tuple[LabelledImages, frozenset[int]]:
+    """Return images with the labels of their fixes, as ``block`` reads them, and the positions of those to leave out."""
+    given = given_fixes(fixes)
+    if not given:
+        return images, frozenset()
+    known: dict[str, Any] = {}
+    encoded: tuple[str, ...] = ()
+    if isinstance(block, CategoryBlock):
+        texts = zip(class_texts(images.labels), images.labels, strict=True)
+        known = {text: label for text, label in texts if text is not None}
+    elif isinstance(block, MultiCategoryBlock):
+        sets = block.label_sets(images)
+        known = {str(one): one for found in sets if isinstance(found, tuple) for one in found}
+        encoded = tuple(map(str, block.vocab or images.names)) if block.encoded else ()
+    if not isinstance(block, RegressionBlock):
+        known |= {str(name): name for name in (*(block.vocab or ()), *encoded)}
+    return apply_fixes(
+        images, given, task=block.task, known=known, encoded=encoded, new_classes=new_classes
+    )
+
+
 OutputBlockOrClass = (
     OutputBlock | type[CategoryBlock] | type[MultiCategoryBlock] | type[RegressionBlock]
 )
@@ -342,6 +371,9 @@ class DataBlock:
             ``RandomSplitter()``.
         get_y: Called with an item, returns its label: a class, a list of classes, a number or a list of numbers.
         get_x: Called with an item, returns the path of its image; ``None``: the item is the path.
+        fixes: A file of fixes, or what ``read_fixes`` returns: labels to change and images to drop, in the sets that the
+            splitter made.
+        new_classes: Whether fixes may name classes that no image of the data has.
 
     Raises:
         ConfigError: One of the arguments cannot work.
@@ -369,6 +401,8 @@ class DataBlock:
     splitter: Splitter | None = None
     get_y: Callable[[Any], Any] | None = None
     get_x: Callable[[Any], Any] | Sequence[Callable[[Any], Any]] | None = None
+    fixes: Fixes = None
+    new_classes: bool = False
 
     def __post_init__(self) -> None:
         output_block(self.blocks)
@@ -438,7 +472,9 @@ class DataBlock:
             notes=_left_out(items, used),
             by_chance=getattr(splitter, "by_chance", False),
         )
-        return output_block(self.blocks).table(images)
+        block = output_block(self.blocks)
+        images, dropped = fixed_images(images, block, self.fixes, new_classes=self.new_classes)
+        return block.table(images.without(dropped))
 
     def dataloaders(
         self,

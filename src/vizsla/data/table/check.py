@@ -33,7 +33,7 @@ from vizsla.text import LISTED_AT_MOST, counted, joined, listed, quoted
 from vizsla.types import ImageTable, is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -202,6 +202,9 @@ def checked_table(
         untrainable=raise_problems(problems, before_training=images.before_training),
         notes=images.notes,
         class_type=class_type,
+        copies=images.copies,
+        moved=images.moved,
+        fixes=images.fixes,
     )
 
 
@@ -593,9 +596,18 @@ def drop_unreadable(table: ImageTable, bad: Sequence[tuple[int, str]]) -> ImageT
         train_rows=train[train >= 0],
         valid_rows=valid[valid >= 0],
         skipped=(*table.skipped, *((table.paths[row], cause) for row, cause in causes.items())),
+        copies=None if table.copies is None else tuple(_left_of(table.copies, new_row)),
     )
     raise_problems(_emptied(table, after))
     return after
+
+
+def _left_of(groups: Iterable[tuple[int, ...]], new_row: Tensor) -> Iterator[tuple[int, ...]]:
+    """Yield groups of rows by their new numbers, without rows that are gone (-1)."""
+    for rows in groups:
+        left = tuple(row for row in new_row[list(rows)].tolist() if row >= 0)
+        if len(left) > 1:
+            yield left
 
 
 def _emptied(before: ImageTable, after: ImageTable) -> list[Problem]:

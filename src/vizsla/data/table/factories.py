@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vizsla.data.loading.dataloaders import DataLoaders, check_loader_options
+from vizsla.data.loading.dataloaders import DataLoaders, LoaderOptions, check_loader_options
 from vizsla.data.table.block import (
     CategoryBlock,
     block_for_columns,
     block_for_labels,
+    fixed_images,
     item_labeller,
 )
 from vizsla.data.table.labels import (
@@ -44,9 +45,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vizsla.data.images.item_transforms import ItemTransforms
-    from vizsla.data.loading.dataloaders import BatchTransforms, LoaderOptions
+    from vizsla.data.loading.dataloaders import BatchTransforms
     from vizsla.data.table.block import OutputBlock, OutputBlockOrClass
+    from vizsla.data.table.fixes import Fixes
     from vizsla.data.table.tables import Table
+
+
+class FactoryOptions(LoaderOptions, total=False):
+    """Options of every method of ``ImageDataLoaders``: those of loaders, and what is to be changed of the data.
+
+    Attributes:
+        fixes: As ``DataBlock`` takes them.
+        new_classes: As ``DataBlock`` takes it.
+    """
+
+    fixes: Fixes
+    new_classes: bool
 
 
 class ImageDataLoaders:
@@ -58,7 +72,8 @@ class ImageDataLoaders:
         seed: Makes the split repeatable (``None``: a new one each time); also decides shuffling and augmentation.
         item_tfms: A ``Resize``, or a list with one.
         batch_tfms: Augmentations, as ``aug_transforms`` gives them.
-        **options: ``bs``, ``val_bs``, ``num_workers``, ``device`` and the others of ``LoaderOptions``.
+        **options: ``bs``, ``val_bs``, ``num_workers``, ``device`` and the others of ``LoaderOptions``; and ``fixes``, a file of
+            fixes or what ``read_fixes`` returns (``new_classes=True`` lets them name classes that the data does not have).
 
     All raise ``DataError`` with everything that is wrong with the data, and ``ConfigError`` for an argument that cannot
     work. Labels are classes, one for each image, unless a method says otherwise; ``y_block`` is the block to use instead:
@@ -79,7 +94,7 @@ class ImageDataLoaders:
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
         label_level: int | None = None,
-        **options: Unpack[LoaderOptions],
+        **options: Unpack[FactoryOptions],
     ) -> DataLoaders:
         """Take labels from the names of the folders that images lie in.
 
@@ -88,7 +103,7 @@ class ImageDataLoaders:
         order; ``None`` takes those of the training images, sorted. ``label_level`` says which level of folders names the
         class, counted from 1 below the sets; ``None`` takes the only one that can.
         """
-        check_loader_options(options, item_tfms)
+        check_loader_options(options, item_tfms, known=FactoryOptions)
         root = Path(path)
         if valid_pct is None:
             bases = (root / train, root / valid)
@@ -126,14 +141,14 @@ class ImageDataLoaders:
         seed: int | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
-        **options: Unpack[LoaderOptions],
+        **options: Unpack[FactoryOptions],
     ) -> DataLoaders:
         """Take labels from a function of the path.
 
         ``label_func`` is called with the ``Path`` of each of ``fnames``. Names that do not exist as given are looked for
         below ``path``.
         """
-        check_loader_options(options, item_tfms)
+        check_loader_options(options, item_tfms, known=FactoryOptions)
         images = listed_images(path, fnames, label_func)
         block = CategoryBlock()
         loaders = _loaders(images, block, None, valid_pct, seed, item_tfms, batch_tfms, options)
@@ -149,7 +164,7 @@ class ImageDataLoaders:
         seed: int | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
-        **options: Unpack[LoaderOptions],
+        **options: Unpack[FactoryOptions],
     ) -> DataLoaders:
         """Take labels from a function of the file name.
 
@@ -169,7 +184,7 @@ class ImageDataLoaders:
         seed: int | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
-        **options: Unpack[LoaderOptions],
+        **options: Unpack[FactoryOptions],
     ) -> DataLoaders:
         """Take labels from the path by a regular expression.
 
@@ -189,7 +204,7 @@ class ImageDataLoaders:
         seed: int | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
-        **options: Unpack[LoaderOptions],
+        **options: Unpack[FactoryOptions],
     ) -> DataLoaders:
         """Take labels from the file name by a regular expression.
 
@@ -210,13 +225,13 @@ class ImageDataLoaders:
         y_block: OutputBlockOrClass | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
-        **options: Unpack[LoaderOptions],
+        **options: Unpack[FactoryOptions],
     ) -> DataLoaders:
         """Take the labels of ``fnames`` from a list, ``labels``, in the same order.
 
         Labels that are lists are several labels, decimal numbers are numbers to predict; ``y_block`` decides otherwise.
         """
-        check_loader_options(options, item_tfms)
+        check_loader_options(options, item_tfms, known=FactoryOptions)
         block = block_for_labels(labels, y_block)
         images = listed_images(path, fnames, labels)
         return _loaders(images, block, None, valid_pct, seed, item_tfms, batch_tfms, options)
@@ -236,7 +251,7 @@ class ImageDataLoaders:
         valid_col: str | int | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
-        **options: Unpack[LoaderOptions],
+        **options: Unpack[FactoryOptions],
     ) -> DataLoaders:
         """Take images and labels from the columns of a DataFrame.
 
@@ -244,7 +259,7 @@ class ImageDataLoaders:
         ``path`` / ``folder`` / value + ``suff``. ``valid_col`` is true for validation and replaces ``valid_pct``. With
         several ``label_col``, or with a ``label_delim`` between the labels of a cell, an image has several labels.
         """
-        check_loader_options(options, item_tfms)
+        check_loader_options(options, item_tfms, known=FactoryOptions)
         return _of_columns(
             table_of_frame(df),
             path, valid_pct, seed, fn_col, folder, suff, label_col, label_delim, y_block, valid_col,
@@ -269,13 +284,13 @@ class ImageDataLoaders:
         valid_col: str | int | None = None,
         item_tfms: ItemTransforms = None,
         batch_tfms: BatchTransforms = None,
-        **options: Unpack[LoaderOptions],
+        **options: Unpack[FactoryOptions],
     ) -> DataLoaders:
         """Take images and labels from the columns of a CSV file, as ``from_df`` takes them from a DataFrame.
 
         The file ``csv_fname`` lies in ``path``; ``header``, ``delimiter`` and ``quoting`` are those of ``read_table``.
         """
-        check_loader_options(options, item_tfms)
+        check_loader_options(options, item_tfms, known=FactoryOptions)
         file = Path(path) / csv_fname
         return _of_columns(
             read_table(file, header=header, delimiter=delimiter, quoting=quoting),
@@ -298,7 +313,7 @@ def _of_columns(
     valid_col: str | int | None,
     item_tfms: ItemTransforms,
     batch_tfms: BatchTransforms,
-    options: LoaderOptions,
+    options: FactoryOptions,
 ) -> DataLoaders:
     block = block_for_columns(label_col, label_delim, y_block)
     file_of = ColReader(fn_col, pref=Path(path, folder or ""), suff=suff)
@@ -340,12 +355,15 @@ def _loaders(
     seed: int | None,
     item_tfms: ItemTransforms,
     batch_tfms: BatchTransforms,
-    options: LoaderOptions,
+    options: FactoryOptions,
 ) -> DataLoaders:
     """Return loaders of images that are split at random, or as ``splits`` says: ``train`` or ``valid`` for each."""
     if splits is None:
         train, valid = RandomSplitter(valid_pct or 0, seed)(images.paths)
     else:
         train, valid = positions_of(splits, "train"), positions_of(splits, "valid")
-    table = block.table(replace(images, train=train, valid=valid, by_chance=splits is None))
+    images = replace(images, train=train, valid=valid, by_chance=splits is None)
+    fixes, new_classes = options.pop("fixes", None), options.pop("new_classes", False)
+    images, dropped = fixed_images(images, block, fixes, new_classes=new_classes)
+    table = block.table(images.without(dropped))
     return DataLoaders.from_table(table, item_tfms, batch_tfms, seed=seed or 0, **options)

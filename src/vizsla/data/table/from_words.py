@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, OutputBlock, RegressionBlock
+from vizsla.data.images.duplicates import same_files
+from vizsla.data.images.near_duplicates import find_near_duplicates
+from vizsla.data.table.block import (
+    CategoryBlock,
+    MultiCategoryBlock,
+    OutputBlock,
+    RegressionBlock,
+    fixed_images,
+)
 from vizsla.data.table.check import file_problems, listing, scarce_classes
 from vizsla.data.table.labels import (
     FOLDER_ADVICE,
@@ -34,6 +42,7 @@ from vizsla.data.table.layout import layout_of
 from vizsla.data.table.sources import check_folder, get_image_files, is_image_name, list_images
 from vizsla.data.table.splits import (
     balanced_group_split,
+    keep_together,
     positions_of,
     rarest_class_split,
     stratified_split,
@@ -51,10 +60,12 @@ from vizsla.data.table.words import ALL_COLUMNS, TABLE_FORM, TableWords, table_w
 from vizsla.errors import ConfigError, DataError, LabelError, Problem, TableError, raise_problems
 from vizsla.paths import ImagePaths
 from vizsla.text import counted, joined, quoted
-from vizsla.types import ImageTable, Task, is_labelled
+from vizsla.types import UNLABELLED, ImageTable, Task, is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from vizsla.data.table.fixes import Fixes
 
 DEFAULT_VALID_FRACTION = 0.2
 
@@ -99,10 +110,15 @@ def resolve_data(
     label_level: int | Literal["auto"] = "auto",
     min_per_class: int | Literal["auto"] = "auto",
     group: str = "",
+    fixes: Fixes = None,
+    new_classes: bool = False,
+    moved: Iterable[tuple[str, str]] | None = None,
     seed: int,
     sides: Mapping[str, str] | None = None,
 ) -> ImageTable:
     r"""Find the images, their labels and the split of a data set, and check all of it.
+
+    A split that is drawn has files with the same bytes in one set: those that it would tear apart move, see ``keep_together``.
 
     Args:
         data: A folder of images, or a CSV file (``labels`` is then ``csv:`` with that file).
@@ -126,7 +142,12 @@ def resolve_data(
             learnt and measured. 1: a single image goes to training, and a note says that its class is not measured.
         group: Images of one group, such as one patient, are never in both sets: the name of a column (also ``group=COLUMN``
             in ``labels``), or ``"regex:PATTERN"``, whose first group is searched in the path below ``data``. Of
-            ``NUM_GROUP_DRAWS`` draws of whole groups the one is taken that is most like all images in its labels.
+            ``NUM_GROUP_DRAWS`` draws of whole groups the one is taken that is most like all images in its labels. ``"auto"`` reads
+            all images and keeps near duplicates in one set, as exact ones are; a split of the data stays, with a note.
+        fixes: A file of fixes, or what ``read_fixes`` returns. The split is drawn by the labels of the data and then changed, so
+            that every image without a fix is where it would be without all of them.
+        new_classes: Whether fixes may name classes that no image of the data has.
+        moved: What a run moved because of duplicates, see ``ImageTable``; none are looked for then.
         seed: Makes the drawn split repeatable.
         sides: Sets, ``"train"`` or ``"valid"``, in which images stay by their real paths when a split is drawn, other than of
             groups: those that they had when an earlier model was trained.
@@ -144,19 +165,23 @@ def resolve_data(
             f"min_per_class is 'auto' or a number of images from 1 on. Received: {min_per_class!r}"
         )
     level = None if label_level == "auto" else label_level
-    found = _find(Path(data), labels, level, group)
-    images, splits, groups = found.images, found.splits, found.groups
-    classes = _classes_of(images, found.block)
+    find_near = group == "auto"
+    found = _find(Path(data), labels, level, "" if find_near else group)
+    splits, groups = found.splits, found.groups
+    images, dropped = fixed_images(found.images, found.block, fixes, new_classes=new_classes)
+    classes = _classes_of(found.images, found.block)
+    if images.fixes:  # an image without a label of its own is drawn by that of its fix
+        fixed = _classes_of(images, found.block)
+        classes = [own or new for own, new in zip(classes, fixed, strict=True)]
     least = 1 if min_per_class == "auto" else min_per_class
     if splits is not None and "valid" in splits and not is_pooled:
         if fraction is None:
             train, held_out = (positions_of(splits, name) for name in ("train", "valid"))
-            scarce = scarce_classes(images, classes, [*train, *held_out], min_per_class=least)
-            torn = _torn_groups(groups, train, held_out)
-            problems = (*images.problems, *scarce, *torn)
-            return found.block.table(
-                replace(images, train=train, valid=held_out, problems=problems)
-            )
+            problems = (*images.problems, *_torn_groups(groups, train, held_out))
+            images = replace(images, train=train, valid=held_out, problems=problems)
+            if find_near and moved is None:
+                images = _note_near_duplicates(images)
+            return _checked(images.without(dropped), found.block, min_per_class=least)
         raise ConfigError(
             f"The data has a split of its own, {splits.count('train'):,} images for training and {splits.count('valid'):,} for "
             f"validation. Received: valid={valid}. Leave it out to keep that split, or draw another from all of these images "
@@ -164,9 +189,11 @@ def resolve_data(
         )
     all_positions = range(len(images.paths))
     divided = [p for p in all_positions if splits is None or splits[p] != "test"]
+    is_class = isinstance(found.block, CategoryBlock)
+    if is_class:  # images that nobody has labelled yet take no part
+        divided = [p for p in divided if classes[p] or p not in dropped]
     part = fraction or DEFAULT_VALID_FRACTION
     chosen = [classes[position] for position in divided]
-    is_class = isinstance(found.block, CategoryBlock)
     if groups is not None:
         of = [groups[position] for position in divided]
         train, held_out = balanced_group_split(of, chosen, valid_fraction=part, seed=seed)
@@ -192,16 +219,100 @@ def resolve_data(
         if "valid" in kept:  # else all of these images were in the earlier training
             train, held_out = positions_of(kept, "train"), positions_of(kept, "valid")
             notes.append("images of the earlier training stay in their sets")
-    scarce = scarce_classes(images, classes, divided, min_per_class=least)
     images = replace(
         images,
         by_chance=groups is None and not is_class,
-        problems=(*images.problems, *scarce),
         train=[divided[position] for position in train],
         valid=[divided[position] for position in held_out],
         notes=tuple(notes),
     )
-    return found.block.table(images)
+    if moved is None:
+        images = _keep_copies_together(
+            images, groups, classes, find_near=find_near, to_training=bool(sides)
+        )
+    else:
+        images = _move(images, dict(moved))
+    return _checked(images.without(dropped), found.block, min_per_class=least)
+
+
+def _checked(images: LabelledImages, block: OutputBlock, *, min_per_class: int) -> ImageTable:
+    """Return the table of images, or raise one error with all that is wrong, classes with too few images included."""
+    scarce = scarce_classes(
+        images, _classes_of(images, block), images.used, min_per_class=min_per_class
+    )
+    return block.table(replace(images, problems=(*images.problems, *scarce)))
+
+
+def _move(images: LabelledImages, moved: Mapping[str, str]) -> LabelledImages:
+    """Return images of which some, by their shown paths, are in other sets."""
+    if not moved:
+        return images
+    set_of = dict.fromkeys(images.train, "train") | dict.fromkeys(images.valid, "valid")
+    set_of = {position: moved.get(images.shown_path(position), was) for position, was in set_of.items()}  # fmt: skip
+    train, valid = (sorted(p for p in set_of if set_of[p] == name) for name in ("train", "valid"))
+    return replace(images, train=train, valid=valid, moved=tuple(moved.items()))
+
+
+def _near_duplicates(images: LabelledImages) -> list[tuple[int, ...]]:
+    """Return the positions of images in the sets that were made from one photograph, in groups; all images are read."""
+    none = torch.zeros(0, dtype=torch.int64)
+    table = ImageTable(
+        root=images.root,
+        paths=images.paths,
+        targets=torch.full((len(images.paths),), UNLABELLED),
+        vocab=(),
+        train_rows=none,
+        valid_rows=none,
+    )
+    return [group.rows for group in find_near_duplicates(table, torch.tensor(images.used))]
+
+
+def _note_near_duplicates(images: LabelledImages) -> LabelledImages:
+    """Return images with a note about near duplicates that a split of the data has in both sets, if there are any."""
+    train, valid = set(images.train), set(images.valid)
+    torn = [rows for rows in _near_duplicates(images) if {*rows} & train and {*rows} & valid]
+    if not torn:
+        return images
+    are = "group of near duplicates is" if len(torn) == 1 else "groups of near duplicates are"
+    shown = [" = ".join(quoted(images.paths[row]) for row in rows[:3]) for rows in torn]
+    note = f"{len(torn):,} {are} in training and in validation, as the data has them: {joined(shown, limit=3)}"
+    return replace(images, notes=(*images.notes, note))
+
+
+def _keep_copies_together(
+    images: LabelledImages,
+    groups: Sequence[str] | None,
+    classes: Sequence[Sequence[str]],
+    *,
+    find_near: bool,
+    to_training: bool,
+) -> LabelledImages:
+    """Return images whose sets, which were drawn, share no file with the same bytes, nor near duplicates; say how many moved."""
+    copies = same_files(ImagePaths.of(images.paths))
+    members: defaultdict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(groups or ()):
+        members[name].append(position)
+    drawn = list(images.train), list(images.valid)
+    near = _near_duplicates(images) if find_near else []
+    together = [*members.values(), *copies, *near]
+    train, valid = keep_together(drawn, together, classes, to_training=to_training)
+    moved = {images.shown_path(position): "train" for position in {*train} - {*drawn[0]}}
+    moved |= {images.shown_path(position): "valid" for position in {*valid} - {*drawn[1]}}
+    images = replace(images, train=train, valid=valid, copies=copies, moved=tuple(sorted(moved.items())))  # fmt: skip
+    if not moved:
+        return images
+    what = "exact or near duplicate" if find_near else "exact duplicate"
+    note = (
+        f"{counted(len(moved), 'image')} moved so that no {what} is in training and in validation"
+    )
+    problems = images.problems
+    if drawn[1] and not valid:
+        text = (
+            f"All {counted(len(drawn[1]), 'image')} drawn for validation are {what}s of training images, so nothing is "
+            "left to measure with. Add other images, or name both sets yourself: folders train and valid."
+        )
+        problems = (*problems, Problem(kind=DataError, text=text))
+    return replace(images, notes=(*images.notes, note), problems=problems)
 
 
 Part = Literal["auto", "train", "valid", "test", "all"]
@@ -217,33 +328,30 @@ def labelled_data(
     label_level: int | Literal["auto"] = "auto",
     group: str = "",
     part: Part = "auto",
+    fixes: Fixes = None,
     trained_on: Collection[str] = (),
 ) -> ImageTable:
     """Find labelled images to judge a model on, in a table with the model's vocabulary whose ``valid_rows`` they are.
 
-    ``data``, ``labels``, ``label_level`` and ``group`` are as for ``resolve_data``. Images whose real paths are in ``trained_on``
-    are left out and counted, and with ``group`` the others of their groups, too.
+    ``data``, ``labels``, ``label_level``, ``group`` and ``fixes`` are as for ``resolve_data``. Images whose real paths are in
+    ``trained_on`` are left out and counted, and with ``group`` the others of their groups, too.
 
     Raises:
         DataError: An image is missing, or its label is, or the model does not know it; the message names all of them.
         ConfigError: The labels are not of the model's task, or the data has no such part.
     """
     found = _find(Path(data), labels, None if label_level == "auto" else label_level, group)
-    tasks: dict[type[OutputBlock], Task] = {
-        CategoryBlock: "category",
-        MultiCategoryBlock: "multi_category",
-        RegressionBlock: "regression",
-    }
-    if tasks[type(found.block)] != task:
+    if found.block.task != task:
         words = {
             "category": "one class of each image",
             "multi_category": "several labels: --labels csv:FILE,label=COLUMN,delimiter=TEXT",
             "regression": "numbers: --labels csv:FILE,label=COLUMN,kind=number",
         }
         raise ConfigError(
-            f"The model predicts {words[task]}. Received labels of the task {tasks[type(found.block)]!r}: labels {labels!r}"
+            f"The model predicts {words[task]}. Received labels of the task {found.block.task!r}: labels {labels!r}"
         )
-    images, splits = found.images, found.splits
+    splits = found.splits
+    images, dropped = fixed_images(found.images, found.block, fixes, new_classes=True)
     parts = [name for name in ("test", "valid", "train") if splits is not None and name in splits]
     if part not in ("auto", "all", *parts):
         raise ConfigError(
@@ -252,7 +360,9 @@ def labelled_data(
     held_out = [name for name in parts if name != "train"]
     chosen = part if part != "auto" else next(iter(held_out), "all")
     judged = range(len(images.paths)) if chosen == "all" else positions_of(splits or (), chosen)
-    images = replace(images, valid=judged)
+    images = replace(images, valid=judged).without(dropped)
+    judged = images.valid
+    groups = [of for p, of in enumerate(found.groups or ()) if p not in dropped]
     if isinstance(found.block, MultiCategoryBlock):
         images = replace(images, labels=tuple(found.block.label_sets(images)))
     targets = targets_in(images.labels, vocab=vocab, task=task)
@@ -271,10 +381,9 @@ def labelled_data(
     of_part = "all images" if chosen == "all" else f"the part {chosen!r}"
     notes = [f"judged: {of_part}, {counted(len(judged), 'image')}"]
     if trained_on:  # a real path is several calls of the system
-        looked_at = judged if found.groups is None else range(len(images.paths))
+        looked_at = range(len(images.paths)) if groups else judged
         paths = ImagePaths.of(images.paths)
         known = {p for p in looked_at if os.path.realpath(paths.text(p)) in trained_on}
-        groups = found.groups or ()
         torn = {groups[p] for p in known} if groups else {*()}
         of_groups = [p for p in judged if p not in known and groups and groups[p] in torn]
         if seen := len(known.intersection(judged)):
@@ -294,6 +403,7 @@ def labelled_data(
         train_rows=torch.zeros(0, dtype=torch.int64),
         valid_rows=torch.tensor(list(judged), dtype=torch.int64),
         notes=(*images.notes, *notes),
+        fixes=images.fixes,
     )
 
 
@@ -387,13 +497,10 @@ def _find_in_folder(
     of_name = None if labeller is None else using_attr(labeller, "name")
     labels = take_labels(paths, of_name) if of_name else folder_labels(paths, layout.classes)
     splits: list[str] | None = None
+    beside: set[int] = set()
     if layout.splits is not None:  # images beside its folders, such as a sample, take no part
         splits = [layout.splits[number] for number in paths.folder_numbers]
-        kept = [position for position, split in enumerate(splits) if split]
-        number_of = {position: number for number, position in enumerate(kept)}
-        in_doubt = in_doubt and tuple(number_of[p] for p in in_doubt if p in number_of)
-        paths, splits = paths.chosen(kept), [splits[position] for position in kept]
-        labels = tuple(labels[position] for position in kept)
+        beside = {position for position, split in enumerate(splits) if not split}
     images = LabelledImages(
         root=data,
         paths=paths,
@@ -403,7 +510,8 @@ def _find_in_folder(
         if of_name
         else FOLDER_ADVICE + _parent_hint(data, layout.classes),
         notes=(*listing.notes, *layout.notes),
-    )
+    ).without(beside)
+    splits = splits and [split for split in splits if split]
     images, groups = _groups_in_paths(images, group) if group else (images, None)
     return _Found(images=images, splits=splits, groups=groups)
 

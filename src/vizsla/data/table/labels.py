@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from numbers import Integral, Real
@@ -21,14 +21,14 @@ import torch
 
 from vizsla.errors import ConfigError, LabelError, Problem, TableError, VizslaError
 from vizsla.paths import ImagePaths
-from vizsla.text import listed, quoted
-from vizsla.types import UNLABELLED, is_labelled
+from vizsla.text import listed, quoted, valid_unicode
+from vizsla.types import UNLABELLED, is_labelled, shown_path
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from vizsla.types import ClassType, ImageTable, Task
+    from vizsla.types import ClassType, Fix, ImageTable, Task
 
 LabelSet = tuple[Any, ...]
 """The classes of one image, each once, as text or whole numbers."""
@@ -407,6 +407,9 @@ class LabelledImages:
         in_doubt: Positions of the images that may not exist; the others were found, each once. ``None``: nothing is known.
         notes: What was guessed or left out while reading, a line each.
         by_chance: Whether chance drew the sets; an image of a class that training would miss is then moved there.
+        copies: Positions of files with the same bytes, see ``ImageTable``.
+        moved: What left the set that was drawn for it, see ``ImageTable``.
+        fixes: What was changed of the labels and images.
     """
 
     root: Path
@@ -423,6 +426,9 @@ class LabelledImages:
     in_doubt: Sequence[int] | None = None
     notes: tuple[str, ...] = ()
     by_chance: bool = False
+    copies: tuple[tuple[int, ...], ...] | None = None
+    moved: tuple[tuple[str, str], ...] = ()
+    fixes: tuple[Fix, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", ImagePaths.of(self.paths))
@@ -431,6 +437,33 @@ class LabelledImages:
     def used(self) -> list[int]:
         """Positions of the images in either set, in order."""
         return sorted({*self.train, *self.valid})
+
+    def without(self, dropped: Collection[int]) -> LabelledImages:
+        """Return these images without those at some positions."""
+        if not dropped:
+            return self
+        kept = [position for position in range(len(self.paths)) if position not in dropped]
+        new = {position: number for number, position in enumerate(kept)}
+
+        def renumbered(positions: Iterable[int]) -> tuple[int, ...]:
+            return tuple(new[position] for position in positions if position in new)
+
+        copies = None if self.copies is None else map(renumbered, self.copies)
+        return replace(
+            self,
+            paths=ImagePaths.of(self.paths).chosen(kept),
+            labels=tuple(self.labels[position] for position in kept),
+            train=renumbered(self.train),
+            valid=renumbered(self.valid),
+            row_numbers=tuple(self.row_numbers[p] for p in kept) if self.row_numbers else (),
+            in_doubt=None if self.in_doubt is None else renumbered(self.in_doubt),
+            copies=None if copies is None else tuple(same for same in copies if len(same) > 1),
+        )
+
+    def shown_path(self, position: int) -> str:
+        """Return the path of an image as files show it, see ``ImageTable``."""
+        text = shown_path(ImagePaths.of(self.paths).text(position), root=self.root)
+        return valid_unicode(text)
 
     def entry(self, position: int) -> str:
         """Return an image as messages show it: its row, where it has one, and its path."""

@@ -358,6 +358,62 @@ def rarest_class_split(
     return stratified_split(rarest, valid_fraction=valid_fraction, seed=seed)
 
 
+def keep_together(
+    split: Split,
+    groups: Iterable[Iterable[int]],
+    classes: Sequence[Sequence[str]],
+    *,
+    to_training: bool = False,
+) -> Split:
+    """Move positions so that no group is in both sets.
+
+    Groups that share a position are one. Only members of torn groups move: all to the set with which the number of
+    validation images of their class stays nearest to what was drawn, else to training. None takes the last training image
+    of a class. ``to_training`` moves all of them to training.
+
+    Examples:
+        >>> keep_together(([0, 2, 3, 4, 5], [1]), [(0, 1)], [["cat"]] * 6)
+        ([0, 1, 2, 3, 4, 5], [])
+    """
+    train, valid = map(set, split)
+    learned = Counter(chain.from_iterable(classes[position] for position in train))
+    gained = Counter[tuple[str, ...]]()
+    for group in _joined(groups):
+        held_out, seen = [p for p in group if p in valid], [p for p in group if p in train]
+        if not held_out or not seen:
+            continue
+        own = tuple(classes[group[0]])
+        lost = Counter(chain.from_iterable(classes[position] for position in seen))
+        if (
+            not to_training
+            and all(learned[name] > number for name, number in lost.items())
+            and abs(gained[own] + len(seen)) < abs(gained[own] - len(held_out))
+        ):  # fmt: skip
+            source, target, moved = train, valid, seen
+            learned -= lost
+            gained[own] += len(seen)
+        else:
+            source, target, moved = valid, train, held_out
+            learned.update(chain.from_iterable(classes[position] for position in held_out))
+            gained[own] -= len(held_out)
+        source.difference_update(moved)
+        target.update(moved)
+    return split if train == {*split[0]} else (sorted(train), sorted(valid))
+
+
+def _joined(groups: Iterable[Iterable[int]]) -> list[list[int]]:
+    """Return groups, joined where they share a position, in the order of their first positions."""
+    number_of: dict[int, int] = {}
+    members: dict[int, set[int]] = {}
+    for number, group in enumerate(groups):
+        whole = set(group)
+        for touched in {number_of[position] for position in whole if position in number_of}:
+            whole |= members.pop(touched)
+        members[number] = whole
+        number_of |= dict.fromkeys(whole, number)
+    return sorted(map(sorted, members.values()))
+
+
 NUM_GROUP_DRAWS = 20
 """Groups differ in size and in classes: the best of several draws is taken."""
 

@@ -88,6 +88,7 @@ def read_table(
     header: Literal["infer"] | int | None = "infer",
     delimiter: str | None = None,
     quoting: int = csv.QUOTE_MINIMAL,
+    may_be_empty: bool = False,
 ) -> Table:
     """Read a CSV file in UTF-8 as text; no cell is turned into a number or taken for a missing value.
 
@@ -101,6 +102,7 @@ def read_table(
         delimiter: Separates cells; ``None`` takes the one of comma, semicolon, tab and bar that the first line has most of,
             or that it states: ``sep=;``, as spreadsheets write it.
         quoting: One of the ``QUOTE_`` constants of the module ``csv``.
+        may_be_empty: Whether the file may have a header and no rows.
 
     Raises:
         TableError: The file does not exist, is empty, is not text in UTF-8, has rows with more cells than columns, two columns
@@ -120,7 +122,7 @@ def read_table(
         notes = (f"{source} has no header: its columns are called 0 to {len(records[0][1]) - 1}",)
         header = None
     first = 0 if header is None or header == "infer" else header
-    if len(records) <= first + (header is not None):
+    if len(records) <= first + (header is not None and not may_be_empty):
         what = "is empty" if not records else "has a header and no rows"
         raise TableError(f"The table {source} {what}. It needs one row for each image.")
     counting = ""

@@ -1,0 +1,278 @@
+"""Read, write and apply fixes: what is to be done with single images of a data set, while its files stay as they are."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter, defaultdict
+from contextlib import ExitStack
+from dataclasses import astuple, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vizsla.data.table.check import listing
+from vizsla.data.table.labels import class_type_of, is_missing, read_numbers
+from vizsla.data.table.tables import read_table
+from vizsla.errors import ConfigError, DataError, LabelError, OutputError, Problem, TableError
+from vizsla.files import OURS, atomic_write
+from vizsla.paths import ImagePaths
+from vizsla.text import counted, joined, listed, quoted, valid_unicode
+from vizsla.types import LABEL_SEPARATOR, Fix, typed_class
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from vizsla.data.table.labels import LabelledImages
+    from vizsla.types import Task
+
+Fixes = Path | str | tuple[Fix, ...] | list[Fix] | None
+"""Fixes as users give them: a file, or what ``read_fixes`` returns; None and ``""`` are none."""
+
+COLUMNS = ("path", "action", "label", "why", "when")
+_FORMULA = re.compile(r"('*)[=+\-@\t\r]")
+_SECONDS_TO_WAIT = 10.0
+
+
+def read_fixes(path: Path | str) -> tuple[Fix, ...]:
+    """Read a file of fixes: CSV with the columns ``path`` and ``action``, and maybe ``label``, ``why`` and ``when``.
+
+    Args:
+        path: A file as ``write_fixes`` writes it; one without rows has no fixes.
+
+    Raises:
+        TableError: The file cannot be read, lacks a column, or has rows that are not fixes; all of them are named.
+
+    Examples:
+        >>> write_fixes("fixes.csv", [Fix(path="cat/1.jpg", action="drop")])
+        >>> read_fixes("fixes.csv")[0].action
+        'drop'
+    """
+    table = read_table(path, may_be_empty=True)
+    present = [name for name in COLUMNS if name in (*COLUMNS[:2], *table.columns)]
+    columns = [table.column(name) for name in present]
+    found: list[Fix] = []
+    faults: list[str] = []
+    for number, *cells in zip(table.numbers, *columns, strict=True):
+        texts = [_read_cell("" if cell is None else str(cell)) for cell in cells]
+        row: dict[str, Any] = dict(zip(present, texts, strict=True))
+        row["action"] = row["action"].strip().lower()
+        try:
+            found.append(Fix(**row, source=f"row {number} of {table.source}"))
+        except ConfigError as error:
+            faults.append(f"row {number}: {error}")
+    if faults:
+        raise TableError(
+            f"{counted(len(faults), 'row')} of {table.source}{table.counting} cannot be used:\n{listed(faults)}\n"
+            "Correct or delete them."
+        )
+    return tuple(found)
+
+
+def write_fixes(path: Path | str, fixes: Iterable[Fix], *, append: bool = False) -> Path:
+    """Write fixes to a CSV file, whole or not at all, and return its path.
+
+    Args:
+        path: The file; its folder must exist.
+        fixes: In any order. Of several for one image the one with the latest ``when`` counts, so nothing need be removed.
+        append: Whether those in the file stay, in front of the new ones; two processes that append lose nothing. By default
+            the file is replaced.
+
+    Raises:
+        OutputError: The file cannot be written, or another process has been writing to it for ten seconds; it is untouched.
+        TableError: ``append`` is true, and what is in the file is not fixes.
+    """
+    from filelock import FileLock, Timeout
+
+    place = Path(path)
+    with ExitStack() as held:
+        earlier: tuple[Fix, ...] = ()
+        if append and place.parent.is_dir():  # a lock makes the folder
+            lock = FileLock(place.with_name(f"{OURS}{place.name}.lock"), timeout=_SECONDS_TO_WAIT)
+            try:
+                held.enter_context(lock)
+            except (Timeout, OSError) as error:
+                what = "another process is writing to it" if isinstance(error, Timeout) else error.strerror  # fmt: skip
+                raise OutputError(
+                    f"Cannot write {place}: {what}. It is untouched. Try again, or choose another place."
+                ) from error
+            earlier = read_fixes(place) if place.exists() else ()
+        rows = [
+            list(map(_written_cell, astuple(fix)[: len(COLUMNS)])) for fix in (*earlier, *fixes)
+        ]
+        # Before Python 3.13 a lone carriage return is only quoted where everything is.
+        is_odd = any("\r" in cell for row in rows for cell in row)
+        with (
+            atomic_write(place) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.writer(
+                file, lineterminator="\n", quoting=csv.QUOTE_ALL if is_odd else csv.QUOTE_MINIMAL
+            )
+            writer.writerows([COLUMNS, *rows])
+    return place
+
+
+def _written_cell(text: str) -> str:
+    """Return a text that a spreadsheet does not take for a formula, and that UTF-8 and ``read_table`` can hold."""
+    text = valid_unicode(text).replace("\0", r"\x00")
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _read_cell(text: str) -> str:
+    found = _FORMULA.match(text)
+    return text[1:] if found and found[1] else text
+
+
+def given_fixes(fixes: Fixes) -> tuple[Fix, ...]:
+    """Return fixes that may be given as a file."""
+    if isinstance(fixes, str | Path):
+        return read_fixes(fixes) if str(fixes) else ()
+    return tuple(fixes or ())
+
+
+def fixes_text(fixes: Sequence[Fix]) -> str:
+    """Return what fixes do, in words."""
+    counts = Counter(fix.action for fix in fixes)
+    parts = (
+        (counts["relabel"], f"{counted(counts['relabel'], 'label')} changed"),
+        (counts["drop"], f"{counted(counts['drop'], 'image')} dropped"),
+        (counts["keep"], f"{counts['keep']:,} kept as they are"),
+    )
+    return ", ".join(words for number, words in parts if number) or "nothing changed"
+
+
+def apply_fixes(
+    images: LabelledImages,
+    fixes: Sequence[Fix],
+    *,
+    task: Task,
+    known: Mapping[str, Any],
+    encoded: Sequence[str] = (),
+    new_classes: bool = False,
+) -> tuple[LabelledImages, frozenset[int]]:
+    """Return images with the labels of their fixes, and the positions of those to leave out.
+
+    What is wrong with the fixes becomes problems of the images. Where fixes label images that had no label, the others without
+    one are left out: somebody began to label them.
+
+    Args:
+        images: As they were found.
+        fixes: Their paths are absolute, or relative to the images' root.
+        task: What labels mean; several are separated by ``;`` in a fix.
+        known: The classes of the data, by their names.
+        encoded: The classes of labels of zeros and ones, in order.
+        new_classes: Whether other classes may be named. Where the data has none they always may.
+    """
+    chosen, problems, notes = _fixes_by_position(images, fixes)
+    labels = list(images.labels)
+    unknown: defaultdict[str, list[Fix]] = defaultdict(list)
+    not_numbers: list[str] = []
+    effective: list[Fix] = []
+    has_none = {p for p, label in enumerate(labels) if isinstance(label, LabelError) or is_missing(label)}  # fmt: skip
+    usual_type = class_type_of(list(known.values())) or "text"
+    for position, fix in chosen.items():
+        if fix.action == "relabel":
+            names = [name.strip() for name in fix.label.split(LABEL_SEPARATOR) if name.strip()]
+            if task == "category":
+                names = [fix.label if fix.label in known else fix.label.strip()]
+            before = labels[position]
+            if task == "regression":
+                labels[position] = numbers = read_numbers(names)
+                if isinstance(numbers, LabelError):
+                    not_numbers.append(f"{_entry(fix)}: {numbers}")
+            else:
+                if known and (encoded or not new_classes):
+                    for name in {*names} - {*known}:
+                        unknown[name].append(fix)
+                made = [known.get(name, typed_class(name, usual_type)) for name in names]
+                labels[position] = made[0] if task == "category" else made
+                if encoded:
+                    labels[position] = [int(name in names) for name in encoded]
+            if str(before) == str(labels[position]):  # equal arrays are no single truth
+                continue
+        effective.append(fix)
+    if unknown:
+        problems.append(_unknown_labels(unknown, known, may_be_new=not encoded))
+    if not_numbers:
+        words = ("label of a fix is not a number", "labels of fixes are not numbers")
+        problems.append(listing(LabelError, words, not_numbers, "Correct the labels."))
+    notes.insert(0, f"fixes: {fixes_text(effective)}")
+    dropped = {position for position, fix in chosen.items() if fix.action == "drop"}
+    labelled = {position for position, fix in chosen.items() if fix.action == "relabel"}
+    left_out = has_none - labelled - dropped if has_none & labelled and task != "multi_category" else set[int]()  # fmt: skip
+    if left_out:
+        notes.append(f"left out: {counted(len(left_out), 'image')} that nobody has labelled yet")
+    images = replace(
+        images,
+        labels=tuple(labels),
+        fixes=tuple(effective),
+        problems=(*images.problems, *problems),
+        notes=(*images.notes, *notes),
+    )
+    return images, frozenset(dropped | left_out)
+
+
+def _fixes_by_position(
+    images: LabelledImages, fixes: Sequence[Fix]
+) -> tuple[dict[int, Fix], list[Problem], list[str]]:
+    """Return the fix that counts for each position, what is wrong with the paths of others, and what must be said."""
+    root = os.path.abspath(images.root)  # noqa: PTH100 (a link stays the link that was given)
+    texts = ImagePaths.of(images.paths).texts()
+    position_of = {valid_unicode(os.path.abspath(text)): p for p, text in enumerate(texts)}  # noqa: PTH100
+    found: defaultdict[int, list[Fix]] = defaultdict(list)
+    outside: list[Fix] = []
+    missing: list[Fix] = []
+    for fix in fixes:
+        places = [os.path.abspath(os.path.join(root, text)) for text in (fix.path, fix.path.strip().replace("\\", "/"))]  # fmt: skip  # noqa: PTH100, PTH118
+        if os.path.isabs(fix.path):  # noqa: PTH117 (it may lie below the same folder by another name)
+            below = os.path.relpath(os.path.realpath(fix.path), os.path.realpath(root))
+            places.append(os.path.abspath(os.path.join(root, below)))  # noqa: PTH100, PTH118
+        position = next((position_of[place] for place in places if place in position_of), None)
+        if position is not None:
+            found[position].append(fix)
+        else:
+            is_there = any(map(os.path.isfile, places))
+            (outside if is_there else missing).append(fix)
+    problems: list[Problem] = []
+    notes: list[str] = []
+    if missing:
+        words = ("fix names no image", "fixes name no image")
+        cure = f"Paths are absolute, or relative to {quoted(images.root)}. Correct them, or delete the rows."
+        problems.append(listing(DataError, words, list(map(_entry, missing)), cure))
+    if outside:
+        are = "fix is about an image" if len(outside) == 1 else "fixes are about images"
+        shown = joined(list(map(_entry, outside)), limit=3)
+        notes.append(f"not used: {len(outside):,} {are} that are not part of the data: {shown}")
+    several = [
+        same for same in found.values() if len({(fix.action, fix.label) for fix in same}) > 1
+    ]
+    if several:
+        have = "image has" if len(several) == 1 else "images have"
+        shown = joined([" and ".join(map(_entry, same)) for same in several], limit=3)
+        notes.append(f"{len(several):,} {have} different fixes, the latest counts: {shown}")
+    chosen = {position: sorted(same, key=lambda fix: fix.seconds)[-1] for position, same in found.items()}  # fmt: skip
+    return chosen, problems, notes
+
+
+def _entry(fix: Fix) -> str:
+    return f"{fix.source} ({quoted(fix.path)})" if fix.source else quoted(fix.path)
+
+
+def _unknown_labels(
+    unknown: Mapping[str, Sequence[Fix]], known: Mapping[str, Any], *, may_be_new: bool
+) -> Problem:
+    entries: list[str] = []
+    for name, fixes in unknown.items():
+        near = get_close_matches(name, known, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        number = counted(len(fixes), "image")
+        entries.append(f"{name!r}: {number}, the first {_entry(fixes[0])}{meant}")
+    words = (
+        "label of the fixes is no class of the data",
+        "labels of the fixes are no classes of the data",
+    )
+    cure = f"The classes are {joined(list(map(repr, known)), limit=20)}. Correct the labels"
+    cure += ", or allow new classes: --new-classes (new_classes=True)." if may_be_new else "."
+    return listing(LabelError, words, entries, cure)
