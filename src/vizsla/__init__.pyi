@@ -92,6 +92,7 @@ from .train.callbacks.averaging import WeightSoup as WeightSoup
 from .train.callbacks.base import Callback as Callback
 from .train.callbacks.loggers import CSVLogger as CSVLogger
 from .train.callbacks.loggers import JSONLLogger as JSONLLogger
+from .train.callbacks.loggers import MLflowLogger as MLflowLogger
 from .train.callbacks.loggers import ShowGraphCallback as ShowGraphCallback
 from .train.callbacks.loggers import TensorBoardLogger as TensorBoardLogger
 from .train.callbacks.loggers import WandbLogger as WandbLogger

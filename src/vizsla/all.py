@@ -51,7 +51,7 @@ from vizsla.train.learner import cnn_learner
 
 # fmt: off
 _FOR_PROGRAMS = {
-    "Audit", "Checkpoint", "Fix", "Prediction", "Predictor", "TrainConfig", "WandbLogger", "__version__", "audit",
+    "Audit", "Checkpoint", "Fix", "Prediction", "Predictor", "TrainConfig", "__version__", "audit",
     "balanced_class_weights", "compare", "from_hub", "grad_cam", "push_to_hub", "read_fixes", "robust", "train_classifier", "write_fixes",
 }
 """Names of ``vizsla`` that cells import themselves, as they do its errors."""

@@ -141,7 +141,7 @@ PACKAGES_OF_EXTRA = {
     "bench": ("fastai",),
     "demo": ("elpv-dataset", "jinja2"),
     "heic": ("pillow-heif",),
-    "log": ("tensorboard", "wandb"),
+    "log": ("mlflow", "tensorboard", "wandb"),
     "notebook": ("ipykernel", "ipython", "ipywidgets", "scikit-learn"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "parquet": ("pyarrow",),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vizsla.model_file.manifest import Manifest
+    from vizsla.model_file.rebuild import Builder
 
 MODEL_NAME = "model.safetensors"
 """The one file that is fetched from a repository."""
@@ -128,6 +129,7 @@ def from_hub(
     token: str | None = None,
     endpoint: str | None = None,
     sha256: str | None = None,
+    builder: Builder | None = None,
 ) -> Predictor:
     """Open the model of a repository of the Hugging Face hub; it is fetched once and kept in the hub's cache.
 
@@ -137,6 +139,7 @@ def from_hub(
         token: Of the hub, for private repositories; None for the one that huggingface_hub knows.
         endpoint: Address of another hub; None for the usual one or ``HF_ENDPOINT``.
         sha256: Of the model file, see ``Predictor.load``: whoever can write to the hub can replace what a branch names.
+        builder: Makes the parts of the network that are your own, see ``Predictor.load``.
 
     Raises:
         ConfigError: ``repo_id`` is not the name of a repository.
@@ -175,7 +178,8 @@ def from_hub(
 
     where = repo_id if revision is None else f"{repo_id} at revision {revision!r}"
     what = f"The model {where} cannot be fetched from {address}"
-    return Predictor.load(_asked(fetch, problem=ModelFileError, what=what), sha256=sha256)
+    path = _asked(fetch, problem=ModelFileError, what=what)
+    return Predictor.load(path, sha256=sha256, builder=builder)
 
 
 def _asked(

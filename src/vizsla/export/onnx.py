@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from vizsla.export.graph import InferenceGraph
     from vizsla.export.verify import Answers
     from vizsla.model_file.manifest import Manifest
+    from vizsla.model_file.rebuild import Builder
 
 OPSET = 18
 """The ONNX operators that are used; onnxruntime has known them since version 1.14 (2023)."""
@@ -78,6 +79,7 @@ def export_model(
     onnx: Path | str | None = None,
     torch_program: Path | str | None = None,
     images: Sequence[Path | str] = (),
+    builder: Builder | None = None,
 ) -> tuple[ExportedModel, ...]:
     """Write a model file as ONNX, as a ``torch.export`` program, or both, and check that they answer alike.
 
@@ -86,6 +88,7 @@ def export_model(
         onnx: ONNX file to write; the golden images lie beside it, see ``golden_path``.
         torch_program: ``.pt2`` file to write.
         images: Files, and folders whose images are all taken, to check with; empty for synthetic ones.
+        builder: Makes the parts of the network that are your own, see ``Predictor.load``; the files written need it no more.
 
     Returns:
         What was written, in that order.
@@ -105,7 +108,7 @@ def export_model(
         raise ConfigError("Nothing to export to. Give a file: --onnx FILE, --torch FILE, or both.")
     if onnx is not None:
         _check_installed()
-    bundle = load_bundle(model)
+    bundle = load_bundle(model, builder=builder)
     resize = bundle.manifest.resize
     reference = Reference(
         Predictor.of_bundle(bundle),
@@ -156,9 +159,12 @@ def exported_program(graph: InferenceGraph) -> ExportedProgram:
         try:
             program = export(graph, (example,), dynamic_shapes=shapes)
         except Exception as error:
+            spec = graph.classifier.backbone.spec
+            cure = "Use another architecture or version of torch."
+            if spec.source == "module":
+                cure = "In code of your own, write images.shape[0] for len(images), and avoid branches on values."
             raise ConfigError(
-                f"torch {torch.__version__} cannot make one graph of the network "
-                f"{graph.classifier.backbone.spec.name}: {_reason(error)} Use another architecture or version of torch."
+                f"torch {torch.__version__} cannot make one graph of the network {spec.name}: {_reason(error)} {cure}"
             ) from error
     # The paths of this machine's source files are not for others.
     for module in program.graph_module.modules():

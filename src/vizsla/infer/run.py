@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from vizsla.errors import ConfigError
 from vizsla.evaluate.predictions import Predictions
 from vizsla.machine import keep_freed_memory
-from vizsla.models.heads import ConcatPoolHead, FeatureHead
+from vizsla.models.heads import ConcatPoolHead, FeatureHead, NoHead, OwnHead
+from vizsla.text import first_line
 from vizsla.types import Batch, is_labelled, unknown_targets
 
 if TYPE_CHECKING:
@@ -98,6 +99,36 @@ def compute_logits(
     with torch.inference_mode(), autocast(device, precision):
         images = images.to(device, non_blocking=True, memory_format=layout)
         return classifier(images).float()
+
+
+def check_own_parts(classifier: Classifier, example: Callable[[], Tensor]) -> None:
+    """Try a network with parts of the user's own on the images that ``example`` gives, float32 0-1; it stays as it was.
+
+    Raises:
+        ConfigError: It fails, or does not give one logit for each image and class.
+    """
+    head = classifier.head
+    if not isinstance(head, OwnHead | NoHead):
+        return
+    images = example()
+    expected = (len(images), len(classifier.vocab))
+    with evaluation_mode(classifier), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        if isinstance(head, OwnHead):
+            maps = classifier.stage_maps(images)
+            run = partial(head, maps)
+            what = f"The head {type(head.layers).__name__} is given maps {tuple(maps[-1].shape)} of {classifier.backbone.spec.name}"
+        else:
+            run = partial(classifier, images)
+            what = f"The network {classifier.backbone.spec.name} is given RGB images {tuple(images.shape)} with values 0 to 1"
+        try:
+            outputs = run()
+        except Exception as error:
+            raise ConfigError(f"{what}, and fails: {first_line(error)}") from error
+    if not isinstance(outputs, Tensor) or outputs.shape != expected:  # pyright: ignore[reportUnnecessaryIsInstance] (a user's module)
+        shown = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(
+            f"{what}, and has to make a tensor {expected} of them: an output for each image and class (or number). Received: {shown}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,9 @@ from vizsla.model_file.final_resize import FinalResize
 from vizsla.model_file.manifest import AGAIN, Manifest, manifest_from_json, manifest_to_json
 from vizsla.model_file.rebuild import (
     STORED_DTYPES,
+    Builder,
     Form,
+    build_own_parts,
     describe_differences,
     expected_forms,
     form_of,
@@ -111,8 +113,8 @@ def save_bundle(
     0.5 for all.
 
     Raises:
-        ConfigError: The network is a module of the user's own, or was changed after it was built, so a file could not be
-            opened without the user's code.
+        ConfigError: The network was changed after it was built, so that its name does not describe it, or holds something
+            that is no tensor.
         OutputError: The file cannot be written. An old one is untouched.
 
     Examples:
@@ -202,31 +204,44 @@ def read_manifest(model: Path | str | bytes) -> Manifest:
     return manifest
 
 
-def load_bundle(model: Path | str | bytes, *, device: torch.device | str = "cpu") -> Bundle:
+def load_bundle(
+    model: Path | str | bytes,
+    *,
+    device: torch.device | str = "cpu",
+    builder: Builder | None = None,
+) -> Bundle:
     """Open a model file, or its bytes: rebuild the network by its name and put the weights in. No code of the file is run.
+
+    ``builder`` is called for the parts of the network that are the user's own; it returns the module, or (body, head).
 
     Raises:
         ModelFileError: The file is missing, foreign, damaged, in a newer format, or of a network that the installed
-            timm and torchvision do not know.
-        ConfigError: This machine has no such device.
+            timm and torchvision do not know; or of a user's own, and there is no builder or it makes another network.
+        ConfigError: This machine has no such device, or the builder fails or is not needed.
     """
     source, device = model_source(model), usable_device(device)
     path = model_name(source)
     manifest = read_manifest(source)
+    own = build_own_parts(manifest, builder, path=path)
     with _opened(source) as file:
         found = _forms_in(file, path=path)
-        problems = describe_differences(expected_forms(manifest, path=path, found=found), found)
+        expected = expected_forms(manifest, path=path, found=found, own=own)
+        problems = describe_differences(expected, found)
         if problems:
+            cure = (
+                "The builder has to make the network that was trained, with the same settings."
+                if own
+                else f"They were written with {shown_versions(manifest)}; installing these versions may help."
+            )
             raise ModelFileError(
-                f"The weights in {path} do not fit the network {manifest.backbone.name}: {problems}. They were written "
-                f"with {shown_versions(manifest)}; installing these versions may help."
+                f"The weights in {path} do not fit the network {manifest.backbone.name}: {problems}. {cure}"
             )
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in found}
     if _digest(tensors) != manifest.tensors_sha256:
         raise ModelFileError(
             f"{path} is damaged: its weights are not those that were written (the digest does not match). {AGAIN}"
         )
-    classifier = rebuild_classifier(manifest, path=path)
+    classifier = rebuild_classifier(manifest, path=path, own=own)
     classifier.load_state_dict(tensors)
     return Bundle(classifier=classifier.to(device).eval(), manifest=manifest)
 
@@ -321,17 +336,11 @@ def _check_start(path: Path, start: bytes, *, num_bytes: int) -> None:
 
 def _check_can_be_named(classifier: Classifier) -> Mapping[str, object]:
     """Return the settings of the head; raise ConfigError for a network that only the user's code can make."""
-    spec = classifier.backbone.spec
-    if spec.source == "module":
-        raise ConfigError(
-            f"The network {spec.name} is an nn.Module of your own, and a model file holds no code to build it again. "
-            f"Train with a network that timm or torchvision has by name, or {_KEEP_WEIGHTS}."
-        )
     config = getattr(classifier.head, "config", None)
     if not callable(config):
         raise ConfigError(
             f"The head {type(classifier.head).__name__} is not one that vizsla can build again from a model file. "
-            f"Use ConcatPoolHead or FeatureHead, or {_KEEP_WEIGHTS}."
+            f"Give it to vision_learner as custom_head, use ConcatPoolHead or FeatureHead, or {_KEEP_WEIGHTS}."
         )
     return cast("Mapping[str, object]", config())
 
@@ -339,6 +348,8 @@ def _check_can_be_named(classifier: Classifier) -> Mapping[str, object]:
 def _check_can_be_rebuilt(manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
     """Raise ConfigError for a classifier that could not be opened again; better now than when it is needed."""
     name = manifest.backbone.name
+    if manifest.own_parts:
+        return
     try:
         expected = expected_forms(manifest, path=Path("the model"), found=forms_of(tensors))
     except ModelFileError as error:
@@ -359,6 +370,12 @@ def _tensors_to_save(classifier: Classifier) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     owners: set[int] = set()
     for name, value in classifier.state_dict().items():
+        form = form_of(value) if isinstance(value, Tensor) else (type(value).__name__, ())  # pyright: ignore[reportUnnecessaryIsInstance] (get_extra_state gives anything)
+        if form[0] not in STORED_DTYPES:
+            raise ConfigError(
+                f"A model file holds tensors of {', '.join(STORED_DTYPES)}. The network's {name!r} is {form[0]}. "
+                "Make it one of these, or leave it out of the state with register_buffer(..., persistent=False)."
+            )
         tensor: Tensor = value.detach().to("cpu").contiguous()
         tensor = tensor.float() if tensor.is_floating_point() else tensor
         if tensor.untyped_storage().data_ptr() in owners:  # Tied weights; the format refuses them.

@@ -23,6 +23,7 @@ from vizsla.errors import ConfigError, ModelFileError
 from vizsla.evaluate.calibration import Calibration
 from vizsla.evaluate.metrics import Metric
 from vizsla.model_file.final_resize import FinalResize
+from vizsla.models.heads import NoHead, OwnHead
 from vizsla.models.stages import BackboneSpec
 from vizsla.types import (
     LARGEST_SIDE,
@@ -46,8 +47,8 @@ FORMAT_VERSION = 4
 
 Format 1 has one class per image. Several labels and numbers are format 2, so that an older version does not take them for
 classes. A bit depth below 16 is format 3: an older version would see 16-bit images almost black. Classes that differ by left and
-right, and thresholds of several labels, are format 4: an older version would average over mirror images, or decide at 0.5. A file
-is written in the lowest format that can hold it.
+right, and thresholds of several labels, are format 4: an older version would average over mirror images, or decide at 0.5. So are
+parts of the network that are the user's own. A file is written in the lowest format that can hold it.
 """
 
 _FULL_DEPTH = 16
@@ -113,6 +114,16 @@ class Manifest:
             return self.final_resize.size
         return None if self.resize is None else self.resize.size
 
+    @property
+    def own_parts(self) -> dict[str, str]:
+        """The parts of the network that only the user's code can build, each with the name of its class, body before head."""
+        kind, parts = self.head.get("kind"), dict[str, str]()
+        if self.backbone.source == "module":
+            parts["network" if kind == NoHead.kind else "body"] = self.backbone.name
+        if kind == OwnHead.kind:
+            parts["head"] = str(self.head.get("name"))[:_LONGEST_NAME]
+        return parts
+
 
 def manifest_digest(manifest: Manifest) -> str:
     """Return a SHA-256 that is the same only for the same model: the manifest holds the digest of the weights."""
@@ -124,7 +135,7 @@ def manifest_to_json(manifest: Manifest) -> str:
     version = 1 if manifest.task == "category" else 2
     if (manifest.bit_depth or _FULL_DEPTH) < _FULL_DEPTH:
         version = 3
-    if not manifest.flip or manifest.thresholds is not None:
+    if not manifest.flip or manifest.thresholds is not None or manifest.own_parts:
         version = 4
     content: dict[str, Any] = {"format": FORMAT_NAME, "format_version": version, **asdict(manifest)}
     if manifest.class_type == "text":
@@ -233,7 +244,9 @@ def _check_format(content: dict[str, Any], *, path: Path) -> None:
 
 def _expectations(manifest: Manifest) -> Generator[tuple[str, bool, str]]:
     """Yield what msgspec does not check: the field, whether its value is right, and what it should be."""
-    yield "backbone.source", manifest.backbone.source != "module", "'timm' or 'torchvision'"
+    is_whole = manifest.head.get("kind") == NoHead.kind
+    source_is_right = not is_whole or manifest.backbone.source == "module"
+    yield "backbone.source", source_is_right, "'module', as there is no head"
     short = len(json.dumps(manifest.head)) <= _LONGEST_HEAD
     yield "head", short, f"an object of at most {_LONGEST_HEAD:,} characters"
     spec = manifest.backbone

@@ -8,29 +8,36 @@ neither memory nor time.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vizsla.errors import ConfigError, ModelFileError, VizslaError
 from vizsla.model_file.manifest import AGAIN
-from vizsla.models.backbones import build_backbone
+from vizsla.models.backbones import build_backbone, whole_network
 from vizsla.models.classifier import Classifier
 from vizsla.models.heads import build_head
+from vizsla.models.names import split_cut_name
 from vizsla.text import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Generator
     from pathlib import Path
 
     from vizsla.model_file.manifest import Manifest
-    from vizsla.models.stages import Backbone
 
 Form = tuple[str, tuple[int, ...]]
 """Type and shape of a tensor, as the header of a safetensors file has them: ``("F32", (1000, 1280))``."""
+
+Builder = Callable[[], nn.Module | tuple[nn.Module, nn.Module]]
+"""Makes the parts of a network that are the user's own: the module, or (body, head) where both are."""
+
+_NOTHING: Mapping[str, nn.Module] = MappingProxyType({})
 
 _MADE_FOR_ONE, _TENSORS_BESIDE = 3, 300
 """Tensors that building makes for each one that is kept, at most, and others: timm builds some networks twice."""
@@ -73,17 +80,66 @@ _BUILD_ERRORS = (
 )
 
 
-def rebuild_classifier(manifest: Manifest, *, path: Path) -> Classifier:
-    """Return a classifier with random weights; the global random state is left as it is.
+def build_own_parts(
+    manifest: Manifest, builder: Builder | None, *, path: Path
+) -> dict[str, nn.Module]:
+    """Return the parts of the network that are the user's own (``Manifest.own_parts``), as the builder makes them.
+
+    Raises:
+        ModelFileError: There are such parts and no builder.
+        ConfigError: The builder fails, makes something else, or is not needed.
+    """
+    names = manifest.own_parts
+    what = " and ".join(f"{part} {name}" for part, name in names.items())
+    returns = "the module" if len(names) == 1 else "(body, head)"
+    if builder is None:
+        if not names:
+            return {}
+        raise ModelFileError(
+            f"{path} holds the weights of your own {what}, and no code that makes it again. Open it in Python, with a function "
+            f"without arguments that returns {returns}: load_learner({path.name!r}, builder=FUNCTION). The same argument of "
+            "vizsla.export.export_model writes an ONNX file, which needs no code."
+        )
+    shown = getattr(builder, "__name__", type(builder).__name__)
+    if not names:
+        raise ConfigError(
+            f"{path} holds a network that vizsla builds itself, {manifest.backbone.name}. Leave out builder={shown}."
+        )
+    try:
+        made = builder()
+    except Exception as error:
+        raise ConfigError(
+            f"The builder {shown} failed: {type(error).__name__}: {error}. It is called without arguments and returns {returns} "
+            f"for the {what} in {path}."
+        ) from error
+    parts = made if isinstance(made, tuple) else (made,)
+    if len(parts) != len(names) or not all(isinstance(part, nn.Module) for part in parts):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
+        raise ConfigError(
+            f"The builder {shown} has to return {returns} for the {what} in {path}: nn.Module. Received: "
+            f"{', '.join(type(part).__name__ for part in parts)}"
+        )
+    return dict(zip(names, parts, strict=True))
+
+
+def rebuild_classifier(
+    manifest: Manifest, *, path: Path, own: Mapping[str, nn.Module] = _NOTHING
+) -> Classifier:
+    """Return a classifier with random weights, around the user's ``own`` parts; the global random state is left as it is.
 
     Raises:
         ModelFileError: The installed libraries do not know the network, or the settings of the head make no sense.
     """
     with torch.random.fork_rng(devices=[]), _explained(manifest, path=path):
-        return _with_head(_backbone(manifest), manifest)
+        return _build(manifest, own)
 
 
-def expected_forms(manifest: Manifest, *, path: Path, found: Mapping[str, Form]) -> dict[str, Form]:
+def expected_forms(
+    manifest: Manifest,
+    *,
+    path: Path,
+    found: Mapping[str, Form],
+    own: Mapping[str, nn.Module] = _NOTHING,
+) -> dict[str, Form]:
     """Return types and shapes of the weights that a manifest asks for, by name; ``found`` are those of the file.
 
     Raises:
@@ -92,13 +148,16 @@ def expected_forms(manifest: Manifest, *, path: Path, found: Mapping[str, Form])
     num_values = sum(math.prod(shape) for _, shape in found.values())
     problem: Exception | None = None
     with torch.random.fork_rng(devices=[]), _explained(manifest, path=path):
-        for device, in_memory, keeps_values in (
+        attempts = (
             (torch.device("meta"), False, False),
             # torchvision's RegNets calculate with the values of small tensors while they are built: now these have some.
             (nullcontext(), False, True),
             # timm's Gemmas do so while they are tried on an image.
             (nullcontext(), True, True),
-        ):
+        )
+        # A user's own network exists already, and is tried on an image.
+        own_network = manifest.backbone.source == "module"
+        for device, in_memory, keeps_values in attempts[-1:] if own_network else attempts:
             bounded = _Bounded(
                 num_tensors=len(found),
                 num_values=num_values,
@@ -107,15 +166,16 @@ def expected_forms(manifest: Manifest, *, path: Path, found: Mapping[str, Form])
             )
             try:
                 with device, bounded:
-                    return forms_of(_with_head(_backbone(manifest), manifest).state_dict())
+                    return forms_of(_build(manifest, own).state_dict())
             except (RuntimeError, ConfigError) as error:
                 problem = error
         raise problem or AssertionError
 
 
 def form_of(tensor: Tensor) -> Form:
-    """Return type and shape of a tensor."""
-    return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
+    """Return type and shape of a tensor in a model file, which holds all real numbers as float32."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return _DTYPE_NAMES.get(dtype, str(dtype)), tuple(tensor.shape)
 
 
 def forms_of(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
@@ -142,18 +202,24 @@ def shown_versions(manifest: Manifest) -> str:
     return ", ".join(f"{name} {versions[name][:40]}" for name in named)
 
 
-def _backbone(manifest: Manifest) -> Backbone:
-    backbone = build_backbone(
-        manifest.backbone.arch, pretrained=False, preprocessing=manifest.preprocessing
-    )
+def _build(manifest: Manifest, own: Mapping[str, nn.Module]) -> Classifier:
+    vocab, preprocessing = manifest.vocab, manifest.preprocessing
+    if "network" in own:
+        backbone = whole_network(own["network"], preprocessing=preprocessing)
+    elif "body" in own:
+        _, cut = split_cut_name(manifest.backbone.name)
+        backbone = build_backbone(own["body"], preprocessing=preprocessing, cut=cut)
+    else:
+        arch = manifest.backbone.arch
+        backbone = build_backbone(arch, pretrained=False, preprocessing=preprocessing)
     # The weights that it gets are not random; the manifest says where they come from.
     backbone.spec = manifest.backbone
-    return backbone
-
-
-def _with_head(backbone: Backbone, manifest: Manifest) -> Classifier:
-    vocab = manifest.vocab
-    head = build_head(manifest.head, stage_channels=backbone.stage_channels, num_classes=len(vocab))
+    head = build_head(
+        manifest.head,
+        stage_channels=backbone.stage_channels,
+        num_classes=len(vocab),
+        own_layers=own.get("head"),
+    )
     return Classifier(
         backbone, head, vocab=vocab, task=manifest.task, class_type=manifest.class_type
     )

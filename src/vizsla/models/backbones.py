@@ -31,6 +31,7 @@ from vizsla.models.stages import (
     Backbone,
     BackboneSpec,
     Stages,
+    own_output,
     own_stages,
     sequential_stages,
     timm_stages,
@@ -177,6 +178,7 @@ def _own_backbone(network: nn.Module, *, given: Weights | None, cut: int | None)
     name = type(network).__name__
     if cut is not None:
         network = cut_module(network, cut=check_cut(cut))
+        name = cut_name(name, len(network))
     own = getattr(network, "preprocessing", None)
     preprocessing = own if isinstance(own, Preprocessing) else IMAGENET_PREPROCESSING
     if given is not None:
@@ -188,6 +190,15 @@ def _own_backbone(network: nn.Module, *, given: Weights | None, cut: int | None)
         spec=BackboneSpec(source="module", name=name, weights=origin, licence=UNKNOWN_LICENCE),
         preprocessing=preprocessing,
     )
+
+
+def whole_network(network: nn.Module, *, preprocessing: Preprocessing) -> Backbone:
+    """Return a user's network from images to logits ``(B, C)`` as what stands before a ``NoHead``; it is not tried."""
+    spec = BackboneSpec(
+        source="module", name=type(network).__name__, weights="as given", licence=UNKNOWN_LICENCE
+    )
+    stages = Stages(maps=own_output, channels=(), early_end="", fixed_size=None)
+    return Backbone(network, stages=stages, spec=spec, preprocessing=preprocessing)
 
 
 def _timm_backbone(name: str, *, pretrained: bool, given: Weights | None) -> Backbone:

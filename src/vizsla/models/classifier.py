@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
+from vizsla.models.heads import NoHead
 from vizsla.types import LONGEST_CLASS_NAME, ClassType, Task, check_task, probabilities_of
 
 if TYPE_CHECKING:
@@ -85,7 +86,15 @@ class Classifier(nn.Module):
         return probabilities_of(logits, task=self.task)
 
     def stage_maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of all stages, which the head gets; arguments and errors are those of ``forward``."""
+        """Return the maps of all stages, which the head gets; arguments and errors are those of ``forward``.
+
+        A user's whole network has none, which is a ConfigError.
+        """
+        if isinstance(self.head, NoHead):
+            raise ConfigError(
+                f"The network {self.backbone.spec.name} is your own and gives logits alone, so there are no maps of features for "
+                "heat maps, nearest images or embeddings. Give its body to vision_learner(dls, body), which adds a head."
+            )
         return self.backbone(self._normalised(images))
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -97,5 +106,10 @@ class Classifier(nn.Module):
         return (images - self.mean) / self.std
 
     def place(self, device: torch.device) -> Classifier:
-        """Move everything to a device, weights in channels-last order, the fastest for convolutions, and return ``self``."""
+        """Move everything to a device, weights in channels-last order, the fastest for convolutions, and return ``self``.
+
+        A user's whole network keeps its order: ``view`` fails on what channels-last weights give.
+        """
+        if isinstance(self.head, NoHead):
+            return self.to(device=device)
         return self.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (stub lacks it)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 
 from vizsla.errors import ConfigError
+from vizsla.models.classifier import Classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from vizsla.models.classifier import Classifier
     from vizsla.models.stages import Backbone
 
 Group = tuple[nn.Parameter, ...]
@@ -37,17 +37,19 @@ _NORMS = (
 )
 
 
-def parameter_groups(classifier: Classifier) -> tuple[Group, Group, Group]:
-    """Return the parameters of a classifier as early body, late body and head.
+def parameter_groups(model: nn.Module) -> tuple[Group, ...]:
+    """Return the parameters of a classifier as early body, late body and head; of another module, one group of those that train.
 
     The body is cut after the first half of its stages, the middle one of an odd number included: a resnet after
     ``layer2``, EfficientNet-Lite0 after ``blocks.2``, a transformer of twelve blocks after the sixth. Every parameter is
     in exactly one group; a group can be empty.
     """
-    network = classifier.backbone.network
-    early = _own_parameters(_modules_until(network, classifier.backbone.early_end))
+    if not isinstance(model, Classifier):
+        return (tuple(each for each in model.parameters() if each.requires_grad),)
+    network = model.backbone.network
+    early = _own_parameters(_modules_until(network, model.backbone.early_end))
     late = _without(network.parameters(), early)
-    head = _without(classifier.head.parameters(), early, late)
+    head = _without(model.head.parameters(), early, late)
     return early, late, head
 
 

@@ -291,11 +291,51 @@ class ConcatPoolHead(nn.Module):
         return dict(self._config)
 
 
+class OwnHead(nn.Module):
+    """A user's own layers as the head; they get the last map, as in fastai."""
+
+    kind = "own"
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Return what the layers make of the last map; it is contiguous, because people call ``view`` on it."""
+        return self.layers(maps[-1].contiguous())
+
+    def config(self) -> dict[str, object]:
+        """Return what a model file says of the head; only its builder can make it again."""
+        return {"kind": self.kind, "name": type(self.layers).__name__}
+
+
+class NoHead(nn.Module):
+    """Stands behind a user's whole network, whose last output is the logits."""
+
+    kind = "none"
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Return the logits."""
+        return maps[-1]
+
+    def config(self) -> dict[str, object]:
+        """Return what a model file says of it."""
+        return {"kind": self.kind}
+
+
 def build_head(
-    config: Mapping[str, object], *, stage_channels: tuple[int, ...], num_classes: int
+    config: Mapping[str, object],
+    *,
+    stage_channels: tuple[int, ...],
+    num_classes: int,
+    own_layers: nn.Module | None = None,
 ) -> nn.Module:
-    """Make a head from its settings, with random weights."""
+    """Make a head from its settings, with random weights; ``own_layers`` are those of a user's own head."""
     kind = config.get("kind")
+    if kind == NoHead.kind:
+        return NoHead()
+    if kind == OwnHead.kind and own_layers is not None:
+        return OwnHead(own_layers)
     if kind == "features":
         return FeatureHead.from_config(
             config, stage_channels=stage_channels, num_classes=num_classes

@@ -116,6 +116,11 @@ def own_maps(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     return (maps,) if isinstance(maps, Tensor) else tuple(maps)
 
 
+def own_output(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    """Return the output of a user's whole network; images are contiguous, because people call ``view`` on them."""
+    return (network(images.contiguous()),)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stages:
     """What trying a network has shown.

@@ -93,7 +93,9 @@ class ClassificationInterpretation:
     def _of_batches(
         cls, learn: Learner, batches: Sequence[tuple[Tensor, Tensor]]
     ) -> ClassificationInterpretation:
-        outputs = compute_outputs(learn.model, batches, precision=learn.precision, keep_images=True)
+        outputs = compute_outputs(
+            learn.classifier, batches, precision=learn.precision, keep_images=True
+        )
         if outputs.targets is None or outputs.images is None:
             raise ConfigError("The batches have no labels. Give (images, labels) pairs.")
         number, images = len(outputs.logits), outputs.images
@@ -248,7 +250,7 @@ class ClassificationInterpretation:
             raise ConfigError(_NOTHING)
         images = self._images(chosen).to(self.learn.dls.device)
         targets = self.decoded[chosen].to(images.device)
-        heat = grad_cam(self.learn.model, images, targets=targets, stage=stage)  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
+        heat = grad_cam(self.learn.classifier, images, targets=targets, stage=stage)
         seen = [overlay(image, one).cpu() for image, one in zip(images, heat, strict=True)]
         self._draw(chosen, nrows=nrows, ncols=ncols, figsize=figsize, images=torch.stack(seen))
 

@@ -44,7 +44,7 @@ def summarise_model(trainer: Trainer) -> Table:
         rows.append((type(part).__name__, shape, f"{count:,}" if own else "", trains))
 
     layers = [part for part in trainer.model.modules() if not list(part.children())]
-    run_watched(trainer.model, images, layers=layers, note=note)
+    run_watched(trainer.classifier, images, layers=layers, note=note)
     parameters = list(trainer.model.parameters())
     total = sum(parameter.numel() for parameter in parameters)
     trains = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

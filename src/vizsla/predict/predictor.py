@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from vizsla.data.table.from_words import Part
     from vizsla.evaluate.calibration import Calibration
     from vizsla.model_file.bundle import Bundle
+    from vizsla.model_file.rebuild import Builder
     from vizsla.models.classifier import Classifier
     from vizsla.predict.evaluation import Evaluation
     from vizsla.predict.sorting import Sorted
@@ -193,6 +194,7 @@ class Predictor:
         device: torch.device | str = "auto",
         *,
         sha256: str | None = None,
+        builder: Builder | None = None,
     ) -> Predictor:
         """Open a model file.
 
@@ -201,10 +203,13 @@ class Predictor:
             device: ``"auto"`` is CUDA if there is one, else Apple's MPS, else the CPU.
             sha256: Of the whole file, 64 hexadecimal digits; another file is refused before it is opened. None opens any:
                 the file notices damage by itself, but not that somebody made another one.
+            builder: For a file with parts of your own: a function without arguments that makes the network given to ``Learner``,
+                or the head given as ``custom_head``, or (body, head) where both are yours. None for all other files.
 
         Raises:
-            ModelFileError: The file is missing, foreign, damaged, in a newer format, or not the one with that digest.
-            ConfigError: This machine has no such device, or the digest is none.
+            ModelFileError: The file is missing, foreign, damaged, in a newer format, or not the one with that digest; or it
+                needs a builder, or that makes another network.
+            ConfigError: This machine has no such device, the digest is none, or the builder fails or is not needed.
             OutOfMemoryError: The network does not fit into memory.
         """
         chosen = default_device() if device == "auto" else usable_device(device)
@@ -213,8 +218,8 @@ class Predictor:
             check_sha256(source, sha256)
         doing = f"opening {model_name(source)}"
         with memory_checked(doing, cure="Use a machine or device with more."):
-            bundle = load_bundle(source, device=chosen)
-            bundle.classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads lack it)
+            bundle = load_bundle(source, device=chosen, builder=builder)
+            bundle.classifier.place(chosen)
         predictor = cls.of_bundle(bundle)
         if isinstance(source, Path):
             predictor.path = source
@@ -798,18 +803,22 @@ def _several(images: Any) -> Iterable[AnyImage]:
     return images
 
 
-def load_learner(fname: Path | str | bytes | BinaryIO, cpu: bool = True) -> Predictor:
+def load_learner(
+    fname: Path | str | bytes | BinaryIO, cpu: bool = True, *, builder: Builder | None = None
+) -> Predictor:
     """Open an exported model under the name that notebooks know; what comes back predicts and cannot be trained further.
 
     Args:
         fname: A model file, as ``Learner.export`` or ``vizsla train`` wrote it: its path, its bytes, or open for reading bytes.
         cpu: Predict on the CPU; otherwise on the best device there is.
+        builder: Makes the parts of the network that are your own, see ``Predictor.load``.
 
     Raises:
-        ModelFileError: The file is missing, damaged, not one of ours, or newer than this version.
+        ModelFileError: The file is missing, damaged, not one of ours, or newer than this version; or it needs a builder.
+        ConfigError: The builder fails or is not needed.
 
     Examples:
         >>> load_learner("model.safetensors").predict("cat.jpg").label
         'cat'
     """
-    return Predictor.load(fname, device="cpu" if cpu else "auto")
+    return Predictor.load(fname, device="cpu" if cpu else "auto", builder=builder)

@@ -35,6 +35,7 @@ from .losses import LabelSmoothingCrossEntropy as LabelSmoothingCrossEntropy
 from .losses import MSELossFlat as MSELossFlat
 from .losses import activation_of as activation_of
 from .losses import balanced_class_weights as balanced_class_weights
+from .losses import check_weights as check_weights
 from .losses import default_loss as default_loss
 from .losses import loss_for as loss_for
 from .losses import per_image as per_image

@@ -321,7 +321,7 @@ def rehearsal(trainer: Trainer) -> Generator[threading.Thread | None]:
     if size is None or not is_known or not _has_room_to_rehearse():
         yield None
         return
-    model = copy.deepcopy(trainer.model).eval()
+    model = copy.deepcopy(trainer.classifier).eval()
     for part in model.modules():
         part.training = isinstance(part, nn.modules.batchnorm._BatchNorm)  # pyright: ignore[reportPrivateUsage]
     count = min(trainer.dls.train.bs, trainer.dls.train.n)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vizsla.augment.presets import may_mirror
 from vizsla.data.table.check import fingerprint
@@ -28,7 +28,7 @@ from vizsla.model_file.bundle import save_bundle
 from vizsla.model_file.final_resize import storable
 from vizsla.models.backbones import adapt_input_channels, build_backbone
 from vizsla.models.classifier import Classifier
-from vizsla.models.heads import HEAD_DEFAULTS, ConcatPoolHead, HeadOptions
+from vizsla.models.heads import HEAD_DEFAULTS, ConcatPoolHead, HeadOptions, OwnHead
 from vizsla.predict.predictor import AnyImage, Prediction, Predictor
 from vizsla.seeding import derive_seed
 from vizsla.train.checkpoint import load_weights, save_weights
@@ -42,14 +42,13 @@ from vizsla.types import DECISION_THRESHOLD, has_class, label_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
-    from torch import nn
-
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
     from vizsla.evaluate.calibration import Calibration
     from vizsla.evaluate.predictions import Predictions
     from vizsla.evaluate.thresholds import FittedThresholds
     from vizsla.infer.run import NumberFormat
     from vizsla.models.names import Architecture
+    from vizsla.models.stages import Backbone
     from vizsla.notebook.model_summary import Table
     from vizsla.train.trainer import TrainerOptions
 
@@ -171,7 +170,7 @@ class Learner(Trainer):
             PictureError: The image cannot be read.
         """
         predictor = Predictor(
-            self.model,  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
+            self.classifier,
             resize=self.dls.items,
             augmentation=self.dls.augmentation,
             calibration=self.calibration(),
@@ -210,7 +209,7 @@ class Learner(Trainer):
         if share()[1] == 1:
             return self.predictions()
         batches, table = self.dls.valid.batches(), self.dls.table
-        found = predict_batches(self.model, batches, table=table, precision=self.precision)  # pyright: ignore[reportArgumentType]
+        found = predict_batches(self.classifier, batches, table=table, precision=self.precision)
         return replace(found, thresholds=self.thresholds)
 
     def tta(
@@ -239,7 +238,7 @@ class Learner(Trainer):
         augmenting = self.dls.loader_for(dl.rows, training=True, table=dl.table)
         with self.display.bar("augmented views", total=n, unit="views") as move:
             views = augmented_probabilities(
-                self.model,  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
+                self.classifier,
                 augmenting,
                 order=dl.rows,
                 activation=activation,
@@ -318,14 +317,15 @@ class Learner(Trainer):
 
         Raises:
             OutputError: The file cannot be written; an old one is untouched.
-            ConfigError: The network or an item transform is your own code, which the file cannot hold.
+            ConfigError: An item transform is your own code, which the file cannot hold, or the network holds something that is
+                no tensor. Of a network or head of your own the file has the weights; ``load_learner(file, builder=...)`` opens it.
         """
         from vizsla.evaluate.metrics import summarise
 
         resize, augmentation = storable(self.dls.items, self.dls.augmentation)
         written = save_bundle(
             fname,
-            classifier=self.model,  # pyright: ignore[reportArgumentType] (a Learner's model is a Classifier)
+            classifier=self.classifier,
             resize=resize,
             augmentation=augmentation,
             metrics=summarise(self._held_out()),
@@ -372,7 +372,9 @@ class Learner(Trainer):
 
     def _outputs(self, ds_idx: int, dl: object | None, *, keep_images: bool = False) -> Outputs:
         dl = self.plain_loader(ds_idx) if dl is None else dl
-        return compute_outputs(self.model, dl, precision=self.precision, keep_images=keep_images)
+        return compute_outputs(
+            self.classifier, dl, precision=self.precision, keep_images=keep_images
+        )
 
     def _decoded(self, logits: Tensor) -> Tensor:
         if self.dls.table.task == "category":
@@ -432,7 +434,7 @@ def vision_learner(
             classes are new. A line says what was kept, what is new and what was dropped, another where the loaders prepare
             images in another way than the model is used to.
         cut: Where the body ends, counted in the children of a torchvision network; None is before its own head.
-        custom_head: Used as it is instead of the usual head; called with the maps of all stages.
+        custom_head: Layers of your own in place of the usual head: they get the last map ``(B, C, h, w)`` and return ``(B, n_out)``.
         concat_pool: Pool to maximum and mean instead of the mean alone.
         lin_ftrs: Widths of the hidden layers of the head; None is one of 512.
         ps: Dropout before the last layer of the head; half of it before the others.
@@ -489,7 +491,8 @@ def vision_learner(
         lin_first=lin_first,
         y_range=y_range,
     )
-    head, is_usual = custom_head, settings == HEAD_DEFAULTS
+    is_usual = settings == HEAD_DEFAULTS
+    head = None if custom_head is None else _own_head(custom_head, backbone, dls)
     settings["seed"] = seed
     if head is None and earlier is not None and is_usual:
         head = earlier.build_head(backbone, num_classes=dls.c)
@@ -523,6 +526,16 @@ def _keep_head(earlier: EarlierModel, head: nn.Module, dls: DataLoaders) -> list
         if was not in ("", now)
         else lines
     )
+
+
+def _own_head(layers: nn.Module, backbone: Backbone, dls: DataLoaders) -> nn.Module:
+    """Return a user's layers as a head; one of vizsla's own takes the maps of all stages already."""
+    if not isinstance(layers, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
+        raise ConfigError(
+            f"custom_head is an nn.Module, such as nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear("
+            f"{backbone.num_features}, {dls.c})). Received: {layers!r:.80}"
+        )
+    return layers if hasattr(layers, "config") else OwnHead(layers)
 
 
 @wraps(vision_learner)

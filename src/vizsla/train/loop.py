@@ -117,7 +117,7 @@ def _step_of(fit: Fit) -> TrainingStep:
         raise TrainingError("A callback removed the optimiser before the fit.")
     is_alone = share()[1] == 1
     return TrainingStep(
-        trainer.model,
+        trainer.classifier,
         loss_function=trainer.loss_func,
         optimiser=trainer.opt,
         precision=trainer.precision,

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from vizsla.errors import ConfigError
 from vizsla.evaluate.thresholds import as_thresholds
+from vizsla.text import joined
 from vizsla.types import DECISION_THRESHOLD, UNLABELLED, check_task
 
 if TYPE_CHECKING:
@@ -57,6 +58,41 @@ def _beside(weight: Tensor | None, outputs: Tensor) -> Tensor | None:
     return None if weight is None else weight.to(device=outputs.device, dtype=outputs.dtype)
 
 
+def _as_weights(weight: Tensor | Sequence[float] | None) -> Tensor | None:
+    """Return class weights as a tensor; a list and an array of numpy do too."""
+    return None if weight is None else torch.as_tensor(weight)
+
+
+def check_weights(loss_func: LossFunction, *, classes: Sequence[str]) -> None:
+    """Check the class weights of a loss, ours or torch's, against the classes of the data.
+
+    Raises:
+        ConfigError: There is not one for each class, or one is negative or no number.
+    """
+    given = (
+        loss_func.keywords
+        if isinstance(loss_func, partial)
+        else vars(loss_func).get("_buffers", {})
+    )
+    for name in ("weight", "pos_weight"):
+        weight = given.get(name)
+        if weight is None:
+            continue
+        num_weights, is_single = weight.shape[-1:].numel(), weight.numel() == 1
+        broadcasts = name == "pos_weight" or isinstance(
+            loss_func, BCEWithLogitsLossFlat | nn.BCEWithLogitsLoss
+        )
+        if num_weights != len(classes) and not (is_single and broadcasts):
+            raise ConfigError(
+                f"{name}= of the loss has one number for each of {len(classes)} classes, in the order of dls.vocab: "
+                f"{joined(classes, limit=5)}. Received: {num_weights}, of shape {tuple(weight.shape)}"
+            )
+        if not (weight >= 0).all() or not weight.isfinite().all():
+            raise ConfigError(
+                f"{name}= of the loss are finite numbers of at least 0. Received: {weight.tolist()!r:.200}"
+            )
+
+
 def _checked(reduction: str) -> Reduction:
     for known in get_args(Reduction):
         if reduction == known:
@@ -74,10 +110,12 @@ class _SoftmaxLoss(nn.Module):
     eps = 0.0
     __repr__ = _shown
 
-    def __init__(self, axis: int, weight: Tensor | None, reduction: Reduction) -> None:
+    def __init__(
+        self, axis: int, weight: Tensor | Sequence[float] | None, reduction: Reduction
+    ) -> None:
         super().__init__()
         self.axis = axis
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", _as_weights(weight))
         self.reduction: Reduction = _checked(reduction)
 
     def forward(self, inp: Tensor, targ: Tensor) -> Tensor:
@@ -115,7 +153,7 @@ class CrossEntropyLossFlat(_SoftmaxLoss):
 
     Args:
         axis: Where the classes are in the outputs.
-        weight: How much images of each class count, ``(C,)``, or None for all the same; the mean is then the weighted one.
+        weight: How much images of each class count, ``(C,)`` (a list does too), or None for all the same; the mean is then the weighted one.
             ``balanced_class_weights`` makes such weights. A learner moves them to its device.
         ignore_index: Images with this target do not count.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss per target, flat.
@@ -133,7 +171,7 @@ class CrossEntropyLossFlat(_SoftmaxLoss):
     def __init__(
         self,
         axis: int = -1,
-        weight: Tensor | None = None,
+        weight: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
     ) -> None:
@@ -157,7 +195,7 @@ class LabelSmoothingCrossEntropy(_SoftmaxLoss):
     def __init__(
         self,
         eps: float = 0.1,
-        weight: Tensor | None = None,
+        weight: Tensor | Sequence[float] | None = None,
         reduction: Reduction = "mean",
         axis: int = -1,
     ) -> None:
@@ -183,7 +221,7 @@ class FocalLossFlat(_SoftmaxLoss):
         self,
         gamma: float = 2.0,
         axis: int = -1,
-        weight: Tensor | None = None,
+        weight: Tensor | Sequence[float] | None = None,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(axis, weight, reduction)
@@ -218,14 +256,14 @@ class BCEWithLogitsLossFlat(nn.Module):
     def __init__(
         self,
         thresh: float | Sequence[float] = 0.5,
-        weight: Tensor | None = None,
-        pos_weight: Tensor | None = None,
+        weight: Tensor | Sequence[float] | None = None,
+        pos_weight: Tensor | Sequence[float] | None = None,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         self.thresh = thresh
-        self.register_buffer("weight", weight)
-        self.register_buffer("pos_weight", pos_weight)
+        self.register_buffer("weight", _as_weights(weight))
+        self.register_buffer("pos_weight", _as_weights(pos_weight))
         self.reduction: Reduction = _checked(reduction)
 
     def forward(self, inp: Tensor, targ: Tensor) -> Tensor:

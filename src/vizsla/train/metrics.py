@@ -12,11 +12,11 @@ Shapes: N images, C classes or labels, K numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence  # noqa: TC003 (_check looks it up)
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from vizsla.evaluate import statistics as stats
 from vizsla.train.losses import shaped_like
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from vizsla.evaluate.statistics import Formula, Ranked, Tallies
 
@@ -57,6 +57,29 @@ _OF_DECISIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 _RANKINGS = {"roc_auc_score": stats.roc_auc, "average_precision_score": stats.average_precision}
 """How well the scores rank the images."""
+
+
+def as_metrics(
+    metrics: Callable[..., Tensor | float] | Sequence[Callable[..., Tensor | float]] | None,
+) -> tuple[Callable[..., Tensor | float], ...]:
+    """Return metrics as a tuple.
+
+    Raises:
+        ConfigError: Something in it is a name, or a class that is not made yet, or cannot be called.
+    """
+    given: tuple[Any, ...] = () if metrics is None else (metrics,)
+    if isinstance(metrics, Iterable) and not isinstance(metrics, str):
+        given = tuple(metrics)
+    for metric in given:
+        if isinstance(metric, type) or not callable(metric):
+            name = metric.__name__ if isinstance(metric, type) else None
+            cure = f"Make one of the class: metrics={name}()." if name else ""
+            if isinstance(metric, str):
+                cure = f"Write the name without quotes: metrics={metric}."
+            raise ConfigError(
+                f"A metric is a function of outputs and targets, such as accuracy or F1Score(). Received: {metric!r:.80}. {cure}".rstrip()
+            )
+    return given
 
 
 def unique_names(metrics: Iterable[Callable[..., object]]) -> tuple[str, ...]:

@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import torch
 from torch import nn
 
+from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.errors import ConfigError, TrainingError
-from vizsla.infer.run import NumberFormat, predict_batches
+from vizsla.infer.run import NumberFormat, check_own_parts, predict_batches
+from vizsla.models.backbones import whole_network
+from vizsla.models.classifier import Classifier
 from vizsla.models.groups import freeze_to, norm_parameters, parameter_groups, train_mode
+from vizsla.models.heads import NoHead
 from vizsla.train.callbacks.base import Fit, FitSettings, as_callbacks
 from vizsla.train.cuda_graphs import CapturedForward, is_known
 from vizsla.train.display import make_display
@@ -29,8 +33,8 @@ from vizsla.train.distributed import (
     whole_predictions,
 )
 from vizsla.train.loop import run_fit
-from vizsla.train.losses import loss_for, thresholds_of
-from vizsla.train.metrics import unique_names
+from vizsla.train.losses import check_weights, loss_for, thresholds_of
+from vizsla.train.metrics import as_metrics, unique_names
 from vizsla.train.optim import Adam, build_optimiser
 from vizsla.train.rates.schedules import (
     constant,
@@ -43,15 +47,15 @@ from vizsla.train.rates.schedules import (
 from vizsla.train.rates.suggestions import DEFAULT_SUGGESTIONS, runs_needed, suggest
 from vizsla.train.recorder import FitRecord, Recorder
 from vizsla.train.step import make_scaler, resolve_precision
+from vizsla.types import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
+    from vizsla.data.loading.dataloaders import DataLoader
     from vizsla.evaluate.predictions import Predictions
-    from vizsla.models.classifier import Classifier
     from vizsla.models.groups import Group
     from vizsla.train.callbacks.base import Callbacks
     from vizsla.train.optim import OptimiserFactory
@@ -107,13 +111,14 @@ class Trainer:
 
     Args:
         dls: Training and validation loaders; never changed.
-        model: Trained in place, on the device of the loaders.
+        model: Trained in place, on the device of the loaders: a ``Classifier``, or any module from RGB images float32 ``(B, 3, H, W)``
+            to outputs ``(B, C)``. Images for a module of your own are 0-1, or as ``Normalize`` in the loaders' transforms says.
         loss_func: Takes outputs ``(B, C)`` and targets; None follows from the task: cross-entropy for classes, weighted where
             the loaders have ``balance="weights"``.
         opt_func: Makes the optimiser: ``Adam``, ``SGD``, a class of ``torch.optim``, or a name.
         lr: Learning rate of fits that are given none.
         splitter: Splits the model's parameters into groups with their own rates, earliest layers first; None is early body,
-            late body, head.
+            late body, head, and one group for a module of your own.
         cbs: Callbacks of all fits.
         metrics: One function or several, each called with the outputs ``(N, C)`` and targets of the whole validation
             set, so that batches of unequal size cannot distort it.
@@ -143,7 +148,7 @@ class Trainer:
             runs once), False never. Set it before a fit.
 
     Raises:
-        ConfigError: Model and data have different classes, or an argument cannot work.
+        ConfigError: Model and data have different classes, a module of your own fails on an image, or an argument cannot work.
     """
 
     def __init__(
@@ -170,7 +175,7 @@ class Trainer:
         show_table: bool = True,
         quiet: bool = False,
     ) -> None:
-        _check_classes(model, dls)
+        _check_model(model, dls)
         FitSettings(accumulate=accumulate, clip=clip)  # Raises the ConfigError.
         self.dls = dls
         self.model = model.place(dls.device) if hasattr(model, "place") else model.to(dls.device)  # pyright: ignore[reportCallIssue] (a Classifier)
@@ -181,14 +186,13 @@ class Trainer:
             )
         self.loss_func: LossFunction = loss_for(dls) if loss_func is None else loss_func
         thresholds_of(self.loss_func, table=dls.table)  # Raises the ConfigError.
+        check_weights(self.loss_func, classes=dls.table.vocab)
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(dls.device)  # its class weights
         self.opt_func = opt_func
         self.lr = lr
         self.cbs = as_callbacks(cbs)
-        self.metrics: tuple[MetricFunction, ...] = (
-            () if metrics is None else (metrics,) if callable(metrics) else tuple(metrics)
-        )
+        self.metrics: tuple[MetricFunction, ...] = as_metrics(metrics)
         self.path = Path(dls.path if path is None else path)
         self.model_dir = Path(model_dir)
         self.wd = wd
@@ -204,7 +208,10 @@ class Trainer:
         self.show_table = show_table
         self.display = make_display(quiet=quiet or not is_main())
         self.recorder = Recorder(metric_names=unique_names(self.metrics))
-        groups = (splitter or parameter_groups)(self.model)  # pyright: ignore[reportArgumentType] (a model without groups brings a splitter)
+        self._around: Classifier | None = None
+        if isinstance(dls, DataLoaders):  # pyright: ignore[reportUnnecessaryIsInstance] (the classic dialect has others)
+            check_own_parts(self.classifier, self._example)
+        groups = (splitter or parameter_groups)(self.model)
         self.groups: tuple[Group, ...] = tuple(tuple(group) for group in groups)
         self.opt: torch.optim.Optimizer | None = None
         self.epochs_done = 0
@@ -213,6 +220,32 @@ class Trainer:
         self._compiled: nn.Module | None = None
         self._captured: CapturedForward | None = None
         self._validated: tuple[object, Predictions] | None = None
+
+    @property
+    def classifier(self) -> Classifier:
+        """What images 0-1 go through: the model, or around a module of your own what normalises and knows the classes."""
+        model: Any = self.model
+        if isinstance(model, Classifier) or not isinstance(self.dls, DataLoaders):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return model  # Features of the classic dialect go through the model itself.
+        if self._around is None or self._around.backbone.network is not model:
+            table, normalize = self.dls.table, self.dls.augmentation.normalize
+            preprocessing = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
+            if normalize is not None:
+                statistics = normalize.set_up(self.dls.train)
+                mean, std = statistics.mean or (), statistics.std or ()
+                if len(mean) != 3 or len(std) != 3:
+                    raise ConfigError(
+                        f"Images are RGB, so Normalize has three means and spreads. Received: {normalize}"
+                    )
+                preprocessing = Preprocessing(mean=mean, std=std)
+            self._around = Classifier(
+                whole_network(model, preprocessing=preprocessing),
+                NoHead(),
+                vocab=table.vocab,
+                task=table.task,
+                class_type=table.class_type,
+            ).place(self.dls.device)
+        return self._around
 
     @property
     def num_frozen_groups(self) -> int:
@@ -561,8 +594,8 @@ class Trainer:
         """Return what training images go through: the model, compiled and in step with other processes if need be."""
         if self.compile and self._compiled is None:
             mode = self.compile if isinstance(self.compile, str) else None
-            self._compiled = cast("nn.Module", torch.compile(self.model, mode=mode))
-        return as_one(self.model if self._compiled is None else self._compiled)
+            self._compiled = cast("nn.Module", torch.compile(self.classifier, mode=mode))
+        return as_one(self.classifier if self._compiled is None else self._compiled)
 
     def uses_graphs(self) -> bool:
         """Whether steps and predictions may be repeated from CUDA graphs, see ``cuda_graphs``."""
@@ -610,7 +643,7 @@ class Trainer:
         is_validation = ds_idx == 1 and dl is None
         dl = self.plain_loader(ds_idx) if dl is None else dl
         predictions = predict_batches(
-            self.model,  # pyright: ignore[reportArgumentType] (any module with logits will do)
+            self.classifier,
             dl.batches() if share()[1] == 1 else own_part(dl),
             table=dl.table,
             precision=self.precision,
@@ -656,20 +689,34 @@ class Trainer:
         loss = self.loss_func(logits.to(device), targets.to(device))
         return [float(loss), *(float(metric(logits, targets)) for metric in self.metrics)]
 
+    def _example(self) -> Tensor:
+        """Return a black image of the size that the network sees, ``(1, 3, H, W)``, or one of the data where sizes differ."""
+        size, table = self.dls.final_size, self.dls.table
+        if size is not None:
+            return torch.zeros((1, 3, *size), device=self.dls.device)
+        rows = torch.cat([table.train_rows, table.valid_rows])
+        return self.dls.loader_for(rows[:1]).one_batch()[0].as_subclass(torch.Tensor)
+
     def _recorded_forward(self) -> CapturedForward | None:
         """Return what predicts from a CUDA graph; None where nothing is recorded."""
         if not self.uses_graphs():
             self._captured = None
             return None
         known = self._captured
-        if known is None or known.classifier is not self.model or known.precision != self.precision:
-            known = CapturedForward(cast("Classifier", self.model), precision=self.precision)
+        model = self.classifier
+        if known is None or known.classifier is not model or known.precision != self.precision:
+            known = CapturedForward(model, precision=self.precision)
         known.refresh()
         self._captured = known
         return known
 
 
-def _check_classes(model: nn.Module, dls: DataLoaders) -> None:
+def _check_model(model: nn.Module, dls: DataLoaders) -> None:
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
+        raise ConfigError(
+            f"A learner trains an nn.Module. Received: {model!r:.80}. Give the module itself, such as MyNetwork(), or for a network "
+            "by name vision_learner(dls, 'resnet34')."
+        )
     vocab = getattr(model, "vocab", None)
     there = dls.table.vocab
     if vocab is not None and tuple(vocab) != there:

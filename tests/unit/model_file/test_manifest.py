@@ -124,7 +124,7 @@ WRONG: tuple[tuple[str, object, str, str], ...] = (
     ("format_version", True, "format_version", "true"),
     ("created", 5, "created", "5"),
     ("backbone", [], "backbone", "a list of 0"),
-    ("backbone.source", "module", "backbone.source", '"module"'),
+    ("head.kind", "none", "backbone.source", '"timm"'),
     ("backbone.name", None, "backbone.name", "null"),
     ("backbone.name", ..., "backbone", "an object"),
     ("head", "x", "head", '"x"'),

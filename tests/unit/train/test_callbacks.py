@@ -32,6 +32,7 @@ from vizsla import (
     KeepBest,
     MissingExtraError,
     MixUp,
+    MLflowLogger,
     OutputError,
     ProgressiveResizing,
     ReduceLROnPlateau,
@@ -189,8 +190,6 @@ def test_a_callback_that_does_nothing_changes_nothing(make_learner: Any):
         losses.append(learner.recorder.losses)
     assert losses[0] == losses[1] == losses[2]
     assert Callback().state() == {}
-    with pytest.raises(ConfigError, match="Received: <class"):
-        make_learner().fit(1, cbs=[Callback])
 
 
 # --- watching results ------------------------------------------------------------------------------------------------
@@ -634,10 +633,25 @@ def test_wandb_without_a_run_is_an_error_before_the_first_step(learner: Any, wan
     assert learner.recorder.losses == []
 
 
+def test_mlflow_gets_every_epoch_of_all_fits(learner: Any, tmp_path: Path):
+    mlflow: Any = pytest.importorskip("mlflow")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(ConfigError, match=r"mlflow\.start_run"):
+        learner.fit(1, cbs=MLflowLogger())
+    assert learner.recorder.losses == []
+    with mlflow.start_run() as run:
+        learner.fine_tune(1, cbs=MLflowLogger())
+    for place, name in enumerate(learner.recorder.value_names):
+        sent = mlflow.MlflowClient().get_metric_history(run.info.run_id, name)
+        assert [point.step for point in sent] == [0, 1]
+        assert [point.value for point in sent] == [row[place] for row in learner.recorder.values]
+
+
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch):
     for kind, package, module in [
         (TensorBoardLogger, "tensorboard", "torch.utils.tensorboard.writer"),
         (WandbLogger, "wandb", "wandb"),
+        (MLflowLogger, "mlflow", "mlflow"),
     ]:
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(MissingExtraError, match=rf"'{package}' .*pip install"):
@@ -649,6 +663,32 @@ def test_the_losses_are_drawn_at_the_end(learner: Any):
     (axes,) = plt.gcf().axes
     assert axes.get_title() == "learning curve"
     plt.close("all")
+
+
+def test_an_event_that_nothing_would_call_is_refused_with_the_one_that_was_meant():
+    def nothing(self: Any) -> None: ...
+
+    for name, facts in (
+        ("after_bach", "after_bach .*after_step"),
+        ("after_batch", "after_batch .*after_step"),
+        ("on_epoch_end", "on_epoch_end .*after_epoch"),
+        ("before_fti", "before_fti .*before_fit"),
+        ("after_epoch", r"after_epoch .*def after_epoch\(self, fit\)"),
+        ("before_step", r"before_step .*def before_step\(self, fit, batch\)"),
+    ):
+        with pytest.raises(ConfigError, match=rf"Mine\.{facts}"):
+            type("Mine", (Callback,), {name: nothing})
+    type("Mine", (Callback,), {"on_my_own": nothing, "_after_work": nothing})
+
+
+def test_callbacks_may_be_classes_and_nothing_else(make_learner: Any):
+    learner = make_learner(cbs=[MixUp, GradientClip(1.0)])
+    learner.fit(1, cbs=ShowGraphCallback)
+    plt.close("all")
+    assert [type(each) for each in learner.cbs] == [MixUp, GradientClip]
+    for wrong in ("mixup", 5, [F.cross_entropy], nn.Identity):
+        with pytest.raises(ConfigError, match="inherit from Callback"):
+            make_learner(cbs=wrong)
 
 
 # --- how steps are taken ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from vizsla import (
     MSELossFlat,
     balanced_class_weights,
 )
-from vizsla.train import activation_of, default_loss, per_image
+from vizsla.train import activation_of, check_weights, default_loss, per_image
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:
@@ -247,3 +247,34 @@ def test_class_weights_of_impossible_targets_are_refused():
     for targets in (torch.tensor([0, 3]), torch.tensor([-2]), unknown, torch.zeros(4), torch.zeros(2, 2).long()):  # fmt: skip
         with pytest.raises(ConfigError, match="Class weights"):
             balanced_class_weights(targets, 3)
+
+
+def test_class_weights_may_be_a_list_or_an_array_and_fit_the_classes():
+    expected = CrossEntropyLossFlat(weight=WEIGHTS)(LOGITS[:, :2], TARGETS % 2)
+    weights: list[Any] = [WEIGHTS.tolist(), WEIGHTS.double().numpy()]
+    for weight in weights:
+        assert torch.equal(
+            CrossEntropyLossFlat(weight=weight)(LOGITS[:, :2], TARGETS % 2), expected
+        )
+    fitting: list[LossFunction] = [
+        CrossEntropyLossFlat(weight=WEIGHTS),
+        BCEWithLogitsLossFlat(weight=[2.0], pos_weight=[3.0]),
+        nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)),
+        F.cross_entropy,
+        nn.CrossEntropyLoss(),
+    ]
+    for loss in fitting:
+        check_weights(loss, classes=("a", "b"))
+    three = torch.ones(3)
+    wrong: list[LossFunction] = [
+        CrossEntropyLossFlat(weight=three),
+        FocalLossFlat(weight=[1.0]),
+        BCEWithLogitsLossFlat(pos_weight=three),
+        nn.CrossEntropyLoss(three),
+        partial(F.cross_entropy, weight=three),
+    ]
+    for loss in wrong:
+        with pytest.raises(ConfigError, match=r"weight= .*2 classes.*: a, b\. Received: [13]"):
+            check_weights(loss, classes=("a", "b"))
+    with pytest.raises(ConfigError, match=r"at least 0.*-1"):
+        check_weights(CrossEntropyLossFlat(weight=[1.0, -1.0]), classes=("a", "b"))

@@ -22,6 +22,7 @@ from vizsla import (
     ConfigError,
     CrossEntropyLossFlat,
     DataLoaders,
+    F1Score,
     Learner,
     Resize,
     TrainingError,
@@ -501,6 +502,19 @@ def test_balanced_loaders_show_all_classes_equally_often(table: ImageTable, make
     make_learner(uneven_loaders(table, balance="sample")).fit(2, cbs=Targets())
     for epoch in (seen[:3], seen[3:]):
         assert torch.cat(epoch).bincount().tolist() == [6, 6]
+
+
+def test_what_is_no_metric_is_refused_when_the_learner_is_made(make_learner: Any):
+    for wrong, facts in (
+        ("accuracy", "metrics=accuracy"),
+        (["accuracy"], "'accuracy'"),
+        (F1Score, r"metrics=F1Score\(\)"),
+        ([accuracy, 5], "Received: 5"),
+    ):
+        with pytest.raises(ConfigError, match=facts):
+            make_learner(metrics=wrong)
+    with pytest.raises(ConfigError, match=r"2 classes.*cross, disc.*\(3,\)"):
+        make_learner(loss_func=CrossEntropyLossFlat(weight=[1, 1, 1]))
 
 
 # --- precision and compiling -----------------------------------------------------------------------------------------

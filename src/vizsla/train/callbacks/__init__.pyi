@@ -10,6 +10,7 @@ from .base import FitSettings as FitSettings
 from .base import as_callbacks as as_callbacks
 from .loggers import CSVLogger as CSVLogger
 from .loggers import JSONLLogger as JSONLLogger
+from .loggers import MLflowLogger as MLflowLogger
 from .loggers import ShowGraphCallback as ShowGraphCallback
 from .loggers import TensorBoardLogger as TensorBoardLogger
 from .loggers import WandbLogger as WandbLogger

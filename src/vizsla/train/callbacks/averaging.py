@@ -194,7 +194,7 @@ def renew_batch_norms(trainer: Trainer) -> None:
         norm.train()
     try:
         for batch in trainer.dls.train.batches(epoch=trainer.epochs_done):
-            trainer.model(batch.images)
+            trainer.classifier(batch.images)
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum

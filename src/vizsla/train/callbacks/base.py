@@ -6,8 +6,10 @@ state of the fit. Its errors reach the user unchanged.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -176,14 +178,53 @@ class Fit:
         )
 
 
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("before_train", "begin_epoch", "on_epoch_begin", "on_train_epoch_start"), "before_epoch"
+    ),
+    **dict.fromkeys(
+        ("before_batch", "begin_batch", "on_batch_begin", "on_train_batch_start"), "before_step"
+    ),
+    **dict.fromkeys(
+        ("after_batch", "after_pred", "after_loss", "before_backward", "after_backward"),
+        "after_step",
+    ),
+    **dict.fromkeys(
+        ("on_batch_end", "on_loss_begin", "on_backward_begin", "on_train_batch_end"), "after_step"
+    ),
+    **dict.fromkeys(
+        ("after_train", "begin_validate", "on_validation_epoch_start"), "before_validate"
+    ),
+    **dict.fromkeys(
+        ("after_validate", "on_epoch_end", "on_validation_epoch_end", "on_train_epoch_end"),
+        "after_epoch",
+    ),
+    **dict.fromkeys(
+        ("begin_fit", "after_create", "on_train_begin", "on_fit_start", "on_train_start"),
+        "before_fit",
+    ),
+    **dict.fromkeys(("after_cancel_fit", "on_train_end", "on_fit_end"), "after_fit"),
+}
+"""Events of other libraries, and what comes nearest to them here."""
+
+
 class Callback:
     """Is called at the events of a fit; override the methods that matter.
+
+    A class with a method ``before_...`` or ``after_...`` that is no event, or an event that does not take what it is handed, is a
+    ConfigError when the class is defined: nothing would call it.
 
     Attributes:
         order: Callbacks with a lower number are called first.
     """
 
     order: ClassVar[int] = 0
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, method in vars(cls).items():
+            if inspect.isfunction(method) and not name.startswith("_"):
+                _check_event(name, method, where=cls.__qualname__)
 
     def configure(self, fit: Fit, settings: FitSettings) -> FitSettings:
         """Before anything begins: return how the steps of this fit are to be taken, changed or not."""
@@ -221,20 +262,45 @@ class Callback:
         """Go on from what ``state`` returned in an interrupted run."""
 
 
-Callbacks = Callback | Iterable[Callback] | None
+Callbacks = Callback | type[Callback] | Iterable[Callback | type[Callback]] | None
 """What may be given as ``cbs``."""
 
 
+def _check_event(name: str, method: Callable[..., object], *, where: str) -> None:
+    """Raise ConfigError for a method that looks like an event and would not be called, or not in this way."""
+    event = getattr(Callback, name, None)
+    if event is None:
+        if not name.startswith(("before_", "after_")) and name not in _ELSEWHERE:
+            return
+        events = [each for each in vars(Callback) if each.startswith(("before_", "after_"))]
+        (nearest,) = difflib.get_close_matches(name, (*events, *_ELSEWHERE), n=1, cutoff=0)
+        raise ConfigError(
+            f"{where}.{name} would never be called: a fit has no such event. The nearest is {_ELSEWHERE.get(nearest, nearest)}; "
+            f"there are {', '.join(events)}. A method for something else needs another name."
+        )
+    wanted = list(inspect.signature(event).parameters)
+    try:
+        inspect.signature(method).bind(*wanted)
+    except TypeError as error:
+        raise ConfigError(
+            f"{where}.{name} is called with ({', '.join(wanted[1:])}), so it is defined as: "
+            f"def {name}({', '.join(wanted)}). Received: {name}{inspect.signature(method)}. The learner is fit.trainer."
+        ) from error
+
+
 def as_callbacks(cbs: Callbacks) -> list[Callback]:
-    """Return callbacks as a new list.
+    """Return callbacks as a new list; a class becomes an object of it.
 
     Raises:
         ConfigError: Something in it is not a callback.
     """
-    found = [] if cbs is None else [cbs] if isinstance(cbs, Callback) else list(cbs)
+    given: list[Any] = [cbs]
+    if isinstance(cbs, Iterable) and not isinstance(cbs, str):
+        given = list(cbs)
+    found = [each() if isinstance(each, type) else each for each in given if each is not None]
     for callback in found:
         if not isinstance(callback, Callback):  # pyright: ignore[reportUnnecessaryIsInstance] (from a notebook)
             raise ConfigError(
-                f"Callbacks are objects made of classes that inherit from Callback. Received: {callback!r}"
+                f"Callbacks are classes that inherit from Callback, or objects of them. Received: {callback!r:.80}"
             )
     return found

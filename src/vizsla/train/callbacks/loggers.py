@@ -1,10 +1,11 @@
-"""Log a fit to files and dashboards: CSV, JSON lines, TensorBoard, Weights & Biases, a plot."""
+"""Log a fit to files and dashboards: CSV, JSON lines, TensorBoard, Weights & Biases, MLflow, a plot."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import re
 import time
 import warnings
 from contextlib import suppress
@@ -18,6 +19,9 @@ from vizsla.train.distributed import is_main
 
 if TYPE_CHECKING:
     from vizsla.train.callbacks.base import Fit
+
+_NOT_FOR_MLFLOW = re.compile(r"[^\w\-. /]")
+"""Characters that no name of a metric has there."""
 
 
 class _FileLogger(Callback):
@@ -170,7 +174,7 @@ class TensorBoardLogger(Callback):
 
 
 class WandbLogger(Callback):
-    """Sends losses, rates and metrics of every epoch to Weights & Biases.
+    """Sends losses, rates and metrics of every epoch to Weights & Biases; epochs count on over all fits.
 
     Start a run first: ``wandb.init(project="pets")``, with ``mode="offline"`` to keep everything on this machine.
 
@@ -205,6 +209,49 @@ class WandbLogger(Callback):
         self.wandb.log(
             {"epoch": fit.total_epoch, "learning_rate": fit.record.lrs[-1], **fit.values}
         )
+
+
+class MLflowLogger(Callback):
+    """Sends losses, rates and metrics of every epoch to the active run of MLflow; epochs count on over all fits.
+
+    Start a run first: ``mlflow.start_run()``, after ``mlflow.set_tracking_uri("sqlite:///mlflow.db")`` to keep it on this machine.
+
+    Raises:
+        MissingExtraError: mlflow is not installed.
+        ConfigError: At the start of a fit: no run was started.
+    """
+
+    order = 60
+
+    def __init__(self) -> None:
+        try:
+            import mlflow  # pyright: ignore[reportMissingImports] (optional)
+        except ImportError as error:
+            raise MissingExtraError(
+                "mlflow", extra="log", purpose="send results to MLflow"
+            ) from error
+        self.mlflow: Any = mlflow
+
+    def before_fit(self, fit: Fit) -> None:
+        """Check that there is a run to send to."""
+        del fit
+        if is_main() and self.mlflow.active_run() is None:
+            raise ConfigError(
+                "MLflowLogger sends to the active run of MLflow, and none was started. Call mlflow.start_run() first."
+            )
+
+    def after_epoch(self, fit: Fit) -> None:
+        """Send the results of the epoch; where they cannot be sent, a warning says so, and the fit goes on."""
+        if not is_main():
+            return
+        values = {"learning_rate": fit.record.lrs[-1], **fit.values}
+        named = {_NOT_FOR_MLFLOW.sub("_", name): value for name, value in values.items()}
+        try:
+            self.mlflow.log_metrics(named, step=fit.total_epoch)
+        except self.mlflow.MlflowException as error:
+            warnings.warn(
+                f"MLflow did not take the results of epoch {fit.epoch}: {error}", stacklevel=2
+            )
 
 
 class ShowGraphCallback(Callback):

@@ -1,0 +1,210 @@
+"""Networks and heads of the user's own: trained, judged, written, and opened with the function that makes them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vizsla import (
+    ConfigError,
+    ImageDataLoaders,
+    Learner,
+    ModelFileError,
+    Normalize,
+    Predictor,
+    Resize,
+    accuracy,
+    grad_cam,
+    load_learner,
+    vision_learner,
+)
+from vizsla.export import export_model
+from vizsla.model_file import read_manifest
+
+SIZE = 32
+
+
+class Own(nn.Module):
+    """Calls ``view`` on images and on maps, as people do."""
+
+    def __init__(self, num_outputs: int = 2, width: int = 8) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3, stride=4, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.last = nn.Linear(width * (SIZE // 4) ** 2 + 3, num_outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.conv(images)).relu()
+        colours = images.view(images.size(0), 3, -1).mean(2)
+        return self.last(torch.cat([maps.view(maps.size(0), -1), colours], dim=1))
+
+
+def own_head(num_features: int = 96, num_outputs: int = 2) -> nn.Sequential:
+    layers = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_features, num_outputs)
+    return nn.Sequential(*layers)
+
+
+def own_body() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=4), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 9, 1)
+    )
+
+
+@pytest.fixture
+def dls(image_folder: Path) -> Any:
+    options: Any = {"bs": 4, "num_workers": 0, "device": "cpu"}
+    return ImageDataLoaders.from_folder(
+        image_folder, valid_pct=0.25, seed=1, item_tfms=Resize(SIZE), **options
+    )
+
+
+def untrained(dls: Any, arch: Any = "test_resnet", **options: Any) -> Any:
+    return vision_learner(dls, arch, pretrained=False, quiet=True, **options)
+
+
+def test_a_module_of_ones_own_goes_the_whole_way(dls: Any, image_folder: Path, here: Path):
+    network = Own()
+    learn: Any = Learner(dls, network, metrics=accuracy, quiet=True)
+    assert learn.model is network
+    learn.fine_tune(1, 1e-2)
+    assert len(learn.recorder.values) == 2
+    assert learn.validate() == pytest.approx(learn.recorder.values[-1][1:], abs=1e-6)
+    file = sorted(image_folder.rglob("*.jpg"))[0]
+    expected = learn.predict(file)
+    path = learn.export("own.safetensors")
+
+    again = load_learner(path, builder=Own)
+    found = again.predict(file)
+    assert found.label == expected.label
+    assert torch.allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    assert read_manifest(path).own_parts == {"network": "Own"}
+    assert again.evaluate(image_folder).metrics[0].num_pictures == 24
+    again_preds = again.get_preds(dl=again.dls.test_dl([file]))[0]
+    assert again_preds is not None
+    assert torch.allclose(again_preds[0], found.probabilities, atol=1e-5)
+    written = export_model(path, torch_program="own.pt2", builder=Own)[0]
+    assert written.parity.max_difference < 1e-3
+    with pytest.raises(ConfigError, match=r"Own is your own.*no maps"):
+        grad_cam(learn.classifier, torch.zeros(1, 3, SIZE, SIZE))
+
+
+def test_own_heads_and_bodies_train_in_groups_and_come_back(
+    dls: Any, image_folder: Path, here: Path
+):
+    file = sorted(image_folder.rglob("*.jpg"))[0]
+    body, both = own_body(), (own_body(), own_head(9))
+    for learn, builder, parts in (
+        (untrained(dls, custom_head=own_head()), own_head, {"head": "Sequential"}),
+        (untrained(dls, body, cut=-1, lin_ftrs=[]), own_body, {"body": "Sequential[:3]"}),
+        (
+            untrained(dls, both[0], custom_head=both[1]),
+            lambda: (own_body(), own_head(9)),
+            {"body": "Sequential", "head": "Sequential"},
+        ),
+    ):
+        learn.freeze()
+        before = [value.clone() for value in learn.groups[0]]
+        learn.fit(1, 1e-2)
+        trained = [group for group in learn.groups if any(each.requires_grad for each in group)]
+        assert trained[-1] is learn.groups[-1]
+        norms = {
+            id(each)
+            for part in learn.model.modules()
+            if isinstance(part, nn.BatchNorm2d)
+            for each in part.parameters()
+        }
+        for old, new in zip(before, learn.groups[0], strict=True):
+            assert id(new) in norms or torch.equal(old, new)
+        learn.unfreeze()
+        learn.fit(1, 1e-3)
+        expected = learn.predict(file).probabilities
+        path = learn.export("parts.safetensors")
+        assert read_manifest(path).own_parts == parts
+        found = Predictor.load(path, "cpu", builder=builder).predict(file).probabilities
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_images_for_an_own_network_are_normalised_where_the_loaders_say_so(
+    image_folder: Path, here: Path
+):
+    class Recording(Own):
+        def forward(self, images: Tensor) -> Tensor:
+            self.mean = images.mean(dim=(0, 2, 3))
+            return super().forward(images)
+
+    means: list[Tensor] = []
+    stats = ([0.5, 0.4, 0.3], [0.2, 0.2, 0.1])
+    for transforms in ([], [Normalize.from_stats(*stats)], [Normalize()]):
+        loaders = ImageDataLoaders.from_folder(
+            image_folder, valid_pct=0.25, seed=1, item_tfms=Resize(SIZE), batch_tfms=transforms, bs=4, num_workers=0, device="cpu"
+        )  # fmt: skip
+        torch.manual_seed(0)
+        learn: Any = Learner(loaders, Recording(), quiet=True)
+        learn.get_preds()
+        means.append(learn.model.mean)
+        file = sorted(image_folder.rglob("*.jpg"))[0]
+        expected = learn.predict(file).probabilities
+        found = load_learner(learn.export("own.safetensors"), builder=Recording).predict(file)
+        assert torch.allclose(found.probabilities, expected, atol=1e-5)
+    mean, std = map(torch.tensor, stats)
+    assert torch.allclose(means[1], (means[0] - mean) / std, atol=1e-4)
+    assert means[2].abs().max() < 1
+
+
+def test_networks_that_do_not_fit_are_refused_before_the_first_step(dls: Any):
+    def head(layers: Any) -> Any:
+        return partial(untrained, dls, custom_head=layers)
+
+    cases: list[tuple[Any, str]] = [
+        (lambda: Learner(dls, Own(3)), r"Own .*\(1, 3, 32, 32\).*\(1, 2\).*Received: \(1, 3\)"),
+        (lambda: Learner(dls, nn.Conv2d(1, 2, 3)), r"Conv2d .*fails"),
+        (lambda: Learner(dls, nn.LSTM(32, 2)), r"LSTM .*fails|LSTM .*Received"),
+        (lambda: Learner(dls, "resnet34"), r"'resnet34'.*vision_learner"),  # pyright: ignore[reportArgumentType]
+        (lambda: Learner(dls, Own), r"Own.*MyNetwork\(\)"),  # pyright: ignore[reportArgumentType]
+        (head(own_head(64)), r"head Sequential .*\(1, 96, .*fails"),
+        (head(own_head(96, 5)), r"head Sequential .*Received: \(1, 5\)"),
+        (head("linear"), r"custom_head.*'linear'"),
+    ]
+    for make, facts in cases:
+        with pytest.raises(ConfigError, match=facts):
+            make()
+    networks = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    Learner(dls, networks, quiet=True).fit(1)
+
+
+def test_a_file_with_parts_of_ones_own_asks_for_their_builder(
+    dls: Any, vizsla: Any, image_folder: Path, here: Path
+):
+    path = Learner(dls, Own(), quiet=True).export("own.safetensors")
+    head = untrained(dls, custom_head=own_head()).export("head.safetensors")
+    plain = untrained(dls).export("plain.safetensors")
+    for file, part in ((path, "network Own"), (head, "head Sequential")):
+        with pytest.raises(ModelFileError, match=rf"{part}.*builder="):
+            load_learner(file)
+        for words in (
+            ("predict", file, image_folder),
+            ("evaluate", file, image_folder),
+            ("export", file, "--torch", "own.pt2"),
+            ("serve", file, "--port", 0),
+        ):
+            done = vizsla(*words)
+            assert (done.code, part in done.err, "Traceback" in done.err) == (2, True, False), words
+    cases: list[tuple[Any, Path, type[Exception], str]] = [
+        (partial(Own, width=9), path, ModelFileError, r"conv.weight is F32 \[8.*\[9.*builder"),
+        (own_head, path, ModelFileError, "conv.bias is unexpected"),
+        (lambda: own_head(96, 3), head, ModelFileError, r"head.layers.2"),
+        (lambda: 1 / 0, path, ConfigError, "ZeroDivisionError"),
+        (lambda size: size, path, ConfigError, "without arguments"),
+        (lambda: "Own", path, ConfigError, "Received: str"),
+        (lambda: (Own(), own_head()), path, ConfigError, "Received: Own, Sequential"),
+        (Own, plain, ConfigError, "test_resnet.*Leave out builder=Own"),
+    ]
+    for builder, file, error, facts in cases:
+        with pytest.raises(error, match=facts):
+            Predictor.load(file, "cpu", builder=builder)
