@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def test_a_module_of_ones_own_goes_the_whole_way(dls: Any, image_folder: Path, h
     again_preds = again.get_preds(dl=again.dls.test_dl([file]))[0]
     assert again_preds is not None
     assert torch.allclose(again_preds[0], found.probabilities, atol=1e-5)
+    sent: Predictor = pickle.loads(pickle.dumps(again))  # noqa: S301 (our own)
+    assert sent.predict(file).label == expected.label
     written = export_model(path, torch_program="own.pt2", builder=Own)[0]
     assert written.parity.max_difference < 1e-3
     with pytest.raises(ConfigError, match=r"Own is your own.*no maps"):

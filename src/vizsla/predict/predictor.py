@@ -184,6 +184,7 @@ class Predictor:
         self.path: Path | None = None
         # The absolute path of the model file, and the digest of its manifest.
         self._file: tuple[str, str] | None = None
+        self._builder: Builder | None = None
         self._reader = ImageReader(resize=resize, cache=ImageCache(mode="off"), bit_depth=bit_depth)
         self._augmentation = BatchAugmentation() if augmentation is None else augmentation
 
@@ -221,6 +222,7 @@ class Predictor:
             bundle = load_bundle(source, device=chosen, builder=builder)
             bundle.classifier.place(chosen)
         predictor = cls.of_bundle(bundle)
+        predictor._builder = builder
         if isinstance(source, Path):
             predictor.path = source
             predictor._file = (str(source.absolute()), manifest_digest(bundle.manifest))
@@ -242,7 +244,7 @@ class Predictor:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle where the model file is and what is in it, or else the bytes of one; and thresholds. Other changes are not sent."""
         if self._file is not None:
-            return _reopened, (*self._file, str(self.device), self.thresholds)
+            return _reopened, (*self._file, str(self.device), self.thresholds, self._builder)
         resize, augmentation = storable(self._reader.items, self._augmentation)
         with tempfile.TemporaryDirectory() as folder:
             file = save_bundle(
@@ -254,7 +256,13 @@ class Predictor:
                 bit_depth=self.bit_depth,
                 flip=self.flip,
             )
-            return _reopened, (file.read_bytes(), None, str(self.device), self.thresholds)
+            return _reopened, (
+                file.read_bytes(),
+                None,
+                str(self.device),
+                self.thresholds,
+                self._builder,
+            )
 
     def __copy__(self) -> Predictor:
         """Return a predictor that shares the network, not one that is opened again as after pickling."""
@@ -772,7 +780,11 @@ class _NotInFileError(ConfigError, AttributeError):
 
 @lru_cache(maxsize=2)  # a pool of processes sends a predictor along with every few images
 def _reopened(
-    model: str | bytes, digest: str | None, device: str, thresholds: tuple[float, ...] | None
+    model: str | bytes,
+    digest: str | None,
+    device: str,
+    thresholds: tuple[float, ...] | None,
+    builder: Builder | None,
 ) -> Predictor:
     """Open the model of a pickled predictor, by the path or the bytes of its file."""
     if isinstance(model, str) and not Path(model).exists():
@@ -784,7 +796,7 @@ def _reopened(
         raise ModelFileError(
             f"The file {model!s} was replaced by another model since this predictor was loaded. Load it again."
         )
-    predictor = Predictor.load(model, device=device)
+    predictor = Predictor.load(model, device=device, builder=builder)
     predictor.thresholds = thresholds
     return predictor
 
