@@ -43,7 +43,7 @@ _SIDE, _MIDDLE, _COARSE = 64, 32, 16
 _DECODED_SIDE = 128
 _NUMBERS = 64
 _NEIGHBOURS = 8
-_NEAR = 0.4
+_NEAR = 0.55
 _SAMPLED = 8192
 _MOVED = 0.015  # A scale or shift by more is a crop; rounding while resizing stays below 0.01.
 
