@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vizsla import Resize, TrainConfig, load_learner, train_classifier
+from vizsla import ConfigError, DataError, Resize, TrainConfig, load_learner, train_classifier
 from vizsla.data.table import resolve_data
 from vizsla.model_file import load_bundle, save_bundle
 from vizsla.models import build_backbone
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from conftest import Done
 
+QUIET = Display(quiet=True)
 OPTIONS = ("--epochs", 0, "--bs", 8, "--device", "cpu")
 
 
@@ -117,9 +119,7 @@ def test_the_model_as_it_was_is_kept_where_the_new_images_are_few(
                 tmp_path / label / f"{number}.png"
             )
     config = TrainConfig(start_from=str(before), epochs=0, batch_size=4, device="cpu")
-    run = train_classifier(
-        resolve_data(tmp_path, seed=0), config=config, display=Display(quiet=True)
-    )
+    run = train_classifier(resolve_data(tmp_path, seed=0), config=config, display=QUIET)
     assert run.before is not None
     losses = [float(each.losses.mean()) for each in (run.before, run.predictions)]
     assert losses[1] <= losses[0] + 1e-6
@@ -152,6 +152,7 @@ def test_what_cannot_be_gone_on_from_is_refused_with_the_way_out(
         (small, ("--from", before, "--size", 96), ("size 96 instead of 48", "--weights")),
         (small, ("--from", file, "--arch", "resnet18"), ("resnet18", "test_resnet")),
         (small, ("--from", file, "--weights", file), ("--from", "weights")),
+        (small, ("--weights", before), ("--from",)),
         (small, ("--from", wide), ("32 x 48", "vision_learner")),
         (small, ("--from", tmp_path / "empty"), ("--resume",)),
         (small, ("--from", tmp_path / "none.safetensors"), ("none.safetensors",)),
@@ -177,3 +178,46 @@ def test_a_file_alone_does_not_say_what_it_was_trained_on(
     assert (done.code, done.err) == (0, "")
     number = sum(side == "train" for side in RunFolder(before).sides().values())
     assert f"trained on {number} of the 24 validation images" in done.out
+
+
+@pytest.mark.parametrize("task", ["multi_category", "regression"])
+def test_labels_and_numbers_go_on_too(place: Path, before: Path, tmp_path: Path, task: Any):
+    table = resolve_data(place / "old", seed=0)
+    is_disc = table.targets.float()[:, None]
+    names, other = (
+        (("disc", "even"), "late") if task == "multi_category" else (("width", "area"), "depth")
+    )
+    numbers = torch.arange(len(is_disc)).float()[:, None]
+    targets = torch.cat([is_disc, numbers % 2, numbers % 3 // 2], dim=1)
+    config = TrainConfig(
+        arch="test_resnet",
+        weights=str(place / "weights.safetensors"),
+        size=32,
+        epochs=0,
+        device="cpu",
+    )
+    old = replace(table, task=task, vocab=names, targets=targets[:, :2].contiguous())
+    run = train_classifier(old, config=config, display=QUIET)
+    file = save_bundle(tmp_path / "model.safetensors", classifier=run.classifier, resize=run.resize)
+    config = TrainConfig(start_from=str(file), epochs=0, device="cpu")
+    again = train_classifier(old, config=config, display=QUIET)
+    assert again.before is not None
+    assert torch.allclose(again.before.logits, run.predictions.logits, atol=1e-5)
+    new = replace(old, vocab=(*names, other), targets=targets)
+    if task == "regression":
+        with pytest.raises(ConfigError, match="depth"):
+            train_classifier(new, config=config, display=QUIET)
+        return
+    more = train_classifier(new, config=config, display=QUIET)
+    known = [row for row in new.valid_rows.tolist() if not targets[row, 2]]
+    assert more.before is not None
+    assert more.before.rows.tolist() == known
+    assert more.classifier.vocab == (*names, other)
+    with pytest.raises(ConfigError, match="multi_category"):
+        train_classifier(table, config=config, display=QUIET)
+    with pytest.raises(DataError, match="even"):
+        train_classifier(
+            replace(old, targets=old.targets * torch.tensor([1.0, 0.0])),
+            config=config,
+            display=QUIET,
+        )

@@ -138,7 +138,9 @@ def train(
             try:
                 sides = RunFolder(run_before).sides()
             except DataError as error:
-                display.line(f"The images of the earlier training cannot be told: {error}")
+                display.line(
+                    f"Which images {choices.start_from} was trained on cannot be found out: {error}"
+                )
         table = _read_data(data, where, seed=choices.seed, display=display, sides=sides)
         display.line(counts_line(table))
         name = data_name(data)

@@ -63,7 +63,10 @@ def read_weights_file(path: Path | str) -> dict[str, Tensor]:
     It is a safetensors file, or one that ``torch.save`` wrote with a dictionary of tensors in it (also under ``state_dict`` or
     ``model``). The content decides which, not the suffix.
     """
-    return _parse(_content(Path(path), cure="Check the path."), name=str(path))
+    cure = "Check the path."
+    if Path(path).is_dir():
+        cure = f"Give a file of weights; to go on with the model of a run: vizsla train DATA --from {path}."
+    return _parse(_content(Path(path), cure=cure), name=str(path))
 
 
 def read_checked_file(path: Path, *, sha256: str) -> dict[str, Tensor]:

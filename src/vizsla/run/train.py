@@ -12,6 +12,7 @@ import platform
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vizsla import __version__
@@ -39,7 +40,7 @@ from vizsla.evaluate.thresholds import (
 )
 from vizsla.files import atomic_write
 from vizsla.machine import device_name, peak_memory_bytes
-from vizsla.model_file.bundle import save_bundle
+from vizsla.model_file.bundle import MANIFEST_KEY, safetensors_header, save_bundle
 from vizsla.recipe.config import USUAL_THRESHOLD, DataConfig
 from vizsla.recipe.end_to_end import END_TO_END
 from vizsla.recipe.going_on import beside, check_classes, choices_of
@@ -57,7 +58,6 @@ from vizsla.types import as_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from vizsla.data.cache.cache import ImageCache
     from vizsla.evaluate.compare import Comparison
@@ -143,6 +143,10 @@ def run_training(
     num_pictures = len(table.train_rows) + len(table.valid_rows)
     config, earlier = choices_of(plan.config)
     plan = replace(plan, config=config)
+    if config.weights and MANIFEST_KEY in safetensors_header(Path(config.weights)):
+        display.line(
+            f"{config.weights} is a model. This run begins with its body alone; to go on with its classes: --from {config.weights}."
+        )
     if earlier is not None:
         for line in check_classes(earlier, table):
             display.line(line)
