@@ -193,7 +193,73 @@ def by_cleanvision(paths: list[Path]) -> Pairs:
     }
 
 
+# --- Wrong labels ----------------------------------------------------------------------------------------------------
+
+
+def wrong_labels(options: argparse.Namespace) -> int:
+    """Change labels at random, or to the class that is confused with theirs most, and count which are suspected.
+
+    cleanlab gets the same leave-one-out probabilities. To compare: pip install cleanlab
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from vizsla import TrainConfig, audit
+    from vizsla.data.table import resolve_data
+    from vizsla.evaluate import confusion_matrix, label_noise
+    from vizsla.train import Display
+
+    try:
+        from cleanlab.filter import find_label_issues  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        print("cleanlab is not installed, so it is left out")
+        find_label_issues = None
+    config, quiet = TrainConfig(device="cpu"), Display(quiet=True)
+    for data in options.data:
+        table = resolve_data(data, labels=options.labels, seed=0)
+        alike = None
+        print(f"\n{data}\n")
+        print(head("", "changed", "estimate", "suspected", "precision", "recall", "cleanlab", "precision", "recall"))  # fmt: skip
+        for how, rate in (("none", 0.0), ("random", 0.05), ("random", 0.1), ("look-alike", 0.05), ("look-alike", 0.1)):  # fmt: skip
+            random = torch.Generator().manual_seed(0)
+            targets, num_classes = table.targets.clone(), len(table.vocab)
+            changed = torch.randperm(len(targets), generator=random)[: round(rate * len(targets))]
+            shift = torch.randint(1, num_classes, (len(changed),), generator=random)
+            other = (targets[changed] + shift) % num_classes
+            targets[changed] = (
+                other if alike is None or how == "random" else alike[targets[changed]]
+            )
+            left_out = audit(replace(table, targets=targets), config=config, display=quiet).left_out
+            if left_out is None or (found := label_noise(left_out)) is None:
+                raise SystemExit(f"{data} does not have one of several classes for each image")
+            if alike is None:
+                counts = confusion_matrix(left_out) + confusion_matrix(left_out).T
+                alike = counts.fill_diagonal_(-1).argmax(1)
+            wrong = {int(place) for place in range(len(left_out.rows)) if int(left_out.rows[place]) in set(changed.tolist())}  # fmt: skip
+            ours = {each.position for each in found.suspects}
+            theirs: set[int] = set()
+            if find_label_issues is not None:
+                probabilities = left_out.probabilities.numpy()
+                theirs = set(find_label_issues(left_out.targets.numpy(), probabilities).nonzero()[0].tolist())  # fmt: skip
+            cells = [f"{found.rate:.1%} ({found.low:.1%}-{found.high:.1%})"]
+            for said in (ours, theirs):
+                hits = len(said & wrong)
+                cells += [str(len(said)), f"{hits / max(1, len(said)):.2f}", f"{hits / max(1, len(wrong)):.2f}"]  # fmt: skip
+            print(row(how, f"{rate:.0%}", *cells), flush=True)
+    return 0
+
+
 COMMANDS = {
+    "labels": Command(
+        asks="How many wrong labels are found, next to cleanlab?",
+        run=wrong_labels,
+        packages=("vizsla", "cleanlab", "torch"),
+        options={
+            "data": {"nargs": "+", "required": True, "type": str, "help": "folders"},
+            "labels": {"default": "auto", "type": str, "help": "as for vizsla train"},
+        },
+    ),
     "near-duplicates": Command(
         asks="How many near duplicates are found, next to imagededup and cleanvision?",
         run=near_duplicates,
@@ -201,7 +267,7 @@ COMMANDS = {
         options={
             "data": {"nargs": "+", "default": [CELLS], "type": str, "help": "folders, or cells"}
         },
-    )
+    ),
 }
 
 if __name__ == "__main__":

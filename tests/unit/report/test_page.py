@@ -106,7 +106,7 @@ def test_the_page_shows_what_was_asked_for(content: ReportContent):
     ):
         assert words in page.text
     # mistakes, least certain, suspected labels, confusions
-    assert page.count("img") == 3 + 12 + 2 + 3
+    assert page.count("img") == 3 + 12 + 3 + 3
     assert page.count("figure", **{"class": "panel"}) == 2
     links = [address for address in page.addresses if address.startswith("#confused-")]
     assert sorted(set(links)) == ["#confused-0-1", "#confused-1-0"]
