@@ -91,10 +91,15 @@ def test_a_module_of_ones_own_goes_the_whole_way(dls: Any, image_folder: Path, h
     assert torch.allclose(again_preds[0], found.probabilities, atol=1e-5)
     sent: Predictor = pickle.loads(pickle.dumps(again))  # noqa: S301 (our own)
     assert sent.predict(file).label == expected.label
-    written = export_model(path, torch_program="own.pt2", builder=Own)[0]
-    assert written.parity.max_difference < 1e-3
     with pytest.raises(ConfigError, match=r"Own is your own.*no maps"):
         grad_cam(learn.classifier, torch.zeros(1, 3, SIZE, SIZE))
+
+
+@pytest.mark.slow
+def test_a_graph_of_a_network_of_ones_own_needs_no_builder_afterwards(dls: Any, here: Path):
+    path = Learner(dls, Own(), quiet=True).export("own.safetensors")
+    written = export_model(path, torch_program="own.pt2", builder=Own)[0]
+    assert written.parity.max_difference < 1e-3
 
 
 def test_own_heads_and_bodies_train_in_groups_and_come_back(

@@ -256,6 +256,11 @@ class Predictor:
                 bit_depth=self.bit_depth,
                 flip=self.flip,
             )
+            if self._builder is None and (parts := read_manifest(file).own_parts):
+                raise ConfigError(
+                    f"This predictor has a {' and '.join(parts)} of your own, and what is sent holds no code. Export the learner, and send "
+                    "what Predictor.load(FILE, builder=FUNCTION) gives, with a function that has a name in a module."
+                )
             return _reopened, (
                 file.read_bytes(),
                 None,

@@ -633,6 +633,7 @@ def test_wandb_without_a_run_is_an_error_before_the_first_step(learner: Any, wan
     assert learner.recorder.losses == []
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # SQLAlchemy's, of what MLflow does
 def test_mlflow_gets_every_epoch_of_all_fits(learner: Any, tmp_path: Path):
     mlflow: Any = pytest.importorskip("mlflow")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
