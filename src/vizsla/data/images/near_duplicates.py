@@ -188,20 +188,23 @@ def _candidates(greys: Tensor, features: Tensor | None) -> _Pairs:
         low, high = torch.minimum(first, near), torch.maximum(first, near)
         found.append((((low * num + high) * 2 + mirrored)[near >= 0]).unique())
 
-    small = torch.cat([_scaled(part, _COARSE) for part in greys.split(4096)])
-    compress = _compression(_unit(small))
-    vectors = compress(_unit(small))
     # Between the whole image and a window of it, a query is near to full copies and to crops.
     window = _axis(torch.tensor([0.95]), torch.zeros(1), _COARSE)
-    inner = window @ small @ window.mT
-    for mirrored, flip in enumerate(((), (2,))):
-        query = vectors if not flip else compress(_unit(small.flip(flip)))
-        add(
-            _nearest(normalize(query + compress(_unit(inner.flip(flip))), dim=1), vectors), mirrored
-        )
+    chosen = torch.linspace(0, num - 1, min(num, _SAMPLED)).long()
+    compress = _compression(_unit(_scaled(greys[chosen], _COARSE)))
+    vectors: list[Tensor] = []
+    queries: tuple[list[Tensor], ...] = ([], [])
+    for part in greys.split(4096):  # 100,000 images at once would take 0.5 GB
+        small = _scaled(part, _COARSE)
+        vectors.append(compress(_unit(small)))
+        for query, images in zip(queries, (small, small.flip(2)), strict=True):
+            inner = compress(_unit(window @ images @ window.mT))
+            query.append(normalize(compress(_unit(images)) + inner, dim=1))
+    for mirrored, query in enumerate(queries):
+        add(_nearest(torch.cat(query), torch.cat(vectors)), mirrored)
     if features is not None:
-        vectors = _compression(features)(features)
-        near = _nearest(vectors, vectors)
+        projected = _compression(features)(features)
+        near = _nearest(projected, projected)
         add(near, 0)
         add(near, 1)
     keys = torch.cat(found).unique()
