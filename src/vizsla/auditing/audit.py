@@ -30,7 +30,7 @@ from vizsla.data.images.near_duplicates import find_near_duplicates
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.check import paths_with_causes
 from vizsla.errors import DataError
-from vizsla.evaluate.label_errors import LabelNoise, label_noise
+from vizsla.evaluate.label_errors import LabelNoise, Suspect, label_noise
 from vizsla.evaluate.statistics import normal_quantile, wilson_interval
 from vizsla.files import atomic_write
 from vizsla.infer.neighbours import nearest
@@ -70,6 +70,10 @@ USUAL = 0.3
 FEW_IMAGES = 10
 """Of a class: fewer leave its accuracy unknown by 30 per cent and more."""
 UNEQUAL = 10.0
+LITTLE_NOISE = 0.02
+"""Share of wrong labels that hardly costs accuracy."""
+CONTRADICTED = 0.1
+"""Probability of a label below which the network contradicts it."""
 LEARNT_INSTEAD = "A network may learn that instead of the object. Make it the same for all classes, or judge on images from elsewhere."
 MOST_MASKED = 600
 MASKED_SHARE = 0.6
@@ -611,33 +615,56 @@ def _of_classes(
 def _labels(
     look: _Look, left_out: Predictions, places: Tensor, noise: LabelNoise | None
 ) -> Iterator[Finding]:
-    if noise is None or not (suspects := noise.suspects):
+    if noise is None:
         return
     features_ND = look.last_stage()
-    asked = places[torch.tensor([each.position for each in suspects])]
-    near = nearest(features_ND[asked], features_ND, count=NUM_NEIGHBOURS + 1)
-    items: list[Item] = []
-    for each, place, found in zip(suspects, asked.tolist(), near, strict=True):
-        others = [int(look.rows[other]) for other, _ in found if other != place][:NUM_NEIGHBOURS]
-        suggestion = left_out.vocab[each.suggestion]
-        agree = sum(look.table.label(row) == suggestion for row in others)
-        items.append(
-            Item(
-                row=int(look.rows[place]),
-                reason=f"{percent_text(each.probability)} {suggestion}, {percent_text(each.label_probability)} as labelled; {agree} of the {len(others)} most similar images are {suggestion}",
-                suggestion=suggestion,
-                score=each.wrong,
-                related=tuple(others),
+
+    def items_of(suspects: Sequence[Suspect]) -> tuple[Item, ...]:
+        asked = places[[each.position for each in suspects]]
+        near = nearest(features_ND[asked], features_ND, count=NUM_NEIGHBOURS + 1)
+        items: list[Item] = []
+        for each, place, found in zip(suspects, asked.tolist(), near, strict=True):
+            others = [int(look.rows[other]) for other, _ in found if other != place][
+                :NUM_NEIGHBOURS
+            ]
+            suggestion = left_out.vocab[each.suggestion]
+            agree = sum(look.table.label(row) == suggestion for row in others)
+            items.append(
+                Item(
+                    row=int(look.rows[place]),
+                    reason=(
+                        f"{percent_text(each.probability)} {suggestion}, {percent_text(each.label_probability)} as labelled; "
+                        f"{agree} of the {len(others)} most similar images are {suggestion}"
+                    ),
+                    suggestion=suggestion,
+                    score=each.wrong,
+                    related=tuple(others),
+                )
             )
+        return tuple(items)
+
+    if noise.suspects:
+        rate = f"{percent_text(noise.rate)} ({percent_range(noise.low, noise.high)})"
+        yield Finding(
+            kind="label",
+            severity="mend" if noise.low > LITTLE_NOISE else "look",
+            title=(
+                f"{counted(len(noise.suspects), 'label is', 'labels are')} suspected to be wrong; about {rate} of all labels may be."
+            ),
+            advice="Look at them, surest first.",
+            items=items_of(noise.suspects),
         )
-    rate = f"; about {percent_text(noise.rate)} ({percent_range(noise.low, noise.high)}) of all labels may be wrong"
-    yield Finding(
-        kind="label",
-        severity="mend" if noise.low > 0.02 else "look",
-        title=f"{counted(len(items), 'label is', 'labels are')} suspected to be wrong{rate}.",
-        advice="Look at them, surest first; where the network is weak these are its own mistakes.",
-        items=tuple(items),
-    )
+    if confused := [each for each in noise.confused if each.label_probability < CONTRADICTED]:
+        yield Finding(
+            kind="confused",
+            severity="know",
+            title=(
+                f"{counted(len(confused), 'other label is', 'other labels are')} contradicted by the network, no more than its usual "
+                "confusions explain."
+            ),
+            advice="Wrong labels of similar classes are among them, if there are any.",
+            items=items_of(confused),
+        )
 
 
 def _class_sizes(look: _Look) -> Iterator[Finding]:
