@@ -140,10 +140,12 @@ class MissingExtraError(VizslaError, ImportError):
 PACKAGES_OF_EXTRA = {
     "bench": ("fastai",),
     "demo": ("elpv-dataset", "jinja2"),
+    "executorch": ("executorch",),
     "heic": ("pillow-heif",),
     "log": ("mlflow", "tensorboard", "wandb"),
     "notebook": ("ipykernel", "ipython", "ipywidgets", "scikit-learn"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("onnx", "onnxruntime", "onnxscript", "openvino"),
     "parquet": ("pyarrow",),
     "report": ("jinja2",),
     "serve": ("httptools", "prometheus-client", "python-multipart", "starlette", "uvicorn"),

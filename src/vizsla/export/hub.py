@@ -41,7 +41,7 @@ tags:
 - image-classification
 ---
 """
-_TASKS = {
+TASKS = {
     "category": "It says which one of {count} classes an image shows.",
     "multi_category": "It says which of {count} classes an image shows; any number of them.",
     "regression": "It predicts {count} numbers for an image.",
@@ -279,17 +279,6 @@ def model_card(manifest: Manifest, *, repo_id: str) -> str:
             f"Logits are divided by {found.temperature:.3g} before they become probabilities. Expected calibration error on "
             f"{found.num_pictures:,} held-out images: {_number(found.error_before)} before, {_number(found.error_after)} after.\n"
         )
-    quality = "Nothing was measured when the file was written.\n"
-    if manifest.metrics:
-        rows = [
-            f"| {_text(metric.name)} | {_number(metric.value)} | {_number(metric.low)} to {_number(metric.high)} "
-            f"| {metric.num_pictures:,} |\n"
-            for metric in manifest.metrics
-        ]
-        quality = (
-            "Measured on validation images, which it was not trained on:\n\n"
-            "| measure | value | 95 % interval | images |\n|---|---|---|---|\n" + "".join(rows)
-        )
     foreign = ""
     if manifest.task == "category":
         foreign = "- An image of something else still gets one of the classes, sometimes with a high probability.\n"
@@ -297,12 +286,12 @@ def model_card(manifest: Manifest, *, repo_id: str) -> str:
     if manifest.bit_depth is not None:
         depth = f"- {bit_depth_line(manifest.bit_depth)}, as in training.\n"
     versions = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
-    fingerprint = _code(manifest.data_fingerprint) if manifest.data_fingerprint else "not known"
-    notes = f"\n## Notes\n\n{_text(manifest.notes)}\n" if manifest.notes else ""
+    fingerprint = as_code(manifest.data_fingerprint) if manifest.data_fingerprint else "not known"
+    notes = f"\n## Notes\n\n{as_text(manifest.notes)}\n" if manifest.notes else ""
     return f"""{_HEAD}
-# {_text(repo_id.rpartition("/")[2])}
+# {as_text(repo_id.rpartition("/")[2])}
 
-{_TASKS[manifest.task].format(count=len(manifest.vocab))} The network is {_code(manifest.backbone.name)} of {manifest.backbone.source} and sees {sees}.
+{TASKS[manifest.task].format(count=len(manifest.vocab))} The network is {as_code(manifest.backbone.name)} of {manifest.backbone.source} and sees {sees}.
 
 ## Use
 
@@ -321,19 +310,19 @@ The file holds weights and plain data; opening it runs no code.
 
 ## How good it is
 
-{quality}
+{quality_text(manifest)}
 {calibration}
 ## {"Classes" if classes else "Numbers"}
 
-{joined(list(map(_code, manifest.vocab)), limit=_MOST_CLASSES)}
+{joined(list(map(as_code, manifest.vocab)), limit=_MOST_CLASSES)}
 
 ## Where it comes from
 
-- Training started from: {_text(manifest.backbone.weights)}
-- Licence of those weights: {_text(manifest.backbone.licence)}. The licence of the training images is for their owner to state.
+- Training started from: {as_text(manifest.backbone.weights)}
+- Licence of those weights: {as_text(manifest.backbone.licence)}. The licence of the training images is for their owner to state.
 - Fingerprint of images and labels: {fingerprint}
-- Fingerprint of the weights: {_code(manifest.tensors_sha256)}
-- Written {_text(manifest.created)} by vizsla {_text(manifest.vizsla_version)} ({_text(versions)})
+- Fingerprint of the weights: {as_code(manifest.tensors_sha256)}
+- Written {as_text(manifest.created)} by vizsla {as_text(manifest.vizsla_version)} ({as_text(versions)})
 
 ## Limits
 
@@ -342,17 +331,32 @@ The file holds weights and plain data; opening it runs no code.
 {notes}"""
 
 
+def quality_text(manifest: Manifest) -> str:
+    """Return what was measured of a model as a table in Markdown."""
+    if not manifest.metrics:
+        return "Nothing was measured when the file was written.\n"
+    rows = [
+        f"| {as_text(metric.name)} | {_number(metric.value)} | {_number(metric.low)} to {_number(metric.high)} "
+        f"| {metric.num_pictures:,} |\n"
+        for metric in manifest.metrics
+    ]
+    return (
+        "Measured on validation images, which it was not trained on:\n\n"
+        "| measure | value | 95 % interval | images |\n|---|---|---|---|\n" + "".join(rows)
+    )
+
+
 def _number(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "not known"
 
 
-def _text(text: str) -> str:
+def as_text(text: str) -> str:
     """Return text on one line in which nothing is Markdown or HTML."""
     flat = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]<>#|~!])", r"\\\1", "".join(filter(str.isprintable, flat)))
 
 
-def _code(text: str) -> str:
+def as_code(text: str) -> str:
     """Return a name as a code span, also where it has backticks or line breaks."""
     flat = "".join(filter(str.isprintable, " ".join(text.split())))
     longest = max((len(run) for run in re.findall("`+", flat)), default=0)

@@ -13,10 +13,11 @@ Shape legend: B images of one size, H x W, C classes (or numbers).
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+import msgspec
 import numpy as np
 import torch
 
@@ -27,14 +28,15 @@ from vizsla.errors import MissingExtraError, ModelFileError, OutputError
 from vizsla.files import atomic_write
 from vizsla.seeding import generator
 from vizsla.text import first_line
+from vizsla.types import DECISION_THRESHOLD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from vizsla.predict.predictor import Predictor
-    from vizsla.types import Size
+    from vizsla.types import Size, Task
 
     Answers = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -53,13 +55,47 @@ class Golden:
 
     Attributes:
         name: Of the images, for messages.
-        images: uint8 ``(B, H, W, 3)``.
+        images: uint8 ``(B, H, W, 3)``; empty where only the answers are compared.
         answers: float32 ``(B, C)``.
     """
 
     name: str
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
     answers: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """How far answers may be off; it stands in an ONNX file's metadata.
+
+    Attributes:
+        max_difference: Of any probability, or number relative to it where it is above 1.
+        mean_difference: The mean over all images, see ``Parity``.
+        agreement: The share of images, 0-1, that must get the same answer.
+    """
+
+    max_difference: float = 1.0
+    mean_difference: float = 1.0
+    agreement: float = 0.0
+
+    def fault(self, parity: Parity) -> str:
+        """Return in what answers are too far off, as a part of a sentence; empty if they are close enough."""
+        if not parity.max_difference <= self.max_difference:
+            return f"for the image {parity.worst} they differ by {parity.max_difference:.2g}, at most {self.max_difference:g} is allowed"
+        if not parity.mean_difference <= self.mean_difference:
+            return f"they differ by {parity.mean_difference:.2g} on average, at most {self.mean_difference:g} is allowed"
+        if parity.agreement < self.agreement:
+            return f"{parity.agreement:.1%} of the images get the same answer, at least {self.agreement:.0%} must"
+        return ""
+
+
+Precision = Literal["float32", "float16", "int8"]
+TOLERANCES: dict[Precision, Tolerance] = {
+    "float32": Tolerance(max_difference=LARGEST_DIFFERENCE),
+    "float16": Tolerance(mean_difference=0.01, agreement=0.98),
+    "int8": Tolerance(mean_difference=0.1, agreement=0.9),
+}
+"""What is kept. A few images near a border between classes may change sides; benchmarks/README.md has what was measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,41 +103,67 @@ class Parity:
     """How far answers are off.
 
     Attributes:
+        task: What they say; decides what the same answer is: the class, all labels, or for numbers any.
+        thresholds: Of several labels, as in a manifest; None is 0.5 for all.
         max_difference: The largest difference of a probability, or of a number, relative to it where it is above 1.
         worst: Name of the images where it was found; empty if there are none.
         num_batches: Batches that were compared.
         num_images: Images in them.
+        sum_differences: Over the images: half the sum of the differences of a category's probabilities (the share that has moved to
+            other classes), otherwise their mean.
+        num_agreeing: Images with the same answer.
     """
 
+    task: str = "category"
+    thresholds: tuple[float, ...] | None = None
     max_difference: float = 0.0
     worst: str = ""
     num_batches: int = 0
     num_images: int = 0
+    sum_differences: float = 0.0
+    num_agreeing: int = 0
 
     def with_batch(self, golden: Golden, *, found: NDArray[np.float32]) -> Parity:
         """Return what is known after one more batch, for which float32 ``(B, C)`` was found.
 
         Another shape, or a number that is not finite, is infinitely far off.
         """
-        difference = _difference(golden.answers, found)
+        expected = golden.answers
+        if found.shape != expected.shape or not np.isfinite(found).all():
+            apart, agreeing = np.full(expected.shape, np.inf), 0
+        else:
+            apart = np.abs(found.astype(np.float64) - expected) / np.maximum(1, np.abs(expected))
+            agreeing = self._num_agreeing(expected, found)
+        difference = float(apart.max(initial=0.0))
         is_worse = difference > self.max_difference or not self.worst
-        return Parity(
+        each = apart.sum(1) / 2 if self.task == "category" else apart.mean(1)
+        return replace(
+            self,
             max_difference=difference if is_worse else self.max_difference,
             worst=golden.name if is_worse else self.worst,
             num_batches=self.num_batches + 1,
-            num_images=self.num_images + len(golden.images),
+            num_images=self.num_images + len(expected),
+            sum_differences=self.sum_differences + float(each.sum()),
+            num_agreeing=self.num_agreeing + agreeing,
         )
 
+    def _num_agreeing(self, expected: NDArray[np.float32], found: NDArray[np.float32]) -> int:
+        if self.task == "category":
+            return int((expected.argmax(1) == found.argmax(1)).sum())
+        if self.task == "multi_category":
+            least = DECISION_THRESHOLD if self.thresholds is None else np.array(self.thresholds)
+            return int(((expected > least) == (found > least)).all(1).sum())
+        return len(expected)
+
     @property
-    def is_close(self) -> bool:
-        """Whether no difference is above ``LARGEST_DIFFERENCE``."""
-        return self.max_difference <= LARGEST_DIFFERENCE
+    def mean_difference(self) -> float:
+        """The mean over the images, see ``sum_differences``."""
+        return self.sum_differences / max(1, self.num_images)
 
-
-class _Session(Protocol):
-    """What onnxruntime gives for a file."""
-
-    def run(self, outputs: None, inputs: Mapping[str, NDArray[np.uint8]]) -> list[Any]: ...
+    @property
+    def agreement(self) -> float:
+        """The share of images with the same answer, 0-1."""
+        return self.num_agreeing / max(1, self.num_images)
 
 
 def golden_path(onnx_path: Path | str) -> Path:
@@ -115,8 +177,8 @@ def verify_onnx(path: Path | str, *, golden: Path | str | None = None) -> Parity
     The latter come from the NPZ file ``golden``, by default the one beside it.
 
     Raises:
-        ModelFileError: A file is missing or damaged, or the answers differ by more than ``LARGEST_DIFFERENCE``; the message
-            names the image.
+        ModelFileError: A file is missing or damaged, or the answers differ by more than the tolerance in its metadata; the
+            message says in what.
         MissingExtraError: onnxruntime is not installed.
 
     Examples:
@@ -124,35 +186,59 @@ def verify_onnx(path: Path | str, *, golden: Path | str | None = None) -> Parity
         True
     """
     path = Path(path)
-    answer = onnx_answers(path)
-    parity = Parity()
+    answer = OnnxAnswers(path)
+    parity = Parity(task=answer.task, thresholds=answer.thresholds)
     for batch in read_golden(golden_path(path) if golden is None else Path(golden)):
         parity = parity.with_batch(batch, found=answer(batch.images))
-    if not parity.is_close:
+    if fault := answer.tolerance.fault(parity):
         raise ModelFileError(
-            f"{path} does not give the answers here that it gave when it was written: for the image {parity.worst} they "
-            f"differ by {parity.max_difference:.2g}, and at most {LARGEST_DIFFERENCE:g} is the same. If the files belong "
+            f"{path} does not give the answers here that it gave when it was written: {fault}. If the files belong "
             "together, try another version of onnxruntime."
         )
     return parity
 
 
-def onnx_answers(path: Path) -> Answers:
-    """Return a function from uint8 ``(B, H, W, 3)`` to float32 ``(B, C)``, computed by onnxruntime on the CPU."""
-    if not path.is_file():
-        raise ModelFileError(f"There is no ONNX file {path}. Check the path, or write it. {_AGAIN}")
-    session = _session(path)
+class OnnxAnswers:
+    """A function from uint8 ``(B, H, W, 3)`` to float32 ``(B, C)``, computed by onnxruntime on the CPU.
 
-    def answers(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    ``num_threads`` are one per core by default; onnxruntime by itself knows no quotas.
+
+    Attributes:
+        task: What the file's metadata says is predicted.
+        thresholds: Of several labels, by its metadata.
+        tolerance: How far its answers may be off, by its metadata; files of earlier versions are float32.
+    """
+
+    def __init__(self, path: Path, *, num_threads: int | None = None) -> None:
+        if not path.is_file():
+            raise ModelFileError(
+                f"There is no ONNX file {path}. Check the path, or write it. {_AGAIN}"
+            )
+        self.path = path
+        self._session = _session(path, num_threads or num_cores())
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.task = str(metadata.get(f"{METADATA_PREFIX}task", "category"))
+        self.thresholds: tuple[float, ...] | None = None
+        self.tolerance = TOLERANCES["float32"]
+        if stated := metadata.get(f"{METADATA_PREFIX}tolerance"):
+            thresholds = metadata.get(f"{METADATA_PREFIX}thresholds", "null")
+            try:
+                self.tolerance = msgspec.json.decode(stated, type=Tolerance)
+                self.thresholds = msgspec.json.decode(thresholds, type=tuple[float, ...] | None)
+            except msgspec.MsgspecError as error:
+                raise ModelFileError(
+                    f"The metadata of {path} is damaged: its tolerance or thresholds cannot be read ({error}). {_AGAIN}"
+                ) from error
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the answers; raise ModelFileError if onnxruntime cannot compute them."""
         try:
-            return session.run(None, {INPUT_NAME: images})[0]
+            return self._session.run(None, {INPUT_NAME: images})[0]
         except Exception as error:
             raise ModelFileError(
-                f"onnxruntime cannot compute {path} for {len(images)} images of {images.shape[1]} x {images.shape[2]} "
+                f"onnxruntime cannot compute {self.path} for {len(images)} images of {images.shape[1]} x {images.shape[2]} "
                 f"pixels: {first_line(error)} {_AGAIN}"
             ) from error
-
-    return answers
 
 
 def write_golden(path: Path, batches: Sequence[Golden]) -> None:
@@ -203,21 +289,14 @@ def _check(batch: Golden) -> None:
         )
 
 
-def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        return float("inf")
-    apart = np.abs(found.astype(np.float64) - expected)
-    return float((apart / np.maximum(1.0, np.abs(expected))).max(initial=0.0))
-
-
-def _session(path: Path) -> _Session:
+def _session(path: Path, num_threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError("onnxruntime", extra="onnx", purpose="run an ONNX file") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about itself
-    options.intra_op_num_threads = num_cores()  # it knows no quotas
+    options.intra_op_num_threads = num_threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -228,7 +307,7 @@ def _session(path: Path) -> _Session:
         raise ModelFileError(
             f"{path} was not written by `vizsla export`: its inputs are {names}, where one named {INPUT_NAME!r} is expected."
         )
-    return cast("_Session", session)
+    return session
 
 
 _LARGEST_GOLDEN = 8_000_000
@@ -245,22 +324,25 @@ class Reference:
         predictor: Of the model file.
         images: Files, and folders whose images are all taken; empty for synthetic ones.
         cover: The size that a JPEG is decoded to cover, as the predictor's reader asks for.
+
+    Attributes:
+        files: Of ``images``, those in folders too.
     """
 
     def __init__(
         self, predictor: Predictor, *, images: Sequence[Path | str] = (), cover: Size | None
     ) -> None:
         self._predictor = predictor
-        self._files = [
+        self.files = tuple(
             file
             for given in map(Path, images)
             for file in (get_image_files(given) if given.is_dir() else [given])
-        ]
+        )
         self._cover = cover
 
     def batches(self) -> Iterator[Golden]:
         """Yield batches with the predictor's answers: each image alone, then some of them with their mirror images."""
-        sources = self._decoded() if self._files else _synthetic()
+        sources = self._decoded() if self.files else _synthetic()
         for number, (name, pixels) in enumerate(sources):
             yield self._golden(name, pixels[None])
             if number < len(_BATCH_SIZES):
@@ -272,7 +354,7 @@ class Reference:
         return Golden(name=name, images=images, answers=torch.stack(answers).float().numpy())
 
     def _decoded(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        for file in self._files:
+        for file in self.files:
             yield (
                 source_name(file),
                 np.array(
@@ -282,30 +364,40 @@ class Reference:
 
 
 def compare(
-    batches: Iterator[Golden], *, answers: Sequence[Answers]
+    batches: Iterator[Golden], *, answers: Sequence[Answers], task: Task = "category"
 ) -> tuple[list[Parity], list[Golden]]:
     """Return how far each program's answers are off, and the first batches, up to 8 MB, for a golden file."""
-    parities = [Parity() for _ in answers]
-    kept: list[Golden] = []
-    num_bytes = 0
-    for batch in batches:
-        parities = [
-            parity.with_batch(batch, found=answer(batch.images))
-            for parity, answer in zip(parities, answers, strict=True)
-        ]
-        num_bytes += batch.images.nbytes
-        if not kept or num_bytes <= _LARGEST_GOLDEN:
-            kept.append(batch)
+    parities = [Parity(task=task) for _ in answers]
+
+    def compared() -> Iterator[Golden]:
+        nonlocal parities
+        for batch in batches:
+            parities = [
+                parity.with_batch(batch, found=answer(batch.images))
+                for parity, answer in zip(parities, answers, strict=True)
+            ]
+            yield batch
+
+    kept = first_batches(compared())
     return parities, kept
 
 
-def check_close(parity: Parity, *, path: Path) -> None:
+def first_batches(batches: Iterator[Golden]) -> list[Golden]:
+    """Go through all batches, and return the first ones, up to 8 MB, for a golden file."""
+    kept: list[Golden] = []
+    num_bytes = 0
+    for batch in batches:
+        num_bytes += batch.images.nbytes
+        if not kept or num_bytes <= _LARGEST_GOLDEN:
+            kept.append(batch)
+    return kept
+
+
+def check_close(parity: Parity, *, tolerance: Tolerance, path: Path, cure: str) -> None:
     """Raise OutputError if a program does not answer as the model does."""
-    if not parity.is_close:
+    if fault := tolerance.fault(parity):
         raise OutputError(
-            f"{path} was not written: for the image {parity.worst} its answers differ from the model's by "
-            f"{parity.max_difference:.2g}, and at most {LARGEST_DIFFERENCE:g} is the same. Leave out images of more than "
-            "33 million pixels, or try other versions of torch and onnxruntime."
+            f"{path} was not written, because its answers are not the model's: {fault}. {cure}"
         )
 
 

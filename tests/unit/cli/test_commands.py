@@ -111,9 +111,36 @@ def test_a_model_is_exported_and_verified(model: Path, vizsla: Callable[..., Don
     damaged = vizsla("verify", str(onnx))
     assert damaged.code == 2
     assert "golden.npz" in damaged.err
-    nothing = vizsla("export", str(model))
-    assert nothing.code == 2
-    assert "--onnx FILE, --torch FILE" in nothing.err
+    for words, fact in (
+        ((), "--onnx FILE, --torch FILE"),
+        (("--onnx", "x.onnx", "--int8", "--fp16"), "--int8 and --fp16"),
+        (("--onnx", "x.onnx", "--int8"), "--calibrate"),
+    ):
+        refused = vizsla("export", model, *words)
+        assert (refused.code, fact in refused.err) == (2, True), words
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_in_8_bits_and_measured_on_its_own_images(
+    vizsla: Callable[..., Done], image_folder: Path, tmp_path: Path
+):
+    pytest.importorskip("onnxruntime")
+    run, file = tmp_path / "run", tmp_path / "m.onnx"
+    assert vizsla("train", image_folder, "--size", 64, "--epochs", 0, "--out", run).code == 0
+    done = vizsla("export", run, "--onnx", file, "--int8")
+    assert done.code == 0, done.err
+    head, model, own = done.out.splitlines()[-3:]
+    assert "accuracy" in head
+    assert model.startswith("model.safetensors  ")
+    assert own.startswith("m.onnx  ")
+    assert vizsla("verify", file).code == 0
+    image_folder.rename(tmp_path / "moved")
+    done = vizsla("export", run, "--onnx", file, "--int8", "--force")
+    assert (done.code, "--calibrate" in done.err) == (2, True)
+    moved = vizsla(
+        "export", run, "--onnx", file, "--int8", "--force", "--calibrate", tmp_path / "moved"
+    )
+    assert (moved.code, "accuracy" in moved.out) == (0, True)
 
 
 def test_a_profile_is_printed_and_a_seventh_file_of_the_run(

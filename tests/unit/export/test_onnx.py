@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,11 @@ from vizsla.data.table import resolve_data
 from vizsla.evaluate import calibrate
 from vizsla.export import (
     LARGEST_DIFFERENCE,
+    TOLERANCES,
     ExportedModel,
     Golden,
+    OnnxAnswers,
+    OnnxPredictor,
     Parity,
     Presize,
     Reference,
@@ -38,7 +44,6 @@ from vizsla.export import (
     golden_path,
     graph,
     inference_graph,
-    onnx_answers,
     read_golden,
     separable_resize,
     verify_onnx,
@@ -156,7 +161,7 @@ def test_a_model_whose_images_have_no_size_yet_is_refused(tmp_path: Path):
 
 
 def test_an_onnx_file_answers_as_the_predictor_does(model: Path, exported: Path):
-    predictor, answers = Predictor.load(model, device="cpu"), onnx_answers(exported)
+    predictor, answers = Predictor.load(model, device="cpu"), OnnxAnswers(exported)
     for count, height, width in ((1, 77, 130), (4, 48, 40), (2, 1, 1), (1, 9, 300), (7, 200, 64)):
         images = np.stack([noise(height, width, seed=number) for number in range(count)])
         expected = torch.stack([predictor.predict(image).probabilities for image in images])
@@ -235,6 +240,34 @@ def test_the_docs_programs_work(exported: Path, tmp_path: Path, capsys: pytest.C
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].split()[0] in VOCAB
     assert shown[1].startswith("made for this check, 240 x 320 ")
+    assert shown[-2:] == [shown[0].split()[0], "uint8 3"]
+
+
+def test_without_torch_or_vizsla_the_answers_are_those_of_the_predictor(
+    exported: Path, model: Path, tmp_path: Path, python: Callable[..., str]
+):
+    files = [tmp_path / f"{number}.jpg" for number in range(4)]
+    for number, file in enumerate(files):
+        small = Image.fromarray(noise(9, 12, seed=number))
+        small.resize((200 + number, 150), Image.Resampling.BICUBIC).save(file)
+    shutil.copy(inspect.getfile(OnnxPredictor), tmp_path)
+    (tmp_path / "bad.jpg").write_bytes(b"x")
+    blocked = "import sys; sys.modules['torch'] = None; "
+    program = f"{blocked}sys.modules['vizsla'] = None; sys.path.insert(0, '.'); import runtime; print(runtime.main(sys.argv[1:]))"
+    *lines, bad, code = python(
+        "-c", program, exported, *files, "bad.jpg", cwd=tmp_path
+    ).splitlines()
+    assert code == "2"
+    assert "bad.jpg" in json.loads(bad)["error"]
+    predictor = Predictor.load(model, device="cpu")
+    for file, line in zip(files, lines, strict=True):
+        said, expected = json.loads(line), predictor.predict(file).to_dict()
+        assert said["path"] == str(file)
+        assert said["probabilities"] == pytest.approx(expected["probabilities"], abs=0.005)
+        assert said["prediction"] == max(said["probabilities"], key=said["probabilities"].get)
+        assert {*expected, "path"} - {*said} <= {"familiarity", "none_of_these"}
+    program = f"{blocked}from vizsla.export import OnnxPredictor; print(OnnxPredictor(sys.argv[1]).predict(sys.argv[2])['prediction'])"
+    assert python("-c", program, exported, files[0]).strip() == json.loads(lines[0])["prediction"]
 
 
 def test_given_images_are_compared_in_batches(exported: Path, model: Path, tmp_path: Path):
@@ -242,12 +275,12 @@ def test_given_images_are_compared_in_batches(exported: Path, model: Path, tmp_p
         Image.fromarray(noise(50 + number, 70)).save(tmp_path / f"{number}.png")
     predictor = Predictor.load(model, device="cpu")
     reference = Reference(predictor, images=[tmp_path, tmp_path / "2.png"], cover=None)
-    (parity,), kept = compare(reference.batches(), answers=[onnx_answers(exported)])
+    (parity,), kept = compare(reference.batches(), answers=[OnnxAnswers(exported)])
     assert [batch.images.shape for batch in kept] == [
         (1, 50, 70, 3), (2, 50, 70, 3), (1, 51, 70, 3), (5, 51, 70, 3), (1, 52, 70, 3), (1, 52, 70, 3)
     ]  # fmt: skip
     assert (parity.num_images, parity.num_batches) == (11, 6)
-    assert parity.is_close
+    assert not TOLERANCES["float32"].fault(parity)
     assert parity.worst.startswith(str(tmp_path))
     # The golden file knows no folders.
     write_golden(tmp_path / "g.npz", kept[:2])
@@ -307,7 +340,7 @@ def test_an_onnx_file_of_a_calibrated_run_is_calibrated(image_folder: Path, tmp_
         calibration=calibration,
     )
     (written,) = export_model(path, onnx=tmp_path / "m.onnx")
-    predictor, answers = Predictor.load(path, device="cpu"), onnx_answers(written.path)
+    predictor, answers = Predictor.load(path, device="cpu"), OnnxAnswers(written.path)
     plain = Predictor(classifier, resize=Resize(32))
     for number, file in enumerate(table.paths[:4]):
         pixels = np.asarray(Image.open(file).convert("RGB"))
@@ -380,7 +413,7 @@ def test_large_numbers_are_compared_by_ratio():
     for found in ([[np.nan, 0, 0]], [[0, 0]], [[0, 0, 0]] * 2):
         parity = Parity().with_batch(one, found=np.array(found, dtype=np.float32))
         assert parity.max_difference == float("inf")
-        assert not parity.is_close
+        assert TOLERANCES["float32"].fault(parity)
 
 
 def test_a_missing_or_foreign_file_is_named(file: Path, tmp_path: Path):
