@@ -327,7 +327,7 @@ def test_a_model_file_that_cannot_be_read_is_named(refused_model: Callable[[str]
         "empty": (b"", "empty is too short to be a model file: 0 bytes."),
         "cut": (whole[:40], "cut is cut short or damaged"),
         "page": (b"<!doctype html>" * 9, "page is not a model file"),
-        "foreign": (whole, "foreign is a safetensors file, but not one that vizsla wrote"),
+        "foreign": (whole, "foreign is a safetensors file, but not a finished model"),
     }
     for name, (content, start) in cases.items():
         Path(name).write_bytes(content)

@@ -219,7 +219,7 @@ def test_what_can_be_refused_is_refused_together_and_before_the_images(
     vizsla: Vizsla, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for path in image_folder.rglob("*.jpg"):
-        path.write_bytes(b"no image, which would be found by reading it")
+        path.write_text(f"{path} is no image, which would be found by reading it")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))

@@ -192,7 +192,7 @@ def read_manifest(model: Path | str | bytes) -> Manifest:
     text = header.get(MANIFEST_KEY)
     if text is None:
         raise ModelFileError(
-            f"{path} is a safetensors file, but no finished model of vizsla: it lacks the manifest that names classes and "
+            f"{path} is a safetensors file, but not a finished model: it lacks the manifest that names classes and "
             "architecture. Read what learn.save wrote with learn.load, or start from weights: `vizsla train DATA --weights "
             "FILE`, vision_learner(dls, arch, weights=FILE)."
         )

@@ -450,7 +450,7 @@ def test_eight_bits_need_no_decision(tmp_path: Path, make_image: Callable[..., P
     for label in "ab":
         for number in range(4):
             for suffix in ("png", "jpg"):
-                make_image(f"set/{label}/{number}.{suffix}", label="disc")
+                make_image(f"set/{label}/{number}.{suffix}", label=f"disc{label}", number=number)
     table = resolve_data(tmp_path / "set", valid="0.25", seed=0)
     assert guess_bit_depth(table) is None
     assert DataLoaders(table, resize=Resize(6), device="cpu").reader.bit_depth is None
