@@ -191,6 +191,7 @@ def test_several_labels_per_image_train_with_probabilities(lesson: str):
     assert ((preds >= 0) & (preds <= 1)).all()
 
 
+@pytest.mark.slow
 def test_the_example_reports_an_interval(lesson: str, tmp_path: Path, python: Callable[..., str]):
     words = (EXAMPLE, lesson, "--size", 48, "--bs", 20, "--figures", tmp_path)
     printed = python(*words, env={"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"})

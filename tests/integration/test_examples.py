@@ -20,6 +20,7 @@ EXAMPLES = TESTS.parent / "examples"
 GOLDEN = json.loads((TESTS / "golden" / "interp.json").read_text("utf-8"))["cross_entropy"]
 
 
+@pytest.mark.slow
 def test_cross_entropy_gives_the_table_and_the_mean_of_the_lessons(python: Python, tmp_path: Path):
     out = tmp_path / "figure.png"
     printed = python("-W", "error", EXAMPLES / "cross_entropy.py", "--out", out)
@@ -52,6 +53,7 @@ def check_presizing(printed: str, drawn: Path) -> None:
     assert composed > 1.3 * one_by_one
 
 
+@pytest.mark.slow
 def test_presizing_draws_its_own_image(python: Python, tmp_path: Path):
     out = tmp_path / "figure.png"
     check_presizing(python("-W", "error", EXAMPLES / "presizing.py", "--out", out), out)
@@ -69,6 +71,7 @@ def test_presizing_takes_an_image(
     check_presizing(capsys.readouterr().out, out)
 
 
+@pytest.mark.slow
 def test_pet_breeds_trains_and_explains(
     python: Python, tmp_path: Path, make_image: Callable[..., Path]
 ):

@@ -165,6 +165,7 @@ def test_what_cannot_be_gone_on_from_is_refused_with_the_way_out(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_file_alone_does_not_say_what_it_was_trained_on(
     before: Path, place: Path, tmp_path: Path, vizsla: Callable[..., Done], draw_folder: Any
 ):

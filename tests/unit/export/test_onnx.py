@@ -323,6 +323,7 @@ def test_a_program_that_answers_otherwise_is_refused_with_the_image(
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.slow
 def test_an_onnx_file_of_a_calibrated_run_is_calibrated(image_folder: Path, tmp_path: Path):
     table = resolve_data(image_folder, valid=0.5, seed=0)
     loaders = DataLoaders(table, resize=Resize(32), batch_size=4, num_workers=0, device="cpu")

@@ -495,8 +495,8 @@ def check_damaged(tmp_path: Path, python: Callable[..., str]) -> Callable[[int],
     return check
 
 
-def test_100_damaged_files_are_refused_or_open(check_damaged: Callable[[int], None]):
-    check_damaged(100)
+def test_50_damaged_files_are_refused_or_open(check_damaged: Callable[[int], None]):
+    check_damaged(50)
 
 
 @pytest.mark.slow

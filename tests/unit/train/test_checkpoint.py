@@ -129,7 +129,13 @@ def whole(
     return kept
 
 
-@pytest.mark.parametrize("step", STEPS_TO_DIE_AT)
+@pytest.mark.parametrize(
+    "step",
+    [
+        *STEPS_TO_DIE_AT[::2],
+        *(pytest.param(at, marks=pytest.mark.slow) for at in STEPS_TO_DIE_AT[1::2]),
+    ],
+)
 def test_a_run_killed_at_any_step_ends_with_the_same_weights(
     make_learner: Any, tmp_path: Path, whole: dict[str, Any], step: int
 ):

@@ -151,7 +151,7 @@ def close(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"accumulate": 2, "clip": 0.5}, {"stage": -2}],
+    [{}, {"accumulate": 2, "clip": 0.5}, pytest.param({"stage": -2}, marks=pytest.mark.slow)],
     ids=["plain", "gathered", "unused"],
 )
 def test_two_processes_train_as_one_at_the_same_batch(make_loaders: Any, options: dict[str, Any]):
@@ -246,6 +246,7 @@ class Signal(Callback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_end_goes_on_in_two_processes(
     make_loaders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

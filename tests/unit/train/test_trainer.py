@@ -545,6 +545,7 @@ def test_auto_follows_the_device_and_the_network():
         assert resolve_precision(wish, device=device, model=model) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("c++") is None, reason="torch compiles for the CPU with a C++ compiler"
 )
