@@ -29,6 +29,7 @@ from vizsla.auditing.traits import FAULTS, read_traits
 from vizsla.data.images.near_duplicates import find_near_duplicates
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.check import paths_with_causes
+from vizsla.data.table.fixes import write_fixes
 from vizsla.errors import DataError
 from vizsla.evaluate.label_errors import LabelNoise, Suspect, label_noise
 from vizsla.evaluate.statistics import normal_quantile, wilson_interval
@@ -49,7 +50,7 @@ from vizsla.seeding import generator
 from vizsla.text import counted, joined, percent_range, percent_text, quoted, valid_unicode
 from vizsla.train.display import Bars, Display
 from vizsla.train.step import resolve_precision
-from vizsla.types import is_labelled
+from vizsla.types import Fix, is_labelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -176,6 +177,19 @@ class Audit:
         """The images whose label is probably wrong, surest first."""
         return tuple(item for each in self.findings if each.kind == "label" for item in each.items)
 
+    @property
+    def fixes(self) -> tuple[Fix, ...]:
+        """The suggested class of each suspect, for a person to go through before training takes them (``fixes=``, ``--fixes``)."""
+        return tuple(
+            Fix(
+                path=self.table.shown_path(item.row),
+                action="relabel",
+                label=item.suggestion,
+                why=item.reason,
+            )
+            for item in self.suspects
+        )
+
     def __str__(self) -> str:
         """Return a line for each finding, gravest first."""
         return "\n".join(self.lines())
@@ -236,7 +250,9 @@ class Audit:
         }
 
     def save(self, folder: Path | str) -> Path:
-        """Write ``audit.json`` and ``issues.csv`` (a row for each image of a finding) into a folder, and ``audit.html``.
+        """Write ``audit.html``, ``audit.json``, ``issues.csv`` (a row for each image of a finding) and ``fixes.csv`` into a folder.
+
+        ``fixes.csv`` has the suggestion for each suspected label, and is not written where there are none.
 
         Raises:
             OutputError: A file cannot be written; an old one is untouched.
@@ -250,6 +266,8 @@ class Audit:
         for name, content in (("audit.json", text), ("issues.csv", self._csv())):
             with atomic_write(folder / name) as temporary:
                 temporary.write_text(valid_unicode(content), encoding="utf-8", newline="")
+        if self.fixes:
+            write_fixes(folder / "fixes.csv", self.fixes)
         return write_audit_page(folder / "audit.html", audit=self)
 
     def _csv(self) -> str:
@@ -651,7 +669,7 @@ def _labels(
             title=(
                 f"{counted(len(noise.suspects), 'label is', 'labels are')} suspected to be wrong; about {rate} of all labels may be."
             ),
-            advice="Look at them, surest first.",
+            advice="Look at them; what you leave in fixes.csv, train --fixes takes.",
             items=items_of(noise.suspects),
         )
     if confused := [each for each in noise.confused if each.label_probability < CONTRADICTED]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vizsla.auditing.audit import Audit, Finding, Item, MoreData
 
-MOST_SHOWN, MOST_RELATED = 24, 4
+MOST_SHOWN, MOST_RELATED = 24, 3
 """Images of a finding, and images beside each of them."""
 WIDTH, HEIGHT, LEFT, BOTTOM = 420, 220, 44, 32
 WORDS = {"mend": "Mend", "look": "Look at", "know": "Good to know"}

@@ -282,7 +282,8 @@ def audit(
     """Look for wrong labels, duplicates, odd images and shortcuts; write a page.
 
     Reads every image and computes its features once, with a frozen network. Nothing is changed. In the folder are audit.html,
-    audit.json, and issues.csv with a row for each image that was found.
+    audit.json, issues.csv with a row for each image that was found, and fixes.csv with suggested labels: delete the rows that
+    are wrong, and give it to train --fixes.
 
     For example:
 

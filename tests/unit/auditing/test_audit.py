@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-from vizsla import Audit, DataError, TrainConfig, audit
+from vizsla import Audit, DataError, TrainConfig, audit, read_fixes
 from vizsla.auditing import find_grouping, probe, read_traits
 from vizsla.data.table import resolve_data
 from vizsla.recipe import FeatureLayout, HeadSetting
@@ -96,8 +96,13 @@ def test_results_are_a_page_a_table_and_json(found: Audit, tmp_path: Path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "audit.html",
         "audit.json",
+        "fixes.csv",
         "issues.csv",
     ]
+    assert read_fixes(tmp_path / "out" / "fixes.csv") == found.fixes
+    fixed = resolve_data(found.table.root, fixes=tmp_path / "out" / "fixes.csv", seed=0)
+    row = next(row for row in range(len(fixed.paths)) if fixed.paths[row].name == "wrong.jpg")
+    assert fixed.label(row) == "disc"
     assert "<b>copy" not in page
     assert "&lt;b&gt;copy" in page
     assert "default-src 'none'" in page
