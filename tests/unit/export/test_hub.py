@@ -208,12 +208,13 @@ def test_a_copy_on_this_machine_is_used_when_the_hub_is_gone(hub: StandIn, saved
 def test_what_cannot_be_fetched_is_our_error_with_advice(hub: StandIn):
     hub.repositories["me/empty"] = [{"README.md": b"hello"}]
     gone = "http://127.0.0.1:9"
-    for name, options, words in (
+    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("me/none", {}, "no such repository"),
         ("me/empty", {}, "no file model.safetensors"),
         ("me/empty", {"revision": "v9"}, "no such revision"),
         ("me/shapes", {"endpoint": gone}, f"{gone}.* does not answer"),
-    ):
+    )
+    for name, options, words in cases:
         with pytest.raises(ModelFileError, match=f"{name}.*{words}"):
             from_hub(name, **options)
 
