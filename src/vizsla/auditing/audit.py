@@ -258,7 +258,8 @@ class Audit:
             OutputError: A file cannot be written; an old one is untouched.
             MissingExtraError: jinja2 is not installed.
         """
-        from vizsla.auditing.page import write_audit_page
+        from vizsla.auditing.page import render_audit
+        from vizsla.report.build import write_page
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +269,7 @@ class Audit:
                 temporary.write_text(valid_unicode(content), encoding="utf-8", newline="")
         if self.fixes:
             write_fixes(folder / "fixes.csv", self.fixes)
-        return write_audit_page(folder / "audit.html", audit=self)
+        return write_page(folder / "audit.html", render_audit(self))
 
     def _csv(self) -> str:
         written = io.StringIO()

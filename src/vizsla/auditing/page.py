@@ -6,14 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vizsla.files import atomic_write
 from vizsla.report.build import render_page
 from vizsla.report.cards import SMALL_SIDE, TILE_SIDE, Album, Card
-from vizsla.text import valid_unicode
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vizsla.auditing.audit import Audit, Finding, Item, MoreData
 
 MOST_SHOWN, MOST_RELATED = 24, 3
@@ -40,21 +36,12 @@ class Curve:
     rows: tuple[tuple[float, str], ...]
 
 
-def write_audit_page(path: Path, *, audit: Audit) -> Path:
-    """Write the page of an audit, whole or not at all, and return its path.
+def render_audit(audit: Audit) -> str:
+    """Return the page as text.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
-        OutputError: The file cannot be written; an old one is untouched.
     """
-    page = render_audit(audit)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(valid_unicode(page).encode())
-    return path
-
-
-def render_audit(audit: Audit) -> str:
-    """Return the page as text."""
     album, table = Album(), audit.table
 
     def card(row: int, *, side: int, related: tuple[int, ...] = ()) -> Card:

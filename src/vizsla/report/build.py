@@ -102,8 +102,12 @@ def write_report(path: Path, *, content: ReportContent) -> Path:
         MissingExtraError: jinja2 is not installed.
         OutputError: The file cannot be written; an old one is untouched.
     """
-    page = render_report(content)
-    # Lone surrogates are escaped while rendering; this keeps a forgotten one from losing the whole report.
+    return write_page(path, render_report(content))
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Write a page, whole or not at all, and return its path."""
+    # Lone surrogates are escaped while rendering; this keeps a forgotten one from losing the whole page.
     with atomic_write(path) as temporary:
         temporary.write_bytes(valid_unicode(page).encode())
     return path
