@@ -24,7 +24,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vizsla.auditing.shortcuts import TELLING, Cue, Grouping, find_grouping, probe, probe_cues
+from vizsla.auditing.shortcuts import (
+    TELLING,
+    Cue,
+    Grouping,
+    drawn_places,
+    find_grouping,
+    probe,
+    probe_cues,
+)
 from vizsla.auditing.traits import FAULTS, read_traits
 from vizsla.data.images.near_duplicates import find_near_duplicates
 from vizsla.data.loading.dataloaders import DataLoaders
@@ -57,6 +65,7 @@ if TYPE_CHECKING:
 
     from vizsla.auditing.traits import Traits
     from vizsla.evaluate.predictions import Predictions
+    from vizsla.recipe.head_fit import FitOptions
     from vizsla.types import Batch, ImageTable
 
 Severity = Literal["mend", "look", "know"]
@@ -267,8 +276,8 @@ class Audit:
         for name, content in (("audit.json", text), ("issues.csv", self._csv())):
             with atomic_write(folder / name) as temporary:
                 temporary.write_text(valid_unicode(content), encoding="utf-8", newline="")
-        if self.fixes:
-            write_fixes(folder / "fixes.csv", self.fixes)
+        if fixes := self.fixes:
+            write_fixes(folder / "fixes.csv", fixes)
         return write_page(folder / "audit.html", render_audit(self))
 
     def _csv(self) -> str:
@@ -401,6 +410,11 @@ class _Look:
     def targets(self) -> Tensor:
         return self.table.targets[self.rows]
 
+    @property
+    def fit_options(self) -> FitOptions:
+        """What is the same for every head that is fitted on them."""
+        return {"layout": self.layout, "num_classes": len(self.table.vocab), "seed": self.seed}
+
     def last_stage(self) -> Tensor:
         """Return the mean features of the last stage, each row of length 1."""
         columns = self.layout.columns(self.layout.stages[-1:], self.layout.statistics[:1])
@@ -522,25 +536,11 @@ def _judge(
     if len(places) < 2 or len(look.targets[places].unique()) < 2:
         return None
     values, targets = look.features_ND[places][:, None], look.targets[places]
-    num_classes = len(look.table.vocab)
     on_progress("judging labels", 0, 2)
-    setting = best_fit(
-        values,
-        targets,
-        layout=look.layout,
-        num_classes=num_classes,
-        settings=candidate_settings(look.layout),
-        seed=look.seed,
-    ).setting
+    settings = candidate_settings(look.layout)
+    setting = best_fit(values, targets, settings=settings, **look.fit_options).setting
     on_progress("judging labels", 1, 2)
-    fit = fit_feature_head(
-        values,
-        targets,
-        layout=look.layout,
-        num_classes=num_classes,
-        setting=setting,
-        seed=look.seed,
-    )
+    fit = fit_feature_head(values, targets, setting=setting, **look.fit_options)
     on_progress("judging labels", 2, 2)
     return fit, places
 
@@ -556,7 +556,6 @@ def _of_classes(
     """Return what needs one class for each image, and add it to the audit."""
     fit, places = judged
     table, vocab = look.table, look.table.vocab
-    num_classes = len(vocab)
     places = places[fit.sample]
     rows, targets = look.rows[places], look.targets[places]
     left_out = table_predictions(table, rows=rows, logits=fit.left_out, targets=targets)
@@ -568,11 +567,7 @@ def _of_classes(
     cues = probe_cues(
         [look.traits[place] for place in places.tolist()], targets, vocab=vocab, seed=look.seed
     )
-    chosen = (
-        torch.randperm(len(places), generator=generator(look.seed, "masked"))[:MOST_MASKED]
-        .sort()
-        .values
-    )
+    chosen = drawn_places(len(places), most=MOST_MASKED, seed=look.seed, purpose="masked")
     surroundings_ND = masked(rows[chosen])
     columns = look.layout.columns(fit.setting.stages, fit.setting.statistics)
     cue = probe(
@@ -589,9 +584,7 @@ def _of_classes(
         look.features_ND[places],
         targets,
         setting=fit.setting,
-        layout=look.layout,
-        num_classes=num_classes,
-        seed=look.seed,
+        **look.fit_options,
     )
     on_progress("shortcuts", 2, steps)
     if grouping is not None:
@@ -801,11 +794,11 @@ def _more_data(look: _Look, fit: HeadFit, places: Tensor) -> MoreData | None:
         targets = look.targets[part]
         if len(part) < FEW_IMAGES or len(targets.unique()) < 2:
             continue
-        some = fit if share == 1 else fit_feature_head(
-            look.features_ND[part][:, None], targets, layout=look.layout, num_classes=len(look.table.vocab), setting=fit.setting, seed=look.seed
-        )  # fmt: skip
-        known = look.targets[part] if share < 1 else look.targets[places]
-        points.append((len(known), int((some.left_out.argmax(1) == known).sum())))
+        some = fit
+        if share < 1:
+            values = look.features_ND[part][:, None]
+            some = fit_feature_head(values, targets, setting=fit.setting, **look.fit_options)
+        points.append((len(part), int((some.left_out.argmax(1) == targets).sum())))
     if len(points) < 3:
         return None
     numbers = torch.tensor([float(number) for number, _ in points], dtype=torch.float64)

@@ -13,13 +13,13 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vizsla.auditing.traits import folder_parts
-from vizsla.errors import TrainingError
 from vizsla.evaluate.statistics import normal_quantile, wilson_interval
 from vizsla.recipe.head_fit import (
     NUM_LANDMARKS_TO_CHOOSE,
@@ -31,8 +31,10 @@ from vizsla.seeding import generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
+    from typing import Unpack
 
     from vizsla.auditing.traits import Traits
+    from vizsla.recipe.head_fit import FitOptions
 
 MOST_PROBED = 3_000
 """Images that a probe is fitted on: enough for an interval of two per cent, and a second for each cue."""
@@ -74,13 +76,16 @@ class Cue:
         return (self.low - self.chance) / max(1 - self.chance, 1e-9)
 
 
+def drawn_places(count: int, *, most: int, seed: int, purpose: str) -> Tensor:
+    """Return at most so many of the places from 0 to ``count`` - 1, drawn by chance, ascending, int64."""
+    return torch.randperm(count, generator=generator(seed, purpose))[:most].sort().values
+
+
 def probe_cues(
     traits: Sequence[Traits], targets: Tensor, *, vocab: Sequence[str], seed: int
 ) -> tuple[Cue, ...]:
     """Return all cues that vary, the most telling first; targets are classes, int64 ``(N,)``."""
-    chosen = (
-        torch.randperm(len(targets), generator=generator(seed, "cues"))[:MOST_PROBED].sort().values
-    )
+    chosen = drawn_places(len(targets), most=MOST_PROBED, seed=seed, purpose="cues")
     some, targets_N = [traits[place] for place in chosen.tolist()], targets[chosen]
     labels = set(vocab)
     columns: dict[str, Tensor] = {
@@ -209,19 +214,14 @@ def find_grouping(
     targets_N: Tensor,
     *,
     setting: HeadSetting,
-    layout: FeatureLayout,
-    num_classes: int,
-    seed: int,
+    **options: Unpack[FitOptions],
 ) -> Grouping | None:
     """Return the groups, named in the paths below the root, that cost most accuracy when a split respects them; None if none does.
 
-    Features are of the images as ``layout`` says, float32 ``(N, D)``; targets classes, int64 ``(N,)``.
+    Features are of the images as the layout says, float32 ``(N, D)``; targets classes, int64 ``(N,)``.
     """
-    chosen = (
-        torch.randperm(len(targets_N), generator=generator(seed, "groups"))[:MOST_PROBED]
-        .sort()
-        .values
-    )
+    seed = options.get("seed", 0)
+    chosen = drawn_places(len(targets_N), most=MOST_PROBED, seed=seed, purpose="groups")
     features_ND, targets_N = features_ND[chosen], targets_N[chosen]
     some = [paths[int(place)] for place in chosen]
     alone: Tensor | None = None
@@ -231,12 +231,12 @@ def find_grouping(
         groups = [
             str(found[1]) if found else path for path, found in zip(some, matches, strict=True)
         ]
-        if not _may_group(groups, targets_N.tolist(), num_classes=num_classes):
+        if not _may_group(groups, targets_N.tolist(), num_classes=options["num_classes"]):
             continue
-        fit = (features_ND, targets_N, setting, layout, num_classes, seed)
+        right = partial(_right_across_folds, features_ND, targets_N, setting=setting, **options)
         if alone is None:
-            alone = _right_across_folds(list(range(len(some))), *fit)
-        together = _right_across_folds(groups, *fit)
+            alone = right(range(len(some)))
+        together = right(groups)
         lost_N = alone.double() - together.double()
         lost = float(lost_N.mean())
         half = normal_quantile() * float(lost_N.std()) / math.sqrt(len(lost_N))
@@ -269,17 +269,18 @@ def _may_group(groups: Sequence[str], targets: Sequence[int], *, num_classes: in
 
 
 def _right_across_folds(
-    groups: Sequence[Hashable],
     features_ND: Tensor,
     targets_N: Tensor,
+    groups: Sequence[Hashable],
+    *,
     setting: HeadSetting,
-    layout: FeatureLayout,
-    num_classes: int,
-    seed: int,
+    **options: Unpack[FitOptions],
 ) -> Tensor:
     """Return which images are right, bool ``(N,)``, when the head is fitted without their part; groups stay in one part."""
     names = list(dict.fromkeys(groups))
-    order = torch.randperm(len(names), generator=generator(seed, "folds")).tolist()
+    order = torch.randperm(
+        len(names), generator=generator(options.get("seed", 0), "folds")
+    ).tolist()
     sizes = Counter(groups)
     room: list[int] = [0] * NUM_FOLDS
     fold_of: dict[Hashable, int] = {}
@@ -288,22 +289,17 @@ def _right_across_folds(
         fold_of[names[place]] = fold
         room[fold] += sizes[names[place]]
     fold_N = torch.tensor([fold_of[group] for group in groups])
-    columns = layout.columns(setting.stages, setting.statistics)
+    columns = options["layout"].columns(setting.stages, setting.statistics)
     right_N = torch.zeros(len(groups), dtype=torch.bool)
     for fold in range(NUM_FOLDS):
         held_out = fold_N == fold
-        try:
-            fit = fit_feature_head(
-                features_ND[~held_out][:, None],
-                targets_N[~held_out],
-                layout=layout,
-                num_classes=num_classes,
-                setting=setting,
-                num_landmarks=NUM_LANDMARKS_TO_CHOOSE,
-                seed=seed,
-            )
-        except TrainingError:
-            continue
+        fit = fit_feature_head(
+            features_ND[~held_out][:, None],
+            targets_N[~held_out],
+            setting=setting,
+            num_landmarks=NUM_LANDMARKS_TO_CHOOSE,
+            **options,
+        )
         with torch.inference_mode():
             logits = fit.head.classify(features_ND[held_out][:, columns])
         right_N[held_out] = logits.argmax(1) == targets_N[held_out]

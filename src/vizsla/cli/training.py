@@ -268,8 +268,7 @@ def audit(
     data: Path,
     /,
     *,
-    labels: str = "auto",
-    label_level: int | Literal["auto"] = "auto",
+    where: Labels = AS_FOUND,
     out: Path | None = None,
     arch: str = DEFAULTS.arch,
     size: int = DEFAULTS.size,
@@ -292,8 +291,6 @@ def audit(
 
     Args:
         data: A folder of images, or a CSV file that lists them.
-        labels: Where labels come from, as for train.
-        label_level: Which level of folders names the class, as for train.
         out: Folder for the results; default: NAME-audit. If it exists, the next free number is added.
         arch: Network whose features are compared.
         size: Side of the square that the network sees, in pixels.
@@ -304,7 +301,6 @@ def audit(
         json: Print everything as one JSON object, too.
     """
     from vizsla.auditing.audit import audit as look
-    from vizsla.data.table.from_words import resolve_data
     from vizsla.report.build import check_report_installed
     from vizsla.train.display import Display
 
@@ -316,9 +312,7 @@ def audit(
     folder = free_path(Path(f"{data_name(data)}-audit") if out is None else out, is_folder=True)
     display = Display(quiet=json)
     with new_folder(folder):
-        table = resolve_data(data, labels=labels, label_level=label_level, seed=seed)
-        for note in table.notes:
-            display.line(note)
+        table = _read_data(data, where, seed=seed, display=display)
         display.line(counts_line(table))
         found = look(table, config=choices, display=display)
         page = found.save(folder)

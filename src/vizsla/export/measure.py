@@ -24,6 +24,7 @@ from vizsla.evaluate.metrics import Metric, summarise
 from vizsla.evaluate.predictions import Predictions
 from vizsla.export.runtime import prepared
 from vizsla.export.verify import Golden, Parity
+from vizsla.infer.neighbours import evenly_spread
 from vizsla.text import counted, first_line, joined, percent_text
 from vizsla.types import ImageTable, is_labelled, logits_of, unknown_targets
 
@@ -83,7 +84,8 @@ class CheckImages:
         checking, rest = data.valid_rows.tolist(), data.train_rows.tolist()
         if not rest:
             checking, rest = checking[1::2], checking[::2]
-        checking, rest = _spread(checking, MOST_CHECKED), _spread(rest, NUM_CALIBRATION)
+        checking = evenly_spread(checking, most=MOST_CHECKED)
+        rest = evenly_spread(rest, most=NUM_CALIBRATION)
         if not checking or not rest:
             raise DataError(
                 f"There are too few images in {data.root}: at least one to calibrate on and another one to check with."
@@ -253,9 +255,3 @@ def _table_of(data: Path, predictor: Predictor) -> tuple[ImageTable, str]:
     checking = set(table.valid_rows.tolist())
     rest = [row for row in range(len(table.paths)) if row not in checking]
     return replace(table, train_rows=torch.tensor(rest, dtype=torch.int64)), ""
-
-
-def _spread(rows: Sequence[int], most: int) -> list[int]:
-    """Return at most so many of the rows, as far apart as can be."""
-    count = min(len(rows), most)
-    return [rows[number * len(rows) // count] for number in range(count)]
