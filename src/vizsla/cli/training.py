@@ -57,7 +57,7 @@ def demo(
         seed: Split, crops and everything else that is random follow from it.
         force: Write into the folder even if it exists.
     """
-    from vizsla.data.table.demo_data import SOLAR_CELLS, solar_cells
+    from vizsla.data.demo_data import SOLAR_CELLS, solar_cells
     from vizsla.run.train import RunPlan, run_training
     from vizsla.train.display import Display
 

@@ -1,5 +1,7 @@
 """What the other packages use of vizsla.data."""
 
+from .demo_data import SOLAR_CELLS as SOLAR_CELLS
+from .demo_data import solar_cells as solar_cells
 from .download import URLs as URLs
 from .download import download_file as download_file
 from .download import extract_archive as extract_archive

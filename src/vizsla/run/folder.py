@@ -110,8 +110,8 @@ class RunFolder:
         Raises:
             DataError: They are not there, or something is wrong with them now.
         """
+        from vizsla.data.demo_data import solar_cells
         from vizsla.data.table.check import drop_unreadable
-        from vizsla.data.table.demo_data import solar_cells
         from vizsla.data.table.from_words import resolve_data
 
         seed = self.train_config().seed

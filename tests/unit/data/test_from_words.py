@@ -25,8 +25,9 @@ from vizsla import (
     Resize,
     TableError,
 )
+from vizsla.data import SOLAR_CELLS, solar_cells
 from vizsla.data.images import find_copies
-from vizsla.data.table import SOLAR_CELLS, labelled_data, resolve_data, solar_cells
+from vizsla.data.table import labelled_data, resolve_data
 from vizsla.types import UNLABELLED
 
 if TYPE_CHECKING:

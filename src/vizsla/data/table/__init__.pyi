@@ -15,8 +15,6 @@ from .check import find_unreadable as find_unreadable
 from .check import fingerprint as fingerprint
 from .check import scarce_classes as scarce_classes
 from .check import settle_unreadable as settle_unreadable
-from .demo_data import SOLAR_CELLS as SOLAR_CELLS
-from .demo_data import solar_cells as solar_cells
 from .factories import ImageDataLoaders as ImageDataLoaders
 from .fixes import Fixes as Fixes
 from .fixes import fixes_text as fixes_text

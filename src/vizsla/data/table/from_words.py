@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path, PurePosixPath
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -24,22 +20,13 @@ from vizsla.data.table.block import (
     fixed_images,
 )
 from vizsla.data.table.check import file_problems, listing, scarce_classes
+from vizsla.data.table.find_labels import find_images
 from vizsla.data.table.labels import (
-    FOLDER_ADVICE,
     LabelledImages,
-    RegexLabeller,
-    advice_about,
     class_texts,
-    folder_labels,
-    holds_lists,
-    is_missing,
     names_of,
-    take_labels,
     targets_in,
-    using_attr,
 )
-from vizsla.data.table.layout import layout_of
-from vizsla.data.table.sources import check_folder, get_image_files, is_image_name, list_images
 from vizsla.data.table.splits import (
     balanced_group_split,
     keep_together,
@@ -47,59 +34,17 @@ from vizsla.data.table.splits import (
     rarest_class_split,
     stratified_split,
 )
-from vizsla.data.table.tables import (
-    JSON_SUFFIXES,
-    SAVE_AS_CSV,
-    Table,
-    faulty_rows,
-    images_of_table,
-    metadata_table,
-    read_table,
-)
-from vizsla.data.table.words import ALL_COLUMNS, TABLE_FORM, TableWords, table_words
-from vizsla.errors import ConfigError, DataError, LabelError, Problem, TableError, raise_problems
+from vizsla.errors import ConfigError, DataError, LabelError, Problem, raise_problems
 from vizsla.paths import ImagePaths
 from vizsla.text import counted, joined, quoted
 from vizsla.types import UNLABELLED, ImageTable, Task, is_labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from vizsla.data.table.fixes import Fixes
 
 DEFAULT_VALID_FRACTION = 0.2
-
-IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "fn")
-"""Column names that mean the image's path, the first that is there; else it is the first column of names of images."""
-
-LABEL_COLUMNS = ("label", "class", "category", "target", "breed")
-"""Column names that mean the label; else it is the first column that is not the image's."""
-
-SPLIT_COLUMNS = ("is_valid", "split")
-"""Column names that mean the split."""
-
-_OTHER_FILES = {
-    (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"): " Unpack it, and give the folder.",
-    (".parquet", ".xlsx", ".xls", ".feather", ".arrow"): f" {SAVE_AS_CSV}",
-}  # fmt: skip
-_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", *JSON_SUFFIXES)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
-    """Images as listed, what is predicted of them, and what the data says of the split.
-
-    Attributes:
-        images: Without a split.
-        splits: The split that the data states: ``train``, ``valid`` or ``test`` for each image.
-        groups: The group of each image, where groups are to be kept together.
-        block: Makes the table.
-    """
-
-    images: LabelledImages
-    splits: Sequence[str] | None = None
-    groups: Sequence[str] | None = None
-    block: OutputBlock = field(default_factory=CategoryBlock)
 
 
 def resolve_data(
@@ -166,7 +111,7 @@ def resolve_data(
         )
     level = None if label_level == "auto" else label_level
     find_near = group == "auto"
-    found = _find(Path(data), labels, level, "" if find_near else group)
+    found = find_images(Path(data), labels, level, "" if find_near else group)
     splits, groups = found.splits, found.groups
     images, dropped = fixed_images(found.images, found.block, fixes, new_classes=new_classes)
     classes = _classes_of(found.images, found.block)
@@ -340,7 +285,7 @@ def labelled_data(
         DataError: An image is missing, or its label is, or the model does not know it; the message names all of them.
         ConfigError: The labels are not of the model's task, or the data has no such part.
     """
-    found = _find(Path(data), labels, None if label_level == "auto" else label_level, group)
+    found = find_images(Path(data), labels, None if label_level == "auto" else label_level, group)
     if found.block.task != task:
         words = {
             "category": "one class of each image",
@@ -445,393 +390,3 @@ def _valid_fraction(valid: float | str) -> tuple[float | None, bool]:
             f"from a data set that is split already, or 'auto'. Received: {valid!r}"
         )
     return fraction, text.startswith("pool:")
-
-
-def _find(data: Path, labels: str, label_level: int | None, group: str) -> _Found:
-    kind, _, rest = labels.partition(":")
-    from_folders = labels in ("auto", "folder")
-    if label_level is not None and (data.is_file() or not from_folders):
-        raise ConfigError(
-            "label_level says which level of folders names the class, and labels do not come from folders here. "
-            f"Received: label_level={label_level}, labels {labels!r}, data {quoted(data)}. Leave --label-level out."
-        )
-    words = table_words(labels)
-    if data.is_file():
-        if is_image_name(data.name):
-            raise DataError(
-                f"{quoted(data)} is an image. Give the folder that holds the images, or a CSV file."
-            )
-        if data.suffix.lower() not in _TABLE_SUFFIXES:
-            way = next((way for ends, way in _OTHER_FILES.items() if data.name.lower().endswith(ends)), "")  # fmt: skip
-            raise DataError(
-                f"{quoted(data)} is neither a folder of images nor a table ({', '.join(_TABLE_SUFFIXES)}).{way}"
-            )
-        if (not from_folders and kind != "csv") or Path(words.file or data) != data:
-            raise ConfigError(
-                f"Labels come from the CSV file that is given as the data, {quoted(data)}. Received: labels {labels!r}. "
-                "Leave labels out, name columns (labels csv:,image=COLUMN,label=COLUMN), or give the folder as data."
-            )
-        return _find_in_table(read_table(data), data.parent, words, group)
-    check_folder(data)
-    if labels == "auto" and label_level is None and (metadata := metadata_table(data)):
-        return _find_in_metadata(metadata, data, group)
-    if from_folders:
-        return _find_in_folder(data, None, label_level, group)
-    if kind == "regex":
-        return _find_in_folder(data, RegexLabeller(rest), None, group)
-    if kind == "csv":
-        here, below = Path(words.file), data / words.file
-        file = below if below.is_file() and not here.is_file() else here
-        return _find_in_table(read_table(file), data, words, group)
-    raise ConfigError(
-        f"labels is 'auto', 'folder', 'regex:PATTERN' or {TABLE_FORM!r}. Received: {labels!r}"
-    )
-
-
-def _find_in_folder(
-    data: Path, labeller: RegexLabeller | None, label_level: int | None, group: str
-) -> _Found:
-    listing = list_images(data)
-    paths, in_doubt = listing.paths, listing.in_doubt
-    layout = layout_of(paths, (data,), label_level=label_level, need_classes=labeller is None)
-    of_name = None if labeller is None else using_attr(labeller, "name")
-    labels = take_labels(paths, of_name) if of_name else folder_labels(paths, layout.classes)
-    splits: list[str] | None = None
-    beside: set[int] = set()
-    if layout.splits is not None:  # images beside its folders, such as a sample, take no part
-        splits = [layout.splits[number] for number in paths.folder_numbers]
-        beside = {position for position, split in enumerate(splits) if not split}
-    images = LabelledImages(
-        root=data,
-        paths=paths,
-        in_doubt=in_doubt,
-        labels=labels,
-        advice=advice_about(of_name)
-        if of_name
-        else FOLDER_ADVICE + _parent_hint(data, layout.classes),
-        notes=(*listing.notes, *layout.notes),
-    ).without(beside)
-    splits = splits and [split for split in splits if split]
-    images, groups = _groups_in_paths(images, group) if group else (images, None)
-    return _Found(images=images, splits=splits, groups=groups)
-
-
-def _groups_in_paths(
-    images: LabelledImages, group: str
-) -> tuple[LabelledImages, Sequence[str] | None]:
-    """Return the group of each image, searched in its path below the root; a path without one is a problem."""
-    kind, _, pattern = group.partition(":")
-    if kind != "regex":
-        raise ConfigError(
-            f"group is 'regex:PATTERN', searched in the paths of the images, or a column of the table that has the labels. "
-            f"Received: group {group!r}, and no table"
-        )
-    root = images.root.as_posix()
-    below = [path.removeprefix(f"{root}/") for path in ImagePaths.of(images.paths).texts()]
-    found = take_labels(below, RegexLabeller(pattern))
-    missed = [text for text, of in zip(below, found, strict=True) if isinstance(of, LabelError)]
-    if missed:
-        words = (f"path has no group {pattern!r}", f"paths have no group {pattern!r}")
-        problem = listing(
-            LabelError, words, list(map(quoted, missed)), "Correct the expression of the groups."
-        )
-        images = replace(images, problems=(*images.problems, problem))
-    return images, list(map(str, found))
-
-
-def _parent_hint(data: Path, classes: Sequence[str]) -> str:
-    """Return a question where there is one class at most and the folder above holds more: it may be one level too deep."""
-    if len({*classes} - {""}) > 1:
-        return ""
-    parent = data.resolve().parent
-    with suppress(OSError):
-        beside = [
-            child
-            for child in sorted(parent.iterdir())
-            if child.is_dir() and child != data.resolve()
-        ]
-        found = [child.name for child in beside[:20] if any(map(is_image_name, os.listdir(child)))]  # noqa: PTH208 (names)
-        if found:
-            return f" Did you mean the folder above, {quoted(parent)}? It also holds {', '.join(found[:5])}."
-    return ""
-
-
-def _find_in_metadata(table: Table, data: Path, group: str) -> _Found:
-    """Return what a table says that was found beside the images.
-
-    Raises:
-        DataError: Several columns may be the label, or folders name other classes.
-    """
-    used = ("file_name", *SPLIT_COLUMNS, group)
-    others = [name for name in table.columns if name.lower() not in used]
-    if len(others) > 1 and not {*map(str.lower, others)} & {*LABEL_COLUMNS}:
-        raise DataError(
-            f"Any of these columns of {table.source} may be the label: {', '.join(map(repr, others))}. "
-            "Say which: --labels csv:FILE,label=COLUMN; or --labels folder."
-        )
-    found = _find_in_table(table, data, TableWords(image="file_name"), group)
-    if classes := _other_classes(data, found.images):
-        raise DataError(
-            f"Labels may come from folders ({joined(classes, limit=5)}) or from {table.source}, and they differ. "
-            "Say which: --labels folder or --labels csv:FILE."
-        )
-    return found
-
-
-def _other_classes(data: Path, images: LabelledImages) -> Sequence[str]:
-    """Return the classes that folders name, where these are several and not the labels of the images."""
-    try:
-        in_folders = _find_in_folder(data, None, None, "").images
-    except DataError:
-        return ()
-    class_of = dict(zip(ImagePaths.of(in_folders.paths).texts(), in_folders.labels, strict=True))
-    classes = sorted({label for label in class_of.values() if isinstance(label, str)})
-    pairs = zip(ImagePaths.of(images.paths).texts(), images.labels, strict=True)
-    known = ((path, str(label)) for path, label in pairs if not is_missing(label))
-    differ = any(class_of.get(path, label) != label for path, label in known)
-    return classes if differ and len(classes) > 1 else ()
-
-
-def _find_in_table(table: Table, folder: Path, words: TableWords, group: str) -> _Found:
-    if words.group and group not in ("", words.group):
-        raise ConfigError(
-            f"The groups are named twice. Received: group={words.group} among the labels, and group {group!r}"
-        )
-    in_column = words.group or ("" if group.startswith("regex:") else group)
-    group_column = table.position(in_column) if in_column else None
-    split_columns = [name for name in table.columns if name.lower() in SPLIT_COLUMNS]
-    split = table.position(split_columns[0]) if split_columns else None
-    image_column, label_columns = _choose_columns(table, words, taken=(group_column, split))
-    several = words.has_several_columns
-    notes: list[str] = []
-    problems: list[Problem] = []
-    images, splits = images_of_table(
-        table,
-        folder=folder,
-        image=image_column,
-        label=label_columns if several else label_columns[0],
-        split=split,
-        delimiter=words.delimiter or None,
-        locate=partial(_locate, folder=folder, notes=notes, problems=problems),
-    )
-    if not words.label and words.kind == "class":
-        problems += _labels_to_refuse(table, label_columns[0], image=image_column)
-    block = _block_of(words, table, label_columns)
-    names = table.columns
-    of_labels = ", ".join(repr(names[column]) for column in label_columns)
-    what = {"class": "labels", "labels": "several labels", "number": "numbers"}[words.kind]
-    told = (
-        f"{what} from column{'s' * several} {of_labels}, images from column {names[image_column]!r}"
-    )
-    if split is not None:
-        told += f", split from column {names[split]!r}"
-    groups = None
-    if group_column is not None:
-        told += f", groups from column {names[group_column]!r}"
-        groups, missed = _groups_in_column(table, group_column, image=image_column)
-        problems += missed
-    images = replace(
-        images, notes=(*images.notes, told, *notes), problems=(*images.problems, *problems)
-    )
-    if group and group_column is None:
-        images, groups = _groups_in_paths(images, group)
-    found = _Found(images=images, splits=splits, groups=groups, block=block)
-    if splits is not None:
-        return found
-    paths = ImagePaths.of(images.paths)
-    of_folders = layout_of(paths, (folder,), need_classes=False)
-    if of_folders.splits is None or not all(of_folders.splits):
-        return found
-    splits = [of_folders.splits[number] for number in paths.folder_numbers]
-    return replace(
-        found, splits=splits, images=replace(images, notes=(*images.notes, *of_folders.notes))
-    )
-
-
-def _block_of(words: TableWords, table: Table, label_columns: Sequence[int]) -> OutputBlock:
-    """Return the block of the labels of a table; where all columns hold zeros and ones, each column is a label.
-
-    Raises:
-        TableError: The labels are all columns that are left, and some hold something else.
-    """
-    if words.kind == "class":
-        return CategoryBlock()
-    if words.kind == "number":
-        return RegressionBlock()
-    others = [c for c in label_columns if not {str(cell) for cell in table.column(c)} <= {"0", "1"}]
-    if words.label == (ALL_COLUMNS,) and others:
-        names = ", ".join(repr(table.columns[column]) for column in others)
-        raise TableError(
-            f"label=* takes every column that is left as a label of zeros and ones, and these of {table.source} hold something "
-            f"else: {names}. Name the columns of labels: label=COLUMN,label=COLUMN."
-        )
-    return MultiCategoryBlock(encoded=words.has_several_columns and not others)
-
-
-def _groups_in_column(table: Table, column: int, *, image: int) -> tuple[list[str], list[Problem]]:
-    """Return the group of each row that names an image; a row without one is a problem."""
-    rows = [row for row, name in enumerate(table.column(image)) if not is_missing(name)]
-    cells = table.column(column)
-    absent = [row for row in rows if is_missing(cells[row])]
-    what = f"no group in column {table.columns[column]!r}"
-    problems = (
-        [faulty_rows(table, absent, what, "Fill it in, or delete the row.")] if absent else []
-    )
-    return [str(cells[row]).strip() for row in rows], problems
-
-
-def _choose_columns(
-    table: Table, words: TableWords, *, taken: Sequence[int | None]
-) -> tuple[int, list[int]]:
-    """Return the columns of the image and of its label: those that are named, else by their names, else by their cells.
-
-    Columns that are ``taken`` for other things are chosen only where they are named.
-    """
-    if len(table.columns) < 2:
-        raise TableError(
-            f"The table {table.source} has a single column, {', '.join(table.columns)!r}. "
-            "It needs one for the image's path and one for its label."
-        )
-    by_name = {name.lower(): position for position, name in reversed([*enumerate(table.columns)])}
-
-    def first(names: Sequence[str], used: Sequence[int | None]) -> int | None:
-        found = (by_name[name] for name in names if name in by_name)
-        return next((position for position in found if position not in used), None)
-
-    every = words.label == (ALL_COLUMNS,) and ALL_COLUMNS not in table.columns
-    named = [] if every else list(map(table.position, words.label))
-    image = table.position(words.image) if words.image else first(IMAGE_COLUMNS, [*named, *taken])
-    labels = named or [first(LABEL_COLUMNS, [image, *taken])]
-    # An index that a program wrote has no name, or that of its kind.
-    free = [p for p, name in enumerate(table.columns) if name and not name.startswith("Unnamed:")]
-    free = [position for position in free if position not in taken]
-    free = free if len(free) > 1 else list(range(len(table.columns)))
-    if image is None:
-        others = [position for position in free if position not in labels]
-        files = (p for p in others if is_image_name(str(table.rows[0][p]).strip()))
-        image = next(files, others[0])
-    rest = [position for position in free if position != image]
-    if every:
-        return image, rest
-    return image, [rest[0] if position is None else position for position in labels]
-
-
-def _locate(
-    cells: Sequence[object], *, folder: Path, notes: list[str], problems: list[Problem]
-) -> list[Path]:
-    """Return the file of each name: the path below ``folder``, else the only file below it that the name can mean.
-
-    A name that was written on another system or changed on its way is found again by, in this order, its path with slashes,
-    the file's name, its stem, both in any case, its number without leading zeros. How many were is a note.
-    """
-    names = list(map(str, cells))
-    paths = [folder / name for name in names]
-    absent = [position for position, path in enumerate(paths) if not os.path.isfile(path)]  # noqa: PTH113 (Path.is_file fails on names that are too long)
-    if not absent:
-        return paths
-    try:
-        below = get_image_files(folder)
-    except DataError:  # no image there at all: the names are reported as missing
-        return paths
-    ways: list[tuple[str, Callable[[str], str]]] = [
-        ("slashes and blanks", _plain),
-        ("the file's name", _name),
-        ("its name without the extension", lambda text: PurePosixPath(_name(text)).stem),
-        ("its name in another case", lambda text: _name(text).casefold()),
-        ("leading zeros", lambda text: _unpadded(PurePosixPath(_name(text)).stem)),
-    ]
-    written = [file.relative_to(folder).as_posix() for file in below]
-    found = Counter[str]()
-    twice: list[str] = []
-    for what, key in ways:
-        if not absent:
-            break
-        files: defaultdict[str, list[Path]] = defaultdict(list)
-        for text, file in zip(written, below, strict=True):
-            files[key(text)].append(file)
-        left: list[int] = []
-        for position in absent:
-            candidates = files.get(key(names[position]), [])
-            if len(candidates) == 1:
-                paths[position] = candidates[0]
-                found[what] += 1
-            elif candidates:
-                paths[position] = candidates[0]
-                places = ", ".join(quoted(each.relative_to(folder)) for each in candidates[:3])
-                twice.append(f"{names[position]!r} may be any of {len(candidates)}: {places}")
-            else:
-                left.append(position)
-        absent = left
-    notes += [f"{counted(number, 'image')} found by {what}" for what, number in found.items()]
-    if twice:
-        words = ("name means more than one image", "names mean more than one image")
-        cure = f"Write the path below {quoted(folder)}."
-        problems.append(listing(TableError, words, twice, cure))
-    return paths
-
-
-def _plain(text: str) -> str:
-    """Return a path with slashes, without blanks around it, drive and dot; accents are single letters, as no Mac writes them."""
-    plain = unicodedata.normalize("NFC", text.strip().replace("\\", "/"))
-    return re.sub(r"^(?:[A-Za-z]:)?/*(?:\./)*", "", plain)
-
-
-def _name(text: str) -> str:
-    return _plain(text).rpartition("/")[2]
-
-
-def _unpadded(stem: str) -> str:
-    return re.sub(r"(?<!\d)0+(?=\d)", "", stem)
-
-
-def _labels_to_refuse(table: Table, label: int, *, image: int) -> list[Problem]:
-    """Return the problem of a column that holds something else than one class for each image; nothing is guessed then."""
-    column, name = [str(cell).strip() for cell in table.column(label)], table.columns[label]
-    about = f"Column {name!r} of {table.source}"
-    empty = [row for row, cell in enumerate(column) if cell in _MISSING_WORDS]
-    problems: list[Problem] = []
-    if empty:
-        words = (
-            f"label of column {name!r} is a missing value",
-            f"labels of column {name!r} are missing values",
-        )
-        entries = [f"row {table.numbers[row]}: {column[row]!r}" for row in empty]
-        problems.append(listing(LabelError, words, entries, "Fill them in, or delete the rows."))
-    filled = [cell for cell in column if cell]
-    if not filled:
-        return problems
-
-    def refuse(what: str, words: str, python: str) -> None:
-        way = f'Say so: --labels "csv:FILE,{words}"; in Python ImageDataLoaders.from_csv(..., {python}).'
-        problems.append(Problem(kind=LabelError, text=f"{what} {way}"))
-
-    others = [place for place in range(len(table.columns)) if place != image]
-    zero_one = [
-        table.columns[place] for place in others if {*map(str, table.column(place))} <= {"0", "1"}
-    ]
-    if len(zero_one) > 1 and len(zero_one) == len(others):
-        refuse(
-            f"The columns {', '.join(map(repr, zero_one))} of {table.source} hold zeros and ones: an image can have several "
-            "of these labels, and one column cannot say which.",
-            "label=*",
-            f"label_col={zero_one!r}, y_block=MultiCategoryBlock(encoded=True)",
-        )
-    for delimiter in "|; ":
-        if holds_lists(filled, delimiter):
-            example = next(cell for cell in filled if delimiter in cell)
-            refuse(
-                f"{about} holds lists of labels, such as {example!r}.",
-                f"label={name},delimiter={delimiter.strip() or repr(delimiter)}",
-                f"label_col={name!r}, label_delim={delimiter!r}",
-            )
-    if all(re.fullmatch(r"-?\d+\.\d+(?:[eE][-+]?\d+)?", cell) for cell in filled):
-        refuse(
-            f"{about} holds decimal numbers, such as {filled[0]}: they are measured, not classes.",
-            f"label={name},kind=number",
-            f"label_col={name!r}, y_block=RegressionBlock",
-        )
-    return problems
-
-
-_MISSING_WORDS = frozenset(("nan", "NaN", "NAN", "<NA>", "NULL", "N/A", "#N/A"))
-"""What programs write for a missing value. ``none`` and ``None`` may be the name of a class."""

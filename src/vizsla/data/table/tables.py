@@ -7,10 +7,11 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.data.table.check import listing
@@ -24,7 +25,7 @@ from vizsla.data.table.labels import (
     take_labels,
 )
 from vizsla.data.table.layout import read_split_name
-from vizsla.data.table.sources import is_image_name
+from vizsla.data.table.sources import get_image_files, is_image_name
 from vizsla.data.table.splits import split_of_value
 from vizsla.errors import ConfigError, DataError, Problem, TableError
 from vizsla.paths import ImagePaths
@@ -448,3 +449,71 @@ def faulty_rows(table: Table, rows: Sequence[int], what: str, cure: str) -> Prob
     of = f"of {table.source}{table.counting}"
     words = (f"row {of} has {what}", f"rows {of} have {what}")
     return listing(TableError, words, entries, cure)
+
+
+def locate_by_name(
+    cells: Sequence[object], *, folder: Path, notes: list[str], problems: list[Problem]
+) -> list[Path]:
+    """Return the file of each name: the path below ``folder``, else the only file below it that the name can mean.
+
+    A name that was written on another system or changed on its way is found again by, in this order, its path with slashes,
+    the file's name, its stem, both in any case, its number without leading zeros. How many were is a note.
+    """
+    names = list(map(str, cells))
+    paths = [folder / name for name in names]
+    absent = [position for position, path in enumerate(paths) if not os.path.isfile(path)]  # noqa: PTH113 (Path.is_file fails on names that are too long)
+    if not absent:
+        return paths
+    try:
+        below = get_image_files(folder)
+    except DataError:  # no image there at all: the names are reported as missing
+        return paths
+    ways: list[tuple[str, Callable[[str], str]]] = [
+        ("slashes and blanks", _plain),
+        ("the file's name", _name),
+        ("its name without the extension", lambda text: PurePosixPath(_name(text)).stem),
+        ("its name in another case", lambda text: _name(text).casefold()),
+        ("leading zeros", lambda text: _unpadded(PurePosixPath(_name(text)).stem)),
+    ]
+    written = [file.relative_to(folder).as_posix() for file in below]
+    found = Counter[str]()
+    twice: list[str] = []
+    for what, key in ways:
+        if not absent:
+            break
+        files: defaultdict[str, list[Path]] = defaultdict(list)
+        for text, file in zip(written, below, strict=True):
+            files[key(text)].append(file)
+        left: list[int] = []
+        for position in absent:
+            candidates = files.get(key(names[position]), [])
+            if len(candidates) == 1:
+                paths[position] = candidates[0]
+                found[what] += 1
+            elif candidates:
+                paths[position] = candidates[0]
+                places = ", ".join(quoted(each.relative_to(folder)) for each in candidates[:3])
+                twice.append(f"{names[position]!r} may be any of {len(candidates)}: {places}")
+            else:
+                left.append(position)
+        absent = left
+    notes += [f"{counted(number, 'image')} found by {what}" for what, number in found.items()]
+    if twice:
+        words = ("name means more than one image", "names mean more than one image")
+        cure = f"Write the path below {quoted(folder)}."
+        problems.append(listing(TableError, words, twice, cure))
+    return paths
+
+
+def _plain(text: str) -> str:
+    """Return a path with slashes, without blanks around it, drive and dot; accents are single letters, as no Mac writes them."""
+    plain = unicodedata.normalize("NFC", text.strip().replace("\\", "/"))
+    return re.sub(r"^(?:[A-Za-z]:)?/*(?:\./)*", "", plain)
+
+
+def _name(text: str) -> str:
+    return _plain(text).rpartition("/")[2]
+
+
+def _unpadded(stem: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d)", "", stem)

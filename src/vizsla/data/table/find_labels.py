@@ -1,0 +1,280 @@
+"""Find images with their labels, split and groups in a folder or table, as words of the command line describe them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vizsla.data.table.block import (
+    CategoryBlock,
+    OutputBlock,
+)
+from vizsla.data.table.check import listing
+from vizsla.data.table.columns import (
+    LABEL_COLUMNS,
+    SPLIT_COLUMNS,
+    TABLE_FORM,
+    TableWords,
+    block_of,
+    choose_columns,
+    groups_in_column,
+    labels_to_refuse,
+    table_words,
+)
+from vizsla.data.table.labels import (
+    FOLDER_ADVICE,
+    LabelledImages,
+    RegexLabeller,
+    advice_about,
+    folder_labels,
+    is_missing,
+    take_labels,
+    using_attr,
+)
+from vizsla.data.table.layout import layout_of
+from vizsla.data.table.sources import check_folder, is_image_name, list_images
+from vizsla.data.table.tables import (
+    JSON_SUFFIXES,
+    SAVE_AS_CSV,
+    Table,
+    images_of_table,
+    locate_by_name,
+    metadata_table,
+    read_table,
+)
+from vizsla.errors import ConfigError, DataError, LabelError, Problem
+from vizsla.paths import ImagePaths
+from vizsla.text import joined, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+_OTHER_FILES = {
+    (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"): " Unpack it, and give the folder.",
+    (".parquet", ".xlsx", ".xls", ".feather", ".arrow"): f" {SAVE_AS_CSV}",
+}  # fmt: skip
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt", *JSON_SUFFIXES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """Images as listed, what is predicted of them, and what the data says of the split.
+
+    Attributes:
+        images: Without a split.
+        splits: The split that the data states: ``train``, ``valid`` or ``test`` for each image.
+        groups: The group of each image, where groups are to be kept together.
+        block: Makes the table.
+    """
+
+    images: LabelledImages
+    splits: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
+    block: OutputBlock = field(default_factory=CategoryBlock)
+
+
+def find_images(data: Path, labels: str, label_level: int | None, group: str) -> Found:
+    """List the images of a folder or table with their labels, as stated; the arguments are those of ``resolve_data``."""
+    kind, _, rest = labels.partition(":")
+    from_folders = labels in ("auto", "folder")
+    if label_level is not None and (data.is_file() or not from_folders):
+        raise ConfigError(
+            "label_level says which level of folders names the class, and labels do not come from folders here. "
+            f"Received: label_level={label_level}, labels {labels!r}, data {quoted(data)}. Leave --label-level out."
+        )
+    words = table_words(labels)
+    if data.is_file():
+        if is_image_name(data.name):
+            raise DataError(
+                f"{quoted(data)} is an image. Give the folder that holds the images, or a CSV file."
+            )
+        if data.suffix.lower() not in _TABLE_SUFFIXES:
+            way = next((way for ends, way in _OTHER_FILES.items() if data.name.lower().endswith(ends)), "")  # fmt: skip
+            raise DataError(
+                f"{quoted(data)} is neither a folder of images nor a table ({', '.join(_TABLE_SUFFIXES)}).{way}"
+            )
+        if (not from_folders and kind != "csv") or Path(words.file or data) != data:
+            raise ConfigError(
+                f"Labels come from the CSV file that is given as the data, {quoted(data)}. Received: labels {labels!r}. "
+                "Leave labels out, name columns (labels csv:,image=COLUMN,label=COLUMN), or give the folder as data."
+            )
+        return _find_in_table(read_table(data), data.parent, words, group)
+    check_folder(data)
+    if labels == "auto" and label_level is None and (metadata := metadata_table(data)):
+        return _find_in_metadata(metadata, data, group)
+    if from_folders:
+        return _find_in_folder(data, None, label_level, group)
+    if kind == "regex":
+        return _find_in_folder(data, RegexLabeller(rest), None, group)
+    if kind == "csv":
+        here, below = Path(words.file), data / words.file
+        file = below if below.is_file() and not here.is_file() else here
+        return _find_in_table(read_table(file), data, words, group)
+    raise ConfigError(
+        f"labels is 'auto', 'folder', 'regex:PATTERN' or {TABLE_FORM!r}. Received: {labels!r}"
+    )
+
+
+def _find_in_folder(
+    data: Path, labeller: RegexLabeller | None, label_level: int | None, group: str
+) -> Found:
+    listing = list_images(data)
+    paths, in_doubt = listing.paths, listing.in_doubt
+    layout = layout_of(paths, (data,), label_level=label_level, need_classes=labeller is None)
+    of_name = None if labeller is None else using_attr(labeller, "name")
+    labels = take_labels(paths, of_name) if of_name else folder_labels(paths, layout.classes)
+    splits: list[str] | None = None
+    beside: set[int] = set()
+    if layout.splits is not None:  # images beside its folders, such as a sample, take no part
+        splits = [layout.splits[number] for number in paths.folder_numbers]
+        beside = {position for position, split in enumerate(splits) if not split}
+    images = LabelledImages(
+        root=data,
+        paths=paths,
+        in_doubt=in_doubt,
+        labels=labels,
+        advice=advice_about(of_name)
+        if of_name
+        else FOLDER_ADVICE + _parent_hint(data, layout.classes),
+        notes=(*listing.notes, *layout.notes),
+    ).without(beside)
+    splits = splits and [split for split in splits if split]
+    images, groups = _groups_in_paths(images, group) if group else (images, None)
+    return Found(images=images, splits=splits, groups=groups)
+
+
+def _groups_in_paths(
+    images: LabelledImages, group: str
+) -> tuple[LabelledImages, Sequence[str] | None]:
+    """Return the group of each image, searched in its path below the root; a path without one is a problem."""
+    kind, _, pattern = group.partition(":")
+    if kind != "regex":
+        raise ConfigError(
+            f"group is 'regex:PATTERN', searched in the paths of the images, or a column of the table that has the labels. "
+            f"Received: group {group!r}, and no table"
+        )
+    root = images.root.as_posix()
+    below = [path.removeprefix(f"{root}/") for path in ImagePaths.of(images.paths).texts()]
+    found = take_labels(below, RegexLabeller(pattern))
+    missed = [text for text, of in zip(below, found, strict=True) if isinstance(of, LabelError)]
+    if missed:
+        words = (f"path has no group {pattern!r}", f"paths have no group {pattern!r}")
+        problem = listing(
+            LabelError, words, list(map(quoted, missed)), "Correct the expression of the groups."
+        )
+        images = replace(images, problems=(*images.problems, problem))
+    return images, list(map(str, found))
+
+
+def _parent_hint(data: Path, classes: Sequence[str]) -> str:
+    """Return a question where there is one class at most and the folder above holds more: it may be one level too deep."""
+    if len({*classes} - {""}) > 1:
+        return ""
+    parent = data.resolve().parent
+    with suppress(OSError):
+        beside = [
+            child
+            for child in sorted(parent.iterdir())
+            if child.is_dir() and child != data.resolve()
+        ]
+        found = [child.name for child in beside[:20] if any(map(is_image_name, os.listdir(child)))]  # noqa: PTH208 (names)
+        if found:
+            return f" Did you mean the folder above, {quoted(parent)}? It also holds {', '.join(found[:5])}."
+    return ""
+
+
+def _find_in_metadata(table: Table, data: Path, group: str) -> Found:
+    """Return what a table says that was found beside the images.
+
+    Raises:
+        DataError: Several columns may be the label, or folders name other classes.
+    """
+    used = ("file_name", *SPLIT_COLUMNS, group)
+    others = [name for name in table.columns if name.lower() not in used]
+    if len(others) > 1 and not {*map(str.lower, others)} & {*LABEL_COLUMNS}:
+        raise DataError(
+            f"Any of these columns of {table.source} may be the label: {', '.join(map(repr, others))}. "
+            "Say which: --labels csv:FILE,label=COLUMN; or --labels folder."
+        )
+    found = _find_in_table(table, data, TableWords(image="file_name"), group)
+    if classes := _other_classes(data, found.images):
+        raise DataError(
+            f"Labels may come from folders ({joined(classes, limit=5)}) or from {table.source}, and they differ. "
+            "Say which: --labels folder or --labels csv:FILE."
+        )
+    return found
+
+
+def _other_classes(data: Path, images: LabelledImages) -> Sequence[str]:
+    """Return the classes that folders name, where these are several and not the labels of the images."""
+    try:
+        in_folders = _find_in_folder(data, None, None, "").images
+    except DataError:
+        return ()
+    class_of = dict(zip(ImagePaths.of(in_folders.paths).texts(), in_folders.labels, strict=True))
+    classes = sorted({label for label in class_of.values() if isinstance(label, str)})
+    pairs = zip(ImagePaths.of(images.paths).texts(), images.labels, strict=True)
+    known = ((path, str(label)) for path, label in pairs if not is_missing(label))
+    differ = any(class_of.get(path, label) != label for path, label in known)
+    return classes if differ and len(classes) > 1 else ()
+
+
+def _find_in_table(table: Table, folder: Path, words: TableWords, group: str) -> Found:
+    if words.group and group not in ("", words.group):
+        raise ConfigError(
+            f"The groups are named twice. Received: group={words.group} among the labels, and group {group!r}"
+        )
+    in_column = words.group or ("" if group.startswith("regex:") else group)
+    group_column = table.position(in_column) if in_column else None
+    split_columns = [name for name in table.columns if name.lower() in SPLIT_COLUMNS]
+    split = table.position(split_columns[0]) if split_columns else None
+    image_column, label_columns = choose_columns(table, words, taken=(group_column, split))
+    several = words.has_several_columns
+    notes: list[str] = []
+    problems: list[Problem] = []
+    images, splits = images_of_table(
+        table,
+        folder=folder,
+        image=image_column,
+        label=label_columns if several else label_columns[0],
+        split=split,
+        delimiter=words.delimiter or None,
+        locate=partial(locate_by_name, folder=folder, notes=notes, problems=problems),
+    )
+    if not words.label and words.kind == "class":
+        problems += labels_to_refuse(table, label_columns[0], image=image_column)
+    block = block_of(words, table, label_columns)
+    names = table.columns
+    of_labels = ", ".join(repr(names[column]) for column in label_columns)
+    what = {"class": "labels", "labels": "several labels", "number": "numbers"}[words.kind]
+    told = (
+        f"{what} from column{'s' * several} {of_labels}, images from column {names[image_column]!r}"
+    )
+    if split is not None:
+        told += f", split from column {names[split]!r}"
+    groups = None
+    if group_column is not None:
+        told += f", groups from column {names[group_column]!r}"
+        groups, missed = groups_in_column(table, group_column, image=image_column)
+        problems += missed
+    images = replace(
+        images, notes=(*images.notes, told, *notes), problems=(*images.problems, *problems)
+    )
+    if group and group_column is None:
+        images, groups = _groups_in_paths(images, group)
+    found = Found(images=images, splits=splits, groups=groups, block=block)
+    if splits is not None:
+        return found
+    paths = ImagePaths.of(images.paths)
+    of_folders = layout_of(paths, (folder,), need_classes=False)
+    if of_folders.splits is None or not all(of_folders.splits):
+        return found
+    splits = [of_folders.splits[number] for number in paths.folder_numbers]
+    return replace(
+        found, splits=splits, images=replace(images, notes=(*images.notes, *of_folders.notes))
+    )
