@@ -9,10 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vizsla.data.table.block import (
-    CategoryBlock,
-    OutputBlock,
-)
+from vizsla.data.table.block import CategoryBlock, OutputBlock
 from vizsla.data.table.check import listing
 from vizsla.data.table.columns import (
     LABEL_COLUMNS,

@@ -21,12 +21,7 @@ from vizsla.data.table.block import (
 )
 from vizsla.data.table.check import file_problems, listing, scarce_classes
 from vizsla.data.table.find_labels import find_images
-from vizsla.data.table.labels import (
-    LabelledImages,
-    class_texts,
-    names_of,
-    targets_in,
-)
+from vizsla.data.table.labels import LabelledImages, class_texts, names_of, targets_in
 from vizsla.data.table.splits import (
     balanced_group_split,
     keep_together,
