@@ -32,12 +32,12 @@ from torch import nn
 
 import vizsla
 from vizsla.data.loading.dataloaders import DataLoader as TfmdDL
+from vizsla.lists import L
 from vizsla.models.backbones import FUNCTION_NAMES, architecture_function
 from vizsla.notebook.collections import (
     AttrGetter,
     Inf,
     ItemGetter,
-    L,
     PadMode,
     ResizeMethod,
     first,

@@ -17,6 +17,9 @@ def star() -> Iterator[ModuleType]:
     """``vizsla.all``."""
     before = Path.__dict__.get("__repr__")
     import vizsla.all
+    from vizsla.notebook import patch_path
+
+    patch_path()  # An earlier test may have imported it, and put paths back.
 
     yield vizsla.all
     for name in ("ls", "BASE_PATH", "__repr__"):

@@ -22,7 +22,7 @@ SOURCE = REPOSITORY / "src" / "vizsla"
 LAYERS = (
     ("cores", "paths", "text"),
     ("errors",),
-    ("types", "seeding", "files", "machine"),
+    ("types", "seeding", "files", "machine", "lists"),
     ("augment", "models", "evaluate"),
     ("data",),
     ("infer",),

@@ -19,10 +19,8 @@ from .cleaner import ImageClassifierCleaner as ImageClassifierCleaner
 from .collections import AttrGetter as AttrGetter
 from .collections import Inf as Inf
 from .collections import ItemGetter as ItemGetter
-from .collections import L as L
 from .collections import PadMode as PadMode
 from .collections import ResizeMethod as ResizeMethod
-from .collections import collection_text as collection_text
 from .collections import first as first
 from .collections import noop as noop
 from .collections import patch_path as patch_path

@@ -20,7 +20,7 @@ from vizsla.data.loading.order import rows_of, turns_of
 from vizsla.data.table.labels import CategoryMap
 from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate.plots import image_grid, set_fitting_titles
-from vizsla.notebook.collections import L, collection_text
+from vizsla.lists import L, collection_text
 from vizsla.notebook.images import PILImage
 from vizsla.notebook.summary import transforms_of
 from vizsla.notebook.tensors import TensorImage, as_target

@@ -12,7 +12,7 @@ from vizsla.data.table.fixes import write_fixes
 from vizsla.errors import ConfigError
 from vizsla.evaluate.plots import image_grid, set_fitting_titles
 from vizsla.files import atomic_write
-from vizsla.notebook.collections import L
+from vizsla.lists import L
 from vizsla.notebook.images import PILImage
 from vizsla.types import Fix
 

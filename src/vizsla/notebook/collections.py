@@ -1,4 +1,4 @@
-"""``L``, a list that prints short and takes any index, and the small helpers that notebooks expect by name.
+"""The small helpers that notebooks expect by name.
 
 Importing this module changes nothing; ``patch_path`` gives ``pathlib.Path`` its listing and its short form.
 """
@@ -13,180 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vizsla.errors import ConfigError
-
-if TYPE_CHECKING:
-    Places = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
+from vizsla.lists import L, is_array
 
 Item = TypeVar("Item")
-
-SHOWN_AT_MOST = 20
-"""Items that a collection prints before ``...``."""
-
-
-def collection_text(items: Sequence[object], *, limit: int = SHOWN_AT_MOST) -> str:
-    """Return a collection as notebooks print it: its length, its first items, and ``...`` if there are more.
-
-    Only the printed items are asked for.
-
-    Examples:
-        >>> collection_text(range(30), limit=3)
-        '(#30) [0,1,2...]'
-    """
-    shown = ",".join(repr(items[place]) for place in range(min(limit, len(items))))
-    return f"(#{len(items)}) [{shown}{'...' if len(items) > limit else ''}]"
-
-
-class L(list[Item]):
-    """A list that prints its length and its first 20 items, takes lists of places and masks as index, and maps itself.
-
-    Anything but a collection is wrapped: None gives an empty list; a text, a number, an array, a tensor or a path gives a list of
-    one.
-
-    Args:
-        items: A collection, an iterator, one thing, or None.
-        *more: Further items; then ``items`` is the first of them, whatever it is.
-        use_list: Whether to take an array, a tensor or a text apart as well.
-
-    Examples:
-        >>> L("a", "b", "c")[[True, False, True]].map(str.upper)
-        (#2) ['A','C']
-    """
-
-    def __init__(self, items: Any = None, *more: Any, use_list: bool = False) -> None:
-        super().__init__(_listed((items, *more) if more else items, take_apart=use_list))
-
-    @reprlib.recursive_repr("(#...)")
-    def __repr__(self) -> str:
-        return collection_text(self)
-
-    @overload
-    def __getitem__(self, place: SupportsIndex) -> Item: ...
-    @overload
-    def __getitem__(self, place: Places) -> L[Item]: ...
-    def __getitem__(self, place: Any) -> Any:
-        """Return one item, or those of a slice, of a list of places or of a mask as a new collection."""
-        if isinstance(place, slice):
-            return self._new(super().__getitem__(place))
-        if _is_one_place(place):
-            return super().__getitem__(place)
-        places = _places(place, length=len(self))
-        return self._new([super(L, self).__getitem__(each) for each in places])
-
-    def __add__(self, other: Any) -> L[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._new([*self, *_listed(other)])
-
-    def __radd__(self, other: Any) -> L[Any]:
-        return self._new([*_listed(other), *self])
-
-    def __iadd__(self, other: Any) -> L[Item]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.extend(_listed(other))
-        return self
-
-    def __mul__(self, times: SupportsIndex) -> L[Item]:
-        return self._new(super().__mul__(times))
-
-    def copy(self) -> L[Item]:
-        """Return a collection of the same items."""
-        return self._new(self)
-
-    def map(self, function: Callable[..., Any]) -> L[Any]:
-        """Return the results of a function for each item."""
-        return self._new([function(item) for item in self])
-
-    def filter(self, function: Callable[[Item], object] = bool, negate: bool = False) -> L[Item]:
-        """Return the items for which a function is true (or false with ``negate``); by default the items that are not empty or zero."""
-        return self._new([item for item in self if bool(function(item)) != negate])
-
-    def sorted(
-        self, key: Callable[[Item], Any] | str | int | None = None, reverse: bool = False
-    ) -> L[Item]:
-        """Return the items in order.
-
-        Args:
-            key: What to order by: a function of an item, the name of an attribute, or a place within each item.
-            reverse: Largest first.
-        """
-        by: Callable[[Any], Any] | None
-        if isinstance(key, str):
-            by = operator.attrgetter(key)
-        elif isinstance(key, int):
-            by = operator.itemgetter(key)
-        else:
-            by = key
-        return self._new(sorted(self, key=by, reverse=reverse))  # pyright: ignore[reportArgumentType]
-
-    def itemgot(self, *places: Any) -> L[Any]:
-        """Return ``item[place]`` of each item; with several places ``item[first][second]`` and so on."""
-        found: list[Any] = list(self)
-        for place in places:
-            found = [item[place] for item in found]
-        return self._new(found)
-
-    def attrgot(self, name: str, default: Any = None) -> L[Any]:
-        """Return an attribute of each item (for a dict, the value of that key), or ``default`` where it is missing."""
-        return self._new(
-            item.get(name, default) if isinstance(item, dict) else getattr(item, name, default)
-            for item in self
-        )
-
-    def unique(self, sort: bool = False) -> L[Item]:
-        """Return each item once, in order of first appearance, or sorted."""
-        once = list(dict.fromkeys(self))
-        return self._new(sorted(once) if sort else once)  # pyright: ignore[reportArgumentType]
-
-    def zip(self) -> L[Any]:
-        """Return the first elements of the items together, then the second ones, and so on, up to the shortest."""
-        return self._new(zip(*self))  # pyright: ignore[reportArgumentType] # noqa: B905
-
-    def concat(self) -> L[Any]:
-        """Return the items of the items in one collection."""
-        return self._new(itertools.chain.from_iterable(_listed(item) for item in self))
-
-    def _new(self, items: Iterable[Any]) -> L[Any]:
-        """Return a collection of exactly these items, even of a single one."""
-        new = type(self)()
-        new.extend(items)
-        return new
-
-
-def _listed(items: Any, *, take_apart: bool = False) -> Iterable[Any]:
-    """Return the items of a collection, or one thing as a list of one."""
-    if items is None:
-        return ()
-    whole = isinstance(items, str | bytes) or _is_array(items)
-    if (whole and not take_apart) or not isinstance(items, Iterable):
-        return (items,)
-    return items
-
-
-def _is_array(thing: object) -> bool:
-    """Whether it is an array, a tensor, a table or an image, which counts as one item."""
-    return any(hasattr(thing, name) for name in ("__array__", "__array_interface__", "iloc"))
-
-
-def _is_one_place(place: Any) -> bool:
-    if isinstance(place, Tensor | np.ndarray):
-        return place.ndim == 0
-    return hasattr(place, "__index__")
-
-
-def _places(places: Any, *, length: int) -> list[int]:
-    """Return integers for a list of places, or for a mask."""
-    listed = places.tolist() if isinstance(places, Tensor | np.ndarray) else list(places)
-    if not listed or not all(isinstance(place, bool | np.bool_) for place in listed):
-        return [operator.index(place) for place in listed]
-    if len(listed) != length:
-        raise ConfigError(
-            f"A mask has one value for each of the {length} items. Received: {len(listed)} values"
-        )
-    return [place for place, wanted in enumerate(listed) if wanted]
 
 
 class Endless:
@@ -266,11 +102,11 @@ def tensor(
 def _as_tensor(given: Any) -> Tensor:
     if hasattr(given, "iloc"):
         given = given.to_numpy()
-    elif isinstance(given, Iterable) and not _is_array(given):
+    elif isinstance(given, Iterable) and not is_array(given):
         given = list(given)
         if given and all(isinstance(each, Tensor) for each in given):
             return torch.stack(given)
-    if _is_array(given):
+    if is_array(given):
         # A copy: torch may not write into memory that is read-only, and an array's owner may.
         return torch.from_numpy(np.array(given))
     return torch.tensor(given)

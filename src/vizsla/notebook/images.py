@@ -18,8 +18,8 @@ from vizsla.data.images.any_image import as_source, tensor_pixels
 from vizsla.data.images.decode import decode_image
 from vizsla.data.loading.loader import read_ahead
 from vizsla.errors import ConfigError, PictureError
+from vizsla.lists import L
 from vizsla.machine import default_num_workers
-from vizsla.notebook.collections import L
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

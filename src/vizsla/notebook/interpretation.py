@@ -17,7 +17,7 @@ from vizsla.evaluate.metrics import classification_report
 from vizsla.evaluate.plots import draw_confusion, image_grid, set_fitting_titles
 from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.run import compute_outputs
-from vizsla.notebook.collections import L
+from vizsla.lists import L
 from vizsla.notebook.tensors import TensorImage
 from vizsla.text import say
 from vizsla.train.losses import per_image

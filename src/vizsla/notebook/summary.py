@@ -24,7 +24,7 @@ from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.block import CategoryBlock, MultiCategoryBlock, output_block
 from vizsla.data.table.splits import RandomSplitter
 from vizsla.errors import ConfigError, DataError
-from vizsla.notebook.collections import collection_text
+from vizsla.lists import collection_text
 from vizsla.notebook.images import PILImage
 from vizsla.notebook.tensors import TensorImage, as_target
 from vizsla.seeding import counter_uniform

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from vizsla.data.images.decode import Truncated
     from vizsla.data.images.item_transforms import ItemPipeline, ItemTransforms
     from vizsla.data.images.sizing import Sizing
+    from vizsla.lists import L
     from vizsla.machine import NumWorkers
     from vizsla.notebook.batches import ImageItems
-    from vizsla.notebook.collections import L
     from vizsla.notebook.summary import Steps
 
 

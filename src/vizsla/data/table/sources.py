@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vizsla.errors import DataError
+from vizsla.lists import L
 from vizsla.paths import ImagePaths, is_address
 from vizsla.text import counted, listed, quoted
 
@@ -62,7 +63,7 @@ MAX_DEPTH = 400
 
 def get_image_files(
     path: Path | str, recurse: bool = True, folders: Sequence[str] | str | None = None
-) -> list[Path]:
+) -> L[Path]:
     """Return the images in a folder, sorted by their posix path, so that a seed gives the same split everywhere.
 
     Symbolic links are followed, loops are not. Files and folders whose names start with a dot are left out.
@@ -73,7 +74,7 @@ def get_image_files(
         folders: Only these sub-folders of ``path`` (``"."`` for the files directly in it); ``None`` for all.
 
     Returns:
-        Paths that start with ``path``.
+        Paths that start with ``path``: a list with the methods that notebooks use, ``files.sorted()``, ``files.map(...)``.
 
     Raises:
         DataError: The folder does not exist or cannot be read, one of ``folders`` does not exist, or there is no image.
@@ -81,7 +82,7 @@ def get_image_files(
     Examples:
         >>> files = get_image_files("pets")
     """
-    return list(list_images(path, recurse=recurse, folders=folders).paths)
+    return L(list_images(path, recurse=recurse, folders=folders).paths)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
