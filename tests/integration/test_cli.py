@@ -86,7 +86,11 @@ def test_train_prints_what_it_does_and_where_the_results_are(workbench: tuple[Pa
     assert lines[3].split() == [
         *("stage", "images", "epoch", "train_loss", "valid_loss", "accuracy", "time")
     ]
-    assert lines[-4].startswith("Probabilities: calibrated when the head was fitted; it takes 10 ")
+    told = [line for line in lines if line.startswith("Data: ")]
+    assert "of the classes follow from" in told[0]  # the size of the file tells crosses from discs
+    assert lines[-4 - len(told)].startswith(
+        "Probabilities: calibrated when the head was fitted; it takes 10 "
+    )
     assert lines[-2].startswith("Validation accuracy ")
     assert lines[-2].endswith("(5 images)")
     assert lines[-1] == f"Results: {folder / 'run'}/  (open {folder / 'run' / 'report.html'})"

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from vizsla import Predictions
-from vizsla.data.images import image_facts
+from vizsla.data.images import find_duplicates, image_facts
 from vizsla.evaluate import HistoryPoint, summarise, worst_mistakes
 from vizsla.infer import Evidence, Neighbour
 from vizsla.report import ReportContent, write_report
@@ -159,6 +159,13 @@ def make_content(
         notes=("The weights keep their own licence.", "n" * 200),
         evidence=make_evidence(table, predictions),
         temperature=1.25,
+        data=(
+            (
+                "98 % (95\u201399 %) of the classes follow from the file type alone.",
+                "Save all alike.",
+            ),
+            ("n" * 200, ""),
+        ),
     )
 
 
@@ -170,6 +177,7 @@ def make_evidence(table: ImageTable, predictions: Predictions) -> Evidence:
     return Evidence(
         valid_facts=facts,
         train_facts=facts,
+        duplicates=find_duplicates(facts, facts),
         heat={position: torch.full((3, 64, 64), 150, dtype=torch.uint8) for position in worst[::2]},
         neighbours={
             position: tuple(Neighbour(row=row, similarity=0.5) for row in rows)

@@ -578,7 +578,7 @@ def _of_classes(
         seed=look.seed,
     )
     on_progress("shortcuts", 1, steps)
-    findings += _shortcuts(cues, cue, left_out)
+    findings += [*shortcut_findings(cues), *_surroundings(cue, left_out)]
     grouping = find_grouping(
         [table.shown_path(row) for row in rows.tolist()],
         look.features_ND[places],
@@ -656,16 +656,7 @@ def _labels(
         return tuple(items)
 
     if noise.suspects:
-        rate = f"{percent_text(noise.rate)} ({percent_range(noise.low, noise.high)})"
-        yield Finding(
-            kind="label",
-            severity="mend" if noise.low > LITTLE_NOISE else "look",
-            title=(
-                f"{counted(len(noise.suspects), 'label is', 'labels are')} suspected to be wrong; about {rate} of all labels may be."
-            ),
-            advice="Look at them; what you leave in fixes.csv, train --fixes takes.",
-            items=items_of(noise.suspects),
-        )
+        yield label_finding(noise, items=items_of(noise.suspects))
     if confused := [each for each in noise.confused if each.label_probability < CONTRADICTED]:
         yield Finding(
             kind="confused",
@@ -677,6 +668,20 @@ def _labels(
             advice="Wrong labels of similar classes are among them, if there are any.",
             items=items_of(confused),
         )
+
+
+def label_finding(noise: LabelNoise, *, items: tuple[Item, ...] = ()) -> Finding:
+    """Return how many labels are suspected, and how many of all may be wrong."""
+    rate = f"{percent_text(noise.rate)} ({percent_range(noise.low, noise.high)})"
+    return Finding(
+        kind="label",
+        severity="mend" if noise.low > LITTLE_NOISE else "look",
+        title=(
+            f"{counted(len(noise.suspects), 'label is', 'labels are')} suspected to be wrong; about {rate} of all labels may be."
+        ),
+        advice="Look at them; what you leave in fixes.csv, train --fixes takes.",
+        items=items,
+    )
 
 
 def _class_sizes(look: _Look) -> Iterator[Finding]:
@@ -731,9 +736,8 @@ def _confused(left_out: Predictions) -> Iterator[Finding]:
         )
 
 
-def _shortcuts(
-    cues: Sequence[Cue], surroundings: Cue | None, left_out: Predictions
-) -> Iterator[Finding]:
+def shortcut_findings(cues: Sequence[Cue]) -> Iterator[Finding]:
+    """Yield the cues from which many classes follow, or one class does."""
     for cue in cues:
         if cue.explained >= TELLING:
             yield Finding(
@@ -756,6 +760,9 @@ def _shortcuts(
                 ),
                 advice=LEARNT_INSTEAD,
             )
+
+
+def _surroundings(surroundings: Cue | None, left_out: Predictions) -> Iterator[Finding]:
     if surroundings is None:
         return
     whole = int(left_out.correct.sum()) / len(left_out.rows)

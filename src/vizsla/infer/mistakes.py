@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vizsla.data.images.duplicates import Duplicate, find_duplicates
 from vizsla.data.images.facts import ImageFacts, image_facts
 from vizsla.errors import ConfigError
 from vizsla.evaluate.interpret import top_losses, worst_mistakes
@@ -70,6 +71,7 @@ class Evidence:
     Attributes:
         valid_facts: Of the images of the predictions, in their order.
         train_facts: Of training images, at most ``MOST_TRAINING``.
+        duplicates: Validation images that are among these training images too.
         heat: By position in the predictions: the image as the network saw it with the places that spoke for its answer,
             uint8 ``(3, H, W)``.
         neighbours: By position in the predictions: the training images most like it, best first.
@@ -78,6 +80,7 @@ class Evidence:
 
     valid_facts: ImageFacts | None = None
     train_facts: ImageFacts | None = None
+    duplicates: tuple[Duplicate, ...] = ()
     heat: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
     neighbours: Mapping[int, tuple[Neighbour, ...]] = field(
         default_factory=dict[int, tuple[Neighbour, ...]]
@@ -144,9 +147,12 @@ def collect_evidence(
             num_workers=num_workers,
         )
 
+    valid_facts = facts(predictions.rows, "looking at validation files")
+    train_facts = facts(sample, "looking at training files")
     return Evidence(
-        valid_facts=facts(predictions.rows, "looking at validation files"),
-        train_facts=facts(sample, "looking at training files"),
+        valid_facts=valid_facts,
+        train_facts=train_facts,
+        duplicates=find_duplicates(valid_facts, train_facts),
         heat=heat,
         neighbours=neighbours,
         left_out=None if known is None else known.left_out,

@@ -64,6 +64,7 @@ class ReportContent:
         table: The table that ``predictions.rows`` point into.
         notes: Sentences to show at the end.
         evidence: What explains the mistakes, if anything.
+        data: (finding, advice) of what training found out about its data on the way; None if it did not look.
         temperature: What the model file divides logits by; None where it is not known.
 
     Raises:
@@ -79,6 +80,7 @@ class ReportContent:
     table: ImageTable
     notes: tuple[str, ...] = ()
     evidence: Evidence = field(default_factory=Evidence)
+    data: tuple[tuple[str, str], ...] | None = None
     temperature: float | None = None
 
     def __post_init__(self) -> None:
@@ -151,6 +153,7 @@ def _values(content: ReportContent) -> dict[str, object]:
     values: dict[str, object] = {
         "title": content.title,
         "facts": content.facts,
+        "data": content.data,
         "notes": content.notes,
         "task": predictions.task,
         "vocab": predictions.vocab,
@@ -209,9 +212,10 @@ def _galleries(content: ReportContent, *, has_classes: bool) -> dict[str, object
     suspects, num_suspects = cards.suspect_cards(
         predictions, left_out=evidence.left_out, table=table, album=album, limit=NUM_SUSPECTS
     )
-    duplicates, twins = cards.duplicate_cards(
+    duplicates = cards.duplicate_cards(
         predictions, evidence=evidence, table=table, album=album, limit=NUM_DUPLICATES
     )
+    twins = [each.position for each in evidence.duplicates]
     others = predictions.labelled.clone()
     others[twins] = False
     without: Metric | None = None

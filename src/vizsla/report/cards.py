@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from vizsla.data.images.decode import decode_image
-from vizsla.data.images.duplicates import Duplicate, find_duplicates
 from vizsla.errors import PictureError
 from vizsla.evaluate.interpret import worst_mistakes
 from vizsla.evaluate.label_errors import suspected_labels
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from vizsla.data.images.duplicates import Duplicate
     from vizsla.evaluate.predictions import Predictions
     from vizsla.infer.mistakes import Evidence
     from vizsla.types import ImageTable
@@ -223,20 +223,16 @@ def suspect_cards(
 
 def duplicate_cards(
     predictions: Predictions, *, evidence: Evidence, table: ImageTable, album: Album, limit: int
-) -> tuple[list[tuple[Duplicate, Card, Card]], list[int]]:
-    """Return validation images that are trained on too, each with that training image; and the positions of all of them."""
-    if evidence.valid_facts is None or evidence.train_facts is None:
-        return [], []
-    found = find_duplicates(evidence.valid_facts, evidence.train_facts)
-    made = [
+) -> list[tuple[Duplicate, Card, Card]]:
+    """Return validation images that are trained on too, each with that training image."""
+    return [
         (
             each,
             _card_of_row(int(predictions.rows[each.position]), table=table, album=album),
             _card_of_row(each.train_row, table=table, album=album),
         )
-        for each in found[:limit]
+        for each in evidence.duplicates[:limit]
     ]
-    return made, [each.position for each in found]
 
 
 def _card_of_row(row: int, *, table: ImageTable, album: Album) -> Card:

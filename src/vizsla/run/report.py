@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vizsla.auditing.quick import quick_audit
 from vizsla.data.images.bit_depth import FULL_DEPTH
 from vizsla.errors import VizslaError
 from vizsla.evaluate.metrics import summarise
@@ -19,6 +20,7 @@ from vizsla.train.display import Bars
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vizsla.auditing.audit import Finding
     from vizsla.data.cache.cache import ImageCache
     from vizsla.infer.mistakes import KnownImages
     from vizsla.models.classifier import Classifier
@@ -35,12 +37,13 @@ def write_explained(
     display: Display,
     cache: ImageCache | None = None,
     known: KnownImages | None = None,
-) -> Path:
-    """Add what explains the mistakes to a report, and write it.
+) -> tuple[Finding, ...]:
+    """Add what explains the mistakes to a report, and what was found out about the data, and write it; return the latter.
 
     What could not be found out becomes a note of the report: a run must not be lost for its report.
     """
     loaders = loaders_for(content.table, config=config, cache=cache)
+    found: tuple[Finding, ...] = ()
     with Bars(display) as bars:
         try:
             evidence = collect_evidence(
@@ -52,11 +55,21 @@ def write_explained(
                 num_workers=config.num_threads,
                 on_progress=bars.move,
             )
-            content = replace(content, evidence=evidence)
+            found = quick_audit(
+                content.table,
+                predictions=content.predictions,
+                evidence=evidence,
+                metric=content.metrics[0] if content.metrics else None,
+                seed=config.seed,
+                num_workers=config.num_threads,
+            )
+            told = tuple((each.title, each.advice) for each in found)
+            content = replace(content, evidence=evidence, data=told)
         except VizslaError as error:
             note = f"The mistakes could not be looked into: {error}"
             content = replace(content, notes=(*content.notes, note))
-    return write_report(path, content=content)
+    write_report(path, content=content)
+    return found
 
 
 def rebuild_report(
@@ -98,10 +111,11 @@ def _rebuild(run: RunFolder, *, data: Path | None, device: str, display: Display
         notes=tuple(map(str, metrics.get("notes", ()))),
         temperature=None if calibration is None else calibration.temperature,
     )
-    return write_explained(
+    write_explained(
         folder / REPORT,
         content=content,
         classifier=bundle.classifier,
         config=config,
         display=display,
     )
+    return folder / REPORT

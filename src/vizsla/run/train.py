@@ -376,7 +376,7 @@ def write_run(
         notes=plan.notes,
         temperature=None if calibration is None else calibration.temperature,
     )
-    write_explained(
+    found = write_explained(
         folder / files.REPORT,
         content=content,
         classifier=run.classifier,
@@ -385,6 +385,10 @@ def write_run(
         cache=cache,
         known=run.known,
     )
+    for each in found:
+        display.line(f"Data: {each.title}")
+    if found:
+        display.line("Data: vizsla audit shows the images, and looks for more.")
 
 
 def _facts(

@@ -14,9 +14,13 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 
 from vizsla import Audit, DataError, TrainConfig, audit, read_fixes
-from vizsla.auditing import find_grouping, probe, read_traits
+from vizsla.auditing import find_grouping, probe, quick_audit, read_traits
+from vizsla.data.images import Duplicate, find_duplicates, image_facts
 from vizsla.data.table import resolve_data
+from vizsla.evaluate import measure, summarise
+from vizsla.infer import Evidence
 from vizsla.recipe import FeatureLayout, HeadSetting
+from vizsla.report import metric_row
 from vizsla.train import Display
 
 if TYPE_CHECKING:
@@ -113,6 +117,32 @@ def test_results_are_a_page_a_table_and_json(found: Audit, tmp_path: Path):
     assert len(rows) == sum(len(each.items) for each in found.findings)
     (wrong,) = (row for row in rows if row["path"] == "cross/wrong.jpg" and row["kind"] == "label")
     assert (wrong["label"], wrong["suggestion"]) == ("cross", "disc")
+
+
+def test_training_is_told_the_short_form(found: Audit):
+    """Labels by what training knows already, twins across the split, and the worst shortcut."""
+    table, left_out = found.table, found.left_out
+    assert left_out is not None
+    held_out = torch.isin(left_out.rows, table.valid_rows)
+    predictions = left_out.take(held_out)
+    facts = [image_facts(table, rows) for rows in (predictions.rows, table.train_rows)]
+    options: dict[str, Any] = {"predictions": predictions, "num_workers": 0}
+    (metric, *_) = summarise(predictions)
+    evidence = Evidence(left_out=left_out, duplicates=find_duplicates(*facts))
+    kinds = {
+        each.kind: each for each in quick_audit(table, evidence=evidence, metric=metric, **options)
+    }
+    assert kinds.keys() == {"label", "shortcut", *(["across sets"] if evidence.duplicates else [])}
+    assert found.noise is not None
+    assert kinds["label"].title == next(
+        each.title for each in found.findings if each.kind == "label"
+    )
+    (only,) = quick_audit(table, evidence=Evidence(), **options)
+    assert only == kinds["shortcut"]
+    twin = Duplicate(position=0, train_row=int(table.train_rows[0]), likeness=1.0, is_exact=False)
+    first, *_ = quick_audit(table, evidence=Evidence(duplicates=(twin,)), metric=metric, **options)
+    others = measure(predictions.take(torch.arange(1, len(predictions.rows))), metric.name)
+    assert (first.kind, metric_row(others).interval in first.title) == ("across sets", True)
 
 
 def test_on_the_command_line(folder: Path, vizsla: Callable[..., Done], here: Path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vizsla.data.images import image_facts
+from vizsla.data.images import find_duplicates, image_facts
 from vizsla.infer import Evidence, Neighbour
 from vizsla.report import NO_ROOM, Album, ReportContent, Thumbnail, cards
 from vizsla.types import UNLABELLED
@@ -97,14 +97,14 @@ def test_duplicates_have_both_files_and_their_labels(make_content: Maker, image_
         logits=torch.zeros(1, 2),
         targets=torch.tensor([1]),
     )
-    evidence = Evidence(
-        valid_facts=image_facts(table, table.valid_rows, num_workers=0),
-        train_facts=image_facts(table, table.train_rows, num_workers=0),
-    )
-    ((found, valid, train),), positions = cards.duplicate_cards(
+    facts = [
+        image_facts(table, rows, num_workers=0) for rows in (table.valid_rows, table.train_rows)
+    ]
+    evidence = Evidence(duplicates=find_duplicates(*facts))
+    ((found, valid, train),) = cards.duplicate_cards(
         predictions, evidence=evidence, table=table, album=Album(), limit=4
     )
-    assert (positions, found.is_exact) == ([0], True)
+    assert (found.position, found.is_exact) == (0, True)
     assert (valid.path, valid.label) == ("disc/copy.jpg", "disc")
     assert (train.path, train.label) == ("cross/cross_0.jpg", "cross")
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from vizsla import ConfigError, MissingExtraError, OutputError
-from vizsla.data.images import image_facts
+from vizsla.data.images import find_duplicates, image_facts
 from vizsla.evaluate import summarise
 from vizsla.infer import Evidence, Neighbour
 from vizsla.report import ReportContent, build, render_report, write_report
@@ -380,9 +380,11 @@ def test_the_first_metric_is_told_without_images_that_training_has_too(make_cont
         targets=torch.tensor([*targets, 0, 1]),
         train_rows=torch.tensor([10, 11]),
     )
+    valid, train = (
+        image_facts(table, rows, num_workers=0) for rows in (table.valid_rows, table.train_rows)
+    )
     evidence = Evidence(
-        valid_facts=image_facts(table, table.valid_rows, num_workers=0),
-        train_facts=image_facts(table, table.train_rows, num_workers=0),
+        valid_facts=valid, train_facts=train, duplicates=find_duplicates(valid, train)
     )
     text = Page(render_report(replace(content, table=table, evidence=evidence))).text
     assert "Accuracy without them: 75.0 % (40.9\u201392.9 %) on 8 validation images" in text

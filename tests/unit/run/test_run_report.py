@@ -59,6 +59,8 @@ def test_the_page_is_made_again_with_the_same_numbers(run: Path, vizsla: Callabl
     # Labels of training images are judged by what only training knew.
     assert set(sections_of(before)) - {"labels"} == set(sections_of(after)) - {"labels"}
     assert {"slices", "calibration", "duplicates", "skipped", "notes"} <= set(sections_of(after))
+    assert "with another label" in section(before, "data")
+    assert section(before, "data") == section(after, "data")
     for words in ("Shapes &lt;b&gt;", "Drawn by a test.", "by hand", "cross_<wbr>3.jpg"):
         assert words in before
         assert words in after
