@@ -36,6 +36,7 @@ LAYERS = (
     ("run",),
     ("notebook", "serve", "bench"),
     ("classic", "all"),
+    ("from_fastai",),
     ("cli",),
     ("__main__",),
 )

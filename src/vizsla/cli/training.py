@@ -23,7 +23,7 @@ from vizsla.cli.terminal import (
 )
 from vizsla.errors import ConfigError, DataError, PictureError
 from vizsla.recipe.config import DataConfig, TrainConfig, Truncated
-from vizsla.text import counted, say
+from vizsla.text import counted, quoted, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -221,22 +221,26 @@ def check(
     seed: int = 0,
     json: bool = False,
 ) -> None:
-    """Show what is in the data and what is wrong with it.
+    """Show what is in the data and what is wrong with it; or what a notebook for fastai uses that vizsla does not have.
 
-    Exit code 0: it can be trained on. Exit code 2: it cannot; all faults are named.
+    Exit code 0: it can be trained on. Exit code 2: it cannot; all faults are named. A notebook or script is read, not run.
 
     For example:
 
         vizsla check pets
+        vizsla check lesson.ipynb
         vizsla check labels.csv --labels csv:labels.csv,image=file,label=breed --json
 
     Args:
-        data: A folder of images, or a CSV file that lists them.
+        data: A folder of images, or a CSV file that lists them; or a notebook (.ipynb) or script (.py).
         truncated: JPEGs that end too early: strict: unreadable; ok: take what is there.
         bit_depth: Bits that the values of 16-bit images use, 8 to 16; auto: decided once for all images, by the largest value.
         seed: The split that is drawn follows from it.
-        json: Print the counts as one JSON object.
+        json: Print the counts, or what was found, as one JSON object.
     """
+    if data.suffix in (".ipynb", ".py"):
+        _check_code(data, json=json)
+        return
     from vizsla.data.cache.cache import ImageCache
     from vizsla.data.images.duplicates import find_copies
     from vizsla.data.table.check import describe_data
@@ -262,6 +266,34 @@ def check(
     for line in (enlarged, *(each.line() for each in summary.copies)):
         if line:
             display.line(line)
+
+
+def _check_code(file: Path, *, json: bool) -> None:
+    """Print what a notebook or script uses that is not there."""
+    from vizsla.from_fastai import check_notebook
+
+    found = check_notebook(file)
+    if json:
+        say(as_json(found))
+    else:
+        say(f"{file}: {counted(found.num_cells, 'cell')} of code, written for {found.written_for}.")
+        if found.unread:
+            say(f"Not Python, and not checked: cells {', '.join(map(str, found.unread))}.")
+        for each in found.imports:
+            say(f"Cell {each.cell} line {each.line}: {each.code} -> {each.instead}")
+        places: dict[str, list[str]] = {}
+        for each in found.missing:
+            text = each.instead if each.instead.endswith((".", "?")) else f"Write {each.instead}"
+            places.setdefault(f"{each.problem} {text}", []).append(f"{each.cell} line {each.line}")
+        for text, where in places.items():
+            say(f"Cell {', '.join(where)}: {text}")
+    if found.missing:
+        number = counted(len(found.missing), "thing")
+        raise ConfigError(
+            f"{number} in {quoted(file)} would fail with vizsla. Change them as the lines above say; docs/from-fastai.md has more."
+        )
+    if not json:
+        say("Everything else that it uses is there.")
 
 
 def audit(
