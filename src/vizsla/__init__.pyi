@@ -73,10 +73,14 @@ from .infer.grad_cam import grad_cam as grad_cam
 from .notebook.batches import Datasets as Datasets
 from .notebook.cleaner import ImageClassifierCleaner as ImageClassifierCleaner
 from .notebook.collections import imagenet_stats as imagenet_stats
+from .notebook.image_files import download_images as download_images
+from .notebook.image_files import download_url as download_url
+from .notebook.image_files import resize_images as resize_images
+from .notebook.image_files import verify_image as verify_image
+from .notebook.image_files import verify_images as verify_images
 from .notebook.images import PILImage as PILImage
 from .notebook.images import show_image as show_image
 from .notebook.images import show_images as show_images
-from .notebook.images import verify_images as verify_images
 from .notebook.interpretation import ClassificationInterpretation as ClassificationInterpretation
 from .notebook.tensors import Pipeline as Pipeline
 from .notebook.tensors import TensorCategory as TensorCategory

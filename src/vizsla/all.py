@@ -46,6 +46,7 @@ from vizsla.notebook.collections import (
     set_seed,
     tensor,
 )
+from vizsla.notebook.image_files import resize_image, search_images_ddg
 from vizsla.notebook.images import plot_function, subplots
 from vizsla.train.learner import cnn_learner
 
@@ -71,6 +72,7 @@ else:
     globals().update({name: getattr(vizsla, name) for name in _PUBLIC})
     globals().update({name: architecture_function(name) for name in FUNCTION_NAMES})
 
+search_images_bing = search_images_serpapi = search_images_ddg
 _OURS = {"FUNCTION_NAMES", "TYPE_CHECKING", "architecture_function", "vizsla"}
 __all__ = [name for name in globals() if not name.startswith("_") and name not in _OURS]
 

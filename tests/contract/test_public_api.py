@@ -36,7 +36,7 @@ RECORDED = json.loads(
 CLASSIC_MEANS_OTHER = {"Callback", "accuracy", "accuracy_multi", "imagenet_stats"}
 # Modules and helpers that cells use without importing them.
 STANDARD = {"F", "Image", "PIL", "Path", "json", "math", "nn", "np", "os", "partial", "pd", "plt", "random", "re", "shutil", "torch"}  # fmt: skip
-CELLS_ONLY = {"AttrGetter", "Inf", "ItemGetter", "L", "PadMode", "ResizeMethod", "TfmdDL", "cnn_learner", "first", "noop", "patch_path", "plot_function", "set_seed", "subplots", "tensor"}  # fmt: skip
+CELLS_ONLY = {"AttrGetter", "Inf", "ItemGetter", "L", "PadMode", "ResizeMethod", "TfmdDL", "cnn_learner", "first", "noop", "patch_path", "plot_function", "resize_image", "search_images_bing", "search_images_ddg", "search_images_serpapi", "set_seed", "subplots", "tensor"}  # fmt: skip
 
 
 def stub_lines() -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import math
 import os
 import re
 import shutil
@@ -26,13 +27,14 @@ import time
 import zipfile
 import zlib
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener, url2pathname
 
 from vizsla import __version__
@@ -47,12 +49,30 @@ if TYPE_CHECKING:
     Move = Callable[[int, int | None], None]
 
 _BLOCK = 2**18
-_TIMEOUT_SECONDS = 30.0
 _SECONDS_BETWEEN_LINES = 10.0
 _TEMPORARY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
 """Waits before each new try after a dropped connection; a try that brings any bytes starts over from the first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long to wait for a server, and how much to take from it.
+
+    Attributes:
+        timeout: Seconds without an answer or a byte.
+        num_pauses: How many of ``PAUSES_SECONDS`` to wait; None is all.
+        most_seconds: Seconds for one try, however steadily the bytes drip; None is any.
+        most_bytes: Largest file; None is any.
+        quiet: Whether to print nothing about new tries.
+    """
+
+    timeout: float = 30.0
+    num_pauses: int | None = None
+    most_seconds: float | None = None
+    most_bytes: int | None = None
+    quiet: bool = False
 
 
 def download_file(
@@ -80,7 +100,7 @@ def download_file(
     if local is not None:
         _checked_sha256(local, url=url, size=size, sha256=sha256)
         return local
-    part = _Part(target.with_name(f"{target.name}.part"), url=url, size=size)
+    part = _Part(target.with_name(f"{target.name}.part"), url=url, patience=Patience(), size=size)
     waiting = f"Another program is downloading {target.name}; waiting for it."
     with _locked(target.with_name(f".{target.name}.lock"), waiting=waiting):
         recorded = _recorded_sha256(target, url)
@@ -107,9 +127,37 @@ def download_file(
     return target
 
 
+def fetch(url: str, path: Path, *, patience: Patience, label: str = "") -> None:
+    """Download a file to ``path``, which is replaced; a ``file`` address is copied. Unlike ``download_file`` it notes and locks nothing.
+
+    Until the file is whole it is ``.NAME.part`` beside it, which a later call continues. With a ``label`` a bar is drawn.
+
+    Raises:
+        ConfigError: The address is of another kind.
+        DataError: The file cannot be downloaded, or is too large or too slow.
+        OutputError: It cannot be written.
+    """
+    local = _local_path(url)
+    part = _Part(path.with_name(f".{path.name}.part"), url=url, patience=patience)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if local is not None:
+            shutil.copyfile(local, part.path)
+        elif label:
+            with _progress(label) as move:
+                part.fill(move)
+        else:
+            part.fill(lambda _done, _total: None)
+        part.path.replace(path)
+    part.remove()
+
+
 def _local_path(url: str) -> Path | None:
     """Return the path of a ``file`` address, or None for one on the internet."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # half an IPv6 address
+        raise ConfigError(f"{url!r} is no valid address ({error}). Check it.") from error
     if parts.scheme in ("http", "https") and parts.hostname:
         return None
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
@@ -121,6 +169,13 @@ def _local_path(url: str) -> Path | None:
     if not path.is_file():
         raise DataError(f"There is no file {quoted(path)}. Check the address {url!r}.")
     return path
+
+
+def _ascii_address(url: str) -> str:
+    """Return an address as servers are asked for it: names of hosts in IDNA, other letters and spaces escaped."""
+    parts = urlsplit(url)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    return quote(parts._replace(netloc=host, fragment="").geturl(), safe="!#$%&'()*+,/:;=?@[]~")
 
 
 def _checked_sha256(
@@ -176,9 +231,12 @@ class _DroppedError(Exception):
 class _Part:
     """The part of a file that has arrived so far, with a note of the version that it belongs to."""
 
-    def __init__(self, path: Path, *, url: str, size: int | None) -> None:
+    def __init__(
+        self, path: Path, *, url: str, patience: Patience, size: int | None = None
+    ) -> None:
         self.path = path
         self._url = url
+        self._patience = patience
         self._expected_size = size
         self._note = path.with_name(f"{path.name}.json")
 
@@ -191,7 +249,7 @@ class _Part:
 
     def fill(self, move: Move) -> None:
         """Download the rest, in as many tries as it takes; the part stays only if the connection kept breaking."""
-        failures = 0
+        failures, pauses = 0, PAUSES_SECONDS[: self._patience.num_pauses]
         while True:
             before = self.size()
             try:
@@ -199,7 +257,7 @@ class _Part:
             except _DroppedError as drop:
                 if self.size() > before:
                     failures = 0
-                if failures == len(PAUSES_SECONDS):
+                if failures == len(pauses):
                     advice = "Check the connection, and try again later."
                     if self.size() and self._version():
                         kept = shown_bytes(self.size())
@@ -209,8 +267,9 @@ class _Part:
                     raise DataError(
                         f"Cannot download {self._url}: {drop}, after {failures + 1} tries. {advice}"
                     ) from drop
-                say(f"Interrupted: {drop}; trying again in {PAUSES_SECONDS[failures]:g} s")
-                time.sleep(PAUSES_SECONDS[failures])
+                if not self._patience.quiet:
+                    say(f"Interrupted: {drop}; trying again in {pauses[failures]:g} s")
+                time.sleep(pauses[failures])
                 failures += 1
 
     def _try_once(self, move: Move) -> None:
@@ -219,9 +278,9 @@ class _Part:
         headers = {"User-Agent": f"vizsla/{__version__}", "Accept-Encoding": "identity"}
         if version and start:
             headers |= {"Range": f"bytes={start}-", "If-Range": version}
-        request = Request(self._url, headers=headers)
         try:
-            response = build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT_SECONDS)
+            request = Request(_ascii_address(self._url), headers=headers)
+            response = build_opener(_SafeRedirects).open(request, timeout=self._patience.timeout)
         except HTTPError as error:
             with error:
                 if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -235,9 +294,13 @@ class _Part:
                 raise DataError(
                     f"Cannot download {self._url}: {answer}. Check the address."
                 ) from error
+        except (InvalidURL, ValueError, OverflowError) as error:
+            raise DataError(
+                f"Cannot download {self._url!r}: it is no valid address ({one_line(error)}). Check it."
+            ) from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            answer = f"no answer from {request.host} ({reason})"
+            answer = f"no answer from {urlsplit(self._url).netloc} ({reason})"
             if not isinstance(reason, ssl.SSLCertVerificationError):
                 raise _DroppedError(answer) from error
             raise DataError(
@@ -263,6 +326,8 @@ class _Part:
             self._begin(response.headers)
         done = start
         most = total if self._expected_size is None else self._expected_size
+        most_bytes, seconds = self._patience.most_bytes, self._patience.most_seconds
+        last = math.inf if seconds is None else time.monotonic() + seconds
         with self.path.open("ab" if start else "wb") as file:
             while True:
                 try:
@@ -274,6 +339,12 @@ class _Part:
                 done += len(data)
                 if most is not None and done > most:
                     raise _unexpected(self._url, f"it has more than {most:,} bytes")
+                if most_bytes is not None and done > most_bytes:
+                    raise _too_much(self._url, most_bytes)
+                if time.monotonic() > last:
+                    raise DataError(
+                        f"Cannot download {self._url}: only {done:,} bytes came in {seconds:g} seconds. Give it a longer timeout."
+                    )
                 file.write(data)
                 move(done, total)
         if total is not None and done < total:
@@ -285,6 +356,9 @@ class _Part:
             return
         if self._expected_size is not None and total != self._expected_size:
             raise _unexpected(self._url, f"it has {total:,} bytes, not {self._expected_size:,}")
+        most = self._patience.most_bytes
+        if most is not None and total > most:
+            raise _too_much(self._url, most)
         folder = self.path.parent
         free = free_disk_bytes(folder)
         if total - start > free:
@@ -332,6 +406,10 @@ def _unexpected(url: str, why: str) -> DataError:
     )
 
 
+def _too_much(url: str, most: int) -> DataError:
+    return DataError(f"Cannot download {url}: it is larger than {shown_bytes(most)}.")
+
+
 @contextmanager
 def _writing(place: Path) -> Generator[None]:
     """Turn errors of writing into ours. NotImplementedError: the disk has no locks."""
@@ -340,7 +418,7 @@ def _writing(place: Path) -> Generator[None]:
     except (OSError, NotImplementedError) as error:
         raise OutputError(
             f"Cannot write {place}: {getattr(error, 'strerror', None) or error}. Free some space, or choose another place; "
-            "VIZSLA_HOME names the folder that is used."
+            "data sets go to the folder that VIZSLA_HOME names."
         ) from error
 
 

@@ -26,6 +26,9 @@ from .collections import noop as noop
 from .collections import patch_path as patch_path
 from .collections import set_seed as set_seed
 from .collections import tensor as tensor
+from .image_files import resize_image as resize_image
+from .image_files import safe_name as safe_name
+from .image_files import search_images_ddg as search_images_ddg
 from .images import PILImage as PILImage
 from .images import plot_function as plot_function
 from .images import show_image as show_image

@@ -16,14 +16,10 @@ from torch import Tensor
 
 from vizsla.data.images.any_image import as_source, tensor_pixels
 from vizsla.data.images.decode import decode_image
-from vizsla.data.loading.loader import read_ahead
-from vizsla.errors import ConfigError, PictureError
-from vizsla.lists import L
-from vizsla.machine import default_num_workers
+from vizsla.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -267,22 +263,3 @@ def _owned(image: Image.Image, cls: type[PILImage]) -> PILImage:
     copied = image.copy()
     copied.__class__ = cls
     return copied  # pyright: ignore[reportReturnType]
-
-
-def verify_images(fns: Iterable[Path | str]) -> L[Path | str]:
-    """Return the files that cannot be read as images; every file is decoded completely, in a thread per core.
-
-    Args:
-        fns: Files.
-    """
-
-    def unreadable(file: Path | str) -> bool:
-        try:
-            decode_image(file)
-        except PictureError:
-            return True
-        return False
-
-    files, workers = list(fns), default_num_workers()
-    wrong = read_ahead(unreadable, files, num_workers=workers, max_waiting=8 * workers)
-    return L([file for file, bad in zip(files, wrong, strict=True) if bad])
