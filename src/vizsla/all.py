@@ -1,7 +1,7 @@
 """Everything that a notebook in the style of fastai 2 takes for granted, by ``from vizsla.all import *``.
 
 The names are those of ``vizsla`` (the same classes, no others), torchvision's networks under the names of its functions,
-and the few modules and helpers that cells use without an import. Networks of timm are given by name as text:
+the layers and optimisers that lessons build networks with, and the few modules and helpers that cells use without an import. Networks of timm are given by name as text:
 ``vision_learner(dls, "convnext_tiny.fb_in22k")``.
 
 Importing it sets one thing for the whole program: ``pathlib.Path`` gets ``ls`` and ``BASE_PATH``, and prints short. No seeds,
@@ -34,6 +34,44 @@ import vizsla
 from vizsla.data.loading.dataloaders import DataLoader as TfmdDL
 from vizsla.lists import L
 from vizsla.models.backbones import FUNCTION_NAMES, architecture_function
+from vizsla.models.heads import AdaptiveConcatPool2d, SigmoidRange, create_head
+from vizsla.models.layers import (
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    ConvLayer,
+    Flatten,
+    InstanceNorm,
+    Lambda,
+    LinBnDrop,
+    MaxPool,
+    MergeLayer,
+    Mish,
+    Module,
+    NormType,
+    PoolFlatten,
+    PoolType,
+    ResBlock,
+    ResizeBatch,
+    SEModule,
+    SequentialEx,
+    SimpleCNN,
+    SimpleSelfAttention,
+    Swish,
+    View,
+    apply_init,
+    create_body,
+    create_vision_model,
+    default_split,
+    has_pool_type,
+    in_channels,
+    init_cnn,
+    init_default,
+    model_sizes,
+    num_features_model,
+    params,
+    sequential,
+)
 from vizsla.notebook.collections import (
     AttrGetter,
     Inf,
@@ -49,6 +87,8 @@ from vizsla.notebook.collections import (
 from vizsla.notebook.image_files import resize_image, search_images_ddg
 from vizsla.notebook.images import plot_function, subplots
 from vizsla.train.learner import cnn_learner
+from vizsla.train.losses import LabelSmoothingCrossEntropy as LabelSmoothingCrossEntropyFlat
+from vizsla.train.optim import Lookahead, Optimizer, OptimWrapper, RAdam, ranger
 
 # fmt: off
 _FOR_PROGRAMS = {

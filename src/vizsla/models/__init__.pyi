@@ -23,6 +23,8 @@ from .heads import build_head as build_head
 from .heads import create_head as create_head
 from .heads import pool_statistics as pool_statistics
 from .heads import rbf_kernel as rbf_kernel
+from .layers import Module as Module
+from .layers import create_body as create_body
 from .names import FUNCTION_NAMES as FUNCTION_NAMES
 from .names import TORCHVISION_FUNCTIONS as TORCHVISION_FUNCTIONS
 from .names import Architecture as Architecture

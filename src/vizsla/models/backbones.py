@@ -19,6 +19,7 @@ from vizsla.models.names import (
     NAME_ATTRIBUTE,
     PACKAGED_NAME,
     TORCHVISION_PREFIX,
+    XRESNET_NAMES,
     Architecture,
     check_cut,
     cut_module,
@@ -125,6 +126,8 @@ def build_backbone(
             cut = named_cut if cut is None else check_cut(cut)
             if source == "torchvision":
                 backbone = torchvision_backbone(name, pretrained=pretrained, given=given, cut=cut)
+            elif source == "vizsla":
+                backbone = _xresnet_backbone(name, pretrained=pretrained, given=given, cut=cut)
             elif cut is None:
                 backbone = _timm_backbone(name, pretrained=pretrained, given=given)
             else:
@@ -149,26 +152,31 @@ def adapt_input_channels(backbone: Backbone, n_in: int) -> Backbone:
 
 
 def architecture_function(name: str) -> Callable[..., nn.Module]:
-    """Return the function ``build(pretrained=False)`` of an architecture, for ``vision_learner(dls, resnet34)``.
+    """Return the function ``build(pretrained=False, **options)`` of an architecture, for ``vision_learner(dls, resnet34)``.
 
     Importing torchvision takes over a second, so it waits until the function is called; ``vision_learner`` only reads its name.
     """
     if name not in FUNCTION_NAMES:
         raise ConfigError(f"There is no function {name!r}. Give the name as text instead.")
 
-    def build(pretrained: bool = False) -> nn.Module:
+    def build(pretrained: bool = False, **options: Any) -> nn.Module:
         if name == PACKAGED_NAME:
             return build_backbone(name, pretrained=pretrained).network
+        if name in XRESNET_NAMES:
+            return _xresnet(name, weights=_xresnet_weights(name, pretrained), **options)
         from torchvision import models
 
-        return models.get_model(name, weights="DEFAULT" if pretrained else None)
+        return models.get_model(name, **{"weights": "DEFAULT" if pretrained else None, **options})
 
-    library = "an installed package" if name == PACKAGED_NAME else "torchvision"
+    library = {PACKAGED_NAME: "an installed package"}.get(
+        name, "vizsla" if name in XRESNET_NAMES else "torchvision"
+    )
     build.__name__ = build.__qualname__ = name
     setattr(build, NAME_ATTRIBUTE, name)
     build.__doc__ = (
         f"Return the network {name} of {library}, with published or random weights.\n\n"
-        "Args:\n    pretrained: Whether to load the published weights, which may need a download."
+        "Args:\n    pretrained: Whether to load the published weights, which may need a download.\n"
+        "    options: Further arguments of the network, such as ``n_out`` of an XResNet."
     )
     return build
 
@@ -283,6 +291,57 @@ def torchvision_backbone(
     )
 
 
+def _xresnet_backbone(
+    name: str, *, pretrained: bool, given: Weights | None, cut: int | None
+) -> Backbone:
+    """Build an XResNet without its classifier, its parameters divided after the stem, as fastai does."""
+    from vizsla.models.xresnet import LAST_EARLY_PART, NUM_BODY_PARTS
+
+    weights = given or _xresnet_weights(name, pretrained)
+    network = _xresnet(name, weights=weights)
+    number = NUM_BODY_PARTS if cut is None else kept_parts(network, cut=cut, name=name)
+    del network[number:]
+    parts = tuple(part for part, _ in network.named_children())
+    size = (224, 224)
+    stages = sequential_stages(network, steps=parts, size=size, name=name)
+    if LAST_EARLY_PART in parts:
+        stages = replace(stages, early_end=LAST_EARLY_PART)
+    return Backbone(
+        network,
+        stages=stages,
+        spec=BackboneSpec(
+            source="vizsla",
+            name=name if number == NUM_BODY_PARTS else cut_name(name, number),
+            weights=weights.origin,
+            licence=weights.licence,
+        ),
+        preprocessing=replace(IMAGENET_PREPROCESSING, size=size),
+    )
+
+
+def _xresnet(name: str, *, weights: Weights, **options: Any) -> nn.Sequential:
+    """Return a whole XResNet; a last layer of another size than that of the weights keeps its random start."""
+    from vizsla.models.xresnet import build_xresnet
+
+    network, what = build_xresnet(name, **options), f"the network {name}"
+    last = f"{len(network) - 1}.bias"
+    known = weights.tensors.get(last)
+    if known is not None and known.shape == network.state_dict()[last].shape:
+        load_weights(network, weights, what=what)
+    elif weights is not _RANDOM:
+        load_weights(network[:-1], weights, ignored=(last.partition(".")[0],), what=what)
+    return network
+
+
+def _xresnet_weights(name: str, pretrained: bool) -> Weights:
+    from vizsla.models.xresnet import PUBLISHED_URLS
+
+    if not pretrained:
+        return _RANDOM
+    published = PublishedFile(url=PUBLISHED_URLS.get(name, ""))
+    return _published_weights(published, what=f"the network {name}", licence=UNKNOWN_LICENCE)
+
+
 def _timm_network(
     name: str, record: PretrainedCfg, *, published: Weights | None = None
 ) -> nn.Module:
@@ -347,9 +406,10 @@ def _published_weights(published: PublishedFile, *, what: str, licence: str) -> 
             f"architecture {PACKAGED_NAME!r}, whose weights come with an installed package, or start from random weights "
             "(pretrained=False), which need far more images and epochs."
         ) from error
+    publisher = "torchvision" if "pytorch.org" in published.url else published.url
     return Weights(
         tensors=read_weights_file(path),
-        origin=f"{published.repository or 'torchvision'} ({path.name})",
+        origin=f"{published.repository or publisher} ({path.name})",
         licence=licence,
     )
 

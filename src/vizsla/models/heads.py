@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vizsla.errors import ConfigError
 from vizsla.seeding import generator
@@ -155,10 +156,20 @@ _NORM_BIAS = 1e-3  # fastai's start; a norm that starts at exactly 0 leaves half
 
 
 class AdaptiveConcatPool2d(nn.Module):
-    """Maps ``(B, N, h, w)`` in, ``(B, 2N, 1, 1)`` out: the largest value of each channel, then the mean of each."""
+    """Maps ``(B, N, h, w)`` in, ``(B, 2N, 1, 1)`` out: the largest value of each channel, then the mean of each.
+
+    With a ``size`` other than 1 the maps that come out are of that size.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__()
+        self.size = size or 1
 
     def forward(self, maps: Tensor) -> Tensor:
         """Pool maps of any size."""
+        if self.size != 1:
+            pools = F.adaptive_max_pool2d, F.adaptive_avg_pool2d
+            return torch.cat([pool(maps, self.size) for pool in pools], dim=1)
         # amax, not a pooling layer: on CUDA its gradient is deterministic.
         largest = maps.amax(dim=(2, 3), keepdim=True)
         return torch.cat([largest, maps.mean(dim=(2, 3), keepdim=True)], dim=1)

@@ -4,6 +4,8 @@ A name is looked up in this order: ``efficientnet_lite0`` (its weights come with
 without a tag, as in ``resnet18.a1_in1k``), torchvision's names. So where both libraries have a name, timm's network is meant;
 ``torchvision:resnet34``, or torchvision's function ``resnet34`` itself, means torchvision's.
 
+The XResNets (``xresnet50``) are vizsla's own; neither library has them.
+
 A cut counts the children of the whole network, as in ``list(network.children())[:cut]``. A network of torchvision that
 was cut is called ``resnet34[:6]``, and that name builds it again.
 """
@@ -56,12 +58,19 @@ TORCHVISION_FUNCTIONS = (
 )
 """Torchvision's networks for classification, by the names of its functions."""
 
-FUNCTION_NAMES = (PACKAGED_NAME, *TORCHVISION_FUNCTIONS)
+XRESNET_NAMES = tuple(
+    f"{kind}{layers}"
+    for kind in ("xresnet", "xresnext", "xse_resnet", "xse_resnext")
+    for layers in (18, 34, 50, 101, 152)
+)
+"""The networks of ``xresnet.py``."""
+
+FUNCTION_NAMES = (PACKAGED_NAME, *TORCHVISION_FUNCTIONS, *XRESNET_NAMES)
 
 
 def resolve_architecture(
     arch: str | Callable[..., nn.Module],
-) -> tuple[Literal["timm", "torchvision"], str]:
+) -> tuple[Literal["timm", "torchvision", "vizsla"], str]:
     """Return the library that has an architecture, and its name there, by the rule at the top of this module.
 
     ``efficientnet_lite0`` counts as timm's. A name that timm has replaced becomes the new one.
@@ -70,9 +79,13 @@ def resolve_architecture(
         own: str | None = getattr(arch, NAME_ATTRIBUTE, None)
         if own == PACKAGED_NAME:
             return "timm", own
+        if own in XRESNET_NAMES:
+            return "vizsla", own
         return "torchvision", own or _torchvision_function_name(arch)
     if arch == PACKAGED_NAME:
         return "timm", arch
+    if arch in XRESNET_NAMES:
+        return "vizsla", arch
     if arch.startswith(TORCHVISION_PREFIX):
         name = arch.removeprefix(TORCHVISION_PREFIX)
         if name not in torchvision_names():
@@ -87,10 +100,10 @@ def resolve_architecture(
 
 
 def architecture_names() -> tuple[str, ...]:
-    """Return all names of both libraries without tags, sorted."""
+    """Return all names without tags, sorted."""
     import timm
 
-    return tuple(sorted({*timm.list_models(), *torchvision_names()}))
+    return tuple(sorted({*timm.list_models(), *torchvision_names(), *XRESNET_NAMES}))
 
 
 def torchvision_names() -> tuple[str, ...]:

@@ -151,7 +151,7 @@ class BackboneSpec:
         licence: Of the weights, as an SPDX name where known, else ``"unknown"``.
     """
 
-    source: Literal["timm", "torchvision", "module"]
+    source: Literal["timm", "torchvision", "vizsla", "module"]
     name: str
     weights: str
     licence: str
@@ -245,7 +245,7 @@ def sequential_stages(
     maps, fixed_size = trial or ((), None)
     if not maps or any(_side(found) is None for found in maps):
         raise ConfigError(
-            f"torchvision's network {name!r} is not a sequence of stages with square maps, which vizsla works on. "
+            f"The network {name!r} is not a sequence of stages with square maps, which vizsla works on. "
             "timm has networks of most families: give the name of one of those."
         )
     sides = [_side(found) or 0 for found in maps]

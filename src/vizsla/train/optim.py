@@ -11,7 +11,7 @@ cores, best of 25) takes 3.3 ms fused, 7.9 ms in a loop and 11.8 ms with foreach
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,188 @@ def SGD(  # noqa: N802 (the notebooks' name for it)
     return _fused(torch.optim.SGD, params, lr=lr, momentum=mom, weight_decay=wd)
 
 
+def RAdam(  # noqa: N802 (the notebooks' name for it)
+    params: Parameters,
+    lr: float,
+    mom: float = MOMENTUM,
+    sqr_mom: float = SQUARED_MOMENTUM,
+    eps: float = EPSILON,
+    wd: float = 0.0,
+    decouple_wd: bool = True,
+) -> torch.optim.Optimizer:
+    """Return rectified Adam, which begins carefully without a warm-up (Liu et al., 2020, arXiv 1908.03265); see ``Adam``."""
+    return torch.optim.RAdam(
+        params,
+        lr=lr,
+        betas=(mom, sqr_mom),
+        eps=eps,
+        weight_decay=wd,
+        decoupled_weight_decay=decouple_wd,
+    )
+
+
+def Lookahead(  # noqa: N802 (the notebooks' name for it)
+    opt: torch.optim.Optimizer, k: int = 6, alpha: float = 0.5
+) -> torch.optim.Optimizer:
+    """Return an optimiser that goes back after every ``k`` steps of ``opt``, by the part ``1 - alpha`` of the way it went.
+
+    Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019 (arXiv 1907.08610).
+    """
+    made = _timm_optim().Lookahead(opt, alpha=alpha, k=k)
+    made.sync_lookahead()  # Else the first k steps count as the start.
+    return made
+
+
+def ranger(
+    params: Parameters,
+    lr: float,
+    mom: float = 0.95,
+    wd: float = 0.01,
+    eps: float = 1e-6,
+    k: int = 6,
+    alpha: float = 0.5,
+    sqr_mom: float = SQUARED_MOMENTUM,
+    decouple_wd: bool = True,
+) -> torch.optim.Optimizer:
+    """Return ``Lookahead`` around ``RAdam``; their arguments."""
+    inner = RAdam(params, lr, mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
+    return Lookahead(inner, k=k, alpha=alpha)
+
+
+def OptimWrapper(  # noqa: N802 (the notebooks' name for it)
+    params: Any = None, opt: Any = None, **settings: Any
+) -> torch.optim.Optimizer:
+    """Return an optimiser of torch; ``opt_func=torch.optim.AdamW`` does the same.
+
+    Args:
+        params: Parameters for ``opt``, or an optimiser, which is returned.
+        opt: A class of ``torch.optim``.
+        settings: Its settings, in torch's words.
+    """
+    return params if opt is None else opt(params, **settings)
+
+
+class Optimizer(torch.optim.Optimizer):
+    """An optimiser made of functions, as lessons build them up from nothing.
+
+    Args:
+        params: Parameters, or groups of them.
+        cbs: Called one after the other for each parameter with its gradient, the settings and what earlier calls remembered:
+            ``cb(p, lr=..., **others)``. A dictionary that one returns is remembered for this parameter.
+        defaults: Settings, ``lr`` among them. ``cb.defaults`` are those of one function.
+
+    Examples:
+        >>> def step(p, lr, **others): p.sub_(p.grad, alpha=lr)
+        >>> optimiser = Optimizer(torch.nn.Linear(2, 2).parameters(), [step], lr=0.1)
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        cbs: Callable[..., dict[str, Any] | None] | Sequence[Callable[..., dict[str, Any] | None]],
+        **defaults: Any,
+    ) -> None:
+        self.cbs = list(cbs) if isinstance(cbs, Iterable) else [cbs]
+        own = [getattr(getattr(cb, "func", cb), "defaults", {}) for cb in self.cbs]
+        super().__init__(
+            params, {name: value for each in (*own, defaults) for name, value in each.items()}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Call the functions for each parameter that has a gradient."""
+        del closure
+        for group in self.param_groups:
+            settings = {name: value for name, value in group.items() if name != "params"}
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                for cb in self.cbs if parameter.grad is not None else ():
+                    state.update(cb(parameter, **{**settings, **state}) or {})
+
+
+class Hypers(Sequence["MutableMapping[str, float]"]):
+    """The settings of an optimiser from ``build_optimiser`` in fastai's words, one mapping for each layer group that trains.
+
+    They are ``lr``, ``mom``, ``sqr_mom``, ``eps`` and ``wd``, as far as the optimiser has them. Writing one changes the optimiser; a
+    schedule sets ``lr`` and ``mom`` before each step.
+    """
+
+    def __init__(self, optimiser: torch.optim.Optimizer) -> None:
+        self._optimiser = optimiser
+
+    def __len__(self) -> int:
+        return len(self._positions())
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        position = self._positions()[index]
+        groups = self._optimiser.param_groups
+        return _GroupHypers([each for each in groups if each["layer_group"] == position])
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def set_hyper(self, name: str, value: float | Sequence[float]) -> None:
+        """Set one of them for all groups, or to one value for each."""
+        values = list(value) if isinstance(value, Sequence) else [value] * len(self)
+        for group, each in zip(self, values, strict=True):
+            group[name] = each
+
+    def _positions(self) -> list[int]:
+        return sorted({group["layer_group"] for group in self._optimiser.param_groups})
+
+
+_PLACES = {
+    "lr": (("lr", None),),
+    "mom": (("betas", 0), ("momentum", None), ("mom", None)),
+    "sqr_mom": (("betas", 1), ("alpha", None), ("sqr_mom", None)),
+    "eps": (("eps", None),),
+    "wd": (("weight_decay", None), ("wd", None)),
+}
+"""Where optimisers of torch have each of the settings."""
+
+
+class _GroupHypers(MutableMapping[str, float]):
+    """The settings of one layer group, whose first part takes weight decay."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        self._groups = groups
+
+    def _place(self, name: str) -> tuple[str, int | None]:
+        for key, index in _PLACES.get(name, ((name, None),)):
+            if key in self._groups[0] and key != "params":
+                return key, index
+        raise KeyError(name)
+
+    def __getitem__(self, name: str) -> float:
+        key, index = self._place(name)
+        found = self._groups[0][key]
+        return float(found if index is None else found[index])
+
+    def __setitem__(self, name: str, value: float) -> None:
+        key, index = self._place(name)
+        for group in self._groups[:1] if name == "wd" else self._groups:
+            if index is None:
+                group[key] = _updated(group[key], value)
+                continue
+            both = list(group[key])
+            both[index] = _updated(both[index], value)
+            group[key] = tuple(both)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"An optimiser keeps its settings. Received: del {name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in _PLACES if any(key in self._groups[0] for key, _ in _PLACES[name]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 def build_optimiser(
     module: nn.Module,
     groups: Sequence[Group],
@@ -114,7 +296,8 @@ def build_optimiser(
 ) -> torch.optim.Optimizer:
     """Return an optimiser over the parameters that train; ``set_hyperparameters`` sets its rates before each step.
 
-    Each of its ``param_groups`` has the position of its layer group under ``"layer_group"``.
+    Each of its ``param_groups`` has the position of its layer group under ``"layer_group"``. Notebooks read and set its settings by
+    ``hypers`` (``Hypers``) and ``set_hyper``.
 
     Args:
         module: Says which parameters are norms and biases.
@@ -147,6 +330,9 @@ def build_optimiser(
             f"The optimiser {type(optimiser).__name__} has no weight decay. Received: weight_decay={weight_decay!r}. "
             "Leave it out, or choose another optimiser."
         )
+    found: Any = optimiser
+    found.hypers = Hypers(optimiser)
+    found.set_hyper = found.hypers.set_hyper
     return optimiser
 
 
@@ -163,6 +349,8 @@ def set_hyperparameters(
         group["lr"] = _updated(group["lr"], rates[group["layer_group"]])
         if momentum is None:
             continue
+        if "mom" in group:
+            group["mom"] = momentum
         if has_momentum:
             group["momentum"] = _updated(group["momentum"], momentum)
         if isinstance(group.get("betas"), tuple | list):
@@ -179,6 +367,7 @@ _OWN: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": Adam,
     "adamw": Adam,
     "sgd": partial(SGD, mom=MOMENTUM),
+    "ranger": ranger,
 }
 
 
