@@ -24,6 +24,7 @@ from vizsla import (
     load_learner,
     vision_learner,
 )
+from vizsla.all import create_body, create_head, default_split, ranger, xresnet18
 from vizsla.export import export_model
 from vizsla.model_file import read_manifest
 
@@ -216,3 +217,39 @@ def test_a_file_with_parts_of_ones_own_asks_for_their_builder(
     for builder, file, error, facts in cases:
         with pytest.raises(error, match=facts):
             Predictor.load(file, "cpu", builder=builder)
+
+
+def test_networks_of_lessons_train_and_come_back(dls: Any, image_folder: Path, here: Path):
+    def made() -> nn.Sequential:
+        body = create_body(xresnet18(widen=0.25), cut=-6)
+        return nn.Sequential(body, create_head(32, 2, lin_ftrs=[8]))
+
+    file = sorted(image_folder.rglob("*.jpg"))[0]
+    options: Any = {"metrics": accuracy, "quiet": True, "opt_func": ranger}
+    for learn, builder in (
+        (untrained(dls, xresnet18, cut=5, opt_func=ranger, normalize=False), None),
+        (Learner(dls, made(), splitter=default_split, **options), made),
+    ):
+        learn.freeze()
+        assert learn.num_frozen_groups == len(learn.groups) - 1
+        learn.unfreeze()
+        learn.fit(1, 1e-2)
+        learn.save("again")
+        expected = learn.predict(file).probabilities
+        path = learn.export("lesson.safetensors")
+        learn.fit(1, 1e-1)
+        learn.load("again")
+        assert torch.allclose(learn.predict(file).probabilities, expected, atol=1e-5)
+        found = load_learner(path, **({"builder": builder} if builder else {})).predict(file)
+        assert torch.allclose(found.probabilities, expected, atol=1e-5)
+    assert read_manifest(path).own_parts == {"network": "Sequential"}
+
+
+def test_images_are_not_normalised_where_vision_learner_is_told_so(image_folder: Path):
+    stats = ([0.6, 0.4, 0.3], [0.2, 0.2, 0.1])
+    for transforms, mean in (([], 0.0), ([Normalize.from_stats(*stats)], 0.6)):
+        dls = ImageDataLoaders.from_folder(
+            image_folder, valid_pct=0.25, item_tfms=Resize(SIZE), batch_tfms=transforms, bs=4
+        )
+        assert untrained(dls).model.preprocessing.mean[0] == 0.5
+        assert untrained(dls, normalize=False).model.preprocessing.mean[0] == mean

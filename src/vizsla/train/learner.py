@@ -36,7 +36,7 @@ from vizsla.train.distributed import share
 from vizsla.train.earlier import EarlierModel, earlier_model, shown_preparation
 from vizsla.train.losses import activation_of, per_image, thresholds_of
 from vizsla.train.step import resolve_precision
-from vizsla.train.trainer import Trainer
+from vizsla.train.trainer import Trainer, loaders_preprocessing
 from vizsla.types import DECISION_THRESHOLD, has_class, label_of
 
 if TYPE_CHECKING:
@@ -426,7 +426,7 @@ def vision_learner(
             the model, so two learners with different networks may share loaders.
         arch: Name of a network (``"efficientnet_lite0"`` needs no download), a function of ``torchvision.models``, or a
             module; None is that of the model in ``weights``.
-        normalize: Images are always normalised as the weights expect it; only ``True`` is accepted.
+        normalize: Normalise images as the weights expect it. Otherwise they are 0-1, or as ``Normalize`` in the loaders says.
         n_out: Number of outputs; the data decides it, and another number is refused.
         pretrained: Start from published weights; otherwise from random ones, with nothing frozen.
         weights: A file of weights to use instead of the published ones. Of a model (a model file, the folder of a run, or what
@@ -459,11 +459,6 @@ def vision_learner(
         >>> learn = vision_learner(dls, "efficientnet_lite0", metrics=error_rate)
         >>> learn.fine_tune(2)
     """
-    if normalize is not True:
-        raise ConfigError(
-            "The model normalises images with the numbers that belong to its weights; that cannot be switched off. "
-            f"Received: normalize={normalize!r}. Leave it out."
-        )
     if n_out is not None and n_out != dls.c:
         raise ConfigError(
             f"The data has {dls.c} classes or numbers to predict, so the network needs as many outputs. Received: n_out={n_out}. "
@@ -482,6 +477,10 @@ def vision_learner(
             "vision_learner needs the name of a network, such as 'efficientnet_lite0', or weights=FILE of a model, which says it."
         )
     backbone = adapt_input_channels(backbone, n_in)
+    if not normalize:
+        backbone.preprocessing = replace(
+            loaders_preprocessing(dls), size=backbone.preprocessing.size
+        )
     settings = HeadOptions(
         lin_ftrs=lin_ftrs,
         ps=ps,

@@ -124,16 +124,46 @@ def RAdam(  # noqa: N802 (the notebooks' name for it)
     )
 
 
-def Lookahead(  # noqa: N802 (the notebooks' name for it)
-    opt: torch.optim.Optimizer, k: int = 6, alpha: float = 0.5
-) -> torch.optim.Optimizer:
-    """Return an optimiser that goes back after every ``k`` steps of ``opt``, by the part ``1 - alpha`` of the way it went.
+class Lookahead(torch.optim.Optimizer):
+    """Goes back after every ``k`` steps of an optimiser, by the part ``1 - alpha`` of the way that it went.
 
-    Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019 (arXiv 1907.08610).
+    Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019 (arXiv 1907.08610). timm's counts the first k steps as the
+    start; this one, as fastai's, begins with the weights before them.
+
+    Args:
+        opt: The optimiser.
+        k: Steps between two looks back.
+        alpha: Part of the way that is kept.
     """
-    made = _timm_optim().Lookahead(opt, alpha=alpha, k=k)
-    made.sync_lookahead()  # Else the first k steps count as the start.
-    return made
+
+    def __init__(self, opt: torch.optim.Optimizer, k: int = 6, alpha: float = 0.5) -> None:
+        super().__init__(opt.param_groups, {**opt.defaults, "lookahead_step": 0})
+        self.opt, self.k, self.alpha = opt, k, alpha
+        self.state = opt.state
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Take one step, and go back after every ``k``."""
+        del closure
+        groups = self.param_groups
+        moved = [each for group in groups for each in group["params"] if each.grad is not None]
+        new = {each: each.clone() for each in moved if "slow" not in self.state.get(each, {})}
+        self.opt.step()
+        for parameter, start in new.items():
+            self.state[parameter]["slow"] = start
+        for group in groups:
+            group["lookahead_step"] += 1
+        for parameter in moved if groups[0]["lookahead_step"] % self.k == 0 else ():
+            parameter.copy_(self.state[parameter]["slow"].lerp_(parameter, self.alpha))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of both."""
+        return self.opt.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the state of both."""
+        self.opt.load_state_dict(state_dict)
+        self.param_groups, self.state = self.opt.param_groups, self.opt.state
 
 
 def ranger(

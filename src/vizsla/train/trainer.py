@@ -228,16 +228,8 @@ class Trainer:
         if isinstance(model, Classifier) or not isinstance(self.dls, DataLoaders):  # pyright: ignore[reportUnnecessaryIsInstance]
             return model  # Features of the classic dialect go through the model itself.
         if self._around is None or self._around.backbone.network is not model:
-            table, normalize = self.dls.table, self.dls.augmentation.normalize
-            preprocessing = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
-            if normalize is not None:
-                statistics = normalize.set_up(self.dls.train)
-                mean, std = statistics.mean or (), statistics.std or ()
-                if len(mean) != 3 or len(std) != 3:
-                    raise ConfigError(
-                        f"Images are RGB, so Normalize has three means and spreads. Received: {normalize}"
-                    )
-                preprocessing = Preprocessing(mean=mean, std=std)
+            table = self.dls.table
+            preprocessing = loaders_preprocessing(self.dls)
             self._around = Classifier(
                 whole_network(model, preprocessing=preprocessing),
                 NoHead(),
@@ -709,6 +701,24 @@ class Trainer:
         known.refresh()
         self._captured = known
         return known
+
+
+def loaders_preprocessing(dls: DataLoaders) -> Preprocessing:
+    """Return how loaders normalise images, by ``Normalize`` among their transforms; without it images stay 0-1.
+
+    Raises:
+        ConfigError: It is for another number of channels.
+    """
+    normalize = dls.augmentation.normalize
+    if normalize is None:
+        return Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
+    statistics = normalize.set_up(dls.train)
+    mean, std = statistics.mean or (), statistics.std or ()
+    if len(mean) != 3 or len(std) != 3:
+        raise ConfigError(
+            f"Images are RGB, so Normalize has three means and spreads. Received: {normalize}"
+        )
+    return Preprocessing(mean=mean, std=std)
 
 
 def _check_model(model: nn.Module, dls: DataLoaders) -> None:

@@ -46,7 +46,7 @@ def test_optimisers_move_as_those_of_fastai(names: dict[str, Any]):
         found = optimise(case["expression"], names)
         # torch's RAdam adds eps a little earlier than fastai's.
         assert found["losses"] == pytest.approx(case["losses"], rel=1e-3), case["expression"]
-        assert found["bias"] == pytest.approx(case["bias"], rel=1e-3), case["expression"]
+        assert found["bias"] == pytest.approx(case["bias"], rel=1e-3, abs=1e-4), case["expression"]
 
 
 def test_an_xresnet_is_an_architecture_by_name_and_by_function(names: dict[str, Any]):
