@@ -62,7 +62,10 @@ LAYERS = {
     "create_body(xresnet18(widen=0.25), cut=-5)": IMAGES,
     "nn.Sequential(create_body(xresnet18(widen=0.25)), create_head(128, 3))": IMAGES,
 }
-STARTED = {"create_head(8, 3)", "nn.Sequential(create_body(xresnet18(widen=0.25)), create_head(128, 3))"}
+STARTED = {
+    "create_head(8, 3)",
+    "nn.Sequential(create_body(xresnet18(widen=0.25)), create_head(128, 3))",
+}
 """With random starts of their own here; all weights are set to the same numbers first."""
 
 FACTS = (

@@ -329,7 +329,9 @@ def _xresnet(name: str, *, weights: Weights, **options: Any) -> nn.Sequential:
     if known is not None and known.shape == network.state_dict()[last].shape:
         load_weights(network, weights, what=what)
     elif weights is not _RANDOM:
-        load_weights(cut_module(network, cut=-1), weights, ignored=(last.partition(".")[0],), what=what)
+        load_weights(
+            cut_module(network, cut=-1), weights, ignored=(last.partition(".")[0],), what=what
+        )
     return network
 
 

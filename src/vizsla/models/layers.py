@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import spectral_norm
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -574,11 +573,15 @@ def create_vision_model(
     """Return (body, head) for ``Learner(dls, model, splitter=default_split)``; ``vision_learner`` does the same in one call.
 
     Args:
-        arch: See ``create_body``, as ``pretrained``, ``cut`` and ``n_in``.
+        arch: See ``model`` of ``create_body``.
         n_out: Outputs of the head.
+        pretrained: See ``create_body``.
+        cut: See ``create_body``.
+        n_in: See ``create_body``.
         init: Draws the weights of the head; None keeps them.
         custom_head: Layers in place of ``create_head``.
-        concat_pool: See ``create_head``, which gets the other options.
+        concat_pool: See ``create_head``.
+        **head_options: Further arguments of ``create_head``.
     """
     body = create_body(arch, n_in, pretrained, cut)
     head = custom_head

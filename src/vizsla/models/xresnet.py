@@ -6,9 +6,8 @@ the weights and random start are those of fastai, so weights that it saved fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -21,6 +20,9 @@ from vizsla.models.layers import (
     ResBlock,
     init_cnn,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 _LAYERS = {
     "18": (1, (2, 2, 2, 2)),
@@ -116,9 +118,7 @@ class XResNet(nn.Sequential):
 def _se_resnext_block(
     expansion: int, ni: int, nf: int, groups: int = 32, base_width: int = 4, **options: Any
 ) -> ResBlock:
-    return ResBlock(
-        expansion, ni, nf, groups=groups, nh2=nf * base_width // 64 * groups, **options
-    )
+    return ResBlock(expansion, ni, nf, groups=groups, nh2=nf * base_width // 64 * groups, **options)
 
 
 def _se_block(expansion: int, ni: int, nf: int, **options: Any) -> ResBlock:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.golden.record_layers import STEPPERS, describe, optimise
 from torch import nn
 
-from tests.golden.record_layers import STEPPERS, describe, optimise
 from vizsla import ConfigError, WeightsError
 from vizsla.models import build_backbone, create_body, resolve_architecture
 
