@@ -107,7 +107,7 @@ if TYPE_CHECKING:  # for editors; below, the same names without what cells do no
 
     from vizsla import *
 
-    efficientnet_lite0 = resnet34
+    efficientnet_lite0 = xresnet18 = xresnet34 = xresnet50 = xresnet101 = xresnet152 = resnet34
 else:
     globals().update({name: getattr(vizsla, name) for name in _PUBLIC})
     globals().update({name: architecture_function(name) for name in FUNCTION_NAMES})

@@ -221,11 +221,12 @@ def test_a_file_with_parts_of_ones_own_asks_for_their_builder(
 
 def test_networks_of_lessons_train_and_come_back(dls: Any, image_folder: Path, here: Path):
     def made() -> nn.Sequential:
-        body = create_body(xresnet18(widen=0.25), cut=-6)
+        body = create_body(xresnet18(widen=0.25), cut=-6)  # pyright: ignore[reportArgumentType]
         return nn.Sequential(body, create_head(32, 2, lin_ftrs=[8]))
 
     file = sorted(image_folder.rglob("*.jpg"))[0]
     options: Any = {"metrics": accuracy, "quiet": True, "opt_func": ranger}
+    learn: Any
     for learn, builder in (
         (untrained(dls, xresnet18, cut=5, opt_func=ranger, normalize=False), None),
         (Learner(dls, made(), splitter=default_split, **options), made),
@@ -240,7 +241,7 @@ def test_networks_of_lessons_train_and_come_back(dls: Any, image_folder: Path, h
         learn.fit(1, 1e-1)
         learn.load("again")
         assert torch.allclose(learn.predict(file).probabilities, expected, atol=1e-5)
-        found = load_learner(path, **({"builder": builder} if builder else {})).predict(file)
+        found = load_learner(path, builder=builder).predict(file)
         assert torch.allclose(found.probabilities, expected, atol=1e-5)
     assert read_manifest(path).own_parts == {"network": "Sequential"}
 

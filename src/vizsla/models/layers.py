@@ -401,12 +401,15 @@ class ResBlock(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        zero = {NormType.Batch: NormType.BatchZero, NormType.Instance: NormType.InstanceZero}
+        zero: dict[Any, NormType] = {
+            NormType.Batch: NormType.BatchZero,
+            NormType.Instance: NormType.InstanceZero,
+        }
         nh2 = nf if nh2 is None else nh2
         nh1 = nh2 if nh1 is None else nh1
         ni, nf = ni * expansion, nf * expansion
         inner: Any = {"norm_type": norm_type, "act_cls": act_cls, "ndim": ndim, **options}
-        last: Any = {**inner, "norm_type": zero.get(norm_type, norm_type), "act_cls": None}  # pyright: ignore[reportArgumentType] (None has no other)
+        last: Any = {**inner, "norm_type": zero.get(norm_type, norm_type), "act_cls": None}
         if expansion == 1:
             groups = ni if dw else groups
             path: list[nn.Module] = [
@@ -478,7 +481,7 @@ def params(m: nn.Module) -> list[nn.Parameter]:
     return list(m.parameters())
 
 
-def default_split(m: nn.Sequential) -> list[list[nn.Parameter]]:
+def default_split(m: Any) -> list[list[nn.Parameter]]:
     """Return the parameters of (body, head, ...) in two groups, for ``Learner(splitter=default_split)``."""
     return [params(m[0]), params(m[1:])]
 

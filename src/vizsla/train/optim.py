@@ -142,7 +142,7 @@ class Lookahead(torch.optim.Optimizer):
         self.state = opt.state
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Take one step, and go back after every ``k``."""
         del closure
         groups = self.param_groups
@@ -222,7 +222,7 @@ class Optimizer(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Call the functions for each parameter that has a gradient."""
         del closure
         for group in self.param_groups:
