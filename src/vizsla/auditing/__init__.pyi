@@ -9,5 +9,6 @@ from .shortcuts import Cue as Cue
 from .shortcuts import Grouping as Grouping
 from .shortcuts import find_grouping as find_grouping
 from .shortcuts import probe as probe
+from .shortcuts import probe_cues as probe_cues
 from .traits import Traits as Traits
 from .traits import read_traits as read_traits

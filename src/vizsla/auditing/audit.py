@@ -34,7 +34,7 @@ from vizsla.auditing.shortcuts import (
     probe_cues,
 )
 from vizsla.auditing.traits import FAULTS, read_traits
-from vizsla.data.images.near_duplicates import find_near_duplicates
+from vizsla.data.images.near_duplicates import GreyImages, find_near_duplicates
 from vizsla.data.loading.dataloaders import DataLoaders
 from vizsla.data.table.check import paths_with_causes
 from vizsla.data.table.fixes import write_fixes
@@ -321,12 +321,15 @@ def audit(
     table = _table_of(data, labels=labels, seed=config.seed)
     cache = cache_for(table, config=config)
     loaders = loaders_for(table, config=config, cache=cache)
+    table = loaders.table  # it has the depth of 16-bit images
     backbone = load_network(config)
-    with Bars(display) as bars:
-        asked = torch.cat([table.train_rows, table.valid_rows]).sort().values
+    asked = torch.cat([table.train_rows, table.valid_rows]).sort().values
+    with Bars(display) as bars, GreyImages(len(asked)) as greys:
         every = read_traits(
             table,
             asked,
+            reader=loaders.reader,
+            greys=greys,
             num_workers=config.num_threads,
             on_progress=lambda done: bars.move("reading files", done, len(asked)),
         )
@@ -364,11 +367,7 @@ def audit(
         )
         found = [
             *_unreadable(asked[~readable]),
-            *_duplicates(
-                look,
-                num_workers=config.num_threads,
-                on_progress=lambda done: bars.move("looking for duplicates", done, len(rows)),
-            ),
+            *_duplicates(look, greys.of(readable)),
             *_image_faults(look),
         ]
         audited = Audit(table=table, findings=(), rows=rows, network=backbone.spec.name)
@@ -433,16 +432,12 @@ def _unreadable(rows: Tensor) -> Iterator[Finding]:
         )
 
 
-def _duplicates(
-    look: _Look, *, num_workers: int | None, on_progress: Callable[[int], None]
-) -> Iterator[Finding]:
+def _duplicates(look: _Look, greys: GreyImages) -> Iterator[Finding]:
     """Yield groups of images that are nearly the same: with different labels, across the sets, within a set."""
     table = look.table
     held_out = set(table.valid_rows.tolist())
     by_kind: defaultdict[str, list[Item]] = defaultdict(list)
-    for group in find_near_duplicates(
-        table, look.rows, look.last_stage(), num_workers=num_workers, on_progress=on_progress
-    ):
+    for group in find_near_duplicates(table, look.rows, look.last_stage(), greys=greys):
         first, *others = group.rows
         labels = {table.label(row) for row in group.rows} - {""}
         sets = {row in held_out for row in group.rows}

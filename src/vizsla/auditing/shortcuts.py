@@ -95,6 +95,7 @@ def probe_cues(
         "the JPEG quality": _numbers(some, lambda one: (one.quality,)),
         "brightness and colour": _numbers(some, lambda one: one.colour),
         "the border": _numbers(some, lambda one: one.border),
+        "marks near the edges": _numbers(some, lambda one: one.frame),
         "the camera": _kinds([one.camera for one in some]),
         "the date": _kinds([one.date for one in some]),
         "the folder": _kinds([folder_parts(one, labels=labels) for one in some]),

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image
 
-from vizsla.data.images.decode import decode_image
+from vizsla.data.images.decode import decode_image, read_bytes
 from vizsla.data.loading.loader import map_rows
 from vizsla.errors import PictureError
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from vizsla.data.images.near_duplicates import GreyImages
+    from vizsla.data.images.reader import ImageReader
     from vizsla.machine import NumWorkers
     from vizsla.types import ImageTable
 
@@ -36,6 +39,8 @@ _DATE = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_. ]?(0[1-9]|1[0-2])[-_. ]?(0[1-9]|[12]\d|3[01])(?!\d)"
 )
 _LEVELS = np.arange(256, dtype=np.float64)
+_CELLS = 16
+_OUTER = np.pad(np.zeros((_CELLS - 4, _CELLS - 4), dtype=bool), 2, constant_values=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +58,7 @@ class Traits:
         folder: Folders between the data's root and the file.
         colour: Mean red, green, blue, their spread over the image, and the mean saturation: 5 values.
         border: Mean and spread of the outermost fiftieth of each of four sides: 8 values.
+        frame: How busy each of the 112 outer cells of a grid of 16 x 16 is, against the whole: a logo or a date stands out there.
         dark: The level below which 95 % of the pixels are.
         bright: The level above which 95 % of the pixels are.
         contrast: Standard deviation of grey values.
@@ -71,6 +77,7 @@ class Traits:
     folder: str
     colour: tuple[float, ...]
     border: tuple[float, ...]
+    frame: tuple[float, ...]
     dark: float
     bright: float
     contrast: float
@@ -83,25 +90,39 @@ def read_traits(
     table: ImageTable,
     rows: Tensor,
     *,
+    reader: ImageReader | None = None,
+    greys: GreyImages | None = None,
     num_workers: NumWorkers = "auto",
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Traits | None, ...]:
-    """Read the files of some rows, int64 ``(N,)``, once; None for one that cannot be read. See ``map_rows``."""
-    root = table.root
+    """Read the files of some rows, int64 ``(N,)``, once; None for one that cannot be read. See ``map_rows``.
 
-    def traits_of(row: int) -> Traits | None:
-        path = Path(table.file(row))
+    Whoever reads the images otherwise, too, saves decoding them again: ``reader`` reads them into its cache, as for validation, and
+    ``greys`` takes them for ``find_near_duplicates``, in the order of the rows.
+    """
+    root, row_of = table.root, rows.tolist()
+    cover = None if reader is None else reader.items.cover(training=False)
+    is_large_enough = reader is not None and (cover is None or min(cover) >= _SIDE)
+
+    def traits_of(place: int) -> Traits | None:
+        path = Path(table.file(row_of[place]))
         folder = path.parent.relative_to(root) if path.is_relative_to(root) else path.parent
+        seen: list[Image.Image] = []
         try:
-            data = path.read_bytes()
-            image = decode_image(data, cover=(_SIDE, _SIDE), truncated="ok", bit_depth=table.bit_depth)  # fmt: skip
-        except (OSError, PictureError):
+            if reader is not None:
+                reader.read(path, on_image=seen.append)
+            data = read_bytes(path)
+            image = seen[0] if seen and is_large_enough else decode_image(path, data=data, cover=(_SIDE, _SIDE), truncated="ok", bit_depth=table.bit_depth)  # fmt: skip
+        except PictureError:
             return None
+        if greys is not None:
+            greys.put(place, image)
         return _traits(
             data, image, folder="" if folder == Path() else folder.as_posix(), name=path.name
         )
 
-    return tuple(map_rows(traits_of, rows, num_workers=num_workers, on_progress=on_progress))
+    places = torch.arange(len(rows))
+    return tuple(map_rows(traits_of, places, num_workers=num_workers, on_progress=on_progress))
 
 
 def _traits(data: bytes, image: Image.Image, *, folder: str, name: str) -> Traits:
@@ -135,6 +156,7 @@ def _traits(data: bytes, image: Image.Image, *, folder: str, name: str) -> Trait
             float(saturation) / (255 * values.size),
         ),
         border=_border(values),
+        frame=_frame(values),
         dark=float(high),
         bright=float(low),
         contrast=math.sqrt(variance),
@@ -174,6 +196,19 @@ def _border(grey: NDArray[np.int16]) -> tuple[float, ...]:
     rows, columns = (max(1, side // 50) for side in grey.shape)
     strips = (grey[:rows], grey[-rows:], grey[:, :columns], grey[:, -columns:])
     return tuple(float(value) for strip in strips for value in (strip.mean(), strip.std()))
+
+
+def _frame(grey: NDArray[np.int16]) -> tuple[float, ...]:
+    """Return the logarithm of the mean step between neighbouring pixels in each outer cell, less that of the whole image."""
+    if min(grey.shape) <= _CELLS:
+        return (0.0,) * int(_OUTER.sum())
+    steps = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
+    starts, ends = (np.linspace(0, side, _CELLS + 1).astype(int) for side in steps.shape)
+    sums = np.add.reduceat(
+        np.add.reduceat(steps, starts[:-1], axis=0, dtype=np.int64), ends[:-1], axis=1
+    )
+    means = sums / np.outer(np.diff(starts), np.diff(ends))
+    return tuple((np.log(means + 1) - math.log(means.mean() + 1))[_OUTER].tolist())
 
 
 def _laplacian_variance(grey: NDArray[np.int16]) -> float:

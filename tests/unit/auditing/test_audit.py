@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from vizsla import Audit, DataError, TrainConfig, audit, read_fixes
-from vizsla.auditing import find_grouping, probe, quick_audit, read_traits
+from vizsla.auditing import find_grouping, probe, probe_cues, quick_audit, read_traits
+from vizsla.bench import made_up_photograph
 from vizsla.data.images import Duplicate, find_duplicates, image_facts
 from vizsla.data.table import resolve_data
 from vizsla.evaluate import measure, summarise
@@ -22,6 +23,7 @@ from vizsla.infer import Evidence
 from vizsla.recipe import FeatureLayout, HeadSetting
 from vizsla.report import metric_row
 from vizsla.train import Display
+from vizsla.types import ImageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, draw_folder: Callable[..., 
         image.filter(ImageFilter.GaussianBlur(6)).save(cross / "blurred.jpg")
     Image.new("RGB", (160, 120), "grey").save(disc / "blank.png")
     (disc / "broken.png").write_bytes(b"no image")
+    (cross / "cut.jpg").write_bytes((cross / "cross_1.jpg").read_bytes()[:-900])
     return root
 
 
@@ -71,7 +74,7 @@ def names(found: Audit, kind: str) -> set[str]:
 
 
 def test_planted_faults_are_found_and_named(found: Audit):
-    assert names(found, "unreadable") == {"disc/broken.png"}
+    assert names(found, "unreadable") == {"cross/cut.jpg", "disc/broken.png"}
     assert {"cross/cross_3.jpg", "disc/<b>copy.jpg"} <= names(found, "contradiction")
     assert {"cross/cross_0.jpg", "cross/mirrored.jpg"} <= names(found, "duplicate") | names(
         found, "across sets"
@@ -198,6 +201,54 @@ def test_a_probe_finds_what_determines_the_class_and_nothing_in_noise():
     assert one is not None
     assert one.explained < 0.2
     assert one.given_away == ("h", 1.0, 0.0)
+
+
+def test_each_thing_beside_the_object_that_tells_the_class_is_named(tmp_path: Path):
+    """On one class: a logo in a corner, a border, a folder, a date in the path, a camera, a coarser JPEG, a size, a file type."""
+    images = [made_up_photograph(number, size=(96, 128)) for number in range(64)]
+    exif = Image.Exif()
+    exif[271], exif[272] = "Maker", "Model 1"
+
+    def with_logo(image: Image.Image) -> Image.Image:
+        draw = ImageDraw.Draw(image)
+        draw.rectangle((104, 72, 124, 92), fill="white")
+        draw.ellipse((108, 76, 120, 88), fill="black")
+        return image
+
+    plain: dict[str, Any] = {
+        "change": Image.Image.copy,
+        "name": "x/{}.jpg",
+        "options": {"quality": 90},
+    }
+    planted: dict[str, dict[str, Any]] = {
+        "": {},
+        "marks near the edges": {"change": with_logo},
+        "the border": {"change": lambda image: ImageOps.expand(image.crop((4, 4, 124, 92)), 4, "white")},
+        "the folder": {"name": "y/{}.jpg"},
+        "the date": {"name": "x/2024-05-31_{}.jpg"},
+        "the camera": {"options": {"quality": 90, "exif": exif}},
+        "the JPEG quality": {"options": {"quality": 40}},
+        "the size of the image": {"change": lambda image: image.resize((144, 108))},
+        "the file type": {"name": "x/{}.png"},
+    }  # fmt: skip
+    for cue, differs in planted.items():
+        root, paths = tmp_path / cue.replace(" ", "_"), []
+        for number, image in enumerate(images):
+            how = plain | (differs if number % 2 else {})
+            paths.append(root / how["name"].format(number))
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
+            how["change"](image.copy()).save(paths[-1], **how["options"])
+        targets, rows = torch.arange(64) % 2, torch.arange(64)
+        table = ImageTable(
+            root=root, paths=tuple(paths), targets=targets, vocab=("a", "b"), train_rows=rows, valid_rows=rows[:0]
+        )  # fmt: skip
+        traits = [one for one in read_traits(table, rows) if one is not None]
+        found = {
+            each.name
+            for each in probe_cues(traits, targets, vocab=table.vocab, seed=0)
+            if each.explained > 0.5
+        }
+        assert cue in found if cue else not found, (cue, found)
 
 
 def test_groups_that_a_random_split_tears_apart_are_named():

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from vizsla import ConfigError
+from vizsla import ConfigError, OutputError
 from vizsla.bench import made_up_photograph
-from vizsla.data.images import LEAST_NEAR_LIKENESS, find_near_duplicates
+from vizsla.data.images import LEAST_NEAR_LIKENESS, GreyImages, find_near_duplicates
 
 SIZE = (120, 160)
 
@@ -103,3 +103,25 @@ def test_features_propose_pairs_and_have_a_row_for_each_image(tmp_path: Path, ta
         assert (group.rows, group.relations[0].kind) == ((0, 66), "cropped")
     with pytest.raises(ConfigError, match=r"\(67, D\).*\(3, 8\)"):
         find_near_duplicates(table, rows, torch.zeros(3, 8))
+
+
+def test_images_that_were_read_otherwise_are_not_read_again(tmp_path: Path, table_of):
+    paths = photographs(tmp_path, 3)
+    with GreyImages(4) as greys:
+        for place, path in ((3, paths[0]), (0, paths[1]), (1, paths[0])):
+            with Image.open(path) as image:
+                greys.put(place, image)
+        table = table_of([tmp_path / f"{number}.gone" for number in range(4)])
+        chosen = greys.of(torch.tensor([3, 0, 1]))
+        (group,) = find_near_duplicates(table, torch.tensor([3, 0, 1]), greys=chosen)
+        assert group.rows == (1, 3)
+        with pytest.raises(ConfigError, match=r"2 rows.*3"):
+            find_near_duplicates(table, torch.arange(2), greys=chosen)
+
+
+def test_without_room_for_the_pixels_the_folder_is_named(
+    tmp_path: Path, table_of, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OutputError, match="gone"):
+        find_near_duplicates(table_of([tmp_path / "0.png"]), torch.arange(1))

@@ -40,6 +40,7 @@ from .item_transforms import function_name as function_name
 from .item_transforms import item_pipeline as item_pipeline
 from .item_transforms import symmetry as symmetry
 from .near_duplicates import LEAST_NEAR_LIKENESS as LEAST_NEAR_LIKENESS
+from .near_duplicates import GreyImages as GreyImages
 from .near_duplicates import Group as Group
 from .near_duplicates import Relation as Relation
 from .near_duplicates import find_near_duplicates as find_near_duplicates

@@ -9,7 +9,13 @@ where the pixels of one image lie in another: at ``scale * u + shift``, with u f
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+import threading
 from collections import defaultdict
+from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -22,10 +28,11 @@ from torch.nn.functional import avg_pool2d, normalize
 from vizsla.data.images.decode import decode_image
 from vizsla.data.images.facts import FLAT
 from vizsla.data.loading.loader import map_rows
-from vizsla.errors import ConfigError, PictureError
+from vizsla.errors import ConfigError, OutputError, PictureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
+    from typing import Self
 
     from vizsla.machine import NumWorkers
     from vizsla.types import ImageTable
@@ -77,30 +84,114 @@ class Group:
     relations: tuple[Relation, ...]
 
 
+class GreyImages:
+    """Images as they are compared: grey, squeezed to 64 x 64, zeros (like nothing) for those flat or not put.
+
+    All pixels are in a temporary file, 16 x 16 of them in memory, too: 410 and 51 MB for 100,000 images. To be closed.
+
+    Raises:
+        OutputError: The temporary folder has no room, or cannot be written to.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._lock = threading.Lock()
+        self._slots = torch.arange(count)
+        # Sums of 4 x 4 pixels, so that a float32 of them is exact.
+        self._coarse = torch.zeros((count, _COARSE, _COARSE), dtype=torch.int16)
+        with _writing():
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (open as long as this is)
+            self._file.truncate(count * _SIDE**2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def put(self, place: int, image: Image.Image) -> None:
+        """Take an image of which both sides have 128 pixels at least, or all that there are. Safe in any threads."""
+        # Smooth enough to be moved by parts of a pixel: with BOX a mirrored copy differs by 2 grey values, with this by 0.4.
+        grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+        if grey.std() < FLAT:
+            return
+        step = _SIDE // _COARSE
+        sums = grey.reshape(_COARSE, step, _COARSE, step).sum(axis=(1, 3), dtype=np.int16)
+        self._coarse[place] = torch.from_numpy(sums)
+        with self._lock, _writing():
+            self._file.seek(place * _SIDE**2)
+            if self._file.write(grey.tobytes()) < _SIDE**2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def of(self, places: Tensor) -> GreyImages:
+        """Return some of them, int64 or bool, in another order; they share the file."""
+        found = copy(self)
+        found._slots = self._slots[places]
+        return found
+
+    def scaled(self, places: Tensor, side: int) -> Tensor:
+        """Return some images, float32 ``(P, side, side)``, grey values 0-255."""
+        slots = self._slots[places]
+        if side == _COARSE:
+            return self._coarse[slots].float() / (_SIDE // _COARSE) ** 2
+        pixels = bytearray()
+        with self._lock:
+            for slot in slots.tolist():
+                self._file.seek(slot * _SIDE**2)
+                pixels += self._file.read(_SIDE**2)
+        greys = torch.frombuffer(pixels, dtype=torch.uint8).view(-1, _SIDE, _SIDE)
+        return avg_pool2d(greys.float(), _SIDE // side)
+
+
+@contextmanager
+def _writing() -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"Looking for near duplicates keeps 4 KB of each image in a temporary file below {tempfile.gettempdir()}: "
+            f"{error.strerror}. Make room there, or set TMPDIR to another folder."
+        ) from error
+
+
 def find_near_duplicates(
     table: ImageTable,
     rows: Tensor,
     features: Tensor | None = None,
     *,
+    greys: GreyImages | None = None,
     num_workers: NumWorkers = "auto",
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Group, ...]:
     """Read some images once and return the groups that were made from one photograph; files with the same bytes are among them.
 
     Where all images of a set look alike, as cells of solar modules do, a pair must be the more alike to count. Images without
-    contrast and those that cannot be read are in no group.
+    contrast and those that cannot be read are in no group. Of more than 64 images each is compared with those most like it, 8 by
+    grey values, mirrored ones and features each: of a photograph that is there a hundred times all copies are found, as a chain.
 
     Args:
         table: The images.
         rows: int64 ``(N,)``, rows of the table.
         features: float32 ``(N, D)``, what a frozen network makes of these rows. They find crops of images that all look alike;
             None compares grey values alone, which finds as much among photographs.
+        greys: These rows as they are compared, if they were read already; None reads them.
         num_workers: Threads that read, see ``map_rows``.
         on_progress: Called after each image read, with the number of images read so far.
 
     Raises:
-        ConfigError: ``features`` has another number of rows.
+        ConfigError: ``features`` or ``greys`` have another number of rows.
+        OutputError: There is no room for the temporary file of ``GreyImages``.
     """
+    if greys is None:
+        with GreyImages(len(rows)) as greys:
+            _read_greys(greys, table, rows, num_workers=num_workers, on_progress=on_progress)
+            return find_near_duplicates(table, rows, features, greys=greys)
+    if len(greys) != len(rows):
+        raise ConfigError(
+            f"greys has an image for each of the {len(rows)} rows. Received: {len(greys)}"
+        )
     if features is not None and (features.ndim != 2 or len(features) != len(rows)):
         raise ConfigError(
             f"features has one row for each of the {len(rows)} rows: ({len(rows)}, D). "
@@ -108,7 +199,7 @@ def find_near_duplicates(
         )
     rows, order = rows.sort()
     features = None if features is None else features[order]
-    greys = _read_greys(table, rows, num_workers=num_workers, on_progress=on_progress)
+    greys = greys.of(order)
     if len(rows) < 2:
         return ()
     pairs = _find_pairs(greys, features)
@@ -122,33 +213,26 @@ def find_near_duplicates(
 
 
 def _read_greys(
+    greys: GreyImages,
     table: ImageTable,
     rows: Tensor,
     *,
     num_workers: NumWorkers,
     on_progress: Callable[[int], None] | None,
-) -> Tensor:
-    """Return uint8 ``(N, S, S)``: grey images squeezed to a square, zeros (like nothing) for those flat or unreadable."""
-    greys = np.zeros((len(rows), _SIDE, _SIDE), dtype=np.uint8)
+) -> None:
     row_of = rows.tolist()
 
     def read(place: int) -> None:
-        try:
+        with suppress(PictureError):
             image = decode_image(
                 table.paths[row_of[place]],
                 cover=(_DECODED_SIDE, _DECODED_SIDE),
                 truncated="ok",
                 bit_depth=table.bit_depth,
             )
-        except PictureError:
-            return
-        # Smooth enough to be moved by parts of a pixel: with BOX a mirrored copy differs by 2 grey values, with this by 0.4.
-        grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
-        if grey.std() >= FLAT:
-            greys[place] = grey
+            greys.put(place, image)
 
     map_rows(read, torch.arange(len(rows)), num_workers=num_workers, on_progress=on_progress)
-    return torch.from_numpy(greys)
 
 
 # ── candidates ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -167,14 +251,14 @@ class _Pairs:
             first=self.first[chosen], second=self.second[chosen], mirrored=self.mirrored[chosen]
         )
 
-    def greys(self, greys: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    def greys(self, greys: GreyImages, side: int) -> tuple[Tensor, Tensor]:
         """Return both images of each pair, float32 ``(P, side, side)``."""
-        second = _scaled(greys[self.second], side)
+        second = greys.scaled(self.second, side)
         mirrored = self.mirrored[:, None, None]
-        return _scaled(greys[self.first], side), torch.where(mirrored, second.flip(2), second)
+        return greys.scaled(self.first, side), torch.where(mirrored, second.flip(2), second)
 
 
-def _candidates(greys: Tensor, features: Tensor | None) -> _Pairs:
+def _candidates(greys: GreyImages, features: Tensor | None) -> _Pairs:
     """Return the pairs of which one is among the nearest neighbours of the other, each once; of few images all pairs."""
     num = len(greys)
     if num <= _NUMBERS:
@@ -191,11 +275,11 @@ def _candidates(greys: Tensor, features: Tensor | None) -> _Pairs:
     # Between the whole image and a window of it, a query is near to full copies and to crops.
     window = _axis(torch.tensor([0.95]), torch.zeros(1), _COARSE)
     chosen = torch.linspace(0, num - 1, min(num, _SAMPLED)).long()
-    compress = _compression(_unit(_scaled(greys[chosen], _COARSE)))
+    compress = _compression(_unit(greys.scaled(chosen, _COARSE)))
     vectors: list[Tensor] = []
     queries: tuple[list[Tensor], ...] = ([], [])
-    for part in greys.split(4096):  # 100,000 images at once would take 0.5 GB
-        small = _scaled(part, _COARSE)
+    for part in torch.arange(num).split(4096):  # 100,000 images at once would take 0.5 GB
+        small = greys.scaled(part, _COARSE)
         vectors.append(compress(_unit(small)))
         for query, images in zip(queries, (small, small.flip(2)), strict=True):
             inner = compress(_unit(window @ images @ window.mT))
@@ -270,7 +354,7 @@ def _nearest(queries: Tensor, vectors: Tensor) -> Tensor:
 # ── verification ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _find_pairs(greys: Tensor, features: Tensor | None) -> dict[tuple[int, int], Relation]:
+def _find_pairs(greys: GreyImages, features: Tensor | None) -> dict[tuple[int, int], Relation]:
     """Return the pairs that are near duplicates."""
     cut = _least_likeness(greys)
     pairs = _candidates(greys, features)
@@ -297,12 +381,12 @@ _WORTH_ALIGNING = 0.7
 _BEST = 4
 
 
-def _least_likeness(greys: Tensor) -> float:
+def _least_likeness(greys: GreyImages) -> float:
     """Return how alike two images of this set must be: the more, the more alike its images are anyway."""
     num = len(greys)
     if num < 4 * _NEIGHBOURS:  # too few to tell what is usual
         return LEAST_NEAR_LIKENESS
-    small = _unit(torch.cat([_scaled(part, _COARSE) for part in greys.split(4096)]))
+    small = _unit(greys.scaled(torch.arange(num), _COARSE))
     queries = small[torch.linspace(0, num - 1, min(num, 512)).long()]
     rank = max(_NEIGHBOURS, int(_USUAL_SHARE * num)) + 1
     usual = torch.cat(
@@ -325,7 +409,7 @@ def _is_among_best(pairs: _Pairs, likeness: Tensor) -> Tensor:
     return keep
 
 
-def _align(greys: Tensor, pairs: _Pairs, side: int, placement: Tensor) -> tuple[Tensor, Tensor]:
+def _align(greys: GreyImages, pairs: _Pairs, side: int, placement: Tensor) -> tuple[Tensor, Tensor]:
     """Return likeness ``(P,)`` and placement ``(P, 4)`` of pairs, aligned from a placement on at ``side x side``."""
     likenesses, placements = [torch.empty(0)], [torch.empty(0, 4)]
     step = 2**18 // side**2  # What the caches of a processor hold.
@@ -346,7 +430,7 @@ def _windows() -> Tensor:
     return torch.tensor(found)
 
 
-def _best_windows(greys: Tensor, pairs: _Pairs) -> tuple[Tensor, Tensor]:
+def _best_windows(greys: GreyImages, pairs: _Pairs) -> tuple[Tensor, Tensor]:
     """Return likeness and placement of the window of one image of each pair that is most like the other, either way round."""
     windows = _windows()
     rows, columns = _axes(windows, _COARSE)
@@ -359,7 +443,7 @@ def _best_windows(greys: Tensor, pairs: _Pairs) -> tuple[Tensor, Tensor]:
     first, second = pairs.first * 2, pairs.second * 2 + pairs.mirrored
 
     def images(keys: Tensor) -> Tensor:
-        small = _scaled(greys[keys // 2], _COARSE)
+        small = greys.scaled(keys // 2, _COARSE)
         return torch.where((keys % 2 == 1)[:, None, None], small.flip(2), small).flatten(1)
 
     for ours, theirs, placements in ((second, first, windows), (first, second, inverse)):
@@ -457,11 +541,6 @@ def _positions(side: int) -> Tensor:
     return (2 * torch.arange(side) + 1) / side - 1
 
 
-def _scaled(greys: Tensor, side: int) -> Tensor:
-    """Return uint8 ``(N, S, S)`` as float32 ``(N, side, side)``."""
-    return avg_pool2d(greys.float(), greys.shape[-1] // side)
-
-
 def _unit(images: Tensor) -> Tensor:
     """Return images as vectors of mean 0 and length 1."""
     flat = images.flatten(1)
@@ -490,7 +569,7 @@ def _joined(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
 
 
 def _relations(
-    greys: Tensor, group: list[int], known: dict[tuple[int, int], Relation]
+    greys: GreyImages, group: list[int], known: dict[tuple[int, int], Relation]
 ) -> tuple[Relation, ...]:
     """Return how the members of a group relate to its first."""
     first, *others = group

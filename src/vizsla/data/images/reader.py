@@ -103,6 +103,7 @@ class ImageReader:
         *,
         training: bool = False,
         draws: Sequence[float] | None = None,
+        on_image: Callable[[Image.Image], None] | None = None,
     ) -> Pixels:
         """Return the pixels of one image.
 
@@ -110,6 +111,7 @@ class ImageReader:
             source: A file, the bytes of one, or an upright RGB image as ``decode_image`` returns it. Files are cached.
             training: Return what training takes its random views of, not what validation sees.
             draws: ``num_draws`` numbers in [0, 1): return the training view that they determine.
+            on_image: Called with the upright RGB image if it has to be decoded, before it is brought to size.
 
         Returns:
             uint8 ``(H, W, 3)``; it may be a view of what the cache keeps, and is read-only unless a function that the user
@@ -151,6 +153,8 @@ class ImageReader:
                     doubt = "" if file is None else missing_part(image, data)
                 if self.on_decoded is not None and file is not None:
                     self.on_decoded(file, size_of(image), doubt)
+            if on_image is not None:
+                on_image(image if isinstance(image, Image.Image) else Image.fromarray(image))
             if items.before:
                 image = Image.fromarray(run_functions(items.before, np.array(image), name=name))
             if sizing is None:
