@@ -52,7 +52,7 @@ def fit(images: Path) -> int:
     learn = vision_learner(dls, "test_resnet", pretrained=False, quiet=True)
     callbacks = [EMACallback(0.9), MixUp(), Checkpoint("state", every_steps=2, resume=True)]
     learn.fine_tune(2, freeze_epochs=1, cbs=callbacks)
-    learn.export("model.safetensors")
+    learn.export(Path.cwd() / "model.safetensors")
     shutil.rmtree("state")
     return 0
 

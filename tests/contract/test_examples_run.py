@@ -77,8 +77,8 @@ def given(tmp_path_factory: pytest.TempPathFactory, star: ModuleType) -> Iterato
     for run in ("runs/pets", "runs/pets-2"):
         Path(run).mkdir(parents=True)
         learn.predictions().save_csv(Path(run) / "predictions.csv")
-    learn.export("model.safetensors")
-    for name in ("runs/pets/model.safetensors", "pets.safetensors"):
+    learn.export(folder / "model.safetensors")
+    for name in ("runs/pets/model.safetensors", "pets.safetensors", "pets/pets.safetensors"):
         shutil.copy("model.safetensors", name)
     batch = next(iter(dls.train.batches()))
     yield (

@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import inspect
 import io
 import json
+import re
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -61,16 +64,51 @@ def resized(folder: Path) -> dict[str, Any]:
         return {file.name: [list(Image.open(file).size), Image.open(file).mode] for file in files}
 
 
+def places(folder: Path) -> dict[str, Any]:
+    """Return where a learner exports to, and what the file is called."""
+    options = {"bs": 2, "num_workers": 0}
+    of_block = fastai.DataBlock(
+        blocks=(fastai.ImageBlock, fastai.CategoryBlock),
+        get_items=fastai.get_image_files,
+        get_y=fastai.parent_label,
+        item_tfms=fastai.Resize(16),
+    ).dataloaders(folder, **options)
+    of_folder = fastai.ImageDataLoaders.from_folder(
+        folder, valid_pct=0.5, item_tfms=fastai.Resize(16), **options
+    )
+    return {
+        "block_is_data": of_block.path == folder,
+        "folder_is_data": of_folder.path == folder,
+        "default": inspect.signature(fastai.Learner.export).parameters["fname"].default,
+    }
+
+
+def names_of_transforms() -> dict[str, Any]:
+    """Return the settings in the names of item transforms, without those that only fastai has."""
+    found: dict[str, Any] = {}
+    for transform in (fastai.Resize(64), fastai.Resize((64, 32), "squish"), fastai.RandomResizedCrop(64)):  # fmt: skip
+        kind, settings = transform.name.split(" -- ")
+        settings = re.sub(r"'resamples': \(.*?\)>?\), |, 'p': 1.0", "", settings)
+        found[repr((kind, transform.size, getattr(transform, "method", "")))] = settings
+    return found
+
+
 def main() -> None:
     """Write the file."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory() as other:
         folder = Path(place)
         draw(folder)
+        labelled = Path(other)
+        for name in ("a", "b"):
+            (labelled / name).mkdir()
+            for number in range(3):
+                shutil.copy(folder / "wide.png", labelled / name / f"{number}.png")
         record = {
             "_meta": {"origin": "fastai 2.8.12, by notebook_helpers.py"},
             "images": SIZES,
             "download_images": downloads(folder),
             "resize_images_32": resized(folder),
+            "export": places(labelled),
             "verify_images": [path.name for path in fastai.verify_images(sorted(folder.iterdir()))],
         }
     target = Path(__file__).with_suffix(".json")

@@ -59,7 +59,7 @@ from vizsla.model_file.bundle import (
 from vizsla.model_file.final_resize import storable
 from vizsla.model_file.manifest import manifest_digest
 from vizsla.predict.prediction import Prediction, describe
-from vizsla.text import counted, joined
+from vizsla.text import counted, joined, say
 from vizsla.types import (
     ImageTable,
     has_class,
@@ -827,6 +827,7 @@ def load_learner(
 
     Args:
         fname: A model file, as ``Learner.export`` or ``vizsla train`` wrote it: its path, its bytes, or open for reading bytes.
+            Where there is no ``export.pkl``, as fastai's ``learn.export()`` writes it, it is the ``model.safetensors`` there.
         cpu: Predict on the CPU; otherwise on the best device there is.
         builder: Makes the parts of the network that are your own, see ``Predictor.load``.
 
@@ -838,4 +839,12 @@ def load_learner(
         >>> load_learner("model.safetensors").predict("cat.jpg").label
         'cat'
     """
-    return Predictor.load(fname, device="cpu" if cpu else "auto", builder=builder)
+    source = model_source(fname)
+    if isinstance(source, Path) and source.name == "export.pkl" and not source.exists():
+        written = source.with_name("model.safetensors")
+        if written.exists():
+            say(
+                f"{written} is opened, which learn.export() writes here; there is no {source.name}."
+            )
+            source = written
+    return Predictor.load(source, device="cpu" if cpu else "auto", builder=builder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from vizsla.augment.presets import may_mirror
 from vizsla.data.table.check import fingerprint
-from vizsla.errors import ConfigError
+from vizsla.errors import ConfigError, DataError
 from vizsla.evaluate.calibration import calibrate, calibration_line
 from vizsla.evaluate.thresholds import as_thresholds, at_temperature, fit_thresholds
 from vizsla.infer.run import (
@@ -31,6 +32,7 @@ from vizsla.models.classifier import Classifier
 from vizsla.models.heads import HEAD_DEFAULTS, ConcatPoolHead, HeadOptions, OwnHead
 from vizsla.predict.predictor import AnyImage, Prediction, Predictor
 from vizsla.seeding import derive_seed
+from vizsla.text import first_line
 from vizsla.train.checkpoint import load_weights, save_weights
 from vizsla.train.distributed import share
 from vizsla.train.earlier import EarlierModel, earlier_model, shown_preparation
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
     from vizsla.data.loading.dataloaders import DataLoader, DataLoaders
     from vizsla.evaluate.calibration import Calibration
+    from vizsla.evaluate.metrics import Metric
     from vizsla.evaluate.predictions import Predictions
     from vizsla.evaluate.thresholds import FittedThresholds
     from vizsla.infer.run import NumberFormat
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
 class Learner(Trainer):
     """Trains a network, predicts with it, saves it; the arguments are those of ``Trainer``."""
 
-    _calibrated: tuple[object, Calibration | None] | None = None
+    _checked: tuple[object, Predictions | None, Calibration | None] | None = None
     _thresholds: tuple[float, ...] | None = None  # those of the loss
 
     @property
@@ -187,14 +190,25 @@ class Learner(Trainer):
         """Return the calibration of the probabilities of ``predict`` and of the file that ``export`` writes.
 
         It is fitted on the validation images, once for each state of the network: the last epoch has predicted them already;
-        after another change the first call predicts them. None where nothing can be fitted, see ``calibrate``.
+        after another change the first call predicts them. None where nothing can be fitted, see ``calibrate``, and, after a line,
+        where the images are gone.
         """
-        if self.dls.table.task == "regression":
-            return None
+        return self._check()[1]
+
+    def _check(self) -> tuple[Predictions | None, Calibration | None]:
+        """Return the predictions on the validation images and their calibration, computed once for each state of the network."""
         key = self.state_key()
-        if self._calibrated is None or self._calibrated[0] != key:
-            self._calibrated = (key, calibrate(self._held_out()))
-        return self._calibrated[1]
+        if self._checked is None or self._checked[0] != key:
+            try:
+                found = self._held_out()
+            except DataError as error:
+                self._checked = (key, None, None)
+                self.display.line(
+                    f"The validation images cannot be read, so probabilities stay the network's own ({first_line(error)})."
+                )
+            else:
+                self._checked = (key, found, calibrate(found))
+        return self._checked[1:]
 
     def _calibrated_thresholds(self) -> tuple[float, ...] | None:
         calibration = self.calibration()
@@ -310,10 +324,12 @@ class Learner(Trainer):
     def export(self, fname: Path | str = "model.safetensors") -> Path:
         """Write the model as one safe file, for ``load_learner`` and ``vizsla predict``, and return its path.
 
-        Prints whether its probabilities are calibrated, and why not if they are not.
+        Prints whether its probabilities are calibrated, and why not if they are not. Neither needs the images if the last epoch
+        has predicted them; without both the file has no metrics.
 
         Args:
-            fname: File to write.
+            fname: File to write, in the learner's ``path`` unless it is absolute or names that folder itself; other folders are
+                made. Whatever it is called, it is the same safe file: ``export.pkl`` is no pickle.
 
         Raises:
             OutputError: The file cannot be written; an old one is untouched.
@@ -322,21 +338,37 @@ class Learner(Trainer):
         """
         from vizsla.evaluate.metrics import summarise
 
+        path = Path(fname)
+        path = path if path.is_relative_to(self.path) else self.path / path
         resize, augmentation = storable(self.dls.items, self.dls.augmentation)
+        held_out, calibration = self._check()
+        metrics: Sequence[Metric] = ()
+        if held_out is not None and held_out.labelled.any():
+            metrics = summarise(replace(held_out, thresholds=self.thresholds))
+        try:
+            data_fingerprint = fingerprint(self.dls.table)
+        except DataError:  # the images are gone
+            data_fingerprint = ""
+        with contextlib.suppress(OSError):  # save_bundle says why there is no folder
+            path.parent.mkdir(parents=True, exist_ok=True)
         written = save_bundle(
-            fname,
+            path,
             classifier=self.classifier,
             resize=resize,
             augmentation=augmentation,
-            metrics=summarise(self._held_out()),
-            data_fingerprint=fingerprint(self.dls.table),
-            calibration=self.calibration(),
+            metrics=metrics,
+            data_fingerprint=data_fingerprint,
+            calibration=calibration,
             bit_depth=self.dls.reader.bit_depth,
             flip=may_mirror(self.dls.augmentation.transforms),
             thresholds=self._calibrated_thresholds(),
         )
-        if self.dls.table.task != "regression":
-            self.display.line(calibration_line(self.calibration()))
+        if held_out is not None and self.dls.table.task != "regression":
+            self.display.line(calibration_line(calibration))
+        if path.suffix != ".safetensors":
+            self.display.line(
+                f"{written} is a model file of vizsla (safetensors), not a pickle: load_learner and Predictor.load open it."
+            )
         return written
 
     def to_fp16(self) -> Learner:

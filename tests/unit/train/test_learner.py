@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import math
+import pickle
+import shutil
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +28,15 @@ from vizsla import (
     ConfigError,
     DataBlock,
     ImageBlock,
+    ImageDataLoaders,
     IndexSplitter,
     Learner,
     MixUp,
+    ModelFileError,
     MSELossFlat,
     MultiCategoryBlock,
     Predictor,
+    RandomSplitter,
     RegressionBlock,
     Resize,
     WeightsError,
@@ -39,17 +46,17 @@ from vizsla import (
     error_rate,
     get_image_files,
     load_learner,
+    parent_label,
     vision_learner,
 )
 from vizsla.evaluate import calibrate
+from vizsla.model_file import read_manifest
 from vizsla.models import Classifier, ConcatPoolHead
 from vizsla.notebook import Table
 from vizsla.train import Display
 from vizsla.train import learner as learner_module
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vizsla.train.callbacks import Fit
 
 
@@ -218,6 +225,54 @@ def test_an_exported_model_gives_the_same_probabilities(
         assert [answer.label for answer in answers] == labels
     assert load_learner(path).vocab == learner.dls.vocab
     learner.fit(1)  # it can be trained further
+
+
+def test_a_model_is_exported_under_any_name_to_the_folder_that_fastai_takes(
+    image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    golden = json.loads((Path(__file__).resolve().parents[2] / "golden" / "notebook_helpers.json").read_text())["export"]  # fmt: skip
+    block = DataBlock(get_items=get_image_files, get_y=parent_label, splitter=RandomSplitter(0.5), item_tfms=Resize(32))  # fmt: skip
+    folder = ImageDataLoaders.from_folder(image_folder, valid_pct=0.5, item_tfms=Resize(32), bs=4)
+    for way, dls in (("block", block.dataloaders(image_folder, bs=4)), ("folder", folder)):
+        learn = vision_learner(dls, "test_resnet", pretrained=False)
+        place = image_folder if golden[f"{way}_is_data"] else Path()
+        assert learn.path == dls.path == place
+        for name in (
+            "export.pkl",
+            "models/x",
+            place / "y.pkl",
+            here / "new" / "z.pkl",
+        ):
+            written = learn.export(name)
+            assert written == (Path(name) if Path(name).is_relative_to(place) else place / name)
+            assert f"{written} is a model file" in capsys.readouterr().out
+        assert load_learner(written).vocab == dls.vocab
+        # What fastai's learn.export() writes is what ours writes.
+        (place / golden["default"]).unlink()
+        with pytest.raises(ModelFileError):
+            load_learner(place / golden["default"])
+        assert load_learner(learn.export().with_name(golden["default"])).vocab == dls.vocab
+        (place / golden["default"]).write_bytes(pickle.dumps({"model": 1}))
+        with pytest.raises(ModelFileError, match="pickle"):
+            load_learner(place / golden["default"])
+
+
+def test_export_needs_no_images(image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):  # fmt: skip
+    def learner_of(dls: Any) -> Any:
+        return vision_learner(dls, "test_resnet", pretrained=False)
+
+    dls = ImageDataLoaders.from_folder(image_folder, valid_pct=0.5, item_tfms=Resize(32), bs=4)
+    seen, unseen, none = learner_of(dls), learner_of(dls), learner_of(dls.new_empty())
+    seen.fit(1)
+    image = Image.open(sorted(image_folder.rglob("*.jpg"))[0]).copy()
+    shutil.rmtree(image_folder)
+    for learn, is_measured in ((seen, True), (unseen, False), (none, False)):
+        capsys.readouterr()
+        opened = load_learner(learn.export(tmp_path / "export.pkl"))
+        assert ("cannot be read" in capsys.readouterr().out) == (learn is unseen)
+        assert (opened.calibration is not None) == is_measured
+        assert bool(read_manifest(tmp_path / "export.pkl").metrics) == is_measured
+        near(opened.predict(image).probabilities, learn.predict(image).probabilities)
 
 
 def test_predict_is_calibrated_as_the_exported_model_is(
@@ -440,7 +495,7 @@ def learner_of_stripes(stripes: Path, block: Any, get_y: Any, **options: Any) ->
     )
     loaders = data.dataloaders(stripes, bs=8, seed=0, num_workers=0, device="cpu")
     learner = vision_learner(
-        loaders, "test_resnet", pretrained=False, quiet=True, ps=0.0, **options
+        loaders, "test_resnet", pretrained=False, quiet=True, ps=0.0, path=stripes, **options
     )
     learner.fit_one_cycle(20, 1e-2)
     return learner

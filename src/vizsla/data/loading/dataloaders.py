@@ -378,6 +378,9 @@ class DataLoaders:
         bit_depth: How many bits the values of 16-bit files use, 8 to 16, for all images and the exported model; None is that
             of the table, else decided by a sample of its images, which a warning tells where they are fewer than 16.
 
+    Attributes:
+        path: Folder that learners save and export to: that of the data, or of ``DataBlock.dataloaders`` its ``path``.
+
     Raises:
         ConfigError: A number is out of range, or the images cannot be drawn as asked.
         DataError: A row of a split is outside of the table, or 16-bit images may use different numbers of bits.
@@ -419,6 +422,7 @@ class DataLoaders:
                 )
             weights = balancing_weights(targets)
         self.table = table
+        self.path = table.root
         self.augmentation = BatchAugmentation(transforms, size=size, seed=seed)
         self.device = default_device() if device is None else torch.device(device)
         if cache is None:
@@ -506,11 +510,6 @@ class DataLoaders:
     def c(self) -> int:
         """Number of classes."""
         return len(self.table.vocab)
-
-    @property
-    def path(self) -> Path:
-        """Folder that paths are shown relative to."""
-        return self.table.root
 
     @property
     def final_size(self) -> Size | None:

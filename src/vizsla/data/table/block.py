@@ -488,7 +488,7 @@ class DataBlock:
 
         Args:
             source: As ``resolve`` takes it.
-            path: As ``resolve`` takes it.
+            path: As ``resolve`` takes it; learners save and export to it.
             seed: Decides shuffling, crops and augmentation.
             **options: ``bs``, ``val_bs``, ``num_workers``, ``device`` and the others of ``LoaderOptions``.
 
@@ -501,6 +501,7 @@ class DataBlock:
         loaders = DataLoaders.from_table(
             table, self.item_tfms, self.batch_tfms, seed=seed, **options
         )
+        loaders.path = Path(path)
         get_x, get_y = self._getters()
         loaders.getters = (get_x, item_labeller(output_block(self.blocks), get_y, table.vocab))
         return loaders
