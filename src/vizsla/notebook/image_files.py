@@ -279,7 +279,7 @@ def resize_images(
         OutputError: The folder cannot be written to.
 
     Examples:
-        >>> resize_images("train_images", max_size=256, dest="small", recurse=True)
+        >>> resize_images("pets", max_size=256, dest="small", recurse=True)
     """
     source, target = Path(path), Path(dest)
     files = list(list_images(source, recurse=recurse).paths)
