@@ -21,6 +21,7 @@ import PIL
 import torch
 from PIL import Image
 from torch import nn, optim
+from torch.autograd import Variable
 from torch.nn import functional as F
 
 from vizsla.classic import data, learner, metrics, models, training, transforms
@@ -33,7 +34,8 @@ from vizsla.classic.training import *
 from vizsla.classic.transforms import *
 
 __all__ = ["PIL", "F", "Image", "glob", "math", "nn", "np", "optim", "os", "pd", "plt", "random"]
-__all__ += ["ImageModelResults", "plot_confusion_matrix", "plots", "shutil", "torch"]
+__all__ += ["ImageModelResults", "Variable", "plot_confusion_matrix", "plots", "plots_from_files"]
+__all__ += ["shutil", "torch"]
 __all__ += data.__all__
 __all__ += learner.__all__
 __all__ += metrics.__all__

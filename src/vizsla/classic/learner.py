@@ -15,7 +15,7 @@ import torch
 
 from vizsla.classic.features import cached_features
 from vizsla.classic.metrics import usual_loss, usual_metrics
-from vizsla.classic.models import SUFFIXES, ConvnetBuilder, load_model, model_summary
+from vizsla.classic.models import SUFFIXES, ConvnetBuilder, OwnNetwork, load_model, model_summary
 from vizsla.classic.training import (
     BestSaver,
     CallbackBridge,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from vizsla.classic.data import ImageClassifierData
     from vizsla.classic.loaders import Batches
-    from vizsla.classic.models import Arch, SummaryRow
+    from vizsla.classic.models import Arch, Stats, SummaryRow
     from vizsla.classic.training import Callback
     from vizsla.evaluate.predictions import Predictions
     from vizsla.train.optim import OptimiserFactory
@@ -70,7 +70,7 @@ class DataAndTrainer(NamedTuple):
 
 
 class ConvLearner:
-    """A network with its data and training; made by ``ConvLearner.pretrained``, which explains the options.
+    """A network with its data and training; made by ``ConvLearner.pretrained``, which explains the options, or ``from_model_data``.
 
     Attributes:
         models: The network in parts.
@@ -86,7 +86,7 @@ class ConvLearner:
     def __init__(
         self,
         data: ImageClassifierData,
-        models: ConvnetBuilder,
+        models: ConvnetBuilder | OwnNetwork,
         precompute: bool = False,
         opt_fn: OptimiserFactory | None = None,
         tmp_name: str = "tmp",
@@ -148,12 +148,11 @@ class ConvLearner:
         Raises:
             WeightsError: There are no published weights; the message names the ways out.
         """
-        transforms = data.tfms[1]
         models = ConvnetBuilder(
             f,
             vocab=data.table.vocab,
             task=data.table.task,
-            stats=None if transforms is None else transforms.stats,
+            stats=_stats(data),
             ps=ps,
             xtra_fc=xtra_fc,
             xtra_cut=xtra_cut,
@@ -162,6 +161,45 @@ class ConvLearner:
             seed=data.loaders.seed,
         )
         return cls(data, models, precompute, opt_fn, tmp_name, models_name, metrics, clip, crit)
+
+    @classmethod
+    def from_model_data(
+        cls,
+        m: nn.Module,
+        data: ImageClassifierData,
+        opt_fn: OptimiserFactory | None = None,
+        tmp_name: str = "tmp",
+        models_name: str = "models",
+        metrics: Sequence[MetricFunction] | None = None,
+        clip: float | None = None,
+        crit: LossFunction | None = None,
+    ) -> ConvLearner:
+        """Build a learner of a network of your own, all of which trains; each of its children is a layer group.
+
+        Args:
+            m: From normalised images, float32 ``(B, 3, sz, sz)``, to what ``crit`` takes: log-probabilities ``(B, C)``, or
+                probabilities where an image has several labels.
+            data: Images.
+            opt_fn: As in ``pretrained``, like all that follow.
+            tmp_name: Folder of temporary files.
+            models_name: Folder of saved weights.
+            metrics: Functions of outputs and targets.
+            clip: Largest norm of the gradients.
+            crit: Loss of outputs and targets.
+        """
+        models = OwnNetwork(m, vocab=data.table.vocab, task=data.table.task, stats=_stats(data))
+        learn = cls(
+            data,
+            models,
+            opt_fn=opt_fn,
+            tmp_name=tmp_name,
+            models_name=models_name,
+            metrics=metrics,
+            clip=clip,
+            crit=crit,
+        )
+        learn.unfreeze()
+        return learn
 
     def __getitem__(self, index: int) -> nn.Module:
         """Return a layer of the model."""
@@ -196,14 +234,14 @@ class ConvLearner:
         return None if self._head is None else self._head.data
 
     @property
-    def model(self) -> nn.Sequential:
+    def model(self) -> nn.Module:
         """What trains: body and head in one sequence, or the head while ``precompute``."""
         return self.models.fc_model if self.precompute else self.models.model
 
     @property
     def children(self) -> list[nn.Module]:
         """The layers of the model."""
-        return list(self.model)
+        return list(self.model.children())
 
     def set_data(self, data: ImageClassifierData, precompute: bool = False) -> None:
         """Take other data of the same classes, perhaps with images of another size, and freeze the body."""
@@ -473,12 +511,17 @@ class ConvLearner:
     def _feature_data(self) -> ImageClassifierData:
         """Run the body over all images once, or read its outputs from the cache."""
         data, trainer = self._whole
+        models = self.models
+        if isinstance(models, OwnNetwork):
+            raise ConfigError(
+                "precompute=True trains the head of ConvLearner.pretrained alone; a network of your own has none. Leave it out."
+            )
 
         def features(loader: Batches, name: str) -> NDArray[np.float32]:
-            file = Path(self.tmp_path, f"{name}_{self.models.name}_{data.sz}.npy")
+            file = Path(self.tmp_path, f"{name}_{models.name}_{data.sz}.npy")
             preparation = repr(data.tfms[1])
             return cached_features(
-                self.models, loader, file=file, preparation=preparation, trainer=trainer
+                models, loader, file=file, preparation=preparation, trainer=trainer
             )
 
         return data.with_features(
@@ -522,6 +565,12 @@ class ConvLearner:
             if not sched.epochs or sched.epochs[-1] < len(sched.lrs):
                 return None
         return table.values
+
+
+def _stats(data: ImageClassifierData) -> Stats | None:
+    """Return the statistics with which the images of a data object are normalised."""
+    transforms = data.tfms[1]
+    return None if transforms is None else transforms.stats
 
 
 def _predictions(trainer: ClassicTrainer, loader: Batches, *, epoch: int = 0) -> Predictions:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from vizsla.errors import ConfigError
-from vizsla.models.backbones import build_backbone
+from vizsla.models.backbones import build_backbone, whole_network
 from vizsla.models.classifier import Classifier
+from vizsla.models.heads import NoHead
 from vizsla.models.weights import Weights, load_weights, read_weights_file
 from vizsla.notebook.model_summary import run_watched
 from vizsla.seeding import generator
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaptiveConcatPool2d",
     "ConvnetBuilder",
+    "Flatten",
+    "children",
     "dn121",
     "dn161",
     "dn169",
@@ -278,11 +281,7 @@ class ConvnetBuilder:
             )
         self.name = f"{getattr(f, '__name__', type(f).__name__)}_{xtra_cut}"
         self.body = layers[: len(layers) - xtra_cut]
-        mean, std = stats or ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        backbone = build_backbone(
-            nn.Sequential(*self.body),
-            preprocessing=Preprocessing(mean=_triple(mean), std=_triple(std)),
-        )
+        backbone = build_backbone(nn.Sequential(*self.body), preprocessing=_preprocessing(stats))
         self.nf = 2 * backbone.num_features
         if custom_head is None:
             self._pooling = nn.Sequential(AdaptiveConcatPool2d(), nn.Flatten())
@@ -306,10 +305,56 @@ class ConvnetBuilder:
 
     def parameter_groups(self, precompute: bool = False) -> list[Group]:
         """Return the parameters of each group of layers."""
-        return [
-            tuple(parameter for layer in group for parameter in layer.parameters())
-            for group in self.get_layer_groups(precompute)
-        ]
+        return _parameters(self.get_layer_groups(precompute))
+
+
+class OwnNetwork:
+    """A network of the user's own from images to outputs, with what a learner asks of a ``ConvnetBuilder``.
+
+    Attributes:
+        name: Name of its class.
+        model: The network.
+        fc_model: Empty: there is no head of its own.
+        classifier: The network as the engine trains it.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, vocab: tuple[str, ...], task: Task, stats: Stats | None
+    ) -> None:
+        self.name = type(model).__name__
+        self.model = model
+        self.fc_model = nn.Sequential()
+        backbone = whole_network(model, preprocessing=_preprocessing(stats))
+        self.classifier = Classifier(backbone, NoHead(), vocab=vocab, task=task)
+
+    def get_layer_groups(self, precompute: bool = False) -> list[list[nn.Module]]:
+        """Return each child of the network as a group; ``precompute`` is for heads and is refused before."""
+        del precompute
+        return [[child] for child in self.model.children()]
+
+    def parameter_groups(self, precompute: bool = False) -> list[Group]:
+        """Return the parameters of each child."""
+        return _parameters(self.get_layer_groups(precompute))
+
+
+def _parameters(groups: list[list[nn.Module]]) -> list[Group]:
+    return [
+        tuple(parameter for layer in group for parameter in layer.parameters()) for group in groups
+    ]
+
+
+def _preprocessing(stats: Stats | None) -> Preprocessing:
+    mean, std = stats or ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Preprocessing(mean=_triple(mean), std=_triple(std))
+
+
+def children(m: nn.Module) -> list[nn.Module]:
+    """Return the layers of a network, for ``nn.Sequential(*children(m)[:-2], ...)``."""
+    return list(m.children())
+
+
+class Flatten(nn.Flatten):
+    """Makes rows of maps: ``(B, N, h, w)`` to ``(B, N h w)``."""
 
 
 def head_layers(
@@ -394,7 +439,7 @@ def _shape(value: object) -> list[Any]:
 # --- files of weights --------------------------------------------------------------------------------------------------
 
 
-def load_model(models: ConvnetBuilder, path: Path) -> None:
+def load_model(models: ConvnetBuilder | OwnNetwork, path: Path) -> None:
     """Read weights into body and head, or into the head alone where a file holds nothing else; all or nothing.
 
     ``path`` has no suffix; ``.safetensors`` comes before ``.h5``.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vizsla.classic.metrics import to_array
+from vizsla.data.images.decode import decode_image
 from vizsla.text import say
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from vizsla.classic.loaders import ImageDataset
 
-__all__ = ["ImageModelResults", "plot_confusion_matrix", "plots"]
+__all__ = ["ImageModelResults", "plot_confusion_matrix", "plots", "plots_from_files"]
 
 MAX_SHOWN = 4
 
@@ -55,6 +57,22 @@ def plots(
         values = to_array(image)
         shown = values if values.dtype == np.uint8 else np.clip(values, 0, 1)
         axes.imshow(shown, interpolation="bilinear" if interp else "none")
+
+
+def plots_from_files(
+    imspaths: Sequence[str | Path],
+    figsize: tuple[float, float] = (10, 5),
+    rows: int = 1,
+    titles: Sequence[Any] | None = None,
+    maintitle: str | None = None,
+) -> None:
+    """Draw image files in a grid; the options are those of ``plots``.
+
+    Raises:
+        PictureError: An image cannot be read.
+    """
+    images = [np.asarray(decode_image(Path(path))) for path in imspaths]
+    plots(images, figsize=figsize, rows=rows, titles=titles, maintitle=maintitle)
 
 
 def plot_confusion_matrix(
@@ -109,27 +127,37 @@ class ImageModelResults:
         self.probs = np.exp(log_preds)
         self.num_classes = log_preds.shape[1]
 
+    def most_by_correct(self, y: int, is_correct: bool) -> NDArray[np.int64]:
+        """Return the positions of up to 4 images of class ``y`` that were recognised, or were not, the surest first."""
+        targets = np.asarray(self.ds.y)
+        chosen = np.where(((self.preds == targets) == is_correct) & (targets == y))[0]
+        return self._first(chosen, -self.probs[:, y] if is_correct else self.probs[:, y])
+
+    def most_by_uncertain(self, y: int) -> NDArray[np.int64]:
+        """Return the positions of up to 4 images whose probability of class ``y`` is closest to guessing."""
+        distances = np.abs(self.probs[:, y] - 1 / self.num_classes)
+        return self._first(np.arange(len(self.probs)), distances)
+
+    def plot_val_with_title(self, idxs: Sequence[int] | NDArray[np.int64], y: int) -> bool | None:
+        """Draw the images at these positions, each with its probability of class ``y`` above it."""
+        if not len(idxs):
+            return False
+        images = self.ds.denorm(np.stack([self.ds[position][0] for position in idxs]))
+        plots(images, titles=[f"{self.probs[each, y]:.4f}" for each in idxs], figsize=(16, 8))
+        return None
+
     def plot_most_correct(self, y: int) -> bool | None:
         """Draw correctly recognised images of class ``y``, the surest first."""
-        return self._plot(self._of_class(y, right=True), -self.probs[:, y], y)
+        return self.plot_val_with_title(self.most_by_correct(y, is_correct=True), y)
 
     def plot_most_incorrect(self, y: int) -> bool | None:
         """Draw images of class ``y`` that were taken for another, the surest first."""
-        return self._plot(self._of_class(y, right=False), self.probs[:, y], y)
+        return self.plot_val_with_title(self.most_by_correct(y, is_correct=False), y)
 
     def plot_most_uncertain(self, y: int) -> bool | None:
         """Draw the images whose probability of class ``y`` is closest to guessing."""
-        distances = np.abs(self.probs[:, y] - 1 / self.num_classes)
-        return self._plot(np.arange(len(self.probs)), distances, y)
+        return self.plot_val_with_title(self.most_by_uncertain(y), y)
 
-    def _of_class(self, y: int, *, right: bool) -> NDArray[np.int64]:
-        targets = np.asarray(self.ds.y)
-        return np.where(((self.preds == targets) == right) & (targets == y))[0]
-
-    def _plot(self, positions: NDArray[np.int64], scores: NDArray[Any], y: int) -> bool | None:
-        shown = positions[np.argsort(scores[positions], kind="stable")[:MAX_SHOWN]]
-        if not len(shown):
-            return False
-        images = self.ds.denorm(np.stack([self.ds[position][0] for position in shown]))
-        plots(images, titles=[f"{self.probs[each, y]:.4f}" for each in shown], figsize=(16, 8))
-        return None
+    @staticmethod
+    def _first(positions: NDArray[np.int64], scores: NDArray[Any]) -> NDArray[np.int64]:
+        return positions[np.argsort(scores[positions], kind="stable")[:MAX_SHOWN]]

@@ -311,18 +311,19 @@ class Transforms:
         mean, std = self._statistics
         return images.transpose(0, 2, 3, 1) * std + mean
 
-    def __call__(self, im: NDArray[Any], y: object = None) -> Any:
+    def __call__(self, im: NDArray[Any] | Image.Image, y: object = None) -> Any:
         """Prepare one image.
 
         Args:
-            im: Values 0-1, ``(H, W, 3)``, any size.
+            im: Values 0-1 or bytes, ``(H, W, 3)``, any size; or an image of PIL.
             y: Returned with the image if it is not None.
 
         Returns:
             float32 ``(3, sz, sz)``, normalised; or that and ``y``.
         """
         reader = ImageReader(resize=self.sizing, cache=ImageCache(mode="off"))
-        x = self.prepare(as_image(im), reader=reader)
+        image = im if isinstance(im, Image.Image) else as_image(im)
+        x = self.prepare(image, reader=reader)
         return x if y is None else (x, y)
 
     def prepare(self, source: Path | Image.Image, *, reader: ImageReader) -> NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +22,10 @@ from vizsla.classic import (
     accuracy_np,
     accuracy_thresh,
     confusion_matrix,
+    f2,
     plot_confusion_matrix,
     plots,
+    plots_from_files,
     to_np,
 )
 from vizsla.classic.metrics import binary_cross_entropy, usual_loss, usual_metrics
@@ -95,6 +99,25 @@ def test_images_are_drawn_in_rows_whatever_the_place_of_their_channels():
     plots([])  # an empty figure
 
 
+def test_files_are_drawn_beside_each_other(make_image: Callable[..., Path]):
+    files = [make_image("a.png"), str(make_image("b.jpg", number=1))]
+    plots_from_files(files, titles=["a", "b"])
+    shown = [(axes.get_title(), axes.images[0].get_array().shape) for axes in plt.gcf().axes]  # pyright: ignore[reportOptionalMemberAccess]
+    assert shown == [("a", (48, 64, 3)), ("b", (48, 64, 3))]
+
+
+def test_f2_is_that_of_the_best_threshold():
+    random = np.random.default_rng(0)
+    preds, targs = random.random((40, 5)) / 2, random.integers(0, 2, (40, 5))
+    of_thresholds = [
+        metrics.fbeta_score(targs, preds > threshold, beta=2, average="samples", zero_division=0)  # pyright: ignore[reportArgumentType] (0 is allowed)
+        for threshold in (0.1, 0.2, 0.3)
+    ]
+    assert f2(preds, targs, 0.1, 0.35, 0.1) == pytest.approx(max(of_thresholds))
+    assert float(f2(torch.eye(3), torch.eye(3))) == 1
+    assert f2(np.zeros((2, 3)), np.zeros((2, 3))) == 0
+
+
 def test_results_show_the_surest_and_the_least_sure():
     class Images:
         y = np.array([0, 0, 1, 1])
@@ -118,5 +141,8 @@ def test_results_show_the_surest_and_the_least_sure():
         shown.append([axes.get_title() for axes in plt.gcf().axes])
         plt.close("all")
     assert shown == [["0.9000"], ["0.3000"], ["0.4500", "0.7000", "0.1000", "0.9000"]]
+    assert results.most_by_correct(1, is_correct=True).tolist() == [3]
+    assert results.most_by_correct(1, is_correct=False).tolist() == [2]
+    assert results.most_by_uncertain(0).tolist() == [2, 1, 0, 3]
     sure = ImageModelResults(SimpleNamespace(y=np.array([0])), np.log([[0.9, 0.1]]))  # pyright: ignore[reportArgumentType]
     assert sure.plot_most_incorrect(0) is False

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vizsla import ConfigError
 from vizsla.classic import (
     AdaptiveConcatPool2d,
+    ConvLearner,
     ConvnetBuilder,
+    Flatten,
+    ImageClassifierData,
+    accuracy,
+    children,
     efficientnet_lite0,
     resnet18,
     resnet34,
     resnet50,
+    tfms_from_stats,
     vgg16,
 )
 from vizsla.classic.models import head_layers, model_summary, stats_of
@@ -137,6 +145,40 @@ def test_a_head_and_a_function_of_the_users_own():
     models = build(mine)
     assert (models.name, models.nf, len(models.body)) == ("mine_0", 12, 1)
     assert [len(group) for group in models.get_layer_groups()] == [0, 3, 8]
+
+
+def test_a_whole_network_of_the_users_own_trains_is_saved_and_predicts(lesson: str):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maps = nn.Conv2d(3, 4, 3, stride=4)
+            self.out = nn.Linear(4 * 8 * 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.log_softmax(self.out(Flatten()(F.relu(self.maps(x)))), dim=1)
+
+    data = ImageClassifierData.from_paths(
+        lesson, tfms=tfms_from_stats(((0.5,) * 3, (0.25,) * 3), 32), bs=8
+    )
+    net = Net()
+    learn = ConvLearner.from_model_data(net, data, opt_fn=torch.optim.Adam)
+    assert learn.model is net
+    assert learn.children == children(net) == [net.maps, net.out]
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    before = learn.predict()
+    x, _ = next(iter(data.val_dl))
+    assert net.eval()(x).detach().numpy() == pytest.approx(before[: len(x)], abs=1e-5)
+    learn.save("before")
+    assert len(learn.fit([1e-2, 1e-3], 1, cycle_len=2, metrics=[accuracy])) == 2
+    assert not np.allclose(learn.predict(), before)
+    learn.load("before")
+    assert np.allclose(learn.predict(), before)
+    learn.freeze()
+    assert [p.requires_grad for p in net.parameters()] == [False, False, True, True]
+    assert learn.TTA(n_aug=2)[0].shape == (3, 12, 3)
+    assert list(learn.summary()) == ["Conv2d-1", "Linear-2"]
+    with pytest.raises(ConfigError, match="precompute"):
+        learn.set_data(data, precompute=True)
 
 
 def test_the_engines_functions_are_known_by_name():
