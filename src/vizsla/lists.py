@@ -80,13 +80,13 @@ class L(list[Item]):
         """Return one item, or those of a slice, of a list of places or of a mask as a new collection."""
         if isinstance(place, slice):
             return self._new(super().__getitem__(place))
-        if _is_one_place(place):
+        if is_one_place(place):
             return super().__getitem__(place)
         return chosen(self, place)
 
     def __setitem__(self, place: Any, value: Any) -> None:
         """Set one item, or those of a slice, of a list of places or of a mask: each to the same thing, or to one of a list."""
-        if isinstance(place, slice) or _is_one_place(place):
+        if isinstance(place, slice) or is_one_place(place):
             super().__setitem__(place, value)  # pyright: ignore[reportCallIssue, reportArgumentType]
             return
         places = _places(place, length=len(self))
@@ -300,7 +300,7 @@ def _getter(key: Callable[[Any], Any] | str | int | None) -> Callable[[Any], Any
     return operator.itemgetter(key) if isinstance(key, int) else key
 
 
-def _is_one_place(place: Any) -> bool:
+def is_one_place(place: Any) -> bool:
     """Return whether it is a number, not a collection; arrays and tensors have ``__index__`` whatever their shape."""
     return hasattr(place, "__index__") and getattr(place, "ndim", 0) == 0
 

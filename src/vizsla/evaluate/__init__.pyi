@@ -28,6 +28,7 @@ from .metrics import summarise as summarise
 from .novelty import REFUSED_SHARE as REFUSED_SHARE
 from .novelty import Novelty as Novelty
 from .novelty import fit_novelty as fit_novelty
+from .plots import confusion_size as confusion_size
 from .plots import draw_confusion as draw_confusion
 from .plots import grid_shape as grid_shape
 from .plots import image_grid as image_grid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 from vizsla.errors import ConfigError
@@ -21,6 +22,8 @@ _CHARACTER_WIDTH = (
     0.6  # In font sizes; the mean over class names in matplotlib's own font is a little less.
 )
 _LINE_HEIGHT = 1.25
+_SMALLEST = 8.0  # Points: smaller letters cannot be read at the usual 100 dots per inch.
+_NAMES_SHARE = 0.4  # Of the side of a figure, at most for the names of classes.
 
 
 def grid_shape(n: int, *, nrows: int | None = None, ncols: int | None = None) -> tuple[int, int]:
@@ -69,20 +72,29 @@ def image_grid(
 def set_fitting_titles(
     places: Sequence[Axes], titles: Sequence[str], *, colours: Sequence[str] | None = None
 ) -> None:
-    """Write titles above images, all in one size at which the longest is no wider than its place."""
+    """Write titles above images, all in one size at which the longest is no wider than its place.
+
+    Where letters would become smaller than can be read, lines are broken instead.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.font_manager import FontProperties
 
-    longest = max((len(line) for title in titles for line in title.splitlines()), default=0)
     size = FontProperties(size=plt.rcParams["axes.titlesize"]).get_size_in_points()
+    points = min((_points_of_column(axes) for axes in places), default=math.inf)
+    size = max(_fitting_size(size, titles, points=points), min(size, _SMALLEST))
     for number, (axes, title) in enumerate(zip(places, titles, strict=False)):
-        grid, figure = axes.get_subplotspec(), axes.get_figure(root=True)
-        if grid is not None and figure is not None:
-            width = 0.95 * figure.get_figwidth() / grid.get_gridspec().ncols * _POINTS_PER_INCH
-            size = min(size, width / max(1.0, _CHARACTER_WIDTH * longest))
-        text = axes.set_title(title, size=size)
+        text = axes.set_title(_broken(title, most=int(points / size / _CHARACTER_WIDTH)), size=size)
         if colours is not None:
             text.set_color(colours[number])
+
+
+def confusion_size(vocab: Sequence[str]) -> float:
+    """Return the side in inches of a figure with a confusion matrix whose class names fit."""
+    import matplotlib.pyplot as plt
+
+    longest = max(map(len, vocab), default=0)
+    names = longest * _CHARACTER_WIDTH * plt.rcParams["font.size"] / _POINTS_PER_INCH
+    return 3.0 + 0.35 * len(vocab) + max(0.5, names)
 
 
 def draw_confusion(
@@ -99,14 +111,20 @@ def draw_confusion(
 
     ``normalise`` divides each row by its sum, where the row of an absent class stays 0, and shows ``decimals`` digits.
     """
+    import matplotlib.pyplot as plt
+
     cells = confusion_matrix(predictions)
     if normalise:
         cells = cells.double() / cells.sum(dim=1, keepdim=True).clamp(min=1)
     num_classes = len(predictions.vocab)
     axes.imshow(cells.numpy(), interpolation="nearest", cmap=colours)
     axes.set_title(title)
-    axes.set_xticks(range(num_classes), predictions.vocab, rotation=90)
-    axes.set_yticks(range(num_classes), predictions.vocab)
+    figure = axes.get_figure(root=True)
+    sides = (math.inf,) if figure is None else figure.get_size_inches()
+    points = _NAMES_SHARE * min(sides) * _POINTS_PER_INCH
+    size = _fitting_size(plt.rcParams["font.size"], predictions.vocab, points=points)
+    axes.set_xticks(range(num_classes), predictions.vocab, rotation=90, size=size)
+    axes.set_yticks(range(num_classes), predictions.vocab, size=size)
     axes.set_xlabel("Predicted")
     axes.set_ylabel("Actual")
     if show_numbers:
@@ -116,3 +134,30 @@ def draw_confusion(
                 text = f"{value:.{decimals}f}" if normalise else str(value)
                 colour = "white" if value > half else "black"
                 axes.text(predicted, actual, text, ha="center", va="center", color=colour)
+
+
+def _points_of_column(axes: Axes) -> float:
+    """Return the width in points of the column of a grid that axes stand in."""
+    grid, figure = axes.get_subplotspec(), axes.get_figure(root=True)
+    if grid is None or figure is None:
+        return math.inf
+    return 0.95 * figure.get_figwidth() / grid.get_gridspec().ncols * _POINTS_PER_INCH
+
+
+def _fitting_size(size: float, texts: Sequence[str], *, points: float) -> float:
+    """Return the size, at most ``size``, at which the longest line of texts is no wider than ``points``."""
+    longest = max((len(line) for text in texts for line in text.splitlines()), default=0)
+    return min(size, points / max(1.0, _CHARACTER_WIDTH * longest))
+
+
+def _broken(text: str, *, most: int) -> str:
+    """Return a text in lines of at most ``most`` characters, broken behind spaces and signs where there are any."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        lines.append("")
+        for word in re.findall(r"[^ _;/-]*[ _;/-]?", line):
+            for part in (word[n : n + most] for n in range(0, len(word), most)):
+                if len(lines[-1]) + len(part.rstrip()) > most:
+                    lines.append("")
+                lines[-1] += part
+    return "\n".join(lines)

@@ -221,7 +221,7 @@ def add_transforms(
     if event not in ("after_item", "after_batch"):
         raise ConfigError(f"event is after_item or after_batch. Received: {event!r}")
     if event == "after_item":
-        items = dls.items
+        items = dls.reader.items
         sizing = [] if items.sizing is None else [items.sizing]
         pipeline = item_pipeline([*items.before, *sizing, *items.after, *transforms])
         dls.reader = ImageReader(

@@ -5,6 +5,7 @@ N images, C classes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from vizsla.data.loading.dataloaders import DataLoader
 from vizsla.errors import ConfigError
 from vizsla.evaluate import interpret
 from vizsla.evaluate.metrics import classification_report
-from vizsla.evaluate.plots import draw_confusion, image_grid, set_fitting_titles
+from vizsla.evaluate.plots import confusion_size, draw_confusion, image_grid, set_fitting_titles
 from vizsla.evaluate.predictions import Predictions
 from vizsla.infer.run import compute_outputs
 from vizsla.lists import L
@@ -45,17 +46,21 @@ class ClassificationInterpretation:
         learn: The learner; only ``plot_grad_cam`` runs its model again.
         predictions: Its predictions.
         images: Gives the images as the network saw them.
+        root: Folder that the paths of the predictions are relative to.
 
     Attributes:
         predictions: The predictions.
         losses: float32 ``(N,)``, by the learner's own loss; NaN where the label is not known.
     """
 
-    def __init__(self, learn: Learner, predictions: Predictions, *, images: Images) -> None:
+    def __init__(
+        self, learn: Learner, predictions: Predictions, *, images: Images, root: Path = Path()
+    ) -> None:
         self.learn = learn
         self.predictions = predictions
         self.losses = _losses(learn, predictions)
         self._images = images
+        self._root = root
 
     @classmethod
     def from_learner(
@@ -87,7 +92,7 @@ class ClassificationInterpretation:
             chosen = learn.dls.loader_for(rows) if own else learn.dls.loader_for(rows, table=table)
             return torch.cat([batch.images.cpu() for batch in chosen.batches()])
 
-        return cls(learn, predictions, images=images)
+        return cls(learn, predictions, images=images, root=table.root)
 
     @classmethod
     def _of_batches(
@@ -161,7 +166,7 @@ class ClassificationInterpretation:
         chosen = labelled[order][:k]
         if not items:
             return self.losses[chosen], chosen
-        paths = [self.predictions.paths[place] for place in chosen.tolist()]
+        paths = [self._root / self.predictions.paths[place] for place in chosen.tolist()]
         return self.losses[chosen], chosen, L(paths)
 
     def plot_confusion_matrix(
@@ -182,12 +187,12 @@ class ClassificationInterpretation:
             cmap: Name of a matplotlib colour map.
             norm_dec: Digits after the point when normalised.
             plot_txt: Whether to write the number into each cell.
-            figsize: (width, height) in inches; None grows with the number of classes.
+            figsize: (width, height) in inches; None grows with the number of classes and the length of their names.
             dpi: Dots per inch; None is pyplot's default.
         """
         import matplotlib.pyplot as plt
 
-        side = 3.5 + 0.35 * len(self.predictions.vocab)
+        side = confusion_size(self.predictions.vocab)
         figure = plt.figure(figsize=figsize or (side, side), dpi=dpi, layout="constrained")
         draw_confusion(
             figure.add_subplot(),

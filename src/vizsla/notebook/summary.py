@@ -243,7 +243,7 @@ def summarise_block(
 
 def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
     """Print how the first training images become a batch."""
-    own, together = item_steps(loaders.items), batch_steps(loaders.augmentation)
+    own, together = item_steps(loaders.reader.items), batch_steps(loaders.augmentation)
     say(f"Setting up after_item: {own}\nSetting up before_batch: {Steps()}")
     say(f"Setting up after_batch: {together}\n\nBuilding one batch")
     say("Applying item_tfms to the first sample:")
@@ -273,7 +273,7 @@ def _tell_batch(loaders: DataLoaders, sample: tuple[PILImage, Tensor]) -> None:
 
 def _images_after(loaders: DataLoaders, image: PILImage) -> list[PILImage | TensorImage]:
     """Return an image after each of its item transforms, as training may see it."""
-    items = loaders.items
+    items = loaders.reader.items
     pixels: NDArray[np.uint8] = np.array(image)
     made: list[PILImage | TensorImage] = []
     for function in items.before:

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from vizsla.errors import ConfigError
+from vizsla.lists import L
 from vizsla.types import (
     LABEL_SEPARATOR,
     ClassType,
@@ -118,15 +121,15 @@ class Prediction:
     def __iter__(self) -> Iterator[object]:
         """Yield label, index and probabilities, as notebooks unpack a prediction.
 
-        The first is a list of classes where there may be several, and for regression the number, or a tuple of them. Classes
-        that were whole numbers, or true and false, are so again.
+        The first is an ``L`` of classes where there may be several, and for regression a tuple of the numbers. Classes that were
+        whole numbers, or true and false, are so again. The index is a tensor, which notebooks ask for its ``.item()``.
         """
         first: object = typed_class(self.label, self.class_type)
         if self.task == "multi_category":
-            first = [typed_class(label, self.class_type) for label in self.labels]
+            first = L([typed_class(label, self.class_type) for label in self.labels])
         elif self.task == "regression":
-            first = self.values[0] if len(self.values) == 1 else self.values
-        return iter((first, self.index, self.probabilities))
+            first = self.values
+        return iter((first, torch.as_tensor(self.index), self.probabilities))
 
     def __getitem__(self, position: int | slice) -> Any:
         """Return one of label, index and probabilities, as by unpacking: ``[2].max()`` is the largest probability."""
@@ -137,9 +140,7 @@ class Prediction:
         return 3
 
     def __repr__(self) -> str:
-        from vizsla.notebook.cards import prediction_card
-
-        return prediction_card(self).text()
+        return repr(tuple(self))
 
     def _repr_html_(self) -> str:
         """Return the prediction as a card, for notebooks."""

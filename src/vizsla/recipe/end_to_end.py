@@ -169,7 +169,7 @@ def end_to_end_trainer(
     flips = Flips.asked_for(config) if flips is None else flips
     training = DataLoaders(
         loaders.table,
-        resize=loaders.items if config.augment == "none" else config.resizing(presized=True),
+        resize=loaders.reader.items if config.augment == "none" else config.resizing(presized=True),
         transforms=_training_transforms(config, size=loaders.final_size, flips=flips),
         batch_size=loaders.bs,
         seed=loaders.seed,

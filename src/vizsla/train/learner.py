@@ -25,6 +25,7 @@ from vizsla.infer.run import (
     mix_with_plain,
     predict_batches,
 )
+from vizsla.lists import L
 from vizsla.model_file.bundle import save_bundle
 from vizsla.model_file.final_resize import storable
 from vizsla.models.backbones import adapt_input_channels, build_backbone
@@ -106,8 +107,8 @@ class Learner(Trainer):
         """
         return replace(super().predictions(ds_idx, dl), thresholds=self.thresholds)
 
-    def validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> list[float]:
-        """Return the loss and the metrics on a split.
+    def validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> L[float]:
+        """Return the loss and the metrics on a split, as an ``L``.
 
         Args:
             ds_idx: 0 for training, 1 for validation images; both prepared as in validation.
@@ -118,7 +119,7 @@ class Learner(Trainer):
             raise ConfigError(
                 "These images have no labels, so there is nothing to compare with. Make the loader with with_labels=True."
             )
-        return self.measure_outputs(outputs.logits, outputs.targets)
+        return L(self.measure_outputs(outputs.logits, outputs.targets))
 
     def get_preds(
         self,
@@ -128,6 +129,8 @@ class Learner(Trainer):
         with_decoded: bool = False,
         with_loss: bool = False,
         act: Callable[[Tensor], Tensor] | None = None,
+        inner: bool = False,  # noqa: ARG002
+        reorder: bool = True,  # noqa: ARG002
     ) -> tuple[Tensor | None, ...]:
         """Predict images; all results are on the CPU and in order.
 
@@ -139,6 +142,8 @@ class Learner(Trainer):
             with_decoded: Add the predicted classes (or labels, or numbers).
             with_loss: Add the loss of each image.
             act: Applied to the outputs; None is the activation of the loss (softmax for classes).
+            inner: Without effect, as is ``reorder``: nothing is printed, and images are never read out of order.
+            reorder: See ``inner``.
 
         Returns:
             Images if asked for, predictions float32 ``(N, C)``, targets (None without labels), then the additions.
@@ -174,7 +179,7 @@ class Learner(Trainer):
         """
         predictor = Predictor(
             self.classifier,
-            resize=self.dls.items,
+            resize=self.dls.reader.items,
             augmentation=self.dls.augmentation,
             calibration=self.calibration(),
             bit_depth=self.dls.reader.bit_depth,
@@ -340,7 +345,7 @@ class Learner(Trainer):
 
         path = Path(fname)
         path = path if path.is_relative_to(self.path) else self.path / path
-        resize, augmentation = storable(self.dls.items, self.dls.augmentation)
+        resize, augmentation = storable(self.dls.reader.items, self.dls.augmentation)
         held_out, calibration = self._check()
         metrics: Sequence[Metric] = ()
         if held_out is not None and held_out.labelled.any():

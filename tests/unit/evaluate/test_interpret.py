@@ -16,6 +16,7 @@ from torch import Tensor
 from vizsla import ConfigError, Predictions
 from vizsla.evaluate import (
     confusion_matrix,
+    confusion_size,
     draw_confusion,
     grid_shape,
     image_grid,
@@ -211,6 +212,20 @@ def test_the_confusion_plot_has_counts_names_and_readable_colours(from_confusion
     assert axes.get_title() == "Confusion matrix"
 
 
+def test_long_names_of_classes_fit_beside_a_confusion_matrix(from_confusion: Maker):
+    vocab = ("cat", "american_staffordshire_bull_terrier_of_the_northern_valleys")
+    predictions = from_confusion([[9, 1], [0, 6]], vocab=vocab)
+    for side in (4.0, confusion_size(vocab)):
+        figure = plt.figure(figsize=(side, side), layout="constrained")
+        axes = figure.add_subplot()
+        draw_confusion(axes, predictions)
+        figure.canvas.draw()
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels(), axes.title):
+            assert figure.bbox.containsx(label.get_window_extent().x0)
+            assert figure.bbox.containsy(label.get_window_extent().y0)
+        assert axes.get_window_extent().width > figure.bbox.width / 3
+
+
 def test_the_confusion_plot_shows_shares_or_no_numbers(from_confusion: Maker):
     predictions = from_confusion([[3, 1], [0, 0]])
     cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
@@ -250,13 +265,18 @@ def test_a_grid_has_room_for_images_and_lines_of_title():
     assert plt.gcf().get_suptitle() == "above"
 
 
-def test_only_long_titles_shrink_until_they_fit():
-    places = image_grid(4)
-    set_fitting_titles(places, ["american_staffordshire_bull_terrier_of_some_kind"] * 4)
-    figure = plt.gcf()
-    figure.canvas.draw()
-    for axes in places:
-        assert axes.title.get_window_extent().width <= figure.bbox.width / 2
+def test_only_long_titles_shrink_and_then_break_until_they_fit():
+    long = "american_staffordshire_bull_terrier_of_some_kind"
+    for title in (long[:30], long, ";".join([long] * 3), "x" * 200, f"cat\n{long}"):
+        places = image_grid(4)
+        set_fitting_titles(places, [title] * 4)
+        figure = plt.gcf()
+        figure.canvas.draw()
+        for axes in places:
+            assert axes.title.get_window_extent().width <= figure.bbox.width / 2
+            assert axes.title.get_window_extent().y1 <= figure.bbox.height
+            assert axes.title.get_fontsize() >= 8
+            assert axes.title.get_text().replace("\n", "") == title.replace("\n", "")
     places = image_grid(2)
     set_fitting_titles(places, ["cat", "dog", "unused"], colours=["green", "red", "red"])
     usual = plt.figure().add_subplot().set_title("x").get_fontsize()

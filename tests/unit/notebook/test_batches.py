@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,17 +27,21 @@ from vizsla import (
     ImageDataLoaders,
     LabelError,
     MultiCategoryBlock,
+    PictureError,
+    PILImage,
     RegexLabeller,
     RegressionBlock,
     Resize,
     Rotate,
+    TableError,
     TensorCategory,
     TensorImage,
     TensorMultiCategory,
     parent_label,
     vision_learner,
 )
-from vizsla.notebook import Inf, L
+from vizsla.lists import L
+from vizsla.notebook import Inf
 
 BREEDS = ["Bengal", "Birman", "beagle", "great_pyrenees"]
 VALID_LABELS = "TensorCategory([0, 2, 3, 3])"
@@ -215,6 +220,74 @@ def test_loaders_of_every_factory_label_other_images_by_their_own_rule(
     ):
         with pytest.raises(error):
             loaders.test_dl(items, with_labels=True)
+
+
+def test_paths_are_items_whatever_get_x_is_and_rows_whatever_made_the_loaders(
+    dls: DataLoaders, breeds: Path
+):
+    files = sorted(breeds.iterdir())
+    frame = pd.DataFrame(
+        {"id": [path.stem for path in files], "file": [path.name for path in files]}
+    )
+    frame["breed"] = frame["id"].str[:-2]
+
+    def get_x(row: Any) -> Path:
+        return breeds / row["file"]
+
+    for image_of in (
+        get_x,
+        lambda row: breeds / f"{row['id']}.jpg",
+        lambda row: breeds / f"{row.iloc[0]}.jpg" if hasattr(row, "iloc") else breeds / f"{row[0]}",
+        ColReader("file", pref=breeds),
+        ColReader(1, pref=breeds),
+    ):
+        described = DataBlock(get_x=image_of, get_y=ColReader("breed"), item_tfms=Resize(24))
+        loaders = described.dataloaders(frame, breeds, bs=4, num_workers=0)
+        for items in (files[:2], [str(files[0]), files[1].name], frame[:2]):
+            assert loaders.test_dl(items).items == files[:2]
+    assert dls.test_dl(frame[:2]).items == files[:2]
+    for loaders, items in (
+        (dls, frame[["breed"]]),
+        (loaders, frame[["breed"]]),
+        (dls, [3]),
+        (dls, [None]),
+    ):
+        with pytest.raises((ConfigError, TableError)):
+            loaders.test_dl(items)
+
+
+def test_images_in_memory_are_files_as_long_as_the_loader(dls: DataLoaders, breeds: Path):
+    file = breeds / "Bengal_1.jpg"
+    image = PILImage.create(file)
+    given = [
+        image,
+        np.asarray(image),
+        torch.from_numpy(np.array(image)).permute(2, 0, 1),
+        file.read_bytes(),
+        file,
+    ]
+    loader = dls.test_dl(given, bs=2)
+    assert [len(images) for (images,) in loader] == [2, 2, 1]
+    images = torch.cat([images for (images,) in loader])
+    assert torch.equal(images, images[:1].expand_as(images))
+    folder = loader.items[0].parent
+    assert len(list(folder.iterdir())) == 4
+    del loader
+    gc.collect()
+    assert not folder.exists()
+    with pytest.raises(PictureError):
+        dls.test_dl([np.zeros((2, 2, 7))])
+
+
+def test_options_of_a_loader_of_other_images(dls: DataLoaders, breeds: Path):
+    files = sorted(breeds.iterdir())[:5]
+    loader = dls.test_dl(
+        files, bs=2, num_workers=0, drop_last=True, shuffle=False, device="cpu", rm_type_tfms=1
+    )
+    assert (len(loader), loader.bs, loader.n) == (2, 2, 5)
+    for wrong in ({"shuffle": True}, {"bs": 0}):
+        with pytest.raises(ConfigError):
+            dls.test_dl(files, **wrong)
 
 
 def test_several_labels_print_their_kind(breeds: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from vizsla import ConfigError, DataLoaders, Learner, load_learner
 from vizsla.notebook import Card
@@ -51,7 +52,9 @@ def test_a_loaded_learner_predicts_in_a_notebook(learn: Learner, breeds: Path, t
     assert targets is None
     assert probabilities[3].tolist() == pytest.approx(prediction.probabilities.tolist(), abs=1e-5)
     assert int(decoded[3]) == prediction.index
-    assert repr(prediction).startswith(f"Prediction(label={prediction.label}, probability=0.")
+    assert repr(prediction) == repr(
+        (prediction.label, torch.tensor(prediction.index), prediction.probabilities)
+    )
     assert prediction._repr_html_().count("<meter") == 3
     with pytest.raises(ConfigError, match="test_dl"):
         loaded.get_preds()

@@ -90,7 +90,7 @@ def test_top_losses_are_those_of_fastai(golden: ClassificationInterpretation):
     losses, positions, items = golden.top_losses(3, largest=False, items=True)
     np.testing.assert_allclose(losses, case["k3_smallest"]["losses"], atol=1e-5)
     assert positions.tolist() == case["k3_smallest"]["idx"]
-    assert items == [f"{place}.jpg" for place in case["k3_smallest"]["idx"]]
+    assert items == [Path(f"{place}.jpg") for place in case["k3_smallest"]["idx"]]
     assert len(golden.top_losses()[0]) == 20
     with pytest.raises(ConfigError, match="k=-1"):
         golden.top_losses(-1)

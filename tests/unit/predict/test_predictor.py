@@ -128,7 +128,7 @@ def test_one_image_a_stream_and_the_validation_loader_agree(
         table, resize=Resize((48, 40)), transforms=transforms, batch_size=3, device="cpu"
     )
     expected = predict_batches(classifier, loaders.valid.batches(), table=table).probabilities
-    resize, augmentation = storable(loaders.items, loaders.augmentation)
+    resize, augmentation = storable(loaders.reader.items, loaders.augmentation)
     path = save_bundle(
         tmp_path / "m.safetensors",
         classifier=classifier,
@@ -637,7 +637,7 @@ def test_numbers_unpack_as_value_tensor_and_tensor():
     assert value == (0.5, -2.0)
     assert index is outputs
     single, *_ = said_of(torch.tensor([0.25]), task="regression", vocab=("x",))
-    assert single == 0.25
+    assert single == (0.25,)
 
 
 def test_a_device_that_is_not_there_is_our_error(saved: Path):

@@ -405,7 +405,7 @@ def test_arguments_have_their_names_and_order():
         "fit_one_cycle": "n_epoch lr_max div div_final pct_start wd moms cbs reset_opt start_epoch",
         "fit_flat_cos": "n_epoch lr div_final pct_start wd cbs reset_opt start_epoch",
         "fit_sgdr": "n_cycles cycle_len lr_max cycle_mult cbs reset_opt wd start_epoch",
-        "get_preds": "ds_idx dl with_input with_decoded with_loss act",
+        "get_preds": "ds_idx dl with_input with_decoded with_loss act inner reorder",
         "validate": "ds_idx dl",
         "tta": "ds_idx dl n beta use_max",
         "lr_find": "start_lr end_lr num_it stop_div show_plot suggest_funcs",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -30,7 +32,8 @@ from vizsla.data.loading.order import (
     check_balance,
     take_share,
 )
-from vizsla.data.table.labels import CategoryMap, KnownLabels, item_path, labelled_like
+from vizsla.data.table.items import as_files, find_image
+from vizsla.data.table.labels import CategoryMap, KnownLabels, labelled_like
 from vizsla.errors import ConfigError, DataError
 from vizsla.machine import Blocks, worker_count
 from vizsla.types import Batch, ImageTable, Size, unknown_targets
@@ -492,9 +495,9 @@ class DataLoaders:
         return self.reader.resize
 
     @property
-    def items(self) -> ItemPipeline:
-        """Everything that is done to an image on the CPU, including functions that the user wrote."""
-        return self.reader.items
+    def items(self) -> L[Any]:
+        """Paths of the training images."""
+        return self.train.items
 
     @property
     def cache(self) -> ImageCache:
@@ -541,26 +544,48 @@ class DataLoaders:
             loader.loader.device = self.device
         return self
 
-    def test_dl(self, items: Sequence[Any] | pd.DataFrame, with_labels: bool = False) -> DataLoader:
+    def test_dl(
+        self,
+        items: Sequence[Any] | pd.DataFrame,
+        with_labels: bool = False,
+        *,
+        bs: int | None = None,
+        num_workers: NumWorkers | None = None,
+        device: torch.device | str | None = None,
+        drop_last: bool = False,
+        shuffle: bool = False,
+        rm_type_tfms: int | None = None,  # noqa: ARG002
+    ) -> DataLoader:
         """Return a loader of other images, prepared as in validation and in the order given.
 
         Args:
-            items: Image files; rows, or a DataFrame, where the loaders were made of a table; or items as the ``DataBlock`` takes
-                them that made the loaders.
+            items: Image files, or images in memory (Pillow, array, tensor, bytes of a file), which are kept as files as long as the
+                loader; rows, or a DataFrame with a column of paths; or items as the ``DataBlock`` takes them that made the loaders.
             with_labels: Find their labels as those of the training images were found: by folder, expression, function or column.
                 Where labels were given as a list, each item is a pair (path, label), or an image of that list.
+            bs: Images in a batch; None is that of validation.
+            num_workers: Threads that read ahead; None is as in training.
+            device: Where batches go; None is that of the loaders.
+            drop_last: Leave out a last batch that is not full.
+            shuffle: Only False: predictions come in the order of the items.
+            rm_type_tfms: Not needed, images in memory are recognised.
 
         Raises:
-            ConfigError: An item is neither an image nor a row.
+            ConfigError: An item is neither an image nor a row, or an option cannot work.
             LabelError: An item has no label, or one that is not a class of the training images.
         """
+        if shuffle:
+            raise ConfigError(
+                f"test_dl keeps the order of its items, so that predictions fit them. Received: shuffle={shuffle!r}. Leave it out."
+            )
         frame: Any = [items] if isinstance(items, str | Path) else items
         rows = [row for _, row in frame.iterrows()] if hasattr(frame, "iterrows") else list(frame)
         get_x, get_y = self.getters
         root = self.table.root
+        files, folder = as_files([find_image(row, root=root, get_x=get_x) for row in rows])
         table = ImageTable(
             root=root,
-            paths=tuple(item_path(row if get_x is None else get_x(row), root=root) for row in rows),
+            paths=tuple(files),
             targets=unknown_targets(len(rows), task=self.table.task, num_outputs=self.c),
             vocab=self.table.vocab,
             class_type=self.table.class_type,
@@ -570,7 +595,18 @@ class DataLoaders:
         )
         if with_labels:
             table = labelled_like(table, rows, get_y)
-        return self._loader(table, table.valid_rows, training=False)
+        made = self._loader(
+            table,
+            table.valid_rows,
+            training=False,
+            drop_last=drop_last,
+            batch_size=bs,
+            num_workers=num_workers,
+            device=device,
+        )
+        if folder is not None:
+            weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+        return made
 
     def _loader(
         self,
@@ -580,16 +616,21 @@ class DataLoaders:
         training: bool,
         drop_last: bool = False,
         weights: Tensor | Sequence[float] | None = None,
+        batch_size: int | None = None,
+        num_workers: NumWorkers | None = None,
+        device: torch.device | str | None = None,
     ) -> DataLoader:
+        if batch_size is None:
+            batch_size = self.bs if training else self.valid_bs
         loader = ImageLoader(
             table,
             rows,
             reader=self.reader,
-            batch_size=self.bs if training else self.valid_bs,
+            batch_size=batch_size,
             training=training,
             seed=self.seed,
-            num_workers=self.num_workers,
-            device=self.device,
+            num_workers=self.num_workers if num_workers is None else worker_count(num_workers),
+            device=self.device if device is None else torch.device(device),
             drop_last=drop_last,
             weights=weights,
             memory=self._memory,

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vizsla.data.table.items import is_pair, item_path
 from vizsla.errors import ConfigError, LabelError, Problem, TableError, VizslaError
+from vizsla.lists import L, chosen, is_one_place
 from vizsla.paths import ImagePaths
 from vizsla.text import listed, quoted, valid_unicode
 from vizsla.types import UNLABELLED, is_labelled, shown_path
@@ -77,27 +79,6 @@ def folder_label(path: Path | str, *, root: Path, vocab: Sequence[str]) -> str:
     return classes[0]
 
 
-def existing(name: Path, folder: Path) -> Path:
-    """Return a path as given, or the same below a folder where only that is there."""
-    below = folder / name
-    return below if not name.exists() and below.exists() else name
-
-
-def item_path(item: Any, *, root: Path) -> Path:
-    """Return the image of an item: a path, as given or below ``root``, or a pair of a path and its label."""
-    name = item[0] if _is_pair(item) else item
-    if not isinstance(name, str | Path):
-        raise ConfigError(
-            "An image is given by its path, or by a pair (path, label). "
-            f"Received: {type(item).__name__} {item!r:.80}. Rows are for loaders that were made of a table."
-        )
-    return existing(Path(name), root)
-
-
-def _is_pair(item: Any) -> bool:
-    return isinstance(item, tuple | list) and len(item) == 2  # pyright: ignore[reportUnknownArgumentType]
-
-
 @dataclass(frozen=True)
 class KnownLabels:
     """Returns the label that a table has for an image, or the one in a pair of an image and its label."""
@@ -106,7 +87,7 @@ class KnownLabels:
 
     def __call__(self, item: Any) -> Any:
         """Return the label of an item."""
-        if _is_pair(item):
+        if is_pair(item):
             return item[1]
         row = self._row_of.get(str(item_path(item, root=self.table.root)))
         if row is None:
@@ -288,6 +269,8 @@ def _field_of(row: Any, column: str | int) -> Any:
 class CategoryMap(tuple[Any, ...]):
     """The classes, each once; ``vocab[3]`` is the class of number 3, ``vocab.o2i["beagle"]`` the number of a class.
 
+    ``vocab[predicted]`` gives an ``L`` of the classes for a list, array or tensor of numbers, or for a mask.
+
     Args:
         col: Labels; missing ones are left out. A pandas categorical gives its categories in their own order.
         sort: Whether to sort by Python's order (upper case before lower), else in order of appearance.
@@ -334,10 +317,32 @@ class CategoryMap(tuple[Any, ...]):
     def __repr__(self) -> str:
         return repr(list(self))
 
+    def __getitem__(self, number: Any) -> Any:
+        """Return the class of a number, or a collection of those of several numbers, of a mask or of a slice.
+
+        Raises:
+            ConfigError: It is none of these.
+        """
+        if isinstance(number, slice):
+            return L(super().__getitem__(number))
+        if isinstance(number, str):
+            raise ConfigError(
+                f"Classes are looked up by their numbers; vocab.o2i[{number!r}] gives the number of a class. Received: {number!r}"
+            )
+        return super().__getitem__(number) if is_one_place(number) else chosen(self, number)
+
     @property
-    def items(self) -> CategoryMap:
+    def items(self) -> L[Any]:
         """The classes."""
-        return self
+        return L(tuple(self))
+
+    def map_ids(self, ids: Iterable[int]) -> L[Any]:
+        """Return the classes of numbers."""
+        return self[list(ids)]
+
+    def map_objs(self, objs: Iterable[Any]) -> L[int]:
+        """Return the numbers of classes."""
+        return L(list(objs)).map(self.o2i)
 
 
 def is_missing(label: Any) -> bool:

@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from vizsla.data.table.check import listing
+from vizsla.data.table.items import existing
 from vizsla.data.table.labels import (
     LabelledImages,
     advice_about,
-    existing,
     is_missing,
     is_several,
     split_labels,

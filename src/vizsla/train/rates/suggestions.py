@@ -43,6 +43,9 @@ NOTHING: Reading = (math.nan, (math.nan, math.nan))
 SKIPPED_AT_END = 5
 """The last points are those of a loss that runs away."""
 
+FEWEST_POINTS = 15
+"""With fewer nothing is suggested: they hardly show a beginning, a fall and a rise (three windows of the robust reading)."""
+
 
 def usable_points(lrs: Tensor, losses: Tensor, num_it: int) -> tuple[Tensor, Tensor]:
     """Return the part of a curve that can be read, of one run ``(N,)`` or several ``(R, N)``.
@@ -163,9 +166,6 @@ ROBUST_RUNS = 3
 
 WINDOW_PART = 7
 """A window of the running median is a seventh of the points: about a factor of ten in the rate, of the usual eight."""
-
-FEWEST_POINTS = 15
-"""With fewer there are hardly three windows: too few for a beginning, a fall and a rise."""
 
 CERTAIN = 3.0
 """By how many standard errors the mean of the runs has to fall, or one run has to rise, to count."""
@@ -409,6 +409,7 @@ def suggest(
         )
     lrs, losses = torch.tensor(curve.lrs), torch.tensor(curve.losses)
     used, read = usable_points(lrs, losses, curve.num_it)
+    enough = len(used) >= FEWEST_POINTS
     readings: dict[str, Reading] = {}
     found: RobustRate | None = None
     for name, function in zip(unique_names(functions), functions, strict=True):
@@ -417,11 +418,14 @@ def suggest(
             found = robust_rate(rates, runs)
             readings[name] = _dot_of(found, rates, runs)
         else:
-            rate, (x, y) = function(used, read, curve.num_it) if len(used) else NOTHING
+            rate, (x, y) = function(used, read, curve.num_it) if enough else NOTHING
             readings[name] = (float(rate), (float(x), float(y)))
     unpacked = [rate for rate, _ in readings.values()]
     if suggest_funcs is DEFAULT_SUGGESTIONS:
-        unpacked = [function(used, read, curve.num_it)[0] for function in OLDER_MEANING]
+        unpacked = [
+            (function(used, read, curve.num_it) if enough else NOTHING)[0]
+            for function in OLDER_MEANING
+        ]
     lacking = [name for name in readings if math.isnan(readings[name][0]) and name != "robust"]
     notes = [
         f"Of {len(lrs)} losses {len(used)} can be read, too few to suggest {' or '.join(lacking)}; take more steps."
