@@ -275,7 +275,7 @@ def test_only_long_titles_shrink_and_then_break_until_they_fit():
         for axes in places:
             assert axes.title.get_window_extent().width <= figure.bbox.width / 2
             assert axes.title.get_window_extent().y1 <= figure.bbox.height
-            assert axes.title.get_fontsize() >= 8
+            assert float(axes.title.get_fontsize()) >= 8
             assert axes.title.get_text().replace("\n", "") == title.replace("\n", "")
     places = image_grid(2)
     set_fitting_titles(places, ["cat", "dog", "unused"], colours=["green", "red", "red"])

@@ -226,7 +226,7 @@ def test_paths_are_items_whatever_get_x_is_and_rows_whatever_made_the_loaders(
     dls: DataLoaders, breeds: Path
 ):
     files = sorted(breeds.iterdir())
-    frame = pd.DataFrame(
+    frame: Any = pd.DataFrame(
         {"id": [path.stem for path in files], "file": [path.name for path in files]}
     )
     frame["breed"] = frame["id"].str[:-2]
@@ -246,14 +246,14 @@ def test_paths_are_items_whatever_get_x_is_and_rows_whatever_made_the_loaders(
         for items in (files[:2], [str(files[0]), files[1].name], frame[:2]):
             assert loaders.test_dl(items).items == files[:2]
     assert dls.test_dl(frame[:2]).items == files[:2]
-    for loaders, items in (
+    for given, items in (
         (dls, frame[["breed"]]),
         (loaders, frame[["breed"]]),
         (dls, [3]),
         (dls, [None]),
     ):
         with pytest.raises((ConfigError, TableError)):
-            loaders.test_dl(items)
+            given.test_dl(items)
 
 
 def test_images_in_memory_are_files_as_long_as_the_loader(dls: DataLoaders, breeds: Path):
@@ -267,8 +267,8 @@ def test_images_in_memory_are_files_as_long_as_the_loader(dls: DataLoaders, bree
         file,
     ]
     loader = dls.test_dl(given, bs=2)
-    assert [len(images) for (images,) in loader] == [2, 2, 1]
-    images = torch.cat([images for (images,) in loader])
+    assert [len(batch[0]) for batch in loader] == [2, 2, 1]
+    images = torch.cat([batch[0] for batch in loader])
     assert torch.equal(images, images[:1].expand_as(images))
     folder = loader.items[0].parent
     assert len(list(folder.iterdir())) == 4
@@ -285,7 +285,8 @@ def test_options_of_a_loader_of_other_images(dls: DataLoaders, breeds: Path):
         files, bs=2, num_workers=0, drop_last=True, shuffle=False, device="cpu", rm_type_tfms=1
     )
     assert (len(loader), loader.bs, loader.n) == (2, 2, 5)
-    for wrong in ({"shuffle": True}, {"bs": 0}):
+    wrongs: tuple[dict[str, Any], ...] = ({"shuffle": True}, {"bs": 0})
+    for wrong in wrongs:
         with pytest.raises(ConfigError):
             dls.test_dl(files, **wrong)
 

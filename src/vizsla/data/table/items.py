@@ -70,7 +70,7 @@ def find_image(item: Any, *, root: Path, get_x: Callable[[Any], Any] | None) -> 
             "given, or the paths of images."
         ) from error
     itself = existing(Path(item), root) if is_name else found
-    return itself if not found.exists() and itself.exists() else found
+    return itself if not found.is_file() and itself.is_file() else found
 
 
 def as_files(images: Sequence[Path | AnyImage]) -> tuple[list[Path], Path | None]:
